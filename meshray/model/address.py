@@ -1,0 +1,157 @@
+"""Names and addresses as types, parsed at the edge.
+
+>>> Endpoint.parse("head.example:51888")
+Endpoint(host='head.example', port=51888)
+>>> network = OverlayNetwork.parse("10.99.0.0/16")
+>>> network.probe_address(IPv4Address("10.99.0.7"))
+IPv4Address('10.99.128.7')
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+
+from meshray.errors import UsageError
+
+DEFAULT_NETWORK = "10.99.0.0/16"
+#: 16 addresses: the lower half holds 7 nodes. Smaller makes no sense with a probing half.
+LONGEST_PREFIX = 28
+#: A /8 is the largest private network there is.
+SHORTEST_PREFIX = 8
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class NodeName(str):
+    """A node's name: one host-name label (RFC 1123), lower case, at most 63 characters."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> NodeName:
+        """Raises UsageError where the text is no host-name label."""
+        lowered = text.strip().lower()
+        if not _LABEL.fullmatch(lowered):
+            raise UsageError(
+                "bad_name",
+                f"{text[:80]!r} cannot be a node's name: it must be letters, digits and inner hyphens, "
+                "at most 63 characters",
+                hint="--name gpu-1",
+            )
+        return cls(lowered)
+
+    @classmethod
+    def from_hostname(cls, hostname: str) -> NodeName:
+        """The nearest valid name to a machine's own host name; ``node`` where nothing is left."""
+        label = re.sub(r"[^a-z0-9-]+", "-", hostname.split(".", maxsplit=1)[0].lower())[:63].strip("-")
+        return cls(label or "node")
+
+
+@dataclass(frozen=True, order=True)
+class Endpoint:
+    """Where something listens: an IP address or a DNS name, and a port (UDP and TCP alike)."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, default_port: int | None = None) -> Endpoint:
+        """Reads ``host:port``, ``[v6]:port`` and, with a default port, a bare host.
+
+        Raises:
+            UsageError: no host, no port, or neither an address nor a DNS name.
+        """
+        host, port = text.strip(), default_port
+        bracketed = re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?", host)
+        if bracketed:
+            host, digits = bracketed.group(1), bracketed.group(2)
+            port = int(digits) if digits else port
+        elif host.count(":") == 1:
+            host, _, digits = host.partition(":")
+            port = int(digits) if digits.isdecimal() and len(digits) <= 5 else 0
+        if port is None or not 0 < port < 65536 or not _is_host(host):
+            raise UsageError(
+                "bad_endpoint",
+                f"{text[:120]!r} is no HOST:PORT",
+                hint="for example 203.0.113.7:51888, [2001:db8::7]:51888 or head.example.org:51888",
+            )
+        return cls(host, port)
+
+    @property
+    def ip(self) -> IPv4Address | IPv6Address | None:
+        """The host as an address, None where it is a DNS name."""
+        return _as_ip(self.host)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _as_ip(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _is_host(host: str) -> bool:
+    if _as_ip(host) is not None:
+        return True
+    labels = host.rstrip(".").lower().split(".")
+    # All-numeric names are mistyped IPv4 addresses (10.0.0.300), never DNS names.
+    return (
+        len(host) <= 253
+        and all(_LABEL.fullmatch(label.replace("_", "-")) for label in labels)
+        and not labels[-1].isdecimal()
+    )
+
+
+@dataclass(frozen=True)
+class OverlayNetwork:
+    """The overlay's addresses: the lower half for nodes, the upper half mirrors it for probes."""
+
+    cidr: IPv4Network
+
+    @classmethod
+    def parse(cls, text: str) -> OverlayNetwork:
+        """Raises UsageError where the text is no private IPv4 network of a usable size."""
+        try:
+            cidr = IPv4Network(text)
+        except ValueError as error:
+            raise UsageError(
+                "bad_network", f"{text[:80]!r} is no IPv4 network: {error}", hint=f"--network {DEFAULT_NETWORK}"
+            ) from None
+        if not SHORTEST_PREFIX <= cidr.prefixlen <= LONGEST_PREFIX:
+            raise UsageError(
+                "bad_network",
+                f"{cidr} has the wrong size: the prefix must be /{SHORTEST_PREFIX} to /{LONGEST_PREFIX}",
+                hint=f"--network {DEFAULT_NETWORK}",
+            )
+        if not cidr.is_private and not cidr.subnet_of(IPv4Network("100.64.0.0/10")):
+            raise UsageError(
+                "bad_network",
+                f"{cidr} holds public addresses, which would become unreachable",
+                hint=f"--network {DEFAULT_NETWORK}",
+            )
+        return cls(cidr)
+
+    @property
+    def node_half(self) -> IPv4Network:
+        """The half from which nodes get their addresses."""
+        return next(self.cidr.subnets(prefixlen_diff=1))
+
+    def node_addresses(self) -> Iterator[IPv4Address]:
+        """Every address that a node may get, lowest first."""
+        return iter(self.node_half.hosts())
+
+    def probe_address(self, node: IPv4Address) -> IPv4Address:
+        """The address of the upper half on which this node answers probes."""
+        return IPv4Address(int(node) + self.node_half.num_addresses)
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, IPv4Address) and address in self.cidr
+
+    def __str__(self) -> str:
+        return str(self.cidr)

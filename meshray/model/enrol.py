@@ -1,0 +1,104 @@
+"""What a machine says to become a node, and what it is told. POST /v1/enroll carries these two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meshray.model import wire
+from meshray.model.address import NodeName
+from meshray.model.keys import MeshSecret, PublicKey
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import Versions
+
+
+@dataclass(frozen=True)
+class EnrolRequest:
+    """A machine asks to become a node.
+
+    Attributes:
+        mesh_id: the mesh that the token names; another mesh's coordinator refuses.
+        name_is_exact: the person chose the name, so a taken one is refused; else it gets a number.
+        with_ray: the node will run a Ray worker, so its versions must match the head's.
+    """
+
+    mesh_id: str
+    token_id: str
+    secret: str = field(repr=False)
+    name: NodeName
+    name_is_exact: bool
+    public_key: PublicKey
+    versions: Versions
+    with_ray: bool
+    ephemeral: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form."""
+        return {
+            "mesh_id": self.mesh_id,
+            "token_id": self.token_id,
+            "secret": self.secret,
+            "name": self.name,
+            "name_is_exact": self.name_is_exact,
+            "public_key": str(self.public_key),
+            "versions": self.versions.to_json(),
+            "with_ray": self.with_ray,
+            "ephemeral": self.ephemeral,
+            "labels": dict(self.labels),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> EnrolRequest:
+        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        return cls(
+            mesh_id=wire.text(value, "mesh_id", 64),
+            token_id=wire.text(value, "token_id", 64),
+            secret=wire.text(value, "secret", 128),
+            name=NodeName.parse(wire.text(value, "name", 63)),
+            name_is_exact=wire.flag(value, "name_is_exact"),
+            public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
+            versions=Versions.from_json(wire.mapping(value, "versions")),
+            with_ray=wire.flag(value, "with_ray"),
+            ephemeral=wire.flag(value, "ephemeral"),
+            labels=wire.text_map(value, "labels"),
+        )
+
+
+@dataclass(frozen=True)
+class EnrolAnswer:
+    """The machine is a node now.
+
+    Attributes:
+        credential: what every later call carries; the coordinator stores only its hash.
+        mesh_secret: from which each pair of nodes derives its preshared key.
+        ray_token: Ray's own token of this mesh.
+        map: the first map, so that the tunnel can be set up without another call.
+    """
+
+    node_id: str
+    credential: str = field(repr=False)
+    mesh_secret: MeshSecret
+    ray_token: str = field(repr=False)
+    map: MeshMap
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form; it holds secrets and is never logged."""
+        return {
+            "node_id": self.node_id,
+            "credential": self.credential,
+            "mesh_secret": self.mesh_secret.reveal(),
+            "ray_token": self.ray_token,
+            "map": self.map.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> EnrolAnswer:
+        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        return cls(
+            wire.text(value, "node_id", 64),
+            wire.text(value, "credential", 128),
+            MeshSecret.parse(wire.text(value, "mesh_secret", 44)),
+            wire.text(value, "ray_token", 256),
+            MeshMap.from_json(wire.mapping(value, "map")),
+        )

@@ -1,0 +1,118 @@
+"""WireGuard keys as types: 32 bytes, written as 44 characters of base64.
+
+>>> private = PrivateKey.generate()
+>>> PublicKey.parse(str(private.public())) == private.public()
+True
+>>> private
+PrivateKey(…)
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from dataclasses import dataclass
+from typing import TypeVar
+
+from meshray.errors import UsageError
+
+KEY_BYTES = 32
+
+_K = TypeVar("_K", bound="_Key")
+
+
+@dataclass(frozen=True, order=True, repr=False)
+class _Key:
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != KEY_BYTES:
+            raise UsageError("bad_key", f"a WireGuard key has {KEY_BYTES} bytes, not {len(self.raw)}")
+
+    @classmethod
+    def parse(cls: type[_K], text: str) -> _K:
+        """Reads the base64 form that ``wg`` prints.
+
+        Raises:
+            UsageError: the text is not base64 of 32 bytes.
+        """
+        try:
+            return cls(base64.b64decode(text.encode("ascii"), validate=True))
+        except (binascii.Error, UnicodeEncodeError):
+            raise UsageError("bad_key", "not a WireGuard key: not base64 of 32 bytes") from None
+
+    @classmethod
+    def from_hex(cls: type[_K], text: str) -> _K:
+        """Reads the hexadecimal form of WireGuard's UAPI."""
+        return cls(bytes.fromhex(text))
+
+    @property
+    def hex(self) -> str:
+        """The form of WireGuard's UAPI."""
+        return self.raw.hex()
+
+
+class PublicKey(_Key):
+    """Names a peer; may be shown to everyone."""
+
+    def __str__(self) -> str:
+        return base64.b64encode(self.raw).decode("ascii")
+
+    def __repr__(self) -> str:
+        return f"PublicKey({self})"
+
+
+class _SecretKey(_Key):
+    """A key that no log line, error or repr may show; ``reveal`` says so at the place of use."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+    __str__ = __repr__
+
+    def reveal(self) -> str:
+        """The base64 form, for the device and for files of mode 0600."""
+        return base64.b64encode(self.raw).decode("ascii")
+
+
+class PrivateKey(_SecretKey):
+    """The half that never leaves its node."""
+
+    @classmethod
+    def generate(cls) -> PrivateKey:
+        """A new random key, clamped as Curve25519 asks (RFC 7748, section 5)."""
+        raw = bytearray(secrets.token_bytes(KEY_BYTES))
+        raw[0] &= 248
+        raw[31] = (raw[31] & 127) | 64
+        return cls(bytes(raw))
+
+    def public(self) -> PublicKey:
+        """The public half."""
+        # cryptography costs 40 ms to import and most commands never make a key.
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        return PublicKey(X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw())
+
+
+class PresharedKey(_SecretKey):
+    """The second, symmetric key of a pair (WireGuard's defence against a broken Curve25519)."""
+
+
+class MeshSecret(_SecretKey):
+    """Known to every member; each pair derives its preshared key from it."""
+
+    @classmethod
+    def generate(cls) -> MeshSecret:
+        """A new random secret."""
+        return cls(secrets.token_bytes(KEY_BYTES))
+
+    def preshared_key(self, one: PublicKey, other: PublicKey) -> PresharedKey:
+        """The pair's key: HKDF-SHA256 (RFC 5869) over this secret and both public keys, sorted,
+        so that both sides reach the same without a message."""
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        first, second = sorted((one, other))
+        info = b"meshray preshared key v1" + first.raw + second.raw
+        return PresharedKey(HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(self.raw))

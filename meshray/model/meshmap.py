@@ -1,0 +1,147 @@
+"""The map: what every node knows of the others. Has a revision; travels whole once, then as changes.
+
+coordinator: registry ──► MeshMap r7 ──(whole)──► agent
+             registry ──► MeshMap r8 ──diff(r7, r8) = MapChange──► agent ──apply──► MeshMap r8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from meshray.model import wire
+from meshray.model.address import OverlayNetwork
+from meshray.model.node import COORDINATOR, HEAD, HUB, Node
+
+#: The largest revision that fits SQLite and JSON alike.
+MAX_REVISION = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class MeshInfo:
+    """What never changes while a mesh exists."""
+
+    id: str
+    name: str
+    network: OverlayNetwork
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form."""
+        return {"id": self.id, "name": self.name, "network": str(self.network)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> MeshInfo:
+        """The inverse of `to_json`."""
+        return cls(
+            wire.text(value, "id", 64),
+            wire.text(value, "name", 63),
+            OverlayNetwork.parse(wire.text(value, "network", 18)),
+        )
+
+
+@dataclass(frozen=True)
+class MapChange:
+    """What leads from one revision to the next; None marks a node that is gone."""
+
+    base: int
+    revision: int
+    nodes: Mapping[str, Node | None]
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form; its size is in proportion to what changed."""
+        return {
+            "base": self.base,
+            "revision": self.revision,
+            "nodes": {key: node.to_json() if node else None for key, node in self.nodes.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> MapChange:
+        """The inverse of `to_json`."""
+        return cls(
+            wire.number(value, "base", 0, MAX_REVISION),
+            wire.number(value, "revision", 0, MAX_REVISION),
+            _nodes_from_json(wire.mapping(value, "nodes")),
+        )
+
+
+@dataclass(frozen=True)
+class MeshMap:
+    """All nodes of the mesh at one revision, by node id."""
+
+    mesh: MeshInfo
+    revision: int
+    nodes: Mapping[str, Node]
+
+    def with_role(self, role: str) -> list[Node]:
+        """The nodes that have this role, in the order of their addresses."""
+        return sorted((node for node in self.nodes.values() if role in node.roles), key=lambda node: node.ip)
+
+    @property
+    def head(self) -> Node | None:
+        """The node that runs the Ray head."""
+        return next(iter(self.with_role(HEAD)), None)
+
+    @property
+    def coordinator(self) -> Node | None:
+        """The node that runs the coordinator."""
+        return next(iter(self.with_role(COORDINATOR)), None)
+
+    @property
+    def hubs(self) -> list[Node]:
+        """The nodes that forward for others."""
+        return self.with_role(HUB)
+
+    def find(self, who: str) -> Node | None:
+        """The node with this name or overlay address."""
+        for node in self.nodes.values():
+            if node.name == who.lower() or str(node.ip) == who:
+                return node
+        return None
+
+    def apply(self, change: MapChange) -> MeshMap:
+        """The map after this change.
+
+        Raises:
+            wire.WireError: the change starts from another revision than this map's.
+        """
+        if change.base != self.revision:
+            raise wire.WireError(f"a change from revision {change.base} came to a map of revision {self.revision}")
+        nodes = {key: node for key, node in self.nodes.items() if key not in change.nodes}
+        nodes.update({key: node for key, node in change.nodes.items() if node is not None})
+        return replace(self, revision=change.revision, nodes=nodes)
+
+    def to_json(self) -> dict[str, object]:
+        """The form on the wire and in the cache."""
+        return {
+            "mesh": self.mesh.to_json(),
+            "revision": self.revision,
+            "nodes": {key: node.to_json() for key, node in self.nodes.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> MeshMap:
+        """The inverse of `to_json`. Raises UsageError or wire.WireError where the form is wrong."""
+        nodes = _nodes_from_json(wire.mapping(value, "nodes"))
+        return cls(
+            MeshInfo.from_json(wire.mapping(value, "mesh")),
+            wire.number(value, "revision", 0, MAX_REVISION),
+            {key: node for key, node in nodes.items() if node is not None},
+        )
+
+
+def diff(old: MeshMap, new: MeshMap) -> MapChange:
+    """The change that leads from ``old`` to ``new``."""
+    changed: dict[str, Node | None] = {key: None for key in old.nodes if key not in new.nodes}
+    changed.update({key: node for key, node in new.nodes.items() if old.nodes.get(key) != node})
+    return MapChange(old.revision, new.revision, changed)
+
+
+def _nodes_from_json(value: Mapping[str, object]) -> dict[str, Node | None]:
+    return {key: None if item is None else Node.from_json(_as_object(item)) for key, item in value.items()}
+
+
+def _as_object(item: object) -> Mapping[str, object]:
+    if not isinstance(item, dict):
+        raise wire.WireError("nodes: must map ids to nodes")
+    return item

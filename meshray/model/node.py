@@ -1,0 +1,106 @@
+"""A node as every other node knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from meshray.model import wire
+from meshray.model.address import Endpoint, NodeName
+from meshray.model.keys import PublicKey
+
+#: Runs the Ray head.
+HEAD = "head"
+#: Can be reached from outside and forwards for pairs that have no direct path.
+HUB = "hub"
+#: Runs the coordinator.
+COORDINATOR = "coordinator"
+#: Runs a Ray worker.
+WORKER = "worker"
+#: A device that has only wg-quick: no agent, no Ray.
+STATIC = "static"
+ROLES = frozenset({HEAD, HUB, COORDINATOR, WORKER, STATIC})
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What a node runs. Empty text means: not there (``ray``), or not known."""
+
+    meshray: str = ""
+    ray: str = ""
+    python: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """The JSON form."""
+        return {"meshray": self.meshray, "ray": self.ray, "python": self.python}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Versions:
+        """The inverse of `to_json`; values are cut at 64 characters."""
+        return cls(*(str(value.get(name, ""))[:64] for name in ("meshray", "ray", "python")))
+
+
+@dataclass(frozen=True)
+class Node:
+    """One enrolled machine, container or job step.
+
+    Attributes:
+        id: stable for as long as the node is enrolled, through renames and address changes.
+        endpoints: where its WireGuard may be reached from outside; only hubs have some from the start.
+        online: whether its agent is connected to the coordinator.
+        ephemeral: the coordinator removes it by itself some time after it went away.
+        labels: what the person gave with ``--label``; passed on to Ray.
+        ray_instance: changes with every start of this node's Ray head, empty while it is down.
+            A worker whose head has another instance than the one it joined starts its Ray again.
+    """
+
+    id: str
+    name: NodeName
+    ip: IPv4Address
+    public_key: PublicKey
+    roles: frozenset[str]
+    endpoints: tuple[Endpoint, ...] = ()
+    online: bool = False
+    ephemeral: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    versions: Versions = Versions()
+    ray_instance: str = ""
+
+    @property
+    def role(self) -> str:
+        """The one word for ``status``: what matters most to a person."""
+        return next((role for role in (HEAD, HUB, STATIC) if role in self.roles), WORKER)
+
+    def to_json(self) -> dict[str, object]:
+        """The form on the wire and in the cache."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "ip": str(self.ip),
+            "public_key": str(self.public_key),
+            "roles": sorted(self.roles),
+            "endpoints": [str(endpoint) for endpoint in self.endpoints],
+            "online": self.online,
+            "ephemeral": self.ephemeral,
+            "labels": dict(self.labels),
+            "versions": self.versions.to_json(),
+            "ray_instance": self.ray_instance,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Node:
+        """The inverse of `to_json`; see `meshray.model.wire` for the errors."""
+        return cls(
+            id=wire.text(value, "id", 64),
+            name=NodeName.parse(wire.text(value, "name", 63)),
+            ip=IPv4Address(wire.text(value, "ip", 15)),
+            public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
+            roles=frozenset(wire.texts(value, "roles")) & ROLES,
+            endpoints=tuple(Endpoint.parse(item) for item in wire.texts(value, "endpoints")),
+            online=wire.flag(value, "online"),
+            ephemeral=wire.flag(value, "ephemeral"),
+            labels=wire.text_map(value, "labels"),
+            versions=Versions.from_json(wire.mapping(value, "versions")),
+            ray_instance=wire.text(value, "ray_instance", 64),
+        )

@@ -1,0 +1,58 @@
+"""How packets to one peer travel now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshray.model.address import Endpoint
+
+#: Straight to the peer's own endpoint.
+DIRECT = "direct"
+#: Through a hub, which forwards.
+VIA_HUB = "hub"
+#: This very node.
+SELF = "self"
+#: No way to the peer is known, or nothing was ever heard on it.
+NONE = "none"
+
+UDP = "udp"
+
+
+@dataclass(frozen=True)
+class Path:
+    """One peer's path. A number that was not measured yet is None.
+
+    Attributes:
+        kind: DIRECT, VIA_HUB, SELF or NONE.
+        transport: UDP, or None where there is no path.
+        endpoint: where the datagrams go: the peer's, or the hub's.
+        rtt_ms: median of the last probes' round trips over the overlay, milliseconds.
+        loss: share of the last probes that were not answered, 0 to 1.
+        mtu: of the overlay interface, bytes.
+        handshake_age_s: since the last handshake with the peer or hub, seconds.
+        rx_bytes, tx_bytes: of the peer or hub, since the device was made.
+    """
+
+    kind: str
+    transport: str | None = None
+    endpoint: Endpoint | None = None
+    rtt_ms: float | None = None
+    loss: float | None = None
+    mtu: int | None = None
+    handshake_age_s: float | None = None
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """The ``path`` object of ``status --json``."""
+        return {
+            "kind": self.kind,
+            "transport": self.transport,
+            "endpoint": str(self.endpoint) if self.endpoint else None,
+            "rtt_ms": self.rtt_ms,
+            "loss": self.loss,
+            "mtu": self.mtu,
+            "handshake_age_s": self.handshake_age_s,
+            "rx_bytes": self.rx_bytes,
+            "tx_bytes": self.tx_bytes,
+        }

@@ -1,0 +1,86 @@
+"""The one picture of a mesh that text, JSON and the doctor are made from, as one node sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from meshray.model.path import Path
+
+#: What ``status`` sums over the cluster; bytes for the last two.
+TOTALS = ("CPU", "GPU", "memory", "object_store_memory")
+
+
+@dataclass(frozen=True)
+class RayState:
+    """One node in Ray's own node table at the head.
+
+    Attributes:
+        alive: Ray says ALIVE; None where the head's Ray could not be asked.
+        resources: what the node offers, by Ray's own names; memory in bytes.
+    """
+
+    alive: bool | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """The ``ray`` object of ``status --json``."""
+        return {"alive": self.alive, "resources": dict(self.resources)}
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """One node as the asked node sees it."""
+
+    name: str
+    ip: IPv4Address
+    role: str
+    online: bool
+    path: Path
+    ray: RayState
+
+    def to_json(self) -> dict[str, object]:
+        """One entry of ``nodes`` in ``status --json``."""
+        return {
+            "name": self.name,
+            "ip": str(self.ip),
+            "role": self.role,
+            "online": self.online,
+            "path": self.path.to_json(),
+            "ray": self.ray.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Status:
+    """The mesh as one node sees it.
+
+    Attributes:
+        node: the name of the node that was asked.
+        problems: what is not as it should be, one sentence each; empty when healthy.
+    """
+
+    mesh: str
+    revision: int
+    node: str
+    coordinator_reachable: bool
+    nodes: tuple[NodeStatus, ...]
+    problems: tuple[str, ...] = ()
+
+    def totals(self) -> dict[str, float]:
+        """What the nodes that Ray calls ALIVE offer together."""
+        alive = [node.ray.resources for node in self.nodes if node.ray.alive]
+        return {name: sum(resources.get(name, 0.0) for resources in alive) for name in TOTALS}
+
+    def to_json(self) -> dict[str, object]:
+        """``status --json`` without the envelope."""
+        return {
+            "mesh": self.mesh,
+            "revision": self.revision,
+            "self": self.node,
+            "coordinator": {"reachable": self.coordinator_reachable},
+            "nodes": [node.to_json() for node in self.nodes],
+            "totals": self.totals(),
+            "problems": list(self.problems),
+        }

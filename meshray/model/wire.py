@@ -1,0 +1,92 @@
+"""Typed reading of JSON that came from outside: every field has a type and a bound.
+
+    >>> text({"name": "gpu-1"}, "name", 63)
+    'gpu-1'
+
+Everything that does not fit raises `WireError`, which a server answers with 400 and a client treats
+as a peer that speaks another language.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from meshray.errors import MeshrayError
+
+#: Longer lists or maps than this have no meaning in any message.
+MAX_ITEMS = 64
+#: The longest text inside a list or map.
+MAX_ITEM_CHARACTERS = 512
+
+
+class WireError(MeshrayError):
+    """A message does not have the form that the protocol gives it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_message", message, hint="are both sides of the same meshray version?")
+
+
+def decode(data: bytes | str) -> Mapping[str, object]:
+    """A JSON object. Raises WireError for anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise WireError("not JSON") from None
+    if not isinstance(value, dict):
+        raise WireError("not a JSON object")
+    return value
+
+
+def text(value: Mapping[str, object], key: str, longest: int, default: str | None = None) -> str:
+    """A string of at most ``longest`` characters."""
+    item = value.get(key, default)
+    if not isinstance(item, str) or len(item) > longest:
+        raise WireError(f"{key}: must be a text of at most {longest} characters")
+    return item
+
+
+def number(value: Mapping[str, object], key: str, low: int, high: int, default: int | None = None) -> int:
+    """An integer within bounds, both included."""
+    item = value.get(key, default)
+    if not isinstance(item, int) or isinstance(item, bool) or not low <= item <= high:
+        raise WireError(f"{key}: must be a whole number from {low} to {high}")
+    return item
+
+
+def flag(value: Mapping[str, object], key: str, default: bool = False) -> bool:
+    """A truth value; absent means ``default``."""
+    item = value.get(key, default)
+    if not isinstance(item, bool):
+        raise WireError(f"{key}: must be true or false")
+    return item
+
+
+def texts(value: Mapping[str, object], key: str) -> tuple[str, ...]:
+    """A list of strings; absent means empty."""
+    items = value.get(key, [])
+    if not isinstance(items, list) or len(items) > MAX_ITEMS:
+        raise WireError(f"{key}: must be a list of at most {MAX_ITEMS} texts")
+    for item in items:
+        if not isinstance(item, str) or len(item) > MAX_ITEM_CHARACTERS:
+            raise WireError(f"{key}: must be a list of at most {MAX_ITEMS} texts")
+    return tuple(items)
+
+
+def mapping(value: Mapping[str, object], key: str) -> Mapping[str, object]:
+    """A JSON object; absent means empty."""
+    item = value.get(key, {})
+    if not isinstance(item, dict):
+        raise WireError(f"{key}: must be an object")
+    return item
+
+
+def text_map(value: Mapping[str, object], key: str) -> dict[str, str]:
+    """An object whose values are strings; absent means empty."""
+    items = mapping(value, key)
+    if len(items) > MAX_ITEMS:
+        raise WireError(f"{key}: has more than {MAX_ITEMS} entries")
+    for name, item in items.items():
+        if not isinstance(item, str) or len(item) > MAX_ITEM_CHARACTERS or len(name) > MAX_ITEM_CHARACTERS:
+            raise WireError(f"{key}: must map texts to texts")
+    return {name: str(item) for name, item in items.items()}

@@ -1,0 +1,95 @@
+"""Where things are kept, and the few numbers that several parts share.
+
+MESHRAY_HOME    state: keys, enrolment, cached map, the coordinator's store, logs. 0700.
+MESHRAY_RUN     sockets, pid files, Ray's token. Gone after a reboot. 0711.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+#: UDP for WireGuard, TCP for coordinator and relay. One above WireGuard's customary 51820 range.
+DEFAULT_PORT = 51888
+INTERFACE = "meshray0"
+#: WireGuard's usual: 1500 less 80 for an IPv6 underlay.
+DEFAULT_MTU = 1420
+#: Holds an easy NAT's mapping open (conntrack forgets after 30 s).
+KEEPALIVE_S = 20
+#: UDP on the overlay address: the agents' round-trip probes.
+PROBE_PORT = 51889
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders and files of one node's state.
+
+    Attributes:
+        state: survives a reboot; removing it makes the machine a stranger again.
+        run: does not survive a reboot.
+    """
+
+    state: Path
+    run: Path
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Home:
+        """MESHRAY_HOME and MESHRAY_RUN, else the customary places of root or of this person."""
+        is_root = os.geteuid() == 0
+        user_state = Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "meshray"
+        state = Path(environ.get("MESHRAY_HOME") or ("/var/lib/meshray" if is_root else user_state)).absolute()
+        if environ.get("MESHRAY_RUN"):
+            return cls(state, Path(environ["MESHRAY_RUN"]).absolute())
+        own_home = is_root and environ.get("MESHRAY_HOME")
+        return cls(state, Path("/run/meshray") if is_root and not own_home else state / "run")
+
+    @property
+    def private_key(self) -> Path:
+        """The node's WireGuard key, base64."""
+        return self.state / "private.key"
+
+    @property
+    def enrolment(self) -> Path:
+        """Who this node is: see `meshray.agent.enrolment`."""
+        return self.state / "node.json"
+
+    @property
+    def map_cache(self) -> Path:
+        """The last map, for when the coordinator is away."""
+        return self.state / "map.json"
+
+    @property
+    def database(self) -> Path:
+        """The coordinator's store."""
+        return self.state / "coordinator.db"
+
+    @property
+    def certificate(self) -> Path:
+        """The coordinator's self-signed certificate, PEM."""
+        return self.state / "coordinator.crt"
+
+    @property
+    def certificate_key(self) -> Path:
+        """Its private key, PEM."""
+        return self.state / "coordinator.key"
+
+    @property
+    def logs(self) -> Path:
+        """agent.log, coordinator.log, engine.log, ray.log."""
+        return self.state / "log"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the CLI talks to the agent."""
+        return self.run / "agent.sock"
+
+    @property
+    def ray_token(self) -> Path:
+        """Ray's token, readable by the person as whom Ray runs."""
+        return self.run / "ray_token"
+
+    def pid_file(self, name: str) -> Path:
+        """Identifies a process that meshray started: agent, coordinator, engine, ray."""
+        return self.run / f"{name}.pid"
