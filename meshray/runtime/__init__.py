@@ -1,0 +1,1 @@
+"""Where a node lives: its processes, its service, and what the machine must offer."""

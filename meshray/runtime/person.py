@@ -1,0 +1,37 @@
+"""As whom Ray runs: the person who typed the command, also behind sudo."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user of this machine."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: Path
+
+    @classmethod
+    def invoking(cls, environ: Mapping[str, str] = os.environ) -> Person:
+        """The person behind sudo (SUDO_UID) where root runs, else the current user."""
+        uid = os.geteuid()
+        sudo_uid = environ.get("SUDO_UID", "")
+        return cls.by_uid(int(sudo_uid) if uid == 0 and sudo_uid.isdecimal() else uid)
+
+    @classmethod
+    def by_uid(cls, uid: int) -> Person:
+        """The user with this id; one without an entry in the user database lives in ``/``."""
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            return cls(str(uid), uid, uid, (uid,), Path("/"))
+        groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+        return cls(entry.pw_name, uid, entry.pw_gid, groups, Path(entry.pw_dir))

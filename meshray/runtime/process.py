@@ -1,0 +1,178 @@
+"""A process that meshray started and finds again: the agent, the coordinator, the engine, Ray.
+
+The pid file holds pid, start time and boot, so that a reused pid is never taken for ours. Whoever
+opens the same pid file later (the agent after a kill -9) adopts the process instead of starting another.
+
+    >>> engine = ManagedProcess(home.pid_file("engine"))
+    >>> engine.pid or engine.spawn(["wireguard-go", "-f", "meshray0"], env={}, log=home.logs / "engine.log")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from meshray.runtime.files import make_folder, write_atomically
+from meshray.runtime.person import Person
+
+#: How often the end of a process group is looked for while it is being stopped, seconds.
+_STOP_POLL_S = 0.05
+#: After SIGKILL the kernel needs a moment; a process in uninterruptible sleep may need for ever.
+_KILL_WAIT_S = 5.0
+#: A log larger than this is moved aside (once) before the next process writes to it, bytes.
+_LOG_LIMIT = 10 * 1024 * 1024
+
+
+class ManagedProcess:
+    """One long-lived process in a session and process group of its own."""
+
+    def __init__(self, pid_file: Path) -> None:
+        self._pid_file = pid_file
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        mark: str = "",
+        person: Person | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        """Starts the process; it outlives this one.
+
+        Args:
+            argv: program and arguments; never a secret among them.
+            log: standard output and error are appended to it.
+            mark: kept in the pid file, tells a later adopter with what the process was started.
+            person: as whom it runs; only root can choose another than itself.
+
+        Raises:
+            OSError: the program is not there or may not be executed.
+        """
+        make_folder(log.parent)
+        if log.exists() and log.stat().st_size > _LOG_LIMIT:
+            log.replace(log.with_suffix(".log.1"))
+        drop = {} if person is None or os.geteuid() == person.uid else _identity(person)
+        with log.open("ab") as output:
+            output_fd = output.fileno()
+            os.fchmod(output_fd, 0o600)
+            self._child = subprocess.Popen(
+                list(argv),
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **drop,  # type: ignore[call-overload]
+            )
+        record = {"pid": self._child.pid, "started": _start_time(self._child.pid), "boot": _boot_id(), "mark": mark}
+        write_atomically(self._pid_file, json.dumps(record))
+
+    @property
+    def pid(self) -> int | None:
+        """The process, None where it does not run (or its pid belongs to another by now)."""
+        return self._running()[0]
+
+    @property
+    def mark(self) -> str:
+        """What `spawn` was given; empty where the process does not run."""
+        return self._running()[1]
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of a process that this very object started and that ended; negative is a signal."""
+        return self._child.poll() if self._child is not None else None
+
+    async def wait(self) -> None:
+        """Returns when the process has ended, at once where it does not run."""
+        pid = self.pid
+        if pid is None:
+            return
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(pidfd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+        self._reap()
+
+    async def stop(self, grace_s: float = 10) -> None:
+        """SIGTERM to its process group, SIGKILL to what is left of it after ``grace_s`` seconds."""
+        for _ in self._stopping(grace_s):
+            await asyncio.sleep(_STOP_POLL_S)
+
+    def stop_blocking(self, grace_s: float = 10) -> None:
+        """`stop` for code that is not async."""
+        for _ in self._stopping(grace_s):
+            time.sleep(_STOP_POLL_S)
+
+    def _stopping(self, grace_s: float) -> Iterator[None]:
+        pid = self.pid
+        if pid is not None:
+            for sent, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_WAIT_S)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, sent)
+                deadline = time.monotonic() + patience_s
+                while self._group_lives(pid) and time.monotonic() < deadline:
+                    yield
+                if not self._group_lives(pid):
+                    break
+        self._pid_file.unlink(missing_ok=True)
+
+    def _group_lives(self, pid: int) -> bool:
+        self._reap()
+        try:
+            os.killpg(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _reap(self) -> None:
+        if self._child is not None:
+            self._child.poll()
+
+    def _running(self) -> tuple[int | None, str]:
+        self._reap()
+        try:
+            record = json.loads(self._pid_file.read_text())
+            pid, started, boot, mark = (record[key] for key in ("pid", "started", "boot", "mark"))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None, ""
+        if boot != _boot_id() or started is None or _start_time(pid) != started:
+            return None, ""
+        return int(pid), str(mark)
+
+
+def _identity(person: Person) -> dict[str, object]:
+    return {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)}
+
+
+def _start_time(pid: int) -> int | None:
+    """Clock ticks after boot, field 22 of /proc/PID/stat (proc(5)); None for the dead and zombies."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The program's name stands in brackets and may hold anything, also brackets and blanks.
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

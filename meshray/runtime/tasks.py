@@ -1,0 +1,49 @@
+"""The owner of background tasks: none is forgotten, and the failure of one is the owner's failure.
+
+>>> tasks = Tasks()
+>>> tasks.start(keep_session(), "session")
+>>> await tasks.failure()        # raises what the first failing task raised
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+
+
+class Tasks:
+    """A set of background tasks that live and end together (asyncio.TaskGroup needs Python 3.11)."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[BaseException] | None = None
+
+    def start(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        """Runs ``work`` beside the others."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def failure(self) -> None:
+        """Waits for the first task that fails and raises what it raised; waits for ever otherwise."""
+        raise await self._failure_future()
+
+    async def close(self) -> None:
+        """Cancels every task and waits until all have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        future = self._failure_future()
+        if error is not None and not future.done():
+            future.set_result(error)
+
+    def _failure_future(self) -> asyncio.Future[BaseException]:
+        if self._failed is None:
+            self._failed = asyncio.get_running_loop().create_future()
+        return self._failed
