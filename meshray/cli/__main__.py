@@ -1,0 +1,7 @@
+"""``python -m meshray.cli`` is ``meshray``."""
+
+import sys
+
+from meshray.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,129 @@
+"""What every command gets: how it was called, where the state is, and how to speak to the person.
+
+@click.pass_obj
+def status(app: App) -> StatusResult:
+    return StatusResult(app.control().ask("status"))
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from meshray.errors import MeshrayError, UsageError
+from meshray.model.token import PREFIX
+from meshray.settings import Home
+
+if TYPE_CHECKING:
+    from meshray.agent.control import ControlClient
+    from meshray.cli.progress import Progress
+
+#: Where root's mesh lives. People who are not root look there when they have no mesh of their own.
+SYSTEM_HOME = Home(Path("/var/lib/meshray"), Path("/run/meshray"))
+#: What sudo drops although a meshray command may need it.
+_KEPT_VARIABLES = ("MESHRAY_HOME", "MESHRAY_RUN", "MESHRAY_RAY", "MESHRAY_WIREGUARD", "HTTPS_PROXY", "https_proxy")
+
+
+@dataclass(frozen=True)
+class App:
+    """How this program was called.
+
+    Attributes:
+        arguments: what the person typed behind the program's name.
+        as_json: the answer goes to a script.
+        euid: the effective user id; 0 is root.
+    """
+
+    arguments: tuple[str, ...]
+    as_json: bool = False
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    stdin: TextIO = field(default_factory=lambda: sys.stdin, repr=False)
+    stdout: TextIO = field(default_factory=lambda: sys.stdout, repr=False)
+    stderr: TextIO = field(default_factory=lambda: sys.stderr, repr=False)
+    euid: int = field(default_factory=os.geteuid)
+
+    @property
+    def own_home(self) -> Home:
+        """Where this person's (or root's) own state is or would be."""
+        return Home.from_environment(self.environ)
+
+    @property
+    def home(self) -> Home:
+        """The mesh that a question is about: the person's own, else the one that root set up."""
+        own = self.own_home
+        chosen = self.environ.get("MESHRAY_HOME") or self.environ.get("MESHRAY_RUN") or _exists(own.enrolment)
+        return SYSTEM_HOME if not chosen and _exists(SYSTEM_HOME.control_socket) else own
+
+    def control(self) -> ControlClient:
+        """The agent of that mesh."""
+        from meshray.agent.control import ControlClient
+
+        return ControlClient(self.home.control_socket)
+
+    def progress(self) -> Progress:
+        """Shows stages on stderr, live where that is a terminal."""
+        from meshray.cli.progress import open_progress
+
+        return open_progress(self.stderr, self.environ)
+
+    def warn(self, text: str) -> None:
+        """One line that does not stop anything."""
+        print(f"warning: {text}", file=self.stderr)
+
+    def require_root(self) -> None:
+        """Raises MeshrayError with the exact sudo line where the person is not root."""
+        if self.euid != 0:
+            raise MeshrayError(
+                "not_root",
+                "not root: a WireGuard interface, routes and firewall rules need it",
+                hint=self.sudo_line(),
+            )
+
+    def sudo_line(self) -> str:
+        """This very call with sudo, to paste. Tokens are left out: an error never shows a secret."""
+        kept = [f"{name}={self.environ[name]}" for name in _KEPT_VARIABLES if self.environ.get(name)]
+        typed = ["TOKEN" if PREFIX in argument else argument for argument in self.arguments]
+        return shlex.join(["sudo", *(["env", *kept] if kept else []), *program(), *typed])
+
+    def confirm(self, question: str, yes: bool) -> None:
+        """Asks before something that cannot be undone.
+
+        Raises:
+            UsageError: there is no terminal to ask on and ``--yes`` was not given.
+            MeshrayError: the person said no.
+        """
+        if yes:
+            return
+        if self.as_json or not self.stdin.isatty() or not self.stderr.isatty():
+            raise UsageError(
+                "needs_yes",
+                f"{question} There is no terminal to ask on",
+                hint=shlex.join(["meshray", *self.arguments, "--yes"]),
+            )
+        import click
+
+        if not click.confirm(question + " Go on?", default=False, err=True):
+            raise MeshrayError("not_confirmed", "nothing was changed")
+
+
+def program(argv: Sequence[str] | None = None) -> list[str]:
+    """How to start this very program from anywhere: absolute, since sudo drops PATH."""
+    name = (sys.argv if argv is None else argv)[0]
+    script = Path(name)
+    if script.name == "__main__.py" or not script.name:
+        return [sys.executable, "-m", "meshray.cli"]
+    found = shutil.which(name)
+    return [str(Path(found or script).absolute())]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder on the way is closed to this person
+        return False

@@ -1,0 +1,32 @@
+"""The one form of everything that ``--json`` prints.
+
+>>> print(dumps(answer({"token": "meshray1_…"})))
+{"schema": 1, "token": "meshray1_…"}
+>>> print(dumps(failure(MeshrayError("agent_down", "the agent does not run", hint="meshray up"))))
+{"schema": 1, "error": {"code": "agent_down", "message": "the agent does not run", "hint": "meshray up"}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from meshray.errors import MeshrayError
+
+#: Goes up when a field changes its meaning or goes away; new fields do not change it.
+SCHEMA = 1
+
+
+def answer(fields: Mapping[str, object]) -> dict[str, object]:
+    """What a command answers, in its envelope."""
+    return {"schema": SCHEMA, **{key: value for key, value in fields.items() if key != "schema"}}
+
+
+def failure(error: MeshrayError) -> dict[str, object]:
+    """Why a command failed, in its envelope."""
+    return {"schema": SCHEMA, "error": error.to_json()}
+
+
+def dumps(value: Mapping[str, object]) -> str:
+    """One line of JSON, so that a stream of answers (``--watch``) can be read line by line."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,205 @@
+"""The program: finds the command, runs it, shows its result or its error. The one place that catches everything.
+
+    $ meshray status --json
+    {"schema": 1, "mesh": "lab", …}
+
+Only the module of the command that was asked for is imported, so that ``--help`` and ``status`` start at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+import click
+
+from meshray import __version__
+from meshray.cli.app import App
+from meshray.errors import InterruptedByUser, MeshrayError, UsageError
+
+#: Sections of the help text: section → command → (module, what it does in one line).
+COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Every day": {
+        "init": ("init", "Make a mesh here: coordinator, overlay and Ray head."),
+        "join": ("join", "Join the mesh that a token names, with a Ray worker."),
+        "status": ("status", "Show every node, its path and what the cluster offers."),
+        "doctor": ("doctor", "Find out what is wrong and how to mend it."),
+        "run": ("run", "Run a command that finds the Ray cluster by itself."),
+        "up": ("lifecycle", "Start this node again."),
+        "down": ("lifecycle", "Stop this node; it stays enrolled."),
+        "leave": ("lifecycle", "Un-enrol this node and remove all its state."),
+    },
+    "The mesh": {
+        "token": ("token", "Make, list and revoke the tokens with which nodes join."),
+        "node": ("node", "List, remove, drain and rename nodes."),
+        "peer": ("peer", "Let in a device that has only wg-quick."),
+    },
+    "Looking closer": {
+        "ping": ("ping", "Measure the way to one node over the overlay."),
+        "env": ("run", "Print the environment of `meshray run` as shell exports."),
+        "render": ("render", "Print a configuration file: wireguard, systemd."),
+        "logs": ("logs", "Show what agent, coordinator, engine and Ray wrote."),
+    },
+}
+
+
+class Program(click.Group):
+    """Imports a command's module when the command is asked for, and lists commands by section."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order of the help text."""
+        return [name for section in COMMANDS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, imported now."""
+        for section in COMMANDS.values():
+            if cmd_name in section:
+                module = importlib.import_module(f"meshray.cli.commands.{section[cmd_name][0]}")
+                command = getattr(module, cmd_name + "_command")
+                if not isinstance(command, click.Command):
+                    raise TypeError(f"{cmd_name} is no command")
+                return command
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the sections without importing anything."""
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, summary) for name, (_, summary) in section.items()])
+
+
+@click.group(
+    cls=Program,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """One real Ray cluster out of machines that cannot reach each other.
+
+    \b
+    Examples:
+      sudo meshray init            on the head; prints the command for the others
+      sudo meshray join TOKEN      on every other machine
+      meshray status               every node, and what the cluster offers
+      meshray run -- python job.py ray.init("auto") finds the cluster
+
+    Answers go to stdout, progress and warnings to stderr. Exit codes: 0 fine, 1 failed, 2 usage, 3 works but
+    unhealthy, 4 token or identity refused, 5 agent or coordinator unreachable, 130 interrupted.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. Never raises, never shows a traceback unasked."""
+    app = _app(sys.argv[1:] if arguments is None else arguments)
+    _interrupt_on_signals()
+    try:
+        return _run(app)
+    except BrokenPipeError:
+        # The reader (`| head`) went away. Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _app(arguments: Sequence[str]) -> App:
+    # What stands behind `--`, and everything behind `run`, belongs to another program. Looked for here and not by
+    # click, because click's own complaints must be JSON as well.
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return App(tuple(arguments), as_json="--json" in own and own[0] != "run")
+
+
+def _run(app: App) -> int:
+    from meshray.cli import output
+
+    try:
+        result = cli.main(list(app.arguments), prog_name="meshray", standalone_mode=False, obj=app)
+        if isinstance(result, output.Result):
+            output.show(app, result)
+            return result.exit_code
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as caught:
+        error = as_error(caught, app)
+        output.show_error(app, error)
+        if app.environ.get("MESHRAY_DEBUG") == "1":
+            import traceback
+
+            traceback.print_exc(file=app.stderr)
+        return error.exit_code
+
+
+def as_error(caught: BaseException, app: App) -> MeshrayError:
+    """Any exception as one of ours: subject, cause, next step."""
+    if isinstance(caught, MeshrayError):
+        return caught
+    if isinstance(caught, (click.Abort, KeyboardInterrupt)):
+        return InterruptedByUser("interrupted", "interrupted")
+    if isinstance(caught, click.ClickException):
+        return _from_click(caught)
+    if isinstance(caught, OSError) and caught.filename is not None:
+        return _from_system(caught, app)
+    return _unexpected(caught, app)
+
+
+def _from_click(caught: click.ClickException) -> MeshrayError:
+    message = " ".join(caught.format_message().split())
+    if not isinstance(caught, click.UsageError):
+        return MeshrayError("failed", message)
+    return UsageError("usage", message, hint=f"{caught.ctx.command_path if caught.ctx else 'meshray'} --help")
+
+
+def _from_system(caught: OSError, app: App) -> MeshrayError:
+    if isinstance(caught, PermissionError) and app.euid != 0:
+        return MeshrayError("not_root", f"not root: {caught.filename} is closed to you", hint=app.sudo_line())
+    return MeshrayError("system", f"{caught.filename}: {caught.strerror}")
+
+
+def _unexpected(caught: BaseException, app: App) -> MeshrayError:
+    cause = (str(caught).splitlines() or [""])[0]
+    log = _log_traceback(caught, app)
+    return MeshrayError(
+        "unexpected",
+        f"unexpected {type(caught).__name__}: {cause[:200]}" + (f" (details in {log})" if log else ""),
+        hint="MESHRAY_DEBUG=1 shows where it came from; please report it",
+    )
+
+
+def _log_traceback(caught: BaseException, app: App) -> str:
+    """The log's path; empty where none can be written (no state yet, or not ours)."""
+    import time
+    import traceback
+
+    log = app.own_home.logs / "cli.log"
+    try:
+        if not app.own_home.state.is_dir():
+            return ""
+        log.parent.mkdir(mode=0o700, exist_ok=True)
+        with log.open("a") as file:
+            file.write(time.strftime("%Y-%m-%dT%H:%M:%S%z\n"))
+            file.writelines(traceback.format_exception(type(caught), caught, caught.__traceback__))
+    except OSError:
+        return ""
+    return str(log)
+
+
+def _interrupt_on_signals() -> None:
+    """SIGTERM and a lost terminal end a command as Ctrl-C does: what it began is rolled back.
+
+    KeyboardInterrupt and not an error of ours, because asyncio swallows every other exception that a
+    signal handler raises inside a callback.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP and means it
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,185 @@
+"""Shows results and errors: to people as text, to scripts in the envelope. Commands never print.
+
+>>> text(Stopped("gpu-1", was_running=True))
+'gpu-1 is down; it stays enrolled (meshray up starts it again)'
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from functools import singledispatch
+
+from meshray.cli import envelope, tables
+from meshray.cli.app import App
+from meshray.cli.results import (
+    DoctorResult,
+    EnvResult,
+    FileText,
+    InitResult,
+    JoinResult,
+    Left,
+    NodeChanged,
+    NodeList,
+    PeerAdded,
+    PingResult,
+    Result,
+    StatusResult,
+    Stopped,
+    TokenCreated,
+    TokenList,
+    TokenRevoked,
+)
+from meshray.errors import MeshrayError
+
+__all__ = ["Result", "show", "show_error", "text"]
+
+
+def show(app: App, result: Result) -> None:
+    """Writes the answer to stdout."""
+    shown = envelope.dumps(envelope.answer(result.to_json())) if app.as_json else text(result)
+    if shown:
+        app.stdout.write(shown if shown.endswith("\n") else shown + "\n")
+    app.stdout.flush()
+
+
+def show_error(app: App, error: MeshrayError) -> None:
+    """Writes ``error:`` and ``hint:`` to stderr, and the envelope to stdout where a script reads it."""
+    app.stderr.write(f"error: {_one_line(error.message)}\n")
+    if error.hint:
+        app.stderr.write(f"hint: {_one_line(error.hint)}\n")
+    app.stderr.flush()
+    if app.as_json:
+        app.stdout.write(envelope.dumps(envelope.failure(error)) + "\n")
+        app.stdout.flush()
+
+
+def _one_line(value: str) -> str:
+    return " ".join(value.split())
+
+
+@singledispatch
+def text(result: Result) -> str:
+    """What a person reads."""
+    raise TypeError(f"nobody said how to show {type(result).__name__}")
+
+
+@text.register
+def _(result: InitResult) -> str:
+    lines = [f"mesh {result.mesh} is up; this node is {result.name}, {result.ip}"]
+    if result.ray_address:
+        lines.append(f"Ray      {result.ray_address}   (meshray run -- python job.py)")
+        lines.append(f"dashboard http://{result.dashboard}")
+    lines += [
+        "",
+        "On every other machine:",
+        "",
+        f"    sudo meshray join {result.token}",
+        "",
+        f"They must reach UDP and TCP port {result.port} here: {', '.join(result.endpoints)}",
+        "(in a cloud: let both into the security group).",
+    ]
+    if result.open_commands:
+        lines.append("This host's own firewall drops them until you run:")
+        lines += [f"    {command}" for command in result.open_commands]
+    return "\n".join(lines)
+
+
+@text.register
+def _(result: JoinResult) -> str:
+    node, path, ray = (_object(result.summary, key) for key in ("node", "path", "ray"))
+    verb = "joined" if result.fresh else "is up in"
+    line = f"{node.get('name')} ({node.get('ip')}) {verb} mesh {result.summary.get('mesh')}"
+    if path.get("kind") not in (None, "self", "none"):
+        line += f", path {path.get('kind')} over {path.get('transport')}"
+    if ray.get("alive"):
+        line += f"; Ray is ALIVE, {ray.get('nodes')} nodes"
+    return line
+
+
+@text.register
+def _(result: Stopped) -> str:
+    if not result.was_running:
+        return f"{result.node} was down already"
+    return f"{result.node} is down; it stays enrolled (meshray up starts it again)"
+
+
+@text.register
+def _(result: Left) -> str:
+    return f"{result.node} has left the mesh; nothing of it is kept on this machine"
+
+
+@text.register
+def _(result: StatusResult) -> str:
+    return tables.status_text(result.status)
+
+
+@text.register
+def _(result: DoctorResult) -> str:
+    return tables.doctor_text(result.checks)
+
+
+@text.register
+def _(result: PingResult) -> str:
+    times = sorted(rtt for rtt in result.rtts_ms if rtt is not None)
+    lost = len(result.rtts_ms) - len(times)
+    line = f"{result.node}: {len(times)} of {len(result.rtts_ms)} answered"
+    if times:
+        median = times[len(times) // 2]
+        line += f", round trip {times[0]:.1f} / {median:.1f} / {times[-1]:.1f} ms (least / median / most)"
+    elif lost:
+        line += "; meshray doctor finds out why"
+    return f"{line}\npath: {tables.path_text(result.path)}"
+
+
+@text.register
+def _(result: TokenCreated) -> str:
+    # Alone on its line: `meshray token create | ssh gpu-1 sudo meshray join -`
+    return result.token
+
+
+@text.register
+def _(result: TokenList) -> str:
+    return tables.tokens_text(result.tokens, result.now or time.time())
+
+
+@text.register
+def _(result: TokenRevoked) -> str:
+    return f"token {result.id} is revoked; nodes that joined with it stay"
+
+
+@text.register
+def _(result: NodeList) -> str:
+    return tables.nodes_text(result.nodes)
+
+
+@text.register
+def _(result: NodeChanged) -> str:
+    details = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result.details.items())
+    return f"{result.node} is {result.done}" + (f" ({details})" if details else "")
+
+
+@text.register
+def _(result: PeerAdded) -> str:
+    return result.text or f"{result.name} is {result.ip}; its file {result.config} holds its only copy of the key"
+
+
+@text.register
+def _(result: EnvResult) -> str:
+    return "\n".join(f"export {name}={_quoted(value)}" for name, value in result.env.items())
+
+
+@text.register
+def _(result: FileText) -> str:
+    return result.text
+
+
+def _quoted(value: str) -> str:
+    quoted = shlex.quote(value)
+    return quoted if quoted.startswith("'") else f"'{quoted}'"
+
+
+def _object(value: Mapping[str, object], key: str) -> Mapping[str, object]:
+    item = value.get(key)
+    return item if isinstance(item, dict) else {}

@@ -1,0 +1,272 @@
+"""What commands return: frozen values that `output` shows to people and `envelope` to scripts.
+
+>>> TokenCreated("meshray1_…", "1f2e3d4c", uses=1, expires=None).to_json()["id"]
+'1f2e3d4c'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: Exit code for "works but unhealthy" (status, doctor, ping without an answer).
+UNHEALTHY = 3
+
+
+class Result:
+    """A command's answer."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 unless the answer itself says that something is wrong."""
+        return 0
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``--json``, without the envelope."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class InitResult(Result):
+    """``init``: the mesh exists.
+
+    Attributes:
+        ray_address, dashboard: None with ``--no-ray``.
+        port: UDP and TCP; must be reachable from the other machines.
+        endpoints: the addresses that the token holds.
+        open_commands: what opens the port in this host's firewall; empty where nothing drops it.
+    """
+
+    token: str
+    mesh: str
+    name: str
+    ip: str
+    ray_address: str | None
+    dashboard: str | None
+    port: int
+    endpoints: tuple[str, ...]
+    open_commands: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``init --json``."""
+        return {
+            "token": self.token,
+            "mesh": self.mesh,
+            "node": {"name": self.name, "ip": self.ip},
+            "ray_address": self.ray_address,
+            "dashboard": self.dashboard,
+            "port": self.port,
+            "endpoints": list(self.endpoints),
+            "open_commands": list(self.open_commands),
+        }
+
+
+@dataclass(frozen=True)
+class JoinResult(Result):
+    """``join`` and ``up``: the node is up. ``summary`` is the agent's own: mesh, node, path, ray."""
+
+    summary: Mapping[str, object]
+    fresh: bool = True
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``join --json``."""
+        return dict(self.summary)
+
+
+@dataclass(frozen=True)
+class Stopped(Result):
+    """``down``: nothing of the node runs any more; it stays enrolled."""
+
+    node: str
+    was_running: bool
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``down --json``."""
+        return {"node": self.node, "was_running": self.was_running}
+
+
+@dataclass(frozen=True)
+class Left(Result):
+    """``leave``: this machine is a stranger again.
+
+    Attributes:
+        unenrolled: the coordinator knows; False where it did not answer and still lists the node.
+    """
+
+    node: str
+    unenrolled: bool
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``leave --json``."""
+        return {"node": self.node, "unenrolled": self.unenrolled}
+
+
+@dataclass(frozen=True)
+class StatusResult(Result):
+    """``status``: the mesh as the agent of this machine sees it, in the form of `model.status`."""
+
+    status: Mapping[str, object]
+
+    @property
+    def exit_code(self) -> int:
+        """3 when the agent names a problem or the coordinator is away."""
+        coordinator = self.status.get("coordinator")
+        reachable = isinstance(coordinator, dict) and coordinator.get("reachable") is True
+        return 0 if reachable and not self.status.get("problems") else UNHEALTHY
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``status --json``."""
+        return dict(self.status)
+
+
+@dataclass(frozen=True)
+class DoctorResult(Result):
+    """``doctor``: every check, in the form of `doctor.report`."""
+
+    checks: tuple[Mapping[str, object], ...]
+
+    @property
+    def healthy(self) -> bool:
+        """No check failed."""
+        return all(check.get("status") != "fail" for check in self.checks)
+
+    @property
+    def exit_code(self) -> int:
+        """3 when a check failed."""
+        return 0 if self.healthy else UNHEALTHY
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``doctor --json``."""
+        return {"healthy": self.healthy, "checks": [dict(check) for check in self.checks]}
+
+
+@dataclass(frozen=True)
+class PingResult(Result):
+    """``ping``: what came back.
+
+    Attributes:
+        rtts_ms: one entry for each probe in order, None where no answer came.
+        path: the path object of ``status``.
+    """
+
+    node: str
+    rtts_ms: tuple[float | None, ...]
+    path: Mapping[str, object]
+
+    @property
+    def received(self) -> int:
+        """Probes that were answered."""
+        return sum(rtt is not None for rtt in self.rtts_ms)
+
+    @property
+    def exit_code(self) -> int:
+        """3 when nothing came back."""
+        return 0 if self.received else UNHEALTHY
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``ping --json``."""
+        return {
+            "node": self.node,
+            "sent": len(self.rtts_ms),
+            "received": self.received,
+            "rtts_ms": list(self.rtts_ms),
+            "path": dict(self.path),
+        }
+
+
+@dataclass(frozen=True)
+class TokenCreated(Result):
+    """``token create``: ``uses`` 0 is unlimited, ``expires`` is unix time, None is never."""
+
+    token: str
+    id: str
+    uses: int
+    expires: float | None
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``token create --json``."""
+        return {"token": self.token, "id": self.id, "uses": self.uses, "expires": self.expires}
+
+
+@dataclass(frozen=True)
+class TokenList(Result):
+    """``token list``: the coordinator's entries, never their secrets. ``now`` is unix time."""
+
+    tokens: tuple[Mapping[str, object], ...]
+    now: float = 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``token list --json``."""
+        return {"tokens": [dict(token) for token in self.tokens]}
+
+
+@dataclass(frozen=True)
+class TokenRevoked(Result):
+    """``token revoke``."""
+
+    id: str
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``token revoke --json``."""
+        return {"id": self.id, "revoked": True}
+
+
+@dataclass(frozen=True)
+class NodeList(Result):
+    """``node list``: the coordinator's entries."""
+
+    nodes: tuple[Mapping[str, object], ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``node list --json``."""
+        return {"nodes": [dict(node) for node in self.nodes]}
+
+
+@dataclass(frozen=True)
+class NodeChanged(Result):
+    """``node rm``, ``node rename``, ``node drain``: what was done to which node, in a past participle."""
+
+    node: str
+    done: str
+    details: Mapping[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of these commands with ``--json``."""
+        return {"node": self.node, "done": self.done, **self.details}
+
+
+@dataclass(frozen=True)
+class PeerAdded(Result):
+    """``peer add``: the device's file. ``text`` is set only where it goes to stdout."""
+
+    name: str
+    ip: str
+    config: str
+    text: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``peer add --json``."""
+        return {"name": self.name, "ip": self.ip, "config": self.config, "text": self.text}
+
+
+@dataclass(frozen=True)
+class EnvResult(Result):
+    """``env``: what a driver needs to find the cluster."""
+
+    env: Mapping[str, str]
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``env --json``."""
+        return {"env": dict(self.env)}
+
+
+@dataclass(frozen=True)
+class FileText(Result):
+    """``render`` and ``logs``: text as it stands in a file."""
+
+    kind: str
+    text: str
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``render --json`` and ``logs --json``."""
+        return {"kind": self.kind, "text": self.text}

@@ -1,0 +1,172 @@
+"""The checks themselves: pure looks at `Facts`, in the order of what depends on what.
+
+enrolled ─► agent_running ─┬► coordinator_reachable
+                           └► handshake_fresh ─► peer_answers ─► ray_head_answers ─► ray_alive
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Facts, Finding, Spec
+from meshray.model.node import HEAD, HUB, STATIC
+from meshray.model.path import DIRECT, NONE, VIA_HUB
+from meshray.model.status import NodeStatus, Status
+
+#: WireGuard makes a new handshake every 120 s and refuses the old keys after 180 s (whitepaper, section 6.1:
+#: Rekey-After-Time, Reject-After-Time), so an older one means that nothing comes back.
+STALE_HANDSHAKE_S = 180
+#: Share of lost probes from which on Ray's own health checks begin to suffer.
+BAD_LOSS = 0.2
+
+
+def _enrolled(facts: Facts) -> Iterable[Finding]:
+    if facts.enrolled:
+        yield Finding(OK, "this machine is a node")
+    else:
+        yield Finding(FAIL, "this machine is in no mesh", "meshray init, or meshray join TOKEN")
+
+
+def _agent_running(facts: Facts) -> Iterable[Finding]:
+    if facts.status is not None:
+        yield Finding(OK, f"it answers for {facts.status.node}")
+    else:
+        yield Finding(FAIL, facts.agent_error or "it does not answer", "meshray up; meshray logs agent")
+
+
+def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:
+    status = _status(facts)
+    if status.coordinator_reachable:
+        yield Finding(OK, f"connected, map revision {status.revision}")
+    else:
+        yield Finding(
+            FAIL,
+            f"no connection; the node goes on with the map of revision {status.revision}",
+            "on the head: meshray up; else let the mesh's TCP port into its firewall",
+        )
+
+
+def _handshake_fresh(facts: Facts) -> Iterable[Finding]:
+    others = list(_others(facts))
+    hub_is_silent = any(_is_hub(node) and not _is_fresh(node) for node in others)
+    for node in others:
+        yield _handshake(node, hub_is_silent)
+
+
+def _handshake(node: NodeStatus, hub_is_silent: bool) -> Finding:
+    age = node.path.handshake_age_s
+    if _is_fresh(node):
+        return Finding(OK, f"{age:.0f} s ago", node=node.name)
+    if not _is_hub(node) and (hub_is_silent or not node.online):
+        return Finding(SKIP, "offline" if not node.online else "its way leads through the silent hub", node=node.name)
+    return Finding(
+        FAIL,
+        "there was none" if age is None else f"the last one was {age:.0f} s ago",
+        f"on {node.name}: meshray status; between here and there: is the mesh's UDP port let in?",
+        node.name,
+    )
+
+
+def _peer_answers(facts: Facts) -> Iterable[Finding]:
+    for node in _others(facts):
+        yield _answer(node)
+
+
+def _answer(node: NodeStatus) -> Finding:
+    path = node.path
+    if path.rtt_ms is not None and (path.loss or 0.0) < BAD_LOSS:
+        return Finding(OK, f"{path.rtt_ms:.1f} ms over the {_way(path.kind)}", node=node.name)
+    if not node.online:
+        return Finding(WARN, "its agent is not connected to the coordinator", f"on {node.name}: meshray up", node.name)
+    if path.kind == NONE or path.loss is None:  # handshake_fresh tells why there is no way
+        return Finding(SKIP, "not measured yet" if path.kind != NONE else "there is no way to it", node=node.name)
+    fix = f"meshray ping {node.name}; on {node.name}: meshray doctor"
+    if path.rtt_ms is None or path.loss == 1.0:
+        return Finding(FAIL, f"no probe came back over the {_way(path.kind)}", fix, node.name)
+    return Finding(WARN, f"{path.loss or 0.0:.0%} of the probes are lost", fix, node.name)
+
+
+def _ray_head_answers(facts: Facts) -> Iterable[Finding]:
+    heads = _ray_heads(facts)
+    if not heads:
+        yield Finding(SKIP, "this mesh has no Ray head")
+    for head in heads:
+        if head.ray.alive:
+            yield Finding(OK, f"it lists its nodes at {head.ip}", node=head.name)
+        else:
+            yield Finding(
+                FAIL,
+                f"Ray at {head.ip} " + ("does not answer" if head.ray.alive is None else "does not list its own node"),
+                f"on {head.name}: meshray logs ray",
+                head.name,
+            )
+
+
+def _ray_heads(facts: Facts) -> list[NodeStatus]:
+    return [node for node in _status(facts).nodes if node.role == HEAD and node.name in facts.ray_nodes]
+
+
+def _ray_alive(facts: Facts) -> Iterable[Finding]:
+    can_tell = any(head.ray.alive for head in _ray_heads(facts))
+    for node in _status(facts).nodes:
+        if node.name in facts.ray_nodes:
+            yield _ray_node(node) if can_tell else Finding(SKIP, "the Ray head cannot tell", node=node.name)
+
+
+def _ray_node(node: NodeStatus) -> Finding:
+    if not node.online and not node.ray.alive:
+        return Finding(SKIP, "offline", node=node.name)
+    fix = f"on {node.name}: meshray logs ray"
+    if not node.ray.alive:
+        return Finding(FAIL, "the head does not count it as ALIVE", fix, node.name)
+    offered = {name: amount for name, amount in node.ray.resources.items() if ":" not in name and amount > 0}
+    if not offered:
+        return Finding(FAIL, "it is ALIVE, but none of its resources is counted at the head", fix, node.name)
+    counted = ", ".join(f"{name} {offered[name]:g}" for name in ("CPU", "GPU") if name in offered)
+    return Finding(OK, f"ALIVE, {counted or f'{len(offered)} resources'}", node=node.name)
+
+
+SPECS: tuple[Spec, ...] = (
+    Spec("enrolled", "this machine is a node", (), _enrolled),
+    Spec("agent_running", "the agent runs", ("enrolled",), _agent_running),
+    Spec("coordinator_reachable", "the coordinator is reachable", ("agent_running",), _coordinator_reachable),
+    Spec("handshake_fresh", "the last WireGuard handshake is fresh", ("agent_running",), _handshake_fresh),
+    Spec("peer_answers", "the node answers over the overlay", ("agent_running", "handshake_fresh"), _peer_answers),
+    Spec(
+        "ray_head_answers",
+        "the Ray head answers",
+        ("agent_running", "handshake_fresh", "peer_answers"),
+        _ray_head_answers,
+    ),
+    Spec(
+        "ray_alive",
+        "Ray counts the node's resources",
+        ("agent_running", "ray_head_answers", "handshake_fresh", "peer_answers"),
+        _ray_alive,
+    ),
+)
+
+
+def _status(facts: Facts) -> Status:
+    if facts.status is None:
+        raise ValueError("checks behind agent_running are looked at only where there is a status")
+    return facts.status
+
+
+def _others(facts: Facts) -> Iterator[NodeStatus]:
+    """The nodes on which an agent of ours should answer."""
+    status = _status(facts)
+    return (node for node in status.nodes if node.name != status.node and node.role != STATIC)
+
+
+def _is_hub(node: NodeStatus) -> bool:
+    return node.role in (HEAD, HUB)
+
+
+def _is_fresh(node: NodeStatus) -> bool:
+    age = node.path.handshake_age_s
+    return node.path.kind != NONE and age is not None and age < STALE_HANDSHAKE_S
+
+
+def _way(kind: str) -> str:
+    return {DIRECT: "direct path", VIA_HUB: "hub"}.get(kind, "overlay")

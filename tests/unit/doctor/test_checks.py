@@ -1,0 +1,132 @@
+"""The doctor names the cause, and only the cause."""
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, Facts, examine
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
+from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, Path
+from meshray.model.status import NodeStatus, RayState, Status
+
+ALIVE = RayState(alive=True, resources={"CPU": 2.0, "memory": 1e9, "node:10.99.0.1": 1.0})
+UP = Path(DIRECT, UDP, Endpoint("192.0.2.1", 51888), rtt_ms=1.5, loss=0.0, mtu=1420, handshake_age_s=20.0)
+THROUGH_HUB = Path(VIA_HUB, UDP, Endpoint("192.0.2.1", 51888), rtt_ms=3.0, loss=0.0, mtu=1420, handshake_age_s=20.0)
+DEAD = Path(NONE)
+
+
+def node(name: str, number: int, role: str = "worker", path: Path = UP, **changes: object) -> NodeStatus:
+    fields: dict[str, object] = {"online": True, "ray": ALIVE, **changes}
+    return NodeStatus(name=name, ip=IPv4Address(f"10.99.0.{number}"), role=role, path=path, **fields)  # type: ignore[arg-type]
+
+
+def seen_by(me: str, *nodes: NodeStatus, reachable: bool = True) -> Facts:
+    status = Status("lab", 7, me, reachable, nodes)
+    return Facts(status=status, ray_nodes=frozenset(node.name for node in nodes if node.role != "static"))
+
+
+HEAD = node("head", 1, "head")
+ME = node("gpu-1", 2, path=Path(SELF))
+OTHER = node("gpu-2", 3, path=THROUGH_HUB)
+
+
+def failing(report: tuple[Check, ...]) -> list[tuple[str, str]]:
+    return [(check.code, check.node) for check in report if check.status == FAIL]
+
+
+def test_a_healthy_mesh_has_only_ok() -> None:
+    report = examine(seen_by("gpu-1", HEAD, ME, OTHER, node("phone", 4, "static", DEAD, ray=RayState())))
+    assert {check.status for check in report} == {OK}
+    assert {check.code for check in report} == {
+        "enrolled",
+        "agent_running",
+        "coordinator_reachable",
+        "handshake_fresh",
+        "peer_answers",
+        "ray_head_answers",
+        "ray_alive",
+    }
+
+
+def test_a_stranger_is_told_to_join_and_nothing_else() -> None:
+    report = examine(Facts(enrolled=False))
+    assert failing(report) == [("enrolled", "")]
+    assert all(check.status == SKIP for check in report[1:])
+    assert all("this machine is a node" in check.evidence for check in report[1:])
+
+
+def test_without_an_agent_only_that_fails() -> None:
+    report = examine(Facts(agent_error="no agent runs on this machine"))
+    assert failing(report) == [("agent_running", "")]
+    assert next(check for check in report if check.status == FAIL).fix.startswith("meshray up")
+
+
+def test_a_silent_hub_hides_everything_behind_it() -> None:
+    head = node("head", 1, "head", DEAD, ray=RayState())
+    other = node("gpu-2", 3, path=DEAD, ray=RayState())
+    report = examine(seen_by("gpu-1", head, node("gpu-1", 2, path=Path(SELF), ray=RayState()), other))
+    assert failing(report) == [("handshake_fresh", "head")]
+
+
+def test_a_silent_worker_does_not_hide_the_others() -> None:
+    workers = [node("gpu-1", 2, path=DEAD, ray=RayState(alive=False)), node("gpu-2", 3)]
+    report = examine(seen_by("head", node("head", 1, "head", Path(SELF)), *workers))
+    assert failing(report) == [("handshake_fresh", "gpu-1")]
+    assert [check.status for check in report if check.node == "gpu-2"] == [OK] * 3
+
+
+def test_the_coordinator_may_be_away_while_the_data_path_works() -> None:
+    report = examine(seen_by("gpu-1", HEAD, ME, OTHER, reachable=False))
+    assert failing(report) == [("coordinator_reachable", "")]
+
+
+def test_probes_that_do_not_come_back_hide_ray() -> None:
+    mute = Path(VIA_HUB, UDP, Endpoint("192.0.2.1", 51888), rtt_ms=None, loss=1.0, handshake_age_s=20.0)
+    report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=mute, ray=RayState(alive=False))))
+    assert failing(report) == [("peer_answers", "gpu-2")]
+
+
+@pytest.mark.parametrize(("loss", "status"), [(0.1, OK), (0.5, WARN), (1.0, FAIL)])
+def test_loss_is_named_before_it_is_total(loss: float, status: str) -> None:
+    lossy = Path(DIRECT, UDP, None, rtt_ms=5.0 if loss < 1 else None, loss=loss, handshake_age_s=1.0)
+    report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=lossy)))
+    (check,) = [check for check in report if check.code == "peer_answers" and check.node == "gpu-2"]
+    assert check.status == status
+
+
+def test_a_node_that_was_switched_off_is_a_warning_not_a_failure() -> None:
+    off = node("gpu-2", 3, path=DEAD, online=False, ray=RayState(alive=False))
+    report = examine(seen_by("head", node("head", 1, "head", Path(SELF)), off))
+    assert failing(report) == []
+    assert [check.status for check in report if check.node == "gpu-2"] == [SKIP, WARN, SKIP]
+
+
+@pytest.mark.parametrize("ray", [RayState(alive=False), RayState(alive=True, resources={"node:10.99.0.3": 1.0})])
+def test_a_node_whose_resources_are_not_counted(ray: RayState) -> None:
+    report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=THROUGH_HUB, ray=ray)))
+    assert failing(report) == [("ray_alive", "gpu-2")]
+
+
+def test_a_dead_ray_head_hides_its_workers() -> None:
+    nodes = [node("head", 1, "head", Path(SELF), ray=RayState()), node("gpu-1", 2, ray=RayState())]
+    assert failing(examine(seen_by("head", *nodes))) == [("ray_head_answers", "head")]
+
+
+def test_a_mesh_without_ray_is_healthy() -> None:
+    nodes = [node("head", 1, "head", Path(SELF), ray=RayState()), node("gpu-1", 2, ray=RayState())]
+    status = Status("lab", 7, "head", True, tuple(nodes))
+    assert failing(examine(Facts(status=status))) == []
+
+
+def test_one_node_only() -> None:
+    report = examine(seen_by("gpu-1", HEAD, ME, OTHER), "gpu-2")
+    assert {check.node for check in report} == {"", "gpu-2"}
+    with pytest.raises(MeshrayError, match="no node 'gpu-9'"):
+        examine(seen_by("gpu-1", HEAD, ME, OTHER), "gpu-9")
+
+
+def test_json_has_the_fields_that_scripts_rely_on() -> None:
+    entry = examine(seen_by("gpu-1", HEAD, ME))[0].to_json()
+    assert {"code", "title", "status", "node", "evidence", "fix"} <= entry.keys()
+    assert entry["node"] is None
