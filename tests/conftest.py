@@ -1,0 +1,116 @@
+"""Sorts tests into tiers (see `tests.tiers`), skips what this machine cannot run, and says so in a closing table.
+
+A tier whose capability is missing is skipped; with CI=true or --require-all that makes the whole run fail.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from tests.lab.world import World
+from tests.tiers import TIERS, Tier, tier_of
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-all", action="store_true", help="fail where a tier cannot run on this machine (also: CI=true)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for tier in TIERS:
+        config.addinivalue_line("markers", f"{tier.name}: a test of this tier, by its folder (see tests/tiers.py)")
+    strict = config.getoption("--require-all") or os.environ.get("CI") == "true"
+    config.pluginmanager.register(TierPlugin(strict=strict), "meshray-tiers")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for world in World.standing:
+            report.sections.append((f"hosts of {world.name}", world.logs()))
+    return report
+
+
+@dataclass
+class TierResult:
+    """How one tier went. `missing` names the capability that the machine lacks for it."""
+
+    missing: str
+    outcomes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.outcomes.items()))
+        return f"{self.seconds:6.1f} s  {counts}"
+
+
+class TierPlugin:
+    """Marks, orders, skips and counts the tests by tier."""
+
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
+        self._results: dict[str, TierResult] = {}
+        self._tier_by_test: dict[str, Tier] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: _rank(item.path))
+        for item in items:
+            tier = tier_of(item.path)
+            if tier is None:
+                continue
+            self._tier_by_test[item.nodeid] = tier
+            item.add_marker(tier.name)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(tier.timeout_s))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly:
+            return
+        # Only tiers of which something is left after -k, -m and the like are looked into: that takes a moment.
+        for item in session.items:
+            tier = self._tier_by_test.get(item.nodeid)
+            if tier is None:
+                continue
+            if tier.name not in self._results:
+                self._results[tier.name] = TierResult(tier.missing())
+            if self._results[tier.name].missing:
+                item.add_marker(pytest.mark.skip(reason=f"missing: {self._results[tier.name].missing}"))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        tier = self._tier_by_test.get(report.nodeid)
+        if tier is None:
+            return
+        result = self._results[tier.name]
+        result.seconds += report.duration
+        if report.when == "call" or not report.passed:
+            result.outcomes[report.outcome] += 1
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._strict and any(result.missing for result in self._results.values()):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        if not self._results:
+            return
+        terminalreporter.section("tiers")
+        for name, result in self._results.items():
+            if result.missing and self._strict:
+                terminalreporter.line(f"{name:9} FAILED: this machine lacks {result.missing}", red=True)
+            elif result.missing:
+                terminalreporter.line(f"{name:9} skipped: this machine lacks {result.missing}", yellow=True)
+            else:
+                terminalreporter.line(f"{name:9} {result}", red=result.outcomes["failed"] > 0)
+
+
+def _rank(path: Path) -> int:
+    tier = tier_of(path)
+    return TIERS.index(tier) if tier else -1

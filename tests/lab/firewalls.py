@@ -1,0 +1,69 @@
+"""Rules of NAT routers and of hosts that let nothing in, as text for `nft -f -` and as commands."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+#: easy: the mapping keeps the source port, so whoever learnt it from one peer can use it for another.
+#: symmetric: another port for every destination.
+NatKind = Literal["easy", "symmetric"]
+#: Which tool a host's firewall is made with.
+FirewallKind = Literal["nft", "iptables", "ufw"]
+
+_MASQUERADE = {"easy": "masquerade", "symmetric": "masquerade random,fully-random"}
+
+
+def nat_rules(kind: NatKind, *, wan: str = "wan", lan: str = "lan") -> str:
+    """A home router: the LAN may call out, nothing new comes in.
+
+    New packets on the WAN side are dropped, not rejected: a rejected packet leaves a conntrack entry behind which makes
+    the next outgoing mapping take another port, unlike home routers do.
+    """
+    return f"""
+table inet router {{
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iifname "{wan}" ct state new drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+        iifname "{lan}" oifname "{wan}" accept
+    }}
+}}
+table ip router_nat {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname "{wan}" {_MASQUERADE[kind]}
+    }}
+}}
+"""
+
+
+_NFT_DROP_INBOUND = """nft -f - <<'RULES'
+table inet host_firewall {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        iifname "lo" accept
+        ct state established,related accept
+    }
+}
+RULES"""
+_IPTABLES_DROP_INBOUND = """set -e
+for tables in iptables ip6tables; do
+    $tables -A INPUT -i lo -j ACCEPT
+    $tables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+    $tables -P INPUT DROP
+done"""
+# The machine's own ufw configuration came along with /etc: start from what the package ships.
+_UFW_DROP_INBOUND = """set -e
+ufw --force reset
+ufw default deny incoming
+ufw --force enable"""
+
+#: Shell text that makes a host drop whatever comes in by itself (ping included, except with ufw, which lets ping in).
+DROP_INBOUND: dict[FirewallKind, str] = {
+    "nft": _NFT_DROP_INBOUND,
+    "iptables": _IPTABLES_DROP_INBOUND,
+    "ufw": _UFW_DROP_INBOUND,
+}

@@ -1,0 +1,313 @@
+"""One host of a world: a machine of its own as far as network, processes, names and changeable files go.
+
+It shares the programs of the real machine, read from the same disk. /etc is a copy of its own, and /tmp, /run,
+/dev/shm, /home, /root, /var/lib and /var/log are empty ones that end with it. What a command in it writes elsewhere
+lands on the real machine.
+
+    head.run(["ip", "-br", "address"]).stdout
+    agent = head.popen(["meshray", "init", "--block"])
+    head.wait_until(lambda: head.path("/run/meshray/agent.sock").exists(), 10, "the agent's socket")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.lab.firewalls import DROP_INBOUND, FirewallKind
+from tests.lab.waiting import wait_until
+
+T = TypeVar("T")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+#: An ordinary user that every host knows, for `run(..., user=PERSON)`.
+PERSON = "ada"
+PERSON_UID = 61234
+#: What a host has of its own, beside /etc.
+PRIVATE_FOLDERS = ("/tmp", "/var/tmp", "/run", "/dev/shm", "/home", "/root", "/var/lib", "/var/log")
+#: Where meshray and Ray write what one wants to read after a failure.
+LOG_GLOBS = ("/var/lib/meshray/log/*.log", "/tmp/ray/session_latest/logs/raylet.err", "/tmp/ray/*/logs/gcs_server.err")
+#: How much of each log is shown.
+LOG_TAIL_BYTES = 4000
+#: How long a command may take unless it is told otherwise, seconds.
+COMMAND_DEADLINE_S = 60
+
+
+class CommandError(AssertionError):
+    """A command in a host failed, or did not end in time."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> Any:
+        """Standard output, read as JSON."""
+        return json.loads(self.stdout)
+
+
+class HostProcess:
+    """A command that runs in a host until it ends, is stopped, or the host ends. Its output goes to a file."""
+
+    def __init__(self, entered: subprocess.Popen[bytes], log: Path) -> None:
+        self._entered = entered
+        self._log = log
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far, both streams."""
+        return self._log.read_text(errors="replace")
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs, -N when signal N ended it."""
+        return self._entered.poll()
+
+    def send_signal(self, number: int) -> None:
+        """To the command itself; nothing where it has already ended."""
+        for pid in _children(self._entered.pid):
+            os.kill(pid, number)
+
+    def wait(self, deadline_s: float) -> int:
+        """Until it has ended; its exit status."""
+        try:
+            return self._entered.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            raise CommandError(f"{self._log.name}: still runs after {deadline_s:g} s\n{self.output}") from None
+
+    def stop(self, deadline_s: float = 10) -> int:
+        """SIGTERM, and SIGKILL when that did not help in time; its exit status."""
+        self.send_signal(signal.SIGTERM)
+        try:
+            return self._entered.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            self.send_signal(signal.SIGKILL)
+            return self._entered.wait(deadline_s)
+
+
+class Host:
+    """See the module's text. Made by `World.host` and `World.router`."""
+
+    def __init__(self, name: str, run_id: str, folder: Path) -> None:
+        self.name = name
+        #: Its address on the first network it was connected to.
+        self.address = IPv4Address("0.0.0.0")
+        #: Added to the environment of every command in this host.
+        self.environment: dict[str, str] = {}
+        self._folder = folder
+        self._count = 0
+        self._init, self.pid = _start_first_process(name, f"{run_id}-{name}", folder)
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name} {self.address}>"
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        check: bool = True,
+        deadline_s: float = COMMAND_DEADLINE_S,
+        stdin: str = "",
+        user: str = "root",
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path = "/",
+    ) -> Result:
+        """Runs a command to its end.
+
+        Args:
+            check: whether a non-zero exit status is an error.
+
+        Raises:
+            CommandError: it failed (with `check`), or was not done in time and was killed.
+        """
+        words = [str(word) for word in argv]
+        process = subprocess.Popen(
+            self._enter(words, user, cwd),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=self._env(user, env),
+            start_new_session=True,
+        )
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=deadline_s)
+        except BaseException as error:
+            # Out of time, or Ctrl-C: the command must not outlive its caller.
+            os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            stdout, stderr = process.communicate()
+            ended = f"not done after {deadline_s:g} s"
+            raise CommandError(_told(self.name, words, ended, stdout, stderr)) from None
+        if check and process.returncode:
+            raise CommandError(_told(self.name, words, f"exit status {process.returncode}", stdout, stderr))
+        return Result(process.returncode, stdout, stderr)
+
+    def shell(self, text: str, **options: Any) -> Result:
+        """`run` of a piece of shell."""
+        return self.run(["sh", "-c", text], **options)
+
+    def popen(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        name: str = "",
+        user: str = "root",
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path = "/",
+    ) -> HostProcess:
+        """Starts a command and goes on; its output goes to a file that `logs` shows under this name."""
+        words = [str(word) for word in argv]
+        self._count += 1
+        log = self._folder / f"{self._count:02}-{name or Path(words[0]).name}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                self._enter(words, user, cwd),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=self._env(user, env),
+                start_new_session=True,
+            )
+        return HostProcess(process, log)
+
+    def path(self, path: str | Path) -> Path:
+        """A file of this host, seen from here; no part of it may be a link to an absolute path (/var/run is one)."""
+        return Path(f"/proc/{self.pid}/root") / str(path).lstrip("/")
+
+    def logs(self) -> str:
+        """The ends of what its commands printed, and of meshray's and Ray's logs."""
+        files = sorted(self._folder.glob("*.log"))
+        for pattern in LOG_GLOBS:
+            files += sorted(self.path("/").glob(pattern.lstrip("/")))
+        return "\n".join(f"--- {self.name}: {file}\n{_tail(file)}" for file in files)
+
+    def wait_until(self, condition: Callable[[], T], deadline_s: float, what: str) -> T:
+        """`waiting.wait_until` that shows this host's logs when it was in vain."""
+        return wait_until(condition, deadline_s, f"{what} on {self.name}", evidence=self.logs)
+
+    def can_reach(self, address: str | IPv4Address, deadline_s: float = 1) -> bool:
+        """Whether one of two pings comes back."""
+        ping = ["ping", "-n", "-c", "2", "-i", "0.2", "-W", f"{deadline_s:g}", str(address)]
+        return self.run(ping, check=False).returncode == 0
+
+    def drop_inbound(self, kind: FirewallKind = "nft") -> None:
+        """Lets nothing in that this host did not ask for."""
+        self.shell(DROP_INBOUND[kind])
+
+    def end(self) -> None:
+        """Like pulling the plug: every process of the host is killed, its network and files are gone."""
+        stdin, stdout = self._init.stdin, self._init.stdout
+        assert stdin
+        assert stdout
+        stdin.close()
+        stdout.close()
+        try:
+            self._init.wait(10)
+        except subprocess.TimeoutExpired:
+            self._init.kill()
+            self._init.wait()
+
+    def _enter(self, argv: list[str], user: str, cwd: str | Path) -> list[str]:
+        become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
+        namespaces = ["nsenter", f"--target={self.pid}", "--net", "--pid", "--mount", "--uts", "--ipc", "--"]
+        return [*namespaces, *become, "env", f"--chdir={cwd}", *argv]
+
+    def _env(self, user: str, more: Mapping[str, str] | None) -> dict[str, str]:
+        home = "/root" if user == "root" else f"/home/{user}"
+        programs = f"{Path(sys.prefix) / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        return {
+            "PATH": programs,
+            "HOME": home,
+            "USER": user,
+            "LOGNAME": user,
+            "LANG": "C.UTF-8",
+            "TERM": "dumb",
+            # There is nobody to report to in here, and Ray would wait for the answer.
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **self.environment,
+            **(more or {}),
+        }
+
+
+def _start_first_process(name: str, marker: str, folder: Path) -> tuple[subprocess.Popen[str], int]:
+    stage = folder / "stage"
+    stage.mkdir()
+    namespaces = ["unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "--kill-child", "--"]
+    process = subprocess.Popen(
+        [*namespaces, sys.executable, "-I", str(REPOSITORY / "tests/lab/init.py"), marker],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Ctrl-C in a terminal reaches the whole foreground group: the world ends its hosts itself.
+        start_new_session=True,
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    process.stdin.write(json.dumps(_furniture(name, stage)) + "\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        raise CommandError(f"host {name} could not be made:\n{process.stderr.read()}")
+    process.stderr.close()
+    return process, int(answer)
+
+
+def _furniture(name: str, stage: Path) -> dict[str, Any]:
+    """What `tests.lab.init` reads."""
+    return {
+        "hostname": name,
+        "stage": str(stage),
+        "private": PRIVATE_FOLDERS,
+        # Seen through the private folders: this checkout, its environment, the interpreter.
+        "keep": sorted({str(REPOSITORY), sys.prefix, sys.base_prefix}),
+        "files": {
+            "hostname": f"{name}\n",
+            # Ray takes tens of seconds longer to start where a machine's own name does not resolve…
+            "hosts": f"127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost\n",
+            # …or where a name server does not answer: this one refuses at once.
+            "resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+        },
+        "more_lines": {
+            "passwd": f"{PERSON}:x:{PERSON_UID}:{PERSON_UID}::/home/{PERSON}:/bin/sh\n",
+            "group": f"{PERSON}:x:{PERSON_UID}:\n",
+        },
+        "homes": [f"/home/{PERSON}"],
+        "person_uid": PERSON_UID,
+    }
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _tail(file: Path) -> str:
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        return str(error)
+    return ("…" if len(text) > LOG_TAIL_BYTES else "") + text[-LOG_TAIL_BYTES:].decode(errors="replace")
+
+
+def _told(host: str, words: Sequence[str], ended: str, stdout: str, stderr: str) -> str:
+    return f"on {host}: {shlex.join(words)}: {ended}\n{stdout}{stderr}"

@@ -1,0 +1,94 @@
+"""Names by which a run's things are recognised, and the removal of what dead runs left.
+
+Every host of a run dies with the run: its first process ends when the pipe from the run closes, and the kernel ends
+the rest. What a killed run can leave is its folder of logs; the sweep removes it, and any process that outlived it all
+the same.
+
+>>> RunId.parse("meshray-lab-4711-99-two-nats")
+RunId(pid=4711, started=99)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "meshray-lab"
+_PATTERN = re.compile(rf"^{PREFIX}-(\d+)-(\d+)(?:-|$)")
+
+
+@dataclass(frozen=True)
+class RunId:
+    """The process that owns a world.
+
+    Attributes:
+        pid: its process id.
+        started: when it started, in clock ticks since boot, because process ids are used again.
+    """
+
+    pid: int
+    started: int
+
+    @classmethod
+    def mine(cls) -> RunId:
+        """This process."""
+        return cls(os.getpid(), _start_ticks(os.getpid()) or 0)
+
+    @classmethod
+    def parse(cls, name: str) -> RunId | None:
+        """From a name that begins with a run id; None for any other."""
+        found = _PATTERN.match(name)
+        return cls(int(found[1]), int(found[2])) if found else None
+
+    def __str__(self) -> str:
+        return f"{PREFIX}-{self.pid}-{self.started}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the owner still runs."""
+        return _start_ticks(self.pid) == self.started
+
+
+def sweep() -> list[str]:
+    """Ends the processes and removes the folders of dead runs; says what it found."""
+    found = []
+    for pid, name in _first_processes():
+        if _is_dead(name):
+            os.kill(pid, signal.SIGKILL)
+            found.append(f"process {pid} of {name}")
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*"):
+        if _is_dead(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+            found.append(str(folder))
+    return found
+
+
+def _is_dead(name: str) -> bool:
+    run = RunId.parse(name)
+    return run is not None and not run.alive
+
+
+def _first_processes() -> Iterator[tuple[int, str]]:
+    """First processes of hosts: (pid, the name that `tests.lab.host` gave as the last argument)."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        except OSError:
+            continue
+        if len(words) > 1 and words[-2].endswith("/tests/lab/init.py") and RunId.parse(words[-1]):
+            yield int(folder.name), words[-1]
+
+
+def _start_ticks(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The second field is the program's name in parentheses and may hold anything; starttime is field 22.
+    return int(stat.rpartition(")")[2].split()[19])

@@ -1,0 +1,54 @@
+"""The networks that several tests share.
+
+one_of_each: what `make demo` shows.
+
+               switch wan 203.0.113.0/24
+        ┌─────────────┼──────────────┐
+      head         walled           nat    port-keeping NAT: nothing new comes in
+  203.0.113.10  203.0.113.20    203.0.113.30
+                drops all            │ switch nat-lan 192.168.7.0/24
+                inbound            nested
+                                192.168.7.10
+
+    with World("demo") as world:
+        cluster = one_of_each(world)
+        cluster.head.run(["meshray", "init"])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.lab.firewalls import FirewallKind, NatKind
+from tests.lab.host import Host
+from tests.lab.world import World
+
+
+@dataclass(frozen=True)
+class OneOfEach:
+    """A head that can be reached, a worker whose firewall lets nothing in, a worker behind a NAT."""
+
+    head: Host
+    walled: Host
+    nested: Host
+
+    @property
+    def workers(self) -> tuple[Host, Host]:
+        """All but the head."""
+        return (self.walled, self.nested)
+
+    @property
+    def nodes(self) -> tuple[Host, Host, Host]:
+        """The head first."""
+        return (self.head, *self.workers)
+
+
+def one_of_each(world: World, *, firewall: FirewallKind = "nft", nat: NatKind = "easy") -> OneOfEach:
+    """See the module's text."""
+    wan = world.switch("wan", "203.0.113.0/24")
+    head = world.host("head", wan, "203.0.113.10")
+    walled = world.host("walled", wan, "203.0.113.20")
+    walled.drop_inbound(firewall)
+    router = world.router("nat", wan, "203.0.113.30", lan="192.168.7.0/24", kind=nat)
+    nested = world.host("nested", router.lan, "192.168.7.10")
+    return OneOfEach(head, walled, nested)

@@ -1,0 +1,194 @@
+"""A small internet on one machine: hosts, switches and NAT routers, made of namespaces and gone without a trace.
+
+               switch wan 203.0.113.0/24
+          ┌───────────┴──────────┐
+        head                   nat-b      a router: new packets from wan are dropped
+     203.0.113.10           203.0.113.30
+                                 │ switch nat-b-lan 192.168.7.0/24
+                                 b
+                            192.168.7.10
+
+    with World("one-nat") as world:
+        wan = world.switch("wan", "203.0.113.0/24")
+        head = world.host("head", wan, "203.0.113.10")
+        nat = world.router("nat-b", wan, "203.0.113.30", lan="192.168.7.0/24", kind="easy")
+        b = world.host("b", nat.lan, "192.168.7.10")
+        assert b.can_reach(head.address)
+        assert not head.can_reach(b.address)
+
+All bridges stand in one namespace, nothing is ever made in the machine's own network, and there is no way out. Needs
+root.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import ClassVar, TypeVar
+
+from tests.lab.firewalls import NatKind, nat_rules
+from tests.lab.host import CommandError, Host
+from tests.lab.leftovers import RunId, sweep
+from tests.lab.waiting import wait_until
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One Ethernet segment.
+
+    Attributes:
+        gateway: what hosts on it take for their default route; None: there is nothing beyond.
+    """
+
+    name: str
+    network: IPv4Network
+    gateway: IPv4Address | None = None
+
+
+@dataclass(frozen=True)
+class Router:
+    """A NAT router: a host between two switches, and the switch behind it."""
+
+    host: Host
+    lan: Switch
+    kind: NatKind
+
+
+class World:
+    """Makes hosts and what is between them; all of it ends with the `with` block, however that ends.
+
+    Attributes:
+        hosts: by name, routers included.
+    """
+
+    #: Those that stand now, for whoever wants to show their logs.
+    standing: ClassVar[list[World]] = []
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hosts: dict[str, Host] = {}
+        self._id = f"{RunId.mine()}-{name}"
+        self._folder: Path | None = None
+        self._cables: Host | None = None
+        self._ports = 0
+        self._sigterm: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
+
+    def __enter__(self) -> World:
+        sweep()
+        if threading.current_thread() is threading.main_thread():
+            self._sigterm = signal.signal(signal.SIGTERM, _end_like_ctrl_c)
+        World.standing.append(self)
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix=f"{self._id}-"))
+            self._cables = self._new_host("cables")
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # With Ctrl-C nobody wants to read logs; a DeadlineError has them in its text.
+        if isinstance(error, Exception):
+            print(self.logs(), file=sys.stderr)
+        self.end()
+
+    def switch(self, name: str, network: str, *, gateway: str = "") -> Switch:
+        """A new switch; hosts on it have a default route if a gateway is given."""
+        self._cable(f"link add {name} type bridge\nlink set {name} up\n")
+        return Switch(name, IPv4Network(network), IPv4Address(gateway) if gateway else None)
+
+    def host(self, name: str, switch: Switch, address: str) -> Host:
+        """A new host with this address on this switch (interface eth0)."""
+        host = self._add_host(name)
+        self.connect(host, switch, address, interface="eth0")
+        return host
+
+    def connect(self, host: Host, switch: Switch, address: str, *, interface: str) -> None:
+        """Plugs a host into a (further) switch."""
+        own = IPv4Interface(f"{address}/{switch.network.prefixlen}")
+        self._ports += 1
+        port = f"port{self._ports}"
+        self._cable(
+            f"link add {port} type veth peer name {interface} netns {host.pid}\n"
+            f"link set {port} master {switch.name} up\n"
+        )
+        lines = [f"address add {own} dev {interface}", f"link set {interface} up"]
+        if switch.gateway:
+            lines.append(f"route add default via {switch.gateway}")
+        host.run(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
+        if host.address.is_unspecified:
+            host.address = own.ip
+
+    def router(self, name: str, wan: Switch, address: str, *, lan: str, kind: NatKind = "easy") -> Router:
+        """A new router (interfaces wan and lan) with a new switch behind it, on which it has the first address."""
+        host = self._add_host(name)
+        inside = IPv4Network(lan)
+        gateway = str(inside[1])
+        behind = self.switch(f"{name}-lan", lan, gateway=gateway)
+        self.connect(host, wan, address, interface="wan")
+        # The router itself is no customer of its own gateway.
+        self.connect(host, Switch(behind.name, inside), gateway, interface="lan")
+        host.shell("echo 1 > /proc/sys/net/ipv4/ip_forward")
+        host.run(["nft", "-f", "-"], stdin=nat_rules(kind))
+        return Router(host, behind, kind)
+
+    def wait_until(self, condition: Callable[[], T], deadline_s: float, what: str) -> T:
+        """`waiting.wait_until` that shows every host's logs when it was in vain."""
+        return wait_until(condition, deadline_s, what, evidence=self.logs)
+
+    def logs(self) -> str:
+        """The logs of all hosts."""
+        return "\n".join(filter(None, (host.logs() for host in self.hosts.values())))
+
+    def end(self) -> None:
+        """Ends all hosts and removes their folders. Idempotent."""
+        for host in [*self.hosts.values(), *filter(None, [self._cables])]:
+            host.end()
+        self.hosts.clear()
+        self._cables = None
+        if self._folder:
+            shutil.rmtree(self._folder)
+            self._folder = None
+        if self._sigterm is not None:
+            signal.signal(signal.SIGTERM, self._sigterm)
+            self._sigterm = None
+        if self in World.standing:
+            World.standing.remove(self)
+
+    def _add_host(self, name: str) -> Host:
+        if name in self.hosts:
+            raise ValueError(f"{self.name} already has a host {name}")
+        self.hosts[name] = self._new_host(name)
+        return self.hosts[name]
+
+    def _new_host(self, name: str) -> Host:
+        if self._folder is None:
+            raise RuntimeError(f"world {self.name} does not stand: use it in a with statement")
+        folder = self._folder / name
+        folder.mkdir()
+        return Host(name, self._id, folder)
+
+    def _cable(self, lines: str) -> None:
+        assert self._cables
+        # Only the network is entered: `netns PID` is then read as a process id of this machine.
+        command = ["nsenter", f"--target={self._cables.pid}", "--net", "--", "ip", "-batch", "-"]
+        done = subprocess.run(command, input=lines, text=True, capture_output=True, check=False, timeout=30)
+        if done.returncode:
+            raise CommandError(f"{done.stderr}{lines}")
+
+
+def _end_like_ctrl_c(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,105 @@
+"""The tiers of tests, a folder each, fast ones first, and what a machine needs for each.
+
+    unit       pure: no sockets, no waiting
+    mesh       a real coordinator and many real agents in one process, on fake devices
+    lab        namespaces as hosts, real WireGuard, real Ray
+    vm         kernel WireGuard under a real kernel
+    container  a real container engine
+
+`conftest.py` marks every test with its tier, skips a tier whose capability is missing, and prints the table of tiers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A folder of tests.
+
+    Attributes:
+        timeout_s: what no test of it may take longer than, its fixtures included, unless it is marked otherwise.
+        missing: names the capability that this machine lacks for it, empty if it lacks none.
+    """
+
+    name: str
+    timeout_s: int
+    missing: Callable[[], str]
+
+
+def _lab_misses() -> str:
+    if os.geteuid() != 0:
+        return "root"
+    programs = {
+        "ip": "iproute2",
+        "nft": "nftables",
+        "iptables": "iptables",
+        "wg": "wireguard-tools",
+        "ping": "iputils-ping",
+    }
+    packages = [package for program, package in programs.items() if not _program(program)]
+    if packages:
+        return f"programs (apt-get install {' '.join(packages)})"
+    namespaces = ["unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork"]
+    if not _works([*namespaces, "true"]):
+        return "namespaces (unshare is not permitted here)"
+    if not _works([*namespaces, "ip", "tuntap", "add", "meshray-probe", "mode", "tun"]):
+        return "/dev/net/tun"
+    by_kernel = _works([*namespaces, "ip", "link", "add", "meshray-probe", "type", "wireguard"])
+    if not by_kernel and not _program("wireguard-go"):
+        return "WireGuard in the kernel, or wireguard-go (apt-get install wireguard-go)"
+    if importlib.util.find_spec("ray") is None:
+        return "Ray (pip install 'meshray[ray]')"
+    return ""
+
+
+def _vm_misses() -> str:
+    from tests.vm import machine
+
+    try:
+        machine.find()
+    except machine.MissingError as missing:
+        return str(missing)
+    return ""
+
+
+def _container_misses() -> str:
+    if not _program("docker"):
+        return "Docker (apt-get install docker.io)"
+    return "" if _works(["docker", "info"]) else "a running Docker engine"
+
+
+TIERS = (
+    Tier("unit", 20, str),
+    Tier("mesh", 60, str),
+    Tier("lab", 240, _lab_misses),
+    Tier("vm", 600, _vm_misses),
+    Tier("container", 600, _container_misses),
+)
+
+
+def tier_of(path: Path) -> Tier | None:
+    """The tier of a test file, by its folder under tests/."""
+    here = Path(__file__).parent
+    folder = path.relative_to(here).parts[0] if here in path.parents else ""
+    return next((tier for tier in TIERS if tier.name == folder), None)
+
+
+def _program(name: str) -> str | None:
+    path = f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return shutil.which(name, path=path)
+
+
+def _works(argv: list[str]) -> bool:
+    try:
+        return subprocess.run(argv, capture_output=True, check=False, timeout=30).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
