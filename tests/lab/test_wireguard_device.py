@@ -153,8 +153,7 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
             (host.folder / "run").mkdir()
             host.run("ip", "link", "set", "lo", "up")
         subprocess.run(
-            ["ip", "link", "add", "wan", "netns", str(one.pid), "type", "veth"]
-            + ["peer", "name", "wan", "netns", str(two.pid)],
+            f"ip link add wan netns {one.pid} type veth peer name wan netns {two.pid}".split(),
             check=True,
             timeout=10,
         )
@@ -180,7 +179,8 @@ def _holder() -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
     )
     assert holder.stdout is not None
-    assert holder.stdout.readline() == b"ready\n"
+    with holder.stdout as output:
+        assert output.readline() == b"ready\n"
     return holder
 
 

@@ -1,0 +1,128 @@
+"""What a WireGuard device is to meshray: a state to read, steps to apply, and the way to be rid of it.
+
+device = open_device("meshray0", home)
+device.apply(plan(device.read(), desired))     # now it is as desired
+assert plan(device.read(), desired) == ()      # and a second time there is nothing to do
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from typing import TYPE_CHECKING, Protocol
+
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
+from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
+
+if TYPE_CHECKING:
+    from meshray.wireguard.plan import Step
+
+
+@dataclass(frozen=True)
+class PeerConfig:
+    """What a device should know of one peer.
+
+    Attributes:
+        allowed_ips: what is routed to the peer and accepted from it. One address range belongs to one peer only.
+        endpoint: an IP address and port; None keeps what WireGuard learnt by itself (roaming).
+        keepalive_s: seconds between keepalives, 0 for none.
+    """
+
+    public_key: PublicKey
+    allowed_ips: frozenset[IPv4Network]
+    preshared_key: PresharedKey | None = None
+    endpoint: Endpoint | None = None
+    keepalive_s: int = 0
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and self.endpoint.ip is None:
+            raise MeshrayError(
+                "bad_endpoint", f"WireGuard wants an IP address as endpoint, not the name {self.endpoint.host!r}"
+            )
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """A device as it should be.
+
+    Attributes:
+        listen_port: UDP port; 0 leaves the choice to the system.
+        addresses: of the interface; the first one in a network is the source of what is sent there.
+        mtu: bytes of an inner packet.
+
+    Raises:
+        MeshrayError: two peers claim one address range; WireGuard would give it to the later one silently.
+    """
+
+    private_key: PrivateKey
+    listen_port: int
+    addresses: tuple[IPv4Interface, ...]
+    mtu: int
+    peers: Mapping[PublicKey, PeerConfig]
+
+    def __post_init__(self) -> None:
+        owners: dict[IPv4Network, PublicKey] = {}
+        for key, peer in self.peers.items():
+            for network in peer.allowed_ips:
+                if owners.setdefault(network, key) != key:
+                    raise MeshrayError("bad_device", f"{network} is claimed by two peers: {owners[network]} and {key}")
+
+
+@dataclass(frozen=True)
+class PeerState:
+    """A peer as the device has it.
+
+    Attributes:
+        config: with the endpoint that WireGuard uses now.
+        last_handshake: unix time in seconds, None where there was none.
+        rx_bytes: received from the peer since it was added, as WireGuard counts.
+        tx_bytes: sent to it.
+    """
+
+    config: PeerConfig
+    last_handshake: float | None = None
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """A device as it is. ``listen_port`` is 0 where none was chosen yet."""
+
+    private_key: PrivateKey | None
+    listen_port: int
+    addresses: tuple[IPv4Interface, ...]
+    mtu: int
+    up: bool
+    peers: Mapping[PublicKey, PeerState]
+
+
+class Device(Protocol):
+    """One WireGuard interface. All methods block; call them in a thread.
+
+    Attributes:
+        name: of the interface.
+        kind: ``kernel``, ``userspace`` or ``fake``.
+    """
+
+    name: str
+    kind: str
+
+    def read(self) -> DeviceState | None:
+        """The present state, None where there is no such device.
+
+        Raises:
+            MeshrayError: code ``foreign_interface`` where the name belongs to something that meshray did not make.
+        """
+
+    def apply(self, steps: Sequence[Step]) -> None:
+        """Takes the steps in turn and stops at the first that fails.
+
+        Raises:
+            MeshrayError: names the interface, the step and the cause.
+        """
+
+    def remove(self) -> None:
+        """Removes the device and all that belongs to it; nothing happens where there is none."""

@@ -1,0 +1,156 @@
+"""A WireGuard device in memory that behaves as the real ones do, for tests.
+
+>>> device = FakeDevice("meshray0")
+>>> device.apply(plan(device.read(), desired))
+>>> device.hear(peer_key, now=1000.0, endpoint=Endpoint("203.0.113.7", 40000), rx_bytes=148)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Interface
+
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
+from meshray.model.keys import PublicKey
+from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.plan import (
+    AddAddress,
+    AddPeer,
+    CreateDevice,
+    RemoveAddress,
+    RemovePeer,
+    SetListenPort,
+    SetMtu,
+    SetPrivateKey,
+    SetUp,
+    Step,
+    UpdatePeer,
+)
+
+#: What a new interface has before anyone sets it.
+_NEW = DeviceState(private_key=None, listen_port=0, addresses=(), mtu=1420, up=False, peers={})
+#: What the system picks when a device without a port comes up.
+_RANDOM_PORT = 54321
+
+
+@dataclass
+class FakeDevice:
+    """Keeps to the rules of `Device`.
+
+    Attributes:
+        state: what `read` gives; tests may change it behind meshray's back.
+        applied: every step that was taken, in order.
+        failing: raised by every call while it is set.
+    """
+
+    name: str = "meshray0"
+    kind: str = "fake"
+    state: DeviceState | None = None
+    applied: list[Step] = field(default_factory=list)
+    failing: MeshrayError | None = None
+
+    def read(self) -> DeviceState | None:
+        """See `Device.read`."""
+        self._fail()
+        return self.state
+
+    def apply(self, steps: Sequence[Step]) -> None:
+        """See `Device.apply`."""
+        for step in steps:
+            self._fail()
+            self.state = _after(self.state, step)
+            self.applied.append(step)
+
+    def remove(self) -> None:
+        """See `Device.remove`."""
+        self._fail()
+        self.state = None
+
+    def hear(
+        self,
+        public_key: PublicKey,
+        *,
+        now: float,
+        endpoint: Endpoint | None = None,
+        rx_bytes: int = 0,
+        tx_bytes: int = 0,
+    ) -> None:
+        """A handshake with the peer at ``now``, from ``endpoint``; the byte counts are added."""
+        state = _existing(self.state)
+        peer = state.peers[public_key]
+        config = replace(peer.config, endpoint=endpoint or peer.config.endpoint)
+        heard = PeerState(config, now, peer.rx_bytes + rx_bytes, peer.tx_bytes + tx_bytes)
+        self.state = replace(state, peers={**state.peers, public_key: heard})
+
+    def _fail(self) -> None:
+        if self.failing is not None:
+            raise self.failing
+
+
+def _existing(state: DeviceState | None) -> DeviceState:
+    if state is None:
+        raise MeshrayError("no_device", "the fake device was not created")
+    return state
+
+
+def _after(state: DeviceState | None, step: Step) -> DeviceState:
+    if isinstance(step, CreateDevice):
+        if state is not None:
+            raise MeshrayError("device_failed", "the fake device is there already")
+        return _NEW
+    if isinstance(step, (AddPeer, UpdatePeer, RemovePeer)):
+        return _after_peer_step(_existing(state), step)
+    return _after_interface_step(_existing(state), step)
+
+
+def _after_interface_step(
+    state: DeviceState, step: SetPrivateKey | SetListenPort | SetMtu | AddAddress | RemoveAddress | SetUp
+) -> DeviceState:
+    match step:
+        case SetPrivateKey(key):
+            return replace(state, private_key=key)
+        case SetListenPort(port):
+            return replace(state, listen_port=port)
+        case SetMtu(mtu):
+            return replace(state, mtu=mtu)
+        case SetUp():
+            return replace(state, up=True, listen_port=state.listen_port or _RANDOM_PORT)
+        case AddAddress(address):
+            return replace(state, addresses=tuple(dict.fromkeys((*state.addresses, address))))
+        case RemoveAddress(address):
+            return replace(state, addresses=_without(state.addresses, address))
+
+
+def _without(addresses: tuple[IPv4Interface, ...], removed: IPv4Interface) -> tuple[IPv4Interface, ...]:
+    primary = next((address for address in addresses if address.network == removed.network), None)
+    if removed == primary:
+        return tuple(address for address in addresses if address.network != removed.network)
+    return tuple(address for address in addresses if address != removed)
+
+
+def _after_peer_step(state: DeviceState, step: AddPeer | UpdatePeer | RemovePeer) -> DeviceState:
+    if isinstance(step, RemovePeer):
+        return replace(state, peers={key: peer for key, peer in state.peers.items() if key != step.public_key})
+    key = step.peer.public_key
+    if isinstance(step, AddPeer):
+        changed = PeerState(step.peer)
+    elif key in state.peers:
+        changed = replace(state.peers[key], config=_updated(state.peers[key].config, step))
+    else:
+        return state  # As WireGuard does: an update of a peer that is gone adds none.
+    # An address range has one owner: who gets it takes it away from who had it.
+    others = {
+        other: replace(peer, config=replace(peer.config, allowed_ips=peer.config.allowed_ips - step.peer.allowed_ips))
+        for other, peer in state.peers.items()
+    }
+    taken = others if isinstance(step, AddPeer) or "allowed_ips" in step.fields else dict(state.peers)
+    return replace(state, peers={**taken, key: changed})
+
+
+def _updated(config: PeerConfig, step: UpdatePeer) -> PeerConfig:
+    wanted = {name: getattr(step.peer, name) for name in step.fields}
+    if "allowed_ips" in step.fields and not step.replace_allowed_ips:
+        wanted["allowed_ips"] = config.allowed_ips | step.peer.allowed_ips
+    return replace(config, **wanted)

@@ -1,0 +1,227 @@
+"""WireGuard in the kernel, through generic netlink (pyroute2).
+
+    device = KernelDevice("meshray0", home)
+
+Values of netlink are turned into ours and back by small functions without I/O, which the unit tests cover.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Network, ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
+from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
+from meshray.settings import Home
+from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.link import Link, LinkTable, foreign_interface, links, mark_of, step_failed
+from meshray.wireguard.plan import (
+    AddAddress,
+    AddPeer,
+    CreateDevice,
+    RemoveAddress,
+    RemovePeer,
+    SetListenPort,
+    SetMtu,
+    SetPrivateKey,
+    SetUp,
+    Step,
+    UpdatePeer,
+)
+from meshray.wireguard.unmanaged import keep_unmanaged, release
+
+if TYPE_CHECKING:
+    from pyroute2.netlink.generic.wireguard import WireGuard
+
+#: The link type, as in `ip link add type wireguard`.
+LINK_KIND = "wireguard"
+#: All zeros stands for "no key" in both directions.
+_NO_KEY = bytes(KEY_BYTES)
+#: A netlink attribute holds 64 KiB; an allowed ip takes 28 bytes of one.
+_ALLOWED_IPS_AT_ONCE = 1000
+
+
+class KernelDevice:
+    """Keeps to `meshray.wireguard.device.Device`."""
+
+    kind = "kernel"
+
+    def __init__(self, name: str, home: Home) -> None:
+        self.name = name
+        self._mark = mark_of(home)
+
+    def read(self) -> DeviceState | None:
+        """See `Device.read`."""
+        with links() as table:
+            link = self._own_link(table)
+            if link is None:
+                return None
+            addresses = table.addresses(link)
+        with _wireguard() as wireguard:
+            messages = list(wireguard.info(self.name))
+        private, port, peers = device_values(messages)
+        return DeviceState(private, port, addresses, link.mtu, link.up, peers)
+
+    def apply(self, steps: Sequence[Step]) -> None:
+        """See `Device.apply`."""
+        if not steps:
+            return
+        with links() as table:
+            for step in steps:
+                try:
+                    self._take(table, step)
+                # pyroute2's NetlinkError is no OSError, and struct and type errors come from it as well.
+                except Exception as error:
+                    raise step_failed(self.name, step, error) from error
+
+    def remove(self) -> None:
+        """See `Device.remove`."""
+        with links() as table:
+            link = table.find(self.name)
+            if link is not None and self._is_ours(link):
+                table.delete(link)
+        release(self.name)
+
+    def _is_ours(self, link: Link) -> bool:
+        return link.kind == LINK_KIND and link.alias == self._mark
+
+    def _own_link(self, table: LinkTable) -> Link | None:
+        link = table.find(self.name)
+        if link is not None and not self._is_ours(link):
+            raise foreign_interface(link)
+        return link
+
+    def _take(self, table: LinkTable, step: Step) -> None:
+        if isinstance(step, CreateDevice):
+            self._create(table)
+            return
+        link = self._own_link(table)
+        if link is None:
+            raise MeshrayError("no_device", f"{self.name} has vanished")
+        match step:
+            case SetMtu(mtu):
+                table.set_mtu(link, mtu)
+            case AddAddress(address):
+                table.add_address(link, address)
+            case RemoveAddress(address):
+                table.remove_address(link, address)
+            case SetUp():
+                table.set_up(link)
+            case _:
+                with _wireguard() as wireguard:
+                    for arguments in set_arguments(step):
+                        wireguard.set(self.name, **arguments)
+
+    def _create(self, table: LinkTable) -> None:
+        keep_unmanaged(self.name)
+        table.create(self.name, LINK_KIND)
+        link = table.find(self.name)
+        if link is not None:
+            table.set_alias(link, self._mark)
+
+
+def _wireguard() -> WireGuard:
+    from pyroute2.netlink.generic.wireguard import WireGuard
+
+    return WireGuard()
+
+
+def set_arguments(
+    step: SetPrivateKey | SetListenPort | AddPeer | UpdatePeer | RemovePeer,
+) -> Iterator[dict[str, Any]]:
+    """What `WireGuard.set` is called with, once or several times, to carry out the step."""
+    match step:
+        case SetPrivateKey(key):
+            yield {"private_key": key.reveal()}
+        case SetListenPort(port):
+            yield {"listen_port": port}
+        case RemovePeer(public_key):
+            yield {"peer": {"public_key": str(public_key), "remove": True}}
+        case AddPeer(peer):
+            fields = ("preshared_key", "endpoint", "keepalive_s", "allowed_ips")
+            yield from _peer_arguments(peer, fields, update_only=False, replace=True)
+        case UpdatePeer(peer, fields, replace_allowed_ips):
+            yield from _peer_arguments(peer, fields, update_only=True, replace=replace_allowed_ips)
+
+
+def _peer_arguments(
+    peer: PeerConfig, fields: Sequence[str], *, update_only: bool, replace: bool
+) -> Iterator[dict[str, Any]]:
+    first: dict[str, Any] = {"public_key": str(peer.public_key), "update_only": update_only}
+    if "preshared_key" in fields:
+        secret = peer.preshared_key.raw if peer.preshared_key else _NO_KEY
+        first["preshared_key"] = b64encode(secret).decode("ascii")
+    if "endpoint" in fields and peer.endpoint is not None:
+        # A link-local zone is not carried by pyroute2.
+        first["endpoint_addr"] = peer.endpoint.host.partition("%")[0]
+        first["endpoint_port"] = peer.endpoint.port
+    if "keepalive_s" in fields:
+        first["persistent_keepalive"] = peer.keepalive_s
+    if "allowed_ips" not in fields:
+        yield {"peer": first}
+        return
+    texts = [str(network) for network in sorted(peer.allowed_ips)]
+    yield {"peer": {**first, "replace_allowed_ips": replace, "allowed_ips": texts[:_ALLOWED_IPS_AT_ONCE]}}
+    for start in range(_ALLOWED_IPS_AT_ONCE, len(texts), _ALLOWED_IPS_AT_ONCE):
+        more = texts[start : start + _ALLOWED_IPS_AT_ONCE]
+        yield {"peer": {"public_key": str(peer.public_key), "update_only": True, "allowed_ips": more}}
+
+
+def device_values(messages: Iterable[Any]) -> tuple[PrivateKey | None, int, dict[PublicKey, PeerState]]:
+    """Private key, listen port and peers out of the messages of one dump.
+
+    A dump of many peers comes in several messages, and a peer of many allowed ips is continued in the next one
+    (WG_CMD_GET_DEVICE of linux/wireguard.h).
+    """
+    private: PrivateKey | None = None
+    port = 0
+    peers: dict[PublicKey, PeerState] = {}
+    for message in messages:
+        raw = _key(message.get_attr("WGDEVICE_A_PRIVATE_KEY"))
+        private = PrivateKey(raw) if raw != _NO_KEY else private
+        port = message.get_attr("WGDEVICE_A_LISTEN_PORT") or port
+        for attributes in message.get_attr("WGDEVICE_A_PEERS") or ():
+            peer = _peer(attributes)
+            peers[peer.config.public_key] = _joined(peers.get(peer.config.public_key), peer)
+    return private, port, peers
+
+
+def _joined(first: PeerState | None, rest: PeerState) -> PeerState:
+    """The continuation of a peer holds its key and further allowed ips only."""
+    if first is None:
+        return rest
+    config = first.config
+    allowed = config.allowed_ips | rest.config.allowed_ips
+    joined = PeerConfig(config.public_key, allowed, config.preshared_key, config.endpoint, config.keepalive_s)
+    return PeerState(joined, first.last_handshake, first.rx_bytes, first.tx_bytes)
+
+
+def _peer(attributes: Any) -> PeerState:
+    preshared = _key(attributes.get_attr("WGPEER_A_PRESHARED_KEY"))
+    address = attributes.get_attr("WGPEER_A_ENDPOINT")
+    handshake = attributes.get_attr("WGPEER_A_LAST_HANDSHAKE_TIME")
+    seconds = handshake["tv_sec"] + handshake["tv_nsec"] / 1e9 if handshake else 0.0
+    networks = (ip_network(entry["addr"]) for entry in attributes.get_attr("WGPEER_A_ALLOWEDIPS") or ())
+    return PeerState(
+        PeerConfig(
+            PublicKey(_key(attributes.get_attr("WGPEER_A_PUBLIC_KEY"))),
+            # meshray routes IPv4 only; a range of IPv6 that somebody set by hand is no business of ours.
+            frozenset(network for network in networks if isinstance(network, IPv4Network)),
+            preshared_key=PresharedKey(preshared) if preshared != _NO_KEY else None,
+            endpoint=Endpoint(str(ip_address(address["addr"])), address["port"]) if address else None,
+            keepalive_s=attributes.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0,
+        ),
+        last_handshake=seconds or None,
+        rx_bytes=attributes.get_attr("WGPEER_A_RX_BYTES") or 0,
+        tx_bytes=attributes.get_attr("WGPEER_A_TX_BYTES") or 0,
+    )
+
+
+def _key(value: Any) -> bytes:
+    """A key as pyroute2 gives it: base64 in bytes, a mapping that holds them, or None where there is none."""
+    if isinstance(value, dict):
+        value = value.get("value")
+    return b64decode(value) if value else _NO_KEY

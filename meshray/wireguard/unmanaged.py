@@ -1,0 +1,85 @@
+"""Tells NetworkManager and systemd-networkd to leave the overlay's interface alone.
+
+    keep_unmanaged("meshray0")   # before it is made
+    release("meshray0")          # after it is gone
+
+Both would otherwise take it over where a catch-all profile matches, and drop its addresses. The files lie under
+/run, so nothing outlasts a reboot. Where neither runs, nothing is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_COMMAND_S = 10
+
+
+@dataclass(frozen=True)
+class _Manager:
+    """One network manager: how to see that it runs, what to write where, how to tell it."""
+
+    runs: str
+    file: str
+    text: str
+    reload: tuple[str, ...]
+
+
+_MANAGERS = (
+    # NetworkManager.conf(5), "device section". The nearest to a wish: a person may still overrule it with nmcli.
+    _Manager(
+        runs="run/NetworkManager",
+        file="run/NetworkManager/conf.d/90-{name}.conf",
+        text="# Made by meshray, removed by `meshray down`.\n"
+        "[device-{name}]\nmatch-device=interface-name:{name}\nmanaged=0\n",
+        reload=("nmcli", "general", "reload", "conf"),
+    ),
+    # systemd.network(5): the first file that matches wins, in the order of their names.
+    _Manager(
+        runs="run/systemd/netif",
+        file="run/systemd/network/00-{name}.network",
+        text="# Made by meshray, removed by `meshray down`.\n[Match]\nName={name}\n\n[Link]\nUnmanaged=yes\n",
+        reload=("networkctl", "reload"),
+    ),
+)
+
+
+def keep_unmanaged(name: str, root: Path = Path("/")) -> None:
+    """Writes what each manager that runs here reads, and tells it. Its failure is logged, no more: the
+    device works without, until somebody's catch-all profile meets it."""
+    for manager in _MANAGERS:
+        file = root / manager.file.format(name=name)
+        text = manager.text.format(name=name)
+        if not (root / manager.runs).is_dir() or (file.exists() and file.read_text() == text):
+            continue
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+            file.chmod(0o644)
+        except OSError as error:
+            _log.warning("cannot tell %s to leave %s alone: %s", manager.reload[0], name, error)
+            continue
+        _tell(manager)
+
+
+def release(name: str, root: Path = Path("/")) -> None:
+    """Takes back what `keep_unmanaged` wrote."""
+    for manager in _MANAGERS:
+        file = root / manager.file.format(name=name)
+        if file.exists():
+            with contextlib.suppress(FileNotFoundError):
+                file.unlink()
+            _tell(manager)
+
+
+def _tell(manager: _Manager) -> None:
+    try:
+        subprocess.run(
+            manager.reload, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_COMMAND_S, text=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning("%s did not work: %s", " ".join(manager.reload), error)

@@ -1,0 +1,214 @@
+"""WireGuard as a process: wireguard-go on a TUN interface, driven through its socket.
+
+    device = UserspaceDevice("meshray0", home, engine=Path("/usr/bin/wireguard-go"))
+
+The engine is no child that dies with the agent: it runs in a session of its own, is found again through its
+pid file, and carries packets while no agent runs. Addresses, MTU and up belong to the interface (`link`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from meshray.errors import MeshrayError
+from meshray.runtime.process import ManagedProcess
+from meshray.settings import Home
+from meshray.wireguard import uapi
+from meshray.wireguard.device import DeviceState
+from meshray.wireguard.link import Link, LinkTable, foreign_interface, links, mark_of, step_failed
+from meshray.wireguard.plan import AddAddress, CreateDevice, RemoveAddress, SetMtu, SetUp, Step
+from meshray.wireguard.unmanaged import keep_unmanaged, release
+
+#: Compiled into wireguard-go; /run/wireguard is the same folder.
+SOCKET_FOLDER = Path("/var/run/wireguard")
+#: From its start to its socket wireguard-go takes 10 to 50 ms; a busy machine gets the rest, seconds.
+_START_S = 10.0
+_POLL_S = 0.01
+#: It answers within a millisecond; an engine that takes this long hangs, seconds.
+_ANSWER_S = 5.0
+#: It ends at once on SIGTERM, seconds.
+_STOP_S = 3.0
+_READ_BYTES = 65536
+#: struct ucred of socket(7): pid, uid, gid.
+_UCRED = struct.Struct("3i")
+
+
+class UserspaceDevice:
+    """Keeps to `meshray.wireguard.device.Device`."""
+
+    kind = "userspace"
+
+    def __init__(self, name: str, home: Home, *, engine: Path, environ: Mapping[str, str] = os.environ) -> None:
+        self.name = name
+        self._program = engine
+        self._environ = environ
+        self._mark = mark_of(home)
+        self._log = home.logs / "engine.log"
+        self._engine = ManagedProcess(home.pid_file("engine"))
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the engine listens."""
+        return SOCKET_FOLDER / f"{self.name}.sock"
+
+    def read(self) -> DeviceState | None:
+        """See `Device.read`. An engine of ours that does not answer counts as none: it is replaced."""
+        with links() as table:
+            link = self._own_link(table)
+            if link is None:
+                return None
+            addresses = table.addresses(link)
+        try:
+            engine = uapi.parse(self._ask(uapi.READ))
+        except (FileNotFoundError, ConnectionError):
+            return None
+        return DeviceState(engine.private_key, engine.listen_port, addresses, link.mtu, link.up, engine.peers)
+
+    def apply(self, steps: Sequence[Step]) -> None:
+        """See `Device.apply`."""
+        if not steps:
+            return
+        with links() as table:
+            for step in steps:
+                try:
+                    self._take(table, step)
+                # pyroute2's NetlinkError is no OSError, and struct and type errors come from it as well.
+                except Exception as error:
+                    raise step_failed(self.name, step, error) from error
+
+    def remove(self) -> None:
+        """See `Device.remove`: ends the engine, and with it interface and socket."""
+        with links() as table:
+            link = table.find(self.name)
+            if link is not None and self._engine.pid is None and link.alias != self._mark:
+                return
+            self._engine.stop_blocking(_STOP_S)
+            # An engine whose pid file was lost ends with its interface.
+            left = table.find(self.name)
+            if left is not None and left.alias == self._mark:
+                table.delete(left)
+        self._remove_stale_socket()
+        release(self.name)
+
+    def _own_link(self, table: LinkTable) -> Link | None:
+        link = table.find(self.name)
+        if link is not None and link.alias != self._mark and self._engine.pid is None:
+            raise foreign_interface(link)
+        return link
+
+    def _take(self, table: LinkTable, step: Step) -> None:
+        if isinstance(step, CreateDevice):
+            self._create(table)
+            return
+        if not isinstance(step, (SetMtu, AddAddress, RemoveAddress, SetUp)):
+            uapi.check(self._ask(uapi.request(step)))
+            return
+        link = self._own_link(table)
+        if link is None:
+            raise MeshrayError("no_device", f"{self.name} has vanished", hint="meshray logs")
+        match step:
+            case SetMtu(mtu):
+                table.set_mtu(link, mtu)
+            case AddAddress(address):
+                table.add_address(link, address)
+            case RemoveAddress(address):
+                table.remove_address(link, address)
+            case SetUp():
+                table.set_up(link)
+                # The engine learns of it through netlink; until it has bound a port (any port, so far) it
+                # would take a port that is in use without a word.
+                self._wait(lambda: uapi.parse(self._ask(uapi.READ)).listen_port != 0, "to bind its UDP port")
+
+    def _create(self, table: LinkTable) -> None:
+        self._own_link(table)
+        self._engine.stop_blocking(_STOP_S)
+        self._refuse_other_engine()
+        keep_unmanaged(self.name)
+        self.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path = self._environ.get("PATH", os.defpath)
+        self._engine.spawn(
+            [str(self._program), "-f", self.name], env={"PATH": path, "LOG_LEVEL": "error"}, log=self._log
+        )
+        try:
+            self._wait(lambda: table.find(self.name) is not None and self._answers(), "to start")
+            link = table.find(self.name)
+            if link is None:
+                raise MeshrayError("engine_failed", f"{self.name} vanished while it was made", hint=f"see {self._log}")
+            table.set_alias(link, self._mark)
+        except BaseException:
+            self._engine.stop_blocking(_STOP_S)
+            raise
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _START_S
+        while not condition():
+            if self._engine.pid is None:
+                raise MeshrayError("engine_failed", f"{self._program.name} ended: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise MeshrayError("engine_failed", f"{self._program.name} took more than {_START_S:.0f} s {what}")
+            time.sleep(_POLL_S)
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+            if lines:
+                return lines[-1][:300]
+        return "it left no word"
+
+    def _answers(self) -> bool:
+        try:
+            uapi.parse(self._ask(uapi.READ))
+        except (FileNotFoundError, ConnectionError):
+            return False
+        return True
+
+    def _ask(self, text: str) -> str:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_ANSWER_S)
+            connection.connect(str(self.socket_path))
+            self._check_owner(connection)
+            connection.sendall(text.encode("ascii"))
+            answer = b""
+            while not answer.endswith(b"\n\n"):
+                received = connection.recv(_READ_BYTES)
+                if not received:
+                    break
+                answer += received
+        return answer.decode("ascii")
+
+    def _check_owner(self, connection: socket.socket) -> None:
+        """The socket's name says nothing of the network namespace: it may be another host's engine."""
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        server = _UCRED.unpack(credentials)[0]
+        ours = self._engine.pid
+        if ours is not None and server != ours:
+            raise self._other_engine()
+
+    def _refuse_other_engine(self) -> None:
+        with contextlib.suppress(FileNotFoundError, ConnectionError):
+            self._ask(uapi.READ)
+            raise self._other_engine()
+
+    def _other_engine(self) -> MeshrayError:
+        return MeshrayError(
+            "foreign_interface",
+            f"{self.socket_path} belongs to a WireGuard engine that meshray did not start, so it is left alone",
+            hint=f"who it is: ss -xlp src {self.socket_path}",
+        )
+
+    def _remove_stale_socket(self) -> None:
+        """wireguard-go leaves its socket behind when it is killed."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_ANSWER_S)
+            try:
+                connection.connect(str(self.socket_path))
+            except ConnectionRefusedError:
+                self.socket_path.unlink(missing_ok=True)
+            except OSError:
+                pass
