@@ -1,0 +1,41 @@
+r"""Why Ray ended, in one line, from the end of its log. Pure.
+
+>>> cause("Traceback …\nRuntimeError: Version mismatch: …")
+'RuntimeError: Version mismatch: …'
+"""
+
+from __future__ import annotations
+
+import re
+
+#: How much of the log's end is looked at, bytes.
+TAIL_BYTES = 16 * 1024
+_LONGEST = 300
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_EXCEPTION = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Timeout)\b.*")
+_CLICK_ERROR = re.compile(r"Error: .*")
+#: `ray start --block` lists what ended under it as "  raylet [exit code=1]".
+_ENDED_CHILD = re.compile(r"\s*(\w+) \[exit code=(-?\d+)\]")
+#: Printed beside a cause, never the cause.
+_NOISE = re.compile(r"remaining processes will be killed|some ray subprocesses exited|usage stats|^-+$", re.IGNORECASE)
+
+
+def cause(log: str) -> str:
+    """The line that tells most: the last exception, else a process that ended, else the last line."""
+    lines = [line for line in (_COLOUR.sub("", raw).rstrip() for raw in log.splitlines()) if line.strip()]
+    for pattern in (_EXCEPTION, _CLICK_ERROR):
+        for line in reversed(lines):
+            if pattern.fullmatch(line):
+                return _cut(line)
+    for line in reversed(lines):
+        child = _ENDED_CHILD.fullmatch(line)
+        if child:
+            return (
+                f"Ray's {child.group(1)} ended with exit code {child.group(2)}; see ray.log and Ray's own session logs"
+            )
+    telling = [line for line in lines if not _NOISE.search(line)]
+    return _cut(telling[-1].strip()) if telling else "Ray ended without a word"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,0 +1,99 @@
+"""All processes of one Ray, so that ending it leaves none behind and touches no other Ray.
+
+`ray start` runs in a session of its own, which its processes inherit. Jobs leave that session, so
+descendants count too. A session's id cannot be reused by the kernel while one process is in it: as long
+as one known member lives, whoever is in the session is ours.
+
+>>> family = Family(leader=4711)
+>>> family.look()
+>>> family.kill()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, told from a later one with the same pid by its start (clock ticks after boot)."""
+
+    pid: int
+    started: int
+    parent: int
+    session: int
+
+    @classmethod
+    def parse(cls, pid: int, stat: str) -> Process | None:
+        """From /proc/PID/stat (proc(5)); None for zombies."""
+        # The program's name stands in brackets and may hold anything, also brackets and blanks.
+        fields = stat.rpartition(")")[2].split()
+        if len(fields) < 20 or fields[0] in "ZX":
+            return None
+        return cls(pid, int(fields[19]), int(fields[1]), int(fields[3]))
+
+
+def members(leader: int, known: Iterable[Process], running: Mapping[int, Process]) -> frozenset[Process]:
+    """Who of ``running`` belongs to the leader: known ones, its session, and all their descendants. Pure."""
+    ours = {item for item in known if _is_same(item, running.get(item.pid))}
+    if leader in running and not known:
+        ours.add(running[leader])
+    if any(item.session == leader for item in ours):
+        ours.update(item for item in running.values() if item.session == leader)
+    children: dict[int, list[Process]] = {}
+    for item in running.values():
+        children.setdefault(item.parent, []).append(item)
+    unseen = list(ours)
+    while unseen:
+        for child in children.get(unseen.pop().pid, ()):
+            if child not in ours:
+                ours.add(child)
+                unseen.append(child)
+    return frozenset(ours)
+
+
+class Family:
+    """The processes of the Ray whose `ray start` has the pid ``leader``."""
+
+    def __init__(self, leader: int) -> None:
+        self.leader = leader
+        self._known: frozenset[Process] = frozenset()
+
+    def look(self) -> frozenset[Process]:
+        """Who lives now. Look now and then: a leader that was killed leaves only those who were known."""
+        self._known = members(self.leader, self._known, _running())
+        return self._known
+
+    def kill(self) -> None:
+        """SIGKILL to everyone who still lives."""
+        for process in self.look():
+            with contextlib.suppress(ProcessLookupError):
+                handle = os.pidfd_open(process.pid)
+                try:
+                    # Looked at again while the descriptor holds on to it: it cannot be another one now.
+                    if _is_same(process, _process(process.pid)):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                finally:
+                    os.close(handle)
+
+
+def _is_same(known: Process, now: Process | None) -> bool:
+    return now is not None and now.started == known.started
+
+
+def _running() -> dict[int, Process]:
+    pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal())
+    found = (_process(pid) for pid in pids)
+    return {process.pid: process for process in found if process is not None}
+
+
+def _process(pid: int) -> Process | None:
+    try:
+        return Process.parse(pid, Path(f"/proc/{pid}/stat").read_text(errors="replace"))
+    except OSError:
+        return None

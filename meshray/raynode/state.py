@@ -1,0 +1,137 @@
+"""Ray's own node table, asked from the head's dashboard over HTTP. No Ray is imported.
+
+    >>> await node_table(IPv4Address("10.99.0.1"), token, timeout_s=2)
+    {IPv4Address('10.99.0.1'): RayState(alive=True, resources={'CPU': 8.0, …})}
+
+``/api/v0/nodes`` is the state API behind `ray list nodes`: the same form from Ray 2.44 to 2.60, and it
+asks the GCS at every call. (``/nodes?view=summary`` is cached for seconds and misses a node which has
+not yet reported its physical load.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from meshray.errors import RefusedError
+from meshray.model.status import RayState
+from meshray.model.wire import WireError, decode
+from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
+
+if TYPE_CHECKING:
+    from aiohttp import StreamReader
+
+#: Far above a table of some thousand nodes.
+_LONGEST_ANSWER = 16 * 1024 * 1024
+#: Only the living are asked for: a cluster whose workers flap remembers a thousand dead ones.
+_QUERY = {
+    "limit": "10000",
+    "detail": "1",
+    "filter_keys": "state",
+    "filter_predicates": "=",
+    "filter_values": "ALIVE",
+}
+
+
+@dataclass(frozen=True)
+class LiveNode:
+    """A node that Ray calls ALIVE.
+
+    Attributes:
+        started: when its raylet started, by that node's own clock, unix seconds; 0 where not told.
+    """
+
+    ip: IPv4Address
+    started: float
+    resources: Mapping[str, float]
+
+
+async def node_table(head_ip: IPv4Address, token: str | None, timeout_s: float) -> dict[IPv4Address, RayState] | None:
+    """The living nodes by address; who is not in it is not alive. None where the head's dashboard does not answer.
+
+    Raises:
+        RefusedError: it answers, but not to this token.
+    """
+    nodes = await live_nodes(head_ip, token, timeout_s)
+    if nodes is None:
+        return None
+    # The newest last: after a quick restart Ray lists the old process beside the new for a while.
+    return {node.ip: RayState(True, node.resources) for node in sorted(nodes, key=lambda node: node.started)}
+
+
+async def live_nodes(head_ip: IPv4Address, token: str | None, timeout_s: float) -> list[LiveNode] | None:
+    """Like `node_table`, with each node's start. Several may have one address."""
+    import aiohttp
+
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    url = f"http://{head_ip}:{DASHBOARD_PORT}/api/v0/nodes"
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.get(url, params=_QUERY, allow_redirects=False) as answer,
+        ):
+            body = await _read(answer.content) if answer.status == HTTPStatus.OK else b""
+            status = answer.status
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+        return None
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise RefusedError(
+            "ray_token_refused",
+            f"the Ray dashboard on the head ({head_ip}:{DASHBOARD_PORT}) does not accept this mesh's Ray token",
+            hint="on the head: meshray down, then meshray up; is a Ray running there that meshray did not start?",
+        )
+    return parse_nodes(body)
+
+
+def parse_nodes(body: bytes) -> list[LiveNode] | None:
+    """The living nodes of an answer; None where it is not one that the state API gives when it is ready."""
+    try:
+        data = decode(body).get("data")
+    except WireError:
+        return None
+    result = data.get("result") if isinstance(data, dict) else None
+    rows = result.get("result") if isinstance(result, dict) else None
+    if not isinstance(rows, list):
+        return None
+    return [node for node in map(_live_node, rows) if node is not None]
+
+
+async def gcs_answers(head_ip: IPv4Address, timeout_s: float = 1.0) -> bool:
+    """Whether the head's Ray takes connections on the overlay."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(str(head_ip), GCS_PORT), timeout_s)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def _read(stream: StreamReader) -> bytes:
+    body = bytearray()
+    while len(body) < _LONGEST_ANSWER and (part := await stream.readany()):
+        body += part
+    return bytes(body)
+
+
+def _live_node(row: object) -> LiveNode | None:
+    if not isinstance(row, dict) or row.get("state") != "ALIVE":
+        return None
+    try:
+        ip = IPv4Address(str(row.get("node_ip")))
+    except ValueError:
+        return None
+    started, resources = row.get("start_time_ms"), row.get("resources_total")
+    return LiveNode(
+        ip,
+        started / 1000 if isinstance(started, (int, float)) else 0.0,
+        _numbers(resources if isinstance(resources, dict) else {}),
+    )
+
+
+def _numbers(resources: Mapping[object, object]) -> dict[str, float]:
+    return {str(name): float(amount) for name, amount in resources.items() if isinstance(amount, (int, float))}

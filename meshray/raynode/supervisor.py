@@ -1,0 +1,285 @@
+"""Keeps this node's Ray as it should be: starts it, adopts it, starts it again with backoff, ends it.
+
+    node = RayNode(installation, plan, home, person, token=token, on_instance=report)
+    await node.run()        # until cancelled, which leaves Ray running
+    await node.stop()       # ends Ray and everything under it, and nothing else
+
+Each start of a head's Ray has an instance, a random id, which travels over the map. A worker remembers
+with its process which instance that process joined, also over a restart of the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from meshray.errors import MeshrayError
+from meshray.raynode import preflight
+from meshray.raynode.command import RayPlan, ray_environment, start_command
+from meshray.raynode.decide import (
+    SOUND_LIFE_S,
+    STEADY_S,
+    Backoff,
+    Decision,
+    Situation,
+    Start,
+    Stop,
+    Wait,
+    decide,
+)
+from meshray.raynode.explain import TAIL_BYTES, cause
+from meshray.raynode.processes import Family
+from meshray.raynode.state import gcs_answers, live_nodes
+from meshray.raynode.versions import RayInstallation
+from meshray.runtime.files import PASSABLE_FOLDER, make_folder, write_atomically
+from meshray.runtime.person import Person
+from meshray.runtime.process import ManagedProcess
+from meshray.settings import Home
+
+STARTING = "starting"
+RUNNING = "running"
+WAITING = "waiting"
+
+_log = logging.getLogger(__name__)
+#: How often a starting Ray is looked for in the head's node table.
+_STARTING_POLL_S = 0.1
+_TABLE_TIMEOUT_S = 2.0
+#: How often it is written down which processes belong to Ray; a look at all of /proc.
+_FAMILY_POLL_S = 30.0
+#: The same while Ray starts and its processes are still being made.
+_YOUNG_FAMILY_POLL_S = 2.0
+#: The start of a raylet may seem to lie before that of its parent where the clock is being set.
+_CLOCK_SLACK_S = 1.0
+#: Ray's own processes end within some seconds of SIGTERM; what a task holds up is killed then.
+_STOP_GRACE_S = 10.0
+#: The resolver may hang; a start is not held up for longer than this.
+_PREFLIGHT_S = 1.0
+
+
+class RayNode:
+    """The supervisor of one node's Ray.
+
+    Attributes:
+        last_error: why Ray is not running, or why it is slow; empty when all is well.
+    """
+
+    def __init__(
+        self,
+        installation: RayInstallation,
+        plan: RayPlan,
+        home: Home,
+        person: Person,
+        *,
+        token: str,
+        on_instance: Callable[[str], None],
+    ) -> None:
+        self._installation = installation
+        self._plan = plan
+        self._home = home
+        self._person = person
+        self._token = token if plan.token_path else None
+        self._on_instance = on_instance
+        self._process = ManagedProcess(home.pid_file("ray"))
+        self._log_file = home.logs / "ray.log"
+        self._instance = ""
+        self._reported: str | None = None
+        self._backoff = Backoff()
+        self._family: Family | None = None
+        self._family_seen = 0.0
+        self._log_start = 0
+        #: When Ray was started, monotonic and unix time; None for an adopted one.
+        self._spawned: tuple[float, float] | None = None
+        self._state = STARTING
+        self._changed = asyncio.Event()
+        self.last_error = ""
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``running`` (the head lists this node as ALIVE), ``waiting`` or ``backoff: reason``."""
+        return self._state
+
+    def head_instance(self, instance: str) -> None:
+        """What the map says of the head's Ray now; empty while it is down. Only workers listen."""
+        if instance != self._instance:
+            self._instance = instance
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Supervises until cancelled. Nothing that Ray does makes it end."""
+        while True:
+            self._changed.clear()
+            try:
+                delay = await self._step()
+            except (MeshrayError, OSError) as error:
+                delay = self._failed(str(error))
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), delay)
+
+    async def stop(self) -> None:
+        """Ends Ray with all that runs under it: SIGTERM to its process group, SIGKILL to what is left."""
+        pid = self._process.pid
+        if pid is not None:
+            self._watch_family(pid)
+            await self._process.stop(_STOP_GRACE_S)
+        await self._clear()
+        self._spawned = None
+        self._report("")
+        self._state = WAITING
+
+    async def _step(self) -> float:
+        """Does the next thing; returns after how many seconds to look again."""
+        pid = self._process.pid
+        if pid is None and self._family is not None:
+            await self._died()
+        decision = await self._decide(pid)
+        if isinstance(decision, Start):
+            await self._start()
+            return _STARTING_POLL_S
+        if isinstance(decision, Stop):
+            _log.info("Ray is stopped: %s", decision.reason)
+            await self.stop()
+            return 0
+        if isinstance(decision, Wait):
+            return self._wait(decision)
+        return await self._keep(pid or 0)
+
+    async def _decide(self, pid: int | None) -> Decision:
+        now = time.monotonic()
+        looks = pid is None and not self._plan.head and bool(self._instance) and now >= self._backoff.not_before
+        situation = Situation(
+            head=self._plan.head,
+            running=pid is not None,
+            joined=self._process.mark,
+            instance=self._instance,
+            head_answers=looks and await gcs_answers(self._plan.head_ip),
+        )
+        return decide(situation, self._backoff, now)
+
+    async def _start(self) -> None:
+        self._state = STARTING
+        await self._preflight()
+        mark = secrets.token_hex(8) if self._plan.head else self._instance
+        self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
+        person = self._person if self._person.uid != os.geteuid() else None
+        self._process.spawn(
+            start_command(self._installation, self._plan),
+            env=ray_environment(self._plan, os.environ, person),
+            log=self._log_file,
+            mark=mark,
+            person=self._person,
+            cwd=self._person.home if self._person.home.is_dir() else Path("/"),
+        )
+        self._spawned = (time.monotonic(), time.time())
+        pid = self._process.pid
+        if pid is not None:
+            self._watch_family(pid)
+        _log.info("Ray was started as %s (pid %s)", self._person.name, pid)
+
+    async def _preflight(self) -> None:
+        if self._plan.head:
+            preflight.check_head(self._installation)
+        preflight.check_ports(self._plan)
+        preflight.check_address_file(self._person, os.environ)
+        if self._plan.token_path and self._token:
+            self._write_token(self._plan.token_path, self._token)
+        try:
+            problems = await asyncio.wait_for(asyncio.to_thread(preflight.host_problems), _PREFLIGHT_S)
+        except asyncio.TimeoutError:
+            problems = ["this machine's own name is slow to resolve: Ray starts tens of seconds slower"]
+        self.last_error = "; ".join(problems)
+
+    def _write_token(self, path: Path, token: str) -> None:
+        make_folder(path.parent, PASSABLE_FOLDER)
+        write_atomically(path, token, 0o600, (self._person.uid, self._person.gid))
+        preflight.check_readable(path, self._person)
+
+    async def _keep(self, pid: int) -> float:
+        self._watch_family(pid)
+        if self._plan.head and self._reported != self._process.mark and await gcs_answers(self._plan.head_ip):
+            self._report(self._process.mark)
+        if self._state == RUNNING:
+            return STEADY_S
+        self._state = STARTING
+        if await self._is_listed():
+            self._state, self.last_error = RUNNING, ""
+            _log.info("the head lists this node as ALIVE")
+            return STEADY_S
+        life = time.monotonic() - self._spawned[0] if self._spawned else 0.0
+        if life < SOUND_LIFE_S:
+            return _STARTING_POLL_S
+        self.last_error = f"Ray runs for {life:.0f} s, but the head does not list this node as ALIVE"
+        return STEADY_S
+
+    async def _is_listed(self) -> bool:
+        nodes = await live_nodes(self._plan.head_ip, self._token, _TABLE_TIMEOUT_S)
+        # Ray lists the process before this one until it has noticed that it ended.
+        since = self._spawned[1] - _CLOCK_SLACK_S if self._spawned else 0.0
+        return any(node.ip == self._plan.node_ip and node.started >= since for node in nodes or ())
+
+    def _wait(self, decision: Wait) -> float:
+        if not decision.backoff:
+            self._state, self.last_error = WAITING, decision.reason
+        return decision.delay_s
+
+    async def _died(self) -> None:
+        reason = cause(self._log_tail())
+        started = self._spawned[0] if self._spawned else None
+        await self._clear()
+        self._backoff = self._backoff.after_death(started=started, now=time.monotonic())
+        self._fall_back(reason)
+
+    def _failed(self, reason: str) -> float:
+        """Something kept Ray from being started, or the head's table from being read."""
+        if self._process.pid is not None:
+            self.last_error = reason
+            return STEADY_S
+        now = time.monotonic()
+        self._backoff = self._backoff.after_death(started=now, now=now)
+        self._fall_back(reason)
+        return STEADY_S
+
+    def _fall_back(self, reason: str) -> None:
+        self._spawned = None
+        self._report("")
+        self._state, self.last_error = f"backoff: {reason}", reason
+        delay = self._backoff.not_before - time.monotonic()
+        _log.warning("Ray does not run: %s; next start in %.0f s", reason, max(0.0, delay))
+
+    async def _clear(self) -> None:
+        """Ends what is left of a Ray whose `ray start` is gone."""
+        family, self._family = self._family, None
+        for _ in range(50):
+            if family is None or not family.look():
+                return
+            family.kill()
+            await asyncio.sleep(0.05)
+
+    def _watch_family(self, pid: int) -> None:
+        now = time.monotonic()
+        if self._family is None or self._family.leader != pid:
+            self._family = Family(pid)
+        elif now < self._family_seen + (_FAMILY_POLL_S if self._state == RUNNING else _YOUNG_FAMILY_POLL_S):
+            return
+        self._family.look()
+        self._family_seen = now
+
+    def _report(self, instance: str) -> None:
+        if self._plan.head and instance != self._reported:
+            self._reported = instance
+            self._on_instance(instance)
+
+    def _log_tail(self) -> str:
+        try:
+            with self._log_file.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                start = self._log_start if self._log_start <= size else 0
+                file.seek(max(start, size - TAIL_BYTES))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""

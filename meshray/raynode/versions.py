@@ -1,0 +1,233 @@
+"""Which Ray this node runs, of which version, and whether the head's will take it. Never imports Ray.
+
+    >>> find_ray(None, os.environ, Person.invoking()).versions
+    Versions(meshray='0.1.0', ray='2.60.0', python='3.11.7')
+
+The Ray's own interpreter is asked, as the person who will run it: that takes a tenth of a second, and
+it proves that this person may execute it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshray import __version__
+from meshray.errors import MeshrayError
+from meshray.model.node import Versions
+from meshray.runtime.person import Person
+
+OLDEST_RAY = (2, 44)
+#: From here on Ray compares Python by its minor version if told so (RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL).
+_MINOR_MATCH_RELEASE = (2, 52)
+#: A cold disk, a loaded machine.
+_PROBE_TIMEOUT_S = 30
+_SHEBANG = re.compile(rb"#!\s*(\S+)(?:\s+(\S+))?")
+#: pip and uv write this where the interpreter's path is too long for a shebang line.
+_LONG_SHEBANG = re.compile(rb"'''exec'\s+\"?([^\"\n]+?)\"?\s+\"\$0\"")
+# The last item: without these the dashboard, from which the node table is read, does not start.
+_PROBE = """
+import json, sys
+from importlib import metadata, util
+try:
+    ray = metadata.version("ray")
+except metadata.PackageNotFoundError:
+    ray = ""
+missing = [name for name in ("aiohttp", "aiohttp_cors", "grpc", "opencensus", "prometheus_client", "pydantic")
+           if util.find_spec(name) is None]
+print(json.dumps([ray, "%d.%d.%d" % sys.version_info[:3], missing]))
+"""
+
+
+@dataclass(frozen=True)
+class RayInstallation:
+    """A Ray that a person may run.
+
+    Attributes:
+        ray: the program.
+        python: the interpreter that it runs on.
+        missing: packages that ``ray[default]`` brings and that are not there; the head needs them.
+    """
+
+    ray: Path
+    python: Path
+    versions: Versions
+    missing: tuple[str, ...] = ()
+
+
+def find_ray(explicit: str | None, environ: Mapping[str, str], person: Person) -> RayInstallation:
+    """The Ray to run: the one that was named, else the one beside meshray, else the person's own.
+
+    Args:
+        explicit: ``--ray``: the program, or the folder of its virtual environment.
+        environ: MESHRAY_RAY and PATH are looked at.
+        person: as whom it will run.
+
+    Raises:
+        MeshrayError: ``ray_missing``, ``ray_not_executable`` or ``ray_unusable``.
+    """
+    named = explicit or environ.get("MESHRAY_RAY")
+    if named:
+        program = _program(Path(named).expanduser().absolute())
+        if program is None:
+            raise MeshrayError(
+                "ray_missing",
+                f"there is no Ray at {named}",
+                hint="--ray PATH names the program `ray` or the virtual environment that holds it",
+            )
+        return inspect(program, person)
+    for program in _candidates(environ, person):
+        return inspect(program, person)
+    raise MeshrayError(
+        "ray_missing",
+        f"Ray is not installed: it is neither beside meshray ({Path(sys.executable).parent}) nor on PATH",
+        hint=f"{sys.executable} -m pip install 'ray[default]', or --ray /path/to/venv/bin/ray, or --no-ray",
+    )
+
+
+def inspect(program: Path, person: Person) -> RayInstallation:
+    """What kind of Ray this program is. Raises MeshrayError where this person cannot run it."""
+    python = _interpreter(program, person)
+    if python is None:
+        raise MeshrayError(
+            "ray_unusable",
+            f"cannot tell on which Python {program} runs: it is neither a Python script nor beside a python",
+            hint="--ray /path/to/venv/bin/ray",
+        )
+    answer = _ask(program, python, person)
+    try:
+        ray, version, missing = json.loads(answer)
+        versions = Versions(meshray=__version__, ray=str(ray), python=str(version))
+        found = RayInstallation(program, python, versions, tuple(str(name) for name in missing))
+    except (ValueError, TypeError):
+        raise MeshrayError(
+            "ray_unusable", f"{python} does not say which Ray it has", hint=f"{python} -c 'import ray'"
+        ) from None
+    if not found.versions.ray:
+        raise MeshrayError(
+            "ray_missing", f"{python} has no Ray", hint=f"{python} -m pip install 'ray[default]', or --ray PATH"
+        )
+    if release(found.versions.ray) < OLDEST_RAY:
+        raise MeshrayError(
+            "ray_too_old",
+            f"Ray {found.versions.ray} at {program} is too old: "
+            f"meshray needs {'.'.join(map(str, OLDEST_RAY))} or later",
+            hint=f"{python} -m pip install --upgrade 'ray[default]'",
+        )
+    return found
+
+
+def compare(mine: Versions, head: Versions, python: Path | None = None) -> None:
+    """Whether the head's Ray takes this one: the same Ray, and the same Python as far as Ray cares.
+
+    A head whose versions are not known (it runs no Ray) takes every node.
+
+    Args:
+        python: this node's interpreter, for the command that mends a difference.
+
+    Raises:
+        MeshrayError: ``version_mismatch``.
+    """
+    if not head.ray:
+        return
+    interpreter = python or "python"
+    if mine.ray != head.ray:
+        raise MeshrayError(
+            "version_mismatch",
+            f"the head runs Ray {head.ray}, this node has {f'Ray {mine.ray}' if mine.ray else 'no Ray'}; "
+            "Ray demands the same version on every node",
+            hint=f"{interpreter} -m pip install 'ray[default]=={head.ray}'",
+        )
+    if not head.python or not mine.python:
+        return
+    digits = 2 if release(head.ray) >= _MINOR_MATCH_RELEASE else 3
+    if release(mine.python)[:digits] != release(head.python)[:digits]:
+        needed = ".".join(map(str, release(head.python)[:digits]))
+        raise MeshrayError(
+            "version_mismatch",
+            f"the head runs Ray {head.ray} on Python {head.python}, this node has Python {mine.python}; "
+            f"Ray {head.ray} demands Python {needed} on every node",
+            hint=f"uv venv --python {needed} ~/ray && uv pip install --python ~/ray 'ray[default]=={head.ray}', "
+            "then --ray ~/ray/bin/ray",
+        )
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, for comparing: ``2.60.0rc1`` is (2, 60, 0)."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in numbers.group().split(".")) if numbers else ()
+
+
+def _candidates(environ: Mapping[str, str], person: Person) -> Iterator[Path]:
+    beside = Path(sys.executable).parent / "ray"
+    if beside.is_file():
+        yield beside
+    # Behind sudo PATH is root's; the person's own folder of programs is the best guess at theirs.
+    folders = [environ.get("PATH", os.defpath), str(person.home / ".local/bin")]
+    found = shutil.which("ray", path=os.pathsep.join(folders))
+    if found:
+        yield Path(found).absolute()
+
+
+def _program(path: Path) -> Path | None:
+    tries = (path / "bin/ray", path / "ray") if path.is_dir() else (path,)
+    return next((item for item in tries if item.is_file()), None)
+
+
+def _interpreter(program: Path, person: Person) -> Path | None:
+    try:
+        with program.open("rb") as file:
+            start = file.read(4096)
+    except OSError as error:
+        raise _not_executable(program, person, str(error.strerror)) from None
+    long_form = _LONG_SHEBANG.search(start)
+    short_form = _SHEBANG.match(start)
+    named = os.fsdecode((long_form or short_form).group(1)) if long_form or short_form else ""  # type: ignore[union-attr]
+    if "python" in Path(named).name:
+        return Path(named)
+    # `#!/usr/bin/env python3`, or a wrapper: the interpreter of the same folder.
+    return next((item for name in ("python3", "python") if (item := program.parent / name).exists()), None)
+
+
+def _ask(program: Path, python: Path, person: Person) -> str:
+    environ = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    environ["HOME"] = str(person.home)
+    other = os.geteuid() == 0 and person.uid != 0
+    identity = {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)} if other else {}
+    try:
+        answer = subprocess.run(
+            [str(python), "-c", _PROBE],
+            cwd="/",
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=False,
+            **identity,  # type: ignore[call-overload]
+        )
+    except PermissionError:
+        raise _not_executable(program, person, f"{python} may not be executed") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MeshrayError(
+            "ray_unusable", f"{python}, on which {program} runs, does not start: {error}", hint="--ray PATH"
+        ) from None
+    if answer.returncode != 0:
+        # An interpreter that may be executed but whose libraries may not be read ends here.
+        raise _not_executable(program, person, (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+    return str(answer.stdout)
+
+
+def _not_executable(program: Path, person: Person, reason: str) -> MeshrayError:
+    return MeshrayError(
+        "ray_not_executable",
+        f"{person.name} cannot run the Ray at {program}: {reason}",
+        hint=f"Ray runs as {person.name}, not as root: install it where {person.name} may read it, then --ray PATH",
+    )
