@@ -27,7 +27,7 @@ REPORTS_FD = "MESHRAY_VM_REPORTS_FD"
 #: From the start of QEMU to the last report.
 DEADLINE_S = 420.0
 HERE = Path(__file__).parent
-_GUEST = pytest.StashKey["Guest | machine.MissingError | None"]()
+_GUEST = pytest.StashKey["Guest | None"]()
 
 
 class GuestLostError(Exception):
@@ -96,7 +96,7 @@ class Guest:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Lets the guest run this test, unless this machine (or we are the guest) can."""
-    if HERE not in item.path.parents or REPORTS_FD in os.environ:
+    if HERE not in item.path.parents or REPORTS_FD in os.environ or item.get_closest_marker("skip"):
         return None
     guest = _guest(item.session)
     if guest is None:
@@ -108,11 +108,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     return True
 
 
-def _outcomes(guest: Guest | machine.MissingError, item: pytest.Item) -> Iterator[pytest.TestReport]:
-    if isinstance(guest, machine.MissingError):
-        where = (str(item.path), 0, f"Skipped: missing: {guest}")
-        yield pytest.TestReport(item.nodeid, item.location, {}, "skipped", where, "setup")
-        return
+def _outcomes(guest: Guest, item: pytest.Item) -> Iterator[pytest.TestReport]:
     try:
         for data in guest.reports(item.nodeid):
             report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
@@ -122,14 +118,10 @@ def _outcomes(guest: Guest | machine.MissingError, item: pytest.Item) -> Iterato
         yield pytest.TestReport(item.nodeid, item.location, {}, "failed", str(lost), "setup")
 
 
-def _guest(session: pytest.Session) -> Guest | machine.MissingError | None:
+def _guest(session: pytest.Session) -> Guest | None:
     """The guest of this session, booted for its first test; None: run here."""
     if _GUEST not in session.stash:
-        try:
-            kernel = machine.find()
-        except machine.MissingError as missing:
-            session.stash[_GUEST] = missing
-            return missing
+        kernel = machine.find()
         ours = [item.nodeid for item in session.items if HERE in item.path.parents]
         session.stash[_GUEST] = None if kernel.image is None else Guest(kernel, ours)
     return session.stash[_GUEST]
@@ -148,5 +140,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Ends the guest that this session booted."""
     guest = session.stash.get(_GUEST, None)
-    if isinstance(guest, Guest):
+    if guest:
         guest.close()

@@ -1,0 +1,56 @@
+"""The Vagrantfile is one that Vagrant accepts, and its machines run what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+HEREDOC = re.compile(r"^(\w+) = <<~SHELL\n(.*?)^SHELL$", re.MULTILINE | re.DOTALL)
+
+
+def scripts() -> dict[str, str]:
+    """Name → text of the provisioning scripts, their addresses filled in."""
+    text = (REPOSITORY / "Vagrantfile").read_text()
+    constants = dict(re.findall(r'^(\w+) = "([\d.]+)"$', text, re.MULTILINE))
+    return {
+        name: re.sub(r"#\{(\w+)\}", lambda found: constants[found[1]], body) for name, body in HEREDOC.findall(text)
+    }
+
+
+@pytest.mark.skipif(shutil.which("vagrant") is None, reason="missing: vagrant (apt-get install vagrant)")
+def test_vagrant_accepts_it(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "VAGRANT_HOME": str(tmp_path / "home"),
+        "VAGRANT_DOTFILE_PATH": str(tmp_path / "dotfile"),
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+        "VAGRANT_CWD": str(REPOSITORY),
+    }
+    # No provider (VirtualBox, libvirt) is needed to read the file.
+    argv = ["vagrant", "validate", "--ignore-provider"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "validated successfully" in done.stdout
+    assert not (REPOSITORY / ".vagrant").exists()
+
+
+@pytest.mark.parametrize("name", ["INSTALL", "DROP_INBOUND", "NAT"])
+def test_provisioning_scripts_are_shell(name: str) -> None:
+    subprocess.run(["sh", "-n"], input=scripts()[name], text=True, check=True, timeout=10)
+
+
+@pytest.mark.skipif(
+    shutil.which("nft") is None or os.geteuid() != 0, reason="missing: nft (apt-get install nftables) and root"
+)
+@pytest.mark.parametrize("name", ["DROP_INBOUND", "NAT"])
+def test_nft_accepts_the_rules(name: str) -> None:
+    rules = scripts()[name].split("<<'RULES'\n")[1].split("RULES\n")[0]
+    check = ["unshare", "--net", "nft", "--check", "--file", "-"]
+    subprocess.run(check, input=rules, text=True, check=True, timeout=10)
