@@ -1,0 +1,115 @@
+"""A new mesh: store, certificate, the first node and a first token. All of it, or nothing.
+
+>>> answer, token = create_mesh(home, mesh_name="lab", network=network, node_name=name, public_key=key, port=51888,
+...                             advertise=endpoints, versions=versions, labels={}, now=time.time())
+>>> print(token.encode())
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from meshray.coordinator.identity import fingerprint, make_certificate
+from meshray.coordinator.records import RowChanges, TokenRecord
+from meshray.coordinator.registry import Registry
+from meshray.coordinator.store import Settings, Store
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.enrol import EnrolAnswer
+from meshray.model.keys import MeshSecret, PublicKey
+from meshray.model.meshmap import MeshInfo
+from meshray.model.node import COORDINATOR, HEAD, HUB, Node, Versions
+from meshray.model.token import Token, hash_secret, new_secret, new_token_id
+from meshray.runtime.files import make_folder, write_atomically
+from meshray.settings import Home
+
+#: The token that `meshray init` prints enrols any number of nodes for a day, seconds.
+FIRST_TOKEN_TTL_S = 86400.0
+
+
+def create_mesh(
+    home: Home,
+    *,
+    mesh_name: str,
+    network: OverlayNetwork,
+    node_name: NodeName,
+    public_key: PublicKey,
+    port: int,
+    advertise: tuple[Endpoint, ...],
+    versions: Versions,
+    labels: Mapping[str, str],
+    now: float,
+) -> tuple[EnrolAnswer, Token]:
+    """Makes the mesh and enrols this machine as its head, hub and coordinator.
+
+    Args:
+        port: UDP for WireGuard, TCP for the coordinator.
+        advertise: where others may reach this machine; goes into the token and the map.
+        now: unix seconds.
+
+    Raises:
+        MeshrayError: mesh_exists; nothing was changed.
+        OSError: the files cannot be written; nothing is left.
+    """
+    if home.database.exists():
+        raise MeshrayError(
+            "mesh_exists",
+            f"this machine already runs a mesh ({home.database})",
+            hint="meshray up starts it; meshray leave ends it",
+        )
+    make_folder(home.state)
+    settings = Settings(
+        MeshInfo(secrets.token_hex(8), mesh_name, network), port, MeshSecret.generate(), secrets.token_hex(32)
+    )
+    node = Node(
+        id=secrets.token_hex(8),
+        name=node_name,
+        ip=IPv4Address(0),  # the registry allocates it
+        public_key=public_key,
+        roles=frozenset({HEAD, HUB, COORDINATOR}),
+        endpoints=advertise,
+        labels=dict(labels),
+        versions=versions,
+    )
+    credential, secret = new_secret(), new_secret()
+    record = TokenRecord(new_token_id(), hash_secret(secret), 0, 0, now + FIRST_TOKEN_TTL_S, False, now)
+    certificate, key = make_certificate()
+    empty = Registry(settings.mesh)
+    registry, node_rows, _ = empty.found(node, hash_secret(credential), now)
+    registry, token_rows, _ = registry.add_token(record)
+    with _nothing_left(home.certificate, home.certificate_key):
+        write_atomically(home.certificate_key, key)
+        write_atomically(home.certificate, certificate)
+        _write_store(home.database, settings, (*node_rows, *token_rows))
+    token = Token(settings.mesh.id, advertise, fingerprint(certificate), record.id, secret)
+    answer = EnrolAnswer(node.id, credential, settings.mesh_secret, settings.ray_token, registry.map)
+    return answer, token
+
+
+def _write_store(path: Path, settings: Settings, rows: RowChanges) -> None:
+    # Under its own name only when it is complete: a store that exists is a mesh that exists.
+    unfinished = path.with_name(f"{path.name}.new")
+    leftovers = [unfinished, *(unfinished.with_name(unfinished.name + end) for end in ("-wal", "-shm"))]
+    for file in leftovers:
+        file.unlink(missing_ok=True)
+    with _nothing_left(*leftovers):
+        store = Store.create(unfinished, settings)
+        try:
+            store.apply(rows)
+        finally:
+            store.close()
+        unfinished.rename(path)
+
+
+@contextlib.contextmanager
+def _nothing_left(*files: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise

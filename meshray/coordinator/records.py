@@ -1,0 +1,144 @@
+"""What the registry is made of, and the row changes by which it tells the store what to write.
+
+>>> record = TokenRecord("3f9a01bc", "…hash…", uses=1, used=1, expires=None, ephemeral=False, created=0.0)
+>>> record.refusal(now=60.0), record.is_spent
+(None, True)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from meshray.errors import RefusedError
+from meshray.model.address import Endpoint
+from meshray.model.node import Node
+
+_NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
+
+
+@dataclass(frozen=True)
+class TokenRecord:
+    """What the coordinator keeps of a token.
+
+    Attributes:
+        secret_hash: of the secret; the secret itself is known only to who holds the token.
+        uses: how many nodes it may enrol; 0 means any number.
+        used: how many it did enrol.
+        expires: unix seconds; None means never.
+        ephemeral: nodes that enrol with it are ephemeral.
+    """
+
+    id: str
+    secret_hash: str = field(repr=False)
+    uses: int
+    used: int
+    expires: float | None
+    ephemeral: bool
+    created: float
+    revoked: bool = False
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no further node may enrol with it."""
+        return self.uses > 0 and self.used >= self.uses
+
+    def refusal(self, now: float) -> RefusedError | None:
+        """Why nobody may use it any more, None where somebody may."""
+        if self.revoked:
+            return RefusedError("token_revoked", f"token {self.id} was revoked", hint=_NEW_TOKEN)
+        if self.expires is not None and now >= self.expires:
+            age = _duration(now - self.expires)
+            return RefusedError("token_expired", f"token {self.id} expired {age} ago", hint=_NEW_TOKEN)
+        return None
+
+    def spent(self) -> RefusedError:
+        """The refusal of a further node."""
+        times = "once" if self.uses == 1 else f"{self.uses} times"
+        return RefusedError("token_used_up", f"token {self.id} was good for {times} and is used up", hint=_NEW_TOKEN)
+
+    def to_json(self) -> dict[str, object]:
+        """One entry of ``token list --json``."""
+        return {
+            "id": self.id,
+            "uses": self.uses,
+            "used": self.used,
+            "expires": self.expires,
+            "ephemeral": self.ephemeral,
+            "created": self.created,
+            "revoked": self.revoked,
+        }
+
+
+@dataclass(frozen=True)
+class Member:
+    """What the coordinator keeps of a node, beyond what every node may know of it.
+
+    Attributes:
+        credential_hash: of what the node shows with every call; empty for a static peer, which makes none.
+        token_id: the token by which it enrolled, empty for the first node and for static peers.
+        advertised: endpoints that a person gave; what the agent reports comes after them.
+        enrolled: unix seconds.
+        had_map: whether an ephemeral node's agent ever received a whole map.
+    """
+
+    node: Node
+    credential_hash: str = field(repr=False)
+    token_id: str
+    advertised: tuple[Endpoint, ...]
+    enrolled: float
+    had_map: bool = False
+
+
+@dataclass(frozen=True)
+class PutMember:
+    """Write this node's row."""
+
+    member: Member
+
+
+@dataclass(frozen=True)
+class DropMember:
+    """Delete this node's row."""
+
+    node_id: str
+
+
+@dataclass(frozen=True)
+class PutToken:
+    """Write this token's row."""
+
+    token: TokenRecord
+
+
+@dataclass(frozen=True)
+class PutFreed:
+    """Note when this address became free."""
+
+    address: IPv4Address
+    at: float
+
+
+@dataclass(frozen=True)
+class DropFreed:
+    """This address has rested long enough."""
+
+    address: IPv4Address
+
+
+@dataclass(frozen=True)
+class PutRevision:
+    """No revision up to this one may be given out again after a restart."""
+
+    reserved: int
+
+
+RowChange = PutMember | DropMember | PutToken | PutFreed | DropFreed | PutRevision
+RowChanges = tuple[RowChange, ...]
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"

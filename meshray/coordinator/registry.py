@@ -1,0 +1,377 @@
+"""Who is in the mesh, with which address, by which token: every rule, and no I/O.
+
+A `Registry` never changes. Each method takes the time, and returns the next registry, the rows
+that the store must write before anybody is answered, and the answer; or it raises and nothing changed.
+
+>>> registry, rows, member = registry.enrol(request, node_id="n2", credential_hash="…", compare=compare, now=0.0)
+>>> rows
+(PutMember(…), PutRevision(…), PutToken(…))
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from ipaddress import IPv4Address
+from typing import TypeAlias, TypeVar
+
+from meshray.coordinator.allocation import allocate, cools_down
+from meshray.coordinator.records import (
+    DropFreed,
+    DropMember,
+    Member,
+    PutFreed,
+    PutMember,
+    PutRevision,
+    PutToken,
+    RowChange,
+    RowChanges,
+    TokenRecord,
+)
+from meshray.errors import RefusedError, UsageError
+from meshray.model.address import Endpoint, NodeName
+from meshray.model.enrol import EnrolRequest
+from meshray.model.keys import PublicKey
+from meshray.model.meshmap import MeshInfo, MeshMap
+from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
+from meshray.model.token import hash_secret
+
+#: An ephemeral node is removed so long after its agent's connection went away, seconds.
+EPHEMERAL_GRACE_S = 60.0
+#: After a restart of the coordinator they all have to find it again first.
+RESTART_GRACE_S = 120.0
+#: An ephemeral node that never came for its map may still be starting; after this it is a ghost.
+NEVER_SEEN_GRACE_S = 3600.0
+#: So many revisions are reserved with one write: presence changes the map often and is not stored.
+REVISION_BLOCK = 1000
+#: More endpoints than this nobody tries.
+MAX_ENDPOINTS = 16
+
+T = TypeVar("T")
+Outcome: TypeAlias = "tuple[Registry, RowChanges, T]"
+#: Raises where the first versions do not go together with the head's, the second.
+CompareVersions = Callable[[Versions, Versions], None]
+
+
+class UnknownError(UsageError):
+    """There is no node or token of that name here."""
+
+
+class ConflictError(UsageError):
+    """It cannot be done to this node."""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The state of one mesh.
+
+    Attributes:
+        members: by node id.
+        tokens: by token id.
+        freed: when an address that was in use became free, unix seconds.
+        deadlines: when an absent ephemeral node will be removed, unix seconds, by node id.
+        revision: of the map; one more with each change that other nodes can see.
+        reserved: no revision up to this one is given out again after a restart.
+    """
+
+    mesh: MeshInfo
+    members: Mapping[str, Member] = field(default_factory=dict)
+    tokens: Mapping[str, TokenRecord] = field(default_factory=dict)
+    freed: Mapping[IPv4Address, float] = field(default_factory=dict)
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+    revision: int = 0
+    reserved: int = 0
+
+    # What is so
+
+    @cached_property
+    def map(self) -> MeshMap:
+        """What every node may know."""
+        return MeshMap(self.mesh, self.revision, {key: member.node for key, member in self.members.items()})
+
+    @cached_property
+    def by_credential(self) -> Mapping[str, Member]:
+        """The nodes by the hash of their credential."""
+        return {member.credential_hash: member for member in self.members.values() if member.credential_hash}
+
+    def named(self, name: str) -> Member:
+        """Raises UnknownError, code ``node_unknown``."""
+        for member in self.members.values():
+            if member.node.name == name.lower():
+                return member
+        raise UnknownError("node_unknown", f"there is no node {name[:63]!r} in this mesh", hint="meshray node list")
+
+    # Nodes come and go
+
+    def found(self, node: Node, credential_hash: str, now: float) -> Outcome[Member]:
+        """The first node of a new mesh: head, hub and coordinator; its address is allocated here."""
+        member = Member(replace(node, ip=self._address(now)), credential_hash, "", node.endpoints, now)
+        registry, rows = self._put(member)
+        return registry, rows, member
+
+    def enrol(
+        self,
+        request: EnrolRequest,
+        *,
+        node_id: str,
+        credential_hash: str,
+        compare: CompareVersions,
+        now: float,
+    ) -> Outcome[Member]:
+        """A machine becomes a node, or, known by its key, becomes the same node again.
+
+        Args:
+            node_id: for a new node; random, never used before.
+            credential_hash: of what the node will show from now on.
+
+        Raises:
+            RefusedError: token_other_mesh, token_unknown, token_revoked, token_expired, token_used_up,
+                name_taken, key_taken.
+            MeshrayError: network_full, or what ``compare`` raises.
+        """
+        token = self._token_of(request, now)
+        head = self.map.head
+        if request.with_ray and head is not None and head.versions.ray:
+            compare(request.versions, head.versions)
+        known = self._with_key(request.public_key)
+        if known is not None:
+            return self._enrol_again(known, token, request, credential_hash, now)
+        if token.is_spent:
+            raise token.spent()
+        node = Node(
+            id=node_id,
+            name=self._free_name(request.name, exact=request.name_is_exact),
+            ip=self._address(now),
+            public_key=request.public_key,
+            roles=frozenset({WORKER} if request.with_ray else ()),
+            ephemeral=request.ephemeral or token.ephemeral,
+            labels=dict(request.labels),
+            versions=request.versions,
+        )
+        used = replace(token, used=token.used + 1)
+        registry, rows = self._put(Member(node, credential_hash, token.id, (), now))
+        registry = replace(registry, tokens={**self.tokens, token.id: used})
+        return registry._await_first_map(node, now), (*rows, PutToken(used)), registry.members[node_id]
+
+    def add_static(self, name: NodeName, public_key: PublicKey, node_id: str, now: float) -> Outcome[Member]:
+        """A device without an agent. Raises RefusedError name_taken, MeshrayError network_full."""
+        node = Node(node_id, self._free_name(name, exact=True), self._address(now), public_key, frozenset({STATIC}))
+        member = Member(node, "", "", (), now)
+        registry, rows = self._put(member)
+        return registry, rows, member
+
+    def remove(self, node_id: str, now: float) -> Outcome[Member]:
+        """The node is no member any more; its address rests for an hour.
+
+        Raises:
+            UnknownError: there is none.
+            ConflictError: the node that runs the coordinator or Ray's head cannot be removed.
+        """
+        member = self.member(node_id)
+        if member.node.roles & {COORDINATOR, HEAD}:
+            raise ConflictError(
+                "node_is_head",
+                f"{member.node.name} is the head of this mesh and cannot be removed",
+                hint=f"to end the whole mesh, on {member.node.name}: meshray leave",
+            )
+        address = member.node.ip
+        gone = replace(
+            self,
+            members={key: other for key, other in self.members.items() if key != node_id},
+            deadlines=_without(self.deadlines, node_id),
+            freed={**self.freed, address: now},
+        )
+        registry, rows = gone._next_revision((DropMember(node_id), PutFreed(address, now)))
+        return registry, rows, member
+
+    def rename(self, name: str, new: NodeName) -> Outcome[Member]:
+        """Another name, the same node. Raises UnknownError, RefusedError name_taken."""
+        member = self.named(name)
+        if member.node.name == new:
+            return self, (), member
+        renamed = replace(member, node=replace(member.node, name=self._free_name(new, exact=True)))
+        registry, rows = self._put(renamed)
+        return registry, rows, renamed
+
+    def collect(self, now: float) -> Outcome[tuple[Member, ...]]:
+        """Removes the ephemeral nodes that stayed away, and forgets addresses that have rested."""
+        rested = [address for address, at in self.freed.items() if not cools_down(at, now)]
+        registry = replace(self, freed={key: at for key, at in self.freed.items() if key not in rested})
+        rows: list[RowChange] = [DropFreed(address) for address in rested]
+        gone: list[Member] = []
+        for node_id, deadline in self.deadlines.items():
+            if now >= deadline:
+                registry, dropped, member = registry.remove(node_id, now)
+                rows.extend(dropped)
+                gone.append(member)
+        return registry, tuple(rows), tuple(gone)
+
+    # What agents report
+
+    def member(self, node_id: str) -> Member:
+        """Raises UnknownError, code ``node_unknown``."""
+        member = self.members.get(node_id)
+        if member is None:
+            raise UnknownError("node_unknown", "this node is not in the mesh any more", hint="meshray leave")
+        return member
+
+    def restarted(self, now: float) -> Registry:
+        """After the coordinator started: nobody is connected yet, ephemeral nodes get time to come back."""
+        return replace(
+            self,
+            deadlines={
+                key: now + (RESTART_GRACE_S if member.had_map else NEVER_SEEN_GRACE_S)
+                for key, member in self.members.items()
+                if member.node.ephemeral
+            },
+        )
+
+    def connected(self, node_id: str) -> Outcome[Member]:
+        """The node's agent is here. Raises UnknownError."""
+        member = self.member(node_id)
+        registry, rows = self._put(replace(member, node=replace(member.node, online=True)), stored=False)
+        registry = replace(registry, deadlines=_without(self.deadlines, node_id))
+        return registry, rows, member
+
+    def disconnected(self, node_id: str, now: float) -> Outcome[None]:
+        """The node's agent went away; nothing happens where the node did too."""
+        member = self.members.get(node_id)
+        if member is None:
+            return self, (), None
+        registry, rows = self._put(replace(member, node=replace(member.node, online=False)), stored=False)
+        if member.node.ephemeral:
+            grace = EPHEMERAL_GRACE_S if member.had_map else NEVER_SEEN_GRACE_S
+            registry = replace(registry, deadlines={**self.deadlines, node_id: now + grace})
+        return registry, rows, None
+
+    def got_map(self, node_id: str) -> Outcome[None]:
+        """The agent received a whole map: from now on an ephemeral node may be collected."""
+        member = self.members.get(node_id)
+        if member is None or member.had_map or not member.node.ephemeral:
+            return self, (), None
+        registry, rows = self._put(replace(member, had_map=True))
+        return registry, rows, None
+
+    def reported(self, node_id: str, versions: Versions, endpoints: tuple[Endpoint, ...]) -> Outcome[None]:
+        """What an agent says of itself when it connects. Raises UnknownError."""
+        member = self.member(node_id)
+        known = dict.fromkeys((*member.advertised, *endpoints))
+        node = replace(member.node, versions=versions, endpoints=tuple(known)[:MAX_ENDPOINTS])
+        registry, rows = self._put(replace(member, node=node), stored=versions != member.node.versions)
+        return registry, rows, None
+
+    def ray_started(self, node_id: str, instance: str) -> Outcome[None]:
+        """Ray's head has another instance, empty while it is down. Ignored from any node but the head."""
+        member = self.member(node_id)
+        if HEAD not in member.node.roles:
+            return self, (), None
+        node = replace(member.node, ray_instance=instance)
+        registry, rows = self._put(replace(member, node=node), stored=False)
+        return registry, rows, None
+
+    # Tokens
+
+    def add_token(self, token: TokenRecord) -> Outcome[TokenRecord]:
+        """A new token; its id was never used before."""
+        return replace(self, tokens={**self.tokens, token.id: token}), (PutToken(token),), token
+
+    def revoke_token(self, token_id: str) -> Outcome[TokenRecord]:
+        """Nobody enrols with it any more; nodes that did stay. Raises UnknownError."""
+        token = self.tokens.get(token_id)
+        if token is None:
+            raise UnknownError("token_unknown", f"there is no token {token_id[:64]!r}", hint="meshray token list")
+        return self.add_token(replace(token, revoked=True))
+
+    # Inside
+
+    def _token_of(self, request: EnrolRequest, now: float) -> TokenRecord:
+        if request.mesh_id != self.mesh.id:
+            raise RefusedError(
+                "token_other_mesh",
+                "the token belongs to another mesh than the one that answered",
+                hint="on the head: meshray token create",
+            )
+        token = self.tokens.get(request.token_id)
+        if token is None or not hmac.compare_digest(token.secret_hash, hash_secret(request.secret)):
+            raise RefusedError(
+                "token_unknown",
+                f"the mesh {self.mesh.name} knows no such token",
+                hint="on the head: meshray token create",
+            )
+        refusal = token.refusal(now)
+        if refusal is not None:
+            raise refusal
+        return token
+
+    def _enrol_again(
+        self, known: Member, token: TokenRecord, request: EnrolRequest, credential_hash: str, now: float
+    ) -> Outcome[Member]:
+        # Public keys are no secret. Whoever holds any token could otherwise become the coordinator's
+        # node, whose credential makes tokens; or get in once more with a spent token and another's key.
+        if known.node.roles & {COORDINATOR, HEAD, STATIC}:
+            raise RefusedError(
+                "key_taken",
+                f"this machine's key belongs to the node {known.node.name} already",
+                hint="start with a new key: meshray leave, then join again",
+            )
+        if token.is_spent and known.token_id != token.id:
+            raise token.spent()
+        name = known.node.name
+        if request.name_is_exact and request.name != name:
+            name = self._free_name(request.name, exact=True)
+        node = replace(
+            known.node,
+            name=name,
+            roles=frozenset({WORKER} if request.with_ray else ()),
+            ephemeral=request.ephemeral or token.ephemeral,
+            labels=dict(request.labels),
+            versions=request.versions,
+        )
+        member = replace(known, node=node, credential_hash=credential_hash)
+        registry, rows = self._put(member)
+        return registry._await_first_map(node, now), rows, member
+
+    def _await_first_map(self, node: Node, now: float) -> Registry:
+        if not node.ephemeral or node.online:
+            return replace(self, deadlines=_without(self.deadlines, node.id))
+        return replace(self, deadlines={**self.deadlines, node.id: now + NEVER_SEEN_GRACE_S})
+
+    def _address(self, now: float) -> IPv4Address:
+        taken = {member.node.ip for member in self.members.values()}
+        return allocate(self.mesh.network, taken, self.freed, now)
+
+    def _with_key(self, key: PublicKey) -> Member | None:
+        return next((member for member in self.members.values() if member.node.public_key == key), None)
+
+    def _free_name(self, wanted: NodeName, *, exact: bool) -> NodeName:
+        taken = {member.node.name for member in self.members.values()}
+        if wanted not in taken:
+            return wanted
+        numbered = (NodeName(f"{wanted[:57].rstrip('-')}-{number}") for number in range(2, len(taken) + 3))
+        free = next(name for name in numbered if name not in taken)
+        if exact:
+            raise RefusedError("name_taken", f"another node is called {wanted}", hint=f"--name {free}")
+        return free
+
+    def _put(self, member: Member, *, stored: bool = True) -> tuple[Registry, RowChanges]:
+        old = self.members.get(member.node.id)
+        if old == member:
+            return self, ()
+        registry = replace(self, members={**self.members, member.node.id: member})
+        rows: RowChanges = (PutMember(member),) if stored else ()
+        if old is not None and old.node == member.node:
+            return registry, rows
+        return registry._next_revision(rows)
+
+    def _next_revision(self, rows: RowChanges) -> tuple[Registry, RowChanges]:
+        revision = self.revision + 1
+        if revision <= self.reserved:
+            return replace(self, revision=revision), rows
+        reserved = revision + REVISION_BLOCK
+        return replace(self, revision=revision, reserved=reserved), (*rows, PutRevision(reserved))
+
+
+def _without(values: Mapping[str, float], key: str) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name != key}

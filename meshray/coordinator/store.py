@@ -1,0 +1,314 @@
+"""The registry's rows in SQLite. A change that was applied survives `kill -9` and a power cut.
+
+>>> with Store.create(path, settings, registry) as store: ...
+>>> store = Store.open(home.database)
+>>> registry = store.load()
+>>> store.apply(rows)                      # one transaction, on disk when it returns
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from meshray.coordinator.records import (
+    DropFreed,
+    DropMember,
+    Member,
+    PutFreed,
+    PutMember,
+    PutToken,
+    RowChange,
+    TokenRecord,
+)
+from meshray.coordinator.registry import Registry
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.keys import MeshSecret, PublicKey
+from meshray.model.meshmap import MeshInfo
+from meshray.model.node import Node, Versions
+
+#: One entry per schema version, applied in order; an entry never changes once it was released.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        # The registry keeps these unique; the constraints are there should it ever be wrong.
+        "CREATE TABLE node (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, ip TEXT NOT NULL UNIQUE,"
+        " public_key TEXT NOT NULL UNIQUE, roles TEXT NOT NULL, advertised TEXT NOT NULL,"
+        " ephemeral INTEGER NOT NULL, labels TEXT NOT NULL, versions TEXT NOT NULL, credential_hash TEXT NOT NULL,"
+        " token_id TEXT NOT NULL, enrolled REAL NOT NULL, had_map INTEGER NOT NULL)",
+        "CREATE TABLE token (id TEXT PRIMARY KEY, secret_hash TEXT NOT NULL, uses INTEGER NOT NULL,"
+        " used INTEGER NOT NULL, expires REAL, ephemeral INTEGER NOT NULL, created REAL NOT NULL,"
+        " revoked INTEGER NOT NULL)",
+        "CREATE TABLE freed (ip TEXT PRIMARY KEY, at REAL NOT NULL)",
+    ),
+)
+#: A coordinator that is just ending still holds the file, milliseconds.
+LOCK_WAIT_MS = 5000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `meshray init` decided once.
+
+    Attributes:
+        port: UDP for WireGuard, TCP for the coordinator.
+        mesh_secret, ray_token: told to every node at enrolment.
+    """
+
+    mesh: MeshInfo
+    port: int
+    mesh_secret: MeshSecret = field(repr=False)
+    ray_token: str = field(repr=False)
+
+
+class Store:
+    """One open database. Not for two threads at the same time."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings) -> Store:
+        """A new database that only its owner may read. Raises FileExistsError."""
+        # SQLite gives the files of its write-ahead log the mode of the database.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        store = cls._connect(path)
+        store._migrate(0)
+        values = {
+            "mesh_id": settings.mesh.id,
+            "mesh_name": settings.mesh.name,
+            "network": str(settings.mesh.network),
+            "port": str(settings.port),
+            "mesh_secret": settings.mesh_secret.reveal(),
+            "ray_token": settings.ray_token,
+            "revision": "0",
+        }
+        with store._transaction() as connection:
+            connection.executemany("INSERT INTO setting VALUES (?, ?)", values.items())
+        return store
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """An existing database, brought to the newest schema.
+
+        Raises:
+            MeshrayError: no_mesh, store_corrupt, store_locked, store_too_new. The file is left as it is.
+        """
+        if not path.exists():
+            raise MeshrayError("no_mesh", f"there is no mesh here: {path} does not exist", hint="meshray init")
+        store = cls._connect(path)
+        try:
+            store._check()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def _connect(cls, path: Path) -> Store:
+        # The ledger uses the connection from a thread of its own, one call after another.
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        store = cls(connection, path)
+        try:
+            with store._reporting_damage():
+                connection.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
+                # Two coordinators on one file would hand out one address twice.
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
+        return store
+
+    def _check(self) -> None:
+        with self._reporting_damage():
+            found = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if found != "ok":
+            raise self._damaged(str(found))
+        if version == 0:
+            raise self._damaged("it holds no mesh")
+        if version > len(MIGRATIONS):
+            raise MeshrayError(
+                "store_too_new",
+                f"{self._path} was written by a newer meshray (schema {version}, known here: {len(MIGRATIONS)})",
+                hint="install the newer meshray again",
+            )
+        self._migrate(version)
+
+    def _migrate(self, version: int) -> None:
+        for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+            with self._reporting_damage(), self._transaction() as connection:
+                for statement in statements:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number}")
+
+    def settings(self) -> Settings:
+        """Raises MeshrayError store_corrupt."""
+        with self._reporting_damage():
+            values = dict(self._connection.execute("SELECT name, value FROM setting").fetchall())
+            network = OverlayNetwork.parse(values["network"])
+            return Settings(
+                MeshInfo(values["mesh_id"], values["mesh_name"], network),
+                int(values["port"]),
+                MeshSecret.parse(values["mesh_secret"]),
+                values["ray_token"],
+            )
+
+    def load(self) -> Registry:
+        """Everything that was ever applied. Raises MeshrayError store_corrupt."""
+        mesh = self.settings().mesh
+        with self._reporting_damage():
+            query = self._connection.execute
+            members = [_member(row) for row in query("SELECT * FROM node ORDER BY enrolled")]
+            tokens = [_token(row) for row in query("SELECT * FROM token ORDER BY created")]
+            freed = {IPv4Address(ip): float(at) for ip, at in query("SELECT ip, at FROM freed")}
+            reserved = int(query("SELECT value FROM setting WHERE name = 'revision'").fetchone()[0])
+        return Registry(
+            mesh,
+            {member.node.id: member for member in members},
+            {token.id: token for token in tokens},
+            freed,
+            revision=reserved,
+            reserved=reserved,
+        )
+
+    def apply(self, changes: Sequence[RowChange]) -> None:
+        """All of them or none. Raises MeshrayError store_failed."""
+        try:
+            with self._transaction() as connection:
+                for change in changes:
+                    _write(connection, change)
+        except sqlite3.Error as error:
+            raise MeshrayError(
+                "store_failed",
+                f"the coordinator could not write {self._path}: {error}",
+                hint="is the disk full? on the head: meshray logs",
+            ) from error
+
+    def close(self) -> None:
+        """Folds the write-ahead log into the database."""
+        self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _reporting_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise MeshrayError(
+                    "store_locked",
+                    f"{self._path} is in use by another coordinator",
+                    hint="meshray down",
+                ) from error
+            raise self._damaged(str(error)) from error
+        except (sqlite3.Error, ValueError, KeyError, TypeError, MeshrayError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, cause: str) -> MeshrayError:
+        return MeshrayError(
+            "store_corrupt",
+            f"{self._path} is damaged and was left as it is: {cause}",
+            hint="restore it from a backup; or move it away and start a new mesh with meshray init",
+        )
+
+
+def _member(row: tuple[object, ...]) -> Member:
+    texts = [str(item) for item in row]
+    node = Node(
+        id=texts[0],
+        name=NodeName.parse(texts[1]),
+        ip=IPv4Address(texts[2]),
+        public_key=PublicKey.parse(texts[3]),
+        roles=frozenset(json.loads(texts[4])),
+        endpoints=tuple(Endpoint.parse(item) for item in json.loads(texts[5])),
+        ephemeral=bool(row[6]),
+        labels=json.loads(texts[7]),
+        versions=Versions.from_json(json.loads(texts[8])),
+    )
+    return Member(node, texts[9], texts[10], node.endpoints, float(texts[11]), bool(row[12]))
+
+
+def _token(row: tuple[object, ...]) -> TokenRecord:
+    token_id, secret_hash, uses, used, expires, ephemeral, created, revoked = row
+    return TokenRecord(
+        str(token_id),
+        str(secret_hash),
+        int(str(uses)),
+        int(str(used)),
+        None if expires is None else float(str(expires)),
+        bool(ephemeral),
+        float(str(created)),
+        bool(revoked),
+    )
+
+
+def _put_member(connection: sqlite3.Connection, change: PutMember) -> None:
+    member, node = change.member, change.member.node
+    values = (
+        node.id,
+        node.name,
+        str(node.ip),
+        str(node.public_key),
+        json.dumps(sorted(node.roles)),
+        json.dumps([str(endpoint) for endpoint in member.advertised]),
+        int(node.ephemeral),
+        json.dumps(dict(node.labels)),
+        json.dumps(node.versions.to_json()),
+        member.credential_hash,
+        member.token_id,
+        member.enrolled,
+        int(member.had_map),
+    )
+    connection.execute("DELETE FROM node WHERE id = ?", (node.id,))
+    connection.execute(f"INSERT INTO node VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - only marks
+
+
+def _put_token(connection: sqlite3.Connection, change: PutToken) -> None:
+    token = change.token
+    values = (
+        token.id,
+        token.secret_hash,
+        token.uses,
+        token.used,
+        token.expires,
+        int(token.ephemeral),
+        token.created,
+        int(token.revoked),
+    )
+    connection.execute("REPLACE INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def _write(connection: sqlite3.Connection, change: RowChange) -> None:
+    if isinstance(change, PutMember):
+        _put_member(connection, change)
+    elif isinstance(change, PutToken):
+        _put_token(connection, change)
+    elif isinstance(change, DropMember):
+        connection.execute("DELETE FROM node WHERE id = ?", (change.node_id,))
+    elif isinstance(change, PutFreed):
+        connection.execute("REPLACE INTO freed VALUES (?, ?)", (str(change.address), change.at))
+    elif isinstance(change, DropFreed):
+        connection.execute("DELETE FROM freed WHERE ip = ?", (str(change.address),))
+    else:
+        connection.execute("UPDATE setting SET value = ? WHERE name = 'revision'", (str(change.reserved),))
