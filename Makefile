@@ -1,0 +1,36 @@
+# What one does with a clone of meshray. Everything sets itself up; on Debian and Ubuntu nothing is needed before it.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench docs
+
+PYTHON := .venv/bin/python
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+demo:  ## three machines that cannot reach each other become one Ray cluster, on this machine (root)
+	@scripts/setup.sh demo
+	@$(PYTHON) -m tests.lab.demo
+
+test:  ## every tier of tests that this machine can run; --require-all or CI=true: all of them (root)
+	@scripts/setup.sh test
+	$(PYTHON) -m pytest
+
+check:  ## formatting, lint, types, unit tests: under a minute
+	@scripts/setup.sh check
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest -q tests/unit
+
+format:  ## format and mend what can be mended by itself
+	@scripts/setup.sh check
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+bench:  ## how fast and how large; the results of one run (root)
+	@scripts/setup.sh test
+	$(PYTHON) -m tests.bench
+
+docs:  ## write the command reference anew
+	@scripts/setup.sh check
+	$(PYTHON) docs/reference.py

@@ -1,0 +1,111 @@
+#!/bin/sh
+# Makes this clone ready to work with: Debian packages that are missing, and the virtual environment .venv.
+#
+#   scripts/setup.sh check    Python packages only; no root needed where Python can make virtual environments
+#   scripts/setup.sh demo     and what the demo's hosts are made of
+#   scripts/setup.sh test     and what the other tiers of tests need
+#
+# Needs nothing but a Debian or Ubuntu, as root or through sudo. Run again, it does what is left to do: usually nothing.
+set -eu
+umask 022
+cd "$(dirname "$0")/.."
+goal=${1:-demo}
+venv=.venv
+stamp=$venv/.ready
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+is_root() { [ "$(id -u)" -eq 0 ]; }
+is_debian() { command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; }
+
+# The first Python that meshray runs on: python3, else the newest other one.
+find_python() {
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+}
+
+# Debian keeps the part of Python that makes virtual environments in a package of its own.
+python_packages() {
+    python=$(find_python)
+    if [ -z "$python" ]; then
+        echo python3 python3-venv
+    elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        "$python" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])'
+    fi
+}
+
+kernel_has_wireguard() {
+    is_root && unshare --net ip link add meshray-probe type wireguard 2>/dev/null
+}
+
+wanted_packages() {
+    [ -x $venv/bin/python ] || python_packages
+    case $goal in demo | test)
+        echo iproute2 iptables iputils-ping nftables util-linux wireguard-go wireguard-tools
+    esac
+    case $goal in test)
+        echo ufw
+        if [ "$(uname -m)" = x86_64 ] && ! kernel_has_wireguard; then
+            # Ubuntu's kernels have WireGuard; Debian's plain one (not the cloud one, which lacks 9p) boots in QEMU.
+            echo busybox-static kmod qemu-system-x86 udev
+            grep -q '^ID=debian' /etc/os-release && echo linux-image-amd64
+        fi
+    esac
+}
+
+install_packages() {
+    missing=
+    for package in $(wanted_packages); do
+        status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
+        [ "$status" = installed ] || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    is_root || fail "missing Debian packages:$missing. Say: sudo make $goal"
+    say "installing Debian packages:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q -o DPkg::Lock::Timeout=300 update
+    # shellcheck disable=SC2086  # a list of words on purpose
+    apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends $missing
+}
+
+# What .venv was made from. The path is part of it: programs in a virtual environment hold it.
+fingerprint() {
+    pwd
+    cat pyproject.toml scripts/setup.sh | sha256sum
+}
+
+make_venv() {
+    if [ "$(cat $stamp 2>/dev/null)" = "$(fingerprint)" ] && $venv/bin/python -c '' 2>/dev/null; then
+        return
+    fi
+    if ! $venv/bin/python -c '' 2>/dev/null || { [ -e $stamp ] && [ "$(head -n 1 $stamp)" != "$(pwd)" ]; }; then
+        python=$(find_python)
+        [ -n "$python" ] || fail "no Python 3.10 to 3.14 found; install one, then say: make $goal"
+        say "making $venv with $python"
+        "$python" -m venv --clear $venv
+    fi
+    say "installing Python packages into $venv (Ray is large: this can take a few minutes)"
+    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
+        $venv/bin/python -m pip install --quiet --editable '.[ray,dev]'
+    fingerprint > $stamp
+    hand_over
+}
+
+# Through sudo in somebody's clone: the environment is that person's, who goes on without sudo.
+hand_over() {
+    owner=$(stat -c %u:%g .)
+    if is_root && [ "$owner" != 0:0 ]; then
+        chown -R "$owner" $venv
+    fi
+}
+
+if is_debian; then
+    install_packages
+else
+    say "this is no Debian or Ubuntu: install iproute2, nftables, iptables, wireguard-tools and wireguard-go yourself"
+fi
+make_venv
