@@ -6,6 +6,7 @@ MESHRAY_RUN     sockets, pid files, Ray's token. Gone after a reboot. 0711.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,3 +94,26 @@ class Home:
     def pid_file(self, name: str) -> Path:
         """Identifies a process that meshray started: agent, coordinator, engine, ray."""
         return self.run / f"{name}.pid"
+
+    def forget(self) -> None:
+        """Removes every file that meshray ever makes here: the machine is a stranger again. A folder in
+        which something else lies stays."""
+        database = self.database
+        files = [
+            self.private_key,
+            self.enrolment,
+            self.map_cache,
+            *(database.with_name(database.name + end) for end in ("", "-wal", "-shm", "-journal")),
+            self.certificate,
+            self.certificate_key,
+            *self.logs.glob("*.log*"),
+            *self.run.glob("*.pid"),
+            self.run / "agent.lock",
+            self.control_socket,
+            self.ray_token,
+        ]
+        for file in files:
+            file.unlink(missing_ok=True)
+        for folder in (self.logs, self.run, self.state):
+            with contextlib.suppress(OSError):
+                folder.rmdir()

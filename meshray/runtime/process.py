@@ -75,7 +75,14 @@ class ManagedProcess:
                 start_new_session=True,
                 **drop,  # type: ignore[call-overload]
             )
-        record = {"pid": self._child.pid, "started": _start_time(self._child.pid), "boot": _boot_id(), "mark": mark}
+        self._record(self._child.pid, mark)
+
+    def record_this_process(self) -> None:
+        """Makes this very process the one that is found under the pid file."""
+        self._record(os.getpid(), "")
+
+    def _record(self, pid: int, mark: str) -> None:
+        record = {"pid": pid, "started": _start_time(pid), "boot": _boot_id(), "mark": mark}
         write_atomically(self._pid_file, json.dumps(record))
 
     @property

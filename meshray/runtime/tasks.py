@@ -2,7 +2,7 @@
 
 >>> tasks = Tasks()
 >>> tasks.start(keep_session(), "session")
->>> await tasks.failure()        # raises what the first failing task raised
+>>> await tasks.until(stopping)      # raises what the first failing task raised
 """
 
 from __future__ import annotations
@@ -25,9 +25,16 @@ class Tasks:
         task.add_done_callback(self._ended)
         return task
 
-    async def failure(self) -> None:
-        """Waits for the first task that fails and raises what it raised; waits for ever otherwise."""
-        raise await self._failure_future()
+    async def until(self, event: asyncio.Event) -> None:
+        """Waits for the event. Raises what the first failing task raised, if one fails before."""
+        failure = self._failure_future()
+        waiting = asyncio.get_running_loop().create_task(event.wait())
+        try:
+            await asyncio.wait({waiting, failure}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if failure.done():
+            raise failure.result()
 
     async def close(self) -> None:
         """Cancels every task and waits until all have ended."""

@@ -1,0 +1,1 @@
+"""The long-running process on every node: keeps the device, the paths and Ray as they should be."""

@@ -1,0 +1,22 @@
+"""`python -m meshray.agent`: the agent in the foreground."""
+
+from __future__ import annotations
+
+import sys
+
+from meshray.agent.main import run_foreground
+from meshray.errors import MeshrayError
+from meshray.settings import Home
+
+
+def main() -> int:
+    """Runs the agent; an error is one line on standard error and its exit code."""
+    try:
+        return run_foreground(Home.from_environment())
+    except MeshrayError as error:
+        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The coordinator's HTTPS API as seen from a node: pinned certificate, every address tried at once.
+
+>>> answer, endpoint = await enrol(token, request)
+>>> coordinator = Coordinator(endpoints, fingerprint, credential)
+>>> await coordinator.call("POST", "/v1/leave")
+>>> async for message in (await coordinator.open_link()).messages(): ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from meshray.agent.race import CONNECT_TIMEOUT_S, describe, race
+from meshray.errors import RefusedError, UnreachableError, error_from_json
+from meshray.model import wire
+from meshray.model.address import Endpoint
+from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.token import Token
+
+if TYPE_CHECKING:
+    import aiohttp
+
+#: One whole request; enrolment may queue behind a hundred others.
+REQUEST_TIMEOUT_S = 20.0
+#: WebSocket pings; a link without an answer is dead after one and a half times this.
+HEARTBEAT_S = 10.0
+#: A map of 10,000 nodes has about 5 MB.
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+#: The close code by which the coordinator says that this node was removed.
+CLOSE_REMOVED = 4401
+
+
+class RemovedFromMesh(RefusedError):
+    """The coordinator does not know this node any more."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "node_removed",
+            "this node was removed from its mesh",
+            hint="meshray leave, then join again with a new token",
+        )
+
+
+async def enrol(token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpoint]:
+    """Becomes a node. Returns the answer and the address at which the coordinator answered.
+
+    Raises:
+        UnreachableError: no address answered; names each and what happened there.
+        RefusedError: the token or the name is not accepted.
+        MeshrayError: the versions do not match.
+    """
+    stranger = Coordinator(token.coordinators, token.fingerprint)
+    async with _session() as session:
+        endpoint = await stranger.find(session)
+        found = replace(stranger, endpoints=(endpoint,))
+        answer = await found.request(session, "POST", "/v1/enroll", request.to_json())
+    return EnrolAnswer.from_json(answer), endpoint
+
+
+@dataclass(frozen=True)
+class Coordinator:
+    """Where the coordinator is, how to recognise it, and what this node shows to it.
+
+    Attributes:
+        endpoints: all addresses; whichever answers first is used.
+        fingerprint: SHA-256 of the certificate; nothing else is trusted.
+        credential: of this node, empty for a stranger.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    fingerprint: bytes
+    credential: str = field(default="", repr=False)
+
+    async def find(self, session: aiohttp.ClientSession) -> Endpoint:
+        """The first address at which the right coordinator answers.
+
+        Raises:
+            UnreachableError: none does.
+            RefusedError: another mesh's coordinator answered.
+        """
+
+        async def hello(endpoint: Endpoint) -> Endpoint:
+            await self._exchange(session, endpoint, "GET", "/v1/hello", None)
+            return endpoint
+
+        return await race(self.endpoints, hello)
+
+    async def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, object]:
+        """One request with this node's credential; raises as `request` does."""
+        async with _session() as session:
+            endpoint = await self.find(session)
+            return await replace(self, endpoints=(endpoint,)).request(session, method, path, body)
+
+    async def request(
+        self, session: aiohttp.ClientSession, method: str, path: str, body: Mapping[str, object] | None = None
+    ) -> Mapping[str, object]:
+        """One request to the first endpoint.
+
+        Raises:
+            UnreachableError: it stopped answering.
+            MeshrayError: what the coordinator answered instead.
+        """
+        import aiohttp
+
+        try:
+            return await self._exchange(session, self.endpoints[0], method, path, body)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            raise UnreachableError(
+                "coordinator_unreachable",
+                f"the coordinator stopped answering ({self.endpoints[0]}: {describe(error)})",
+                hint="try again; on the head: meshray status",
+            ) from None
+
+    async def open_link(self) -> Link:
+        """The agent's WebSocket, to whichever address answers first.
+
+        Raises:
+            UnreachableError: none answered.
+            RemovedFromMesh: the credential is not accepted.
+        """
+        session = _session()
+        try:
+            return await race(self.endpoints, lambda endpoint: self._connect(session, endpoint), stagger_s=0.3)
+        except BaseException:
+            await session.close()
+            raise
+
+    async def _connect(self, session: aiohttp.ClientSession, endpoint: Endpoint) -> Link:
+        import aiohttp
+
+        try:
+            socket = await session.ws_connect(
+                f"https://{endpoint}/v1/agent",
+                headers=self._headers,
+                ssl=aiohttp.Fingerprint(self.fingerprint),
+                heartbeat=HEARTBEAT_S,
+                max_msg_size=MAX_MESSAGE_BYTES,
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status in (401, 403):
+                raise RemovedFromMesh from None
+            raise
+        return Link(session, socket, endpoint)
+
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: Endpoint,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None,
+    ) -> Mapping[str, object]:
+        """One request and its answer; raises what aiohttp raises, and the API's own errors as ours."""
+        import aiohttp
+
+        async with session.request(
+            method,
+            f"https://{endpoint}{path}",
+            json=body,
+            headers=self._headers,
+            ssl=aiohttp.Fingerprint(self.fingerprint),
+        ) as response:
+            answer = wire.decode(await response.read())
+            if response.status >= 400:
+                raise error_from_json(wire.mapping(answer, "error"), wire.number(answer, "exit_code", 0, 255, 1))
+        return answer
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.credential}"} if self.credential else {}
+
+
+class Link:
+    """The one WebSocket of an agent: the map comes in, small reports go out."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse[bool], endpoint: Endpoint
+    ) -> None:
+        self._session = session
+        self._socket = socket
+        self.endpoint = endpoint
+
+    async def messages(self) -> AsyncIterator[Mapping[str, object]]:
+        """What the coordinator sends, until the link ends.
+
+        Raises:
+            RemovedFromMesh: the coordinator closed because this node was removed.
+        """
+        import aiohttp
+
+        async for message in self._socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                yield wire.decode(message.data)
+        if self._socket.close_code == CLOSE_REMOVED:
+            raise RemovedFromMesh
+
+    async def send(self, message: Mapping[str, object]) -> None:
+        """Sends one message; raises ConnectionError where the link has ended."""
+        await self._socket.send_str(json.dumps(message))
+
+    async def close(self) -> None:
+        """Ends the link; does not wait for the other side longer than a second."""
+        with contextlib.suppress(asyncio.TimeoutError, OSError):
+            await asyncio.wait_for(self._socket.close(), 1.0)
+        await self._session.close()
+
+
+def _session() -> aiohttp.ClientSession:
+    import aiohttp
+
+    # trust_env: HTTPS_PROXY (with CONNECT) and NO_PROXY are honoured as everywhere else.
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S), trust_env=True
+    )

@@ -1,0 +1,109 @@
+"""The agent's end of the control socket; the protocol is in `meshray.agent.control`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from meshray.agent.control import MAX_REQUEST_BYTES
+from meshray.agent.progress import Emit
+from meshray.errors import MeshrayError, UsageError
+from meshray.model import wire
+
+log = logging.getLogger(__name__)
+
+#: An operation: takes the request and a way to tell events, returns the last answer.
+Operation = Callable[[Mapping[str, object], Emit], Awaitable[Mapping[str, object]]]
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred of SO_PEERCRED, unix(7): pid, uid, gid
+
+
+class ControlServer:
+    """Answers the command line.
+
+    Args:
+        operations: what anybody may ask who may open the socket.
+        owner_operations: what only root (or whoever runs the agent) may ask.
+        person_uid: the person for whom Ray runs; may open the socket besides root.
+    """
+
+    def __init__(
+        self, operations: Mapping[str, Operation], owner_operations: Mapping[str, Operation], person_uid: int
+    ) -> None:
+        self._operations = operations
+        self._owner_operations = owner_operations
+        self._person_uid = person_uid
+        self._server: asyncio.Server | None = None
+        self._path: Path | None = None
+
+    async def open(self, path: Path) -> None:
+        """Listens; a socket that a killed agent left behind is replaced."""
+        _remove(path)
+        before = os.umask(0o177)
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, str(path), limit=MAX_REQUEST_BYTES)
+        finally:
+            os.umask(before)
+        if os.geteuid() == 0:
+            os.chown(path, self._person_uid, -1)
+        self._path = path
+
+    def close(self) -> None:
+        """Ends listening and removes the socket."""
+        if self._server is not None:
+            self._server.close()
+        if self._path is not None:
+            _remove(self._path)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def tell(answer: Mapping[str, object]) -> None:
+            writer.write(json.dumps(answer).encode() + b"\n")
+            await writer.drain()
+
+        # Who hangs up early has no further interest in the answer.
+        with contextlib.suppress(ConnectionError):
+            try:
+                request = wire.decode(await reader.readline())
+                operation = self._allowed(wire.text(request, "op", 32), _peer_uid(writer))
+                await tell({"ok": await operation(request, lambda event: tell({"event": event}))})
+            except MeshrayError as error:
+                await tell({"error": error.to_json(), "exit_code": error.exit_code})
+            except ValueError:
+                await tell(_failure("bad_message", "the request is too long"))
+            except ConnectionError:
+                raise
+            except Exception:
+                log.exception("an operation failed")
+                await tell(_failure("agent_failed", "the agent failed at this request; its log tells why"))
+        writer.close()
+
+    def _allowed(self, op: str, uid: int) -> Operation:
+        if op in self._operations:
+            return self._operations[op]
+        if op not in self._owner_operations:
+            raise UsageError("bad_operation", f"the agent knows no operation {op!r}")
+        if uid not in (0, os.geteuid()):
+            raise MeshrayError("not_root", "this needs root", hint="run it with sudo")
+        return self._owner_operations[op]
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _failure(code: str, message: str) -> dict[str, object]:
+    error = MeshrayError(code, message, hint="meshray logs agent")
+    return {"error": error.to_json(), "exit_code": error.exit_code}
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    connection: socket.socket = writer.get_extra_info("socket")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])

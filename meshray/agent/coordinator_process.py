@@ -1,0 +1,49 @@
+"""Keeps the coordinator running beside the agent of the node that hosts it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+
+from meshray.agent.backoff import backoff_s
+from meshray.runtime.process import ManagedProcess
+from meshray.settings import Home
+
+log = logging.getLogger(__name__)
+
+#: One that lived this long did not fail at its start.
+_HEALTHY_LIFE_S = 30.0
+
+
+class CoordinatorProcess:
+    """The coordinator is a process of its own: it outlives the agent and is adopted by the next one."""
+
+    def __init__(self, home: Home, port: int) -> None:
+        self._home = home
+        self._port = port
+        self._process = ManagedProcess(home.pid_file("coordinator"))
+
+    async def run(self) -> None:
+        """Starts it, and again whenever it ends, until cancelled (which leaves it running)."""
+        failures = 0
+        while True:
+            started = time.monotonic()
+            if self._process.pid is None:
+                log.info("starting the coordinator on TCP port %d", self._port)
+                self._process.spawn(
+                    [sys.executable, "-m", "meshray.coordinator", "--port", str(self._port)],
+                    env={**os.environ, "MESHRAY_HOME": str(self._home.state), "MESHRAY_RUN": str(self._home.run)},
+                    log=self._home.logs / "coordinator.log",
+                )
+            await self._process.wait()
+            failures = 0 if time.monotonic() - started > _HEALTHY_LIFE_S else failures + 1
+            delay_s = backoff_s(failures)
+            log.warning("the coordinator ended; starting it again in %.1f s (see coordinator.log)", delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def stop(self) -> None:
+        """Ends it."""
+        await self._process.stop(grace_s=5)

@@ -1,0 +1,92 @@
+"""What this node's WireGuard device should be, out of the map (pure).
+
+hub                                    any other node
+├── peer a   allowed 10.99.0.2/32      └── peer hub   allowed 10.99.0.0/16, endpoint, keepalive
+└── peer b   allowed 10.99.0.3/32
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from meshray.agent.enrolment import Enrolment
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
+from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey, PublicKey
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import HUB, Node
+from meshray.settings import DEFAULT_MTU, KEEPALIVE_S
+from meshray.wireguard.device import DeviceConfig, PeerConfig
+
+
+def desired_device(
+    me: Node, mesh_map: MeshMap, keys: PairKeys, *, private_key: PrivateKey, listen_port: int, hub: Endpoint | None
+) -> DeviceConfig:
+    """The device of the node ``me``.
+
+    Args:
+        keys: derives the preshared keys of ``me``, remembers them.
+        listen_port: UDP; 0 lets the kernel choose.
+        hub: where the hub is dialled now.
+    """
+    others = [node for node in mesh_map.nodes.values() if node.id != me.id]
+    if HUB in me.roles:
+        peers = [_member(node, keys) for node in others]
+    else:
+        peers = [_hub(node, mesh_map, hub, keys) for node in others if HUB in node.roles][:1]
+    return DeviceConfig(
+        private_key=private_key,
+        listen_port=listen_port,
+        addresses=(IPv4Interface((me.ip, mesh_map.mesh.network.cidr.prefixlen)),),
+        mtu=DEFAULT_MTU,
+        peers={peer.public_key: peer for peer in peers},
+    )
+
+
+def own_node(enrolment: Enrolment, mesh_map: MeshMap) -> Node:
+    """This node's own entry. Raises MeshrayError where the map does not hold it (any more)."""
+    node = mesh_map.nodes.get(enrolment.node_id)
+    if node is None:
+        raise MeshrayError(
+            "not_in_map", f"the map of the mesh does not hold this node ({enrolment.name})", hint="meshray leave"
+        )
+    return node
+
+
+class PairKeys:
+    """This node's preshared keys with the others. Deriving one costs 0.1 ms, so they are remembered:
+    the desired device is made anew with every change of the map."""
+
+    def __init__(self, mesh_secret: MeshSecret, own: PublicKey) -> None:
+        self._secret = mesh_secret
+        self._own = own
+        self._known: dict[PublicKey, PresharedKey] = {}
+
+    def with_peer(self, peer: PublicKey) -> PresharedKey:
+        """The pair's key."""
+        if peer not in self._known:
+            self._known[peer] = self._secret.preshared_key(self._own, peer)
+        return self._known[peer]
+
+
+def _member(node: Node, keys: PairKeys) -> PeerConfig:
+    # No endpoint and no keepalive: the node dials its hub and holds the way open.
+    return PeerConfig(
+        public_key=node.public_key,
+        allowed_ips=frozenset({_only(node.ip)}),
+        preshared_key=keys.with_peer(node.public_key),
+    )
+
+
+def _hub(node: Node, mesh_map: MeshMap, endpoint: Endpoint | None, keys: PairKeys) -> PeerConfig:
+    return PeerConfig(
+        public_key=node.public_key,
+        allowed_ips=frozenset({mesh_map.mesh.network.cidr}),
+        preshared_key=keys.with_peer(node.public_key),
+        endpoint=endpoint,
+        keepalive_s=KEEPALIVE_S,
+    )
+
+
+def _only(ip: IPv4Address) -> IPv4Network:
+    return IPv4Network((ip, 32))

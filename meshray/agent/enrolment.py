@@ -1,0 +1,156 @@
+"""Who this node is: what it was told when it enrolled and what the person chose. Kept in node.json.
+
+>>> Enrolment.load(home).name
+'gpu-1'
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshray.errors import MeshrayError, UsageError
+from meshray.model import wire
+from meshray.model.address import Endpoint
+from meshray.model.keys import MeshSecret, PrivateKey
+from meshray.runtime.files import make_folder, write_atomically
+from meshray.settings import Home
+
+_LONGEST = 4096
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """This node's own side of its membership. Holds secrets; its file has mode 0600.
+
+    Attributes:
+        coordinators: where the coordinator may be reached, the one that answered at enrolment first.
+        fingerprint: SHA-256 of the coordinator's certificate, hexadecimal.
+        listen_port: UDP port of this node's WireGuard; 0 lets the kernel choose.
+        mesh_port: port of hub and coordinator.
+        with_ray: Ray runs on this node.
+        ray: the `ray` program that was found when the node enrolled; empty without Ray.
+        ray_args: what the person passed after ``--``.
+        person_uid: as whom Ray runs.
+        taken_out: the coordinator removed this node; the agent must not start again.
+    """
+
+    mesh_id: str
+    node_id: str
+    name: str
+    credential: str = field(repr=False)
+    coordinators: tuple[Endpoint, ...]
+    fingerprint: str
+    mesh_secret: MeshSecret
+    ray_token: str = field(repr=False)
+    mesh_port: int
+    listen_port: int
+    person_uid: int
+    hosts_coordinator: bool = False
+    ephemeral: bool = False
+    with_ray: bool = True
+    ray: str = ""
+    ray_args: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taken_out: bool = False
+
+    @classmethod
+    def load(cls, home: Home) -> Enrolment:
+        """Reads node.json.
+
+        Raises:
+            MeshrayError: ``not_enrolled``, or ``state_damaged`` (the file is kept).
+        """
+        text = _read(
+            home.enrolment, "not_enrolled", "this machine is in no mesh", "meshray init, or meshray join TOKEN"
+        )
+        try:
+            value = wire.decode(text)
+            return cls(
+                mesh_id=wire.text(value, "mesh_id", 64),
+                node_id=wire.text(value, "node_id", 64),
+                name=wire.text(value, "name", 63),
+                credential=wire.text(value, "credential", 128),
+                coordinators=tuple(Endpoint.parse(item) for item in wire.texts(value, "coordinators")),
+                fingerprint=wire.text(value, "fingerprint", 64),
+                mesh_secret=MeshSecret.parse(wire.text(value, "mesh_secret", 44)),
+                ray_token=wire.text(value, "ray_token", 256),
+                mesh_port=wire.number(value, "mesh_port", 1, 65535),
+                listen_port=wire.number(value, "listen_port", 0, 65535),
+                person_uid=wire.number(value, "person_uid", 0, 2**32),
+                hosts_coordinator=wire.flag(value, "hosts_coordinator"),
+                ephemeral=wire.flag(value, "ephemeral"),
+                with_ray=wire.flag(value, "with_ray"),
+                ray=wire.text(value, "ray", _LONGEST),
+                ray_args=wire.texts(value, "ray_args"),
+                labels=wire.text_map(value, "labels"),
+                taken_out=wire.flag(value, "taken_out"),
+            )
+        except (wire.WireError, UsageError) as error:
+            raise damaged(home.enrolment, error) from None
+
+    def save(self, home: Home) -> None:
+        """Writes node.json, atomically, mode 0600."""
+        make_folder(home.state)
+        value = {
+            "mesh_id": self.mesh_id,
+            "node_id": self.node_id,
+            "name": self.name,
+            "credential": self.credential,
+            "coordinators": [str(endpoint) for endpoint in self.coordinators],
+            "fingerprint": self.fingerprint,
+            "mesh_secret": self.mesh_secret.reveal(),
+            "ray_token": self.ray_token,
+            "mesh_port": self.mesh_port,
+            "listen_port": self.listen_port,
+            "person_uid": self.person_uid,
+            "hosts_coordinator": self.hosts_coordinator,
+            "ephemeral": self.ephemeral,
+            "with_ray": self.with_ray,
+            "ray": self.ray,
+            "ray_args": list(self.ray_args),
+            "labels": dict(self.labels),
+            "taken_out": self.taken_out,
+        }
+        write_atomically(home.enrolment, json.dumps(value, indent=1))
+
+
+def load_private_key(home: Home) -> PrivateKey:
+    """This node's WireGuard key.
+
+    Raises:
+        MeshrayError: ``not_enrolled``, or ``state_damaged`` (the file is kept).
+    """
+    text = _read(home.private_key, "not_enrolled", "this machine has no key", "meshray init, or meshray join TOKEN")
+    try:
+        return PrivateKey.parse(text.strip())
+    except UsageError as error:
+        raise damaged(home.private_key, error) from None
+
+
+def save_private_key(home: Home, key: PrivateKey) -> None:
+    """Writes private.key, atomically, mode 0600."""
+    make_folder(home.state)
+    write_atomically(home.private_key, key.reveal() + "\n")
+
+
+def damaged(path: Path, error: MeshrayError) -> MeshrayError:
+    """The loud error for a file of ours that cannot be read; the file is kept as it is."""
+    return MeshrayError(
+        "state_damaged",
+        f"{path} is damaged: {error.message}",
+        hint="restore the file from a backup, or make this machine a stranger again: meshray leave",
+    )
+
+
+def _read(path: Path, code: str, missing: str, hint: str) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise MeshrayError(code, missing, hint=hint) from None
+    except PermissionError:
+        raise MeshrayError("not_root", f"{path} may be read by root only", hint="run it with sudo") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MeshrayError("state_damaged", f"{path} cannot be read: {error}") from None

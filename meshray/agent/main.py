@@ -1,0 +1,175 @@
+"""Puts an agent together out of its real parts and runs it in the foreground.
+
+`python -m meshray.agent` is what the systemd unit and the background start run; ``--block`` runs the
+same in the process of the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from meshray import __version__
+from meshray.agent.cache import load_map
+from meshray.agent.client import RemovedFromMesh
+from meshray.agent.control_server import ControlServer
+from meshray.agent.coordinator_process import CoordinatorProcess
+from meshray.agent.desired import own_node
+from meshray.agent.enrolment import Enrolment, load_private_key
+from meshray.agent.loop import Agent
+from meshray.agent.operations import Operations
+from meshray.agent.parts import Parts
+from meshray.agent.prober import Prober
+from meshray.agent.ray_part import RayOnNode, ray_plan
+from meshray.errors import MeshrayError
+from meshray.firewall import Firewall, Opening
+from meshray.model.keys import PrivateKey
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import HUB, Versions
+from meshray.raynode.command import RayPlan, client_environment
+from meshray.raynode.versions import RayInstallation, find_ray
+from meshray.runtime.files import PASSABLE_FOLDER, make_folder
+from meshray.runtime.person import Person
+from meshray.runtime.process import ManagedProcess
+from meshray.settings import INTERFACE, Home
+from meshray.wireguard.open import open_device
+
+log = logging.getLogger(__name__)
+
+_LOG_BYTES = 5 * 1024 * 1024
+
+
+def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> int:
+    """Runs this machine's agent until SIGTERM or SIGINT, then takes the node down.
+
+    Returns:
+        The exit code. An ephemeral node has left the mesh and its state is gone.
+
+    Raises:
+        MeshrayError: the machine is in no mesh, its state is damaged, another agent runs already, or
+            the node was removed from its mesh.
+    """
+    enrolment = Enrolment.load(home)
+    if enrolment.taken_out:
+        raise RemovedFromMesh
+    key, mesh_map = load_private_key(home), load_map(home)
+    make_folder(home.run, PASSABLE_FOLDER)
+    with _alone(home):
+        _log_to(home.logs / "agent.log")
+        ManagedProcess(home.pid_file("agent")).record_this_process()
+        log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
+        asyncio.run(_run(home, enrolment, key, mesh_map, environ))
+    if enrolment.ephemeral:
+        home.forget()
+    return 0
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """Only one agent runs at a time; the lock ends with the process, however it ends."""
+    with (home.run / "agent.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MeshrayError(
+                "already_running", "the agent of this machine runs already", hint="meshray status"
+            ) from None
+        yield
+
+
+async def _run(
+    home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]
+) -> None:
+    ray = _find_ray(home, enrolment, mesh_map, environ)
+    agent = Agent(home, enrolment, key, mesh_map, _parts(home, enrolment, mesh_map, ray, environ))
+    if isinstance(ray, _Ray):
+        agent.parts.ray = RayOnNode(
+            ray.installation,
+            ray.plan,
+            home,
+            ray.person,
+            token=enrolment.ray_token,
+            on_instance=agent.tell_ray_instance,
+        )
+    operations = Operations(agent, lambda: _client_environment(ray))
+    control = ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.person_uid)
+    await control.open(home.control_socket)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, agent.stop)
+    _notify_systemd("READY=1", environ)
+    try:
+        await agent.run()
+    finally:
+        _notify_systemd("STOPPING=1", environ)
+        control.close()
+
+
+@dataclass(frozen=True)
+class _Ray:
+    installation: RayInstallation
+    plan: RayPlan
+    person: Person
+
+
+def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapping[str, str]) -> _Ray | str:
+    """The Ray of this node, or why it has none."""
+    head = mesh_map.head
+    if not enrolment.with_ray:
+        return "not asked for (--no-ray)"
+    if head is None or not head.versions.ray:
+        return "the head of this mesh runs no Ray"
+    person = Person.by_uid(enrolment.person_uid)
+    installation = find_ray(enrolment.ray or None, environ, person)
+    return _Ray(installation, ray_plan(enrolment, own_node(enrolment, mesh_map), head, mesh_map, home), person)
+
+
+def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str, environ: Mapping[str, str]) -> Parts:
+    me = own_node(enrolment, mesh_map)
+    return Parts(
+        device=open_device(INTERFACE, home, environ),
+        prober=Prober(),
+        firewall=Firewall(Opening(INTERFACE, mesh_map.mesh.network.cidr, forwards=HUB in me.roles)),
+        coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
+        versions=replace(ray.installation.versions, meshray=__version__)
+        if isinstance(ray, _Ray)
+        else Versions(meshray=__version__),
+        no_ray_because=ray if isinstance(ray, str) else "",
+    )
+
+
+def _client_environment(ray: _Ray | str) -> Mapping[str, str]:
+    if isinstance(ray, str):
+        raise MeshrayError("no_ray", f"this node runs no Ray: {ray}", hint="run it on a node that does: meshray status")
+    return client_environment(ray.plan)
+
+
+def _notify_systemd(state: str, environ: Mapping[str, str]) -> None:
+    """sd_notify(3): one datagram; nothing where systemd does not ask for it."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.send(state.encode())
+
+
+def _log_to(path: Path) -> None:
+    """Log lines go to this file. The background start has it as standard error already; under systemd
+    and with --block standard error is somebody else's."""
+    make_folder(path.parent)
+    path.touch(mode=0o600)
+    if path.samefile(f"/proc/self/fd/{sys.stderr.fileno()}"):
+        handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    else:
+        handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[handler])

@@ -1,0 +1,139 @@
+"""What the command line may ask of the agent; see `meshray.agent.control` for the way.
+
+everybody who may open the socket:  status  progress  env  ping  doctor  wireguard (without secrets)
+root:                               api  down  wireguard (with secrets)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
+
+from meshray.agent.control_server import Operation
+from meshray.agent.desired import PairKeys, desired_device
+from meshray.agent.loop import Agent
+from meshray.agent.paths import HubChoice
+from meshray.agent.progress import Emit
+from meshray.agent.report import build_status, path_to
+from meshray.errors import MeshrayError
+from meshray.model import wire
+from meshray.model.node import Node
+from meshray.model.status import RayState
+
+#: Between two echoes of one `meshray ping`.
+PING_INTERVAL_S = 0.5
+_MAX_PINGS = 1000
+#: The doctor does not wait longer for a peer.
+_DOCTOR_PING_S = 1.5
+
+ClientEnvironment = Callable[[], Mapping[str, str]]
+
+
+class Operations:
+    """The operations of one agent.
+
+    Args:
+        client_environment: what `meshray run` and `meshray env` give; raises where the node has no Ray.
+    """
+
+    def __init__(self, agent: Agent, client_environment: ClientEnvironment) -> None:
+        self._agent = agent
+        self._client_environment = client_environment
+
+    def for_everybody(self) -> dict[str, Operation]:
+        """What tells and changes nothing."""
+        return {
+            "status": self._status,
+            "progress": self._progress,
+            "env": self._env,
+            "ping": self._ping,
+            "doctor": self._doctor,
+            "wireguard": self._wireguard_without_secrets,
+        }
+
+    def for_owner(self) -> dict[str, Operation]:
+        """What changes something or shows a secret."""
+        return {"api": self._api, "down": self._down, "wireguard_secrets": self._wireguard_with_secrets}
+
+    async def _status(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        return build_status(self._agent.view(await self._ray_table())).to_json()
+
+    async def _progress(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        return await self._agent.progress.follow(emit)
+
+    async def _env(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        return {"env": dict(self._client_environment())}
+
+    async def _ping(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        node = self._agent.find(wire.text(request, "node", 63))
+        count = wire.number(request, "count", 1, _MAX_PINGS, 4)
+        received = 0
+        for seq in range(1, count + 1):
+            rtt_ms = await self._round_trip(node)
+            received += rtt_ms is not None
+            await emit({"seq": seq, "rtt_ms": rtt_ms})
+            if seq < count:
+                await asyncio.sleep(PING_INTERVAL_S)
+        path = path_to(self._agent.view(None), node)
+        return {"done": True, "sent": count, "received": received, "path": path.to_json()}
+
+    async def _doctor(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        from meshray.doctor.report import Facts, examine
+
+        agent = self._agent
+        # Fresh answers, not the last minute's.
+        await asyncio.gather(
+            *(self._round_trip(agent.find(str(ip)), _DOCTOR_PING_S) for ip in agent.peers_online()),
+        )
+        facts = Facts(
+            status=build_status(agent.view(await self._ray_table())),
+            ray_nodes=frozenset(agent.ray_nodes()),
+        )
+        checks = examine(facts, wire.text(request, "node", 63, "") or None)
+        return {"checks": [check.to_json() for check in checks]}
+
+    async def _wireguard_without_secrets(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        return {"text": self._wireguard(request, secrets=False)}
+
+    async def _wireguard_with_secrets(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        return {"text": self._wireguard(request, secrets=True)}
+
+    async def _api(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        method, path = wire.text(request, "method", 8), wire.text(request, "path", 256)
+        body = request.get("body")
+        return await self._agent.coordinator.call(method, path, body if isinstance(body, dict) else None)
+
+    async def _down(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        self._agent.stop()
+        return {}
+
+    async def _ray_table(self) -> Mapping[IPv4Address, RayState] | None:
+        ray = self._agent.parts.ray
+        return await ray.node_table() if ray is not None else None
+
+    async def _round_trip(self, node: Node, timeout_s: float = 2.0) -> float | None:
+        prober = self._agent.parts.prober
+        return await prober.probe(node.ip, timeout_s) if prober is not None else None
+
+    def _wireguard(self, request: Mapping[str, object], *, secrets: bool) -> str:
+        from meshray.wireguard.conf import render
+
+        node = self._agent.find(wire.text(request, "node", 63))
+        agent = self._agent
+        own = node.id == agent.me.id
+        if secrets and not own:
+            raise MeshrayError(
+                "key_elsewhere", f"only {node.name} itself has its private key", hint=f"run it on {node.name}"
+            )
+        hubs = [endpoint for hub in agent.map.hubs for endpoint in hub.endpoints]
+        config = desired_device(
+            node,
+            agent.map,
+            PairKeys(agent.enrolment.mesh_secret, node.public_key),
+            private_key=agent.private_key,
+            listen_port=agent.enrolment.mesh_port if own or not node.endpoints else node.endpoints[0].port,
+            hub=HubChoice.start((e for e in hubs if e.ip is not None), "", 0.0).endpoint,
+        )
+        names = {other.public_key: str(other.name) for other in agent.map.nodes.values()}
+        return render(config, names, secrets=secrets)

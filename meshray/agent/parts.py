@@ -1,0 +1,77 @@
+"""What an agent acts on, as seams: the real parts in `meshray.agent.main`, stateful fakes in the tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from meshray import __version__
+from meshray.agent.prober import Prober
+from meshray.model.node import Versions
+from meshray.model.status import RayState
+from meshray.wireguard.device import Device
+
+
+class FirewallPart(Protocol):
+    """See `meshray.firewall.Firewall`."""
+
+    def apply(self) -> list[str]:
+        """Makes it so; returns what changed."""
+
+    def remove(self) -> list[str]:
+        """Takes back exactly what was made."""
+
+    def problems(self) -> list[str]:
+        """What could not be made so."""
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yields when the host's rules may have changed."""
+
+
+class RayPart(Protocol):
+    """See `meshray.agent.ray_part.RayOnNode`."""
+
+    @property
+    def failure(self) -> str:
+        """Why Ray does not run although it should; empty while nothing is wrong."""
+
+    def head_instance(self, instance: str) -> None:
+        """The head's Ray has this instance now; empty: it is down."""
+
+    async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
+        """Ray's own node table; None where the head does not answer."""
+
+    async def run(self) -> None:
+        """Keeps Ray running until cancelled, which leaves it running."""
+
+    async def stop(self) -> None:
+        """Ends Ray."""
+
+
+class CoordinatorPart(Protocol):
+    """See `meshray.agent.coordinator_process.CoordinatorProcess`."""
+
+    async def run(self) -> None:
+        """Keeps the coordinator running until cancelled, which leaves it running."""
+
+    async def stop(self) -> None:
+        """Ends it."""
+
+
+@dataclass
+class Parts:
+    """The parts of one agent.
+
+    Attributes:
+        no_ray_because: told to the person where ``ray`` is None.
+    """
+
+    device: Device
+    prober: Prober | None = None
+    firewall: FirewallPart | None = None
+    ray: RayPart | None = None
+    coordinator: CoordinatorPart | None = None
+    versions: Versions = field(default_factory=lambda: Versions(meshray=__version__))
+    no_ray_because: str = "not asked for"

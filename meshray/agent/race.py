@@ -1,0 +1,91 @@
+"""Trying every address of the coordinator at once, and telling what happened at each.
+
+>>> await race(endpoints, connect, stagger_s=0.3)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from meshray.errors import RefusedError, UnreachableError
+from meshray.model.address import Endpoint
+
+#: TCP and TLS to one address. A dropping firewall never answers.
+CONNECT_TIMEOUT_S = 5.0
+
+_OTHER_CERTIFICATE = "another certificate answered"
+
+T = TypeVar("T")
+
+
+async def race(endpoints: Sequence[Endpoint], attempt: Callable[[Endpoint], Awaitable[T]], stagger_s: float = 0.0) -> T:
+    """The result of the first attempt that succeeds; the others are cancelled.
+
+    Args:
+        stagger_s: head start of each endpoint over the next, so that a good first one is not raced in vain.
+
+    Raises:
+        RefusedError: an attempt was refused (another address of the same coordinator would refuse as well).
+        UnreachableError: all failed; names every endpoint and what answered there.
+    """
+
+    async def late(endpoint: Endpoint, delay_s: float) -> T:
+        await asyncio.sleep(delay_s)
+        return await asyncio.wait_for(attempt(endpoint), CONNECT_TIMEOUT_S)
+
+    loop = asyncio.get_running_loop()
+    attempts = {loop.create_task(late(endpoint, n * stagger_s)): endpoint for n, endpoint in enumerate(endpoints)}
+    failures: dict[Endpoint, str] = {}
+    try:
+        pending = set(attempts)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                if isinstance(error, RefusedError):
+                    raise error
+                if not isinstance(error, Exception):
+                    raise error
+                failures[attempts[task]] = describe(error)
+    finally:
+        for task in attempts:
+            task.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)
+    tried = "; ".join(f"{endpoint}: {failures[endpoint]}" for endpoint in endpoints)
+    if any(reason == _OTHER_CERTIFICATE for reason in failures.values()):
+        raise RefusedError(
+            "token_other_mesh",
+            f"not the coordinator that this token is for ({tried})",
+            hint="make a new token on the head: meshray token create",
+        )
+    port = endpoints[0].port if endpoints else "of the mesh"
+    raise UnreachableError(
+        "coordinator_unreachable",
+        f"the coordinator does not answer ({tried or 'no address is known'})",
+        hint=f"on the head: is it up (meshray status), and does its firewall let in TCP port {port}?",
+    )
+
+
+def describe(error: Exception) -> str:
+    """What happened at one address, in a few words."""
+    import aiohttp
+
+    phrases: list[tuple[type[Exception], str]] = [
+        (aiohttp.ServerFingerprintMismatch, _OTHER_CERTIFICATE),
+        (asyncio.TimeoutError, f"no answer in {CONNECT_TIMEOUT_S:.0f} s"),
+        (aiohttp.ClientConnectorDNSError, "the name does not resolve"),
+        (aiohttp.ClientSSLError, "what answers there does not speak TLS"),
+        (aiohttp.ServerDisconnectedError, "it closed the connection"),
+    ]
+    for kind, phrase in phrases:
+        if isinstance(error, kind):
+            return phrase
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return (error.os_error.strerror or str(error.os_error)).lower()
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"HTTP {error.status}"
+    return getattr(error, "message", "") or type(error).__name__

@@ -1,0 +1,73 @@
+"""Ray as the agent's loop sees it: the supervisor, and the node table that the head answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
+
+from meshray.agent.enrolment import Enrolment
+from meshray.errors import MeshrayError
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import HEAD, Node
+from meshray.model.status import RayState
+from meshray.raynode.command import RayPlan
+from meshray.raynode.state import node_table
+from meshray.raynode.supervisor import RayNode
+from meshray.raynode.versions import RayInstallation
+from meshray.runtime.person import Person
+from meshray.settings import INTERFACE, Home
+
+#: The head's dashboard answers in milliseconds, or it is not there.
+_TABLE_TIMEOUT_S = 3.0
+
+
+def ray_plan(enrolment: Enrolment, me: Node, head: Node, mesh_map: MeshMap, home: Home) -> RayPlan:
+    """What this node's Ray shall be (pure)."""
+    return RayPlan(
+        head=HEAD in me.roles,
+        node_ip=me.ip,
+        head_ip=head.ip,
+        node_name=me.name,
+        labels=enrolment.labels,
+        extra_args=enrolment.ray_args,
+        interface=INTERFACE,
+        token_path=home.ray_token,
+        network=mesh_map.mesh.network,
+    )
+
+
+class RayOnNode:
+    """The supervised Ray of this node."""
+
+    def __init__(
+        self,
+        installation: RayInstallation,
+        plan: RayPlan,
+        home: Home,
+        person: Person,
+        *,
+        token: str,
+        on_instance: Callable[[str], None],
+    ) -> None:
+        self._head_ip = plan.head_ip
+        self._token = token
+        self._refused = ""
+        self._node = RayNode(installation, plan, home, person, token=token, on_instance=on_instance)
+        self.head_instance = self._node.head_instance
+        self.run = self._node.run
+        self.stop = self._node.stop
+
+    @property
+    def failure(self) -> str:
+        """Why Ray does not run although it should; empty while nothing is wrong."""
+        return self._refused or (self._node.last_error if self._node.state.startswith("backoff") else "")
+
+    async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
+        """Ray's own node table; None where the head does not answer."""
+        try:
+            table = await node_table(self._head_ip, self._token, _TABLE_TIMEOUT_S)
+        except MeshrayError as error:
+            self._refused = error.message
+            return None
+        self._refused = ""
+        return table

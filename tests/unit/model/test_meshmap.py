@@ -1,0 +1,85 @@
+"""The map travels whole once, then as changes."""
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshray.errors import UsageError
+from meshray.model import wire
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.keys import PrivateKey
+from meshray.model.meshmap import MapChange, MeshInfo, MeshMap, diff
+from meshray.model.node import HEAD, HUB, WORKER, Node, Versions
+
+MESH = MeshInfo("m1", "lab", OverlayNetwork.parse("10.99.0.0/16"))
+KEYS = [PrivateKey.generate().public() for _ in range(6)]
+
+
+def node(number: int, **changes: object) -> Node:
+    made = Node(
+        id=f"n{number}",
+        name=NodeName(f"node-{number}"),
+        ip=IPv4Address(f"10.99.0.{number + 1}"),
+        public_key=KEYS[number],
+        roles=frozenset({HEAD, HUB}) if number == 0 else frozenset({WORKER}),
+        endpoints=(Endpoint("203.0.113.10", 51888),) if number == 0 else (),
+        labels={"site": "attic"},
+        versions=Versions("0.1.0", "2.60.0", "3.11.7"),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def maps(revision: int) -> st.SearchStrategy[MeshMap]:
+    members = st.dictionaries(st.integers(0, 5), st.booleans())
+    return members.map(
+        lambda chosen: MeshMap(MESH, revision, {f"n{n}": node(n, online=online) for n, online in chosen.items()})
+    )
+
+
+@given(maps(7), maps(8))
+def test_the_difference_leads_from_one_to_the_other(old: MeshMap, new: MeshMap) -> None:
+    change = MapChange.from_json(wire.decode(json_of(diff(old, new))))
+    assert old.apply(change) == new
+
+
+@given(maps(7))
+def test_a_map_survives_the_wire(mesh_map: MeshMap) -> None:
+    assert MeshMap.from_json(wire.decode(json_of(mesh_map))) == mesh_map
+
+
+def test_a_change_of_one_node_costs_that_node_only() -> None:
+    old = MeshMap(MESH, 1, {f"n{n}": node(n) for n in range(6)})
+    new = replace(old, revision=2, nodes={**old.nodes, "n3": node(3, online=True)})
+    assert set(diff(old, new).nodes) == {"n3"}
+
+
+def test_a_change_for_another_revision_is_refused() -> None:
+    with pytest.raises(wire.WireError):
+        MeshMap(MESH, 3, {}).apply(MapChange(2, 4, {}))
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(
+                st.sampled_from(["mesh", "revision", "nodes", "id", "name", "network", "ip", "roles"]), inner
+            )
+        ),
+        max_leaves=20,
+    )
+)
+def test_no_json_breaks_the_decoder(value: object) -> None:
+    if isinstance(value, dict):
+        with pytest.raises((wire.WireError, UsageError, ValueError)):
+            MeshMap.from_json(value)
+
+
+def json_of(value: MapChange | MeshMap) -> str:
+    import json
+
+    return json.dumps(value.to_json())
