@@ -1,0 +1,159 @@
+"""iptables as text: reads `iptables-save -t filter`, writes argument lists. Pure.
+
+The same for both variants, iptables-nft and iptables-legacy.
+
+>>> table = parse('''*filter
+... :INPUT DROP [0:0]
+... -A INPUT -i lo -j ACCEPT
+... COMMIT''')
+>>> table.chains[0].policy, table.chains[0].rules[0].where
+('drop', 'INPUT -i lo -j ACCEPT')
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from meshray.firewall.opening import Opening, Way
+from meshray.firewall.ruleset import Chain, Condition, Rule, Table
+
+#: Docker's chain for other people's rules; it survives a restart of Docker, and Docker calls it first.
+DOCKER_USER = "DOCKER-USER"
+
+_HOOKS = {"INPUT": "input", "FORWARD": "forward", "OUTPUT": "output"}
+_VERDICTS = {
+    "ACCEPT": "accept",
+    "DROP": "drop",
+    "REJECT": "drop",
+    "QUEUE": "drop",
+    "NFQUEUE": "drop",
+    "TARPIT": "drop",
+    "RETURN": "return",
+}
+_GO_ON = {"LOG", "NFLOG", "MARK", "CONNMARK", "TCPMSS", "CLASSIFY", "AUDIT"}
+_KEYS = {
+    "-i": "iif",
+    "-o": "oif",
+    "-s": "saddr",
+    "-d": "daddr",
+    "-p": "protocol",
+    "--dport": "dport",
+    "--dports": "dport",
+    "--ctstate": "state",
+    "--state": "state",
+    "--icmp-type": "icmptype",
+    "--dst-type": "targettype",
+    "--pkt-type": "packettype",
+    "--src-range": "saddr",
+    "--dst-range": "daddr",
+}
+#: Options that say how a match is to be read, and so are no condition.
+_SILENT = {"-m", "--comment", "--reject-with", "--log-prefix", "--log-level"}
+
+
+def parse(saved: str) -> Table:
+    """The filter table; without any chain where the text shows none."""
+    policies: dict[str, str] = {}
+    rules: dict[str, list[Rule]] = {}
+    for line in saved.splitlines():
+        if line.startswith(":"):
+            name, policy = line[1:].split()[:2]
+            policies[name] = policy.lower()
+        elif line.startswith("-A "):
+            words = shlex.split(line[3:])
+            rules.setdefault(words[0], []).append(_rule(words))
+    return Table(
+        "iptables",
+        "filter",
+        tuple(
+            Chain(name, _HOOKS.get(name, ""), policy, tuple(rules.get(name, ()))) for name, policy in policies.items()
+        ),
+    )
+
+
+def _rule(words: Sequence[str]) -> Rule:
+    verdict, comment = "", ""
+    conditions: list[Condition] = []
+    negated = False
+    index = 1
+    while index < len(words):
+        option, value = words[index], words[index + 1] if index + 1 < len(words) else ""
+        if option == "!":
+            negated, index = True, index + 1
+            continue
+        if option in ("-j", "-g"):
+            verdict = _verdict(option, value)
+        elif option == "--comment":
+            comment = value
+        elif option in _KEYS:
+            values = tuple(value.lower().split(",") if option not in ("-i", "-o") else [value])
+            conditions.append(Condition(_KEYS[option], values, negated))
+        elif option.startswith("-") and option not in _SILENT:
+            conditions.append(Condition("unknown", (option,)))
+        negated = False
+        index += 2 if value and not value.startswith("-") and value != "!" else 1
+    return Rule(verdict, tuple(conditions), comment, shlex.join(words))
+
+
+def _verdict(option: str, target: str) -> str:
+    if target in _GO_ON:
+        return ""
+    return _VERDICTS.get(target, f"{'goto' if option == '-g' else 'jump'} {target}")
+
+
+def insertion_chain(table: Table, chain: Chain) -> str:
+    """Where our accept goes: Docker's chain for this where Docker calls it first, else the chain itself."""
+    first = next((rule for rule in chain.rules if not rule.comment.startswith("meshray ")), None)
+    calls_docker = first is not None and not first.conditions and first.verdict == f"jump {DOCKER_USER}"
+    return DOCKER_USER if calls_docker and table.chain(DOCKER_USER) else chain.name
+
+
+def insert_arguments(table: Table, chain: Chain, way: Way, opening: Opening) -> list[str]:
+    """Our accept becomes the first rule."""
+    interface, network = opening.interface, str(opening.network)
+    match = {
+        Way.IN: ["-i", interface, "-s", network],
+        Way.OUT: ["-o", interface, "-d", network],
+        Way.THROUGH: ["-i", interface, "-o", interface, "-s", network, "-d", network],
+    }[way]
+    return _insert(insertion_chain(table, chain), 1, match, "ACCEPT", way.comment(opening))
+
+
+def _insert(chain: str, position: int, match: Sequence[str], target: str, comment: str) -> list[str]:
+    return ["-I", chain, str(position), *match, "-m", "comment", "--comment", comment, "-j", target]
+
+
+def delete_arguments(rule: Rule) -> list[str]:
+    """Exactly this rule goes."""
+    return ["-D", *shlex.split(rule.where)]
+
+
+#: What stands in for our own nftables table on a hub that has no nft: (chain, comment) in order.
+def guard_comments(opening: Opening) -> list[tuple[str, str]]:
+    """The comments of `guard_arguments`, by which it is known to be in place."""
+    return [(arguments[1], arguments[arguments.index("--comment") + 1]) for arguments in guard_arguments(opening)]
+
+
+def guard_arguments(opening: Opening) -> list[list[str]]:
+    """Only overlay to overlay is forwarded, and no ICMP redirects: the rules of `nft.own_rules`."""
+    interface, network, mark = opening.interface, str(opening.network), opening.mark
+    through = ["-i", interface, "-o", interface, "-s", network, "-d", network]
+    redirects = ["-o", interface, "-p", "icmp", "-m", "icmp", "--icmp-type", "redirect"]
+    return [
+        _insert("FORWARD", 1, through, "ACCEPT", f"{mark} guard through {network}"),
+        _insert("FORWARD", 2, ["-i", interface], "DROP", f"{mark} guard nothing leaves the overlay here"),
+        _insert("FORWARD", 3, ["-o", interface], "DROP", f"{mark} guard nothing enters the overlay here"),
+        _insert("OUTPUT", 1, redirects, "DROP", f"{mark} guard no redirects"),
+    ]
+
+
+def guard_in_place(table: Table, opening: Opening) -> bool:
+    """Whether the guard's rules come before any other rule of their chains: a later drop would guard nothing."""
+    wanted: dict[str, list[str]] = {}
+    for name, comment in guard_comments(opening):
+        wanted.setdefault(name, []).append(comment)
+    return all(
+        (chain := table.chain(name)) is not None and [rule.comment for rule in chain.rules[: len(comments)]] == comments
+        for name, comments in wanted.items()
+    )

@@ -1,0 +1,256 @@
+"""nftables as text: reads `nft -a -t list ruleset`, writes scripts for `nft -f -`. Pure.
+
+Text and not JSON, because distributions build nft without JSON, and its JSON dies on rules that iptables made.
+
+>>> [table] = parse('''table inet filter { # handle 1
+...     chain input { # handle 1
+...         type filter hook input priority filter; policy drop;
+...         iifname "lo" accept # handle 4
+...     }
+... }''')
+>>> table.chains[0].policy, table.chains[0].rules[0].where
+('drop', '4')
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from meshray.firewall.opening import Opening, Way
+from meshray.firewall.ruleset import Chain, Condition, Rule, Table
+
+#: A table of our own: atomically replaced, removed as a whole. Further chains of meshray's belong here too.
+OWN_TABLE = "meshray"
+
+_TABLE = re.compile(r"table (\S+) (\S+) \{")
+_CHAIN = re.compile(r"chain (\S+) \{")
+_HOOK = re.compile(r"type (\S+) hook (\S+) .*?priority [^;]*;(?: policy (\S+);)?")
+_HANDLE = re.compile(r" # handle (\d+)$")
+_COMMENT = re.compile(r'\bcomment "([^"]*)"')
+_TOKEN = re.compile(r'"[^"]*"|[{},]|[^\s,{}"]+')
+_QUOTED = re.compile(r'"[^"]*"')
+_FINAL = {"accept": "accept", "drop": "drop", "reject": "drop", "queue": "drop", "return": "return"}
+
+#: What begins a condition: (first words) → (key, protocol that it implies).
+_KEYS: dict[tuple[str, ...], tuple[str, str]] = {
+    ("iifname",): ("iif", ""),
+    ("iif",): ("iif", ""),
+    ("oifname",): ("oif", ""),
+    ("oif",): ("oif", ""),
+    ("ip", "saddr"): ("saddr", ""),
+    ("ip", "daddr"): ("daddr", ""),
+    ("ip", "protocol"): ("protocol", ""),
+    ("meta", "l4proto"): ("protocol", ""),
+    ("meta", "nfproto"): ("family", ""),
+    ("meta", "protocol"): ("family", ""),
+    ("meta", "pkttype"): ("packettype", ""),
+    ("pkttype",): ("packettype", ""),
+    ("th", "dport"): ("dport", ""),
+    ("tcp", "dport"): ("dport", "tcp"),
+    ("udp", "dport"): ("dport", "udp"),
+    ("icmp", "type"): ("icmptype", "icmp"),
+    ("ct", "state"): ("state", ""),
+    ("ct", "status"): ("status", ""),
+    ("fib", "daddr", "type"): ("targettype", ""),
+}
+_LOG_OPTIONS = {"prefix", "group", "level", "flags", "snaplen", "queue-threshold"}
+#: Matches of protocols that the overlay never carries: such a rule is not met.
+_FOREIGN = {"ip6": "ipv6", "icmpv6": "ipv6", "arp": "arp", "ether": "ether"}
+
+
+def parse(listing: str) -> list[Table]:
+    """Every table that can hold back IPv4 (families ip and inet), ours left out."""
+    tables: list[Table] = []
+    lines = iter(listing.splitlines())
+    for line in lines:
+        opened = _TABLE.match(line)
+        if not opened:
+            continue
+        chains = tuple(_chains(lines))
+        if opened[1] in ("ip", "inet") and opened[2] != OWN_TABLE:
+            tables.append(Table(opened[1], opened[2], chains))
+    return tables
+
+
+def _chains(lines: Iterator[str]) -> Iterator[Chain]:
+    """Reads up to the end of the table; whatever is no chain (sets, maps, counters) is stepped over."""
+    for raw in lines:
+        line = raw.strip()
+        opened = _CHAIN.match(line)
+        if opened:
+            yield _chain(opened[1], _block(lines))
+        elif _balance(line) > 0:
+            list(_block(lines))
+        elif line.startswith("}"):
+            return
+
+
+def _block(lines: Iterator[str]) -> Iterator[str]:
+    depth = 1
+    for line in lines:
+        depth += _balance(line)
+        if depth <= 0:
+            return
+        yield line.strip()
+
+
+def _balance(line: str) -> int:
+    bare = _QUOTED.sub("", line)
+    return bare.count("{") - bare.count("}")
+
+
+def _chain(name: str, lines: Iterator[str]) -> Chain:
+    hook, policy = "", ""
+    rules: list[Rule] = []
+    for line in lines:
+        base = _HOOK.match(line)
+        if base:
+            # Only filter chains ask about dropping; others (nat, route) are not for us to touch.
+            hook, policy = base[2] if base[1] == "filter" else "", base[3] or "accept"
+        elif _HANDLE.search(line):
+            rules.extend(parse_rule(line))
+    return Chain(name, hook, policy, tuple(rules))
+
+
+def parse_rule(line: str) -> list[Rule]:
+    """One line of a chain. A verdict map becomes one rule for each of its entries."""
+    handle = _HANDLE.search(line)
+    where = handle[1] if handle else ""
+    comment = _COMMENT.search(line)
+    text = _COMMENT.sub("", _HANDLE.sub("", line))
+    if " vmap " in text:
+        return [Rule(verdict, conditions, "", where) for conditions, verdict in _verdict_map(text)]
+    tokens = _TOKEN.findall(text)
+    verdict, length = _verdict(tokens)
+    return [Rule(verdict, tuple(_conditions(tokens[:length])), comment[1] if comment else "", where)]
+
+
+def _verdict(tokens: Sequence[str]) -> tuple[str, int]:
+    """The verdict, and how many tokens stand before it."""
+    for index, token in enumerate(tokens):
+        if token in _FINAL:
+            return _FINAL[token], index
+        if token in ("jump", "goto") and index + 1 < len(tokens):
+            return f"{token} {tokens[index + 1]}", index
+    return "", len(tokens)
+
+
+def _verdict_map(text: str) -> Iterator[tuple[tuple[Condition, ...], str]]:
+    before, _, after = text.partition(" vmap ")
+    for entry in re.findall(r"([^{},]+?) : ([^{},]+)", after):
+        verdict, _ = _verdict(entry[1].split())
+        yield tuple(_conditions(_TOKEN.findall(f"{before} {entry[0]}"))), verdict
+
+
+def _conditions(tokens: Sequence[str]) -> Iterator[Condition]:
+    index = 0
+    while index < len(tokens):
+        found, length = _condition(tokens[index:])
+        yield from found
+        index += length
+
+
+def _condition(tokens: Sequence[str]) -> tuple[list[Condition], int]:
+    """The conditions that begin here, and how many tokens they take."""
+    if tokens[0] == "counter":
+        return [], 5 if tokens[1:2] == ["packets"] else 1
+    if tokens[0] == "log":
+        index = 1
+        while tokens[index : index + 1] and tokens[index] in _LOG_OPTIONS:
+            index += 2
+        return [], index
+    if tokens[0] in _FOREIGN:
+        return [Condition("family", (_FOREIGN[tokens[0]],))], len(tokens)
+    for words in (tuple(tokens[:count]) for count in (3, 2, 1)):
+        if words in _KEYS:
+            key, protocol = _KEYS[words]
+            values, negated, length = _values(tokens[len(words) :])
+            found = [Condition("protocol", (protocol,))] if protocol else []
+            return [*found, Condition(key, values, negated)], len(words) + length
+    return [Condition("unknown", (tokens[0],))], 1
+
+
+def _values(tokens: Sequence[str]) -> tuple[tuple[str, ...], bool, int]:
+    """What a condition compares with: a value, a list or a set; whether negated; how many tokens it took."""
+    index = 1 if tokens[:1] in (["!="], ["=="]) else 0
+    negated = tokens[:1] == ["!="]
+    values: list[str] = []
+    if tokens[index : index + 1] == ["{"]:
+        end = tokens.index("}") if "}" in tokens else len(tokens)
+        values = [word for word in tokens[index + 1 : end] if word != ","]
+        index = end + 1
+    else:
+        values = list(tokens[index : index + 1])
+        index += 1
+        while tokens[index : index + 1] == [","]:
+            values += tokens[index + 1 : index + 2]
+            index += 2
+    return tuple(value.strip('"') for value in values), negated, index
+
+
+def accept_rule(way: Way, opening: Opening) -> str:
+    """The rule that lets the overlay pass a foreign chain."""
+    interface, network = f'"{opening.interface}"', opening.network
+    match = {
+        Way.IN: f"iifname {interface} ip saddr {network}",
+        Way.OUT: f"oifname {interface} ip daddr {network}",
+        Way.THROUGH: f"iifname {interface} oifname {interface} ip saddr {network} ip daddr {network}",
+    }[way]
+    return f'{match} accept comment "{way.comment(opening)}"'
+
+
+def insert_command(table: Table, chain: Chain, way: Way, opening: Opening) -> str:
+    """Script line: our accept becomes the chain's first rule."""
+    return f"insert rule {table.family} {table.name} {chain.name} {accept_rule(way, opening)}\n"
+
+
+def delete_command(table: Table, chain: Chain, rule: Rule) -> str:
+    """Script line: exactly this rule goes."""
+    return f"delete rule {table.family} {table.name} {chain.name} handle {rule.where}\n"
+
+
+def own_rules(opening: Opening) -> dict[str, list[tuple[str, str]]]:
+    """Per chain of our table: (rule, comment). Only overlay to overlay is ever forwarded.
+
+    A hub must not send ICMP redirects into the overlay (nodes would try to reach each other around it), and the
+    kernel's own switch is a logical OR over all interfaces, so it is a rule.
+    """
+    interface, network, mark = f'"{opening.interface}"', opening.network, opening.mark
+    through = (f"iifname {interface} oifname {interface} ip saddr {network} ip daddr {network} accept", "through")
+    chains = {
+        "forward": [
+            *([through] if opening.forwards else []),
+            (f"iifname {interface} drop", "nothing leaves the overlay here"),
+            (f"oifname {interface} drop", "nothing enters the overlay here"),
+        ],
+        "output": [(f"oifname {interface} icmp type redirect drop", "no redirects")],
+    }
+    return {
+        chain: [(rule, f"{mark} {comment} {network}") for rule, comment in rules] for chain, rules in chains.items()
+    }
+
+
+def own_table_script(opening: Opening) -> str:
+    """Replaces our table in one transaction, whether or not it is there."""
+    lines = [f"add table inet {OWN_TABLE}", f"delete table inet {OWN_TABLE}", f"table inet {OWN_TABLE} {{"]
+    for chain, rules in own_rules(opening).items():
+        lines.append(f"chain {chain} {{ type filter hook {chain} priority -5; policy accept;")
+        lines += [f'{rule} comment "{comment}"' for rule, comment in rules]
+        lines.append("}")
+    return "\n".join([*lines, "}", ""])
+
+
+def own_table_in_place(listing: str, opening: Opening) -> bool:
+    """Whether our table stands as `own_table_script` makes it, told by the comments and their order."""
+    wanted = [comment for rules in own_rules(opening).values() for _, comment in rules]
+    return own_table_comments(listing) == wanted
+
+
+def own_table_comments(listing: str) -> list[str] | None:
+    """The comments in our table, in order; None where there is no such table."""
+    start = re.search(rf"^table inet {OWN_TABLE} \{{", listing, re.MULTILINE)
+    if not start:
+        return None
+    end = listing.find("\n}", start.end())
+    return _COMMENT.findall(listing[start.end() : end if end >= 0 else None])

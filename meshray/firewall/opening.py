@@ -1,0 +1,62 @@
+"""What meshray wants of a host's firewall, as words that every backend shares.
+
+>>> from ipaddress import IPv4Network
+>>> opening = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=True)
+>>> Way.IN.comment(opening)
+'meshray meshray0: in 10.99.0.0/16'
+>>> way_of_hook("forward", opening)
+<Way.THROUGH: 'through'>
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Network
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is to be let through: one interface, one network.
+
+    Attributes:
+        interface: the overlay interface.
+        network: the overlay's addresses; nothing else is accepted from the interface.
+        forwards: this node is a hub, it passes packets on from one overlay address to another.
+    """
+
+    interface: str
+    network: IPv4Network
+    forwards: bool
+
+    @property
+    def mark(self) -> str:
+        """How every comment begins that makes a rule ours; two meshes on one host do not mix."""
+        return f"meshray {self.interface}:"
+
+
+class Way(Enum):
+    """Which packets a rule is about."""
+
+    IN = "in"
+    OUT = "out"
+    THROUGH = "through"
+
+    def comment(self, opening: Opening) -> str:
+        """Marks a rule as ours and says what it lets pass, so that one of another network is replaced."""
+        return f"{opening.mark} {self.value} {opening.network}"
+
+
+_WAYS = {
+    "prerouting": Way.IN,
+    "input": Way.IN,
+    "forward": Way.THROUGH,
+    "output": Way.OUT,
+    "postrouting": Way.OUT,
+}
+
+
+def way_of_hook(hook: str, opening: Opening) -> Way | None:
+    """What is to pass a chain on this netfilter hook; None where the chain is no concern of ours."""
+    way = _WAYS.get(hook)
+    return None if way is Way.THROUGH and not opening.forwards else way

@@ -1,0 +1,105 @@
+"""Runs the host's firewall programs, and reads and sets what the kernel keeps under /proc.
+
+>>> Answer(127, "", "").missing
+True
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: ufw and firewalld answer within seconds even on slow machines; a lock that is held longer is reported.
+TIMEOUT_S = 20.0
+_NOT_FOUND = 127
+_TIMED_OUT = 124
+#: sudo, cron and units may leave these out of PATH.
+_SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a program ended; out is its stdout, error its stderr."""
+
+    code: int
+    out: str
+    error: str
+
+    @property
+    def ok(self) -> bool:
+        """It did what it was asked."""
+        return self.code == 0
+
+    @property
+    def missing(self) -> bool:
+        """There is no such program on this host, or the kernel lacks what it drives."""
+        return self.code == _NOT_FOUND or "not supported" in self.error.lower()
+
+    @property
+    def cause(self) -> str:
+        """Why it failed, in one line."""
+        lines = [line.strip() for line in self.error.splitlines() if line.strip() and not line.startswith("#")]
+        return lines[0][:200] if lines else f"exit status {self.code}"
+
+
+#: (arguments, standard input) → Answer. Tests put a host of their own here.
+Run = Callable[[Sequence[str], str], Answer]
+
+
+def run_program(argv: Sequence[str], stdin: str = "") -> Answer:
+    """Runs one program to its end, at most TIMEOUT_S; never raises for what the program does."""
+    environment = {**os.environ, "LC_ALL": "C", "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_FOLDERS}".lstrip(":")}
+    try:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            env=environment,
+            check=False,
+        )
+    except FileNotFoundError:
+        return Answer(_NOT_FOUND, "", f"{argv[0]}: not found")
+    except subprocess.TimeoutExpired:
+        return Answer(_TIMED_OUT, "", f"{argv[0]} did not end within {TIMEOUT_S:.0f} s")
+    except OSError as error:
+        return Answer(_NOT_FOUND - 1, "", f"{argv[0]}: {error.strerror}")
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+class Proc:
+    """The kernel's settings and tables under /proc."""
+
+    def __init__(self, root: Path = Path("/proc")) -> None:
+        self._root = root
+
+    def legacy_filter_in_use(self) -> bool:
+        """Whether iptables-legacy holds a filter table here; merely asking that program would make one."""
+        try:
+            return "filter" in (self._root / "net/ip_tables_names").read_text().split()
+        except OSError:
+            return False
+
+    def forwarding(self, interface: str) -> str | None:
+        """``1``: IPv4 packets that come in on this interface may be forwarded; ``0``: not; None: no such interface."""
+        try:
+            return (self._root / "sys/net/ipv4/conf" / interface / "forwarding").read_text().strip()
+        except OSError:
+            return None
+
+    def set_forwarding(self, interface: str, value: str) -> None:
+        """Raises OSError where /proc/sys is read-only (containers) or rights are missing."""
+        (self._root / "sys/net/ipv4/conf" / interface / "forwarding").write_text(value)
+
+    def uplink(self) -> str:
+        """The interface of the default route, empty where there is none."""
+        try:
+            lines = (self._root / "net/route").read_text().splitlines()[1:]
+        except OSError:
+            return ""
+        return next((line.split()[0] for line in lines if line.split()[1:2] == ["00000000"]), "")

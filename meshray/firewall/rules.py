@@ -1,0 +1,81 @@
+"""Decides what is missing in a host's firewall, and what of ours is to go. Pure.
+
+>>> from ipaddress import IPv4Network
+>>> from meshray.firewall.ruleset import Chain, Table
+>>> closed = Table("inet", "filter", (Chain("input", "input", "drop", ()),))
+>>> opening = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
+>>> [(chain.name, way.value) for chain, way in missing(closed, opening)]
+[('input', 'in')]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from ipaddress import IPv4Address, IPv4Network
+
+from meshray.firewall.opening import Opening, Way, way_of_hook
+from meshray.firewall.ruleset import Chain, Packet, Rule, Table, fate
+from meshray.settings import PROBE_PORT
+
+#: Stand for what a mesh carries: Ray's GCS, dashboard, client and worker ports, ports of users' own, probes, ping.
+_SAMPLES = (
+    ("tcp", 6379),
+    ("tcp", 8265),
+    ("tcp", 10001),
+    ("tcp", 20000),
+    ("tcp", 50000),
+    ("udp", PROBE_PORT),
+    ("icmp", 0),
+)
+
+
+def overlay_packets(way: Way, opening: Opening) -> Iterator[Packet]:
+    """What must get through a chain for the mesh to work."""
+    interface = opening.interface
+    iif = interface if way is not Way.OUT else ""
+    oif = interface if way is not Way.IN else ""
+    for source, target in _address_pairs(opening.network):
+        for protocol, port in _SAMPLES:
+            yield Packet(iif, oif, source, target, protocol, port)
+
+
+def _address_pairs(network: IPv4Network) -> list[tuple[IPv4Address, IPv4Address]]:
+    nodes, probes = network.subnets(prefixlen_diff=1)
+    return [(half[2], half[3]) for half in (nodes, probes)]
+
+
+def drops(table: Table, chain: Chain, way: Way, opening: Opening) -> bool:
+    """Whether this base chain certainly drops something of the overlay."""
+    return any(fate(table, chain, packet) != "accept" for packet in overlay_packets(way, opening))
+
+
+def missing(table: Table, opening: Opening) -> list[tuple[Chain, Way]]:
+    """The base chains that hold the overlay back, in the table's order."""
+    found = []
+    for chain in table.chains:
+        way = way_of_hook(chain.hook, opening)
+        if way and drops(table, chain, way, opening):
+            found.append((chain, way))
+    return found
+
+
+def obsolete(table: Table, opening: Opening, also_wanted: Collection[str] = ()) -> list[tuple[Chain, Rule]]:
+    """Rules of ours that nothing asks for any more: another network, a hub that is none now, a copy that came too late.
+
+    A rule of ours that stands in vain (the chain drops all the same) is obsolete too: a new one is put before it.
+    """
+    wanted = {way.comment(opening) for way in Way if way is not Way.THROUGH or opening.forwards} | set(also_wanted)
+    in_vain = {(chain.name, way.comment(opening)) for chain, way in missing(table, opening)}
+    return [
+        (chain, rule)
+        for chain, rule in table.marked(opening.mark)
+        if rule.comment not in wanted or (chain.name, rule.comment) in in_vain
+    ]
+
+
+def port_is_dropped(table: Table, protocol: str, port: int, uplink: str) -> bool:
+    """Whether a packet from outside to this port of this host is certainly dropped by one of the table's chains."""
+    packet = Packet(iif=uplink, protocol=protocol, port=port)
+    return any(
+        fate(table, chain, packet) != "accept" for chain in table.chains if chain.hook in ("prerouting", "input")
+    )
