@@ -3,7 +3,7 @@
 Changes within a few milliseconds travel together. An agent that cannot keep up is disconnected;
 the others never wait for it.
 
->>> publisher = Publisher(lambda: ledger.registry.map)
+>>> publisher = Publisher(registry.map, lambda: ledger.registry.map)
 >>> outbox = publisher.join("n2")
 >>> await outbox.next()
 '{"type":"map","map":{…}}'
@@ -52,7 +52,9 @@ class Outbox:
         self._wake = asyncio.Event()
 
     def put(self, message: str) -> None:
-        """Adds a message, or closes where too many wait already."""
+        """Adds a message, or closes where too many wait already; nothing where it is closed."""
+        if self.close_code:
+            return
         if len(self._messages) >= self._limit:
             self.close(CLOSE_TOO_SLOW, "too many messages wait")
             return
@@ -75,11 +77,17 @@ class Outbox:
 
 
 class Publisher:
-    """Knows who is connected and what everybody was told last."""
+    """Knows who is connected and what everybody was told last.
 
-    def __init__(self, current: Callable[[], MeshMap], gather_s: float = GATHER_S) -> None:
+    Args:
+        published: the map as it is now.
+        current: the map as it is whenever this is called.
+        gather_s: so long changes are gathered, seconds.
+    """
+
+    def __init__(self, published: MeshMap, current: Callable[[], MeshMap], gather_s: float = GATHER_S) -> None:
         self._current = current
-        self._published = current()
+        self._published = published
         self._gather_s = gather_s
         self._outboxes: dict[str, Outbox] = {}
         self._timer: asyncio.TimerHandle | None = None

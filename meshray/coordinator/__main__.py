@@ -1,0 +1,59 @@
+"""The coordinator as a process: `python -m meshray.coordinator [--port N]`.
+
+Finds its mesh through MESHRAY_HOME, logs to stderr, ends cleanly on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+
+from meshray.coordinator.server import EVERYWHERE, Server
+from meshray.errors import MeshrayError
+from meshray.settings import Home
+
+#: Each agent holds one; the customary soft limit of 1024 would be the size of the mesh.
+_OPEN_FILES = 65536
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m meshray.coordinator", description="The coordinator of a mesh.")
+    parser.add_argument("--port", type=int, help="TCP port; by default the one that the mesh was made with")
+    parser.add_argument("--listen", action="append", metavar="ADDRESS", help="by default every address")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _allow_many_connections()
+    server = Server(Home.from_environment(), port=options.port, hosts=options.listen or EVERYWHERE)
+    try:
+        asyncio.run(_serve(server))
+    except MeshrayError as error:
+        hint = f"\n  {error.hint}" if error.hint else ""
+        sys.stderr.write(f"meshray coordinator: {error.message}{hint}\n")
+        return error.exit_code
+    return 0
+
+
+async def _serve(server: Server) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await server.start()
+    await server.run_until(stop)
+
+
+def _allow_many_connections() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""The coordinator's HTTP API: routes, who may call them, and errors as JSON.
+
+    GET    /v1/hello                 anybody
+    POST   /v1/enroll                who has a token
+    GET    /v1/agent  (WebSocket)    nodes; see `meshray.coordinator.link`
+    POST   /v1/leave                 nodes
+    POST   /v1/tokens, GET /v1/tokens, DELETE /v1/tokens/{id}                  the node that runs the coordinator
+    GET    /v1/nodes, DELETE /v1/nodes/{name}, PATCH /v1/nodes/{name}          the same
+    POST   /v1/peers                                                           the same
+
+An error is {"schema": 1, "error": {"code", "message", "hint"}, "exit_code": N}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from meshray.coordinator.door import Door
+from meshray.coordinator.link import serve_agent
+from meshray.coordinator.records import Member
+from meshray.coordinator.registry import ConflictError, UnknownError
+from meshray.coordinator.service import Service
+from meshray.errors import MeshrayError, RefusedError, UsageError
+from meshray.model import wire
+from meshray.model.address import NodeName
+from meshray.model.enrol import EnrolRequest
+
+MAX_BODY_BYTES = 64 * 1024
+#: A body must be here within this, seconds.
+BODY_S = 10.0
+#: More requests than this at once, WebSockets not counted, are told to come back.
+MAX_REQUESTS = 512
+#: Ten years, in seconds; who wants longer wants 0, for ever.
+MAX_TTL_S = 10 * 366 * 86400
+MAX_USES = 1_000_000
+
+#: Where the kind of error alone does not tell the HTTP status.
+_STATUS = {
+    "credential_unknown": 401,
+    "name_taken": 409,
+    "key_taken": 409,
+    "version_mismatch": 409,
+    "network_full": 409,
+    "no_hub": 409,
+    "request_too_large": 413,
+    "busy": 429,
+}
+_STATUS_OF_KIND: tuple[tuple[type[MeshrayError], int], ...] = (
+    (UnknownError, 404),
+    (ConflictError, 409),
+    (RefusedError, 403),
+    (UsageError, 400),
+    (wire.WireError, 400),
+)
+
+_log = logging.getLogger(__name__)
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(service: Service, door: Door) -> web.Application:
+    """The application that answers for this service."""
+    api = _Api(service, door)
+    app = web.Application(middlewares=[_Answering(door).middleware], client_max_size=MAX_BODY_BYTES)
+    app.add_routes(
+        [
+            web.get("/v1/hello", api.hello),
+            web.post("/v1/enroll", api.enrol),
+            web.get("/v1/agent", api.agent),
+            web.post("/v1/leave", api.leave),
+            web.post("/v1/tokens", api.create_token),
+            web.get("/v1/tokens", api.list_tokens),
+            web.delete("/v1/tokens/{id}", api.revoke_token),
+            web.get("/v1/nodes", api.list_nodes),
+            web.delete("/v1/nodes/{name}", api.remove_node),
+            web.patch("/v1/nodes/{name}", api.rename_node),
+            web.post("/v1/peers", api.add_peer),
+        ]
+    )
+    return app
+
+
+class _Answering:
+    """Turns errors into JSON and keeps a connection open only after a request that went well."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._at_work = 0
+
+    @property
+    def middleware(self) -> Middleware:
+        """As aiohttp wants it."""
+
+        @web.middleware
+        async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
+            response = await self._answer(request, handler)
+            if isinstance(response, web.WebSocketResponse):
+                return response
+            if response.status < 400:
+                self._door.expect_another(request.protocol)
+            else:
+                response.force_close()
+            return response
+
+        return answer
+
+    async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        is_socket = request.path == "/v1/agent"
+        if self._at_work >= MAX_REQUESTS and not is_socket:
+            return failure(MeshrayError("busy", "the coordinator has too much to do", hint="try again in a minute"))
+        self._at_work += not is_socket
+        try:
+            return await handler(request)
+        except MeshrayError as error:
+            return failure(error)
+        except web.HTTPRequestEntityTooLarge:
+            return failure(_too_large())
+        except web.HTTPException as error:
+            code = (error.reason or "failed").lower().replace(" ", "_")
+            message = f"{request.method} {request.path[:200]!r}: {error.reason}"
+            return failure(UsageError(code, message), error.status)
+        except Exception:
+            # The cause stays here: a stranger learns nothing from it.
+            _log.exception("%s %s failed", request.method, request.rel_url.path[:200])
+            hint = "on the head: meshray logs"
+            return failure(MeshrayError("internal_error", "the coordinator failed at this request", hint=hint))
+        finally:
+            self._at_work -= not is_socket
+
+
+class _Api:
+    def __init__(self, service: Service, door: Door) -> None:
+        self._service = service
+        self._door = door
+
+    async def hello(self, request: web.Request) -> web.StreamResponse:
+        return success(self._service.hello())
+
+    async def enrol(self, request: web.Request) -> web.StreamResponse:
+        asked = EnrolRequest.from_json(await _body(request))
+        answer = await self._service.enrol(asked)
+        return success(answer.to_json())
+
+    async def agent(self, request: web.Request) -> web.StreamResponse:
+        credential = _credential(request)
+        if not web.WebSocketResponse().can_prepare(request):
+            raise UsageError("not_a_websocket", "this address speaks WebSocket only")
+        self._door.hold(request.protocol)
+        member = self._service.member_with(credential)
+        return await serve_agent(self._service, request, member.node.id if member else None)
+
+    async def leave(self, request: web.Request) -> web.StreamResponse:
+        await self._service.remove(self._member(request).node.id)
+        return success({})
+
+    async def create_token(self, request: web.Request) -> web.StreamResponse:
+        self._admin(request)
+        body = await _body(request)
+        token, record = await self._service.create_token(
+            uses=wire.number(body, "uses", 0, MAX_USES, 1),
+            ttl_s=wire.number(body, "ttl_s", 0, MAX_TTL_S, 86400),
+            ephemeral=wire.flag(body, "ephemeral"),
+        )
+        return success({"token": token.encode(), "id": record.id, "uses": record.uses, "expires": record.expires})
+
+    async def list_tokens(self, request: web.Request) -> web.StreamResponse:
+        self._admin(request)
+        return success({"tokens": [token.to_json() for token in self._service.tokens()]})
+
+    async def revoke_token(self, request: web.Request) -> web.StreamResponse:
+        self._admin(request)
+        record = await self._service.revoke_token(request.match_info["id"])
+        return success(record.to_json())
+
+    async def list_nodes(self, request: web.Request) -> web.StreamResponse:
+        self._admin(request)
+        nodes = [{**member.node.to_json(), "enrolled": member.enrolled} for member in self._service.members()]
+        return success({"revision": self._service.revision, "nodes": nodes})
+
+    async def remove_node(self, request: web.Request) -> web.StreamResponse:
+        self._admin(request)
+        member = await self._service.remove_named(request.match_info["name"])
+        return success({"name": member.node.name, "ip": str(member.node.ip)})
+
+    async def rename_node(self, request: web.Request) -> web.StreamResponse:
+        self._admin(request)
+        new = NodeName.parse(wire.text(await _body(request), "name", 63))
+        member = await self._service.rename(request.match_info["name"], new)
+        return success({"name": member.node.name, "ip": str(member.node.ip)})
+
+    async def add_peer(self, request: web.Request) -> web.StreamResponse:
+        self._admin(request)
+        name = NodeName.parse(wire.text(await _body(request), "name", 63))
+        peer = await self._service.add_static(name)
+        hub = {
+            "name": peer.hub.name,
+            "ip": str(peer.hub.ip),
+            "public_key": str(peer.hub.public_key),
+            "endpoints": [str(endpoint) for endpoint in peer.hub.endpoints],
+            "preshared_key": peer.preshared_key.reveal(),
+        }
+        return success(
+            {
+                "name": peer.node.name,
+                "ip": str(peer.node.ip),
+                "private_key": peer.private_key.reveal(),
+                "public_key": str(peer.node.public_key),
+                "network": str(self._service.settings.mesh.network),
+                "hub": hub,
+            }
+        )
+
+    def _member(self, request: web.Request) -> Member:
+        member = self._service.member_with(_credential(request))
+        if member is None:
+            raise _not_accepted()
+        return member
+
+    def _admin(self, request: web.Request) -> None:
+        self._service.require_admin(self._member(request))
+
+
+def success(answer: Mapping[str, object]) -> web.Response:
+    """200 with the answer in its envelope."""
+    return web.json_response({"schema": 1, **answer})
+
+
+def failure(error: MeshrayError, status: int | None = None) -> web.Response:
+    """The error in its envelope, with the HTTP status that fits it."""
+    if status is None:
+        of_kind = (number for kind, number in _STATUS_OF_KIND if isinstance(error, kind))
+        status = _STATUS.get(error.code) or next(of_kind, 500)
+    body = {"schema": 1, "error": error.to_json(), "exit_code": error.exit_code}
+    return web.json_response(body, status=status)
+
+
+async def _body(request: web.Request) -> Mapping[str, object]:
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise _too_large()
+    try:
+        content = await asyncio.wait_for(request.read(), BODY_S)
+    except asyncio.TimeoutError:
+        raise wire.WireError(f"the body did not arrive within {BODY_S:.0f} s") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise wire.WireError("the body is not what its header says") from None
+    return wire.decode(content)
+
+
+def _credential(request: web.Request) -> str:
+    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not credential.isascii():
+        raise _not_accepted()
+    return credential.strip()
+
+
+def _not_accepted() -> RefusedError:
+    return RefusedError(
+        "credential_unknown",
+        "the coordinator does not know this node",
+        hint="it may have been removed: meshray leave, then join again",
+    )
+
+
+def _too_large() -> MeshrayError:
+    return MeshrayError("request_too_large", f"the request's body is larger than {MAX_BODY_BYTES // 1024} KiB")

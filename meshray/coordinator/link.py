@@ -1,0 +1,114 @@
+"""One agent's WebSocket: the map and its changes out, reports in.
+
+    server → {"type": "map", "map": {…}}            first, once
+    server → {"type": "change", "change": {…}}      then, whenever something changed
+    agent  → {"type": "hello", "versions": {…}, "endpoints": […], "listen_port": N}
+    agent  → {"type": "ray", "instance": "…"}
+
+Unknown types are ignored, so that a newer agent may say more. What is malformed ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from aiohttp import WSMsgType, web
+
+from meshray.coordinator.publisher import CLOSE_BAD_MESSAGE, CLOSE_ENDING, CLOSE_NOT_ACCEPTED, CLOSE_TOO_SLOW, Outbox
+from meshray.coordinator.registry import UnknownError
+from meshray.coordinator.service import Service
+from meshray.errors import MeshrayError
+from meshray.model import wire
+from meshray.model.address import Endpoint
+from meshray.model.node import Versions
+
+MAX_MESSAGE_BYTES = 64 * 1024
+#: A ping this often, an answer within half of it: a silent agent is offline after 30 s.
+HEARTBEAT_S = 20.0
+#: One message must be on its way within this; else the agent is not reading.
+SEND_S = 20.0
+#: How long the other side gets for its half of the closing handshake.
+CLOSE_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+async def serve_agent(service: Service, request: web.Request, node_id: str | None) -> web.WebSocketResponse:
+    """Talks to one agent until either side ends it. ``node_id`` None: the credential was not accepted."""
+    # A map compresses to a quarter, but every connection's compressor would hold 300 KB.
+    socket = web.WebSocketResponse(
+        heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, timeout=CLOSE_S
+    )
+    await socket.prepare(request)
+    link = _Link(service, socket, request)
+    if node_id is None:
+        await link.close(CLOSE_NOT_ACCEPTED, "this credential is not accepted")
+        return socket
+    try:
+        outbox = await service.connect(node_id)
+    except UnknownError:
+        await link.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
+        return socket
+    try:
+        await asyncio.gather(link.send(node_id, outbox), link.receive(node_id, outbox))
+    finally:
+        await service.disconnect(node_id, outbox)
+    return socket
+
+
+class _Link:
+    def __init__(self, service: Service, socket: web.WebSocketResponse, request: web.Request) -> None:
+        self._service = service
+        self._socket = socket
+        self._request = request
+
+    async def send(self, node_id: str, outbox: Outbox) -> None:
+        """Until the outbox is closed; then closes the socket, which ends `receive`."""
+        is_first = True
+        try:
+            while (message := await outbox.next()) is not None:
+                await asyncio.wait_for(self._socket.send_str(message), SEND_S)
+                if is_first:
+                    is_first = False
+                    await self._service.map_arrived(node_id)
+        except asyncio.TimeoutError:
+            outbox.close(CLOSE_TOO_SLOW, "the agent does not read")
+        except ConnectionError:
+            outbox.close(CLOSE_ENDING, "")
+        await self.close(outbox.close_code or CLOSE_ENDING, outbox.close_reason)
+
+    async def receive(self, node_id: str, outbox: Outbox) -> None:
+        """Until the socket is closed; then closes the outbox, which ends `send`."""
+        try:
+            async for message in self._socket:
+                if message.type is not WSMsgType.TEXT:
+                    raise wire.WireError("only text messages are part of this protocol")
+                await self._take(node_id, wire.decode(message.data))
+        except UnknownError:
+            outbox.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
+        except MeshrayError as error:
+            _log.warning("node %s: %s", node_id, error.message)
+            outbox.close(CLOSE_BAD_MESSAGE, error.message)
+        finally:
+            outbox.close(CLOSE_ENDING, "")
+
+    async def close(self, code: int, reason: str) -> None:
+        """Politely if the other side answers soon, else at once."""
+        try:
+            # A close frame holds at most 125 bytes, two of them for the code.
+            message = reason.encode()[:120]
+            await asyncio.wait_for(self._socket.close(code=code, message=message), 2 * CLOSE_S)
+        except (asyncio.TimeoutError, ConnectionError):
+            if self._request.transport is not None:
+                self._request.transport.abort()
+
+    async def _take(self, node_id: str, message: Mapping[str, object]) -> None:
+        kind = wire.text(message, "type", 32)
+        if kind == "hello":
+            versions = Versions.from_json(wire.mapping(message, "versions"))
+            endpoints = tuple(Endpoint.parse(item) for item in wire.texts(message, "endpoints"))
+            await self._service.reported(node_id, versions, endpoints)
+        elif kind == "ray":
+            await self._service.ray_started(node_id, wire.text(message, "instance", 64))

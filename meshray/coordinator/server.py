@@ -1,0 +1,200 @@
+"""The coordinator on the network: one TLS port for IPv4 and IPv6, from start to clean end.
+
+>>> server = Server(home, port=None)
+>>> await server.start()
+>>> await server.run_until(stop)           # an asyncio.Event
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+
+from meshray.coordinator.api import make_app
+from meshray.coordinator.door import Door
+from meshray.coordinator.identity import fingerprint, server_context
+from meshray.coordinator.service import Service
+from meshray.coordinator.store import Store
+from meshray.errors import MeshrayError
+from meshray.settings import Home
+
+#: All addresses of the machine.
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - nodes come from anywhere; the token is the gate
+#: So many connections may wait to be accepted: all nodes come at once after a restart.
+BACKLOG = 1024
+TLS_HANDSHAKE_S = 10.0
+#: How often absent ephemeral nodes are looked for, seconds.
+COLLECT_EVERY_S = 5.0
+#: How long requests may still take once the server is to end, seconds.
+SHUTDOWN_S = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """The coordinator of the mesh in this home.
+
+    Args:
+        port: TCP; None takes the one that the mesh was made with, 0 one that is free.
+        hosts: addresses to listen on.
+        clock: unix seconds.
+        door: the bounds on strangers.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        port: int | None = None,
+        hosts: Sequence[str] = EVERYWHERE,
+        clock: Callable[[], float] = time.time,
+        door: Door | None = None,
+    ) -> None:
+        self._home = home
+        self._port = port
+        self._hosts = hosts
+        self._clock = clock
+        self._door = door or Door()
+        self._listeners: list[asyncio.Server] = []
+        self._service: Service | None = None
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def service(self) -> Service:
+        """What answers; only while the server runs."""
+        if self._service is None:
+            raise RuntimeError("the server was not started")
+        return self._service
+
+    @property
+    def port(self) -> int:
+        """The TCP port on which it listens."""
+        return int(self._listeners[0].sockets[0].getsockname()[1])
+
+    async def start(self) -> None:
+        """Opens store and port.
+
+        Raises:
+            MeshrayError: no_mesh, store_corrupt, store_locked, store_too_new, certificate_unusable, port_in_use.
+        """
+        store = Store.open(self._home.database)
+        try:
+            context, own_fingerprint = _tls(self._home)
+            service = Service(store, own_fingerprint, self._clock)
+            sockets = _listen(self._hosts, service.settings.port if self._port is None else self._port)
+        except BaseException:
+            store.close()
+            raise
+        self._service = service
+        self._runner = web.AppRunner(
+            make_app(service, self._door),
+            access_log=None,  # the request line is harmless, headers are not: none is written
+            auto_decompress=False,  # a small body must not become a large one
+            keepalive_timeout=self._door.header_s,
+            lingering_time=2.0,
+            shutdown_timeout=SHUTDOWN_S,
+        )
+        await self._runner.setup()
+        http = self._runner.server
+        if http is None:
+            raise RuntimeError("aiohttp made no server")
+        loop = asyncio.get_running_loop()
+        for listener in sockets:
+            self._listeners.append(
+                await loop.create_server(
+                    lambda: self._door.let_in(http()),
+                    sock=listener,
+                    ssl=context,
+                    backlog=BACKLOG,
+                    ssl_handshake_timeout=TLS_HANDSHAKE_S,
+                )
+            )
+        _log.info("mesh %s, listening on port %d", service.settings.mesh.name, self.port)
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Serves until told to stop, then ends cleanly."""
+        try:
+            while not stop.is_set():
+                try:
+                    await asyncio.wait_for(stop.wait(), COLLECT_EVERY_S)
+                except asyncio.TimeoutError:
+                    await self._collect()
+        finally:
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Tells every agent, finishes what was begun, closes the store."""
+        for listener in self._listeners:
+            listener.close()
+        if self._service is not None:
+            self._service.disconnect_all()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._service is not None:
+            await self._service.close()
+
+    async def _collect(self) -> None:
+        try:
+            await self.service.collect()
+        except MeshrayError as error:
+            # A full disk must not end the service: the map and its connections go on.
+            _log.error("absent nodes could not be removed: %s", error)
+
+
+def _tls(home: Home) -> tuple[ssl.SSLContext, bytes]:
+    try:
+        context = server_context(home.certificate, home.certificate_key)
+        return context, fingerprint(home.certificate.read_text())
+    except (OSError, ValueError) as error:
+        raise MeshrayError(
+            "certificate_unusable",
+            f"the coordinator's certificate in {home.state} cannot be used: {error}",
+            hint="restore coordinator.crt and coordinator.key from a backup: every node knows this certificate",
+        ) from error
+
+
+def _listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for host in hosts:
+            bound = _bind(host, port if port or not sockets else sockets[0].getsockname()[1])
+            if bound is not None:
+                sockets.append(bound)
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise MeshrayError(
+            "port_in_use", f"TCP port {port} is in use by another program", hint=f"ss -ltnp 'sport = :{port}'"
+        ) from error
+    return sockets
+
+
+def _bind(host: str, port: int) -> socket.socket | None:
+    is_v6 = ":" in host
+    try:
+        bound = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_STREAM)
+    except OSError:
+        # A machine without IPv6 is reached by IPv4 alone.
+        if is_v6:
+            return None
+        raise
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_v6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        if is_v6 and error.errno == errno.EADDRNOTAVAIL:
+            return None
+        raise
+    return bound

@@ -1,0 +1,199 @@
+"""What the coordinator does, whoever asks and by whatever protocol.
+
+>>> service = Service(Store.open(home.database), fingerprint)
+>>> answer = await service.enrol(request)
+>>> member = service.member_with(answer.credential)
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshray import __version__
+from meshray.coordinator.ledger import Ledger
+from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
+from meshray.coordinator.records import Member, TokenRecord
+from meshray.coordinator.store import Store
+from meshray.errors import MeshrayError, RefusedError
+from meshray.model.address import Endpoint, NodeName
+from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.keys import PresharedKey, PrivateKey
+from meshray.model.node import COORDINATOR, Node, Versions
+from meshray.model.token import Token, hash_secret, new_secret, new_token_id
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StaticPeer:
+    """What a device needs that has only wg-quick. Its key is made here, told once and not kept."""
+
+    node: Node
+    private_key: PrivateKey
+    hub: Node
+    preshared_key: PresharedKey
+
+
+class Service:
+    """One mesh's coordinator, without the network.
+
+    Args:
+        fingerprint: SHA-256 of the certificate, for new tokens.
+        clock: unix seconds.
+    """
+
+    def __init__(self, store: Store, fingerprint: bytes, clock: Callable[[], float] = time.time) -> None:
+        self.settings = store.settings()
+        self._store = store
+        self._fingerprint = fingerprint
+        self._clock = clock
+        registry = store.load().restarted(clock())
+        self._publisher = Publisher(registry.map, lambda: self._ledger.registry.map)
+        self._ledger = Ledger(registry, store.apply, on_change=self._publisher.changed)
+
+    async def close(self) -> None:
+        """Ends every connection and closes the store, once nothing is being written any more."""
+        self._publisher.close()
+        await self._ledger.close()
+        self._store.close()
+
+    def disconnect_all(self) -> None:
+        """Tells every agent that the coordinator ends."""
+        self._publisher.close()
+
+    def hello(self) -> dict[str, object]:
+        """What anybody may know."""
+        mesh = self.settings.mesh
+        return {"mesh": mesh.id, "name": mesh.name, "version": __version__}
+
+    def member_with(self, credential: str) -> Member | None:
+        """Whose credential this is; None where nobody's."""
+        return self._ledger.registry.by_credential.get(hash_secret(credential))
+
+    # Nodes
+
+    async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
+        """A machine becomes a node. Raises as `Registry.enrol` does, or MeshrayError version_mismatch."""
+        from meshray.raynode.versions import compare
+
+        credential = new_secret()
+        credential_hash, node_id = hash_secret(credential), secrets.token_hex(8)
+        member = await self._ledger.change(
+            lambda registry: registry.enrol(
+                request, node_id=node_id, credential_hash=credential_hash, compare=compare, now=self._clock()
+            )
+        )
+        _log.info("%s enrolled as %s with token %s", member.node.name, member.node.ip, request.token_id)
+        registry = self._ledger.registry
+        return EnrolAnswer(member.node.id, credential, self.settings.mesh_secret, self.settings.ray_token, registry.map)
+
+    async def remove(self, node_id: str) -> Member:
+        """Takes the node out of the mesh and ends its connection. Raises as `Registry.remove` does."""
+        member = await self._ledger.change(lambda registry: registry.remove(node_id, self._clock()))
+        self._say_goodbye(member)
+        return member
+
+    async def remove_named(self, name: str) -> Member:
+        """The same, by name."""
+        return await self.remove(self._ledger.registry.named(name).node.id)
+
+    async def rename(self, name: str, new: NodeName) -> Member:
+        """Raises as `Registry.rename` does."""
+        return await self._ledger.change(lambda registry: registry.rename(name, new))
+
+    async def add_static(self, name: NodeName) -> StaticPeer:
+        """A device without an agent, behind the first hub. Raises as `Registry.add_static` does."""
+        hub = next(iter(self._ledger.registry.map.hubs), None)
+        if hub is None:
+            raise MeshrayError("no_hub", "this mesh has no hub that a static peer could use", hint="meshray node list")
+        key = PrivateKey.generate()
+        public, node_id = key.public(), secrets.token_hex(8)
+        member = await self._ledger.change(lambda registry: registry.add_static(name, public, node_id, self._clock()))
+        return StaticPeer(member.node, key, hub, self.settings.mesh_secret.preshared_key(public, hub.public_key))
+
+    def members(self) -> list[Member]:
+        """Everybody, in the order of their addresses."""
+        return sorted(self._ledger.registry.members.values(), key=lambda member: member.node.ip)
+
+    @property
+    def revision(self) -> int:
+        """Of the map, now."""
+        return self._ledger.registry.revision
+
+    async def collect(self) -> None:
+        """Removes the ephemeral nodes that stayed away too long."""
+        for member in await self._ledger.change(lambda registry: registry.collect(self._clock())):
+            self._say_goodbye(member)
+
+    def _say_goodbye(self, member: Member) -> None:
+        _log.info("%s (%s) was removed", member.node.name, member.node.ip)
+        self._publisher.kick(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
+
+    # Agents
+
+    async def connect(self, node_id: str) -> Outbox:
+        """The node's agent is here; the newest connection wins. Raises UnknownError where the node is gone."""
+        outbox = self._publisher.join(node_id)
+        try:
+            await self._ledger.change(lambda registry: registry.connected(node_id))
+        except BaseException:
+            self._publisher.leave(node_id, outbox)
+            raise
+        return outbox
+
+    async def disconnect(self, node_id: str, outbox: Outbox) -> None:
+        """The connection ended."""
+        if self._publisher.leave(node_id, outbox):
+            await self._ledger.change(lambda registry: registry.disconnected(node_id, self._clock()))
+
+    async def map_arrived(self, node_id: str) -> None:
+        """The agent received the whole map."""
+        await self._ledger.change(lambda registry: registry.got_map(node_id))
+
+    async def reported(self, node_id: str, versions: Versions, endpoints: tuple[Endpoint, ...]) -> None:
+        """What the agent says of itself. Raises UnknownError."""
+        await self._ledger.change(lambda registry: registry.reported(node_id, versions, endpoints))
+
+    async def ray_started(self, node_id: str, instance: str) -> None:
+        """Ray's head has another instance. Raises UnknownError."""
+        await self._ledger.change(lambda registry: registry.ray_started(node_id, instance))
+
+    # Tokens
+
+    async def create_token(self, *, uses: int, ttl_s: int, ephemeral: bool) -> tuple[Token, TokenRecord]:
+        """A new token. ``uses`` 0: any number of nodes; ``ttl_s`` 0: never expires."""
+        secret, now = new_secret(), self._clock()
+        expires = now + ttl_s if ttl_s else None
+        record = TokenRecord(new_token_id(), hash_secret(secret), uses, 0, expires, ephemeral, now)
+        await self._ledger.change(lambda registry: registry.add_token(record))
+        token = Token(self.settings.mesh.id, self._endpoints(), self._fingerprint, record.id, secret)
+        return token, record
+
+    async def revoke_token(self, token_id: str) -> TokenRecord:
+        """Raises as `Registry.revoke_token` does."""
+        return await self._ledger.change(lambda registry: registry.revoke_token(token_id))
+
+    def tokens(self) -> list[TokenRecord]:
+        """All that were ever made, oldest first."""
+        return sorted(self._ledger.registry.tokens.values(), key=lambda token: token.created)
+
+    def require_admin(self, member: Member) -> None:
+        """Raises RefusedError not_admin unless this is the node that runs the coordinator."""
+        if COORDINATOR not in member.node.roles:
+            own = self._own_node()
+            raise RefusedError(
+                "not_admin", f"only {own.name}, which runs the coordinator, may do this", hint=f"run it on {own.name}"
+            )
+
+    def _own_node(self) -> Node:
+        own = self._ledger.registry.map.coordinator
+        if own is None:
+            raise MeshrayError("store_corrupt", "the store names no node that runs the coordinator")
+        return own
+
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        return self._own_node().endpoints
