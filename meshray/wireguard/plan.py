@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface
 from typing import Literal
 
 from meshray.model.keys import PrivateKey, PublicKey
@@ -184,25 +184,25 @@ def _peer_steps(observed: DeviceState, desired: DeviceConfig) -> Iterator[Step]:
     gained = {
         network for key, peer in desired.peers.items() for network in peer.allowed_ips - has.get(key, frozenset())
     }
-    last: list[Step] = []
+    losing: list[Step] = []
     for key, peer in desired.peers.items():
         if key not in observed.peers:
             yield AddPeer(peer)
             continue
-        update = _update(observed.peers[key].config, peer, gained)
-        if update.replace_allowed_ips and peer.allowed_ips <= has[key]:
-            last.append(update)
-        elif update.fields:
-            yield update
-    yield from last
+        fields = _changed_fields(observed.peers[key].config, peer)
+        if fields:
+            yield UpdatePeer(peer, fields)
+        # What another peer gains in this plan is taken from this one by that very step.
+        if has[key] - peer.allowed_ips - gained:
+            losing.append(UpdatePeer(peer, ("allowed_ips",), replace_allowed_ips=True))
+    yield from losing
     yield from (RemovePeer(key) for key in sorted(observed.peers.keys() - desired.peers.keys()))
 
 
-def _update(seen: PeerConfig, wanted: PeerConfig, gained: set[IPv4Network]) -> UpdatePeer:
-    # What another peer gains in this plan is taken from this one by that very step.
-    loses = bool(seen.allowed_ips - wanted.allowed_ips - gained)
+def _changed_fields(seen: PeerConfig, wanted: PeerConfig) -> tuple[PeerField, ...]:
+    """All that is set or gained; what only goes away of the allowed ips is no matter here."""
     fields: list[PeerField] = []
-    if loses or wanted.allowed_ips - seen.allowed_ips:
+    if wanted.allowed_ips - seen.allowed_ips:
         fields.append("allowed_ips")
     if wanted.endpoint is not None and wanted.endpoint != seen.endpoint:
         fields.append("endpoint")
@@ -210,7 +210,7 @@ def _update(seen: PeerConfig, wanted: PeerConfig, gained: set[IPv4Network]) -> U
         fields.append("keepalive_s")
     if wanted.preshared_key != seen.preshared_key:
         fields.append("preshared_key")
-    return UpdatePeer(wanted, tuple(fields), replace_allowed_ips=loses)
+    return tuple(fields)
 
 
 def _describe(peer: PeerConfig, fields: Iterable[PeerField]) -> str:

@@ -46,18 +46,18 @@ def parse(answer: str) -> EngineState:
 
     Raises:
         OSError: with the number that the engine reports.
+        MeshrayError: the answer is cut short.
     """
+    check(answer)
     device: dict[str, str] = {}
     peers: list[list[tuple[str, str]]] = []
     for line in answer.splitlines():
         key, _, value = line.partition("=")
         if key == "public_key":
             peers.append([])
-        if key == "errno":
-            check(answer)
-        elif peers:
+        if peers:
             peers[-1].append((key, value))
-        elif key:
+        else:
             device[key] = value
     private = bytes.fromhex(device.get("private_key", ""))
     states = [_peer(pairs) for pairs in peers]

@@ -138,13 +138,8 @@ class Host:
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    for program in ("wireguard-go", "wg", "unshare", "nsenter", "ping"):
-        if shutil.which(program) is None:
-            pytest.skip(f"needs {program}")
-    if not Path("/dev/net/tun").exists():
-        pytest.skip("needs /dev/net/tun")
+    if shutil.which("wireguard-go") is None:
+        pytest.skip("needs wireguard-go")
     holders = [_holder() for _ in range(2)]
     one, two = (Host(holder.pid, tmp_path / name) for holder, name in zip(holders, ("one", "two"), strict=True))
     try:
