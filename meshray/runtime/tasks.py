@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from typing import Any
 
 
 class Tasks:
@@ -30,7 +31,8 @@ class Tasks:
         failure = self._failure_future()
         waiting = asyncio.get_running_loop().create_task(event.wait())
         try:
-            await asyncio.wait({waiting, failure}, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {waiting, failure}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
         if failure.done():

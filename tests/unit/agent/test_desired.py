@@ -1,0 +1,49 @@
+"""The device out of the map."""
+
+from ipaddress import IPv4Interface, IPv4Network
+
+import pytest
+
+from meshray.agent.desired import PairKeys, desired_device, own_node
+from meshray.errors import MeshrayError
+from meshray.model.node import Node
+from meshray.wireguard.device import DeviceConfig
+from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, WORKER_A, WORKER_B, enrolment, node
+
+
+def device_of(me: Node) -> DeviceConfig:
+    number = int(me.id[1:])
+    keys = PairKeys(SECRET, me.public_key)
+    return desired_device(me, MAP, keys, private_key=KEYS[number], listen_port=51888, hub=HUB_ENDPOINT)
+
+
+def test_the_hub_has_every_node_as_a_peer_with_its_own_address_only() -> None:
+    device = device_of(HEAD_NODE)
+    assert {key: peer.allowed_ips for key, peer in device.peers.items()} == {
+        WORKER_A.public_key: {IPv4Network("10.99.0.2/32")},
+        WORKER_B.public_key: {IPv4Network("10.99.0.3/32")},
+    }
+    assert all(peer.endpoint is None and peer.keepalive_s == 0 for peer in device.peers.values())
+    assert device.addresses == (IPv4Interface("10.99.0.1/16"),)
+
+
+def test_a_worker_has_the_hub_for_the_whole_mesh_and_holds_the_way_open() -> None:
+    (peer,) = device_of(WORKER_A).peers.values()
+    assert peer.public_key == HEAD_NODE.public_key
+    assert peer.allowed_ips == {IPv4Network("10.99.0.0/16")}
+    assert peer.endpoint == HUB_ENDPOINT
+    assert peer.keepalive_s > 0
+
+
+def test_both_sides_use_the_same_preshared_key_and_no_other_pair_does() -> None:
+    hub, a, b = device_of(HEAD_NODE), device_of(WORKER_A), device_of(WORKER_B)
+    of_a, of_b = hub.peers[WORKER_A.public_key].preshared_key, hub.peers[WORKER_B.public_key].preshared_key
+    assert a.peers[HEAD_NODE.public_key].preshared_key == of_a
+    assert b.peers[HEAD_NODE.public_key].preshared_key == of_b
+    assert of_a != of_b
+
+
+def test_a_node_that_is_not_in_the_map_says_so() -> None:
+    with pytest.raises(MeshrayError) as caught:
+        own_node(enrolment(node(0, "gone", id="n9")), MAP)
+    assert caught.value.code == "not_in_map"

@@ -1,0 +1,70 @@
+"""State on disk: whole, private, and loud where it is damaged."""
+
+from pathlib import Path
+
+import pytest
+
+from meshray.agent.cache import load_map, save_map
+from meshray.agent.enrolment import Enrolment, load_private_key, save_private_key
+from meshray.errors import MeshrayError
+from meshray.model.keys import PrivateKey
+from meshray.settings import Home
+from tests.unit.agent.sample import MAP, WORKER_A, enrolment
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "state", tmp_path / "run")
+
+
+def test_what_is_saved_is_loaded(home: Home) -> None:
+    mine, key = enrolment(WORKER_A), PrivateKey.generate()
+    mine.save(home)
+    save_private_key(home, key)
+    save_map(home, MAP)
+    assert (Enrolment.load(home), load_private_key(home), load_map(home)) == (mine, key, MAP)
+
+
+def test_nobody_else_can_read_it(home: Home) -> None:
+    enrolment(WORKER_A).save(home)
+    save_private_key(home, PrivateKey.generate())
+    save_map(home, MAP)
+    assert home.state.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in home.state.iterdir()} == {0o600}
+
+
+def test_secrets_are_in_no_repr() -> None:
+    shown = repr(enrolment(WORKER_A))
+    assert "credential-part" not in shown
+    assert "ray-part" not in shown
+
+
+def test_a_stranger_is_told_how_to_join(home: Home) -> None:
+    for load in (Enrolment.load, load_private_key, load_map):
+        with pytest.raises(MeshrayError) as caught:
+            load(home)
+        assert caught.value.code == "not_enrolled"
+        assert "meshray join" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"mesh": {"id": 7}}', b'{"nodes": []}'])
+def test_damaged_files_are_loud_and_kept(home: Home, content: bytes) -> None:
+    home.state.mkdir()
+    for path, load in (
+        (home.enrolment, Enrolment.load),
+        (home.map_cache, load_map),
+        (home.private_key, load_private_key),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(MeshrayError) as caught:
+            load(home)
+        assert caught.value.code in ("state_damaged", "cache_damaged")
+        assert str(path) in caught.value.message
+        assert path.read_bytes() == content
+
+
+def test_forgetting_leaves_what_is_not_ours(home: Home) -> None:
+    enrolment(WORKER_A).save(home)
+    (home.state / "thesis.tex").write_text("mine")
+    home.forget()
+    assert [file.name for file in home.state.iterdir()] == ["thesis.tex"]

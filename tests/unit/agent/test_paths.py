@@ -1,0 +1,50 @@
+"""Which of the hub's addresses is dialled."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshray.agent.paths import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, is_fresh
+from meshray.model.address import Endpoint
+
+A, B, C = (Endpoint(f"192.0.2.{n}", 51888) for n in (1, 2, 3))
+
+
+def test_begins_where_the_coordinator_answered() -> None:
+    assert HubChoice.start((A, B, C), "192.0.2.2", 0.0).endpoint == B
+
+
+def test_goes_on_to_the_next_only_after_some_silence() -> None:
+    choice = HubChoice.start((A, B), "", 100.0)
+    assert choice.step(None, 100.0 + PATIENCE_S - 0.1).endpoint == A
+    assert choice.step(None, 100.0 + PATIENCE_S).endpoint == B
+
+
+def test_stays_while_handshakes_are_fresh() -> None:
+    choice = HubChoice.start((A, B), "", 0.0)
+    assert choice.step(last_handshake=1000.0, now=1000.0 + STALE_HANDSHAKE_S - 1).endpoint == A
+
+
+def test_a_changed_list_keeps_the_address_in_use() -> None:
+    choice = HubChoice.start((A, B), "", 0.0).with_candidates((C, A), 5.0)
+    assert choice.endpoint == A
+    assert choice.with_candidates((C,), 6.0).endpoint == C
+
+
+def test_no_address_at_all() -> None:
+    assert HubChoice.start((), "", 0.0).step(None, 100.0).endpoint is None
+
+
+@given(st.lists(st.sampled_from([A, B, C]), min_size=1, max_size=3, unique=True), st.floats(0, 1e6))
+def test_every_address_is_tried_within_one_round(candidates: list[Endpoint], start: float) -> None:
+    choice, tried, now = HubChoice.start(candidates, "", start), set(), start
+    for _ in candidates:
+        tried.add(choice.endpoint)
+        now += PATIENCE_S + 0.001
+        choice = choice.step(None, now)
+    assert tried == set(candidates)
+
+
+def test_a_handshake_is_fresh_for_three_minutes() -> None:
+    assert is_fresh(0.0, 179.0)
+    assert not is_fresh(0.0, 180.0)
+    assert not is_fresh(None, 0.0)

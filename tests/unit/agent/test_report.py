@@ -1,0 +1,82 @@
+"""The picture of the mesh: paths, Ray, totals and problems."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from meshray.agent.desired import PairKeys, desired_device
+from meshray.agent.prober import Measured
+from meshray.agent.report import View, build_status
+from meshray.model.node import Node
+from meshray.model.status import RayState
+from meshray.wireguard.device import DeviceState, PeerState
+from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, WORKER_A, WORKER_B
+
+NOW = 10_000.0
+RAY = {node.ip: RayState(True, {"CPU": 4.0, "GPU": 1.0, "memory": 1e9}) for node in MAP.nodes.values()}
+
+
+def view(
+    me: Node,
+    *,
+    handshake: float | None = NOW - 5,
+    ray: Mapping[IPv4Address, RayState] | None = RAY,
+    samples: tuple[float | None, ...] = (2.0, 1.0, 30.0),
+    reachable: bool = True,
+) -> View:
+    keys = PairKeys(SECRET, me.public_key)
+    config = desired_device(me, MAP, keys, private_key=KEYS[int(me.id[1:])], listen_port=51888, hub=HUB_ENDPOINT)
+    peers = {key: PeerState(peer, handshake, 100, 200) for key, peer in config.peers.items()}
+    device = DeviceState(config.private_key, 51888, config.addresses, config.mtu, True, peers)
+    return View(me, MAP, device, lambda ip: Measured(deque(samples)), ray, True, reachable, (), NOW)
+
+
+def test_a_healthy_worker_sees_itself_the_hub_and_the_other_behind_it() -> None:
+    status = build_status(view(WORKER_A))
+    assert {node.name: node.path.kind for node in status.nodes} == {"head": "direct", "gpu-a": "self", "gpu-b": "hub"}
+    other = status.nodes[2].path
+    assert (other.transport, other.endpoint, other.rtt_ms, other.loss) == ("udp", HUB_ENDPOINT, 2.0, 0.0)
+    assert other.handshake_age_s == 5.0
+    assert status.problems == ()
+
+
+def test_totals_count_what_is_alive() -> None:
+    status = build_status(view(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}))
+    assert status.totals() == {"CPU": 8.0, "GPU": 2.0, "memory": 2e9, "object_store_memory": 0.0}
+    assert status.problems == ("gpu-b (10.99.0.3): not ALIVE in Ray",)
+
+
+def test_a_node_that_ray_does_not_know_is_not_alive() -> None:
+    known = {ip: state for ip, state in RAY.items() if ip != WORKER_A.ip}
+    assert build_status(view(HEAD_NODE, ray=known)).nodes[1].ray.alive is False
+
+
+def test_stale_handshakes_mean_no_path() -> None:
+    status = build_status(view(WORKER_A, handshake=NOW - 200))
+    assert [node.path.kind for node in status.nodes] == ["none", "self", "none"]
+    assert any("head" in problem and "handshake" in problem for problem in status.problems)
+
+
+def test_the_head_away_is_unknown_and_not_dead() -> None:
+    status = build_status(view(WORKER_A, ray=None))
+    assert all(node.ray.alive is None for node in status.nodes)
+    assert status.problems == ("the Ray head does not answer",)
+
+
+def test_lost_probes_and_the_coordinator_away_are_told() -> None:
+    status = build_status(view(WORKER_A, samples=(None, None), reachable=False))
+    assert status.nodes[0].path.loss == 1.0
+    assert len(status.problems) == 4 - 1
+    assert not status.coordinator_reachable
+
+
+def test_an_offline_node_is_no_problem() -> None:
+    away = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False)})
+    status = build_status(replace(view(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}), mesh_map=away))
+    assert status.problems == ()
+
+
+def test_no_device_is_the_only_problem_of_the_paths() -> None:
+    status = build_status(replace(view(WORKER_A), device=None))
+    assert status.problems == ("the tunnel is down",)
