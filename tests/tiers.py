@@ -35,7 +35,8 @@ class Tier:
     missing: Callable[[], str]
 
 
-def _lab_misses() -> str:
+def lab_misses() -> str:
+    """The capability for namespaces with real WireGuard and Ray in them that this machine lacks; empty if none."""
     if os.geteuid() != 0:
         return "root"
     programs = {
@@ -80,7 +81,7 @@ def _container_misses() -> str:
 TIERS = (
     Tier("unit", 20, str),
     Tier("mesh", 60, str),
-    Tier("lab", 240, _lab_misses),
+    Tier("lab", 240, lab_misses),
     Tier("vm", 600, _vm_misses),
     Tier("container", 600, _container_misses),
 )

@@ -17,6 +17,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -186,6 +187,45 @@ class Host:
             )
         return HostProcess(process, log)
 
+    def attached(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        show: Callable[[str], None],
+        deadline_s: float = COMMAND_DEADLINE_S,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path = "/",
+    ) -> str:
+        """Runs a command for somebody who watches: standard error goes where ours goes, every line of output to `show`.
+
+        Raises:
+            CommandError: it failed, or was not done in time.
+        """
+        words = [str(word) for word in argv]
+        process = subprocess.Popen(
+            self._enter(words, "root", cwd),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=self._env("root", env),
+        )
+        out_of_time = threading.Timer(deadline_s, lambda: _kill_with_children(process))
+        out_of_time.start()
+        lines = []
+        try:
+            assert process.stdout
+            for line in process.stdout:
+                lines.append(line)
+                show(line.rstrip("\n"))
+            process.wait()
+        finally:
+            out_of_time.cancel()
+            _kill_with_children(process)
+        if process.returncode:
+            raise CommandError(_told(self.name, words, f"exit status {process.returncode}", "", ""))
+        return "".join(lines)
+
     def path(self, path: str | Path) -> Path:
         """A file of this host, seen from here; no part of it may be a link to an absolute path (/var/run is one)."""
         return Path(f"/proc/{self.pid}/root") / str(path).lstrip("/")
@@ -292,6 +332,14 @@ def _furniture(name: str, stage: Path) -> dict[str, Any]:
         "homes": [f"/home/{PERSON}"],
         "person_uid": PERSON_UID,
     }
+
+
+def _kill_with_children(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        for pid in _children(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
 
 def _children(pid: int) -> list[int]:

@@ -1,0 +1,89 @@
+"""The commands that a person types on each machine to get a cluster, for tests and benchmarks.
+
+with World("mine") as world:
+    hosts = one_of_each(world)
+    cluster = Cluster.start(hosts.head, hosts.workers)
+    cluster.python("import ray; ray.init('auto'); print(len(ray.nodes()))")
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.lab.host import PERSON, PERSON_UID, REPOSITORY, Host, Result
+
+#: What keeps three Rays small enough for one machine.
+RAY_ARGS = ("--num-cpus=1", f"--object-store-memory={300 * 2**20}")
+#: From the command to a node that works, on two slow cores, seconds.
+UP_DEADLINE_S = 120
+#: What sudo tells of whom it was called by.
+BY_PERSON = {"SUDO_USER": PERSON, "SUDO_UID": str(PERSON_UID), "SUDO_GID": str(PERSON_UID)}
+
+
+@dataclass
+class Cluster:
+    """A head and its workers.
+
+    Attributes:
+        answers: what `init --json` and `join --json` said, by host name.
+        complete_since: when the last worker was up, by the monotonic clock.
+    """
+
+    head: Host
+    workers: tuple[Host, ...]
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    complete_since: float = 0
+
+    @classmethod
+    def start(
+        cls,
+        head: Host,
+        workers: Sequence[Host],
+        *,
+        ray_args: Sequence[str] = RAY_ARGS,
+        env: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> Cluster:
+        """`meshray init` on the head, `meshray join` on one worker after the other.
+
+        Args:
+            env: by host name, what the command finds in its environment.
+        """
+        cluster = cls(head, tuple(workers))
+        of_host = env or {}
+        cluster.answers[head.name] = cluster.meshray(head, "init", "--", *ray_args, env=of_host.get(head.name))
+        token = cluster.answers[head.name]["token"]
+        for worker in workers:
+            told = cluster.meshray(worker, "join", token, "--", *ray_args, env=of_host.get(worker.name))
+            cluster.answers[worker.name] = told
+        cluster.complete_since = time.monotonic()
+        return cluster
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The head first."""
+        return (self.head, *self.workers)
+
+    def ip(self, host: Host) -> str:
+        """The overlay address that the host was given."""
+        return str(self.answers[host.name]["node"]["ip"])
+
+    def meshray(
+        self, host: Host, command: str, *arguments: str, env: Mapping[str, str] | None = None, check: bool = True
+    ) -> dict[str, Any]:
+        """What `meshray COMMAND --json …` answers."""
+        done = host.run(["meshray", command, "--json", *arguments], env=env, check=check, deadline_s=UP_DEADLINE_S)
+        answer = json.loads(done.stdout)
+        assert isinstance(answer, dict)
+        return answer
+
+    def job(self, *argv: str, host: Host | None = None, deadline_s: float = 300) -> Result:
+        """`meshray run -- …` on the head, or on another node; in the folder of this checkout."""
+        return (host or self.head).run(["meshray", "run", "--", *argv], cwd=REPOSITORY, deadline_s=deadline_s)
+
+    def python(self, code: str, *, host: Host | None = None) -> Any:
+        """What a piece of Python, run by `job`, prints as its last line, read as JSON."""
+        return json.loads(self.job("python", "-c", code, host=host).stdout.splitlines()[-1])

@@ -1,0 +1,178 @@
+"""A head and two workers that nobody can reach become one real Ray cluster.
+
+               switch wan 203.0.113.0/24
+        ┌─────────────┼──────────────┐
+      head         walled           nat    port-keeping NAT: nothing new comes in
+  203.0.113.10  203.0.113.20    203.0.113.30
+                drops all            │ switch nat-lan 192.168.7.0/24
+                inbound            nested
+                                192.168.7.10
+
+Real WireGuard, real Ray; what is true is asked from `wg`, `ip -json`, /proc and Ray itself. The tests go on with one
+cluster, in this order.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from tests.lab.cluster import Cluster
+from tests.lab.host import PERSON_UID, Host
+
+INTERFACE = "meshray0"
+PAIRS = "tests/lab/pairs.py"
+#: Older than what a node lives that looks joined but cannot be dialled: the head's health checks end it after 30-60 s.
+SETTLED_S = 75
+NODE_TABLE = """
+import json, ray
+ray.init("auto", log_to_driver=False)
+keep = ("Alive", "NodeManagerAddress", "NodeManagerHostname", "Resources")
+print(json.dumps([{name: node[name] for name in keep} for node in ray.nodes()]))
+"""
+
+
+def wireguard_peers(host: Host) -> list[dict[str, Any]]:
+    """What `wg` says of the host's peers."""
+    lines = host.run(["wg", "show", INTERFACE, "dump"]).stdout.splitlines()[1:]
+    names = ("public_key", "psk", "endpoint", "allowed_ips", "handshake", "rx", "tx", "keepalive")
+    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines]
+
+
+def processes(host: Host, word: str) -> list[tuple[int, int]]:
+    """(pid, uid) of those whose command line has this word."""
+    script = "for p in /proc/[0-9]*; do grep -qs -- \"$0\" $p/cmdline && stat -c '%n %u' $p; done; true"
+    found = [line.split() for line in host.run(["sh", "-c", script, word]).stdout.splitlines()]
+    own = host.run(["sh", "-c", "echo $$"]).stdout
+    return [(int(path.rpartition("/")[2]), int(uid)) for path, uid in found if path != f"/proc/{own.strip()}"]
+
+
+def test_the_workers_cannot_be_reached_from_outside(cluster: Cluster) -> None:
+    walled, nested = cluster.workers
+    assert not cluster.head.can_reach(walled.address)
+    assert not cluster.head.can_reach(nested.address)
+    assert not nested.can_reach(walled.address)
+    assert walled.can_reach(cluster.head.address)
+    assert nested.can_reach(cluster.head.address)
+
+
+def test_init_and_join_answer_as_documented(cluster: Cluster) -> None:
+    head = cluster.answers["head"]
+    assert head["schema"] == 1
+    assert head["node"]["name"] == "head"
+    assert head["ray_address"] == f"{head['node']['ip']}:6379"
+    assert head["node"]["ip"] in head["dashboard"]
+    for worker in cluster.workers:
+        answer = cluster.answers[worker.name]
+        assert answer["schema"] == 1
+        assert answer["mesh"] == head["mesh"]
+        assert answer["node"]["name"] == worker.name
+        assert answer["path"] == {"kind": "hub", "transport": "udp"} or answer["path"]["kind"] == "direct"
+        assert answer["ray"]["alive"] is True
+    assert cluster.answers["nested"]["ray"]["nodes"] == 3
+
+
+def test_every_host_has_its_address_on_a_wireguard_device(cluster: Cluster) -> None:
+    addresses = [cluster.ip(host) for host in cluster.hosts]
+    assert len(set(addresses)) == 3
+    for host in cluster.hosts:
+        (device,) = host.run(["ip", "-json", "-4", "address", "show", INTERFACE]).json()
+        assert cluster.ip(host) in [address["local"] for address in device["addr_info"]]
+        assert wireguard_peers(host)
+
+
+def test_wireguard_has_fresh_handshakes_with_the_hub(cluster: Cluster) -> None:
+    now = time.time()
+    assert len(wireguard_peers(cluster.head)) == 2
+    for worker in cluster.workers:
+        to_hub = [peer for peer in wireguard_peers(worker) if peer["endpoint"].startswith(str(cluster.head.address))]
+        assert len(to_hub) == 1
+        assert now - int(to_hub[0]["handshake"]) < 180
+        assert int(to_hub[0]["rx"]) > 0
+
+
+def test_every_pair_pings_over_the_overlay(cluster: Cluster) -> None:
+    for source in cluster.hosts:
+        for target in cluster.hosts:
+            assert source.can_reach(cluster.ip(target), deadline_s=3), f"{source} → {target}"
+
+
+def test_ray_counts_the_resources_of_all_three(cluster: Cluster) -> None:
+    for host in cluster.hosts:
+        table = cluster.python(NODE_TABLE, host=host)
+        assert sorted(node["NodeManagerAddress"] for node in table) == sorted(map(cluster.ip, cluster.hosts))
+        assert all(node["Alive"] for node in table)
+        assert [node["Resources"].get("CPU") for node in table] == [1.0] * 3
+    assert "3.0 CPU" in cluster.job("ray", "status").stdout
+
+
+def test_status_shows_every_node_and_the_sum(cluster: Cluster) -> None:
+    for host in cluster.hosts:
+        status = cluster.meshray(host, "status")
+        assert status["self"] == host.name
+        assert status["coordinator"]["reachable"] is True
+        shown = {node["name"]: node for node in status["nodes"]}
+        assert {name: node["ip"] for name, node in shown.items()} == {h.name: cluster.ip(h) for h in cluster.hosts}
+        assert all(node["online"] and node["ray"]["alive"] for node in shown.values())
+        assert {name for name, node in shown.items() if node["path"]["kind"] == "self"} == {host.name}
+        assert all(node["path"]["kind"] in ("hub", "direct", "self") for node in shown.values())
+        assert status["totals"]["CPU"] == 3
+        assert status["totals"]["object_store_memory"] == pytest.approx(3 * 300 * 2**20, rel=0.01)
+
+
+def test_ray_runs_as_who_called_sudo(cluster: Cluster) -> None:
+    _, nested = cluster.workers
+    rays = processes(nested, "raylet/raylet")
+    assert rays
+    assert {uid for _, uid in rays} == {PERSON_UID}
+    assert {uid for _, uid in processes(cluster.head, "gcs_server")} == {0}
+
+
+def test_no_secret_is_in_a_command_line(cluster: Cluster) -> None:
+    enrolments = [json.loads(host.path("/var/lib/meshray/node.json").read_text()) for host in cluster.hosts]
+    secrets = {
+        text
+        for enrolment in enrolments
+        for name, text in enrolment.items()
+        if name in ("credential", "mesh_secret", "ray_token") and text
+    }
+    assert secrets
+    for host in cluster.hosts:
+        lines = host.shell("cat /proc/[0-9]*/cmdline | tr '\\0' ' '").stdout
+        assert not [secret for secret in secrets if secret in lines]
+
+
+@pytest.mark.timeout(400)
+def test_tasks_actors_and_50_mb_between_every_pair_once_settled(cluster: Cluster) -> None:
+    time.sleep(max(0.0, SETTLED_S - (time.monotonic() - cluster.complete_since)))
+    result = cluster.job(sys.executable, PAIRS, "--nodes", "3", "--mebibytes", "50", "--json").json()
+    names = {"head", "walled", "nested"}
+    assert set(result["nodes"]) == names
+    assert result["tasks"] == {name: name for name in names}
+    assert result["actors"] == {name: sorted(names - {name}) for name in names}
+    pairs = {(one["from"], one["to"]) for one in result["objects"] if one["intact"]}
+    assert pairs == {(a, b) for a in names for b in names if a != b}
+
+
+def test_leave_removes_every_trace(cluster: Cluster) -> None:
+    walled, nested = cluster.workers
+    cluster.meshray(nested, "leave", "--yes")
+    links = [link["ifname"] for link in nested.run(["ip", "-json", "link"]).json()]
+    assert sorted(links) == ["eth0", "lo"]
+    assert not processes(nested, "raylet")
+    assert not processes(nested, "meshray.agent")
+    assert not list(nested.path("/var/lib/meshray").glob("**/*.key"))
+    assert {node["name"] for node in cluster.meshray(walled, "status", check=False)["nodes"]} == {"head", "walled"}
+
+
+def test_down_takes_everything_back(cluster: Cluster) -> None:
+    for host in (cluster.workers[0], cluster.head):
+        cluster.meshray(host, "down")
+        assert not [link for link in host.run(["ip", "-json", "link"]).json() if link["ifname"] == INTERFACE]
+        assert "meshray" not in host.run(["nft", "list", "ruleset"]).stdout
+        for word in ("raylet", "gcs_server", "meshray.agent", "meshray.coordinator", "wireguard-go"):
+            assert not processes(host, word), word
