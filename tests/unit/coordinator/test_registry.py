@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from meshray.coordinator.allocation import COOL_DOWN_S, allocate
+from meshray.coordinator.records import DropFreed, PutFreed, PutMember, PutRevision, PutToken
+from meshray.coordinator.registry import (
+    EPHEMERAL_GRACE_S,
+    NEVER_SEEN_GRACE_S,
+    RESTART_GRACE_S,
+    ConflictError,
+    Registry,
+    UnknownError,
+)
+from meshray.errors import MeshrayError, RefusedError
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.enrol import EnrolRequest
+from meshray.model.node import STATIC, WORKER, Versions
+
+from .people import ENDPOINT, NOW, VERSIONS, accept_all, enrol, key, new_mesh, request, token
+
+
+def refusal(registry: Registry, asked: EnrolRequest, now: float = NOW) -> str:
+    with pytest.raises(RefusedError) as caught:
+        enrol(registry, asked, now)
+    assert caught.value.hint
+    return caught.value.code
+
+
+def test_the_first_node_is_head_hub_and_coordinator_with_the_lowest_address() -> None:
+    head = new_mesh().named("head").node
+    assert head.ip == IPv4Address("10.99.0.1")
+    assert head.roles == {"head", "hub", "coordinator"}
+    assert head.endpoints == (ENDPOINT,)
+
+
+def test_enrolment_says_which_rows_to_write() -> None:
+    registry = new_mesh(token(uses=2))
+    registry, rows, member = registry.enrol(
+        request(7), node_id="n", credential_hash="c", compare=accept_all, now=NOW + 5
+    )
+    assert member.node.ip == IPv4Address("10.99.0.2")
+    assert member.node.roles == {WORKER}
+    assert member.enrolled == NOW + 5
+    assert rows[0] == PutMember(member)
+    assert isinstance(rows[-1], PutToken)
+    assert rows[-1].token.used == 1
+    assert registry.by_credential["c"] == member
+    assert registry.map.find("worker") == member.node
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        (request(1, mesh_id="ffff"), "token_other_mesh"),
+        (request(1, token_id="no"), "token_unknown"),
+        (request(1, secret="wrong"), "token_unknown"),
+        (request(1, token_id="expired"), "token_expired"),
+        (request(1, token_id="revoked"), "token_revoked"),
+        (request(1, name="head", exact=True), "name_taken"),
+        (request(0), "key_taken"),
+    ],
+)
+def test_refusals(asked: EnrolRequest, code: str) -> None:
+    registry = new_mesh(token(), token("expired", expires=NOW), token("revoked"))
+    registry, _, _ = registry.revoke_token("revoked")
+    assert refusal(registry, asked) == code
+
+
+def test_the_last_use_is_spent_once() -> None:
+    registry = enrol(new_mesh(token(uses=1)), request(1))
+    assert refusal(registry, request(2)) == "token_used_up"
+
+
+def test_a_token_without_limit_stays_good() -> None:
+    registry = new_mesh(token(uses=0))
+    for number in range(1, 20):
+        registry = enrol(registry, request(number))
+    assert registry.tokens["t1"].used == 19
+
+
+def test_the_same_key_is_the_same_node_and_spends_nothing() -> None:
+    registry = enrol(new_mesh(token(uses=1)), request(1))
+    before = registry.named("worker")
+    registry = enrol(registry, request(1, name="other"), NOW + 60)
+    after = registry.named("worker")
+    assert (after.node.id, after.node.ip) == (before.node.id, before.node.ip)
+    assert after.credential_hash != before.credential_hash
+    assert registry.tokens["t1"].used == 1
+
+
+def test_the_same_key_may_ask_for_another_name() -> None:
+    registry = enrol(new_mesh(), request(1))
+    registry = enrol(registry, request(1, name="gpu", exact=True))
+    assert registry.named("gpu").node.id == "id-1"
+    assert refusal(registry, request(1, name="head", exact=True)) == "name_taken"
+
+
+def test_somebody_elses_spent_token_and_a_known_key_do_not_open_the_door() -> None:
+    registry = new_mesh(token("t1"), token("once", uses=1))
+    registry = enrol(enrol(registry, request(1)), request(2, token_id="once"))
+    assert refusal(registry, request(1, token_id="once")) == "token_used_up"
+
+
+def test_a_static_peers_key_cannot_be_taken() -> None:
+    registry, _, member = new_mesh().add_static(NodeName("phone"), key(5), "p", NOW)
+    assert member.node.roles == {STATIC}
+    assert refusal(registry, request(5)) == "key_taken"
+
+
+def test_a_taken_name_gets_a_number_unless_it_was_chosen() -> None:
+    registry = new_mesh()
+    for number in range(1, 4):
+        registry = enrol(registry, request(number))
+    assert sorted(member.node.name for member in registry.members.values()) == [
+        "head",
+        "worker",
+        "worker-2",
+        "worker-3",
+    ]
+    longest = "x" * 63
+    registry = enrol(enrol(registry, request(8, name=longest)), request(9, name=longest))
+    assert all(NodeName.parse(member.node.name) for member in registry.members.values())
+
+
+def test_versions_are_compared_only_for_a_node_with_ray() -> None:
+    asked: list[tuple[Versions, Versions]] = []
+
+    def refuse(mine: Versions, head: Versions) -> None:
+        asked.append((mine, head))
+        raise MeshrayError("version_mismatch", "they differ")
+
+    registry = new_mesh()
+    with pytest.raises(MeshrayError, match="differ"):
+        registry.enrol(request(1), node_id="n", credential_hash="c", compare=refuse, now=NOW)
+    registry.enrol(request(1, with_ray=False), node_id="n", credential_hash="c", compare=refuse, now=NOW)
+    assert asked == [(VERSIONS, VERSIONS)]
+
+
+def test_a_freed_address_rests_for_an_hour() -> None:
+    registry = enrol(new_mesh(), request(1))
+    registry, rows, _ = registry.remove("id-1", NOW)
+    assert PutFreed(IPv4Address("10.99.0.2"), NOW) in rows
+    early = enrol(registry, request(2), NOW + COOL_DOWN_S - 1)
+    assert early.named("worker").node.ip == IPv4Address("10.99.0.3")
+    late = enrol(registry, request(2), NOW + COOL_DOWN_S)
+    assert late.named("worker").node.ip == IPv4Address("10.99.0.2")
+
+
+def test_a_rested_address_is_forgotten() -> None:
+    registry = enrol(new_mesh(), request(1))
+    registry, _, _ = registry.remove("id-1", NOW)
+    registry, rows, gone = registry.collect(NOW + COOL_DOWN_S)
+    assert rows == (DropFreed(IPv4Address("10.99.0.2")),)
+    assert gone == ()
+    assert not registry.freed
+
+
+def test_a_full_network_says_why() -> None:
+    network = OverlayNetwork.parse("10.99.0.0/28")
+    addresses = set(network.node_addresses())
+    with pytest.raises(MeshrayError, match="no free address left"):
+        allocate(network, addresses, {}, NOW)
+    rested = IPv4Address("10.99.0.3")
+    with pytest.raises(MeshrayError, match="within the past hour"):
+        allocate(network, addresses - {rested}, {rested: NOW - 5}, NOW)
+
+
+@pytest.mark.parametrize("clock", [NOW - 86400, NOW])
+def test_a_clock_that_was_set_back_never_shortens_the_rest(clock: float) -> None:
+    network = OverlayNetwork.parse("10.99.0.0/16")
+    assert allocate(network, set(), {IPv4Address("10.99.0.1"): NOW}, clock) == IPv4Address("10.99.0.2")
+
+
+def test_the_head_cannot_be_removed() -> None:
+    with pytest.raises(ConflictError) as caught:
+        new_mesh().remove("head-id", NOW)
+    assert caught.value.code == "node_is_head"
+
+
+def test_what_is_not_there() -> None:
+    registry = new_mesh()
+    with pytest.raises(UnknownError):
+        registry.named("nobody")
+    with pytest.raises(UnknownError):
+        registry.revoke_token("nothing")
+    with pytest.raises(UnknownError):
+        registry.connected("nobody")
+
+
+def test_rename() -> None:
+    registry = enrol(new_mesh(), request(1))
+    registry, _, member = registry.rename("WORKER", NodeName("gpu"))
+    assert member.node.name == "gpu"
+    assert registry.rename("gpu", NodeName("gpu"))[1] == ()
+    with pytest.raises(RefusedError):
+        registry.rename("gpu", NodeName("head"))
+
+
+def test_presence_is_seen_and_not_stored() -> None:
+    registry = enrol(new_mesh(), request(1))
+    revision = registry.revision
+    registry, rows, _ = registry.connected("id-1")
+    assert rows == ()
+    assert registry.map.nodes["id-1"].online
+    registry, rows, _ = registry.connected("id-1")
+    assert registry.revision == revision + 1
+    registry, rows, _ = registry.disconnected("id-1", NOW)
+    assert (rows, registry.revision) == ((), revision + 2)
+
+
+def test_what_an_agent_reports_comes_after_what_a_person_said() -> None:
+    other = Endpoint("198.51.100.7", 51888)
+    registry, rows, _ = new_mesh().reported("head-id", VERSIONS, (other, ENDPOINT))
+    assert registry.members["head-id"].node.endpoints == (ENDPOINT, other)
+    assert rows == ()
+    newer = Versions("0.1.0", "2.61.0", "3.11.7")
+    registry, rows, _ = registry.reported("head-id", newer, ())
+    assert isinstance(rows[0], PutMember)
+    assert registry.members["head-id"].node.endpoints == (ENDPOINT,)
+
+
+def test_only_the_head_has_a_ray_instance() -> None:
+    registry = enrol(new_mesh(), request(1))
+    registry, _, _ = registry.ray_started("id-1", "x")
+    registry, _, _ = registry.ray_started("head-id", "y")
+    assert [node.ray_instance for node in registry.map.nodes.values()] == ["y", ""]
+
+
+def ephemeral_node(*, had_map: bool) -> Registry:
+    registry = enrol(new_mesh(), request(1, ephemeral=True))
+    registry, _, _ = registry.connected("id-1")
+    if had_map:
+        registry, rows, _ = registry.got_map("id-1")
+        assert len(rows) == 1
+    return registry
+
+
+def collected(registry: Registry, now: float) -> bool:
+    return bool(registry.collect(now)[2])
+
+
+def test_an_ephemeral_node_is_collected_a_minute_after_it_went_away() -> None:
+    registry = ephemeral_node(had_map=True)
+    assert not collected(registry, NOW + 1e6)
+    registry, _, _ = registry.disconnected("id-1", NOW)
+    assert not collected(registry, NOW + EPHEMERAL_GRACE_S - 1)
+    assert collected(registry, NOW + EPHEMERAL_GRACE_S)
+    back, _, _ = registry.connected("id-1")
+    assert not collected(back, NOW + EPHEMERAL_GRACE_S)
+
+
+def test_an_ephemeral_node_without_a_map_gets_time_to_start() -> None:
+    registry, _, _ = ephemeral_node(had_map=False).disconnected("id-1", NOW)
+    assert not collected(registry, NOW + EPHEMERAL_GRACE_S)
+    assert collected(registry, NOW + NEVER_SEEN_GRACE_S)
+    assert collected(enrol(new_mesh(), request(1, ephemeral=True)), NOW + NEVER_SEEN_GRACE_S)
+
+
+def test_after_a_restart_ephemeral_nodes_get_time_to_come_back() -> None:
+    registry = ephemeral_node(had_map=True).restarted(NOW)
+    assert not collected(registry, NOW + RESTART_GRACE_S - 1)
+    assert collected(registry, NOW + RESTART_GRACE_S)
+
+
+def test_a_node_that_was_collected_and_its_late_disconnect() -> None:
+    registry, _, _ = ephemeral_node(had_map=True).disconnected("id-1", NOW)
+    registry, _, _ = registry.collect(NOW + EPHEMERAL_GRACE_S)
+    assert registry.disconnected("id-1", NOW)[0] is registry
+    assert registry.got_map("id-1")[0] is registry
+
+
+def test_an_ephemeral_token_makes_ephemeral_nodes() -> None:
+    registry = enrol(new_mesh(token(ephemeral=True)), request(1))
+    assert registry.named("worker").node.ephemeral
+
+
+def test_revisions_are_reserved_in_blocks() -> None:
+    registry, rows, _ = enrol(new_mesh(), request(1)).connected("id-1")
+    assert rows == ()
+    reserving = 0
+    for number in range(2500):
+        step = registry.disconnected("id-1", NOW) if number % 2 == 0 else registry.connected("id-1")
+        registry, rows = step[0], step[1]
+        reserving += sum(isinstance(row, PutRevision) for row in rows)
+    assert reserving == 2
+    assert registry.revision <= registry.reserved

@@ -1,0 +1,127 @@
+"""Whatever happens in whatever order, what the registry promises holds."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from meshray.coordinator.allocation import COOL_DOWN_S
+from meshray.coordinator.records import DropMember, PutMember, RowChanges
+from meshray.coordinator.registry import Registry
+from meshray.errors import MeshrayError
+from meshray.model.meshmap import MeshMap, diff
+from meshray.model.node import Node
+
+from .people import NOW, accept_all, new_mesh, request, token
+
+KEYS = st.integers(0, 12)
+TOKENS = {"once": 1, "thrice": 3, "many": 0}
+
+
+class MeshLife(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        # 6 addresses: exhaustion and reuse happen all the time.
+        self.registry: Registry = new_mesh(
+            *(token(name, uses=uses) for name, uses in TOKENS.items()), network="10.99.0.0/28"
+        )
+        self.stored: dict[str, Node] = {key: member.node for key, member in self.registry.members.items()}
+        self.agent: MeshMap = self.registry.map
+        self.released: dict[IPv4Address, float] = {}
+        self.enrolled_with = dict.fromkeys(TOKENS, 0)
+        self.serial = 0
+
+    def take(self, registry: Registry, rows: RowChanges) -> None:
+        for row in rows:
+            if isinstance(row, PutMember):
+                self.stored[row.member.node.id] = row.member.node
+            elif isinstance(row, DropMember):
+                self.released[self.stored.pop(row.node_id).ip] = self.now
+        change = diff(self.agent, registry.map)
+        self.agent = self.agent.apply(change)
+        self.registry = registry
+
+    @rule(seconds=st.sampled_from([1.0, 59.0, 61.0, COOL_DOWN_S / 2, COOL_DOWN_S]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(number=KEYS, token_id=st.sampled_from(sorted(TOKENS)), exact=st.booleans(), ephemeral=st.booleans())
+    def enrol(self, number: int, token_id: str, exact: bool, ephemeral: bool) -> None:
+        self.serial += 1
+        known = {member.node.public_key: member.node for member in self.registry.members.values()}
+        asked = request(number, token_id=token_id, name=f"n{number % 3}", exact=exact, ephemeral=ephemeral)
+        try:
+            registry, rows, member = self.registry.enrol(
+                asked,
+                node_id=f"id-{self.serial}",
+                credential_hash=f"c-{self.serial}",
+                compare=accept_all,
+                now=self.now,
+            )
+        except MeshrayError:
+            return
+        before = known.get(asked.public_key)
+        if before is not None:
+            assert (member.node.id, member.node.ip) == (before.id, before.ip)
+        else:
+            self.enrolled_with[token_id] += 1
+            freed = self.released.get(member.node.ip)
+            assert freed is None or self.now - freed >= COOL_DOWN_S
+        self.take(registry, rows)
+
+    @rule(number=st.integers(0, 20))
+    def remove(self, number: int) -> None:
+        node_id = sorted(self.registry.members)[number % len(self.registry.members)]
+        try:
+            registry, rows, _ = self.registry.remove(node_id, self.now)
+        except MeshrayError:
+            assert node_id == "head-id"
+            return
+        self.take(registry, rows)
+
+    @rule(number=st.integers(0, 20), comes=st.booleans(), gets_map=st.booleans())
+    def presence(self, number: int, comes: bool, gets_map: bool) -> None:
+        node_id = sorted(self.registry.members)[number % len(self.registry.members)]
+        if comes:
+            registry, rows, _ = self.registry.connected(node_id)
+            self.take(registry, rows)
+            if gets_map:
+                registry, rows, _ = self.registry.got_map(node_id)
+                self.take(registry, rows)
+        else:
+            registry, rows, _ = self.registry.disconnected(node_id, self.now)
+            self.take(registry, rows)
+
+    @rule()
+    def collect(self) -> None:
+        registry, rows, gone = self.registry.collect(self.now)
+        assert all(member.node.ephemeral and not member.node.online for member in gone)
+        self.take(registry, rows)
+
+    @invariant()
+    def addresses_names_and_keys_are_unique(self) -> None:
+        nodes = [member.node for member in self.registry.members.values()]
+        for values in ({n.ip for n in nodes}, {n.name for n in nodes}, {n.public_key for n in nodes}):
+            assert len(values) == len(nodes)
+        assert all(node.ip in self.registry.mesh.network.node_half for node in nodes)
+
+    @invariant()
+    def uses_are_never_overspent(self) -> None:
+        for name, uses in TOKENS.items():
+            assert self.registry.tokens[name].used == self.enrolled_with[name]
+            assert not uses or self.enrolled_with[name] <= uses
+
+    @invariant()
+    def the_store_and_the_agents_know_the_same_nodes(self) -> None:
+        assert self.agent == self.registry.map
+        assert {key: node.ip for key, node in self.stored.items()} == {
+            key: member.node.ip for key, member in self.registry.members.items()
+        }
+
+
+TestMeshLife = MeshLife.TestCase
+TestMeshLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
