@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from meshray.errors import MeshrayError
 
@@ -41,7 +42,7 @@ def decode(data: bytes | str) -> Mapping[str, object]:
 def text(value: Mapping[str, object], key: str, longest: int, default: str | None = None) -> str:
     """A string of at most ``longest`` characters."""
     item = value.get(key, default)
-    if not isinstance(item, str) or len(item) > longest:
+    if not _is_text(item, longest):
         raise WireError(f"{key}: must be a text of at most {longest} characters")
     return item
 
@@ -68,7 +69,7 @@ def texts(value: Mapping[str, object], key: str) -> tuple[str, ...]:
     if not isinstance(items, list) or len(items) > MAX_ITEMS:
         raise WireError(f"{key}: must be a list of at most {MAX_ITEMS} texts")
     for item in items:
-        if not isinstance(item, str) or len(item) > MAX_ITEM_CHARACTERS:
+        if not _is_text(item, MAX_ITEM_CHARACTERS):
             raise WireError(f"{key}: must be a list of at most {MAX_ITEMS} texts")
     return tuple(items)
 
@@ -87,6 +88,13 @@ def text_map(value: Mapping[str, object], key: str) -> dict[str, str]:
     if len(items) > MAX_ITEMS:
         raise WireError(f"{key}: has more than {MAX_ITEMS} entries")
     for name, item in items.items():
-        if not isinstance(item, str) or len(item) > MAX_ITEM_CHARACTERS or len(name) > MAX_ITEM_CHARACTERS:
+        if not _is_text(item, MAX_ITEM_CHARACTERS) or not _is_text(name, MAX_ITEM_CHARACTERS):
             raise WireError(f"{key}: must map texts to texts")
     return {name: str(item) for name, item in items.items()}
+
+
+def _is_text(item: object, longest: int) -> TypeGuard[str]:
+    if not isinstance(item, str) or len(item) > longest:
+        return False
+    # JSON can spell half a surrogate pair, which nothing can hash, store or print.
+    return item.isascii() or not any("\ud800" <= character <= "\udfff" for character in item)
