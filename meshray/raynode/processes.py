@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +38,9 @@ class Process:
         return cls(pid, int(fields[19]), int(fields[1]), int(fields[3]))
 
 
-def members(leader: int, known: Iterable[Process], running: Mapping[int, Process]) -> frozenset[Process]:
+def members(leader: int, known: frozenset[Process], running: Mapping[int, Process]) -> frozenset[Process]:
     """Who of ``running`` belongs to the leader: known ones, its session, and all their descendants. Pure."""
-    ours = {item for item in known if _is_same(item, running.get(item.pid))}
+    ours = {running[item.pid] for item in known if _is_same(item, running.get(item.pid))}
     if leader in running and not known:
         ours.add(running[leader])
     if any(item.session == leader for item in ours):

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from meshray.errors import UsageError
+from meshray.model.address import OverlayNetwork
+from meshray.model.node import Versions
+from meshray.raynode.command import (
+    FIXED_PORTS,
+    WORKER_PORTS,
+    RayPlan,
+    check_extra_args,
+    check_labels,
+    client_environment,
+    ray_environment,
+    start_command,
+)
+from meshray.raynode.versions import RayInstallation
+from meshray.runtime.person import Person
+
+RAY = RayInstallation(Path("/opt/venv/bin/ray"), Path("/opt/venv/bin/python"), Versions("0.1.0", "2.60.0", "3.11.7"))
+HEAD = RayPlan(
+    head=True,
+    node_ip=IPv4Address("10.99.0.1"),
+    head_ip=IPv4Address("10.99.0.1"),
+    node_name="head",
+    labels={},
+    extra_args=(),
+    interface="meshray0",
+    token_path=Path("/run/meshray/ray_token"),
+    network=OverlayNetwork.parse("10.99.0.0/16"),
+)
+WORKER = replace(HEAD, head=False, node_ip=IPv4Address("10.99.0.2"), node_name="gpu-1")
+ADA = Person("ada", 1000, 1000, (1000,), Path("/home/ada"))
+
+
+def test_a_head_listens_on_its_overlay_address() -> None:
+    command = start_command(RAY, HEAD)
+    assert command[:3] == ["/opt/venv/bin/ray", "start", "--head"]
+    assert {"--node-ip-address=10.99.0.1", "--dashboard-host=10.99.0.1", "--port=6379", "--block"} <= set(command)
+    assert not any(option.startswith("--address") for option in command)
+
+
+def test_a_worker_joins_its_head_and_gets_no_option_of_a_head() -> None:
+    command = start_command(RAY, WORKER)
+    assert {"--address=10.99.0.1:6379", "--node-ip-address=10.99.0.2", "--node-name=gpu-1"} <= set(command)
+    # `ray start` ends with an error where a worker is given one of these.
+    assert not [word for word in command if word.split("=")[0] in {"--head", "--port", "--include-dashboard"}]
+
+
+def test_the_persons_own_options_come_last_and_unchanged() -> None:
+    mine = ("--num-cpus=8", "--resources", '{"fast disk": 1}')
+    assert start_command(RAY, replace(WORKER, extra_args=mine))[-3:] == list(mine)
+
+
+def test_no_port_is_left_to_chance_nor_used_twice() -> None:
+    assert len(set(FIXED_PORTS)) == len(FIXED_PORTS)
+    assert not set(FIXED_PORTS) & set(WORKER_PORTS)
+    # The kernel takes ports for outgoing connections from there on.
+    assert max(FIXED_PORTS) < 32768
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("2.60.0", "--labels=zone=lab,gpu=a100"), ("2.44.1", '--labels={"zone":"lab","gpu":"a100"}')],
+)
+def test_labels_have_the_form_of_the_rays_version(version: str, expected: str) -> None:
+    ray = replace(RAY, versions=replace(RAY.versions, ray=version))
+    assert expected in start_command(ray, replace(WORKER, labels={"zone": "lab", "gpu": "a100"}))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--address=1.2.3.4:6379"],
+        ["--num-cpus", "2", "--port", "7000"],
+        ["--head"],
+        ["--node_ip_address=127.0.0.1"],
+        ["--block"],
+        ["--dashboard-host=0.0.0.0"],
+        ["--labels", "a=b"],
+        ["--worker-port-list=1,2"],
+    ],
+)
+def test_options_that_meshray_owns_are_refused_by_name(arguments: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_extra_args(arguments)
+    assert caught.value.code == "owned_option"
+    named = next(word.split("=")[0] for word in arguments if word.split("=")[0] in caught.value.message)
+    assert named in caught.value.hint
+
+
+def test_options_that_are_the_persons_pass() -> None:
+    check_extra_args(["--num-cpus=4", "--num-gpus", "1", "--resources", '{"a": 1}', "--temp-dir=/tmp/ray-ada"])
+    check_extra_args(["--disable-usage-stats", "--object-store-memory=1000000000"])
+
+
+@pytest.mark.parametrize("arguments", [["--temp-dir=/" + "x" * 60], ["--temp-dir", "/" + "x" * 60]])
+def test_a_temp_dir_too_long_for_rays_sockets_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(UsageError, match="too long"):
+        check_extra_args(arguments)
+
+
+def test_labels_that_ray_takes_pass() -> None:
+    check_labels({"zone": "lab-2", "example.org/rtt": "lt50ms", "empty": ""})
+
+
+@pytest.mark.parametrize("label", [("ray.io/x", "1"), ("", "1"), ("a b", "1"), ("zone", "a,b"), ("zone", "x" * 64)])
+def test_labels_that_ray_refuses_are_refused(label: tuple[str, str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_labels(dict([label]))
+    assert caught.value.code == "bad_label"
+
+
+def test_rays_processes_know_token_interface_and_patience() -> None:
+    environment = ray_environment(WORKER, {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0"})
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_AUTH_TOKEN_PATH"] == "/run/meshray/ray_token"
+    assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "meshray0"
+    assert environment["RAY_health_check_failure_threshold"] == "10"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_the_persons_tuning_stays_and_what_meshray_owns_does_not() -> None:
+    base = {
+        "RAY_health_check_timeout_ms": "5000",
+        "NCCL_SOCKET_IFNAME": "ib0",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ADDRESS": "other:1",
+    }
+    environment = ray_environment(WORKER, base)
+    assert environment["RAY_health_check_timeout_ms"] == "5000"
+    assert environment["NCCL_SOCKET_IFNAME"] == "ib0"
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert "RAY_ADDRESS" not in environment
+
+
+def test_another_persons_ray_gets_their_home_and_nothing_of_sudos() -> None:
+    base = {"HOME": "/root", "USER": "root", "SUDO_USER": "ada", "XDG_RUNTIME_DIR": "/run/user/0", "MESHRAY_HOME": "/x"}
+    environment = ray_environment(WORKER, base, ADA)
+    assert (environment["HOME"], environment["USER"], environment["LOGNAME"]) == ("/home/ada", "ada", "ada")
+    assert not {"SUDO_USER", "XDG_RUNTIME_DIR", "MESHRAY_HOME"} & set(environment)
+
+
+def test_a_client_finds_the_head_with_every_tool() -> None:
+    environment = client_environment(WORKER, {"no_proxy": "intra.example, 10.99.0.1"})
+    assert environment["RAY_ADDRESS"] == "10.99.0.1:6379"
+    assert environment["RAY_API_SERVER_ADDRESS"] == "http://10.99.0.1:8265"
+    assert environment["no_proxy"] == "intra.example,10.99.0.1,10.99.0.0/16,10.99.0.2,127.0.0.1,localhost"
+    assert environment["NO_PROXY"] == environment["no_proxy"]
+
+
+def test_without_a_token_authentication_is_off_by_name() -> None:
+    # A head of Ray 2.59 turns it on by itself where it finds a token in the person's home; workers do not.
+    environment = client_environment(replace(WORKER, token_path=None))
+    assert environment["RAY_AUTH_MODE"] == "disabled"
+    assert "RAY_AUTH_TOKEN_PATH" not in environment
+
+
+def test_no_secret_is_on_the_command_line() -> None:
+    assert "token" not in json.dumps(start_command(RAY, HEAD))

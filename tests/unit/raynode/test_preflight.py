@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meshray.errors import MeshrayError
+from meshray.raynode.preflight import Listener, check_head, check_readable, conflict, parse_listeners
+from meshray.runtime.person import Person
+from tests.unit.raynode.test_command import HEAD, RAY, WORKER
+
+HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+REST = "00000000:00000000 00:00000000 00000000     0        0"
+NOBODY = Person("nobody", 65534, 65534, (65534,), Path("/"))
+
+
+def table(*sockets: tuple[str, int, str]) -> Iterator[Listener]:
+    """A /proc/net/tcp of (address, port, state)."""
+    lines = (f"   0: {ip}:{port:04X} 00000000:0000 {state} {REST} 77 1\n" for ip, port, state in sockets)
+    return parse_listeners(HEADER + "".join(lines))
+
+
+def test_only_listening_sockets_count() -> None:
+    assert list(table(("0100007F", 6379, "0A"), ("0100007F", 6379, "01"))) == [Listener("0100007F", 6379, "77")]
+
+
+@pytest.mark.parametrize("address", ["00000000", "0100007F", "0100630A"])
+def test_what_ray_binds_everywhere_is_taken_by_any_listener(address: str) -> None:
+    assert conflict(HEAD, table((address, 6379, "0A"))) == Listener(address, 6379, "77")
+
+
+def test_what_ray_binds_on_the_overlay_is_not_taken_by_a_listener_elsewhere() -> None:
+    assert conflict(HEAD, table(("0100007F", 8265, "0A"))) is None
+    assert conflict(HEAD, table(("0100630A", 8265, "0A"))) is not None
+    assert conflict(HEAD, table(("00000000", 8265, "0A"))) is not None
+    assert conflict(HEAD, table(("0" * 32, 8265, "0A"))) is not None
+
+
+def test_a_worker_does_not_need_the_ports_of_a_head() -> None:
+    assert conflict(WORKER, table(("00000000", 6379, "0A"), ("00000000", 8265, "0A"))) is None
+
+
+def test_a_head_without_the_dashboards_packages_is_refused() -> None:
+    check_head(RAY)
+    with pytest.raises(MeshrayError, match="aiohttp_cors") as caught:
+        check_head(replace(RAY, missing=("aiohttp_cors",)))
+    assert "ray[default]==2.60.0" in caught.value.hint
+
+
+def test_a_folder_that_keeps_the_person_out_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    file = closed / "token"
+    file.write_text("secret")
+    for folder in file.parents:
+        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to(tmp_path.parents[1]):
+            folder.chmod(0o711)
+    file.chmod(0o604)
+    check_readable(file, NOBODY)
+    closed.chmod(0o700)
+    with pytest.raises(MeshrayError) as caught:
+        check_readable(file, NOBODY)
+    assert f"{closed} keeps others out" in caught.value.message
+    assert caught.value.hint == f"chmod o+x {closed}"

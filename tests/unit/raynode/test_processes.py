@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from meshray.raynode.processes import Process, members
+
+INIT = Process(1, 0, 0, 1)
+LEADER = Process(100, 50, 1, 100)
+RAYLET = Process(101, 60, 100, 100)
+WORKER = Process(102, 70, 101, 100)
+#: A job's driver: a session of its own.
+DRIVER = Process(103, 80, 102, 103)
+FOREIGN = Process(200, 55, 1, 200)
+
+
+def table(*processes: Process) -> dict[int, Process]:
+    return {process.pid: process for process in (INIT, FOREIGN, *processes)}
+
+
+def test_all_of_ray_is_found_from_its_leader_and_nothing_else() -> None:
+    found = members(100, frozenset(), table(LEADER, RAYLET, WORKER, DRIVER))
+    assert found == {LEADER, RAYLET, WORKER, DRIVER}
+
+
+def test_who_is_left_of_a_killed_leader_is_found_through_those_known_before() -> None:
+    orphan, late = Process(102, 70, 1, 100), Process(104, 90, 1, 100)
+    assert members(100, frozenset({LEADER, WORKER}), table(orphan, late)) == {orphan, late}
+
+
+def test_a_pid_and_session_that_belong_to_another_by_now_are_not_ours() -> None:
+    reused, its_child = Process(100, 900, 1, 100), Process(101, 901, 100, 100)
+    assert members(100, frozenset({LEADER, RAYLET}), table(reused, its_child)) == frozenset()
+
+
+def test_nothing_is_found_where_nothing_runs() -> None:
+    assert members(100, frozenset(), table()) == frozenset()
+
+
+def test_the_kernels_line_is_read_whatever_the_program_is_called() -> None:
+    numbers = " ".join(str(number) for number in range(1, 50))
+    line = f"102 (ray::f(x) R) S 101 100 100 {numbers}"
+    assert Process.parse(102, line) == Process(102, 16, 101, 100)
+    assert Process.parse(102, line.replace(" S ", " Z ")) is None
+    assert Process.parse(102, "") is None

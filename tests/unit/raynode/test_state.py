@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import json
+from ipaddress import IPv4Address
+
+import pytest
+
+from meshray.raynode.state import LiveNode, parse_nodes
+
+
+def answer(*rows: object) -> bytes:
+    """As Ray 2.44 to 2.60 answer /api/v0/nodes."""
+    return json.dumps({"result": True, "msg": "", "data": {"result": {"total": len(rows), "result": rows}}}).encode()
+
+
+def row(ip: str, state: str = "ALIVE") -> dict[str, object]:
+    return {
+        "node_id": "ab",
+        "node_ip": ip,
+        "state": state,
+        "start_time_ms": 1_700_000_000_500,
+        "resources_total": {"CPU": 8.0, "memory": 2e9, "node:10.99.0.1": 1.0},
+    }
+
+
+def test_the_living_are_listed_with_what_they_offer() -> None:
+    assert parse_nodes(answer(row("10.99.0.1"), row("10.99.0.2", "DEAD"))) == [
+        LiveNode(IPv4Address("10.99.0.1"), 1_700_000_000.5, {"CPU": 8.0, "memory": 2e9, "node:10.99.0.1": 1.0})
+    ]
+
+
+def test_an_empty_table_is_an_answer() -> None:
+    assert parse_nodes(answer()) == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"Service Unavailable", b"[]", b'{"data": null}', b'{"result": false, "data": {"result": null}}']
+)
+def test_what_is_no_table_is_no_answer(body: bytes) -> None:
+    assert parse_nodes(body) is None
+
+
+def test_rows_without_sense_are_left_out() -> None:
+    odd = {**row("10.99.0.3"), "resources_total": None, "start_time_ms": None}
+    assert parse_nodes(answer("text", row("no address"), odd)) == [LiveNode(IPv4Address("10.99.0.3"), 0.0, {})]
