@@ -8,6 +8,7 @@ def status(app: App) -> StatusResult:
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 #: Where root's mesh lives. People who are not root look there when they have no mesh of their own.
 SYSTEM_HOME = Home(Path("/var/lib/meshray"), Path("/run/meshray"))
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
+#: The coordinator may be tried at several addresses.
+_API_TIMEOUT_S = 30.0
 #: What sudo drops although a meshray command may need it.
 _KEPT_VARIABLES = ("MESHRAY_HOME", "MESHRAY_RUN", "MESHRAY_RAY", "MESHRAY_WIREGUARD", "HTTPS_PROXY", "https_proxy")
 
@@ -60,11 +64,29 @@ class App:
         chosen = self.environ.get("MESHRAY_HOME") or self.environ.get("MESHRAY_RUN") or _exists(own.enrolment)
         return SYSTEM_HOME if not chosen and _exists(SYSTEM_HOME.control_socket) else own
 
+    @property
+    def may_be_enrolled(self) -> bool:
+        """False where this machine is certainly in no mesh; root's state may be closed to this person."""
+        return _exists(self.home.enrolment) or (self.euid != 0 and _exists(SYSTEM_HOME.state))
+
     def control(self) -> ControlClient:
         """The agent of that mesh."""
         from meshray.agent.control import ControlClient
 
         return ControlClient(self.home.control_socket)
+
+    def api(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, object]:
+        """The coordinator's answer to this node, through the agent, which knows where it is."""
+        return self.control().ask("api", timeout_s=_API_TIMEOUT_S, method=method, path=path, body=body)
+
+    @staticmethod
+    def word(text: str) -> str:
+        """A name or an id as one part of a path of the API. Raises UsageError for anything else."""
+        if not _WORD.fullmatch(text):
+            raise UsageError(
+                "bad_name", f"{text[:80]!r} is no name or id", hint="meshray node list; meshray token list"
+            )
+        return text
 
     def progress(self) -> Progress:
         """Shows stages on stderr, live where that is a terminal."""
@@ -75,6 +97,10 @@ class App:
     def warn(self, text: str) -> None:
         """One line that does not stop anything."""
         print(f"warning: {text}", file=self.stderr)
+
+    def note(self, text: str) -> None:
+        """One line of progress."""
+        print(text, file=self.stderr, flush=True)
 
     def require_root(self) -> None:
         """Raises MeshrayError with the exact sudo line where the person is not root."""

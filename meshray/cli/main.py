@@ -19,7 +19,7 @@ import click
 
 from meshray import __version__
 from meshray.cli.app import App
-from meshray.errors import InterruptedByUser, MeshrayError, UsageError
+from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError, UsageError
 
 #: Sections of the help text: section → command → (module, what it does in one line).
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
@@ -139,7 +139,7 @@ def _run(app: App) -> int:
 def as_error(caught: BaseException, app: App) -> MeshrayError:
     """Any exception as one of ours: subject, cause, next step."""
     if isinstance(caught, MeshrayError):
-        return caught
+        return _with_better_hint(caught, app)
     if isinstance(caught, (click.Abort, KeyboardInterrupt)):
         return InterruptedByUser("interrupted", "interrupted")
     if isinstance(caught, click.ClickException):
@@ -147,6 +147,17 @@ def as_error(caught: BaseException, app: App) -> MeshrayError:
     if isinstance(caught, OSError) and caught.filename is not None:
         return _from_system(caught, app)
     return _unexpected(caught, app)
+
+
+def _with_better_hint(error: MeshrayError, app: App) -> MeshrayError:
+    """What only this place knows: how the program was called, and whether there is a node at all."""
+    if error.code == "not_root" and app.euid != 0:
+        error.hint = app.sudo_line()
+    if error.code == "agent_down" and not app.may_be_enrolled:
+        return UnreachableError(
+            "agent_down", "no agent runs here: this machine is in no mesh", hint="meshray init, or meshray join TOKEN"
+        )
+    return error
 
 
 def _from_click(caught: click.ClickException) -> MeshrayError:

@@ -1,0 +1,105 @@
+"""The last step of init, join and up: the agent is started and followed until the node is up.
+
+start ──► progress of the agent, stage by stage ──► summary {mesh, node, path, ray, …}
+
+With ``--block`` the agent runs in this process: a thread follows it, and its failure ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from meshray.cli.app import App
+from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError
+from meshray.runtime import service
+from meshray.settings import Home
+
+Summary = Mapping[str, object]
+#: Longer than the agent's own patience with any stage (Ray on a slow machine takes half a minute).
+_SILENCE_S = 180.0
+_POLL_S = 0.05
+
+
+def start_and_follow(app: App, home: Home) -> Summary:
+    """Starts the agent as a service and returns what it says when the node is up.
+
+    Raises:
+        MeshrayError: the agent did not start, or a stage failed; the agent is left as it is.
+    """
+    with app.progress() as progress:
+        progress.stage("agent", "run", "starting")
+        kind = service.start(home, app.environ)
+        progress.stage("agent", "ok", "systemd unit" if kind == service.SYSTEMD else "in the background")
+        return follow(home, progress.stage)
+
+
+def follow(home: Home, stage: Callable[[str, str, str], None]) -> Summary:
+    """Shows the agent's stages until it is up; raises what it reports instead."""
+    from meshray.agent.control import ControlClient
+
+    for event in ControlClient(home.control_socket).stream("progress", timeout_s=_SILENCE_S):
+        summary = event.get("summary")
+        if isinstance(summary, dict):
+            return summary
+        stage(str(event.get("stage")), str(event.get("state")), str(event.get("detail", "")))
+    raise UnreachableError("agent_down", "the agent ended while it was starting", hint="meshray logs agent")
+
+
+def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
+    """Runs the agent in this process until SIGTERM.
+
+    Args:
+        on_up: called once, from another thread, when the node is up.
+
+    Raises:
+        MeshrayError: a stage failed before the node was up; InterruptedByUser: a signal came before.
+    """
+    from meshray.agent.main import run_foreground
+
+    watcher = _Watcher(app, home, on_up)
+    watcher.start()
+    try:
+        exit_code = run_foreground(home, environ=app.environ)
+    finally:
+        watcher.ended.set()
+        watcher.join(timeout=5)
+    if watcher.error is not None:
+        raise watcher.error
+    if not watcher.is_up:
+        raise InterruptedByUser("interrupted", "interrupted before the node was up")
+    return exit_code
+
+
+class _Watcher(threading.Thread):
+    """Follows the agent of this very process from beside."""
+
+    def __init__(self, app: App, home: Home, on_up: Callable[[Summary], None]) -> None:
+        super().__init__(name="progress", daemon=True)
+        self._app = app
+        self._home = home
+        self._on_up = on_up
+        self.ended = threading.Event()
+        self.is_up = False
+        self.error: MeshrayError | None = None
+
+    def run(self) -> None:
+        while not self.ended.is_set() and not service.answers(self._home.control_socket):
+            time.sleep(_POLL_S)
+        if self.ended.is_set():
+            return
+        try:
+            with self._app.progress() as progress:
+                summary = follow(self._home, progress.stage)
+        except MeshrayError as error:
+            # Whoever was interrupted sees the socket end as well; that is no failure of its own.
+            if isinstance(error, UnreachableError) and error.code == "agent_down":
+                return
+            self.error = error
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        self.is_up = True
+        self._on_up(summary)

@@ -1,0 +1,157 @@
+"""`meshray up`, `down` and `leave`: a node's life after it was enrolled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from meshray.cli import bring_up
+from meshray.cli.app import App
+from meshray.cli.options import json_option, yes_option
+from meshray.cli.results import JoinResult, Left, Result, Stopped
+from meshray.errors import MeshrayError, UnreachableError
+from meshray.settings import Home
+
+if TYPE_CHECKING:
+    from meshray.agent.enrolment import Enrolment
+
+
+@click.command("up")
+@json_option
+@click.pass_obj
+def up_command(app: App) -> Result:
+    """Start this node again.
+
+    \b
+    Example:
+      sudo meshray up
+
+    Same name, same address, same key. Returns when the node is up; does nothing where it is up already.
+    """
+    from meshray.agent.client import RemovedFromMesh
+    from meshray.agent.enrolment import Enrolment
+    from meshray.runtime import service
+    from meshray.runtime.state import claimed
+
+    app.require_root()
+    home = app.own_home
+    enrolment = Enrolment.load(home)
+    if enrolment.taken_out:
+        raise RemovedFromMesh
+    with claimed(home):
+        if not service.is_running(home):
+            return JoinResult(bring_up.start_and_follow(app, home), fresh=False)
+        with app.progress() as progress:
+            return JoinResult(bring_up.follow(home, progress.stage), fresh=False)
+
+
+@click.command("down")
+@json_option
+@click.pass_obj
+def down_command(app: App) -> Result:
+    """Stop this node; it stays enrolled.
+
+    \b
+    Example:
+      sudo meshray down
+
+    Ends the Ray that meshray started here (and no other), the tunnel and the firewall rules. On the head the
+    coordinator stops as well: the other nodes keep what they have, but nothing new can join.
+    """
+    from meshray.agent.enrolment import Enrolment
+    from meshray.runtime.state import claimed
+
+    app.require_root()
+    home = app.own_home
+    enrolment = Enrolment.load(home)
+    with claimed(home):
+        return Stopped(enrolment.name, was_running=_take_down(app, home))
+
+
+@click.command("leave")
+@yes_option
+@json_option
+@click.pass_obj
+def leave_command(app: App, yes: bool) -> Result:
+    """Un-enrol this node and remove all its state.
+
+    \b
+    Example:
+      sudo meshray leave
+
+    On the head this ends the mesh: all other nodes lose their coordinator, hub and Ray head.
+    """
+    from meshray.cli.enrolled import find_enrolment
+    from meshray.runtime import service
+    from meshray.runtime.state import claimed, forget
+
+    app.require_root()
+    home = app.own_home
+    enrolment = _enrolment_or_ask(app, home, yes)
+    if enrolment is not None and enrolment.hosts_coordinator:
+        _ask_for_the_others(app, home, enrolment, yes)
+    with claimed(home):
+        enrolment = enrolment and find_enrolment(home)
+        _take_down(app, home)
+        unenrolled = enrolment is None or _tell_the_coordinator(app, enrolment)
+        service.uninstall(home)
+        forget(home)
+    return Left(enrolment.name if enrolment else "this machine", unenrolled)
+
+
+def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
+    """Who this node is; None where only remains are left, which the person agrees to remove."""
+    from meshray.cli.enrolled import find_enrolment
+
+    try:
+        enrolment = find_enrolment(home)
+    except MeshrayError as error:
+        if error.code != "state_damaged":
+            raise
+        app.confirm(f"{error.message}. The coordinator cannot be told, so it goes on listing this node.", yes)
+        return None
+    if enrolment is None:
+        if not home.state.is_dir() or not any(home.state.iterdir()):
+            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray join TOKEN")
+        app.confirm(f"{home.state} holds the remains of a node, perhaps a whole mesh. They will be removed.", yes)
+    return enrolment
+
+
+def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -> None:
+    from meshray.agent.cache import load_map
+
+    try:
+        others = [node.name for node in load_map(home).nodes.values() if node.id != enrolment.node_id]
+    except MeshrayError:  # the cached map is damaged: nobody knows, so ask
+        others = [*()]
+        app.confirm("This is the head of a mesh, and leaving ends it.", yes)
+    if others:
+        named = ", ".join(others[:5]) + (" and more" if len(others) > 5 else "")
+        app.confirm(f"This is the head: leaving ends the mesh for {len(others)} other nodes ({named}).", yes)
+
+
+def _take_down(app: App, home: Home) -> bool:
+    """Ends the agent, which takes everything down; does it itself where a killed agent left something running."""
+    from meshray.runtime import service
+    from meshray.runtime.remains import clear
+
+    with app.progress() as progress:
+        progress.stage("stop", "run", "Ray, tunnel, firewall")
+        was_running = service.stop(home)
+        found = clear(home)
+        progress.stage("stop", "ok", ", ".join(found))
+    return was_running or bool(found)
+
+
+def _tell_the_coordinator(app: App, enrolment: Enrolment) -> bool:
+    from meshray.cli.enrolled import unenrol
+
+    if enrolment.hosts_coordinator or enrolment.taken_out:
+        return True
+    try:
+        unenrol(enrolment)
+    except UnreachableError as error:
+        app.warn(f"{error}; it goes on listing this node (on the head: meshray node rm {enrolment.name})")
+        return False
+    return True

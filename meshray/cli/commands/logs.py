@@ -1,0 +1,57 @@
+"""`meshray logs`: what the parts of this node wrote."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from pathlib import Path
+
+import click
+
+from meshray.cli.app import App
+from meshray.cli.options import json_option
+from meshray.cli.results import FileText, Result
+from meshray.errors import MeshrayError
+
+PARTS = ("agent", "coordinator", "engine", "ray", "cli")
+
+
+@click.command("logs")
+@click.argument("part", type=click.Choice(PARTS), default="agent")
+@click.option("-n", "--lines", type=click.IntRange(0), default=100, show_default=True, help="How many, from the end.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+@json_option
+@click.pass_obj
+def logs_command(app: App, part: str, lines: int, follow: bool) -> Result:
+    """Show what agent, coordinator, engine and Ray wrote.
+
+    \b
+    Examples:
+      sudo meshray logs
+      sudo meshray logs ray -f
+
+    After an init or join that failed: the logs of that try.
+    """
+    path = _path(app, part)
+    if follow:
+        tail = shutil.which("tail")
+        if tail is None:
+            raise MeshrayError("no_tail", "there is no program `tail` to follow with", hint=f"meshray logs {part}")
+        app.stdout.flush()
+        os.execv(tail, ["tail", "-n", str(lines), "-F", str(path)])  # noqa: S606 - tail does this better than we
+    with path.open(errors="replace") as file:
+        return FileText(part, "".join(deque(file, maxlen=lines)))
+
+
+def _path(app: App, part: str) -> Path:
+    from meshray.runtime.state import failed_logs
+
+    home = app.home
+    for folder in (home.logs, failed_logs(home)):
+        path = folder / f"{part}.log"
+        if path.exists():
+            return path
+    if not os.access(home.state, os.X_OK) and home.state.exists():
+        raise PermissionError(13, "Permission denied", str(home.state))
+    raise MeshrayError("no_log", f"{part} has not written anything on this machine", hint="meshray status")

@@ -1,0 +1,42 @@
+"""`meshray status`: every node with its path and its Ray, once or again and again."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from meshray.cli import output
+from meshray.cli.app import App
+from meshray.cli.options import json_option
+from meshray.cli.results import Result, StatusResult
+
+#: The status costs one question to Ray's head.
+_WATCH_S = 2.0
+
+
+@click.command("status")
+@click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
+@json_option
+@click.pass_obj
+def status_command(app: App, watch: bool) -> Result:
+    """Show every node, its path and what the cluster offers.
+
+    \b
+    Examples:
+      meshray status
+      meshray status --json | jq .totals
+
+    Exit code 3 when something is not as it should be; `meshray doctor` says more.
+    """
+    if not watch:
+        return StatusResult(app.control().ask("status"))
+    while True:
+        _redraw(app, StatusResult(app.control().ask("status")))
+        time.sleep(_WATCH_S)
+
+
+def _redraw(app: App, result: StatusResult) -> None:
+    if app.stdout.isatty() and not app.as_json:
+        click.clear()
+    output.show(app, result)

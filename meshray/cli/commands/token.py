@@ -1,0 +1,64 @@
+"""`meshray token …`: the right to join, made and taken back at the head."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+import click
+
+from meshray.cli.app import App
+from meshray.cli.options import group, json_option, parse_duration
+from meshray.cli.results import Result, TokenCreated, TokenList, TokenRevoked
+from meshray.cli.tables import children
+from meshray.model.wire import WireError
+
+
+@group("token")
+def token_command() -> None:
+    """Make, list and revoke the tokens with which nodes join. On the head."""
+
+
+@token_command.command("create")
+@click.option("--uses", type=click.IntRange(0), default=1, show_default=True, help="How many nodes; 0 is any number.")
+@click.option("--ttl", default="24h", show_default=True, metavar="TIME", help="30m, 24h, 7d, or never.")
+@click.option("--ephemeral", is_flag=True, help="Nodes that join with it are forgotten when they go away.")
+@json_option
+@click.pass_obj
+def create(app: App, uses: int, ttl: str, ephemeral: bool) -> Result:
+    """Make a token, alone on its line.
+
+    \b
+    Examples:
+      sudo meshray token create
+      sudo meshray token create --uses 0 --ttl 7d --ephemeral > token; chmod 600 token
+    """
+    body = {"uses": uses, "ttl_s": parse_duration(ttl), "ephemeral": ephemeral}
+    made = app.api("POST", "/v1/tokens", body)
+    expires = made.get("expires")
+    if not isinstance(made.get("token"), str):
+        raise WireError("the coordinator's answer holds no token")
+    return TokenCreated(
+        token=str(made["token"]),
+        id=str(made.get("id")),
+        uses=cast(int, made.get("uses")),
+        expires=expires if isinstance(expires, (int, float)) else None,
+    )
+
+
+@token_command.command("list")
+@json_option
+@click.pass_obj
+def list_(app: App) -> Result:
+    """List the tokens, never their secrets."""
+    return TokenList(tuple(children(app.api("GET", "/v1/tokens"), "tokens")), now=time.time())
+
+
+@token_command.command("revoke")
+@click.argument("token_id", metavar="ID")
+@json_option
+@click.pass_obj
+def revoke(app: App, token_id: str) -> Result:
+    """Make a token useless at once. Nodes that joined with it stay."""
+    app.api("DELETE", f"/v1/tokens/{app.word(token_id)}")
+    return TokenRevoked(token_id)

@@ -1,0 +1,114 @@
+"""What init, join and the commands after them ask of this machine's membership and of its Ray.
+
+>>> require_stranger(home)      # MeshrayError where the machine is a node already
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from meshray.cli.app import App
+from meshray.errors import MeshrayError, RefusedError
+from meshray.settings import Home
+
+if TYPE_CHECKING:
+    from meshray.agent.enrolment import Enrolment
+    from meshray.cli.progress import Progress
+    from meshray.raynode.versions import RayInstallation
+
+#: A resolver that does not know the host's own name may take half a minute to say so.
+_RESOLVER_S = 3.0
+
+
+def require_stranger(home: Home, mesh_id: str = "") -> None:
+    """Raises MeshrayError ``already_enrolled`` where this machine is a node.
+
+    Args:
+        mesh_id: the mesh that it is asked to join; empty for `init`.
+    """
+    enrolment = find_enrolment(home)
+    if enrolment is None:
+        return
+    if enrolment.taken_out:
+        hint = "meshray leave, then try again"
+        raise MeshrayError(
+            "already_enrolled", f"this machine was {enrolment.name} and was removed from its mesh", hint=hint
+        )
+    if enrolment.mesh_id == mesh_id:
+        raise MeshrayError(
+            "already_enrolled", f"this machine is in this mesh already, as {enrolment.name}", hint="meshray up"
+        )
+    if enrolment.hosts_coordinator:
+        raise MeshrayError(
+            "already_enrolled",
+            f"this machine is the head of a mesh already, as {enrolment.name}; nothing was changed",
+            hint="meshray token create makes a token for `meshray join` on the other machines"
+            if not mesh_id
+            else "meshray leave ends that mesh",
+        )
+    raise MeshrayError(
+        "already_enrolled",
+        f"this machine is in a mesh already, as {enrolment.name}; nothing was changed",
+        hint="meshray status, or meshray leave before it joins another one",
+    )
+
+
+def find_enrolment(home: Home) -> Enrolment | None:
+    """Who this node is; None on a machine that is in no mesh. Raises MeshrayError where that cannot be read."""
+    from meshray.agent.enrolment import Enrolment
+
+    try:
+        return Enrolment.load(home)
+    except MeshrayError as error:
+        if error.code == "not_enrolled":
+            return None
+        raise
+
+
+def look_for_ray(app: App, progress: Progress, explicit: str | None, *, head: bool) -> RayInstallation:
+    """The Ray that this node will run. Raises MeshrayError where there is none that can be used."""
+    from meshray.raynode.preflight import check_head
+    from meshray.raynode.versions import find_ray
+    from meshray.runtime.person import Person
+
+    progress.stage("find ray", "run")
+    person = Person.invoking(app.environ)
+    installation = find_ray(explicit, app.environ, person)
+    if head:
+        check_head(installation)
+    versions = installation.versions
+    progress.stage("find ray", "ok", f"Ray {versions.ray}, Python {versions.python}, runs as {person.name}")
+    for problem in _host_problems():
+        app.warn(problem)
+    return installation
+
+
+def _host_problems() -> list[str]:
+    from meshray.raynode.preflight import host_problems
+
+    found: list[str] = []
+    looking = threading.Thread(target=lambda: found.extend(host_problems()), daemon=True)
+    looking.start()
+    looking.join(_RESOLVER_S)
+    if looking.is_alive():
+        return ["this machine's own host name is slow to resolve: Ray will start slowly (add it to /etc/hosts)"]
+    return found
+
+
+def unenrol(enrolment: Enrolment) -> None:
+    """Tells the coordinator that this node leaves; one that does not know it (any more) is content.
+
+    Raises:
+        UnreachableError: no address of the coordinator answered.
+    """
+    import asyncio
+
+    from meshray.agent.client import Coordinator
+
+    coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
+    try:
+        asyncio.run(coordinator.call("POST", "/v1/leave"))
+    except RefusedError as error:
+        if error.code == "token_other_mesh":  # another certificate answered: that is not our coordinator
+            raise

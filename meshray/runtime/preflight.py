@@ -1,0 +1,115 @@
+"""What the machine must offer before anything is changed on it.
+
+>>> clash = overlap(IPv4Network("10.99.0.0/16"), [Route(IPv4Network("10.0.0.0/8"), "tun0")])
+>>> str(clash)
+'10.0.0.0/8 on tun0'
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from meshray.errors import MeshrayError
+from meshray.model.address import OverlayNetwork
+from meshray.runtime.ports import require_free
+from meshray.settings import INTERFACE
+
+#: Offered in place of a network that overlaps, the first that is free.
+_ALTERNATIVES = (
+    "10.99.0.0/16",
+    "10.201.0.0/16",
+    "172.29.0.0/16",
+    "192.168.192.0/20",
+    "100.127.0.0/16",
+    "10.254.0.0/16",
+)
+#: A default route, and the two halves into which VPN programs split it, yield to every other route.
+_LONGEST_DEFAULT = 1
+#: RT_TABLE_LOCAL and RTN_UNICAST of linux/rtnetlink.h.
+_LOCAL_TABLE = 255
+_UNICAST = 1
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where packets to ``network`` go now."""
+
+    network: IPv4Network
+    interface: str
+
+    def __str__(self) -> str:
+        return f"{self.network} on {self.interface or 'no interface'}"
+
+
+def overlap(network: IPv4Network, routes: Iterable[Route]) -> Route | None:
+    """The first route that shares addresses with the network; default routes and our own do not count."""
+    return next(
+        (
+            route
+            for route in routes
+            if route.network.prefixlen > _LONGEST_DEFAULT
+            and route.interface != INTERFACE
+            and route.network.overlaps(network)
+        ),
+        None,
+    )
+
+
+def require_no_overlap(network: OverlayNetwork, routes: Sequence[Route], *, chosen_here: bool = True) -> None:
+    """Raises MeshrayError ``network_overlap`` where a route of this machine would be hidden.
+
+    Args:
+        chosen_here: the person can still choose another network (``init``).
+    """
+    clash = overlap(network.cidr, routes)
+    if clash is None:
+        return
+    free = next((text for text in _ALTERNATIVES if overlap(ipaddress.IPv4Network(text), routes) is None), "CIDR")
+    raise MeshrayError(
+        "network_overlap",
+        f"the overlay {network} overlaps a route of this machine: {clash}",
+        hint=f"meshray init --network {free}"
+        if chosen_here
+        else f"remove that route here, or make the mesh anew on the head with another network: --network {free}",
+    )
+
+
+def routes() -> list[Route]:
+    """Every IPv4 route of this network namespace, in every routing table (VPN programs have their own)."""
+    from pyroute2.iproute.linux import IPRoute
+
+    with IPRoute() as netlink:
+        names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links()}
+        found = []
+        for message in netlink.get_routes(family=socket.AF_INET):
+            if message["type"] == _UNICAST and message["table"] != _LOCAL_TABLE:
+                destination = message.get_attr("RTA_DST") or "0.0.0.0"  # noqa: S104 - the default route
+                found.append(
+                    Route(
+                        IPv4Network(f"{destination}/{message['dst_len']}"),
+                        names.get(message.get_attr("RTA_OIF"), ""),
+                    )
+                )
+    return found
+
+
+def check_init(network: OverlayNetwork, port: int, environ: Mapping[str, str]) -> str:
+    """All of what `init` needs; returns what WireGuard there is, for people.
+
+    Raises:
+        MeshrayError: the first thing that is missing, with what to do.
+    """
+    require_no_overlap(network, routes())
+    require_free(port)
+    return check_wireguard(environ)
+
+
+def check_wireguard(environ: Mapping[str, str]) -> str:
+    """``kernel WireGuard`` or ``wireguard-go``; raises MeshrayError where neither can be had."""
+    from meshray.wireguard.open import KERNEL, check_available
+
+    return "kernel WireGuard" if check_available(environ) == KERNEL else "wireguard-go"

@@ -1,0 +1,90 @@
+"""What a killed agent left running, ended without it: Ray, coordinator, tunnel, firewall rules.
+
+The agent takes all of it down itself; this is for the node whose agent is gone (kill -9, out of memory).
+
+>>> clear(home)
+['Ray', 'tunnel']
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from ipaddress import IPv4Network
+
+from meshray.errors import MeshrayError
+from meshray.runtime.process import ManagedProcess
+from meshray.settings import INTERFACE, Home
+
+log = logging.getLogger(__name__)
+
+#: `ray start --block` ends its processes within this, seconds.
+_RAY_GRACE_S = 15.0
+
+
+def clear(home: Home) -> list[str]:
+    """Ends what still runs and belongs to this node; returns what it was. Each part is tried, whatever the others do.
+
+    Raises:
+        MeshrayError: the first thing that could not be cleared.
+    """
+    steps: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("Ray", lambda: _ray(home)),
+        ("firewall rules", lambda: _firewall(home)),
+        ("coordinator", lambda: _process(home, "coordinator")),
+        ("tunnel", lambda: _tunnel(home)),
+    )
+    cleared, failure = [], None
+    for name, step in steps:
+        try:
+            if step():
+                cleared.append(name)
+        except MeshrayError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return cleared
+
+
+def _process(home: Home, name: str) -> bool:
+    process = ManagedProcess(home.pid_file(name))
+    if process.pid is None:
+        return False
+    process.stop_blocking(grace_s=5)
+    return True
+
+
+def _ray(home: Home) -> bool:
+    from meshray.raynode.processes import Family
+
+    process = ManagedProcess(home.pid_file("ray"))
+    pid = process.pid
+    if pid is None:
+        return False
+    family = Family(pid)
+    family.look()  # whom its end would make orphans
+    process.stop_blocking(_RAY_GRACE_S)
+    family.kill()
+    return True
+
+
+def _tunnel(home: Home) -> bool:
+    from meshray.wireguard.open import open_device
+
+    device = open_device(INTERFACE, home)
+    if device.read() is None:
+        return False
+    device.remove()
+    return True
+
+
+def _firewall(home: Home) -> bool:
+    from meshray.agent.cache import load_map
+    from meshray.firewall import Firewall, Opening
+
+    try:
+        network = load_map(home).mesh.network.cidr
+    except MeshrayError:
+        # Our rules are known by their comments; the network only says what they let pass.
+        network = IPv4Network("10.99.0.0/16")
+    return bool(Firewall(Opening(INTERFACE, network, forwards=True)).remove())

@@ -1,0 +1,85 @@
+"""The folders of a node's state as a whole: claimed by one command at a time, and removed again.
+
+with claimed(home) as release:
+    require_clean(home)                 # nothing of another program in it
+    ...
+    forget(home, keep_logs=True)        # this machine is a stranger again; `meshray logs` still tells why
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from meshray.errors import MeshrayError
+from meshray.runtime.files import make_folder
+from meshray.settings import Home
+
+#: What may lie in the folder of a machine that is in no mesh: the key of a join that was killed (with the same key
+#: it gets the same node again), the runtime folder of a person without root, and logs.
+_HARMLESS = {"log", "log.failed", "run", "private.key"}
+#: What only an enrolled node has.
+_OURS = {"node.json", "map.json", "coordinator.db", "coordinator.crt", "coordinator.key"}
+#: Begins the names of files that were not finished.
+_UNFINISHED = (".", "coordinator.db.new", "coordinator.db-")
+
+
+def failed_logs(home: Home) -> Path:
+    """Where the logs of an init or join lie that was rolled back."""
+    return home.state / "log.failed"
+
+
+@contextlib.contextmanager
+def claimed(home: Home) -> Iterator[Callable[[], None]]:
+    """Makes the folder and keeps other commands that change it out, until the block ends or ``release`` is called.
+
+    Raises:
+        MeshrayError: ``busy``, another one is at work.
+    """
+    make_folder(home.state)
+    handle = os.open(home.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MeshrayError(
+                "busy", "another meshray command is changing this node", hint="wait until it has ended"
+            ) from None
+        yield lambda: fcntl.flock(handle, fcntl.LOCK_UN)
+    finally:
+        with contextlib.suppress(OSError):  # nothing was put into it: leave no trace
+            home.state.rmdir()
+        os.close(handle)
+
+
+def require_clean(home: Home) -> None:
+    """Raises MeshrayError where the state folder holds something of another program, or half of a node."""
+    found = {entry.name for entry in home.state.iterdir() if not entry.name.startswith(_UNFINISHED)} - _HARMLESS
+    if found & _OURS:
+        raise MeshrayError(
+            "state_damaged",
+            f"{home.state} holds {', '.join(sorted(found & _OURS))}, but not who this node is (node.json)",
+            hint="restore node.json from a backup, or: meshray leave --yes",
+        )
+    if found:
+        raise MeshrayError(
+            "state_foreign",
+            f"{home.state} is not empty ({', '.join(sorted(found)[:3])}): meshray needs a folder of its own",
+            hint="MESHRAY_HOME=/var/lib/meshray",
+        )
+
+
+def forget(home: Home, *, keep_logs: bool = False) -> None:
+    """Removes what meshray wrote; files of others stay, and so does a folder that still holds some."""
+    shutil.rmtree(failed_logs(home), ignore_errors=True)
+    if keep_logs and home.logs.is_dir():
+        home.logs.rename(failed_logs(home))
+    if home.state.is_dir():
+        for entry in home.state.iterdir():
+            if entry.name.startswith(_UNFINISHED) and entry.is_file():
+                entry.unlink(missing_ok=True)
+    home.forget()
