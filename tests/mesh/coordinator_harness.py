@@ -1,0 +1,205 @@
+"""A real coordinator on a loopback port, and clients that trust only its certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import aiohttp
+
+from meshray.coordinator.create import create_mesh
+from meshray.coordinator.door import Door
+from meshray.coordinator.server import Server
+from meshray.model import wire
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.keys import PrivateKey
+from meshray.model.meshmap import MapChange, MeshMap
+from meshray.model.node import Versions
+from meshray.model.token import Token
+from meshray.settings import Home
+
+VERSIONS = Versions("0.1.0", "2.60.0", "3.11.7")
+#: Nothing on loopback takes this long; a test that waits longer has failed.
+PATIENCE_S = 15.0
+Json = Mapping[str, object]
+
+
+class Clock:
+    """Wall time that a test moves."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+def make_mesh(folder: Path) -> tuple[Home, EnrolAnswer, Token]:
+    home = Home(folder / "state", folder / "run")
+    answer, token = create_mesh(
+        home,
+        mesh_name="lab",
+        network=OverlayNetwork.parse("10.99.0.0/16"),
+        node_name=NodeName("head"),
+        public_key=PrivateKey.generate().public(),
+        port=51888,
+        advertise=(Endpoint("127.0.0.1", 51888),),
+        versions=VERSIONS,
+        labels={},
+        now=time.time(),
+    )
+    return home, answer, token
+
+
+def enrol_request(token: Token, name: str = "worker", **changes: object) -> dict[str, object]:
+    request = EnrolRequest(
+        token.mesh_id,
+        token.token_id,
+        token.secret,
+        NodeName(name),
+        False,
+        PrivateKey.generate().public(),
+        VERSIONS,
+        with_ray=True,
+    )
+    return {**request.to_json(), **changes}
+
+
+@dataclass
+class Reply:
+    status: int
+    body: Json
+
+    @property
+    def code(self) -> str:
+        return str(cast("Json", self.body["error"])["code"])
+
+    @property
+    def exit_code(self) -> object:
+        return self.body["exit_code"]
+
+
+@dataclass
+class Agent:
+    """The agent's side of one WebSocket: follows the map as a real one does."""
+
+    socket: aiohttp.ClientWebSocketResponse[bool]
+    map: MeshMap | None = None
+    texts: list[str] = field(default_factory=list)
+
+    async def receive(self) -> str:
+        """One message; returns its type, or ``closed``."""
+        message = await self.socket.receive(PATIENCE_S)
+        if message.type is not aiohttp.WSMsgType.TEXT:
+            return "closed"
+        self.texts.append(message.data)
+        value = wire.decode(message.data)
+        kind = str(value["type"])
+        if kind == "map":
+            self.map = MeshMap.from_json(wire.mapping(value, "map"))
+        else:
+            assert self.map is not None, "a change came before the map"
+            self.map = self.map.apply(MapChange.from_json(wire.mapping(value, "change")))
+        return kind
+
+    async def until(self, names: set[str]) -> MeshMap:
+        """Follows until exactly these nodes are in the map."""
+        while self.map is None or {node.name for node in self.map.nodes.values()} != names:
+            assert await self.receive() != "closed"
+        return self.map
+
+    async def until_online(self, name: str, online: bool) -> MeshMap:
+        """Follows until this node is online, or is not."""
+        while self.map is None or (node := self.map.find(name)) is None or node.online is not online:
+            assert await self.receive() != "closed"
+        return self.map
+
+    async def until_closed(self) -> int | None:
+        """Follows until the coordinator closes; returns its code."""
+        while await self.receive() != "closed":
+            pass
+        return self.socket.close_code
+
+
+class Client:
+    """Speaks HTTPS to a coordinator on loopback."""
+
+    def __init__(self, session: aiohttp.ClientSession, port: int, fingerprint: bytes) -> None:
+        self.session = session
+        self.port = port
+        self.pin = aiohttp.Fingerprint(fingerprint)
+
+    async def call(self, method: str, path: str, body: object = None, credential: str = "") -> Reply:
+        headers = {"Authorization": f"Bearer {credential}"} if credential else {}
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        url = f"https://127.0.0.1:{self.port}{path}"
+        async with self.session.request(method, url, data=data, headers=headers, ssl=self.pin) as response:
+            return Reply(response.status, wire.decode(await response.read()))
+
+    async def enrol(self, token: Token, name: str = "worker", **changes: object) -> EnrolAnswer:
+        reply = await self.call("POST", "/v1/enroll", enrol_request(token, name, **changes))
+        assert reply.status == 200, reply.body
+        return EnrolAnswer.from_json(reply.body)
+
+    async def agent(self, credential: str) -> Agent:
+        headers = {"Authorization": f"Bearer {credential}"}
+        url = f"https://127.0.0.1:{self.port}/v1/agent"
+        return Agent(await self.session.ws_connect(url, headers=headers, ssl=self.pin, max_msg_size=1 << 25))
+
+    async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A TLS connection on which a test says what it likes."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
+
+
+@dataclass
+class Running:
+    home: Home
+    server: Server
+    client: Client
+    head: EnrolAnswer
+    token: Token
+    clock: Clock
+
+    async def admin(self, method: str, path: str, body: object = None) -> Reply:
+        return await self.client.call(method, path, body, self.head.credential)
+
+
+@contextlib.asynccontextmanager
+async def client_of(port: int, fingerprint: bytes) -> AsyncIterator[Client]:
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        yield Client(session, port, fingerprint)
+
+
+@contextlib.asynccontextmanager
+async def running_mesh(folder: Path, door: Door | None = None) -> AsyncIterator[Running]:
+    """A new mesh and its coordinator, in this process."""
+    home, head, token = make_mesh(folder)
+    async with running_server(home, head, token, door) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def running_server(
+    home: Home, head: EnrolAnswer, token: Token, door: Door | None = None
+) -> AsyncIterator[Running]:
+    """The coordinator of a mesh that exists."""
+    clock = Clock()
+    server = Server(home, port=0, hosts=("127.0.0.1",), clock=clock, door=door)
+    await server.start()
+    try:
+        async with client_of(server.port, token.fingerprint) as client:
+            yield Running(home, server, client, head, token, clock)
+    finally:
+        await server.stop()
