@@ -223,7 +223,7 @@ class Host:
             out_of_time.cancel()
             _kill_with_children(process)
         if process.returncode:
-            raise CommandError(_told(self.name, words, f"exit status {process.returncode}", "", ""))
+            raise CommandError(_told(self.name, words, f"exit status {process.returncode}", "".join(lines), ""))
         return "".join(lines)
 
     def path(self, path: str | Path) -> Path:

@@ -89,7 +89,11 @@ def run_tasks(nodes: dict[str, str]) -> dict[str, str]:
 def run_actors(nodes: dict[str, str]) -> dict[str, list[str]]:
     """Who called the actor of each node, when every actor calls all others."""
     remote_postman: Any = ray.remote(Postman)
-    actors = {name: remote_postman.options(**only_on(node)).remote() for name, node in nodes.items()}
+    # Each waits for the others while they call it: one thread per actor would be a deadlock.
+    threads = len(nodes)
+    actors = {
+        name: remote_postman.options(**only_on(node), max_concurrency=threads).remote() for name, node in nodes.items()
+    }
     calls = [actor.call.remote([other for other in actors.values() if other is not actor]) for actor in actors.values()]
     ray.get(calls, timeout=DEADLINE_S)
     return {name: ray.get(actor.callers.remote(), timeout=DEADLINE_S) for name, actor in actors.items()}
