@@ -125,7 +125,12 @@ class Coordinator:
         """
         session = _session()
         try:
-            return await race(self.endpoints, lambda endpoint: self._connect(session, endpoint), stagger_s=0.3)
+            return await race(
+                self.endpoints,
+                lambda endpoint: self._connect(session, endpoint),
+                stagger_s=0.3,
+                discard=Link.close_socket,
+            )
         except BaseException:
             await session.close()
             raise
@@ -204,10 +209,14 @@ class Link:
         await self._socket.send_str(json.dumps(message))
 
     async def close(self) -> None:
-        """Ends the link; does not wait for the other side longer than a second."""
+        """Ends the link and its session."""
+        await self.close_socket()
+        await self._session.close()
+
+    async def close_socket(self) -> None:
+        """Ends the WebSocket only; does not wait for the other side longer than a second."""
         with contextlib.suppress(asyncio.TimeoutError, OSError):
             await asyncio.wait_for(self._socket.close(), 1.0)
-        await self._session.close()
 
 
 def _session() -> aiohttp.ClientSession:

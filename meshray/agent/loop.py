@@ -39,7 +39,7 @@ from meshray.model.status import RayState
 from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
 from meshray.runtime.tasks import Tasks
 from meshray.settings import Home
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.device import DeviceConfig, DeviceState
 from meshray.wireguard.plan import plan
 
 log = logging.getLogger(__name__)
@@ -222,15 +222,7 @@ class Agent:
     async def _reconcile(self) -> None:
         observed = await asyncio.to_thread(self.parts.device.read)
         self._hub = self._hub.step(self._hub_handshake(observed), time.time())
-        desired = desired_device(
-            self.me,
-            self.map,
-            self._keys,
-            private_key=self.private_key,
-            listen_port=self.enrolment.listen_port,
-            hub=await _resolved(self._hub.endpoint),
-        )
-        steps = plan(observed, desired)
+        steps = plan(observed, await self.desired())
         for step in steps:
             log.info("%s: %s", self.parts.device.name, step)
         if steps:
@@ -239,6 +231,17 @@ class Agent:
         self.device_state = observed
         if observed is not None and (HUB in self.me.roles or is_fresh(self._hub_handshake(observed), time.time())):
             self._overlay_up.set()
+
+    async def desired(self) -> DeviceConfig:
+        """The device as it should be now."""
+        return desired_device(
+            self.me,
+            self.map,
+            self._keys,
+            private_key=self.private_key,
+            listen_port=self.enrolment.listen_port,
+            hub=await _resolved(self._hub.endpoint),
+        )
 
     def _hub_handshake(self, observed: DeviceState | None) -> float | None:
         peers = (
@@ -339,6 +342,10 @@ class Agent:
         self.progress.set("firewall", "fail" if problems else "ok", "; ".join(problems))
 
     # ---- what operations ask
+
+    def wake(self) -> None:
+        """Compares the device with what it should be at once."""
+        self._wake.set()
 
     def peers_online(self) -> list[IPv4Address]:
         """The overlay addresses of the other nodes whose agents are there."""

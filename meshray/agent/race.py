@@ -26,6 +26,8 @@ async def race(endpoints: Sequence[Endpoint], attempt: Callable[[Endpoint], Awai
     Args:
         stagger_s: head start of each endpoint over the next, so that a good first one is not raced in vain.
 
+        discard: ends what a second attempt opened in the same moment as the winner.
+
     Raises:
         RefusedError: an attempt was refused (another address of the same coordinator would refuse as well).
         UnreachableError: all failed; names every endpoint and what answered there.
@@ -38,6 +40,7 @@ async def race(endpoints: Sequence[Endpoint], attempt: Callable[[Endpoint], Awai
     loop = asyncio.get_running_loop()
     attempts = {loop.create_task(late(endpoint, n * stagger_s)): endpoint for n, endpoint in enumerate(endpoints)}
     failures: dict[Endpoint, str] = {}
+    winner: asyncio.Task[T] | None = None
     try:
         pending = set(attempts)
         while pending:
@@ -45,6 +48,7 @@ async def race(endpoints: Sequence[Endpoint], attempt: Callable[[Endpoint], Awai
             for task in done:
                 error = task.exception()
                 if error is None:
+                    winner = task
                     return task.result()
                 if isinstance(error, RefusedError):
                     raise error
@@ -55,6 +59,9 @@ async def race(endpoints: Sequence[Endpoint], attempt: Callable[[Endpoint], Awai
         for task in attempts:
             task.cancel()
         await asyncio.gather(*attempts, return_exceptions=True)
+        for task in attempts:
+            if discard is not None and task is not winner and not task.cancelled() and task.exception() is None:
+                await discard(task.result())
     tried = "; ".join(f"{endpoint}: {failures[endpoint]}" for endpoint in endpoints)
     if any(reason == _OTHER_CERTIFICATE for reason in failures.values()):
         raise RefusedError(

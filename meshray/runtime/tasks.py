@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+_CANCEL_AGAIN_S = 0.2
+
 
 class Tasks:
     """A set of background tasks that live and end together (asyncio.TaskGroup needs Python 3.11)."""
@@ -40,10 +42,12 @@ class Tasks:
 
     async def close(self) -> None:
         """Cancels every task and waits until all have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            # Before Python 3.12 asyncio.wait_for loses a cancellation that comes in the moment in which
+            # what it waits for happens; so those that live on are cancelled again.
+            await asyncio.wait(list(self._tasks), timeout=_CANCEL_AGAIN_S)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -1,0 +1,195 @@
+"""A whole mesh in one process: the real coordinator, real agents, fake devices.
+
+head ── coordinator (TCP on loopback, real TLS)
+  ├── agent a    FakeDevice: a handshake happens whenever the other side has this peer as well
+  └── agent b    …
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshray.agent.cache import save_map
+from meshray.agent.client import enrol
+from meshray.agent.enrolment import Enrolment, save_private_key
+from meshray.agent.loop import Agent
+from meshray.agent.parts import Parts
+from meshray.coordinator.create import create_mesh
+from meshray.coordinator.server import Server
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.keys import PrivateKey
+from meshray.model.node import Versions
+from meshray.model.token import Token
+from meshray.settings import Home
+from meshray.wireguard.fake import FakeDevice
+
+DEADLINE_S = 15.0
+
+
+@dataclass
+class Member:
+    """One node: its agent, its device, its state on disk."""
+
+    home: Home
+    agent: Agent
+    device: FakeDevice
+    task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self.task = asyncio.get_running_loop().create_task(self.agent.run())
+
+    async def down(self) -> None:
+        self.agent.stop()
+        await self.ended()
+
+    async def ended(self) -> None:
+        assert self.task is not None
+        await asyncio.wait_for(self.task, DEADLINE_S)
+
+    async def kill(self) -> None:
+        """What kill -9 leaves: nothing is taken down."""
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+@dataclass
+class Mesh:
+    """The coordinator and its members."""
+
+    folder: Path
+    server: Server
+    token: Token
+    port: int
+    members: dict[str, Member] = field(default_factory=dict)
+
+    @property
+    def head(self) -> Member:
+        return next(iter(self.members.values()))
+
+    async def join(self, name: str, *, ephemeral: bool = False, token: Token | None = None) -> Member:
+        key, request_token = PrivateKey.generate(), token or self.token
+        request = EnrolRequest(
+            mesh_id=request_token.mesh_id,
+            token_id=request_token.token_id,
+            secret=request_token.secret,
+            name=NodeName(name),
+            name_is_exact=True,
+            public_key=key.public(),
+            versions=Versions("0.1.0"),
+            with_ray=False,
+            ephemeral=ephemeral,
+        )
+        answer, endpoint = await enrol(request_token, request)
+        return self.add(name, key, answer, endpoint, ephemeral=ephemeral)
+
+    def add(
+        self, name: str, key: PrivateKey, answer: EnrolAnswer, endpoint: Endpoint, *, ephemeral: bool = False
+    ) -> Member:
+        home = Home(self.folder / name, self.folder / name / "run")
+        enrolment = Enrolment(
+            mesh_id=answer.map.mesh.id,
+            node_id=answer.node_id,
+            name=name,
+            credential=answer.credential,
+            coordinators=(endpoint,),
+            fingerprint=self.token.fingerprint.hex(),
+            mesh_secret=answer.mesh_secret,
+            ray_token=answer.ray_token,
+            mesh_port=self.port,
+            listen_port=self.port,
+            person_uid=0,
+            with_ray=False,
+            ephemeral=ephemeral,
+        )
+        enrolment.save(home)
+        save_private_key(home, key)
+        save_map(home, answer.map)
+        device = FakeDevice()
+        member = Member(home, Agent(home, enrolment, key, answer.map, Parts(device)), device)
+        self.members[name] = member
+        member.start()
+        return member
+
+    async def restart_coordinator(self, pause_s: float = 0.0) -> None:
+        await self.server.stop()
+        await asyncio.sleep(pause_s)
+        self.server = Server(self.server_home, port=self.port, hosts=("127.0.0.1",))
+        await self.server.start()
+
+    @property
+    def server_home(self) -> Home:
+        return self.head.home
+
+    def shake_hands(self) -> None:
+        """WireGuard's part: two devices that have each other as peers hear each other."""
+        by_key = {member.agent.me.public_key: member.device for member in self.members.values()}
+        for key, device in by_key.items():
+            for peer in list(device.state.peers) if device.state else []:
+                other = by_key.get(peer)
+                if other is not None and other.state is not None and key in other.state.peers:
+                    device.hear(peer, now=time.time())
+
+    def whole(self) -> bool:
+        """Every member sees every other one online, and the hub has exactly the others as peers."""
+        self.shake_hands()
+        names = set(self.members)
+        for member in self.members.values():
+            nodes = member.agent.map.nodes.values()
+            if {str(node.name) for node in nodes} != names or not all(node.online for node in nodes):
+                return False
+            if not member.agent.progress.up or member.device.state is None:
+                return False
+        hub = self.head.device.state
+        return hub is not None and len(hub.peers) == len(names) - 1
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Waits on a condition with a deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {DEADLINE_S:.0f} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def running_mesh(folder: Path) -> AsyncIterator[Mesh]:
+    """A mesh of its head alone; all of it ends with the block."""
+    port = _free_port()
+    home, key = Home(folder / "head", folder / "head" / "run"), PrivateKey.generate()
+    here = Endpoint("127.0.0.1", port)
+    answer, token = create_mesh(
+        home,
+        mesh_name="lab",
+        network=OverlayNetwork.parse("10.99.0.0/16"),
+        node_name=NodeName("head"),
+        public_key=key.public(),
+        port=port,
+        advertise=(here,),
+        versions=Versions("0.1.0"),
+        labels={},
+        now=time.time(),
+    )
+    server = Server(home, port=port, hosts=("127.0.0.1",))
+    await server.start()
+    mesh = Mesh(folder, server, token, port)
+    mesh.add("head", key, answer, here)
+    try:
+        yield mesh
+    finally:
+        for member in mesh.members.values():
+            await member.kill()
+        await mesh.server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,162 @@
+"""Many real agents and the real coordinator in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meshray.agent.cache import load_map
+from meshray.agent.client import RemovedFromMesh
+from meshray.agent.enrolment import Enrolment, load_private_key
+from meshray.agent.loop import Agent
+from meshray.agent.parts import Parts
+from meshray.errors import MeshrayError
+from meshray.wireguard.plan import plan
+from tests.mesh.mesh import running_mesh, until
+
+
+async def test_twenty_nodes_become_one_mesh(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        await asyncio.gather(*(mesh.join(f"gpu-{n}") for n in range(20)))
+        await until(mesh.whole, "all see all")
+        addresses = {member.agent.me.ip for member in mesh.members.values()}
+        assert len(addresses) == 21
+
+
+async def test_the_coordinator_away_changes_no_device_and_all_come_back(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        for name in ("a", "b"):
+            await mesh.join(name)
+        await until(mesh.whole, "all see all")
+        before = {name: len(member.device.applied) for name, member in mesh.members.items()}
+        await mesh.server.stop()
+        await until(lambda: all(m.agent.link is None for m in mesh.members.values()), "the links are gone")
+        assert {name: len(member.device.applied) for name, member in mesh.members.items()} == before
+        await mesh.restart_coordinator()
+        await until(lambda: all(m.agent.link is not None for m in mesh.members.values()), "all are connected again")
+        await until(mesh.whole, "all see all again")
+
+
+async def test_a_killed_agent_comes_back_as_the_same_node_and_touches_nothing(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        address, device = worker.agent.me.ip, worker.device
+        await worker.kill()
+        await until(lambda: not mesh.head.agent.map.nodes[worker.agent.enrolment.node_id].online, "seen as offline")
+        steps = len(device.applied)
+        home = worker.home
+        again = Agent(home, Enrolment.load(home), load_private_key(home), load_map(home), Parts(device))
+        mesh.members["a"] = replace(worker, agent=again)
+        mesh.members["a"].start()
+        await until(mesh.whole, "all see all again")
+        assert again.me.ip == address
+        assert len(device.applied) == steps
+
+
+async def test_a_node_comes_up_from_its_cache_while_the_coordinator_is_away(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        await worker.kill()
+        await mesh.server.stop()
+        worker.device.remove()
+        again = Agent(
+            worker.home,
+            Enrolment.load(worker.home),
+            load_private_key(worker.home),
+            load_map(worker.home),
+            Parts(worker.device),
+        )
+        mesh.members["a"] = replace(worker, agent=again)
+        mesh.members["a"].start()
+        await until(lambda: worker.device.state is not None and worker.device.state.up, "the device is up")
+        mesh.shake_hands()
+        await until(lambda: again.progress.up, "the node is up")
+        await mesh.restart_coordinator()
+
+
+async def test_a_drifted_device_is_mended(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        worker.device.remove()
+        worker.agent.wake()
+        await until(lambda: worker.device.state is not None and bool(worker.device.state.peers), "made again")
+
+
+async def test_a_removed_node_goes_down_and_does_not_start_again(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        await mesh.head.agent.coordinator.call("DELETE", "/v1/nodes/a")
+        with pytest.raises(RemovedFromMesh):
+            await worker.ended()
+        assert worker.device.state is None
+        assert Enrolment.load(worker.home).taken_out
+        await until(lambda: not (mesh.head.device.state and mesh.head.device.state.peers), "the hub dropped its key")
+
+
+async def test_an_ephemeral_node_leaves_when_it_goes_down(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("step-1", ephemeral=True)
+        await until(mesh.whole, "all see all")
+        await worker.down()
+        assert worker.device.state is None
+        await until(lambda: len(mesh.head.agent.map.nodes) == 1, "it is gone from the map")
+
+
+async def test_a_rename_reaches_everybody(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        await mesh.head.agent.coordinator.call("PATCH", "/v1/nodes/a", {"name": "renamed"})
+        await until(lambda: worker.agent.me.name == "renamed", "the new name")
+
+
+async def test_a_member_is_no_admin(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        with pytest.raises(MeshrayError) as caught:
+            await worker.agent.coordinator.call("POST", "/v1/tokens", {"uses": 1})
+        assert caught.value.code == "not_admin"
+
+
+async def test_a_device_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        worker.device.failing = MeshrayError("device", "the device is stuck")
+        worker.agent.wake()
+        await asyncio.sleep(0)
+        worker.device.failing = None
+        await mesh.join("b")
+        await until(mesh.whole, "all see all")
+
+
+async def test_the_same_desired_state_twice_changes_nothing(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        for member in mesh.members.values():
+            desired = await member.agent.desired()
+            assert plan(member.device.state, desired) == ()
+
+
+async def test_the_head_tells_its_ray_instance_to_all(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        mesh.head.agent.tell_ray_instance("first-life")
+
+        def told() -> bool:
+            head = worker.agent.map.head
+            return head is not None and head.ray_instance == "first-life"
+
+        await until(told, "the instance in the map")
+        await mesh.restart_coordinator()
+        await until(lambda: mesh.head.agent.link is not None, "connected again")
+        await until(told, "the instance in the new map")

@@ -1,0 +1,157 @@
+"""What strangers may do to the coordinator: be refused, in bounded time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from meshray.coordinator.door import Door
+
+from .coordinator_harness import PATIENCE_S, Running, enrol_request, running_mesh
+
+
+def resident_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+async def answer_to(mesh: Running, *parts: bytes) -> bytes:
+    """What comes back for these bytes until the coordinator closes."""
+    reader, writer = await mesh.client.raw()
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        return await asyncio.wait_for(reader.read(), PATIENCE_S)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.transport.abort()
+
+
+def post(body: bytes, *headers: str, length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    lines = ["POST /v1/enroll HTTP/1.1", "Host: x", f"Content-Length: {size}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+@pytest.mark.parametrize(
+    ("name", "request_bytes", "status"),
+    [
+        ("no http", b"\x00\x01\x02 nonsense\r\n\r\n", b"400"),
+        ("a long line", b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", b"400"),
+        ("a long header", b"GET /v1/hello HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 20_000 + b"\r\n\r\n", b"400"),
+        ("many headers", b"GET /v1/hello HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n", b"4"),
+        ("no json", post(b"hello"), b"400"),
+        ("no object", post(b"[1]"), b"400"),
+        ("deep", post(b"[" * 60_000), b"400"),
+        ("a long number", post(b'{"uses": ' + b"9" * 60_000 + b"}"), b"400"),
+        ("half a surrogate", post(json.dumps({"mesh_id": "\udc00"}).encode()), b"400"),
+        ("not utf-8", post(b'{"mesh_id": "\xff\xfe"}'), b"400"),
+        ("too large, as announced", post(b"x" * 10, length=10_000_000), b"413"),
+        ("an unknown length", post(b"", length=-1), b"400"),
+        ("unknown path", b"GET /etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        ("unknown method", b"BREW /v1/hello HTTP/1.1\r\nHost: x\r\n\r\n", b"4"),
+        ("wrong method", b"DELETE /v1/hello HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+        ("odd credential", b"GET /v1/nodes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n", b"401"),
+        (
+            "broken chunks",
+            b"POST /v1/enroll HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+            b"400",
+        ),
+        (
+            "compressed",
+            post(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", "Content-Encoding: gzip"),
+            b"400",
+        ),
+    ],
+)
+async def test_malformed_requests_get_4xx(tmp_path: Path, name: str, request_bytes: bytes, status: bytes) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        answer = await answer_to(mesh, request_bytes)
+        assert answer.startswith(b"HTTP/1.1 " + status), (name, answer[:200])
+        assert (await mesh.client.call("GET", "/v1/hello")).status == 200
+
+
+async def test_an_endless_body_is_cut_and_costs_no_memory(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+        header = b"POST /v1/enroll HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        before = resident_mib()
+        answers = await asyncio.gather(*(answer_to(mesh, header, *[chunk] * 100) for _ in range(20)))
+        assert all(not answer or b"413" in answer[:20] for answer in answers)
+        assert any(answers)
+        assert resident_mib() - before < 60
+        reply = await mesh.client.call("POST", "/v1/enroll", b"x" * 1_000_000)
+        assert (reply.status, reply.code) == (413, "request_too_large")
+
+
+async def test_a_header_without_end_is_cut(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        answer = await answer_to(mesh, b"GET /v1/hello HTTP/1.1\r\n", *[b"A: b\r\n" * 1000] * 50)
+        assert not answer or answer.split()[1].startswith(b"4")
+
+
+async def test_who_says_nothing_or_little_is_thrown_out(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path, Door(header_s=0.4, request_s=0.4)) as mesh:
+
+        async def drip(first: bytes) -> bytes:
+            reader, writer = await mesh.client.raw()
+            writer.write(first)
+            closed = asyncio.gather(reader.read(), return_exceptions=True)
+            while not closed.done():
+                writer.write(b"a")
+                await asyncio.wait({closed}, timeout=0.05)
+            result = closed.result()[0]
+            return result if isinstance(result, bytes) else b""
+
+        slow_header = drip(b"GET /v1/hello HTTP/1.1\r\nA: ")
+        slow_body = drip(post(b"{", length=60_000))
+        silence = answer_to(mesh)
+        answers = await asyncio.wait_for(asyncio.gather(slow_header, slow_body, silence), PATIENCE_S)
+        assert not any(b"200" in answer[:20] for answer in answers)
+
+
+async def test_many_silent_connections_do_not_keep_others_out(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path, Door(max_silent=20)) as mesh:
+        silent = [await mesh.client.raw() for _ in range(60)]
+        answer = await mesh.client.enrol(mesh.token)
+        assert answer.credential
+        gone = await asyncio.wait_for(
+            asyncio.gather(*(reader.read() for reader, _ in silent[:40]), return_exceptions=True), PATIENCE_S
+        )
+        assert len(gone) == 40
+        for _, writer in silent:
+            writer.transport.abort()
+
+
+async def test_connections_are_used_again(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path, Door(header_s=0.5)) as mesh:
+        reader, writer = await mesh.client.raw()
+        for _ in range(5):
+            writer.write(b"GET /v1/hello HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+            assert head.startswith(b"HTTP/1.1 200")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+        # And then the next header is awaited no longer than the first was.
+        assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
+        writer.transport.abort()
+
+
+async def test_random_json_never_makes_the_coordinator_fail(tmp_path: Path) -> None:
+    dice = random.Random(7)
+    values: list[object] = [None, True, -1, 2**70, 1e400, "", "x" * 600, "\ud800", [], [1], {}, {"ray": [1]}, {"a": {}}]
+    async with running_mesh(tmp_path) as mesh:
+        good = enrol_request(mesh.token)
+        for _ in range(200):
+            changed = {**good, **{key: dice.choice(values) for key in dice.sample(sorted(good), 2)}}
+            reply = await mesh.client.call("POST", "/v1/enroll", changed)
+            assert reply.status < 500, changed
+            for path in ("/v1/tokens", "/v1/peers"):
+                body = {"uses": dice.choice(values), "ttl_s": dice.choice(values), "name": dice.choice(values)}
+                assert (await mesh.admin("POST", path, body)).status < 500, body

@@ -1,0 +1,247 @@
+"""The agents' WebSockets: map, changes, presence, removal, ephemeral nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from meshray.coordinator import publisher
+from meshray.model.address import Endpoint
+from meshray.model.enrol import EnrolAnswer
+
+from .coordinator_harness import PATIENCE_S, Agent, Running, make_mesh, running_mesh, running_server
+
+
+async def joined(mesh: Running, name: str, **changes: object) -> tuple[EnrolAnswer, Agent]:
+    answer = await mesh.client.enrol(mesh.token, name, **changes)
+    return answer, await mesh.client.agent(answer.credential)
+
+
+async def test_the_whole_map_first_then_changes(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        head = await mesh.client.agent(mesh.head.credential)
+        assert await head.receive() == "map"
+        _, worker = await joined(mesh, "worker")
+        assert await worker.receive() == "map"
+        assert worker.map is not None
+        assert {node.name: node.online for node in worker.map.nodes.values()} == {"head": True, "worker": True}
+        assert await head.receive() == "change"
+        seen = await head.until_online("worker", True)
+        assert seen == worker.map
+
+
+async def test_all_agents_end_with_the_same_map_and_change_by_change(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        head = await mesh.client.agent(mesh.head.credential)
+        names = [f"n{number}" for number in range(20)]
+        agents = [agent for _, agent in await asyncio.gather(*(joined(mesh, name) for name in names))]
+        await mesh.admin("PATCH", "/v1/nodes/n0", {"name": "renamed"})
+        wanted = {"head", "renamed", *names[1:]}
+        await asyncio.gather(*(agent.until(wanted) for agent in (head, *agents)))
+        for agent in (head, *agents):
+            while agent.map is not None and agent.map.revision < mesh.server.service.revision:
+                await agent.receive()
+        assert len({json.dumps(agent.map.to_json()) for agent in (head, *agents) if agent.map}) == 1
+        kinds = [json.loads(text)["type"] for text in head.texts]
+        assert kinds.count("map") == 1
+
+
+async def test_a_message_is_serialised_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        agents = [agent for _, agent in [await joined(mesh, f"n{number}") for number in range(10)]]
+        for agent in agents:
+            await agent.until_online("n9", True)
+        counted: list[str] = []
+
+        def counting(value: object, **options: tuple[str, str]) -> str:
+            counted.append("")
+            return json.dumps(value, separators=options["separators"])
+
+        monkeypatch.setattr(publisher.json, "dumps", counting)
+        await mesh.server.service.rename("n0", mesh.head.map.nodes[mesh.head.node_id].name.__class__("other"))
+        for agent in agents:
+            await agent.until({"head", "other", *(f"n{number}" for number in range(1, 10))})
+        assert len(counted) == 1
+        assert len({agent.texts[-1] for agent in agents}) == 1
+
+
+async def test_a_change_does_not_grow_with_the_mesh(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        head = await mesh.client.agent(mesh.head.credential)
+        await head.until({"head"})
+        await asyncio.gather(*(mesh.client.enrol(mesh.token, f"n{number}") for number in range(60)))
+        await head.until({"head", *(f"n{number}" for number in range(60))})
+        await mesh.admin("PATCH", "/v1/nodes/n7", {"name": "other"})
+        while '"other"' not in head.texts[-1]:
+            await head.receive()
+        assert len(head.texts[-1]) < 700
+
+
+async def test_reports_reach_the_others(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        head = await mesh.client.agent(mesh.head.credential)
+        _, worker = await joined(mesh, "worker")
+        hello = {"versions": {"ray": "2.61.0"}, "endpoints": ["198.51.100.7:51888"], "listen_port": 51888}
+        await head.socket.send_json({"type": "something newer", "x": 1})
+        await head.socket.send_json({"type": "hello", **hello})
+        await head.socket.send_json({"type": "ray", "instance": "i1"})
+        while worker.map is None or worker.map.head is None or worker.map.head.ray_instance != "i1":
+            await worker.receive()
+        assert worker.map.head.versions.ray == "2.61.0"
+        assert worker.map.head.endpoints == (Endpoint("127.0.0.1", 51888), Endpoint("198.51.100.7", 51888))
+
+
+async def test_a_removed_node_is_told_so(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        answer, worker = await joined(mesh, "worker")
+        head = await mesh.client.agent(mesh.head.credential)
+        await head.until({"head", "worker"})
+        await mesh.admin("DELETE", "/v1/nodes/worker")
+        assert await worker.until_closed() == publisher.CLOSE_NOT_ACCEPTED
+        await head.until({"head"})
+        again = await mesh.client.agent(answer.credential)
+        assert await again.until_closed() == publisher.CLOSE_NOT_ACCEPTED
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+            await mesh.client.session.ws_connect(f"https://127.0.0.1:{mesh.client.port}/v1/agent", ssl=mesh.client.pin)
+        assert (await mesh.client.call("GET", "/v1/agent", credential=answer.credential)).status == 400
+
+
+async def test_the_newest_connection_wins_and_the_node_stays_online(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        head = await mesh.client.agent(mesh.head.credential)
+        answer, first = await joined(mesh, "worker")
+        await first.until({"head", "worker"})
+        second = await mesh.client.agent(answer.credential)
+        await second.until({"head", "worker"})
+        assert await first.until_closed() == publisher.CLOSE_REPLACED
+        # A later change shows that no "offline" came before it.
+        await mesh.admin("PATCH", "/v1/nodes/worker", {"name": "other"})
+        seen = await head.until({"head", "other"})
+        node = seen.find("other")
+        assert node is not None
+        assert node.online
+        assert not any(
+            json.loads(text).get("change", {}).get("nodes", {}).get(answer.node_id, {}).get("online") is False
+            and index > 2
+            for index, text in enumerate(head.texts)
+        )
+        await second.socket.close()
+        await head.until_online("other", False)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        "not json",
+        "[]",
+        '{"type": 7}',
+        '{"type":"hello","endpoints":["nonsense"]}',
+        '{"type":"ray","instance":' + "1}",
+    ],
+)
+async def test_a_bad_frame_ends_that_connection_alone(tmp_path: Path, frame: str) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        head = await mesh.client.agent(mesh.head.credential)
+        _, worker = await joined(mesh, "worker")
+        await worker.until({"head", "worker"})
+        await worker.socket.send_str(frame)
+        assert await worker.until_closed() == publisher.CLOSE_BAD_MESSAGE
+        await head.until_online("worker", True)
+        await head.until_online("worker", False)
+
+
+async def test_a_frame_that_is_too_large_or_binary_ends_that_connection(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        answer, worker = await joined(mesh, "worker")
+        await worker.until({"head", "worker"})
+        await worker.socket.send_str("x" * 100_000)
+        assert await worker.until_closed() == 1009
+        worker = await mesh.client.agent(answer.credential)
+        await worker.until({"head", "worker"})
+        await worker.socket.send_bytes(b"{}")
+        assert await worker.until_closed() == publisher.CLOSE_BAD_MESSAGE
+
+
+async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        head = await mesh.client.agent(mesh.head.credential)
+        padding = {f"label-{number}": "x" * 500 for number in range(60)}
+        answer = await mesh.client.enrol(mesh.token, "deaf", labels=padding)
+        reader, writer = await mesh.client.raw()
+        writer.write(
+            f"GET /v1/agent HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            f"Authorization: Bearer {answer.credential}\r\n\r\n".encode()
+        )
+        assert b"101" in await reader.readline()
+        await head.until_online("deaf", True)
+        # Reading stops here; what is sent must fill every buffer on the way: some megabytes.
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        service = mesh.server.service
+        from meshray.model.address import NodeName
+
+        for number in range(3000):
+            name = "deaf" if number % 2 else "other"
+            await service.rename("other" if number % 2 else "deaf", NodeName(name))
+            while head.map is None or head.map.find(name) is None:
+                await head.receive()
+            node = head.map.find(name)
+            if node is not None and not node.online:
+                break
+        node = head.map.find(name) if head.map else None
+        assert node is not None
+        assert not node.online
+        writer.transport.abort()
+
+
+async def test_ephemeral_nodes_go_away_by_themselves(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        head = await mesh.client.agent(mesh.head.credential)
+        _, kept = await joined(mesh, "kept")
+        _, brief = await joined(mesh, "brief", ephemeral=True)
+        await mesh.client.enrol(mesh.token, "starting", ephemeral=True)
+        for agent in (kept, brief):
+            await agent.until({"head", "kept", "brief", "starting"})
+            await agent.socket.close()
+        for name in ("kept", "brief"):
+            await head.until_online(name, False)
+        mesh.clock.ahead = 59
+        await mesh.server.service.collect()
+        mesh.clock.ahead = 61
+        await mesh.server.service.collect()
+        await head.until({"head", "kept", "starting"})
+
+
+async def test_ephemeral_nodes_may_come_back_after_a_restart_of_the_coordinator(tmp_path: Path) -> None:
+    home, head, token = make_mesh(tmp_path)
+    async with running_server(home, head, token) as mesh:
+        back, agent = await joined(mesh, "back", ephemeral=True)
+        await agent.until({"head", "back"})
+        _, gone = await joined(mesh, "gone", ephemeral=True)
+        await gone.until({"head", "back", "gone"})
+        revision = mesh.server.service.revision
+    assert await agent.until_closed() == publisher.CLOSE_ENDING
+    async with running_server(home, head, token) as mesh:
+        mesh.clock.ahead = 100
+        await mesh.server.service.collect()
+        agent = await mesh.client.agent(back.credential)
+        seen = await agent.until({"head", "back", "gone"})
+        assert seen.revision > revision
+        mesh.clock.ahead = 125
+        await mesh.server.service.collect()
+        await agent.until({"head", "back"})
+
+
+async def test_nobody_waits_long_for_the_coordinator_to_end(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        agents = [agent for _, agent in [await joined(mesh, f"n{number}") for number in range(5)]]
+        for agent in agents:
+            await agent.receive()
+        closing = asyncio.gather(*(agent.until_closed() for agent in agents))
+        await asyncio.wait_for(mesh.server.stop(), PATIENCE_S)
+        assert set(await closing) == {publisher.CLOSE_ENDING}

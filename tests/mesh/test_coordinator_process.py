@@ -1,0 +1,146 @@
+"""The coordinator as a process of its own: killed at any moment, it loses nobody whom it answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+
+from meshray.coordinator.store import Store
+from meshray.model.enrol import EnrolAnswer
+from meshray.settings import Home
+
+from .coordinator_harness import PATIENCE_S, Client, client_of, enrol_request, make_mesh
+
+
+@contextlib.asynccontextmanager
+async def coordinator(home: Home, log: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """A real process; gives its port, and kills it at the end if it still runs."""
+    environment = {**os.environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)}
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "meshray.coordinator", "--port", "0", "--listen", "127.0.0.1"),
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        yield process, await port_of(process, log)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def port_of(process: asyncio.subprocess.Process, log: Path) -> int:
+    for _ in range(int(PATIENCE_S * 50)):
+        found = re.search(r"listening on port (\d+)", log.read_text())
+        if found:
+            return int(found.group(1))
+        assert process.returncode is None, log.read_text()
+        await asyncio.sleep(0.02)
+    raise AssertionError(log.read_text())
+
+
+async def enrol_until_it_dies(
+    client: Client, names: list[str], token_request: dict[str, dict[str, object]]
+) -> list[EnrolAnswer]:
+    answers: list[EnrolAnswer] = []
+    for name in names:
+        try:
+            reply = await client.call("POST", "/v1/enroll", token_request[name])
+        except (aiohttp.ClientError, OSError):
+            break
+        assert reply.status == 200, reply.body
+        answers.append(EnrolAnswer.from_json(reply.body))
+    return answers
+
+
+async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
+    home, _, token = make_mesh(tmp_path)
+    acknowledged: list[EnrolAnswer] = []
+    dice = random.Random(1)
+    for turn in range(6):
+        async with coordinator(home, tmp_path / f"{turn}.log") as (process, port):
+            async with client_of(port, token.fingerprint) as client:
+                # Who was answered before is still known, by his credential and at his address.
+                for answer in acknowledged:
+                    agent = await client.agent(answer.credential)
+                    assert await agent.receive() == "map"
+                    assert agent.map is not None
+                    assert agent.map.nodes[answer.node_id].ip == answer.map.nodes[answer.node_id].ip
+                    await agent.socket.close()
+                requests = {f"n{turn}-{number}": enrol_request(token, f"n{turn}-{number}") for number in range(200)}
+                names = list(requests)
+                work = asyncio.gather(*(enrol_until_it_dies(client, names[start::4], requests) for start in range(4)))
+                await asyncio.sleep(0.05 + dice.random() * 0.4)
+                process.send_signal(signal.SIGKILL)
+                new = [answer for answers in await work for answer in answers]
+                acknowledged.extend(new)
+    store = Store.open(home.database)
+    registry = store.load()
+    store.close()
+    assert len(acknowledged) > 6
+    assert all(answer.node_id in registry.members for answer in acknowledged)
+    addresses = [member.node.ip for member in registry.members.values()]
+    assert len(set(addresses)) == len(addresses)
+
+
+async def test_sigterm_ends_cleanly(tmp_path: Path) -> None:
+    home, head, token = make_mesh(tmp_path)
+    async with coordinator(home, tmp_path / "log") as (process, port):
+        async with client_of(port, token.fingerprint) as client:
+            agent = await client.agent(head.credential)
+            assert await agent.receive() == "map"
+            await client.enrol(token)
+            process.terminate()
+            assert await agent.until_closed() == 1001
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log
+    assert token.secret not in log
+    assert not list(home.state.glob("*-wal"))
+
+
+async def run_and_fail(home: Home, *arguments: str) -> tuple[int | None, str]:
+    environment = {**os.environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "meshray.coordinator", "--listen", "127.0.0.1", *arguments),
+        env=environment,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    return process.returncode, errors.decode()
+
+
+async def test_what_it_says_when_it_cannot_start(tmp_path: Path) -> None:
+    nowhere = Home(tmp_path / "nowhere", tmp_path / "run")
+    code, said = await run_and_fail(nowhere, "--port", "0")
+    assert code == 1
+    assert "there is no mesh here" in said
+    assert not nowhere.database.exists()
+    home, _, _ = make_mesh(tmp_path)
+    async with coordinator(home, tmp_path / "log"):
+        code, said = await run_and_fail(home, "--port", "0")
+        assert (code, "in use by another coordinator" in said) == (1, True)
+    server = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    code, said = await run_and_fail(home, "--port", str(port))
+    server.close()
+    assert code == 1
+    assert f"TCP port {port} is in use" in said
+    content = b"this is not a database" * 100
+    home.database.write_bytes(content)
+    code, said = await run_and_fail(home, "--port", "0")
+    assert code == 1
+    assert "is damaged and was left as it is" in said
+    assert home.database.read_bytes() == content
