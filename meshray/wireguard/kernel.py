@@ -116,6 +116,7 @@ class KernelDevice:
                         wireguard.set(self.name, **arguments)
 
     def _create(self, table: LinkTable) -> None:
+        self._own_link(table)
         keep_unmanaged(self.name)
         table.create(self.name, LINK_KIND)
         link = table.find(self.name)

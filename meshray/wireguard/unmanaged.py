@@ -40,7 +40,7 @@ _MANAGERS = (
     ),
     # systemd.network(5): the first file that matches wins, in the order of their names.
     _Manager(
-        runs="run/systemd/netif",
+        runs="run/systemd/netif/state",
         file="run/systemd/network/00-{name}.network",
         text="# Made by meshray, removed by `meshray down`.\n[Match]\nName={name}\n\n[Link]\nUnmanaged=yes\n",
         reload=("networkctl", "reload"),
@@ -54,7 +54,7 @@ def keep_unmanaged(name: str, root: Path = Path("/")) -> None:
     for manager in _MANAGERS:
         file = root / manager.file.format(name=name)
         text = manager.text.format(name=name)
-        if not (root / manager.runs).is_dir() or (file.exists() and file.read_text() == text):
+        if not (root / manager.runs).exists() or (file.exists() and file.read_text() == text):
             continue
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

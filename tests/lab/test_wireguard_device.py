@@ -118,7 +118,7 @@ class Host:
             "MESHRAY_HOME": str(self.folder / "state"),
             "MESHRAY_RUN": str(self.folder / "run"),
             "MESHRAY_WIREGUARD": "userspace",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
         }
         result = subprocess.run(
             inside, input=stdin, capture_output=True, text=True, timeout=60, env=environ, check=False
