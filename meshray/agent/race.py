@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-from meshray.errors import RefusedError, UnreachableError
+from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 
 #: TCP and TLS to one address. A dropping firewall never answers.
@@ -20,13 +20,18 @@ _OTHER_CERTIFICATE = "another certificate answered"
 T = TypeVar("T")
 
 
-async def race(endpoints: Sequence[Endpoint], attempt: Callable[[Endpoint], Awaitable[T]], stagger_s: float = 0.0) -> T:
+async def race(
+    endpoints: Sequence[Endpoint],
+    attempt: Callable[[Endpoint], Awaitable[T]],
+    *,
+    stagger_s: float = 0.0,
+    discard: Callable[[T], Awaitable[None]] | None = None,
+) -> T:
     """The result of the first attempt that succeeds; the others are cancelled.
 
     Args:
         stagger_s: head start of each endpoint over the next, so that a good first one is not raced in vain.
-
-        discard: ends what a second attempt opened in the same moment as the winner.
+        discard: ends what another attempt opened in the same moment as the winner.
 
     Raises:
         RefusedError: an attempt was refused (another address of the same coordinator would refuse as well).
@@ -39,38 +44,55 @@ async def race(endpoints: Sequence[Endpoint], attempt: Callable[[Endpoint], Awai
 
     loop = asyncio.get_running_loop()
     attempts = {loop.create_task(late(endpoint, n * stagger_s)): endpoint for n, endpoint in enumerate(endpoints)}
-    failures: dict[Endpoint, str] = {}
     winner: asyncio.Task[T] | None = None
     try:
-        pending = set(attempts)
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                error = task.exception()
-                if error is None:
-                    winner = task
-                    return task.result()
-                if isinstance(error, RefusedError):
-                    raise error
-                if not isinstance(error, Exception):
-                    raise error
-                failures[attempts[task]] = describe(error)
+        winner, failures = await _first(attempts)
     finally:
-        for task in attempts:
-            task.cancel()
-        await asyncio.gather(*attempts, return_exceptions=True)
-        for task in attempts:
-            if discard is not None and task is not winner and not task.cancelled() and task.exception() is None:
-                await discard(task.result())
+        await _end_others(attempts, winner, discard)
+    if winner is not None:
+        return winner.result()
+    raise _nobody(endpoints, failures)
+
+
+async def _first(attempts: Mapping[asyncio.Task[T], Endpoint]) -> tuple[asyncio.Task[T] | None, dict[Endpoint, str]]:
+    """The first task that succeeds, or None and what happened at each address. A refusal is raised."""
+    failures: dict[Endpoint, str] = {}
+    pending = set(attempts)
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            error = task.exception()
+            if error is None:
+                return task, failures
+            if isinstance(error, RefusedError) or not isinstance(error, Exception):
+                raise error
+            failures[attempts[task]] = describe(error)
+    return None, failures
+
+
+async def _end_others(
+    attempts: Mapping[asyncio.Task[T], Endpoint],
+    winner: asyncio.Task[T] | None,
+    discard: Callable[[T], Awaitable[None]] | None,
+) -> None:
+    for task in attempts:
+        task.cancel()
+    results = await asyncio.gather(*attempts, return_exceptions=True)
+    for task, result in zip(attempts, results, strict=True):
+        if discard is not None and task is not winner and not isinstance(result, BaseException):
+            await discard(result)
+
+
+def _nobody(endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, str]) -> MeshrayError:
     tried = "; ".join(f"{endpoint}: {failures[endpoint]}" for endpoint in endpoints)
-    if any(reason == _OTHER_CERTIFICATE for reason in failures.values()):
-        raise RefusedError(
+    if _OTHER_CERTIFICATE in failures.values():
+        return RefusedError(
             "token_other_mesh",
             f"not the coordinator that this token is for ({tried})",
             hint="make a new token on the head: meshray token create",
         )
     port = endpoints[0].port if endpoints else "of the mesh"
-    raise UnreachableError(
+    return UnreachableError(
         "coordinator_unreachable",
         f"the coordinator does not answer ({tried or 'no address is known'})",
         hint=f"on the head: is it up (meshray status), and does its firewall let in TCP port {port}?",
