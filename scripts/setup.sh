@@ -12,6 +12,8 @@ cd "$(dirname "$0")/.."
 goal=${1:-demo}
 venv=.venv
 stamp=$venv/.ready
+# The optional packages that this release does not have.
+asked=.cache/packages-not-to-be-had
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -48,7 +50,6 @@ wanted_packages() {
         echo iproute2 iptables iputils-ping nftables util-linux wireguard-go wireguard-tools
     esac
     case $goal in test)
-        echo ufw
         if [ "$(uname -m)" = x86_64 ] && ! kernel_has_wireguard; then
             # Ubuntu's kernels have WireGuard; Debian's plain one (not the cloud one, which lacks 9p) boots in QEMU.
             echo busybox-static kmod qemu-system-x86 udev
@@ -57,19 +58,49 @@ wanted_packages() {
     esac
 }
 
-install_packages() {
-    missing=
-    for package in $(wanted_packages); do
+# What single tests try themselves against, where the release has it: they say so when they are left out.
+optional_packages() {
+    case $goal in test)
+        echo dbus firewalld systemd ufw vagrant
+    esac
+}
+
+not_installed() {
+    for package in "$@"; do
         status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
-        [ "$status" = installed ] || missing="$missing $package"
+        [ "$status" = installed ] || echo "$package"
     done
-    [ -n "$missing" ] || return 0
-    is_root || fail "missing Debian packages:$missing. Say: sudo make $goal"
-    say "installing Debian packages:$missing"
+}
+
+# shellcheck disable=SC2046,SC2086  # lists of words on purpose
+install_packages() {
+    missing=$(not_installed $(wanted_packages) | xargs)
+    optional=$(not_installed $(optional_packages) | xargs)
+    if ! is_root; then
+        [ -z "$missing" ] || fail "missing Debian packages: $missing. Say: sudo make $goal"
+        return 0
+    fi
+    [ -n "$missing$optional" ] || return 0
+    # Nothing new to try: a release without one of the optional packages is not asked for it every time.
+    [ -n "$missing" ] || [ "$(cat $asked 2>/dev/null)" != "$optional" ] || return 0
     export DEBIAN_FRONTEND=noninteractive
     apt-get -q -o DPkg::Lock::Timeout=300 update
-    # shellcheck disable=SC2086  # a list of words on purpose
-    apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends $missing
+    for package in $optional; do
+        ! apt-cache show "$package" >/dev/null 2>&1 || missing="$missing $package"
+    done
+    case " $missing " in *" firewalld "*)
+        # The tests start their own inside their hosts; this machine's firewall is not to change by installing it.
+        if [ -d /run/systemd/system ]; then
+            say "firewalld is installed for the tests, masked: systemctl unmask firewalld if you want to use it"
+            systemctl mask firewalld
+        fi
+    esac
+    if [ -n "$missing" ]; then
+        say "installing Debian packages: $missing"
+        apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends $missing
+    fi
+    mkdir -p "$(dirname $asked)"
+    not_installed $(optional_packages) | xargs > $asked
 }
 
 # What .venv was made from. The path is part of it: programs in a virtual environment hold it.
@@ -100,6 +131,7 @@ hand_over() {
     owner=$(stat -c %u:%g .)
     if is_root && [ "$owner" != 0:0 ]; then
         chown -R "$owner" $venv
+        [ ! -d .cache ] || chown -R "$owner" .cache
     fi
 }
 
