@@ -125,6 +125,7 @@ def _init(app: App, wish: Wish, block: bool) -> Result | int:
 def _prepare(app: App, wish: Wish) -> tuple[RayInstallation | None, tuple[Endpoint, ...]]:
     """Looks at the machine and changes nothing."""
     from meshray.cli.enrolled import look_for_ray
+    from meshray.coordinator.advertise import find_endpoints
     from meshray.runtime.preflight import check_init
 
     with app.progress() as progress:
@@ -133,7 +134,7 @@ def _prepare(app: App, wish: Wish) -> tuple[RayInstallation | None, tuple[Endpoi
         progress.stage("preflight", "ok", wireguard)
         installation = look_for_ray(app, progress, wish.ray, head=True) if wish.with_ray else None
         progress.stage("addresses", "run")
-        endpoints = wish.advertise or asyncio.run(_own_addresses(wish.port))
+        endpoints = wish.advertise or asyncio.run(find_endpoints(wish.port))
         if not endpoints:
             raise MeshrayError(
                 "no_address",
@@ -142,15 +143,6 @@ def _prepare(app: App, wish: Wish) -> tuple[RayInstallation | None, tuple[Endpoi
             )
         progress.stage("addresses", "ok", ", ".join(map(str, endpoints)))
     return installation, endpoints
-
-
-async def _own_addresses(port: int) -> tuple[Endpoint, ...]:
-    """The public address that the cloud tells first, then those of the interfaces."""
-    from meshray.coordinator.advertise import interface_addresses
-    from meshray.coordinator.metadata import public_addresses
-
-    found: list[object] = [*await public_addresses(), *interface_addresses()]
-    return tuple(Endpoint(host, port) for host in dict.fromkeys(str(address) for address in found))
 
 
 def _create(
