@@ -98,24 +98,26 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Never raises, never shows a traceback unasked."""
-    app = _app(sys.argv[1:] if arguments is None else arguments)
+    app = app_for(sys.argv[1:] if arguments is None else arguments)
     _interrupt_on_signals()
     try:
-        return _run(app)
+        return run(app)
     except BrokenPipeError:
         # The reader (`| head`) went away. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
-def _app(arguments: Sequence[str]) -> App:
+def app_for(arguments: Sequence[str]) -> App:
+    """What the command gets: these arguments, and this process's environment and streams."""
     # What stands behind `--`, and everything behind `run`, belongs to another program. Looked for here and not by
     # click, because click's own complaints must be JSON as well.
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return App(tuple(arguments), as_json="--json" in own and own[0] != "run")
 
 
-def _run(app: App) -> int:
+def run(app: App) -> int:
+    """Runs the command that was typed; returns its exit code."""
     from meshray.cli import output
 
     try:

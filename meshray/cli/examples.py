@@ -1,0 +1,151 @@
+"""One example of what each command answers, for the reference; the tests hold the fields of ``--json`` to them.
+
+>>> BY_COMMAND["token revoke"].to_json()
+{'id': '1f2e3d4c', 'revoked': True}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from meshray.cli.results import (
+    DoctorResult,
+    EnvResult,
+    FileText,
+    InitResult,
+    JoinResult,
+    Left,
+    NodeChanged,
+    NodeList,
+    PeerAdded,
+    PingResult,
+    Result,
+    StatusResult,
+    Stopped,
+    TokenCreated,
+    TokenList,
+    TokenRevoked,
+)
+
+_PATH: Mapping[str, object] = {
+    "kind": "direct",
+    "transport": "udp",
+    "endpoint": "203.0.113.7:51888",
+    "rtt_ms": 12.4,
+    "loss": 0.0,
+    "mtu": 1420,
+    "handshake_age_s": 31.0,
+    "rx_bytes": 184302,
+    "tx_bytes": 90210,
+}
+_SELF: Mapping[str, object] = {
+    **_PATH,
+    "kind": "self",
+    "transport": None,
+    "endpoint": None,
+    "rtt_ms": None,
+    "loss": None,
+    "handshake_age_s": None,
+    "rx_bytes": 0,
+    "tx_bytes": 0,
+}
+_RESOURCES = {"CPU": 8.0, "GPU": 1.0, "memory": 34359738368.0, "object_store_memory": 10737418240.0}
+_SUMMARY: Mapping[str, object] = {
+    "mesh": "lab",
+    "node": {"name": "gpu-1", "ip": "10.99.0.2"},
+    "path": {"kind": "direct", "transport": "udp"},
+    "ray": {"alive": True, "nodes": 2},
+    "ray_address": "10.99.0.1:6379",
+    "dashboard": "http://10.99.0.1:8265",
+}
+_STATUS: Mapping[str, object] = {
+    "mesh": "lab",
+    "revision": 7,
+    "self": "gpu-1",
+    "coordinator": {"reachable": True},
+    "nodes": [
+        {
+            "name": "head",
+            "ip": "10.99.0.1",
+            "role": "head",
+            "online": True,
+            "path": _PATH,
+            "ray": {"alive": True, "resources": _RESOURCES},
+        },
+        {
+            "name": "gpu-1",
+            "ip": "10.99.0.2",
+            "role": "worker",
+            "online": True,
+            "path": _SELF,
+            "ray": {"alive": True, "resources": _RESOURCES},
+        },
+    ],
+    "totals": {name: 2 * amount for name, amount in _RESOURCES.items()},
+    "problems": [],
+}
+_CHECK: Mapping[str, object] = {
+    "code": "handshake_fresh",
+    "title": "the last WireGuard handshake is fresh",
+    "status": "fail",
+    "node": "head",
+    "evidence": "there was none",
+    "fix": "on head: meshray status; between here and there: is the mesh's UDP port let in?",
+    "depends_on": ["agent_running"],
+}
+_TOKEN: Mapping[str, object] = {
+    "id": "1f2e3d4c",
+    "uses": 1,
+    "used": 0,
+    "expires": 1767225600.0,
+    "ephemeral": False,
+    "created": 1767139200.0,
+    "revoked": False,
+}
+_NODE: Mapping[str, object] = {
+    "id": "5d41402abc4b2a76",
+    "name": "gpu-1",
+    "ip": "10.99.0.2",
+    "public_key": "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=",
+    "roles": ["worker"],
+    "endpoints": [],
+    "online": True,
+    "ephemeral": False,
+    "labels": {"zone": "lab-2"},
+    "versions": {"meshray": "0.1.0", "ray": "2.60.0", "python": "3.11.7"},
+    "ray_instance": "",
+}
+
+#: Command, as typed behind `meshray` → what it answers.
+BY_COMMAND: Mapping[str, Result] = {
+    "init": InitResult(
+        token="meshray1_…",  # noqa: S106 - no token
+        mesh="lab",
+        name="lab",
+        ip="10.99.0.1",
+        ray_address="10.99.0.1:6379",
+        dashboard="http://10.99.0.1:8265",
+        port=51888,
+        endpoints=("203.0.113.7:51888",),
+        open_commands=("ufw allow 51888/udp", "ufw allow 51888/tcp"),
+    ),
+    "join": JoinResult(_SUMMARY),
+    "up": JoinResult(_SUMMARY, fresh=False),
+    "down": Stopped("gpu-1", was_running=True),
+    "leave": Left("gpu-1", unenrolled=True),
+    "status": StatusResult(_STATUS),
+    "doctor": DoctorResult((_CHECK,)),
+    "ping": PingResult("head", (12.6, None, 12.4), _PATH),
+    "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0),
+    "token list": TokenList((_TOKEN,)),
+    "token revoke": TokenRevoked("1f2e3d4c"),
+    "node list": NodeList((_NODE,)),
+    "node rm": NodeChanged("gpu-1", "removed", {}),
+    "node rename": NodeChanged("gpu-1", "renamed", {"name": "gpu-7"}),
+    "node drain": NodeChanged("gpu-1", "draining", {"ray_node_id": "3f5c…", "deadline_s": 600}),
+    "peer add": PeerAdded("phone", "10.99.0.9", "phone.conf"),
+    "env": EnvResult({"RAY_ADDRESS": "10.99.0.1:6379", "RAY_AUTH_MODE": "token"}),
+    "render wireguard": FileText("wireguard", "# Made by meshray.\n[Interface]\n…"),
+    "render systemd": FileText("systemd", "[Unit]\n…"),
+    "logs": FileText("agent", "2026-01-01 12:00:00,000 INFO connected to the coordinator\n"),
+}

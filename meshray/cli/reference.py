@@ -1,0 +1,119 @@
+"""The command reference, made from the commands themselves.
+
+$ python -m meshray.cli.reference > docs/reference.md
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+
+import click
+
+from meshray.cli import envelope, examples
+from meshray.cli.main import COMMANDS, cli
+from meshray.errors import MeshrayError
+
+_WIDTH = 100
+_EXIT_CODES = (
+    (0, "fine"),
+    (1, "failed"),
+    (2, "usage: the input is wrong, nothing was changed"),
+    (3, "works, but unhealthy (`status`, `doctor`, `ping`)"),
+    (4, "token or identity refused"),
+    (5, "agent or coordinator unreachable"),
+    (130, "interrupted (Ctrl-C, SIGTERM); what had been begun was rolled back"),
+)
+_VARIABLES = (
+    ("MESHRAY_HOME", "state: keys, enrolment, cached map, the coordinator's store, logs; default `/var/lib/meshray`"),
+    ("MESHRAY_RUN", "sockets and pid files; default `/run/meshray`"),
+    ("MESHRAY_RAY", "the Ray to run, as `--ray`"),
+    ("MESHRAY_WIREGUARD", "`kernel` or `userspace` forces one"),
+    ("MESHRAY_SERVICE", "`systemd` or `background` forces how the agent is started"),
+    ("MESHRAY_DEBUG", "`1` shows a traceback with an error"),
+    ("HTTPS_PROXY, NO_PROXY", "honoured on the way to the coordinator"),
+    ("NO_COLOR", "no colours in the progress on a terminal"),
+)
+
+
+def reference() -> str:
+    """The whole page."""
+    return "\n".join(_page()).rstrip() + "\n"
+
+
+def _page() -> Iterator[str]:
+    yield "# Command reference"
+    yield ""
+    yield "Made from the commands themselves by `python -m meshray.cli.reference`; do not edit by hand."
+    yield ""
+    yield "Answers go to stdout, progress and warnings to stderr: live on a terminal, one line a stage elsewhere."
+    yield ""
+    yield from _table("Exit codes", ("code", "meaning"), [(str(code), text) for code, text in _EXIT_CODES])
+    yield from _table("Environment", ("variable", "meaning"), [(f"`{name}`", text) for name, text in _VARIABLES])
+    yield from _json_section()
+    # A width of its own: the page must not depend on the terminal of whoever makes it.
+    context = click.Context(cli, info_name="meshray", **{**cli.context_settings, "terminal_width": _WIDTH})
+    for title, section in COMMANDS.items():
+        yield f"## {title}"
+        yield ""
+        for name in section:
+            command = cli.get_command(context, name)
+            if command is not None:
+                yield from _command(command, name, context)
+
+
+def _table(title: str, head: tuple[str, str], rows: list[tuple[str, str]]) -> Iterator[str]:
+    yield f"## {title}"
+    yield ""
+    yield f"| {head[0]} | {head[1]} |"
+    yield "| --- | --- |"
+    yield from (f"| {left} | {right} |" for left, right in rows)
+    yield ""
+
+
+def _json_section() -> Iterator[str]:
+    error = MeshrayError("agent_down", "no agent runs on this machine", hint="meshray up")
+    yield "## JSON"
+    yield ""
+    yield "With `--json` a command answers one object on one line. `schema` goes up when a field changes its meaning or"
+    yield "goes away; more fields may be added at any time. An error has the same envelope, and its exit code:"
+    yield ""
+    yield from _json_block(envelope.failure(error))
+
+
+def _command(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent)
+    if isinstance(command, click.Group):
+        yield f"### {context.command_path}"
+        yield ""
+        yield inspect.cleandoc(command.help or "")
+        yield ""
+        for verb in command.list_commands(context):
+            found = command.get_command(context, verb)
+            if found is not None:
+                yield from _command(found, verb, context)
+        return
+    yield f"### {context.command_path}"
+    yield ""
+    yield "```"
+    yield context.get_help()
+    yield "```"
+    yield ""
+    example = examples.BY_COMMAND.get(context.command_path.removeprefix("meshray "))
+    if example is not None:
+        yield f"`{context.command_path} --json` answers:"
+        yield ""
+        yield from _json_block(envelope.answer(example.to_json()))
+
+
+def _json_block(value: dict[str, object]) -> Iterator[str]:
+    yield "```json"
+    yield json.dumps(value, indent=2, ensure_ascii=False)
+    yield "```"
+    yield ""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,90 @@
+"""What scripts rely on: the fields of every answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from meshray.cli import envelope, output
+from meshray.cli.examples import BY_COMMAND
+from meshray.cli.main import cli
+from meshray.cli.results import DoctorResult, Result
+from meshray.errors import MeshrayError
+
+#: Fields may be added; one that changes or goes away needs a new schema number.
+FIELDS = {
+    "init": {"token", "mesh", "node", "ray_address", "dashboard", "port", "endpoints", "open_commands"},
+    "join": {"mesh", "node", "path", "ray", "ray_address", "dashboard"},
+    "up": {"mesh", "node", "path", "ray", "ray_address", "dashboard"},
+    "down": {"node", "was_running"},
+    "leave": {"node", "unenrolled"},
+    "status": {"mesh", "revision", "self", "coordinator", "nodes", "totals", "problems"},
+    "doctor": {"healthy", "checks"},
+    "ping": {"node", "sent", "received", "rtts_ms", "path"},
+    "token create": {"token", "id", "uses", "expires"},
+    "token list": {"tokens"},
+    "token revoke": {"id", "revoked"},
+    "node list": {"nodes"},
+    "node rm": {"node", "done"},
+    "node rename": {"node", "done", "name"},
+    "node drain": {"node", "done", "ray_node_id", "deadline_s"},
+    "peer add": {"name", "ip", "config", "text"},
+    "env": {"env"},
+    "render wireguard": {"kind", "text"},
+    "render systemd": {"kind", "text"},
+    "logs": {"kind", "text"},
+}
+
+
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} ")
+        else:
+            yield prefix + name, command
+
+
+def test_the_envelope() -> None:
+    assert envelope.answer({"mesh": "lab", "schema": 7}) == {"schema": 1, "mesh": "lab"}
+    error = MeshrayError("code", "message", hint="hint")
+    assert envelope.failure(error) == {"schema": 1, "error": {"code": "code", "message": "message", "hint": "hint"}}
+
+
+@pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
+def test_every_answer_keeps_its_fields(command: str, result: Result) -> None:
+    line = envelope.dumps(envelope.answer(result.to_json()))
+    assert "\n" not in line
+    assert json.loads(line).keys() == FIELDS[command] | {"schema"}
+
+
+@pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
+def test_every_answer_can_be_read_by_people(command: str, result: Result) -> None:
+    assert output.text(result).strip()
+
+
+def test_every_command_that_answers_has_json_and_an_example() -> None:
+    found = dict(commands(cli))
+    for name, command in found.items():
+        has_json = any("--json" in parameter.opts for parameter in command.params)
+        assert has_json == (name != "run"), name
+    assert found.keys() - {"run"} == BY_COMMAND.keys() == FIELDS.keys()
+
+
+def test_every_kind_of_result_is_among_the_examples() -> None:
+    assert {type(result) for result in BY_COMMAND.values()} == set(Result.__subclasses__())
+
+
+def test_nested_fields_of_the_design() -> None:
+    init = BY_COMMAND["init"].to_json()
+    assert init["node"] == {"name": "lab", "ip": "10.99.0.1"}
+    status = BY_COMMAND["status"].to_json()
+    assert status["coordinator"] == {"reachable": True}
+    doctor = BY_COMMAND["doctor"]
+    assert isinstance(doctor, DoctorResult)
+    assert {"code", "title", "status", "node", "evidence", "fix"} <= doctor.checks[0].keys()

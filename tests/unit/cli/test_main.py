@@ -1,0 +1,147 @@
+"""One place catches everything: one line, a hint, the right exit code, JSON where it was asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import click
+import pytest
+
+from meshray.cli import app as app_module
+from meshray.cli import main
+from meshray.cli.app import App
+from meshray.errors import MeshrayError, RefusedError
+from tests.unit.cli.fakes import FakeAgent, type_in
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["status", "--nonsense"],
+        ["join"],
+        ["init", "--port", "0"],
+        ["init", "--port", "many"],
+        ["init", "--network", "10.99.0.0/33"],
+        ["init", "--network", "8.8.0.0/16"],
+        ["init", "--name", "not_a_host!"],
+        ["init", "--advertise", "10.0.0.300"],
+        ["init", "stray"],
+        ["init", "--", "--address=10.0.0.1:6379"],
+        ["join", "hello"],
+        ["join", "@/nonexistent/token"],
+        ["token", "create", "--ttl", "soon"],
+        ["token", "revoke", "a/b"],
+        ["node", "rm", "../tokens"],
+        ["logs", "kernel"],
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
+    outcome = type_in(*arguments)
+    assert outcome.code == 2
+    error, hint = outcome.err.splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    assert outcome.out == ""
+    assert outcome.agent.asked == []
+
+
+def test_wrong_input_in_json() -> None:
+    outcome = type_in("status", "--json", "--nonsense")
+    answer = json.loads(outcome.out)
+    assert answer.keys() == {"schema", "error"}
+    assert answer["schema"] == 1
+    assert answer["error"].keys() == {"code", "message", "hint"}
+    assert answer["error"]["code"] == "usage"
+
+
+def test_behind_the_dashes_is_not_ours() -> None:
+    assert not main.app_for(["join", "TOKEN", "--", "--json"]).as_json
+    assert not main.app_for(["run", "jq", "--json"]).as_json
+    assert main.app_for(["join", "--json", "TOKEN", "--", "--num-cpus=1"]).as_json
+
+
+def test_an_agent_error_keeps_its_exit_code() -> None:
+    refused = RefusedError("not_admin", "only the head may do that", hint="run it on head")
+    outcome = type_in("token", "list", "--json", agent=FakeAgent({"api": refused}))
+    assert outcome.code == 4
+    assert json.loads(outcome.out)["error"]["code"] == "not_admin"
+    assert "only the head may do that" in outcome.err
+
+
+def test_no_agent_is_exit_code_5_and_says_that_there_is_no_mesh() -> None:
+    outcome = type_in("status")
+    assert outcome.code == 5
+    assert "in no mesh" in outcome.err
+
+
+def test_an_unexpected_exception_is_one_line_and_names_the_log(tmp_path: Path) -> None:
+    class Broken(FakeAgent):
+        def ask(self, op: str, **fields: object) -> dict[str, object]:
+            raise ZeroDivisionError("a bug\nof two lines")
+
+    outcome = type_in("status", agent=Broken(), environ={"MESHRAY_HOME": str(tmp_path)})
+    assert outcome.code == 1
+    assert "Traceback" not in outcome.err
+    assert outcome.err.startswith(f"error: unexpected ZeroDivisionError: a bug (details in {tmp_path}/log/cli.log)")
+    assert "ZeroDivisionError" in (tmp_path / "log/cli.log").read_text()
+    debug = {"MESHRAY_HOME": str(tmp_path), "MESHRAY_DEBUG": "1"}
+    assert "Traceback" in type_in("status", agent=Broken(), environ=debug).err
+
+
+def test_a_stranger_gets_no_folder_for_the_log(tmp_path: Path) -> None:
+    error = main.as_error(ValueError("x"), App((), environ={"MESHRAY_HOME": str(tmp_path / "none")}))
+    assert error.code == "unexpected"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("caught", [KeyboardInterrupt(), click.Abort()])
+def test_interruption_is_130(caught: BaseException) -> None:
+    assert main.as_error(caught, App(())).exit_code == 130
+
+
+def test_a_closed_file_gives_the_sudo_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "program", lambda: ["/opt/my venv/bin/meshray"])
+    error = main.as_error(PermissionError(13, "denied", "/var/lib/meshray"), App(("logs",), environ={}, euid=1000))
+    assert (error.code, error.hint) == ("not_root", "sudo '/opt/my venv/bin/meshray' logs")
+    error = main.as_error(OSError(28, "No space left on device", "/var/lib/meshray/node.json"), App((), euid=0))
+    assert error.message == "/var/lib/meshray/node.json: No space left on device"
+
+
+def test_the_sudo_line_keeps_settings_and_hides_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "program", lambda: ["/opt/bin/meshray"])
+    environ = {"MESHRAY_HOME": "/srv/mesh", "RAY_ADDRESS": "x"}
+    outcome = type_in("join", "--no-ray", "meshray1_c2VjcmV0", environ=environ, euid=1000)
+    assert outcome.code == 4  # a damaged token is noticed before root is asked for
+    app = App(("join", "--no-ray", "meshray1_c2VjcmV0"), environ=environ, euid=1000)
+    assert app.sudo_line() == "sudo env MESHRAY_HOME=/srv/mesh /opt/bin/meshray join --no-ray TOKEN"
+    with pytest.raises(MeshrayError, match="not root"):
+        app.require_root()
+
+
+def test_commands_that_change_the_machine_ask_for_root_first() -> None:
+    for command in ("init", "up", "down", "leave"):
+        outcome = type_in(command, euid=1000)
+        assert outcome.code == 1
+        assert "hint: sudo " in outcome.err
+        assert outcome.err.count("\n") == 2
+
+
+def test_help_imports_no_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"imported {name}"))
+    assert main.run(App(("--help",))) == 0
+    help_text = capsys.readouterr().out
+    assert all(name in help_text for section in main.COMMANDS.values() for name in section)
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    context = click.Context(main.cli, info_name="meshray")
+    for name in main.cli.list_commands(context):
+        command = main.cli.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.help
+        if not isinstance(command, click.Group):
+            assert "Example" in command.help
