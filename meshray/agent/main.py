@@ -68,7 +68,8 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         _log_to(home.logs / "agent.log")
         ManagedProcess(home.pid_file("agent")).record_this_process()
         log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
-        asyncio.run(_run(home, enrolment, key, mesh_map, environ))
+        agent, control = _compose(home, enrolment, key, mesh_map, environ)
+        asyncio.run(_run(agent, control, environ))
     if enrolment.ephemeral:
         home.forget()
     return 0
@@ -87,9 +88,10 @@ def _alone(home: Home) -> Iterator[None]:
         yield
 
 
-async def _run(
+def _compose(
     home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]
-) -> None:
+) -> tuple[Agent, ControlServer]:
+    """Outside of the event loop: pyroute2 runs one of its own."""
     ray = _find_ray(home, enrolment, mesh_map, environ)
     agent = Agent(home, enrolment, key, mesh_map, _parts(home, enrolment, mesh_map, ray, environ))
     if isinstance(ray, _Ray):
@@ -102,8 +104,11 @@ async def _run(
             on_instance=agent.tell_ray_instance,
         )
     operations = Operations(agent, lambda: _client_environment(ray))
-    control = ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.person_uid)
-    await control.open(home.control_socket)
+    return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.person_uid)
+
+
+async def _run(agent: Agent, control: ControlServer, environ: Mapping[str, str]) -> None:
+    await control.open(agent.home.control_socket)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, agent.stop)
     _notify_systemd("READY=1", environ)

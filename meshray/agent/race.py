@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -114,7 +115,7 @@ def describe(error: Exception) -> str:
         if isinstance(error, kind):
             return phrase
     if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or str(error.os_error)).lower()
+        return os.strerror(error.os_error.errno).lower() if error.os_error.errno else "no connection"
     if isinstance(error, aiohttp.ClientResponseError):
         return f"HTTP {error.status}"
     return getattr(error, "message", "") or type(error).__name__
