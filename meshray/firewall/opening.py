@@ -31,7 +31,7 @@ class Opening:
 
     @property
     def mark(self) -> str:
-        """How every comment begins that makes a rule ours; two meshes on one host do not mix."""
+        """How every comment begins that makes a rule ours."""
         return f"meshray {self.interface}:"
 
 
