@@ -83,14 +83,17 @@ class Firewall:
         return log
 
     async def changes(self) -> AsyncIterator[None]:
-        """Yields when somebody changed the host's rules (debounced), and at least every LOOK_S seconds."""
+        """Yields when somebody changed the host's rules (debounced), and at least every LOOK_S seconds.
+
+        The first time at once, when it has begun to listen: what happened before that is not missed either.
+        """
         from meshray.firewall.watch import Watch
 
         with Watch() as watch:
             while True:
+                yield
                 legacy = self._proc.legacy_filter_in_use()
                 await watch.wait(LEGACY_LOOK_S if legacy else LOOK_S)
-                yield
 
     def _ask_firewalld(self, held: list[HeldTable]) -> list[str]:
         """The interface goes into firewalld's trusted zone; a zone that a person chose for it is left."""
@@ -139,15 +142,22 @@ class Firewall:
         """Our accept into every chain that drops the overlay, and what is outdated of ours out."""
         opening = self._opening
         also = [comment for _, comment in iptables.guard_comments(opening)] if guard_by_iptables else []
-        outdated = rules.obsolete(held.table, opening, also if opening.forwards else [])
-        log = []
+        # First out, then in: iptables deletes by what a rule says, and would take the new one for the old one.
+        log = self._delete(held, rules.obsolete(held.table, opening, also if opening.forwards else []))
         for chain, way in rules.missing(held.table, opening):
             answer = self._host.insert(held, chain, way, opening)
             if answer.ok:
                 log.append(f"{held.label(chain)}: {_DOES[way]}")
             else:
-                self._problems.append(f"{held.label(chain)} still drops the overlay: {answer.cause}")
-        return log + self._delete(held, outdated)
+                self._problems.append(
+                    f"{held.label(chain)} still drops the overlay: {answer.cause}{self._way_out(held)}"
+                )
+        return log
+
+    def _way_out(self, held: HeldTable) -> str:
+        """firewalld lets nobody else change its rules from version 2.1 on, so a person must choose the zone."""
+        interface = self._opening.interface
+        return f" (firewall-cmd --zone=trusted --change-interface={interface})" if held.is_firewalld else ""
 
     def _delete(self, held: HeldTable, found: list[tuple[Chain, Rule]]) -> list[str]:
         log = []

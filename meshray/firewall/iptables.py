@@ -58,10 +58,10 @@ def parse(saved: str) -> Table:
     rules: dict[str, list[Rule]] = {}
     for line in saved.splitlines():
         if line.startswith(":"):
-            name, policy = line[1:].split()[:2]
-            policies[name] = policy.lower()
+            name, _, rest = line[1:].partition(" ")
+            policies[name] = rest.split(" ")[0].lower()
         elif line.startswith("-A "):
-            words = shlex.split(line[3:])
+            words = _words(line[3:])
             rules.setdefault(words[0], []).append(_rule(words))
     return Table(
         "iptables",
@@ -70,6 +70,13 @@ def parse(saved: str) -> Table:
             Chain(name, _HOOKS.get(name, ""), policy, tuple(rules.get(name, ()))) for name, policy in policies.items()
         ),
     )
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line) or [""]
+    except ValueError:  # a comment with an odd quote: the rule cannot be judged, nor is it ours
+        return [line.split(maxsplit=1)[0], "--unreadable"]
 
 
 def _rule(words: Sequence[str]) -> Rule:

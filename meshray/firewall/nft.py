@@ -1,6 +1,6 @@
 """nftables as text: reads `nft -a -t list ruleset`, writes scripts for `nft -f -`. Pure.
 
-Text and not JSON, because distributions build nft without JSON, and its JSON dies on rules that iptables made.
+Text and not JSON: some distributions build nft without JSON, and every version prints text.
 
 >>> [table] = parse('''table inet filter { # handle 1
 ...     chain input { # handle 1

@@ -65,11 +65,12 @@ def obsolete(table: Table, opening: Opening, also_wanted: Collection[str] = ()) 
     A rule of ours that stands in vain (the chain drops all the same) is obsolete too: a new one is put before it.
     """
     wanted = {way.comment(opening) for way in Way if way is not Way.THROUGH or opening.forwards} | set(also_wanted)
-    in_vain = {(chain.name, way.comment(opening)) for chain, way in missing(table, opening)}
+    # Ours stand in base chains, and in Docker's chain, which belongs to the only chain that forwards there.
+    in_vain = {(name, way.comment(opening)) for chain, way in missing(table, opening) for name in (chain.name, "")}
     return [
         (chain, rule)
         for chain, rule in table.marked(opening.mark)
-        if rule.comment not in wanted or (chain.name, rule.comment) in in_vain
+        if rule.comment not in wanted or (chain.name if chain.hook else "", rule.comment) in in_vain
     ]
 
 

@@ -77,7 +77,7 @@ def test_a_rule_that_stands_in_vain_is_replaced(proc: Path) -> None:
     firewall.apply()
     chain = host.tables["inet", "filter"]["input"]
     chain.rules.insert(0, (99, "ct state new drop"))
-    assert firewall.apply() == ["nft inet filter input: lets the overlay in", "nft inet filter input: rule removed"]
+    assert firewall.apply() == ["nft inet filter input: rule removed", "nft inet filter input: lets the overlay in"]
     assert [handle for handle, _ in chain.rules].index(99) == 1
     assert firewall.apply() == []
 
@@ -129,6 +129,19 @@ def test_legacy_beside_nft(proc: Path) -> None:
     assert firewall.apply() == []
     firewall.remove()
     assert repr(host.iptables) == before
+
+
+@pytest.mark.parametrize("chain", ["INPUT", "DOCKER-USER"])
+def test_legacy_rule_in_vain(proc: Path, chain: str) -> None:
+    host = legacy_host(proc, "nft", "iptables-legacy")
+    firewall = Firewall(HUB, run=host, proc=proc)
+    firewall.apply()
+    rules = host.iptables["iptables-legacy"][chain][1]
+    rules.insert(0, "-j DROP")
+    count = len(rules)
+    assert firewall.apply()
+    assert (len(rules), rules.index("-j DROP")) == (count, 1)
+    assert firewall.apply() == []
 
 
 def test_legacy_alone_guards_the_hub(proc: Path) -> None:
@@ -227,7 +240,8 @@ def test_firewalld_that_does_not_answer(proc: Path) -> None:
     firewall.apply()
     assert firewall.problems() == [
         "nft inet firewalld filter_INPUT still drops the overlay: "
-        "/dev/stdin:1:1-9: Error: Could not process rule: Operation not permitted"
+        "/dev/stdin:1:1-9: Error: Could not process rule: Operation not permitted "
+        "(firewall-cmd --zone=trusted --change-interface=meshray0)"
     ]
 
 

@@ -217,6 +217,7 @@ def test_any_text_is_survived(text: str) -> None:
     nft.parse(f"table inet t {{\n\tchain c {{\n{text} # handle 3\n")
     nft.parse(text)
     nft.parse_rule(text)
+    iptables.parse(f":INPUT DROP [0:0]\n-A INPUT {text}\n:{text}\n-A {text}")
 
 
 @pytest.mark.parametrize(
