@@ -50,7 +50,7 @@ LONGEST_TEMP_DIR = 44
 #: From here on Ray knows token authentication and compares Python by its minor version if told so.
 TOKEN_RELEASE = (2, 52)
 #: From here on `--labels k=v,…`; before, a JSON object.
-_LABEL_LIST_RELEASE = (2, 50)
+_LABEL_LIST_RELEASE = (2, 46)
 
 _OWNED_OPTIONS: Mapping[str, str] = {
     "--address": "meshray gives the head's overlay address",
@@ -60,6 +60,7 @@ _OWNED_OPTIONS: Mapping[str, str] = {
     "--node-name": "it is the node's name: `--name`",
     "--labels": "use meshray's own `--label KEY=VALUE`",
     "--port": "it is the same in the whole mesh",
+    "--gcs-server-port": "it is the same in the whole mesh",
     "--include-dashboard": "meshray reads the node table from the dashboard",
     "--dashboard-host": "it is the head's overlay address",
     "--dashboard-port": "it is the same in the whole mesh",

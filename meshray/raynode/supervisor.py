@@ -58,6 +58,9 @@ _YOUNG_FAMILY_POLL_S = 2.0
 _CLOCK_SLACK_S = 1.0
 #: Ray's own processes end within some seconds of SIGTERM; what a task holds up is killed then.
 _STOP_GRACE_S = 10.0
+#: A `ray start` that got SIGTERM while it was still starting may swallow it and wait for processes that are gone.
+_LONELY_S = 1.0
+_LONELY_POLL_S = 0.2
 #: The resolver may hang; a start is not held up for longer than this.
 _PREFLIGHT_S = 1.0
 
@@ -114,10 +117,7 @@ class RayNode:
         """Supervises until cancelled. Nothing that Ray does makes it end."""
         while True:
             self._changed.clear()
-            try:
-                delay = await self._step()
-            except (MeshrayError, OSError) as error:
-                delay = self._failed(str(error))
+            delay = await self.step()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), delay)
 
@@ -125,15 +125,22 @@ class RayNode:
         """Ends Ray with all that runs under it: SIGTERM to its process group, SIGKILL to what is left."""
         pid = self._process.pid
         if pid is not None:
-            self._watch_family(pid)
-            await self._process.stop(_STOP_GRACE_S)
+            family = Family(pid)
+            await asyncio.gather(self._process.stop(_STOP_GRACE_S), _end_lonely_leader(family))
+            self._family = family
         await self._clear()
         self._spawned = None
         self._report("")
         self._state = WAITING
 
-    async def _step(self) -> float:
+    async def step(self) -> float:
         """Does the next thing; returns after how many seconds to look again."""
+        try:
+            return await self._act()
+        except (MeshrayError, OSError) as error:
+            return self._failed(str(error))
+
+    async def _act(self) -> float:
         pid = self._process.pid
         if pid is None and self._family is not None:
             await self._died()
@@ -283,3 +290,13 @@ class RayNode:
                 return file.read().decode(errors="replace")
         except OSError:
             return ""
+
+
+async def _end_lonely_leader(family: Family) -> None:
+    """Kills a `ray start` that stays although nothing is left of its Ray; returns when it has ended."""
+    lonely_s = 0.0
+    while alive := family.look():
+        lonely_s = lonely_s + _LONELY_POLL_S if len(alive) == 1 else 0.0
+        if lonely_s > _LONELY_S:
+            family.kill()
+        await asyncio.sleep(_LONELY_POLL_S)

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from meshray.errors import MeshrayError, RefusedError
+from meshray.raynode import preflight, supervisor
+from meshray.raynode.processes import Process
+from meshray.raynode.state import LiveNode
+from meshray.raynode.supervisor import RayNode
+from meshray.runtime.person import Person
+from meshray.settings import Home
+from tests.unit.raynode.test_command import HEAD, RAY, WORKER
+
+ADA = Person("ada", 61234, 61234, (61234,), Path("/nonexistent"))
+HEAD_IP, WORKER_IP = IPv4Address("10.99.0.1"), IPv4Address("10.99.0.2")
+
+
+@dataclass
+class FakeMachine:
+    """One machine with its Ray, and the head's Ray on another: what the supervisor sees of both."""
+
+    pid: int | None = None
+    mark: str = ""
+    starts: int = 0
+    gcs: bool = True
+    alive: list[LiveNode] = field(default_factory=list)
+    blocked_by: MeshrayError | None = None
+    refuses: bool = False
+    argv: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    # The process, as `ManagedProcess` shows it.
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        mark: str = "",
+        person: Person | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.starts += 1
+        self.pid, self.mark, self.argv, self.env = 1000 + self.starts, mark, argv, env
+
+    async def stop(self, grace_s: float = 10) -> None:
+        self.die()
+
+    def die(self) -> None:
+        self.pid, self.mark = None, ""
+
+    # The machine and the network.
+
+    async def gcs_answers(self, head_ip: IPv4Address, timeout_s: float = 1.0) -> bool:
+        return self.gcs
+
+    async def live_nodes(self, head_ip: IPv4Address, token: str | None, timeout_s: float) -> list[LiveNode] | None:
+        if self.refuses:
+            raise RefusedError("ray_token_refused", "not this token")
+        return self.alive
+
+    def check_ports(self, plan: object) -> None:
+        if self.blocked_by:
+            raise self.blocked_by
+
+    def listed(self, ip: IPv4Address, started: float | None = None) -> None:
+        self.alive.append(LiveNode(ip, time.time() if started is None else started, {"CPU": 1.0}))
+
+
+class NoFamily:
+    """There are no real processes here."""
+
+    def __init__(self, leader: int) -> None:
+        self.leader = leader
+
+    def look(self) -> frozenset[Process]:
+        return frozenset()
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
+    machine = FakeMachine()
+    monkeypatch.setattr(supervisor, "ManagedProcess", lambda pid_file: machine)
+    monkeypatch.setattr(supervisor, "gcs_answers", machine.gcs_answers)
+    monkeypatch.setattr(supervisor, "live_nodes", machine.live_nodes)
+    monkeypatch.setattr(supervisor, "Family", NoFamily)
+    monkeypatch.setattr(preflight, "check_ports", machine.check_ports)
+    monkeypatch.setattr(preflight, "check_address_file", lambda person, environ: None)
+    monkeypatch.setattr(preflight, "host_problems", list)
+    return machine
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+def node(tmp_path: Path, told: list[str], *, head: bool = False) -> RayNode:
+    plan = replace(HEAD if head else WORKER, token_path=None)
+    return RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, token="", on_instance=told.append)
+
+
+async def test_a_worker_starts_when_its_head_is_there(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+    worker = node(tmp_path, told)
+    await worker.step()
+    assert (worker.state, machine.pid) == ("waiting", None)
+    worker.head_instance("a")
+    machine.gcs = False
+    await worker.step()
+    assert (worker.state, worker.last_error) == ("waiting", "the head's Ray does not answer over the overlay")
+    machine.gcs = True
+    await worker.step()
+    assert (worker.state, machine.mark) == ("starting", "a")
+    machine.listed(WORKER_IP)
+    await worker.step()
+    assert (worker.state, worker.last_error) == ("running", "")
+
+
+async def test_a_process_before_this_one_does_not_count(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+    worker = node(tmp_path, told)
+    worker.head_instance("a")
+    machine.listed(WORKER_IP, started=time.time() - 60)
+    await worker.step()
+    await worker.step()
+    assert worker.state == "starting"
+
+
+async def test_ray_that_runs_is_adopted(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+    machine.pid, machine.mark = 77, "a"
+    machine.listed(WORKER_IP, started=1.0)
+    worker = node(tmp_path, told)
+    await worker.step()
+    worker.head_instance("a")
+    await worker.step()
+    assert (worker.state, machine.pid, machine.starts) == ("running", 77, 0)
+
+
+async def test_a_worker_of_the_heads_last_life_starts_anew(
+    machine: FakeMachine, tmp_path: Path, told: list[str]
+) -> None:
+    machine.pid, machine.mark = 77, "a"
+    worker = node(tmp_path, told)
+    worker.head_instance("b")
+    await worker.step()
+    assert machine.pid is None
+    await worker.step()
+    assert (machine.mark, machine.starts) == ("b", 1)
+
+
+async def test_a_dead_ray_waits_for_its_backoff_and_says_why(
+    machine: FakeMachine, tmp_path: Path, told: list[str]
+) -> None:
+    head = node(tmp_path, told, head=True)
+    await head.step()
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/ray.log").write_text("Error: No such option: --num-cpu\n")
+    machine.die()
+    delay = await head.step()
+    assert head.state == "backoff: Error: No such option: --num-cpu"
+    assert (machine.starts, 0 < delay <= 1) == (1, True)
+
+
+async def test_a_head_tells_of_each_life(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+    head = node(tmp_path, told, head=True)
+    machine.gcs = False
+    await head.step()
+    await head.step()
+    assert told == []
+    machine.gcs = True
+    await head.step()
+    assert told == [machine.mark]
+    first = machine.mark
+    machine.die()
+    await head.step()
+    assert told == [first, ""]
+
+
+async def test_nothing_is_started_where_a_port_is_taken(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+    machine.blocked_by = MeshrayError("port_in_use", "Ray's GCS needs TCP port 6379, which redis (pid 8) has")
+    head = node(tmp_path, told, head=True)
+    await head.step()
+    assert head.state == "backoff: Ray's GCS needs TCP port 6379, which redis (pid 8) has"
+    assert machine.starts == 0
+
+
+async def test_a_refused_token_is_told_and_ends_nothing(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+    head = node(tmp_path, told, head=True)
+    await head.step()
+    machine.refuses = True
+    await head.step()
+    assert (head.state, head.last_error, machine.pid) == ("starting", "not this token", 1001)
+
+
+async def test_stop_ends_ray_and_takes_the_instance_back(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+    head = node(tmp_path, told, head=True)
+    await head.step()
+    await head.step()
+    await head.stop()
+    assert (machine.pid, told[-1]) == (None, "")
+
+
+async def test_another_persons_ray_gets_their_home(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+    await node(tmp_path, told, head=True).step()
+    assert machine.env["HOME"] == "/nonexistent"
+    assert "--head" in machine.argv
