@@ -17,7 +17,7 @@ from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
 from meshray.settings import Home
 from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
-from meshray.wireguard.link import Link, LinkTable, foreign_interface, links, mark_of, step_failed
+from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
 from meshray.wireguard.plan import (
     AddAddress,
     AddPeer,
@@ -55,12 +55,12 @@ class KernelDevice:
 
     def read(self) -> DeviceState | None:
         """See `Device.read`."""
-        with links() as table:
+        with explained(self.name, "read the device"), links() as table:
             link = self._own_link(table)
             if link is None:
                 return None
             addresses = table.addresses(link)
-        with _wireguard() as wireguard:
+        with explained(self.name, "read the device"), _wireguard() as wireguard:
             messages = list(wireguard.info(self.name))
         private, port, peers = device_values(messages)
         return DeviceState(private, port, addresses, link.mtu, link.up, peers)
@@ -71,15 +71,12 @@ class KernelDevice:
             return
         with links() as table:
             for step in steps:
-                try:
+                with explained(self.name, step):
                     self._take(table, step)
-                # pyroute2's NetlinkError is no OSError, and struct and type errors come from it as well.
-                except Exception as error:
-                    raise step_failed(self.name, step, error) from error
 
     def remove(self) -> None:
         """See `Device.remove`."""
-        with links() as table:
+        with explained(self.name, "remove the device"), links() as table:
             link = table.find(self.name)
             if link is not None and self._is_ours(link):
                 table.delete(link)

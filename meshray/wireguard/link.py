@@ -33,7 +33,7 @@ _ALIAS_BYTES = 255
 
 def mark_of(home: Home) -> str:
     """The alias of every interface that belongs to this node's state."""
-    return f"meshray {home.state}"[:_ALIAS_BYTES]
+    return os.fsencode(f"meshray {home.state}")[:_ALIAS_BYTES].decode(errors="ignore")
 
 
 @dataclass(frozen=True)
@@ -144,20 +144,29 @@ def foreign_interface(link: Link) -> MeshrayError:
     )
 
 
-def step_failed(name: str, step: object, error: BaseException) -> MeshrayError:
-    """One error for whatever stopped a step; keeps the causes that a person can mend apart."""
-    if isinstance(error, MeshrayError):
-        return error
+@contextlib.contextmanager
+def explained(name: str, step: object) -> Iterator[None]:
+    """Turns whatever stops the step on this interface into a MeshrayError that says so."""
+    try:
+        yield
+    except MeshrayError:
+        raise
+    # pyroute2's NetlinkError is no OSError, and struct and type errors come from it as well.
+    except Exception as error:
+        raise _failure(name, step, error) from error
+
+
+def _failure(name: str, step: object, error: Exception) -> MeshrayError:
     number = getattr(error, "code", None) or getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
-        return port_in_use(str(step))
+        return _port_in_use(str(step))
     if number in (errno.EPERM, errno.EACCES):
         return MeshrayError("not_root", f"{name}: cannot {step}: root is needed", hint="run meshray with sudo")
     cause = os.strerror(number) if isinstance(number, int) else str(error)
     return MeshrayError("device_failed", f"{name}: cannot {step}: {cause}")
 
 
-def port_in_use(step: str) -> MeshrayError:
+def _port_in_use(step: str) -> MeshrayError:
     """Another socket holds the UDP port of the step ``listen on UDP port N``."""
     port = step.rpartition(" ")[2]
     return MeshrayError(

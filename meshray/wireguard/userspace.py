@@ -21,7 +21,7 @@ from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 from meshray.wireguard import uapi
 from meshray.wireguard.device import DeviceState
-from meshray.wireguard.link import Link, LinkTable, foreign_interface, links, mark_of, step_failed
+from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
 from meshray.wireguard.plan import AddAddress, CreateDevice, RemoveAddress, SetMtu, SetUp, Step
 from meshray.wireguard.unmanaged import keep_unmanaged, release
 
@@ -59,15 +59,15 @@ class UserspaceDevice:
 
     def read(self) -> DeviceState | None:
         """See `Device.read`. An engine of ours that does not answer counts as none: it is replaced."""
-        with links() as table:
+        with explained(self.name, "read the device"), links() as table:
             link = self._own_link(table)
             if link is None:
                 return None
             addresses = table.addresses(link)
-        try:
-            engine = uapi.parse(self._ask(uapi.READ))
-        except (FileNotFoundError, ConnectionError):
-            return None
+            try:
+                engine = uapi.parse(self._ask(uapi.READ))
+            except (FileNotFoundError, ConnectionError):
+                return None
         return DeviceState(engine.private_key, engine.listen_port, addresses, link.mtu, link.up, engine.peers)
 
     def apply(self, steps: Sequence[Step]) -> None:
@@ -76,15 +76,12 @@ class UserspaceDevice:
             return
         with links() as table:
             for step in steps:
-                try:
+                with explained(self.name, step):
                     self._take(table, step)
-                # pyroute2's NetlinkError is no OSError, and struct and type errors come from it as well.
-                except Exception as error:
-                    raise step_failed(self.name, step, error) from error
 
     def remove(self) -> None:
         """See `Device.remove`: ends the engine, and with it interface and socket."""
-        with links() as table:
+        with explained(self.name, "remove the device"), links() as table:
             link = table.find(self.name)
             if link is not None and self._engine.pid is None and link.alias != self._mark:
                 return

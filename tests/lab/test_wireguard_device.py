@@ -26,8 +26,9 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.settings import Home
+from meshray.wireguard.conf import render
 from meshray.wireguard.device import DeviceConfig, DeviceState, PeerConfig
-from meshray.wireguard.open import open_device
+from meshray.wireguard.open import check_available, open_device
 from meshray.wireguard.plan import plan
 
 NAME = "meshray0"
@@ -78,6 +79,8 @@ def _state(state: DeviceState | None) -> dict[str, Any] | None:
 
 
 def _act(action: str, spec: dict[str, Any]) -> object:
+    if action == "check":
+        return check_available()
     device = open_device(NAME, Home.from_environment())
     if action == "read":
         return _state(device.read())
@@ -387,6 +390,45 @@ def test_a_port_in_use_is_named_each_time(hosts: tuple[Host, Host]) -> None:
             other.kill()
     one.act("apply", _spec(0, 1))
     assert one.act("read")["port"] == PORT
+
+
+def test_what_is_missing_is_named_and_nothing_is_left_behind(hosts: tuple[Host, Host]) -> None:
+    one, _ = hosts
+    before = one.run("ip", "-json", "link")
+    assert one.act("check") == "userspace"
+    without_root = one.run("setpriv", "--bounding-set=-net_admin", sys.executable, __file__, "check", stdin="{}")
+    assert json.loads(without_root)["error"]["code"] == "not_root"
+    one.run("mount", "-t", "tmpfs", "tmpfs", "/dev/net")
+    error = one.act("check")["error"]
+    assert error["code"] == "no_tun"
+    assert "/dev/net/tun is missing" in error["message"]
+    assert "modprobe tun" in error["hint"]
+    assert one.run("ip", "-json", "link") == before
+
+
+@pytest.mark.parametrize("secrets", [True, False])
+def test_wg_quick_and_wg_accept_what_is_rendered(hosts: tuple[Host, Host], tmp_path: Path, secrets: bool) -> None:
+    one, _ = hosts
+    spec = _spec(0, 1)
+    spec["peers"].append({"key": PUBLIC[2], "allowed": ["10.98.0.0/16", "10.97.0.0/16"], "endpoint": "[2001:db8::7]:1"})
+    config = _config(spec)
+    file = tmp_path / "overlay.conf"
+    file.write_text(render(config, {KEYS[1].public(): "head"}, secrets=secrets))
+    file.chmod(0o600)
+    stripped = one.run("wg-quick", "strip", str(file))
+    assert "Address" not in stripped
+    assert "MTU" not in stripped
+    # `wg` speaks to any engine; this one is meshray's, of another identity and without peers.
+    one.act("apply", {"key": PrivateKey.generate().reveal(), "port": PORT + 1, "addresses": [], "peers": []})
+    one.run("wg", "setconf", NAME, "/dev/stdin", stdin=stripped)
+    device, *peers = _dump(one)
+    assert (device[0] == KEYS[0].reveal(), int(device[2])) == (secrets, PORT)
+    shown = {(line[0], line[1], line[2], frozenset(line[3].split(",")), line[7]) for line in peers}
+    psk = PresharedKey(bytes.fromhex(PSK)).reveal() if secrets else "(none)"
+    assert shown == {
+        (PUBLIC[1], psk, f"192.0.2.2:{PORT}", frozenset(["10.99.0.0/16"]), "20"),
+        (PUBLIC[2], "(none)", "[2001:db8::7]:1", frozenset(["10.98.0.0/16", "10.97.0.0/16"]), "off"),
+    }
 
 
 if __name__ == "__main__":
