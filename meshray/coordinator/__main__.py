@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--listen", action="append", metavar="ADDRESS", help="by default every address")
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # It would write a traceback for every malformed request that a stranger sends.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     _allow_many_connections()
     server = Server(Home.from_environment(), port=options.port, hosts=options.listen or EVERYWHERE)
     try:

@@ -36,7 +36,13 @@ class InterfaceAddress:
 
 
 def interface_addresses() -> list[IPv4Address | IPv6Address]:
-    """The addresses of this machine that others may know. Raises OSError where the kernel does not tell."""
+    """The addresses of this machine that others may know.
+
+    Not for a thread in which an event loop runs: pyroute2 runs one of its own.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
     return reachable(_read_addresses())
 
 

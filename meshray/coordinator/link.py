@@ -23,6 +23,7 @@ from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import Versions
+from meshray.runtime.tasks import Tasks
 
 MAX_MESSAGE_BYTES = 64 * 1024
 #: A ping this often, an answer within half of it: a silent agent is offline after 30 s.
@@ -51,10 +52,16 @@ async def serve_agent(service: Service, request: web.Request, node_id: str | Non
     except UnknownError:
         await link.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         return socket
+    receiving = Tasks()
+    receiving.start(link.receive(node_id, outbox), f"link of {node_id}")
     try:
-        await asyncio.gather(link.send(node_id, outbox), link.receive(node_id, outbox))
+        await link.send(node_id, outbox)
     finally:
+        # Before the closing handshake: aiohttp skips it while somebody still waits for a message,
+        # and an agent that is busy just then would not learn why it was closed.
+        await receiving.close()
         await service.disconnect(node_id, outbox)
+    await link.close(outbox.close_code, outbox.close_reason)
     return socket
 
 
@@ -65,7 +72,7 @@ class _Link:
         self._request = request
 
     async def send(self, node_id: str, outbox: Outbox) -> None:
-        """Until the outbox is closed; then closes the socket, which ends `receive`."""
+        """Until the outbox is closed."""
         is_first = True
         try:
             while (message := await outbox.next()) is not None:
@@ -77,7 +84,6 @@ class _Link:
             outbox.close(CLOSE_TOO_SLOW, "the agent does not read")
         except ConnectionError:
             outbox.close(CLOSE_ENDING, "")
-        await self.close(outbox.close_code or CLOSE_ENDING, outbox.close_reason)
 
     async def receive(self, node_id: str, outbox: Outbox) -> None:
         """Until the socket is closed; then closes the outbox, which ends `send`."""
@@ -91,6 +97,8 @@ class _Link:
         except MeshrayError as error:
             _log.warning("node %s: %s", node_id, error.message)
             outbox.close(CLOSE_BAD_MESSAGE, error.message)
+        except Exception:
+            _log.exception("node %s: a report could not be taken", node_id)
         finally:
             outbox.close(CLOSE_ENDING, "")
 

@@ -20,8 +20,8 @@ from meshray.model.meshmap import MapChange, MeshMap, diff
 
 #: So long changes are gathered before they are published together, seconds.
 GATHER_S = 0.02
-#: So many messages may wait for one agent: at fifty publications a second, five seconds of deafness.
-MAX_WAITING = 256
+#: So many messages may wait for one agent, beyond what the system's buffers take: megabytes.
+MAX_WAITING = 64
 
 #: The credential is not accepted: this node is not, or not any more, in the mesh.
 CLOSE_NOT_ACCEPTED = 4401

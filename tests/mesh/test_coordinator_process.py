@@ -43,12 +43,13 @@ async def coordinator(home: Home, log: Path) -> AsyncIterator[tuple[asyncio.subp
 
 async def port_of(process: asyncio.subprocess.Process, log: Path) -> int:
     for _ in range(int(PATIENCE_S * 50)):
-        found = re.search(r"listening on port (\d+)", log.read_text())
+        written = await asyncio.to_thread(log.read_text)
+        found = re.search(r"listening on port (\d+)", written)
         if found:
             return int(found.group(1))
-        assert process.returncode is None, log.read_text()
+        assert process.returncode is None, written
         await asyncio.sleep(0.02)
-    raise AssertionError(log.read_text())
+    raise AssertionError(f"no port in {log}")
 
 
 async def enrol_until_it_dies(
@@ -65,27 +66,32 @@ async def enrol_until_it_dies(
     return answers
 
 
+async def still_known(client: Client, answer: EnrolAnswer) -> None:
+    agent = await client.agent(answer.credential)
+    assert await agent.receive() == "map"
+    assert agent.map is not None
+    assert agent.map.nodes[answer.node_id].ip == answer.map.nodes[answer.node_id].ip
+    await agent.socket.close()
+
+
 async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
     home, _, token = make_mesh(tmp_path)
     acknowledged: list[EnrolAnswer] = []
     dice = random.Random(1)
     for turn in range(6):
-        async with coordinator(home, tmp_path / f"{turn}.log") as (process, port):
-            async with client_of(port, token.fingerprint) as client:
-                # Who was answered before is still known, by his credential and at his address.
-                for answer in acknowledged:
-                    agent = await client.agent(answer.credential)
-                    assert await agent.receive() == "map"
-                    assert agent.map is not None
-                    assert agent.map.nodes[answer.node_id].ip == answer.map.nodes[answer.node_id].ip
-                    await agent.socket.close()
-                requests = {f"n{turn}-{number}": enrol_request(token, f"n{turn}-{number}") for number in range(200)}
-                names = list(requests)
-                work = asyncio.gather(*(enrol_until_it_dies(client, names[start::4], requests) for start in range(4)))
-                await asyncio.sleep(0.05 + dice.random() * 0.4)
-                process.send_signal(signal.SIGKILL)
-                new = [answer for answers in await work for answer in answers]
-                acknowledged.extend(new)
+        async with (
+            coordinator(home, tmp_path / f"{turn}.log") as (process, port),
+            client_of(port, token.fingerprint) as client,
+        ):
+            # Who was answered before is still known, by his credential and at his address.
+            await asyncio.gather(*(still_known(client, answer) for answer in acknowledged))
+            requests = {f"n{turn}-{number}": enrol_request(token, f"n{turn}-{number}") for number in range(200)}
+            names = list(requests)
+            work = asyncio.gather(*(enrol_until_it_dies(client, names[start::4], requests) for start in range(4)))
+            await asyncio.sleep(0.05 + dice.random() * 0.4)
+            process.send_signal(signal.SIGKILL)
+            new = [answer for answers in await work for answer in answers]
+            acknowledged.extend(new)
     store = Store.open(home.database)
     registry = store.load()
     store.close()

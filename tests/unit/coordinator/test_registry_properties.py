@@ -124,4 +124,4 @@ class MeshLife(RuleBasedStateMachine):
 
 
 TestMeshLife = MeshLife.TestCase
-TestMeshLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMeshLife.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

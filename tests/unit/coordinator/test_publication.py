@@ -1,0 +1,159 @@
+"""Ledger and publisher: the order of things, without network and without waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+
+import pytest
+
+from meshray.coordinator.ledger import Ledger
+from meshray.coordinator.publisher import CLOSE_REPLACED, CLOSE_TOO_SLOW, Outbox, Publisher
+from meshray.coordinator.records import RowChanges
+from meshray.coordinator.registry import Outcome, Registry
+from meshray.errors import MeshrayError, RefusedError
+from meshray.model.address import NodeName
+
+from .people import accept_all, enrol, new_mesh, request, token
+
+
+class Disk:
+    """Notes what is written; may be told to fail, and to wait."""
+
+    def __init__(self) -> None:
+        self.writes: list[RowChanges] = []
+        self.fails = False
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    def write(self, rows: RowChanges) -> None:
+        self.goes_on.wait(10)
+        if self.fails:
+            raise MeshrayError("store_failed", "disk full")
+        self.writes.append(rows)
+
+
+def joining(number: int) -> object:
+    def step(registry: Registry) -> Outcome[NodeName]:
+        registry, rows, member = registry.enrol(
+            request(number), node_id=f"id-{number}", credential_hash=f"c{number}", compare=accept_all, now=0.0
+        )
+        return registry, rows, member.node.name
+
+    return step
+
+
+async def enrol_in(ledger: Ledger, number: int) -> object:
+    return await ledger.change(joining(number))  # type: ignore[arg-type]
+
+
+async def test_changes_that_wait_are_written_together() -> None:
+    disk, changed = Disk(), []
+    ledger = Ledger(new_mesh(), disk.write, lambda: changed.append(1))
+    disk.goes_on.clear()
+    joins = asyncio.gather(*(enrol_in(ledger, number) for number in range(1, 31)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(ledger.registry.members) == 1, "nobody is in the registry before he is on disk"
+    disk.goes_on.set()
+    assert len(set(await joins)) == 30
+    assert len(disk.writes) <= 2
+    assert len(changed) == len(disk.writes)
+    await ledger.close()
+
+
+async def test_one_refusal_does_not_touch_the_others() -> None:
+    disk = Disk()
+    ledger = Ledger(new_mesh(token(uses=2)), disk.write, lambda: None)
+    results = await asyncio.gather(*(enrol_in(ledger, n) for n in (1, 2, 3)), return_exceptions=True)
+    assert [isinstance(result, RefusedError) for result in results] == [False, False, True]
+    assert len(ledger.registry.members) == 3
+    await ledger.close()
+
+
+async def test_what_was_not_written_did_not_happen() -> None:
+    disk = Disk()
+    ledger = Ledger(new_mesh(), disk.write, lambda: None)
+    disk.fails = True
+    with pytest.raises(MeshrayError, match="disk full"):
+        await enrol_in(ledger, 1)
+    assert len(ledger.registry.members) == 1
+    disk.fails = False
+    await enrol_in(ledger, 2)
+    assert str(ledger.registry.members["id-2"].node.ip) == "10.99.0.2"
+    await ledger.close()
+
+
+async def test_a_caller_that_gives_up_does_not_tear_registry_and_disk_apart() -> None:
+    disk = Disk()
+    ledger = Ledger(new_mesh(), disk.write, lambda: None)
+    disk.goes_on.clear()
+    join = asyncio.gather(enrol_in(ledger, 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    join.cancel()
+    disk.goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await join
+    await ledger.close()
+    assert ("id-1" in ledger.registry.members) == bool(disk.writes)
+
+
+class World:
+    def __init__(self) -> None:
+        self.registry = new_mesh()
+        self.publisher = Publisher(self.registry.map, lambda: self.registry.map, gather_s=0)
+
+    def join(self, number: int) -> None:
+        self.registry = enrol(self.registry, request(number))
+        self.publisher.changed()
+
+
+def kind(message: str | None) -> object:
+    return json.loads(message)["type"] if message else None
+
+
+async def test_never_a_change_before_the_map() -> None:
+    world = World()
+    early = world.publisher.join("head-id")
+    world.join(1)
+    assert kind(await early.next()) == "map"
+    late = world.publisher.join("id-1")
+    world.join(2)
+    assert kind(await late.next()) == "map"
+    change = await early.next()
+    assert kind(change) == "change"
+    assert change is not None
+    assert list(json.loads(change)["change"]["nodes"]) == ["id-2"]
+
+
+async def test_changes_at_once_travel_together_and_as_one_text() -> None:
+    world = World()
+    outboxes = [world.publisher.join(name) for name in ("a", "b", "c")]
+    whole = [await outbox.next() for outbox in outboxes]
+    assert whole[0] is whole[1] is whole[2]
+    for number in range(1, 6):
+        world.join(number)
+    texts = [await outbox.next() for outbox in outboxes]
+    assert texts[0] is texts[1] is texts[2]
+    assert len(json.loads(str(texts[0]))["change"]["nodes"]) == 5
+
+
+async def test_the_newest_connection_wins() -> None:
+    world = World()
+    first = world.publisher.join("head-id")
+    second = world.publisher.join("head-id")
+    assert await first.next() is None
+    assert first.close_code == CLOSE_REPLACED
+    assert not world.publisher.leave("head-id", first)
+    assert kind(await second.next()) == "map"
+    assert world.publisher.leave("head-id", second)
+
+
+async def test_an_outbox_that_nobody_empties_is_closed() -> None:
+    outbox = Outbox(limit=3)
+    for _ in range(10):
+        outbox.put("message")
+    assert await outbox.next() is None
+    assert outbox.close_code == CLOSE_TOO_SLOW

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from meshray.coordinator import store
+from meshray.coordinator.create import create_mesh
+from meshray.coordinator.identity import fingerprint
+from meshray.coordinator.records import PutFreed, PutMember, PutRevision, PutToken, RowChanges
+from meshray.coordinator.registry import Registry
+from meshray.coordinator.store import Settings, Store
+from meshray.errors import MeshrayError
+from meshray.model.address import NodeName, OverlayNetwork
+from meshray.model.enrol import EnrolAnswer
+from meshray.model.keys import MeshSecret, PrivateKey
+from meshray.model.token import Token
+from meshray.settings import Home
+
+from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, new_mesh, request
+
+SETTINGS = Settings(MESH, 51888, MeshSecret(bytes(32)), "ray's token")
+
+
+def everything(registry: Registry) -> RowChanges:
+    return (
+        *(PutMember(member) for member in registry.members.values()),
+        *(PutToken(token) for token in registry.tokens.values()),
+        *(PutFreed(address, at) for address, at in registry.freed.items()),
+        PutRevision(registry.reserved),
+    )
+
+
+def test_what_was_applied_is_loaded_again(tmp_path: Path) -> None:
+    registry = enrol(enrol(new_mesh(), request(1, ephemeral=True)), request(2))
+    registry, _, _ = registry.remove("id-2", NOW + 0.125)
+    file = Store.create(tmp_path / "db", SETTINGS)
+    file.apply(everything(registry))
+    file.close()
+    file = Store.open(tmp_path / "db")
+    assert file.settings() == SETTINGS
+    loaded = file.load()
+    file.close()
+    assert loaded.members == registry.members
+    assert loaded.tokens == registry.tokens
+    assert loaded.freed == registry.freed
+    assert loaded.revision >= registry.revision
+
+
+def test_the_rows_of_each_step_rebuild_the_registry(tmp_path: Path) -> None:
+    registry = new_mesh()
+    file = Store.create(tmp_path / "db", SETTINGS)
+    file.apply(everything(registry))
+    for number in range(1, 5):
+        registry, rows, _ = registry.enrol(
+            request(number), node_id=f"id-{number}", credential_hash=f"c{number}", compare=accept_all, now=NOW + number
+        )
+        file.apply(rows)
+    registry, rows, _ = registry.rename("worker", NodeName("other"))
+    file.apply(rows)
+    registry, rows, _ = registry.remove("id-2", NOW)
+    file.apply(rows)
+    registry, rows, _ = registry.collect(NOW + 5000)
+    file.apply(rows)
+    loaded = file.load()
+    file.close()
+    assert (loaded.members, loaded.tokens, loaded.freed) == (registry.members, registry.tokens, registry.freed)
+
+
+def test_all_rows_or_none(tmp_path: Path) -> None:
+    registry = new_mesh()
+    head = registry.named("head")
+    file = Store.create(tmp_path / "db", SETTINGS)
+    twin = replace(head, node=replace(head.node, id="twin", name=NodeName("twin")))
+    with pytest.raises(MeshrayError) as caught:
+        file.apply((PutMember(head), PutMember(twin)))
+    assert caught.value.code == "store_failed"
+    assert file.load().members == {}
+    file.close()
+
+
+def broken(path: Path) -> str:
+    with pytest.raises(MeshrayError) as caught:
+        file = Store.open(path)
+        try:
+            file.load()
+        finally:
+            file.close()
+    assert caught.value.hint
+    return caught.value.code
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 500, b"SQLite format 3\x00" + b"\xff" * 4080])
+def test_a_file_that_is_no_store_is_kept(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "db"
+    path.write_bytes(content)
+    assert broken(path) == "store_corrupt"
+    if content:
+        assert path.read_bytes() == content
+
+
+def test_damage_inside_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    file = Store.create(path, SETTINGS)
+    file.apply(everything(new_mesh()))
+    file.close()
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE node SET public_key = 'short'")
+    raw.close()
+    assert broken(path) == "store_corrupt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert broken(path) == "store_corrupt"
+
+
+def test_a_store_of_a_newer_meshray_and_none(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    assert broken(path) == "no_mesh"
+    assert not path.exists()
+    Store.create(path, SETTINGS).close()
+    raw = sqlite3.connect(path)
+    raw.execute("PRAGMA user_version = 99")
+    raw.close()
+    assert broken(path) == "store_too_new"
+
+
+def test_an_older_store_is_brought_forward_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "db"
+    Store.create(path, SETTINGS).close()
+    monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, ("CREATE TABLE later (x)",)))
+    for _ in range(2):
+        file = Store.open(path)
+        assert file.settings() == SETTINGS
+        file.close()
+
+
+def test_one_coordinator_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LOCK_WAIT_MS", 1)
+    path = tmp_path / "db"
+    first = Store.create(path, SETTINGS)
+    assert broken(path) == "store_locked"
+    first.close()
+    Store.open(path).close()
+
+
+def make(home: Home) -> tuple[EnrolAnswer, Token]:
+    return create_mesh(
+        home,
+        mesh_name="lab",
+        network=OverlayNetwork.parse("10.99.0.0/16"),
+        node_name=NodeName("head"),
+        public_key=PrivateKey.generate().public(),
+        port=51999,
+        advertise=(ENDPOINT,),
+        versions=VERSIONS,
+        labels={"zone": "a"},
+        now=time.time(),
+    )
+
+
+def test_a_new_mesh(tmp_path: Path) -> None:
+    home = Home(tmp_path / "state", tmp_path / "run")
+    answer, token = make(home)
+    node = answer.map.nodes[answer.node_id]
+    assert (node.ip, node.role, node.endpoints) == (IPv4Address("10.99.0.1"), "head", (ENDPOINT,))
+    assert Token.parse(token.encode()) == token
+    assert token.fingerprint == fingerprint(home.certificate.read_text())
+    assert home.state.stat().st_mode & 0o777 == 0o700
+    files = sorted(home.state.iterdir())
+    assert [file.name for file in files] == ["coordinator.crt", "coordinator.db", "coordinator.key"]
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
+    file = Store.open(home.database)
+    assert file.settings().port == 51999
+    record = file.load().tokens[token.token_id]
+    file.close()
+    assert (record.uses, record.expires is not None) == (0, True)
+    before = [file.read_bytes() for file in files]
+    with pytest.raises(MeshrayError) as caught:
+        make(home)
+    assert caught.value.code == "mesh_exists"
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_mesh_that_could_not_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path / "state", tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "apply", full)
+        with pytest.raises(OSError, match="No space"):
+            make(home)
+    assert list(home.state.iterdir()) == []
+    make(home)
