@@ -36,7 +36,7 @@ JOB = "tests/lab/pairs.py"
 #: For one command of the demo, seconds.
 DEADLINE_S = 240
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
         console.print("\nInterrupted; everything is torn down.")
         return 130
     except CommandError as error:
-        console.print(f"\n[bold red]The demo failed.[/] {escape(str(error))}")
+        console.print(f"\n[bold red]The demo failed.[/] {escape(str(error).splitlines()[0])}")
         return 1
     console.print(f"\nAll torn down, nothing is left behind. That took {time.monotonic() - start:.0f} s.")
     console.print("On three machines of your own it is the same commands: see README.md")
