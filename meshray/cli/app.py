@@ -129,7 +129,7 @@ class App:
         if self.as_json or not self.stdin.isatty() or not self.stderr.isatty():
             raise UsageError(
                 "needs_yes",
-                f"{question} There is no terminal to ask on",
+                f"{question} Not done: there is no terminal to ask on",
                 hint=shlex.join(["meshray", *self.arguments, "--yes"]),
             )
         import click

@@ -42,7 +42,7 @@ def status_text(status: Object) -> str:
 def _node_row(node: Object, me: object) -> tuple[str, ...]:
     path, ray = child(node, "path"), child(node, "ray")
     resources = child(ray, "resources")
-    alive = {True: "ALIVE", False: "no"}.get(ray.get("alive"), "?")  # type: ignore[call-overload]
+    alive = {True: "ALIVE", False: "no"}.get(ray.get("alive"), "-")  # type: ignore[call-overload]
     return (
         f"{node.get('name')}{' (this)' if node.get('name') == me else ''}",
         str(node.get("ip")),
@@ -52,7 +52,7 @@ def _node_row(node: Object, me: object) -> tuple[str, ...]:
         number(path.get("rtt_ms"), "{:.1f} ms"),
         number(path.get("loss"), "{:.0%}"),
         number(path.get("handshake_age_s"), "{:.0f} s ago"),
-        "-" if node.get("role") == "static" else alive,
+        alive,
         number(resources.get("CPU"), "{:g}"),
         number(resources.get("GPU"), "{:g}"),
     )

@@ -22,7 +22,7 @@ BAD_LOSS = 0.2
 
 def _enrolled(facts: Facts) -> Iterable[Finding]:
     if facts.enrolled:
-        yield Finding(OK, "this machine is a node")
+        yield Finding(OK, "enrolled")
     else:
         yield Finding(FAIL, "this machine is in no mesh", "meshray init, or meshray join TOKEN")
 

@@ -137,11 +137,11 @@ def passed_on(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def last_words(home: Home) -> str:
-    """The last line that the agent wrote, for an error message; may be empty."""
+    """The last error that the agent wrote before it ended, for a message; empty where there is none."""
     with contextlib.suppress(OSError):
-        lines = (home.logs / "agent.log").read_text(errors="replace").strip().splitlines()
-        errors = [line.removeprefix("error: ") for line in lines[-20:] if line.startswith("error: ")]
-        return (errors or lines or [""])[-1][-300:]
+        lines = (home.logs / "agent.log").read_text(errors="replace").strip().splitlines()[-20:]
+        errors = [line for line in lines if line.startswith("error: ") or " ERROR " in line]
+        return errors[-1].removeprefix("error: ")[-300:] if errors else ""
     return ""
 
 

@@ -74,9 +74,14 @@ def require_clean(home: Home) -> None:
 
 
 def forget(home: Home, *, keep_logs: bool = False) -> None:
-    """Removes what meshray wrote; files of others stay, and so does a folder that still holds some."""
-    shutil.rmtree(failed_logs(home), ignore_errors=True)
-    if keep_logs and home.logs.is_dir():
+    """Removes what meshray wrote; files of others stay, and so does a folder that still holds some.
+
+    Args:
+        keep_logs: as `failed_logs`, in place of those of an earlier try.
+    """
+    if home.logs.is_dir() or not keep_logs:
+        shutil.rmtree(failed_logs(home), ignore_errors=True)
+    if home.logs.is_dir() and keep_logs:
         home.logs.rename(failed_logs(home))
     if home.state.is_dir():
         for entry in home.state.iterdir():

@@ -1,18 +1,19 @@
-"""`meshray doctor`: the checks over what the agent sees, also where there is no agent."""
+"""`meshray doctor`: the agent's checks, and where there is no agent to ask, what can be said without it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from meshray.cli.app import App
 from meshray.cli.options import json_option
 from meshray.cli.results import DoctorResult, Result
-from meshray.cli.tables import child
-from meshray.doctor.report import Facts, examine
+from meshray.cli.tables import children
 from meshray.errors import MeshrayError, UnreachableError
-from meshray.model.status import NodeStatus
+
+if TYPE_CHECKING:
+    from meshray.doctor.report import Facts
 
 #: Every peer is asked once more before the agent answers.
 _TIMEOUT_S = 30.0
@@ -32,38 +33,18 @@ def doctor_command(app: App, node: str | None) -> Result:
 
     Names the first cause; what only follows from it is left out. Exit code 3 when a check failed.
     """
-    return DoctorResult(tuple(check.to_json() for check in examine(_facts(app), node)))
+    from meshray.doctor.report import examine
 
-
-def _facts(app: App) -> Facts:
     try:
-        answer = app.control().ask("doctor", timeout_s=_TIMEOUT_S)
+        answer = app.control().ask("doctor", timeout_s=_TIMEOUT_S, node=node or "")
     except UnreachableError as error:
-        return _without_agent(app, error)
-    from meshray.cli.answers import status_from_json
-
-    status = status_from_json(child(answer, "status"))
-    expected = answer.get("ray_nodes")
-    if isinstance(expected, (list, tuple)):
-        ray_nodes = frozenset(map(str, expected))
-    else:
-        ray_nodes = frozenset(node.name for node in status.nodes if node.ray.alive is not None)
-    answers = child(answer, "answers")
-    nodes = tuple(_with_answer(node, answers[node.name]) if node.name in answers else node for node in status.nodes)
-    return Facts(status=replace(status, nodes=nodes), ray_nodes=ray_nodes)
-
-
-def _with_answer(node: NodeStatus, rtt_ms: object) -> NodeStatus:
-    """The node with what it answered right now, which counts more than the last minutes."""
-    if isinstance(rtt_ms, (int, float)):
-        path = replace(node.path, rtt_ms=float(rtt_ms), loss=0.0 if node.path.loss == 1.0 else node.path.loss)
-    else:
-        path = replace(node.path, rtt_ms=None, loss=1.0)
-    return replace(node, path=path)
+        return DoctorResult(tuple(check.to_json() for check in examine(_without_agent(app, error))))
+    return DoctorResult(tuple(children(answer, "checks")))
 
 
 def _without_agent(app: App, error: UnreachableError) -> Facts:
     from meshray.cli.enrolled import find_enrolment
+    from meshray.doctor.report import Facts
     from meshray.runtime.service import last_words
 
     home = app.home

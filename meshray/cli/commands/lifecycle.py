@@ -123,9 +123,9 @@ def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -
 
     try:
         others = [node.name for node in load_map(home).nodes.values() if node.id != enrolment.node_id]
-    except MeshrayError:  # the cached map is damaged: nobody knows, so ask
-        others = [*()]
+    except MeshrayError:  # the cached map is damaged: nobody knows
         app.confirm("This is the head of a mesh, and leaving ends it.", yes)
+        return
     if others:
         named = ", ".join(others[:5]) + (" and more" if len(others) > 5 else "")
         app.confirm(f"This is the head: leaving ends the mesh for {len(others)} other nodes ({named}).", yes)

@@ -1,0 +1,210 @@
+"""Single commands in front of an agent that is a table of answers."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from meshray.cli.commands.peer import best_endpoint, wg_quick
+from meshray.cli.examples import BY_COMMAND
+from meshray.cli.ray_program import find_ray_node
+from meshray.cli.results import StatusResult
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
+from meshray.model.keys import PresharedKey, PrivateKey
+from tests.unit.cli.fakes import FakeAgent, Terminal, type_in
+
+STATUS = BY_COMMAND["status"].to_json()
+
+
+def test_status_shows_every_node_and_the_totals() -> None:
+    outcome = type_in("status", agent=FakeAgent({"status": STATUS}))
+    assert outcome.code == 0
+    assert "gpu-1 (this)" in outcome.out
+    assert "direct/udp  12.4 ms" in outcome.out
+    assert "cluster: 16 CPU, 2 GPU, 64.0 GiB memory, 20.0 GiB object store" in outcome.out
+    assert outcome.err == ""
+
+
+def test_status_passes_on_what_the_agent_says() -> None:
+    outcome = type_in("status", "--json", agent=FakeAgent({"status": {**STATUS, "news": 1}}))
+    assert json.loads(outcome.out) == {"schema": 1, **STATUS, "news": 1}
+
+
+@pytest.mark.parametrize("change", [{"problems": ["the tunnel is down"]}, {"coordinator": {"reachable": False}}])
+def test_an_unhealthy_status_is_exit_code_3(change: dict[str, object]) -> None:
+    outcome = type_in("status", agent=FakeAgent({"status": {**STATUS, **change}}))
+    assert outcome.code == 3
+    assert StatusResult({}).exit_code == 3
+
+
+def test_doctor_asks_the_agent_and_counts_what_is_hidden() -> None:
+    checks = [
+        {"code": "a", "title": "this", "status": "ok", "node": None, "evidence": "fine", "fix": ""},
+        {"code": "b", "title": "that", "status": "fail", "node": "gpu-1", "evidence": "broken", "fix": "mend it"},
+        {"code": "c", "title": "more", "status": "skip", "node": "gpu-1", "evidence": "follows", "fix": ""},
+    ]
+    outcome = type_in("doctor", "gpu-1", agent=FakeAgent({"doctor": {"checks": checks}}))
+    assert outcome.code == 3
+    assert outcome.agent.asked == [("doctor", {"node": "gpu-1"})]
+    assert "FAIL  that [gpu-1]: broken\n      fix: mend it\n" in outcome.out
+    assert "1 more could not be checked" in outcome.out
+
+
+def test_doctor_without_an_agent_says_so_with_exit_code_3() -> None:
+    outcome = type_in("doctor", "--json")
+    answer = json.loads(outcome.out)
+    assert outcome.code == 3
+    assert answer["healthy"] is False
+    assert [check["code"] for check in answer["checks"] if check["status"] == "fail"] == ["enrolled"]
+
+
+def test_ping_tells_each_answer_as_it_comes() -> None:
+    events: list[dict[str, object]] = [{"seq": 1, "rtt_ms": 2.0}, {"seq": 2, "rtt_ms": None}]
+    agent = FakeAgent({"ping": [*events, {"done": True, "path": {"kind": "hub", "transport": "udp"}}]})
+    outcome = type_in("ping", "gpu-2", "-c", "2", agent=agent)
+    assert outcome.code == 0
+    assert outcome.err.splitlines() == ["gpu-2 1: 2.0 ms", "gpu-2 2: no answer"]
+    assert "1 of 2 answered" in outcome.out
+    assert "path: hub/udp" in outcome.out
+
+
+def test_ping_without_an_answer_is_exit_code_3() -> None:
+    agent = FakeAgent({"ping": [{"seq": 1, "rtt_ms": None}, {"done": True, "path": {"kind": "none"}}]})
+    assert type_in("ping", "gpu-2", "-c", "1", agent=agent).code == 3
+
+
+def test_token_create_prints_the_token_alone() -> None:
+    made = {"token": "meshray1_abc", "id": "1f2e3d4c", "uses": 5, "expires": None}
+    outcome = type_in("token", "create", "--uses", "5", "--ttl", "never", agent=FakeAgent({"api": made}))
+    assert outcome.out == "meshray1_abc\n"
+    body = {"uses": 5, "ttl_s": 0, "ephemeral": False}
+    assert outcome.agent.asked == [("api", {"method": "POST", "path": "/v1/tokens", "body": body})]
+
+
+def test_the_state_of_tokens() -> None:
+    base = {"uses": 1, "used": 0, "expires": None, "ephemeral": False, "revoked": False}
+    changes: list[dict[str, object]] = [{}, {"used": 1}, {"revoked": True}, {"expires": 1.0}, {"uses": 0, "used": 9}]
+    tokens = [{**base, "id": f"{n}", **change} for n, change in enumerate(changes)]
+    lines = type_in("token", "list", agent=FakeAgent({"api": {"tokens": tokens}})).out.splitlines()[1:]
+    assert [line.split("  ")[-1].strip() for line in lines] == ["valid", "used up", "revoked", "expired", "valid"]
+
+
+def test_removing_a_node_needs_a_yes() -> None:
+    outcome = type_in("node", "rm", "gpu-1", agent=FakeAgent({"api": {}}))
+    assert outcome.code == 2
+    assert outcome.agent.asked == []
+    assert "hint: meshray node rm gpu-1 --yes" in outcome.err
+    outcome = type_in("node", "rm", "gpu-1", "--yes", agent=FakeAgent({"api": {}}))
+    assert outcome.code == 0
+    assert outcome.agent.asked == [("api", {"method": "DELETE", "path": "/v1/nodes/gpu-1", "body": None})]
+
+
+def test_with_json_nobody_is_asked_even_on_a_terminal() -> None:
+    outcome = type_in("node", "rm", "gpu-1", "--json", agent=FakeAgent({"api": {}}), stdin=Terminal("y\n"))
+    assert outcome.code == 2
+    assert json.loads(outcome.out)["error"]["code"] == "needs_yes"
+
+
+def test_rename_checks_the_new_name_first() -> None:
+    assert type_in("node", "rename", "gpu-1", "no good", agent=FakeAgent({"api": {}})).agent.asked == []
+    asked = type_in("node", "rename", "gpu-1", "GPU-7", agent=FakeAgent({"api": {}})).agent.asked
+    assert asked == [("api", {"method": "PATCH", "path": "/v1/nodes/gpu-1", "body": {"name": "gpu-7"}})]
+
+
+def test_env_can_be_evaluated_by_a_shell() -> None:
+    agent = FakeAgent({"env": {"env": {"RAY_ADDRESS": "10.99.0.1:6379", "ODD": "it's $HOME"}}})
+    outcome = type_in("env", agent=agent)
+    assert outcome.out == "export RAY_ADDRESS='10.99.0.1:6379'\nexport ODD='it'\"'\"'s $HOME'\n"
+
+
+def test_run_needs_a_program_that_exists() -> None:
+    agent = FakeAgent({"env": {"env": {"RAY_ADDRESS": "x"}}})
+    outcome = type_in("run", "--", "no-such-program-at-all", agent=agent, environ={"PATH": "/nonexistent"})
+    assert outcome.code == 2
+    assert "no-such-program-at-all" in outcome.err
+
+
+def peer_answer() -> dict[str, object]:
+    return {
+        "name": "phone",
+        "ip": "10.99.0.9",
+        "private_key": PrivateKey(bytes(range(32))).reveal(),
+        "network": "10.99.0.0/16",
+        "hub": {
+            "name": "head",
+            "public_key": str(PrivateKey(bytes(32)).public()),
+            "preshared_key": PresharedKey(bytes(32)).reveal(),
+            "endpoints": ["192.168.1.5:51888", "203.0.113.7:51888", "8.8.8.8:51888"],
+        },
+    }
+
+
+def test_a_peers_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    file = tmp_path / "phone.conf"
+    outcome = type_in("peer", "add", "phone", "--config", str(file), agent=FakeAgent({"api": peer_answer()}))
+    assert outcome.code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    text = file.read_text()
+    assert PrivateKey(bytes(range(32))).reveal() in text
+    assert "Endpoint = 8.8.8.8:51888" in text
+    assert "AllowedIPs = 10.99.0.0/16" in text
+    assert PrivateKey(bytes(range(32))).reveal() not in outcome.out + outcome.err
+
+
+def test_a_peers_file_never_replaces_another(tmp_path: Path) -> None:
+    file = tmp_path / "phone.conf"
+    file.write_text("mine")
+    outcome = type_in("peer", "add", "phone", "--config", str(file), agent=FakeAgent({"api": peer_answer()}))
+    assert (outcome.code, file.read_text(), outcome.agent.asked) == (2, "mine", [])
+
+
+def test_a_refused_peer_leaves_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "phone.conf"
+    agent = FakeAgent({"api": MeshrayError("name_taken", "another node is called phone")})
+    assert type_in("peer", "add", "phone", "--config", str(file), agent=agent).code == 1
+    assert not file.exists()
+
+
+def test_a_peers_file_on_stdout() -> None:
+    outcome = type_in("peer", "add", "phone", "--config", "-", agent=FakeAgent({"api": peer_answer()}))
+    assert outcome.out == wg_quick(peer_answer())
+
+
+def test_the_endpoint_that_a_device_reaches_most_likely() -> None:
+    private, public, name = (Endpoint(host, 51888) for host in ("10.0.0.1", "8.8.8.8", "head.example.org"))
+    assert best_endpoint([private, public]) == public
+    assert best_endpoint([private, public, name]) == name
+    assert best_endpoint([private]) == private
+    with pytest.raises(MeshrayError):
+        best_endpoint([])
+
+
+def test_the_newest_ray_node_at_an_address() -> None:
+    nodes = [
+        {"node_id": "old", "node_ip": "10.99.0.2", "start_time_ms": 1},
+        {"node_id": "new", "node_ip": "10.99.0.2", "start_time_ms": 2},
+        {"node_id": "other", "node_ip": "10.99.0.3", "start_time_ms": 3},
+    ]
+    assert find_ray_node("some warning\n" + json.dumps(nodes), "10.99.0.2") == "new"
+    assert find_ray_node("[]", "10.99.0.2") is None
+    assert find_ray_node("no json", "10.99.0.2") is None
+
+
+def test_logs_of_a_failed_try(tmp_path: Path) -> None:
+    (tmp_path / "log.failed").mkdir()
+    (tmp_path / "log.failed/ray.log").write_text("one\ntwo\nthree\n")
+    outcome = type_in("logs", "ray", "-n", "2", environ={"MESHRAY_HOME": str(tmp_path)})
+    assert outcome.out == "two\nthree\n"
+    assert type_in("logs", environ={"MESHRAY_HOME": str(tmp_path)}).code == 1
+
+
+def test_a_token_from_stdin_and_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("nonsense\n")
+    for outcome in (type_in("join", "-", stdin=io.StringIO("nonsense\n")), type_in("join", f"@{tmp_path}/token")):
+        assert outcome.code == 2
+        assert "no meshray token" in outcome.err
+    assert "there is no token" in type_in("join", "-").err
