@@ -37,7 +37,7 @@ STOP_S = 60.0
 _POLL_S = 0.05
 
 
-def choose(home: Home, environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
+def choose(environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
     """SYSTEMD or BACKGROUND. Pure.
 
     A state folder that the person named stays in the background: it is an experiment or a second node, and
@@ -79,7 +79,7 @@ def start(home: Home, environ: Mapping[str, str] = os.environ) -> str:
     Raises:
         MeshrayError: ``agent_failed`` with the last line of its log.
     """
-    kind = choose(home, environ, systemd_runs=systemd_runs_here(), euid=os.geteuid())
+    kind = choose(environ, systemd_runs=systemd_runs_here(), euid=os.geteuid())
     make_folder(home.state)
     make_folder(home.run, PASSABLE_FOLDER)
     if kind == SYSTEMD:

@@ -1,0 +1,305 @@
+"""init and join from end to end, with real state on disk and stand-ins for what touches the machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from meshray.agent import client
+from meshray.agent.enrolment import Enrolment
+from meshray.cli import bring_up, enrolled
+from meshray.cli.app import App
+from meshray.cli.undo import Undo
+from meshray.errors import MeshrayError, RefusedError, UnreachableError
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.keys import MeshSecret
+from meshray.model.meshmap import MeshInfo, MeshMap
+from meshray.model.node import Node
+from meshray.model.token import Token
+from meshray.runtime import preflight, remains, service
+from meshray.runtime.preflight import Route
+from meshray.settings import Home
+from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
+
+TOKEN = Token("00112233aabbccdd", (Endpoint("192.0.2.1", 51888),), bytes(32), "1f2e3d4c", "a secret")
+SUMMARY: Mapping[str, object] = {
+    "mesh": "lab",
+    "node": {"name": "lab", "ip": "10.99.0.1"},
+    "path": {"kind": "self", "transport": None},
+    "ray": {"alive": False, "nodes": 0},
+}
+
+
+class Machine:
+    """What the commands do to this machine, remembered; each part can be told to fail."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = Home(home, home.with_name("run"))
+        self.done: list[str] = []
+        self.failure: BaseException | None = None
+        self.routes: list[Route] = []
+        self.refusal: MeshrayError | None = None
+
+    def start_and_follow(self, app: App, home: Home) -> Mapping[str, object]:
+        self.done.append("start")
+        assert Enrolment.load(home).name
+        home.logs.mkdir(exist_ok=True)
+        (home.logs / "agent.log").write_text("what happened\n")
+        if self.failure is not None:
+            raise self.failure
+        return SUMMARY
+
+    def stop(self, home: Home) -> bool:
+        self.done.append("stop")
+        return True
+
+    def unenrol(self, enrolment: Enrolment) -> None:
+        self.done.append("unenrol")
+
+    async def enrol(self, token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpoint]:
+        self.done.append("enrol")
+        if self.refusal is not None:
+            raise self.refusal
+        node = Node("n2", request.name, IPv4Address("10.99.0.2"), request.public_key, frozenset({"worker"}))
+        mesh = MeshInfo(request.mesh_id, "lab", OverlayNetwork(IPv4Network("10.99.0.0/16")))
+        answer = EnrolAnswer("n2", "credential", MeshSecret.generate(), "ray token", MeshMap(mesh, 2, {"n2": node}))
+        return answer, token.coordinators[0]
+
+    def type_in(self, *arguments: str) -> Outcome:
+        environ = {"MESHRAY_HOME": str(self.home.state), "MESHRAY_RUN": str(self.home.run)}
+        return type_in(*arguments, agent=FakeAgent(), environ=environ)
+
+    def left(self) -> set[str]:
+        return {path.name for path in self.home.state.iterdir()} if self.home.state.exists() else set()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(tmp_path / "state")
+    monkeypatch.setattr(bring_up, "start_and_follow", machine.start_and_follow)
+    monkeypatch.setattr(service, "stop", machine.stop)
+    monkeypatch.setattr(service, "uninstall", lambda home: None)
+    monkeypatch.setattr(remains, "clear", lambda home: [])
+    monkeypatch.setattr(enrolled, "unenrol", machine.unenrol)
+    monkeypatch.setattr(client, "enrol", machine.enrol)
+    monkeypatch.setattr(preflight, "check_wireguard", lambda environ: "kernel WireGuard")
+    monkeypatch.setattr(preflight, "routes", lambda: machine.routes)
+    monkeypatch.setattr(preflight, "require_free", lambda port: None)
+    monkeypatch.setattr("meshray.firewall.open_port_commands", lambda port: ["ufw allow 51888/udp"])
+    return machine
+
+
+def init(machine: Machine, *more: str) -> Outcome:
+    return machine.type_in("init", "--no-ray", "--name", "lab", "--advertise", "192.0.2.1", *more)
+
+
+def join(machine: Machine, *more: str) -> Outcome:
+    return machine.type_in("join", TOKEN.encode(), "--no-ray", "--name", "gpu-1", *more)
+
+
+def test_init_prints_the_join_line_and_what_must_be_reachable(machine: Machine) -> None:
+    outcome = init(machine)
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.out.splitlines() if "sudo meshray join" in line]
+    token = Token.parse(line.split()[-1])
+    assert token.coordinators == (Endpoint("192.0.2.1", 51888),)
+    assert "UDP and TCP port 51888" in outcome.out
+    assert "ufw allow 51888/udp" in outcome.out
+    enrolment = Enrolment.load(machine.home)
+    assert (enrolment.hosts_coordinator, enrolment.listen_port, enrolment.mesh_id) == (True, 51888, token.mesh_id)
+
+
+def test_init_in_json(machine: Machine) -> None:
+    answer = json.loads(init(machine, "--json").out)
+    assert {"token", "mesh", "node", "ray_address", "dashboard"} <= answer.keys()
+    assert answer["node"] == {"name": "lab", "ip": "10.99.0.1"}
+    assert answer["ray_address"] is None
+
+
+def test_init_twice_changes_nothing(machine: Machine) -> None:
+    init(machine)
+    before = machine.home.enrolment.read_bytes(), machine.home.database.read_bytes()
+    outcome = init(machine)
+    assert outcome.code == 1
+    assert "already" in outcome.err
+    assert "meshray token create" in outcome.err
+    assert (machine.home.enrolment.read_bytes(), machine.home.database.read_bytes()) == before
+    assert machine.done == ["start"]
+
+
+FAILURES: list[tuple[BaseException, int]] = [
+    (MeshrayError("ray_failed", "Ray did not start", hint="meshray logs ray"), 1),
+    (KeyboardInterrupt(), 130),
+    (RuntimeError("a bug"), 1),
+]
+
+
+@pytest.mark.parametrize(("failure", "code"), FAILURES)
+@pytest.mark.parametrize(("command", "undone"), [(init, ["stop"]), (join, ["stop", "unenrol"])])
+def test_a_late_failure_takes_everything_back_but_the_logs(
+    machine: Machine, command: Callable[[Machine], Outcome], undone: list[str], failure: BaseException, code: int
+) -> None:
+    machine.failure = failure
+    outcome = command(machine)
+    assert outcome.code == code
+    assert machine.done[machine.done.index("start") + 1 :] == undone
+    assert machine.left() - {"log"} == {"log.failed"}
+    assert machine.type_in("logs").out == "what happened\n"
+    machine.failure = None
+    assert command(machine).code == 0  # and nothing of it is in the way of another try
+
+
+@pytest.mark.parametrize("problem", ["network", "port", "wireguard"])
+def test_init_on_a_machine_that_lacks_something_leaves_no_trace(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    def missing(*_: object) -> str:
+        raise MeshrayError("missing", "something is missing", hint="get it")
+
+    if problem == "network":
+        machine.routes = [Route(IPv4Network("10.0.0.0/8"), "tun0")]
+    else:
+        name = "require_free" if problem == "port" else "check_wireguard"
+        monkeypatch.setattr(preflight, name, missing)
+    outcome = init(machine)
+    assert outcome.code == 1
+    assert machine.done == []
+    assert not machine.home.state.exists()
+
+
+def test_join_keeps_who_it_is(machine: Machine) -> None:
+    outcome = join(machine, "--label", "zone=a", "--ephemeral")
+    assert outcome.code == 0
+    enrolment = Enrolment.load(machine.home)
+    assert (enrolment.name, enrolment.labels, enrolment.hosts_coordinator) == ("gpu-1", {"zone": "a"}, False)
+    assert enrolment.credential == "credential"
+    assert "a secret" not in machine.home.enrolment.read_text()
+
+
+@pytest.mark.parametrize("error", [RefusedError("token_expired", "expired"), UnreachableError("gone", "no answer")])
+def test_a_refused_join_leaves_no_trace(machine: Machine, error: MeshrayError) -> None:
+    machine.refusal = error
+    assert join(machine).code == error.exit_code
+    assert machine.done == ["enrol"]
+    assert not machine.home.state.exists()
+
+
+def test_a_network_that_overlaps_here_unenrols_again(machine: Machine) -> None:
+    machine.routes = [Route(IPv4Network("10.99.7.0/24"), "docker0")]
+    outcome = join(machine)
+    assert outcome.code == 1
+    assert "10.99.7.0/24 on docker0" in outcome.err
+    assert machine.done == ["enrol", "unenrol"]
+    assert not machine.home.state.exists()
+
+
+def test_join_twice_says_what_to_do(machine: Machine) -> None:
+    join(machine)
+    again = join(machine)
+    assert (again.code, "hint: meshray up" in again.err) == (1, True)
+    assert "already" in init(machine).err
+    assert machine.done == ["enrol", "start"]
+
+
+def test_a_killed_join_is_taken_up_with_the_same_key(machine: Machine) -> None:
+    from meshray.agent.enrolment import load_private_key, save_private_key
+    from meshray.model.keys import PrivateKey
+
+    key = PrivateKey.generate()
+    save_private_key(machine.home, key)
+    join(machine)
+    assert load_private_key(machine.home) == key
+
+
+def test_a_folder_of_something_else_is_left_alone(machine: Machine) -> None:
+    machine.home.state.mkdir()
+    (machine.home.state / "thesis.tex").write_text("years of work")
+    outcome = init(machine)
+    assert outcome.code == 1
+    assert "thesis.tex" in outcome.err
+    assert machine.left() == {"thesis.tex"}
+
+
+def test_half_a_mesh_is_not_overwritten(machine: Machine) -> None:
+    init(machine)
+    machine.home.enrolment.unlink()
+    database = machine.home.database.read_bytes()
+    outcome = init(machine)
+    assert outcome.code == 1
+    assert "meshray leave --yes" in outcome.err
+    assert machine.home.database.read_bytes() == database
+
+
+def test_leave_makes_a_stranger(machine: Machine) -> None:
+    join(machine)
+    outcome = machine.type_in("leave", "--json")
+    assert json.loads(outcome.out) == {"schema": 1, "node": "gpu-1", "unenrolled": True}
+    assert machine.done[-2:] == ["stop", "unenrol"]
+    assert not machine.home.state.exists()
+    assert machine.type_in("leave").code == 1
+
+
+def test_leave_goes_on_where_the_coordinator_is_away(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(enrolment: Enrolment) -> None:
+        raise UnreachableError("coordinator_unreachable", "nobody answers")
+
+    join(machine)
+    monkeypatch.setattr(enrolled, "unenrol", away)
+    outcome = machine.type_in("leave", "--json")
+    assert (outcome.code, json.loads(outcome.out)["unenrolled"]) == (0, False)
+    assert "meshray node rm gpu-1" in outcome.err
+    assert not machine.home.state.exists()
+
+
+def test_the_head_with_other_nodes_leaves_only_with_a_yes(machine: Machine) -> None:
+    from meshray.agent.cache import load_map, save_map
+    from meshray.model.keys import PrivateKey
+
+    init(machine)
+    known = load_map(machine.home)
+    public = PrivateKey.generate().public()
+    other = Node("n2", NodeName("gpu-1"), IPv4Address("10.99.0.2"), public, frozenset({"worker"}))
+    save_map(machine.home, MeshMap(known.mesh, known.revision, {**known.nodes, "n2": other}))
+    outcome = machine.type_in("leave")
+    assert (outcome.code, "gpu-1" in outcome.err) == (2, True)
+    assert machine.home.database.exists()
+    assert machine.type_in("leave", "--yes").code == 0
+    assert not machine.home.state.exists()
+
+
+def test_down_and_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    join(machine)
+    assert json.loads(machine.type_in("down", "--json").out) == {"schema": 1, "node": "gpu-1", "was_running": True}
+    monkeypatch.setattr(service, "is_running", lambda home: False)
+    (machine.home.logs / "agent.log").unlink()
+    machine.home.logs.rmdir()
+    assert machine.type_in("up").code == 0
+    assert machine.done == ["enrol", "start", "stop", "start"]
+
+
+def test_two_commands_at_once(machine: Machine) -> None:
+    from meshray.runtime.state import claimed
+
+    with claimed(machine.home):
+        assert "another meshray command" in init(machine).err
+    assert not machine.home.state.exists()
+
+
+def test_undoing_goes_on_after_a_step_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    done: list[str] = []
+
+    def broken() -> None:
+        raise OSError("no")
+
+    with pytest.raises(ZeroDivisionError), Undo(App(())) as undo:
+        undo.add("first", lambda: done.append("first"))
+        undo.add("second", broken)
+        undo.add("third", lambda: done.append("third"))
+        raise ZeroDivisionError
+    assert done == ["third", "first"]
+    assert "second could not be undone" in capsys.readouterr().err

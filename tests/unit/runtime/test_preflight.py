@@ -1,0 +1,87 @@
+"""What is looked at before anything is changed."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from meshray.errors import MeshrayError, UsageError
+from meshray.model.address import OverlayNetwork
+from meshray.runtime.ports import parse_table
+from meshray.runtime.preflight import Route, overlap, require_no_overlap
+from meshray.runtime.service import BACKGROUND, SYSTEMD, choose, last_words, passed_on
+from meshray.settings import INTERFACE, Home
+
+OVERLAY = OverlayNetwork.parse("10.99.0.0/16")
+
+
+def routes(*networks: str, interface: str = "eth0") -> list[Route]:
+    return [Route(IPv4Network(network), interface) for network in networks]
+
+
+@pytest.mark.parametrize("network", ["10.99.0.0/16", "10.99.3.0/24", "10.0.0.0/8", "10.99.255.255/32", "8.0.0.0/6"])
+def test_what_overlaps(network: str) -> None:
+    assert overlap(OVERLAY.cidr, routes("192.168.0.0/24", network)) == Route(IPv4Network(network), "eth0")
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "10.98.0.0/16", "172.17.0.0/16"])
+def test_what_does_not(network: str) -> None:
+    assert overlap(OVERLAY.cidr, routes(network)) is None
+
+
+def test_our_own_interface_is_no_obstacle() -> None:
+    assert overlap(OVERLAY.cidr, routes("10.99.0.0/16", interface=INTERFACE)) is None
+
+
+def test_the_hint_offers_a_network_that_is_free() -> None:
+    with pytest.raises(MeshrayError, match=r"10\.0\.0\.0/8 on tun0") as caught:
+        require_no_overlap(OVERLAY, routes("10.0.0.0/8", interface="tun0"))
+    assert caught.value.hint == "meshray init --network 172.29.0.0/16"
+    with pytest.raises(MeshrayError) as caught:
+        require_no_overlap(OVERLAY, routes("10.99.0.0/24"), chosen_here=False)
+    assert "on the head" in caught.value.hint
+
+
+def test_sockets_of_a_port() -> None:
+    lines = [
+        "   0: 0100007F:CAB0 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0 100",
+        "   1: 0100007F:CAB0 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 23456 1 0 100",
+        "   2: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 34567 1 0 100",
+        "garbage",
+    ]
+    assert list(parse_table(lines, 0xCAB0, "0A")) == ["12345"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "systemd", "euid", "kind"),
+    [
+        ({}, True, 0, SYSTEMD),
+        ({}, False, 0, BACKGROUND),
+        ({}, True, 1000, BACKGROUND),
+        ({"MESHRAY_HOME": "/srv/mesh"}, True, 0, BACKGROUND),
+        ({"MESHRAY_HOME": "/srv/mesh", "MESHRAY_SERVICE": "systemd"}, True, 0, SYSTEMD),
+        ({"MESHRAY_SERVICE": "background"}, True, 0, BACKGROUND),
+    ],
+)
+def test_unit_or_background(environ: dict[str, str], systemd: bool, euid: int, kind: str) -> None:
+    assert choose(environ, systemd_runs=systemd, euid=euid) == kind
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(UsageError):
+        choose({"MESHRAY_SERVICE": "cron"}, systemd_runs=False, euid=0)
+
+
+def test_a_unit_holds_no_passwords() -> None:
+    environ = {"HTTPS_PROXY": "http://ann:secret@proxy:3128", "NO_PROXY": "10.0.0.0/8", "PATH": "/bin"}
+    assert passed_on(environ) == {"NO_PROXY": "10.0.0.0/8"}
+
+
+def test_last_words_are_errors(tmp_path: Path) -> None:
+    home = Home(tmp_path, tmp_path / "run")
+    assert last_words(home) == ""
+    home.logs.mkdir()
+    (home.logs / "agent.log").write_text("x INFO all is well\nerror: the store is damaged\nhint: restore it\n")
+    assert last_words(home) == "the store is damaged"
