@@ -52,14 +52,15 @@ async def serve_agent(service: Service, request: web.Request, node_id: str | Non
     except UnknownError:
         await link.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         return socket
-    receiving = Tasks()
-    receiving.start(link.receive(node_id, outbox), f"link of {node_id}")
+    both_ways = Tasks()
+    both_ways.start(link.send(node_id, outbox), f"to {node_id}")
+    both_ways.start(link.receive(node_id, outbox), f"from {node_id}")
     try:
-        await link.send(node_id, outbox)
+        await outbox.closed()
     finally:
         # Before the closing handshake: aiohttp skips it while somebody still waits for a message,
         # and an agent that is busy just then would not learn why it was closed.
-        await receiving.close()
+        await both_ways.close()
         await service.disconnect(node_id, outbox)
     await link.close(outbox.close_code, outbox.close_reason)
     return socket
@@ -83,10 +84,14 @@ class _Link:
         except asyncio.TimeoutError:
             outbox.close(CLOSE_TOO_SLOW, "the agent does not read")
         except ConnectionError:
+            pass
+        except Exception:
+            _log.exception("node %s: the map could not be sent", node_id)
+        finally:
             outbox.close(CLOSE_ENDING, "")
 
     async def receive(self, node_id: str, outbox: Outbox) -> None:
-        """Until the socket is closed; then closes the outbox, which ends `send`."""
+        """Until the socket is closed; then closes the outbox."""
         try:
             async for message in self._socket:
                 if message.type is not WSMsgType.TEXT:

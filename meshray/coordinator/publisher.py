@@ -50,6 +50,7 @@ class Outbox:
         self._limit = limit
         self._messages: deque[str] = deque()
         self._wake = asyncio.Event()
+        self._closed = asyncio.Event()
 
     def put(self, message: str) -> None:
         """Adds a message, or closes where too many wait already; nothing where it is closed."""
@@ -67,6 +68,11 @@ class Outbox:
         if not self.close_code:
             self.close_code, self.close_reason = code, reason
         self._wake.set()
+        self._closed.set()
+
+    async def closed(self) -> None:
+        """Returns once it is closed."""
+        await self._closed.wait()
 
     async def next(self) -> str | None:
         """The next message, when there is one; None once it is closed."""

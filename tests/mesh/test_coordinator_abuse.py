@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from meshray.coordinator import api
 from meshray.coordinator.door import Door
 
 from .coordinator_harness import PATIENCE_S, Running, enrol_request, running_mesh
@@ -155,3 +156,10 @@ async def test_random_json_never_makes_the_coordinator_fail(tmp_path: Path) -> N
             for path in ("/v1/tokens", "/v1/peers"):
                 body = {"uses": dice.choice(values), "ttl_s": dice.choice(values), "name": dice.choice(values)}
                 assert (await mesh.admin("POST", path, body)).status < 500, body
+
+
+async def test_too_many_requests_at_once_are_told_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        monkeypatch.setattr(api, "MAX_REQUESTS", 0)
+        reply = await mesh.client.call("GET", "/v1/hello")
+        assert (reply.status, reply.code) == (429, "busy")
