@@ -69,8 +69,8 @@ def text(result: Result) -> str:
 def _(result: InitResult) -> str:
     lines = [f"mesh {result.mesh} is up; this node is {result.name}, {result.ip}"]
     if result.ray_address:
-        lines.append(f"Ray      {result.ray_address}   (meshray run -- python job.py)")
-        lines.append(f"dashboard http://{result.dashboard}")
+        lines.append(f"Ray        {result.ray_address}   (meshray run -- python job.py)")
+        lines.append(f"dashboard  {result.dashboard}")
     lines += [
         "",
         "On every other machine:",

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from meshray.cli.app import App
 from meshray.cli.tables import child, children
 from meshray.errors import MeshrayError
+from meshray.model.node import HEAD
 
 #: Ray imports for seconds on a slow machine.
 _TIMEOUT_S = 60
@@ -25,14 +26,10 @@ def drain_node(app: App, node: str, deadline_s: int) -> str:
     """Tells Ray that the node will end soon. Returns Ray's own id of the node.
 
     Raises:
-        MeshrayError: ``unknown_node``, ``not_in_ray``, or ``ray_failed`` with what Ray said.
+        MeshrayError: ``unknown_node``, ``head_stays``, ``not_in_ray``, or ``ray_failed`` with what Ray said.
     """
-    from meshray.agent.enrolment import Enrolment
-
     app.require_root()
-    ray = Enrolment.load(app.home).ray
-    if not ray:
-        raise MeshrayError("no_ray", "this node runs no Ray", hint="run it on a node that does: meshray status")
+    ray = _own_ray(app)
     ip = _overlay_address(app, node)
     environ = {name: str(value) for name, value in child(app.control().ask("env"), "env").items()}
     ray_node = find_ray_node(
@@ -44,6 +41,15 @@ def drain_node(app: App, node: str, deadline_s: int) -> str:
     command += ["--reason", _REASON, "--reason-message", "meshray node drain"]
     _run([*command, "--deadline-remaining-seconds", str(deadline_s)], environ)
     return ray_node
+
+
+def _own_ray(app: App) -> str:
+    from meshray.agent.enrolment import Enrolment
+
+    ray = Enrolment.load(app.home).ray
+    if not ray:
+        raise MeshrayError("no_ray", "this node runs no Ray", hint="run it on a node that does: meshray status")
+    return ray
 
 
 def find_ray_node(listing: str, ip: str) -> str | None:
@@ -62,6 +68,10 @@ def find_ray_node(listing: str, ip: str) -> str | None:
 def _overlay_address(app: App, node: str) -> str:
     for entry in children(app.control().ask("status"), "nodes"):
         if node in (entry.get("name"), entry.get("ip")):
+            if entry.get("role") == HEAD:
+                raise MeshrayError(
+                    "head_stays", f"{node} runs the Ray head, which cannot be drained", hint=f"on {node}: meshray down"
+                )
             return str(entry.get("ip"))
     raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray node list")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from meshray.cli import ray_program
 from meshray.cli.commands.peer import best_endpoint, wg_quick
 from meshray.cli.examples import BY_COMMAND
 from meshray.cli.ray_program import find_ray_node
@@ -126,6 +129,25 @@ def test_run_needs_a_program_that_exists() -> None:
     outcome = type_in("run", "--", "no-such-program-at-all", agent=agent, environ={"PATH": "/nonexistent"})
     assert outcome.code == 2
     assert "no-such-program-at-all" in outcome.err
+
+
+def test_run_finds_the_ray_of_this_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, tuple[str, ...], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
+    agent = FakeAgent({"env": {"env": {"RAY_ADDRESS": "10.99.0.1:6379"}}})
+    type_in("run", "--", "python3", "job.py", "--json", agent=agent, environ={"PATH": "/nonexistent"})
+    ((program, arguments, environ),) = started
+    assert program == str(Path(sys.executable).parent / "python3")
+    assert arguments == ("python3", "job.py", "--json")
+    assert environ["RAY_ADDRESS"] == "10.99.0.1:6379"
+    assert environ["PATH"].startswith("/nonexistent:")
+
+
+def test_the_head_is_not_drained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_program, "_own_ray", lambda app: "/opt/ray")
+    outcome = type_in("node", "drain", "head", agent=FakeAgent({"status": STATUS}))
+    assert (outcome.code, [op for op, _ in outcome.agent.asked]) == (1, ["status"])
+    assert "cannot be drained" in outcome.err
 
 
 def peer_answer() -> dict[str, object]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -145,3 +149,17 @@ def test_every_command_has_help_with_an_example() -> None:
         assert command.help
         if not isinstance(command, click.Group):
             assert "Example" in command.help
+
+
+def test_what_a_quick_command_does_not_import() -> None:
+    """`meshray --help` and `meshray status` start within a quarter of a second."""
+    script = (
+        "import sys; from meshray.cli import main; main.main(['status', '--json']); "
+        "print(sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    environ = {"PATH": os.environ.get("PATH", ""), "MESHRAY_HOME": "/nonexistent/meshray"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environ, check=True)
+    heavy = {"aiohttp", "asyncio", "cryptography", "docker", "jinja2", "pyroute2", "ray", "rich", "wgconfig", "yaml"}
+    imported = set(ast.literal_eval(done.stderr.splitlines()[-1]))
+    assert "click" in imported
+    assert imported & heavy == set()
