@@ -7,6 +7,7 @@ r"""Why Ray ended, in one line, from the end of its log. Pure.
 from __future__ import annotations
 
 import re
+import signal
 
 #: How much of the log's end is looked at, bytes.
 TAIL_BYTES = 16 * 1024
@@ -17,11 +18,19 @@ _CLICK_ERROR = re.compile(r"Error: .*")
 #: `ray start --block` lists what ended under it as "  raylet [exit code=1]".
 _ENDED_CHILD = re.compile(r"\s*(\w+) \[exit code=(-?\d+)\]")
 #: Printed beside a cause, never the cause.
-_NOISE = re.compile(r"remaining processes will be killed|some ray subprocesses exited|usage stats|^-+$", re.IGNORECASE)
+_NOISE = re.compile(
+    r"\t(INFO|SUCC) \S+ -- |remaining processes will be killed|some ray subprocesses exited|network_util.cc"
+)
 
 
-def cause(log: str) -> str:
-    """The line that tells most: the last exception, else a process that ended, else the last line."""
+def cause(log: str, exit_code: int | None = None) -> str:
+    """The line that tells most: the last exception, else a process that ended, else the last line.
+
+    Args:
+        exit_code: of `ray start`, where it is known; negative is a signal.
+    """
+    if exit_code is not None and exit_code < 0:
+        return f"`ray start` was ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"
     lines = [line for line in (_COLOUR.sub("", raw).rstrip() for raw in log.splitlines()) if line.strip()]
     for pattern in (_EXCEPTION, _CLICK_ERROR):
         for line in reversed(lines):
@@ -34,7 +43,7 @@ def cause(log: str) -> str:
                 f"Ray's {child.group(1)} ended with exit code {child.group(2)}; see ray.log and Ray's own session logs"
             )
     telling = [line for line in lines if not _NOISE.search(line)]
-    return _cut(telling[-1].strip()) if telling else "Ray ended without a word"
+    return _cut(telling[-1].strip()) if telling else "`ray start` ended without a word"
 
 
 def _cut(text: str) -> str:

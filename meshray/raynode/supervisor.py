@@ -235,7 +235,7 @@ class RayNode:
         return decision.delay_s
 
     async def _died(self) -> None:
-        reason = cause(self._log_tail())
+        reason = cause(self._log_tail(), self._process.exit_code)
         started = self._spawned[0] if self._spawned else None
         await self._clear()
         self._backoff = self._backoff.after_death(started=started, now=time.monotonic())

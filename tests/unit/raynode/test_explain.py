@@ -27,7 +27,8 @@ Remaining processes will be killed.
         ("Usage: ray start [OPTIONS]\n\nError: No such option: --num-cpu\n", "Error: No such option: --num-cpu"),
         ("ray._private.foo.AuthenticationError: no token\n", "ray._private.foo.AuthenticationError: no token"),
         ("starting\nhalf a line", "half a line"),
-        ("", "Ray ended without a word"),
+        ("", "`ray start` ended without a word"),
+        ("2026-11-21 03:04:36,498\tINFO scripts.py:1274 -- all is well\n", "`ray start` ended without a word"),
     ],
 )
 def test_the_line_that_tells_most_is_chosen(log: str, told: str) -> None:
@@ -36,3 +37,8 @@ def test_the_line_that_tells_most_is_chosen(log: str, told: str) -> None:
 
 def test_a_long_cause_is_cut() -> None:
     assert len(cause("ValueError: " + "x" * 10_000)) == 300
+
+
+def test_a_killed_ray_is_told_by_its_signal() -> None:
+    assert cause(TRACEBACK, exit_code=-9) == "`ray start` was ended by signal 9 (Killed)"
+    assert cause(ENDED, exit_code=1).startswith("Ray's raylet ended")

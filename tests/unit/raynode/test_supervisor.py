@@ -28,6 +28,7 @@ class FakeMachine:
     pid: int | None = None
     mark: str = ""
     starts: int = 0
+    exit_code: int | None = None
     gcs: bool = True
     alive: list[LiveNode] = field(default_factory=list)
     blocked_by: MeshrayError | None = None
