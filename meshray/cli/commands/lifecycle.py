@@ -128,7 +128,7 @@ def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -
         return
     if others:
         named = ", ".join(others[:5]) + (" and more" if len(others) > 5 else "")
-        app.confirm(f"This is the head: leaving ends the mesh for {len(others)} other nodes ({named}).", yes)
+        app.confirm(f"This is the head: leaving ends the mesh for the others, too ({named}).", yes)
 
 
 def _take_down(app: App, home: Home) -> bool:
