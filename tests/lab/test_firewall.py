@@ -22,7 +22,7 @@ from functools import partial
 import pytest
 
 from tests.lab.host import REPOSITORY, Host, HostProcess
-from tests.lab.world import World
+from tests.lab.world import Switch, World
 
 OVERLAY = "10.99.0.1"
 LAN = "192.168.1.1"
@@ -114,30 +114,62 @@ def reaches(host: Host, address: str) -> bool:
     return host.run([sys.executable, "-c", REACH, address], check=False).returncode == 0
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
+@dataclass
+class Around:
+    """What all tests share: the networks and everybody but the node."""
+
+    world: World
+    overlay: Switch
+    lan: Switch
+    a: Host
+    b: Host
+    outsider: Host
+
+
+@pytest.fixture(scope="module")
+def around() -> Iterator[Around]:
     with World("firewall") as world:
         overlay = world.switch("overlay", "10.99.0.0/16")
         lan = world.switch("lan", "192.168.1.0/24")
-        node = world.host("node", lan, LAN)
-        world.connect(node, overlay, OVERLAY, interface="meshray0")
-        # 10.99.0.7/32 and a route over the node: as with WireGuard, no member sees another's wire.
         a = world.host("a", overlay, "10.99.0.2")
         b = world.host("b", overlay, "10.99.0.3")
         outsider = world.host("outsider", lan, "192.168.1.9")
+        # Routes over the node: as with WireGuard, no member sees another's wire.
         for member, other in ((a, "10.99.0.3"), (b, "10.99.0.2")):
             member.run(["ip", "route", "add", other, "via", OVERLAY])
             member.run(["ip", "route", "add", "192.168.1.0/24", "via", OVERLAY])
         outsider.run(["ip", "route", "add", "10.99.0.0/16", "via", LAN])
-        lab = Lab(world, node, a, b, outsider)
+        listeners = [listen(host) for host in (b, outsider)]
         try:
-            for host in (node, b, outsider):
-                listener = lab.start(host, sys.executable, "-c", LISTEN)
-                host.wait_until(partial(is_ready, listener), 20, "the listener")
-            yield lab
+            yield Around(world, overlay, lan, a, b, outsider)
         finally:
-            for process in lab.processes:
-                process.stop()
+            for listener in listeners:
+                listener.stop()
+
+
+@pytest.fixture
+def lab(around: Around, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A node that nobody has touched yet."""
+    world = around.world
+    name = f"node{request.session.items.index(request.node)}"
+    node = world.host(name, around.lan, LAN)
+    lab = Lab(world, node, around.a, around.b, around.outsider)
+    try:
+        world.connect(node, around.overlay, OVERLAY, interface="meshray0")
+        for neighbour in (around.a, around.b, around.outsider):
+            neighbour.run(["ip", "neigh", "flush", "all"])
+        lab.processes.append(listen(node))
+        yield lab
+    finally:
+        for process in lab.processes:
+            process.stop()
+        world.hosts.pop(name).end()
+
+
+def listen(host: Host) -> HostProcess:
+    listener = host.popen([sys.executable, "-c", LISTEN])
+    host.wait_until(partial(is_ready, listener), 20, "the listener")
+    return listener
 
 
 def is_ready(process: HostProcess) -> bool:
@@ -390,6 +422,7 @@ def test_hub_sends_no_redirects(lab: Lab) -> None:
     lab.a.shell("nft flush table ip count; nft add rule ip count in icmp type redirect counter; ip route flush cache")
     # Were they still sent, they would come again after the kernel's pause for a host that does not heed them.
     assert "packets 0" in redirects()
+    lab.a.run(["nft", "delete", "table", "ip", "count"])
 
 
 @pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
