@@ -4,6 +4,7 @@ allocation, registry    pure: what is allowed, who gets which address, what chan
 store                   the registry's rows in SQLite
 ledger                  one change after another, written before it is answered
 publisher               the map to every agent, each message serialised once
-door, api, server       TLS, bounds, routes
+service, api, link      what is done, what is asked over HTTP, one agent's WebSocket
+listener, door, server  one TLS port, bounds on strangers
 create                  a new mesh: store, certificate, first node, first token
 """

@@ -1,13 +1,14 @@
 """Bounds on strangers: how long and how much a connection may take before it has said what it wants.
 
 The HTTP library bounds each header and each body, but waits for ever for a header that comes byte by
-byte. So every connection passes this door, which watches the bytes that go through it:
+byte. So every connection, once its TLS handshake is done (`meshray.coordinator.listener`), passes this
+door, which watches the bytes that go through it:
 
     TLS done ──HEADER_S, MAX_HEADER_BYTES──► header complete ──REQUEST_S──► answered ──► next header, or closed
                                                              └─ hold(): a WebSocket, which stays
 
 >>> door = Door()
->>> await loop.create_server(lambda: door.let_in(http_server()), sock=listener, ssl=context)
+>>> Listener(sockets, context, lambda: door.let_in(http_server())).start()
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ HEADER_S = 10.0
 REQUEST_S = 30.0
 MAX_HEADER_BYTES = 32 * 1024
 #: So many connections may be without a complete header; then the oldest gives way to the newest.
-MAX_SILENT = 512
+MAX_SILENT = 256
 
 _END_OF_HEADER = b"\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

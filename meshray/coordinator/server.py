@@ -20,6 +20,7 @@ from aiohttp import web
 from meshray.coordinator.api import make_app
 from meshray.coordinator.door import Door
 from meshray.coordinator.identity import fingerprint, server_context
+from meshray.coordinator.listener import Listener
 from meshray.coordinator.service import Service
 from meshray.coordinator.store import Store
 from meshray.errors import MeshrayError
@@ -27,9 +28,6 @@ from meshray.settings import Home
 
 #: All addresses of the machine.
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - nodes come from anywhere; the token is the gate
-#: So many connections may wait to be accepted: all nodes come at once after a restart.
-BACKLOG = 1024
-TLS_HANDSHAKE_S = 10.0
 #: How often absent ephemeral nodes are looked for, seconds.
 COLLECT_EVERY_S = 5.0
 #: How long requests may still take once the server is to end, seconds.
@@ -62,7 +60,7 @@ class Server:
         self._hosts = hosts
         self._clock = clock
         self._door = door or Door()
-        self._listeners: list[asyncio.Server] = []
+        self._listener: Listener | None = None
         self._service: Service | None = None
         self._runner: web.AppRunner | None = None
 
@@ -76,7 +74,9 @@ class Server:
     @property
     def port(self) -> int:
         """The TCP port on which it listens."""
-        return int(self._listeners[0].sockets[0].getsockname()[1])
+        if self._listener is None:
+            raise RuntimeError("the server was not started")
+        return self._listener.port
 
     async def start(self) -> None:
         """Opens store and port.
@@ -105,17 +105,8 @@ class Server:
         http = self._runner.server
         if http is None:
             raise RuntimeError("aiohttp made no server")
-        loop = asyncio.get_running_loop()
-        for listener in sockets:
-            self._listeners.append(
-                await loop.create_server(
-                    lambda: self._door.let_in(http()),
-                    sock=listener,
-                    ssl=context,
-                    backlog=BACKLOG,
-                    ssl_handshake_timeout=TLS_HANDSHAKE_S,
-                )
-            )
+        self._listener = Listener(sockets, context, lambda: self._door.let_in(http()))
+        self._listener.start()
         _log.info("mesh %s, listening on port %d", service.settings.mesh.name, self.port)
 
     async def run_until(self, stop: asyncio.Event) -> None:
@@ -131,8 +122,8 @@ class Server:
 
     async def stop(self) -> None:
         """Tells every agent, finishes what was begun, closes the store."""
-        for listener in self._listeners:
-            listener.close()
+        if self._listener is not None:
+            await self._listener.close()
         if self._service is not None:
             self._service.disconnect_all()
         if self._runner is not None:

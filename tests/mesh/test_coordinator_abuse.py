@@ -130,6 +130,21 @@ async def test_many_silent_connections_do_not_keep_others_out(tmp_path: Path) ->
             writer.transport.abort()
 
 
+async def test_who_never_finishes_the_handshake_does_not_keep_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        monkeypatch.setattr(mesh.server._listener, "_max_handshakes", 20)
+        silent = [await asyncio.open_connection("127.0.0.1", mesh.client.port) for _ in range(60)]
+        assert (await mesh.client.call("GET", "/v1/hello")).status == 200
+        gone = asyncio.gather(*(reader.read() for reader, _ in silent[:40]), return_exceptions=True)
+        assert len(await asyncio.wait_for(gone, PATIENCE_S)) == 40
+        silent[-1][1].write(b"GET / HTTP/1.1\r\n\r\n")
+        assert b"HTTP" not in await asyncio.wait_for(silent[-1][0].read(), PATIENCE_S)
+        for _, writer in silent:
+            writer.transport.abort()
+
+
 async def test_connections_are_used_again(tmp_path: Path) -> None:
     async with running_mesh(tmp_path, Door(header_s=0.5)) as mesh:
         reader, writer = await mesh.client.raw()

@@ -1,0 +1,99 @@
+"""Accepts TLS connections, and only so many whose handshake is not done yet.
+
+asyncio's own server accepts without bound, and every connection costs a quarter of a megabyte before it
+has said a word. Here the oldest unfinished handshake gives way to the newest connection.
+
+>>> listener = Listener(bound_sockets, context, lambda: door.let_in(http_server()))
+>>> listener.start()
+>>> await listener.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+
+from meshray.runtime.tasks import Tasks
+
+#: So many connections may wait to be accepted: all nodes come at once after a restart.
+BACKLOG = 1024
+HANDSHAKE_S = 10.0
+MAX_HANDSHAKES = 256
+#: No descriptor is left, or no memory: what runs must end first.
+_REST_S = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+class Listener:
+    """Gives every connection whose handshake succeeds to a protocol.
+
+    Args:
+        sockets: bound, not listening yet; closed with the listener.
+        max_handshakes: how many may be under way.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        context: ssl.SSLContext,
+        protocol: Callable[[], asyncio.BaseProtocol],
+        max_handshakes: int = MAX_HANDSHAKES,
+    ) -> None:
+        self._sockets = sockets
+        self._context = context
+        self._protocol = protocol
+        self._max_handshakes = max_handshakes
+        self._tasks = Tasks()
+        # A dict keeps the order in which they came.
+        self._handshakes: dict[asyncio.Task[None], None] = {}
+
+    @property
+    def port(self) -> int:
+        """TCP."""
+        return int(self._sockets[0].getsockname()[1])
+
+    def start(self) -> None:
+        """From now on connections are accepted."""
+        for listening in self._sockets:
+            listening.setblocking(False)
+            listening.listen(BACKLOG)
+            self._tasks.start(self._accept(listening), "accept")
+
+    async def close(self) -> None:
+        """Accepts nothing further and gives up unfinished handshakes; what is established goes on."""
+        await self._tasks.close()
+        for listening in self._sockets:
+            listening.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                _log.warning("a connection could not be accepted: %s", error)
+                await asyncio.sleep(_REST_S)
+                continue
+            if len(self._handshakes) >= self._max_handshakes:
+                oldest = next(iter(self._handshakes))
+                del self._handshakes[oldest]
+                oldest.cancel()
+            task = self._tasks.start(self._shake_hands(connection), "handshake")
+            self._handshakes[task] = None
+            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
+            )
+        except OSError as error:
+            # Scanners and half-open connections are part of every day. SSLError is an OSError.
+            _log.debug("a handshake failed: %s", error)
+        except asyncio.CancelledError:
+            connection.close()
+            raise
