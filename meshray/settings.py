@@ -6,7 +6,7 @@ MESHRAY_RUN     sockets, pid files, Ray's token. Gone after a reboot. 0711.
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,8 +43,7 @@ class Home:
         state = Path(environ.get("MESHRAY_HOME") or ("/var/lib/meshray" if is_root else user_state)).absolute()
         if environ.get("MESHRAY_RUN"):
             return cls(state, Path(environ["MESHRAY_RUN"]).absolute())
-        own_home = is_root and environ.get("MESHRAY_HOME")
-        return cls(state, Path("/run/meshray") if is_root and not own_home else state / "run")
+        return cls(state, _system_run(environ) if is_root else state / "run")
 
     @property
     def private_key(self) -> Path:
@@ -95,25 +94,8 @@ class Home:
         """Identifies a process that meshray started: agent, coordinator, engine, ray."""
         return self.run / f"{name}.pid"
 
-    def forget(self) -> None:
-        """Removes every file that meshray ever makes here: the machine is a stranger again. A folder in
-        which something else lies stays."""
-        database = self.database
-        files = [
-            self.private_key,
-            self.enrolment,
-            self.map_cache,
-            *(database.with_name(database.name + end) for end in ("", "-wal", "-shm", "-journal")),
-            self.certificate,
-            self.certificate_key,
-            *self.logs.glob("*.log*"),
-            *self.run.glob("*.pid"),
-            self.run / "agent.lock",
-            self.control_socket,
-            self.ray_token,
-        ]
-        for file in files:
-            file.unlink(missing_ok=True)
-        for folder in (self.logs, self.run, self.state):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+
+def _system_run(environ: Mapping[str, str]) -> Path:
+    """Never below the state folder, which only root may enter: Ray's person reads the token here."""
+    chosen = environ.get("MESHRAY_HOME", "")
+    return Path(f"/run/meshray-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}" if chosen else "/run/meshray")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from meshray.agent.race import CONNECT_TIMEOUT_S, describe, race
-from meshray.errors import RefusedError, UnreachableError, error_from_json
+from meshray.errors import MeshrayError, RefusedError, UnreachableError, error_from_json
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
@@ -33,6 +33,8 @@ HEARTBEAT_S = 10.0
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 #: The close code by which the coordinator says that this node was removed.
 CLOSE_REMOVED = 4401
+#: … that another connection of the same node took this one's place.
+CLOSE_TAKEN_OVER = 4409
 
 
 class RemovedFromMesh(RefusedError):
@@ -43,6 +45,17 @@ class RemovedFromMesh(RefusedError):
             "node_removed",
             "this node was removed from its mesh",
             hint="meshray leave, then join again with a new token",
+        )
+
+
+class TakenOver(MeshrayError):
+    """Another agent uses this node's identity."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "identity_taken_over",
+            "another agent connected as this node: was the machine cloned?",
+            hint="on the clone: meshray leave, then join with a token of its own",
         )
 
 
@@ -195,6 +208,7 @@ class Link:
 
         Raises:
             RemovedFromMesh: the coordinator closed because this node was removed.
+            TakenOver: another agent connected as this node.
         """
         import aiohttp
 
@@ -203,6 +217,8 @@ class Link:
                 yield wire.decode(message.data)
         if self._socket.close_code == CLOSE_REMOVED:
             raise RemovedFromMesh
+        if self._socket.close_code == CLOSE_TAKEN_OVER:
+            raise TakenOver
 
     async def send(self, message: Mapping[str, object]) -> None:
         """Sends one message; raises ConnectionError where the link has ended."""

@@ -21,19 +21,19 @@ from ipaddress import IPv4Address
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.cache import save_map
-from meshray.agent.client import Coordinator, Link, RemovedFromMesh
+from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import PairKeys, desired_device, own_node
 from meshray.agent.enrolment import Enrolment
+from meshray.agent.link import LinkKeeper
 from meshray.agent.parts import FirewallPart, Parts, RayPart
 from meshray.agent.paths import HubChoice, is_fresh
 from meshray.agent.prober import Measured, Prober
 from meshray.agent.progress import Progress
 from meshray.agent.report import View, path_to
-from meshray.errors import MeshrayError, UnreachableError, UsageError
-from meshray.model import wire
+from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PrivateKey
-from meshray.model.meshmap import MapChange, MeshMap
+from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.model.status import RayState
 from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
@@ -67,10 +67,9 @@ class Agent:
         self.parts = parts
         self.progress = Progress()
         self.device_state: DeviceState | None = None
-        self.link: Link | None = None
+        self.link = LinkKeeper(lambda: self.coordinator, lambda: self.map, self._new_map, parts.versions, self.progress)
         self.private_key = private_key
         self._keys = PairKeys(enrolment.mesh_secret, private_key.public())
-        self._ray_instance = ""
         self._hub = HubChoice.start(
             self._hub_addresses(), enrolment.coordinators[0].host if enrolment.coordinators else "", time.time()
         )
@@ -108,7 +107,7 @@ class Agent:
         tasks = self._tasks
         if self.parts.coordinator is not None:
             tasks.start(self.parts.coordinator.run(), "coordinator")
-        tasks.start(self._keep_link(), "link")
+        tasks.start(self.link.run(), "link")
         tasks.start(self._keep_device(), "device")
         tasks.start(self._start_what_needs_overlay(), "after overlay")
         try:
@@ -143,42 +142,6 @@ class Agent:
         except MeshrayError as error:
             log.warning("could not leave the mesh (%s); the coordinator removes an ephemeral node by itself", error)
 
-    # ---- the link to the coordinator
-
-    async def _keep_link(self) -> None:
-        attempt = 0
-        self.progress.set("coordinator", "run")
-        while True:
-            try:
-                self.link = await self.coordinator.open_link()
-                attempt = 0
-                log.info("connected to the coordinator at %s", self.link.endpoint)
-                await self._use_link(self.link)
-                log.warning("the coordinator closed the link; going on with the map of revision %d", self.map.revision)
-            except UnreachableError as error:
-                if attempt == 0:
-                    log.warning("%s; going on with the map of revision %d", error, self.map.revision)
-                if attempt == 1:
-                    self.progress.set("coordinator", "ok", f"away, the map of revision {self.map.revision} is used")
-            except (OSError, wire.WireError) as error:
-                log.warning("the link to the coordinator broke: %s", error)
-            finally:
-                if self.link is not None:
-                    await self.link.close()
-                self.link = None
-            await asyncio.sleep(backoff_s(attempt, first_s=0.2))
-            attempt += 1
-
-    async def _use_link(self, link: Link) -> None:
-        await link.send({"type": "hello", "versions": self.parts.versions.to_json()})
-        await self._send_instance(link)
-        async for message in link.messages():
-            kind = message.get("type")
-            if kind == "map":
-                self._new_map(MeshMap.from_json(wire.mapping(message, "map")))
-            elif kind == "change":
-                self._new_map(self.map.apply(MapChange.from_json(wire.mapping(message, "change"))))
-
     def _new_map(self, mesh_map: MeshMap) -> None:
         self.map = mesh_map
         save_map(self.home, mesh_map)
@@ -190,14 +153,7 @@ class Agent:
 
     def tell_ray_instance(self, instance: str) -> None:
         """This node's Ray head has another instance now (empty: it is down); the others are told."""
-        self._ray_instance = instance
-        if self.link is not None:
-            self._tasks.start(self._send_instance(self.link), "ray instance")
-
-    async def _send_instance(self, link: Link) -> None:
-        # A link that is broken by now says it again when it is open again.
-        with contextlib.suppress(OSError):
-            await link.send({"type": "ray", "instance": self._ray_instance})
+        self._tasks.start(self.link.tell_ray_instance(instance), "ray instance")
 
     # ---- the device
 
@@ -378,7 +334,7 @@ class Agent:
             measured=prober.measured if prober is not None else lambda peer: Measured(),
             ray=table,
             expects_ray=ray is not None,
-            coordinator_reachable=self.link is not None,
+            coordinator_reachable=self.link.is_open,
             complaints=(
                 *(firewall.problems() if firewall is not None else ()),
                 *((ray.failure,) if ray is not None and ray.failure else ()),

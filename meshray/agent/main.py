@@ -41,6 +41,7 @@ from meshray.raynode.versions import RayInstallation, find_ray
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder
 from meshray.runtime.person import Person
 from meshray.runtime.process import ManagedProcess
+from meshray.runtime.state import forget
 from meshray.settings import INTERFACE, Home
 from meshray.wireguard.open import open_device
 
@@ -71,7 +72,7 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         agent, control = _compose(home, enrolment, key, mesh_map, environ)
         asyncio.run(_run(agent, control, environ))
     if enrolment.ephemeral:
-        home.forget()
+        forget(home)
     return 0
 
 

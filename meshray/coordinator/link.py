@@ -102,6 +102,8 @@ class _Link:
         except MeshrayError as error:
             _log.warning("node %s: %s", node_id, error.message)
             outbox.close(CLOSE_BAD_MESSAGE, error.message)
+        except ConnectionError:
+            pass
         except Exception:
             _log.exception("node %s: a report could not be taken", node_id)
         finally:

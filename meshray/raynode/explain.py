@@ -35,7 +35,7 @@ def cause(log: str, exit_code: int | None = None) -> str:
     for pattern in (_EXCEPTION, _CLICK_ERROR):
         for line in reversed(lines):
             if pattern.fullmatch(line):
-                return _cut(line)
+                return _cut(line.removeprefix("Error: "))
     for line in reversed(lines):
         child = _ENDED_CHILD.fullmatch(line)
         if child:

@@ -87,4 +87,25 @@ def forget(home: Home, *, keep_logs: bool = False) -> None:
         for entry in home.state.iterdir():
             if entry.name.startswith(_UNFINISHED) and entry.is_file():
                 entry.unlink(missing_ok=True)
-    home.forget()
+    _remove_files(home)
+
+
+def _remove_files(home: Home) -> None:
+    files = [
+        home.private_key,
+        home.enrolment,
+        home.map_cache,
+        *(home.database.with_name(home.database.name + end) for end in ("", "-wal", "-shm", "-journal")),
+        home.certificate,
+        home.certificate_key,
+        *home.logs.glob("*.log*"),
+        *home.run.glob("*.pid"),
+        home.run / "agent.lock",
+        home.control_socket,
+        home.ray_token,
+    ]
+    for file in files:
+        file.unlink(missing_ok=True)
+    for folder in (home.logs, home.run, home.state):
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -33,10 +33,10 @@ async def test_the_coordinator_away_changes_no_device_and_all_come_back(tmp_path
         await until(mesh.whole, "all see all")
         before = {name: len(member.device.applied) for name, member in mesh.members.items()}
         await mesh.server.stop()
-        await until(lambda: all(m.agent.link is None for m in mesh.members.values()), "the links are gone")
+        await until(lambda: all(not m.agent.link.is_open for m in mesh.members.values()), "the links are gone")
         assert {name: len(member.device.applied) for name, member in mesh.members.items()} == before
         await mesh.restart_coordinator()
-        await until(lambda: all(m.agent.link is not None for m in mesh.members.values()), "all are connected again")
+        await until(lambda: all(m.agent.link.is_open for m in mesh.members.values()), "all are connected again")
         await until(mesh.whole, "all see all again")
 
 
@@ -158,5 +158,5 @@ async def test_the_head_tells_its_ray_instance_to_all(tmp_path: Path) -> None:
 
         await until(told, "the instance in the map")
         await mesh.restart_coordinator()
-        await until(lambda: mesh.head.agent.link is not None, "connected again")
+        await until(lambda: mesh.head.agent.link.is_open, "connected again")
         await until(told, "the instance in the new map")

@@ -133,8 +133,8 @@ def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -
 
 def _take_down(app: App, home: Home) -> bool:
     """Ends the agent, which takes everything down; does it itself where a killed agent left something running."""
+    from meshray.agent.remains import clear
     from meshray.runtime import service
-    from meshray.runtime.remains import clear
 
     with app.progress() as progress:
         progress.stage("stop", "run", "Ray, tunnel, firewall")

@@ -8,6 +8,7 @@ from meshray.agent.cache import load_map, save_map
 from meshray.agent.enrolment import Enrolment, load_private_key, save_private_key
 from meshray.errors import MeshrayError
 from meshray.model.keys import PrivateKey
+from meshray.runtime.state import forget
 from meshray.settings import Home
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 
@@ -66,5 +67,5 @@ def test_damaged_files_are_loud_and_kept(home: Home, content: bytes) -> None:
 def test_forgetting_leaves_what_is_not_ours(home: Home) -> None:
     enrolment(WORKER_A).save(home)
     (home.state / "thesis.tex").write_text("mine")
-    home.forget()
+    forget(home)
     assert [file.name for file in home.state.iterdir()] == ["thesis.tex"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent import client
+from meshray.agent import client, remains
 from meshray.agent.enrolment import Enrolment
 from meshray.cli import bring_up, enrolled
 from meshray.cli.app import App
@@ -21,7 +21,7 @@ from meshray.model.keys import MeshSecret
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import Node
 from meshray.model.token import Token
-from meshray.runtime import preflight, remains, service
+from meshray.runtime import preflight, service
 from meshray.runtime.preflight import Route
 from meshray.settings import Home
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in

@@ -24,7 +24,7 @@ Remaining processes will be killed.
     [
         (TRACEBACK, "RuntimeError: Version mismatch: The cluster was started with:"),
         (ENDED, "Ray's raylet ended with exit code 1; see ray.log and Ray's own session logs"),
-        ("Usage: ray start [OPTIONS]\n\nError: No such option: --num-cpu\n", "Error: No such option: --num-cpu"),
+        ("Usage: ray start [OPTIONS]\n\nError: No such option: --num-cpu\n", "No such option: --num-cpu"),
         ("ray._private.foo.AuthenticationError: no token\n", "ray._private.foo.AuthenticationError: no token"),
         ("starting\nhalf a line", "half a line"),
         ("", "`ray start` ended without a word"),

@@ -1,0 +1,114 @@
+"""Keeps the agent's link to the coordinator: the map comes in, what this node runs goes out.
+
+    open ──► hello ──► whole map ──► changes … ──► the link ends ──► wait (jitter) ──► open
+
+While there is no link everything goes on with the last map.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from meshray.agent.backoff import backoff_s
+from meshray.agent.client import Coordinator, Link, TakenOver
+from meshray.agent.progress import Progress
+from meshray.errors import UnreachableError
+from meshray.model import wire
+from meshray.model.meshmap import MapChange, MeshMap
+from meshray.model.node import Versions
+
+log = logging.getLogger(__name__)
+
+#: A coordinator that starts beside its agent needs a few seconds; only then is it called away.
+_AWAY_AFTER_S = 8.0
+#: Two machines with one identity (a cloned disk) take the link from each other; not in a tight loop.
+_TAKEN_OVER_S = 30.0
+
+
+class LinkKeeper:
+    """The link, opened again whenever it ends.
+
+    Args:
+        coordinator: where it may be now; the map can add an address.
+        current: the map of the moment, to which a change is applied.
+        on_map: called with every new map.
+    """
+
+    def __init__(
+        self,
+        coordinator: Callable[[], Coordinator],
+        current: Callable[[], MeshMap],
+        on_map: Callable[[MeshMap], None],
+        versions: Versions,
+        progress: Progress,
+    ) -> None:
+        self._coordinator = coordinator
+        self._current = current
+        self._on_map = on_map
+        self._versions = versions
+        self._progress = progress
+        self._link: Link | None = None
+        self._ray_instance = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the coordinator is there now."""
+        return self._link is not None
+
+    async def run(self) -> None:
+        """Keeps the link until cancelled. Raises RemovedFromMesh where this node is not known any more."""
+        attempt, since = 0, time.monotonic()
+        self._progress.set("coordinator", "run")
+        while True:
+            delay_s = backoff_s(attempt, first_s=0.2)
+            try:
+                self._link = await self._coordinator().open_link()
+                attempt = 0
+                log.info("connected to the coordinator at %s", self._link.endpoint)
+                await self._use(self._link)
+                log.warning(
+                    "the link to the coordinator ended; going on with map revision %d", self._current().revision
+                )
+            except TakenOver as error:
+                log.error("%s", error)
+                delay_s = _TAKEN_OVER_S
+            except UnreachableError as error:
+                if attempt == 0:
+                    log.warning("%s; going on with map revision %d", error, self._current().revision)
+                if time.monotonic() - since > _AWAY_AFTER_S:
+                    self._progress.set("coordinator", "ok", f"away; map revision {self._current().revision} is used")
+            except (OSError, wire.WireError) as error:
+                log.warning("the link to the coordinator broke: %s", error)
+            finally:
+                await self._close()
+            await asyncio.sleep(delay_s)
+            attempt += 1
+
+    async def tell_ray_instance(self, instance: str) -> None:
+        """The instance of this node's Ray head; it is said again whenever the link is opened."""
+        self._ray_instance = instance
+        if self._link is not None:
+            with contextlib.suppress(OSError):
+                await self._send_instance(self._link)
+
+    async def _use(self, link: Link) -> None:
+        await link.send({"type": "hello", "versions": self._versions.to_json()})
+        await self._send_instance(link)
+        async for message in link.messages():
+            kind = message.get("type")
+            if kind == "map":
+                self._on_map(MeshMap.from_json(wire.mapping(message, "map")))
+            elif kind == "change":
+                self._on_map(self._current().apply(MapChange.from_json(wire.mapping(message, "change"))))
+
+    async def _send_instance(self, link: Link) -> None:
+        await link.send({"type": "ray", "instance": self._ray_instance})
+
+    async def _close(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()

@@ -1,0 +1,157 @@
+"""Parts die one at a time, and the cluster goes on or comes back without a person.
+
+               switch wan 203.0.113.0/24
+        ┌─────────────┼──────────────┐
+      head         walled           nat    port-keeping NAT: nothing new comes in
+  203.0.113.10  203.0.113.20    203.0.113.30
+                drops all            │ switch nat-lan 192.168.7.0/24
+                inbound            nested
+                                192.168.7.10
+
+The tests go on with one cluster; each begins and ends with it whole.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from tests.lab.cluster import Cluster
+from tests.lab.host import Host
+from tests.lab.test_main_job import INTERFACE, processes, wireguard_peers
+
+#: Ray on two slow cores: a start takes up to half a minute, and a worker follows its head's.
+BACK_DEADLINE_S = 150
+SQUARES = """
+import ray
+ray.init("auto", log_to_driver=False)
+square = ray.remote(lambda n: n * n)
+print(sum(ray.get([square.remote(n) for n in range(30)])))
+"""
+
+
+def pid_of(host: Host, name: str) -> int:
+    """What meshray wrote down when it started the process."""
+    return int(json.loads(host.path(f"/run/meshray/{name}.pid").read_text())["pid"])
+
+
+def kill(host: Host, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+    pid = pid_of(host, name)
+    host.run(["kill", f"-{int(number)}", str(pid)])
+    return pid
+
+
+def is_whole(cluster: Cluster) -> bool:
+    """The head counts three living nodes and nobody has a complaint."""
+    status = cluster.meshray(cluster.head, "status", check=False)
+    nodes = status.get("nodes", [])
+    return len(nodes) == 3 and all(node["online"] and node["ray"]["alive"] for node in nodes) and not status["problems"]
+
+
+def keys_and_addresses(cluster: Cluster) -> list[tuple[str, str]]:
+    return [
+        (
+            host.run(["wg", "show", INTERFACE, "public-key"]).stdout.strip(),
+            host.run(["ip", "-br", "-4", "address", "show", INTERFACE]).stdout.split()[2],
+        )
+        for host in cluster.hosts
+    ]
+
+
+@pytest.fixture
+def whole(cluster: Cluster) -> Iterator[Callable[[str], None]]:
+    """Waits until the cluster is whole; nobody's key or address may have changed over the test."""
+
+    def wait(what: str) -> None:
+        cluster.head.wait_until(lambda: is_whole(cluster), BACK_DEADLINE_S, what)
+
+    wait("the cluster before the test")
+    before = keys_and_addresses(cluster)
+    yield wait
+    wait("the cluster after the test")
+    assert keys_and_addresses(cluster) == before
+
+
+def test_the_coordinator_frozen_stops_neither_data_nor_ray(cluster: Cluster, whole: Callable[[str], None]) -> None:
+    kill(cluster.head, "coordinator", signal.SIGSTOP)
+    try:
+        assert cluster.workers[0].can_reach(cluster.ip(cluster.workers[1]), deadline_s=3)
+        assert cluster.python(SQUARES) == sum(n * n for n in range(30))
+        nested = cluster.workers[1]
+        nested.wait_until(
+            lambda: cluster.meshray(nested, "status", check=False)["coordinator"]["reachable"] is False,
+            60,
+            "the worker notices that the coordinator is silent",
+        )
+        assert cluster.python(SQUARES, host=nested) == sum(n * n for n in range(30))
+    finally:
+        kill(cluster.head, "coordinator", signal.SIGCONT)
+
+
+def test_a_killed_coordinator_is_started_again(cluster: Cluster, whole: Callable[[str], None]) -> None:
+    old = kill(cluster.head, "coordinator")
+    cluster.head.wait_until(lambda: pid_of(cluster.head, "coordinator") != old, 30, "another coordinator")
+    whole("all agents are connected to the new one")
+
+
+def test_a_killed_agent_leaves_tunnel_and_ray_and_the_next_adopts_them(
+    cluster: Cluster, whole: Callable[[str], None]
+) -> None:
+    walled = cluster.workers[0]
+    before = {name: pid_of(walled, name) for name in ("engine", "ray")}
+    raylets = walled.run(["pgrep", "-x", "raylet"]).stdout
+    kill(walled, "agent")
+    assert cluster.head.can_reach(cluster.ip(walled), deadline_s=3)
+    assert cluster.meshray(walled, "status", check=False)["error"]["code"] == "agent_down"
+    cluster.meshray(walled, "up")
+    assert {name: pid_of(walled, name) for name in ("engine", "ray")} == before
+    assert walled.run(["pgrep", "-x", "raylet"]).stdout == raylets
+
+
+def test_the_head_s_killed_agent_is_replaced_while_ray_runs_on(cluster: Cluster, whole: Callable[[str], None]) -> None:
+    head = cluster.head
+    before = {name: pid_of(head, name) for name in ("engine", "ray", "coordinator")}
+    kill(head, "agent")
+    assert cluster.python(SQUARES, host=cluster.workers[0]) == sum(n * n for n in range(30))
+    cluster.meshray(head, "up")
+    assert {name: pid_of(head, name) for name in ("engine", "ray", "coordinator")} == before
+
+
+def test_a_killed_engine_is_replaced_with_the_same_key(cluster: Cluster, whole: Callable[[str], None]) -> None:
+    nested = cluster.workers[1]
+    old = kill(nested, "engine")
+    nested.wait_until(lambda: pid_of(nested, "engine") != old and bool(wireguard_peers(nested)), 30, "another engine")
+
+
+def test_a_killed_worker_ray_comes_back(cluster: Cluster, whole: Callable[[str], None]) -> None:
+    walled = cluster.workers[0]
+    old = pid_of(walled, "ray")
+    for pid, _ in processes(walled, "raylet/raylet"):
+        walled.run(["kill", "-9", str(pid)], check=False)
+    walled.wait_until(lambda: pid_of(walled, "ray") != old, BACK_DEADLINE_S, "another Ray on the worker")
+
+
+def test_workers_follow_a_head_whose_ray_was_killed(cluster: Cluster, whole: Callable[[str], None]) -> None:
+    old = [pid_of(host, "ray") for host in cluster.hosts]
+    for pid, _ in processes(cluster.head, "gcs_server"):
+        cluster.head.run(["kill", "-9", str(pid)], check=False)
+    for host, pid in zip(cluster.hosts, old, strict=True):
+        other = partial(_another_ray, host, pid)
+        host.wait_until(other, BACK_DEADLINE_S, f"another Ray on {host.name}")
+    whole("all three in the new cluster")
+    assert cluster.python(SQUARES, host=cluster.workers[1]) == sum(n * n for n in range(30))
+
+
+def test_down_and_up_of_the_head_brings_all_back(cluster: Cluster, whole: Callable[[str], None]) -> None:
+    cluster.meshray(cluster.head, "down")
+    assert not processes(cluster.head, "gcs_server")
+    cluster.meshray(cluster.head, "up")
+    whole("the workers found their head again")
+
+
+def _another_ray(host: Host, old: int) -> bool:
+    return pid_of(host, "ray") != old

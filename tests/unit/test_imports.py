@@ -1,0 +1,69 @@
+"""Who may import whom. Each ban has its reason."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "meshray"
+
+#: folder → what it may import of meshray besides itself. `errors` and `settings` are open to all but `model`.
+ALLOWED: dict[str, set[str]] = {
+    # A leaf: every part speaks in its values, so it can depend on none.
+    "model": {"errors"},
+    # Processes, files, the service: the ground the others stand on.
+    "runtime": {"model", "wireguard", "render", "errors", "settings"},
+    # Devices know nothing of meshes, coordinators or Ray.
+    "wireguard": {"model", "runtime", "errors", "settings"},
+    "firewall": {"model", "runtime", "errors", "settings"},
+    "raynode": {"model", "runtime", "errors", "settings"},
+    "render": {"model", "errors", "settings"},
+    # The coordinator must run without any of what a node needs.
+    "coordinator": {"model", "runtime", "raynode", "errors", "settings"},
+    # A pure look at a status.
+    "doctor": {"model", "errors", "settings"},
+    # The agent puts the parts together; it must not need the command line or the coordinator's code.
+    "agent": {"model", "runtime", "wireguard", "firewall", "raynode", "doctor", "errors", "settings"},
+}
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("folder", sorted(ALLOWED))
+def test_a_folder_imports_only_what_it_may(folder: str) -> None:
+    for file in (PACKAGE / folder).rglob("*.py"):
+        for module in imports_of(file):
+            parts = module.split(".")
+            if parts[0] == "meshray" and len(parts) > 1:
+                assert parts[1] in ALLOWED[folder] | {folder}, f"{file.name} imports {module}"
+
+
+def test_nothing_imports_the_command_line() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        if file.is_relative_to(PACKAGE / "cli"):
+            continue
+        assert not [module for module in imports_of(file) if module.startswith("meshray.cli")], file
+
+
+def test_modules_stay_readable_in_one_go() -> None:
+    long = {
+        str(file.relative_to(PACKAGE)): n
+        for file in PACKAGE.rglob("*.py")
+        if (n := len(file.read_text().splitlines())) > 400
+    }
+    assert long == {}
+
+
+def test_no_relative_imports() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), file
