@@ -30,6 +30,7 @@ class Cluster:
 
     Attributes:
         answers: what `init --json` and `join --json` said, by host name.
+        persons: as whom Ray runs where that is not root, by host name.
         complete_since: when the last worker was up, by the monotonic clock.
     """
 
@@ -37,6 +38,7 @@ class Cluster:
     workers: tuple[Host, ...]
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     complete_since: float = 0
+    persons: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -45,15 +47,15 @@ class Cluster:
         workers: Sequence[Host],
         *,
         ray_args: Sequence[str] = RAY_ARGS,
-        env: Mapping[str, Mapping[str, str]] | None = None,
+        through_sudo: Sequence[Host] = (),
     ) -> Cluster:
         """`meshray init` on the head, `meshray join` on one worker after the other.
 
         Args:
-            env: by host name, what the command finds in its environment.
+            through_sudo: where an ordinary person says `sudo meshray …`.
         """
-        cluster = cls(head, tuple(workers))
-        of_host = env or {}
+        cluster = cls(head, tuple(workers), persons={host.name: PERSON for host in through_sudo})
+        of_host = {host.name: BY_PERSON for host in through_sudo}
         cluster.answers[head.name] = cluster.meshray(head, "init", "--", *ray_args, env=of_host.get(head.name))
         token = cluster.answers[head.name]["token"]
         for worker in workers:
@@ -81,8 +83,17 @@ class Cluster:
         return answer
 
     def job(self, *argv: str, host: Host | None = None, deadline_s: float = 300) -> Result:
-        """`meshray run -- …` on the head, or on another node; in the folder of this checkout."""
-        return (host or self.head).run(["meshray", "run", "--", *argv], cwd=REPOSITORY, deadline_s=deadline_s)
+        """`meshray run -- …` on the head, or on another node, as whom Ray runs there; in the folder of this checkout.
+
+        A driver of another user would leave folders in Ray's session in which Ray's own workers cannot write.
+        """
+        host = host or self.head
+        return host.run(
+            ["meshray", "run", "--", *argv],
+            user=self.persons.get(host.name, "root"),
+            cwd=REPOSITORY,
+            deadline_s=deadline_s,
+        )
 
     def python(self, code: str, *, host: Host | None = None) -> Any:
         """What a piece of Python, run by `job`, prints as its last line, read as JSON."""
