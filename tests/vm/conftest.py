@@ -25,7 +25,7 @@ from . import machine
 #: In the guest: the file descriptor on which reports are written.
 REPORTS_FD = "MESHRAY_VM_REPORTS_FD"
 #: From the start of QEMU to the last report.
-DEADLINE_S = 420.0
+DEADLINE_S = 540.0
 HERE = Path(__file__).parent
 _GUEST = pytest.StashKey["Guest | None"]()
 

@@ -29,7 +29,7 @@ def traces(host: Host) -> dict[str, str]:
     """What meshray might leave behind: interfaces, routes, firewall rules, processes."""
     return {
         "links": host.shell("ip -brief link | sort").stdout,
-        "routes": host.shell("ip route show table all | sort").stdout,
+        "routes": host.shell("ip -4 route show table all | sort").stdout,
         "rules": host.run(["nft", "list", "ruleset"]).stdout,
         "processes": host.shell("ps -e -o args= | grep -c -i -E 'meshray|wireguard' || true").stdout,
     }
