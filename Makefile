@@ -33,4 +33,4 @@ bench:  ## how fast and how large; the results of one run (root)
 
 docs:  ## write the command reference anew
 	@scripts/setup.sh check
-	$(PYTHON) docs/reference.py
+	$(PYTHON) -m meshray.cli.reference > docs/reference.md

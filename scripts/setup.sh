@@ -121,7 +121,7 @@ make_venv() {
     fi
     say "installing Python packages into $venv (Ray is large: this can take a few minutes)"
     PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
-        $venv/bin/python -m pip install --quiet --editable '.[ray,dev]'
+        $venv/bin/python -m pip install --quiet --editable '.[ray,examples,dev]'
     fingerprint > $stamp
     hand_over
 }

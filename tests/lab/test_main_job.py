@@ -18,12 +18,13 @@ import contextlib
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab.cluster import Cluster
-from tests.lab.host import PERSON_UID, Host
+from tests.lab.host import PERSON_UID, REPOSITORY, Host
 
 INTERFACE = "meshray0"
 PAIRS = "tests/lab/pairs.py"
@@ -159,6 +160,11 @@ def test_tasks_actors_and_50_mb_between_every_pair_once_settled(cluster: Cluster
     assert result["actors"] == {name: sorted(names - {name}) for name in names}
     pairs = {(one["from"], one["to"]) for one in result["objects"] if one["intact"]}
     assert pairs == {(a, b) for a in names for b in names if a != b}
+
+
+@pytest.mark.parametrize("example", sorted((REPOSITORY / "docs/examples").glob("*.py")), ids=lambda path: path.stem)
+def test_the_examples_run(cluster: Cluster, example: Path) -> None:
+    assert cluster.job(sys.executable, str(example), deadline_s=200).stdout
 
 
 def test_leave_removes_every_trace(cluster: Cluster) -> None:
