@@ -8,7 +8,7 @@ Values of netlink are turned into ours and back by small functions without I/O, 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 LINK_KIND = "wireguard"
 #: All zeros stands for "no key" in both directions.
 _NO_KEY = bytes(KEY_BYTES)
-#: Keeps a message under 8 KiB (28 bytes each): pyroute2 0.7 loses one of 32 KiB without a word; 500 were seen to pass.
-_ALLOWED_IPS_AT_ONCE = 250
 
 
 class KernelDevice:
@@ -109,8 +107,7 @@ class KernelDevice:
                 table.set_up(link)
             case _:
                 with _wireguard() as wireguard:
-                    for arguments in set_arguments(step):
-                        wireguard.set(self.name, **arguments)
+                    wireguard.set(self.name, **set_arguments(step))
 
     def _create(self, table: LinkTable) -> None:
         self._own_link(table)
@@ -127,45 +124,41 @@ def _wireguard() -> WireGuard:
     return WireGuard()
 
 
-def set_arguments(
-    step: SetPrivateKey | SetListenPort | AddPeer | UpdatePeer | RemovePeer,
-) -> Iterator[dict[str, Any]]:
-    """What `WireGuard.set` is called with, once or several times, to carry out the step."""
+def set_arguments(step: SetPrivateKey | SetListenPort | AddPeer | UpdatePeer | RemovePeer) -> dict[str, Any]:
+    """What `WireGuard.set` is called with to carry out the step."""
     match step:
         case SetPrivateKey(key):
-            yield {"private_key": key.reveal()}
+            return {"private_key": key.reveal()}
         case SetListenPort(port):
-            yield {"listen_port": port}
+            return {"listen_port": port}
         case RemovePeer(public_key):
-            yield {"peer": {"public_key": str(public_key), "remove": True}}
+            return {"peer": {"public_key": str(public_key), "remove": True}}
         case AddPeer(peer):
-            fields = ("preshared_key", "endpoint", "keepalive_s", "allowed_ips")
-            yield from _peer_arguments(peer, fields, update_only=False, replace=True)
+            fields = ("preshared_key", "endpoint", "keepalive_s")
+            return {"peer": _peer_arguments(peer, fields, update_only=False, replace=True)}
         case UpdatePeer(peer, fields, replace_allowed_ips):
-            yield from _peer_arguments(peer, fields, update_only=True, replace=replace_allowed_ips)
+            return {"peer": _peer_arguments(peer, fields, update_only=True, replace=replace_allowed_ips)}
 
 
-def _peer_arguments(
-    peer: PeerConfig, fields: Sequence[str], *, update_only: bool, replace: bool
-) -> Iterator[dict[str, Any]]:
-    first: dict[str, Any] = {"public_key": str(peer.public_key), "update_only": update_only}
+def _peer_arguments(peer: PeerConfig, fields: Sequence[str], *, update_only: bool, replace: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "public_key": str(peer.public_key),
+        "update_only": update_only,
+        "replace_allowed_ips": replace,
+        # Always all of them: pyroute2 up to 0.9.1 knows neither flag and replaces them with what is given,
+        # so an update of the endpoint alone would leave the peer without any.
+        "allowed_ips": [str(network) for network in sorted(peer.allowed_ips)],
+    }
     if "preshared_key" in fields:
         secret = peer.preshared_key.raw if peer.preshared_key else _NO_KEY
-        first["preshared_key"] = b64encode(secret).decode("ascii")
+        arguments["preshared_key"] = b64encode(secret).decode("ascii")
     if "endpoint" in fields and peer.endpoint is not None:
         # A link-local zone is not carried by pyroute2.
-        first["endpoint_addr"] = peer.endpoint.host.partition("%")[0]
-        first["endpoint_port"] = peer.endpoint.port
+        arguments["endpoint_addr"] = peer.endpoint.host.partition("%")[0]
+        arguments["endpoint_port"] = peer.endpoint.port
     if "keepalive_s" in fields:
-        first["persistent_keepalive"] = peer.keepalive_s
-    if "allowed_ips" not in fields:
-        yield {"peer": first}
-        return
-    texts = [str(network) for network in sorted(peer.allowed_ips)]
-    yield {"peer": {**first, "replace_allowed_ips": replace, "allowed_ips": texts[:_ALLOWED_IPS_AT_ONCE]}}
-    for start in range(_ALLOWED_IPS_AT_ONCE, len(texts), _ALLOWED_IPS_AT_ONCE):
-        more = texts[start : start + _ALLOWED_IPS_AT_ONCE]
-        yield {"peer": {"public_key": str(peer.public_key), "update_only": True, "allowed_ips": more}}
+        arguments["persistent_keepalive"] = peer.keepalive_s
+    return arguments
 
 
 def device_values(messages: Iterable[Any]) -> tuple[PrivateKey | None, int, dict[PublicKey, PeerState]]:

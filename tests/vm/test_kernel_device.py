@@ -179,7 +179,7 @@ def test_many_peers_and_many_allowed_ips_come_back_whole(hosts: tuple[Host, Host
     one, two = hosts
     ranges = iter(IPv4Network("10.64.0.0/10").subnets(new_prefix=28))
     # More than one netlink message holds, in peers and in the allowed ips of one peer.
-    sizes = [1500, *[3] * 60]
+    sizes = [1000, *[3] * 120]
     keys = [PublicKey(os.urandom(32)) for _ in sizes]
     peers = {
         key: PeerConfig(key, frozenset(next(ranges) for _ in range(size)), keepalive_s=20)
@@ -188,6 +188,11 @@ def test_many_peers_and_many_allowed_ips_come_back_whole(hosts: tuple[Host, Host
     many = replace(config(one, two), addresses=(), peers=peers)
     one.apply(many)
     assert one.apply(many) == ()
+    # A change of something else leaves every address range where it is.
+    slower = {key: replace(peers[key], keepalive_s=25) for key in keys[:5]}
+    changed = replace(many, peers={**peers, **slower})
+    assert len(one.apply(changed)) == len(slower)
+    assert one.apply(changed) == ()
 
 
 def test_a_peer_without_endpoint_keeps_the_learnt_one(hosts: tuple[Host, Host]) -> None:
