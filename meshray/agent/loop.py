@@ -24,9 +24,9 @@ from meshray.agent.cache import save_map
 from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import PairKeys, desired_device, own_node
 from meshray.agent.enrolment import Enrolment
+from meshray.agent.hubs import HubChoice, is_fresh
 from meshray.agent.link import LinkKeeper
 from meshray.agent.parts import FirewallPart, Parts, RayPart
-from meshray.agent.paths import HubChoice, is_fresh
 from meshray.agent.prober import Measured, Prober
 from meshray.agent.progress import Progress
 from meshray.agent.report import View, path_to

@@ -12,8 +12,8 @@ from ipaddress import IPv4Address
 
 from meshray.agent.control_server import Operation
 from meshray.agent.desired import PairKeys, desired_device
+from meshray.agent.hubs import HubChoice
 from meshray.agent.loop import Agent
-from meshray.agent.paths import HubChoice
 from meshray.agent.progress import Emit
 from meshray.agent.report import build_status, path_to
 from meshray.errors import MeshrayError

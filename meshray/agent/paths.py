@@ -1,65 +1,228 @@
-"""By which address this node dials its hub (pure).
+"""How packets to one other node travel: through the hub, or directly (pure).
 
-A hub may have many addresses: of its interfaces, a public one that it does not see itself, names. The
-node begins with the one at which the coordinator answered and, as long as no handshake comes, goes
-on to the next:
+    HUB ──punch──► TRYING ──both hear each other──► DIRECT
+     ▲               │  ▲                             │
+     └──nothing heard┘  └──silence, or the other side─┘
+                            does not hear us
 
-    dial A ──(no handshake for 4 s)──► dial B ──(no handshake for 4 s)──► dial A …
-      └──(handshake)──► keep, until the handshakes are older than WireGuard lets them become
+Each side probes the other on the probe addresses, which only the direct way carries. A probe that came
+back proves both directions; each packet tells whether its sender has heard the other lately. A side lets
+the direct way carry data while it hears the other *and* is heard, so that the two sides decide alike:
+whatever breaks the way in one direction breaks the round trips of both.
 
-    >>> choice = HubChoice.start((a, b), preferred_host="192.0.2.1", now=0.0)
-    >>> choice = choice.step(last_handshake=None, now=4.0)     # → the next one
+    >>> path = PairPath().punch((endpoint,), now=0.0)
+    >>> path = path.answered(peer_hears=True, now=0.1)
+    >>> path.carries
+    True
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
 
 from meshray.model.address import Endpoint
+from meshray.model.node import Node
 
-#: WireGuard tries a handshake every 5 s (REKEY_TIMEOUT); the first goes out at once.
-PATIENCE_S = 4.0
-#: A session ends after 180 s (REJECT_AFTER_TIME); with keepalives a living one is renewed each 120 s.
-STALE_HANDSHAKE_S = 180.0
+HUB, TRYING, DIRECT = "hub", "trying", "direct"
+
+#: How long one candidate is tried: WireGuard's handshake, a probe and its answer over a slow link.
+TRIAL_S = 0.9
+#: Probes while trying, while data flows, and while nothing happens. 50 idle peers then cost below 2 kB/s.
+PROBE_TRYING_S = 0.15
+PROBE_ACTIVE_S = 0.5
+PROBE_IDLE_S = 15.0
+#: An answer later than this counts as lost.
+PROBE_TIMEOUT_S = 1.0
+#: So many lost probes in a row are the end of a way.
+DEAD_AFTER = 3
+#: A way that fell silent is probed a while longer before it is given up: most come back.
+LINGER_S = 6.0
+#: Waits between attempts double from the first to the last.
+FIRST_RETRY_S, LAST_RETRY_S = 5.0, 300.0
 
 
 @dataclass(frozen=True)
-class HubChoice:
-    """Which of the hub's addresses is dialled now, and since when (unix seconds)."""
+class PairPath:
+    """What one side knows of the direct way to one peer. Times are of a monotonic clock, seconds.
 
-    candidates: tuple[Endpoint, ...]
-    index: int
-    since: float
+    Attributes:
+        candidates: where the peer may be, in the order in which both sides try them.
+        attempt: changes when the WireGuard peer must be made anew: only then does WireGuard send a handshake at once.
+        heard: when a probe last came back over the direct way.
+        peer_hears: what the peer said last.
+        lost: probes in a row that did not come back.
+        failures: attempts in a row that came to nothing.
+        next_try: not before then is another attempt asked for.
+    """
 
-    @classmethod
-    def start(cls, candidates: Iterable[Endpoint], preferred_host: str, now: float) -> HubChoice:
-        """Begins with the candidate at the host where the coordinator answered, if there is one."""
-        ordered = tuple(sorted(dict.fromkeys(candidates), key=lambda endpoint: endpoint.host != preferred_host))
-        return cls(ordered, 0, now)
+    phase: str = HUB
+    candidates: tuple[Endpoint, ...] = ()
+    index: int = 0
+    attempt: int = 0
+    since: float = 0.0
+    heard: float | None = None
+    peer_hears: bool = False
+    lost: int = 0
+    failures: int = 0
+    next_try: float = 0.0
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """The address to dial; None where the hub has none."""
-        return self.candidates[self.index] if self.candidates else None
+        """Where the peer is dialled; None while no direct way is tried or used."""
+        return self.candidates[self.index] if self.phase != HUB else None
 
-    def with_candidates(self, candidates: Iterable[Endpoint], now: float) -> HubChoice:
-        """Takes over a changed list; goes on with the address in use where it is still listed."""
-        fresh = tuple(dict.fromkeys(candidates))
-        if set(fresh) == set(self.candidates):
+    @property
+    def carries(self) -> bool:
+        """Whether data goes the direct way."""
+        return self.phase == DIRECT
+
+    @property
+    def hears(self) -> bool:
+        """What this side tells the peer: its probes come back."""
+        return self.phase != HUB and self.heard is not None and self.lost < DEAD_AFTER
+
+    def wants_punch(self, now: float) -> bool:
+        """Whether the coordinator should be asked to let both sides try now."""
+        return self.phase == HUB and now >= self.next_try
+
+    def asked(self, now: float) -> PairPath:
+        """The coordinator was asked; it is not asked again at once where no answer comes."""
+        return replace(self, next_try=now + self._retry_s())
+
+    def punch(self, candidates: tuple[Endpoint, ...], now: float) -> PairPath:
+        """Both sides begin to try. A way that works is left alone."""
+        if self.hears:
             return self
-        index = fresh.index(self.endpoint) if self.endpoint in fresh else 0
-        return HubChoice(fresh, index, now)
+        if not candidates:
+            return self._gave_up(now)
+        return replace(
+            self, phase=TRYING, candidates=candidates, index=0, attempt=self.attempt + 1, since=now, heard=None,
+            peer_hears=False, lost=0,
+        )  # fmt: skip
 
-    def step(self, last_handshake: float | None, now: float) -> HubChoice:
-        """The choice after a look at the device: on to the next address where this one is silent."""
-        if last_handshake is not None and now - last_handshake < STALE_HANDSHAKE_S:
+    def answered(self, peer_hears: bool, now: float) -> PairPath:
+        """A probe came back over the direct way."""
+        if self.phase == HUB:
             return self
-        if len(self.candidates) < 2 or now - self.since < PATIENCE_S:
+        return replace(self, heard=now, lost=0, peer_hears=peer_hears)._decided(now)
+
+    def pinged(self, peer_hears: bool, now: float) -> PairPath:
+        """A probe of the peer came over the direct way: it reaches us, and says whether we reach it."""
+        if self.phase == HUB:
             return self
-        return replace(self, index=(self.index + 1) % len(self.candidates), since=now)
+        return replace(self, peer_hears=peer_hears)._decided(now)
+
+    def unanswered(self, now: float) -> PairPath:
+        """A probe did not come back in time."""
+        if self.phase == HUB:
+            return self
+        return replace(self, lost=self.lost + 1)._decided(now)
+
+    def told_off(self, now: float) -> PairPath:
+        """The peer says, by the coordinator, that it has left the direct way."""
+        return replace(self, peer_hears=False)._decided(now) if self.phase == DIRECT else self
+
+    def tick(self, now: float) -> PairPath:
+        """Time has passed: on to the next candidate, or back to the hub for good."""
+        if self.phase != TRYING or self.hears:
+            return self
+        if self.heard is not None:  # it worked, and fell silent
+            return self if now - self.since < LINGER_S else self._gave_up(now)
+        if now - self.since < TRIAL_S:
+            return self
+        if self.index + 1 < len(self.candidates):
+            return replace(self, index=self.index + 1, attempt=self.attempt + 1, since=now, lost=0)
+        return self._gave_up(now)
+
+    def network_changed(self, now: float) -> PairPath:
+        """Another address, another router: what failed before may work now."""
+        return replace(self, failures=0, next_try=now) if self.phase == HUB else self
+
+    def probe_interval_s(self, active: bool) -> float:
+        """How often the direct way is probed now.
+
+        Args:
+            active: data flows to the peer, or should.
+        """
+        if self.phase == TRYING:
+            return PROBE_TRYING_S
+        return PROBE_ACTIVE_S if active or self.lost else PROBE_IDLE_S
+
+    def _decided(self, now: float) -> PairPath:
+        good = self.hears and self.peer_hears
+        if self.phase == TRYING and good:
+            return replace(self, phase=DIRECT, since=now, failures=0)
+        if self.phase == DIRECT and not good:
+            return replace(self, phase=TRYING, since=now)
+        return self
+
+    def _gave_up(self, now: float) -> PairPath:
+        failed = replace(self, phase=HUB, heard=None, peer_hears=False, lost=0, failures=self.failures + 1, since=now)
+        return replace(failed, next_try=now + failed._retry_s())
+
+    def _retry_s(self) -> float:
+        return float(min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** max(0, min(self.failures, 16) - 1)))
 
 
-def is_fresh(last_handshake: float | None, now: float) -> bool:
-    """Whether a peer with this last handshake (unix seconds) can still be heard."""
-    return last_handshake is not None and now - last_handshake < STALE_HANDSHAKE_S
+def candidates(me: Node, peer: Node) -> tuple[Endpoint, ...]:
+    """Where to look for the peer, in turn.
+
+    Both sides make the same list of rounds out of the same two entries of the map, each with the other's
+    addresses, so that in each round both NATs are opened towards each other: the same LAN first where
+    both are behind one NAT, then what the hub sees, then IPv6, then other private addresses.
+    """
+    rounds: list[Endpoint] = []
+    for mine, theirs in zip(_classes(me, peer), _classes(peer, me), strict=True):
+        if mine and theirs:
+            rounds += [theirs[n % len(theirs)] for n in range(max(len(mine), len(theirs)))]
+    return tuple(dict.fromkeys(rounds))
+
+
+def why_not_direct(me: Node, peer: Node, path: PairPath) -> str:
+    """Why packets to this peer go through the hub, in the field's words; empty while it is being tried."""
+    if path.phase != HUB:
+        return ""
+    for node in (me, peer):
+        if node.seen is None:
+            return f"UDP filtered on the side of {node.name}: no hub sees it"
+    if not candidates(me, peer):
+        return "no candidate: neither side has an address that the other could try"
+    for node in (me, peer):
+        if _is_remapped(node):
+            return f"symmetric NAT on the side of {node.name}: its port changes with the destination"
+    if not path.failures:
+        return "not tried yet"
+    return f"no answer from {', '.join(map(str, path.candidates))}: a firewall drops it"
+
+
+def _classes(node: Node, other: Node) -> tuple[list[Endpoint], list[Endpoint], list[Endpoint], list[Endpoint]]:
+    """The node's endpoints as the other should try them: near, seen and given, IPv6, far private."""
+    near, open_, v6, far = [], [], [], []
+    together = node.seen is not None and other.seen is not None and node.seen.host == other.seen.host
+    networks = {_network(endpoint) for endpoint in other.endpoints} - {None}
+    for endpoint in node.endpoints:
+        ip = endpoint.ip
+        if ip is None or (isinstance(ip, IPv4Address) and not ip.is_private):
+            open_.append(endpoint)
+        elif not isinstance(ip, IPv4Address):
+            v6.append(endpoint)
+        elif together or _network(endpoint) in networks:
+            near.append(endpoint)
+        else:
+            far.append(endpoint)
+    if node.seen is not None and node.seen not in (*near, *open_):
+        open_.insert(0, node.seen)
+    return near, open_, v6, far
+
+
+def _network(endpoint: Endpoint) -> IPv4Network | None:
+    """The /24 around an address: the customary size of a LAN; a wrong guess costs one round."""
+    ip = endpoint.ip
+    return IPv4Network((ip, 24), strict=False) if isinstance(ip, IPv4Address) else None
+
+
+def _is_remapped(node: Node) -> bool:
+    """A NAT that keeps the port is an easy one. One that changes it may change it with each destination."""
+    ports = {endpoint.port for endpoint in node.endpoints}
+    return node.seen is not None and bool(ports) and node.seen.port not in ports

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from meshray.agent.paths import is_fresh
+from meshray.agent.hubs import is_fresh
 from meshray.agent.prober import Measured
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node

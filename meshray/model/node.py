@@ -47,7 +47,9 @@ class Node:
 
     Attributes:
         id: stable for as long as the node is enrolled, through renames and address changes.
-        endpoints: where its WireGuard may be reached from outside; only hubs have some from the start.
+        endpoints: where its WireGuard may be reached: given by a person first, then those of its interfaces.
+        seen: where a hub's WireGuard sees it: the mapped address and port of the very socket that is used.
+        hubs: ids of the hubs that this node can use now.
         online: whether its agent is connected to the coordinator.
         ephemeral: the coordinator removes it by itself some time after it went away.
         labels: what the person gave with ``--label``; passed on to Ray.
@@ -61,6 +63,8 @@ class Node:
     public_key: PublicKey
     roles: frozenset[str]
     endpoints: tuple[Endpoint, ...] = ()
+    seen: Endpoint | None = None
+    hubs: tuple[str, ...] = ()
     online: bool = False
     ephemeral: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -81,6 +85,8 @@ class Node:
             "public_key": str(self.public_key),
             "roles": sorted(self.roles),
             "endpoints": [str(endpoint) for endpoint in self.endpoints],
+            "seen": str(self.seen) if self.seen else "",
+            "hubs": list(self.hubs),
             "online": self.online,
             "ephemeral": self.ephemeral,
             "labels": dict(self.labels),
@@ -98,6 +104,8 @@ class Node:
             public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
             roles=frozenset(wire.texts(value, "roles")) & ROLES,
             endpoints=tuple(Endpoint.parse(item) for item in wire.texts(value, "endpoints")),
+            seen=Endpoint.parse(seen) if (seen := wire.text(value, "seen", 300, "")) else None,
+            hubs=wire.texts(value, "hubs"),
             online=wire.flag(value, "online"),
             ephemeral=wire.flag(value, "ephemeral"),
             labels=wire.text_map(value, "labels"),

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.paths import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, is_fresh
+from meshray.agent.hubs import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, is_fresh
 from meshray.model.address import Endpoint
 
 A, B, C = (Endpoint(f"192.0.2.{n}", 51888) for n in (1, 2, 3))
