@@ -176,7 +176,7 @@ def candidates(me: Node, peer: Node) -> tuple[Endpoint, ...]:
     for mine, theirs in zip(_classes(me, peer), _classes(peer, me), strict=True):
         if mine and theirs:
             rounds += [theirs[n % len(theirs)] for n in range(max(len(mine), len(theirs)))]
-    return tuple(dict.fromkeys(rounds))
+    return tuple(rounds)
 
 
 def why_not_direct(me: Node, peer: Node, path: PairPath) -> str:
@@ -203,7 +203,7 @@ def _classes(node: Node, other: Node) -> tuple[list[Endpoint], list[Endpoint], l
     networks = {_network(endpoint) for endpoint in other.endpoints} - {None}
     for endpoint in node.endpoints:
         ip = endpoint.ip
-        if ip is None or (isinstance(ip, IPv4Address) and not ip.is_private):
+        if ip is None or (isinstance(ip, IPv4Address) and not _is_inner(ip)):
             open_.append(endpoint)
         elif not isinstance(ip, IPv4Address):
             v6.append(endpoint)
@@ -214,6 +214,14 @@ def _classes(node: Node, other: Node) -> tuple[list[Endpoint], list[Endpoint], l
     if node.seen is not None and node.seen not in (*near, *open_):
         open_.insert(0, node.seen)
     return near, open_, v6, far
+
+
+#: RFC 1918 and RFC 6598: addresses that mean another machine in another network.
+_INNER = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
+
+
+def _is_inner(ip: IPv4Address) -> bool:
+    return any(ip in network for network in _INNER)
 
 
 def _network(endpoint: Endpoint) -> IPv4Network | None:
