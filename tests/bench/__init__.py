@@ -1,0 +1,10 @@
+"""How fast and how large: `make bench`, or `python -m tests.bench NAME…` for some of it. Needs root.
+
+figures.py     what was measured, and whether that is good enough (pure)
+machine.py     on what it was measured
+report.py      the tables, docs/benchmarks.md, JSON
+join.py  agent.py  stream.py  startup.py  enrolments.py      one benchmark each
+crowd.py  node_table.py  wall_time.py                        programs that run inside the hosts of a benchmark
+
+A benchmark is a module with TITLE, HOW (a paragraph for the reader of docs/benchmarks.md) and `measure`.
+"""

@@ -1,0 +1,121 @@
+"""Many nodes in one process: enrolled, online, and from SIGUSR1 on with a WireGuard device each.
+
+    TOKEN=meshray1_… python -m tests.bench.peers --count 50
+
+Prints ``online`` when every node's link to the coordinator is open, and ``answering`` when every node has a device of
+its own, with a fresh handshake with the hub, and answers probes on it. Ends with SIGTERM or with its host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshray import __version__
+from meshray.agent.client import Coordinator, Link
+from meshray.agent.desired import PairKeys, desired_device
+from meshray.agent.prober import Prober
+from meshray.model.enrol import EnrolAnswer
+from meshray.model.node import Versions
+from meshray.model.token import Token
+from meshray.settings import Home
+from meshray.wireguard.kernel import KernelDevice
+from meshray.wireguard.open import KERNEL, check_available
+from meshray.wireguard.plan import plan
+from meshray.wireguard.userspace import UserspaceDevice
+from tests.bench.crowd import Machine
+
+#: Until all handshakes are there, seconds.
+PATIENCE_S = 30.0
+
+
+@dataclass
+class Peer:
+    """One node. Its number names its device and its routing table."""
+
+    number: int
+    machine: Machine
+    answer: EnrolAnswer
+    link: Link
+
+    @classmethod
+    async def enter(cls, number: int, token: Token) -> Peer:
+        """Enrols and goes online."""
+        machine = Machine.named(f"peer-{number}", token)
+        answer = await machine.enrol(token)
+        link = await Coordinator(token.coordinators, token.fingerprint, answer.credential).open_link()
+        await link.send({"type": "hello", "versions": Versions(__version__).to_json()})
+        return cls(number, machine, answer, link)
+
+    async def follow(self) -> None:
+        """Reads what the coordinator sends, as an agent does."""
+        async for _ in self.link.messages():
+            pass
+
+    @property
+    def interface(self) -> str:
+        """Its device."""
+        return f"peer{self.number}"
+
+    def make_device(self) -> None:
+        """A device like a real node's, for its one peer, the hub."""
+        mesh_map = self.answer.map
+        me, hub = mesh_map.nodes[self.answer.node_id], mesh_map.hubs[0]
+        keys = PairKeys(self.answer.mesh_secret, me.public_key)
+        desired = desired_device(me, mesh_map, keys, private_key=self.machine.key, listen_port=0, hub=hub.endpoints[0])
+        home = Home(Path("/var/lib/peers") / self.interface, Path("/run/peers") / self.interface)
+        home.run.mkdir(parents=True)
+        engine = shutil.which("wireguard-go") or ""
+        device = (
+            KernelDevice(self.interface, home)
+            if check_available() == KERNEL
+            else UserspaceDevice(self.interface, home, engine=Path(engine))
+        )
+        device.apply(plan(device.read(), desired))
+
+    def routing(self) -> str:
+        """For `ip -batch`: what has this node's address leaves through this node's device."""
+        mesh_map, table = self.answer.map, 1000 + self.number
+        ip = mesh_map.nodes[self.answer.node_id].ip
+        return (
+            f"rule add from {ip} lookup {table}\n"
+            f"route add {mesh_map.mesh.network.cidr} dev {self.interface} table {table}\n"
+        )
+
+    async def answer_probes(self) -> None:
+        """Listens, and asks the hub until it answers."""
+        mesh_map, prober = self.answer.map, Prober()
+        await prober.open(mesh_map.nodes[self.answer.node_id].ip)
+        while await prober.probe(mesh_map.hubs[0].ip) is None:
+            pass
+
+
+async def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, required=True)
+    count = parser.parse_args().count
+    answering = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, answering.set)
+    token = Token.parse(os.environ["TOKEN"])
+    peers = await asyncio.gather(*(Peer.enter(number, token) for number in range(count)))
+    links = asyncio.gather(*(peer.follow() for peer in peers))
+    print("online", flush=True)
+    await answering.wait()
+    for peer in peers:
+        await asyncio.to_thread(peer.make_device)
+    lines = "".join(peer.routing() for peer in peers)
+    await asyncio.to_thread(subprocess.run, ["ip", "-batch", "-"], input=lines, text=True, check=True)
+    await asyncio.wait_for(asyncio.gather(*(peer.answer_probes() for peer in peers)), PATIENCE_S)
+    print("answering", flush=True)
+    await links
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

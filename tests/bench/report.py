@@ -1,0 +1,140 @@
+"""The results of a run as tables for a terminal, as Markdown, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tests.bench.figures import Figure, Outcome
+
+_COLUMNS = ("median", "min", "max", "n", "target", "met")
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that one call measured.
+
+    Attributes:
+        date: UTC, as in 2026-01-31 12:00.
+        machine: see `machine.describe`.
+    """
+
+    date: str
+    machine: Mapping[str, str]
+    outcomes: Sequence[Outcome]
+
+    @property
+    def met(self) -> bool:
+        """Whether everything was measured and every target was met."""
+        return all(outcome.met for outcome in self.outcomes)
+
+
+def show(console: Console, outcome: Outcome) -> None:
+    """Prints one benchmark."""
+    if outcome.measured is None:
+        console.print(f"[bold red]{outcome.name} failed[/]: {escape(outcome.failure)}")
+        return
+    table = Table(title=outcome.title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column in ("target", "met") else "right")
+    for figure in outcome.measured.figures:
+        style = "bold red" if figure.met is False else ""
+        table.add_row(figure.what, *_cells(figure), style=style)
+    console.print(table)
+    for note in outcome.measured.notes:
+        console.print(f"  {note}", highlight=False, markup=False)
+    console.print(f"  took {outcome.seconds:.0f} s; load average before: {outcome.load:.1f}\n", highlight=False)
+
+
+def to_json(run: Run) -> dict[str, object]:
+    """For scripts."""
+    return {
+        "schema": 1,
+        "date": run.date,
+        "machine": dict(run.machine),
+        "met": run.met,
+        "benchmarks": {outcome.name: _outcome_json(outcome) for outcome in run.outcomes},
+    }
+
+
+def to_markdown(run: Run) -> str:
+    """docs/benchmarks.md."""
+    return "\n".join(_markdown(run)) + "\n"
+
+
+def _markdown(run: Run) -> Iterator[str]:
+    yield "# How fast and how large"
+    yield ""
+    yield "Written by `sudo .venv/bin/python -m tests.bench --markdown`: all of it comes from one run on one machine."
+    yield "`make bench` measures it on yours. Comparisons are made within the run, one kind after the other in turn, so"
+    yield "that whatever else the machine did meets both."
+    yield ""
+    yield f"Date: {run.date} UTC"
+    yield ""
+    yield from ("| | |", "| --- | --- |")
+    yield from (f"| {what} | {value} |" for what, value in run.machine.items())
+    for outcome in run.outcomes:
+        yield from _markdown_of(outcome)
+
+
+def _markdown_of(outcome: Outcome) -> Iterator[str]:
+    yield ""
+    yield f"## {outcome.title}"
+    yield ""
+    yield outcome.how.strip()
+    yield ""
+    if outcome.measured is None:
+        yield f"**Not measured**: {outcome.failure}"
+        return
+    yield f"| | {' | '.join(_COLUMNS)} |"
+    yield "| --- | ---: | ---: | ---: | ---: | --- | --- |"
+    for figure in outcome.measured.figures:
+        yield f"| {figure.what} | {' | '.join(_cells(figure))} |"
+    yield ""
+    for note in outcome.measured.notes:
+        yield f"- {note}"
+    yield f"- Load average before the measurement: {outcome.load:.1f}."
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    unit = figure.unit
+    numbers = (figure.median, figure.min, figure.max)
+    target = figure.target.text(unit) if figure.target else ""
+    met = {True: "yes", False: "NO", None: ""}[figure.met]
+    return (*(f"{_number(value)} {unit}".rstrip() for value in numbers), str(len(figure.samples)), target, met)
+
+
+def _number(value: float) -> str:
+    """Three digits that say something, without an exponent."""
+    decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{decimals}f}" if value != int(value) else str(int(value))
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, object]:
+    figures = outcome.measured.figures if outcome.measured else ()
+    return {
+        "title": outcome.title,
+        "met": outcome.met,
+        "failure": outcome.failure,
+        "load": outcome.load,
+        "seconds": round(outcome.seconds, 1),
+        "notes": list(outcome.measured.notes) if outcome.measured else [],
+        "figures": [
+            {
+                "what": figure.what,
+                "unit": figure.unit,
+                "median": figure.median,
+                "min": figure.min,
+                "max": figure.max,
+                "samples": list(figure.samples),
+                "target": figure.target.text(figure.unit) if figure.target else None,
+                "met": figure.met,
+            }
+            for figure in figures
+        ],
+    }

@@ -1,0 +1,43 @@
+"""How soon the command line answers."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+
+from tests.bench.figures import Figure, Measured, Target
+from tests.lab.cluster import Cluster
+from tests.lab.host import REPOSITORY
+from tests.lab.world import World
+
+TITLE = "How soon the command line answers"
+HOW = """
+Wall time of whole processes, warm cache, the commands in turn. `status` asks a live agent on a head whose Ray runs, and
+that agent asks Ray. `python -c pass` is the part that is not meshray's: the same interpreter, doing nothing.
+"""
+ROUNDS = 15
+LIMIT_S = 0.25
+
+
+def measure(say: Callable[[str], None]) -> Measured:
+    """A head with Ray, and commands on it."""
+    with World("bench-startup") as world:
+        head = world.host("head", world.switch("wan", "203.0.113.0/24"), "203.0.113.10")
+        say("starting a head with Ray")
+        Cluster.start(head, [])
+        commands = {
+            "meshray --help": Target(LIMIT_S),
+            "meshray status": Target(LIMIT_S),
+            f"{shlex.quote(sys.executable)} -c pass": None,
+        }
+        say(f"{ROUNDS} rounds of {len(commands)} commands")
+        program = [sys.executable, "-m", "tests.bench.wall_time", str(ROUNDS), *commands]
+        taken = head.run(program, cwd=REPOSITORY, deadline_s=120).json()
+    names = ("meshray --help", "meshray status", "python -c pass")
+    return Measured(
+        tuple(
+            Figure(name, "s", tuple(seconds), target)
+            for name, seconds, target in zip(names, taken, commands.values(), strict=True)
+        )
+    )

@@ -1,0 +1,109 @@
+"""One TCP stream through the tunnel, against the same engine configured by hand."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bench.figures import Figure, Measured, Target
+from tests.lab.cluster import Cluster
+from tests.lab.host import Host
+from tests.lab.world import World
+
+TITLE = "One TCP stream through the tunnel"
+HOW = """
+iperf3, one stream, worker to head, between two hosts on one switch. Through meshray's overlay, and through a second
+device of the same engine on the same two hosts, configured with `wg` and `ip` as WireGuard's quick start does. The two
+take turns, and every second pair in the other order; the ratio is that of each pair. No Ray runs.
+"""
+PAIRS = 8
+SECONDS = 4
+LOWEST_RATIO = 0.97
+MESHRAY, BY_HAND = "meshray0", "byhand0"
+_BY_HAND_IPS = ("10.77.0.1", "10.77.0.2")
+_BY_HAND_PORT = 51999
+_IPERF_PORT = 5201
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of the two tunnels: the head's address in it."""
+
+    interface: str
+    head_ip: str
+
+
+def measure(say: Callable[[str], None]) -> Measured:
+    """Pairs of streams."""
+    if not shutil.which("iperf3"):
+        raise RuntimeError("iperf3 is missing: apt-get install iperf3")
+    with World("bench-stream") as world:
+        wan = world.switch("wan", "203.0.113.0/24")
+        head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
+        cluster = Cluster(head, (worker,))
+        told = cluster.meshray(head, "init", "--no-ray")
+        cluster.meshray(worker, "join", told["token"], "--no-ray")
+        engine = engine_of(head)
+        configure_by_hand(engine, head, worker)
+        ways = [Way(MESHRAY, told["node"]["ip"]), Way(BY_HAND, _BY_HAND_IPS[0])]
+        for way in ways:
+            listen(head, way)
+            stream(worker, way, 1)
+        rates: dict[str, list[float]] = {way.interface: [] for way in ways}
+        for number in range(PAIRS):
+            say(f"pair {number + 1} of {PAIRS}")
+            for way in ways if number % 2 == 0 else reversed(ways):
+                rates[way.interface].append(stream(worker, way, SECONDS))
+        mtus = {way.interface: head.shell(f"cat /sys/class/net/{way.interface}/mtu").stdout.strip() for way in ways}
+    ratios = tuple(ours / by_hand for ours, by_hand in zip(rates[MESHRAY], rates[BY_HAND], strict=True))
+    return Measured(
+        (
+            Figure("meshray", "Gbit/s", tuple(rates[MESHRAY])),
+            Figure("by hand", "Gbit/s", tuple(rates[BY_HAND])),
+            Figure("meshray / by hand", "", ratios, Target(LOWEST_RATIO, at_least=True)),
+        ),
+        (f"Engine: {engine}. MTU: meshray {mtus[MESHRAY]}, by hand {mtus[BY_HAND]} (the engine's own default).",),
+    )
+
+
+def engine_of(host: Host) -> str:
+    """What meshray chose here."""
+    (link,) = host.run(["ip", "-json", "-details", "link", "show", MESHRAY]).json()
+    return "kernel" if link.get("linkinfo", {}).get("info_kind") == "wireguard" else "wireguard-go"
+
+
+def configure_by_hand(engine: str, head: Host, worker: Host) -> None:
+    """What a person would type."""
+    hosts, keys, public = (head, worker), [], []
+    for host in hosts:
+        if engine == "kernel":
+            host.run(["ip", "link", "add", BY_HAND, "type", "wireguard"])
+        else:
+            host.popen([engine, "-f", BY_HAND])
+            shows = ["wg", "show", BY_HAND]
+            host.wait_until(lambda: host.run(shows, check=False).returncode == 0, 10, engine)  # noqa: B023
+        keys.append(host.run(["wg", "genkey"]).stdout)
+        public.append(host.run(["wg", "pubkey"], stdin=keys[-1]).stdout.strip())
+    for place, host in enumerate(hosts):
+        other = hosts[1 - place]
+        listen_port = _BY_HAND_PORT
+        command = ["wg", "set", BY_HAND, "listen-port", str(listen_port), "private-key", "/dev/stdin"]
+        command += ["peer", public[1 - place], "allowed-ips", f"{_BY_HAND_IPS[1 - place]}/32"]
+        host.run([*command, "endpoint", f"{other.address}:{listen_port}"], stdin=keys[place])
+        host.run(["ip", "address", "add", f"{_BY_HAND_IPS[place]}/24", "dev", BY_HAND])
+        host.run(["ip", "link", "set", BY_HAND, "up"])
+
+
+def listen(head: Host, way: Way) -> None:
+    """An iperf3 server at the head's end of this tunnel."""
+    head.popen(["iperf3", "--server", "--bind", way.head_ip, "--port", str(_IPERF_PORT)])
+    listening = ["ss", "-Htln", "src", f"{way.head_ip}:{_IPERF_PORT}"]
+    head.wait_until(lambda: head.run(listening).stdout, 10, "iperf3")
+
+
+def stream(worker: Host, way: Way, seconds: int) -> float:
+    """What arrived, Gbit/s. The first second (slow start) is not counted."""
+    command = ["iperf3", "--client", way.head_ip, "--port", str(_IPERF_PORT), "--time", str(seconds), "--omit", "1"]
+    answer = worker.run([*command, "--json"], deadline_s=seconds + 20).json()
+    return float(answer["end"]["sum_received"]["bits_per_second"]) / 1e9
