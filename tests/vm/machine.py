@@ -51,7 +51,8 @@ class Kernel:
         if self.image is None:
             return list(argv)
         vng = shutil.which("vng", path=_path()) or "vng"
-        options = ["--disable-kvm", "--memory", "2G", "--cpus", "2", "--user", "root", "--name", "meshray-vm"]
+        # One processor: without KVM two of them wait for each other's locks, and all takes twice as long.
+        options = ["--disable-kvm", "--memory", "2G", "--cpus", "1", "--user", "root", "--name", "meshray-vm"]
         return [vng, "--run", str(self.image), *options, "--", shlex.join(argv)]
 
     def start(self, argv: Sequence[str], *, stderr: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
