@@ -67,7 +67,7 @@ class Guest:
     def close(self) -> None:
         """Lets a guest that has reported all tests power down; ends any other at once: it has nothing to lose."""
         try:
-            self._process.wait(20 if self._finished else 0)
+            self._process.wait(60 if self._finished else 0)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
