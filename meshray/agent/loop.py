@@ -147,6 +147,8 @@ class Agent:
         save_map(self.home, mesh_map)
         self._hub = self._hub.with_candidates(self._hub_addresses(), time.time())
         if self.parts.ray is not None and mesh_map.head is not None:
+            me = mesh_map.nodes.get(self.enrolment.node_id)
+            self.parts.ray.drained(me is not None and me.drained)
             self.parts.ray.head_instance(mesh_map.head.ray_instance)
         self.progress.set("coordinator", "ok", f"mesh {mesh_map.mesh.name}, {len(mesh_map.nodes)} nodes")
         self._wake.set()
@@ -247,8 +249,8 @@ class Agent:
             self.progress.fail("overlay", error)
             await self._overlay_up.wait()
 
-    async def _wait_for_ray(self, ray: RayPart) -> Mapping[IPv4Address, RayState]:
-        """Until the head's Ray says ALIVE of this node and counts what it offers."""
+    async def _wait_for_ray(self, ray: RayPart) -> Mapping[IPv4Address, RayState] | None:
+        """Until the head's Ray says ALIVE of this node and counts what it offers; None where it is drained."""
         deadline = time.monotonic() + RAY_PATIENCE_S
         failed = False
         while True:
@@ -258,6 +260,9 @@ class Agent:
                 alive = sum(1 for node in table.values() if node.alive)
                 self.progress.set("ray", "ok", f"ALIVE, {alive} nodes in the cluster")
                 return table
+            if self.me.drained:
+                self.progress.set("ray", "skip", "this node is drained")
+                return None
             cause = ray.failure or ("Ray did not become ALIVE in time" if time.monotonic() > deadline else "")
             if cause and not failed:
                 failed = True
@@ -315,7 +320,8 @@ class Agent:
         """The names of the nodes on which Ray is meant to run now."""
         if self.parts.ray is None:
             return []
-        return [node.name for node in self.map.nodes.values() if node.versions.ray and node.online]
+        nodes = self.map.nodes.values()
+        return [node.name for node in nodes if node.versions.ray and node.online and not node.drained]
 
     def find(self, who: str) -> Node:
         """The node of this name or overlay address. Raises UsageError where there is none."""

@@ -40,6 +40,9 @@ class RayPart(Protocol):
     def head_instance(self, instance: str) -> None:
         """The head's Ray has this instance now; empty: it is down."""
 
+    def drained(self, drained: bool) -> None:
+        """Whether Ray, once it has ended, stays away from this node."""
+
     async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
         """Ray's own node table; None where the head does not answer."""
 

@@ -54,6 +54,7 @@ class RayOnNode:
         self._refused = ""
         self._node = RayNode(installation, plan, home, person, token=token, on_instance=on_instance)
         self.head_instance = self._node.head_instance
+        self.drained = self._node.drained
         self.run = self._node.run
         self.stop = self._node.stop
 

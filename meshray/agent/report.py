@@ -91,6 +91,7 @@ def _node_status(view: View, node: Node) -> NodeStatus:
         online=node.online,
         path=path_to(view, node),
         ray=ray if _runs_ray(view, node) else RayState(),
+        drained=node.drained,
     )
 
 
@@ -113,7 +114,7 @@ def _problems(view: View, nodes: Iterable[NodeStatus]) -> Iterable[str]:
             yield f"{status.name} ({status.ip}): no WireGuard handshake"
         elif status.path.loss == 1.0:
             yield f"{status.name} ({status.ip}): no answer over the overlay"
-        elif _runs_ray(view, node) and status.ray.alive is False:
+        elif _runs_ray(view, node) and status.ray.alive is False and not node.drained:
             yield f"{status.name} ({status.ip}): not ALIVE in Ray"
     if view.expects_ray and view.ray is None:
         yield "the Ray head does not answer"

@@ -1,7 +1,8 @@
 """The `ray` program of this node, asked for what only it can do.
 
->>> drain_node(app, "gpu-2", deadline_s=600)
-'3f5c…'
+>>> ray = FoundRay.of(app, "gpu-2")
+>>> ray.node_id, ray.drain(deadline_s=600)
+('3f5c…', None)
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from meshray.cli.app import App
 from meshray.cli.tables import child, children
@@ -22,25 +24,35 @@ _TIMEOUT_S = 60
 _REASON = "DRAIN_NODE_REASON_PREEMPTION"
 
 
-def drain_node(app: App, node: str, deadline_s: int) -> str:
-    """Tells Ray that the node will end soon. Returns Ray's own id of the node.
+@dataclass(frozen=True)
+class FoundRay:
+    """One node's Ray, as the `ray` program of this node sees it.
 
-    Raises:
-        MeshrayError: ``unknown_node``, ``head_stays``, ``not_in_ray``, or ``ray_failed`` with what Ray said.
+    Attributes:
+        node_id: Ray's own id of the node; None where Ray does not count it as ALIVE.
     """
-    app.require_root()
-    ray = _own_ray(app)
-    ip = _overlay_address(app, node)
-    environ = {name: str(value) for name, value in child(app.control().ask("env"), "env").items()}
-    ray_node = find_ray_node(
-        _run([ray, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"], environ), ip
-    )
-    if ray_node is None:
-        raise MeshrayError("not_in_ray", f"Ray does not count {node} ({ip}) as ALIVE", hint=f"meshray doctor {node}")
-    command = [ray, "drain-node", "--address", environ.get("RAY_ADDRESS", ""), "--node-id", ray_node]
-    command += ["--reason", _REASON, "--reason-message", "meshray node drain"]
-    _run([*command, "--deadline-remaining-seconds", str(deadline_s)], environ)
-    return ray_node
+
+    program: str
+    environ: Mapping[str, str]
+    node_id: str | None
+
+    @classmethod
+    def of(cls, app: App, node: str) -> FoundRay:
+        """Raises MeshrayError ``unknown_node``, ``head_stays``, or ``ray_failed`` with what Ray said."""
+        app.require_root()
+        program = _own_ray(app)
+        ip = _overlay_address(app, node)
+        environ = {name: str(value) for name, value in child(app.control().ask("env"), "env").items()}
+        command = [program, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"]
+        return cls(program, environ, find_ray_node(_run(command, environ), ip))
+
+    def drain(self, deadline_s: int) -> None:
+        """Tells Ray that the node will end soon. Raises MeshrayError ``ray_failed`` with what Ray said."""
+        if self.node_id is None:
+            return
+        command = [self.program, "drain-node", "--address", self.environ.get("RAY_ADDRESS", "")]
+        command += ["--node-id", self.node_id, "--reason", _REASON, "--reason-message", "meshray node drain"]
+        _run([*command, "--deadline-remaining-seconds", str(deadline_s)], self.environ)
 
 
 def _own_ray(app: App) -> str:

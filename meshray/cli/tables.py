@@ -42,7 +42,6 @@ def status_text(status: Object) -> str:
 def _node_row(node: Object, me: object) -> tuple[str, ...]:
     path, ray = child(node, "path"), child(node, "ray")
     resources = child(ray, "resources")
-    alive = {True: "ALIVE", False: "no"}.get(ray.get("alive"), "-")  # type: ignore[call-overload]
     return (
         f"{node.get('name')}{' (this)' if node.get('name') == me else ''}",
         str(node.get("ip")),
@@ -52,10 +51,16 @@ def _node_row(node: Object, me: object) -> tuple[str, ...]:
         number(path.get("rtt_ms"), "{:.1f} ms"),
         number(path.get("loss"), "{:.0%}"),
         number(path.get("handshake_age_s"), "{:.0f} s ago"),
-        alive,
+        _ray_word(ray.get("alive"), node.get("drained")),
         number(resources.get("CPU"), "{:g}"),
         number(resources.get("GPU"), "{:g}"),
     )
+
+
+def _ray_word(alive: object, drained: object) -> str:
+    if drained:
+        return "draining" if alive is True else "drained"
+    return "ALIVE" if alive is True else "no" if alive is False else "-"
 
 
 def _path_kind(path: Object) -> str:
@@ -129,7 +134,7 @@ def _token_state(token: Object, now: float) -> str:
 
 def nodes_text(nodes: Iterable[Object]) -> str:
     """One line a node, as the coordinator has it."""
-    rows = [("NODE", "IP", "ROLES", "ONLINE", "EPHEMERAL", "RAY", "PYTHON", "LABELS")]
+    rows = [("NODE", "IP", "ROLES", "ONLINE", "EPHEMERAL", "DRAINED", "RAY", "PYTHON", "LABELS")]
     for node in nodes:
         versions, labels, roles = child(node, "versions"), child(node, "labels"), node.get("roles")
         rows.append(
@@ -139,6 +144,7 @@ def nodes_text(nodes: Iterable[Object]) -> str:
                 ",".join(map(str, roles)) if isinstance(roles, (list, tuple)) else str(node.get("role", "")),
                 "yes" if node.get("online") else "no",
                 "yes" if node.get("ephemeral") else "no",
+                "yes" if node.get("drained") else "no",
                 str(versions.get("ray") or "-"),
                 str(versions.get("python") or "-"),
                 ",".join(f"{key}={value}" for key, value in labels.items()) or "-",

@@ -77,7 +77,7 @@ def make_app(service: Service, door: Door) -> web.Application:
             web.delete("/v1/tokens/{id}", api.revoke_token),
             web.get("/v1/nodes", api.list_nodes),
             web.delete("/v1/nodes/{name}", api.remove_node),
-            web.patch("/v1/nodes/{name}", api.rename_node),
+            web.patch("/v1/nodes/{name}", api.change_node),
             web.post("/v1/peers", api.add_peer),
         ]
     )
@@ -186,11 +186,16 @@ class _Api:
         member = await self._service.remove_named(request.match_info["name"])
         return success({"name": member.node.name, "ip": str(member.node.ip)})
 
-    async def rename_node(self, request: web.Request) -> web.StreamResponse:
+    async def change_node(self, request: web.Request) -> web.StreamResponse:
         self._admin(request)
-        new = NodeName.parse(wire.text(await _body(request), "name", 63))
-        member = await self._service.rename(request.match_info["name"], new)
-        return success({"name": member.node.name, "ip": str(member.node.ip)})
+        body, name = await _body(request), request.match_info["name"]
+        if ("name" in body) == ("drained" in body):
+            raise wire.WireError("a change of a node needs either name or drained")
+        if "drained" in body:
+            member = await self._service.drain(name, wire.flag(body, "drained"))
+        else:
+            member = await self._service.rename(name, NodeName.parse(wire.text(body, "name", 63)))
+        return success({"name": member.node.name, "ip": str(member.node.ip), "drained": member.node.drained})
 
     async def add_peer(self, request: web.Request) -> web.StreamResponse:
         self._admin(request)

@@ -195,6 +195,17 @@ class Registry:
         registry, rows = self._put(renamed)
         return registry, rows, renamed
 
+    def drain(self, name: str, drained: bool) -> Outcome[Member]:
+        """Ray shall stay away from the node, or may come back. Raises UnknownError, ConflictError."""
+        member = self.named(name)
+        if WORKER not in member.node.roles:
+            raise ConflictError(
+                "not_a_worker", f"{member.node.name} runs no Ray worker that could be drained", hint="meshray node list"
+            )
+        changed = replace(member, node=replace(member.node, drained=drained))
+        registry, rows = self._put(changed)
+        return registry, rows, changed
+
     def collect(self, now: float) -> Outcome[tuple[Member, ...]]:
         """Removes the ephemeral nodes that stayed away, and forgets addresses that have rested."""
         rested = [address for address, at in self.freed.items() if not cools_down(at, now)]

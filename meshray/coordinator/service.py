@@ -105,6 +105,10 @@ class Service:
         """Raises as `Registry.rename` does."""
         return await self._ledger.change(lambda registry: registry.rename(name, new))
 
+    async def drain(self, name: str, drained: bool) -> Member:
+        """Raises as `Registry.drain` does."""
+        return await self._ledger.change(lambda registry: registry.drain(name, drained))
+
     async def add_static(self, name: NodeName) -> StaticPeer:
         """A device without an agent, behind the first hub. Raises as `Registry.add_static` does."""
         hub = next(iter(self._ledger.registry.map.hubs), None)

@@ -48,6 +48,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         " revoked INTEGER NOT NULL)",
         "CREATE TABLE freed (ip TEXT PRIMARY KEY, at REAL NOT NULL)",
     ),
+    ("ALTER TABLE node ADD COLUMN drained INTEGER NOT NULL DEFAULT 0",),
 )
 #: A coordinator that is just ending still holds the file, milliseconds.
 LOCK_WAIT_MS = 3000
@@ -243,6 +244,7 @@ def _member(row: tuple[object, ...]) -> Member:
         roles=frozenset(json.loads(texts[4])),
         endpoints=tuple(Endpoint.parse(item) for item in json.loads(texts[5])),
         ephemeral=bool(row[6]),
+        drained=bool(row[13]),
         labels=json.loads(texts[7]),
         versions=Versions.from_json(json.loads(texts[8])),
     )
@@ -279,6 +281,7 @@ def _put_member(connection: sqlite3.Connection, change: PutMember) -> None:
         member.token_id,
         member.enrolled,
         int(member.had_map),
+        int(node.drained),
     )
     connection.execute("DELETE FROM node WHERE id = ?", (node.id,))
     connection.execute(f"INSERT INTO node VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - only marks

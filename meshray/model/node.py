@@ -52,6 +52,7 @@ class Node:
         hubs: ids of the hubs that this node can use now.
         online: whether its agent is connected to the coordinator.
         ephemeral: the coordinator removes it by itself some time after it went away.
+        drained: Ray's tasks have left it and shall not come back until a person says so: its agent starts no Ray.
         labels: what the person gave with ``--label``; passed on to Ray.
         ray_instance: changes with every start of this node's Ray head, empty while it is down.
             A worker whose head has another instance than the one it joined starts its Ray again.
@@ -67,6 +68,7 @@ class Node:
     hubs: tuple[str, ...] = ()
     online: bool = False
     ephemeral: bool = False
+    drained: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     versions: Versions = Versions()
     ray_instance: str = ""
@@ -89,6 +91,7 @@ class Node:
             "hubs": list(self.hubs),
             "online": self.online,
             "ephemeral": self.ephemeral,
+            "drained": self.drained,
             "labels": dict(self.labels),
             "versions": self.versions.to_json(),
             "ray_instance": self.ray_instance,
@@ -108,6 +111,7 @@ class Node:
             hubs=wire.texts(value, "hubs"),
             online=wire.flag(value, "online"),
             ephemeral=wire.flag(value, "ephemeral"),
+            drained=wire.flag(value, "drained"),
             labels=wire.text_map(value, "labels"),
             versions=Versions.from_json(wire.mapping(value, "versions")),
             ray_instance=wire.text(value, "ray_instance", 64),

@@ -31,7 +31,7 @@ class RayState:
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One node as the asked node sees it."""
+    """One node as the asked node sees it. ``drained``: Ray shall not run there now."""
 
     name: str
     ip: IPv4Address
@@ -39,6 +39,7 @@ class NodeStatus:
     online: bool
     path: Path
     ray: RayState
+    drained: bool = False
 
     def to_json(self) -> dict[str, object]:
         """One entry of ``nodes`` in ``status --json``."""
@@ -49,6 +50,7 @@ class NodeStatus:
             "online": self.online,
             "path": self.path.to_json(),
             "ray": self.ray.to_json(),
+            "drained": self.drained,
         }
 
 

@@ -5,7 +5,8 @@
 
 A head starts whenever it does not run. A worker follows its head: it starts when the head's Ray is
 there, and starts again when the head's Ray is another one than it joined. While the head is away a
-running worker is left alone; Ray itself waits for it for some minutes.
+running worker is left alone; Ray itself waits for it for some minutes. A drained worker is left alone as
+well until its Ray has ended, and then rests.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Situation:
         joined: the instance of the head's Ray against which the running one was started; of a head, its own.
         instance: the instance that the head reports now, empty while its Ray is down. Not looked at for a head.
         head_answers: whether the head's Ray takes connections over the overlay. Not looked at for a head.
+        drained: a person wants Ray's work away from this node.
     """
 
     head: bool
@@ -37,6 +39,7 @@ class Situation:
     joined: str
     instance: str
     head_answers: bool
+    drained: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,12 @@ class Wait:
     backoff: bool = False
 
 
-Decision = Keep | Start | Stop | Wait
+@dataclass(frozen=True)
+class Rest:
+    """Ray shall not run here; look again when something changed."""
+
+
+Decision = Keep | Start | Stop | Wait | Rest
 
 
 def decide(situation: Situation, backoff: Backoff, now: float) -> Decision:
@@ -94,10 +102,15 @@ def decide(situation: Situation, backoff: Backoff, now: float) -> Decision:
     if situation.running:
         other = not situation.head and situation.instance and situation.instance != situation.joined
         return Stop("the head's Ray was started anew") if other else Keep()
+    if situation.drained:
+        return Rest()
     if now < backoff.not_before:
         return Wait("Ray ended", min(STEADY_S, backoff.not_before - now), backoff=True)
-    if situation.head:
-        return Start()
+    return Start() if situation.head else _follow(situation)
+
+
+def _follow(situation: Situation) -> Decision:
+    """What a worker without Ray does."""
     if not situation.instance:
         return Wait("the head's Ray is down", STEADY_S)
     if not situation.head_answers:

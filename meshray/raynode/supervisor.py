@@ -27,6 +27,7 @@ from meshray.raynode.decide import (
     STEADY_S,
     Backoff,
     Decision,
+    Rest,
     Situation,
     Start,
     Stop,
@@ -45,6 +46,7 @@ from meshray.settings import Home
 STARTING = "starting"
 RUNNING = "running"
 WAITING = "waiting"
+DRAINED = "drained"
 
 _log = logging.getLogger(__name__)
 #: How often a starting Ray is looked for in the head's node table.
@@ -91,6 +93,7 @@ class RayNode:
         self._process = ManagedProcess(home.pid_file("ray"))
         self._log_file = home.logs / "ray.log"
         self._instance = ""
+        self._drained = False
         self._reported: str | None = None
         self._backoff = Backoff()
         self._family: Family | None = None
@@ -104,13 +107,20 @@ class RayNode:
 
     @property
     def state(self) -> str:
-        """``starting``, ``running`` (the head lists this node as ALIVE), ``waiting`` or ``backoff: reason``."""
+        """``starting``, ``running`` (the head lists this node as ALIVE), ``waiting``, ``drained`` or
+        ``backoff: reason``."""
         return self._state
 
     def head_instance(self, instance: str) -> None:
         """What the map says of the head's Ray now; empty while it is down. Only workers listen."""
         if instance != self._instance:
             self._instance = instance
+            self._changed.set()
+
+    def drained(self, drained: bool) -> None:
+        """Whether Ray, once it has ended, stays away from this node."""
+        if drained != self._drained:
+            self._drained = drained
             self._changed.set()
 
     async def run(self) -> None:
@@ -152,19 +162,23 @@ class RayNode:
             _log.info("Ray is stopped: %s", decision.reason)
             await self.stop()
             return 0
+        if isinstance(decision, Rest):
+            return self._rest()
         if isinstance(decision, Wait):
             return self._wait(decision)
         return await self._keep(pid or 0)
 
     async def _decide(self, pid: int | None) -> Decision:
         now = time.monotonic()
-        looks = pid is None and not self._plan.head and bool(self._instance) and now >= self._backoff.not_before
+        waits = pid is None and not self._plan.head and not self._drained
+        looks = waits and bool(self._instance) and now >= self._backoff.not_before
         situation = Situation(
             head=self._plan.head,
             running=pid is not None,
             joined=self._process.mark,
             instance=self._instance,
             head_answers=looks and await gcs_answers(self._plan.head_ip),
+            drained=self._drained,
         )
         return decide(situation, self._backoff, now)
 
@@ -234,10 +248,20 @@ class RayNode:
             self._state, self.last_error = WAITING, decision.reason
         return decision.delay_s
 
+    def _rest(self) -> float:
+        if self._state != DRAINED:
+            _log.info("this node is drained: Ray is not started")
+        # When it may run again, it starts at once.
+        self._state, self.last_error, self._backoff = DRAINED, "", Backoff()
+        return STEADY_S
+
     async def _died(self) -> None:
         reason = cause(self._log_tail(), self._process.exit_code)
         started = self._spawned[0] if self._spawned else None
         await self._clear()
+        if self._drained:
+            self._spawned = None
+            return
         self._backoff = self._backoff.after_death(started=started, now=time.monotonic())
         self._fall_back(reason)
 

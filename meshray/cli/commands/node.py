@@ -8,7 +8,7 @@ from meshray.cli.app import App
 from meshray.cli.options import group, json_option, parse_duration, yes_option
 from meshray.cli.results import NodeChanged, NodeList, Result
 from meshray.cli.tables import children
-from meshray.errors import UsageError
+from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import NodeName
 
 
@@ -58,21 +58,35 @@ def rename(app: App, node: str, new_name: str) -> Result:
 @node_command.command("drain")
 @click.argument("node")
 @click.option("--deadline", default="10m", show_default=True, metavar="TIME", help="What Ray is told to expect.")
+@click.option("--undo", is_flag=True, help="Let Ray come back to the node.")
 @json_option
 @click.pass_obj
-def drain(app: App, node: str, deadline: str) -> Result:
-    """Let Ray give a node no more work, so that it can go down soon.
+def drain(app: App, node: str, deadline: str, undo: bool) -> Result:
+    """Let Ray give a node no more work, and keep Ray away from it.
 
     \b
-    Example:
+    Examples:
       sudo meshray node drain gpu-2 --deadline 5m
+      sudo meshray node drain gpu-2 --undo
 
-    Running tasks go on; Ray moves no new ones to it. Afterwards: `meshray down` on that node.
+    Running tasks go on, Ray gives the node no new ones and ends there once it is idle. It stays away, also over
+    restarts of the node, until --undo. The node keeps its place in the mesh.
     """
-    from meshray.cli.ray_program import drain_node
+    from meshray.cli.ray_program import FoundRay
 
+    path = f"/v1/nodes/{app.word(node)}"
+    if undo:
+        app.api("PATCH", path, {"drained": False})
+        return NodeChanged(node, "undrained", {})
     seconds = parse_duration(deadline)
     if seconds == 0:
         raise UsageError("bad_duration", "a drain needs a deadline", hint="--deadline 10m")
-    ray_node = drain_node(app, node, seconds)
-    return NodeChanged(node, "draining", {"ray_node_id": ray_node, "deadline_s": seconds})
+    ray = FoundRay.of(app, node)
+    # First the agent's part: it would start Ray again as soon as it has ended.
+    app.api("PATCH", path, {"drained": True})
+    try:
+        ray.drain(seconds)
+    except MeshrayError:
+        app.api("PATCH", path, {"drained": False})
+        raise
+    return NodeChanged(node, "drained", {"ray_node_id": ray.node_id, "deadline_s": seconds})

@@ -77,6 +77,13 @@ def test_an_offline_node_is_no_problem() -> None:
     assert status.problems == ()
 
 
+def test_a_drained_node_is_no_problem() -> None:
+    drained = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, drained=True)})
+    status = build_status(replace(view(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}), mesh_map=drained))
+    assert status.problems == ()
+    assert [node.drained for node in status.nodes] == [False, False, True]
+
+
 def test_no_device_is_the_only_problem_of_the_paths() -> None:
     status = build_status(replace(view(WORKER_A), device=None))
     assert status.problems == ("the tunnel is down",)

@@ -15,6 +15,7 @@ from meshray.cli.commands.peer import best_endpoint, wg_quick
 from meshray.cli.examples import BY_COMMAND
 from meshray.cli.ray_program import find_ray_node
 from meshray.cli.results import StatusResult
+from meshray.cli.tables import children
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey
@@ -148,6 +149,44 @@ def test_the_head_is_not_drained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     outcome = type_in("node", "drain", "head", agent=FakeAgent({"status": STATUS}))
     assert (outcome.code, [op for op, _ in outcome.agent.asked]) == (1, ["status"])
     assert "cannot be drained" in outcome.err
+
+
+def test_a_drain_is_told_to_the_coordinator_first_and_taken_back_where_ray_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray_program, "_own_ray", lambda app: "/opt/ray")
+    agent = FakeAgent({"status": STATUS, "env": {"env": {"RAY_ADDRESS": "10.99.0.1:6379"}}, "api": {}})
+    ran: list[list[str]] = []
+
+    def run(command: list[str], environ: object) -> str:
+        ran.append(command)
+        if command[1] == "drain-node" and len(ran) > 2:
+            raise MeshrayError("ray_failed", "ray drain-node: no")
+        return json.dumps([{"node_id": "3f5c", "node_ip": "10.99.0.2"}])
+
+    monkeypatch.setattr(ray_program, "_run", run)
+    assert type_in("node", "drain", "gpu-1", agent=agent).code == 0
+    assert [command[1] for command in ran] == ["list", "drain-node"]
+    assert type_in("node", "drain", "gpu-1", agent=agent).code == 1
+    told = [fields["body"] for op, fields in agent.asked if op == "api"]
+    assert told == [{"drained": True}, {"drained": True}, {"drained": False}]
+
+
+def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_program, "_own_ray", lambda app: "/opt/ray")
+    monkeypatch.setattr(ray_program, "_run", lambda command, environ: "[]")
+    agent = FakeAgent({"status": STATUS, "env": {"env": {}}, "api": {}})
+    assert type_in("node", "drain", "gpu-1", agent=agent).code == 0
+    assert type_in("node", "drain", "gpu-1", "--undo", agent=agent).code == 0
+    told = [(fields["method"], fields["path"], fields["body"]) for op, fields in agent.asked if op == "api"]
+    assert told == [("PATCH", "/v1/nodes/gpu-1", {"drained": True}), ("PATCH", "/v1/nodes/gpu-1", {"drained": False})]
+
+
+def test_status_tells_draining_from_drained() -> None:
+    nodes = [{**node, "drained": True} for node in children(STATUS, "nodes")]
+    nodes[1]["ray"] = {"alive": False, "resources": {}}
+    outcome = type_in("status", agent=FakeAgent({"status": {**STATUS, "nodes": nodes}}))
+    assert [word in outcome.out for word in ("draining", "drained", "ALIVE")] == [True, True, False]
 
 
 def peer_answer() -> dict[str, object]:

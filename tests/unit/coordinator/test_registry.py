@@ -190,6 +190,20 @@ def test_what_is_not_there() -> None:
         registry.connected("nobody")
 
 
+def test_drain_is_for_workers_and_is_kept_over_another_enrolment() -> None:
+    registry = enrol(new_mesh(), request(1))
+    registry, rows, member = registry.drain("worker", True)
+    assert member.node.drained
+    assert PutMember(member) in rows
+    assert registry.drain("worker", True)[1] == ()
+    assert enrol(registry, request(1), NOW + 1).named("worker").node.drained
+    assert not registry.drain("worker", False)[2].node.drained
+    with pytest.raises(ConflictError):
+        registry.drain("head", True)
+    with pytest.raises(UnknownError):
+        registry.drain("nobody", True)
+
+
 def test_rename() -> None:
     registry = enrol(new_mesh(), request(1))
     registry, _, member = registry.rename("WORKER", NodeName("gpu"))

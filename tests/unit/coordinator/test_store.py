@@ -21,7 +21,7 @@ from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.token import Token
 from meshray.settings import Home
 
-from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, new_mesh, request
+from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, key, new_mesh, request
 
 SETTINGS = Settings(MESH, 51888, MeshSecret(bytes(32)), "ray's token")
 
@@ -61,6 +61,8 @@ def test_the_rows_of_each_step_rebuild_the_registry(tmp_path: Path) -> None:
         )
         file.apply(rows)
     registry, rows, _ = registry.rename("worker", NodeName("other"))
+    file.apply(rows)
+    registry, rows, _ = registry.drain("other", True)
     file.apply(rows)
     registry, rows, _ = registry.remove("id-2", NOW)
     file.apply(rows)
@@ -136,6 +138,20 @@ def test_an_older_store_is_brought_forward_once(tmp_path: Path, monkeypatch: pyt
         file = Store.open(path)
         assert file.settings() == SETTINGS
         file.close()
+
+
+def test_a_store_from_before_drain_has_no_drained_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "MIGRATIONS", store.MIGRATIONS[:1])
+        Store.create(path, SETTINGS).close()
+    with sqlite3.connect(path) as raw:
+        row = ("id-1", "worker", "10.99.0.2", str(key(1)), '["worker"]', "[]", 0, "{}", "{}", "c", "t1", 1.0, 0)
+        raw.execute(f"INSERT INTO node VALUES ({', '.join('?' * len(row))})", row)
+    raw.close()
+    file = Store.open(path)
+    assert not file.load().named("worker").node.drained
+    file.close()
 
 
 def test_one_coordinator_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

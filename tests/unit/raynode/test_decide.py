@@ -10,6 +10,7 @@ from meshray.raynode.decide import (
     Backoff,
     Decision,
     Keep,
+    Rest,
     Situation,
     Start,
     Stop,
@@ -47,6 +48,12 @@ def test_a_worker_of_another_head_is_started_anew() -> None:
 def test_a_change_of_the_heads_instance_is_followed_also_during_backoff() -> None:
     situation = Situation(False, True, "a", "b", True)
     assert isinstance(decide(situation, Backoff(3, not_before=100), now=0), Stop)
+
+
+def test_a_drained_worker_keeps_the_ray_that_still_runs_and_starts_none() -> None:
+    assert decide(Situation(False, True, "a", "a", True, drained=True), CALM, now=0) == Keep()
+    assert decide(Situation(False, False, "", "a", True, drained=True), CALM, now=0) == Rest()
+    assert decide(Situation(False, False, "", "", False, drained=True), Backoff(3, not_before=9), now=0) == Rest()
 
 
 def test_deaths_in_a_row_wait_longer_and_longer_up_to_a_limit() -> None:

@@ -168,6 +168,26 @@ async def test_a_dead_ray_waits_for_its_backoff_and_says_why(
     assert (machine.starts, 0 < delay <= 1) == (1, True)
 
 
+async def test_a_drained_ray_that_ended_stays_away_until_it_may_come_back(
+    machine: FakeMachine, tmp_path: Path, told: list[str]
+) -> None:
+    worker = node(tmp_path, told)
+    worker.head_instance("a")
+    await worker.step()
+    machine.listed(WORKER_IP)
+    await worker.step()
+    worker.drained(True)
+    await worker.step()
+    assert (worker.state, machine.pid) == ("running", 1001)
+    machine.die()
+    for _ in range(3):
+        await worker.step()
+        assert (worker.state, worker.last_error, machine.starts) == ("drained", "", 1)
+    worker.drained(False)
+    await worker.step()
+    assert (worker.state, machine.starts) == ("starting", 2)
+
+
 async def test_a_head_tells_of_each_life(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
     head = node(tmp_path, told, head=True)
     machine.gcs = False
