@@ -43,13 +43,15 @@ def create_mesh(
     versions: Versions,
     labels: Mapping[str, str],
     now: float,
+    hub_only: bool = False,
 ) -> tuple[EnrolAnswer, Token]:
-    """Makes the mesh and enrols this machine as its head, hub and coordinator.
+    """Makes the mesh and enrols this machine as its coordinator, hub and head.
 
     Args:
         port: UDP for WireGuard, TCP for the coordinator.
         advertise: where others may reach this machine; goes into the token and the map.
         now: unix seconds.
+        hub_only: this machine is no head; another one becomes it with ``join --head``.
 
     Raises:
         MeshrayError: mesh_exists; nothing was changed.
@@ -70,7 +72,7 @@ def create_mesh(
         name=node_name,
         ip=IPv4Address(0),  # the registry allocates it
         public_key=public_key,
-        roles=frozenset({HEAD, HUB, COORDINATOR}),
+        roles=frozenset({HUB, COORDINATOR} if hub_only else {HEAD, HUB, COORDINATOR}),
         endpoints=advertise,
         labels=dict(labels),
         versions=versions,

@@ -10,13 +10,20 @@ that the store must write before anybody is answered, and the answer; or it rais
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Address
 from typing import TypeAlias, TypeVar
 
+from meshray.coordinator.admission import (
+    MAX_ENDPOINTS,
+    endpoints_of,
+    free_name,
+    require_same,
+    roles_of,
+    token_of,
+)
 from meshray.coordinator.allocation import allocate, cools_down
 from meshray.coordinator.records import (
     DropFreed,
@@ -30,13 +37,12 @@ from meshray.coordinator.records import (
     RowChanges,
     TokenRecord,
 )
-from meshray.errors import RefusedError, UsageError
+from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
-from meshray.model.token import hash_secret
 
 #: An ephemeral node is removed so long after its agent's connection went away, seconds.
 EPHEMERAL_GRACE_S = 60.0
@@ -44,10 +50,10 @@ EPHEMERAL_GRACE_S = 60.0
 RESTART_GRACE_S = 120.0
 #: An ephemeral node that never came for its map may still be starting; after this it is a ghost.
 NEVER_SEEN_GRACE_S = 3600.0
+#: A join that fails takes itself back within this time, seconds: Ray may start for minutes before it does.
+TAKE_BACK_S = 900.0
 #: So many revisions are reserved with one write: presence changes the map often and is not stored.
 REVISION_BLOCK = 1000
-#: More endpoints than this nobody tries.
-MAX_ENDPOINTS = 16
 
 T = TypeVar("T")
 Outcome: TypeAlias = "tuple[Registry, RowChanges, T]"
@@ -128,16 +134,18 @@ class Registry:
 
         Raises:
             RefusedError: token_other_mesh, token_unknown, token_revoked, token_expired, token_used_up,
-                name_taken, key_taken.
+                name_taken, key_taken, head_exists.
+            UsageError: hub_needs_endpoint.
             MeshrayError: network_full, or what ``compare`` raises.
         """
-        token = self._token_of(request, now)
-        head = self.map.head
-        if request.with_ray and head is not None and head.versions.ray:
-            compare(request.versions, head.versions)
+        token = token_of(request, self.mesh, self.tokens, now)
         known = self._with_key(request.public_key)
+        head = self.map.head
+        roles = roles_of(request, known, head)
+        if WORKER in roles and head is not None and head.versions.ray:
+            compare(request.versions, head.versions)
         if known is not None:
-            return self._enrol_again(known, token, request, credential_hash, now)
+            return self._enrol_again(known, token, request, roles, credential_hash=credential_hash, now=now)
         if token.is_spent:
             raise token.spent()
         node = Node(
@@ -145,13 +153,14 @@ class Registry:
             name=self._free_name(request.name, exact=request.name_is_exact),
             ip=self._address(now),
             public_key=request.public_key,
-            roles=frozenset({WORKER} if request.with_ray else ()),
+            roles=roles,
+            endpoints=endpoints_of(request),
             ephemeral=request.ephemeral or token.ephemeral,
             labels=dict(request.labels),
             versions=request.versions,
         )
         used = replace(token, used=token.used + 1)
-        registry, rows = self._put(Member(node, credential_hash, token.id, (), now))
+        registry, rows = self._put(Member(node, credential_hash, token.id, node.endpoints, now))
         registry = replace(registry, tokens={**self.tokens, token.id: used})
         return registry._await_first_map(node, now), (*rows, PutToken(used)), registry.members[node_id]
 
@@ -162,18 +171,21 @@ class Registry:
         registry, rows = self._put(member)
         return registry, rows, member
 
-    def remove(self, node_id: str, now: float) -> Outcome[Member]:
+    def remove(self, node_id: str, now: float, *, take_back: bool = False) -> Outcome[Member]:
         """The node is no member any more; its address rests for an hour.
+
+        Args:
+            take_back: its join failed on its side: the token's use is given back if that was just now.
 
         Raises:
             UnknownError: there is none.
-            ConflictError: the node that runs the coordinator or Ray's head cannot be removed.
+            ConflictError: the node that runs the coordinator cannot be removed.
         """
         member = self.member(node_id)
-        if member.node.roles & {COORDINATOR, HEAD}:
+        if COORDINATOR in member.node.roles:
             raise ConflictError(
-                "node_is_head",
-                f"{member.node.name} is the head of this mesh and cannot be removed",
+                "node_is_coordinator",
+                f"{member.node.name} runs the coordinator of this mesh and cannot be removed",
                 hint=f"to end the whole mesh, on {member.node.name}: meshray leave",
             )
         address = member.node.ip
@@ -184,6 +196,10 @@ class Registry:
             freed={**self.freed, address: now},
         )
         registry, rows = gone._next_revision((DropMember(node_id), PutFreed(address, now)))
+        token = self.tokens.get(member.token_id)
+        if take_back and token is not None and now - member.enrolled <= TAKE_BACK_S:
+            unused = replace(token, used=max(0, token.used - 1))
+            registry, rows = replace(registry, tokens={**self.tokens, token.id: unused}), (*rows, PutToken(unused))
         return registry, rows, member
 
     def rename(self, name: str, new: NodeName) -> Outcome[Member]:
@@ -265,13 +281,28 @@ class Registry:
         registry, rows = self._put(replace(member, had_map=True))
         return registry, rows, None
 
-    def reported(self, node_id: str, versions: Versions, endpoints: tuple[Endpoint, ...]) -> Outcome[None]:
-        """What an agent says of itself when it connects. Raises UnknownError."""
+    def reported(
+        self, node_id: str, versions: Versions, endpoints: tuple[Endpoint, ...], hubs: tuple[str, ...] = ()
+    ) -> Outcome[None]:
+        """What an agent says of itself when it connects and when it changes. Raises UnknownError."""
         member = self.member(node_id)
         known = dict.fromkeys((*member.advertised, *endpoints))
-        node = replace(member.node, versions=versions, endpoints=tuple(known)[:MAX_ENDPOINTS])
+        node = replace(member.node, versions=versions, endpoints=tuple(known)[:MAX_ENDPOINTS], hubs=hubs)
         registry, rows = self._put(replace(member, node=node), stored=versions != member.node.versions)
         return registry, rows, None
+
+    def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> Outcome[None]:
+        """What a hub's WireGuard sees as the nodes' endpoints; None: not over UDP any more. Ignored from any node but a hub; where several
+        hubs see a node, the first one's word counts. Raises UnknownError."""
+        hubs = [hub.id for hub in self.map.hubs]
+        self.member(hub_id)
+        registry = self
+        for node_id, endpoint in seen.items():
+            member = registry.members.get(node_id)
+            if member is None or hub_id not in hubs or (member.node.seen is not None and hub_id != hubs[0]):
+                continue
+            registry, _ = registry._put(replace(member, node=replace(member.node, seen=endpoint)), stored=False)
+        return registry, (), None
 
     def ray_started(self, node_id: str, instance: str) -> Outcome[None]:
         """Ray's head has another instance, empty while it is down. Ignored from any node but the head."""
@@ -297,50 +328,30 @@ class Registry:
 
     # Inside
 
-    def _token_of(self, request: EnrolRequest, now: float) -> TokenRecord:
-        if request.mesh_id != self.mesh.id:
-            raise RefusedError(
-                "token_other_mesh",
-                "the token belongs to another mesh than the one that answered",
-                hint="on the head: meshray token create",
-            )
-        token = self.tokens.get(request.token_id)
-        if token is None or not hmac.compare_digest(token.secret_hash, hash_secret(request.secret)):
-            raise RefusedError(
-                "token_unknown",
-                f"the mesh {self.mesh.name} knows no such token",
-                hint="on the head: meshray token create",
-            )
-        refusal = token.refusal(now)
-        if refusal is not None:
-            raise refusal
-        return token
-
     def _enrol_again(
-        self, known: Member, token: TokenRecord, request: EnrolRequest, credential_hash: str, now: float
+        self,
+        known: Member,
+        token: TokenRecord,
+        request: EnrolRequest,
+        roles: frozenset[str],
+        *,
+        credential_hash: str,
+        now: float,
     ) -> Outcome[Member]:
-        # Public keys are no secret. Whoever holds any token could otherwise become the coordinator's
-        # node, whose credential makes tokens; or get in once more with a spent token and another's key.
-        if known.node.roles & {COORDINATOR, HEAD, STATIC}:
-            raise RefusedError(
-                "key_taken",
-                f"this machine's key belongs to the node {known.node.name} already",
-                hint="start with a new key: meshray leave, then join again",
-            )
-        if token.is_spent and known.token_id != token.id:
-            raise token.spent()
+        require_same(known, token)
         name = known.node.name
         if request.name_is_exact and request.name != name:
             name = self._free_name(request.name, exact=True)
         node = replace(
             known.node,
             name=name,
-            roles=frozenset({WORKER} if request.with_ray else ()),
+            roles=roles,
+            endpoints=endpoints_of(request),
             ephemeral=request.ephemeral or token.ephemeral,
             labels=dict(request.labels),
             versions=request.versions,
         )
-        member = replace(known, node=node, credential_hash=credential_hash)
+        member = replace(known, node=node, credential_hash=credential_hash, advertised=node.endpoints)
         registry, rows = self._put(member)
         return registry._await_first_map(node, now), rows, member
 
@@ -357,14 +368,7 @@ class Registry:
         return next((member for member in self.members.values() if member.node.public_key == key), None)
 
     def _free_name(self, wanted: NodeName, *, exact: bool) -> NodeName:
-        taken = {member.node.name for member in self.members.values()}
-        if wanted not in taken:
-            return wanted
-        numbered = (NodeName(f"{wanted[:57].rstrip('-')}-{number}") for number in range(2, len(taken) + 3))
-        free = next(name for name in numbered if name not in taken)
-        if exact:
-            raise RefusedError("name_taken", f"another node is called {wanted}", hint=f"--name {free}")
-        return free
+        return free_name(wanted, {member.node.name for member in self.members.values()}, exact=exact)
 
     def _put(self, member: Member, *, stored: bool = True) -> tuple[Registry, RowChanges]:
         old = self.members.get(member.node.id)

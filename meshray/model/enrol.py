@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshray.model import wire
-from meshray.model.address import NodeName
+from meshray.model.address import Endpoint, NodeName
 from meshray.model.keys import MeshSecret, PublicKey
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import Versions
+from meshray.model.node import HEAD, HUB, Versions
+
+#: The roles that a machine may ask for; the others follow from what it is.
+WISHES = frozenset({HEAD, HUB})
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class EnrolRequest:
     Attributes:
         mesh_id: the mesh that the token names; another mesh's coordinator refuses.
         name_is_exact: the person chose the name, so a taken one is refused; else it gets a number.
-        with_ray: the node will run a Ray worker, so its versions must match the head's.
+        with_ray: the node will run Ray; as a worker its versions must match the head's.
+        endpoints: where its WireGuard may be reached, given by a person; they are kept.
+        roles: what it wants to be beyond a node, of `WISHES`.
     """
 
     mesh_id: str
@@ -32,6 +37,8 @@ class EnrolRequest:
     with_ray: bool
     ephemeral: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    endpoints: tuple[Endpoint, ...] = ()
+    roles: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, object]:
         """The JSON form."""
@@ -46,11 +53,16 @@ class EnrolRequest:
             "with_ray": self.with_ray,
             "ephemeral": self.ephemeral,
             "labels": dict(self.labels),
+            "endpoints": [str(endpoint) for endpoint in self.endpoints],
+            "roles": sorted(self.roles),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> EnrolRequest:
         """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        roles = frozenset(wire.texts(value, "roles"))
+        if not roles <= WISHES:
+            raise wire.WireError(f"roles: a node may ask for {' and '.join(sorted(WISHES))} only")
         return cls(
             mesh_id=wire.text(value, "mesh_id", 64),
             token_id=wire.text(value, "token_id", 64),
@@ -62,6 +74,8 @@ class EnrolRequest:
             with_ray=wire.flag(value, "with_ray"),
             ephemeral=wire.flag(value, "ephemeral"),
             labels=wire.text_map(value, "labels"),
+            endpoints=tuple(Endpoint.parse(item) for item in wire.texts(value, "endpoints")),
+            roles=roles,
         )
 
 

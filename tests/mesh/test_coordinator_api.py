@@ -114,7 +114,7 @@ async def test_rename_remove_and_what_is_not_possible(tmp_path: Path) -> None:
         assert (await mesh.admin("PATCH", "/v1/nodes/gpu", {"drained": "yes"})).status == 400
         assert (await mesh.admin("PATCH", "/v1/nodes/head", {"drained": True})).status == 409
         assert (await mesh.admin("PATCH", "/v1/nodes/gpu", {"drained": True})).body["drained"] is True
-        assert (await mesh.admin("DELETE", "/v1/nodes/head")).code == "node_is_head"
+        assert (await mesh.admin("DELETE", "/v1/nodes/head")).code == "node_is_coordinator"
         assert (await mesh.admin("POST", "/v1/leave")).status == 409
         assert (await mesh.admin("DELETE", "/v1/nodes/gpu")).status == 200
         assert (await mesh.admin("DELETE", "/v1/nodes/gpu")).status == 404

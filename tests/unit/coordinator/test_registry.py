@@ -10,6 +10,7 @@ from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,
     NEVER_SEEN_GRACE_S,
     RESTART_GRACE_S,
+    TAKE_BACK_S,
     ConflictError,
     Registry,
     UnknownError,
@@ -149,6 +150,17 @@ def test_a_freed_address_rests_for_an_hour() -> None:
     assert late.named("worker").node.ip == IPv4Address("10.99.0.2")
 
 
+def test_a_join_that_failed_gives_its_use_of_the_token_back_for_a_while() -> None:
+    registry = enrol(new_mesh(), request(1))
+    used = registry.members["id-1"].token_id
+    assert registry.tokens[used].used == 1
+    taken_back, rows, _ = registry.remove("id-1", NOW + TAKE_BACK_S, take_back=True)
+    assert taken_back.tokens[used].used == 0
+    assert PutToken(taken_back.tokens[used]) in rows
+    assert registry.remove("id-1", NOW + TAKE_BACK_S + 1, take_back=True)[0].tokens[used].used == 1
+    assert registry.remove("id-1", NOW)[0].tokens[used].used == 1
+
+
 def test_a_rested_address_is_forgotten() -> None:
     registry = enrol(new_mesh(), request(1))
     registry, _, _ = registry.remove("id-1", NOW)
@@ -177,7 +189,7 @@ def test_a_clock_that_was_set_back_never_shortens_the_rest(clock: float) -> None
 def test_the_head_cannot_be_removed() -> None:
     with pytest.raises(ConflictError) as caught:
         new_mesh().remove("head-id", NOW)
-    assert caught.value.code == "node_is_head"
+    assert caught.value.code == "node_is_coordinator"
 
 
 def test_what_is_not_there() -> None:
@@ -301,3 +313,13 @@ def test_revisions_are_reserved_in_blocks() -> None:
         reserving += sum(isinstance(row, PutRevision) for row in rows)
     assert reserving == 2
     assert registry.revision <= registry.reserved
+
+
+def test_only_a_hub_s_word_counts_of_where_a_node_is_seen() -> None:
+    registry = enrol(new_mesh(), request(1))
+    worker = registry.members["id-1"].node
+    where = Endpoint("198.51.100.9", 40001)
+    seen, rows, _ = registry.saw("head-id", {worker.id: where, "nobody": where})
+    assert (seen.member(worker.id).node.seen, rows) == (where, ())
+    assert seen.saw("head-id", {worker.id: None})[0].member(worker.id).node.seen is None
+    assert registry.saw(worker.id, {"head-id": where})[0].member("head-id").node.seen is None
