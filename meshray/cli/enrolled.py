@@ -96,8 +96,11 @@ def _host_problems() -> list[str]:
     return found
 
 
-def unenrol(enrolment: Enrolment) -> None:
+def unenrol(enrolment: Enrolment, *, take_back: bool = False) -> None:
     """Tells the coordinator that this node leaves; one that does not know it (any more) is content.
+
+    Args:
+        take_back: the join failed here, so its use of the token does not count.
 
     Raises:
         UnreachableError: no address of the coordinator answered.
@@ -108,7 +111,7 @@ def unenrol(enrolment: Enrolment) -> None:
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
     try:
-        asyncio.run(coordinator.call("POST", "/v1/leave"))
+        asyncio.run(coordinator.call("POST", "/v1/leave", {"take_back": True} if take_back else None))
     except RefusedError as error:
         if error.code == "token_other_mesh":  # another certificate answered: that is not our coordinator
             raise

@@ -154,7 +154,9 @@ class _Api:
         return await serve_agent(self._service, request, member.node.id if member else None)
 
     async def leave(self, request: web.Request) -> web.StreamResponse:
-        await self._service.remove(self._member(request).node.id)
+        node_id = self._member(request).node.id
+        body = await _body(request) if request.can_read_body else {}
+        await self._service.remove(node_id, take_back=wire.flag(body, "take_back"))
         return success({})
 
     async def create_token(self, request: web.Request) -> web.StreamResponse:

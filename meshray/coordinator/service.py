@@ -91,9 +91,11 @@ class Service:
         registry = self._ledger.registry
         return EnrolAnswer(member.node.id, credential, self.settings.mesh_secret, self.settings.ray_token, registry.map)
 
-    async def remove(self, node_id: str) -> Member:
-        """Takes the node out of the mesh and ends its connection. Raises as `Registry.remove` does."""
-        member = await self._ledger.change(lambda registry: registry.remove(node_id, self._clock()))
+    async def remove(self, node_id: str, *, take_back: bool = False) -> Member:
+        """Takes the node out of the mesh and ends its connection. Arguments and errors as of `Registry.remove`."""
+        member = await self._ledger.change(
+            lambda registry: registry.remove(node_id, self._clock(), take_back=take_back)
+        )
         self._say_goodbye(member)
         return member
 

@@ -87,7 +87,7 @@ def init_command(
     Prints the command with which other machines join. What stands behind -- goes to `ray start`.
     """
     wish = Wish(
-        name=NodeName.parse(name) if name else NodeName.from_hostname(socket.gethostname()),
+        name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
         network=OverlayNetwork.parse(network),
         port=port,
         advertise=tuple(Endpoint.parse(item, port) for item in advertise),

@@ -78,7 +78,7 @@ def join_command(
     """
     wish = Wish(
         token=Token.parse(read_token(token, app.stdin)),
-        name=NodeName.parse(name) if name else NodeName.from_hostname(socket.gethostname()),
+        name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
         name_is_exact=name is not None,
         ephemeral=ephemeral,
         labels=parse_labels(label),
@@ -171,7 +171,7 @@ def _enrol(app: App, home: Home, wish: Wish, installation: RayInstallation | Non
             ray_args=wish.ray_args,
             labels=wish.labels,
         )
-        undo.add("the enrolment", lambda: unenrol(enrolment))
+        undo.add("the enrolment", lambda: unenrol(enrolment, take_back=True))
         require_no_overlap(answer.map.mesh.network, routes(), chosen_here=False)
         progress.stage("enrol", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
     save_map(home, answer.map)
