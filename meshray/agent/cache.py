@@ -1,38 +1,77 @@
 """The last map on disk, so that a node comes up while the coordinator is away.
 
-A damaged cache is a loud error that keeps the file, never a silent empty start.
+A damaged cache is a loud error that keeps the file, never a silent empty start; for one that a
+person removed the coordinator is asked.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 
-from meshray.errors import MeshrayError, UsageError
+from meshray.agent.enrolment import Enrolment
+from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.model import wire
 from meshray.model.meshmap import MeshMap
 from meshray.runtime.files import make_folder, write_atomically
 from meshray.settings import Home
+
+#: All addresses of the coordinator, and the map itself.
+_FETCH_S = 30.0
 
 
 def load_map(home: Home) -> MeshMap:
     """Reads map.json.
 
     Raises:
-        MeshrayError: ``not_enrolled`` where there is none, ``cache_damaged`` where it cannot be used.
+        MeshrayError: ``no_map`` where there is none, ``cache_damaged`` where it cannot be used.
     """
     path = home.map_cache
     try:
         return MeshMap.from_json(wire.decode(path.read_bytes()))
     except FileNotFoundError:
-        raise MeshrayError(
-            "not_enrolled", "this machine has no map of a mesh", hint="meshray init, or meshray join TOKEN"
-        ) from None
+        raise MeshrayError("no_map", f"there is no cached map {path}", hint="meshray up makes it anew") from None
     except (OSError, wire.WireError, UsageError, ValueError) as error:
         raise MeshrayError(
             "cache_damaged",
             f"the cached map {path} is damaged ({error}); it was kept as it is",
-            hint="meshray leave, then join again with a new token",
+            hint=f"move it away, then: meshray up (which makes it anew): mv {path} {path}.damaged",
         ) from None
+
+
+def load_or_fetch_map(home: Home, enrolment: Enrolment) -> MeshMap:
+    """Reads map.json, or gets it from the coordinator where there is none. Not from within an event loop.
+
+    Raises:
+        MeshrayError: ``no_map`` on the head, whose coordinator does not run yet; ``cache_damaged``; or what
+            the coordinator answered instead of a map.
+    """
+    try:
+        return load_map(home)
+    except MeshrayError as error:
+        if error.code != "no_map" or enrolment.hosts_coordinator:
+            raise
+    fetched = asyncio.run(_fetched_map(enrolment))
+    save_map(home, fetched)
+    return fetched
+
+
+async def _fetched_map(enrolment: Enrolment) -> MeshMap:
+    from meshray.agent.client import Coordinator
+
+    coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
+    link = await asyncio.wait_for(coordinator.open_link(), _FETCH_S)
+    try:
+        first = await asyncio.wait_for(link.messages().__anext__(), _FETCH_S)
+        return MeshMap.from_json(wire.mapping(first, "map"))
+    except (asyncio.TimeoutError, StopAsyncIteration, wire.WireError, UsageError):
+        raise UnreachableError(
+            "coordinator_unreachable",
+            f"the coordinator at {link.endpoint} sent no map",
+            hint="on the head: meshray logs",
+        ) from None
+    finally:
+        await link.close()
 
 
 def save_map(home: Home, mesh_map: MeshMap) -> None:

@@ -121,9 +121,10 @@ def load_private_key(home: Home) -> PrivateKey:
     """This node's WireGuard key.
 
     Raises:
-        MeshrayError: ``not_enrolled``, or ``state_damaged`` (the file is kept).
+        MeshrayError: ``state_damaged`` (the file is kept).
     """
-    text = _read(home.private_key, "not_enrolled", "this machine has no key", "meshray init, or meshray join TOKEN")
+    missing = f"this node's key {home.private_key} is missing"
+    text = _read(home.private_key, "state_damaged", missing, "restore it from a backup, or: meshray leave")
     try:
         return PrivateKey.parse(text.strip())
     except UsageError as error:
@@ -153,4 +154,7 @@ def _read(path: Path, code: str, missing: str, hint: str) -> str:
     except PermissionError:
         raise MeshrayError("not_root", f"{path} may be read by root only", hint="run it with sudo") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise MeshrayError("state_damaged", f"{path} cannot be read: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise MeshrayError(
+            "state_damaged", f"{path} cannot be read: {reason}", hint="MESHRAY_HOME must name a folder of meshray's own"
+        ) from None

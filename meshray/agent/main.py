@@ -20,7 +20,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from meshray import __version__
-from meshray.agent.cache import load_map
+from meshray.agent.cache import load_or_fetch_map
 from meshray.agent.client import RemovedFromMesh
 from meshray.agent.control_server import ControlServer
 from meshray.agent.coordinator_process import CoordinatorProcess
@@ -63,7 +63,7 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
     enrolment = Enrolment.load(home)
     if enrolment.taken_out:
         raise RemovedFromMesh
-    key, mesh_map = load_private_key(home), load_map(home)
+    key, mesh_map = load_private_key(home), load_or_fetch_map(home, enrolment)
     make_folder(home.run, PASSABLE_FOLDER)
     with _alone(home):
         _log_to(home.logs / "agent.log")

@@ -8,18 +8,24 @@ Only the module of the command that was asked for is imported, so that ``--help`
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from meshray import __version__
 from meshray.cli.app import App
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from meshray.cli.output import Result
 
 #: Sections of the help text: section → command → (module, what it does in one line).
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
@@ -45,6 +51,10 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "logs": ("logs", "Show what agent, coordinator, engine and Ray wrote."),
     },
 }
+
+
+#: Python does not say which file it was that could not be written: the state folder's disk.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Program(click.Group):
@@ -98,13 +108,13 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. Never raises, never shows a traceback unasked."""
+    _open_closed_streams()
     app = app_for(sys.argv[1:] if arguments is None else arguments)
     _interrupt_on_signals()
     try:
         return run(app)
-    except BrokenPipeError:
-        # The reader (`| head`) went away. Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (`| head`) went away
+        _give_up_stdout()
         return 1
 
 
@@ -123,7 +133,7 @@ def run(app: App) -> int:
     try:
         result = cli.main(list(app.arguments), prog_name="meshray", standalone_mode=False, obj=app)
         if isinstance(result, output.Result):
-            output.show(app, result)
+            _show(app, result)
             return result.exit_code
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
@@ -138,6 +148,32 @@ def run(app: App) -> int:
         return error.exit_code
 
 
+def _show(app: App, result: Result) -> None:
+    from meshray.cli import output
+
+    try:
+        output.show(app, result)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_stdout()
+        raise MeshrayError(
+            "output", f"it is done, but the answer could not be written to standard output: {error.strerror}"
+        ) from None
+
+
+def _give_up_stdout() -> None:
+    # Python would complain once more when it flushes stdout at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _open_closed_streams() -> None:
+    """Somebody who closed a stream (``>&-``) wants nothing from it; the next file opened must not take its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - open as long as the process
+
+
 def as_error(caught: BaseException, app: App) -> MeshrayError:
     """Any exception as one of ours: subject, cause, next step."""
     if isinstance(caught, MeshrayError):
@@ -146,7 +182,7 @@ def as_error(caught: BaseException, app: App) -> MeshrayError:
         return InterruptedByUser("interrupted", "interrupted")
     if isinstance(caught, click.ClickException):
         return _from_click(caught)
-    if isinstance(caught, OSError) and caught.filename is not None:
+    if isinstance(caught, OSError) and (caught.filename is not None or caught.errno in _DISK_ERRORS):
         return _from_system(caught, app)
     return _unexpected(caught, app)
 
@@ -172,7 +208,10 @@ def _from_click(caught: click.ClickException) -> MeshrayError:
 def _from_system(caught: OSError, app: App) -> MeshrayError:
     if isinstance(caught, PermissionError) and app.euid != 0:
         return MeshrayError("not_root", f"not root: {caught.filename} is closed to you", hint=app.sudo_line())
-    return MeshrayError("system", f"{caught.filename}: {caught.strerror}")
+    hint = ""
+    if caught.errno in _DISK_ERRORS:
+        hint = "make room there, or MESHRAY_HOME=FOLDER keeps the state elsewhere"
+    return MeshrayError("system", f"{caught.filename or app.own_home.state}: {caught.strerror}", hint=hint)
 
 
 def _unexpected(caught: BaseException, app: App) -> MeshrayError:

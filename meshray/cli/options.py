@@ -117,7 +117,7 @@ def read_token(text: str, stdin: TextIO) -> str:
                 found = file.read(_MAX_TOKEN_BYTES)
         except OSError as error:
             raise UsageError(
-                "token_file", f"the token file {text[1:]} cannot be read: {error.strerror}", hint="meshray join @FILE"
+                "token_file", f"the token file {text[1:]!r} cannot be read: {error.strerror}", hint="meshray join @FILE"
             ) from None
     else:
         return text

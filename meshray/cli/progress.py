@@ -7,6 +7,7 @@ with app.progress() as progress:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
@@ -54,8 +55,10 @@ class PlainProgress:
             return
         self._last[name] = (state, detail)
         word = _WORDS.get(state, (state, ""))[0]
-        self._stream.write(f"{name}: {word}{' ' + detail if detail else ''}\n")
-        self._stream.flush()
+        # Whoever stopped reading (`2>&1 | head`) still wants the work done.
+        with contextlib.suppress(OSError):
+            self._stream.write(f"{name}: {word}{' ' + detail if detail else ''}\n")
+            self._stream.flush()
 
 
 class LiveProgress:

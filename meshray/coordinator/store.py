@@ -222,6 +222,10 @@ class Store:
                     f"{self._path} is in use by another coordinator",
                     hint="meshray down",
                 ) from error
+            if "full" in str(error) or "readonly" in str(error):
+                raise MeshrayError(
+                    "store_unwritable", f"{self._path}: {error}", hint="make room on that disk"
+                ) from error
             raise self._damaged(str(error)) from error
         except (sqlite3.Error, ValueError, KeyError, TypeError, MeshrayError) as error:
             raise self._damaged(str(error)) from error

@@ -40,7 +40,9 @@ def claimed(home: Home) -> Iterator[Callable[[], None]]:
     Raises:
         MeshrayError: ``busy``, another one is at work.
     """
-    make_folder(home.state)
+    # One that is there already keeps its mode until it is known to be ours: it could be /etc.
+    if not home.state.is_dir():
+        make_folder(home.state)
     handle = os.open(home.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -71,6 +73,11 @@ def require_clean(home: Home) -> None:
             f"{home.state} is not empty ({', '.join(sorted(found)[:3])}): meshray needs a folder of its own",
             hint="MESHRAY_HOME=/var/lib/meshray",
         )
+
+
+def is_harmless(home: Home) -> bool:
+    """Whether the folder holds nothing but what a join that failed or was killed left."""
+    return all(entry.name in _HARMLESS or entry.name.startswith(_UNFINISHED) for entry in home.state.iterdir())
 
 
 def forget(home: Home, *, keep_logs: bool = False) -> None:

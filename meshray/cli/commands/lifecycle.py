@@ -30,7 +30,7 @@ def up_command(app: App) -> Result:
     Same name, same address, same key. Returns when the node is up; does nothing where it is up already.
     """
     from meshray.agent.client import RemovedFromMesh
-    from meshray.agent.enrolment import Enrolment
+    from meshray.agent.enrolment import Enrolment, load_private_key
     from meshray.runtime import service
     from meshray.runtime.state import claimed
 
@@ -39,11 +39,33 @@ def up_command(app: App) -> Result:
     enrolment = Enrolment.load(home)
     if enrolment.taken_out:
         raise RemovedFromMesh
+    load_private_key(home)
+    _check_map(home, enrolment)
     with claimed(home):
         if not service.is_running(home):
             return JoinResult(bring_up.start_and_follow(app, home), fresh=False)
         with app.progress() as progress:
             return JoinResult(bring_up.follow(home, progress.stage), fresh=False)
+
+
+def _check_map(home: Home, enrolment: Enrolment) -> None:
+    """A damaged map is told here, with its own hint. One that is missing is made from the coordinator's store; on
+    other nodes the agent asks the coordinator."""
+    from meshray.agent.cache import load_map, save_map
+
+    try:
+        load_map(home)
+    except MeshrayError as error:
+        if error.code != "no_map":
+            raise
+        if enrolment.hosts_coordinator:
+            from meshray.coordinator.store import Store
+
+            store = Store.open(home.database)
+            try:
+                save_map(home, store.load().map)
+            finally:
+                store.close()
 
 
 @click.command("down")
@@ -103,6 +125,7 @@ def leave_command(app: App, yes: bool) -> Result:
 def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
     """Who this node is; None where only remains are left, which the person agrees to remove."""
     from meshray.cli.enrolled import find_enrolment
+    from meshray.runtime.state import is_harmless
 
     try:
         enrolment = find_enrolment(home)
@@ -114,7 +137,8 @@ def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
     if enrolment is None:
         if not home.state.is_dir() or not any(home.state.iterdir()):
             raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray join TOKEN")
-        app.confirm(f"{home.state} holds the remains of a node, perhaps a whole mesh. They will be removed.", yes)
+        if not is_harmless(home):
+            app.confirm(f"{home.state} holds the remains of a node, perhaps a whole mesh. They will be removed.", yes)
     return enrolment
 
 

@@ -40,12 +40,16 @@ def test_secrets_are_in_no_repr() -> None:
     assert "ray-part" not in shown
 
 
-def test_a_stranger_is_told_how_to_join(home: Home) -> None:
-    for load in (Enrolment.load, load_private_key, load_map):
+def test_every_file_that_is_missing_has_its_own_code(home: Home) -> None:
+    for load, code in (
+        (Enrolment.load, "not_enrolled"),
+        (load_private_key, "state_damaged"),
+        (load_map, "no_map"),
+    ):
         with pytest.raises(MeshrayError) as caught:
             load(home)
-        assert caught.value.code == "not_enrolled"
-        assert "meshray join" in caught.value.hint
+        assert caught.value.code == code
+        assert "meshray" in caught.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"mesh": {"id": 7}}', b'{"nodes": []}'])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -58,8 +60,8 @@ class Machine:
         self.done.append("stop")
         return True
 
-    def unenrol(self, enrolment: Enrolment) -> None:
-        self.done.append("unenrol")
+    def unenrol(self, enrolment: Enrolment, *, take_back: bool = False) -> None:
+        self.done.append("take back" if take_back else "unenrol")
 
     async def enrol(self, token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpoint]:
         self.done.append("enrol")
@@ -140,7 +142,7 @@ FAILURES: list[tuple[BaseException, int]] = [
 
 
 @pytest.mark.parametrize(("failure", "code"), FAILURES)
-@pytest.mark.parametrize(("command", "undone"), [(init, ["stop"]), (join, ["stop", "unenrol"])])
+@pytest.mark.parametrize(("command", "undone"), [(init, ["stop"]), (join, ["stop", "take back"])])
 def test_a_late_failure_takes_everything_back_but_the_logs(
     machine: Machine, command: Callable[[Machine], Outcome], undone: list[str], failure: BaseException, code: int
 ) -> None:
@@ -194,7 +196,7 @@ def test_a_network_that_overlaps_here_unenrols_again(machine: Machine) -> None:
     outcome = join(machine)
     assert outcome.code == 1
     assert "10.99.7.0/24 on docker0" in outcome.err
-    assert machine.done == ["enrol", "unenrol"]
+    assert machine.done == ["enrol", "take back"]
     assert not machine.home.state.exists()
 
 
@@ -225,6 +227,14 @@ def test_a_folder_of_something_else_is_left_alone(machine: Machine) -> None:
     assert machine.left() == {"thesis.tex"}
 
 
+@pytest.mark.parametrize("command", [init, join])
+def test_a_folder_of_something_else_keeps_its_mode(machine: Machine, command: Callable[[Machine], Outcome]) -> None:
+    machine.home.state.mkdir(mode=0o755)
+    (machine.home.state / "passwd").write_text("root")
+    assert command(machine).code == 1
+    assert machine.home.state.stat().st_mode & 0o777 == 0o755
+
+
 def test_half_a_mesh_is_not_overwritten(machine: Machine) -> None:
     init(machine)
     machine.home.enrolment.unlink()
@@ -242,6 +252,46 @@ def test_leave_makes_a_stranger(machine: Machine) -> None:
     assert machine.done[-2:] == ["stop", "unenrol"]
     assert not machine.home.state.exists()
     assert machine.type_in("leave").code == 1
+
+
+def test_leave_after_a_failed_join_has_nothing_to_ask(machine: Machine) -> None:
+    machine.failure = MeshrayError("failed", "no")
+    join(machine)
+    assert machine.left() == {"log.failed"}
+    assert machine.type_in("leave").code == 0
+    assert not machine.home.state.exists()
+
+
+@pytest.mark.parametrize("name", ["map.json", "private.key"])
+def test_up_with_a_damaged_file_says_what_to_do_with_it(machine: Machine, name: str) -> None:
+    join(machine)
+    (machine.home.state / name).write_text("half a f")
+    done = list(machine.done)
+    outcome = machine.type_in("up")
+    assert outcome.code == 1
+    assert str(machine.home.state / name) in outcome.err
+    assert "hint: " in outcome.err
+    assert machine.done == done
+
+
+def test_up_on_the_head_makes_a_lost_map_anew(machine: Machine) -> None:
+    from meshray.agent.cache import load_map
+
+    init(machine)
+    before = load_map(machine.home)
+    machine.home.map_cache.unlink()
+    assert machine.type_in("up").code == 0
+    assert load_map(machine.home).nodes.keys() == before.nodes.keys()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_nothing_is_named(machine: Machine, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def write(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("meshray.agent.enrolment.write_atomically", write)
+    outcome = init(machine)
+    assert (outcome.code, str(machine.home.state) in outcome.err, "MESHRAY_HOME" in outcome.err) == (1, True, True)
 
 
 def test_leave_goes_on_where_the_coordinator_is_away(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
