@@ -16,6 +16,8 @@ SELF = "self"
 NONE = "none"
 
 UDP = "udp"
+#: Datagrams to the hub, in a TLS WebSocket.
+WSS = "wss"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Path:
 
     Attributes:
         kind: DIRECT, VIA_HUB, SELF or NONE.
-        transport: UDP, or None where there is no path.
+        transport: UDP, WSS, or None where there is no path.
         endpoint: where the datagrams go: the peer's, or the hub's.
         rtt_ms: median of the last probes' round trips over the overlay, milliseconds.
         loss: share of the last probes that were not answered, 0 to 1.

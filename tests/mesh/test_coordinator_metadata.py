@@ -14,6 +14,7 @@ from aiohttp import web
 from meshray.coordinator import advertise
 from meshray.coordinator.metadata import public_addresses
 from meshray.model.address import Endpoint
+from meshray.runtime.addresses import interface_addresses
 
 PUBLIC = IPv4Address("203.0.113.7")
 Cloud = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -138,7 +139,7 @@ async def test_endpoints_are_the_public_address_and_those_of_the_interfaces(monk
         return [PUBLIC]
 
     monkeypatch.setattr(advertise, "public_addresses", one)
-    own = await asyncio.to_thread(advertise.interface_addresses)
+    own = await asyncio.to_thread(interface_addresses)
     endpoints = await advertise.find_endpoints(51888)
     assert endpoints[0] == Endpoint(str(PUBLIC), 51888)
     assert endpoints[1:] == tuple(Endpoint(str(ip), 51888) for ip in own)

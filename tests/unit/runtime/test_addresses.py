@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from meshray.coordinator.advertise import InterfaceAddress, reachable
+from meshray.runtime.addresses import InterfaceAddress, reachable
 
 
 def test_ipv4_comes_first_and_nothing_twice() -> None:

@@ -1,0 +1,74 @@
+"""What a Ray node's labels tell of its link, so that tasks can ask for near nodes.
+
+>>> link_labels(3.2, DIRECT, UDP, "lab-2")
+{'meshray.io/rtt': 'lt10ms', 'meshray.io/path': 'direct', 'meshray.io/site': 'lab-2'}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from meshray.model.address import Endpoint
+from meshray.model.path import DIRECT, NONE, VIA_HUB, WSS
+
+RTT_LABEL = "meshray.io/rtt"
+PATH_LABEL = "meshray.io/path"
+SITE_LABEL = "meshray.io/site"
+#: What a person gives: ``--label site=lab-2``.
+GIVEN_SITE = "site"
+
+#: Upper bounds in milliseconds, each with its class.
+_RTT_CLASSES = ((1.0, "lt1ms"), (10.0, "lt10ms"), (50.0, "lt50ms"), (150.0, "lt150ms"))
+_SLOWEST = "ge150ms"
+#: Not `is_private`, which takes documentation and benchmark networks for private ones.
+_PRIVATE = tuple(IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
+#: Ray takes Kubernetes' syntax for a label's value.
+_LONGEST_VALUE = 63
+_NOT_IN_VALUE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+def rtt_class(rtt_ms: float) -> str:
+    """The class of a round trip in milliseconds: lt1ms, lt10ms, lt50ms, lt150ms or ge150ms."""
+    return next((name for bound, name in _RTT_CLASSES if rtt_ms < bound), _SLOWEST)
+
+
+def link_labels(rtt_ms: float | None, path_kind: str, transport: str | None, site: str) -> dict[str, str]:
+    """The labels of a node.
+
+    Args:
+        rtt_ms: round trip to the head, milliseconds; None: not measured, no label.
+        path_kind: to the head, see `meshray.model.path`; the head's own is SELF, which counts as direct.
+        transport: WSS where datagrams to the hub travel in a WebSocket.
+        site: see `site_of`; empty: no label.
+    """
+    labels = {RTT_LABEL: rtt_class(rtt_ms)} if rtt_ms is not None else {}
+    if path_kind != NONE:
+        labels[PATH_LABEL] = WSS if transport == WSS else VIA_HUB if path_kind == VIA_HUB else DIRECT
+    if site:
+        labels[SITE_LABEL] = site
+    return labels
+
+
+def site_of(labels: Mapping[str, str], observed: Endpoint | None) -> str:
+    """Nodes of one site are near each other: the site that the person gave, else what the hub sees.
+
+    Machines behind one NAT have its public address in common; those that the hub sees by private or
+    IPv6 addresses have their network in common (/24, /64).
+
+    Args:
+        observed: the node's endpoint as the hub's WireGuard sees it (or its own public one); None: not known.
+    """
+    if given := labels.get(GIVEN_SITE):
+        return _as_value(given)
+    ip = observed.ip if observed is not None else None
+    if isinstance(ip, IPv6Address):
+        return IPv6Network((ip, 64), strict=False).network_address.exploded[:19].replace(":", "-")
+    if isinstance(ip, IPv4Address) and any(ip in network for network in _PRIVATE):
+        return _as_value(str(IPv4Network((ip, 24), strict=False)))
+    return str(ip) if ip is not None else ""
+
+
+def _as_value(text: str) -> str:
+    return _NOT_IN_VALUE.sub("-", text)[:_LONGEST_VALUE].strip("-_.")

@@ -1,0 +1,80 @@
+"""The addresses of this machine's interfaces, and which of them others may know.
+
+>>> interface_addresses()
+[IPv4Address('192.168.1.20'), IPv6Address('2001:db8::7')]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+#: Networks that live inside this machine (containers, virtual machines) and meshray's own devices.
+_INNER = re.compile(r"(docker|br-[0-9a-f]{12}|virbr|veth|cni|flannel|cali|lxc|lxd|podman|vmnet|vboxnet|kube|meshray)")
+#: IFF_UP of linux/if.h.
+_UP = 0x1
+#: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE of linux/if_addr.h.
+_UNSTABLE = 0x01 | 0x08 | 0x20 | 0x40
+
+
+@dataclass(frozen=True)
+class InterfaceAddress:
+    """One address as the kernel reports it."""
+
+    interface: str
+    address: IPv4Address | IPv6Address
+    is_up: bool = True
+    is_stable: bool = True
+
+
+def interface_addresses() -> list[IPv4Address | IPv6Address]:
+    """The addresses of this machine that others may know.
+
+    Not for a thread in which an event loop runs: pyroute2 runs one of its own.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    return reachable(_read_addresses())
+
+
+def reachable(addresses: Iterable[InterfaceAddress]) -> list[IPv4Address | IPv6Address]:
+    """Those worth trying from outside, IPv4 first, in the kernel's order."""
+    usable = [item.address for item in addresses if _is_reachable(item)]
+    return sorted(dict.fromkeys(usable), key=lambda address: address.version)
+
+
+def is_inner(interface: str) -> bool:
+    """Whether an interface of this name belongs to containers, virtual machines or meshray itself."""
+    return _INNER.match(interface) is not None
+
+
+def _is_reachable(item: InterfaceAddress) -> bool:
+    address = item.address
+    return (
+        item.is_up
+        and item.is_stable
+        and not is_inner(item.interface)
+        and not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
+    )
+
+
+def _read_addresses() -> list[InterfaceAddress]:
+    from pyroute2.iproute.linux import IPRoute
+
+    with IPRoute() as kernel:
+        links = {
+            link["index"]: (str(link.get_attr("IFLA_IFNAME")), bool(link["flags"] & _UP)) for link in kernel.get_links()
+        }
+        return [_from_message(message, links) for message in kernel.get_addr() if message["index"] in links]
+
+
+def _from_message(message: Mapping[str, object], links: Mapping[int, tuple[str, bool]]) -> InterfaceAddress:
+    attributes = dict(message["attrs"])  # type: ignore[call-overload]
+    interface, is_up = links[int(str(message["index"]))]
+    # On a point-to-point link IFA_ADDRESS is the other side's; IFA_LOCAL is always ours, where it is given.
+    own = attributes.get("IFA_LOCAL") or attributes["IFA_ADDRESS"]
+    flags = int(attributes.get("IFA_FLAGS", 0))
+    return InterfaceAddress(interface, ip_address(own), is_up, not flags & _UNSTABLE)
