@@ -1,15 +1,20 @@
 """What this node's WireGuard device should be, out of the map (pure).
 
 hub                                    any other node
-├── peer a   allowed 10.99.0.2/32      └── peer hub   allowed 10.99.0.0/16, endpoint, keepalive
-└── peer b   allowed 10.99.0.3/32
+├── peer a   allowed 10.99.0.2/32      ├── peer hub   allowed 10.99.0.0/16, endpoint, keepalive
+└── peer b   allowed 10.99.0.3/32      ├── peer b     allowed 10.99.128.3/32 (probes): being tried
+                                       └── peer c     allowed 10.99.128.4/32 and 10.99.0.4/32: direct
+
+The longest prefix wins, so a direct peer takes its data from the hub, and gives it back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from meshray.agent.enrolment import Enrolment
+from meshray.agent.paths import PairPath
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey, PublicKey
@@ -20,7 +25,14 @@ from meshray.wireguard.device import DeviceConfig, PeerConfig
 
 
 def desired_device(
-    me: Node, mesh_map: MeshMap, keys: PairKeys, *, private_key: PrivateKey, listen_port: int, hub: Endpoint | None
+    me: Node,
+    mesh_map: MeshMap,
+    keys: PairKeys,
+    *,
+    private_key: PrivateKey,
+    listen_port: int,
+    hub: Endpoint | None,
+    path: Callable[[Node], PairPath] = lambda node: PairPath(),
 ) -> DeviceConfig:
     """The device of the node ``me``.
 
@@ -28,16 +40,22 @@ def desired_device(
         keys: derives the preshared keys of ``me``, remembers them.
         listen_port: UDP; 0 lets the kernel choose.
         hub: where the hub is dialled now.
+        path: the direct way to a node, where there is one.
     """
     others = [node for node in mesh_map.nodes.values() if node.id != me.id]
     if HUB in me.roles:
         peers = [_member(node, keys) for node in others]
     else:
         peers = [_hub(node, mesh_map, hub, keys) for node in others if HUB in node.roles][:1]
+        peers += [_direct(node, mesh_map, path(node), keys) for node in others if path(node).endpoint is not None]
+    network = mesh_map.mesh.network
     return DeviceConfig(
         private_key=private_key,
         listen_port=listen_port,
-        addresses=(IPv4Interface((me.ip, mesh_map.mesh.network.cidr.prefixlen)),),
+        addresses=(
+            IPv4Interface((me.ip, network.cidr.prefixlen)),
+            IPv4Interface((network.probe_address(me.ip), 32)),
+        ),
         mtu=DEFAULT_MTU,
         peers={peer.public_key: peer for peer in peers},
     )
@@ -84,6 +102,18 @@ def _hub(node: Node, mesh_map: MeshMap, endpoint: Endpoint | None, keys: PairKey
         allowed_ips=frozenset({mesh_map.mesh.network.cidr}),
         preshared_key=keys.with_peer(node.public_key),
         endpoint=endpoint,
+        keepalive_s=KEEPALIVE_S,
+    )
+
+
+def _direct(node: Node, mesh_map: MeshMap, path: PairPath, keys: PairKeys) -> PeerConfig:
+    probe = _only(mesh_map.mesh.network.probe_address(node.ip))
+    return PeerConfig(
+        public_key=node.public_key,
+        allowed_ips=frozenset({probe, _only(node.ip)} if path.carries else {probe}),
+        preshared_key=keys.with_peer(node.public_key),
+        # Once it was heard, WireGuard knows better than the map where it is.
+        endpoint=None if path.hears else path.endpoint,
         keepalive_s=KEEPALIVE_S,
     )
 

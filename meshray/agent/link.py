@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.client import Coordinator, Link, TakenOver
@@ -36,23 +36,32 @@ class LinkKeeper:
         coordinator: where it may be now; the map can add an address.
         current: the map of the moment, to which a change is applied.
         on_map: called with every new map.
+        on_message: called with every other message.
+        hello: what this node says of itself, besides its versions.
     """
 
     def __init__(
         self,
         coordinator: Callable[[], Coordinator],
         current: Callable[[], MeshMap],
+        *,
         on_map: Callable[[MeshMap], None],
+        on_message: Callable[[Mapping[str, object]], None],
+        hello: Callable[[], Mapping[str, object]],
         versions: Versions,
         progress: Progress,
     ) -> None:
         self._coordinator = coordinator
         self._current = current
         self._on_map = on_map
+        self._on_message = on_message
+        self._hello = hello
+        self._said: Mapping[str, object] = {}
         self._versions = versions
         self._progress = progress
         self._link: Link | None = None
         self._ray_instance = ""
+        self._hurry = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
@@ -85,28 +94,45 @@ class LinkKeeper:
                 log.warning("the link to the coordinator broke: %s", error)
             finally:
                 await self._close()
-            await asyncio.sleep(delay_s)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), delay_s)
+            self._hurry.clear()
             attempt += 1
+
+    def hurry(self) -> None:
+        """The network changed: the next try comes at once."""
+        self._hurry.set()
 
     async def tell_ray_instance(self, instance: str) -> None:
         """The instance of this node's Ray head; it is said again whenever the link is opened."""
         self._ray_instance = instance
+        await self.say({"type": "ray", "instance": instance})
+
+    async def say(self, message: Mapping[str, object]) -> None:
+        """Sends a message where there is a link; else it is lost."""
         if self._link is not None:
             with contextlib.suppress(OSError):
-                await self._send_instance(self._link)
+                await self._link.send(message)
+
+    async def say_hello(self) -> None:
+        """Says what this node is, where that changed since it was said last."""
+        hello = {"type": "hello", "versions": self._versions.to_json(), **self._hello()}
+        if hello != self._said and self._link is not None:
+            self._said = hello
+            await self.say(hello)
 
     async def _use(self, link: Link) -> None:
-        await link.send({"type": "hello", "versions": self._versions.to_json()})
-        await self._send_instance(link)
+        self._said = {}
+        await self.say_hello()
+        await self.say({"type": "ray", "instance": self._ray_instance})
         async for message in link.messages():
             kind = message.get("type")
             if kind == "map":
                 self._on_map(MeshMap.from_json(wire.mapping(message, "map")))
             elif kind == "change":
                 self._on_map(self._current().apply(MapChange.from_json(wire.mapping(message, "change"))))
-
-    async def _send_instance(self, link: Link) -> None:
-        await link.send({"type": "ray", "instance": self._ray_instance})
+            else:
+                self._on_message(message)
 
     async def _close(self) -> None:
         link, self._link = self._link, None

@@ -26,21 +26,25 @@ from meshray.agent.desired import PairKeys, desired_device, own_node
 from meshray.agent.enrolment import Enrolment
 from meshray.agent.hubs import HubChoice, is_fresh
 from meshray.agent.link import LinkKeeper
-from meshray.agent.parts import FirewallPart, Parts, RayPart
-from meshray.agent.prober import Measured, Prober
+from meshray.agent.pairs import Pairs
+from meshray.agent.parts import Parts
+from meshray.agent.paths import PairPath
+from meshray.agent.prober import Measured
 from meshray.agent.progress import Progress
-from meshray.agent.report import View, path_to
+from meshray.agent.report import View
+from meshray.agent.sightings import Sightings
+from meshray.agent.stages import Stages, log_firewall
 from meshray.errors import MeshrayError, UsageError
+from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.model.status import RayState
-from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
 from meshray.runtime.tasks import Tasks
 from meshray.settings import Home
 from meshray.wireguard.device import DeviceConfig, DeviceState
-from meshray.wireguard.plan import plan
+from meshray.wireguard.plan import RemovePeer, plan
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +52,8 @@ log = logging.getLogger(__name__)
 RECONCILE_S = 5.0
 #: The same while no handshake with the hub is fresh: the next address must be tried soon.
 IMPATIENT_S = 0.25
-#: Longer than three handshake tries to each of three addresses.
-OVERLAY_PATIENCE_S = 20.0
-#: A head on a slow machine takes half a minute.
-RAY_PATIENCE_S = 120.0
-RAY_POLL_S = 0.1
+#: A hub looks this long for the endpoints of nodes that are new in the map.
+WATCH_S = 8.0
 
 
 class Agent:
@@ -67,16 +68,30 @@ class Agent:
         self.parts = parts
         self.progress = Progress()
         self.device_state: DeviceState | None = None
-        self.link = LinkKeeper(lambda: self.coordinator, lambda: self.map, self._new_map, parts.versions, self.progress)
+        self.pairs = Pairs(self, parts.prober) if parts.prober is not None else None
+        self.link = LinkKeeper(
+            lambda: self.coordinator,
+            lambda: self.map,
+            on_map=self._new_map,
+            on_message=self._told,
+            hello=self._hello,
+            versions=parts.versions,
+            progress=self.progress,
+        )
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._endpoints_of_port = 0
+        self._sightings = Sightings()
+        self._watch_until = 0.0
         self.private_key = private_key
         self._keys = PairKeys(enrolment.mesh_secret, private_key.public())
         self._hub = HubChoice.start(
             self._hub_addresses(), enrolment.coordinators[0].host if enrolment.coordinators else "", time.time()
         )
         self._wake = asyncio.Event()
-        self._overlay_up = asyncio.Event()
+        self.overlay_up = asyncio.Event()
+        self.map_changed = asyncio.Event()
+        self.tasks = Tasks()
         self._stopping = asyncio.Event()
-        self._tasks = Tasks()
 
     @property
     def me(self) -> Node:
@@ -104,12 +119,12 @@ class Agent:
         Raises:
             RemovedFromMesh: the coordinator does not know this node any more; everything was taken down.
         """
-        tasks = self._tasks
+        tasks = self.tasks
         if self.parts.coordinator is not None:
             tasks.start(self.parts.coordinator.run(), "coordinator")
         tasks.start(self.link.run(), "link")
         tasks.start(self._keep_device(), "device")
-        tasks.start(self._start_what_needs_overlay(), "after overlay")
+        tasks.start(Stages(self).run(), "stages")
         try:
             await tasks.until(self._stopping)
         except RemovedFromMesh:
@@ -123,7 +138,7 @@ class Agent:
 
     async def _take_down(self) -> None:
         log.info("going down")
-        await self._tasks.close()
+        await self.tasks.close()
         if self.parts.ray is not None:
             await self.parts.ray.stop()
         if self.enrolment.ephemeral and not self.enrolment.taken_out:
@@ -131,7 +146,7 @@ class Agent:
         if self.parts.prober is not None:
             self.parts.prober.close()
         if self.parts.firewall is not None:
-            _log_firewall(await asyncio.to_thread(self.parts.firewall.remove))
+            log_firewall(await asyncio.to_thread(self.parts.firewall.remove))
         await asyncio.to_thread(self.parts.device.remove)
         if self.parts.coordinator is not None:
             await self.parts.coordinator.stop()
@@ -143,8 +158,12 @@ class Agent:
             log.warning("could not leave the mesh (%s); the coordinator removes an ephemeral node by itself", error)
 
     def _new_map(self, mesh_map: MeshMap) -> None:
-        self.map = mesh_map
+        before, self.map = self.map, mesh_map
         save_map(self.home, mesh_map)
+        if self.pairs is not None:
+            self._watch_until = time.monotonic() + WATCH_S
+            for node in mesh_map.nodes.values():
+                self.pairs.node_changed(before.nodes.get(node.id), node)
         self._hub = self._hub.with_candidates(self._hub_addresses(), time.time())
         if self.parts.ray is not None and mesh_map.head is not None:
             me = mesh_map.nodes.get(self.enrolment.node_id)
@@ -152,10 +171,25 @@ class Agent:
             self.parts.ray.head_instance(mesh_map.head.ray_instance)
         self.progress.set("coordinator", "ok", f"mesh {mesh_map.mesh.name}, {len(mesh_map.nodes)} nodes")
         self._wake.set()
+        self.map_changed.set()
+        self.map_changed = asyncio.Event()
+
+    def _told(self, message: Mapping[str, object]) -> None:
+        if self.pairs is not None and message.get("type") == "punch":
+            self.pairs.punch(wire.text(message, "node", 64))
+        elif self.pairs is not None and message.get("type") == "left":
+            self.pairs.left(wire.text(message, "node", 64))
+
+    def say(self, message: Mapping[str, object]) -> None:
+        """Sends to the coordinator, where it is there."""
+        self.tasks.start(self.link.say(message), "message")
+
+    def _hello(self) -> Mapping[str, object]:
+        return {"endpoints": [str(endpoint) for endpoint in self._endpoints]}
 
     def tell_ray_instance(self, instance: str) -> None:
         """This node's Ray head has another instance now (empty: it is down); the others are told."""
-        self._tasks.start(self.link.tell_ray_instance(instance), "ray instance")
+        self.tasks.start(self.link.tell_ray_instance(instance), "ray instance")
 
     # ---- the device
 
@@ -171,14 +205,19 @@ class Agent:
                 failures += 1
                 log.error("%s", error)
                 self.progress.fail("overlay", error)
-            delay_s = RECONCILE_S if self._overlay_up.is_set() else IMPATIENT_S
-            if self._stale_hub():
-                delay_s = IMPATIENT_S * 4
+            delay_s = self._reconcile_interval_s()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), backoff_s(failures) if failures else delay_s)
 
+    def _reconcile_interval_s(self) -> float:
+        if not self.overlay_up.is_set() or time.monotonic() < self._watch_until:
+            return IMPATIENT_S
+        if self._stale_hub() or (self.pairs is not None and self.pairs.any_direct):
+            return 1.0
+        return RECONCILE_S
+
     async def _reconcile(self) -> None:
-        observed = await asyncio.to_thread(self.parts.device.read)
+        observed = await self._read_device()
         self._hub = self._hub.step(self._hub_handshake(observed), time.time())
         steps = plan(observed, await self.desired())
         for step in steps:
@@ -187,8 +226,10 @@ class Agent:
             await asyncio.to_thread(self.parts.device.apply, steps)
             observed = await asyncio.to_thread(self.parts.device.read)
         self.device_state = observed
+        if observed is not None:
+            await self._look_at(observed)
         if observed is not None and (HUB in self.me.roles or is_fresh(self._hub_handshake(observed), time.time())):
-            self._overlay_up.set()
+            self.overlay_up.set()
 
     async def desired(self) -> DeviceConfig:
         """The device as it should be now."""
@@ -199,7 +240,44 @@ class Agent:
             private_key=self.private_key,
             listen_port=self.enrolment.listen_port,
             hub=await _resolved(self._hub.endpoint),
+            path=self.pairs.path if self.pairs is not None else lambda node: PairPath(),
         )
+
+    async def _read_device(self) -> DeviceState | None:
+        """The device; peers that must send a handshake at once are taken out of it first."""
+        observed = await asyncio.to_thread(self.parts.device.read)
+        remade = [
+            RemovePeer(key)
+            for key in (self.pairs.take_remade() if self.pairs else ())
+            if observed and key in observed.peers
+        ]
+        if not remade:
+            return observed
+        await asyncio.to_thread(self.parts.device.apply, remade)
+        return await asyncio.to_thread(self.parts.device.read)
+
+    async def _look_at(self, observed: DeviceState) -> None:
+        if self.pairs is not None:
+            self.pairs.observe(observed)
+        await self._look_for_endpoints(observed.listen_port)
+        await self.link.say_hello()
+        if HUB in self.me.roles:
+            for message in self._sightings.news(self.map.nodes.values(), observed, self.link.is_open):
+                await self.link.say(message)
+
+    async def _look_for_endpoints(self, port: int) -> None:
+        if self.parts.endpoints is not None and port != self._endpoints_of_port:
+            self._endpoints = await self.parts.endpoints(port, self.map.mesh.network)
+            self._endpoints_of_port = port
+
+    def network_changed(self, what: str) -> None:
+        """This machine has another address or router, or woke from sleep: everything is looked at again."""
+        log.info("the network changed: %s", what)
+        self._endpoints_of_port = 0
+        self.link.hurry()
+        if self.pairs is not None:
+            self.pairs.network_changed()
+        self._wake.set()
 
     def _hub_handshake(self, observed: DeviceState | None) -> float | None:
         peers = (
@@ -212,95 +290,13 @@ class Agent:
     def _stale_hub(self) -> bool:
         return HUB not in self.me.roles and not is_fresh(self._hub_handshake(self.device_state), time.time())
 
+    @property
+    def hub_addresses_tried(self) -> tuple[Endpoint, ...]:
+        """By which addresses the hub is dialled."""
+        return self._hub.candidates
+
     def _hub_addresses(self) -> list[Endpoint]:
         return [endpoint for hub in self.map.hubs for endpoint in hub.endpoints]
-
-    # ---- what needs the overlay
-
-    async def _start_what_needs_overlay(self) -> None:
-        await self._wait_for_overlay()
-        self.progress.set("overlay", "ok", f"{self.me.ip} on {self.parts.device.name} ({self.parts.device.kind})")
-        if self.parts.firewall is not None:
-            self.progress.set("firewall", "run")
-            await self._apply_firewall(self.parts.firewall)
-            self._tasks.start(self._keep_firewall(self.parts.firewall), "firewall")
-        if self.parts.prober is not None:
-            await self._open_prober(self.parts.prober)
-            self._tasks.start(self.parts.prober.run(self.peers_online), "prober")
-        if self.parts.ray is None:
-            self.progress.set("ray", "skip", self.parts.no_ray_because)
-            self.progress.finish(self._summary(None))
-            return
-        self.progress.set("ray", "run")
-        self._tasks.start(self.parts.ray.run(), "ray")
-        self.progress.finish(self._summary(await self._wait_for_ray(self.parts.ray)))
-
-    async def _wait_for_overlay(self) -> None:
-        try:
-            await asyncio.wait_for(self._overlay_up.wait(), OVERLAY_PATIENCE_S)
-        except asyncio.TimeoutError:
-            tried = ", ".join(str(endpoint) for endpoint in self._hub.candidates)
-            error = MeshrayError(
-                "no_handshake",
-                f"the hub does not answer WireGuard's handshake (tried UDP {tried})",
-                hint=f"on the hub: does its firewall (and the cloud's) let in UDP port {self.enrolment.mesh_port}?",
-            )
-            log.error("%s", error)
-            self.progress.fail("overlay", error)
-            await self._overlay_up.wait()
-
-    async def _wait_for_ray(self, ray: RayPart) -> Mapping[IPv4Address, RayState] | None:
-        """Until the head's Ray says ALIVE of this node and counts what it offers; None where it is drained."""
-        deadline = time.monotonic() + RAY_PATIENCE_S
-        failed = False
-        while True:
-            table = await ray.node_table()
-            mine = table.get(self.me.ip) if table else None
-            if table and mine and mine.alive and mine.resources:
-                alive = sum(1 for node in table.values() if node.alive)
-                self.progress.set("ray", "ok", f"ALIVE, {alive} nodes in the cluster")
-                return table
-            if self.me.drained:
-                self.progress.set("ray", "skip", "this node is drained")
-                return None
-            cause = ray.failure or ("Ray did not become ALIVE in time" if time.monotonic() > deadline else "")
-            if cause and not failed:
-                failed = True
-                self.progress.fail("ray", MeshrayError("ray_failed", cause, hint="meshray logs ray"))
-            await asyncio.sleep(RAY_POLL_S)
-
-    def _summary(self, table: Mapping[IPv4Address, RayState] | None) -> dict[str, object]:
-        """What ``init --json`` and ``join --json`` tell of a node that is up."""
-        me, head, hubs = self.me, self.map.head, self.map.hubs
-        path = path_to(self.view(None), head or hubs[0])
-        return {
-            "mesh": self.map.mesh.name,
-            "node": {"name": me.name, "ip": str(me.ip)},
-            "path": {"kind": path.kind, "transport": path.transport},
-            "ray": {
-                "alive": bool(table and table[me.ip].alive),
-                "nodes": sum(1 for node in table.values() if node.alive) if table else 0,
-            },
-            "ray_address": f"{head.ip}:{GCS_PORT}" if head and table else None,
-            "dashboard": f"http://{head.ip}:{DASHBOARD_PORT}" if head and table else None,
-        }
-
-    async def _open_prober(self, prober: Prober) -> None:
-        try:
-            await prober.open(self.me.ip)
-        except OSError as error:
-            raise MeshrayError(
-                "probe_port", f"the overlay address {self.me.ip} cannot be used: {error.strerror}", hint="meshray up"
-            ) from None
-
-    async def _keep_firewall(self, firewall: FirewallPart) -> None:
-        async for _ in firewall.changes():
-            await self._apply_firewall(firewall)
-
-    async def _apply_firewall(self, firewall: FirewallPart) -> None:
-        _log_firewall(await asyncio.to_thread(firewall.apply))
-        problems = firewall.problems()
-        self.progress.set("firewall", "fail" if problems else "ok", "; ".join(problems))
 
     # ---- what operations ask
 
@@ -330,6 +326,11 @@ class Agent:
             raise UsageError("no_such_node", f"the mesh has no node {who[:80]!r}", hint="meshray node list")
         return node
 
+    def peers_to_probe(self) -> list[IPv4Address]:
+        """Those whose way for data is probed by its own; a direct way is probed in `pairs`."""
+        direct = {node.ip for node in self.map.nodes.values() if self.pairs and self.pairs.path(node).carries}
+        return [ip for ip in self.peers_online() if ip not in direct]
+
     def view(self, table: Mapping[IPv4Address, RayState] | None) -> View:
         """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""
         firewall, ray, prober = self.parts.firewall, self.parts.ray, self.parts.prober
@@ -347,11 +348,6 @@ class Agent:
             ),
             now=time.time(),
         )
-
-
-def _log_firewall(lines: list[str]) -> None:
-    for line in lines:
-        log.info("firewall: %s", line)
 
 
 async def _resolved(endpoint: Endpoint | None) -> Endpoint | None:

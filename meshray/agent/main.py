@@ -21,6 +21,7 @@ from pathlib import Path
 
 from meshray import __version__
 from meshray.agent.cache import load_or_fetch_map
+from meshray.agent.candidates import read_endpoints
 from meshray.agent.client import RemovedFromMesh
 from meshray.agent.control_server import ControlServer
 from meshray.agent.coordinator_process import CoordinatorProcess
@@ -95,16 +96,22 @@ def _compose(
     """Outside of the event loop: pyroute2 runs one of its own."""
     ray = _find_ray(home, enrolment, mesh_map, environ)
     agent = Agent(home, enrolment, key, mesh_map, _parts(home, enrolment, mesh_map, ray, environ))
-    if isinstance(ray, _Ray):
-        agent.parts.ray = RayOnNode(
-            ray.installation,
-            ray.plan,
+
+    def part(found: _Ray | str) -> RayOnNode | None:
+        if isinstance(found, str):
+            return None
+        return RayOnNode(
+            found.installation,
+            found.plan,
             home,
-            ray.person,
+            found.person,
             token=enrolment.ray_token,
             on_instance=agent.tell_ray_instance,
         )
-    operations = Operations(agent, lambda: _client_environment(ray))
+
+    agent.parts.ray = part(ray)
+    agent.parts.late_ray = lambda later: part(_find_ray(home, enrolment, later, environ))
+    operations = Operations(agent, lambda: _client_environment(_find_ray(home, enrolment, agent.map, environ)))
     return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.person_uid)
 
 
@@ -144,6 +151,7 @@ def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str,
     return Parts(
         device=open_device(INTERFACE, home, environ),
         prober=Prober(),
+        endpoints=read_endpoints,
         firewall=Firewall(Opening(INTERFACE, mesh_map.mesh.network.cidr, forwards=HUB in me.roles)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         versions=replace(ray.installation.versions, meshray=__version__)

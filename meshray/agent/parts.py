@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Protocol
 
 from meshray import __version__
 from meshray.agent.prober import Prober
+from meshray.model.address import Endpoint, OverlayNetwork
+from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
 from meshray.model.status import RayState
 from meshray.wireguard.device import Device
@@ -68,6 +70,8 @@ class Parts:
     """The parts of one agent.
 
     Attributes:
+        endpoints: by which others may try to reach this WireGuard port; None: nobody can.
+        late_ray: makes Ray's part once the map shows a head; None while it does not.
         no_ray_because: told to the person where ``ray`` is None.
     """
 
@@ -76,5 +80,7 @@ class Parts:
     firewall: FirewallPart | None = None
     ray: RayPart | None = None
     coordinator: CoordinatorPart | None = None
+    endpoints: Callable[[int, OverlayNetwork], Awaitable[tuple[Endpoint, ...]]] | None = None
     versions: Versions = field(default_factory=lambda: Versions(meshray=__version__))
+    late_ray: Callable[[MeshMap], RayPart | None] = lambda mesh_map: None
     no_ray_because: str = "not asked for"

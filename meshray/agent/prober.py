@@ -1,9 +1,10 @@
-"""Round trips over the overlay: one small UDP packet to each peer and back, every few seconds.
+"""Round trips over the overlay: one small UDP packet to a peer and back.
 
-    ping  b"mr" 1 <8 random bytes>   ──►   the peer's agent
-    pong  b"mr" 2 <the same bytes>   ◄──
+    ping  b"mr" 1 <8 random bytes> <1: I hear you> <padding>   ──►   the peer's agent
+    pong  b"mr" 2 <the same bytes> <1: I hear you>             ◄──
 
-The overlay authenticates the sender, so the packets need no secret of their own.
+On the node's own address a probe takes the way that data takes; on its probe address the direct way
+alone. The overlay authenticates the sender, so the packets need no secret of their own.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from meshray.settings import PROBE_PORT
 
 _PING, _PONG = b"mr\x01", b"mr\x02"
 _NONCE_BYTES = 8
+_LENGTH = len(_PING) + _NONCE_BYTES + 1
+#: IPv4 and UDP around a probe, bytes: a probe of an inner size has so much less payload.
+_HEADERS_BYTES = 28
 #: An answer later than this counts as lost.
 TIMEOUT_S = 2.0
-#: Each peer is asked this often. 50 peers then cost below 1 kB/s with all headers.
-INTERVAL_S = 10.0
+#: Each peer is asked this often over the way that data takes.
+INTERVAL_S = 30.0
 #: How many of the last probes a median and a loss are made from.
 WINDOW = 8
 
@@ -48,16 +52,36 @@ class Measured:
         return round(sum(sample is None for sample in self.samples) / len(self.samples), 3) if self.samples else None
 
 
-class Prober(asyncio.DatagramProtocol):
-    """Answers the probes of others and sends its own."""
+@dataclass(frozen=True)
+class Answer:
+    """A probe that came back.
 
-    def __init__(self) -> None:
+    Attributes:
+        peer_hears: the peer's probes to us come back as well.
+    """
+
+    rtt_ms: float
+    peer_hears: bool
+
+
+def _deaf(peer: IPv4Address, hears_us: bool) -> bool:
+    return False
+
+
+class Echo(asyncio.DatagramProtocol):
+    """Asks and answers on one address.
+
+    Args:
+        on_ping: told of each peer's ping and whether that peer hears us; returns whether we hear it.
+    """
+
+    def __init__(self, on_ping: Callable[[IPv4Address, bool], bool] = _deaf) -> None:
+        self.on_ping = on_ping
         self._transport: asyncio.DatagramTransport | None = None
-        self._waiting: dict[bytes, asyncio.Future[None]] = {}
-        self._measured: dict[IPv4Address, Measured] = {}
+        self._waiting: dict[bytes, asyncio.Future[bool]] = {}
 
     async def open(self, address: IPv4Address) -> None:
-        """Listens on this node's overlay address. Raises OSError where it cannot be bound."""
+        """Listens on this address. Raises OSError where it cannot be bound."""
         loop = asyncio.get_running_loop()
         await loop.create_datagram_endpoint(lambda: self, local_addr=(str(address), PROBE_PORT))
 
@@ -67,41 +91,28 @@ class Prober(asyncio.DatagramProtocol):
             self._transport.close()
             self._transport = None
 
-    def measured(self, peer: IPv4Address) -> Measured:
-        """What is known of this peer; empty for one that was never probed."""
-        return self._measured.get(peer, Measured())
+    async def ask(self, peer: IPv4Address, timeout_s: float, *, hears: bool = False, size: int = 0) -> Answer | None:
+        """One round trip, None where no answer came in time.
 
-    async def probe(self, peer: IPv4Address, timeout_s: float = TIMEOUT_S) -> float | None:
-        """One round trip in milliseconds, None where no answer came in time. It is remembered."""
-        rtt_ms = await self._round_trip(peer, timeout_s)
-        self._measured.setdefault(peer, Measured()).samples.append(rtt_ms)
-        return rtt_ms
-
-    async def run(self, peers: Callable[[], Iterable[IPv4Address]]) -> None:
-        """Probes every peer of the moment, spread evenly over the interval, until cancelled."""
-        while True:
-            now_there = list(peers())
-            self._measured = {peer: seen for peer, seen in self._measured.items() if peer in set(now_there)}
-            for peer in now_there:
-                await asyncio.gather(self.probe(peer), asyncio.sleep(INTERVAL_S / len(now_there)))
-            if not now_there:
-                await asyncio.sleep(INTERVAL_S)
-
-    async def _round_trip(self, peer: IPv4Address, timeout_s: float) -> float | None:
+        Args:
+            hears: told to the peer.
+            size: bytes of the whole inner packet on its way there; the answer is small.
+        """
         if self._transport is None:
             return None
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        answered = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting[nonce] = answered
+        ping = (_PING + nonce + bytes([hears])).ljust(max(0, size - _HEADERS_BYTES), b"\0")
         sent = time.perf_counter()
         try:
-            self._transport.sendto(_PING + nonce, (str(peer), PROBE_PORT))
-            await asyncio.wait_for(answered, timeout_s)
+            self._transport.sendto(ping, (str(peer), PROBE_PORT))
+            peer_hears = await asyncio.wait_for(answered, timeout_s)
         except (asyncio.TimeoutError, OSError):
             return None
         finally:
             del self._waiting[nonce]
-        return round((time.perf_counter() - sent) * 1000, 3)
+        return Answer(round((time.perf_counter() - sent) * 1000, 3), peer_hears)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the socket is open."""
@@ -110,10 +121,63 @@ class Prober(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """asyncio: a packet came."""
-        kind, nonce = data[: len(_PING)], data[len(_PING) :]
-        if len(nonce) != _NONCE_BYTES or self._transport is None:
+        if len(data) < _LENGTH or self._transport is None:
             return
+        kind, nonce, hears_us = data[: len(_PING)], data[len(_PING) : _LENGTH - 1], bool(data[_LENGTH - 1])
         if kind == _PING:
-            self._transport.sendto(_PONG + nonce, addr)
+            hears = self.on_ping(IPv4Address(addr[0]), hears_us)
+            self._transport.sendto(_PONG + nonce + bytes([hears]), addr)
         elif kind == _PONG and nonce in self._waiting and not self._waiting[nonce].done():
-            self._waiting[nonce].set_result(None)
+            self._waiting[nonce].set_result(hears_us)
+
+
+class Prober:
+    """This node's echoes: over the way that data takes, and over the direct way."""
+
+    def __init__(self) -> None:
+        self.direct = Echo()
+        self._data = Echo()
+        self._measured: dict[IPv4Address, Measured] = {}
+
+    async def open(self, address: IPv4Address, probe_address: IPv4Address) -> None:
+        """Listens on both addresses of this node. Raises OSError where one cannot be bound."""
+        await self._data.open(address)
+        await self.direct.open(probe_address)
+
+    def close(self) -> None:
+        """Ends listening."""
+        self._data.close()
+        self.direct.close()
+
+    def measured(self, peer: IPv4Address) -> Measured:
+        """What is known of this peer; empty for one that was never probed."""
+        return self._measured.get(peer, Measured())
+
+    def remember(self, peer: IPv4Address, rtt_ms: float | None) -> None:
+        """Adds one probe of the way that data takes; None: it did not come back."""
+        self._measured.setdefault(peer, Measured()).samples.append(rtt_ms)
+
+    def way_changed(self, peer: IPv4Address) -> None:
+        """Data takes another way to this peer: what was measured was measured on the old one."""
+        self._measured.pop(peer, None)
+
+    async def probe(self, peer: IPv4Address, timeout_s: float = TIMEOUT_S, *, size: int = 0) -> float | None:
+        """One round trip in milliseconds, None where no answer came in time. It is remembered."""
+        answer = await self._data.ask(peer, timeout_s, size=size)
+        rtt_ms = answer.rtt_ms if answer else None
+        self.remember(peer, rtt_ms)
+        return rtt_ms
+
+    async def run(self, peers: Callable[[], Iterable[IPv4Address]]) -> None:
+        """Probes every peer of the moment, spread evenly over the interval, until cancelled. A new one at once."""
+        while True:
+            now_there = list(peers())
+            self._measured = {peer: seen for peer, seen in self._measured.items() if peer in set(now_there)}
+            new = [peer for peer in now_there if not self.measured(peer).samples]
+            await asyncio.gather(*(self.probe(peer) for peer in new))
+            for peer in now_there:
+                await asyncio.gather(self.probe(peer), asyncio.sleep(INTERVAL_S / len(now_there)))
+                if any(not self.measured(other).samples for other in peers()):
+                    break
+            if not now_there:
+                await asyncio.sleep(1.0)

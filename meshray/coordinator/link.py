@@ -4,6 +4,9 @@
     server → {"type": "change", "change": {…}}      then, whenever something changed
     agent  → {"type": "hello", "versions": {…}, "endpoints": […], "listen_port": N}
     agent  → {"type": "ray", "instance": "…"}
+    hub    → {"type": "seen", "nodes": {id: "host:port" or ""}}
+    agent  → {"type": "punch", "nodes": [id, …]}    server → both: {"type": "punch", "node": id}
+    agent  → {"type": "left", "node": id}           server → the other: {"type": "left", "node": id}
 
 Unknown types are ignored, so that a newer agent may say more. What is malformed ends the connection.
 """
@@ -124,6 +127,15 @@ class _Link:
         if kind == "hello":
             versions = Versions.from_json(wire.mapping(message, "versions"))
             endpoints = tuple(Endpoint.parse(item) for item in wire.texts(message, "endpoints"))
-            await self._service.reported(node_id, versions, endpoints)
+            await self._service.reported(node_id, versions, endpoints, wire.texts(message, "hubs"))
         elif kind == "ray":
             await self._service.ray_started(node_id, wire.text(message, "instance", 64))
+        elif kind == "seen":
+            seen = wire.text_map(message, "nodes")
+            await self._service.saw(
+                node_id, {key: Endpoint.parse(text) if text else None for key, text in seen.items()}
+            )
+        elif kind == "punch":
+            self._service.punch(node_id, wire.texts(message, "nodes"))
+        elif kind == "left":
+            self._service.left_direct(node_id, wire.text(message, "node", 64))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from meshray.model.meshmap import MapChange, MeshMap, diff
 
@@ -112,6 +112,16 @@ class Publisher:
             return False
         del self._outboxes[node_id]
         return True
+
+    def is_connected(self, node_id: str) -> bool:
+        """Whether the node has a connection that had its first map."""
+        outbox = self._outboxes.get(node_id)
+        return outbox is not None and outbox.has_map
+
+    def tell(self, node_id: str, message: Mapping[str, object]) -> None:
+        """Something for this node alone; nothing where it is not there."""
+        if self.is_connected(node_id):
+            self._outboxes[node_id].put(json.dumps(message))
 
     def kick(self, node_id: str, code: int, reason: str) -> None:
         """Closes the node's connection, where it has one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from meshray import __version__
@@ -160,9 +160,26 @@ class Service:
         """The agent received the whole map."""
         await self._ledger.change(lambda registry: registry.got_map(node_id))
 
-    async def reported(self, node_id: str, versions: Versions, endpoints: tuple[Endpoint, ...]) -> None:
+    async def reported(
+        self, node_id: str, versions: Versions, endpoints: tuple[Endpoint, ...], hubs: tuple[str, ...] = ()
+    ) -> None:
         """What the agent says of itself. Raises UnknownError."""
-        await self._ledger.change(lambda registry: registry.reported(node_id, versions, endpoints))
+        await self._ledger.change(lambda registry: registry.reported(node_id, versions, endpoints, hubs))
+
+    async def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> None:
+        """Where a hub's WireGuard sees the nodes. Raises UnknownError."""
+        await self._ledger.change(lambda registry: registry.saw(hub_id, seen))
+
+    def punch(self, node_id: str, others: Iterable[str]) -> None:
+        """Lets the node and each of the others try the direct way, at the same moment."""
+        for other in others:
+            if self._publisher.is_connected(node_id) and self._publisher.is_connected(other):
+                self._publisher.tell(node_id, {"type": "punch", "node": other})
+                self._publisher.tell(other, {"type": "punch", "node": node_id})
+
+    def left_direct(self, node_id: str, other: str) -> None:
+        """Tells the other that this node went back from the direct way to the hub."""
+        self._publisher.tell(other, {"type": "left", "node": node_id})
 
     async def ray_started(self, node_id: str, instance: str) -> None:
         """Ray's head has another instance. Raises UnknownError."""

@@ -1,0 +1,219 @@
+"""Runs the path decision (`meshray.agent.paths`) for every other node: asks, probes, tells the time.
+
+map ──candidates──► PairPath ◄──answers, lost probes── prober (direct way)
+                       │
+                       ├──► "punch" to the coordinator, which lets both sides try at once
+                       └──► desired device: a WireGuard peer for the probe address, later for the data
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Address
+from typing import Protocol
+
+from meshray.agent.paths import PROBE_TIMEOUT_S, PairPath, candidates, why_not_direct
+from meshray.agent.prober import Prober
+from meshray.model.keys import PublicKey
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import HUB, STATIC, Node
+from meshray.runtime.tasks import Tasks
+from meshray.wireguard.device import DeviceState
+
+log = logging.getLogger(__name__)
+
+#: How finely time is told to the paths while one is being tried, and otherwise, seconds.
+_FINE_S, _COARSE_S = 0.05, 0.5
+#: The node with the larger id asks for a punch this much later: mostly the other one has asked by then.
+_AFTER_YOU_S = 2.0
+#: So many pairs are tried at once: each costs a WireGuard handshake.
+_AT_ONCE = 8
+#: More bytes a second to a peer than probes and keepalives make mean that data flows.
+_ACTIVE_BYTES_S = 300.0
+
+
+class World(Protocol):
+    """What the paths need of the agent."""
+
+    @property
+    def me(self) -> Node:
+        """This node in the map of the moment."""
+
+    @property
+    def map(self) -> MeshMap:
+        """The map of the moment."""
+
+    def say(self, message: Mapping[str, object]) -> None:
+        """Sends to the coordinator, where it is there."""
+
+    def wake(self) -> None:
+        """The device should be compared with what it should be, at once."""
+
+
+class Pairs:
+    """The paths from this node to all others."""
+
+    def __init__(self, world: World, prober: Prober, clock: Callable[[], float] = time.monotonic) -> None:
+        self._world = world
+        self._prober = prober
+        self._clock = clock
+        self._tasks = Tasks()
+        self._paths: dict[str, PairPath] = {}
+        self._next_probe: dict[str, float] = {}
+        self._remake: set[PublicKey] = set()
+        self._sent: dict[PublicKey, tuple[float, int]] = {}
+        self._active: set[PublicKey] = set()
+        prober.direct.on_ping = self._on_ping
+
+    def path(self, node: Node) -> PairPath:
+        """The path to this node."""
+        return self._paths.get(node.id, PairPath())
+
+    def why_not_direct(self, node: Node) -> str:
+        """Why packets to this node go through the hub; empty where they do not."""
+        if not self._may_be_direct(node):
+            return ""
+        return why_not_direct(self._world.me, node, self.path(node))
+
+    def take_remade(self) -> set[PublicKey]:
+        """The peers that must be made anew, so that WireGuard sends a handshake at once; each is told once."""
+        remake, self._remake = self._remake, set()
+        return remake
+
+    @property
+    def any_direct(self) -> bool:
+        """Whether a direct way carries data to anybody."""
+        return any(path.carries for path in self._paths.values())
+
+    async def run(self) -> None:
+        """Tells the paths the time and sends what is due, until cancelled."""
+        try:
+            while True:
+                self._forget_gone()
+                self._ask()
+                for node in self._others():
+                    self._set(node, self.path(node).tick(self._clock()))
+                    self._probe_if_due(node)
+                busy = any(path.endpoint for path in self._paths.values())
+                await asyncio.sleep(_FINE_S if busy and self._soon() else _COARSE_S)
+        finally:
+            await self._tasks.close()
+
+    def punch(self, node_id: str) -> None:
+        """The coordinator says: try now, the other side does as well."""
+        node = self._world.map.nodes.get(node_id)
+        if node is not None and self._may_be_direct(node):
+            self._next_probe[node_id] = self._clock()
+            self._set(node, self.path(node).punch(candidates(self._world.me, node), self._clock()))
+
+    def left(self, node_id: str) -> None:
+        """The coordinator says: the other side went back to the hub."""
+        node = self._world.map.nodes.get(node_id)
+        if node is not None:
+            self._set(node, self.path(node).told_off(self._clock()))
+
+    def network_changed(self) -> None:
+        """This machine has other addresses or another router: what failed is tried again, what worked is looked at."""
+        for node in self._others():
+            self._set(node, self.path(node).network_changed(self._clock()))
+            self._next_probe[node.id] = self._clock()
+
+    def node_changed(self, old: Node | None, new: Node) -> None:
+        """The map says something else of a node."""
+        if old is None or (old.endpoints, old.seen, old.online) != (new.endpoints, new.seen, new.online):
+            self._set(new, self.path(new).network_changed(self._clock()))
+
+    def observe(self, device: DeviceState) -> None:
+        """Looks at the device's counters: to which peers does data flow?"""
+        now = self._clock()
+        for key, peer in device.peers.items():
+            before, sent = self._sent.get(key, (now, peer.tx_bytes))
+            if now - before >= 0.5 or key not in self._sent:
+                rate = (peer.tx_bytes - sent) / (now - before) if now > before else 0.0
+                (self._active.add if rate > _ACTIVE_BYTES_S else self._active.discard)(key)
+                self._sent[key] = (now, peer.tx_bytes)
+
+    # ---- inside
+
+    def _others(self) -> Iterable[Node]:
+        return [node for node in self._world.map.nodes.values() if self._may_be_direct(node)]
+
+    def _may_be_direct(self, node: Node) -> bool:
+        # Everybody has a way of its own to a hub, and a static peer has no agent.
+        me = self._world.me
+        return node.id != me.id and not {HUB, STATIC} & node.roles and HUB not in me.roles
+
+    def _forget_gone(self) -> None:
+        there = self._world.map.nodes
+        for node_id in [node_id for node_id in self._paths if node_id not in there]:
+            del self._paths[node_id]
+            self._next_probe.pop(node_id, None)
+
+    def _ask(self) -> None:
+        now, me = self._clock(), self._world.me
+        trying = sum(1 for path in self._paths.values() if path.endpoint and not path.carries)
+        wanted = []
+        for node in self._others():
+            due = now if me.id < node.id else now - _AFTER_YOU_S
+            if node.online and self.path(node).wants_punch(due) and candidates(me, node):
+                wanted.append(node)
+        chosen = wanted[: max(0, _AT_ONCE - trying)]
+        for node in chosen:
+            self._paths[node.id] = self.path(node).asked(now)
+        if chosen:
+            self._world.say({"type": "punch", "nodes": [node.id for node in chosen]})
+
+    def _probe_if_due(self, node: Node) -> None:
+        path, now = self.path(node), self._clock()
+        if path.endpoint is None or now < self._next_probe.get(node.id, 0.0):
+            return
+        self._next_probe[node.id] = now + path.probe_interval_s(node.public_key in self._active)
+        self._tasks.start(self._probe(node, path.attempt), f"probe of {node.name}")
+
+    async def _probe(self, node: Node, attempt: int) -> None:
+        address = self._world.map.mesh.network.probe_address(node.ip)
+        answer = await self._prober.direct.ask(address, PROBE_TIMEOUT_S, hears=self.path(node).hears)
+        path = self.path(node)
+        if path.attempt != attempt:
+            return
+        if answer is None:
+            self._set(node, path.unanswered(self._clock()))
+        else:
+            self._set(node, path.answered(answer.peer_hears, self._clock()))
+        if path.carries:
+            self._prober.remember(node.ip, answer.rtt_ms if answer else None)
+
+    def _on_ping(self, address: IPv4Address, hears_us: bool) -> bool:
+        node = self._by_probe_address(address)
+        if node is None:
+            return False
+        self._set(node, self.path(node).pinged(hears_us, self._clock()))
+        return self.path(node).hears
+
+    def _by_probe_address(self, address: IPv4Address) -> Node | None:
+        probe_address = self._world.map.mesh.network.probe_address
+        return next((node for node in self._world.map.nodes.values() if probe_address(node.ip) == address), None)
+
+    def _soon(self) -> bool:
+        return any(due - self._clock() < _COARSE_S for due in self._next_probe.values())
+
+    def _set(self, node: Node, new: PairPath) -> None:
+        old = self.path(node)
+        self._paths[node.id] = new
+        if new == old:
+            return
+        if new.attempt != old.attempt and new.endpoint is not None:
+            self._remake.add(node.public_key)
+        if new.hears != old.hears or new.phase != old.phase:
+            # The other side should hear of it at once, not with the next probe.
+            self._next_probe[node.id] = self._clock()
+        if old.carries and not new.carries:
+            self._world.say({"type": "left", "node": node.id})
+        if new.carries != old.carries:
+            log.info("%s: %s", node.name, f"direct, {new.endpoint}" if new.carries else "back through the hub")
+            self._prober.way_changed(node.ip)
+        if (new.endpoint, new.carries, new.attempt) != (old.endpoint, old.carries, old.attempt):
+            self._world.wake()

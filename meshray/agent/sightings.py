@@ -1,0 +1,39 @@
+"""What a hub tells the coordinator: where it sees the nodes (pure).
+
+A hub's WireGuard knows the mapped address and port of the very sockets that the nodes use, which is what
+another node must dial to come through the same NAT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from meshray.model import wire
+from meshray.model.node import STATIC, Node
+from meshray.wireguard.device import DeviceState, PeerState
+
+
+class Sightings:
+    """Remembers what was told, so that only news are told."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, str] = {}
+
+    def news(self, nodes: Iterable[Node], observed: DeviceState, can_tell: bool) -> Iterator[Mapping[str, object]]:
+        """The messages to send now; without a coordinator to tell them to, all is news again later."""
+        if not can_tell:
+            self._told = {}
+            return
+        seen = {node.id: _seen(observed.peers.get(node.public_key)) for node in nodes if STATIC not in node.roles}
+        news = [(key, text) for key, text in seen.items() if self._told.get(key, "") != text]
+        self._told = seen
+        for start in range(0, len(news), wire.MAX_ITEMS):
+            yield {"type": "seen", "nodes": dict(news[start : start + wire.MAX_ITEMS])}
+
+
+def _seen(peer: PeerState | None) -> str:
+    endpoint = peer.config.endpoint if peer is not None else None
+    # From this very machine comes what was carried by the relay: nobody else can use that address.
+    if endpoint is None or endpoint.ip is None or endpoint.ip.is_loopback:
+        return ""
+    return str(endpoint)

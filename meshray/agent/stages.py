@@ -1,0 +1,150 @@
+"""How a node comes up once its tunnel is there: firewall, probes, paths, Ray; told stage by stage.
+
+    overlay ──► firewall ──► prober, paths ──► Ray ALIVE ──► up
+
+What does not come in time is told as a failure; the agent goes on trying all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from meshray.agent.parts import FirewallPart, RayPart
+from meshray.agent.prober import Prober
+from meshray.agent.report import path_to
+from meshray.errors import MeshrayError
+from meshray.model.status import RayState
+from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
+
+if TYPE_CHECKING:
+    from meshray.agent.loop import Agent
+
+log = logging.getLogger(__name__)
+
+#: Longer than three handshake tries to each of three addresses.
+OVERLAY_PATIENCE_S = 20.0
+#: A head on a slow machine takes half a minute.
+RAY_PATIENCE_S = 120.0
+RAY_POLL_S = 0.1
+
+RayTable = Mapping[IPv4Address, RayState]
+
+
+class Stages:
+    """The stages of one agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._progress = agent.progress
+
+    async def run(self) -> None:
+        """Goes through them all, then ends; what it started goes on as the agent's tasks."""
+        agent = self._agent
+        await self._wait_for_overlay()
+        device = agent.parts.device
+        self._progress.set("overlay", "ok", f"{agent.me.ip} on {device.name} ({device.kind})")
+        if agent.parts.firewall is not None:
+            self._progress.set("firewall", "run")
+            await self._apply_firewall(agent.parts.firewall)
+            agent.tasks.start(self._keep_firewall(agent.parts.firewall), "firewall")
+        if agent.parts.prober is not None:
+            await self._open_prober(agent.parts.prober)
+            agent.tasks.start(agent.parts.prober.run(agent.peers_to_probe), "prober")
+        if agent.pairs is not None:
+            agent.tasks.start(agent.pairs.run(), "pairs")
+        if agent.parts.ray is None:
+            self._progress.set("ray", "skip", agent.parts.no_ray_because)
+            self._progress.finish(self._summary(None))
+            agent.parts.ray = await self._wait_for_a_head()
+        self._progress.set("ray", "run")
+        agent.tasks.start(agent.parts.ray.run(), "ray")
+        self._progress.finish(self._summary(await self._wait_for_ray(agent.parts.ray)))
+
+    async def _wait_for_overlay(self) -> None:
+        agent = self._agent
+        try:
+            await asyncio.wait_for(agent.overlay_up.wait(), OVERLAY_PATIENCE_S)
+        except asyncio.TimeoutError:
+            tried = ", ".join(map(str, agent.hub_addresses_tried))
+            error = MeshrayError(
+                "no_handshake",
+                f"the hub does not answer WireGuard's handshake (tried UDP {tried})",
+                hint=f"on the hub: does its firewall (and the cloud's) let in UDP port {agent.enrolment.mesh_port}?",
+            )
+            log.error("%s", error)
+            self._progress.fail("overlay", error)
+            await agent.overlay_up.wait()
+
+    async def _wait_for_a_head(self) -> RayPart:
+        """A mesh may get its head after its workers."""
+        agent = self._agent
+        while (ray := agent.parts.late_ray(agent.map)) is None:
+            await agent.map_changed.wait()
+        return ray
+
+    async def _wait_for_ray(self, ray: RayPart) -> RayTable | None:
+        """Until the head's Ray says ALIVE of this node and counts what it offers; None where it is drained."""
+        agent = self._agent
+        deadline = time.monotonic() + RAY_PATIENCE_S
+        failed = False
+        while True:
+            table = await ray.node_table()
+            mine = table.get(agent.me.ip) if table else None
+            if table and mine and mine.alive and mine.resources:
+                alive = sum(1 for node in table.values() if node.alive)
+                self._progress.set("ray", "ok", f"ALIVE, {alive} nodes in the cluster")
+                return table
+            if agent.me.drained:
+                self._progress.set("ray", "skip", "this node is drained")
+                return None
+            cause = ray.failure or ("Ray did not become ALIVE in time" if time.monotonic() > deadline else "")
+            if cause and not failed:
+                failed = True
+                self._progress.fail("ray", MeshrayError("ray_failed", cause, hint="meshray logs ray"))
+            await asyncio.sleep(RAY_POLL_S)
+
+    def _summary(self, table: RayTable | None) -> dict[str, object]:
+        """What ``init --json`` and ``join --json`` tell of a node that is up."""
+        agent = self._agent
+        me, head = agent.me, agent.map.head
+        path = path_to(agent.view(None), head or agent.map.hubs[0])
+        return {
+            "mesh": agent.map.mesh.name,
+            "node": {"name": me.name, "ip": str(me.ip)},
+            "path": {"kind": path.kind, "transport": path.transport},
+            "ray": {
+                "alive": bool(table and table[me.ip].alive),
+                "nodes": sum(1 for node in table.values() if node.alive) if table else 0,
+            },
+            "ray_address": f"{head.ip}:{GCS_PORT}" if head and table else None,
+            "dashboard": f"http://{head.ip}:{DASHBOARD_PORT}" if head and table else None,
+        }
+
+    async def _open_prober(self, prober: Prober) -> None:
+        agent = self._agent
+        try:
+            await prober.open(agent.me.ip, agent.map.mesh.network.probe_address(agent.me.ip))
+        except OSError as error:
+            raise MeshrayError(
+                "probe_port", f"the overlay address {agent.me.ip} cannot be used: {error.strerror}", hint="meshray up"
+            ) from None
+
+    async def _keep_firewall(self, firewall: FirewallPart) -> None:
+        async for _ in firewall.changes():
+            await self._apply_firewall(firewall)
+
+    async def _apply_firewall(self, firewall: FirewallPart) -> None:
+        log_firewall(await asyncio.to_thread(firewall.apply))
+        problems = firewall.problems()
+        self._progress.set("firewall", "fail" if problems else "ok", "; ".join(problems))
+
+
+def log_firewall(lines: list[str]) -> None:
+    """What a firewall changed, as log lines."""
+    for line in lines:
+        log.info("firewall: %s", line)
