@@ -23,6 +23,8 @@ from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.token import Token
 
 if TYPE_CHECKING:
+    import socket
+
     import aiohttp
 
 #: One whole request; enrolment may queue behind a hundred others.
@@ -73,6 +75,16 @@ async def enrol(token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpo
         found = replace(stranger, endpoints=(endpoint,))
         answer = await found.request(session, "POST", "/v1/enroll", request.to_json())
     return EnrolAnswer.from_json(answer), endpoint
+
+
+async def enrol_through(token: Token, request: EnrolRequest, stream: socket.socket) -> EnrolAnswer:
+    """Becomes a node over a byte stream that leads to the coordinator's port; raises as `enrol` does."""
+    from meshray.agent.stream import session_over
+
+    stranger = Coordinator(token.coordinators, token.fingerprint)
+    async with session_over(stream, token.fingerprint) as session:
+        answer = await stranger.request(session, "POST", "/v1/enroll", request.to_json())
+    return EnrolAnswer.from_json(answer)
 
 
 @dataclass(frozen=True)
@@ -136,11 +148,20 @@ class Coordinator:
             UnreachableError: none answered.
             RemovedFromMesh: the credential is not accepted.
         """
+        return await self._open("/v1/agent", MAX_MESSAGE_BYTES)
+
+    async def open_relay(self) -> Link:
+        """A WebSocket that carries WireGuard's datagrams (`meshray.relay.client`); raises as `open_link` does."""
+        from meshray.relay.frames import MAX_MESSAGE_BYTES as MAX_RELAY_BYTES
+
+        return await self._open("/v1/relay", MAX_RELAY_BYTES)
+
+    async def _open(self, path: str, max_message_bytes: int) -> Link:
         session = _session()
         try:
             return await race(
                 self.endpoints,
-                lambda endpoint: self._connect(session, endpoint),
+                lambda endpoint: self._connect(session, endpoint, path, max_message_bytes),
                 stagger_s=0.3,
                 discard=Link.close_socket,
             )
@@ -148,16 +169,18 @@ class Coordinator:
             await session.close()
             raise
 
-    async def _connect(self, session: aiohttp.ClientSession, endpoint: Endpoint) -> Link:
+    async def _connect(
+        self, session: aiohttp.ClientSession, endpoint: Endpoint, path: str, max_message_bytes: int
+    ) -> Link:
         import aiohttp
 
         try:
             socket = await session.ws_connect(
-                f"https://{endpoint}/v1/agent",
+                f"https://{endpoint}{path}",
                 headers=self._headers,
                 ssl=aiohttp.Fingerprint(self.fingerprint),
                 heartbeat=HEARTBEAT_S,
-                max_msg_size=MAX_MESSAGE_BYTES,
+                max_msg_size=max_message_bytes,
             )
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
@@ -202,6 +225,11 @@ class Link:
         self._session = session
         self._socket = socket
         self.endpoint = endpoint
+
+    @property
+    def socket(self) -> aiohttp.ClientWebSocketResponse[bool]:
+        """The WebSocket itself, for what is not JSON."""
+        return self._socket
 
     async def messages(self) -> AsyncIterator[Mapping[str, object]]:
         """What the coordinator sends, until the link ends.

@@ -3,6 +3,7 @@
     GET    /v1/hello                 anybody
     POST   /v1/enroll                who has a token
     GET    /v1/agent  (WebSocket)    nodes; see `meshray.coordinator.link`
+    GET    /v1/relay  (WebSocket)    nodes; see `meshray.relay`
     POST   /v1/leave                 nodes
     POST   /v1/tokens, GET /v1/tokens, DELETE /v1/tokens/{id}                  the node that runs the coordinator
     GET    /v1/nodes, DELETE /v1/nodes/{name}, PATCH /v1/nodes/{name}          the same
@@ -29,6 +30,7 @@ from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model import wire
 from meshray.model.address import NodeName
 from meshray.model.enrol import EnrolRequest
+from meshray.relay.server import Relay
 
 MAX_BODY_BYTES = 64 * 1024
 #: A body must be here within this, seconds.
@@ -43,6 +45,7 @@ MAX_USES = 1_000_000
 _STATUS = {
     "credential_unknown": 401,
     "name_taken": 409,
+    "head_exists": 409,
     "key_taken": 409,
     "version_mismatch": 409,
     "network_full": 409,
@@ -58,19 +61,23 @@ _STATUS_OF_KIND: tuple[tuple[type[MeshrayError], int], ...] = (
     (wire.WireError, 400),
 )
 
+#: Paths of WebSockets: they stay, and are bounded by the number of nodes.
+_SOCKETS = frozenset({"/v1/agent", "/v1/relay"})
+
 _log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(service: Service, door: Door) -> web.Application:
+def make_app(service: Service, door: Door, relay: Relay) -> web.Application:
     """The application that answers for this service."""
-    api = _Api(service, door)
+    api = _Api(service, door, relay)
     app = web.Application(middlewares=[_Answering(door).middleware], client_max_size=MAX_BODY_BYTES)
     app.add_routes(
         [
             web.get("/v1/hello", api.hello),
             web.post("/v1/enroll", api.enrol),
             web.get("/v1/agent", api.agent),
+            web.get("/v1/relay", api.relay),
             web.post("/v1/leave", api.leave),
             web.post("/v1/tokens", api.create_token),
             web.get("/v1/tokens", api.list_tokens),
@@ -109,7 +116,7 @@ class _Answering:
         return answer
 
     async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        is_socket = request.path == "/v1/agent"
+        is_socket = request.path in _SOCKETS
         if self._at_work >= MAX_REQUESTS and not is_socket:
             return failure(MeshrayError("busy", "the coordinator has too much to do", hint="try again in a minute"))
         self._at_work += not is_socket
@@ -133,9 +140,10 @@ class _Answering:
 
 
 class _Api:
-    def __init__(self, service: Service, door: Door) -> None:
+    def __init__(self, service: Service, door: Door, relay: Relay) -> None:
         self._service = service
         self._door = door
+        self._relay = relay
 
     async def hello(self, request: web.Request) -> web.StreamResponse:
         return success(self._service.hello())
@@ -147,11 +155,18 @@ class _Api:
 
     async def agent(self, request: web.Request) -> web.StreamResponse:
         credential = _credential(request)
-        if not web.WebSocketResponse().can_prepare(request):
-            raise UsageError("not_a_websocket", "this address speaks WebSocket only")
+        _require_websocket(request)
         self._door.hold(request.protocol)
         member = self._service.member_with(credential)
         return await serve_agent(self._service, request, member.node.id if member else None)
+
+    async def relay(self, request: web.Request) -> web.StreamResponse:
+        credential, member = _credential(request), self._member(request)
+        _require_websocket(request)
+        self._door.hold(request.protocol)
+        return await self._relay.serve(
+            request, member.node.id, lambda: self._service.member_with(credential) is not None
+        )
 
     async def leave(self, request: web.Request) -> web.StreamResponse:
         node_id = self._member(request).node.id
@@ -262,6 +277,11 @@ def _credential(request: web.Request) -> str:
     if scheme.lower() != "bearer" or not credential.isascii():
         raise _not_accepted()
     return credential.strip()
+
+
+def _require_websocket(request: web.Request) -> None:
+    if not web.WebSocketResponse().can_prepare(request):
+        raise UsageError("not_a_websocket", "this address speaks WebSocket only")
 
 
 def _not_accepted() -> RefusedError:

@@ -24,6 +24,7 @@ from meshray.coordinator.listener import Listener
 from meshray.coordinator.service import Service
 from meshray.coordinator.store import Store
 from meshray.errors import MeshrayError
+from meshray.relay.server import Relay
 from meshray.settings import Home
 
 #: All addresses of the machine.
@@ -44,6 +45,7 @@ class Server:
         hosts: addresses to listen on.
         clock: unix seconds.
         door: the bounds on strangers.
+        relay: the way to the hub's WireGuard; None: to the mesh's port on this machine.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Server:
         hosts: Sequence[str] = EVERYWHERE,
         clock: Callable[[], float] = time.time,
         door: Door | None = None,
+        relay: Relay | None = None,
     ) -> None:
         self._home = home
         self._port = port
         self._hosts = hosts
         self._clock = clock
         self._door = door or Door()
+        self._relay = relay
         self._listener: Listener | None = None
         self._service: Service | None = None
         self._runner: web.AppRunner | None = None
@@ -88,13 +92,14 @@ class Server:
         try:
             context, own_fingerprint = _tls(self._home)
             service = Service(store, own_fingerprint, self._clock)
+            relay = self._relay = self._relay or Relay(service.settings.port)
             sockets = _listen(self._hosts, service.settings.port if self._port is None else self._port)
         except BaseException:
             store.close()
             raise
         self._service = service
         self._runner = web.AppRunner(
-            make_app(service, self._door),
+            make_app(service, self._door, relay),
             access_log=None,  # the request line is harmless, headers are not: none is written
             auto_decompress=False,  # a small body must not become a large one
             keepalive_timeout=self._door.header_s,
@@ -126,6 +131,8 @@ class Server:
             await self._listener.close()
         if self._service is not None:
             self._service.disconnect_all()
+        if self._relay is not None:
+            self._relay.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._service is not None:

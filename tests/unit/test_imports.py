@@ -22,11 +22,13 @@ ALLOWED: dict[str, set[str]] = {
     "raynode": {"model", "runtime", "errors", "settings"},
     "render": {"model", "errors", "settings"},
     # The coordinator must run without any of what a node needs.
-    "coordinator": {"model", "runtime", "raynode", "errors", "settings"},
+    "coordinator": {"model", "runtime", "raynode", "relay", "errors", "settings"},
+    # Both ends are used by others: the server by the coordinator, the client by the agent.
+    "relay": {"model", "runtime", "errors", "settings"},
     # A pure look at a status.
     "doctor": {"model", "errors", "settings"},
     # The agent puts the parts together; it must not need the command line or the coordinator's code.
-    "agent": {"model", "runtime", "wireguard", "firewall", "raynode", "doctor", "errors", "settings"},
+    "agent": {"model", "runtime", "wireguard", "firewall", "raynode", "relay", "doctor", "errors", "settings"},
 }
 
 
