@@ -10,6 +10,7 @@ alone. The overlay authenticates the sender, so the packets need no secret of th
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import time
 from collections import deque
@@ -30,6 +31,8 @@ _HEADERS_BYTES = 28
 TIMEOUT_S = 2.0
 #: Each peer is asked this often over the way that data takes.
 INTERVAL_S = 30.0
+#: How soon a new peer is noticed.
+_LOOK_S = 1.0
 #: How many of the last probes a median and a loss are made from.
 WINDOW = 8
 
@@ -169,15 +172,12 @@ class Prober:
         return rtt_ms
 
     async def run(self, peers: Callable[[], Iterable[IPv4Address]]) -> None:
-        """Probes every peer of the moment, spread evenly over the interval, until cancelled. A new one at once."""
+        """Probes every peer of the moment once in each interval, a new one at once, until cancelled."""
+        due: dict[IPv4Address, float] = {}
         while True:
-            now_there = list(peers())
-            self._measured = {peer: seen for peer, seen in self._measured.items() if peer in set(now_there)}
-            new = [peer for peer in now_there if not self.measured(peer).samples]
-            await asyncio.gather(*(self.probe(peer) for peer in new))
-            for peer in now_there:
-                await asyncio.gather(self.probe(peer), asyncio.sleep(INTERVAL_S / len(now_there)))
-                if any(not self.measured(other).samples for other in peers()):
-                    break
-            if not now_there:
-                await asyncio.sleep(1.0)
+            now, there = time.monotonic(), set(peers())
+            ready = [peer for peer in there if due.get(peer, 0.0) <= now or not self.measured(peer).samples]
+            due = {peer: due.get(peer, 0.0) for peer in there}
+            # Spread by a little: fifty nodes that joined together must not all probe in the same second for ever.
+            due.update({peer: now + INTERVAL_S * random.uniform(0.9, 1.1) for peer in ready})  # noqa: S311 - no secret
+            await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))

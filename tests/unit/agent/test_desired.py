@@ -24,7 +24,7 @@ def test_the_hub_has_every_node_as_a_peer_with_its_own_address_only() -> None:
         WORKER_B.public_key: {IPv4Network("10.99.0.3/32")},
     }
     assert all(peer.endpoint is None and peer.keepalive_s == 0 for peer in device.peers.values())
-    assert device.addresses == (IPv4Interface("10.99.0.1/16"),)
+    assert device.addresses == (IPv4Interface("10.99.0.1/16"), IPv4Interface("10.99.128.1/32"))
 
 
 def test_a_worker_has_the_hub_for_the_whole_mesh_and_holds_the_way_open() -> None:
