@@ -1,0 +1,155 @@
+"""Hears from the kernel that this machine's network is another one: addresses, default routes, links, sleep.
+
+    async for reason in network_changes():
+        log.info("network: %s", reason)      # "new address 192.168.7.20 on wlan0; new default route by wlan0"
+
+Only what changes the way of packets counts: news about the overlay's own interface and about those of
+containers, and what the kernel merely says again (an IPv6 router announces the same prefix every few
+minutes), are passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+
+from meshray.agent.netstate import DUMP_REQUESTS, NetworkState, ends_dump
+from meshray.settings import INTERFACE
+
+log = logging.getLogger(__name__)
+
+_NETLINK_ROUTE = 0
+#: RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE of linux/rtnetlink.h.
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+#: A new network comes as a dozen messages; this long without one, and it is there.
+DEBOUNCE_S = 0.3
+#: A link that flaps all the time must not keep the news from coming.
+LONGEST_S = 2.0
+#: How often the clocks are compared; a sleep is noticed this long after its end, at most.
+CLOCKS_S = 2.0
+#: The clocks drift apart by microseconds, a sleep by seconds.
+_ASLEEP_S = 0.5
+#: Dumps of a machine with full Internet routing tables would take minutes; such a machine does not roam.
+_DUMP_S = 2.0
+
+
+class SleepWatch:
+    """Notices that the machine slept: the boot clock goes on in its sleep, the monotonic one does not."""
+
+    def __init__(self, boottime_s: float, monotonic_s: float) -> None:
+        self._apart_s = boottime_s - monotonic_s
+
+    def slept_s(self, boottime_s: float, monotonic_s: float) -> float:
+        """For how long it slept since the last call, seconds; 0 where it did not."""
+        before, self._apart_s = self._apart_s, boottime_s - monotonic_s
+        slept = self._apart_s - before
+        return slept if slept >= _ASLEEP_S else 0.0
+
+
+async def network_changes(own: str = INTERFACE, debounce_s: float = DEBOUNCE_S) -> AsyncIterator[str]:
+    """Yields what changed, in words for a log, once it has been quiet for a moment.
+
+    Without netlink (a sandbox forbids it) only sleep is told. Close it (``aclose``) to end listening.
+
+    Args:
+        own: the overlay's interface.
+    """
+    watch = _Watch(own)
+    try:
+        await watch.open()
+        while True:
+            yield await watch.next_change(debounce_s)
+    finally:
+        watch.close()
+
+
+class _Watch:
+    def __init__(self, own: str) -> None:
+        self._state = NetworkState(own)
+        self._reasons: dict[str, None] = {}
+        self._changed = asyncio.Event()
+        self._news: socket.socket | None = None
+        self._sleep = SleepWatch(*_clocks())
+
+    async def open(self) -> None:
+        try:
+            # First listen, then ask what there is: what happens in between is then heard twice, not never.
+            self._news = _netlink(_GROUPS)
+            for data in await asyncio.to_thread(lambda: list(_dumps())):
+                self._state.feed(data)
+        except OSError as error:
+            log.warning("changes of the network cannot be watched: %s", error)
+            self.close()
+            return
+        asyncio.get_running_loop().add_reader(self._news, self._drain, self._news)
+
+    def close(self) -> None:
+        if self._news is not None:
+            asyncio.get_running_loop().remove_reader(self._news)
+            self._news.close()
+            self._news = None
+
+    async def next_change(self, debounce_s: float) -> str:
+        while not await self._change_within(CLOCKS_S):
+            pass
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LONGEST_S
+        while loop.time() < deadline and await self._change_within(debounce_s):
+            pass
+        reasons, self._reasons = self._reasons, {}
+        return "; ".join(reasons)
+
+    async def _change_within(self, seconds: float) -> bool:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        if slept_s := self._sleep.slept_s(*_clocks()):
+            self._reasons[f"the machine slept for {slept_s:.0f} s"] = None
+            return True
+        changed = self._changed.is_set()
+        self._changed.clear()
+        return changed
+
+    def _drain(self, news: socket.socket) -> None:
+        try:
+            while data := news.recv(65536):
+                self._heard(self._state.feed(data))
+        except BlockingIOError:
+            pass
+        except OSError as error:  # ENOBUFS: more happened than the socket could hold
+            self._heard([f"many changes at once ({error.strerror})"])
+
+    def _heard(self, reasons: list[str]) -> None:
+        if reasons:
+            self._reasons.update(dict.fromkeys(reasons))
+            self._changed.set()
+
+
+def _clocks() -> tuple[float, float]:
+    return time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic()
+
+
+def _netlink(groups: int) -> socket.socket:
+    news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_ROUTE)
+    try:
+        news.bind((0, groups))
+    except OSError:
+        news.close()
+        raise
+    return news
+
+
+def _dumps() -> Iterator[bytes]:
+    """What there is now: links, addresses, routes, as the kernel's own messages."""
+    deadline = time.monotonic() + _DUMP_S
+    with _netlink(0) as asking:
+        asking.settimeout(_DUMP_S)
+        for request in DUMP_REQUESTS:
+            asking.send(request)
+            data = b""
+            while not ends_dump(data) and time.monotonic() < deadline:
+                data = asking.recv(65536)
+                yield data
