@@ -77,16 +77,6 @@ async def enrol(token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpo
     return EnrolAnswer.from_json(answer), endpoint
 
 
-async def enrol_through(token: Token, request: EnrolRequest, stream: socket.socket) -> EnrolAnswer:
-    """Becomes a node over a byte stream that leads to the coordinator's port; raises as `enrol` does."""
-    from meshray.agent.stream import session_over
-
-    stranger = Coordinator(token.coordinators, token.fingerprint)
-    async with session_over(stream, token.fingerprint) as session:
-        answer = await stranger.request(session, "POST", "/v1/enroll", request.to_json())
-    return EnrolAnswer.from_json(answer)
-
-
 @dataclass(frozen=True)
 class Coordinator:
     """Where the coordinator is, how to recognise it, and what this node shows to it.
@@ -140,6 +130,15 @@ class Coordinator:
                 f"the coordinator stopped answering ({self.endpoints[0]}: {describe(error)})",
                 hint="try again; on the head: meshray status",
             ) from None
+
+    async def call_through(
+        self, stream: socket.socket, method: str, path: str, body: Mapping[str, object] | None = None
+    ) -> Mapping[str, object]:
+        """The same over a byte stream that leads to the coordinator's port, for one call."""
+        from meshray.agent.stream import session_over
+
+        async with session_over(stream, self.fingerprint) as session:
+            return await self.request(session, method, path, body)
 
     async def open_link(self) -> Link:
         """The agent's WebSocket, to whichever address answers first.

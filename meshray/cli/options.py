@@ -48,6 +48,16 @@ def node_options(function: F) -> F:
     return function
 
 
+def endpoint_option(function: F) -> F:
+    """``--endpoint``."""
+    return click.option(
+        "--endpoint",
+        multiple=True,
+        metavar="HOST:PORT",
+        help="Where the others reach this node's WireGuard (UDP), for example behind a port forward. May be repeated.",
+    )(function)
+
+
 def group(name: str) -> Callable[[Callable[..., None]], click.Group]:
     """A noun whose commands are verbs; alone (`meshray token`) it prints its help."""
 

@@ -71,6 +71,13 @@ def _(result: InitResult) -> str:
     if result.ray_address:
         lines.append(f"Ray        {result.ray_address}   (meshray run -- python job.py)")
         lines.append(f"dashboard  {result.dashboard}")
+    if result.hub_only:
+        lines += [
+            "",
+            "On the machine that runs the Ray head:",
+            "",
+            f"    sudo meshray join --head {result.token}",
+        ]
     lines += [
         "",
         "On every other machine:",

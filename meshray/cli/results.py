@@ -31,7 +31,7 @@ class InitResult(Result):
     """``init``: the mesh exists.
 
     Attributes:
-        ray_address, dashboard: None with ``--no-ray``.
+        ray_address, dashboard: None with ``--no-ray`` and ``--hub-only``.
         port: UDP and TCP; must be reachable from the other machines.
         endpoints: the addresses that the token holds.
         open_commands: what opens the port in this host's firewall; empty where nothing drops it.
@@ -46,6 +46,7 @@ class InitResult(Result):
     port: int
     endpoints: tuple[str, ...]
     open_commands: tuple[str, ...] = ()
+    hub_only: bool = False
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``init --json``."""

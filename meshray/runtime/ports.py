@@ -25,6 +25,17 @@ def require_free(port: int, kinds: Iterable[str] = ("udp", "tcp")) -> None:
             _try_bind(port, kind, family, host)
 
 
+def free_udp_port(preferred: int) -> int:
+    """The preferred port where it is free, else one that the kernel chooses."""
+    try:
+        require_free(preferred, ("udp",))
+    except MeshrayError:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("", 0))
+            return int(probe.getsockname()[1])
+    return preferred
+
+
 def _try_bind(port: int, kind: str, family: socket.AddressFamily, host: str) -> None:
     try:
         with socket.socket(family, _KINDS[kind]) as probe:

@@ -1,4 +1,4 @@
-"""`meshray init`: a new mesh, with this machine as coordinator, hub and Ray head.
+"""`meshray init`: a new mesh, with this machine as coordinator, hub and (but for --hub-only) Ray head.
 
 preflight ──► Ray found ──► key, coordinator's store, first token ──► agent up ──► join line
 
@@ -23,7 +23,7 @@ from meshray.cli.app import App
 from meshray.cli.options import PassesOnToRay, json_option, node_options, ray_args
 from meshray.cli.results import InitResult, Result
 from meshray.cli.undo import Undo
-from meshray.errors import MeshrayError
+from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import DEFAULT_NETWORK, Endpoint, NodeName, OverlayNetwork
 from meshray.model.node import Versions
 from meshray.model.token import Token
@@ -44,6 +44,7 @@ class Wish:
     with_ray: bool
     ray: str | None
     ray_args: tuple[str, ...]
+    hub_only: bool = False
 
 
 @click.command("init", cls=PassesOnToRay)
@@ -63,6 +64,7 @@ class Wish:
     show_default=True,
     help="UDP for WireGuard and TCP for the coordinator.",
 )
+@click.option("--hub-only", is_flag=True, help="No Ray head here: another machine becomes it with `join --head`.")
 @json_option
 @click.pass_obj
 def init_command(
@@ -75,6 +77,7 @@ def init_command(
     network: str,
     advertise: tuple[str, ...],
     port: int,
+    hub_only: bool,
 ) -> Result | int:
     """Make a mesh here: coordinator, overlay and Ray head.
 
@@ -82,18 +85,26 @@ def init_command(
     Examples:
       sudo meshray init
       sudo meshray init --advertise head.example.org --port 443
+      sudo meshray init --hub-only           on a public machine, for a head behind a firewall
       sudo meshray init -- --num-cpus=0      the head itself runs no tasks
 
     Prints the command with which other machines join. What stands behind -- goes to `ray start`.
     """
+    if hub_only and (ray is not None or ray_args()):
+        raise UsageError(
+            "hub_only_without_ray",
+            "--hub-only runs no Ray here, so nothing can be said to it",
+            hint="say it to `meshray join --head` on the machine that runs the Ray head",
+        )
     wish = Wish(
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
         network=OverlayNetwork.parse(network),
         port=port,
         advertise=tuple(Endpoint.parse(item, port) for item in advertise),
-        with_ray=not no_ray,
+        with_ray=not (no_ray or hub_only),
         ray=ray,
         ray_args=ray_args(),
+        hub_only=hub_only,
     )
     return _init(app, wish, block)
 
@@ -170,6 +181,7 @@ def _create(
         versions=installation.versions if installation else Versions(__version__, "", platform.python_version()),
         labels={},
         now=time.time(),
+        hub_only=wish.hub_only,
     )
     save_map(home, answer.map)
     Enrolment(
@@ -208,6 +220,7 @@ def _result(summary: bring_up.Summary, token: Token, wish: Wish, endpoints: tupl
         dashboard=_text_or_none(summary.get("dashboard")),
         port=wish.port,
         endpoints=tuple(map(str, endpoints)),
+        hub_only=wish.hub_only,
         open_commands=tuple(_or_nothing(lambda: _open_commands(wish.port))),
     )
 

@@ -1,6 +1,7 @@
 """`meshray join`: this machine becomes a node of the mesh that a token names.
 
 token ──► preflight ──► Ray found ──► key ──► enrolment ──► agent up ──► summary
+                                               (through ssh with --via)
 
 What was begun is taken back when a later stage fails: the agent, the enrolment, the files.
 """
@@ -18,24 +19,43 @@ import click
 from meshray import __version__
 from meshray.cli import bring_up, output
 from meshray.cli.app import App
-from meshray.cli.options import PassesOnToRay, json_option, node_options, parse_labels, ray_args, read_token
+from meshray.cli.options import (
+    PassesOnToRay,
+    endpoint_option,
+    json_option,
+    node_options,
+    parse_labels,
+    ray_args,
+    read_token,
+)
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
-from meshray.model.address import NodeName
-from meshray.model.node import Versions
+from meshray.cli.via import Via, enrol_via, parse_via, unenrol_via
+from meshray.errors import UsageError
+from meshray.model.address import Endpoint, NodeName
+from meshray.model.node import HEAD, HUB, Versions
 from meshray.model.token import Token
-from meshray.settings import Home
+from meshray.settings import DEFAULT_PORT, Home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from meshray.model.enrol import EnrolAnswer, EnrolRequest
     from meshray.model.keys import PrivateKey
     from meshray.raynode.versions import RayInstallation
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the person asked for, parsed. ``name_is_exact``: given by the person, not guessed."""
+    """What the person asked for, parsed.
+
+    Attributes:
+        name_is_exact: given by the person, not guessed.
+        roles: beyond that of a node: head, hub.
+        endpoints: where this node's WireGuard is reached.
+        port: of this node's WireGuard; 0 leaves the choice to the machine.
+        via: how the enrolment travels; None: straight to the coordinator.
+    """
 
     token: Token
     name: NodeName
@@ -45,12 +65,40 @@ class Wish:
     with_ray: bool
     ray: str | None
     ray_args: tuple[str, ...]
+    roles: frozenset[str] = frozenset()
+    endpoints: tuple[Endpoint, ...] = ()
+    port: int = 0
+    via: Via | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the machine offers. ``port``: of WireGuard, 0 where the kernel may choose."""
+
+    installation: RayInstallation | None
+    port: int
+    endpoints: tuple[Endpoint, ...]
 
 
 @click.command("join", cls=PassesOnToRay)
 @click.argument("token", metavar="TOKEN|-|@FILE")
 @node_options
 @click.option("--ephemeral", is_flag=True, help="Leave the mesh when the agent ends.")
+@click.option("--head", is_flag=True, help="Run the Ray head here, in a mesh made with `init --hub-only`.")
+@click.option("--hub", is_flag=True, help="Forward for others, too; needs --endpoint.")
+@endpoint_option
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    help="UDP port of this node's WireGuard; default: that of the first --endpoint, else any.",
+)
+@click.option(
+    "--via",
+    metavar="ssh://[USER@]HOST[:PORT]",
+    help="Enrol through ssh to the coordinator's machine, where its port is closed to this one. HOST:PORT: through "
+    "a forward that you have made.",
+)
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
 @json_option
 @click.pass_obj
@@ -64,6 +112,11 @@ def join_command(
     block: bool,
     ephemeral: bool,
     label: tuple[str, ...],
+    head: bool,
+    hub: bool,
+    endpoint: tuple[str, ...],
+    port: int | None,
+    via: str | None,
 ) -> Result | int:
     """Join the mesh that a token names, with a Ray worker.
 
@@ -72,6 +125,8 @@ def join_command(
       sudo meshray join meshray1_AbC...
       ssh head sudo meshray token create | sudo meshray join -
       sudo meshray join @/run/secrets/token --ephemeral --block -- --num-gpus=1
+      sudo meshray join --via ssh://ana@head TOKEN
+      sudo meshray join --hub --endpoint vm.example.org:51888 TOKEN
 
     A token on the command line can be seen by other people of this machine: - reads it from standard input, @FILE
     from a file. Returns when Ray at the head counts this node as ALIVE. What stands behind -- goes to `ray start`.
@@ -85,8 +140,24 @@ def join_command(
         with_ray=not no_ray,
         ray=ray,
         ray_args=ray_args(),
+        roles=frozenset(({HEAD} if head else set()) | ({HUB} if hub else set())),
+        endpoints=tuple(Endpoint.parse(item, port) for item in endpoint),
+        port=port or 0,
+        via=parse_via(via) if via is not None else None,
     )
+    _require_sense(wish)
     return _join(app, wish, block)
+
+
+def _require_sense(wish: Wish) -> None:
+    if HEAD in wish.roles and not wish.with_ray:
+        raise UsageError("head_without_ray", "--head runs Ray, and --no-ray does not", hint="leave out one of them")
+    if HUB in wish.roles and not wish.endpoints:
+        raise UsageError(
+            "hub_needs_endpoint",
+            "a hub is reached from outside: where?",
+            hint="--hub --endpoint HOST:PORT, with this machine's public address and a UDP port that is open there",
+        )
 
 
 def _join(app: App, wish: Wish, block: bool) -> Result | int:
@@ -101,8 +172,7 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
     require_stranger(home, wish.token.mesh_id)
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
-        installation = _prepare(app, wish)
-        _enrol(app, home, wish, installation, undo)
+        _enrol(app, home, wish, _prepare(app, wish), undo)
 
         def result(summary: bring_up.Summary) -> JoinResult:
             undo.keep()
@@ -114,7 +184,7 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
         return result(bring_up.start_and_follow(app, home))
 
 
-def _prepare(app: App, wish: Wish) -> RayInstallation | None:
+def _prepare(app: App, wish: Wish) -> Found:
     """Looks at the machine and changes nothing."""
     from meshray.cli.enrolled import look_for_ray
     from meshray.runtime.preflight import check_wireguard
@@ -122,13 +192,32 @@ def _prepare(app: App, wish: Wish) -> RayInstallation | None:
     with app.progress() as progress:
         progress.stage("preflight", "run")
         wireguard = check_wireguard(app.environ)
-        progress.stage("preflight", "ok", wireguard)
-        return look_for_ray(app, progress, wish.ray, head=False) if wish.with_ray else None
+        port = _listen_port(wish)
+        progress.stage("preflight", "ok", wireguard + (f", UDP port {port}" if port else ""))
+        head = HEAD in wish.roles
+        installation = look_for_ray(app, progress, wish.ray, head=head) if wish.with_ray else None
+    return Found(installation, port, wish.endpoints or _endpoints(wish, port))
 
 
-def _enrol(app: App, home: Home, wish: Wish, installation: RayInstallation | None, undo: Undo) -> None:
+def _listen_port(wish: Wish) -> int:
+    from meshray.runtime import ports
+
+    chosen = wish.port or (wish.endpoints[0].port if wish.endpoints else 0)
+    if chosen:
+        ports.require_free(chosen, ("udp",))
+        return chosen
+    # Who cannot reach the coordinator may have to be reached: at a port that can be told beforehand.
+    return ports.free_udp_port(DEFAULT_PORT) if wish.via is not None else 0
+
+
+def _endpoints(wish: Wish, port: int) -> tuple[Endpoint, ...]:
+    from meshray.coordinator.advertise import find_endpoints
+
+    return asyncio.run(find_endpoints(port)) if wish.via is not None else ()
+
+
+def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
     from meshray.agent.cache import save_map
-    from meshray.agent.client import enrol
     from meshray.agent.enrolment import Enrolment
     from meshray.cli.enrolled import unenrol
     from meshray.model.enrol import EnrolRequest
@@ -136,7 +225,7 @@ def _enrol(app: App, home: Home, wish: Wish, installation: RayInstallation | Non
     from meshray.runtime.person import Person
     from meshray.runtime.preflight import require_no_overlap, routes
 
-    key = _key(home, undo)
+    key, installation = _key(home, undo), found.installation
     request = EnrolRequest(
         mesh_id=wish.token.mesh_id,
         token_id=wish.token.token_id,
@@ -148,22 +237,23 @@ def _enrol(app: App, home: Home, wish: Wish, installation: RayInstallation | Non
         with_ray=wish.with_ray,
         ephemeral=wish.ephemeral,
         labels=wish.labels,
+        endpoints=found.endpoints,
+        roles=wish.roles,
     )
+    answer, coordinators = _ask(app, wish, request)
     with app.progress() as progress:
-        progress.stage("enrol", "run", ", ".join(map(str, wish.token.coordinators)))
-        answer, endpoint = asyncio.run(enrol(wish.token, request))
         me = answer.map.nodes[answer.node_id]
         enrolment = Enrolment(
             mesh_id=answer.map.mesh.id,
             node_id=answer.node_id,
             name=me.name,
             credential=answer.credential,
-            coordinators=(endpoint, *(other for other in wish.token.coordinators if other != endpoint)),
+            coordinators=coordinators,
             fingerprint=wish.token.fingerprint.hex(),
             mesh_secret=answer.mesh_secret,
             ray_token=answer.ray_token,
-            mesh_port=endpoint.port,
-            listen_port=0,
+            mesh_port=coordinators[0].port,
+            listen_port=found.port,
             person_uid=Person.invoking(app.environ).uid,
             ephemeral=me.ephemeral,
             with_ray=wish.with_ray,
@@ -171,13 +261,31 @@ def _enrol(app: App, home: Home, wish: Wish, installation: RayInstallation | Non
             ray_args=wish.ray_args,
             labels=wish.labels,
         )
-        undo.add("the enrolment", lambda: unenrol(enrolment, take_back=True))
+        via = wish.via
+        undo.add(
+            "the enrolment",
+            lambda: unenrol_via(app, via, enrolment) if via is not None else unenrol(enrolment, take_back=True),
+        )
         require_no_overlap(answer.map.mesh.network, routes(), chosen_here=False)
-        progress.stage("enrol", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
+        progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
     save_map(home, answer.map)
     enrolment.save(home)
     undo.add("the unit", lambda: service.uninstall(home))
     undo.add("the agent", lambda: service.stop(home))
+
+
+def _ask(app: App, wish: Wish, request: EnrolRequest) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:
+    """The coordinator's answer, and where it is tried from now on."""
+    from meshray.agent import client
+
+    if wish.via is not None:
+        app.note(f"enrol: through {wish.via}")  # no live display: ssh may ask for a password
+        return enrol_via(app, wish.via, wish.token, request), wish.token.coordinators
+    with app.progress() as progress:
+        progress.stage("enrol", "run", ", ".join(map(str, wish.token.coordinators)))
+        answer, endpoint = asyncio.run(client.enrol(wish.token, request))
+        progress.stage("enrol", "ok", str(endpoint))
+    return answer, (endpoint, *(other for other in wish.token.coordinators if other != endpoint))
 
 
 def _key(home: Home, undo: Undo) -> PrivateKey:

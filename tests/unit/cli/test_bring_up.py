@@ -23,7 +23,7 @@ from meshray.model.keys import MeshSecret
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import Node
 from meshray.model.token import Token
-from meshray.runtime import preflight, service
+from meshray.runtime import ports, preflight, service
 from meshray.runtime.preflight import Route
 from meshray.settings import Home
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
@@ -92,6 +92,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(preflight, "check_wireguard", lambda environ: "kernel WireGuard")
     monkeypatch.setattr(preflight, "routes", lambda: machine.routes)
     monkeypatch.setattr(preflight, "require_free", lambda port: None)
+    monkeypatch.setattr(ports, "require_free", lambda port, kinds=(): None)
     monkeypatch.setattr("meshray.firewall.open_port_commands", lambda port: ["ufw allow 51888/udp"])
     return machine
 

@@ -1,0 +1,63 @@
+"""HTTPS over a byte stream that somebody else opened, for example one that ssh carries.
+
+>>> async with session_over(stream, token.fingerprint) as session:
+...     await coordinator.request(session, "POST", "/v1/enroll", body)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import socket
+import ssl
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from meshray.errors import RefusedError
+
+#: A person may have to type a password for the stream first, seconds; who opened it ends it when it fails.
+_PATIENCE_S = 120.0
+
+
+class _OneStream(aiohttp.BaseConnector):
+    """Knows only this stream, whatever the address says."""
+
+    def __init__(self, stream: socket.socket, fingerprint: bytes) -> None:
+        super().__init__(limit=1)
+        self._stream = stream
+        self._fingerprint = fingerprint
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Nothing is trusted but the fingerprint, which is compared before a byte is sent.
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self._stream.setblocking(False)
+        transport, protocol = await self._loop.create_connection(
+            self._factory,
+            sock=self._stream,
+            ssl=context,
+            server_hostname="meshray",
+            ssl_handshake_timeout=_PATIENCE_S,
+        )
+        found = transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
+        if not hmac.compare_digest(hashlib.sha256(found).digest(), self._fingerprint):
+            transport.abort()
+            raise RefusedError(
+                "token_other_mesh",
+                "not the coordinator that this token is for: another certificate answered",
+                hint="make a new token on the head: meshray token create",
+            )
+        return protocol
+
+
+def session_over(stream: socket.socket, fingerprint: bytes) -> aiohttp.ClientSession:
+    """A session all of whose requests go through the stream.
+
+    Args:
+        fingerprint: SHA-256 of the certificate; a RefusedError is raised where another one answers.
+    """
+    return aiohttp.ClientSession(
+        connector=_OneStream(stream, fingerprint), timeout=aiohttp.ClientTimeout(total=_PATIENCE_S)
+    )

@@ -1,0 +1,108 @@
+"""How an enrolment travels where the coordinator's port is closed to this machine. Nothing else goes that way.
+
+>>> str(parse_via("ssh://ana@head"))
+'ssh://ana@head'
+>>> str(parse_via("127.0.0.1:40000"))      # a forward that is there already
+'127.0.0.1:40000'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshray.errors import UnreachableError, UsageError
+from meshray.model.address import Endpoint
+
+if TYPE_CHECKING:
+    from meshray.agent.client import Coordinator
+    from meshray.agent.enrolment import Enrolment
+    from meshray.cli.app import App
+    from meshray.model.enrol import EnrolAnswer, EnrolRequest
+    from meshray.model.token import Token
+    from meshray.runtime.ssh import SshTarget
+
+_CONNECT_S = 10.0
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class ThroughSsh:
+    """Through this machine's own ssh client, to the machine on which the coordinator runs."""
+
+    target: SshTarget
+
+    def call(self, app: App, coordinator: Coordinator, path: str, body: Json) -> Json:
+        """One POST; raises as `Coordinator.request` does, and UnreachableError ``ssh_failed`` with ssh's own words."""
+        from meshray.runtime.person import Person
+        from meshray.runtime.ssh import SshStream
+
+        port = coordinator.endpoints[0].port
+        with SshStream(self.target, port, Person.invoking(app.environ), app.environ) as stream:
+            try:
+                return asyncio.run(coordinator.call_through(stream.socket, "POST", path, body))
+            except UnreachableError as error:
+                raise stream.failure() or error from None
+
+    def __str__(self) -> str:
+        return str(self.target)
+
+
+@dataclass(frozen=True)
+class ThroughForward:
+    """Through a port that leads to the coordinator's, made by somebody else."""
+
+    endpoint: Endpoint
+
+    def call(self, app: App, coordinator: Coordinator, path: str, body: Json) -> Json:
+        """One POST; raises as `Coordinator.request` does."""
+        try:
+            stream = socket.create_connection((self.endpoint.host, self.endpoint.port), _CONNECT_S)
+        except OSError as error:
+            raise UnreachableError(
+                "coordinator_unreachable",
+                f"nothing answers at {self.endpoint}: {error.strerror or error}",
+                hint="does the forward lead to the coordinator's port?",
+            ) from None
+        with stream:
+            return asyncio.run(coordinator.call_through(stream, "POST", path, body))
+
+    def __str__(self) -> str:
+        return str(self.endpoint)
+
+
+Via = ThroughSsh | ThroughForward
+
+
+def enrol_via(app: App, via: Via, token: Token, request: EnrolRequest) -> EnrolAnswer:
+    """Becomes a node; raises as `Via.call` does."""
+    from meshray.agent.client import Coordinator
+    from meshray.model.enrol import EnrolAnswer
+
+    stranger = Coordinator(token.coordinators, token.fingerprint)
+    return EnrolAnswer.from_json(via.call(app, stranger, "/v1/enroll", request.to_json()))
+
+
+def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:
+    """The join failed here: the coordinator forgets the node, and its use of the token does not count."""
+    from meshray.agent.client import Coordinator
+
+    coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
+    via.call(app, coordinator, "/v1/leave", {"take_back": True})
+
+
+def parse_via(text: str) -> Via:
+    """Raises UsageError where it is neither ``ssh://…`` nor HOST:PORT."""
+    from meshray.runtime.ssh import SshTarget
+
+    if "//" in text:
+        return ThroughSsh(SshTarget.parse(text))
+    try:
+        return ThroughForward(Endpoint.parse(text))
+    except UsageError:
+        raise UsageError(
+            "bad_via", f"{text[:80]!r} is neither ssh://[USER@]HOST[:PORT] nor HOST:PORT", hint="--via ssh://ana@head"
+        ) from None

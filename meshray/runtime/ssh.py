@@ -1,0 +1,227 @@
+"""The machine's own ssh client: as a way to one port of another machine, and to run one command there.
+
+>>> target = SshTarget.parse("ssh://ana@head.example.org:2222")
+>>> target.argv("-W", "127.0.0.1:51888")
+['ssh', '-o', 'ConnectTimeout=10', …, '-p', '2222', '-l', 'ana', '-W', '127.0.0.1:51888', '--', 'head.example.org']
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from meshray.errors import MeshrayError, UnreachableError, UsageError
+from meshray.runtime.person import Person
+
+#: What ssh itself exits with when it, and not the command, failed.
+SSH_FAILED = 255
+#: A dead peer is noticed within a minute; an address that swallows packets within ten seconds.
+_OPTIONS = ("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3")
+_URL = re.compile(
+    r"ssh://(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[A-Za-z0-9_][\w.-]*))"
+    r"(?::(?P<port>[0-9]{1,5}))?/?",
+    re.ASCII,
+)
+#: So much of what ssh says is read, bytes; the end of it tells the cause.
+_MAX_SAID = 64 * 1024
+#: So much of what a command answers is read, bytes.
+_MAX_ANSWER = 1024 * 1024
+#: ssh ends at once when its channel has failed, seconds.
+_END_S = 3.0
+
+
+@dataclass(frozen=True)
+class SshTarget:
+    """A machine as ssh names it: ``~/.ssh/config`` counts. Empty user and port 0 leave the choice to ssh."""
+
+    host: str
+    user: str = ""
+    port: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> SshTarget:
+        """Reads ``ssh://[user@]host[:port]``. Raises UsageError; a password in it is not repeated."""
+        found = _URL.fullmatch(text.strip())
+        port = int(found.group("port") or 0) if found else 0
+        if found is None or port > 65535 or found.group("port") in ("0", "00", "000", "0000", "00000"):
+            shown = re.sub(r"//[^@/]*@", "//…@", text)[:80]
+            raise UsageError(
+                "bad_ssh_target", f"{shown!r} is no ssh://[USER@]HOST[:PORT]", hint="for example ssh://ana@gpu-1"
+            )
+        return cls(found.group("v6") or found.group("host"), found.group("user") or "", port)
+
+    def argv(self, *options: str, command: Sequence[str] = ()) -> list[str]:
+        """The command line of ssh. What the person's own configuration forwards is not forwarded here."""
+        where = [*(("-p", str(self.port)) if self.port else ()), *(("-l", self.user) if self.user else ())]
+        return ["ssh", *_OPTIONS, *where, *options, "--", self.host, *command]
+
+    @property
+    def typed(self) -> str:
+        """How a person tries the same by hand."""
+        port = f"-p {self.port} " if self.port else ""
+        return f"ssh {port}{self.user + '@' if self.user else ''}{self.host}"
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ssh://{self.user + '@' if self.user else ''}{host}{f':{self.port}' if self.port else ''}"
+
+    def failure(self, said: str, exit_code: int) -> UnreachableError:
+        """ssh's own words as our error."""
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        cause = "; ".join(lines[-2:])[:400] or f"exit code {exit_code}"
+        return UnreachableError(
+            "ssh_failed", f"ssh to {self.host} failed: {cause}", hint=f"this must work: {self.typed} true"
+        )
+
+
+class SshStream:
+    """A byte stream to a TCP port of the other machine, as seen from there. A context manager.
+
+    Attributes:
+        socket: this end; whoever uses it need not close it.
+    """
+
+    def __init__(self, target: SshTarget, port: int, person: Person, environ: Mapping[str, str] = os.environ) -> None:
+        self._target = target
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = _popen(
+                    target.argv("-W", f"127.0.0.1:{port}"),
+                    person,
+                    environ,
+                    stdin=theirs,
+                    stdout=theirs,
+                    stderr=self._said,
+                )
+            except BaseException:
+                self.socket.close()
+                self._said.close()
+                raise
+
+    def __enter__(self) -> SshStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def failure(self) -> UnreachableError | None:
+        """Why ssh failed, in its own words; None where it did not."""
+        try:
+            code = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return None
+        if code == 0:
+            return None
+        self._said.seek(0)
+        return self._target.failure(self._said.read(_MAX_SAID).decode(errors="replace"), code)
+
+    def close(self) -> None:
+        """Ends ssh."""
+        self.socket.close()
+        _end(self._process)
+        self._said.close()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How a command on the other machine ended. ``said`` is its standard error, with ssh's own words in it."""
+
+    exit_code: int
+    out: str
+    said: str
+
+
+def run_there(
+    target: SshTarget,
+    command: str,
+    *,
+    options: Sequence[str] = (),
+    stdin: str,
+    person: Person,
+    on_line: Callable[[str], None],
+    environ: Mapping[str, str] = os.environ,
+) -> Answered:
+    """Runs one shell command on the other machine until it ends.
+
+    Args:
+        command: for the login shell there; never a secret, other people of that machine see it.
+        stdin: what it reads.
+        on_line: told of each line that it writes to standard error, at once.
+    """
+    argv = target.argv("-T", *options, command=[command])
+    process = _popen(
+        argv, person, environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        errors="replace",
+    )  # fmt: skip
+    out: list[str] = []
+    reader = threading.Thread(target=lambda: out.append(_read_all(process.stdout)), daemon=True)
+    try:
+        reader.start()
+        with contextlib.suppress(BrokenPipeError):  # it ended before it read; what it said tells why
+            process.stdin.write(stdin)
+            process.stdin.close()
+        said: list[str] = []
+        for line in process.stderr:
+            said.append(line[:1000])
+            del said[:-100]
+            on_line(line.rstrip()[:1000])
+        process.wait()
+        reader.join()
+    finally:
+        _end(process)
+    return Answered(process.returncode, "".join(out), "".join(said))
+
+
+def _popen(argv: Sequence[str], person: Person, environ: Mapping[str, str], **streams: Any) -> Any:
+    # The keys, known hosts and agent of the person who typed sudo are used, not root's.
+    as_other = os.geteuid() == 0 and person.uid != 0
+    who: dict[str, Any] = (
+        {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)} if as_other else {}
+    )
+    env = {**environ, "HOME": str(person.home), "USER": person.name, "LOGNAME": person.name} if as_other else environ
+    try:
+        return subprocess.Popen(argv, env=dict(env), cwd=_open_folder(person) if as_other else None, **who, **streams)
+    except FileNotFoundError:
+        raise MeshrayError(
+            "no_ssh", "there is no ssh program on this machine", hint="apt-get install openssh-client"
+        ) from None
+
+
+def _open_folder(person: Person) -> Path:
+    """A folder into which the person may go, unlike perhaps root's current one."""
+    return person.home if person.home.is_dir() else Path("/")
+
+
+def _read_all(stream: IO[str]) -> str:
+    kept = stream.read(_MAX_ANSWER)
+    while stream.read(_MAX_ANSWER):  # the rest is thrown away, so that nobody waits for a full pipe
+        pass
+    return kept
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

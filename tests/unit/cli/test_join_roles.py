@@ -1,0 +1,154 @@
+"""What join and init ask the coordinator for: heads, hubs, endpoints, and the way of the enrolment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from meshray.agent.cache import load_map
+from meshray.agent.enrolment import Enrolment
+from meshray.cli.app import App
+from meshray.cli.commands import join as join_module
+from meshray.cli.via import ThroughForward, ThroughSsh, Via, parse_via
+from meshray.coordinator import advertise
+from meshray.errors import UnreachableError, UsageError
+from meshray.model.address import Endpoint
+from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.token import Token
+from meshray.runtime import ports
+from meshray.runtime.ssh import SshTarget
+from tests.unit.cli.test_bring_up import TOKEN, Machine, init, join, machine
+
+__all__ = ["machine"]
+
+
+class Way:
+    """Stands in for ssh: enrolments through it reach the machine's stand-in of the coordinator."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.asked: list[tuple[str, EnrolRequest]] = []
+        self.taken_back: list[str] = []
+
+    def enrol(self, app: App, via: Via, token: Token, request: EnrolRequest) -> EnrolAnswer:
+        self.asked.append((str(via), request))
+        return asyncio.run(self.machine.enrol(token, request))[0]
+
+    def unenrol(self, app: App, via: Via, enrolment: Enrolment) -> None:
+        self.taken_back.append(str(via))
+
+
+@pytest.fixture
+def way(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Way:
+    async def found(port: int) -> tuple[Endpoint, ...]:
+        return (Endpoint("10.0.0.5", port),)
+
+    way = Way(machine)
+    monkeypatch.setattr(join_module, "enrol_via", way.enrol)
+    monkeypatch.setattr(join_module, "unenrol_via", way.unenrol)
+    monkeypatch.setattr(advertise, "find_endpoints", found)
+    monkeypatch.setattr(ports, "free_udp_port", lambda preferred: preferred)
+    return way
+
+
+def test_a_hub_only_has_no_ray_and_tells_of_the_head(machine: Machine) -> None:
+    outcome = machine.type_in("init", "--hub-only", "--name", "lab", "--advertise", "192.0.2.1")
+    assert outcome.code == 0
+    assert "sudo meshray join --head meshray1_" in outcome.out
+    assert Enrolment.load(machine.home).with_ray is False
+    assert load_map(machine.home).head is None
+    assert [hub.name for hub in load_map(machine.home).hubs] == ["lab"]
+
+
+def test_what_contradicts_itself_changes_nothing(machine: Machine) -> None:
+    for arguments, code in (
+        (("init", "--hub-only", "--", "--num-cpus=1"), "hub_only_without_ray"),
+        (("join", TOKEN.encode(), "--head", "--no-ray"), "head_without_ray"),
+        (("join", TOKEN.encode(), "--hub"), "hub_needs_endpoint"),
+        (("join", TOKEN.encode(), "--endpoint", "nowhere"), "bad_endpoint"),
+        (("join", TOKEN.encode(), "--endpoint", "10.0.0.300:7000"), "bad_endpoint"),
+        (("join", TOKEN.encode(), "--via", "head"), "bad_via"),
+        (("join", TOKEN.encode(), "--via", "ssh://-oProxyCommand=x"), "bad_ssh_target"),
+    ):
+        outcome = machine.type_in(arguments[0], "--json", *arguments[1:])
+        assert (outcome.code, json.loads(outcome.out)["error"]["code"]) == (2, code), arguments
+    assert machine.done == []
+    assert not machine.home.state.exists()
+
+
+def test_an_endpoint_is_told_and_its_port_is_listened_on(machine: Machine) -> None:
+    asked: list[EnrolRequest] = []
+    original = machine.enrol
+
+    async def enrol(token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpoint]:
+        asked.append(request)
+        return await original(token, request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("meshray.agent.client.enrol", enrol)
+        assert join(machine, "--hub", "--endpoint", "gpu.example.org:7000").code == 0
+    (request,) = asked
+    assert request.endpoints == (Endpoint("gpu.example.org", 7000),)
+    assert request.roles == {"hub"}
+    assert Enrolment.load(machine.home).listen_port == 7000
+
+
+def test_behind_a_port_forward_both_ports_are_told(machine: Machine) -> None:
+    assert join(machine, "--endpoint", "gpu.example.org:7000", "--port", "51888").code == 0
+    assert Enrolment.load(machine.home).listen_port == 51888
+
+
+def test_only_the_enrolment_goes_through_ssh(machine: Machine, way: Way) -> None:
+    assert join(machine, "--via", "ssh://ana@head:2222").code == 0
+    ((via, request),) = way.asked
+    assert via == "ssh://ana@head:2222"
+    assert request.endpoints == (Endpoint("10.0.0.5", 51888),)
+    enrolment = Enrolment.load(machine.home)
+    assert enrolment.coordinators == TOKEN.coordinators
+    assert (enrolment.listen_port, enrolment.mesh_port) == (51888, 51888)
+
+
+def test_a_late_failure_is_taken_back_by_the_same_way(machine: Machine, way: Way) -> None:
+    machine.failure = UnreachableError("no_handshake", "nobody answers")
+    assert join(machine, "--via", "127.0.0.1:4000").code == 5
+    assert way.taken_back == ["127.0.0.1:4000"]
+    assert "unenrol" not in machine.done
+
+
+def test_via_is_ssh_or_a_forward() -> None:
+    assert parse_via("ssh://head") == ThroughSsh(SshTarget("head"))
+    assert parse_via("127.0.0.1:4000") == ThroughForward(Endpoint("127.0.0.1", 4000))
+
+
+def test_init_without_more_is_as_before(machine: Machine) -> None:
+    outcome = init(machine)
+    assert "--head" not in outcome.out
+    head = load_map(machine.home).head
+    assert head is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("ssh://ana@gpu-1:2222", SshTarget("gpu-1", "ana", 2222)),
+        ("ssh://gpu_1.lab/", SshTarget("gpu_1.lab")),
+        ("ssh://root@[2001:db8::7]:22", SshTarget("2001:db8::7", "root", 22)),
+    ],
+)
+def test_ssh_targets(text: str, target: SshTarget) -> None:
+    assert SshTarget.parse(text) == target
+    assert SshTarget.parse(str(target)) == target
+    assert target.argv("-T")[-2:] == ["--", target.host]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "head", "ssh://", "ssh://a@", "ssh://-oX=y@h", "ssh://h:0", "ssh://h:65536", "ssh://a:geheim@h", "ssh://h/x",
+     "ssh://a@h;id", "http://h"],
+)  # fmt: skip
+def test_what_is_no_ssh_target(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        SshTarget.parse(text)
+    assert "geheim" not in caught.value.message
