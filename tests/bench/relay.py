@@ -1,0 +1,84 @@
+"""One TCP stream through the relay, against the same WireGuard devices over UDP."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from statistics import median
+
+from tests.bench.figures import Figure, Measured, Target
+from tests.bench.stream import Way, configure_by_hand, listen, stream
+from tests.lab.host import REPOSITORY, Host
+from tests.lab.world import World
+
+TITLE = "One TCP stream through the relay"
+HOW = """
+Two hosts on one switch, each with one wireguard-go device, configured with `wg`. The worker's endpoint for the head is
+in turn the head's UDP port, and the port of the relay's client on its own loopback: then every datagram goes through
+that client, one TLS WebSocket, and the coordinator's relay on the head. iperf3, one stream, worker to head, every
+second pair in the other order; the ratio is that of each pair. Round trips: the median of `ping` with 10 ms between
+two packets, in turn in the same way, on an otherwise idle tunnel.
+"""
+PAIRS = 6
+SECONDS = 4
+LOWEST_RATIO = 0.6
+MOST_ADDED_MS = 1.0
+_DEVICE, _HEAD_IP, _PORT = "byhand0", "10.77.0.1", 51999
+_PINGS = 200
+
+
+def measure(say: Callable[[str], None]) -> Measured:
+    """Pairs of streams, pairs of round trips."""
+    with World("bench-relay") as world:
+        wan = world.switch("wan", "203.0.113.0/24")
+        head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
+        configure_by_hand("wireguard-go", head, worker)
+        ways = {"UDP": f"{head.address}:{_PORT}", "relay": start_relay(head, worker)}
+        way = Way(_DEVICE, _HEAD_IP)
+        listen(head, way)
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        round_trips: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(PAIRS):
+            say(f"pair {number + 1} of {PAIRS}")
+            for name, endpoint in ways.items() if number % 2 == 0 else reversed(ways.items()):
+                use(worker, endpoint)
+                round_trips[name].append(round_trip(worker))
+                rates[name].append(stream(worker, way, SECONDS))
+    ratios = tuple(relay / udp for relay, udp in zip(rates["relay"], rates["UDP"], strict=True))
+    added = tuple(relay - udp for relay, udp in zip(round_trips["relay"], round_trips["UDP"], strict=True))
+    return Measured(
+        (
+            Figure("relay", "Gbit/s", tuple(rates["relay"])),
+            Figure("UDP", "Gbit/s", tuple(rates["UDP"])),
+            Figure("relay / UDP", "", ratios, Target(LOWEST_RATIO, at_least=True)),
+            Figure("round trip, UDP", "ms", tuple(round_trips["UDP"])),
+            Figure("round trip, added by the relay", "ms", added, Target(MOST_ADDED_MS)),
+        ),
+        (),
+    )
+
+
+def start_relay(head: Host, worker: Host) -> str:
+    """Both ends; returns the endpoint for the worker's WireGuard."""
+    program = [sys.executable, "-m", "tests.bench.relay_ends"]
+    where = f"{head.address}:{_PORT}"
+    server = head.popen([*program, "server", "/tmp/relay", where], cwd=REPOSITORY)
+    head.wait_until(lambda: "credential" in server.output, 20, "the coordinator")
+    worker.path("/tmp/told.json").write_text(server.output.splitlines()[0])
+    client = worker.popen([*program, "client", "/tmp/told.json"], cwd=REPOSITORY)
+    worker.wait_until(lambda: client.output.endswith("\n"), 20, "the relay's client")
+    return client.output.splitlines()[0]
+
+
+def use(worker: Host, endpoint: str) -> None:
+    """From now on the tunnel goes there; until it does."""
+    peer = worker.run(["wg", "show", _DEVICE, "peers"]).stdout.strip()
+    worker.run(["wg", "set", _DEVICE, "peer", peer, "endpoint", endpoint])
+    worker.wait_until(lambda: worker.can_reach(_HEAD_IP), 20, f"the tunnel over {endpoint}")
+
+
+def round_trip(worker: Host) -> float:
+    """Median, milliseconds."""
+    shown = worker.run(["ping", "-c", str(_PINGS), "-i", "0.01", _HEAD_IP]).stdout
+    return median(float(time) for time in re.findall(r"time=([0-9.]+)", shown))
