@@ -56,7 +56,7 @@ def enrol(head: Host, crowd: Host) -> list[dict[str, Any]]:
     program = [sys.executable, "-m", "tests.bench.crowd", "--processes", str(PROCESSES), "--each", str(EACH)]
     rows = crowd.run(program, env={"TOKEN": told["token"]}, cwd=REPOSITORY, deadline_s=120).json()
     assert isinstance(rows, list)
-    nodes = cluster.meshray(head, "node", "list")["nodes"]
+    nodes = head.run(["meshray", "node", "list", "--json"]).json()["nodes"]
     enrolled = [row for row in rows if "ip" in row]
     assert len(nodes) == len(enrolled) + 1, f"{len(enrolled)} were told that they are nodes, the head has {len(nodes)}"
     return rows
