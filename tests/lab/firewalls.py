@@ -7,17 +7,26 @@ from typing import Literal
 #: easy: the mapping keeps the source port, so whoever learnt it from one peer can use it for another.
 #: symmetric: another port for every destination.
 NatKind = Literal["easy", "symmetric"]
+#: What a router lets its LAN call: everything; everything but UDP; web servers with TLS only; nothing but itself (where
+#: a proxy may run).
+Outbound = Literal["all", "no-udp", "tcp-443", "nothing"]
 #: Which tool a host's firewall is made with.
 FirewallKind = Literal["nft", "iptables", "ufw"]
 
 _MASQUERADE = {"easy": "masquerade", "symmetric": "masquerade random,fully-random"}
+_ACCEPTED = {
+    "all": "accept",
+    "no-udp": "meta l4proto != udp accept",
+    "tcp-443": "tcp dport 443 accept",
+    "nothing": "drop",
+}
 
 
-def nat_rules(kind: NatKind, *, wan: str = "wan", lan: str = "lan") -> str:
+def nat_rules(kind: NatKind, outbound: Outbound = "all", *, wan: str = "wan", lan: str = "lan") -> str:
     """A home router: the LAN may call out, nothing new comes in.
 
     New packets on the WAN side are dropped, not rejected: a rejected packet leaves a conntrack entry behind which makes
-    the next outgoing mapping take another port, unlike home routers do.
+    the next outgoing mapping take another port, unlike home routers do. What the LAN may not call is dropped too.
     """
     return f"""
 table inet router {{
@@ -28,7 +37,7 @@ table inet router {{
     chain forward {{
         type filter hook forward priority filter; policy drop;
         ct state established,related accept
-        iifname "{lan}" oifname "{wan}" accept
+        iifname "{lan}" oifname "{wan}" {_ACCEPTED[outbound]}
     }}
 }}
 table ip router_nat {{
@@ -39,6 +48,16 @@ table ip router_nat {{
 }}
 """
 
+
+#: A router that tells nobody when a packet was too large for its next link.
+EAT_ICMP = """
+table ip eats_icmp {
+    chain output {
+        type filter hook output priority filter; policy accept;
+        icmp type destination-unreachable drop
+    }
+}
+"""
 
 _NFT_DROP_INBOUND = """nft -f - <<'RULES'
 table inet host_firewall {

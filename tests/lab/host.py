@@ -109,7 +109,7 @@ class Host:
         #: Added to the environment of every command in this host.
         self.environment: dict[str, str] = {}
         self._folder = folder
-        self._count = 0
+        self._processes: list[HostProcess] = []
         self._init, self.pid = _start_first_process(name, f"{run_id}-{name}", folder)
 
     def __repr__(self) -> str:
@@ -174,8 +174,7 @@ class Host:
     ) -> HostProcess:
         """Starts a command and goes on; its output goes to a file that `logs` shows under this name."""
         words = [str(word) for word in argv]
-        self._count += 1
-        log = self._folder / f"{self._count:02}-{name or Path(words[0]).name}.log"
+        log = self._folder / f"{len(self._processes) + 1:02}-{name or Path(words[0]).name}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
                 self._enter(words, user, cwd),
@@ -185,7 +184,8 @@ class Host:
                 env=self._env(user, env),
                 start_new_session=True,
             )
-        return HostProcess(process, log)
+        self._processes.append(HostProcess(process, log))
+        return self._processes[-1]
 
     def attached(
         self,
@@ -262,6 +262,8 @@ class Host:
         except subprocess.TimeoutExpired:
             self._init.kill()
             self._init.wait()
+        for process in self._processes:
+            process.wait(10)
 
     def _enter(self, argv: list[str], user: str, cwd: str | Path) -> list[str]:
         become = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]

@@ -29,13 +29,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import ClassVar, TypeVar
 
-from tests.lab.firewalls import NatKind, nat_rules
+from tests.lab.firewalls import EAT_ICMP, NatKind, Outbound, nat_rules
 from tests.lab.host import CommandError, Host
 from tests.lab.leftovers import RunId, sweep
 from tests.lab.waiting import wait_until
@@ -48,17 +48,23 @@ class Switch:
     """One Ethernet segment.
 
     Attributes:
+        bridge: the interface that it is.
         gateway: what hosts on it take for their default route; None: there is nothing beyond.
+        mtu: of everything that is plugged into it, bytes.
+        eats_icmp: routers at it drop what is too large for it without a word.
     """
 
     name: str
     network: IPv4Network
+    bridge: str
     gateway: IPv4Address | None = None
+    mtu: int = 1500
+    eats_icmp: bool = False
 
 
 @dataclass(frozen=True)
 class Router:
-    """A NAT router: a host between two switches, and the switch behind it."""
+    """A NAT router: a host between two switches (its address is the outer one), and the switch behind it."""
 
     host: Host
     lan: Switch
@@ -81,7 +87,7 @@ class World:
         self._id = f"{RunId.mine()}-{name}"
         self._folder: Path | None = None
         self._cables: Host | None = None
-        self._ports = 0
+        self._ports = self._switches = 0
         self._sigterm: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
 
     def __enter__(self) -> World:
@@ -107,8 +113,10 @@ class World:
 
     def switch(self, name: str, network: str, *, gateway: str = "") -> Switch:
         """A new switch; hosts on it have a default route if a gateway is given."""
-        self._cable(f"link add {name} type bridge\nlink set {name} up\n")
-        return Switch(name, IPv4Network(network), IPv4Address(gateway) if gateway else None)
+        self._switches += 1
+        bridge = f"switch{self._switches}"  # the kernel allows 15 characters
+        self._cable(f"link add {bridge} type bridge\nlink set {bridge} up\n")
+        return Switch(name, IPv4Network(network), bridge, IPv4Address(gateway) if gateway else None)
 
     def host(self, name: str, switch: Switch, address: str) -> Host:
         """A new host with this address on this switch (interface eth0)."""
@@ -122,8 +130,8 @@ class World:
         self._ports += 1
         port = f"port{self._ports}"
         self._cable(
-            f"link add {port} type veth peer name {interface} netns {host.pid}\n"
-            f"link set {port} master {switch.name} up\n"
+            f"link add {port} mtu {switch.mtu} type veth peer name {interface} mtu {switch.mtu} netns {host.pid}\n"
+            f"link set {port} master {switch.bridge} up\n"
         )
         lines = [f"address add {own} dev {interface}", f"link set {interface} up"]
         if switch.gateway:
@@ -132,7 +140,35 @@ class World:
         if host.address.is_unspecified:
             host.address = own.ip
 
-    def router(self, name: str, wan: Switch, address: str, *, lan: str, kind: NatKind = "easy") -> Router:
+    def unplug(self, host: Host, interface: str) -> None:
+        """Takes a host off a switch for good: the interface is gone, as a network card that was pulled out."""
+        host.run(["ip", "link", "delete", interface])
+
+    def line(self, name: str, wan: Switch, address: str, *, inside: str, mtu: int, eats_icmp: bool = False) -> Switch:
+        """A part of the wan's own addresses that lies behind a narrower link, and the provider's router before it.
+
+        The hosts of the wan need not know: the provider's router answers for the addresses behind it.
+        """
+        host = self._add_host(name)
+        behind = replace(self.switch(f"{name}-line", inside), mtu=mtu, eats_icmp=eats_icmp)
+        gateway = behind.network[1]
+        self.connect(host, wan, address, interface="wan")
+        self.connect(host, behind, str(gateway), interface="lan")
+        host.shell("echo 1 | tee /proc/sys/net/ipv4/ip_forward > /proc/sys/net/ipv4/conf/wan/proxy_arp")
+        if eats_icmp:
+            host.run(["nft", "-f", "-"], stdin=EAT_ICMP)
+        return replace(behind, gateway=gateway)
+
+    def router(
+        self,
+        name: str,
+        wan: Switch,
+        address: str,
+        *,
+        lan: str,
+        kind: NatKind = "easy",
+        outbound: Outbound = "all",
+    ) -> Router:
         """A new router (interfaces wan and lan) with a new switch behind it, on which it has the first address."""
         host = self._add_host(name)
         inside = IPv4Network(lan)
@@ -140,9 +176,9 @@ class World:
         behind = self.switch(f"{name}-lan", lan, gateway=gateway)
         self.connect(host, wan, address, interface="wan")
         # The router itself is no customer of its own gateway.
-        self.connect(host, Switch(behind.name, inside), gateway, interface="lan")
+        self.connect(host, replace(behind, gateway=None), gateway, interface="lan")
         host.shell("echo 1 > /proc/sys/net/ipv4/ip_forward")
-        host.run(["nft", "-f", "-"], stdin=nat_rules(kind))
+        host.run(["nft", "-f", "-"], stdin=nat_rules(kind, outbound) + (EAT_ICMP if wan.eats_icmp else ""))
         return Router(host, behind, kind)
 
     def wait_until(self, condition: Callable[[], T], deadline_s: float, what: str) -> T:

@@ -1,0 +1,212 @@
+"""Every kind of place (see `places.py`) lets through what its name says, proved with plain sockets.
+
+The last test is the theory's own: every pair of places calls each other at the same moment, as WireGuard would do.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from tests.lab.host import HostProcess
+from tests.lab.places import NARROW_MTU, Internet, Place, dialled, every_place, expected
+from tests.lab.proxy import PASSWORD, PORT, USER
+from tests.lab.world import World
+
+#: Tells every sender of a datagram what its address looks like from here; sends as many bytes as a caller asks for.
+HUB = """
+import socket, threading
+def datagrams():
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("0.0.0.0", 7000))
+    while True:
+        _, sender = server.recvfrom(2000)
+        server.sendto(f"{sender[0]} {sender[1]}".encode(), sender)
+def answer(caller):
+    caller.sendall(bytes(int(caller.makefile().readline())))
+    caller.close()
+def calls(port):
+    server = socket.create_server(("0.0.0.0", port))
+    while True:
+        threading.Thread(target=answer, args=[server.accept()[0]], daemon=True).start()
+for target, arguments in ((datagrams, []), (calls, [443]), (calls, [7000])):
+    threading.Thread(target=target, args=arguments).start()
+"""
+#: Prints how many of the bytes that it asked for arrived within a time; through a proxy where credentials are given.
+FETCH = """
+import base64, socket, sys, time
+address, port, size, patience, proxy, user = sys.argv[1:]
+end = time.monotonic() + float(patience)
+received = 0
+try:
+    call = socket.create_connection(proxy.split(":") if proxy else (address, port), float(patience))
+    if proxy:
+        secret = base64.b64encode(user.encode()).decode()
+        who = f"Proxy-Authorization: Basic {secret}\\r\\n" if user else ""
+        call.sendall(f"CONNECT {address}:{port} HTTP/1.1\\r\\n{who}\\r\\n".encode())
+        answer = b""
+        while not answer.endswith(b"\\r\\n\\r\\n"):
+            answer += call.recv(1) or sys.exit("closed: " + repr(answer))
+        status = answer.split()[1].decode()
+        if status != "200":
+            sys.exit(f"status {status}")
+    call.sendall(f"{size}\\n".encode())
+    while received < int(size) and time.monotonic() < end:
+        call.settimeout(end - time.monotonic())
+        piece = call.recv(65536)
+        if not piece:
+            break
+        received += len(piece)
+except OSError as error:
+    print(error, file=sys.stderr)
+print(received)
+"""
+#: One socket for all, as WireGuard has it: asks the hub what it looks like, waits for the list of whom to call and the
+#: moment, then calls them all for some seconds, answers whoever calls, calls back to where that came from from then on,
+#: and prints whose answers came.
+CALL_ALL = """
+import json, pathlib, socket, sys, time
+name, hub = sys.argv[1:]
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own.bind(("0.0.0.0", 0))
+own.settimeout(0.2)
+def receive():
+    try:
+        return own.recvfrom(100)
+    except OSError:
+        return b"", None
+seen = None
+for _ in range(8):
+    own.sendto(b"?", (hub, 7000))
+    answer, _ = receive()
+    if answer:
+        seen = answer.decode().split()
+        break
+print(json.dumps({"seen": seen, "port": own.getsockname()[1]}), flush=True)
+to_call = pathlib.Path("/tmp/to-call.json")
+while not to_call.exists():
+    time.sleep(0.05)
+task = json.loads(to_call.read_text())
+answered = set()
+while time.time() < task["end"]:
+    if time.time() >= task["start"]:
+        for other, (address, port) in task["others"].items():
+            if other not in answered:
+                own.sendto(f"call {name}".encode(), (address, port))
+    pause = time.time() + 0.3
+    while time.time() < pause:
+        data, sender = receive()
+        word, _, other = data.decode().partition(" ")
+        if word == "call":
+            own.sendto(f"answer {name}".encode(), sender)
+            task["others"][other] = sender
+        elif word == "answer":
+            answered.add(other)
+print(json.dumps(sorted(answered)), flush=True)
+"""
+SOME_BYTES = 300_000
+CALLING_S = 4
+
+
+@pytest.fixture(scope="module")
+def internet() -> Iterator[Internet]:
+    with World("test-places") as world:
+        internet = every_place(world)
+        internet.hub.popen([sys.executable, "-c", HUB], name="hub")
+        internet.hub.wait_until(lambda: ":7000" in internet.hub.run(["ss", "-tln"]).stdout, 10, "the hub's program")
+        yield internet
+
+
+def fetched(internet: Internet, name: str, port: int, *, size: int = 5, proxy: str = "", user: str = "") -> int:
+    """How many bytes the place gets from the hub within a time."""
+    words = [internet.hub.address, str(port), str(size), "2", proxy, user]
+    return int(internet.places[name].host.run([sys.executable, "-c", FETCH, *map(str, words)]).stdout)
+
+
+@pytest.mark.parametrize("name", ["easy-1", "no-udp-1", "double-2", "symmetric-2", "dropping-1"])
+def test_most_places_may_call_any_port(internet: Internet, name: str) -> None:
+    assert fetched(internet, name, 7000) == 5
+    assert internet.places[name].host.can_reach(internet.hub.address)
+
+
+def test_behind_only_443_nothing_else_goes_out(internet: Internet) -> None:
+    assert fetched(internet, "only-443-1", 443) == 5
+    assert fetched(internet, "only-443-1", 7000) == 0
+    assert not internet.places["only-443-1"].host.can_reach(internet.hub.address)
+
+
+def test_behind_the_proxy_nothing_goes_out_but_through_it(internet: Internet) -> None:
+    assert fetched(internet, "proxied-1", 443) == 0
+    assert not internet.places["proxied-1"].host.can_reach(internet.hub.address)
+    through = f"192.168.1.1:{PORT}"
+    assert fetched(internet, "proxied-1", 443, proxy=through, user=f"{USER}:{PASSWORD}") == 5
+
+
+@pytest.mark.parametrize(
+    ("port", "user", "status"),
+    [(443, "", "407"), (443, f"{USER}:wrong", "401"), (7000, f"{USER}:{PASSWORD}", "403")],
+    ids=["nobody", "wrong password", "wrong port"],
+)
+def test_the_proxy_refuses_strangers_and_other_ports(internet: Internet, port: int, user: str, status: str) -> None:
+    words = [str(internet.hub.address), str(port), "5", "2", f"192.168.1.1:{PORT}", user]
+    tried = internet.places["proxied-2"].host.run([sys.executable, "-c", FETCH, *words], check=False)
+    assert tried.stderr == f"status {status}\n", tried
+
+
+@pytest.mark.parametrize("name", ["narrow-1", "narrow-2"])
+def test_a_narrow_line_carries_its_mtu_and_no_more(internet: Internet, name: str) -> None:
+    host = internet.places[name].host
+    for size, passes in ((NARROW_MTU, True), (NARROW_MTU + 1, False)):
+        ping = ["ping", "-n", "-c1", "-W1", "-Mdo", f"-s{size - 28}", str(internet.hub.address)]
+        told = host.run(ping, check=False)
+        assert (told.returncode == 0) is passes
+        assert ("Frag needed" in told.stdout or "too long" in told.stdout) is (not passes and name == "narrow-1"), told
+
+
+def test_large_transfers_pass_a_narrow_line_only_where_icmp_tells(internet: Internet) -> None:
+    assert fetched(internet, "narrow-1", 7000, size=SOME_BYTES) == SOME_BYTES
+    assert fetched(internet, "narrow-2", 7000, size=1000) == 1000
+    assert fetched(internet, "narrow-2", 7000, size=SOME_BYTES) < SOME_BYTES
+
+
+def test_those_who_can_call_each_other_are_those_that_theory_names(internet: Internet) -> None:
+    callers = {
+        name: place.host.popen([sys.executable, "-c", CALL_ALL, name, str(internet.hub.address)], name="call-all")
+        for name, place in internet.places.items()
+    }
+    told = {name: _line(internet.places[name], caller, 0) for name, caller in callers.items()}
+    assert {name for name in told if told[name]["seen"]} == {n for n, place in internet.places.items() if place.has_udp}
+    start = time.time() + 1
+    for name, place in internet.places.items():
+        others = {
+            other: [dialled(place, internet.places[other]), _port(place, internet.places[other], told[other])]
+            for other in internet.places
+            if other != name and told[other]["seen"]
+        }
+        task = {"start": start, "end": start + CALLING_S, "others": others}
+        place.host.path("/tmp/to-call.tmp").write_text(json.dumps(task))
+        place.host.path("/tmp/to-call.tmp").rename(place.host.path("/tmp/to-call.json"))
+    heard = {name: set(_line(internet.places[name], caller, 1)) for name, caller in callers.items()}
+    wrong = [
+        f"{one} - {other}: {one in heard[other]}, {other in heard[one]}, but {theory.way}: {theory.reason}"
+        for one, other in combinations(internet.places, 2)
+        for theory in [expected(internet.places[one], internet.places[other])]
+        if not (one in heard[other]) == (other in heard[one]) == (theory.way == "direct")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def _line(place: Place, caller: HostProcess, number: int) -> Any:
+    """What the place's program printed on this line."""
+    place.host.wait_until(lambda: caller.output.count("\n") > number, 20, f"line {number} of the program")
+    return json.loads(caller.output.splitlines()[number])
+
+
+def _port(me: Place, other: Place, told: dict[str, Any]) -> int:
+    return int(told["port"] if me.site == other.site else told["seen"][1])
