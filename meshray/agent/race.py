@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
+from meshray.agent.proxy import fault, proxy_for, refusal
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 
@@ -55,9 +56,11 @@ async def race(
     raise _nobody(endpoints, failures)
 
 
-async def _first(attempts: Mapping[asyncio.Task[T], Endpoint]) -> tuple[asyncio.Task[T] | None, dict[Endpoint, str]]:
+async def _first(
+    attempts: Mapping[asyncio.Task[T], Endpoint],
+) -> tuple[asyncio.Task[T] | None, dict[Endpoint, Exception]]:
     """The first task that succeeds, or None and what happened at each address. A refusal is raised."""
-    failures: dict[Endpoint, str] = {}
+    failures: dict[Endpoint, Exception] = {}
     pending = set(attempts)
     while pending:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -67,7 +70,7 @@ async def _first(attempts: Mapping[asyncio.Task[T], Endpoint]) -> tuple[asyncio.
                 return task, failures
             if isinstance(error, RefusedError) or not isinstance(error, Exception):
                 raise error
-            failures[attempts[task]] = describe(error)
+            failures[attempts[task]] = error
     return None, failures
 
 
@@ -84,20 +87,29 @@ async def _end_others(
             await discard(result)
 
 
-def _nobody(endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, str]) -> MeshrayError:
-    tried = "; ".join(f"{endpoint}: {failures[endpoint]}" for endpoint in endpoints)
-    if _OTHER_CERTIFICATE in failures.values():
+def _nobody(endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, Exception]) -> MeshrayError:
+    words = {endpoint: describe(error) for endpoint, error in failures.items()}
+    tried = "; ".join(f"{endpoint}: {words[endpoint]}{_through(endpoint)}" for endpoint in endpoints)
+    if _OTHER_CERTIFICATE in words.values():
         return RefusedError(
             "token_other_mesh",
             f"not the coordinator that this token is for ({tried})",
             hint="make a new token on the head: meshray token create",
         )
+    for endpoint, error in failures.items():
+        if fault(error):
+            return refusal(endpoint, error)
     port = endpoints[0].port if endpoints else "of the mesh"
     return UnreachableError(
         "coordinator_unreachable",
         f"the coordinator does not answer ({tried or 'no address is known'})",
         hint=f"on the head: is it up (meshray status), and does its firewall let in TCP port {port}?",
     )
+
+
+def _through(endpoint: Endpoint) -> str:
+    proxy = proxy_for(endpoint)
+    return f", through the proxy {proxy}" if proxy else ""
 
 
 def describe(error: Exception) -> str:
