@@ -49,17 +49,21 @@ class Link:
 
 
 class LinkTable:
-    """The interfaces of this network namespace."""
+    """The interfaces of this network namespace.
+
+    Attributes:
+        netlink: the open socket, for what is not about interfaces.
+    """
 
     def __init__(self, netlink: IPRoute) -> None:
-        self._netlink = netlink
+        self.netlink = netlink
 
     def find(self, name: str) -> Link | None:
         """The interface, None where there is none of this name."""
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
-            found = list(self._netlink.link("get", ifname=name))
+            found = list(self.netlink.link("get", ifname=name))
         except NetlinkError as error:
             if error.code == errno.ENODEV:
                 return None
@@ -68,33 +72,33 @@ class LinkTable:
 
     def create(self, name: str, kind: str) -> None:
         """Makes an interface, down and without addresses."""
-        self._netlink.link("add", ifname=name, kind=kind)
+        self.netlink.link("add", ifname=name, kind=kind)
 
     def delete(self, link: Link) -> None:
         """Removes it; nothing happens where it is gone already."""
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
-            self._netlink.link("del", index=link.index)
+            self.netlink.link("del", index=link.index)
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise
 
     def set_alias(self, link: Link, alias: str) -> None:
         """Marks it."""
-        self._netlink.link("set", index=link.index, ifalias=alias)
+        self.netlink.link("set", index=link.index, ifalias=alias)
 
     def set_mtu(self, link: Link, mtu: int) -> None:
         """Bytes of an inner packet."""
-        self._netlink.link("set", index=link.index, mtu=mtu)
+        self.netlink.link("set", index=link.index, mtu=mtu)
 
     def set_up(self, link: Link) -> None:
         """Brings it up."""
-        self._netlink.link("set", index=link.index, state="up")
+        self.netlink.link("set", index=link.index, state="up")
 
     def addresses(self, link: Link) -> tuple[IPv4Interface, ...]:
         """Its IPv4 addresses, primary ones before their secondaries."""
-        found = self._netlink.get_addr(family=socket.AF_INET, index=link.index)
+        found = self.netlink.get_addr(family=socket.AF_INET, index=link.index)
         # IFA_LOCAL is the own address; IFA_ADDRESS is the far end's where a point-to-point one was set.
         return tuple(
             IPv4Interface((message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"), message["prefixlen"]))
@@ -107,7 +111,7 @@ class LinkTable:
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
-            self._netlink.addr("add", index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen)
+            self.netlink.addr("add", index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen)
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
@@ -117,7 +121,7 @@ class LinkTable:
         from pyroute2.netlink.exceptions import NetlinkError
 
         try:
-            self._netlink.addr("del", index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen)
+            self.netlink.addr("del", index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen)
         except NetlinkError as error:
             if error.code != errno.EADDRNOTAVAIL:
                 raise
