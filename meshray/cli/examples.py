@@ -142,6 +142,7 @@ BY_COMMAND: Mapping[str, Result] = {
     "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0),
     "token list": TokenList((_TOKEN,)),
     "token revoke": TokenRevoked("1f2e3d4c"),
+    "node add": JoinResult(_SUMMARY),
     "node list": NodeList((_NODE,)),
     "node rm": NodeChanged("gpu-1", "removed", {}),
     "node rename": NodeChanged("gpu-1", "renamed", {"name": "gpu-7"}),

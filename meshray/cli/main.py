@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "The mesh": {
         "token": ("token", "Make, list and revoke the tokens with which nodes join."),
-        "node": ("node", "List, remove, drain and rename nodes."),
+        "node": ("node", "Add, list, remove, drain and rename nodes."),
         "peer": ("peer", "Let in a device that has only wg-quick."),
     },
     "Looking closer": {

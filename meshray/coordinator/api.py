@@ -182,7 +182,15 @@ class _Api:
             ttl_s=wire.number(body, "ttl_s", 0, MAX_TTL_S, 86400),
             ephemeral=wire.flag(body, "ephemeral"),
         )
-        return success({"token": token.encode(), "id": record.id, "uses": record.uses, "expires": record.expires})
+        return success(
+            {
+                "token": token.encode(),
+                "id": record.id,
+                "uses": record.uses,
+                "expires": record.expires,
+                "port": self._service.settings.port,
+            }
+        )
 
     async def list_tokens(self, request: web.Request) -> web.StreamResponse:
         self._admin(request)

@@ -5,16 +5,77 @@ from __future__ import annotations
 import click
 
 from meshray.cli.app import App
-from meshray.cli.options import group, json_option, parse_duration, yes_option
+from meshray.cli.options import (
+    PassesOnToRay,
+    endpoint_option,
+    group,
+    json_option,
+    parse_duration,
+    parse_labels,
+    ray_args,
+    yes_option,
+)
 from meshray.cli.results import NodeChanged, NodeList, Result
 from meshray.cli.tables import children
 from meshray.errors import MeshrayError, UsageError
-from meshray.model.address import NodeName
+from meshray.model.address import Endpoint, NodeName
 
 
 @group("node")
 def node_command() -> None:
-    """List, remove, drain and rename nodes. On the head."""
+    """Add, list, remove, drain and rename nodes. On the head."""
+
+
+@node_command.command("add", cls=PassesOnToRay)
+@click.argument("target", metavar="ssh://[USER@]HOST[:PORT]")
+@click.option("--name", metavar="NAME", help="The node's name; default: its host name.")
+@click.option("--no-ray", is_flag=True, help="Only the overlay; start no Ray there.")
+@click.option("--ray", metavar="PATH", help="The Ray to run there: a program or a virtual environment.")
+@click.option("--ephemeral", is_flag=True, help="The node leaves the mesh when its agent ends.")
+@endpoint_option
+@click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
+@click.option("--meshray", "program", default="meshray", metavar="PATH", help="meshray on that machine.")
+@json_option
+@click.pass_obj
+def add(
+    app: App,
+    *,
+    target: str,
+    name: str | None,
+    no_ray: bool,
+    ray: str | None,
+    ephemeral: bool,
+    endpoint: tuple[str, ...],
+    label: tuple[str, ...],
+    program: str,
+) -> Result:
+    """Let another machine join, through ssh from here: `meshray join` runs there.
+
+    \b
+    Examples:
+      sudo meshray node add ssh://ana@gpu-1
+      sudo meshray node add ssh://root@gpu-2:2222 --meshray /opt/ray/bin/meshray -- --num-gpus=1
+
+    meshray must be installed there, and sudo must ask for no password. ssh runs as whoever typed sudo here. The
+    enrolment comes back through ssh, everything after it goes over the tunnel: it is enough that one of the two
+    machines can reach the other's UDP port (there: 51888, or that of --endpoint).
+    """
+    from meshray.cli.push import add_node
+    from meshray.raynode.command import check_extra_args, check_labels
+    from meshray.runtime.ssh import SshTarget
+
+    labels, extra = parse_labels(label), ray_args()
+    check_labels(labels)
+    check_extra_args(extra)
+    options = [
+        *(("--name", str(NodeName.parse(name))) if name is not None else ()),
+        *(("--no-ray",) if no_ray else ()),
+        *(("--ray", ray) if ray is not None else ()),
+        *(("--ephemeral",) if ephemeral else ()),
+        *(word for item in endpoint for word in ("--endpoint", str(Endpoint.parse(item)))),
+        *(word for key, value in labels.items() for word in ("--label", f"{key}={value}")),
+    ]
+    return add_node(app, SshTarget.parse(target), program, options, extra)
 
 
 @node_command.command("list")

@@ -1,0 +1,130 @@
+"""A node that the head adds from its side: `meshray join` runs on the other machine, started through ssh.
+
+token (one use) ──► ssh worker, with a forward back to the coordinator ──► sudo meshray join - --via forward
+
+The token travels on standard input, so nobody there or here sees it among the processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from meshray.cli.app import App
+from meshray.cli.results import JoinResult
+from meshray.errors import MeshrayError, error_from_json
+from meshray.model import wire
+
+if TYPE_CHECKING:
+    from meshray.runtime.ssh import Answered, SshTarget
+
+#: The other side joins at once or not at all; Ray there may take minutes to be ALIVE, but the token is used before.
+_TOKEN_TTL_S = 3600
+#: The other side's end of the forward: an ordinary port that is hardly in use.
+_FORWARD_PORTS = range(20000, 32000)
+#: What sshd says where it lets nobody forward, or the port is in use.
+_NO_FORWARD = "remote port forwarding failed"
+_NOT_THERE = 127
+#: $1 is the program. sudo drops PATH, so it gets the program's whole path.
+_SCRIPT = (
+    'p=$(command -v "$1" || command -v "$HOME/.local/bin/$1") || exit 127; shift; '
+    'if [ "$(id -u)" = 0 ]; then exec "$p" "$@"; else exec sudo -n -- "$p" "$@"; fi'
+)
+
+
+def add_node(app: App, target: SshTarget, program: str, options: Sequence[str], ray: Sequence[str]) -> JoinResult:
+    """Joins the machine and returns what its `join` answered.
+
+    Args:
+        program: meshray on the other machine, a name or a path.
+        options: of `meshray join` there.
+        ray: what stands behind ``--`` there.
+
+    Raises:
+        UnreachableError: ``ssh_failed``, with ssh's own words.
+        MeshrayError: what `join` reported there; no_meshray_there, no_sudo_there, push_failed.
+    """
+    made = app.api("POST", "/v1/tokens", {"uses": 1, "ttl_s": _TOKEN_TTL_S, "ephemeral": False})
+    rest = [*options, *(["--", *ray] if ray else [])]
+    try:
+        token, port = wire.text(made, "token", 8192), wire.number(made, "port", 1, 65535)
+        answered = _push(app, target, program, token=token, port=port, rest=rest)
+        return JoinResult(_answer_of(target, program, answered))
+    except BaseException:
+        with contextlib.suppress(MeshrayError):
+            app.api("DELETE", f"/v1/tokens/{app.word(wire.text(made, 'id', 64))}")
+        raise
+
+
+def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]) -> Answered:
+    from meshray.runtime.person import Person
+    from meshray.runtime.ssh import SSH_FAILED, run_there
+
+    def run(ssh_options: Sequence[str], join_options: Sequence[str]) -> Answered:
+        return run_there(
+            target,
+            there(program, ["join", "-", "--json", *join_options, *rest]),
+            options=ssh_options,
+            stdin=token + "\n",
+            person=Person.invoking(app.environ),
+            on_line=lambda line: app.note(f"{target.host}: {line}"),
+            environ=app.environ,
+        )
+
+    forward = secrets.choice(_FORWARD_PORTS)
+    back = ("-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{forward}:127.0.0.1:{port}")
+    answered = run(back, ["--via", f"127.0.0.1:{forward}"])
+    if answered.exit_code == SSH_FAILED and _NO_FORWARD in answered.said:
+        app.note(f"{target.host}: ssh forwards no port there; it must reach the coordinator by itself")
+        answered = run((), [])
+    return answered
+
+
+def there(program: str, arguments: Sequence[str]) -> str:
+    """The command for the login shell of the other machine, whichever that is. Pure."""
+    return shlex.join(["sh", "-c", _SCRIPT, "sh", program, *arguments])
+
+
+def _answer_of(target: SshTarget, program: str, answered: Answered) -> Mapping[str, object]:
+    from meshray.runtime.ssh import SSH_FAILED
+
+    answer = _json(answered.out)
+    error = answer.get("error")
+    if isinstance(error, dict):
+        told = error_from_json(error, answered.exit_code)
+        told.message = f"on {target.host}: {told.message}"
+        raise told
+    if answered.exit_code == SSH_FAILED:
+        raise target.failure(answered.said, answered.exit_code)
+    if answered.exit_code != 0:
+        raise _failure(target, program, answered)
+    return {key: value for key, value in answer.items() if key != "schema"}
+
+
+def _failure(target: SshTarget, program: str, answered: Answered) -> MeshrayError:
+    if answered.exit_code == _NOT_THERE:
+        return MeshrayError(
+            "no_meshray_there",
+            f"{target.host} has no program {program}",
+            hint="install meshray there, or tell where it is: --meshray /path/to/meshray",
+        )
+    last = (answered.said.strip().splitlines() or [f"exit code {answered.exit_code}"])[-1].strip()
+    if last.startswith("sudo:"):
+        return MeshrayError(
+            "no_sudo_there",
+            f"on {target.host}: {last}",
+            hint=f"log in as root (ssh://root@{target.host}), or allow sudo without a password there",
+        )
+    return MeshrayError("push_failed", f"on {target.host}: {last}", hint=f"there: meshray logs; {target.typed}")
+
+
+def _json(text: str) -> Mapping[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
