@@ -10,10 +10,11 @@ The longest prefix wins, so a direct peer takes its data from the hub, and gives
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from meshray.agent.enrolment import Enrolment
+from meshray.agent.hubs import hub_for
 from meshray.agent.paths import PairPath
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
@@ -31,7 +32,8 @@ def desired_device(
     *,
     private_key: PrivateKey,
     listen_port: int,
-    hub: Endpoint | None,
+    dial: Mapping[str, Endpoint],
+    usable: tuple[str, ...] = (),
     path: Callable[[Node], PairPath] = lambda node: PairPath(),
 ) -> DeviceConfig:
     """The device of the node ``me``.
@@ -39,14 +41,15 @@ def desired_device(
     Args:
         keys: derives the preshared keys of ``me``, remembers them.
         listen_port: UDP; 0 lets the kernel choose.
-        hub: where the hub is dialled now.
+        dial: where the hubs are dialled now, by node id.
+        usable: the hubs that answer this node, best first.
         path: the direct way to a node, where there is one.
     """
     others = [node for node in mesh_map.nodes.values() if node.id != me.id]
     if HUB in me.roles:
-        peers = [_member(node, keys) for node in others]
+        peers = [_member(node, keys, dial.get(node.id)) for node in others]
     else:
-        peers = [_hub(node, mesh_map, hub, keys) for node in others if HUB in node.roles][:1]
+        peers = [*_hubs(me, others, mesh_map, keys, dial=dial, usable=usable, path=path)]
         peers += [_direct(node, mesh_map, path(node), keys) for node in others if path(node).endpoint is not None]
     network = mesh_map.mesh.network
     return DeviceConfig(
@@ -87,23 +90,45 @@ class PairKeys:
         return self._known[peer]
 
 
-def _member(node: Node, keys: PairKeys) -> PeerConfig:
-    # No endpoint and no keepalive: the node dials its hub and holds the way open.
+def _member(node: Node, keys: PairKeys, endpoint: Endpoint | None) -> PeerConfig:
+    # Mostly no endpoint and no keepalive: the node dials its hub and holds the way open.
     return PeerConfig(
         public_key=node.public_key,
         allowed_ips=frozenset({_only(node.ip)}),
         preshared_key=keys.with_peer(node.public_key),
-    )
-
-
-def _hub(node: Node, mesh_map: MeshMap, endpoint: Endpoint | None, keys: PairKeys) -> PeerConfig:
-    return PeerConfig(
-        public_key=node.public_key,
-        allowed_ips=frozenset({mesh_map.mesh.network.cidr}),
-        preshared_key=keys.with_peer(node.public_key),
         endpoint=endpoint,
-        keepalive_s=KEEPALIVE_S,
+        keepalive_s=KEEPALIVE_S if HUB in node.roles or endpoint is not None else 0,
     )
+
+
+def _hubs(
+    me: Node,
+    others: list[Node],
+    mesh_map: MeshMap,
+    keys: PairKeys,
+    *,
+    dial: Mapping[str, Endpoint],
+    usable: tuple[str, ...],
+    path: Callable[[Node], PairPath],
+) -> Iterator[PeerConfig]:
+    """A peer for every hub: the best one for the whole mesh, the others for what they carry for some pairs."""
+    hubs = {node.id: node for node in others if HUB in node.roles}
+    best = next((hub for hub in usable if hub in hubs), next(iter(hubs), None))
+    carried: dict[str, set[IPv4Network]] = {hub.id: {_only(hub.ip)} for hub in hubs.values()}
+    if best is not None:
+        carried[best] = {mesh_map.mesh.network.cidr}
+    for node in others:
+        hub = hub_for(me, node, mesh_map, usable)
+        if hub is not None and hub.id != best and node.id not in hubs and not path(node).carries:
+            carried[hub.id].add(_only(node.ip))
+    for hub in hubs.values():
+        yield PeerConfig(
+            public_key=hub.public_key,
+            allowed_ips=frozenset(carried[hub.id]),
+            preshared_key=keys.with_peer(hub.public_key),
+            endpoint=dial.get(hub.id),
+            keepalive_s=KEEPALIVE_S,
+        )
 
 
 def _direct(node: Node, mesh_map: MeshMap, path: PairPath, keys: PairKeys) -> PeerConfig:

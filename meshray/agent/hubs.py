@@ -1,32 +1,38 @@
-"""By which address this node dials its hub (pure).
+"""Which hub carries the packets of a pair, and by which address a hub is dialled (pure).
 
-A hub may have many addresses: of its interfaces, a public one that it does not see itself, names. The
-node begins with the one at which the coordinator answered and, as long as no handshake comes, goes
-on to the next:
+A node keeps a tunnel with every hub. One of them, its best, has the whole mesh as allowed IPs. WireGuard
+accepts a packet only from the peer to which it would send the answer, so both sides of a pair must use the
+same hub: each publishes the hubs that it can use, best first, and the pair's hub follows from both lists.
 
-    dial A ──(no handshake for 4 s)──► dial B ──(no handshake for 4 s)──► dial A …
-      └──(handshake)──► keep, until the handshakes are older than WireGuard lets them become
-
-    >>> choice = HubChoice.start((a, b), preferred_host="192.0.2.1", now=0.0)
-    >>> choice = choice.step(last_handshake=None, now=4.0)     # → the next one
+    a: hubs h1, h2 ─┐
+                    ├── pair a–b: h2 (place 1 + 0)
+    b: hubs h2     ─┘
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from meshray.model.address import Endpoint
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import Node
 
 #: WireGuard tries a handshake every 5 s (REKEY_TIMEOUT); the first goes out at once.
 PATIENCE_S = 4.0
 #: A session ends after 180 s (REJECT_AFTER_TIME); with keepalives a living one is renewed each 120 s.
 STALE_HANDSHAKE_S = 180.0
+#: Another hub must be better by this share and these milliseconds to become the best one.
+BETTER_BY, BETTER_BY_MS = 0.2, 2.0
 
 
 @dataclass(frozen=True)
 class HubChoice:
-    """Which of the hub's addresses is dialled now, and since when (unix seconds)."""
+    """Which of a hub's addresses is dialled now, and since when (unix seconds).
+
+    A hub may have many: of its interfaces, a public one that it does not see itself, names. The node begins with
+    the one at which the coordinator answered and, as long as no handshake comes, goes on to the next.
+    """
 
     candidates: tuple[Endpoint, ...]
     index: int
@@ -53,7 +59,7 @@ class HubChoice:
 
     def step(self, last_handshake: float | None, now: float) -> HubChoice:
         """The choice after a look at the device: on to the next address where this one is silent."""
-        if last_handshake is not None and now - last_handshake < STALE_HANDSHAKE_S:
+        if is_fresh(last_handshake, now):
             return self
         if len(self.candidates) < 2 or now - self.since < PATIENCE_S:
             return self
@@ -63,3 +69,34 @@ class HubChoice:
 def is_fresh(last_handshake: float | None, now: float) -> bool:
     """Whether a peer with this last handshake (unix seconds) can still be heard."""
     return last_handshake is not None and now - last_handshake < STALE_HANDSHAKE_S
+
+
+def ranked(round_trips: Mapping[str, float | None], before: tuple[str, ...]) -> tuple[str, ...]:
+    """The hubs that answer, best first.
+
+    Args:
+        round_trips: by hub id, milliseconds; None for a hub that does not answer.
+        before: the order until now; a hub keeps its place unless another is clearly better.
+    """
+    alive = {hub: rtt for hub, rtt in round_trips.items() if rtt is not None}
+    order = sorted(alive, key=lambda hub: (alive[hub], hub))
+    if order and before and before[0] in alive:
+        held, best = alive[before[0]], alive[order[0]]
+        if best > held * (1 - BETTER_BY) or best > held - BETTER_BY_MS:
+            order = [before[0], *(hub for hub in order if hub != before[0])]
+    return tuple(order)
+
+
+def hub_for(me: Node, peer: Node, mesh_map: MeshMap, mine: tuple[str, ...]) -> Node | None:
+    """The hub that carries this pair's packets; both sides come to the same one.
+
+    Args:
+        mine: the hubs that this node can use, best first, as it knows now (the map may not have it yet).
+    """
+    hubs = {hub.id: hub for hub in mesh_map.hubs if hub.id not in (me.id, peer.id)}
+    own = [hub for hub in (mine or me.hubs) if hub in hubs]
+    theirs = [hub for hub in peer.hubs if hub in hubs]
+    shared = [hub for hub in own if hub in theirs]
+    if shared:
+        return hubs[min(shared, key=lambda hub: (own.index(hub) + theirs.index(hub), hub))]
+    return next((hubs[hub] for hub in own), next(iter(hubs.values()), None))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +23,7 @@ from meshray.agent.cache import save_map
 from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import PairKeys, desired_device, own_node
 from meshray.agent.enrolment import Enrolment
-from meshray.agent.hubs import HubChoice, is_fresh
+from meshray.agent.hubkeeper import HubKeeper
 from meshray.agent.link import LinkKeeper
 from meshray.agent.pairs import Pairs
 from meshray.agent.parts import Parts
@@ -84,9 +83,8 @@ class Agent:
         self._watch_until = 0.0
         self.private_key = private_key
         self._keys = PairKeys(enrolment.mesh_secret, private_key.public())
-        self._hub = HubChoice.start(
-            self._hub_addresses(), enrolment.coordinators[0].host if enrolment.coordinators else "", time.time()
-        )
+        preferred = enrolment.coordinators[0].host if enrolment.coordinators else ""
+        self.hubs = HubKeeper(mesh_map, enrolment.node_id, preferred)
         self._wake = asyncio.Event()
         self.overlay_up = asyncio.Event()
         self.map_changed = asyncio.Event()
@@ -164,7 +162,7 @@ class Agent:
             self._watch_until = time.monotonic() + WATCH_S
             for node in mesh_map.nodes.values():
                 self.pairs.node_changed(before.nodes.get(node.id), node)
-        self._hub = self._hub.with_candidates(self._hub_addresses(), time.time())
+        self.hubs.refresh(mesh_map)
         if self.parts.ray is not None and mesh_map.head is not None:
             me = mesh_map.nodes.get(self.enrolment.node_id)
             self.parts.ray.drained(me is not None and me.drained)
@@ -185,7 +183,7 @@ class Agent:
         self.tasks.start(self.link.say(message), "message")
 
     def _hello(self) -> Mapping[str, object]:
-        return {"endpoints": [str(endpoint) for endpoint in self._endpoints]}
+        return {"endpoints": [str(endpoint) for endpoint in self._endpoints], "hubs": list(self.hubs.usable)}
 
     def tell_ray_instance(self, instance: str) -> None:
         """This node's Ray head has another instance now (empty: it is down); the others are told."""
@@ -212,14 +210,14 @@ class Agent:
     def _reconcile_interval_s(self) -> float:
         if not self.overlay_up.is_set() or time.monotonic() < self._watch_until:
             return IMPATIENT_S
-        if self._stale_hub() or (self.pairs is not None and self.pairs.any_direct):
+        if not (self._is_hub or self.hubs.any_fresh) or (self.pairs is not None and self.pairs.any_direct):
             return 1.0
         return RECONCILE_S
 
     async def _reconcile(self) -> None:
         observed = await self._read_device()
-        self._hub = self._hub.step(self._hub_handshake(observed), time.time())
-        steps = plan(observed, await self.desired())
+        self.hubs.look(observed)
+        steps = plan(observed, await self.desired(observed))
         for step in steps:
             log.info("%s: %s", self.parts.device.name, step)
         if steps:
@@ -228,10 +226,11 @@ class Agent:
         self.device_state = observed
         if observed is not None:
             await self._look_at(observed)
-        if observed is not None and (HUB in self.me.roles or is_fresh(self._hub_handshake(observed), time.time())):
+            self.hubs.look(observed)
+        if self._is_hub or self.hubs.any_fresh:
             self.overlay_up.set()
 
-    async def desired(self) -> DeviceConfig:
+    async def desired(self, observed: DeviceState | None) -> DeviceConfig:
         """The device as it should be now."""
         return desired_device(
             self.me,
@@ -239,7 +238,8 @@ class Agent:
             self._keys,
             private_key=self.private_key,
             listen_port=self.enrolment.listen_port,
-            hub=await _resolved(self._hub.endpoint),
+            dial=await self.hubs.dial(observed),
+            usable=self.hubs.usable,
             path=self.pairs.path if self.pairs is not None else lambda node: PairPath(),
         )
 
@@ -261,7 +261,7 @@ class Agent:
             self.pairs.observe(observed)
         await self._look_for_endpoints(observed.listen_port)
         await self.link.say_hello()
-        if HUB in self.me.roles:
+        if self._is_hub:
             for message in self._sightings.news(self.map.nodes.values(), observed, self.link.is_open):
                 await self.link.say(message)
 
@@ -269,6 +269,11 @@ class Agent:
         if self.parts.endpoints is not None and port != self._endpoints_of_port:
             self._endpoints = await self.parts.endpoints(port, self.map.mesh.network)
             self._endpoints_of_port = port
+
+    def hubs_changed(self) -> None:
+        """Another hub is the best one, or one does not answer any more."""
+        self.tasks.start(self.link.say_hello(), "hello")
+        self._wake.set()
 
     def network_changed(self, what: str) -> None:
         """This machine has another address or router, or woke from sleep: everything is looked at again."""
@@ -279,24 +284,9 @@ class Agent:
             self.pairs.network_changed()
         self._wake.set()
 
-    def _hub_handshake(self, observed: DeviceState | None) -> float | None:
-        peers = (
-            [observed.peers[hub.public_key] for hub in self.map.hubs if hub.public_key in observed.peers]
-            if (observed)
-            else []
-        )
-        return peers[0].last_handshake if peers else None
-
-    def _stale_hub(self) -> bool:
-        return HUB not in self.me.roles and not is_fresh(self._hub_handshake(self.device_state), time.time())
-
     @property
-    def hub_addresses_tried(self) -> tuple[Endpoint, ...]:
-        """By which addresses the hub is dialled."""
-        return self._hub.candidates
-
-    def _hub_addresses(self) -> list[Endpoint]:
-        return [endpoint for hub in self.map.hubs for endpoint in hub.endpoints]
+    def _is_hub(self) -> bool:
+        return HUB in self.me.roles
 
     # ---- what operations ask
 
@@ -347,16 +337,5 @@ class Agent:
                 *((ray.failure,) if ray is not None and ray.failure else ()),
             ),
             now=time.time(),
+            why_not_direct=self.pairs.why_not_direct if self.pairs is not None else lambda node: "",
         )
-
-
-async def _resolved(endpoint: Endpoint | None) -> Endpoint | None:
-    """The endpoint with an address in place of a name; None where the name does not resolve now."""
-    if endpoint is None or endpoint.ip is not None:
-        return endpoint
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
-    except OSError:
-        log.warning("the hub's name %s does not resolve", endpoint.host)
-        return None
-    return Endpoint(str(found[0][4][0]), endpoint.port)

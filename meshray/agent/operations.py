@@ -12,7 +12,6 @@ from ipaddress import IPv4Address
 
 from meshray.agent.control_server import Operation
 from meshray.agent.desired import PairKeys, desired_device
-from meshray.agent.hubs import HubChoice
 from meshray.agent.loop import Agent
 from meshray.agent.progress import Emit
 from meshray.agent.report import build_status, path_to
@@ -126,14 +125,14 @@ class Operations:
             raise MeshrayError(
                 "key_elsewhere", f"only {node.name} itself has its private key", hint=f"run it on {node.name}"
             )
-        hubs = [endpoint for hub in agent.map.hubs for endpoint in hub.endpoints]
+        dial = {hub.id: endpoint for hub in agent.map.hubs for endpoint in hub.endpoints[:1] if endpoint.ip is not None}
         config = desired_device(
             node,
             agent.map,
             PairKeys(agent.enrolment.mesh_secret, node.public_key),
             private_key=agent.private_key,
             listen_port=agent.enrolment.mesh_port if own or not node.endpoints else node.endpoints[0].port,
-            hub=HubChoice.start((e for e in hubs if e.ip is not None), "", 0.0).endpoint,
+            dial=dial,
         )
         names = {other.public_key: str(other.name) for other in agent.map.nodes.values()}
         return render(config, names, secrets=secrets)

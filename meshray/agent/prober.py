@@ -33,6 +33,8 @@ TIMEOUT_S = 2.0
 INTERVAL_S = 30.0
 #: How soon a new peer is noticed.
 _LOOK_S = 1.0
+#: A lost probe is repeated so soon.
+_AGAIN_S = 3.0
 #: How many of the last probes a median and a loss are made from.
 WINDOW = 8
 
@@ -53,6 +55,11 @@ class Measured:
     def loss(self) -> float | None:
         """Share of those that did not."""
         return round(sum(sample is None for sample in self.samples) / len(self.samples), 3) if self.samples else None
+
+    @property
+    def silent(self) -> bool:
+        """Whether the last probes, more than one, were all lost."""
+        return len(self.samples) > 1 and list(self.samples)[-2:] == [None, None]
 
 
 @dataclass(frozen=True)
@@ -180,4 +187,6 @@ class Prober:
             due = {peer: due.get(peer, 0.0) for peer in there}
             # Spread by a little: fifty nodes that joined together must not all probe in the same second for ever.
             due.update({peer: now + INTERVAL_S * random.uniform(0.9, 1.1) for peer in ready})  # noqa: S311 - no secret
-            await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))
+            _, *answers = await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))
+            # One lost packet is no news; a second look tells.
+            due.update({peer: now + _AGAIN_S for peer, rtt in zip(ready, answers, strict=True) if rtt is None})

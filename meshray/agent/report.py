@@ -10,7 +10,7 @@ from meshray.agent.hubs import is_fresh
 from meshray.agent.prober import Measured
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
-from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, Path
+from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS, Path
 from meshray.model.status import NodeStatus, RayState, Status
 from meshray.wireguard.device import DeviceState, PeerState
 
@@ -22,6 +22,8 @@ class View:
     Attributes:
         device: None where the tunnel is down.
         ray: Ray's node table by overlay address; None where the head's Ray did not answer.
+        why_not_direct: why packets to a node go through the hub.
+        relayed: this node's packets to the hub travel in a WebSocket.
         expects_ray: the mesh runs Ray at all.
         complaints: what other parts (firewall, Ray's supervisor) could not do, one sentence each.
         now: unix seconds.
@@ -36,6 +38,8 @@ class View:
     coordinator_reachable: bool
     complaints: tuple[str, ...]
     now: float
+    why_not_direct: Callable[[Node], str] = lambda node: ""
+    relayed: bool = False
 
 
 def build_status(view: View) -> Status:
@@ -61,7 +65,7 @@ def path_to(view: View, node: Node) -> Path:
     seen = view.measured(node.ip)
     return Path(
         kind=kind,
-        transport=UDP,
+        transport=WSS if view.relayed and _is_hub(view, peer) else UDP,
         endpoint=peer.config.endpoint,
         rtt_ms=seen.rtt_ms,
         loss=seen.loss,
@@ -69,6 +73,7 @@ def path_to(view: View, node: Node) -> Path:
         handshake_age_s=round(max(0.0, view.now - (peer.last_handshake or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
+        reason=view.why_not_direct(node) if kind == VIA_HUB else "",
     )
 
 
@@ -76,10 +81,21 @@ def _peer_towards(view: View, node: Node) -> tuple[PeerState | None, str]:
     """The WireGuard peer that carries packets to this node: the node itself, else the hub."""
     if view.device is None:
         return None, NONE
-    if node.public_key in view.device.peers:
-        return view.device.peers[node.public_key], DIRECT
-    hubs = [view.device.peers[hub.public_key] for hub in view.mesh_map.hubs if hub.public_key in view.device.peers]
-    return (hubs[0], VIA_HUB) if hubs else (None, NONE)
+    # As WireGuard does it: the peer with the longest prefix that holds the address.
+    ways = [
+        (network.prefixlen, key)
+        for key, peer in view.device.peers.items()
+        for network in peer.config.allowed_ips
+        if node.ip in network
+    ]
+    if not ways:
+        return None, NONE
+    key = max(ways)[1]
+    return view.device.peers[key], DIRECT if key == node.public_key else VIA_HUB
+
+
+def _is_hub(view: View, peer: PeerState) -> bool:
+    return any(hub.public_key == peer.config.public_key for hub in view.mesh_map.hubs)
 
 
 def _node_status(view: View, node: Node) -> NodeStatus:
@@ -112,7 +128,7 @@ def _problems(view: View, nodes: Iterable[NodeStatus]) -> Iterable[str]:
             continue
         if status.path.kind == NONE:
             yield f"{status.name} ({status.ip}): no WireGuard handshake"
-        elif status.path.loss == 1.0:
+        elif status.path.kind != SELF and view.measured(status.ip).silent:
             yield f"{status.name} ({status.ip}): no answer over the overlay"
         elif _runs_ray(view, node) and status.ray.alive is False and not node.drained:
             yield f"{status.name} ({status.ip}): not ALIVE in Ray"

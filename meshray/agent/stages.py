@@ -55,6 +55,7 @@ class Stages:
         if agent.parts.prober is not None:
             await self._open_prober(agent.parts.prober)
             agent.tasks.start(agent.parts.prober.run(agent.peers_to_probe), "prober")
+            agent.tasks.start(agent.hubs.run(agent.parts.prober, agent.hubs_changed), "hubs")
         if agent.pairs is not None:
             agent.tasks.start(agent.pairs.run(), "pairs")
         if agent.parts.ray is None:
@@ -70,7 +71,7 @@ class Stages:
         try:
             await asyncio.wait_for(agent.overlay_up.wait(), OVERLAY_PATIENCE_S)
         except asyncio.TimeoutError:
-            tried = ", ".join(map(str, agent.hub_addresses_tried))
+            tried = ", ".join(map(str, agent.hubs.tried))
             error = MeshrayError(
                 "no_handshake",
                 f"the hub does not answer WireGuard's handshake (tried UDP {tried})",

@@ -32,6 +32,7 @@ class Path:
         loss: share of the last probes that were not answered, 0 to 1.
         mtu: of the overlay interface, bytes.
         handshake_age_s: since the last handshake with the peer or hub, seconds.
+        reason: why the path is not direct; empty where it is, or is being tried.
         rx_bytes, tx_bytes: of the peer or hub, since the device was made.
     """
 
@@ -44,6 +45,7 @@ class Path:
     handshake_age_s: float | None = None
     rx_bytes: int = 0
     tx_bytes: int = 0
+    reason: str = ""
 
     def to_json(self) -> dict[str, object]:
         """The ``path`` object of ``status --json``."""
@@ -57,4 +59,5 @@ class Path:
             "handshake_age_s": self.handshake_age_s,
             "rx_bytes": self.rx_bytes,
             "tx_bytes": self.tx_bytes,
+            "reason": self.reason,
         }

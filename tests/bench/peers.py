@@ -68,7 +68,9 @@ class Peer:
         mesh_map = self.answer.map
         me, hub = mesh_map.nodes[self.answer.node_id], mesh_map.hubs[0]
         keys = PairKeys(self.answer.mesh_secret, me.public_key)
-        desired = desired_device(me, mesh_map, keys, private_key=self.machine.key, listen_port=0, hub=hub.endpoints[0])
+        desired = desired_device(
+            me, mesh_map, keys, private_key=self.machine.key, listen_port=0, dial={hub.id: hub.endpoints[0]}
+        )
         home = Home(Path("/var/lib/peers") / self.interface, Path("/run/peers") / self.interface)
         home.run.mkdir(parents=True)
         engine = shutil.which("wireguard-go") or ""
@@ -91,7 +93,8 @@ class Peer:
     async def answer_probes(self) -> None:
         """Listens, and asks the hub until it answers."""
         mesh_map, prober = self.answer.map, Prober()
-        await prober.open(mesh_map.nodes[self.answer.node_id].ip)
+        ip = mesh_map.nodes[self.answer.node_id].ip
+        await prober.open(ip, mesh_map.mesh.network.probe_address(ip))
         while await prober.probe(mesh_map.hubs[0].ip) is None:
             pass
 

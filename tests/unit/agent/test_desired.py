@@ -14,7 +14,7 @@ from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, 
 def device_of(me: Node) -> DeviceConfig:
     number = int(me.id[1:])
     keys = PairKeys(SECRET, me.public_key)
-    return desired_device(me, MAP, keys, private_key=KEYS[number], listen_port=51888, hub=HUB_ENDPOINT)
+    return desired_device(me, MAP, keys, private_key=KEYS[number], listen_port=51888, dial={HEAD_NODE.id: HUB_ENDPOINT})
 
 
 def test_the_hub_has_every_node_as_a_peer_with_its_own_address_only() -> None:

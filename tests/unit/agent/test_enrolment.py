@@ -19,7 +19,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_what_is_saved_is_loaded(home: Home) -> None:
-    mine, key = enrolment(WORKER_A), PrivateKey.generate()
+    mine, key = replace(enrolment(WORKER_A), transport="wss"), PrivateKey.generate()
     mine.save(home)
     save_private_key(home, key)
     save_map(home, MAP)

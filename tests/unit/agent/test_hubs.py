@@ -1,10 +1,14 @@
 """Which of the hub's addresses is dialled."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.hubs import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, is_fresh
+from meshray.agent.hubs import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, hub_for, is_fresh, ranked
 from meshray.model.address import Endpoint
+from meshray.model.node import HUB
+from tests.unit.agent.sample import MAP, WORKER_A, WORKER_B, node
 
 A, B, C = (Endpoint(f"192.0.2.{n}", 51888) for n in (1, 2, 3))
 
@@ -48,3 +52,21 @@ def test_a_handshake_is_fresh_for_three_minutes() -> None:
     assert is_fresh(0.0, 179.0)
     assert not is_fresh(0.0, 180.0)
     assert not is_fresh(None, 0.0)
+
+
+@given(st.permutations(["h1", "h2", "h3"]), st.permutations(["h1", "h2", "h3"]), st.integers(0, 3), st.integers(0, 3))
+def test_both_sides_of_a_pair_use_the_same_hub(a: list[str], b: list[str], known_to_a: int, known_to_b: int) -> None:
+    mine, theirs = tuple(a[:known_to_a]), tuple(b[:known_to_b])
+    hubs = {name: node(0, name, id=name, roles=frozenset({HUB})) for name in ("h1", "h2", "h3")}
+    one, other = replace(WORKER_A, hubs=mine), replace(WORKER_B, hubs=theirs)
+    mesh_map = replace(MAP, nodes={**hubs, one.id: one, other.id: other})
+    if set(mine) & set(theirs):
+        assert hub_for(one, other, mesh_map, mine) == hub_for(other, one, mesh_map, theirs)
+
+
+def test_a_silent_hub_is_not_listed_and_a_slightly_faster_one_changes_nothing() -> None:
+    assert ranked({"h1": 10.0, "h2": 30.0}, ()) == ("h1", "h2")
+    assert ranked({"h1": 10.0, "h2": 9.0}, ("h1", "h2")) == ("h1", "h2")
+    assert ranked({"h1": 30.0, "h2": 9.0}, ("h1", "h2")) == ("h2", "h1")
+    assert ranked({"h1": None, "h2": 90.0}, ("h1", "h2")) == ("h2",)
+    assert ranked({"h1": None}, ("h1",)) == ()
