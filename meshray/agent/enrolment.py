@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshray.agent.transport import Mode, parse_mode
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -34,6 +35,7 @@ class Enrolment:
         ray: the `ray` program that was found when the node enrolled; empty without Ray.
         ray_args: what the person passed after ``--``.
         person_uid: as whom Ray runs.
+        transport: how the tunnel to the hub may travel; see `meshray.agent.transport`.
         taken_out: the coordinator removed this node; the agent must not start again.
     """
 
@@ -55,6 +57,7 @@ class Enrolment:
     ray_args: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     taken_out: bool = False
+    transport: Mode = "auto"
 
     @classmethod
     def load(cls, home: Home) -> Enrolment:
@@ -87,6 +90,7 @@ class Enrolment:
                 ray_args=wire.texts(value, "ray_args"),
                 labels=wire.text_map(value, "labels"),
                 taken_out=wire.flag(value, "taken_out"),
+                transport=parse_mode(wire.text(value, "transport", 8, "auto")),
             )
         except (wire.WireError, UsageError) as error:
             raise damaged(home.enrolment, error) from None
@@ -113,6 +117,7 @@ class Enrolment:
             "ray_args": list(self.ray_args),
             "labels": dict(self.labels),
             "taken_out": self.taken_out,
+            "transport": self.transport,
         }
         write_atomically(home.enrolment, json.dumps(value, indent=1))
 

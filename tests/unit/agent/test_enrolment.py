@@ -1,5 +1,6 @@
 """State on disk: whole, private, and loud where it is damaged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
