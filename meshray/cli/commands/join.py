@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshray import __version__
+from meshray.agent.transport import MODES, Mode
 from meshray.cli import bring_up, output
 from meshray.cli.app import App
 from meshray.cli.options import (
@@ -31,7 +32,7 @@ from meshray.cli.options import (
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
 from meshray.cli.via import Via, enrol_via, parse_via, unenrol_via
-from meshray.errors import UsageError
+from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
 from meshray.model.token import Token
@@ -55,6 +56,7 @@ class Wish:
         endpoints: where this node's WireGuard is reached.
         port: of this node's WireGuard; 0 leaves the choice to the machine.
         via: how the enrolment travels; None: straight to the coordinator.
+        transport: how the tunnel to the hub may travel.
     """
 
     token: Token
@@ -69,6 +71,7 @@ class Wish:
     endpoints: tuple[Endpoint, ...] = ()
     port: int = 0
     via: Via | None = None
+    transport: Mode = "auto"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,13 @@ class Found:
     help="Enrol through ssh to the coordinator's machine, where its port is closed to this one. HOST:PORT: through "
     "a forward that you have made.",
 )
+@click.option(
+    "--transport",
+    type=click.Choice(MODES),
+    default="auto",
+    show_default=True,
+    help="The tunnel to the hub: over UDP, or in a TLS WebSocket; auto takes the latter where UDP is blocked.",
+)
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
 @json_option
 @click.pass_obj
@@ -117,6 +127,7 @@ def join_command(
     endpoint: tuple[str, ...],
     port: int | None,
     via: str | None,
+    transport: Mode,
 ) -> Result | int:
     """Join the mesh that a token names, with a Ray worker.
 
@@ -144,6 +155,7 @@ def join_command(
         endpoints=tuple(Endpoint.parse(item, port) for item in endpoint),
         port=port or 0,
         via=parse_via(via) if via is not None else None,
+        transport=transport,
     )
     _require_sense(wish)
     return _join(app, wish, block)
@@ -240,7 +252,13 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
         endpoints=found.endpoints,
         roles=wish.roles,
     )
-    answer, coordinators = _ask(app, wish, request)
+    try:
+        answer, coordinators = _ask(app, wish, request)
+    except MeshrayError as error:
+        if error.code == "version_mismatch" and installation is not None:
+            # The coordinator cannot know which Python it is here.
+            error.hint = error.hint.replace("python -m pip", f"{installation.python} -m pip", 1)
+        raise
     with app.progress() as progress:
         me = answer.map.nodes[answer.node_id]
         enrolment = Enrolment(
@@ -254,6 +272,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             ray_token=answer.ray_token,
             mesh_port=coordinators[0].port,
             listen_port=found.port,
+            transport=wish.transport,
             person_uid=Person.invoking(app.environ).uid,
             ephemeral=me.ephemeral,
             with_ray=wish.with_ray,

@@ -176,11 +176,11 @@ def test_init_on_a_machine_that_lacks_something_leaves_no_trace(
 
 
 def test_join_keeps_who_it_is(machine: Machine) -> None:
-    outcome = join(machine, "--label", "zone=a", "--ephemeral")
+    outcome = join(machine, "--label", "zone=a", "--ephemeral", "--transport", "wss")
     assert outcome.code == 0
     enrolment = Enrolment.load(machine.home)
     assert (enrolment.name, enrolment.labels, enrolment.hosts_coordinator) == ("gpu-1", {"zone": "a"}, False)
-    assert enrolment.credential == "credential"
+    assert (enrolment.credential, enrolment.transport) == ("credential", "wss")
     assert "a secret" not in machine.home.enrolment.read_text()
 
 
@@ -190,6 +190,33 @@ def test_a_refused_join_leaves_no_trace(machine: Machine, error: MeshrayError) -
     assert join(machine).code == error.exit_code
     assert machine.done == ["enrol"]
     assert not machine.home.state.exists()
+
+
+def test_the_head_s_own_init_ends_when_others_can_join(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from meshray.agent import control
+
+    agent = FakeAgent({"progress": {"summary": SUMMARY}, "status": {"coordinator": {"reachable": False}}})
+    monkeypatch.setattr(control, "ControlClient", lambda _: agent)
+    monkeypatch.setattr(bring_up, "_COORDINATOR_S", 0.0)
+    init(machine)
+    shown: list[tuple[str, str, str]] = []
+    (machine.home.logs / "coordinator.log").write_text("listening\nmeshray coordinator: the disk is gone\n  a hint\n")
+    with pytest.raises(MeshrayError, match="the disk is gone"):
+        bring_up.follow(machine.home, lambda *stage: shown.append(stage))
+    agent.answers["status"] = {"coordinator": {"reachable": True}}
+    assert bring_up.follow(machine.home, lambda *stage: shown.append(stage)) == SUMMARY
+    assert [state for _, state, _ in shown] == ["fail", "ok"]
+
+
+def test_a_version_mismatch_names_this_machine_s_python(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from meshray.model.node import Versions
+    from meshray.raynode.versions import RayInstallation
+
+    found = RayInstallation(Path("/opt/ray/bin/ray"), Path("/opt/ray/bin/python"), Versions("0", "2.58.0", "3.11.2"))
+    monkeypatch.setattr(enrolled, "look_for_ray", lambda *_, **__: found)
+    machine.refusal = MeshrayError("version_mismatch", "differ", hint="python -m pip install 'ray[default]==2.59.0'")
+    outcome = machine.type_in("join", TOKEN.encode())
+    assert "hint: /opt/ray/bin/python -m pip install 'ray[default]==2.59.0'" in outcome.err
 
 
 def test_a_network_that_overlaps_here_unenrols_again(machine: Machine) -> None:
