@@ -131,7 +131,7 @@ class Operations:
             agent.map,
             PairKeys(agent.enrolment.mesh_secret, node.public_key),
             private_key=agent.private_key,
-            listen_port=agent.enrolment.mesh_port if own or not node.endpoints else node.endpoints[0].port,
+            listen_port=agent.enrolment.listen_port if own else node.endpoints[0].port if node.endpoints else 0,
             dial=dial,
         )
         names = {other.public_key: str(other.name) for other in agent.map.nodes.values()}

@@ -22,6 +22,8 @@ Summary = Mapping[str, object]
 #: Longer than the agent's own patience with any stage (Ray on a slow machine takes half a minute).
 _SILENCE_S = 180.0
 _POLL_S = 0.05
+#: A coordinator on a slow machine imports for a while, and is tried again when it ended.
+_COORDINATOR_S = 20.0
 
 
 def start_and_follow(app: App, home: Home) -> Summary:
@@ -44,9 +46,39 @@ def follow(home: Home, stage: Callable[[str, str, str], None]) -> Summary:
     for event in ControlClient(home.control_socket).stream("progress", timeout_s=_SILENCE_S):
         summary = event.get("summary")
         if isinstance(summary, dict):
+            _wait_for_own_coordinator(home, stage)
             return summary
         stage(str(event.get("stage")), str(event.get("state")), str(event.get("detail", "")))
     raise UnreachableError("agent_down", "the agent ended while it was starting", hint="meshray logs agent")
+
+
+def _wait_for_own_coordinator(home: Home, stage: Callable[[str, str, str], None]) -> None:
+    """On the head: returns when somebody can join. The agent goes on without its coordinator; a new mesh cannot.
+
+    Raises:
+        MeshrayError: ``coordinator_failed`` with the last line that it wrote.
+    """
+    from meshray.agent.enrolment import Enrolment
+
+    if not Enrolment.load(home).hosts_coordinator:
+        return
+    deadline = time.monotonic() + _COORDINATOR_S
+    while not _coordinator_answers(home):
+        if time.monotonic() > deadline:
+            words = service.last_line(home.logs / "coordinator.log")
+            stage("coordinator", "fail", words)
+            raise MeshrayError(
+                "coordinator_failed", f"the coordinator does not start: {words}", hint="meshray logs coordinator"
+            )
+        time.sleep(_POLL_S)
+    stage("coordinator", "ok", "others can join")
+
+
+def _coordinator_answers(home: Home) -> bool:
+    from meshray.agent.control import ControlClient
+
+    coordinator = ControlClient(home.control_socket).ask("status").get("coordinator")
+    return isinstance(coordinator, dict) and coordinator.get("reachable") is True
 
 
 def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:

@@ -20,6 +20,8 @@ from meshray.errors import UsageError
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+#: Ten years; whoever needs longer means never.
+_LONGEST_S = 10 * 365 * 86400
 #: No token is longer.
 _MAX_TOKEN_BYTES = 64 * 1024
 
@@ -106,7 +108,7 @@ def parse_labels(items: Sequence[str]) -> dict[str, str]:
 def parse_duration(text: str) -> int:
     """Seconds of ``90s``, ``30m``, ``24h``, ``7d``; ``0`` and ``never`` are 0. Raises UsageError."""
     found = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip())
-    if found:
+    if found and int(found.group(1)) * _UNITS[found.group(2)] <= _LONGEST_S:
         return int(found.group(1)) * _UNITS[found.group(2)]
     if text.strip() in ("0", "never"):
         return 0

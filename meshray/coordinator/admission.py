@@ -94,5 +94,7 @@ def free_name(wanted: NodeName, taken: Collection[str], *, exact: bool) -> NodeN
     numbered = (NodeName(f"{wanted[:57].rstrip('-')}-{number}") for number in range(2, len(taken) + 3))
     free = next(name for name in numbered if name not in taken)
     if exact:
-        raise RefusedError("name_taken", f"another node is called {wanted}", hint=f"--name {free}")
+        raise RefusedError(
+            "name_taken", f"another node is called {wanted}", hint=f"{free} is free (join: --name {free})"
+        )
     return free

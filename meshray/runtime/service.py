@@ -145,6 +145,15 @@ def last_words(home: Home) -> str:
     return ""
 
 
+def last_line(log: Path) -> str:
+    """What a log ends with, for a message; says so where there is nothing."""
+    with contextlib.suppress(OSError):
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line[:1].strip()]
+        if lines:
+            return lines[-1][-300:]
+    return f"{log} is empty"
+
+
 def _agent(home: Home) -> ManagedProcess:
     return ManagedProcess(home.pid_file("agent"))
 

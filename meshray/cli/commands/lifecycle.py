@@ -40,12 +40,25 @@ def up_command(app: App) -> Result:
     if enrolment.taken_out:
         raise RemovedFromMesh
     load_private_key(home)
+    if enrolment.hosts_coordinator:
+        _check_store(home)
     _check_map(home, enrolment)
     with claimed(home):
         if not service.is_running(home):
             return JoinResult(bring_up.start_and_follow(app, home), fresh=False)
         with app.progress() as progress:
             return JoinResult(bring_up.follow(home, progress.stage), fresh=False)
+
+
+def _check_store(home: Home) -> None:
+    """Raises MeshrayError where the coordinator will not start with it. One that runs holds it, so it is fine."""
+    from meshray.coordinator.store import Store
+
+    try:
+        Store.open(home.database).close()
+    except MeshrayError as error:
+        if error.code != "store_locked":
+            raise
 
 
 def _check_map(home: Home, enrolment: Enrolment) -> None:

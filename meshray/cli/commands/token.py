@@ -20,7 +20,9 @@ def token_command() -> None:
 
 
 @token_command.command("create")
-@click.option("--uses", type=click.IntRange(0), default=1, show_default=True, help="How many nodes; 0 is any number.")
+@click.option(
+    "--uses", type=click.IntRange(0, 10**6), default=1, show_default=True, help="How many nodes; 0 is any number."
+)
 @click.option("--ttl", default="24h", show_default=True, metavar="TIME", help="30m, 24h, 7d, or never.")
 @click.option("--ephemeral", is_flag=True, help="Nodes that join with it are forgotten when they go away.")
 @json_option
