@@ -27,6 +27,7 @@ FIELDS = {
     "token create": {"token", "id", "uses", "expires"},
     "token list": {"tokens"},
     "token revoke": {"id", "revoked"},
+    "node add": {"mesh", "node", "path", "ray", "ray_address", "dashboard"},
     "node list": {"nodes"},
     "node rm": {"node", "done"},
     "node rename": {"node", "done", "name"},
