@@ -60,6 +60,11 @@ class HubKeeper:
         """Whether at least one hub can be heard."""
         return bool(self._fresh)
 
+    def dialled(self, hub_id: str) -> Endpoint | None:
+        """The hub's own address that is dialled, or would be without a relay."""
+        choice = self._choices.get(hub_id)
+        return choice.endpoint if choice is not None else None
+
     def is_relayed(self, hub_id: str) -> bool:
         """Whether the tunnel with this hub goes through a relay."""
         return hub_id in self._through

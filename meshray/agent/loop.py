@@ -14,23 +14,25 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.cache import save_map
+from meshray.agent.carrier import Carrier
 from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import PairKeys, desired_device, own_node
 from meshray.agent.enrolment import Enrolment
 from meshray.agent.hubkeeper import HubKeeper
 from meshray.agent.link import LinkKeeper
+from meshray.agent.mtukeeper import MtuKeeper
 from meshray.agent.pairs import Pairs
 from meshray.agent.parts import Parts
 from meshray.agent.paths import PairPath
 from meshray.agent.prober import Measured
 from meshray.agent.progress import Progress
-from meshray.agent.report import View
+from meshray.agent.report import View, path_to
 from meshray.agent.sightings import Sightings
 from meshray.agent.stages import Stages, log_firewall
 from meshray.errors import MeshrayError, UsageError
@@ -39,9 +41,10 @@ from meshray.model.address import Endpoint
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
+from meshray.model.path import NONE
 from meshray.model.status import RayState
 from meshray.runtime.tasks import Tasks
-from meshray.settings import Home
+from meshray.settings import DEFAULT_MTU, Home
 from meshray.wireguard.device import DeviceConfig, DeviceState
 from meshray.wireguard.plan import RemovePeer, plan
 
@@ -67,6 +70,8 @@ class Agent:
         self.parts = parts
         self.progress = Progress()
         self.device_state: DeviceState | None = None
+        preferred = enrolment.coordinators[0].host if enrolment.coordinators else ""
+        self.hubs = HubKeeper(mesh_map, enrolment.node_id, preferred)
         self.pairs = Pairs(self, parts.prober) if parts.prober is not None else None
         self.link = LinkKeeper(
             lambda: self.coordinator,
@@ -77,14 +82,21 @@ class Agent:
             versions=parts.versions,
             progress=self.progress,
         )
+        self.mtus = MtuKeeper(parts.device.name, parts.prober) if parts.prober is not None else None
+        self.carrier = Carrier(
+            enrolment.transport,
+            lambda: replace(self.coordinator, endpoints=enrolment.coordinators),
+            lambda: self.map.coordinator if self.map.coordinator and HUB in self.map.coordinator.roles else None,
+            self.hubs,
+            device=lambda: self.device_state,
+            switched=self.wake,
+        )
         self._endpoints: tuple[Endpoint, ...] = ()
         self._endpoints_of_port = 0
         self._sightings = Sightings()
         self._watch_until = 0.0
         self.private_key = private_key
         self._keys = PairKeys(enrolment.mesh_secret, private_key.public())
-        preferred = enrolment.coordinators[0].host if enrolment.coordinators else ""
-        self.hubs = HubKeeper(mesh_map, enrolment.node_id, preferred)
         self._wake = asyncio.Event()
         self.overlay_up = asyncio.Event()
         self.map_changed = asyncio.Event()
@@ -122,6 +134,10 @@ class Agent:
             tasks.start(self.parts.coordinator.run(), "coordinator")
         tasks.start(self.link.run(), "link")
         tasks.start(self._keep_device(), "device")
+        if not self.is_hub:
+            tasks.start(self.carrier.run(self.parts.prober), "carrier")
+        if self.parts.network_changes is not None:
+            tasks.start(self._watch_network(self.parts.network_changes), "network")
         tasks.start(Stages(self).run(), "stages")
         try:
             await tasks.until(self._stopping)
@@ -210,7 +226,7 @@ class Agent:
     def _reconcile_interval_s(self) -> float:
         if not self.overlay_up.is_set() or time.monotonic() < self._watch_until:
             return IMPATIENT_S
-        if not (self._is_hub or self.hubs.any_fresh) or (self.pairs is not None and self.pairs.any_direct):
+        if not (self.is_hub or self.hubs.any_fresh) or (self.pairs is not None and self.pairs.any_direct):
             return 1.0
         return RECONCILE_S
 
@@ -227,7 +243,7 @@ class Agent:
         if observed is not None:
             await self._look_at(observed)
             self.hubs.look(observed)
-        if self._is_hub or self.hubs.any_fresh:
+        if self.is_hub or self.hubs.any_fresh:
             self.overlay_up.set()
 
     async def desired(self, observed: DeviceState | None) -> DeviceConfig:
@@ -261,7 +277,7 @@ class Agent:
             self.pairs.observe(observed)
         await self._look_for_endpoints(observed.listen_port)
         await self.link.say_hello()
-        if self._is_hub:
+        if self.is_hub:
             for message in self._sightings.news(self.map.nodes.values(), observed, self.link.is_open):
                 await self.link.say(message)
 
@@ -269,6 +285,10 @@ class Agent:
         if self.parts.endpoints is not None and port != self._endpoints_of_port:
             self._endpoints = await self.parts.endpoints(port, self.map.mesh.network)
             self._endpoints_of_port = port
+
+    async def _watch_network(self, changes: Callable[[], AsyncIterator[str]]) -> None:
+        async for what in changes():
+            self.network_changed(what)
 
     def hubs_changed(self) -> None:
         """Another hub is the best one, or one does not answer any more."""
@@ -280,12 +300,16 @@ class Agent:
         log.info("the network changed: %s", what)
         self._endpoints_of_port = 0
         self.link.hurry()
+        self.carrier.network_changed()
+        if self.mtus is not None:
+            self.mtus.network_changed()
         if self.pairs is not None:
             self.pairs.network_changed()
         self._wake.set()
 
     @property
-    def _is_hub(self) -> bool:
+    def is_hub(self) -> bool:
+        """Whether this node forwards for others."""
         return HUB in self.me.roles
 
     # ---- what operations ask
@@ -321,6 +345,13 @@ class Agent:
         direct = {node.ip for node in self.map.nodes.values() if self.pairs and self.pairs.path(node).carries}
         return [ip for ip in self.peers_online() if ip not in direct]
 
+    def ways(self) -> list[tuple[IPv4Address, Endpoint | None]]:
+        """Every peer that can be heard, with the endpoint that its packets are sent to."""
+        view = self.view(None)
+        nodes = [node for node in self.map.nodes.values() if node.ip in set(self.peers_online())]
+        paths = [(node.ip, path_to(view, node)) for node in nodes]
+        return [(ip, path.endpoint) for ip, path in paths if path.kind != NONE]
+
     def view(self, table: Mapping[IPv4Address, RayState] | None) -> View:
         """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""
         firewall, ray, prober = self.parts.firewall, self.parts.ray, self.parts.prober
@@ -337,5 +368,7 @@ class Agent:
                 *((ray.failure,) if ray is not None and ray.failure else ()),
             ),
             now=time.time(),
+            relayed=self.carrier.is_relayed,
+            mtu=self.mtus.mtu if self.mtus is not None else lambda ip: DEFAULT_MTU,
             why_not_direct=self.pairs.why_not_direct if self.pairs is not None else lambda node: "",
         )

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from logging.handlers import RotatingFileHandler
@@ -28,6 +29,7 @@ from meshray.agent.coordinator_process import CoordinatorProcess
 from meshray.agent.desired import own_node
 from meshray.agent.enrolment import Enrolment, load_private_key
 from meshray.agent.loop import Agent
+from meshray.agent.netwatch import network_changes
 from meshray.agent.operations import Operations
 from meshray.agent.parts import Parts
 from meshray.agent.prober import Prober
@@ -44,6 +46,7 @@ from meshray.runtime.person import Person
 from meshray.runtime.process import ManagedProcess
 from meshray.runtime.state import forget
 from meshray.settings import INTERFACE, Home
+from meshray.wireguard.device import Device
 from meshray.wireguard.open import open_device
 
 log = logging.getLogger(__name__)
@@ -94,8 +97,12 @@ def _compose(
     home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]
 ) -> tuple[Agent, ControlServer]:
     """Outside of the event loop: pyroute2 runs one of its own."""
-    ray = _find_ray(home, enrolment, mesh_map, environ)
-    agent = Agent(home, enrolment, key, mesh_map, _parts(home, enrolment, mesh_map, ray, environ))
+    # Ray's interpreter takes a tenth of a second to answer, the first look at devices as long: at the same time.
+    with ThreadPoolExecutor(1) as beside:
+        finding = beside.submit(_find_ray, home, enrolment, mesh_map, environ)
+        device = open_device(INTERFACE, home, environ)
+        ray = finding.result()
+    agent = Agent(home, enrolment, key, mesh_map, _parts(home, enrolment, mesh_map, ray, device))
 
     def part(found: _Ray | str) -> RayOnNode | None:
         if isinstance(found, str):
@@ -146,12 +153,13 @@ def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapp
     return _Ray(installation, ray_plan(enrolment, own_node(enrolment, mesh_map), head, mesh_map, home), person)
 
 
-def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str, environ: Mapping[str, str]) -> Parts:
+def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str, device: Device) -> Parts:
     me = own_node(enrolment, mesh_map)
     return Parts(
-        device=open_device(INTERFACE, home, environ),
+        device=device,
         prober=Prober(),
         endpoints=read_endpoints,
+        network_changes=network_changes,
         firewall=Firewall(Opening(INTERFACE, mesh_map.mesh.network.cidr, forwards=HUB in me.roles)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         versions=replace(ray.installation.versions, meshray=__version__)

@@ -71,6 +71,7 @@ class Parts:
 
     Attributes:
         endpoints: by which others may try to reach this WireGuard port; None: nobody can.
+        network_changes: tells when this machine's network is another one.
         late_ray: makes Ray's part once the map shows a head; None while it does not.
         no_ray_because: told to the person where ``ray`` is None.
     """
@@ -81,6 +82,7 @@ class Parts:
     ray: RayPart | None = None
     coordinator: CoordinatorPart | None = None
     endpoints: Callable[[int, OverlayNetwork], Awaitable[tuple[Endpoint, ...]]] | None = None
+    network_changes: Callable[[], AsyncIterator[str]] | None = None
     versions: Versions = field(default_factory=lambda: Versions(meshray=__version__))
     late_ray: Callable[[MeshMap], RayPart | None] = lambda mesh_map: None
     no_ray_because: str = "not asked for"

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address
 from statistics import median
 from typing import cast
 
+from meshray.agent.mtu import dont_fragment
 from meshray.settings import PROBE_PORT
 
 _PING, _PONG = b"mr\x01", b"mr\x02"
@@ -128,6 +129,7 @@ class Echo(asyncio.DatagramProtocol):
         """asyncio: the socket is open."""
         # Promised by create_datagram_endpoint; no base class says so before Python 3.12.
         self._transport = cast(asyncio.DatagramTransport, transport)
+        dont_fragment(transport.get_extra_info("socket"))
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """asyncio: a packet came."""
@@ -171,10 +173,18 @@ class Prober:
         """Data takes another way to this peer: what was measured was measured on the old one."""
         self._measured.pop(peer, None)
 
-    async def probe(self, peer: IPv4Address, timeout_s: float = TIMEOUT_S, *, size: int = 0) -> float | None:
-        """One round trip in milliseconds, None where no answer came in time. It is remembered."""
+    async def round_trip(self, peer: IPv4Address, timeout_s: float, *, size: int = 0) -> float | None:
+        """One round trip in milliseconds over the way that data takes; it is not remembered.
+
+        Args:
+            size: bytes of the whole inner packet on its way there.
+        """
         answer = await self._data.ask(peer, timeout_s, size=size)
-        rtt_ms = answer.rtt_ms if answer else None
+        return answer.rtt_ms if answer else None
+
+    async def probe(self, peer: IPv4Address, timeout_s: float = TIMEOUT_S) -> float | None:
+        """One round trip in milliseconds, None where no answer came in time. It is remembered."""
+        rtt_ms = await self.round_trip(peer, timeout_s)
         self.remember(peer, rtt_ms)
         return rtt_ms
 

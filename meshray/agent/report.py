@@ -12,6 +12,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS, Path
 from meshray.model.status import NodeStatus, RayState, Status
+from meshray.settings import DEFAULT_MTU
 from meshray.wireguard.device import DeviceState, PeerState
 
 
@@ -23,6 +24,7 @@ class View:
         device: None where the tunnel is down.
         ray: Ray's node table by overlay address; None where the head's Ray did not answer.
         why_not_direct: why packets to a node go through the hub.
+        mtu: of the path to a node, bytes.
         relayed: this node's packets to the hub travel in a WebSocket.
         expects_ray: the mesh runs Ray at all.
         complaints: what other parts (firewall, Ray's supervisor) could not do, one sentence each.
@@ -40,6 +42,7 @@ class View:
     now: float
     why_not_direct: Callable[[Node], str] = lambda node: ""
     relayed: bool = False
+    mtu: Callable[[IPv4Address], int] = lambda ip: DEFAULT_MTU
 
 
 def build_status(view: View) -> Status:
@@ -69,7 +72,7 @@ def path_to(view: View, node: Node) -> Path:
         endpoint=peer.config.endpoint,
         rtt_ms=seen.rtt_ms,
         loss=seen.loss,
-        mtu=view.device.mtu,
+        mtu=min(view.device.mtu, view.mtu(node.ip)),
         handshake_age_s=round(max(0.0, view.now - (peer.last_handshake or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,

@@ -56,6 +56,8 @@ class Stages:
             await self._open_prober(agent.parts.prober)
             agent.tasks.start(agent.parts.prober.run(agent.peers_to_probe), "prober")
             agent.tasks.start(agent.hubs.run(agent.parts.prober, agent.hubs_changed), "hubs")
+        if agent.mtus is not None:
+            agent.tasks.start(agent.mtus.run(agent.ways), "mtu")
         if agent.pairs is not None:
             agent.tasks.start(agent.pairs.run(), "pairs")
         if agent.parts.ray is None:

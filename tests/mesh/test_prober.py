@@ -31,7 +31,7 @@ async def test_a_peer_that_is_there_answers(probers: tuple[Prober, Prober]) -> N
 
 
 async def test_a_large_probe_comes_back_small(probers: tuple[Prober, Prober]) -> None:
-    assert await probers[0].probe(THERE, size=1420) is not None
+    assert await probers[0].round_trip(THERE, 1.0, size=1420) is not None
 
 
 async def test_a_peer_that_is_not_there_counts_as_lost(probers: tuple[Prober, Prober]) -> None:
