@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Who made a route (rtm_protocol): below 128 and in nobody's list (rt_protos of iproute2); ``ip route`` prints it.
 PROTOCOL = 109
 _MAIN_TABLE = 254
+#: RT_SCOPE_LINK: the peer is right there, no gateway.
+_LINK_SCOPE = 253
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _read(netlink: IPRoute, link: Link) -> dict[IPv4Address, int]:
 def _apply(netlink: IPRoute, link: Link, sources: Iterable[IPv4Interface], step: SetMtu) -> None:
     from pyroute2.netlink.exceptions import NetlinkError
 
-    route = {"dst": f"{step.ip}/32", "oif": link.index, "proto": PROTOCOL, "scope": "link", "table": _MAIN_TABLE}
+    route = {"dst": f"{step.ip}/32", "oif": link.index, "proto": PROTOCOL, "scope": _LINK_SCOPE, "table": _MAIN_TABLE}
     if step.mtu is not None:
         # The interface has an address for probes as well, which the kernel could choose as the source.
         source = next((own.ip for own in sources if own.network.prefixlen < 32 and step.ip in own.network), None)

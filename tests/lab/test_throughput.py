@@ -43,4 +43,5 @@ def test_a_shaped_link(pair: tuple[Host, Host], mbit_s: int) -> None:
     one, two = pair
     one.shell(f"tc qdisc replace dev eth0 root tbf rate {mbit_s}mbit burst 3000 limit 400000")
     sample = float(one.run(["python", "-c", METER, str(one.address), str(two.address)], env=PATH).stdout)
-    assert mbit_s * 0.6 < sample < mbit_s * 1.4
+    # A busy machine makes it lower, nothing makes it much higher.
+    assert mbit_s * 0.5 < sample < mbit_s * 1.4
