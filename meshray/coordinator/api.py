@@ -5,6 +5,7 @@
     GET    /v1/agent  (WebSocket)    nodes; see `meshray.coordinator.link`
     GET    /v1/relay  (WebSocket)    nodes; see `meshray.relay`
     POST   /v1/leave                 nodes
+    POST   /v1/reach                 nodes; the coordinator sends a UDP packet to an endpoint that the node gave
     POST   /v1/tokens, GET /v1/tokens, DELETE /v1/tokens/{id}                  the node that runs the coordinator
     GET    /v1/nodes, DELETE /v1/nodes/{name}, PATCH /v1/nodes/{name}          the same
     POST   /v1/peers                                                           the same
@@ -28,9 +29,10 @@ from meshray.coordinator.registry import ConflictError, UnknownError
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model import wire
-from meshray.model.address import NodeName
+from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
 from meshray.relay.server import Relay
+from meshray.runtime.knock import WORD
 
 MAX_BODY_BYTES = 64 * 1024
 #: A body must be here within this, seconds.
@@ -46,6 +48,7 @@ _STATUS = {
     "credential_unknown": 401,
     "name_taken": 409,
     "head_exists": 409,
+    "endpoint_unusable": 409,
     "key_taken": 409,
     "version_mismatch": 409,
     "network_full": 409,
@@ -79,6 +82,7 @@ def make_app(service: Service, door: Door, relay: Relay) -> web.Application:
             web.get("/v1/agent", api.agent),
             web.get("/v1/relay", api.relay),
             web.post("/v1/leave", api.leave),
+            web.post("/v1/reach", api.reach),
             web.post("/v1/tokens", api.create_token),
             web.get("/v1/tokens", api.list_tokens),
             web.delete("/v1/tokens/{id}", api.revoke_token),
@@ -172,6 +176,15 @@ class _Api:
         node_id = self._member(request).node.id
         body = await _body(request) if request.can_read_body else {}
         await self._service.remove(node_id, take_back=wire.flag(body, "take_back"))
+        return success({})
+
+    async def reach(self, request: web.Request) -> web.StreamResponse:
+        member, body = self._member(request), await _body(request)
+        endpoint = Endpoint.parse(wire.text(body, "endpoint", 300))
+        word = wire.text(body, "word", 32)
+        if not WORD.fullmatch(word):
+            raise wire.WireError("word: must be 32 hexadecimal digits")
+        await self._service.knock(member, endpoint, word)
         return success({})
 
     async def create_token(self, request: web.Request) -> web.StreamResponse:

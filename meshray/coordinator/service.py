@@ -24,6 +24,7 @@ from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import PresharedKey, PrivateKey
 from meshray.model.node import COORDINATOR, Node, Versions
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
+from meshray.runtime.knock import knock
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Service:
         self._store = store
         self._fingerprint = fingerprint
         self._clock = clock
+        self._knocking: set[str] = set()
         registry = store.load().restarted(clock())
         self._publisher = Publisher(registry.map, lambda: self._ledger.registry.map)
         self._ledger = Ledger(registry, store.apply, on_change=self._publisher.changed)
@@ -120,6 +122,33 @@ class Service:
         public, node_id = key.public(), secrets.token_hex(8)
         member = await self._ledger.change(lambda registry: registry.add_static(name, public, node_id, self._clock()))
         return StaticPeer(member.node, key, hub, self.settings.mesh_secret.preshared_key(public, hub.public_key))
+
+    async def knock(self, member: Member, endpoint: Endpoint, word: str) -> None:
+        """Sends a packet to an endpoint of the node, which listens whether it arrives.
+
+        Raises:
+            RefusedError: ``not_your_endpoint``: nobody makes the coordinator send packets to others.
+            MeshrayError: ``busy``: it knocks there now. ``endpoint_unusable``: no such name, or no route.
+        """
+        if endpoint not in member.advertised:
+            raise RefusedError(
+                "not_your_endpoint",
+                f"{endpoint} is no endpoint that {member.node.name} enrolled with",
+                hint="--endpoint",
+            )
+        if member.node.id in self._knocking:
+            raise MeshrayError("busy", "the coordinator knocks at this node already", hint="try again in a second")
+        self._knocking.add(member.node.id)
+        try:
+            await knock(endpoint, word)
+        except OSError as error:
+            raise MeshrayError(
+                "endpoint_unusable",
+                f"the coordinator cannot send to {endpoint}: {error.strerror or error}",
+                hint="--endpoint HOST:PORT with an address that the others can use",
+            ) from None
+        finally:
+            self._knocking.discard(member.node.id)
 
     def members(self) -> list[Member]:
         """Everybody, in the order of their addresses."""

@@ -41,6 +41,7 @@ from meshray.settings import DEFAULT_PORT, Home
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from meshray.agent.enrolment import Enrolment
     from meshray.model.enrol import EnrolAnswer, EnrolRequest
     from meshray.model.keys import PrivateKey
     from meshray.raynode.versions import RayInstallation
@@ -287,10 +288,27 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
         )
         require_no_overlap(answer.map.mesh.network, routes(), chosen_here=False)
         progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
+    if HUB in wish.roles:
+        _require_reachable(app, wish, enrolment)
     save_map(home, answer.map)
     enrolment.save(home)
     undo.add("the unit", lambda: service.uninstall(home))
     undo.add("the agent", lambda: service.stop(home))
+
+
+def _require_reachable(app: App, wish: Wish, enrolment: Enrolment) -> None:
+    from meshray.agent.client import Coordinator
+    from meshray.cli.hub_check import require_reachable
+
+    coordinator = Coordinator(enrolment.coordinators, wish.token.fingerprint, enrolment.credential)
+
+    def ask(path: str, body: Mapping[str, object]) -> Mapping[str, object]:
+        if wish.via is not None:
+            return wish.via.call(app, coordinator, path, body)
+        return asyncio.run(coordinator.call("POST", path, body))
+
+    app.note(f"hub: the coordinator tries {', '.join(map(str, wish.endpoints))}")
+    require_reachable(app, wish.endpoints, enrolment.listen_port, ask)
 
 
 def _ask(app: App, wish: Wish, request: EnrolRequest) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:

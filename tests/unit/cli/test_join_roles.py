@@ -13,7 +13,7 @@ from meshray.cli.app import App
 from meshray.cli.commands import join as join_module
 from meshray.cli.via import ThroughForward, ThroughSsh, Via, parse_via
 from meshray.coordinator import advertise
-from meshray.errors import UnreachableError, UsageError
+from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.token import Token
@@ -88,11 +88,25 @@ def test_an_endpoint_is_told_and_its_port_is_listened_on(machine: Machine) -> No
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("meshray.agent.client.enrol", enrol)
+        tried: list[object] = []
+        patch.setattr("meshray.cli.hub_check.require_reachable", lambda *arguments: tried.append(arguments[1:3]))
         assert join(machine, "--hub", "--endpoint", "gpu.example.org:7000").code == 0
+    assert tried == [((Endpoint("gpu.example.org", 7000),), 7000)]
     (request,) = asked
     assert request.endpoints == (Endpoint("gpu.example.org", 7000),)
     assert request.roles == {"hub"}
     assert Enrolment.load(machine.home).listen_port == 7000
+
+
+def test_a_hub_that_nobody_reaches_is_none(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> None:
+        raise MeshrayError("hub_unreachable", "nobody gets through", hint="ufw allow 7000/udp")
+
+    monkeypatch.setattr("meshray.cli.hub_check.require_reachable", unreachable)
+    outcome = join(machine, "--hub", "--endpoint", "gpu.example.org:7000")
+    assert outcome.code == 1
+    assert machine.done == ["enrol", "take back"]
+    assert not machine.home.state.exists()
 
 
 def test_behind_a_port_forward_both_ports_are_told(machine: Machine) -> None:

@@ -1,0 +1,50 @@
+"""Before a machine becomes a hub: can it be reached from outside? The coordinator knocks, this side listens.
+
+enrolled ──► listen on the WireGuard port ──► POST /v1/reach for each endpoint ──► heard, or refused with the reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from meshray.cli.app import App
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: After the coordinator has said that it knocked; a packet around the world takes half of that.
+_LISTEN_S = 1.0
+#: One request to the coordinator with this node's credential: path and body.
+Ask = Callable[[str, Mapping[str, object]], object]
+
+
+def require_reachable(app: App, endpoints: Sequence[Endpoint], port: int, ask: Ask) -> None:
+    """Warns of endpoints at which nobody gets through.
+
+    Raises:
+        MeshrayError: ``hub_unreachable``, where that is so at all of them.
+    """
+    from meshray.firewall import open_port_commands
+
+    silent = [endpoint for endpoint in endpoints if not _is_reachable(endpoint, port, ask)]
+    if len(silent) == len(endpoints):
+        named = ", ".join(map(str, silent))
+        own = [command for command in open_port_commands(port) if "tcp" not in command]
+        raise MeshrayError(
+            "hub_unreachable",
+            f"the coordinator's UDP packets to {named} do not arrive here, so this machine cannot be a hub",
+            hint=own[0] if own else f"let UDP port {port} into its firewall (and the cloud's), or join without --hub",
+        )
+    for endpoint in silent:
+        app.warn(f"the coordinator's UDP packets to {endpoint} do not arrive here; the others will not use it")
+
+
+def _is_reachable(endpoint: Endpoint, port: int, ask: Ask) -> bool:
+    from meshray.runtime.knock import Listener
+
+    with Listener(port) as listener:
+        ask("/v1/reach", {"endpoint": str(endpoint), "word": listener.word})
+        return listener.heard(_LISTEN_S)

@@ -1,0 +1,99 @@
+"""Whether a UDP port can be reached from outside: one side knocks, the other listens before WireGuard has the port.
+
+>>> with Listener(51888) as listener:
+...     ask_the_coordinator_to_knock(endpoint, listener.word)
+...     listener.heard(1.0)
+True
+
+WireGuard itself cannot tell: it would open the way by calling first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import socket
+import time
+from types import TracebackType
+
+from meshray.model.address import Endpoint
+
+#: A word is 128 random bits, so that nobody else's packet is taken for the knock.
+WORD = re.compile(r"[0-9a-f]{32}")
+#: One packet may be lost.
+_KNOCKS = 3
+_PAUSE_S = 0.2
+_MAX_PACKET = 2048
+
+
+async def knock(endpoint: Endpoint, word: str) -> None:
+    """Sends the word to the endpoint, a few times, from a port of which nobody there knows.
+
+    Raises:
+        OSError: the name does not resolve, or there is no route.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as sender:
+        sender.setblocking(False)
+        for number in range(_KNOCKS):
+            if number:
+                await asyncio.sleep(_PAUSE_S)
+            sender.sendto(_packet(word), address)
+
+
+class Listener:
+    """Has the port until the end of its `with` block.
+
+    Attributes:
+        word: what the knocker must say.
+
+    Raises:
+        OSError: the port is in use.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.word = secrets.token_hex(16)
+        self._socket = _open(port)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def heard(self, timeout_s: float) -> bool:
+        """Whether the word came, or comes within this time."""
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left_s)
+            try:
+                packet = self._socket.recv(_MAX_PACKET)
+            except OSError:  # out of time
+                return False
+            if packet == _packet(self.word):
+                return True
+        return False
+
+
+def _packet(word: str) -> bytes:
+    return f"meshray knock {word}".encode()
+
+
+def _open(port: int) -> socket.socket:
+    try:
+        both = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    except OSError:  # a machine without IPv6
+        both = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        if both.family == socket.AF_INET6:
+            both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        both.bind(("", port))
+    except BaseException:
+        both.close()
+        raise
+    return both
