@@ -3,17 +3,19 @@
 .PHONY: help demo test check format bench docs
 
 PYTHON := .venv/bin/python
+# Behind a command that ran as root, whose exit status stays: nothing of root's is left in a person's clone.
+GIVE = status=$$?; scripts/setup.sh give; exit $$status
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
 
 demo:  ## three machines that cannot reach each other become one Ray cluster, on this machine (root)
 	@scripts/setup.sh demo
-	@$(PYTHON) -m tests.lab.demo
+	@$(PYTHON) -m tests.lab.demo; $(GIVE)
 
 test:  ## every tier of tests that this machine can run; --require-all or CI=true: all of them (root)
 	@scripts/setup.sh test
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest; $(GIVE)
 
 check:  ## formatting, lint, types, unit tests: under a minute
 	@scripts/setup.sh check
@@ -29,7 +31,7 @@ format:  ## format and mend what can be mended by itself
 
 bench:  ## how fast and how large; the results of one run (root)
 	@scripts/setup.sh test
-	$(PYTHON) -m tests.bench
+	$(PYTHON) -m tests.bench; $(GIVE)
 
 docs:  ## write the command reference anew
 	@scripts/setup.sh check

@@ -4,6 +4,7 @@
 #   scripts/setup.sh check    Python packages only; no root needed where Python can make virtual environments
 #   scripts/setup.sh demo     and what the demo's hosts are made of
 #   scripts/setup.sh test     and what the other tiers of tests need
+#   scripts/setup.sh give     only gives what root made here to whom the clone belongs; after `sudo make …`
 #
 # Needs nothing but a Debian or Ubuntu, as root or through sudo. Run again, it does what is left to do: usually nothing.
 set -eu
@@ -124,21 +125,24 @@ make_venv() {
     PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
         $venv/bin/python -m pip install --quiet --editable '.[ray,examples,dev]'
     fingerprint > $stamp
-    hand_over
 }
 
-# Through sudo in somebody's clone: the environment is that person's, who goes on without sudo.
-hand_over() {
+# Through sudo in somebody's clone: environment, caches and compiled files are that person's, who goes on without sudo.
+give_back() {
     owner=$(stat -c %u:%g .)
-    if is_root && [ "$owner" != 0:0 ]; then
-        chown -R "$owner" $venv
-        [ ! -d .cache ] || chown -R "$owner" .cache
+    if is_root && [ "${owner%:*}" -ne 0 ]; then
+        find . -uid 0 -exec chown -h "$owner" {} +
     fi
 }
 
+if [ "$goal" = give ]; then
+    give_back
+    exit
+fi
 if is_debian; then
     install_packages
 else
     say "this is no Debian or Ubuntu: install iproute2, nftables, iptables, wireguard-tools and wireguard-go yourself"
 fi
 make_venv
+give_back

@@ -193,8 +193,10 @@ def test_waiting_in_vain_shows_the_logs(wan: dict[str, Host]) -> None:
 
 #: A world with something in it, for as long as it is let live.
 KEEPER = """
-import sys, time
+import signal, sys, time
 from tests.lab.world import World
+# A job in a script's background was born deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with World("kept") as world:
     host = world.host("host", world.switch("wan", "203.0.113.0/24"), "203.0.113.10")
     host.popen(["sleep", "4713"])
