@@ -41,7 +41,7 @@ class Carrier:
         coordinator: where its relay may be: the addresses outside of the overlay.
         hub: that hub in the map of the moment; None while there is none.
         device: as it was read last.
-        switched: called when the hub is to be dialled elsewhere.
+        switched: called with the hub when it is to be dialled elsewhere.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Carrier:
         hubs: HubKeeper,
         *,
         device: Callable[[], DeviceState | None],
-        switched: Callable[[], None],
+        switched: Callable[[Node], None],
     ) -> None:
         self._transport = HubTransport.start(mode, time.time())
         self._mode = mode
@@ -94,7 +94,7 @@ class Carrier:
             # It ends by itself only where this node is not accepted; the link to the coordinator says so as well.
             self._running.result()
         handshake = self._hubs.last_heard(self._device(), hub.id)
-        if prober is not None and self._client is None and handshake is not None and now >= self._next_probe:
+        if prober is not None and handshake is not None and now >= self._next_probe:
             self._next_probe = now + PROBE_S
             if await prober.probe(hub.ip, _PROBE_TIMEOUT_S) is not None:
                 self._last_heard = time.time()
@@ -117,7 +117,7 @@ class Carrier:
         self._hubs.go_through(hub.id, await client.open())
         self._client = client
         self._running = asyncio.get_running_loop().create_task(client.run(), name="relay")
-        self._switched()
+        self._switched(hub)
 
     async def _leave_relay(self) -> None:
         client, running, self._client, self._running = self._client, self._running, None, None
@@ -127,8 +127,8 @@ class Carrier:
         hub = self._hub()
         if hub is not None:
             self._hubs.go_through(hub.id, None)
+            self._switched(hub)
         self._last_heard = time.time()
-        self._switched()
         if running is not None:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):

@@ -38,7 +38,7 @@ from meshray.agent.stages import Stages, log_firewall
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
-from meshray.model.keys import PrivateKey
+from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.model.path import NONE
@@ -89,12 +89,13 @@ class Agent:
             lambda: self.map.coordinator if self.map.coordinator and HUB in self.map.coordinator.roles else None,
             self.hubs,
             device=lambda: self.device_state,
-            switched=self.wake,
+            switched=self._dial_anew,
         )
         self._endpoints: tuple[Endpoint, ...] = ()
         self._endpoints_of_port = 0
         self._sightings = Sightings()
         self._watch_until = 0.0
+        self._remade: set[PublicKey] = set()
         self.private_key = private_key
         self._keys = PairKeys(enrolment.mesh_secret, private_key.public())
         self._wake = asyncio.Event()
@@ -262,15 +263,18 @@ class Agent:
     async def _read_device(self) -> DeviceState | None:
         """The device; peers that must send a handshake at once are taken out of it first."""
         observed = await asyncio.to_thread(self.parts.device.read)
-        remade = [
-            RemovePeer(key)
-            for key in (self.pairs.take_remade() if self.pairs else ())
-            if observed and key in observed.peers
-        ]
+        keys, self._remade = self._remade | (self.pairs.take_remade() if self.pairs else set()), set()
+        remade = [RemovePeer(key) for key in keys if observed and key in observed.peers]
         if not remade:
             return observed
         await asyncio.to_thread(self.parts.device.apply, remade)
         return await asyncio.to_thread(self.parts.device.read)
+
+    def _dial_anew(self, hub: Node) -> None:
+        # WireGuard would wait up to 5 s before its next handshake (REKEY_TIMEOUT); a new peer begins at once.
+        if not self.hubs.any_fresh:
+            self._remade.add(hub.public_key)
+        self._wake.set()
 
     async def _look_at(self, observed: DeviceState) -> None:
         if self.pairs is not None:

@@ -18,6 +18,7 @@ from meshray.agent.report import build_status, path_to
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.node import Node
+from meshray.model.path import DIRECT, VIA_HUB, Path
 from meshray.model.status import RayState
 
 #: Between two echoes of one `meshray ping`.
@@ -75,7 +76,24 @@ class Operations:
             if seq < count:
                 await asyncio.sleep(PING_INTERVAL_S)
         path = path_to(self._agent.view(None), node)
-        return {"done": True, "sent": count, "received": received, "path": path.to_json()}
+        return {
+            "done": True,
+            "sent": count,
+            "received": received,
+            "path": path.to_json(),
+            "others": await self._other_ways(node, path),
+        }
+
+    async def _other_ways(self, node: Node, path: Path) -> list[Mapping[str, object]]:
+        """The ways that are not in use: the direct one with why it is not, the hubs with this node's own leg."""
+        agent = self._agent
+        ways: list[Mapping[str, object]] = []
+        if path.kind == VIA_HUB:
+            ways.append({"kind": DIRECT, "rtt_ms": None, "reason": path.reason or "being tried"})
+        for hub in agent.map.hubs:
+            if path.kind == DIRECT and hub.id not in {node.id, agent.me.id}:
+                ways.append({"kind": VIA_HUB, "to": hub.name, "rtt_ms": await self._round_trip(hub), "reason": ""})
+        return ways
 
     async def _doctor(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         from meshray.doctor.report import Facts, examine

@@ -45,6 +45,9 @@ class RayPart(Protocol):
     def drained(self, drained: bool) -> None:
         """Whether Ray, once it has ended, stays away from this node."""
 
+    def label(self, labels: Mapping[str, str]) -> None:
+        """Further labels for the next start of Ray."""
+
     async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
         """Ray's own node table; None where the head does not answer."""
 

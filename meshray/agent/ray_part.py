@@ -55,6 +55,7 @@ class RayOnNode:
         self._node = RayNode(installation, plan, home, person, token=token, on_instance=on_instance)
         self.head_instance = self._node.head_instance
         self.drained = self._node.drained
+        self.label = self._node.label
         self.run = self._node.run
         self.stop = self._node.stop
 

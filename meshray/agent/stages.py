@@ -18,6 +18,7 @@ from meshray.agent.parts import FirewallPart, RayPart
 from meshray.agent.prober import Prober
 from meshray.agent.report import path_to
 from meshray.errors import MeshrayError
+from meshray.model.classes import link_labels, site_of
 from meshray.model.status import RayState
 from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
 
@@ -31,6 +32,8 @@ OVERLAY_PATIENCE_S = 20.0
 #: A head on a slow machine takes half a minute.
 RAY_PATIENCE_S = 120.0
 RAY_POLL_S = 0.1
+#: Ray's start does not wait longer for the round trip that its labels tell.
+_LABEL_PROBE_S = 1.0
 
 RayTable = Mapping[IPv4Address, RayState]
 
@@ -65,6 +68,7 @@ class Stages:
             self._progress.finish(self._summary(None))
             agent.parts.ray = await self._wait_for_a_head()
         self._progress.set("ray", "run")
+        await self._label(agent.parts.ray)
         agent.tasks.start(agent.parts.ray.run(), "ray")
         self._progress.finish(self._summary(await self._wait_for_ray(agent.parts.ray)))
 
@@ -89,6 +93,17 @@ class Stages:
         while (ray := agent.parts.late_ray(agent.map)) is None:
             await agent.map_changed.wait()
         return ray
+
+    async def _label(self, ray: RayPart) -> None:
+        """Tells Ray how near this node is to the head, so that tasks can ask for near nodes."""
+        agent = self._agent
+        head, prober = agent.map.head, agent.parts.prober
+        if head is None:
+            return
+        ray.head_instance(head.ray_instance)
+        path = path_to(agent.view(None), head)
+        rtt_ms = await prober.round_trip(head.ip, _LABEL_PROBE_S) if prober is not None and head != agent.me else None
+        ray.label(link_labels(rtt_ms, path.kind, path.transport, site_of(agent.enrolment.labels, agent.me.seen)))
 
     async def _wait_for_ray(self, ray: RayPart) -> RayTable | None:
         """Until the head's Ray says ALIVE of this node and counts what it offers; None where it is drained."""

@@ -96,6 +96,20 @@ def _host_problems() -> list[str]:
     return found
 
 
+def answers_directly(enrolment: Enrolment) -> bool:
+    """Whether the coordinator answers at an address that needs no tunnel."""
+    import asyncio
+
+    from meshray.agent.client import Coordinator
+
+    coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint))
+    try:
+        asyncio.run(coordinator.call("GET", "/v1/hello"))
+    except MeshrayError:
+        return False
+    return True
+
+
 def unenrol(enrolment: Enrolment, *, take_back: bool = False) -> None:
     """Tells the coordinator that this node leaves; one that does not know it (any more) is content.
 

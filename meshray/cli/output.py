@@ -137,7 +137,8 @@ def _(result: PingResult) -> str:
         line += f", round trip {times[0]:.1f} / {median:.1f} / {times[-1]:.1f} ms (least / median / most)"
     elif lost:
         line += "; meshray doctor finds out why"
-    return f"{line}\npath: {tables.path_text(result.path)}"
+    ways = [tables.way_text(way) for way in result.others]
+    return "\n".join([line, f"path: {tables.path_text(result.path)}", *ways])
 
 
 @text.register

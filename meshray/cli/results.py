@@ -148,11 +148,13 @@ class PingResult(Result):
     Attributes:
         rtts_ms: one entry for each probe in order, None where no answer came.
         path: the path object of ``status``.
+        others: the ways that are not in use: kind, rtt_ms, and why.
     """
 
     node: str
     rtts_ms: tuple[float | None, ...]
     path: Mapping[str, object]
+    others: tuple[Mapping[str, object], ...] = ()
 
     @property
     def received(self) -> int:
@@ -172,6 +174,7 @@ class PingResult(Result):
             "received": self.received,
             "rtts_ms": list(self.rtts_ms),
             "path": dict(self.path),
+            "others": [dict(way) for way in self.others],
         }
 
 

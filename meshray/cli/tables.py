@@ -75,6 +75,17 @@ def _totals_text(totals: Object) -> str:
     )
 
 
+def way_text(way: Mapping[str, object]) -> str:
+    """A way that packets could take, and do not."""
+    to, rtt, reason = way.get("to"), way.get("rtt_ms"), way.get("reason")
+    line = f"not in use: {way.get('kind')}"
+    if to:
+        line += f" by {to}" + (
+            f", {rtt:.1f} ms to there" if isinstance(rtt, (int, float)) else ", which does not answer"
+        )
+    return f"{line}: {reason}" if reason else line
+
+
 def path_text(path: Object) -> str:
     """One path in a line."""
     endpoint = f" to {path.get('endpoint')}" if path.get("endpoint") else ""

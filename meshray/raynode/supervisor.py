@@ -16,7 +16,8 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from meshray.errors import MeshrayError
@@ -86,6 +87,7 @@ class RayNode:
     ) -> None:
         self._installation = installation
         self._plan = plan
+        self._given_labels = plan.labels
         self._home = home
         self._person = person
         self._token = token if plan.token_path else None
@@ -116,6 +118,10 @@ class RayNode:
         if instance != self._instance:
             self._instance = instance
             self._changed.set()
+
+    def label(self, labels: Mapping[str, str]) -> None:
+        """Further labels for the next start of Ray; those that the person gave stay."""
+        self._plan = replace(self._plan, labels={**labels, **self._given_labels})
 
     def drained(self, drained: bool) -> None:
         """Whether Ray, once it has ended, stays away from this node."""

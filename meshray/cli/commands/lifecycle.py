@@ -16,6 +16,9 @@ from meshray.settings import Home
 if TYPE_CHECKING:
     from meshray.agent.enrolment import Enrolment
 
+#: The coordinator may be tried at several addresses, seconds.
+_API_S = 30.0
+
 
 @click.command("up")
 @json_option
@@ -128,8 +131,9 @@ def leave_command(app: App, yes: bool) -> Result:
         _ask_for_the_others(app, home, enrolment, yes)
     with claimed(home):
         enrolment = enrolment and find_enrolment(home)
+        told = enrolment is None or _tell_through_the_tunnel(home, enrolment)
         _take_down(app, home)
-        unenrolled = enrolment is None or _tell_the_coordinator(app, enrolment)
+        unenrolled = told or enrolment is None or _tell_the_coordinator(app, enrolment)
         service.uninstall(home)
         forget(home)
     return Left(enrolment.name if enrolment else "this machine", unenrolled)
@@ -179,6 +183,23 @@ def _take_down(app: App, home: Home) -> bool:
         found = clear(home)
         progress.stage("stop", "ok", ", ".join(found))
     return was_running or bool(found)
+
+
+def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
+    """Where only the tunnel leads to the coordinator, it must be told while the tunnel stands."""
+    from meshray.agent.control import ControlClient
+    from meshray.cli.enrolled import answers_directly
+    from meshray.runtime import service
+
+    if enrolment.hosts_coordinator or enrolment.taken_out or not service.answers(home.control_socket):
+        return False
+    if answers_directly(enrolment):
+        return False
+    try:
+        ControlClient(home.control_socket).ask("api", timeout_s=_API_S, method="POST", path="/v1/leave", body=None)
+    except MeshrayError:  # it is asked once more afterwards, and that is what is reported
+        return False
+    return True
 
 
 def _tell_the_coordinator(app: App, enrolment: Enrolment) -> bool:

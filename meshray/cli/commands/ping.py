@@ -36,4 +36,5 @@ def ping_command(app: App, node: str, count: int) -> Result:
         rtt = event.get("rtt_ms")
         rtts.append(float(rtt) if isinstance(rtt, (int, float)) else None)
         app.note(f"{node} {event.get('seq')}: " + (f"{rtts[-1]:.1f} ms" if rtts[-1] is not None else "no answer"))
-    return PingResult(node, tuple(rtts), child(last, "path"))
+    others = last.get("others")
+    return PingResult(node, tuple(rtts), child(last, "path"), tuple(others) if isinstance(others, list) else ())

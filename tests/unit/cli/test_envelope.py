@@ -23,7 +23,7 @@ FIELDS = {
     "leave": {"node", "unenrolled"},
     "status": {"mesh", "revision", "self", "coordinator", "nodes", "totals", "problems"},
     "doctor": {"healthy", "checks"},
-    "ping": {"node", "sent", "received", "rtts_ms", "path"},
+    "ping": {"node", "sent", "received", "rtts_ms", "path", "others"},
     "token create": {"token", "id", "uses", "expires"},
     "token list": {"tokens"},
     "token revoke": {"id", "revoked"},
