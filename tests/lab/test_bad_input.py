@@ -1,0 +1,327 @@
+"""Wrong input and unfit machines: one line that says what is wrong, one that says what to do, and nothing changed.
+
+            switch wan 203.0.113.0/24
+    ┌───────────┬───────────┬───────────┬───────────┐
+  head        other       later       stranger    walled
+  a mesh      another     a mesh      in no mesh  drops all
+              mesh        with Ray                inbound
+
+Every test asks the real command in a real host, and looks at that host before and after.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from meshray.model.address import Endpoint
+from meshray.model.token import Token
+from tests.lab.host import PERSON, Host, HostProcess
+from tests.lab.world import World
+
+#: Everything that a command could leave on a machine. Sizes and times of logs are no change of the node.
+LOOK = """
+find /var/lib/meshray /run/meshray ! -name '*.log' ! -type d -exec stat -c '%n %a %U %s %Y' {} + 2>/dev/null | sort
+find /var/lib/meshray /run/meshray ! -name '*.log' -type f -exec sha256sum {} + 2>/dev/null | sort
+stat -c '%n %a' /etc /tmp /var/lib /var/lib/meshray /run/meshray 2>/dev/null
+ip -br address | sort; ip route show table all | sort; nft list ruleset 2>/dev/null
+ps -eo pid,args | grep -E 'meshray|wireguard-go|ray' | grep -vE 'grep|init.py|sh -c|ps -eo'
+true
+"""
+#: A Ray that says of itself only which version it is, and that runs until it is stopped.
+FAKE_RAY = """
+mkdir -p {folder}/bin {folder}/site/ray-{version}.dist-info
+printf 'Metadata-Version: 2.1\\nName: ray\\nVersion: {version}\\n' > {folder}/site/ray-{version}.dist-info/METADATA
+printf '#!/bin/sh\\nPYTHONPATH={folder}/site exec %s "$@"\\n' "$(command -v python)" > {folder}/bin/python
+printf '#!{folder}/bin/python\\nimport time\\ntime.sleep(600)\\n' > {folder}/bin/ray
+chmod +x {folder}/bin/python {folder}/bin/ray
+"""
+
+
+class Place:
+    """The hosts, and what one knows of them."""
+
+    def __init__(self, world: World) -> None:
+        wan = world.switch("wan", "203.0.113.0/24")
+        names = ("head", "other", "later", "stranger", "walled")
+        self.head, self.other, self.later, self.stranger, self.walled = (
+            world.host(name, wan, f"203.0.113.{number}") for number, name in enumerate(names, 10)
+        )
+        self.walled.drop_inbound()
+        self.token = up(self.head, "init", "--no-ray")["token"]
+        self.other_token = up(self.other, "init", "--no-ray")["token"]
+
+    def new_token(self, *options: str) -> str:
+        return str(up(self.head, "token", "create", *options)["token"])
+
+    def mesh(self) -> Any:
+        """Tokens and nodes as the coordinator lists them."""
+        nodes = up(self.head, "node", "list")["nodes"]
+        return up(self.head, "token", "list")["tokens"], [(node["name"], node["ip"]) for node in nodes]
+
+
+def up(host: Host, *words: str) -> dict[str, Any]:
+    answer = host.run(["meshray", *words, "--json"], deadline_s=90).json()
+    assert isinstance(answer, dict)
+    return answer
+
+
+def look(host: Host) -> str:
+    return host.shell(LOOK).stdout
+
+
+def refused(host: Host, words: Sequence[str], exit_code: int, code: str, *parts: str, **options: Any) -> str:
+    """Asks for something that must be refused; returns what was said. `parts` stand in error or hint."""
+    before = look(host)
+    program = options.pop("program", "meshray")
+    done = host.run([program, *words, "--json"], check=False, deadline_s=90, **options)
+    told = done.stderr
+    assert done.returncode == exit_code, told
+    assert "Traceback" not in told
+    assert done.stdout.count("\n") == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == code
+    last = told.splitlines()[-2:]
+    assert last == [f"error: {error['message']}", f"hint: {error['hint']}"]
+    assert error["hint"]
+    for part in parts:
+        assert part in f"{error['message']}\n{error['hint']}"
+    assert look(host) == before
+    return f"{error['message']}\n{error['hint']}"
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with World("bad-input") as world:
+        yield Place(world)
+
+
+def test_tokens_that_are_not_accepted(place: Place) -> None:
+    stranger, join = place.stranger, ("join", "--no-ray")
+    revoked, expired = place.new_token(), place.new_token("--ttl", "1s")
+    made = time.monotonic()
+    up(place.head, "token", "revoke", Token.parse(revoked).token_id)
+    spent = place.new_token()
+    up(place.walled, "join", "--no-ray", spent)
+    before = place.mesh()
+    refused(stranger, [*join, place.token[:-5]], 4, "token_damaged", "cut short", "copy the whole line")
+    refused(stranger, [*join, "hello"], 2, "not_a_token", "meshray token create")
+    refused(stranger, [*join, "-"], 2, "not_a_token", "standard input")
+    refused(stranger, [*join, "@/root/no-such-file"], 2, "token_file", "/root/no-such-file", "No such file")
+    strange = replace(Token.parse(place.token), coordinators=Token.parse(place.other_token).coordinators)
+    refused(stranger, [*join, strange.encode()], 4, "token_other_mesh", f"{place.other.address}:51888")
+    refused(stranger, [*join, revoked], 4, "token_revoked", "meshray token create")
+    refused(stranger, [*join, spent], 4, "token_used_up", "meshray token create")
+    time.sleep(max(0.0, made + 1.1 - time.monotonic()))
+    refused(stranger, [*join, "-"], 4, "token_expired", "meshray token create", stdin=expired)
+    assert place.mesh() == before
+    up(place.walled, "leave")
+
+
+def test_names_that_cannot_be_had(place: Place) -> None:
+    before = place.mesh()
+    join = ("join", "--no-ray", place.token)
+    refused(place.stranger, [*join, "--name", "head"], 4, "name_taken", "head", "head-2")
+    for name in ("no_host_name", ""):
+        refused(place.stranger, [*join, "--name", name], 2, "bad_name", repr(name)[:40])
+    assert place.mesh() == before
+
+
+def test_a_network_that_overlaps_a_route(place: Place) -> None:
+    stranger = place.stranger
+    token = place.new_token()
+    before = place.mesh()
+    stranger.run(["ip", "route", "add", "10.99.5.0/24", "via", str(place.head.address)])
+    try:
+        refused(stranger, ["init", "--no-ray"], 1, "network_overlap", "10.99.5.0/24 on eth0", "--network 10.201.0.0/16")
+        # Only the coordinator knows the network: this was a node for a moment, and gives the token's use back.
+        refused(
+            stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "remove that route"
+        )
+        assert place.mesh() == before
+    finally:
+        stranger.run(["ip", "route", "delete", "10.99.5.0/24"])
+    up(stranger, "join", "--no-ray", token)
+    up(stranger, "leave")
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_a_port_in_use(place: Place, kind: str) -> None:
+    holder = hold_port(place.stranger, kind, 51888)
+    try:
+        refused(
+            place.stranger, ["init", "--no-ray"], 1, "port_in_use", f"{kind.upper()} port 51888", "python", "--port"
+        )
+        # A worker takes any port.
+        up(place.stranger, "join", "--no-ray", place.token)
+        up(place.stranger, "leave")
+    finally:
+        holder.stop()
+
+
+def test_no_wireguard_to_be_had(place: Place) -> None:
+    stranger = place.stranger
+    for words in (["init", "--no-ray"], ["join", "--no-ray", place.token]):
+        stranger.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
+        try:
+            refused(stranger, words, 1, "no_tun", "/dev/net/tun is missing", "modprobe tun")
+        finally:
+            stranger.run(["umount", "/dev/net"])
+        meshray = stranger.shell("command -v meshray").stdout.strip()
+        lost = ["PATH=/nonexistent", meshray, *words]
+        refused(stranger, lost, 1, "no_wireguard", "apt-get install wireguard-go", program="/usr/bin/env")
+
+
+def test_not_root(place: Place) -> None:
+    stranger = place.stranger
+    meshray = stranger.shell("command -v meshray").stdout.strip()
+    for words in (["init", "--no-ray"], ["join", "--no-ray", place.token], ["up"], ["down"], ["leave"]):
+        typed = ["TOKEN" if word == place.token else word for word in words]
+        said = refused(stranger, words, 1, "not_root", user=PERSON)
+        assert said.splitlines()[-1] == " ".join(["sudo", meshray, *typed, "--json"])
+
+
+def test_ray_that_is_not_there(place: Place) -> None:
+    stranger, before = place.stranger, place.mesh()
+    refused(stranger, ["join", "--ray", "/nonexistent", place.token], 1, "ray_missing", "/nonexistent", "--ray PATH")
+    ray = stranger.shell("command -v ray").stdout.strip()
+    stranger.run(["mount", "--bind", "/dev/null", ray])
+    try:
+        for words in (["init"], ["join", place.token]):
+            refused(stranger, words, 1, "ray_missing", "Ray is not installed", "pip install", "--no-ray")
+    finally:
+        stranger.run(["umount", ray])
+    assert place.mesh() == before
+
+
+def test_another_ray_than_the_head_s_and_ctrl_c_while_ray_starts(place: Place) -> None:
+    later, stranger = place.later, place.stranger
+    before = look(later)
+    later.shell(FAKE_RAY.format(folder="/root/ray", version="2.59.0"))
+    stranger.shell(FAKE_RAY.format(folder="/root/ray", version="2.58.1"))
+    init = later.popen(["meshray", "init", "--ray", "/root/ray"])
+    later.wait_until(lambda: "\nray: …" in init.output, 60, "init has come to Ray")
+    token = up(later, "token", "create")["token"]
+    pip = "/root/ray/bin/python -m pip install 'ray[default]==2.59.0'"
+    refused(stranger, ["join", "--ray", "/root/ray", token], 1, "version_mismatch", "Ray 2.59.0", "Ray 2.58.1", pip)
+    assert [item["used"] for item in up(later, "token", "list")["tokens"]] == [0, 0]
+    init.send_signal(signal.SIGINT)
+    assert init.wait(60) == 130, init.output
+    assert init.output.splitlines()[-1] == "error: interrupted"
+    assert "Traceback" not in init.output
+    later.shell("rm -r /var/lib/meshray/log.failed && rmdir /var/lib/meshray")
+    assert look(later) == before
+
+
+def test_a_coordinator_that_cannot_be_reached(place: Place) -> None:
+    token = Token.parse(place.token)
+
+    def to(*endpoints: str) -> list[str]:
+        places = tuple(Endpoint.parse(endpoint) for endpoint in endpoints)
+        return ["join", "--no-ray", replace(token, coordinators=places).encode()]
+
+    stranger, code = place.stranger, "coordinator_unreachable"
+    walled = f"{place.walled.address}:51888"
+    refused(stranger, to(walled), 5, code, f"{walled}: no answer in 5 s", "TCP port 51888")
+    refused(
+        stranger,
+        to("203.0.113.10:1", "no-such-host.example:51888", "198.51.100.7:51888"),
+        5,
+        code,
+        "203.0.113.10:1: connection refused",
+        "no-such-host.example:51888: the name does not resolve",
+        "198.51.100.7:51888: network is unreachable",
+    )
+    # One address that answers is enough.
+    up(stranger, *to("198.51.100.7:51888", "203.0.113.10:51888"))
+    up(stranger, "leave")
+
+
+def test_init_and_join_on_a_machine_that_is_a_node_already(place: Place) -> None:
+    refused(place.head, ["init", "--no-ray"], 1, "already_enrolled", "head of a mesh already", "meshray token create")
+    refused(
+        place.head, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "head of a mesh", "meshray leave"
+    )
+    up(place.stranger, "join", "--no-ray", place.token)
+    refused(place.stranger, ["join", "--no-ray", place.token], 1, "already_enrolled", "as stranger", "meshray up")
+    refused(place.stranger, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "meshray leave")
+    refused(place.stranger, ["init", "--no-ray"], 1, "already_enrolled", "as stranger", "meshray leave")
+    up(place.stranger, "leave")
+
+
+def test_what_needs_a_node_says_so_on_a_machine_that_is_none(place: Place) -> None:
+    for words in (["up"], ["down"], ["leave"]):
+        refused(place.stranger, words, 1, "not_enrolled", "meshray join")
+    for words in (["status"], ["token", "list"], ["ping", "head"], ["env"]):
+        refused(place.stranger, words, 5, "agent_down", "in no mesh", "meshray init")
+
+
+def test_damaged_state_is_kept_and_named_and_a_lost_map_is_made_anew(place: Place) -> None:
+    node = place.stranger
+    up(node, "join", "--no-ray", place.token)
+    for host, names in (
+        (node, ("map.json", "node.json", "private.key")),
+        (place.other, ("map.json", "coordinator.db")),
+    ):
+        ip = up(host, "status")["nodes"][-1]["ip"]
+        up(host, "down")
+        host.shell("cp -a /var/lib/meshray /root/good")
+        for name in names:
+            host.shell(f"printf 'half a f' > /var/lib/meshray/{name}")
+            refused(host, ["up"], 1, _code(name), f"/var/lib/meshray/{name} is damaged")
+            host.shell("rm -r /var/lib/meshray && cp -a /root/good /var/lib/meshray")
+        host.shell("rm -r /root/good /var/lib/meshray/map.json")
+        assert up(host, "up")["node"]["ip"] == ip
+    up(node, "leave")
+
+
+def test_folders_that_are_not_meshray_s(place: Place) -> None:
+    stranger, token = place.stranger, place.new_token()
+    before = place.mesh()
+    stranger.shell("mkdir /root/tiny && mount -t tmpfs -o size=4k tmpfs /root/tiny")
+    try:
+        for words in (["init", "--no-ray"], ["join", "--no-ray", token]):
+            refused(stranger, words, 1, "state_foreign", "/etc is not empty", env={"MESHRAY_HOME": "/etc"})
+            full = {"MESHRAY_HOME": "/root/tiny/state"}
+            refused(stranger, words, 1, "system", "/root/tiny/state", "No space left", "MESHRAY_HOME", env=full)
+            assert stranger.shell("ls -A /root/tiny").stdout == ""
+        stranger.run(["mount", "-o", "remount,ro", "/root/tiny"])
+        refused(stranger, words, 1, "system", "/root/tiny/state", "Read-only", "MESHRAY_HOME", env=full)
+        refused(stranger, words, 1, "state_damaged", "Not a directory", env={"MESHRAY_HOME": "/dev/null"})
+    finally:
+        stranger.run(["umount", "/root/tiny"])
+    assert place.mesh() == before
+
+
+@pytest.mark.parametrize("ending", [">/dev/full", ">&-", "2>&1 | head -1"])
+def test_an_answer_that_nobody_reads_undoes_nothing(place: Place, ending: str) -> None:
+    stranger = place.stranger
+    told = stranger.shell(f"meshray join --no-ray {place.token} {ending}", check=False).stderr
+    assert "Traceback" not in told
+    assert "unexpected" not in told
+    assert "Exception ignored" not in told
+    assert up(stranger, "status")["self"] == "stranger"
+    up(stranger, "leave")
+
+
+def hold_port(host: Host, kind: str, port: int) -> HostProcess:
+    number = {"tcp": "socket.SOCK_STREAM", "udp": "socket.SOCK_DGRAM"}[kind]
+    code = (
+        f"import socket, time; s = socket.socket(socket.AF_INET, {number});"
+        "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1);"
+        f"s.bind(('0.0.0.0', {port})); {'s.listen();' if kind == 'tcp' else ''}"
+        "print('bound', flush=True); time.sleep(300)"
+    )
+    holder = host.popen(["python", "-c", code])
+    host.wait_until(lambda: "bound" in holder.output, 20, f"{kind} port {port} is taken")
+    return holder
+
+
+def _code(name: str) -> str:
+    return {"map.json": "cache_damaged", "coordinator.db": "store_corrupt"}.get(name, "state_damaged")
