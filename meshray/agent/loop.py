@@ -33,8 +33,10 @@ from meshray.agent.paths import PairPath
 from meshray.agent.prober import Measured
 from meshray.agent.progress import Progress
 from meshray.agent.report import View, path_to
+from meshray.agent.sampler import Sampler
 from meshray.agent.sightings import Sightings
 from meshray.agent.stages import Stages, log_firewall
+from meshray.agent.throughput import ThroughputMeter
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -82,6 +84,7 @@ class Agent:
             versions=parts.versions,
             progress=self.progress,
         )
+        self.sampler = Sampler(ThroughputMeter())
         self.mtus = MtuKeeper(parts.device.name, parts.prober) if parts.prober is not None else None
         self.carrier = Carrier(
             enrolment.transport,
@@ -372,7 +375,7 @@ class Agent:
                 *((ray.failure,) if ray is not None and ray.failure else ()),
             ),
             now=time.time(),
-            relayed=self.carrier.is_relayed,
             mtu=self.mtus.mtu if self.mtus is not None else lambda ip: DEFAULT_MTU,
+            throughput=self.sampler.mbit_s,
             why_not_direct=self.pairs.why_not_direct if self.pairs is not None else lambda node: "",
         )

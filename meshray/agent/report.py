@@ -24,8 +24,8 @@ class View:
         device: None where the tunnel is down.
         ray: Ray's node table by overlay address; None where the head's Ray did not answer.
         why_not_direct: why packets to a node go through the hub.
+        throughput: of the path to a node, Mbit/s, sampled once.
         mtu: of the path to a node, bytes.
-        relayed: this node's packets to the hub travel in a WebSocket.
         expects_ray: the mesh runs Ray at all.
         complaints: what other parts (firewall, Ray's supervisor) could not do, one sentence each.
         now: unix seconds.
@@ -41,7 +41,7 @@ class View:
     complaints: tuple[str, ...]
     now: float
     why_not_direct: Callable[[Node], str] = lambda node: ""
-    relayed: bool = False
+    throughput: Callable[[IPv4Address], float | None] = lambda ip: None
     mtu: Callable[[IPv4Address], int] = lambda ip: DEFAULT_MTU
 
 
@@ -68,7 +68,7 @@ def path_to(view: View, node: Node) -> Path:
     seen = view.measured(node.ip)
     return Path(
         kind=kind,
-        transport=WSS if view.relayed and _is_hub(view, peer) else UDP,
+        transport=WSS if _is_relayed(view, peer) else UDP,
         endpoint=peer.config.endpoint,
         rtt_ms=seen.rtt_ms,
         loss=seen.loss,
@@ -76,6 +76,7 @@ def path_to(view: View, node: Node) -> Path:
         handshake_age_s=round(max(0.0, view.now - (peer.last_handshake or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
+        throughput_mbit_s=view.throughput(node.ip),
         reason=view.why_not_direct(node) if kind == VIA_HUB else "",
     )
 
@@ -97,8 +98,10 @@ def _peer_towards(view: View, node: Node) -> tuple[PeerState | None, str]:
     return view.device.peers[key], DIRECT if key == node.public_key else VIA_HUB
 
 
-def _is_hub(view: View, peer: PeerState) -> bool:
-    return any(hub.public_key == peer.config.public_key for hub in view.mesh_map.hubs)
+def _is_relayed(view: View, peer: PeerState) -> bool:
+    """A node dials its relay's end on loopback, and so does the relay at the hub: nobody else is seen there."""
+    endpoint = peer.config.endpoint
+    return endpoint is not None and endpoint.ip is not None and endpoint.ip.is_loopback
 
 
 def _node_status(view: View, node: Node) -> NodeStatus:

@@ -58,6 +58,7 @@ class Stages:
         if agent.parts.prober is not None:
             await self._open_prober(agent.parts.prober)
             agent.tasks.start(agent.parts.prober.run(agent.peers_to_probe), "prober")
+            agent.tasks.start(agent.sampler.run(agent.me.ip, agent.ways), "throughput")
             agent.tasks.start(agent.hubs.run(agent.parts.prober, agent.hubs_changed), "hubs")
         if agent.mtus is not None:
             agent.tasks.start(agent.mtus.run(agent.ways), "mtu")

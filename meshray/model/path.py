@@ -32,6 +32,7 @@ class Path:
         loss: share of the last probes that were not answered, 0 to 1.
         mtu: of the overlay interface, bytes.
         handshake_age_s: since the last handshake with the peer or hub, seconds.
+        throughput_mbit_s: what a short train of packets told when the path was new: an order of magnitude.
         reason: why the path is not direct; empty where it is, or is being tried.
         rx_bytes, tx_bytes: of the peer or hub, since the device was made.
     """
@@ -45,6 +46,7 @@ class Path:
     handshake_age_s: float | None = None
     rx_bytes: int = 0
     tx_bytes: int = 0
+    throughput_mbit_s: float | None = None
     reason: str = ""
 
     def to_json(self) -> dict[str, object]:
@@ -59,5 +61,6 @@ class Path:
             "handshake_age_s": self.handshake_age_s,
             "rx_bytes": self.rx_bytes,
             "tx_bytes": self.tx_bytes,
+            "throughput_mbit_s": self.throughput_mbit_s,
             "reason": self.reason,
         }
