@@ -15,8 +15,11 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+#: Without these a node is not in Ray, whatever else of it still runs.
+VITAL = frozenset({"raylet", "gcs_server"})
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,17 @@ class Process:
     started: int
     parent: int
     session: int
+    name: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, pid: int, stat: str) -> Process | None:
         """From /proc/PID/stat (proc(5)); None for zombies."""
         # The program's name stands in brackets and may hold anything, also brackets and blanks.
-        fields = stat.rpartition(")")[2].split()
+        start, _, rest = stat.rpartition(")")
+        fields = rest.split()
         if len(fields) < 20 or fields[0] in "ZX":
             return None
-        return cls(pid, int(fields[19]), int(fields[1]), int(fields[3]))
+        return cls(pid, int(fields[19]), int(fields[1]), int(fields[3]), start.partition("(")[2])
 
 
 def members(leader: int, known: frozenset[Process], running: Mapping[int, Process]) -> frozenset[Process]:
@@ -63,11 +68,17 @@ class Family:
     def __init__(self, leader: int) -> None:
         self.leader = leader
         self._known: frozenset[Process] = frozenset()
+        self._vital: frozenset[Process] = frozenset()
 
     def look(self) -> frozenset[Process]:
         """Who lives now. Look now and then: a leader that was killed leaves only those who were known."""
         self._known = members(self.leader, self._known, _running())
+        self._vital |= {process for process in self._known if process.name in VITAL}
         return self._known
+
+    def is_broken(self) -> bool:
+        """Whether one of the vital processes that were seen has ended. Costs a file each, not a look."""
+        return any(not _is_same(process, _process(process.pid)) for process in self._vital)
 
     def kill(self) -> None:
         """SIGKILL to everyone who still lives."""

@@ -139,15 +139,18 @@ class RayNode:
 
     async def stop(self) -> None:
         """Ends Ray with all that runs under it: SIGTERM to its process group, SIGKILL to what is left."""
+        await self._end()
+        self._spawned = None
+        self._report("")
+        self._state = WAITING
+
+    async def _end(self) -> None:
         pid = self._process.pid
         if pid is not None:
             family = Family(pid)
             await asyncio.gather(self._process.stop(_STOP_GRACE_S), _end_lonely_leader(family))
             self._family = family
         await self._clear()
-        self._spawned = None
-        self._report("")
-        self._state = WAITING
 
     async def step(self) -> float:
         """Does the next thing; returns after how many seconds to look again."""
@@ -227,7 +230,11 @@ class RayNode:
         preflight.check_readable(path, self._person)
 
     async def _keep(self, pid: int) -> float:
-        self._watch_family(pid)
+        if self._watch_family(pid).is_broken():
+            # `ray start --block` stays where its raylet ended in peace: drained, or by SIGTERM.
+            await self._end()
+            self._fell("Ray's own processes ended, and left ray start behind")
+            return 0
         if self._plan.head and self._reported != self._process.mark and await gcs_answers(self._plan.head_ip):
             self._report(self._process.mark)
         if self._state == RUNNING:
@@ -235,6 +242,7 @@ class RayNode:
         self._state = STARTING
         if await self._is_listed():
             self._state, self.last_error = RUNNING, ""
+            self._watch_family(pid).look()
             _log.info("the head lists this node as ALIVE")
             return STEADY_S
         life = time.monotonic() - self._spawned[0] if self._spawned else 0.0
@@ -263,8 +271,12 @@ class RayNode:
 
     async def _died(self) -> None:
         reason = cause(self._log_tail(), self._process.exit_code)
-        started = self._spawned[0] if self._spawned else None
         await self._clear()
+        self._fell(reason)
+
+    def _fell(self, reason: str) -> None:
+        """Ray ended by itself, and nothing is left of it."""
+        started = self._spawned[0] if self._spawned else None
         if self._drained:
             self._spawned = None
             return
@@ -297,14 +309,15 @@ class RayNode:
             family.kill()
             await asyncio.sleep(0.05)
 
-    def _watch_family(self, pid: int) -> None:
-        now = time.monotonic()
-        if self._family is None or self._family.leader != pid:
-            self._family = Family(pid)
+    def _watch_family(self, pid: int) -> Family:
+        now, family = time.monotonic(), self._family
+        if family is None or family.leader != pid:
+            family = self._family = Family(pid)
         elif now < self._family_seen + (_FAMILY_POLL_S if self._state == RUNNING else _YOUNG_FAMILY_POLL_S):
-            return
-        self._family.look()
+            return family
+        family.look()
         self._family_seen = now
+        return family
 
     def _report(self, instance: str) -> None:
         if self._plan.head and instance != self._reported:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from meshray.raynode.processes import Process, members
+from dataclasses import replace
+
+import pytest
+
+from meshray.raynode import processes
+from meshray.raynode.processes import Family, Process, members
 
 INIT = Process(1, 0, 0, 1)
 LEADER = Process(100, 50, 1, 100)
@@ -30,6 +35,21 @@ def test_a_pid_and_session_that_belong_to_another_by_now_are_not_ours() -> None:
     assert members(100, frozenset({LEADER, RAYLET}), table(reused, its_child)) == frozenset()
 
 
+def test_a_family_is_broken_once_a_vital_process_of_it_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = table(LEADER, replace(RAYLET, name="raylet"), replace(WORKER, name="ray::IDLE"))
+    monkeypatch.setattr(processes, "_running", lambda: alive)
+    monkeypatch.setattr(processes, "_process", alive.get)
+    family = Family(100)
+    assert not family.is_broken()
+    family.look()
+    del alive[WORKER.pid]
+    assert not family.is_broken()
+    alive[RAYLET.pid] = replace(RAYLET, started=900)
+    assert family.is_broken()
+    family.look()
+    assert family.is_broken()
+
+
 def test_nothing_is_found_where_nothing_runs() -> None:
     assert members(100, frozenset(), table()) == frozenset()
 
@@ -38,5 +58,6 @@ def test_the_kernels_line_is_read_whatever_the_program_is_called() -> None:
     numbers = " ".join(str(number) for number in range(1, 50))
     line = f"102 (ray::f(x) R) S 101 100 100 {numbers}"
     assert Process.parse(102, line) == Process(102, 16, 101, 100)
+    assert [p.name for p in [Process.parse(102, line)] if p] == ["ray::f(x) R"]
     assert Process.parse(102, line.replace(" S ", " Z ")) is None
     assert Process.parse(102, "") is None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class FakeMachine:
     alive: list[LiveNode] = field(default_factory=list)
     blocked_by: MeshrayError | None = None
     refuses: bool = False
+    #: The raylet ended, `ray start` did not.
+    hollow: bool = False
     argv: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -55,7 +58,7 @@ class FakeMachine:
         self.die()
 
     def die(self) -> None:
-        self.pid, self.mark = None, ""
+        self.pid, self.mark, self.hollow = None, "", False
 
     # The machine and the network.
 
@@ -78,8 +81,12 @@ class FakeMachine:
 class NoFamily:
     """There are no real processes here."""
 
-    def __init__(self, leader: int) -> None:
+    def __init__(self, machine: FakeMachine, leader: int) -> None:
+        self._machine = machine
         self.leader = leader
+
+    def is_broken(self) -> bool:
+        return self._machine.hollow
 
     def look(self) -> frozenset[Process]:
         return frozenset()
@@ -91,7 +98,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     monkeypatch.setattr(supervisor, "ManagedProcess", lambda pid_file: machine)
     monkeypatch.setattr(supervisor, "gcs_answers", machine.gcs_answers)
     monkeypatch.setattr(supervisor, "live_nodes", machine.live_nodes)
-    monkeypatch.setattr(supervisor, "Family", NoFamily)
+    monkeypatch.setattr(supervisor, "Family", partial(NoFamily, machine))
     monkeypatch.setattr(preflight, "check_ports", machine.check_ports)
     monkeypatch.setattr(preflight, "check_address_file", lambda person, environ: None)
     monkeypatch.setattr(preflight, "host_problems", list)
@@ -186,6 +193,23 @@ async def test_a_drained_ray_that_ended_stays_away_until_it_may_come_back(
     worker.drained(False)
     await worker.step()
     assert (worker.state, machine.starts) == ("starting", 2)
+
+
+@pytest.mark.parametrize("drained", [False, True])
+async def test_a_ray_start_whose_raylet_ended_is_ended_too(
+    machine: FakeMachine, tmp_path: Path, told: list[str], drained: bool
+) -> None:
+    worker = node(tmp_path, told)
+    worker.head_instance("a")
+    await worker.step()
+    machine.listed(WORKER_IP)
+    await worker.step()
+    worker.drained(drained)
+    machine.hollow = True
+    assert await worker.step() == 0
+    assert machine.pid is None
+    await worker.step()
+    assert worker.state.partition(":")[0] == ("drained" if drained else "backoff")
 
 
 async def test_a_head_tells_of_each_life(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
