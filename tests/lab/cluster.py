@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.lab.host import PERSON, PERSON_UID, REPOSITORY, Host, Result
 RAY_ARGS = ("--num-cpus=1", f"--object-store-memory={300 * 2**20}")
 #: From the command to a node that works, on two slow cores, seconds.
 UP_DEADLINE_S = 120
+#: Without Ray, joining waits more than it computes.
+JOINS_AT_ONCE = 4
 #: What sudo tells of whom it was called by.
 BY_PERSON = {"SUDO_USER": PERSON, "SUDO_UID": str(PERSON_UID), "SUDO_GID": str(PERSON_UID)}
 
@@ -61,6 +64,22 @@ class Cluster:
         for worker in workers:
             told = cluster.meshray(worker, "join", token, "--", *ray_args, env=of_host.get(worker.name))
             cluster.answers[worker.name] = told
+        cluster.complete_since = time.monotonic()
+        return cluster
+
+    @classmethod
+    def without_ray(cls, head: Host, workers: Sequence[Host], *, init: Sequence[str] = ()) -> Cluster:
+        """A mesh and nothing on it, the workers joined a few at a time.
+
+        Args:
+            init: more options of `meshray init`.
+        """
+        cluster = cls(head, tuple(workers))
+        cluster.answers[head.name] = cluster.meshray(head, "init", "--no-ray", *init)
+        token = cluster.answers[head.name]["token"]
+        with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
+            told = pool.map(lambda worker: cluster.meshray(worker, "join", token, "--no-ray"), workers)
+            cluster.answers.update(zip((worker.name for worker in workers), told, strict=True))
         cluster.complete_since = time.monotonic()
         return cluster
 
