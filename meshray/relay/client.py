@@ -18,7 +18,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshray.errors import UnreachableError
 from meshray.model.address import Endpoint
@@ -84,6 +84,8 @@ class RelayClient:
         self._pump: Pump | None = None
         self._sender: Sender | None = None
         self._wireguard: Address | None = None
+        # The hub's real address, once its name is resolved; and the socket that speaks to it.
+        self._outside: tuple[int, tuple[Any, ...]] | None = None
         self._udp: socket.socket | None = None
         self._pipe: Pipe | None = None
         self.udp_alive = asyncio.Event()
@@ -111,6 +113,7 @@ class RelayClient:
     def try_udp_again(self) -> None:
         """The network has changed: UDP is tried with the next datagrams."""
         self._close_udp()
+        self._connect_udp()
         if self._trial is not None:
             self._trial.again()
 
@@ -179,18 +182,26 @@ class RelayClient:
     async def _open_udp(self) -> None:
         if self._udp is not None or self._trial is None:
             return
-        loop = asyncio.get_running_loop()
         # Behind a proxy names are often resolved by the proxy alone; then there is no UDP either.
         with contextlib.suppress(OSError):
-            family, *_, address = (await loop.getaddrinfo(self._hub.host, self._hub.port, type=socket.SOCK_DGRAM))[0]
-            udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            try:
-                udp.connect(address)
-            except BaseException:
-                udp.close()
-                raise
-            self._udp = udp
-            loop.add_reader(udp, self._from_udp)
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(self._hub.host, self._hub.port, type=socket.SOCK_DGRAM)
+            self._outside = found[0][0], found[0][4]
+            self._connect_udp()
+
+    def _connect_udp(self) -> None:
+        if self._outside is None:
+            return
+        family, address = self._outside
+        udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            udp.connect(address)
+        except OSError:
+            # No route there: a laptop between two networks.
+            udp.close()
+            return
+        self._udp = udp
+        asyncio.get_running_loop().add_reader(udp, self._from_udp)
 
     def _from_udp(self) -> None:
         if self._udp is None:

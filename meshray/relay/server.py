@@ -47,7 +47,8 @@ class Relay:
         self._port = port
         self._connections: dict[str, _Connection] = {}
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
         """How many nodes are connected."""
         return len(self._connections)
 

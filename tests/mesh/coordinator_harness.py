@@ -25,6 +25,7 @@ from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.model.token import Token
+from meshray.relay.server import Relay
 from meshray.settings import Home
 
 VERSIONS = Versions("0.1.0", "2.60.0", "3.11.7")
@@ -189,20 +190,20 @@ async def client_of(port: int, fingerprint: bytes) -> AsyncIterator[Client]:
 
 
 @contextlib.asynccontextmanager
-async def running_mesh(folder: Path, door: Door | None = None) -> AsyncIterator[Running]:
+async def running_mesh(folder: Path, door: Door | None = None, relay: Relay | None = None) -> AsyncIterator[Running]:
     """A new mesh and its coordinator, in this process."""
     home, head, token = make_mesh(folder)
-    async with running_server(home, head, token, door) as running:
+    async with running_server(home, head, token, door, relay) as running:
         yield running
 
 
 @contextlib.asynccontextmanager
 async def running_server(
-    home: Home, head: EnrolAnswer, token: Token, door: Door | None = None
+    home: Home, head: EnrolAnswer, token: Token, door: Door | None = None, relay: Relay | None = None
 ) -> AsyncIterator[Running]:
     """The coordinator of a mesh that exists."""
     clock = Clock()
-    server = Server(home, port=0, hosts=("127.0.0.1",), clock=clock, door=door)
+    server = Server(home, port=0, hosts=("127.0.0.1",), clock=clock, door=door, relay=relay)
     await server.start()
     try:
         async with client_of(server.port, token.fingerprint) as client:
