@@ -1,0 +1,106 @@
+"""A hub that its nodes cannot reach reaches them: it dials those that said where they are.
+
+    node with endpoints, not heard for 3 s ──► each of its endpoints in turn, 4 s ──► pause, longer each time
+                              heard ──► nothing more: WireGuard knows its endpoint
+
+>>> outward = Outward()
+>>> outward.step(mesh_map, own_id, handshakes={}, now=0.0), outward.step(mesh_map, own_id, handshakes={}, now=3.0)
+({}, {'n2': Endpoint(host='192.0.2.7', port=51888)})
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+from meshray.agent.hubs import PATIENCE_S, HubChoice, is_fresh
+from meshray.model.address import Endpoint
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import HUB, STATIC, Node
+from meshray.wireguard.device import DeviceState
+
+#: Most nodes dial by themselves and are heard before this, seconds.
+DIAL_AFTER_S = 3.0
+#: A machine that is off is tried again after so long at first, and at most after so long, seconds.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 120.0
+
+#: The endpoint with an address in place of a name; None where the name does not resolve now.
+Resolve = Callable[[Endpoint], Awaitable["Endpoint | None"]]
+
+
+@dataclass(frozen=True)
+class _Silent:
+    """A node that is not heard.
+
+    Attributes:
+        since: when this round of tries began, or will begin, unix seconds.
+        rounds: that were in vain.
+    """
+
+    choice: HubChoice
+    since: float
+    rounds: int = 0
+
+    def step(self, endpoints: tuple[Endpoint, ...], now: float) -> _Silent:
+        if set(endpoints) != set(self.choice.candidates):  # it may be somewhere else now: at once
+            return _Silent(HubChoice.start(endpoints, "", now), now)
+        if now < self.since:
+            return self
+        if now - self.since >= PATIENCE_S * len(self.choice.candidates):
+            pause_s = min(FIRST_PAUSE_S * 2**self.rounds, LONGEST_PAUSE_S)
+            return _Silent(HubChoice.start(endpoints, "", now + pause_s), now + pause_s, min(self.rounds + 1, 8))
+        return replace(self, choice=self.choice.step(None, now))
+
+
+class Outward:
+    """Remembers which nodes are silent, since when, and where they were tried."""
+
+    def __init__(self) -> None:
+        self._silent: dict[str, _Silent] = {}
+
+    def step(
+        self, mesh_map: MeshMap, own_id: str, handshakes: Mapping[str, float | None], now: float
+    ) -> dict[str, Endpoint]:
+        """Where this hub dials which nodes now, by node id.
+
+        Args:
+            handshakes: the last one with each node, unix seconds, by node id.
+            now: unix seconds.
+        """
+        silent = {
+            node.id: self._looked_at(node, now)
+            for node in mesh_map.nodes.values()
+            if node.id != own_id and _may_be_dialled(node) and not is_fresh(handshakes.get(node.id), now)
+        }
+        self._silent = silent
+        return {
+            node_id: item.choice.endpoint
+            for node_id, item in silent.items()
+            if item.choice.endpoint is not None and item.since <= now
+        }
+
+    async def dial(
+        self, mesh_map: MeshMap, own_id: str, observed: DeviceState | None, resolve: Resolve
+    ) -> dict[str, Endpoint]:
+        """The same from a look at the device, with addresses in place of names."""
+        peers = observed.peers if observed is not None else {}
+        handshakes = {
+            node.id: peers[node.public_key].last_handshake
+            for node in mesh_map.nodes.values()
+            if node.public_key in peers
+        }
+        wanted = self.step(mesh_map, own_id, handshakes, time.time())
+        found = {node_id: await resolve(endpoint) for node_id, endpoint in wanted.items()}
+        return {node_id: endpoint for node_id, endpoint in found.items() if endpoint is not None}
+
+    def _looked_at(self, node: Node, now: float) -> _Silent:
+        known = self._silent.get(node.id)
+        if known is None:
+            return _Silent(HubChoice.start(node.endpoints, "", now + DIAL_AFTER_S), now + DIAL_AFTER_S)
+        return known.step(node.endpoints, now)
+
+
+def _may_be_dialled(node: Node) -> bool:
+    # Hubs dial each other anyway; a device with wg-quick has no endpoint that anybody told.
+    return bool(node.endpoints) and not node.roles & {HUB, STATIC}

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address
+from itertools import pairwise
+
+import pytest
+
+from meshray.agent.hubs import PATIENCE_S, STALE_HANDSHAKE_S
+from meshray.agent.outward import DIAL_AFTER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Outward
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.keys import PublicKey
+from meshray.model.meshmap import MeshInfo, MeshMap
+from meshray.model.node import HUB, STATIC, WORKER, Node
+
+A, B = Endpoint("192.0.2.7", 51888), Endpoint("10.0.0.7", 51888)
+NOW = 1_000_000.0
+
+
+def mesh(*endpoints: Endpoint, role: str = WORKER) -> MeshMap:
+    hub = Node("hub", NodeName("hub"), IPv4Address("10.99.0.1"), PublicKey(bytes(32)), frozenset({HUB}), (A,))
+    node = Node(
+        "n2", NodeName("gpu"), IPv4Address("10.99.0.2"), PublicKey(b"1" * 32), frozenset({role}), tuple(endpoints)
+    )
+    info = MeshInfo("00112233aabbccdd", "lab", OverlayNetwork.parse("10.99.0.0/16"))
+    return MeshMap(info, 1, {"hub": hub, "n2": node})
+
+
+def dialled(outward: Outward, mesh_map: MeshMap, now: float, heard: float | None = None) -> Endpoint | None:
+    return outward.step(mesh_map, "hub", {"n2": heard}, now).get("n2")
+
+
+def test_a_silent_node_is_tried_at_each_of_its_endpoints() -> None:
+    outward, both = Outward(), mesh(A, B)
+    assert dialled(outward, both, NOW) is None
+    assert dialled(outward, both, NOW + DIAL_AFTER_S - 0.1) is None
+    begun = NOW + DIAL_AFTER_S
+    assert dialled(outward, both, begun) == A
+    assert dialled(outward, both, begun + PATIENCE_S) == B
+    assert dialled(outward, both, begun + 2 * PATIENCE_S) is None
+
+
+def test_a_node_that_is_heard_is_left_alone_until_it_is_silent_again() -> None:
+    outward, one = Outward(), mesh(A)
+    dialled(outward, one, NOW)
+    assert dialled(outward, one, NOW + 5) == A
+    heard = NOW + 5.2
+    assert dialled(outward, one, NOW + 6, heard) is None
+    assert dialled(outward, one, heard + STALE_HANDSHAKE_S, heard) is None
+    assert dialled(outward, one, heard + STALE_HANDSHAKE_S + DIAL_AFTER_S, heard) == A
+
+
+def test_a_machine_that_is_off_is_tried_less_and_less() -> None:
+    outward, one = Outward(), mesh(A)
+    tries = [n for n in range(3600) if dialled(outward, one, NOW + n) is not None]
+    gaps = [after - before for before, after in pairwise(tries) if after - before > 1]
+    assert gaps[0] == pytest.approx(FIRST_PAUSE_S, abs=2)
+    assert max(gaps) <= LONGEST_PAUSE_S + 2
+    assert gaps == sorted(gaps)
+    assert len(tries) < 3600 / 15
+
+
+def test_a_node_that_moved_is_tried_at_once() -> None:
+    outward = Outward()
+    for second in range(60):
+        dialled(outward, mesh(A), NOW + second)
+    assert dialled(outward, mesh(B), NOW + 60) == B
+
+
+@pytest.mark.parametrize("others", [mesh(), mesh(A, role=HUB), mesh(A, role=STATIC)])
+def test_who_is_never_dialled(others: MeshMap) -> None:
+    outward = Outward()
+    assert [dialled(outward, others, NOW + second) for second in range(30)] == [None] * 30
+
+
+def test_a_node_that_left_is_forgotten() -> None:
+    outward, both = Outward(), mesh(A)
+    dialled(outward, both, NOW)
+    gone = replace(both, nodes={"hub": both.nodes["hub"]})
+    assert outward.step(gone, "hub", {}, NOW + 10) == {}
+    assert dialled(outward, both, NOW + 11) is None
