@@ -1,4 +1,4 @@
-"""What several lab tests start from."""
+"""What several lab tests start from: one cluster for all that do not end it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ from tests.lab.cluster import Cluster
 from tests.lab.topologies import one_of_each
 from tests.lab.world import World
 
+#: The modules that go on with the one cluster, in this order, after all others: two clusters at a time slow each other
+#: down, and the last module ends it. Whoever else uses it leaves it as whole as it was.
+OF_ONE_CLUSTER = ("test_main_job", "test_reliability", "test_ways_out")
 
-@pytest.fixture(scope="module")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the modules of the one cluster next to each other; the tiers are sorted afterwards and keep this order."""
+    order = {name: number for number, name in enumerate(OF_ONE_CLUSTER, start=1)}
+    items.sort(key=lambda item: order.get(item.path.stem, 0) if item.path.parent.name == "lab" else 0)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
     """A head, a worker that drops all inbound traffic, a worker behind a NAT that was joined through sudo."""
-    with World(request.module.__name__.rpartition(".")[2].replace("_", "-")) as world:
+    with World("cluster") as world:
         hosts = one_of_each(world)
         yield Cluster.start(hosts.head, hosts.workers, through_sudo=[hosts.nested])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -31,6 +32,23 @@ import ray
 ray.init("auto", log_to_driver=False)
 square = ray.remote(lambda n: n * n)
 print(sum(ray.get([square.remote(n) for n in range(30)])))
+"""
+
+
+#: How long a drained node is watched: the supervisor's first tries to start Ray again would come after 1, 2, 4 and 8 s.
+STAYS_OUT_S = 15
+#: Runs on the other worker for as long as the drained node is looked at.
+LONG_TASK = """
+import ray, time
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+ray.init("auto", log_to_driver=False)
+(node,) = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerHostname"] == "nested"]
+@ray.remote(max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+def work(seconds):
+    time.sleep(seconds)
+    return "done"
+print("started", flush=True)
+print(ray.get(work.remote(40)))
 """
 
 
@@ -156,6 +174,35 @@ def test_down_and_up_of_the_head_brings_all_back(cluster: Cluster, whole: Callab
     assert not processes(cluster.head, "gcs_server")
     cluster.meshray(cluster.head, "up")
     whole("the workers found their head again")
+
+
+def test_a_drained_worker_stays_out_of_ray_until_it_may_come_back(
+    cluster: Cluster, whole: Callable[[str], None]
+) -> None:
+    head, (walled, _) = cluster.head, cluster.workers
+    elsewhere = head.popen(["meshray", "run", "--", "python", "-c", LONG_TASK], name="long task")
+    head.wait_until(lambda: "started" in elsewhere.output, 60, "a task on the other worker")
+    head.run(["meshray", "node", "drain", "walled"], deadline_s=60)
+    head.wait_until(lambda: not processes(walled, "raylet/raylet"), 60, "Ray ends on the drained worker")
+    until = time.monotonic() + STAYS_OUT_S
+    while time.monotonic() < until:
+        assert not processes(walled, "raylet/raylet")
+        time.sleep(0.5)
+    head.wait_until(lambda: ray_alive(cluster, "walled") is False, 30, "the head counts it out")
+    status = cluster.meshray(walled, "status")
+    assert [node["name"] for node in status["nodes"] if node["drained"]] == ["walled"]
+    assert status["problems"] == []
+    assert cluster.meshray(head, "doctor")["healthy"]
+    assert elsewhere.wait(90) == 0
+    assert "done" in elsewhere.output
+    head.run(["meshray", "node", "drain", "walled", "--undo"])
+    whole("the drained worker is back")
+
+
+def ray_alive(cluster: Cluster, name: str) -> bool | None:
+    """What the head says of one node."""
+    nodes = cluster.meshray(cluster.head, "status", check=False)["nodes"]
+    return next(node["ray"]["alive"] for node in nodes if node["name"] == name)  # type: ignore[no-any-return]
 
 
 def _another_ray(host: Host, old: int) -> bool:
