@@ -33,6 +33,9 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - nodes come from anywhere; the tok
 COLLECT_EVERY_S = 5.0
 #: How long requests may still take once the server is to end, seconds.
 SHUTDOWN_S = 3.0
+#: Bytes of a TCP segment, both ways: what passes IPv6's least MTU of 1280. The answer to an enrolment is the first
+#: large thing that a node is sent; on a path that is narrow and eats ICMP it would never arrive.
+LARGEST_SEGMENT = 1220
 
 _log = logging.getLogger(__name__)
 
@@ -187,6 +190,7 @@ def _bind(host: str, port: int) -> socket.socket | None:
         raise
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, LARGEST_SEGMENT)
         if is_v6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((host, port))
