@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from meshray.runtime.lean import lean_pyroute2
+
 #: Networks that live inside this machine (containers, virtual machines) and meshray's own devices.
 _INNER = re.compile(r"(docker|br-[0-9a-f]{12}|virbr|veth|cni|flannel|cali|lxc|lxd|podman|vmnet|vboxnet|kube|meshray)")
 #: IFF_UP of linux/if.h.
@@ -62,6 +64,7 @@ def _is_reachable(item: InterfaceAddress) -> bool:
 
 
 def _read_addresses() -> list[InterfaceAddress]:
+    lean_pyroute2()
     from pyroute2.iproute.linux import IPRoute
 
     with IPRoute() as kernel:

@@ -15,6 +15,7 @@ from ipaddress import IPv4Network
 
 from meshray.errors import MeshrayError
 from meshray.model.address import OverlayNetwork
+from meshray.runtime.lean import lean_pyroute2
 from meshray.runtime.ports import require_free
 from meshray.settings import INTERFACE
 
@@ -80,6 +81,7 @@ def require_no_overlap(network: OverlayNetwork, routes: Sequence[Route], *, chos
 
 def routes() -> list[Route]:
     """Every IPv4 route of this network namespace, in every routing table (VPN programs have their own)."""
+    lean_pyroute2()
     from pyroute2.iproute.linux import IPRoute
 
     with IPRoute() as netlink:

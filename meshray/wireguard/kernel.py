@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
+from meshray.runtime.lean import lean_pyroute2
 from meshray.settings import Home
 from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
@@ -119,6 +120,7 @@ class KernelDevice:
 
 
 def _wireguard() -> WireGuard:
+    lean_pyroute2()
     from pyroute2.netlink.generic.wireguard import WireGuard
 
     return WireGuard()

@@ -20,6 +20,7 @@ from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from meshray.errors import MeshrayError
+from meshray.runtime.lean import lean_pyroute2
 from meshray.settings import Home
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ class LinkTable:
 @contextlib.contextmanager
 def links() -> Iterator[LinkTable]:
     """Opens the netlink socket for one reading or one series of steps."""
-    # Importing any part of pyroute2 imports all of it (0.1 to 0.3 s, 10 MB beside aiohttp), so: here, not above.
+    # Costs time and memory that most commands need not spend, so: here, not above.
+    lean_pyroute2()
     from pyroute2.iproute.linux import IPRoute
 
     with IPRoute() as netlink:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.runtime.lean import lean_pyroute2
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 from meshray.wireguard.device import Device
@@ -86,6 +87,7 @@ def _engine(environ: Mapping[str, str]) -> Path:
 
 def _kernel_has_wireguard() -> bool:
     """The only sure test is to make one: a module may be missing, blocked, or of another kernel."""
+    lean_pyroute2()
     from pyroute2.netlink.exceptions import NetlinkError
 
     name = f"mray{os.getpid() & 0xFFFFFF:x}"

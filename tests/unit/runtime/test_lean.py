@@ -1,0 +1,32 @@
+"""Each in a process of its own: what is imported once stays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def run(code: str) -> str:
+    lean = "import sys; from meshray.runtime.lean import lean_pyroute2; lean_pyroute2(); "
+    return subprocess.run(
+        [sys.executable, "-c", lean + code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.strip()
+
+
+def test_what_is_not_used_is_not_imported() -> None:
+    code = "from pyroute2.iproute.linux import IPRoute; print('pyroute2.ndb.main' in sys.modules)"
+    assert run(code) == "False"
+
+
+def test_whoever_asks_the_package_gets_all_of_it() -> None:
+    code = "import pyroute2 as p; from pyroute2.iproute.linux import IPRoute; print(p.NDB, p.IPRoute is IPRoute)"
+    assert run(code) == "<class 'pyroute2.ndb.main.NDB'> True"
+
+
+def test_an_attribute_that_is_not_there_is_not_there() -> None:
+    assert run("import pyroute2 as p; print(hasattr(p, '__wrapped__'), hasattr(p, 'nothing'))") == "False False"
+
+
+def test_wireguard_comes_alone_too() -> None:
+    code = "from pyroute2.netlink.generic.wireguard import WireGuard; print('pyroute2.ndb.main' in sys.modules)"
+    assert run(code) == "False"
