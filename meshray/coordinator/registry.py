@@ -294,7 +294,8 @@ class Registry:
     def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> Outcome[None]:
         """What a hub's WireGuard sees as the nodes' endpoints; None: not over UDP any more.
 
-        Ignored from any node but a hub; where several hubs see a node, the first one's word counts. Raises UnknownError.
+        Ignored from any node but a hub; where several hubs see a node, the first one's word counts.
+        Raises UnknownError.
         """
         hubs = [hub.id for hub in self.map.hubs]
         self.member(hub_id)
