@@ -107,7 +107,7 @@ class HubKeeper:
         """Where the hubs are dialled now, by id. A hub that can be heard is not named: WireGuard knows better."""
         found = {}
         for hub_id, choice in self._choices.items():
-            endpoint = self._through.get(hub_id) or await _resolved(choice.endpoint)
+            endpoint = self._through.get(hub_id) or await resolved(choice.endpoint)
             if endpoint is not None and not self._may_keep(observed, hub_id):
                 found[hub_id] = endpoint
         return found
@@ -141,7 +141,7 @@ class HubKeeper:
         return ip is not None and not ip.is_loopback
 
 
-async def _resolved(endpoint: Endpoint | None) -> Endpoint | None:
+async def resolved(endpoint: Endpoint | None) -> Endpoint | None:
     """The endpoint with an address in place of a name; None where the name does not resolve now."""
     if endpoint is None or endpoint.ip is not None:
         return endpoint

@@ -24,9 +24,11 @@ from meshray.agent.carrier import Carrier
 from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import PairKeys, desired_device, own_node
 from meshray.agent.enrolment import Enrolment
-from meshray.agent.hubkeeper import HubKeeper
+from meshray.agent.hubkeeper import HubKeeper, resolved
 from meshray.agent.link import LinkKeeper
 from meshray.agent.mtukeeper import MtuKeeper
+from meshray.agent.nudges import Nudges
+from meshray.agent.outward import Outward
 from meshray.agent.pairs import Pairs
 from meshray.agent.parts import Parts
 from meshray.agent.paths import PairPath
@@ -40,7 +42,7 @@ from meshray.agent.throughput import ThroughputMeter
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
-from meshray.model.keys import PrivateKey, PublicKey
+from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.model.path import NONE
@@ -48,7 +50,7 @@ from meshray.model.status import RayState
 from meshray.runtime.tasks import Tasks
 from meshray.settings import DEFAULT_MTU, Home
 from meshray.wireguard.device import DeviceConfig, DeviceState
-from meshray.wireguard.plan import RemovePeer, plan
+from meshray.wireguard.plan import plan
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,8 @@ class Agent:
         self._endpoints_of_port = 0
         self._sightings = Sightings()
         self._watch_until = 0.0
-        self._remade: set[PublicKey] = set()
+        self._nudges = Nudges()
+        self._outward = Outward()
         self.private_key = private_key
         self._keys = PairKeys(enrolment.mesh_secret, private_key.public())
         self._wake = asyncio.Event()
@@ -258,25 +261,31 @@ class Agent:
             self._keys,
             private_key=self.private_key,
             listen_port=self.enrolment.listen_port,
-            dial=await self.hubs.dial(observed),
+            dial=await self._dial(observed),
             usable=self.hubs.usable,
             path=self.pairs.path if self.pairs is not None else lambda node: PairPath(),
         )
 
+    async def _dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
+        dial = dict(await self.hubs.dial(observed))
+        if self.is_hub:
+            dial.update(await self._outward.dial(self.map, self.me.id, observed, resolved))
+        return dial
+
     async def _read_device(self) -> DeviceState | None:
-        """The device; peers that must send a handshake at once are taken out of it first."""
+        """The device, after what had to be nudged was nudged."""
+        if self.pairs is not None:
+            self._nudges.make_anew(self.pairs.take_remade())
         observed = await asyncio.to_thread(self.parts.device.read)
-        keys, self._remade = self._remade | (self.pairs.take_remade() if self.pairs else set()), set()
-        remade = [RemovePeer(key) for key in keys if observed and key in observed.peers]
-        if not remade:
+        steps = self._nudges.take(observed)
+        if not steps:
             return observed
-        await asyncio.to_thread(self.parts.device.apply, remade)
+        await asyncio.to_thread(self.parts.device.apply, steps)
         return await asyncio.to_thread(self.parts.device.read)
 
     def _dial_anew(self, hub: Node) -> None:
-        # WireGuard would wait up to 5 s before its next handshake (REKEY_TIMEOUT); a new peer begins at once.
         if not self.hubs.any_fresh:
-            self._remade.add(hub.public_key)
+            self._nudges.make_anew([hub.public_key])
         self._wake.set()
 
     async def _look_at(self, observed: DeviceState) -> None:
@@ -306,6 +315,7 @@ class Agent:
         """This machine has another address or router, or woke from sleep: everything is looked at again."""
         log.info("the network changed: %s", what)
         self._endpoints_of_port = 0
+        self._nudges.send_from_another_address()
         self.link.hurry()
         self.carrier.network_changed()
         if self.mtus is not None:
@@ -335,10 +345,16 @@ class Agent:
 
     def ray_nodes(self) -> list[str]:
         """The names of the nodes on which Ray is meant to run now."""
-        if self.parts.ray is None:
+        if not self.expects_ray:
             return []
         nodes = self.map.nodes.values()
         return [node.name for node in nodes if node.versions.ray and node.online and not node.drained]
+
+    @property
+    def expects_ray(self) -> bool:
+        """Whether the mesh runs Ray, as far as this node can know."""
+        head = self.map.head
+        return self.parts.ray is not None or bool(self.parts.ray_table and head and head.versions.ray)
 
     def find(self, who: str) -> Node:
         """The node of this name or overlay address. Raises UsageError where there is none."""
@@ -368,7 +384,7 @@ class Agent:
             device=self.device_state,
             measured=prober.measured if prober is not None else lambda peer: Measured(),
             ray=table,
-            expects_ray=ray is not None,
+            expects_ray=self.expects_ray,
             coordinator_reachable=self.link.is_open,
             complaints=(
                 *(firewall.problems() if firewall is not None else ()),

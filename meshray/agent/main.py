@@ -38,9 +38,10 @@ from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import HUB, Versions
+from meshray.model.node import HUB
 from meshray.raynode.command import RayPlan, client_environment
-from meshray.raynode.versions import RayInstallation, find_ray
+from meshray.raynode.state import node_table
+from meshray.raynode.versions import RayInstallation, compare, find_ray
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder
 from meshray.runtime.person import Person
 from meshray.runtime.process import ManagedProcess
@@ -51,6 +52,8 @@ from meshray.wireguard.open import open_device
 
 log = logging.getLogger(__name__)
 
+#: The head's dashboard answers in milliseconds, or it is not there.
+_TABLE_TIMEOUT_S = 3.0
 _LOG_BYTES = 5 * 1024 * 1024
 
 
@@ -147,9 +150,12 @@ def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapp
     if not enrolment.with_ray:
         return "not asked for (--no-ray)"
     if head is None or not head.versions.ray:
-        return "the head of this mesh runs no Ray"
+        return "this mesh has no Ray head yet" if head is None else "the head of this mesh runs no Ray"
     person = Person.by_uid(enrolment.person_uid)
     installation = find_ray(enrolment.ray or None, environ, person)
+    if head.id != enrolment.node_id:
+        # A head that came later was not there to be compared with when this node enrolled.
+        compare(installation.versions, head.versions, installation.python)
     return _Ray(installation, ray_plan(enrolment, own_node(enrolment, mesh_map), head, mesh_map, home), person)
 
 
@@ -162,9 +168,9 @@ def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str,
         network_changes=network_changes,
         firewall=Firewall(Opening(INTERFACE, mesh_map.mesh.network.cidr, forwards=HUB in me.roles)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
-        versions=replace(ray.installation.versions, meshray=__version__)
-        if isinstance(ray, _Ray)
-        else Versions(meshray=__version__),
+        # Without a head this node's Ray was not looked for; the map has what it said when it enrolled.
+        versions=replace(ray.installation.versions if isinstance(ray, _Ray) else me.versions, meshray=__version__),
+        ray_table=lambda head: node_table(head, enrolment.ray_token, _TABLE_TIMEOUT_S),
         no_ray_because=ray if isinstance(ray, str) else "",
     )
 

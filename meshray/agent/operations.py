@@ -7,6 +7,7 @@ root:                               api  down  wireguard (with secrets)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
@@ -126,8 +127,14 @@ class Operations:
         return {}
 
     async def _ray_table(self) -> Mapping[IPv4Address, RayState] | None:
-        ray = self._agent.parts.ray
-        return await ray.node_table() if ray is not None else None
+        parts, head = self._agent.parts, self._agent.map.head
+        if parts.ray is not None:
+            return await parts.ray.node_table()
+        if parts.ray_table is None or head is None or not head.versions.ray:
+            return None
+        with contextlib.suppress(MeshrayError):
+            return await parts.ray_table(head.ip)
+        return None
 
     async def _round_trip(self, node: Node, timeout_s: float = 2.0) -> float | None:
         prober = self._agent.parts.prober

@@ -31,8 +31,13 @@ _FINE_S, _COARSE_S = 0.05, 0.5
 _AFTER_YOU_S = 2.0
 #: So many pairs are tried at once: each costs a WireGuard handshake.
 _AT_ONCE = 8
-#: More bytes a second to a peer than probes and keepalives make mean that data flows.
-_ACTIVE_BYTES_S = 300.0
+#: More bytes a second to a peer than keepalives and handshakes make mean that data flows, and still may a while later.
+_ACTIVE_BYTES_S = 40.0
+_ACTIVE_FOR_S = 6.0
+#: Over so long at least the bytes are counted.
+_RATE_S = 0.5
+#: A probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own.
+_PROBE_BYTES = 80
 
 
 class World(Protocol):
@@ -65,7 +70,8 @@ class Pairs:
         self._next_probe: dict[str, float] = {}
         self._remake: set[PublicKey] = set()
         self._sent: dict[PublicKey, tuple[float, int]] = {}
-        self._active: set[PublicKey] = set()
+        self._active: dict[PublicKey, float] = {}
+        self._probe_bytes: dict[PublicKey, int] = {}
         prober.direct.on_ping = self._on_ping
 
     def path(self, node: Node) -> PairPath:
@@ -130,11 +136,13 @@ class Pairs:
         """Looks at the device's counters: to which peers does data flow?"""
         now = self._clock()
         for key, peer in device.peers.items():
-            before, sent = self._sent.get(key, (now, peer.tx_bytes))
-            if now - before >= 0.5 or key not in self._sent:
-                rate = (peer.tx_bytes - sent) / (now - before) if now > before else 0.0
-                (self._active.add if rate > _ACTIVE_BYTES_S else self._active.discard)(key)
-                self._sent[key] = (now, peer.tx_bytes)
+            # What was sent for data: WireGuard's count less our own probes.
+            sent = peer.tx_bytes - self._probe_bytes.get(key, 0)
+            before, sent_before = self._sent.get(key, (now, sent))
+            if now - before >= _RATE_S and (sent - sent_before) / (now - before) > _ACTIVE_BYTES_S:
+                self._active[key] = now
+            if now - before >= _RATE_S or key not in self._sent:
+                self._sent[key] = (now, sent)
 
     # ---- inside
 
@@ -170,17 +178,21 @@ class Pairs:
         path, now = self.path(node), self._clock()
         if path.endpoint is None or now < self._next_probe.get(node.id, 0.0):
             return
-        self._next_probe[node.id] = now + path.probe_interval_s(node.public_key in self._active)
+        self._next_probe[node.id] = now + path.probe_interval_s(
+            now - self._active.get(node.public_key, -_ACTIVE_FOR_S) < _ACTIVE_FOR_S
+        )
         self._tasks.start(self._probe(node, path.attempt), f"probe of {node.name}")
 
     async def _probe(self, node: Node, attempt: int) -> None:
         address = self._world.map.mesh.network.probe_address(node.ip)
+        sent = self._clock()
+        self._count_probe(node.public_key)
         answer = await self._prober.direct.ask(address, PROBE_TIMEOUT_S, hears=self.path(node).hears)
         path = self.path(node)
         if path.attempt != attempt:
             return
         if answer is None:
-            self._set(node, path.unanswered(self._clock()))
+            self._set(node, path.unanswered(self._clock(), sent))
         else:
             self._set(node, path.answered(answer.peer_hears, self._clock()))
         if path.carries:
@@ -190,12 +202,16 @@ class Pairs:
         node = self._by_probe_address(address)
         if node is None:
             return False
+        self._count_probe(node.public_key)
         self._set(node, self.path(node).pinged(hears_us, self._clock()))
         return self.path(node).hears
 
     def _by_probe_address(self, address: IPv4Address) -> Node | None:
         probe_address = self._world.map.mesh.network.probe_address
         return next((node for node in self._world.map.nodes.values() if probe_address(node.ip) == address), None)
+
+    def _count_probe(self, key: PublicKey) -> None:
+        self._probe_bytes[key] = self._probe_bytes.get(key, 0) + _PROBE_BYTES
 
     def _soon(self) -> bool:
         return any(due - self._clock() < _COARSE_S for due in self._next_probe.values())
@@ -207,6 +223,8 @@ class Pairs:
             return
         if new.attempt != old.attempt and new.endpoint is not None:
             self._remake.add(node.public_key)
+            for counts in (self._sent, self._active, self._probe_bytes):
+                counts.pop(node.public_key, None)
         if new.hears != old.hears or new.phase != old.phase:
             # The other side should hear of it at once, not with the next probe.
             self._next_probe[node.id] = self._clock()

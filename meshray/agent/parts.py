@@ -75,6 +75,7 @@ class Parts:
     Attributes:
         endpoints: by which others may try to reach this WireGuard port; None: nobody can.
         network_changes: tells when this machine's network is another one.
+        ray_table: Ray's node table for a node that runs no Ray itself, from the head at this address.
         late_ray: makes Ray's part once the map shows a head; None while it does not.
         no_ray_because: told to the person where ``ray`` is None.
     """
@@ -87,5 +88,6 @@ class Parts:
     endpoints: Callable[[int, OverlayNetwork], Awaitable[tuple[Endpoint, ...]]] | None = None
     network_changes: Callable[[], AsyncIterator[str]] | None = None
     versions: Versions = field(default_factory=lambda: Versions(meshray=__version__))
+    ray_table: Callable[[IPv4Address], Awaitable[Mapping[IPv4Address, RayState] | None]] | None = None
     late_ray: Callable[[MeshMap], RayPart | None] = lambda mesh_map: None
     no_ray_because: str = "not asked for"

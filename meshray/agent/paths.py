@@ -113,9 +113,9 @@ class PairPath:
             return self
         return replace(self, peer_hears=peer_hears)._decided(now)
 
-    def unanswered(self, now: float) -> PairPath:
-        """A probe did not come back in time."""
-        if self.phase == HUB:
+    def unanswered(self, now: float, sent: float) -> PairPath:
+        """A probe that was sent then did not come back in time. One that is older than the last answer is no news."""
+        if self.phase == HUB or (self.heard is not None and sent <= self.heard):
             return self
         return replace(self, lost=self.lost + 1)._decided(now)
 
@@ -200,6 +200,7 @@ def _classes(node: Node, other: Node) -> tuple[list[Endpoint], list[Endpoint], l
     """The node's endpoints as the other should try them: near, seen and given, IPv6, far private."""
     near, open_, v6, far = [], [], [], []
     together = node.seen is not None and other.seen is not None and node.seen.host == other.seen.host
+    hosts = {endpoint.host for endpoint in other.endpoints}
     networks = {_network(endpoint) for endpoint in other.endpoints} - {None}
     for endpoint in node.endpoints:
         ip = endpoint.ip
@@ -207,6 +208,8 @@ def _classes(node: Node, other: Node) -> tuple[list[Endpoint], list[Endpoint], l
             open_.append(endpoint)
         elif not isinstance(ip, IPv4Address):
             v6.append(endpoint)
+        elif endpoint.host in hosts:
+            continue  # both have this inner address: from each it leads to itself
         elif together or _network(endpoint) in networks:
             near.append(endpoint)
         else:

@@ -11,8 +11,8 @@ from meshray.agent.mtukeeper import Way
 from meshray.agent.throughput import ThroughputMeter
 from meshray.agent.trains import Samples
 
-#: A new path first carries what it was made for; between two trains is time for everything else.
-_PAUSE_S = 5.0
+#: A new path first carries what it was made for: a mesh that is coming up has other things to do. Seconds.
+_PAUSE_S = 20.0
 
 
 class Sampler:

@@ -91,9 +91,17 @@ class Stages:
     async def _wait_for_a_head(self) -> RayPart:
         """A mesh may get its head after its workers."""
         agent = self._agent
-        while (ray := agent.parts.late_ray(agent.map)) is None:
-            await agent.map_changed.wait()
-        return ray
+        while True:
+            changed = agent.map_changed
+            try:
+                ray = agent.parts.late_ray(agent.map)
+            except MeshrayError as error:
+                log.error("%s", error)
+                self._progress.fail("ray", error)
+                ray = None
+            if ray is not None:
+                return ray
+            await changed.wait()
 
     async def _label(self, ray: RayPart) -> None:
         """Tells Ray how near this node is to the head, so that tasks can ask for near nodes."""

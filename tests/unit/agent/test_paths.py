@@ -66,7 +66,7 @@ def test_lost_probes_take_the_data_back() -> None:
     path = trying().answered(peer_hears=True, now=0.1)
     for n in range(DEAD_AFTER):
         assert path.phase == DIRECT
-        path = path.unanswered(1.0 + n)
+        path = path.unanswered(1.0 + n, sent=0.5 + n)
     assert path.phase == TRYING
     assert path.answered(peer_hears=True, now=5.0).phase == DIRECT
     assert path.tick(3.0 + LINGER_S + 0.1).phase == HUB
@@ -76,6 +76,18 @@ def test_the_other_side_does_not_hear_us_and_we_go_back_at_once() -> None:
     path = trying().answered(peer_hears=True, now=0.1)
     assert not path.pinged(peer_hears=False, now=0.2).carries
     assert not path.told_off(0.2).carries
+
+
+def test_probes_lost_before_the_last_answer_are_no_news() -> None:
+    path = trying().answered(peer_hears=True, now=2.0)
+    for n in range(DEAD_AFTER):
+        path = path.unanswered(2.1 + n / 10, sent=1.5 + n / 10)
+    assert path.carries
+
+
+def test_an_inner_address_that_both_have_leads_nowhere() -> None:
+    same = (Endpoint("192.168.1.10", 51888),)
+    assert candidates(replace(A, endpoints=same), replace(B, endpoints=same)) == (SEEN_B,)
 
 
 def test_a_punch_leaves_a_working_way_alone() -> None:
@@ -111,8 +123,7 @@ def run(a: Side, b: Side, steps: int, now: float, a_to_b: bool, b_to_a: bool) ->
         for me, other, out, back in ((a, b, a_to_b, b_to_a), (b, a, b_to_a, a_to_b)):
             me.path = me.path.tick(now)
             while me.waiting and now - me.waiting[0] >= PROBE_TIMEOUT_S:
-                me.waiting.pop(0)
-                me.path = me.path.unanswered(now)
+                me.path = me.path.unanswered(now, me.waiting.pop(0))
             if me.path.phase == HUB or now < me.next_probe:
                 continue
             me.next_probe = now + me.path.probe_interval_s(active=True)

@@ -1,0 +1,45 @@
+"""What no desired state tells: peers whose WireGuard must be nudged into doing something now (pure).
+
+A handshake is repeated every 5 s at most (REKEY_TIMEOUT), but a peer that is made anew begins at once. And wireguard-go
+goes on to send from an address that this machine has lost, until it is told the peer's endpoint again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshray.model.keys import PublicKey
+from meshray.wireguard.device import DeviceState
+from meshray.wireguard.plan import RemovePeer, Step, UpdatePeer
+
+
+class Nudges:
+    """Collects them until the device is looked at next."""
+
+    def __init__(self) -> None:
+        self._anew: set[PublicKey] = set()
+        self._again = False
+
+    def make_anew(self, keys: Iterable[PublicKey]) -> None:
+        """These peers must send a handshake at once; the plan adds them again."""
+        self._anew.update(keys)
+
+    def send_from_another_address(self) -> None:
+        """This machine has other addresses."""
+        self._again = True
+
+    def take(self, observed: DeviceState | None) -> list[Step]:
+        """The steps to take before the plan; each nudge is given once."""
+        anew, again = self._anew, self._again
+        self._anew, self._again = set(), False
+        if observed is None:
+            return []
+        peers = observed.peers.items()
+        steps: list[Step] = [RemovePeer(key) for key, _ in peers if key in anew]
+        if again:
+            steps += [
+                UpdatePeer(peer.config, ("endpoint",))
+                for key, peer in peers
+                if peer.config.endpoint and key not in anew
+            ]
+        return steps
