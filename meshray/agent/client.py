@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from meshray.agent.race import CONNECT_TIMEOUT_S, describe, race
@@ -246,6 +247,11 @@ class Link:
             raise RemovedFromMesh
         if self._socket.close_code == CLOSE_TAKEN_OVER:
             raise TakenOver
+
+    def leaves_from(self, addresses: Collection[str]) -> bool:
+        """Whether the connection leaves from one of these addresses, or from this machine to itself."""
+        name = self._socket.get_extra_info("sockname")
+        return not name or name[0] in addresses or ip_address(name[0]).is_loopback
 
     async def send(self, message: Mapping[str, object]) -> None:
         """Sends one message; raises ConnectionError where the link has ended."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.client import Coordinator, Link, TakenOver
@@ -99,9 +99,16 @@ class LinkKeeper:
             self._hurry.clear()
             attempt += 1
 
-    def hurry(self) -> None:
-        """The network changed: the next try comes at once."""
+    async def hurry(self, addresses: Collection[str]) -> None:
+        """The network changed: the next try comes at once, and a link from an address that is gone is closed.
+
+        Args:
+            addresses: that this machine has now.
+        """
         self._hurry.set()
+        if self._link is not None and not self._link.leaves_from(addresses):
+            log.info("the link to the coordinator went with its address")
+            await self._link.close_socket()
 
     async def tell_ray_instance(self, instance: str) -> None:
         """The instance of this node's Ray head; it is said again whenever the link is opened."""

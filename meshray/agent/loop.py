@@ -277,7 +277,7 @@ class Agent:
         if self.pairs is not None:
             self._nudges.make_anew(self.pairs.take_remade())
         observed = await asyncio.to_thread(self.parts.device.read)
-        steps = self._nudges.take(observed)
+        steps = self._nudges.take(observed, may_change_port=self.enrolment.listen_port == 0)
         if not steps:
             return observed
         await asyncio.to_thread(self.parts.device.apply, steps)
@@ -302,6 +302,12 @@ class Agent:
             self._endpoints = await self.parts.endpoints(port, self.map.mesh.network)
             self._endpoints_of_port = port
 
+    async def _move_link(self) -> None:
+        """A connection from an address that is gone would only be missed after its next heartbeats."""
+        if self.parts.endpoints is not None:
+            here = await self.parts.endpoints(1, self.map.mesh.network)
+            await self.link.hurry({endpoint.host for endpoint in here})
+
     async def _watch_network(self, changes: Callable[[], AsyncIterator[str]]) -> None:
         async for what in changes():
             self.network_changed(what)
@@ -316,7 +322,8 @@ class Agent:
         log.info("the network changed: %s", what)
         self._endpoints_of_port = 0
         self._nudges.send_from_another_address()
-        self.link.hurry()
+        self._wake.set()
+        self.tasks.start(self._move_link(), "move the link")
         self.carrier.network_changed()
         if self.mtus is not None:
             self.mtus.network_changed()

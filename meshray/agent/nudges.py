@@ -1,7 +1,9 @@
 """What no desired state tells: peers whose WireGuard must be nudged into doing something now (pure).
 
 A handshake is repeated every 5 s at most (REKEY_TIMEOUT), but a peer that is made anew begins at once. And wireguard-go
-goes on to send from an address that this machine has lost, until it is told the peer's endpoint again.
+goes on to send from an address that this machine has lost, until it is told the peer's endpoint again. A NAT that
+knows this machine's port by its old address maps the same port differently for each destination, so a port
+that nobody was told to keep is changed as well.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Iterable
 
 from meshray.model.keys import PublicKey
 from meshray.wireguard.device import DeviceState
-from meshray.wireguard.plan import RemovePeer, Step, UpdatePeer
+from meshray.wireguard.plan import RemovePeer, SetListenPort, Step, UpdatePeer
 
 
 class Nudges:
@@ -28,8 +30,12 @@ class Nudges:
         """This machine has other addresses."""
         self._again = True
 
-    def take(self, observed: DeviceState | None) -> list[Step]:
-        """The steps to take before the plan; each nudge is given once."""
+    def take(self, observed: DeviceState | None, *, may_change_port: bool) -> list[Step]:
+        """The steps to take before the plan; each nudge is given once.
+
+        Args:
+            may_change_port: no person and no port forwarding relies on this node's port.
+        """
         anew, again = self._anew, self._again
         self._anew, self._again = set(), False
         if observed is None:
@@ -37,6 +43,7 @@ class Nudges:
         peers = observed.peers.items()
         steps: list[Step] = [RemovePeer(key) for key, _ in peers if key in anew]
         if again:
+            steps += [SetListenPort(0)] if may_change_port else []
             steps += [
                 UpdatePeer(peer.config, ("endpoint",))
                 for key, peer in peers

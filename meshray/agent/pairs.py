@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from meshray.agent.paths import PROBE_TIMEOUT_S, PairPath, candidates, why_not_direct
+from meshray.agent.paths import LAST_RETRY_S, PROBE_TIMEOUT_S, PairPath, candidates, why_not_direct
 from meshray.agent.prober import Prober
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
@@ -67,7 +67,7 @@ class Pairs:
         self._clock = clock
         self._tasks = Tasks()
         self._paths: dict[str, PairPath] = {}
-        self._next_probe: dict[str, float] = {}
+        self._probed: dict[str, float] = {}
         self._remake: set[PublicKey] = set()
         self._sent: dict[PublicKey, tuple[float, int]] = {}
         self._active: dict[PublicKey, float] = {}
@@ -103,8 +103,7 @@ class Pairs:
                 for node in self._others():
                     self._set(node, self.path(node).tick(self._clock()))
                     self._probe_if_due(node)
-                busy = any(path.endpoint for path in self._paths.values())
-                await asyncio.sleep(_FINE_S if busy and self._soon() else _COARSE_S)
+                await asyncio.sleep(_FINE_S if self._soon() else _COARSE_S)
         finally:
             await self._tasks.close()
 
@@ -112,7 +111,7 @@ class Pairs:
         """The coordinator says: try now, the other side does as well."""
         node = self._world.map.nodes.get(node_id)
         if node is not None and self._may_be_direct(node):
-            self._next_probe[node_id] = self._clock()
+            self._probed.pop(node_id, None)
             self._set(node, self.path(node).punch(candidates(self._world.me, node), self._clock()))
 
     def left(self, node_id: str) -> None:
@@ -125,7 +124,7 @@ class Pairs:
         """This machine has other addresses or another router: what failed is tried again, what worked is looked at."""
         for node in self._others():
             self._set(node, self.path(node).network_changed(self._clock()))
-            self._next_probe[node.id] = self._clock()
+            self._probed.pop(node.id, None)
 
     def node_changed(self, old: Node | None, new: Node) -> None:
         """The map says something else of a node."""
@@ -158,7 +157,7 @@ class Pairs:
         there = self._world.map.nodes
         for node_id in [node_id for node_id in self._paths if node_id not in there]:
             del self._paths[node_id]
-            self._next_probe.pop(node_id, None)
+            self._probed.pop(node_id, None)
 
     def _ask(self) -> None:
         now, me = self._clock(), self._world.me
@@ -176,11 +175,9 @@ class Pairs:
 
     def _probe_if_due(self, node: Node) -> None:
         path, now = self.path(node), self._clock()
-        if path.endpoint is None or now < self._next_probe.get(node.id, 0.0):
+        if path.endpoint is None or now < self._probe_due(node):
             return
-        self._next_probe[node.id] = now + path.probe_interval_s(
-            now - self._active.get(node.public_key, -_ACTIVE_FOR_S) < _ACTIVE_FOR_S
-        )
+        self._probed[node.id] = now
         self._tasks.start(self._probe(node, path.attempt), f"probe of {node.name}")
 
     async def _probe(self, node: Node, attempt: int) -> None:
@@ -213,8 +210,14 @@ class Pairs:
     def _count_probe(self, key: PublicKey) -> None:
         self._probe_bytes[key] = self._probe_bytes.get(key, 0) + _PROBE_BYTES
 
+    def _probe_due(self, node: Node) -> float:
+        """When the direct way is to be probed next; whatever changed since the last probe counts at once."""
+        active = self._clock() - self._active.get(node.public_key, -_ACTIVE_FOR_S) < _ACTIVE_FOR_S
+        return self._probed.get(node.id, -LAST_RETRY_S) + self.path(node).probe_interval_s(active)
+
     def _soon(self) -> bool:
-        return any(due - self._clock() < _COARSE_S for due in self._next_probe.values())
+        busy = [node for node in self._others() if self.path(node).endpoint is not None]
+        return any(self._probe_due(node) - self._clock() < _COARSE_S for node in busy)
 
     def _set(self, node: Node, new: PairPath) -> None:
         old = self.path(node)
@@ -227,7 +230,7 @@ class Pairs:
                 counts.pop(node.public_key, None)
         if new.hears != old.hears or new.phase != old.phase:
             # The other side should hear of it at once, not with the next probe.
-            self._next_probe[node.id] = self._clock()
+            self._probed.pop(node.id, None)
         if old.carries and not new.carries:
             self._world.say({"type": "left", "node": node.id})
         if new.carries != old.carries:
