@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -35,6 +35,7 @@ from meshray.agent.paths import PairPath
 from meshray.agent.prober import Measured
 from meshray.agent.progress import Progress
 from meshray.agent.report import View, path_to
+from meshray.agent.roaming import follow_network
 from meshray.agent.sampler import Sampler
 from meshray.agent.sightings import Sightings
 from meshray.agent.stages import Stages, log_firewall
@@ -97,10 +98,10 @@ class Agent:
             switched=self._dial_anew,
         )
         self._endpoints: tuple[Endpoint, ...] = ()
-        self._endpoints_of_port = 0
+        self.endpoints_of_port = 0
         self._sightings = Sightings()
         self._watch_until = 0.0
-        self._nudges = Nudges()
+        self.nudges = Nudges()
         self._outward = Outward()
         self.private_key = private_key
         self._keys = PairKeys(enrolment.mesh_secret, private_key.public())
@@ -144,7 +145,7 @@ class Agent:
         if not self.is_hub:
             tasks.start(self.carrier.run(self.parts.prober), "carrier")
         if self.parts.network_changes is not None:
-            tasks.start(self._watch_network(self.parts.network_changes), "network")
+            tasks.start(follow_network(self, self.parts.network_changes), "network")
         tasks.start(Stages(self).run(), "stages")
         try:
             await tasks.until(self._stopping)
@@ -275,9 +276,9 @@ class Agent:
     async def _read_device(self) -> DeviceState | None:
         """The device, after what had to be nudged was nudged."""
         if self.pairs is not None:
-            self._nudges.make_anew(self.pairs.take_remade())
+            self.nudges.make_anew(self.pairs.take_remade())
         observed = await asyncio.to_thread(self.parts.device.read)
-        steps = self._nudges.take(observed, may_change_port=self.enrolment.listen_port == 0)
+        steps = self.nudges.take(observed, may_change_port=self.enrolment.listen_port == 0)
         if not steps:
             return observed
         await asyncio.to_thread(self.parts.device.apply, steps)
@@ -285,7 +286,7 @@ class Agent:
 
     def _dial_anew(self, hub: Node) -> None:
         if not self.hubs.any_fresh:
-            self._nudges.make_anew([hub.public_key])
+            self.nudges.make_anew([hub.public_key])
         self._wake.set()
 
     async def _look_at(self, observed: DeviceState) -> None:
@@ -298,37 +299,13 @@ class Agent:
                 await self.link.say(message)
 
     async def _look_for_endpoints(self, port: int) -> None:
-        if self.parts.endpoints is not None and port != self._endpoints_of_port:
+        if self.parts.endpoints is not None and port != self.endpoints_of_port:
             self._endpoints = await self.parts.endpoints(port, self.map.mesh.network)
-            self._endpoints_of_port = port
-
-    async def _move_link(self) -> None:
-        """A connection from an address that is gone would only be missed after its next heartbeats."""
-        if self.parts.endpoints is not None:
-            here = await self.parts.endpoints(1, self.map.mesh.network)
-            await self.link.hurry({endpoint.host for endpoint in here})
-
-    async def _watch_network(self, changes: Callable[[], AsyncIterator[str]]) -> None:
-        async for what in changes():
-            self.network_changed(what)
+            self.endpoints_of_port = port
 
     def hubs_changed(self) -> None:
         """Another hub is the best one, or one does not answer any more."""
         self.tasks.start(self.link.say_hello(), "hello")
-        self._wake.set()
-
-    def network_changed(self, what: str) -> None:
-        """This machine has another address or router, or woke from sleep: everything is looked at again."""
-        log.info("the network changed: %s", what)
-        self._endpoints_of_port = 0
-        self._nudges.send_from_another_address()
-        self._wake.set()
-        self.tasks.start(self._move_link(), "move the link")
-        self.carrier.network_changed()
-        if self.mtus is not None:
-            self.mtus.network_changed()
-        if self.pairs is not None:
-            self.pairs.network_changed()
         self._wake.set()
 
     @property

@@ -1,0 +1,33 @@
+"""What an agent does when its machine has another address or router, or woke from sleep: it looks at everything again.
+
+netlink, clocks ──► endpoints told anew · peers dialled anew · link moved · paths, transport and MTU tried again
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshray.agent.loop import Agent
+
+log = logging.getLogger(__name__)
+
+
+async def follow_network(agent: Agent, changes: Callable[[], AsyncIterator[str]]) -> None:
+    """Acts on every change until cancelled."""
+    async for what in changes():
+        log.info("the network changed: %s", what)
+        agent.endpoints_of_port = 0
+        agent.nudges.send_from_another_address()
+        agent.carrier.network_changed()
+        if agent.mtus is not None:
+            agent.mtus.network_changed()
+        if agent.pairs is not None:
+            agent.pairs.network_changed()
+        agent.wake()
+        if agent.parts.endpoints is not None:
+            # A link from an address that is gone would only be missed after its next heartbeats.
+            here = await agent.parts.endpoints(1, agent.map.mesh.network)
+            await agent.link.hurry({endpoint.host for endpoint in here})
