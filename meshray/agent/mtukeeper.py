@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _LOOK_S = 1.0
 #: Longer than any round trip that a cluster can bear.
 _PROBE_TIMEOUT_S = 1.0
+#: A search sends a dozen packets at most.
+_AT_ONCE = 8
 #: A path may become narrower without a word: it is measured again so often.
 _AGAIN_S = 1800.0
 
@@ -49,7 +51,7 @@ class MtuKeeper:
         self._measured = {}
 
     async def run(self, ways: Callable[[], Iterable[Way]]) -> None:
-        """Measures every path that is new, one after the other, until cancelled."""
+        """Measures every path that is new, some at a time, until cancelled."""
         while True:
             there = set(ways())
             self._measured = {way: when for way, when in self._measured.items() if way in there}
@@ -58,9 +60,8 @@ class MtuKeeper:
                 del self._found[ip]
             if gone:
                 await self._apply()
-            for way in sorted(there, key=str):
-                if time.monotonic() - self._measured.get(way, -_AGAIN_S) >= _AGAIN_S:
-                    await self._measure(way)
+            due = [way for way in there if time.monotonic() - self._measured.get(way, -_AGAIN_S) >= _AGAIN_S]
+            await asyncio.gather(*(self._measure(way) for way in due[:_AT_ONCE]))
             await asyncio.sleep(_LOOK_S)
 
     async def _measure(self, way: Way) -> None:
