@@ -3,7 +3,7 @@
 figures.py     what was measured, and whether that is good enough (pure)
 machine.py     on what it was measured
 report.py      the tables, docs/benchmarks.md, JSON
-join.py  agent.py  stream.py  startup.py  enrolments.py      one benchmark each
+join.py  agent.py  stream.py  startup.py  enrolments.py  relay.py  paths.py      one benchmark each
 crowd.py  node_table.py  wall_time.py                        programs that run inside the hosts of a benchmark
 
 A benchmark is a module with TITLE, HOW (a paragraph for the reader of docs/benchmarks.md) and `measure`.

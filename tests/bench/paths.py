@@ -1,0 +1,124 @@
+"""How soon pairs talk directly, how soon they leave a dead direct path, and what an idle one costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from tests.bench.figures import Figure, Measured, Target
+from tests.lab.cluster import Cluster
+from tests.lab.conversation import Conversation
+from tests.lab.host import Host
+from tests.lab.trouble import silenced
+from tests.lab.world import World
+
+TITLE = "Direct paths"
+HOW = """
+A hub and two workers, each behind a port-keeping NAT of its own, agents and wireguard-go as they come. *To direct*: one
+worker leaves and joins again; from the line of the coordinator's log that says it is enrolled to the later of the two
+agents' lines that say the path to the other is direct. *To the hub*: a TCP connection talks over the direct path, then
+each router drops all that comes from the other; until both agents say that they went back. *Idle*: eight workers on
+one switch, all pairs direct; the bytes of one worker's underlay interface, both directions, over a minute, those of its
+connection to the coordinator counted in; what 7 peers cost is multiplied to 50.
+"""
+ROUNDS = 5
+PATIENCE_S = 40
+IDLE_WORKERS = 8
+IDLE_S = 60
+IDLE_SETTLE_S = 200
+_STAMP = "%Y-%m-%d %H:%M:%S,%f"
+
+
+def measure(say: Callable[[str], None]) -> Measured:
+    """The three of them."""
+    with World("bench-paths") as world:
+        wan = world.switch("wan", "192.88.99.0/24")
+        hub = world.host("hub", wan, "192.88.99.10")
+        nats = [world.router(f"nat{n}", wan, f"192.88.99.{n}", lan=f"192.168.{n}.0/24") for n in (31, 32)]
+        here, there = (world.host(f"w{n}", nats[n].lan, f"192.168.{31 + n}.10") for n in (0, 1))
+        cluster = Cluster.without_ray(hub, [here, there])
+        to_direct = []
+        for number in range(ROUNDS):
+            say(f"join {number + 1} of {ROUNDS}")
+            to_direct.append(joined_anew(cluster, here, there))
+        talk = Conversation(here, there, cluster.ip(here))
+        to_hub = []
+        for number in range(ROUNDS):
+            say(f"outage {number + 1} of {ROUNDS}")
+            to_hub.append(outage(cluster, here, there, nats[0].host, nats[1].host, talk))
+        lost = float(talk.is_over)
+        talk.end()
+    say(f"idle: {IDLE_WORKERS} workers")
+    return Measured(
+        (
+            Figure("from enrolled to direct", "s", tuple(to_direct), Target(1.5)),
+            Figure("from dead to the hub", "s", tuple(to_hub), Target(4.0)),
+            Figure("TCP connections lost over it", "", (lost,), Target(0.0, of="max")),
+            Figure("idle, 50 direct peers", "kB/s", (idle_bytes_s() / 1000,), Target(2.0)),
+        ),
+        (f"idle: measured with {IDLE_WORKERS - 1} direct peers and multiplied",),
+    )
+
+
+def joined_anew(cluster: Cluster, here: Host, there: Host) -> float:
+    """Seconds from the enrolment of ``there`` to the direct path."""
+    cluster.meshray(there, "leave", "--yes")
+    token = cluster.answers[cluster.head.name]["token"]
+    cluster.answers[there.name] = cluster.meshray(there, "join", token, "--no-ray")
+    enrolled = stamp(cluster.head, "coordinator", f"{there.name} enrolled")
+    direct = [until_said(host, f"{other.name}: direct", enrolled) for host, other in ((here, there), (there, here))]
+    return max(direct) - enrolled
+
+
+def outage(cluster: Cluster, here: Host, there: Host, near: Host, far: Host, talk: Conversation) -> float:
+    """Seconds from the death of the direct path to the moment at which both sides have left it."""
+    addresses = [str(near.address), str(far.address)]
+    dead = time.time()
+    with silenced(near, addresses[1]), silenced(far, addresses[0]):
+        left = [until_said(host, f"{other.name}: back", dead) for host, other in ((here, there), (there, here))]
+        talk.wait_until_it_goes_on(PATIENCE_S)
+    healed = time.time()
+    # Attempts come at growing pauses; another address of one's own would make the next one come at once.
+    for host, other in ((here, there), (there, here)):
+        until_said(host, f"{other.name}: direct", healed, 120)
+    return max(left) - dead
+
+
+def idle_bytes_s() -> float:
+    """Bytes per second of one of many nodes that all have direct paths, for 50 peers."""
+    with World("bench-idle") as world:
+        wan = world.switch("wan", "192.88.99.0/24")
+        hub = world.host("hub", wan, "192.88.99.10")
+        workers = [world.host(f"w{n}", wan, f"192.88.99.{20 + n}") for n in range(IDLE_WORKERS)]
+        cluster = Cluster.without_ray(hub, workers)
+        first = workers[0]
+
+        def all_direct() -> bool:
+            nodes = cluster.meshray(first, "status", check=False)["nodes"]
+            return all(node["path"]["kind"] in ("direct", "self") for node in nodes)
+
+        first.wait_until(all_direct, PATIENCE_S, "direct paths to all")
+        time.sleep(IDLE_SETTLE_S)  # every path was measured and sampled by then
+        before = carried(first)
+        time.sleep(IDLE_S)
+        return (carried(first) - before) / IDLE_S / (IDLE_WORKERS - 1) * 50
+
+
+def carried(host: Host) -> int:
+    """Bytes in and out of the underlay interface."""
+    (link,) = host.run(["ip", "-json", "-s", "link", "show", "eth0"]).json()
+    return int(link["stats64"]["rx"]["bytes"]) + int(link["stats64"]["tx"]["bytes"])
+
+
+def stamp(host: Host, log: str, words: str) -> float:
+    """When the last line with these words was written, unix seconds."""
+    lines = host.path(f"/var/lib/meshray/log/{log}.log").read_text().splitlines()
+    line = next((line for line in reversed(lines) if words in line), "")
+    return datetime.strptime(line[:23], _STAMP).timestamp() if line else 0.0
+
+
+def until_said(host: Host, words: str, since: float, deadline_s: float = PATIENCE_S) -> float:
+    """When the agent said this after ``since``."""
+    host.wait_until(lambda: stamp(host, "agent", words) >= since, deadline_s, f"{host.name} to say {words!r}")
+    return stamp(host, "agent", words)
