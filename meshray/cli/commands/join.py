@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import socket
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -208,8 +209,16 @@ def _prepare(app: App, wish: Wish) -> Found:
         port = _listen_port(wish)
         progress.stage("preflight", "ok", wireguard + (f", UDP port {port}" if port else ""))
         head = HEAD in wish.roles
+        # While Ray's own interpreter answers, this one has time.
+        threading.Thread(target=_import_for_enrolment).start()
         installation = look_for_ray(app, progress, wish.ray, head=head) if wish.with_ray else None
     return Found(installation, port, wish.endpoints or _endpoints(wish, port))
+
+
+def _import_for_enrolment() -> None:
+    """A tenth of a second that would have to be waited for later."""
+    import aiohttp  # noqa: F401
+    from cryptography.hazmat.primitives.asymmetric import x25519  # noqa: F401
 
 
 def _listen_port(wish: Wish) -> int:
