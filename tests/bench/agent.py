@@ -23,15 +23,19 @@ TITLE = f"An agent at rest, with {PEERS} peers"
 HOW = f"""
 The agents of a head and of a worker, both with Ray, in a mesh of {PEERS} more nodes, all enrolled and online (their
 links to the coordinator are real and held by one process). First these nodes have no WireGuard device, so every probe
-to them is lost; then each has a device of its own, a handshake with the hub, and answers. Processor time is that of the
-process and of the programs that it called (/proc/PID/stat), in windows long enough to hold everything that the agent
-does now and then. Memory is VmRSS; Pss counts pages that other processes share in part only.
+to them is lost; then each has a device of its own, a handshake with the hub, and answers over it. They take no part in
+finding direct ways, so the worker's agent tries that in vain and gives it up bit by bit: its first minute is shown for
+itself. Processor time is that of the process and of the programs that it called (/proc/PID/stat), in windows long
+enough to hold everything that the agent does now and then. Memory is VmRSS; Pss counts pages that other processes
+share in part only.
 """
-WINDOWS = 3
+WINDOWS = 2
 #: The firewall is looked at every 60 s, all else more often.
 WINDOW_S = 61.0
 #: From the last change until the first window: what came last must have been dealt with.
 SETTLE_S = 15.0
+#: The same for nodes that can be dialled: ways to each of them are tried, less and less often where that is in vain.
+SETTLE_WAYS_S = 120.0
 MAX_RSS_MB = 60.0
 MAX_CPU_PERCENT = 1.0
 _COUNTER = f"""
@@ -87,12 +91,17 @@ def measure(say: Callable[[str], None]) -> Measured:
         configured = len(head.run(["wg", "show", "meshray0", "peers"]).stdout.split())
         assert configured == PEERS + 1, f"the head's device has {configured} peers"
         agents = [Agent.of(head), Agent.of(worker)]
+        time.sleep(SETTLE_S)
         figures = rest(agents, "silent", say)
         to_silent = probes(head)
         peers.send_signal(signal.SIGUSR1)
         world.wait_until(lambda: "answering" in peers.output, 90, "peers that answer")
+        first_minute = processor(agents[1], 60)
+        time.sleep(SETTLE_WAYS_S - 60)
+        before = probes(head)
         figures += rest(agents, "answering", say)
-        heard, per_minute = answering(cluster, head), (probes(head) - to_silent) / WINDOWS / WINDOW_S * 60
+        figures.append(Figure("worker, the minute after they came: processor", "% of a core", (first_minute,)))
+        heard, per_minute = answering(cluster, head), (probes(head) - before) / WINDOWS / WINDOW_S * 60
     return Measured(
         tuple(figures),
         (
@@ -103,10 +112,16 @@ def measure(say: Callable[[str], None]) -> Measured:
     )
 
 
+def processor(agent: Agent, seconds: float) -> float:
+    """What the agent uses from now on for so long, percent of a core."""
+    before = agent.cpu_s()
+    time.sleep(seconds)
+    return 100 * (agent.cpu_s() - before) / seconds
+
+
 def rest(agents: list[Agent], peers: str, say: Callable[[str], None]) -> list[Figure]:
     """Figures of all agents at once, over some windows."""
     say(f"peers {peers}: {WINDOWS} windows of {WINDOW_S:.0f} s")
-    time.sleep(SETTLE_S)
     cpu: dict[Agent, list[float]] = {agent: [] for agent in agents}
     rss: dict[Agent, list[float]] = {agent: [] for agent in agents}
     pss: dict[Agent, list[float]] = {agent: [] for agent in agents}
