@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -19,6 +22,7 @@ from meshray.errors import RefusedError
 
 #: A person may have to type a password for the stream first, seconds; who opened it ends it when it fails.
 _PATIENCE_S = 120.0
+_CLOSING_S = 0.05
 
 
 class _OneStream(aiohttp.BaseConnector):
@@ -28,19 +32,32 @@ class _OneStream(aiohttp.BaseConnector):
         super().__init__(limit=1)
         self._stream = stream
         self._fingerprint = fingerprint
+        self._transport: asyncio.BaseTransport | None = None
+
+    async def hang_up(self) -> None:
+        """Ends the connection at once: the loop may end with this call, and TLS's goodbye would need another round."""
+        if isinstance(self._transport, asyncio.Transport):
+            self._transport.abort()
+        await asyncio.sleep(_CLOSING_S)
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         # Nothing is trusted but the fingerprint, which is compared before a byte is sent.
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         self._stream.setblocking(False)
-        transport, protocol = await self._loop.create_connection(
-            self._factory,
-            sock=self._stream,
-            ssl=context,
-            server_hostname="meshray",
-            ssl_handshake_timeout=_PATIENCE_S,
-        )
+        try:
+            transport, protocol = await self._loop.create_connection(
+                self._factory,
+                sock=self._stream,
+                ssl=context,
+                server_hostname="meshray",
+                ssl_handshake_timeout=_PATIENCE_S,
+            )
+        except BaseException:
+            # asyncio closes what it had opened in the next round of the loop, which may be the last one.
+            await asyncio.sleep(_CLOSING_S)
+            raise
+        self._transport = transport
         found = transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
         if not hmac.compare_digest(hashlib.sha256(found).digest(), self._fingerprint):
             transport.abort()
@@ -52,12 +69,17 @@ class _OneStream(aiohttp.BaseConnector):
         return protocol
 
 
-def session_over(stream: socket.socket, fingerprint: bytes) -> aiohttp.ClientSession:
+@asynccontextmanager
+async def session_over(stream: socket.socket, fingerprint: bytes) -> AsyncIterator[aiohttp.ClientSession]:
     """A session all of whose requests go through the stream.
 
     Args:
         fingerprint: SHA-256 of the certificate; a RefusedError is raised where another one answers.
     """
-    return aiohttp.ClientSession(
-        connector=_OneStream(stream, fingerprint), timeout=aiohttp.ClientTimeout(total=_PATIENCE_S)
-    )
+    connector = _OneStream(stream, fingerprint)
+    timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)
+    try:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            yield session
+    finally:
+        await connector.hang_up()
