@@ -50,8 +50,10 @@ WAITING = "waiting"
 DRAINED = "drained"
 
 _log = logging.getLogger(__name__)
-#: How often a starting Ray is looked for in the head's node table.
+#: How often a starting head is asked whether it answers.
 _STARTING_POLL_S = 0.1
+#: The same where nobody waits for the answer: it costs the head's dashboard time in which Ray would start.
+_LISTED_POLL_S = 0.5
 _TABLE_TIMEOUT_S = 2.0
 #: How often it is written down which processes belong to Ray; a look at all of /proc.
 _FAMILY_POLL_S = 30.0
@@ -247,7 +249,7 @@ class RayNode:
             return STEADY_S
         life = time.monotonic() - self._spawned[0] if self._spawned else 0.0
         if life < SOUND_LIFE_S:
-            return _STARTING_POLL_S
+            return _LISTED_POLL_S if self._reported or not self._plan.head else _STARTING_POLL_S
         self.last_error = f"Ray runs for {life:.0f} s, but the head does not list this node as ALIVE"
         return STEADY_S
 
