@@ -51,7 +51,7 @@ wanted_packages() {
         echo iproute2 iptables iputils-ping nftables util-linux wireguard-go wireguard-tools
     esac
     case $goal in test)
-        echo tinyproxy-bin
+        echo openssh-client openssh-server sudo tinyproxy-bin
         if [ "$(uname -m)" = x86_64 ] && ! kernel_has_wireguard; then
             # Ubuntu's kernels have WireGuard; Debian's plain one (not the cloud one, which lacks 9p) boots in QEMU.
             echo busybox-static kmod qemu-system-x86 udev
@@ -90,13 +90,16 @@ install_packages() {
     for package in $optional; do
         ! apt-cache show "$package" >/dev/null 2>&1 || missing="$missing $package"
     done
-    case " $missing " in *" firewalld "*)
-        # The tests start their own inside their hosts; this machine's firewall is not to change by installing it.
-        if [ -d /run/systemd/system ]; then
-            say "firewalld is installed for the tests, masked: systemctl unmask firewalld if you want to use it"
-            systemctl mask firewalld
-        fi
-    esac
+    # The tests start their own inside their hosts; installing them is not to change this machine's firewall or to open
+    # a way into it.
+    for service in firewalld:firewalld openssh-server:ssh; do
+        case " $missing " in *" ${service%:*} "*)
+            if [ -d /run/systemd/system ]; then
+                say "${service%:*} is installed for the tests, masked: systemctl unmask ${service#*:} if you want to use it"
+                systemctl mask "${service#*:}"
+            fi
+        esac
+    done
     if [ -n "$missing" ]; then
         say "installing Debian packages: $missing"
         apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends $missing

@@ -63,7 +63,9 @@ def lab_misses() -> str:
 
 
 def _lab_tests_miss() -> str:
-    return lab_misses() or ("" if _program("tinyproxy") else "a proxy (apt-get install tinyproxy-bin)")
+    wanted = {"tinyproxy": "tinyproxy-bin", "sshd": "openssh-server", "ssh": "openssh-client", "sudo": "sudo"}
+    packages = [package for program, package in wanted.items() if not _program(program)]
+    return lab_misses() or (f"programs (apt-get install {' '.join(packages)})" if packages else "")
 
 
 def _vm_misses() -> str:
