@@ -115,6 +115,15 @@ def test_ray_counts_the_resources_of_all_three(cluster: Cluster) -> None:
     assert "3.0 CPU" in cluster.job("ray", "status").stdout
 
 
+def test_ray_nodes_carry_the_class_of_their_link(cluster: Cluster) -> None:
+    labels = cluster.python("import json, ray; ray.init('auto'); print(json.dumps([n['Labels'] for n in ray.nodes()]))")
+    classes = {"lt1ms", "lt10ms", "lt50ms", "lt150ms", "ge150ms"}
+    assert [label["meshray.io/path"] for label in labels] == ["direct"] * 3
+    assert {label["meshray.io/rtt"] for label in labels if "meshray.io/rtt" in label} <= classes
+    assert sum("meshray.io/rtt" in label for label in labels) == 2  # the head has none to itself
+    assert all("meshray.io/site" in label for label in labels if "meshray.io/rtt" in label)
+
+
 def test_status_shows_every_node_and_the_sum(cluster: Cluster) -> None:
     for host in cluster.hosts:
         status = cluster.meshray(host, "status")
