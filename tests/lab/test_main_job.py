@@ -124,6 +124,13 @@ def test_ray_nodes_carry_the_class_of_their_link(cluster: Cluster) -> None:
     assert all("meshray.io/site" in label for label in labels if "meshray.io/rtt" in label)
 
 
+def test_a_driver_behind_sudo_runs_as_the_person_as_whom_ray_runs(cluster: Cluster) -> None:
+    _, nested = cluster.workers
+    done = nested.run(["meshray", "run", "--", "sh", "-c", "id -u; echo $HOME"])
+    assert done.stdout.splitlines()[0] == str(PERSON_UID)
+    assert "/root" not in done.stdout
+
+
 def test_status_shows_every_node_and_the_sum(cluster: Cluster) -> None:
     for host in cluster.hosts:
         status = cluster.meshray(host, "status")

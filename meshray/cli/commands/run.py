@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from meshray.cli.options import json_option
 from meshray.cli.results import EnvResult, Result
 from meshray.cli.tables import child
 from meshray.errors import MeshrayError, UsageError
+from meshray.runtime.person import Person
 
 
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -30,16 +32,29 @@ def run_command(app: App, command: tuple[str, ...]) -> None:
       meshray run -- ray job submit --working-dir . -- python job.py
 
     The command replaces meshray: its output and its exit code are its own. Programs of this node's Ray are found
-    even where its virtual environment is not activated.
+    even where its virtual environment is not activated. Behind sudo it runs as the person as whom Ray runs.
     """
-    environ = {**app.environ, **_environment(app)}
+    answer = app.control().ask("env")
+    environ = {**app.environ, **_variables(answer)}
     environ["PATH"] = os.pathsep.join([environ.get("PATH", os.defpath), *_ray_folders(app)])
     program = shutil.which(command[0], path=environ["PATH"])
     if program is None:
         raise UsageError("no_program", f"there is no program {command[0]!r} on PATH", hint="meshray run -- CMD")
     app.stdout.flush()
     app.stderr.flush()
+    uid = answer.get("person_uid")
+    if app.euid == 0 and isinstance(uid, int) and uid != 0:
+        environ.update(_become(Person.by_uid(uid)))
     os.execve(program, command, environ)  # noqa: S606 - replacing this process is what `run` is for
+
+
+def _become(person: Person) -> dict[str, str]:
+    """Gives up root. A driver of root's makes folders in Ray's session in which the person's workers cannot write, and
+    they end at once; so nobody's program runs as root on a node whose Ray does not."""
+    os.setgroups(person.groups)
+    os.setgid(person.gid)
+    os.setuid(person.uid)
+    return {"HOME": str(person.home), "USER": person.name, "LOGNAME": person.name}
 
 
 def _ray_folders(app: App) -> list[str]:
@@ -65,8 +80,8 @@ def env_command(app: App) -> Result:
     Example:
       eval "$(meshray env)"
     """
-    return EnvResult(_environment(app))
+    return EnvResult(_variables(app.control().ask("env")))
 
 
-def _environment(app: App) -> dict[str, str]:
-    return {name: str(value) for name, value in child(app.control().ask("env"), "env").items()}
+def _variables(answer: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in child(answer, "env").items()}
