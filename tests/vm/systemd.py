@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.host import Host, Result
+from tests.lab.waiting import wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
 UNITS = "/etc/systemd/system"
@@ -84,5 +85,7 @@ def systemd_on(host: Host) -> Iterator[Systemd]:
     finally:
         (group / "cgroup.kill").write_text("1")
         process.wait(30)
+        # What was killed leaves its group only when it was reaped, a moment later.
+        wait_until(lambda: "populated 0" in (group / "cgroup.events").read_text(), 30, "the group to be empty")
         for folder, _, _ in os.walk(group, topdown=False):
             Path(folder).rmdir()
