@@ -354,8 +354,8 @@ class Agent:
 
     def ways(self) -> list[tuple[IPv4Address, Endpoint | None]]:
         """Every peer that can be heard, with the endpoint that its packets are sent to."""
-        view = self.view(None)
-        nodes = [node for node in self.map.nodes.values() if node.ip in set(self.peers_online())]
+        view, online = self.view(None), set(self.peers_online())
+        nodes = [node for node in self.map.nodes.values() if node.ip in online]
         paths = [(node.ip, path_to(view, node)) for node in nodes]
         return [(ip, path.endpoint) for ip, path in paths if path.kind != NONE]
 

@@ -92,8 +92,9 @@ def measure(say: Callable[[str], None]) -> Measured:
         assert configured == PEERS + 1, f"the head's device has {configured} peers"
         agents = [Agent.of(head), Agent.of(worker)]
         time.sleep(SETTLE_S)
+        before = probes(head)
         figures = rest(agents, "silent", say)
-        to_silent = probes(head)
+        to_silent = per_minute(probes(head) - before)
         peers.send_signal(signal.SIGUSR1)
         world.wait_until(lambda: "answering" in peers.output, 90, "peers that answer")
         first_minute = processor(agents[1], 60)
@@ -101,15 +102,20 @@ def measure(say: Callable[[str], None]) -> Measured:
         before = probes(head)
         figures += rest(agents, "answering", say)
         figures.append(Figure("worker, the minute after they came: processor", "% of a core", (first_minute,)))
-        heard, per_minute = answering(cluster, head), (probes(head) - before) / WINDOWS / WINDOW_S * 60
+        heard, to_answering = answering(cluster, head), per_minute(probes(head) - before)
     return Measured(
         tuple(figures),
         (
-            f"The head's agent goes on asking silent peers ({to_silent} probes so far; each costs one timer, and what "
-            f"it sends ends in the engine, which has no session for it). Then {heard} of {PEERS} peers answered, and "
-            f"the head sent {per_minute:.0f} probes and answers a minute.",
+            f"The head goes on asking silent peers: {to_silent:.0f} packets of probes leave it in a minute, one timer "
+            f"each, and they end in the engine, which has no session for them. Then {heard} of {PEERS} peers answered: "
+            f"{to_answering:.0f} packets in a minute, answers to the worker's included.",
         ),
     )
+
+
+def per_minute(packets: int) -> float:
+    """From all windows of one `rest`."""
+    return packets / (WINDOWS * WINDOW_S) * 60
 
 
 def processor(agent: Agent, seconds: float) -> float:
