@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 RECONCILE_S = 5.0
 #: The same while no handshake with the hub is fresh: the next address must be tried soon.
 IMPATIENT_S = 0.25
+#: … and while there was none at all: everything else waits for it.
+FIRST_HANDSHAKE_S = 0.05
 #: A hub looks this long for the endpoints of nodes that are new in the map.
 WATCH_S = 8.0
 
@@ -232,7 +234,9 @@ class Agent:
                 await asyncio.wait_for(self._wake.wait(), backoff_s(failures) if failures else delay_s)
 
     def _reconcile_interval_s(self) -> float:
-        if not self.overlay_up.is_set() or time.monotonic() < self._watch_until:
+        if not self.overlay_up.is_set():
+            return FIRST_HANDSHAKE_S
+        if time.monotonic() < self._watch_until:
             return IMPATIENT_S
         if not (self.is_hub or self.hubs.any_fresh) or (self.pairs is not None and self.pairs.any_direct):
             return 1.0

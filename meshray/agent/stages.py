@@ -44,6 +44,7 @@ class Stages:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._progress = agent.progress
+        self._let_in = asyncio.Event()
 
     async def run(self) -> None:
         """Goes through them all, then ends; what it started goes on as the agent's tasks."""
@@ -52,9 +53,10 @@ class Stages:
         device = agent.parts.device
         self._progress.set("overlay", "ok", f"{agent.me.ip} on {device.name} ({device.kind})")
         if agent.parts.firewall is not None:
-            self._progress.set("firewall", "run")
-            await self._apply_firewall(agent.parts.firewall)
+            # Beside what follows: nobody needs to come in before Ray has started, which takes longer.
             agent.tasks.start(self._keep_firewall(agent.parts.firewall), "firewall")
+        else:
+            self._let_in.set()
         if agent.parts.prober is not None:
             await self._open_prober(agent.parts.prober)
             agent.tasks.start(agent.parts.prober.run(agent.peers_to_probe), "prober")
@@ -66,12 +68,15 @@ class Stages:
             agent.tasks.start(agent.pairs.run(), "pairs")
         if agent.parts.ray is None:
             self._progress.set("ray", "skip", agent.parts.no_ray_because)
+            await self._let_in.wait()
             self._progress.finish(self._summary(None))
             agent.parts.ray = await self._wait_for_a_head()
         self._progress.set("ray", "run")
         await self._label(agent.parts.ray)
         agent.tasks.start(agent.parts.ray.run(), "ray")
-        self._progress.finish(self._summary(await self._wait_for_ray(agent.parts.ray)))
+        table = await self._wait_for_ray(agent.parts.ray)
+        await self._let_in.wait()
+        self._progress.finish(self._summary(table))
 
     async def _wait_for_overlay(self) -> None:
         agent = self._agent
@@ -162,6 +167,9 @@ class Stages:
             ) from None
 
     async def _keep_firewall(self, firewall: FirewallPart) -> None:
+        self._progress.set("firewall", "run")
+        await self._apply_firewall(firewall)
+        self._let_in.set()
         async for _ in firewall.changes():
             await self._apply_firewall(firewall)
 

@@ -22,7 +22,7 @@ by the same program for both. `ray start --address …` goes to a second head, w
 network without meshray. Both run on the same worker host, in turn, and everything of one is gone before the other
 starts. The difference is that of each pair. `meshray join` counts enrolment, key, tunnel, handshake and firewall in.
 """
-PAIRS = 7
+PAIRS = 5
 LIMIT_S = 1.0
 #: What a Ray that has just ended may still do is not part of the next measurement, seconds.
 PAUSE_S = 3.0

@@ -20,7 +20,7 @@ that client, one TLS WebSocket, and the coordinator's relay on the head. iperf3,
 second pair in the other order; the ratio is that of each pair. Round trips: the median of `ping` with 10 ms between
 two packets, in turn in the same way, on an otherwise idle tunnel.
 """
-PAIRS = 6
+PAIRS = 5
 SECONDS = 4
 LOWEST_RATIO = 0.6
 MOST_ADDED_MS = 1.0

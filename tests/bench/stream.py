@@ -17,7 +17,7 @@ iperf3, one stream, worker to head, between two hosts on one switch. Through mes
 device of the same engine on the same two hosts, configured with `wg` and `ip` as WireGuard's quick start does. The two
 take turns, and every second pair in the other order; the ratio is that of each pair. No Ray runs.
 """
-PAIRS = 8
+PAIRS = 5
 SECONDS = 4
 LOWEST_RATIO = 0.97
 MESHRAY, BY_HAND = "meshray0", "byhand0"
