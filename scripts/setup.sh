@@ -63,7 +63,7 @@ wanted_packages() {
 # What single tests try themselves against, where the release has it: they say so when they are left out.
 optional_packages() {
     case $goal in test)
-        echo dbus firewalld systemd ufw vagrant
+        echo dbus firewalld iperf3 systemd ufw vagrant
     esac
 }
 

@@ -64,7 +64,9 @@ class Operations:
         return await self._agent.progress.follow(emit)
 
     async def _env(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        return {"env": dict(self._client_environment()), "person_uid": self._agent.enrolment.person_uid}
+        # It asks Ray's interpreter, which may take its time.
+        environment = await asyncio.to_thread(self._client_environment)
+        return {"env": dict(environment), "person_uid": self._agent.enrolment.person_uid}
 
     async def _ping(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         node = self._agent.find(wire.text(request, "node", 63))

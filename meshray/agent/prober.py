@@ -198,5 +198,8 @@ class Prober:
             # Spread by a little: fifty nodes that joined together must not all probe in the same second for ever.
             due.update({peer: now + INTERVAL_S * random.uniform(0.9, 1.1) for peer in ready})  # noqa: S311 - no secret
             _, *answers = await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))
-            # One lost packet is no news; a second look tells.
-            due.update({peer: now + _AGAIN_S for peer, rtt in zip(ready, answers, strict=True) if rtt is None})
+            # One lost packet is no news; a second look tells. Who is silent for good is asked as seldom as all.
+            lost = [
+                peer for peer, rtt in zip(ready, answers, strict=True) if rtt is None and not self.measured(peer).silent
+            ]
+            due.update({peer: now + _AGAIN_S for peer in lost})
