@@ -35,6 +35,7 @@ class Enrolment:
         ray: the `ray` program that was found when the node enrolled; empty without Ray.
         ray_args: what the person passed after ``--``.
         person_uid: as whom Ray runs.
+        observed: the address from which this node enrolled, as the coordinator saw it; empty where not told.
         transport: how the tunnel to the hub may travel; see `meshray.agent.transport`.
         taken_out: the coordinator removed this node; the agent must not start again.
     """
@@ -58,6 +59,7 @@ class Enrolment:
     labels: Mapping[str, str] = field(default_factory=dict)
     taken_out: bool = False
     transport: Mode = "auto"
+    observed: str = ""
 
     @classmethod
     def load(cls, home: Home) -> Enrolment:
@@ -91,6 +93,7 @@ class Enrolment:
                 labels=wire.text_map(value, "labels"),
                 taken_out=wire.flag(value, "taken_out"),
                 transport=parse_mode(wire.text(value, "transport", 8, "auto")),
+                observed=wire.text(value, "observed", 45, ""),
             )
         except (wire.WireError, UsageError) as error:
             raise damaged(home.enrolment, error) from None
@@ -118,6 +121,7 @@ class Enrolment:
             "labels": dict(self.labels),
             "taken_out": self.taken_out,
             "transport": self.transport,
+            "observed": self.observed,
         }
         write_atomically(home.enrolment, json.dumps(value, indent=1))
 

@@ -18,6 +18,7 @@ from meshray.agent.parts import FirewallPart, RayPart
 from meshray.agent.prober import Prober
 from meshray.agent.report import path_to
 from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
 from meshray.model.classes import link_labels, site_of
 from meshray.model.status import RayState
 from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
@@ -117,7 +118,15 @@ class Stages:
         ray.head_instance(head.ray_instance)
         path = path_to(agent.view(None), head)
         rtt_ms = await prober.round_trip(head.ip, _LABEL_PROBE_S) if prober is not None and head != agent.me else None
-        ray.label(link_labels(rtt_ms, path.kind, path.transport, site_of(agent.enrolment.labels, agent.me.seen)))
+        # The hub's sighting comes a moment after the first handshake; where the node enrolled from is known already.
+        seen = agent.me.seen or self._enrolled_from()
+        ray.label(link_labels(rtt_ms, path.kind, path.transport, site_of(agent.enrolment.labels, seen)))
+
+    def _enrolled_from(self) -> Endpoint | None:
+        observed = self._agent.enrolment.observed
+        endpoint = Endpoint(observed, self._agent.enrolment.mesh_port)
+        # Through ssh it came from the coordinator's own machine.
+        return endpoint if endpoint.ip is not None and not endpoint.ip.is_loopback else None
 
     async def _wait_for_ray(self, ray: RayPart) -> RayTable | None:
         """Until the head's Ray says ALIVE of this node and counts what it offers; None where it is drained."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -155,7 +156,7 @@ class _Api:
     async def enrol(self, request: web.Request) -> web.StreamResponse:
         asked = EnrolRequest.from_json(await _body(request))
         answer = await self._service.enrol(asked)
-        return success(answer.to_json())
+        return success(replace(answer, observed=request.remote or "").to_json())
 
     async def agent(self, request: web.Request) -> web.StreamResponse:
         credential = _credential(request)

@@ -88,6 +88,7 @@ class EnrolAnswer:
         mesh_secret: from which each pair of nodes derives its preshared key.
         ray_token: Ray's own token of this mesh.
         map: the first map, so that the tunnel can be set up without another call.
+        observed: the address from which the request came, as the coordinator sees it; empty where it does not tell.
     """
 
     node_id: str
@@ -95,6 +96,7 @@ class EnrolAnswer:
     mesh_secret: MeshSecret
     ray_token: str = field(repr=False)
     map: MeshMap
+    observed: str = ""
 
     def to_json(self) -> dict[str, object]:
         """The JSON form; it holds secrets and is never logged."""
@@ -104,6 +106,7 @@ class EnrolAnswer:
             "mesh_secret": self.mesh_secret.reveal(),
             "ray_token": self.ray_token,
             "map": self.map.to_json(),
+            "observed": self.observed,
         }
 
     @classmethod
@@ -115,4 +118,5 @@ class EnrolAnswer:
             MeshSecret.parse(wire.text(value, "mesh_secret", 44)),
             wire.text(value, "ray_token", 256),
             MeshMap.from_json(wire.mapping(value, "map")),
+            wire.text(value, "observed", 45, ""),
         )

@@ -18,15 +18,15 @@ HOW = """
 A hub and two workers, each behind a port-keeping NAT of its own, agents and wireguard-go as they come. *To direct*: one
 worker leaves and joins again; from the line of the coordinator's log that says it is enrolled to the later of the two
 agents' lines that say the path to the other is direct. *To the hub*: a TCP connection talks over the direct path, then
-each router drops all that comes from the other; until both agents say that they went back. *Idle*: eight workers on
-one switch, all pairs direct; the bytes of one worker's underlay interface, both directions, over a minute, those of its
-connection to the coordinator counted in; what 7 peers cost is multiplied to 50.
+each router drops all that comes from the other; until both agents say that they went back. *Idle*: five workers on
+one switch, all pairs direct; the bytes of one worker's underlay interface, both directions, over 40 s, those of its
+connection to the coordinator counted in; what 4 peers cost is multiplied to 50.
 """
-ROUNDS = 5
+ROUNDS = 4
 PATIENCE_S = 40
-IDLE_WORKERS = 8
-IDLE_S = 60
-IDLE_SETTLE_S = 150
+IDLE_WORKERS = 5
+IDLE_S = 40
+IDLE_SETTLE_S = 100
 _STAMP = "%Y-%m-%d %H:%M:%S,%f"
 
 

@@ -276,6 +276,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             node_id=answer.node_id,
             name=me.name,
             credential=answer.credential,
+            observed=answer.observed,
             coordinators=coordinators,
             fingerprint=wish.token.fingerprint.hex(),
             mesh_secret=answer.mesh_secret,
