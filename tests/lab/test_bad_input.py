@@ -207,6 +207,7 @@ def test_another_ray_than_the_head_s_and_ctrl_c_while_ray_starts(place: Place) -
     stranger.shell(FAKE_RAY.format(folder="/root/ray", version="2.58.1"))
     init = later.popen(["meshray", "init", "--ray", "/root/ray"])
     later.wait_until(lambda: "\nray: …" in init.output, 60, "init has come to Ray")
+    later.wait_until(lambda: "coordinator: ok" in init.output, 30, "the coordinator")
     token = up(later, "token", "create")["token"]
     pip = "/root/ray/bin/python -m pip install 'ray[default]==2.59.0'"
     refused(stranger, ["join", "--ray", "/root/ray", token], 1, "version_mismatch", "Ray 2.59.0", "Ray 2.58.1", pip)
