@@ -31,11 +31,12 @@ _FINE_S, _COARSE_S = 0.05, 0.5
 _AFTER_YOU_S = 2.0
 #: So many pairs are tried at once: each costs a WireGuard handshake.
 _AT_ONCE = 8
-#: More bytes a second to a peer than keepalives and handshakes make mean that data flows, and still may a while later.
-_ACTIVE_BYTES_S = 40.0
+#: More bytes in a second to a peer than a handshake (148) or a keepalive (32) has mean that data flows, and still may
+#: a while later.
+_ACTIVE_BYTES_S = 160.0
 _ACTIVE_FOR_S = 6.0
 #: Over so long at least the bytes are counted.
-_RATE_S = 0.5
+_RATE_S = 0.95
 #: A probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own.
 _PROBE_BYTES = 80
 

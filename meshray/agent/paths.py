@@ -31,7 +31,7 @@ TRIAL_S = 0.9
 #: Probes while trying, while data flows, and while nothing happens. 50 idle peers then cost below 2 kB/s.
 PROBE_TRYING_S = 0.15
 PROBE_ACTIVE_S = 0.5
-PROBE_IDLE_S = 15.0
+PROBE_IDLE_S = 20.0
 #: An answer later than this counts as lost.
 PROBE_TIMEOUT_S = 1.0
 #: So many lost probes in a row are the end of a way.
