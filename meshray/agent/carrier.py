@@ -66,11 +66,6 @@ class Carrier:
         self._last_heard: float | None = None
         self._next_probe = 0.0
 
-    @property
-    def is_relayed(self) -> bool:
-        """Whether the tunnel goes through the relay."""
-        return self._client is not None
-
     def network_changed(self) -> None:
         """Another network may let UDP pass, or may not."""
         self._transport = replace(self._transport, since=time.time())

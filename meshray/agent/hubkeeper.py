@@ -65,10 +65,6 @@ class HubKeeper:
         choice = self._choices.get(hub_id)
         return choice.endpoint if choice is not None else None
 
-    def is_relayed(self, hub_id: str) -> bool:
-        """Whether the tunnel with this hub goes through a relay."""
-        return hub_id in self._through
-
     def last_heard(self, observed: DeviceState | None, hub_id: str) -> float | None:
         """The last handshake with this hub, unix seconds."""
         hub = self._hubs.get(hub_id)

@@ -33,7 +33,7 @@ from meshray.agent.netwatch import network_changes
 from meshray.agent.operations import Operations
 from meshray.agent.parts import Parts
 from meshray.agent.prober import Prober
-from meshray.agent.ray_part import RayOnNode, ray_plan
+from meshray.agent.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
 from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
 from meshray.model.keys import PrivateKey
@@ -52,8 +52,6 @@ from meshray.wireguard.open import open_device
 
 log = logging.getLogger(__name__)
 
-#: The head's dashboard answers in milliseconds, or it is not there.
-_TABLE_TIMEOUT_S = 3.0
 _LOG_BYTES = 5 * 1024 * 1024
 
 
@@ -170,7 +168,7 @@ def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str,
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         # Without a head this node's Ray was not looked for; the map has what it said when it enrolled.
         versions=replace(ray.installation.versions if isinstance(ray, _Ray) else me.versions, meshray=__version__),
-        ray_table=lambda head: node_table(head, enrolment.ray_token, _TABLE_TIMEOUT_S),
+        ray_table=lambda head: node_table(head, enrolment.ray_token, TABLE_TIMEOUT_S),
         no_ray_because=ray if isinstance(ray, str) else "",
     )
 

@@ -18,7 +18,7 @@ from meshray.runtime.person import Person
 from meshray.settings import INTERFACE, Home
 
 #: The head's dashboard answers in milliseconds, or it is not there.
-_TABLE_TIMEOUT_S = 3.0
+TABLE_TIMEOUT_S = 3.0
 
 
 def ray_plan(enrolment: Enrolment, me: Node, head: Node, mesh_map: MeshMap, home: Home) -> RayPlan:
@@ -67,7 +67,7 @@ class RayOnNode:
     async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
         """Ray's own node table; None where the head does not answer."""
         try:
-            table = await node_table(self._head_ip, self._token, _TABLE_TIMEOUT_S)
+            table = await node_table(self._head_ip, self._token, TABLE_TIMEOUT_S)
         except MeshrayError as error:
             self._refused = error.message
             return None
