@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 #: How often the device is compared with what it should be when nothing tells of a change.
 RECONCILE_S = 5.0
 #: The same while no handshake with the hub is fresh: the next address must be tried soon.
-IMPATIENT_S = 0.25
+IMPATIENT_S = 0.1
 #: … and while there was none at all: everything else waits for it.
 FIRST_HANDSHAKE_S = 0.05
 #: A hub looks this long for the endpoints of nodes that are new in the map.

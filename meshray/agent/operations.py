@@ -25,8 +25,6 @@ from meshray.model.status import RayState
 #: Between two echoes of one `meshray ping`.
 PING_INTERVAL_S = 0.5
 _MAX_PINGS = 1000
-#: The doctor does not wait longer for a peer.
-_DOCTOR_PING_S = 1.5
 
 ClientEnvironment = Callable[[], Mapping[str, str]]
 
@@ -99,17 +97,12 @@ class Operations:
         return ways
 
     async def _doctor(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        from meshray.doctor.report import Facts, examine
+        from meshray.agent.survey import survey
+        from meshray.doctor.facts import Facts
+        from meshray.doctor.report import examine
 
-        agent = self._agent
-        # Fresh answers, not the last minute's.
-        await asyncio.gather(
-            *(self._round_trip(agent.find(str(ip)), _DOCTOR_PING_S) for ip in agent.peers_online()),
-        )
-        facts = Facts(
-            status=build_status(agent.view(await self._ray_table())),
-            ray_nodes=frozenset(agent.ray_nodes()),
-        )
+        status, mine = await survey(self._agent, await self._ray_table())
+        facts = Facts(status=status, ray_nodes=frozenset(self._agent.ray_nodes()), nodes={mine.name: mine})
         checks = examine(facts, wire.text(request, "node", 63, "") or None)
         return {"checks": [check.to_json() for check in checks]}
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from meshray.agent.paths import LAST_RETRY_S, PROBE_TIMEOUT_S, PairPath, candidates, why_not_direct
+from meshray.agent.paths import LAST_RETRY_S, PROBE_IDLE_S, PROBE_TIMEOUT_S, PairPath, candidates, why_not_direct
 from meshray.agent.prober import Prober
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
@@ -37,6 +37,9 @@ _ACTIVE_BYTES_S = 160.0
 _ACTIVE_FOR_S = 6.0
 #: Over so long at least the bytes are counted.
 _RATE_S = 0.95
+#: A probe of the peer that says it hears us proves both directions as ours would: ours waits this share of the idle
+#: interval from then on, less than all of it, so that the sides take turns and both measure the round trip.
+_TURN = 0.9
 #: A probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own.
 _PROBE_BYTES = 80
 
@@ -202,6 +205,8 @@ class Pairs:
             return False
         self._count_probe(node.public_key)
         self._set(node, self.path(node).pinged(hears_us, self._clock()))
+        if hears_us and self.path(node).carries:
+            self._probed[node.id] = max(self._probed.get(node.id, 0.0), self._clock() - (1 - _TURN) * PROBE_IDLE_S)
         return self.path(node).hears
 
     def _by_probe_address(self, address: IPv4Address) -> Node | None:

@@ -9,11 +9,14 @@ The same function answers in the agent (which has a status) and in the command l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from meshray.errors import MeshrayError
-from meshray.model.status import Status
+
+if TYPE_CHECKING:
+    from meshray.doctor.facts import Facts
 
 OK = "ok"
 WARN = "warn"
@@ -23,30 +26,28 @@ SKIP = "skip"
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the checks look at.
+class Finding:
+    """What a check found, about the mesh as a whole (no node), about one node, or about the way from one to another.
 
     Attributes:
-        enrolled: this machine is a node of some mesh.
-        agent_error: why the agent cannot be asked; empty where it can.
-        status: None where the agent cannot be asked.
-        ray_nodes: the names of the nodes on which Ray is meant to run.
+        evidence: what was seen, with numbers and names.
+        fix: the next command, with the node on which it is to be given where that is another.
+        node: where it was found.
+        peer: the other end, where it is about a pair: from ``node`` to ``peer``.
+        repair: a key of `meshray.doctor.repairs.REPAIRS`, where meshray can mend it by itself.
     """
-
-    enrolled: bool = True
-    agent_error: str = ""
-    status: Status | None = None
-    ray_nodes: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found, about the mesh as a whole (no node) or about one node."""
 
     status: str
     evidence: str
     fix: str = ""
     node: str = ""
+    peer: str = ""
+    repair: str = ""
+
+    @property
+    def concerns(self) -> frozenset[str]:
+        """The nodes that it is about; empty: the mesh."""
+        return frozenset({self.node, self.peer} - {""})
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ class Check:
     depends_on: tuple[str, ...]
     status: str
     node: str
+    peer: str
     evidence: str
     fix: str
+    repair: str
 
     def to_json(self) -> dict[str, object]:
         """One entry of ``doctor --json``."""
@@ -78,47 +81,83 @@ class Check:
             "title": self.title,
             "status": self.status,
             "node": self.node or None,
+            "peer": self.peer or None,
             "evidence": self.evidence,
             "fix": self.fix,
+            "repair": self.repair or None,
             "depends_on": list(self.depends_on),
         }
 
 
-def examine(facts: Facts, node: str | None = None) -> tuple[Check, ...]:
+@dataclass(frozen=True)
+class _Root:
+    """A failed check, or what was hidden by one: its code, whom it concerns, and the title of the cause."""
+
+    code: str
+    concerns: frozenset[str]
+    title: str
+
+    def hides(self, spec: Spec, finding: Finding) -> bool:
+        """Whether the finding only follows.
+
+        What fails for the mesh hides everything behind it; what fails for a node, all that concerns the node; what
+        fails between two nodes, what concerns no others than these two.
+        """
+        if self.code not in spec.depends_on:
+            return False
+        if len(self.concerns) == 2:
+            return bool(finding.concerns) and finding.concerns <= self.concerns
+        return self.concerns <= finding.concerns
+
+
+def examine(facts: Facts, node: str | None = None, specs: tuple[Spec, ...] | None = None) -> tuple[Check, ...]:
     """Every check in the order of what depends on what.
 
     Args:
         node: look at this node only (and at what concerns the whole mesh).
+        specs: other checks than `meshray.doctor.specs.SPECS`.
 
     Raises:
         MeshrayError: ``unknown_node``.
     """
-    from meshray.doctor.checks import SPECS
+    if specs is None:
+        from meshray.doctor.specs import SPECS
 
+        specs = SPECS
     names = {entry.name for entry in facts.status.nodes} if facts.status else set()
     if node is not None and facts.status and node not in names:
         raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray status")
     report: list[Check] = []
-    roots: dict[tuple[str, str], str] = {}  # (code, node) → title of the failed check behind it
-    for spec in SPECS:
-        root = next((roots[code, ""] for code in spec.depends_on if (code, "") in roots), None)
-        for finding in spec.look(facts) if root is None else [Finding(SKIP, f"follows from: {root}")]:
-            shown = _unless_it_follows(spec, finding, roots)
-            if shown.status == FAIL:
-                roots[spec.code, shown.node] = spec.title
-            elif root is not None:
-                roots[spec.code, ""] = root
-            report.append(_check(spec, shown))
-    return tuple(check for check in report if node is None or check.node in ("", node))
-
-
-def _unless_it_follows(spec: Spec, finding: Finding, roots: Mapping[tuple[str, str], str]) -> Finding:
-    """The finding, or a skip where another check failed for the same node before."""
-    root = next((roots[code, finding.node] for code in spec.depends_on if (code, finding.node) in roots), None)
-    if root is None or finding.status not in (FAIL, WARN):
-        return finding
-    return Finding(SKIP, f"follows from: {root}", node=finding.node)
+    roots: list[_Root] = []
+    for spec in specs:
+        of_mesh = next((root for root in roots if not root.concerns and root.code in spec.depends_on), None)
+        if of_mesh is not None:
+            # Without what it depends on it cannot even be looked at.
+            roots.append(_Root(spec.code, frozenset(), of_mesh.title))
+            report.append(_check(spec, Finding(SKIP, f"follows from: {of_mesh.title}")))
+            continue
+        found = []
+        for finding in spec.look(facts):
+            root = next((root for root in roots if root.hides(spec, finding)), None)
+            if root is not None and finding.status in (FAIL, WARN):
+                found.append(_Root(spec.code, finding.concerns, root.title))
+                finding = replace(finding, status=SKIP, evidence=f"follows from: {root.title}", fix="", repair="")  # noqa: PLW2901
+            elif finding.status == FAIL:
+                found.append(_Root(spec.code, finding.concerns, spec.title))
+            report.append(_check(spec, finding))
+        roots += found
+    return tuple(check for check in report if node is None or not check.node or node in (check.node, check.peer))
 
 
 def _check(spec: Spec, finding: Finding) -> Check:
-    return Check(spec.code, spec.title, spec.depends_on, finding.status, finding.node, finding.evidence, finding.fix)
+    return Check(
+        spec.code,
+        spec.title,
+        spec.depends_on,
+        finding.status,
+        finding.node,
+        finding.peer,
+        finding.evidence,
+        finding.fix,
+        finding.repair,
+    )

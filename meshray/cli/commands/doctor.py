@@ -13,7 +13,7 @@ from meshray.cli.tables import children
 from meshray.errors import MeshrayError, UnreachableError
 
 if TYPE_CHECKING:
-    from meshray.doctor.report import Facts
+    from meshray.doctor.facts import Facts
 
 #: Every peer is asked once more before the agent answers.
 _TIMEOUT_S = 30.0
@@ -44,7 +44,7 @@ def doctor_command(app: App, node: str | None) -> Result:
 
 def _without_agent(app: App, error: UnreachableError) -> Facts:
     from meshray.cli.enrolled import find_enrolment
-    from meshray.doctor.report import Facts
+    from meshray.doctor.facts import Facts
     from meshray.runtime.service import last_words
 
     home = app.home

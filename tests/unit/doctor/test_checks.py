@@ -4,7 +4,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, Facts, examine
+from meshray.doctor.facts import Facts
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, Path

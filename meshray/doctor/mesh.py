@@ -1,4 +1,4 @@
-"""The checks themselves: pure looks at `Facts`, in the order of what depends on what.
+"""Checks of the mesh as one node sees it: pure looks at a status, in the order of what depends on what.
 
 enrolled ─► agent_running ─┬► coordinator_reachable
                            └► handshake_fresh ─► peer_answers ─► ray_head_answers ─► ray_alive
@@ -7,11 +7,15 @@ enrolled ─► agent_running ─┬► coordinator_reachable
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Facts, Finding, Spec
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HEAD, HUB, STATIC
 from meshray.model.path import DIRECT, NONE, VIA_HUB
 from meshray.model.status import NodeStatus, Status
+
+if TYPE_CHECKING:
+    from meshray.doctor.facts import Facts
 
 #: WireGuard makes a new handshake every 120 s and refuses the old keys after 180 s (whitepaper, section 6.1:
 #: Rekey-After-Time, Reject-After-Time), so an older one means that nothing comes back.
@@ -126,12 +130,18 @@ def _ray_node(node: NodeStatus) -> Finding:
     return Finding(OK, f"ALIVE, {counted or f'{len(offered)} resources'}", node=node.name)
 
 
-SPECS: tuple[Spec, ...] = (
+FIRST: tuple[Spec, ...] = (
     Spec("enrolled", "this machine is a node", (), _enrolled),
     Spec("agent_running", "the agent runs", ("enrolled",), _agent_running),
+)
+CONTROL: tuple[Spec, ...] = (
     Spec("coordinator_reachable", "the coordinator is reachable", ("agent_running",), _coordinator_reachable),
+)
+PATH: tuple[Spec, ...] = (
     Spec("handshake_fresh", "the last WireGuard handshake is fresh", ("agent_running",), _handshake_fresh),
     Spec("peer_answers", "the node answers over the overlay", ("agent_running", "handshake_fresh"), _peer_answers),
+)
+RAY: tuple[Spec, ...] = (
     Spec(
         "ray_head_answers",
         "the Ray head answers",

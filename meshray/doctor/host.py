@@ -1,0 +1,15 @@
+"""Checks of the machine itself, with the facts that they look at (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshray.doctor.report import Spec
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """Of one node."""
+
+
+SPECS: tuple[Spec, ...] = ()

@@ -1,0 +1,58 @@
+"""What the probes are told of the node on which they run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from meshray.model.address import Endpoint
+from meshray.model.meshmap import MeshMap
+from meshray.model.status import Status
+from meshray.raynode.command import RayPlan
+from meshray.raynode.versions import RayInstallation
+from meshray.runtime.person import Person
+from meshray.settings import DEFAULT_PORT, INTERFACE, Home
+from meshray.wireguard.device import DeviceState
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is None or empty is not known: before the machine is enrolled, or because no agent runs.
+
+    Attributes:
+        name: of this node; empty: it is none.
+        ip: its overlay address.
+        mesh_port: UDP and TCP port of the mesh on hubs and coordinator.
+        listen_port: on which this node's WireGuard listens, 0: not known.
+        coordinators: where the coordinator may be, with ``fingerprint`` and ``credential`` as in the enrolment.
+        transport: as chosen at join: auto, udp or wss.
+        status: the mesh as this node sees it, every peer probed a moment ago.
+        device: WireGuard's own state; None: no tunnel.
+        endpoints_seen: of each peer as this node's WireGuard sees it, by node name.
+        ray_plan: what this node's Ray should be; None: none is meant to run here.
+        round_trip: milliseconds to an overlay address and back within the time given (seconds), None: no answer.
+    """
+
+    home: Home
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    interface: str = INTERFACE
+    name: str = ""
+    ip: IPv4Address | None = None
+    mesh_port: int = DEFAULT_PORT
+    listen_port: int = 0
+    is_hub: bool = False
+    hosts_coordinator: bool = False
+    coordinators: tuple[Endpoint, ...] = ()
+    fingerprint: bytes = b""
+    credential: str = field(default="", repr=False)
+    transport: str = "auto"
+    mesh_map: MeshMap | None = None
+    status: Status | None = None
+    device: DeviceState | None = None
+    endpoints_seen: Mapping[str, str] = field(default_factory=dict)
+    ray_plan: RayPlan | None = None
+    installation: RayInstallation | None = None
+    person: Person | None = None
+    round_trip: Callable[[IPv4Address, float], Awaitable[float | None]] | None = None

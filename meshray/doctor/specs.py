@@ -1,0 +1,20 @@
+"""All checks, in the order of what depends on what: the first that fails is the cause.
+
+mesh (enrolled, agent_running, …) ──► host ──► control ──► path ──► ray
+"""
+
+from __future__ import annotations
+
+from meshray.doctor import control, host, mesh, path, ray
+from meshray.doctor.report import Spec
+
+SPECS: tuple[Spec, ...] = (
+    *mesh.FIRST,
+    *host.SPECS,
+    *control.SPECS,
+    *mesh.CONTROL,
+    *path.SPECS,
+    *mesh.PATH,
+    *ray.SPECS,
+    *mesh.RAY,
+)
