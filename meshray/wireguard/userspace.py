@@ -1,6 +1,6 @@
-"""WireGuard as a process: wireguard-go on a TUN interface, driven through its socket.
+"""WireGuard as a process: an engine on a TUN interface, driven through its socket.
 
-    device = UserspaceDevice("meshray0", home, engine=Path("/usr/bin/wireguard-go"))
+    device = UserspaceDevice("meshray0", home, engine=find_engine(os.environ))
 
 The engine is no child that dies with the agent: it runs in a session of its own, is found again through its
 pid file, and carries packets while no agent runs. Addresses, MTU and up belong to the interface (`link`).
@@ -21,13 +21,12 @@ from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 from meshray.wireguard import uapi
 from meshray.wireguard.device import DeviceState
+from meshray.wireguard.engines import Engine, socket_path
 from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
 from meshray.wireguard.plan import AddAddress, CreateDevice, RemoveAddress, SetMtu, SetUp, Step
 from meshray.wireguard.unmanaged import keep_unmanaged, release
 
-#: Compiled into wireguard-go; /run/wireguard is the same folder.
-SOCKET_FOLDER = Path("/var/run/wireguard")
-#: From its start to its socket wireguard-go takes 10 to 50 ms; a busy machine gets the rest, seconds.
+#: From its start to its socket an engine takes 10 to 50 ms; a busy machine gets the rest, seconds.
 _START_S = 10.0
 _POLL_S = 0.01
 #: It answers within a millisecond; an engine that takes this long hangs, seconds.
@@ -44,7 +43,7 @@ class UserspaceDevice:
 
     kind = "userspace"
 
-    def __init__(self, name: str, home: Home, *, engine: Path, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, name: str, home: Home, *, engine: Engine, environ: Mapping[str, str] = os.environ) -> None:
         self.name = name
         self._program = engine
         self._environ = environ
@@ -55,7 +54,7 @@ class UserspaceDevice:
     @property
     def socket_path(self) -> Path:
         """Where the engine listens."""
-        return SOCKET_FOLDER / f"{self.name}.sock"
+        return socket_path(self.name)
 
     def read(self) -> DeviceState | None:
         """See `Device.read`. An engine of ours that does not answer counts as none: it is replaced."""
@@ -128,11 +127,8 @@ class UserspaceDevice:
         self._refuse_other_engine()
         keep_unmanaged(self.name)
         self.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path = self._environ.get("PATH", os.defpath)
-        self._engine.spawn(
-            [str(self._program), "-f", self.name], env={"PATH": path, "LOG_LEVEL": "error"}, log=self._log
-        )
         try:
+            self._program.start(self._engine, self.name, self._log, self._environ)
             self._wait(lambda: table.find(self.name) is not None and self._answers(), "to start")
             link = table.find(self.name)
             if link is None:
@@ -200,7 +196,7 @@ class UserspaceDevice:
         )
 
     def _remove_stale_socket(self) -> None:
-        """wireguard-go leaves its socket behind when it is killed."""
+        """An engine leaves its socket behind when it is killed."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_ANSWER_S)
             try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from meshray.model.enrol import EnrolAnswer
 from meshray.model.node import Versions
 from meshray.model.token import Token
 from meshray.settings import Home
+from meshray.wireguard.engines import find_engine
 from meshray.wireguard.kernel import KernelDevice
 from meshray.wireguard.open import KERNEL, check_available
 from meshray.wireguard.plan import plan
@@ -73,11 +73,10 @@ class Peer:
         )
         home = Home(Path("/var/lib/peers") / self.interface, Path("/run/peers") / self.interface)
         home.run.mkdir(parents=True)
-        engine = shutil.which("wireguard-go") or ""
         device = (
             KernelDevice(self.interface, home)
             if check_available() == KERNEL
-            else UserspaceDevice(self.interface, home, engine=Path(engine))
+            else UserspaceDevice(self.interface, home, engine=find_engine(os.environ))
         )
         device.apply(plan(device.read(), desired))
 

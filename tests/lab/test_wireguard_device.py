@@ -1,4 +1,4 @@
-"""Two real wireguard-go engines in two network namespaces; the oracle is `wg`, `ip -json`, `ping` and /proc.
+"""Two real engines, wireguard-go and meshray's own, in two network namespaces; the oracle is `wg`, `ip`, `ping` and /proc.
 
 Each host is one `unshare --net --mount` with a /run of its own. Everything that meshray does runs in a process
 of its own inside such a host (``python test_wireguard_device.py ACTION``), so each action also proves that the
@@ -28,6 +28,7 @@ from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.settings import Home
 from meshray.wireguard.conf import render
 from meshray.wireguard.device import DeviceConfig, DeviceState, PeerConfig
+from meshray.wireguard.engines import BUNDLED
 from meshray.wireguard.open import check_available, open_device
 from meshray.wireguard.plan import plan
 
@@ -113,6 +114,7 @@ class Host:
 
     pid: int
     folder: Path
+    program: str
 
     def run(self, *argv: str, stdin: str = "", check: bool = True) -> str:
         inside = ["nsenter", "-t", str(self.pid), "-m", "-n", "--wd=/", *argv]
@@ -121,6 +123,7 @@ class Host:
             "MESHRAY_HOME": str(self.folder / "state"),
             "MESHRAY_RUN": str(self.folder / "run"),
             "MESHRAY_WIREGUARD": "userspace",
+            "MESHRAY_ENGINE": self.program,
             "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
         }
         result = subprocess.run(
@@ -143,8 +146,13 @@ class Host:
 def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
     if shutil.which("wireguard-go") is None:
         pytest.skip("needs wireguard-go")
+    # The other tests of this tier run with meshray's own engine: here it is the other end, the stock one is looked at.
+    programs = {"one": "wireguard-go", "two": str(BUNDLED) if BUNDLED.exists() else "wireguard-go"}
     holders = [_holder() for _ in range(2)]
-    one, two = (Host(holder.pid, tmp_path / name) for holder, name in zip(holders, ("one", "two"), strict=True))
+    one, two = (
+        Host(holder.pid, tmp_path / name, program)
+        for holder, (name, program) in zip(holders, programs.items(), strict=True)
+    )
     try:
         for host in (one, two):
             (host.folder / "state").mkdir(parents=True)

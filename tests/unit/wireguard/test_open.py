@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.wireguard import engines
 from meshray.wireguard.open import check_available
 
 
@@ -13,8 +16,25 @@ def test_an_unknown_word_is_refused() -> None:
         check_available({"MESHRAY_WIREGUARD": "boringtun"})
 
 
-def test_a_missing_engine_says_what_to_install() -> None:
+def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(engines, "BUNDLED", tmp_path / "not-built")
     with pytest.raises(MeshrayError) as raised:
         check_available({"MESHRAY_WIREGUARD": "userspace", "PATH": "/nowhere"})
     assert raised.value.code == "no_wireguard"
     assert raised.value.hint == "modprobe wireguard, or: apt-get install wireguard-go"
+
+
+def test_the_engine_that_came_with_meshray_is_preferred(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("meshray-engine", "wireguard-go"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setattr(engines, "BUNDLED", tmp_path / "meshray-engine")
+    environ = {"PATH": str(tmp_path)}
+    assert engines.find_engine(environ).is_own
+    assert not engines.find_engine({**environ, "MESHRAY_ENGINE": "wireguard-go"}).is_own
+    engines.BUNDLED.unlink()
+    assert engines.find_engine(environ) == engines.Engine(tmp_path / "wireguard-go")
+
+
+def test_a_chosen_engine_that_is_no_program_is_an_error() -> None:
+    with pytest.raises(MeshrayError, match="MESHRAY_ENGINE=nothing is no program"):
+        engines.find_engine({"MESHRAY_ENGINE": "nothing", "PATH": "/nowhere"})

@@ -1,0 +1,124 @@
+"""The programs that are WireGuard where the kernel is not, and how each is started.
+
+own    meshray-engine: built from `engine/` beside this file; batches packets (segmentation offload), shipped in wheels
+stock  wireguard-go of the distribution, where the own one was not built for this machine
+
+Both are configured on a socket in the same place, where `wg` looks for it.
+
+    >>> engine = find_engine(os.environ)
+    >>> engine.start(ManagedProcess(home.pid_file("engine")), "meshray0", home.logs / "engine.log")
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshray.errors import MeshrayError
+from meshray.runtime.process import ManagedProcess
+from meshray.settings import DEFAULT_MTU
+
+#: Compiled into wireguard-go and into `wg`; /run/wireguard is the same folder.
+SOCKET_FOLDER = Path("/var/run/wireguard")
+STOCK = "wireguard-go"
+OWN = "meshray-engine"
+#: `make engine` puts it there, and so does the wheel of a platform.
+BUNDLED = Path(__file__).with_name("engine") / OWN
+#: Names another engine, for whoever builds his own.
+VARIABLE = "MESHRAY_ENGINE"
+
+TUN = Path("/dev/net/tun")
+#: linux/if_tun.h: ioctl TUNSETIFF, flags IFF_TUN | IFF_NO_PI (| IFF_VNET_HDR); struct ifreq is 40 bytes.
+_TUNSETIFF = 0x400454CA
+_IFF_TUN_NO_PI = 0x0001 | 0x1000
+#: With it the kernel hands over up to 64 KiB at once: without it there is no segmentation offload.
+_IFF_VNET_HDR = 0x4000
+_IFREQ = struct.Struct("16sH22x")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A program that is WireGuard, and how it wants to be started."""
+
+    program: Path
+
+    @property
+    def name(self) -> str:
+        """Of the program."""
+        return self.program.name
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it takes the interface as a descriptor."""
+        return self.name != STOCK
+
+    def start(self, process: ManagedProcess, name: str, log: Path, environ: Mapping[str, str]) -> None:
+        """Starts it for the interface ``name``, which it makes, or gets made; its socket comes a moment later.
+
+        Raises:
+            OSError: the interface cannot be made (EBUSY: there is one of this name), or the program does not start.
+        """
+        env = {"PATH": environ.get("PATH", os.defpath), "LOG_LEVEL": "error"}
+        if not self.is_own:
+            process.spawn([str(self.program), "-f", name], env=env, log=log)
+            return
+        tun = open_tun(name, offload=True)
+        try:
+            arguments = ["-tun-fd", str(tun), "-socket", str(socket_path(name)), "-mtu", str(DEFAULT_MTU)]
+            process.spawn([str(self.program), *arguments], env=env, log=log, keep=(tun,))
+        finally:
+            os.close(tun)
+
+
+def find_engine(environ: Mapping[str, str]) -> Engine:
+    """The best engine there is: MESHRAY_ENGINE, the one that came with meshray, wireguard-go.
+
+    Raises:
+        MeshrayError: code ``no_wireguard``; the hint says what to install.
+    """
+    chosen = environ.get(VARIABLE, "")
+    if chosen:
+        found = shutil.which(chosen, path=environ.get("PATH", os.defpath))
+        if found is None:
+            raise MeshrayError("no_wireguard", f"{VARIABLE}={chosen} is no program", hint=f"unset {VARIABLE}")
+        return Engine(Path(found))
+    if os.access(BUNDLED, os.X_OK):
+        return Engine(BUNDLED)
+    stock = shutil.which(STOCK, path=environ.get("PATH", os.defpath))
+    if stock is None:
+        raise MeshrayError(
+            "no_wireguard",
+            f"neither this kernel nor {STOCK} offers WireGuard here",
+            hint=f"modprobe wireguard, or: apt-get install {STOCK}",
+        )
+    return Engine(Path(stock))
+
+
+def socket_path(name: str) -> Path:
+    """Where the engine of this interface listens."""
+    return SOCKET_FOLDER / f"{name}.sock"
+
+
+def open_tun(name: str, *, offload: bool) -> int:
+    """A descriptor of the TUN interface ``name``, which is made; it is gone when the last descriptor is closed.
+
+    Args:
+        name: may hold ``%d``: the kernel chooses a number.
+        offload: packets come and go with a virtio header, many segments at once.
+
+    Raises:
+        OSError: there is no /dev/net/tun, it is not permitted, or the name is taken (EBUSY).
+    """
+    descriptor = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
+    flags = _IFF_TUN_NO_PI | (_IFF_VNET_HDR if offload else 0)
+    try:
+        fcntl.ioctl(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
