@@ -1,4 +1,4 @@
-"""Two real engines, wireguard-go and meshray's own, in two network namespaces; the oracle is `wg`, `ip`, `ping` and /proc.
+"""Two real engines, wireguard-go and meshray's own, in two network namespaces; the oracles: `wg`, `ip`, `ping`, /proc.
 
 Each host is one `unshare --net --mount` with a /run of its own. Everything that meshray does runs in a process
 of its own inside such a host (``python test_wireguard_device.py ACTION``), so each action also proves that the
