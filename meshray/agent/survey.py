@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Mapping
 from ipaddress import IPv4Address
@@ -77,8 +78,21 @@ def _context(agent: Agent, status: Status) -> Context:
         credential=enrolment.credential,
         transport=enrolment.transport,
         mesh_map=agent.map,
+        map_of=lambda revision, patience_s: _map_of(agent, revision, patience_s),
         status=status,
         device=device,
         endpoints_seen=seen,
         round_trip=prober.probe if prober is not None else None,
     )
+
+
+async def _map_of(agent: Agent, revision: int, patience_s: float) -> int:
+    """The revision of the map once it is that one or a later, or when patience ends."""
+
+    async def come() -> None:
+        while agent.map.revision < revision:
+            await agent.map_changed.wait()
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(come(), patience_s)
+    return agent.map.revision

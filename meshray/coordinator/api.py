@@ -1,6 +1,6 @@
 """The coordinator's HTTP API: routes, who may call them, and errors as JSON.
 
-    GET    /v1/hello                 anybody
+    GET    /v1/hello                 anybody; a node also learns whether it is known, and the map's revision
     POST   /v1/enroll                who has a token
     GET    /v1/agent  (WebSocket)    nodes; see `meshray.coordinator.link`
     GET    /v1/relay  (WebSocket)    nodes; see `meshray.relay`
@@ -151,7 +151,12 @@ class _Api:
         self._relay = relay
 
     async def hello(self, request: web.Request) -> web.StreamResponse:
-        return success(self._service.hello())
+        told = self._service.hello()
+        if "Authorization" in request.headers:
+            # Who shows a credential learns whether it is one, and the map's revision if so.
+            member = self._service.member_with(_credential(request))
+            told |= {"accepted": member is not None, "revision": self._service.revision if member else None}
+        return success(told)
 
     async def enrol(self, request: web.Request) -> web.StreamResponse:
         asked = EnrolRequest.from_json(await _body(request))

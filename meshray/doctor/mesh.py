@@ -41,12 +41,13 @@ def _agent_running(facts: Facts) -> Iterable[Finding]:
 def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:
     status = _status(facts)
     if status.coordinator_reachable:
-        yield Finding(OK, f"connected, map revision {status.revision}")
+        yield Finding(OK, f"connected, map revision {status.revision}", node=status.node)
     else:
         yield Finding(
             FAIL,
             f"no connection; the node goes on with the map of revision {status.revision}",
             "on the head: meshray up; else let the mesh's TCP port into its firewall",
+            status.node,
         )
 
 
@@ -130,12 +131,23 @@ def _ray_node(node: NodeStatus) -> Finding:
     return Finding(OK, f"ALIVE, {counted or f'{len(offered)} resources'}", node=node.name)
 
 
-FIRST: tuple[Spec, ...] = (
-    Spec("enrolled", "this machine is a node", (), _enrolled),
-    Spec("agent_running", "the agent runs", ("enrolled",), _agent_running),
-)
+ENROLLED = Spec("enrolled", "this machine is a node", (), _enrolled)
+AGENT_RUNNING = Spec("agent_running", "the agent runs", ("enrolled", "credential"), _agent_running)
 CONTROL: tuple[Spec, ...] = (
-    Spec("coordinator_reachable", "the coordinator is reachable", ("agent_running",), _coordinator_reachable),
+    Spec(
+        "coordinator_reachable",
+        "the agent is connected to the coordinator",
+        (
+            "agent_running",
+            "proxy_works",
+            "captive_portal",
+            "certificate_pin",
+            "coordinator_tcp",
+            "websocket_upgrade",
+            "credential",
+        ),
+        _coordinator_reachable,
+    ),
 )
 PATH: tuple[Spec, ...] = (
     Spec("handshake_fresh", "the last WireGuard handshake is fresh", ("agent_running",), _handshake_fresh),

@@ -1,6 +1,6 @@
 """All checks, in the order of what depends on what: the first that fails is the cause.
 
-mesh (enrolled, agent_running, …) ──► host ──► control ──► path ──► ray
+mesh (enrolled, credential, agent_running) ──► host ──► control ──► path ──► ray
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from meshray.doctor import control, host, mesh, path, ray
 from meshray.doctor.report import Spec
 
 SPECS: tuple[Spec, ...] = (
-    *mesh.FIRST,
+    mesh.ENROLLED,
+    control.CREDENTIAL,
+    mesh.AGENT_RUNNING,
     *host.SPECS,
     *control.SPECS,
     *mesh.CONTROL,

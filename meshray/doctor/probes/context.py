@@ -32,6 +32,7 @@ class Context:
         device: WireGuard's own state; None: no tunnel.
         endpoints_seen: of each peer as this node's WireGuard sees it, by node name.
         ray_plan: what this node's Ray should be; None: none is meant to run here.
+        map_of: this node's revision of the map once it is the one given, or after so many seconds.
         round_trip: milliseconds to an overlay address and back within the time given (seconds), None: no answer.
     """
 
@@ -49,6 +50,7 @@ class Context:
     credential: str = field(default="", repr=False)
     transport: str = "auto"
     mesh_map: MeshMap | None = None
+    map_of: Callable[[int, float], Awaitable[int]] | None = None
     status: Status | None = None
     device: DeviceState | None = None
     endpoints_seen: Mapping[str, str] = field(default_factory=dict)

@@ -79,7 +79,7 @@ def test_a_silent_worker_does_not_hide_the_others() -> None:
 
 def test_the_coordinator_may_be_away_while_the_data_path_works() -> None:
     report = examine(seen_by("gpu-1", HEAD, ME, OTHER, reachable=False))
-    assert failing(report) == [("coordinator_reachable", "")]
+    assert failing(report) == [("coordinator_reachable", "gpu-1")]
 
 
 def test_probes_that_do_not_come_back_hide_ray() -> None:
