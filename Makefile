@@ -36,6 +36,7 @@ bench:  ## how fast and how large; the results of one run (root)
 engine:  ## build the WireGuard engine for this machine (Go is fetched where there is none)
 	@scripts/setup.sh engine
 
-docs:  ## write the command reference anew
+docs:  ## write the references of the commands and of the coordinator's API anew
 	@scripts/setup.sh check
 	$(PYTHON) -m meshray.cli.reference > docs/reference.md
+	$(PYTHON) -m meshray.coordinator.openapi > docs/openapi.json

@@ -1,14 +1,4 @@
-"""The coordinator's HTTP API: routes, who may call them, and errors as JSON.
-
-    GET    /v1/hello                 anybody; a node also learns whether it is known, and the map's revision
-    POST   /v1/enroll                who has a token
-    GET    /v1/agent  (WebSocket)    nodes; see `meshray.coordinator.link`
-    GET    /v1/relay  (WebSocket)    nodes; see `meshray.relay`
-    POST   /v1/leave                 nodes
-    POST   /v1/reach                 nodes; the coordinator sends a UDP packet to an endpoint that the node gave
-    POST   /v1/tokens, GET /v1/tokens, DELETE /v1/tokens/{id}                  the node that runs the coordinator
-    GET    /v1/nodes, DELETE /v1/nodes/{name}, PATCH /v1/nodes/{name}          the same
-    POST   /v1/peers                                                           the same
+"""The coordinator's HTTP API: what answers each of `meshray.coordinator.routes`, and errors as JSON.
 
 An error is {"schema": 1, "error": {"code", "message", "hint"}, "exit_code": N}.
 """
@@ -25,8 +15,11 @@ from aiohttp.typedefs import Middleware
 
 from meshray.coordinator.door import Door
 from meshray.coordinator.link import serve_agent
+from meshray.coordinator.openapi import describe
 from meshray.coordinator.records import Member
 from meshray.coordinator.registry import ConflictError, UnknownError
+from meshray.coordinator.routes import ROUTES, Caller, Route
+from meshray.coordinator.schemas import MAX_ENDPOINT, MAX_TTL_S, MAX_USES
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model import wire
@@ -40,9 +33,6 @@ MAX_BODY_BYTES = 64 * 1024
 BODY_S = 10.0
 #: More requests than this at once, WebSockets not counted, are told to come back.
 MAX_REQUESTS = 512
-#: Ten years, in seconds; who wants longer wants 0, for ever.
-MAX_TTL_S = 10 * 366 * 86400
-MAX_USES = 1_000_000
 
 #: Where the kind of error alone does not tell the HTTP status.
 _STATUS = {
@@ -66,7 +56,7 @@ _STATUS_OF_KIND: tuple[tuple[type[MeshrayError], int], ...] = (
 )
 
 #: Paths of WebSockets: they stay, and are bounded by the number of nodes.
-_SOCKETS = frozenset({"/v1/agent", "/v1/relay"})
+_SOCKETS = frozenset(route.path for route in ROUTES if route.is_socket)
 
 _log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -76,23 +66,7 @@ def make_app(service: Service, door: Door, relay: Relay) -> web.Application:
     """The application that answers for this service."""
     api = _Api(service, door, relay)
     app = web.Application(middlewares=[_Answering(door).middleware], client_max_size=MAX_BODY_BYTES)
-    app.add_routes(
-        [
-            web.get("/v1/hello", api.hello),
-            web.post("/v1/enroll", api.enrol),
-            web.get("/v1/agent", api.agent),
-            web.get("/v1/relay", api.relay),
-            web.post("/v1/leave", api.leave),
-            web.post("/v1/reach", api.reach),
-            web.post("/v1/tokens", api.create_token),
-            web.get("/v1/tokens", api.list_tokens),
-            web.delete("/v1/tokens/{id}", api.revoke_token),
-            web.get("/v1/nodes", api.list_nodes),
-            web.delete("/v1/nodes/{name}", api.remove_node),
-            web.patch("/v1/nodes/{name}", api.change_node),
-            web.post("/v1/peers", api.add_peer),
-        ]
-    )
+    app.add_routes([web.route(route.method, route.path, api.answering(route)) for route in ROUTES])
     return app
 
 
@@ -134,7 +108,10 @@ class _Answering:
         except web.HTTPException as error:
             code = (error.reason or "failed").lower().replace(" ", "_")
             message = f"{request.method} {request.path[:200]!r}: {error.reason}"
-            return failure(UsageError(code, message), error.status)
+            answer = failure(UsageError(code, message), error.status)
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]  # RFC 9110, section 15.5.6
+            return answer
         except Exception:
             # The cause stays here: a stranger learns nothing from it.
             _log.exception("%s %s failed", request.method, request.rel_url.path[:200])
@@ -149,6 +126,18 @@ class _Api:
         self._service = service
         self._door = door
         self._relay = relay
+        self._description = describe()
+
+    def answering(self, route: Route) -> _Handler:
+        """What answers this route: its function, called for those only who may call it."""
+        handler: _Handler = getattr(self, route.name)
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            if route.caller is Caller.ADMIN:
+                self._service.require_admin(self._member(request))
+            return await handler(request)
+
+        return answer
 
     async def hello(self, request: web.Request) -> web.StreamResponse:
         told = self._service.hello()
@@ -157,6 +146,9 @@ class _Api:
             member = self._service.member_with(_credential(request))
             told |= {"accepted": member is not None, "revision": self._service.revision if member else None}
         return success(told)
+
+    async def openapi(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(self._description)
 
     async def enrol(self, request: web.Request) -> web.StreamResponse:
         asked = EnrolRequest.from_json(await _body(request))
@@ -186,7 +178,7 @@ class _Api:
 
     async def reach(self, request: web.Request) -> web.StreamResponse:
         member, body = self._member(request), await _body(request)
-        endpoint = Endpoint.parse(wire.text(body, "endpoint", 300))
+        endpoint = Endpoint.parse(wire.text(body, "endpoint", MAX_ENDPOINT))
         word = wire.text(body, "word", 32)
         if not WORD.fullmatch(word):
             raise wire.WireError("word: must be 32 hexadecimal digits")
@@ -194,7 +186,6 @@ class _Api:
         return success({})
 
     async def create_token(self, request: web.Request) -> web.StreamResponse:
-        self._admin(request)
         body = await _body(request)
         token, record = await self._service.create_token(
             uses=wire.number(body, "uses", 0, MAX_USES, 1),
@@ -212,26 +203,21 @@ class _Api:
         )
 
     async def list_tokens(self, request: web.Request) -> web.StreamResponse:
-        self._admin(request)
         return success({"tokens": [token.to_json() for token in self._service.tokens()]})
 
     async def revoke_token(self, request: web.Request) -> web.StreamResponse:
-        self._admin(request)
         record = await self._service.revoke_token(request.match_info["id"])
         return success(record.to_json())
 
     async def list_nodes(self, request: web.Request) -> web.StreamResponse:
-        self._admin(request)
         nodes = [{**member.node.to_json(), "enrolled": member.enrolled} for member in self._service.members()]
         return success({"revision": self._service.revision, "nodes": nodes})
 
     async def remove_node(self, request: web.Request) -> web.StreamResponse:
-        self._admin(request)
         member = await self._service.remove_named(request.match_info["name"])
         return success({"name": member.node.name, "ip": str(member.node.ip)})
 
     async def change_node(self, request: web.Request) -> web.StreamResponse:
-        self._admin(request)
         body, name = await _body(request), request.match_info["name"]
         if ("name" in body) == ("drained" in body):
             raise wire.WireError("a change of a node needs either name or drained")
@@ -242,7 +228,6 @@ class _Api:
         return success({"name": member.node.name, "ip": str(member.node.ip), "drained": member.node.drained})
 
     async def add_peer(self, request: web.Request) -> web.StreamResponse:
-        self._admin(request)
         name = NodeName.parse(wire.text(await _body(request), "name", 63))
         peer = await self._service.add_static(name)
         hub = {
@@ -268,9 +253,6 @@ class _Api:
         if member is None:
             raise _not_accepted()
         return member
-
-    def _admin(self, request: web.Request) -> None:
-        self._service.require_admin(self._member(request))
 
 
 def success(answer: Mapping[str, object]) -> web.Response:

@@ -65,13 +65,13 @@ class Endpoint:
             UsageError: no host, no port, or neither an address nor a DNS name.
         """
         host, port = text.strip(), default_port
-        bracketed = re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?", host)
+        bracketed = re.fullmatch(r"\[([^\]]+)\](?::([0-9]{1,5}))?", host)
         if bracketed:
             host, digits = bracketed.group(1), bracketed.group(2)
             port = int(digits) if digits else port
         elif host.count(":") == 1:
             host, _, digits = host.partition(":")
-            port = int(digits) if digits.isdecimal() and len(digits) <= 5 else 0
+            port = int(digits) if re.fullmatch("[0-9]{1,5}", digits) else 0
         if port is None or not 0 < port < 65536 or not _is_host(host):
             raise UsageError(
                 "bad_endpoint",

@@ -37,8 +37,9 @@ class Versions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Versions:
-        """The inverse of `to_json`; values are cut at 64 characters."""
-        return cls(*(str(value.get(name, ""))[:64] for name in ("meshray", "ray", "python")))
+        """The inverse of `to_json`; values are cut at 64 characters. Raises wire.WireError."""
+        names = ("meshray", "ray", "python")
+        return cls(*(wire.text(value, name, wire.MAX_ITEM_CHARACTERS, "")[:64] for name in names))
 
 
 @dataclass(frozen=True)

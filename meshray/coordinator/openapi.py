@@ -1,0 +1,98 @@
+"""The description of the coordinator's API (OpenAPI 3.1), built from the routes of the application. Pure.
+
+    python -m meshray.coordinator.openapi > docs/openapi.json
+
+It is served to anybody at /v1/openapi.json: it holds nothing of any mesh.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from meshray import __version__
+from meshray.coordinator.routes import ROUTES, Caller, Route
+from meshray.coordinator.schemas import COMPONENTS, Schema, ref
+
+_DESCRIPTION = (
+    "How nodes enrol, learn of each other and are looked after. The certificate is known by the SHA-256 fingerprint in "
+    "the token. A body has at most 64 KiB, a header at most 32 KiB."
+)
+_REFUSALS = {
+    400: "the request does not have this form",
+    413: "the body is larger than 64 KiB",
+    429: "the coordinator has too much to do",
+}
+_CALLER_REFUSALS = {
+    Caller.ANYBODY: {},
+    Caller.TOKEN: {},
+    Caller.NODE: {401: "the credential is none, or of no node"},
+    Caller.ADMIN: {401: "the credential is none, or of no node", 403: "the node does not run the coordinator"},
+}
+
+
+def describe(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
+    """The whole description, as JSON."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "meshray coordinator",
+            "version": __version__,
+            "description": _DESCRIPTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": dict(COMPONENTS),
+            "securitySchemes": {
+                "credential": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "of a node; it was told once, in the answer to its enrolment",
+                }
+            },
+        },
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": route.summary,
+        "description": f"Who may call: {route.caller.value}.",
+        "security": [] if route.caller in (Caller.ANYBODY, Caller.TOKEN) else [{"credential": []}],
+        "responses": _responses(route),
+    }
+    names = re.findall(r"\{(\w+)\}", route.path)
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in names
+        ]
+    if route.request is not None:
+        operation["requestBody"] = {"required": route.body_required, "content": _json(route.request)}
+    return operation
+
+
+def _responses(route: Route) -> dict[str, Any]:
+    if route.is_socket:
+        success: dict[str, Any] = {"101": {"description": "the WebSocket is open"}}
+    else:
+        success = {"200": {"description": "done", "content": _json(route.answer)}}
+    refusals = {**_REFUSALS, **_CALLER_REFUSALS[route.caller], **route.refusals}
+    error = _json(ref("Error"))
+    return success | {str(status): {"description": why, "content": error} for status, why in sorted(refusals.items())}
+
+
+def _json(schema: Schema) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(describe(), indent=1) + "\n")

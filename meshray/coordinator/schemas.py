@@ -1,0 +1,208 @@
+"""The forms of what the coordinator takes and answers, as JSON Schema 2020-12 (data).
+
+The same bounds stand in the ``from_json`` of the types; that both agree is shown by fuzzing the coordinator from this
+description. Fields that are not described are passed over, so that an older side understands a newer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meshray.model import wire
+from meshray.model.enrol import WISHES
+from meshray.model.meshmap import MAX_REVISION
+from meshray.model.node import ROLES
+
+Schema = Mapping[str, Any]
+
+#: Ten years, in seconds; who wants longer wants 0, for ever.
+MAX_TTL_S = 10 * 366 * 86400
+MAX_USES = 1_000_000
+#: The most characters of an endpoint.
+MAX_ENDPOINT = 300
+
+
+def text(longest: int, *, shortest: int = 0, pattern: str = "", **more: object) -> Schema:
+    """A text; its bounds are in characters."""
+    schema: dict[str, Any] = {"type": "string", "maxLength": longest}
+    if shortest:
+        schema["minLength"] = shortest
+    if pattern:
+        schema["pattern"] = f"^(?:{pattern})$"
+    return {**schema, **more}
+
+
+def number(low: int, high: int, **more: object) -> Schema:
+    """A whole number, both bounds included."""
+    return {"type": "integer", "minimum": low, "maximum": high, **more}
+
+
+def listed(items: Schema, most: int = wire.MAX_ITEMS) -> Schema:
+    """A list of at most so many."""
+    return {"type": "array", "items": items, "maxItems": most}
+
+
+def record(properties: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
+    """An object; ``properties`` must be there, ``optional`` may be."""
+    return {"type": "object", "properties": {**properties, **(optional or {})}, "required": list(properties)}
+
+
+def enveloped(properties: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
+    """An answer: everything carries the version of its form."""
+    return record({"schema": {"const": 1}, **properties}, optional)
+
+
+def ref(name: str) -> Schema:
+    """One of `COMPONENTS`."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+REVISION = number(0, MAX_REVISION)
+FLAG: Schema = {"type": "boolean"}
+TIME: Schema = {"type": "number", "description": "unix seconds"}
+TIME_OR_NEVER: Schema = {"type": ["number", "null"], "description": "unix seconds; null: never"}
+#: What a node's name may be when it comes in; it is made lower case.
+NAME = text(63, pattern="[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", description="a host-name label (RFC 1123)")
+OWN_NAME = text(63, pattern="[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+#: 32 bytes in base64: the last character holds four bits and two zeros.
+KEY = text(44, pattern="[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", description="WireGuard's form of a key")
+SECRET_KEY: Schema = {**KEY, "format": "password"}
+ADDRESS = text(15, pattern=r"[0-9]{1,3}(\.[0-9]{1,3}){3}", description="IPv4, in the overlay")
+NETWORK = text(18, pattern=r"[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}")
+#: Where a server stands in the world: nothing that is not HOST:PORT, [IPv6]:PORT.
+ENDPOINT = text(MAX_ENDPOINT, pattern=r".*:[0-9]{1,5}", description="HOST:PORT or [IPv6]:PORT")
+LABELS: Schema = {
+    "type": "object",
+    "maxProperties": wire.MAX_ITEMS,
+    "propertyNames": {"maxLength": wire.MAX_ITEM_CHARACTERS},
+    "additionalProperties": text(wire.MAX_ITEM_CHARACTERS),
+}
+_VERSION = text(wire.MAX_ITEM_CHARACTERS)
+_MESH_MAP = record(
+    {
+        "mesh": record({"id": text(64), "name": text(63), "network": NETWORK}),
+        "revision": REVISION,
+        "nodes": {"type": "object", "additionalProperties": ref("Node")},
+    }
+)
+
+#: What more than one operation names.
+COMPONENTS: Mapping[str, Schema] = {
+    "Error": {
+        **record(
+            {
+                "schema": {"const": 1},
+                "error": record(
+                    {"code": text(64, pattern="[a-z][a-z0-9_]*"), "message": text(4096), "hint": text(4096)}
+                ),
+                "exit_code": {"enum": [1, 2, 3, 4, 5], "description": "what the command line ends with"},
+            }
+        ),
+        "description": "why not; `hint` is the next command or step, and may be empty",
+    },
+    "Versions": {
+        **record({}, {"meshray": _VERSION, "ray": _VERSION, "python": _VERSION}),
+        "description": "what a node runs; empty: not there, or not known; cut at 64 characters",
+    },
+    "Node": record(
+        {
+            "id": text(64),
+            "name": OWN_NAME,
+            "ip": ADDRESS,
+            "public_key": KEY,
+            "roles": listed({"enum": sorted(ROLES)}),
+            "endpoints": listed(ENDPOINT),
+            "seen": text(MAX_ENDPOINT, description="where a hub sees it; empty: not over UDP"),
+            "hubs": listed(text(wire.MAX_ITEM_CHARACTERS)),
+            "online": FLAG,
+            "ephemeral": FLAG,
+            "drained": FLAG,
+            "labels": LABELS,
+            "versions": ref("Versions"),
+            "ray_instance": text(64),
+        }
+    ),
+    "Map": {**_MESH_MAP, "description": "what every node knows of the others, by node id"},
+    "Token": record(
+        {
+            "id": text(64),
+            "uses": number(0, MAX_USES, description="0: any number"),
+            "used": number(0, MAX_REVISION),
+            "expires": TIME_OR_NEVER,
+            "ephemeral": FLAG,
+            "created": TIME,
+            "revoked": FLAG,
+        }
+    ),
+}
+
+ENROL_REQUEST = record(
+    {
+        "mesh_id": text(64),
+        "token_id": text(64),
+        "secret": text(128, format="password"),
+        "name": NAME,
+        "public_key": KEY,
+    },
+    {
+        "name_is_exact": {**FLAG, "description": "a taken name is refused; else it gets a number"},
+        "with_ray": FLAG,
+        "ephemeral": FLAG,
+        "labels": LABELS,
+        "endpoints": listed(ENDPOINT),
+        "roles": {**listed({"enum": sorted(WISHES)}), "description": "what it wants to be beyond a node"},
+        "versions": ref("Versions"),
+    },
+)
+ENROL_ANSWER = enveloped(
+    {
+        "node_id": text(64),
+        "credential": text(128, format="password"),
+        "mesh_secret": SECRET_KEY,
+        "ray_token": text(256, format="password"),
+        "map": ref("Map"),
+        "observed": text(45, description="the address from which the request came; empty: not known"),
+    }
+)
+HELLO = enveloped(
+    {"mesh": text(64), "name": text(63), "version": text(64)},
+    {
+        "accepted": {
+            **FLAG,
+            "description": "whether the credential that was shown is a node's; absent: none was shown",
+        },
+        "revision": {"type": ["integer", "null"], "description": "of the map, where it is"},
+    },
+)
+NEW_TOKEN = record(
+    {}, {"uses": number(0, MAX_USES, default=1), "ttl_s": number(0, MAX_TTL_S, default=86400), "ephemeral": FLAG}
+)
+MADE_TOKEN = enveloped(
+    {
+        "token": text(8192, shortest=1, format="password"),
+        "id": text(64),
+        "uses": number(0, MAX_USES),
+        "expires": TIME_OR_NEVER,
+        "port": number(1, 65535),
+    }
+)
+MEMBER: Schema = {"allOf": [ref("Node"), record({"enrolled": TIME})]}
+NAMED = {"name": OWN_NAME, "ip": ADDRESS}
+#: Exactly one of the two.
+NODE_CHANGE: Schema = {
+    "type": "object",
+    "properties": {"name": NAME, "drained": FLAG},
+    "oneOf": [{"required": ["name"]}, {"required": ["drained"]}],
+}
+PEER = enveloped(
+    {
+        **NAMED,
+        "private_key": SECRET_KEY,
+        "public_key": KEY,
+        "network": NETWORK,
+        "hub": record(
+            {**NAMED, "public_key": KEY, "endpoints": listed(ENDPOINT), "preshared_key": SECRET_KEY},
+        ),
+    }
+)

@@ -1,0 +1,241 @@
+"""The coordinator against everything that its own description allows, and much that it does not.
+
+A real process, real TLS, every operation, as a stranger, as a worker and as the node that runs the coordinator. The
+cases are made by schemathesis from the description that the coordinator serves; the same ones in every run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from requests.adapters import HTTPAdapter
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from meshray.coordinator.routes import ROUTES, Caller, Route
+from meshray.coordinator.store import Store
+from meshray.model.keys import PrivateKey
+from meshray.model.token import Token
+
+from .coordinator_harness import PATIENCE_S, enrol_request, make_mesh
+from .test_coordinator_process import coordinator
+
+#: Cases of each operation, caller and mode.
+EXAMPLES = 7
+#: Slow machines are slow; what hangs takes longer.
+ONE_CALL_S = 5.0
+MAX_GROWTH_MIB = 40
+#: Where nothing listens: the coordinator's knock goes nowhere.
+ENDPOINT = "127.0.0.1:9"
+#: What a stranger shows.
+WRONG = ("", "Bearer", "Bearer ", "Bearer x", "bearer " + "y" * 4000, "Basic eDp5", "\u00ff", "Bearer \u00e9 \u00ff")
+SAME_EVERY_TIME = settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+load_all_checks()
+AS_DESCRIBED = [
+    CHECKS.get_one(name)
+    for name in (
+        "not_a_server_error",
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_headers_conformance",
+        "response_schema_conformance",
+        "negative_data_rejection",
+    )
+]
+
+
+class Pinned(HTTPAdapter):  # type: ignore[misc]  # its types are not installed
+    """Trusts one certificate, as nodes do."""
+
+    def __init__(self, fingerprint: bytes) -> None:
+        self._fingerprint = fingerprint.hex()
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
+        super().init_poolmanager(
+            *arguments, **more, assert_fingerprint=self._fingerprint, assert_hostname=False, cert_reqs="CERT_NONE"
+        )
+
+    def cert_verify(self, *_: Any) -> None:
+        """The fingerprint is enough."""
+
+
+@dataclass
+class Target:
+    """The coordinator under test, as three callers see it."""
+
+    url: str
+    session: requests.Session
+    token: Token
+    admin: str
+    worker: str = ""
+    statuses: dict[str, set[int]] = field(default_factory=dict)
+
+    def ask(self, method: str, path: str, credential: str = "", body: object = None) -> requests.Response:
+        headers = {"Authorization": f"Bearer {credential}"} if credential else {}
+        return self.session.request(
+            method, self.url + path, headers=headers, json=body, timeout=PATIENCE_S, verify=False
+        )
+
+    def enrolled(self) -> str:
+        """A credential of a worker that exists."""
+        if not self.worker:
+            body = enrol_request(self.token, "victim", endpoints=[ENDPOINT])
+            self.worker = self.ask("POST", "/v1/enroll", body=body).json()["credential"]
+        return self.worker
+
+    def credential(self, caller: Caller) -> str:
+        return self.admin if caller is Caller.ADMIN else self.enrolled()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        nodes = self.ask("GET", "/v1/nodes", self.admin).json()["nodes"]
+        assert isinstance(nodes, list)
+        return nodes
+
+
+def allowed(route: Route, caller: Caller, status: int) -> bool:
+    """Whether who calls is told what the description says of who may call."""
+    if route.is_socket:
+        # None of these asks for a WebSocket, which is said before it is looked up whose credential it is.
+        return status in (400, 401)
+    if route.caller in (Caller.NODE, Caller.ADMIN) and caller is Caller.ANYBODY:
+        return status == 401
+    if route.caller is Caller.ADMIN and caller is Caller.NODE:
+        return status == 403
+    # A credential that is none in form is refused even where none is needed.
+    return status != 401 or (route.name == "hello" and caller is Caller.ANYBODY)
+
+
+def make_real(target: Target, route: Route, case: Any, number: int) -> None:
+    """Puts things that exist in the place of invented ones: what is behind the first refusal is tried too."""
+    nodes = target.nodes()
+    if "name" in case.path_parameters:
+        # The head too: it must refuse to be removed.
+        case.path_parameters["name"] = nodes[number % len(nodes)]["name"]
+    if "id" in case.path_parameters:
+        tokens = target.ask("GET", "/v1/tokens", target.admin).json()["tokens"]
+        spare = [token["id"] for token in tokens if token["id"] != target.token.token_id]
+        case.path_parameters["id"] = (spare or ["none"])[number % max(1, len(spare))]
+    if not isinstance(case.body, dict):
+        return
+    if route.name == "enrol":
+        case.body |= {
+            "mesh_id": target.token.mesh_id,
+            "token_id": target.token.token_id,
+            "secret": target.token.secret,
+            "public_key": [str(PrivateKey.generate().public()), nodes[-1]["public_key"]][number % 4 == 0],
+            "name": [f"fuzzed-{number}", nodes[-1]["name"]][number % 2],
+            "endpoints": [ENDPOINT],
+            "roles": [],
+        }
+    if route.name == "reach":
+        case.body |= {"endpoint": ENDPOINT}
+
+
+def try_operation(target: Target, schema: Any, route: Route, caller: Caller, mode: GenerationMode) -> None:
+    operation = schema[route.path][route.method]
+
+    @SAME_EVERY_TIME
+    @given(case=operation.as_strategy(generation_mode=mode), real=st.booleans(), number=st.integers(0, 9))
+    def try_one(case: Any, real: bool, number: int) -> None:
+        if real and mode is GenerationMode.POSITIVE:
+            make_real(target, route, case, number)
+        says = f"Bearer {target.credential(caller)}" if caller is not Caller.ANYBODY else WRONG[number % len(WRONG)]
+        headers = {"Authorization": says} if says else {}
+        answer = case.call(
+            base_url=target.url, session=target.session, headers=headers, timeout=PATIENCE_S, verify=False
+        )
+        if answer.status_code == 200 and route.name in ("enrol", "leave", "remove_node"):
+            target.worker = ""  # it may be gone, or another's by its key
+        target.statuses.setdefault(route.name, set()).add(answer.status_code)
+        assert answer.elapsed < ONE_CALL_S
+        assert "Traceback" not in answer.text
+        case.validate_response(answer, checks=AS_DESCRIBED)
+        assert allowed(route, caller, answer.status_code), (route.name, caller, answer.status_code, answer.text)
+
+    try_one()
+
+
+def modes(operation: Any) -> Iterable[GenerationMode]:
+    """What takes no input cannot be given a wrong one."""
+    yield GenerationMode.POSITIVE
+    if operation.body:
+        yield GenerationMode.NEGATIVE
+
+
+def without_security(description: dict[str, Any]) -> dict[str, Any]:
+    """The credentials are the callers' of this test: no others are made up."""
+    for operations in description["paths"].values():
+        for operation in operations.values():
+            operation["security"] = []
+    return description
+
+
+def try_everything(target: Target) -> None:
+    schema = schemathesis.openapi.from_dict(without_security(target.ask("GET", "/v1/openapi.json").json()))
+    for route in ROUTES:
+        for caller in (Caller.ANYBODY, Caller.NODE, Caller.ADMIN):
+            for mode in modes(schema[route.path][route.method]):
+                try_operation(target, schema, route, caller, mode)
+        assert_consistent(target.nodes())
+
+
+def assert_consistent(nodes: list[dict[str, Any]]) -> None:
+    for unique in ("id", "name", "ip", "public_key"):
+        values = [node[unique] for node in nodes]
+        assert len(set(values)) == len(values), (unique, values)
+    assert [node["name"] for node in nodes if "coordinator" in node["roles"]] != []
+    assert len([node for node in nodes if "head" in node["roles"]]) == 1
+
+
+def resident_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def unlimited(target: Target) -> None:
+    """The token of the test enrols any number, and is not among those that the fuzzing revokes."""
+    made = target.ask("POST", "/v1/tokens", target.admin, {"uses": 0, "ttl_s": 0})
+    target.token = Token.parse(made.json()["token"])
+
+
+async def test_whatever_is_asked_is_answered_as_described(tmp_path: Path) -> None:
+    home, head, token = make_mesh(tmp_path)
+    log = tmp_path / "log"
+    async with coordinator(home, log) as (process, port):
+        with requests.Session() as session:
+            session.mount("https://", Pinned(token.fingerprint))
+            target = Target(f"https://127.0.0.1:{port}", session, token, head.credential)
+            await asyncio.to_thread(unlimited, target)
+            before = resident_mib(process.pid)
+            await asyncio.to_thread(try_everything, target)
+            nodes = await asyncio.to_thread(target.nodes)
+            assert resident_mib(process.pid) - before < MAX_GROWTH_MIB
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    written = log.read_text()
+    assert "Traceback" not in written
+    assert not [secret for secret in (token.secret, target.token.secret, head.credential) if secret in written]
+    # Every operation was seen to succeed but the WebSockets, which were asked for without an upgrade.
+    succeeded = {name for name, statuses in target.statuses.items() if 200 in statuses}
+    assert succeeded == {route.name for route in ROUTES if not route.is_socket}
+    # What was answered is what was stored.
+    store = Store.open(home.database)
+    stored = store.load().members
+    store.close()
+    assert {key: str(member.node.ip) for key, member in stored.items()} == {node["id"]: node["ip"] for node in nodes}
