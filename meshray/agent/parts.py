@@ -13,6 +13,7 @@ from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
 from meshray.model.status import RayState
+from meshray.raynode.supervisor import RayNow
 from meshray.wireguard.device import Device
 
 
@@ -34,6 +35,10 @@ class FirewallPart(Protocol):
 
 class RayPart(Protocol):
     """See `meshray.agent.ray_part.RayOnNode`."""
+
+    @property
+    def now(self) -> RayNow:
+        """How the supervised Ray stands."""
 
     @property
     def failure(self) -> str:

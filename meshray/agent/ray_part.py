@@ -12,7 +12,7 @@ from meshray.model.node import HEAD, Node
 from meshray.model.status import RayState
 from meshray.raynode.command import RayPlan
 from meshray.raynode.state import node_table
-from meshray.raynode.supervisor import RayNode
+from meshray.raynode.supervisor import RayNode, RayNow
 from meshray.raynode.versions import RayInstallation
 from meshray.runtime.person import Person
 from meshray.settings import INTERFACE, Home
@@ -58,6 +58,11 @@ class RayOnNode:
         self.label = self._node.label
         self.run = self._node.run
         self.stop = self._node.stop
+
+    @property
+    def now(self) -> RayNow:
+        """How the supervised Ray stands."""
+        return self._node.now
 
     @property
     def failure(self) -> str:

@@ -64,6 +64,7 @@ def _context(agent: Agent, status: Status) -> Context:
         if key in of_key and peer.config.endpoint is not None
     }
     prober = agent.parts.prober
+    ray = agent.parts.ray.now if agent.parts.ray is not None else None
     return Context(
         home=agent.home,
         interface=agent.parts.device.name,
@@ -82,6 +83,11 @@ def _context(agent: Agent, status: Status) -> Context:
         status=status,
         device=device,
         endpoints_seen=seen,
+        ray_plan=ray.plan if ray else None,
+        ray=ray,
+        no_ray_because="" if ray else agent.parts.no_ray_because,
+        installation=ray.installation if ray else None,
+        person=ray.person if ray else None,
         round_trip=prober.probe if prober is not None else None,
     )
 

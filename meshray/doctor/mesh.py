@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from meshray.doctor.ray import STARTING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HEAD, HUB, STATIC
 from meshray.model.path import DIRECT, NONE, VIA_HUB
@@ -115,13 +116,22 @@ def _ray_alive(facts: Facts) -> Iterable[Finding]:
     can_tell = any(head.ray.alive for head in _ray_heads(facts))
     for node in _status(facts).nodes:
         if node.name in facts.ray_nodes:
-            yield _ray_node(node) if can_tell else Finding(SKIP, "the Ray head cannot tell", node=node.name)
+            starting = _ray_starts(facts, node.name)
+            yield _ray_node(node, starting) if can_tell else Finding(SKIP, "the Ray head cannot tell", node=node.name)
 
 
-def _ray_node(node: NodeStatus) -> Finding:
+def _ray_starts(facts: Facts, name: str) -> bool:
+    """Whether the node's own supervisor says that Ray is on its way for the first time."""
+    asked = facts.nodes.get(name)
+    return asked is not None and asked.ray is not None and asked.ray.state == STARTING and not asked.ray.deaths
+
+
+def _ray_node(node: NodeStatus, starting: bool) -> Finding:
     if not node.online and not node.ray.alive:
         return Finding(SKIP, "offline", node=node.name)
     fix = f"on {node.name}: meshray logs ray"
+    if not node.ray.alive and starting:
+        return Finding(WARN, "it is being started; the head does not count it yet", fix, node.name)
     if not node.ray.alive:
         return Finding(FAIL, "the head does not count it as ALIVE", fix, node.name)
     offered = {name: amount for name, amount in node.ray.resources.items() if ":" not in name and amount > 0}
@@ -153,17 +163,19 @@ PATH: tuple[Spec, ...] = (
     Spec("handshake_fresh", "the last WireGuard handshake is fresh", ("agent_running",), _handshake_fresh),
     Spec("peer_answers", "the node answers over the overlay", ("agent_running", "handshake_fresh"), _peer_answers),
 )
+#: What must be right with a node's own Ray, see `meshray.doctor.ray`, before the head's view of it tells anything.
+_OF_A_NODE = ("own_address", "ray_installed", "ray_versions", "ray_running", "ray_ports", "ray_token")
 RAY: tuple[Spec, ...] = (
     Spec(
         "ray_head_answers",
         "the Ray head answers",
-        ("agent_running", "handshake_fresh", "peer_answers"),
+        ("agent_running", "handshake_fresh", "peer_answers", *_OF_A_NODE),
         _ray_head_answers,
     ),
     Spec(
         "ray_alive",
         "Ray counts the node's resources",
-        ("agent_running", "ray_head_answers", "handshake_fresh", "peer_answers"),
+        ("agent_running", "ray_head_answers", "handshake_fresh", "peer_answers", *_OF_A_NODE, "ray_advertised"),
         _ray_alive,
     ),
 )

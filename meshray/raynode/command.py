@@ -18,7 +18,8 @@ from pathlib import Path
 
 from meshray.errors import UsageError
 from meshray.model.address import OverlayNetwork
-from meshray.raynode.versions import RayInstallation, release
+from meshray.model.release import release
+from meshray.raynode.versions import RayInstallation
 from meshray.runtime.person import Person
 
 GCS_PORT = 6379
@@ -47,8 +48,6 @@ FIXED_PORTS = (*HEAD_OPEN_PORTS, *HEAD_OVERLAY_PORTS)
 #: A Unix socket's path has at most 107 bytes; Ray appends a session and a socket name to its folder.
 LONGEST_TEMP_DIR = 44
 
-#: From here on Ray knows token authentication and compares Python by its minor version if told so.
-TOKEN_RELEASE = (2, 52)
 #: From here on `--labels k=v,…`; before, a JSON object.
 _LABEL_LIST_RELEASE = (2, 46)
 

@@ -43,11 +43,13 @@ class LiveNode:
 
     Attributes:
         started: when its raylet started, by that node's own clock, unix seconds; 0 where not told.
+        name: as it was started with; Ray's default is the address.
     """
 
     ip: IPv4Address
     started: float
     resources: Mapping[str, float]
+    name: str = ""
 
 
 async def node_table(head_ip: IPv4Address, token: str | None, timeout_s: float) -> dict[IPv4Address, RayState] | None:
@@ -65,6 +67,18 @@ async def node_table(head_ip: IPv4Address, token: str | None, timeout_s: float) 
 
 async def live_nodes(head_ip: IPv4Address, token: str | None, timeout_s: float) -> list[LiveNode] | None:
     """Like `node_table`, with each node's start. Several may have one address."""
+    status, nodes = await ask_dashboard(head_ip, token, timeout_s)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise RefusedError(
+            "ray_token_refused",
+            f"the Ray dashboard on the head ({head_ip}:{DASHBOARD_PORT}) does not accept this mesh's Ray token",
+            hint="on the head: meshray down, then meshray up; is a Ray running there that meshray did not start?",
+        )
+    return nodes
+
+
+async def ask_dashboard(head_ip: IPv4Address, token: str | None, timeout_s: float) -> tuple[int, list[LiveNode] | None]:
+    """The HTTP status of the head's dashboard to this token, 0 where it does not answer; and its living nodes."""
     import aiohttp
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -76,16 +90,9 @@ async def live_nodes(head_ip: IPv4Address, token: str | None, timeout_s: float) 
             session.get(url, params=_QUERY, allow_redirects=False) as answer,
         ):
             body = await _read(answer.content) if answer.status == HTTPStatus.OK else b""
-            status = answer.status
+            return answer.status, parse_nodes(body)
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
-        return None
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise RefusedError(
-            "ray_token_refused",
-            f"the Ray dashboard on the head ({head_ip}:{DASHBOARD_PORT}) does not accept this mesh's Ray token",
-            hint="on the head: meshray down, then meshray up; is a Ray running there that meshray did not start?",
-        )
-    return parse_nodes(body)
+        return 0, None
 
 
 def parse_nodes(body: bytes) -> list[LiveNode] | None:
@@ -130,6 +137,7 @@ def _live_node(row: object) -> LiveNode | None:
         ip,
         started / 1000 if isinstance(started, (int, float)) else 0.0,
         _numbers(resources if isinstance(resources, dict) else {}),
+        str(row.get("node_name") or "")[:63],
     )
 
 

@@ -17,7 +17,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshray.errors import MeshrayError
@@ -48,6 +48,7 @@ STARTING = "starting"
 RUNNING = "running"
 WAITING = "waiting"
 DRAINED = "drained"
+BACKOFF = "backoff"
 
 _log = logging.getLogger(__name__)
 #: How often a starting head is asked whether it answers.
@@ -68,6 +69,27 @@ _LONELY_S = 1.0
 _LONELY_POLL_S = 0.2
 #: The resolver may hang; a start is not held up for longer than this.
 _PREFLIGHT_S = 1.0
+
+
+@dataclass(frozen=True)
+class RayNow:
+    """A supervised Ray at this moment.
+
+    Attributes:
+        state: as `RayNode.state`, without the reason.
+        error: why Ray does not run, or why it is slow.
+        deaths: how often in a row it ended soon after its start.
+        pid: of its `ray start`; None: it does not run.
+    """
+
+    installation: RayInstallation
+    plan: RayPlan
+    person: Person
+    state: str
+    error: str
+    deaths: int
+    pid: int | None
+    token: str | None = field(repr=False)
 
 
 class RayNode:
@@ -100,6 +122,7 @@ class RayNode:
         self._drained = False
         self._reported: str | None = None
         self._backoff = Backoff()
+        self._last_death = ""
         self._family: Family | None = None
         self._family_seen = 0.0
         self._log_start = 0
@@ -114,6 +137,15 @@ class RayNode:
         """``starting``, ``running`` (the head lists this node as ALIVE), ``waiting``, ``drained`` or
         ``backoff: reason``."""
         return self._state
+
+    @property
+    def now(self) -> RayNow:
+        """How it stands, for whoever looks for what is wrong."""
+        state, _, _ = self._state.partition(":")
+        deaths = 0 if state == RUNNING else self._backoff.deaths
+        error = self.last_error or (self._last_death if deaths else "")
+        pid = self._process.pid
+        return RayNow(self._installation, self._plan, self._person, state, error, deaths, pid, self._token)
 
     def head_instance(self, instance: str) -> None:
         """What the map says of the head's Ray now; empty while it is down. Only workers listen."""
@@ -298,7 +330,8 @@ class RayNode:
     def _fall_back(self, reason: str) -> None:
         self._spawned = None
         self._report("")
-        self._state, self.last_error = f"backoff: {reason}", reason
+        self._state, self.last_error = f"{BACKOFF}: {reason}", reason
+        self._last_death = reason
         delay = self._backoff.not_before - time.monotonic()
         _log.warning("Ray does not run: %s; next start in %.0f s", reason, max(0.0, delay))
 

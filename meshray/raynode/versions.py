@@ -22,22 +22,22 @@ from pathlib import Path
 from meshray import __version__
 from meshray.errors import MeshrayError
 from meshray.model.node import Versions
+from meshray.model.release import PYTHON, RAY, python_digits, ray_difference, release
 from meshray.runtime.person import Person
 
 OLDEST_RAY = (2, 44)
-#: From here on Ray compares Python by its minor version if told so (RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL).
-_MINOR_MATCH_RELEASE = (2, 52)
 #: A cold disk, a loaded machine.
 _PROBE_TIMEOUT_S = 30
 _SHEBANG = re.compile(rb"#!\s*(\S+)(?:\s+(\S+))?")
 #: pip and uv write this where the interpreter's path is too long for a shebang line.
 _LONG_SHEBANG = re.compile(rb"'''exec'\s+\"?([^\"\n]+?)\"?\s+\"\$0\"")
+# A package's record may outlive the package: both are looked for.
 # The last item: without these the dashboard, from which the node table is read, does not start.
 _PROBE = """
 import json, sys
 from importlib import metadata, util
 try:
-    ray = metadata.version("ray")
+    ray = metadata.version("ray") if getattr(util.find_spec("ray"), "origin", None) else ""
 except metadata.PackageNotFoundError:
     ray = ""
 missing = [name for name in ("aiohttp", "aiohttp_cors", "grpc", "opencensus", "prometheus_client", "pydantic")
@@ -135,21 +135,17 @@ def compare(mine: Versions, head: Versions, python: Path | None = None) -> None:
     Raises:
         MeshrayError: ``version_mismatch``.
     """
-    if not head.ray:
-        return
     interpreter = python or "python"
-    if mine.ray != head.ray:
+    difference = ray_difference(mine, head)
+    if difference == RAY:
         raise MeshrayError(
             "version_mismatch",
             f"the head runs Ray {head.ray}, this node has {f'Ray {mine.ray}' if mine.ray else 'no Ray'}; "
             "Ray demands the same version on every node",
             hint=f"{interpreter} -m pip install 'ray[default]=={head.ray}'",
         )
-    if not head.python or not mine.python:
-        return
-    digits = 2 if release(head.ray) >= _MINOR_MATCH_RELEASE else 3
-    if release(mine.python)[:digits] != release(head.python)[:digits]:
-        needed = ".".join(map(str, release(head.python)[:digits]))
+    if difference == PYTHON:
+        needed = ".".join(map(str, release(head.python)[: python_digits(head.ray)]))
         raise MeshrayError(
             "version_mismatch",
             f"the head runs Ray {head.ray} on Python {head.python}, this node has Python {mine.python}; "
@@ -157,12 +153,6 @@ def compare(mine: Versions, head: Versions, python: Path | None = None) -> None:
             hint=f"uv venv --python {needed} ~/ray && uv pip install --python ~/ray 'ray[default]=={head.ray}', "
             "then --ray ~/ray/bin/ray",
         )
-
-
-def release(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, for comparing: ``2.60.0rc1`` is (2, 60, 0)."""
-    numbers = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in numbers.group().split(".")) if numbers else ()
 
 
 def _candidates(environ: Mapping[str, str], person: Person) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.status import Status
 from meshray.raynode.command import RayPlan
+from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import RayInstallation
 from meshray.runtime.person import Person
 from meshray.settings import DEFAULT_PORT, INTERFACE, Home
@@ -31,7 +32,8 @@ class Context:
         status: the mesh as this node sees it, every peer probed a moment ago.
         device: WireGuard's own state; None: no tunnel.
         endpoints_seen: of each peer as this node's WireGuard sees it, by node name.
-        ray_plan: what this node's Ray should be; None: none is meant to run here.
+        ray_plan: what this node's Ray should be; None: none is meant to run here, for the reason ``no_ray_because``.
+        ray: how its supervised Ray stands.
         map_of: this node's revision of the map once it is the one given, or after so many seconds.
         round_trip: milliseconds to an overlay address and back within the time given (seconds), None: no answer.
     """
@@ -55,6 +57,8 @@ class Context:
     device: DeviceState | None = None
     endpoints_seen: Mapping[str, str] = field(default_factory=dict)
     ray_plan: RayPlan | None = None
+    ray: RayNow | None = None
+    no_ray_because: str = ""
     installation: RayInstallation | None = None
     person: Person | None = None
     round_trip: Callable[[IPv4Address, float], Awaitable[float | None]] | None = None

@@ -8,7 +8,8 @@ import pytest
 
 from meshray.errors import MeshrayError
 from meshray.model.node import Versions
-from meshray.raynode.versions import compare, find_ray, release
+from meshray.model.release import release
+from meshray.raynode.versions import compare, find_ray
 from meshray.runtime.person import Person
 
 ME = Person("me", os.geteuid(), os.getegid(), (os.getegid(),), Path("/nonexistent"))

@@ -1,0 +1,46 @@
+"""What of a version matters to Ray (pure).
+
+>>> release("2.60.0rc1")
+(2, 60, 0)
+>>> ray_difference(Versions(ray="2.60.0", python="3.11.7"), Versions(ray="2.60.0", python="3.11.9"))
+'patch'
+"""
+
+from __future__ import annotations
+
+import re
+
+from meshray.model.node import Versions
+
+#: From here on Ray compares Python by its minor version if told so (RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL).
+MINOR_MATCH_RELEASE = (2, 52)
+#: From here on Ray knows token authentication.
+TOKEN_RELEASE = (2, 52)
+
+RAY, PYTHON, PATCH = "ray", "python", "patch"
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, for comparing: ``2.60.0rc1`` is (2, 60, 0)."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in numbers.group().split(".")) if numbers else ()
+
+
+def python_digits(ray: str) -> int:
+    """How many numbers of Python's version this Ray demands to be the same on all nodes, when told to be lenient."""
+    return 2 if release(ray) >= MINOR_MATCH_RELEASE else 3
+
+
+def ray_difference(mine: Versions, head: Versions) -> str:
+    """In what this node differs from the head, by weight: `RAY` and `PYTHON` are refused, `PATCH` (of Python) is
+    taken; empty: in nothing, or one of them is not known."""
+    if not head.ray:
+        return ""
+    if mine.ray != head.ray:
+        return RAY
+    if not head.python or not mine.python:
+        return ""
+    digits = python_digits(head.ray)
+    if release(mine.python)[:digits] != release(head.python)[:digits]:
+        return PYTHON
+    return PATCH if release(mine.python) != release(head.python) else ""
