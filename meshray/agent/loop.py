@@ -34,6 +34,7 @@ from meshray.agent.parts import Parts
 from meshray.agent.paths import PairPath
 from meshray.agent.prober import Measured
 from meshray.agent.progress import Progress
+from meshray.agent.questions import questions_to
 from meshray.agent.report import View, path_to
 from meshray.agent.roaming import follow_network
 from meshray.agent.sampler import Sampler
@@ -47,6 +48,7 @@ from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.model.path import NONE
+from meshray.model.question import Question
 from meshray.model.status import RayState
 from meshray.runtime.tasks import Tasks
 from meshray.settings import DEFAULT_MTU, Home
@@ -105,6 +107,7 @@ class Agent:
         self._watch_until = 0.0
         self.nudges = Nudges()
         self._outward = Outward()
+        self._questions = questions_to(self)
         self.private_key = private_key
         self._keys = PairKeys(enrolment.mesh_secret, private_key.public())
         self._wake = asyncio.Event()
@@ -203,6 +206,11 @@ class Agent:
             self.pairs.punch(wire.text(message, "node", 64))
         elif self.pairs is not None and message.get("type") == "left":
             self.pairs.left(wire.text(message, "node", 64))
+        elif message.get("type") == "ask":
+            self.tasks.start(self._answer(Question.from_json(message)), "answer")
+
+    async def _answer(self, question: Question) -> None:
+        await self.link.say((await self._questions.answer(question)).to_json())
 
     def say(self, message: Mapping[str, object]) -> None:
         """Sends to the coordinator, where it is there."""

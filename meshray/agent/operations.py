@@ -97,12 +97,10 @@ class Operations:
         return ways
 
     async def _doctor(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        from meshray.agent.survey import survey
-        from meshray.doctor.facts import Facts
+        from meshray.agent.survey import whole_mesh
         from meshray.doctor.report import examine
 
-        status, mine = await survey(self._agent, await self._ray_table())
-        facts = Facts(status=status, ray_nodes=frozenset(self._agent.ray_nodes()), nodes={mine.name: mine})
+        facts = await whole_mesh(self._agent, await self._ray_table())
         checks = examine(facts, wire.text(request, "node", 63, "") or None)
         return {"checks": [check.to_json() for check in checks]}
 

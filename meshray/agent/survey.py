@@ -1,4 +1,10 @@
-"""What this node finds out about itself for the doctor: the agent's own knowledge, and the probes beside each other."""
+"""What the doctor is told: the agent's own knowledge and the probes of this node, and from the coordinator's node also
+what all the others found out.
+
+    whole_mesh ──┬► survey: status, and each group of facts of this node
+                 ├► POST /v1/ask ──► the other agents ──► survey there
+                 └► machines whose agents are not connected: does anything live there?
+"""
 
 from __future__ import annotations
 
@@ -10,9 +16,13 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, TypeVar
 
 from meshray.agent.report import build_status
-from meshray.doctor.facts import NodeFacts
+from meshray.doctor.facts import Facts, NodeFacts, decode
 from meshray.doctor.probes import control, host, path, ray
 from meshray.doctor.probes.context import Context
+from meshray.errors import MeshrayError
+from meshray.model import wire
+from meshray.model.node import STATIC
+from meshray.model.question import SURVEY
 from meshray.model.status import RayState, Status
 
 if TYPE_CHECKING:
@@ -25,7 +35,59 @@ PING_S = 1.5
 #: Nor is any group of facts: whoever asks waits for all nodes.
 GROUP_S = 4.0
 
+#: All agents answer within this: a survey takes `PING_S` and `GROUP_S` at most, on a machine that may be busy.
+ASK_S = 10
+#: RFC 863; hardly anything listens there.
+_DISCARD_PORT = 9
+
 T = TypeVar("T")
+
+
+async def whole_mesh(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> Facts:
+    """All that can be found out from here; ``table`` is Ray's node table."""
+    (status, mine), others, heard = await asyncio.gather(survey(agent, table), _others(agent), _heard(agent))
+    return Facts(
+        status=status,
+        ray_nodes=frozenset(agent.ray_nodes()),
+        nodes={mine.name: mine, **others.nodes},
+        silent=others.silent,
+        heard=heard,
+        not_asked=others.not_asked,
+    )
+
+
+async def _others(agent: Agent) -> Facts:
+    if not agent.enrolment.hosts_coordinator:
+        return Facts(not_asked="only the node that runs the coordinator asks the others")
+    try:
+        answer = await agent.coordinator.call("POST", "/v1/ask", {"op": SURVEY, "timeout_s": ASK_S})
+    except MeshrayError as error:
+        return Facts(not_asked=f"the others could not be asked: {error.message}")
+    nodes = {name: decode(NodeFacts, facts) for name, facts in wire.mapping(answer, "answers").items()}
+    silent = {name: str(reason) for name, reason in wire.mapping(answer, "silent").items()}
+    return Facts(nodes=nodes, silent=silent, not_asked="")
+
+
+async def _heard(agent: Agent) -> frozenset[str]:
+    """The nodes without an agent whose machines answer over the overlay."""
+    if agent.parts.prober is None:
+        return frozenset()
+    nodes, me = agent.map.nodes.values(), agent.me
+    away = [node for node in nodes if not node.online and STATIC not in node.roles and node.id != me.id]
+    live = await asyncio.gather(*(_lives(node.ip) for node in away))
+    return frozenset(node.name for node, lives in zip(away, live, strict=True) if lives)
+
+
+async def _lives(ip: IPv4Address) -> bool:
+    """Whether a machine answers there at all: it refuses a port on which nothing listens."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(str(ip), _DISCARD_PORT), PING_S)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 async def survey(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:

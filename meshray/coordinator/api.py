@@ -25,6 +25,7 @@ from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
+from meshray.model.question import MAX_WAIT_S
 from meshray.relay.server import Relay
 from meshray.runtime.knock import WORD
 
@@ -247,6 +248,17 @@ class _Api:
                 "hub": hub,
             }
         )
+
+    async def ask(self, request: web.Request) -> web.StreamResponse:
+        member = self._member(request)
+        body = await _body(request)
+        gathered = await self._service.ask(
+            member,
+            wire.texts(body, "nodes"),
+            wire.text(body, "op", 32),
+            wire.number(body, "timeout_s", 1, MAX_WAIT_S, 10),
+        )
+        return success({"answers": gathered.answers, "silent": gathered.silent})
 
     def _member(self, request: web.Request) -> Member:
         member = self._service.member_with(_credential(request))

@@ -7,6 +7,7 @@
     hub    → {"type": "seen", "nodes": {id: "host:port" or ""}}
     agent  → {"type": "punch", "nodes": [id, …]}    server → both: {"type": "punch", "node": id}
     agent  → {"type": "left", "node": id}           server → the other: {"type": "left", "node": id}
+    server → {"type": "ask", …}                     agent → {"type": "answer", …}, see `meshray.model.question`
 
 Unknown types are ignored, so that a newer agent may say more. What is malformed ends the connection.
 """
@@ -19,15 +20,24 @@ from collections.abc import Mapping
 
 from aiohttp import WSMsgType, web
 
-from meshray.coordinator.publisher import CLOSE_BAD_MESSAGE, CLOSE_ENDING, CLOSE_NOT_ACCEPTED, CLOSE_TOO_SLOW, Outbox
+from meshray.coordinator.publisher import (
+    CLOSE_BAD_MESSAGE,
+    CLOSE_ENDING,
+    CLOSE_NOT_ACCEPTED,
+    CLOSE_TOO_LONG,
+    CLOSE_TOO_SLOW,
+    Outbox,
+)
 from meshray.coordinator.registry import UnknownError
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import Versions
+from meshray.model.question import MAX_ANSWER_BYTES, Answer
 from meshray.runtime.tasks import Tasks
 
+#: Of every message but an answer.
 MAX_MESSAGE_BYTES = 64 * 1024
 #: A ping this often, an answer within half of it: a silent agent is offline after 30 s.
 HEARTBEAT_S = 20.0
@@ -43,7 +53,7 @@ async def serve_agent(service: Service, request: web.Request, node_id: str | Non
     """Talks to one agent until either side ends it. ``node_id`` None: the credential was not accepted."""
     # A map compresses to a quarter, but every connection's compressor would hold 300 KB.
     socket = web.WebSocketResponse(
-        heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, timeout=CLOSE_S
+        heartbeat=HEARTBEAT_S, max_msg_size=MAX_ANSWER_BYTES, compress=False, timeout=CLOSE_S
     )
     await socket.prepare(request)
     link = _Link(service, socket, request)
@@ -99,7 +109,11 @@ class _Link:
             async for message in self._socket:
                 if message.type is not WSMsgType.TEXT:
                     raise wire.WireError("only text messages are part of this protocol")
-                await self._take(node_id, wire.decode(message.data))
+                value = wire.decode(message.data)
+                if len(message.data) > MAX_MESSAGE_BYTES and value.get("type") != "answer":
+                    outbox.close(CLOSE_TOO_LONG, f"a message has more than {MAX_MESSAGE_BYTES // 1024} KiB")
+                    return
+                await self._take(node_id, value)
         except UnknownError:
             outbox.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         except MeshrayError as error:
@@ -139,3 +153,5 @@ class _Link:
             self._service.punch(node_id, wire.texts(message, "nodes"))
         elif kind == "left":
             self._service.left_direct(node_id, wire.text(message, "node", 64))
+        elif kind == "answer":
+            self._service.answered(node_id, Answer.from_json(message))

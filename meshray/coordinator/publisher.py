@@ -29,6 +29,8 @@ CLOSE_NOT_ACCEPTED = 4401
 CLOSE_REPLACED = 4409
 #: The agent sent what the protocol does not know (RFC 6455: policy violation).
 CLOSE_BAD_MESSAGE = 1008
+#: A message is longer than this protocol's are (RFC 6455: message too big).
+CLOSE_TOO_LONG = 1009
 #: The coordinator ends (RFC 6455: going away).
 CLOSE_ENDING = 1001
 #: The agent did not read what was sent to it (IANA: try again later).

@@ -137,4 +137,16 @@ ROUTES: tuple[Route, ...] = (
         request=record({"name": schemas.NAME}),
         refusals={409: "the name is taken, there is no hub, or no address is left"},
     ),
+    Route(
+        *(
+            "ask",
+            "POST",
+            "/v1/ask",
+            Caller.ADMIN,
+            "Asks the agents of these nodes, or of all others, and gathers answers",
+        ),
+        answer=enveloped(schemas.GATHERED),
+        request=schemas.ASKED,
+        refusals={**_NO_NODE, 429: "it waits for the answers to other questions"},
+    ),
 )

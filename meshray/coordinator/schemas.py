@@ -13,6 +13,7 @@ from meshray.model import wire
 from meshray.model.enrol import WISHES
 from meshray.model.meshmap import MAX_REVISION
 from meshray.model.node import ROLES
+from meshray.model.question import MAX_WAIT_S
 
 Schema = Mapping[str, Any]
 
@@ -206,3 +207,10 @@ PEER = enveloped(
         ),
     }
 )
+ASKED = record(
+    {"op": text(32)}, {"nodes": listed(text(wire.MAX_ITEM_CHARACTERS)), "timeout_s": number(1, MAX_WAIT_S, default=10)}
+)
+GATHERED: Mapping[str, Schema] = {
+    "answers": {"type": "object", "additionalProperties": {"type": "object"}, "description": "by the node's name"},
+    "silent": {"type": "object", "additionalProperties": text(4096), "description": "who has none, and why"},
+}

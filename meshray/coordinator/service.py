@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from meshray import __version__
+from meshray.coordinator.asking import Asking, Gathered
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
 from meshray.coordinator.records import Member, TokenRecord
@@ -22,7 +23,8 @@ from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import PresharedKey, PrivateKey
-from meshray.model.node import COORDINATOR, Node, Versions
+from meshray.model.node import COORDINATOR, STATIC, Node, Versions
+from meshray.model.question import Answer
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
 from meshray.runtime.knock import knock
 
@@ -55,6 +57,7 @@ class Service:
         self._knocking: set[str] = set()
         registry = store.load().restarted(clock())
         self._publisher = Publisher(registry.map, lambda: self._ledger.registry.map)
+        self._asking = Asking(self._publisher)
         self._ledger = Ledger(registry, store.apply, on_change=self._publisher.changed)
 
     async def close(self) -> None:
@@ -183,6 +186,7 @@ class Service:
     async def disconnect(self, node_id: str, outbox: Outbox) -> None:
         """The connection ended."""
         if self._publisher.leave(node_id, outbox):
+            self._asking.gone(node_id)
             await self._ledger.change(lambda registry: registry.disconnected(node_id, self._clock()))
 
     async def map_arrived(self, node_id: str) -> None:
@@ -209,6 +213,22 @@ class Service:
     def left_direct(self, node_id: str, other: str) -> None:
         """Tells the other that this node went back from the direct way to the hub."""
         self._publisher.tell(other, {"type": "left", "node": node_id})
+
+    async def ask(self, asker: Member, names: Iterable[str], op: str, timeout_s: float) -> Gathered:
+        """Asks the agents of these nodes, or of all others where none is named.
+
+        Raises:
+            UnknownError: there is no node of one of these names.
+            MeshrayError: as `Asking.ask` does.
+        """
+        registry = self._ledger.registry
+        asked = [registry.named(name) for name in names] or registry.members.values()
+        nodes = [member.node for member in asked if member.node.id != asker.node.id]
+        return await self._asking.ask({node.id: node.name for node in nodes if STATIC not in node.roles}, op, timeout_s)
+
+    def answered(self, node_id: str, answer: Answer) -> None:
+        """What an agent says to a question."""
+        self._asking.take(node_id, answer)
 
     async def ray_started(self, node_id: str, instance: str) -> None:
         """Ray's head has another instance. Raises UnknownError."""

@@ -52,6 +52,8 @@ class Facts:
         ray_nodes: the names of the nodes on which Ray is meant to run.
         nodes: what the nodes that were asked found out, by name; this node is among them.
         silent: the nodes that were asked and did not answer, with the reason.
+        heard: those among the silent whose machines answered over the overlay all the same.
+        not_asked: why no other node was asked; empty where they were.
     """
 
     enrolled: bool = True
@@ -60,6 +62,8 @@ class Facts:
     ray_nodes: frozenset[str] = frozenset()
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
+    heard: frozenset[str] = frozenset()
+    not_asked: str = ""
 
 
 def encode(facts: Any) -> dict[str, Any]:

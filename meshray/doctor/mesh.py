@@ -1,7 +1,7 @@
 """Checks of the mesh as one node sees it: pure looks at a status, in the order of what depends on what.
 
 enrolled ─► agent_running ─┬► coordinator_reachable
-                           └► handshake_fresh ─► peer_answers ─► ray_head_answers ─► ray_alive
+                           └► node_answers ─► handshake_fresh ─► peer_answers ─► ray_head_answers ─► ray_alive
 """
 
 from __future__ import annotations
@@ -50,6 +50,30 @@ def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:
             "on the head: meshray up; else let the mesh's TCP port into its firewall",
             status.node,
         )
+
+
+def _node_answers(facts: Facts) -> Iterable[Finding]:
+    if facts.not_asked:
+        yield Finding(SKIP, facts.not_asked)
+        return
+    for node in _others(facts):
+        if node.name in facts.nodes:
+            yield Finding(OK, "it told what it found", node=node.name)
+        elif node.name in facts.silent:
+            yield _silent(node, facts.silent[node.name], node.name in facts.heard)
+
+
+def _silent(node: NodeStatus, reason: str, machine_lives: bool) -> Finding:
+    age = node.path.handshake_age_s
+    handshake = "no handshake" if age is None else f"last handshake {age:.0f} s ago"
+    if node.online:
+        fix = f"on {node.name}: meshray logs agent; is its meshray older than this one?"
+        return Finding(FAIL, f"its agent is connected, but: {reason}", fix, node.name)
+    if machine_lives:
+        fix = f"on {node.name}: meshray up; meshray logs agent"
+        return Finding(FAIL, f"its agent is gone, the machine and its tunnel live ({handshake})", fix, node.name)
+    fix = f"on {node.name}: is it on, and in its network? then: meshray up; gone for good: meshray node rm {node.name}"
+    return Finding(FAIL, f"nothing is heard of the node ({handshake}): {reason}", fix, node.name)
 
 
 def _handshake_fresh(facts: Facts) -> Iterable[Finding]:
@@ -158,10 +182,22 @@ CONTROL: tuple[Spec, ...] = (
         ),
         _coordinator_reachable,
     ),
+    # Not behind coordinator_reachable, which would hide the data path as well: where it is away nobody was asked.
+    Spec("node_answers", "the node's agent answers", ("agent_running",), _node_answers),
 )
 PATH: tuple[Spec, ...] = (
-    Spec("handshake_fresh", "the last WireGuard handshake is fresh", ("agent_running",), _handshake_fresh),
-    Spec("peer_answers", "the node answers over the overlay", ("agent_running", "handshake_fresh"), _peer_answers),
+    Spec(
+        "handshake_fresh",
+        "the last WireGuard handshake is fresh",
+        ("agent_running", "node_answers"),
+        _handshake_fresh,
+    ),
+    Spec(
+        "peer_answers",
+        "the node answers over the overlay",
+        ("agent_running", "node_answers", "handshake_fresh"),
+        _peer_answers,
+    ),
 )
 #: What must be right with a node's own Ray, see `meshray.doctor.ray`, before the head's view of it tells anything.
 _OF_A_NODE = ("own_address", "ray_installed", "ray_versions", "ray_running", "ray_ports", "ray_token")
@@ -169,13 +205,21 @@ RAY: tuple[Spec, ...] = (
     Spec(
         "ray_head_answers",
         "the Ray head answers",
-        ("agent_running", "handshake_fresh", "peer_answers", *_OF_A_NODE),
+        ("agent_running", "node_answers", "handshake_fresh", "peer_answers", *_OF_A_NODE),
         _ray_head_answers,
     ),
     Spec(
         "ray_alive",
         "Ray counts the node's resources",
-        ("agent_running", "ray_head_answers", "handshake_fresh", "peer_answers", *_OF_A_NODE, "ray_advertised"),
+        (
+            "agent_running",
+            "ray_head_answers",
+            "node_answers",
+            "handshake_fresh",
+            "peer_answers",
+            *_OF_A_NODE,
+            "ray_advertised",
+        ),
         _ray_alive,
     ),
 )

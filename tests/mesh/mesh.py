@@ -108,6 +108,7 @@ class Mesh:
             person_uid=0,
             with_ray=False,
             ephemeral=ephemeral,
+            hosts_coordinator=not self.members,
         )
         enrolment.save(home)
         save_private_key(home, key)

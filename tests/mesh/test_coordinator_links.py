@@ -156,7 +156,11 @@ async def test_a_frame_that_is_too_large_or_binary_ends_that_connection(tmp_path
     async with running_mesh(tmp_path) as mesh:
         answer, worker = await joined(mesh, "worker")
         await worker.until({"head", "worker"})
-        await worker.socket.send_str("x" * 100_000)
+        await worker.socket.send_str(json.dumps({"type": "hello", "more": "x" * 100_000}))
+        assert await worker.until_closed() == publisher.CLOSE_TOO_LONG
+        worker = await mesh.client.agent(answer.credential)
+        await worker.until({"head", "worker"})
+        await worker.socket.send_str("x" * 1_000_000)
         # The rest of the frame meets a closed connection, which may hide the code.
         assert await worker.until_closed() in (1006, 1009)
         worker = await mesh.client.agent(answer.credential)

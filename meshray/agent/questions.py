@@ -1,0 +1,70 @@
+"""What the coordinator asks of this agent for another node; see `meshray.model.question` for the messages.
+
+One survey at a time, whoever asks and however often: who asks while one is being made gets the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from meshray.errors import MeshrayError
+from meshray.model.question import SURVEY, Answer, Question
+
+if TYPE_CHECKING:
+    from meshray.agent.loop import Agent
+
+log = logging.getLogger(__name__)
+
+
+class Questions:
+    """Answers the questions that this agent knows.
+
+    Args:
+        operations: by the question's word; what is not among them is answered with an error.
+    """
+
+    def __init__(self, operations: Mapping[str, Callable[[], Awaitable[Mapping[str, object]]]]) -> None:
+        self._operations = operations
+        self._running: dict[str, asyncio.Future[Answer]] = {}
+
+    async def answer(self, question: Question) -> Answer:
+        """The answer, or why there is none; never raises for what an operation raises."""
+        running = self._running.get(question.op)
+        if running is None:
+            running = self._running[question.op] = asyncio.get_running_loop().create_future()
+            try:
+                running.set_result(await self._answer(question))
+            finally:
+                del self._running[question.op]
+                running.cancel()  # which does nothing once it has its result
+        return replace(await asyncio.shield(running), id=question.id)
+
+    async def _answer(self, question: Question) -> Answer:
+        operation = self._operations.get(question.op)
+        if operation is None:
+            return Answer(question.id, error=f"its agent knows no question {question.op!r}")
+        try:
+            return Answer(question.id, await operation())
+        except MeshrayError as error:
+            return Answer(question.id, error=error.message)
+        except Exception:  # one question must not end the agent
+            log.exception("the question %r could not be answered", question.op)
+            return Answer(question.id, error="its agent failed at this question; its log tells why")
+
+
+def questions_to(agent: Agent) -> Questions:
+    """All that this agent answers."""
+
+    async def survey() -> Mapping[str, object]:
+        # Imported with the first question: the checks' groups are large, and most nodes are never asked.
+        from meshray.agent.survey import survey
+        from meshray.doctor.facts import encode
+
+        _, facts = await survey(agent, None)
+        return encode(facts)
+
+    return Questions({SURVEY: survey})

@@ -1,0 +1,98 @@
+"""Questions to agents: sent to all at once, answers gathered until everybody has said something or the time is over.
+
+>>> gathered = await asking.ask({"n2": "gpu-1", "n3": "gpu-2"}, "survey", timeout_s=10)
+>>> gathered.answers, gathered.silent
+({'gpu-1': {…}}, {'gpu-2': 'its agent is not connected to the coordinator'})
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meshray.coordinator.publisher import Publisher
+from meshray.errors import MeshrayError
+from meshray.model.question import Answer, Question
+
+#: So many questions may wait for answers at once: each holds up to an answer of every node in memory.
+MAX_OPEN = 4
+
+NOT_CONNECTED = "its agent is not connected to the coordinator"
+_HUNG_UP = "its agent's connection ended while it was asked"
+
+
+@dataclass
+class Gathered:
+    """What came, by the node's name, and who said nothing, with the reason."""
+
+    answers: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
+
+
+class Asking:
+    """The questions that wait for answers. Needs an event loop."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._open: dict[str, _Open] = {}
+
+    async def ask(self, nodes: Mapping[str, str], op: str, timeout_s: float) -> Gathered:
+        """Asks these nodes (names by id) and waits for all of them, but no longer than ``timeout_s`` seconds.
+
+        Raises:
+            MeshrayError: ``busy``: `MAX_OPEN` questions wait for answers already.
+        """
+        if len(self._open) >= MAX_OPEN:
+            raise MeshrayError("busy", "the coordinator waits for answers to other questions", hint="try again")
+        here = {node_id: name for node_id, name in nodes.items() if self._publisher.is_connected(node_id)}
+        question = Question(secrets.token_hex(8), op)
+        waiting = self._open[question.id] = _Open(dict(here))
+        waiting.gathered.silent.update({name: NOT_CONNECTED for key, name in nodes.items() if key not in here})
+        try:
+            for node_id in here:
+                self._publisher.tell(node_id, question.to_json())
+            await waiting.until_all(timeout_s)
+        finally:
+            del self._open[question.id]
+        for name in waiting.missing.values():
+            waiting.gathered.silent[name] = f"its agent did not answer in {timeout_s:.0f} s"
+        return waiting.gathered
+
+    def take(self, node_id: str, answer: Answer) -> None:
+        """One node's answer; nothing where it was not asked, or has answered."""
+        waiting = self._open.get(answer.id)
+        if waiting is not None:
+            waiting.take(node_id, answer)
+
+    def gone(self, node_id: str) -> None:
+        """The node's connection ended: nothing will come from there any more."""
+        for question_id, waiting in self._open.items():
+            waiting.take(node_id, Answer(question_id, error=_HUNG_UP))
+
+
+class _Open:
+    """One question: who still has to answer (names by id), and what came."""
+
+    def __init__(self, missing: dict[str, str]) -> None:
+        self.missing = missing
+        self.gathered = Gathered()
+        self._complete = asyncio.Event()
+
+    def take(self, node_id: str, answer: Answer) -> None:
+        name = self.missing.pop(node_id, None)
+        if name is None:
+            return
+        if answer.error:
+            self.gathered.silent[name] = answer.error
+        else:
+            self.gathered.answers[name] = answer.answer
+        if not self.missing:
+            self._complete.set()
+
+    async def until_all(self, timeout_s: float) -> None:
+        if self.missing:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._complete.wait(), timeout_s)

@@ -1,0 +1,158 @@
+"""Questions of the coordinator's node to all other agents, over the real coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from meshray.agent.loop import Agent
+from meshray.agent.operations import Operations
+from meshray.agent.questions import Questions
+from meshray.doctor.report import FAIL, OK
+from meshray.errors import MeshrayError
+from meshray.model.question import MAX_ANSWER_BYTES
+from tests.mesh.mesh import Mesh, running_mesh, until
+
+
+async def doctor(mesh: Mesh, name: str = "head") -> list[Mapping[str, object]]:
+    """What `meshray doctor --json` lists on this node."""
+    operations = Operations(mesh.members[name].agent, dict).for_everybody()
+
+    async def nowhere(event: Mapping[str, object]) -> None:
+        """No events are expected."""
+
+    answer = await operations["doctor"]({"op": "doctor"}, nowhere)
+    checks = answer["checks"]
+    assert isinstance(checks, list)
+    return checks
+
+
+def of(checks: list[Mapping[str, object]], code: str, status: str = "") -> dict[object, object]:
+    """The evidence by node."""
+    return {
+        check["node"]: check["evidence"]
+        for check in checks
+        if check["code"] == code and status in ("", check["status"])
+    }
+
+
+def _has_heard_all(agent: Agent) -> bool:
+    return agent.device_state is not None and all(peer.last_handshake for peer in agent.device_state.peers.values())
+
+
+async def ask(mesh: Mesh, **body: object) -> Mapping[str, object]:
+    return await mesh.head.agent.coordinator.call("POST", "/v1/ask", {"op": "survey", **body})
+
+
+async def test_every_node_tells_the_head_what_it_found(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        names = [f"gpu-{n}" for n in range(9)]
+        await asyncio.gather(*(mesh.join(name) for name in names))
+        await until(mesh.whole, "all see all")
+        began = time.monotonic()
+        checks = await doctor(mesh)
+        print(f"a doctor of 10 nodes: {time.monotonic() - began:.2f} s")
+        assert time.monotonic() - began < 5
+        assert of(checks, "node_answers", OK).keys() == set(names)
+
+
+async def test_one_dead_and_one_silent_agent_are_one_failure_each(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        for name in ("dead", "silent", "well"):
+            await mesh.join(name)
+        await until(mesh.whole, "all see all")
+        head, dead = mesh.head.agent, mesh.members["dead"]
+        await dead.kill()
+        await until(lambda: not head.map.nodes[dead.agent.enrolment.node_id].online, "seen as offline")
+        mesh.members["silent"].agent._questions = Questions({"survey": asyncio.Event().wait})  # type: ignore[dict-item]
+
+        answer = await ask(mesh, timeout_s=1)
+        assert answer["silent"] == {
+            "dead": "its agent is not connected to the coordinator",
+            "silent": "its agent did not answer in 1 s",
+        }
+        assert list(answer["answers"]) == ["well"]  # type: ignore[call-overload]
+
+        checks = await doctor(mesh)
+        failed = [(check["code"], check["node"]) for check in checks if check["status"] == FAIL]
+        assert failed == [("node_answers", "dead"), ("node_answers", "silent")]
+        assert "nothing is heard" in str(of(checks, "node_answers")["dead"])
+        assert "did not answer in" in str(of(checks, "node_answers")["silent"])
+
+
+async def test_an_agent_that_goes_while_it_is_asked_is_not_waited_for(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        begun = asyncio.Event()
+
+        async def forever() -> Mapping[str, object]:
+            begun.set()
+            await asyncio.Event().wait()
+            return {}
+
+        worker.agent._questions = Questions({"survey": forever})
+
+        async def go_away() -> float:
+            await begun.wait()
+            await worker.kill()
+            return time.monotonic()
+
+        answer, began = await asyncio.gather(ask(mesh, timeout_s=15), go_away())
+        assert answer["silent"] == {"a": "its agent's connection ended while it was asked"}
+        assert time.monotonic() - began < 5
+
+
+async def test_what_an_agent_cannot_answer_it_says(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        await mesh.join("a")
+        await mesh.join("b")
+        await until(mesh.whole, "all see all")
+
+        async def long() -> Mapping[str, object]:
+            return {"x": "x" * MAX_ANSWER_BYTES}
+
+        async def broken() -> Mapping[str, object]:
+            raise ValueError("a probe failed")
+
+        mesh.members["a"].agent._questions = Questions({"survey": long})
+        mesh.members["b"].agent._questions = Questions({"survey": broken})
+        answer = await ask(mesh)
+        assert answer["silent"] == {
+            "a": "its answer is longer than 256 KiB",
+            "b": "its agent failed at this question; its log tells why",
+        }
+        answer = await ask(mesh, op="unheard-of", nodes=["b"])
+        assert answer["silent"] == {"b": "its agent knows no question 'unheard-of'"}
+        assert all(member.agent.link.is_open for member in mesh.members.values())
+
+
+async def test_only_the_head_asks(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        with pytest.raises(MeshrayError) as refused:
+            await worker.agent.coordinator.call("POST", "/v1/ask", {"op": "survey"})
+        assert refused.value.code == "not_admin"
+        with pytest.raises(MeshrayError, match="no node"):
+            await ask(mesh, nodes=["nobody"])
+        checks = await doctor(mesh, "a")
+        assert of(checks, "node_answers", "skip") == {None: "only the node that runs the coordinator asks the others"}
+
+
+async def test_the_head_examines_what_it_sees_while_the_coordinator_is_away(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        mesh.head.agent.wake()
+        await until(lambda: _has_heard_all(mesh.head.agent), "the head has heard it")
+        await mesh.server.stop()
+        await until(lambda: not mesh.head.agent.link.is_open, "the link is gone")
+        checks = await doctor(mesh)
+        assert [check["code"] for check in checks if check["status"] == FAIL] == ["coordinator_tcp"]
+        assert of(checks, "handshake_fresh", OK).keys() == {"a"}
+        await mesh.restart_coordinator()
