@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Protocol
 
 from meshray import __version__
 from meshray.agent.prober import Prober
+from meshray.firewall import Closed
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
 from meshray.model.status import RayState
+from meshray.raynode.listeners import Heard
 from meshray.raynode.supervisor import RayNow
 from meshray.wireguard.device import Device
 
@@ -29,6 +31,9 @@ class FirewallPart(Protocol):
     def problems(self) -> list[str]:
         """What could not be made so."""
 
+    def close(self, closed: Closed) -> list[str]:
+        """Closes these ports, and no others, to all but the overlay; returns what changed."""
+
     def changes(self) -> AsyncIterator[None]:
         """Yields when the host's rules may have changed."""
 
@@ -43,6 +48,13 @@ class RayPart(Protocol):
     @property
     def failure(self) -> str:
         """Why Ray does not run although it should; empty while nothing is wrong."""
+
+    @property
+    def ports(self) -> Sequence[int | range]:
+        """The TCP ports that Ray uses here, or may choose to use."""
+
+    def listening(self) -> list[Heard]:
+        """All that listens on this machine now, Ray's and others'. Blocks."""
 
     def head_instance(self, instance: str) -> None:
         """The head's Ray has this instance now; empty: it is down."""

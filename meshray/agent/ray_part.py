@@ -11,6 +11,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, Node
 from meshray.model.status import RayState
 from meshray.raynode.command import RayPlan
+from meshray.raynode.listeners import Listeners
 from meshray.raynode.state import node_table
 from meshray.raynode.supervisor import RayNode, RayNow
 from meshray.raynode.versions import RayInstallation
@@ -53,6 +54,8 @@ class RayOnNode:
         self._token = token
         self._refused = ""
         self._node = RayNode(installation, plan, home, person, token=token, on_instance=on_instance)
+        self.ports = plan.ports
+        self.listening = Listeners(home, plan.head_ip)
         self.head_instance = self._node.head_instance
         self.drained = self._node.drained
         self.label = self._node.label

@@ -1,6 +1,7 @@
 """How a node comes up once its tunnel is there: firewall, probes, paths, Ray; told stage by stage.
 
     overlay ──► firewall ──► prober, paths ──► Ray ALIVE ──► up
+    Ray's ports closed ──────────────────────┘
 
 What does not come in time is told as a failure; the agent goes on trying all the same.
 """
@@ -15,6 +16,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from meshray.agent.parts import FirewallPart, RayPart
+from meshray.agent.portguard import PortGuard
 from meshray.agent.prober import Prober
 from meshray.agent.report import path_to
 from meshray.errors import MeshrayError
@@ -46,10 +48,15 @@ class Stages:
         self._agent = agent
         self._progress = agent.progress
         self._let_in = asyncio.Event()
+        self._closed = asyncio.Event()
 
     async def run(self) -> None:
         """Goes through them all, then ends; what it started goes on as the agent's tasks."""
         agent = self._agent
+        guard = self._port_guard()
+        if guard is not None:
+            # Beside the handshake, which takes longer; only Ray's start waits for it.
+            agent.tasks.start(self._guard_ports(guard), "port guard")
         await self._wait_for_overlay()
         device = agent.parts.device
         self._progress.set("overlay", "ok", f"{agent.me.ip} on {device.name} ({device.kind})")
@@ -72,8 +79,12 @@ class Stages:
             await self._let_in.wait()
             self._progress.finish(self._summary(None))
             agent.parts.ray = await self._wait_for_a_head()
+            if guard is not None:
+                await guard.close()
         self._progress.set("ray", "run")
         await self._label(agent.parts.ray)
+        if guard is not None:
+            await self._closed.wait()
         agent.tasks.start(agent.parts.ray.run(), "ray")
         table = await self._wait_for_ray(agent.parts.ray)
         await self._let_in.wait()
@@ -174,6 +185,16 @@ class Stages:
             raise MeshrayError(
                 "probe_port", f"the overlay address {agent.me.ip} cannot be used: {error.strerror}", hint="meshray up"
             ) from None
+
+    def _port_guard(self) -> PortGuard | None:
+        agent = self._agent
+        firewall = agent.parts.firewall
+        return PortGuard(firewall, lambda: agent.parts.ray, {agent.enrolment.mesh_port}) if firewall else None
+
+    async def _guard_ports(self, guard: PortGuard) -> None:
+        await guard.close()
+        self._closed.set()
+        await guard.run()
 
     async def _keep_firewall(self, firewall: FirewallPart) -> None:
         self._progress.set("firewall", "run")

@@ -104,6 +104,15 @@ class Backends:
         """Runs one iptables command, waiting for the shared lock."""
         return self._run([program, "-w", _LOCK_WAIT_S, *arguments], "")
 
+    def iptables_restore(self, program: str, script: str) -> Answer:
+        """Runs a script of iptables-save's form as one transaction; what it does not name stays."""
+        return self._run([f"{program}-restore", "-w", _LOCK_WAIT_S, "--noflush"], script)
+
+    def iptables_table(self, program: str) -> tuple[Table | None, str]:
+        """The filter table of this program (made by asking where there is none), or why it cannot be read."""
+        answer = self._run([f"{program}-save", "-t", "filter"], "")
+        return (iptables.parse(answer.out), "") if answer.ok else (None, answer.cause)
+
     def insert(self, held: HeldTable, chain: Chain, way: Way, opening: Opening) -> Answer:
         """Puts our accept before everything else in the chain."""
         if held.owner == "nft":

@@ -8,17 +8,20 @@
     firewall.remove()
 
 An accept in a table of our own cannot overrule a drop in somebody else's, so one rule is put into each base chain
-that would drop the overlay, marked by its comment. What meshray itself forbids (forwarding between the overlay and
-other networks) stands in the table ``inet meshray``.
+that would drop the overlay, marked by its comment. What meshray itself forbids is `guard`'s: it stands in the table
+``inet meshray``.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Lock
 
-from meshray.firewall import iptables, nft, rules
+from meshray.firewall import iptables, rules
 from meshray.firewall.backends import Backends, HeldTable
+from meshray.firewall.closing import Closed
+from meshray.firewall.guard import Guard
 from meshray.firewall.opening import Opening, Way
 from meshray.firewall.programs import Proc, Run, run_program
 from meshray.firewall.ruleset import Chain, Rule
@@ -44,14 +47,28 @@ class Firewall:
         self._opening = opening
         self._proc = Proc(proc)
         self._host = Backends(run, self._proc)
+        self._guard = Guard(opening, self._host, self._proc)
         self._problems: list[str] = []
+        self._lock = Lock()
 
     def problems(self) -> list[str]:
-        """What the last `apply` or `remove` could not do, in sentences."""
-        return list(self._problems)
+        """What the last `close`, `apply` or `remove` could not do, in sentences."""
+        return [*self._guard.problems, *self._problems]
+
+    def close(self, closed: Closed) -> list[str]:
+        """Closes these TCP ports, and no others, to all but the overlay and this host; returns what changed.
+
+        Takes one call of nft, before the interface is there as well. From then on `apply` keeps them closed.
+        """
+        with self._lock:
+            return self._guard.close(closed)
 
     def apply(self) -> list[str]:
         """Puts in place whatever is missing; idempotent. Returns what changed, [] when all was in place."""
+        with self._lock:
+            return self._apply()
+
+    def _apply(self) -> list[str]:
         self._problems = self._host.problems = []
         listing = self._host.nft_listing()
         held = self._host.tables(listing)
@@ -59,7 +76,7 @@ class Firewall:
         if log:
             listing = self._host.nft_listing()
             held = self._host.tables(listing)
-        guarded, guard_log = self._guard(listing, held)
+        guarded, guard_log = self._guard.keep(listing, held)
         log += guard_log
         if guard_log and listing is None:
             held = self._host.tables(listing)
@@ -69,6 +86,10 @@ class Firewall:
 
     def remove(self) -> list[str]:
         """Takes back exactly what is ours; idempotent. Returns what changed."""
+        with self._lock:
+            return self._remove()
+
+    def _remove(self) -> list[str]:
         self._problems = self._host.problems = []
         log = self._restore_forwarding()
         listing = self._host.nft_listing()
@@ -78,9 +99,7 @@ class Firewall:
             log.append(f"firewalld: {interface} is out of the trusted zone")
         for table in held:
             log += self._delete(table, list(table.table.marked(self._opening.mark)))
-        if nft.own_table_comments(listing or "") is not None:
-            log += self._script(f"delete table inet {nft.OWN_TABLE}\n", f"nft: table inet {nft.OWN_TABLE} removed")
-        return log
+        return log + self._guard.remove(listing, held)
 
     async def changes(self) -> AsyncIterator[None]:
         """Yields when somebody changed the host's rules (debounced), and at least every LOOK_S seconds.
@@ -103,40 +122,6 @@ class Firewall:
             return []
         # Where firewalld does not answer (it ended and left its rules), a rule of ours does it, as in any table.
         return [f"firewalld: {interface} is in the trusted zone"] if self._host.trust(interface).ok else []
-
-    def _guard(self, listing: str | None, held: list[HeldTable]) -> tuple[bool, list[str]]:
-        """Sees to it that only overlay to overlay is forwarded: (whether that is so, what changed)."""
-        if listing is None:
-            return self._guard_by_iptables(held)
-        if nft.own_table_in_place(listing, self._opening):
-            return True, []
-        log = self._script(nft.own_table_script(self._opening), f"nft: table inet {nft.OWN_TABLE} in place")
-        return bool(log), log
-
-    def _guard_by_iptables(self, held: list[HeldTable]) -> tuple[bool, list[str]]:
-        """Without nft. A node that is no hub needs no rule: its interface simply does not forward."""
-        variants = self._host.variants()
-        if not self._opening.forwards:
-            return True, []
-        owner = held[0].owner if held else variants.get("nft") or variants.get("legacy")
-        if owner is None:
-            self._problems.append(
-                "this node cannot be a hub: neither nft nor iptables is there to keep forwarding inside the overlay "
-                "(apt-get install nftables)"
-            )
-            return False, []
-        ours = next((table for table in held if table.owner == owner), None)
-        if ours and iptables.guard_in_place(ours.table, self._opening):
-            return True, []
-        stale = [] if ours is None else list(ours.table.marked(f"{self._opening.mark} guard"))
-        if ours:
-            self._delete(ours, stale)
-        for arguments in iptables.guard_arguments(self._opening):
-            answer = self._host.iptables(owner, arguments)
-            if not answer.ok:
-                self._problems.append(f"forwarding cannot be kept inside the overlay: {answer.cause}")
-                return False, []
-        return True, [f"{owner} FORWARD: only overlay to overlay is forwarded"]
 
     def _open(self, held: HeldTable, *, guard_by_iptables: bool) -> list[str]:
         """Our accept into every chain that drops the overlay, and what is outdated of ours out."""
@@ -168,13 +153,6 @@ class Firewall:
             else:
                 self._problems.append(f"a rule of ours is still in {held.label(chain)}: {answer.cause}")
         return log
-
-    def _script(self, script: str, done: str) -> list[str]:
-        answer = self._host.nft_script(script)
-        if answer.ok:
-            return [done]
-        self._problems.append(f"nft refused the table inet {nft.OWN_TABLE}: {answer.cause}")
-        return []
 
     def _forwarding(self, guarded: bool) -> list[str]:
         """The kernel forwards what comes in on an interface whose own switch is on; no other interface is touched."""

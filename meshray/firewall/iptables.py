@@ -15,11 +15,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from meshray.firewall.closing import Closed
 from meshray.firewall.opening import Opening, Way
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
 #: Docker's chain for other people's rules; it survives a restart of Docker, and Docker calls it first.
 DOCKER_USER = "DOCKER-USER"
+#: Ours, jumped to first from INPUT: what `nft.own_rules` has in its chain ``input``.
+INPUT_CHAIN = "MESHRAY-INPUT"
 
 _HOOKS = {"INPUT": "input", "FORWARD": "forward", "OUTPUT": "output"}
 _VERDICTS = {
@@ -164,3 +167,56 @@ def guard_in_place(table: Table, opening: Opening) -> bool:
         (chain := table.chain(name)) is not None and [rule.comment for rule in chain.rules[: len(comments)]] == comments
         for name, comments in wanted.items()
     )
+
+
+def closing_comment(opening: Opening, closed: Closed) -> str:
+    """Of the jump into our chain. It does not begin with `Opening.mark`: `Rule`s of that kind are accepts."""
+    return f"{closing_mark(opening.interface)} {closed.digest} {opening.network}"
+
+
+def closing_mark(interface: str) -> str:
+    """How the comment of that jump begins."""
+    return f"meshray guard {interface}"
+
+
+def _closing_rules(opening: Opening, closed: Closed, *, ipv6: bool) -> list[str]:
+    return [
+        "-i lo -j RETURN",
+        f"-i {opening.interface} -j RETURN",
+        *([] if ipv6 else [f"-d {opening.network} -j DROP"]),
+        *(f"-p tcp -m tcp --dport {first}:{last} --syn -j DROP" for first, last in closed.always),
+        *(f"-p tcp -m tcp --dport {first}:{last} -j DROP" for first, last in closed.heard),
+    ]
+
+
+def closing_script(table: Table, opening: Opening, closed: Closed, *, ipv6: bool) -> str:
+    """For ``iptables-restore --noflush``: our chain anew and first in INPUT, in one transaction."""
+    rules = [f"-A {INPUT_CHAIN} {rule}" for rule in _closing_rules(opening, closed, ipv6=ipv6)]
+    jump = f'-I INPUT 1 -m comment --comment "{closing_comment(opening, closed)}" -j {INPUT_CHAIN}'
+    return _script([f":{INPUT_CHAIN} - [0:0]", *rules, *_jumps_out(table), jump])
+
+
+def closing_in_place(table: Table, opening: Opening, closed: Closed, *, ipv6: bool) -> bool:
+    """Whether our chain is whole and INPUT jumps to it before any rule that is not ours."""
+    chain, ours = table.chain("INPUT"), table.chain(INPUT_CHAIN)
+    if chain is None or ours is None:
+        return False
+    first = next((rule for rule in chain.rules if not rule.comment.startswith(opening.mark)), None)
+    whole = len(ours.rules) == len(_closing_rules(opening, closed, ipv6=ipv6))
+    return whole and first is not None and first.comment == closing_comment(opening, closed)
+
+
+def closing_removal(table: Table) -> str:
+    """For ``iptables-restore --noflush``: our chain goes; empty where there is none."""
+    gone = [f"-F {INPUT_CHAIN}", f"-X {INPUT_CHAIN}"]
+    return _script([*_jumps_out(table), *gone]) if table.chain(INPUT_CHAIN) else ""
+
+
+def _jumps_out(table: Table) -> list[str]:
+    chain = table.chain("INPUT")
+    rules = chain.rules if chain else ()
+    return [f"-D {rule.where}" for rule in rules if rule.verdict == f"jump {INPUT_CHAIN}"]
+
+
+def _script(lines: Sequence[str]) -> str:
+    return "\n".join(["*filter", *lines, "COMMIT", ""])

@@ -17,11 +17,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from meshray.firewall.closing import Closed, Ranges, described
 from meshray.firewall.opening import Opening, Way
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
 #: A table of our own: atomically replaced, removed as a whole. Further chains of meshray's belong here too.
 OWN_TABLE = "meshray"
+#: In the comment of the rules that close ports, before `Closed.digest`.
+CLOSED = "closed"
 
 _TABLE = re.compile(r"table (\S+) (\S+) \{")
 _CHAIN = re.compile(r"chain (\S+) \{")
@@ -210,19 +213,29 @@ def delete_command(table: Table, chain: Chain, rule: Rule) -> str:
     return f"delete rule {table.family} {table.name} {chain.name} handle {rule.where}\n"
 
 
-def own_rules(opening: Opening) -> dict[str, list[tuple[str, str]]]:
-    """Per chain of our table: (rule, comment). Only overlay to overlay is ever forwarded.
+def own_rules(opening: Opening, closed: Closed) -> dict[str, list[tuple[str, str]]]:
+    """Per chain of our table: (rule, comment). Only overlay to overlay is forwarded, and Ray hears the overlay only.
 
     A hub must not send ICMP redirects into the overlay (nodes would try to reach each other around it), and the
-    kernel's own switch is a logical OR over all interfaces, so it is a rule.
+    kernel's own switch is a logical OR over all interfaces, so it is a rule. Nor may a neighbour in the LAN route to
+    this node's overlay address (Linux answers for each of its addresses on each interface). No rule here needs
+    conntrack, which a host may not have, or not for every packet.
     """
     interface, network, mark = f'"{opening.interface}"', opening.network, opening.mark
     through = (f"iifname {interface} oifname {interface} ip saddr {network} ip daddr {network} accept", "through")
+    outside = f'iifname != {{ "lo", {interface} }}'
+    named = f"{CLOSED} {closed.digest}"
+    opens = "tcp flags & (fin | syn | rst | ack) == syn"
     chains = {
         "forward": [
             *([through] if opening.forwards else []),
             (f"iifname {interface} drop", "nothing leaves the overlay here"),
             (f"oifname {interface} drop", "nothing enters the overlay here"),
+        ],
+        "input": [
+            (f"{outside} ip daddr {network} drop", "overlay addresses on the overlay only"),
+            *([(f"{outside} tcp dport {_set(closed.always)} {opens} drop", f"{named} new")] if closed.always else []),
+            *([(f"{outside} tcp dport {_set(closed.heard)} drop", named)] if closed.heard else []),
         ],
         "output": [(f"oifname {interface} icmp type redirect drop", "no redirects")],
     }
@@ -231,19 +244,23 @@ def own_rules(opening: Opening) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def own_table_script(opening: Opening) -> str:
+def _set(ports: Ranges) -> str:
+    return f"{{ {described(ports)} }}"
+
+
+def own_table_script(opening: Opening, closed: Closed) -> str:
     """Replaces our table in one transaction, whether or not it is there."""
     lines = [f"add table inet {OWN_TABLE}", f"delete table inet {OWN_TABLE}", f"table inet {OWN_TABLE} {{"]
-    for chain, rules in own_rules(opening).items():
+    for chain, rules in own_rules(opening, closed).items():
         lines.append(f"chain {chain} {{ type filter hook {chain} priority -5; policy accept;")
         lines += [f'{rule} comment "{comment}"' for rule, comment in rules]
         lines.append("}")
     return "\n".join([*lines, "}", ""])
 
 
-def own_table_in_place(listing: str, opening: Opening) -> bool:
+def own_table_in_place(listing: str, opening: Opening, closed: Closed) -> bool:
     """Whether our table stands as `own_table_script` makes it, told by the comments and their order."""
-    wanted = [comment for rules in own_rules(opening).values() for _, comment in rules]
+    wanted = [comment for rules in own_rules(opening, closed).values() for _, comment in rules]
     return own_table_comments(listing) == wanted
 
 

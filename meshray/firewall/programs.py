@@ -85,6 +85,10 @@ class Proc:
         except OSError:
             return False
 
+    def has_ipv6(self) -> bool:
+        """Whether this host speaks IPv6 at all."""
+        return (self._root / "net/if_inet6").exists()
+
     def forwarding(self, interface: str) -> str | None:
         """``1``: IPv4 packets that come in on this interface may be forwarded; ``0``: not; None: no such interface."""
         try:

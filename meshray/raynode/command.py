@@ -37,6 +37,9 @@ METRICS_EXPORT_PORT = 20106
 DASHBOARD_METRIC_PORT = 20107
 AUTOSCALER_METRIC_PORT = 20108
 
+#: Ray Serve's HTTP and gRPC proxies unless an application says otherwise (ray.serve.config: HTTPOptions, gRPCOptions).
+SERVE_PORTS = (8000, 9000)
+
 #: What Ray binds to every interface, and so must be closed to all but the overlay.
 WORKER_OPEN_PORTS = (NODE_MANAGER_PORT, OBJECT_MANAGER_PORT, AGENT_GRPC_PORT, METRICS_EXPORT_PORT)
 HEAD_OPEN_PORTS = (GCS_PORT, *WORKER_OPEN_PORTS, DASHBOARD_METRIC_PORT, AUTOSCALER_METRIC_PORT)
@@ -127,6 +130,11 @@ class RayPlan:
     def overlay_ports(self) -> tuple[int, ...]:
         """Ports that this node's Ray binds on its overlay address."""
         return HEAD_OVERLAY_PORTS if self.head else WORKER_OVERLAY_PORTS
+
+    @property
+    def ports(self) -> tuple[int | range, ...]:
+        """All TCP ports that this node's Ray uses unless a person's own program chooses others."""
+        return (*self.open_ports, *self.overlay_ports, *SERVE_PORTS, WORKER_PORTS)
 
 
 def check_extra_args(args: Sequence[str]) -> None:
