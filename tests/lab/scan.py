@@ -37,7 +37,7 @@ def scan(address: str) -> tuple[set[int], set[int]]:
             raw.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, 16)
         raw.connect(target)
         own = random.randrange(30000, 60000)
-        base = _base_sum(raw.getsockname()[0], target[0], own) if family == socket.AF_INET else None
+        base = _base_sum(raw.getsockname()[0], str(target[0]), own) if family == socket.AF_INET else None
         found: set[int] = set()
         silent = set(range(1, 65536))
         for _ in range(3):
