@@ -1,6 +1,6 @@
 """The coordinator's HTTPS API as seen from a node: pinned certificate, every address tried at once.
 
->>> answer, endpoint = await enrol(token, request)
+>>> answer, endpoint = await enrol(token, request, key)
 >>> coordinator = Coordinator(endpoints, fingerprint, credential)
 >>> await coordinator.call("POST", "/v1/leave")
 >>> async for message in (await coordinator.open_link()).messages(): ...
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from meshray.errors import MeshrayError, RefusedError, UnreachableError, error_f
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.keys import PrivateKey, PublicKey
+from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
 
 if TYPE_CHECKING:
@@ -62,8 +65,11 @@ class TakenOver(MeshrayError):
         )
 
 
-async def enrol(token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpoint]:
+async def enrol(token: Token, request: EnrolRequest, key: PrivateKey) -> tuple[EnrolAnswer, Endpoint]:
     """Becomes a node. Returns the answer and the address at which the coordinator answered.
+
+    Args:
+        key: whose public half the request names.
 
     Raises:
         UnreachableError: no address answered; names each and what happened there.
@@ -72,10 +78,22 @@ async def enrol(token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpo
     """
     stranger = Coordinator(token.coordinators, token.fingerprint)
     async with _session() as session:
-        endpoint = await stranger.find(session)
+        endpoint, hello = await stranger.find(session)
         found = replace(stranger, endpoints=(endpoint,))
-        answer = await found.request(session, "POST", "/v1/enroll", request.to_json())
+        body = proven(hello, "/v1/enroll", request.to_json(), key)
+        answer = await found.request(session, "POST", "/v1/enroll", body)
     return EnrolAnswer.from_json(answer), endpoint
+
+
+def proven(hello: Mapping[str, object], path: str, body: Mapping[str, object], key: PrivateKey) -> Mapping[str, object]:
+    """The request's body with the proof that this node has the key that it names.
+
+    Args:
+        hello: the coordinator's answer to GET /v1/hello. An older one names no key for proofs and asks for none.
+    """
+    if "proof_key" not in hello:
+        return body
+    return {**body, FIELD: prove(key, PublicKey.parse(wire.text(hello, "proof_key", 44)), path, body)}
 
 
 @dataclass(frozen=True)
@@ -92,24 +110,31 @@ class Coordinator:
     fingerprint: bytes
     credential: str = field(default="", repr=False)
 
-    async def find(self, session: aiohttp.ClientSession) -> Endpoint:
-        """The first address at which the right coordinator answers.
+    async def find(self, session: aiohttp.ClientSession) -> tuple[Endpoint, Mapping[str, object]]:
+        """The first address at which the right coordinator answers, and what it answers to GET /v1/hello.
 
         Raises:
             UnreachableError: none does.
             RefusedError: another mesh's coordinator answered.
         """
 
-        async def hello(endpoint: Endpoint) -> Endpoint:
-            await self._exchange(session, endpoint, "GET", "/v1/hello", None)
-            return endpoint
+        async def hello(endpoint: Endpoint) -> tuple[Endpoint, Mapping[str, object]]:
+            return endpoint, await self._exchange(session, endpoint, "GET", "/v1/hello", None)
 
         return await race(self.endpoints, hello)
 
-    async def call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, object]:
-        """One request with this node's credential; raises as `request` does."""
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        prove_with: PrivateKey | None = None,
+    ) -> Mapping[str, object]:
+        """One request with this node's credential, and the proof of a key where one is given; raises as `request`."""
         async with _session() as session:
-            endpoint = await self.find(session)
+            endpoint, hello = await self.find(session)
+            if body is not None and prove_with is not None:
+                body = proven(hello, path, body, prove_with)
             return await replace(self, endpoints=(endpoint,)).request(session, method, path, body)
 
     async def request(
@@ -133,12 +158,19 @@ class Coordinator:
             ) from None
 
     async def call_through(
-        self, stream: socket.socket, method: str, path: str, body: Mapping[str, object] | None = None
+        self,
+        stream: socket.socket,
+        method: str,
+        path: str,
+        body: Mapping[str, object],
+        prove_with: PrivateKey | None = None,
     ) -> Mapping[str, object]:
         """The same over a byte stream that leads to the coordinator's port, for one call."""
         from meshray.agent.stream import session_over
 
         async with session_over(stream, self.fingerprint) as session:
+            if prove_with is not None:
+                body = proven(await self.request(session, "GET", "/v1/hello"), path, body, prove_with)
             return await self.request(session, method, path, body)
 
     async def open_link(self) -> Link:
@@ -178,7 +210,7 @@ class Coordinator:
             socket = await session.ws_connect(
                 f"https://{endpoint}{path}",
                 headers=self._headers,
-                ssl=aiohttp.Fingerprint(self.fingerprint),
+                ssl=_pin(self.fingerprint),
                 heartbeat=HEARTBEAT_S,
                 max_msg_size=max_message_bytes,
             )
@@ -197,14 +229,12 @@ class Coordinator:
         body: Mapping[str, object] | None,
     ) -> Mapping[str, object]:
         """One request and its answer; raises what aiohttp raises, and the API's own errors as ours."""
-        import aiohttp
-
         async with session.request(
             method,
             f"https://{endpoint}{path}",
             json=body,
             headers=self._headers,
-            ssl=aiohttp.Fingerprint(self.fingerprint),
+            ssl=_pin(self.fingerprint),
         ) as response:
             answer = wire.decode(await response.read())
             if response.status >= 400:
@@ -266,6 +296,14 @@ class Link:
         """Ends the WebSocket only; does not wait for the other side longer than a second."""
         with contextlib.suppress(asyncio.TimeoutError, OSError):
             await asyncio.wait_for(self._socket.close(), 1.0)
+
+
+@functools.lru_cache(4)
+def _pin(fingerprint: bytes) -> aiohttp.Fingerprint:
+    # aiohttp takes up a connection again for the same object only.
+    import aiohttp
+
+    return aiohttp.Fingerprint(fingerprint)
 
 
 def _session() -> aiohttp.ClientSession:

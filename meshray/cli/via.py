@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from meshray.agent.enrolment import Enrolment
     from meshray.cli.app import App
     from meshray.model.enrol import EnrolAnswer, EnrolRequest
+    from meshray.model.keys import PrivateKey
     from meshray.model.token import Token
     from meshray.runtime.ssh import SshTarget
 
@@ -35,7 +36,9 @@ class ThroughSsh:
 
     target: SshTarget
 
-    def call(self, app: App, coordinator: Coordinator, path: str, body: Json) -> Json:
+    def call(
+        self, app: App, coordinator: Coordinator, path: str, body: Json, prove_with: PrivateKey | None = None
+    ) -> Json:
         """One POST; raises as `Coordinator.request` does, and UnreachableError ``ssh_failed`` with ssh's own words."""
         from meshray.runtime.person import Person
         from meshray.runtime.ssh import SshStream
@@ -43,7 +46,7 @@ class ThroughSsh:
         port = coordinator.endpoints[0].port
         with SshStream(self.target, port, Person.invoking(app.environ), app.environ) as stream:
             try:
-                return asyncio.run(coordinator.call_through(stream.socket, "POST", path, body))
+                return asyncio.run(coordinator.call_through(stream.socket, "POST", path, body, prove_with))
             except UnreachableError as error:
                 raise stream.failure() or error from None
 
@@ -57,7 +60,9 @@ class ThroughForward:
 
     endpoint: Endpoint
 
-    def call(self, app: App, coordinator: Coordinator, path: str, body: Json) -> Json:
+    def call(
+        self, app: App, coordinator: Coordinator, path: str, body: Json, prove_with: PrivateKey | None = None
+    ) -> Json:
         """One POST; raises as `Coordinator.request` does."""
         try:
             stream = socket.create_connection((self.endpoint.host, self.endpoint.port), _CONNECT_S)
@@ -68,7 +73,7 @@ class ThroughForward:
                 hint="does the forward lead to the coordinator's port?",
             ) from None
         with stream:
-            return asyncio.run(coordinator.call_through(stream, "POST", path, body))
+            return asyncio.run(coordinator.call_through(stream, "POST", path, body, prove_with))
 
     def __str__(self) -> str:
         return str(self.endpoint)
@@ -77,13 +82,13 @@ class ThroughForward:
 Via = ThroughSsh | ThroughForward
 
 
-def enrol_via(app: App, via: Via, token: Token, request: EnrolRequest) -> EnrolAnswer:
-    """Becomes a node; raises as `Via.call` does."""
+def enrol_via(app: App, via: Via, token: Token, request: EnrolRequest, key: PrivateKey) -> EnrolAnswer:
+    """Becomes a node, with the key whose public half the request names; raises as `Via.call` does."""
     from meshray.agent.client import Coordinator
     from meshray.model.enrol import EnrolAnswer
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
-    return EnrolAnswer.from_json(via.call(app, stranger, "/v1/enroll", request.to_json()))
+    return EnrolAnswer.from_json(via.call(app, stranger, "/v1/enroll", request.to_json(), key))
 
 
 def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:

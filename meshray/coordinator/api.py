@@ -66,6 +66,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def make_app(service: Service, door: Door, relay: Relay) -> web.Application:
     """The application that answers for this service."""
     api = _Api(service, door, relay)
+    service.on_removed(relay.drop)
     app = web.Application(middlewares=[_Answering(door).middleware], client_max_size=MAX_BODY_BYTES)
     app.add_routes([web.route(route.method, route.path, api.answering(route)) for route in ROUTES])
     return app
@@ -152,7 +153,9 @@ class _Api:
         return web.json_response(self._description)
 
     async def enrol(self, request: web.Request) -> web.StreamResponse:
-        asked = EnrolRequest.from_json(await _body(request))
+        body = await _body(request)
+        asked = EnrolRequest.from_json(body)
+        self._service.require_proof(asked.public_key, "/v1/enroll", body)
         answer = await self._service.enrol(asked)
         return success(replace(answer, observed=request.remote or "").to_json())
 

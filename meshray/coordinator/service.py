@@ -22,8 +22,9 @@ from meshray.coordinator.store import Store
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
-from meshray.model.keys import PresharedKey, PrivateKey
+from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.model.node import COORDINATOR, STATIC, Node, Versions
+from meshray.model.proof import FIELD, is_proven
 from meshray.model.question import Answer
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
 from meshray.runtime.knock import knock
@@ -55,6 +56,9 @@ class Service:
         self._fingerprint = fingerprint
         self._clock = clock
         self._knocking: set[str] = set()
+        #: With which nodes prove their keys; good as long as this process.
+        self._proof_key = PrivateKey.generate()
+        self._cut_off: list[Callable[[str], None]] = []
         registry = store.load().restarted(clock())
         self._publisher = Publisher(registry.map, lambda: self._ledger.registry.map)
         self._asking = Asking(self._publisher)
@@ -70,10 +74,31 @@ class Service:
         """Tells every agent that the coordinator ends."""
         self._publisher.close()
 
+    def on_removed(self, cut_off: Callable[[str], None]) -> None:
+        """Has this called with the id of every node that is removed, before whoever removed it is answered."""
+        self._cut_off.append(cut_off)
+
     def hello(self) -> dict[str, object]:
         """What anybody may know."""
         mesh = self.settings.mesh
-        return {"mesh": mesh.id, "name": mesh.name, "version": __version__}
+        proof_key = str(self._proof_key.public())
+        return {"mesh": mesh.id, "name": mesh.name, "version": __version__, "proof_key": proof_key}
+
+    def require_proof(self, key: PublicKey, path: str, body: Mapping[str, object]) -> None:
+        """Raises RefusedError unless the request proves that its sender has the private half of this key."""
+        if FIELD not in body:
+            raise RefusedError(
+                "proof_missing",
+                "this request does not prove that its sender has the private half of the key that it names: "
+                "that machine's meshray is too old for this mesh",
+                hint=f"install meshray {__version__} or later there",
+            )
+        if not is_proven(self._proof_key, key, path, body):
+            raise RefusedError(
+                "proof_wrong",
+                "the proof that the sender has the private half of the key that it names is wrong",
+                hint="try again, if the coordinator was just started; each machine joins with a key of its own",
+            )
 
     def member_with(self, credential: str) -> Member | None:
         """Whose credential this is; None where nobody's."""
@@ -170,6 +195,8 @@ class Service:
     def _say_goodbye(self, member: Member) -> None:
         _log.info("%s (%s) was removed", member.node.name, member.node.ip)
         self._publisher.kick(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
+        for cut_off in self._cut_off:
+            cut_off(member.node.id)
 
     # Agents
 

@@ -94,6 +94,12 @@ class PrivateKey(_SecretKey):
 
         return PublicKey(X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw())
 
+    def shared_with(self, other: PublicKey) -> bytes:
+        """X25519's shared secret (RFC 7748). Raises ValueError where ``other`` is a point of low order."""
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+        return X25519PrivateKey.from_private_bytes(self.raw).exchange(X25519PublicKey.from_public_bytes(other.raw))
+
 
 class PresharedKey(_SecretKey):
     """The second, symmetric key of a pair (WireGuard's defence against a broken Curve25519)."""

@@ -2,13 +2,13 @@
 
     app.router.add_get("/v1/relay", …)  ──►  Relay(port).serve(request, node_id, is_member)
 
-A node has one connection: the newest wins. What is malformed ends the connection on which it came.
+A node has one connection: the newest wins. What is malformed ends the connection on which it came, and `drop`
+ends a node's at once when it is removed from the mesh.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -24,14 +24,13 @@ from meshray.runtime.tasks import Tasks
 HEARTBEAT_S = 10.0
 #: How long the other side gets for its half of the closing handshake.
 CLOSE_S = 2.0
-#: How often it is asked whether the node is still one of the mesh. WireGuard itself lets go of a removed one at once.
-RECHECK_S = 5.0
 
 #: The same codes as on the agent's link (`meshray.coordinator.publisher`).
 CLOSE_NOT_ACCEPTED = 4401
 CLOSE_REPLACED = 4409
 CLOSE_BAD_MESSAGE = 1008
 CLOSE_ENDING = 1001
+_REMOVED = "this node was removed from the mesh"
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +52,11 @@ class Relay:
         return len(self._connections)
 
     async def serve(self, request: web.Request, node_id: str, is_member: Callable[[], bool]) -> web.WebSocketResponse:
-        """Carries one node's datagrams until either side ends it."""
+        """Carries one node's datagrams until either side ends it.
+
+        Args:
+            is_member: whether it is still one once the connection stands; from then on `drop` tells.
+        """
         websocket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, timeout=CLOSE_S
         )
@@ -65,14 +68,22 @@ class Relay:
             older.end(CLOSE_REPLACED, "another connection of this node took over")
         self._connections[node_id] = connection
         _log.info("node %s comes through the relay", node_id)
+        if not is_member():
+            connection.end(CLOSE_NOT_ACCEPTED, _REMOVED)
         try:
-            await connection.run(is_member)
+            await connection.run()
         finally:
             if self._connections.get(node_id) is connection:
                 del self._connections[node_id]
         _log.info("node %s left the relay%s", node_id, f": {connection.reason}" if connection.reason else "")
         await connection.close(request.transport)
         return websocket
+
+    def drop(self, node_id: str) -> None:
+        """The node is none of the mesh any more: its connection, where it has one, ends now."""
+        connection = self._connections.get(node_id)
+        if connection is not None:
+            connection.end(CLOSE_NOT_ACCEPTED, _REMOVED)
 
     def close(self) -> None:
         """Ends every connection."""
@@ -96,18 +107,14 @@ class _Connection:
             self._code, self.reason = code, reason
         self._ended.set()
 
-    async def run(self, is_member: Callable[[], bool]) -> None:
+    async def run(self) -> None:
         """Both directions, until `end`."""
         work = Tasks()
         self._pump.start()
         work.start(self._out(), "relay out")
         work.start(self._in(), "relay in")
         try:
-            while not self._ended.is_set():
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._ended.wait(), RECHECK_S)
-                if not is_member():
-                    self.end(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
+            await self._ended.wait()
         finally:
             await work.close()
             self._pump.close()

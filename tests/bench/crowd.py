@@ -61,7 +61,7 @@ class Machine:
 
     async def enrol(self, token: Token) -> EnrolAnswer:
         """Becomes a node; raises as `meshray.agent.client.enrol` does."""
-        answer, _ = await enrol(token, self.request)
+        answer, _ = await enrol(token, self.request, self.key)
         return answer
 
 

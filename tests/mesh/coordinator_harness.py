@@ -15,6 +15,7 @@ from typing import cast
 
 import aiohttp
 
+from meshray.agent.client import proven
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.door import Door
 from meshray.coordinator.server import Server
@@ -61,14 +62,20 @@ def make_mesh(folder: Path) -> tuple[Home, EnrolAnswer, Token]:
     return home, answer, token
 
 
+#: The private halves of the keys in requests that `enrol_request` made, by the public ones.
+KEYS: dict[str, PrivateKey] = {}
+
+
 def enrol_request(token: Token, name: str = "worker", **changes: object) -> dict[str, object]:
+    key = PrivateKey.generate()
+    KEYS[str(key.public())] = key
     request = EnrolRequest(
         token.mesh_id,
         token.token_id,
         token.secret,
         NodeName(name),
         False,
-        PrivateKey.generate().public(),
+        key.public(),
         VERSIONS,
         with_ray=True,
     )
@@ -137,14 +144,23 @@ class Client:
     def __init__(self, session: aiohttp.ClientSession, port: int, fingerprint: bytes) -> None:
         self.session = session
         self.port = port
+        self._hello: Json | None = None
         self.pin = aiohttp.Fingerprint(fingerprint)
 
     async def call(self, method: str, path: str, body: object = None, credential: str = "") -> Reply:
         headers = {"Authorization": f"Bearer {credential}"} if credential else {}
+        if path == "/v1/enroll" and isinstance(body, dict) and (key := KEYS.get(str(body.get("public_key")))):
+            body = proven(await self.hello(), path, body, key)
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         url = f"https://127.0.0.1:{self.port}{path}"
         async with self.session.request(method, url, data=data, headers=headers, ssl=self.pin) as response:
             return Reply(response.status, wire.decode(await response.read()))
+
+    async def hello(self) -> Json:
+        """What the coordinator answers to anybody, asked once."""
+        if self._hello is None:
+            self._hello = (await self.call("GET", "/v1/hello")).body
+        return self._hello
 
     async def enrol(self, token: Token, name: str = "worker", **changes: object) -> EnrolAnswer:
         reply = await self.call("POST", "/v1/enroll", enrol_request(token, name, **changes))

@@ -87,7 +87,7 @@ class Mesh:
             with_ray=False,
             ephemeral=ephemeral,
         )
-        answer, endpoint = await enrol(request_token, request)
+        answer, endpoint = await enrol(request_token, request, key)
         return self.add(name, key, answer, endpoint, ephemeral=ephemeral)
 
     def add(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import cast
 import aiohttp
 import pytest
 
+from meshray.agent.client import proven
 from meshray.errors import error_from_json
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.token import Token
 
-from .coordinator_harness import Json, enrol_request, make_mesh, running_mesh, running_server
+from .coordinator_harness import KEYS, Json, enrol_request, make_mesh, running_mesh, running_server
 
 
 async def test_hello_tells_everybody_which_mesh_this_is(tmp_path: Path) -> None:
@@ -208,3 +210,22 @@ async def test_start_and_end_leave_nothing_open(tmp_path: Path) -> None:
         "coordinator.db",
         "coordinator.key",
     ]
+
+
+async def test_a_token_and_anothers_public_key_are_not_enough(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        victim = await mesh.client.enrol(mesh.token, "victim")
+        key = str(victim.map.nodes[victim.node_id].public_key)
+        own = PrivateKey.generate()
+        body = {**enrol_request(mesh.token, "victim"), "public_key": key}
+        hello = await mesh.client.hello()
+        attempts: list[tuple[dict[str, object], str]] = [
+            ({**body, "proof": ""}, "proof_wrong"),
+            (dict(proven(hello, "/v1/enroll", body, own)), "proof_wrong"),
+            (dict(proven(hello, "/v1/leave", body, KEYS[key])), "proof_wrong"),
+            (body, "proof_missing"),
+        ]
+        for attempt, code in attempts:
+            reply = await mesh.client.call("POST", "/v1/enroll", json.dumps(attempt).encode())
+            assert (reply.status, reply.code, reply.exit_code) == (403, code, 4)
+        assert (await mesh.client.call("POST", "/v1/leave", {}, victim.credential)).status == 200

@@ -206,12 +206,14 @@ async def test_garbage_ends_the_connection_on_which_it_came_alone(tmp_path: Path
         assert len(hub.sources) == 2
 
 
-async def test_a_removed_node_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "RECHECK_S", 0.02)
+async def test_a_removed_node_is_cut_off_before_the_command_returns(tmp_path: Path) -> None:
     async with relayed_mesh(tmp_path) as (mesh, _, relay):
         other = await mesh.client.enrol(mesh.token, "other")
         connection = await websocket(mesh, other.credential)
+        assert relay.count == 1
+        mesh_connection = next(iter(relay._connections.values()))
         await mesh.admin("DELETE", "/v1/nodes/other")
+        assert mesh_connection.reason == "this node was removed from the mesh"
         assert await closed(connection) == server.CLOSE_NOT_ACCEPTED
         await until(lambda: relay.count == 0)
 

@@ -19,11 +19,12 @@ from meshray.cli.via import ThroughForward, ThroughSsh, enrol_via
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolRequest
+from meshray.model.keys import PrivateKey
 from meshray.model.token import Token
 from meshray.runtime.ssh import SshTarget
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 
-from .coordinator_harness import Running, enrol_request, running_mesh
+from .coordinator_harness import KEYS, Running, enrol_request, running_mesh
 
 #: Knows the two uses that meshray makes of ssh, -W and -R with a command, and fails as ssh does.
 SSH = """\
@@ -100,20 +101,21 @@ def app_with(environ: Mapping[str, str]) -> App:
     return App((), environ=environ, stderr=io.StringIO())
 
 
-def request(token: Token, **changes: str) -> EnrolRequest:
-    return EnrolRequest.from_json({**enrol_request(token), **changes})
+def asked(token: Token, **changes: str) -> tuple[EnrolRequest, PrivateKey]:
+    request = EnrolRequest.from_json({**enrol_request(token), **changes})
+    return request, KEYS[str(request.public_key)]
 
 
 async def test_an_enrolment_through_ssh(tmp_path: Path, programs: dict[str, str]) -> None:
     async with running_mesh(tmp_path) as mesh:
         app = app_with({**programs, "TEST_PORT": str(mesh.client.port)})
         way = ThroughSsh(SshTarget("head", "ana", 2222))
-        answer = await asyncio.to_thread(enrol_via, app, way, mesh.token, request(mesh.token))
+        answer = await asyncio.to_thread(enrol_via, app, way, mesh.token, *asked(mesh.token))
         assert answer.map.nodes[answer.node_id].name == "worker"
         assert mesh.server is not None
-        bad = request(mesh.token, secret="no")
+        bad = asked(mesh.token, secret="no")
         with pytest.raises(RefusedError) as caught:
-            await asyncio.to_thread(enrol_via, app, way, mesh.token, bad)
+            await asyncio.to_thread(enrol_via, app, way, mesh.token, *bad)
         assert caught.value.code == "token_unknown"
 
 
@@ -125,7 +127,7 @@ async def test_ssh_that_fails_is_quoted(tmp_path: Path, programs: dict[str, str]
         ):
             app = app_with({**programs, "TEST_PORT": str(port)})
             with pytest.raises(UnreachableError) as caught:
-                await asyncio.to_thread(enrol_via, app, ThroughSsh(target), mesh.token, request(mesh.token))
+                await asyncio.to_thread(enrol_via, app, ThroughSsh(target), mesh.token, *asked(mesh.token))
             assert caught.value.code == "ssh_failed"
             assert words in caught.value.message
             assert target.typed in caught.value.hint
@@ -135,7 +137,7 @@ async def test_a_machine_without_ssh(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         app = app_with({"PATH": str(tmp_path)})
         with pytest.raises(MeshrayError) as caught:
-            enrol_via(app, ThroughSsh(SshTarget("head")), mesh.token, request(mesh.token))
+            enrol_via(app, ThroughSsh(SshTarget("head")), mesh.token, *asked(mesh.token))
         assert caught.value.code == "no_ssh"
 
 
@@ -143,14 +145,14 @@ async def test_an_enrolment_through_a_forward(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         way = ThroughForward(Endpoint("127.0.0.1", mesh.client.port))
         app = app_with({})
-        answer = await asyncio.to_thread(enrol_via, app, way, mesh.token, request(mesh.token))
+        answer = await asyncio.to_thread(enrol_via, app, way, mesh.token, *asked(mesh.token))
         assert answer.map.nodes[answer.node_id].name == "worker"
         other = Token(mesh.token.mesh_id, mesh.token.coordinators, bytes(32), "00000000", "x")
         with pytest.raises(RefusedError) as caught:
-            await asyncio.to_thread(enrol_via, app, way, other, request(other))
+            await asyncio.to_thread(enrol_via, app, way, other, *asked(other))
         assert caught.value.code == "token_other_mesh"
     with pytest.raises(UnreachableError, match="nothing answers"):
-        await asyncio.to_thread(enrol_via, app, way, mesh.token, request(mesh.token))
+        await asyncio.to_thread(enrol_via, app, way, mesh.token, *asked(mesh.token))
 
 
 async def add(mesh: Running, programs: dict[str, str], host: str, *more: str) -> Outcome:

@@ -263,7 +263,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
         roles=wish.roles,
     )
     try:
-        answer, coordinators = _ask(app, wish, request)
+        answer, coordinators = _ask(app, wish, request, key)
     except MeshrayError as error:
         if error.code == "version_mismatch" and installation is not None:
             # The coordinator cannot know which Python it is here.
@@ -321,16 +321,16 @@ def _require_reachable(app: App, wish: Wish, enrolment: Enrolment) -> None:
     require_reachable(app, wish.endpoints, enrolment.listen_port, ask)
 
 
-def _ask(app: App, wish: Wish, request: EnrolRequest) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:
+def _ask(app: App, wish: Wish, request: EnrolRequest, key: PrivateKey) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:
     """The coordinator's answer, and where it is tried from now on."""
     from meshray.agent import client
 
     if wish.via is not None:
         app.note(f"enrol: through {wish.via}")  # no live display: ssh may ask for a password
-        return enrol_via(app, wish.via, wish.token, request), wish.token.coordinators
+        return enrol_via(app, wish.via, wish.token, request, key), wish.token.coordinators
     with app.progress() as progress:
         progress.stage("enrol", "run", ", ".join(map(str, wish.token.coordinators)))
-        answer, endpoint = asyncio.run(client.enrol(wish.token, request))
+        answer, endpoint = asyncio.run(client.enrol(wish.token, request, key))
         progress.stage("enrol", "ok", str(endpoint))
     return answer, (endpoint, *(other for other in wish.token.coordinators if other != endpoint))
 

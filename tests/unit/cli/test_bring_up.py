@@ -19,7 +19,7 @@ from meshray.cli.undo import Undo
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
-from meshray.model.keys import MeshSecret
+from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import Node
 from meshray.model.token import Token
@@ -63,7 +63,7 @@ class Machine:
     def unenrol(self, enrolment: Enrolment, *, take_back: bool = False) -> None:
         self.done.append("take back" if take_back else "unenrol")
 
-    async def enrol(self, token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpoint]:
+    async def enrol(self, token: Token, request: EnrolRequest, key: PrivateKey) -> tuple[EnrolAnswer, Endpoint]:
         self.done.append("enrol")
         if self.refusal is not None:
             raise self.refusal

@@ -16,6 +16,7 @@ from meshray.coordinator import advertise
 from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.keys import PrivateKey
 from meshray.model.token import Token
 from meshray.runtime import ports
 from meshray.runtime.ssh import SshTarget
@@ -32,9 +33,9 @@ class Way:
         self.asked: list[tuple[str, EnrolRequest]] = []
         self.taken_back: list[str] = []
 
-    def enrol(self, app: App, via: Via, token: Token, request: EnrolRequest) -> EnrolAnswer:
+    def enrol(self, app: App, via: Via, token: Token, request: EnrolRequest, key: PrivateKey) -> EnrolAnswer:
         self.asked.append((str(via), request))
-        return asyncio.run(self.machine.enrol(token, request))[0]
+        return asyncio.run(self.machine.enrol(token, request, key))[0]
 
     def unenrol(self, app: App, via: Via, enrolment: Enrolment) -> None:
         self.taken_back.append(str(via))
@@ -82,9 +83,9 @@ def test_an_endpoint_is_told_and_its_port_is_listened_on(machine: Machine) -> No
     asked: list[EnrolRequest] = []
     original = machine.enrol
 
-    async def enrol(token: Token, request: EnrolRequest) -> tuple[EnrolAnswer, Endpoint]:
+    async def enrol(token: Token, request: EnrolRequest, key: PrivateKey) -> tuple[EnrolAnswer, Endpoint]:
         asked.append(request)
-        return await original(token, request)
+        return await original(token, request, key)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("meshray.agent.client.enrol", enrol)

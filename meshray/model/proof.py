@@ -1,0 +1,55 @@
+"""The proof that who sends a request has the private half of the WireGuard key that it names.
+
+    node:         HMAC(HKDF(X25519(node's private key, coordinator's public key)), request)
+    coordinator:  HMAC(HKDF(X25519(coordinator's private key, node's public key)), request)
+
+Public keys stand in the map for every member to read; whoever could enrol with another's would be given a credential
+of that node. The coordinator's key is made for this alone, at each of its starts, and told by GET /v1/hello.
+
+>>> body = {"public_key": str(node.public())}
+>>> is_proven(coordinator, node.public(), "/v1/enroll", {**body, "proof": prove(node, asked, "/v1/enroll", body)})
+True
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping
+
+from meshray.model.keys import PrivateKey, PublicKey
+
+#: The field of the request that holds the proof; it covers all others.
+FIELD = "proof"
+
+
+def prove(own: PrivateKey, coordinator: PublicKey, path: str, body: Mapping[str, object]) -> str:
+    """The proof for this request, hexadecimal.
+
+    Args:
+        own: the private half of the key that the request names.
+        coordinator: the key that `GET /v1/hello` told.
+        path: of the request, so that a proof for one is none for another.
+    """
+    return _mac(own.shared_with(coordinator), path, body)
+
+
+def is_proven(coordinator: PrivateKey, claimed: PublicKey, path: str, body: Mapping[str, object]) -> bool:
+    """Whether the request's own proof shows that its sender has the private half of ``claimed``."""
+    shown = body.get(FIELD)
+    if not isinstance(shown, str) or not shown.isascii():
+        return False
+    try:
+        shared = coordinator.shared_with(claimed)
+    except ValueError:  # a point of low order: everybody would reach the same secret (RFC 7748, section 6.1)
+        return False
+    return hmac.compare_digest(_mac(shared, path, body), shown)
+
+
+def _mac(shared: bytes, path: str, body: Mapping[str, object]) -> str:
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    key = HKDF(SHA256(), 32, salt=None, info=b"meshray proof of key v1 " + path.encode()).derive(shared)
+    fields = {name: value for name, value in body.items() if name != FIELD}
+    return hmac.new(key, json.dumps(fields, sort_keys=True).encode(), "sha256").hexdigest()
