@@ -66,7 +66,6 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def make_app(service: Service, door: Door, relay: Relay) -> web.Application:
     """The application that answers for this service."""
     api = _Api(service, door, relay)
-    service.on_removed(relay.drop)
     app = web.Application(middlewares=[_Answering(door).middleware], client_max_size=MAX_BODY_BYTES)
     app.add_routes([web.route(route.method, route.path, api.answering(route)) for route in ROUTES])
     return app

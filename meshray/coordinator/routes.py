@@ -66,7 +66,7 @@ ROUTES: tuple[Route, ...] = (
         answer=schemas.ENROL_ANSWER,
         request=schemas.ENROL_REQUEST,
         refusals={
-            403: "the token is unknown, revoked, expired, used up or of another mesh",
+            403: "the token is unknown, revoked, expired, used up or of another mesh, or the key was not proven",
             409: "name, key or role are taken, the versions do not match, or no address is left",
         },
     ),

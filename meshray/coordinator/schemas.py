@@ -73,6 +73,8 @@ ADDRESS = text(15, pattern=r"[0-9]{1,3}(\.[0-9]{1,3}){3}", description="IPv4, in
 NETWORK = text(18, pattern=r"[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}")
 #: Where a server stands in the world: nothing that is not HOST:PORT, [IPv6]:PORT.
 ENDPOINT = text(MAX_ENDPOINT, pattern=r".*:[0-9]{1,5}", description="HOST:PORT or [IPv6]:PORT")
+#: See `meshray.model.proof`.
+PROOF = text(64, description="that the sender has the private half of the key: HMAC-SHA256; refused without")
 LABELS: Schema = {
     "type": "object",
     "maxProperties": wire.MAX_ITEMS,
@@ -154,6 +156,7 @@ ENROL_REQUEST = record(
         "endpoints": listed(ENDPOINT),
         "roles": {**listed({"enum": sorted(WISHES)}), "description": "what it wants to be beyond a node"},
         "versions": ref("Versions"),
+        "proof": PROOF,
     },
 )
 ENROL_ANSWER = enveloped(
@@ -174,6 +177,7 @@ HELLO = enveloped(
             "description": "whether the credential that was shown is a node's; absent: none was shown",
         },
         "revision": {"type": ["integer", "null"], "description": "of the map, where it is"},
+        "proof_key": {**KEY, "description": "with which a node proves its own key; another after each start"},
     },
 )
 NEW_TOKEN = record(

@@ -96,6 +96,7 @@ class Server:
             context, own_fingerprint = _tls(self._home)
             service = Service(store, own_fingerprint, self._clock)
             relay = self._relay = self._relay or Relay(service.settings.port)
+            service.on_removed(relay.drop)
             sockets = _listen(self._hosts, service.settings.port if self._port is None else self._port)
         except BaseException:
             store.close()

@@ -22,7 +22,7 @@ from meshray.coordinator.server import Server
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
-from meshray.model.keys import PrivateKey
+from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.model.token import Token
@@ -66,16 +66,27 @@ def make_mesh(folder: Path) -> tuple[Home, EnrolAnswer, Token]:
 KEYS: dict[str, PrivateKey] = {}
 
 
-def enrol_request(token: Token, name: str = "worker", **changes: object) -> dict[str, object]:
+def new_key() -> str:
+    """A public key whose private half `with_proof` knows."""
     key = PrivateKey.generate()
     KEYS[str(key.public())] = key
+    return str(key.public())
+
+
+def with_proof(hello: Json, path: str, body: Json) -> Json:
+    """The body with the proof of the key that it names, where that is one of `new_key`."""
+    key = KEYS.get(str(body.get("public_key")))
+    return body if key is None else proven(hello, path, body, key)
+
+
+def enrol_request(token: Token, name: str = "worker", **changes: object) -> dict[str, object]:
     request = EnrolRequest(
         token.mesh_id,
         token.token_id,
         token.secret,
         NodeName(name),
         False,
-        key.public(),
+        PublicKey.parse(new_key()),
         VERSIONS,
         with_ray=True,
     )
@@ -149,8 +160,8 @@ class Client:
 
     async def call(self, method: str, path: str, body: object = None, credential: str = "") -> Reply:
         headers = {"Authorization": f"Bearer {credential}"} if credential else {}
-        if path == "/v1/enroll" and isinstance(body, dict) and (key := KEYS.get(str(body.get("public_key")))):
-            body = proven(await self.hello(), path, body, key)
+        if path == "/v1/enroll" and isinstance(body, dict):
+            body = with_proof(await self.hello(), path, body)
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         url = f"https://127.0.0.1:{self.port}{path}"
         async with self.session.request(method, url, data=data, headers=headers, ssl=self.pin) as response:

@@ -7,7 +7,7 @@ cases are made by schemathesis from the description that the coordinator serves;
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,9 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from meshray.coordinator.routes import ROUTES, Caller, Route
 from meshray.coordinator.store import Store
-from meshray.model.keys import PrivateKey
 from meshray.model.token import Token
 
-from .coordinator_harness import PATIENCE_S, enrol_request, make_mesh
+from .coordinator_harness import PATIENCE_S, enrol_request, make_mesh, new_key, with_proof
 from .test_coordinator_process import coordinator
 
 #: Cases of each operation, caller and mode.
@@ -96,8 +95,12 @@ class Target:
         """A credential of a worker that exists."""
         if not self.worker:
             body = enrol_request(self.token, "victim", endpoints=[ENDPOINT])
-            self.worker = self.ask("POST", "/v1/enroll", body=body).json()["credential"]
+            self.worker = self.ask("POST", "/v1/enroll", body=self.proven(body)).json()["credential"]
         return self.worker
+
+    def proven(self, body: Mapping[str, object]) -> Mapping[str, object]:
+        """The enrolment with the proof of its key, where the test has the private half."""
+        return with_proof(self.ask("GET", "/v1/hello").json(), "/v1/enroll", body)
 
     def credential(self, caller: Caller) -> str:
         return self.admin if caller is Caller.ADMIN else self.enrolled()
@@ -138,11 +141,13 @@ def make_real(target: Target, route: Route, case: Any, number: int) -> None:
             "mesh_id": target.token.mesh_id,
             "token_id": target.token.token_id,
             "secret": target.token.secret,
-            "public_key": [str(PrivateKey.generate().public()), nodes[-1]["public_key"]][number % 4 == 0],
+            "public_key": [new_key(), nodes[-1]["public_key"]][number % 4 == 0],
             "name": [f"fuzzed-{number}", nodes[-1]["name"]][number % 2],
             "endpoints": [ENDPOINT],
             "roles": [],
         }
+        if number % 5:
+            case.body = dict(target.proven(case.body))
     if route.name == "reach":
         case.body |= {"endpoint": ENDPOINT}
 
