@@ -102,7 +102,7 @@ class Operations:
 
         facts = await whole_mesh(self._agent, await self._ray_table())
         checks = examine(facts, wire.text(request, "node", 63, "") or None)
-        return {"checks": [check.to_json() for check in checks]}
+        return {"self": self._agent.me.name, "checks": [check.to_json() for check in checks]}
 
     async def _wireguard_without_secrets(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         return {"text": self._wireguard(request, secrets=False)}

@@ -99,15 +99,16 @@ async def survey(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> 
     status = build_status(agent.view(table))
     context = _context(agent, status)
     groups = await asyncio.gather(
-        _in_time(host.look(context)),
-        _in_time(path.look(context)),
-        _in_time(control.look(context)),
-        _in_time(ray.look(context)),
+        in_time(host.look(context)),
+        in_time(path.look(context)),
+        in_time(control.look(context)),
+        in_time(ray.look(context)),
     )
     return status, NodeFacts(agent.me.name, *groups)
 
 
-async def _in_time(look: Awaitable[T]) -> T | None:
+async def in_time(look: Awaitable[T]) -> T | None:
+    """The facts of one group; None where they took too long or the probe failed."""
     try:
         return await asyncio.wait_for(look, GROUP_S)
     except asyncio.TimeoutError:

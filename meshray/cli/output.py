@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from functools import singledispatch
 
-from meshray.cli import envelope, tables
+from meshray.cli import diagnosis, envelope, tables
 from meshray.cli.app import App
 from meshray.cli.results import (
     DoctorResult,
@@ -38,7 +38,12 @@ __all__ = ["Result", "show", "show_error", "text"]
 
 def show(app: App, result: Result) -> None:
     """Writes the answer to stdout."""
-    shown = envelope.dumps(envelope.answer(result.to_json())) if app.as_json else text(result)
+    if app.as_json:
+        shown = envelope.dumps(envelope.answer(result.to_json()))
+    elif isinstance(result, DoctorResult) and app.stdout.isatty() and not app.environ.get("NO_COLOR"):
+        shown = diagnosis.doctor_text(result, coloured)
+    else:
+        shown = text(result)
     if shown:
         app.stdout.write(shown if shown.endswith("\n") else shown + "\n")
     app.stdout.flush()
@@ -53,6 +58,13 @@ def show_error(app: App, error: MeshrayError) -> None:
     if app.as_json:
         app.stdout.write(envelope.dumps(envelope.failure(error)) + "\n")
         app.stdout.flush()
+
+
+def coloured(word: str, colour: str) -> str:
+    """The word as a terminal shows it in this colour."""
+    import click
+
+    return click.style(word, fg=colour)
 
 
 def _one_line(value: str) -> str:
@@ -124,7 +136,7 @@ def _(result: StatusResult) -> str:
 
 @text.register
 def _(result: DoctorResult) -> str:
-    return tables.doctor_text(result.checks)
+    return diagnosis.doctor_text(result)
 
 
 @text.register

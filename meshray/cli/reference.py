@@ -34,7 +34,7 @@ _VARIABLES = (
     ("MESHRAY_SERVICE", "`systemd` or `background` forces how the agent is started"),
     ("MESHRAY_DEBUG", "`1` shows a traceback with an error"),
     ("HTTPS_PROXY, NO_PROXY", "honoured on the way to the coordinator"),
-    ("NO_COLOR", "no colours in the progress on a terminal"),
+    ("NO_COLOR", "no colours on a terminal"),
 )
 
 

@@ -122,9 +122,18 @@ class StatusResult(Result):
 
 @dataclass(frozen=True)
 class DoctorResult(Result):
-    """``doctor``: every check, in the form of `doctor.report`."""
+    """``doctor``: every check, in the form of `doctor.report`.
+
+    Attributes:
+        node: this machine's name in the mesh; empty where it has none, or it may not be known.
+        repaired: what ``--fix`` did, in sentences.
+        bundle: the archive that ``--bundle`` wrote; None: none was asked for.
+    """
 
     checks: tuple[Mapping[str, object], ...]
+    node: str = ""
+    repaired: tuple[str, ...] = ()
+    bundle: str | None = None
 
     @property
     def healthy(self) -> bool:
@@ -138,7 +147,13 @@ class DoctorResult(Result):
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``doctor --json``."""
-        return {"healthy": self.healthy, "checks": [dict(check) for check in self.checks]}
+        answer: dict[str, object] = {
+            "healthy": self.healthy,
+            "self": self.node or None,
+            "checks": [dict(check) for check in self.checks],
+            "repaired": list(self.repaired),
+        }
+        return answer if self.bundle is None else {**answer, "bundle": self.bundle}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 Object = Mapping[str, object]
 
-_MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL", "skip": "--  "}
-
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows with their columns aligned, two blanks between them."""
@@ -95,23 +93,6 @@ def path_text(path: Object) -> str:
         if path.get(key) is not None
     ]
     return _path_kind(path) + endpoint + "".join(f", {detail}" for detail in details)
-
-
-def doctor_text(checks: Iterable[Object]) -> str:
-    """Every check that was made; what a failed one hides is only counted."""
-    shown, hidden = [], 0
-    for check in checks:
-        status = str(check.get("status"))
-        if status == "skip":
-            hidden += 1
-            continue
-        where = f" [{check.get('node')}]" if check.get("node") else ""
-        shown.append(f"{_MARKS.get(status, status)}  {check.get('title')}{where}: {check.get('evidence')}")
-        if status in ("warn", "fail") and check.get("fix"):
-            shown.append(f"      fix: {check.get('fix')}")
-    if hidden:
-        shown.append(f"{_MARKS['skip']}  {hidden} more could not be checked or do not apply (--json lists them)")
-    return "\n".join(shown)
 
 
 def tokens_text(tokens: Iterable[Object], now: float) -> str:

@@ -48,6 +48,7 @@ class Facts:
     Attributes:
         enrolled: this machine is a node of some mesh.
         agent_error: why the agent cannot be asked; empty where it can.
+        allowed_by: the command with which it could be asked, where it is only this person who may not.
         status: the mesh as this node sees it; None where the agent cannot be asked.
         ray_nodes: the names of the nodes on which Ray is meant to run.
         nodes: what the nodes that were asked found out, by name; this node is among them.
@@ -58,6 +59,7 @@ class Facts:
 
     enrolled: bool = True
     agent_error: str = ""
+    allowed_by: str = ""
     status: Status | None = None
     ray_nodes: frozenset[str] = frozenset()
     nodes: Mapping[str, NodeFacts] = field(default_factory=dict)

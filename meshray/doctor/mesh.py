@@ -35,8 +35,11 @@ def _enrolled(facts: Facts) -> Iterable[Finding]:
 def _agent_running(facts: Facts) -> Iterable[Finding]:
     if facts.status is not None:
         yield Finding(OK, f"it answers for {facts.status.node}")
+    elif facts.allowed_by:
+        yield Finding(SKIP, facts.agent_error, facts.allowed_by, blinds=True)
     else:
-        yield Finding(FAIL, facts.agent_error or "it does not answer", "meshray up; meshray logs agent")
+        fix = "meshray up; meshray logs agent"
+        yield Finding(FAIL, facts.agent_error or "it does not answer", fix, repair="agent")
 
 
 def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:

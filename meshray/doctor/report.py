@@ -35,6 +35,7 @@ class Finding:
         node: where it was found.
         peer: the other end, where it is about a pair: from ``node`` to ``peer``.
         repair: a key of `meshray.doctor.repairs.REPAIRS`, where meshray can mend it by itself.
+        blinds: what depends on it cannot be looked at, although it did not fail.
     """
 
     status: str
@@ -43,6 +44,7 @@ class Finding:
     node: str = ""
     peer: str = ""
     repair: str = ""
+    blinds: bool = False
 
     @property
     def concerns(self) -> frozenset[str]:
@@ -113,6 +115,8 @@ class _Root:
 def examine(facts: Facts, node: str | None = None, specs: tuple[Spec, ...] | None = None) -> tuple[Check, ...]:
     """Every check in the order of what depends on what.
 
+    Where there is no status nothing but this machine was looked at, so what fails there hides all that depends on it.
+
     Args:
         node: look at this node only (and at what concerns the whole mesh).
         specs: other checks than `meshray.doctor.specs.SPECS`.
@@ -139,11 +143,12 @@ def examine(facts: Facts, node: str | None = None, specs: tuple[Spec, ...] | Non
         found = []
         for finding in spec.look(facts):
             root = next((root for root in roots if root.hides(spec, finding)), None)
+            concerns = finding.concerns if facts.status is not None else frozenset()
             if root is not None and finding.status in (FAIL, WARN):
-                found.append(_Root(spec.code, finding.concerns, root.title))
+                found.append(_Root(spec.code, concerns, root.title))
                 finding = replace(finding, status=SKIP, evidence=f"follows from: {root.title}", fix="", repair="")  # noqa: PLW2901
-            elif finding.status == FAIL:
-                found.append(_Root(spec.code, finding.concerns, spec.title))
+            elif finding.status == FAIL or finding.blinds:
+                found.append(_Root(spec.code, concerns, spec.title))
             report.append(_check(spec, finding))
         roots += found
     return tuple(check for check in report if node is None or not check.node or node in (check.node, check.peer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from meshray.errors import MeshrayError, UnreachableError
 if TYPE_CHECKING:
     from meshray.doctor.facts import Facts
 
-#: Every peer is asked once more before the agent answers.
+#: All agents are asked, and each peer once more, before the agent answers.
 _TIMEOUT_S = 30.0
 
 
@@ -31,30 +32,50 @@ def doctor_command(app: App, node: str | None) -> Result:
       meshray doctor
       meshray doctor gpu-2 --json
 
-    Names the first cause; what only follows from it is left out. Exit code 3 when a check failed.
+    Names the first cause; what only follows from it is left out. On the head it covers every node and every pair,
+    elsewhere this node and its way to all others; on a machine that is in no mesh, what a mesh would need. Exit
+    code 3 when a check failed.
     """
+    return _examine(app, node or "")
+
+
+def _examine(app: App, node: str) -> DoctorResult:
+    try:
+        answer = app.control().ask("doctor", timeout_s=_TIMEOUT_S, node=node)
+    except UnreachableError as error:
+        return _alone(app, error)
+    except MeshrayError as error:
+        if error.code != "not_root":
+            raise
+        return _alone(app, error)
+    return DoctorResult(tuple(children(answer, "checks")), str(answer.get("self", "")))
+
+
+def _alone(app: App, error: MeshrayError) -> DoctorResult:
     from meshray.doctor.report import examine
 
-    try:
-        answer = app.control().ask("doctor", timeout_s=_TIMEOUT_S, node=node or "")
-    except UnreachableError as error:
-        return DoctorResult(tuple(check.to_json() for check in examine(_without_agent(app, error))))
-    return DoctorResult(tuple(children(answer, "checks")))
+    facts = _without_agent(app, error)
+    return DoctorResult(tuple(check.to_json() for check in examine(facts)), next(iter(facts.nodes), ""))
 
 
-def _without_agent(app: App, error: UnreachableError) -> Facts:
+def _without_agent(app: App, error: MeshrayError) -> Facts:
+    from meshray.agent.alone import look_alone
     from meshray.cli.enrolled import find_enrolment
     from meshray.doctor.facts import Facts
     from meshray.runtime.service import last_words
 
     home = app.home
-    enrolled = True
+    found = asyncio.run(look_alone(home, app.environ))
+    nodes = {found.name: found}
+    allowed_by = app.sudo_line() if error.code == "not_root" else ""
     try:
         enrolled = find_enrolment(home) is not None
     except MeshrayError as unreadable:
-        if unreadable.code == "not_root" and not home.state.exists():
-            enrolled = False
-        elif unreadable.code == "state_damaged":
-            return Facts(agent_error=unreadable.message)
+        if unreadable.code == "state_damaged":
+            return Facts(agent_error=unreadable.message, nodes=nodes)
+        enrolled = app.may_be_enrolled
+        if enrolled and not allowed_by:
+            return Facts(agent_error=unreadable.message, allowed_by=app.sudo_line(), nodes=nodes)
     words = last_words(home)
-    return Facts(enrolled=enrolled, agent_error=error.message + (f"; its last words: {words}" if words else ""))
+    agent_error = error.message + (f"; its last words: {words}" if words else "")
+    return Facts(enrolled=enrolled, agent_error=agent_error, allowed_by=allowed_by, nodes=nodes)

@@ -22,7 +22,7 @@ FIELDS = {
     "down": {"node", "was_running"},
     "leave": {"node", "unenrolled"},
     "status": {"mesh", "revision", "self", "coordinator", "nodes", "totals", "problems"},
-    "doctor": {"healthy", "checks"},
+    "doctor": {"healthy", "self", "checks", "repaired"},
     "ping": {"node", "sent", "received", "rtts_ms", "path", "others"},
     "token create": {"token", "id", "uses", "expires"},
     "token list": {"tokens"},

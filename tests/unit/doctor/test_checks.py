@@ -1,5 +1,6 @@
 """The doctor names the cause, and only the cause."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -131,3 +132,27 @@ def test_json_has_the_fields_that_scripts_rely_on() -> None:
     entry = examine(seen_by("gpu-1", HEAD, ME))[0].to_json()
     assert {"code", "title", "status", "node", "evidence", "fix"} <= entry.keys()
     assert entry["node"] is None
+
+
+def test_a_person_who_may_not_ask_the_agent_gets_no_failure_but_the_command() -> None:
+    report = examine(Facts(agent_error="the agent belongs to another person", allowed_by="sudo meshray doctor"))
+    assert failing(report) == []
+    closed = next(check for check in report if check.code == "agent_running")
+    assert (closed.status, closed.fix) == (SKIP, "sudo meshray doctor")
+    assert {check.status for check in report if "agent_running" in check.depends_on} == {SKIP}
+
+
+def test_an_agent_that_is_gone_is_told_from_a_node_that_is_gone() -> None:
+    off = node("gpu-2", 3, path=THROUGH_HUB, online=False, ray=RayState(alive=False))
+    facts = replace(seen_by("head", node("head", 1, "head", Path(SELF)), off), silent={"gpu-2": "not connected"})
+    for heard, words in ((frozenset({"gpu-2"}), "its agent is gone"), (frozenset[str](), "nothing is heard")):
+        report = examine(replace(facts, heard=heard))
+        assert failing(report) == [("node_answers", "gpu-2")]
+        assert words in next(check.evidence for check in report if check.status == FAIL)
+
+
+def test_an_agent_that_is_connected_and_silent_is_named_as_such() -> None:
+    facts = seen_by("head", node("head", 1, "head", Path(SELF)), OTHER)
+    report = examine(replace(facts, silent={"gpu-2": "its agent did not answer in 10 s"}))
+    assert failing(report) == [("node_answers", "gpu-2")]
+    assert "connected, but" in next(check.evidence for check in report if check.status == FAIL)

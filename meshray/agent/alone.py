@@ -1,0 +1,60 @@
+"""What can be found out about this machine while no agent runs, by whoever typed the command.
+
+>>> facts = asyncio.run(look_alone(home))
+>>> facts.host, facts.path
+(HostFacts(…), None)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+
+from meshray.agent.cache import load_map
+from meshray.agent.enrolment import Enrolment
+from meshray.agent.survey import in_time
+from meshray.doctor.facts import NodeFacts
+from meshray.doctor.probes import control, host
+from meshray.doctor.probes.context import Context
+from meshray.errors import MeshrayError
+from meshray.model.meshmap import MeshMap
+from meshray.settings import Home
+
+
+async def look_alone(home: Home, environ: Mapping[str, str] = os.environ) -> NodeFacts:
+    """The machine and the way to the coordinator, as far as this person may look. Before an enrolment, the machine."""
+    context = alone(home, environ)
+    found = await asyncio.gather(in_time(host.look(context)), in_time(control.look(context)))
+    return NodeFacts(context.name, host=found[0], control=found[1])
+
+
+def alone(home: Home, environ: Mapping[str, str]) -> Context:
+    """What is known without an agent: who this node is and the last map, where they can be read."""
+    try:
+        enrolment = Enrolment.load(home)
+    except MeshrayError:
+        return Context(home, environ)
+    mesh_map = _last_map(home)
+    me = mesh_map.nodes.get(enrolment.node_id) if mesh_map is not None else None
+    return Context(
+        home,
+        environ,
+        name=enrolment.name,
+        ip=me.ip if me is not None else None,
+        mesh_port=enrolment.mesh_port,
+        listen_port=enrolment.listen_port,
+        hosts_coordinator=enrolment.hosts_coordinator,
+        coordinators=enrolment.coordinators,
+        fingerprint=bytes.fromhex(enrolment.fingerprint),
+        credential=enrolment.credential,
+        transport=enrolment.transport,
+        mesh_map=mesh_map,
+    )
+
+
+def _last_map(home: Home) -> MeshMap | None:
+    try:
+        return load_map(home)
+    except MeshrayError:  # what is wrong with it is the agent's last word, which the report shows
+        return None

@@ -1,0 +1,95 @@
+"""The doctor's report for people: causes first, then what is worth knowing, then all that is in order, compactly. Pure.
+
+FAIL  the node's agent answers [gpu-2]: its agent is gone, the machine and its tunnel live (last handshake 12 s ago)
+      fix: on gpu-2: meshray up; meshray logs agent
+--    7 checks only follow from that
+ok    the agent runs: it answers for head
+ok    the last WireGuard handshake is fresh: 9 nodes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from meshray.cli.results import DoctorResult
+from meshray.cli.tables import Object
+
+#: What a hidden check's evidence begins with, see `meshray.doctor.report`.
+_FOLLOWS = "follows from: "
+_MARKS = {
+    "ok": ("ok  ", "green"),
+    "warn": ("WARN", "yellow"),
+    "fail": ("FAIL", "red"),
+    "skip": ("--  ", "bright_black"),
+}
+#: A long list says no more than its length.
+_NAMES = 3
+
+#: Gives a text a colour.
+Paint = Callable[[str, str], str]
+
+
+def plain(text: str, colour: str) -> str:
+    """No colour: for files, scripts and pipes."""
+    return text
+
+
+def doctor_text(result: DoctorResult, paint: Paint = plain) -> str:
+    """What was mended, then every check that was made; what a failed one hides is only counted."""
+    by_status: dict[object, list[Object]] = {}
+    for check in result.checks:
+        by_status.setdefault(check.get("status"), []).append(check)
+    skipped = by_status.get("skip", [])
+    followers = [check for check in skipped if str(check.get("evidence")).startswith(_FOLLOWS)]
+    closed = [check for check in skipped if check.get("fix")]
+    lines = [f"{paint('done', 'green')}  {what}" for what in result.repaired]
+    for check in (*by_status.get("fail", []), *by_status.get("warn", []), *closed):
+        lines += _in_full(check, paint)
+    if followers:
+        follow = "check only follows" if len(followers) == 1 else "checks only follow"
+        lines.append(f"{_mark('skip', paint)}  {len(followers)} {follow} from that (--json lists them)")
+    lines += _healthy(by_status.get("ok", []), paint)
+    others = len(skipped) - len(followers) - len(closed)
+    if others:
+        lines.append(f"{_mark('skip', paint)}  {others} more could not be checked or do not apply (--json lists them)")
+    if result.bundle is not None:
+        lines.append(
+            f"{paint('done', 'green')}  {result.bundle} holds this report with logs and settings, for others to read"
+        )
+    return "\n".join(lines)
+
+
+def _in_full(check: Object, paint: Paint) -> list[str]:
+    lines = [f"{_mark(str(check.get('status')), paint)}  {check.get('title')}{_where(check)}: {check.get('evidence')}"]
+    if check.get("fix"):
+        lines.append(f"      fix: {check.get('fix')}")
+    return lines
+
+
+def _where(check: Object) -> str:
+    if not check.get("node"):
+        return ""
+    return f" [{check.get('node')} → {check.get('peer')}]" if check.get("peer") else f" [{check.get('node')}]"
+
+
+def _healthy(checks: Sequence[Object], paint: Paint) -> list[str]:
+    """One line for each check; where it was made of many nodes or pairs, only how many."""
+    by_code: dict[object, list[Object]] = {}
+    for check in checks:
+        by_code.setdefault(check.get("code"), []).append(check)
+    return [f"{_mark('ok', paint)}  {same[0].get('title')}{_of_all(same)}" for same in by_code.values()]
+
+
+def _of_all(same: Sequence[Object]) -> str:
+    if len(same) == 1:
+        return f"{_where(same[0])}: {same[0].get('evidence')}"
+    if any(check.get("peer") for check in same):
+        return f": {len(same)} pairs"
+    if len(same) <= _NAMES:
+        return ": " + ", ".join(str(check.get("node")) for check in same)
+    return f": {len(same)} nodes"
+
+
+def _mark(status: str, paint: Paint) -> str:
+    mark, colour = _MARKS.get(status, (status, ""))
+    return paint(mark, colour)

@@ -1,0 +1,43 @@
+"""Facts travel as JSON; what comes from elsewhere may be anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshray.doctor.facts import NodeFacts, decode, encode
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def shaped(kind: type) -> st.SearchStrategy[object]:
+    """JSON with the names of this kind's fields, and anything in them: it comes deeper than any JSON would."""
+    hints = typing.get_type_hints(kind)
+    fields: dict[str, st.SearchStrategy[object]] = {}
+    for item in dataclasses.fields(kind):
+        inner = [one for one in (hints[item.name], *typing.get_args(hints[item.name])) if dataclasses.is_dataclass(one)]
+        fields[item.name] = JSON | shaped(typing.cast(type, inner[0])) if inner else JSON
+        if inner and typing.get_origin(hints[item.name]) is tuple:
+            fields[item.name] = JSON | st.lists(shaped(typing.cast(type, inner[0])), max_size=2)
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+@given(JSON | shaped(NodeFacts))
+def test_any_json_becomes_facts(value: object) -> None:
+    facts = decode(NodeFacts, value)
+    assert isinstance(facts, NodeFacts)
+    # What was read is facts as good as any: it is written and read again.
+    assert decode(NodeFacts, json.loads(json.dumps(encode(facts)))).name == facts.name
+
+
+def test_whoever_says_less_or_more_is_understood() -> None:
+    assert decode(NodeFacts, {"name": "gpu-1", "host": None, "unheard": {"of": 1}}) == NodeFacts("gpu-1")
+    assert decode(NodeFacts, {"name": 7}) == NodeFacts()
