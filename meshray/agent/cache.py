@@ -59,7 +59,9 @@ def load_or_fetch_map(home: Home, enrolment: Enrolment) -> MeshMap:
 async def _fetched_map(enrolment: Enrolment) -> MeshMap:
     from meshray.agent.client import Coordinator
 
-    coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
+    coordinator = Coordinator(
+        enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential, ticket=enrolment.ticket
+    )
     link = await asyncio.wait_for(coordinator.open_link(), _FETCH_S)
     try:
         first = await asyncio.wait_for(link.messages().__anext__(), _FETCH_S)

@@ -86,7 +86,7 @@ class Carrier:
     async def _look(self, hub: Node, prober: Prober | None) -> None:
         now = time.time()
         if self._running is not None and self._running.done():
-            # It ends by itself only where this node is not accepted; the link to the coordinator says so as well.
+            # It never ends by itself: what ended it is a fault, which is not to go unseen.
             self._running.result()
         handshake = self._hubs.last_heard(self._device(), hub.id)
         if prober is not None and handshake is not None and now >= self._next_probe:

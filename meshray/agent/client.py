@@ -21,7 +21,7 @@ from meshray.agent.race import CONNECT_TIMEOUT_S, describe, race
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, error_from_json
 from meshray.model import wire
 from meshray.model.address import Endpoint
-from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.enrol import MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
@@ -39,6 +39,8 @@ HEARTBEAT_S = 10.0
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 #: The close code by which the coordinator says that this node was removed.
 CLOSE_REMOVED = 4401
+#: … that it does not know this node, but may have forgotten it: its database is an older copy.
+CLOSE_CANNOT_TELL = 4425
 #: … that another connection of the same node took this one's place.
 CLOSE_TAKEN_OVER = 4409
 
@@ -62,6 +64,17 @@ class TakenOver(MeshrayError):
             "identity_taken_over",
             "another agent connected as this node: was the machine cloned?",
             hint="on the clone: meshray leave, then join with a token of its own",
+        )
+
+
+class CoordinatorBehind(MeshrayError):
+    """The coordinator does not know this node, and says that it may have forgotten it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "coordinator_behind",
+            "the coordinator was restored from an older copy and does not know this node; it goes on as it is",
+            hint="for good: meshray leave, then join with a new token (on the head: meshray token create)",
         )
 
 
@@ -104,11 +117,14 @@ class Coordinator:
         endpoints: all addresses; whichever answers first is used.
         fingerprint: SHA-256 of the certificate; nothing else is trusted.
         credential: of this node, empty for a stranger.
+        mark, ticket: what this node knows of the coordinator's past; told when a link is opened.
     """
 
     endpoints: tuple[Endpoint, ...]
     fingerprint: bytes
     credential: str = field(default="", repr=False)
+    mark: str = ""
+    ticket: str = field(default="", repr=False)
 
     async def find(self, session: aiohttp.ClientSession) -> tuple[Endpoint, Mapping[str, object]]:
         """The first address at which the right coordinator answers, and what it answers to GET /v1/hello.
@@ -178,7 +194,7 @@ class Coordinator:
 
         Raises:
             UnreachableError: none answered.
-            RemovedFromMesh: the credential is not accepted.
+            RefusedError: ``credential_unknown``.
         """
         return await self._open("/v1/agent", MAX_MESSAGE_BYTES)
 
@@ -209,14 +225,15 @@ class Coordinator:
         try:
             socket = await session.ws_connect(
                 f"https://{endpoint}{path}",
-                headers=self._headers,
+                headers={**self._headers, **self._knowledge},
                 ssl=_pin(self.fingerprint),
                 heartbeat=HEARTBEAT_S,
                 max_msg_size=max_message_bytes,
             )
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
-                raise RemovedFromMesh from None
+                # Only on its own link does the coordinator say whether it is sure.
+                raise RefusedError("credential_unknown", "the coordinator does not know this node") from None
             raise
         return Link(session, socket, endpoint)
 
@@ -240,6 +257,11 @@ class Coordinator:
             if response.status >= 400:
                 raise error_from_json(wire.mapping(answer, "error"), wire.number(answer, "exit_code", 0, 255, 1))
         return answer
+
+    @property
+    def _knowledge(self) -> dict[str, str]:
+        said = {MARK_HEADER: self.mark, TICKET_HEADER: self.ticket}
+        return {name: text for name, text in said.items() if text}
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -266,6 +288,7 @@ class Link:
 
         Raises:
             RemovedFromMesh: the coordinator closed because this node was removed.
+            CoordinatorBehind: it does not know this node, and cannot know whether it should.
             TakenOver: another agent connected as this node.
         """
         import aiohttp
@@ -275,6 +298,8 @@ class Link:
                 yield wire.decode(message.data)
         if self._socket.close_code == CLOSE_REMOVED:
             raise RemovedFromMesh
+        if self._socket.close_code == CLOSE_CANNOT_TELL:
+            raise CoordinatorBehind
         if self._socket.close_code == CLOSE_TAKEN_OVER:
             raise TakenOver
 

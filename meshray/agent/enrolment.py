@@ -15,6 +15,7 @@ from meshray.agent.transport import Mode, parse_mode
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
+from meshray.model.enrol import LONGEST_TICKET
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.runtime.files import make_folder, write_atomically
 from meshray.settings import Home
@@ -37,6 +38,7 @@ class Enrolment:
         person_uid: as whom Ray runs.
         observed: the address from which this node enrolled, as the coordinator saw it; empty where not told.
         transport: how the tunnel to the hub may travel; see `meshray.agent.transport`.
+        ticket: by which a coordinator that has forgotten this node knows it again; empty: none was given.
         taken_out: the coordinator removed this node; the agent must not start again.
     """
 
@@ -60,6 +62,7 @@ class Enrolment:
     taken_out: bool = False
     transport: Mode = "auto"
     observed: str = ""
+    ticket: str = field(default="", repr=False)
 
     @classmethod
     def load(cls, home: Home) -> Enrolment:
@@ -94,6 +97,7 @@ class Enrolment:
                 taken_out=wire.flag(value, "taken_out"),
                 transport=parse_mode(wire.text(value, "transport", 8, "auto")),
                 observed=wire.text(value, "observed", 45, ""),
+                ticket=wire.text(value, "ticket", LONGEST_TICKET, ""),
             )
         except (wire.WireError, UsageError) as error:
             raise damaged(home.enrolment, error) from None
@@ -122,6 +126,7 @@ class Enrolment:
             "taken_out": self.taken_out,
             "transport": self.transport,
             "observed": self.observed,
+            "ticket": self.ticket,
         }
         write_atomically(home.enrolment, json.dumps(value, indent=1))
 

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.client import Coordinator, Link, TakenOver
+from meshray.agent.client import Coordinator, CoordinatorBehind, Link, TakenOver
+from meshray.agent.membership import Membership
 from meshray.agent.progress import Progress
 from meshray.errors import UnreachableError
 from meshray.model import wire
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: A coordinator that starts beside its agent needs a few seconds; only then is it called away.
 _AWAY_AFTER_S = 8.0
+#: The longest pause between two tries, seconds; and to the coordinator on this very machine.
+_PAUSE_S, _OWN_PAUSE_S = 30.0, 1.0
 #: Two machines with one identity (a cloned disk) take the link from each other; not in a tight loop.
 _TAKEN_OVER_S = 30.0
 
@@ -38,6 +41,7 @@ class LinkKeeper:
         on_map: called with every new map.
         on_message: called with every other message.
         hello: what this node says of itself, besides its versions.
+        membership: keeps the ticket, and tells the person where the coordinator does not know this node.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class LinkKeeper:
         hello: Callable[[], Mapping[str, object]],
         versions: Versions,
         progress: Progress,
+        membership: Membership,
     ) -> None:
         self._coordinator = coordinator
         self._current = current
@@ -59,6 +64,9 @@ class LinkKeeper:
         self._said: Mapping[str, object] = {}
         self._versions = versions
         self._progress = progress
+        self._membership = membership
+        # A coordinator that was restored waits for the agent beside it before anybody may enrol.
+        self._longest_pause_s = _OWN_PAUSE_S if membership.enrolment.hosts_coordinator else _PAUSE_S
         self._link: Link | None = None
         self._ray_instance = ""
         self._hurry = asyncio.Event()
@@ -73,7 +81,7 @@ class LinkKeeper:
         attempt, since = 0, time.monotonic()
         self._progress.set("coordinator", "run")
         while True:
-            delay_s = backoff_s(attempt, first_s=0.2)
+            delay_s = backoff_s(attempt, first_s=0.2, cap_s=self._longest_pause_s)
             try:
                 self._link = await self._coordinator().open_link()
                 attempt = 0
@@ -82,6 +90,10 @@ class LinkKeeper:
                 log.warning(
                     "the link to the coordinator ended; going on with map revision %d", self._current().revision
                 )
+            except CoordinatorBehind as error:
+                log.error("%s (%s)", error, error.hint)
+                self._membership.behind(error)
+                delay_s = backoff_s(attempt, first_s=2.0)
             except TakenOver as error:
                 log.error("%s", error)
                 delay_s = _TAKEN_OVER_S
@@ -135,11 +147,30 @@ class LinkKeeper:
         async for message in link.messages():
             kind = message.get("type")
             if kind == "map":
-                self._on_map(MeshMap.from_json(wire.mapping(message, "map")))
+                self._membership.behind(None)
+                await self._take_map(MeshMap.from_json(wire.mapping(message, "map")))
             elif kind == "change":
-                self._on_map(self._current().apply(MapChange.from_json(wire.mapping(message, "change"))))
+                await self._take_map(self._current().apply(MapChange.from_json(wire.mapping(message, "change"))))
+            elif kind == "recall":
+                await self._tell_map(link)
+            elif kind in ("ticket", "restored"):
+                self._membership.told(message)
             else:
                 self._on_message(message)
+
+    async def _take_map(self, mesh_map: MeshMap) -> None:
+        out_of_date = self._membership.must_ask(self._current(), mesh_map)
+        self._on_map(mesh_map)
+        if out_of_date:
+            await self.say({"type": "ticket"})
+
+    async def _tell_map(self, link: Link) -> None:
+        """The coordinator has forgotten what this node's map still holds."""
+        mesh_map = self._current()
+        log.warning("the coordinator has lost what came before revision %d; telling it this map", mesh_map.revision)
+        for node in mesh_map.nodes.values():
+            await link.send({"type": "recalled", "node": node.to_json()})
+        await link.send({"type": "recalled"})
 
     async def _close(self) -> None:
         link, self._link = self._link, None

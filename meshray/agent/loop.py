@@ -19,13 +19,13 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.cache import save_map
 from meshray.agent.carrier import Carrier
 from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import PairKeys, desired_device, own_node
 from meshray.agent.enrolment import Enrolment
 from meshray.agent.hubkeeper import HubKeeper, resolved
 from meshray.agent.link import LinkKeeper
+from meshray.agent.membership import Membership
 from meshray.agent.mtukeeper import MtuKeeper
 from meshray.agent.nudges import Nudges
 from meshray.agent.outward import Outward
@@ -74,7 +74,7 @@ class Agent:
         self, home: Home, enrolment: Enrolment, private_key: PrivateKey, mesh_map: MeshMap, parts: Parts
     ) -> None:
         self.home = home
-        self.enrolment = enrolment
+        self.membership = Membership(home, enrolment)
         self.map = mesh_map
         self.parts = parts
         self.progress = Progress()
@@ -90,6 +90,7 @@ class Agent:
             hello=self._hello,
             versions=parts.versions,
             progress=self.progress,
+            membership=self.membership,
         )
         self.sampler = Sampler(ThroughputMeter())
         self.mtus = MtuKeeper(parts.device.name, parts.prober) if parts.prober is not None else None
@@ -117,6 +118,11 @@ class Agent:
         self._stopping = asyncio.Event()
 
     @property
+    def enrolment(self) -> Enrolment:
+        """Who this node is."""
+        return self.membership.enrolment
+
+    @property
     def me(self) -> Node:
         """This node in the map of the moment. Raises MeshrayError where it is not in it (any more)."""
         return own_node(self.enrolment, self.map)
@@ -130,6 +136,8 @@ class Agent:
             (*self.enrolment.coordinators, *inside),
             bytes.fromhex(self.enrolment.fingerprint),
             self.enrolment.credential,
+            self.map.mark,
+            self.enrolment.ticket,
         )
 
     def stop(self) -> None:
@@ -155,8 +163,8 @@ class Agent:
         try:
             await tasks.until(self._stopping)
         except RemovedFromMesh:
-            self.enrolment = replace(self.enrolment, taken_out=True)
-            self.enrolment.save(self.home)
+            self.membership.enrolment = replace(self.enrolment, taken_out=True)
+            self.membership.save()
             await self._take_down()
             raise
         finally:
@@ -186,7 +194,7 @@ class Agent:
 
     def _new_map(self, mesh_map: MeshMap) -> None:
         before, self.map = self.map, mesh_map
-        save_map(self.home, mesh_map)
+        self.membership.keep_map(mesh_map)
         if self.pairs is not None:
             self._watch_until = time.monotonic() + WATCH_S
             for node in mesh_map.nodes.values():
@@ -385,6 +393,7 @@ class Agent:
             complaints=(
                 *(firewall.problems() if firewall is not None else ()),
                 *((ray.failure,) if ray is not None and ray.failure else ()),
+                *self.membership.complaints(),
             ),
             now=time.time(),
             mtu=self.mtus.mtu if self.mtus is not None else lambda ip: DEFAULT_MTU,

@@ -162,8 +162,7 @@ class _Api:
         credential = _credential(request)
         _require_websocket(request)
         self._door.hold(request.protocol)
-        member = self._service.member_with(credential)
-        return await serve_agent(self._service, request, member.node.id if member else None)
+        return await serve_agent(self._service, request, credential)
 
     async def relay(self, request: web.Request) -> web.StreamResponse:
         credential, member = _credential(request), self._member(request)
@@ -214,7 +213,14 @@ class _Api:
 
     async def list_nodes(self, request: web.Request) -> web.StreamResponse:
         nodes = [{**member.node.to_json(), "enrolled": member.enrolled} for member in self._service.members()]
-        return success({"revision": self._service.revision, "nodes": nodes})
+        restored = self._service.recovery.restored()
+        return success(
+            {
+                "revision": self._service.revision,
+                "nodes": nodes,
+                "restored": restored.to_json() if restored is not None else None,
+            }
+        )
 
     async def remove_node(self, request: web.Request) -> web.StreamResponse:
         member = await self._service.remove_named(request.match_info["name"])

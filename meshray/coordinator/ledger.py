@@ -13,10 +13,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
 
-from meshray.coordinator.records import RowChange, RowChanges
+from meshray.coordinator.records import PutTimeline, RowChange, RowChanges
 from meshray.coordinator.registry import Outcome, Registry
 
 T = TypeVar("T")
@@ -91,4 +91,8 @@ class Ledger:
                 request.error = error
             else:
                 rows.extend(more)
+        if rows:
+            lineage = registry.lineage.written()
+            registry = replace(registry, lineage=lineage)
+            rows.append(PutTimeline(lineage.run, lineage.serial))
         return registry, rows

@@ -25,6 +25,8 @@ MAX_WAITING = 64
 
 #: The credential is not accepted: this node is not, or not any more, in the mesh.
 CLOSE_NOT_ACCEPTED = 4401
+#: No member has this credential, and the coordinator has lost a part of its past: the node is to go on as it is.
+CLOSE_CANNOT_TELL = 4425
 #: Another connection of the same node took over.
 CLOSE_REPLACED = 4409
 #: The agent sent what the protocol does not know (RFC 6455: policy violation).

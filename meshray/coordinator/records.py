@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from meshray.coordinator.lineage import Restored
 from meshray.errors import RefusedError
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
@@ -133,7 +134,22 @@ class PutRevision:
     reserved: int
 
 
-RowChange = PutMember | DropMember | PutToken | PutFreed | DropFreed | PutRevision
+@dataclass(frozen=True)
+class PutTimeline:
+    """This run of the coordinator has written up to this serial; see `meshray.coordinator.lineage`."""
+
+    timeline: str
+    serial: int
+
+
+@dataclass(frozen=True)
+class PutRestored:
+    """The database turned out to be an older copy."""
+
+    restored: Restored
+
+
+RowChange = PutMember | DropMember | PutToken | PutFreed | DropFreed | PutRevision | PutTimeline | PutRestored
 RowChanges = tuple[RowChange, ...]
 
 

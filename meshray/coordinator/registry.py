@@ -25,6 +25,7 @@ from meshray.coordinator.admission import (
     token_of,
 )
 from meshray.coordinator.allocation import allocate, cools_down
+from meshray.coordinator.lineage import Lineage
 from meshray.coordinator.records import (
     DropFreed,
     DropMember,
@@ -80,6 +81,7 @@ class Registry:
         deadlines: when an absent ephemeral node will be removed, unix seconds, by node id.
         revision: of the map; one more with each change that other nodes can see.
         reserved: no revision up to this one is given out again after a restart.
+        lineage: what was written before, by which a restored copy is recognised.
     """
 
     mesh: MeshInfo
@@ -89,6 +91,7 @@ class Registry:
     deadlines: Mapping[str, float] = field(default_factory=dict)
     revision: int = 0
     reserved: int = 0
+    lineage: Lineage = field(default=Lineage(), compare=False)
 
     # What is so
 

@@ -21,8 +21,10 @@ from meshray.coordinator.api import make_app
 from meshray.coordinator.door import Door
 from meshray.coordinator.identity import fingerprint, server_context
 from meshray.coordinator.listener import Listener
+from meshray.coordinator.recovery import SETTLE_S
 from meshray.coordinator.service import Service
 from meshray.coordinator.store import Store
+from meshray.coordinator.ticket import Seal
 from meshray.errors import MeshrayError
 from meshray.relay.server import Relay
 from meshray.settings import Home
@@ -48,6 +50,7 @@ class Server:
         hosts: addresses to listen on.
         clock: unix seconds.
         door: the bounds on strangers.
+        settle_s: how long enrolments wait for the own machine's agent after the start.
         relay: the way to the hub's WireGuard; None: to the mesh's port on this machine.
     """
 
@@ -60,6 +63,7 @@ class Server:
         clock: Callable[[], float] = time.time,
         door: Door | None = None,
         relay: Relay | None = None,
+        settle_s: float = SETTLE_S,
     ) -> None:
         self._home = home
         self._port = port
@@ -67,6 +71,7 @@ class Server:
         self._clock = clock
         self._door = door or Door()
         self._relay = relay
+        self._settle_s = settle_s
         self._listener: Listener | None = None
         self._service: Service | None = None
         self._runner: web.AppRunner | None = None
@@ -93,8 +98,8 @@ class Server:
         """
         store = Store.open(self._home.database)
         try:
-            context, own_fingerprint = _tls(self._home)
-            service = Service(store, own_fingerprint, self._clock)
+            context, own_fingerprint, seal = _tls(self._home)
+            service = Service(store, own_fingerprint, seal, self._clock, settle_s=self._settle_s)
             relay = self._relay = self._relay or Relay(service.settings.port)
             service.on_removed(relay.drop)
             sockets = _listen(self._hosts, service.settings.port if self._port is None else self._port)
@@ -150,10 +155,11 @@ class Server:
             _log.error("absent nodes could not be removed: %s", error)
 
 
-def _tls(home: Home) -> tuple[ssl.SSLContext, bytes]:
+def _tls(home: Home) -> tuple[ssl.SSLContext, bytes, Seal]:
     try:
         context = server_context(home.certificate, home.certificate_key)
-        return context, fingerprint(home.certificate.read_text())
+        seal = Seal.from_pem(home.certificate_key.read_text())
+        return context, fingerprint(home.certificate.read_text()), seal
     except (OSError, ValueError) as error:
         raise MeshrayError(
             "certificate_unusable",

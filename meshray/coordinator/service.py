@@ -18,11 +18,14 @@ from meshray.coordinator.asking import Asking, Gathered
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
 from meshray.coordinator.records import Member, TokenRecord
+from meshray.coordinator.recovery import SETTLE_S, Recovery
 from meshray.coordinator.store import Store
+from meshray.coordinator.ticket import Seal
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
+from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, STATIC, Node, Versions
 from meshray.model.proof import FIELD, is_proven
 from meshray.model.question import Answer
@@ -47,10 +50,20 @@ class Service:
 
     Args:
         fingerprint: SHA-256 of the certificate, for new tokens.
+        seal: by which it knows its own tickets.
         clock: unix seconds.
+        settle_s: see `meshray.coordinator.recovery`.
     """
 
-    def __init__(self, store: Store, fingerprint: bytes, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        fingerprint: bytes,
+        seal: Seal,
+        clock: Callable[[], float] = time.time,
+        *,
+        settle_s: float = SETTLE_S,
+    ) -> None:
         self.settings = store.settings()
         self._store = store
         self._fingerprint = fingerprint
@@ -60,9 +73,10 @@ class Service:
         self._proof_key = PrivateKey.generate()
         self._cut_off: list[Callable[[str], None]] = []
         registry = store.load().restarted(clock())
-        self._publisher = Publisher(registry.map, lambda: self._ledger.registry.map)
+        self._publisher = Publisher(registry.map, self._map)
         self._asking = Asking(self._publisher)
         self._ledger = Ledger(registry, store.apply, on_change=self._publisher.changed)
+        self.recovery = Recovery(self._ledger, seal, clock, settle_s=settle_s)
 
     async def close(self) -> None:
         """Ends every connection and closes the store, once nothing is being written any more."""
@@ -107,9 +121,10 @@ class Service:
     # Nodes
 
     async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
-        """A machine becomes a node. Raises as `Registry.enrol` does, or MeshrayError version_mismatch."""
+        """A machine becomes a node. Raises as `Registry.enrol` does, or MeshrayError version_mismatch, store_failed."""
         from meshray.raynode.versions import compare
 
+        await self.recovery.settled()
         credential = new_secret()
         credential_hash, node_id = hash_secret(credential), secrets.token_hex(8)
         member = await self._ledger.change(
@@ -118,8 +133,14 @@ class Service:
             )
         )
         _log.info("%s enrolled as %s with token %s", member.node.name, member.node.ip, request.token_id)
-        registry = self._ledger.registry
-        return EnrolAnswer(member.node.id, credential, self.settings.mesh_secret, self.settings.ray_token, registry.map)
+        return EnrolAnswer(
+            member.node.id,
+            credential,
+            self.settings.mesh_secret,
+            self.settings.ray_token,
+            self._map(),
+            ticket=self.recovery.ticket(member),
+        )
 
     async def remove(self, node_id: str, *, take_back: bool = False) -> Member:
         """Takes the node out of the mesh and ends its connection. Arguments and errors as of `Registry.remove`."""
@@ -146,6 +167,7 @@ class Service:
         hub = next(iter(self._ledger.registry.map.hubs), None)
         if hub is None:
             raise MeshrayError("no_hub", "this mesh has no hub that a static peer could use", hint="meshray node list")
+        await self.recovery.settled()
         key = PrivateKey.generate()
         public, node_id = key.public(), secrets.token_hex(8)
         member = await self._ledger.change(lambda registry: registry.add_static(name, public, node_id, self._clock()))
@@ -199,6 +221,19 @@ class Service:
             cut_off(member.node.id)
 
     # Agents
+
+    def tell_ticket(self, node_id: str, shown: str = "") -> None:
+        """Gives a connected node the ticket that it is to keep, unless the one that it showed is as good."""
+        member = self._ledger.registry.members.get(node_id)
+        ticket = self.recovery.news(member, shown) if member is not None else ""
+        if ticket:
+            self._publisher.tell(node_id, {"type": "ticket", "ticket": ticket})
+
+    def tell_restored(self, node_id: str) -> None:
+        """Tells the coordinator's own node what its status is to say of a restore."""
+        member = self._ledger.registry.members.get(node_id)
+        if member is not None and COORDINATOR in member.node.roles:
+            self._publisher.tell(node_id, {"type": "restored", "text": self.recovery.report()})
 
     async def connect(self, node_id: str) -> Outbox:
         """The node's agent is here; the newest connection wins. Raises UnknownError where the node is gone."""
@@ -287,6 +322,9 @@ class Service:
             raise RefusedError(
                 "not_admin", f"only {own.name}, which runs the coordinator, may do this", hint=f"run it on {own.name}"
             )
+
+    def _map(self) -> MeshMap:
+        return self.recovery.sealed(self._ledger.registry.map)
 
     def _own_node(self) -> Node:
         own = self._ledger.registry.map.coordinator

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from meshray.coordinator.lineage import Lineage, Restored
 from meshray.coordinator.records import (
     DropFreed,
     DropMember,
     Member,
     PutFreed,
     PutMember,
+    PutRestored,
+    PutTimeline,
     PutToken,
     RowChange,
     TokenRecord,
@@ -49,6 +53,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE freed (ip TEXT PRIMARY KEY, at REAL NOT NULL)",
     ),
     ("ALTER TABLE node ADD COLUMN drained INTEGER NOT NULL DEFAULT 0",),
+    ("CREATE TABLE timeline (id TEXT PRIMARY KEY, serial INTEGER NOT NULL)",),
 )
 #: A coordinator that is just ending still holds the file, milliseconds.
 LOCK_WAIT_MS = 3000
@@ -174,6 +179,11 @@ class Store:
             tokens = [_token(row) for row in query("SELECT * FROM token ORDER BY created")]
             freed = {IPv4Address(ip): float(at) for ip, at in query("SELECT ip, at FROM freed")}
             reserved = int(query("SELECT value FROM setting WHERE name = 'revision'").fetchone()[0])
+            timelines = {str(name): int(serial) for name, serial in query("SELECT id, serial FROM timeline")}
+            restored = query("SELECT value FROM setting WHERE name = 'restored'").fetchone()
+            lineage = Lineage(
+                secrets.token_hex(8), timelines, Restored.from_json(json.loads(restored[0])) if restored else None
+            )
         return Registry(
             mesh,
             {member.node.id: member for member in members},
@@ -181,6 +191,7 @@ class Store:
             freed,
             revision=reserved,
             reserved=reserved,
+            lineage=lineage,
         )
 
     def apply(self, changes: Sequence[RowChange]) -> None:
@@ -317,5 +328,9 @@ def _write(connection: sqlite3.Connection, change: RowChange) -> None:
         connection.execute("REPLACE INTO freed VALUES (?, ?)", (str(change.address), change.at))
     elif isinstance(change, DropFreed):
         connection.execute("DELETE FROM freed WHERE ip = ?", (str(change.address),))
+    elif isinstance(change, PutTimeline):
+        connection.execute("REPLACE INTO timeline VALUES (?, ?)", (change.timeline, change.serial))
+    elif isinstance(change, PutRestored):
+        connection.execute("REPLACE INTO setting VALUES ('restored', ?)", (json.dumps(change.restored.to_json()),))
     else:
         connection.execute("UPDATE setting SET value = ? WHERE name = 'revision'", (str(change.reserved),))

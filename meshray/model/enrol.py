@@ -11,6 +11,10 @@ from meshray.model.keys import MeshSecret, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, HUB, Versions
 
+#: Characters of a ticket; the labels are most of it.
+LONGEST_TICKET = 6000
+#: With these an agent tells, when it connects, what it knows of the coordinator's past.
+MARK_HEADER, TICKET_HEADER = "Meshray-Mark", "Meshray-Ticket"
 #: The roles that a machine may ask for; the others follow from what it is.
 WISHES = frozenset({HEAD, HUB})
 
@@ -88,6 +92,7 @@ class EnrolAnswer:
         mesh_secret: from which each pair of nodes derives its preshared key.
         ray_token: Ray's own token of this mesh.
         map: the first map, so that the tunnel can be set up without another call.
+        ticket: what the node keeps and shows again, should the coordinator have forgotten it; empty: none.
         observed: the address from which the request came, as the coordinator sees it; empty where it does not tell.
     """
 
@@ -97,6 +102,7 @@ class EnrolAnswer:
     ray_token: str = field(repr=False)
     map: MeshMap
     observed: str = ""
+    ticket: str = field(default="", repr=False)
 
     def to_json(self) -> dict[str, object]:
         """The JSON form; it holds secrets and is never logged."""
@@ -107,6 +113,7 @@ class EnrolAnswer:
             "ray_token": self.ray_token,
             "map": self.map.to_json(),
             "observed": self.observed,
+            "ticket": self.ticket,
         }
 
     @classmethod
@@ -119,4 +126,5 @@ class EnrolAnswer:
             wire.text(value, "ray_token", 256),
             MeshMap.from_json(wire.mapping(value, "map")),
             wire.text(value, "observed", 45, ""),
+            wire.text(value, "ticket", LONGEST_TICKET, ""),
         )

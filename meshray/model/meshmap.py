@@ -15,6 +15,8 @@ from meshray.model.node import COORDINATOR, HEAD, HUB, Node
 
 #: The largest revision that fits SQLite and JSON alike.
 MAX_REVISION = 2**53 - 1
+#: Characters of a mark.
+LONGEST_MARK = 512
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class MapChange:
     base: int
     revision: int
     nodes: Mapping[str, Node | None]
+    mark: str = ""
 
     def to_json(self) -> dict[str, object]:
         """The JSON form; its size is in proportion to what changed."""
@@ -53,6 +56,7 @@ class MapChange:
             "base": self.base,
             "revision": self.revision,
             "nodes": {key: node.to_json() if node else None for key, node in self.nodes.items()},
+            "mark": self.mark,
         }
 
     @classmethod
@@ -62,16 +66,23 @@ class MapChange:
             wire.number(value, "base", 0, MAX_REVISION),
             wire.number(value, "revision", 0, MAX_REVISION),
             _nodes_from_json(wire.mapping(value, "nodes")),
+            wire.text(value, "mark", LONGEST_MARK, ""),
         )
 
 
 @dataclass(frozen=True)
 class MeshMap:
-    """All nodes of the mesh at one revision, by node id."""
+    """All nodes of the mesh at one revision, by node id.
+
+    Attributes:
+        mark: the coordinator's own name for this moment; told back to it, it shows whether it has lost some of
+            its past. Means nothing to anybody else.
+    """
 
     mesh: MeshInfo
     revision: int
     nodes: Mapping[str, Node]
+    mark: str = ""
 
     def with_role(self, role: str) -> list[Node]:
         """The nodes that have this role, in the order of their addresses."""
@@ -109,7 +120,7 @@ class MeshMap:
             raise wire.WireError(f"a change from revision {change.base} came to a map of revision {self.revision}")
         nodes = {key: node for key, node in self.nodes.items() if key not in change.nodes}
         nodes.update({key: node for key, node in change.nodes.items() if node is not None})
-        return replace(self, revision=change.revision, nodes=nodes)
+        return replace(self, revision=change.revision, nodes=nodes, mark=change.mark)
 
     def to_json(self) -> dict[str, object]:
         """The form on the wire and in the cache."""
@@ -117,6 +128,7 @@ class MeshMap:
             "mesh": self.mesh.to_json(),
             "revision": self.revision,
             "nodes": {key: node.to_json() for key, node in self.nodes.items()},
+            "mark": self.mark,
         }
 
     @classmethod
@@ -127,6 +139,7 @@ class MeshMap:
             MeshInfo.from_json(wire.mapping(value, "mesh")),
             wire.number(value, "revision", 0, MAX_REVISION),
             {key: node for key, node in nodes.items() if node is not None},
+            wire.text(value, "mark", LONGEST_MARK, ""),
         )
 
 
@@ -134,7 +147,7 @@ def diff(old: MeshMap, new: MeshMap) -> MapChange:
     """The change that leads from ``old`` to ``new``."""
     changed: dict[str, Node | None] = {key: None for key in old.nodes if key not in new.nodes}
     changed.update({key: node for key, node in new.nodes.items() if old.nodes.get(key) != node})
-    return MapChange(old.revision, new.revision, changed)
+    return MapChange(old.revision, new.revision, changed, new.mark)
 
 
 def _nodes_from_json(value: Mapping[str, object]) -> dict[str, Node | None]:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from meshray.errors import UnreachableError
+from meshray.errors import RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.wire import WireError
 from meshray.relay.frames import MIN_DATAGRAM_BYTES, FrameError, unpack
@@ -120,15 +120,14 @@ class RelayClient:
     async def run(self) -> None:
         """Keeps the WebSocket open until cancelled.
 
-        Raises:
-            RefusedError: this node is not one of the mesh any more.
+        A refusal is waited out as well: whether this node was removed, the agent's own link is told.
         """
         attempt = 0
         while True:
             since = time.monotonic()
             try:
                 await self._carry()
-            except UnreachableError as error:
+            except (UnreachableError, RefusedError) as error:
                 (log.warning if attempt == 0 else log.debug)("the relay: %s", error)
             except (OSError, WireError) as error:
                 log.warning("the relay's connection broke: %s", error)

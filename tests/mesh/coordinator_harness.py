@@ -116,13 +116,15 @@ class Agent:
     texts: list[str] = field(default_factory=list)
 
     async def receive(self) -> str:
-        """One message; returns its type, or ``closed``."""
-        message = await self.socket.receive(PATIENCE_S)
-        if message.type is not aiohttp.WSMsgType.TEXT:
-            return "closed"
+        """One message of the map; returns its type, or ``closed``."""
+        kind = "ticket"
+        while kind in ("ticket", "restored"):
+            message = await self.socket.receive(PATIENCE_S)
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                return "closed"
+            value = wire.decode(message.data)
+            kind = str(value["type"])
         self.texts.append(message.data)
-        value = wire.decode(message.data)
-        kind = str(value["type"])
         if kind == "map":
             self.map = MeshMap.from_json(wire.mapping(value, "map"))
         else:
@@ -230,7 +232,7 @@ async def running_server(
 ) -> AsyncIterator[Running]:
     """The coordinator of a mesh that exists."""
     clock = Clock()
-    server = Server(home, port=0, hosts=("127.0.0.1",), clock=clock, door=door, relay=relay)
+    server = Server(home, port=0, hosts=("127.0.0.1",), clock=clock, door=door, relay=relay, settle_s=0)
     await server.start()
     try:
         async with client_of(server.port, token.fingerprint) as client:

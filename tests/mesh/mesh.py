@@ -12,12 +12,12 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from meshray.agent.cache import save_map
+from meshray.agent.cache import load_map, save_map
 from meshray.agent.client import enrol
-from meshray.agent.enrolment import Enrolment, save_private_key
+from meshray.agent.enrolment import Enrolment, load_private_key, save_private_key
 from meshray.agent.loop import Agent
 from meshray.agent.parts import Parts
 from meshray.coordinator.create import create_mesh
@@ -109,6 +109,7 @@ class Mesh:
             with_ray=False,
             ephemeral=ephemeral,
             hosts_coordinator=not self.members,
+            ticket=answer.ticket,
         )
         enrolment.save(home)
         save_private_key(home, key)
@@ -118,6 +119,15 @@ class Mesh:
         self.members[name] = member
         member.start()
         return member
+
+    def reborn(self, name: str, **changes: str) -> Member:
+        """The agent of a node that was killed, from what is on its disk; not yet started."""
+        home = self.members[name].home
+        enrolment = replace(Enrolment.load(home), **changes)  # type: ignore[arg-type]
+        device = FakeDevice()
+        agent = Agent(home, enrolment, load_private_key(home), load_map(home), Parts(device))
+        self.members[name] = Member(home, agent, device)
+        return self.members[name]
 
     async def restart_coordinator(self, pause_s: float = 0.0) -> None:
         await self.server.stop()

@@ -75,7 +75,7 @@ async def still_known(client: Client, answer: EnrolAnswer) -> None:
 
 
 async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
-    home, _, token = make_mesh(tmp_path)
+    home, head, token = make_mesh(tmp_path)
     acknowledged: list[EnrolAnswer] = []
     dice = random.Random(1)
     for turn in range(6):
@@ -83,6 +83,8 @@ async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
             coordinator(home, tmp_path / f"{turn}.log") as (process, port),
             client_of(port, token.fingerprint) as client,
         ):
+            # Enrolments wait for the agent of the coordinator's own machine.
+            await still_known(client, head)
             # Who was answered before is still known, by his credential and at his address.
             await asyncio.gather(*(still_known(client, answer) for answer in acknowledged))
             requests = {f"n{turn}-{number}": enrol_request(token, f"n{turn}-{number}") for number in range(200)}

@@ -14,7 +14,7 @@ from typing import cast
 import aiohttp
 import pytest
 
-from meshray.agent.client import Coordinator, RemovedFromMesh
+from meshray.agent.client import Coordinator
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint
 from meshray.relay import server
@@ -171,7 +171,7 @@ async def test_strangers_are_refused(tmp_path: Path) -> None:
     async with relayed_mesh(tmp_path) as (mesh, _, relay):
         with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
             await websocket(mesh, "somebody")
-        with pytest.raises(RemovedFromMesh):
+        with pytest.raises(RefusedError, match="does not know this node"):
             await known(mesh, "somebody").open_relay()
         assert (await mesh.client.call("GET", "/v1/relay", credential=mesh.head.credential)).status == 400
         assert (await mesh.client.call("GET", "/v1/relay")).status == 401

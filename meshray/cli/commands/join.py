@@ -277,6 +277,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             name=me.name,
             credential=answer.credential,
             observed=answer.observed,
+            ticket=answer.ticket,
             coordinators=coordinators,
             fingerprint=wish.token.fingerprint.hex(),
             mesh_secret=answer.mesh_secret,

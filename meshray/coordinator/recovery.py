@@ -1,0 +1,197 @@
+"""What the coordinator does when a node knows more than its database: `meshray.coordinator.restore`, applied.
+
+An enrolment waits for the agent of the coordinator's own machine, which comes first and has the whole map, so that
+no address is given to a newcomer that a node in that map has. The wait has a bound: that agent may be away for long.
+
+>>> recovery = Recovery(ledger, Seal.from_pem(pem), clock)
+>>> member = await recovery.admit(credential, headers, recall)         # RefusedError where it is nobody's
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from meshray.coordinator.ledger import Ledger
+from meshray.coordinator.lineage import Mark, Restored
+from meshray.coordinator.records import Member
+from meshray.coordinator.registry import Registry
+from meshray.coordinator.restore import Shown, come_back, let_rest, notice, recall, verdict
+from meshray.coordinator.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
+from meshray.errors import MeshrayError, RefusedError
+from meshray.model.enrol import MARK_HEADER, TICKET_HEADER
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import COORDINATOR, STATIC, Node
+from meshray.model.token import hash_secret
+
+#: Nobody enrols before the own machine's agent came, or for so long after the start, seconds.
+SETTLE_S = 3.0
+#: So long the status of the coordinator's node tells of a restore, seconds; `meshray node list` tells it always.
+TELL_S = 600.0
+
+_log = logging.getLogger(__name__)
+Recall = Callable[[], Awaitable[list[Node]]]
+
+
+class CannotTell(MeshrayError):
+    """This coordinator does not know the node, and cannot know whether it should."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "coordinator_behind",
+            "the coordinator does not know this node, but has lost a part of its past itself",
+            hint="the node goes on as it is; on the head: meshray node list, and: meshray token create",
+        )
+
+
+class Recovery:
+    """Compares what nodes know with what the database knows.
+
+    Args:
+        clock: unix seconds.
+        settle_s: how long enrolments wait for the own machine's agent.
+    """
+
+    def __init__(self, ledger: Ledger, seal: Seal, clock: Callable[[], float], *, settle_s: float = SETTLE_S) -> None:
+        self._ledger = ledger
+        self._seal = seal
+        self._clock = clock
+        self._began = clock()
+        self._settled = asyncio.Event()
+        self._settle_until = time.monotonic() + settle_s
+        # Two lost maps at the same time would be compared with the same members.
+        self._lock = asyncio.Lock()
+
+    def sealed(self, mesh_map: MeshMap) -> MeshMap:
+        """The map as nodes are told it."""
+        mark = self._ledger.registry.lineage.mark(mesh_map.revision)
+        return replace(mesh_map, mark=sealed_mark(self._seal, mark)) if mark.serial else mesh_map
+
+    def ticket(self, member: Member) -> str:
+        """What the node is to keep; empty for the coordinator's own node, which is in every copy."""
+        if COORDINATOR in member.node.roles:
+            return ""
+        registry = self._ledger.registry
+        return sealed_ticket(self._seal, Ticket.of(member, registry.lineage.mark(registry.revision)))
+
+    def news(self, member: Member, shown: str) -> str:
+        """The ticket that the node is to keep from now on; empty where the one that it showed is as good."""
+        held = open_ticket(self._seal, shown) if shown else None
+        mark = self._ledger.registry.lineage.mark(0)
+        return "" if held == Ticket.of(member, mark) else self.ticket(member)
+
+    async def settled(self) -> None:
+        """Returns when the own machine's agent has told what it knows, or has had the time to."""
+        left = self._settle_until - time.monotonic()
+        if left > 0 and not self._settled.is_set():
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), left)
+
+    async def admit(self, credential: str, headers: Mapping[str, str], ask: Recall) -> Member:
+        """The member whose agent connects, after what it knows was compared with the database.
+
+        Args:
+            ask: gets the agent's whole map.
+
+        Raises:
+            RefusedError: ``credential_unknown``, it is no member any more; this coordinator vouches for it.
+            CannotTell: it is none, and nobody can say whether it should be.
+            MeshrayError: store_failed, network_full.
+        """
+        mark_text, text = headers.get(MARK_HEADER, ""), headers.get(TICKET_HEADER, "")
+        mark = open_mark(self._seal, mark_text) if mark_text else None
+        credential_hash = hash_secret(credential)
+        member = self._member(credential_hash)
+        try:
+            if member is not None and COORDINATOR in member.node.roles:
+                await self._compare(member, mark, ask)
+                return member
+        finally:
+            if member is not None and COORDINATOR in member.node.roles:
+                self._settled.set()
+        if member is not None and (mark is None or self._lineage_holds(mark)):
+            return member
+        # The own machine's map comes first: it is believed in everything.
+        await self.settled()
+        member = self._member(credential_hash) or await self._returned(credential_hash, mark, mark_text, text)
+        await self._compare(member, mark, ask)
+        return member
+
+    def restored(self) -> Restored | None:
+        """The last time that the database turned out to be an older copy."""
+        return self._ledger.registry.lineage.restored
+
+    def report(self) -> str:
+        """One sentence on a restore of late, for the status of the coordinator's node; empty where there was none."""
+        restored, now = self.restored(), self._clock()
+        if restored is None or not 0 <= now - restored.at < TELL_S:
+            return ""
+        return describe(restored, self._ledger.registry, now)
+
+    def _member(self, credential_hash: str) -> Member | None:
+        return self._ledger.registry.by_credential.get(credential_hash)
+
+    def _lineage_holds(self, mark: Mark) -> bool:
+        return self._ledger.registry.lineage.holds(mark)
+
+    async def _returned(self, credential_hash: str, mark: Mark | None, mark_text: str, text: str) -> Member:
+        ticket = open_ticket(self._seal, text) if text else None
+        unread = bool((text and ticket is None) or (mark_text and mark is None))
+        found = verdict(self._ledger.registry, Shown(ticket, mark, unread), credential_hash)
+        if found == "removed":
+            raise RefusedError("credential_unknown", "this node was removed from the mesh", hint="meshray leave")
+        if found != "member" or ticket is None:
+            if mark is not None and mark_text:
+                await self._notice(mark)
+            raise CannotTell
+        member = await self._ledger.change(lambda registry: come_back(registry, ticket, self._clock()))
+        _log.warning("%s (%s) is a member again, by its ticket", member.node.name, member.node.ip)
+        if member.node.ip != ticket.ip:
+            _log.error("%s had %s, which is another node's now", member.node.name, ticket.ip)
+        return member
+
+    async def _compare(self, member: Member, mark: Mark | None, ask: Recall) -> None:
+        async with self._lock:
+            own = COORDINATOR in member.node.roles
+            lineage = self._ledger.registry.lineage
+            if mark is None or lineage.holds(mark) or (lineage.noticed(mark) and not own):
+                return
+            nodes = await ask()
+            if own:
+                restored = await self._ledger.change(
+                    lambda registry: recall(registry, nodes, mark, self._clock(), began=self._began)
+                )
+                _log.error("%s", describe(restored, self._ledger.registry, self._clock()))
+                return
+            await self._notice(mark)
+            known = set(self._ledger.registry.members)
+            unknown = [node for node in nodes if node.id not in known]
+            await self._ledger.change(lambda registry: let_rest(registry, unknown, self._clock()))
+
+    async def _notice(self, mark: Mark) -> None:
+        if await self._ledger.change(lambda registry: notice(registry, mark, self._clock())):
+            restored = self.restored()
+            if restored is not None:
+                _log.error("%s", describe(restored, self._ledger.registry, self._clock()))
+
+
+def describe(restored: Restored, registry: Registry, now: float) -> str:
+    """What a restore changed, and what is still missing, as one line."""
+    parts = [f"the coordinator's database is an older copy (noticed {max(0.0, now - restored.at):.0f} s ago)"]
+    if restored.added:
+        parts.append(f"put back: {', '.join(restored.added)}")
+    if restored.removed:
+        parts.append(f"removed again: {', '.join(restored.removed)}")
+    awaited = [
+        str(member.node.name)
+        for member in registry.members.values()
+        if not member.credential_hash and STATIC not in member.node.roles
+    ]
+    if awaited:
+        parts.append(f"not yet back: {', '.join(awaited)}")
+    parts.append("tokens made since that copy are lost, and those spent or revoked since then work again")
+    return "; ".join(parts)

@@ -1,0 +1,237 @@
+"""After a restore from an older copy: what is believed of what nodes say, and what follows (pure).
+
+    a mark that the past does not hold      the database is an older copy: say so, number above it
+    the whole map, from the own machine     nodes are put back and removed as they had been
+    the map of any other node               addresses that it names rest: its word is not enough for more
+    a ticket                                the node itself is a member again, with its credential
+
+A ticket is no use to a node that was removed: the moment at which it was made is in the past of a database that
+was not restored, and there is no such member in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from meshray.coordinator.admission import free_name
+from meshray.coordinator.allocation import allocate
+from meshray.coordinator.lineage import Mark, Restored
+from meshray.coordinator.records import (
+    DropMember,
+    Member,
+    PutFreed,
+    PutMember,
+    PutRestored,
+    PutRevision,
+    RowChange,
+)
+from meshray.coordinator.registry import NEVER_SEEN_GRACE_S, RESTART_GRACE_S, REVISION_BLOCK, Outcome, Registry
+from meshray.coordinator.ticket import Ticket
+from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
+
+Verdict = Literal["member", "removed", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What somebody shows whose credential no member has.
+
+    Attributes:
+        ticket, mark: None where there was none, or none of ours.
+        of_another_form: something was shown that could not be read.
+    """
+
+    ticket: Ticket | None = None
+    mark: Mark | None = None
+    of_another_form: bool = False
+
+
+def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
+    """Whether the node is a member again (see `come_back`), was removed, or this coordinator cannot know.
+
+    "removed" is said only where the past of this coordinator holds the moment at which the node was a member:
+    on that word an agent takes itself down.
+    """
+    ticket, holds = shown.ticket, registry.lineage.holds
+    if ticket is not None and ticket.credential_hash == credential_hash:
+        is_member = not holds(ticket.mark) and _may_come_back(registry, ticket)
+        return "member" if is_member else "removed"
+    vouched = not shown.of_another_form and (shown.mark is None or holds(shown.mark))
+    return "removed" if vouched else "cannot tell"
+
+
+def _may_come_back(registry: Registry, ticket: Ticket) -> bool:
+    known, restored = registry.members.get(ticket.node_id), registry.lineage.restored
+    if known is not None:
+        # Put back from the map, without its credential; or the copy has one that was renewed since.
+        return not known.node.roles & {COORDINATOR, STATIC}
+    if restored is not None and restored.whole and ticket.mark.serial <= restored.serial:
+        # The map of a later moment was put back, and the node was not in it.
+        return False
+    # Where its key is another member's, the same machine has enrolled once more.
+    return all(member.node.public_key != ticket.public_key for member in registry.members.values())
+
+
+def notice(registry: Registry, mark: Mark, now: float) -> Outcome[bool]:
+    """A node was told this moment. Where the past does not hold it, the database is an older copy.
+
+    Returns:
+        Whether that is new.
+    """
+    lineage = registry.lineage
+    if lineage.noticed(mark):
+        return registry, (), False
+    before = lineage.restored
+    restored = Restored(now, mark.serial, whole=False, had=lineage.mark(0).serial)
+    if before is not None and now - before.at < RESTART_GRACE_S:
+        # One restore, of which one node after another tells a little more.
+        restored = replace(before, serial=mark.serial, whole=False)
+    registry, rows = _published(registry, mark.revision)
+    return _noted(registry, restored), (*rows, PutRestored(restored)), True
+
+
+def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *, began: float) -> Outcome[Restored]:
+    """The coordinator's own machine still has the map of a lost moment: it is put back.
+
+    Members without a credential come of it; each gets it back with its ticket.
+
+    Args:
+        mark: the moment of the map.
+        began: when this run of the coordinator began; who enrolled since is in no lost map.
+    """
+    told = {node.id: node for node in nodes}
+    gone = [
+        member
+        for member in registry.members.values()
+        if member.node.id not in told and member.enrolled < began and COORDINATOR not in member.node.roles
+    ]
+    lost = {member.node.id for member in gone}
+    members = {key: member for key, member in registry.members.items() if key not in lost}
+    freed = {**registry.freed, **{member.node.ip: now for member in gone}}
+    deadlines = {key: at for key, at in registry.deadlines.items() if key not in lost}
+    rows: list[RowChange] = [DropMember(key) for key in lost]
+    rows += [PutFreed(member.node.ip, now) for member in gone]
+    added: list[str] = []
+    # Names and addresses may have moved from one node to another: all are taken off before any is put.
+    changed = [node for node in told.values() if _differs(node, members.get(node.id))]
+    for node in changed:
+        if members.pop(node.id, None) is not None:
+            rows.append(DropMember(node.id))
+    for node in changed:
+        known = registry.members.get(node.id)
+        if _clashes(node, members.values()):
+            continue
+        member = _remembered(node, known, now)
+        members[node.id] = member
+        rows.append(PutMember(member))
+        if known is None:
+            added.append(str(node.name))
+            if node.ephemeral:
+                deadlines[node.id] = now + RESTART_GRACE_S
+    before = registry.lineage.restored
+    restored = Restored(
+        now,
+        max(mark.serial, before.serial if before else 0),
+        whole=True,
+        had=registry.lineage.mark(0).serial,
+        added=tuple(added),
+        removed=tuple(str(member.node.name) for member in gone),
+    )
+    registry = replace(registry, members=members, freed=freed, deadlines=deadlines)
+    registry, more = _published(registry, mark.revision)
+    return _noted(registry, restored), (*rows, *more, PutRestored(restored)), restored
+
+
+def let_rest(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:
+    """Another node's map names nodes that the copy does not know: their addresses rest until they come back.
+
+    Returns:
+        How many.
+    """
+    taken = {member.node.ip for member in registry.members.values()}
+    network = registry.mesh.network
+    resting = {
+        node.ip: now
+        for node in nodes
+        if node.ip in network.cidr and node.ip not in taken and node.ip not in registry.freed
+    }
+    rows = tuple(PutFreed(ip, at) for ip, at in resting.items())
+    return replace(registry, freed={**registry.freed, **resting}), rows, len(resting)
+
+
+def come_back(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]:
+    """The node of this ticket is a member again. Only where `verdict` says so.
+
+    It has its address again, unless that was given to another node since; then it gets a new one.
+
+    Raises:
+        MeshrayError: network_full.
+    """
+    registry, rows, _ = notice(registry, ticket.mark, now)
+    known = registry.members.get(ticket.node_id)
+    if known is not None:
+        member = replace(known, credential_hash=ticket.credential_hash)
+        registry = replace(registry, members={**registry.members, member.node.id: member})
+        return registry, (*rows, PutMember(member)), member
+    others = [member.node for member in registry.members.values()]
+    taken = {node.ip for node in others}
+    roles = ticket.roles - {COORDINATOR, STATIC}
+    if HEAD in roles and registry.map.head is not None:
+        roles = roles - {HEAD} | {WORKER}
+    node = Node(
+        id=ticket.node_id,
+        name=free_name(ticket.name, {node.name for node in others}, exact=False),
+        ip=ticket.ip if ticket.ip not in taken else allocate(registry.mesh.network, taken, registry.freed, now),
+        public_key=ticket.public_key,
+        roles=roles,
+        ephemeral=ticket.ephemeral,
+        labels=ticket.labels,
+    )
+    member = Member(node, ticket.credential_hash, "", (), now)
+    restored = registry.lineage.restored
+    if restored is not None:
+        restored = replace(restored, added=(*restored.added, str(node.name)))
+        registry, rows = _noted(registry, restored), (*rows, PutRestored(restored))
+    deadlines = dict(registry.deadlines)
+    if node.ephemeral:
+        deadlines[node.id] = now + NEVER_SEEN_GRACE_S
+    registry = replace(registry, members={**registry.members, node.id: member}, deadlines=deadlines)
+    registry, more = _published(registry, ticket.mark.revision)
+    return registry, (*rows, PutMember(member), *more), member
+
+
+def _noted(registry: Registry, restored: Restored) -> Registry:
+    return replace(registry, lineage=replace(registry.lineage, restored=restored))
+
+
+def _published(registry: Registry, told: int) -> tuple[Registry, tuple[RowChange, ...]]:
+    """The next revision, above every one that nodes were told."""
+    revision = max(registry.revision, told) + 1
+    reserved = max(registry.reserved, revision + REVISION_BLOCK)
+    return replace(registry, revision=revision, reserved=reserved), (PutRevision(reserved),)
+
+
+def _differs(node: Node, known: Member | None) -> bool:
+    return known is None or _lasting(node) != _lasting(known.node)
+
+
+def _lasting(node: Node) -> Node:
+    """Without what is only so for the moment, and what agents say anew when they connect."""
+    return replace(node, endpoints=(), seen=None, hubs=(), online=False, versions=Versions(), ray_instance="")
+
+
+def _clashes(node: Node, members: Iterable[Member]) -> bool:
+    """Somebody who enrolled since the restore has its name, address or key."""
+    return any(
+        other.node.ip == node.ip or other.node.name == node.name or other.node.public_key == node.public_key
+        for other in members
+    )
+
+
+def _remembered(node: Node, known: Member | None, now: float) -> Member:
+    stays = replace(node, seen=None, hubs=(), online=known.node.online if known else False, ray_instance="")
+    if known is None:
+        return Member(stays, "", "", node.endpoints if STATIC in node.roles else (), now)
+    return replace(known, node=replace(stays, endpoints=known.node.endpoints))

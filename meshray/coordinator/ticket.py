@@ -1,0 +1,170 @@
+"""What nodes keep for the coordinator, so that it can believe them should it ever have forgotten: marks and tickets.
+
+Both are sealed (HMAC-SHA256) with a key that comes from the certificate's key file, not from the database: whoever
+has the key file is the coordinator to every node anyway, and a database put back from a copy knows it still.
+
+>>> seal = Seal.from_pem(home.certificate_key.read_text())
+>>> ticket = Ticket.of(member, mark)
+>>> open_ticket(seal, sealed_ticket(seal, ticket)) == ticket
+True
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from meshray.coordinator.lineage import Mark
+from meshray.coordinator.records import Member
+from meshray.errors import MeshrayError
+from meshray.model import wire
+from meshray.model.address import NodeName
+from meshray.model.keys import PublicKey
+from meshray.model.meshmap import MAX_REVISION
+from meshray.model.node import ROLES
+
+_LABEL = b"meshray seal v1"
+_MAC_BYTES = 32
+#: Characters; with more than these it would not fit into a header, and Ray has them from the node itself.
+_LONGEST_LABELS = 2000
+
+
+class Seal:
+    """Tells what this coordinator wrote from what anybody else did. Holds a secret."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @classmethod
+    def from_pem(cls, certificate_key: str) -> Seal:
+        """The seal of the coordinator with this private key. Raises ValueError where the text is no PEM."""
+        lines = [line.strip() for line in certificate_key.strip().splitlines()]
+        if len(lines) < 3 or not lines[0].startswith("-----BEGIN"):
+            raise ValueError("not a PEM file")
+        # HKDF's extract step (RFC 5869, section 2.2): the key itself must sign nothing but TLS.
+        return cls(hmac.digest(_LABEL, base64.b64decode("".join(lines[1:-1])), "sha256"))
+
+    def close(self, kind: str, value: Mapping[str, object]) -> str:
+        """The value as text that cannot be changed; it can be read."""
+        payload = json.dumps({"kind": kind, **value}, separators=(",", ":")).encode()
+        return base64.urlsafe_b64encode(self._mac(payload) + payload).rstrip(b"=").decode()
+
+    def open(self, kind: str, text: str) -> Mapping[str, object] | None:
+        """What was closed under this kind; None for anything else."""
+        try:
+            raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        except (binascii.Error, ValueError):
+            return None
+        mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        if not hmac.compare_digest(mac, self._mac(payload)):
+            return None
+        value = wire.decode(payload)
+        return value if value.get("kind") == kind else None
+
+    def _mac(self, payload: bytes) -> bytes:
+        return hmac.digest(self._key, payload, hashlib.sha256)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """That a node is enrolled, as it was at a moment.
+
+    Attributes:
+        credential_hash: of what the node shows with every call: the ticket is of use to nobody else.
+    """
+
+    node_id: str
+    name: NodeName
+    ip: IPv4Address
+    public_key: PublicKey
+    roles: frozenset[str]
+    ephemeral: bool
+    labels: Mapping[str, str]
+    credential_hash: str = field(repr=False)
+    mark: Mark = field(compare=False)
+
+    @classmethod
+    def of(cls, member: Member, mark: Mark) -> Ticket:
+        """The member's ticket now."""
+        node = member.node
+        labels = node.labels if len(json.dumps(dict(node.labels))) <= _LONGEST_LABELS else {}
+        return cls(
+            node.id,
+            node.name,
+            node.ip,
+            node.public_key,
+            node.roles,
+            node.ephemeral,
+            labels,
+            member.credential_hash,
+            mark,
+        )
+
+
+def sealed_mark(seal: Seal, mark: Mark) -> str:
+    """The text that travels with the map."""
+    return seal.close("mark", _mark_to_json(mark))
+
+
+def open_mark(seal: Seal, text: str) -> Mark | None:
+    """The inverse; None for what this coordinator did not seal."""
+    value = seal.open("mark", text)
+    return None if value is None else _mark_from_json(value)
+
+
+def sealed_ticket(seal: Seal, ticket: Ticket) -> str:
+    """The text that a node keeps."""
+    return seal.close(
+        "ticket",
+        {
+            "node": ticket.node_id,
+            "name": ticket.name,
+            "ip": str(ticket.ip),
+            "public_key": str(ticket.public_key),
+            "roles": sorted(ticket.roles),
+            "ephemeral": ticket.ephemeral,
+            "labels": dict(ticket.labels),
+            "credential_hash": ticket.credential_hash,
+            **_mark_to_json(ticket.mark),
+        },
+    )
+
+
+def open_ticket(seal: Seal, text: str) -> Ticket | None:
+    """The inverse; None for what this coordinator did not seal."""
+    value = seal.open("ticket", text)
+    if value is None:
+        return None
+    try:
+        return Ticket(
+            node_id=wire.text(value, "node", 64),
+            name=NodeName.parse(wire.text(value, "name", 63)),
+            ip=IPv4Address(wire.text(value, "ip", 15)),
+            public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
+            roles=frozenset(wire.texts(value, "roles")) & ROLES,
+            ephemeral=wire.flag(value, "ephemeral"),
+            labels=wire.text_map(value, "labels"),
+            credential_hash=wire.text(value, "credential_hash", 64),
+            mark=_mark_from_json(value),
+        )
+    except (MeshrayError, ValueError):
+        # Sealed by another version of this program, whose form is not known here.
+        return None
+
+
+def _mark_to_json(mark: Mark) -> dict[str, object]:
+    return {"timeline": mark.timeline, "serial": mark.serial, "revision": mark.revision}
+
+
+def _mark_from_json(value: Mapping[str, object]) -> Mark:
+    return Mark(
+        wire.text(value, "timeline", 64),
+        wire.number(value, "serial", 0, MAX_REVISION),
+        wire.number(value, "revision", 0, MAX_REVISION),
+    )
