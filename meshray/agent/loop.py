@@ -163,8 +163,7 @@ class Agent:
         try:
             await tasks.until(self._stopping)
         except RemovedFromMesh:
-            self.membership.enrolment = replace(self.enrolment, taken_out=True)
-            self.membership.save()
+            self.membership.taken_out()
             await self._take_down()
             raise
         finally:
@@ -177,7 +176,7 @@ class Agent:
         if self.parts.ray is not None:
             await self.parts.ray.stop()
         if self.enrolment.ephemeral and not self.enrolment.taken_out:
-            await self._say_goodbye()
+            await self.membership.leave(self.coordinator)
         if self.parts.prober is not None:
             self.parts.prober.close()
         if self.parts.firewall is not None:
@@ -185,12 +184,6 @@ class Agent:
         await asyncio.to_thread(self.parts.device.remove)
         if self.parts.coordinator is not None:
             await self.parts.coordinator.stop()
-
-    async def _say_goodbye(self) -> None:
-        try:
-            await self.coordinator.call("POST", "/v1/leave")
-        except MeshrayError as error:
-            log.warning("could not leave the mesh (%s); the coordinator removes an ephemeral node by itself", error)
 
     def _new_map(self, mesh_map: MeshMap) -> None:
         before, self.map = self.map, mesh_map

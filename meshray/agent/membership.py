@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from meshray.agent.cache import save_map
+from meshray.agent.client import Coordinator
 from meshray.agent.enrolment import Enrolment
 from meshray.errors import MeshrayError
 from meshray.model import wire
@@ -55,6 +56,18 @@ class Membership:
     def save(self) -> None:
         """Writes node.json where that is possible."""
         self._try("who this node is", lambda: self.enrolment.save(self._home))
+
+    def taken_out(self) -> None:
+        """The coordinator removed this node: its agent must not start again."""
+        self.enrolment = replace(self.enrolment, taken_out=True)
+        self.save()
+
+    async def leave(self, coordinator: Coordinator) -> None:
+        """Tells the coordinator that this ephemeral node goes, where it answers."""
+        try:
+            await coordinator.call("POST", "/v1/leave")
+        except MeshrayError as error:
+            log.warning("could not leave the mesh (%s); the coordinator removes an ephemeral node by itself", error)
 
     def keep_map(self, mesh_map: MeshMap) -> None:
         """Writes the map's cache where that is possible."""
