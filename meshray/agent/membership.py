@@ -83,6 +83,9 @@ class Membership:
     def behind(self, error: MeshrayError | None) -> None:
         """The coordinator does not know this node and cannot tell whether it should; None: it knows it."""
         self._behind = "" if error is None else error.message
+        if error is None:
+            # It says again what there is to say.
+            self._restored = ""
 
     def complaints(self) -> tuple[str, ...]:
         """What a person should know, one sentence each."""

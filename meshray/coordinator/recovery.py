@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from datetime import datetime, timezone
 
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.lineage import Mark, Restored
@@ -130,7 +131,7 @@ class Recovery:
         restored, now = self.restored(), self._clock()
         if restored is None or not 0 <= now - restored.at < TELL_S:
             return ""
-        return describe(restored, self._ledger.registry, now)
+        return describe(restored, self._ledger.registry)
 
     def _member(self, credential_hash: str) -> Member | None:
         return self._ledger.registry.by_credential.get(credential_hash)
@@ -165,7 +166,7 @@ class Recovery:
                 restored = await self._ledger.change(
                     lambda registry: recall(registry, nodes, mark, self._clock(), began=self._began)
                 )
-                _log.error("%s", describe(restored, self._ledger.registry, self._clock()))
+                _log.error("%s", describe(restored, self._ledger.registry))
                 return
             await self._notice(mark)
             known = set(self._ledger.registry.members)
@@ -176,12 +177,13 @@ class Recovery:
         if await self._ledger.change(lambda registry: notice(registry, mark, self._clock())):
             restored = self.restored()
             if restored is not None:
-                _log.error("%s", describe(restored, self._ledger.registry, self._clock()))
+                _log.error("%s", describe(restored, self._ledger.registry))
 
 
-def describe(restored: Restored, registry: Registry, now: float) -> str:
+def describe(restored: Restored, registry: Registry) -> str:
     """What a restore changed, and what is still missing, as one line."""
-    parts = [f"the coordinator's database is an older copy (noticed {max(0.0, now - restored.at):.0f} s ago)"]
+    noticed = datetime.fromtimestamp(restored.at, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    parts = [f"the coordinator's database is an older copy (noticed {noticed})"]
     if restored.added:
         parts.append(f"put back: {', '.join(restored.added)}")
     if restored.removed:

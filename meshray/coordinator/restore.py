@@ -119,7 +119,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
     for node in changed:
         if members.pop(node.id, None) is not None:
             rows.append(DropMember(node.id))
-    for node in changed:
+    for node in sorted(changed, key=lambda node: node.ip):
         known = registry.members.get(node.id)
         if _clashes(node, members.values()):
             continue

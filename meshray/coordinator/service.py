@@ -69,6 +69,7 @@ class Service:
         self._fingerprint = fingerprint
         self._clock = clock
         self._knocking: set[str] = set()
+        self._told_restored = ""
         #: With which nodes prove their keys; good as long as this process.
         self._proof_key = PrivateKey.generate()
         self._cut_off: list[Callable[[str], None]] = []
@@ -210,7 +211,8 @@ class Service:
         return self._ledger.registry.revision
 
     async def collect(self) -> None:
-        """Removes the ephemeral nodes that stayed away too long."""
+        """Removes the ephemeral nodes that stayed away too long; to be called every few seconds."""
+        self.tell_restored()
         for member in await self._ledger.change(lambda registry: registry.collect(self._clock())):
             self._say_goodbye(member)
 
@@ -229,11 +231,16 @@ class Service:
         if ticket:
             self._publisher.tell(node_id, {"type": "ticket", "ticket": ticket})
 
-    def tell_restored(self, node_id: str) -> None:
-        """Tells the coordinator's own node what its status is to say of a restore."""
-        member = self._ledger.registry.members.get(node_id)
-        if member is not None and COORDINATOR in member.node.roles:
-            self._publisher.tell(node_id, {"type": "restored", "text": self.recovery.report()})
+    def tell_restored(self, node_id: str = "") -> None:
+        """Tells the coordinator's own node what its status is to say of a restore, where that is new.
+
+        Args:
+            node_id: whose agent has just connected, and was told nothing yet.
+        """
+        own, text = self._own_node().id, self.recovery.report()
+        if text != ("" if node_id == own else self._told_restored):
+            self._publisher.tell(own, {"type": "restored", "text": text})
+            self._told_restored = text
 
     async def connect(self, node_id: str) -> Outbox:
         """The node's agent is here; the newest connection wins. Raises UnknownError where the node is gone."""
