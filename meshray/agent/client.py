@@ -213,6 +213,13 @@ class Coordinator:
                 stagger_s=0.3,
                 discard=Link.close_socket,
             )
+        except RemovedFromMesh:
+            await session.close()
+            raise
+        except RefusedError as error:
+            # Another certificate: something answers in the coordinator's place. It may well come back.
+            await session.close()
+            raise UnreachableError("coordinator_unreachable", error.message, hint="meshray doctor") from None
         except BaseException:
             await session.close()
             raise

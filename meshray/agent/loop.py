@@ -35,6 +35,7 @@ from meshray.agent.paths import PairPath
 from meshray.agent.prober import Measured
 from meshray.agent.progress import Progress
 from meshray.agent.questions import questions_to
+from meshray.agent.rebinds import Rebinds
 from meshray.agent.report import View, path_to
 from meshray.agent.roaming import follow_network
 from meshray.agent.sampler import Sampler
@@ -105,6 +106,7 @@ class Agent:
         self._endpoints: tuple[Endpoint, ...] = ()
         self.endpoints_of_port = 0
         self._sightings = Sightings()
+        self.rebinds = Rebinds()
         self._watch_until = 0.0
         self.nudges = Nudges()
         self._outward = Outward()
@@ -308,6 +310,7 @@ class Agent:
         await self._look_for_endpoints(observed.listen_port)
         await self.link.say_hello()
         if self.is_hub:
+            self.rebinds.look(self.map.nodes.values(), observed, time.monotonic())
             for message in self._sightings.news(self.map.nodes.values(), observed, self.link.is_open):
                 await self.link.say(message)
 

@@ -90,6 +90,7 @@ class Echo(asyncio.DatagramProtocol):
         self.on_ping = on_ping
         self._transport: asyncio.DatagramTransport | None = None
         self._waiting: dict[bytes, asyncio.Future[bool]] = {}
+        self._heard: dict[IPv4Address, float] = {}
 
     async def open(self, address: IPv4Address) -> None:
         """Listens on this address. Raises OSError where it cannot be bound."""
@@ -125,6 +126,11 @@ class Echo(asyncio.DatagramProtocol):
             del self._waiting[nonce]
         return Answer(round((time.perf_counter() - sent) * 1000, 3), peer_hears)
 
+    def heard_ago_s(self, peer: IPv4Address) -> float | None:
+        """Since the peer last asked, None where it never did."""
+        heard = self._heard.get(peer)
+        return None if heard is None else time.monotonic() - heard
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the socket is open."""
         # Promised by create_datagram_endpoint; no base class says so before Python 3.12.
@@ -137,6 +143,7 @@ class Echo(asyncio.DatagramProtocol):
             return
         kind, nonce, hears_us = data[: len(_PING)], data[len(_PING) : _LENGTH - 1], bool(data[_LENGTH - 1])
         if kind == _PING:
+            self._heard[IPv4Address(addr[0])] = time.monotonic()
             hears = self.on_ping(IPv4Address(addr[0]), hears_us)
             self._transport.sendto(_PONG + nonce + bytes([hears]), addr)
         elif kind == _PONG and nonce in self._waiting and not self._waiting[nonce].done():
@@ -172,6 +179,10 @@ class Prober:
     def way_changed(self, peer: IPv4Address) -> None:
         """Data takes another way to this peer: what was measured was measured on the old one."""
         self._measured.pop(peer, None)
+
+    def heard_ago_s(self, peer: IPv4Address) -> float | None:
+        """Since the peer last probed the way that data takes, None where it never did."""
+        return self._data.heard_ago_s(peer)
 
     async def round_trip(self, peer: IPv4Address, timeout_s: float, *, size: int = 0) -> float | None:
         """One round trip in milliseconds over the way that data takes; it is not remembered.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Mapping
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, TypeVar
@@ -37,8 +38,6 @@ GROUP_S = 4.0
 
 #: All agents answer within this: a survey takes `PING_S` and `GROUP_S` at most, on a machine that may be busy.
 ASK_S = 10
-#: RFC 863; hardly anything listens there.
-_DISCARD_PORT = 9
 
 T = TypeVar("T")
 
@@ -74,20 +73,8 @@ async def _heard(agent: Agent) -> frozenset[str]:
         return frozenset()
     nodes, me = agent.map.nodes.values(), agent.me
     away = [node for node in nodes if not node.online and STATIC not in node.roles and node.id != me.id]
-    live = await asyncio.gather(*(_lives(node.ip) for node in away))
+    live = await asyncio.gather(*(path.lives(node.ip, PING_S) for node in away))
     return frozenset(node.name for node, lives in zip(away, live, strict=True) if lives)
-
-
-async def _lives(ip: IPv4Address) -> bool:
-    """Whether a machine answers there at all: it refuses a port on which nothing listens."""
-    try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(str(ip), _DISCARD_PORT), PING_S)
-    except ConnectionRefusedError:
-        return True
-    except (OSError, asyncio.TimeoutError):
-        return False
-    writer.close()
-    return True
 
 
 async def survey(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
@@ -128,6 +115,8 @@ def _context(agent: Agent, status: Status) -> Context:
     }
     prober = agent.parts.prober
     ray = agent.parts.ray.now if agent.parts.ray is not None else None
+    dials = ((hub.name, agent.hubs.dialled(hub.id)) for hub in agent.map.hubs)
+    dialled = {str(name): str(endpoint) for name, endpoint in dials if endpoint is not None}
     return Context(
         home=agent.home,
         interface=agent.parts.device.name,
@@ -151,7 +140,11 @@ def _context(agent: Agent, status: Status) -> Context:
         no_ray_because="" if ray else agent.parts.no_ray_because,
         installation=ray.installation if ray else None,
         person=ray.person if ray else None,
+        dialled=dialled,
+        rebinds=agent.rebinds.ages(time.monotonic()),
         round_trip=prober.probe if prober is not None else None,
+        echo=(lambda ip, timeout_s, size: prober.round_trip(ip, timeout_s, size=size)) if prober is not None else None,
+        heard_ago=prober.heard_ago_s if prober is not None else lambda ip: None,
     )
 
 

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 from meshray.doctor.control import ControlFacts
 from meshray.doctor.host import HostFacts
-from meshray.doctor.path import PathFacts
 from meshray.doctor.ray import RayFacts
+from meshray.doctor.ways import PathFacts
 from meshray.model.status import Status
 
 T = TypeVar("T")

@@ -7,6 +7,7 @@ enrolled ─► agent_running ─┬► coordinator_reachable
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshray.doctor.ray import STARTING
@@ -83,7 +84,8 @@ def _handshake_fresh(facts: Facts) -> Iterable[Finding]:
     others = list(_others(facts))
     hub_is_silent = any(_is_hub(node) and not _is_fresh(node) for node in others)
     for node in others:
-        yield _handshake(node, hub_is_silent)
+        # About a pair: what comes, or does not, from that node to this one.
+        yield replace(_handshake(node, hub_is_silent), peer=_status(facts).node)
 
 
 def _handshake(node: NodeStatus, hub_is_silent: bool) -> Finding:
@@ -102,7 +104,7 @@ def _handshake(node: NodeStatus, hub_is_silent: bool) -> Finding:
 
 def _peer_answers(facts: Facts) -> Iterable[Finding]:
     for node in _others(facts):
-        yield _answer(node)
+        yield replace(_answer(node), peer=_status(facts).node)
 
 
 def _answer(node: NodeStatus) -> Finding:
@@ -192,13 +194,13 @@ PATH: tuple[Spec, ...] = (
     Spec(
         "handshake_fresh",
         "the last WireGuard handshake is fresh",
-        ("agent_running", "node_answers"),
+        ("agent_running", "node_answers", "udp_in", "udp_out", "transports"),
         _handshake_fresh,
     ),
     Spec(
         "peer_answers",
         "the node answers over the overlay",
-        ("agent_running", "node_answers", "handshake_fresh"),
+        ("agent_running", "node_answers", "udp_in", "udp_out", "transports", "one_way", "path_loss", "handshake_fresh"),
         _peer_answers,
     ),
 )

@@ -68,17 +68,19 @@ class Cluster:
         return cluster
 
     @classmethod
-    def without_ray(cls, head: Host, workers: Sequence[Host], *, init: Sequence[str] = ()) -> Cluster:
+    def without_ray(
+        cls, head: Host, workers: Sequence[Host], *, init: Sequence[str] = (), join: Sequence[str] = ()
+    ) -> Cluster:
         """A mesh and nothing on it, the workers joined a few at a time.
 
         Args:
-            init: more options of `meshray init`.
+            init: more options of `meshray init`, and of each `meshray join`.
         """
         cluster = cls(head, tuple(workers))
         cluster.answers[head.name] = cluster.meshray(head, "init", "--no-ray", *init)
         token = cluster.answers[head.name]["token"]
         with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
-            told = pool.map(lambda worker: cluster.meshray(worker, "join", token, "--no-ray"), workers)
+            told = pool.map(lambda worker: cluster.meshray(worker, "join", token, "--no-ray", *join), workers)
             cluster.answers.update(zip((worker.name for worker in workers), told, strict=True))
         cluster.complete_since = time.monotonic()
         return cluster

@@ -17,7 +17,7 @@ Port {PORT}
 Listen {{address}}
 Timeout 600
 MaxClients 20
-BasicAuth {USER} {PASSWORD}
+BasicAuth {USER} {{password}}
 ConnectPort 443
 LogLevel Connect
 PidFile "/run/tinyproxy.pid"
@@ -38,9 +38,10 @@ class Proxy:
         url = f"http://{USER}:{PASSWORD}@{address}:{PORT}"
         self.environment = {"HTTPS_PROXY": url, "https_proxy": url}
 
-    def start(self) -> None:
+    def start(self, password: str = PASSWORD) -> None:
         """Until it answers."""
-        self._host.path("/etc/proxy.conf").write_text(_CONFIGURATION.format(address=self._address))
+        text = _CONFIGURATION.format(address=self._address, password=password)
+        self._host.path("/etc/proxy.conf").write_text(text)
         self._process = self._host.popen(["tinyproxy", "-d", "-c", "/etc/proxy.conf"])
         self._host.wait_until(
             lambda: f"{self._address}:{PORT}" in self._host.run(["ss", "-tln"]).stdout, 10, "the proxy"

@@ -34,8 +34,12 @@ class Context:
         endpoints_seen: of each peer as this node's WireGuard sees it, by node name.
         ray_plan: what this node's Ray should be; None: none is meant to run here, for the reason ``no_ray_because``.
         ray: how its supervised Ray stands.
+        dialled: where this node dials the hubs, by node name.
+        rebinds: at a hub: seconds since each change of a node's mapping, by node name.
         map_of: this node's revision of the map once it is the one given, or after so many seconds.
         round_trip: milliseconds to an overlay address and back within the time given (seconds), None: no answer.
+        echo: the same for a packet of a size (bytes, 0: small), which is not remembered.
+        heard_ago: seconds since an overlay address last asked this node; None: it never did.
     """
 
     home: Home
@@ -56,9 +60,13 @@ class Context:
     status: Status | None = None
     device: DeviceState | None = None
     endpoints_seen: Mapping[str, str] = field(default_factory=dict)
+    dialled: Mapping[str, str] = field(default_factory=dict)
+    rebinds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     ray_plan: RayPlan | None = None
     ray: RayNow | None = None
     no_ray_because: str = ""
     installation: RayInstallation | None = None
     person: Person | None = None
     round_trip: Callable[[IPv4Address, float], Awaitable[float | None]] | None = None
+    echo: Callable[[IPv4Address, float, int], Awaitable[float | None]] | None = None
+    heard_ago: Callable[[IPv4Address], float | None] = lambda ip: None

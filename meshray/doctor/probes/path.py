@@ -1,11 +1,125 @@
-"""Looks at the ways to the hub and to the peers."""
+"""Looks at the ways to the hub and to the peers: a short burst of probes to each, then packets of full size."""
 
 from __future__ import annotations
 
-from meshray.doctor.path import PathFacts
+import asyncio
+import time
+from dataclasses import replace
+from ipaddress import IPv4Address
+from statistics import median
+
 from meshray.doctor.probes.context import Context
+from meshray.doctor.ways import PathFacts, PeerFacts
+from meshray.model.node import STATIC
+from meshray.model.path import NONE, SELF
+from meshray.model.status import NodeStatus
+from meshray.settings import KEEPALIVE_S
+
+#: First so many probes; where one is lost so many more, by which chance and loss are told apart.
+_BURST, _MORE = 10, 20
+_APART_S = 0.05
+_MORE_APART_S = 0.03
+#: An answer later than this, beyond twice the usual round trip, counts as lost.
+_ANSWER_S = 0.6
+_SLOWEST_S = 1.2
+#: Packets of full size that are sent at once: one may be lost.
+_FULL = 3
+#: The smallest size that `meshray.agent.mtu` tries, bytes of an inner packet.
+_SMALLEST = 1200
+#: RFC 863; hardly anything listens there.
+_DISCARD_PORT = 9
+#: A mesh may have many nodes: so many are looked at.
+_PEERS = 64
 
 
 async def look(context: Context) -> PathFacts:
     """The facts of this node, within a few seconds; what could not be found out keeps its default."""
-    return PathFacts()
+    if context.status is None or context.mesh_map is None:
+        return PathFacts()
+    nodes = context.mesh_map.nodes.values()
+    me = context.mesh_map.find(context.name)
+    peers = [node for node in context.status.nodes if node.path.kind != SELF and node.role != STATIC][:_PEERS]
+    hubs = {str(hub.name) for hub in context.mesh_map.hubs}
+    looked = await asyncio.gather(*(_peer(context, node, node.name in hubs) for node in peers))
+    return PathFacts(
+        transport=context.transport,
+        is_hub=context.is_hub,
+        port=context.mesh_port,
+        addresses=tuple(endpoint.host for endpoint in me.endpoints) if me is not None else (),
+        seen=context.endpoints_seen,
+        seen_by_hubs={
+            str(node.name): str(node.seen) if node.seen else ""
+            for node in nodes
+            if node.online and STATIC not in node.roles and str(node.name) not in hubs
+        },
+        dialled=context.dialled,
+        rebinds=context.rebinds,
+        keepalive_s=KEEPALIVE_S,
+        peers={node.name: facts for node, facts in zip(peers, looked, strict=True)},
+    )
+
+
+async def _peer(context: Context, node: NodeStatus, is_hub: bool) -> PeerFacts:
+    path = node.path
+    facts = PeerFacts(
+        is_hub=is_hub,
+        online=node.online,
+        kind=path.kind,
+        transport=path.transport or "",
+        endpoint=str(path.endpoint) if path.endpoint else "",
+        reason=path.reason,
+        handshake_age_s=path.handshake_age_s,
+        promised_mtu=path.mtu,
+    )
+    if context.echo is None or path.kind == NONE or not node.online:
+        return facts
+    began = time.monotonic()
+    answer_s = min(_SLOWEST_S, _ANSWER_S + 2 * (path.rtt_ms or 0.0) / 1000)
+    answers = await _burst(context, node.ip, _BURST, _APART_S, answer_s)
+    if None in answers and any(answers):
+        answers += await _burst(context, node.ip, _MORE, _MORE_APART_S, answer_s)
+    heard = [answer for answer in answers if answer is not None]
+    facts = replace(
+        facts,
+        sent=len(answers),
+        received=len(heard),
+        rtt_ms=round(median(heard), 3) if heard else None,
+        took_s=round(time.monotonic() - began, 2),
+        heard_ago_s=context.heard_ago(node.ip),
+    )
+    if not heard:
+        return replace(facts, machine_answers=await lives(node.ip, answer_s))
+    if path.mtu is None:
+        return facts
+    full, small = await asyncio.gather(*(_passes(context, node.ip, answer_s, size) for size in (path.mtu, _SMALLEST)))
+    return replace(facts, full_passes=full, small_passes=small)
+
+
+async def _burst(context: Context, ip: IPv4Address, count: int, apart_s: float, answer_s: float) -> list[float | None]:
+    """So many probes, one after the other without waiting for answers."""
+
+    async def one(number: int) -> float | None:
+        await asyncio.sleep(number * apart_s)
+        return await context.echo(ip, answer_s, 0) if context.echo is not None else None
+
+    return list(await asyncio.gather(*(one(number) for number in range(count))))
+
+
+async def _passes(context: Context, ip: IPv4Address, answer_s: float, size: int) -> bool:
+    """Whether one of some packets of this size came through."""
+    if context.echo is None:
+        return False
+    answers = await asyncio.gather(*(context.echo(ip, answer_s, size) for _ in range(_FULL)))
+    return any(answer is not None for answer in answers)
+
+
+async def lives(ip: IPv4Address, timeout_s: float) -> bool:
+    """Whether a machine answers there at all: it refuses a port on which nothing listens."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(str(ip), _DISCARD_PORT), timeout_s)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True

@@ -25,8 +25,8 @@ from meshray.doctor.control import (
     TokenSeen,
 )
 from meshray.doctor.facts import Facts, NodeFacts
-from meshray.doctor.path import PathFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
+from meshray.doctor.ways import PathFacts
 from tests.unit.doctor.test_checks import HEAD, ME, OTHER, seen_by
 
 AT = "203.0.113.10:51888"

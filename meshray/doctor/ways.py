@@ -1,0 +1,174 @@
+"""What each node knows of its ways, and who reaches whom as the facts of all nodes tell together (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from meshray.model.node import HEAD, HUB, STATIC
+from meshray.model.path import NONE, UDP, VIA_HUB, WSS
+
+if TYPE_CHECKING:
+    from meshray.doctor.facts import Facts
+
+#: Of one node's UDP to one hub: answered; not answered, but the relay carries it; not answered.
+WORKS, RELAYED, SILENT = "works", "relayed", "silent"
+
+
+@dataclass(frozen=True)
+class PeerFacts:
+    """The way from one node to another, as the first one sees it.
+
+    Attributes:
+        kind: direct, hub or none; with ``transport``, ``endpoint`` and ``reason`` as in `meshray.model.path.Path`.
+        promised_mtu: what the peer's route lets through, bytes of an inner packet.
+        sent: probes of a short burst, and how many were answered; 0: none were sent.
+        rtt_ms: their median.
+        took_s: from the first probe to the last answer or its deadline.
+        heard_ago_s: since a probe of the peer arrived here; None: none did.
+        machine_answers: whether the peer's machine refused a connection over the overlay, where no probe was answered.
+        full_passes: whether packets of ``promised_mtu`` were answered; ``small_passes``: those of the smallest size.
+    """
+
+    is_hub: bool = False
+    online: bool = False
+    kind: str = ""
+    transport: str = ""
+    endpoint: str = ""
+    reason: str = ""
+    handshake_age_s: float | None = None
+    promised_mtu: int | None = None
+    sent: int = 0
+    received: int = 0
+    rtt_ms: float | None = None
+    took_s: float = 0.0
+    heard_ago_s: float | None = None
+    machine_answers: bool | None = None
+    full_passes: bool | None = None
+    small_passes: bool | None = None
+
+    @property
+    def loss(self) -> float:
+        """Share of the burst, 0 to 1."""
+        return 1 - self.received / self.sent if self.sent else 0.0
+
+    @property
+    def answers(self) -> bool:
+        """Whether anything came back."""
+        return self.received > 0 or bool(self.machine_answers)
+
+
+@dataclass(frozen=True)
+class PathFacts:
+    """Of one node.
+
+    Attributes:
+        transport: as asked for: auto, udp or wss.
+        port: the mesh's UDP port on hubs.
+        addresses: of this machine, as the map has them.
+        seen: where this node's WireGuard sees the others, HOST:PORT by name.
+        seen_by_hubs: the same as the hubs told the coordinator; "" for a node that is seen nowhere by UDP.
+        dialled: where this node dials the hubs, by name.
+        rebinds: at a hub: seconds since each change of a node's mapping that was not the node's own, by name.
+        keepalive_s: how often a mapping is used at least.
+        peers: by name.
+    """
+
+    transport: str = ""
+    is_hub: bool = False
+    port: int = 0
+    addresses: tuple[str, ...] = ()
+    seen: Mapping[str, str] = field(default_factory=dict)
+    seen_by_hubs: Mapping[str, str] = field(default_factory=dict)
+    dialled: Mapping[str, str] = field(default_factory=dict)
+    rebinds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    keepalive_s: int = 0
+    peers: Mapping[str, PeerFacts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Udp:
+    """One node's UDP to one hub. ``own``: as the node itself sees it, not the hub or the map."""
+
+    node: str
+    hub: str
+    state: str
+    endpoint: str
+    port: int
+    own: bool = False
+
+
+def each(facts: Facts) -> Iterator[tuple[str, PathFacts]]:
+    """The nodes that looked."""
+    return ((name, node.path) for name, node in facts.nodes.items() if node.path is not None)
+
+
+def pairs(facts: Facts) -> Iterator[tuple[str, str, PeerFacts]]:
+    """Every ordered pair of which the first one looked, and between which there is a way."""
+    for name, path in each(facts):
+        for peer, seen in path.peers.items():
+            if seen.kind not in ("", NONE):
+                yield name, peer, seen
+
+
+def udp_ways(facts: Facts) -> list[Udp]:
+    """Every node's UDP to every hub, as the node itself, else the hub, else the map tells."""
+    if facts.status is None:
+        return []
+    roles = {node.name: node.role for node in facts.status.nodes if node.online}
+    hubs = {name for name, role in roles.items() if role in (HEAD, HUB)}
+    hubs &= {hub for _, path in each(facts) for hub in (*path.dialled, *path.peers)} | {
+        name for name, path in each(facts) if path.is_hub
+    }
+    found = []
+    for hub in sorted(hubs):
+        for name in sorted(set(roles) - hubs):
+            if roles[name] != STATIC and (way := _udp(facts, name, hub)) is not None:
+                found.append(way)
+    return found
+
+
+def _udp(facts: Facts, name: str, hub: str) -> Udp | None:
+    own = _path(facts, name)
+    if own is not None and own.transport == WSS:  # nobody wants to know
+        return None
+    for teller, other in ((name, hub), (hub, name)):
+        path = _path(facts, teller)
+        if path is None or other not in path.peers or (teller == hub and not path.is_hub):
+            continue
+        peer = path.peers[other]
+        if peer.kind == VIA_HUB:  # it is no hub for this node
+            return None
+        state = RELAYED if peer.transport == WSS else WORKS if peer.transport == UDP and peer.answers else SILENT
+        return Udp(name, hub, state, path.dialled.get(hub, peer.endpoint), path.port, own=teller == name)
+    for _, path in each(facts):
+        if own is None and name in path.seen_by_hubs:
+            state = WORKS if path.seen_by_hubs[name] else RELAYED
+            return Udp(name, hub, state, path.dialled.get(hub, ""), path.port)
+    return None
+
+
+def _path(facts: Facts, name: str) -> PathFacts | None:
+    return facts.nodes[name].path if name in facts.nodes else None
+
+
+def lossy_leg(facts: Facts, name: str, peer: str, from_loss: float) -> str:
+    """Where the way of a pair leads through a hub and one end's own way to a hub loses as much: that leg."""
+    path = facts.nodes[name].path
+    if path is None or path.peers[peer].kind != VIA_HUB:
+        return ""
+    for end in (name, peer):
+        for hub, seen in _legs(facts, end):
+            if seen.sent and seen.loss >= from_loss:
+                return f"{end}–{hub}, which loses {seen.loss:.0%}"
+    return ""
+
+
+def _legs(facts: Facts, end: str) -> Iterator[tuple[str, PeerFacts]]:
+    """The way of a node to the hubs, from both sides."""
+    for name, path in each(facts):
+        if name == end:
+            yield from ((hub, seen) for hub, seen in path.peers.items() if seen.is_hub)
+        elif path.is_hub and end in path.peers:
+            yield name, path.peers[end]

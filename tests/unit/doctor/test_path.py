@@ -1,0 +1,194 @@
+"""Who reaches whom, and what the doctor makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from meshray.doctor.control import RIGHT, ControlFacts, EndpointSeen
+from meshray.doctor.facts import Facts, NodeFacts, decode, encode
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
+from meshray.doctor.ways import PathFacts, PeerFacts
+from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS, Path
+from tests.unit.doctor.test_checks import node, seen_by
+
+HUB_AT = "203.0.113.10:51888"
+UP = PeerFacts(
+    online=True, kind=DIRECT, transport=UDP, endpoint="198.51.100.7:51888", handshake_age_s=9.0, promised_mtu=1420,
+    sent=10, received=10, rtt_ms=4.0, took_s=0.5, full_passes=True, small_passes=True,
+)  # fmt: skip
+TO_HUB = replace(UP, is_hub=True, endpoint=HUB_AT)
+THROUGH = replace(UP, kind=VIA_HUB, endpoint=HUB_AT)
+DEAF = {"received": 0, "rtt_ms": None, "took_s": 1.7, "full_passes": None, "small_passes": None}
+CONTROL = ControlFacts(endpoints=(EndpointSeen(HUB_AT, RIGHT, connect_ms=2.0),), upgrade="", accepted=True)
+PATH = {"head", "gpu-1", "gpu-2"}
+
+
+def way(name: str, **peers: PeerFacts) -> NodeFacts:
+    is_hub = name == "head"
+    path = PathFacts(
+        transport="auto", is_hub=is_hub, port=51888, addresses=("192.168.7.10",), keepalive_s=20,
+        dialled={} if is_hub else {"head": HUB_AT},
+        peers={peer.replace("_", "-"): seen for peer, seen in peers.items()},
+    )  # fmt: skip
+    return NodeFacts(name, path=path, control=CONTROL)
+
+
+HEAD = way("head", gpu_1=UP, gpu_2=UP)
+ONE = way("gpu-1", head=TO_HUB, gpu_2=THROUGH)
+TWO = way("gpu-2", head=TO_HUB, gpu_1=THROUGH)
+
+
+def facts(*nodes: NodeFacts, me: str = "head", **changes: object) -> Facts:
+    statuses = [node("head", 1, "head"), node("gpu-1", 2), node("gpu-2", 3)]
+    statuses = [replace(one, path=Path(SELF)) if one.name == me else one for one in statuses]
+    return replace(seen_by(me, *statuses), nodes={one.name: one for one in nodes}, **changes)  # type: ignore[arg-type]
+
+
+def with_path(one: NodeFacts, **changes: object) -> NodeFacts:
+    assert one.path is not None
+    return replace(one, path=replace(one.path, **changes))  # type: ignore[arg-type]
+
+
+def with_peer(one: NodeFacts, peer: str, **changes: object) -> NodeFacts:
+    assert one.path is not None
+    seen = replace(one.path.peers[peer], **changes)  # type: ignore[arg-type]
+    return with_path(one, peers={**one.path.peers, peer: seen})
+
+
+def failing(report: tuple[Check, ...]) -> list[tuple[str, str, str]]:
+    return [(check.code, check.node, check.peer) for check in report if check.status == FAIL]
+
+
+def of(code: str, report: tuple[Check, ...], name: str = "gpu-1") -> Check:
+    (found,) = [check for check in report if check.code == code and check.node == name]
+    return found
+
+
+def test_a_healthy_mesh_passes_in_every_respect() -> None:
+    report = examine(facts(HEAD, ONE, TWO))
+    assert failing(report) == []
+    codes = {"udp_in", "udp_out", "transports", "one_way", "path_loss", "path_mtu", "path_kind"}
+    assert {check.status for check in report if check.code in codes} == {OK}
+    pairs = {(check.node, check.peer) for check in report if check.code == "path_mtu"}
+    assert pairs == {(one, other) for one in PATH for other in PATH if one != other}
+
+
+def test_facts_survive_their_journey() -> None:
+    there = with_path(with_peer(HEAD, "gpu-1", heard_ago_s=0.1), rebinds={"gpu-1": (3.0, 1.0)}, seen={"gpu-1": HUB_AT})
+    assert decode(NodeFacts, encode(there)) == there
+
+
+def test_one_node_whose_udp_is_not_answered() -> None:
+    for silent in (with_peer(ONE, "head", **DEAF), with_peer(ONE, "head", kind=NONE, transport="", sent=0, received=0)):
+        report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF), silent, TWO))
+        assert failing(report) == [("udp_out", "gpu-1", "")]
+        assert "that of gpu-2 is" in of("udp_out", report).evidence
+        assert "port 51888" in of("udp_out", report).fix
+
+
+def test_asked_alone_it_goes_by_what_the_hubs_saw() -> None:
+    alone = with_path(with_peer(ONE, "head", **DEAF), seen_by_hubs={"gpu-1": HUB_AT, "gpu-2": "198.51.100.9:1"})
+    assert failing(examine(facts(alone, me="gpu-1"))) == [("udp_out", "gpu-1", "")]
+    nobody = with_path(alone, seen_by_hubs={"gpu-1": "", "gpu-2": ""})
+    assert failing(examine(facts(nobody, me="gpu-1"))) == [("udp_in", "head", "")]
+
+
+def test_nobody_reaches_the_hub() -> None:
+    nodes = HEAD, with_peer(ONE, "head", **DEAF), with_peer(TWO, "head", **DEAF)
+    report = examine(facts(*nodes))
+    assert failing(report) == [("udp_in", "head", "")]
+    assert "security group" in of("udp_in", report, "head").fix
+
+
+def test_where_the_relay_carries_it_is_a_warning() -> None:
+    report = examine(facts(HEAD, with_peer(ONE, "head", transport=WSS), TWO))
+    assert failing(report) == []
+    assert of("udp_out", report).status == WARN
+    report = examine(facts(HEAD, with_peer(ONE, "head", transport=WSS), with_peer(TWO, "head", transport=WSS)))
+    assert failing(report) == []
+    assert of("udp_in", report, "head").status == WARN
+
+
+def test_who_asked_for_the_relay_is_not_told_about_udp() -> None:
+    report = examine(facts(HEAD, with_path(with_peer(ONE, "head", transport=WSS), transport="wss"), TWO))
+    assert of("udp_out", report).status == SKIP
+    assert "gpu-1" not in of("udp_in", report, "head").evidence
+
+
+def test_a_hub_whose_agent_is_frozen_is_no_matter_of_udp() -> None:
+    report = examine(facts(with_peer(ONE, "head", **DEAF, machine_answers=True), me="gpu-1"))
+    assert not [code for code, _, _ in failing(report) if code.startswith("udp")]
+
+
+def test_neither_transport() -> None:
+    silent = replace(with_peer(ONE, "head", **DEAF), control=replace(CONTROL, upgrade="HTTP 403"))
+    report = examine(facts(HEAD, silent, TWO))
+    assert failing(report)[0] == ("websocket_upgrade", "gpu-1", "")
+    assert of("transports", report).status == SKIP
+
+
+def test_a_peer_that_is_heard_and_does_not_hear() -> None:
+    report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF, heard_ago_s=0.4), ONE, TWO))
+    assert failing(report) == [("one_way", "head", "gpu-1")]
+
+
+@pytest.mark.parametrize("heard_ago_s", [None, 30.0])
+def test_a_peer_that_fell_silent_is_not_one_way(heard_ago_s: float | None) -> None:
+    report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF, heard_ago_s=heard_ago_s), ONE, TWO))
+    assert failing(report) == []
+
+
+@pytest.mark.parametrize(("received", "sent", "status"), [(10, 10, OK), (29, 30, OK), (27, 30, WARN), (20, 30, FAIL)])
+def test_loss(received: int, sent: int, status: str) -> None:
+    report = examine(facts(with_peer(HEAD, "gpu-1", received=received, sent=sent), ONE, TWO))
+    (check,) = [one for one in report if one.code == "path_loss" and (one.node, one.peer) == ("head", "gpu-1")]
+    assert check.status == status
+
+
+def test_loss_on_the_way_to_the_hub_is_not_told_again_for_all_behind_it() -> None:
+    lossy = {"received": 15, "sent": 30}
+    nodes = (
+        with_peer(HEAD, "gpu-1", **lossy),
+        with_peer(with_peer(ONE, "head", **lossy), "gpu-2", **lossy),
+        with_peer(TWO, "gpu-1", **lossy),
+    )
+    failed = failing(examine(facts(*nodes)))
+    assert failed == [("path_loss", "head", "gpu-1"), ("path_loss", "gpu-1", "head")]
+
+
+def test_large_packets_in_one_direction() -> None:
+    report = examine(facts(HEAD, with_peer(ONE, "gpu-2", full_passes=False, small_passes=True), TWO))
+    assert failing(report) == [("path_mtu", "gpu-1", "gpu-2")]
+
+
+@pytest.mark.parametrize(
+    ("views", "status", "words"),
+    [
+        ({}, SKIP, "nobody"),
+        ({"head": "127.0.0.1:4000"}, SKIP, "nobody"),
+        ({"head": "192.168.7.10:51888"}, OK, "no NAT"),
+        ({"head": "198.51.100.7:1000"}, SKIP, "one observer"),
+        ({"head": "198.51.100.7:1000", "gpu-2": "192.168.7.10:51888"}, SKIP, "one observer"),
+        ({"head": "198.51.100.7:1000", "gpu-2": "198.51.100.7:1000"}, OK, "endpoint-independent"),
+        ({"head": "198.51.100.7:1000", "gpu-2": "198.51.100.7:2000"}, OK, "varies"),
+    ],
+)
+def test_what_several_observers_see(views: dict[str, str], status: str, words: str) -> None:
+    nodes = [with_path(one, seen={"gpu-1": views[one.name]} if one.name in views else {}) for one in (HEAD, ONE, TWO)]
+    check = of("nat_kind", examine(facts(*nodes)))
+    assert (check.status, words in check.evidence) == (status, True)
+
+
+@pytest.mark.parametrize(("ages", "status"), [((), OK), ((60.0,), OK), ((20_000.0, 60.0), OK), ((300.0, 60.0), WARN)])
+def test_a_mapping_that_changes_again_and_again(ages: tuple[float, ...], status: str) -> None:
+    check = of("mapping_lifetime", examine(facts(with_path(HEAD, rebinds={"gpu-1": ages}), ONE, TWO)))
+    assert check.status == status
+
+
+def test_the_way_is_told_with_its_reason() -> None:
+    report = examine(facts(HEAD, with_peer(ONE, "gpu-2", reason="symmetric NAT on the side of gpu-2"), TWO))
+    (check,) = [one for one in report if one.code == "path_kind" and (one.node, one.peer) == ("gpu-1", "gpu-2")]
+    assert check.status == OK
+    assert "symmetric NAT" in check.evidence
