@@ -64,7 +64,9 @@ class Operations:
     async def _env(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         # It asks Ray's interpreter, which may take its time.
         environment = await asyncio.to_thread(self._client_environment)
-        return {"env": dict(environment), "person_uid": self._agent.enrolment.person_uid}
+        ray = self._agent.parts.ray
+        python = str(ray.now.installation.python) if ray is not None else ""
+        return {"env": dict(environment), "person_uid": self._agent.enrolment.person_uid, "python": python}
 
     async def _ping(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         node = self._agent.find(wire.text(request, "node", 63))

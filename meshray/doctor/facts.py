@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from meshray.doctor.control import ControlFacts
+from meshray.doctor.deep import DeepFacts
 from meshray.doctor.host import HostFacts
 from meshray.doctor.ray import RayFacts
 from meshray.doctor.ways import PathFacts
@@ -55,6 +56,7 @@ class Facts:
         silent: the nodes that were asked and did not answer, with the reason.
         heard: those among the silent whose machines answered over the overlay all the same.
         not_asked: why no other node was asked; empty where they were.
+        deep: what the Ray program of ``--deep`` saw; None: it was not asked for.
     """
 
     enrolled: bool = True
@@ -66,6 +68,7 @@ class Facts:
     silent: Mapping[str, str] = field(default_factory=dict)
     heard: frozenset[str] = frozenset()
     not_asked: str = ""
+    deep: DeepFacts | None = None
 
 
 def encode(facts: Any) -> dict[str, Any]:

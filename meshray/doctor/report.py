@@ -9,7 +9,7 @@ The same function answers in the agent (which has a status) and in the command l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,19 @@ class Check:
     fix: str
     repair: str
 
+    @property
+    def root(self) -> _Root:
+        """As the cause of what fails elsewhere."""
+        return _Root(self.code, frozenset({self.node, self.peer} - {""}), self.title)
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, object]) -> Check:
+        """The inverse of `to_json`."""
+        names = ("code", "title", "status", "node", "peer", "evidence", "fix", "repair")
+        texts = {name: str(entry.get(name) or "") for name in names}
+        depends_on = entry.get("depends_on")
+        return cls(**texts, depends_on=tuple(map(str, depends_on)) if isinstance(depends_on, list) else ())
+
     def to_json(self) -> dict[str, object]:
         """One entry of ``doctor --json``."""
         return {
@@ -112,7 +125,9 @@ class _Root:
         return self.concerns <= finding.concerns
 
 
-def examine(facts: Facts, node: str | None = None, specs: tuple[Spec, ...] | None = None) -> tuple[Check, ...]:
+def examine(
+    facts: Facts, node: str | None = None, specs: tuple[Spec, ...] | None = None, known: Iterable[Check] = ()
+) -> tuple[Check, ...]:
     """Every check in the order of what depends on what.
 
     Where there is no status nothing but this machine was looked at, so what fails there hides all that depends on it.
@@ -120,6 +135,7 @@ def examine(facts: Facts, node: str | None = None, specs: tuple[Spec, ...] | Non
     Args:
         node: look at this node only (and at what concerns the whole mesh).
         specs: other checks than `meshray.doctor.specs.SPECS`.
+        known: of an earlier report: what failed there hides what follows from it here.
 
     Raises:
         MeshrayError: ``unknown_node``.
@@ -132,7 +148,7 @@ def examine(facts: Facts, node: str | None = None, specs: tuple[Spec, ...] | Non
     if node is not None and facts.status and node not in names:
         raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray status")
     report: list[Check] = []
-    roots: list[_Root] = []
+    roots = [check.root for check in known if check.status == FAIL]
     for spec in specs:
         of_mesh = next((root for root in roots if not root.concerns and root.code in spec.depends_on), None)
         if of_mesh is not None:

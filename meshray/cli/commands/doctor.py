@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +12,7 @@ from meshray.cli.app import App
 from meshray.cli.options import json_option
 from meshray.cli.results import DoctorResult, Result
 from meshray.cli.tables import children
-from meshray.errors import MeshrayError, UnreachableError
+from meshray.errors import MeshrayError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from meshray.doctor.facts import Facts
@@ -22,21 +23,33 @@ _TIMEOUT_S = 30.0
 
 @click.command("doctor")
 @click.argument("node", required=False)
+@click.option("--deep", is_flag=True, help="Run a task on every node and move 16 MiB between every two, with Ray.")
+@click.option(
+    "--soak", is_flag=True, help="With --deep: look again after 80 s, when Ray has dropped whom it cannot dial."
+)
 @json_option
 @click.pass_obj
-def doctor_command(app: App, node: str | None) -> Result:
+def doctor_command(app: App, node: str | None, deep: bool, soak: bool) -> Result:
     """Find out what is wrong and how to mend it.
 
     \b
     Examples:
       meshray doctor
       meshray doctor gpu-2 --json
+      meshray doctor --deep --soak
 
     Names the first cause; what only follows from it is left out. On the head it covers every node and every pair,
     elsewhere this node and its way to all others; on a machine that is in no mesh, what a mesh would need. Exit
     code 3 when a check failed.
     """
-    return _examine(app, node or "")
+    if soak and not deep:
+        raise UsageError("soak_without_deep", "--soak repeats what --deep does", hint="meshray doctor --deep --soak")
+    result = _examine(app, node or "")
+    if not deep:
+        return result
+    from meshray.cli.deep import deep_checks
+
+    return replace(result, checks=(*result.checks, *deep_checks(app, result.checks, node, soak=soak)))
 
 
 def _examine(app: App, node: str) -> DoctorResult:
