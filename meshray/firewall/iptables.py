@@ -214,8 +214,9 @@ def closing_removal(table: Table) -> str:
 
 def _jumps_out(table: Table) -> list[str]:
     chain = table.chain("INPUT")
-    rules = chain.rules if chain else ()
-    return [f"-D {rule.where}" for rule in rules if rule.verdict == f"jump {INPUT_CHAIN}"]
+    ours = [rule for rule in (chain.rules if chain else ()) if rule.verdict == f"jump {INPUT_CHAIN}"]
+    # iptables-restore knows double quotes only, so not `Rule.where`.
+    return [f'-D INPUT -m comment --comment "{rule.comment}" -j {INPUT_CHAIN}' for rule in ours]
 
 
 def _script(lines: Sequence[str]) -> str:

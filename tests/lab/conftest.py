@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.cluster import Cluster
-from tests.lab.topologies import one_of_each
+from tests.lab.topologies import OneOfEach, one_of_each
 from tests.lab.world import World
 
 #: The modules that go on with the one cluster, in this order, after all others: two clusters at a time slow each other
 #: down, and the last module ends it. Whoever else uses it leaves it as whole as it was.
-OF_ONE_CLUSTER = ("test_main_job", "test_reliability", "test_ways_out")
+OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_reliability", "test_ways_out")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -23,8 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A head, a worker that drops all inbound traffic, a worker behind a NAT that was joined through sudo."""
+def ground() -> Iterator[tuple[World, OneOfEach]]:
+    """Where the one cluster stands."""
     with World("cluster") as world:
-        hosts = one_of_each(world)
-        yield Cluster.start(hosts.head, hosts.workers, through_sudo=[hosts.nested])
+        yield world, one_of_each(world)
+
+
+@pytest.fixture(scope="session")
+def cluster(ground: tuple[World, OneOfEach]) -> Cluster:
+    """A head, a worker that drops all inbound traffic, a worker behind a NAT that was joined through sudo."""
+    _, hosts = ground
+    return Cluster.start(hosts.head, hosts.workers, through_sudo=[hosts.nested])

@@ -2,9 +2,10 @@
 
     python -m tests.lab.scan 203.0.113.10 fe80::1%eth0
     {"203.0.113.10": {"open": [51888], "silent": 10006}, …}
+    python -m tests.lab.scan --ports=80,443 203.0.113.10
 
 It sends the first packet of a connection to each port and listens for what comes back: a port that somebody listens on
-answers SYN ACK, another RST, and one that is guarded nothing. Who was silent is asked again, twice: packets get lost.
+answers SYN ACK, another RST, and one that is guarded nothing. Who was silent is asked again: packets get lost.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable, Sequence
+
+from tests.lab.host import REPOSITORY, Host
 
 _SYN, _RST, _ACK = 2, 4, 16
-#: How long after the last packet the answers are waited for, seconds: both ends are on one machine.
-_PATIENCE_S = 0.4
+#: How long after the last packet the answers are waited for, seconds: the kernel of one machine answers itself.
+_PATIENCE_S = 0.3
+_ROUNDS = 2
 _BUFFER = 32 * 2**20
 #: The kernel fills in the checksum at this place of the header (RFC 3542).
 _IPV6_CHECKSUM = 7
@@ -28,7 +33,14 @@ _AT_ONCE = 256
 _SO_RCVBUFFORCE = 33
 
 
-def scan(address: str) -> tuple[set[int], set[int]]:
+def open_ports(host: Host, *addresses: str, ports: Sequence[int] = ()) -> list[set[int]]:
+    """The ports of each address that answer this host; of all ports, or of these."""
+    some = [f"--ports={','.join(map(str, ports))}"] if ports else []
+    done = host.run([sys.executable, "-m", "tests.lab.scan", *some, *addresses], cwd=REPOSITORY)
+    return [set(done.json()[address]["open"]) for address in addresses]
+
+
+def scan(address: str, ports: Iterable[int]) -> tuple[set[int], set[int]]:
     """The ports that answered SYN ACK, and those that did not answer."""
     family, _, _, _, target = socket.getaddrinfo(address, None)[0]
     with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
@@ -39,8 +51,8 @@ def scan(address: str) -> tuple[set[int], set[int]]:
         own = random.randrange(30000, 60000)
         base = _base_sum(raw.getsockname()[0], str(target[0]), own) if family == socket.AF_INET else None
         found: set[int] = set()
-        silent = set(range(1, 65536))
-        for _ in range(3):
+        silent = set(ports)
+        for _ in range(_ROUNDS):
             found |= _ask(raw, silent, own, base)
         return found, silent
 
@@ -87,7 +99,9 @@ def _folded(total: int) -> int:
 
 if __name__ == "__main__":
     answers = {}
-    for each in sys.argv[1:]:
-        answering, quiet = scan(each)
+    chosen = [argument for argument in sys.argv[1:] if argument.startswith("--ports=")]
+    wanted = [int(word) for argument in chosen for word in argument[8:].split(",")] or range(1, 65536)
+    for each in sys.argv[1 + len(chosen) :]:
+        answering, quiet = scan(each, wanted)
         answers[each] = {"open": sorted(answering), "silent": len(quiet)}
     print(json.dumps(answers))

@@ -21,16 +21,22 @@ from dataclasses import dataclass
 
 from tests.lab.firewalls import FirewallKind, NatKind
 from tests.lab.host import Host
-from tests.lab.world import World
+from tests.lab.world import Switch, World
 
 
 @dataclass(frozen=True)
 class OneOfEach:
-    """A head that can be reached, a worker whose firewall lets nothing in, a worker behind a NAT."""
+    """A head that can be reached, a worker whose firewall lets nothing in, a worker behind a NAT.
+
+    Attributes:
+        wan, lan: the switches of the picture.
+    """
 
     head: Host
     walled: Host
     nested: Host
+    wan: Switch
+    lan: Switch
 
     @property
     def workers(self) -> tuple[Host, Host]:
@@ -51,4 +57,4 @@ def one_of_each(world: World, *, firewall: FirewallKind = "nft", nat: NatKind = 
     walled.drop_inbound(firewall)
     router = world.router("nat", wan, "203.0.113.30", lan="192.168.7.0/24", kind=nat)
     nested = world.host("nested", router.lan, "192.168.7.10")
-    return OneOfEach(head, walled, nested)
+    return OneOfEach(head, walled, nested, wan, router.lan)
