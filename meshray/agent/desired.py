@@ -10,7 +10,7 @@ The longest prefix wins, so a direct peer takes its data from the hub, and gives
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from meshray.agent.enrolment import Enrolment
@@ -35,6 +35,7 @@ def desired_device(
     dial: Mapping[str, Endpoint],
     usable: tuple[str, ...] = (),
     path: Callable[[Node], PairPath] = lambda node: PairPath(),
+    known: Collection[PublicKey] = (),
 ) -> DeviceConfig:
     """The device of the node ``me``.
 
@@ -44,13 +45,16 @@ def desired_device(
         dial: where the hubs are dialled now, by node id.
         usable: the hubs that answer this node, best first.
         path: the direct way to a node, where there is one.
+        known: the peers that the device has now.
     """
     others = [node for node in mesh_map.nodes.values() if node.id != me.id]
     if HUB in me.roles:
         peers = [_member(node, keys, dial.get(node.id)) for node in others]
     else:
         peers = [*_hubs(me, others, mesh_map, keys, dial=dial, usable=usable, path=path)]
-        peers += [_direct(node, mesh_map, path(node), keys) for node in others if path(node).endpoint is not None]
+        peers += [
+            _direct(node, mesh_map, path(node), keys, known) for node in others if path(node).endpoint is not None
+        ]
     network = mesh_map.mesh.network
     return DeviceConfig(
         private_key=private_key,
@@ -131,14 +135,14 @@ def _hubs(
         )
 
 
-def _direct(node: Node, mesh_map: MeshMap, path: PairPath, keys: PairKeys) -> PeerConfig:
+def _direct(node: Node, mesh_map: MeshMap, path: PairPath, keys: PairKeys, known: Collection[PublicKey]) -> PeerConfig:
     probe = _only(mesh_map.mesh.network.probe_address(node.ip))
     return PeerConfig(
         public_key=node.public_key,
         allowed_ips=frozenset({probe, _only(node.ip)} if path.carries else {probe}),
         preshared_key=keys.with_peer(node.public_key),
         # Once it was heard, WireGuard knows better than the map where it is.
-        endpoint=None if path.hears else path.endpoint,
+        endpoint=None if path.hears and node.public_key in known else path.endpoint,
         keepalive_s=KEEPALIVE_S,
     )
 

@@ -32,7 +32,6 @@ from meshray.agent.outward import Outward
 from meshray.agent.pairs import Pairs
 from meshray.agent.parts import Parts
 from meshray.agent.paths import PairPath
-from meshray.agent.prober import Measured
 from meshray.agent.progress import Progress
 from meshray.agent.questions import questions_to
 from meshray.agent.rebinds import Rebinds
@@ -42,6 +41,7 @@ from meshray.agent.sampler import Sampler
 from meshray.agent.sightings import Sightings
 from meshray.agent.stages import Stages, log_firewall
 from meshray.agent.throughput import ThroughputMeter
+from meshray.agent.views import view_of
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -52,9 +52,9 @@ from meshray.model.path import NONE
 from meshray.model.question import Question
 from meshray.model.status import RayState
 from meshray.runtime.tasks import Tasks
-from meshray.settings import DEFAULT_MTU, Home
+from meshray.settings import Home
 from meshray.wireguard.device import DeviceConfig, DeviceState
-from meshray.wireguard.plan import plan
+from meshray.wireguard.plan import AddPeer, plan
 
 log = logging.getLogger(__name__)
 
@@ -261,6 +261,8 @@ class Agent:
             log.info("%s: %s", self.parts.device.name, step)
         if steps:
             await asyncio.to_thread(self.parts.device.apply, steps)
+            if self.pairs is not None:
+                self.pairs.made(step.peer for step in steps if isinstance(step, AddPeer))
             observed = await asyncio.to_thread(self.parts.device.read)
         self.device_state = observed
         if observed is not None:
@@ -280,6 +282,7 @@ class Agent:
             dial=await self._dial(observed),
             usable=self.hubs.usable,
             path=self.pairs.path if self.pairs is not None else lambda node: PairPath(),
+            known=observed.peers if observed is not None else (),
         )
 
     async def _dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
@@ -377,22 +380,4 @@ class Agent:
 
     def view(self, table: Mapping[IPv4Address, RayState] | None) -> View:
         """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""
-        firewall, ray, prober = self.parts.firewall, self.parts.ray, self.parts.prober
-        return View(
-            me=self.me,
-            mesh_map=self.map,
-            device=self.device_state,
-            measured=prober.measured if prober is not None else lambda peer: Measured(),
-            ray=table,
-            expects_ray=self.expects_ray,
-            coordinator_reachable=self.link.is_open,
-            complaints=(
-                *(firewall.problems() if firewall is not None else ()),
-                *((ray.failure,) if ray is not None and ray.failure else ()),
-                *self.membership.complaints(),
-            ),
-            now=time.time(),
-            mtu=self.mtus.mtu if self.mtus is not None else lambda ip: DEFAULT_MTU,
-            throughput=self.sampler.mbit_s,
-            why_not_direct=self.pairs.why_not_direct if self.pairs is not None else lambda node: "",
-        )
+        return view_of(self, table)

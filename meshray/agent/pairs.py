@@ -9,6 +9,7 @@ map ──candidates──► PairPath ◄──answers, lost probes── probe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,7 @@ from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.runtime.tasks import Tasks
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.device import DeviceState, PeerConfig
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,13 @@ log = logging.getLogger(__name__)
 _FINE_S, _COARSE_S = 0.05, 0.5
 #: The node with the larger id asks for a punch this much later: mostly the other one has asked by then.
 _AFTER_YOU_S = 2.0
+#: A hub tells within half a second where it sees a new node; who is not seen for longer has no UDP to any hub.
+_SEEN_S = 2.0
 #: So many pairs are tried at once: each costs a WireGuard handshake.
 _AT_ONCE = 8
-#: More bytes in a second to a peer than a handshake (148) or a keepalive (32) has mean that data flows, and still may
-#: a while later.
-_ACTIVE_BYTES_S = 160.0
+#: More bytes in a second to a peer than a handshake (148 or 92) with keepalives (32) has mean that data flows, and may
+#: still a while later.
+_ACTIVE_BYTES_S = 300.0
 _ACTIVE_FOR_S = 6.0
 #: Over so long at least the bytes are counted.
 _RATE_S = 0.95
@@ -72,10 +75,12 @@ class Pairs:
         self._tasks = Tasks()
         self._paths: dict[str, PairPath] = {}
         self._probed: dict[str, float] = {}
+        self._online: dict[str, float] = {}
         self._remake: set[PublicKey] = set()
         self._sent: dict[PublicKey, tuple[float, int]] = {}
         self._active: dict[PublicKey, float] = {}
         self._probe_bytes: dict[PublicKey, int] = {}
+        self._news = asyncio.Event()
         prober.direct.on_ping = self._on_ping
 
     def path(self, node: Node) -> PairPath:
@@ -89,9 +94,21 @@ class Pairs:
         return why_not_direct(self._world.me, node, self.path(node))
 
     def take_remade(self) -> set[PublicKey]:
-        """The peers that must be made anew, so that WireGuard sends a handshake at once; each is told once."""
+        """The peers that must be made anew, so that WireGuard sends a handshake at once; each is told once.
+
+        One that was heard meanwhile has shaken hands: it is left alone.
+        """
         remake, self._remake = self._remake, set()
-        return remake
+        return remake - {node.public_key for node in self._others() if self.path(node).hears}
+
+    def made(self, peers: Iterable[PeerConfig]) -> None:
+        """These peers were made just now. One that dials what is tried now needs not be made anew.
+
+        WireGuard drops a handshake that comes within 20 ms of another, and the next comes after 5 s: once is best.
+        """
+        dialled = {peer.public_key: peer.endpoint for peer in peers}
+        tried = {node.public_key: self.path(node).endpoint for node in self._others()}
+        self._remake -= {key for key, endpoint in dialled.items() if endpoint == tried.get(key)}
 
     @property
     def any_direct(self) -> bool:
@@ -107,7 +124,9 @@ class Pairs:
                 for node in self._others():
                     self._set(node, self.path(node).tick(self._clock()))
                     self._probe_if_due(node)
-                await asyncio.sleep(_FINE_S if self._soon() else _COARSE_S)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), _FINE_S if self._soon() else _COARSE_S)
+                self._news.clear()
         finally:
             await self._tasks.close()
 
@@ -116,6 +135,7 @@ class Pairs:
         node = self._world.map.nodes.get(node_id)
         if node is not None and self._may_be_direct(node):
             self._probed.pop(node_id, None)
+            self._news.set()
             self._set(node, self.path(node).punch(candidates(self._world.me, node), self._clock()))
 
     def left(self, node_id: str) -> None:
@@ -133,6 +153,7 @@ class Pairs:
     def node_changed(self, old: Node | None, new: Node) -> None:
         """The map says something else of a node."""
         if old is None or (old.endpoints, old.seen, old.online) != (new.endpoints, new.seen, new.online):
+            self._news.set()
             self._set(new, self.path(new).network_changed(self._clock()))
 
     def observe(self, device: DeviceState) -> None:
@@ -161,6 +182,7 @@ class Pairs:
         there = self._world.map.nodes
         for node_id in [node_id for node_id in self._paths if node_id not in there]:
             del self._paths[node_id]
+            self._online.pop(node_id, None)
             self._probed.pop(node_id, None)
 
     def _ask(self) -> None:
@@ -169,13 +191,19 @@ class Pairs:
         wanted = []
         for node in self._others():
             due = now if me.id < node.id else now - _AFTER_YOU_S
-            if node.online and self.path(node).wants_punch(due) and candidates(me, node):
+            if node.online and self.path(node).wants_punch(due) and self._is_told(node) and candidates(me, node):
                 wanted.append(node)
         chosen = wanted[: max(0, _AT_ONCE - trying)]
         for node in chosen:
             self._paths[node.id] = self.path(node).asked(now)
         if chosen:
             self._world.say({"type": "punch", "nodes": [node.id for node in chosen]})
+
+    def _is_told(self, node: Node) -> bool:
+        """Whether all that a hub may tell of the two is there: an attempt without it would be in vain and cost time."""
+        if node.seen is not None and self._world.me.seen is not None:
+            return True
+        return self._clock() - self._online.setdefault(node.id, self._clock()) > _SEEN_S
 
     def _probe_if_due(self, node: Node) -> None:
         path, now = self.path(node), self._clock()

@@ -26,6 +26,8 @@ from meshray.model.node import Node
 
 HUB, TRYING, DIRECT = "hub", "trying", "direct"
 
+#: Both sides may ask at the same moment: two punches within this are one, and the handshake under way is not cut off.
+SAME_PUNCH_S = 0.4
 #: How long one candidate is tried: WireGuard's handshake, a probe and its answer over a slow link.
 TRIAL_S = 0.9
 #: Probes while trying, while data flows, and while nothing happens. 50 idle peers then cost below 2 kB/s.
@@ -91,8 +93,8 @@ class PairPath:
         return replace(self, next_try=now + self._retry_s())
 
     def punch(self, candidates: tuple[Endpoint, ...], now: float) -> PairPath:
-        """Both sides begin to try. A way that works is left alone."""
-        if self.hears:
+        """Both sides begin to try. A way that works is left alone, and so is an attempt that has just begun."""
+        if self.hears or (self.phase == TRYING and candidates == self.candidates and now - self.since < SAME_PUNCH_S):
             return self
         if not candidates:
             return self._gave_up(now)

@@ -5,7 +5,10 @@ from ipaddress import IPv4Interface, IPv4Network
 import pytest
 
 from meshray.agent.desired import PairKeys, desired_device, own_node
+from meshray.agent.paths import PairPath
 from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
+from meshray.model.keys import PublicKey
 from meshray.model.node import Node
 from meshray.wireguard.device import DeviceConfig
 from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, WORKER_A, WORKER_B, enrolment, node
@@ -47,3 +50,25 @@ def test_a_node_that_is_not_in_the_map_says_so() -> None:
     with pytest.raises(MeshrayError) as caught:
         own_node(enrolment(node(0, "gone", id="n9")), MAP)
     assert caught.value.code == "not_in_map"
+
+
+def test_a_peer_that_is_made_anew_is_dialled_although_it_was_heard() -> None:
+    where = Endpoint("192.0.2.9", 4711)
+    heard = PairPath().punch((where,), 0.0).answered(True, 0.1)
+    keys = PairKeys(SECRET, WORKER_A.public_key)
+
+    def endpoint(*known: PublicKey) -> Endpoint | None:
+        device = desired_device(
+            WORKER_A,
+            MAP,
+            keys,
+            private_key=KEYS[2],
+            listen_port=0,
+            dial={},
+            path=lambda node: heard if node == WORKER_B else PairPath(),
+            known=known,
+        )
+        return device.peers[WORKER_B.public_key].endpoint
+
+    assert endpoint(WORKER_B.public_key) is None  # WireGuard knows better
+    assert endpoint() == where

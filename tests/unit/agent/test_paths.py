@@ -223,3 +223,10 @@ def test_reasons_are_named() -> None:
     assert why_not_direct(A, kept, failed).startswith("no answer from 198.51.100.2:40001")
     assert why_not_direct(A, kept, PairPath()) == "not tried yet"
     assert why_not_direct(A, kept, trying()) == ""
+
+
+def test_two_punches_at_the_same_moment_are_one() -> None:
+    begun = PairPath().punch((SEEN_A,), 0.0)
+    assert begun.punch((SEEN_A,), 0.01) == begun
+    assert begun.punch((SEEN_A, SEEN_B), 0.01).attempt > begun.attempt
+    assert begun.punch((SEEN_A,), 2.0).attempt > begun.attempt
