@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ class Enrolment:
                 name=wire.text(value, "name", 63),
                 credential=wire.text(value, "credential", 128),
                 coordinators=tuple(Endpoint.parse(item) for item in wire.texts(value, "coordinators")),
-                fingerprint=wire.text(value, "fingerprint", 64),
+                fingerprint=_sha256(wire.text(value, "fingerprint", 64)),
                 mesh_secret=MeshSecret.parse(wire.text(value, "mesh_secret", 44)),
                 ray_token=wire.text(value, "ray_token", 256),
                 mesh_port=wire.number(value, "mesh_port", 1, 65535),
@@ -158,6 +159,12 @@ def damaged(path: Path, error: MeshrayError) -> MeshrayError:
         f"{path} is damaged: {error.message}",
         hint="restore the file from a backup, or make this machine a stranger again: meshray leave",
     )
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise wire.WireError("fingerprint: must be 64 hexadecimal digits")
+    return text
 
 
 def _read(path: Path, code: str, missing: str, hint: str) -> str:

@@ -17,7 +17,7 @@ from meshray.agent.backoff import backoff_s
 from meshray.agent.client import Coordinator, CoordinatorBehind, Link, TakenOver
 from meshray.agent.membership import Membership
 from meshray.agent.progress import Progress
-from meshray.errors import UnreachableError
+from meshray.errors import UnreachableError, UsageError
 from meshray.model import wire
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
@@ -102,7 +102,7 @@ class LinkKeeper:
                     log.warning("%s; going on with map revision %d", error, self._current().revision)
                 if time.monotonic() - since > _AWAY_AFTER_S:
                     self._progress.set("coordinator", "ok", f"away; map revision {self._current().revision} is used")
-            except (OSError, wire.WireError) as error:
+            except (OSError, wire.WireError, UsageError) as error:
                 log.warning("the link to the coordinator broke: %s", error)
             finally:
                 await self._close()
@@ -159,6 +159,11 @@ class LinkKeeper:
                 self._on_message(message)
 
     async def _take_map(self, mesh_map: MeshMap) -> None:
+        if mesh_map.mesh != self._current().mesh:
+            raise wire.WireError(f"the map of another mesh came, {mesh_map.mesh.name}")
+        if self._membership.enrolment.node_id not in mesh_map.nodes:
+            # Who is removed is told so by the way in which the link is closed.
+            raise wire.WireError("the map does not hold this node")
         out_of_date = self._membership.must_ask(self._current(), mesh_map)
         self._on_map(mesh_map)
         if out_of_date:

@@ -92,8 +92,9 @@ class Arrivals:
 
     def and_one(self, now_ns: int) -> Arrivals:
         """One more packet, by the kernel's clock."""
-        # The clock may be set back meanwhile.
-        return replace(self, last_ns=max(now_ns, self.last_ns), arrived_bytes=self.arrived_bytes + PACKET_BYTES)
+        # The clock may be set back meanwhile; and who repeats packets for ever has sent no longer train.
+        arrived_bytes = min(self.arrived_bytes + PACKET_BYTES, LONG_TRAIN * PACKET_BYTES)
+        return replace(self, last_ns=max(now_ns, self.last_ns), arrived_bytes=arrived_bytes)
 
     def report(self) -> Report:
         """To the sender."""

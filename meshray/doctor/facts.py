@@ -85,7 +85,7 @@ def decode(kind: type[T], data: object) -> T:
         if item.name in known:
             try:
                 values[item.name] = _read(hints[item.name], known[item.name])
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
     return kind(**values)
 

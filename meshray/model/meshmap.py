@@ -114,13 +114,13 @@ class MeshMap:
         """The map after this change.
 
         Raises:
-            wire.WireError: the change starts from another revision than this map's.
+            wire.WireError: the change starts from another revision than this map's, or leads to a map that cannot be.
         """
         if change.base != self.revision:
             raise wire.WireError(f"a change from revision {change.base} came to a map of revision {self.revision}")
         nodes = {key: node for key, node in self.nodes.items() if key not in change.nodes}
         nodes.update({key: node for key, node in change.nodes.items() if node is not None})
-        return replace(self, revision=change.revision, nodes=nodes, mark=change.mark)
+        return _sound(replace(self, revision=change.revision, nodes=nodes, mark=change.mark))
 
     def to_json(self) -> dict[str, object]:
         """The form on the wire and in the cache."""
@@ -133,13 +133,15 @@ class MeshMap:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> MeshMap:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError where the form is wrong."""
+        """The inverse of `to_json`. Raises UsageError or wire.WireError where the form is wrong or no map can be so."""
         nodes = _nodes_from_json(wire.mapping(value, "nodes"))
-        return cls(
-            MeshInfo.from_json(wire.mapping(value, "mesh")),
-            wire.number(value, "revision", 0, MAX_REVISION),
-            {key: node for key, node in nodes.items() if node is not None},
-            wire.text(value, "mark", LONGEST_MARK, ""),
+        return _sound(
+            cls(
+                MeshInfo.from_json(wire.mapping(value, "mesh")),
+                wire.number(value, "revision", 0, MAX_REVISION),
+                {key: node for key, node in nodes.items() if node is not None},
+                wire.text(value, "mark", LONGEST_MARK, ""),
+            )
         )
 
 
@@ -148,6 +150,28 @@ def diff(old: MeshMap, new: MeshMap) -> MapChange:
     changed: dict[str, Node | None] = {key: None for key in old.nodes if key not in new.nodes}
     changed.update({key: node for key, node in new.nodes.items() if old.nodes.get(key) != node})
     return MapChange(old.revision, new.revision, changed, new.mark)
+
+
+def _sound(mesh_map: MeshMap) -> MeshMap:
+    """The map, where it can be one: a node's address becomes a route and a WireGuard peer's allowed address on every
+    node, so none may lie outside of the overlay, and none may be two nodes' at once. Raises wire.WireError."""
+    low, count = int(mesh_map.mesh.network.node_half[0]), mesh_map.mesh.network.node_half.num_addresses
+    for key, node in mesh_map.nodes.items():
+        if node.id != key:
+            raise wire.WireError(f"nodes: {key[:64]!r} has another id inside")
+        if not low <= int(node.ip) < low + count:
+            raise wire.WireError(
+                f"nodes: {node.name} has {node.ip}, which is no node's address in {mesh_map.mesh.network}"
+            )
+    nodes = mesh_map.nodes.values()
+    for what, values in (
+        ("name", {node.name for node in nodes}),
+        ("address", {node.ip for node in nodes}),
+        ("key", {node.public_key for node in nodes}),
+    ):
+        if len(values) != len(nodes):
+            raise wire.WireError(f"nodes: two have the same {what}")
+    return mesh_map
 
 
 def _nodes_from_json(value: Mapping[str, object]) -> dict[str, Node | None]:

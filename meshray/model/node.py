@@ -104,7 +104,7 @@ class Node:
         return cls(
             id=wire.text(value, "id", 64),
             name=NodeName.parse(wire.text(value, "name", 63)),
-            ip=IPv4Address(wire.text(value, "ip", 15)),
+            ip=wire.address(value, "ip"),
             public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
             roles=frozenset(wire.texts(value, "roles")) & ROLES,
             endpoints=tuple(Endpoint.parse(item) for item in wire.texts(value, "endpoints")),

@@ -91,7 +91,7 @@ class Token:
                 str(token_id),
                 str(secret),
             )
-        except (ValueError, TypeError, UsageError):
+        except (ValueError, TypeError, RecursionError, UsageError):
             raise damaged from None
         if len(token.fingerprint) != hashlib.sha256().digest_size or not token.coordinators:
             raise damaged

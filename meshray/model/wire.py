@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from ipaddress import AddressValueError, IPv4Address
 from typing import TypeGuard
 
 from meshray.errors import MeshrayError
@@ -53,6 +54,14 @@ def number(value: Mapping[str, object], key: str, low: int, high: int, default: 
     if not isinstance(item, int) or isinstance(item, bool) or not low <= item <= high:
         raise WireError(f"{key}: must be a whole number from {low} to {high}")
     return item
+
+
+def address(value: Mapping[str, object], key: str) -> IPv4Address:
+    """An IPv4 address."""
+    try:
+        return IPv4Address(text(value, key, 15))
+    except AddressValueError:
+        raise WireError(f"{key}: must be an IPv4 address") from None
 
 
 def flag(value: Mapping[str, object], key: str, default: bool = False) -> bool:

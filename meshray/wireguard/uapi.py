@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
 
-from meshray.errors import MeshrayError
+from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
 from meshray.wireguard.device import PeerConfig, PeerState
@@ -46,9 +47,17 @@ def parse(answer: str) -> EngineState:
 
     Raises:
         OSError: with the number that the engine reports.
-        MeshrayError: the answer is cut short.
+        MeshrayError: the answer is cut short, or no engine's.
     """
     check(answer)
+    try:
+        return _state(answer)
+    except (ValueError, KeyError, UsageError):
+        # It may hold keys: not a word of it is repeated.
+        raise MeshrayError("engine_failed", "the WireGuard engine's answer cannot be read") from None
+
+
+def _state(answer: str) -> EngineState:
     device: dict[str, str] = {}
     peers: list[list[tuple[str, str]]] = []
     for line in answer.splitlines():
@@ -74,7 +83,7 @@ def check(answer: str) -> None:
         key, _, value = line.partition("=")
         if key == "errno" and value == "0":
             return
-        if key == "errno":
+        if key == "errno" and re.fullmatch("-?[0-9]{1,5}", value):
             number = abs(int(value))
             raise OSError(number, os.strerror(number))
     raise MeshrayError("engine_failed", "the WireGuard engine broke off its answer")

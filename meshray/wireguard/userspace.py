@@ -173,7 +173,7 @@ class UserspaceDevice:
                 if not received:
                     break
                 answer += received
-        return answer.decode("ascii")
+        return answer.decode("ascii", errors="replace")
 
     def _check_owner(self, connection: socket.socket) -> None:
         """The socket's name says nothing of the network namespace: it may be another host's engine."""

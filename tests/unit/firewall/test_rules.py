@@ -220,6 +220,56 @@ def test_any_text_is_survived(text: str) -> None:
     iptables.parse(f":INPUT DROP [0:0]\n-A INPUT {text}\n:{text}\n-A {text}")
 
 
+LISTINGS = [path.read_text() for path in sorted(DATA.iterdir())]
+WORDS = st.sampled_from(
+    [
+        "{",
+        "}",
+        '"',
+        "'",
+        "\\",
+        "!",
+        "-j",
+        "-A ",
+        ":",
+        "*filter",
+        "COMMIT",
+        "table inet t {",
+        "chain c {",
+        "# handle 9",
+        "vmap",
+        ", :",
+        "jump",
+        "goto",
+        "\n",
+        "\r",
+        "\x0c",
+        "\u2028",
+        "ip saddr",
+        "-s",
+        "--comment",
+        "0-",
+        "1-x",
+        "٣",
+    ]
+)
+
+
+@given(st.sampled_from(LISTINGS), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30), WORDS), max_size=5))
+def test_a_listing_that_was_changed_is_survived_and_judged(listing: str, changes: list[tuple[float, int, str]]) -> None:
+    for share, length, word in changes:
+        place = int(share * len(listing))
+        listing = listing[:place] + word + listing[place + length :]
+    for table in (*nft.parse(listing), iptables.parse(listing)):
+        holds_back(table, HUB)
+        for chain in table.chains:
+            for rule in chain.rules:
+                # Whatever rule is to go: its removal can be written.
+                assert nft.delete_command(table, chain, rule)
+                assert iptables.delete_arguments(rule) or table.family != "iptables"
+    nft.own_table_comments(listing)
+
+
 @pytest.mark.parametrize(
     ("condition", "answer"),
     [

@@ -1,0 +1,207 @@
+"""Damaged files and hostile packets: a loud error that keeps the file, an answer, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshray.agent.cache import load_map
+from meshray.agent.client import Coordinator
+from meshray.agent.enrolment import Enrolment
+from meshray.agent.link import LinkKeeper
+from meshray.agent.membership import Membership
+from meshray.agent.prober import Echo
+from meshray.agent.progress import Progress
+from meshray.agent.throughput import ThroughputMeter
+from meshray.agent.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, Report, read
+from meshray.errors import MeshrayError
+from meshray.model import wire
+from meshray.model.meshmap import MeshMap, diff
+from meshray.model.node import Versions
+from meshray.settings import Home
+from tests.unit.agent.sample import MAP, WORKER_A, enrolment
+from tests.unit.hostile import mutated
+
+LATER = MeshMap(MAP.mesh, 6, {**MAP.nodes, WORKER_A.id: WORKER_A})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    folder = tmp_path_factory.mktemp("home")
+    home = Home(folder / "state", folder / "run")
+    enrolment(WORKER_A).save(home)
+    return home
+
+
+@given(data=st.data())
+def test_node_json_is_read_or_damaged_and_kept(home: Home, data: st.DataObject) -> None:
+    enrolment(WORKER_A).save(home)
+    valid = json.loads(home.enrolment.read_text())
+    content = data.draw(st.binary(max_size=50) | mutated(valid).map(as_bytes))
+    home.enrolment.write_bytes(content)
+    try:
+        mine = Enrolment.load(home)
+    except MeshrayError as error:
+        assert error.code == "state_damaged"
+        assert home.enrolment.read_bytes() == content
+        assert mentions_no_secret(error, valid, content)
+        return
+    # What the agent makes of it at its start works.
+    Coordinator(mine.coordinators, bytes.fromhex(mine.fingerprint), mine.credential)
+    mine.save(home)
+    assert Enrolment.load(home) == mine
+
+
+@given(data=st.data())
+def test_the_map_cache_is_read_or_damaged_and_kept(home: Home, data: st.DataObject) -> None:
+    content = data.draw(st.binary(max_size=50) | mutated(MAP.to_json()).map(as_bytes))
+    home.map_cache.write_bytes(content)
+    try:
+        load_map(home)
+    except MeshrayError as error:
+        assert error.code == "cache_damaged"
+        assert home.map_cache.read_bytes() == content
+
+
+def as_bytes(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def mentions_no_secret(error: MeshrayError, valid: Mapping[str, str], content: bytes) -> bool:
+    """A secret is not told, unless the mutation wrote it into a place that holds none."""
+    secrets = [valid[name] for name in ("credential", "mesh_secret", "ray_token")]
+    shown = f"{error.message} {error.hint}"
+    return not any(secret in shown for secret in secrets if content.count(secret.encode()) < 2)
+
+
+class Hostile:
+    """A coordinator's link that says what it likes."""
+
+    endpoint = "203.0.113.10:51888"
+
+    def __init__(self, messages: list[Any]) -> None:
+        self._messages = messages
+
+    async def messages(self) -> Any:
+        for message in self._messages:
+            yield wire.decode(json.dumps(message))
+
+    async def send(self, message: object) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+class Ended(Exception):
+    """The keeper opens the link again: it lived."""
+
+
+class Opened:
+    def __init__(self, messages: list[Any]) -> None:
+        self.links: list[Any] = [Hostile(messages)]
+
+    async def open_link(self) -> Any:
+        if not self.links:
+            raise Ended
+        return self.links.pop()
+
+
+MESSAGE = st.one_of(
+    mutated({"type": "map", "map": MAP.to_json()}),
+    mutated({"type": "change", "change": diff(MAP, LATER).to_json()}),
+    mutated({"type": "punch", "node": "n1"}),
+    mutated({"type": "left", "node": "n1"}),
+    mutated({"type": "ticket", "ticket": "t"}),
+    mutated({"type": "restored", "text": "from a copy"}),
+    mutated({"type": "recall"}),
+)
+
+
+@given(st.lists(MESSAGE, max_size=3))
+def test_a_hostile_coordinator_ends_no_agent(home: Home, messages: list[Any]) -> None:
+    held = [MAP]
+
+    def told(message: Mapping[str, object]) -> None:
+        if message.get("type") in ("punch", "left"):
+            wire.text(message, "node", 64)
+
+    opened = Opened(messages)
+    keeper = LinkKeeper(
+        lambda: cast(Coordinator, opened),
+        lambda: held[-1],
+        on_map=held.append,
+        on_message=told,
+        hello=dict,
+        versions=Versions(),
+        progress=Progress(),
+        membership=Membership(home, enrolment(WORKER_A)),
+    )
+
+    async def run() -> None:
+        # No time is to be lost between two links.
+        keeper._hurry.set()
+        with pytest.raises(Ended):
+            await keeper.run()
+
+    asyncio.run(run())
+    assert all(mesh_map.mesh == MAP.mesh and WORKER_A.id in mesh_map.nodes for mesh_map in held)
+    assert not opened.links
+
+
+class Wire(asyncio.DatagramTransport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def sendto(self, data: Any, addr: Any = None) -> None:
+        self.sent.append(bytes(data))
+
+
+@given(
+    st.binary(max_size=40)
+    | st.tuples(st.sampled_from([b"mr\x01", b"mr\x02", b"mr"]), st.binary(max_size=2000)).map(b"".join)
+)
+def test_any_datagram_is_a_probe_or_nothing(data: bytes) -> None:
+    echo, sent = Echo(), Wire()
+    echo._transport = sent
+    echo.datagram_received(data, ("10.99.0.2", 1))
+    # Nothing is amplified.
+    assert sum(map(len, sent.sent)) <= len(data)
+
+
+CAR = st.builds(Car, st.sampled_from([b"a" * 8, b"b" * 8]), st.integers(0, 65535), st.integers(0, 65535))
+
+
+async def test_trains_that_never_end_cost_bounded_memory() -> None:
+    meter = ThroughputMeter()
+    for number in range(1000):
+        meter._arrived(Car(struct.pack("!Q", number), 0, 5), ("10.99.0.2", 1), number)
+    assert len(meter._trains) == len(meter._ends) < 100
+    meter.close()
+
+
+@given(st.lists(CAR, max_size=50))
+def test_trains_in_any_order_are_reported(cars: list[Car]) -> None:
+    async def run() -> None:
+        meter = ThroughputMeter()
+        for now, car in enumerate(cars):
+            if isinstance(message := read(car.to_bytes()), Car):
+                meter._arrived(message, ("10.99.0.2", 1), -now)
+        for arrivals in meter._trains.values():
+            arrivals.report().to_bytes()
+        meter.close()
+
+    asyncio.run(run())
+
+
+def test_a_train_without_end_is_counted_as_one_that_is_full() -> None:
+    arrivals = Arrivals(b"a" * 8, 0, 0, 2**32 - 1)
+    assert read(arrivals.and_one(1).report().to_bytes()) == Report(b"a" * 8, LONG_TRAIN * PACKET_BYTES, 1)
