@@ -1,7 +1,7 @@
 """What the command line may ask of the agent; see `meshray.agent.control` for the way.
 
 everybody who may open the socket:  status  progress  env  ping  doctor  wireguard (without secrets)
-root:                               api  down  wireguard (with secrets)
+root:                               api  down  repair  wireguard (with secrets)
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ class Operations:
 
     def for_owner(self) -> dict[str, Operation]:
         """What changes something or shows a secret."""
-        return {"api": self._api, "down": self._down, "wireguard_secrets": self._wireguard_with_secrets}
+        return {
+            "api": self._api,
+            "down": self._down,
+            "repair": self._repair,
+            "wireguard_secrets": self._wireguard_with_secrets,
+        }
 
     async def _status(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         return build_status(self._agent.view(await self._ray_table())).to_json()
@@ -116,6 +121,11 @@ class Operations:
         method, path = wire.text(request, "method", 8), wire.text(request, "path", 256)
         body = request.get("body")
         return await self._agent.coordinator.call(method, path, body if isinstance(body, dict) else None)
+
+    async def _repair(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        from meshray.agent.mending import mend
+
+        return {"done": await mend(self._agent, wire.text(request, "key", 40))}
 
     async def _down(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         self._agent.stop()

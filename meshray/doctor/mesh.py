@@ -40,7 +40,7 @@ def _agent_running(facts: Facts) -> Iterable[Finding]:
         yield Finding(SKIP, facts.agent_error, facts.allowed_by, blinds=True)
     else:
         fix = "meshray up; meshray logs agent"
-        yield Finding(FAIL, facts.agent_error or "it does not answer", fix, repair="agent")
+        yield Finding(FAIL, facts.agent_error or "it does not answer", fix, repair=facts.agent_repair)
 
 
 def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:

@@ -130,7 +130,7 @@ def examine(
 ) -> tuple[Check, ...]:
     """Every check in the order of what depends on what.
 
-    Where there is no status nothing but this machine was looked at, so what fails there hides all that depends on it.
+    Without an agent nothing but this machine was looked at, so what fails there hides all that depends on it.
 
     Args:
         node: look at this node only (and at what concerns the whole mesh).
@@ -159,7 +159,7 @@ def examine(
         found = []
         for finding in spec.look(facts):
             root = next((root for root in roots if root.hides(spec, finding)), None)
-            concerns = finding.concerns if facts.status is not None else frozenset()
+            concerns = frozenset[str]() if facts.agent_error else finding.concerns
             if root is not None and finding.status in (FAIL, WARN):
                 found.append(_Root(spec.code, concerns, root.title))
                 finding = replace(finding, status=SKIP, evidence=f"follows from: {root.title}", fix="", repair="")  # noqa: PLW2901

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshray.cli.app import App
-from meshray.cli.options import json_option
+from meshray.cli.options import json_option, yes_option
 from meshray.cli.results import DoctorResult, Result
 from meshray.cli.tables import children
 from meshray.errors import MeshrayError, UnreachableError, UsageError
@@ -21,15 +22,47 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 30.0
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """The options, as a person may combine them."""
+
+    deep: bool
+    soak: bool
+    fix: bool
+    bundle: str | None
+    with_addresses: bool
+    yes: bool
+
+    def check(self, app: App) -> None:
+        """Raises UsageError where one needs another, or FILE is taken; MeshrayError where it needs root."""
+        if self.soak and not self.deep:
+            hint = "meshray doctor --deep --soak"
+            raise UsageError("soak_without_deep", "--soak repeats what --deep does", hint=hint)
+        if self.yes and not self.fix:
+            raise UsageError("yes_without_fix", "--yes answers what --fix asks", hint="meshray doctor --fix --yes")
+        if self.with_addresses and self.bundle is None:
+            raise UsageError("no_bundle", "--with-addresses is about the bundle", hint="meshray doctor --bundle FILE")
+        if self.fix:
+            app.require_root()
+        if self.bundle is not None:
+            from meshray.cli.bundle import require_free
+
+            require_free(Path(self.bundle))
+
+
 @click.command("doctor")
 @click.argument("node", required=False)
 @click.option("--deep", is_flag=True, help="Run a task on every node and move 16 MiB between every two, with Ray.")
 @click.option(
     "--soak", is_flag=True, help="With --deep: look again after 80 s, when Ray has dropped whom it cannot dial."
 )
+@click.option("--fix", is_flag=True, help="Mend what meshray can mend on this machine; asks before each repair. Root.")
+@click.option("--bundle", metavar="FILE", help="Write the report with logs and settings to a .tar.gz, without secrets.")
+@click.option("--with-addresses", is_flag=True, help="Leave public addresses in the bundle.")
+@yes_option
 @json_option
 @click.pass_obj
-def doctor_command(app: App, node: str | None, deep: bool, soak: bool) -> Result:
+def doctor_command(app: App, /, node: str | None, **options: Any) -> Result:
     """Find out what is wrong and how to mend it.
 
     \b
@@ -37,19 +70,40 @@ def doctor_command(app: App, node: str | None, deep: bool, soak: bool) -> Result
       meshray doctor
       meshray doctor gpu-2 --json
       meshray doctor --deep --soak
+      sudo meshray doctor --fix
+      sudo meshray doctor --bundle report.tar.gz
 
     Names the first cause; what only follows from it is left out. On the head it covers every node and every pair,
     elsewhere this node and its way to all others; on a machine that is in no mesh, what a mesh would need. Exit
     code 3 when a check failed.
     """
-    if soak and not deep:
-        raise UsageError("soak_without_deep", "--soak repeats what --deep does", hint="meshray doctor --deep --soak")
+    wishes = Wishes(**options)
+    wishes.check(app)
     result = _examine(app, node or "")
-    if not deep:
-        return result
-    from meshray.cli.deep import deep_checks
+    if wishes.fix:
+        result = _mended(app, result, node or "", wishes.yes)
+    if wishes.deep:
+        from meshray.cli.deep import deep_checks
 
-    return replace(result, checks=(*result.checks, *deep_checks(app, result.checks, node, soak=soak)))
+        deep = deep_checks(app, result.checks, node, soak=wishes.soak)
+        result = replace(result, checks=(*result.checks, *deep))
+    if wishes.bundle is not None:
+        from meshray.cli.bundle import write_bundle
+
+        write_bundle(app, Path(wishes.bundle), result.to_json(), with_addresses=wishes.with_addresses)
+        result = replace(result, bundle=wishes.bundle)
+    return result
+
+
+def _mended(app: App, found: DoctorResult, node: str, yes: bool) -> DoctorResult:
+    """What is to be said after what could be mended was mended, and looked at again."""
+    from meshray.cli.commands.lifecycle import start_node
+    from meshray.cli.mending import mend
+    from meshray.doctor.repairs import planned
+
+    keys = planned(found.checks, found.node)
+    done = mend(app, keys, yes, start_node)
+    return replace(_examine(app, node), repaired=tuple(done)) if done else found
 
 
 def _examine(app: App, node: str) -> DoctorResult:
@@ -73,22 +127,31 @@ def _alone(app: App, error: MeshrayError) -> DoctorResult:
 
 def _without_agent(app: App, error: MeshrayError) -> Facts:
     from meshray.agent.alone import look_alone
-    from meshray.cli.enrolled import find_enrolment
     from meshray.doctor.facts import Facts
+
+    found = asyncio.run(look_alone(app.home, app.environ))
+    seen = Facts(agent_error=error.message, nodes={found.name: found})
+    if error.code == "not_root":
+        return replace(seen, enrolled=app.may_be_enrolled, allowed_by=app.sudo_line())
+    return _why_no_agent(app, seen)
+
+
+def _why_no_agent(app: App, seen: Facts) -> Facts:
+    from meshray.agent.cache import load_map
+    from meshray.cli.enrolled import find_enrolment
     from meshray.runtime.service import last_words
 
     home = app.home
-    found = asyncio.run(look_alone(home, app.environ))
-    nodes = {found.name: found}
-    allowed_by = app.sudo_line() if error.code == "not_root" else ""
     try:
-        enrolled = find_enrolment(home) is not None
-    except MeshrayError as unreadable:
-        if unreadable.code == "state_damaged":
-            return Facts(agent_error=unreadable.message, nodes=nodes)
-        enrolled = app.may_be_enrolled
-        if enrolled and not allowed_by:
-            return Facts(agent_error=unreadable.message, allowed_by=app.sudo_line(), nodes=nodes)
+        if find_enrolment(home) is None:
+            return replace(seen, enrolled=False)
+        load_map(home)
+    except MeshrayError as error:
+        if error.code == "not_root":
+            allowed_by = app.sudo_line() if app.may_be_enrolled else ""
+            return replace(seen, enrolled=app.may_be_enrolled, agent_error=error.message, allowed_by=allowed_by)
+        if error.code != "no_map":
+            repair = "map" if error.code == "cache_damaged" else ""
+            return replace(seen, agent_error=error.message, agent_repair=repair)
     words = last_words(home)
-    agent_error = error.message + (f"; its last words: {words}" if words else "")
-    return Facts(enrolled=enrolled, agent_error=agent_error, allowed_by=allowed_by, nodes=nodes)
+    return replace(seen, agent_error=seen.agent_error + (f"; its last words: {words}" if words else ""))

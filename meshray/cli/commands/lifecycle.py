@@ -32,13 +32,21 @@ def up_command(app: App) -> Result:
 
     Same name, same address, same key. Returns when the node is up; does nothing where it is up already.
     """
+    app.require_root()
+    return JoinResult(start_node(app, app.own_home), fresh=False)
+
+
+def start_node(app: App, home: Home) -> bring_up.Summary:
+    """Starts the agent where it does not run, and returns what it says when the node is up.
+
+    Raises:
+        MeshrayError: what keeps it from coming up.
+    """
     from meshray.agent.client import RemovedFromMesh
     from meshray.agent.enrolment import Enrolment, load_private_key
     from meshray.runtime import service
     from meshray.runtime.state import claimed
 
-    app.require_root()
-    home = app.own_home
     enrolment = Enrolment.load(home)
     if enrolment.taken_out:
         raise RemovedFromMesh
@@ -48,9 +56,9 @@ def up_command(app: App) -> Result:
     _check_map(home, enrolment)
     with claimed(home):
         if not service.is_running(home):
-            return JoinResult(bring_up.start_and_follow(app, home), fresh=False)
+            return bring_up.start_and_follow(app, home)
         with app.progress() as progress:
-            return JoinResult(bring_up.follow(home, progress.stage), fresh=False)
+            return bring_up.follow(home, progress.stage)
 
 
 def _check_store(home: Home) -> None:

@@ -56,8 +56,8 @@ def test_what_blinds_hides_without_having_failed() -> None:
     assert hidden_by(Finding(SKIP, "closed", blinds=True)) == {("", "")}
 
 
-def test_without_a_status_a_node_is_the_whole_machine() -> None:
-    assert hidden_by(Finding(FAIL, "broken", node="a"), Facts()) == {("", "")}
+def test_without_an_agent_a_node_is_the_whole_machine() -> None:
+    assert hidden_by(Finding(FAIL, "broken", node="a"), Facts(agent_error="no agent runs")) == {("", "")}
 
 
 def test_hiding_goes_on_through_what_is_hidden_and_names_the_first_cause() -> None:

@@ -1,0 +1,253 @@
+"""`meshray doctor --bundle FILE`: an archive of all that helps somebody else to find out what is wrong here.
+
+    report.json status.json map.json versions.json    log/     commands/     sysctl.txt     ray/     unread.txt
+
+Every text passes `meshray.doctor.redact` on its way in; nothing is sent anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import tarfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from meshray import __version__
+from meshray.cli.app import App
+from meshray.doctor.redact import Redactor
+from meshray.errors import MeshrayError, UsageError
+from meshray.runtime.state import failed_logs
+from meshray.settings import INTERFACE, Home
+
+#: Lines of each log, from its end.
+_LINES = 2000
+_RAY_LINES = 400
+_RAY_FILES = ("raylet.out", "raylet.err", "gcs_server.out", "gcs_server.err", "dashboard*.log", "monitor*.log")
+#: No command is waited for longer, seconds.
+_COMMAND_S = 5.0
+#: What the machine's network is like; `wg show` hides private and preshared keys by itself.
+_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "ip-address": ("ip", "-details", "address"),
+    "ip-route": ("ip", "route", "show", "table", "all"),
+    "ip-6-route": ("ip", "-6", "route", "show", "table", "all"),
+    "ip-rule": ("ip", "rule"),
+    "ip-link": ("ip", "-statistics", "link", "show", "dev", INTERFACE),
+    "wg": ("wg", "show", INTERFACE),
+    "wg-version": ("wg", "--version"),
+    "nft": ("nft", "list", "ruleset"),
+    "iptables": ("iptables-save",),
+    "ip6tables": ("ip6tables-save",),
+    "ss": ("ss", "-tulpn"),
+    "df": ("df", "-h"),
+    "free": ("free", "-m"),
+}
+_SYSCTLS = (
+    "kernel/osrelease",
+    "kernel/unprivileged_userns_clone",
+    "fs/file-max",
+    "fs/file-nr",
+    "net/core/rmem_max",
+    "net/core/wmem_max",
+    "net/ipv4/ip_forward",
+    "net/ipv4/conf/all/rp_filter",
+    "net/ipv4/conf/default/rp_filter",
+    f"net/ipv4/conf/{INTERFACE}/rp_filter",
+    f"net/ipv4/conf/{INTERFACE}/forwarding",
+    "net/netfilter/nf_conntrack_count",
+    "net/netfilter/nf_conntrack_max",
+)
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+#: In a node.json that is no JSON any more: any long text may have been a secret.
+_LONG_TEXT = re.compile(r"\"([^\"\s]{16,})\"")
+
+Add = Callable[[str, str], None]
+
+
+def require_free(path: Path) -> None:
+    """Raises UsageError where something is at this path, or no file can be made there."""
+    if path.exists() or path.is_symlink():
+        raise UsageError("file_exists", f"{path} exists already", hint="choose another name for --bundle")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise UsageError("bad_file", f"no file can be made in {path.absolute().parent}", hint="--bundle FILE")
+
+
+def write_bundle(app: App, path: Path, report: Mapping[str, object], *, with_addresses: bool) -> None:
+    """Writes the archive, mode 0600; a half one is removed.
+
+    Args:
+        report: what the doctor found, as ``--json`` shows it.
+
+    Raises:
+        UsageError: ``file_exists``.
+        MeshrayError: ``bundle_failed``: the disk is full, say.
+    """
+    redactor = redactor_for(app.home, app.environ, with_addresses=with_addresses)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        require_free(path)
+        raise
+    except OSError as error:
+        raise _failed(path, error) from None
+    try:
+        with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+            _fill(app, report, lambda name, text: _put(archive, path, name, redactor.text(text)))
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _failed(path, error) from None
+        raise
+
+
+def redactor_for(home: Home, environ: Mapping[str, str], *, with_addresses: bool) -> Redactor:
+    """Knows every secret that the files of this home and the environment hold."""
+    return Redactor(
+        secrets_of(home, environ),
+        public_keys=_public_keys(home),
+        names=_host_names(home, environ),
+        with_addresses=with_addresses,
+    )
+
+
+def secrets_of(home: Home, environ: Mapping[str, str]) -> set[str]:
+    """What is written in this node's files or its environment and must never be shown."""
+    found = {_read(path) for path in (home.private_key, home.certificate_key, home.ray_token)}
+    text = _read(home.enrolment)
+    try:
+        enrolment = json.loads(text)
+        found |= {str(enrolment.get(key, "")) for key in ("credential", "mesh_secret", "ray_token")}
+    except (ValueError, AttributeError):
+        found |= set(_LONG_TEXT.findall(text))
+    for name in _PROXIES:
+        with contextlib.suppress(ValueError):
+            found.add(urlsplit(environ.get(name, "")).password or "")
+    found.add(environ.get("RAY_AUTH_TOKEN", ""))
+    return found - {""}
+
+
+def _public_keys(home: Home) -> Iterator[str]:
+    with contextlib.suppress(ValueError, AttributeError):
+        for node in json.loads(_read(home.map_cache) or "{}").get("nodes", {}).values():
+            yield str(node.get("public_key", ""))
+
+
+def _host_names(home: Home, environ: Mapping[str, str]) -> Iterator[str]:
+    """Names of the coordinator's and the proxy's hosts. Addresses are recognised by themselves."""
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        for endpoint in json.loads(_read(home.enrolment) or "{}").get("coordinators", []):
+            yield from _name(str(endpoint).rpartition(":")[0])
+    for name in _PROXIES:
+        with contextlib.suppress(ValueError):
+            yield from _name(urlsplit(environ.get(name, "")).hostname or "")
+
+
+def _name(host: str) -> Iterator[str]:
+    if "." in host and ":" not in host and not host.replace(".", "").isdigit():
+        yield host
+
+
+def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
+    home, unread = app.home, list[str]()
+    add("report.json", _pretty(report))
+    add("versions.json", _pretty(_versions()))
+    add("map.json", _read(home.map_cache, unread))
+    try:
+        add("status.json", _pretty(app.control().ask("status", timeout_s=_COMMAND_S)))
+    except MeshrayError as error:
+        unread.append(f"status: {error.message}")
+    for folder, name in ((home.logs, "log"), (failed_logs(home), "log.failed")):
+        _add_logs(add, folder, name, ("*.log", "*.log.1"), lines=_LINES, unread=unread)
+    _add_logs(add, _ray_logs(app.environ), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
+    for name, command in _COMMANDS.items():
+        add(f"commands/{name}.txt", _output(command))
+    add("sysctl.txt", "".join(f"{name} = {_read(Path('/proc/sys', name)).strip() or '-'}\n" for name in _SYSCTLS))
+    add("unread.txt", "".join(f"{line}\n" for line in unread))
+
+
+def _add_logs(add: Add, folder: Path, name: str, patterns: Iterable[str], *, lines: int, unread: list[str]) -> None:
+    try:
+        paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    except OSError as error:
+        unread.append(f"{folder}: {error.strerror}")
+        return
+    for path in paths:
+        try:
+            with path.open(errors="replace") as file:
+                add(f"{name}/{path.name}", "".join(deque(file, maxlen=lines)))
+        except OSError as error:
+            unread.append(f"{path}: {error.strerror}")
+
+
+def _ray_logs(environ: Mapping[str, str]) -> Path:
+    """Of the Ray that was started last on this machine."""
+    return Path(environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")  # noqa: S108 - Ray's own
+
+
+def _versions() -> Mapping[str, object]:
+    with contextlib.suppress(OSError):
+        release = platform.freedesktop_os_release()
+        return {**_program(), "system": release.get("PRETTY_NAME", "")}
+    return _program()
+
+
+def _program() -> Mapping[str, object]:
+    return {
+        "meshray": __version__,
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _output(command: tuple[str, ...]) -> str:
+    environ = {**os.environ, "LC_ALL": "C", "WG_HIDE_KEYS": "always"}
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_COMMAND_S,
+            env=environ,
+            check=False,
+        )
+    except OSError as error:
+        return f"{command[0]}: {error.strerror}\n"
+    except subprocess.TimeoutExpired:
+        return f"{command[0]}: it did not end in {_COMMAND_S:.0f} s\n"
+    return done.stdout + done.stderr
+
+
+def _put(archive: tarfile.TarFile, path: Path, name: str, text: str) -> None:
+    content = text.encode(errors="replace")
+    entry = tarfile.TarInfo(f"{path.name.removesuffix('.gz').removesuffix('.tar').removesuffix('.tgz')}/{name}")
+    entry.size, entry.mode, entry.mtime = len(content), 0o600, int(time.time())
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def _read(path: Path, unread: list[str] | None = None) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        if unread is not None:
+            unread.append(f"{path}: {error.strerror}")
+        return ""
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _failed(path: Path, error: OSError) -> MeshrayError:
+    return MeshrayError("bundle_failed", f"{path} cannot be written: {error.strerror or error}", hint="--bundle FILE")

@@ -1,0 +1,80 @@
+"""`meshray doctor --fix`: asks before each repair, has it made, and says what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from meshray.cli.app import App
+from meshray.doctor.repairs import AGENT, REPAIRS, Repair
+from meshray.errors import MeshrayError, UsageError
+from meshray.settings import Home
+
+#: Ray takes the longest, see `meshray.agent.mending`.
+_AGENT_S = 120.0
+#: How long the agent may take to say anything before it counts as hung.
+_ANSWER_S = 5.0
+#: An agent that hangs is killed after this; what it supervises goes on and is adopted.
+_GRACE_S = 3.0
+
+
+def mend(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Home], object]) -> list[str]:
+    """Makes these repairs, each after the person agreed, and returns what was done.
+
+    Args:
+        start: starts this node as `meshray up` does.
+
+    Raises:
+        UsageError: ``needs_yes``: there is no terminal to ask on, and nothing was done.
+        MeshrayError: a repair failed; those before it stay.
+    """
+    done = []
+    for key in keys:
+        repair = REPAIRS[key]
+        try:
+            app.confirm(_question(repair), yes)
+        except UsageError:
+            raise
+        except MeshrayError:  # the person said no: the next one may be welcome
+            continue
+        app.note(f"{repair.what} …")
+        if repair.by == AGENT:
+            answer = app.control().ask("repair", timeout_s=_AGENT_S, key=key)
+            done.append(str(answer.get("done", "")))
+        else:
+            done.append(HERE[key](app, start))
+    return done
+
+
+def _question(repair: Repair) -> str:
+    what = repair.what[0].upper() + repair.what[1:]
+    return f"{what}." + (f" This interrupts {repair.interrupts}." if repair.interrupts else "")
+
+
+def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
+    from meshray.runtime import service
+
+    home = app.own_home
+    hung = service.is_running(home) and not _answers(app)
+    if hung:
+        service.stop(home, grace_s=_GRACE_S)
+    start(app, home)
+    return "the agent hung, it was ended and started again" if hung else "the agent was started"
+
+
+def _answers(app: App) -> bool:
+    try:
+        app.control().ask("status", timeout_s=_ANSWER_S)
+    except MeshrayError:
+        return False
+    return True
+
+
+def _new_map(app: App, start: Callable[[App, Home], object]) -> str:
+    path = app.own_home.map_cache
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    start(app, app.own_home)
+    return f"the damaged map lies in {aside} now, another one was fetched"
+
+
+HERE: Mapping[str, Callable[[App, Callable[[App, Home], object]], str]] = {"agent": _start_agent, "map": _new_map}

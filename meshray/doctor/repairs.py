@@ -1,0 +1,54 @@
+"""What meshray can mend by itself on the machine on which it is asked, as data. A finding names one by its key.
+
+>>> REPAIRS["firewall"].what
+'put the firewall rules of meshray in place again'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from meshray.doctor.report import FAIL, WARN
+
+#: Who carries a repair out: the agent, which is asked, or the command line, where there may be no agent.
+AGENT = "agent"
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One thing that is safe to do, because it concerns only what meshray made.
+
+    Attributes:
+        what: is done, as the person is asked.
+        by: `AGENT` or `COMMAND_LINE`.
+        interrupts: what stands still meanwhile; empty: nothing.
+    """
+
+    what: str
+    by: str
+    interrupts: str = ""
+
+
+REPAIRS: Mapping[str, Repair] = {
+    "agent": Repair("start the agent (one that does not answer is ended first)", COMMAND_LINE),
+    "map": Repair("put the damaged map aside, so that it is fetched again, and start the agent", COMMAND_LINE),
+    "device": Repair("make the overlay's interface anew", AGENT, "the overlay, for a few seconds"),
+    "firewall": Repair("put the firewall rules of meshray in place again", AGENT),
+    "ray": Repair("start this node's Ray again", AGENT, "what Ray runs on this node"),
+}
+
+
+def planned(checks: Iterable[Mapping[str, object]], node: str) -> Sequence[str]:
+    """The keys of the repairs that these checks (as of ``doctor --json``) ask for, the cause's first.
+
+    Args:
+        node: this machine's name; repairs of other machines are not made from here.
+    """
+    keys = [
+        str(check.get("repair"))
+        for check in checks
+        if check.get("status") in (FAIL, WARN) and check.get("node") in (None, "", node)
+    ]
+    return [key for key in dict.fromkeys(keys) if key in REPAIRS]
