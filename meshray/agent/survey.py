@@ -134,6 +134,7 @@ def _context(agent: Agent, status: Status) -> Context:
         map_of=lambda revision, patience_s: _map_of(agent, revision, patience_s),
         status=status,
         device=device,
+        read_device=agent.parts.device.read,
         endpoints_seen=seen,
         ray_plan=ray.plan if ray else None,
         ray=ray,

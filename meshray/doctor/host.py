@@ -1,15 +1,109 @@
-"""Checks of the machine itself, with the facts that they look at (pure)."""
+"""Checks of the machine itself, with the facts that they look at (pure).
+
+wireguard_available … user_namespaces   what a tunnel needs, in `host_device`
+disk_space … proxy_variables            the machine beneath, in `host_machine`
+overlay_route, other_vpns, rp_filter    in `host_routes`
+udp_port_open … guard                   in `host_firewall`
+
+What is wrong here is always a cause, so nothing here hides anything else of the same node, but for the few checks that
+look at what the agent made.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
-from meshray.doctor.report import Spec
+from meshray.doctor import host_device, host_firewall, host_machine, host_routes
+from meshray.doctor.host_device import DeviceFacts
+from meshray.doctor.host_firewall import FirewallFacts
+from meshray.doctor.host_machine import MachineFacts
+from meshray.doctor.host_routes import RoutingFacts
+from meshray.doctor.report import SKIP, Finding, Spec
+
+if TYPE_CHECKING:
+    from meshray.doctor.facts import Facts
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class HostFacts:
-    """Of one node."""
+    """Of one node; what is None was not found out in time."""
+
+    device: DeviceFacts | None = None
+    machine: MachineFacts | None = None
+    routing: RoutingFacts | None = None
+    firewall: FirewallFacts | None = None
 
 
-SPECS: tuple[Spec, ...] = ()
+def _of_device(judge: Callable[[DeviceFacts], Finding]) -> Callable[[Facts], Iterable[Finding]]:
+    return lambda facts: _each(facts, lambda host: host.device, judge)
+
+
+def _of_machine(judge: Callable[[MachineFacts], Finding]) -> Callable[[Facts], Iterable[Finding]]:
+    return lambda facts: _each(facts, lambda host: host.machine, judge)
+
+
+def _of_routing(judge: Callable[[RoutingFacts], Finding]) -> Callable[[Facts], Iterable[Finding]]:
+    return lambda facts: _each(facts, lambda host: host.routing, judge)
+
+
+def _of_firewall(judge: Callable[[FirewallFacts], Finding]) -> Callable[[Facts], Iterable[Finding]]:
+    return lambda facts: _each(facts, lambda host: host.firewall, judge)
+
+
+def _each(facts: Facts, part: Callable[[HostFacts], T | None], judge: Callable[[T], Finding]) -> Iterable[Finding]:
+    """The check at every node that was asked; a fix says where it is to be given."""
+    here = facts.status.node if facts.status else ""
+    for name, node in facts.nodes.items():
+        found = part(node.host) if node.host is not None else None
+        finding = Finding(SKIP, "it was not found out in time") if found is None else judge(found)
+        if finding.fix and here and name != here:
+            finding = replace(finding, fix=f"on {name}: {finding.fix}")
+        yield replace(finding, node=name)
+
+
+#: What must be there before an agent can do anything: looked at first, and without an agent too.
+GROUND: tuple[Spec, ...] = (
+    Spec("privileges", "the network may be set up", (), _of_device(host_device.privileges)),
+    Spec("tun_device", "/dev/net/tun opens", (), _of_device(host_device.tun_device)),
+    Spec("wireguard_available", "WireGuard can be had", ("tun_device",), _of_device(host_device.wireguard_available)),
+    Spec("user_namespaces", "ordinary users get namespaces", (), _of_device(host_device.user_namespaces)),
+    Spec("disk_space", "the folders have room", (), _of_machine(host_machine.disk_space)),
+    Spec("open_files", "files may be opened", (), _of_machine(host_machine.open_files)),
+)
+SPECS: tuple[Spec, ...] = (
+    Spec("device_up", "the overlay interface is up", ("agent_running",), _of_device(host_device.device_up)),
+    Spec("clock", "the clock is the coordinator's", (), _of_machine(host_machine.clock)),
+    Spec("socket_buffers", "socket buffers hold bursts", (), _of_machine(host_machine.socket_buffers)),
+    Spec("conntrack_room", "the list of connections has room", (), _of_machine(host_machine.conntrack_room)),
+    Spec("other_vpns", "no other network is in the way", (), _of_routing(host_routes.other_vpns)),
+    Spec(
+        "overlay_route",
+        "the overlay's addresses leave by its interface",
+        ("agent_running", "device_up", "other_vpns"),
+        _of_routing(host_routes.overlay_route),
+    ),
+    Spec(
+        "rp_filter", "no filter drops answers", ("agent_running", "overlay_route"), _of_routing(host_routes.rp_filter)
+    ),
+    Spec("udp_port_open", "the hub's UDP port is open", ("agent_running",), _of_firewall(host_firewall.udp_port_open)),
+    Spec(
+        "tcp_port_open",
+        "the coordinator's TCP port is open",
+        ("agent_running",),
+        _of_firewall(host_firewall.tcp_port_open),
+    ),
+    Spec(
+        "overlay_admitted",
+        "the host's firewall lets the overlay in",
+        ("agent_running", "device_up"),
+        _of_firewall(host_firewall.overlay_admitted),
+    ),
+    Spec("guard", "the guard stands", ("agent_running", "device_up"), _of_firewall(host_firewall.guard)),
+    Spec("hostname_resolves", "the machine's own name resolves", (), _of_machine(host_machine.hostname_resolves)),
+    Spec("shared_memory", "shared memory holds the object store", (), _of_machine(host_machine.shared_memory)),
+    Spec("proxy_variables", "no proxy catches the overlay", (), _of_machine(host_machine.proxy_variables)),
+)

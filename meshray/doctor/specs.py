@@ -1,6 +1,6 @@
 """All checks, in the order of what depends on what: the first that fails is the cause.
 
-mesh (enrolled, credential, agent_running) ──► host ──► control ──► path ──► ray
+mesh (enrolled, credential) ──► what a tunnel needs ──► agent_running ──► host ──► control ──► path ──► ray
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from meshray.doctor.report import Spec
 SPECS: tuple[Spec, ...] = (
     mesh.ENROLLED,
     control.CREDENTIAL,
+    *host.GROUND,
     mesh.AGENT_RUNNING,
     *host.SPECS,
     *control.SPECS,

@@ -23,11 +23,12 @@ def open_port_commands(port: int, *, run: Run = run_program, proc: Path = Path("
     for held in host.tables(host.nft_listing()):
         for protocol in ("udp", "tcp"):
             if rules.port_is_dropped(held.table, protocol, port, uplink):
-                commands += commands_for(_manager(held), protocol, port, _chain(held))
+                commands += commands_for(manager(held), protocol, port, _chain(held))
     return list(dict.fromkeys(commands))
 
 
-def _manager(held: HeldTable) -> str:
+def manager(held: HeldTable) -> str:
+    """Whose words a person uses to change this table: ufw, firewalld, nft, or an iptables program."""
     if held.is_firewalld:
         return "firewalld"
     return "ufw" if held.table.chain("ufw-user-input") else held.owner
@@ -48,9 +49,15 @@ _COMMANDS: dict[str, Callable[[str, int, str], list[str]]] = {
 }
 
 
-def commands_for(manager: str, protocol: str, port: int, chain: str = "inet filter input") -> list[str]:
-    """The commands in the words of ufw, firewalld, nft, or else of the iptables program named."""
-    known = _COMMANDS.get(manager)
+def commands_for(program: str, protocol: str, port: int, chain: str = "inet filter input") -> list[str]:
+    """The commands in the words of ufw, firewalld, nft, or else of the iptables program named.
+
+    Args:
+        chain: of nft with family and table; of iptables with ``-t TABLE`` where that is not filter.
+    """
+    known = _COMMANDS.get(program)
     if known:
         return known(protocol, port, chain)
-    return [f"{manager} -I INPUT -p {protocol} --dport {port} -j ACCEPT"]
+    table, _, name = chain.rpartition(" ")
+    at = f"{table} -I {name}" if table.startswith("-t ") else "-I INPUT"
+    return [f"{program} {at} -p {protocol} --dport {port} -j ACCEPT"]

@@ -76,6 +76,13 @@ class Backends:
                     native = [other for other in native if not _made_by_iptables(other)]
         return held + [HeldTable("nft", table) for table in native]
 
+    def further_tables(self) -> list[HeldTable]:
+        """The tables raw and mangle of iptables-legacy, where they exist; nftables lists those of iptables-nft."""
+        program = self.variants().get("legacy")
+        names = [name for name in ("raw", "mangle") if self._proc.legacy_table_in_use(name)] if program else []
+        saved = [(name, self._run([f"{program}-save", "-t", name], "")) for name in names]
+        return [HeldTable(str(program), iptables.parse(answer.out, name)) for name, answer in saved if answer.ok]
+
     def variants(self) -> dict[str, str]:
         """Which programs there are: ``{"nft": "iptables-nft", "legacy": "iptables"}``, or fewer."""
         if self._variants is None:
@@ -92,7 +99,7 @@ class Backends:
         programs = []
         if listing is None or any(_made_by_iptables(table) for table in native):
             programs += [self.variants()["nft"]] if "nft" in self.variants() else []
-        if self._proc.legacy_filter_in_use() and "legacy" in self.variants():
+        if self._proc.legacy_table_in_use() and "legacy" in self.variants():
             programs.append(self.variants()["legacy"])
         return programs
 

@@ -111,7 +111,7 @@ class Firewall:
         with Watch() as watch:
             while True:
                 yield
-                legacy = self._proc.legacy_filter_in_use()
+                legacy = self._proc.legacy_table_in_use()
                 await watch.wait(LEGACY_LOOK_S if legacy else LOOK_S)
 
     def _ask_firewalld(self, held: list[HeldTable]) -> list[str]:

@@ -24,7 +24,13 @@ DOCKER_USER = "DOCKER-USER"
 #: Ours, jumped to first from INPUT: what `nft.own_rules` has in its chain ``input``.
 INPUT_CHAIN = "MESHRAY-INPUT"
 
-_HOOKS = {"INPUT": "input", "FORWARD": "forward", "OUTPUT": "output"}
+_HOOKS = {
+    "PREROUTING": "prerouting",
+    "INPUT": "input",
+    "FORWARD": "forward",
+    "OUTPUT": "output",
+    "POSTROUTING": "postrouting",
+}
 _VERDICTS = {
     "ACCEPT": "accept",
     "DROP": "drop",
@@ -55,22 +61,23 @@ _KEYS = {
 _SILENT = {"-m", "--comment", "--reject-with", "--log-prefix", "--log-level"}
 
 
-def parse(saved: str) -> Table:
-    """The filter table; without any chain where the text shows none."""
+def parse(saved: str, name: str = "filter") -> Table:
+    """The filter table, or another one whose text it is; without any chain where the text shows none."""
     policies: dict[str, str] = {}
     rules: dict[str, list[Rule]] = {}
     for line in saved.splitlines():
         if line.startswith(":"):
-            name, _, rest = line[1:].partition(" ")
-            policies[name] = rest.split(" ")[0].lower()
+            chain, _, rest = line[1:].partition(" ")
+            policies[chain] = rest.split(" ")[0].lower()
         elif line.startswith("-A "):
             words = _words(line[3:])
             rules.setdefault(words[0], []).append(_rule(words))
     return Table(
         "iptables",
-        "filter",
+        name,
         tuple(
-            Chain(name, _HOOKS.get(name, ""), policy, tuple(rules.get(name, ()))) for name, policy in policies.items()
+            Chain(chain, _HOOKS.get(chain, ""), policy, tuple(rules.get(chain, ())))
+            for chain, policy in policies.items()
         ),
     )
 

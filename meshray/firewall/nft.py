@@ -15,7 +15,7 @@ Text and not JSON: some distributions build nft without JSON, and every version 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from meshray.firewall.closing import Closed, Ranges, described
 from meshray.firewall.opening import Opening, Way
@@ -28,7 +28,7 @@ CLOSED = "closed"
 
 _TABLE = re.compile(r"table (\S+) (\S+) \{")
 _CHAIN = re.compile(r"chain (\S+) \{")
-_HOOK = re.compile(r"type (\S+) hook (\S+) .*?priority [^;]*;(?: policy (\S+);)?")
+_HOOK = re.compile(r"type (\S+) hook (\S+) (.*?)priority [^;]*;(?: policy (\S+);)?")
 _HANDLE = re.compile(r" # handle (\d+)$")
 _COMMENT = re.compile(r'\bcomment "([^"]*)"')
 _TOKEN = re.compile(r'"[^"]*"|[{},]|[^\s,{}"]+')
@@ -62,8 +62,11 @@ _LOG_OPTIONS = {"prefix", "group", "level", "flags", "snaplen", "queue-threshold
 _FOREIGN = {"ip6": "ipv6", "icmpv6": "ipv6", "arp": "arp", "ether": "ether"}
 
 
-def parse(listing: str) -> list[Table]:
-    """Every table that can hold back IPv4 (families ip and inet), ours left out."""
+def parse(listing: str, families: Collection[str] = ("ip", "inet")) -> list[Table]:
+    """Every table of these families, which are those that a rule of ours is put into; ours left out.
+
+    ``netdev`` are the tables that see packets right behind the network card, before all others.
+    """
     tables: list[Table] = []
     lines = iter(listing.splitlines())
     for line in lines:
@@ -71,7 +74,7 @@ def parse(listing: str) -> list[Table]:
         if not opened:
             continue
         chains = tuple(_chains(lines))
-        if opened[1] in ("ip", "inet") and opened[2] != OWN_TABLE:
+        if opened[1] in families and opened[2] != OWN_TABLE:
             tables.append(Table(opened[1], opened[2], chains))
     return tables
 
@@ -110,7 +113,11 @@ def _chain(name: str, lines: Iterator[str]) -> Chain:
         base = _HOOK.match(line)
         if base:
             # Only filter chains ask about dropping; others (nat, route) are not for us to touch.
-            hook, policy = base[2] if base[1] == "filter" else "", base[3] or "accept"
+            hook, policy = base[2] if base[1] == "filter" else "", base[4] or "accept"
+            words = (word.strip('"') for word in _TOKEN.findall(base[3]))
+            devices = tuple(word for word in words if word not in ("device", "devices", "=", "{", "}", ","))
+            if devices:  # it does not see what comes in elsewhere
+                rules.append(Rule("accept", (Condition("iif", devices, negated=True),)))
         elif _HANDLE.search(line):
             rules.extend(parse_rule(line))
     return Chain(name, hook, policy, tuple(rules))

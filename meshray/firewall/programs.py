@@ -78,10 +78,10 @@ class Proc:
     def __init__(self, root: Path = Path("/proc")) -> None:
         self._root = root
 
-    def legacy_filter_in_use(self) -> bool:
-        """Whether iptables-legacy holds a filter table here; merely asking that program would make one."""
+    def legacy_table_in_use(self, table: str = "filter") -> bool:
+        """Whether iptables-legacy holds this table here; merely asking that program would make one."""
         try:
-            return "filter" in (self._root / "net/ip_tables_names").read_text().split()
+            return table in (self._root / "net/ip_tables_names").read_text().split()
         except OSError:
             return False
 

@@ -89,22 +89,28 @@ class Table:
 
 def fate(table: Table, chain: Chain, packet: Packet) -> str:
     """What a base chain does with the packet: ``accept`` or ``drop``."""
-    return _walk(table, chain, packet, 0) or chain.policy
+    decided = _walk(table, chain, packet, 0)
+    return decided[1].verdict if decided else chain.policy
 
 
-def _walk(table: Table, chain: Chain, packet: Packet, depth: int) -> str | None:
+def decider(table: Table, chain: Chain, packet: Packet) -> tuple[Chain, Rule] | None:
+    """The rule that decides on the packet, and the chain in which it stands; None: the base chain's policy does."""
+    return _walk(table, chain, packet, 0)
+
+
+def _walk(table: Table, chain: Chain, packet: Packet, depth: int) -> tuple[Chain, Rule] | None:
     for rule in chain.rules:
         if not _applies(rule, packet):
             continue
         kind, _, target = rule.verdict.partition(" ")
         if kind in ("accept", "drop"):
-            return kind
+            return chain, rule
         if kind == "return":
             return None
         called = table.chain(target) if kind in ("jump", "goto") and depth < _DEEPEST_JUMP else None
-        answer = _walk(table, called, packet, depth + 1) if called else None
-        if answer or kind == "goto":
-            return answer
+        decided = _walk(table, called, packet, depth + 1) if called else None
+        if decided or kind == "goto":
+            return decided
     return None
 
 

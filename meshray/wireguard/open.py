@@ -84,6 +84,17 @@ def _kernel_has_wireguard() -> bool:
     return True
 
 
+def tun_fault() -> str:
+    """Why /dev/net/tun does not open, as the end of a sentence; empty where it does. Makes no interface."""
+    try:
+        os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"does not open: {error.strerror}"
+    return ""
+
+
 def _try_tun() -> None:
     try:
         os.close(open_tun("mray%d", offload=False))

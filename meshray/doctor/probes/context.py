@@ -31,6 +31,7 @@ class Context:
         transport: as chosen at join: auto, udp or wss.
         status: the mesh as this node sees it, every peer probed a moment ago.
         device: WireGuard's own state; None: no tunnel.
+        read_device: reads it anew (blocking, see `Device.read`); None: there is no agent that has one.
         endpoints_seen: of each peer as this node's WireGuard sees it, by node name.
         ray_plan: what this node's Ray should be; None: none is meant to run here, for the reason ``no_ray_because``.
         ray: how its supervised Ray stands.
@@ -59,6 +60,7 @@ class Context:
     map_of: Callable[[int, float], Awaitable[int]] | None = None
     status: Status | None = None
     device: DeviceState | None = None
+    read_device: Callable[[], DeviceState | None] | None = None
     endpoints_seen: Mapping[str, str] = field(default_factory=dict)
     dialled: Mapping[str, str] = field(default_factory=dict)
     rebinds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -1,0 +1,121 @@
+"""Whether this machine can have a tunnel, and has it: facts and checks (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+
+KERNEL, USERSPACE = "kernel", "userspace"
+#: States of the interface.
+UP, DOWN, MISSING, SILENT, FOREIGN = "up", "down", "missing", "silent", "foreign"
+
+_CONTAINER = "in a container: --device /dev/net/tun --cap-add NET_ADMIN"
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What the tunnel needs, and its interface.
+
+    Attributes:
+        is_agent: the node's agent looked, not a command of somebody's.
+        uid: as whom it looked; -1: not known.
+        net_admin: CAP_NET_ADMIN is in effect; None: not known.
+        wireguard: ``kernel`` or ``userspace``, empty where neither can be had: then ``wireguard_error`` says why.
+        tun_error: why /dev/net/tun does not open; empty where it does.
+        namespaces_error: what the kernel said when an ordinary user asked for a namespace, with which of them; None:
+            not tried.
+        interface: of the overlay.
+        state: of the interface; empty: not looked at.
+        state_detail: what was seen of it.
+        addresses: of the interface.
+        expected: this node's overlay address; empty: it is none.
+    """
+
+    is_agent: bool = False
+    uid: int = -1
+    net_admin: bool | None = None
+    wireguard: str = ""
+    wireguard_error: str = ""
+    wireguard_fix: str = ""
+    tun_error: str = ""
+    namespaces_error: str | None = None
+    interface: str = ""
+    state: str = ""
+    state_detail: str = ""
+    addresses: tuple[str, ...] = ()
+    expected: str = ""
+
+
+def wireguard_available(facts: DeviceFacts) -> Finding:
+    """The kernel's WireGuard or an engine."""
+    if facts.wireguard_error and not facts.is_agent and facts.uid != 0:
+        return Finding(SKIP, f"without root it cannot be tried: {facts.wireguard_error}", "sudo meshray doctor")
+    if facts.wireguard_error:
+        return Finding(FAIL, facts.wireguard_error, facts.wireguard_fix)
+    if not facts.wireguard:
+        return Finding(SKIP, "it was not tried")
+    return Finding(OK, "the kernel has WireGuard" if facts.wireguard == KERNEL else "wireguard-go")
+
+
+def tun_device(facts: DeviceFacts) -> Finding:
+    """Only an engine in user space needs it."""
+    if facts.wireguard == KERNEL:
+        return Finding(SKIP, "the kernel's WireGuard needs none")
+    if not facts.tun_error:
+        return Finding(OK, "/dev/net/tun opens")
+    if not facts.is_agent and facts.uid != 0:
+        return Finding(SKIP, f"/dev/net/tun {facts.tun_error} for this user", "sudo meshray doctor")
+    return Finding(FAIL, f"/dev/net/tun {facts.tun_error}", f"modprobe tun; {_CONTAINER}")
+
+
+def privileges(facts: DeviceFacts) -> Finding:
+    """What the agent may do to the network."""
+    if facts.net_admin is None:
+        return Finding(SKIP, "the kernel does not tell the capabilities of this process")
+    if facts.net_admin:
+        return Finding(OK, f"user {facts.uid} with CAP_NET_ADMIN")
+    if not facts.is_agent and facts.uid != 0:
+        return Finding(SKIP, f"this command runs as user {facts.uid}: what the agent may do is not known")
+    return Finding(
+        FAIL,
+        f"user {facts.uid} has no CAP_NET_ADMIN: tunnel, routes and firewall cannot be set",
+        "run meshray with sudo; in a container: --cap-add NET_ADMIN",
+    )
+
+
+def user_namespaces(facts: DeviceFacts) -> Finding:
+    """They stand in for root where there is none."""
+    if facts.uid == 0:
+        return Finding(SKIP, "a node that runs as root needs none")
+    if facts.namespaces_error is None:
+        return Finding(SKIP, "they were not tried")
+    if not facts.namespaces_error:
+        return Finding(OK, "an ordinary user can make a user and a network namespace")
+    return Finding(
+        WARN,
+        f"an ordinary user cannot make {facts.namespaces_error}",
+        "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000; "
+        "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    )
+
+
+def device_up(facts: DeviceFacts) -> Finding:
+    """The interface exists, is ours, answers, and has this node's address."""
+    if not facts.expected:
+        return Finding(SKIP, "this machine has no overlay address")
+    name, again = facts.interface, "meshray down; meshray up"
+    wrong = {
+        MISSING: (f"there is no interface {name}", "meshray up; meshray logs agent"),
+        FOREIGN: (facts.state_detail, f"ip -d link show {name}; if nobody needs it: ip link delete {name}"),
+        SILENT: (f"the engine of {name} does not answer: {facts.state_detail}", again),
+        DOWN: (f"{name} is down", f"ip link set {name} up"),
+    }
+    if facts.state in wrong:
+        return Finding(FAIL, *wrong[facts.state], repair="" if facts.state == FOREIGN else "agent")
+    if facts.state != UP:
+        return Finding(SKIP, facts.state_detail or f"{name} was not looked at")
+    if facts.expected not in facts.addresses:
+        has = ", ".join(facts.addresses) or "no address"
+        return Finding(FAIL, f"{name} has {has}, not {facts.expected}", again, repair="agent")
+    return Finding(OK, f"{name} is up with {facts.expected}")

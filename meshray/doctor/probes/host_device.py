@@ -1,0 +1,114 @@
+"""Tries what a tunnel needs, and looks at its interface."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from pathlib import Path
+
+from meshray.doctor.host_device import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, USERSPACE, DeviceFacts
+from meshray.doctor.probes.context import Context
+from meshray.errors import MeshrayError
+from meshray.firewall.programs import run_program
+from meshray.wireguard.engines import find_engine
+from meshray.wireguard.open import check_available, tun_fault
+
+#: linux/capability.h.
+_CAP_NET_ADMIN = 12
+#: An engine answers within a millisecond.
+_ANSWER_S = 1.5
+
+
+async def look(context: Context) -> DeviceFacts:
+    """The facts of this node."""
+    has_interface, ground, interface = await asyncio.gather(
+        asyncio.to_thread(_interface_kind, context.interface), asyncio.to_thread(_ground), _interface(context)
+    )
+    wireguard, error, fix = await asyncio.to_thread(_wireguard, context, has_interface)
+    state, detail, addresses = interface
+    uid, net_admin, tun_error, namespaces_error = ground
+    return DeviceFacts(
+        is_agent=context.status is not None,
+        uid=uid,
+        net_admin=net_admin,
+        wireguard=wireguard,
+        wireguard_error=error,
+        wireguard_fix=fix,
+        tun_error=tun_error,
+        namespaces_error=namespaces_error,
+        interface=context.interface,
+        state=state,
+        state_detail=detail,
+        addresses=addresses,
+        expected=str(context.ip or ""),
+    )
+
+
+def _ground() -> tuple[int, bool | None, str, str | None]:
+    uid = os.geteuid()
+    return uid, _net_admin(), tun_fault(), None if uid == 0 else _namespaces_error()
+
+
+def _net_admin() -> bool | None:
+    try:
+        found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return bool(int(found[1], 16) >> _CAP_NET_ADMIN & 1) if found else None
+
+
+def _namespaces_error() -> str:
+    """Tried, because distributions forbid them in ways that no single setting tells."""
+    for words, options in (
+        ("a user namespace", ["--user"]),
+        ("a network namespace in a user namespace of its own", ["--user", "--map-root-user", "--net"]),
+    ):
+        answer = run_program(["unshare", *options, "true"])
+        if not answer.ok:
+            return f"{words} ({answer.cause})"
+    return ""
+
+
+def _interface_kind(name: str) -> str:
+    """The kind of the overlay interface that is there, empty: none."""
+    from meshray.wireguard.link import links
+
+    with links() as table:
+        link = table.find(name)
+    return (link.kind or "other") if link else ""
+
+
+def _wireguard(context: Context, interface_kind: str) -> tuple[str, str, str]:
+    """(which there is, why none, what to do). Making an interface to try it is left to where there is none yet."""
+    if interface_kind == "wireguard":
+        return KERNEL, "", ""
+    try:
+        if interface_kind:
+            find_engine(context.environ)
+            return USERSPACE, "", ""
+        return check_available(context.environ), "", ""
+    except MeshrayError as error:
+        if error.code == "no_tun":  # told by its own check
+            return USERSPACE, "", ""
+        return "", error.message, error.hint
+
+
+async def _interface(context: Context) -> tuple[str, str, tuple[str, ...]]:
+    """(its state, a word on it, its addresses)."""
+    if context.read_device is None:
+        return "", "the agent cannot be asked", ()
+    try:
+        state = await asyncio.wait_for(asyncio.to_thread(context.read_device), _ANSWER_S)
+    except asyncio.TimeoutError:
+        return SILENT, f"nothing within {_ANSWER_S:g} s", ()
+    except MeshrayError as error:
+        return (FOREIGN if error.code == "foreign_interface" else SILENT), error.message, ()
+    if state is None:
+        try:
+            socket.if_nametoindex(context.interface)
+        except OSError:
+            return MISSING, "", ()
+        return SILENT, "its socket is gone or refuses", ()
+    return UP if state.up else DOWN, "", tuple(str(address.ip) for address in state.addresses)

@@ -1,0 +1,153 @@
+"""Tells what on this host drops a port or the overlay, for a person who looks for the cause. Blocking, changes nothing.
+
+    view = read_host()
+    for obstacle in view.of_port("udp", 51888, "eth0"):
+        print(obstacle.where, obstacle.cause, obstacle.commands)
+
+Other than `Firewall`, which puts a rule into what it may change, it looks at every table that sees a packet that comes
+in: raw and mangle of both iptables, and the ingress chains of nftables' netdev family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshray.firewall import iptables, nft, rules
+from meshray.firewall.advice import commands_for, manager
+from meshray.firewall.backends import Backends, HeldTable
+from meshray.firewall.opening import Opening, Way, way_of_hook
+from meshray.firewall.programs import Proc, Run, run_program
+from meshray.firewall.ruleset import Chain, Packet, decider, fate
+
+#: Where a packet for this host passes, in this order.
+_INWARD = ("ingress", "prerouting", "input")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A chain that certainly drops something.
+
+    Attributes:
+        where: the chain, as its tool names it: ``nft inet filter input``.
+        cause: the rule (or policy) that does it.
+        commands: what lets it pass there.
+    """
+
+    where: str
+    cause: str
+    commands: tuple[str, ...]
+
+
+class HostView:
+    """The host's rules at one moment.
+
+    Attributes:
+        problems: what could not be read, in sentences; then silence means nothing.
+        listing: as nft prints it, None where there is no nft.
+    """
+
+    def __init__(self, tables: list[HeldTable], listing: str | None, problems: list[str], uplink: str) -> None:
+        self._tables = tables
+        self.listing = listing
+        self.problems = problems
+        self._uplink = uplink
+
+    def of_port(self, protocol: str, port: int, uplink: str = "") -> list[Obstacle]:
+        """What drops the first packet from outside to this port.
+
+        Args:
+            uplink: the interface on which it comes in; empty: that of the default route.
+        """
+        packet = Packet(iif=uplink or self._uplink, protocol=protocol, port=port)
+        return [
+            _obstacle(held, chain, packet, tuple(commands_for(manager(held), protocol, port, _place(held, chain))))
+            for held in self._tables
+            for chain in held.table.chains
+            if chain.hook in _INWARD and fate(held.table, chain, packet) != "accept"
+        ]
+
+    def of_overlay(self, opening: Opening) -> list[Obstacle]:
+        """What drops something of the overlay's on its way in, out or (on a hub) through."""
+        return [
+            _obstacle(held, chain, packet, _letting(held, chain, way, opening))
+            for held, chain, way, packet in self._held_back(opening)
+        ]
+
+    def guarded_by_iptables(self, opening: Opening) -> bool:
+        """Whether what stands in for meshray's own table where there is no nft is in place."""
+        return any(held.owner != "nft" and iptables.guard_in_place(held.table, opening) for held in self._tables)
+
+    def _held_back(self, opening: Opening) -> Iterator[tuple[HeldTable, Chain, Way, Packet]]:
+        for held in self._tables:
+            for chain in held.table.chains:
+                way = Way.IN if chain.hook == "ingress" else way_of_hook(chain.hook, opening)
+                dropped = (
+                    packet
+                    for packet in (rules.overlay_packets(way, opening) if way else ())
+                    if fate(held.table, chain, packet) != "accept"
+                )
+                first = next(dropped, None)
+                if way and first:
+                    yield held, chain, way, first
+
+
+def read_host(run: Run = run_program, proc: Path = Path("/proc")) -> HostView:
+    """Reads all of it; root sees it, others get `HostView.problems`."""
+    kernel = Proc(proc)
+    host = Backends(run, kernel)
+    listing = host.nft_listing()
+    tables = host.tables(listing)
+    tables += [HeldTable("nft", table) for table in nft.parse(listing or "", ("netdev",))]
+    tables += host.further_tables()
+    if listing is None and not host.variants() and not host.problems:
+        host.problems.append("neither nft nor iptables is here to tell the host's rules")
+    return HostView(tables, listing, host.problems, kernel.uplink())
+
+
+def _obstacle(held: HeldTable, chain: Chain, packet: Packet, commands: tuple[str, ...]) -> Obstacle:
+    decided = decider(held.table, chain, packet)
+    if decided is None:
+        cause = f"its policy is {chain.policy}"
+    else:
+        at = "" if decided[0].name == chain.name else f" of {decided[0].name}"
+        cause = (
+            f"rule {decided[1].where}{at}" if held.owner != "nft" else f"the rule with handle {decided[1].where}{at}"
+        )
+    return Obstacle(_label(held, chain), f"{cause} (what it drops: {_told(packet)})", commands)
+
+
+def _told(packet: Packet) -> str:
+    where = f"in from {packet.iif}" if packet.iif else f"out by {packet.oif}"
+    if packet.iif and packet.oif:
+        where = f"from {packet.iif} to {packet.oif}"
+    return f"{packet.protocol.upper()}{f' port {packet.port}' if packet.port else ''} {where}"
+
+
+def _label(held: HeldTable, chain: Chain) -> str:
+    if held.owner == "nft" or held.table.name == "filter":
+        return held.label(chain)
+    return f"{held.owner} -t {held.table.name} {chain.name}"
+
+
+def _place(held: HeldTable, chain: Chain) -> str:
+    if held.owner == "nft":
+        return f"{held.table.family} {held.table.name} {chain.name}"
+    return chain.name if held.table.name == "filter" else f"-t {held.table.name} {chain.name}"
+
+
+def _letting(held: HeldTable, chain: Chain, way: Way, opening: Opening) -> tuple[str, ...]:
+    """In the words of `Firewall`, which does the same where it may."""
+    if held.is_firewalld:
+        return (f"firewall-cmd --zone=trusted --change-interface={opening.interface}",)
+    if held.owner == "nft":
+        # A netdev chain knows no iifname of its own accord, but takes the same words.
+        return (f"nft '{nft.insert_command(held.table, chain, way, opening).strip()}'",)
+    interface, network = opening.interface, opening.network
+    match = {
+        Way.IN: f"-i {interface} -s {network}",
+        Way.OUT: f"-o {interface} -d {network}",
+        Way.THROUGH: f"-i {interface} -o {interface} -s {network} -d {network}",
+    }[way]
+    return (f"{held.owner} -t {held.table.name} -I {chain.name} {match} -j ACCEPT",)

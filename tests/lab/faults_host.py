@@ -1,0 +1,233 @@
+"""Faults of the machine beneath a node, on a head with the coordinator and a worker, without Ray.
+
+    switch wan 203.0.113.0/24
+     ┌──────────┴──────────┐
+   head                  worker
+203.0.113.10          203.0.113.20
+
+  for fault in FAULTS:
+      fault.inject(stage)         # now `meshray doctor` on fault.node says fault.code first
+      fault.heal(stage)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshray.wireguard.engines import BUNDLED, STOCK
+from tests.lab.cluster import Cluster
+from tests.lab.faults import Fault
+from tests.lab.host import Host
+from tests.lab.world import World
+
+_CLOCK_FILE = "/run/clock"
+
+
+@dataclass(frozen=True)
+class HostStage:
+    """The mesh on which the machine breaks."""
+
+    cluster: Cluster
+    head: Host
+    worker: Host
+
+    @classmethod
+    def build(cls, world: World) -> HostStage:
+        """Two nodes; the worker's agent takes its time from a file."""
+        wan = world.switch("wan", "203.0.113.0/24")
+        head = world.host("head", wan, "203.0.113.10")
+        worker = world.host("worker", wan, "203.0.113.20")
+        worker.path(_CLOCK_FILE).write_text("+0\n")
+        stage = cls(Cluster.without_ray(head, [worker]), head, worker)
+        worker.shell(f"kill -KILL {_pid('agent')}")
+        # Not for the command line: time.sleep fails beneath this library, which the agent hardly uses.
+        clock = {
+            "LD_PRELOAD": _faketime(),
+            "FAKETIME_TIMESTAMP_FILE": _CLOCK_FILE,
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        worker.popen([sys.executable, "-m", "meshray.agent"], env=clock)
+        answers = ["meshray", "status", "--json"]
+        worker.wait_until(lambda: worker.run(answers, check=False).returncode == 0, 20, "an agent that answers")
+        return stage
+
+    def host(self, name: str) -> Host:
+        """The host of this name."""
+        return {"head": self.head, "worker": self.worker}[name]
+
+    @property
+    def head_ip(self) -> str:
+        """The head's overlay address."""
+        return self.cluster.ip(self.head)
+
+
+Do = Callable[[HostStage], None]
+
+
+def _shell(node: str, text: str) -> Do:
+    """A piece of shell on that host; {head} is the head's overlay address, {worker} the worker's."""
+
+    def do(stage: HostStage) -> None:
+        head, worker = stage.head_ip, stage.cluster.ip(stage.worker)
+        stage.host(node).shell(text.replace("{head}", head).replace("{worker}", worker))
+
+    return do
+
+
+def _fault(name: str, code: str, node: str, inject: str, heal: str) -> Fault[HostStage]:
+    return Fault(name, "host", _shell(node, inject), _shell(node, heal), code, node)
+
+
+def _instead(path: str, text: str) -> tuple[str, str]:
+    """Another content for a file of the kernel's, for this host alone: (inject, heal)."""
+    return f"printf '{text}' > /tmp/instead; mount --bind /tmp/instead {path}", f"umount {path}"
+
+
+def _table(family: str, name: str, chain: str, rules: str) -> tuple[str, str]:
+    """A table of somebody else's: (inject, heal)."""
+    text = f"table {family} {name} {{ chain c {{\ntype filter hook {chain}; policy accept;\n{rules}\n}}; }}"
+    return f"nft -f - <<'RULES'\n{text}\nRULES", f"nft delete table {family} {name}"
+
+
+def _pid(part: str) -> str:
+    """Shell words for the process id of a part of meshray's."""
+    return f"$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/' /run/meshray/{part}.pid)"
+
+
+def _faketime() -> str:
+    """The library of the package faketime."""
+    return str(next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")))
+
+
+_OTHER_LAN = "ip link add lan7 type bridge; ip address add 192.168.77.1/24 dev lan7; ip link set lan7 up"
+_END_OTHER_LAN = "ip link delete lan7"
+_DOCKER = "br-0123456789ab"
+_STATE = "/var/lib/meshray"
+_ENGINES = f"for file in {BUNDLED} /usr/bin/{STOCK}; do [ ! -e $file ] || {{}} $file; done"
+
+FAULTS: tuple[Fault[HostStage], ...] = (
+    _fault(
+        "tun-away",
+        "tun_device",
+        "worker",
+        # A device number without a driver; /dev itself is the machine's.
+        "rm -f /tmp/tun; mknod /tmp/tun c 10 252; mount --bind /tmp/tun /dev/net/tun",
+        "umount /dev/net/tun",
+    ),
+    _fault(
+        "engine-away",
+        "wireguard_available",
+        "worker",
+        _ENGINES.replace("{}", "mount --bind /dev/null"),
+        _ENGINES.replace("{}", "umount"),
+    ),
+    _fault("engine-stopped", "device_up", "worker", f"kill -STOP {_pid('engine')}", f"kill -CONT {_pid('engine')}"),
+    _fault("clock-behind", "clock", "worker", f"echo -1h > {_CLOCK_FILE}", f"echo +0 > {_CLOCK_FILE}"),
+    _fault("clock-ahead", "clock", "worker", f"echo +1h > {_CLOCK_FILE}", f"echo +0 > {_CLOCK_FILE}"),
+    _fault(
+        "conntrack-full", "conntrack_room", "worker", *_instead("/proc/sys/net/netfilter/nf_conntrack_count", "999999")
+    ),
+    _fault(
+        "rule-from-steals",
+        "overlay_route",
+        "worker",
+        f"{_OTHER_LAN}; ip route add default dev lan7 table 107; ip rule add from {{worker}} lookup 107 priority 90",
+        f"ip rule delete priority 90; {_END_OTHER_LAN}",
+    ),
+    _fault(
+        "rule-to-steals",
+        "overlay_route",
+        "head",
+        f"{_OTHER_LAN}; ip route add default dev lan7 table 107; ip rule add to {{worker}} lookup 107 priority 90",
+        f"ip rule delete priority 90; {_END_OTHER_LAN}",
+    ),
+    _fault(
+        "rule-prohibits",
+        "overlay_route",
+        "worker",
+        "ip rule add to 10.99.0.0/16 prohibit priority 90",
+        "ip rule delete priority 90",
+    ),
+    _fault(
+        "docker-network-overlaps",
+        "other_vpns",
+        "head",
+        f"ip link add {_DOCKER} type bridge; ip address add 10.99.77.1/24 dev {_DOCKER}; ip link set {_DOCKER} up",
+        f"ip link delete {_DOCKER}",
+    ),
+    _fault(
+        "vpn-overlaps",
+        "other_vpns",
+        "worker",
+        "ip tuntap add tun7 mode tun; ip address add 10.99.66.1/24 dev tun7; ip link set tun7 up",
+        "ip link delete tun7",
+    ),
+    _fault(
+        "state-read-only",
+        "disk_space",
+        "worker",
+        f"mount --bind {_STATE} {_STATE}; mount -o remount,bind,ro {_STATE}",
+        f"umount --lazy {_STATE}",
+    ),
+    _fault(
+        "disk-full",
+        "disk_space",
+        "worker",
+        "used=$(df --output=used -k /var/lib | tail -1); mount -o remount,size=$((used + 256))k /var/lib",
+        "mount -o remount,size=50% /var/lib",
+    ),
+    _fault(
+        "inodes-gone",
+        "disk_space",
+        "worker",
+        "used=$(df --output=iused /var/lib | tail -1); mount -o remount,nr_inodes=$((used)) /var/lib",
+        "mount -o remount,nr_inodes=1000000 /var/lib",
+    ),
+    _fault(
+        "few-files",
+        "open_files",
+        "worker",
+        f"agent={_pid('agent')}; prlimit --pid $agent --nofile --noheadings --output=SOFT > /tmp/soft; "
+        "prlimit --pid $agent --nofile=200:",
+        f"prlimit --pid {_pid('agent')} --nofile=$(($(cat /tmp/soft))):",
+    ),
+    _fault(
+        "udp-dropped", "udp_port_open", "head", *_table("inet", "strict", "input priority 5", "udp dport 51888 drop")
+    ),
+    _fault(
+        "udp-dropped-raw",
+        "udp_port_open",
+        "head",
+        "iptables -t raw -I PREROUTING -p udp --dport 51888 -j DROP",
+        "iptables -t raw -D PREROUTING -p udp --dport 51888 -j DROP",
+    ),
+    _fault(
+        "udp-dropped-at-card",
+        "udp_port_open",
+        "head",
+        *_table("netdev", "early", 'ingress device "eth0" priority -500', "udp dport 51888 drop"),
+    ),
+    _fault(
+        "tcp-dropped",
+        "tcp_port_open",
+        "head",
+        *_table("inet", "strict", "prerouting priority -150", "tcp dport 51888 drop"),
+    ),
+    _fault(
+        "overlay-dropped-at-card",
+        "overlay_admitted",
+        "worker",
+        *_table("netdev", "early", 'ingress device "meshray0" priority -500', "tcp dport 1-65535 drop"),
+    ),
+    _fault(
+        "overlay-dropped-legacy",
+        "overlay_admitted",
+        "worker",
+        "iptables-legacy -t raw -I PREROUTING -i meshray0 -p tcp -j DROP",
+        "iptables-legacy -t raw -F; iptables-legacy -t raw -X",
+    ),
+)
