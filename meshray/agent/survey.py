@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, TypeVar
 from meshray.agent.report import build_status
 from meshray.doctor.facts import Facts, NodeFacts, decode
 from meshray.doctor.probes import control, host, path, ray
-from meshray.doctor.probes.context import Context
+from meshray.doctor.probes.context import Context, Counters
 from meshray.errors import MeshrayError
 from meshray.model import wire
+from meshray.model.keys import PublicKey
 from meshray.model.node import STATIC
 from meshray.model.question import SURVEY
 from meshray.model.status import RayState, Status
@@ -145,8 +146,15 @@ def _context(agent: Agent, status: Status) -> Context:
         rebinds=agent.rebinds.ages(time.monotonic()),
         round_trip=prober.probe if prober is not None else None,
         echo=(lambda ip, timeout_s, size: prober.round_trip(ip, timeout_s, size=size)) if prober is not None else None,
+        counters=lambda: _counters(agent, of_key),
         heard_ago=prober.heard_ago_s if prober is not None else lambda ip: None,
     )
+
+
+async def _counters(agent: Agent, of_key: Mapping[PublicKey, str]) -> Mapping[str, Counters]:
+    device = await asyncio.to_thread(agent.parts.device.read)
+    peers = device.peers.items() if device is not None else ()
+    return {of_key[key]: Counters(peer.rx_bytes, peer.tx_bytes) for key, peer in peers if key in of_key}
 
 
 async def _map_of(agent: Agent, revision: int, patience_s: float) -> int:

@@ -141,23 +141,31 @@ def _mapping_lifetime(facts: Facts) -> Iterable[Finding]:
 
 def _one_way(facts: Facts) -> Iterable[Finding]:
     for name, peer, seen in pairs(facts):
-        if not seen.sent or seen.received:
+        if not seen.sent or seen.machine_answers:
             continue
+        leg = _silent_leg(facts, name, peer, seen)
+        if seen.received:
+            yield Finding(OK, "probes come back", node=name, peer=peer)
+        elif leg:
+            yield Finding(SKIP, f"its way leads through {leg}, which does not answer either", node=name, peer=peer)
+        elif seen.lost_inside:
+            yield Finding(
+                FAIL,
+                f"none of {seen.sent} probes to {peer} was answered: lost on {name} itself, {seen.lost_inside}",
+                f"on {name}: nft list ruleset; ip rule; what drops or redirects packets of the overlay interface?",
+                name,
+                peer,
+            )
         # What came while we asked in vain proves that the other side lives, and the way from there to here.
-        if seen.heard_ago_s is not None and seen.heard_ago_s <= seen.took_s and not seen.machine_answers:
-            leg = _silent_leg(facts, name, peer, seen)
-            if leg:
-                yield Finding(SKIP, f"its way leads through {leg}, which does not answer either", node=name, peer=peer)
-            else:
-                yield Finding(
-                    FAIL,
-                    f"packets of {peer} arrive at {name} ({seen.heard_ago_s:.1f} s ago), and none of {seen.sent} "
-                    f"probes to {peer} was answered",
-                    f"on {peer}: nft list ruleset (does something drop what comes from {name} by the overlay?); "
-                    f"on {name}: the same for what goes to {peer}",
-                    name,
-                    peer,
-                )
+        elif seen.heard_ago_s is not None and seen.heard_ago_s <= seen.took_s:
+            yield Finding(
+                FAIL,
+                f"packets of {peer} arrive at {name} ({seen.heard_ago_s:.1f} s ago), and none of {seen.sent} probes to "
+                f"{peer} was answered",
+                f"on {peer}: nft list ruleset (does something drop what comes from {name} by the overlay?)",
+                name,
+                peer,
+            )
 
 
 def _silent_leg(facts: Facts, name: str, peer: str, seen: PeerFacts) -> str:

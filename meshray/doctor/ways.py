@@ -12,8 +12,9 @@ from meshray.model.path import NONE, UDP, VIA_HUB, WSS
 if TYPE_CHECKING:
     from meshray.doctor.facts import Facts
 
-#: Of one node's UDP to one hub: answered; not answered, but the relay carries it; not answered.
-WORKS, RELAYED, SILENT = "works", "relayed", "silent"
+#: Of one node's UDP to one hub: answered; not answered, but the relay carries it; not answered; not answered, but
+#: what is lost gets lost on one of the two machines.
+WORKS, RELAYED, SILENT, INSIDE = "works", "relayed", "silent", "inside"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class PeerFacts:
         took_s: from the first probe to the last answer or its deadline.
         heard_ago_s: since a probe of the peer arrived here; None: none did.
         machine_answers: whether the peer's machine refused a connection over the overlay, where no probe was answered.
+        sent_on: whether WireGuard sent as much to the peer meanwhile as the probes are; None: no tunnel of its own.
+        came_in: the same for what came from the peer.
         full_passes: whether packets of ``promised_mtu`` were answered; ``small_passes``: those of the smallest size.
     """
 
@@ -45,6 +48,8 @@ class PeerFacts:
     took_s: float = 0.0
     heard_ago_s: float | None = None
     machine_answers: bool | None = None
+    sent_on: bool | None = None
+    came_in: bool | None = None
     full_passes: bool | None = None
     small_passes: bool | None = None
 
@@ -57,6 +62,16 @@ class PeerFacts:
     def answers(self) -> bool:
         """Whether anything came back."""
         return self.received > 0 or bool(self.machine_answers)
+
+    @property
+    def lost_inside(self) -> str:
+        """Where probes and answers get lost on this very machine: before or behind WireGuard; empty where they do not,
+        or nobody can know."""
+        if not self.sent or self.received:
+            return ""
+        if self.sent_on is False:
+            return "before WireGuard has them"
+        return "behind WireGuard, which had the answers" if self.came_in else ""
 
 
 @dataclass(frozen=True)
@@ -140,13 +155,26 @@ def _udp(facts: Facts, name: str, hub: str) -> Udp | None:
         peer = path.peers[other]
         if peer.kind == VIA_HUB:  # it is no hub for this node
             return None
-        state = RELAYED if peer.transport == WSS else WORKS if peer.transport == UDP and peer.answers else SILENT
+        state = _state(peer, [seen for one, to in ((name, hub), (hub, name)) if (seen := _seen(facts, one, to))])
         return Udp(name, hub, state, path.dialled.get(hub, peer.endpoint), path.port, own=teller == name)
     for _, path in each(facts):
         if own is None and name in path.seen_by_hubs:
             state = WORKS if path.seen_by_hubs[name] else RELAYED
             return Udp(name, hub, state, path.dialled.get(hub, ""), path.port)
     return None
+
+
+def _state(peer: PeerFacts, both_sides: list[PeerFacts]) -> str:
+    if peer.transport == WSS:
+        return RELAYED
+    if peer.transport == UDP and peer.answers:
+        return WORKS
+    return INSIDE if any(seen.lost_inside for seen in both_sides) else SILENT
+
+
+def _seen(facts: Facts, name: str, peer: str) -> PeerFacts | None:
+    path = _path(facts, name)
+    return path.peers.get(peer) if path is not None else None
 
 
 def _path(facts: Facts, name: str) -> PathFacts | None:

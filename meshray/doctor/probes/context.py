@@ -19,6 +19,18 @@ from meshray.wireguard.device import DeviceState
 
 
 @dataclass(frozen=True)
+class Counters:
+    """What WireGuard received from a peer and sent to it, bytes."""
+
+    rx_bytes: int
+    tx_bytes: int
+
+
+async def _no_counters() -> Mapping[str, Counters]:
+    return {}
+
+
+@dataclass(frozen=True)
 class Context:
     """What is None or empty is not known: before the machine is enrolled, or because no agent runs.
 
@@ -40,6 +52,7 @@ class Context:
         map_of: this node's revision of the map once it is the one given, or after so many seconds.
         round_trip: milliseconds to an overlay address and back within the time given (seconds), None: no answer.
         echo: the same for a packet of a size (bytes, 0: small), which is not remembered.
+        counters: WireGuard's counters of each peer now, by node name.
         heard_ago: seconds since an overlay address last asked this node; None: it never did.
     """
 
@@ -71,4 +84,5 @@ class Context:
     person: Person | None = None
     round_trip: Callable[[IPv4Address, float], Awaitable[float | None]] | None = None
     echo: Callable[[IPv4Address, float, int], Awaitable[float | None]] | None = None
+    counters: Callable[[], Awaitable[Mapping[str, Counters]]] = _no_counters
     heard_ago: Callable[[IPv4Address], float | None] = lambda ip: None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 from statistics import median
 
-from meshray.doctor.probes.context import Context
+from meshray.doctor.probes.context import Context, Counters
 from meshray.doctor.ways import PathFacts, PeerFacts
 from meshray.model.node import STATIC
-from meshray.model.path import NONE, SELF
+from meshray.model.path import DIRECT, NONE, SELF
 from meshray.model.status import NodeStatus
 from meshray.settings import KEEPALIVE_S
 
@@ -24,6 +25,8 @@ _ANSWER_S = 0.6
 _SLOWEST_S = 1.2
 #: Packets of full size that are sent at once: one may be lost.
 _FULL = 3
+#: A probe as WireGuard counts it has 80 bytes; half of them must be counted where none was lost.
+_COUNTED_BYTES = 40
 #: The smallest size that `meshray.agent.mtu` tries, bytes of an inner packet.
 _SMALLEST = 1200
 #: RFC 863; hardly anything listens there.
@@ -40,7 +43,8 @@ async def look(context: Context) -> PathFacts:
     me = context.mesh_map.find(context.name)
     peers = [node for node in context.status.nodes if node.path.kind != SELF and node.role != STATIC][:_PEERS]
     hubs = {str(hub.name) for hub in context.mesh_map.hubs}
-    looked = await asyncio.gather(*(_peer(context, node, node.name in hubs) for node in peers))
+    before = await context.counters()
+    looked = await asyncio.gather(*(_peer(context, node, node.name in hubs, before) for node in peers))
     return PathFacts(
         transport=context.transport,
         is_hub=context.is_hub,
@@ -59,7 +63,7 @@ async def look(context: Context) -> PathFacts:
     )
 
 
-async def _peer(context: Context, node: NodeStatus, is_hub: bool) -> PeerFacts:
+async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mapping[str, Counters]) -> PeerFacts:
     path = node.path
     facts = PeerFacts(
         is_hub=is_hub,
@@ -88,11 +92,23 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool) -> PeerFacts:
         heard_ago_s=context.heard_ago(node.ip),
     )
     if not heard:
-        return replace(facts, machine_answers=await lives(node.ip, answer_s))
+        counted = _grown(before, await context.counters(), node.name, _COUNTED_BYTES * len(answers))
+        came_in, sent_on = counted if path.kind == DIRECT else (None, None)
+        machine_answers = await lives(node.ip, answer_s)
+        return replace(facts, machine_answers=machine_answers, sent_on=sent_on, came_in=came_in)
     if path.mtu is None:
         return facts
     full, small = await asyncio.gather(*(_passes(context, node.ip, answer_s, size) for size in (path.mtu, _SMALLEST)))
     return replace(facts, full_passes=full, small_passes=small)
+
+
+def _grown(
+    before: Mapping[str, Counters], after: Mapping[str, Counters], name: str, by: int
+) -> tuple[bool | None, bool | None]:
+    """Whether so much came from the peer, and was sent to it."""
+    if name not in before or name not in after:
+        return None, None
+    return after[name].rx_bytes - before[name].rx_bytes >= by, after[name].tx_bytes - before[name].tx_bytes >= by
 
 
 async def _burst(context: Context, ip: IPv4Address, count: int, apart_s: float, answer_s: float) -> list[float | None]:

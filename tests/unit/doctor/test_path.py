@@ -134,6 +134,16 @@ def test_a_peer_that_is_heard_and_does_not_hear() -> None:
     assert failing(report) == [("one_way", "head", "gpu-1")]
 
 
+@pytest.mark.parametrize(
+    ("inside", "words"), [({"sent_on": False}, "before WireGuard"), ({"sent_on": True, "came_in": True}, "behind")]
+)
+def test_what_is_lost_on_the_machine_itself_is_no_matter_of_udp(inside: dict[str, bool], words: str) -> None:
+    near = with_peer(ONE, "head", **DEAF, sent_on=True, came_in=False)
+    report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF, **inside), near, TWO))
+    assert failing(report) == [("one_way", "head", "gpu-1")]
+    assert [words in check.evidence for check in report if check.code == "one_way" and check.status == FAIL] == [True]
+
+
 @pytest.mark.parametrize("heard_ago_s", [None, 30.0])
 def test_a_peer_that_fell_silent_is_not_one_way(heard_ago_s: float | None) -> None:
     report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF, heard_ago_s=heard_ago_s), ONE, TWO))

@@ -1,0 +1,288 @@
+"""What breaks between a node and the coordinator, and between nodes; and the place where it does.
+
+                    switch wan 203.0.113.0/24
+         ┌───────────────────┬───────────────────┐
+       isp (.9)          near-nat (.20)      far-nat (.30)     home routers: nothing new comes in
+         │ .12/30            │ 192.168.7.0/24    │ 192.168.8.0/24
+       head (.14)          near                far             both with --transport udp
+       coordinator, hub                        HTTPS_PROXY: tinyproxy on far-nat
+
+Nearly all faults are made on the routers, as a provider or a company would; none in the nodes' own firewalls.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.lab.cluster import Cluster
+from tests.lab.faults import Fault
+from tests.lab.host import Host, HostProcess
+from tests.lab.proxy import Proxy
+from tests.lab.world import Router, World
+
+#: Web servers with TLS only: what the proxy lets its customers call.
+PORT = 443
+_TRAP_PORT = 8443
+_STATE = "/var/lib/meshray"
+
+#: Whoever connects gets TLS with a certificate of "Inspection Box".
+_INTERCEPT = """
+import datetime, pathlib, socket, ssl, sys
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+key = ec.generate_private_key(ec.SECP256R1())
+name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Inspection Box")])
+now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+certificate = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    .serial_number(1).not_valid_before(now).not_valid_after(now + day).sign(key, hashes.SHA256()))
+pathlib.Path("/tmp/box.pem").write_bytes(
+    key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    + certificate.public_bytes(serialization.Encoding.PEM))
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/tmp/box.pem")
+server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+while True:
+    caller, _ = server.accept()
+    try:
+        caller.settimeout(2)
+        context.wrap_socket(caller, server_side=True).recv(100)
+    except OSError:
+        pass
+    caller.close()
+"""
+#: Answers everything with one text.
+_ANSWER = """
+import socket, sys
+server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+while True:
+    caller, _ = server.accept()
+    try:
+        caller.settimeout(2)
+        caller.recv(1000)
+        caller.sendall(sys.argv[2].encode())
+    except OSError:
+        pass
+    caller.close()
+"""
+_LOGIN = "HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_SSH = "SSH-2.0-OpenSSH_9.2\r\n"
+
+
+@dataclass
+class Stage:
+    """See the module's text. ``running``: what a fault has started, by name."""
+
+    world: World
+    cluster: Cluster
+    isp: Host
+    near: Router
+    far: Router
+    proxy: Proxy
+    running: dict[str, HostProcess] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, world: World) -> Stage:
+        """The networks and a mesh without Ray."""
+        wan = world.switch("wan", "203.0.113.0/24")
+        line = world.line("isp", wan, "203.0.113.9", inside="203.0.113.12/30", mtu=1500)
+        head = world.host("head", line, "203.0.113.14")
+        near_nat = world.router("near-nat", wan, "203.0.113.20", lan="192.168.7.0/24")
+        far_nat = world.router("far-nat", wan, "203.0.113.30", lan="192.168.8.0/24")
+        near = world.host("near", near_nat.lan, "192.168.7.10")
+        far = world.host("far", far_nat.lan, "192.168.8.10")
+        proxy = Proxy(far_nat.host, str(far_nat.lan.gateway))
+        proxy.start()
+        far.environment.update(proxy.environment)
+        cluster = Cluster.without_ray(head, [near, far], init=["--port", str(PORT)], join=["--transport", "udp"])
+        return cls(world, cluster, world.hosts["isp"], near_nat, far_nat, proxy)
+
+    def doctor(self, host: str) -> dict[str, Any]:
+        """What `meshray doctor --json` says there."""
+        return self.cluster.meshray(self.world.hosts[host], "doctor", check=False)
+
+    def first_fail(self, host: str) -> dict[str, Any]:
+        """The first failed check there; empty where none is."""
+        return next((check for check in self.doctor(host)["checks"] if check["status"] == "fail"), {})
+
+    def start(self, host: Host, name: str, code: str, *arguments: str) -> None:
+        """A small server in Python, until it listens on the port that is its first argument."""
+        self.running[name] = host.popen([sys.executable, "-c", code, *arguments], name=name)
+        host.wait_until(lambda: f":{arguments[0]} " in host.run(["ss", "-tln"]).stdout, 10, name)
+
+    def stop(self, name: str) -> None:
+        """Ends it, if it was started."""
+        process = self.running.pop(name, None)
+        if process is not None:
+            process.stop()
+
+
+Act = Callable[[Stage], None]
+
+
+def _table(host: Host, chain: str, rule: str) -> None:
+    rules = f"table ip fault {{ chain fault {{ type {chain}; policy accept; {rule}; }}; }}"
+    host.run(["nft", "-f", "-"], stdin=rules)
+
+
+def _drops(where: Callable[[Stage], Host], rule: str) -> tuple[Act, Act]:
+    """A router that drops what it should forward."""
+    return _ruled(where, "filter hook forward priority -10", f"{rule} drop")
+
+
+def _ruled(where: Callable[[Stage], Host], chain: str, rule: str) -> tuple[Act, Act]:
+    def inject(stage: Stage) -> None:
+        _table(where(stage), chain, rule)
+
+    def heal(stage: Stage) -> None:
+        where(stage).run(["nft", "delete", "table", "ip", "fault"], check=False)
+
+    return inject, heal
+
+
+def _trapped(code: str, *arguments: str) -> tuple[Act, Act]:
+    """The router near has something else answer for the coordinator."""
+    inject_rule, heal_rule = _ruled(
+        _near, "nat hook prerouting priority dstnat", f'iifname "lan" tcp dport {PORT} redirect to :{_TRAP_PORT}'
+    )
+
+    def inject(stage: Stage) -> None:
+        stage.start(stage.near.host, "trap", code, str(_TRAP_PORT), *arguments)
+        inject_rule(stage)
+
+    def heal(stage: Stage) -> None:
+        heal_rule(stage)
+        stage.stop("trap")
+
+    return inject, heal
+
+
+def _near(stage: Stage) -> Host:
+    return stage.near.host
+
+
+def _far(stage: Stage) -> Host:
+    return stage.far.host
+
+
+def _isp(stage: Stage) -> Host:
+    return stage.isp
+
+
+def _signal_coordinator(number: int) -> Act:
+    def act(stage: Stage) -> None:
+        head = stage.cluster.head
+        for pid in head.run(["pgrep", "-f", "meshray.coordinator"]).stdout.split():
+            head.run(["kill", f"-{number}", pid])
+
+    return act
+
+
+def _other_certificate(stage: Stage) -> None:
+    head = stage.cluster.head
+    code = (
+        "import pathlib, sys; from meshray.coordinator.identity import make_certificate; "
+        f"home = pathlib.Path('{_STATE}'); certificate, key = make_certificate(); "
+        "(home / 'coordinator.crt').write_text(certificate); (home / 'coordinator.key').write_text(key)"
+    )
+    head.shell(f"cd {_STATE} && cp -p coordinator.crt kept.crt && cp -p coordinator.key kept.key")
+    head.run([sys.executable, "-c", code])
+    _restart_coordinator(stage)
+
+
+def _first_certificate(stage: Stage) -> None:
+    stage.cluster.head.shell(f"cd {_STATE} && mv kept.crt coordinator.crt && mv kept.key coordinator.key")
+    _restart_coordinator(stage)
+
+
+def _restart_coordinator(stage: Stage) -> None:
+    head = stage.cluster.head
+    before = head.run(["pgrep", "-f", "meshray.coordinator"]).stdout
+    _signal_coordinator(signal.SIGKILL)(stage)
+    head.wait_until(
+        lambda: (
+            head.run(["pgrep", "-f", "meshray.coordinator"], check=False).stdout not in ("", before)
+            and f":{PORT} " in head.run(["ss", "-tln"]).stdout
+        ),
+        20,
+        "the coordinator",
+    )
+
+
+def _no_proxy(stage: Stage) -> None:
+    stage.proxy.stop()
+
+
+def _proxy_again(stage: Stage) -> None:
+    stage.stop("no-proxy")
+    stage.proxy.start()
+
+
+def _other_password(stage: Stage) -> None:
+    stage.proxy.stop()
+    stage.proxy.start(password="babbage")
+
+
+def _first_password(stage: Stage) -> None:
+    stage.proxy.stop()
+    stage.proxy.start()
+
+
+def _garbage(stage: Stage) -> None:
+    stage.proxy.stop()
+    stage.start(_far(stage), "no-proxy", _ANSWER, "8888", _SSH)
+
+
+def _inner_one_way() -> tuple[Act, Act]:
+    """What the head sends to near by the overlay is lost; the other direction is not."""
+
+    def inject(stage: Stage) -> None:
+        rule = f'oifname "meshray0" ip daddr {stage.cluster.ip(stage.world.hosts["near"])} drop'
+        _table(stage.cluster.head, "filter hook output priority raw", rule)
+
+    def heal(stage: Stage) -> None:
+        stage.cluster.head.run(["nft", "delete", "table", "ip", "fault"], check=False)
+
+    return inject, heal
+
+
+def _path(name: str, acts: tuple[Act, Act], code: str, node: str, asked: str = "") -> Fault[Stage]:
+    return Fault(name, "path", *acts, code=code, node=node, asked=asked)
+
+
+def _control(name: str, acts: tuple[Act, Act], code: str, node: str, asked: str = "") -> Fault[Stage]:
+    return Fault(name, "control", *acts, code=code, node=node, asked=asked)
+
+
+FAULTS: tuple[Fault[Stage], ...] = (
+    _control("tcp-dropped-upstream", _drops(_isp, f'oifname "lan" tcp dport {PORT}'), "coordinator_tcp", "near"),
+    _control(
+        "coordinator-frozen",
+        (_signal_coordinator(signal.SIGSTOP), _signal_coordinator(signal.SIGCONT)),
+        "coordinator_tcp",
+        "near",
+    ),
+    _control("tls-intercepted", _trapped(_INTERCEPT), "certificate_pin", "near"),
+    _control("captive-portal", _trapped(_ANSWER, _LOGIN), "captive_portal", "near"),
+    _control("no-tls", _trapped(_ANSWER, _SSH), "coordinator_tcp", "near"),
+    _control("proxy-away", (_no_proxy, _proxy_again), "proxy_works", "far"),
+    _control("proxy-407", (_other_password, _first_password), "proxy_works", "far"),
+    _control("proxy-garbage", (_garbage, _proxy_again), "proxy_works", "far"),
+    _control("certificate-replaced", (_other_certificate, _first_certificate), "certificate_pin", "near"),
+    _path("udp-out-blocked", _drops(_near, 'iifname "lan" meta l4proto udp'), "udp_out", "near"),
+    _path("udp-answers-blocked", _drops(_near, 'iifname "wan" meta l4proto udp'), "udp_out", "near", "head"),
+    _path("udp-in-blocked-upstream", _drops(_isp, f'oifname "lan" udp dport {PORT}'), "udp_in", "head"),
+    _path("one-way-inside", _inner_one_way(), "one_way", "near", "head"),
+    _path("a-third-lost", _drops(_near, "meta l4proto udp numgen inc mod 10 < 3"), "path_loss", "near", "head"),
+    _path("large-packets-eaten", _drops(_near, "meta l4proto udp meta length > 1228"), "path_mtu", "near", "head"),
+)
+
+
+def told(check: dict[str, Any]) -> str:
+    """For a failed assertion."""
+    return json.dumps(check, indent=1, ensure_ascii=False)
