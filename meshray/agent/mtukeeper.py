@@ -41,14 +41,19 @@ class MtuKeeper:
         self._prober = prober
         self._found: dict[IPv4Address, int] = {}
         self._measured: dict[Way, float] = {}
+        self._done: set[IPv4Address] = set()
 
     def mtu(self, peer: IPv4Address) -> int:
         """Of the path to this peer, bytes of an inner packet."""
         return self._found.get(peer, DEFAULT_MTU)
 
+    def is_measured(self, peer: IPv4Address) -> bool:
+        """Whether `mtu` was found out by now."""
+        return peer in self._done
+
     def network_changed(self) -> None:
         """Every path is measured again."""
-        self._measured = {}
+        self._measured, self._done = {}, set()
 
     async def run(self, ways: Callable[[], Iterable[Way]]) -> None:
         """Measures every path that is new, some at a time, until cancelled."""
@@ -56,6 +61,7 @@ class MtuKeeper:
             there = set(ways())
             self._measured = {way: when for way, when in self._measured.items() if way in there}
             gone = set(self._found) - {ip for ip, _ in there}
+            self._done &= {ip for ip, _ in there}
             for ip in gone:
                 del self._found[ip]
             if gone:
@@ -78,6 +84,7 @@ class MtuKeeper:
             self._measured.pop(way, None)
             await asyncio.sleep(_LOOK_S)
             return
+        self._done.add(ip)
         if found != self.mtu(ip):
             log.info("packets to %s: at most %d bytes", ip, found)
             self._found[ip] = found

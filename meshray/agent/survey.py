@@ -147,6 +147,7 @@ def _context(agent: Agent, status: Status) -> Context:
         round_trip=prober.probe if prober is not None else None,
         echo=(lambda ip, timeout_s, size: prober.round_trip(ip, timeout_s, size=size)) if prober is not None else None,
         counters=lambda: _counters(agent, of_key),
+        mtu_measured=agent.mtus.is_measured if agent.mtus is not None else lambda ip: False,
         heard_ago=prober.heard_ago_s if prober is not None else lambda ip: None,
     )
 

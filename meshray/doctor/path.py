@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
-from meshray.doctor.ways import RELAYED, SILENT, WORKS, PeerFacts, Udp, each, lossy_leg, pairs, udp_ways
+from meshray.doctor.ways import RELAYED, SILENT, SOME_LOSS, WORKS, PeerFacts, Udp, each, lossy_leg, pairs, udp_ways
 from meshray.model.path import VIA_HUB, WSS
 
 if TYPE_CHECKING:
     from meshray.doctor.facts import Facts
 
-#: Share of a burst's probes: from here on TCP slows down, and from there on Ray's health checks suffer.
-SOME_LOSS, BAD_LOSS = 0.05, 0.2
+#: Share of a burst's probes from which on Ray's health checks suffer.
+BAD_LOSS = 0.2
 #: So many changes of a mapping within `RECENT_S` are no accident.
 REBINDS = 2
 RECENT_S = 3 * 3600.0
@@ -157,11 +157,11 @@ def _one_way(facts: Facts) -> Iterable[Finding]:
                 peer,
             )
         # What came while we asked in vain proves that the other side lives, and the way from there to here.
-        elif seen.heard_ago_s is not None and seen.heard_ago_s <= seen.took_s:
+        elif seen.heard:
             yield Finding(
                 FAIL,
-                f"packets of {peer} arrive at {name} ({seen.heard_ago_s:.1f} s ago), and none of {seen.sent} probes to "
-                f"{peer} was answered",
+                f"packets of {peer} arrive at {name} ({seen.heard_ago_s or 0:.1f} s ago), and none of {seen.sent} "
+                f"probes to {peer} was answered",
                 f"on {peer}: nft list ruleset (does something drop what comes from {name} by the overlay?)",
                 name,
                 peer,
@@ -204,6 +204,9 @@ def _path_mtu(facts: Facts) -> Iterable[Finding]:
             continue
         if seen.full_passes:
             yield Finding(OK, f"packets of {seen.promised_mtu} bytes pass over {_way(seen)}", node=name, peer=peer)
+            continue
+        if seen.small_passes and not seen.mtu_measured:
+            yield Finding(SKIP, "the largest size is still being looked for", node=name, peer=peer)
             continue
         least = "not even those of 1200" if not seen.small_passes else "those of 1200 do"
         yield Finding(

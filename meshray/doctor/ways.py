@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from meshray.model.node import HEAD, HUB, STATIC
+from meshray.model.node import STATIC
 from meshray.model.path import NONE, UDP, VIA_HUB, WSS
 
 if TYPE_CHECKING:
     from meshray.doctor.facts import Facts
 
+#: Share of a burst's probes from which on TCP slows down.
+SOME_LOSS = 0.05
 #: Of one node's UDP to one hub: answered; not answered, but the relay carries it; not answered; not answered, but
 #: what is lost gets lost on one of the two machines.
 WORKS, RELAYED, SILENT, INSIDE = "works", "relayed", "silent", "inside"
@@ -24,6 +26,7 @@ class PeerFacts:
     Attributes:
         kind: direct, hub or none; with ``transport``, ``endpoint`` and ``reason`` as in `meshray.model.path.Path`.
         promised_mtu: what the peer's route lets through, bytes of an inner packet.
+        mtu_measured: whether ``promised_mtu`` was found out by trying.
         sent: probes of a short burst, and how many were answered; 0: none were sent.
         rtt_ms: their median.
         took_s: from the first probe to the last answer or its deadline.
@@ -42,6 +45,7 @@ class PeerFacts:
     reason: str = ""
     handshake_age_s: float | None = None
     promised_mtu: int | None = None
+    mtu_measured: bool = False
     sent: int = 0
     received: int = 0
     rtt_ms: float | None = None
@@ -71,7 +75,13 @@ class PeerFacts:
             return ""
         if self.sent_on is False:
             return "before WireGuard has them"
-        return "behind WireGuard, which had the answers" if self.came_in else ""
+        # The peer's own probes count as well, but those arrive.
+        return "behind WireGuard, which had the answers" if self.came_in and not self.heard else ""
+
+    @property
+    def heard(self) -> bool:
+        """Whether a probe of the peer came while it was asked."""
+        return self.heard_ago_s is not None and self.heard_ago_s <= self.took_s
 
 
 @dataclass(frozen=True)
@@ -131,15 +141,14 @@ def udp_ways(facts: Facts) -> list[Udp]:
     """Every node's UDP to every hub, as the node itself, else the hub, else the map tells."""
     if facts.status is None:
         return []
-    roles = {node.name: node.role for node in facts.status.nodes if node.online}
-    hubs = {name for name, role in roles.items() if role in (HEAD, HUB)}
-    hubs &= {hub for _, path in each(facts) for hub in (*path.dialled, *path.peers)} | {
-        name for name, path in each(facts) if path.is_hub
-    }
+    online = {node.name for node in facts.status.nodes if node.online and node.role != STATIC}
+    hubs = {name for name, path in each(facts) if path.is_hub}
+    hubs |= {peer for _, path in each(facts) for peer, seen in path.peers.items() if seen.is_hub}
     found = []
-    for hub in sorted(hubs):
-        for name in sorted(set(roles) - hubs):
-            if roles[name] != STATIC and (way := _udp(facts, name, hub)) is not None:
+    for hub in sorted(hubs & online):
+        for name in sorted(online - hubs):
+            way = _udp(facts, name, hub)
+            if way is not None:
                 found.append(way)
     return found
 

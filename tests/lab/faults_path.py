@@ -238,6 +238,19 @@ def _garbage(stage: Stage) -> None:
     stage.start(_far(stage), "no-proxy", _ANSWER, "8888", _SSH)
 
 
+def _remove_far(stage: Stage) -> None:
+    far = stage.world.hosts["far"]
+    stage.cluster.head.run(["meshray", "node", "rm", "far", "--yes"])
+    far.wait_until(lambda: far.run(["meshray", "status"], check=False).returncode == 5, 10, "the agent's end")
+
+
+def _join_far_again(stage: Stage) -> None:
+    far = stage.world.hosts["far"]
+    far.run(["meshray", "leave", "--yes"])
+    token = stage.cluster.answers["head"]["token"]
+    stage.cluster.meshray(far, "join", token, "--no-ray", "--transport", "udp")
+
+
 def _inner_one_way() -> tuple[Act, Act]:
     """What the head sends to near by the overlay is lost; the other direction is not."""
 
@@ -274,6 +287,7 @@ FAULTS: tuple[Fault[Stage], ...] = (
     _control("proxy-407", (_other_password, _first_password), "proxy_works", "far"),
     _control("proxy-garbage", (_garbage, _proxy_again), "proxy_works", "far"),
     _control("certificate-replaced", (_other_certificate, _first_certificate), "certificate_pin", "near"),
+    _control("credential-removed", (_remove_far, _join_far_again), "credential", "far"),
     _path("udp-out-blocked", _drops(_near, 'iifname "lan" meta l4proto udp'), "udp_out", "near"),
     _path("udp-answers-blocked", _drops(_near, 'iifname "wan" meta l4proto udp'), "udp_out", "near", "head"),
     _path("udp-in-blocked-upstream", _drops(_isp, f'oifname "lan" udp dport {PORT}'), "udp_in", "head"),

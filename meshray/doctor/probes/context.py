@@ -53,6 +53,7 @@ class Context:
         round_trip: milliseconds to an overlay address and back within the time given (seconds), None: no answer.
         echo: the same for a packet of a size (bytes, 0: small), which is not remembered.
         counters: WireGuard's counters of each peer now, by node name.
+        mtu_measured: whether the size that passes to an overlay address was found out.
         heard_ago: seconds since an overlay address last asked this node; None: it never did.
     """
 
@@ -85,4 +86,5 @@ class Context:
     round_trip: Callable[[IPv4Address, float], Awaitable[float | None]] | None = None
     echo: Callable[[IPv4Address, float, int], Awaitable[float | None]] | None = None
     counters: Callable[[], Awaitable[Mapping[str, Counters]]] = _no_counters
+    mtu_measured: Callable[[IPv4Address], bool] = lambda ip: False
     heard_ago: Callable[[IPv4Address], float | None] = lambda ip: None

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from statistics import median
 
 from meshray.doctor.probes.context import Context, Counters
-from meshray.doctor.ways import PathFacts, PeerFacts
+from meshray.doctor.ways import SOME_LOSS, PathFacts, PeerFacts
 from meshray.model.node import STATIC
 from meshray.model.path import DIRECT, NONE, SELF
 from meshray.model.status import NodeStatus
@@ -21,7 +21,7 @@ _BURST, _MORE = 10, 20
 _APART_S = 0.05
 _MORE_APART_S = 0.03
 #: An answer later than this, beyond twice the usual round trip, counts as lost.
-_ANSWER_S = 0.6
+_ANSWER_S = 0.75
 _SLOWEST_S = 1.2
 #: Packets of full size that are sent at once: one may be lost.
 _FULL = 3
@@ -94,12 +94,14 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
     if not heard:
         counted = _grown(before, await context.counters(), node.name, _COUNTED_BYTES * len(answers))
         came_in, sent_on = counted if path.kind == DIRECT else (None, None)
+        if is_hub:  # what came from there may be what others sent
+            came_in = None
         machine_answers = await lives(node.ip, answer_s)
         return replace(facts, machine_answers=machine_answers, sent_on=sent_on, came_in=came_in)
-    if path.mtu is None:
+    if path.mtu is None or facts.loss >= SOME_LOSS:  # what is lost says nothing of its size then
         return facts
     full, small = await asyncio.gather(*(_passes(context, node.ip, answer_s, size) for size in (path.mtu, _SMALLEST)))
-    return replace(facts, full_passes=full, small_passes=small)
+    return replace(facts, full_passes=full, small_passes=small, mtu_measured=context.mtu_measured(node.ip))
 
 
 def _grown(

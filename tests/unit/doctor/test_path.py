@@ -88,6 +88,12 @@ def test_one_node_whose_udp_is_not_answered() -> None:
         assert "port 51888" in of("udp_out", report).fix
 
 
+def test_what_comes_in_may_be_the_others_own_probes() -> None:
+    silent = with_peer(ONE, "head", **DEAF, sent_on=True, came_in=True, heard_ago_s=0.2)
+    deaf = with_peer(HEAD, "gpu-1", **DEAF, sent_on=True, came_in=False)
+    assert failing(examine(facts(deaf, silent, TWO))) == [("udp_out", "gpu-1", "")]
+
+
 def test_asked_alone_it_goes_by_what_the_hubs_saw() -> None:
     alone = with_path(with_peer(ONE, "head", **DEAF), seen_by_hubs={"gpu-1": HUB_AT, "gpu-2": "198.51.100.9:1"})
     assert failing(examine(facts(alone, me="gpu-1"))) == [("udp_out", "gpu-1", "")]
@@ -169,8 +175,10 @@ def test_loss_on_the_way_to_the_hub_is_not_told_again_for_all_behind_it() -> Non
 
 
 def test_large_packets_in_one_direction() -> None:
-    report = examine(facts(HEAD, with_peer(ONE, "gpu-2", full_passes=False, small_passes=True), TWO))
-    assert failing(report) == [("path_mtu", "gpu-1", "gpu-2")]
+    for seen in ({"small_passes": True, "mtu_measured": True}, {"small_passes": False}):
+        report = examine(facts(HEAD, with_peer(ONE, "gpu-2", full_passes=False, **seen), TWO))
+        assert failing(report) == [("path_mtu", "gpu-1", "gpu-2")]
+    assert failing(examine(facts(HEAD, with_peer(ONE, "gpu-2", full_passes=False), TWO))) == []
 
 
 @pytest.mark.parametrize(
