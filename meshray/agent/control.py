@@ -52,7 +52,9 @@ class ControlClient:
     def stream(self, op: str, *, timeout_s: float, **fields: object) -> Iterator[Mapping[str, object]]:
         """The agent's events, then its answer, as they come; raises as `ask` does."""
         with contextlib.closing(self._connect(timeout_s)) as connection:
-            connection.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
+            # A request that is refused half-way has its answer all the same.
+            with contextlib.suppress(OSError):
+                connection.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 while True:
                     answer = self._read(lines.readline, timeout_s)

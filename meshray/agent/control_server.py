@@ -19,6 +19,9 @@ from meshray.model import wire
 
 log = logging.getLogger(__name__)
 
+#: The command line sends its request at once; who has not sent it whole by then is told so, seconds.
+REQUEST_S = 10.0
+
 #: An operation: takes the request and a way to tell events, returns the last answer.
 Operation = Callable[[Mapping[str, object], Emit], Awaitable[Mapping[str, object]]]
 
@@ -32,11 +35,17 @@ class ControlServer:
         operations: what anybody may ask who may open the socket.
         owner_operations: what only root (or whoever runs the agent) may ask.
         person_uid: the person for whom Ray runs; may open the socket besides root.
+        request_s: a request must be here whole within this; shorter for tests.
     """
 
     def __init__(
-        self, operations: Mapping[str, Operation], owner_operations: Mapping[str, Operation], person_uid: int
+        self,
+        operations: Mapping[str, Operation],
+        owner_operations: Mapping[str, Operation],
+        person_uid: int,
+        request_s: float = REQUEST_S,
     ) -> None:
+        self._request_s = request_s
         self._operations = operations
         self._owner_operations = owner_operations
         self._person_uid = person_uid
@@ -70,19 +79,25 @@ class ControlServer:
         # Who hangs up early has no further interest in the answer.
         with contextlib.suppress(ConnectionError):
             try:
-                request = wire.decode(await reader.readline())
+                request = wire.decode(await self._line(reader))
                 operation = self._allowed(wire.text(request, "op", 32), _peer_uid(writer))
                 await tell({"ok": await operation(request, lambda event: tell({"event": event}))})
             except MeshrayError as error:
                 await tell({"error": error.to_json(), "exit_code": error.exit_code})
-            except ValueError:
-                await tell(_failure("bad_message", "the request is too long"))
             except ConnectionError:
                 raise
             except Exception:
                 log.exception("an operation failed")
                 await tell(_failure("agent_failed", "the agent failed at this request; its log tells why"))
         writer.close()
+
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await asyncio.wait_for(reader.readline(), self._request_s)
+        except asyncio.TimeoutError:
+            raise wire.WireError(f"no whole request came within {self._request_s:g} s") from None
+        except ValueError:
+            raise wire.WireError(f"the request is too long: more than {MAX_REQUEST_BYTES // 1024} KiB") from None
 
     def _allowed(self, op: str, uid: int) -> Operation:
         if op in self._operations:
