@@ -11,8 +11,10 @@ import pytest
 
 from meshray.coordinator import api
 from meshray.coordinator.door import Door
+from meshray.coordinator.listener import MAX_HANDSHAKES
 
-from .coordinator_harness import PATIENCE_S, Running, enrol_request, running_mesh
+from .coordinator_harness import PATIENCE_S, Running, client_of, enrol_request, make_mesh, running_mesh
+from .test_coordinator_process import coordinator
 
 
 def resident_mib() -> float:
@@ -178,3 +180,64 @@ async def test_too_many_requests_at_once_are_told_to_come_back(tmp_path: Path, m
         monkeypatch.setattr(api, "MAX_REQUESTS", 0)
         reply = await mesh.client.call("GET", "/v1/hello")
         assert (reply.status, reply.code) == (429, "busy")
+
+
+async def flood(mesh: Running, opening: bytes, piece: bytes, total: int) -> None:
+    """Sends without ever reading, until the coordinator stops taking it, throws it out, or has had this much."""
+    _, writer = await mesh.client.raw(receive_buffer=8192)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    try:
+        writer.write(opening)
+        for _ in range(total // len(piece)):
+            writer.write(piece)
+            await asyncio.wait_for(writer.drain(), 1.0)
+    except (asyncio.TimeoutError, ConnectionError):
+        pass
+    finally:
+        writer.transport.abort()
+
+
+def upgrade(credential: str) -> bytes:
+    return (
+        "GET /v1/agent HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        f"Authorization: Bearer {credential}\r\n\r\n"
+    ).encode()
+
+
+#: A masked ping of 125 bytes (RFC 6455, section 5.5.2), many times.
+PINGS = (b"\x89\xfd\x00\x00\x00\x00" + b"p" * 125) * 500
+
+
+async def test_pings_and_requests_without_end_cost_no_memory(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        member = await mesh.client.enrol(mesh.token)
+        requests = b"GET /v1/hello HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
+        before = resident_mib()
+        floods = asyncio.gather(
+            flood(mesh, upgrade(member.credential), PINGS, 20_000_000),
+            flood(mesh, b"", requests, 20_000_000),
+        )
+        while not floods.done():
+            # Others are answered meanwhile.
+            assert (await asyncio.wait_for(mesh.client.call("GET", "/v1/hello"), PATIENCE_S)).status == 200
+            await asyncio.wait({floods}, timeout=0.1)
+        floods.result()
+        assert resident_mib() - before < 40
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+async def test_a_crowd_from_one_address_is_cut_and_others_are_served(tmp_path: Path) -> None:
+    home, _, token = make_mesh(tmp_path)
+    async with (
+        coordinator(home, tmp_path / "log") as (process, port),
+        client_of(port, token.fingerprint) as client,
+    ):
+        crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(400)]
+        assert (await client.call("GET", "/v1/hello")).status == 200
+        assert open_files(process.pid) < MAX_HANDSHAKES + 50
+        for _, writer in crowd:
+            writer.transport.abort()
