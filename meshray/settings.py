@@ -51,6 +51,11 @@ class Home:
         return self.state / "private.key"
 
     @property
+    def pending_key(self) -> Path:
+        """The key that is to follow, until the coordinator's word decides."""
+        return self.state / "private.key.next"
+
+    @property
     def enrolment(self) -> Path:
         """Who this node is: see `meshray.agent.enrolment`."""
         return self.state / "node.json"

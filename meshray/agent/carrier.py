@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -23,6 +22,7 @@ from meshray.agent.transport import HubTransport, Mode
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
 from meshray.relay.client import RelayClient
+from meshray.runtime.clock import boot_s
 from meshray.wireguard.device import DeviceState
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Carrier:
         device: Callable[[], DeviceState | None],
         switched: Callable[[Node], None],
     ) -> None:
-        self._transport = HubTransport.start(mode, time.time())
+        self._transport = HubTransport.start(mode, boot_s())
         self._mode = mode
         self._coordinator = coordinator
         self._hub = hub
@@ -68,9 +68,13 @@ class Carrier:
 
     def network_changed(self) -> None:
         """Another network may let UDP pass, or may not."""
-        self._transport = replace(self._transport, since=time.time())
+        self._transport = replace(self._transport, since=boot_s())
         if self._client is not None:
             self._client.try_udp_again()
+
+    def begin_again(self) -> None:
+        """A key was changed: the tunnel needs a new handshake, and gets the time for it."""
+        self._transport = replace(self._transport, since=boot_s())
 
     async def run(self, prober: Prober | None) -> None:
         """Keeps the tunnel on what carries it, until cancelled."""
@@ -84,7 +88,7 @@ class Carrier:
             await self._leave_relay()
 
     async def _look(self, hub: Node, prober: Prober | None) -> None:
-        now = time.time()
+        now = boot_s()
         if self._running is not None and self._running.done():
             # It never ends by itself: what ended it is a fault, which is not to go unseen.
             self._running.result()
@@ -92,7 +96,7 @@ class Carrier:
         if prober is not None and handshake is not None and now >= self._next_probe:
             self._next_probe = now + PROBE_S
             if await prober.probe(hub.ip, _PROBE_TIMEOUT_S) is not None:
-                self._last_heard = time.time()
+                self._last_heard = boot_s()
         udp_alive = self._client is not None and self._client.udp_alive.is_set()
         before = self._transport
         self._transport = before.step(handshake, udp_alive, now, last_heard=self._last_heard)
@@ -123,7 +127,7 @@ class Carrier:
         if hub is not None:
             self._hubs.go_through(hub.id, None)
             self._switched(hub)
-        self._last_heard = time.time()
+        self._last_heard = boot_s()
         if running is not None:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):

@@ -138,18 +138,23 @@ def load_private_key(home: Home) -> PrivateKey:
     Raises:
         MeshrayError: ``state_damaged`` (the file is kept).
     """
-    missing = f"this node's key {home.private_key} is missing"
-    text = _read(home.private_key, "state_damaged", missing, "restore it from a backup, or: meshray leave")
+    return read_private_key(home.private_key)
+
+
+def read_private_key(path: Path) -> PrivateKey:
+    """The same from any file of this node, raising the same."""
+    missing = f"this node's key {path} is missing"
+    text = _read(path, "state_damaged", missing, "restore it from a backup, or: meshray leave")
     try:
         return PrivateKey.parse(text.strip())
     except UsageError as error:
-        raise damaged(home.private_key, error) from None
+        raise damaged(path, error) from None
 
 
-def save_private_key(home: Home, key: PrivateKey) -> None:
-    """Writes private.key, atomically, mode 0600."""
+def save_private_key(home: Home, key: PrivateKey, *, pending: bool = False) -> None:
+    """Writes private.key, or the one that is to follow it, atomically, mode 0600."""
     make_folder(home.state)
-    write_atomically(home.private_key, key.reveal() + "\n")
+    write_atomically(home.pending_key if pending else home.private_key, key.reveal() + "\n")
 
 
 def damaged(path: Path, error: MeshrayError) -> MeshrayError:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from meshray.agent.hubs import HubChoice, is_fresh, ranked
 from meshray.agent.prober import Prober
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Node
+from meshray.runtime.clock import boot_s
 from meshray.wireguard.device import DeviceState
 
 log = logging.getLogger(__name__)
@@ -66,14 +67,14 @@ class HubKeeper:
         return choice.endpoint if choice is not None else None
 
     def last_heard(self, observed: DeviceState | None, hub_id: str) -> float | None:
-        """The last handshake with this hub, unix seconds."""
+        """The last handshake with this hub, seconds of the boot clock."""
         hub = self._hubs.get(hub_id)
         peer = observed.peers.get(hub.public_key) if observed is not None and hub is not None else None
         return peer.last_handshake if peer is not None else None
 
     def refresh(self, mesh_map: MeshMap) -> None:
         """Takes over the hubs and addresses of a new map."""
-        now = time.time()
+        now = boot_s()
         self._hubs = {hub.id: hub for hub in mesh_map.hubs if hub.id != self._own_id}
         self._choices = {
             hub.id: self._choices[hub.id].with_candidates(hub.endpoints, now)
@@ -82,6 +83,11 @@ class HubKeeper:
             for hub in self._hubs.values()
         }
         self._usable = tuple(hub for hub in self._usable if hub in self._hubs)
+
+    def begin_again(self) -> None:
+        """A key was changed: the address that is dialled gets its time for a new handshake."""
+        now = boot_s()
+        self._choices = {hub_id: replace(choice, since=now) for hub_id, choice in self._choices.items()}
 
     def go_through(self, hub_id: str, relay: Endpoint | None) -> None:
         """The hub is dialled through this local end of a relay; None: by its own addresses again."""
@@ -92,7 +98,7 @@ class HubKeeper:
 
     def look(self, observed: DeviceState | None) -> None:
         """Takes note of the handshakes; a hub that is silent is dialled at its next address."""
-        now = time.time()
+        now = boot_s()
         heard = {hub_id: self.last_heard(observed, hub_id) for hub_id in self._hubs}
         self._fresh = {hub_id for hub_id, last in heard.items() if is_fresh(last, now)}
         self._choices = {hub_id: choice.step(heard[hub_id], now) for hub_id, choice in self._choices.items()}

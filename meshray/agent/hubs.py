@@ -28,7 +28,7 @@ BETTER_BY, BETTER_BY_MS = 0.2, 2.0
 
 @dataclass(frozen=True)
 class HubChoice:
-    """Which of a hub's addresses is dialled now, and since when (unix seconds).
+    """Which of a hub's addresses is dialled now, and since when (seconds of the boot clock).
 
     A hub may have many: of its interfaces, a public one that it does not see itself, names. The node begins with
     the one at which the coordinator answered and, as long as no handshake comes, goes on to the next.
@@ -67,7 +67,7 @@ class HubChoice:
 
 
 def is_fresh(last_handshake: float | None, now: float) -> bool:
-    """Whether a peer with this last handshake (unix seconds) can still be heard."""
+    """Whether a peer with this last handshake (seconds of the boot clock) can still be heard."""
     return last_handshake is not None and now - last_handshake < STALE_HANDSHAKE_S
 
 

@@ -21,9 +21,11 @@ from ipaddress import IPv4Address
 from meshray.agent.backoff import backoff_s
 from meshray.agent.carrier import Carrier
 from meshray.agent.client import Coordinator, RemovedFromMesh
-from meshray.agent.desired import PairKeys, desired_device, own_node
+from meshray.agent.desired import desired_device, own_node
 from meshray.agent.enrolment import Enrolment
+from meshray.agent.handshakes import Handshakes
 from meshray.agent.hubkeeper import HubKeeper, resolved
+from meshray.agent.keykeeper import KeyKeeper
 from meshray.agent.link import LinkKeeper
 from meshray.agent.membership import Membership
 from meshray.agent.mtukeeper import MtuKeeper
@@ -35,7 +37,8 @@ from meshray.agent.paths import PairPath
 from meshray.agent.progress import Progress
 from meshray.agent.questions import questions_to
 from meshray.agent.rebinds import Rebinds
-from meshray.agent.report import View, path_to
+from meshray.agent.rekeying import Rekeying, new_keys
+from meshray.agent.report import View
 from meshray.agent.roaming import follow_network
 from meshray.agent.sampler import Sampler
 from meshray.agent.sightings import Sightings
@@ -48,9 +51,9 @@ from meshray.model.address import Endpoint
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
-from meshray.model.path import NONE
 from meshray.model.question import Question
 from meshray.model.status import RayState
+from meshray.runtime.clock import boot_s
 from meshray.runtime.tasks import Tasks
 from meshray.settings import Home
 from meshray.wireguard.device import DeviceConfig, DeviceState
@@ -109,10 +112,11 @@ class Agent:
         self.rebinds = Rebinds()
         self._watch_until = 0.0
         self.nudges = Nudges()
+        self._rekeying = Rekeying()
+        self._handshakes = Handshakes()
         self._outward = Outward()
+        self.keys = KeyKeeper(self, home, enrolment, private_key)
         self._questions = questions_to(self)
-        self.private_key = private_key
-        self._keys = PairKeys(enrolment.mesh_secret, private_key.public())
         self._wake = asyncio.Event()
         self.overlay_up = asyncio.Event()
         self.map_changed = asyncio.Event()
@@ -156,6 +160,7 @@ class Agent:
         if self.parts.coordinator is not None:
             tasks.start(self.parts.coordinator.run(), "coordinator")
         tasks.start(self.link.run(), "link")
+        tasks.start(self.keys.run(), "key")
         tasks.start(self._keep_device(), "device")
         if not self.is_hub:
             tasks.start(self.carrier.run(self.parts.prober), "carrier")
@@ -190,6 +195,10 @@ class Agent:
     def _new_map(self, mesh_map: MeshMap) -> None:
         before, self.map = self.map, mesh_map
         self.membership.keep_map(mesh_map)
+        if replaced := new_keys(before, mesh_map):
+            self._rekeying.replaced(replaced)
+            self._begin_handshakes()
+        self.keys.look()
         if self.pairs is not None:
             self._watch_until = time.monotonic() + WATCH_S
             for node in mesh_map.nodes.values():
@@ -203,6 +212,16 @@ class Agent:
         self._wake.set()
         self.map_changed.set()
         self.map_changed = asyncio.Event()
+
+    def rekeyed(self) -> None:
+        """This node's device is to have another key."""
+        self._rekeying.own_changed()
+        self._begin_handshakes()
+
+    def _begin_handshakes(self) -> None:
+        self.hubs.begin_again()
+        self.carrier.begin_again()
+        self._wake.set()
 
     def _told(self, message: Mapping[str, object]) -> None:
         if self.pairs is not None and message.get("type") == "punch":
@@ -247,9 +266,9 @@ class Agent:
     def _reconcile_interval_s(self) -> float:
         if not self.overlay_up.is_set():
             return FIRST_HANDSHAKE_S
-        if time.monotonic() < self._watch_until:
+        if time.monotonic() < self._watch_until or self._rekeying.is_busy:
             return IMPATIENT_S
-        if not (self.is_hub or self.hubs.any_fresh) or (self.pairs is not None and self.pairs.any_direct):
+        if self.is_cut_off or (self.pairs is not None and self.pairs.any_direct):
             return 1.0
         return RECONCILE_S
 
@@ -263,12 +282,12 @@ class Agent:
             await asyncio.to_thread(self.parts.device.apply, steps)
             if self.pairs is not None:
                 self.pairs.made(step.peer for step in steps if isinstance(step, AddPeer))
-            observed = await asyncio.to_thread(self.parts.device.read)
+            observed = await self._read()
         self.device_state = observed
         if observed is not None:
             await self._look_at(observed)
             self.hubs.look(observed)
-        if self.is_hub or self.hubs.any_fresh:
+        if not self.is_cut_off:
             self.overlay_up.set()
 
     async def desired(self, observed: DeviceState | None) -> DeviceConfig:
@@ -276,8 +295,8 @@ class Agent:
         return desired_device(
             self.me,
             self.map,
-            self._keys,
-            private_key=self.private_key,
+            self.keys.pair_keys,
+            private_key=self.keys.private,
             listen_port=self.enrolment.listen_port,
             dial=await self._dial(observed),
             usable=self.hubs.usable,
@@ -295,12 +314,17 @@ class Agent:
         """The device, after what had to be nudged was nudged."""
         if self.pairs is not None:
             self.nudges.make_anew(self.pairs.take_remade())
-        observed = await asyncio.to_thread(self.parts.device.read)
+        observed = await self._read()
         steps = self.nudges.take(observed, may_change_port=self.enrolment.listen_port == 0)
+        steps += self._rekeying.take(observed, boot_s())
         if not steps:
             return observed
         await asyncio.to_thread(self.parts.device.apply, steps)
-        return await asyncio.to_thread(self.parts.device.read)
+        return await self._read()
+
+    async def _read(self) -> DeviceState | None:
+        state = await asyncio.to_thread(self.parts.device.read)
+        return self._handshakes.timed(state, time.time(), boot_s())
 
     def _dial_anew(self, hub: Node) -> None:
         if not self.hubs.any_fresh:
@@ -326,6 +350,11 @@ class Agent:
         """Another hub is the best one, or one does not answer any more."""
         self.tasks.start(self.link.say_hello(), "hello")
         self._wake.set()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether this node needs a hub and hears none."""
+        return not (self.is_hub or self.hubs.any_fresh)
 
     @property
     def is_hub(self) -> bool:
@@ -365,18 +394,6 @@ class Agent:
         if node is None:
             raise UsageError("no_such_node", f"the mesh has no node {who[:80]!r}", hint="meshray node list")
         return node
-
-    def peers_to_probe(self) -> list[IPv4Address]:
-        """Those whose way for data is probed by its own; a direct way is probed in `pairs`."""
-        direct = {node.ip for node in self.map.nodes.values() if self.pairs and self.pairs.path(node).carries}
-        return [ip for ip in self.peers_online() if ip not in direct]
-
-    def ways(self) -> list[tuple[IPv4Address, Endpoint | None]]:
-        """Every peer that can be heard, with the endpoint that its packets are sent to."""
-        view, online = self.view(None), set(self.peers_online())
-        nodes = [node for node in self.map.nodes.values() if node.ip in online]
-        paths = [(node.ip, path_to(view, node)) for node in nodes]
-        return [(ip, path.endpoint) for ip, path in paths if path.kind != NONE]
 
     def view(self, table: Mapping[IPv4Address, RayState] | None) -> View:
         """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""

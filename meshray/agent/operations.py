@@ -1,7 +1,7 @@
 """What the command line may ask of the agent; see `meshray.agent.control` for the way.
 
 everybody who may open the socket:  status  progress  env  ping  doctor  wireguard (without secrets)
-root:                               api  down  repair  wireguard (with secrets)
+root:                               api  down  repair  rotate_key  wireguard (with secrets)
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.node import Node
 from meshray.model.path import DIRECT, VIA_HUB, Path
+from meshray.model.question import MAX_WAIT_S, ROTATE_KEY
 from meshray.model.status import RayState
 
 #: Between two echoes of one `meshray ping`.
@@ -57,6 +58,7 @@ class Operations:
             "api": self._api,
             "down": self._down,
             "repair": self._repair,
+            "rotate_key": self._rotate_key,
             "wireguard_secrets": self._wireguard_with_secrets,
         }
 
@@ -127,6 +129,21 @@ class Operations:
 
         return {"done": await mend(self._agent, wire.text(request, "key", 40))}
 
+    async def _rotate_key(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        agent, name = self._agent, wire.text(request, "node", 63, "")
+        node = agent.find(name) if name else agent.me
+        if node.id == agent.me.id:
+            return {"node": node.name, **await agent.keys.rotate()}
+        body = {"nodes": [node.name], "op": ROTATE_KEY, "timeout_s": MAX_WAIT_S}
+        said = await agent.coordinator.call("POST", "/v1/ask", body)
+        answer = wire.mapping(said, "answers").get(node.name)
+        if isinstance(answer, dict):
+            return {"node": node.name, **answer}
+        why = wire.mapping(said, "silent").get(node.name, "it has no agent: its file names its key")
+        raise MeshrayError(
+            "key_not_changed", f"the key of {node.name} was not changed: {why}", hint=f"on {node.name}: meshray status"
+        )
+
     async def _down(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         self._agent.stop()
         return {}
@@ -160,7 +177,7 @@ class Operations:
             node,
             agent.map,
             PairKeys(agent.enrolment.mesh_secret, node.public_key),
-            private_key=agent.private_key,
+            private_key=agent.keys.private,
             listen_port=agent.enrolment.listen_port if own else node.endpoints[0].port if node.endpoints else 0,
             dial=dial,
         )

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from meshray.agent.hubs import PATIENCE_S, HubChoice, is_fresh
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
+from meshray.runtime.clock import boot_s
 from meshray.wireguard.device import DeviceState
 
 #: Most nodes dial by themselves and are heard before this, seconds.
@@ -34,7 +34,7 @@ class _Silent:
     """A node that is not heard.
 
     Attributes:
-        since: when this round of tries began, or will begin, unix seconds.
+        since: when this round of tries began, or will begin, seconds of the boot clock.
         rounds: that were in vain.
     """
 
@@ -65,8 +65,8 @@ class Outward:
         """Where this hub dials which nodes now, by node id.
 
         Args:
-            handshakes: the last one with each node, unix seconds, by node id.
-            now: unix seconds.
+            handshakes: the last one with each node, seconds of the boot clock, by node id.
+            now: seconds of the boot clock.
         """
         silent = {
             node.id: self._looked_at(node, now)
@@ -90,7 +90,7 @@ class Outward:
             for node in mesh_map.nodes.values()
             if node.public_key in peers
         }
-        wanted = self.step(mesh_map, own_id, handshakes, time.time())
+        wanted = self.step(mesh_map, own_id, handshakes, boot_s())
         found = {node_id: await resolve(endpoint) for node_id, endpoint in wanted.items()}
         return {node_id: endpoint for node_id, endpoint in found.items() if endpoint is not None}
 

@@ -152,7 +152,7 @@ class Pairs:
 
     def node_changed(self, old: Node | None, new: Node) -> None:
         """The map says something else of a node."""
-        if old is None or (old.endpoints, old.seen, old.online) != (new.endpoints, new.seen, new.online):
+        if old is None or _where(old) != _where(new):
             self._news.set()
             self._set(new, self.path(new).network_changed(self._clock()))
 
@@ -272,3 +272,8 @@ class Pairs:
             self._prober.way_changed(node.ip)
         if (new.endpoint, new.carries, new.attempt) != (old.endpoint, old.carries, old.attempt):
             self._world.wake()
+
+
+def _where(node: Node) -> tuple[object, ...]:
+    """What decides whether a direct way may work now that did not before."""
+    return node.endpoints, node.seen, node.online, node.public_key

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshray.errors import MeshrayError
-from meshray.model.question import SURVEY, Answer, Question
+from meshray.model.question import ROTATE_KEY, SURVEY, Answer, Question
 
 if TYPE_CHECKING:
     from meshray.agent.loop import Agent
@@ -67,4 +67,4 @@ def questions_to(agent: Agent) -> Questions:
         _, facts = await survey(agent, None)
         return encode(facts)
 
-    return Questions({SURVEY: survey})
+    return Questions({SURVEY: survey, ROTATE_KEY: agent.keys.rotate})

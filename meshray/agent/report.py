@@ -28,7 +28,7 @@ class View:
         mtu: of the path to a node, bytes.
         expects_ray: the mesh runs Ray at all.
         complaints: what other parts (firewall, Ray's supervisor) could not do, one sentence each.
-        now: unix seconds.
+        now: seconds of the boot clock, by which ``device`` tells the handshakes too.
     """
 
     me: Node

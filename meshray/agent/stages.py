@@ -19,6 +19,7 @@ from meshray.agent.parts import FirewallPart, RayPart
 from meshray.agent.portguard import PortGuard
 from meshray.agent.prober import Prober
 from meshray.agent.report import path_to
+from meshray.agent.views import peers_to_probe, ways_of
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.classes import link_labels, site_of
@@ -67,11 +68,11 @@ class Stages:
             self._let_in.set()
         if agent.parts.prober is not None:
             await self._open_prober(agent.parts.prober)
-            agent.tasks.start(agent.parts.prober.run(agent.peers_to_probe), "prober")
-            agent.tasks.start(agent.sampler.run(agent.me.ip, agent.ways), "throughput")
+            agent.tasks.start(agent.parts.prober.run(lambda: peers_to_probe(agent)), "prober")
+            agent.tasks.start(agent.sampler.run(agent.me.ip, lambda: ways_of(agent)), "throughput")
             agent.tasks.start(agent.hubs.run(agent.parts.prober, agent.hubs_changed), "hubs")
         if agent.mtus is not None:
-            agent.tasks.start(agent.mtus.run(agent.ways), "mtu")
+            agent.tasks.start(agent.mtus.run(lambda: ways_of(agent)), "mtu")
         if agent.pairs is not None:
             agent.tasks.start(agent.pairs.run(), "pairs")
         if agent.parts.ray is None:

@@ -43,7 +43,7 @@ class HubTransport:
 
     Attributes:
         mode: what the person asked for; only ``auto`` ever changes.
-        since: since when it has been like this, unix seconds.
+        since: since when it has been like this, seconds of the boot clock.
     """
 
     mode: Mode
@@ -61,9 +61,9 @@ class HubTransport:
         """The transport after a look at the hub's peer.
 
         Args:
-            last_handshake: with the hub, unix seconds; None where there was none.
+            last_handshake: with the hub, seconds of the boot clock; None where there was none.
             udp_alive: the hub has answered by UDP while the relay is in use.
-            last_heard: when anything came from the hub, unix seconds; without it only the handshakes tell.
+            last_heard: when anything came from the hub, seconds of the boot clock; without it only the handshakes tell.
         """
         if self.mode != "auto":
             return self

@@ -145,6 +145,7 @@ BY_COMMAND: Mapping[str, Result] = {
     "node add": JoinResult(_SUMMARY),
     "node list": NodeList((_NODE,)),
     "node rm": NodeChanged("gpu-1", "removed", {}),
+    "node rotate-key": NodeChanged("gpu-1", "rotated", {"public_key": "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="}),
     "node rename": NodeChanged("gpu-1", "renamed", {"name": "gpu-7"}),
     "node drain": NodeChanged("gpu-1", "drained", {"ray_node_id": "3f5c…", "deadline_s": 600}),
     "peer add": PeerAdded("phone", "10.99.0.9", "phone.conf"),

@@ -25,6 +25,7 @@ from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
+from meshray.model.keys import PublicKey
 from meshray.model.question import MAX_WAIT_S
 from meshray.relay.server import Relay
 from meshray.runtime.knock import WORD
@@ -171,6 +172,13 @@ class _Api:
         return await self._relay.serve(
             request, member.node.id, lambda: self._service.member_with(credential) is not None
         )
+
+    async def rotate(self, request: web.Request) -> web.StreamResponse:
+        member, body = self._member(request), await _body(request)
+        key = PublicKey.parse(wire.text(body, "public_key", 44))
+        self._service.require_proof(key, "/v1/rotate", body)
+        await self._service.rotate(member.node.id, key)
+        return success({"public_key": str(key), "revision": self._service.revision})
 
     async def leave(self, request: web.Request) -> web.StreamResponse:
         node_id = self._member(request).node.id

@@ -116,9 +116,7 @@ class Registry:
 
     def found(self, node: Node, credential_hash: str, now: float) -> Outcome[Member]:
         """The first node of a new mesh: head, hub and coordinator; its address is allocated here."""
-        member = Member(replace(node, ip=self._address(now)), credential_hash, "", node.endpoints, now)
-        registry, rows = self._put(member)
-        return registry, rows, member
+        return self.put(Member(replace(node, ip=self._address(now)), credential_hash, "", node.endpoints, now))
 
     def enrol(
         self,
@@ -170,9 +168,7 @@ class Registry:
     def add_static(self, name: NodeName, public_key: PublicKey, node_id: str, now: float) -> Outcome[Member]:
         """A device without an agent. Raises RefusedError name_taken, MeshrayError network_full."""
         node = Node(node_id, self._free_name(name, exact=True), self._address(now), public_key, frozenset({STATIC}))
-        member = Member(node, "", "", (), now)
-        registry, rows = self._put(member)
-        return registry, rows, member
+        return self.put(Member(node, "", "", (), now))
 
     def remove(self, node_id: str, now: float, *, take_back: bool = False) -> Outcome[Member]:
         """The node is no member any more; its address rests for an hour.
@@ -210,9 +206,7 @@ class Registry:
         member = self.named(name)
         if member.node.name == new:
             return self, (), member
-        renamed = replace(member, node=replace(member.node, name=self._free_name(new, exact=True)))
-        registry, rows = self._put(renamed)
-        return registry, rows, renamed
+        return self.put(replace(member, node=replace(member.node, name=self._free_name(new, exact=True))))
 
     def drain(self, name: str, drained: bool) -> Outcome[Member]:
         """Ray shall stay away from the node, or may come back. Raises UnknownError, ConflictError."""
@@ -221,9 +215,12 @@ class Registry:
             raise ConflictError(
                 "not_a_worker", f"{member.node.name} runs no Ray worker that could be drained", hint="meshray node list"
             )
-        changed = replace(member, node=replace(member.node, drained=drained))
-        registry, rows = self._put(changed)
-        return registry, rows, changed
+        return self.put(replace(member, node=replace(member.node, drained=drained)))
+
+    def put(self, member: Member) -> Outcome[Member]:
+        """The member as it was changed; who may change what is decided before."""
+        registry, rows = self._put(member)
+        return registry, rows, member
 
     def collect(self, now: float) -> Outcome[tuple[Member, ...]]:
         """Removes the ephemeral nodes that stayed away, and forgets addresses that have rested."""

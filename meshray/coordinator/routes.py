@@ -88,6 +88,15 @@ ROUTES: tuple[Route, ...] = (
         refusals={409: "it runs the coordinator"},
     ),
     Route(
+        *("rotate", "POST", "/v1/rotate", Caller.NODE, "The calling node has another key from now on"),
+        answer=enveloped({"public_key": schemas.KEY, "revision": schemas.REVISION}),
+        request=record({"public_key": schemas.KEY}, {"proof": schemas.PROOF}),
+        refusals={
+            403: "the key was not proven",
+            409: "another node has this key, it is a hub that static peers use, or no hub would hear of it",
+        },
+    ),
+    Route(
         *(
             "reach",
             "POST",

@@ -19,6 +19,7 @@ from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
 from meshray.coordinator.records import Member, TokenRecord
 from meshray.coordinator.recovery import SETTLE_S, Recovery
+from meshray.coordinator.rotation import rotated
 from meshray.coordinator.store import Store
 from meshray.coordinator.ticket import Seal
 from meshray.errors import MeshrayError, RefusedError
@@ -154,6 +155,12 @@ class Service:
     async def remove_named(self, name: str) -> Member:
         """The same, by name."""
         return await self.remove(self._ledger.registry.named(name).node.id)
+
+    async def rotate(self, node_id: str, key: PublicKey) -> Member:
+        """The node has another key from now on. Raises as `rotated` does."""
+        member = await self._ledger.change(lambda registry: rotated(registry, node_id, key))
+        _log.info("the key of %s is %s now", member.node.name, key)
+        return member
 
     async def rename(self, name: str, new: NodeName) -> Member:
         """Raises as `Registry.rename` does."""

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 
 from meshray.model import wire
 
-#: What a node found out about itself and its peers. The only question so far.
+#: What a node found out about itself and its peers.
 SURVEY = "survey"
+#: The node is to change its key; it answers with the new one.
+ROTATE_KEY = "rotate_key"
 #: The longest answer of one node. A peer takes about 600 bytes of a survey, so this is enough for 400 of them.
 MAX_ANSWER_BYTES = 256 * 1024
 #: Nobody waits longer for an answer, seconds.

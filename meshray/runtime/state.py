@@ -100,6 +100,7 @@ def forget(home: Home, *, keep_logs: bool = False) -> None:
 def _remove_files(home: Home) -> None:
     files = [
         home.private_key,
+        home.pending_key,
         home.enrolment,
         home.map_cache,
         *(home.database.with_name(home.database.name + end) for end in ("", "-wal", "-shm", "-journal")),

@@ -83,6 +83,7 @@ class Target:
     token: Token
     admin: str
     worker: str = ""
+    worker_key: str = ""
     statuses: dict[str, set[int]] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, credential: str = "", body: object = None) -> requests.Response:
@@ -95,12 +96,13 @@ class Target:
         """A credential of a worker that exists."""
         if not self.worker:
             body = enrol_request(self.token, "victim", endpoints=[ENDPOINT])
-            self.worker = self.ask("POST", "/v1/enroll", body=self.proven(body)).json()["credential"]
+            self.worker = self.ask("POST", "/v1/enroll", body=self.proven("/v1/enroll", body)).json()["credential"]
+            self.worker_key = str(body["public_key"])
         return self.worker
 
-    def proven(self, body: Mapping[str, object]) -> Mapping[str, object]:
-        """The enrolment with the proof of its key, where the test has the private half."""
-        return with_proof(self.ask("GET", "/v1/hello").json(), "/v1/enroll", body)
+    def proven(self, path: str, body: Mapping[str, object]) -> Mapping[str, object]:
+        """The request with the proof of its key, where the test has the private half."""
+        return with_proof(self.ask("GET", "/v1/hello").json(), path, body)
 
     def credential(self, caller: Caller) -> str:
         return self.admin if caller is Caller.ADMIN else self.enrolled()
@@ -147,7 +149,11 @@ def make_real(target: Target, route: Route, case: Any, number: int) -> None:
             "roles": [],
         }
         if number % 5:
-            case.body = dict(target.proven(case.body))
+            case.body = dict(target.proven(route.path, case.body))
+    if route.name == "rotate":
+        # Its own key again, or another: which is refused here, where no hub's agent would hear of it.
+        case.body |= {"public_key": target.worker_key if number % 2 else new_key()}
+        case.body = dict(target.proven(route.path, case.body))
     if route.name == "reach":
         case.body |= {"endpoint": ENDPOINT}
 

@@ -20,10 +20,13 @@ from meshray.cli.tables import children
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint, NodeName
 
+#: All addresses of the coordinator, and the other node's agent with its own call, seconds.
+_ROTATE_S = 40.0
+
 
 @group("node")
 def node_command() -> None:
-    """Add, list, remove, drain and rename nodes. On the head."""
+    """Add, list, remove, drain and rename nodes, and change their keys. On the head."""
 
 
 @node_command.command("add", cls=PassesOnToRay)
@@ -102,6 +105,25 @@ def remove(app: App, node: str, yes: bool) -> Result:
     app.confirm(f"{node} loses its place in the mesh, and Ray's tasks on it end.", yes)
     app.api("DELETE", path)
     return NodeChanged(node, "removed", {})
+
+
+@node_command.command("rotate-key")
+@click.argument("node", required=False, default="")
+@json_option
+@click.pass_obj
+def rotate_key(app: App, node: str) -> Result:
+    """Give this node, or on the head another one, a new WireGuard key. No connection ends.
+
+    \b
+    Examples:
+      sudo meshray node rotate-key
+      sudo meshray node rotate-key gpu-2
+
+    Keys change by themselves after about 30 days. A hub with static peers (`meshray peer add`) keeps its key: their
+    files name it.
+    """
+    answer = app.control().ask("rotate_key", timeout_s=_ROTATE_S, node=node and app.word(node))
+    return NodeChanged(str(answer.get("node")), "rotated", {"public_key": str(answer.get("public_key"))})
 
 
 @node_command.command("rename")

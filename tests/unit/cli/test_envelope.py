@@ -30,6 +30,7 @@ FIELDS = {
     "node add": {"mesh", "node", "path", "ray", "ray_address", "dashboard"},
     "node list": {"nodes"},
     "node rm": {"node", "done"},
+    "node rotate-key": {"node", "done", "public_key"},
     "node rename": {"node", "done", "name"},
     "node drain": {"node", "done", "ray_node_id", "deadline_s"},
     "peer add": {"name", "ip", "config", "text"},

@@ -1,0 +1,229 @@
+"""This node's WireGuard key, and its change without losing a connection.
+
+    make ──► private.key.next ──► POST /v1/rotate ──► the map shows it ──► private.key
+             (pending, 0600)      (credential, proof)  or the answer does   (renamed)
+
+A crash at any point leaves a node that works: both keys are kept until the coordinator's word decides, which is
+asked for again after a start. It changes by itself after about 30 days, when somebody asks, and at once when the wall
+clock was set back: peers refuse handshakes of a key that are older than its last one, for as long as it was set back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from enum import Enum
+from typing import Protocol
+
+from meshray.agent.client import Coordinator
+from meshray.agent.desired import PairKeys
+from meshray.agent.enrolment import Enrolment, read_private_key, save_private_key
+from meshray.errors import MeshrayError, UnreachableError
+from meshray.model.keys import PrivateKey, PublicKey
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import HUB, STATIC, Node
+from meshray.runtime.clock import ClockWatch, boot_s
+from meshray.settings import Home
+
+log = logging.getLogger(__name__)
+
+#: A key lives so long at most, seconds, and up to a tenth less, so that not all nodes change theirs at once.
+LIFE_S = 30 * 86400.0
+_JITTER = 0.1
+#: How often the clocks and the map are looked at.
+LOOK_S = 2.0
+#: The coordinator is told again after so long; a refusal (a hub with static peers) stands for an hour.
+TELL_AGAIN_S = 10.0
+REFUSED_S = 3600.0
+
+
+class Step(Enum):
+    """What is to be done about the key now."""
+
+    WAIT = "wait"
+    MAKE = "make a new one"
+    TELL_PENDING = "tell the coordinator the pending one"
+    TELL_OWN = "tell the coordinator the one in use"
+    SWITCH = "use the pending one"
+
+
+def next_step(own: PublicKey, pending: PublicKey | None, shown: PublicKey | None, *, due: bool, may_tell: bool) -> Step:
+    """The next step of a change.
+
+    Args:
+        own: in use.
+        shown: as the map has it; None where this node is not in the map.
+        due: a change is wanted.
+        may_tell: the coordinator was not told a moment ago.
+    """
+    if pending is not None and shown == pending:
+        return Step.SWITCH
+    if not may_tell or shown is None:
+        return Step.WAIT
+    if pending is not None:
+        return Step.TELL_PENDING
+    if shown != own:  # the coordinator came back with an older state
+        return Step.TELL_OWN
+    return Step.MAKE if due else Step.WAIT
+
+
+def is_old(own: PublicKey, age_s: float) -> bool:
+    """Whether a key of this age is to be changed; when exactly follows from the key itself."""
+    share = hashlib.sha256(own.raw).digest()[0] / 256
+    return age_s >= LIFE_S * (1 - _JITTER * share)
+
+
+def may_change_by_itself(me: Node, mesh_map: MeshMap) -> bool:
+    """False for a hub that devices with wg-quick use: their files name its key."""
+    return HUB not in me.roles or not any(STATIC in node.roles for node in mesh_map.nodes.values())
+
+
+class World(Protocol):
+    """What the key keeper needs of the agent."""
+
+    @property
+    def map(self) -> MeshMap:
+        """The map of the moment."""
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """Where the coordinator may be."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether this node needs a hub and hears none."""
+
+    def rekeyed(self) -> None:
+        """The device's key is another one now."""
+
+
+class KeyKeeper:
+    """The key of one node.
+
+    Args:
+        own: from private.key; a pending one is read here, and used where the cached map shows it.
+    """
+
+    def __init__(self, world: World, home: Home, enrolment: Enrolment, own: PrivateKey) -> None:
+        self._world = world
+        self._home = home
+        self._node_id = enrolment.node_id
+        self._secret = enrolment.mesh_secret
+        self._own = own
+        self._pending = read_private_key(home.pending_key) if home.pending_key.exists() else None
+        self._trial = False
+        self._wanted = _is_of_the_future(home)
+        self._not_before = 0.0
+        self._changing = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self.pair_keys = PairKeys(self._secret, own.public())
+
+    @property
+    def private(self) -> PrivateKey:
+        """The key that the device is to have now."""
+        return self._pending if self._trial and self._pending is not None else self._own
+
+    def look(self) -> None:
+        """The map may show another key of this node."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Changes the key when it is time to, until cancelled."""
+        watch = ClockWatch(time.time(), boot_s())
+        while True:
+            jumped_s = watch.jumped_s(time.time(), boot_s())
+            if jumped_s < 0:
+                log.warning("the clock was set back by %.0f s: peers would refuse handshakes of this key", -jumped_s)
+                self._wanted, self._not_before = True, 0.0
+            await self._step()
+            self._wake.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK_S)
+
+    async def rotate(self) -> Mapping[str, object]:
+        """Changes the key now. Raises what the coordinator answers, and UnreachableError where it does not."""
+        async with self._changing:
+            if self._pending is None:
+                self._make()
+            await self._tell(pending=True)
+        return {"public_key": str(self._own.public())}
+
+    async def _step(self) -> None:
+        async with self._changing:
+            me = self._world.map.nodes.get(self._node_id)
+            step = next_step(
+                self._own.public(),
+                self._pending.public() if self._pending is not None else None,
+                me.public_key if me is not None else None,
+                due=me is not None and may_change_by_itself(me, self._world.map) and self._is_due(),
+                may_tell=boot_s() >= self._not_before,
+            )
+            if step is Step.SWITCH:
+                self._switch()
+            elif step is not Step.WAIT:
+                if step is Step.MAKE:
+                    self._make()
+                try:
+                    await self._tell(pending=step is not Step.TELL_OWN)
+                except MeshrayError as error:
+                    log.warning("the key was not changed: %s", error)
+
+    def _is_due(self) -> bool:
+        try:
+            made = self._home.private_key.stat().st_mtime
+        except OSError:
+            return False
+        return self._wanted or is_old(self._own.public(), time.time() - made)
+
+    def _make(self) -> None:
+        self._pending = PrivateKey.generate()
+        save_private_key(self._home, self._pending, pending=True)
+
+    async def _tell(self, *, pending: bool) -> None:
+        key = self._pending if pending and self._pending is not None else self._own
+        self._not_before = boot_s() + TELL_AGAIN_S
+        try:
+            body = {"public_key": str(key.public())}
+            await self._world.coordinator.call("POST", "/v1/rotate", body, prove_with=key)
+        except UnreachableError:
+            # It may have heard all the same, and the hub with it: then only the pending key still opens the tunnel.
+            if self._pending is not None and self._world.is_cut_off:
+                self._use(trial=not self._trial)
+            raise
+        except MeshrayError as error:
+            self._drop_pending()
+            if error.code != "hub_away":
+                self._wanted, self._not_before = False, boot_s() + REFUSED_S
+            raise
+        if key == self._pending:
+            self._switch()
+
+    def _switch(self) -> None:
+        if self._pending is None:
+            return
+        self._home.pending_key.replace(self._home.private_key)
+        self._own, self._pending, self._wanted = self._pending, None, False
+        log.info("this node's key is %s now", self._own.public())
+        self._use(trial=False)
+
+    def _use(self, *, trial: bool) -> None:
+        self._trial = trial
+        self.pair_keys = PairKeys(self._secret, self.private.public())
+        self._world.rekeyed()
+
+    def _drop_pending(self) -> None:
+        self._pending = None
+        self._home.pending_key.unlink(missing_ok=True)
+        if self._trial:
+            self._use(trial=False)
+
+
+def _is_of_the_future(home: Home) -> bool:
+    """Whether the last map was written later than it is now: the clock was set back while no agent ran."""
+    with contextlib.suppress(OSError):
+        return home.map_cache.stat().st_mtime > time.time() + 1.0
+    return False

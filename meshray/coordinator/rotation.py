@@ -1,0 +1,47 @@
+"""A node gets another key and stays the same node (pure).
+
+>>> registry, rows, member = rotated(registry, "n2", key)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meshray.coordinator.records import Member
+from meshray.coordinator.registry import ConflictError, Outcome, Registry
+from meshray.errors import RefusedError
+from meshray.model.keys import PublicKey
+from meshray.model.node import HUB, STATIC
+
+
+def rotated(registry: Registry, node_id: str, key: PublicKey) -> Outcome[Member]:
+    """The node has this key from now on; nothing happens where it has it already, so that it may be told again.
+
+    Raises:
+        UnknownError: there is no such node.
+        RefusedError: ``key_taken``: another node has this key.
+        ConflictError: ``has_static_peers``: a file that nobody but a person can change names a hub's key.
+            ``hub_away``: no hub would hear of the new key, and the node would be cut off.
+    """
+    member = registry.member(node_id)
+    if member.node.public_key == key:
+        return registry, (), member
+    if any(other.node.public_key == key for other in registry.members.values()):
+        raise RefusedError("key_taken", "another node has this key", hint="meshray node rotate-key makes a new one")
+    nodes = [other.node for other in registry.members.values()]
+    static = sorted(node.name for node in nodes if STATIC in node.roles)
+    if HUB in member.node.roles and static:
+        raise ConflictError(
+            "has_static_peers",
+            f"{member.node.name} is a hub, and the files of the static peers {', '.join(static[:5])} may name its key: "
+            "they would be cut off",
+            hint=f"meshray node rm {static[0]}, rotate, then make its file anew: meshray peer add {static[0]}",
+        )
+    hubs = [hub for hub in registry.map.hubs if hub.id != node_id]
+    if HUB not in member.node.roles and hubs and not any(hub.online for hub in hubs):
+        raise ConflictError(
+            "hub_away",
+            f"the hub {hubs[0].name} is not connected to the coordinator: it would not hear of the new key",
+            hint=f"try again when it is; on {hubs[0].name}: meshray status",
+        )
+    return registry.put(replace(member, node=replace(member.node, public_key=key)))
