@@ -12,17 +12,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 from meshray.firewall import Closed, Listening, decide
-
-if TYPE_CHECKING:
-    from meshray.agent.parts import FirewallPart, RayPart
+from meshray.raynode.listeners import Heard
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
+
+
+class Closes(Protocol):
+    """Of `meshray.agent.parts.FirewallPart`."""
+
+    def close(self, closed: Closed) -> list[str]:
+        """Closes these ports and no others; returns what changed."""
+
+    def problems(self) -> list[str]:
+        """What could not be done."""
+
+
+class HasPorts(Protocol):
+    """Of `meshray.agent.parts.RayPart`."""
+
+    @property
+    def ports(self) -> Sequence[int | range]:
+        """The TCP ports that Ray uses here, or may choose to use."""
+
+    def listening(self) -> list[Heard]:
+        """All that listens on this machine now. Blocks."""
 
 
 class PortGuard:
@@ -33,7 +52,7 @@ class PortGuard:
         never: ports that stay open: the mesh's own.
     """
 
-    def __init__(self, firewall: FirewallPart, ray: Callable[[], RayPart | None], never: Collection[int]) -> None:
+    def __init__(self, firewall: Closes, ray: Callable[[], HasPorts | None], never: Collection[int]) -> None:
         self._firewall = firewall
         self._ray = ray
         self._never = never
@@ -62,7 +81,7 @@ class PortGuard:
             await asyncio.sleep(LOOK_S)
             await self.close()
 
-    def _close(self, ray: RayPart) -> list[str]:
+    def _close(self, ray: HasPorts) -> list[str]:
         listening = [Listening(heard.port, heard.address, heard.of_ray) for heard in ray.listening()]
         closed = decide(ray.ports, listening, self._never)
         if closed == self._closed:

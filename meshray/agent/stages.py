@@ -199,6 +199,8 @@ class Stages:
 
     async def _keep_firewall(self, firewall: FirewallPart) -> None:
         self._progress.set("firewall", "run")
+        # After the ports were closed: what a Ray from before this agent has must not be let go for a moment.
+        await self._closed.wait()
         await self._apply_firewall(firewall)
         self._let_in.set()
         async for _ in firewall.changes():

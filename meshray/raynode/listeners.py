@@ -12,22 +12,19 @@ line would not do: Ray's workers write over it.
 from __future__ import annotations
 
 import os
-import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.raynode.command import GCS_PORT
-from meshray.raynode.preflight import Listener, parse_listeners
 from meshray.raynode.processes import Family
+from meshray.raynode.sockets import ESTABLISHED, LISTEN, tcp_sockets
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 
 #: What was somebody else's is looked at again after this: it may have become a driver since.
 AGAIN_S = 30.0
-_ESTABLISHED = "01"
 _PROC = Path("/proc")
 
 
@@ -40,31 +37,8 @@ class Heard:
     of_ray: bool | None
 
 
-def readable_address(kernel: str) -> str:
-    """An address of /proc/net/tcp or tcp6 in its usual form: words in this machine's byte order (proc(5)). Pure.
-
-    >>> readable_address("00000000")
-    '0.0.0.0'
-    """
-    words = [int(kernel[start : start + 8], 16) for start in range(0, len(kernel), 8)]
-    raw = b"".join(socket.htonl(word).to_bytes(4, "big") for word in words)
-    if len(raw) == 4:
-        return str(IPv4Address(raw))
-    address = IPv6Address(raw)
-    return f"::ffff:{address.ipv4_mapped}" if address.ipv4_mapped else str(address)
-
-
-def parse_connections(table: str, ip: IPv4Address, port: int) -> Iterator[str]:
-    """The inodes of the sockets in /proc/net/tcp or tcp6 that are connected to this remote end. Pure."""
-    end = f"{socket.htonl(int(ip)):08X}:{port:04X}"
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 9 and fields[3] == _ESTABLISHED and fields[2].endswith(end):
-            yield fields[9]
-
-
 class Listeners:
-    """Looks again and again. Costs two files while nothing has changed, a look at all processes otherwise."""
+    """Looks again and again. Costs a millisecond while nothing has changed, a look at all processes otherwise."""
 
     def __init__(self, home: Home, head_ip: IPv4Address) -> None:
         self._process = ManagedProcess(home.pid_file("ray"))
@@ -77,21 +51,17 @@ class Listeners:
 
     def __call__(self) -> list[Heard]:
         """All that listens now. Blocks for some milliseconds; needs root to see other people's processes."""
-        tables = [_read(_PROC / "net/tcp"), _read(_PROC / "net/tcp6")]
-        listeners = [listener for table in tables for listener in parse_listeners(table)]
-        inodes = {listener.inode for listener in listeners}
+        sockets = tcp_sockets(LISTEN)
+        inodes = {socket.inode for socket in sockets}
         aged = time.monotonic() > self._judged_at + AGAIN_S
         if aged or not inodes <= self._judged.keys():
-            self._judge(listeners, tables)
-        return [
-            Heard(listener.port, readable_address(listener.address), self._judged.get(listener.inode))
-            for listener in listeners
-        ]
+            self._judge(inodes)
+        return [Heard(socket.port, socket.address, self._judged.get(socket.inode)) for socket in sockets]
 
-    def _judge(self, listeners: list[Listener], tables: list[str]) -> None:
-        known = {listener.inode for listener in listeners if self._judged.get(listener.inode)}
-        unknown = {listener.inode for listener in listeners} - known
-        to_gcs = {inode for table in tables for inode in parse_connections(table, self._head_ip, GCS_PORT)}
+    def _judge(self, inodes: set[str]) -> None:
+        known = {inode for inode in inodes if self._judged.get(inode)}
+        unknown = inodes - known
+        to_gcs = {found.inode for found in tcp_sockets(ESTABLISHED, GCS_PORT) if found.remote == str(self._head_ip)}
         family = self._members()
         owners, callers = _owners(unknown, to_gcs, first=family)
 
@@ -153,10 +123,6 @@ def _link(path: str) -> str:
         return os.readlink(path)  # noqa: PTH115 - it is no path but "socket:[inode]"
     except OSError:
         return ""
-
-
-def _read(path: Path) -> str:
-    return _bytes(path).decode(errors="replace")
 
 
 def _bytes(path: Path) -> bytes:

@@ -54,7 +54,7 @@ class FakeHost:
 
     def __call__(self, argv: Sequence[str], stdin: str) -> Answer:
         program = argv[0]
-        if program.removesuffix("-save") not in self.programs:
+        if program.removesuffix("-save").removesuffix("-restore") not in self.programs:
             return Answer(127, "", f"{program}: not found")
         if argv[1:] == ["--version"]:
             return Answer(0, f"iptables v1.8.9 ({'legacy' if 'legacy' in program else 'nf_tables'})\n", "")
@@ -64,6 +64,8 @@ class FakeHost:
             return self._nft(argv[1:], stdin)
         if program == "firewall-cmd":
             return self._firewalld(argv[1:])
+        if program.endswith("-restore"):
+            return self._restore(program.removesuffix("-restore"), argv[1:], stdin)
         return self._save(program) if program.endswith("-save") else self._iptables(program, argv[1:])
 
     def listing(self) -> str:
@@ -124,6 +126,32 @@ class FakeHost:
         lines = ["*filter", *(f":{name} {policy} [0:0]" for name, (policy, _) in chains.items())]
         lines += [f"-A {name} {rule}" for name, (_, rules) in chains.items() for rule in rules]
         return Answer(0, "\n".join([*lines, "COMMIT", ""]), "") if chains else OK
+
+    def _restore(self, program: str, words: Sequence[str], script: str) -> Answer:
+        """As iptables-restore does it: all lines or none."""
+        assert words == ["-w", "5", "--noflush"]
+        chains = {name: (policy, list(rules)) for name, (policy, rules) in self.iptables.get(program, {}).items()}
+        for name in ("INPUT", "FORWARD", "OUTPUT"):
+            chains.setdefault(name, ("ACCEPT", []))
+        for line in script.splitlines():
+            # It knows double quotes only.
+            words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line)]
+            if line.startswith(":"):
+                chains[words[0][1:]] = ("-", [])
+            elif words[0] in ("-A", "-I"):
+                rules = chains[words[1]][1]
+                rules.insert(0 if words[0] == "-I" else len(rules), shlex.join(words[3 if words[0] == "-I" else 2 :]))
+            elif words[0] == "-D":
+                if shlex.join(words[2:]) not in chains[words[1]][1]:
+                    return Answer(2, "", "iptables-restore: line 2 failed")
+                chains[words[1]][1].remove(shlex.join(words[2:]))
+            elif words[0] == "-F":
+                chains[words[1]][1].clear()
+            elif words[0] == "-X":
+                del chains[words[1]]
+        self.iptables[program] = chains
+        self.changes += 1
+        return OK
 
     def _iptables(self, program: str, words: Sequence[str]) -> Answer:
         assert words[:2] == ["-w", "5"]

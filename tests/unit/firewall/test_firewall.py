@@ -161,7 +161,7 @@ def test_legacy_alone_guards_the_hub(proc: Path) -> None:
 
     # No longer a hub: the guard goes with the forwarding.
     Firewall(NODE, run=host, proc=proc).apply()
-    assert "guard" not in repr(host.iptables)
+    assert "guard" not in repr(host.iptables["iptables-legacy"]["FORWARD"])
     assert forwarding(proc) == "0"
     firewall.remove()
     assert repr(host.iptables) == before

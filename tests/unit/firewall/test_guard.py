@@ -1,0 +1,159 @@
+"""Ray's ports are closed by the table of our own, by iptables, or it is said that they are not."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from meshray.firewall import Closed, Firewall, GuardState, Opening, guard_state
+from meshray.firewall.programs import Answer
+from tests.unit.firewall.host import FakeHost
+
+NODE = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
+CLOSED = Closed(((6379, 6379), (10002, 19999)), ((41234, 41234),))
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """IPv6 is there; the interface is not yet."""
+    (tmp_path / "net").mkdir()
+    for name in ("ip_tables_names", "if_inet6"):
+        (tmp_path / "net" / name).write_text("")
+    return tmp_path
+
+
+def test_one_call_of_nft_closes_them(proc: Path) -> None:
+    host = FakeHost({"nft"})
+    firewall = Firewall(NODE, run=host, proc=proc)
+    assert firewall.close(CLOSED) == [
+        "nft: table inet meshray in place, TCP 6379, 10002-19999, 41234 closed to all but the overlay"
+    ]
+    assert host.changes == 1
+    rules = [rule for _, rule in host.tables["inet", "meshray"]["input"].rules]
+    assert [rule.rsplit(" comment")[0].partition("} ")[2] for rule in rules] == [
+        "ip daddr 10.99.0.0/16 drop",
+        "tcp dport { 6379, 10002-19999 } tcp flags & (fin | syn | rst | ack) == syn drop",
+        "tcp dport { 41234 } drop",
+    ]
+    assert all(rule.startswith('iifname != { "lo", "meshray0" } ') for rule in rules)
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("nft", "")
+    assert firewall.apply() == []
+    assert firewall.problems() == []
+
+
+def test_other_ports_replace_the_table(proc: Path) -> None:
+    host = FakeHost({"nft"})
+    firewall = Firewall(NODE, run=host, proc=proc)
+    firewall.close(CLOSED)
+    firewall.close(Closed(((7000, 7000),)))
+    listing = host.listing()
+    assert "7000" in listing
+    assert "6379" not in listing
+    assert firewall.apply() == []
+    # The agent that comes next knows nothing of them, and puts its own in place.
+    assert Firewall(NODE, run=host, proc=proc).apply() == ["nft: table inet meshray in place"]
+    assert "7000" not in host.listing()
+
+
+def test_nothing_to_close_is_no_guard(proc: Path) -> None:
+    host = FakeHost({"nft"})
+    Firewall(NODE, run=host, proc=proc).apply()
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", "no rule of meshray's closes them")
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_iptables_alone(proc: Path, variant: str) -> None:
+    host = FakeHost({f"iptables-{variant}", f"ip6tables-{variant}"})
+    host.iptables[f"iptables-{variant}"] = {"INPUT": ("ACCEPT", ["-j DOCKER"]), "DOCKER": ("-", [])}
+    (proc / "net/ip_tables_names").write_text("filter\n")
+    firewall = Firewall(NODE, run=host, proc=proc)
+    assert len(firewall.close(CLOSED)) == 2
+    for program, version in ((f"iptables-{variant}", 4), (f"ip6tables-{variant}", 6)):
+        chains = host.iptables[program]
+        assert chains["INPUT"][1][0].endswith("-j MESHRAY-INPUT")
+        assert chains["MESHRAY-INPUT"][1] == [
+            "-i lo -j RETURN",
+            "-i meshray0 -j RETURN",
+            *(["-d 10.99.0.0/16 -j DROP"] if version == 4 else []),
+            "-p tcp -m tcp --dport 6379:6379 --syn -j DROP",
+            "-p tcp -m tcp --dport 10002:19999 --syn -j DROP",
+            "-p tcp -m tcp --dport 41234:41234 -j DROP",
+        ]
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("iptables", "")
+    assert firewall.apply() == []
+
+    # Others, then somebody comes first, then somebody empties the chain.
+    assert len(firewall.close(Closed(((7000, 7000),)))) == 2
+    rules = host.iptables[f"iptables-{variant}"]
+    assert [rule for rule in rules["INPUT"][1] if "MESHRAY" in rule] == rules["INPUT"][1][:1]
+    rules["INPUT"][1].insert(0, "-i eth0 -j ACCEPT")
+    assert firewall.apply() == [f"iptables-{variant} MESHRAY-INPUT: in place"]
+    rules = host.iptables[f"iptables-{variant}"]
+    assert rules["INPUT"][1].index("-i eth0 -j ACCEPT") == 1
+    rules["MESHRAY-INPUT"][1].clear()
+    assert firewall.apply() == [f"iptables-{variant} MESHRAY-INPUT: in place"]
+    assert firewall.problems() == []
+
+    assert firewall.remove()
+    assert "MESHRAY" not in repr(host.iptables)
+    assert host.iptables[f"iptables-{variant}"]["INPUT"][1] == ["-i eth0 -j ACCEPT", "-j DOCKER"]
+    assert firewall.remove() == []
+
+
+def test_without_any_program_it_is_said(proc: Path) -> None:
+    host = FakeHost(set())
+    firewall = Firewall(NODE, run=host, proc=proc)
+    assert firewall.close(CLOSED) == []
+    said = (
+        "Ray's ports are open to every network that this machine is in: "
+        "neither nft nor iptables is there (apt-get install nftables)"
+    )
+    assert firewall.problems() == [said]
+    assert firewall.apply() == []
+    assert firewall.problems() == [said]
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", said.partition(": ")[2])
+    # As soon as there is one, it is used.
+    host.programs.add("nft")
+    assert firewall.apply() == ["nft: table inet meshray in place"]
+    assert firewall.problems() == []
+
+
+def test_without_ip6tables(proc: Path) -> None:
+    host = FakeHost({"iptables-nft"})
+    firewall = Firewall(NODE, run=host, proc=proc)
+    assert firewall.close(CLOSED) == ["iptables-nft MESHRAY-INPUT: in place"]
+    assert firewall.problems() == [
+        "Ray's ports are open to every IPv6 network that this machine is in: ip6tables-nft-save: not found"
+    ]
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState(
+        "iptables", "not for IPv6: ip6tables-nft-save: not found"
+    )
+    (proc / "net/if_inet6").unlink()
+    assert firewall.apply() == []
+    assert firewall.problems() == []
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("iptables", "")
+
+
+def test_nft_that_refuses_leaves_it_to_iptables(proc: Path) -> None:
+    host = FakeHost({"nft", "iptables-nft", "ip6tables-nft"})
+    host.owned = {"meshray"}
+    firewall = Firewall(NODE, run=host, proc=proc)
+    assert firewall.close(CLOSED) == [
+        "iptables-nft MESHRAY-INPUT: in place",
+        "ip6tables-nft MESHRAY-INPUT: in place",
+    ]
+
+
+def test_without_rights_it_is_said(proc: Path) -> None:
+    def run(argv: object, stdin: str) -> Answer:
+        return host(argv, stdin)  # type: ignore[arg-type]
+
+    host = FakeHost({"nft", "iptables-nft", "ip6tables-nft"}, root=False)
+    firewall = Firewall(NODE, run=run, proc=proc)
+    assert firewall.close(CLOSED) == []
+    assert "every IPv4 network that this machine is in: Operation not permitted" in firewall.problems()[0]
+    state = guard_state("meshray0", run=run, proc=proc)
+    assert state.how == ""
+    assert "Operation not permitted" in state.why
