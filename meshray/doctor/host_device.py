@@ -55,7 +55,7 @@ def wireguard_available(facts: DeviceFacts) -> Finding:
         return Finding(FAIL, facts.wireguard_error, facts.wireguard_fix)
     if not facts.wireguard:
         return Finding(SKIP, "it was not tried")
-    return Finding(OK, "the kernel has WireGuard" if facts.wireguard == KERNEL else "wireguard-go")
+    return Finding(OK, "the kernel has WireGuard" if facts.wireguard == KERNEL else "an engine in user space")
 
 
 def tun_device(facts: DeviceFacts) -> Finding:
@@ -112,10 +112,10 @@ def device_up(facts: DeviceFacts) -> Finding:
         DOWN: (f"{name} is down", f"ip link set {name} up"),
     }
     if facts.state in wrong:
-        return Finding(FAIL, *wrong[facts.state], repair="" if facts.state == FOREIGN else "agent")
+        return Finding(FAIL, *wrong[facts.state], repair="" if facts.state == FOREIGN else "device")
     if facts.state != UP:
         return Finding(SKIP, facts.state_detail or f"{name} was not looked at")
     if facts.expected not in facts.addresses:
         has = ", ".join(facts.addresses) or "no address"
-        return Finding(FAIL, f"{name} has {has}, not {facts.expected}", again, repair="agent")
+        return Finding(FAIL, f"{name} has {has}, not {facts.expected}", again, repair="device")
     return Finding(OK, f"{name} is up with {facts.expected}")
