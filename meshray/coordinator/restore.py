@@ -56,8 +56,12 @@ def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
     """
     ticket, holds = shown.ticket, registry.lineage.holds
     if ticket is not None and ticket.credential_hash == credential_hash:
-        is_member = not holds(ticket.mark) and _may_come_back(registry, ticket)
-        return "member" if is_member else "removed"
+        known = registry.members.get(ticket.node_id)
+        if known is not None and not known.credential_hash and STATIC not in known.node.roles:
+            # Put back from the map without its credential, and here it is.
+            return "member"
+        if not holds(ticket.mark):
+            return "member" if _may_come_back(registry, ticket) else "removed"
     vouched = not shown.of_another_form and (shown.mark is None or holds(shown.mark))
     return "removed" if vouched else "cannot tell"
 
@@ -65,7 +69,7 @@ def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
 def _may_come_back(registry: Registry, ticket: Ticket) -> bool:
     known, restored = registry.members.get(ticket.node_id), registry.lineage.restored
     if known is not None:
-        # Put back from the map, without its credential; or the copy has one that was renewed since.
+        # Its credential was renewed after the copy was made.
         return not known.node.roles & {COORDINATOR, STATIC}
     if restored is not None and restored.whole and ticket.mark.serial <= restored.serial:
         # The map of a later moment was put back, and the node was not in it.

@@ -253,7 +253,7 @@ class Service:
         """The node's agent is here; the newest connection wins. Raises UnknownError where the node is gone."""
         outbox = self._publisher.join(node_id)
         try:
-            await self._ledger.change(lambda registry: registry.connected(node_id))
+            await self._ledger.change(lambda registry: registry.connected(node_id), durable=False)
         except BaseException:
             self._publisher.leave(node_id, outbox)
             raise
@@ -263,21 +263,21 @@ class Service:
         """The connection ended."""
         if self._publisher.leave(node_id, outbox):
             self._asking.gone(node_id)
-            await self._ledger.change(lambda registry: registry.disconnected(node_id, self._clock()))
+            await self._ledger.change(lambda registry: registry.disconnected(node_id, self._clock()), durable=False)
 
     async def map_arrived(self, node_id: str) -> None:
         """The agent received the whole map."""
-        await self._ledger.change(lambda registry: registry.got_map(node_id))
+        await self._ledger.change(lambda registry: registry.got_map(node_id), durable=False)
 
     async def reported(
         self, node_id: str, versions: Versions, endpoints: tuple[Endpoint, ...], hubs: tuple[str, ...] = ()
     ) -> None:
         """What the agent says of itself. Raises UnknownError."""
-        await self._ledger.change(lambda registry: registry.reported(node_id, versions, endpoints, hubs))
+        await self._ledger.change(lambda registry: registry.reported(node_id, versions, endpoints, hubs), durable=False)
 
     async def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> None:
         """Where a hub's WireGuard sees the nodes. Raises UnknownError."""
-        await self._ledger.change(lambda registry: registry.saw(hub_id, seen))
+        await self._ledger.change(lambda registry: registry.saw(hub_id, seen), durable=False)
 
     def punch(self, node_id: str, others: Iterable[str]) -> None:
         """Lets the node and each of the others try the direct way, at the same moment."""
@@ -308,7 +308,7 @@ class Service:
 
     async def ray_started(self, node_id: str, instance: str) -> None:
         """Ray's head has another instance. Raises UnknownError."""
-        await self._ledger.change(lambda registry: registry.ray_started(node_id, instance))
+        await self._ledger.change(lambda registry: registry.ray_started(node_id, instance), durable=False)
 
     # Tokens
 

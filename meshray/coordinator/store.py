@@ -83,7 +83,7 @@ class Store:
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> Store:
-        """A new database that only its owner may read. Raises FileExistsError."""
+        """A new database that only its owner may read. Raises FileExistsError, MeshrayError store_unwritable."""
         # SQLite gives the files of its write-ahead log the mode of the database.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         store = cls._connect(path)
@@ -97,7 +97,7 @@ class Store:
             "ray_token": settings.ray_token,
             "revision": "0",
         }
-        with store._transaction() as connection:
+        with store._reporting_damage(), store._transaction() as connection:
             connection.executemany("INSERT INTO setting VALUES (?, ?)", values.items())
         return store
 

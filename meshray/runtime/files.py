@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
 
+#: No room, no quota, read-only: what a person mends, and meshray waits for.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 #: Nobody else enters.
 PRIVATE_FOLDER = 0o700
 #: Others may pass through to what is theirs, but not list it.

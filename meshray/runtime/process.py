@@ -18,8 +18,9 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-from meshray.runtime.files import make_folder, write_atomically
+from meshray.runtime.files import DISK_ERRORS, make_folder, write_atomically
 from meshray.runtime.person import Person
 
 #: How often the end of a process group is looked for while it is being stopped, seconds.
@@ -52,7 +53,7 @@ class ManagedProcess:
 
         Args:
             argv: program and arguments; never a secret among them.
-            log: standard output and error are appended to it.
+            log: standard output and error are appended to it, where the disk lets them.
             mark: kept in the pid file, tells a later adopter with what the process was started.
             person: as whom it runs; only root can choose another than itself.
             keep: open descriptors that it gets under the same numbers.
@@ -60,13 +61,8 @@ class ManagedProcess:
         Raises:
             OSError: the program is not there or may not be executed.
         """
-        make_folder(log.parent)
-        if log.exists() and log.stat().st_size > _LOG_LIMIT:
-            log.replace(log.with_suffix(".log.1"))
         drop = {} if person is None or os.geteuid() == person.uid else _identity(person)
-        with log.open("ab") as output:
-            output_fd = output.fileno()
-            os.fchmod(output_fd, 0o600)
+        with _opened(log) as output:
             self._child = subprocess.Popen(
                 list(argv),
                 env=dict(env),
@@ -167,6 +163,21 @@ class ManagedProcess:
         if boot != _boot_id() or started is None or _start_time(pid) != started:
             return None, ""
         return int(pid), str(mark)
+
+
+def _opened(log: Path) -> BinaryIO:
+    try:
+        make_folder(log.parent)
+        if log.exists() and log.stat().st_size > _LOG_LIMIT:
+            log.replace(log.with_suffix(".log.1"))
+        output = log.open("ab")
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        # What the process does matters more than what it writes about it.
+        return Path(os.devnull).open("ab")
+    os.fchmod(output.fileno(), 0o600)
+    return output
 
 
 def _identity(person: Person) -> dict[str, object]:

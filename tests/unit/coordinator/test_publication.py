@@ -10,10 +10,11 @@ import pytest
 
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import CLOSE_REPLACED, CLOSE_TOO_SLOW, Outbox, Publisher
-from meshray.coordinator.records import RowChanges
+from meshray.coordinator.records import Member, PutMember, RowChanges
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import NodeName
+from meshray.model.node import Versions
 
 from .people import accept_all, enrol, new_mesh, request, token
 
@@ -82,6 +83,31 @@ async def test_what_was_not_written_did_not_happen() -> None:
     disk.fails = False
     await enrol_in(ledger, 2)
     assert str(ledger.registry.members["id-2"].node.ip) == "10.99.0.2"
+    await ledger.close()
+
+
+async def test_presence_goes_on_while_the_disk_is_full_and_is_written_later() -> None:
+    disk, changed = Disk(), []
+    ledger = Ledger(new_mesh(), disk.write, lambda: changed.append(1))
+    await enrol_in(ledger, 1)
+    disk.fails = True
+    newer = Versions("9.9.9")
+    said = ledger.change(lambda registry: registry.reported("id-1", newer, ()), durable=False)
+    came = ledger.change(lambda registry: registry.connected("id-1"), durable=False)
+    results = await asyncio.gather(enrol_in(ledger, 2), said, came, return_exceptions=True)
+    assert isinstance(results[0], MeshrayError) and results[1] is None and isinstance(results[2], Member)
+    node = ledger.registry.members["id-1"].node
+    assert node.online and node.versions == newer
+    assert len(ledger.registry.members) == 2
+    serial = ledger.registry.lineage.serial
+    disk.fails = False
+    await ledger.change(lambda registry: registry.collect(0.0))
+    written = [row.member for row in disk.writes[-1] if isinstance(row, PutMember)]
+    assert [member.node.versions for member in written] == [newer]
+    assert ledger.registry.lineage.serial == serial + 1
+    writes = len(disk.writes)
+    await ledger.change(lambda registry: registry.collect(0.0))
+    assert len(disk.writes) == writes, "nothing is owed any more"
     await ledger.close()
 
 

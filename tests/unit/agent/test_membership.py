@@ -1,0 +1,84 @@
+"""A disk that cannot be written: the node goes on with what it has in memory, and says so."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from meshray.agent import enrolment as enrolment_module
+from meshray.agent import membership as membership_module
+from meshray.agent.cache import load_map
+from meshray.agent.enrolment import Enrolment
+from meshray.agent.membership import Membership
+from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.keys import MeshSecret, PrivateKey
+from meshray.model.meshmap import MeshInfo, MeshMap
+from meshray.model.node import Node
+from meshray.settings import Home
+
+MESH = MeshInfo("ab", "lab", OverlayNetwork.parse("10.99.0.0/16"))
+NODE = Node("n1", NodeName("one"), IPv4Address("10.99.0.2"), PrivateKey.generate().public(), frozenset())
+MAP = MeshMap(MESH, 3, {"n1": NODE}, "mark")
+
+
+def membership(folder: Path) -> Membership:
+    enrolment = Enrolment(
+        mesh_id="ab",
+        node_id="n1",
+        name="one",
+        credential="c",
+        coordinators=(Endpoint("127.0.0.1", 1),),
+        fingerprint="00",
+        mesh_secret=MeshSecret.generate(),
+        ray_token="t",
+        mesh_port=51888,
+        listen_port=0,
+        person_uid=0,
+    )
+    return Membership(Home(folder, folder / "run"), enrolment)
+
+
+def no_room(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_map_that_cannot_be_kept_is_a_complaint_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = membership(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(membership_module, "save_map", no_room)
+        mine.keep_map(MAP)
+        (complaint,) = mine.complaints()
+    assert "No space left on device" in complaint and str(tmp_path) in complaint
+    mine.keep_map(MAP)
+    assert mine.complaints() == ()
+    assert load_map(Home(tmp_path, tmp_path)) == MAP
+
+
+def test_a_ticket_is_kept_in_memory_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = membership(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(enrolment_module, "write_atomically", no_room)
+        mine.told({"type": "ticket", "ticket": "abc"})
+        assert mine.enrolment.ticket == "abc" and len(mine.complaints()) == 1
+    mine.told({"type": "ticket", "ticket": "def"})
+    assert Enrolment.load(Home(tmp_path, tmp_path)).ticket == "def" and mine.complaints() == ()
+
+
+def test_a_ticket_is_asked_for_when_it_says_something_old(tmp_path: Path) -> None:
+    mine = membership(tmp_path)
+    renamed = replace(MAP, nodes={"n1": replace(NODE, name=NodeName("two"))})
+    assert mine.must_ask(MAP, renamed)
+    assert not mine.must_ask(MAP, replace(MAP, nodes={"n1": replace(NODE, online=True)}))
+    assert not mine.must_ask(MAP, replace(MAP, nodes={}))
+
+
+def test_what_the_coordinator_says_of_a_restore_is_said_until_it_says_otherwise(tmp_path: Path) -> None:
+    mine = membership(tmp_path)
+    mine.told({"type": "restored", "text": "an older copy"})
+    assert mine.complaints() == ("an older copy",)
+    mine.behind(None)
+    assert mine.complaints() == ()
