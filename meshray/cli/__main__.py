@@ -2,6 +2,6 @@
 
 import sys
 
-from meshray.cli.main import main
+from meshray.cli.entry import main
 
 sys.exit(main())

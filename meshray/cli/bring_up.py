@@ -106,6 +106,21 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
     return exit_code
 
 
+def with_last_words(error: MeshrayError, home: Home) -> MeshrayError:
+    """The error of an ephemeral node that goes, with what its logs say: they go with it."""
+    from meshray.agent.enrolment import Enrolment
+
+    try:
+        if not Enrolment.load(home).ephemeral:
+            return error
+    except MeshrayError:
+        return error
+    logs = [home.logs / f"{name}.log" for name in ("agent", "ray")]
+    words = [f"{log.name}: {service.last_line(log)}" for log in logs if log.exists()]
+    error.hint = "; ".join([*([error.hint] if error.hint else []), *words])
+    return error
+
+
 class _Watcher(threading.Thread):
     """Follows the agent of this very process from beside."""
 
@@ -130,7 +145,7 @@ class _Watcher(threading.Thread):
             # Whoever was interrupted sees the socket end as well; that is no failure of its own.
             if isinstance(error, UnreachableError) and error.code == "agent_down":
                 return
-            self.error = error
+            self.error = with_last_words(error, self._home)
             os.kill(os.getpid(), signal.SIGTERM)
             return
         self.is_up = True

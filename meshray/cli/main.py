@@ -8,7 +8,6 @@ Only the module of the command that was asked for is imported, so that ``--help`
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import signal
@@ -23,6 +22,7 @@ import click
 from meshray import __version__
 from meshray.cli.app import App
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError, UsageError
+from meshray.runtime.files import DISK_ERRORS
 
 if TYPE_CHECKING:
     from meshray.cli.output import Result
@@ -51,10 +51,6 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "logs": ("logs", "Show what agent, coordinator, engine and Ray wrote."),
     },
 }
-
-
-#: Python does not say which file it was that could not be written: the state folder's disk.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Program(click.Group):
@@ -182,7 +178,8 @@ def as_error(caught: BaseException, app: App) -> MeshrayError:
         return InterruptedByUser("interrupted", "interrupted")
     if isinstance(caught, click.ClickException):
         return _from_click(caught)
-    if isinstance(caught, OSError) and (caught.filename is not None or caught.errno in _DISK_ERRORS):
+    if isinstance(caught, OSError) and (caught.filename is not None or caught.errno in DISK_ERRORS):
+        # Python does not say which file it was that could not be written: the state folder's disk.
         return _from_system(caught, app)
     return _unexpected(caught, app)
 
@@ -209,7 +206,7 @@ def _from_system(caught: OSError, app: App) -> MeshrayError:
     if isinstance(caught, PermissionError) and app.euid != 0:
         return MeshrayError("not_root", f"not root: {caught.filename} is closed to you", hint=app.sudo_line())
     hint = ""
-    if caught.errno in _DISK_ERRORS:
+    if caught.errno in DISK_ERRORS:
         hint = "make room there, or MESHRAY_HOME=FOLDER keeps the state elsewhere"
     return MeshrayError("system", f"{caught.filename or app.own_home.state}: {caught.strerror}", hint=hint)
 

@@ -94,6 +94,15 @@ def ray_args() -> tuple[str, ...]:
     return found
 
 
+def require_no_words_to_ray(no_ray: bool, ray: str | None) -> None:
+    """Raises UsageError where Ray is not to run and something is said to it all the same."""
+    if no_ray and (ray is not None or ray_args()):
+        said = "--ray" if ray is not None else "options behind --"
+        raise UsageError(
+            "no_ray_with_ray", f"--no-ray runs no Ray here, so {said} would mean nothing", hint="leave one of them out"
+        )
+
+
 def parse_labels(items: Sequence[str]) -> dict[str, str]:
     """``("zone=lab",)`` → ``{"zone": "lab"}``. Raises UsageError."""
     labels = {}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,17 @@ class Family:
     def is_broken(self) -> bool:
         """Whether one of the vital processes that were seen has ended. Costs a file each, not a look."""
         return any(not _is_same(process, _process(process.pid)) for process in self._vital)
+
+    def lacks_raylet(self) -> bool:
+        """Whether no raylet was ever seen: there is none yet, or it ended before the first look."""
+        return all(process.name != "raylet" for process in self._vital)
+
+    def age_s(self) -> float | None:
+        """How long the leader runs, seconds; None where it does not."""
+        leader = _process(self.leader)
+        if leader is None:
+            return None
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - leader.started / os.sysconf("SC_CLK_TCK"))
 
     def kill(self) -> None:
         """SIGKILL to everyone who still lives."""

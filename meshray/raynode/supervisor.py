@@ -60,6 +60,8 @@ _TABLE_TIMEOUT_S = 2.0
 _FAMILY_POLL_S = 30.0
 #: The same while Ray starts and its processes are still being made.
 _YOUNG_FAMILY_POLL_S = 2.0
+#: A `ray start` this old has made its raylet, also on a slow machine, seconds.
+_STARTED_S = 60.0
 #: The start of a raylet may seem to lie before that of its parent where the clock is being set.
 _CLOCK_SLACK_S = 1.0
 #: Ray's own processes end within some seconds of SIGTERM; what a task holds up is killed then.
@@ -264,7 +266,8 @@ class RayNode:
         preflight.check_readable(path, self._person)
 
     async def _keep(self, pid: int) -> float:
-        if self._watch_family(pid).is_broken():
+        family = self._watch_family(pid)
+        if family.is_broken() or self._is_hollow(family):
             # `ray start --block` stays where its raylet ended in peace: drained, or by SIGTERM.
             await self._end()
             self._fell("Ray's own processes ended, and left ray start behind")
@@ -284,6 +287,14 @@ class RayNode:
             return _LISTED_POLL_S if self._reported or not self._plan.head else _STARTING_POLL_S
         self.last_error = f"Ray runs for {life:.0f} s, but the head does not list this node as ALIVE"
         return STEADY_S
+
+    def _is_hollow(self, family: Family) -> bool:
+        """Whether an adopted `ray start` has no raylet any more: that ended while there was no agent to see it."""
+        if self._spawned is not None or not family.lacks_raylet():
+            return False
+        # One that is starting has none yet.
+        age_s = family.age_s()
+        return age_s is not None and age_s > _STARTED_S
 
     async def _is_listed(self) -> bool:
         nodes = await live_nodes(self._plan.head_ip, self._token, _TABLE_TIMEOUT_S)

@@ -55,6 +55,11 @@ def choose(environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
     return SYSTEMD if systemd_runs and euid == 0 and not named else BACKGROUND
 
 
+def require_valid(environ: Mapping[str, str]) -> None:
+    """Raises UsageError where MESHRAY_SERVICE holds a word that `start` would refuse."""
+    choose(environ, systemd_runs=False, euid=os.geteuid())
+
+
 def systemd_runs_here() -> bool:
     """systemd is up and is about this very machine: in a network or mount namespace of its own a unit would start
     outside of it."""

@@ -20,7 +20,7 @@ import click
 from meshray import __version__
 from meshray.cli import bring_up, output
 from meshray.cli.app import App
-from meshray.cli.options import PassesOnToRay, json_option, node_options, ray_args
+from meshray.cli.options import PassesOnToRay, json_option, node_options, ray_args, require_no_words_to_ray
 from meshray.cli.results import InitResult, Result
 from meshray.cli.undo import Undo
 from meshray.errors import MeshrayError, UsageError
@@ -96,6 +96,7 @@ def init_command(
             "--hub-only runs no Ray here, so nothing can be said to it",
             hint="say it to `meshray join --head` on the machine that runs the Ray head",
         )
+    require_no_words_to_ray(no_ray, ray)
     wish = Wish(
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
         network=OverlayNetwork.parse(network),
@@ -112,10 +113,12 @@ def init_command(
 def _init(app: App, wish: Wish, block: bool) -> Result | int:
     from meshray.cli.enrolled import require_stranger
     from meshray.raynode.command import check_extra_args
+    from meshray.runtime import service
     from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
     check_extra_args(wish.ray_args)
+    service.require_valid(app.environ)
     app.require_root()
     require_stranger(home)
     with claimed(home) as release, Undo(app) as undo:

@@ -29,6 +29,7 @@ from meshray.cli.options import (
     parse_labels,
     ray_args,
     read_token,
+    require_no_words_to_ray,
 )
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
@@ -160,6 +161,7 @@ def join_command(
         transport=transport,
     )
     _require_sense(wish)
+    require_no_words_to_ray(no_ray, ray)
     return _join(app, wish, block)
 
 
@@ -177,10 +179,12 @@ def _require_sense(wish: Wish) -> None:
 def _join(app: App, wish: Wish, block: bool) -> Result | int:
     from meshray.cli.enrolled import require_stranger
     from meshray.raynode.command import check_extra_args, check_labels
+    from meshray.runtime import service
     from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
     check_extra_args(wish.ray_args)
+    service.require_valid(app.environ)
     check_labels(wish.labels)
     app.require_root()
     require_stranger(home, wish.token.mesh_id)

@@ -50,6 +50,21 @@ def test_a_family_is_broken_once_a_vital_process_of_it_has_ended(monkeypatch: py
     assert family.is_broken()
 
 
+def test_a_family_without_a_raylet_and_its_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = table(replace(LEADER, started=0), replace(WORKER, name="gcs_server", parent=100))
+    monkeypatch.setattr(processes, "_running", lambda: alive)
+    monkeypatch.setattr(processes, "_process", alive.get)
+    family = Family(100)
+    family.look()
+    assert family.lacks_raylet()
+    age_s = family.age_s()
+    assert age_s is not None and age_s > 1
+    assert Family(99).age_s() is None
+    alive[RAYLET.pid] = replace(RAYLET, name="raylet")
+    family.look()
+    assert not family.lacks_raylet()
+
+
 def test_nothing_is_found_where_nothing_runs() -> None:
     assert members(100, frozenset(), table()) == frozenset()
 

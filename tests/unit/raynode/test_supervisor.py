@@ -36,6 +36,8 @@ class FakeMachine:
     refuses: bool = False
     #: The raylet ended, `ray start` did not.
     hollow: bool = False
+    without_raylet: bool = False
+    age_s: float | None = None
     argv: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -87,6 +89,12 @@ class NoFamily:
 
     def is_broken(self) -> bool:
         return self._machine.hollow
+
+    def lacks_raylet(self) -> bool:
+        return self._machine.without_raylet
+
+    def age_s(self) -> float | None:
+        return self._machine.age_s
 
     def look(self) -> frozenset[Process]:
         return frozenset()
@@ -148,6 +156,19 @@ async def test_ray_that_runs_is_adopted(machine: FakeMachine, tmp_path: Path, to
     worker.head_instance("a")
     await worker.step()
     assert (worker.state, machine.pid, machine.starts) == ("running", 77, 0)
+
+
+async def test_a_raylet_that_ended_while_there_was_no_agent_is_missed(
+    machine: FakeMachine, tmp_path: Path, told: list[str]
+) -> None:
+    machine.pid, machine.mark, machine.without_raylet, machine.age_s = 77, "a", True, 20.0
+    worker = node(tmp_path, told)
+    worker.head_instance("a")
+    await worker.step()
+    assert (machine.pid, machine.starts) == (77, 0), "it may still be starting"
+    machine.age_s = 61.0
+    await worker.step()
+    assert machine.pid is None and "left ray start behind" in worker.last_error
 
 
 async def test_a_worker_of_the_heads_last_life_starts_anew(
