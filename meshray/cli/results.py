@@ -235,10 +235,12 @@ class NodeList(Result):
     """``node list``: the coordinator's entries."""
 
     nodes: tuple[Mapping[str, object], ...]
+    restored: Mapping[str, object] | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``node list --json``."""
-        return {"nodes": [dict(node) for node in self.nodes]}
+        """The fields of ``node list --json``; ``restored``: the last time that the coordinator's database turned
+        out to be an older copy, and what that changed."""
+        return {"nodes": [dict(node) for node in self.nodes], "restored": self.restored}
 
 
 @dataclass(frozen=True)

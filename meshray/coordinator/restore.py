@@ -25,6 +25,7 @@ from meshray.coordinator.records import (
     PutMember,
     PutRestored,
     PutRevision,
+    PutTimeline,
     RowChange,
 )
 from meshray.coordinator.registry import NEVER_SEEN_GRACE_S, RESTART_GRACE_S, REVISION_BLOCK, Outcome, Registry
@@ -67,13 +68,10 @@ def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
 
 
 def _may_come_back(registry: Registry, ticket: Ticket) -> bool:
-    known, restored = registry.members.get(ticket.node_id), registry.lineage.restored
+    known = registry.members.get(ticket.node_id)
     if known is not None:
         # Its credential was renewed after the copy was made.
         return not known.node.roles & {COORDINATOR, STATIC}
-    if restored is not None and restored.whole and ticket.mark.serial <= restored.serial:
-        # The map of a later moment was put back, and the node was not in it.
-        return False
     # Where its key is another member's, the same machine has enrolled once more.
     return all(member.node.public_key != ticket.public_key for member in registry.members.values())
 
@@ -144,8 +142,14 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
         removed=tuple(str(member.node.name) for member in gone),
     )
     registry = replace(registry, members=members, freed=freed, deadlines=deadlines)
-    registry, more = _published(registry, mark.revision)
-    return _noted(registry, restored), (*rows, *more, PutRestored(restored)), restored
+    # Its timeline is a part of the past now: who was a member in it and is not in the map had been removed.
+    lineage = replace(registry.lineage, timelines={**registry.lineage.timelines, mark.timeline: mark.serial})
+    registry, more = _published(replace(registry, lineage=lineage), mark.revision)
+    return (
+        _noted(registry, restored),
+        (*rows, *more, PutTimeline(mark.timeline, mark.serial), PutRestored(restored)),
+        restored,
+    )
 
 
 def let_rest(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:

@@ -86,7 +86,9 @@ def add(
 @click.pass_obj
 def list_(app: App) -> Result:
     """List every enrolled node with its versions and labels."""
-    return NodeList(tuple(children(app.api("GET", "/v1/nodes"), "nodes")))
+    answer = app.api("GET", "/v1/nodes")
+    restored = answer.get("restored")
+    return NodeList(tuple(children(answer, "nodes")), restored if isinstance(restored, dict) else None)
 
 
 @node_command.command("rm")

@@ -32,7 +32,7 @@ def membership(folder: Path) -> Membership:
         name="one",
         credential="c",
         coordinators=(Endpoint("127.0.0.1", 1),),
-        fingerprint="00",
+        fingerprint="00" * 32,
         mesh_secret=MeshSecret.generate(),
         ray_token="t",
         mesh_port=51888,

@@ -28,7 +28,7 @@ FIELDS = {
     "token list": {"tokens"},
     "token revoke": {"id", "revoked"},
     "node add": {"mesh", "node", "path", "ray", "ray_address", "dashboard"},
-    "node list": {"nodes"},
+    "node list": {"nodes", "restored"},
     "node rm": {"node", "done"},
     "node rotate-key": {"node", "done", "public_key"},
     "node rename": {"node", "done", "name"},

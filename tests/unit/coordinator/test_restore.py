@@ -40,7 +40,7 @@ class Node:
         self.ticket = ticket
         self.map = told
         self.mark = mark
-        self.removed = False
+        self.removed = self.was_removed = False
 
 
 class Histories(RuleBasedStateMachine):
@@ -95,7 +95,7 @@ class Histories(RuleBasedStateMachine):
         node = data.draw(st.sampled_from(here))
         registry, rows, _ = self.registry.remove(node.node_id, self.now)
         self.commit(registry, rows)
-        node.removed = True
+        node.removed = node.was_removed = True
         self.tell_head()
 
     @precondition(lambda self: any(node.node_id in self.registry.members for node in self.nodes))
@@ -150,7 +150,9 @@ class Histories(RuleBasedStateMachine):
                 node.removed = False
             else:
                 assert found == "removed", "with a ticket the coordinator can always tell"
-                assert node.removed, f"{node.node_id} is enrolled and was refused"
+                # Where one copy forgot the removal, a later one, put back in turn, may know it again.
+                assert node.was_removed, f"{node.node_id} was never removed and is refused"
+                node.removed = True
                 return
         registry, rows, _ = notice(self.registry, node.mark, self.now)
         self.commit(registry, rows)
