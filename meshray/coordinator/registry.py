@@ -126,11 +126,13 @@ class Registry:
         credential_hash: str,
         compare: CompareVersions,
         now: float,
+        wall: float | None = None,
     ) -> Outcome[Member]:
         """A machine becomes a node, or, known by its key, becomes the same node again.
 
         Args:
             node_id: for a new node; random, never used before.
+            wall: unix seconds by which tokens expire, where that is another clock than ``now``.
             credential_hash: of what the node will show from now on.
 
         Raises:
@@ -139,7 +141,7 @@ class Registry:
             UsageError: hub_needs_endpoint.
             MeshrayError: network_full, or what ``compare`` raises.
         """
-        token = token_of(request, self.mesh, self.tokens, now)
+        token = token_of(request, self.mesh, self.tokens, now if wall is None else wall)
         known = self._with_key(request.public_key)
         head = self.map.head
         roles = roles_of(request, known, head)

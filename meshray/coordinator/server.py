@@ -27,6 +27,7 @@ from meshray.coordinator.store import Store
 from meshray.coordinator.ticket import Seal
 from meshray.errors import MeshrayError
 from meshray.relay.server import Relay
+from meshray.runtime.clock import SteadyClock
 from meshray.settings import Home
 
 #: All addresses of the machine.
@@ -48,7 +49,7 @@ class Server:
     Args:
         port: TCP; None takes the one that the mesh was made with, 0 one that is free.
         hosts: addresses to listen on.
-        clock: unix seconds.
+        clock: unix seconds; None: whoever sets the machine's clock lets tokens expire, and nothing else.
         door: the bounds on strangers.
         settle_s: how long enrolments wait for the own machine's agent after the start.
         relay: the way to the hub's WireGuard; None: to the mesh's port on this machine.
@@ -60,7 +61,7 @@ class Server:
         *,
         port: int | None = None,
         hosts: Sequence[str] = EVERYWHERE,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         door: Door | None = None,
         relay: Relay | None = None,
         settle_s: float = SETTLE_S,
@@ -68,7 +69,7 @@ class Server:
         self._home = home
         self._port = port
         self._hosts = hosts
-        self._clock = clock
+        self._clock, self._wall = (SteadyClock(), time.time) if clock is None else (clock, clock)
         self._door = door or Door()
         self._relay = relay
         self._settle_s = settle_s
@@ -99,7 +100,7 @@ class Server:
         store = Store.open(self._home.database)
         try:
             context, own_fingerprint, seal = _tls(self._home)
-            service = Service(store, own_fingerprint, seal, self._clock, settle_s=self._settle_s)
+            service = Service(store, own_fingerprint, seal, self._clock, self._wall, settle_s=self._settle_s)
             relay = self._relay = self._relay or Relay(service.settings.port)
             service.on_removed(relay.drop)
             sockets = _listen(self._hosts, service.settings.port if self._port is None else self._port)

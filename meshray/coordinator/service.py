@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -52,7 +51,8 @@ class Service:
     Args:
         fingerprint: SHA-256 of the certificate, for new tokens.
         seal: by which it knows its own tickets.
-        clock: unix seconds.
+        clock: unix seconds, by which addresses rest and absent nodes are waited for: it should not be set.
+        wall: unix seconds by which tokens expire; the same clock where none is given.
         settle_s: see `meshray.coordinator.recovery`.
     """
 
@@ -61,14 +61,15 @@ class Service:
         store: Store,
         fingerprint: bytes,
         seal: Seal,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
+        wall: Callable[[], float] | None = None,
         *,
         settle_s: float = SETTLE_S,
     ) -> None:
         self.settings = store.settings()
         self._store = store
         self._fingerprint = fingerprint
-        self._clock = clock
+        self._clock, self._wall = clock, wall or clock
         self._knocking: set[str] = set()
         self._told_restored = ""
         #: With which nodes prove their keys; good as long as this process.
@@ -131,7 +132,12 @@ class Service:
         credential_hash, node_id = hash_secret(credential), secrets.token_hex(8)
         member = await self._ledger.change(
             lambda registry: registry.enrol(
-                request, node_id=node_id, credential_hash=credential_hash, compare=compare, now=self._clock()
+                request,
+                node_id=node_id,
+                credential_hash=credential_hash,
+                compare=compare,
+                now=self._clock(),
+                wall=self._wall(),
             )
         )
         _log.info("%s enrolled as %s with token %s", member.node.name, member.node.ip, request.token_id)
@@ -314,7 +320,7 @@ class Service:
 
     async def create_token(self, *, uses: int, ttl_s: int, ephemeral: bool) -> tuple[Token, TokenRecord]:
         """A new token. ``uses`` 0: any number of nodes; ``ttl_s`` 0: never expires."""
-        secret, now = new_secret(), self._clock()
+        secret, now = new_secret(), self._wall()
         expires = now + ttl_s if ttl_s else None
         record = TokenRecord(new_token_id(), hash_secret(secret), uses, 0, expires, ephemeral, now)
         await self._ledger.change(lambda registry: registry.add_token(record))

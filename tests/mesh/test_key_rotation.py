@@ -18,6 +18,7 @@ from meshray.agent.loop import Agent
 from meshray.agent.parts import Parts
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.keys import PrivateKey
+from meshray.model.token import Token
 
 from .coordinator_harness import KEYS, enrol_request, new_key
 from .coordinator_harness import running_mesh as coordinator_alone
@@ -164,3 +165,27 @@ async def test_a_hub_with_static_peers_keeps_its_key(tmp_path: Path) -> None:
         assert caught.value.code == "has_static_peers"
         assert load_private_key(mesh.head.home) == before
         assert not mesh.head.home.pending_key.exists()
+
+
+async def test_setting_the_coordinators_clock_lets_tokens_expire_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        gone, away = await mesh.join("gone"), await mesh.join("away", ephemeral=True)
+        await until(mesh.whole, "whole")
+        freed = gone.agent.me.ip
+        await mesh.head.agent.coordinator.call("DELETE", "/v1/nodes/gone")
+        await away.kill()
+        del mesh.members["away"], mesh.members["gone"]
+        service = mesh.server.service
+        await until(lambda: not any(m.node.online for m in service.members() if m.node.name == "away"), "away")
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 7200)
+        await service.collect()
+        assert "away" in {member.node.name for member in service.members()}
+        assert (await mesh.join("new")).agent.me.ip != freed
+        made = await mesh.head.agent.coordinator.call("POST", "/v1/tokens", {"ttl_s": 3600})
+        monkeypatch.setattr(time, "time", lambda: real() + 7200 + 3601)
+        with pytest.raises(RefusedError) as caught:
+            await mesh.join("late", token=Token.parse(str(made["token"])))
+        assert caught.value.code == "token_expired"
