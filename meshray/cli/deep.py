@@ -41,7 +41,7 @@ def _look(app: App, known: Sequence[Mapping[str, object]], soak: bool) -> DeepFa
     from meshray.runtime.person import Person
 
     if any(check.get("code") in _NEEDED and check.get("status") == "fail" for check in known):
-        return DeepFacts(soak, skipped="the Ray head does not answer")
+        return DeepFacts(soak, skipped="the agent or the Ray head does not answer")
     try:
         answer = app.control().ask("env")
     except MeshrayError as error:

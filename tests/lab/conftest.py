@@ -12,7 +12,7 @@ from tests.lab.world import World
 
 #: The modules that go on with the one cluster, in this order, after all others: two clusters at a time slow each other
 #: down, and the last module ends it. Whoever else uses it leaves it as whole as it was.
-OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_reliability", "test_ways_out")
+OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_doctor_ray", "test_reliability", "test_ways_out")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -23,6 +23,8 @@ from typing import Any
 TASK_S = 40.0
 #: For one object; 16 MiB pass a line of 5 Mbit/s in it.
 MOVE_S = 30.0
+#: More than that, for the task itself.
+ANSWER_S = 5.0
 #: Above the 100 KiB up to which Ray hands results over with the answer, and several of its chunks.
 SIZE = 16 * 2**20
 
@@ -97,28 +99,28 @@ def run_tasks(ids: dict[str, str], addresses: dict[str, str], again: bool) -> li
     return worked
 
 
-def move(pairs: list[tuple[str, str]], ids: dict[str, str], again: bool) -> None:
+def move(pairs: list[tuple[str, str]], ids: dict[str, str], again: bool, patience_s: float) -> None:
     """An object over each of these ways at the same time."""
     import ray
 
     start = time.monotonic()
     maker, taker = ray.remote(make), ray.remote(take)
     made = {pair: maker.options(num_returns=2, **only_on(ids[pair[0]])).remote(SIZE) for pair in pairs}
-    taken = {pair: taker.options(**only_on(ids[pair[1]])).remote([made[pair][0]], MOVE_S) for pair in pairs}
+    taken = {pair: taker.options(**only_on(ids[pair[1]])).remote([made[pair][0]], patience_s) for pair in pairs}
     for source, target in pairs:
         seconds, error = 0.0, ""
         try:
-            expected = ray.get(made[source, target][1], timeout=left(start))
-            arrived, seconds = ray.get(taken[source, target], timeout=left(start))
+            expected = ray.get(made[source, target][1], timeout=left(start, patience_s))
+            arrived, seconds = ray.get(taken[source, target], timeout=left(start, patience_s))
             error = "" if arrived == expected else "it arrived damaged"
         except Exception as failure:
             error, seconds = words_of(failure), time.monotonic() - start
         say(step="move", again=again, source=source, target=target, seconds=round(seconds, 3), error=error)
 
 
-def left(start: float) -> float:
+def left(start: float, patience_s: float) -> float:
     """Of the time for one turn: the task's own patience, and a little for its answer."""
-    return max(0.1, start + MOVE_S + 5.0 - time.monotonic())
+    return max(0.1, start + patience_s + ANSWER_S - time.monotonic())
 
 
 def words_of(failure: Exception) -> str:
@@ -128,14 +130,14 @@ def words_of(failure: Exception) -> str:
     return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
 
 
-def everything(nodes: dict[str, str], again: bool) -> None:
+def everything(nodes: dict[str, str], again: bool, move_s: float) -> None:
     """All nodes and all pairs once."""
     ids = ids_of(nodes)
     for name in sorted(set(nodes.values()) - set(ids)):
         say(step="task", again=again, target=name, seconds=0.0, error="Ray does not call it ALIVE")
     worked = run_tasks(ids, {name: ip for ip, name in nodes.items()}, again)
     for pairs in turns(sorted(worked)):
-        move(pairs, ids, again)
+        move(pairs, ids, again, move_s)
 
 
 def main() -> int:
@@ -145,14 +147,15 @@ def main() -> int:
     order = json.loads(sys.argv[1])
     # Several Rays may be on this machine: RAY_ADDRESS in the environment says which is meant.
     ray.init("auto", log_to_driver=False, logging_level="ERROR")
-    everything(order["nodes"], again=False)
+    move_s = float(order.get("move_s", MOVE_S))
+    everything(order["nodes"], again=False, move_s=move_s)
     pause_s = float(order.get("again_after_s", 0))
     if pause_s:
         until = time.monotonic() + pause_s
         while (rest := until - time.monotonic()) > 0:
             say(step="wait", seconds=round(rest))
             time.sleep(min(10.0, rest))
-        everything(order["nodes"], again=True)
+        everything(order["nodes"], again=True, move_s=move_s)
     say(step="done")
     ray.shutdown()
     return 0

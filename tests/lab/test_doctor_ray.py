@@ -1,0 +1,106 @@
+"""One thing about Ray breaks at a time, and the doctor's first failing check names it.
+
+               switch wan 203.0.113.0/24
+        ┌─────────────┼──────────────┐
+      head         walled           nat    port-keeping NAT: nothing new comes in
+  203.0.113.10  203.0.113.20    203.0.113.30
+                drops all            │ switch nat-lan 192.168.7.0/24
+                inbound            nested
+                                192.168.7.10
+
+The tests go on with the session's cluster; each begins and ends with it whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshray.doctor.probes import deep_job
+from tests.lab.cluster import Cluster
+from tests.lab.faults import Fault
+from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, dropped, host_of, let_in
+
+#: A Ray that was ended starts again with backoff, on two slow cores.
+BACK_DEADLINE_S = 150
+#: Long enough for 16 MiB here.
+MOVE_S = 8
+
+
+def doctor(cluster: Cluster, *options: str, on: str = "head") -> dict[str, Any]:
+    return cluster.meshray(host_of(cluster, on), "doctor", *options, check=False)
+
+
+def failing(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [check for check in report["checks"] if check["status"] == "fail"]
+
+
+def wait_until_healthy(cluster: Cluster) -> None:
+    report: dict[str, Any] = {}
+
+    def healthy() -> bool:
+        report.update(doctor(cluster))
+        # A node that is being started is only warned of, and a skipped one tells nothing.
+        alive = [check for check in report["checks"] if check["code"] == "ray_alive" and check["status"] == "ok"]
+        return bool(report["healthy"]) and len(alive) == len(cluster.hosts)
+
+    cluster.head.wait_until(healthy, BACK_DEADLINE_S, f"a healthy cluster; last failing: {failing(report)}")
+
+
+def test_a_healthy_cluster_passes_the_deep_look_and_nothing_stays(cluster: Cluster) -> None:
+    report = doctor(cluster, "--deep")
+    assert failing(report) == []
+    moved = {
+        (check["node"], check["peer"])
+        for check in report["checks"]
+        if check["code"] == "ray_deep" and check["peer"] and check["status"] == "ok"
+    }
+    assert moved == set(itertools.permutations((host.name for host in cluster.hosts), 2))
+    left = cluster.python(
+        "import ray, json; from ray.util.state import list_objects; ray.init('auto', log_to_driver=False);"
+        "print(json.dumps([o.object_size for o in list_objects() if o.object_size >= 2**20]))"
+    )
+    assert left == []
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_first_failing_check_names_the_cause(cluster: Cluster, fault: Fault[Cluster]) -> None:
+    wait_until_healthy(cluster)
+    try:
+        fault.inject(cluster)
+        found = failing(doctor(cluster, on=fault.asked))
+    finally:
+        fault.heal(cluster)
+        wait_until_healthy(cluster)
+    assert found, "no check failed"
+    assert found[0]["code"] == fault.code, found[0]
+    assert fault.node in (found[0]["node"], found[0]["peer"]), found[0]
+    assert found[0]["fix"]
+
+
+def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Cluster) -> None:
+    """Only nested is kept from walled's object manager: both directions of that pair fail, and no other."""
+    wait_until_healthy(cluster)
+    nodes = {cluster.ip(host): host.name for host in cluster.hosts}
+    order = json.dumps({"nodes": nodes, "move_s": MOVE_S})
+    rule = f"ip saddr {{nested}} tcp dport {OBJECT_MANAGER}"
+    try:
+        dropped("walled", rule)(cluster)
+        found = failing(doctor(cluster))
+        told = cluster.head.run(
+            ["meshray", "run", "--", "python", "-", order], stdin=Path(deep_job.__file__).read_text(), deadline_s=120
+        ).stdout
+    finally:
+        let_in("walled")(cluster)
+        wait_until_healthy(cluster)
+    assert [(check["code"], check["node"], check["peer"]) for check in found] == [("ray_ports", "nested", "walled")]
+    steps = [json.loads(line) for line in told.splitlines()]
+    moves = {(step["source"], step["target"]): step["error"] for step in steps if step["step"] == "move"}
+    assert len(moves) == 6
+    broken = {pair for pair, error in moves.items() if error}
+    assert broken
+    assert broken <= {("nested", "walled"), ("walled", "nested")}
