@@ -24,6 +24,7 @@ from meshray.doctor.probes import deep_job
 from tests.lab.cluster import Cluster
 from tests.lab.faults import Fault
 from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, dropped, host_of, let_in
+from tests.lab.waiting import wait_until
 
 #: A Ray that was ended starts again with backoff, on two slow cores.
 BACK_DEADLINE_S = 150
@@ -48,7 +49,7 @@ def wait_until_healthy(cluster: Cluster) -> None:
         alive = [check for check in report["checks"] if check["code"] == "ray_alive" and check["status"] == "ok"]
         return bool(report["healthy"]) and len(alive) == len(cluster.hosts)
 
-    cluster.head.wait_until(healthy, BACK_DEADLINE_S, f"a healthy cluster; last failing: {failing(report)}")
+    wait_until(healthy, BACK_DEADLINE_S, "a healthy cluster", evidence=lambda: f"{failing(report)}")
 
 
 def test_a_healthy_cluster_passes_the_deep_look_and_nothing_stays(cluster: Cluster) -> None:
