@@ -30,6 +30,8 @@ RAYLET, GCS, DASHBOARD = "raylet", "gcs_server", "dashboard"
 
 _OK_STATUS, _REFUSED_STATUS = 200, (401, 403)
 _ANEW = "meshray down, then meshray up"
+#: Of `meshray.doctor.repairs.REPAIRS`: Ray is ended and started again.
+_REPAIR = "ray"
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def _ray_versions(facts: Facts) -> Iterable[Finding]:
                 f"Ray {ray.ray} is installed, but {name} started Ray {ray.started}: its new workers are of another Ray",
                 f"on {name}: {_ANEW}; or {ray.interpreter} -m pip install 'ray[default]=={ray.started}'",
                 name,
+                repair=_REPAIR,
             )
         else:
             yield _difference(name, ray, head or Versions(ray=ray.head_ray, python=ray.head_python))
@@ -195,7 +198,8 @@ def _running(name: str, ray: RayFacts) -> Finding:
     if stopped:
         held = ", ".join(f"{process.name} (pid {process.pid})" for process in stopped)
         pids = " ".join(str(process.pid) for process in stopped)
-        return Finding(FAIL, f"held by a signal, so it answers nobody: {held}", f"on {name}: kill -CONT {pids}", name)
+        told = f"held by a signal, so it answers nobody: {held}"
+        return Finding(FAIL, told, f"on {name}: kill -CONT {pids}", name, repair=_REPAIR)
     if ray.state == BACKOFF or (ray.state == STARTING and ray.deaths):
         return Finding(FAIL, f"Ray ended {_times(ray.deaths)} and is tried again: {ray.error}", fix, name)
     if ray.state not in (STARTING, RUNNING) or ray.processes is None:
@@ -217,9 +221,9 @@ def _answering(name: str, ray: RayFacts, fix: str) -> Finding:
             continue
         who = f"{process} (pid {pids[process]})" if process in pids else process
         if process not in pids:
-            return Finding(FAIL, f"its {what} is gone: {port.told(name)}", f"on {name}: {_ANEW}", name)
+            return Finding(FAIL, f"its {what} is gone: {port.told(name)}", f"on {name}: {_ANEW}", name, repair=_REPAIR)
         does = "hangs" if port.answer == SILENT else "does not answer"
-        return Finding(FAIL, f"{who} {does}: {port.told(name)}", f"{fix}; {_ANEW}", name)
+        return Finding(FAIL, f"{who} {does}: {port.told(name)}", f"{fix}; {_ANEW}", name, repair=_REPAIR)
     if ray.state == STARTING:
         return Finding(WARN, ray.error or "Ray is being started: the head does not list it yet", fix, name)
     slow = f"; {ray.error}" if ray.error else ""
@@ -263,7 +267,7 @@ def _token(name: str, ray: RayFacts) -> Finding:
     if ray.token_file and ray.token_file != SAME and ray.state in (STARTING, RUNNING):
         what = {MISSING: "is not there", OTHER: "holds another token than the mesh's"}
         told = f"the token file {ray.token_path} {what.get(ray.token_file, ray.token_file)}"
-        return Finding(FAIL, f"{told}: what Ray starts from now on is refused", fix, name)
+        return Finding(FAIL, f"{told}: what Ray starts from now on is refused", fix, name, repair=_REPAIR)
     if ray.with_token in _REFUSED_STATUS:
         told = f"the head's dashboard answers {ray.with_token} to the mesh's Ray token"
         return Finding(FAIL, told, f"on the head: {_ANEW}; is a Ray running there that meshray did not start?", name)
