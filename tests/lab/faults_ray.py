@@ -68,8 +68,15 @@ def dropped(name: str, rule: str) -> Callable[[Cluster], None]:
     def drop(cluster: Cluster) -> None:
         host = host_of(cluster, name)
         text = rule.format(ip=cluster.ip(host), **{other.name: cluster.ip(other) for other in cluster.hosts})
-        chain = f"chain input {{ type filter hook input priority -5; policy accept; {text} drop; }}"
-        host.run(["nft", "-f", "-"], stdin=f"table inet {TABLE} {{ {chain} }}")
+        rules = f"""
+        table inet {TABLE} {{
+            chain input {{
+                type filter hook input priority -5; policy accept;
+                {text} drop
+            }}
+        }}
+        """
+        host.run(["nft", "-f", "-"], stdin=rules)
 
     return drop
 
