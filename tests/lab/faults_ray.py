@@ -19,7 +19,7 @@ from tests.lab.host import Host
 INTERFACE = "meshray0"
 #: A table of the fault's own: whatever else the host has stays as it is.
 TABLE = "broken"
-NODE_MANAGER, OBJECT_MANAGER, GCS = 20101, 20102, 6379
+NODE_MANAGER, OBJECT_MANAGER = 20101, 20102
 #: From a killed Ray to what its supervisor says of it.
 NOTICED_S = 60
 TOKEN = "/run/meshray/ray_token"
@@ -171,7 +171,6 @@ FAULTS: tuple[Fault[Cluster], ...] = (
     _closed("object-manager-dropped", "walled", f"iifname {INTERFACE} tcp dport {OBJECT_MANAGER}"),
     _closed("node-manager-dropped", "nested", f"iifname {INTERFACE} tcp dport {NODE_MANAGER}"),
     _closed("worker-ports-dropped", "nested", f"iifname {INTERFACE} tcp dport 10002-19999"),
-    _closed("gcs-port-dropped", "head", f"iifname {INTERFACE} tcp dport {GCS}"),
     _closed("own-address-dropped", "nested", "iifname lo ip daddr {ip} tcp flags & (syn|ack) == syn", "own_address"),
     _of_ray("token-altered", "walled", "ray_token", _alter_token, _restore_token),
     _of_ray("another-ray-installed", "walled", "ray_versions", _tell_another_version, _tell_the_version),
