@@ -54,7 +54,9 @@ def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
     from meshray.runtime import service
 
     home = app.own_home
-    hung = service.is_running(home) and not _answers(app)
+    if _answers(app):  # so it is what the agent keeps that is not there
+        return str(app.control().ask("repair", timeout_s=_AGENT_S, key="device").get("done", ""))
+    hung = service.is_running(home)
     if hung:
         service.stop(home, grace_s=_GRACE_S)
     start(app, home)
