@@ -58,7 +58,9 @@ def test_a_killed_agent_is_one_failure_and_is_mended(place: tuple[Cluster, Host]
     worker = cluster.workers[0]
     pid = json.loads(worker.path("/run/meshray/agent.pid").read_text())["pid"]
     worker.run(["kill", "-9", str(pid)])
-    wait_until(lambda: failed(doctor(cluster, cluster.head)) == [("node_answers", "worker")], 30, "one failure at the head")
+    wait_until(
+        lambda: failed(doctor(cluster, cluster.head)) == [("node_answers", "worker")], 30, "one failure at the head"
+    )
     seen = doctor(cluster, cluster.head)
     (cause,) = [check for check in seen["checks"] if check["status"] == "fail"]
     assert "its agent is gone, the machine and its tunnel live" in cause["evidence"]
