@@ -401,6 +401,29 @@ def test_hub_without_any_firewall(lab: Lab, global_forwarding: str) -> None:
     assert (lab.ruleset(), forwarding(lab.node)) == before
 
 
+def test_hub_does_not_forward_ipv6_to_its_lan(lab: Lab) -> None:
+    """The overlay has no IPv6; a host that forwards it for others must not begin to for the overlay."""
+    ends = (
+        (lab.a, "eth0", "fd99::2", "fd01::/64", "fd99::1"),
+        (lab.outsider, "eth0", "fd01::9", "fd99::/64", "fd01::1"),
+    )
+    for interface, address in (("meshray0", "fd99::1"), ("eth0", "fd01::1")):
+        lab.node.run(["ip", "address", "add", f"{address}/64", "dev", interface, "nodad"])
+    lab.node.shell("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+    for host, interface, address, other, gateway in ends:
+        host.run(["ip", "address", "add", f"{address}/64", "dev", interface, "nodad"])
+        host.run(["ip", "route", "add", other, "via", gateway])
+    try:
+        lab.a.wait_until(lambda: lab.a.can_reach("fd01::9"), 20, "the way through a node that is no hub yet")
+        lab.firewall("apply", "hub")
+        assert not lab.a.can_reach("fd01::9")
+        assert not lab.outsider.can_reach("fd99::2")
+        assert lab.outsider.can_reach("fd01::1")
+    finally:
+        for host, interface, address, _, _ in ends:
+            host.run(["ip", "address", "delete", f"{address}/64", "dev", interface])
+
+
 def forwarding(host: Host) -> dict[str, str]:
     text = host.shell("cd /proc/sys/net/ipv4/conf; grep . */forwarding").stdout
     return {line.split("/")[0]: line[-1] for line in text.splitlines()}
