@@ -170,6 +170,8 @@ async def test_a_hub_with_static_peers_keeps_its_key(tmp_path: Path) -> None:
 async def test_setting_the_coordinators_clock_lets_tokens_expire_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    real, ahead_s = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + ahead_s[0])
     async with running_mesh(tmp_path) as mesh:
         gone, away = await mesh.join("gone"), await mesh.join("away", ephemeral=True)
         await until(mesh.whole, "whole")
@@ -179,13 +181,12 @@ async def test_setting_the_coordinators_clock_lets_tokens_expire_and_nothing_els
         del mesh.members["away"], mesh.members["gone"]
         service = mesh.server.service
         await until(lambda: not any(m.node.online for m in service.members() if m.node.name == "away"), "away")
-        real = time.time
-        monkeypatch.setattr(time, "time", lambda: real() + 7200)
+        ahead_s[0] = 7200.0
         await service.collect()
         assert "away" in {member.node.name for member in service.members()}
         assert (await mesh.join("new")).agent.me.ip != freed
         made = await mesh.head.agent.coordinator.call("POST", "/v1/tokens", {"ttl_s": 3600})
-        monkeypatch.setattr(time, "time", lambda: real() + 7200 + 3601)
+        ahead_s[0] += 3601.0
         with pytest.raises(RefusedError) as caught:
             await mesh.join("late", token=Token.parse(str(made["token"])))
         assert caught.value.code == "token_expired"
