@@ -196,7 +196,7 @@ def hostname_resolves(facts: MachineFacts) -> Finding:
         told = f"{facts.hostname} does not resolve ({facts.hostname_error}, {facts.hostname_s:.1f} s)"
         return Finding(bad, f"{told}: Ray hangs at its start", fix)
     if facts.hostname_s > _SLOW_NAME_S:
-        return Finding(bad, f"{facts.hostname} takes {facts.hostname_s:.1f} s to resolve: Ray starts slowly", fix)
+        return Finding(WARN, f"{facts.hostname} takes {facts.hostname_s:.1f} s to resolve: Ray starts slowly", fix)
     return Finding(OK, facts.hostname)
 
 

@@ -52,7 +52,7 @@ class HostStage:
         }
         worker.popen([sys.executable, "-m", "meshray.agent"], env=clock)
         answers = ["meshray", "status", "--json"]
-        worker.wait_until(lambda: worker.run(answers, check=False).returncode == 0, 20, "an agent that answers")
+        worker.wait_until(lambda: worker.run(answers, check=False).returncode == 0, 60, "an agent that answers")
         return stage
 
     def host(self, name: str) -> Host:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from functools import partial
 from typing import TypeVar
 
 from meshray.doctor.host import HostFacts
 from meshray.doctor.probes import host_device, host_firewall, host_machine, host_routes
 from meshray.doctor.probes.context import Context
+from meshray.doctor.probes.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +26,10 @@ async def look(context: Context) -> HostFacts:
     device, machine, routing, firewall = await asyncio.gather(
         _in_time(host_device.look(context)),
         _in_time(host_machine.look(context)),
-        _in_time(_in_thread(host_routes.look, context)),
-        _in_time(_in_thread(host_firewall.look, context)),
+        _in_time(in_thread(partial(host_routes.look, context))),
+        _in_time(in_thread(partial(host_firewall.look, context))),
     )
     return HostFacts(device, machine, routing, firewall)
-
-
-async def _in_thread(look: Callable[[Context], T], context: Context) -> T:
-    return await asyncio.to_thread(look, context)
 
 
 async def _in_time(look: Awaitable[T]) -> T | None:

@@ -6,10 +6,12 @@ import asyncio
 import os
 import re
 import socket
+from functools import partial
 from pathlib import Path
 
 from meshray.doctor.host_device import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, USERSPACE, DeviceFacts
 from meshray.doctor.probes.context import Context
+from meshray.doctor.probes.threads import in_thread
 from meshray.errors import MeshrayError
 from meshray.firewall.programs import run_program
 from meshray.wireguard.engines import find_engine
@@ -24,9 +26,9 @@ _ANSWER_S = 1.5
 async def look(context: Context) -> DeviceFacts:
     """The facts of this node."""
     has_interface, ground, interface = await asyncio.gather(
-        asyncio.to_thread(_interface_kind, context.interface), asyncio.to_thread(_ground), _interface(context)
+        in_thread(partial(_interface_kind, context.interface)), in_thread(_ground), _interface(context)
     )
-    wireguard, error, fix = await asyncio.to_thread(_wireguard, context, has_interface)
+    wireguard, error, fix = await in_thread(partial(_wireguard, context, has_interface))
     state, detail, addresses = interface
     uid, net_admin, tun_error, namespaces_error = ground
     return DeviceFacts(
@@ -100,7 +102,7 @@ async def _interface(context: Context) -> tuple[str, str, tuple[str, ...]]:
     if context.read_device is None:
         return "", "the agent cannot be asked", ()
     try:
-        state = await asyncio.wait_for(asyncio.to_thread(context.read_device), _ANSWER_S)
+        state = await asyncio.wait_for(in_thread(context.read_device), _ANSWER_S)
     except asyncio.TimeoutError:
         return SILENT, f"nothing within {_ANSWER_S:g} s", ()
     except MeshrayError as error:

@@ -10,11 +10,13 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
 from meshray.doctor.host_machine import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
 from meshray.doctor.probes.context import Context
+from meshray.doctor.probes.threads import in_thread
 from meshray.model.address import Endpoint
 from meshray.runtime.process import ManagedProcess
 
@@ -33,7 +35,7 @@ _TRUE = frozenset({"1", "true"})
 async def look(context: Context) -> MachineFacts:
     """The facts of this node."""
     (offset, unknown), (error, seconds), facts = await asyncio.gather(
-        _clock(context), _own_name(), asyncio.to_thread(_at_rest, context)
+        _clock(context), _own_name(), in_thread(partial(_at_rest, context))
     )
     return replace(
         facts,
@@ -74,17 +76,22 @@ async def _offset(coordinator: Endpoint, fingerprint: bytes) -> tuple[float, flo
     return round_trip, before + round_trip / 2 - (told.timestamp() + 0.5)
 
 
-async def _own_name() -> tuple[str, float]:
+async def _own_name() -> tuple[str, float | None]:
     """(what the resolver said against it, seconds that it took)."""
-    begin = time.monotonic()
-    error = ""
+    began: list[float] = []
+
+    def resolve() -> float:
+        began.append(time.monotonic())
+        socket.getaddrinfo(socket.gethostname(), None)
+        return time.monotonic() - began[0]
+
     try:
-        await asyncio.wait_for(asyncio.to_thread(socket.getaddrinfo, socket.gethostname(), None), _NAME_S)
+        return "", await asyncio.wait_for(in_thread(resolve), _NAME_S)
     except asyncio.TimeoutError:
         error = "no answer"
     except OSError as failure:
         error = failure.strerror or str(failure)
-    return error, time.monotonic() - begin
+    return (error, time.monotonic() - began[0]) if began else ("", None)
 
 
 def _at_rest(context: Context) -> MachineFacts:
