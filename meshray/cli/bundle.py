@@ -120,11 +120,11 @@ def redactor_for(home: Home, environ: Mapping[str, str], *, with_addresses: bool
 
 def secrets_of(home: Home, environ: Mapping[str, str]) -> set[str]:
     """What is written in this node's files or its environment and must never be shown."""
-    found = {_read(path) for path in (home.private_key, home.certificate_key, home.ray_token)}
+    found = {_read(path) for path in (home.private_key, home.pending_key, home.certificate_key, home.ray_token)}
     text = _read(home.enrolment)
     try:
         enrolment = json.loads(text)
-        found |= {str(enrolment.get(key, "")) for key in ("credential", "mesh_secret", "ray_token")}
+        found |= {str(enrolment.get(key, "")) for key in ("credential", "mesh_secret", "ray_token", "ticket")}
     except (ValueError, AttributeError):
         found |= set(_LONG_TEXT.findall(text))
     for name in _PROXIES:

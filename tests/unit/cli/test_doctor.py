@@ -121,7 +121,12 @@ def test_every_repair_has_somebody_who_makes_it() -> None:
 def test_a_bundle_is_private_complete_and_never_overwrites(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "log").mkdir(parents=True)
-    secrets = {"credential": "credential-of-a-node", "mesh_secret": "m" * 43 + "=", "ray_token": "token-of-ray-token"}
+    secrets = {
+        "credential": "credential-of-a-node",
+        "mesh_secret": "m" * 43 + "=",
+        "ray_token": "token-of-ray-token",
+        "ticket": "ticket-of-a-node",
+    }
     (home / "node.json").write_text(json.dumps({**secrets, "coordinators": ["head.example.org:51888"]}))
     (home / "private.key").write_text("k" * 43 + "=\n")
     log = f"{secrets} {'k' * 43}= at 8.8.8.8 (head.example.org), meshray join meshray1_abcdef\n"
