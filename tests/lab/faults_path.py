@@ -255,7 +255,9 @@ def _inner_one_way() -> tuple[Act, Act]:
     """What the head sends to near by the overlay is lost; the other direction is not."""
 
     def inject(stage: Stage) -> None:
-        rule = f'oifname "meshray0" ip daddr {stage.cluster.ip(stage.world.hosts["near"])} drop'
+        status = stage.cluster.meshray(stage.cluster.head, "status", check=False)
+        near = next(node["ip"] for node in status["nodes"] if node["name"] == "near")
+        rule = f'oifname "meshray0" ip daddr {near} drop'
         _table(stage.cluster.head, "filter hook output priority raw", rule)
 
     def heal(stage: Stage) -> None:

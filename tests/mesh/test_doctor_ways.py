@@ -1,0 +1,83 @@
+"""What the doctor's probe of the ways makes of answers that come, are lost, or are too large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from meshray.doctor.probes.context import Context, Counters
+from meshray.doctor.probes.path import look
+from meshray.doctor.ways import PeerFacts
+from meshray.model.path import DIRECT, NONE, SELF, UDP
+from meshray.model.path import Path as Way
+from meshray.model.status import NodeStatus, RayState, Status
+from meshray.settings import Home
+from tests.unit.agent.sample import HUB_ENDPOINT, MAP
+
+UP = Way(DIRECT, UDP, HUB_ENDPOINT, rtt_ms=1.0, loss=0.0, mtu=1420, handshake_age_s=5.0)
+
+
+async def seen(tmp_path: Path, way: Way, answers: list[float | None], *, largest: int = 1420) -> PeerFacts:
+    """The hub as gpu-a sees it, where probes are answered in this rhythm."""
+    turns, sent = count(), 0
+
+    async def echo(ip: IPv4Address, timeout_s: float, size: int) -> float | None:
+        nonlocal sent
+        sent += 80
+        return answers[next(turns) % len(answers)] if size <= largest else None
+
+    async def counters() -> Mapping[str, Counters]:
+        return {"head": Counters(0, sent)}
+
+    nodes = [
+        NodeStatus("head", IPv4Address("127.0.0.1"), "head", True, way, RayState()),
+        NodeStatus("gpu-a", IPv4Address("10.99.0.2"), "worker", True, Way(SELF), RayState()),
+    ]
+    facts = await look(
+        Context(
+            Home(tmp_path / "state", tmp_path / "run"),
+            name="gpu-a",
+            mesh_map=MAP,
+            status=Status("lab", 5, "gpu-a", True, tuple(nodes)),
+            echo=echo,
+            counters=counters,
+            mtu_measured=lambda ip: True,
+        )
+    )
+    assert list(facts.peers) == ["head"]
+    assert facts.peers["head"].is_hub
+    return facts.peers["head"]
+
+
+async def test_a_good_way_is_asked_ten_times_and_for_its_full_size(tmp_path: Path) -> None:
+    hub = await seen(tmp_path, UP, [2.0, 4.0])
+    assert (hub.sent, hub.received, hub.rtt_ms) == (10, 10, 3.0)
+    assert (hub.full_passes, hub.small_passes, hub.machine_answers) == (True, True, None)
+
+
+async def test_one_lost_probe_is_looked_at_again(tmp_path: Path) -> None:
+    hub = await seen(tmp_path, UP, [2.0, 2.0, None, 2.0, 2.0])
+    assert (hub.sent, hub.received) == (30, 24)
+    assert hub.full_passes is None
+
+
+@pytest.mark.parametrize(("largest", "small"), [(1300, True), (1100, False)])
+async def test_full_packets_that_do_not_pass(tmp_path: Path, largest: int, small: bool) -> None:
+    hub = await seen(tmp_path, UP, [2.0], largest=largest)
+    assert (hub.full_passes, hub.small_passes, hub.mtu_measured) == (False, small, True)
+
+
+async def test_silence_is_told_from_a_machine_without_an_agent(tmp_path: Path) -> None:
+    # Loopback refuses the connection at once, as the machine of a frozen agent does.
+    hub = await seen(tmp_path, UP, [None])
+    assert (hub.sent, hub.received, hub.machine_answers, hub.sent_on) == (10, 0, True, True)
+    # What came from a hub may be what others sent.
+    assert hub.came_in is None
+
+
+async def test_where_there_is_no_way_nothing_is_sent(tmp_path: Path) -> None:
+    assert (await seen(tmp_path, Way(NONE), [2.0])).sent == 0
