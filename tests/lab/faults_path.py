@@ -99,7 +99,11 @@ class Stage:
         proxy = Proxy(far_nat.host, str(far_nat.lan.gateway))
         proxy.start()
         far.environment.update(proxy.environment)
-        cluster = Cluster.without_ray(head, [near, far], init=["--port", str(PORT)], join=["--transport", "udp"])
+        # One after the other, so that each has the same address in every run.
+        cluster = Cluster.without_ray(head, [near], init=["--port", str(PORT)], join=["--transport", "udp"])
+        join = [cluster.answers["head"]["token"], "--no-ray", "--transport", "udp"]
+        cluster.answers["far"] = cluster.meshray(far, "join", *join)
+        cluster.workers = (near, far)
         return cls(world, cluster, world.hosts["isp"], near_nat, far_nat, proxy)
 
     def doctor(self, host: str) -> dict[str, Any]:
