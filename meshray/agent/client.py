@@ -193,8 +193,7 @@ class Coordinator:
         """The agent's WebSocket, to whichever address answers first.
 
         Raises:
-            UnreachableError: none answered.
-            RefusedError: ``credential_unknown``.
+            UnreachableError: none answered, or what did is not the coordinator of this node.
         """
         return await self._open("/v1/agent", MAX_MESSAGE_BYTES)
 
@@ -213,11 +212,9 @@ class Coordinator:
                 stagger_s=0.3,
                 discard=Link.close_socket,
             )
-        except RemovedFromMesh:
-            await session.close()
-            raise
         except RefusedError as error:
-            # Another certificate: something answers in the coordinator's place. It may well come back.
+            # Another certificate: something answers in the coordinator's place, and it may well come back. Whether
+            # this node was removed, the coordinator says on the link itself (`Link.messages`).
             await session.close()
             raise UnreachableError("coordinator_unreachable", error.message, hint="meshray doctor") from None
         except BaseException:

@@ -1,0 +1,55 @@
+"""Words that cannot be meant are refused before anything is begun; what fails leaves its last words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meshray.agent.enrolment import Enrolment
+from meshray.cli.bring_up import with_last_words
+from meshray.errors import MeshrayError
+from meshray.model.address import Endpoint
+from meshray.model.keys import MeshSecret
+from meshray.settings import Home
+from tests.unit.cli.fakes import type_in
+
+
+@pytest.mark.parametrize("words", [("--ray", "/opt/ray"), ("--", "--num-cpus=2")])
+def test_words_to_a_ray_that_is_not_to_run_are_refused(words: tuple[str, ...]) -> None:
+    outcome = type_in("init", "--no-ray", *words)
+    assert outcome.code == 2
+    assert "--no-ray runs no Ray here" in outcome.err
+
+
+def test_a_wrong_way_of_starting_is_told_before_anything_is_begun(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    outcome = type_in("init", "--no-ray", environ={"MESHRAY_SERVICE": "cron", "MESHRAY_HOME": str(state)})
+    assert (outcome.code, state.exists()) == (2, False)
+    assert "MESHRAY_SERVICE is 'cron'" in outcome.err
+
+
+def test_an_ephemeral_node_that_fails_says_what_its_logs_said(tmp_path: Path) -> None:
+    home = Home(tmp_path, tmp_path / "run")
+    home.logs.mkdir(parents=True)
+    (home.logs / "ray.log").write_text("first\nno room for the object store\n")
+    enrolment = Enrolment(
+        mesh_id="ab",
+        node_id="n1",
+        name="one",
+        credential="c",
+        coordinators=(Endpoint("127.0.0.1", 1),),
+        fingerprint="00" * 32,
+        mesh_secret=MeshSecret.generate(),
+        ray_token="t",
+        mesh_port=51888,
+        listen_port=0,
+        person_uid=0,
+        ephemeral=True,
+    )
+    enrolment.save(home)
+    told = with_last_words(MeshrayError("ray_failed", "Ray does not start", hint="meshray logs ray"), home)
+    assert told.hint == "meshray logs ray; ray.log: no room for the object store"
+    replace(enrolment, ephemeral=False).save(home)
+    assert with_last_words(MeshrayError("x", "y", hint="z"), home).hint == "z"
