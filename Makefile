@@ -6,6 +6,9 @@ PYTHON := .venv/bin/python
 # Behind a command that ran as root, whose exit status stays: nothing of root's is left in a person's clone.
 GIVE = status=$$?; scripts/setup.sh give; exit $$status
 
+# Lab tests wait more than they compute: three modules at a time on two cores, in the order of the tiers.
+AT_ONCE ?= --numprocesses=3 --dist=loadgroup --no-loadscope-reorder
+
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
 
@@ -15,14 +18,14 @@ demo:  ## three machines that cannot reach each other become one Ray cluster, on
 
 test:  ## every tier of tests that this machine can run; --require-all or CI=true: all of them (root)
 	@scripts/setup.sh test
-	$(PYTHON) -m pytest; $(GIVE)
+	$(PYTHON) -m pytest $(AT_ONCE); $(GIVE)
 
 check:  ## formatting, lint, types, unit tests: under a minute
 	@scripts/setup.sh check
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest -q tests/unit
+	$(PYTHON) -m pytest -q --numprocesses=2 --dist=loadgroup tests/unit
 
 format:  ## format and mend what can be mended by itself
 	@scripts/setup.sh check

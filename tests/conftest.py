@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from _pytest.terminal import TerminalReporter
 
+from tests.lab.host import REPOSITORY
 from tests.lab.world import World
 from tests.tiers import TIERS, Tier, tier_of
 
@@ -59,40 +60,45 @@ class TierPlugin:
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
         self._results: dict[str, TierResult] = {}
-        self._tier_by_test: dict[str, Tier] = {}
 
+    # Before pytest-xdist, which writes the group into the test's id.
+    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: _rank(item.path))
         for item in items:
             tier = tier_of(item.path)
             if tier is None:
                 continue
-            self._tier_by_test[item.nodeid] = tier
             item.add_marker(tier.name)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(tier.timeout_s))
+            if item.get_closest_marker("xdist_group") is None:
+                # The tests of a module share what they stand on: one process runs them, in their order.
+                item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(REPOSITORY))))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if session.config.option.collectonly:
             return
         # Only tiers of which something is left after -k, -m and the like are looked into: that takes a moment.
         for item in session.items:
-            tier = self._tier_by_test.get(item.nodeid)
-            if tier is None:
-                continue
-            if tier.name not in self._results:
-                self._results[tier.name] = TierResult(tier.missing())
-            if self._results[tier.name].missing:
-                item.add_marker(pytest.mark.skip(reason=f"missing: {self._results[tier.name].missing}"))
+            tier = tier_of(item.path)
+            if tier is not None and (missing := self._result(tier).missing):
+                item.add_marker(pytest.mark.skip(reason=f"missing: {missing}"))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        tier = self._tier_by_test.get(report.nodeid)
+        # Where several processes run the tests, this one only hears how they went.
+        tier = tier_of(REPOSITORY / report.nodeid.partition("::")[0])
         if tier is None:
             return
-        result = self._results[tier.name]
+        result = self._result(tier)
         result.seconds += report.duration
         if report.when == "call" or not report.passed:
             result.outcomes[report.outcome] += 1
+
+    def _result(self, tier: Tier) -> TierResult:
+        if tier.name not in self._results:
+            self._results[tier.name] = TierResult(tier.missing())
+        return self._results[tier.name]
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._strict and any(result.missing for result in self._results.values()):
@@ -102,7 +108,9 @@ class TierPlugin:
         if not self._results:
             return
         terminalreporter.section("tiers")
-        for name, result in self._results.items():
+        for name, result in sorted(
+            self._results.items(), key=lambda entry: [tier.name for tier in TIERS].index(entry[0])
+        ):
             if result.missing and self._strict:
                 terminalreporter.line(f"{name:9} FAILED: this machine lacks {result.missing}", red=True)
             elif result.missing:

@@ -10,8 +10,8 @@ from tests.lab.cluster import Cluster
 from tests.lab.topologies import OneOfEach, one_of_each
 from tests.lab.world import World
 
-#: The modules that go on with the one cluster, in this order, after all others: two clusters at a time slow each other
-#: down, and the last module ends it. Whoever else uses it leaves it as whole as it was.
+#: The modules that go on with the one cluster, in this order, after all others, in one process: a second cluster would
+#: cost its time again. The last module ends it; whoever else uses it leaves it as whole as it was.
 OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_doctor_ray", "test_reliability", "test_ways_out")
 
 
@@ -20,6 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the modules of the one cluster next to each other; the tiers are sorted afterwards and keep this order."""
     order = {name: number for number, name in enumerate(OF_ONE_CLUSTER, start=1)}
     items.sort(key=lambda item: order.get(item.path.stem, 0) if item.path.parent.name == "lab" else 0)
+    for item in items:
+        if item.path.parent.name == "lab" and item.path.stem in order:
+            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 @pytest.fixture(scope="session")
