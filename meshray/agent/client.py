@@ -193,7 +193,8 @@ class Coordinator:
         """The agent's WebSocket, to whichever address answers first.
 
         Raises:
-            UnreachableError: none answered, or what did is not the coordinator of this node.
+            UnreachableError: none answered.
+            RefusedError: ``credential_unknown``; ``token_other_mesh`` where another certificate answers.
         """
         return await self._open("/v1/agent", MAX_MESSAGE_BYTES)
 
@@ -212,11 +213,6 @@ class Coordinator:
                 stagger_s=0.3,
                 discard=Link.close_socket,
             )
-        except RefusedError as error:
-            # Another certificate: something answers in the coordinator's place, and it may well come back. Whether
-            # this node was removed, the coordinator says on the link itself (`Link.messages`).
-            await session.close()
-            raise UnreachableError("coordinator_unreachable", error.message, hint="meshray doctor") from None
         except BaseException:
             await session.close()
             raise

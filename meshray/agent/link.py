@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.client import Coordinator, CoordinatorBehind, Link, TakenOver
+from meshray.agent.client import Coordinator, CoordinatorBehind, Link, RemovedFromMesh, TakenOver
 from meshray.agent.membership import Membership
 from meshray.agent.progress import Progress
-from meshray.errors import UnreachableError, UsageError
+from meshray.errors import RefusedError, UnreachableError, UsageError
 from meshray.model import wire
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
@@ -97,7 +97,10 @@ class LinkKeeper:
             except TakenOver as error:
                 log.error("%s", error)
                 delay_s = _TAKEN_OVER_S
-            except UnreachableError as error:
+            except RemovedFromMesh:
+                raise
+            except (UnreachableError, RefusedError) as error:
+                # Another certificate: something answers in the coordinator's place, which may well come back.
                 if attempt == 0:
                     log.warning("%s; going on with map revision %d", error, self._current().revision)
                 if time.monotonic() - since > _AWAY_AFTER_S:

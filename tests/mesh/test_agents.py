@@ -13,6 +13,7 @@ from meshray.agent.client import RemovedFromMesh
 from meshray.agent.enrolment import Enrolment, load_private_key
 from meshray.agent.loop import Agent
 from meshray.agent.parts import Parts
+from meshray.coordinator.identity import make_certificate
 from meshray.errors import MeshrayError
 from meshray.wireguard.plan import plan
 from tests.mesh.mesh import running_mesh, until
@@ -38,6 +39,29 @@ async def test_the_coordinator_away_changes_no_device_and_all_come_back(tmp_path
         await mesh.restart_coordinator()
         await until(lambda: all(m.agent.link.is_open for m in mesh.members.values()), "all are connected again")
         await until(mesh.whole, "all see all again")
+
+
+async def test_something_else_in_the_coordinator_s_place_is_waited_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        files = mesh.server_home.state / "coordinator.crt", mesh.server_home.state / "coordinator.key"
+        own = [file.read_text() for file in files]
+        for file, text in zip(files, make_certificate(), strict=True):
+            file.write_text(text)
+        await mesh.members["a"].kill()
+        await mesh.restart_coordinator()
+        worker = mesh.reborn("a")
+        worker.start()
+        await until(lambda: "another certificate answered" in caplog.text, "the agent refuses the other certificate")
+        for file, text in zip(files, own, strict=True):
+            file.write_text(text)
+        await mesh.restart_coordinator()
+        await until(mesh.whole, "all see all again")
+        assert worker.task is not None
+        assert not worker.task.done()
 
 
 async def test_a_killed_agent_comes_back_as_the_same_node_and_touches_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from meshray.agent.client import Coordinator
-from meshray.errors import MeshrayError, UnreachableError
+from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint
 from meshray.relay import server
 from meshray.relay.client import RelayClient
@@ -171,7 +171,7 @@ async def test_strangers_are_refused(tmp_path: Path) -> None:
     async with relayed_mesh(tmp_path) as (mesh, _, relay):
         with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
             await websocket(mesh, "somebody")
-        with pytest.raises(UnreachableError, match="does not know this node"):
+        with pytest.raises(RefusedError, match="does not know this node"):
             await known(mesh, "somebody").open_relay()
         assert (await mesh.client.call("GET", "/v1/relay", credential=mesh.head.credential)).status == 400
         assert (await mesh.client.call("GET", "/v1/relay")).status == 401
@@ -377,8 +377,9 @@ async def test_another_certificate_is_refused_through_a_proxy_too(
     async with relayed_mesh(tmp_path) as (mesh, _, _), proxy(monkeypatch, connect):
         other = Coordinator((Endpoint(LOOPBACK, mesh.client.port),), b"\x01" * 32, mesh.head.credential)
         for attempt in (other.open_relay, other.open_link):
-            with pytest.raises(UnreachableError, match="another certificate answered"):
+            with pytest.raises(RefusedError) as caught:
                 await attempt()
+            assert caught.value.code == "token_other_mesh"
 
 
 @pytest.mark.parametrize(
