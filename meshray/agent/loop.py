@@ -169,6 +169,7 @@ class Agent:
         tasks.start(Stages(self).run(), "stages")
         try:
             await tasks.until(self._stopping)
+            await self.link.say({"type": "down"})  # so that nobody looks for what is wrong with this node
         except RemovedFromMesh:
             self.membership.taken_out()
             await self._take_down()
@@ -360,8 +361,6 @@ class Agent:
     def is_hub(self) -> bool:
         """Whether this node forwards for others."""
         return HUB in self.me.roles
-
-    # ---- what operations ask
 
     def wake(self) -> None:
         """Compares the device with what it should be at once."""

@@ -114,6 +114,7 @@ def _node_status(view: View, node: Node) -> NodeStatus:
         path=path_to(view, node),
         ray=ray if _runs_ray(view, node) else RayState(),
         drained=node.drained,
+        down=node.down,
     )
 
 

@@ -72,6 +72,7 @@ _STATUS: Mapping[str, object] = {
             "path": _PATH,
             "ray": {"alive": True, "resources": _RESOURCES},
             "drained": False,
+            "down": False,
         },
         {
             "name": "gpu-1",
@@ -81,6 +82,7 @@ _STATUS: Mapping[str, object] = {
             "path": _SELF,
             "ray": {"alive": True, "resources": _RESOURCES},
             "drained": False,
+            "down": False,
         },
     ],
     "totals": {name: 2 * amount for name, amount in _RESOURCES.items()},
@@ -114,6 +116,7 @@ _NODE: Mapping[str, object] = {
     "online": True,
     "ephemeral": False,
     "drained": False,
+    "down": False,
     "labels": {"zone": "lab-2"},
     "versions": {"meshray": "0.1.0", "ray": "2.60.0", "python": "3.11.7"},
     "ray_instance": "",

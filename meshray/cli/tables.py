@@ -44,7 +44,7 @@ def _node_row(node: Object, me: object) -> tuple[str, ...]:
         f"{node.get('name')}{' (this)' if node.get('name') == me else ''}",
         str(node.get("ip")),
         str(node.get("role")),
-        "yes" if node.get("online") else "no",
+        _online_word(node),
         _path_kind(path),
         number(path.get("rtt_ms"), "{:.1f} ms"),
         number(path.get("loss"), "{:.0%}"),
@@ -53,6 +53,10 @@ def _node_row(node: Object, me: object) -> tuple[str, ...]:
         number(resources.get("CPU"), "{:g}"),
         number(resources.get("GPU"), "{:g}"),
     )
+
+
+def _online_word(node: Object) -> str:
+    return "yes" if node.get("online") else "down" if node.get("down") else "no"
 
 
 def _ray_word(alive: object, drained: object) -> str:
@@ -134,7 +138,7 @@ def nodes_text(nodes: Iterable[Object]) -> str:
                 str(node.get("name")),
                 str(node.get("ip")),
                 ",".join(map(str, roles)) if isinstance(roles, (list, tuple)) else str(node.get("role", "")),
-                "yes" if node.get("online") else "no",
+                _online_word(node),
                 "yes" if node.get("ephemeral") else "no",
                 "yes" if node.get("drained") else "no",
                 str(versions.get("ray") or "-"),

@@ -23,6 +23,14 @@ MAX_ENDPOINTS = 16
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
 
 
+class UnknownError(UsageError):
+    """There is no node or token of that name here."""
+
+
+class ConflictError(UsageError):
+    """It cannot be done to this node."""
+
+
 def token_of(request: EnrolRequest, mesh: MeshInfo, tokens: Mapping[str, TokenRecord], now: float) -> TokenRecord:
     """The token that was shown. Raises RefusedError where it is none of this mesh or may not be used any more."""
     if request.mesh_id != mesh.id:

@@ -13,11 +13,11 @@ from dataclasses import replace
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.door import Door
 from meshray.coordinator.link import serve_agent
 from meshray.coordinator.openapi import describe
 from meshray.coordinator.records import Member
-from meshray.coordinator.registry import ConflictError, UnknownError
 from meshray.coordinator.routes import ROUTES, Caller, Route
 from meshray.coordinator.schemas import MAX_ENDPOINT, MAX_TTL_S, MAX_USES
 from meshray.coordinator.service import Service

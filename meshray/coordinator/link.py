@@ -9,6 +9,7 @@
     agent  → {"type": "ticket"}                     server → {"type": "ticket", "ticket": "…"}, for it to keep
     server → {"type": "restored", "text": "…"}      to the coordinator's own machine; empty: nothing to say
     hub    → {"type": "seen", "nodes": {id: "host:port" or ""}}
+    agent  → {"type": "down"}                       before it ends because a person said so
     agent  → {"type": "punch", "nodes": [id, …]}    server → both: {"type": "punch", "node": id}
     agent  → {"type": "left", "node": id}           server → the other: {"type": "left", "node": id}
     server → {"type": "ask", …}                     agent → {"type": "answer", …}, see `meshray.model.question`
@@ -24,6 +25,7 @@ from collections.abc import Mapping
 
 from aiohttp import WSMsgType, web
 
+from meshray.coordinator.admission import UnknownError
 from meshray.coordinator.publisher import (
     CLOSE_BAD_MESSAGE,
     CLOSE_CANNOT_TELL,
@@ -34,7 +36,6 @@ from meshray.coordinator.publisher import (
     Outbox,
 )
 from meshray.coordinator.recovery import CannotTell
-from meshray.coordinator.registry import UnknownError
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model import wire
@@ -188,6 +189,8 @@ class _Link:
             versions = Versions.from_json(wire.mapping(message, "versions"))
             endpoints = tuple(Endpoint.parse(item) for item in wire.texts(message, "endpoints"))
             await self._service.reported(node_id, versions, endpoints, wire.texts(message, "hubs"))
+        elif kind == "down":
+            await self._service.taken_down(node_id)
         elif kind == "ticket":
             self._service.tell_ticket(node_id)
         elif kind == "ray":

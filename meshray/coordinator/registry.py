@@ -18,6 +18,8 @@ from typing import TypeAlias, TypeVar
 
 from meshray.coordinator.admission import (
     MAX_ENDPOINTS,
+    ConflictError,
+    UnknownError,
     endpoints_of,
     free_name,
     require_same,
@@ -38,7 +40,6 @@ from meshray.coordinator.records import (
     RowChanges,
     TokenRecord,
 )
-from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
 from meshray.model.keys import PublicKey
@@ -60,14 +61,6 @@ T = TypeVar("T")
 Outcome: TypeAlias = "tuple[Registry, RowChanges, T]"
 #: Raises where the first versions do not go together with the head's, the second.
 CompareVersions = Callable[[Versions, Versions], None]
-
-
-class UnknownError(UsageError):
-    """There is no node or token of that name here."""
-
-
-class ConflictError(UsageError):
-    """It cannot be done to this node."""
 
 
 @dataclass(frozen=True)
@@ -260,9 +253,15 @@ class Registry:
     def connected(self, node_id: str) -> Outcome[Member]:
         """The node's agent is here. Raises UnknownError."""
         member = self.member(node_id)
-        registry, rows = self._put(replace(member, node=replace(member.node, online=True)), stored=False)
+        here = replace(member, node=replace(member.node, online=True, down=False))
+        registry, rows = self._put(here, stored=member.node.down)
         registry = replace(registry, deadlines=_without(self.deadlines, node_id))
         return registry, rows, member
+
+    def taken_down(self, node_id: str) -> Outcome[Member]:
+        """A person takes the node down: it will be away and nothing is wrong with it. Raises UnknownError."""
+        member = self.member(node_id)
+        return self.put(replace(member, node=replace(member.node, down=True)))
 
     def disconnected(self, node_id: str, now: float) -> Outcome[None]:
         """The node's agent went away; nothing happens where the node did too."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from meshray.coordinator.admission import ConflictError
 from meshray.coordinator.records import Member
-from meshray.coordinator.registry import ConflictError, Outcome, Registry
+from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import RefusedError
 from meshray.model.keys import PublicKey
 from meshray.model.node import HUB, STATIC

@@ -121,6 +121,7 @@ COMPONENTS: Mapping[str, Schema] = {
             "online": FLAG,
             "ephemeral": FLAG,
             "drained": FLAG,
+            "down": FLAG,
             "labels": LABELS,
             "versions": ref("Versions"),
             "ray_instance": text(64),

@@ -271,6 +271,10 @@ class Service:
             self._asking.gone(node_id)
             await self._ledger.change(lambda registry: registry.disconnected(node_id, self._clock()), durable=False)
 
+    async def taken_down(self, node_id: str) -> None:
+        """The agent will end because a person wants it. Raises UnknownError."""
+        await self._ledger.change(lambda registry: registry.taken_down(node_id), durable=False)
+
     async def map_arrived(self, node_id: str) -> None:
         """The agent received the whole map."""
         await self._ledger.change(lambda registry: registry.got_map(node_id), durable=False)

@@ -54,6 +54,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE node ADD COLUMN drained INTEGER NOT NULL DEFAULT 0",),
     ("CREATE TABLE timeline (id TEXT PRIMARY KEY, serial INTEGER NOT NULL)",),
+    ("ALTER TABLE node ADD COLUMN down INTEGER NOT NULL DEFAULT 0",),
 )
 #: A coordinator that is just ending still holds the file, milliseconds.
 LOCK_WAIT_MS = 3000
@@ -260,6 +261,7 @@ def _member(row: tuple[object, ...]) -> Member:
         endpoints=tuple(Endpoint.parse(item) for item in json.loads(texts[5])),
         ephemeral=bool(row[6]),
         drained=bool(row[13]),
+        down=bool(row[14]),
         labels=json.loads(texts[7]),
         versions=Versions.from_json(json.loads(texts[8])),
     )
@@ -297,6 +299,7 @@ def _put_member(connection: sqlite3.Connection, change: PutMember) -> None:
         member.enrolled,
         int(member.had_map),
         int(node.drained),
+        int(node.down),
     )
     connection.execute("DELETE FROM node WHERE id = ?", (node.id,))
     connection.execute(f"INSERT INTO node VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - only marks

@@ -70,6 +70,8 @@ def _node_answers(facts: Facts) -> Iterable[Finding]:
 def _silent(node: NodeStatus, reason: str, machine_lives: bool) -> Finding:
     age = node.path.handshake_age_s
     handshake = "no handshake" if age is None else f"last handshake {age:.0f} s ago"
+    if node.down:
+        return Finding(SKIP, "it was taken down (meshray down)", node=node.name)
     if node.online:
         fix = f"on {node.name}: meshray logs agent; is its meshray older than this one?"
         return Finding(FAIL, f"its agent is connected, but: {reason}", fix, node.name)
@@ -111,6 +113,8 @@ def _answer(node: NodeStatus) -> Finding:
     path = node.path
     if path.rtt_ms is not None and (path.loss or 0.0) < BAD_LOSS:
         return Finding(OK, f"{path.rtt_ms:.1f} ms over the {_way(path.kind)}", node=node.name)
+    if node.down:
+        return Finding(SKIP, "it was taken down", node=node.name)
     if not node.online:
         return Finding(WARN, "its agent is not connected to the coordinator", f"on {node.name}: meshray up", node.name)
     if path.kind == NONE or path.loss is None:  # handshake_fresh tells why there is no way

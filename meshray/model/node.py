@@ -54,6 +54,7 @@ class Node:
         online: whether its agent is connected to the coordinator.
         ephemeral: the coordinator removes it by itself some time after it went away.
         drained: Ray's tasks have left it and shall not come back until a person says so: its agent starts no Ray.
+        down: a person took it down (`meshray down`): that it is not there is meant.
         labels: what the person gave with ``--label``; passed on to Ray.
         ray_instance: changes with every start of this node's Ray head, empty while it is down.
             A worker whose head has another instance than the one it joined starts its Ray again.
@@ -70,6 +71,7 @@ class Node:
     online: bool = False
     ephemeral: bool = False
     drained: bool = False
+    down: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     versions: Versions = Versions()
     ray_instance: str = ""
@@ -93,6 +95,7 @@ class Node:
             "online": self.online,
             "ephemeral": self.ephemeral,
             "drained": self.drained,
+            "down": self.down,
             "labels": dict(self.labels),
             "versions": self.versions.to_json(),
             "ray_instance": self.ray_instance,
@@ -113,6 +116,7 @@ class Node:
             online=wire.flag(value, "online"),
             ephemeral=wire.flag(value, "ephemeral"),
             drained=wire.flag(value, "drained"),
+            down=wire.flag(value, "down"),
             labels=wire.text_map(value, "labels"),
             versions=Versions.from_json(wire.mapping(value, "versions")),
             ray_instance=wire.text(value, "ray_instance", 64),

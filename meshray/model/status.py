@@ -31,7 +31,7 @@ class RayState:
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One node as the asked node sees it. ``drained``: Ray shall not run there now."""
+    """One node as the asked node sees it. ``drained``: Ray shall not run there now; ``down``: nothing shall."""
 
     name: str
     ip: IPv4Address
@@ -40,6 +40,7 @@ class NodeStatus:
     path: Path
     ray: RayState
     drained: bool = False
+    down: bool = False
 
     def to_json(self) -> dict[str, object]:
         """One entry of ``nodes`` in ``status --json``."""
@@ -51,6 +52,7 @@ class NodeStatus:
             "path": self.path.to_json(),
             "ray": self.ray.to_json(),
             "drained": self.drained,
+            "down": self.down,
         }
 
 

@@ -133,6 +133,22 @@ async def test_an_ephemeral_node_leaves_when_it_goes_down(tmp_path: Path) -> Non
         await until(lambda: len(mesh.head.agent.map.nodes) == 1, "it is gone from the map")
 
 
+async def test_a_node_that_was_taken_down_is_not_called_lost(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        lost, down = await mesh.join("lost"), await mesh.join("down")
+        await until(mesh.whole, "all see all")
+        await lost.kill()
+        await down.down()
+
+        def gone() -> bool:
+            return not any(mesh.head.agent.map.nodes[who.agent.enrolment.node_id].online for who in (lost, down))
+
+        await until(gone, "both are offline")
+        seen = mesh.head.agent.map.nodes
+        assert seen[down.agent.enrolment.node_id].down
+        assert not seen[lost.agent.enrolment.node_id].down
+
+
 async def test_a_rename_reaches_everybody(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")

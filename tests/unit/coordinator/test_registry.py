@@ -4,6 +4,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.allocation import COOL_DOWN_S, allocate
 from meshray.coordinator.records import DropFreed, PutFreed, PutMember, PutRevision, PutToken
 from meshray.coordinator.registry import (
@@ -11,9 +12,7 @@ from meshray.coordinator.registry import (
     NEVER_SEEN_GRACE_S,
     RESTART_GRACE_S,
     TAKE_BACK_S,
-    ConflictError,
     Registry,
-    UnknownError,
 )
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
@@ -323,3 +322,15 @@ def test_only_a_hub_s_word_counts_of_where_a_node_is_seen() -> None:
     assert (seen.member(worker.id).node.seen, rows) == (where, ())
     assert seen.saw("head-id", {worker.id: None})[0].member(worker.id).node.seen is None
     assert registry.saw(worker.id, {"head-id": where})[0].member("head-id").node.seen is None
+
+
+def test_who_was_taken_down_is_so_until_it_is_back() -> None:
+    registry = enrol(new_mesh(token(uses=1)), request(1))
+    node_id = registry.named("worker").node.id
+    registry, rows, _ = registry.taken_down(node_id)
+    assert rows  # it is known after a restart of the coordinator, too
+    registry, _, _ = registry.disconnected(node_id, NOW)
+    assert registry.named("worker").node.down
+    registry, rows, _ = registry.connected(node_id)
+    assert not registry.named("worker").node.down
+    assert rows

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from meshray.coordinator.admission import MAX_ENDPOINTS
-from meshray.coordinator.registry import ConflictError, Registry
+from meshray.coordinator.admission import MAX_ENDPOINTS, ConflictError
+from meshray.coordinator.registry import Registry
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
