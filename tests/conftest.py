@@ -1,4 +1,5 @@
-"""Sorts tests into tiers (see `tests.tiers`), skips what this machine cannot run, and says so in a closing table.
+"""Sorts tests into tiers (see `tests.tiers`), skips what this machine cannot run, and says so in a closing table, with
+how often the doctor was right.
 
 A tier whose capability is missing is skipped; with CI=true or --require-all that makes the whole run fail.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from _pytest.terminal import TerminalReporter
 
+from tests.doctor_count import DoctorCount
 from tests.lab.host import REPOSITORY
 from tests.lab.world import World
 from tests.tiers import TIERS, Tier, tier_of
@@ -60,6 +62,7 @@ class TierPlugin:
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
         self._results: dict[str, TierResult] = {}
+        self._doctor = DoctorCount()
 
     # Before pytest-xdist, which writes the group into the test's id.
     @pytest.hookimpl(tryfirst=True)
@@ -92,6 +95,8 @@ class TierPlugin:
             return
         result = self._result(tier)
         result.seconds += report.duration
+        if report.when == "call":
+            self._doctor.note(report.user_properties)
         if report.when == "call" or not report.passed:
             result.outcomes[report.outcome] += 1
 
@@ -117,6 +122,8 @@ class TierPlugin:
                 terminalreporter.line(f"{name:9} skipped: this machine lacks {result.missing}", yellow=True)
             else:
                 terminalreporter.line(f"{name:9} {result}", red=result.outcomes["failed"] > 0)
+        if self._doctor:
+            terminalreporter.line(f"{'doctor':9} {self._doctor}", red=bool(self._doctor.missed))
 
 
 def _rank(path: Path) -> int:

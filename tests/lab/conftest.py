@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.lab.cluster import Cluster
+from tests.lab.doctoring import Doctor
 from tests.lab.topologies import OneOfEach, one_of_each
 from tests.lab.world import World
 
@@ -37,3 +38,9 @@ def cluster(ground: tuple[World, OneOfEach]) -> Cluster:
     """A head, a worker that drops all inbound traffic, a worker behind a NAT that was joined through sudo."""
     _, hosts = ground
     return Cluster.start(hosts.head, hosts.workers, through_sudo=[hosts.nested])
+
+
+@pytest.fixture
+def doctor(record_property: Callable[[str, object], None]) -> Doctor:
+    """Asks the doctor; what it was right about is counted."""
+    return Doctor(record_property)

@@ -16,48 +16,42 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from meshray.doctor.probes import deep_job
 from tests.lab.cluster import Cluster
+from tests.lab.doctoring import Answer, Doctor, ask, until_well
 from tests.lab.faults import Fault
-from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, dropped, host_of, let_in
-from tests.lab.waiting import wait_until
+from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, dropped, let_in
 
-#: A Ray that was ended starts again with backoff, on two slow cores.
-BACK_DEADLINE_S = 150
 #: Long enough for 16 MiB here.
 MOVE_S = 8
+#: A Ray that was ended starts again with backoff, on two slow cores.
+BACK_DEADLINE_S = 150
 
 
-def doctor(cluster: Cluster, *options: str, on: str = "head") -> dict[str, Any]:
-    return cluster.meshray(host_of(cluster, on), "doctor", *options, check=False)
-
-
-def failing(report: dict[str, Any]) -> list[dict[str, Any]]:
-    return [check for check in report["checks"] if check["status"] == "fail"]
+def with_ray(answer: Answer) -> bool:
+    """A node that is being started is only warned of, and one that is skipped tells nothing."""
+    alive = [check for check in answer.checks if check["code"] == "ray_alive"]
+    return bool(alive) and all(check["status"] == "ok" for check in alive)
 
 
 def wait_until_healthy(cluster: Cluster) -> None:
-    report: dict[str, Any] = {}
+    until_well([cluster.head], with_ray, BACK_DEADLINE_S)
 
-    def healthy() -> bool:
-        report.update(doctor(cluster))
-        # A node that is being started is only warned of, and a skipped one tells nothing.
-        alive = [check for check in report["checks"] if check["code"] == "ray_alive" and check["status"] == "ok"]
-        return bool(report["healthy"]) and len(alive) == len(cluster.hosts)
 
-    wait_until(healthy, BACK_DEADLINE_S, "a healthy cluster", evidence=lambda: f"{failing(report)}")
+def test_a_healthy_cluster_has_no_failing_check(cluster: Cluster, doctor: Doctor) -> None:
+    wait_until_healthy(cluster)
+    doctor.passes("Ray: open, behind a firewall, behind a home router", *cluster.hosts)
 
 
 def test_a_healthy_cluster_passes_the_deep_look_and_nothing_stays(cluster: Cluster) -> None:
-    report = doctor(cluster, "--deep")
-    assert failing(report) == []
+    answer = ask(cluster.head, "--deep", deadline_s=BACK_DEADLINE_S)
+    assert not answer.failing, answer
     moved = {
         (check["node"], check["peer"])
-        for check in report["checks"]
+        for check in answer.checks
         if check["code"] == "ray_deep" and check["peer"] and check["status"] == "ok"
     }
     assert moved == set(itertools.permutations((host.name for host in cluster.hosts), 2))
@@ -69,19 +63,8 @@ def test_a_healthy_cluster_passes_the_deep_look_and_nothing_stays(cluster: Clust
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_the_first_failing_check_names_the_cause(cluster: Cluster, fault: Fault[Cluster]) -> None:
-    wait_until_healthy(cluster)
-    try:
-        fault.inject(cluster)
-        report = doctor(cluster, on=fault.asked)
-        found = failing(report)
-    finally:
-        fault.heal(cluster)
-        wait_until_healthy(cluster)
-    assert found, [check for check in report["checks"] if check["code"] == fault.code]
-    assert found[0]["code"] == fault.code, found[0]
-    assert fault.node in (found[0]["node"], found[0]["peer"]), found[0]
-    assert found[0]["fix"]
+def test_the_first_failing_check_names_the_cause(cluster: Cluster, fault: Fault[Cluster], doctor: Doctor) -> None:
+    doctor.names(fault, cluster, cluster.hosts, with_ray, BACK_DEADLINE_S)
 
 
 def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Cluster) -> None:
@@ -92,7 +75,7 @@ def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Clu
     rule = f"ip saddr {{nested}} tcp dport {OBJECT_MANAGER}"
     try:
         dropped("walled", rule)(cluster)
-        found = failing(doctor(cluster))
+        found = ask(cluster.head).failing
         told = cluster.head.run(
             ["meshray", "run", "--", "python", "-", order], stdin=Path(deep_job.__file__).read_text(), deadline_s=120
         ).stdout

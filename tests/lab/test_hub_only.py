@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.lab.cluster import RAY_ARGS, UP_DEADLINE_S
+from tests.lab.doctoring import Doctor, until_well
 from tests.lab.host import Host
 from tests.lab.world import World
 
@@ -35,6 +36,10 @@ class Place:
     head: Host
     walled: Host
     token: str
+
+    @property
+    def nodes(self) -> tuple[Host, Host, Host]:
+        return self.hub, self.head, self.walled
 
 
 def meshray(host: Host, *words: str, check: bool = True) -> dict[str, Any]:
@@ -95,3 +100,9 @@ def test_a_hub_is_what_can_be_reached(place: Place) -> None:
     roles = {node["name"]: node["role"] for node in meshray(place.hub, "status")["nodes"]}
     assert roles["walled"] == "hub"
     assert place.walled.run(["wg", "show", "meshray0", "listen-port"]).stdout.strip() == "51888"
+
+
+def test_the_doctor_finds_nothing_wrong(place: Place, doctor: Doctor) -> None:
+    # The node that has just left was a hub of nobody's yet: its successor's ways are still found.
+    until_well([place.hub])
+    doctor.passes("a hub without Ray, a second hub behind a firewall, Ray's head behind a home router", *place.nodes)

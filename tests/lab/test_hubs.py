@@ -16,6 +16,7 @@ from functools import partial
 import pytest
 
 from tests.lab.cluster import Cluster
+from tests.lab.doctoring import Doctor, until_well
 from tests.lab.host import Host
 from tests.lab.world import World
 
@@ -82,7 +83,12 @@ def test_the_other_hub_takes_over(mesh: Cluster) -> None:
     one.wait_until(lambda: one.can_reach(mesh.ip(two), 2), TAKES_OVER_S, "the pair to talk when both are back")
 
 
-def test_ipv6_is_a_direct_path_where_ipv4_is_none() -> None:
+def test_the_doctor_finds_nothing_wrong(mesh: Cluster, doctor: Doctor) -> None:
+    until_well(mesh.hosts)  # a hub was dead a moment ago
+    doctor.passes("two hubs, symmetric routers", *mesh.hosts)
+
+
+def test_ipv6_is_a_direct_path_where_ipv4_is_none(doctor: Doctor) -> None:
     """Two nodes on one switch drop each other's IPv4, and have IPv6 addresses."""
     with World("test-ipv6") as world:
         wan = world.switch("wan", "192.88.99.0/24")
@@ -99,3 +105,4 @@ def test_ipv6_is_a_direct_path_where_ipv4_is_none() -> None:
 
         a.wait_until(by_ipv6, 30, "the direct path over IPv6")
         assert a.can_reach(cluster.ip(b), 3)
+        doctor.passes("IPv6 between two nodes that cannot talk by IPv4", *cluster.hosts)

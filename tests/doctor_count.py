@@ -1,0 +1,61 @@
+"""How right the doctor was in this run: tests note what they broke and what it said, the closing table has the sum.
+
+>>> count = DoctorCount()
+>>> count.note([(BROKEN, "host/disk-full"), (NAMED, "host/disk-full"), (HEALTHY, "two hubs"), (WELL, "two hubs")])
+>>> print(count)
+1 of 1 faults named by the first failing check (host 1); no failing check on 1 healthy mesh
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+#: Names of the properties that tests record (pytest's `record_property`): a fault was put in, as group/name; …
+BROKEN = "doctor: broken"
+#: … the first failing check was about it; …
+NAMED = "doctor: named"
+#: … a healthy mesh of this shape was looked at; …
+HEALTHY = "doctor: healthy"
+#: … and nothing failed there, at no node that was asked.
+WELL = "doctor: well"
+
+
+class DoctorCount:
+    """Sums up what the tests recorded."""
+
+    def __init__(self) -> None:
+        self._noted: dict[str, set[str]] = defaultdict(set)
+
+    def note(self, properties: Iterable[tuple[str, object]]) -> None:
+        """Of one test that has ended; what others record is passed over."""
+        for name, value in properties:
+            if name in (BROKEN, NAMED, HEALTHY, WELL):
+                self._noted[name].add(str(value))
+
+    def __bool__(self) -> bool:
+        return bool(self._noted)
+
+    @property
+    def missed(self) -> set[str]:
+        """Faults that were not named, and healthy meshes at which something failed."""
+        return (self._noted[BROKEN] - self._noted[NAMED]) | (self._noted[HEALTHY] - self._noted[WELL])
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, (self._faults(), self._meshes())))
+
+    def _faults(self) -> str:
+        broken, named = self._noted[BROKEN], self._noted[NAMED]
+        groups = Counter(fault.partition("/")[0] for fault in named)
+        counts = ", ".join(f"{group} {number}" for group, number in sorted(groups.items()))
+        told = f" ({counts})" if counts else ""
+        return f"{len(named)} of {len(broken)} faults named by the first failing check{told}" if broken else ""
+
+    def _meshes(self) -> str:
+        healthy, ill = self._noted[HEALTHY], sorted(self._noted[HEALTHY] - self._noted[WELL])
+        if not healthy:
+            return ""
+        meshes = "mesh" if len(healthy) == 1 else "meshes"
+        if not ill:
+            return f"no failing check on {len(healthy)} healthy {meshes}"
+        return f"failing checks on {len(ill)} of {len(healthy)} healthy {meshes}: {', '.join(ill)}"

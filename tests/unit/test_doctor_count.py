@@ -1,0 +1,35 @@
+"""The closing line on the doctor counts what was named, and tells what was not."""
+
+from __future__ import annotations
+
+from tests.doctor_count import BROKEN, HEALTHY, NAMED, WELL, DoctorCount
+
+
+def counted(*properties: tuple[str, str]) -> DoctorCount:
+    count = DoctorCount()
+    count.note(properties)
+    return count
+
+
+def test_a_fault_that_was_not_named_is_missed() -> None:
+    count = counted((BROKEN, "host/a"), (NAMED, "host/a"), (BROKEN, "ray/b"))
+    assert str(count) == "1 of 2 faults named by the first failing check (host 1)"
+    assert count.missed == {"ray/b"}
+
+
+def test_a_healthy_mesh_on_which_something_failed_is_told() -> None:
+    count = counted((HEALTHY, "two hubs"), (WELL, "two hubs"), (HEALTHY, "ufw"))
+    assert str(count) == "failing checks on 1 of 2 healthy meshes: ufw"
+    assert count.missed == {"ufw"}
+
+
+def test_several_tests_make_one_line() -> None:
+    count = counted((BROKEN, "host/a"), (NAMED, "host/a"))
+    count.note([(BROKEN, "path/a"), (NAMED, "path/a"), (HEALTHY, "two hubs"), (WELL, "two hubs")])
+    told = "2 of 2 faults named by the first failing check (host 1, path 1); no failing check on 1 healthy mesh"
+    assert str(count) == told
+    assert not count.missed
+
+
+def test_what_other_tests_record_is_none_of_its_business() -> None:
+    assert not counted(("seconds", "3"))
