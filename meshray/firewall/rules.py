@@ -17,16 +17,11 @@ from meshray.firewall.opening import Opening, Way, way_of_hook
 from meshray.firewall.ruleset import Chain, Packet, Rule, Table, fate
 from meshray.settings import PROBE_PORT
 
-#: Stand for what a mesh carries: Ray's GCS, dashboard, client and worker ports, ports of users' own, probes, ping.
-_SAMPLES = (
-    ("tcp", 6379),
-    ("tcp", 8265),
-    ("tcp", 10001),
-    ("tcp", 20000),
-    ("tcp", 50000),
-    ("udp", PROBE_PORT),
-    ("icmp", 0),
-)
+#: Ray's GCS, dashboard and client; the first, one and the last of its workers' ports; the eight of each node (see
+#: `meshray.raynode.command`).
+_RAYS = (6379, 8265, 10001, 10002, 15000, 19999, *range(20101, 20109))
+#: Stand for what a mesh carries: Ray's ports, ports of users' own, probes, ping.
+_SAMPLES = (*(("tcp", port) for port in (*_RAYS, 20000, 50000)), ("udp", PROBE_PORT), ("icmp", 0))
 
 
 def overlay_packets(way: Way, opening: Opening) -> Iterator[Packet]:

@@ -107,6 +107,51 @@ _OTHER_LAN = "ip link add lan7 type bridge; ip address add 192.168.77.1/24 dev l
 _END_OTHER_LAN = "ip link delete lan7"
 _DOCKER = "br-0123456789ab"
 _STATE = "/var/lib/meshray"
+#: A port of the mesh, taken as soon as it is free; until it is.
+_GRAB = """cat > /tmp/grabber.py <<'CODE'
+import socket, time
+grabber = socket.socket()
+grabber.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+while True:
+    try:
+        grabber.bind(("0.0.0.0", 51888))
+        break
+    except OSError:
+        time.sleep(0.01)
+grabber.listen()
+time.sleep(3600)
+CODE
+python3 /tmp/grabber.py > /dev/null 2>&1 &
+echo $! > /tmp/grabber.pid
+sleep 0.3
+{}
+for try in $(seq 100); do
+    ss -ltnp 'sport = :51888' | grep -q "pid=$(cat /tmp/grabber.pid)," && break
+    sleep 0.1
+done"""
+#: nft that lists and changes nothing; the real one is /tmp/nft meanwhile.
+_NFT = "$(readlink -f $(command -v nft))"
+_NFT_READS_ONLY = f"""cat > /tmp/nft-reads <<'CODE'
+#!/bin/sh
+case "$*" in *list*) exec /tmp/nft "$@";; esac
+echo "Operation not permitted (you must be root)" >&2
+exit 1
+CODE
+chmod +x /tmp/nft-reads
+cp {_NFT} /tmp/nft
+mount --bind /tmp/nft-reads {_NFT}
+/tmp/nft delete table inet meshray"""
+#: Answers to the worker leave by a second card on the same network, with the first card's address: the filter of the
+#: first one drops what the worker sends.
+_SECOND_CARD = r"""ip link add link eth0 name card2 type macvlan mode bridge
+echo 1 > /proc/sys/net/ipv4/conf/card2/arp_ignore
+ip link set card2 up
+ping -nqc1 203.0.113.20 > /dev/null
+mac=$(ip neigh show 203.0.113.20 dev eth0 | sed 's/.*lladdr \([^ ]*\).*/\1/')
+ip neigh replace 203.0.113.20 lladdr $mac dev card2 nud permanent
+ip route add 203.0.113.20/32 dev card2 src 203.0.113.10
+ip route flush cache"""
+_STRICT = "echo {} > /proc/sys/net/ipv4/conf/eth0/rp_filter"
 _ENGINES = f"for file in {BUNDLED} /usr/bin/{STOCK}; do [ ! -e $file ] || {{}} $file; done"
 
 FAULTS: tuple[Fault[HostStage], ...] = (
@@ -229,5 +274,27 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         "iptables-legacy -t raw -I PREROUTING -i meshray0 -p tcp -j DROP",
         "iptables-legacy -t raw -F; iptables-legacy -t raw -X",
+    ),
+    _fault(
+        "port-taken",
+        "tcp_port_open",
+        "head",
+        _GRAB.replace("{}", f"kill -KILL {_pid('coordinator')}"),
+        "kill $(cat /tmp/grabber.pid)",
+    ),
+    _fault(
+        "guard-cannot-be-set",
+        "guard",
+        "worker",
+        _NFT_READS_ONLY,
+        # The agent looks again where the rules change.
+        f"umount {_NFT}; nft add table ip look; nft delete table ip look",
+    ),
+    _fault(
+        "answers-by-another-card",
+        "rp_filter",
+        "head",
+        f"{_SECOND_CARD}\n{_STRICT.format(1)}",
+        f"{_STRICT.format(0)}; ip link delete card2; ip route flush cache",
     ),
 )

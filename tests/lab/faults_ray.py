@@ -19,7 +19,7 @@ from tests.lab.host import Host
 INTERFACE = "meshray0"
 #: A table of the fault's own: whatever else the host has stays as it is.
 TABLE = "broken"
-NODE_MANAGER, OBJECT_MANAGER = 20101, 20102
+GCS, NODE_MANAGER, OBJECT_MANAGER = 6379, 20101, 20102
 #: From a killed Ray to what its supervisor says of it.
 NOTICED_S = 60
 TOKEN = "/run/meshray/ray_token"
@@ -63,7 +63,10 @@ def signalled(name: str, word: str, signal: str) -> Callable[[Cluster], None]:
 
 
 def dropped(name: str, rule: str) -> Callable[[Cluster], None]:
-    """What the rule matches is lost without a word on its way into the host."""
+    """What the rule matches is lost without a word on its way into the host.
+
+    Packets without a mark are all of them, but not for who reads the rule: the agent overrules a plain drop.
+    """
 
     def drop(cluster: Cluster) -> None:
         host = host_of(cluster, name)
@@ -72,7 +75,7 @@ def dropped(name: str, rule: str) -> Callable[[Cluster], None]:
         table inet {TABLE} {{
             chain input {{
                 type filter hook input priority -5; policy accept;
-                {text} drop
+                meta mark 0 {text} drop
             }}
         }}
         """
@@ -168,10 +171,11 @@ FAULTS: tuple[Fault[Cluster], ...] = (
     _stopped("raylet-stopped", "walled", "raylet/raylet"),
     _stopped("gcs-stopped", "head", "gcs/gcs_server"),
     _stopped("dashboard-stopped", "head", "dashboard/dashboard.py"),
+    _closed("gcs-dropped", "head", f"iifname {INTERFACE} tcp dport {GCS}"),
     _closed("object-manager-dropped", "walled", f"iifname {INTERFACE} tcp dport {OBJECT_MANAGER}"),
     _closed("node-manager-dropped", "nested", f"iifname {INTERFACE} tcp dport {NODE_MANAGER}"),
     _closed("worker-ports-dropped", "nested", f"iifname {INTERFACE} tcp dport 10002-19999"),
-    _closed("own-address-dropped", "nested", "iifname lo ip daddr {ip} tcp flags & (syn|ack) == syn", "own_address"),
+    _closed("own-address-dropped", "nested", "iifname lo ip daddr {ip} tcp flags & (syn | ack) == syn", "own_address"),
     _of_ray("token-altered", "walled", "ray_token", _alter_token, _restore_token),
     _of_ray("another-ray-installed", "walled", "ray_versions", _tell_another_version, _tell_the_version),
     _of_ray("ray-removed", "nested", "ray_installed", _hide_ray, _show_ray),

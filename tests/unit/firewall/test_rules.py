@@ -45,6 +45,8 @@ def holds_back(table: Table, opening: Opening = NODE) -> bool:
         "ip saddr 10.0.0.0/8 drop",
         "ip saddr 10.98.0.0-10.100.0.0 drop",
         "tcp dport 6379 drop",
+        "tcp dport 20102 drop",
+        "tcp dport 10002-19999 drop",
         "tcp dport { 22, 1024-65535 } reject",
         "udp dport 51889 queue to 0",
         "icmp type echo-request drop",
