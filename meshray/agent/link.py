@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.client import Coordinator, CoordinatorBehind, Link, RemovedFromMesh, TakenOver
 from meshray.agent.membership import Membership
 from meshray.agent.progress import Progress
-from meshray.errors import RefusedError, UnreachableError, UsageError
+from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
 from meshray.model import wire
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
+from meshray.runtime.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,8 @@ _AWAY_AFTER_S = 8.0
 _PAUSE_S, _OWN_PAUSE_S = 30.0, 1.0
 #: Two machines with one identity (a cloned disk) take the link from each other; not in a tight loop.
 _TAKEN_OVER_S = 30.0
+#: How soon a link through the overlay looks for a way outside of it, and how often in the long run, seconds.
+_OUTSIDE_S, _OUTSIDE_CAP_S = 2.0, 60.0
 
 
 class LinkKeeper:
@@ -86,7 +91,12 @@ class LinkKeeper:
                 self._link = await self._coordinator().open_link()
                 attempt = 0
                 log.info("connected to the coordinator at %s", self._link.endpoint)
-                await self._use(self._link)
+                outside = Tasks()
+                outside.start(self._leave_the_overlay(self._link), "a way outside of the overlay")
+                try:
+                    await self._use(self._link)
+                finally:
+                    await outside.close()
                 log.warning(
                     "the link to the coordinator ended; going on with map revision %d", self._current().revision
                 )
@@ -142,6 +152,19 @@ class LinkKeeper:
         if hello != self._said and self._link is not None:
             self._said = hello
             await self.say(hello)
+
+    async def _leave_the_overlay(self, link: Link) -> None:
+        """A link through the overlay breaks together with it: it ends when the coordinator answers outside."""
+        known = self._membership.enrolment.coordinators
+        if link.endpoint in known:
+            return
+        for attempt in itertools.count():
+            await asyncio.sleep(backoff_s(attempt, first_s=_OUTSIDE_S, cap_s=_OUTSIDE_CAP_S))
+            with contextlib.suppress(MeshrayError):
+                await replace(self._coordinator(), endpoints=known).call("GET", "/v1/hello")
+                log.info("the coordinator answers outside of the overlay again")
+                await link.close_socket()
+                return
 
     async def _use(self, link: Link) -> None:
         self._said = {}

@@ -1,0 +1,114 @@
+"""The link to the coordinator: one that leads through the overlay is a stopgap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from meshray.agent import link as link_module
+from meshray.agent.client import Coordinator
+from meshray.agent.link import LinkKeeper
+from meshray.agent.membership import Membership
+from meshray.agent.progress import Progress
+from meshray.errors import UnreachableError
+from meshray.model.address import Endpoint
+from meshray.model.node import Versions
+from meshray.settings import Home
+from tests.unit.agent.sample import MAP, WORKER_A, enrolment
+
+INSIDE = Endpoint("10.99.0.1", 51888)
+
+
+class Open:
+    """A link that says nothing and lasts until it is closed."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._closed = asyncio.Event()
+
+    async def messages(self) -> AsyncIterator[Mapping[str, object]]:
+        await self._closed.wait()
+        return
+        yield {}
+
+    async def send(self, message: object) -> None:
+        pass
+
+    async def close_socket(self) -> None:
+        self._closed.set()
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Place:
+    """A coordinator: at which address a link comes about, how often it does not answer outside; what was asked."""
+
+    endpoints: tuple[Endpoint, ...]
+    answers: list[Endpoint]
+    silent: list[None] = field(default_factory=list)
+    asked: list[tuple[Endpoint, ...]] = field(default_factory=list)
+
+    async def open_link(self) -> Open:
+        return Open(self.answers.pop(0))
+
+    async def call(self, method: str, path: str) -> Mapping[str, object]:
+        self.asked.append(self.endpoints)
+        if self.silent:
+            self.silent.pop()
+            raise UnreachableError("coordinator_unreachable", "silence")
+        return {}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "state", tmp_path / "run")
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "backoff_s", lambda attempt, **limits: 0.0)
+
+
+async def opened(home: Home, place: Place) -> list[Endpoint]:
+    """Where the keeper's links were, until one lasts."""
+    keeper = LinkKeeper(
+        lambda: cast(Coordinator, place),
+        lambda: MAP,
+        on_map=lambda new: None,
+        on_message=lambda message: None,
+        hello=dict,
+        versions=Versions(),
+        progress=Progress(),
+        membership=Membership(home, enrolment(WORKER_A)),
+    )
+    running = asyncio.get_running_loop().create_task(keeper.run())
+    seen: list[Any] = []
+    for _ in range(1000):
+        await asyncio.sleep(0)
+        current = keeper._link
+        if current is not None and current.endpoint not in seen:
+            seen.append(current.endpoint)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return seen
+
+
+async def test_a_link_through_the_overlay_ends_when_the_coordinator_answers_outside(home: Home) -> None:
+    outside = enrolment(WORKER_A).coordinators
+    place = Place((*outside, INSIDE), [INSIDE, outside[0]], [None, None])
+    assert await opened(home, place) == [INSIDE, outside[0]]
+    assert place.asked == [outside] * 3
+
+
+async def test_a_link_outside_stays(home: Home) -> None:
+    outside = enrolment(WORKER_A).coordinators
+    place = Place((*outside, INSIDE), [outside[0]])
+    assert await opened(home, place) == [outside[0]]
+    assert not place.asked
