@@ -111,7 +111,8 @@ def check_init(network: OverlayNetwork, port: int, environ: Mapping[str, str]) -
 
 
 def check_wireguard(environ: Mapping[str, str]) -> str:
-    """``kernel WireGuard`` or ``wireguard-go``; raises MeshrayError where neither can be had."""
+    """``kernel WireGuard`` or the engine's name; raises MeshrayError where neither can be had."""
+    from meshray.wireguard.engines import find_engine
     from meshray.wireguard.open import KERNEL, check_available
 
-    return "kernel WireGuard" if check_available(environ) == KERNEL else "wireguard-go"
+    return "kernel WireGuard" if check_available(environ) == KERNEL else find_engine(environ).name
