@@ -40,6 +40,7 @@ class Enrolment:
         observed: the address from which this node enrolled, as the coordinator saw it; empty where not told.
         transport: how the tunnel to the hub may travel; see `meshray.agent.transport`.
         ticket: by which a coordinator that has forgotten this node knows it again; empty: none was given.
+        rootless: it lives in namespaces of its own (`meshray.runtime.rootless`).
         taken_out: the coordinator removed this node; the agent must not start again.
     """
 
@@ -64,6 +65,7 @@ class Enrolment:
     transport: Mode = "auto"
     observed: str = ""
     ticket: str = field(default="", repr=False)
+    rootless: bool = False
 
     @classmethod
     def load(cls, home: Home) -> Enrolment:
@@ -99,6 +101,7 @@ class Enrolment:
                 transport=parse_mode(wire.text(value, "transport", 8, "auto")),
                 observed=wire.text(value, "observed", 45, ""),
                 ticket=wire.text(value, "ticket", LONGEST_TICKET, ""),
+                rootless=wire.flag(value, "rootless"),
             )
         except (wire.WireError, UsageError) as error:
             raise damaged(home.enrolment, error) from None
@@ -128,6 +131,7 @@ class Enrolment:
             "transport": self.transport,
             "observed": self.observed,
             "ticket": self.ticket,
+            "rootless": self.rootless,
         }
         write_atomically(home.enrolment, json.dumps(value, indent=1))
 

@@ -38,7 +38,7 @@ from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import HUB
+from meshray.model.node import HUB, Node
 from meshray.raynode.command import RayPlan, client_environment
 from meshray.raynode.state import node_table
 from meshray.raynode.versions import RayInstallation, compare, find_ray
@@ -74,8 +74,9 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         _log_to(home.logs / "agent.log")
         ManagedProcess(home.pid_file("agent")).record_this_process()
         log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
-        agent, control = _compose(home, enrolment, key, mesh_map, environ)
-        asyncio.run(_run(agent, control, environ))
+        with _where_the_overlay_is(home, enrolment):
+            agent, control = _compose(home, enrolment, key, mesh_map, environ)
+            asyncio.run(_run(agent, control, environ))
     if enrolment.ephemeral:
         forget(home)
     return 0
@@ -92,6 +93,24 @@ def _alone(home: Home) -> Iterator[None]:
                 "already_running", "the agent of this machine runs already", hint="meshray status"
             ) from None
         yield
+
+
+@contextmanager
+def _where_the_overlay_is(home: Home, enrolment: Enrolment) -> Iterator[None]:
+    """In namespaces of its own on a node without root. They end when the node was taken down, not when its agent failed
+    at something: another agent goes on with them."""
+    if not enrolment.rootless:
+        yield
+        return
+    from meshray.runtime.rootless.namespace import Namespace, enter_once
+
+    enter_once(home)
+    try:
+        yield
+    except RemovedFromMesh:
+        Namespace.end(home)
+        raise
+    Namespace.end(home)
 
 
 def _compose(
@@ -164,13 +183,17 @@ def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str,
         prober=Prober(),
         endpoints=read_endpoints,
         network_changes=network_changes,
-        firewall=Firewall(Opening(INTERFACE, mesh_map.mesh.network.cidr, forwards=HUB in me.roles)),
+        firewall=None if enrolment.rootless else Firewall(_opening(me, mesh_map)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         # Without a head this node's Ray was not looked for; the map has what it said when it enrolled.
         versions=replace(ray.installation.versions if isinstance(ray, _Ray) else me.versions, meshray=__version__),
         ray_table=lambda head: node_table(head, enrolment.ray_token, TABLE_TIMEOUT_S),
         no_ray_because=ray if isinstance(ray, str) else "",
     )
+
+
+def _opening(me: Node, mesh_map: MeshMap) -> Opening:
+    return Opening(INTERFACE, mesh_map.mesh.network.cidr, forwards=HUB in me.roles)
 
 
 def _client_environment(ray: _Ray | str) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from meshray.agent.mtu import asking_underlay, find_mtu
 from meshray.agent.prober import Prober
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
+from meshray.runtime import inside
 from meshray.settings import DEFAULT_MTU
 from meshray.wireguard.routes import keep_peer_mtus
 
@@ -93,6 +94,6 @@ class MtuKeeper:
     async def _apply(self) -> None:
         narrow = {ip: mtu for ip, mtu in self._found.items() if mtu < DEFAULT_MTU}
         try:
-            await asyncio.to_thread(keep_peer_mtus, self._interface, narrow)
+            await asyncio.to_thread(inside.run, keep_peer_mtus, self._interface, narrow)
         except MeshrayError as error:
             log.warning("%s", error)

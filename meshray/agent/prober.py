@@ -21,6 +21,7 @@ from statistics import median
 from typing import cast
 
 from meshray.agent.mtu import dont_fragment
+from meshray.runtime import inside
 from meshray.settings import PROBE_PORT
 
 _PING, _PONG = b"mr\x01", b"mr\x02"
@@ -95,7 +96,7 @@ class Echo(asyncio.DatagramProtocol):
     async def open(self, address: IPv4Address) -> None:
         """Listens on this address. Raises OSError where it cannot be bound."""
         loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(lambda: self, local_addr=(str(address), PROBE_PORT))
+        await loop.create_datagram_endpoint(lambda: self, sock=inside.udp(address, PROBE_PORT))
 
     def close(self) -> None:
         """Ends listening."""

@@ -14,6 +14,7 @@ from ipaddress import IPv4Network
 
 from meshray.errors import MeshrayError
 from meshray.runtime.process import ManagedProcess
+from meshray.runtime.state import NAMESPACE_FILES
 from meshray.settings import INTERFACE, Home
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ def clear(home: Home) -> list[str]:
     Raises:
         MeshrayError: the first thing that could not be cleared.
     """
+    if _holds_namespaces(home):
+        return _clear_namespaces(home)
     steps: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("Ray", lambda: _ray(home)),
         ("firewall rules", lambda: _firewall(home)),
@@ -44,6 +47,24 @@ def clear(home: Home) -> list[str]:
     if failure is not None:
         raise failure
     return cleared
+
+
+def _holds_namespaces(home: Home) -> bool:
+    """Whether this is a node without root: its run folder has this file for as long as it was not left."""
+    return (home.run / NAMESPACE_FILES[1]).exists()
+
+
+def _clear_namespaces(home: Home) -> list[str]:
+    """Ray ends with its namespaces; it is asked first. There are no firewall rules."""
+    from meshray.runtime.rootless.namespace import Namespace
+
+    steps = (
+        ("Ray", _ray),
+        ("coordinator", lambda home: _process(home, "coordinator")),
+        ("tunnel", lambda home: _process(home, "engine")),
+        ("namespaces", Namespace.end),
+    )
+    return [name for name, step in steps if step(home)]
 
 
 def _process(home: Home, name: str) -> bool:

@@ -20,6 +20,7 @@ from collections import OrderedDict
 from ipaddress import IPv4Address
 
 from meshray.agent.trains import ID_BYTES, LONG_TRAIN, PAYLOAD_BYTES, SHORT_TRAIN, Arrivals, Car, Report, read
+from meshray.runtime import inside
 from meshray.settings import PROBE_PORT
 
 #: UDP on the overlay address, beside the probes'.
@@ -53,9 +54,8 @@ class ThroughputMeter:
 
     async def open(self, address: IPv4Address) -> None:
         """Listens on this node's overlay address. Raises OSError where it cannot be bound."""
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        udp = inside.udp(address, self._port)
         try:
-            udp.bind((str(address), self._port))
             udp.setsockopt(socket.SOL_SOCKET, _TIMESTAMP, 1)
             with contextlib.suppress(OSError):  # without root the limit of the machine holds
                 udp.setsockopt(socket.SOL_SOCKET, _BUFFER_FORCE, _BUFFER_BYTES)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from meshray.cli.app import App
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError
 from meshray.runtime import service
+from meshray.runtime.files import PASSABLE_FOLDER, make_folder
 from meshray.settings import Home
 
 Summary = Mapping[str, object]
@@ -90,8 +91,14 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
     Raises:
         MeshrayError: a stage failed before the node was up; InterruptedByUser: a signal came before.
     """
+    from meshray.agent.enrolment import Enrolment
     from meshray.agent.main import run_foreground
 
+    if Enrolment.load(home).rootless:
+        from meshray.runtime.rootless.namespace import enter_once
+
+        make_folder(home.run, PASSABLE_FOLDER)
+        enter_once(home)  # before there are threads: a process with several cannot
     watcher = _Watcher(app, home, on_up)
     watcher.start()
     try:

@@ -66,6 +66,25 @@ def find_enrolment(home: Home) -> Enrolment | None:
         raise
 
 
+def check_rootless(app: App) -> str:
+    """How a node without root will be here, for people.
+
+    Raises:
+        MeshrayError: ``no_namespaces``, ``no_tun`` or ``no_engine``: what is missing, and whom to ask.
+    """
+    from meshray.runtime.rootless.internet import find_helper
+    from meshray.runtime.rootless.trial import require_namespaces
+    from meshray.wireguard.elsewhere import find_own_engine
+
+    engine = find_own_engine(app.environ)
+    require_namespaces(app.sudo_line())
+    helper = find_helper(app.environ)
+    if helper is None:
+        app.warn("Ray will have no way to the internet: neither pasta (package passt) nor slirp4netns is installed")
+    way = f", internet through {helper.name}" if helper is not None else ""
+    return f"{engine.name}, without root{way}"
+
+
 def look_for_ray(app: App, progress: Progress, explicit: str | None, *, head: bool) -> RayInstallation:
     """The Ray that this node will run. Raises MeshrayError where there is none that can be used."""
     from meshray.raynode.preflight import check_head

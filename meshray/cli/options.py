@@ -50,6 +50,15 @@ def node_options(function: F) -> F:
     return function
 
 
+def rootless_option(function: F) -> F:
+    """``--rootless``."""
+    return click.option(
+        "--rootless",
+        is_flag=True,
+        help="In namespaces of its own, as an ordinary user; so by itself where you are not root.",
+    )(function)
+
+
 def endpoint_option(function: F) -> F:
     """``--endpoint``."""
     return click.option(

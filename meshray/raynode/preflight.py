@@ -140,7 +140,7 @@ def _kernel_form(ip: IPv4Address) -> str:
 
 def _table(name: str) -> str:
     try:
-        return Path("/proc/net", name).read_text()
+        return Path("/proc/thread-self/net", name).read_text()
     except OSError:
         return ""
 

@@ -21,6 +21,7 @@ from meshray.errors import RefusedError
 from meshray.model.status import RayState
 from meshray.model.wire import WireError, decode
 from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
+from meshray.runtime import inside
 
 if TYPE_CHECKING:
     from aiohttp import StreamReader
@@ -86,7 +87,7 @@ async def ask_dashboard(head_ip: IPv4Address, token: str | None, timeout_s: floa
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            aiohttp.ClientSession(connector=inside.connector(), timeout=timeout, headers=headers) as session,
             session.get(url, params=_QUERY, allow_redirects=False) as answer,
         ):
             body = await _read(answer.content) if answer.status == HTTPStatus.OK else b""
@@ -111,7 +112,7 @@ def parse_nodes(body: bytes) -> list[LiveNode] | None:
 async def gcs_answers(head_ip: IPv4Address, timeout_s: float = 1.0) -> bool:
     """Whether the head's Ray takes connections on the overlay."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(str(head_ip), GCS_PORT), timeout_s)
+        _, writer = await asyncio.wait_for(inside.open_connection(head_ip, GCS_PORT), timeout_s)
     except (OSError, asyncio.TimeoutError):
         return False
     writer.close()

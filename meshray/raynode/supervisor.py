@@ -39,6 +39,7 @@ from meshray.raynode.explain import TAIL_BYTES, cause
 from meshray.raynode.processes import Family
 from meshray.raynode.state import gcs_answers, live_nodes
 from meshray.raynode.versions import RayInstallation
+from meshray.runtime import inside
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder, write_atomically
 from meshray.runtime.person import Person
 from meshray.runtime.process import ManagedProcess
@@ -233,7 +234,8 @@ class RayNode:
         mark = secrets.token_hex(8) if self._plan.head else self._instance
         self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
         person = self._person if self._person.uid != os.geteuid() else None
-        self._process.spawn(
+        inside.spawn(
+            self._process,
             start_command(self._installation, self._plan),
             env=ray_environment(self._plan, os.environ, person),
             log=self._log_file,
@@ -250,10 +252,13 @@ class RayNode:
     async def _preflight(self) -> None:
         if self._plan.head:
             preflight.check_head(self._installation)
-        preflight.check_ports(self._plan)
-        preflight.check_address_file(self._person, os.environ)
+        inside.run(preflight.check_ports, self._plan)
+        if inside.place() is None:  # elsewhere the folder is this node's own
+            preflight.check_address_file(self._person, os.environ)
         if self._plan.token_path and self._token:
             self._write_token(self._plan.token_path, self._token)
+        if inside.place() is not None:
+            return  # its own name is known there, and its shared memory large
         try:
             problems = await asyncio.wait_for(asyncio.to_thread(preflight.host_problems), _PREFLIGHT_S)
         except asyncio.TimeoutError:

@@ -105,9 +105,14 @@ def check_init(network: OverlayNetwork, port: int, environ: Mapping[str, str]) -
     Raises:
         MeshrayError: the first thing that is missing, with what to do.
     """
+    check_place(network, port)
+    return check_wireguard(environ)
+
+
+def check_place(network: OverlayNetwork, port: int) -> None:
+    """Whether the network and the port are free here. Raises MeshrayError."""
     require_no_overlap(network, routes())
     require_free(port)
-    return check_wireguard(environ)
 
 
 def check_wireguard(environ: Mapping[str, str]) -> str:

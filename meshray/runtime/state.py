@@ -24,6 +24,8 @@ from meshray.settings import Home
 _HARMLESS = {"log", "log.failed", "run", "private.key"}
 #: What only an enrolled node has.
 _OURS = {"node.json", "map.json", "coordinator.db", "coordinator.crt", "coordinator.key"}
+#: What a node without root has there beside its sockets; see `meshray.runtime.rootless.holder`.
+NAMESPACE_FILES = ("namespace.json", "hosts", "resolv.conf", "meshray0.sock")
 #: Begins the names of files that were not finished.
 _UNFINISHED = (".", "coordinator.db.new", "coordinator.db-")
 
@@ -94,6 +96,10 @@ def forget(home: Home, *, keep_logs: bool = False) -> None:
         for entry in home.state.iterdir():
             if entry.name.startswith(_UNFINISHED) and entry.is_file():
                 entry.unlink(missing_ok=True)
+    if os.path.lexists(home.run / NAMESPACE_FILES[1]):
+        from meshray.runtime.rootless.namespace import remove_scratch
+
+        remove_scratch(home)
     _remove_files(home)
 
 
@@ -111,6 +117,7 @@ def _remove_files(home: Home) -> None:
         home.run / "agent.lock",
         home.control_socket,
         home.ray_token,
+        *(home.run / name for name in NAMESPACE_FILES),
     ]
     for file in files:
         file.unlink(missing_ok=True)

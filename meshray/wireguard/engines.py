@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.errors import MeshrayError
+from meshray.runtime import inside
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import DEFAULT_MTU
 
@@ -46,6 +47,7 @@ class Engine:
     """A program that is WireGuard, and how it wants to be started."""
 
     program: Path
+    sockets: Path = SOCKET_FOLDER
 
     @property
     def name(self) -> str:
@@ -56,6 +58,10 @@ class Engine:
     def is_own(self) -> bool:
         """Whether it takes the interface as a descriptor."""
         return self.name != STOCK
+
+    def socket_path(self, name: str) -> Path:
+        """Where the engine of this interface listens."""
+        return self.sockets / f"{name}.sock"
 
     def start(self, process: ManagedProcess, name: str, log: Path, environ: Mapping[str, str]) -> None:
         """Starts it for the interface ``name``, which it makes, or gets made; its socket comes a moment later.
@@ -69,8 +75,10 @@ class Engine:
             return
         tun = open_tun(name, offload=True)
         try:
-            arguments = ["-tun-fd", str(tun), "-socket", str(socket_path(name)), "-mtu", str(DEFAULT_MTU)]
-            process.spawn([str(self.program), *arguments], env=env, log=log, keep=(tun,))
+            arguments = ["-tun-fd", str(tun), "-socket", str(self.socket_path(name)), "-mtu", str(DEFAULT_MTU)]
+            command = [str(self.program), *arguments]
+            # Its UDP socket belongs to the machine's own network, wherever the interface is.
+            inside.run_outside(process.spawn, command, env=env, log=log, keep=(tun,))
         finally:
             os.close(tun)
 
@@ -97,11 +105,6 @@ def find_engine(environ: Mapping[str, str]) -> Engine:
             hint=f"modprobe wireguard, or: apt-get install {STOCK}",
         )
     return Engine(Path(stock))
-
-
-def socket_path(name: str) -> Path:
-    """Where the engine of this interface listens."""
-    return SOCKET_FOLDER / f"{name}.sock"
 
 
 def open_tun(name: str, *, offload: bool) -> int:

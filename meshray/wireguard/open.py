@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.runtime import inside
 from meshray.runtime.lean import lean_pyroute2
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
@@ -33,6 +34,10 @@ def open_device(name: str, home: Home, environ: Mapping[str, str] = os.environ) 
         MeshrayError: code ``no_wireguard``, ``no_tun`` or ``not_root``; the hint says what to install or load.
         UsageError: MESHRAY_WIREGUARD holds another word.
     """
+    if inside.place() is not None:
+        from meshray.wireguard.elsewhere import DeviceElsewhere
+
+        return DeviceElsewhere(name, home, environ)
     # What runs goes on running: a module that was loaded meanwhile is no reason to drop every connection.
     running = _forced(environ) is None and ManagedProcess(home.pid_file("engine")).pid is not None
     if running or check_available(environ) == USERSPACE:

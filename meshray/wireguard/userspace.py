@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from meshray.errors import MeshrayError
+from meshray.runtime import inside
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 from meshray.wireguard import uapi
 from meshray.wireguard.device import DeviceState
-from meshray.wireguard.engines import Engine, socket_path
+from meshray.wireguard.engines import Engine
 from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
 from meshray.wireguard.plan import AddAddress, CreateDevice, RemoveAddress, SetMtu, SetUp, Step
 from meshray.wireguard.unmanaged import keep_unmanaged, release
@@ -54,7 +55,7 @@ class UserspaceDevice:
     @property
     def socket_path(self) -> Path:
         """Where the engine listens."""
-        return socket_path(self.name)
+        return self._program.socket_path(self.name)
 
     def read(self) -> DeviceState | None:
         """See `Device.read`. An engine of ours that does not answer counts as none: it is replaced."""
@@ -125,7 +126,8 @@ class UserspaceDevice:
         self._own_link(table)
         self._engine.stop_blocking(_STOP_S)
         self._refuse_other_engine()
-        keep_unmanaged(self.name)
+        if inside.place() is None:  # elsewhere nobody else manages interfaces
+            keep_unmanaged(self.name)
         self.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
             self._program.start(self._engine, self.name, self._log, self._environ)

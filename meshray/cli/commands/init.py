@@ -20,7 +20,14 @@ import click
 from meshray import __version__
 from meshray.cli import bring_up, output
 from meshray.cli.app import App
-from meshray.cli.options import PassesOnToRay, json_option, node_options, ray_args, require_no_words_to_ray
+from meshray.cli.options import (
+    PassesOnToRay,
+    json_option,
+    node_options,
+    ray_args,
+    require_no_words_to_ray,
+    rootless_option,
+)
 from meshray.cli.results import InitResult, Result
 from meshray.cli.undo import Undo
 from meshray.errors import MeshrayError, UsageError
@@ -45,6 +52,7 @@ class Wish:
     ray: str | None
     ray_args: tuple[str, ...]
     hub_only: bool = False
+    rootless: bool = False
 
 
 @click.command("init", cls=PassesOnToRay)
@@ -65,6 +73,7 @@ class Wish:
     help="UDP for WireGuard and TCP for the coordinator.",
 )
 @click.option("--hub-only", is_flag=True, help="No Ray head here: another machine becomes it with `join --head`.")
+@rootless_option
 @json_option
 @click.pass_obj
 def init_command(
@@ -78,6 +87,7 @@ def init_command(
     advertise: tuple[str, ...],
     port: int,
     hub_only: bool,
+    rootless: bool,
 ) -> Result | int:
     """Make a mesh here: coordinator, overlay and Ray head.
 
@@ -106,6 +116,7 @@ def init_command(
         ray=ray,
         ray_args=ray_args(),
         hub_only=hub_only,
+        rootless=rootless or app.euid != 0,
     )
     return _init(app, wish, block)
 
@@ -119,7 +130,6 @@ def _init(app: App, wish: Wish, block: bool) -> Result | int:
     home = app.own_home
     check_extra_args(wish.ray_args)
     service.require_valid(app.environ)
-    app.require_root()
     require_stranger(home)
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
@@ -138,13 +148,15 @@ def _init(app: App, wish: Wish, block: bool) -> Result | int:
 
 def _prepare(app: App, wish: Wish) -> tuple[RayInstallation | None, tuple[Endpoint, ...]]:
     """Looks at the machine and changes nothing."""
-    from meshray.cli.enrolled import look_for_ray
+    from meshray.cli.enrolled import check_rootless, look_for_ray
     from meshray.coordinator.advertise import find_endpoints
-    from meshray.runtime.preflight import check_init
+    from meshray.runtime.preflight import check_init, check_place
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
-        wireguard = check_init(wish.network, wish.port, app.environ)
+        if wish.rootless:
+            check_place(wish.network, wish.port)
+        wireguard = check_rootless(app) if wish.rootless else check_init(wish.network, wish.port, app.environ)
         progress.stage("preflight", "ok", wireguard)
         installation = look_for_ray(app, progress, wish.ray, head=True) if wish.with_ray else None
         progress.stage("addresses", "run")
@@ -204,6 +216,7 @@ def _create(
         with_ray=wish.with_ray,
         ray=str(installation.ray) if installation else "",
         ray_args=wish.ray_args,
+        rootless=wish.rootless,
     ).save(home)
     undo.add("the unit", lambda: service.uninstall(home))
     undo.add("the agent", lambda: service.stop(home))

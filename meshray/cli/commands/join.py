@@ -30,6 +30,7 @@ from meshray.cli.options import (
     ray_args,
     read_token,
     require_no_words_to_ray,
+    rootless_option,
 )
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
@@ -74,6 +75,7 @@ class Wish:
     endpoints: tuple[Endpoint, ...] = ()
     port: int = 0
     via: Via | None = None
+    rootless: bool = False
     transport: Mode = "auto"
 
 
@@ -112,6 +114,7 @@ class Found:
     show_default=True,
     help="The tunnel to the hub: over UDP, or in a TLS WebSocket; auto takes the latter where UDP is blocked.",
 )
+@rootless_option
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
 @json_option
 @click.pass_obj
@@ -131,6 +134,7 @@ def join_command(
     port: int | None,
     via: str | None,
     transport: Mode,
+    rootless: bool,
 ) -> Result | int:
     """Join the mesh that a token names, with a Ray worker.
 
@@ -159,6 +163,7 @@ def join_command(
         port=port or 0,
         via=parse_via(via) if via is not None else None,
         transport=transport,
+        rootless=rootless or app.euid != 0,
     )
     _require_sense(wish)
     require_no_words_to_ray(no_ray, ray)
@@ -186,7 +191,6 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
     check_extra_args(wish.ray_args)
     service.require_valid(app.environ)
     check_labels(wish.labels)
-    app.require_root()
     require_stranger(home, wish.token.mesh_id)
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
@@ -204,12 +208,12 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
 
 def _prepare(app: App, wish: Wish) -> Found:
     """Looks at the machine and changes nothing."""
-    from meshray.cli.enrolled import look_for_ray
+    from meshray.cli.enrolled import check_rootless, look_for_ray
     from meshray.runtime.preflight import check_wireguard
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
-        wireguard = check_wireguard(app.environ)
+        wireguard = check_rootless(app) if wish.rootless else check_wireguard(app.environ)
         port = _listen_port(wish)
         progress.stage("preflight", "ok", wireguard + (f", UDP port {port}" if port else ""))
         head = HEAD in wish.roles
@@ -295,6 +299,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             ray=str(installation.ray) if installation else "",
             ray_args=wish.ray_args,
             labels=wish.labels,
+            rootless=wish.rootless,
         )
         via = wish.via
         undo.add(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from meshray.doctor.ports import DROPPED, FOREIGN, OPEN, REFUSED, SILENT, WORKERS, PortSeen
 from meshray.raynode import command
+from meshray.runtime import inside
 
 #: The client's preface and an empty SETTINGS frame (RFC 9113, sections 3.4 and 6.5).
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -69,7 +70,7 @@ async def dial(address: str, target: Target, timeout_s: float) -> PortSeen:
 
 
 async def _answer(address: str, target: Target, until: float) -> str:
-    reader, writer = await asyncio.open_connection(address, target.port)
+    reader, writer = await inside.open_connection(address, target.port)
     try:
         if not target.greets:
             return OPEN

@@ -12,6 +12,7 @@ from meshray.doctor.host import HostFacts
 from meshray.doctor.probes import host_device, host_firewall, host_machine, host_routes
 from meshray.doctor.probes.context import Context
 from meshray.doctor.probes.threads import in_thread
+from meshray.runtime import inside
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ async def look(context: Context) -> HostFacts:
     device, machine, routing, firewall = await asyncio.gather(
         _in_time(host_device.look(context)),
         _in_time(host_machine.look(context)),
-        _in_time(in_thread(partial(host_routes.look, context))),
+        _in_time(in_thread(partial(inside.run, host_routes.look, context))),
         _in_time(in_thread(partial(host_firewall.look, context))),
     )
     return HostFacts(device, machine, routing, firewall)

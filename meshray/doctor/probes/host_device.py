@@ -13,7 +13,7 @@ from meshray.doctor.host_device import DOWN, FOREIGN, KERNEL, MISSING, SILENT, U
 from meshray.doctor.probes.context import Context
 from meshray.doctor.probes.threads import in_thread
 from meshray.errors import MeshrayError
-from meshray.firewall.programs import run_program
+from meshray.runtime import inside
 from meshray.wireguard.engines import find_engine
 from meshray.wireguard.open import check_available, tun_fault
 
@@ -26,7 +26,9 @@ _ANSWER_S = 1.5
 async def look(context: Context) -> DeviceFacts:
     """The facts of this node."""
     has_interface, ground, interface = await asyncio.gather(
-        in_thread(partial(_interface_kind, context.interface)), in_thread(_ground), _interface(context)
+        in_thread(partial(inside.run, _interface_kind, context.interface)),
+        in_thread(_ground),
+        _interface(context),
     )
     wireguard, error, fix = await in_thread(partial(_wireguard, context, has_interface))
     state, detail, addresses = interface
@@ -63,14 +65,12 @@ def _net_admin() -> bool | None:
 
 def _namespaces_error() -> str:
     """Tried, because distributions forbid them in ways that no single setting tells."""
-    for words, options in (
-        ("a user namespace", ["--user"]),
-        ("a network namespace in a user namespace of its own", ["--user", "--map-root-user", "--net"]),
-    ):
-        answer = run_program(["unshare", *options, "true"])
-        if not answer.ok:
-            return f"{words} ({answer.cause})"
-    return ""
+    from meshray.runtime.rootless.trial import INTERFACE, find_missing
+
+    if inside.place() is not None:  # this very process is in them
+        return ""
+    missing = [item for item in find_missing() if item.what != INTERFACE]
+    return ", ".join(f"{item.what} ({os.strerror(item.number)})" for item in missing)
 
 
 def _interface_kind(name: str) -> str:
@@ -109,7 +109,7 @@ async def _interface(context: Context) -> tuple[str, str, tuple[str, ...]]:
         return (FOREIGN if error.code == "foreign_interface" else SILENT), error.message, ()
     if state is None:
         try:
-            socket.if_nametoindex(context.interface)
+            inside.run(socket.if_nametoindex, context.interface)
         except OSError:
             return MISSING, "", ()
         return SILENT, "its socket is gone or refuses", ()

@@ -12,6 +12,7 @@ from meshray.firewall.closing import Closed
 from meshray.firewall.guard import guard_state
 from meshray.firewall.inspect import HostView, Obstacle, read_host
 from meshray.firewall.opening import Opening
+from meshray.runtime import inside
 from meshray.runtime.ports import user_of
 from meshray.runtime.process import ManagedProcess
 from meshray.wireguard.link import links
@@ -22,13 +23,16 @@ def look(context: Context) -> FirewallFacts:
     view = read_host()
     opening = _opening(context)
     uplink = _uplink(context)
-    guard, guard_error = _guard(view, opening, with_ray=context.ray_plan is not None) if opening else ("", "")
+    if inside.place() is not None:
+        guard, guard_error = "a network namespace of its own: nothing but the overlay leads in", ""
+    else:
+        guard, guard_error = _guard(view, opening, with_ray=context.ray_plan is not None) if opening else ("", "")
     return FirewallFacts(
         unknown="; ".join(view.problems),
         is_node=opening is not None,
         udp=_port(context, view, "udp", uplink) if context.is_hub and opening else PortFacts(),
         tcp=_port(context, view, "tcp", uplink) if context.hosts_coordinator else PortFacts(),
-        overlay_drops=_drops(view.of_overlay(opening)) if opening else (),
+        overlay_drops=_drops(view.of_overlay(opening)) if opening and inside.place() is None else (),
         guard=guard,
         guard_error=guard_error,
     )
@@ -39,7 +43,7 @@ def _opening(context: Context) -> Opening | None:
     if context.mesh_map is None:
         return None
     try:
-        socket.if_nametoindex(context.interface)
+        inside.run(socket.if_nametoindex, context.interface)
     except OSError:
         return None
     return Opening(context.interface, context.mesh_map.mesh.network.cidr, forwards=context.is_hub)

@@ -18,6 +18,7 @@ from meshray.doctor.host_machine import Folder, MachineFacts, ProcessLimits, Pro
 from meshray.doctor.probes.context import Context
 from meshray.doctor.probes.threads import in_thread
 from meshray.model.address import Endpoint
+from meshray.runtime import inside
 from meshray.runtime.process import ManagedProcess
 
 #: Ray's own ways of choosing: 30 % of what is free (DEFAULT_OBJECT_STORE_MEMORY_PROPORTION of ray_constants.py).
@@ -78,6 +79,8 @@ async def _offset(coordinator: Endpoint, fingerprint: bytes) -> tuple[float, flo
 
 async def _own_name() -> tuple[str, float | None]:
     """(what the resolver said against it, seconds that it took)."""
+    if inside.place() is not None:
+        return "", 0.0  # it stands in the hosts file that Ray sees
     began: list[float] = []
 
     def resolve() -> float:
@@ -99,7 +102,7 @@ def _at_rest(context: Context) -> MachineFacts:
     ray = ManagedProcess(context.home.pid_file("ray")).pid
     plan = context.ray_plan
     asked = _option(plan.extra_args, "--object-store-memory") if plan else ""
-    shm_total, shm_free = _room(_SHARED)
+    shm_total, shm_free = _room(inside.path(_SHARED))
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
     environments = dict(_environments(context, ray))
     free_memory = _meminfo("MemAvailable")
@@ -148,7 +151,7 @@ def _meminfo(name: str) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _room(folder: str) -> tuple[int | None, int | None]:
+def _room(folder: Path) -> tuple[int | None, int | None]:
     try:
         found = os.statvfs(folder)
     except OSError:
@@ -226,7 +229,7 @@ def _folders(context: Context) -> Iterator[Folder]:
     yield _folder("meshray's sockets", context.home.run, mounts)
     if plan is not None:
         temp = _option(plan.extra_args, "--temp-dir") or context.environ.get("RAY_TMPDIR") or _RAY_TEMP
-        yield _folder("Ray's logs and spilled objects", Path(temp), mounts, for_ray=True)
+        yield _folder("Ray's logs and spilled objects", inside.path(temp), mounts, for_ray=True)
 
 
 def _folder(use: str, path: Path, mounts: Mapping[str, str], *, for_ray: bool = False) -> Folder:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from meshray.doctor.host_routes import OtherNetwork, RoutingFacts, StolenRoute
 from meshray.doctor.probes.context import Context
 from meshray.model.meshmap import MeshMap
+from meshray.runtime import inside
 from meshray.runtime.preflight import Route, routes
 from meshray.wireguard.link import Link, links
 
@@ -46,7 +47,8 @@ def look(context: Context) -> RoutingFacts:
     with links() as table:
         netlink = table.netlink
         kinds = {link["index"]: _link(link) for link in netlink.get_links()}
-        others = tuple(_others(kinds.values(), context.interface, routes()))
+        # In a namespace of its own there is nothing but the way to the internet.
+        others = tuple(_others(kinds.values(), context.interface, routes())) if inside.place() is None else ()
         index = next((index for index, link in kinds.items() if link.name == context.interface), None)
         if context.mesh_map is None or context.ip is None or index is None:
             unknown = "this machine is no node" if context.ip is None else f"there is no interface {context.interface}"

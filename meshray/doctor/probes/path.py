@@ -14,6 +14,7 @@ from meshray.doctor.ways import SOME_LOSS, PathFacts, PeerFacts
 from meshray.model.node import STATIC
 from meshray.model.path import DIRECT, NONE, SELF
 from meshray.model.status import NodeStatus
+from meshray.runtime import inside
 from meshray.settings import KEEPALIVE_S
 
 #: First so many probes; where one is lost so many more, by which chance and loss are told apart.
@@ -134,7 +135,7 @@ async def _passes(context: Context, ip: IPv4Address, answer_s: float, size: int)
 async def lives(ip: IPv4Address, timeout_s: float) -> bool:
     """Whether a machine answers there at all: it refuses a port on which nothing listens."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(str(ip), _DISCARD_PORT), timeout_s)
+        _, writer = await asyncio.wait_for(inside.open_connection(ip, _DISCARD_PORT), timeout_s)
     except ConnectionRefusedError:
         return True
     except (OSError, asyncio.TimeoutError):

@@ -22,6 +22,7 @@ from meshray.raynode.processes import VITAL, Family
 from meshray.raynode.state import LiveNode, ask_dashboard
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import inspect
+from meshray.runtime import inside
 
 #: How long a port, the dashboard and Ray's interpreter may take. The kernel sends a lost SYN again after 1 s
 #: (RFC 6298), so one packet may be lost.
@@ -77,13 +78,13 @@ async def _own_address(ip: IPv4Address) -> tuple[str, float]:
     """Why a connection to a listener on the own address fails (empty: it does not), and the milliseconds it took."""
     start = time.monotonic()
     try:
-        server = await asyncio.start_server(lambda reader, writer: writer.close(), str(ip), 0)
+        server = await asyncio.start_server(lambda reader, writer: writer.close(), sock=inside.listener(ip, 0))
     except OSError as error:
         gone = error.errno == errno.EADDRNOTAVAIL
         return ("no interface has it" if gone else os.strerror(error.errno or 0)), 0.0
     try:
         port = server.sockets[0].getsockname()[1]
-        _, writer = await asyncio.wait_for(asyncio.open_connection(str(ip), port), _OWN_ADDRESS_S)
+        _, writer = await asyncio.wait_for(inside.open_connection(ip, port), _OWN_ADDRESS_S)
         writer.close()
     except asyncio.TimeoutError:
         return f"no answer in {_OWN_ADDRESS_S:g} s, a firewall drops it", 0.0

@@ -126,7 +126,7 @@ def test_the_sudo_line_keeps_settings_and_hides_the_token(monkeypatch: pytest.Mo
 
 
 def test_commands_that_change_the_machine_ask_for_root_first() -> None:
-    for command in ("init", "up", "down", "leave"):
+    for command in ("up", "down", "leave"):
         outcome = type_in(command, euid=1000)
         assert outcome.code == 1
         assert "hint: sudo " in outcome.err

@@ -1,0 +1,131 @@
+"""From where this process reaches the overlay.
+
+On a node with root: from where it is, and nothing here does anything. Without root the overlay's interface is in a
+network namespace of its own (`meshray.runtime.rootless`), which the agent stays out of: it lives in a thread that has
+entered. A socket belongs for ever to the namespace in which it was made, so what was made inside can be used anywhere.
+
+>>> inside.run(keep_peer_mtus, "meshray0", {})      # blocks until done
+>>> reader, writer = await inside.open_connection(IPv4Address("10.99.0.1"), 6379)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from aiohttp import TCPConnector
+
+    from meshray.runtime.process import ManagedProcess
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Place(Protocol):
+    """A network namespace that threads of this process have entered."""
+
+    def run(self, function: Callable[[], T]) -> T:
+        """In a thread that is inside. Blocks; raises what the function raises."""
+
+    def run_outside(self, function: Callable[[], T]) -> T:
+        """In a thread that is not, for functions that run inside."""
+
+    def path(self, path: str) -> Path:
+        """A file inside, as this process sees it."""
+
+    def wrap(self, argv: list[str]) -> list[str]:
+        """The command that runs this one inside, started by `run_as_child`."""
+
+    def run_as_child(self, function: Callable[[], T]) -> T:
+        """In a thread whose child processes are inside."""
+
+
+_place: Place | None = None
+
+
+def enter(place: Place | None) -> None:
+    """From now on the overlay is there; None: here, as on every node with root."""
+    global _place  # noqa: PLW0603 - a process is in one place, like its working directory
+    _place = place
+
+
+def place() -> Place | None:
+    """Where the overlay is, None where that is here."""
+    return _place
+
+
+def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls the function where the overlay is."""
+    return function(*args, **kwargs) if _place is None else _place.run(lambda: function(*args, **kwargs))
+
+
+def path(path: str) -> Path:
+    """A file as Ray sees it: where the overlay is, some folders are others."""
+    return Path(path) if _place is None else _place.path(path)
+
+
+def run_outside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls the function where the machine's own network is."""
+    return function(*args, **kwargs) if _place is None else _place.run_outside(lambda: function(*args, **kwargs))
+
+
+def spawn(process: ManagedProcess, argv: list[str], **options: Any) -> None:
+    """`ManagedProcess.spawn` of a command that is to run where the overlay is. Raises OSError."""
+    if _place is None:
+        process.spawn(argv, **options)
+    else:
+        command = _place.wrap(argv)
+        _place.run_as_child(lambda: process.spawn(command, **options))
+
+
+def udp(address: IPv4Address, port: int) -> socket.socket:
+    """A socket on an overlay address of this node. Raises OSError where that cannot be bound."""
+    return run(_bound, str(address), port)
+
+
+def listener(ip: IPv4Address, port: int) -> socket.socket:
+    """A TCP socket that listens on an address of this node; port 0: any. Raises OSError."""
+    return run(socket.create_server, (str(ip), port))
+
+
+async def open_connection(ip: IPv4Address | str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """``asyncio.open_connection`` to an overlay address. Raises OSError."""
+    if _place is None:
+        return await asyncio.open_connection(str(ip), port)
+    stream = _stream()
+    try:
+        await asyncio.get_running_loop().sock_connect(stream, (str(ip), port))
+    except BaseException:
+        stream.close()
+        raise
+    return await asyncio.open_connection(sock=stream)
+
+
+def connector() -> TCPConnector | None:
+    """For an aiohttp session with overlay addresses only; None: aiohttp's own will do."""
+    if _place is None:
+        return None
+    from aiohttp import TCPConnector
+
+    return TCPConnector(socket_factory=lambda address: _stream())
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        made.bind((address, port))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _stream() -> socket.socket:
+    stream = run(socket.socket, socket.AF_INET, socket.SOCK_STREAM)
+    stream.setblocking(False)
+    return stream

@@ -1,0 +1,79 @@
+"""Runs a command inside a node's namespaces, as the person and with no right that the person has not.
+
+    python -I -m meshray.runtime.rootless.enter PID -- CMD…
+
+PID is any process inside, as seen from outside. Enters what it is not in yet: from outside everything, from the
+agent's thread for children the rest. Only the standard library is here, since every start of Ray waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from meshray.runtime.rootless import kernel
+
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main(arguments: list[str]) -> int:
+    """Becomes the command, or waits for it where it must be another process."""
+    pid, command = int(arguments[0]), arguments[2:]
+    cwd = os.getcwd()  # noqa: PTH109 - before the mounts are others
+    try:
+        is_child = _is_in(pid, "pid")
+        enter(pid)
+    except OSError as error:
+        sys.stderr.write(f"error: cannot enter the namespaces of this node: {error.strerror}\n")
+        return 126
+    if is_child:
+        return _become(command, cwd)
+    child = os.fork()
+    if child == 0:
+        kernel.die_with_parent(signal.SIGKILL)
+        os._exit(_become(command, cwd))
+    return _wait(child)
+
+
+def enter(pid: int) -> None:
+    """All namespaces of the process ``pid`` that this one is not in. Raises OSError."""
+    others = {name: kind for name, kind in kernel.FILES.items() if not _is_in(pid, name)}
+    opened = {kind: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name, kind in others.items()}
+    for kind, descriptor in opened.items():
+        kernel.setns(descriptor, kind)
+        os.close(descriptor)
+
+
+def _is_in(pid: int, name: str) -> bool:
+    return Path(f"/proc/self/ns/{name}").samefile(f"/proc/{pid}/ns/{name}")
+
+
+def _become(command: list[str], cwd: str) -> int:
+    try:
+        os.chdir(cwd)
+    except OSError:
+        os.chdir("/")
+    kernel.drop_all()
+    kernel.restore_signals()
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - it is to be nothing but this command
+    except OSError as error:
+        sys.stderr.write(f"error: {command[0]}: {error.strerror}\n")
+        return 127
+
+
+def _wait(child: int) -> int:
+    """The child's exit code. What the terminal sends reaches it without this process."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    for number in _FORWARDED:
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,203 @@
+"""The process that holds a node's namespaces; it outlives agents and is adopted by the next one.
+
+    python -m meshray.runtime.rootless.holder RUN SCRATCH
+
+    holder (outside) ──► first process (pid 1 inside): mounts, loopback; waits for the holder's end
+                    └──► pasta or slirp4netns, where there is one: the way to the internet
+
+What is inside is told in RUN/namespace.json once it stands. When the holder ends, however it does, the first process
+sees its pipe close and ends too, and the kernel ends every process and mount inside. Only the standard library is here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshray.runtime.rootless import kernel
+from meshray.runtime.rootless.internet import Helper, find_helper
+
+#: Where Ray works on every machine: a worker takes the path that its head has.
+RAY_FOLDER = Path("/tmp/ray")  # noqa: S108
+#: A helper that ended is started again after so long; it does not come back where it cannot run, seconds.
+_AGAIN_S = 10.0
+_WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """``run`` as `meshray.settings.Home.run`; ``scratch``: on disk, for Ray's logs and what it spills."""
+
+    run: Path
+    scratch: Path
+
+
+def main(arguments: list[str]) -> int:
+    """Holds until a signal comes, or until what is inside has ended."""
+    folders = Folders(*map(Path, arguments))
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    kernel.adopt_orphans()
+    helper = find_helper(os.environ)
+    lifeline, alive = os.pipe()
+    told, tell = os.pipe()
+    _fork(lambda: _make_namespaces(folders, helper, lifeline, tell, (alive, told)))
+    os.close(lifeline)
+    os.close(tell)
+    pid = _read_pid(told)
+    if not pid:
+        return 1
+    try:
+        _write(folders.run / "namespace.json", {"holder": os.getpid(), "first": pid, "internet": _name(helper)})
+        _hold(pid, helper)
+    finally:
+        (folders.run / "namespace.json").unlink(missing_ok=True)
+        _end(pid)
+        os.close(alive)
+    return 0
+
+
+def _read_pid(told: int) -> int:
+    """Of the first process, when it has furnished everything; 0 where something failed, which is in the log."""
+    with os.fdopen(told) as lines:
+        words = lines.read().split()
+    return int(words[0]) if len(words) == 2 and words[1] == "ready" else 0
+
+
+def _hold(first: int, helper: Helper | None) -> None:
+    helping, due = 0, time.monotonic()
+    while True:
+        if helper is not None and not helping and time.monotonic() >= due:
+            helping = _fork(lambda: _help(helper, first))
+        came = signal.sigtimedwait(_WATCHED, _AGAIN_S)
+        if came is not None and came.si_signo != signal.SIGCHLD:
+            if helping:
+                os.kill(helping, signal.SIGTERM)
+            return
+        for ended in _ended():
+            if ended == first:
+                return
+            if ended == helping:
+                helping, due = 0, time.monotonic() + _AGAIN_S
+
+
+def _help(helper: Helper, first: int) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+    kernel.restore_signals()
+    kernel.die_with_parent(signal.SIGKILL)
+    os.execv(helper.program, helper.command(first))  # noqa: S606 - it is to be nothing but this program
+
+
+def _ended() -> Iterator[int]:
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid
+
+
+def _end(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+
+
+def _make_namespaces(
+    folders: Folders, helper: Helper | None, lifeline: int, tell: int, of_holder: tuple[int, ...]
+) -> None:
+    """Makes them and the first process, and ends: the holder adopts that."""
+    for descriptor in of_holder:
+        os.close(descriptor)
+    kernel.unshare_user()
+    kernel.unshare(kernel.NEWNET | kernel.NEWNS | kernel.NEWIPC | kernel.NEWPID)
+    kernel.bring_up("lo")
+    pid = _fork(lambda: _first_process(folders, helper, lifeline, tell))
+    os.write(tell, f"{pid}\n".encode())
+
+
+def _first_process(folders: Folders, helper: Helper | None, lifeline: int, tell: int) -> None:
+    # Ignored means that the kernel reaps whoever becomes an orphan in here.
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+    _furnish(folders, helper)
+    os.write(tell, b"ready\n")
+    os.close(tell)
+    os.chdir("/")
+    os.read(lifeline, 1)
+
+
+def _furnish(folders: Folders, helper: Helper | None) -> None:
+    kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.SLAVE)
+    kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+    kernel.mount("tmpfs", "/dev/shm", "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=1777")  # noqa: S108
+    own = folders.scratch / "ray"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if not RAY_FOLDER.is_dir():
+        RAY_FOLDER.mkdir()
+        RAY_FOLDER.chmod(0o1777)  # it is in the way of nobody else's Ray
+    kernel.mount(str(own), str(RAY_FOLDER), "", kernel.BIND)
+    _replace(Path("/etc/resolv.conf"), folders.run / "resolv.conf", resolver_text(helper))
+    hosts = Path("/etc/hosts")
+    if hosts.is_file():
+        _replace(hosts, folders.run / "hosts", hosts_text(hosts.read_text(), socket.gethostname()))
+    Path("/proc/sys/net/ipv4/ping_group_range").write_text(f"{os.getegid()} {os.getegid()}")
+
+
+def resolver_text(helper: Helper | None) -> str:
+    """/etc/resolv.conf inside: the helper's name server; without one a name server that refuses at once (pure)."""
+    if helper is None:
+        return "# meshray: nothing leads to the internet in here\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
+    return f"# meshray: {helper.name} asks the machine's own resolver\nnameserver {helper.nameserver}\n"
+
+
+def hosts_text(hosts: str, name: str) -> str:
+    """/etc/hosts inside, in which the machine's own name resolves: Ray starts slowly where it does not (pure)."""
+    known = {word for line in hosts.splitlines() for word in line.partition("#")[0].split()[1:]}
+    return hosts if name in known else f"{hosts.rstrip()}\n127.0.1.1 {name}\n".lstrip()
+
+
+def _replace(target: Path, own: Path, text: str) -> None:
+    if target.exists():
+        own.write_text(text)
+        kernel.mount(str(own), str(target.resolve()), "", kernel.BIND)
+
+
+def _fork(run: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        run()
+        status = 0
+    except OSError as error:
+        sys.stderr.write(f"error: {error.strerror}: {error.filename or ''}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _name(helper: Helper | None) -> str:
+    return helper.name if helper is not None else ""
+
+
+def _write(path: Path, value: object) -> None:
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(json.dumps(value))
+    unfinished.rename(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""A node's namespaces as its agent uses them: started or adopted, entered, and ended.
+
+namespace = Namespace.up(home)      # starts the holder, or finds the one that runs
+namespace.enter()                   # this process joins its user namespace; `meshray.runtime.inside` knows
+...
+Namespace.end(home)                 # with all that runs inside
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from meshray.errors import MeshrayError
+from meshray.runtime import inside
+from meshray.runtime.process import ManagedProcess
+from meshray.runtime.rootless import kernel
+from meshray.settings import Home
+
+T = TypeVar("T")
+
+#: Python starts in a tenth of a second; a busy machine gets the rest, seconds.
+_START_S = 15.0
+_POLL_S = 0.02
+_STOP_S = 5.0
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a holder tells.
+
+    Attributes:
+        first: pid of the first process inside, as seen from outside.
+        internet: the program that leads to the internet; empty: there is none.
+    """
+
+    first: int
+    internet: str
+
+
+def held(home: Home) -> Held | None:
+    """What this node's holder holds, None where none runs. For whoever wants to enter."""
+    pid = ManagedProcess(home.pid_file("namespace")).pid
+    try:
+        value = json.loads((home.run / "namespace.json").read_text())
+        return Held(int(value["first"]), str(value["internet"])) if value["holder"] == pid and pid else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Namespace:
+    """See `meshray.runtime.inside.Place`."""
+
+    def __init__(self, found: Held) -> None:
+        self.held = found
+        # Open for as long as this process lives: the first process may end, and its number be given to another.
+        self._files = {
+            name: os.open(f"/proc/{found.first}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in kernel.FILES
+        }
+        # Made by a thread that is outside, and so they are.
+        self._outside = ThreadPoolExecutor(1, "outside")
+        self._inside = ThreadPoolExecutor(1, "inside", self._enter_network)
+        self._parent = ThreadPoolExecutor(1, "children", self._become_parent)
+
+    @classmethod
+    def up(cls, home: Home) -> Namespace:
+        """Adopts the holder that runs, or starts one.
+
+        Raises:
+            MeshrayError: ``no_namespace`` with what its log says.
+        """
+        process = ManagedProcess(home.pid_file("namespace"))
+        log = home.logs / "namespace.log"
+        if process.pid is None:
+            arguments = [str(home.run), str(_make_scratch(home))]
+            command = [sys.executable, "-I", "-m", "meshray.runtime.rootless.holder", *arguments]
+            process.spawn(command, env=dict(os.environ), log=log, cwd=Path("/"))
+        deadline = time.monotonic() + _START_S
+        while (found := held(home)) is None:
+            if process.pid is None or time.monotonic() > deadline:
+                process.stop_blocking(_STOP_S)
+                raise MeshrayError(
+                    "no_namespace",
+                    f"this node's namespaces could not be made: {_last_line(log)}",
+                    hint="meshray doctor",
+                )
+            time.sleep(_POLL_S)
+        try:
+            return cls(found)
+        except OSError as error:
+            raise MeshrayError(
+                "no_namespace", f"this node's namespaces cannot be opened: {error.strerror}", hint="meshray down"
+            ) from None
+
+    @staticmethod
+    def end(home: Home) -> bool:
+        """Ends everything inside; returns whether there was something."""
+        process = ManagedProcess(home.pid_file("namespace"))
+        was_there = process.pid is not None
+        process.stop_blocking(_STOP_S)
+        return was_there
+
+    def enter(self) -> None:
+        """This process joins the user namespace, which gives it the right to all the others. Before it has threads.
+
+        Raises:
+            MeshrayError: ``no_namespace``.
+        """
+        try:
+            kernel.setns(self._files["user"], kernel.NEWUSER)
+            inside.enter(self)
+            self.run(lambda: None)
+        except (OSError, RuntimeError) as error:
+            inside.enter(None)
+            raise MeshrayError(
+                "no_namespace", f"this node's namespaces cannot be entered: {error}", hint="meshray down, meshray up"
+            ) from None
+
+    def run(self, function: Callable[[], T]) -> T:
+        """See `Place.run`."""
+        return self._inside.submit(function).result()
+
+    def run_outside(self, function: Callable[[], T]) -> T:
+        """See `Place.run_outside`."""
+        return self._outside.submit(function).result()
+
+    def run_as_child(self, function: Callable[[], T]) -> T:
+        """See `Place.run_as_child`."""
+        return self._parent.submit(function).result()
+
+    def path(self, path: str) -> Path:
+        """See `Place.path`."""
+        return Path(f"/proc/{self.held.first}/root{path}")
+
+    def wrap(self, argv: list[str]) -> list[str]:
+        """See `Place.wrap`."""
+        return enter_command(self.held.first, argv)
+
+    def _enter_network(self) -> None:
+        kernel.setns(self._files["net"], kernel.NEWNET)
+
+    def _become_parent(self) -> None:
+        """Its children are inside as far as threads can be; the rest they enter themselves."""
+        self._enter_network()
+        kernel.setns(self._files["pid"], kernel.NEWPID)
+        # To look at the first process, which has every right in here, takes SYS_PTRACE.
+        kernel.pass_on(kernel.SYS_ADMIN, kernel.SYS_CHROOT, kernel.SYS_PTRACE)
+
+
+def enter_once(home: Home) -> None:
+    """This process enters the namespaces of this node, where it has not yet.
+
+    Raises:
+        MeshrayError: ``no_namespace``.
+    """
+    if inside.place() is None:
+        Namespace.up(home).enter()
+
+
+def enter_command(first: int, argv: list[str]) -> list[str]:
+    """What runs a command inside, from anywhere (pure)."""
+    return [sys.executable, "-I", "-m", "meshray.runtime.rootless.enter", str(first), "--", *argv]
+
+
+def scratch_folder(home: Home) -> Path:
+    """Where Ray's logs and spilled objects lie, of this node alone."""
+    mark = hashlib.sha256(str(home.state).encode()).hexdigest()[:8]
+    return Path(f"/tmp/meshray-{os.geteuid()}-{mark}")  # noqa: S108 - made for this user alone, and looked at
+
+
+def remove_scratch(home: Home) -> None:
+    """Nothing of this node's Ray stays."""
+    folder = scratch_folder(home)
+    if _is_ours(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it is in use, or another user's
+            Path("/tmp/ray").rmdir()  # noqa: S108
+
+
+def _make_scratch(home: Home) -> Path:
+    folder = scratch_folder(home)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not _is_ours(folder):
+        raise MeshrayError("scratch_taken", f"{folder} belongs to another user", hint=f"who it is: ls -ld {folder}")
+    return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        return "its log cannot be read"
+    return next((line for line in reversed(lines) if line.strip()), "its log is empty")

@@ -1,0 +1,177 @@
+"""Whether this machine lets an ordinary person have namespaces and an interface: tried, in a process that ends.
+
+>>> require_namespaces("sudo meshray join TOKEN")
+MeshrayError: without root a node needs what this machine forbids: network namespaces (user.max_net_namespaces is 0)
+
+Settings are not read to decide, only to explain: there are more of them than anybody knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshray.errors import MeshrayError
+from meshray.runtime.rootless import kernel
+
+#: A tenth of a second is usual, seconds.
+_TRIAL_S = 15.0
+#: What is tried, one after the other: each needs those before it.
+USER, NETWORK, INTERFACE, MOUNTS = "user namespaces", "network namespaces", "/dev/net/tun", "mounts of its own"
+#: Which settings explain a refusal, and the value that forbids.
+_SETTINGS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    USER: (
+        ("user.max_user_namespaces", "0"),
+        ("kernel.unprivileged_userns_clone", "0"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1"),
+    ),
+    NETWORK: (("user.max_net_namespaces", "0"), ("kernel.apparmor_restrict_unprivileged_userns", "1")),
+    MOUNTS: (("user.max_mnt_namespaces", "0"), ("user.max_pid_namespaces", "0")),
+}
+_FIX = {"user.max_user_namespaces": "15000", "user.max_net_namespaces": "15000", "user.max_mnt_namespaces": "15000"}
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What is not to be had, and what the kernel said (an errno)."""
+
+    what: str
+    number: int
+
+
+def find_missing() -> tuple[Missing, ...]:
+    """What is missing here, empty where a node without root can live. Leaves nothing behind.
+
+    Raises:
+        MeshrayError: ``no_namespaces``: it could not even be tried.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-m", __name__],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TRIAL_S,
+            check=False,
+        )
+        found = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        raise MeshrayError("no_namespaces", "whether namespaces can be made here could not be tried") from None
+    return tuple(Missing(str(what), int(number)) for what, number in found)
+
+
+def require_namespaces(with_root: str) -> None:
+    """Raises MeshrayError ``no_namespaces`` or ``no_tun`` with all that is missing, and whom to ask for what.
+
+    Args:
+        with_root: the command that needs none of it.
+    """
+    missing = find_missing()
+    if missing:
+        raise refusal(missing, _setting, with_root)
+
+
+def refusal(missing: tuple[Missing, ...], setting: Callable[[str], str], with_root: str) -> MeshrayError:
+    """The one message (pure).
+
+    Args:
+        setting: the value of a sysctl, empty where there is none of this name.
+    """
+    words, fixes = [], []
+    for item in missing:
+        because, fix = _explained(item, setting)
+        words.append(f"{item.what} ({because})")
+        fixes += [fix] if fix and fix not in fixes else []
+    ask = f"ask the administrator of this machine for: {'; '.join(fixes)}. " if fixes else ""
+    code = "no_tun" if [item.what for item in missing] == [INTERFACE] else "no_namespaces"
+    return MeshrayError(
+        code,
+        f"a node without root needs what this machine does not give: {', '.join(words)}",
+        hint=f"{ask}As root it needs none of that: {with_root}",
+    )
+
+
+def _explained(item: Missing, setting: Callable[[str], str]) -> tuple[str, str]:
+    """The cause, and what the administrator would have to do."""
+    said = os.strerror(item.number).lower()
+    if item.what == INTERFACE:
+        if item.number == errno.ENOENT:
+            return "is missing", "modprobe tun"
+        return said, "chmod 0666 /dev/net/tun"
+    for name, forbidden in _SETTINGS.get(item.what, ()):
+        if setting(name) == forbidden:
+            good = _FIX.get(name, "0" if forbidden == "1" else "1")
+            return f"{name} is {forbidden}", f"sysctl -w {name}={good}"
+    if item.number in (errno.ENOSPC, errno.EUSERS):
+        return "no more of them are allowed here", f"more {item.what}"
+    return said, f"{item.what} for ordinary users; in a container its seccomp profile forbids them"
+
+
+def _setting(name: str) -> str:
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _try() -> list[tuple[str, int]]:
+    """In a process of its own: what is missing. Without namespaces /dev/net/tun is only opened."""
+    from meshray.wireguard.engines import open_tun
+
+    missing = []
+    what = USER
+    try:
+        kernel.unshare_user()
+        what = NETWORK
+        kernel.unshare(kernel.NEWNET)
+        kernel.bring_up("lo")
+        what = MOUNTS
+        _try_mounts()
+    except OSError as error:
+        missing.append((what, error.errno or 0))
+    try:
+        if what == MOUNTS:
+            os.close(open_tun("mray%d", offload=True))
+        else:
+            os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        missing.append((INTERFACE, error.errno or 0))
+    return missing
+
+
+def _try_mounts() -> None:
+    kernel.unshare(kernel.NEWNS | kernel.NEWIPC | kernel.NEWPID)
+    kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.SLAVE)
+    told, tell = os.pipe()
+    pid = os.fork()  # only children are in the new namespace of pids
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            os.write(tell, str(_mount_error()).encode())
+        os._exit(0)
+    os.close(tell)
+    os.waitpid(pid, 0)
+    number = int(os.read(told, 16) or errno.EPERM)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+def _mount_error() -> int:
+    try:
+        kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+        kernel.mount("tmpfs", "/dev/shm", "tmpfs", kernel.NOSUID | kernel.NODEV)  # noqa: S108
+    except OSError as error:
+        return error.errno or errno.EPERM
+    return 0
+
+
+if __name__ == "__main__":
+    signal.alarm(int(_TRIAL_S))
+    sys.stdout.write(json.dumps(_try()))
