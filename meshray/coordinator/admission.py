@@ -14,6 +14,7 @@ from meshray.coordinator.records import Member, TokenRecord
 from meshray.errors import RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
+from meshray.model.environment import ShownToken
 from meshray.model.meshmap import MeshInfo
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
 from meshray.model.token import hash_secret
@@ -31,7 +32,9 @@ class ConflictError(UsageError):
     """It cannot be done to this node."""
 
 
-def token_of(request: EnrolRequest, mesh: MeshInfo, tokens: Mapping[str, TokenRecord], now: float) -> TokenRecord:
+def token_of(
+    request: EnrolRequest | ShownToken, mesh: MeshInfo, tokens: Mapping[str, TokenRecord], now: float
+) -> TokenRecord:
     """The token that was shown. Raises RefusedError where it is none of this mesh or may not be used any more."""
     if request.mesh_id != mesh.id:
         raise RefusedError(

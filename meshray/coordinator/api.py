@@ -25,6 +25,7 @@ from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
+from meshray.model.environment import LONGEST_REQUIREMENTS, ShownToken
 from meshray.model.keys import PublicKey
 from meshray.model.question import MAX_WAIT_S
 from meshray.relay.server import Relay
@@ -158,6 +159,18 @@ class _Api:
         self._service.require_proof(asked.public_key, "/v1/enroll", body)
         answer = await self._service.enrol(asked)
         return success(replace(answer, observed=request.remote or "").to_json())
+
+    async def environment(self, request: web.Request) -> web.StreamResponse:
+        self._member(request)
+        return success(self._service.environment().to_json())
+
+    async def show_environment(self, request: web.Request) -> web.StreamResponse:
+        return success(self._service.environment(ShownToken.from_json(await _body(request))).to_json())
+
+    async def lock_environment(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        await self._service.lock(wire.text(body, "requirements", LONGEST_REQUIREMENTS))
+        return success(self._service.environment().to_json())
 
     async def agent(self, request: web.Request) -> web.StreamResponse:
         credential = _credential(request)

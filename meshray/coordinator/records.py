@@ -149,7 +149,16 @@ class PutRestored:
     restored: Restored
 
 
-RowChange = PutMember | DropMember | PutToken | PutFreed | DropFreed | PutRevision | PutTimeline | PutRestored
+@dataclass(frozen=True)
+class PutRequirements:
+    """What `meshray env lock` recorded."""
+
+    requirements: str
+
+
+RowChange = (
+    PutMember | DropMember | PutToken | PutFreed | DropFreed | PutRevision | PutTimeline | PutRestored | PutRequirements
+)
 RowChanges = tuple[RowChange, ...]
 
 

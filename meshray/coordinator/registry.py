@@ -74,6 +74,7 @@ class Registry:
         deadlines: when an absent ephemeral node will be removed, unix seconds, by node id.
         revision: of the map; one more with each change that other nodes can see.
         reserved: no revision up to this one is given out again after a restart.
+        requirements: what `meshray env lock` recorded.
         lineage: what was written before, by which a restored copy is recognised.
     """
 
@@ -84,6 +85,7 @@ class Registry:
     deadlines: Mapping[str, float] = field(default_factory=dict)
     revision: int = 0
     reserved: int = 0
+    requirements: str = ""
     lineage: Lineage = field(default=Lineage(), compare=False)
 
     # What is so

@@ -71,6 +71,21 @@ ROUTES: tuple[Route, ...] = (
         },
     ),
     Route(
+        *("environment", "GET", "/v1/environment", Caller.NODE, "What a node is to have that matches the head"),
+        answer=schemas.ENVIRONMENT,
+    ),
+    Route(
+        *("show_environment", "POST", "/v1/environment", Caller.TOKEN, "The same for a machine that will enrol"),
+        answer=schemas.ENVIRONMENT,
+        request=schemas.SHOWN_TOKEN,
+        refusals={403: "the token is unknown, revoked, expired or of another mesh"},
+    ),
+    Route(
+        *("lock_environment", "PUT", "/v1/environment", Caller.ADMIN, "What belongs to it beside Ray is recorded"),
+        answer=schemas.ENVIRONMENT,
+        request=record({"requirements": schemas.REQUIREMENTS}),
+    ),
+    Route(
         *("agent", "GET", "/v1/agent", Caller.NODE, "The map and its changes, and what the node reports"),
         is_socket=True,
     ),

@@ -11,6 +11,7 @@ from typing import Any
 
 from meshray.model import wire
 from meshray.model.enrol import WISHES
+from meshray.model.environment import LONGEST_REQUIREMENTS
 from meshray.model.meshmap import MAX_REVISION
 from meshray.model.node import ROLES
 from meshray.model.question import MAX_WAIT_S
@@ -141,11 +142,11 @@ COMPONENTS: Mapping[str, Schema] = {
     ),
 }
 
+_TOKEN_PARTS = {"mesh_id": text(64), "token_id": text(64), "secret": text(128, format="password")}
+SHOWN_TOKEN = record(_TOKEN_PARTS)
 ENROL_REQUEST = record(
     {
-        "mesh_id": text(64),
-        "token_id": text(64),
-        "secret": text(128, format="password"),
+        **_TOKEN_PARTS,
         "name": NAME,
         "public_key": KEY,
     },
@@ -170,6 +171,8 @@ ENROL_ANSWER = enveloped(
         "observed": text(45, description="the address from which the request came; empty: not known"),
     }
 )
+REQUIREMENTS = text(LONGEST_REQUIREMENTS, description="one requirement (PEP 508) a line; empty: none")
+ENVIRONMENT = enveloped({"ray": text(64), "python": text(64), "requirements": REQUIREMENTS})
 HELLO = enveloped(
     {"mesh": text(64), "name": text(63), "version": text(64)},
     {

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from meshray import __version__
+from meshray.coordinator.admission import token_of
 from meshray.coordinator.asking import Asking, Gathered
+from meshray.coordinator.environment import environment_of, locked
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
 from meshray.coordinator.records import Member, TokenRecord
@@ -24,6 +26,7 @@ from meshray.coordinator.ticket import Seal
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.environment import Environment, ShownToken
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, STATIC, Node, Versions
@@ -149,6 +152,24 @@ class Service:
             self._map(),
             ticket=self.recovery.ticket(member),
         )
+
+    def environment(self, shown: ShownToken | None = None) -> Environment:
+        """What a node is to have that matches the head.
+
+        Args:
+            shown: by a machine that is no node yet; it stays as good as it was.
+
+        Raises:
+            RefusedError: the token is not accepted.
+        """
+        registry = self._ledger.registry
+        if shown is not None:
+            token_of(shown, registry.mesh, registry.tokens, self._wall())
+        return environment_of(registry)
+
+    async def lock(self, requirements: str) -> None:
+        """Records what belongs to the head's environment beside Ray."""
+        await self._ledger.change(lambda registry: locked(registry, requirements))
 
     async def remove(self, node_id: str, *, take_back: bool = False) -> Member:
         """Takes the node out of the mesh and ends its connection. Arguments and errors as of `Registry.remove`."""

@@ -25,6 +25,7 @@ from meshray.coordinator.records import (
     Member,
     PutFreed,
     PutMember,
+    PutRequirements,
     PutRestored,
     PutTimeline,
     PutToken,
@@ -182,6 +183,7 @@ class Store:
             reserved = int(query("SELECT value FROM setting WHERE name = 'revision'").fetchone()[0])
             timelines = {str(name): int(serial) for name, serial in query("SELECT id, serial FROM timeline")}
             restored = query("SELECT value FROM setting WHERE name = 'restored'").fetchone()
+            requirements = query("SELECT value FROM setting WHERE name = 'requirements'").fetchone()
             lineage = Lineage(
                 secrets.token_hex(8), timelines, Restored.from_json(json.loads(restored[0])) if restored else None
             )
@@ -192,6 +194,7 @@ class Store:
             freed,
             revision=reserved,
             reserved=reserved,
+            requirements=str(requirements[0]) if requirements else "",
             lineage=lineage,
         )
 
@@ -335,5 +338,8 @@ def _write(connection: sqlite3.Connection, change: RowChange) -> None:
         connection.execute("REPLACE INTO timeline VALUES (?, ?)", (change.timeline, change.serial))
     elif isinstance(change, PutRestored):
         connection.execute("REPLACE INTO setting VALUES ('restored', ?)", (json.dumps(change.restored.to_json()),))
+    elif isinstance(change, PutRequirements):
+        # A setting and no table of its own: an older meshray passes it over and can still open the file.
+        connection.execute("REPLACE INTO setting VALUES ('requirements', ?)", (change.requirements,))
     else:
         connection.execute("UPDATE setting SET value = ? WHERE name = 'revision'", (str(change.reserved),))
