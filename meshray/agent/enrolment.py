@@ -21,6 +21,8 @@ from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.runtime.files import make_folder, write_atomically
 from meshray.settings import Home
 
+#: Ray runs from an environment that is built to match the head's (`meshray.environment`).
+MATCH = "match"
 _LONGEST = 4096
 
 
@@ -35,6 +37,7 @@ class Enrolment:
         mesh_port: port of hub and coordinator.
         with_ray: Ray runs on this node.
         ray: the `ray` program that was found when the node enrolled; empty without Ray.
+        env: `MATCH`, or empty: Ray runs from what is installed.
         ray_args: what the person passed after ``--``.
         person_uid: as whom Ray runs.
         observed: the address from which this node enrolled, as the coordinator saw it; empty where not told.
@@ -66,6 +69,7 @@ class Enrolment:
     observed: str = ""
     ticket: str = field(default="", repr=False)
     rootless: bool = False
+    env: str = ""
 
     @classmethod
     def load(cls, home: Home) -> Enrolment:
@@ -102,6 +106,7 @@ class Enrolment:
                 observed=wire.text(value, "observed", 45, ""),
                 ticket=wire.text(value, "ticket", LONGEST_TICKET, ""),
                 rootless=wire.flag(value, "rootless"),
+                env=wire.text(value, "env", len(MATCH), ""),
             )
         except (wire.WireError, UsageError) as error:
             raise damaged(home.enrolment, error) from None
@@ -132,6 +137,7 @@ class Enrolment:
             "observed": self.observed,
             "ticket": self.ticket,
             "rootless": self.rootless,
+            "env": self.env,
         }
         write_atomically(home.enrolment, json.dumps(value, indent=1))
 

@@ -41,7 +41,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
 from meshray.raynode.command import RayPlan, client_environment
 from meshray.raynode.state import node_table
-from meshray.raynode.versions import RayInstallation, compare, find_ray
+from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, find_ray
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder
 from meshray.runtime.person import Person
 from meshray.runtime.process import ManagedProcess
@@ -172,7 +172,7 @@ def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapp
     installation = find_ray(enrolment.ray or None, environ, person)
     if head.id != enrolment.node_id:
         # A head that came later was not there to be compared with when this node enrolled.
-        compare(installation.versions, head.versions, installation.python)
+        compare(installation.versions, head.versions, MATCH_AGAIN)
     return _Ray(installation, ray_plan(enrolment, own_node(enrolment, mesh_map), head, mesh_map, home), person)
 
 

@@ -64,14 +64,20 @@ class InitResult(Result):
 
 @dataclass(frozen=True)
 class JoinResult(Result):
-    """``join`` and ``up``: the node is up. ``summary`` is the agent's own: mesh, node, path, ray."""
+    """``join`` and ``up``: the node is up.
+
+    Attributes:
+        summary: the agent's own: mesh, node, path, ray.
+        env: of ``--env match``: the environment's ``path``, and whether it was ``built`` now.
+    """
 
     summary: Mapping[str, object]
     fresh: bool = True
+    env: Mapping[str, object] | None = None
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``join --json``."""
-        return dict(self.summary)
+        return {**self.summary, **({"env": dict(self.env)} if self.env is not None else {})}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ from meshray.model.release import PYTHON, RAY, python_digits, ray_difference, re
 from meshray.runtime.person import Person
 
 OLDEST_RAY = (2, 44)
+#: What mends a version that is not the head's, on a machine that is to join.
+MATCH_COMMAND = "meshray join --env match TOKEN"
+#: The same on a node.
+MATCH_AGAIN = "meshray leave, then meshray join --env match TOKEN"
 #: A cold disk, a loaded machine.
 _PROBE_TIMEOUT_S = 30
 _SHEBANG = re.compile(rb"#!\s*(\S+)(?:\s+(\S+))?")
@@ -124,25 +128,24 @@ def inspect(program: Path, person: Person) -> RayInstallation:
     return found
 
 
-def compare(mine: Versions, head: Versions, python: Path | None = None) -> None:
+def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
     """Whether the head's Ray takes this one: the same Ray, and the same Python as far as Ray cares.
 
     A head whose versions are not known (it runs no Ray) takes every node.
 
     Args:
-        python: this node's interpreter, for the command that mends a difference.
+        hint: the command that mends a difference.
 
     Raises:
         MeshrayError: ``version_mismatch``.
     """
-    interpreter = python or "python"
     difference = ray_difference(mine, head)
     if difference == RAY:
         raise MeshrayError(
             "version_mismatch",
             f"the head runs Ray {head.ray}, this node has {f'Ray {mine.ray}' if mine.ray else 'no Ray'}; "
             "Ray demands the same version on every node",
-            hint=f"{interpreter} -m pip install 'ray[default]=={head.ray}'",
+            hint=hint,
         )
     if difference == PYTHON:
         needed = ".".join(map(str, release(head.python)[: python_digits(head.ray)]))
@@ -150,8 +153,7 @@ def compare(mine: Versions, head: Versions, python: Path | None = None) -> None:
             "version_mismatch",
             f"the head runs Ray {head.ray} on Python {head.python}, this node has Python {mine.python}; "
             f"Ray {head.ray} demands Python {needed} on every node",
-            hint=f"uv venv --python {needed} ~/ray && uv pip install --python ~/ray 'ray[default]=={head.ray}', "
-            "then --ray ~/ray/bin/ray",
+            hint=hint,
         )
 
 

@@ -20,6 +20,8 @@ ALLOWED: dict[str, set[str]] = {
     "wireguard": {"model", "runtime", "errors", "settings"},
     "firewall": {"model", "runtime", "errors", "settings"},
     "raynode": {"model", "runtime", "errors", "settings"},
+    # Builds what Ray will run from; asks the new Ray for its versions.
+    "environment": {"model", "runtime", "raynode", "errors", "settings"},
     "render": {"model", "errors", "settings"},
     # The coordinator must run without any of what a node needs.
     "coordinator": {"model", "runtime", "raynode", "relay", "errors", "settings"},
@@ -28,7 +30,18 @@ ALLOWED: dict[str, set[str]] = {
     # Its probes look at everything that a node is made of; the checks themselves are pure, see below.
     "doctor": {"model", "runtime", "wireguard", "firewall", "raynode", "errors", "settings"},
     # The agent puts the parts together; it must not need the command line or the coordinator's code.
-    "agent": {"model", "runtime", "wireguard", "firewall", "raynode", "relay", "doctor", "errors", "settings"},
+    "agent": {
+        "model",
+        "runtime",
+        "wireguard",
+        "firewall",
+        "raynode",
+        "relay",
+        "doctor",
+        "environment",
+        "errors",
+        "settings",
+    },
 }
 
 

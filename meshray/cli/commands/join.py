@@ -1,7 +1,7 @@
 """`meshray join`: this machine becomes a node of the mesh that a token names.
 
 token ──► preflight ──► Ray found ──► key ──► enrolment ──► agent up ──► summary
-                                               (through ssh with --via)
+                     (or built, --env match)   (through ssh with --via)
 
 What was begun is taken back when a later stage fails: the agent, the enrolment, the files.
 """
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 import click
 
 from meshray import __version__
+from meshray.agent.enrolment import MATCH
 from meshray.agent.transport import MODES, Mode
 from meshray.cli import bring_up, output
 from meshray.cli.app import App
+from meshray.cli.matching import warn_of_patch
 from meshray.cli.options import (
     PassesOnToRay,
     endpoint_option,
@@ -35,7 +37,7 @@ from meshray.cli.options import (
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
 from meshray.cli.via import Via, enrol_via, parse_via, unenrol_via
-from meshray.errors import MeshrayError, UsageError
+from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
 from meshray.model.token import Token
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from meshray.agent.enrolment import Enrolment
+    from meshray.cli.progress import Progress
+    from meshray.environment.matched import Matched
     from meshray.model.enrol import EnrolAnswer, EnrolRequest
     from meshray.model.keys import PrivateKey
     from meshray.raynode.versions import RayInstallation
@@ -61,6 +65,7 @@ class Wish:
         port: of this node's WireGuard; 0 leaves the choice to the machine.
         via: how the enrolment travels; None: straight to the coordinator.
         transport: how the tunnel to the hub may travel.
+        env: ``match``: Ray runs from an environment that is built to match the head's; empty: from one that is there.
     """
 
     token: Token
@@ -77,15 +82,22 @@ class Wish:
     via: Via | None = None
     rootless: bool = False
     transport: Mode = "auto"
+    env: str = ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the machine offers. ``port``: of WireGuard, 0 where the kernel may choose."""
+    """What the machine offers.
+
+    Attributes:
+        port: of WireGuard, 0 where the kernel may choose.
+        matched: the environment of ``installation``, where it was to match the head's.
+    """
 
     installation: RayInstallation | None
     port: int
     endpoints: tuple[Endpoint, ...]
+    matched: Matched | None = None
 
 
 @click.command("join", cls=PassesOnToRay)
@@ -115,6 +127,12 @@ class Found:
     help="The tunnel to the hub: over UDP, or in a TLS WebSocket; auto takes the latter where UDP is blocked.",
 )
 @rootless_option
+@click.option(
+    "--env",
+    type=click.Choice([MATCH]),
+    help="match: build an environment with the head's Ray and Python, and what `meshray env lock` recorded there, "
+    "and run Ray from it. Needs uv.",
+)
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
 @json_option
 @click.pass_obj
@@ -135,6 +153,7 @@ def join_command(
     via: str | None,
     transport: Mode,
     rootless: bool,
+    env: str | None,
 ) -> Result | int:
     """Join the mesh that a token names, with a Ray worker.
 
@@ -144,6 +163,7 @@ def join_command(
       ssh head sudo meshray token create | sudo meshray join -
       sudo meshray join @/run/secrets/token --ephemeral --block -- --num-gpus=1
       sudo meshray join --via ssh://ana@head TOKEN
+      sudo meshray join --env match TOKEN
       sudo meshray join --hub --endpoint vm.example.org:51888 TOKEN
 
     A token on the command line can be seen by other people of this machine: - reads it from standard input, @FILE
@@ -164,6 +184,7 @@ def join_command(
         via=parse_via(via) if via is not None else None,
         transport=transport,
         rootless=rootless or app.euid != 0,
+        env=env or "",
     )
     _require_sense(wish)
     require_no_words_to_ray(no_ray, ray)
@@ -173,6 +194,21 @@ def join_command(
 def _require_sense(wish: Wish) -> None:
     if HEAD in wish.roles and not wish.with_ray:
         raise UsageError("head_without_ray", "--head runs Ray, and --no-ray does not", hint="leave out one of them")
+    other = (
+        "--no-ray"
+        if not wish.with_ray
+        else "--ray"
+        if wish.ray is not None
+        else "--head"
+        if wish.roles & {HEAD}
+        else ""
+    )
+    if wish.env and other:
+        raise UsageError(
+            "env_with_other",
+            f"--env match runs Ray from an environment that matches the head's, and {other} says otherwise",
+            hint="leave out one of them",
+        )
     if HUB in wish.roles and not wish.endpoints:
         raise UsageError(
             "hub_needs_endpoint",
@@ -194,11 +230,12 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
     require_stranger(home, wish.token.mesh_id)
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
-        _enrol(app, home, wish, _prepare(app, wish), undo)
+        found = _prepare(app, wish)
+        _enrol(app, home, wish, found, undo)
 
         def result(summary: bring_up.Summary) -> JoinResult:
             undo.keep()
-            return JoinResult(summary)
+            return JoinResult(summary, env=found.matched.to_json() if found.matched is not None else None)
 
         if block:
             release()
@@ -219,8 +256,16 @@ def _prepare(app: App, wish: Wish) -> Found:
         head = HEAD in wish.roles
         # While Ray's own interpreter answers, this one has time.
         threading.Thread(target=_import_for_enrolment).start()
-        installation = look_for_ray(app, progress, wish.ray, head=head) if wish.with_ray else None
-    return Found(installation, port, wish.endpoints or _endpoints(wish, port))
+        matched = _match(app, progress, wish) if wish.env else None
+        ray = str(matched.ray) if matched is not None else wish.ray
+        installation = look_for_ray(app, progress, ray, head=head) if wish.with_ray else None
+    return Found(installation, port, wish.endpoints or _endpoints(wish, port), matched)
+
+
+def _match(app: App, progress: Progress, wish: Wish) -> Matched:
+    from meshray.cli.matching import ask_with_token, match
+
+    return match(app, progress, ask_with_token(app, wish.token, wish.via))
 
 
 def _import_for_enrolment() -> None:
@@ -270,13 +315,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
         endpoints=found.endpoints,
         roles=wish.roles,
     )
-    try:
-        answer, coordinators = _ask(app, wish, request, key)
-    except MeshrayError as error:
-        if error.code == "version_mismatch" and installation is not None:
-            # The coordinator cannot know which Python it is here.
-            error.hint = error.hint.replace("python -m pip", f"{installation.python} -m pip", 1)
-        raise
+    answer, coordinators = _ask(app, wish, request, key)
     with app.progress() as progress:
         me = answer.map.nodes[answer.node_id]
         enrolment = Enrolment(
@@ -300,6 +339,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             ray_args=wish.ray_args,
             labels=wish.labels,
             rootless=wish.rootless,
+            env=wish.env,
         )
         via = wish.via
         undo.add(
@@ -308,6 +348,8 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
         )
         require_no_overlap(answer.map.mesh.network, routes(), chosen_here=False)
         progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
+    if installation is not None and answer.map.head is not None:
+        warn_of_patch(app, installation.versions, answer.map.head.versions)
     if HUB in wish.roles:
         _require_reachable(app, wish, enrolment)
     save_map(home, answer.map)

@@ -208,17 +208,6 @@ def test_the_head_s_own_init_ends_when_others_can_join(machine: Machine, monkeyp
     assert [state for _, state, _ in shown] == ["fail", "ok"]
 
 
-def test_a_version_mismatch_names_this_machine_s_python(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from meshray.model.node import Versions
-    from meshray.raynode.versions import RayInstallation
-
-    found = RayInstallation(Path("/opt/ray/bin/ray"), Path("/opt/ray/bin/python"), Versions("0", "2.58.0", "3.11.2"))
-    monkeypatch.setattr(enrolled, "look_for_ray", lambda *_, **__: found)
-    machine.refusal = MeshrayError("version_mismatch", "differ", hint="python -m pip install 'ray[default]==2.59.0'")
-    outcome = machine.type_in("join", TOKEN.encode())
-    assert "hint: /opt/ray/bin/python -m pip install 'ray[default]==2.59.0'" in outcome.err
-
-
 def test_a_network_that_overlaps_here_unenrols_again(machine: Machine) -> None:
     machine.routes = [Route(IPv4Network("10.99.7.0/24"), "docker0")]
     outcome = join(machine)

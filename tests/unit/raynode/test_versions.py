@@ -35,10 +35,10 @@ def test_nodes_that_ray_would_take_are_taken(mine: Versions, head: Versions) -> 
 @pytest.mark.parametrize(
     ("mine", "head", "told"),
     [
-        (versions("2.59.1", "3.11.7"), versions("2.60.0", "3.11.7"), ("2.59.1", "2.60.0", "pip install")),
-        (versions("", "3.11.7"), versions("2.60.0", "3.11.7"), ("no Ray", "2.60.0", "pip install")),
-        (versions("2.60.0", "3.12.1"), versions("2.60.0", "3.11.7"), ("3.12.1", "3.11.7", "--python 3.11 ")),
-        (versions("2.51.0", "3.11.2"), versions("2.51.0", "3.11.7"), ("3.11.2", "3.11.7", "--python 3.11.7 ")),
+        (versions("2.59.1", "3.11.7"), versions("2.60.0", "3.11.7"), ("2.59.1", "2.60.0", "join --env match")),
+        (versions("", "3.11.7"), versions("2.60.0", "3.11.7"), ("no Ray", "2.60.0", "join --env match")),
+        (versions("2.60.0", "3.12.1"), versions("2.60.0", "3.11.7"), ("3.12.1", "3.11 on every", "join --env match")),
+        (versions("2.51.0", "3.11.2"), versions("2.51.0", "3.11.7"), ("3.11.2", "3.11.7 on every", "join --env match")),
     ],
 )
 def test_a_mismatch_names_both_versions_and_what_mends_it(

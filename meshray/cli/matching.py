@@ -1,0 +1,70 @@
+"""`--env match` for the command line: asks what the head runs, builds it, and tells how it goes.
+
+>>> matched = match(app, progress, environment)
+>>> matched.ray
+PosixPath('/home/ada/.cache/meshray/envs/3f0c…/bin/ray')
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from meshray.cli.app import App
+from meshray.model.environment import Environment, ShownToken
+from meshray.model.node import Versions
+from meshray.model.release import PATCH, ray_difference
+
+if TYPE_CHECKING:
+    from meshray.cli.progress import Progress
+    from meshray.cli.via import Via
+    from meshray.environment.matched import Matched
+    from meshray.model.token import Token
+
+_STAGE = "environment"
+_PATH = "/v1/environment"
+
+
+def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
+    """What the head runs, before this machine is a node; the token's use is not spent.
+
+    Raises:
+        UnreachableError: the coordinator does not answer. RefusedError: it does not accept the token.
+    """
+    from meshray.agent.client import Coordinator
+
+    stranger = Coordinator(token.coordinators, token.fingerprint)
+    body: Mapping[str, object] = ShownToken(token.mesh_id, token.token_id, token.secret).to_json()
+    if via is not None:
+        return Environment.from_json(via.call(app, stranger, _PATH, body))
+    return Environment.from_json(asyncio.run(stranger.call("POST", _PATH, body)))
+
+
+def match(app: App, progress: Progress, environment: Environment) -> Matched:
+    """The environment in this person's cache, built where it is not there.
+
+    Raises:
+        MeshrayError: why it cannot be built; nothing is left of it.
+    """
+    from meshray.environment.matched import Build
+    from meshray.runtime.person import Person
+
+    what = f"Ray {environment.ray}, Python {environment.python}"
+    progress.stage(_STAGE, "run", what)
+    since = time.monotonic()
+    build = Build(environment, Person.invoking(app.environ), app.environ)
+    matched = build.run(lambda words: progress.stage(_STAGE, "run", words))
+    took = f"built in {time.monotonic() - since:.0f} s" if matched.built else "it was there"
+    progress.stage(_STAGE, "ok", f"{what}: {took}, {matched.folder}")
+    return matched
+
+
+def warn_of_patch(app: App, mine: Versions, head: Versions) -> None:
+    """Tells of a difference that Ray takes."""
+    if ray_difference(mine, head) == PATCH:
+        app.warn(
+            f"this node has Python {mine.python}, the head {head.python}: Ray {head.ray} takes another patch level, "
+            "what is pickled may not"
+        )

@@ -1,0 +1,240 @@
+"""The process that builds one environment, as the person whose Ray will run from it.
+
+    order (JSON, stdin) ──► the same environment is there? ──yes──► {"folder", "built": false}
+                                 │ no
+                                 ▼
+            KEY.new-PID beside it: uv venv, uv pip install, asked for its versions ──rename──► KEY
+
+One build of a person's at a time (flock on the folder of all environments, which ends with the process). A folder has
+its name only when it is complete; SIGTERM removes what was begun, and after SIGKILL the next build does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from meshray.environment import plan
+from meshray.errors import InterruptedByUser, MeshrayError
+from meshray.model import wire
+from meshray.model.environment import Environment
+from meshray.raynode.versions import RayInstallation, inspect
+from meshray.runtime.files import DISK_ERRORS
+from meshray.runtime.person import Person
+
+#: Of uv's words so much is kept.
+_WORDS_BYTES = 64 * 1024
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to build, and how.
+
+    Attributes:
+        uv: the program.
+        folder: where the environment will lie; its name is the environment's key.
+        uid: as whom.
+        environ: uv's environment.
+    """
+
+    environment: Environment
+    uv: str
+    folder: Path
+    uid: int
+    environ: Mapping[str, str] = field(repr=False)
+
+    def to_json(self) -> dict[str, object]:
+        """What the builder reads from standard input."""
+        return {**asdict(self), "folder": str(self.folder), "environ": dict(self.environ)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Order:
+        """The inverse of `to_json`. Raises wire.WireError."""
+        return cls(
+            Environment.from_json(wire.mapping(value, "environment")),
+            wire.text(value, "uv", 4096),
+            Path(wire.text(value, "folder", 4096)),
+            wire.number(value, "uid", 0, 2**32),
+            {name: str(text) for name, text in wire.mapping(value, "environ").items()},
+        )
+
+
+def build(order: Order, tell: Tell) -> bool:
+    """Makes the environment where it is not there; returns whether it had to.
+
+    Raises:
+        MeshrayError: why it cannot be made; nothing is left of it.
+    """
+    order.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(order.folder.parent, tell):
+        if is_complete(order.folder, order.environment):
+            return False
+        _remove_leftovers(order.folder)
+        unfinished = order.folder.with_name(f"{order.folder.name}.new-{os.getpid()}")
+        try:
+            _make(order, unfinished, tell)
+            unfinished.rename(order.folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+def is_complete(folder: Path, environment: Environment) -> bool:
+    """Whether an environment is whole: its record is there, and its Ray answers with the right versions."""
+    if not (folder / plan.RECORD).is_file():
+        return False
+    with contextlib.suppress(MeshrayError):
+        _ask(folder, environment)
+        return True
+    return False
+
+
+def _ask(folder: Path, environment: Environment) -> RayInstallation:
+    found = inspect(folder / "bin/ray", Person.by_uid(os.geteuid()))
+    plan.require_match(found.versions, environment)
+    return found
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, tell: Tell) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell("waiting for another build")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Of builds that were killed, whatever they were for: there is no other one now. And a folder that is broken."""
+    for left in [folder, *folder.parent.glob("*.new-*")]:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _make(order: Order, unfinished: Path, tell: Tell) -> None:
+    environment = order.environment
+    python = _make_empty(order, unfinished, tell)
+    tell(f"Ray {environment.ray} for Python {python}")
+    requirements = unfinished / "requirements.txt"
+    requirements.write_text(environment.requirements)
+    command = plan.fill_command(order.uv, unfinished, environment, requirements)
+    done = _run(order, command)
+    if done.returncode != 0:
+        raise plan.no_room(order.folder.parent) if plan.is_full(done.words) else plan.not_filled(command, done.words)
+    found = _ask(unfinished, environment)
+    record = {**environment.to_json(), "built_on": found.versions.python}
+    (unfinished / plan.RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _make_empty(order: Order, unfinished: Path, tell: Tell) -> str:
+    """On the best Python that there is, which is returned."""
+    words = ""
+    for python in plan.pythons(order.environment):
+        tell(f"looking for Python {python}")
+        done = _run(order, plan.make_command(order.uv, unfinished, python))
+        if done.returncode == 0:
+            return python
+        if plan.is_full(done.words):
+            raise plan.no_room(order.folder.parent)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        words = words or done.words
+    raise plan.no_python(order.environment, words)
+
+
+@dataclass(frozen=True)
+class _Done:
+    returncode: int
+    words: str
+
+
+def _run(order: Order, command: Sequence[str]) -> _Done:
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd="/",
+            env=dict(order.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+    except OSError as error:
+        raise MeshrayError(
+            "uv_unusable", f"{order.uv} does not start: {error.strerror}", hint="may this person run it?"
+        ) from None
+    try:
+        _, said = process.communicate()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return _Done(process.returncode, said[-_WORDS_BYTES:].decode(errors="replace"))
+
+
+def _become(uid: int) -> None:
+    """Gives up root, where it is root's process and another's environment."""
+    if os.geteuid() != 0 or uid == 0:
+        return
+    person = Person.by_uid(uid)
+    os.setgroups(person.groups)
+    os.setgid(person.gid)
+    os.setuid(person.uid)
+    os.umask(0o022)
+
+
+def _say(message: Mapping[str, object]) -> None:
+    # Whoever ordered it may be gone; the environment is of use all the same.
+    with contextlib.suppress(OSError):
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Reads the order, builds, tells how it went as lines of JSON; returns the exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _end)
+    try:
+        order = Order.from_json(wire.decode(sys.stdin.read()))
+        _become(order.uid)
+        _say({"built": build(order, lambda words: _say({"says": words}))})
+        return 0
+    except KeyboardInterrupt:
+        error: MeshrayError = InterruptedByUser("interrupted", "interrupted while the environment was being built")
+    except MeshrayError as caught:
+        error = caught
+    except OSError as caught:
+        error = _from_system(caught, order.folder.parent)
+    _say({"error": error.to_json(), "exit_code": error.exit_code})
+    return error.exit_code
+
+
+def _from_system(caught: OSError, folder: Path) -> MeshrayError:
+    if caught.errno in DISK_ERRORS:
+        return plan.no_room(folder)
+    return MeshrayError(
+        "environment_failed",
+        f"{caught.filename or folder}: {caught.strerror}",
+        hint="XDG_CACHE_HOME=FOLDER builds the environment elsewhere",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
