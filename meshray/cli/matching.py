@@ -1,6 +1,6 @@
 """`--env match` for the command line: asks what the head runs, builds it, and tells how it goes.
 
->>> matched = match(app, progress, environment)
+>>> matched = match_with_token(app, progress, token, via=None)
 >>> matched.ray
 PosixPath('/home/ada/.cache/meshray/envs/3f0c…/bin/ray')
 """
@@ -12,7 +12,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import click
+
+from meshray.agent.enrolment import MATCH
 from meshray.cli.app import App
+from meshray.cli.options import F
 from meshray.model.environment import Environment, ShownToken
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, ray_difference
@@ -27,12 +31,27 @@ _STAGE = "environment"
 _PATH = "/v1/environment"
 
 
-def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
-    """What the head runs, before this machine is a node; the token's use is not spent.
+def env_option(function: F) -> F:
+    """``--env``."""
+    return click.option(
+        "--env",
+        type=click.Choice([MATCH]),
+        help="match: build an environment with the head's Ray and Python, and what `meshray env lock` recorded there, "
+        "and run Ray from it. Needs uv.",
+    )(function)
+
+
+def match_with_token(app: App, progress: Progress, token: Token, via: Via | None) -> Matched:
+    """The environment for a machine that is no node yet; the token's use is not spent.
 
     Raises:
         UnreachableError: the coordinator does not answer. RefusedError: it does not accept the token.
+        MeshrayError: as `match` does.
     """
+    return match(app, progress, _ask_with_token(app, token, via))
+
+
+def _ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
     from meshray.agent.client import Coordinator
 
     stranger = Coordinator(token.coordinators, token.fingerprint)

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING
 import click
 
 from meshray import __version__
-from meshray.agent.enrolment import MATCH
 from meshray.agent.transport import MODES, Mode
 from meshray.cli import bring_up, output
 from meshray.cli.app import App
-from meshray.cli.matching import warn_of_patch
+from meshray.cli.matching import env_option, match_with_token, warn_of_patch
 from meshray.cli.options import (
     PassesOnToRay,
     endpoint_option,
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from meshray.agent.enrolment import Enrolment
-    from meshray.cli.progress import Progress
     from meshray.environment.matched import Matched
     from meshray.model.enrol import EnrolAnswer, EnrolRequest
     from meshray.model.keys import PrivateKey
@@ -127,12 +125,7 @@ class Found:
     help="The tunnel to the hub: over UDP, or in a TLS WebSocket; auto takes the latter where UDP is blocked.",
 )
 @rootless_option
-@click.option(
-    "--env",
-    type=click.Choice([MATCH]),
-    help="match: build an environment with the head's Ray and Python, and what `meshray env lock` recorded there, "
-    "and run Ray from it. Needs uv.",
-)
+@env_option
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
 @json_option
 @click.pass_obj
@@ -256,16 +249,10 @@ def _prepare(app: App, wish: Wish) -> Found:
         head = HEAD in wish.roles
         # While Ray's own interpreter answers, this one has time.
         threading.Thread(target=_import_for_enrolment).start()
-        matched = _match(app, progress, wish) if wish.env else None
+        matched = match_with_token(app, progress, wish.token, wish.via) if wish.env else None
         ray = str(matched.ray) if matched is not None else wish.ray
         installation = look_for_ray(app, progress, ray, head=head) if wish.with_ray else None
     return Found(installation, port, wish.endpoints or _endpoints(wish, port), matched)
-
-
-def _match(app: App, progress: Progress, wish: Wish) -> Matched:
-    from meshray.cli.matching import ask_with_token, match
-
-    return match(app, progress, ask_with_token(app, wish.token, wish.via))
 
 
 def _import_for_enrolment() -> None:
