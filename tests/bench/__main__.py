@@ -22,7 +22,7 @@ from tests.lab.host import REPOSITORY
 from tests.tiers import lab_misses
 
 #: In the order in which they run.
-BENCHMARKS = ("startup", "enrolments", "join", "stream", "agent", "relay", "paths")
+BENCHMARKS = ("startup", "enrolments", "join", "stream", "engine", "agent", "relay", "paths")
 DOCUMENT = REPOSITORY / "docs/benchmarks.md"
 #: A failed benchmark shows the host's logs on standard error; the result has the first words.
 _FAILURE_CHARACTERS = 500

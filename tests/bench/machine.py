@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 
 from meshray import __version__
+from meshray.errors import MeshrayError
+from meshray.wireguard.engines import find_engine
 
 
 def describe() -> Mapping[str, str]:
@@ -57,7 +59,11 @@ def _package(name: str) -> str:
 def _engine() -> str:
     if Path("/sys/module/wireguard").exists():
         return "kernel"
-    return _first_words(["wireguard-go", "--version"], 2)
+    try:
+        engine = find_engine(os.environ)
+    except MeshrayError:
+        return "none"
+    return f"{engine.name} {_output([str(engine.program), '--version']).split('v')[-1].split()[0]}"
 
 
 def _first_words(command: list[str], count: int) -> str:

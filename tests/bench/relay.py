@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from statistics import median
 
+from meshray.wireguard.engines import STOCK
 from tests.bench.figures import Figure, Measured, Target
 from tests.bench.stream import Way, configure_by_hand, listen, stream
 from tests.lab.host import REPOSITORY, Host
@@ -33,7 +34,7 @@ def measure(say: Callable[[str], None]) -> Measured:
     with World("bench-relay") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
-        configure_by_hand("wireguard-go", head, worker)
+        configure_by_hand(STOCK, head, worker)
         ways = {"UDP": f"{head.address}:{_PORT}", "relay": start_relay(head, worker)}
         way = Way(_DEVICE, _HEAD_IP)
         listen(head, way)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from meshray.wireguard.engines import STOCK, find_engine
 from tests.bench.figures import Figure, Measured, Target
 from tests.lab.cluster import Cluster
-from tests.lab.host import Host
+from tests.lab.host import REPOSITORY, Host
 from tests.lab.world import World
 
 TITLE = "One TCP stream through the tunnel"
@@ -22,16 +25,18 @@ SECONDS = 4
 LOWEST_RATIO = 0.97
 MESHRAY, BY_HAND = "meshray0", "byhand0"
 _BY_HAND_IPS = ("10.77.0.1", "10.77.0.2")
+BY_HAND_HEAD_IP = _BY_HAND_IPS[0]
 _BY_HAND_PORT = 51999
 _IPERF_PORT = 5201
 
 
 @dataclass(frozen=True)
 class Way:
-    """One of the two tunnels: the head's address in it."""
+    """One way to the head: its address there."""
 
     interface: str
     head_ip: str
+    port: int = _IPERF_PORT
 
 
 def measure(say: Callable[[str], None]) -> Measured:
@@ -70,29 +75,37 @@ def measure(say: Callable[[str], None]) -> Measured:
 def engine_of(host: Host) -> str:
     """What meshray chose here."""
     (link,) = host.run(["ip", "-json", "-details", "link", "show", MESHRAY]).json()
-    return "kernel" if link.get("linkinfo", {}).get("info_kind") == "wireguard" else "wireguard-go"
+    return "kernel" if link.get("linkinfo", {}).get("info_kind") == "wireguard" else find_engine(os.environ).name
 
 
-def configure_by_hand(engine: str, head: Host, worker: Host) -> None:
+def configure_by_hand(
+    engine: str,
+    head: Host,
+    worker: Host,
+    *,
+    device: str = BY_HAND,
+    ips: tuple[str, str] = _BY_HAND_IPS,
+    port: int = _BY_HAND_PORT,
+) -> None:
     """What a person would type."""
     hosts, keys, public = (head, worker), [], []
     for host in hosts:
         if engine == "kernel":
-            host.run(["ip", "link", "add", BY_HAND, "type", "wireguard"])
+            host.run(["ip", "link", "add", device, "type", "wireguard"])
         else:
-            host.popen([engine, "-f", BY_HAND])
-            shows = ["wg", "show", BY_HAND]
+            by_hand = [sys.executable, "-m", "tests.bench.by_hand", device]
+            host.popen([engine, "-f", device] if engine == STOCK else by_hand, cwd=REPOSITORY)
+            shows = ["wg", "show", device]
             host.wait_until(lambda: host.run(shows, check=False).returncode == 0, 10, engine)  # noqa: B023
         keys.append(host.run(["wg", "genkey"]).stdout)
         public.append(host.run(["wg", "pubkey"], stdin=keys[-1]).stdout.strip())
     for place, host in enumerate(hosts):
         other = hosts[1 - place]
-        listen_port = _BY_HAND_PORT
-        command = ["wg", "set", BY_HAND, "listen-port", str(listen_port), "private-key", "/dev/stdin"]
-        command += ["peer", public[1 - place], "allowed-ips", f"{_BY_HAND_IPS[1 - place]}/32"]
-        host.run([*command, "endpoint", f"{other.address}:{listen_port}"], stdin=keys[place])
-        host.run(["ip", "address", "add", f"{_BY_HAND_IPS[place]}/24", "dev", BY_HAND])
-        host.run(["ip", "link", "set", BY_HAND, "up"])
+        command = ["wg", "set", device, "listen-port", str(port), "private-key", "/dev/stdin"]
+        command += ["peer", public[1 - place], "allowed-ips", f"{ips[1 - place]}/32"]
+        host.run([*command, "endpoint", f"{other.address}:{port}"], stdin=keys[place])
+        host.run(["ip", "address", "add", f"{ips[place]}/24", "dev", device])
+        host.run(["ip", "link", "set", device, "mtu", "1420", "up"])
 
 
 def listen(head: Host, way: Way) -> None:
@@ -102,8 +115,8 @@ def listen(head: Host, way: Way) -> None:
     head.wait_until(lambda: head.run(listening).stdout, 10, "iperf3")
 
 
-def stream(worker: Host, way: Way, seconds: int) -> float:
+def stream(worker: Host, way: Way, seconds: int, *, streams: int = 1) -> float:
     """What arrived, Gbit/s. The first second (slow start) is not counted."""
-    command = ["iperf3", "--client", way.head_ip, "--port", str(_IPERF_PORT), "--time", str(seconds), "--omit", "1"]
-    answer = worker.run([*command, "--json"], deadline_s=seconds + 20).json()
+    command = ["iperf3", "--client", way.head_ip, "--port", str(way.port), "--time", str(seconds), "--omit", "1"]
+    answer = worker.run([*command, "--parallel", str(streams), "--json"], deadline_s=seconds + 20).json()
     return float(answer["end"]["sum_received"]["bits_per_second"]) / 1e9

@@ -1,0 +1,28 @@
+"""Runs the best engine of this machine on an interface, as a person would run wireguard-go.
+
+python -m tests.bench.by_hand byhand0
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from meshray.wireguard.engines import find_engine, open_tun, socket_path
+
+
+def main() -> None:
+    """Becomes the engine."""
+    (name,) = sys.argv[1:]
+    engine = find_engine(os.environ)
+    program = str(engine.program)
+    if not engine.is_own:
+        os.execv(program, [program, "-f", name])
+    tun = open_tun(name, offload=True)
+    os.set_inheritable(tun, True)
+    socket_path(name).parent.mkdir(parents=True, exist_ok=True)
+    os.execv(program, [program, "-tun-fd", str(tun), "-socket", str(socket_path(name))])
+
+
+if __name__ == "__main__":
+    main()
