@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from meshray.wireguard.engines import find_engine, open_tun, socket_path
+from meshray.wireguard.engines import find_engine, open_tun
 
 
 def main() -> None:
@@ -20,8 +20,8 @@ def main() -> None:
         os.execv(program, [program, "-f", name])
     tun = open_tun(name, offload=True)
     os.set_inheritable(tun, True)
-    socket_path(name).parent.mkdir(parents=True, exist_ok=True)
-    os.execv(program, [program, "-tun-fd", str(tun), "-socket", str(socket_path(name))])
+    engine.socket_path(name).parent.mkdir(parents=True, exist_ok=True)
+    os.execv(program, [program, "-tun-fd", str(tun), "-socket", str(engine.socket_path(name))])
 
 
 if __name__ == "__main__":
