@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 #: No peer is waited for longer.
 PING_S = 1.5
 #: Nor is any group of facts: whoever asks waits for all nodes.
-GROUP_S = 4.0
+GROUP_S = 6.0
 
 #: All agents answer within this: a survey takes `PING_S` and `GROUP_S` at most, on a machine that may be busy.
 ASK_S = 10

@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 
 from meshray.errors import MeshrayError
 from meshray.runtime import inside
@@ -51,6 +52,8 @@ class UserspaceDevice:
         self._mark = mark_of(home)
         self._log = home.logs / "engine.log"
         self._engine = ManagedProcess(home.pid_file("engine"))
+        # A repair removes the interface while the agent's loop would make a missing one.
+        self._changing = Lock()
 
     @property
     def socket_path(self) -> Path:
@@ -74,14 +77,14 @@ class UserspaceDevice:
         """See `Device.apply`."""
         if not steps:
             return
-        with links() as table:
+        with self._changing, links() as table:
             for step in steps:
                 with explained(self.name, step):
                     self._take(table, step)
 
     def remove(self) -> None:
         """See `Device.remove`: ends the engine, and with it interface and socket."""
-        with explained(self.name, "remove the device"), links() as table:
+        with self._changing, explained(self.name, "remove the device"), links() as table:
             link = table.find(self.name)
             if link is not None and self._engine.pid is None and link.alias != self._mark:
                 return

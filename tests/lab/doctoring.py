@@ -57,6 +57,7 @@ def ask(host: Host, *options: str, deadline_s: float = 60) -> Answer:
     began = time.monotonic()
     done = host.run(["meshray", "doctor", "--json", *options], check=False, deadline_s=deadline_s)
     answer = Answer(json.loads(done.stdout), time.monotonic() - began)
+    assert "checks" in answer.report, done
     assert done.returncode == (0 if answer.report["healthy"] else 3), done
     return answer
 

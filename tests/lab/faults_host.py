@@ -42,7 +42,7 @@ class HostStage:
         worker = world.host("worker", wan, "203.0.113.20")
         worker.path(_CLOCK_FILE).write_text("+0\n")
         stage = cls(Cluster.without_ray(head, [worker]), head, worker)
-        worker.shell(f"kill -KILL {_pid('agent')}")
+        worker.shell(f"kill -KILL {process_id('agent')}")
         # Not for the command line: time.sleep fails beneath this library, which the agent hardly uses.
         clock = {
             "LD_PRELOAD": _faketime(),
@@ -93,7 +93,7 @@ def _table(family: str, name: str, chain: str, rules: str) -> tuple[str, str]:
     return f"nft -f - <<'RULES'\n{text}\nRULES", f"nft delete table {family} {name}"
 
 
-def _pid(part: str) -> str:
+def process_id(part: str) -> str:
     """Shell words for the process id of a part of meshray's."""
     return f"$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/' /run/meshray/{part}.pid)"
 
@@ -129,8 +129,9 @@ for try in $(seq 100); do
     ss -ltnp 'sport = :51888' | grep -q "pid=$(cat /tmp/grabber.pid)," && break
     sleep 0.1
 done"""
-#: nft that lists and changes nothing; the real one is /tmp/nft meanwhile.
-_NFT = "$(readlink -f $(command -v nft))"
+#: Shell words for the program nft.
+NFT = "$(readlink -f $(command -v nft))"
+#: It lists and changes nothing; the real one is /tmp/nft meanwhile.
 _NFT_READS_ONLY = f"""cat > /tmp/nft-reads <<'CODE'
 #!/bin/sh
 case "$*" in *list*) exec /tmp/nft "$@";; esac
@@ -138,8 +139,8 @@ echo "Operation not permitted (you must be root)" >&2
 exit 1
 CODE
 chmod +x /tmp/nft-reads
-cp {_NFT} /tmp/nft
-mount --bind /tmp/nft-reads {_NFT}
+cp {NFT} /tmp/nft
+mount --bind /tmp/nft-reads {NFT}
 /tmp/nft delete table inet meshray"""
 #: Answers to the worker leave by a second card on the same network, with the first card's address: the filter of the
 #: first one drops what the worker sends.
@@ -170,7 +171,13 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         _ENGINES.replace("{}", "mount --bind /dev/null"),
         _ENGINES.replace("{}", "umount"),
     ),
-    _fault("engine-stopped", "device_up", "worker", f"kill -STOP {_pid('engine')}", f"kill -CONT {_pid('engine')}"),
+    _fault(
+        "engine-stopped",
+        "device_up",
+        "worker",
+        f"kill -STOP {process_id('engine')}",
+        f"kill -CONT {process_id('engine')}",
+    ),
     _fault("clock-behind", "clock", "worker", f"echo -1h > {_CLOCK_FILE}", f"echo +0 > {_CLOCK_FILE}"),
     _fault("clock-ahead", "clock", "worker", f"echo +1h > {_CLOCK_FILE}", f"echo +0 > {_CLOCK_FILE}"),
     _fault(
@@ -236,9 +243,9 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "few-files",
         "open_files",
         "worker",
-        f"agent={_pid('agent')}; prlimit --pid $agent --nofile --noheadings --output=SOFT > /tmp/soft; "
+        f"agent={process_id('agent')}; prlimit --pid $agent --nofile --noheadings --output=SOFT > /tmp/soft; "
         "prlimit --pid $agent --nofile=200:",
-        f"prlimit --pid {_pid('agent')} --nofile=$(($(cat /tmp/soft))):",
+        f"prlimit --pid {process_id('agent')} --nofile=$(($(cat /tmp/soft))):",
     ),
     _fault(
         "udp-dropped", "udp_port_open", "head", *_table("inet", "strict", "input priority 5", "udp dport 51888 drop")
@@ -279,7 +286,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "port-taken",
         "tcp_port_open",
         "head",
-        _GRAB.replace("{}", f"kill -KILL {_pid('coordinator')}"),
+        _GRAB.replace("{}", f"kill -KILL {process_id('coordinator')}"),
         "kill $(cat /tmp/grabber.pid)",
     ),
     _fault(
@@ -288,7 +295,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         _NFT_READS_ONLY,
         # The agent looks again where the rules change.
-        f"umount {_NFT}; nft add table ip look; nft delete table ip look",
+        f"umount {NFT}; nft add table ip look; nft delete table ip look",
     ),
     _fault(
         "answers-by-another-card",

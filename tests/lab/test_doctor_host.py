@@ -12,10 +12,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.doctoring import Doctor, until_well
+from tests.lab.doctoring import Doctor, ask, until_well
 from tests.lab.faults import Fault
-from tests.lab.faults_host import FAULTS, HostStage
+from tests.lab.faults_host import FAULTS, NFT, HostStage, process_id
+from tests.lab.waiting import wait_until
 from tests.lab.world import World
+
+#: A repair waits until the hub is heard again, on two slow cores, seconds.
+MEND_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +33,23 @@ def stage() -> Iterator[HostStage]:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_the_first_failing_check_is_the_cause(stage: HostStage, fault: Fault[HostStage], doctor: Doctor) -> None:
     doctor.names(fault, stage, stage.cluster.hosts)
+
+
+def test_fix_puts_the_guard_back(stage: HostStage) -> None:
+    next(fault for fault in FAULTS if fault.name == "guard-cannot-be-set").inject(stage)
+    try:
+        wait_until(lambda: [check["code"] for check in ask(stage.worker).failing] == ["guard"], 20, "no guard")
+    finally:
+        stage.worker.shell(f"umount {NFT}")
+    mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
+    (done,) = mended.report["repaired"]
+    assert "table inet meshray in place" in done
+    assert not mended.failing, mended
+
+
+def test_fix_makes_an_interface_anew_whose_engine_hangs(stage: HostStage) -> None:
+    # On the head: the worker's agent lives beneath a library with which time.sleep fails.
+    stage.head.shell(f"kill -STOP {process_id('engine')}")
+    mended = ask(stage.head, "--fix", "--yes", deadline_s=MEND_S)
+    assert mended.report["repaired"] == ["meshray0 was made anew"]
+    until_well([stage.head, stage.worker])

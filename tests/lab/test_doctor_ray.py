@@ -23,7 +23,7 @@ from meshray.doctor.probes import deep_job
 from tests.lab.cluster import Cluster
 from tests.lab.doctoring import Answer, Doctor, ask, until_well
 from tests.lab.faults import Fault
-from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, dropped, let_in
+from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, dropped, host_of, let_in
 
 #: Long enough for 16 MiB here.
 MOVE_S = 8
@@ -65,6 +65,18 @@ def test_a_healthy_cluster_passes_the_deep_look_and_nothing_stays(cluster: Clust
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_the_first_failing_check_names_the_cause(cluster: Cluster, fault: Fault[Cluster], doctor: Doctor) -> None:
     doctor.names(fault, cluster, cluster.hosts, with_ray, BACK_DEADLINE_S)
+
+
+def test_fix_starts_a_ray_that_hangs_again(cluster: Cluster) -> None:
+    fault = next(fault for fault in FAULTS if fault.name == "raylet-stopped")
+    node = host_of(cluster, fault.node)
+    try:
+        fault.inject(cluster)
+        mended = ask(node, "--fix", "--yes", deadline_s=BACK_DEADLINE_S)
+    finally:
+        fault.heal(cluster)
+        wait_until_healthy(cluster)
+    assert mended.report["repaired"] == ["Ray was started again"]
 
 
 def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Cluster) -> None:

@@ -39,10 +39,11 @@ from meshray.model.meshmap import MAX_REVISION
 from meshray.model.node import STATIC
 from meshray.runtime.proxy import fault, proxy_for
 
-#: A dropping firewall never answers; a far coordinator does so within this.
-_TCP_S = 1.2
+#: A dropping firewall never answers; a far coordinator does so within this, also where one SYN was lost (sent again
+#: after 1 s, RFC 6298) or both machines are busy.
+_TCP_S = 2.5
 #: TLS and one request, also at a coordinator that ten nodes ask at once.
-_EXCHANGE_S = 1.2
+_EXCHANGE_S = 2.5
 #: What plain HTTP answers is wanted only where nothing better does.
 _PORTAL_S = 0.8
 #: How long the map may be on its way.

@@ -17,7 +17,7 @@ from meshray.runtime import inside
 log = logging.getLogger(__name__)
 
 #: Whoever asks waits for the slowest part of the slowest node.
-_PART_S = 2.5
+_PART_S = 4.0
 
 T = TypeVar("T")
 

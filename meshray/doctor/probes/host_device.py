@@ -20,7 +20,7 @@ from meshray.wireguard.open import check_available, tun_fault
 #: linux/capability.h.
 _CAP_NET_ADMIN = 12
 #: An engine answers within a millisecond.
-_ANSWER_S = 1.5
+_ANSWER_S = 3.0
 
 
 async def look(context: Context) -> DeviceFacts:

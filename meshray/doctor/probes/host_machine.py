@@ -26,7 +26,7 @@ _RAYS_SHARE = 0.3
 _RAY_TEMP = "/tmp"  # noqa: S108 - it is where Ray works
 _SHARED = "/dev/shm"  # noqa: S108
 #: For the coordinator's answer, and for the own name; Ray has no such patience limit.
-_CLOCK_S, _NAME_S = 1.5, 2.2
+_CLOCK_S, _NAME_S = 2.5, 2.2
 #: A coordinator with many interfaces: the first addresses tell enough.
 _ADDRESSES = 6
 _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")

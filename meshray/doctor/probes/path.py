@@ -21,9 +21,9 @@ from meshray.settings import KEEPALIVE_S
 _BURST, _MORE = 10, 20
 _APART_S = 0.05
 _MORE_APART_S = 0.03
-#: An answer later than this, beyond twice the usual round trip, counts as lost.
-_ANSWER_S = 0.75
-_SLOWEST_S = 1.2
+#: An answer later than this, beyond twice the usual round trip, counts as lost; a busy machine takes a second.
+_ANSWER_S = 1.5
+_SLOWEST_S = 2.0
 #: Packets of full size that are sent at once: one may be lost.
 _FULL = 3
 #: A probe as WireGuard counts it has 80 bytes; half of them must be counted where none was lost.

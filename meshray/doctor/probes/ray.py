@@ -26,8 +26,8 @@ from meshray.runtime import inside
 
 #: How long a port, the dashboard and Ray's interpreter may take. The kernel sends a lost SYN again after 1 s
 #: (RFC 6298), so one packet may be lost.
-PATIENCE_S = 2.2
-_OWN_ADDRESS_S = 1.5
+PATIENCE_S = 3.0
+_OWN_ADDRESS_S = 2.0
 
 
 async def look(context: Context) -> RayFacts:
