@@ -19,6 +19,8 @@ NAMED = "doctor: named"
 HEALTHY = "doctor: healthy"
 #: … and nothing failed there, at no node that was asked.
 WELL = "doctor: well"
+#: How long an answer took, in words.
+TOOK = "doctor: took"
 
 
 class DoctorCount:
@@ -30,7 +32,7 @@ class DoctorCount:
     def note(self, properties: Iterable[tuple[str, object]]) -> None:
         """Of one test that has ended; what others record is passed over."""
         for name, value in properties:
-            if name in (BROKEN, NAMED, HEALTHY, WELL):
+            if name in (BROKEN, NAMED, HEALTHY, WELL, TOOK):
                 self._noted[name].add(str(value))
 
     def __bool__(self) -> bool:
@@ -42,7 +44,7 @@ class DoctorCount:
         return (self._noted[BROKEN] - self._noted[NAMED]) | (self._noted[HEALTHY] - self._noted[WELL])
 
     def __str__(self) -> str:
-        return "; ".join(filter(None, (self._faults(), self._meshes())))
+        return "; ".join(filter(None, (self._faults(), self._meshes(), *sorted(self._noted[TOOK]))))
 
     def _faults(self) -> str:
         broken, named = self._noted[BROKEN], self._noted[NAMED]

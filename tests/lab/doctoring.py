@@ -15,13 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tests.doctor_count import BROKEN, HEALTHY, NAMED, WELL
+from tests.doctor_count import BROKEN, HEALTHY, NAMED, TOOK, WELL
 from tests.lab.faults import Fault, Stage
 from tests.lab.host import Host
 from tests.lab.waiting import wait_until
 
 #: What a fault cut must be found again: ways and their sizes, a coordinator that was away.
 WHOLE_AGAIN_S = 60
+#: How often a healthy mesh is asked before it counts as slow.
+TRIES = 3
 
 Check = dict[str, Any]
 
@@ -68,12 +70,11 @@ class Doctor:
 
     record: Callable[[str, object], None]
 
-    def passes(self, shape: str, *hosts: Host, within_s: float | None = None) -> None:
+    def passes(self, shape: str, *hosts: Host) -> None:
         """No check fails on this healthy mesh, whichever of the hosts is asked,.
 
         Args:
             shape: of the mesh, for the closing table.
-            within_s: the longest that an answer may take.
         """
         self.record(HEALTHY, shape)
         slowest = 0.0
@@ -82,8 +83,15 @@ class Doctor:
             assert not answer.failing, f"asked on {host.name}: {answer}"
             slowest = max(slowest, answer.seconds)
         print(f"doctor, {shape}: {slowest:.1f} s at most")
-        assert within_s is None or slowest < within_s
         self.record(WELL, shape)
+
+    def answers(self, shape: str, host: Host, within_s: float) -> None:
+        """The answer comes in time. Other tests run beside this one: one of three tries must be quick enough."""
+        tries: list[float] = []
+        while len(tries) < TRIES and (not tries or tries[-1] >= within_s):
+            tries.append(ask(host).seconds)
+        self.record(TOOK, f"{shape} in {tries[-1]:.1f} s")
+        assert tries[-1] < within_s, tries
 
     def names(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.doctor_count import BROKEN, HEALTHY, NAMED, WELL, DoctorCount
+from tests.doctor_count import BROKEN, HEALTHY, NAMED, TOOK, WELL, DoctorCount
 
 
 def counted(*properties: tuple[str, str]) -> DoctorCount:
@@ -26,8 +26,9 @@ def test_a_healthy_mesh_on_which_something_failed_is_told() -> None:
 def test_several_tests_make_one_line() -> None:
     count = counted((BROKEN, "host/a"), (NAMED, "host/a"))
     count.note([(BROKEN, "path/a"), (NAMED, "path/a"), (HEALTHY, "two hubs"), (WELL, "two hubs")])
+    count.note([(TOOK, "ten nodes in 3.1 s")])
     told = "2 of 2 faults named by the first failing check (host 1, path 1); no failing check on 1 healthy mesh"
-    assert str(count) == told
+    assert str(count) == f"{told}; ten nodes in 3.1 s"
     assert not count.missed
 
 
