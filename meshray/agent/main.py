@@ -42,6 +42,7 @@ from meshray.model.node import HUB, Node
 from meshray.raynode.command import RayPlan, client_environment
 from meshray.raynode.state import node_table
 from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, find_ray
+from meshray.runtime import inside
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder
 from meshray.runtime.person import Person
 from meshray.runtime.process import ManagedProcess
@@ -138,14 +139,35 @@ def _compose(
 
     agent.parts.ray = part(ray)
     agent.parts.late_ray = lambda later: part(_find_ray(home, enrolment, later, environ))
+    if enrolment.rootless:
+        _live_elsewhere(home, agent)
     operations = Operations(agent, lambda: _client_environment(_find_ray(home, enrolment, agent.map, environ)))
     return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.person_uid)
+
+
+def _live_elsewhere(home: Home, agent: Agent) -> None:
+    """What a node needs whose overlay is in a namespace of its own."""
+    from meshray.agent.forwards import Forwards
+    from meshray.wireguard.forwarding import forward_within
+
+    me, network = agent.me, agent.map.mesh.network.cidr
+    if HUB in me.roles:
+        inside.run(forward_within, INTERFACE, network)
+    own = (me.ip, agent.enrolment.mesh_port) if agent.enrolment.hosts_coordinator else None
+    agent.parts.forwards = Forwards(lambda: agent.map.head.ip if agent.map.head is not None else None, own)
+
+
+async def _namespaces_last(home: Home) -> None:
+    await ManagedProcess(home.pid_file("namespace")).wait()
+    raise MeshrayError("namespace_lost", "the process that holds this node's namespaces has ended", hint="meshray up")
 
 
 async def _run(agent: Agent, control: ControlServer, environ: Mapping[str, str]) -> None:
     await control.open(agent.home.control_socket)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, agent.stop)
+    if agent.enrolment.rootless:
+        agent.tasks.start(_namespaces_last(agent.home), "namespaces")
     _notify_systemd("READY=1", environ)
     try:
         await agent.run()

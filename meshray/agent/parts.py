@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from meshray import __version__
 from meshray.agent.prober import Prober
@@ -17,6 +17,9 @@ from meshray.model.status import RayState
 from meshray.raynode.listeners import Heard
 from meshray.raynode.supervisor import RayNow
 from meshray.wireguard.device import Device
+
+if TYPE_CHECKING:
+    from meshray.agent.forwards import Forwards
 
 
 class FirewallPart(Protocol):
@@ -94,6 +97,7 @@ class Parts:
         network_changes: tells when this machine's network is another one.
         ray_table: Ray's node table for a node that runs no Ray itself, from the head at this address.
         late_ray: makes Ray's part once the map shows a head; None while it does not.
+        forwards: ports of the overlay on this machine's loopback, where the overlay is elsewhere.
         no_ray_because: told to the person where ``ray`` is None.
     """
 
@@ -108,3 +112,4 @@ class Parts:
     ray_table: Callable[[IPv4Address], Awaitable[Mapping[IPv4Address, RayState] | None]] | None = None
     late_ray: Callable[[MeshMap], RayPart | None] = lambda mesh_map: None
     no_ray_because: str = "not asked for"
+    forwards: Forwards | None = None

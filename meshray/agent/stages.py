@@ -66,6 +66,8 @@ class Stages:
             agent.tasks.start(self._keep_firewall(agent.parts.firewall), "firewall")
         else:
             self._let_in.set()
+        if agent.parts.forwards is not None:
+            agent.tasks.start(agent.parts.forwards.run(), "forwards")
         if agent.parts.prober is not None:
             await self._open_prober(agent.parts.prober)
             agent.tasks.start(agent.parts.prober.run(lambda: peers_to_probe(agent)), "prober")
@@ -176,6 +178,7 @@ class Stages:
             },
             "ray_address": f"{head.ip}:{GCS_PORT}" if head and table else None,
             "dashboard": f"http://{head.ip}:{DASHBOARD_PORT}" if head and table else None,
+            **({"local": agent.parts.forwards.urls()} if agent.parts.forwards is not None else {}),
         }
 
     async def _open_prober(self, prober: Prober) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
 from meshray.cli.tables import child, children
+from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError
 
 if TYPE_CHECKING:
@@ -57,4 +59,12 @@ def _look(app: App, known: Sequence[Mapping[str, object]], soak: bool) -> DeepFa
     person = Person.by_uid(uid) if app.euid == 0 and isinstance(uid, int) and uid != 0 else None
     if person is not None:
         environ.update(HOME=str(person.home), USER=person.name, LOGNAME=person.name)
-    return move_between_all(Path(str(answer.get("python"))), environ, person, nodes, soak=soak, say=app.note)
+    return move_between_all(
+        Path(str(answer.get("python"))),
+        environ,
+        person,
+        nodes,
+        soak=soak,
+        say=app.note,
+        wrap=partial(inside_command, app),
+    )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from meshray.cli.app import App
 from meshray.cli.tables import child, children
+from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError
 from meshray.model.node import HEAD
 
@@ -32,7 +33,7 @@ class FoundRay:
         node_id: Ray's own id of the node; None where Ray does not count it as ALIVE.
     """
 
-    program: str
+    program: tuple[str, ...]
     environ: Mapping[str, str]
     node_id: str | None
 
@@ -40,17 +41,17 @@ class FoundRay:
     def of(cls, app: App, node: str) -> FoundRay:
         """Raises MeshrayError ``unknown_node``, ``head_stays``, or ``ray_failed`` with what Ray said."""
         app.require_root()
-        program = _own_ray(app)
+        program = tuple(inside_command(app, [_own_ray(app)]))
         ip = _overlay_address(app, node)
         environ = {name: str(value) for name, value in child(app.control().ask("env"), "env").items()}
-        command = [program, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"]
+        command = [*program, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"]
         return cls(program, environ, find_ray_node(_run(command, environ), ip))
 
     def drain(self, deadline_s: int) -> None:
         """Tells Ray that the node will end soon. Raises MeshrayError ``ray_failed`` with what Ray said."""
         if self.node_id is None:
             return
-        command = [self.program, "drain-node", "--address", self.environ.get("RAY_ADDRESS", "")]
+        command = [*self.program, "drain-node", "--address", self.environ.get("RAY_ADDRESS", "")]
         command += ["--node-id", self.node_id, "--reason", _REASON, "--reason-message", "meshray node drain"]
         _run([*command, "--deadline-remaining-seconds", str(deadline_s)], self.environ)
 
@@ -100,8 +101,12 @@ def _run(command: Sequence[str], environ: Mapping[str, str]) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise MeshrayError("ray_failed", f"{command[0]} {command[1]}: {error}", hint="meshray doctor") from None
+        raise MeshrayError("ray_failed", f"ray {_verb(command)}: {error}", hint="meshray doctor") from None
     if done.returncode != 0:
         words = (done.stderr.strip() or done.stdout.strip()).splitlines() or [f"exit code {done.returncode}"]
-        raise MeshrayError("ray_failed", f"ray {command[1]}: {words[-1][:300]}", hint="meshray doctor")
+        raise MeshrayError("ray_failed", f"ray {_verb(command)}: {words[-1][:300]}", hint="meshray doctor")
     return done.stdout
+
+
+def _verb(command: Sequence[str]) -> str:
+    return "drain-node" if "drain-node" in command else "list nodes"

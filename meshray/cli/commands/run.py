@@ -15,6 +15,7 @@ from meshray.cli.app import App
 from meshray.cli.options import json_option
 from meshray.cli.results import EnvResult, Result
 from meshray.cli.tables import child
+from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError, UsageError
 from meshray.runtime.person import Person
 
@@ -45,7 +46,9 @@ def run_command(app: App, command: tuple[str, ...]) -> None:
     uid = answer.get("person_uid")
     if app.euid == 0 and isinstance(uid, int) and uid != 0:
         environ.update(_become(Person.by_uid(uid)))
-    os.execve(program, command, environ)  # noqa: S606 - replacing this process is what `run` is for
+    words = inside_command(app, [program, *command[1:]])
+    # Where it need not enter anything, it keeps the name by which it was called.
+    os.execve(words[0], command if words[0] == program else words, environ)  # noqa: S606 - replacing this process is what `run` is for
 
 
 def _become(person: Person) -> dict[str, str]:

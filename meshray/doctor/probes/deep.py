@@ -34,6 +34,7 @@ def move_between_all(
     *,
     soak: bool,
     say: Callable[[str], None],
+    wrap: Callable[[list[str]], list[str]] = list,
 ) -> DeepFacts:
     """A task on every node and data between every ordered pair; with ``soak`` once more after `SOAK_S`.
 
@@ -44,11 +45,12 @@ def move_between_all(
         environ: of a driver on this node, see `meshray.raynode.command.client_environment`.
         person: as whom to run it, where that is another than who runs this.
         nodes: the names of the nodes on which Ray is meant to run, by their overlay addresses.
+        wrap: the command that runs a command where this node's Ray is.
         say: gets a line for every step.
     """
     pause_s = SOAK_S if soak else 0
     order = {"nodes": dict(nodes), "again_after_s": pause_s}
-    command = [str(python), "-", json.dumps(order)]
+    command = wrap([str(python), "-", json.dumps(order)])
     rounds = deep_job.TASK_S + len(nodes) * (deep_job.MOVE_S + deep_job.ANSWER_S)
     deadline_s = _START_S + rounds * (2 if soak else 1) + pause_s
     steps: list[Step] = []

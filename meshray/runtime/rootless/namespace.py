@@ -68,7 +68,6 @@ class Namespace:
         self._files = {
             name: os.open(f"/proc/{found.first}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in kernel.FILES
         }
-        # Made by a thread that is outside, and so they are.
         self._outside = ThreadPoolExecutor(1, "outside")
         self._inside = ThreadPoolExecutor(1, "inside", self._enter_network)
         self._parent = ThreadPoolExecutor(1, "children", self._become_parent)
@@ -119,6 +118,8 @@ class Namespace:
         """
         try:
             kernel.setns(self._files["user"], kernel.NEWUSER)
+            # A thread begins where the one is that makes it: this one must be made before any other asks.
+            self.run_outside(lambda: None)
             inside.enter(self)
             self.run(lambda: None)
         except (OSError, RuntimeError) as error:

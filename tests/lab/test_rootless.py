@@ -1,0 +1,205 @@
+"""Nodes of an ordinary user, in namespaces of their own: two on one machine, beside a head that root runs.
+
+               switch wan 203.0.113.0/24
+        ┌─────────────┴──────────────┐
+      head                          login      ada has two nodes here, each with its own state folder:
+  203.0.113.10                  203.0.113.20     first (her home)  second (MESHRAY_HOME)
+                                drops all inbound
+
+The tests build on each other, in this order; the last one takes the two nodes away.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.lab.cluster import RAY_ARGS, UP_DEADLINE_S, Cluster
+from tests.lab.host import PERSON, PERSON_UID, REPOSITORY, Host, Result
+from tests.lab.world import World
+
+SECOND = {"MESHRAY_HOME": f"/home/{PERSON}/second"}
+#: Of a node in her home.
+RUN = f"/home/{PERSON}/.local/share/meshray/run"
+#: Who runs, in which pid and network namespace, with which capabilities, and what it sees.
+LOOK = """
+import json, os, socket
+from pathlib import Path
+status = dict(line.split(":\\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\\t" in line)
+interfaces = sorted(name for _, name in socket.if_nameindex())
+print(json.dumps({"uid": os.getuid(), "capabilities": int(status["CapEff"], 16), "cwd": os.getcwd(),
+    "interfaces": interfaces, "name": socket.gethostbyname(socket.gethostname())}))
+"""
+
+
+@dataclass
+class Site:
+    """The machines of the picture, and what the commands on them said."""
+
+    cluster: Cluster
+    login: Host
+    before: str
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def ada(
+        self, *words: str, second: bool = False, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> Result:
+        """``meshray WORDS`` as ada, about her first node or about the second."""
+        environ = {**(SECOND if second else {}), **(env or {})}
+        return self.login.run(
+            ["meshray", *words], user=PERSON, env=environ, check=check, deadline_s=UP_DEADLINE_S, cwd=f"/home/{PERSON}"
+        )
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with World("rootless") as world:
+        wan = world.switch("wan", "203.0.113.0/24")
+        head = world.host("head", wan, "203.0.113.10")
+        login = world.host("login", wan, "203.0.113.20")
+        login.drop_inbound()
+        login.shell("ip route add default via 203.0.113.10")  # without one pasta has nothing to offer
+        # A device of its own, whose mode is nobody else's matter.
+        login.shell("mount -t tmpfs tmpfs /dev/net && mknod -m 0666 /dev/net/tun c 10 200")
+        yield Site(Cluster.start(head, []), login, before=traces(login))
+
+
+def traces(host: Host) -> str:
+    """What of ada's a machine has: processes, files, interfaces, mounts."""
+    return host.shell(
+        f"ps -u {PERSON} -o args=; find /home/{PERSON} /tmp -user {PERSON}; ip -o link; cat /proc/mounts; ss -Hltun",
+        check=False,
+    ).stdout
+
+
+def pid_of(site: Site, name: str) -> int:
+    """Of a process of ada's first node, as her machine counts."""
+    return int(json.loads(site.login.path(f"{RUN}/{name}.pid").read_text())["pid"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "code", "named"),
+    [
+        ("max_user_namespaces", "no_namespaces", "user namespaces (user.max_user_namespaces is 0)"),
+        ("max_net_namespaces", "no_namespaces", "network namespaces (user.max_net_namespaces is 0)"),
+        ("", "no_tun", "/dev/net/tun (permission denied)"),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_stays(site: Site, limit: str, code: str, named: str) -> None:
+    """The limits hold in a user namespace in which somebody set them; in there ada is called root."""
+    login, token = site.login, site.cluster.answers["head"]["token"]
+    words = ["meshray", "join", "--rootless", "--json", token]
+    forbid = f'echo 0 > /proc/sys/user/{limit} && exec "$@"'
+    argv = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", *words] if limit else words
+    login.run(["chmod", "0666" if limit else "0600", "/dev/net/tun"])
+    try:
+        refused = login.run(argv, user=PERSON, env=SECOND, check=False)
+    finally:
+        login.run(["chmod", "0666", "/dev/net/tun"])
+    error = json.loads(refused.stdout)["error"]
+    assert (refused.returncode, error["code"]) == (1, code), refused
+    assert named in error["message"]
+    fix = f"sysctl -w user.{limit}=" if limit else "chmod 0666 /dev/net/tun"
+    assert f"ask the administrator of this machine for: {fix}" in error["hint"]
+    assert "sudo " in error["hint"]
+    assert token not in refused.stdout + refused.stderr
+    assert traces(login) == site.before
+
+
+def test_two_nodes_of_one_person_join_beside_each_other(site: Site) -> None:
+    token = site.cluster.answers["head"]["token"]
+    for second, port in ((False, 0), (True, 1)):
+        said = site.ada("join", "--json", "--name", f"n{port}", token, "--", *RAY_ARGS, second=second).json()
+        site.told[said["node"]["name"]] = said
+        assert said["ray"] == {"alive": True, "nodes": 2 + port}
+        assert said["local"] == {
+            "dashboard": f"http://127.0.0.1:{8265 + port}",
+            "ray_client": f"ray://127.0.0.1:{10001 + port}",
+        }
+    assert "raylet" in site.login.run(["ps", "-u", PERSON, "-o", "args"]).stdout
+    # Nothing of it is in the machine's own network, and the engines' sockets are.
+    assert "meshray0" not in site.login.run(["ip", "-o", "link"]).stdout
+    sockets = site.login.run(["ss", "-Hlunp"]).stdout
+    assert sockets.count('"meshray-engine"') == 4, sockets  # IPv4 and IPv6
+
+
+def test_objects_move_between_all_and_the_doctor_finds_nothing(site: Site) -> None:
+    checks = site.cluster.head.run(["meshray", "doctor", "--deep", "--json"], check=False, deadline_s=200).json()
+    assert [check for check in checks["checks"] if check["status"] == "fail"] == []
+    (deep,) = [check for check in checks["checks"] if check["code"] == "ray_deep"]
+    assert (deep["status"], deep["evidence"]) == ("ok", "9 pairs")
+    own = site.ada("doctor", "--json", check=False).json()
+    assert [check for check in own["checks"] if check["status"] in ("fail", "warn")] == []
+    (guard,) = [check for check in own["checks"] if check["code"] == "guard" and check["node"] == "n0"]
+    assert guard["evidence"] == "a network namespace of its own: nothing but the overlay leads in"
+
+
+def test_run_enters_and_is_no_more_than_the_person(site: Site) -> None:
+    seen = json.loads(site.ada("run", "--", "python", "-c", LOOK).stdout)
+    assert (seen["uid"], seen["capabilities"], seen["cwd"]) == (PERSON_UID, 0, f"/home/{PERSON}")
+    assert {"lo", "meshray0"} < set(seen["interfaces"])
+    assert seen["name"].startswith("127.")
+    assert site.ada("run", "--", "sh", "-c", "exit 7", check=False).returncode == 7
+    # Another node's processes are not to be seen.
+    listed = [site.ada("run", "--", "ps", "ax", "-o", "args=", second=second).stdout for second in (False, True)]
+    assert [text.count("raylet/raylet") for text in listed] == [1, 1]
+    assert site.ada("run", "--", "getent", "ahostsv4", "login").stdout.startswith("127.")
+
+
+def test_the_head_is_reached_from_outside_by_the_loopback(site: Site) -> None:
+    login = site.login
+    page = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8266').read().decode())"
+    assert "<html" in login.run(["python", "-c", page]).stdout
+    client = "import ray; ray.init('ray://127.0.0.1:10001'); print(ray.get(ray.remote(lambda: 6 * 7).remote()))"
+    environ = {**site.ada("env", "--json").json()["env"], "RAY_ADDRESS": ""}
+    done = login.run(["python", "-c", client], user=PERSON, env=environ, cwd=REPOSITORY, deadline_s=60)
+    assert done.stdout.splitlines()[-1] == "42"
+
+
+def test_a_killed_agent_is_succeeded_by_one_that_adopts_everything(site: Site) -> None:
+    parts = ("namespace", "engine", "ray")
+    before = {name: pid_of(site, name) for name in parts}
+    site.login.run(["kill", "-9", str(pid_of(site, "agent"))])
+    site.ada("up", "--json")
+    assert {name: pid_of(site, name) for name in parts} == before
+    assert site.cluster.head.can_reach(site.told["n0"]["node"]["ip"])
+
+
+def test_the_overlay_does_without_the_way_to_the_internet(site: Site) -> None:
+    routes = site.ada("run", "--", "ip", "route").stdout
+    assert "default via 203.0.113.10" in routes
+    site.login.run(["pkill", "-9", "-x", "pasta.avx2|pasta"])
+    site.login.wait_until(lambda: "default" not in site.ada("run", "--", "ip", "route").stdout, 10, "no way out")
+    assert site.cluster.head.can_reach(site.told["n0"]["node"]["ip"])
+    assert site.ada("run", "--", "ping", "-n", "-c", "1", "-W", "2", site.cluster.ip(site.cluster.head)).returncode == 0
+
+
+def test_a_node_whose_every_process_was_killed_can_come_up_and_leave(site: Site) -> None:
+    """The namespaces' holder took the namespaces with it; the first node goes on."""
+    second = f"/home/{PERSON}/second/run"
+    for name in ("namespace", "agent", "engine"):
+        pid = json.loads(site.login.path(f"{second}/{name}.pid").read_text())["pid"]
+        site.login.run(["kill", "-9", str(pid)])
+    site.login.wait_until(
+        lambda: site.login.run(["pgrep", "-u", PERSON, "-fc", "raylet/raylet"], check=False).stdout == "1\n",
+        20,
+        "the end of the second node's Ray",
+    )
+    site.ada("leave", "--yes", second=True)
+    assert SECOND["MESHRAY_HOME"] not in traces(site.login)
+
+
+def test_leaving_leaves_nothing(site: Site) -> None:
+    began = time.monotonic()
+    site.ada("leave")
+    assert time.monotonic() - began < 30
+    assert traces(site.login) == site.before
+    assert [node["name"] for node in site.cluster.head.run(["meshray", "node", "list", "--json"]).json()["nodes"]] == [
+        "head"
+    ]
+    assert site.login.run(["lsns", "-n", "-o", "command"]).stdout.count("rootless") == 0
