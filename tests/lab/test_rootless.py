@@ -131,8 +131,8 @@ def test_two_nodes_of_one_person_join_beside_each_other(site: Site) -> None:
 def test_objects_move_between_all_and_the_doctor_finds_nothing(site: Site) -> None:
     checks = site.cluster.head.run(["meshray", "doctor", "--deep", "--json"], check=False, deadline_s=200).json()
     assert [check for check in checks["checks"] if check["status"] == "fail"] == []
-    (deep,) = [check for check in checks["checks"] if check["code"] == "ray_deep"]
-    assert (deep["status"], deep["evidence"]) == ("ok", "9 pairs")
+    deep = [check for check in checks["checks"] if check["code"] == "ray_deep"]
+    assert [check["status"] for check in deep] == ["ok"] * 9  # data from each to each, and to itself
     own = site.ada("doctor", "--json", check=False).json()
     assert [check for check in own["checks"] if check["status"] in ("fail", "warn")] == []
     (guard,) = [check for check in own["checks"] if check["code"] == "guard" and check["node"] == "n0"]
