@@ -3,6 +3,7 @@
     unit       pure: no sockets, no waiting
     mesh       a real coordinator and many real agents in one process, on fake devices
     lab        namespaces as hosts, real WireGuard, real Ray
+    chaos      the same, with several kinds of trouble at a time, by a seed
     vm         kernel WireGuard under a real kernel
     container  a real container engine
 
@@ -88,6 +89,7 @@ TIERS = (
     Tier("unit", 20, str),
     Tier("mesh", 60, str),
     Tier("lab", 240, _lab_tests_miss),
+    Tier("chaos", 400, _lab_tests_miss),
     Tier("vm", 600, _vm_misses),
     Tier("container", 600, _container_misses),
 )

@@ -1,0 +1,247 @@
+"""A mesh of many nodes without Ray, and what happens to them.
+
+           switch wan 192.88.99.0/24
+  ┌────────┬────────┬──────┴─────┬───────────────┐
+head     node-01  node-02  …  node-14           nat   a home router: nothing new comes in
+.10       .21       .22         .34              │.30  switch nat-lan 192.168.1.0/24
+                                         node-15 … node-20
+
+  crowd = Crowd.build(world, plan)
+  crowd.join(crowd.idle()[:3])
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.oracles import unreachable, wrong_addresses, wrong_peers, wrong_processes
+from tests.chaos.plan import Plan
+from tests.lab.cluster import JOINS_AT_ONCE, UP_DEADLINE_S
+from tests.lab.host import CommandError, Host
+from tests.lab.waiting import wait_until
+from tests.lab.world import Router, World
+
+OPEN, NESTED = 14, 6
+STATE = "/var/lib/meshray"
+#: After trouble all is well again within this time without a person, seconds; half of it is Python starting.
+WHOLE_S = 90
+#: An ephemeral node that was killed is removed after a minute, which is looked after every few seconds.
+REMOVED_S = 90
+#: What the doctor measures against the clock: with all nodes of a mesh on two cores it measures those. Every pair is
+#: asked by `ping` besides.
+OF_LOAD = frozenset(
+    "path_loss path_mtu one_way udp_in udp_out nat_kind mapping_lifetime transports peer_answers coordinator_tcp"
+    " websocket_upgrade proxy_works node_answers".split()
+)
+AGENT = {"-m meshray.agent": 1}
+COORDINATOR = {"-m meshray.coordinator": 1}
+
+
+def meshray(host: Host, *words: str) -> dict[str, Any]:
+    """What a command answers; raises CommandError where it fails."""
+    answer = host.run(["meshray", *words, "--json"], deadline_s=UP_DEADLINE_S).json()
+    assert isinstance(answer, dict)
+    return answer
+
+
+def refused(host: Host, *words: str) -> str:
+    """The error's code, of a command that must fail."""
+    done = host.run(["meshray", *words, "--json"], check=False, deadline_s=UP_DEADLINE_S)
+    assert done.returncode != 0, f"{words} on {host.name} must fail: {done.stdout}"
+    assert "Traceback" not in done.stderr
+    return str(json.loads(done.stdout)["error"]["code"])
+
+
+def pid_of(host: Host, part: str) -> int:
+    """The process that runs as this part of the node, 0 where there is none."""
+    try:
+        pid = int(json.loads(host.path(f"/run/meshray/{part}.pid").read_text())["pid"])
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0
+    return pid if host.path(f"/proc/{pid}").exists() else 0
+
+
+def kill(host: Host, part: str) -> None:
+    """SIGKILL to a part of the node that runs."""
+    pid = wait_until(lambda: pid_of(host, part), 30, f"a process of {part} on {host.name}", evidence=host.logs)
+    host.run(["kill", f"-{int(signal.SIGKILL)}", str(pid)])
+
+
+@dataclass
+class Crowd:
+    """The hosts, and what they were told.
+
+    Attributes:
+        members: the address that each enrolled host was told.
+        ephemeral: those of them that leave when their agent ends.
+        vanishing: names of ephemeral nodes whose agent was killed, that the coordinator removes in a minute.
+        fresh: hosts that have not joined yet, in the order in which they will.
+        restored: whether the coordinator's database was put back.
+    """
+
+    world: World
+    plan: Plan
+    head: Host
+    nodes: tuple[Host, ...]
+    nat: Router
+    token: str = ""
+    members: dict[Host, str] = field(default_factory=dict)
+    ephemeral: set[Host] = field(default_factory=set)
+    vanishing: dict[Host, float] = field(default_factory=dict)
+    fresh: list[Host] = field(default_factory=list)
+    restored: bool = False
+
+    @classmethod
+    def build(cls, world: World, plan: Plan) -> Crowd:
+        """The head is a mesh of one; its state lies on a disk of its own."""
+        wan = world.switch("wan", "192.88.99.0/24")
+        head = world.host("head", wan, "192.88.99.10")
+        nat = world.router("nat", wan, "192.88.99.30", lan="192.168.1.0/24")
+        places = [(wan, f"192.88.99.{40 + n}") for n in range(OPEN)]
+        places += [(nat.lan, f"192.168.1.{10 + n}") for n in range(NESTED)]
+        nodes = tuple(world.host(f"node-{n:02}", *place) for n, place in enumerate(places, 1))
+        for host in (head, *nodes):
+            # A file system with files open for writing cannot be made read-only: the logs lie on one of their own.
+            host.shell(
+                f"mkdir -p {STATE} && mount -t tmpfs -o size=64m,mode=700 tmpfs {STATE} && mkdir -m 700 {STATE}/log"
+            )
+            host.shell(f"mount -t tmpfs -o mode=700 tmpfs {STATE}/log")
+        return cls(world, plan, head, nodes, nat, fresh=plan.random.sample(nodes, len(nodes)))
+
+    def begin(self) -> None:
+        """`meshray init`."""
+        made = meshray(self.head, "init", "--no-ray")
+        self.token, self.members = made["token"], {self.head: made["node"]["ip"]}
+
+    def newcomers(self, number: int) -> list[Host]:
+        """Hosts that will join: those that never did come first."""
+        hosts = [host for host in self.nodes if host not in self.members and host not in self.vanishing]
+        again = self._shuffled(host for host in hosts if host not in self.fresh)
+        chosen, self.fresh = [*self.fresh, *again][:number], self.fresh[number:]
+        return chosen
+
+    def living(self) -> list[Host]:
+        """Nodes but the head, in an order that the seed gives."""
+        return self._shuffled(host for host in self.members if host is not self.head)
+
+    def _shuffled(self, hosts: Iterable[Host]) -> list[Host]:
+        several = list(hosts)
+        return self.plan.random.sample(several, len(several))
+
+    # ---- what people do
+
+    def join(self, hosts: Sequence[Host], *, ephemeral: Iterable[Host] = ()) -> None:
+        """`meshray join` on each, several at a time; who was told an address is a member from then on."""
+        chosen = set(ephemeral)
+
+        def one(host: Host) -> str:
+            options = ["--ephemeral"] if host in chosen else []
+            return str(meshray(host, "join", "--no-ray", *options, self.token)["node"]["ip"])
+
+        with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
+            self.members.update(zip(hosts, pool.map(one, hosts), strict=True))
+        self.ephemeral |= chosen
+
+    def leave(self, hosts: Sequence[Host]) -> None:
+        """`meshray leave` on each."""
+        with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
+            list(pool.map(lambda host: meshray(host, "leave", "--yes"), hosts))
+        for host in hosts:
+            del self.members[host]
+            self.ephemeral.discard(host)
+
+    def again(self, hosts: Sequence[Host]) -> None:
+        """What systemd does where an agent was killed: it starts another one."""
+        with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
+            list(pool.map(lambda host: meshray(host, "up"), hosts))
+
+    def vanish(self, host: Host) -> None:
+        """An ephemeral node's agent is killed, and nothing starts it again."""
+        kill(host, "agent")
+        self.vanishing[host] = time.monotonic()
+        del self.members[host]
+        self.ephemeral.discard(host)
+
+    # ---- what is true
+
+    def wrong(self) -> list[str]:
+        """Whatever is not as it must be, the cheap questions first; empty where the mesh is whole."""
+        members = self.members
+        return (
+            self._wrong_list()
+            or wrong_addresses(members)
+            or self._wrong_status()
+            or wrong_peers(self.head, [host for host in members if host is not self.head])
+            or unreachable(members)
+            or [line for host in members for line in wrong_processes(host, AGENT)]
+            or wrong_processes(self.head, COORDINATOR)
+        )
+
+    def whole(self, what: str, *, but_for: Sequence[str] = ()) -> float:
+        """Waits until the mesh is whole and the doctor says so, some of its checks apart; the seconds that took."""
+        begun, seen = time.monotonic(), list[str]()
+
+        def look() -> bool:
+            try:
+                seen[:] = self.wrong() or self.unhealthy(but_for)
+            except CommandError as error:  # an agent that has just been killed
+                seen[:] = [str(error)]
+            self.plan.note(seen)
+            return not seen
+
+        def evidence() -> str:
+            return "\n".join([*seen, *self.plan.told, self.world.logs()])
+
+        wait_until(look, WHOLE_S, f"a whole mesh after {what} (seed {self.plan.seed})", evidence=evidence)
+        return time.monotonic() - begun
+
+    def unhealthy(self, but_for: Sequence[str] = ()) -> list[str]:
+        """What the doctor, asked on the head, calls failed."""
+        answer = self.head.run(["meshray", "doctor", "--json"], check=False, deadline_s=UP_DEADLINE_S).json()
+        return [
+            f"{check['code']} {check['node']} {check.get('peer')}: {check['evidence']}"
+            for check in answer["checks"]
+            if check["status"] == "fail" and check["code"] not in OF_LOAD.union(but_for)
+        ]
+
+    def listed(self) -> dict[str, str]:
+        """The coordinator's own list: address by name."""
+        return {node["name"]: node["ip"] for node in meshray(self.head, "node", "list")["nodes"]}
+
+    def _wrong_list(self) -> list[str]:
+        self.vanished()
+        listed = self.listed()
+        known = {host.name: ip for host, ip in self.members.items()}
+        late = {host.name for host, since in self.vanishing.items() if time.monotonic() - since < REMOVED_S}
+        lost = [f"{name} was enrolled and is not listed" for name in known.keys() - listed.keys()]
+        many = [f"{name} is listed and should not be" for name in listed.keys() - known.keys() - late]
+        other = [
+            f"{name}: listed {listed[name]}, told {ip}" for name, ip in known.items() if listed.get(name, ip) != ip
+        ]
+        return lost + many + other
+
+    def vanished(self) -> bool:
+        """Whether the coordinator has removed every ephemeral node whose agent was killed; their machines are cleaned."""
+        listed = self.listed()
+        for host in [host for host in self.vanishing if host.name not in listed]:
+            meshray(host, "leave", "--yes")
+            del self.vanishing[host]
+        return not self.vanishing
+
+    def _wrong_status(self) -> list[str]:
+        for host in (self.head, *self.living()[:1]):
+            status = json.loads(host.run(["meshray", "status", "--json"], check=False).stdout)
+            told = [p for p in status.get("problems", [str(status)]) if not (self.restored and "older copy" in p)]
+            away = [n["name"] for n in status.get("nodes", []) if not n["online"] and not self._vanishes(n["name"])]
+            if told or away:
+                return [f"{host.name}: {told}, away {away}"]
+        return []
+
+    def _vanishes(self, name: str) -> bool:
+        return any(host.name == name for host in self.vanishing)

@@ -1,0 +1,72 @@
+"""What happens in which order: all of it follows from one number.
+
+>>> plan = Plan.of({"MESHRAY_CHAOS_SEED": "7"}, "demo")
+>>> list(plan.rounds(["kill", "freeze", "reboot"], at_once=2))
+[['kill', 'freeze'], ['reboot']]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+#: The environment's variables: which run, and for how many seconds.
+SEED, SECONDS = "MESHRAY_CHAOS_SEED", "MESHRAY_CHAOS_S"
+#: The property of a test's report that the closing table shows.
+SUMMARY = "chaos"
+#: One pass over all kinds of trouble, with all that stands before and behind it, on two slow cores beside other tests.
+ONE_PASS_S = 400
+
+
+def longest_s(environ: Mapping[str, str]) -> float:
+    """What a test may take at most, seconds."""
+    return ONE_PASS_S + float(environ.get(SECONDS, "0"))
+
+
+@dataclass
+class Plan:
+    """The choices of one world.
+
+    Attributes:
+        seconds: rounds begin for so long; the first pass over all kinds is made in any case.
+        random: where every choice comes from.
+        told: one line for each round, for people.
+    """
+
+    seed: int
+    seconds: float
+    random: Random
+    told: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], world: str) -> Plan:
+        """The plan that the environment asks for; worlds of one seed have different ones."""
+        seed = int(environ[SEED])
+        return cls(seed, float(environ.get(SECONDS, "0")), Random(f"{seed} {world}"))
+
+    def rounds(self, kinds: Sequence[str], *, at_once: int) -> Iterator[list[str]]:
+        """Groups of one to ``at_once`` kinds: every kind once, and that again until the time is over."""
+        begun = time.monotonic()
+        while True:
+            left = self.random.sample(kinds, len(kinds))
+            while left:
+                size = self.random.randint(1, at_once)
+                group, left = left[:size], left[size:]
+                yield group
+                if self.seconds and time.monotonic() - begun > self.seconds:
+                    return
+            if not self.seconds:
+                return
+
+    def tell(self, line: str) -> None:
+        """Notes a line, and prints it for whoever watches."""
+        self.told.append(line)
+        print(line, flush=True)
+
+    def note(self, wrong: Sequence[str]) -> None:
+        """Tells what is wrong now, where that is news."""
+        line = f"    {time.strftime('%H:%M:%S')} {wrong[0][:200] if wrong else 'whole'}"
+        if not self.told or self.told[-1].split()[1:] != line.split()[1:]:
+            self.tell(line)
