@@ -1,5 +1,5 @@
 """Sorts tests into tiers (see `tests.tiers`), skips what this machine cannot run, and says so in a closing table, with
-how often the doctor was right.
+how often the doctor was right and by which seed the chaos went.
 
 A tier whose capability is missing is skipped; with CI=true or --require-all that makes the whole run fail.
 """
@@ -7,6 +7,7 @@ A tier whose capability is missing is skipped; with CI=true or --require-all tha
 from __future__ import annotations
 
 import os
+import secrets
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from _pytest.terminal import TerminalReporter
 
+from tests.chaos import plan as chaos
 from tests.doctor_count import DoctorCount
 from tests.lab.host import REPOSITORY
 from tests.lab.world import World
@@ -28,6 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Before pytest-xdist starts its processes, which all go by the same seed.
+    os.environ.setdefault(chaos.SEED, str(secrets.randbelow(100_000)))
     for tier in TIERS:
         config.addinivalue_line("markers", f"{tier.name}: a test of this tier, by its folder (see tests/tiers.py)")
     strict = config.getoption("--require-all") or os.environ.get("CI") == "true"
@@ -63,6 +67,7 @@ class TierPlugin:
         self._strict = strict
         self._results: dict[str, TierResult] = {}
         self._doctor = DoctorCount()
+        self._chaos: list[str] = []
 
     # Before pytest-xdist, which writes the group into the test's id.
     @pytest.hookimpl(tryfirst=True)
@@ -97,6 +102,7 @@ class TierPlugin:
         result.seconds += report.duration
         if report.when == "call":
             self._doctor.note(report.user_properties)
+            self._chaos += [str(value) for name, value in report.user_properties if name == chaos.SUMMARY]
         if report.when == "call" or not report.passed:
             result.outcomes[report.outcome] += 1
 
@@ -122,6 +128,9 @@ class TierPlugin:
                 terminalreporter.line(f"{name:9} skipped: this machine lacks {result.missing}", yellow=True)
             else:
                 terminalreporter.line(f"{name:9} {result}", red=result.outcomes["failed"] > 0)
+        if self._chaos:
+            repeated = f"{chaos.SEED}={os.environ[chaos.SEED]} repeats it"
+            terminalreporter.line(f"{'chaos':9} {'; '.join(self._chaos)}; {repeated}")
         if self._doctor:
             terminalreporter.line(f"{'doctor':9} {self._doctor}", red=bool(self._doctor.missed))
 

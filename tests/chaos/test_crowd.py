@@ -27,7 +27,7 @@ FIRST, MOST = 6, 9
 JOIN_S = (0.2, 3.0)
 CLOCK_FILE = "/var/lib/clock"
 #: Of the package faketime. Python sees it, the engine (Go) does not: for that see tests/vm.
-CLOCK = {"FAKETIME_TIMESTAMP_FILE": CLOCK_FILE, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+CLOCK = {"FAKETIME_TIMESTAMP_FILE": CLOCK_FILE, "FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 # ---- kinds of trouble
@@ -110,7 +110,7 @@ def disk_read_only(crowd: Crowd) -> None:
 
 def clock_jumps(crowd: Crowd) -> None:
     jump = crowd.plan.random.choice(["+1h", "-1h"])
-    hosts = [crowd.head, *crowd.living()[:2]]
+    hosts = [crowd.head, *crowd.living()[:1]]
     for host in hosts:
         kill(host, "agent")
     kill(crowd.head, "coordinator")
@@ -198,7 +198,7 @@ def test_the_mesh_is_whole_after_each_trouble(stage: Stage, record_property: Cal
 def test_leave_leaves_nothing(stage: Stage) -> None:
     crowd = stage.crowd
     crowd.whole("all of it")
-    wait_until(lambda: crowd.vanished(), REMOVED_S, "the ephemeral nodes are gone", evidence=crowd.world.logs)
+    wait_until(crowd.vanished, REMOVED_S, "the ephemeral nodes are gone", evidence=crowd.world.logs)
     crowd.leave(crowd.living())
     meshray(crowd.head, "leave", "--yes")
     left = on_each(crowd.nodes, lambda host: left_over(stage.before[host], traces(host)))
