@@ -57,7 +57,7 @@ class LinkKeeper:
         on_map: Callable[[MeshMap], None],
         on_message: Callable[[Mapping[str, object]], None],
         hello: Callable[[], Mapping[str, object]],
-        versions: Versions,
+        versions: Callable[[], Versions],
         progress: Progress,
         membership: Membership,
     ) -> None:
@@ -148,7 +148,7 @@ class LinkKeeper:
 
     async def say_hello(self) -> None:
         """Says what this node is, where that changed since it was said last."""
-        hello = {"type": "hello", "versions": self._versions.to_json(), **self._hello()}
+        hello = {"type": "hello", "versions": self._versions().to_json(), **self._hello()}
         if hello != self._said and self._link is not None:
             self._said = hello
             await self.say(hello)

@@ -92,7 +92,7 @@ class Agent:
             on_map=self._new_map,
             on_message=self._told,
             hello=self._hello,
-            versions=parts.versions,
+            versions=lambda: parts.versions,
             progress=self.progress,
             membership=self.membership,
         )

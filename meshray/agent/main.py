@@ -27,13 +27,14 @@ from meshray.agent.client import RemovedFromMesh
 from meshray.agent.control_server import ControlServer
 from meshray.agent.coordinator_process import CoordinatorProcess
 from meshray.agent.desired import own_node
-from meshray.agent.enrolment import Enrolment, load_private_key
+from meshray.agent.enrolment import MATCH, Enrolment, load_private_key
 from meshray.agent.loop import Agent
 from meshray.agent.netwatch import network_changes
 from meshray.agent.operations import Operations
 from meshray.agent.parts import Parts
 from meshray.agent.prober import Prober
 from meshray.agent.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
+from meshray.agent.renewal import renewal_of
 from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
 from meshray.model.keys import PrivateKey
@@ -135,6 +136,7 @@ def _compose(
             found.person,
             token=enrolment.ray_token,
             on_instance=agent.tell_ray_instance,
+            renew=renewal_of(agent, environ),
         )
 
     agent.parts.ray = part(ray)
@@ -191,11 +193,18 @@ def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapp
     if head is None or not head.versions.ray:
         return "this mesh has no Ray head yet" if head is None else "the head of this mesh runs no Ray"
     person = Person.by_uid(enrolment.person_uid)
-    installation = find_ray(enrolment.ray or None, environ, person)
-    if head.id != enrolment.node_id:
-        # A head that came later was not there to be compared with when this node enrolled.
-        compare(installation.versions, head.versions, MATCH_AGAIN)
-    return _Ray(installation, ray_plan(enrolment, own_node(enrolment, mesh_map), head, mesh_map, home), person)
+    me = own_node(enrolment, mesh_map)
+    try:
+        installation = find_ray(enrolment.ray or None, environ, person)
+        if head.id != enrolment.node_id:
+            # A head that came later was not there to be compared with when this node enrolled.
+            compare(installation.versions, head.versions, MATCH_AGAIN)
+    except MeshrayError:
+        if enrolment.env != MATCH:
+            raise
+        # Before Ray's start there will be another; see `meshray.agent.renewal`.
+        installation = RayInstallation(Path(enrolment.ray), Path(enrolment.ray).with_name("python"), me.versions)
+    return _Ray(installation, ray_plan(enrolment, me, head, mesh_map, home), person)
 
 
 def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str, device: Device) -> Parts:

@@ -62,6 +62,11 @@ class Membership:
         self.enrolment = replace(self.enrolment, taken_out=True)
         self.save()
 
+    def ray_moved(self, ray: str) -> None:
+        """This node's Ray is another program from now on."""
+        self.enrolment = replace(self.enrolment, ray=ray)
+        self.save()
+
     async def leave(self, coordinator: Coordinator) -> None:
         """Tells the coordinator that this ephemeral node goes, where it answers."""
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address
 
 from meshray.agent.enrolment import Enrolment
@@ -49,11 +49,13 @@ class RayOnNode:
         *,
         token: str,
         on_instance: Callable[[str], None],
+        renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None,
     ) -> None:
         self._head_ip = plan.head_ip
         self._token = token
         self._refused = ""
         self._node = RayNode(installation, plan, home, person, token=token, on_instance=on_instance)
+        self._node.renew = renew
         self.ports = plan.ports
         self.listening = Listeners(home, plan.head_ip)
         self.head_instance = self._node.head_instance

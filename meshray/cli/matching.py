@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -17,15 +18,19 @@ import click
 from meshray.agent.enrolment import MATCH
 from meshray.cli.app import App
 from meshray.cli.options import F
+from meshray.errors import InterruptedByUser, MeshrayError
 from meshray.model.environment import Environment, ShownToken
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, ray_difference
+from meshray.settings import Home
 
 if TYPE_CHECKING:
+    from meshray.agent.enrolment import Enrolment
     from meshray.cli.progress import Progress
     from meshray.cli.via import Via
     from meshray.environment.matched import Matched
     from meshray.model.token import Token
+    from meshray.runtime.person import Person
 
 _STAGE = "environment"
 _PATH = "/v1/environment"
@@ -48,7 +53,32 @@ def match_with_token(app: App, progress: Progress, token: Token, via: Via | None
         UnreachableError: the coordinator does not answer. RefusedError: it does not accept the token.
         MeshrayError: as `match` does.
     """
-    return match(app, progress, _ask_with_token(app, token, via))
+    from meshray.runtime.person import Person
+
+    return match(app, progress, _ask_with_token(app, token, via), Person.invoking(app.environ))
+
+
+def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
+    """Before a node that joined with ``--env match`` starts: it takes what the head has now, and what was recorded.
+
+    Where the coordinator does not answer yet, or nothing can be built, it starts with what it has; its agent
+    builds what it must before Ray starts, or says why it cannot.
+    """
+    from meshray.agent.client import Coordinator
+    from meshray.runtime.person import Person
+
+    coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
+    try:
+        environment = Environment.from_json(asyncio.run(coordinator.call("GET", _PATH)))
+        with app.progress() as progress:
+            matched = match(app, progress, environment, Person.by_uid(enrolment.person_uid))
+    except InterruptedByUser:
+        raise
+    except MeshrayError as error:
+        app.warn(f"{error.message}; Ray's environment stays as it is")
+        return
+    if str(matched.ray) != enrolment.ray:
+        replace(enrolment, ray=str(matched.ray)).save(home)
 
 
 def _ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
@@ -61,19 +91,18 @@ def _ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
     return Environment.from_json(asyncio.run(stranger.call("POST", _PATH, body)))
 
 
-def match(app: App, progress: Progress, environment: Environment) -> Matched:
+def match(app: App, progress: Progress, environment: Environment, person: Person) -> Matched:
     """The environment in this person's cache, built where it is not there.
 
     Raises:
         MeshrayError: why it cannot be built; nothing is left of it.
     """
     from meshray.environment.matched import Build
-    from meshray.runtime.person import Person
 
     what = f"Ray {environment.ray}, Python {environment.python}"
     progress.stage(_STAGE, "run", what)
     since = time.monotonic()
-    build = Build(environment, Person.invoking(app.environ), app.environ)
+    build = Build(environment, person, app.environ)
     matched = build.run(lambda words: progress.stage(_STAGE, "run", words))
     took = f"built in {time.monotonic() - since:.0f} s" if matched.built else "it was there"
     progress.stage(_STAGE, "ok", f"{what}: {took}, {matched.folder}")

@@ -20,6 +20,7 @@ from meshray.cli.results import (
     InitResult,
     JoinResult,
     Left,
+    Locked,
     NodeChanged,
     NodeList,
     PeerAdded,
@@ -188,6 +189,14 @@ def _(result: PeerAdded) -> str:
 @text.register
 def _(result: EnvResult) -> str:
     return "\n".join(f"export {name}={_quoted(value)}" for name, value in result.env.items())
+
+
+@text.register
+def _(result: Locked) -> str:
+    count = len(result.requirements)
+    what = f"{count} requirement{'' if count == 1 else 's'}"
+    head = f" with Ray {result.ray} on Python {result.python}" if result.ray else ""
+    return f"recorded {what}: `meshray join --env match` installs {'it' if count == 1 else 'them'}{head}"
 
 
 @text.register

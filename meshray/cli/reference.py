@@ -90,6 +90,8 @@ def _command(command: click.Command, name: str, parent: click.Context) -> Iterat
         yield ""
         yield inspect.cleandoc(command.help or "")
         yield ""
+        if command.params:
+            yield from _usage(command, context)
         for verb in command.list_commands(context):
             found = command.get_command(context, verb)
             if found is not None:
@@ -97,6 +99,11 @@ def _command(command: click.Command, name: str, parent: click.Context) -> Iterat
         return
     yield f"### {context.command_path}"
     yield ""
+    yield from _usage(command, context)
+
+
+def _usage(command: click.Command, context: click.Context) -> Iterator[str]:
+    """How it is called, and what it answers a script."""
     yield "```"
     yield context.get_help()
     yield "```"

@@ -288,6 +288,31 @@ class EnvResult(Result):
 
 
 @dataclass(frozen=True)
+class Locked(Result):
+    """``env lock``: what nodes that match the head install.
+
+    Attributes:
+        ray, python: of the head; empty: it runs no Ray.
+        requirements: one each, as recorded.
+        left_out: what was found and no other machine could install.
+    """
+
+    ray: str
+    python: str
+    requirements: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``env lock --json``."""
+        return {
+            "ray": self.ray,
+            "python": self.python,
+            "requirements": list(self.requirements),
+            "left_out": list(self.left_out),
+        }
+
+
+@dataclass(frozen=True)
 class FileText(Result):
     """``render`` and ``logs``: text as it stands in a file."""
 

@@ -174,9 +174,7 @@ def _difference(name: str, ray: RayFacts, head: Versions) -> Finding:
     if difference == RAY:
         fix = f"on {name}: {ray.interpreter} -m pip install 'ray[default]=={head.ray}'; {_ANEW}"
         return Finding(FAIL, f"{seen}; {theirs}: Ray demands the same Ray on every node", fix, name)
-    fix = (
-        f"on {name}: an environment of Python {head.python} with 'ray[default]=={head.ray}', then join with --ray PATH"
-    )
+    fix = f"on {name}: meshray leave, then sudo meshray join --env match TOKEN (on the head: meshray token create)"
     return Finding(FAIL, f"{seen}; {theirs}: Ray {head.ray} demands the same Python", fix, name)
 
 

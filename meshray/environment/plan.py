@@ -110,7 +110,7 @@ def told(words: str) -> str:
     """The end of what uv said, on one line and without what is secret in addresses."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith(("error:", "cause:", "×", "╰─▶", "hint:", "help:"))]
-    return _SECRET.sub("://", "; ".join((causes or lines)[:_LAST_WORDS]))[:600]
+    return _SECRET.sub("://", "; ".join(line.rstrip(".") for line in (causes or lines)[:_LAST_WORDS]))[:600]
 
 
 def is_full(words: str) -> bool:

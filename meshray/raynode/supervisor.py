@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -134,6 +134,8 @@ class RayNode:
         self._state = STARTING
         self._changed = asyncio.Event()
         self.last_error = ""
+        #: Before each start: the Ray that is to run, which raises where there is none.
+        self.renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None
 
     @property
     def state(self) -> str:
@@ -230,6 +232,8 @@ class RayNode:
 
     async def _start(self) -> None:
         self._state = STARTING
+        if self.renew is not None:
+            self._installation = await self.renew(self._installation)
         await self._preflight()
         mark = secrets.token_hex(8) if self._plan.head else self._instance
         self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0

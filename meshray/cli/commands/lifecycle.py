@@ -43,7 +43,8 @@ def start_node(app: App, home: Home) -> bring_up.Summary:
         MeshrayError: what keeps it from coming up.
     """
     from meshray.agent.client import RemovedFromMesh
-    from meshray.agent.enrolment import Enrolment, load_private_key
+    from meshray.agent.enrolment import MATCH, Enrolment, load_private_key
+    from meshray.cli.matching import match_again
     from meshray.runtime import service
     from meshray.runtime.state import claimed
 
@@ -56,6 +57,8 @@ def start_node(app: App, home: Home) -> bring_up.Summary:
     _check_map(home, enrolment)
     with claimed(home):
         if not service.is_running(home):
+            if enrolment.env == MATCH:
+                match_again(app, home, enrolment)
             return bring_up.start_and_follow(app, home)
         with app.progress() as progress:
             return bring_up.follow(home, progress.stage)

@@ -1,4 +1,4 @@
-"""`meshray run` and `meshray env`: drivers that find the Ray cluster by themselves."""
+"""`meshray run`: drivers that find the Ray cluster by themselves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 import click
 
 from meshray.cli.app import App
-from meshray.cli.options import json_option
-from meshray.cli.results import EnvResult, Result
 from meshray.cli.tables import child
 from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError, UsageError
@@ -71,19 +69,6 @@ def _ray_folders(app: App) -> list[str]:
         if enrolment is not None and enrolment.ray:
             folders.insert(0, str(Path(enrolment.ray).parent))
     return folders
-
-
-@click.command("env")
-@json_option
-@click.pass_obj
-def env_command(app: App) -> Result:
-    """Print the environment of `meshray run` as shell exports.
-
-    \b
-    Example:
-      eval "$(meshray env)"
-    """
-    return EnvResult(_variables(app.control().ask("env")))
 
 
 def _variables(answer: Mapping[str, object]) -> dict[str, str]:

@@ -140,7 +140,7 @@ def test_a_hostile_coordinator_ends_no_agent(home: Home, messages: list[Any]) ->
         on_map=held.append,
         on_message=told,
         hello=dict,
-        versions=Versions(),
+        versions=Versions,
         progress=Progress(),
         membership=Membership(home, enrolment(WORKER_A)),
     )

@@ -84,7 +84,7 @@ async def opened(home: Home, place: Place) -> list[Endpoint]:
         on_map=lambda new: None,
         on_message=lambda message: None,
         hello=dict,
-        versions=Versions(),
+        versions=Versions,
         progress=Progress(),
         membership=Membership(home, enrolment(WORKER_A)),
     )

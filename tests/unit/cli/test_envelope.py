@@ -35,6 +35,7 @@ FIELDS = {
     "node drain": {"node", "done", "ray_node_id", "deadline_s"},
     "peer add": {"name", "ip", "config", "text"},
     "env": {"env"},
+    "env lock": {"ray", "python", "requirements", "left_out"},
     "render wireguard": {"kind", "text"},
     "render systemd": {"kind", "text"},
     "logs": {"kind", "text"},
@@ -48,7 +49,8 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.
         assert command is not None
         if isinstance(command, click.Group):
             yield from commands(command, f"{name} ")
-        else:
+        # `meshray env` answers by itself, too.
+        if not isinstance(command, click.Group) or command.params:
             yield prefix + name, command
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from meshray.errors import MeshrayError, RefusedError
 from meshray.model.environment import Environment
 from meshray.model.node import Versions
 from meshray.raynode.versions import RayInstallation
+from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN, Machine, machine
 
 __all__ = ["machine"]
@@ -89,3 +91,42 @@ def test_a_mismatch_passes_the_coordinators_hint_on(machine: Machine, head: Head
     outcome = machine.type_in("join", "--env", "match", TOKEN.encode())
     assert "hint: meshray join --env match TOKEN" in outcome.err
     assert machine.left() == set()
+
+
+class Keeper:
+    """An agent whose coordinator records what it is told."""
+
+    def __init__(self) -> None:
+        self.agent = FakeAgent({"api": {"schema": 1, **HEAD.to_json()}})
+
+    def lock(self, text: str, *more: str) -> Outcome:
+        return type_in("env", "lock", "--from", "-", *more, agent=self.agent, stdin=io.StringIO(text))
+
+
+def test_a_file_is_recorded_without_ray() -> None:
+    keeper = Keeper()
+    outcome = keeper.lock("numpy==2.1.0\nray==2.60.0\n", "--json")
+    assert json.loads(outcome.out)["requirements"] == ["numpy==2.1.0"]
+    ((op, fields),) = keeper.agent.asked
+    assert (op, fields["method"], fields["path"]) == ("api", "PUT", "/v1/environment")
+    assert fields["body"] == {"requirements": "numpy==2.1.0\n"}
+
+
+@pytest.mark.parametrize(
+    "text", ["numpy\n-e /home/ada/lib\n", "lib @ git+https://example.org/lib", "x==1\n" * 1 + "y" * 50000]
+)
+def test_a_file_that_cannot_be_recorded_changes_nothing(text: str) -> None:
+    keeper = Keeper()
+    outcome = keeper.lock(text)
+    assert (outcome.code, keeper.agent.asked) == (2, [])
+
+
+def test_a_file_that_is_not_there_is_a_usage_error() -> None:
+    outcome = type_in("env", "lock", "--from", "/nonexistent/requirements.txt")
+    assert (outcome.code, "cannot be read" in outcome.err) == (2, True)
+
+
+def test_env_itself_is_as_it_was() -> None:
+    agent = FakeAgent({"env": {"env": {"RAY_ADDRESS": "10.99.0.1:6379"}}})
+    assert type_in("env", agent=agent).out == "export RAY_ADDRESS='10.99.0.1:6379'\n"
+    assert json.loads(type_in("env", "--json", agent=agent).out)["env"] == {"RAY_ADDRESS": "10.99.0.1:6379"}

@@ -10,6 +10,7 @@ import pytest
 
 from meshray.coordinator import store
 from meshray.coordinator.create import create_mesh
+from meshray.coordinator.environment import environment_of, locked
 from meshray.coordinator.identity import fingerprint
 from meshray.coordinator.records import PutFreed, PutMember, PutRevision, PutToken, RowChanges
 from meshray.coordinator.registry import Registry
@@ -17,6 +18,7 @@ from meshray.coordinator.store import Settings, Store
 from meshray.errors import MeshrayError
 from meshray.model.address import NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer
+from meshray.model.environment import Environment
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.token import Token
 from meshray.settings import Home
@@ -151,6 +153,20 @@ def test_a_store_from_before_drain_has_no_drained_nodes(tmp_path: Path, monkeypa
     raw.close()
     file = Store.open(path)
     assert not file.load().named("worker").node.drained
+    file.close()
+
+
+def test_what_was_recorded_for_matching_nodes_is_loaded_again(tmp_path: Path) -> None:
+    registry = new_mesh()
+    assert environment_of(registry) == Environment(VERSIONS.ray, VERSIONS.python, "")
+    file = Store.create(tmp_path / "db", SETTINGS)
+    file.apply(everything(registry))
+    for requirements in ("numpy==2.1.0\n", "torch==2.9.1\n"):
+        registry, rows, _ = locked(registry, requirements)
+        file.apply(rows)
+        assert file.load().requirements == requirements
+    assert locked(registry, requirements)[1] == ()
+    assert environment_of(file.load()).requirements == "torch==2.9.1\n"
     file.close()
 
 

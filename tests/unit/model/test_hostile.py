@@ -16,6 +16,7 @@ from meshray.errors import RefusedError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
+from meshray.model.environment import Environment, ShownToken
 from meshray.model.keys import MeshSecret
 from meshray.model.meshmap import MapChange, MeshMap, diff
 from meshray.model.token import PREFIX, Token
@@ -107,6 +108,8 @@ def assert_sound(mesh_map: MeshMap) -> None:
     [
         EnrolRequest.from_json,
         EnrolAnswer.from_json,
+        Environment.from_json,
+        ShownToken.from_json,
     ],
 )
 @given(data=st.data())

@@ -1,0 +1,113 @@
+"""Before Ray is started on a worker: does this node's Ray still match the head's?
+
+The head may have been upgraded since this node enrolled. A node that joined with ``--env match`` builds what the head
+has now; any other looks again at what is installed, and says what mends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from meshray.agent.enrolment import MATCH, Enrolment
+from meshray.errors import MeshrayError, UnreachableError
+from meshray.model.environment import Environment
+from meshray.model.node import Node, Versions
+from meshray.model.release import PATCH, ray_difference
+from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, inspect
+from meshray.runtime.person import Person
+
+if TYPE_CHECKING:
+    from meshray.agent.loop import Agent
+
+log = logging.getLogger(__name__)
+
+
+class Renewal:
+    """Makes a node's Ray match the head's, called with the one that there is.
+
+    Args:
+        head: in the map of the moment.
+        enrolment: of the moment.
+        ask: what the head's environment is now, by the coordinator.
+        environ: of the agent; see `meshray.environment.plan.uv_environment`.
+        renewed: told of another Ray than before.
+    """
+
+    def __init__(
+        self,
+        head: Callable[[], Node | None],
+        enrolment: Callable[[], Enrolment],
+        ask: Callable[[], Awaitable[Environment]],
+        environ: Mapping[str, str],
+        renewed: Callable[[RayInstallation], None],
+    ) -> None:
+        self._head = head
+        self._enrolment = enrolment
+        self._ask = ask
+        self._environ = environ
+        self._renewed = renewed
+
+    async def __call__(self, installed: RayInstallation) -> RayInstallation:
+        """The Ray to start.
+
+        Raises:
+            MeshrayError: ``version_mismatch``, with the command that mends it; or why the environment that would match
+                cannot be built.
+        """
+        head, enrolment = self._head(), self._enrolment()
+        if head is None or head.id == enrolment.node_id or not needs_another(installed, head.versions):
+            return installed
+        person = Person.by_uid(enrolment.person_uid)
+        if enrolment.env == MATCH:
+            found = await self._build(head.versions, person)
+        else:
+            found = await asyncio.to_thread(inspect, installed.ray, person)
+        compare(found.versions, head.versions, MATCH_AGAIN)
+        if found != installed:
+            log.info("this node's Ray is %s (%s) from now on", found.versions.ray, found.ray)
+            self._renewed(found)
+        return found
+
+    async def _build(self, head: Versions, person: Person) -> RayInstallation:
+        from meshray.environment.matched import Build
+
+        log.info("the head has Ray %s on Python %s: building what matches it", head.ray, head.python)
+        try:
+            environment = replace(await self._ask(), ray=head.ray, python=head.python)
+        except UnreachableError as error:
+            raise MeshrayError(
+                "environment_unknown",
+                f"the head has Ray {head.ray} now, and the coordinator does not tell what belongs to it: {error}",
+                hint="meshray doctor",
+            ) from None
+        build = Build(environment, person, self._environ)
+        try:
+            matched = await asyncio.to_thread(build.run, lambda words: log.info("environment: %s", words))
+        except asyncio.CancelledError:
+            # Else the agent would not end before its thread.
+            build.cancel()
+            raise
+        return await asyncio.to_thread(inspect, matched.ray, person)
+
+
+def renewal_of(agent: Agent, environ: Mapping[str, str]) -> Renewal:
+    """An agent's renewal: asks its coordinator, and keeps what was found."""
+
+    async def ask() -> Environment:
+        return Environment.from_json(await agent.coordinator.call("GET", "/v1/environment"))
+
+    def renewed(found: RayInstallation) -> None:
+        agent.parts.versions = found.versions
+        agent.membership.ray_moved(str(found.ray))
+        agent.tasks.start(agent.link.say_hello(), "hello")
+
+    return Renewal(lambda: agent.map.head, lambda: agent.enrolment, ask, environ, renewed)
+
+
+def needs_another(installed: RayInstallation, head: Versions) -> bool:
+    """Whether the head does not take this Ray, or it is gone."""
+    return ray_difference(installed.versions, head) not in ("", PATCH) or not installed.ray.exists()

@@ -1,0 +1,102 @@
+"""`meshray env`: the environment of drivers, and what nodes that match the head install."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from meshray.cli.app import App
+from meshray.cli.options import json_option
+from meshray.cli.results import EnvResult, Locked, Result
+from meshray.cli.tables import child
+from meshray.errors import MeshrayError, UsageError
+from meshray.model.environment import LONGEST_REQUIREMENTS
+
+#: A requirements file that is larger than this is none.
+_LONGEST_FILE = 1024 * 1024
+
+
+@click.group("env", invoke_without_command=True)
+@json_option
+@click.pass_context
+def env_command(ctx: click.Context) -> Result | None:
+    """Print the environment of `meshray run` as shell exports.
+
+    \b
+    Example:
+      eval "$(meshray env)"
+    """
+    if ctx.invoked_subcommand is not None:
+        return None
+    app: App = ctx.obj
+    answer = app.control().ask("env")
+    return EnvResult({name: str(value) for name, value in child(answer, "env").items()})
+
+
+@env_command.command("lock")
+@click.option("--from", "file", metavar="FILE", help="A requirements file; - reads it from standard input.")
+@json_option
+@click.pass_obj
+def lock_command(app: App, file: str | None) -> Result:
+    """Record what belongs to the head's environment beside Ray.
+
+    \b
+    Examples:
+      sudo meshray env lock                            all that is installed beside this node's Ray
+      sudo meshray env lock --from requirements.txt
+      sudo meshray env lock --from /dev/null           nothing beside Ray
+
+    `meshray join --env match` installs it on the nodes that join from now on; others take it with `meshray down` and
+    `meshray up`. Ray itself need not be named. Run it on the node that runs the coordinator.
+    """
+    from meshray.environment.requirements import sift
+
+    app.require_root()
+    sifted = sift(_freeze(app) if file is None else _read(app, file))
+    if file is not None and sifted.refused:
+        raise UsageError(
+            "requirement_refused",
+            f"no other machine could install {'; '.join(sifted.refused[:5])}",
+            hint="name packages of an index, as in numpy==2.1.0; options, paths and checkouts cannot be recorded",
+        )
+    for line in sifted.refused:
+        app.warn(f"left out, since no other machine could install it: {line}")
+    if len(sifted.text) > LONGEST_REQUIREMENTS:
+        raise UsageError(
+            "requirements_too_long",
+            f"the requirements have {len(sifted.text)} characters, and {LONGEST_REQUIREMENTS} can be recorded",
+            hint="leave out hashes, or what others require anyway",
+        )
+    answer = app.api("PUT", "/v1/environment", {"requirements": sifted.text})
+    return Locked(str(answer.get("ray", "")), str(answer.get("python", "")), sifted.lines, sifted.refused)
+
+
+def _freeze(app: App) -> str:
+    from meshray.agent.enrolment import Enrolment
+    from meshray.environment.freeze import freeze
+    from meshray.raynode.versions import inspect
+    from meshray.runtime.person import Person
+
+    enrolment = Enrolment.load(app.home)
+    if not enrolment.ray:
+        raise MeshrayError(
+            "no_ray",
+            "this node runs no Ray beside which something could be installed",
+            hint="meshray env lock --from FILE",
+        )
+    person = Person.by_uid(enrolment.person_uid)
+    return freeze(inspect(Path(enrolment.ray), person).python, person, app.environ)
+
+
+def _read(app: App, file: str) -> str:
+    if file == "-":
+        return app.stdin.read(_LONGEST_FILE)
+    try:
+        with Path(file).open() as opened:
+            return opened.read(_LONGEST_FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(
+            "no_requirements", f"{file} cannot be read: {reason}", hint="meshray env lock --from FILE"
+        ) from None

@@ -1,0 +1,70 @@
+"""What is installed beside a Ray, as requirements: what `meshray env lock` records where no file is given.
+
+>>> freeze(installation.python, person, os.environ)
+'aiohttp==3.14.5\\n…'
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from meshray.environment import plan
+from meshray.environment.matched import find_uv
+from meshray.errors import MeshrayError
+from meshray.runtime.person import Person
+
+#: A cold disk, hundreds of packages.
+_TIMEOUT_S = 60
+
+
+def freeze(python: Path, person: Person, environ: Mapping[str, str]) -> str:
+    """Every package of this interpreter's environment, in the form of a requirements file.
+
+    Args:
+        person: as whom it is asked.
+
+    Raises:
+        MeshrayError: ``freeze_failed``: neither uv nor pip answers.
+    """
+    own = {"HOME": str(person.home), "USER": person.name, "LOGNAME": person.name}
+    settings = plan.uv_environment(environ, own, is_other=os.geteuid() != person.uid)
+    commands = [[str(python), "-m", "pip", "--disable-pip-version-check", "freeze"]]
+    with contextlib.suppress(MeshrayError):
+        commands.insert(0, [find_uv(environ, person), "pip", "freeze", "--python", str(python)])
+    complaint = ""
+    for command in commands:
+        try:
+            done = _run(command, person, settings)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            complaint = str(error)
+            continue
+        if done.returncode == 0:
+            return done.stdout
+        complaint = plan.told(done.stderr)
+    raise MeshrayError(
+        "freeze_failed",
+        f"neither uv nor pip tells what is installed beside {python}: {complaint}",
+        hint="meshray env lock --from requirements.txt records a file",
+    )
+
+
+def _run(command: Sequence[str], person: Person, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    other = os.geteuid() == 0 and person.uid != 0
+    identity = {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)} if other else {}
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command,
+        cwd="/",
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_TIMEOUT_S,
+        check=False,
+        **identity,  # type: ignore[call-overload]
+    )
+    return done
