@@ -23,8 +23,6 @@ from tests.lab.faults import Fault
 from tests.lab.host import Host
 from tests.lab.world import World
 
-_CLOCK_FILE = "/run/clock"
-
 
 @dataclass(frozen=True)
 class HostStage:
@@ -36,24 +34,19 @@ class HostStage:
 
     @classmethod
     def build(cls, world: World) -> HostStage:
-        """Two nodes; the worker's agent takes its time from a file."""
+        """Two nodes."""
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")
         worker = world.host("worker", wan, "203.0.113.20")
-        worker.path(_CLOCK_FILE).write_text("+0\n")
-        stage = cls(Cluster.without_ray(head, [worker]), head, worker)
+        return cls(Cluster.without_ray(head, [worker]), head, worker)
+
+    def start_agent(self, env: dict[str, str]) -> None:
+        """The worker's agent is killed and started with more environment."""
+        worker = self.worker
         worker.shell(f"kill -KILL {process_id('agent')}")
-        # Not for the command line: time.sleep fails beneath this library, which the agent hardly uses.
-        clock = {
-            "LD_PRELOAD": _faketime(),
-            "FAKETIME_TIMESTAMP_FILE": _CLOCK_FILE,
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-        worker.popen([sys.executable, "-m", "meshray.agent"], env=clock)
+        worker.popen([sys.executable, "-m", "meshray.agent"], env=env)
         answers = ["meshray", "status", "--json"]
         worker.wait_until(lambda: worker.run(answers, check=False).returncode == 0, 60, "an agent that answers")
-        return stage
 
     def host(self, name: str) -> Host:
         """The host of this name."""
@@ -80,6 +73,15 @@ def _shell(node: str, text: str) -> Do:
 
 def _fault(name: str, code: str, node: str, inject: str, heal: str) -> Fault[HostStage]:
     return Fault(name, "host", _shell(node, inject), _shell(node, heal), code, node)
+
+
+def _clock(name: str, shift: str) -> Fault[HostStage]:
+    """The agent's clock alone; and only meanwhile, as time.sleep fails beneath this library."""
+
+    def inject(stage: HostStage) -> None:
+        stage.start_agent({"LD_PRELOAD": _faketime(), "FAKETIME": shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
+
+    return Fault(name, "host", inject, lambda stage: stage.start_agent({}), "clock", "worker")
 
 
 def _instead(path: str, text: str) -> tuple[str, str]:
@@ -178,8 +180,8 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         f"kill -STOP {process_id('engine')}",
         f"kill -CONT {process_id('engine')}",
     ),
-    _fault("clock-behind", "clock", "worker", f"echo -1h > {_CLOCK_FILE}", f"echo +0 > {_CLOCK_FILE}"),
-    _fault("clock-ahead", "clock", "worker", f"echo +1h > {_CLOCK_FILE}", f"echo +0 > {_CLOCK_FILE}"),
+    _clock("clock-behind", "-1h"),
+    _clock("clock-ahead", "+1h"),
     _fault(
         "conntrack-full", "conntrack_room", "worker", *_instead("/proc/sys/net/netfilter/nf_conntrack_count", "999999")
     ),
