@@ -89,7 +89,7 @@ TIERS = (
     Tier("unit", 20, str),
     Tier("mesh", 60, str),
     Tier("lab", 240, _lab_tests_miss),
-    Tier("chaos", 400, _lab_tests_miss),
+    Tier("chaos", 600, _lab_tests_miss),
     Tier("vm", 600, _vm_misses),
     Tier("container", 600, _container_misses),
 )

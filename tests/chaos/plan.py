@@ -17,7 +17,7 @@ SEED, SECONDS = "MESHRAY_CHAOS_SEED", "MESHRAY_CHAOS_S"
 #: The property of a test's report that the closing table shows.
 SUMMARY = "chaos"
 #: One pass over all kinds of trouble, with all that stands before and behind it, on two slow cores beside other tests.
-ONE_PASS_S = 400
+ONE_PASS_S = 600
 
 
 def longest_s(environ: Mapping[str, str]) -> float:

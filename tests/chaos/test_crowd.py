@@ -25,9 +25,12 @@ pytestmark = pytest.mark.timeout(longest_s(os.environ))
 FIRST, MOST = 6, 9
 #: A killed join was somewhere between its first import and its last line.
 JOIN_S = (0.2, 3.0)
-CLOCK_FILE = "/var/lib/clock"
+CLOCK_FILE, SLEEP = "/var/lib/clock", "/var/lib/sleep"
 #: Of the package faketime. Python sees it, the engine (Go) does not: for that see tests/vm.
 CLOCK = {"FAKETIME_TIMESTAMP_FILE": CLOCK_FILE, "FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+#: Beneath that library time.sleep fails, and with it every `subprocess.run` that has a time limit.
+SLEEPS = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds) and None\n"
 
 
 # ---- kinds of trouble
@@ -117,15 +120,21 @@ def clock_jumps(crowd: Crowd) -> None:
     library = crowd.head.shell("ls /usr/lib/*/faketime/libfaketimeMT.so.1").stdout.split()[0]
     for host in hosts:
         host.path(CLOCK_FILE).write_text("+0\n")
-        # Not for the command line: time.sleep fails beneath this library.
-        host.popen(["python", "-m", "meshray.agent"], env={**CLOCK, "LD_PRELOAD": library}, name="agent on a clock")
+        host.path(SLEEP).mkdir(exist_ok=True)
+        host.path(f"{SLEEP}/sitecustomize.py").write_text(SLEEPS)
+        clock = {**CLOCK, "LD_PRELOAD": library, "PYTHONPATH": SLEEP}
+        host.popen(["python", "-m", "meshray.agent"], env=clock, name="agent on a clock")
     for moment in (jump, "+0"):
         chosen = crowd.plan.random.choice([hosts, hosts[:1], hosts[1:]])
         for host in chosen:
             host.path(CLOCK_FILE).write_text(f"{moment}\n")
         crowd.whole(f"clocks of {[host.name for host in chosen]} {moment}", but_for=["clock"])
+    # From here on with the machine's own clock.
     for host in hosts:
-        host.path(CLOCK_FILE).write_text("+0\n")
+        kill(host, "agent")
+        host.shell(f"rm -r {CLOCK_FILE} {SLEEP}")
+    kill(crowd.head, "coordinator")
+    crowd.again(hosts)
 
 
 def restore(crowd: Crowd) -> None:
