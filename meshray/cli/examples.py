@@ -157,5 +157,6 @@ BY_COMMAND: Mapping[str, Result] = {
     "env": EnvResult({"RAY_ADDRESS": "10.99.0.1:6379", "RAY_AUTH_MODE": "token"}),
     "render wireguard": FileText("wireguard", "# Made by meshray.\n[Interface]\n…"),
     "render systemd": FileText("systemd", "[Unit]\n…"),
+    "render slurm": FileText("slurm", "#!/bin/bash\n…"),
     "logs": FileText("agent", "2026-01-01 12:00:00,000 INFO connected to the coordinator\n"),
 }

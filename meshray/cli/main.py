@@ -47,7 +47,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Looking closer": {
         "ping": ("ping", "Measure the way to one node over the overlay."),
         "env": ("env", "Print the environment of `meshray run` as shell exports; record what joining nodes install."),
-        "render": ("render", "Print a configuration file: wireguard, systemd."),
+        "render": ("render", "Print a configuration file: wireguard, systemd, slurm."),
         "logs": ("logs", "Show what agent, coordinator, engine and Ray wrote."),
     },
 }

@@ -7,7 +7,8 @@
 Description=meshray: overlay network and Ray node
 """
 
+from meshray.render.slurm import Job, slurm_job
 from meshray.render.systemd import UNIT_NAME, systemd_unit
 from meshray.render.templates import render
 
-__all__ = ["UNIT_NAME", "render", "systemd_unit"]
+__all__ = ["UNIT_NAME", "Job", "render", "slurm_job", "systemd_unit"]

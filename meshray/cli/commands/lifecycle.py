@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
 
 from meshray.cli import bring_up
 from meshray.cli.app import App
-from meshray.cli.options import json_option, yes_option
+from meshray.cli.options import json_option, parse_duration, yes_option
 from meshray.cli.results import JoinResult, Left, Result, Stopped
+from meshray.cli.tables import child, children
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.settings import Home
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 #: The coordinator may be tried at several addresses, seconds.
 _API_S = 30.0
+#: How often is looked whether Ray has ended, seconds.
+_DRAIN_POLL_S = 0.5
 
 
 @click.command("up")
@@ -120,14 +125,18 @@ def down_command(app: App) -> Result:
 
 @click.command("leave")
 @yes_option
+@click.option(
+    "--drain", default="0", metavar="TIME", help="First let running tasks end, for so long: 60s, 10m. Not on a head."
+)
 @json_option
 @click.pass_obj
-def leave_command(app: App, yes: bool) -> Result:
+def leave_command(app: App, yes: bool, drain: str) -> Result:
     """Un-enrol this node and remove all its state.
 
     \b
-    Example:
+    Examples:
       sudo meshray leave
+      sudo meshray leave --drain 5m
 
     On the head this ends the mesh: all other nodes lose their coordinator, hub and Ray head.
     """
@@ -137,9 +146,12 @@ def leave_command(app: App, yes: bool) -> Result:
 
     app.require_root()
     home = app.own_home
+    patience_s = parse_duration(drain)
     enrolment = _enrolment_or_ask(app, home, yes)
     if enrolment is not None and enrolment.hosts_coordinator:
         _ask_for_the_others(app, home, enrolment, yes)
+    if patience_s and enrolment is not None:
+        _drain(app, patience_s)
     with claimed(home):
         enrolment = enrolment and find_enrolment(home)
         told = enrolment is None or _tell_through_the_tunnel(home, enrolment)
@@ -148,6 +160,33 @@ def leave_command(app: App, yes: bool) -> Result:
         service.uninstall(home)
         forget(home)
     return Left(enrolment.name if enrolment else "this machine", unenrolled)
+
+
+def _drain(app: App, patience_s: int) -> None:
+    """Waits until Ray has ended here, which it does as soon as it is idle, or until the time is over. A node that
+    cannot be drained leaves all the same: whoever asked for it has no time."""
+    from meshray.cli.ray_program import FoundRay
+
+    with app.progress() as progress:
+        progress.stage("drain", "run", "Ray gets no more work here")
+        deadline = time.monotonic() + patience_s
+        try:
+            # The map's word: the name may have been changed since this node enrolled.
+            ray = FoundRay.of(app, str(app.control().ask("status").get("self")))
+            ray.drain(patience_s)
+            while idle_is_awaited(app.control().ask("status")) and time.monotonic() < deadline:
+                time.sleep(_DRAIN_POLL_S)
+        except MeshrayError as error:
+            progress.stage("drain", "fail", error.message)
+            return
+        progress.stage("drain", "ok", "" if time.monotonic() < deadline else f"tasks still ran after {patience_s} s")
+
+
+def idle_is_awaited(status: Mapping[str, object]) -> bool:
+    """Whether the head still counts this node's Ray as ALIVE (pure)."""
+    me = status.get("self")
+    here = [node for node in children(status, "nodes") if node.get("name") == me]
+    return any(child(node, "ray").get("alive") is True for node in here)
 
 
 def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import click
 
 from meshray.cli.app import App
 from meshray.cli.options import group, json_option
 from meshray.cli.results import FileText, Result
+from meshray.errors import MeshrayError
 
 
 @group("render")
@@ -43,3 +47,75 @@ def systemd(app: App) -> Result:
     from meshray.runtime.service import unit_text
 
     return FileText("systemd", unit_text(app.own_home, app.environ))
+
+
+@render_command.command("slurm")
+@click.option("--nodes", type=click.IntRange(1, 100_000), default=2, show_default=True, help="Compute nodes.")
+@click.option("--time", default="1:00:00", show_default=True, metavar="TIME", help="As sbatch takes it: 2-12:00:00.")
+@click.option("--partition", default="", metavar="NAME", help="As sbatch takes it.")
+@click.option("--gpus-per-node", type=click.IntRange(0, 1024), default=0, metavar="N", help="GPUs of each node.")
+@click.option(
+    "--token-file",
+    default="meshray.token",
+    show_default=True,
+    metavar="PATH",
+    help="Where the token lies, seen by all compute nodes; a relative path is taken from where sbatch is typed.",
+)
+@click.option("--head", is_flag=True, help="The Ray head is in the job, on its first node; no token is needed.")
+@click.option("--ray-arg", multiple=True, metavar="ARG", help="For `ray start` on every node. May be repeated.")
+@click.option(
+    "--sbatch", multiple=True, metavar="OPTION", help="Any other option of sbatch: --sbatch=--mem=64G. May be repeated."
+)
+@click.option("-o", "--output", metavar="FILE", help="Write it to this file instead of standard output.")
+@click.argument("command", nargs=-1, metavar="[-- COMMAND...]")
+@json_option
+@click.pass_obj
+def slurm(
+    app: App,
+    *,
+    nodes: int,
+    time: str,
+    partition: str,
+    gpus_per_node: int,
+    token_file: str,
+    head: bool,
+    ray_arg: tuple[str, ...],
+    sbatch: tuple[str, ...],
+    output: str | None,
+    command: tuple[str, ...],
+) -> Result:
+    """Print an sbatch script that makes SLURM's nodes nodes of a mesh.
+
+    \b
+    Examples:
+      meshray render slurm --nodes 4 --time 8:00:00 --gpus-per-node 2 -- python train.py > job.sh
+      meshray render slurm --head --nodes 4 -o job.sh -- python train.py
+      sbatch job.sh
+
+    Each node joins as you and without root, and leaves when the command has ended or the time is up. Without a
+    command the nodes stay until then. COMMAND runs on the first node, as behind `meshray run --`.
+    """
+    from meshray.render import Job, slurm_job
+
+    wish = Job(
+        nodes=nodes,
+        time=time,
+        partition=partition,
+        gpus_per_node=gpus_per_node,
+        token_file=token_file,
+        head=head,
+        command=command,
+        ray_args=ray_arg,
+        sbatch=sbatch,
+    )
+    script = slurm_job(wish, Path(sys.executable).with_name("meshray"))
+    if output is None:
+        return FileText("slurm", script)
+    try:
+        Path(output).write_text(script)
+    except OSError as error:
+        raise MeshrayError(
+            "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file behind -o"
+        ) from None
+    app.note(f"{output} is written; next: sbatch {output}")
+    return FileText("slurm", script if app.as_json else "")

@@ -38,6 +38,7 @@ FIELDS = {
     "env lock": {"ray", "python", "requirements", "left_out"},
     "render wireguard": {"kind", "text"},
     "render systemd": {"kind", "text"},
+    "render slurm": {"kind", "text"},
     "logs": {"kind", "text"},
 }
 
