@@ -44,9 +44,10 @@ def run_command(app: App, command: tuple[str, ...]) -> None:
     uid = answer.get("person_uid")
     if app.euid == 0 and isinstance(uid, int) and uid != 0:
         environ.update(_become(Person.by_uid(uid)))
-    words = inside_command(app, [program, *command[1:]])
-    # Where it need not enter anything, it keeps the name by which it was called.
-    os.execve(words[0], command if words[0] == program else words, environ)  # noqa: S606 - replacing this process is what `run` is for
+    direct = [program, *command[1:]]
+    words = inside_command(app, direct)
+    # Where nothing is to be entered, it keeps the name by which it was called.
+    os.execve(words[0], command if words == direct else words, environ)  # noqa: S606 - replacing this process is what `run` is for
 
 
 def _become(person: Person) -> dict[str, str]:
