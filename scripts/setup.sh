@@ -52,7 +52,7 @@ wanted_packages() {
         echo iproute2 iptables iputils-ping nftables util-linux wireguard-go wireguard-tools
     esac
     case $goal in test)
-        echo faketime openssh-client openssh-server sudo tinyproxy-bin
+        echo faketime openssh-client openssh-server passt sudo tinyproxy-bin
         if [ "$(uname -m)" = x86_64 ] && ! kernel_has_wireguard; then
             # Ubuntu's kernels have WireGuard; Debian's plain one (not the cloud one, which lacks 9p) boots in QEMU.
             echo busybox-static kmod qemu-system-x86 udev

@@ -83,7 +83,7 @@ def _(result: InitResult) -> str:
     lines = [f"mesh {result.mesh} is up; this node is {result.name}, {result.ip}"]
     if result.ray_address:
         lines.append(f"Ray        {result.ray_address}   (meshray run -- python job.py)")
-        lines.append(f"dashboard  {result.dashboard}")
+        lines.append(f"dashboard  {result.local.get('dashboard', result.dashboard)}")
     if result.hub_only:
         lines += [
             "",
@@ -115,7 +115,8 @@ def _(result: JoinResult) -> str:
         line += f", path {path.get('kind')} over {path.get('transport')}"
     if ray.get("alive"):
         line += f"; Ray is ALIVE, {ray.get('nodes')} nodes"
-    return line
+    local = _object(result.summary, "local")
+    return line + (f"; dashboard at {local['dashboard']}" if "dashboard" in local else "")
 
 
 @text.register

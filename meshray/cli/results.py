@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 #: Exit code for "works but unhealthy" (status, doctor, ping without an answer).
 UNHEALTHY = 3
@@ -34,6 +34,7 @@ class InitResult(Result):
         ray_address, dashboard: None with ``--no-ray`` and ``--hub-only``.
         port: UDP and TCP; must be reachable from the other machines.
         endpoints: the addresses that the token holds.
+        local: without root: the dashboard and Ray Client on this machine's loopback.
         open_commands: what opens the port in this host's firewall; empty where nothing drops it.
     """
 
@@ -47,10 +48,12 @@ class InitResult(Result):
     endpoints: tuple[str, ...]
     open_commands: tuple[str, ...] = ()
     hub_only: bool = False
+    local: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``init --json``."""
         return {
+            **({"local": dict(self.local)} if self.local else {}),
             "token": self.token,
             "mesh": self.mesh,
             "node": {"name": self.name, "ip": self.ip},

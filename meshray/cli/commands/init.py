@@ -237,6 +237,7 @@ def _result(summary: bring_up.Summary, token: Token, wish: Wish, endpoints: tupl
         port=wish.port,
         endpoints=tuple(map(str, endpoints)),
         hub_only=wish.hub_only,
+        local={name: str(url) for name, url in child(summary, "local").items()},
         open_commands=tuple(_or_nothing(lambda: _open_commands(wish.port))),
     )
 

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address
+
+import pytest
+
+from meshray.agent import forwards
+from meshray.agent.forwards import Forwards
+from meshray.runtime.tasks import Tasks
+
+
+def test_both_directions_are_carried_and_a_taken_port_yields_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> tuple[bytes, dict[str, str], int]:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write((await reader.read()).upper())
+            writer.close()
+
+        head = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = head.sockets[0].getsockname()[1]
+        monkeypatch.setattr(forwards, "DASHBOARD_PORT", port)
+        made = Forwards(lambda: IPv4Address("127.0.0.1"))
+        tasks = Tasks()
+        tasks.start(made.run(), "forwards")
+        await asyncio.sleep(0)  # its first step binds the ports
+        reader, writer = await asyncio.open_connection("127.0.0.1", made.dashboard)
+        writer.write(b"hello")
+        writer.write_eof()
+        said = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        await tasks.close()
+        head.close()
+        return said, made.urls(), port
+
+    said, urls, taken = asyncio.run(scene())
+    assert said == b"HELLO"
+    assert urls["dashboard"] != f"http://127.0.0.1:{taken}"
+    assert urls["dashboard"].startswith("http://127.0.0.1:")
+    assert urls["ray_client"].startswith("ray://127.0.0.1:100")
+
+
+def test_without_a_head_a_connection_ends_at_once() -> None:
+    async def scene() -> bytes:
+        made = Forwards(lambda: None)
+        tasks = Tasks()
+        tasks.start(made.run(), "forwards")
+        await asyncio.sleep(0)  # its first step binds the ports
+        reader, writer = await asyncio.open_connection("127.0.0.1", made.dashboard)
+        said = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        await tasks.close()
+        return said
+
+    assert asyncio.run(scene()) == b""
