@@ -61,6 +61,11 @@ class Home:
         return self.state / "node.json"
 
     @property
+    def container(self) -> Path:
+        """In which container this node lives, where it does: see `meshray.runtime.container.record`."""
+        return self.state / "container.json"
+
+    @property
     def map_cache(self) -> Path:
         """The last map, for when the coordinator is away."""
         return self.state / "map.json"

@@ -46,12 +46,18 @@ kernel_has_wireguard() {
     is_root && unshare --net ip link add meshray-probe type wireguard 2>/dev/null
 }
 
+# From whichever packages: Docker's own ones and Debian's cannot be installed side by side.
+has_docker() {
+    command -v dockerd >/dev/null && command -v containerd >/dev/null && command -v runc >/dev/null
+}
+
 wanted_packages() {
     [ -x $venv/bin/python ] || python_packages
     case $goal in demo | test)
         echo iproute2 iptables iputils-ping nftables util-linux wireguard-go wireguard-tools
     esac
     case $goal in test)
+        has_docker || echo docker.io
         echo faketime openssh-client openssh-server passt sudo tinyproxy-bin
         if [ "$(uname -m)" = x86_64 ] && ! kernel_has_wireguard; then
             # Ubuntu's kernels have WireGuard; Debian's plain one (not the cloud one, which lacks 9p) boots in QEMU.
@@ -93,7 +99,7 @@ install_packages() {
     done
     # The tests start their own inside their hosts; installing them is not to change this machine's firewall or to open
     # a way into it.
-    for service in firewalld:firewalld openssh-server:ssh; do
+    for service in docker.io:docker.socket docker.io:docker docker.io:containerd firewalld:firewalld openssh-server:ssh; do
         case " $missing " in *" ${service%:*} "*)
             if [ -d /run/systemd/system ]; then
                 say "${service%:*} is installed for the tests, masked: systemctl unmask ${service#*:} if you want to use it"
@@ -127,7 +133,7 @@ make_venv() {
     fi
     say "installing Python packages into $venv (Ray is large: this can take a few minutes)"
     PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
-        $venv/bin/python -m pip install --quiet --editable '.[ray,examples,dev]'
+        $venv/bin/python -m pip install --quiet --editable '.[ray,examples,dev,docker]'
     fingerprint > $stamp
 }
 

@@ -62,7 +62,13 @@ class App:
         """The mesh that a question is about: the person's own, else the one that root set up."""
         own = self.own_home
         chosen = self.environ.get("MESHRAY_HOME") or self.environ.get("MESHRAY_RUN") or _exists(own.enrolment)
+        chosen = chosen or _exists(own.container)
         return SYSTEM_HOME if not chosen and _exists(SYSTEM_HOME.control_socket) else own
+
+    @property
+    def in_container(self) -> bool:
+        """This person's node lives in a container."""
+        return _exists(self.home.container)
 
     @property
     def may_be_enrolled(self) -> bool:

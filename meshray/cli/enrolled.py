@@ -27,6 +27,12 @@ def require_stranger(home: Home, mesh_id: str = "") -> None:
     Args:
         mesh_id: the mesh that it is asked to join; empty for `init`.
     """
+    if home.container.exists():
+        raise MeshrayError(
+            "already_enrolled",
+            "this machine has a node in a container already; nothing was changed",
+            hint="meshray status, or meshray leave before it joins another mesh; a second node: MESHRAY_HOME=FOLDER",
+        )
     enrolment = find_enrolment(home)
     if enrolment is None:
         return

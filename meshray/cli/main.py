@@ -125,8 +125,12 @@ def app_for(arguments: Sequence[str]) -> App:
 def run(app: App) -> int:
     """Runs the command that was typed; returns its exit code."""
     from meshray.cli import output
+    from meshray.cli.elsewhere import elsewhere
 
     try:
+        answered = elsewhere(app)
+        if answered is not None:
+            return answered
         result = cli.main(list(app.arguments), prog_name="meshray", standalone_mode=False, obj=app)
         if isinstance(result, output.Result):
             _show(app, result)

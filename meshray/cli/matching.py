@@ -55,7 +55,7 @@ def match_with_token(app: App, progress: Progress, token: Token, via: Via | None
     """
     from meshray.runtime.person import Person
 
-    return match(app, progress, _ask_with_token(app, token, via), Person.invoking(app.environ))
+    return match(app, progress, ask_with_token(app, token, via), Person.invoking(app.environ))
 
 
 def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
@@ -81,7 +81,8 @@ def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
         replace(enrolment, ray=str(matched.ray)).save(home)
 
 
-def _ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
+def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
+    """What the head runs. Raises as `match_with_token` does."""
     from meshray.agent.client import Coordinator
 
     stranger = Coordinator(token.coordinators, token.fingerprint)

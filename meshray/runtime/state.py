@@ -60,6 +60,21 @@ def claimed(home: Home) -> Iterator[Callable[[], None]]:
         os.close(handle)
 
 
+def is_claimed(home: Home) -> bool:
+    """Whether a command is at work that changes this node."""
+    try:
+        handle = os.open(home.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def require_clean(home: Home) -> None:
     """Raises MeshrayError where the state folder holds something of another program, or half of a node."""
     found = {entry.name for entry in home.state.iterdir() if not entry.name.startswith(_UNFINISHED)} - _HARMLESS

@@ -21,6 +21,7 @@ from meshray import __version__
 from meshray.agent.transport import MODES, Mode
 from meshray.cli import bring_up, output
 from meshray.cli.app import App
+from meshray.cli.container_options import ContainerChoice, container_options
 from meshray.cli.matching import env_option, match_with_token, warn_of_patch
 from meshray.cli.options import (
     PassesOnToRay,
@@ -127,6 +128,7 @@ class Found:
 @rootless_option
 @env_option
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
+@container_options
 @json_option
 @click.pass_obj
 def join_command(
@@ -147,6 +149,10 @@ def join_command(
     transport: Mode,
     rootless: bool,
     env: str | None,
+    runtime: str,
+    image: str,
+    bridge: str,
+    volume: tuple[str, ...],
 ) -> Result | int:
     """Join the mesh that a token names, with a Ray worker.
 
@@ -157,6 +163,7 @@ def join_command(
       sudo meshray join @/run/secrets/token --ephemeral --block -- --num-gpus=1
       sudo meshray join --via ssh://ana@head TOKEN
       sudo meshray join --env match TOKEN
+      meshray join --runtime docker TOKEN
       sudo meshray join --hub --endpoint vm.example.org:51888 TOKEN
 
     A token on the command line can be seen by other people of this machine: - reads it from standard input, @FILE
@@ -181,21 +188,20 @@ def join_command(
     )
     _require_sense(wish)
     require_no_words_to_ray(no_ray, ray)
+    choice = ContainerChoice(runtime, image, bridge, volume)
+    choice.require_sense(rootless=rootless, env=env is not None)
+    if choice.in_container:
+        from meshray.cli.containers import join_in_container
+
+        return join_in_container(app, wish, choice, block)
     return _join(app, wish, block)
 
 
 def _require_sense(wish: Wish) -> None:
     if HEAD in wish.roles and not wish.with_ray:
         raise UsageError("head_without_ray", "--head runs Ray, and --no-ray does not", hint="leave out one of them")
-    other = (
-        "--no-ray"
-        if not wish.with_ray
-        else "--ray"
-        if wish.ray is not None
-        else "--head"
-        if wish.roles & {HEAD}
-        else ""
-    )
+    said = (("--no-ray", not wish.with_ray), ("--ray", wish.ray is not None), ("--head", HEAD in wish.roles))
+    other = next((option for option, is_said in said if is_said), "")
     if wish.env and other:
         raise UsageError(
             "env_with_other",

@@ -37,6 +37,12 @@ def up_command(app: App) -> Result:
 
     Same name, same address, same key. Returns when the node is up; does nothing where it is up already.
     """
+    from meshray.cli import boxes
+    from meshray.runtime.state import claimed
+
+    if app.in_container:
+        with claimed(app.own_home):
+            return boxes.bring_up(app, boxes.record_of(app.own_home))
     app.require_root()
     return JoinResult(start_node(app, app.own_home), fresh=False)
 
@@ -116,8 +122,13 @@ def down_command(app: App) -> Result:
     from meshray.agent.enrolment import Enrolment
     from meshray.runtime.state import claimed
 
-    app.require_root()
     home = app.own_home
+    if app.in_container:
+        from meshray.cli import boxes
+
+        with claimed(home):
+            return boxes.take_down(app, home, boxes.record_of(home))
+    app.require_root()
     enrolment = Enrolment.load(home)
     with claimed(home):
         return Stopped(enrolment.name, was_running=_take_down(app, home))
@@ -144,9 +155,14 @@ def leave_command(app: App, yes: bool, drain: str) -> Result:
     from meshray.runtime import service
     from meshray.runtime.state import claimed, forget
 
-    app.require_root()
     home = app.own_home
     patience_s = parse_duration(drain)
+    if app.in_container:
+        from meshray.cli import boxes
+
+        with claimed(home):
+            return boxes.leave(app, home, boxes.record_of(home), yes=yes, drain=drain)
+    app.require_root()
     enrolment = _enrolment_or_ask(app, home, yes)
     if enrolment is not None and enrolment.hosts_coordinator:
         _ask_for_the_others(app, home, enrolment, yes)

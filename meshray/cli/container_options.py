@@ -1,0 +1,79 @@
+"""What `join` can be told about a container.
+
+@container_options
+def join_command(…, runtime: str, image: str, bridge: str, volume: tuple[str, ...]) -> Result | int: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from meshray.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HOST, DOCKER = RUNTIMES = ("host", "docker")
+
+
+@dataclass(frozen=True)
+class ContainerChoice:
+    """What was said.
+
+    Attributes:
+        runtime: where the node lives.
+        image: instead of the one that matches the head.
+        bridge: the Docker network that it is connected to; empty: the engine's default.
+        volumes: ``FOLDER:PLACE``, folders of this machine for the jobs.
+    """
+
+    runtime: str = HOST
+    image: str = ""
+    bridge: str = ""
+    volumes: tuple[str, ...] = ()
+
+    @property
+    def in_container(self) -> bool:
+        """A container is asked for."""
+        return self.runtime == DOCKER
+
+    def require_sense(self, *, rootless: bool, env: bool) -> None:
+        """Raises UsageError where what was said does not go together."""
+        if self.in_container and (rootless or env):
+            raise UsageError(
+                "container_with_other",
+                f"in a container the node has {'root' if rootless else 'the Ray of the image'}, and "
+                f"{'--rootless' if rootless else '--env'} says otherwise",
+                hint="leave out one of them" + ("" if rootless else "; --image chooses the Ray"),
+            )
+        if not self.in_container and self != ContainerChoice():
+            raise UsageError(
+                "no_container",
+                "--image, --bridge and --volume are about a container",
+                hint="meshray join --runtime docker --image IMAGE TOKEN",
+            )
+
+
+def container_options(function: F) -> F:
+    """``--runtime`` and what goes with it."""
+    for option in (
+        click.option(
+            "--volume", multiple=True, metavar="FOLDER:PLACE", help="A folder of this machine for the container's jobs."
+        ),
+        click.option("--bridge", default="", metavar="NETWORK", help="The Docker network of the container."),
+        click.option(
+            "--image", default="", metavar="IMAGE", help="Of the container; default: the rayproject/ray of the head."
+        ),
+        click.option(
+            "--runtime",
+            type=click.Choice(RUNTIMES),
+            default=HOST,
+            show_default=True,
+            help="Where the node lives: on this machine, or in a container of its own.",
+        ),
+    ):
+        function = option(function)
+    return function

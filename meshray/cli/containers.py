@@ -1,0 +1,176 @@
+"""`meshray join --runtime docker`: a container is made, and in it the machine's node joins.
+
+head's Ray and Python ──► image ──► container ──► in it: meshray join -, the token on standard input
+
+So what a node is, does and answers is the same in there as anywhere; only where it lives is another place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshray.cli import output
+from meshray.cli.app import App
+from meshray.cli.boxes import answered, take_down
+from meshray.cli.matching import ask_with_token
+from meshray.cli.results import JoinResult, Result
+from meshray.cli.undo import Undo
+from meshray.errors import MeshrayError, UsageError
+from meshray.model.node import HEAD, HUB, Versions
+from meshray.settings import Home
+
+if TYPE_CHECKING:
+    from meshray.cli.commands.join import Wish
+    from meshray.cli.container_options import ContainerChoice
+    from meshray.runtime.container.engine import Engine
+    from meshray.runtime.container.node import Box
+    from meshray.runtime.container.plan import Plan
+
+#: Where the logs of a join that failed lie in the container, see `meshray.runtime.state.failed_logs`.
+_FAILED = "log.failed"
+
+
+def join_in_container(app: App, wish: Wish, choice: ContainerChoice, block: bool) -> Result | int:
+    """`meshray join --runtime docker`. What was made is removed again when a later step fails."""
+    from meshray.cli.enrolled import require_stranger
+    from meshray.raynode.command import check_extra_args, check_labels
+    from meshray.runtime.container import record as records
+    from meshray.runtime.container.engine import open_engine
+    from meshray.runtime.container.node import make
+    from meshray.runtime.state import claimed, require_clean
+
+    home = app.own_home
+    _require_sense(wish)
+    check_extra_args(wish.ray_args)
+    check_labels(wish.labels)
+    require_stranger(home, wish.token.mesh_id)
+    with claimed(home) as release, Undo(app) as undo:
+        require_clean(home)
+        engine = open_engine(app.environ)
+        volumes = _volumes(engine, choice.volumes)
+        with app.progress() as progress:
+            progress.stage("head", "run", ", ".join(map(str, wish.token.coordinators)))
+            told = ask_with_token(app, wish.token, None)
+            head = Versions("", told.ray, told.python)
+            progress.stage("head", "ok", f"Ray {head.ray or '-'}, Python {head.python or '-'}")
+        plan = _plan(app, engine, wish, choice, head)
+        box = make(engine, replace(plan, volumes=volumes))
+        undo.add("the container", box.remove)
+        undo.add("its logs", lambda: _keep_logs(box, home))
+        summary = answered(app, box, _join_words(wish), stdin=wish.token.encode().encode())
+        records.save(home, box.record)
+        undo.keep()
+        result = JoinResult(summary)
+        if not block:
+            return result
+        release()
+        output.show(app, result)
+        return _stay(app, home, box)
+
+
+def _require_sense(wish: Wish) -> None:
+    if HUB in wish.roles:
+        raise UsageError(
+            "hub_in_container",
+            "a hub forwards packets in the kernel, which a container may not set up",
+            hint="--hub without --runtime docker, on the machine itself",
+        )
+    if wish.via is not None:
+        raise UsageError(
+            "via_in_container",
+            "--via goes through the ssh of this machine, which is not in the container",
+            hint="ssh -L a port of the coordinator, or join without --runtime docker",
+        )
+
+
+def _volumes(engine: Engine, said: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for item in said:
+        folder, colon, place = item.rpartition(":")
+        if not colon or not Path(folder).is_absolute() or not place.startswith("/"):
+            raise UsageError("bad_volume", f"{item[:80]!r} is no volume", hint="--volume /home/ana/data:/data")
+        if not Path(folder).is_dir():
+            raise UsageError("bad_volume", f"there is no folder {folder}", hint="--volume /home/ana/data:/data")
+        if engine.confined and Path("/home") not in Path(folder).resolve().parents:
+            raise UsageError(
+                "docker_confined",
+                f"this Docker is a snap and sees only people's homes: {folder} would be empty in the container",
+                hint="a folder below /home, or Docker's own packages: https://docs.docker.com/engine/install",
+            )
+        found[place] = folder
+    return found
+
+
+def _plan(app: App, engine: Engine, wish: Wish, choice: ContainerChoice, head: Versions) -> Plan:
+    from meshray.runtime.container import image, plan
+    from meshray.runtime.container.engine import cards_here
+
+    gpus, warning = plan.gpus(cards_here(), engine.info.get("Runtimes") or {})
+    if warning:
+        app.warn(warning)
+    if engine.forbids_new_privileges:
+        app.warn("this Docker engine gives no new privileges: sudo does not work in the container; Ray needs none")
+    if not choice.image and not head.ray:
+        raise MeshrayError(
+            "head_unknown",
+            "which image? The head of this mesh runs no Ray yet",
+            hint="--image IMAGE, for example rayproject/ray:2.60.0-py312",
+        )
+    name = choice.image or image.matching(head.ray, head.python, str(engine.info.get("Architecture", "")), gpus)
+    with app.progress() as progress:
+        found = image.prepare(engine, name, head, wish.with_ray, progress.stage)
+    if wish.with_ray and not found.content.closes:
+        app.warn(f"{name} has neither nft nor iptables: Ray's ports are open to other containers of its bridge")
+    return plan.Plan(
+        image=found.id,
+        python=found.content.python,
+        name=plan.free_name(str(wish.name), engine.container_names()),
+        hostname=str(wish.name),
+        person_uid=found.content.uid,
+        shm=plan.shm_bytes(wish.ray_args, int(engine.info.get("MemTotal") or 0)),
+        gpus=gpus,
+        bridge=choice.bridge,
+        ports=tuple(sorted({wish.port, *(endpoint.port for endpoint in wish.endpoints)} - {0})),
+        ephemeral=wish.ephemeral,
+    )
+
+
+def _join_words(wish: Wish) -> list[str]:
+    """The same join, as it is said in the container. Its name is the host name there."""
+    words = ["join", "-", "--json", "--transport", wish.transport]
+    words += ["--name", str(wish.name)] if wish.name_is_exact else []
+    words += ["--ray", wish.ray] if wish.ray is not None else []
+    words += [flag for flag, said in (("--ephemeral", wish.ephemeral), ("--no-ray", not wish.with_ray)) if said]
+    words += ["--head"] if HEAD in wish.roles else []
+    words += ["--port", str(wish.port)] if wish.port else []
+    for endpoint in wish.endpoints:
+        words += ["--endpoint", str(endpoint)]
+    for key, value in wish.labels.items():
+        words += ["--label", f"{key}={value}"]
+    return [*words, "--", *wish.ray_args] if wish.ray_args else words
+
+
+def _keep_logs(box: Box, home: Home) -> None:
+    """As after any join that failed, `meshray logs` tells of it."""
+    from meshray.runtime.container.plan import STATE
+    from meshray.runtime.files import make_folder, write_atomically
+    from meshray.runtime.state import failed_logs
+
+    for part in ("agent", "ray"):
+        text = box.read(f"{STATE}/{_FAILED}/{part}.log")
+        if text:
+            make_folder(failed_logs(home))
+            write_atomically(failed_logs(home) / f"{part}.log", text.decode(errors="replace"))
+
+
+def _stay(app: App, home: Home, box: Box) -> int:
+    """With --block: until the container ends, or somebody ends this command."""
+    try:
+        return box.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        take_down(app, home, box.record)

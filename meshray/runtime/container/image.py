@@ -1,0 +1,262 @@
+"""The image of a node: which, whether it can run one, and how meshray gets into it.
+
+rayproject/ray ──► looked into: its Python, its Ray, its meshray ──► as it is
+                                                            └──────► with this meshray installed: meshray/node:…
+
+What is installed comes from this installation as wheels (`wheels`), so it needs no network where the image has the
+same Python; what does not fit comes from PyPI. No folder of this machine is mounted for it: engines that are
+confined (snap) or elsewhere (DOCKER_HOST) would not see it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import platform
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from meshray import __version__
+from meshray.errors import MeshrayError
+from meshray.model.node import Versions
+from meshray.model.release import PYTHON, RAY, ray_difference, release
+from meshray.runtime.container.engine import Engine, explained
+from meshray.runtime.container.plan import LABEL
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+    from docker.models.images import Image
+
+OLDEST_PYTHON = (3, 10)
+#: Ray publishes images for these two; the second has a suffix.
+_SUFFIXES = {"aarch64": "-aarch64", "arm64": "-aarch64"}
+#: An image is looked into within seconds; a package index may be slow.
+_LOOK_S, _INSTALL_S = 60, 600
+_WHEELS = "/opt/meshray-wheels"
+#: Tells what is in an image; runs in it, so only the standard library, of any Python 3.
+_LOOK = """
+import json, os, shutil, sys
+def version(name):
+    try:
+        from importlib import metadata
+        return metadata.version(name)
+    except Exception:
+        return ""
+print(json.dumps({"python": sys.executable, "version": "%d.%d.%d" % sys.version_info[:3], "ray": version("ray"),
+    "meshray": version("meshray"), "uid": os.getuid(), "closes": bool(shutil.which("nft") or shutil.which("iptables")
+    or os.path.exists("/usr/sbin/nft") or os.path.exists("/usr/sbin/iptables"))}))
+"""
+_ANY_PYTHON = 'for p in python python3; do command -v $p >/dev/null && exec $p -c "$0"; done; echo "{}"'
+#: As root. The image's own interpreter is $0. What closes Ray's ports to the bridge is worth a try.
+_INSTALL = f"""
+set -e
+install() {{ "$0" -m pip install --quiet --find-links {_WHEELS} "$@" 'meshray=={__version__}'; }}
+install --no-index || install
+rm -rf {_WHEELS}
+command -v nft || command -v iptables || {{ apt-get -q update && apt-get -q -y install --no-install-recommends nftables
+rm -rf /var/lib/apt/lists/*; }} || echo "neither nft nor iptables"
+"""
+_PIP = {
+    "PIP_ROOT_USER_ACTION": "ignore",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_BREAK_SYSTEM_PACKAGES": "1",  # the image is thrown away as a whole
+    "PIP_NO_CACHE_DIR": "1",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+
+#: Told of each stage: name, state, detail.
+Stage = Callable[[str, str, str], None]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is in an image.
+
+    Attributes:
+        python: its interpreter, empty where it has none.
+        version: of Python.
+        ray, meshray: versions, empty where they are not in it.
+        uid: as whom its programs run.
+        closes: a program is in it with which Ray's ports can be closed.
+    """
+
+    python: str = ""
+    version: str = ""
+    ray: str = ""
+    meshray: str = ""
+    uid: int = 0
+    closes: bool = True
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Content:
+        """What `_LOOK` printed."""
+        texts = {name: str(value.get(name, "")) for name in ("python", "version", "ray", "meshray")}
+        return cls(**texts, uid=int(value.get("uid", 0)), closes=value.get("closes") is True)
+
+
+@dataclass(frozen=True)
+class NodeImage:
+    """One that can run a node."""
+
+    id: str
+    name: str
+    content: Content
+
+
+def matching(ray: str, python: str, architecture: str, gpus: bool) -> str:
+    """The image that has the head's Ray and Python. Pure.
+
+    >>> matching("2.60.0", "3.12.3", "x86_64", gpus=True)
+    'rayproject/ray:2.60.0-py312-gpu'
+    """
+    short = "".join(python.split(".")[:2])
+    return f"rayproject/ray:{ray}-py{short}{'-gpu' if gpus else ''}{_SUFFIXES.get(architecture, '')}"
+
+
+def judge(name: str, found: Content, head: Versions, with_ray: bool) -> None:
+    """Whether a node can run on it. Pure.
+
+    Args:
+        head: its versions, empty where it is not known or runs no Ray.
+
+    Raises:
+        MeshrayError: what is missing or does not match.
+    """
+    if not found.python:
+        raise MeshrayError(
+            "image_unusable", f"the image {name} has no Python", hint="--image with one that has Ray in it"
+        )
+    if release(found.version)[:2] < OLDEST_PYTHON:
+        raise MeshrayError(
+            "image_python",
+            f"the image {name} has Python {found.version}; meshray needs {'.'.join(map(str, OLDEST_PYTHON))} or later",
+            hint="--image with a newer one, for example rayproject/ray:…-py312; the head needs the same Python",
+        )
+    if not with_ray:
+        return
+    if not found.ray:
+        raise MeshrayError(
+            "image_without_ray",
+            f"the image {name} has no Ray in it (its Python is {found.python})",
+            hint="--image with one that has, --no-ray for a node without, or in a Dockerfile: "
+            f"RUN pip install 'ray[default]=={head.ray or 'VERSION'}'",
+        )
+    difference = ray_difference(Versions(__version__, found.ray, found.version), head) if head.ray else None
+    if difference in (RAY, PYTHON):
+        raise MeshrayError(
+            "version_mismatch",
+            f"the head runs Ray {head.ray} on Python {head.python}, the image {name} has Ray {found.ray} on Python "
+            f"{found.version}",
+            hint=f"without --image: meshray takes {matching(head.ray, head.python, platform.machine(), False)}",
+        )
+
+
+def prepare(engine: Engine, name: str, head: Versions, with_ray: bool, stage: Stage) -> NodeImage:
+    """The image with this meshray in it, made where there is none yet. Nothing is left of one that cannot be made.
+
+    Raises:
+        MeshrayError: it cannot be had, or no node can run on it.
+    """
+    stage("image", "run", name)
+    image = _get(engine, name, stage)
+    content = _look(engine, image, name)
+    judge(name, content, head, with_ray)
+    if content.meshray != __version__:
+        image, content = _with_meshray(engine, image, name, content, stage)
+    stage("image", "ok", f"{name}: Ray {content.ray or '-'}, Python {content.version}")
+    return NodeImage(str(image.id), name, content)
+
+
+def _get(engine: Engine, name: str, stage: Stage) -> Image:
+    import docker.errors
+
+    with explained(f"the image {name}"):
+        try:
+            return engine.client.images.get(name)
+        except docker.errors.ImageNotFound:
+            pass
+        stage("image", "run", f"{name} is being pulled")
+        return engine.client.images.pull(name)
+
+
+def _look(engine: Engine, image: Image, name: str) -> Content:
+    command = ["-c", _ANY_PYTHON, _LOOK]
+    with _trial(engine, image, name, entrypoint=["sh"], command=command, network_mode="none") as trial:
+        _, output = _run(trial, _LOOK_S, name)
+    try:
+        return Content.from_json(json.loads(output.strip().splitlines()[-1]))
+    except (ValueError, IndexError, AttributeError):
+        raise MeshrayError(
+            "image_unusable",
+            f"the image {name} cannot be looked into: its Python says {output.strip()[-200:]!r}",
+            hint="--image with one that has Ray in it",
+        ) from None
+
+
+def _with_meshray(engine: Engine, image: Image, name: str, base: Content, stage: Stage) -> tuple[Image, Content]:
+    import docker.errors
+
+    from meshray.runtime.container.wheels import collect
+
+    wheels = collect()
+    mark = hashlib.sha256(str(image.id).encode())
+    for wheel in wheels:
+        mark.update(wheel.content)
+    repository, tag = "meshray/node", f"{__version__}-{mark.hexdigest()[:12]}"
+    with explained("the images"):
+        try:
+            made = engine.client.images.get(f"{repository}:{tag}")
+            return made, _look(engine, made, name)
+        except docker.errors.ImageNotFound:
+            pass
+    stage("image", "run", f"meshray is being installed into {name}")
+    command = ["-c", _INSTALL, base.python]
+    with _trial(engine, image, name, entrypoint=["sh"], command=command, user="0", environment=_PIP) as trial:
+        with explained(f"meshray cannot be brought into {name}"):
+            trial.put_archive("/", archive({f"{_WHEELS[1:]}/{wheel.name}": wheel.content for wheel in wheels}))
+        code, output = _run(trial, _INSTALL_S, name)
+        if code:
+            words = (output.strip().splitlines() or ["it says nothing"])[-1]
+            raise MeshrayError(
+                "image_install",
+                f"meshray cannot be installed into {name}: {words[-300:]}",
+                hint="build an image that has it (containers/Dockerfile.worker), then --image with its name",
+            )
+        with explained(f"{name} with meshray in it cannot be kept"):
+            made = trial.commit(repository, tag, changes=[f"LABEL {LABEL}={__version__}"])
+    return made, _look(engine, made, name)
+
+
+@contextlib.contextmanager
+def _trial(engine: Engine, image: Image, name: str, **settings: Any) -> Iterator[Container]:
+    """A container that is gone with the block, however that ends."""
+    with explained(f"the image {name}"):
+        trial = engine.client.containers.create(str(image.id), labels={LABEL: "trial"}, **settings)
+    try:
+        yield trial
+    finally:
+        with explained(f"the container {trial.name}, in which {name} was tried, could not be removed"):
+            trial.remove(force=True, v=True)
+
+
+def _run(trial: Container, deadline_s: float, name: str) -> tuple[int, str]:
+    """Exit code and what it printed."""
+    with explained(f"the image {name}"):
+        trial.start()
+        code = int(trial.wait(timeout=deadline_s)["StatusCode"])
+        return code, trial.logs().decode(errors="replace")
+
+
+def archive(files: Mapping[str, bytes], mode: int = 0o644) -> bytes:
+    """A tar of these files, as `put_archive` wants it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size, entry.mode = len(content), mode
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

@@ -1,0 +1,278 @@
+"""A node's container: made, started, spoken to, stopped and removed.
+
+box = make(engine, plan)
+code = Box.of(engine, record).call(["join", "-", "--json"], stdin=token, out=answer.write, err=progress)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import secrets
+import socket
+import tarfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from meshray import __version__
+from meshray.errors import MeshrayError, UnreachableError
+from meshray.runtime.container.engine import Engine, explained
+from meshray.runtime.container.plan import LABEL, STATE, Plan
+from meshray.runtime.container.record import Record
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+#: Ray's processes, then the tunnel: `meshray down` has a patience of its own, this one is longer.
+STOP_S = 90
+_TUN = "/dev/net/tun"
+#: Marks in its environment the process that a call from outside started.
+_MARK = "MESHRAY_CALL"
+#: Sends a signal to it. Its parent is outside of the container, which looks like 0 from inside; what it started
+#: (the agent) has inherited the mark, but not that.
+_INTERRUPT = """
+import os, signal, sys
+for pid in filter(str.isdecimal, os.listdir("/proc")):
+    try:
+        marked = sys.argv[1].encode() in open(f"/proc/{pid}/environ", "rb").read().split(b"\\0")
+        if marked and open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1] == "0":
+            os.kill(int(pid), signal.SIGINT)
+    except OSError:
+        pass
+"""
+
+#: Takes what comes out of the container.
+Sink = Callable[[bytes], object]
+
+
+@dataclass(frozen=True)
+class Box:
+    """The container of a node."""
+
+    engine: Engine
+    record: Record
+    container: Container
+
+    @classmethod
+    def of(cls, engine: Engine, record: Record) -> Box:
+        """The one that is remembered.
+
+        Raises:
+            UnreachableError: ``container_gone``: somebody removed it.
+        """
+        import docker.errors
+
+        with explained(f"the container {record.name}"):
+            try:
+                return cls(engine, record, engine.client.containers.get(record.container))
+            except docker.errors.NotFound:
+                raise UnreachableError(
+                    "container_gone",
+                    f"the container {record.name} of this node is not there any more: somebody removed it",
+                    hint="meshray leave --yes removes what is left; on the head: meshray node list",
+                ) from None
+
+    @property
+    def runs(self) -> bool:
+        """Whether commands can be run in it."""
+        return str(self.container.status) == "running"
+
+    def require_running(self) -> None:
+        """Raises UnreachableError where it is stopped."""
+        if not self.runs:
+            raise UnreachableError(
+                "container_down",
+                f"the container {self.record.name} of this node is {self.container.status}",
+                hint="meshray up",
+            )
+
+    def start(self) -> None:
+        """Starts it; its first process brings an enrolled node up."""
+        with explained(f"the container {self.record.name} cannot be started"):
+            self.container.start()
+
+    def stop(self) -> None:
+        """Stops it; its first process takes the node down."""
+        with explained(f"the container {self.record.name} cannot be stopped"):
+            self.container.stop(timeout=STOP_S)
+
+    def remove(self) -> None:
+        """Removes it and the node's state."""
+        remove_remains(self.engine, self.record)
+
+    def wait(self) -> int:
+        """Until it has ended; its exit code."""
+        with explained(f"the container {self.record.name}"):
+            return int(self.container.wait(timeout=None)["StatusCode"])
+
+    def meshray(
+        self,
+        arguments: Sequence[str],
+        *,
+        out: Sink,
+        err: Sink,
+        stdin: Callable[[], bytes] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> int:
+        """Runs a meshray command in it to its end; its exit code.
+
+        Args:
+            stdin: read again and again until it gives nothing.
+
+        Raises:
+            KeyboardInterrupt: came here, was passed on, and the command has ended.
+        """
+        mark = f"{_MARK}={secrets.token_hex(8)}"
+        command = [self.record.python, "-m", "meshray.cli", *arguments]
+        api = self.engine.client.api
+        variables = [mark, *(f"{name}={value}" for name, value in (environ or {}).items())]
+        with explained(f"nothing can be run in the container {self.record.name}"):
+            call = api.exec_create(
+                self.container.id, command, stdin=stdin is not None, user="0", environment=variables
+            )["Id"]
+            stream = api.exec_start(call, socket=True)
+        try:
+            if stdin is not None:
+                threading.Thread(target=_feed, args=(stream, stdin), daemon=True).start()
+            self._carry(stream, mark, out, err)
+        finally:
+            stream.close()
+        with explained(f"the container {self.record.name}"):
+            code = api.exec_inspect(call)["ExitCode"]
+        return 1 if code is None else int(code)
+
+    def _carry(self, stream: Any, mark: str, out: Sink, err: Sink) -> None:
+        from docker.utils.socket import STDERR, frames_iter
+
+        interrupted = False
+        frames = frames_iter(stream, tty=False)
+        while True:
+            try:
+                for kind, data in frames:
+                    (err if kind == STDERR else out)(data)
+                break
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                # The generator ended with the exception; whoever reads on needs a new one.
+                frames = frames_iter(stream, tty=False)
+                self.container.exec_run([self.record.python, "-c", _INTERRUPT, mark], user="0")
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def once(self, arguments: Sequence[str]) -> tuple[int, bytes]:
+        """Runs a meshray command on its state while it is stopped: exit code and standard output."""
+        settings = self.container.attrs["HostConfig"]
+        with explained(f"the state of the container {self.record.name}"):
+            helper = self.engine.client.containers.create(
+                self.container.attrs["Image"],
+                entrypoint=[self.record.python, "-m", "meshray.cli"],
+                command=list(arguments),
+                user="0",
+                cap_add=["NET_ADMIN"],
+                devices=[_TUN],
+                network=settings["NetworkMode"] if settings["NetworkMode"] != "default" else None,
+                volumes_from=[self.container.id],
+                labels={LABEL: __version__},
+            )
+            try:
+                helper.start()
+                code = int(helper.wait(timeout=STOP_S)["StatusCode"])
+                return code, bytes(helper.logs(stdout=True, stderr=False))
+            finally:
+                helper.remove(force=True)
+
+    def unlink(self, path: str) -> None:
+        """Removes a file in it."""
+        with explained(f"the container {self.record.name}"):
+            self.container.exec_run(["rm", "-f", path], user="0")
+
+    def read(self, path: str) -> bytes | None:
+        """A file in it, also of a stopped one; None where there is none."""
+        import docker.errors
+
+        with explained(f"the container {self.record.name}"):
+            try:
+                chunks, _ = self.container.get_archive(path)
+            except docker.errors.NotFound:
+                return None
+            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
+                member = tar.next()
+                file = tar.extractfile(member) if member is not None else None
+                return file.read() if file is not None else None
+
+
+def _feed(stream: Any, read: Callable[[], bytes]) -> None:
+    raw = getattr(stream, "_sock", stream)
+    with contextlib.suppress(OSError, ValueError):
+        while data := read():
+            raw.sendall(data)
+        raw.shutdown(socket.SHUT_WR)
+
+
+def remove_remains(engine: Engine, record: Record) -> None:
+    """Removes what there still is of a node's container and its state."""
+    import docker.errors
+
+    with explained(f"the container {record.name} cannot be removed"):
+        with contextlib.suppress(docker.errors.NotFound):
+            engine.client.containers.get(record.container or record.name).remove(force=True, v=True)
+        with contextlib.suppress(docker.errors.NotFound):
+            engine.client.volumes.get(record.volume).remove(force=True)
+
+
+def make(engine: Engine, plan: Plan) -> Box:
+    """Makes and starts it. Nothing is left of one that does not start.
+
+    Raises:
+        MeshrayError: what the engine does not let it have.
+    """
+    import docker.types
+
+    gpus = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if plan.gpus else None
+    inside = {plan.volume: {"bind": STATE, "mode": "rw"}}
+    inside |= {outside: {"bind": place, "mode": "rw"} for place, outside in plan.volumes.items()}
+    with explained("the node's container cannot be made"):
+        engine.client.volumes.create(plan.volume, labels={LABEL: __version__})
+    record = Record(engine.address, "", plan.name, plan.volume, plan.python, plan.ephemeral)
+    try:
+        with explained("the node's container cannot be made"):
+            container = engine.client.containers.create(
+                plan.image,
+                entrypoint=[plan.python, "-m", "meshray.runtime.container.first"],
+                command=[],
+                name=plan.name,
+                hostname=plan.hostname,
+                user="0",
+                cap_add=["NET_ADMIN"],
+                devices=[_TUN],
+                device_requests=gpus,
+                shm_size=plan.shm,
+                network=plan.bridge or None,
+                ports={f"{port}/udp": port for port in plan.ports},
+                volumes=inside,
+                tmpfs={"/run/meshray": "mode=711"},
+                environment={"SUDO_UID": str(plan.person_uid)} if plan.person_uid else {},
+                restart_policy={"Name": "no" if plan.ephemeral else "unless-stopped"},
+                labels={LABEL: __version__},
+            )
+    except BaseException:
+        remove_remains(engine, record)
+        raise
+    box = Box(engine, replace(record, container=str(container.id)), container)
+    try:
+        box.start()
+        box.container.reload()
+        box.require_running()
+    except BaseException:
+        said = box.container.logs().decode(errors="replace").strip()[-300:] if box.container.id else ""
+        box.remove()
+        if said:
+            raise MeshrayError(
+                "container_failed", f"the node's container ended at once: {said}", hint="docker info"
+            ) from None
+        raise
+    return box

@@ -1,0 +1,154 @@
+"""An image for tests without a registry: this machine's own Python, Ray and a few programs, as a tar.
+
+It has what rayproject/ray has as far as a node is concerned: Python with pip, Ray, sh, nft; and none of what meshray
+needs beside that. In /wheelhouse lie the wheels that a build without a network needs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from meshray.runtime.container.wheels import collect
+
+#: Programs of the machine that are in every image that one would take.
+PROGRAMS = ("sh", "cat", "chmod", "cp", "env", "id", "ip", "ls", "mkdir", "nft", "ping", "rm", "sleep", "tail", "uname")
+#: What builds a wheel, and pip itself, which other packages do not ask for.
+BUILDERS = ("pip", "hatchling")
+#: Of the standard library and of Ray: large, and no node needs it.
+LEFT_OUT = re.compile(
+    r"/(test|tests|idlelib|tkinter|turtledemo|site-packages|dist-packages|config-[^/]*)/|/ray/(jars|rllib|cpp)/"
+)
+ACCOUNTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nray:x:1000:1000::/home/ray:/bin/sh\n",
+    "etc/group": "root:x:0:\nray:x:1000:\n",
+    "etc/nsswitch.conf": "hosts: files dns\n",
+}
+FOLDERS = {"tmp": 0o1777, "root": 0o700, "run": 0o755, "var/lib": 0o755, "home/ray": 0o755, "etc": 0o755}
+MERGED = ("bin", "sbin", "lib", "lib64")
+
+
+class _Archive(tarfile.TarFile):
+    """Docker takes no file twice, and two packages may bring the same one (opencensus)."""
+
+    def addfile(self, tarinfo: tarfile.TarInfo, fileobj: Any = None) -> None:
+        names: set[str] = self.__dict__.setdefault("names_so_far", set())
+        if tarinfo.name not in names:
+            names.add(tarinfo.name)
+            super().addfile(tarinfo, fileobj)
+
+
+def write_base(target: Path) -> None:
+    """Writes the tar."""
+    python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
+    with _Archive.open(target, "w") as tar:
+        _furnish(tar)
+        binaries = {python, *(Path(found).resolve() for name in PROGRAMS if (found := shutil.which(name)))}
+        for name in PROGRAMS:
+            tar.add(Path(shutil.which(name) or name).resolve(), f"usr/bin/{name}")
+        tar.add(python, str(python).lstrip("/"))
+        for name in ("python", "python3"):
+            _link(tar, f"usr/local/bin/{name}", str(python))
+        _text(
+            tar,
+            "usr/local/bin/ray",
+            f"#!{python}\nimport sys\nfrom ray.scripts.scripts import main\nsys.exit(main())\n",
+        )
+        for path in _below(Path(sysconfig.get_path("stdlib"))):
+            binaries |= _add(tar, path, path)
+        site = _site_packages(python)
+        for package in _wanted():
+            for file in package.files or ():
+                path = Path(str(file.locate()))
+                if ".." not in file.parts and path.is_file() and not LEFT_OUT.search(f"/{file}"):
+                    binaries |= _add(tar, path, site / str(file))
+        for wheel in collect():
+            if not wheel.name.startswith("meshray-"):
+                _bytes(tar, f"wheelhouse/{wheel.name}", wheel.content)
+        for place, library in sorted(_libraries(binaries).items()):
+            tar.add(library, str(place).lstrip("/"))
+
+
+def _furnish(tar: tarfile.TarFile) -> None:
+    for name, mode in FOLDERS.items():
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.mode = tarfile.DIRTYPE, mode
+        if name == "home/ray":
+            entry.uid = entry.gid = 1000
+        tar.addfile(entry)
+    for name in MERGED:
+        _link(tar, name, f"usr/{name}")
+    for name, text in ACCOUNTS.items():
+        _bytes(tar, name, text.encode())
+
+
+def _add(tar: tarfile.TarFile, path: Path, place: Path) -> set[Path]:
+    tar.add(path, str(place).lstrip("/"), recursive=False)
+    return {path} if path.suffix == ".so" or ".so." in path.name or os.access(path, os.X_OK) else set()
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if not LEFT_OUT.search(f"{path}/"):
+            yield path
+
+
+def _wanted() -> list[Distribution]:
+    """What ray[default] and the builders are made of, as far as it is installed here."""
+    found: dict[str, Distribution] = {}
+    asked = [("ray", "default"), *((name, "") for name in BUILDERS)]
+    while asked:
+        name, extra = asked.pop()
+        if name in found:
+            continue
+        found[name] = distribution(name)
+        for line in found[name].requires or ():
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                asked.append((re.sub(r"[-_.]+", "-", need.name).lower(), next(iter(need.extras), "")))
+    return list(found.values())
+
+
+def _site_packages(python: Path) -> Path:
+    ask = [str(python), "-I", "-c", "import site; print(site.getsitepackages()[0])"]
+    return Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+
+
+def _libraries(binaries: set[Path]) -> dict[Path, Path]:
+    """What the loader would load for these, the loader included, by its place in the image."""
+    done = subprocess.run(["ldd", *sorted(binaries)], capture_output=True, text=True, check=False)
+    paths = re.findall(r"(?:=> |^\s+)(/\S+) \(0x", done.stdout, re.MULTILINE)
+    return {_merged(Path(path)): Path(path).resolve() for path in paths if not Path(path).is_relative_to(sys.prefix)}
+
+
+def _merged(path: Path) -> Path:
+    """/lib and /usr/lib are the same place in the image."""
+    return Path("/usr") / path.relative_to("/") if path.parts[1] in MERGED else path
+
+
+def _link(tar: tarfile.TarFile, name: str, target: str) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = tarfile.SYMTYPE, target
+    tar.addfile(entry)
+
+
+def _text(tar: tarfile.TarFile, name: str, text: str) -> None:
+    _bytes(tar, name, text.encode(), 0o755)
+
+
+def _bytes(tar: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), mode
+    tar.addfile(entry, io.BytesIO(content))

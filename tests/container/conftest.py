@@ -1,0 +1,86 @@
+"""One world for the whole tier.
+
+            switch wan 203.0.113.0/24
+      ┌────────────────┴────────────────┐
+    head                              dock         a Docker engine of its own
+203.0.113.10                      203.0.113.20
+                              ┌─────────┴─────────┐
+                         bridge red          bridge blue       Docker lets nothing through between the two
+                              │                   │
+                         container           container
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.container.base import write_base
+from tests.container.engine import DockerEngine
+from tests.lab.cluster import Cluster
+from tests.lab.host import REPOSITORY, Host, Result
+from tests.lab.leftovers import RunId
+from tests.lab.world import World
+
+#: Small nodes start faster.
+RAY_ARGS = ("--num-cpus=1", "--object-store-memory=150000000")
+BRIDGES = ("red", "blue")
+OFFLINE = ("PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheelhouse", "PIP_NO_BUILD_ISOLATION=0")
+
+
+@dataclass(frozen=True)
+class Dock:
+    """The ground that stands for all tests.
+
+    Attributes:
+        token: for nodes that join.
+    """
+
+    world: World
+    head: Host
+    host: Host
+    engine: DockerEngine
+    cluster: Cluster
+
+    @property
+    def token(self) -> str:
+        """Good for any number of nodes."""
+        return str(self.cluster.answers[self.head.name]["token"])
+
+    def meshray(self, home: str, *words: str, check: bool = True, stdin: str = "") -> Result:
+        """A command of the person whose node lives in a container."""
+        return self.host.run(
+            ["meshray", *words], env={"MESHRAY_HOME": f"/root/{home}"}, check=check, stdin=stdin, deadline_s=150
+        )
+
+
+@pytest.fixture(scope="session")
+def dock() -> Iterator[Dock]:
+    """Head and engine, the base image, and the worker's image made of it."""
+    with World("dock") as world:
+        wan = world.switch("wan", "203.0.113.0/24")
+        head = world.host("head", wan, "203.0.113.10")
+        host = world.host("dock", wan, "203.0.113.20")
+        engine = DockerEngine.start(host, f"{RunId.mine()}-dock", "--no-new-privileges")
+        try:
+            base = host.path("/tmp/base.tar")
+            write_base(base)
+            engine.docker("import", "/tmp/base.tar", "base")
+            base.unlink()
+            for name in BRIDGES:
+                engine.docker("network", "create", name)
+            yield Dock(world, head, host, engine, Cluster.start(head, [], ray_args=RAY_ARGS))
+        finally:
+            engine.stop()
+
+
+@pytest.fixture(scope="session")
+def worker_image(dock: Dock) -> str:
+    """containers/Dockerfile.worker, made of the local base."""
+    arguments = ["BASE=base", "GO=base", "RAY_UID=0", *OFFLINE]
+    words = [word for argument in arguments for word in ("--build-arg", argument)]
+    file = REPOSITORY / "containers/Dockerfile.worker"
+    dock.engine.docker("build", "--quiet", "--network=none", *words, "--file", file, "--tag=worker", REPOSITORY)
+    return "worker"

@@ -1,0 +1,80 @@
+"""Nodes in containers on bridges that cannot reach each other, and a node on a host: one Ray cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.container.conftest import BRIDGES, RAY_ARGS, Dock
+from tests.lab.host import REPOSITORY
+
+TOGETHER = ["head", *BRIDGES]
+
+
+@pytest.fixture(scope="module")
+def nodes(dock: Dock, worker_image: str) -> Iterator[Dock]:
+    """One node in the plain base, into which meshray is brought; one in the image of containers/Dockerfile.worker."""
+    for name, image in zip(BRIDGES, ("base", worker_image), strict=True):
+        options = ["--runtime=docker", f"--image={image}", f"--bridge={name}", f"--name={name}", "--json"]
+        told = dock.meshray(name, "join", *options, "-", "--", *RAY_ARGS, stdin=dock.token).json()
+        assert told["node"]["name"] == name
+        assert told["ray"]["alive"]
+    yield dock
+    for name in BRIDGES:
+        dock.meshray(name, "leave", "--yes", check=False)
+
+
+def test_objects_go_both_ways_between_containers_that_cannot_reach_each_other(nodes: Dock) -> None:
+    address = nodes.engine.docker(
+        "inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "meshray-blue"
+    ).stdout.strip()
+    ping = ("exec", "meshray-red", "ping", "-n", "-c1", "-W1")
+    assert nodes.engine.docker(*ping, address, check=False).returncode == 1
+    said = nodes.cluster.job("python", str(REPOSITORY / "tests/lab/pairs.py"), "--nodes=3", "--mebibytes=8", "--json")
+    done = json.loads(said.stdout)
+    assert sorted(done["nodes"]) == sorted(TOGETHER)
+    assert len(done["objects"]) == 6
+    assert all(one["intact"] for one in done["objects"])
+
+
+def test_the_token_is_nowhere_to_be_seen(nodes: Dock) -> None:
+    told = [nodes.engine.docker("inspect", f"meshray-{name}").stdout for name in BRIDGES]
+    told += [nodes.engine.docker("top", f"meshray-{name}", "-eo", "args").stdout for name in BRIDGES]
+    told += [nodes.host.path(f"/root/{name}/container.json").read_text() for name in BRIDGES]
+    assert all("container" in text or "meshray" in text for text in told)
+    assert not [text for text in told if "meshray1_" in text or nodes.token[9:40] in text]
+
+
+def test_a_node_answers_through_its_container(nodes: Dock) -> None:
+    status = nodes.meshray("red", "status", "--json").json()
+    assert status["self"] == "red"
+    assert sorted(node["name"] for node in status["nodes"]) == sorted(TOGETHER)
+    doctor = nodes.meshray("red", "doctor", "--json", check=False).json()
+    assert {check["node"] for check in doctor["checks"]} >= {"red"}
+    assert not [check for check in doctor["checks"] if check["status"] == "fail"]
+    said = nodes.meshray("red", "run", "--", "python", "-", stdin="import socket; print(socket.gethostname())")
+    assert said.stdout == "red\n"
+    assert nodes.meshray("red", "run", "--", "sh", "-c", "exit 7", check=False).returncode == 7
+    assert "Ray was started" in nodes.meshray("red", "logs").stdout
+    nodes.meshray("red", "doctor", "--bundle", "/root/report.tar.gz", check=False)
+    assert nodes.host.run(["tar", "tzf", "/root/report.tar.gz"]).stdout
+
+
+def test_down_up_and_leave_from_outside(nodes: Dock) -> None:
+    """Last of all: the nodes go."""
+    assert nodes.meshray("blue", "down", "--json").json() == {"schema": 1, "node": "blue", "was_running": True}
+    refused = nodes.meshray("blue", "status", "--json", check=False)
+    assert (refused.returncode, refused.json()["error"]["code"]) == (5, "container_down")
+    assert "going down" in nodes.meshray("blue", "logs").stdout
+    assert nodes.meshray("blue", "up", "--json").json()["ray"]["alive"]
+    # One leaves while it runs, one after it went down.
+    nodes.meshray("red", "down")
+    for name in BRIDGES:
+        left = nodes.meshray(name, "leave", "--yes", "--json").json()
+        assert left == {"schema": 1, "node": name, "unenrolled": True}
+        assert not nodes.host.path(f"/root/{name}").exists()
+    assert nodes.engine.left() == {"containers": [], "volumes": [], "networks": sorted(BRIDGES)}
+    listed = nodes.head.run(["meshray", "node", "list", "--json"]).json()["nodes"]
+    assert [node["name"] for node in listed] == ["head"]

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from meshray.runtime.container.first import first_command
+
+
+def test_a_container_joins_once_and_comes_up_from_then_on() -> None:
+    assert first_command(["join", "--ephemeral", "--", "--num-cpus=1"], enrolled=False) == [
+        "join",
+        "-",
+        "--ephemeral",
+        "--",
+        "--num-cpus=1",
+    ]
+    assert first_command(["join"], enrolled=True) == ["up"]
+    assert first_command(["init", "--name", "lab"], enrolled=False) == ["init", "--name", "lab"]
+    assert first_command([], enrolled=False) == []
+    assert first_command([], enrolled=True) == ["up"]
+
+
+def test_the_container_ends_with_the_exit_code_of_a_join_that_is_refused(tmp_path: Path) -> None:
+    """The token reaches the join, and is in nobody's environment: a refused one names what it was not."""
+    environ = {**os.environ, "MESHRAY_HOME": str(tmp_path / "home"), "MESHRAY_TOKEN": "no token at all"}
+    done = subprocess.run(
+        [sys.executable, "-m", "meshray.runtime.container.first", "join"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=15,
+    )
+    assert done.returncode == 2
+    assert "this is no meshray token" in done.stderr
