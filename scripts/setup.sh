@@ -70,7 +70,7 @@ wanted_packages() {
 # What single tests try themselves against, where the release has it: they say so when they are left out.
 optional_packages() {
     case $goal in test)
-        echo dbus firewalld iperf3 systemd ufw vagrant
+        echo dbus docker-cli firewalld iperf3 systemd ufw vagrant
     esac
 }
 
