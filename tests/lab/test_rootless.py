@@ -208,4 +208,4 @@ def test_leaving_leaves_nothing(site: Site) -> None:
     assert [node["name"] for node in site.cluster.head.run(["meshray", "node", "list", "--json"]).json()["nodes"]] == [
         "head"
     ]
-    assert site.login.run(["lsns", "-n", "-o", "command"]).stdout.count("rootless") == 0
+    assert site.login.run(["lsns", "-n", "-o", "command"]).stdout.count("rootless.holder") == 0
