@@ -70,7 +70,7 @@ wanted_packages() {
 # What single tests try themselves against, where the release has it: they say so when they are left out.
 optional_packages() {
     case $goal in test)
-        echo dbus docker-cli firewalld iperf3 systemd ufw vagrant
+        echo dbus docker-cli firewalld iperf3 munge shellcheck slurm-client slurmctld slurmd systemd ufw vagrant
     esac
 }
 
@@ -99,7 +99,8 @@ install_packages() {
     done
     # The tests start their own inside their hosts; installing them is not to change this machine's firewall or to open
     # a way into it.
-    for service in docker.io:docker.socket docker.io:docker docker.io:containerd firewalld:firewalld openssh-server:ssh; do
+    for service in docker.io:docker.socket docker.io:docker docker.io:containerd firewalld:firewalld munge:munge \
+        openssh-server:ssh slurmctld:slurmctld slurmd:slurmd; do
         case " $missing " in *" ${service%:*} "*)
             if [ -d /run/systemd/system ]; then
                 say "${service%:*} is installed for the tests, masked: systemctl unmask ${service#*:} if you want to use it"

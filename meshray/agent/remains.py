@@ -29,6 +29,8 @@ def clear(home: Home) -> list[str]:
     Raises:
         MeshrayError: the first thing that could not be cleared.
     """
+    if not home.state.exists() and not home.run.exists():
+        return []  # an ephemeral node, whose agent has left and removed everything
     if _holds_namespaces(home):
         return _clear_namespaces(home)
     steps: tuple[tuple[str, Callable[[], bool]], ...] = (

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshray.cli import ray_program
+from meshray.cli.commands.lifecycle import idle_is_awaited
 from meshray.cli.commands.peer import best_endpoint, wg_quick
 from meshray.cli.examples import BY_COMMAND
 from meshray.cli.ray_program import find_ray_node
@@ -180,6 +181,33 @@ def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pyt
     assert type_in("node", "drain", "gpu-1", "--undo", agent=agent).code == 0
     told = [(fields["method"], fields["path"], fields["body"]) for op, fields in agent.asked if op == "api"]
     assert told == [("PATCH", "/v1/nodes/gpu-1", {"drained": True}), ("PATCH", "/v1/nodes/gpu-1", {"drained": False})]
+
+
+@pytest.mark.parametrize(("alive", "awaited"), [(True, True), (False, False), (None, False)])
+def test_a_drained_node_leaves_when_its_own_ray_has_ended(alive: bool | None, awaited: bool) -> None:
+    others = {"name": "head", "ray": {"alive": True}}
+    status = {"self": "gpu-1", "nodes": [others, {"name": "gpu-1", "ray": {"alive": alive}}]}
+    assert idle_is_awaited(status) is awaited
+
+
+def test_leave_is_told_a_wrong_time_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHRAY_HOME", str(tmp_path))
+    outcome = type_in("leave", "--drain", "soon", agent=FakeAgent())
+    assert (outcome.code, outcome.agent.asked) == (2, [])
+    assert "'soon' is no duration" in outcome.err
+
+
+def test_the_sbatch_script_goes_to_a_file_or_to_stdout(tmp_path: Path) -> None:
+    words = ("render", "slurm", "--nodes", "3", "--gpus-per-node", "1")
+    shown = type_in(*words, "--", "python", "train.py", "--epochs", "3")
+    assert "#SBATCH --nodes=3\n" in shown.out
+    assert "\ncommand=(python train.py --epochs 3)\n" in shown.out
+    file = tmp_path / "job.sh"
+    written = type_in(*words, "-o", str(file), "--", "python", "train.py", "--epochs", "3")
+    assert (written.code, written.out, file.read_text()) == (0, "", shown.out)
+    assert f"sbatch {file}" in written.err
+    assert type_in(*words, "-o", str(tmp_path)).code == 1
+    assert type_in(*words, "--time", "soon").code == 2
 
 
 def test_status_tells_draining_from_drained() -> None:

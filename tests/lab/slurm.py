@@ -1,0 +1,97 @@
+"""A SLURM of its own in one host: munged, slurmctld, and a slurmd for each compute node, as Debian packages them.
+
+The compute nodes are names of the one machine, on ports of their own. Nothing here needs cgroups: processes are
+followed by their parents, as SLURM can do it everywhere.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from tests.lab.host import PERSON, Host
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+#: Where the lab's SLURM has everything; all of it ends with the host.
+_CONFIG = """\
+ClusterName=lab
+SlurmctldHost={name}
+SlurmctldPort=6817
+SlurmUser=root
+AuthType=auth/munge
+CryptoType=crypto/munge
+StateSaveLocation=/var/lib/slurm
+SlurmdSpoolDir=/var/lib/slurmd-%n
+SlurmctldPidFile=/run/slurmctld.pid
+SlurmdPidFile=/run/slurmd-%n.pid
+SlurmctldLogFile=/var/log/slurmctld.log
+SlurmdLogFile=/var/log/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1
+ReturnToService=2
+KillWait=20
+MailProg=/bin/true
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def is_installed() -> bool:
+    """Whether Debian's slurmctld, slurmd, slurm-client and munge are here."""
+    return all(shutil.which(program) for program in PROGRAMS)
+
+
+@dataclass
+class Slurm:
+    """A SLURM that runs in ``host``, and its compute nodes."""
+
+    host: Host
+    nodes: tuple[str, ...]
+
+    @classmethod
+    def start(cls, host: Host, nodes: tuple[str, ...]) -> Slurm:
+        """Starts all of it; returns when every node is idle."""
+        lines = [
+            f"NodeName={node} NodeHostname={host.name} NodeAddr=127.0.0.1 Port={7001 + number} CPUs=1 State=UNKNOWN"
+            for number, node in enumerate(nodes)
+        ]
+        host.shell(
+            "mkdir -p /etc/slurm /var/lib/slurm /run/munge /var/lib/munge /var/log/munge"
+            " && dd if=/dev/urandom of=/etc/munge/munge.key bs=1k count=1 2>/dev/null"
+            " && chown munge:munge /etc/munge /etc/munge/munge.key /run/munge /var/lib/munge /var/log/munge"
+            " && chmod 0400 /etc/munge/munge.key && chmod 0755 /run/munge && cat > /etc/slurm/slurm.conf",
+            stdin=_CONFIG.format(name=host.name, nodes="\n".join(lines)),
+        )
+        host.popen(["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups", "munged", "--foreground"])
+        host.wait_until(lambda: host.path("/run/munge/munge.socket.2").exists(), 10, "munge's socket")
+        host.popen(["slurmctld", "-D", "-c"])
+        for node in nodes:
+            host.popen(["slurmd", "-D", "-N", node], name=f"slurmd-{node}")
+        slurm = cls(host, nodes)
+        host.wait_until(lambda: slurm.idle() == len(nodes), 40, "idle compute nodes")
+        return slurm
+
+    def idle(self) -> int:
+        """How many compute nodes wait for work."""
+        seen = self.host.run(["sinfo", "--noheader", "--Node", "--format=%t"], check=False)
+        return seen.stdout.split().count("idle")
+
+    def submit(self, script: str, cwd: str) -> int:
+        """`sbatch` as the ordinary person; the job's number."""
+        told = self.host.run(["sbatch", "--parsable", script], user=PERSON, cwd=cwd)
+        return int(told.stdout)
+
+    def state(self, job: int) -> str:
+        """RUNNING, COMPLETED, CANCELLED, …"""
+        seen = self.host.run(["scontrol", "--oneliner", "show", "job", str(job)]).stdout
+        return seen.partition("JobState=")[2].split()[0]
+
+    def scancel(self, *words: str) -> None:
+        """As the person whose job it is."""
+        self.host.run(["scancel", *words], user=PERSON)
