@@ -87,10 +87,9 @@ class Slurm:
         told = self.host.run(["sbatch", "--parsable", script], user=PERSON, cwd=cwd)
         return int(told.stdout)
 
-    def state(self, job: int) -> str:
-        """RUNNING, COMPLETED, CANCELLED, …"""
-        seen = self.host.run(["scontrol", "--oneliner", "show", "job", str(job)]).stdout
-        return seen.partition("JobState=")[2].split()[0]
+    def jobs(self) -> list[int]:
+        """The numbers of those that wait or run."""
+        return [int(word) for word in self.host.run(["squeue", "--noheader", "--format=%A"]).stdout.split()]
 
     def scancel(self, *words: str) -> None:
         """As the person whose job it is."""
