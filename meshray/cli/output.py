@@ -116,7 +116,7 @@ def _(result: JoinResult) -> str:
     if ray.get("alive"):
         line += f"; Ray is ALIVE, {ray.get('nodes')} nodes"
     local = _object(result.summary, "local")
-    return line + (f"; dashboard at {local['dashboard']}" if "dashboard" in local else "")
+    return line + (f"; dashboard at {local['dashboard']}" if "dashboard" in local and ray.get("alive") else "")
 
 
 @text.register

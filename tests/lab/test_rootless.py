@@ -198,6 +198,7 @@ def test_a_node_whose_every_process_was_killed_can_come_up_and_leave(site: Site)
     )
     site.ada("leave", "--yes", second=True)
     assert SECOND["MESHRAY_HOME"] not in traces(site.login)
+    assert "session_latest" in site.ada("run", "--", "ls", "/tmp/ray").stdout
 
 
 def test_leaving_leaves_nothing(site: Site) -> None:

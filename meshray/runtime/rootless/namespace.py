@@ -185,8 +185,10 @@ def remove_scratch(home: Home) -> None:
     folder = scratch_folder(home)
     if _is_ours(folder):
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it is in use, or another user's
-            Path("/tmp/ray").rmdir()  # noqa: S108
+        # Other nodes have mounted on it, and removing a folder takes the mounts on it away, in every namespace.
+        if not any(folder.parent.glob("meshray-[0-9]*-*")):
+            with contextlib.suppress(OSError):  # it holds something, or is another user's
+                (folder.parent / "ray").rmdir()
 
 
 def _make_scratch(home: Home) -> Path:
