@@ -6,6 +6,7 @@ needs beside that. In /wheelhouse lie the wheels that a build without a network 
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -74,6 +75,7 @@ def write_base(target: Path) -> None:
                 path = Path(str(file.locate()))
                 if ".." not in file.parts and path.is_file() and not LEFT_OUT.search(f"/{file}"):
                     binaries |= _add(tar, path, site / str(file))
+                    _add_compiled(tar, path, site / str(file))
         for wheel in collect():
             if not wheel.name.startswith("meshray-"):
                 _bytes(tar, f"wheelhouse/{wheel.name}", wheel.content)
@@ -97,6 +99,14 @@ def _furnish(tar: tarfile.TarFile) -> None:
 def _add(tar: tarfile.TarFile, path: Path, place: Path) -> set[Path]:
     tar.add(path, str(place).lstrip("/"), recursive=False)
     return {path} if path.suffix == ".so" or ".so." in path.name or os.access(path, os.X_OK) else set()
+
+
+def _add_compiled(tar: tarfile.TarFile, path: Path, place: Path) -> None:
+    """What Python made of it here: else each container would compile the whole of Ray while it starts."""
+    if path.suffix == ".py":
+        compiled, target = (Path(importlib.util.cache_from_source(str(one))) for one in (path, place))
+        if compiled.is_file():
+            _add(tar, compiled, target)
 
 
 def _below(folder: Path) -> Iterator[Path]:
