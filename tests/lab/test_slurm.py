@@ -122,7 +122,7 @@ def test_two_steps_are_two_nodes_and_tasks_run_on_each(site: Site) -> None:
     site.render("--nodes", "2", "--", "python", "job.py", "ran.json")
     job = site.slurm.submit("job.sh", HOME)
     ran = site.login.path(f"{HOME}/ran.json")
-    site.wait_for(lambda: ran.exists() or site.slurm.idle() == 2, UP_DEADLINE_S, "tasks, or the job's early end")
+    site.wait_for(lambda: ran.exists() or not site.slurm.jobs(), UP_DEADLINE_S, "tasks, or the job's early end")
     assert ran.exists(), said(site, job)
     nodes = site.nodes()
     assert set(nodes) == {f"c1-{job}-0", f"c2-{job}-1"}
@@ -140,7 +140,7 @@ def test_the_signal_before_the_end_drains_both_and_they_leave(site: Site) -> Non
     site.wait_for(lambda: "started 2" in driver.output, UP_DEADLINE_S, f"tasks: {driver.output}")
     # What --signal=B:TERM@120 sends two minutes before the time is up.
     site.slurm.scancel("--batch", "--signal=TERM", str(job))
-    site.wait_for(lambda: site.slurm.idle() == 2, UP_DEADLINE_S, "the job's end")
+    site.wait_for(lambda: not site.slurm.jobs(), UP_DEADLINE_S, "the job's end")
     assert driver.wait(30) == 0, driver.output
     assert "ended 2" in driver.output
     assert site.nodes() == {}
