@@ -33,9 +33,6 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module's text."""
     options = _parser().parse_args(arguments)
-    if options.markdown and options.name:
-        print("bench: --markdown writes a document of one run of all benchmarks: name none", file=sys.stderr)
-        return 2
     missing = lab_misses()
     if missing:
         print(f"bench: this machine lacks {missing}", file=sys.stderr)
@@ -55,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.write_text(json.dumps(report.to_json(run), indent=1) + "\n")
     if options.markdown:
-        DOCUMENT.write_text(report.to_markdown(run))
+        DOCUMENT.write_text(report.updated(DOCUMENT.read_text(), run) if options.name else report.to_markdown(run))
     console.print("All targets are met." if run.met else "[bold red]Not all targets are met.[/]")
     return 0 if run.met else 1
 
@@ -77,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="How fast and how large meshray is.")
     parser.add_argument("name", nargs="*", choices=[[], *BENCHMARKS], help=f"of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, every sample included")
-    parser.add_argument("--markdown", action="store_true", help=f"write {DOCUMENT.relative_to(REPOSITORY)}")
+    parser.add_argument(
+        "--markdown", action="store_true", help=f"write {DOCUMENT.relative_to(REPOSITORY)}, or the named sections of it"
+    )
     return parser
 
 

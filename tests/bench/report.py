@@ -70,19 +70,26 @@ def to_markdown(run: Run) -> str:
 def _markdown(run: Run) -> Iterator[str]:
     yield "# How fast and how large"
     yield ""
-    yield "Written by `sudo .venv/bin/python -m tests.bench --markdown`: all of it comes from one run on one machine."
-    yield "`make bench` measures it on yours. Comparisons are made within the run, one kind after the other in turn, so"
-    yield "that whatever else the machine did meets both."
-    yield ""
-    yield f"Date: {run.date} UTC"
+    yield "Written by `sudo .venv/bin/python -m tests.bench --markdown [NAME…]`; each section comes from one run, which its"
+    yield "last line names. `make bench` measures it on your machine. Comparisons are made within the run, one kind after the"
+    yield "other in turn, so that whatever else the machine did meets both."
     yield ""
     yield from ("| | |", "| --- | --- |")
     yield from (f"| {what} | {value} |" for what, value in run.machine.items())
     for outcome in run.outcomes:
-        yield from _markdown_of(outcome)
+        yield from _markdown_of(run, outcome)
 
 
-def _markdown_of(outcome: Outcome) -> Iterator[str]:
+def updated(document: str, run: Run) -> str:
+    """The document with the sections of this run's benchmarks in place of the older ones; new ones at the end."""
+    head, *sections = document.rstrip("\n").split("\n## ")
+    texts = {section.partition("\n")[0]: section for section in sections}
+    for outcome in run.outcomes:
+        texts[outcome.title] = "\n".join(_markdown_of(run, outcome)).removeprefix("\n## ")
+    return "\n## ".join([head, *(text.rstrip("\n") + "\n" for text in texts.values())]).rstrip("\n") + "\n"
+
+
+def _markdown_of(run: Run, outcome: Outcome) -> Iterator[str]:
     yield ""
     yield f"## {outcome.title}"
     yield ""
@@ -98,7 +105,8 @@ def _markdown_of(outcome: Outcome) -> Iterator[str]:
     yield ""
     for note in outcome.measured.notes:
         yield f"- {note}"
-    yield f"- Load average before the measurement: {outcome.load:.1f}."
+    versions = ", ".join(run.machine[what] for what in ("meshray", "kernel", "WireGuard engine") if what in run.machine)
+    yield f"- Measured {run.date} UTC (meshray {versions}); load average before it: {outcome.load:.1f}."
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
