@@ -24,6 +24,7 @@ from tests.tiers import lab_misses
 #: In the order in which they run.
 BENCHMARKS = ("startup", "enrolments", "join", "stream", "engine", "agent", "relay", "paths")
 DOCUMENT = REPOSITORY / "docs/benchmarks.md"
+_SHOWN = DOCUMENT.relative_to(REPOSITORY)
 #: A failed benchmark shows the host's logs on standard error; the result has the first words.
 _FAILURE_CHARACTERS = 500
 

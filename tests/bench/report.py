@@ -70,9 +70,9 @@ def to_markdown(run: Run) -> str:
 def _markdown(run: Run) -> Iterator[str]:
     yield "# How fast and how large"
     yield ""
-    yield "Written by `sudo .venv/bin/python -m tests.bench --markdown [NAME…]`; each section comes from one run, which its"
-    yield "last line names. `make bench` measures it on your machine. Comparisons are made within the run, one kind after the"
-    yield "other in turn, so that whatever else the machine did meets both."
+    yield "Written by `sudo .venv/bin/python -m tests.bench --markdown [NAME…]`; each section comes from one run, which"
+    yield "its last line names. `make bench` measures it on your machine. Comparisons are made within the run, one kind"
+    yield "after the other in turn, so that whatever else the machine did meets both."
     yield ""
     yield from ("| | |", "| --- | --- |")
     yield from (f"| {what} | {value} |" for what, value in run.machine.items())
