@@ -84,3 +84,12 @@ def worker_image(dock: Dock) -> str:
     file = REPOSITORY / "containers/Dockerfile.worker"
     dock.engine.docker("build", "--quiet", "--network=none", *words, "--file", file, "--tag=worker", REPOSITORY)
     return "worker"
+
+
+@pytest.fixture(scope="session")
+def bad_images(dock: Dock) -> None:
+    """``shell``: nothing but a shell; ``plain``: the base without its Ray."""
+    dock.host.shell("mkdir -p /tmp/shell/usr && cd /tmp/shell && ln -s usr/bin bin && tar cf /tmp/shell.tar .")
+    dock.engine.docker("import", "/tmp/shell.tar", "shell")
+    file = "FROM base\nRUN python -m pip uninstall --quiet --yes --break-system-packages ray\n"
+    dock.host.run(["docker", "build", "--quiet", "--network=none", "--tag=plain", "-"], stdin=file)
