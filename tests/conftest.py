@@ -69,7 +69,12 @@ class TierPlugin:
         self._doctor = DoctorCount()
         self._chaos: list[str] = []
 
-    # Before pytest-xdist, which writes the group into the test's id.
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Before all tests are there: pytest-xdist then writes the group into the test's id."""
+        if item.get_closest_marker("xdist_group") is None:
+            # The tests of a module share what they stand on: one process runs them, in their order.
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(REPOSITORY))))
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: _rank(item.path))
@@ -80,9 +85,6 @@ class TierPlugin:
             item.add_marker(tier.name)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(tier.timeout_s))
-            if item.get_closest_marker("xdist_group") is None:
-                # The tests of a module share what they stand on: one process runs them, in their order.
-                item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(REPOSITORY))))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if session.config.option.collectonly:

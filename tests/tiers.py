@@ -89,9 +89,9 @@ def _container_misses() -> str:
 
 
 TIERS = (
-    Tier("unit", 20, str),
-    Tier("mesh", 60, str),
-    Tier("lab", 240, _lab_tests_miss),
+    Tier("unit", 60, str),
+    Tier("mesh", 120, str),
+    Tier("lab", 400, _lab_tests_miss),
     Tier("chaos", 600, _lab_tests_miss),
     Tier("vm", 600, _vm_misses),
     Tier("container", 600, _container_misses),

@@ -17,13 +17,17 @@ OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_doctor_ray", "test_reliab
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """One process runs all of them."""
+    if item.path.stem in OF_ONE_CLUSTER:
+        item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the modules of the one cluster next to each other; the tiers are sorted afterwards and keep this order."""
     order = {name: number for number, name in enumerate(OF_ONE_CLUSTER, start=1)}
     items.sort(key=lambda item: order.get(item.path.stem, 0) if item.path.parent.name == "lab" else 0)
-    for item in items:
-        if item.path.parent.name == "lab" and item.path.stem in order:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 @pytest.fixture(scope="session")

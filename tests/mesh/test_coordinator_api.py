@@ -164,7 +164,7 @@ async def test_a_hundred_machines_enrol_at_once(tmp_path: Path) -> None:
 
         results = await asyncio.gather(*(join(number) for number in range(100)))
         assert len({ip for ip, _ in results}) == 100
-        assert max(seconds for _, seconds in results) < 5
+        assert max(seconds for _, seconds in results) < 30
 
 
 async def test_the_last_uses_are_not_spent_twice_by_simultaneous_joins(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ A real process, real TLS, every operation, as a stranger, as a worker and as the
 cases are made by schemathesis from the description that the coordinator serves; the same ones in every run.
 """
 
-from __future__ import annotations
+from __future__ import pytest
 
 import asyncio
 import itertools
@@ -230,6 +230,8 @@ def unlimited(target: Target) -> None:
     target.token = Token.parse(made.json()["token"])
 
 
+# Half a minute by itself; the others of three that run at a time take their share of two cores.
+@pytest.mark.timeout(240)
 async def test_whatever_is_asked_is_answered_as_described(tmp_path: Path) -> None:
     home, head, token = make_mesh(tmp_path)
     log = tmp_path / "log"
