@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 GIVE = status=$$?; scripts/setup.sh give; exit $$status
 
 # Lab tests wait more than they compute: three modules at a time on two cores, in the order of the tiers.
-AT_ONCE ?= --numprocesses=3 --dist=loadgroup --no-loadscope-reorder
+AT_ONCE ?= --numprocesses=3 --no-loadscope-reorder
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
@@ -25,7 +25,7 @@ check:  ## formatting, lint, types, unit tests: under a minute
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest -q --numprocesses=2 --dist=loadgroup tests/unit
+	$(PYTHON) -m pytest -q --numprocesses=2 tests/unit
 
 format:  ## format and mend what can be mended by itself
 	@scripts/setup.sh check

@@ -47,6 +47,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    from tests.at_once import ByGround
+
+    return ByGround(config, log)
+
+
 @dataclass
 class TierResult:
     """How one tier went. `missing` names the capability that the machine lacks for it."""
@@ -69,13 +76,6 @@ class TierPlugin:
         self._doctor = DoctorCount()
         self._chaos: list[str] = []
 
-    def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Before all tests are there: pytest-xdist then writes the group into the test's id."""
-        if item.get_closest_marker("xdist_group") is None:
-            # The tests of a module share what they stand on: one process runs them, in their order.
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(REPOSITORY))))
-
-    @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: _rank(item.path))
         for item in items:

@@ -6,21 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.at_once import OF_ONE_CLUSTER
 from tests.lab.cluster import Cluster
 from tests.lab.doctoring import Doctor
 from tests.lab.topologies import OneOfEach, one_of_each
 from tests.lab.world import World
-
-#: The modules that go on with the one cluster, in this order, after all others, in one process: a second cluster would
-#: cost its time again. The last module ends it; whoever else uses it leaves it as whole as it was.
-OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_doctor_ray", "test_reliability", "test_ways_out")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """One process runs all of them."""
-    if item.path.stem in OF_ONE_CLUSTER:
-        item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,7 +4,7 @@ A real process, real TLS, every operation, as a stranger, as a worker and as the
 cases are made by schemathesis from the description that the coordinator serves; the same ones in every run.
 """
 
-from __future__ import pytest
+from __future__ import annotations
 
 import asyncio
 import itertools
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings

@@ -1,0 +1,19 @@
+"""Which tests one process runs where pytest-xdist runs some beside each other: those that share their ground."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from xdist.scheduler import LoadScopeScheduling
+
+#: The modules that go on with the one cluster, in this order, after all others, in one process: a second cluster would
+#: cost its time again. The last module ends it; whoever else uses it leaves it as whole as it was.
+OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_doctor_ray", "test_reliability", "test_ways_out")
+
+
+class ByGround(LoadScopeScheduling):  # type: ignore[misc]
+    """A module at a time, as its tests share fixtures; the modules of the one cluster are one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = PurePath(nodeid.partition("::")[0])
+        return "cluster" if module.parent.name == "lab" and module.stem in OF_ONE_CLUSTER else str(module)
