@@ -87,6 +87,10 @@ async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
             await still_known(client, head)
             # Who was answered before is still known, by his credential and at his address.
             await asyncio.gather(*(still_known(client, answer) for answer in acknowledged))
+            # From then on there is something to lose, however slow the machine is.
+            acknowledged += await enrol_until_it_dies(
+                client, ["first"], {"first": enrol_request(token, f"first{turn}")}
+            )
             requests = {f"n{turn}-{number}": enrol_request(token, f"n{turn}-{number}") for number in range(200)}
             names = list(requests)
             work = asyncio.gather(*(enrol_until_it_dies(client, names[start::4], requests) for start in range(4)))

