@@ -183,13 +183,13 @@ class Crowd:
             or wrong_processes(self.head, COORDINATOR)
         )
 
-    def whole(self, what: str, *, but_for: Sequence[str] = ()) -> float:
-        """Waits until the mesh is whole and the doctor says so, some of its checks apart; the seconds that took."""
+    def whole(self, what: str) -> float:
+        """Waits until the mesh is whole and the doctor says so; the seconds that took."""
         begun, seen = time.monotonic(), list[str]()
 
         def look() -> bool:
             try:
-                seen[:] = self.wrong() or self.unhealthy(but_for)
+                seen[:] = self.wrong() or self.unhealthy()
             except CommandError as error:  # an agent that has just been killed
                 seen[:] = [str(error)]
             self.plan.note(seen)
@@ -201,13 +201,13 @@ class Crowd:
         wait_until(look, WHOLE_S, f"a whole mesh after {what} (seed {self.plan.seed})", evidence=evidence)
         return time.monotonic() - begun
 
-    def unhealthy(self, but_for: Sequence[str] = ()) -> list[str]:
+    def unhealthy(self) -> list[str]:
         """What the doctor, asked on the head, calls failed."""
         answer = self.head.run(["meshray", "doctor", "--json"], check=False, deadline_s=UP_DEADLINE_S).json()
         return [
             f"{check['code']} {check['node']} {check.get('peer')}: {check['evidence']}"
             for check in answer["checks"]
-            if check["status"] == "fail" and check["code"] not in OF_LOAD | set(but_for)
+            if check["status"] == "fail" and check["code"] not in OF_LOAD
         ]
 
     def listed(self) -> dict[str, str]:

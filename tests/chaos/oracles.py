@@ -20,7 +20,7 @@ INTERFACE = "meshray0"
 AT_ONCE = 8
 #: Ray's own sessions and logs are Ray's, and so is what its killed processes kept in folders of Python's
 #: multiprocessing; where every WireGuard has its sockets an empty folder stays.
-NOT_OURS = ("/tmp/ray", "/tmp/pymp-", "/run/wireguard ")
+NOT_OURS = ("/tmp/ray", "/tmp/pymp-", "/run/wireguard ", "faketime_")
 
 
 def on_each(hosts: Iterable[Host], ask: Callable[[Host], T]) -> dict[Host, T]:

@@ -56,6 +56,7 @@ print("total", total - 60 * 2**20)
 #: Ray's own words for why a job cannot go on.
 RAY_S_ERROR = re.compile(
     r"ray\.exceptions\.\w+|gcs_client|gcs_rpc_client|Failed to connect to GCS|raylet|ConnectionError: .*Ray"
+    r"|_worker\.cc|task_manager\.cc"
 )
 
 
