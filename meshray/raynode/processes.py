@@ -63,6 +63,16 @@ def members(leader: int, known: frozenset[Process], running: Mapping[int, Proces
     return frozenset(ours)
 
 
+def vital(family: frozenset[Process]) -> frozenset[Process]:
+    """Those without which the node is not in Ray. Pure.
+
+    A raylet's child bears its parent's name until it has become a worker, and one in between ends at once: only those
+    are meant that `ray start` itself has made.
+    """
+    makers = {process.pid for process in family if process.name not in VITAL}
+    return frozenset(process for process in family if process.name in VITAL and process.parent in makers)
+
+
 class Family:
     """The processes of the Ray whose `ray start` has the pid ``leader``."""
 
@@ -74,7 +84,7 @@ class Family:
     def look(self) -> frozenset[Process]:
         """Who lives now. Look now and then: a leader that was killed leaves only those who were known."""
         self._known = members(self.leader, self._known, _running())
-        self._vital |= {process for process in self._known if process.name in VITAL}
+        self._vital |= vital(self._known)
         return self._known
 
     def is_broken(self) -> bool:

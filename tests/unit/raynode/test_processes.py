@@ -50,6 +50,20 @@ def test_a_family_is_broken_once_a_vital_process_of_it_has_ended(monkeypatch: py
     assert family.is_broken()
 
 
+def test_a_child_of_the_raylet_that_still_bears_its_name_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    raylet = replace(RAYLET, name="raylet")
+    between, before_exec = Process(104, 75, 101, 100, "raylet"), Process(105, 76, 1, 100, "raylet")
+    alive = table(LEADER, raylet, between, before_exec)
+    monkeypatch.setattr(processes, "_running", lambda: alive)
+    monkeypatch.setattr(processes, "_process", alive.get)
+    family = Family(100)
+    family.look()
+    del alive[between.pid], alive[before_exec.pid]
+    assert not family.is_broken() and not family.lacks_raylet()
+    del alive[RAYLET.pid]
+    assert family.is_broken()
+
+
 def test_a_family_without_a_raylet_and_its_age(monkeypatch: pytest.MonkeyPatch) -> None:
     alive = table(replace(LEADER, started=0), replace(WORKER, name="gcs_server", parent=100))
     monkeypatch.setattr(processes, "_running", lambda: alive)
