@@ -13,10 +13,11 @@ from collections.abc import Mapping
 
 from meshray.agent.cache import load_map
 from meshray.agent.enrolment import Enrolment
-from meshray.agent.survey import in_time
+from meshray.agent.survey import GROUP_S
 from meshray.doctor.facts import NodeFacts
 from meshray.doctor.probes import control, host
 from meshray.doctor.probes.context import Context
+from meshray.doctor.probes.patience import in_time
 from meshray.errors import MeshrayError
 from meshray.model.meshmap import MeshMap
 from meshray.settings import Home
@@ -25,7 +26,7 @@ from meshray.settings import Home
 async def look_alone(home: Home, environ: Mapping[str, str] = os.environ) -> NodeFacts:
     """The machine and the way to the coordinator, as far as this person may look. Before an enrolment, the machine."""
     context = alone(home, environ)
-    found = await asyncio.gather(in_time(host.look(context)), in_time(control.look(context)))
+    found = await asyncio.gather(in_time(host.look(context), GROUP_S), in_time(control.look(context), GROUP_S))
     return NodeFacts(context.name, host=found[0], control=found[1])
 
 

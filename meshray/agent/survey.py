@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from meshray.agent.report import build_status
 from meshray.doctor.facts import Facts, NodeFacts, decode
 from meshray.doctor.probes import control, host, path, ray
 from meshray.doctor.probes.context import Context, Counters
+from meshray.doctor.probes.patience import in_time
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.keys import PublicKey
@@ -30,8 +30,6 @@ from meshray.model.status import RayState, Status
 if TYPE_CHECKING:
     from meshray.agent.loop import Agent
 
-log = logging.getLogger(__name__)
-
 #: No peer is waited for longer.
 PING_S = 1.5
 #: Nor is any group of facts: whoever asks waits for all nodes.
@@ -39,8 +37,6 @@ GROUP_S = 6.0
 
 #: All agents answer within this: a survey takes `PING_S` and `GROUP_S` at most, on a machine that may be busy.
 ASK_S = 10
-
-T = TypeVar("T")
 
 
 async def whole_mesh(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> Facts:
@@ -87,23 +83,12 @@ async def survey(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> 
     status = build_status(agent.view(table))
     context = _context(agent, status)
     groups = await asyncio.gather(
-        in_time(host.look(context)),
-        in_time(path.look(context)),
-        in_time(control.look(context)),
-        in_time(ray.look(context)),
+        in_time(host.look(context), GROUP_S),
+        in_time(path.look(context), GROUP_S),
+        in_time(control.look(context), GROUP_S),
+        in_time(ray.look(context), GROUP_S),
     )
     return status, NodeFacts(agent.me.name, *groups)
-
-
-async def in_time(look: Awaitable[T]) -> T | None:
-    """The facts of one group; None where they took too long or the probe failed."""
-    try:
-        return await asyncio.wait_for(look, GROUP_S)
-    except asyncio.TimeoutError:
-        return None
-    except Exception:  # the other groups are still worth a look
-        log.exception("a probe of the doctor failed")
-        return None
 
 
 def _context(agent: Agent, status: Status) -> Context:

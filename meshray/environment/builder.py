@@ -189,10 +189,7 @@ def _become(uid: int) -> None:
     """Gives up root, where it is root's process and another's environment."""
     if os.geteuid() != 0 or uid == 0:
         return
-    person = Person.by_uid(uid)
-    os.setgroups(person.groups)
-    os.setgid(person.gid)
-    os.setuid(person.uid)
+    Person.by_uid(uid).become()
     os.umask(0o022)
 
 

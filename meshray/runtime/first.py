@@ -44,10 +44,15 @@ def _pass_on(child: int, number: int) -> None:
 
 
 def _reap_until(child: int) -> int:
-    """Waits for everybody who ends; returns the child's exit code, as a shell would name it."""
+    """Waits for everybody who ends; returns the child's exit code."""
     while True:
         pid, status = os.wait()
         if pid == child:
             sys.stderr.flush()
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+            return shell_code(status)
+
+
+def shell_code(status: int) -> int:
+    """The exit code, as a shell would name it, of what `os.wait` told: a signal's is 128 more than its number."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

@@ -35,3 +35,13 @@ class Person:
             return cls(str(uid), uid, uid, (uid,), Path("/"))
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         return cls(entry.pw_name, uid, entry.pw_gid, groups, Path(entry.pw_dir))
+
+    def become(self) -> None:
+        """This process, which is root's, is the person's from now on, without a way back.
+
+        Raises:
+            PermissionError: it is not root's.
+        """
+        os.setgroups(self.groups)
+        os.setgid(self.gid)
+        os.setuid(self.uid)

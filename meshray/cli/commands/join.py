@@ -345,8 +345,8 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
         warn_of_patch(app, installation.versions, answer.map.head.versions)
     if HUB in wish.roles:
         _require_reachable(app, wish, enrolment)
+    enrolment.save(home)  # first: who is killed after it is a node whose map can be had again
     save_map(home, answer.map)
-    enrolment.save(home)
     undo.add("the unit", lambda: service.uninstall(home))
     undo.add("the agent", lambda: service.stop(home))
 

@@ -53,9 +53,7 @@ def run_command(app: App, command: tuple[str, ...]) -> None:
 def _become(person: Person) -> dict[str, str]:
     """Gives up root. A driver of root's makes folders in Ray's session in which the person's workers cannot write, and
     they end at once; so nobody's program runs as root on a node whose Ray does not."""
-    os.setgroups(person.groups)
-    os.setgid(person.gid)
-    os.setuid(person.uid)
+    person.become()
     return {"HOME": str(person.home), "USER": person.name, "LOGNAME": person.name}
 
 

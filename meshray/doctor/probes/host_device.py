@@ -11,7 +11,7 @@ from pathlib import Path
 
 from meshray.doctor.host_device import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, USERSPACE, DeviceFacts
 from meshray.doctor.probes.context import Context
-from meshray.doctor.probes.threads import in_thread
+from meshray.doctor.probes.patience import in_thread
 from meshray.errors import MeshrayError
 from meshray.runtime import inside
 from meshray.wireguard.engines import find_engine

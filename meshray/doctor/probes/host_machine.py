@@ -16,7 +16,7 @@ from pathlib import Path
 
 from meshray.doctor.host_machine import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
 from meshray.doctor.probes.context import Context
-from meshray.doctor.probes.threads import in_thread
+from meshray.doctor.probes.patience import in_thread
 from meshray.model.address import Endpoint
 from meshray.runtime import inside
 from meshray.runtime.process import ManagedProcess

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meshray.runtime import service
+from meshray.runtime.first import shell_code
 from meshray.runtime.state import is_claimed
 from meshray.settings import Home
 
@@ -92,8 +93,7 @@ def _ended() -> list[tuple[int, int]]:
     found = []
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            code = os.waitstatus_to_exitcode(ended[1])
-            found.append((ended[0], code if code >= 0 else 128 - code))
+            found.append((ended[0], shell_code(ended[1])))
     return found
 
 

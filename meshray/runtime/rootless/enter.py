@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from meshray.runtime.first import shell_code
 from meshray.runtime.rootless import kernel
 
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -71,8 +72,7 @@ def _wait(child: int) -> int:
     for number in _FORWARDED:
         signal.signal(number, lambda number, _: os.kill(child, number))
     _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+    return shell_code(status)
 
 
 if __name__ == "__main__":
