@@ -156,7 +156,7 @@ find_go() {
 make_engine() {
     folder=meshray/wireguard/engine
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' meshray/__init__.py)
-    mark="$version $(cat $folder/main.go $folder/go.mod $folder/go.sum | sha256sum)"
+    mark="$version $(cat $folder/*.go $folder/go.mod $folder/go.sum | sha256sum)"
     [ "$(cat .cache/engine 2>/dev/null)" != "$mark" ] || [ ! -x $folder/meshray-engine ] || return 0
     go=$(find_go)
     if [ -z "$go" ]; then

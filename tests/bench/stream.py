@@ -115,8 +115,17 @@ def listen(head: Host, way: Way) -> None:
     head.wait_until(lambda: head.run(listening).stdout, 10, "iperf3")
 
 
-def stream(worker: Host, way: Way, seconds: int, *, streams: int = 1) -> float:
-    """What arrived, Gbit/s. The first second (slow start) is not counted."""
+def stream(
+    worker: Host, way: Way, seconds: int, *, streams: int = 1, from_head: bool = False, person: str = ""
+) -> float:
+    """What arrived, Gbit/s. The first second (slow start) is not counted.
+
+    Args:
+        from_head: the head sends, and the worker receives.
+        person: whose node without root it is that talks to the head.
+    """
     command = ["iperf3", "--client", way.head_ip, "--port", str(way.port), "--time", str(seconds), "--omit", "1"]
-    answer = worker.run([*command, "--parallel", str(streams), "--json"], deadline_s=seconds + 20).json()
+    command += ["--parallel", str(streams), "--json", *(["--reverse"] if from_head else [])]
+    inside = ["meshray", "run", "--"] if person else []
+    answer = worker.run([*inside, *command], user=person or "root", deadline_s=seconds + 20).json()
     return float(answer["end"]["sum_received"]["bits_per_second"]) / 1e9

@@ -321,6 +321,24 @@ def test_a_peer_without_endpoint_keeps_the_learnt_one(hosts: tuple[Host, Host]) 
     assert one.act("apply", _spec(0, 1, endpoint=None)) == []
 
 
+def test_a_peer_moves_to_ipv6_and_the_engine_to_another_address(hosts: tuple[Host, Host]) -> None:
+    one, two = hosts
+    one.act("apply", _spec(0, 1))
+    two.act("apply", _spec(1, 0))
+    assert _ping(two, "10.99.0.1")
+    for host, address in ((one, "2001:db8::1/64"), (two, "2001:db8::2/64")):
+        host.run("ip", "address", "add", address, "dev", "wan", "nodad")
+    two.act("apply", _spec(1, 0, endpoint=f"[2001:db8::1]:{PORT}"))
+    assert _ping(two, "10.99.0.1")
+    assert _until(lambda: one.act("read")["peers"][PUBLIC[1]]["endpoint"] == f"[2001:db8::2]:{PORT}")
+    # Packets came to this address, and answers go out from where packets came to; until it is taken away.
+    for gone, new in (("2001:db8::2/64", "2001:db8::3/64"), ("192.0.2.2/24", "192.0.2.3/24")):
+        two.run("ip", "address", "add", new, "dev", "wan", *(["nodad"] if ":" in new else []))
+        two.run("ip", "address", "delete", gone, "dev", "wan")
+    assert _ping(two, "10.99.0.1")
+    assert one.act("read")["peers"][PUBLIC[1]]["endpoint"] == f"[2001:db8::3]:{PORT}"
+
+
 def test_remove_leaves_nothing(hosts: tuple[Host, Host]) -> None:
     one, _ = hosts
     one.act("apply", _spec(0, 1))

@@ -23,7 +23,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 )
@@ -72,7 +71,7 @@ func run(tunFD int, socket string, mtu int, verbose bool) error {
 	if verbose {
 		level = device.LogLevelVerbose
 	}
-	engine := device.NewDevice(fixedMTU{inner, mtu}, conn.NewDefaultBind(), logger(level, name))
+	engine := device.NewDevice(fixedMTU{inner, mtu}, newBind(), logger(level, name))
 	defer engine.Close()
 
 	listener, err := listen(socket)

@@ -1,0 +1,81 @@
+"""A large Ray object over the overlay, against what iperf3 gets there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+
+from tests.bench.figures import Figure, Measured, Target
+from tests.bench.object_job import BYTES
+from tests.bench.stream import MESHRAY, Way, engine_of, listen, stream
+from tests.lab.cluster import UP_DEADLINE_S, Cluster
+from tests.lab.host import REPOSITORY, Host
+from tests.lab.world import World
+
+TITLE = "A Ray object of 1 GB"
+HOW = """
+A task on the head makes an object of 10⁹ bytes; a task on the worker asks for it and waits until it lies in the
+worker's object store (`ray.wait` with `fetch_local`): nothing but Ray's transfer is timed. Then iperf3, one stream,
+from the head to the worker over the same overlay. The two take turns; the ratio is that of each round. For comparison
+the same with two Rays that were started by hand, without a tunnel. Ray's processes and the engines share the cores.
+"""
+ROUNDS = 5
+SECONDS = 4
+LOWEST_RATIO = 0.9
+_RAY_ARGS = ("--num-cpus=1", f"--object-store-memory={int(1.5 * BYTES)}")
+_GCS_PORT = 6379
+
+
+def measure(say: Callable[[str], None]) -> Measured:
+    """Rounds of an object and a stream, over the overlay and without it."""
+    if not shutil.which("iperf3"):
+        raise RuntimeError("iperf3 is missing: apt-get install iperf3")
+    with World("bench-objects") as world:
+        wan = world.switch("wan", "203.0.113.0/24")
+        head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
+        cluster = Cluster.start(head, [worker], ray_args=_RAY_ARGS)
+        engine = engine_of(head)
+        through = ["meshray", "run", "--"]
+        overlay = measured(say, "overlay", through, head, worker, Way(MESHRAY, cluster.ip(head)))
+        for host in (worker, head):
+            host.run(["meshray", "leave", "--yes"], deadline_s=UP_DEADLINE_S)
+        start_by_hand(head, worker)
+        plain = measured(say, "no tunnel", [], head, worker, Way("eth0", str(head.address)))
+    return Measured(
+        (*figures("over the overlay", *overlay, Target(LOWEST_RATIO, at_least=True)), *figures("plain veth", *plain)),
+        (f"Engine: {engine}.",),
+    )
+
+
+def measured(
+    say: Callable[[str], None], what: str, through: list[str], head: Host, worker: Host, way: Way
+) -> tuple[list[float], list[float]]:
+    """Rates of the objects and of the streams, Gbit/s. The first round makes the object stores' memory warm."""
+    listen(head, way)
+    objects, streams = [], []
+    for number in range(ROUNDS + 1):
+        say(f"{what}, round {number} of {ROUNDS}")
+        job = [*through, sys.executable, "-m", "tests.bench.object_job", f"{way.head_ip}:{_GCS_PORT}"]
+        seconds = json.loads(worker.run(job, cwd=REPOSITORY, deadline_s=180).stdout.splitlines()[-1])["seconds"]
+        objects.append(8 * BYTES / seconds / 1e9)
+        streams.append(stream(worker, way, SECONDS, from_head=True))
+    return objects[1:], streams[1:]
+
+
+def figures(where: str, objects: list[float], streams: list[float], target: Target | None = None) -> list[Figure]:
+    """Both rates and their ratio."""
+    ratios = tuple(ours / theirs for ours, theirs in zip(objects, streams, strict=True))
+    return [
+        Figure(f"object, {where}", "Gbit/s", tuple(objects)),
+        Figure(f"iperf3, {where}", "Gbit/s", tuple(streams)),
+        Figure(f"object / iperf3, {where}", "", ratios, target),
+    ]
+
+
+def start_by_hand(head: Host, worker: Host) -> None:
+    """Two Rays without a mesh."""
+    head.run(["ray", "start", "--head", f"--node-ip-address={head.address}", *_RAY_ARGS], deadline_s=UP_DEADLINE_S)
+    options = [f"--address={head.address}:{_GCS_PORT}", f"--node-ip-address={worker.address}", *_RAY_ARGS]
+    worker.run(["ray", "start", *options], deadline_s=UP_DEADLINE_S)
