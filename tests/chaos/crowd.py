@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.chaos.oracles import unreachable, wrong_addresses, wrong_peers, wrong_processes
@@ -160,6 +161,14 @@ class Crowd:
         """What systemd does where an agent was killed: it starts another one."""
         with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
             list(pool.map(lambda host: meshray(host, "up"), hosts))
+
+    def answering(self, *hosts: Host) -> None:
+        """Waits until the coordinator and these agents answer."""
+        for host, words in (self.head, ["node", "list"]), *((host, ["status"]) for host in hosts):
+            asks = partial(host.run, ["meshray", *words, "--json"], check=False)
+            what = f"an answer to meshray {' '.join(words)} on {host.name}"
+            # That there are complaints is no error.
+            wait_until(lambda asks=asks: "error" not in asks().json(), WHOLE_S, what, evidence=host.logs)  # type: ignore[misc]
 
     def vanish(self, host: Host) -> None:
         """An ephemeral node's agent is killed, and nothing starts it again."""
