@@ -22,7 +22,19 @@ from tests.lab.host import REPOSITORY
 from tests.tiers import lab_misses
 
 #: In the order in which they run.
-BENCHMARKS = ("startup", "enrolments", "join", "stream", "engine", "rootless", "objects", "agent", "relay", "paths")
+BENCHMARKS = (
+    "startup",
+    "doctor",
+    "enrolments",
+    "join",
+    "stream",
+    "engine",
+    "rootless",
+    "objects",
+    "agent",
+    "relay",
+    "paths",
+)
 DOCUMENT = REPOSITORY / "docs/benchmarks.md"
 _SHOWN = DOCUMENT.relative_to(REPOSITORY)
 #: A failed benchmark shows the host's logs on standard error; the result has the first words.

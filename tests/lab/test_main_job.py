@@ -18,19 +18,22 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab.cluster import Cluster
-from tests.lab.host import PERSON_UID, REPOSITORY, Host
+from tests.lab.host import PERSON_UID, REPOSITORY, Host, HostProcess
 
 INTERFACE = "meshray0"
 PAIRS = "tests/lab/pairs.py"
 #: Older than what a node lives that looks joined but cannot be dialled: the head's health checks end it after 30-60 s.
 #: The tests before take about as long.
 SETTLED_S = 75
+#: Two rounds over all pairs and the pause between them, beside other jobs.
+SOAKED_S = 240
 NODE_TABLE = """
 import json, ray
 ray.init("auto", log_to_driver=False)
@@ -167,6 +170,16 @@ def test_no_secret_is_in_a_command_line(cluster: Cluster) -> None:
         assert not [secret for secret in secrets if secret in lines]
 
 
+@pytest.fixture(scope="module")
+def soak(cluster: Cluster) -> Iterator[HostProcess]:
+    """Looks at Ray in depth, waits for longer than a node lives that cannot be dialled, and looks again."""
+    command = "exec meshray doctor --deep --soak --json > /root/soak.json"
+    process = cluster.head.popen(["sh", "-c", command], name="doctor --soak")
+    yield process
+    process.stop()
+
+
+@pytest.mark.usefixtures("soak")  # which pauses meanwhile
 @pytest.mark.parametrize("example", sorted((REPOSITORY / "docs/examples").glob("*.py")), ids=lambda path: path.stem)
 def test_the_examples_run(cluster: Cluster, example: Path) -> None:
     assert cluster.job(sys.executable, str(example), deadline_s=200).stdout
@@ -182,3 +195,12 @@ def test_tasks_actors_and_50_mb_between_every_pair_once_settled(cluster: Cluster
     assert result["actors"] == {name: sorted(names - {name}) for name in names}
     pairs = {(one["from"], one["to"]) for one in result["objects"] if one["intact"]}
     assert pairs == {(a, b) for a in names for b in names if a != b}
+
+
+def test_what_the_doctor_found_at_first_it_finds_once_settled(cluster: Cluster, soak: HostProcess) -> None:
+    assert soak.wait(SOAKED_S) == 0, soak.output
+    answer = json.loads(cluster.head.path("/root/soak.json").read_text())
+    assert answer["healthy"]
+    for code in ("ray_deep", "ray_soak"):
+        pairs = [check["status"] for check in answer["checks"] if check["code"] == code and check["peer"]]
+        assert pairs == ["ok"] * 6

@@ -13,6 +13,15 @@ one_of_each: what `make demo` shows.
     with World("demo") as world:
         cluster = one_of_each(world)
         cluster.head.run(["meshray", "init"])
+
+ten: what the doctor is timed on.
+
+            switch wan 203.0.113.0/24
+  ┌─────────┬──────┴─┬─────────────┬────────────┐
+head    n1 … n4    nat-a         nat-s        nat-u
+ .10    .21 … .24   .30           .40          .50
+                  easy│      symmetric│      no UDP│
+                  n5, n6          n7, n8        n9
 """
 
 from __future__ import annotations
@@ -58,3 +67,16 @@ def one_of_each(world: World, *, firewall: FirewallKind = "nft", nat: NatKind = 
     router = world.router("nat", wan, "203.0.113.30", lan="192.168.7.0/24", kind=nat)
     nested = world.host("nested", router.lan, "192.168.7.10")
     return OneOfEach(head, walled, nested, wan, router.lan)
+
+
+def ten(world: World) -> tuple[Host, ...]:
+    """The head and nine workers, n1 first; see the module's text."""
+    wan = world.switch("wan", "203.0.113.0/24")
+    hosts = [world.host("head", wan, "203.0.113.10")]
+    hosts += [world.host(f"n{number}", wan, f"203.0.113.2{number}") for number in range(1, 5)]
+    easy = world.router("nat-a", wan, "203.0.113.30", lan="192.168.7.0/24")
+    symmetric = world.router("nat-s", wan, "203.0.113.40", lan="192.168.8.0/24", kind="symmetric")
+    no_udp = world.router("nat-u", wan, "203.0.113.50", lan="192.168.9.0/24", outbound="no-udp")
+    for number, router in ((5, easy), (6, easy), (7, symmetric), (8, symmetric), (9, no_udp)):
+        hosts.append(world.host(f"n{number}", router.lan, str(router.lan.network[10 + number])))
+    return tuple(hosts)
