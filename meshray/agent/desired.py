@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from meshray.agent.enrolment import Enrolment
-from meshray.agent.hubs import hub_for
-from meshray.agent.paths import PairPath
+from meshray.agent.paths.decision import PairPath
+from meshray.agent.paths.hubs import hub_for
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey, PublicKey

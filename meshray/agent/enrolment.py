@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshray.agent.transport import Mode, parse_mode
+from meshray.agent.paths.transport import Mode, parse_mode
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -41,7 +41,7 @@ class Enrolment:
         ray_args: what the person passed after ``--``.
         person_uid: as whom Ray runs.
         observed: the address from which this node enrolled, as the coordinator saw it; empty where not told.
-        transport: how the tunnel to the hub may travel; see `meshray.agent.transport`.
+        transport: how the tunnel to the hub may travel; see `meshray.agent.paths.transport`.
         ticket: by which a coordinator that has forgotten this node knows it again; empty: none was given.
         rootless: it lives in namespaces of its own (`meshray.runtime.rootless`).
         taken_out: the coordinator removed this node; the agent must not start again.

@@ -19,31 +19,31 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.carrier import Carrier
 from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import desired_device, own_node
 from meshray.agent.enrolment import Enrolment
 from meshray.agent.handshakes import Handshakes
-from meshray.agent.hubkeeper import HubKeeper, resolved
 from meshray.agent.keykeeper import KeyKeeper
 from meshray.agent.link import LinkKeeper
 from meshray.agent.membership import Membership
-from meshray.agent.mtukeeper import MtuKeeper
 from meshray.agent.nudges import Nudges
-from meshray.agent.outward import Outward
-from meshray.agent.pairs import Pairs
 from meshray.agent.parts import Parts
-from meshray.agent.paths import PairPath
+from meshray.agent.paths.carrier import Carrier
+from meshray.agent.paths.decision import PairPath
+from meshray.agent.paths.hubkeeper import HubKeeper, resolved
+from meshray.agent.paths.mtukeeper import MtuKeeper
+from meshray.agent.paths.outward import Outward
+from meshray.agent.paths.pairs import Pairs
+from meshray.agent.paths.rebinds import Rebinds
+from meshray.agent.paths.sampler import Sampler
+from meshray.agent.paths.sightings import Sightings
+from meshray.agent.paths.throughput import ThroughputMeter
 from meshray.agent.progress import Progress
 from meshray.agent.questions import questions_to
-from meshray.agent.rebinds import Rebinds
 from meshray.agent.rekeying import Rekeying, new_keys
 from meshray.agent.report import View
 from meshray.agent.roaming import follow_network
-from meshray.agent.sampler import Sampler
-from meshray.agent.sightings import Sightings
 from meshray.agent.stages import Stages, log_firewall
-from meshray.agent.throughput import ThroughputMeter
 from meshray.agent.views import view_of
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from meshray import __version__
 from meshray.agent.cache import load_or_fetch_map
-from meshray.agent.candidates import read_endpoints
 from meshray.agent.client import RemovedFromMesh
 from meshray.agent.control_server import ControlServer
 from meshray.agent.coordinator_process import CoordinatorProcess
@@ -32,7 +31,8 @@ from meshray.agent.loop import Agent
 from meshray.agent.netwatch import network_changes
 from meshray.agent.operations import Operations
 from meshray.agent.parts import Parts
-from meshray.agent.prober import Prober
+from meshray.agent.paths.candidates import read_endpoints
+from meshray.agent.paths.prober import Prober
 from meshray.agent.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
 from meshray.agent.renewal import renewal_of
 from meshray.errors import MeshrayError

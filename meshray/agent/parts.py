@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Protocol
 
 from meshray import __version__
-from meshray.agent.prober import Prober
+from meshray.agent.paths.prober import Prober
 from meshray.firewall import Closed
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.meshmap import MeshMap

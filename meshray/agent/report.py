@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from meshray.agent.hubs import is_fresh
-from meshray.agent.prober import Measured
+from meshray.agent.paths.hubs import is_fresh
+from meshray.agent.paths.prober import Measured
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS, Path

@@ -16,8 +16,8 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from meshray.agent.parts import FirewallPart, RayPart
+from meshray.agent.paths.prober import Prober
 from meshray.agent.portguard import PortGuard
-from meshray.agent.prober import Prober
 from meshray.agent.report import path_to
 from meshray.agent.views import peers_to_probe, ways_of
 from meshray.errors import MeshrayError

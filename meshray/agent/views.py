@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from meshray.agent.prober import Measured
+from meshray.agent.paths.prober import Measured
 from meshray.agent.report import View, path_to
 from meshray.model.address import Endpoint
 from meshray.model.path import NONE

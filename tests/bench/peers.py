@@ -19,7 +19,7 @@ from pathlib import Path
 from meshray import __version__
 from meshray.agent.client import Coordinator, Link
 from meshray.agent.desired import PairKeys, desired_device
-from meshray.agent.prober import Prober
+from meshray.agent.paths.prober import Prober
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.node import Versions
 from meshray.model.token import Token

@@ -35,7 +35,7 @@ asyncio.run(main())
 """
 SEARCH = """
 import asyncio, socket, struct, sys
-from meshray.agent.mtu import asking_underlay, dont_fragment, find_mtu
+from meshray.agent.paths.mtu import asking_underlay, dont_fragment, find_mtu
 from meshray.model.address import Endpoint
 async def main():
     loop = asyncio.get_running_loop()

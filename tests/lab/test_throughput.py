@@ -13,7 +13,7 @@ from tests.lab.world import World
 METER = """
 import asyncio, sys
 from ipaddress import IPv4Address
-from meshray.agent.throughput import ThroughputMeter
+from meshray.agent.paths.throughput import ThroughputMeter
 async def main():
     meter = ThroughputMeter()
     await meter.open(IPv4Address(sys.argv[1]))

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.agent.prober import Prober
+from meshray.agent.paths.prober import Prober
 
 HERE, THERE, NOBODY = (IPv4Address(f"127.77.0.{n}") for n in (1, 2, 3))
 HERE_DIRECT, THERE_DIRECT = (IPv4Address(f"127.77.128.{n}") for n in (1, 2))

@@ -10,9 +10,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.agent import throughput
-from meshray.agent.throughput import ThroughputMeter
-from meshray.agent.trains import Car, Report
+from meshray.agent.paths import throughput
+from meshray.agent.paths.throughput import ThroughputMeter
+from meshray.agent.paths.trains import Car, Report
 
 HERE, THERE, NOBODY = (IPv4Address(f"127.0.77.{n}") for n in (1, 2, 3))
 PORT = 28765

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshray import __version__
-from meshray.agent.transport import MODES, Mode
+from meshray.agent.paths.transport import MODES, Mode
 from meshray.cli import bring_up, output
 from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options

@@ -28,7 +28,7 @@ _SLOWEST_S = 2.0
 _FULL = 3
 #: A probe as WireGuard counts it has 80 bytes; half of them must be counted where none was lost.
 _COUNTED_BYTES = 40
-#: The smallest size that `meshray.agent.mtu` tries, bytes of an inner packet.
+#: The smallest size that `meshray.agent.paths.mtu` tries, bytes of an inner packet.
 _SMALLEST = 1200
 #: RFC 863; hardly anything listens there.
 _DISCARD_PORT = 9

@@ -17,10 +17,10 @@ from meshray.agent.client import Coordinator
 from meshray.agent.enrolment import Enrolment
 from meshray.agent.link import LinkKeeper
 from meshray.agent.membership import Membership
-from meshray.agent.prober import Echo
+from meshray.agent.paths.prober import Echo
+from meshray.agent.paths.throughput import ThroughputMeter
+from meshray.agent.paths.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, Report, read
 from meshray.agent.progress import Progress
-from meshray.agent.throughput import ThroughputMeter
-from meshray.agent.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, Report, read
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.meshmap import MeshMap, diff

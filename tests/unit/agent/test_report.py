@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from meshray.agent.desired import PairKeys, desired_device
-from meshray.agent.prober import Measured
+from meshray.agent.paths.prober import Measured
 from meshray.agent.report import View, build_status
 from meshray.model.node import Node
 from meshray.model.status import RayState

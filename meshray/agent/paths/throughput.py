@@ -1,4 +1,4 @@
-"""How fast the way to a peer is, by a packet train; see `meshray.agent.trains` for what that tells.
+"""How fast the way to a peer is, by a packet train; see `meshray.agent.paths.trains` for what that tells.
 
     meter = ThroughputMeter()
     await meter.open(IPv4Address("10.99.0.7"))
@@ -19,7 +19,7 @@ import time
 from collections import OrderedDict
 from ipaddress import IPv4Address
 
-from meshray.agent.trains import ID_BYTES, LONG_TRAIN, PAYLOAD_BYTES, SHORT_TRAIN, Arrivals, Car, Report, read
+from meshray.agent.paths.trains import ID_BYTES, LONG_TRAIN, PAYLOAD_BYTES, SHORT_TRAIN, Arrivals, Car, Report, read
 from meshray.runtime import inside
 from meshray.settings import PROBE_PORT
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
-from meshray.agent.mtukeeper import Way
-from meshray.agent.throughput import ThroughputMeter
-from meshray.agent.trains import Samples
+from meshray.agent.paths.mtukeeper import Way
+from meshray.agent.paths.throughput import ThroughputMeter
+from meshray.agent.paths.trains import Samples
 
 #: A new path first carries what it was made for: a mesh that is coming up has other things to do. Seconds.
 _PAUSE_S = 20.0

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.trains import (
+from meshray.agent.paths.trains import (
     LONG_TRAIN,
     PACKET_BYTES,
     PAUSE_S,

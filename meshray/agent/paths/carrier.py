@@ -3,7 +3,7 @@
     HubTransport (pure) ──wss──► RelayClient: WireGuard dials its port on loopback
                         ──udp──► the hub's own address again
 
-The deciding is in `meshray.agent.transport`; this looks, probes and switches.
+The deciding is in `meshray.agent.paths.transport`; this looks, probes and switches.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import replace
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.client import Coordinator
-from meshray.agent.hubkeeper import HubKeeper
-from meshray.agent.prober import Prober
-from meshray.agent.transport import HubTransport, Mode
+from meshray.agent.paths.hubkeeper import HubKeeper
+from meshray.agent.paths.prober import Prober
+from meshray.agent.paths.transport import HubTransport, Mode
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
 from meshray.relay.client import RelayClient

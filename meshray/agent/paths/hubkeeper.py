@@ -1,6 +1,6 @@
 """Keeps the tunnels with the hubs: dials, measures, and says which of them can be used.
 
-The deciding is in `meshray.agent.hubs`; this looks at the device and probes.
+The deciding is in `meshray.agent.paths.hubs`; this looks at the device and probes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from meshray.agent.hubs import HubChoice, is_fresh, ranked
-from meshray.agent.prober import Prober
+from meshray.agent.paths.hubs import HubChoice, is_fresh, ranked
+from meshray.agent.paths.prober import Prober
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Node

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.hubs import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, hub_for, is_fresh, ranked
+from meshray.agent.paths.hubs import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, hub_for, is_fresh, ranked
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB
 from tests.unit.agent.sample import MAP, WORKER_A, WORKER_B, node

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
-from meshray.agent.mtu import asking_underlay, find_mtu
-from meshray.agent.prober import Prober
+from meshray.agent.paths.mtu import asking_underlay, find_mtu
+from meshray.agent.paths.prober import Prober
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.runtime import inside

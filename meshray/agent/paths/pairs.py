@@ -1,4 +1,4 @@
-"""Runs the path decision (`meshray.agent.paths`) for every other node: asks, probes, tells the time.
+"""Runs the path decision (`meshray.agent.paths.decision`) for every other node: asks, probes, tells the time.
 
 map ──candidates──► PairPath ◄──answers, lost probes── prober (direct way)
                        │
@@ -16,8 +16,15 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from meshray.agent.paths import LAST_RETRY_S, PROBE_IDLE_S, PROBE_TIMEOUT_S, PairPath, candidates, why_not_direct
-from meshray.agent.prober import Prober
+from meshray.agent.paths.decision import (
+    LAST_RETRY_S,
+    PROBE_IDLE_S,
+    PROBE_TIMEOUT_S,
+    PairPath,
+    candidates,
+    why_not_direct,
+)
+from meshray.agent.paths.prober import Prober
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node

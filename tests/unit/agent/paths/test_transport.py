@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.transport import MODES, SILENCE_S, HubTransport, Mode, parse_mode
+from meshray.agent.paths.transport import MODES, SILENCE_S, HubTransport, Mode, parse_mode
 from meshray.errors import UsageError
 
 

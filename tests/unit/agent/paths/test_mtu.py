@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.mtu import SIZES, TRIES, MtuSearch, find_mtu, largest_inner
+from meshray.agent.paths.mtu import SIZES, TRIES, MtuSearch, find_mtu, largest_inner
 
 
 class Underlay:

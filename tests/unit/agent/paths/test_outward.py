@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from meshray.agent.hubs import PATIENCE_S, STALE_HANDSHAKE_S
-from meshray.agent.outward import DIAL_AFTER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Outward
+from meshray.agent.paths.hubs import PATIENCE_S, STALE_HANDSHAKE_S
+from meshray.agent.paths.outward import DIAL_AFTER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Outward
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshInfo, MeshMap

@@ -20,7 +20,7 @@ from ipaddress import IPv4Address
 from statistics import median
 from typing import cast
 
-from meshray.agent.mtu import dont_fragment
+from meshray.agent.paths.mtu import dont_fragment
 from meshray.runtime import inside
 from meshray.settings import PROBE_PORT
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshray.agent.paths import (
+from meshray.agent.paths.decision import (
     DEAD_AFTER,
     DIRECT,
     HUB,
@@ -105,7 +105,7 @@ def test_late_answers_of_an_attempt_given_up_mean_nothing() -> None:
 
 @dataclass
 class Side:
-    """One machine with its probes, as `meshray.agent.pairs` runs it."""
+    """One machine with its probes, as `meshray.agent.paths.pairs` runs it."""
 
     path: PairPath = field(default_factory=PairPath)
     next_probe: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshray.agent.rebinds import Rebinds
+from meshray.agent.paths.rebinds import Rebinds
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
 from meshray.wireguard.device import DeviceState, PeerConfig, PeerState

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from meshray.agent.hubs import PATIENCE_S, HubChoice, is_fresh
+from meshray.agent.paths.hubs import PATIENCE_S, HubChoice, is_fresh
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
