@@ -46,8 +46,9 @@ from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
 
-#: An ephemeral node is removed so long after its agent's connection went away, seconds.
-EPHEMERAL_GRACE_S = 60.0
+#: An ephemeral node is removed so long after its agent's connection went away, seconds: within a minute, with what it
+#: takes to look. Longer than a network is away for a moment.
+EPHEMERAL_GRACE_S = 50.0
 #: After a restart of the coordinator they all have to find it again first.
 RESTART_GRACE_S = 120.0
 #: An ephemeral node that never came for its map may still be starting; after this it is a ghost.

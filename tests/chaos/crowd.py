@@ -32,8 +32,8 @@ OPEN, NESTED = 14, 6
 STATE = "/var/lib/meshray"
 #: After trouble all is well again within this time without a person, seconds; half of it is Python starting.
 WHOLE_S = 150
-#: An ephemeral node that was killed is removed after a minute, which is looked after every few seconds.
-REMOVED_S = 90
+#: An ephemeral node that was killed is removed within a minute; and what the questions take on two slow cores.
+REMOVED_S = 70
 #: What the doctor measures against the clock: with all nodes of a mesh on two cores it measures those. Every pair is
 #: asked by `ping` besides.
 OF_LOAD = {

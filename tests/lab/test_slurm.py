@@ -146,8 +146,21 @@ def test_the_signal_before_the_end_drains_both_and_they_leave(site: Site) -> Non
     assert site.nodes() == {}
     assert "told to end" in said(site, job)
     assert "orderly" not in said(site, job)
-    left = f"ls -d /tmp/meshray* {HOME}/meshray-*; ps -u {PERSON} -o args="
-    assert site.login.shell(left, check=False).stdout == ""
+    assert leftovers(site) == ""
+
+
+def test_the_head_may_be_in_the_job(site: Site) -> None:
+    """A mesh of its own, made by the first step, which the second one joins; scancel ends both."""
+    site.render("--head", "--nodes", "2", "--", "python", "job.py", "inside.json")
+    job = site.slurm.submit("job.sh", HOME)
+    ran = site.login.path(f"{HOME}/inside.json")
+    site.wait_for(lambda: ran.exists() or not site.slurm.jobs(), UP_DEADLINE_S, "tasks, or the job's early end")
+    assert ran.exists(), said(site, job)
+    assert json.loads(ran.read_text()) == ["10.99.0.1", "10.99.0.2"]
+    assert site.nodes() == {}  # of the other mesh
+    site.slurm.scancel(str(job))
+    site.wait_for(lambda: not site.slurm.jobs(), UP_DEADLINE_S, "the job's end")
+    site.wait_for(lambda: leftovers(site) == "", 30, "an end without leftovers")
 
 
 def test_a_killed_job_is_offline_at_once_and_ephemeral(site: Site) -> None:
@@ -160,6 +173,11 @@ def test_a_killed_job_is_offline_at_once_and_ephemeral(site: Site) -> None:
     site.wait_for(lambda: [node["online"] for node in site.nodes().values()] == [False] * 2, 30, "nodes that are gone")
     assert all(node["ephemeral"] for node in site.nodes().values())
     assert site.login.run(["ps", "-u", PERSON, "-o", "args="], check=False).stdout == ""
+
+
+def leftovers(site: Site) -> str:
+    """Files and processes of ada's nodes."""
+    return site.login.shell(f"ls -d /tmp/meshray* {HOME}/meshray-*; ps -u {PERSON} -o args=", check=False).stdout
 
 
 def said(site: Site, job: int) -> str:
