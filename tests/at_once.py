@@ -12,8 +12,10 @@ OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_doctor_ray", "test_reliab
 
 
 class ByGround(LoadScopeScheduling):  # type: ignore[misc]
-    """A module at a time, as its tests share fixtures; the modules of the one cluster are one."""
+    """A module at a time, as its tests share fixtures; those of the one cluster are one, and those of the guest."""
 
     def _split_scope(self, nodeid: str) -> str:
         module = PurePath(nodeid.partition("::")[0])
+        if module.parent.name == "vm":
+            return "guest"
         return "cluster" if module.parent.name == "lab" and module.stem in OF_ONE_CLUSTER else str(module)

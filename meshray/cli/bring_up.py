@@ -24,7 +24,7 @@ Summary = Mapping[str, object]
 _SILENCE_S = 180.0
 _POLL_S = 0.05
 #: A coordinator on a slow machine imports for a while, and is tried again when it ended.
-_COORDINATOR_S = 20.0
+_COORDINATOR_S = 90.0
 
 
 def start_and_follow(app: App, home: Home) -> Summary:

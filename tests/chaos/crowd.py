@@ -74,6 +74,12 @@ def kill(host: Host, part: str) -> None:
     host.run(["kill", f"-{int(signal.SIGKILL)}", str(pid)])
 
 
+def listen_port(host: Host) -> int:
+    """Of its WireGuard; 0 where its engine was killed a moment ago."""
+    shown = host.run(["wg", "show", "meshray0", "listen-port"], check=False)
+    return int(shown.stdout) if shown.returncode == 0 else 0
+
+
 @dataclass
 class Crowd:
     """The hosts, and what they were told.

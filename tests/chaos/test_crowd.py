@@ -7,11 +7,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.chaos.crowd import REMOVED_S, STATE, WHOLE_S, Crowd, kill, meshray, refused
+from tests.chaos.crowd import REMOVED_S, STATE, WHOLE_S, Crowd, kill, listen_port, meshray, refused
 from tests.chaos.oracles import left_over, on_each, traces, unreachable
 from tests.chaos.plan import SUMMARY, Plan, longest_s
 from tests.lab.host import CommandError, Host
@@ -164,7 +165,7 @@ def router_rebooted(crowd: Crowd) -> None:
 
 def mapping_moved(crowd: Crowd) -> None:
     for host in [host for host in crowd.living() if str(host.address).startswith("192.168.")][:1]:
-        port = int(host.run(["wg", "show", "meshray0", "listen-port"]).stdout)
+        port = host.wait_until(partial(listen_port, host), 30, "a WireGuard that answers")
         rebind(crowd.nat, host, port, crowd.plan.random.randint(40000, 49999))
 
 

@@ -19,11 +19,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.chaos.crowd import kill, meshray
+from tests.chaos.crowd import kill, listen_port, meshray
 from tests.chaos.oracles import left_over, traces, unreachable, wrong_addresses, wrong_peers, wrong_processes
 from tests.chaos.plan import SUMMARY, Plan, longest_s
 from tests.lab.cluster import Cluster
@@ -179,7 +180,7 @@ def router_rebooted(stage: Stage) -> None:
 
 def mapping_moved(stage: Stage) -> None:
     nested = stage.cluster.workers[1]
-    port = int(nested.run(["wg", "show", "meshray0", "listen-port"]).stdout)
+    port = nested.wait_until(partial(listen_port, nested), 30, "a WireGuard that answers")
     rebind(stage.nat, nested, port, stage.plan.random.randint(40000, 49999))
 
 

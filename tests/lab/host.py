@@ -36,7 +36,10 @@ PERSON_UID = 61234
 #: What a host has of its own, beside /etc.
 PRIVATE_FOLDERS = ("/tmp", "/var/tmp", "/run", "/dev/shm", "/home", "/root", "/var/lib", "/var/log")
 #: Where meshray and Ray write what one wants to read after a failure.
-LOG_GLOBS = ("/var/lib/meshray/log/*.log", "/tmp/ray/session_latest/logs/raylet.err", "/tmp/ray/*/logs/gcs_server.err")
+LOG_GLOBS = (
+    *("/var/lib/meshray/log/*.log", "/var/lib/meshray/log.failed/*.log"),
+    *("/tmp/ray/session_latest/logs/raylet.err", "/tmp/ray/*/logs/gcs_server.err"),
+)
 #: How much of each log is shown.
 LOG_TAIL_BYTES = 4000
 #: How long a command may take unless it is told otherwise, seconds.

@@ -10,6 +10,7 @@ answers SYN ACK, another RST, and one that is guarded nothing. Who was silent is
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import select
@@ -18,6 +19,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tests.lab.host import REPOSITORY, Host
 
@@ -25,6 +27,7 @@ _SYN, _RST, _ACK = 2, 4, 16
 #: How long after the last packet the answers are waited for, seconds: the kernel of one machine answers itself.
 _PATIENCE_S = 0.3
 _ROUNDS = 2
+_ADDRESS_S = 5.0
 _BUFFER = 32 * 2**20
 #: The kernel fills in the checksum at this place of the header (RFC 3542).
 _IPV6_CHECKSUM = 7
@@ -47,7 +50,7 @@ def scan(address: str, ports: Iterable[int]) -> tuple[set[int], set[int]]:
         raw.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         if family == socket.AF_INET6:
             raw.setsockopt(socket.IPPROTO_IPV6, _IPV6_CHECKSUM, 16)
-        raw.connect(target)
+        _connect(raw, target)
         own = random.randrange(30000, 60000)
         base = _base_sum(raw.getsockname()[0], str(target[0]), own) if family == socket.AF_INET else None
         found: set[int] = set()
@@ -55,6 +58,20 @@ def scan(address: str, ports: Iterable[int]) -> tuple[set[int], set[int]]:
         for _ in range(_ROUNDS):
             found |= _ask(raw, silent, own, base)
         return found, silent
+
+
+def _connect(raw: socket.socket, target: Any) -> None:
+    """An own IPv6 address that is new cannot be used for a second (RFC 4862, duplicate address detection)."""
+    end = time.monotonic() + _ADDRESS_S
+    while True:
+        try:
+            raw.connect(target)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _ask(raw: socket.socket, silent: set[int], own: int, base: int | None) -> set[int]:

@@ -96,6 +96,7 @@ def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Clu
         wait_until_healthy(cluster)
     assert [(check["code"], check["node"], check["peer"]) for check in found] == [("ray_ports", "nested", "walled")]
     steps = [json.loads(line) for line in told.splitlines() if line.startswith("{")]  # Ray may say something too
+    assert [step for step in steps if step["step"] == "task" and step["error"]] == []
     moves = {(step["source"], step["target"]): step["error"] for step in steps if step["step"] == "move"}
     assert len(moves) == 6
     broken = {pair for pair, error in moves.items() if error}

@@ -118,7 +118,7 @@ def check_tunnel(place: Place) -> None:
     place.worker.wait_until(
         lambda: answer(place.worker, "status")["coordinator"]["reachable"], 20, "the coordinator through the tunnel"
     )
-    connections = place.worker.run(["ss", "-Htn", "dport = :51888"]).stdout
+    connections = place.worker.run(["ss", "-Htn", "state", "established", "dport = :51888"]).stdout
     assert "10.99.0.1:51888" in connections
     assert str(place.head.address) not in connections
 

@@ -138,8 +138,12 @@ class PairPath:
         return self._gave_up(now)
 
     def network_changed(self, now: float) -> PairPath:
-        """Another address, another router: what failed before may work now."""
-        return replace(self, failures=0, next_try=now) if self.phase == HUB else self
+        """Another address, another router: what failed before may work now, and a way that is silent is another one."""
+        if self.phase == HUB:
+            return replace(self, failures=0, next_try=now)
+        if self.heard is None or self.hears:
+            return self
+        return replace(self._gave_up(now), failures=0, next_try=now)
 
     def probe_interval_s(self, active: bool) -> float:
         """How often the direct way is probed now.

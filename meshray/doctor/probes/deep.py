@@ -51,7 +51,7 @@ def move_between_all(
     pause_s = SOAK_S if soak else 0
     order = {"nodes": dict(nodes), "again_after_s": pause_s}
     command = wrap([str(python), "-", json.dumps(order)])
-    rounds = deep_job.TASK_S + len(nodes) * (deep_job.MOVE_S + deep_job.ANSWER_S)
+    rounds = deep_job.NOTICED_S + deep_job.TASK_S + len(nodes) * (deep_job.MOVE_S + deep_job.ANSWER_S)
     deadline_s = _START_S + rounds * (2 if soak else 1) + pause_s
     steps: list[Step] = []
     done = False

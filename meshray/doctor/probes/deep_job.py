@@ -19,6 +19,8 @@ import sys
 import time
 from typing import Any
 
+#: Until Ray has noticed that a node's raylet was killed; until then it lists the next one beside it.
+NOTICED_S = 30.0
 #: The first task on a node starts a worker there, which imports Ray.
 TASK_S = 40.0
 #: For one object; 16 MiB pass a line of 5 Mbit/s in it.
@@ -71,11 +73,16 @@ def only_on(node_id: str) -> dict[str, Any]:
 
 
 def ids_of(nodes: dict[str, str]) -> dict[str, str]:
-    """Ray's ids by our names of the nodes that it calls alive; the newest where it lists several at one address."""
+    """Ray's ids by our names of the nodes that it calls alive, as soon as it lists one for each address."""
     import ray
 
-    alive = [node for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] in nodes]
-    return {nodes[node["NodeManagerAddress"]]: node["NodeID"] for node in alive}
+    end = time.monotonic() + NOTICED_S
+    while True:
+        alive = [node for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] in nodes]
+        ids = {nodes[node["NodeManagerAddress"]]: node["NodeID"] for node in alive}
+        if len(ids) == len(alive) or time.monotonic() > end:
+            return ids
+        time.sleep(0.5)
 
 
 def run_tasks(ids: dict[str, str], addresses: dict[str, str], again: bool) -> list[str]:

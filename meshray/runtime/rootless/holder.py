@@ -11,6 +11,7 @@ sees its pipe close and ends too, and the kernel ends every process and mount in
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -144,7 +145,7 @@ def _furnish(folders: Folders, helper: Helper | None) -> None:
     kernel.mount("tmpfs", "/dev/shm", "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=1777")  # noqa: S108
     own = folders.scratch / "ray"
     own.mkdir(mode=0o700, exist_ok=True)
-    if not RAY_FOLDER.is_dir():
+    with contextlib.suppress(FileExistsError):  # another node of this machine may be as fast
         RAY_FOLDER.mkdir()
         RAY_FOLDER.chmod(0o1777)  # it is in the way of nobody else's Ray
     kernel.mount(str(own), str(RAY_FOLDER), "", kernel.BIND)

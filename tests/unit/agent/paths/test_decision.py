@@ -72,6 +72,15 @@ def test_lost_probes_take_the_data_back() -> None:
     assert path.tick(3.0 + LINGER_S + 0.1).phase == HUB
 
 
+def test_on_another_network_a_silent_way_is_not_waited_for() -> None:
+    path = trying().answered(peer_hears=True, now=0.1)
+    assert path.network_changed(0.2) == path
+    for n in range(DEAD_AFTER):
+        path = path.unanswered(1.0 + n, sent=0.5 + n)
+    assert not path.wants_punch(4.0)
+    assert path.network_changed(4.0).wants_punch(4.0)
+
+
 def test_the_other_side_does_not_hear_us_and_we_go_back_at_once() -> None:
     path = trying().answered(peer_hears=True, now=0.1)
     assert not path.pinged(peer_hears=False, now=0.2).carries
