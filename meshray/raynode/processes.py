@@ -11,6 +11,7 @@ as one known member lives, whoever is in the session is ours.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -21,6 +22,9 @@ from pathlib import Path
 
 #: Without these a node is not in Ray, whatever else of it still runs.
 VITAL = frozenset({"raylet", "gcs_server"})
+#: A `ray start` that got SIGTERM while it was still starting may swallow it and wait for processes that are gone.
+_LONELY_S = 1.0
+_LONELY_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -130,3 +134,13 @@ def _process(pid: int) -> Process | None:
         return Process.parse(pid, Path(f"/proc/{pid}/stat").read_text(errors="replace"))
     except OSError:
         return None
+
+
+async def end_lonely_leader(family: Family) -> None:
+    """Kills a `ray start` that stays although nothing is left of its Ray; returns when it has ended."""
+    lonely_s = 0.0
+    while alive := family.look():
+        lonely_s = lonely_s + _LONELY_POLL_S if len(alive) == 1 else 0.0
+        if lonely_s > _LONELY_S:
+            family.kill()
+        await asyncio.sleep(_LONELY_POLL_S)

@@ -36,7 +36,7 @@ from meshray.raynode.decide import (
     decide,
 )
 from meshray.raynode.explain import TAIL_BYTES, cause
-from meshray.raynode.processes import Family
+from meshray.raynode.processes import Family, end_lonely_leader
 from meshray.raynode.state import gcs_answers, live_nodes
 from meshray.raynode.versions import RayInstallation
 from meshray.runtime import inside
@@ -67,9 +67,8 @@ _STARTED_S = 60.0
 _CLOCK_SLACK_S = 1.0
 #: Ray's own processes end within some seconds of SIGTERM; what a task holds up is killed then.
 _STOP_GRACE_S = 10.0
-#: A `ray start` that got SIGTERM while it was still starting may swallow it and wait for processes that are gone.
-_LONELY_S = 1.0
-_LONELY_POLL_S = 0.2
+#: `ray start --block` looks every second whether one of its processes ended, says which, and ends.
+_LAST_WORDS_S = 4.0
 #: The resolver may hang; a start is not held up for longer than this.
 _PREFLIGHT_S = 1.0
 
@@ -129,6 +128,8 @@ class RayNode:
         self._family: Family | None = None
         self._family_seen = 0.0
         self._log_start = 0
+        #: Since when Ray's own processes are gone, monotonic; 0 while they are not.
+        self._hollow_since = 0.0
         #: When Ray was started, monotonic and unix time; None for an adopted one.
         self._spawned: tuple[float, float] | None = None
         self._state = STARTING
@@ -187,7 +188,7 @@ class RayNode:
         pid = self._process.pid
         if pid is not None:
             family = Family(pid)
-            await asyncio.gather(self._process.stop(_STOP_GRACE_S), _end_lonely_leader(family))
+            await asyncio.gather(self._process.stop(_STOP_GRACE_S), end_lonely_leader(family))
             self._family = family
         await self._clear()
 
@@ -277,10 +278,7 @@ class RayNode:
     async def _keep(self, pid: int) -> float:
         family = self._watch_family(pid)
         if family.is_broken() or self._is_hollow(family):
-            # `ray start --block` stays where its raylet ended in peace: drained, or by SIGTERM.
-            await self._end()
-            self._fell("Ray's own processes ended, and left ray start behind")
-            return 0
+            return await self._end_hollow()
         if self._plan.head and self._reported != self._process.mark and await gcs_answers(self._plan.head_ip):
             self._report(self._process.mark)
         if self._state == RUNNING:
@@ -296,6 +294,16 @@ class RayNode:
             return _LISTED_POLL_S if self._reported or not self._plan.head else _STARTING_POLL_S
         self.last_error = f"Ray runs for {life:.0f} s, but the head does not list this node as ALIVE"
         return STEADY_S
+
+    async def _end_hollow(self) -> float:
+        # `ray start --block` stays where its raylet ended in peace: drained, or by SIGTERM. Else it says why and ends.
+        now = time.monotonic()
+        self._hollow_since = self._hollow_since or now
+        if now < self._hollow_since + _LAST_WORDS_S:
+            return _STARTING_POLL_S
+        await self._end()
+        self._fell("Ray's own processes ended, and left ray start behind")
+        return 0
 
     def _is_hollow(self, family: Family) -> bool:
         """Whether an adopted `ray start` has no raylet any more: that ended while there was no agent to see it."""
@@ -358,6 +366,7 @@ class RayNode:
     async def _clear(self) -> None:
         """Ends what is left of a Ray whose `ray start` is gone."""
         family, self._family = self._family, None
+        self._hollow_since = 0.0
         for _ in range(50):
             if family is None or not family.look():
                 return
@@ -388,13 +397,3 @@ class RayNode:
                 return file.read().decode(errors="replace")
         except OSError:
             return ""
-
-
-async def _end_lonely_leader(family: Family) -> None:
-    """Kills a `ray start` that stays although nothing is left of its Ray; returns when it has ended."""
-    lonely_s = 0.0
-    while alive := family.look():
-        lonely_s = lonely_s + _LONELY_POLL_S if len(alive) == 1 else 0.0
-        if lonely_s > _LONELY_S:
-            family.kill()
-        await asyncio.sleep(_LONELY_POLL_S)

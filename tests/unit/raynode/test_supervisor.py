@@ -103,6 +103,7 @@ class NoFamily:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     machine = FakeMachine()
+    monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 0.0)
     monkeypatch.setattr(supervisor, "ManagedProcess", lambda pid_file: machine)
     monkeypatch.setattr(supervisor, "gcs_answers", machine.gcs_answers)
     monkeypatch.setattr(supervisor, "live_nodes", machine.live_nodes)
@@ -159,7 +160,7 @@ async def test_ray_that_runs_is_adopted(machine: FakeMachine, tmp_path: Path, to
 
 
 async def test_a_raylet_that_ended_while_there_was_no_agent_is_missed(
-    machine: FakeMachine, tmp_path: Path, told: list[str]
+    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.pid, machine.mark, machine.without_raylet, machine.age_s = 77, "a", True, 20.0
     worker = node(tmp_path, told)
@@ -167,6 +168,10 @@ async def test_a_raylet_that_ended_while_there_was_no_agent_is_missed(
     await worker.step()
     assert (machine.pid, machine.starts) == (77, 0), "it may still be starting"
     machine.age_s = 61.0
+    monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 60.0)
+    await worker.step()
+    assert machine.pid == 77, "it may still say why"
+    monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 0.0)
     await worker.step()
     assert machine.pid is None and "left ray start behind" in worker.last_error
 
