@@ -94,7 +94,8 @@ class Site:
         """With the job's own words where it was in vain."""
 
         def words() -> str:
-            return self.login.shell(f"tail -n 40 {HOME}/*.out /var/log/slurm*.log", check=False).stdout
+            told = self.login.shell(f"tail -n 40 {HOME}/*.out /var/log/slurm*.log", check=False).stdout
+            return f"left: {leftovers(self)}\n{told}"
 
         try:
             return self.login.wait_until(condition, deadline_s, what)
