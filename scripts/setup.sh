@@ -188,4 +188,6 @@ else
 fi
 make_venv
 case $goal in demo | test | engine) make_engine ;; esac
+# Many short programs of ours are started: none is to compile them again, also where Python may write no such files.
+$venv/bin/python -m compileall -q meshray tests || true
 give_back

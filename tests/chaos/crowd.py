@@ -213,7 +213,9 @@ class Crowd:
         def evidence() -> str:
             return "\n".join([*seen, *self.plan.told, self.world.logs()])
 
-        wait_until(look, WHOLE_S, f"a whole mesh after {what} (seed {self.plan.seed})", evidence=evidence)
+        wait_until(
+            look, WHOLE_S, f"a whole mesh after {what} (seed {self.plan.seed})", evidence=evidence, longest_pause_s=2.0
+        )
         return time.monotonic() - begun
 
     def unhealthy(self) -> list[str]:

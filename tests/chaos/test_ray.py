@@ -140,7 +140,13 @@ class Stage:
         def evidence() -> str:
             return "\n".join([*seen, *self.plan.told, self.world.logs()])
 
-        wait_until(look, WHOLE_S, f"a whole cluster after {what} (seed {self.plan.seed})", evidence=evidence)
+        wait_until(
+            look,
+            WHOLE_S,
+            f"a whole cluster after {what} (seed {self.plan.seed})",
+            evidence=evidence,
+            longest_pause_s=2.0,
+        )
         return time.monotonic() - begun
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: The first and the longest pause between two looks, seconds.
+#: The first and, where nothing else is said, the longest pause between two looks, seconds.
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.25
 
@@ -22,7 +22,12 @@ class DeadlineError(AssertionError):
 
 
 def wait_until(
-    condition: Callable[[], T], deadline_s: float, what: str, *, evidence: Callable[[], str] = lambda: ""
+    condition: Callable[[], T],
+    deadline_s: float,
+    what: str,
+    *,
+    evidence: Callable[[], str] = lambda: "",
+    longest_pause_s: float = LONGEST_PAUSE_S,
 ) -> T:
     """The first truthy answer of the condition.
 
@@ -31,6 +36,7 @@ def wait_until(
         deadline_s: how long, in seconds.
         what: ends the sentence "waited in vain for …".
         evidence: what to show when it did not come (logs).
+        longest_pause_s: between two looks; longer ones for a look that costs much.
 
     Raises:
         DeadlineError: the condition was not met in time.
@@ -44,4 +50,4 @@ def wait_until(
         if time.monotonic() >= end:
             raise DeadlineError(f"waited {deadline_s:g} s in vain for {what} (last seen: {answer!r})\n{evidence()}")
         time.sleep(pause)
-        pause = min(pause * 1.5, LONGEST_PAUSE_S)
+        pause = min(pause * 1.5, longest_pause_s)
