@@ -18,12 +18,15 @@ TITLE = "A Ray object of 1 GB"
 HOW = """
 A task on the head makes an object of 10⁹ bytes; a task on the worker asks for it and waits until it lies in the
 worker's object store (`ray.wait` with `fetch_local`): nothing but Ray's transfer is timed. Then iperf3, one stream,
-from the head to the worker over the same overlay. The two take turns; the ratio is that of each round. For comparison
-the same with two Rays that were started by hand, without a tunnel. Ray's processes and the engines share the cores.
+from the head to the worker over the same overlay. The two take turns; the ratio is that of each round. The same over a
+line of 500 Mbit/s, and for comparison with two Rays that were started by hand, without a tunnel. Ray's processes and
+the engines of both ends share the cores: without the line they are what limits it.
 """
 ROUNDS = 5
 SECONDS = 4
 LOWEST_RATIO = 0.9
+#: What a line between two machines carries; then their cores have time left.
+LINE_MBIT = 500
 _RAY_ARGS = ("--num-cpus=1", f"--object-store-memory={int(1.5 * BYTES)}")
 _GCS_PORT = 6379
 
@@ -39,21 +42,38 @@ def measure(say: Callable[[str], None]) -> Measured:
         engine = engine_of(head)
         through = ["meshray", "run", "--"]
         overlay = measured(say, "overlay", through, head, worker, Way(MESHRAY, cluster.ip(head)))
+        shaped = f"tc qdisc add dev eth0 root tbf rate {LINE_MBIT}mbit burst 256kb latency 20ms"
+        for host in (head, worker):
+            host.run(shaped.split())
+        line = measured(say, "a line", through, head, worker, Way(MESHRAY, cluster.ip(head)), listens=True)
         for host in (worker, head):
+            host.run(["tc", "qdisc", "delete", "dev", "eth0", "root"])
             host.run(["meshray", "leave", "--yes"], deadline_s=UP_DEADLINE_S)
         start_by_hand(head, worker)
         plain = measured(say, "no tunnel", [], head, worker, Way("eth0", str(head.address)))
     return Measured(
-        (*figures("over the overlay", *overlay, Target(LOWEST_RATIO, at_least=True)), *figures("plain veth", *plain)),
+        (
+            *figures("over the overlay", *overlay, Target(LOWEST_RATIO, at_least=True)),
+            *figures(f"over the overlay, line of {LINE_MBIT} Mbit/s", *line, Target(LOWEST_RATIO, at_least=True)),
+            *figures("plain veth", *plain),
+        ),
         (f"Engine: {engine}.",),
     )
 
 
 def measured(
-    say: Callable[[str], None], what: str, through: list[str], head: Host, worker: Host, way: Way
+    say: Callable[[str], None],
+    what: str,
+    through: list[str],
+    head: Host,
+    worker: Host,
+    way: Way,
+    *,
+    listens: bool = False,
 ) -> tuple[list[float], list[float]]:
     """Rates of the objects and of the streams, Gbit/s. The first round makes the object stores' memory warm."""
-    listen(head, way)
+    if not listens:
+        listen(head, way)
     objects, streams = [], []
     for number in range(ROUNDS + 1):
         say(f"{what}, round {number} of {ROUNDS}")

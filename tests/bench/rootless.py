@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 
 from tests.bench.figures import Figure, Measured, Target
 from tests.bench.stream import MESHRAY, Way, listen, stream
 from tests.lab.cluster import UP_DEADLINE_S, Cluster
-from tests.lab.host import PERSON
+from tests.lab.host import PERSON, Host
 from tests.lab.world import World
 
 TITLE = "A node without root"
 HOW = """
 iperf3, one stream, between the head, which root runs, and two workers in turn: one of root's, and one of an ordinary
-user's in namespaces of its own (`meshray run -- iperf3 …`). Three hosts on one switch, the same engine on all, both
+user's in namespaces of its own. Three hosts on one switch, the same engine on all, both
 ways, every second round in the other order; the ratios are those of each round. No Ray runs.
 """
 ROUNDS = 5
@@ -37,18 +38,21 @@ def measure(say: Callable[[str], None]) -> Measured:
         login.run(["meshray", "join", "--no-ray", token], user=PERSON, deadline_s=UP_DEADLINE_S)
         way = Way(MESHRAY, cluster.ip(head))
         listen(head, way)
-        ends = ((worker, ""), (login, PERSON))
-        rates = {(person, from_head): list[float]() for _, person in ends for from_head in (False, True)}
+        namespace = f"/home/{PERSON}/.local/share/meshray/run/namespace.json"
+        pid = str(json.loads(login.path(namespace).read_text())["first"])
+        enter = ["python", "-I", "-m", "meshray.runtime.rootless.enter", pid, "--"]
+        ends: tuple[tuple[Host, list[str]], ...] = ((worker, []), (login, enter))
+        rates = {(host.name, from_head): list[float]() for host, _ in ends for from_head in (False, True)}
         for number in range(-1, ROUNDS):
             say(f"round {number + 1} of {ROUNDS}" if number >= 0 else "a round to find the direct paths")
-            for host, person in ends if number % 2 == 0 else reversed(ends):
+            for host, inside in ends if number % 2 == 0 else reversed(ends):
                 for from_head in (False, True):
-                    rate = stream(host, way, SECONDS, from_head=from_head, person=person)
+                    rate = stream(host, way, SECONDS, from_head=from_head, inside=inside)
                     if number >= 0:
-                        rates[person, from_head].append(rate)
+                        rates[host.name, from_head].append(rate)
     figures = []
     for from_head, direction in ((False, "to the head"), (True, "from the head")):
-        of_root, without = rates["", from_head], rates[PERSON, from_head]
+        of_root, without = rates["worker", from_head], rates["login", from_head]
         ratios = tuple(mine / theirs for mine, theirs in zip(without, of_root, strict=True))
         figures += [
             Figure(f"with root, {direction}", "Gbit/s", tuple(of_root)),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from meshray.wireguard.engines import STOCK, find_engine
 from tests.bench.figures import Figure, Measured, Target
 from tests.lab.cluster import Cluster
-from tests.lab.host import REPOSITORY, Host
+from tests.lab.host import PERSON, REPOSITORY, Host
 from tests.lab.world import World
 
 TITLE = "One TCP stream through the tunnel"
@@ -116,16 +116,16 @@ def listen(head: Host, way: Way) -> None:
 
 
 def stream(
-    worker: Host, way: Way, seconds: int, *, streams: int = 1, from_head: bool = False, person: str = ""
+    worker: Host, way: Way, seconds: int, *, streams: int = 1, from_head: bool = False, inside: Sequence[str] = ()
 ) -> float:
     """What arrived, Gbit/s. The first second (slow start) is not counted.
 
     Args:
         from_head: the head sends, and the worker receives.
-        person: whose node without root it is that talks to the head.
+        inside: what enters the namespaces of the worker's node, where root made none of it.
     """
     command = ["iperf3", "--client", way.head_ip, "--port", str(way.port), "--time", str(seconds), "--omit", "1"]
     command += ["--parallel", str(streams), "--json", *(["--reverse"] if from_head else [])]
-    inside = ["meshray", "run", "--"] if person else []
-    answer = worker.run([*inside, *command], user=person or "root", deadline_s=seconds + 20).json()
+    user = PERSON if inside else "root"
+    answer = worker.run([*inside, *command], user=user, deadline_s=seconds + 20).json()
     return float(answer["end"]["sum_received"]["bits_per_second"]) / 1e9
