@@ -58,14 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.name or BENCHMARKS:
             outcomes.append(run_one(name))
             report.show(console, outcomes[-1])
+            if options.markdown and options.name:  # what was measured stays, also when the next one is interrupted
+                one = report.Run(date, facts, outcomes[-1:])
+                DOCUMENT.write_text(report.updated(DOCUMENT.read_text(), one))
     except KeyboardInterrupt:
         print("\ninterrupted; everything is torn down", file=sys.stderr)
         return 130
     run = report.Run(date, facts, outcomes)
     if options.json:
         options.json.write_text(json.dumps(report.to_json(run), indent=1) + "\n")
-    if options.markdown:
-        DOCUMENT.write_text(report.updated(DOCUMENT.read_text(), run) if options.name else report.to_markdown(run))
+    if options.markdown and not options.name:
+        DOCUMENT.write_text(report.to_markdown(run))
     console.print("All targets are met." if run.met else "[bold red]Not all targets are met.[/]")
     return 0 if run.met else 1
 
