@@ -43,8 +43,8 @@ print(json.dumps([{name: node[name] for name in keep} for node in ray.nodes()]))
 
 
 def wireguard_peers(host: Host) -> list[dict[str, Any]]:
-    """What `wg` says of the host's peers."""
-    lines = host.run(["wg", "show", INTERFACE, "dump"]).stdout.splitlines()[1:]
+    """What `wg` says of the host's peers; none where its engine does not answer, as one that has just been started."""
+    lines = host.run(["wg", "show", INTERFACE, "dump"], check=False).stdout.splitlines()[1:]
     names = ("public_key", "psk", "endpoint", "allowed_ips", "handshake", "rx", "tx", "keepalive")
     return [dict(zip(names, line.split("\t"), strict=True)) for line in lines]
 
