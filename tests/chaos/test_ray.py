@@ -133,7 +133,10 @@ class Stage:
         begun, seen = time.monotonic(), list[str]()
 
         def look() -> bool:
-            seen[:] = self.wrong()
+            try:
+                seen[:] = self.wrong()
+            except CommandError as error:  # an engine or an agent that has just been killed
+                seen[:] = [str(error)]
             self.plan.note(seen)
             return not seen
 
