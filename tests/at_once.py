@@ -7,7 +7,7 @@ from pathlib import PurePath
 from xdist.scheduler import LoadScopeScheduling
 
 #: The modules that go on with the one cluster, in this order, in one process: a second cluster would cost its time
-#: again. They are the longest chain, so they begin before the rest of the lab; the last module ends the cluster.
+#: again. They come after the rest of the lab; the last module ends the cluster.
 OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_doctor_ray", "test_reliability", "test_ways_out")
 
 

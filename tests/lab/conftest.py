@@ -15,9 +15,9 @@ from tests.lab.world import World
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the modules of the one cluster before the others; the tiers are sorted afterwards and keep this order."""
-    order = {name: number for number, name in enumerate(OF_ONE_CLUSTER)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)) if item.path.parent.name == "lab" else 0)
+    """Puts the modules of the one cluster next to each other; the tiers are sorted afterwards and keep this order."""
+    order = {name: number for number, name in enumerate(OF_ONE_CLUSTER, start=1)}
+    items.sort(key=lambda item: order.get(item.path.stem, 0) if item.path.parent.name == "lab" else 0)
 
 
 @pytest.fixture(scope="session")

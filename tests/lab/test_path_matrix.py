@@ -26,7 +26,7 @@ from tests.lab.world import World
 T = TypeVar("T")
 
 #: From the last join to the last direct way: 100 pairs that can, and 20 that try in vain, on two slow cores.
-SETTLED_DEADLINE_S = 90
+SETTLED_DEADLINE_S = 240
 #: Until the width of every path is known.
 MEASURED_S = 60
 #: IPv4 and UDP headers, and WireGuard's own.
