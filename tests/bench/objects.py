@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 
 from tests.bench.figures import Figure, Measured, Target
 from tests.bench.object_job import BYTES
-from tests.bench.stream import MESHRAY, Way, engine_of, listen, stream
+from tests.bench.stream import MESHRAY, Way, engine_of, listen, require_iperf3, stream
 from tests.lab.cluster import UP_DEADLINE_S, Cluster
 from tests.lab.host import REPOSITORY, Host
 from tests.lab.world import World
@@ -33,24 +32,27 @@ _GCS_PORT = 6379
 
 def measure(say: Callable[[str], None]) -> Measured:
     """Rounds of an object and a stream, over the overlay and without it."""
-    if not shutil.which("iperf3"):
-        raise RuntimeError("iperf3 is missing: apt-get install iperf3")
+    require_iperf3()
     with World("bench-objects") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
         cluster = Cluster.start(head, [worker], ray_args=_RAY_ARGS)
         engine = engine_of(head)
         through = ["meshray", "run", "--"]
-        overlay = measured(say, "overlay", through, head, worker, Way(MESHRAY, cluster.ip(head)))
+        way = Way(MESHRAY, cluster.ip(head))
+        listen(head, way)
+        overlay = measured(say, "overlay", through, worker, way)
         shaped = f"tc qdisc add dev eth0 root tbf rate {LINE_MBIT}mbit burst 256kb latency 20ms"
         for host in (head, worker):
             host.run(shaped.split())
-        line = measured(say, "a line", through, head, worker, Way(MESHRAY, cluster.ip(head)), listens=True)
+        line = measured(say, "a line", through, worker, way)
         for host in (worker, head):
             host.run(["tc", "qdisc", "delete", "dev", "eth0", "root"])
             host.run(["meshray", "leave", "--yes"], deadline_s=UP_DEADLINE_S)
         start_by_hand(head, worker)
-        plain = measured(say, "no tunnel", [], head, worker, Way("eth0", str(head.address)))
+        way = Way("eth0", str(head.address))
+        listen(head, way)
+        plain = measured(say, "no tunnel", [], worker, way)
     return Measured(
         (
             *figures("over the overlay", *overlay, Target(LOWEST_RATIO, at_least=True)),
@@ -62,18 +64,9 @@ def measure(say: Callable[[str], None]) -> Measured:
 
 
 def measured(
-    say: Callable[[str], None],
-    what: str,
-    through: list[str],
-    head: Host,
-    worker: Host,
-    way: Way,
-    *,
-    listens: bool = False,
+    say: Callable[[str], None], what: str, through: list[str], worker: Host, way: Way
 ) -> tuple[list[float], list[float]]:
     """Rates of the objects and of the streams, Gbit/s. The first round makes the object stores' memory warm."""
-    if not listens:
-        listen(head, way)
     objects, streams = [], []
     for number in range(ROUNDS + 1):
         say(f"{what}, round {number} of {ROUNDS}")

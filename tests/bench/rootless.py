@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 
 from tests.bench.figures import Figure, Measured, Target
-from tests.bench.stream import MESHRAY, Way, listen, stream
+from tests.bench.stream import MESHRAY, Way, listen, require_iperf3, stream
 from tests.lab.cluster import UP_DEADLINE_S, Cluster
 from tests.lab.host import PERSON, Host
 from tests.lab.world import World
@@ -25,8 +24,7 @@ LOWEST_RATIO = 0.9
 
 def measure(say: Callable[[str], None]) -> Measured:
     """Rounds over both workers and both ways."""
-    if not shutil.which("iperf3"):
-        raise RuntimeError("iperf3 is missing: apt-get install iperf3")
+    require_iperf3()
     with World("bench-rootless") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")

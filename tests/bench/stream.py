@@ -41,8 +41,7 @@ class Way:
 
 def measure(say: Callable[[str], None]) -> Measured:
     """Pairs of streams."""
-    if not shutil.which("iperf3"):
-        raise RuntimeError("iperf3 is missing: apt-get install iperf3")
+    require_iperf3()
     with World("bench-stream") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
@@ -70,6 +69,12 @@ def measure(say: Callable[[str], None]) -> Measured:
         ),
         (f"Engine: {engine}. MTU: meshray {mtus[MESHRAY]}, by hand {mtus[BY_HAND]} (the engine's own default).",),
     )
+
+
+def require_iperf3() -> None:
+    """Raises RuntimeError where it is not installed."""
+    if not shutil.which("iperf3"):
+        raise RuntimeError("iperf3 is missing: apt-get install iperf3")
 
 
 def engine_of(host: Host) -> str:

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"net"
-	"syscall"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
@@ -25,35 +24,28 @@ func newBind() *bind { return &bind{StdNetBind: conn.NewStdNetBind().(*conn.StdN
 
 // Open implements conn.Bind.
 func (b *bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
-	for {
-		wanted, err := choose(port)
-		if err != nil {
+	b.StdNetBind = conn.NewStdNetBind().(*conn.StdNetBind)
+	receivers, actual, err := b.StdNetBind.Open(port)
+	if err == nil && actual == 0 && port == 0 {
+		// Without IPv6 the port that the kernel chose is not told: one that is free now is asked for by name.
+		b.StdNetBind.Close()
+		if port, err = free(); err != nil {
 			return nil, 0, err
 		}
-		b.StdNetBind = conn.NewStdNetBind().(*conn.StdNetBind)
-		receivers, actual, err := b.StdNetBind.Open(wanted)
-		if port == 0 && errors.Is(err, syscall.EADDRINUSE) {
-			continue // somebody was faster
-		}
-		// Nobody has used its lock and its pools yet (of a copied lock vet warns); from now on each has its own.
-		six := *b.StdNetBind
-		b.six = &six
-		if err == nil && actual == 0 {
-			actual = wanted
-		}
-		return receivers, actual, err
+		return b.Open(port)
 	}
+	// Nobody has used its lock and its pools yet (of a copied lock vet warns); from now on each has its own.
+	six := *b.StdNetBind
+	b.six = &six
+	if err == nil && actual == 0 {
+		actual = port
+	}
+	return receivers, actual, err
 }
 
-// choose returns a port that is free for IPv4 in place of 0.
-func choose(port uint16) (uint16, error) {
-	if port != 0 {
-		return port, nil
-	}
+// free returns a UDP port that nobody has.
+func free() (uint16, error) {
 	probe, err := net.ListenUDP("udp4", nil)
-	if errors.Is(err, syscall.EAFNOSUPPORT) {
-		return 0, nil // IPv6 alone, which tells its port
-	}
 	if err != nil {
 		return 0, err
 	}
