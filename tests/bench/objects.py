@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 
@@ -71,7 +70,7 @@ def measured(
     for number in range(ROUNDS + 1):
         say(f"{what}, round {number} of {ROUNDS}")
         job = [*through, sys.executable, "-m", "tests.bench.object_job", f"{way.head_ip}:{_GCS_PORT}"]
-        seconds = json.loads(worker.run(job, cwd=REPOSITORY, deadline_s=180).stdout.splitlines()[-1])["seconds"]
+        seconds = worker.run(job, cwd=REPOSITORY, deadline_s=180).last_json()["seconds"]
         objects.append(8 * BYTES / seconds / 1e9)
         streams.append(stream(worker, way, SECONDS, from_head=True))
     return objects[1:], streams[1:]

@@ -126,6 +126,8 @@ class Stage:
 
     def _wrong_doctor(self) -> list[str]:
         answer = self.cluster.meshray(self.cluster.head, "doctor", check=False)
+        if "error" in answer:
+            return [f"doctor: {answer['error']}"]
         return [f"{c['code']} {c['node']}: {c['evidence']}" for c in answer["checks"] if c["status"] == "fail"]
 
     def whole(self, what: str) -> float:

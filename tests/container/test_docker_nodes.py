@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -33,7 +32,7 @@ def test_objects_go_both_ways_between_containers_that_cannot_reach_each_other(no
     ping = ("exec", "meshray-red", "ping", "-n", "-c1", "-W1")
     assert nodes.engine.docker(*ping, address, check=False).returncode == 1
     said = nodes.cluster.job("python", str(REPOSITORY / "tests/lab/pairs.py"), "--nodes=3", "--mebibytes=8", "--json")
-    done = json.loads(said.stdout)
+    done = said.last_json()
     assert sorted(done["nodes"]) == sorted(TOGETHER)
     assert len(done["objects"]) == 6
     assert all(one["intact"] for one in done["objects"])

@@ -117,5 +117,5 @@ class Cluster:
         )
 
     def python(self, code: str, *, host: Host | None = None) -> Any:
-        """What a piece of Python, run by `job`, prints as its last line, read as JSON."""
-        return json.loads(self.job("python", "-c", code, host=host).stdout.splitlines()[-1])
+        """What a piece of Python, run by `job`, prints in one line, read as JSON."""
+        return self.job("python", "-c", code, host=host).last_json()

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -61,6 +62,17 @@ class Result:
     def json(self) -> Any:
         """Standard output, read as JSON."""
         return json.loads(self.stdout)
+
+    def last_json(self) -> Any:
+        """The last line of standard output that is JSON: Ray prints warnings of its own around a driver's answer.
+
+        Raises:
+            AssertionError: no line is.
+        """
+        for line in reversed(self.stdout.splitlines()):
+            with suppress(json.JSONDecodeError):
+                return json.loads(line)
+        raise AssertionError(f"no line of JSON in:\n{self.stdout}")
 
 
 class HostProcess:

@@ -71,8 +71,8 @@ def test_a_head_behind_a_nat_and_a_worker_behind_a_firewall(place: Place) -> Non
     assert head["ray_address"] == f"{head['node']['ip']}:6379"
     worker = meshray(place.walled, "join", place.token, "--", *RAY_ARGS)
     assert worker["ray"] == {"alive": True, "nodes": 2}
-    shown = place.walled.run(["meshray", "run", "--", "python", "-c", ALIVE], deadline_s=120).stdout
-    assert json.loads(shown.splitlines()[-1]) == [head["node"]["ip"], worker["node"]["ip"]]
+    shown = place.walled.run(["meshray", "run", "--", "python", "-c", ALIVE], deadline_s=120)
+    assert shown.last_json() == [head["node"]["ip"], worker["node"]["ip"]]
     roles = {node["name"]: node["role"] for node in meshray(place.hub, "status")["nodes"]}
     assert roles == {"hub": "hub", "head": "head", "walled": "worker"}
     assert place.hub.run(["pgrep", "-f", "gcs_server"], check=False).stdout == ""
