@@ -86,7 +86,9 @@ async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
             # Enrolments wait for the agent of the coordinator's own machine.
             await still_known(client, head)
             # Who was answered before is still known, by his credential and at his address.
-            await asyncio.gather(*(still_known(client, answer) for answer in acknowledged))
+            # Not all at once: of more than 256 handshakes under way the oldest are given up.
+            for start in range(0, len(acknowledged), 100):
+                await asyncio.gather(*(still_known(client, one) for one in acknowledged[start : start + 100]))
             # From then on there is something to lose, however slow the machine is.
             acknowledged += await enrol_until_it_dies(
                 client, ["first"], {"first": enrol_request(token, f"first{turn}")}
