@@ -76,7 +76,7 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         _log_to(home.logs / "agent.log")
         ManagedProcess(home.pid_file("agent")).record_this_process()
         log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
-        with _where_the_overlay_is(home, enrolment):
+        with _where_the_overlay_is(home, enrolment, environ):
             agent, control = _compose(home, enrolment, key, mesh_map, environ)
             asyncio.run(_run(agent, control, environ))
     if enrolment.ephemeral:
@@ -97,16 +97,28 @@ def _alone(home: Home) -> Iterator[None]:
         yield
 
 
+def enter_namespaces(home: Home, enrolment: Enrolment, environ: Mapping[str, str]) -> None:
+    """This process enters those of a node without root, once. Before it has threads.
+
+    Raises:
+        MeshrayError: ``no_namespace`` or ``no_wireguard``.
+    """
+    from meshray.runtime.rootless.namespace import enter_once
+    from meshray.wireguard.elsewhere import udp_port_inside
+
+    enter_once(home, udp_port_inside(enrolment.listen_port, environ))
+
+
 @contextmanager
-def _where_the_overlay_is(home: Home, enrolment: Enrolment) -> Iterator[None]:
+def _where_the_overlay_is(home: Home, enrolment: Enrolment, environ: Mapping[str, str]) -> Iterator[None]:
     """In namespaces of its own on a node without root. They end when the node was taken down, not when its agent failed
     at something: another agent goes on with them."""
     if not enrolment.rootless:
         yield
         return
-    from meshray.runtime.rootless.namespace import Namespace, enter_once
+    from meshray.runtime.rootless.namespace import Namespace
 
-    enter_once(home)
+    enter_namespaces(home, enrolment, environ)
     try:
         yield
     except RemovedFromMesh:

@@ -68,6 +68,9 @@ class RayPart(Protocol):
     def label(self, labels: Mapping[str, str]) -> None:
         """Further labels for the next start of Ray."""
 
+    def look(self) -> None:
+        """Somebody has seen more of this node's Ray than it was last known to be: it is looked at anew."""
+
     async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
         """Ray's own node table; None where the head does not answer."""
 

@@ -61,6 +61,7 @@ class RayOnNode:
         self.head_instance = self._node.head_instance
         self.drained = self._node.drained
         self.label = self._node.label
+        self.look = self._node.look
         self.run = self._node.run
         self.stop = self._node.stop
 

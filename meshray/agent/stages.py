@@ -151,6 +151,7 @@ class Stages:
             table = await ray.node_table()
             mine = table.get(agent.me.ip) if table else None
             if table and mine and mine.alive and mine.resources:
+                ray.look()  # or a doctor that is asked right after this would find a Ray that is still being started
                 alive = sum(1 for node in table.values() if node.alive)
                 self._progress.set("ray", "ok", f"ALIVE, {alive} nodes in the cluster")
                 return table

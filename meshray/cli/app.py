@@ -31,7 +31,15 @@ _WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
 #: The coordinator may be tried at several addresses.
 _API_TIMEOUT_S = 30.0
 #: What sudo drops although a meshray command may need it.
-_KEPT_VARIABLES = ("MESHRAY_HOME", "MESHRAY_RUN", "MESHRAY_RAY", "MESHRAY_WIREGUARD", "HTTPS_PROXY", "https_proxy")
+_KEPT_VARIABLES = (
+    "MESHRAY_HOME",
+    "MESHRAY_RUN",
+    "MESHRAY_RAY",
+    "MESHRAY_WIREGUARD",
+    "MESHRAY_ENGINE",
+    "HTTPS_PROXY",
+    "https_proxy",
+)
 
 
 @dataclass(frozen=True)

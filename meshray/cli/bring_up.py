@@ -92,13 +92,12 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
         MeshrayError: a stage failed before the node was up; InterruptedByUser: a signal came before.
     """
     from meshray.agent.enrolment import Enrolment
-    from meshray.agent.main import run_foreground
+    from meshray.agent.main import enter_namespaces, run_foreground
 
-    if Enrolment.load(home).rootless:
-        from meshray.runtime.rootless.namespace import enter_once
-
+    enrolment = Enrolment.load(home)
+    if enrolment.rootless:
         make_folder(home.run, PASSABLE_FOLDER)
-        enter_once(home)  # before there are threads: a process with several cannot
+        enter_namespaces(home, enrolment, app.environ)  # before there are threads: a process with several cannot
     watcher = _Watcher(app, home, on_up)
     watcher.start()
     try:

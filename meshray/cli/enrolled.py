@@ -78,13 +78,21 @@ def check_rootless(app: App) -> str:
     Raises:
         MeshrayError: ``no_namespaces``, ``no_tun`` or ``no_engine``: what is missing, and whom to ask.
     """
-    from meshray.runtime.rootless.internet import find_helper
+    from meshray.runtime.rootless.internet import PASTA, find_helper
     from meshray.runtime.rootless.trial import require_namespaces
-    from meshray.wireguard.elsewhere import find_own_engine
+    from meshray.wireguard.engines import OWN, OWN_FIX, find_engine
 
-    engine = find_own_engine(app.environ)
+    engine = find_engine(app.environ)
     require_namespaces(app.sudo_line())
     helper = find_helper(app.environ)
+    if not engine.is_own:
+        if helper is None or helper.name != PASTA:
+            raise MeshrayError(
+                "no_engine",
+                f"without root {engine.name} needs {PASTA}, which carries its packets out, and that is not installed",
+                hint=f"{OWN_FIX}: {OWN} needs none; or: apt-get install passt",
+            )
+        app.warn(f"{engine.name} runs inside {PASTA}, which costs throughput; {OWN} does without: {OWN_FIX}")
     if helper is None:
         app.warn("Ray will have no way to the internet: neither pasta (package passt) nor slirp4netns is installed")
     way = f", internet through {helper.name}" if helper is not None else ""

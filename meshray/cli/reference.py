@@ -31,6 +31,7 @@ _VARIABLES = (
     ("MESHRAY_RUN", "sockets and pid files; default `/run/meshray`"),
     ("MESHRAY_RAY", "the Ray to run, as `--ray`"),
     ("MESHRAY_WIREGUARD", "`kernel` or `userspace` forces one"),
+    ("MESHRAY_ENGINE", "the engine where WireGuard is in user space: `wireguard-go`, or a path to it or to our own"),
     ("MESHRAY_SERVICE", "`systemd` or `background` forces how the agent is started"),
     ("MESHRAY_DEBUG", "`1` shows a traceback with an error"),
     ("HTTPS_PROXY, NO_PROXY", "honoured on the way to the coordinator"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+from meshray.wireguard.engines import OWN, OWN_FIX
 
 KERNEL, USERSPACE = "kernel", "userspace"
 #: States of the interface.
@@ -22,6 +23,10 @@ class DeviceFacts:
         uid: as whom it looked; -1: not known.
         net_admin: CAP_NET_ADMIN is in effect; None: not known.
         wireguard: ``kernel`` or ``userspace``, empty where neither can be had: then ``wireguard_error`` says why.
+        engine: the program that is or would be used in user space; empty where there is none.
+        engine_is_stock: it is the distribution's, not ours.
+        carrier: that engine is in the node's namespace, from where this program carries its packets out (empty: none
+            does); None: it has a socket of the machine's own network.
         tun_error: why /dev/net/tun does not open; empty where it does.
         namespaces_error: what the kernel said when an ordinary user asked for a namespace, with which of them; None:
             not tried.
@@ -38,6 +43,9 @@ class DeviceFacts:
     wireguard: str = ""
     wireguard_error: str = ""
     wireguard_fix: str = ""
+    engine: str = ""
+    engine_is_stock: bool = False
+    carrier: str | None = None
     tun_error: str = ""
     namespaces_error: str | None = None
     interface: str = ""
@@ -55,7 +63,21 @@ def wireguard_available(facts: DeviceFacts) -> Finding:
         return Finding(FAIL, facts.wireguard_error, facts.wireguard_fix)
     if not facts.wireguard:
         return Finding(SKIP, "it was not tried")
-    return Finding(OK, "the kernel has WireGuard" if facts.wireguard == KERNEL else "an engine in user space")
+    return Finding(OK, "the kernel has WireGuard") if facts.wireguard == KERNEL else _engine(facts)
+
+
+def _engine(facts: DeviceFacts) -> Finding:
+    """What a slower engine costs, and what one costs whose packets another program has to carry."""
+    if not facts.engine_is_stock:
+        return Finding(OK, f"{facts.engine}, an engine in user space")
+    if facts.carrier is None:
+        return Finding(OK, f"{facts.engine}, an engine in user space; {OWN} has several times its throughput")
+    if not facts.carrier:
+        return Finding(
+            FAIL, f"{facts.engine} is where nothing leads out: its packets reach nobody by UDP", "apt-get install passt"
+        )
+    lost = "most of the throughput; direct paths to nodes of this same machine, which go through the hub"
+    return Finding(WARN, f"{facts.engine} runs inside {facts.carrier}. Lost by that: {lost}", OWN_FIX)
 
 
 def tun_device(facts: DeviceFacts) -> Finding:

@@ -134,6 +134,7 @@ class RayNode:
         self._spawned: tuple[float, float] | None = None
         self._state = STARTING
         self._changed = asyncio.Event()
+        self.look = self._changed.set  # at once: somebody else has seen more of Ray
         self.last_error = ""
         #: Before each start: the Ray that is to run, which raises where there is none.
         self.renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None

@@ -27,6 +27,7 @@ from meshray.relay.frames import MIN_DATAGRAM_BYTES, FrameError, unpack
 from meshray.relay.pump import Pump, keep_unsent_small
 from meshray.relay.trial import Trial
 from meshray.relay.udp import LOOPBACK, Address, Sender, open_loopback, receive
+from meshray.runtime import inside
 from meshray.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class RelayClient:
 
     async def open(self) -> Endpoint:
         """The local endpoint for WireGuard. Raises OSError where no socket can be had."""
-        sock = open_loopback()
+        sock = inside.run_beside_engine(open_loopback)
         self._pump = Pump(sock, self._from_wireguard)
         self._sender = Sender(sock)
         self._pump.start()

@@ -29,6 +29,14 @@ T = TypeVar("T")
 class Place(Protocol):
     """A network namespace that threads of this process have entered."""
 
+    @property
+    def engine_inside(self) -> bool:
+        """Whether WireGuard's engine is inside with its UDP socket; else that is in the machine's own network."""
+
+    @property
+    def way_out(self) -> str:
+        """The program that leads from inside to the machine's own network; empty: nothing does."""
+
     def run(self, function: Callable[[], T]) -> T:
         """In a thread that is inside. Blocks; raises what the function raises."""
 
@@ -38,8 +46,12 @@ class Place(Protocol):
     def path(self, path: str) -> Path:
         """A file inside, as this process sees it."""
 
-    def wrap(self, argv: list[str]) -> list[str]:
-        """The command that runs this one inside, started by `run_as_child`."""
+    def wrap(self, argv: list[str], sockets: Path | None = None) -> list[str]:
+        """The command that runs this one inside, started by `run_as_child`; as the person, with no other right.
+
+        Args:
+            sockets: the command is WireGuard's engine: it may make an interface, and its socket appears in this folder.
+        """
 
     def run_as_child(self, function: Callable[[], T]) -> T:
         """In a thread whose child processes are inside."""
@@ -74,12 +86,22 @@ def run_outside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return function(*args, **kwargs) if _place is None else _place.run_outside(lambda: function(*args, **kwargs))
 
 
-def spawn(process: ManagedProcess, argv: list[str], **options: Any) -> None:
-    """`ManagedProcess.spawn` of a command that is to run where the overlay is. Raises OSError."""
+def run_beside_engine(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls the function where WireGuard's UDP socket is, and with it the loopback that it can reach."""
+    inner = _place is not None and _place.engine_inside
+    return run(function, *args, **kwargs) if inner else function(*args, **kwargs)
+
+
+def spawn(process: ManagedProcess, argv: list[str], *, sockets: Path | None = None, **options: Any) -> None:
+    """`ManagedProcess.spawn` of a command that is to run where the overlay is; ``sockets`` as `Place.wrap`.
+
+    Raises:
+        OSError: as there.
+    """
     if _place is None:
         process.spawn(argv, **options)
     else:
-        command = _place.wrap(argv)
+        command = _place.wrap(argv, sockets)
         _place.run_as_child(lambda: process.spawn(command, **options))
 
 

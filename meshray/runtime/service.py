@@ -29,7 +29,7 @@ SYSTEMD, BACKGROUND = "systemd", "background"
 VARIABLE = "MESHRAY_SERVICE"
 UNIT_FOLDER = Path("/etc/systemd/system")
 #: What the agent may need of the environment in which the person typed.
-_PASSED_ON = ("MESHRAY_WIREGUARD", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")
+_PASSED_ON = ("MESHRAY_WIREGUARD", "MESHRAY_ENGINE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")
 #: Until the control socket answers, seconds. A slow machine imports for a while.
 _START_S = 90.0
 #: Ray's processes, then the tunnel and the firewall are taken down one after another.

@@ -1,7 +1,15 @@
 """The device of a node whose overlay is in a network namespace of its own.
 
-The engine takes the interface as a descriptor and stays outside with its UDP socket; addresses, MTU and what else
-belongs to the interface is read and changed by a thread that is inside (`meshray.runtime.inside`).
+The own engine takes the interface as a descriptor and stays outside with its UDP socket:
+
+    overlay ── meshray0 ──(descriptor)──► meshray-engine ──► the machine's network
+
+The stock one makes its interface itself, so it runs inside, and pasta carries what it sends:
+
+    overlay ── meshray0 ── wireguard-go ── pasta's interface ──► pasta ──► the machine's network
+
+Addresses, MTU and what else belongs to the interface is read and changed by a thread that is inside
+(`meshray.runtime.inside`).
 """
 
 from __future__ import annotations
@@ -14,7 +22,7 @@ from meshray.errors import MeshrayError
 from meshray.runtime import inside
 from meshray.settings import Home
 from meshray.wireguard.device import DeviceState
-from meshray.wireguard.engines import OWN, Engine, find_engine
+from meshray.wireguard.engines import Engine, find_engine
 from meshray.wireguard.plan import Step
 from meshray.wireguard.userspace import UserspaceDevice
 
@@ -26,9 +34,7 @@ class DeviceElsewhere:
 
     def __init__(self, name: str, home: Home, environ: Mapping[str, str] = os.environ) -> None:
         self.name = name
-        # Where only the person may write: /run/wireguard is root's.
-        engine = replace(find_own_engine(environ), sockets=home.run)
-        self._device = UserspaceDevice(name, home, engine=engine, environ=environ)
+        self._device = UserspaceDevice(name, home, engine=_find(home, environ), environ=environ)
 
     def read(self) -> DeviceState | None:
         """See `Device.read`."""
@@ -43,17 +49,24 @@ class DeviceElsewhere:
         inside.run(self._device.remove)
 
 
-def find_own_engine(environ: Mapping[str, str]) -> Engine:
-    """The engine that takes a descriptor.
+def udp_port_inside(listen_port: int, environ: Mapping[str, str]) -> int | None:
+    """On which UDP port an engine that must be inside will listen, 0: on any; None: the engine stays outside.
+
+    Only the own one takes an interface of another namespace; the stock one sends from where its interface is.
 
     Raises:
-        MeshrayError: code ``no_engine``: this meshray came without it.
+        MeshrayError: as `find_engine`.
     """
-    engine = find_engine(environ)
-    if not engine.is_own:
+    return None if find_engine(environ).is_own else listen_port
+
+
+def _find(home: Home, environ: Mapping[str, str]) -> Engine:
+    engine, where = find_engine(environ), inside.place()
+    if where is not None and where.engine_inside == engine.is_own:
         raise MeshrayError(
-            "no_engine",
-            f"without root {OWN} is needed: {engine.name} takes no interface of another network namespace",
-            hint="pip install a wheel of meshray for this platform, or in its source: make engine",
+            "engine_changed",
+            f"the namespaces of this node were made for another engine than {engine.name}",
+            hint="meshray down, then meshray up",
         )
-    return engine
+    # Where only the person may write: /run/wireguard is root's.
+    return replace(engine, sockets=home.run)

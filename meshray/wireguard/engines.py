@@ -30,6 +30,8 @@ STOCK = "wireguard-go"
 OWN = "meshray-engine"
 #: `make engine` puts it there, and so does the wheel of a platform.
 BUNDLED = Path(__file__).with_name("engine") / OWN
+#: How to come by it.
+OWN_FIX = "pip install a wheel of meshray for this platform, or in its source: make engine"
 #: Names another engine, for whoever builds his own.
 VARIABLE = "MESHRAY_ENGINE"
 
@@ -71,7 +73,7 @@ class Engine:
         """
         env = {"PATH": environ.get("PATH", os.defpath), "LOG_LEVEL": "error"}
         if not self.is_own:
-            process.spawn([str(self.program), "-f", name], env=env, log=log)
+            inside.spawn(process, [str(self.program), "-f", name], sockets=self.sockets, env=env, log=log)
             return
         tun = open_tun(name, offload=True)
         try:

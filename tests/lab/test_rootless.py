@@ -21,6 +21,7 @@ import pytest
 
 from tests.lab.cluster import RAY_ARGS, UP_DEADLINE_S, Cluster
 from tests.lab.host import PERSON, PERSON_UID, Host, Result
+from tests.lab.unprivileged import give_tun, traces
 from tests.lab.world import World
 
 SECOND = {"MESHRAY_HOME": f"/home/{PERSON}/second"}
@@ -72,17 +73,8 @@ def site() -> Iterator[Site]:
         login.drop_inbound()
         login.shell("ip route add default via 203.0.113.10")  # without one pasta has nothing to offer
         login.run(["mkdir", "-p", f"/home/{PERSON}/.local/share"], user=PERSON)
-        # A device of its own, whose mode is nobody else's matter.
-        login.shell("mount -t tmpfs tmpfs /dev/net && mknod -m 0666 /dev/net/tun c 10 200")
+        give_tun(login)
         yield Site(Cluster.start(head, []), login, before=traces(login))
-
-
-def traces(host: Host) -> str:
-    """What of ada's a machine has: processes, files, interfaces, mounts."""
-    return host.shell(
-        f"ps -u {PERSON} -o args=; find /home/{PERSON} /tmp -user {PERSON}; ip -o link; cat /proc/mounts; ss -Hltun",
-        check=False,
-    ).stdout
 
 
 def pid_of(site: Site, name: str) -> int:

@@ -21,6 +21,7 @@ import pytest
 from tests.lab.cluster import RAY_ARGS, UP_DEADLINE_S, Cluster
 from tests.lab.host import PERSON, REPOSITORY, Host
 from tests.lab.slurm import Slurm, is_installed
+from tests.lab.unprivileged import give_tun
 from tests.lab.world import World
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="slurmctld, slurmd, slurm-client or munge is not installed")
@@ -110,7 +111,7 @@ def site() -> Iterator[Site]:
         head = world.host("head", wan, "203.0.113.10")
         login = world.host("login", wan, "203.0.113.20")
         login.drop_inbound()
-        login.shell("mount -t tmpfs tmpfs /dev/net && mknod -m 0666 /dev/net/tun c 10 200")
+        give_tun(login)
         cluster = Cluster.start(head, [])
         slurm = Slurm.start(login, ("c1", "c2"))
         token = head.run(["meshray", "token", "create", "--uses", "0", "--ephemeral"]).stdout

@@ -87,7 +87,7 @@ def no_report() -> int | None:
 async def find_mtu(
     probe: Callable[[int], Awaitable[bool]], underlay: Callable[[], int | None] = no_report
 ) -> int | None:
-    """Searches, four sizes at most; None where nothing passes at all.
+    """Searches, four sizes at most; None where nothing passes at all, be it for a while.
 
     Args:
         probe: whether an inner packet of this size came through and was answered, in its own time. It must leave with
@@ -97,6 +97,8 @@ async def find_mtu(
     search = MtuSearch()
     while (size := search.next_size()) is not None:
         passed = await _passes(probe, size)
+        if passed is None:
+            return None
         limit = underlay()
         if limit is not None and limit < size and size != search.sizes[-1]:
             # It may have passed in fragments, which cost more than they are worth, and get lost in many networks.
@@ -149,8 +151,18 @@ def largest_inner(outer: int, *, is_v6: bool) -> int:
     return room if room >= DEFAULT_MTU else room // _PADDING * _PADDING
 
 
-async def _passes(probe: Callable[[int], Awaitable[bool]], size: int) -> bool:
+async def _passes(probe: Callable[[int], Awaitable[bool]], size: int) -> bool | None:
+    """None where the smallest does not pass either: then it was no matter of size, but of a way that is silent now."""
     for _ in range(TRIES):
         if await probe(size):
+            return True
+        if size != SIZES[-1] and not await _reaches(probe):
+            return None
+    return False
+
+
+async def _reaches(probe: Callable[[int], Awaitable[bool]]) -> bool:
+    for _ in range(TRIES):
+        if await probe(SIZES[-1]):
             return True
     return False

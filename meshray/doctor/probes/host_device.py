@@ -14,7 +14,7 @@ from meshray.doctor.probes.context import Context
 from meshray.doctor.probes.patience import in_thread
 from meshray.errors import MeshrayError
 from meshray.runtime import inside
-from meshray.wireguard.engines import find_engine
+from meshray.wireguard.engines import Engine, find_engine
 from meshray.wireguard.open import check_available, tun_fault
 
 #: linux/capability.h.
@@ -30,8 +30,10 @@ async def look(context: Context) -> DeviceFacts:
         in_thread(_ground),
         _interface(context),
     )
+    engine = await in_thread(partial(_engine, context))
     wireguard, error, fix = await in_thread(partial(_wireguard, context, has_interface))
     state, detail, addresses = interface
+    where = inside.place()
     uid, net_admin, tun_error, namespaces_error = ground
     return DeviceFacts(
         is_agent=context.status is not None,
@@ -40,6 +42,9 @@ async def look(context: Context) -> DeviceFacts:
         wireguard=wireguard,
         wireguard_error=error,
         wireguard_fix=fix,
+        engine=engine.name if engine else "",
+        engine_is_stock=engine is not None and not engine.is_own,
+        carrier=where.way_out if where is not None and where.engine_inside else None,
         tun_error=tun_error,
         namespaces_error=namespaces_error,
         interface=context.interface,
@@ -71,6 +76,13 @@ def _namespaces_error() -> str:
         return ""
     missing = [item for item in find_missing() if item.what != INTERFACE]
     return ", ".join(f"{item.what} ({os.strerror(item.number)})" for item in missing)
+
+
+def _engine(context: Context) -> Engine | None:
+    try:
+        return find_engine(context.environ)
+    except MeshrayError:
+        return None
 
 
 def _interface_kind(name: str) -> str:

@@ -1,9 +1,11 @@
 """The process that holds a node's namespaces; it outlives agents and is adopted by the next one.
 
-    python -m meshray.runtime.rootless.holder RUN SCRATCH
+    python -m meshray.runtime.rootless.holder RUN SCRATCH [UDP]
 
     holder (outside) ──► first process (pid 1 inside): mounts, loopback; waits for the holder's end
                     └──► pasta or slirp4netns, where there is one: the way to the internet
+
+With UDP, WireGuard is inside as well and listens on that port (0: on any), which pasta then carries.
 
 What is inside is told in RUN/namespace.json once it stands. When the holder ends, however it does, the first process
 sees its pipe close and ends too, and the kernel ends every process and mount inside. Only the standard library is here.
@@ -42,7 +44,8 @@ class Folders:
 
 def main(arguments: list[str]) -> int:
     """Holds until a signal comes, or until what is inside has ended."""
-    folders = Folders(*map(Path, arguments))
+    folders = Folders(*map(Path, arguments[:2]))
+    udp_port = int(arguments[2]) if len(arguments) > 2 else None
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     kernel.adopt_orphans()
     helper = find_helper(os.environ)
@@ -55,8 +58,9 @@ def main(arguments: list[str]) -> int:
     if not pid:
         return 1
     try:
-        _write(folders.run / "namespace.json", {"holder": os.getpid(), "first": pid, "internet": _name(helper)})
-        _hold(pid, helper)
+        found = {"first": pid, "internet": _name(helper), "engine_inside": udp_port is not None}
+        _write(folders.run / "namespace.json", {"holder": os.getpid(), **found})
+        _hold(pid, helper, udp_port or 0)
     finally:
         (folders.run / "namespace.json").unlink(missing_ok=True)
         _end(pid)
@@ -71,11 +75,11 @@ def _read_pid(told: int) -> int:
     return int(words[0]) if len(words) == 2 and words[1] == "ready" else 0
 
 
-def _hold(first: int, helper: Helper | None) -> None:
+def _hold(first: int, helper: Helper | None, udp_port: int) -> None:
     helping, due = 0, time.monotonic()
     while True:
         if helper is not None and not helping and time.monotonic() >= due:
-            helping = _fork(lambda: _help(helper, first))
+            helping = _fork(lambda: _help(helper, first, udp_port))
         came = signal.sigtimedwait(_WATCHED, _AGAIN_S)
         if came is not None and came.si_signo != signal.SIGCHLD:
             if helping:
@@ -88,11 +92,11 @@ def _hold(first: int, helper: Helper | None) -> None:
                 helping, due = 0, time.monotonic() + _AGAIN_S
 
 
-def _help(helper: Helper, first: int) -> None:
+def _help(helper: Helper, first: int, udp_port: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     kernel.restore_signals()
     kernel.die_with_parent(signal.SIGKILL)
-    os.execv(helper.program, helper.command(first))  # noqa: S606 - it is to be nothing but this program
+    os.execv(helper.program, helper.command(first, udp_port))  # noqa: S606 - it is to be nothing but this program
 
 
 def _ended() -> Iterator[int]:

@@ -1,4 +1,5 @@
-"""The program that leads from inside to the internet: pasta, else slirp4netns. It lets nothing in.
+"""The program that leads from inside to the internet: pasta, else slirp4netns. It lets nothing in but, where WireGuard
+itself is inside, the UDP port on which that listens.
 
 >>> find_helper(os.environ)
 Helper(program='/usr/bin/pasta', nameserver='169.254.1.1')
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+PASTA = "pasta"
 #: A link-local address that pasta answers as a name server; as podman does.
 _PASTA_DNS = "169.254.1.1"
 #: What slirp4netns answers at, by its manual.
@@ -30,11 +32,16 @@ class Helper:
         """Of the program."""
         return Path(self.program).name
 
-    def command(self, pid: int) -> list[str]:
-        """What gives the namespaces of this process a way out, and none in (pure)."""
+    def command(self, pid: int, udp_port: int = 0) -> list[str]:
+        """What gives the namespaces of this process a way out, and none in (pure).
+
+        Args:
+            udp_port: leads in, by pasta only; 0: none does.
+        """
         if self.nameserver == _SLIRP_DNS:
             return [self.program, "--configure", "--mtu=65520", "--disable-host-loopback", str(pid), "tap0"]
-        closed = [word for option in ("-t", "-u", "-T", "-U") for word in (option, "none")]
+        closed = [word for option in ("-t", "-T", "-U") for word in (option, "none")]
+        closed += ["-u", str(udp_port) if udp_port else "none"]
         options = ["--config-net", "--foreground", "--quiet", "--no-map-gw", "--dns-forward", self.nameserver]
         return [self.program, *options, *closed, str(pid)]
 
@@ -42,7 +49,7 @@ class Helper:
 def find_helper(environ: Mapping[str, str]) -> Helper | None:
     """The one to use, None where neither is installed."""
     path = environ.get("PATH", os.defpath)
-    for name, nameserver in (("pasta", _PASTA_DNS), ("slirp4netns", _SLIRP_DNS)):
+    for name, nameserver in ((PASTA, _PASTA_DNS), ("slirp4netns", _SLIRP_DNS)):
         program = shutil.which(name, path=path)
         if program is not None:
             return Helper(program, nameserver)

@@ -25,7 +25,7 @@ NOSUID, NODEV, NOEXEC, BIND, RECURSIVE, SLAVE = 0x2, 0x4, 0x8, 0x1000, 0x4000, 0
 FILES = {"user": NEWUSER, "ipc": NEWIPC, "net": NEWNET, "pid": NEWPID, "mnt": NEWNS}
 
 #: linux/capability.h.
-SYS_CHROOT, SYS_PTRACE, SYS_ADMIN = 18, 19, 21
+NET_ADMIN, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN = 12, 18, 19, 21
 _CAPABILITY_VERSION = 0x20080522
 _CAPABILITY_WORDS = struct.Struct("=6I")
 #: linux/prctl.h.
@@ -85,11 +85,18 @@ def pass_on(*capabilities: int) -> None:
         _check(_libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, capability, 0, 0))
 
 
-def drop_all() -> None:
-    """This thread has no capability any more, and passes none on."""
+def drop_all(*, but: int | None = None) -> None:
+    """This thread has no capability any more, and passes none on; ``but``: this one, if it has it now."""
     _check(_libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0))
-    header, _ = _capabilities()
-    _check(_libc.capset(header, ctypes.create_string_buffer(_CAPABILITY_WORDS.size)))
+    header, data = _capabilities()
+    words = list(_CAPABILITY_WORDS.unpack(data.raw))
+    for index in range(len(words)):
+        kept = 1 << but % 32 if but is not None and index // 3 == but // 32 else 0
+        words[index] &= kept
+    left = ctypes.create_string_buffer(_CAPABILITY_WORDS.pack(*words), _CAPABILITY_WORDS.size)
+    _check(_libc.capset(header, left))
+    if but is not None:
+        pass_on(but)
 
 
 def _capabilities() -> tuple[ctypes.Array[ctypes.c_char], ctypes.Array[ctypes.c_char]]:

@@ -43,10 +43,12 @@ class Held:
     Attributes:
         first: pid of the first process inside, as seen from outside.
         internet: the program that leads to the internet; empty: there is none.
+        engine_inside: WireGuard's engine is inside as well, and that program carries the tunnel.
     """
 
     first: int
     internet: str
+    engine_inside: bool = False
 
 
 def held(home: Home) -> Held | None:
@@ -54,7 +56,8 @@ def held(home: Home) -> Held | None:
     pid = ManagedProcess(home.pid_file("namespace")).pid
     try:
         value = json.loads((home.run / "namespace.json").read_text())
-        return Held(int(value["first"]), str(value["internet"])) if value["holder"] == pid and pid else None
+        found = Held(int(value["first"]), str(value["internet"]), value.get("engine_inside") is True)
+        return found if value["holder"] == pid and pid else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -72,9 +75,22 @@ class Namespace:
         self._inside = ThreadPoolExecutor(1, "inside", self._enter_network)
         self._parent = ThreadPoolExecutor(1, "children", self._become_parent)
 
+    @property
+    def engine_inside(self) -> bool:
+        """See `Place.engine_inside`."""
+        return self.held.engine_inside
+
+    @property
+    def way_out(self) -> str:
+        """See `Place.way_out`."""
+        return self.held.internet
+
     @classmethod
-    def up(cls, home: Home) -> Namespace:
+    def up(cls, home: Home, udp_port: int | None = None) -> Namespace:
         """Adopts the holder that runs, or starts one.
+
+        Args:
+            udp_port: on which an engine inside listens, 0: on any; None: the engine stays outside.
 
         Raises:
             MeshrayError: ``no_namespace`` with what its log says.
@@ -82,7 +98,7 @@ class Namespace:
         process = ManagedProcess(home.pid_file("namespace"))
         log = home.logs / "namespace.log"
         if process.pid is None:
-            arguments = [str(home.run), str(_make_scratch(home))]
+            arguments = [str(home.run), str(_make_scratch(home)), *([] if udp_port is None else [str(udp_port)])]
             command = [sys.executable, "-I", "-m", "meshray.runtime.rootless.holder", *arguments]
             process.spawn(command, env=dict(os.environ), log=log, cwd=Path("/"))
         deadline = time.monotonic() + _START_S
@@ -144,9 +160,9 @@ class Namespace:
         """See `Place.path`."""
         return Path(f"/proc/{self.held.first}/root{path}")
 
-    def wrap(self, argv: list[str]) -> list[str]:
+    def wrap(self, argv: list[str], sockets: Path | None = None) -> list[str]:
         """See `Place.wrap`."""
-        return enter_command(self.held.first, argv)
+        return enter_command(self.held.first, argv, sockets)
 
     def _enter_network(self) -> None:
         kernel.setns(self._files["net"], kernel.NEWNET)
@@ -156,22 +172,27 @@ class Namespace:
         self._enter_network()
         kernel.setns(self._files["pid"], kernel.NEWPID)
         # To look at the first process, which has every right in here, takes SYS_PTRACE.
-        kernel.pass_on(kernel.SYS_ADMIN, kernel.SYS_CHROOT, kernel.SYS_PTRACE)
+        kernel.pass_on(kernel.SYS_ADMIN, kernel.SYS_CHROOT, kernel.SYS_PTRACE, kernel.NET_ADMIN)
 
 
-def enter_once(home: Home) -> None:
+def enter_once(home: Home, udp_port: int | None = None) -> None:
     """This process enters the namespaces of this node, where it has not yet.
+
+    Args:
+        udp_port: as `Namespace.up`.
 
     Raises:
         MeshrayError: ``no_namespace``.
     """
     if inside.place() is None:
-        Namespace.up(home).enter()
+        Namespace.up(home, udp_port).enter()
 
 
-def enter_command(first: int, argv: list[str]) -> list[str]:
-    """What runs a command inside, from anywhere (pure)."""
-    return [sys.executable, "-I", "-m", "meshray.runtime.rootless.enter", str(first), "--", *argv]
+def enter_command(first: int, argv: list[str], sockets: Path | None = None) -> list[str]:
+    """What runs a command inside, from anywhere (pure). ``sockets``: as `meshray.runtime.inside.Place.wrap`."""
+    module = "meshray.runtime.rootless.enter" if sockets is None else "meshray.runtime.rootless.enter_engine"
+    where = [str(first), *([] if sockets is None else [str(sockets)])]
+    return [sys.executable, "-I", "-m", module, *where, "--", *argv]
 
 
 def scratch_folder(home: Home) -> Path:

@@ -23,6 +23,7 @@ DEVICE = DeviceFacts(
     uid=0,
     net_admin=True,
     wireguard="userspace",
+    engine="meshray-engine",
     interface="meshray0",
     state="up",
     addresses=("10.99.0.2", "10.99.128.2"),
@@ -92,9 +93,19 @@ def test_a_healthy_node_fails_no_check() -> None:
     assert all(check.node == "gpu-1" and check.evidence for check in found.values())
 
 
+def test_what_another_engine_costs_is_said() -> None:
+    stock = report(device(engine="wireguard-go", engine_is_stock=True))["wireguard_available"]
+    assert (stock.status, "meshray-engine has several times its throughput" in stock.evidence) == (OK, True)
+    inside = report(device(engine="wireguard-go", engine_is_stock=True, carrier="pasta"))["wireguard_available"]
+    assert (inside.status, "inside pasta. Lost by that: most of the throughput" in inside.evidence) == (WARN, True)
+    assert "make engine" in inside.fix
+
+
 BROKEN: list[tuple[str, HostFacts, str, str]] = [
     ("wireguard_available", device(wireguard="", wireguard_error="none here", wireguard_fix="modprobe wireguard"),
      "none here", "modprobe wireguard"),
+    ("wireguard_available", device(engine="wireguard-go", engine_is_stock=True, carrier=""), "nothing leads out",
+     "apt-get install passt"),
     ("tun_device", device(tun_error="is missing"), "/dev/net/tun is missing", "modprobe tun"),
     ("privileges", device(net_admin=False), "no CAP_NET_ADMIN", "--cap-add NET_ADMIN"),
     ("device_up", device(state="missing"), "no interface meshray0", "meshray up"),

@@ -59,6 +59,13 @@ def test_the_way_to_the_internet_lets_nothing_in() -> None:
     assert slirp[-2:] == ["4711", "tap0"]
 
 
+def test_where_wireguard_is_inside_its_port_alone_leads_in() -> None:
+    words = PASTA.command(4711, 51888)
+    assert words[words.index("-u") + 1] == "51888"
+    assert [words[words.index(option) + 1] for option in ("-t", "-T", "-U")] == ["none"] * 3
+    assert PASTA.command(4711, 0) == PASTA.command(4711)
+
+
 def test_where_no_helper_is_installed_there_is_none() -> None:
     assert find_helper({"PATH": "/nonexistent"}) is None
 

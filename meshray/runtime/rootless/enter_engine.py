@@ -1,0 +1,54 @@
+"""Runs WireGuard's engine inside a node's namespaces: with the right to make an interface, and no other.
+
+    python -I -m meshray.runtime.rootless.enter_engine PID SOCKETS -- wireguard-go -f meshray0
+
+PID as in `meshray.runtime.rootless.enter`. The stock engine makes its socket in /run/wireguard, which is root's; in
+mounts of its own that is SOCKETS, a folder of the person's. Only the standard library is here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from meshray.runtime.rootless import kernel
+from meshray.runtime.rootless.enter import enter
+
+#: /var/run, where the engine says it looks, is a link to it.
+_RUN = Path("/run")
+
+
+def main(arguments: list[str]) -> int:
+    """Becomes the engine."""
+    pid, sockets, command = int(arguments[0]), Path(arguments[1]), arguments[3:]
+    try:
+        enter(pid)
+        _show(sockets)
+        os.chdir("/")
+        kernel.drop_all(but=kernel.NET_ADMIN)
+    except OSError as error:
+        sys.stderr.write(f"error: the namespaces of this node: {error.strerror}: {error.filename or ''}\n")
+        return 126
+    kernel.restore_signals()
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - it is to be nothing but this command
+    except OSError as error:
+        sys.stderr.write(f"error: {command[0]}: {error.strerror}\n")
+        return 127
+
+
+def _show(sockets: Path) -> None:
+    """The folder becomes /run/wireguard, for this process alone."""
+    kernel.unshare(kernel.NEWNS)
+    # Held open, because it may lie below /run itself.
+    folder = os.open(sockets, os.O_PATH | os.O_DIRECTORY)
+    kernel.mount("tmpfs", str(_RUN), "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
+    shown = _RUN / "wireguard"
+    shown.mkdir()
+    kernel.mount(f"/proc/self/fd/{folder}", str(shown), "", kernel.BIND)
+    os.close(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""Where the engine of a node is whose overlay is in a namespace of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from meshray.errors import MeshrayError
+from meshray.runtime import inside
+from meshray.settings import Home
+from meshray.wireguard import engines
+from meshray.wireguard.elsewhere import DeviceElsewhere, udp_port_inside
+
+
+@pytest.fixture
+def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Both engines are there; ours is taken unless the other is asked for."""
+    for name in ("meshray-engine", "wireguard-go"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setattr(engines, "BUNDLED", tmp_path / "meshray-engine")
+    yield {"PATH": str(tmp_path)}
+    inside.enter(None)
+
+
+def test_only_the_stock_engine_must_be_inside(environ: dict[str, str]) -> None:
+    assert udp_port_inside(51888, environ) is None
+    assert udp_port_inside(51888, {**environ, "MESHRAY_ENGINE": "wireguard-go"}) == 51888
+    assert udp_port_inside(0, {**environ, "MESHRAY_ENGINE": "wireguard-go"}) == 0
+
+
+@pytest.mark.parametrize("engine_inside", [False, True])
+def test_namespaces_that_were_made_for_another_engine_are_told(
+    tmp_path: Path, environ: dict[str, str], engine_inside: bool
+) -> None:
+    home = Home.from_environment({"MESHRAY_HOME": str(tmp_path)})
+    inside.enter(SimpleNamespace(engine_inside=engine_inside))
+    fitting, other = ("wireguard-go", "meshray-engine") if engine_inside else ("meshray-engine", "wireguard-go")
+    DeviceElsewhere("meshray0", home, {**environ, "MESHRAY_ENGINE": fitting})
+    with pytest.raises(MeshrayError) as raised:
+        DeviceElsewhere("meshray0", home, {**environ, "MESHRAY_ENGINE": other})
+    assert (raised.value.code, raised.value.hint) == ("engine_changed", "meshray down, then meshray up")
