@@ -143,6 +143,9 @@ class ManagedProcess:
 
     def _group_lives(self, pid: int) -> bool:
         self._reap()
+        # It may be a child of this process that another object started: a zombie would count as alive.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
         try:
             os.killpg(pid, 0)
         except ProcessLookupError:
