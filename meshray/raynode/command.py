@@ -86,6 +86,9 @@ _PATIENCE: Mapping[str, str] = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
     "RAY_gcs_grpc_min_reconnect_backoff_ms": "2000",
     "RAY_object_manager_default_chunk_size": str(1024 * 1024),
+    # An object that has not come by then is asked for again, and all of it sent a second time (PullManager and
+    # PushManager of Ray 2.60). Ray's own 10 s are too short for 1 GB on a line of less than 0.9 Gbit/s.
+    "RAY_object_manager_pull_timeout_ms": "60000",
     # Ray 2.60 waits up to 30 s for running tasks when it is told to end; `meshray node drain` is for that.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
