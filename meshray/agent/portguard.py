@@ -57,6 +57,8 @@ class PortGuard:
         self._ray = ray
         self._never = never
         self._closed = Closed()
+        # Nearly always the same as two seconds ago; to decide costs more than to look.
+        self._seen: tuple[Sequence[int | range], list[Heard]] | None = None
         self._told: list[str] = []
         self._one_at_a_time = asyncio.Lock()
 
@@ -82,8 +84,11 @@ class PortGuard:
             await self.close()
 
     def _close(self, ray: HasPorts) -> list[str]:
-        listening = [Listening(heard.port, heard.address, heard.of_ray) for heard in ray.listening()]
-        closed = decide(ray.ports, listening, self._never)
+        seen = ray.ports, ray.listening()
+        if seen == self._seen:
+            return []
+        listening = [Listening(heard.port, heard.address, heard.of_ray) for heard in seen[1]]
+        closed, self._seen = decide(seen[0], listening, self._never), seen
         if closed == self._closed:
             return []
         self._closed = closed

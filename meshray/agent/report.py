@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from meshray.agent.paths.hubs import is_fresh
 from meshray.agent.paths.prober import Measured
@@ -85,6 +85,9 @@ def _peer_towards(view: View, node: Node) -> tuple[PeerState | None, str]:
     """The WireGuard peer that carries packets to this node: the node itself, else the hub."""
     if view.device is None:
         return None, NONE
+    own = view.device.peers.get(node.public_key)
+    if own is not None and IPv4Network(node.ip) in own.config.allowed_ips:
+        return own, DIRECT  # no prefix is longer
     # As WireGuard does it: the peer with the longest prefix that holds the address.
     ways = [
         (network.prefixlen, key)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 from meshray.errors import UsageError
@@ -89,6 +90,8 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+# The same few hosts are asked about several times a second.
+@lru_cache(4096)
 def _as_ip(host: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(host)

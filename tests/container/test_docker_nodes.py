@@ -63,13 +63,25 @@ def test_a_node_answers_through_its_container(nodes: Dock) -> None:
 
 def test_down_up_and_leave_from_outside(nodes: Dock) -> None:
     """Last of all: the nodes go."""
+
+    def logged(name: str) -> str:
+        return nodes.engine.docker("logs", f"meshray-{name}").stdout + nodes.meshray(name, "logs", check=False).stdout
+
+    def inspected(name: str, what: str) -> str:
+        return nodes.engine.docker("inspect", f"--format={what}", f"meshray-{name}").stdout.strip()
+
     assert nodes.meshray("blue", "down", "--json").json() == {"schema": 1, "node": "blue", "was_running": True}
     refused = nodes.meshray("blue", "status", "--json", check=False)
     assert (refused.returncode, refused.json()["error"]["code"]) == (5, "container_down")
     assert "going down" in nodes.meshray("blue", "logs").stdout
     assert nodes.meshray("blue", "up", "--json").json()["ray"]["alive"]
-    # One leaves while it runs, one after it went down.
+    # One leaves after the head has removed it, one after it went down.
     nodes.meshray("red", "down")
+    nodes.head.run(["meshray", "node", "rm", "blue", "--yes"])
+    nodes.head.wait_until(lambda: "was removed from its mesh" in logged("blue"), 20, "the end of blue's agent")
+    assert inspected("blue", "{{.State.Running}} {{.RestartCount}}") == "true 0"
+    refused = nodes.meshray("blue", "status", "--json", check=False)
+    assert "removed" in refused.json()["error"]["message"] + refused.json()["error"]["hint"], refused
     for name in BRIDGES:
         left = nodes.meshray(name, "leave", "--yes", "--json").json()
         assert left == {"schema": 1, "node": name, "unenrolled": True}

@@ -30,6 +30,9 @@ _AT_ONCE = 8
 #: A path may become narrower without a word: it is measured again so often.
 _AGAIN_S = 1800.0
 
+#: A path on which nothing passed at all is measured again after a pause that doubles up to this.
+_LONGEST_PAUSE_S = 30.0
+
 #: One peer and the way to it: its address, and the endpoint that its packets are sent to.
 Way = tuple[IPv4Address, Endpoint | None]
 
@@ -43,6 +46,7 @@ class MtuKeeper:
         self._found: dict[IPv4Address, int] = {}
         self._measured: dict[Way, float] = {}
         self._done: set[IPv4Address] = set()
+        self._silent: dict[Way, int] = {}
 
     def mtu(self, peer: IPv4Address) -> int:
         """Of the path to this peer, bytes of an inner packet."""
@@ -54,13 +58,14 @@ class MtuKeeper:
 
     def network_changed(self) -> None:
         """Every path is measured again."""
-        self._measured, self._done = {}, set()
+        self._measured, self._done, self._silent = {}, set(), {}
 
     async def run(self, ways: Callable[[], Iterable[Way]]) -> None:
         """Measures every path that is new, some at a time, until cancelled."""
         while True:
             there = set(ways())
             self._measured = {way: when for way, when in self._measured.items() if way in there}
+            self._silent = {way: times for way, times in self._silent.items() if way in there}
             gone = set(self._found) - {ip for ip, _ in there}
             self._done &= {ip for ip, _ in there}
             for ip in gone:
@@ -81,10 +86,12 @@ class MtuKeeper:
         with asking_underlay(endpoint) as underlay:
             found = await find_mtu(passes, underlay)
         if found is None:
-            # Nothing passed at all: that says nothing of the size. It is tried again when the path is heard.
-            self._measured.pop(way, None)
-            await asyncio.sleep(_LOOK_S)
+            # Nothing passed at all: that says nothing of the size.
+            times = self._silent.get(way, 0)
+            self._silent[way] = times + 1
+            self._measured[way] = time.monotonic() - _AGAIN_S + min(_LONGEST_PAUSE_S, _LOOK_S * 2.0 ** min(times, 16))
             return
+        self._silent.pop(way, None)
         self._done.add(ip)
         if found != self.mtu(ip):
             log.info("packets to %s: at most %d bytes", ip, found)

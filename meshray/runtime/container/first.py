@@ -5,7 +5,8 @@
     python -m meshray.runtime.container.first init         makes a mesh
 
 SIGTERM (`docker stop`) takes the node down. An agent that dies ends the container, so that the engine's restart
-policy applies; one that was told to go down (`meshray down` in the container) does not. As pid 1 it reaps orphans.
+policy applies; one that was told to go down (`meshray down` in the container) does not, nor one whose node was removed
+from its mesh: that would be started again for ever. As pid 1 it reaps orphans.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ def _look_after(home: Home, beginning: int | None) -> int:
             if pid == beginning:
                 beginning = None
                 # Somebody outside may have been faster with the same command: then it is under way.
-                if code and not (service.is_running(home) or is_claimed(home)):
+                if code and not (service.is_running(home) or is_claimed(home) or _is_taken_out(home)):
                     return code
-            elif code and pid == _agent(home):
+            elif code and pid == _agent(home) and not _is_taken_out(home):
                 sys.stderr.write(f"the agent ended with exit code {code}: {service.last_words(home)}\n")
                 return 1
 
@@ -103,6 +104,14 @@ def _agent(home: Home) -> int:
         return int(json.loads(home.pid_file("agent").read_text())["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
+
+
+def _is_taken_out(home: Home) -> bool:
+    """Whether its coordinator removed this node, as its agent has noted."""
+    try:
+        return json.loads(home.enrolment.read_text())["taken_out"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _take_down(home: Home, beginning: int | None) -> int:
