@@ -196,7 +196,21 @@ def _with_better_hint(error: MeshrayError, app: App) -> MeshrayError:
         return UnreachableError(
             "agent_down", "no agent runs here: this machine is in no mesh", hint="meshray init, or meshray join TOKEN"
         )
+    if error.code == "agent_down" and _was_removed(app):
+        from meshray.agent.client import RemovedFromMesh
+
+        return RemovedFromMesh()
     return error
+
+
+def _was_removed(app: App) -> bool:
+    from meshray.cli.enrolled import find_enrolment
+
+    try:
+        enrolment = find_enrolment(app.home)
+    except MeshrayError:
+        return False  # root's state is closed to this person, or damaged, which `meshray up` tells
+    return enrolment is not None and enrolment.taken_out
 
 
 def _from_click(caught: click.ClickException) -> MeshrayError:

@@ -163,6 +163,9 @@ def test_a_removed_node_loses_its_websocket_and_its_token_and_its_address_rest(n
     net.world.wait_until(lambda: time.monotonic() > removed + CUT_OFF_S + 1, 10, "the time to be cut off")
     assert last_answers(knocks.output)[own] <= removed + CUT_OFF_S
     knocks.stop()
+    for command in ("status", "up"):  # neither says that its agent only has to be started
+        told = net.cluster.meshray(walled, command, check=False)
+        assert told["error"]["code"] == "node_removed", told
     made = head.run(["meshray", "token", "create", "--json"]).json()
     head.run(["meshray", "token", "revoke", "--json", made["id"]])
     walled.run(["meshray", "leave", "--yes"])
