@@ -68,25 +68,34 @@ def to_markdown(run: Run) -> str:
 
 
 def _markdown(run: Run) -> Iterator[str]:
-    yield "# How fast and how large"
-    yield ""
-    yield "Written by `sudo .venv/bin/python -m tests.bench --markdown [NAME…]`; each section comes from one run, which"
-    yield "its last line names. `make bench` measures it on your machine. Comparisons are made within the run, one kind"
-    yield "after the other in turn, so that whatever else the machine did meets both."
-    yield ""
-    yield from ("| | |", "| --- | --- |")
-    yield from (f"| {what} | {value} |" for what, value in run.machine.items())
+    yield from _head(run)
     for outcome in run.outcomes:
         yield from _markdown_of(run, outcome)
 
 
+def _head(run: Run) -> Iterator[str]:
+    yield "# How fast and how large"
+    yield ""
+    yield "Written by `sudo .venv/bin/python -m tests.bench --markdown [NAME…]`; each section comes from one run, which"
+    yield "its last line names. `make bench` measures it on your machine. Comparisons are made within the run, one kind"
+    yield "after the other in turn, so that whatever else the machine did meets both. The machine of the latest run:"
+    yield ""
+    yield from ("| | |", "| --- | --- |")
+    yield from (f"| {what} | {value} |" for what, value in run.machine.items())
+
+
 def updated(document: str, run: Run) -> str:
     """The document with the sections of this run's benchmarks in place of the older ones; new ones at the end."""
-    head, *sections = document.rstrip("\n").split("\n## ")
+    _, *sections = document.rstrip("\n").split("\n## ")
     texts = {section.partition("\n")[0]: section for section in sections}
     for outcome in run.outcomes:
         texts[outcome.title] = "\n".join(_markdown_of(run, outcome)).removeprefix("\n## ")
-    return "\n## ".join([head, *(text.rstrip("\n") + "\n" for text in texts.values())]).rstrip("\n") + "\n"
+    return (
+        "\n## ".join(["\n".join(_head(run)) + "\n", *(text.rstrip("\n") + "\n" for text in texts.values())]).rstrip(
+            "\n"
+        )
+        + "\n"
+    )
 
 
 def _markdown_of(run: Run, outcome: Outcome) -> Iterator[str]:
