@@ -248,7 +248,7 @@ def _garbage(stage: Stage) -> None:
 def _remove_far(stage: Stage) -> None:
     far = stage.world.hosts["far"]
     stage.cluster.head.run(["meshray", "node", "rm", "far", "--yes"])
-    far.wait_until(lambda: far.run(["meshray", "status"], check=False).returncode == 5, 10, "the agent's end")
+    far.wait_until(lambda: far.run(["meshray", "status"], check=False).returncode == 4, 10, "the agent's end")
 
 
 def _join_far_again(stage: Stage) -> None:
