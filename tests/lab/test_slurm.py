@@ -170,8 +170,10 @@ def test_a_killed_job_is_offline_at_once_and_ephemeral(site: Site) -> None:
     site.render("--nodes", "2")
     site.slurm.submit("job.sh", HOME)
     site.wait_for(lambda: [node["online"] for node in site.nodes().values()] == [True] * 2, UP_DEADLINE_S, "two nodes")
-    # As a machine that is reset, or one without memory: SLURM's own SIGKILL comes after a SIGTERM.
-    site.login.run(["pkill", "-KILL", "-u", PERSON])
+    # As a machine that is reset, or one without memory: SLURM's own SIGKILL comes after a SIGTERM, which it also sends
+    # to whoever still lives when the first has ended. Nobody can act on that who is held.
+    for number in ("-STOP", "-KILL"):
+        site.login.run(["pkill", number, "-u", PERSON])
     site.wait_for(lambda: [node["online"] for node in site.nodes().values()] == [False] * 2, 30, "nodes that are gone")
     assert all(node["ephemeral"] for node in site.nodes().values())
     # The kernel takes a moment for processes that hold much memory.
