@@ -90,12 +90,7 @@ def updated(document: str, run: Run) -> str:
     texts = {section.partition("\n")[0]: section for section in sections}
     for outcome in run.outcomes:
         texts[outcome.title] = "\n".join(_markdown_of(run, outcome)).removeprefix("\n## ")
-    return (
-        "\n## ".join(["\n".join(_head(run)) + "\n", *(text.rstrip("\n") + "\n" for text in texts.values())]).rstrip(
-            "\n"
-        )
-        + "\n"
-    )
+    return "\n\n## ".join(["\n".join(_head(run)), *(text.rstrip("\n") for text in texts.values())]) + "\n"
 
 
 def _markdown_of(run: Run, outcome: Outcome) -> Iterator[str]:

@@ -156,13 +156,6 @@ async def _passes(probe: Callable[[int], Awaitable[bool]], size: int) -> bool | 
     for _ in range(TRIES):
         if await probe(size):
             return True
-        if size != SIZES[-1] and not await _reaches(probe):
+        if size != SIZES[-1] and not await _passes(probe, SIZES[-1]):
             return None
-    return False
-
-
-async def _reaches(probe: Callable[[int], Awaitable[bool]]) -> bool:
-    for _ in range(TRIES):
-        if await probe(SIZES[-1]):
-            return True
     return False

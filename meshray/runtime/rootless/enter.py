@@ -57,6 +57,11 @@ def _become(command: list[str], cwd: str) -> int:
     except OSError:
         os.chdir("/")
     kernel.drop_all()
+    return execute(command)
+
+
+def execute(command: list[str]) -> int:
+    """This process becomes the command; returns the exit code where that cannot be."""
     kernel.restore_signals()
     try:
         os.execvp(command[0], command)  # noqa: S606 - it is to be nothing but this command

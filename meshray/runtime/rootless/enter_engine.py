@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from meshray.runtime.rootless import kernel
-from meshray.runtime.rootless.enter import enter
+from meshray.runtime.rootless.enter import enter, execute
 
 #: /var/run, where the engine says it looks, is a link to it.
 _RUN = Path("/run")
@@ -30,12 +30,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"error: the namespaces of this node: {error.strerror}: {error.filename or ''}\n")
         return 126
-    kernel.restore_signals()
-    try:
-        os.execvp(command[0], command)  # noqa: S606 - it is to be nothing but this command
-    except OSError as error:
-        sys.stderr.write(f"error: {command[0]}: {error.strerror}\n")
-        return 127
+    return execute(command)
 
 
 def _show(sockets: Path) -> None:
