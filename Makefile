@@ -1,13 +1,14 @@
 # What one does with a clone of meshray. Everything sets itself up; on Debian and Ubuntu nothing is needed before it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs engine
+.PHONY: help demo test check format bench docs engine lock
 
 PYTHON := .venv/bin/python
 # Behind a command that ran as root, whose exit status stays: nothing of root's is left in a person's clone.
 GIVE = status=$$?; scripts/setup.sh give; exit $$status
 
-# Lab tests wait more than they compute: three modules at a time on two cores, in the order of the tiers.
-AT_ONCE ?= --numprocesses=3 --no-loadscope-reorder
+# Lab tests wait more than they compute, but for the starts of Ray: two modules at a time on two cores, in the order of
+# the tiers.
+AT_ONCE ?= --numprocesses=2 --no-loadscope-reorder
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
@@ -38,6 +39,14 @@ bench:  ## how fast and how large; the results of one run (root)
 
 engine:  ## build the WireGuard engine for this machine (Go is fetched where there is none)
 	@scripts/setup.sh engine
+
+lock:  ## choose the versions and hashes of the packages that tests, checks and releases use anew
+	@scripts/setup.sh check
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --extra ray --extra examples --extra dev --extra docker \
+		--output-file requirements/dev.txt pyproject.toml
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements/go.txt requirements/go.in
 
 docs:  ## write the references of the commands and of the coordinator's API anew
 	@scripts/setup.sh check

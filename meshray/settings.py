@@ -23,6 +23,11 @@ KEEPALIVE_S = 20
 PROBE_PORT = 51889
 
 
+#: Root's own copies of meshray, and by which name every user finds the one in use.
+INSTALL_FOLDER = Path("/usr/local/lib/meshray")
+PROGRAM_LINK = Path("/usr/local/bin/meshray")
+
+
 @dataclass(frozen=True)
 class Home:
     """The folders and files of one node's state.
@@ -54,6 +59,21 @@ class Home:
     def pending_key(self) -> Path:
         """The key that is to follow, until the coordinator's word decides."""
         return self.state / "private.key.next"
+
+    @property
+    def identity_key(self) -> Path:
+        """The node's Ed25519 identity, base64: see `meshray.agent.identity`."""
+        return self.state / "identity.key"
+
+    @property
+    def identity(self) -> Path:
+        """How often the identity has signed, and how it was let in."""
+        return self.state / "identity.json"
+
+    @property
+    def pins(self) -> Path:
+        """The identities of the other nodes, as they were first seen: see `meshray.agent.pins`."""
+        return self.state / "pins.json"
 
     @property
     def enrolment(self) -> Path:
@@ -99,6 +119,11 @@ class Home:
     def ray_token(self) -> Path:
         """Ray's token, readable by the person as whom Ray runs."""
         return self.run / "ray_token"
+
+    @property
+    def offered_token(self) -> Path:
+        """A digest of the token that was put where Ray looks for one: see `meshray.raynode.user_token`."""
+        return self.state / "offered_token"
 
     def pid_file(self, name: str) -> Path:
         """Identifies a process that meshray started: agent, coordinator, engine, ray."""

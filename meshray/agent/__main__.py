@@ -6,6 +6,7 @@ import sys
 
 from meshray.agent.main import run_foreground
 from meshray.errors import MeshrayError
+from meshray.model.printable import escaped
 from meshray.settings import Home
 
 
@@ -14,7 +15,8 @@ def main() -> int:
     try:
         return run_foreground(Home.from_environment())
     except MeshrayError as error:
-        sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        hint = f"hint: {escaped(error.hint)}\n" if error.hint else ""
+        sys.stderr.write(f"error: {escaped(error.message)}\n{hint}")
         return error.exit_code
 
 

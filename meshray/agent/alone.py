@@ -47,9 +47,13 @@ def alone(home: Home, environ: Mapping[str, str]) -> Context:
         listen_port=enrolment.listen_port,
         hosts_coordinator=enrolment.hosts_coordinator,
         coordinators=enrolment.coordinators,
+        trusts_user_environment=enrolment.trust_user_environment,
         fingerprint=bytes.fromhex(enrolment.fingerprint),
         credential=enrolment.credential,
         transport=enrolment.transport,
+        open_ports=enrolment.open_ports,
+        open_all=enrolment.open_all,
+        unguarded=enrolment.unguarded,
         mesh_map=mesh_map,
     )
 

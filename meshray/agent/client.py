@@ -21,7 +21,7 @@ from meshray.agent.race import CONNECT_TIMEOUT_S, describe, race
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, error_from_json
 from meshray.model import wire
 from meshray.model.address import Endpoint
-from meshray.model.enrol import MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
+from meshray.model.enrol import INSTANCE_HEADER, MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
@@ -45,6 +45,10 @@ CLOSE_CANNOT_TELL = 4425
 CLOSE_TAKEN_OVER = 4409
 
 
+#: What makes a copy of a node's disk a node of its own. It must not un-enrol the original.
+ON_THE_COPY = "on the copy: meshray leave --local, then meshray join TOKEN (on the head: meshray token create)"
+
+
 class RemovedFromMesh(RefusedError):
     """The coordinator does not know this node any more."""
 
@@ -56,14 +60,20 @@ class RemovedFromMesh(RefusedError):
         )
 
 
-class TakenOver(MeshrayError):
-    """Another agent uses this node's identity."""
+class TakenOver(RefusedError):
+    """Another agent uses this node's identity.
 
-    def __init__(self) -> None:
+    Args:
+        detail: the addresses of both, where the coordinator told them; else nothing.
+        said: the whole sentence, where it is known.
+    """
+
+    def __init__(self, detail: str = "", said: str = "") -> None:
+        seen = f"; they connect from {detail}" if detail else ""
         super().__init__(
             "identity_taken_over",
-            "another agent connected as this node: was the machine cloned?",
-            hint="on the clone: meshray leave, then join with a token of its own",
+            said or f"two machines use this node's identity: was its disk cloned?{seen}",
+            hint=ON_THE_COPY,
         )
 
 
@@ -118,6 +128,7 @@ class Coordinator:
         fingerprint: SHA-256 of the certificate; nothing else is trusted.
         credential: of this node, empty for a stranger.
         mark, ticket: what this node knows of the coordinator's past; told when a link is opened.
+        instance: a random word of this process; sent with them.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -125,6 +136,7 @@ class Coordinator:
     credential: str = field(default="", repr=False)
     mark: str = ""
     ticket: str = field(default="", repr=False)
+    instance: str = ""
 
     async def find(self, session: aiohttp.ClientSession) -> tuple[Endpoint, Mapping[str, object]]:
         """The first address at which the right coordinator answers, and what it answers to GET /v1/hello.
@@ -260,7 +272,7 @@ class Coordinator:
 
     @property
     def _knowledge(self) -> dict[str, str]:
-        said = {MARK_HEADER: self.mark, TICKET_HEADER: self.ticket}
+        said = {MARK_HEADER: self.mark, TICKET_HEADER: self.ticket, INSTANCE_HEADER: self.instance}
         return {name: text for name, text in said.items() if text}
 
     @property
@@ -334,7 +346,11 @@ def _pin(fingerprint: bytes) -> aiohttp.Fingerprint:
 def _session() -> aiohttp.ClientSession:
     import aiohttp
 
+    from meshray.agent.resolver import Resolver
+
     # trust_env: HTTPS_PROXY (with CONNECT) and NO_PROXY are honoured as everywhere else.
     return aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S), trust_env=True
+        connector=aiohttp.TCPConnector(resolver=Resolver()),
+        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
+        trust_env=True,
     )

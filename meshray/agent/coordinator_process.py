@@ -34,7 +34,7 @@ class CoordinatorProcess:
             if self._process.pid is None:
                 log.info("starting the coordinator on TCP port %d", self._port)
                 self._process.spawn(
-                    [sys.executable, "-m", "meshray.coordinator", "--port", str(self._port)],
+                    [sys.executable, "-I", "-m", "meshray.coordinator", "--port", str(self._port)],
                     env={**os.environ, "MESHRAY_HOME": str(self._home.state), "MESHRAY_RUN": str(self._home.run)},
                     log=self._home.logs / "coordinator.log",
                 )

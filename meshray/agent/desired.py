@@ -11,18 +11,24 @@ The longest prefix wins, so a direct peer takes its data from the hub, and gives
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import TypeAlias
 
 from meshray.agent.enrolment import Enrolment
 from meshray.agent.paths.decision import PairPath
 from meshray.agent.paths.hubs import hub_for
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
+from meshray.model.epochs import pair_epoch
 from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
 from meshray.settings import DEFAULT_MTU, KEEPALIVE_S
-from meshray.wireguard.device import DeviceConfig, PeerConfig
+from meshray.wireguard.device import MESHRAY_PROTOCOL, DeviceConfig, PeerConfig, Route
+
+#: Gives the preshared key with another node.
+KeyWith: TypeAlias = Callable[[Node], PresharedKey]
 
 
 def desired_device(
@@ -35,25 +41,32 @@ def desired_device(
     dial: Mapping[str, Endpoint],
     usable: tuple[str, ...] = (),
     path: Callable[[Node], PairPath] = lambda node: PairPath(),
+    address: Callable[[str, Endpoint], Endpoint | None] = lambda node_id, endpoint: endpoint,
     known: Collection[PublicKey] = (),
+    mtus: Mapping[IPv4Address, int] | None = None,
 ) -> DeviceConfig:
     """The device of the node ``me``.
 
     Args:
         keys: derives the preshared keys of ``me``, remembers them.
         listen_port: UDP; 0 lets the kernel choose.
-        dial: where the hubs are dialled now, by node id.
+        dial: where hubs, and from a hub silent nodes, are dialled now, by node id; addresses, no names.
         usable: the hubs that answer this node, best first.
         path: the direct way to a node, where there is one.
+        address: the endpoint of the node with this id as an address; None where none is known or none may be dialled.
         known: the peers that the device has now.
+        mtus: of the paths to peers that carry less than the device's, bytes of an inner packet.
     """
     others = [node for node in mesh_map.nodes.values() if node.id != me.id]
+    key_with = partial(keys.between, me)
     if HUB in me.roles:
-        peers = [_member(node, keys, dial.get(node.id)) for node in others]
+        peers = [_member(node, key_with, dial.get(node.id)) for node in others]
     else:
-        peers = [*_hubs(me, others, mesh_map, keys, dial=dial, usable=usable, path=path)]
+        peers = [*_hubs(me, others, mesh_map, key_with, dial=dial, usable=usable, path=path)]
         peers += [
-            _direct(node, mesh_map, path(node), keys, known) for node in others if path(node).endpoint is not None
+            _direct(node, mesh_map, path(node), address(node.id, endpoint), key_with=key_with, known=known)
+            for node in others
+            if (endpoint := path(node).endpoint) is not None
         ]
     network = mesh_map.mesh.network
     return DeviceConfig(
@@ -65,6 +78,10 @@ def desired_device(
         ),
         mtu=DEFAULT_MTU,
         peers={peer.public_key: peer for peer in peers},
+        routes=(
+            Route(network.cidr, me.ip),
+            *(Route(_only(ip), me.ip, mtu, MESHRAY_PROTOCOL) for ip, mtu in sorted((mtus or {}).items())),
+        ),
     )
 
 
@@ -80,26 +97,38 @@ def own_node(enrolment: Enrolment, mesh_map: MeshMap) -> Node:
 
 class PairKeys:
     """This node's preshared keys with the others. Deriving one costs 0.1 ms, so they are remembered:
-    the desired device is made anew with every change of the map."""
+    the desired device is made anew with every change of the map.
 
-    def __init__(self, mesh_secret: MeshSecret, own: PublicKey) -> None:
-        self._secret = mesh_secret
+    Args:
+        mesh_secrets: that this node holds, by epoch.
+        tried: by node id, the epoch that is tried instead of what the map says; see `meshray.agent.epoch_trials`.
+    """
+
+    def __init__(
+        self, mesh_secrets: Mapping[int, MeshSecret], own: PublicKey, tried: Mapping[str, int] | None = None
+    ) -> None:
+        self._secrets = dict(mesh_secrets)
         self._own = own
-        self._known: dict[PublicKey, PresharedKey] = {}
+        self._tried = tried if tried is not None else {}
+        self._known: dict[tuple[PublicKey, int], PresharedKey] = {}
 
-    def with_peer(self, peer: PublicKey) -> PresharedKey:
-        """The pair's key."""
-        if peer not in self._known:
-            self._known[peer] = self._secret.preshared_key(self._own, peer)
-        return self._known[peer]
+    def between(self, me: Node, other: Node) -> PresharedKey:
+        """The key of the pair of this node, ``me``, and another one."""
+        epoch = self._tried.get(other.id, 0)
+        if epoch not in self._secrets:
+            epoch = pair_epoch(me.secret_epoch, other.secret_epoch, self._secrets)
+        pair = other.public_key, epoch
+        if pair not in self._known:
+            self._known[pair] = self._secrets[epoch].preshared_key(self._own, other.public_key)
+        return self._known[pair]
 
 
-def _member(node: Node, keys: PairKeys, endpoint: Endpoint | None) -> PeerConfig:
+def _member(node: Node, key_with: KeyWith, endpoint: Endpoint | None) -> PeerConfig:
     # Mostly no endpoint and no keepalive: the node dials its hub and holds the way open.
     return PeerConfig(
         public_key=node.public_key,
         allowed_ips=frozenset({_only(node.ip)}),
-        preshared_key=keys.with_peer(node.public_key),
+        preshared_key=key_with(node),
         endpoint=endpoint,
         keepalive_s=KEEPALIVE_S if HUB in node.roles or endpoint is not None else 0,
     )
@@ -109,7 +138,7 @@ def _hubs(
     me: Node,
     others: list[Node],
     mesh_map: MeshMap,
-    keys: PairKeys,
+    key_with: KeyWith,
     *,
     dial: Mapping[str, Endpoint],
     usable: tuple[str, ...],
@@ -129,20 +158,28 @@ def _hubs(
         yield PeerConfig(
             public_key=hub.public_key,
             allowed_ips=frozenset(carried[hub.id]),
-            preshared_key=keys.with_peer(hub.public_key),
+            preshared_key=key_with(hub),
             endpoint=dial.get(hub.id),
             keepalive_s=KEEPALIVE_S,
         )
 
 
-def _direct(node: Node, mesh_map: MeshMap, path: PairPath, keys: PairKeys, known: Collection[PublicKey]) -> PeerConfig:
+def _direct(
+    node: Node,
+    mesh_map: MeshMap,
+    path: PairPath,
+    address: Endpoint | None,
+    *,
+    key_with: KeyWith,
+    known: Collection[PublicKey],
+) -> PeerConfig:
     probe = _only(mesh_map.mesh.network.probe_address(node.ip))
     return PeerConfig(
         public_key=node.public_key,
         allowed_ips=frozenset({probe, _only(node.ip)} if path.carries else {probe}),
-        preshared_key=keys.with_peer(node.public_key),
+        preshared_key=key_with(node),
         # Once it was heard, WireGuard knows better than the map where it is.
-        endpoint=None if path.hears and node.public_key in known else path.endpoint,
+        endpoint=None if path.hears and node.public_key in known else address,
         keepalive_s=KEEPALIVE_S,
     )
 

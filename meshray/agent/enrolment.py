@@ -8,22 +8,48 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshray.agent.paths.transport import Mode, parse_mode
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
+from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.enrol import LONGEST_TICKET
+from meshray.model.epochs import FIRST, MAX_EPOCH, SharedSecrets, epochs_from_json
 from meshray.model.keys import MeshSecret, PrivateKey
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import STATIC
+from meshray.raynode.tokens import epoch_of
+from meshray.raynode.user_environment import UserEnvironment
 from meshray.runtime.files import make_folder, write_atomically
 from meshray.settings import Home
 
 #: Ray runs from an environment that is built to match the head's (`meshray.environment`).
 MATCH = "match"
+#: Of ``--open``: every port.
+OPEN_ALL = "all"
 _LONGEST = 4096
+#: Addresses of the coordinator that a node keeps; more than one node has, so that older ones stay for a while.
+MOST_COORDINATORS = 2 * MAX_ENDPOINTS
+
+
+def parse_open(items: Iterable[str]) -> tuple[str, ...]:
+    """``--open PORT|all``, each once. Raises UsageError.
+
+    >>> parse_open(["22", "8443", "22"])
+    ('22', '8443')
+    """
+    found = []
+    for item in items:
+        if item != OPEN_ALL and not (item.isascii() and item.isdecimal() and len(item) <= 5 and 0 < int(item) < 65536):
+            raise UsageError(
+                "bad_open", f"--open {item[:40]!r}: neither a port nor {OPEN_ALL}", hint="--open 22, or --open all"
+            )
+        found.append(str(int(item)) if item != OPEN_ALL else item)
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -31,7 +57,8 @@ class Enrolment:
     """This node's own side of its membership. Holds secrets; its file has mode 0600.
 
     Attributes:
-        coordinators: where the coordinator may be reached, the one that answered at enrolment first.
+        coordinators: where the coordinator may be reached, the one that answered last first; at most
+            `MOST_COORDINATORS`. On the coordinator's own machine the loopback.
         fingerprint: SHA-256 of the coordinator's certificate, hexadecimal.
         listen_port: UDP port of this node's WireGuard; 0 lets the kernel choose.
         mesh_port: port of hub and coordinator.
@@ -44,7 +71,14 @@ class Enrolment:
         transport: how the tunnel to the hub may travel; see `meshray.agent.paths.transport`.
         ticket: by which a coordinator that has forgotten this node knows it again; empty: none was given.
         rootless: it lives in namespaces of its own (`meshray.runtime.rootless`).
+        trust_user_environment: root runs meshray from files that others can change, as the user asked.
+        open: what else members of the mesh reach on this machine, as ``--open`` said it: ports, or ``all``.
+        unguarded: Ray starts here although its ports cannot be closed to others than the mesh.
+        environment: what Ray is started with besides what meshray sets.
         taken_out: the coordinator removed this node; the agent must not start again.
+        mesh_secret, ray_token: of the newest epoch.
+        secret_epoch: the number of that epoch.
+        older_mesh_secrets, older_ray_tokens: of other epochs that are still in use, see `meshray.model.epochs`.
     """
 
     mesh_id: str
@@ -70,6 +104,23 @@ class Enrolment:
     ticket: str = field(default="", repr=False)
     rootless: bool = False
     env: str = ""
+    trust_user_environment: bool = False
+    secret_epoch: int = FIRST
+    older_mesh_secrets: Mapping[int, MeshSecret] = field(default_factory=dict, repr=False)
+    older_ray_tokens: Mapping[int, str] = field(default_factory=dict, repr=False)
+    open: tuple[str, ...] = ()
+    unguarded: bool = False
+    environment: UserEnvironment = field(default_factory=UserEnvironment)
+
+    @property
+    def open_ports(self) -> tuple[int, ...]:
+        """The ports of `open`."""
+        return tuple(int(item) for item in self.open if item != OPEN_ALL)
+
+    @property
+    def open_all(self) -> bool:
+        """Whether members reach every port of this machine."""
+        return OPEN_ALL in self.open
 
     @classmethod
     def load(cls, home: Home) -> Enrolment:
@@ -107,9 +158,66 @@ class Enrolment:
                 ticket=wire.text(value, "ticket", LONGEST_TICKET, ""),
                 rootless=wire.flag(value, "rootless"),
                 env=wire.text(value, "env", len(MATCH), ""),
+                trust_user_environment=wire.flag(value, "trust_user_environment"),
+                secret_epoch=wire.number(value, "secret_epoch", FIRST, MAX_EPOCH, FIRST),
+                older_mesh_secrets={
+                    epoch: MeshSecret.parse(secret)
+                    for epoch, secret in epochs_from_json(value, "older_mesh_secrets").items()
+                },
+                older_ray_tokens=epochs_from_json(value, "older_ray_tokens"),
+                open=parse_open(wire.texts(value, "open")),
+                unguarded=wire.flag(value, "unguarded"),
+                environment=UserEnvironment.from_json(value),
             )
         except (wire.WireError, UsageError) as error:
             raise damaged(home.enrolment, error) from None
+
+    @property
+    def mesh_secrets(self) -> Mapping[int, MeshSecret]:
+        """The mesh secrets that this node holds, by epoch."""
+        return {**self.older_mesh_secrets, self.secret_epoch: self.mesh_secret}
+
+    @property
+    def ray_tokens(self) -> Mapping[int, str]:
+        """Ray's tokens that this node holds, by epoch."""
+        return {**self.older_ray_tokens, self.secret_epoch: self.ray_token}
+
+    def sharing(self, shared: SharedSecrets, mesh_map: MeshMap) -> Enrolment:
+        """Return the enrolment with what the coordinator says that this node is to hold.
+
+        What it does not name is dropped, unless it is newer than what the coordinator knows (its database was put back
+        from an older copy), or the map shows that a static peer or the head's Ray still uses it.
+        """
+        head, is_hub = mesh_map.head, any(node.id == self.node_id for node in mesh_map.hubs)
+        static = {node.secret_epoch for node in mesh_map.with_role(STATIC) if is_hub}
+        running = epoch_of(head.ray_instance) if head is not None and head.ray_instance else None
+        mesh = {key: held for key, held in self.mesh_secrets.items() if key >= shared.oldest or key in static}
+        mesh |= shared.mesh
+        ray = {key: held for key, held in self.ray_tokens.items() if key > shared.newest or key == running}
+        ray |= shared.ray
+        newest = max(mesh)
+        return replace(
+            self,
+            mesh_secret=mesh.pop(newest),
+            ray_token=ray.pop(newest),
+            secret_epoch=newest,
+            older_mesh_secrets=mesh,
+            older_ray_tokens=ray,
+        )
+
+    def knowing(self, endpoints: Iterable[Endpoint]) -> Enrolment:
+        """Return the enrolment with these endpoints of the coordinator behind the first one, older ones last."""
+        if self.hosts_coordinator:
+            return self
+        known = dict.fromkeys((*self.coordinators[:1], *endpoints, *self.coordinators))
+        return replace(self, coordinators=tuple(known)[:MOST_COORDINATORS])
+
+    def preferring(self, endpoint: Endpoint) -> Enrolment:
+        """Return the enrolment with this endpoint of the coordinator as the first that is tried."""
+        if self.hosts_coordinator:
+            return self
+        known = dict.fromkeys((endpoint, *self.coordinators))
+        return replace(self, coordinators=tuple(known)[:MOST_COORDINATORS])
 
     def save(self, home: Home) -> None:
         """Writes node.json, atomically, mode 0600."""
@@ -138,6 +246,13 @@ class Enrolment:
             "ticket": self.ticket,
             "rootless": self.rootless,
             "env": self.env,
+            "trust_user_environment": self.trust_user_environment,
+            "secret_epoch": self.secret_epoch,
+            "older_mesh_secrets": {str(key): secret.reveal() for key, secret in self.older_mesh_secrets.items()},
+            "older_ray_tokens": {str(key): token for key, token in self.older_ray_tokens.items()},
+            "open": list(self.open),
+            "unguarded": self.unguarded,
+            **self.environment.to_json(),
         }
         write_atomically(home.enrolment, json.dumps(value, indent=1))
 

@@ -22,8 +22,9 @@ from typing import Protocol
 from meshray.agent.client import Coordinator
 from meshray.agent.desired import PairKeys
 from meshray.agent.enrolment import Enrolment, read_private_key, save_private_key
+from meshray.agent.identity import Identity
 from meshray.errors import MeshrayError, UnreachableError
-from meshray.model.keys import PrivateKey, PublicKey
+from meshray.model.keys import MeshSecret, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.runtime.clock import ClockWatch, boot_s
@@ -94,6 +95,10 @@ class World(Protocol):
         """Where the coordinator may be."""
 
     @property
+    def identity(self) -> Identity | None:
+        """What signs this node's keys; None: it has no identity yet."""
+
+    @property
     def is_cut_off(self) -> bool:
         """Whether this node needs a hub and hears none."""
 
@@ -106,13 +111,16 @@ class KeyKeeper:
 
     Args:
         own: from private.key; a pending one is read here, and used where the cached map shows it.
+
+    Attributes:
+        tried: see `meshray.agent.epoch_trials`.
     """
 
     def __init__(self, world: World, home: Home, enrolment: Enrolment, own: PrivateKey) -> None:
         self._world = world
         self._home = home
         self._node_id = enrolment.node_id
-        self._secret = enrolment.mesh_secret
+        self._secrets = enrolment.mesh_secrets
         self._own = own
         self._pending = read_private_key(home.pending_key) if home.pending_key.exists() else None
         self._trial = False
@@ -120,12 +128,18 @@ class KeyKeeper:
         self._not_before = 0.0
         self._changing = asyncio.Lock()
         self._wake = asyncio.Event()
-        self.pair_keys = PairKeys(self._secret, own.public())
+        self.tried: dict[str, int] = {}
+        self.pair_keys = PairKeys(self._secrets, own.public(), self.tried)
 
     @property
     def private(self) -> PrivateKey:
         """The key that the device is to have now."""
         return self._pending if self._trial and self._pending is not None else self._own
+
+    def share(self, mesh_secrets: Mapping[int, MeshSecret]) -> None:
+        """This node holds these mesh secrets now, by epoch."""
+        self._secrets = mesh_secrets
+        self.pair_keys = PairKeys(mesh_secrets, self.private.public(), self.tried)
 
     def look(self) -> None:
         """The map may show another key of this node."""
@@ -187,7 +201,7 @@ class KeyKeeper:
         key = self._pending if pending and self._pending is not None else self._own
         self._not_before = boot_s() + TELL_AGAIN_S
         try:
-            body = {"public_key": str(key.public())}
+            body = {"public_key": str(key.public()), **self._signature_of(key.public())}
             await self._world.coordinator.call("POST", "/v1/rotate", body, prove_with=key)
         except UnreachableError:
             # It may have heard all the same, and the hub with it: then only the pending key still opens the tunnel.
@@ -202,6 +216,13 @@ class KeyKeeper:
         if key == self._pending:
             self._switch()
 
+    def _signature_of(self, key: PublicKey) -> Mapping[str, object]:
+        """The identity's signature, as a field of the request: without it others refuse the key."""
+        identity, me = self._world.identity, self._world.map.nodes.get(self._node_id)
+        if identity is None or me is None:
+            return {}
+        return {"attestation": identity.sign(key, me.ip).to_json()}
+
     def _switch(self) -> None:
         if self._pending is None:
             return
@@ -212,7 +233,7 @@ class KeyKeeper:
 
     def _use(self, *, trial: bool) -> None:
         self._trial = trial
-        self.pair_keys = PairKeys(self._secret, self.private.public())
+        self.pair_keys = PairKeys(self._secrets, self.private.public(), self.tried)
         self._world.rekeyed()
 
     def _drop_pending(self) -> None:

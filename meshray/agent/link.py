@@ -21,6 +21,7 @@ from meshray.agent.membership import Membership
 from meshray.agent.progress import Progress
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
 from meshray.model import wire
+from meshray.model.address import Endpoint
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.runtime.tasks import Tasks
@@ -31,8 +32,11 @@ log = logging.getLogger(__name__)
 _AWAY_AFTER_S = 8.0
 #: The longest pause between two tries, seconds; and to the coordinator on this very machine.
 _PAUSE_S, _OWN_PAUSE_S = 30.0, 1.0
-#: Two machines with one identity (a cloned disk) take the link from each other; not in a tight loop.
-_TAKEN_OVER_S = 30.0
+#: Two machines with one identity (a cloned disk) take the link from each other. The first return is quick, because it
+#: proves that there are two; after that not in a tight loop. See `meshray.coordinator.takeovers.QUIET_S`.
+_TAKEN_OVER_FIRST_S, _TAKEN_OVER_S = 2.0, 15.0
+#: A link that lasted so long was not one of those, seconds.
+_UNDISTURBED_S = 60.0
 #: How soon a link through the overlay looks for a way outside of it, and how often in the long run, seconds.
 _OUTSIDE_S, _OUTSIDE_CAP_S = 2.0, 60.0
 
@@ -81,16 +85,24 @@ class LinkKeeper:
         """Whether the coordinator is there now."""
         return self._link is not None
 
+    @property
+    def outside(self) -> Endpoint | None:
+        """Where the coordinator was reached, not through the overlay; None while it is not."""
+        link, known = self._link, self._membership.enrolment.coordinators
+        return link.endpoint if link is not None and link.endpoint in known else None
+
     async def run(self) -> None:
         """Keeps the link until cancelled. Raises RemovedFromMesh where this node is not known any more."""
-        attempt, since = 0, time.monotonic()
+        attempt, since, taken_over = 0, time.monotonic(), 0
         self._progress.set("coordinator", "run")
         while True:
             delay_s = backoff_s(attempt, first_s=0.2, cap_s=self._longest_pause_s)
             try:
                 self._link = await self._coordinator().open_link()
-                attempt = 0
+                attempt, opened = 0, time.monotonic()
                 log.info("connected to the coordinator at %s", self._link.endpoint)
+                if self.outside is not None:
+                    self._membership.reached(self.outside)
                 outside = Tasks()
                 outside.start(self._leave_the_overlay(self._link), "a way outside of the overlay")
                 try:
@@ -106,7 +118,9 @@ class LinkKeeper:
                 delay_s = backoff_s(attempt, first_s=2.0)
             except TakenOver as error:
                 log.error("%s", error)
-                delay_s = _TAKEN_OVER_S
+                self._membership.taken_over(error)
+                taken_over = 1 if time.monotonic() - opened > _UNDISTURBED_S else taken_over + 1
+                delay_s = _TAKEN_OVER_FIRST_S if taken_over == 1 else _TAKEN_OVER_S
             except RemovedFromMesh:
                 raise
             except (UnreachableError, RefusedError) as error:
@@ -119,6 +133,7 @@ class LinkKeeper:
                 log.warning("the link to the coordinator broke: %s", error)
             finally:
                 await self._close()
+            self._membership.answered.set()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), delay_s)
             self._hurry.clear()
@@ -133,6 +148,12 @@ class LinkKeeper:
         self._hurry.set()
         if self._link is not None and not self._link.leaves_from(addresses):
             log.info("the link to the coordinator went with its address")
+            await self._link.close_socket()
+
+    async def move_to(self, endpoint: Endpoint) -> None:
+        """The coordinator is there: the next try comes at once, and a link to another address is closed."""
+        self._hurry.set()
+        if self._link is not None and self._link.endpoint != endpoint:
             await self._link.close_socket()
 
     async def tell_ray_instance(self, instance: str) -> None:
@@ -155,11 +176,12 @@ class LinkKeeper:
 
     async def _leave_the_overlay(self, link: Link) -> None:
         """A link through the overlay breaks together with it: it ends when the coordinator answers outside."""
-        known = self._membership.enrolment.coordinators
-        if link.endpoint in known:
+        if self.outside is not None:
             return
         for attempt in itertools.count():
             await asyncio.sleep(backoff_s(attempt, first_s=_OUTSIDE_S, cap_s=_OUTSIDE_CAP_S))
+            # Through the overlay came a map, perhaps with new addresses.
+            known = self._membership.enrolment.coordinators
             with contextlib.suppress(MeshrayError):
                 await replace(self._coordinator(), endpoints=known).call("GET", "/v1/hello")
                 log.info("the coordinator answers outside of the overlay again")
@@ -174,12 +196,13 @@ class LinkKeeper:
             kind = message.get("type")
             if kind == "map":
                 self._membership.behind(None)
+                self._membership.taken_over(None)
                 await self._take_map(MeshMap.from_json(wire.mapping(message, "map")))
             elif kind == "change":
                 await self._take_map(self._current().apply(MapChange.from_json(wire.mapping(message, "change"))))
             elif kind == "recall":
                 await self._tell_map(link)
-            elif kind in ("ticket", "restored"):
+            elif kind in ("ticket", "restored", "took_over"):
                 self._membership.told(message)
             else:
                 self._on_message(message)

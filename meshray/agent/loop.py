@@ -22,7 +22,10 @@ from meshray.agent.backoff import backoff_s
 from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import desired_device, own_node
 from meshray.agent.enrolment import Enrolment
+from meshray.agent.epoch_trials import EpochTrials
 from meshray.agent.handshakes import Handshakes
+from meshray.agent.identity import Identity
+from meshray.agent.installation import Installation
 from meshray.agent.keykeeper import KeyKeeper
 from meshray.agent.link import LinkKeeper
 from meshray.agent.membership import Membership
@@ -30,24 +33,32 @@ from meshray.agent.nudges import Nudges
 from meshray.agent.parts import Parts
 from meshray.agent.paths.carrier import Carrier
 from meshray.agent.paths.decision import PairPath
-from meshray.agent.paths.hubkeeper import HubKeeper, resolved
+from meshray.agent.paths.hubkeeper import HubKeeper
 from meshray.agent.paths.mtukeeper import MtuKeeper
+from meshray.agent.paths.names import Address, Names
 from meshray.agent.paths.outward import Outward
 from meshray.agent.paths.pairs import Pairs
 from meshray.agent.paths.rebinds import Rebinds
 from meshray.agent.paths.sampler import Sampler
 from meshray.agent.paths.sightings import Sightings
+from meshray.agent.paths.silence_watch import SilenceWatch
 from meshray.agent.paths.throughput import ThroughputMeter
+from meshray.agent.pins import Pins
 from meshray.agent.progress import Progress
 from meshray.agent.questions import questions_to
+from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.rekeying import Rekeying, new_keys
 from meshray.agent.report import View
-from meshray.agent.roaming import follow_network
+from meshray.agent.roaming import follow_device, follow_network
+from meshray.agent.route_repairs import RouteRepairs
+from meshray.agent.silent_nodes import SilentNodes
 from meshray.agent.stages import Stages, log_firewall
-from meshray.agent.views import view_of
+from meshray.agent.views import hello_of, view_of
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
+from meshray.model.endpoints import reachable_ip
+from meshray.model.epochs import SharedSecrets
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
@@ -79,33 +90,47 @@ class Agent:
     ) -> None:
         self.home = home
         self.membership = Membership(home, enrolment)
-        self.map = mesh_map
+        self.identity = Identity.of_node(home, enrolment.mesh_id)
+        self.pins = Pins.load(home, enrolment.node_id)
+        #: The map as the coordinator told it, and what of it is used.
+        self.told = mesh_map
+        self.map = self.pins.admit(mesh_map)
         self.parts = parts
         self.progress = Progress()
         self.device_state: DeviceState | None = None
-        preferred = enrolment.coordinators[0].host if enrolment.coordinators else ""
-        self.hubs = HubKeeper(mesh_map, enrolment.node_id, preferred)
-        self.pairs = Pairs(self, parts.prober) if parts.prober is not None else None
+        #: What the tunnel needs; it ends after Ray, which says goodbye through it.
+        self._tunnel_tasks = Tasks()
+        #: Apart from each other, so that the names of members do not delay those of hubs.
+        self.names = Names(self._tunnel_tasks, self._reachable, self._name_found)
+        self.hub_names = Names(
+            self._tunnel_tasks, lambda ip: self._reachable(ip, loopback=True), lambda hub: self.wake(), at_once=4
+        )
+        self.hubs = HubKeeper(self.map, enrolment.node_id, lambda: self.enrolment.coordinators, self.hub_names)
+        self.pairs = Pairs(self, parts.prober, self.names) if parts.prober is not None else None
         self.link = LinkKeeper(
             lambda: self.coordinator,
-            lambda: self.map,
+            lambda: self.told,
             on_map=self._new_map,
             on_message=self._told,
-            hello=self._hello,
+            hello=lambda: hello_of(self, self._endpoints),
             versions=lambda: parts.versions,
             progress=self.progress,
             membership=self.membership,
         )
         self.sampler = Sampler(ThroughputMeter())
-        self.mtus = MtuKeeper(parts.device.name, parts.prober) if parts.prober is not None else None
+        self.mtus = MtuKeeper(parts.prober, self.wake) if parts.prober is not None else None
+        self.route_repairs = RouteRepairs()
         self.carrier = Carrier(
             enrolment.transport,
-            lambda: replace(self.coordinator, endpoints=enrolment.coordinators),
+            lambda: replace(self.coordinator, endpoints=self.enrolment.coordinators),
             lambda: self.map.coordinator if self.map.coordinator and HUB in self.map.coordinator.roles else None,
             self.hubs,
             device=lambda: self.device_state,
             switched=self._dial_anew,
         )
+        self.silence = SilenceWatch(self, parts.prober, self._silence_changed) if parts.prober is not None else None
+        self.silent_nodes = SilentNodes(self, self.silence) if self.silence is not None else None
+        self.ray_table: TableKeeper | None = None
         self._endpoints: tuple[Endpoint, ...] = ()
         self.endpoints_of_port = 0
         self._sightings = Sightings()
@@ -113,9 +138,13 @@ class Agent:
         self._watch_until = 0.0
         self.nudges = Nudges()
         self._rekeying = Rekeying()
+        #: What the coordinator said last that this node is to hold.
+        self._shared: SharedSecrets | None = None
+        self.installation = Installation(enrolment.trust_user_environment)
         self._handshakes = Handshakes()
         self._outward = Outward()
         self.keys = KeyKeeper(self, home, enrolment, private_key)
+        self._epoch_trials = EpochTrials(self.keys.tried)
         self._questions = questions_to(self)
         self._wake = asyncio.Event()
         self.overlay_up = asyncio.Event()
@@ -135,15 +164,16 @@ class Agent:
 
     @property
     def coordinator(self) -> Coordinator:
-        """Where the coordinator may be: the addresses of the token, and its overlay address as the last."""
+        """Where the coordinator may be: the addresses that this node knows, and its overlay address as the last."""
         node = self.map.coordinator
         inside = (Endpoint(str(node.ip), self.enrolment.mesh_port),) if node and node.id != self.me.id else ()
         return Coordinator(
             (*self.enrolment.coordinators, *inside),
             bytes.fromhex(self.enrolment.fingerprint),
             self.enrolment.credential,
-            self.map.mark,
+            self.told.mark,
             self.enrolment.ticket,
+            self.membership.instance,
         )
 
     def stop(self) -> None:
@@ -161,18 +191,27 @@ class Agent:
             tasks.start(self.parts.coordinator.run(), "coordinator")
         tasks.start(self.link.run(), "link")
         tasks.start(self.keys.run(), "key")
-        tasks.start(self._keep_device(), "device")
+        self._tunnel_tasks.start(self._keep_device(), "device")
         if not self.is_hub:
-            tasks.start(self.carrier.run(self.parts.prober), "carrier")
+            self._tunnel_tasks.start(self.carrier.run(self.parts.prober), "carrier")
         if self.parts.network_changes is not None:
             tasks.start(follow_network(self, self.parts.network_changes), "network")
+        if self.parts.device_changes is not None:
+            tasks.start(follow_device(self, self.parts.device_changes), "device monitor")
+        if self.parts.hub_endpoints is not None:
+            tasks.start(self.parts.hub_endpoints.run(self.endpoints_changed), "public addresses")
+        tasks.start(self.installation.look(self.overlay_up), "installation")
         tasks.start(Stages(self).run(), "stages")
+        tasks.start(self._tunnel_tasks.until(self._stopping), "tunnel")
         try:
             await tasks.until(self._stopping)
-            await self.link.say({"type": "down"})  # so that nobody looks for what is wrong with this node
+            await self.link.say(self.membership.goodbye)  # so that nobody looks for what is wrong with this node
         except RemovedFromMesh:
             self.membership.taken_out()
             await self._take_down()
+            raise
+        except BaseException:
+            await self._tunnel_tasks.close()
             raise
         finally:
             await tasks.close()
@@ -183,6 +222,7 @@ class Agent:
         await self.tasks.close()
         if self.parts.ray is not None:
             await self.parts.ray.stop()
+        await self._tunnel_tasks.close()
         if self.enrolment.ephemeral and not self.enrolment.taken_out:
             await self.membership.leave(self.coordinator)
         if self.parts.prober is not None:
@@ -193,9 +233,16 @@ class Agent:
         if self.parts.coordinator is not None:
             await self.parts.coordinator.stop()
 
-    def _new_map(self, mesh_map: MeshMap) -> None:
-        before, self.map = self.map, mesh_map
-        self.membership.keep_map(mesh_map)
+    def _new_map(self, told: MeshMap) -> None:
+        mesh_map = self.pins.admit(told)
+        before, self.map, self.told = self.map, mesh_map, told
+        if self.silence is not None:
+            for node in mesh_map.nodes.values():
+                self.silence.node_changed(before.nodes.get(node.id), node)
+        self._silence_changed()
+        self.membership.keep_map(told)
+        self.membership.learn(mesh_map)
+        self._share()
         if replaced := new_keys(before, mesh_map):
             self._rekeying.replaced(replaced)
             self._begin_handshakes()
@@ -204,6 +251,7 @@ class Agent:
             self._watch_until = time.monotonic() + WATCH_S
             for node in mesh_map.nodes.values():
                 self.pairs.node_changed(before.nodes.get(node.id), node)
+        self.names.keep(mesh_map.nodes)
         self.hubs.refresh(mesh_map)
         if self.parts.ray is not None and mesh_map.head is not None:
             me = mesh_map.nodes.get(self.enrolment.node_id)
@@ -213,6 +261,16 @@ class Agent:
         self._wake.set()
         self.map_changed.set()
         self.map_changed = asyncio.Event()
+
+    def _silence_changed(self) -> None:
+        if self.silent_nodes is not None:
+            self.silent_nodes.look()
+        if self.ray_table is not None:
+            self.ray_table.look()
+
+    def is_direct(self, node: Node) -> bool:
+        """Whether a direct path to this node carries data."""
+        return self.pairs is not None and self.pairs.path(node).carries
 
     def rekeyed(self) -> None:
         """This node's device is to have another key."""
@@ -229,8 +287,22 @@ class Agent:
             self.pairs.punch(wire.text(message, "node", 64))
         elif self.pairs is not None and message.get("type") == "left":
             self.pairs.left(wire.text(message, "node", 64))
+        elif message.get("type") == "secrets":
+            self._shared = SharedSecrets.from_json(message)
+            self._share()
         elif message.get("type") == "ask":
             self.tasks.start(self._answer(Question.from_json(message)), "answer")
+
+    def _share(self) -> None:
+        """Holds what the coordinator says that this node is to hold, as far as the map does not need more; it may come
+        before the map that goes with it. The others learn of it with this node's hello."""
+        if self._shared is None or not self.membership.share(self._shared, self.map):
+            return
+        self.keys.share(self.enrolment.mesh_secrets)
+        if self.parts.ray is not None:
+            self.parts.ray.hold_tokens(self.enrolment.ray_tokens)
+        self.tasks.start(self.link.say_hello(), "hello")
+        self._wake.set()
 
     async def _answer(self, question: Question) -> None:
         await self.link.say((await self._questions.answer(question)).to_json())
@@ -238,9 +310,6 @@ class Agent:
     def say(self, message: Mapping[str, object]) -> None:
         """Sends to the coordinator, where it is there."""
         self.tasks.start(self.link.say(message), "message")
-
-    def _hello(self) -> Mapping[str, object]:
-        return {"endpoints": [str(endpoint) for endpoint in self._endpoints], "hubs": list(self.hubs.usable)}
 
     def tell_ray_instance(self, instance: str) -> None:
         """This node's Ray head has another instance now (empty: it is down); the others are told."""
@@ -260,7 +329,7 @@ class Agent:
                 failures += 1
                 log.error("%s", error)
                 self.progress.fail("overlay", error)
-            delay_s = self._reconcile_interval_s()
+            delay_s = min(self._reconcile_interval_s(), self.route_repairs.wait_s(boot_s()))
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), backoff_s(failures) if failures else delay_s)
 
@@ -276,7 +345,7 @@ class Agent:
     async def _reconcile(self) -> None:
         observed = await self._read_device()
         self.hubs.look(observed)
-        steps = plan(observed, await self.desired(observed))
+        steps = self.route_repairs.due(plan(observed, self.desired(observed)), boot_s())
         for step in steps:
             log.info("%s: %s", self.parts.device.name, step)
         if steps:
@@ -291,7 +360,7 @@ class Agent:
         if not self.is_cut_off:
             self.overlay_up.set()
 
-    async def desired(self, observed: DeviceState | None) -> DeviceConfig:
+    def desired(self, observed: DeviceState | None) -> DeviceConfig:
         """The device as it should be now."""
         return desired_device(
             self.me,
@@ -299,17 +368,27 @@ class Agent:
             self.keys.pair_keys,
             private_key=self.keys.private,
             listen_port=self.enrolment.listen_port,
-            dial=await self._dial(observed),
+            dial=self._dial(observed),
             usable=self.hubs.usable,
             path=self.pairs.path if self.pairs is not None else lambda node: PairPath(),
+            address=self.names.address,
             known=observed.peers if observed is not None else (),
+            mtus=self.mtus.narrow if self.mtus is not None else None,
         )
 
-    async def _dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
-        dial = dict(await self.hubs.dial(observed))
+    def _dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
+        dial = dict(self.hubs.dial(observed))
         if self.is_hub:
-            dial.update(await self._outward.dial(self.map, self.me.id, observed, resolved))
+            dial.update(self._outward.dial(self.map, self.me.id, observed, self.names.address))
         return dial
+
+    def _reachable(self, ip: Address, *, loopback: bool = False) -> Address | None:
+        return reachable_ip(ip, self.map.mesh.network, loopback=loopback)
+
+    def _name_found(self, node_id: str) -> None:
+        if self.pairs is not None:
+            self.pairs.name_found(node_id)
+        self.wake()
 
     async def _read_device(self) -> DeviceState | None:
         """The device, after what had to be nudged was nudged."""
@@ -337,6 +416,9 @@ class Agent:
             self.pairs.observe(observed)
         await self._look_for_endpoints(observed.listen_port)
         await self.link.say_hello()
+        unsure = [node for node in self.map.nodes.values() if not (node.online and self.link.is_open)]
+        if self._epoch_trials.look(self.me, unsure, observed, boot_s(), held=self.enrolment.mesh_secrets):
+            self._wake.set()
         if self.is_hub:
             self.rebinds.look(self.map.nodes.values(), observed, time.monotonic())
             for message in self._sightings.news(self.map.nodes.values(), observed, self.link.is_open):
@@ -346,6 +428,19 @@ class Agent:
         if self.parts.endpoints is not None and port != self.endpoints_of_port:
             self._endpoints = await self.parts.endpoints(port, self.map.mesh.network)
             self.endpoints_of_port = port
+
+    def endpoints_changed(self) -> None:
+        """This node may have another address: it is looked for, and reported, at once."""
+        self.endpoints_of_port = 0
+        self._wake.set()
+
+    async def use_coordinator(self, endpoint: Endpoint) -> None:
+        """The coordinator is at this endpoint, as far as a user knows; it becomes the first that is tried."""
+        self.membership.reached(endpoint)
+        self.hubs.prefer(endpoint, self.map)
+        self.carrier.network_changed()
+        self._wake.set()
+        await self.link.move_to(endpoint)
 
     def hubs_changed(self) -> None:
         """Another hub is the best one, or one does not answer any more."""
@@ -373,19 +468,6 @@ class Agent:
             for node in self.map.nodes.values()
             if node.online and STATIC not in node.roles and node.id != self.enrolment.node_id
         ]
-
-    def ray_nodes(self) -> list[str]:
-        """The names of the nodes on which Ray is meant to run now."""
-        if not self.expects_ray:
-            return []
-        nodes = self.map.nodes.values()
-        return [node.name for node in nodes if node.versions.ray and node.online and not node.drained]
-
-    @property
-    def expects_ray(self) -> bool:
-        """Whether the mesh runs Ray, as far as this node can know."""
-        head = self.map.head
-        return self.parts.ray is not None or bool(self.parts.ray_table and head and head.versions.ray)
 
     def find(self, who: str) -> Node:
         """The node of this name or overlay address. Raises UsageError where there is none."""

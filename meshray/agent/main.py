@@ -26,13 +26,17 @@ from meshray.agent.client import RemovedFromMesh
 from meshray.agent.control_server import ControlServer
 from meshray.agent.coordinator_process import CoordinatorProcess
 from meshray.agent.desired import own_node
+from meshray.agent.device_monitor import device_changes
 from meshray.agent.enrolment import MATCH, Enrolment, load_private_key
+from meshray.agent.hub_endpoints import HubEndpoints
 from meshray.agent.loop import Agent
 from meshray.agent.netwatch import network_changes
 from meshray.agent.operations import Operations
 from meshray.agent.parts import Parts
 from meshray.agent.paths.candidates import read_endpoints
 from meshray.agent.paths.prober import Prober
+from meshray.agent.pins import Pins
+from meshray.agent.portguard import require_guarded
 from meshray.agent.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
 from meshray.agent.renewal import renewal_of
 from meshray.errors import MeshrayError
@@ -40,13 +44,18 @@ from meshray.firewall import Firewall, Opening
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
+from meshray.raynode import user_token
 from meshray.raynode.command import RayPlan, client_environment
+from meshray.raynode.listeners import Listeners
 from meshray.raynode.state import node_table
+from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, find_ray
 from meshray.runtime import inside
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder
+from meshray.runtime.log_format import log_to
 from meshray.runtime.person import Person
 from meshray.runtime.process import ManagedProcess
+from meshray.runtime.proxy import settle
 from meshray.runtime.state import forget
 from meshray.settings import INTERFACE, Home
 from meshray.wireguard.device import Device
@@ -75,6 +84,7 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
     with _alone(home):
         _log_to(home.logs / "agent.log")
         ManagedProcess(home.pid_file("agent")).record_this_process()
+        settle(os.environ, enrolment.environment.session)
         log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
         with _where_the_overlay_is(home, enrolment, environ):
             agent, control = _compose(home, enrolment, key, mesh_map, environ)
@@ -131,12 +141,13 @@ def _compose(
     home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]
 ) -> tuple[Agent, ControlServer]:
     """Outside of the event loop: pyroute2 runs one of its own."""
+    used = Pins.load(home, enrolment.node_id).admit(mesh_map)
     # Ray's interpreter takes a tenth of a second to answer, the first look at devices as long: at the same time.
     with ThreadPoolExecutor(1) as beside:
-        finding = beside.submit(_find_ray, home, enrolment, mesh_map, environ)
+        finding = beside.submit(_find_ray, home, enrolment, used, environ)
         device = open_device(INTERFACE, home, environ)
         ray = finding.result()
-    agent = Agent(home, enrolment, key, mesh_map, _parts(home, enrolment, mesh_map, ray, device))
+    agent = Agent(home, enrolment, key, mesh_map, _parts(home, enrolment, used, ray, device))
 
     def part(found: _Ray | str) -> RayOnNode | None:
         if isinstance(found, str):
@@ -146,16 +157,21 @@ def _compose(
             found.plan,
             home,
             found.person,
-            token=enrolment.ray_token,
+            tokens=RayTokens(agent.enrolment.ray_tokens),
             on_instance=agent.tell_ray_instance,
             renew=renewal_of(agent, environ),
+            check_start=lambda: require_guarded(agent.parts.firewall, unguarded=enrolment.unguarded),
         )
 
     agent.parts.ray = part(ray)
+    agent.parts.ray_table = lambda head: node_table(head, _token_of_head(agent), TABLE_TIMEOUT_S)
+    agent.parts.listening = Listeners(
+        home, enrolment.person_uid, lambda: agent.map.head.ip if agent.map.head is not None else None
+    )
     agent.parts.late_ray = lambda later: part(_find_ray(home, enrolment, later, environ))
     if enrolment.rootless:
         _live_elsewhere(home, agent)
-    operations = Operations(agent, lambda: _client_environment(_find_ray(home, enrolment, agent.map, environ)))
+    operations = Operations(agent, lambda: _driver_environment(agent, _find_ray(home, enrolment, agent.map, environ)))
     return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.person_uid)
 
 
@@ -221,28 +237,50 @@ def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapp
 
 def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str, device: Device) -> Parts:
     me = own_node(enrolment, mesh_map)
+    hub_endpoints = HubEndpoints(me.endpoints) if HUB in me.roles else None
     return Parts(
         device=device,
         prober=Prober(),
-        endpoints=read_endpoints,
+        endpoints=hub_endpoints.read if hub_endpoints is not None else read_endpoints,
+        hub_endpoints=hub_endpoints,
         network_changes=network_changes,
-        firewall=None if enrolment.rootless else Firewall(_opening(me, mesh_map)),
+        device_changes=device_changes,
+        firewall=None if enrolment.rootless else Firewall(_opening(enrolment, me, mesh_map)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         # Without a head this node's Ray was not looked for; the map has what it said when it enrolled.
         versions=replace(ray.installation.versions if isinstance(ray, _Ray) else me.versions, meshray=__version__),
-        ray_table=lambda head: node_table(head, enrolment.ray_token, TABLE_TIMEOUT_S),
         no_ray_because=ray if isinstance(ray, str) else "",
     )
 
 
-def _opening(me: Node, mesh_map: MeshMap) -> Opening:
-    return Opening(INTERFACE, mesh_map.mesh.network.cidr, forwards=HUB in me.roles)
+def _token_of_head(agent: Agent) -> str | None:
+    """The token of the head's running Ray; None where it has not been received."""
+    head = agent.map.head
+    return RayTokens(agent.enrolment.ray_tokens).of(head.ray_instance if head is not None else "")
 
 
-def _client_environment(ray: _Ray | str) -> Mapping[str, str]:
-    if isinstance(ray, str):
+def _opening(enrolment: Enrolment, me: Node, mesh_map: MeshMap) -> Opening:
+    return Opening(
+        INTERFACE,
+        mesh_map.mesh.network.cidr,
+        forwards=HUB in me.roles,
+        ports=(enrolment.mesh_port, *enrolment.open_ports),
+        everything=enrolment.open_all,
+    )
+
+
+def _driver_environment(agent: Agent, ray: _Ray | str) -> Mapping[str, str]:
+    """What a driver on this node needs; the token is written for it where no Ray of this node has done that."""
+    if not isinstance(ray, str):
+        return client_environment(ray.plan)
+    head, enrolment = agent.map.head, agent.enrolment
+    if enrolment.with_ray or head is None or not head.versions.ray:
         raise MeshrayError("no_ray", f"this node runs no Ray: {ray}", hint="run it on a node that does: meshray status")
-    return client_environment(ray.plan)
+    token = _token_of_head(agent)
+    if token is None:
+        raise MeshrayError("no_ray_token", "the head's token has not been received yet", hint="meshray status")
+    user_token.write_token(agent.home.ray_token, token, Person.by_uid(enrolment.person_uid))
+    return client_environment(ray_plan(enrolment, agent.me, head, agent.map, agent.home), has_raylet=False)
 
 
 def _notify_systemd(state: str, environ: Mapping[str, str]) -> None:
@@ -264,4 +302,4 @@ def _log_to(path: Path) -> None:
         handler: logging.Handler = logging.StreamHandler(sys.stderr)
     else:
         handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[handler])
+    log_to(handler)

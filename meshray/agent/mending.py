@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.wireguard.plan import SetRoute, plan
 
 if TYPE_CHECKING:
     from meshray.agent.loop import Agent
@@ -39,7 +40,9 @@ async def _firewall(agent: Agent) -> str:
     changed = await asyncio.to_thread(firewall.apply)
     problems = firewall.problems()
     if problems:
-        raise MeshrayError("firewall_failed", "; ".join(problems), hint="meshray logs agent")
+        raise MeshrayError(
+            "firewall_failed", "; ".join(problem.text for problem in problems), hint="meshray logs agent"
+        )
     return "; ".join(changed) or "the firewall rules were in place"
 
 
@@ -54,6 +57,16 @@ async def _device(agent: Agent) -> str:
         f"{device.name} was made anew, but the hub is not heard",
     )
     return f"{device.name} was made anew"
+
+
+async def _routes(agent: Agent) -> str:
+    device = agent.parts.device
+    observed = await asyncio.to_thread(device.read)
+    steps = [step for step in plan(observed, agent.desired(observed)) if isinstance(step, SetRoute)]
+    await asyncio.to_thread(device.apply, steps)
+    agent.route_repairs.forgive()
+    agent.wake()
+    return "; ".join(f"{device.name}: {step}" for step in steps) or "the routes of the overlay were in place"
 
 
 async def _ray(agent: Agent) -> str:
@@ -73,4 +86,9 @@ async def _until(condition: Callable[[], bool], patience_s: float, failure: str)
         await asyncio.sleep(_POLL_S)
 
 
-REPAIRS: Mapping[str, Callable[[Agent], Awaitable[str]]] = {"firewall": _firewall, "device": _device, "ray": _ray}
+REPAIRS: Mapping[str, Callable[[Agent], Awaitable[str]]] = {
+    "firewall": _firewall,
+    "routes": _routes,
+    "device": _device,
+    "ray": _ray,
+}

@@ -17,14 +17,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 
-from meshray.agent.netstate import DUMP_REQUESTS, NetworkState, ends_dump
+from meshray.agent.netstate import DUMP_REQUESTS, NetworkState
+from meshray.runtime import netlink
 from meshray.settings import INTERFACE
 
 log = logging.getLogger(__name__)
 
-_NETLINK_ROUTE = 0
-#: RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE of linux/rtnetlink.h.
-_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+_GROUPS = netlink.LINKS | netlink.IPV4_ADDRESSES | netlink.IPV4_ROUTES | netlink.IPV6_ADDRESSES | netlink.IPV6_ROUTES
 #: A new network comes as a dozen messages; this long without one, and it is there.
 DEBOUNCE_S = 0.3
 #: A link that flaps all the time must not keep the news from coming.
@@ -78,7 +77,7 @@ class _Watch:
     async def open(self) -> None:
         try:
             # First listen, then ask what there is: what happens in between is then heard twice, not never.
-            self._news = _netlink(_GROUPS)
+            self._news = netlink.listen(_GROUPS)
             for data in await asyncio.to_thread(lambda: list(_dumps())):
                 self._state.feed(data)
         except OSError as error:
@@ -132,24 +131,13 @@ def _clocks() -> tuple[float, float]:
     return time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic()
 
 
-def _netlink(groups: int) -> socket.socket:
-    news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_ROUTE)
-    try:
-        news.bind((0, groups))
-    except OSError:
-        news.close()
-        raise
-    return news
-
-
 def _dumps() -> Iterator[bytes]:
     """What there is now: links, addresses, routes, as the kernel's own messages."""
     deadline = time.monotonic() + _DUMP_S
-    with _netlink(0) as asking:
-        asking.settimeout(_DUMP_S)
+    with netlink.ask(_DUMP_S) as asking:
         for request in DUMP_REQUESTS:
             asking.send(request)
             data = b""
-            while not ends_dump(data) and time.monotonic() < deadline:
+            while not netlink.ends_dump(data) and time.monotonic() < deadline:
                 data = asking.recv(65536)
                 yield data

@@ -1,7 +1,7 @@
 """What the command line may ask of the agent; see `meshray.agent.control` for the way.
 
 everybody who may open the socket:  status  progress  env  ping  doctor  wireguard (without secrets)
-root:                               api  down  repair  rotate_key  wireguard (with secrets)
+root:                               api  coordinator  down  give_up  repair  rotate_key  wireguard (with secrets)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from meshray.agent.progress import Emit
 from meshray.agent.report import build_status, path_to
 from meshray.errors import MeshrayError
 from meshray.model import wire
+from meshray.model.address import Endpoint
 from meshray.model.node import Node
 from meshray.model.path import DIRECT, VIA_HUB, Path
 from meshray.model.question import MAX_WAIT_S, ROTATE_KEY
@@ -56,14 +57,23 @@ class Operations:
         """What changes something or shows a secret."""
         return {
             "api": self._api,
+            "coordinator": self._coordinator,
             "down": self._down,
+            "give_up": self._give_up,
             "repair": self._repair,
             "rotate_key": self._rotate_key,
             "wireguard_secrets": self._wireguard_with_secrets,
         }
 
     async def _status(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        return build_status(self._agent.view(await self._ray_table())).to_json()
+        enrolment = self._agent.enrolment
+        status = build_status(self._agent.view(await self._ray_table())).to_json()
+        return {
+            **status,
+            "open": list(enrolment.open),
+            "unguarded": enrolment.unguarded,
+            "environment": enrolment.environment.names,
+        }
 
     async def _progress(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         return await self._agent.progress.follow(emit)
@@ -71,9 +81,23 @@ class Operations:
     async def _env(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         # It asks Ray's interpreter, which may take its time.
         environment = await asyncio.to_thread(self._client_environment)
-        ray = self._agent.parts.ray
-        python = str(ray.now.installation.python) if ray is not None else ""
-        return {"env": dict(environment), "person_uid": self._agent.enrolment.person_uid, "python": python}
+        ray, forwards, uid = self._agent.parts.ray, self._agent.parts.forwards, self._agent.enrolment.person_uid
+        answer: dict[str, object] = {
+            "env": dict(environment),
+            "person_uid": uid,
+            "python": "",
+            "programs": "",
+            "activation": {},
+            "dashboard_here": forwards.urls().get("dashboard", "") if forwards is not None else "",
+        }
+        if ray is not None:
+            found = ray.now.installation
+            answer |= {
+                "python": str(found.python),
+                "programs": str(found.ray.parent),
+                "activation": found.activation,
+            }
+        return answer
 
     async def _ping(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         node = self._agent.find(wire.text(request, "node", 63))
@@ -144,8 +168,16 @@ class Operations:
             "key_not_changed", f"the key of {node.name} was not changed: {why}", hint=f"on {node.name}: meshray status"
         )
 
+    async def _coordinator(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        await self._agent.use_coordinator(Endpoint.parse(wire.text(request, "endpoint", 300)))
+        return {}
+
     async def _down(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         self._agent.stop()
+        return {}
+
+    async def _give_up(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        self._agent.membership.given_up = True
         return {}
 
     async def _ray_table(self) -> Mapping[IPv4Address, RayState] | None:
@@ -172,14 +204,14 @@ class Operations:
             raise MeshrayError(
                 "key_elsewhere", f"only {node.name} itself has its private key", hint=f"run it on {node.name}"
             )
-        dial = {hub.id: endpoint for hub in agent.map.hubs for endpoint in hub.endpoints[:1] if endpoint.ip is not None}
         config = desired_device(
             node,
             agent.map,
-            PairKeys(agent.enrolment.mesh_secret, node.public_key),
+            PairKeys(agent.enrolment.mesh_secrets, node.public_key),
             private_key=agent.keys.private,
             listen_port=agent.enrolment.listen_port if own else node.endpoints[0].port if node.endpoints else 0,
-            dial=dial,
+            dial={},
         )
         names = {other.public_key: str(other.name) for other in agent.map.nodes.values()}
-        return render(config, names, secrets=secrets)
+        endpoints = {hub.public_key: hub.endpoints[0] for hub in agent.map.hubs if hub.endpoints}
+        return render(config, names, secrets=secrets, endpoints=endpoints)

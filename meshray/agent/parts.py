@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Protocol
 
 from meshray import __version__
+from meshray.agent.device_monitor import DeviceChange
+from meshray.agent.hub_endpoints import HubEndpoints
 from meshray.agent.paths.prober import Prober
 from meshray.firewall import Closed
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
-from meshray.model.status import RayState
+from meshray.model.status import Problem, RayState
 from meshray.raynode.listeners import Heard
+from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNow
 from meshray.wireguard.device import Device
 
@@ -31,11 +34,22 @@ class FirewallPart(Protocol):
     def remove(self) -> list[str]:
         """Takes back exactly what was made."""
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """What could not be made so."""
+
+    @property
+    def unguarded(self) -> str:
+        """Why Ray's ports are open to others than the overlay; empty: they are not."""
+
+    @property
+    def foreign(self) -> frozenset[int]:
+        """Ports that Ray would use and another program has."""
 
     def close(self, closed: Closed) -> list[str]:
         """Closes these ports, and no others, to all but the overlay; returns what changed."""
+
+    def hold(self, silent: Collection[IPv4Address]) -> str:
+        """Holds this host's connections to these silent nodes and to no others; why it cannot, or ``""``."""
 
     def changes(self) -> AsyncIterator[None]:
         """Yields when the host's rules may have changed."""
@@ -56,11 +70,11 @@ class RayPart(Protocol):
     def ports(self) -> Sequence[int | range]:
         """The TCP ports that Ray uses here, or may choose to use."""
 
-    def listening(self) -> list[Heard]:
-        """All that listens on this machine now, Ray's and others'. Blocks."""
-
     def head_instance(self, instance: str) -> None:
         """The head's Ray has this instance now; empty: it is down."""
+
+    def hold_tokens(self, tokens: Mapping[int, str]) -> None:
+        """Ray's tokens that this node holds now, by epoch."""
 
     def drained(self, drained: bool) -> None:
         """Whether Ray, once it has ended, stays away from this node."""
@@ -70,6 +84,12 @@ class RayPart(Protocol):
 
     def look(self) -> None:
         """Somebody has seen more of this node's Ray than it was last known to be: it is looked at anew."""
+
+    async def live_nodes(self) -> list[LiveNode]:
+        """The living nodes of Ray's own table, several of one address included; none where the head does not answer."""
+
+    async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
+        """Tells Ray that the nodes with these ids are dead; returns whether it took it."""
 
     async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
         """Ray's own node table; None where the head does not answer."""
@@ -98,21 +118,27 @@ class Parts:
     Attributes:
         endpoints: by which others may try to reach this WireGuard port; None: nobody can.
         network_changes: tells when this machine's network is another one.
+        device_changes: tells when something was done to the device of this name, or to routes into the overlay.
+        listening: all that listens on this machine now, Ray's and others'. Blocks.
         ray_table: Ray's node table for a node that runs no Ray itself, from the head at this address.
         late_ray: makes Ray's part once the map shows a head; None while it does not.
         forwards: ports of the overlay on this machine's loopback, where the overlay is elsewhere.
         no_ray_because: told to the person where ``ray`` is None.
+        hub_endpoints: what ``endpoints`` reads on a hub; it has to be kept running.
     """
 
     device: Device
     prober: Prober | None = None
     firewall: FirewallPart | None = None
+    listening: Callable[[], list[Heard]] = list
     ray: RayPart | None = None
     coordinator: CoordinatorPart | None = None
     endpoints: Callable[[int, OverlayNetwork], Awaitable[tuple[Endpoint, ...]]] | None = None
     network_changes: Callable[[], AsyncIterator[str]] | None = None
+    device_changes: Callable[[str, IPv4Network], AsyncIterator[DeviceChange]] | None = None
     versions: Versions = field(default_factory=lambda: Versions(meshray=__version__))
     ray_table: Callable[[IPv4Address], Awaitable[Mapping[IPv4Address, RayState] | None]] | None = None
     late_ray: Callable[[MeshMap], RayPart | None] = lambda mesh_map: None
     no_ray_because: str = "not asked for"
     forwards: Forwards | None = None
+    hub_endpoints: HubEndpoints | None = None

@@ -1,26 +1,38 @@
-"""Keeps the ports of this node's Ray closed to all but the overlay, whatever Ray listens on.
+"""Keeps the ports of every Ray on this node closed to all but the overlay, and open to its members.
 
     what Ray is told to use ─┐
     what its processes hear ─┼─► firewall.decide ──► Firewall.close
     what others serve ───────┘
 
-The first time is before Ray is started. After that it is looked at every LOOK_S: a port that an actor opens by itself
-is closed within that time.
+The first time is before Ray is started. After that it is looked at every LOOK_S: a port that an actor opens by itself,
+or a Ray that somebody starts by hand, is closed within that time. Members reach the ports of Ray's range and those that
+the kernel chooses for programs at once, another port of a Ray within LOOK_S.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
+from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Protocol
 
+from meshray.errors import MeshrayError
 from meshray.firewall import Closed, Listening, decide
+from meshray.model.status import Problem
 from meshray.raynode.listeners import Heard
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 2.0
+#: As long as TCP waits before it tries a connection again: a new port answers members at the second try.
+LOOK_S = 1.0
+#: What could not be closed is tried again after this.
+AGAIN_S = 5.0
+_LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+#: Linux' own choice.
+_USUAL_LOCAL_PORTS = range(32768, 61000)
 
 
 class Closes(Protocol):
@@ -29,8 +41,12 @@ class Closes(Protocol):
     def close(self, closed: Closed) -> list[str]:
         """Closes these ports and no others; returns what changed."""
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """What could not be done."""
+
+    @property
+    def unguarded(self) -> str:
+        """Why Ray's ports are open to others than the overlay; empty: they are not."""
 
 
 class HasPorts(Protocol):
@@ -40,56 +56,88 @@ class HasPorts(Protocol):
     def ports(self) -> Sequence[int | range]:
         """The TCP ports that Ray uses here, or may choose to use."""
 
-    def listening(self) -> list[Heard]:
-        """All that listens on this machine now. Blocks."""
+
+def require_guarded(firewall: Closes | None, *, unguarded: bool) -> None:
+    """Raises MeshrayError where Ray must not start, because others than the mesh would reach its ports.
+
+    Args:
+        firewall: None: there is nothing to close, nothing but the overlay leads in.
+        unguarded: the user does without it (``--unguarded``).
+    """
+    if firewall is not None and firewall.unguarded and not unguarded:
+        raise MeshrayError(
+            "unguarded",
+            f"Ray is not started: {firewall.unguarded}",
+            hint="apt-get install nftables; or with --unguarded, where every network of this machine may use Ray",
+        )
 
 
 class PortGuard:
     """One node's.
 
     Args:
-        ray: whose ports they are; None: there is no Ray (yet), and nothing to close.
+        ray: the Ray that the mesh runs here; None: there is none (yet). Another Ray's ports are closed all the same.
+        listening: all that listens on this machine now. Blocks.
         never: ports that stay open: the mesh's own.
+        network: the overlay's addresses.
     """
 
-    def __init__(self, firewall: Closes, ray: Callable[[], HasPorts | None], never: Collection[int]) -> None:
+    def __init__(
+        self,
+        firewall: Closes,
+        ray: Callable[[], HasPorts | None],
+        listening: Callable[[], list[Heard]],
+        never: Collection[int],
+        network: IPv4Network,
+    ) -> None:
         self._firewall = firewall
         self._ray = ray
+        self._listening = listening
         self._never = never
+        self._network = network
         self._closed = Closed()
         # Nearly always the same as two seconds ago; to decide costs more than to look.
         self._seen: tuple[Sequence[int | range], list[Heard]] | None = None
-        self._told: list[str] = []
+        self._told: list[Problem] = []
+        self._failed_at = 0.0
         self._one_at_a_time = asyncio.Lock()
 
     async def close(self) -> None:
         """Looks, and closes what is not closed yet. Returns when that is done, or has turned out to be impossible."""
-        ray = self._ray()
-        if ray is None:
-            return
         async with self._one_at_a_time:
-            lines = await asyncio.to_thread(self._close, ray)
+            lines = await asyncio.to_thread(self._close, self._ray())
         for line in lines:
             log.info("firewall: %s", line)
         problems = self._firewall.problems()
         for problem in problems:
             if problem not in self._told:
-                log.error("firewall: %s", problem)
+                log.error("firewall: %s", problem.text)
         self._told = problems
 
-    async def run(self) -> None:
-        """Until cancelled, which leaves all as it is."""
-        while True:
-            await asyncio.sleep(LOOK_S)
-            await self.close()
-
-    def _close(self, ray: HasPorts) -> list[str]:
-        seen = ray.ports, ray.listening()
-        if seen == self._seen:
+    def _close(self, ray: HasPorts | None) -> list[str]:
+        ports = ray.ports if ray is not None else ()
+        seen = ports, self._listening()
+        failed = bool(self._firewall.unguarded)
+        again = failed and time.monotonic() > self._failed_at + AGAIN_S
+        if seen == self._seen and not again:
             return []
-        listening = [Listening(heard.port, heard.address, heard.of_ray) for heard in seen[1]]
-        closed, self._seen = decide(seen[0], listening, self._never), seen
-        if closed == self._closed:
+        listening = [Listening(heard.port, heard.address, heard.of_ray, heard.only_ipv6) for heard in seen[1]]
+        chosen = _local_ports() if ray is not None else range(0)
+        closed = decide(ports, listening, self._never, network=self._network, chosen=chosen)
+        self._seen = seen
+        if closed == self._closed and not again:
             return []
         self._closed = closed
-        return self._firewall.close(closed)
+        try:
+            return self._firewall.close(closed)
+        finally:
+            self._failed_at = time.monotonic()
+
+
+def _local_ports() -> range:
+    """The ports that the kernel chooses for programs of this machine."""
+    try:
+        first, last = map(int, _LOCAL_PORTS.read_text().split())
+    except (OSError, ValueError):
+        return _USUAL_LOCAL_PORTS
+    return range(first, last + 1)

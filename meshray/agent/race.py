@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
-from meshray.runtime.proxy import fault, proxy_for, refusal
+from meshray.runtime.proxy import fault, proxy_for, refusal, unusable
 
 #: TCP and TLS to one address. A dropping firewall never answers.
 CONNECT_TIMEOUT_S = 5.0
@@ -100,11 +100,11 @@ def _nobody(endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, Exception
         if fault(error):
             return refusal(endpoint, error)
     port = endpoints[0].port if endpoints else "of the mesh"
-    return UnreachableError(
-        "coordinator_unreachable",
-        f"the coordinator does not answer ({tried or 'no address is known'})",
-        hint=f"on the head: is it up (meshray status), and does its firewall let in TCP port {port}?",
-    )
+    said = tried or "no address is known"
+    hint = f"on the head: is it up (meshray status), and does its firewall let in TCP port {port}?"
+    if other := unusable(os.environ):
+        said, hint = f"{said}; {other}", "HTTPS_PROXY=http://HOST:PORT, if this network needs a proxy"
+    return UnreachableError("coordinator_unreachable", f"the coordinator does not answer ({said})", hint=hint)
 
 
 def _through(endpoint: Endpoint) -> str:

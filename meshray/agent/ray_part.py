@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from meshray.agent.enrolment import Enrolment
@@ -11,9 +12,9 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, Node
 from meshray.model.status import RayState
 from meshray.raynode.command import RayPlan
-from meshray.raynode.listeners import Listeners
-from meshray.raynode.state import node_table
+from meshray.raynode.state import LiveNode, live_nodes, node_table
 from meshray.raynode.supervisor import RayNode, RayNow
+from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import RayInstallation
 from meshray.runtime.person import Person
 from meshray.settings import INTERFACE, Home
@@ -34,6 +35,8 @@ def ray_plan(enrolment: Enrolment, me: Node, head: Node, mesh_map: MeshMap, home
         interface=INTERFACE,
         token_path=home.ray_token,
         network=mesh_map.mesh.network,
+        patience_s=mesh_map.mesh.patience_s,
+        environment=enrolment.environment,
     )
 
 
@@ -47,18 +50,19 @@ class RayOnNode:
         home: Home,
         person: Person,
         *,
-        token: str,
+        tokens: RayTokens,
         on_instance: Callable[[str], None],
         renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None,
+        check_start: Callable[[], None] | None = None,
     ) -> None:
         self._head_ip = plan.head_ip
-        self._token = token
         self._refused = ""
-        self._node = RayNode(installation, plan, home, person, token=token, on_instance=on_instance)
+        self._node = RayNode(installation, plan, home, person, tokens=tokens, on_instance=on_instance)
         self._node.renew = renew
+        self._node.check_start = check_start
         self.ports = plan.ports
-        self.listening = Listeners(home, plan.head_ip)
         self.head_instance = self._node.head_instance
+        self.hold_tokens = self._node.hold_tokens
         self.drained = self._node.drained
         self.label = self._node.label
         self.look = self._node.look
@@ -75,10 +79,21 @@ class RayOnNode:
         """Why Ray does not run although it should; empty while nothing is wrong."""
         return self._refused or (self._node.last_error if self._node.state.startswith("backoff") else "")
 
+    async def live_nodes(self) -> list[LiveNode]:
+        """The living nodes of Ray's own table, several of one address included; none where the head does not answer."""
+        with contextlib.suppress(MeshrayError):
+            return await live_nodes(self._head_ip, self._node.token, TABLE_TIMEOUT_S) or []
+        return []
+
+    async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
+        """Tells Ray that the nodes with these ids are dead; returns whether it took it."""
+        now = self._node.now
+        return await self._node.unregister(now.installation, now.plan, now.person, nodes, reason)
+
     async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
         """Ray's own node table; None where the head does not answer."""
         try:
-            table = await node_table(self._head_ip, self._token, TABLE_TIMEOUT_S)
+            table = await node_table(self._head_ip, self._node.token, TABLE_TIMEOUT_S)
         except MeshrayError as error:
             self._refused = error.message
             return None

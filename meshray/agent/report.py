@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
+from meshray.agent.client import ON_THE_COPY
 from meshray.agent.paths.hubs import is_fresh
-from meshray.agent.paths.prober import Measured
+from meshray.agent.paths.samples import Measured
+from meshray.firewall.advice import SWITCH, forwarding_fix
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import HUB, STATIC, Node
+from meshray.model.node import COORDINATOR, HUB, HUB_FORWARDS, ONE_IDENTITY, STATIC, Node
 from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS, Path
-from meshray.model.status import NodeStatus, RayState, Status
-from meshray.settings import DEFAULT_MTU
+from meshray.model.status import NodeStatus, Problem, RayState, Status
+from meshray.settings import DEFAULT_MTU, INTERFACE
 from meshray.wireguard.device import DeviceState, PeerState
 
 
@@ -27,8 +29,11 @@ class View:
         throughput: of the path to a node, Mbit/s, sampled once.
         mtu: of the path to a node, bytes.
         expects_ray: the mesh runs Ray at all.
-        complaints: what other parts (firewall, Ray's supervisor) could not do, one sentence each.
+        complaints: what other parts (firewall, Ray's supervisor, this node's files) could not do.
+        silent_s: for how long a node has not answered over the overlay, as this node finds itself, seconds; None:
+            it answers, or nobody here looked.
         now: seconds of the boot clock, by which ``device`` tells the handshakes too.
+        notices: what the user may want to know and is no fault.
     """
 
     me: Node
@@ -38,9 +43,11 @@ class View:
     ray: Mapping[IPv4Address, RayState] | None
     expects_ray: bool
     coordinator_reachable: bool
-    complaints: tuple[str, ...]
+    complaints: tuple[Problem, ...]
     now: float
+    notices: tuple[str, ...] = ()
     why_not_direct: Callable[[Node], str] = lambda node: ""
+    silent_s: Callable[[Node], float | None] = lambda node: None
     throughput: Callable[[IPv4Address], float | None] = lambda ip: None
     mtu: Callable[[IPv4Address], int] = lambda ip: DEFAULT_MTU
 
@@ -54,7 +61,9 @@ def build_status(view: View) -> Status:
         node=view.me.name,
         coordinator_reachable=view.coordinator_reachable,
         nodes=nodes,
-        problems=(*view.complaints, *_problems(view, nodes)),
+        ray_known=view.ray is not None or not view.expects_ray,
+        health=(*view.complaints, *_problems(view, nodes)),
+        notices=view.notices,
     )
 
 
@@ -109,6 +118,10 @@ def _is_relayed(view: View, peer: PeerState) -> bool:
 
 def _node_status(view: View, node: Node) -> NodeStatus:
     ray = RayState() if view.ray is None else view.ray.get(node.ip, RayState(alive=False))
+    silent = _is_silent(view, node)
+    if silent and ray.alive:
+        # Ray believes so until its patience ends; what the node still offers is not known.
+        ray = RayState()
     return NodeStatus(
         name=node.name,
         ip=node.ip,
@@ -118,29 +131,100 @@ def _node_status(view: View, node: Node) -> NodeStatus:
         ray=ray if _runs_ray(view, node) else RayState(),
         drained=node.drained,
         down=node.down,
+        silent=silent,
     )
+
+
+def _is_silent(view: View, node: Node) -> bool:
+    """As this node finds itself, else as the coordinator's node does."""
+    if node.down or STATIC in node.roles or node.id == view.me.id:
+        return False
+    return view.silent_s(node) is not None or bool(node.silence)
 
 
 def _runs_ray(view: View, node: Node) -> bool:
     return view.expects_ray and bool(node.versions.ray) and STATIC not in node.roles
 
 
-def _problems(view: View, nodes: Iterable[NodeStatus]) -> Iterable[str]:
-    if not view.coordinator_reachable:
-        yield "the coordinator does not answer; this is the last map that it sent"
+def _problems(view: View, nodes: Iterable[NodeStatus]) -> Iterable[Problem]:
+    me = str(view.me.name)
+    yield from _faults(view)
+    # Where another machine has its connection, the coordinator does answer.
+    taken_over = any(problem.code == ONE_IDENTITY for problem in view.complaints)
+    if not view.coordinator_reachable and not taken_over:
+        yield Problem(
+            "coordinator_reachable",
+            "the coordinator does not answer; this is the last map that it sent",
+            me,
+            f"{_on_coordinator(view)}meshray status; here: meshray doctor. Where that machine has another address now, "
+            "here: meshray up --coordinator HOST:PORT",
+        )
     if view.device is None:
-        yield "the tunnel is down"
+        yield Problem("device_up", "the tunnel is down", me, "meshray down; meshray up")
         return
     by_name = {str(node.name): node for node in view.mesh_map.nodes.values()}
+    is_cut_off = any(status.silent and COORDINATOR in by_name[status.name].roles for status in nodes)
     for status in nodes:
         node = by_name[status.name]
-        if not (node.online or HUB in node.roles) or STATIC in node.roles:
-            continue
-        if status.path.kind == NONE:
-            yield f"{status.name} ({status.ip}): no WireGuard handshake"
-        elif status.path.kind != SELF and view.measured(status.ip).silent:
-            yield f"{status.name} ({status.ip}): no answer over the overlay"
-        elif _runs_ray(view, node) and status.ray.alive is False and not node.drained:
-            yield f"{status.name} ({status.ip}): not ALIVE in Ray"
+        if status.silent or (node.ended and not node.online):
+            # A node that hears nothing from the coordinator's node cannot tell who else is away.
+            if not is_cut_off or COORDINATOR in node.roles:
+                yield _lost(view, node)
+        elif (node.online or HUB in node.roles) and STATIC not in node.roles:
+            yield from _problems_of(view, status, node)
     if view.expects_ray and view.ray is None:
-        yield "the Ray head does not answer"
+        head = view.mesh_map.head
+        name = str(head.name) if head is not None else ""
+        there = "" if name in ("", me) else f"on {name}: "
+        yield Problem("ray_head_answers", "the Ray head does not answer", name, f"{there}meshray logs ray")
+
+
+def _problems_of(view: View, status: NodeStatus, node: Node) -> Iterable[Problem]:
+    """What is wrong with a node that answers."""
+    me = str(view.me.name)
+    named = f"{status.name} ({status.ip})"
+    there = "" if status.name == me else f"on {status.name}: "
+    if status.path.kind == NONE:
+        yield Problem("handshake_fresh", f"{named}: no WireGuard handshake", status.name, "meshray doctor")
+    elif status.path.kind != SELF and view.measured(status.ip).silent:
+        yield Problem("peer_answers", f"{named}: no answer over the overlay", status.name, "meshray doctor")
+    elif _runs_ray(view, node) and status.ray.alive is False and not node.drained:
+        yield Problem("ray_alive", f"{named}: not ALIVE in Ray", status.name, f"{there}meshray logs ray")
+
+
+def _lost(view: View, node: Node) -> Problem:
+    """A node that does not answer, or whose agent was killed: nobody said that it should be away."""
+    named = f"{node.name} ({node.ip})"
+    fix = f"on {node.name}: meshray up; if it is gone for good: meshray node rm {node.name}"
+    if not _is_silent(view, node):
+        return Problem(
+            "node_answers", f"{named}: its agent is not connected any more; its machine answers", node.name, fix
+        )
+    quiet_s = view.silent_s(node)
+    since = f", for {quiet_s:.0f} s" if quiet_s is not None else ""
+    why = "; its processes were killed" if node.ended and not node.online else ""
+    return Problem("node_answers", f"{named} does not answer over the overlay{since}{why}", node.name, fix)
+
+
+def _faults(view: View) -> Iterable[Problem]:
+    """What the map says to be wrong with nodes. An identity in use twice concerns that node and the coordinator's; a
+    hub, all whose packets it is to forward. What this node reported itself is among its complaints."""
+    told = {(problem.code, problem.node) for problem in view.complaints}
+    for node in view.mesh_map.nodes.values():
+        for code, detail in node.faults.items():
+            name, mine = str(node.name), node.id == view.me.id
+            if (code, name) in told or not (node.online or mine):
+                continue
+            if code == ONE_IDENTITY and (mine or COORDINATOR in view.me.roles):
+                text = f"two machines use the identity of {name}: was its disk cloned? They connect from {detail}"
+                yield Problem(ONE_IDENTITY, text, name, ON_THE_COPY)
+            elif code == HUB_FORWARDS and not mine:
+                text = f"the hub {name} does not forward between nodes: {detail}"
+                switch = detail.startswith(SWITCH)
+                fix = forwarding_fix(INTERFACE, "1") if switch else "meshray status shows the command"
+                yield Problem(HUB_FORWARDS, text, name, f"on {name}: {fix}")
+
+
+def _on_coordinator(view: View) -> str:
+    node = view.mesh_map.coordinator
+    return "" if node is None or node.id == view.me.id else f"on {node.name}: "

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from meshray.agent.parts import FirewallPart, RayPart
 from meshray.agent.paths.prober import Prober
-from meshray.agent.portguard import PortGuard
+from meshray.agent.portguard import LOOK_S, PortGuard, require_guarded
+from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.report import path_to
 from meshray.agent.views import peers_to_probe, ways_of
 from meshray.errors import MeshrayError
@@ -25,6 +26,7 @@ from meshray.model.address import Endpoint
 from meshray.model.classes import link_labels, site_of
 from meshray.model.status import RayState
 from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
+from meshray.raynode.supervisor import RUNNING, RayNow
 
 if TYPE_CHECKING:
     from meshray.agent.loop import Agent
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 OVERLAY_PATIENCE_S = 20.0
 #: A head on a slow machine takes half a minute.
 RAY_PATIENCE_S = 120.0
+#: Ray gives its own start up after half a minute (ray._private.node), which a cold disk or a busy machine may take.
+#: What ends sooner has another cause.
+SLOW_START_S = 20.0
 RAY_POLL_S = 0.1
 #: Ray's start does not wait longer for the round trip that its labels tell.
 _LABEL_PROBE_S = 1.0
@@ -49,6 +54,7 @@ class Stages:
         self._agent = agent
         self._progress = agent.progress
         self._let_in = asyncio.Event()
+        self._looked = asyncio.Event()
         self._closed = asyncio.Event()
 
     async def run(self) -> None:
@@ -68,30 +74,53 @@ class Stages:
             self._let_in.set()
         if agent.parts.forwards is not None:
             agent.tasks.start(agent.parts.forwards.run(), "forwards")
+        await self._watch_paths()
+        if agent.parts.ray is None:
+            self._progress.set("ray", "skip", agent.parts.no_ray_because)
+            await self._let_in.wait()
+            await self._finish(None)
+            agent.parts.ray = await self._wait_for_a_head()
+            if guard is not None:
+                self._closed.clear()
+                await self._close_ports(guard)
+        self._progress.set("ray", "run")
+        await self._label(agent.parts.ray)
+        if guard is not None:
+            await self._closed.wait()
+        self._start_ray(agent.parts.ray)
+        table = await self._wait_for_ray(agent.parts.ray)
+        await self._let_in.wait()
+        await self._finish(table)
+
+    async def _finish(self, table: RayTable | None) -> None:
+        """The node is up, unless another machine uses its identity."""
+        agent = self._agent
+        while (error := await agent.membership.rival(lambda: agent.map)) is not None:
+            self._progress.fail("coordinator", error)
+            await asyncio.sleep(RAY_POLL_S)
+        self._progress.finish(self._summary(table))
+
+    def _start_ray(self, ray: RayPart) -> None:
+        agent = self._agent
+        agent.tasks.start(ray.run(), "ray")
+        if ray.now.plan.head:
+            agent.ray_table = TableKeeper(ray, lambda: agent.map)
+            agent.tasks.start(agent.ray_table.run(), "Ray's node table")
+
+    async def _watch_paths(self) -> None:
+        agent = self._agent
         if agent.parts.prober is not None:
             await self._open_prober(agent.parts.prober)
             agent.tasks.start(agent.parts.prober.run(lambda: peers_to_probe(agent)), "prober")
             agent.tasks.start(agent.sampler.run(agent.me.ip, lambda: ways_of(agent)), "throughput")
             agent.tasks.start(agent.hubs.run(agent.parts.prober, agent.hubs_changed), "hubs")
+        if agent.silence is not None and agent.silent_nodes is not None:
+            agent.tasks.start(agent.silence.run(), "silence")
+            agent.tasks.start(agent.silent_nodes.run(), "silent nodes")
         if agent.mtus is not None:
             agent.tasks.start(agent.mtus.run(lambda: ways_of(agent)), "mtu")
         if agent.pairs is not None:
             agent.tasks.start(agent.pairs.run(), "pairs")
-        if agent.parts.ray is None:
-            self._progress.set("ray", "skip", agent.parts.no_ray_because)
-            await self._let_in.wait()
-            self._progress.finish(self._summary(None))
-            agent.parts.ray = await self._wait_for_a_head()
-            if guard is not None:
-                await guard.close()
-        self._progress.set("ray", "run")
-        await self._label(agent.parts.ray)
-        if guard is not None:
-            await self._closed.wait()
-        agent.tasks.start(agent.parts.ray.run(), "ray")
-        table = await self._wait_for_ray(agent.parts.ray)
-        await self._let_in.wait()
-        self._progress.finish(self._summary(table))
 
     async def _wait_for_overlay(self) -> None:
         agent = self._agent
@@ -102,7 +131,8 @@ class Stages:
             error = MeshrayError(
                 "no_handshake",
                 f"the hub does not answer WireGuard's handshake (tried UDP {tried})",
-                hint=f"on the hub: does its firewall (and the cloud's) let in UDP port {agent.enrolment.mesh_port}?",
+                hint=f"on the hub: does its firewall (and the cloud's) let in UDP port {agent.enrolment.mesh_port}? "
+                "Where it has another address now, here: meshray up --coordinator HOST:PORT",
             )
             log.error("%s", error)
             self._progress.fail("overlay", error)
@@ -150,16 +180,22 @@ class Stages:
         while True:
             table = await ray.node_table()
             mine = table.get(agent.me.ip) if table else None
-            if table and mine and mine.alive and mine.resources:
-                ray.look()  # or a doctor that is asked right after this would find a Ray that is still being started
+            is_listed = table is not None and mine is not None and mine.alive and bool(mine.resources)
+            if is_listed and ray.now.state != RUNNING:
+                # The entry may be that of a raylet that died: only the supervisor knows which one is its own.
+                ray.look()
+            elif table is not None and is_listed:
                 alive = sum(1 for node in table.values() if node.alive)
                 self._progress.set("ray", "ok", f"ALIVE, {alive} nodes in the cluster")
                 return table
             if agent.me.drained:
                 self._progress.set("ray", "skip", "this node is drained")
                 return None
-            cause = ray.failure or ("Ray did not become ALIVE in time" if time.monotonic() > deadline else "")
-            if cause and not failed:
+            is_late = time.monotonic() > deadline
+            cause = ray.failure or ("Ray did not become ALIVE in time" if is_late else "")
+            if cause and not failed and _may_succeed_again(ray.now) and not is_late:
+                self._progress.set("ray", "run", "its start took too long, and is tried once more")
+            elif cause and not failed:
                 failed = True
                 self._progress.fail("ray", MeshrayError("ray_failed", cause, hint="meshray logs ray"))
             await asyncio.sleep(RAY_POLL_S)
@@ -194,17 +230,35 @@ class Stages:
     def _port_guard(self) -> PortGuard | None:
         agent = self._agent
         firewall = agent.parts.firewall
-        return PortGuard(firewall, lambda: agent.parts.ray, {agent.enrolment.mesh_port}) if firewall else None
+        if firewall is None:
+            return None
+        never, network = {agent.enrolment.mesh_port}, agent.map.mesh.network.cidr
+        return PortGuard(firewall, lambda: agent.parts.ray, agent.parts.listening, never, network)
 
     async def _guard_ports(self, guard: PortGuard) -> None:
+        while True:
+            await self._close_ports(guard)
+            self._looked.set()
+            await asyncio.sleep(LOOK_S)
+
+    async def _close_ports(self, guard: PortGuard) -> None:
+        """Closes what is not closed yet. Ray starts once that has been done, unless the user does without it."""
+        ray = self._agent.parts.ray
         await guard.close()
-        self._closed.set()
-        await guard.run()
+        if ray is not self._agent.parts.ray:  # one that came meanwhile: what was closed is not all of its ports
+            return
+        try:
+            require_guarded(self._agent.parts.firewall, unguarded=self._agent.enrolment.unguarded)
+        except MeshrayError as error:
+            if not self._closed.is_set():
+                self._progress.fail("ray", error)
+        else:
+            self._closed.set()
 
     async def _keep_firewall(self, firewall: FirewallPart) -> None:
         self._progress.set("firewall", "run")
         # After the ports were closed: what a Ray from before this agent has must not be let go for a moment.
-        await self._closed.wait()
+        await self._looked.wait()
         await self._apply_firewall(firewall)
         self._let_in.set()
         async for _ in firewall.changes():
@@ -213,10 +267,15 @@ class Stages:
     async def _apply_firewall(self, firewall: FirewallPart) -> None:
         log_firewall(await asyncio.to_thread(firewall.apply))
         problems = firewall.problems()
-        self._progress.set("firewall", "fail" if problems else "ok", "; ".join(problems))
+        self._progress.set("firewall", "fail" if problems else "ok", "; ".join(problem.text for problem in problems))
 
 
 def log_firewall(lines: list[str]) -> None:
     """What a firewall changed, as log lines."""
     for line in lines:
         log.info("firewall: %s", line)
+
+
+def _may_succeed_again(now: RayNow) -> bool:
+    """Whether Ray's first start failed for want of time: for the second one all is in memory."""
+    return now.deaths == 1 and now.lived_s > SLOW_START_S

@@ -12,10 +12,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
+from meshray.agent.paths.prober import Prober
+from meshray.agent.paths.samples import Measured
 from meshray.agent.report import build_status
+from meshray.agent.views import complaints_of, ray_nodes
 from meshray.doctor.facts import Facts, NodeFacts, decode
 from meshray.doctor.probes import control, host, path, ray
 from meshray.doctor.probes.context import Context, Counters
@@ -26,12 +30,16 @@ from meshray.model.keys import PublicKey
 from meshray.model.node import STATIC
 from meshray.model.question import SURVEY
 from meshray.model.status import RayState, Status
+from meshray.runtime import inside
+from meshray.runtime.clock import boot_s
 
 if TYPE_CHECKING:
     from meshray.agent.loop import Agent
 
 #: No peer is waited for longer.
 PING_S = 1.5
+#: What is not answered by then is asked again, seconds.
+_SOON_S = 0.4
 #: Nor is any group of facts: whoever asks waits for all nodes.
 GROUP_S = 6.0
 
@@ -44,7 +52,7 @@ async def whole_mesh(agent: Agent, table: Mapping[IPv4Address, RayState] | None)
     (status, mine), others, heard = await asyncio.gather(survey(agent, table), _others(agent), _heard(agent))
     return Facts(
         status=status,
-        ray_nodes=frozenset(agent.ray_nodes()),
+        ray_nodes=frozenset(ray_nodes(agent)),
         nodes={mine.name: mine, **others.nodes},
         silent=others.silent,
         heard=heard,
@@ -70,17 +78,21 @@ async def _heard(agent: Agent) -> frozenset[str]:
         return frozenset()
     nodes, me = agent.map.nodes.values(), agent.me
     away = [node for node in nodes if not node.online and STATIC not in node.roles and node.id != me.id]
-    live = await asyncio.gather(*(path.lives(node.ip, PING_S) for node in away))
+    live = await asyncio.gather(*(inside.machine_answers(node.ip, PING_S) for node in away))
     return frozenset(node.name for node, lives in zip(away, live, strict=True) if lives)
 
 
 async def survey(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
     """The mesh as this node sees it now, and what its probes found; ``table`` is Ray's node table."""
-    prober = agent.parts.prober
-    if prober is not None:
-        # Fresh answers, not the last minute's.
-        await asyncio.gather(*(prober.probe(ip, PING_S) for ip in agent.peers_online()))
-    status = build_status(agent.view(table))
+    await _firewall_again(agent)
+    view = agent.view(table)
+    if agent.parts.prober is not None:
+        # Fresh answers alone: what was lost before somebody asked is no fault of this moment.
+        peers = agent.peers_online()
+        fresh = dict(zip(peers, await asyncio.gather(*(_asked(agent.parts.prober, ip) for ip in peers)), strict=True))
+        known = view.measured
+        view = replace(agent.view(table), measured=lambda ip: fresh[ip] if ip in fresh else known(ip))
+    status = build_status(view)
     context = _context(agent, status)
     groups = await asyncio.gather(
         in_time(host.look(context), GROUP_S),
@@ -88,7 +100,35 @@ async def survey(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> 
         in_time(control.look(context), GROUP_S),
         in_time(ray.look(context), GROUP_S),
     )
-    return status, NodeFacts(agent.me.name, *groups)
+    return status, NodeFacts(agent.me.name, *groups, complaints=tuple(complaints_of(agent)))
+
+
+async def _firewall_again(agent: Agent) -> None:
+    """What the firewall could not do may be possible by now: what is over is no complaint any more."""
+    firewall = agent.parts.firewall
+    if firewall is not None and firewall.problems():
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(firewall.apply), PING_S)
+
+
+async def _asked(prober: Prober, ip: IPv4Address) -> Measured:
+    """What probes of now say of a peer: one that is answered soon, else it and two more, since a packet may be lost."""
+    answered = asyncio.Event()
+
+    async def first() -> float | None:
+        rtt_ms = await prober.probe(ip, PING_S)
+        if rtt_ms is not None:
+            answered.set()
+        return rtt_ms
+
+    async def more() -> list[float | None]:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(answered.wait(), _SOON_S)
+            return []
+        return list(await asyncio.gather(*(prober.probe(ip, PING_S - _SOON_S) for _ in range(2))))
+
+    rtt_ms, others = await asyncio.gather(first(), more())
+    return Measured((rtt_ms,) if rtt_ms is not None else others)
 
 
 def _context(agent: Agent, status: Status) -> Context:
@@ -113,9 +153,14 @@ def _context(agent: Agent, status: Status) -> Context:
         is_hub=agent.is_hub,
         hosts_coordinator=enrolment.hosts_coordinator,
         coordinators=enrolment.coordinators,
+        trusts_user_environment=enrolment.trust_user_environment,
         fingerprint=bytes.fromhex(enrolment.fingerprint),
         credential=enrolment.credential,
         transport=enrolment.transport,
+        open_ports=enrolment.open_ports,
+        open_all=enrolment.open_all,
+        unguarded=enrolment.unguarded,
+        foreign_ports=agent.parts.firewall.foreign if agent.parts.firewall is not None else frozenset(),
         mesh_map=agent.map,
         map_of=lambda revision, patience_s: _map_of(agent, revision, patience_s),
         status=status,
@@ -133,7 +178,10 @@ def _context(agent: Agent, status: Status) -> Context:
         echo=(lambda ip, timeout_s, size: prober.round_trip(ip, timeout_s, size=size)) if prober is not None else None,
         counters=lambda: _counters(agent, of_key),
         mtu_measured=agent.mtus.is_measured if agent.mtus is not None else lambda ip: False,
+        contested_routes=agent.route_repairs.complaints(boot_s()),
         heard_ago=prober.heard_ago_s if prober is not None else lambda ip: None,
+        unanswered=prober.unanswered_s if prober is not None else lambda ip: None,
+        only_handshakes=agent.carrier.only_handshakes,
     )
 
 

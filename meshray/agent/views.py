@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from meshray.agent.paths.prober import Measured
+from meshray.agent.paths.samples import Measured
 from meshray.agent.report import View, path_to
+from meshray.model import wire
 from meshray.model.address import Endpoint
+from meshray.model.node import HUB_FORWARDS
 from meshray.model.path import NONE
-from meshray.model.status import RayState
+from meshray.model.status import Problem, RayState
 from meshray.runtime.clock import boot_s
 from meshray.settings import DEFAULT_MTU
 
@@ -20,25 +23,72 @@ if TYPE_CHECKING:
 
 def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
     """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""
-    firewall, ray, prober = agent.parts.firewall, agent.parts.ray, agent.parts.prober
+    prober = agent.parts.prober
     return View(
         me=agent.me,
         mesh_map=agent.map,
         device=agent.device_state,
         measured=prober.measured if prober is not None else lambda peer: Measured(),
         ray=table,
-        expects_ray=agent.expects_ray,
+        expects_ray=expects_ray(agent),
         coordinator_reachable=agent.link.is_open,
-        complaints=(
-            *(firewall.problems() if firewall is not None else ()),
-            *((ray.failure,) if ray is not None and ray.failure else ()),
-            *agent.membership.complaints(),
-        ),
+        complaints=tuple(complaints_of(agent)),
+        notices=(*agent.installation.notices(), *agent.pins.notices()),
         now=boot_s(),
+        silent_s=agent.silence.silent_s if agent.silence is not None else lambda node: None,
         mtu=agent.mtus.mtu if agent.mtus is not None else lambda ip: DEFAULT_MTU,
         throughput=agent.sampler.mbit_s,
         why_not_direct=agent.pairs.why_not_direct if agent.pairs is not None else lambda node: "",
     )
+
+
+def complaints_of(agent: Agent) -> Iterator[Problem]:
+    """What the parts of this node could not do."""
+    firewall, ray, me = agent.parts.firewall, agent.parts.ray, str(agent.me.name)
+    agent.membership.try_again()
+    for problem in (*(firewall.problems() if firewall is not None else ()), *agent.membership.complaints()):
+        yield replace(problem, node=me)
+    yield from agent.pins.problems()
+    if ray is not None and ray.failure:
+        yield Problem("ray_running", ray.failure, me, "meshray logs ray")
+    yield from (replace(problem, node=me) for problem in agent.installation.complaints())
+    for contested in agent.route_repairs.complaints(boot_s()):
+        yield Problem("overlay_route", contested, me, "meshray doctor")
+
+
+def expects_ray(agent: Agent) -> bool:
+    """Whether the mesh runs Ray, as far as this node can know."""
+    head = agent.map.head
+    return agent.parts.ray is not None or bool(agent.parts.ray_table and head and head.versions.ray)
+
+
+def ray_nodes(agent: Agent) -> list[str]:
+    """The names of the nodes on which Ray is meant to run now."""
+    if not expects_ray(agent):
+        return []
+    nodes = agent.map.nodes.values()
+    return [node.name for node in nodes if node.versions.ray and node.online and not node.drained]
+
+
+def hello_of(agent: Agent, endpoints: Iterable[Endpoint]) -> Mapping[str, object]:
+    """What this node says of itself, besides its versions: where it may be reached, the hubs that it can use, what
+    is wrong with it that the others must know, where it reached the coordinator, its epoch of the mesh's secrets."""
+    firewall = agent.parts.firewall
+    problems = firewall.problems() if firewall is not None and agent.is_hub else ()
+    faults = {problem.code: problem.text for problem in problems if problem.code == HUB_FORWARDS}
+    me, own = agent.told.nodes[agent.enrolment.node_id], agent.keys.private.public()
+    # While another key is under way, that key's signature travels with it.
+    signs = agent.identity is not None and me.public_key == own
+    removals = agent.pins.newer_removals(agent.told)
+    return {
+        **({"removals": removals.to_json()} if removals is not None else {}),
+        **({"attestation": agent.identity.signature_of(me).to_json()} if agent.identity is not None and signs else {}),
+        "endpoints": [str(endpoint) for endpoint in endpoints],
+        "hubs": list(agent.hubs.usable[: wire.MAX_ITEMS]),
+        "faults": faults,
+        "reached": str(agent.link.outside) if agent.link.outside is not None else "",
+        "secret_epoch": agent.enrolment.secret_epoch,
+    }
 
 
 def ways_of(agent: Agent) -> list[tuple[IPv4Address, Endpoint | None]]:

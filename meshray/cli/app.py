@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from meshray.cli.program import program
 from meshray.errors import MeshrayError, UsageError
+from meshray.model.printable import escaped
 from meshray.model.token import PREFIX
 from meshray.settings import Home
 
@@ -102,6 +103,13 @@ class App:
             )
         return text
 
+    def run_from_copy(self) -> None:
+        """As root: does not return where others can change this meshray (`meshray.cli.privileged`)."""
+        if self.euid == 0:
+            from meshray.cli.privileged import run_from_copy
+
+            run_from_copy(self)
+
     def progress(self) -> Progress:
         """Shows stages on stderr, live where that is a terminal."""
         from meshray.cli.progress import open_progress
@@ -110,11 +118,11 @@ class App:
 
     def warn(self, text: str) -> None:
         """One line that does not stop anything."""
-        print(f"warning: {text}", file=self.stderr)
+        print(f"warning: {escaped(text)}", file=self.stderr)
 
     def note(self, text: str) -> None:
         """One line of progress."""
-        print(text, file=self.stderr, flush=True)
+        print(escaped(text), file=self.stderr, flush=True)
 
     def require_root(self) -> None:
         """Raises MeshrayError with the exact sudo line where the person is not root and this node is not theirs."""
@@ -156,18 +164,8 @@ class App:
             )
         import click
 
-        if not click.confirm(question + " Go on?", default=False, err=True):
+        if not click.confirm(escaped(question) + " Go on?", default=False, err=True):
             raise MeshrayError("not_confirmed", "nothing was changed")
-
-
-def program(argv: Sequence[str] | None = None) -> list[str]:
-    """How to start this very program from anywhere: absolute, since sudo drops PATH."""
-    name = (sys.argv if argv is None else argv)[0]
-    script = Path(name)
-    if script.name == "__main__.py" or not script.name:
-        return [sys.executable, "-m", "meshray.cli"]
-    found = shutil.which(name)
-    return [str(Path(found or script).absolute())]
 
 
 def _exists(path: Path) -> bool:

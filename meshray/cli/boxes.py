@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
-from meshray.cli.results import JoinResult, Left, Result, Stopped
+from meshray.cli.results import Left, Stopped
 from meshray.errors import MeshrayError, UnreachableError, error_from_json
 from meshray.settings import Home
 
@@ -42,15 +42,15 @@ def record_of(home: Home) -> Record:
     return found
 
 
-def bring_up(app: App, record: Record) -> Result:
-    """`meshray up`."""
+def bring_up(app: App, record: Record, words: Sequence[str], stdin: bytes = b"") -> Mapping[str, object]:
+    """Starts the container where it does not run; returns what the command with these words answers in it."""
     box = find(app, record)
     if not box.runs:
         with app.progress() as progress:
             progress.stage("container", "run", record.name)
             box.start()
             progress.stage("container", "ok", record.name)
-    return JoinResult(_patiently(lambda: answered(app, find(app, record), ["up", "--json"])), fresh=False)
+    return _patiently(lambda: answered(app, find(app, record), words, stdin=stdin))
 
 
 def take_down(app: App, home: Home, record: Record) -> Stopped:
@@ -68,9 +68,9 @@ def take_down(app: App, home: Home, record: Record) -> Stopped:
     return Stopped(str(told.get("node", record.name)), told.get("was_running") is True)
 
 
-def leave(app: App, home: Home, record: Record, *, yes: bool, drain: str) -> Left:
+def leave(app: App, home: Home, record: Record, *, yes: bool, drain: str, local: bool = False) -> Left:
     """`meshray leave`: the node leaves the mesh, then its container and its state are removed."""
-    words = ["leave", "--yes", "--json", "--drain", drain]
+    words = ["leave", "--yes", "--json", "--drain", drain, *(["--local"] if local else [])]
     told: Mapping[str, object] = {}
     try:
         box = find(app, record)
@@ -80,21 +80,25 @@ def leave(app: App, home: Home, record: Record, *, yes: bool, drain: str) -> Lef
             raise
         app.confirm(f"{error.message}. The coordinator cannot be told, so it goes on listing this node.", yes)
     _remove(app, home, record)
-    return Left(str(told.get("node", record.name)), told.get("unenrolled") is True)
+    return Left(str(told.get("node", record.name)), told.get("unenrolled") is True, local)
 
 
-def answered(app: App, box: Box, words: Sequence[str], *, stdin: bytes = b"") -> Mapping[str, object]:
+def answered(
+    app: App, box: Box, words: Sequence[str], *, stdin: bytes = b"", environ: Mapping[str, str] | None = None
+) -> Mapping[str, object]:
     """What a meshray command in the container answers with --json; its progress is shown as it comes.
 
     Args:
         words: --json among them.
+        environ: variables that the command gets.
 
     Raises:
         MeshrayError: what it failed with.
     """
     box.require_running()
     answer, lines, input_ = bytearray(), _Lines(app), iter((stdin, b""))
-    code = box.meshray(words, out=answer.extend, err=lines.feed, stdin=(lambda: next(input_, b"")) if stdin else None)
+    feed = (lambda: next(input_, b"")) if stdin else None
+    code = box.meshray(words, out=answer.extend, err=lines.feed, stdin=feed, environ=environ)
     return _read(bytes(answer), code)
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import stat
 import subprocess
 import tarfile
 import time
@@ -23,9 +24,12 @@ from urllib.parse import urlsplit
 
 from meshray import __version__
 from meshray.cli.app import App
+from meshray.cli.new_file import new_file
 from meshray.doctor.redact import Redactor
 from meshray.errors import MeshrayError, UsageError
+from meshray.runtime.person import Person
 from meshray.runtime.state import failed_logs
+from meshray.runtime.trust import find_program
 from meshray.settings import INTERFACE, Home
 
 #: Lines of each log, from its end.
@@ -92,20 +96,10 @@ def write_bundle(app: App, path: Path, report: Mapping[str, object], *, with_add
     """
     redactor = redactor_for(app.home, app.environ, with_addresses=with_addresses)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        require_free(path)
-        raise
+        with new_file(path, "--bundle", app.environ) as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+            _fill(app, report, lambda name, text: _put(archive, path, name, redactor.text(text)))
     except OSError as error:
         raise _failed(path, error) from None
-    try:
-        with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-            _fill(app, report, lambda name, text: _put(archive, path, name, redactor.text(text)))
-    except BaseException as error:
-        path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _failed(path, error) from None
-        raise
 
 
 def redactor_for(home: Home, environ: Mapping[str, str], *, with_addresses: bool) -> Redactor:
@@ -120,11 +114,14 @@ def redactor_for(home: Home, environ: Mapping[str, str], *, with_addresses: bool
 
 def secrets_of(home: Home, environ: Mapping[str, str]) -> set[str]:
     """What is written in this node's files or its environment and must never be shown."""
-    found = {_read(path) for path in (home.private_key, home.pending_key, home.certificate_key, home.ray_token)}
+    files = (home.private_key, home.pending_key, home.identity_key, home.certificate_key, home.ray_token)
+    found = {_read(path) for path in files}
     text = _read(home.enrolment)
     try:
         enrolment = json.loads(text)
         found |= {str(enrolment.get(key, "")) for key in ("credential", "mesh_secret", "ray_token", "ticket")}
+        for key in ("older_mesh_secrets", "older_ray_tokens"):
+            found |= set(map(str, enrolment.get(key, {}).values()))
     except (ValueError, AttributeError):
         found |= set(_LONG_TEXT.findall(text))
     for name in _PROXIES:
@@ -166,7 +163,9 @@ def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
         unread.append(f"status: {error.message}")
     for folder, name in ((home.logs, "log"), (failed_logs(home), "log.failed")):
         _add_logs(add, folder, name, ("*.log", "*.log.1"), lines=_LINES, unread=unread)
-    _add_logs(add, _ray_logs(app.environ), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
+    # Ray's folders are its user's, who may put links there: they are read with that user's rights.
+    with _ray_user(home, app.environ).acting():
+        _add_logs(add, _ray_logs(app.environ), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
     for name, command in _COMMANDS.items():
         add(f"commands/{name}.txt", _output(command))
     add("sysctl.txt", "".join(f"{name} = {_read(Path('/proc/sys', name)).strip() or '-'}\n" for name in _SYSCTLS))
@@ -175,14 +174,18 @@ def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
 
 def _add_logs(add: Add, folder: Path, name: str, patterns: Iterable[str], *, lines: int, unread: list[str]) -> None:
     try:
-        paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+        paths = sorted(
+            {path for pattern in patterns for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()}
+        )
     except OSError as error:
         unread.append(f"{folder}: {error.strerror}")
         return
     for path in paths:
         try:
-            with path.open(errors="replace") as file:
-                add(f"{name}/{path.name}", "".join(deque(file, maxlen=lines)))
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(handle, errors="replace") as file:
+                if stat.S_ISREG(os.fstat(handle).st_mode):
+                    add(f"{name}/{path.name}", "".join(deque(file, maxlen=lines)))
         except OSError as error:
             unread.append(f"{path}: {error.strerror}")
 
@@ -190,6 +193,12 @@ def _add_logs(add: Add, folder: Path, name: str, patterns: Iterable[str], *, lin
 def _ray_logs(environ: Mapping[str, str]) -> Path:
     """Of the Ray that was started last on this machine."""
     return Path(environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")  # noqa: S108 - Ray's own
+
+
+def _ray_user(home: Home, environ: Mapping[str, str]) -> Person:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return Person.by_uid(int(json.loads(_read(home.enrolment))["person_uid"]))
+    return Person.invoking(environ)
 
 
 def _versions() -> Mapping[str, object]:
@@ -211,9 +220,12 @@ def _program() -> Mapping[str, object]:
 
 def _output(command: tuple[str, ...]) -> str:
     environ = {**os.environ, "LC_ALL": "C", "WG_HIDE_KEYS": "always"}
+    program = find_program(command[0], os.environ)
+    if program is None:
+        return f"{command[0]}: not found\n"
     try:
         done = subprocess.run(
-            command,
+            [str(program), *command[1:]],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from meshray.cli import output
 from meshray.cli.app import App
-from meshray.cli.boxes import answered, take_down
+from meshray.cli.boxes import answered, bring_up, take_down
 from meshray.cli.matching import ask_with_token
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
@@ -25,6 +25,7 @@ from meshray.settings import Home
 if TYPE_CHECKING:
     from meshray.cli.commands.join import Wish
     from meshray.cli.container_options import ContainerChoice
+    from meshray.model.token import Token
     from meshray.runtime.container.engine import Engine
     from meshray.runtime.container.node import Box
     from meshray.runtime.container.plan import Plan
@@ -60,7 +61,8 @@ def join_in_container(app: App, wish: Wish, choice: ContainerChoice, block: bool
         box = make(engine, replace(plan, volumes=volumes))
         undo.add("the container", box.remove)
         undo.add("its logs", lambda: _keep_logs(box, home))
-        summary = answered(app, box, _join_words(wish), stdin=wish.token.encode().encode())
+        chosen = wish.environment.chosen
+        summary = answered(app, box, _join_words(wish), stdin=wish.token.encode().encode(), environ=chosen)
         records.save(home, box.record)
         undo.keep()
         result = JoinResult(summary)
@@ -69,6 +71,17 @@ def join_in_container(app: App, wish: Wish, choice: ContainerChoice, block: bool
         release()
         output.show(app, result)
         return _stay(app, home, box)
+
+
+def join_again(app: App, token: Token) -> Result:
+    """`join` on a machine whose node is in a container already: meshray in there knows whether it is the same mesh."""
+    from meshray.runtime.container import record as records
+
+    record = records.load(app.own_home)
+    if record is None:
+        raise MeshrayError("not_enrolled", "the container of this machine's node was removed meanwhile", hint="again")
+    words = ["join", "-", "--json", "--trust-user-environment"]
+    return JoinResult(bring_up(app, record, words, token.encode().encode()), fresh=False, already=True)
 
 
 def _require_sense(wish: Wish) -> None:
@@ -122,7 +135,7 @@ def _plan(app: App, engine: Engine, wish: Wish, choice: ContainerChoice, head: V
     name = choice.image or image.matching(head.ray, head.python, str(engine.info.get("Architecture", "")), gpus)
     with app.progress() as progress:
         found = image.prepare(engine, name, head, wish.with_ray, progress.stage)
-    if wish.with_ray and not found.content.closes:
+    if wish.with_ray and wish.unguarded and not found.content.closes:
         app.warn(f"{name} has neither nft nor iptables: Ray's ports are open to other containers of its bridge")
     return plan.Plan(
         image=found.id,
@@ -140,10 +153,20 @@ def _plan(app: App, engine: Engine, wish: Wish, choice: ContainerChoice, head: V
 
 def _join_words(wish: Wish) -> list[str]:
     """The same join, as it is said in the container. Its name is the host name there."""
-    words = ["join", "-", "--json", "--transport", wish.transport]
+    # The container is the boundary: images' environments belong to the user as whom Ray runs there.
+    words = ["join", "-", "--json", "--transport", wish.transport, "--trust-user-environment"]
     words += ["--name", str(wish.name)] if wish.name_is_exact else []
     words += ["--ray", wish.ray] if wish.ray is not None else []
-    words += [flag for flag, said in (("--ephemeral", wish.ephemeral), ("--no-ray", not wish.with_ray)) if said]
+    flags = (
+        ("--ephemeral", wish.ephemeral),
+        ("--no-ray", not wish.with_ray),
+        ("--unguarded", wish.unguarded),
+    )
+    words += [flag for flag, said in flags if said]
+    for item in wish.open:
+        words += ["--open", item]
+    for name in wish.environment.chosen:
+        words += ["--env", name]
     words += ["--head"] if HEAD in wish.roles else []
     words += ["--port", str(wish.port)] if wish.port else []
     for endpoint in wish.endpoints:

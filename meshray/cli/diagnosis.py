@@ -1,18 +1,21 @@
-"""The doctor's report for people: causes first, then what is worth knowing, then all that is in order, compactly. Pure.
+"""The doctor's report for people: failures first, then warnings, then a verdict. Pure.
 
-FAIL  the node's agent answers [gpu-2]: its agent is gone, the machine and its tunnel live (last handshake 12 s ago)
+FAIL  answer of the node's agent [gpu-2]: its agent is gone, the machine and its tunnel live (last handshake 12 s ago)
       fix: on gpu-2: meshray up; meshray logs agent
 --    7 checks only follow from that
-ok    the agent runs: it answers for head
-ok    the last WireGuard handshake is fresh: 9 nodes
+
+1 check failed (43 are fine, 14 not applicable).
+
+`--all` adds a line for each check that is fine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 from meshray.cli.results import DoctorResult
-from meshray.cli.tables import Object
+from meshray.cli.tables import Object, Paint, plain
 
 #: What a hidden check's evidence begins with, see `meshray.doctor.report`.
 _FOLLOWS = "follows from: "
@@ -25,17 +28,9 @@ _MARKS = {
 #: A long list says no more than its length.
 _NAMES = 3
 
-#: Gives a text a colour.
-Paint = Callable[[str, str], str]
-
-
-def plain(text: str, colour: str) -> str:
-    """No colour: for files, scripts and pipes."""
-    return text
-
 
 def doctor_text(result: DoctorResult, paint: Paint = plain) -> str:
-    """What was mended, then every check that was made; what a failed one hides is only counted."""
+    """What was repaired, what is wrong, and the verdict; what a failed check hides is only counted."""
     by_status: dict[object, list[Object]] = {}
     for check in result.checks:
         by_status.setdefault(check.get("status"), []).append(check)
@@ -48,15 +43,39 @@ def doctor_text(result: DoctorResult, paint: Paint = plain) -> str:
     if followers:
         follow = "check only follows" if len(followers) == 1 else "checks only follow"
         lines.append(f"{_mark('skip', paint)}  {len(followers)} {follow} from that (--json lists them)")
-    lines += _healthy(by_status.get("ok", []), paint)
-    others = len(skipped) - len(followers) - len(closed)
-    if others:
-        lines.append(f"{_mark('skip', paint)}  {others} more could not be checked or do not apply (--json lists them)")
+    if result.show_all:
+        lines += _healthy(by_status.get("ok", []), paint)
+    lines += [*([""] if lines else []), _verdict(result, paint)]
     if result.bundle is not None:
         lines.append(
             f"{paint('done', 'green')}  {result.bundle} holds this report with logs and settings, for others to read"
         )
     return "\n".join(lines)
+
+
+def _verdict(result: DoctorResult, paint: Paint) -> str:
+    count = Counter(str(check.get("status")) for check in result.checks)
+    fine, wrong, doubts, others = count["ok"], count["fail"], count["warn"], f"{count['skip']} not applicable"
+    if not (wrong or doubts):
+        return paint(f"{_all(result)} healthy", "green") + f" ({_of(fine, 'check')}, {others})."
+    failed = f"{_of(wrong, 'check')} failed" if wrong else "No check failed"
+    warned = f", {_of(doubts, 'warning')}" if doubts else ""
+    verb = "is" if fine == 1 else "are"
+    return paint(failed + warned, "red" if wrong else "yellow") + f" ({fine} {verb} fine, {others})."
+
+
+def _all(result: DoctorResult) -> str:
+    """Who was looked at, with the verb."""
+    nodes = {check.get("node") for check in result.checks} - {None, ""}
+    pairs = {(check.get("node"), check.get("peer")) for check in result.checks if check.get("peer")}
+    nodes |= {peer for _, peer in pairs}
+    if len(nodes) <= 1:
+        return f"{next(iter(nodes), 'This machine')} is"
+    return f"All {len(nodes)} nodes" + (f" and {_of(len(pairs), 'pair')}" if pairs else "") + " are"
+
+
+def _of(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _in_full(check: Object, paint: Paint) -> list[str]:

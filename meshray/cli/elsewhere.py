@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
 from meshray.errors import MeshrayError
+from meshray.runtime.trust import find_program
 
 if TYPE_CHECKING:
     from meshray.runtime.container.node import Box, Sink
 
-_PASSED_ON = {"status", "doctor", "run", "env", "ping", "logs", "token", "node", "peer", "render"}
+_PASSED_ON = {"status", "doctor", "run", "dashboard", "env", "ping", "logs", "token", "node", "peer", "render"}
 _BUNDLE = "--bundle"
 _READ_BYTES = 65536
 #: `meshray logs` of a stopped container, lines.
@@ -44,9 +44,9 @@ def elsewhere(app: App) -> int | None:
     if not box.runs and app.arguments[0] == "logs":
         return _old_logs(app, box)
     box.require_running()
-    docker = shutil.which("docker")
+    docker = find_program("docker", app.environ)
     if app.arguments[0] == "run" and docker and app.stdin.isatty() and app.stdout.isatty():
-        _replace_by_docker(docker, app, box)
+        _replace_by_docker(str(docker), app, box)
     return _pass_on(app, box)
 
 
@@ -61,7 +61,7 @@ def _is_passed_on(arguments: Sequence[str]) -> bool:
 def _replace_by_docker(docker: str, app: App, box: Box) -> None:
     """Does not return: for somebody at a terminal the docker program does it better than we would."""
     words = [docker, "--host", box.record.engine, "exec", "-it", "--user", "0", str(box.container.id)]
-    os.execv(docker, [*words, box.record.python, "-m", "meshray.cli", *app.arguments])  # noqa: S606 - no shell
+    os.execv(docker, [*words, box.record.python, "-I", "-m", "meshray.cli", *app.arguments])  # noqa: S606 - no shell
 
 
 def _pass_on(app: App, box: Box) -> int:

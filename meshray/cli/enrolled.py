@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
@@ -40,10 +42,6 @@ def require_stranger(home: Home, mesh_id: str = "") -> None:
         hint = "meshray leave, then try again"
         raise MeshrayError(
             "already_enrolled", f"this machine was {enrolment.name} and was removed from its mesh", hint=hint
-        )
-    if enrolment.mesh_id == mesh_id:
-        raise MeshrayError(
-            "already_enrolled", f"this machine is in this mesh already, as {enrolment.name}", hint="meshray up"
         )
     if enrolment.hosts_coordinator:
         raise MeshrayError(
@@ -97,6 +95,26 @@ def check_rootless(app: App) -> str:
         app.warn("Ray will have no way to the internet: neither pasta (package passt) nor slirp4netns is installed")
     way = f", internet through {helper.name}" if helper is not None else ""
     return f"{engine.name}, without root{way}"
+
+
+@contextlib.contextmanager
+def naming_rootless_node(app: App) -> Iterator[None]:
+    """Within the block, a port in use is explained where it is the user's own node that has it: `init` was typed
+    without sudo before."""
+    from meshray.runtime.person import Person
+
+    try:
+        yield
+    except MeshrayError as error:
+        person = Person.invoking(app.environ)
+        theirs = person.home / ".local/share/meshray/node.json"
+        if error.code == "port_in_use" and app.euid == 0 and person.uid != 0 and theirs.exists():
+            raise MeshrayError(
+                "port_in_use",
+                f"{person.name} has a node without root on this machine: {error.message}",
+                hint=f"as {person.name}, without sudo: meshray leave --yes",
+            ) from None
+        raise
 
 
 def look_for_ray(app: App, progress: Progress, explicit: str | None, *, head: bool) -> RayInstallation:

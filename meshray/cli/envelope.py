@@ -9,12 +9,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from meshray.errors import MeshrayError
 
 #: Goes up when a field changes its meaning or goes away; new fields do not change it.
 SCHEMA = 1
+#: JSON itself escapes only the first 32 characters; terminals act on more of them, and on some that turn text around.
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 def answer(fields: Mapping[str, object]) -> dict[str, object]:
@@ -29,4 +32,9 @@ def failure(error: MeshrayError) -> dict[str, object]:
 
 def dumps(value: Mapping[str, object]) -> str:
     """One line of JSON, so that a stream of answers (``--watch``) can be read line by line."""
-    return json.dumps(value, ensure_ascii=False)
+    return _UNPRINTABLE.sub(_as_json, json.dumps(value, ensure_ascii=False))
+
+
+def _as_json(found: re.Match[str]) -> str:
+    letter = found.group()
+    return letter if letter.isprintable() else json.dumps(letter)[1:-1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meshray.cli.results import (
+    Dashboard,
     DoctorResult,
     EnvResult,
     FileText,
@@ -18,9 +19,11 @@ from meshray.cli.results import (
     Locked,
     NodeChanged,
     NodeList,
+    NodeRemoved,
     PeerAdded,
     PingResult,
     Result,
+    SecretsRotated,
     StatusResult,
     Stopped,
     TokenCreated,
@@ -74,6 +77,7 @@ _STATUS: Mapping[str, object] = {
             "ray": {"alive": True, "resources": _RESOURCES},
             "drained": False,
             "down": False,
+            "silent": False,
         },
         {
             "name": "gpu-1",
@@ -84,10 +88,23 @@ _STATUS: Mapping[str, object] = {
             "ray": {"alive": True, "resources": _RESOURCES},
             "drained": False,
             "down": False,
+            "silent": False,
         },
     ],
     "totals": {name: 2 * amount for name, amount in _RESOURCES.items()},
-    "problems": [],
+    "open": [],
+    "environment": ["HF_TOKEN"],
+    "unguarded": True,
+    "problems": ["Ray's ports are open to every network that this machine is in: nft: Operation not permitted"],
+    "health": [
+        {
+            "code": "guard",
+            "text": "Ray's ports are open to every network that this machine is in: nft: Operation not permitted",
+            "node": "gpu-1",
+            "fix": "meshray doctor",
+        }
+    ],
+    "notices": ["new hubs, which read what they forward: gpu-2 (10.99.0.3) since 2026-01-01 12:00"],
 }
 _CHECK: Mapping[str, object] = {
     "code": "handshake_fresh",
@@ -106,6 +123,7 @@ _TOKEN: Mapping[str, object] = {
     "ephemeral": False,
     "created": 1767139200.0,
     "revoked": False,
+    "roles": [],
 }
 _NODE: Mapping[str, object] = {
     "id": "5d41402abc4b2a76",
@@ -122,6 +140,8 @@ _NODE: Mapping[str, object] = {
     "versions": {"meshray": "0.1.0", "ray": "2.60.0", "python": "3.11.7"},
     "ray_instance": "",
 }
+
+_ROTATION: Mapping[str, object] = {"epoch": 2, "started": True, "away": ["gpu-3"], "static": [], "too_old": []}
 
 #: Command, as typed behind `meshray` → what it answers.
 BY_COMMAND: Mapping[str, Result] = {
@@ -148,13 +168,20 @@ BY_COMMAND: Mapping[str, Result] = {
     "token revoke": TokenRevoked("1f2e3d4c"),
     "node add": JoinResult(_SUMMARY),
     "node list": NodeList((_NODE,)),
-    "node rm": NodeChanged("gpu-1", "removed", {}),
+    "node rm": NodeRemoved("gpu-1", _ROTATION),
     "node rotate-key": NodeChanged("gpu-1", "rotated", {"public_key": "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="}),
     "node rename": NodeChanged("gpu-1", "renamed", {"name": "gpu-7"}),
     "node drain": NodeChanged("gpu-1", "drained", {"ray_node_id": "3f5c…", "deadline_s": 600}),
+    "secrets rotate": SecretsRotated(_ROTATION),
     "peer add": PeerAdded("phone", "10.99.0.9", "phone.conf"),
     "env lock": Locked("2.60.0", "3.11.7", ("numpy==2.1.0", "torch==2.9.1"), ("-e /home/ada/models",)),
-    "env": EnvResult({"RAY_ADDRESS": "10.99.0.1:6379", "RAY_AUTH_MODE": "token"}),
+    "dashboard": Dashboard(
+        "http://10.99.0.1:8265",
+        "0f2c…",
+        "ssh -N -L 8265:10.99.0.1:8265 ada@gpu-1",
+    ),
+    "completion": FileText("completion bash", "…"),
+    "env": EnvResult({"RAY_ADDRESS": "10.99.0.1:6379", "RAY_AUTH_MODE": "token"}, "/home/ada/ray/bin", leads=True),
     "render wireguard": FileText("wireguard", "# Made by meshray.\n[Interface]\n…"),
     "render systemd": FileText("systemd", "[Unit]\n…"),
     "render slurm": FileText("slurm", "#!/bin/bash\n…"),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: After the coordinator has said that it knocked; a packet around the world takes half of that.
 _LISTEN_S = 1.0
+#: The same where the coordinator has to look up a name; its answer does not wait for that.
+_LISTEN_NAME_S = 4.0
 #: One request to the coordinator with this node's credential: path and body.
 Ask = Callable[[str, Mapping[str, object]], object]
 
@@ -47,4 +49,4 @@ def _is_reachable(endpoint: Endpoint, port: int, ask: Ask) -> bool:
 
     with Listener(port) as listener:
         ask("/v1/reach", {"endpoint": str(endpoint), "word": listener.word})
-        return listener.heard(_LISTEN_S)
+        return listener.heard(_LISTEN_S if endpoint.ip is not None else _LISTEN_NAME_S)

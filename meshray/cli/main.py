@@ -21,7 +21,9 @@ import click
 
 from meshray import __version__
 from meshray.cli.app import App
+from meshray.cli.program import pasteable
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError, UsageError
+from meshray.model.printable import escaped_lines
 from meshray.runtime.files import DISK_ERRORS
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "status": ("status", "Show every node, its path and what the cluster offers."),
         "doctor": ("doctor", "Find out what is wrong and how to mend it."),
         "run": ("run", "Run a command that finds the Ray cluster by itself."),
+        "dashboard": ("dashboard", "Show Ray's dashboard, and the token that it asks for."),
         "up": ("lifecycle", "Start this node again."),
         "down": ("lifecycle", "Stop this node; it stays enrolled."),
         "leave": ("lifecycle", "Un-enrol this node and remove all its state."),
@@ -42,6 +45,7 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "The mesh": {
         "token": ("token", "Make, list and revoke the tokens with which nodes join."),
         "node": ("node", "Add, list, remove, drain and rename nodes."),
+        "secrets": ("secrets", "Change the secrets that all nodes share."),
         "peer": ("peer", "Let in a device that has only wg-quick."),
     },
     "Looking closer": {
@@ -49,7 +53,25 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "env": ("env", "Print the environment of `meshray run` as shell exports; record what joining nodes install."),
         "render": ("render", "Print a configuration file: wireguard, systemd, slurm."),
         "logs": ("logs", "Show what agent, coordinator, engine and Ray wrote."),
+        "completion": ("completion", "Print the script with which a shell completes commands and node names."),
     },
+}
+
+
+#: What people type who know other programs, or leave out the noun.
+_MEANT: Mapping[str, str] = {
+    **dict.fromkeys(("nodes", "ls", "list"), "node list"),
+    **dict.fromkeys(("rm", "remove", "delete"), "node rm"),
+    **{verb: f"node {verb}" for verb in ("add", "drain", "rename", "rotate-key")},
+    **dict.fromkeys(("tokens", "invite"), "token create --line"),
+    **dict.fromkeys(("start", "restart", "connect"), "up"),
+    **dict.fromkeys(("stop", "disconnect"), "down"),
+    **dict.fromkeys(("uninstall", "quit", "logout"), "leave"),
+    **dict.fromkeys(("log", "journal"), "logs"),
+    **dict.fromkeys(("check", "diagnose", "debug"), "doctor"),
+    **dict.fromkeys(("exec", "submit", "job"), "run -- COMMAND"),
+    "help": "--help",
+    "version": "--version",
 }
 
 
@@ -71,11 +93,26 @@ class Program(click.Group):
                 return command
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; for a name that is none, say which one was meant."""
+        if args[0] and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(_unknown(args[0], self.list_commands(ctx)), ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the sections without importing anything."""
         for title, section in COMMANDS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, summary) for name, (_, summary) in section.items()])
+
+
+def _unknown(name: str, commands: list[str]) -> str:
+    import difflib
+
+    meant = _MEANT.get(name) or next(iter(difflib.get_close_matches(name, commands, 1)), "")
+    return f"there is no command {name[:40]!r}" + (f"; did you mean: meshray {meant}" if meant else "")
 
 
 @click.group(
@@ -140,11 +177,12 @@ def run(app: App) -> int:
         raise
     except (Exception, KeyboardInterrupt) as caught:
         error = as_error(caught, app)
+        error.hint = pasteable(error.hint, app.environ) if error.hint else error.hint
         output.show_error(app, error)
         if app.environ.get("MESHRAY_DEBUG") == "1":
             import traceback
 
-            traceback.print_exc(file=app.stderr)
+            app.stderr.write(escaped_lines(traceback.format_exc()))
         return error.exit_code
 
 

@@ -13,11 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import click
-
-from meshray.agent.enrolment import MATCH
 from meshray.cli.app import App
-from meshray.cli.options import F
 from meshray.errors import InterruptedByUser, MeshrayError
 from meshray.model.environment import Environment, ShownToken
 from meshray.model.node import Versions
@@ -34,16 +30,6 @@ if TYPE_CHECKING:
 
 _STAGE = "environment"
 _PATH = "/v1/environment"
-
-
-def env_option(function: F) -> F:
-    """``--env``."""
-    return click.option(
-        "--env",
-        type=click.Choice([MATCH]),
-        help="match: build an environment with the head's Ray and Python, and what `meshray env lock` recorded there, "
-        "and run Ray from it. Needs uv.",
-    )(function)
 
 
 def match_with_token(app: App, progress: Progress, token: Token, via: Via | None) -> Matched:

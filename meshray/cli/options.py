@@ -42,8 +42,25 @@ def node_options(function: F) -> F:
     """What `init` and `join` have in common."""
     for option in (
         click.option("--block", is_flag=True, help="Stay in the foreground until SIGTERM, then go down."),
+        click.option(
+            "--unguarded",
+            is_flag=True,
+            help="Start Ray also where its ports cannot be closed to this machine's other networks.",
+        ),
+        click.option(
+            "--open",
+            "open_to_members",
+            multiple=True,
+            metavar="PORT|all",
+            help="What else the mesh's members reach here, whatever this machine's firewall says. May be repeated.",
+        ),
         click.option("--no-ray", is_flag=True, help="Only the overlay; start no Ray."),
         click.option("--ray", metavar="PATH", help="The Ray to run: a program or a virtual environment."),
+        click.option(
+            "--trust-user-environment",
+            is_flag=True,
+            help="Run meshray as root from an environment that others than root can change; status and doctor show it.",
+        ),
         click.option("--name", metavar="NAME", help="This node's name; default: the host name."),
     ):
         function = option(function)
@@ -57,6 +74,11 @@ def rootless_option(function: F) -> F:
         is_flag=True,
         help="In namespaces of its own, as an ordinary user; so by itself where you are not root.",
     )(function)
+
+
+def lock_option(text: str) -> Callable[[F], F]:
+    """``--lock``, with this help."""
+    return click.option("--lock", metavar="FILE", help=text)
 
 
 def endpoint_option(function: F) -> F:
@@ -133,17 +155,22 @@ def parse_duration(text: str) -> int:
     raise UsageError("bad_duration", f"{text[:40]!r} is no duration", hint="for example 30m, 24h, 7d, or never")
 
 
-def read_token(text: str, stdin: TextIO) -> str:
+def read_token(words: Sequence[str], stdin: TextIO) -> str:
     """The token itself: of ``-`` from stdin, of ``@FILE`` from the file.
+
+    Args:
+        words: what was typed or pasted: also a token in pieces, and the whole command around one.
 
     Raises:
         UsageError: the file cannot be read, or there is nothing in it.
     """
+    text = " ".join(words)
     if text == "-":
         found = stdin.read(_MAX_TOKEN_BYTES)
     elif text.startswith("@"):
         try:
-            with Path(text[1:]).open(errors="replace") as file:
+            # Behind @ a shell leaves ~ as it is.
+            with Path(text[1:]).expanduser().open(errors="replace") as file:
                 found = file.read(_MAX_TOKEN_BYTES)
         except OSError as error:
             raise UsageError(

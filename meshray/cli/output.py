@@ -9,11 +9,14 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import singledispatch
+from typing import Any, TypeVar, cast
 
-from meshray.cli import diagnosis, envelope, tables
+from meshray.cli import diagnosis, envelope, status_table, tables
 from meshray.cli.app import App
 from meshray.cli.results import (
+    Dashboard,
     DoctorResult,
     EnvResult,
     FileText,
@@ -23,9 +26,11 @@ from meshray.cli.results import (
     Locked,
     NodeChanged,
     NodeList,
+    NodeRemoved,
     PeerAdded,
     PingResult,
     Result,
+    SecretsRotated,
     StatusResult,
     Stopped,
     TokenCreated,
@@ -33,6 +38,7 @@ from meshray.cli.results import (
     TokenRevoked,
 )
 from meshray.errors import MeshrayError
+from meshray.model.printable import escaped, escaped_all, escaped_lines
 
 __all__ = ["Result", "show", "show_error", "text"]
 
@@ -41,24 +47,46 @@ def show(app: App, result: Result) -> None:
     """Writes the answer to stdout."""
     if app.as_json:
         shown = envelope.dumps(envelope.answer(result.to_json()))
-    elif isinstance(result, DoctorResult) and app.stdout.isatty() and not app.environ.get("NO_COLOR"):
-        shown = diagnosis.doctor_text(result, coloured)
+    elif isinstance(result, (DoctorResult, StatusResult)) and app.stdout.isatty() and not app.environ.get("NO_COLOR"):
+        shown = _in_colour(harmless(result))
     else:
-        shown = text(result)
+        shown = text(harmless(result))
     if shown:
         app.stdout.write(shown if shown.endswith("\n") else shown + "\n")
     app.stdout.flush()
 
 
+def _in_colour(result: DoctorResult | StatusResult) -> str:
+    if isinstance(result, StatusResult):
+        return status_table.status_text(result.status, wide=result.wide, clock=result.clock, paint=coloured)
+    return diagnosis.doctor_text(result, coloured)
+
+
 def show_error(app: App, error: MeshrayError) -> None:
     """Writes ``error:`` and ``hint:`` to stderr, and the envelope to stdout where a script reads it."""
-    app.stderr.write(f"error: {_one_line(error.message)}\n")
+    app.stderr.write(f"error: {escaped(_one_line(error.message))}\n")
     if error.hint:
-        app.stderr.write(f"hint: {_one_line(error.hint)}\n")
+        app.stderr.write(f"hint: {escaped(_one_line(error.hint))}\n")
     app.stderr.flush()
     if app.as_json:
         app.stdout.write(envelope.dumps(envelope.failure(error)) + "\n")
         app.stdout.flush()
+
+
+R = TypeVar("R", bound=Result)
+
+
+def harmless(result: R) -> R:
+    """Return the result with all that a terminal would act on escaped, and each text of it within one line.
+
+    What other nodes say of themselves reaches a terminal through here alone. A file's text keeps its lines; what `env`
+    prints is quoted for the shell and stays as it is.
+    """
+    if isinstance(result, EnvResult):
+        return result
+    kept = {"text": escaped_lines(result.text)} if isinstance(result, (FileText, PeerAdded)) else {}
+    values = {field.name: escaped_all(getattr(result, field.name)) for field in fields(cast("Any", result))}
+    return cast("R", replace(cast("Any", result), **{**values, **kept}))
 
 
 def coloured(word: str, colour: str) -> str:
@@ -80,6 +108,16 @@ def text(result: Result) -> str:
 
 @text.register
 def _(result: InitResult) -> str:
+    if result.already:
+        return "\n".join(
+            [
+                f"mesh {result.mesh} is up already; others reach {result.name} at {', '.join(result.endpoints)}",
+                "The command for another machine: sudo meshray token create --line",
+                "A node that does not connect on its own:",
+                "",
+                f"    sudo meshray up --coordinator {result.endpoints[0]}",
+            ]
+        )
     lines = [f"mesh {result.mesh} is up; this node is {result.name}, {result.ip}"]
     if result.ray_address:
         lines.append(f"Ray        {result.ray_address}   (meshray run -- python job.py)")
@@ -89,13 +127,13 @@ def _(result: InitResult) -> str:
             "",
             "On the machine that runs the Ray head:",
             "",
-            f"    sudo meshray join --head {result.token}",
+            f"    {result.head_line}",
         ]
     lines += [
         "",
         "On every other machine:",
         "",
-        f"    sudo meshray join {result.token}",
+        f"    {result.join_line}",
         "",
         f"They must reach UDP and TCP port {result.port} here: {', '.join(result.endpoints)}",
         "(in a cloud: let both into the security group).",
@@ -103,20 +141,33 @@ def _(result: InitResult) -> str:
     if result.open_commands:
         lines.append("This host's own firewall drops them until you run:")
         lines += [f"    {command}" for command in result.open_commands]
+    if result.rootless:
+        lines += [
+            "",
+            f"This node runs without root, as {result.rootless}. To make it one with root instead:",
+            "",
+            "    meshray leave --yes, then the same init with sudo",
+        ]
     return "\n".join(lines)
 
 
 @text.register
 def _(result: JoinResult) -> str:
     node, path, ray = (_object(result.summary, key) for key in ("node", "path", "ray"))
-    verb = "joined" if result.fresh else "is up in"
+    verb = "joined" if result.fresh else "is in" if result.already else "is up in"
     line = f"{node.get('name')} ({node.get('ip')}) {verb} mesh {result.summary.get('mesh')}"
     if path.get("kind") not in (None, "self", "none"):
         line += f", path {path.get('kind')} over {path.get('transport')}"
     if ray.get("alive"):
         line += f"; Ray is ALIVE, {ray.get('nodes')} nodes"
     local = _object(result.summary, "local")
-    return line + (f"; dashboard at {local['dashboard']}" if "dashboard" in local and ray.get("alive") else "")
+    line += f"; dashboard at {local['dashboard']}" if "dashboard" in local and ray.get("alive") else ""
+    if result.udp_port:
+        line += (
+            f"\nThe tunnel goes over TCP (wss), which costs throughput: UDP port {result.udp_port} of the head does"
+            " not answer.\nOpen it in the head's firewall, and the tunnel changes to UDP on its own."
+        )
+    return line
 
 
 @text.register
@@ -128,12 +179,14 @@ def _(result: Stopped) -> str:
 
 @text.register
 def _(result: Left) -> str:
+    if result.local:
+        return f"nothing of {result.node} is kept on this machine; the mesh still has that node (meshray join TOKEN)"
     return f"{result.node} has left the mesh; nothing of it is kept on this machine"
 
 
 @text.register
 def _(result: StatusResult) -> str:
-    return tables.status_text(result.status)
+    return status_table.status_text(result.status, wide=result.wide, clock=result.clock)
 
 
 @text.register
@@ -158,7 +211,7 @@ def _(result: PingResult) -> str:
 @text.register
 def _(result: TokenCreated) -> str:
     # Alone on its line: `meshray token create | ssh gpu-1 sudo meshray join -`
-    return result.token
+    return result.line or result.token
 
 
 @text.register
@@ -173,7 +226,7 @@ def _(result: TokenRevoked) -> str:
 
 @text.register
 def _(result: NodeList) -> str:
-    return tables.nodes_text(result.nodes)
+    return status_table.nodes_text(list(result.nodes), wide=result.wide)
 
 
 @text.register
@@ -183,13 +236,35 @@ def _(result: NodeChanged) -> str:
 
 
 @text.register
+def _(result: NodeRemoved) -> str:
+    renewed = f"; the other nodes use new secrets (epoch {result.rotation.get('epoch')})"
+    return f"{result.node} is removed" + (renewed if result.rotation.get("started") else "")
+
+
+@text.register
+def _(result: SecretsRotated) -> str:
+    epoch = result.rotation.get("epoch")
+    return f"epoch {epoch} of the mesh's secrets began; Ray's token follows with the next start of the head's Ray"
+
+
+@text.register
 def _(result: PeerAdded) -> str:
     return result.text or f"{result.name} is {result.ip}; its file {result.config} holds its only copy of the key"
 
 
 @text.register
 def _(result: EnvResult) -> str:
-    return "\n".join(f"export {name}={_quoted(value)}" for name, value in result.env.items())
+    lines = [f"export {name}={_quoted(value)}" for name, value in result.env.items()]
+    if result.programs:
+        ours = _quoted(result.programs)
+        lines.append(f'export PATH={ours}:"$PATH"' if result.leads else f'export PATH="$PATH":{ours}')
+    return "\n".join(lines)
+
+
+@text.register
+def _(result: Dashboard) -> str:
+    token = [f"token      {result.token}"] if result.token else []
+    return "\n".join([f"dashboard  {result.url}", *token, f"elsewhere  {result.ssh}"])
 
 
 @text.register

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from meshray.model.printable import escaped
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
@@ -51,6 +53,7 @@ class PlainProgress:
 
     def stage(self, name: str, state: str, detail: str = "") -> None:
         """Writes a line where there is news."""
+        name, detail = escaped(name), escaped(detail)
         if self._last.get(name) == (state, detail):
             return
         self._last[name] = (state, detail)
@@ -88,7 +91,7 @@ class LiveProgress:
 
     def stage(self, name: str, state: str, detail: str = "") -> None:
         """Shown at the next refresh."""
-        self._stages[name] = (state, detail)
+        self._stages[escaped(name)] = (state, escaped(detail))
 
     def _render(self) -> RenderableType:
         from rich.spinner import Spinner

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
+from meshray.cli.lock_file import LockFile, create_token
 from meshray.cli.results import JoinResult
 from meshray.errors import MeshrayError, error_from_json
 from meshray.model import wire
@@ -36,28 +37,47 @@ _SCRIPT = (
 )
 
 
-def add_node(app: App, target: SshTarget, program: str, options: Sequence[str], ray: Sequence[str]) -> JoinResult:
+def add_node(
+    app: App,
+    target: SshTarget,
+    program: str,
+    options: Sequence[str],
+    ray: Sequence[str],
+    *,
+    lock: LockFile | None = None,
+) -> JoinResult:
     """Joins the machine and returns what its `join` answered.
 
     Args:
         program: meshray on the other machine, a name or a path.
         options: of `meshray join` there.
         ray: what stands behind ``--`` there.
+        lock: signs the token, where the mesh has one.
 
     Raises:
         UnreachableError: ``ssh_failed``, with ssh's own words.
         MeshrayError: what `join` reported there; no_meshray_there, no_sudo_there, push_failed.
     """
-    made = app.api("POST", "/v1/tokens", {"uses": 1, "ttl_s": _TOKEN_TTL_S, "ephemeral": False})
+    made = create_token(app, {"uses": 1, "ttl_s": _TOKEN_TTL_S, "ephemeral": False}, lock)
     rest = [*options, *(["--", *ray] if ray else [])]
     try:
         token, port = wire.text(made, "token", 8192), wire.number(made, "port", 1, 65535)
-        answered = _push(app, target, program, token=token, port=port, rest=rest)
-        return JoinResult(_answer_of(target, program, answered))
+        answer = _answer_of(target, program, _push(app, target, program, token=token, port=port, rest=rest))
+        already = answer.get("already") is True
+        result = JoinResult(
+            {name: item for name, item in answer.items() if name != "already"}, fresh=not already, already=already
+        )
     except BaseException:
-        with contextlib.suppress(MeshrayError):
-            app.api("DELETE", f"/v1/tokens/{app.word(wire.text(made, 'id', 64))}")
+        _revoke(app, made)
         raise
+    if already:
+        _revoke(app, made)
+    return result
+
+
+def _revoke(app: App, made: Mapping[str, object]) -> None:
+    with contextlib.suppress(MeshrayError):
+        app.api("DELETE", f"/v1/tokens/{app.word(wire.text(made, 'id', 64))}")
 
 
 def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]) -> Answered:

@@ -18,6 +18,7 @@ from meshray.cli.tables import child, children
 from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError
 from meshray.model.node import HEAD
+from meshray.runtime.person import Person
 
 #: Ray imports for seconds on a slow machine.
 _TIMEOUT_S = 60
@@ -35,6 +36,7 @@ class FoundRay:
 
     program: tuple[str, ...]
     environ: Mapping[str, str]
+    person: Person
     node_id: str | None
 
     @classmethod
@@ -43,9 +45,12 @@ class FoundRay:
         app.require_root()
         program = tuple(inside_command(app, [_own_ray(app)]))
         ip = _overlay_address(app, node)
-        environ = {name: str(value) for name, value in child(app.control().ask("env"), "env").items()}
+        answer = app.control().ask("env")
+        environ = {name: str(value) for name, value in child(answer, "env").items()}
+        uid = answer.get("person_uid")
+        person = Person.by_uid(uid) if isinstance(uid, int) else Person.invoking(app.environ)
         command = [*program, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"]
-        return cls(program, environ, find_ray_node(_run(command, environ), ip))
+        return cls(program, environ, person, find_ray_node(_run(command, environ, person), ip))
 
     def drain(self, deadline_s: int) -> None:
         """Tells Ray that the node will end soon. Raises MeshrayError ``ray_failed`` with what Ray said."""
@@ -53,7 +58,7 @@ class FoundRay:
             return
         command = [*self.program, "drain-node", "--address", self.environ.get("RAY_ADDRESS", "")]
         command += ["--node-id", self.node_id, "--reason", _REASON, "--reason-message", "meshray node drain"]
-        _run([*command, "--deadline-remaining-seconds", str(deadline_s)], self.environ)
+        _run([*command, "--deadline-remaining-seconds", str(deadline_s)], self.environ, self.person)
 
 
 def _own_ray(app: App) -> str:
@@ -89,11 +94,15 @@ def _overlay_address(app: App, node: str) -> str:
     raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray node list")
 
 
-def _run(command: Sequence[str], environ: Mapping[str, str]) -> str:
+def _run(command: Sequence[str], environ: Mapping[str, str], person: Person) -> str:
+    """Ray's program belongs to the user as whom Ray runs: it runs as that user, and never as root."""
+    own = {"HOME": str(person.home), "USER": person.name, "LOGNAME": person.name} if person.identity else {}
     try:
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             command,
-            env={**os.environ, **environ},
+            cwd="/",
+            env={**os.environ, **own, **environ},
+            **person.identity,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -36,9 +36,12 @@ class InitResult(Result):
         endpoints: the addresses that the token holds.
         local: without root: the dashboard and Ray Client on this machine's loopback.
         open_commands: what opens the port in this host's firewall; empty where nothing drops it.
+        already: the mesh was there; no token was made.
+        join_line, head_line: the commands for other machines, and for that of the Ray head; empty without a token.
+        rootless: the node lives without root, as this user.
     """
 
-    token: str
+    token: str | None
     mesh: str
     name: str
     ip: str
@@ -49,6 +52,10 @@ class InitResult(Result):
     open_commands: tuple[str, ...] = ()
     hub_only: bool = False
     local: Mapping[str, str] = field(default_factory=dict)
+    already: bool = False
+    join_line: str = ""
+    head_line: str = ""
+    rootless: str = ""
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``init --json``."""
@@ -62,6 +69,7 @@ class InitResult(Result):
             "port": self.port,
             "endpoints": list(self.endpoints),
             "open_commands": list(self.open_commands),
+            "already": self.already,
         }
 
 
@@ -72,15 +80,20 @@ class JoinResult(Result):
     Attributes:
         summary: the agent's own: mesh, node, path, ray.
         env: of ``--env match``: the environment's ``path``, and whether it was ``built`` now.
+        already: this machine was in that mesh before.
+        udp_port: that does not answer at the head, where the tunnel goes over TCP although UDP was allowed; 0: it does.
     """
 
     summary: Mapping[str, object]
     fresh: bool = True
     env: Mapping[str, object] | None = None
+    already: bool = False
+    udp_port: int = 0
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``join --json``."""
-        return {**self.summary, **({"env": dict(self.env)} if self.env is not None else {})}
+        also = {"env": dict(self.env)} if self.env is not None else {}
+        return {**self.summary, **also, **({"already": True} if self.already else {})}
 
 
 @dataclass(frozen=True)
@@ -101,21 +114,30 @@ class Left(Result):
 
     Attributes:
         unenrolled: the coordinator knows; False where it did not answer and still lists the node.
+        local: only this machine's state was removed; the node is another machine and stays in the mesh.
     """
 
     node: str
     unenrolled: bool
+    local: bool = False
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``leave --json``."""
-        return {"node": self.node, "unenrolled": self.unenrolled}
+        return {"node": self.node, "unenrolled": self.unenrolled, **({"local": True} if self.local else {})}
 
 
 @dataclass(frozen=True)
 class StatusResult(Result):
-    """``status``: the mesh as the agent of this machine sees it, in the form of `model.status`."""
+    """``status``: the mesh as the agent of this machine sees it, in the form of `model.status`.
+
+    Attributes:
+        wide: people see what WireGuard knows of each path, too.
+        clock: the time of day, for people who watch it.
+    """
 
     status: Mapping[str, object]
+    wide: bool = False
+    clock: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -137,12 +159,14 @@ class DoctorResult(Result):
         node: this machine's name in the mesh; empty where it has none, or it may not be known.
         repaired: what ``--fix`` did, in sentences.
         bundle: the archive that ``--bundle`` wrote; None: none was asked for.
+        show_all: people see the checks that are fine, too.
     """
 
     checks: tuple[Mapping[str, object], ...]
     node: str = ""
     repaired: tuple[str, ...] = ()
     bundle: str | None = None
+    show_all: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -204,16 +228,29 @@ class PingResult(Result):
 
 @dataclass(frozen=True)
 class TokenCreated(Result):
-    """``token create``: ``uses`` 0 is unlimited, ``expires`` is unix time, None is never."""
+    """``token create``: ``uses`` 0 is unlimited, ``expires`` is unix time, None is never.
+
+    Attributes:
+        line: with ``--line``: the whole command for the other machine.
+    """
 
     token: str
     id: str
     uses: int
     expires: float | None
+    roles: tuple[str, ...] = ()
+    line: str = ""
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``token create --json``."""
-        return {"token": self.token, "id": self.id, "uses": self.uses, "expires": self.expires}
+        return {
+            **({"line": self.line} if self.line else {}),
+            "token": self.token,
+            "id": self.id,
+            "uses": self.uses,
+            "expires": self.expires,
+            "roles": list(self.roles),
+        }
 
 
 @dataclass(frozen=True)
@@ -245,6 +282,7 @@ class NodeList(Result):
 
     nodes: tuple[Mapping[str, object], ...]
     restored: Mapping[str, object] | None = None
+    wide: bool = False
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``node list --json``; ``restored``: the last time that the coordinator's database turned
@@ -254,7 +292,7 @@ class NodeList(Result):
 
 @dataclass(frozen=True)
 class NodeChanged(Result):
-    """``node rm``, ``node rename``, ``node drain``: what was done to which node, in a past participle."""
+    """``node rename``, ``node drain``, ``node rotate-key``: what was done to which node, in a past participle."""
 
     node: str
     done: str
@@ -263,6 +301,33 @@ class NodeChanged(Result):
     def to_json(self) -> dict[str, object]:
         """The fields of these commands with ``--json``."""
         return {"node": self.node, "done": self.done, **self.details}
+
+
+@dataclass(frozen=True)
+class SecretsRotated(Result):
+    """``secrets rotate``: what the coordinator says of the mesh's secrets."""
+
+    rotation: Mapping[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``secrets rotate --json``; no secret is among them."""
+        return dict(self.rotation)
+
+
+@dataclass(frozen=True)
+class NodeRemoved(Result):
+    """``node rm``.
+
+    Attributes:
+        rotation: as of ``secrets rotate``; empty from a coordinator of an older meshray.
+    """
+
+    node: str
+    rotation: Mapping[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``node rm --json``."""
+        return {"node": self.node, "done": "removed", "secrets": dict(self.rotation)}
 
 
 @dataclass(frozen=True)
@@ -281,13 +346,38 @@ class PeerAdded(Result):
 
 @dataclass(frozen=True)
 class EnvResult(Result):
-    """``env``: what a driver needs to find the cluster."""
+    """``env``: what a driver needs to find the cluster.
+
+    Attributes:
+        programs: the folder with `ray` and its `python`, for PATH; empty: not known.
+        leads: it comes first on PATH.
+    """
 
     env: Mapping[str, str]
+    programs: str = ""
+    leads: bool = False
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``env --json``."""
-        return {"env": dict(self.env)}
+        return {"env": dict(self.env), "programs": self.programs}
+
+
+@dataclass(frozen=True)
+class Dashboard(Result):
+    """``dashboard``.
+
+    Attributes:
+        token: that it asks for; empty where Ray asks for none.
+        ssh: the command by which another machine reaches it through this one.
+    """
+
+    url: str
+    token: str
+    ssh: str
+
+    def to_json(self) -> dict[str, object]:
+        """The fields of ``dashboard --json``."""
+        return {"url": self.url, "token": self.token, "ssh": self.ssh}
 
 
 @dataclass(frozen=True)

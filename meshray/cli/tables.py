@@ -7,74 +7,41 @@ gpu-1  10.99.0.2
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from meshray.model import wire
 
 Object = Mapping[str, object]
+#: Gives a text a colour.
+Paint = Callable[[str, str], str]
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows with their columns aligned, two blanks between them."""
+def plain(text: str, colour: str) -> str:
+    """No colour: for files, scripts and pipes."""
+    return text
+
+
+def columns(
+    rows: Sequence[Sequence[str]], colour: Callable[[int, int], str] = lambda row, column: "", paint: Paint = plain
+) -> str:
+    """Rows with their columns aligned, two blanks between them.
+
+    Args:
+        colour: names the colour of the cell in this row and column; empty: none.
+    """
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def status_text(status: Object) -> str:
-    """The mesh, every node, what the cluster offers, and what is wrong."""
-    coordinator = child(status, "coordinator")
-    link = "coordinator reachable" if coordinator.get("reachable") else "coordinator UNREACHABLE, using the cached map"
-    lines = [f"mesh {status.get('mesh')}, revision {status.get('revision')}, {link}", ""]
-    me = status.get("self")
-    rows: list[tuple[str, ...]] = [
-        ("NODE", "IP", "ROLE", "ONLINE", "PATH", "RTT", "LOSS", "HANDSHAKE", "RAY", "CPU", "GPU")
-    ]
-    rows += [_node_row(node, me) for node in children(status, "nodes")]
-    lines += [columns(rows), "", _totals_text(child(status, "totals"))]
-    problems = status.get("problems")
-    if isinstance(problems, (list, tuple)) and problems:
-        lines += ["", *(f"problem: {problem}" for problem in problems), "meshray doctor says more"]
+    lines = []
+    for line, row in enumerate(rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[-1] = cells[-1].rstrip()
+        shown = (paint(cell, name) if (name := colour(line, at)) else cell for at, cell in enumerate(cells))
+        lines.append("  ".join(shown).rstrip())
     return "\n".join(lines)
-
-
-def _node_row(node: Object, me: object) -> tuple[str, ...]:
-    path, ray = child(node, "path"), child(node, "ray")
-    resources = child(ray, "resources")
-    return (
-        f"{node.get('name')}{' (this)' if node.get('name') == me else ''}",
-        str(node.get("ip")),
-        str(node.get("role")),
-        _online_word(node),
-        _path_kind(path),
-        number(path.get("rtt_ms"), "{:.1f} ms"),
-        number(path.get("loss"), "{:.0%}"),
-        number(path.get("handshake_age_s"), "{:.0f} s ago"),
-        _ray_word(ray.get("alive"), node.get("drained")),
-        number(resources.get("CPU"), "{:g}"),
-        number(resources.get("GPU"), "{:g}"),
-    )
-
-
-def _online_word(node: Object) -> str:
-    return "yes" if node.get("online") else "down" if node.get("down") else "no"
-
-
-def _ray_word(alive: object, drained: object) -> str:
-    if drained:
-        return "draining" if alive is True else "drained"
-    return "ALIVE" if alive is True else "no" if alive is False else "-"
 
 
 def _path_kind(path: Object) -> str:
     kind, transport = path.get("kind"), path.get("transport")
     return f"{kind}/{transport}" if transport else str(kind or "none")
-
-
-def _totals_text(totals: Object) -> str:
-    return (
-        f"cluster: {number(totals.get('CPU'), '{:g}')} CPU, {number(totals.get('GPU'), '{:g}')} GPU, "
-        f"{gib(totals.get('memory'))} memory, {gib(totals.get('object_store_memory'))} object store"
-    )
 
 
 def way_text(way: Mapping[str, object]) -> str:
@@ -101,7 +68,7 @@ def path_text(path: Object) -> str:
 
 def tokens_text(tokens: Iterable[Object], now: float) -> str:
     """One line a token; never a secret."""
-    rows = [("TOKEN", "USED", "EXPIRES", "EPHEMERAL", "STATE")]
+    rows = [("TOKEN", "USED", "EXPIRES", "EPHEMERAL", "ROLES", "STATE")]
     for token in tokens:
         uses, used = token.get("uses"), token.get("used")
         expires = token.get("expires")
@@ -111,6 +78,7 @@ def tokens_text(tokens: Iterable[Object], now: float) -> str:
                 f"{used} of {uses or 'any number'}",
                 "never" if not isinstance(expires, (int, float)) else age(expires - now),
                 "yes" if token.get("ephemeral") else "no",
+                ", ".join(wire.texts(token, "roles")) or "-",
                 _token_state(token, now),
             )
         )
@@ -126,27 +94,6 @@ def _token_state(token: Object, now: float) -> str:
     if isinstance(uses, int) and isinstance(used, int) and 0 < uses <= used:
         return "used up"
     return "valid"
-
-
-def nodes_text(nodes: Iterable[Object]) -> str:
-    """One line a node, as the coordinator has it."""
-    rows = [("NODE", "IP", "ROLES", "ONLINE", "EPHEMERAL", "DRAINED", "RAY", "PYTHON", "LABELS")]
-    for node in nodes:
-        versions, labels, roles = child(node, "versions"), child(node, "labels"), node.get("roles")
-        rows.append(
-            (
-                str(node.get("name")),
-                str(node.get("ip")),
-                ",".join(map(str, roles)) if isinstance(roles, (list, tuple)) else str(node.get("role", "")),
-                _online_word(node),
-                "yes" if node.get("ephemeral") else "no",
-                "yes" if node.get("drained") else "no",
-                str(versions.get("ray") or "-"),
-                str(versions.get("python") or "-"),
-                ",".join(f"{key}={value}" for key, value in labels.items()) or "-",
-            )
-        )
-    return columns(rows)
 
 
 def age(seconds: float) -> str:
@@ -168,9 +115,9 @@ def number(value: object, form: str) -> str:
     return "-"
 
 
-def gib(value: object) -> str:
+def gib(value: object, decimals: int = 1) -> str:
     """Bytes as GiB."""
-    return f"{value / 2**30:.1f} GiB" if isinstance(value, (int, float)) else "-"
+    return f"{value / 2**30:.{decimals}f} GiB" if isinstance(value, (int, float)) else "-"
 
 
 def child(value: Object, key: str) -> Object:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 from meshray.coordinator.server import EVERYWHERE, Server
 from meshray.errors import MeshrayError
+from meshray.model.printable import escaped
+from meshray.runtime.log_format import log_to
 from meshray.settings import Home
 
 #: Each agent holds one; the customary soft limit of 1024 would be the size of the mesh.
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="TCP port; by default the one that the mesh was made with")
     parser.add_argument("--listen", action="append", metavar="ADDRESS", help="by default every address")
     options = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to(logging.StreamHandler(sys.stderr))
     # It would write a traceback for every malformed request that a stranger sends.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     _allow_many_connections()
@@ -35,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_serve(server))
     except MeshrayError as error:
-        hint = f"\n  {error.hint}" if error.hint else ""
-        sys.stderr.write(f"meshray coordinator: {error.message}{hint}\n")
+        hint = f"\n  {escaped(error.hint)}" if error.hint else ""
+        sys.stderr.write(f"meshray coordinator: {escaped(error.message)}{hint}\n")
         return error.exit_code
     return 0
 

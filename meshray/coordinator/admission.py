@@ -1,7 +1,7 @@
 """Who may come in, under which name and with which roles: the refusals of an enrolment. Pure.
 
 >>> token = token_of(request, mesh, tokens, now=0.0)      # RefusedError token_expired, …
->>> roles_of(request, known=None, head=None)
+>>> roles_of(request, token, known=None, head=None)
 frozenset({'worker'})
 """
 
@@ -13,14 +13,13 @@ from collections.abc import Collection, Mapping
 from meshray.coordinator.records import Member, TokenRecord
 from meshray.errors import RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName
+from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.enrol import EnrolRequest
 from meshray.model.environment import ShownToken
 from meshray.model.meshmap import MeshInfo
-from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
+from meshray.model.node import COORDINATOR, HEAD, HUB, LONGEST_LABELS, STATIC, WORKER, Node
 from meshray.model.token import hash_secret
 
-#: More endpoints than this nobody tries.
-MAX_ENDPOINTS = 16
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
 
 
@@ -49,16 +48,20 @@ def token_of(
     return token
 
 
-def roles_of(request: EnrolRequest, known: Member | None, head: Node | None) -> frozenset[str]:
+def roles_of(request: EnrolRequest, token: TokenRecord, known: Member | None, head: Node | None) -> frozenset[str]:
     """What the node will be.
+
+    Hubs read what they forward, and workers dial the head: both roles are the token's to give. A node that is there
+    already gets none by enrolling again, whatever token it shows.
 
     Args:
         known: the member that has this key already.
         head: the mesh's head of the moment.
 
     Raises:
-        RefusedError: head_exists. UsageError: hub_needs_endpoint.
+        RefusedError: role_not_granted, head_exists. UsageError: hub_needs_endpoint.
     """
+    _require_granted(request, token, known)
     if HEAD in request.roles and head is not None and (known is None or head.id != known.node.id):
         other = (
             "" if COORDINATOR in head.roles else f"; where {head.name} is gone for good: meshray node rm {head.name}"
@@ -73,6 +76,25 @@ def roles_of(request: EnrolRequest, known: Member | None, head: Node | None) -> 
             hint="--endpoint HOST:PORT",
         )
     return request.roles | ({WORKER} if request.with_ray and HEAD not in request.roles else set())
+
+
+def _require_granted(request: EnrolRequest, token: TokenRecord, known: Member | None) -> None:
+    granted = token.roles if known is None else known.node.roles
+    missing = sorted(request.roles - granted)
+    if not missing:
+        return
+    options = " ".join(f"--{role}" for role in missing)
+    if known is None:
+        raise RefusedError(
+            "role_not_granted",
+            f"the token {token.id} makes no node a {' or '.join(missing)}",
+            hint=f"on the head: meshray token create {options}; or join without {options}",
+        )
+    raise RefusedError(
+        "role_not_granted",
+        f"this machine is the node {known.node.name} already, and not a {' or '.join(missing)}",
+        hint=f"meshray leave, then join {options} with a token of: meshray token create {options}",
+    )
 
 
 def require_same(known: Member, token: TokenRecord) -> None:
@@ -91,6 +113,18 @@ def require_same(known: Member, token: TokenRecord) -> None:
         )
     if token.is_spent and known.token_id != token.id:
         raise token.spent()
+
+
+def labels_of(request: EnrolRequest) -> dict[str, str]:
+    """Those that a person gave. Raises UsageError where they are too long: every node is sent them with each change."""
+    size = sum(len(key) + len(value) for key, value in request.labels.items())
+    if size > LONGEST_LABELS:
+        raise UsageError(
+            "labels_too_long",
+            f"the labels have {size} characters; at most {LONGEST_LABELS} are kept",
+            hint="fewer or shorter --label KEY=VALUE",
+        )
+    return dict(request.labels)
 
 
 def endpoints_of(request: EnrolRequest) -> tuple[Endpoint, ...]:

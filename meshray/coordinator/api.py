@@ -6,6 +6,7 @@ An error is {"schema": 1, "error": {"code", "message", "hint"}, "exit_code": N}.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -16,17 +17,21 @@ from aiohttp.typedefs import Middleware
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.door import Door
 from meshray.coordinator.link import serve_agent
+from meshray.coordinator.locking import require_lock
 from meshray.coordinator.openapi import describe
 from meshray.coordinator.records import Member
+from meshray.coordinator.request_limits import RequestLimits
 from meshray.coordinator.routes import ROUTES, Caller, Route
 from meshray.coordinator.schemas import MAX_ENDPOINT, MAX_TTL_S, MAX_USES
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
-from meshray.model.enrol import EnrolRequest
+from meshray.model.attestation import MAX_COUNTER, Attestation, optional_attestation, signature_from_json
+from meshray.model.enrol import EnrolRequest, roles_from_json
 from meshray.model.environment import LONGEST_REQUIREMENTS, ShownToken
-from meshray.model.keys import PublicKey
+from meshray.model.keys import PublicKey, VerifyKey
+from meshray.model.node import COORDINATOR
 from meshray.model.question import MAX_WAIT_S
 from meshray.relay.server import Relay
 from meshray.runtime.knock import WORD
@@ -34,7 +39,8 @@ from meshray.runtime.knock import WORD
 MAX_BODY_BYTES = 64 * 1024
 #: A body must be here within this, seconds.
 BODY_S = 10.0
-#: More requests than this at once, WebSockets not counted, are told to come back.
+#: More requests than this at once without a known credential, or of members, are told to come back: see
+#: `meshray.coordinator.request_limits`. WebSockets are not counted here, but by `meshray.coordinator.door`.
 MAX_REQUESTS = 512
 
 #: Where the kind of error alone does not tell the HTTP status.
@@ -42,9 +48,15 @@ _STATUS = {
     "credential_unknown": 401,
     "name_taken": 409,
     "head_exists": 409,
+    "role_not_granted": 409,
+    "attestation_wrong": 409,
+    "removal_wrong": 409,
+    "lock_needed": 409,
+    "lock_other": 409,
     "endpoint_unusable": 409,
     "key_taken": 409,
     "version_mismatch": 409,
+    "meshray_too_old": 409,
     "network_full": 409,
     "no_hub": 409,
     "request_too_large": 413,
@@ -58,7 +70,7 @@ _STATUS_OF_KIND: tuple[tuple[type[MeshrayError], int], ...] = (
     (wire.WireError, 400),
 )
 
-#: Paths of WebSockets: they stay, and are bounded by the number of nodes.
+#: Paths of WebSockets.
 _SOCKETS = frozenset(route.path for route in ROUTES if route.is_socket)
 
 _log = logging.getLogger(__name__)
@@ -68,7 +80,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def make_app(service: Service, door: Door, relay: Relay) -> web.Application:
     """The application that answers for this service."""
     api = _Api(service, door, relay)
-    app = web.Application(middlewares=[_Answering(door).middleware], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[_Answering(service, door).middleware], client_max_size=MAX_BODY_BYTES)
     app.add_routes([web.route(route.method, route.path, api.answering(route)) for route in ROUTES])
     return app
 
@@ -76,9 +88,10 @@ def make_app(service: Service, door: Door, relay: Relay) -> web.Application:
 class _Answering:
     """Turns errors into JSON and keeps a connection open only after a request that went well."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, service: Service, door: Door) -> None:
+        self._service = service
         self._door = door
-        self._at_work = 0
+        self._limits = RequestLimits(MAX_REQUESTS)
 
     @property
     def middleware(self) -> Middleware:
@@ -88,22 +101,25 @@ class _Answering:
         async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
             response = await self._answer(request, handler)
             if isinstance(response, web.WebSocketResponse):
-                return response
-            if response.status < 400:
+                self._door.expect_end(request.protocol)
+            elif response.status < 400:
                 self._door.expect_another(request.protocol)
             else:
                 response.force_close()
+                self._door.expect_end(request.protocol)
             return response
 
         return answer
 
     async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        is_socket = request.path in _SOCKETS
-        if self._at_work >= MAX_REQUESTS and not is_socket:
-            return failure(MeshrayError("busy", "the coordinator has too much to do", hint="try again in a minute"))
-        self._at_work += not is_socket
+        member = self._service.member_with(_shown(request))
         try:
-            return await handler(request)
+            if request.path in _SOCKETS:
+                return await handler(request)
+            node_id, is_admin = (member.node.id, COORDINATOR in member.node.roles) if member else ("", False)
+            with self._limits.taking(node_id, is_admin=is_admin):
+                self._door.recognise(request.protocol, node_id)
+                return await handler(request)
         except MeshrayError as error:
             return failure(error)
         except web.HTTPRequestEntityTooLarge:
@@ -120,8 +136,6 @@ class _Answering:
             _log.exception("%s %s failed", request.method, request.rel_url.path[:200])
             hint = "on the head: meshray logs"
             return failure(MeshrayError("internal_error", "the coordinator failed at this request", hint=hint))
-        finally:
-            self._at_work -= not is_socket
 
 
 class _Api:
@@ -129,7 +143,8 @@ class _Api:
         self._service = service
         self._door = door
         self._relay = relay
-        self._description = describe()
+        # Anybody may ask for it as often as he likes.
+        self._description = json.dumps(describe()).encode()
 
     def answering(self, route: Route) -> _Handler:
         """What answers this route: its function, called for those only who may call it."""
@@ -151,11 +166,13 @@ class _Api:
         return success(told)
 
     async def openapi(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(self._description)
+        return web.Response(body=self._description, content_type="application/json")
 
     async def enrol(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         asked = EnrolRequest.from_json(body)
+        self._service.require_token(asked)
+        self._door.trust(request.protocol)
         self._service.require_proof(asked.public_key, "/v1/enroll", body)
         answer = await self._service.enrol(asked)
         return success(replace(answer, observed=request.remote or "").to_json())
@@ -175,13 +192,19 @@ class _Api:
     async def agent(self, request: web.Request) -> web.StreamResponse:
         credential = _credential(request)
         _require_websocket(request)
-        self._door.hold(request.protocol)
-        return await serve_agent(self._service, request, credential)
+
+        def hold(node_id: str) -> None:
+            self._door.hold(request.protocol, node_id, "agent")
+
+        if node_id := self._service.identify(credential, request.headers):
+            hold(node_id)
+        return await serve_agent(self._service, request, credential, hold)
 
     async def relay(self, request: web.Request) -> web.StreamResponse:
         credential, member = _credential(request), self._member(request)
         _require_websocket(request)
-        self._door.hold(request.protocol)
+        self._door.hold(request.protocol, member.node.id, "relay")
+        await asyncio.sleep(self._service.budgets.connection_wait_s(member.node.id, "relay"))
         return await self._relay.serve(
             request, member.node.id, lambda: self._service.member_with(credential) is not None
         )
@@ -190,7 +213,7 @@ class _Api:
         member, body = self._member(request), await _body(request)
         key = PublicKey.parse(wire.text(body, "public_key", 44))
         self._service.require_proof(key, "/v1/rotate", body)
-        await self._service.rotate(member.node.id, key)
+        await self._service.rotate(member.node.id, key, optional_attestation(body))
         return success({"public_key": str(key), "revision": self._service.revision})
 
     async def leave(self, request: web.Request) -> web.StreamResponse:
@@ -205,15 +228,17 @@ class _Api:
         word = wire.text(body, "word", 32)
         if not WORD.fullmatch(word):
             raise wire.WireError("word: must be 32 hexadecimal digits")
-        await self._service.knock(member, endpoint, word)
+        await self._service.reach.knock(member, endpoint, word)
         return success({})
 
     async def create_token(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
+        require_lock(self._service.settings.mesh, _lock(body))
         token, record = await self._service.create_token(
             uses=wire.number(body, "uses", 0, MAX_USES, 1),
             ttl_s=wire.number(body, "ttl_s", 0, MAX_TTL_S, 86400),
             ephemeral=wire.flag(body, "ephemeral"),
+            roles=roles_from_json(body),
         )
         return success(
             {
@@ -221,6 +246,7 @@ class _Api:
                 "id": record.id,
                 "uses": record.uses,
                 "expires": record.expires,
+                "roles": sorted(record.roles),
                 "port": self._service.settings.port,
             }
         )
@@ -234,18 +260,32 @@ class _Api:
 
     async def list_nodes(self, request: web.Request) -> web.StreamResponse:
         nodes = [{**member.node.to_json(), "enrolled": member.enrolled} for member in self._service.members()]
-        restored = self._service.recovery.restored()
+        restored, removals = self._service.recovery.restored(), self._service.removals()
+        lock = self._service.settings.mesh.lock
         return success(
             {
+                "mesh": self._service.settings.mesh.id,
                 "revision": self._service.revision,
                 "nodes": nodes,
                 "restored": restored.to_json() if restored is not None else None,
+                **({"lock": str(lock)} if lock is not None else {}),
+                **({"removals": removals.to_json()} if removals is not None else {}),
             }
         )
 
     async def remove_node(self, request: web.Request) -> web.StreamResponse:
-        member = await self._service.remove_named(request.match_info["name"])
-        return success({"name": member.node.name, "ip": str(member.node.ip)})
+        body = await _body(request) if request.can_read_body else {}
+        signed = None
+        if "removal" in body:
+            removal = wire.mapping(body, "removal")
+            signed = wire.number(removal, "epoch", 0, MAX_COUNTER), signature_from_json(removal)
+        member, rotation = await self._service.remove_named(request.match_info["name"], signed)
+        locked = {"locked": True} if self._service.settings.mesh.lock is not None and signed is None else {}
+        about = {"name": member.node.name, "ip": str(member.node.ip)}
+        return success({**about, "secrets": rotation.to_json(), **locked})
+
+    async def rotate_secrets(self, request: web.Request) -> web.StreamResponse:
+        return success((await self._service.secrets.rotate()).to_json())
 
     async def change_node(self, request: web.Request) -> web.StreamResponse:
         body, name = await _body(request), request.match_info["name"]
@@ -258,7 +298,9 @@ class _Api:
         return success({"name": member.node.name, "ip": str(member.node.ip), "drained": member.node.drained})
 
     async def add_peer(self, request: web.Request) -> web.StreamResponse:
-        name = NodeName.parse(wire.text(await _body(request), "name", 63))
+        body = await _body(request)
+        name = NodeName.parse(wire.text(body, "name", 63))
+        require_lock(self._service.settings.mesh, _lock(body))
         peer = await self._service.add_static(name)
         hub = {
             "name": peer.hub.name,
@@ -269,6 +311,7 @@ class _Api:
         }
         return success(
             {
+                "mesh": self._service.settings.mesh.id,
                 "name": peer.node.name,
                 "ip": str(peer.node.ip),
                 "private_key": peer.private_key.reveal(),
@@ -277,6 +320,16 @@ class _Api:
                 "hub": hub,
             }
         )
+
+    async def sign_peer(self, request: web.Request) -> web.StreamResponse:
+        shown = Attestation.from_json(wire.mapping(await _body(request), "attestation"))
+        member = await self._service.sign_static(request.match_info["name"], shown)
+        return success({"name": member.node.name, "ip": str(member.node.ip)})
+
+    async def advertise(self, request: web.Request) -> web.StreamResponse:
+        given = tuple(Endpoint.parse(item) for item in wire.texts(await _body(request), "endpoints"))
+        node = await self._service.advertise(given)
+        return success({"endpoints": [str(endpoint) for endpoint in node.endpoints]})
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
         member = self._member(request)
@@ -322,11 +375,22 @@ async def _body(request: web.Request) -> Mapping[str, object]:
     return wire.decode(content)
 
 
+def _lock(body: Mapping[str, object]) -> VerifyKey | None:
+    return VerifyKey.parse(wire.text(body, "lock", 44)) if "lock" in body else None
+
+
 def _credential(request: web.Request) -> str:
-    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not credential.isascii():
+    """What the request shows in the form of a credential; whether it is a node's is another question."""
+    credential = _shown(request)
+    if not credential:
         raise _not_accepted()
-    return credential.strip()
+    return credential
+
+
+def _shown(request: web.Request) -> str:
+    """The same; empty where nothing of that form is shown."""
+    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+    return credential.strip() if scheme.lower() == "bearer" and credential.isascii() else ""
 
 
 def _require_websocket(request: web.Request) -> None:

@@ -1,7 +1,7 @@
 """A new mesh: store, certificate, the first node and a first token. All of it, or nothing.
 
 >>> answer, token = create_mesh(home, mesh_name="lab", network=network, node_name=name, public_key=key, port=51888,
-...                             advertise=endpoints, versions=versions, labels={}, now=time.time())
+...                             endpoints=endpoints, advertised=(), versions=versions, labels={}, now=time.time())
 >>> print(token.encode())
 """
 
@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.coordinator.identity import fingerprint, make_certificate
-from meshray.coordinator.records import RowChanges, TokenRecord
+from meshray.coordinator.records import PutEpoch, RowChanges, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.store import Settings, Store
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.attestation import Attestation
 from meshray.model.enrol import EnrolAnswer
-from meshray.model.keys import MeshSecret, PublicKey
-from meshray.model.meshmap import MeshInfo
+from meshray.model.epochs import FIRST
+from meshray.model.keys import PublicKey, SigningKey
+from meshray.model.meshmap import DEFAULT_PATIENCE_S, MeshInfo
 from meshray.model.node import COORDINATOR, HEAD, HUB, Node, Versions
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
 from meshray.runtime.files import make_folder, write_atomically
@@ -39,19 +41,27 @@ def create_mesh(
     node_name: NodeName,
     public_key: PublicKey,
     port: int,
-    advertise: tuple[Endpoint, ...],
+    endpoints: tuple[Endpoint, ...],
+    advertised: tuple[Endpoint, ...],
     versions: Versions,
     labels: Mapping[str, str],
     now: float,
     hub_only: bool = False,
+    patience_s: int = DEFAULT_PATIENCE_S,
+    lock: SigningKey | None = None,
+    attest: Callable[[str], Attestation] | None = None,
 ) -> tuple[EnrolAnswer, Token]:
     """Makes the mesh and enrols this machine as its coordinator, hub and head.
 
     Args:
         port: UDP for WireGuard, TCP for the coordinator.
-        advertise: where others may reach this machine; goes into the token and the map.
+        endpoints: where others may reach this machine; goes into the token and the map.
+        advertised: those of them that the user gave.
         now: unix seconds.
         hub_only: this machine is no head; another one becomes it with ``join --head``.
+        patience_s: for how long Ray waits for a node that does not answer, seconds.
+        lock: signs the first token; it is not stored here, only its public half.
+        attest: returns the signature of ``public_key`` by this machine's identity, given the mesh's id.
 
     Raises:
         MeshrayError: mesh_exists; nothing was changed.
@@ -64,31 +74,38 @@ def create_mesh(
             hint="meshray up starts it; meshray leave ends it",
         )
     make_folder(home.state)
-    settings = Settings(
-        MeshInfo(secrets.token_hex(8), mesh_name, network), port, MeshSecret.generate(), secrets.token_hex(32)
-    )
+    public_lock = lock.public() if lock is not None else None
+    settings = Settings(MeshInfo(secrets.token_hex(8), mesh_name, network, patience_s, public_lock), port)
+    epoch = SecretEpoch.make(FIRST, now)
     node = Node(
         id=secrets.token_hex(8),
         name=node_name,
         ip=IPv4Address(0),  # the registry allocates it
         public_key=public_key,
         roles=frozenset({HUB, COORDINATOR} if hub_only else {HEAD, HUB, COORDINATOR}),
-        endpoints=advertise,
+        endpoints=endpoints,
         labels=dict(labels),
         versions=versions,
+        attestation=attest(settings.mesh.id) if attest is not None else None,
     )
     credential, secret = new_secret(), new_secret()
-    record = TokenRecord(new_token_id(), hash_secret(secret), 0, 0, now + FIRST_TOKEN_TTL_S, False, now)
+    # The head of a mesh that has none yet joins with the line that `init` prints.
+    roles = frozenset({HEAD} if hub_only else ())
+    record = TokenRecord(
+        new_token_id(), hash_secret(secret), 0, 0, now + FIRST_TOKEN_TTL_S, ephemeral=False, created=now, roles=roles
+    )
     certificate, key = make_certificate()
     empty = Registry(settings.mesh)
-    registry, node_rows, _ = empty.found(node, hash_secret(credential), now)
+    registry, node_rows, _ = empty.found(node, hash_secret(credential), now, advertised)
     registry, token_rows, _ = registry.add_token(record)
     with _nothing_left(home.certificate, home.certificate_key):
         write_atomically(home.certificate_key, key)
         write_atomically(home.certificate, certificate)
-        _write_store(home.database, settings, (*node_rows, *token_rows))
-    token = Token(settings.mesh.id, advertise, fingerprint(certificate), record.id, secret)
-    answer = EnrolAnswer(node.id, credential, settings.mesh_secret, settings.ray_token, registry.map)
+        _write_store(home.database, settings, (PutEpoch(epoch), *node_rows, *token_rows))
+    token = Token(settings.mesh.id, endpoints, fingerprint(certificate), record.id, secret)
+    if lock is not None:
+        token = token.signed(lock, roles, epoch=0)
+    answer = EnrolAnswer(node.id, credential, epoch.mesh_secret, epoch.ray_token, registry.map)
     return answer, token
 
 

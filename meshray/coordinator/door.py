@@ -1,4 +1,4 @@
-"""Bounds on strangers: how long and how much a connection may take before it has said what it wants.
+"""Limits for connections: how many there may be and how long each may take, until it has shown whose it is.
 
 The HTTP library bounds each header and each body, but waits for ever for a header that comes byte by
 byte. So every connection, once its TLS handshake is done (`meshray.coordinator.listener`), passes this
@@ -6,6 +6,10 @@ door, which watches the bytes that go through it:
 
     TLS done ──HEADER_S, MAX_HEADER_BYTES──► header complete ──REQUEST_S──► answered ──► next header, or closed
                                                              └─ hold(): a WebSocket, which stays
+
+Every connection is counted from its first byte to its last: as a stranger's until a request on it shows a known
+credential, then as that member's. Of too many strangers the source that has most connections loses one; a member that
+has too many loses its own oldest one. So neither can take a place from another member.
 
 >>> door = Door()
 >>> Listener(sockets, context, lambda: door.let_in(http_server())).start()
@@ -15,13 +19,19 @@ from __future__ import annotations
 
 import asyncio
 
+from meshray.coordinator.fair_limit import FairLimit, source_of
+
 #: From the end of the TLS handshake, or of the last answer, to the end of the header, seconds.
 HEADER_S = 10.0
 #: From the end of the header until the answer is on its way, seconds.
 REQUEST_S = 30.0
+#: From an answer that is the last one to the end of the connection, seconds.
+CLOSING_S = 5.0
 MAX_HEADER_BYTES = 32 * 1024
-#: So many connections may be without a complete header; then the oldest gives way to the newest.
-MAX_SILENT = 256
+#: So many connections may be open that have shown no credential of a member. Each holds a quarter of a megabyte.
+MAX_STRANGERS = 256
+#: So many connections may one member have for requests, and for each kind of WebSocket: one is in use, others close.
+MAX_OF_MEMBER, MAX_SOCKETS_OF_MEMBER = 128, 4
 
 _END_OF_HEADER = b"\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -31,58 +41,92 @@ class Door:
     """Lets connections in to an HTTP protocol and watches them.
 
     Args:
-        header_s, request_s, max_silent: the bounds; shorter ones for tests.
+        header_s, request_s, max_strangers: the bounds; smaller ones for tests.
     """
 
-    def __init__(self, header_s: float = HEADER_S, request_s: float = REQUEST_S, max_silent: int = MAX_SILENT) -> None:
+    def __init__(
+        self, header_s: float = HEADER_S, request_s: float = REQUEST_S, max_strangers: int = MAX_STRANGERS
+    ) -> None:
         self.header_s = header_s
         self.request_s = request_s
-        self._max_silent = max_silent
         self._guests: dict[asyncio.BaseProtocol, _Guest] = {}
-        # A dict keeps the order in which they came.
-        self._silent: dict[_Guest, None] = {}
+        self._strangers = FairLimit[_Guest](max_strangers, _Guest.throw_out)
+        self._members = FairLimit[_Guest](None, _Guest.throw_out, most_of_source=MAX_OF_MEMBER)
+        self._sockets = FairLimit[_Guest](None, _Guest.throw_out, most_of_source=MAX_SOCKETS_OF_MEMBER)
+
+    @property
+    def strangers(self) -> int:
+        """How many connections are open that have shown no credential of a member."""
+        return len(self._strangers)
 
     def let_in(self, http: asyncio.Protocol) -> asyncio.Protocol:
         """The protocol to give to the event loop in place of ``http``."""
         return _Guest(self, http)
 
-    def hold(self, http: asyncio.BaseProtocol) -> None:
-        """This connection is known and stays: no bound on its time any more."""
+    def recognise(self, http: asyncio.BaseProtocol, node_id: str) -> None:
+        """A request on this connection shows the credential of this member; empty: of none."""
+        guest = self._guests.get(http)
+        if guest is None:
+            return
+        if node_id:
+            self._strangers.discard(guest)
+            self._members.add(guest, (node_id,))
+        elif guest not in self._strangers:
+            self._members.discard(guest)
+            self._strangers.add(guest, guest.source)
+
+    def trust(self, http: asyncio.BaseProtocol) -> None:
+        """A request on this connection shows a good token: no stranger takes its place until it is answered."""
         guest = self._guests.get(http)
         if guest is not None:
+            self._strangers.discard(guest)
+
+    def hold(self, http: asyncio.BaseProtocol, node_id: str, kind: str) -> None:
+        """This connection is the member's WebSocket of this kind and stays: no bound on its time any more."""
+        guest = self._guests.get(http)
+        if guest is not None:
+            self._forget(guest)
+            self._sockets.add(guest, (node_id, kind))
             guest.set_deadline(None)
 
     def expect_another(self, http: asyncio.BaseProtocol) -> None:
         """This connection's request was answered; another header may come."""
         guest = self._guests.get(http)
         if guest is not None:
+            self._count(guest)
             guest.expect_header()
+
+    def expect_end(self, http: asyncio.BaseProtocol) -> None:
+        """This connection's last request was answered."""
+        guest = self._guests.get(http)
+        if guest is not None:
+            self._count(guest)
+            guest.set_deadline(CLOSING_S)
 
     def entered(self, guest: _Guest) -> None:
         """A new connection."""
         self._guests[guest.http] = guest
-
-    def fell_silent(self, guest: _Guest) -> None:
-        """A header is awaited from it."""
-        self._silent.pop(guest, None)
-        if len(self._silent) >= self._max_silent:
-            next(iter(self._silent)).throw_out()
-        self._silent[guest] = None
-
-    def spoke(self, guest: _Guest) -> None:
-        """Its header is complete."""
-        self._silent.pop(guest, None)
+        self._strangers.add(guest, guest.source)
 
     def left(self, guest: _Guest) -> None:
         """The connection is gone."""
-        self._silent.pop(guest, None)
+        self._forget(guest)
         self._guests.pop(guest.http, None)
+
+    def _count(self, guest: _Guest) -> None:
+        if guest not in self._members and guest not in self._sockets and guest not in self._strangers:
+            self._strangers.add(guest, guest.source)
+
+    def _forget(self, guest: _Guest) -> None:
+        for limit in (self._strangers, self._members, self._sockets):
+            limit.discard(guest)
 
 
 class _Guest(asyncio.Protocol):
     def __init__(self, door: Door, http: asyncio.Protocol) -> None:
         self.http = http
         self._door = door
+        self.source = source_of("")
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._in_header = False
@@ -92,6 +136,8 @@ class _Guest(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - create_server makes no other
         self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self.source = source_of(str(peer[0]) if peer else "")
         self._door.entered(self)
         self.expect_header()
         self.http.connection_made(transport)
@@ -117,7 +163,6 @@ class _Guest(asyncio.Protocol):
 
     def expect_header(self) -> None:
         self._in_header, self._received, self._tail = True, 0, b""
-        self._door.fell_silent(self)
         self.set_deadline(self._door.header_s)
 
     def set_deadline(self, seconds: float | None) -> None:
@@ -127,7 +172,6 @@ class _Guest(asyncio.Protocol):
         self._timer = None if seconds is None else loop.call_later(seconds, self.throw_out)
 
     def throw_out(self) -> None:
-        self._door.spoke(self)
         if self._transport is not None:
             self._transport.abort()
 
@@ -141,7 +185,6 @@ class _Guest(asyncio.Protocol):
             return False
         if end >= 0:
             self._in_header = False
-            self._door.spoke(self)
             self.set_deadline(self._door.request_s)
             return True
         self._received = size

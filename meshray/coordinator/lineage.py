@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from meshray.model.epochs import FIRST
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -26,11 +28,13 @@ class Mark:
         timeline: of the run that wrote.
         serial: of the write; they only grow, over all timelines of one past.
         revision: of the map at that time.
+        epoch: the newest epoch of the mesh's secrets at that time.
     """
 
     timeline: str
     serial: int
     revision: int
+    epoch: int = FIRST
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,42 @@
     agent  → {"type": "recalled", "node": {…}}      one for each node of its map; the last one has no node
     server → {"type": "map", "map": {…}}            first, once
     server → {"type": "change", "change": {…}}      then, whenever something changed
-    agent  → {"type": "hello", "versions": {…}, "endpoints": […], "listen_port": N}
+    agent  → {"type": "hello", "versions": {…}, "endpoints": […], "hubs": [id, …], "faults": {code: detail},
+              "reached": "host:port",               where it reached the coordinator; empty: through the overlay
+              "secret_epoch": 1,                    the newest epoch of the mesh's secrets that it holds
+              "attestation": {…},                   its identity's signature of its key and address, where it has one
+              "removals": {…}}                      what the lock removed, where the coordinator has forgotten it
+    server → {"type": "secrets", "oldest": 1, "mesh": {epoch: secret}, "ray": {epoch: token}}
+                                                    what the agent is to hold, see `meshray.model.epochs`
+    server → {"type": "took_over", "address": "…"}  after the map: from there another agent was connected
+                                                    as this node; empty: none was
+    agent  → {"type": "given_up"}                   it gives up the node's identity, which is another machine's
     agent  → {"type": "ray", "instance": "…"}
     agent  → {"type": "ticket"}                     server → {"type": "ticket", "ticket": "…"}, for it to keep
     server → {"type": "restored", "text": "…"}      to the coordinator's own machine; empty: nothing to say
     hub    → {"type": "seen", "nodes": {id: "host:port" or ""}}
+    the coordinator's agent → {"type": "silence", "nodes": {id: "silent", "gone" or ""}}
     agent  → {"type": "down"}                       before it ends because a person said so
     agent  → {"type": "punch", "nodes": [id, …]}    server → both: {"type": "punch", "node": id}
     agent  → {"type": "left", "node": id}           server → the other: {"type": "left", "node": id}
     server → {"type": "ask", …}                     agent → {"type": "answer", …}, see `meshray.model.question`
 
 Unknown types are ignored, so that a newer agent may say more. What is malformed ends the connection.
+
+Of hello, ray, seen and silence the newest counts: while a node's budget (`meshray.coordinator.budgets`) is used up they
+wait and replace one another. Messages beyond their budget are read later, punch and left are dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 from aiohttp import WSMsgType, web
 
@@ -36,11 +54,15 @@ from meshray.coordinator.publisher import (
     Outbox,
 )
 from meshray.coordinator.recovery import CannotTell
+from meshray.coordinator.reports import Reports
+from meshray.coordinator.schemas import MAX_ENDPOINT
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model import wire
 from meshray.model.address import Endpoint
-from meshray.model.enrol import TICKET_HEADER
+from meshray.model.attestation import optional_attestation, optional_removals
+from meshray.model.enrol import INSTANCE_HEADER, LONGEST_INSTANCE, TICKET_HEADER
+from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.node import Node, Versions
 from meshray.model.question import MAX_ANSWER_BYTES, Answer
 from meshray.runtime.tasks import Tasks
@@ -49,70 +71,96 @@ from meshray.runtime.tasks import Tasks
 MAX_MESSAGE_BYTES = 64 * 1024
 #: Each node of a map that was asked for must come within this, seconds.
 RECALL_S = 5.0
-#: A mesh has no more nodes than the smallest prefix has addresses.
-MAX_RECALLED = 65536
+#: A mesh has no more nodes than the smallest prefix has addresses. 32 MiB hold a map of 40,000, as in the agent.
+MAX_RECALLED, MAX_RECALLED_BYTES = 65536, 32 * 1024 * 1024
+#: The whole map must come within this, seconds: others wait for it.
+RECALL_ALL_S = 20.0
 #: So many other messages may come in between.
 MAX_EARLY = 100
 #: A ping this often, an answer within half of it: a silent agent is offline after 30 s.
 HEARTBEAT_S = 20.0
-#: One message must be on its way within this; else the agent is not reading.
+#: Within this the agent must have received something of what is sent to it; else it does not read.
 SEND_S = 20.0
 #: How long the other side gets for its half of the closing handshake.
 CLOSE_S = 2.0
+#: Where struct tcp_info has tcpi_bytes_acked, since Linux 4.1 (linux/tcp.h).
+_TCP_INFO_BYTES, _BYTES_ACKED = 128, slice(120, 128)
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
-async def serve_agent(service: Service, request: web.Request, credential: str) -> web.WebSocketResponse:
-    """Talks to one agent until either side ends it."""
+async def serve_agent(
+    service: Service, request: web.Request, credential: str, admitted: Callable[[str], None]
+) -> web.WebSocketResponse:
+    """Talks to one agent until either side ends it.
+
+    Args:
+        admitted: called with the node's id once it is clear that this is a member's agent.
+    """
     # A map compresses to a quarter, but every connection's compressor would hold 300 KB.
-    socket = web.WebSocketResponse(
+    websocket = web.WebSocketResponse(
         heartbeat=HEARTBEAT_S, max_msg_size=MAX_ANSWER_BYTES, compress=False, timeout=CLOSE_S
     )
-    await socket.prepare(request)
-    link = _Link(service, socket, request)
+    await websocket.prepare(request)
+    link = _Link(service, websocket, request)
     try:
-        member = await service.recovery.admit(credential, request.headers, link.recall)
+        member = await service.recovery.admit(credential, request.headers, link.recall_in_time)
         node_id = member.node.id
-        outbox = await service.connect(node_id)
+        admitted(node_id)
+        await asyncio.sleep(service.budgets.connection_wait_s(node_id))
+        outbox = await service.connect(node_id, link.instance, request.remote or "")
     except (UnknownError, RefusedError):
         await link.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
-        return socket
+        return websocket
     except CannotTell as error:
         await link.close(CLOSE_CANNOT_TELL, error.message)
-        return socket
+        return websocket
     except wire.WireError as error:
         await link.close(CLOSE_BAD_MESSAGE, error.message)
-        return socket
+        return websocket
     except (MeshrayError, ConnectionError, asyncio.TimeoutError) as error:
         _log.warning("an agent could not be let in: %s", error)
         await link.close(CLOSE_ENDING, "try again")
-        return socket
+        return websocket
     both_ways = Tasks()
     both_ways.start(link.send(node_id, outbox), f"to {node_id}")
     both_ways.start(link.receive(node_id, outbox), f"from {node_id}")
+    both_ways.start(link.apply(node_id, outbox), f"reports of {node_id}")
     try:
         await outbox.closed()
     finally:
         # Before the closing handshake: aiohttp skips it while somebody still waits for a message,
         # and an agent that is busy just then would not learn why it was closed.
         await both_ways.close()
-        await service.disconnect(node_id, outbox)
+        await service.disconnect(node_id, outbox, ended=link.has_ended)
     await link.close(outbox.close_code, outbox.close_reason)
-    return socket
+    return websocket
 
 
 class _Link:
-    def __init__(self, service: Service, socket: web.WebSocketResponse, request: web.Request) -> None:
+    def __init__(self, service: Service, websocket: web.WebSocketResponse, request: web.Request) -> None:
         self._service = service
-        self._socket = socket
+        self._socket = websocket
         self._request = request
         self._early: list[str] = []
+        self._reports = Reports()
+        self._seen: dict[str, Endpoint | None] = {}
+        self._silence: dict[str, str] = {}
+        #: The agent's machine closed the connection, and the agent said nothing before: its process ended.
+        self.has_ended = False
+        shown = request.headers.get(INSTANCE_HEADER, "")
+        self.instance = shown if shown.isalnum() and len(shown) <= LONGEST_INSTANCE else ""
 
-    async def recall(self) -> list[Node]:
+    async def recall_in_time(self) -> list[Node]:
         """The nodes of the agent's map. What it says of itself meanwhile is kept for `receive`."""
+        return await asyncio.wait_for(self._recall(), RECALL_ALL_S)
+
+    async def _recall(self) -> list[Node]:
         await self._socket.send_str('{"type":"recall"}')
         nodes: list[Node] = []
+        size = 0
         while True:
             frame = await self._socket.receive(timeout=RECALL_S)
             if frame.type is not WSMsgType.TEXT:
@@ -121,11 +169,11 @@ class _Link:
             message = wire.decode(text)
             if message.get("type") != "recalled":
                 self._early.append(text)
-                if len(self._early) > MAX_EARLY:
+                if len(self._early) > MAX_EARLY or len(text) > MAX_MESSAGE_BYTES:
                     raise wire.WireError("the map was asked for, and other messages came")
             elif "node" not in message:
                 return nodes
-            elif len(nodes) < MAX_RECALLED:
+            elif len(nodes) < MAX_RECALLED and (size := size + len(text)) < MAX_RECALLED_BYTES:
                 nodes.append(_node(wire.mapping(message, "node")))
 
     async def send(self, node_id: str, outbox: Outbox) -> None:
@@ -133,11 +181,13 @@ class _Link:
         is_first = True
         try:
             while (message := await outbox.next()) is not None:
-                await asyncio.wait_for(self._socket.send_str(message), SEND_S)
+                await self._deliver(message)
                 if is_first:
                     is_first = False
                     self._service.tell_ticket(node_id, self._request.headers.get(TICKET_HEADER, ""))
+                    self._service.secrets.send_first(node_id)
                     self._service.tell_restored(node_id)
+                    self._service.faults.tell_taken_over(node_id, self.instance)
                     await self._service.map_arrived(node_id)
         except asyncio.TimeoutError:
             outbox.close(CLOSE_TOO_SLOW, "the agent does not read")
@@ -150,10 +200,13 @@ class _Link:
 
     async def receive(self, node_id: str, outbox: Outbox) -> None:
         """Until the socket is closed; then closes the outbox."""
-        try:
+        with self._closing(node_id, outbox):
             for text in self._early:
                 await self._take(node_id, wire.decode(text))
-            async for message in self._socket:
+            while (message := await self._socket.receive()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSING):
+                if message.type in (WSMsgType.CLOSED, WSMsgType.ERROR):
+                    self.has_ended = _closed_by_machine(self._socket.exception())
+                    return
                 if message.type is not WSMsgType.TEXT:
                     raise wire.WireError("only text messages are part of this protocol")
                 value = wire.decode(message.data)
@@ -161,6 +214,22 @@ class _Link:
                     outbox.close(CLOSE_TOO_LONG, f"a message has more than {MAX_MESSAGE_BYTES // 1024} KiB")
                     return
                 await self._take(node_id, value)
+                if wait_s := self._service.budgets.message_wait_s(node_id, len(message.data)):
+                    await asyncio.sleep(wait_s)
+
+    async def apply(self, node_id: str, outbox: Outbox) -> None:
+        """Applies what was received, as fast as the node's budget allows, until cancelled."""
+        with self._closing(node_id, outbox):
+            while True:
+                apply = await self._reports.next()
+                await apply()
+                await asyncio.sleep(self._service.report_wait_s(node_id))
+
+    @contextlib.contextmanager
+    def _closing(self, node_id: str, outbox: Outbox) -> Iterator[None]:
+        """Closes the outbox when this ends, for the reason for which it ends."""
+        try:
+            yield
         except UnknownError:
             outbox.close(CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         except MeshrayError as error:
@@ -172,6 +241,21 @@ class _Link:
             _log.exception("node %s: a report could not be taken", node_id)
         finally:
             outbox.close(CLOSE_ENDING, "")
+
+    async def _deliver(self, message: str) -> None:
+        """Returns when the message is on its way. Raises asyncio.TimeoutError where the agent does not read."""
+        work = Tasks()
+        sending = work.start(self._socket.send_str(message), "send")
+        try:
+            while True:
+                received = received_bytes(self._request.transport)
+                await asyncio.wait([sending], timeout=SEND_S)
+                if sending.done():
+                    return sending.result()
+                if received_bytes(self._request.transport) == received:
+                    raise asyncio.TimeoutError
+        finally:
+            await work.close()
 
     async def close(self, code: int, reason: str) -> None:
         """Politely if the other side answers soon, else at once."""
@@ -186,21 +270,64 @@ class _Link:
     async def _take(self, node_id: str, message: Mapping[str, object]) -> None:
         kind = wire.text(message, "type", 32)
         if kind == "hello":
-            versions = Versions.from_json(wire.mapping(message, "versions"))
-            endpoints = tuple(Endpoint.parse(item) for item in wire.texts(message, "endpoints"))
-            await self._service.reported(node_id, versions, endpoints, wire.texts(message, "hubs"))
+            self._take_hello(node_id, message)
         elif kind == "down":
             await self._service.taken_down(node_id)
+        elif kind == "given_up":
+            await self._service.faults.given_up(node_id, self.instance)
         elif kind == "ticket":
             self._service.tell_ticket(node_id)
         elif kind == "ray":
-            await self._service.ray_started(node_id, wire.text(message, "instance", 64))
+            instance = wire.text(message, "instance", 64)
+            self._reports.put(kind, lambda: self._service.ray_started(node_id, instance))
         elif kind == "seen":
             seen = wire.text_map(message, "nodes")
-            await self._service.saw(
-                node_id, {key: Endpoint.parse(text) if text else None for key, text in seen.items()}
+            self._seen.update(
+                {key: _endpoint(text) if text else None for key, text in seen.items() if self._service.knows(key)}
             )
-        elif kind == "punch":
+            self._put_parts(kind, self._seen, lambda part: self._service.saw(node_id, part))
+        elif kind == "silence":
+            silence = wire.text_map(message, "nodes")
+            self._silence.update({key: text for key, text in silence.items() if self._service.knows(key)})
+            self._put_parts(kind, self._silence, lambda part: self._service.fell_silent(node_id, part))
+        else:
+            self._pass_on(node_id, kind, message)
+
+    def _put_parts(self, kind: str, waiting: dict[str, T], apply: Callable[[dict[str, T]], Awaitable[None]]) -> None:
+        """Has these entries applied, so many at a time that nobody else waits for long."""
+
+        async def apply_part() -> None:
+            part = {key: waiting.pop(key) for key in list(waiting)[: wire.MAX_ITEMS]}
+            if waiting:
+                self._put_parts(kind, waiting, apply)
+            await apply(part)
+
+        self._reports.put(kind, apply_part)
+
+    def _take_hello(self, node_id: str, message: Mapping[str, object]) -> None:
+        versions = Versions.from_json(wire.mapping(message, "versions"))
+        endpoints = tuple(_endpoint(item) for item in wire.texts(message, "endpoints"))
+        hubs = wire.texts(message, "hubs")
+        said = wire.text(message, "reached", MAX_ENDPOINT, "")
+        reached = Endpoint.parse(said) if said else None
+        faults = wire.text_map(message, "faults")
+        epoch = wire.number(message, "secret_epoch", FIRST, MAX_EPOCH) if "secret_epoch" in message else None
+        shown, removals = optional_attestation(message), optional_removals(message)
+
+        async def apply() -> None:
+            await self._service.reported(node_id, versions, endpoints, hubs, reached)
+            await self._service.report_faults(node_id, faults)
+            await self._service.report_epoch(node_id, epoch)
+            if shown is not None:
+                await self._service.attested(node_id, shown)
+            if removals is not None:
+                await self._service.learn(removals)
+
+        self._reports.put("hello", apply)
+
+    def _pass_on(self, node_id: str, kind: str, message: Mapping[str, object]) -> None:
+        """What concerns other agents, and changes nothing that is kept."""
+        if kind == "punch":
             self._service.punch(node_id, wire.texts(message, "nodes"))
         elif kind == "left":
             self._service.left_direct(node_id, wire.text(message, "node", 64))
@@ -208,8 +335,31 @@ class _Link:
             self._service.answered(node_id, Answer.from_json(message))
 
 
+def _closed_by_machine(error: BaseException | None) -> bool:
+    """Whether a connection that ended without a closing frame was closed by the other machine, and not given up here
+    because nothing came for too long (`HEARTBEAT_S`, or the kernel's own timeout)."""
+    return error is None or isinstance(error, ConnectionResetError)
+
+
+def received_bytes(transport: asyncio.BaseTransport | None) -> int:
+    """Return how many bytes the other machine has acknowledged on this TCP connection; 0 where that is not known."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES) if sock is not None else b""
+    except OSError:
+        return 0
+    return int.from_bytes(info[_BYTES_ACKED], sys.byteorder)
+
+
+def _endpoint(text: str) -> Endpoint:
+    if len(text) > MAX_ENDPOINT:
+        raise wire.WireError(f"an endpoint has at most {MAX_ENDPOINT} characters")
+    return Endpoint.parse(text)
+
+
 def _node(value: Mapping[str, object]) -> Node:
     try:
-        return Node.from_json(value)
+        # What is wrong with it now, it will report again.
+        return replace(Node.from_json(value), faults={})
     except ValueError as error:
         raise wire.WireError(f"node: {error}") from None

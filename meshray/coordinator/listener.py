@@ -1,7 +1,7 @@
 """Accepts TLS connections, and only so many whose handshake is not done yet.
 
 asyncio's own server accepts without bound, and every connection costs a quarter of a megabyte before it
-has said a word. Here the oldest unfinished handshake gives way to the newest connection.
+has said a word. Here of too many unfinished handshakes the source that has most of them loses its oldest one.
 
 >>> listener = Listener(bound_sockets, context, lambda: door.let_in(http_server()))
 >>> listener.start()
@@ -16,6 +16,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 
+from meshray.coordinator.fair_limit import FairLimit, source_of
 from meshray.runtime.tasks import Tasks
 
 #: So many connections may wait to be accepted: all nodes come at once after a restart.
@@ -46,10 +47,8 @@ class Listener:
         self._sockets = sockets
         self._context = context
         self._protocol = protocol
-        self._max_handshakes = max_handshakes
         self._tasks = Tasks()
-        # A dict keeps the order in which they came.
-        self._handshakes: dict[asyncio.Task[None], None] = {}
+        self._handshakes = FairLimit[asyncio.Task[None]](max_handshakes, asyncio.Task.cancel)
 
     @property
     def port(self) -> int:
@@ -73,18 +72,16 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(listening)
+                connection, address = await loop.sock_accept(listening)
             except OSError as error:
                 _log.warning("a connection could not be accepted: %s", error)
                 await asyncio.sleep(_REST_S)
                 continue
-            if len(self._handshakes) >= self._max_handshakes:
-                oldest = next(iter(self._handshakes))
-                del self._handshakes[oldest]
-                oldest.cancel()
             task = self._tasks.start(self._shake_hands(connection), "handshake")
-            self._handshakes[task] = None
-            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+            self._handshakes.add(task, source_of(str(address[0])))
+            task.add_done_callback(self._handshakes.discard)
+            # sock_accept returns at once while connections wait: the handshakes would not go on meanwhile.
+            await asyncio.sleep(0)
 
     async def _shake_hands(self, connection: socket.socket) -> None:
         try:

@@ -1,7 +1,8 @@
 """The map to every connected agent: whole once, then as changes, each message serialised once for all.
 
-Changes within a few milliseconds travel together. An agent that cannot keep up is disconnected;
-the others never wait for it.
+Changes within a few milliseconds travel together. While many bytes go out, changes are gathered for longer, so that
+the entry of one node is sent once for many changes. An agent that reads slowly gets one change from the map that it
+has to the newest; the others never wait for it.
 
 >>> publisher = Publisher(registry.map, lambda: ledger.registry.map)
 >>> outbox = publisher.join("n2")
@@ -13,15 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import Callable, Mapping
 
 from meshray.model.meshmap import MapChange, MeshMap, diff
 
 #: So long changes are gathered before they are published together, seconds.
 GATHER_S = 0.02
-#: So many messages may wait for one agent, beyond what the system's buffers take: megabytes.
-MAX_WAITING = 64
+#: A change that comes while more than this is being sent to all agents together waits, but no longer than that.
+BYTES_PER_S = 16 * 1024 * 1024
+MAX_GATHER_S = 0.5
+#: Agents that read slowly need changes from many maps. Each text may be as long as the map: so many are kept.
+MAX_TEXTS = 8
+#: So many notices of other agents may wait for one agent; then the oldest is dropped.
+MAX_NOTICES = 64
 
 #: The credential is not accepted: this node is not, or not any more, in the mesh.
 CLOSE_NOT_ACCEPTED = 4401
@@ -39,36 +44,73 @@ CLOSE_ENDING = 1001
 CLOSE_TOO_SLOW = 1013
 
 
+class Texts:
+    """What is sent, each text made once for all agents that need it at about the same time."""
+
+    def __init__(self) -> None:
+        self._target: MeshMap | None = None
+        self._texts: dict[int | None, str] = {}
+
+    def leading(self, base: MeshMap | None, target: MeshMap) -> str:
+        """The message that leads from one map to the other; from None: the whole map."""
+        if target is not self._target:
+            self._target = target
+            self._texts.clear()
+        key = None if base is None else base.revision
+        if key not in self._texts:
+            if len(self._texts) >= MAX_TEXTS:
+                del self._texts[next(iter(self._texts))]
+            self._texts[key] = _map_message(target) if base is None else _change_message(diff(base, target))
+        return self._texts[key]
+
+
 class Outbox:
-    """What waits to be sent to one agent.
+    """What waits to be sent to one agent: never more than one message of the map, and a few others.
 
     Attributes:
-        has_map: whether the whole map was put in; before it no change is.
+        instance: of the agent's process; empty: it does not send one.
         close_code, close_reason: with what the connection is to be closed once `next` gave None.
     """
 
-    def __init__(self, limit: int = MAX_WAITING) -> None:
-        self.has_map = False
+    def __init__(self, texts: Texts | None = None, instance: str = "") -> None:
+        self.instance = instance
         self.close_code = 0
         self.close_reason = ""
-        self._limit = limit
-        self._messages: deque[str] = deque()
+        self._texts = texts or Texts()
+        # The map that the agent has once it received what was taken, and the one that it is to have.
+        self._sent: MeshMap | None = None
+        self._target: MeshMap | None = None
+        self._messages: dict[str, str] = {}
+        self._notices: dict[str, str] = {}
         self._wake = asyncio.Event()
         self._closed = asyncio.Event()
 
-    def put(self, message: str) -> None:
-        """Adds a message, or closes where too many wait already; nothing where it is closed."""
+    @property
+    def has_map(self) -> bool:
+        """Whether the whole map was put in; before it nothing else is."""
+        return self._target is not None
+
+    def publish(self, target: MeshMap) -> None:
+        """The agent is to have this map."""
+        self._target = target
+        self._wake.set()
+
+    def put(self, key: str, message: str, *, is_notice: bool = False) -> None:
+        """Adds a message in place of the one with this key that still waits; nothing where it is closed.
+
+        Args:
+            is_notice: it may be lost: with too many of them the oldest is dropped.
+        """
         if self.close_code:
             return
-        if len(self._messages) >= self._limit:
-            self.close(CLOSE_TOO_SLOW, "too many messages wait")
-            return
-        self._messages.append(message)
+        waiting = self._notices if is_notice else self._messages
+        waiting[key] = message
+        if is_notice and len(waiting) > MAX_NOTICES:
+            del waiting[next(iter(waiting))]
         self._wake.set()
 
     def close(self, code: int, reason: str) -> None:
         """Nothing further is sent. The first reason stands."""
-        self._messages.clear()
         if not self.close_code:
             self.close_code, self.close_reason = code, reason
         self._wake.set()
@@ -80,10 +122,17 @@ class Outbox:
 
     async def next(self) -> str | None:
         """The next message, when there is one; None once it is closed."""
-        while not self._messages and not self.close_code:
+        while not self.close_code:
+            if self._target is not None and (self._sent is None or self._sent.revision != self._target.revision):
+                message = self._texts.leading(self._sent, self._target)
+                self._sent = self._target
+                return message
+            for waiting in (self._messages, self._notices):
+                if waiting:
+                    return waiting.pop(next(iter(waiting)))
             self._wake.clear()
             await self._wake.wait()
-        return None if self.close_code else self._messages.popleft()
+        return None
 
 
 class Publisher:
@@ -99,13 +148,24 @@ class Publisher:
         self._current = current
         self._published = published
         self._gather_s = gather_s
+        self._texts = Texts()
+        self._not_before = 0.0
         self._outboxes: dict[str, Outbox] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def join(self, node_id: str) -> Outbox:
-        """The node's new connection; the whole map will be its first message. An older one is closed."""
-        self.kick(node_id, CLOSE_REPLACED, "another connection of this node took over")
-        outbox = self._outboxes[node_id] = Outbox()
+    def join(self, node_id: str, instance: str = "") -> Outbox:
+        """The node's new connection; the whole map will be its first message. An older one is closed.
+
+        Args:
+            instance: of the agent; one that tries several addresses at once may be connected by two of them for a
+                moment, and has not been replaced by another machine.
+        """
+        older = self._outboxes.get(node_id)
+        if older is not None and instance and older.instance == instance:
+            self.kick(node_id, CLOSE_ENDING, "the agent connected once more")
+        else:
+            self.kick(node_id, CLOSE_REPLACED, "another connection of this node took over")
+        outbox = self._outboxes[node_id] = Outbox(self._texts, instance)
         self.changed()
         return outbox
 
@@ -122,10 +182,11 @@ class Publisher:
         outbox = self._outboxes.get(node_id)
         return outbox is not None and outbox.has_map
 
-    def tell(self, node_id: str, message: Mapping[str, object]) -> None:
-        """Something for this node alone; nothing where it is not there."""
+    def tell(self, node_id: str, message: Mapping[str, object], *, is_notice: bool = False) -> None:
+        """Something for this node alone; nothing where it is not there. Arguments as of `Outbox.put`."""
         if self.is_connected(node_id):
-            self._outboxes[node_id].put(json.dumps(message))
+            key = " ".join(str(message.get(name, "")) for name in ("type", "id", "node"))
+            self._outboxes[node_id].put(key, json.dumps(message), is_notice=is_notice)
 
     def kick(self, node_id: str, code: int, reason: str) -> None:
         """Closes the node's connection, where it has one."""
@@ -143,23 +204,20 @@ class Publisher:
     def changed(self) -> None:
         """There is something to publish, soon and together with what else comes until then."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._gather_s, self._publish)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time() + self._gather_s, self._not_before), self._publish)
 
     def _publish(self) -> None:
         self._timer = None
         old, new = self._published, self._current()
         self._published = new
-        if new.revision != old.revision:
-            message = _change_message(diff(old, new))
-            for outbox in self._outboxes.values():
-                if outbox.has_map:
-                    outbox.put(message)
         newcomers = [outbox for outbox in self._outboxes.values() if not outbox.has_map]
-        if newcomers:
-            whole = _map_message(new)
-            for outbox in newcomers:
-                outbox.has_map = True
-                outbox.put(whole)
+        others = len(self._outboxes) - len(newcomers)
+        for outbox in self._outboxes.values():
+            outbox.publish(new)
+        size = others * len(self._texts.leading(old, new)) if others and new.revision != old.revision else 0
+        size += len(newcomers) * len(self._texts.leading(None, new)) if newcomers else 0
+        self._not_before = asyncio.get_running_loop().time() + min(size / BYTES_PER_S, MAX_GATHER_S)
 
 
 def _change_message(change: MapChange) -> str:

@@ -7,12 +7,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
 from meshray.coordinator.lineage import Restored
 from meshray.errors import RefusedError
 from meshray.model.address import Endpoint
+from meshray.model.attestation import Removals
+from meshray.model.endpoints import MAX_ENDPOINTS
+from meshray.model.keys import MeshSecret
 from meshray.model.node import Node
 
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
@@ -28,6 +33,7 @@ class TokenRecord:
         used: how many it did enrol.
         expires: unix seconds; None means never.
         ephemeral: nodes that enrol with it are ephemeral.
+        roles: what a node that enrols with it may be beyond a node: of `meshray.model.enrol.WISHES`.
     """
 
     id: str
@@ -38,6 +44,7 @@ class TokenRecord:
     ephemeral: bool
     created: float
     revoked: bool = False
+    roles: frozenset[str] = frozenset()
 
     @property
     def is_spent(self) -> bool:
@@ -68,6 +75,7 @@ class TokenRecord:
             "ephemeral": self.ephemeral,
             "created": self.created,
             "revoked": self.revoked,
+            "roles": sorted(self.roles),
         }
 
 
@@ -78,9 +86,12 @@ class Member:
     Attributes:
         credential_hash: of what the node shows with every call; empty for a static peer, which makes none.
         token_id: the token by which it enrolled, empty for the first node and for static peers.
-        advertised: endpoints that a person gave; what the agent reports comes after them.
+        advertised: endpoints that a user gave; they come first, and only a user takes them back.
+        reported: endpoints that its agent found.
+        reached: at which endpoint its agent is connected to the coordinator, where others may reach it there as well.
         enrolled: unix seconds.
         had_map: whether an ephemeral node's agent ever received a whole map.
+        follows_epochs: its agent takes over new epochs of the mesh's secrets; one of an older meshray does not.
     """
 
     node: Node
@@ -89,6 +100,42 @@ class Member:
     advertised: tuple[Endpoint, ...]
     enrolled: float
     had_map: bool = False
+    reported: tuple[Endpoint, ...] = ()
+    reached: Endpoint | None = None
+    follows_epochs: bool = False
+
+    def published(self, reached: Iterable[Endpoint] = ()) -> Member:
+        """Return the member with the endpoints that the map is to show.
+
+        Args:
+            reached: where others reached this node; these come last.
+        """
+        known = dict.fromkeys((*self.advertised, *self.reported, *reached))
+        return replace(self, node=replace(self.node, endpoints=tuple(known)[:MAX_ENDPOINTS]))
+
+
+@dataclass(frozen=True)
+class SecretEpoch:
+    """One epoch of what all members share.
+
+    Attributes:
+        number: counts from 1.
+        mesh_secret: from which pairs derive their preshared keys.
+        ray_token: Ray's, for every start of the head's Ray until the next epoch.
+        began: unix seconds.
+        retired: no pair of nodes with agents uses it; a static peer or the head's running Ray still does.
+    """
+
+    number: int
+    mesh_secret: MeshSecret = field(repr=False)
+    ray_token: str = field(repr=False)
+    began: float
+    retired: bool = False
+
+    @classmethod
+    def make(cls, number: int, began: float) -> SecretEpoch:
+        """An epoch with new random secrets."""
+        return cls(number, MeshSecret.generate(), secrets.token_hex(32), began)
 
 
 @dataclass(frozen=True)
@@ -150,14 +197,46 @@ class PutRestored:
 
 
 @dataclass(frozen=True)
+class PutRemovals:
+    """What the lock has removed."""
+
+    removals: Removals
+
+
+@dataclass(frozen=True)
 class PutRequirements:
     """What `meshray env lock` recorded."""
 
     requirements: str
 
 
+@dataclass(frozen=True)
+class PutEpoch:
+    """Write this epoch's row."""
+
+    epoch: SecretEpoch
+
+
+@dataclass(frozen=True)
+class DropEpoch:
+    """Nobody needs this epoch any more."""
+
+    number: int
+
+
 RowChange = (
-    PutMember | DropMember | PutToken | PutFreed | DropFreed | PutRevision | PutTimeline | PutRestored | PutRequirements
+    PutMember
+    | DropMember
+    | PutToken
+    | PutFreed
+    | DropFreed
+    | PutRevision
+    | PutTimeline
+    | PutRestored
+    | PutRequirements
+    | PutEpoch
+    | DropEpoch
+    | PutRemovals
 )
 RowChanges = tuple[RowChange, ...]
 

@@ -17,9 +17,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 
+from meshray.coordinator.epochs import above, newest
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.lineage import Mark, Restored
-from meshray.coordinator.records import Member
+from meshray.coordinator.records import Member, SecretEpoch
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.restore import Shown, come_back, let_rest, notice, recall, verdict
 from meshray.coordinator.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
@@ -69,7 +70,7 @@ class Recovery:
 
     def sealed(self, mesh_map: MeshMap) -> MeshMap:
         """The map as nodes are told it."""
-        mark = self._ledger.registry.lineage.mark(mesh_map.revision)
+        mark = self._mark(mesh_map.revision)
         return replace(mesh_map, mark=sealed_mark(self._seal, mark)) if mark.serial else mesh_map
 
     def ticket(self, member: Member) -> str:
@@ -77,7 +78,7 @@ class Recovery:
         if COORDINATOR in member.node.roles:
             return ""
         registry = self._ledger.registry
-        return sealed_ticket(self._seal, Ticket.of(member, registry.lineage.mark(registry.revision)))
+        return sealed_ticket(self._seal, Ticket.of(member, self._mark(registry.revision)))
 
     def news(self, member: Member, shown: str) -> str:
         """The ticket that the node is to keep from now on; empty where the one that it showed is as good."""
@@ -86,6 +87,12 @@ class Recovery:
         # Of an earlier run it would do as long as there is one past only; a second restore may take another.
         is_good = held == Ticket.of(member, mark) and held.mark.timeline == mark.timeline
         return "" if is_good else self.ticket(member)
+
+    def shown_id(self, credential: str, headers: Mapping[str, str]) -> str:
+        """Return the id of the node whose ticket this credential's holder shows; empty where it shows none of ours."""
+        text = headers.get(TICKET_HEADER, "")
+        ticket = open_ticket(self._seal, text) if text else None
+        return ticket.node_id if ticket is not None and ticket.credential_hash == hash_secret(credential) else ""
 
     async def settled(self) -> None:
         """Returns when the own machine's agent has told what it knows, or has had the time to."""
@@ -107,6 +114,8 @@ class Recovery:
         """
         mark_text, text = headers.get(MARK_HEADER, ""), headers.get(TICKET_HEADER, "")
         mark = open_mark(self._seal, mark_text) if mark_text else None
+        if mark is not None:
+            await self._above(mark)
         credential_hash = hash_secret(credential)
         member = self._member(credential_hash)
         try:
@@ -134,6 +143,17 @@ class Recovery:
         if restored is None or not 0 <= now - restored.at < TELL_S:
             return ""
         return describe(restored, self._ledger.registry)
+
+    def _mark(self, revision: int) -> Mark:
+        registry = self._ledger.registry
+        return replace(registry.lineage.mark(revision), epoch=newest(registry).number)
+
+    async def _above(self, mark: Mark) -> None:
+        """Starts an epoch of the mesh's secrets above one that this database has lost."""
+        if mark.epoch > newest(self._ledger.registry).number:
+            fresh = SecretEpoch.make(mark.epoch, self._clock())
+            if await self._ledger.change(lambda registry: above(registry, mark.epoch, fresh)):
+                _log.warning("epoch %d of the mesh's secrets is lost; a new one began", mark.epoch)
 
     def _member(self, credential_hash: str) -> Member | None:
         return self._ledger.registry.by_credential.get(credential_hash)

@@ -10,6 +10,7 @@ that the store must write before anybody is answered, and the answer; or it rais
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,17 +18,18 @@ from ipaddress import IPv4Address
 from typing import TypeAlias, TypeVar
 
 from meshray.coordinator.admission import (
-    MAX_ENDPOINTS,
     ConflictError,
     UnknownError,
     endpoints_of,
     free_name,
+    labels_of,
     require_same,
     roles_of,
     token_of,
 )
 from meshray.coordinator.allocation import allocate, cools_down
 from meshray.coordinator.lineage import Lineage
+from meshray.coordinator.locking import require_attested
 from meshray.coordinator.records import (
     DropFreed,
     DropMember,
@@ -38,13 +40,16 @@ from meshray.coordinator.records import (
     PutToken,
     RowChange,
     RowChanges,
+    SecretEpoch,
     TokenRecord,
 )
 from meshray.model.address import Endpoint, NodeName
+from meshray.model.attestation import Attestation, Removals
+from meshray.model.endpoints import MAX_ENDPOINTS, is_public, require_few
 from meshray.model.enrol import EnrolRequest
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshInfo, MeshMap
-from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
+from meshray.model.node import COORDINATOR, GONE, HEAD, HUB, SILENT, STATIC, WORKER, Node, Versions
 
 #: An ephemeral node is removed so long after its agent's connection went away, seconds: within a minute, with what it
 #: takes to look. Longer than a network is away for a moment.
@@ -55,6 +60,8 @@ RESTART_GRACE_S = 120.0
 NEVER_SEEN_GRACE_S = 3600.0
 #: A join that fails takes itself back within this time, seconds: Ray may start for minutes before it does.
 TAKE_BACK_S = 900.0
+#: Of the endpoints at which members reached the coordinator, so many are shown to others.
+MOST_REACHED = 4
 #: So many revisions are reserved with one write: presence changes the map often and is not stored.
 REVISION_BLOCK = 1000
 
@@ -77,6 +84,8 @@ class Registry:
         reserved: no revision up to this one is given out again after a restart.
         requirements: what `meshray env lock` recorded.
         lineage: what was written before, by which a restored copy is recognised.
+        epochs: the mesh's secrets, oldest first; see `meshray.coordinator.epochs`.
+        removals: what the lock has removed; None: nothing, or there is no lock.
     """
 
     mesh: MeshInfo
@@ -88,13 +97,16 @@ class Registry:
     reserved: int = 0
     requirements: str = ""
     lineage: Lineage = field(default=Lineage(), compare=False)
+    epochs: tuple[SecretEpoch, ...] = ()
+    removals: Removals | None = None
 
     # What is so
 
     @cached_property
     def map(self) -> MeshMap:
         """What every node may know."""
-        return MeshMap(self.mesh, self.revision, {key: member.node for key, member in self.members.items()})
+        nodes = {key: member.node for key, member in self.members.items()}
+        return MeshMap(self.mesh, self.revision, nodes, removals=self.removals)
 
     @cached_property
     def by_credential(self) -> Mapping[str, Member]:
@@ -110,9 +122,12 @@ class Registry:
 
     # Nodes come and go
 
-    def found(self, node: Node, credential_hash: str, now: float) -> Outcome[Member]:
+    def found(
+        self, node: Node, credential_hash: str, now: float, advertised: tuple[Endpoint, ...] = ()
+    ) -> Outcome[Member]:
         """The first node of a new mesh: head, hub and coordinator; its address is allocated here."""
-        return self.put(Member(replace(node, ip=self._address(now)), credential_hash, "", node.endpoints, now))
+        first = replace(node, ip=self._address(now))
+        return self.put(Member(first, credential_hash, "", advertised, now, follows_epochs=True))
 
     def enrol(
         self,
@@ -133,18 +148,21 @@ class Registry:
 
         Raises:
             RefusedError: token_other_mesh, token_unknown, token_revoked, token_expired, token_used_up,
-                name_taken, key_taken, head_exists.
+                name_taken, key_taken, head_exists, role_not_granted; or as `require_attested` does.
             UsageError: hub_needs_endpoint.
             MeshrayError: network_full, or what ``compare`` raises.
         """
         token = token_of(request, self.mesh, self.tokens, now if wall is None else wall)
         known = self._with_key(request.public_key)
         head = self.map.head
-        roles = roles_of(request, known, head)
+        roles = roles_of(request, token, known, head)
         if WORKER in roles and head is not None and head.versions.ray:
             compare(request.versions, head.versions)
+        attestation = require_attested(request, self.mesh, known, self.removals)
         if known is not None:
-            return self._enrol_again(known, token, request, roles, credential_hash=credential_hash, now=now)
+            return self._enrol_again(
+                known, token, request, roles, attestation=attestation, credential_hash=credential_hash, now=now
+            )
         if token.is_spent:
             raise token.spent()
         node = Node(
@@ -155,8 +173,9 @@ class Registry:
             roles=roles,
             endpoints=endpoints_of(request),
             ephemeral=request.ephemeral or token.ephemeral,
-            labels=dict(request.labels),
+            labels=labels_of(request),
             versions=request.versions,
+            attestation=attestation,
         )
         used = replace(token, used=token.used + 1)
         registry, rows = self._put(Member(node, credential_hash, token.id, node.endpoints, now))
@@ -192,11 +211,14 @@ class Registry:
             deadlines=_without(self.deadlines, node_id),
             freed={**self.freed, address: now},
         )
-        registry, rows = gone._next_revision((DropMember(node_id), PutFreed(address, now)))
+        registry, rows = gone.next_revision((DropMember(node_id), PutFreed(address, now)))
         token = self.tokens.get(member.token_id)
         if take_back and token is not None and now - member.enrolled <= TAKE_BACK_S:
             unused = replace(token, used=max(0, token.used - 1))
             registry, rows = replace(registry, tokens={**self.tokens, token.id: unused}), (*rows, PutToken(unused))
+        if member.reached is not None:
+            registry, more = registry._publish_coordinator()
+            rows = (*rows, *more)
         return registry, rows, member
 
     def rename(self, name: str, new: NodeName) -> Outcome[Member]:
@@ -256,7 +278,7 @@ class Registry:
     def connected(self, node_id: str) -> Outcome[Member]:
         """The node's agent is here. Raises UnknownError."""
         member = self.member(node_id)
-        here = replace(member, node=replace(member.node, online=True, down=False))
+        here = replace(member, node=replace(member.node, online=True, down=False, ended=False))
         registry, rows = self._put(here, stored=member.node.down)
         registry = replace(registry, deadlines=_without(self.deadlines, node_id))
         return registry, rows, member
@@ -266,12 +288,19 @@ class Registry:
         member = self.member(node_id)
         return self.put(replace(member, node=replace(member.node, down=True)))
 
-    def disconnected(self, node_id: str, now: float) -> Outcome[None]:
-        """The node's agent went away; nothing happens where the node did too."""
+    def disconnected(self, node_id: str, now: float, *, ended: bool = False) -> Outcome[None]:
+        """The node's agent went away; nothing happens where the node did too.
+
+        Args:
+            ended: its machine closed the connection without a goodbye.
+        """
         member = self.members.get(node_id)
         if member is None:
             return self, (), None
-        registry, rows = self._put(replace(member, node=replace(member.node, online=False)), stored=False)
+        away = replace(member.node, online=False, ended=ended and not member.node.down)
+        registry, rows = self._put(replace(member, node=away, reached=None), stored=False)
+        if member.reached is not None:
+            registry, rows = registry._publish_coordinator()
         if member.node.ephemeral:
             grace = EPHEMERAL_GRACE_S if member.had_map else NEVER_SEEN_GRACE_S
             registry = replace(registry, deadlines={**self.deadlines, node_id: now + grace})
@@ -286,14 +315,43 @@ class Registry:
         return registry, rows, None
 
     def reported(
-        self, node_id: str, versions: Versions, endpoints: tuple[Endpoint, ...], hubs: tuple[str, ...] = ()
+        self,
+        node_id: str,
+        versions: Versions,
+        endpoints: tuple[Endpoint, ...],
+        hubs: tuple[str, ...] = (),
+        reached: Endpoint | None = None,
     ) -> Outcome[None]:
-        """What an agent says of itself when it connects and when it changes. Raises UnknownError."""
+        """What an agent says of itself when it connects and when it changes. Raises UnknownError.
+
+        Args:
+            hubs: ids of the hubs that it can use; what is no hub's id is passed over.
+            reached: at which endpoint it reached the coordinator. Other nodes may need it as well: it is shown as the
+                coordinator's, as long as this node is connected there.
+        """
         member = self.member(node_id)
-        known = dict.fromkeys((*member.advertised, *endpoints))
-        node = replace(member.node, versions=versions, endpoints=tuple(known)[:MAX_ENDPOINTS], hubs=hubs)
-        registry, rows = self._put(replace(member, node=node), stored=versions != member.node.versions)
-        return registry, rows, None
+        there = {hub.id for hub in self.map.hubs}
+        usable = tuple(dict.fromkeys(hub for hub in hubs if hub in there))
+        node, is_useful = replace(member.node, versions=versions, hubs=usable), COORDINATOR not in member.node.roles
+        said = replace(
+            member,
+            node=node,
+            reported=endpoints[:MAX_ENDPOINTS],
+            reached=reached if is_useful and reached and is_public(reached, self.mesh.network) else None,
+        )
+        registry, rows = self._publish(said)
+        if said.reached == member.reached:
+            return registry, rows, None
+        registry, more = registry._publish_coordinator()
+        return registry, (*rows, *more), None
+
+    def advertise(self, node_id: str, endpoints: tuple[Endpoint, ...]) -> Outcome[Member]:
+        """A user says where others reach this node; these come before what was known. Raises UnknownError, UsageError
+        ``too_many_addresses``."""
+        member = self.member(node_id)
+        given = require_few((*endpoints, *member.advertised), "--advertise")
+        registry, rows = self._publish(replace(member, advertised=given))
+        return registry, rows, registry.members[node_id]
 
     def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> Outcome[None]:
         """What a hub's WireGuard sees as the nodes' endpoints; None: not over UDP any more.
@@ -309,6 +367,20 @@ class Registry:
             if member is None or hub_id not in hubs or (member.node.seen is not None and hub_id != hubs[0]):
                 continue
             registry, _ = registry._put(replace(member, node=replace(member.node, seen=endpoint)), stored=False)
+        return registry, (), None
+
+    def fell_silent(self, reporter_id: str, silence: Mapping[str, str]) -> Outcome[None]:
+        """What the coordinator's own node finds of the others over the overlay: SILENT, GONE, or empty: it answers.
+
+        Ignored from any other node. Raises UnknownError.
+        """
+        if COORDINATOR not in self.member(reporter_id).node.roles:
+            return self, (), None
+        registry = self
+        for node_id, found in silence.items():
+            member = registry.members.get(node_id)
+            if member is not None and found in ("", SILENT, GONE):
+                registry, _ = registry._put(replace(member, node=replace(member.node, silence=found)), stored=False)
         return registry, (), None
 
     def ray_started(self, node_id: str, instance: str) -> Outcome[None]:
@@ -342,6 +414,7 @@ class Registry:
         request: EnrolRequest,
         roles: frozenset[str],
         *,
+        attestation: Attestation | None,
         credential_hash: str,
         now: float,
     ) -> Outcome[Member]:
@@ -355,8 +428,9 @@ class Registry:
             roles=roles,
             endpoints=endpoints_of(request),
             ephemeral=request.ephemeral or token.ephemeral,
-            labels=dict(request.labels),
+            labels=labels_of(request),
             versions=request.versions,
+            attestation=attestation,
         )
         member = replace(known, node=node, credential_hash=credential_hash, advertised=node.endpoints)
         registry, rows = self._put(member)
@@ -377,6 +451,26 @@ class Registry:
     def _free_name(self, wanted: NodeName, *, exact: bool) -> NodeName:
         return free_name(wanted, {member.node.name for member in self.members.values()}, exact=exact)
 
+    def _publish(self, member: Member) -> tuple[Registry, RowChanges]:
+        """The member with the endpoints that follow from what is known of it. A hub's are stored: nodes that come back
+        while it is away need them."""
+        old = self.members[member.node.id]
+        new = member.published(self._reached() if COORDINATOR in member.node.roles else ())
+        moved = HUB in new.node.roles and new.node.endpoints != old.node.endpoints
+        return self._put(
+            new, stored=moved or new.node.versions != old.node.versions or new.advertised != old.advertised
+        )
+
+    def _publish_coordinator(self) -> tuple[Registry, RowChanges]:
+        own = self.map.coordinator
+        return self._publish(self.members[own.id]) if own is not None else (self, ())
+
+    def _reached(self) -> list[Endpoint]:
+        """Where members reached the coordinator, what most say first. A member may say what is not so: it costs the
+        others a try that fails, since only the right certificate and the right key are accepted."""
+        said = Counter(member.reached for member in self.members.values() if member.reached is not None)
+        return [endpoint for endpoint, _ in said.most_common(MOST_REACHED)]
+
     def _put(self, member: Member, *, stored: bool = True) -> tuple[Registry, RowChanges]:
         old = self.members.get(member.node.id)
         if old == member:
@@ -385,9 +479,10 @@ class Registry:
         rows: RowChanges = (PutMember(member),) if stored else ()
         if old is not None and old.node == member.node:
             return registry, rows
-        return registry._next_revision(rows)
+        return registry.next_revision(rows)
 
-    def _next_revision(self, rows: RowChanges) -> tuple[Registry, RowChanges]:
+    def next_revision(self, rows: RowChanges) -> tuple[Registry, RowChanges]:
+        """The registry at the next revision of the map, with the rows that go with it."""
         revision = self.revision + 1
         if revision <= self.reserved:
             return replace(self, revision=revision), rows

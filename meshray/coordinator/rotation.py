@@ -8,25 +8,30 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshray.coordinator.admission import ConflictError
+from meshray.coordinator.locking import attested, signature_of_next
 from meshray.coordinator.records import Member
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import RefusedError
+from meshray.model.attestation import Attestation
 from meshray.model.keys import PublicKey
 from meshray.model.node import HUB, STATIC
 
 
-def rotated(registry: Registry, node_id: str, key: PublicKey) -> Outcome[Member]:
+def rotated(registry: Registry, node_id: str, key: PublicKey, signature: Attestation | None = None) -> Outcome[Member]:
     """The node has this key from now on; nothing happens where it has it already, so that it may be told again.
+
+    Args:
+        signature: of the key, by the node's identity; None: it has none.
 
     Raises:
         UnknownError: there is no such node.
-        RefusedError: ``key_taken``: another node has this key.
+        RefusedError: ``key_taken``: another node has this key. ``attestation_wrong``: its identity did not sign it.
         ConflictError: ``has_static_peers``: a file that nobody but a person can change names a hub's key.
             ``hub_away``: no hub would hear of the new key, and the node would be cut off.
     """
     member = registry.member(node_id)
     if member.node.public_key == key:
-        return registry, (), member
+        return (registry, (), member) if signature is None else attested(registry, node_id, signature)
     if any(other.node.public_key == key for other in registry.members.values()):
         raise RefusedError("key_taken", "another node has this key", hint="meshray node rotate-key makes a new one")
     nodes = [other.node for other in registry.members.values()]
@@ -45,4 +50,5 @@ def rotated(registry: Registry, node_id: str, key: PublicKey) -> Outcome[Member]
             f"the hub {hubs[0].name} is not connected to the coordinator: it would not hear of the new key",
             hint=f"try again when it is; on {hubs[0].name}: meshray status",
         )
-    return registry.put(replace(member, node=replace(member.node, public_key=key)))
+    shown = signature_of_next(registry, member.node, key, signature)
+    return registry.put(replace(member, node=replace(member.node, public_key=key, attestation=shown)))

@@ -105,10 +105,11 @@ ROUTES: tuple[Route, ...] = (
     Route(
         *("rotate", "POST", "/v1/rotate", Caller.NODE, "The calling node has another key from now on"),
         answer=enveloped({"public_key": schemas.KEY, "revision": schemas.REVISION}),
-        request=record({"public_key": schemas.KEY}, {"proof": schemas.PROOF}),
+        request=record({"public_key": schemas.KEY}, {"proof": schemas.PROOF, "attestation": ref("Attestation")}),
         refusals={
             403: "the key was not proven",
-            409: "another node has this key, it is a hub that static peers use, or no hub would hear of it",
+            409: "another node has this key, its identity did not sign it, it is a hub that static peers use, or no "
+            "hub would hear of it",
         },
     ),
     Route(
@@ -117,12 +118,12 @@ ROUTES: tuple[Route, ...] = (
             "POST",
             "/v1/reach",
             Caller.NODE,
-            "A UDP packet is sent to an endpoint with which the node enrolled",
+            "A few UDP packets are sent to an endpoint with which the node enrolled",
         ),
         request=record({"endpoint": schemas.ENDPOINT, "word": schemas.text(32, pattern=WORD.pattern)}),
         refusals={
             403: "it did not enrol with this endpoint",
-            409: "the endpoint has no address, or there is no route",
+            409: "the address cannot be another machine's",
             429: "a packet is under way already",
         },
     ),
@@ -130,6 +131,7 @@ ROUTES: tuple[Route, ...] = (
         *("create_token", "POST", "/v1/tokens", Caller.ADMIN, "A new token"),
         answer=schemas.MADE_TOKEN,
         request=schemas.NEW_TOKEN,
+        refusals={409: "the mesh has a lock, which must sign it"},
     ),
     Route(
         *("list_tokens", "GET", "/v1/tokens", Caller.ADMIN, "All tokens, without their secrets"),
@@ -142,12 +144,25 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("list_nodes", "GET", "/v1/nodes", Caller.ADMIN, "All nodes"),
-        answer=enveloped({"revision": schemas.REVISION, "nodes": {"type": "array", "items": schemas.MEMBER}}),
+        answer=enveloped(
+            {"revision": schemas.REVISION, "nodes": {"type": "array", "items": schemas.MEMBER}},
+            {"mesh": schemas.text(64), "lock": schemas.KEY, "removals": ref("Removals")},
+        ),
     ),
     Route(
         *("remove_node", "DELETE", "/v1/nodes/{name}", Caller.ADMIN, "The node is removed from the mesh"),
-        answer=enveloped(schemas.NAMED),
-        refusals={**_NO_NODE, 409: "it runs the coordinator"},
+        answer=enveloped(
+            {**schemas.NAMED, "secrets": record(schemas.ROTATION)},
+            {"locked": {**schemas.FLAG, "description": "the mesh has a lock, and it did not sign this"}},
+        ),
+        request=record({}, {"removal": record({"epoch": schemas.COUNTER, "signature": schemas.SIGNATURE})}),
+        body_required=False,
+        refusals={**_NO_NODE, 409: "it runs the coordinator, or the lock did not sign this"},
+    ),
+    Route(
+        *("rotate_secrets", "POST", "/v1/secrets/rotate", Caller.ADMIN, "All members get new secrets"),
+        answer=enveloped(schemas.ROTATION),
+        refusals={409: "a node could not take them over"},
     ),
     Route(
         *("change_node", "PATCH", "/v1/nodes/{name}", Caller.ADMIN, "Another name, or Ray's tasks leave or come back"),
@@ -158,8 +173,25 @@ ROUTES: tuple[Route, ...] = (
     Route(
         *("add_peer", "POST", "/v1/peers", Caller.ADMIN, "A device without an agent; its key is told once"),
         answer=schemas.PEER,
-        request=record({"name": schemas.NAME}),
-        refusals={409: "the name is taken, there is no hub, or no address is left"},
+        request=record({"name": schemas.NAME}, {"lock": schemas.LOCK}),
+        refusals={409: "the name is taken, there is no hub, no address is left, or the lock must sign it"},
+    ),
+    Route(
+        *("sign_peer", "PUT", "/v1/peers/{name}", Caller.ADMIN, "The key of such a device is signed"),
+        answer=enveloped(schemas.NAMED),
+        request=record({"attestation": ref("Attestation")}),
+        refusals={**_NO_NODE, 409: "the signature is wrong, or it is no such device"},
+    ),
+    Route(
+        *(
+            "advertise",
+            "POST",
+            "/v1/advertise",
+            Caller.ADMIN,
+            "Others reach this machine there as well",
+        ),
+        answer=enveloped({"endpoints": schemas.ENDPOINTS}),
+        request=record({"endpoints": schemas.ENDPOINTS}),
     ),
     Route(
         *(

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshray.model import wire
+from meshray.model.attestation import MAX_COUNTER
 from meshray.model.enrol import WISHES
 from meshray.model.environment import LONGEST_REQUIREMENTS
+from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.meshmap import MAX_REVISION
-from meshray.model.node import ROLES
+from meshray.model.node import LONGEST_LABELS, ROLES
 from meshray.model.question import MAX_WAIT_S
 
 Schema = Mapping[str, Any]
@@ -62,18 +64,27 @@ def ref(name: str) -> Schema:
 
 REVISION = number(0, MAX_REVISION)
 FLAG: Schema = {"type": "boolean"}
+EPOCH = number(FIRST, MAX_EPOCH)
 TIME: Schema = {"type": "number", "description": "unix seconds"}
 TIME_OR_NEVER: Schema = {"type": ["number", "null"], "description": "unix seconds; null: never"}
+SIGNATURE = text(88, shortest=88, pattern="[A-Za-z0-9+/]{86}==", description="Ed25519, base64")
+COUNTER = number(0, MAX_COUNTER)
+GRANTED: Schema = {
+    **listed({"enum": sorted(WISHES)}),
+    "description": "what a node that enrols with the token may be beyond a node",
+}
 #: What a node's name may be when it comes in; it is made lower case.
 NAME = text(63, pattern="[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", description="a host-name label (RFC 1123)")
 OWN_NAME = text(63, pattern="[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: 32 bytes in base64: the last character holds four bits and two zeros.
 KEY = text(44, pattern="[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", description="WireGuard's form of a key")
+LOCK = {**KEY, "description": "the public half of the lock that will sign it, where the mesh has one"}
 SECRET_KEY: Schema = {**KEY, "format": "password"}
 ADDRESS = text(15, pattern=r"[0-9]{1,3}(\.[0-9]{1,3}){3}", description="IPv4, in the overlay")
 NETWORK = text(18, pattern=r"[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}")
 #: Where a server stands in the world: nothing that is not HOST:PORT, [IPv6]:PORT.
 ENDPOINT = text(MAX_ENDPOINT, pattern=r".*:[0-9]{1,5}", description="HOST:PORT or [IPv6]:PORT")
+ENDPOINTS = listed(ENDPOINT)
 #: See `meshray.model.proof`.
 PROOF = text(64, description="that the sender has the private half of the key: HMAC-SHA256; refused without")
 LABELS: Schema = {
@@ -81,14 +92,16 @@ LABELS: Schema = {
     "maxProperties": wire.MAX_ITEMS,
     "propertyNames": {"maxLength": wire.MAX_ITEM_CHARACTERS},
     "additionalProperties": text(wire.MAX_ITEM_CHARACTERS),
+    "description": f"at enrolment keys and values have {LONGEST_LABELS} characters together at most",
 }
 _VERSION = text(wire.MAX_ITEM_CHARACTERS)
 _MESH_MAP = record(
     {
-        "mesh": record({"id": text(64), "name": text(63), "network": NETWORK}),
+        "mesh": record({"id": text(64), "name": text(63), "network": NETWORK}, {"lock": KEY}),
         "revision": REVISION,
         "nodes": {"type": "object", "additionalProperties": ref("Node")},
-    }
+    },
+    {"removals": ref("Removals")},
 )
 
 #: What more than one operation names.
@@ -126,8 +139,39 @@ COMPONENTS: Mapping[str, Schema] = {
             "labels": LABELS,
             "versions": ref("Versions"),
             "ray_instance": text(64),
-        }
+        },
+        {
+            "faults": {**LABELS, "description": "what is wrong with it that others must know: detail by code"},
+            "secret_epoch": {**EPOCH, "description": "the newest epoch of the secrets that it holds; absent: 1"},
+            "attestation": ref("Attestation"),
+        },
     ),
+    "Attestation": {
+        **record(
+            {"identity": KEY, "counter": COUNTER, "signature": SIGNATURE},
+            {
+                "ip": ADDRESS,
+                "chain": record(
+                    {
+                        "grant": record(
+                            {
+                                "key": KEY,
+                                "roles": listed(text(wire.MAX_ITEM_CHARACTERS)),
+                                "epoch": COUNTER,
+                                "signature": SIGNATURE,
+                            }
+                        ),
+                        "signature": SIGNATURE,
+                    }
+                ),
+            },
+        ),
+        "description": "a node's identity signs its WireGuard key; the chain says how the lock let the identity in",
+    },
+    "Removals": {
+        **record({"epoch": COUNTER, "identities": {"type": "array", "items": KEY}, "signature": SIGNATURE}),
+        "description": "the identities that the lock removed for good",
+    },
     "Map": {**_MESH_MAP, "description": "what every node knows of the others, by node id"},
     "Token": record(
         {
@@ -138,7 +182,8 @@ COMPONENTS: Mapping[str, Schema] = {
             "ephemeral": FLAG,
             "created": TIME,
             "revoked": FLAG,
-        }
+        },
+        {"roles": GRANTED},
     ),
 }
 
@@ -157,8 +202,10 @@ ENROL_REQUEST = record(
         "labels": LABELS,
         "endpoints": listed(ENDPOINT),
         "roles": {**listed({"enum": sorted(WISHES)}), "description": "what it wants to be beyond a node"},
+        "follows_epochs": {**FLAG, "description": "its agent takes over new epochs of the secrets"},
         "versions": ref("Versions"),
         "proof": PROOF,
+        "attestation": ref("Attestation"),
     },
 )
 ENROL_ANSWER = enveloped(
@@ -169,6 +216,7 @@ ENROL_ANSWER = enveloped(
         "ray_token": text(256, format="password"),
         "map": ref("Map"),
         "observed": text(45, description="the address from which the request came; empty: not known"),
+        "secret_epoch": {**EPOCH, "description": "of mesh_secret and ray_token"},
     }
 )
 REQUIREMENTS = text(LONGEST_REQUIREMENTS, description="one requirement (PEP 508) a line; empty: none")
@@ -185,7 +233,14 @@ HELLO = enveloped(
     },
 )
 NEW_TOKEN = record(
-    {}, {"uses": number(0, MAX_USES, default=1), "ttl_s": number(0, MAX_TTL_S, default=86400), "ephemeral": FLAG}
+    {},
+    {
+        "uses": number(0, MAX_USES, default=1),
+        "ttl_s": number(0, MAX_TTL_S, default=86400),
+        "ephemeral": FLAG,
+        "roles": GRANTED,
+        "lock": LOCK,
+    },
 )
 MADE_TOKEN = enveloped(
     {
@@ -194,7 +249,8 @@ MADE_TOKEN = enveloped(
         "uses": number(0, MAX_USES),
         "expires": TIME_OR_NEVER,
         "port": number(1, 65535),
-    }
+    },
+    {"roles": GRANTED},
 )
 MEMBER: Schema = {"allOf": [ref("Node"), record({"enrolled": TIME})]}
 NAMED = {"name": OWN_NAME, "ip": ADDRESS}
@@ -203,6 +259,15 @@ NODE_CHANGE: Schema = {
     "type": "object",
     "properties": {"name": NAME, "drained": FLAG},
     "oneOf": [{"required": ["name"]}, {"required": ["drained"]}],
+}
+_NAMES: Schema = {"type": "array", "items": text(63)}
+#: What a rotation of the secrets did.
+ROTATION: Mapping[str, Schema] = {
+    "epoch": {**EPOCH, "description": "the newest one now"},
+    "started": {**FLAG, "description": "whether it is a new one"},
+    "away": {**_NAMES, "description": "nodes that are not connected; they receive it when they are"},
+    "static": {**_NAMES, "description": "static peers, which keep the epoch of their file"},
+    "too_old": {**_NAMES, "description": "nodes whose meshray cannot take over a new one"},
 }
 PEER = enveloped(
     {

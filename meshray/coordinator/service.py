@@ -11,30 +11,39 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from meshray import __version__
+from meshray.coordinator import epochs
 from meshray.coordinator.admission import token_of
 from meshray.coordinator.asking import Asking, Gathered
+from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.environment import environment_of, locked
+from meshray.coordinator.faults import Faults
 from meshray.coordinator.ledger import Ledger
+from meshray.coordinator.locking import attested, learned, removed, signed_static
 from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
-from meshray.coordinator.records import Member, TokenRecord
+from meshray.coordinator.reach import Reach
+from meshray.coordinator.records import Member, SecretEpoch, TokenRecord
 from meshray.coordinator.recovery import SETTLE_S, Recovery
+from meshray.coordinator.registry import Outcome, Registry
 from meshray.coordinator.rotation import rotated
+from meshray.coordinator.secrets_keeper import SecretsKeeper
 from meshray.coordinator.store import Store
 from meshray.coordinator.ticket import Seal
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint, NodeName
+from meshray.model.attestation import Attestation, Removals
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.environment import Environment, ShownToken
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import COORDINATOR, STATIC, Node, Versions
+from meshray.model.node import COORDINATOR, HUB, STATIC, Node, Versions
 from meshray.model.proof import FIELD, is_proven
 from meshray.model.question import Answer
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
-from meshray.runtime.knock import knock
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -73,7 +82,6 @@ class Service:
         self._store = store
         self._fingerprint = fingerprint
         self._clock, self._wall = clock, wall or clock
-        self._knocking: set[str] = set()
         self._told_restored = ""
         #: With which nodes prove their keys; good as long as this process.
         self._proof_key = PrivateKey.generate()
@@ -83,10 +91,15 @@ class Service:
         self._asking = Asking(self._publisher)
         self._ledger = Ledger(registry, store.apply, on_change=self._publisher.changed)
         self.recovery = Recovery(self._ledger, seal, clock, settle_s=settle_s)
+        self.faults = Faults(self._ledger, self._publisher, clock)
+        self.secrets = SecretsKeeper(self._ledger, self._publisher, clock)
+        self.reach = Reach(self.settings.mesh.network)
+        self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
 
     async def close(self) -> None:
         """Ends every connection and closes the store, once nothing is being written any more."""
         self._publisher.close()
+        await self.reach.close()
         await self._ledger.close()
         self._store.close()
 
@@ -120,9 +133,20 @@ class Service:
                 hint="try again, if the coordinator was just started; each machine joins with a key of its own",
             )
 
+    def require_token(self, shown: EnrolRequest | ShownToken) -> None:
+        """Raises RefusedError unless the token is one of this mesh that may still be used, if only by its own node."""
+        registry = self._ledger.registry
+        token_of(shown, registry.mesh, registry.tokens, self._wall())
+
     def member_with(self, credential: str) -> Member | None:
         """Whose credential this is; None where nobody's."""
         return self._ledger.registry.by_credential.get(hash_secret(credential))
+
+    def identify(self, credential: str, headers: Mapping[str, str]) -> str:
+        """Return the id of the node whose credential this is, as the database or the ticket in the headers of an
+        agent's request says; empty for a stranger. Whether the node is a member is another question."""
+        member = self.member_with(credential)
+        return member.node.id if member is not None else self.recovery.shown_id(credential, headers)
 
     # Nodes
 
@@ -130,11 +154,14 @@ class Service:
         """A machine becomes a node. Raises as `Registry.enrol` does, or MeshrayError version_mismatch, store_failed."""
         from meshray.raynode.versions import compare
 
+        if not self.budgets.may_enrol(request.token_id):
+            raise MeshrayError("busy", "too many nodes enrol with this token", hint="try again in a minute")
         await self.recovery.settled()
         credential = new_secret()
         credential_hash, node_id = hash_secret(credential), secrets.token_hex(8)
-        member = await self._ledger.change(
-            lambda registry: registry.enrol(
+
+        def step(registry: Registry) -> Outcome[tuple[Member, SecretEpoch]]:
+            registry, rows, member = registry.enrol(
                 request,
                 node_id=node_id,
                 credential_hash=credential_hash,
@@ -142,15 +169,19 @@ class Service:
                 now=self._clock(),
                 wall=self._wall(),
             )
-        )
+            registry, more, member = epochs.enrolled(registry, member, follows=request.follows_epochs)
+            return registry, (*rows, *more), (member, epochs.newest(registry))
+
+        member, epoch = await self._ledger.change(step)
         _log.info("%s enrolled as %s with token %s", member.node.name, member.node.ip, request.token_id)
         return EnrolAnswer(
             member.node.id,
             credential,
-            self.settings.mesh_secret,
-            self.settings.ray_token,
+            epoch.mesh_secret,
+            epoch.ray_token,
             self._map(),
             ticket=self.recovery.ticket(member),
+            secret_epoch=epoch.number,
         )
 
     def environment(self, shown: ShownToken | None = None) -> Environment:
@@ -162,10 +193,9 @@ class Service:
         Raises:
             RefusedError: the token is not accepted.
         """
-        registry = self._ledger.registry
         if shown is not None:
-            token_of(shown, registry.mesh, registry.tokens, self._wall())
-        return environment_of(registry)
+            self.require_token(shown)
+        return environment_of(self._ledger.registry)
 
     async def lock(self, requirements: str) -> None:
         """Records what belongs to the head's environment beside Ray."""
@@ -179,13 +209,31 @@ class Service:
         self._say_goodbye(member)
         return member
 
-    async def remove_named(self, name: str) -> Member:
-        """The same, by name."""
-        return await self.remove(self._ledger.registry.named(name).node.id)
+    async def remove_named(self, name: str, signed: tuple[int, bytes] | None = None) -> tuple[Member, epochs.Rotation]:
+        """Removes a node that the others no longer trust: they get new secrets. Raises as `Registry.remove` does.
 
-    async def rotate(self, node_id: str, key: PublicKey) -> Member:
-        """The node has another key from now on. Raises as `rotated` does."""
-        member = await self._ledger.change(lambda registry: rotated(registry, node_id, key))
+        Args:
+            signed: epoch and signature of the removal by the lock. Raises as `removed` does.
+        """
+        node_id = self._ledger.registry.named(name).node.id
+        if signed is None:
+            member, rotation = await self.secrets.remove(node_id)
+        else:
+            member, rotation = await self.secrets.remove(
+                node_id, lambda registry, now: removed(registry, name, *signed, now)
+            )
+        self._say_goodbye(member)
+        return member, rotation
+
+    def removals(self) -> Removals | None:
+        """What the lock has removed."""
+        return self._ledger.registry.removals
+
+    async def rotate(self, node_id: str, key: PublicKey, signature: Attestation | None = None) -> Member:
+        """The node has another key from now on. Arguments and errors as of `rotated`."""
+        if not self.budgets.may_rotate(node_id):
+            raise MeshrayError("busy", "this node's key was changed too often", hint="try again in a minute")
+        member = await self._ledger.change(lambda registry: rotated(registry, node_id, key, signature))
         _log.info("the key of %s is %s now", member.node.name, key)
         return member
 
@@ -205,35 +253,14 @@ class Service:
         await self.recovery.settled()
         key = PrivateKey.generate()
         public, node_id = key.public(), secrets.token_hex(8)
-        member = await self._ledger.change(lambda registry: registry.add_static(name, public, node_id, self._clock()))
-        return StaticPeer(member.node, key, hub, self.settings.mesh_secret.preshared_key(public, hub.public_key))
 
-    async def knock(self, member: Member, endpoint: Endpoint, word: str) -> None:
-        """Sends a packet to an endpoint of the node, which listens whether it arrives.
+        def step(registry: Registry) -> Outcome[tuple[Member, PresharedKey]]:
+            registry, rows, member = registry.add_static(name, public, node_id, self._clock())
+            registry, more, member = epochs.enrolled(registry, member, follows=False)
+            return registry, (*rows, *more), (member, epochs.static_key(registry, public, hub.public_key))
 
-        Raises:
-            RefusedError: ``not_your_endpoint``: nobody makes the coordinator send packets to others.
-            MeshrayError: ``busy``: it knocks there now. ``endpoint_unusable``: no such name, or no route.
-        """
-        if endpoint not in member.advertised:
-            raise RefusedError(
-                "not_your_endpoint",
-                f"{endpoint} is no endpoint that {member.node.name} enrolled with",
-                hint="--endpoint",
-            )
-        if member.node.id in self._knocking:
-            raise MeshrayError("busy", "the coordinator knocks at this node already", hint="try again in a second")
-        self._knocking.add(member.node.id)
-        try:
-            await knock(endpoint, word)
-        except OSError as error:
-            raise MeshrayError(
-                "endpoint_unusable",
-                f"the coordinator cannot send to {endpoint}: {error.strerror or error}",
-                hint="--endpoint HOST:PORT with an address that the others can use",
-            ) from None
-        finally:
-            self._knocking.discard(member.node.id)
+        member, preshared_key = await self._ledger.change(step)
+        return StaticPeer(member.node, key, hub, preshared_key)
 
     def members(self) -> list[Member]:
         """Everybody, in the order of their addresses."""
@@ -247,11 +274,15 @@ class Service:
     async def collect(self) -> None:
         """Removes the ephemeral nodes that stayed away too long; to be called every few seconds."""
         self.tell_restored()
+        await self.faults.settle()
+        await self.secrets.settle()
+        self.budgets.retain(self._ledger.registry.members, self._ledger.registry.tokens)
         for member in await self._ledger.change(lambda registry: registry.collect(self._clock())):
             self._say_goodbye(member)
 
     def _say_goodbye(self, member: Member) -> None:
         _log.info("%s (%s) was removed", member.node.name, member.node.ip)
+        self.faults.forget(member.node.id)
         self._publisher.kick(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         for cut_off in self._cut_off:
             cut_off(member.node.id)
@@ -276,21 +307,27 @@ class Service:
             self._publisher.tell(own, {"type": "restored", "text": text})
             self._told_restored = text
 
-    async def connect(self, node_id: str) -> Outbox:
-        """The node's agent is here; the newest connection wins. Raises UnknownError where the node is gone."""
-        outbox = self._publisher.join(node_id)
+    async def connect(self, node_id: str, instance: str = "", address: str = "") -> Outbox:
+        """The node's agent is here; the newest connection wins. Raises UnknownError where the node is gone.
+
+        Args:
+            instance, address: of the agent, see `meshray.coordinator.faults`.
+        """
+        takes_over = self._publisher.is_connected(node_id)
+        outbox = self._publisher.join(node_id, instance)
         try:
-            await self._ledger.change(lambda registry: registry.connected(node_id), durable=False)
+            await self._report(node_id, lambda registry: registry.connected(node_id))
+            await self.faults.connected(node_id, instance, address, takes_over=takes_over)
         except BaseException:
             self._publisher.leave(node_id, outbox)
             raise
         return outbox
 
-    async def disconnect(self, node_id: str, outbox: Outbox) -> None:
-        """The connection ended."""
+    async def disconnect(self, node_id: str, outbox: Outbox, *, ended: bool = False) -> None:
+        """The connection ended; ``ended``: the agent's machine closed it without a goodbye."""
         if self._publisher.leave(node_id, outbox):
             self._asking.gone(node_id)
-            await self._ledger.change(lambda registry: registry.disconnected(node_id, self._clock()), durable=False)
+            await self._report(node_id, lambda registry: registry.disconnected(node_id, self._clock(), ended=ended))
 
     async def taken_down(self, node_id: str) -> None:
         """The agent will end because a person wants it. Raises UnknownError."""
@@ -301,25 +338,72 @@ class Service:
         await self._ledger.change(lambda registry: registry.got_map(node_id), durable=False)
 
     async def reported(
-        self, node_id: str, versions: Versions, endpoints: tuple[Endpoint, ...], hubs: tuple[str, ...] = ()
+        self,
+        node_id: str,
+        versions: Versions,
+        endpoints: tuple[Endpoint, ...],
+        hubs: tuple[str, ...] = (),
+        reached: Endpoint | None = None,
     ) -> None:
-        """What the agent says of itself. Raises UnknownError."""
-        await self._ledger.change(lambda registry: registry.reported(node_id, versions, endpoints, hubs), durable=False)
+        """What the agent says of itself. Arguments and errors as of `Registry.reported`."""
+        await self._report(node_id, lambda registry: registry.reported(node_id, versions, endpoints, hubs, reached))
+
+    async def report_faults(self, node_id: str, faults: Mapping[str, str]) -> None:
+        """What the agent knows to be wrong with its node. Raises UnknownError."""
+        if await self.faults.reported(node_id, faults):
+            self._charge(node_id, 1)
+
+    async def report_epoch(self, node_id: str, epoch: int | None) -> None:
+        """The newest epoch that the agent holds; None: its meshray knows of none. Raises UnknownError."""
+        if await self._report(node_id, lambda registry: epochs.reported(registry, node_id, epoch)):
+            self.secrets.send(node_id)
+
+    def report_wait_s(self, node_id: str) -> float:
+        """So long the next report of this node has to wait, seconds."""
+        return self.budgets.changes_wait_s(node_id, is_hub=self._is_hub(node_id))
+
+    def knows(self, node_id: str) -> bool:
+        """Whether there is such a node."""
+        return node_id in self._ledger.registry.members
+
+    async def attested(self, node_id: str, shown: Attestation) -> None:
+        """The agent shows its identity's signature of its key. Raises UnknownError."""
+        await self._report(node_id, lambda registry: attested(registry, node_id, shown))
+
+    async def learn(self, removals: Removals) -> None:
+        """A node knows removals that this coordinator has forgotten; they count where the lock signed them."""
+        await self._ledger.change(lambda registry: learned(registry, removals), durable=False)
+
+    async def sign_static(self, name: str, shown: Attestation) -> Member:
+        """The key of a static peer is signed. Raises as `signed_static` does."""
+        return await self._ledger.change(lambda registry: signed_static(registry, name, shown))
+
+    async def advertise(self, endpoints: tuple[Endpoint, ...]) -> Node:
+        """Adds addresses by which others reach this machine, and returns its node. Raises as `Registry.advertise`."""
+        own = self._own_node().id
+        member = await self._ledger.change(lambda registry: registry.advertise(own, endpoints))
+        return member.node
 
     async def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> None:
         """Where a hub's WireGuard sees the nodes. Raises UnknownError."""
-        await self._ledger.change(lambda registry: registry.saw(hub_id, seen), durable=False)
+        await self._report(hub_id, lambda registry: registry.saw(hub_id, seen))
+
+    async def fell_silent(self, node_id: str, silence: Mapping[str, str]) -> None:
+        """What the coordinator's node finds of the others over the overlay. Raises UnknownError."""
+        await self._report(node_id, lambda registry: registry.fell_silent(node_id, silence))
 
     def punch(self, node_id: str, others: Iterable[str]) -> None:
         """Lets the node and each of the others try the direct way, at the same moment."""
-        for other in others:
-            if self._publisher.is_connected(node_id) and self._publisher.is_connected(other):
-                self._publisher.tell(node_id, {"type": "punch", "node": other})
-                self._publisher.tell(other, {"type": "punch", "node": node_id})
+        for other in dict.fromkeys(others):
+            here = self._publisher.is_connected(node_id) and self._publisher.is_connected(other)
+            if here and other != node_id and self.budgets.may_notify(node_id):
+                self._publisher.tell(node_id, {"type": "punch", "node": other}, is_notice=True)
+                self._publisher.tell(other, {"type": "punch", "node": node_id}, is_notice=True)
 
     def left_direct(self, node_id: str, other: str) -> None:
         """Tells the other that this node went back from the direct way to the hub."""
-        self._publisher.tell(other, {"type": "left", "node": node_id})
+        if self._publisher.is_connected(other) and self.budgets.may_notify(node_id):
+            self._publisher.tell(other, {"type": "left", "node": node_id}, is_notice=True)
 
     async def ask(self, asker: Member, names: Iterable[str], op: str, timeout_s: float) -> Gathered:
         """Asks the agents of these nodes, or of all others where none is named.
@@ -339,15 +423,17 @@ class Service:
 
     async def ray_started(self, node_id: str, instance: str) -> None:
         """Ray's head has another instance. Raises UnknownError."""
-        await self._ledger.change(lambda registry: registry.ray_started(node_id, instance), durable=False)
+        await self._report(node_id, lambda registry: registry.ray_started(node_id, instance))
 
     # Tokens
 
-    async def create_token(self, *, uses: int, ttl_s: int, ephemeral: bool) -> tuple[Token, TokenRecord]:
-        """A new token. ``uses`` 0: any number of nodes; ``ttl_s`` 0: never expires."""
+    async def create_token(
+        self, *, uses: int, ttl_s: int, ephemeral: bool, roles: frozenset[str] = frozenset()
+    ) -> tuple[Token, TokenRecord]:
+        """A new token. ``uses`` 0: any number of nodes; ``ttl_s`` 0: never expires; ``roles``: that it grants."""
         secret, now = new_secret(), self._wall()
         expires = now + ttl_s if ttl_s else None
-        record = TokenRecord(new_token_id(), hash_secret(secret), uses, 0, expires, ephemeral, now)
+        record = TokenRecord(new_token_id(), hash_secret(secret), uses, 0, expires, ephemeral, now, roles=roles)
         await self._ledger.change(lambda registry: registry.add_token(record))
         token = Token(self.settings.mesh.id, self._endpoints(), self._fingerprint, record.id, secret)
         return token, record
@@ -367,6 +453,27 @@ class Service:
             raise RefusedError(
                 "not_admin", f"only {own.name}, which runs the coordinator, may do this", hint=f"run it on {own.name}"
             )
+
+    async def _report(self, node_id: str, step: Callable[[Registry], Outcome[T]]) -> T:
+        """Takes a step that follows from what a node does or says, and charges the node for what others are sent.
+        Returns the step's own answer."""
+
+        def counted(registry: Registry) -> Outcome[tuple[int, T]]:
+            changed, rows, answer = step(registry)
+            # One revision more for each entry of the map that changed.
+            return changed, rows, (changed.revision - registry.revision, answer)
+
+        changes, answer = await self._ledger.change(counted, durable=False)
+        self._charge(node_id, changes)
+        return answer
+
+    def _charge(self, node_id: str, changes: int) -> None:
+        if changes and self.knows(node_id):
+            self.budgets.charge_changes(node_id, changes, is_hub=self._is_hub(node_id))
+
+    def _is_hub(self, node_id: str) -> bool:
+        member = self._ledger.registry.members.get(node_id)
+        return member is not None and bool(member.node.roles & {HUB, COORDINATOR})
 
     def _map(self) -> MeshMap:
         return self.recovery.sealed(self._ledger.registry.map)

@@ -14,29 +14,35 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.coordinator.lineage import Lineage, Restored
 from meshray.coordinator.records import (
+    DropEpoch,
     DropFreed,
     DropMember,
     Member,
+    PutEpoch,
     PutFreed,
     PutMember,
+    PutRemovals,
     PutRequirements,
     PutRestored,
+    PutRevision,
     PutTimeline,
     PutToken,
     RowChange,
+    SecretEpoch,
     TokenRecord,
 )
 from meshray.coordinator.registry import Registry
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
-from meshray.model.keys import MeshSecret, PublicKey
-from meshray.model.meshmap import MeshInfo
+from meshray.model.attestation import Attestation, Removals
+from meshray.model.keys import MeshSecret, PublicKey, VerifyKey
+from meshray.model.meshmap import DEFAULT_PATIENCE_S, MeshInfo
 from meshray.model.node import Node, Versions
 
 #: One entry per schema version, applied in order; an entry never changes once it was released.
@@ -56,6 +62,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE node ADD COLUMN drained INTEGER NOT NULL DEFAULT 0",),
     ("CREATE TABLE timeline (id TEXT PRIMARY KEY, serial INTEGER NOT NULL)",),
     ("ALTER TABLE node ADD COLUMN down INTEGER NOT NULL DEFAULT 0",),
+    # What the map showed last; `advertised` holds only what a user gave.
+    ("ALTER TABLE node ADD COLUMN endpoints TEXT NOT NULL DEFAULT '[]'",),
+    # The secrets that a mesh had until then are its first epoch. Whether an agent follows epochs it reports itself.
+    (
+        "CREATE TABLE secret_epoch (number INTEGER PRIMARY KEY, mesh_secret TEXT NOT NULL, ray_token TEXT NOT NULL,"
+        " began REAL NOT NULL, retired INTEGER NOT NULL)",
+        "INSERT INTO secret_epoch SELECT 1, mesh.value, ray.value, 0, 0 FROM setting AS mesh, setting AS ray"
+        " WHERE mesh.name = 'mesh_secret' AND ray.name = 'ray_token'",
+        "DELETE FROM setting WHERE name IN ('mesh_secret', 'ray_token')",
+        "ALTER TABLE node ADD COLUMN secret_epoch INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE node ADD COLUMN follows_epochs INTEGER NOT NULL DEFAULT 0",
+    ),
+    # What a node that enrols with the token may be. A token of an older release makes neither hubs nor heads.
+    ("ALTER TABLE token ADD COLUMN roles TEXT NOT NULL DEFAULT '[]'",),
+    # The signature of the node's key by its identity, JSON; empty: none.
+    ("ALTER TABLE node ADD COLUMN attestation TEXT NOT NULL DEFAULT ''",),
 )
 #: A coordinator that is just ending still holds the file, milliseconds.
 LOCK_WAIT_MS = 3000
@@ -67,13 +89,10 @@ class Settings:
 
     Attributes:
         port: UDP for WireGuard, TCP for the coordinator.
-        mesh_secret, ray_token: told to every node at enrolment.
     """
 
     mesh: MeshInfo
     port: int
-    mesh_secret: MeshSecret = field(repr=False)
-    ray_token: str = field(repr=False)
 
 
 class Store:
@@ -94,10 +113,10 @@ class Store:
             "mesh_id": settings.mesh.id,
             "mesh_name": settings.mesh.name,
             "network": str(settings.mesh.network),
+            "patience_s": str(settings.mesh.patience_s),
             "port": str(settings.port),
-            "mesh_secret": settings.mesh_secret.reveal(),
-            "ray_token": settings.ray_token,
             "revision": "0",
+            **({"lock": str(settings.mesh.lock)} if settings.mesh.lock is not None else {}),
         }
         with store._reporting_damage(), store._transaction() as connection:
             connection.executemany("INSERT INTO setting VALUES (?, ?)", values.items())
@@ -166,10 +185,15 @@ class Store:
             values = dict(self._connection.execute("SELECT name, value FROM setting").fetchall())
             network = OverlayNetwork.parse(values["network"])
             return Settings(
-                MeshInfo(values["mesh_id"], values["mesh_name"], network),
+                # A database of an older release has no patience of its own.
+                MeshInfo(
+                    values["mesh_id"],
+                    values["mesh_name"],
+                    network,
+                    int(values.get("patience_s", DEFAULT_PATIENCE_S)),
+                    VerifyKey.parse(values["lock"]) if "lock" in values else None,
+                ),
                 int(values["port"]),
-                MeshSecret.parse(values["mesh_secret"]),
-                values["ray_token"],
             )
 
     def load(self) -> Registry:
@@ -184,6 +208,11 @@ class Store:
             timelines = {str(name): int(serial) for name, serial in query("SELECT id, serial FROM timeline")}
             restored = query("SELECT value FROM setting WHERE name = 'restored'").fetchone()
             requirements = query("SELECT value FROM setting WHERE name = 'requirements'").fetchone()
+            epochs = tuple(
+                SecretEpoch(int(number), MeshSecret.parse(secret), str(token), float(began), bool(retired))
+                for number, secret, token, began, retired in query("SELECT * FROM secret_epoch ORDER BY number")
+            )
+            removals = query("SELECT value FROM setting WHERE name = 'removals'").fetchone()
             lineage = Lineage(
                 secrets.token_hex(8), timelines, Restored.from_json(json.loads(restored[0])) if restored else None
             )
@@ -196,6 +225,8 @@ class Store:
             reserved=reserved,
             requirements=str(requirements[0]) if requirements else "",
             lineage=lineage,
+            epochs=epochs,
+            removals=Removals.from_json(json.loads(removals[0])) if removals else None,
         )
 
     def apply(self, changes: Sequence[RowChange]) -> None:
@@ -261,18 +292,32 @@ def _member(row: tuple[object, ...]) -> Member:
         ip=IPv4Address(texts[2]),
         public_key=PublicKey.parse(texts[3]),
         roles=frozenset(json.loads(texts[4])),
-        endpoints=tuple(Endpoint.parse(item) for item in json.loads(texts[5])),
+        endpoints=_endpoints(texts[15]) or _endpoints(texts[5]),
         ephemeral=bool(row[6]),
         drained=bool(row[13]),
         down=bool(row[14]),
         labels=json.loads(texts[7]),
         versions=Versions.from_json(json.loads(texts[8])),
+        secret_epoch=int(texts[16]),
+        attestation=Attestation.from_json(json.loads(texts[18])) if texts[18] else None,
     )
-    return Member(node, texts[9], texts[10], node.endpoints, float(texts[11]), bool(row[12]))
+    return Member(
+        node,
+        texts[9],
+        texts[10],
+        _endpoints(texts[5]),
+        float(texts[11]),
+        bool(row[12]),
+        follows_epochs=bool(row[17]),
+    )
+
+
+def _endpoints(text: str) -> tuple[Endpoint, ...]:
+    return Endpoint.parse_readable(json.loads(text))
 
 
 def _token(row: tuple[object, ...]) -> TokenRecord:
-    token_id, secret_hash, uses, used, expires, ephemeral, created, revoked = row
+    token_id, secret_hash, uses, used, expires, ephemeral, created, revoked, roles = row
     return TokenRecord(
         str(token_id),
         str(secret_hash),
@@ -282,6 +327,7 @@ def _token(row: tuple[object, ...]) -> TokenRecord:
         bool(ephemeral),
         float(str(created)),
         bool(revoked),
+        frozenset(json.loads(str(roles))),
     )
 
 
@@ -303,6 +349,10 @@ def _put_member(connection: sqlite3.Connection, change: PutMember) -> None:
         int(member.had_map),
         int(node.drained),
         int(node.down),
+        json.dumps([str(endpoint) for endpoint in node.endpoints]),
+        node.secret_epoch,
+        int(member.follows_epochs),
+        json.dumps(node.attestation.to_json()) if node.attestation is not None else "",
     )
     connection.execute("DELETE FROM node WHERE id = ?", (node.id,))
     connection.execute(f"INSERT INTO node VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - only marks
@@ -319,8 +369,9 @@ def _put_token(connection: sqlite3.Connection, change: PutToken) -> None:
         int(token.ephemeral),
         token.created,
         int(token.revoked),
+        json.dumps(sorted(token.roles)),
     )
-    connection.execute("REPLACE INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    connection.execute("REPLACE INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def _write(connection: sqlite3.Connection, change: RowChange) -> None:
@@ -336,10 +387,30 @@ def _write(connection: sqlite3.Connection, change: RowChange) -> None:
         connection.execute("DELETE FROM freed WHERE ip = ?", (str(change.address),))
     elif isinstance(change, PutTimeline):
         connection.execute("REPLACE INTO timeline VALUES (?, ?)", (change.timeline, change.serial))
-    elif isinstance(change, PutRestored):
+    elif isinstance(change, (PutEpoch, DropEpoch)):
+        _write_epoch(connection, change)
+    else:
+        _write_setting(connection, change)
+
+
+def _write_epoch(connection: sqlite3.Connection, change: PutEpoch | DropEpoch) -> None:
+    if isinstance(change, DropEpoch):
+        connection.execute("DELETE FROM secret_epoch WHERE number = ?", (change.number,))
+        return
+    epoch = change.epoch
+    values = (epoch.number, epoch.mesh_secret.reveal(), epoch.ray_token, epoch.began, int(epoch.retired))
+    connection.execute("REPLACE INTO secret_epoch VALUES (?, ?, ?, ?, ?)", values)
+
+
+def _write_setting(
+    connection: sqlite3.Connection, change: PutRestored | PutRequirements | PutRevision | PutRemovals
+) -> None:
+    if isinstance(change, PutRestored):
         connection.execute("REPLACE INTO setting VALUES ('restored', ?)", (json.dumps(change.restored.to_json()),))
     elif isinstance(change, PutRequirements):
         # A setting and no table of its own: an older meshray passes it over and can still open the file.
         connection.execute("REPLACE INTO setting VALUES ('requirements', ?)", (change.requirements,))
+    elif isinstance(change, PutRemovals):
+        connection.execute("REPLACE INTO setting VALUES ('removals', ?)", (json.dumps(change.removals.to_json()),))
     else:
         connection.execute("UPDATE setting SET value = ? WHERE name = 'revision'", (str(change.reserved),))

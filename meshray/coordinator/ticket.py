@@ -25,6 +25,7 @@ from meshray.coordinator.records import Member
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import NodeName
+from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MAX_REVISION
 from meshray.model.node import ROLES
@@ -149,7 +150,7 @@ def open_ticket(seal: Seal, text: str) -> Ticket | None:
             public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
             roles=frozenset(wire.texts(value, "roles")) & ROLES,
             ephemeral=wire.flag(value, "ephemeral"),
-            labels=wire.text_map(value, "labels"),
+            labels=wire.printable_map(value, "labels"),
             credential_hash=wire.text(value, "credential_hash", 64),
             mark=_mark_from_json(value),
         )
@@ -159,7 +160,7 @@ def open_ticket(seal: Seal, text: str) -> Ticket | None:
 
 
 def _mark_to_json(mark: Mark) -> dict[str, object]:
-    return {"timeline": mark.timeline, "serial": mark.serial, "revision": mark.revision}
+    return {"timeline": mark.timeline, "serial": mark.serial, "revision": mark.revision, "epoch": mark.epoch}
 
 
 def _mark_from_json(value: Mapping[str, object]) -> Mark:
@@ -167,4 +168,5 @@ def _mark_from_json(value: Mapping[str, object]) -> Mark:
         wire.text(value, "timeline", 64),
         wire.number(value, "serial", 0, MAX_REVISION),
         wire.number(value, "revision", 0, MAX_REVISION),
+        wire.number(value, "epoch", FIRST, MAX_EPOCH, FIRST),
     )

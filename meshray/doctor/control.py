@@ -96,6 +96,7 @@ class ControlFacts:
         lag_s: how long the map took to come to that revision.
         tokens: that still let a node in; None: this node does not run the coordinator, or was not told.
         versions: of meshray, of the nodes that are online; ``coordinator_version`` with them.
+        unsigned: the names of the nodes whose keys no identity signs, as this node sees it.
     """
 
     endpoints: tuple[EndpointSeen, ...] = ()
@@ -109,6 +110,7 @@ class ControlFacts:
     tokens: tuple[TokenSeen, ...] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     coordinator_version: str = ""
+    unsigned: tuple[str, ...] = ()
 
     @property
     def right(self) -> EndpointSeen | None:
@@ -194,9 +196,14 @@ _TCP: Mapping[str, tuple[str, str]] = {
     REFUSED: ("the connection is refused: nobody listens", "on the coordinator's machine: meshray up"),
     NO_ANSWER: (
         "no answer to TCP",
-        "let TCP port {port} into the coordinator's machine: its firewall, its cloud's rules",
+        "let TCP port {port} into the coordinator's machine: its firewall, its cloud's rules; where that machine has "
+        "another address now: {at}meshray up --coordinator HOST:PORT",
     ),
-    NO_ROUTE: ("there is no way to it", "{at}ip route get {host}; has it a network at all?"),
+    NO_ROUTE: (
+        "there is no way to it",
+        "{at}ip route get {host}; has it a network at all? Where the coordinator's machine has another address now: "
+        "{at}meshray up --coordinator HOST:PORT",
+    ),
     SILENT: (
         "it accepts the connection and says nothing",
         "on the coordinator's machine: meshray logs coordinator; meshray down; meshray up",
@@ -246,7 +253,7 @@ def _websocket_upgrade(facts: Facts) -> Iterable[Finding]:
 def _credential(facts: Facts) -> Iterable[Finding]:
     for name, control, _ in _each(facts):
         if control.accepted:
-            yield Finding(OK, "the coordinator knows this node", node=name)
+            yield Finding(OK, "the node's credential at the coordinator", node=name)
         elif control.accepted is False:
             # Without an agent that is why there is none, and what the whole report comes down to.
             yield Finding(
@@ -306,17 +313,17 @@ def _spec(code: str, title: str, look: Callable[[Facts], Iterable[Finding]], *af
 
 
 #: Before ``agent_running``: a node that was removed has no agent any more.
-CREDENTIAL = _spec("credential", "the coordinator knows this node", _credential)
+CREDENTIAL = _spec("credential", "the node's credential at the coordinator", _credential)
 SPECS: tuple[Spec, ...] = (
-    _spec("proxy_works", "the proxy connects to the coordinator", _proxy_works),
-    _spec("captive_portal", "no login page answers for the coordinator", _captive_portal, "proxy_works"),
+    _spec("proxy_works", "the proxy to the coordinator", _proxy_works),
+    _spec("captive_portal", "login page of the network", _captive_portal, "proxy_works"),
     _spec(
-        "certificate_pin", "the coordinator shows the token's certificate", _certificate_pin, "proxy_works",
+        "certificate_pin", "the coordinator's certificate", _certificate_pin, "proxy_works",
         "captive_portal",
     ),
-    _spec("coordinator_tcp", "the coordinator answers by TCP", _coordinator_tcp, "proxy_works", "captive_portal"),
-    _spec("websocket_upgrade", "WebSockets pass", _websocket_upgrade, "coordinator_tcp", "certificate_pin"),
-    _spec("map_current", "the node has the coordinator's map", _map_current, "credential", "coordinator_tcp"),
-    _spec("join_tokens", "a token lets further nodes in", _join_tokens, "coordinator_tcp"),
-    _spec("meshray_versions", "all agents have one version", _meshray_versions, "coordinator_tcp"),
+    _spec("coordinator_tcp", "TCP to the coordinator", _coordinator_tcp, "proxy_works", "captive_portal"),
+    _spec("websocket_upgrade", "WebSocket connections", _websocket_upgrade, "coordinator_tcp", "certificate_pin"),
+    _spec("map_current", "the node's map", _map_current, "credential", "coordinator_tcp"),
+    _spec("join_tokens", "tokens for further nodes", _join_tokens, "coordinator_tcp"),
+    _spec("meshray_versions", "versions of the agents", _meshray_versions, "coordinator_tcp"),
 )  # fmt: skip

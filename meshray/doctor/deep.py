@@ -109,6 +109,6 @@ _RAY = (
 )
 
 SPECS: tuple[Spec, ...] = (
-    Spec("ray_deep", "tasks run on every node and data moves between them", _RAY, _ray_deep),
+    Spec("ray_deep", "tasks on every node, data between them", _RAY, _ray_deep),
     Spec("ray_soak", f"all of that still works after {SOAK_S} s", (*_RAY, "ray_deep"), _ray_soak),
 )

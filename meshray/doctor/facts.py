@@ -26,20 +26,25 @@ from meshray.doctor.deep import DeepFacts
 from meshray.doctor.host import HostFacts
 from meshray.doctor.ray import RayFacts
 from meshray.doctor.ways import PathFacts
-from meshray.model.status import Status
+from meshray.model.status import Problem, Status
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What one node found out; a group that is None was not looked at."""
+    """What one node found out; a group that is None was not looked at.
+
+    Attributes:
+        complaints: what the node's parts could not do, as its own status says it.
+    """
 
     name: str = ""
     host: HostFacts | None = None
     path: PathFacts | None = None
     control: ControlFacts | None = None
     ray: RayFacts | None = None
+    complaints: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)

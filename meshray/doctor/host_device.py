@@ -85,7 +85,7 @@ def tun_device(facts: DeviceFacts) -> Finding:
     if facts.wireguard == KERNEL:
         return Finding(SKIP, "the kernel's WireGuard needs none")
     if not facts.tun_error:
-        return Finding(OK, "/dev/net/tun opens")
+        return Finding(OK, "/dev/net/tun")
     if not facts.is_agent and facts.uid != 0:
         return Finding(SKIP, f"/dev/net/tun {facts.tun_error} for this user", "sudo meshray doctor")
     return Finding(FAIL, f"/dev/net/tun {facts.tun_error}", f"modprobe tun; {_CONTAINER}")
@@ -129,7 +129,10 @@ def device_up(facts: DeviceFacts) -> Finding:
     name, again = facts.interface, "meshray down; meshray up"
     wrong = {
         MISSING: (f"there is no interface {name}", "meshray up; meshray logs agent"),
-        FOREIGN: (facts.state_detail, f"ip -d link show {name}; if nobody needs it: ip link delete {name}"),
+        FOREIGN: (
+            facts.state_detail,
+            f"ip -details link show {name}; meshray needs this name: whoever made it must give it another",
+        ),
         SILENT: (f"the engine of {name} does not answer: {facts.state_detail}", again),
         DOWN: (f"{name} is down", f"ip link set {name} up"),
     }

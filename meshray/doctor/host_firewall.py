@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshray.doctor.report import FAIL, OK, SKIP, Finding
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,12 @@ class FirewallFacts:
         unknown: why the rules cannot be told; empty where they were read.
         is_node: there is an overlay to let in.
         overlay_drops: what holds back the overlay.
+        interface: of the overlay.
+        forwarding: of a hub: the switch of its overlay interface, "1" or "0"; empty: not known.
         guard: what keeps the overlay from leading elsewhere; empty: nothing does, as ``guard_error`` says.
+        may_read: who looked is root, so rules that could not be read are no rules that work.
+        ports_open: what is missing closes Ray's ports, and nothing else is.
+        unguarded: Ray may run although they are open (``--unguarded``).
     """
 
     unknown: str = ""
@@ -55,8 +60,13 @@ class FirewallFacts:
     udp: PortFacts = PortFacts()
     tcp: PortFacts = PortFacts()
     overlay_drops: tuple[Drop, ...] = ()
+    interface: str = ""
+    forwarding: str = ""
     guard: str = ""
     guard_error: str = ""
+    may_read: bool = False
+    ports_open: bool = False
+    unguarded: bool = False
 
 
 def udp_port_open(facts: FirewallFacts) -> Finding:
@@ -109,9 +119,14 @@ def guard(facts: FirewallFacts) -> Finding:
         return Finding(SKIP, "this machine has no overlay interface")
     if facts.guard:
         return Finding(OK, facts.guard)
-    if facts.unknown:
+    if facts.unknown and not facts.may_read:
         return Finding(SKIP, facts.unknown)
-    return Finding(FAIL, facts.guard_error or "its rules do not stand", "meshray down; meshray up", repair="firewall")
+    because = facts.guard_error or facts.unknown or "its rules do not stand"
+    if facts.unguarded:
+        because = f"{because} (Ray runs all the same: --unguarded)"
+        if facts.ports_open:
+            return Finding(WARN, because, "apt-get install nftables")
+    return Finding(FAIL, because, "meshray down; meshray up", repair="firewall")
 
 
 def _told(drops: tuple[Drop, ...]) -> str:

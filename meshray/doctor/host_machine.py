@@ -97,6 +97,9 @@ class MachineFacts:
         hostname_error: what the resolver said; ``hostname_s`` how long it took.
         shm_total, shm_free: bytes of /dev/shm.
         object_store: bytes that Ray has, or will take; ``object_store_asked``: a person said so.
+        runs_as_root: meshray does, on the machine itself.
+        installation: the environment from which it runs; ``weak_part``: what of it others than root can change;
+            ``weak_is_meant``: a user said so.
         slow_storage: Ray may take a disk instead (RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1).
     """
 
@@ -119,6 +122,26 @@ class MachineFacts:
     slow_storage: bool = False
     processes: tuple[ProcessLimits, ...] = ()
     folders: tuple[Folder, ...] = ()
+    runs_as_root: bool = False
+    installation: str = ""
+    weak_part: str = ""
+    weak_is_meant: bool = False
+
+
+def install_trusted(facts: MachineFacts) -> Finding:
+    """What root runs."""
+    if not facts.runs_as_root:
+        return Finding(SKIP, "meshray does not run as root here, or in a container of its own")
+    if not facts.weak_part:
+        return Finding(OK, f"only root can change {facts.installation}")
+    evidence = f"meshray runs as root from {facts.installation}, and others than root can change {facts.weak_part}"
+    if facts.weak_is_meant:
+        return Finding(
+            WARN,
+            f"{evidence}, as --trust-user-environment allows: a Ray task can become root",
+            "meshray leave, then join again without --trust-user-environment",
+        )
+    return Finding(FAIL, f"{evidence}: a Ray task can become root", "meshray down; meshray up")
 
 
 def clock(facts: MachineFacts) -> Finding:

@@ -13,6 +13,12 @@ _TAILSCALE = IPv4Network("100.64.0.0/10")
 _STRICT = 1
 #: So many are named, no more.
 _NAMED = 3
+#: What stands in the main table where the overlay's own route should be; else it is told where that leads.
+OWN, MISSING = "own", "missing"
+_LOCAL_TABLE = 255
+#: The priority of a policy rule that gives the overlay back, unless one that stands before it takes the packets.
+_BEFORE_OTHERS = 50
+_OR_ANOTHER_NETWORK = "or make the mesh anew with another network: meshray init --network 10.201.0.0/16"
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,11 @@ class RoutingFacts:
 
     Attributes:
         overlay: the mesh's network; empty: none is known.
+        address: this node's own in it.
+        own_route: what has the overlay's destination in the main table: `OWN`, `MISSING`, or where it leads; empty: not
+            looked at.
+        contested: what the agent tells of programs that keep removing its routes, one sentence each.
+        first_rule: the smallest priority of a policy rule that is not the kernel's; 0: there is none.
         unknown: why the routes were not asked; empty where they were.
         asked: how many addresses the kernel was asked about.
         overlay_rp_filter: of the overlay interface, the larger of its own and of ``all``; None: not known.
@@ -67,6 +78,10 @@ class RoutingFacts:
     overlay: str = ""
     interface: str = ""
     unknown: str = ""
+    address: str = ""
+    own_route: str = ""
+    contested: tuple[str, ...] = ()
+    first_rule: int = 0
     asked: int = 0
     stolen: tuple[StolenRoute, ...] = ()
     others: tuple[OtherNetwork, ...] = ()
@@ -89,10 +104,11 @@ def other_vpns(facts: RoutingFacts) -> Finding:
             return Finding(
                 FAIL,
                 f"Tailscale drops {_TAILSCALE} from all interfaces but {other.interface}, and the overlay is {overlay}",
-                "tailscale set --netfilter-mode=off, or make the mesh anew: meshray init --network 10.201.0.0/16",
+                "make the mesh anew with another network: meshray init --network 10.201.0.0/16",
             )
         for network in map(IPv4Network, other.networks):
-            if overlay.overlaps(network) and network.prefixlen >= overlay.prefixlen:
+            # Beside one of the same size the overlay's own route wins, and `overlay_route` tells where it does not.
+            if overlay.overlaps(network) and network.prefixlen > overlay.prefixlen:
                 return Finding(
                     FAIL,
                     f"{network} of {other.owner} on {other.interface} lies in the overlay {overlay}: "
@@ -111,20 +127,24 @@ def other_vpns(facts: RoutingFacts) -> Finding:
 
 def _removal(other: OtherNetwork, network: IPv4Network) -> str:
     if other.owner == "Docker":
-        return f"docker network ls; docker network rm the one with {network}, and make it anew with another --subnet"
-    return f"ip route del {network} dev {other.interface}; then give {other.owner} other addresses"
+        return f"docker network ls; make the one with {network} anew with another --subnet, {_OR_ANOTHER_NETWORK}"
+    return f"give {other.owner} other addresses than {network} on {other.interface}, {_OR_ANOTHER_NETWORK}"
 
 
 def overlay_route(facts: RoutingFacts) -> Finding:
     """The kernel itself was asked by which interface it would send to each peer."""
     if facts.unknown:
         return Finding(SKIP, facts.unknown)
+    if facts.own_route not in ("", OWN):
+        return _own_route(facts)
     if not facts.stolen:
         return Finding(OK, f"all {facts.asked} addresses of peers leave by {facts.interface}")
-    first, *more = facts.stolen
-    told = [f"{route.address} ({route.node}) {_whereto(route)}" for route in facts.stolen[:_NAMED]]
-    left = f", and {len(facts.stolen) - _NAMED} more" if len(more) >= _NAMED else ""
-    return Finding(FAIL, "; ".join(told) + left, _giving_back(first, facts))
+    return Finding(FAIL, _told(facts.stolen), _giving_back(facts.stolen[0], facts))
+
+
+def _told(stolen: tuple[StolenRoute, ...]) -> str:
+    told = [f"{route.address} ({route.node}) {_whereto(route)}" for route in stolen[:_NAMED]]
+    return "; ".join(told) + (f", and {len(stolen) - _NAMED} more" if len(stolen) > _NAMED else "")
 
 
 def _whereto(route: StolenRoute) -> str:
@@ -133,13 +153,38 @@ def _whereto(route: StolenRoute) -> str:
     return via + by + (f", through the rule {route.rule}" if route.rule else "")
 
 
+def _own_route(facts: RoutingFacts) -> Finding:
+    """Nothing is deleted to mend it: the command makes the route, or replaces what has exactly its destination."""
+    own = f"the overlay's own route {facts.overlay} dev {facts.interface}"
+    gone = (
+        "is missing"
+        if facts.own_route == MISSING
+        else f"was replaced: {facts.overlay} leads elsewhere ({facts.own_route})"
+    )
+    who = f"; {facts.contested[0]}" if facts.contested else ""
+    lost = f"; {_told(facts.stolen)}" if facts.stolen else ""
+    source = f" src {facts.address}" if facts.address else ""
+    command = f"ip route replace {facts.overlay} dev {facts.interface} proto kernel scope link{source}"
+    settle = f"tell that program to leave {facts.interface} alone, then: " if facts.contested else ""
+    return Finding(FAIL, f"{own} {gone}{who}{lost}", settle + command, repair="routes")
+
+
 def _giving_back(route: StolenRoute, facts: RoutingFacts) -> str:
+    """How the overlay gets the address back. Never by deleting what others made: that would cut off what needs it."""
     if route.rule or not route.network:
-        return f"ip rule add to {facts.overlay} lookup main priority 50; see ip rule and ip route get {route.address}"
-    table = "" if route.table in (0, 254) else f" table {route.table}"
-    kind = "" if route.interface else f"{route.refused} "
-    device = f" dev {route.interface}" if route.interface else ""
-    return f"ip route del {kind}{route.network}{device}{table}"
+        priority = max(0, min(_BEFORE_OTHERS, facts.first_rule - 1 if facts.first_rule else _BEFORE_OTHERS))
+        return (
+            f"ip rule add to {facts.overlay} lookup main priority {priority}; "
+            f"see ip rule and ip route get {route.address}"
+        )
+    if route.table == _LOCAL_TABLE:
+        return (
+            f"ip address show to {route.address}; this machine has an address that is {route.node}'s: give it another"
+        )
+    return (
+        f"ip -details route show table all {route.network} tells who made that route: have it take other addresses, "
+        f"{_OR_ANOTHER_NETWORK}"
+    )
 
 
 def rp_filter(facts: RoutingFacts) -> Finding:

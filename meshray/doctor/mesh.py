@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from meshray.doctor.known import problems_with
 from meshray.doctor.ray import STARTING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
-from meshray.model.node import HEAD, HUB, STATIC
+from meshray.model.node import HEAD, HUB, HUB_FORWARDS, STATIC
 from meshray.model.path import DIRECT, NONE, VIA_HUB
 from meshray.model.status import NodeStatus, Status
 
@@ -30,7 +31,8 @@ def _enrolled(facts: Facts) -> Iterable[Finding]:
     if facts.enrolled:
         yield Finding(OK, "enrolled")
     else:
-        yield Finding(FAIL, "this machine is in no mesh", "meshray init, or meshray join TOKEN")
+        # A machine that has not joined is not faulty. What a mesh needs is checked anyway.
+        yield Finding(WARN, "this machine is in no mesh", "meshray init, or meshray join TOKEN", blinds=True)
 
 
 def _agent_running(facts: Facts) -> Iterable[Finding]:
@@ -105,8 +107,12 @@ def _handshake(node: NodeStatus, hub_is_silent: bool) -> Finding:
 
 
 def _peer_answers(facts: Facts) -> Iterable[Finding]:
+    blocking = ", ".join(problems_with(facts, HUB_FORWARDS))
     for node in _others(facts):
-        yield replace(_answer(node), peer=_status(facts).node)
+        finding = _answer(node)
+        if finding.status == FAIL and node.path.kind == VIA_HUB and blocking:
+            finding = Finding(SKIP, f"its path leads through {blocking}, which does not forward", node=node.name)
+        yield replace(finding, peer=_status(facts).node)
 
 
 def _answer(node: NodeStatus) -> Finding:
@@ -174,12 +180,12 @@ def _ray_node(node: NodeStatus, starting: bool) -> Finding:
     return Finding(OK, f"ALIVE, {counted or f'{len(offered)} resources'}", node=node.name)
 
 
-ENROLLED = Spec("enrolled", "this machine is a node", (), _enrolled)
-AGENT_RUNNING = Spec("agent_running", "the agent runs", ("enrolled", "credential"), _agent_running)
+ENROLLED = Spec("enrolled", "enrolment", (), _enrolled)
+AGENT_RUNNING = Spec("agent_running", "the agent", ("enrolled", "credential"), _agent_running)
 CONTROL: tuple[Spec, ...] = (
     Spec(
         "coordinator_reachable",
-        "the agent is connected to the coordinator",
+        "the agent's connection to the coordinator",
         (
             "agent_running",
             "proxy_works",
@@ -192,19 +198,29 @@ CONTROL: tuple[Spec, ...] = (
         _coordinator_reachable,
     ),
     # Not behind coordinator_reachable, which would hide the data path as well: where it is away nobody was asked.
-    Spec("node_answers", "the node's agent answers", ("agent_running",), _node_answers),
+    Spec("node_answers", "answer of the node's agent", ("agent_running",), _node_answers),
 )
 PATH: tuple[Spec, ...] = (
     Spec(
         "handshake_fresh",
-        "the last WireGuard handshake is fresh",
-        ("agent_running", "node_answers", "udp_in", "udp_out", "transports"),
+        "WireGuard handshake",
+        ("agent_running", "node_answers", "udp_in", "udp_out", "udp_data", "transports"),
         _handshake_fresh,
     ),
     Spec(
         "peer_answers",
-        "the node answers over the overlay",
-        ("agent_running", "node_answers", "udp_in", "udp_out", "transports", "one_way", "path_loss", "handshake_fresh"),
+        "answer over the overlay",
+        (
+            "agent_running",
+            "node_answers",
+            "udp_in",
+            "udp_out",
+            "udp_data",
+            "transports",
+            "one_way",
+            "path_loss",
+            "handshake_fresh",
+        ),
         _peer_answers,
     ),
 )
@@ -213,13 +229,13 @@ _OF_A_NODE = ("own_address", "ray_installed", "ray_versions", "ray_running", "ra
 RAY: tuple[Spec, ...] = (
     Spec(
         "ray_head_answers",
-        "the Ray head answers",
+        "answer of the Ray head",
         ("agent_running", "node_answers", "handshake_fresh", "peer_answers", *_OF_A_NODE),
         _ray_head_answers,
     ),
     Spec(
         "ray_alive",
-        "Ray counts the node's resources",
+        "the node's resources in Ray",
         (
             "agent_running",
             "ray_head_answers",

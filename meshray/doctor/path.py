@@ -1,6 +1,6 @@
 """Checks of the ways to the hub and to the peers (pure); the facts that they look at are in `ways`.
 
-udp_in ─► udp_out ─► transports        one node and its hubs
+udp_in ─► udp_out ─► udp_data ─► transports        one node and its hubs
 nat_kind  mapping_lifetime             what its router does
 one_way ─► path_loss ─► path_mtu       each ordered pair;  path_kind tells how the packets travel
 """
@@ -11,7 +11,19 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
-from meshray.doctor.ways import RELAYED, SILENT, SOME_LOSS, WORKS, PeerFacts, Udp, each, lossy_leg, pairs, udp_ways
+from meshray.doctor.ways import (
+    EATEN,
+    RELAYED,
+    SILENT,
+    SOME_LOSS,
+    WORKS,
+    PeerFacts,
+    Udp,
+    each,
+    lossy_leg,
+    pairs,
+    udp_ways,
+)
 from meshray.model.path import VIA_HUB, WSS
 
 if TYPE_CHECKING:
@@ -26,7 +38,7 @@ RECENT_S = 3 * 3600.0
 
 def _udp_in(facts: Facts) -> Iterable[Finding]:
     for hub, port, ways in _by_hub(facts):
-        fine = [way.node for way in ways if way.state == WORKS]
+        fine = [way.node for way in ways if way.state in (WORKS, EATEN)]
         lost = [way.node for way in ways if way.state in (SILENT, RELAYED)]
         if fine:
             yield Finding(OK, f"UDP of {_some(fine)} arrives at port {port}", node=hub)
@@ -61,6 +73,9 @@ def _udp_out(facts: Facts) -> Iterable[Finding]:
             yield Finding(SKIP, "--transport wss was asked for", node=name)
         elif any(way.state == WORKS for way in mine):
             yield Finding(OK, f"{_some([way.hub for way in mine if way.state == WORKS])} answers by UDP", node=name)
+        elif any(way.state == EATEN for way in mine):
+            hubs = _some([way.hub for way in mine if way.state == EATEN])
+            yield Finding(OK, f"{hubs} answers handshakes by UDP", node=name)
         elif any(way.state in (SILENT, RELAYED) for way in mine):
             lost = next(way for way in mine if way.state in (SILENT, RELAYED))
             yield _no_udp(lost, [way for way in ways if way.hub == lost.hub and way.node != name])
@@ -76,6 +91,36 @@ def _no_udp(lost: Udp, others: list[Udp]) -> Finding:
     if lost.state == RELAYED:
         return Finding(WARN, f"{evidence}; the relay carries the tunnel (wss)", fix, lost.node)
     return Finding(FAIL, evidence, f"{fix}; or meshray leave there and join with --transport auto", lost.node)
+
+
+def _udp_data(facts: Facts) -> Iterable[Finding]:
+    ways = [way for way in udp_ways(facts) if way.own]
+    for name in dict.fromkeys(way.node for way in ways):
+        mine = [way for way in ways if way.node == name]
+        works, eaten = ([way for way in mine if way.state == state] for state in (WORKS, EATEN))
+        if works:
+            yield Finding(OK, f"data passes by UDP to and from {_some([way.hub for way in works])}", node=name)
+        elif eaten:
+            yield _eaten(eaten[0])
+
+
+def _eaten(way: Udp) -> Finding:
+    cause = (
+        f"something between {way.node} and {way.hub} lets WireGuard's handshakes pass and drops its data "
+        "(DDoS scrubbing, deep packet inspection, a firewall that counts packets)"
+    )
+    fix = f"ask who runs that network to let all UDP between {way.node} and {way.endpoint} pass"
+    if way.seen.transport == WSS:
+        return Finding(WARN, f"{cause}; the relay carries the tunnel (wss)", fix, way.node)
+    age_s, silent_s = way.seen.handshake_age_s or 0.0, way.seen.unanswered_s or 0.0
+    return Finding(
+        FAIL,
+        f"the last handshake with {way.hub} ({way.endpoint}) was {age_s:.0f} s ago, and no data came back for "
+        f"{silent_s:.0f} s: {cause}",
+        f"{fix}; until then on {way.node}: meshray leave --yes, and meshray join with --transport auto, which goes "
+        "through TCP where UDP carries no data",
+        way.node,
+    )
 
 
 def _transports(facts: Facts) -> Iterable[Finding]:
@@ -247,15 +292,16 @@ def _spec(code: str, title: str, look: Callable[[Facts], Iterable[Finding]], *af
 
 
 _CONTROL = ("proxy_works", "captive_portal", "certificate_pin", "coordinator_tcp", "websocket_upgrade")
-_UDP = ("udp_in", "udp_out")
+_UDP = ("udp_in", "udp_out", "udp_data")
 SPECS: tuple[Spec, ...] = (
-    _spec("udp_in", "UDP reaches the hub", _udp_in, "coordinator_tcp"),
-    _spec("udp_out", "UDP leaves the node's network", _udp_out, "coordinator_tcp"),
-    _spec("transports", "something carries the tunnel", _transports, *_CONTROL, *_UDP),
-    _spec("nat_kind", "how the node's router maps it", _nat_kind),
-    _spec("mapping_lifetime", "the node's mapping lasts", _mapping_lifetime),
-    _spec("one_way", "packets pass in both directions", _one_way, *_UDP, "transports"),
-    _spec("path_loss", "few packets are lost", _path_loss, *_UDP, "transports", "one_way"),
-    _spec("path_mtu", "packets of full size pass", _path_mtu, *_UDP, "transports", "one_way", "path_loss"),
-    _spec("path_kind", "how packets travel", _path_kind),
+    _spec("udp_in", "UDP to the hub", _udp_in, "coordinator_tcp"),
+    _spec("udp_out", "UDP out of the node's network", _udp_out, "coordinator_tcp"),
+    _spec("udp_data", "data over UDP", _udp_data, "coordinator_tcp", "udp_in", "udp_out"),
+    _spec("transports", "transports of the tunnel", _transports, *_CONTROL, *_UDP),
+    _spec("nat_kind", "kind of NAT", _nat_kind),
+    _spec("mapping_lifetime", "lifetime of the NAT mapping", _mapping_lifetime),
+    _spec("one_way", "packets in both directions", _one_way, *_UDP, "transports"),
+    _spec("path_loss", "packet loss", _path_loss, *_UDP, "transports", "one_way"),
+    _spec("path_mtu", "path MTU", _path_mtu, *_UDP, "transports", "one_way", "path_loss"),
+    _spec("path_kind", "kind of path", _path_kind),
 )

@@ -330,21 +330,21 @@ _BASE = ("agent_running", "node_answers", "device_up")
 _WAY = ("handshake_fresh", "peer_answers", "overlay_admitted", "tcp_port_open")
 
 SPECS: tuple[Spec, ...] = (
-    Spec("own_address", "the node reaches its own overlay address", _BASE, _own_address),
-    Spec("ray_installed", "the node's Ray is there", ("agent_running", "node_answers"), _ray_installed),
-    Spec("ray_versions", "Ray and Python are the head's", (*_BASE, "ray_installed"), _ray_versions),
+    Spec("own_address", "the node's own overlay address", _BASE, _own_address),
+    Spec("ray_installed", "the node's Ray", ("agent_running", "node_answers"), _ray_installed),
+    Spec("ray_versions", "versions of Ray and Python", (*_BASE, "ray_installed"), _ray_versions),
     Spec(
         "ray_running",
-        "Ray runs and answers on its own node",
+        "Ray on its own node",
         (*_BASE, "own_address", "ray_installed", "ray_versions"),
         _ray_running,
     ),
     Spec(
         "ray_ports",
-        "Ray's ports answer from the other nodes",
+        "Ray's ports, from the other nodes",
         (*_BASE, *_WAY, "own_address", "ray_installed", "ray_versions", "ray_running"),
         _ray_ports,
     ),
-    Spec("ray_token", "Ray's token is the mesh's", (*_BASE, "ray_running"), _ray_token),
-    Spec("ray_advertised", "Ray knows the node by its overlay address", (*_BASE, "ray_running"), _ray_advertised),
+    Spec("ray_token", "Ray's token", (*_BASE, "ray_running"), _ray_token),
+    Spec("ray_advertised", "the node's address in Ray", (*_BASE, "ray_running"), _ray_advertised),
 )

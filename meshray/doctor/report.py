@@ -147,6 +147,8 @@ def examine(
     names = {entry.name for entry in facts.status.nodes} if facts.status else set()
     if node is not None and facts.status and node not in names:
         raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray status")
+    from meshray.doctor.known import take_over
+
     report: list[Check] = []
     roots = [check.root for check in known if check.status == FAIL]
     for spec in specs:
@@ -157,7 +159,7 @@ def examine(
             report.append(_check(spec, Finding(SKIP, f"follows from: {of_mesh.title}")))
             continue
         found = []
-        for finding in spec.look(facts):
+        for finding in take_over(spec.code, list(spec.look(facts)), facts):
             root = next((root for root in roots if root.hides(spec, finding)), None)
             concerns = frozenset[str]() if facts.agent_error else finding.concerns
             if root is not None and finding.status in (FAIL, WARN):

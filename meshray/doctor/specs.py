@@ -1,23 +1,37 @@
 """All checks, in the order of what depends on what: the first that fails is the cause.
 
-mesh (enrolled, credential) ──► what a tunnel needs ──► agent_running ──► host ──► control ──► path ──► ray
+mesh (enrolled, credential) ──► what a tunnel needs ──► agent_running ──► one_identity ──► host ──► control
+    ──► path ──► ray ──► reported
 """
 
 from __future__ import annotations
 
-from meshray.doctor import control, host, mesh, path, ray
+from collections.abc import Iterable
+from dataclasses import replace
+
+from meshray.doctor import control, host, known, mesh, path, ray
 from meshray.doctor.report import Spec
 
-SPECS: tuple[Spec, ...] = (
+
+def _behind(cause: Spec, specs: Iterable[Spec]) -> tuple[Spec, ...]:
+    """These checks, each hidden where the cause failed as well."""
+    return tuple(replace(spec, depends_on=(*spec.depends_on, cause.code)) for spec in specs)
+
+
+_ALL_BUT_REPORTED: tuple[Spec, ...] = (
     mesh.ENROLLED,
     control.CREDENTIAL,
     *host.GROUND,
     mesh.AGENT_RUNNING,
+    known.IDENTITY,
+    known.NODES,
     *host.SPECS,
-    *control.SPECS,
-    *mesh.CONTROL,
-    *path.SPECS,
-    *mesh.PATH,
-    *ray.SPECS,
-    *mesh.RAY,
+    *_behind(known.IDENTITY, control.SPECS),
+    *_behind(known.IDENTITY, mesh.CONTROL),
+    known.FORWARDS,
+    *_behind(known.IDENTITY, path.SPECS),
+    *_behind(known.IDENTITY, mesh.PATH),
+    *_behind(known.IDENTITY, ray.SPECS),
+    *_behind(known.IDENTITY, mesh.RAY),
 )
+SPECS: tuple[Spec, ...] = (*_ALL_BUT_REPORTED, known.reported(spec.code for spec in _ALL_BUT_REPORTED))

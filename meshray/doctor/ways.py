@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 #: Share of a burst's probes from which on TCP slows down.
 SOME_LOSS = 0.05
 #: Of one node's UDP to one hub: answered; not answered, but the relay carries it; not answered; not answered, but
-#: what is lost gets lost on one of the two machines.
-WORKS, RELAYED, SILENT, INSIDE = "works", "relayed", "silent", "inside"
+#: what is lost gets lost on one of the two machines; handshakes pass and data does not.
+WORKS, RELAYED, SILENT, INSIDE, EATEN = "works", "relayed", "silent", "inside", "eaten"
+#: A handshake that came so much later than the last data shows that handshakes alone pass: before that, both may have
+#: ended together between two probes. Seconds; a hub is probed each 3 s.
+_LATER_S = 6.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class PeerFacts:
         rtt_ms: their median.
         took_s: from the first probe to the last answer or its deadline.
         heard_ago_s: since a probe of the peer arrived here; None: none did.
+        unanswered_s: since a probe was last answered before that burst, at most since the agent could send any.
         machine_answers: whether the peer's machine refused a connection over the overlay, where no probe was answered.
         sent_on: whether WireGuard sent as much to the peer meanwhile as the probes are; None: no tunnel of its own.
         came_in: the same for what came from the peer.
@@ -51,6 +55,7 @@ class PeerFacts:
     rtt_ms: float | None = None
     took_s: float = 0.0
     heard_ago_s: float | None = None
+    unanswered_s: float | None = None
     machine_answers: bool | None = None
     sent_on: bool | None = None
     came_in: bool | None = None
@@ -79,6 +84,13 @@ class PeerFacts:
         return "behind WireGuard, which had the answers" if self.came_in and not self.heard else ""
 
     @property
+    def only_handshakes(self) -> bool:
+        """Whether handshakes pass and data does not."""
+        if not self.sent or self.answers or self.handshake_age_s is None or self.unanswered_s is None:
+            return False
+        return self.handshake_age_s + _LATER_S < self.unanswered_s
+
+    @property
     def heard(self) -> bool:
         """Whether a probe of the peer came while it was asked."""
         return self.heard_ago_s is not None and self.heard_ago_s <= self.took_s
@@ -97,6 +109,7 @@ class PathFacts:
         dialled: where this node dials the hubs, by name.
         rebinds: at a hub: seconds since each change of a node's mapping that was not the node's own, by name.
         keepalive_s: how often a mapping is used at least.
+        only_handshakes: this node went to the relay because handshakes passed by UDP and data did not.
         peers: by name.
     """
 
@@ -109,12 +122,18 @@ class PathFacts:
     dialled: Mapping[str, str] = field(default_factory=dict)
     rebinds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     keepalive_s: int = 0
+    only_handshakes: bool = False
     peers: Mapping[str, PeerFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Udp:
-    """One node's UDP to one hub. ``own``: as the node itself sees it, not the hub or the map."""
+    """One node's UDP to one hub.
+
+    Attributes:
+        own: as the node itself sees it, not the hub or the map.
+        seen: what the one that looked knows of the other.
+    """
 
     node: str
     hub: str
@@ -122,6 +141,7 @@ class Udp:
     endpoint: str
     port: int
     own: bool = False
+    seen: PeerFacts = PeerFacts()
 
 
 def each(facts: Facts) -> Iterator[tuple[str, PathFacts]]:
@@ -165,7 +185,9 @@ def _udp(facts: Facts, name: str, hub: str) -> Udp | None:
         if peer.kind == VIA_HUB:  # it is no hub for this node
             return None
         state = _state(peer, [seen for one, to in ((name, hub), (hub, name)) if (seen := _seen(facts, one, to))])
-        return Udp(name, hub, state, path.dialled.get(hub, peer.endpoint), path.port, own=teller == name)
+        if teller == name and (peer.only_handshakes if state == SILENT else state == RELAYED and path.only_handshakes):
+            state = EATEN
+        return Udp(name, hub, state, path.dialled.get(hub, peer.endpoint), path.port, own=teller == name, seen=peer)
     for _, path in each(facts):
         if own is None and name in path.seen_by_hubs:
             state = WORKS if path.seen_by_hubs[name] else RELAYED

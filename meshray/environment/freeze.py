@@ -53,8 +53,6 @@ def freeze(python: Path, person: Person, environ: Mapping[str, str]) -> str:
 
 
 def _run(command: Sequence[str], person: Person, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    other = os.geteuid() == 0 and person.uid != 0
-    identity = {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)} if other else {}
     done: subprocess.CompletedProcess[str] = subprocess.run(
         command,
         cwd="/",
@@ -65,6 +63,6 @@ def _run(command: Sequence[str], person: Person, environ: Mapping[str, str]) -> 
         errors="replace",
         timeout=_TIMEOUT_S,
         check=False,
-        **identity,  # type: ignore[call-overload]
+        **person.identity,
     )
     return done

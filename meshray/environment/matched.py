@@ -25,6 +25,7 @@ from meshray.environment.builder import Order
 from meshray.errors import InterruptedByUser, MeshrayError, error_from_json
 from meshray.model import wire
 from meshray.model.environment import Environment
+from meshray.runtime.beside import folders, user_python
 from meshray.runtime.person import Person
 
 #: It removes what it has begun, which may be many small files.
@@ -115,7 +116,7 @@ class Build:
 
     def _start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "meshray.environment.builder"],
+            [sys.executable, "-I", "-m", "meshray.environment.builder"],
             cwd="/",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -133,13 +134,13 @@ class Build:
 
 def find_uv(environ: Mapping[str, str], person: Person) -> str:
     """uv: the one on PATH, else the one beside meshray, else the person's own. Raises MeshrayError ``uv_missing``."""
-    beside = [str(Path(sys.executable).parent), str(person.home / ".local/bin"), str(person.home / ".cargo/bin")]
+    beside = [*map(str, folders()), str(person.home / ".local/bin"), str(person.home / ".cargo/bin")]
     found = shutil.which("uv", path=os.pathsep.join([environ.get("PATH", os.defpath), *beside]))
     if found is None:
         raise MeshrayError(
             "uv_missing",
             "uv is neither on PATH nor beside meshray, and it is uv that builds environments",
-            hint=f"{sys.executable} -m pip install uv, or as https://docs.astral.sh/uv tells; or --ray PATH names a "
+            hint=f"{user_python()} -m pip install uv, or as https://docs.astral.sh/uv tells; or --ray PATH names a "
             "Ray of your own",
         )
     return str(Path(found).absolute())

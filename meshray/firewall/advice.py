@@ -27,6 +27,19 @@ def open_port_commands(port: int, *, run: Run = run_program, proc: Path = Path("
     return list(dict.fromkeys(commands))
 
 
+#: How the sentence begins that the switch cannot be set.
+SWITCH = "forwarding on "
+
+
+def forwarding_fix(interface: str, value: str) -> str:
+    """What sets the interface's forwarding switch where meshray may not: in a container /proc/sys is read-only."""
+    switch = f"net.ipv4.conf.{interface}.forwarding={value}"
+    return (
+        f"mount -o remount,bind,rw /proc/sys && sysctl -w {switch} "
+        "(in a container: start it again with --sysctl net.ipv4.ip_forward=1)"
+    )
+
+
 def manager(held: HeldTable) -> str:
     """Whose words a person uses to change this table: ufw, firewalld, nft, or an iptables program."""
     if held.is_firewalld:

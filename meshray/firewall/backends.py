@@ -68,6 +68,8 @@ class Backends:
         for program in self._iptables(listing, native):
             answer = self._run([f"{program}-save", "-t", "filter"], "")
             table = iptables.parse(answer.out)
+            if answer.missing:
+                continue  # a kernel without nf_tables: there are no such rules
             if not answer.ok:
                 self.problems.append(f"the host's {program} rules cannot be read: {answer.cause}")
             elif table.chains:
@@ -120,10 +122,18 @@ class Backends:
         answer = self._run([f"{program}-save", "-t", "filter"], "")
         return (iptables.parse(answer.out), "") if answer.ok else (None, answer.cause)
 
+    def owners(self, held: Sequence[HeldTable]) -> list[str]:
+        """The iptables programs through which rules of ours may be set, the one whose tables are in use first.
+
+        Whether one works is only known when it was tried: a kernel without nf_tables has iptables-nft all the same.
+        """
+        variants = self.variants()
+        found = [table.owner for table in held if table.owner != "nft"]
+        found += [variants[kind] for kind in ("nft", "legacy") if kind in variants]
+        return list(dict.fromkeys(found))
+
     def insert(self, held: HeldTable, chain: Chain, way: Way, opening: Opening) -> Answer:
-        """Puts our accept before everything else in the chain."""
-        if held.owner == "nft":
-            return self.nft_script(nft.insert_command(held.table, chain, way, opening))
+        """Puts our accept before everything else in a chain of iptables."""
         return self.iptables(held.owner, iptables.insert_arguments(held.table, chain, way, opening))
 
     def delete(self, held: HeldTable, chain: Chain, rule: Rule) -> Answer:
@@ -141,12 +151,16 @@ class Backends:
         """Puts the interface into firewalld's trusted zone until its next reload."""
         return self._run(["firewall-cmd", f"--zone={_ZONE}", f"--add-interface={interface}"], "")
 
-    def distrust(self, interface: str) -> bool:
-        """Takes the interface out of the trusted zone, unless a person put it there for good; True when it did."""
+    def trusted_by_us(self, interface: str) -> bool:
+        """Whether the interface is in the trusted zone until firewalld's next reload, where nobody else puts it."""
         if self.zone_of(interface) != _ZONE:
             return False
-        permanent = self._run(["firewall-cmd", "--permanent", f"--zone={_ZONE}", f"--query-interface={interface}"], "")
-        if permanent.ok:
+        query = ["firewall-cmd", "--permanent", f"--zone={_ZONE}", f"--query-interface={interface}"]
+        return not self._run(query, "").ok
+
+    def distrust(self, interface: str) -> bool:
+        """Takes the interface out of the trusted zone, unless a person put it there for good; True when it did."""
+        if not self.trusted_by_us(interface):
             return False
         return self._run(["firewall-cmd", f"--zone={_ZONE}", f"--remove-interface={interface}"], "").ok
 

@@ -1,10 +1,10 @@
-"""Which TCP ports of a node are closed to all but the overlay. Pure.
+"""Which TCP ports of a node are closed to all but the overlay, and which of them the overlay's members reach. Pure.
 
 >>> web = Listening(8000, "0.0.0.0", of_ray=False)
 >>> actor = Listening(41234, "0.0.0.0", of_ray=True)
 >>> closed = decide([8000, range(10002, 20000)], [web, actor], never=[51888])
->>> closed.always, closed.heard
-(((10002, 19999),), ((41234, 41234),))
+>>> closed.always, closed.heard, closed.spared
+(((8000, 8000), (10002, 19999)), (('ip', ((41234, 41234),)),), (('ip', ((8000, 8000),)),))
 """
 
 from __future__ import annotations
@@ -12,9 +12,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Network, ip_address
 
 #: First and last port of each range, ascending, with a gap between any two.
 Ranges = tuple[tuple[int, int], ...]
+_EVERY_IPV4 = "0.0.0.0"  # noqa: S104 - read, not bound
+#: All addresses of a family; any other scope is one address.
+IPV4, IPV6 = "ip", "ip6"
+#: Ports by scope, in the order of the scopes.
+Scoped = tuple[tuple[str, Ranges], ...]
+
+
+def family_of(scope: str) -> str:
+    """`IPV4` or `IPV6`."""
+    return scope if scope in (IPV4, IPV6) else IPV6 if ":" in scope else IPV4
 
 
 @dataclass(frozen=True)
@@ -23,18 +34,27 @@ class Listening:
 
     Attributes:
         address: to which it is bound, "0.0.0.0" or "::" for all.
-        of_ray: whether a process of this node's Ray has it; None: no process has it (the kernel's own, as NFS has), or
+        of_ray: whether a Ray of this node has it; None: no process has it (the kernel's own, as NFS has), or
             its process has just ended.
+        only_ipv6: bound to "::", it takes no IPv4.
     """
 
     port: int
     address: str
     of_ray: bool | None
+    only_ipv6: bool = False
 
     @property
     def is_local(self) -> bool:
         """Nobody outside of this machine reaches it."""
         return self.address == "::1" or self.address.removeprefix("::ffff:").startswith("127.")
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Where it answers: whole families, or its one address."""
+        if self.address == "::":
+            return (IPV6,) if self.only_ipv6 else (IPV4, IPV6)
+        return (IPV4,) if self.address == _EVERY_IPV4 else (str(ip_address(self.address)),)
 
 
 @dataclass(frozen=True)
@@ -46,36 +66,114 @@ class Closed:
             node opens itself still come in: its own end of one may have such a port.
         heard: where else Ray listens now. Whatever comes to these is dropped, connections from before included; no
             connection that the node opened itself can have such a port at its own end.
+        spared: where other programs listen on ports of ``always``: these stay as they were.
+        members: what members of the mesh reach, whatever the host's own rules drop: Ray's ports of this moment.
+            None: every port, nobody has looked yet.
     """
 
     always: Ranges = ()
-    heard: Ranges = ()
+    heard: Scoped = ()
+    spared: Scoped = ()
+    members: Ranges | None = None
 
     @property
     def digest(self) -> str:
-        """A short name for exactly these ports, by which rules are known to be the right ones."""
-        return hashlib.sha256(repr((self.always, self.heard)).encode()).hexdigest()[:12]
+        """A short name for exactly these closed ports, by which rules are known to be the right ones."""
+        return digest((self.always, self.heard, self.spared))
+
+    @property
+    def foreign(self) -> frozenset[int]:
+        """The ports of ``spared``: another program has them, on some address."""
+        return frozenset(port for _, found in self.spared for first, last in found for port in range(first, last + 1))
 
     def __bool__(self) -> bool:
         return bool(self.always or self.heard)
 
 
-def decide(always: Iterable[int | range], listening: Iterable[Listening], never: Collection[int]) -> Closed:
-    """What to close.
+def digest(value: object) -> str:
+    """A short name for a value; equal values have equal ones, in every process."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
 
-    A port that somebody else serves to the outside stays as it was: Ray cannot have it as well. Where both have it, on
-    different addresses, Ray's counts.
+
+def decide(
+    always: Iterable[int | range],
+    listening: Iterable[Listening],
+    never: Collection[int],
+    *,
+    network: IPv4Network | None = None,
+    chosen: range = range(0),
+) -> Closed:
+    """What to close, and what of it members reach.
+
+    Another program keeps the addresses on which it listens: neither a port of Ray's range nor a Ray that listens
+    on the same port of another address or family closes it. Where both have the very same, Ray's counts.
 
     Args:
         always: the ports that Ray is told to use, and those that it would choose by itself.
         listening: all that listens on this machine.
         never: the mesh's own.
+        network: the overlay's addresses; None: what members reach is not decided.
+        chosen: the ports that the kernel chooses for programs, which Ray's open at any moment: members reach those that
+            no other program has.
     """
     outward = [socket for socket in listening if not socket.is_local]
-    rays = {socket.port for socket in outward if socket.of_ray} - set(never)
-    others = {socket.port for socket in outward if socket.of_ray is False} - rays
-    wanted = {port for item in always for port in (item if isinstance(item, range) else (item,))}
-    return Closed(ranges(wanted - others - set(never)), ranges(rays - wanted))
+    wanted = without(ranges(always), never)
+    rays = {(scope, socket.port) for socket in outward if socket.of_ray for scope in socket.scopes}
+    rays = {(scope, port) for scope, port in rays if port not in never}
+    others = {(scope, socket.port) for socket in outward if socket.of_ray is False for scope in socket.scopes}
+    spared = {(scope, port) for scope, port in others if contains(wanted, port) and not _overlaps(scope, port, rays)}
+    return Closed(
+        wanted,
+        _scoped((scope, port) for scope, port in rays if not contains(wanted, port)),
+        _scoped(spared),
+        _members(outward, rays, network, (wanted, _scoped(spared)), chosen) if network is not None else None,
+    )
+
+
+def _overlaps(scope: str, port: int, rays: Collection[tuple[str, int]]) -> bool:
+    """Whether Ray has this port at this address, or one of the two has it at all addresses of the family.
+
+    The kernel gives that to one user only, who has asked for it (SO_REUSEPORT).
+    """
+    family = family_of(scope)
+    return any(
+        port == its_port and (its == scope or (family_of(its) == family and family in (its, scope)))
+        for its, its_port in rays
+    )
+
+
+def _members(
+    outward: Iterable[Listening],
+    rays: Collection[tuple[str, int]],
+    network: IPv4Network,
+    kept: tuple[Ranges, Scoped],
+    chosen: range,
+) -> Ranges:
+    """The overlay speaks IPv4 to its own addresses: only what answers there counts.
+
+    Args:
+        kept: `Closed.always` and `Closed.spared`.
+    """
+    wanted, spared = kept
+
+    def answers(scope: str) -> bool:
+        return scope == IPV4 or (family_of(scope) == IPV4 and scope != IPV4 and ip_address(scope) in network)
+
+    heard = {port for scope, port in rays if answers(scope)}
+    foreign = {port for scope, found in spared if answers(scope) for pair in found for port in range(*_stop(pair))}
+    taken = {socket.port for socket in outward if not socket.of_ray and any(map(answers, socket.scopes))}
+    return ranges([*_items(without(wanted, foreign)), *_items(without(ranges([chosen]), taken)), *heard])
+
+
+def _stop(pair: tuple[int, int]) -> tuple[int, int]:
+    return pair[0], pair[1] + 1
+
+
+def _scoped(found: Iterable[tuple[str, int]]) -> Scoped:
+    ports: dict[str, list[int]] = {}
+    for scope, port in found:
+        ports.setdefault(scope, []).append(port)
+    return tuple((scope, ranges(ports[scope])) for scope in sorted(ports))
 
 
 def described(found: Ranges) -> str:
@@ -87,16 +185,44 @@ def described(found: Ranges) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
-def ranges(ports: Iterable[int]) -> Ranges:
+def ranges(ports: Iterable[int | range]) -> Ranges:
     """The same ports as few ranges.
 
-    >>> ranges([3, 1, 2, 7])
-    ((1, 3), (7, 7))
+    >>> ranges([3, 1, 2, range(7, 9)])
+    ((1, 3), (7, 8))
     """
+    pairs = ((item.start, item.stop - 1) if isinstance(item, range) else (item, item) for item in ports)
     found: list[tuple[int, int]] = []
-    for port in sorted(set(ports)):
-        if found and found[-1][1] == port - 1:
-            found[-1] = (found[-1][0], port)
+    for first, last in sorted(pair for pair in pairs if pair[0] <= pair[1]):
+        if found and found[-1][1] >= first - 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
         else:
-            found.append((port, port))
+            found.append((first, last))
     return tuple(found)
+
+
+def _items(found: Ranges) -> list[int | range]:
+    return [range(first, last + 1) for first, last in found]
+
+
+def without(found: Ranges, ports: Collection[int]) -> Ranges:
+    """These ranges without single ports.
+
+    >>> without(((1, 5),), {3, 9})
+    ((1, 2), (4, 5))
+    """
+    left: list[tuple[int, int]] = []
+    for first, last in found:
+        start = first
+        for port in sorted(port for port in set(ports) if first <= port <= last):
+            if start < port:
+                left.append((start, port - 1))
+            start = port + 1
+        if start <= last:
+            left.append((start, last))
+    return tuple(left)
+
+
+def contains(found: Ranges, port: int) -> bool:
+    """Whether one of the ranges holds the port."""
+    return any(first <= port <= last for first, last in found)

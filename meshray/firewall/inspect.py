@@ -17,6 +17,7 @@ from pathlib import Path
 from meshray.firewall import iptables, nft, rules
 from meshray.firewall.advice import commands_for, manager
 from meshray.firewall.backends import Backends, HeldTable
+from meshray.firewall.closing import Ranges
 from meshray.firewall.opening import Opening, Way, way_of_hook
 from meshray.firewall.programs import Proc, Run, run_program
 from meshray.firewall.ruleset import Chain, Packet, decider, fate
@@ -68,24 +69,30 @@ class HostView:
             if chain.hook in _INWARD and fate(held.table, chain, packet) != "accept"
         ]
 
-    def of_overlay(self, opening: Opening) -> list[Obstacle]:
-        """What drops something of the overlay's on its way in, out or (on a hub) through."""
+    def of_overlay(self, opening: Opening, members: Ranges | None = None) -> list[Obstacle]:
+        """What drops something of the overlay's on its way in, out or (on a hub) through.
+
+        Args:
+            members: the TCP ports of this node that members must reach.
+        """
         return [
-            _obstacle(held, chain, packet, _letting(held, chain, way, opening))
-            for held, chain, way, packet in self._held_back(opening)
+            _obstacle(held, chain, packet, _letting(held, chain, way, opening, members))
+            for held, chain, way, packet in self._held_back(opening, members)
         ]
 
     def guarded_by_iptables(self, opening: Opening) -> bool:
         """Whether what stands in for meshray's own table where there is no nft is in place."""
         return any(held.owner != "nft" and iptables.guard_in_place(held.table, opening) for held in self._tables)
 
-    def _held_back(self, opening: Opening) -> Iterator[tuple[HeldTable, Chain, Way, Packet]]:
+    def _held_back(
+        self, opening: Opening, members: Ranges | None = None
+    ) -> Iterator[tuple[HeldTable, Chain, Way, Packet]]:
         for held in self._tables:
             for chain in held.table.chains:
                 way = Way.IN if chain.hook == "ingress" else way_of_hook(chain.hook, opening)
                 dropped = (
                     packet
-                    for packet in (rules.overlay_packets(way, opening) if way else ())
+                    for packet in (rules.overlay_packets(way, opening, members) if way else ())
                     if fate(held.table, chain, packet) != "accept"
                 )
                 first = next(dropped, None)
@@ -137,17 +144,21 @@ def _place(held: HeldTable, chain: Chain) -> str:
     return chain.name if held.table.name == "filter" else f"-t {held.table.name} {chain.name}"
 
 
-def _letting(held: HeldTable, chain: Chain, way: Way, opening: Opening) -> tuple[str, ...]:
+def _letting(
+    held: HeldTable, chain: Chain, way: Way, opening: Opening, members: Ranges | None = None
+) -> tuple[str, ...]:
     """In the words of `Firewall`, which does the same where it may."""
     if held.is_firewalld:
         return (f"firewall-cmd --zone=trusted --change-interface={opening.interface}",)
     if held.owner == "nft":
         # A netdev chain knows no iifname of its own accord, but takes the same words.
-        return (f"nft '{nft.insert_command(held.table, chain, way, opening).strip()}'",)
+        commands = nft.insert_command(held.table, chain, way, opening, members).splitlines()
+        return tuple(f"nft '{command}'" for command in commands)
     interface, network = opening.interface, opening.network
     match = {
-        Way.IN: f"-i {interface} -s {network}",
-        Way.OUT: f"-o {interface} -d {network}",
-        Way.THROUGH: f"-i {interface} -o {interface} -s {network} -d {network}",
-    }[way]
-    return (f"{held.owner} -t {held.table.name} -I {chain.name} {match} -j ACCEPT",)
+        Way.OUT: [f"-o {interface} -d {network}"],
+        Way.THROUGH: [f"-i {interface} -o {interface} -s {network} -d {network}"],
+    }
+    if way is Way.IN:
+        match[way] = iptables.admitted_matches(opening, members)
+    return tuple(f"{held.owner} -t {held.table.name} -I {chain.name} {one} -j ACCEPT" for one in match[way])

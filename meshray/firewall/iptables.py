@@ -15,14 +15,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from meshray.firewall.closing import Closed
+from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, digest, family_of
 from meshray.firewall.opening import Opening, Way
+from meshray.firewall.own_rules import ACCEPT, OwnRule, admission_comment, admitted, own_rules
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
 #: Docker's chain for other people's rules; it survives a restart of Docker, and Docker calls it first.
 DOCKER_USER = "DOCKER-USER"
 #: Ours, jumped to first from INPUT: what `nft.own_rules` has in its chain ``input``.
 INPUT_CHAIN = "MESHRAY-INPUT"
+#: Ours, jumped to for what comes in over the overlay: what members reach.
+MEMBERS_CHAIN = "MESHRAY-MEMBERS"
+_OWN_CHAINS = (INPUT_CHAIN, MEMBERS_CHAIN)
 
 _HOOKS = {
     "PREROUTING": "prerouting",
@@ -127,10 +131,10 @@ def insertion_chain(table: Table, chain: Chain) -> str:
 
 
 def insert_arguments(table: Table, chain: Chain, way: Way, opening: Opening) -> list[str]:
-    """Our accept becomes the first rule."""
+    """Our accept becomes the first rule. Where not everything may come in, `members_script` says what."""
     interface, network = opening.interface, str(opening.network)
     match = {
-        Way.IN: ["-i", interface, "-s", network],
+        Way.IN: ["-i", interface, "-s", network, "-d", network],
         Way.OUT: ["-o", interface, "-d", network],
         Way.THROUGH: ["-i", interface, "-o", interface, "-s", network, "-d", network],
     }[way]
@@ -176,9 +180,9 @@ def guard_in_place(table: Table, opening: Opening) -> bool:
     )
 
 
-def closing_comment(opening: Opening, closed: Closed) -> str:
+def _closing_comment(opening: Opening, rules: Sequence[str]) -> str:
     """Of the jump into our chain. It does not begin with `Opening.mark`: `Rule`s of that kind are accepts."""
-    return f"{closing_mark(opening.interface)} {closed.digest} {opening.network}"
+    return f"{closing_mark(opening.interface)} {digest(tuple(rules))} {opening.network}"
 
 
 def closing_mark(interface: str) -> str:
@@ -187,20 +191,46 @@ def closing_mark(interface: str) -> str:
 
 
 def _closing_rules(opening: Opening, closed: Closed, *, ipv6: bool) -> list[str]:
+    """The chain ``input`` of `own_rules`; where that accepts, this returns to INPUT."""
+    family = IPV6 if ipv6 else IPV4
+    found = [rule for rule in own_rules(opening, closed)["input"] if _family(rule) in ("", family)]
     return [
+        *_lines([rule for rule in found if not rule.outside], "RETURN"),
         "-i lo -j RETURN",
         f"-i {opening.interface} -j RETURN",
-        *([] if ipv6 else [f"-d {opening.network} -j DROP"]),
-        *(f"-p tcp -m tcp --dport {first}:{last} --syn -j DROP" for first, last in closed.always),
-        *(f"-p tcp -m tcp --dport {first}:{last} -j DROP" for first, last in closed.heard),
+        *_lines([rule for rule in found if rule.outside], "RETURN"),
     ]
+
+
+def _family(rule: OwnRule) -> str:
+    return family_of(rule.target) if rule.target else rule.family
+
+
+def _lines(rules: Sequence[OwnRule], accepting: str) -> list[str]:
+    """Rules as iptables-save writes them; one for each range of ports."""
+    lines = []
+    for rule in rules:
+        words = [
+            f"-s {rule.source}" if rule.source else "",
+            f"{'! ' if rule.elsewhere else ''}-d {rule.target}" if rule.target else "",
+            f"-i {rule.iif}" if rule.iif else "",
+            f"-p {rule.protocol}" if rule.protocol else "",
+        ]
+        opens = {True: "--syn", False: "! --syn", None: ""}[rule.opens]
+        known = "-m conntrack --ctstate RELATED,ESTABLISHED" if rule.known else ""
+        target = f"-j {accepting if rule.verdict == ACCEPT else 'DROP'}"
+        protocol = f"-m {rule.protocol}" if rule.ports or opens else ""
+        for ports in [f"--dport {first}:{last}" for first, last in rule.ports] or [""]:
+            lines.append(" ".join(word for word in (*words, protocol, ports, opens, known, target) if word))
+    return lines
 
 
 def closing_script(table: Table, opening: Opening, closed: Closed, *, ipv6: bool) -> str:
     """For ``iptables-restore --noflush``: our chain anew and first in INPUT, in one transaction."""
-    rules = [f"-A {INPUT_CHAIN} {rule}" for rule in _closing_rules(opening, closed, ipv6=ipv6)]
-    jump = f'-I INPUT 1 -m comment --comment "{closing_comment(opening, closed)}" -j {INPUT_CHAIN}'
-    return _script([f":{INPUT_CHAIN} - [0:0]", *rules, *_jumps_out(table), jump])
+    rules = _closing_rules(opening, closed, ipv6=ipv6)
+    jump = f'-I INPUT 1 -m comment --comment "{_closing_comment(opening, rules)}" -j {INPUT_CHAIN}'
+    added = [f"-A {INPUT_CHAIN} {rule}" for rule in rules]
+    return _script([f":{INPUT_CHAIN} - [0:0]", *added, *_jumps_out(table, INPUT_CHAIN), jump])
 
 
 def closing_in_place(table: Table, opening: Opening, closed: Closed, *, ipv6: bool) -> bool:
@@ -208,22 +238,54 @@ def closing_in_place(table: Table, opening: Opening, closed: Closed, *, ipv6: bo
     chain, ours = table.chain("INPUT"), table.chain(INPUT_CHAIN)
     if chain is None or ours is None:
         return False
+    rules = _closing_rules(opening, closed, ipv6=ipv6)
     first = next((rule for rule in chain.rules if not rule.comment.startswith(opening.mark)), None)
-    whole = len(ours.rules) == len(_closing_rules(opening, closed, ipv6=ipv6))
-    return whole and first is not None and first.comment == closing_comment(opening, closed)
+    return len(ours.rules) == len(rules) and first is not None and first.comment == _closing_comment(opening, rules)
 
 
-def closing_removal(table: Table) -> str:
-    """For ``iptables-restore --noflush``: our chain goes; empty where there is none."""
-    gone = [f"-F {INPUT_CHAIN}", f"-X {INPUT_CHAIN}"]
-    return _script([*_jumps_out(table), *gone]) if table.chain(INPUT_CHAIN) else ""
+def members_script(table: Table, opening: Opening, members: Ranges | None) -> str:
+    """For ``iptables-restore --noflush``: what members reach anew, and a jump to it first in INPUT, in one transaction.
+
+    Behind the jump to `INPUT_CHAIN`, where there is one.
+    """
+    comment = admission_comment(opening, members)
+    rules = [f"-A {MEMBERS_CHAIN} {line}" for line in _lines(admitted(opening, members), "ACCEPT")]
+    position = 2 if _jumps(table, INPUT_CHAIN) else 1
+    jump = f'-I INPUT {position} -i {opening.interface} -m comment --comment "{comment}" -j {MEMBERS_CHAIN}'
+    return _script([f":{MEMBERS_CHAIN} - [0:0]", *rules, *_jumps_out(table, MEMBERS_CHAIN), jump])
 
 
-def _jumps_out(table: Table) -> list[str]:
+def removal(table: Table, chains: Sequence[str] = _OWN_CHAINS) -> str:
+    """For ``iptables-restore --noflush``: our chains go; empty where there is none."""
+    ours = [name for name in chains if table.chain(name)]
+    jumps = [line for name in ours for line in _jumps_out(table, name)]
+    return _script([*jumps, *(f"{option} {name}" for name in ours for option in ("-F", "-X"))]) if ours else ""
+
+
+def admitted_matches(opening: Opening, members: Ranges | None) -> list[str]:
+    """What the rules of `members_script` match, for a person to type."""
+    return [line.removesuffix(" -j ACCEPT") for line in _lines(admitted(opening, members), "ACCEPT")]
+
+
+def members_jumps(table: Table) -> list[Rule]:
+    """The rules of INPUT that lead to what members reach."""
+    return _jumps(table, MEMBERS_CHAIN)
+
+
+def _jumps(table: Table, target: str) -> list[Rule]:
     chain = table.chain("INPUT")
-    ours = [rule for rule in (chain.rules if chain else ()) if rule.verdict == f"jump {INPUT_CHAIN}"]
+    return [rule for rule in (chain.rules if chain else ()) if rule.verdict == f"jump {target}"]
+
+
+def _jumps_out(table: Table, target: str) -> list[str]:
     # iptables-restore knows double quotes only, so not `Rule.where`.
-    return [f'-D INPUT -m comment --comment "{rule.comment}" -j {INPUT_CHAIN}' for rule in ours]
+    return [
+        f'-D INPUT {_in_on(rule)}-m comment --comment "{rule.comment}" -j {target}' for rule in _jumps(table, target)
+    ]
+
+
+def _in_on(rule: Rule) -> str:
+    return "".join(f"-i {value} " for match in rule.conditions if match.key == "iif" for value in match.values)
 
 
 def _script(lines: Sequence[str]) -> str:

@@ -17,14 +17,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from meshray.firewall.closing import Closed, Ranges, described
+from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, described, family_of
 from meshray.firewall.opening import Opening, Way
+from meshray.firewall.own_rules import OwnRule, admitted, own_rules
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
 #: A table of our own: atomically replaced, removed as a whole. Further chains of meshray's belong here too.
 OWN_TABLE = "meshray"
-#: In the comment of the rules that close ports, before `Closed.digest`.
-CLOSED = "closed"
+#: The same rules once more, in a table that the agent owns; see `meshray.firewall.owned_table`.
+OWNED_TABLE = "meshray_owned"
 
 _TABLE = re.compile(r"table (\S+) (\S+) \{")
 _CHAIN = re.compile(r"chain (\S+) \{")
@@ -74,7 +75,7 @@ def parse(listing: str, families: Collection[str] = ("ip", "inet")) -> list[Tabl
         if not opened:
             continue
         chains = tuple(_chains(lines))
-        if opened[1] in families and opened[2] != OWN_TABLE:
+        if opened[1] in families and opened[2] not in (OWN_TABLE, OWNED_TABLE):
             tables.append(Table(opened[1], opened[2], chains))
     return tables
 
@@ -199,20 +200,26 @@ def _values(tokens: Sequence[str]) -> tuple[tuple[str, ...], bool, int]:
     return tuple(value.strip('"') for value in values), negated, index
 
 
-def accept_rule(way: Way, opening: Opening) -> str:
-    """The rule that lets the overlay pass a foreign chain."""
+def accept_rules(way: Way, opening: Opening, members: Ranges | None = None) -> list[str]:
+    """The rules that let the overlay pass a foreign chain.
+
+    Args:
+        members: the TCP ports that members reach, see `Closed.members`.
+    """
+    if way is Way.IN:
+        return [written(rule) for rule in admitted(opening, members)]
     interface, network = f'"{opening.interface}"', opening.network
     match = {
-        Way.IN: f"iifname {interface} ip saddr {network}",
         Way.OUT: f"oifname {interface} ip daddr {network}",
         Way.THROUGH: f"iifname {interface} oifname {interface} ip saddr {network} ip daddr {network}",
     }[way]
-    return f'{match} accept comment "{way.comment(opening)}"'
+    return [f'{match} accept comment "{way.comment(opening)}"']
 
 
-def insert_command(table: Table, chain: Chain, way: Way, opening: Opening) -> str:
-    """Script line: our accept becomes the chain's first rule."""
-    return f"insert rule {table.family} {table.name} {chain.name} {accept_rule(way, opening)}\n"
+def insert_command(table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None = None) -> str:
+    """Script: our accepts become the chain's first rules."""
+    place = f"insert rule {table.family} {table.name} {chain.name}"
+    return "".join(f"{place} {rule}\n" for rule in reversed(accept_rules(way, opening, members)))
 
 
 def delete_command(table: Table, chain: Chain, rule: Rule) -> str:
@@ -220,35 +227,27 @@ def delete_command(table: Table, chain: Chain, rule: Rule) -> str:
     return f"delete rule {table.family} {table.name} {chain.name} handle {rule.where}\n"
 
 
-def own_rules(opening: Opening, closed: Closed) -> dict[str, list[tuple[str, str]]]:
-    """Per chain of our table: (rule, comment). Only overlay to overlay is forwarded, and Ray hears the overlay only.
+def written(rule: OwnRule) -> str:
+    """A rule of ours as nft reads it."""
+    words = [
+        f'iifname "{rule.iif}"' if rule.iif else "",
+        f'iifname != {{ "lo", "{rule.outside}" }}' if rule.outside else "",
+        f'oifname "{rule.oif}"' if rule.oif else "",
+        f"meta nfproto {_NFPROTO[rule.family]}" if rule.family and not rule.target else "",
+        f"ip saddr {rule.source}" if rule.source else "",
+        f"{family_of(rule.target)} daddr {'!= ' if rule.elsewhere else ''}{rule.target}" if rule.target else "",
+        f"{rule.protocol} dport {_set(rule.ports)}" if rule.ports else "",
+        f"meta l4proto {rule.protocol}" if rule.protocol and not rule.ports and rule.opens is None else "",
+        f"tcp flags & (fin | syn | rst | ack) {'==' if rule.opens else '!='} syn" if rule.opens is not None else "",
+        "icmp type redirect" if rule.redirect else "",
+        "ct state established,related" if rule.known else "",
+        rule.verdict,
+        f'comment "{rule.comment}"',
+    ]
+    return " ".join(word for word in words if word)
 
-    A hub must not send ICMP redirects into the overlay (nodes would try to reach each other around it), and the
-    kernel's own switch is a logical OR over all interfaces, so it is a rule. Nor may a neighbour in the LAN route to
-    this node's overlay address (Linux answers for each of its addresses on each interface). No rule here needs
-    conntrack, which a host may not have, or not for every packet.
-    """
-    interface, network, mark = f'"{opening.interface}"', opening.network, opening.mark
-    through = (f"iifname {interface} oifname {interface} ip saddr {network} ip daddr {network} accept", "through")
-    outside = f'iifname != {{ "lo", {interface} }}'
-    named = f"{CLOSED} {closed.digest}"
-    opens = "tcp flags & (fin | syn | rst | ack) == syn"
-    chains = {
-        "forward": [
-            *([through] if opening.forwards else []),
-            (f"iifname {interface} drop", "nothing leaves the overlay here"),
-            (f"oifname {interface} drop", "nothing enters the overlay here"),
-        ],
-        "input": [
-            (f"{outside} ip daddr {network} drop", "overlay addresses on the overlay only"),
-            *([(f"{outside} tcp dport {_set(closed.always)} {opens} drop", f"{named} new")] if closed.always else []),
-            *([(f"{outside} tcp dport {_set(closed.heard)} drop", named)] if closed.heard else []),
-        ],
-        "output": [(f"oifname {interface} icmp type redirect drop", "no redirects")],
-    }
-    return {
-        chain: [(rule, f"{mark} {comment} {network}") for rule, comment in rules] for chain, rules in chains.items()
-    }
+
+_NFPROTO = {IPV4: "ipv4", IPV6: "ipv6"}
 
 
 def _set(ports: Ranges) -> str:
@@ -260,14 +259,14 @@ def own_table_script(opening: Opening, closed: Closed) -> str:
     lines = [f"add table inet {OWN_TABLE}", f"delete table inet {OWN_TABLE}", f"table inet {OWN_TABLE} {{"]
     for chain, rules in own_rules(opening, closed).items():
         lines.append(f"chain {chain} {{ type filter hook {chain} priority -5; policy accept;")
-        lines += [f'{rule} comment "{comment}"' for rule, comment in rules]
+        lines += [written(rule) for rule in rules]
         lines.append("}")
     return "\n".join([*lines, "}", ""])
 
 
 def own_table_in_place(listing: str, opening: Opening, closed: Closed) -> bool:
     """Whether our table stands as `own_table_script` makes it, told by the comments and their order."""
-    wanted = [comment for rules in own_rules(opening, closed).values() for _, comment in rules]
+    wanted = [rule.comment for rules in own_rules(opening, closed).values() for rule in rules]
     return own_table_comments(listing) == wanted
 
 

@@ -2,8 +2,8 @@
 
 >>> from ipaddress import IPv4Network
 >>> opening = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=True)
->>> Way.IN.comment(opening)
-'meshray meshray0: in 10.99.0.0/16'
+>>> Way.OUT.comment(opening)
+'meshray meshray0: out 10.99.0.0/16'
 >>> way_of_hook("forward", opening)
 <Way.THROUGH: 'through'>
 """
@@ -23,11 +23,18 @@ class Opening:
         interface: the overlay interface.
         network: the overlay's addresses; nothing else is accepted from the interface.
         forwards: this node is a hub, it passes packets on from one overlay address to another.
+        ports: TCP and UDP ports that members reach besides Ray's: the mesh's own, and those of ``--open``.
+        everything: members reach every port (``--open all``).
+        strict: what members are not to reach is dropped, because the host's own rules let all of the interface in
+            (firewalld's trusted zone).
     """
 
     interface: str
     network: IPv4Network
     forwards: bool
+    ports: tuple[int, ...] = ()
+    everything: bool = False
+    strict: bool = False
 
     @property
     def mark(self) -> str:
@@ -43,7 +50,10 @@ class Way(Enum):
     THROUGH = "through"
 
     def comment(self, opening: Opening) -> str:
-        """Marks a rule as ours and says what it lets pass, so that one of another network is replaced."""
+        """Marks a rule as ours and says what it lets pass, so that one of another network is replaced.
+
+        Of those for `IN` see `meshray.firewall.own_rules.admission_comment`.
+        """
         return f"{opening.mark} {self.value} {opening.network}"
 
 

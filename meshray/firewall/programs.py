@@ -1,5 +1,6 @@
 """Runs the host's firewall programs, and reads and sets what the kernel keeps under /proc.
 
+
 >>> Answer(127, "", "").missing
 True
 """
@@ -12,12 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshray.runtime.trust import SYSTEM_FOLDERS, find_program
+
 #: ufw and firewalld answer within seconds even on slow machines; a lock that is held longer is reported.
 TIMEOUT_S = 20.0
 _NOT_FOUND = 127
 _TIMED_OUT = 124
-#: sudo, cron and units may leave these out of PATH.
-_SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+#: How nft and iptables-nft begin to say that they cannot talk to the kernel at all, in lower case. Where the reason is
+#: no missing right, it has no nf_tables.
+_NO_NFT = ("cache initialization failed", "could not fetch rule set generation id", "failed to initialize nft")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class Answer:
     @property
     def missing(self) -> bool:
         """There is no such program on this host, or the kernel lacks what it drives."""
-        return self.code == _NOT_FOUND or "not supported" in self.error.lower()
+        error = self.error.lower()
+        lacks = "not supported" in error or ("invalid argument" in error and any(text in error for text in _NO_NFT))
+        return self.code == _NOT_FOUND or (self.code != 0 and lacks)
 
     @property
     def cause(self) -> str:
@@ -51,10 +57,13 @@ Run = Callable[[Sequence[str], str], Answer]
 
 def run_program(argv: Sequence[str], stdin: str = "") -> Answer:
     """Runs one program to its end, at most TIMEOUT_S; never raises for what the program does."""
-    environment = {**os.environ, "LC_ALL": "C", "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_FOLDERS}".lstrip(":")}
+    program = find_program(argv[0], os.environ)
+    if program is None:
+        return Answer(_NOT_FOUND, "", f"{argv[0]}: not found")
+    environment = {**os.environ, "LC_ALL": "C", "PATH": SYSTEM_FOLDERS}
     try:
         done = subprocess.run(
-            argv,
+            [str(program), *argv[1:]],
             input=stdin,
             capture_output=True,
             text=True,

@@ -13,25 +13,41 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
+from meshray.firewall.closing import Ranges, contains, ranges
 from meshray.firewall.opening import Opening, Way, way_of_hook
+from meshray.firewall.own_rules import admission_comment, merged
 from meshray.firewall.ruleset import Chain, Packet, Rule, Table, fate
 from meshray.settings import PROBE_PORT
 
 #: Ray's GCS, dashboard and client; the first, one and the last of its workers' ports; the eight of each node (see
 #: `meshray.raynode.command`).
 _RAYS = (6379, 8265, 10001, 10002, 15000, 19999, *range(20101, 20109))
+_ALSO = (("udp", PROBE_PORT), ("icmp", 0))
 #: Stand for what a mesh carries: Ray's ports, ports of users' own, probes, ping.
-_SAMPLES = (*(("tcp", port) for port in (*_RAYS, 20000, 50000)), ("udp", PROBE_PORT), ("icmp", 0))
+_SAMPLES = (*(("tcp", port) for port in (*_RAYS, 20000, 50000)), *_ALSO)
 
 
-def overlay_packets(way: Way, opening: Opening) -> Iterator[Packet]:
-    """What must get through a chain for the mesh to work."""
+def overlay_packets(way: Way, opening: Opening, members: Ranges | None = None) -> Iterator[Packet]:
+    """What must get through a chain for the mesh to work.
+
+    Args:
+        members: the TCP ports of this node that members reach, see `meshray.firewall.closing.Closed`; None: all.
+    """
     interface = opening.interface
     iif = interface if way is not Way.OUT else ""
     oif = interface if way is not Way.IN else ""
+    samples = _SAMPLES
+    if way is Way.IN and members is not None and not opening.everything:
+        samples = _samples(opening, members)
     for source, target in _address_pairs(opening.network):
-        for protocol, port in _SAMPLES:
+        for protocol, port in samples:
             yield Packet(iif, oif, source, target, protocol, port)
+
+
+def _samples(opening: Opening, members: Ranges) -> tuple[tuple[str, int], ...]:
+    tcp = merged(members, ranges(opening.ports))
+    ports = {port for pair in tcp for port in pair} | {port for port in _RAYS if contains(tcp, port)}
+    return (*(("tcp", port) for port in sorted(ports)), *(("udp", port) for port in opening.ports), *_ALSO)
 
 
 def _address_pairs(network: IPv4Network) -> list[tuple[IPv4Address, IPv4Address]]:
@@ -39,29 +55,41 @@ def _address_pairs(network: IPv4Network) -> list[tuple[IPv4Address, IPv4Address]
     return [(half[2], half[3]) for half in (nodes, probes)]
 
 
-def drops(table: Table, chain: Chain, way: Way, opening: Opening) -> bool:
-    """Whether this base chain certainly drops something of the overlay."""
-    return any(fate(table, chain, packet) != "accept" for packet in overlay_packets(way, opening))
+def drops(table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None) -> bool:
+    """Whether this base chain certainly drops something of the overlay that must pass."""
+    return any(fate(table, chain, packet) != "accept" for packet in overlay_packets(way, opening, members))
 
 
-def missing(table: Table, opening: Opening) -> list[tuple[Chain, Way]]:
+def missing(table: Table, opening: Opening, members: Ranges | None = None) -> list[tuple[Chain, Way]]:
     """The base chains that hold the overlay back, in the table's order."""
     found = []
     for chain in table.chains:
         way = way_of_hook(chain.hook, opening)
-        if way and drops(table, chain, way, opening):
+        if way and drops(table, chain, way, opening, members):
             found.append((chain, way))
     return found
 
 
-def obsolete(table: Table, opening: Opening, also_wanted: Collection[str] = ()) -> list[tuple[Chain, Rule]]:
+def wanted_comment(way: Way, opening: Opening, members: Ranges | None) -> str:
+    """Of our rules in a foreign chain that let the overlay pass this way."""
+    return admission_comment(opening, members) if way is Way.IN else way.comment(opening)
+
+
+def obsolete(
+    table: Table, opening: Opening, members: Ranges | None = None, also_wanted: Collection[str] = ()
+) -> list[tuple[Chain, Rule]]:
     """Rules of ours that nothing asks for any more: another network, a hub that is none now, a copy that came too late.
 
     A rule of ours that stands in vain (the chain drops all the same) is obsolete too: a new one is put before it.
     """
-    wanted = {way.comment(opening) for way in Way if way is not Way.THROUGH or opening.forwards} | set(also_wanted)
+    ways = [way for way in Way if way is not Way.THROUGH or opening.forwards]
+    wanted = {wanted_comment(way, opening, members) for way in ways} | set(also_wanted)
     # Ours stand in base chains, and in Docker's chain, which belongs to the only chain that forwards there.
-    in_vain = {(name, way.comment(opening)) for chain, way in missing(table, opening) for name in (chain.name, "")}
+    in_vain = {
+        (name, wanted_comment(way, opening, members))
+        for chain, way in missing(table, opening, members)
+        for name in (chain.name, "")
+    }
     return [
         (chain, rule)
         for chain, rule in table.marked(opening.mark)

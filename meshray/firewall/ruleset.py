@@ -12,8 +12,8 @@ text (marks, address sets, rates) count as not met, so only a drop that is certa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address, ip_network
 
 #: The kernel's own limit for jumps (NFT_JUMP_STACK_SIZE).
@@ -85,6 +85,13 @@ class Table:
     def marked(self, mark: str) -> Iterator[tuple[Chain, Rule]]:
         """Every rule whose comment begins with this mark, with its chain."""
         return ((chain, rule) for chain in self.chains for rule in chain.rules if rule.comment.startswith(mark))
+
+    def without(self, gone: Collection[Rule]) -> Table:
+        """The same table when these rules are gone."""
+        chains = (
+            replace(chain, rules=tuple(rule for rule in chain.rules if rule not in gone)) for chain in self.chains
+        )
+        return replace(self, chains=tuple(chains))
 
 
 def fate(table: Table, chain: Chain, packet: Packet) -> str:

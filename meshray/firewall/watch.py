@@ -1,12 +1,14 @@
 """Hears from the kernel that somebody changed rules or forwarding.
 
 with Watch() as watch:
-    await watch.wait(60)     # returns at the first change, when it has been quiet for a moment; else after 60 s
+    await watch.wait(60)     # returns at once at the first change; else after 60 s
+    repair()
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from types import TracebackType
 
@@ -14,10 +16,9 @@ _NETLINK_ROUTE = 0
 _NETLINK_NETFILTER = 12
 #: Multicast groups as bits: NFNLGRP_NFTABLES (7) and RTNLGRP_IPV4_NETCONF (24).
 _GROUPS = ((_NETLINK_NETFILTER, 1 << 6), (_NETLINK_ROUTE, 1 << 23))
-#: A reload is many transactions; this long without one, and it is over.
-_QUIET_S = 0.2
-#: Somebody who changes rules all the time must not keep us from repairing.
-_LONGEST_S = 2.0
+#: A reload is many transactions. The first one is answered at once, the others together after a pause, which grows
+#: while they go on: a program that changes rules all the time neither keeps us from repairing nor busy.
+_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 1.0
 
 
 class Watch:
@@ -29,6 +30,8 @@ class Watch:
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
         self._changed = asyncio.Event()
+        self._told_at = -_LONGEST_PAUSE_S
+        self._pause_s = _PAUSE_S
 
     def __enter__(self) -> Watch:
         for family, groups in _GROUPS:
@@ -60,18 +63,14 @@ class Watch:
             self._changed.set()
 
     async def wait(self, at_most_s: float) -> None:
-        """Until something changed and it has been quiet since, or until the time is up."""
-        if not await self._change_within(at_most_s):
-            return
+        """Until something changed, or until the time is up. A change is told at once, the next one after a pause."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _LONGEST_S
-        while loop.time() < deadline and await self._change_within(_QUIET_S):
-            pass
-
-    async def _change_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
-        except asyncio.TimeoutError:
-            return False
+        pause_s = self._told_at + self._pause_s - loop.time()
+        if pause_s > 0:
+            await asyncio.sleep(pause_s)
+        goes_on = pause_s > 0 and self._changed.is_set()
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S) if goes_on else _PAUSE_S
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), at_most_s)
         self._changed.clear()
-        return True
+        self._told_at = loop.time()

@@ -10,7 +10,7 @@ IPv4Address('10.99.128.7')
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
@@ -24,6 +24,9 @@ LONGEST_PREFIX = 28
 SHORTEST_PREFIX = 8
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+#: The name or number of an interface behind an IPv6 address (RFC 4007): as Linux allows it, but ASCII. Python takes
+#: anything there, line breaks too.
+_SCOPE = re.compile(r"[^\x00-\x20\x7f-\U0010ffff%/\[\]]{1,15}")
 
 
 class NodeName(str):
@@ -81,6 +84,18 @@ class Endpoint:
             )
         return cls(host, port)
 
+    @classmethod
+    def parse_readable(cls, texts: Iterable[str]) -> tuple[Endpoint, ...]:
+        """Return the endpoints among these texts, without those that are invalid: one node's are no reason to refuse
+        the map of all."""
+        found = []
+        for text in texts:
+            try:
+                found.append(cls.parse(text))
+            except UsageError:
+                continue
+        return tuple(found)
+
     @property
     def ip(self) -> IPv4Address | IPv6Address | None:
         """The host as an address, None where it is a DNS name."""
@@ -93,6 +108,9 @@ class Endpoint:
 # The same few hosts are asked about several times a second.
 @lru_cache(4096)
 def _as_ip(host: str) -> IPv4Address | IPv6Address | None:
+    _, percent, scope = host.partition("%")
+    if percent and not _SCOPE.fullmatch(scope):
+        return None
     try:
         return ip_address(host)
     except ValueError:
@@ -105,7 +123,8 @@ def _is_host(host: str) -> bool:
     labels = host.rstrip(".").lower().split(".")
     # All-numeric names are mistyped IPv4 addresses (10.0.0.300), never DNS names.
     return (
-        len(host) <= 253
+        host.isascii()
+        and len(host) <= 253
         and all(_LABEL.fullmatch(label.replace("_", "-")) for label in labels)
         and not labels[-1].isdecimal()
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
+from meshray.model.attestation import Attestation, optional_attestation
+from meshray.model.epochs import FIRST, LONGEST_RAY_TOKEN, MAX_EPOCH
 from meshray.model.keys import MeshSecret, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, HUB, Versions
@@ -15,6 +17,9 @@ from meshray.model.node import HEAD, HUB, Versions
 LONGEST_TICKET = 6000
 #: With these an agent tells, when it connects, what it knows of the coordinator's past.
 MARK_HEADER, TICKET_HEADER = "Meshray-Mark", "Meshray-Ticket"
+#: With this it sends a random word that is its process's own: two machines with one identity are told apart by it.
+INSTANCE_HEADER = "Meshray-Instance"
+LONGEST_INSTANCE = 32
 #: The roles that a machine may ask for; the others follow from what it is.
 WISHES = frozenset({HEAD, HUB})
 
@@ -29,6 +34,8 @@ class EnrolRequest:
         with_ray: the node will run Ray; as a worker its versions must match the head's.
         endpoints: where its WireGuard may be reached, given by a person; they are kept.
         roles: what it wants to be beyond a node, of `WISHES`.
+        follows_epochs: its agent takes over new epochs of the mesh's secrets.
+        attestation: its identity's signature of the key; None: its meshray is of an earlier release.
     """
 
     mesh_id: str
@@ -43,6 +50,8 @@ class EnrolRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     endpoints: tuple[Endpoint, ...] = ()
     roles: frozenset[str] = frozenset()
+    follows_epochs: bool = True
+    attestation: Attestation | None = None
 
     def to_json(self) -> dict[str, object]:
         """The JSON form."""
@@ -59,14 +68,13 @@ class EnrolRequest:
             "labels": dict(self.labels),
             "endpoints": [str(endpoint) for endpoint in self.endpoints],
             "roles": sorted(self.roles),
+            "follows_epochs": self.follows_epochs,
+            **({"attestation": self.attestation.to_json()} if self.attestation is not None else {}),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> EnrolRequest:
         """The inverse of `to_json`. Raises UsageError or wire.WireError."""
-        roles = frozenset(wire.texts(value, "roles"))
-        if not roles <= WISHES:
-            raise wire.WireError(f"roles: a node may ask for {' and '.join(sorted(WISHES))} only")
         return cls(
             mesh_id=wire.text(value, "mesh_id", 64),
             token_id=wire.text(value, "token_id", 64),
@@ -77,9 +85,11 @@ class EnrolRequest:
             versions=Versions.from_json(wire.mapping(value, "versions")),
             with_ray=wire.flag(value, "with_ray"),
             ephemeral=wire.flag(value, "ephemeral"),
-            labels=wire.text_map(value, "labels"),
+            labels=wire.printable_map(value, "labels"),
             endpoints=tuple(Endpoint.parse(item) for item in wire.texts(value, "endpoints")),
-            roles=roles,
+            roles=roles_from_json(value),
+            follows_epochs=wire.flag(value, "follows_epochs"),
+            attestation=optional_attestation(value),
         )
 
 
@@ -89,11 +99,12 @@ class EnrolAnswer:
 
     Attributes:
         credential: what every later call carries; the coordinator stores only its hash.
-        mesh_secret: from which each pair of nodes derives its preshared key.
-        ray_token: Ray's own token of this mesh.
+        mesh_secret: from which each pair of nodes derives its preshared key; of the newest epoch.
+        ray_token: Ray's own token of this mesh, of the newest epoch.
         map: the first map, so that the tunnel can be set up without another call.
         ticket: what the node keeps and shows again, should the coordinator have forgotten it; empty: none.
         observed: the address from which the request came, as the coordinator sees it; empty where it does not tell.
+        secret_epoch: the epoch of the two secrets. Older ones that are still in use come over the agent's connection.
     """
 
     node_id: str
@@ -103,6 +114,7 @@ class EnrolAnswer:
     map: MeshMap
     observed: str = ""
     ticket: str = field(default="", repr=False)
+    secret_epoch: int = FIRST
 
     def to_json(self) -> dict[str, object]:
         """The JSON form; it holds secrets and is never logged."""
@@ -114,6 +126,7 @@ class EnrolAnswer:
             "map": self.map.to_json(),
             "observed": self.observed,
             "ticket": self.ticket,
+            "secret_epoch": self.secret_epoch,
         }
 
     @classmethod
@@ -123,8 +136,17 @@ class EnrolAnswer:
             wire.text(value, "node_id", 64),
             wire.text(value, "credential", 128),
             MeshSecret.parse(wire.text(value, "mesh_secret", 44)),
-            wire.text(value, "ray_token", 256),
+            wire.text(value, "ray_token", LONGEST_RAY_TOKEN),
             MeshMap.from_json(wire.mapping(value, "map")),
             wire.text(value, "observed", 45, ""),
             wire.text(value, "ticket", LONGEST_TICKET, ""),
+            wire.number(value, "secret_epoch", FIRST, MAX_EPOCH, FIRST),
         )
+
+
+def roles_from_json(value: Mapping[str, object]) -> frozenset[str]:
+    """Return the field ``roles`` of a request. Raises wire.WireError where it has others than `WISHES`."""
+    roles = frozenset(wire.texts(value, "roles"))
+    if not roles <= WISHES:
+        raise wire.WireError(f"roles: a node may ask for {' and '.join(sorted(WISHES))} only")
+    return roles

@@ -1,4 +1,4 @@
-"""WireGuard keys as types: 32 bytes, written as 44 characters of base64.
+"""Keys as types, WireGuard's and those that sign: 32 bytes, written as 44 characters of base64.
 
 >>> private = PrivateKey.generate()
 >>> PublicKey.parse(str(private.public())) == private.public()
@@ -53,14 +53,33 @@ class _Key:
         return self.raw.hex()
 
 
-class PublicKey(_Key):
-    """Names a peer; may be shown to everyone."""
+class _PublicKey(_Key):
+    """A key that may be shown to everyone."""
 
     def __str__(self) -> str:
         return base64.b64encode(self.raw).decode("ascii")
 
     def __repr__(self) -> str:
-        return f"PublicKey({self})"
+        return f"{type(self).__name__}({self})"
+
+
+class PublicKey(_PublicKey):
+    """Names a WireGuard peer."""
+
+
+class VerifyKey(_PublicKey):
+    """The public half of a `SigningKey`."""
+
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        """Return whether the private half made this Ed25519 signature (RFC 8032) of the message."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
 
 
 class _SecretKey(_Key):
@@ -99,6 +118,27 @@ class PrivateKey(_SecretKey):
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
         return X25519PrivateKey.from_private_bytes(self.raw).exchange(X25519PublicKey.from_public_bytes(other.raw))
+
+
+class SigningKey(_SecretKey):
+    """An Ed25519 key: a node's identity, a token's key, or the lock of a mesh."""
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """Return a new random key."""
+        return cls(secrets.token_bytes(KEY_BYTES))
+
+    def public(self) -> VerifyKey:
+        """Return the public half."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return VerifyKey(Ed25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw())
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature of the message, 64 bytes."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return Ed25519PrivateKey.from_private_bytes(self.raw).sign(message)
 
 
 class PresharedKey(_SecretKey):

@@ -11,25 +11,44 @@ from dataclasses import dataclass, replace
 
 from meshray.model import wire
 from meshray.model.address import OverlayNetwork
+from meshray.model.attestation import Removals, optional_removals
+from meshray.model.keys import VerifyKey
 from meshray.model.node import COORDINATOR, HEAD, HUB, Node
 
 #: The largest revision that fits SQLite and JSON alike.
 MAX_REVISION = 2**53 - 1
+#: Seconds for which a node may be silent before Ray calls it dead, unless ``init --patience`` says otherwise.
+DEFAULT_PATIENCE_S = 120
+#: Below, a busy machine would be called dead; above, nobody would wait for it.
+MIN_PATIENCE_S, MAX_PATIENCE_S = 20, 3600
 #: Characters of a mark.
 LONGEST_MARK = 512
 
 
 @dataclass(frozen=True)
 class MeshInfo:
-    """What never changes while a mesh exists."""
+    """What never changes while a mesh exists.
+
+    Attributes:
+        patience_s: for how long Ray waits for a node that does not answer, seconds; see `meshray.raynode.patience`.
+        lock: the key that signs tokens (`init --lock`); None: whoever has a token may join.
+    """
 
     id: str
     name: str
     network: OverlayNetwork
+    patience_s: int = DEFAULT_PATIENCE_S
+    lock: VerifyKey | None = None
 
     def to_json(self) -> dict[str, object]:
         """The JSON form."""
-        return {"id": self.id, "name": self.name, "network": str(self.network)}
+        return {
+            "id": self.id,
+            "name": self.name,
+            "network": str(self.network),
+            "patience_s": self.patience_s,
+            **({"lock": str(self.lock)} if self.lock is not None else {}),
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> MeshInfo:
@@ -38,6 +57,9 @@ class MeshInfo:
             wire.text(value, "id", 64),
             wire.text(value, "name", 63),
             OverlayNetwork.parse(wire.text(value, "network", 18)),
+            # A coordinator of an older release does not say it.
+            wire.number(value, "patience_s", MIN_PATIENCE_S, MAX_PATIENCE_S, DEFAULT_PATIENCE_S),
+            VerifyKey.parse(wire.text(value, "lock", 44)) if "lock" in value else None,
         )
 
 
@@ -49,6 +71,7 @@ class MapChange:
     revision: int
     nodes: Mapping[str, Node | None]
     mark: str = ""
+    removals: Removals | None = None
 
     def to_json(self) -> dict[str, object]:
         """The JSON form; its size is in proportion to what changed."""
@@ -57,6 +80,7 @@ class MapChange:
             "revision": self.revision,
             "nodes": {key: node.to_json() if node else None for key, node in self.nodes.items()},
             "mark": self.mark,
+            **({"removals": self.removals.to_json()} if self.removals is not None else {}),
         }
 
     @classmethod
@@ -67,6 +91,7 @@ class MapChange:
             wire.number(value, "revision", 0, MAX_REVISION),
             _nodes_from_json(wire.mapping(value, "nodes")),
             wire.text(value, "mark", LONGEST_MARK, ""),
+            optional_removals(value),
         )
 
 
@@ -77,12 +102,14 @@ class MeshMap:
     Attributes:
         mark: the coordinator's own name for this moment; told back to it, it shows whether it has lost some of
             its past. Means nothing to anybody else.
+        removals: what the lock has removed; None: nothing, or there is no lock.
     """
 
     mesh: MeshInfo
     revision: int
     nodes: Mapping[str, Node]
     mark: str = ""
+    removals: Removals | None = None
 
     def with_role(self, role: str) -> list[Node]:
         """The nodes that have this role, in the order of their addresses."""
@@ -120,7 +147,8 @@ class MeshMap:
             raise wire.WireError(f"a change from revision {change.base} came to a map of revision {self.revision}")
         nodes = {key: node for key, node in self.nodes.items() if key not in change.nodes}
         nodes.update({key: node for key, node in change.nodes.items() if node is not None})
-        return _sound(replace(self, revision=change.revision, nodes=nodes, mark=change.mark))
+        removals = change.removals or self.removals
+        return _sound(replace(self, revision=change.revision, nodes=nodes, mark=change.mark, removals=removals))
 
     def to_json(self) -> dict[str, object]:
         """The form on the wire and in the cache."""
@@ -129,6 +157,7 @@ class MeshMap:
             "revision": self.revision,
             "nodes": {key: node.to_json() for key, node in self.nodes.items()},
             "mark": self.mark,
+            **({"removals": self.removals.to_json()} if self.removals is not None else {}),
         }
 
     @classmethod
@@ -141,6 +170,7 @@ class MeshMap:
                 wire.number(value, "revision", 0, MAX_REVISION),
                 {key: node for key, node in nodes.items() if node is not None},
                 wire.text(value, "mark", LONGEST_MARK, ""),
+                optional_removals(value),
             )
         )
 
@@ -149,7 +179,8 @@ def diff(old: MeshMap, new: MeshMap) -> MapChange:
     """The change that leads from ``old`` to ``new``."""
     changed: dict[str, Node | None] = {key: None for key in old.nodes if key not in new.nodes}
     changed.update({key: node for key, node in new.nodes.items() if old.nodes.get(key) != node})
-    return MapChange(old.revision, new.revision, changed, new.mark)
+    removals = new.removals if new.removals != old.removals else None
+    return MapChange(old.revision, new.revision, changed, new.mark, removals)
 
 
 def _sound(mesh_map: MeshMap) -> MeshMap:

@@ -8,7 +8,10 @@ from ipaddress import IPv4Address
 
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
+from meshray.model.attestation import Attestation, optional_attestation
+from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.keys import PublicKey
+from meshray.model.printable import printable
 
 #: Runs the Ray head.
 HEAD = "head"
@@ -21,6 +24,19 @@ WORKER = "worker"
 #: A device that has only wg-quick: no agent, no Ray.
 STATIC = "static"
 ROLES = frozenset({HEAD, HUB, COORDINATOR, WORKER, STATIC})
+#: What the coordinator's node finds of a node over the overlay: it does not answer; it will not come back as it was.
+SILENT, GONE = "silent", "gone"
+#: What can be wrong with a node that others must know. Two machines use its identity, as the coordinator sees it; the
+#: detail is the two addresses.
+ONE_IDENTITY = "one_identity"
+#: The map says what the node's identity, or the lock of the mesh, did not sign (`meshray.model.lock`).
+NODE_IDENTITY = "node_identity"
+#: It is a hub and does not forward between nodes, as it reports itself; the detail is why.
+HUB_FORWARDS = "hub_forwards"
+#: Characters of a fault's detail.
+LONGEST_DETAIL = 200
+#: Characters of all labels of a node together, keys and values.
+LONGEST_LABELS = 4096
 
 
 @dataclass(frozen=True)
@@ -37,9 +53,10 @@ class Versions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Versions:
-        """The inverse of `to_json`; values are cut at 64 characters. Raises wire.WireError."""
+        """The inverse of `to_json`; values are cut at 64 characters and lose what is not printable. Raises
+        wire.WireError."""
         names = ("meshray", "ray", "python")
-        return cls(*(wire.text(value, name, wire.MAX_ITEM_CHARACTERS, "")[:64] for name in names))
+        return cls(*(printable(wire.text(value, name, wire.MAX_ITEM_CHARACTERS, ""))[:64] for name in names))
 
 
 @dataclass(frozen=True)
@@ -55,9 +72,14 @@ class Node:
         ephemeral: the coordinator removes it by itself some time after it went away.
         drained: Ray's tasks have left it and shall not come back until a person says so: its agent starts no Ray.
         down: a person took it down (`meshray down`): that it is not there is meant.
+        ended: its agent's connection was closed by its machine without a goodbye: the process was killed.
+        silence: SILENT or GONE where the node does not answer over the overlay, as the coordinator's node sees it.
         labels: what the person gave with ``--label``; passed on to Ray.
         ray_instance: changes with every start of this node's Ray head, empty while it is down.
             A worker whose head has another instance than the one it joined starts its Ray again.
+        faults: what is wrong with it that others must know: detail by code (`ONE_IDENTITY`, `HUB_FORWARDS`).
+        secret_epoch: the newest epoch of the mesh secret that it holds; of a static peer, the epoch of its file.
+        attestation: its identity's signature of its key; None: its meshray has none yet.
     """
 
     id: str
@@ -72,9 +94,14 @@ class Node:
     ephemeral: bool = False
     drained: bool = False
     down: bool = False
+    ended: bool = False
+    silence: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     versions: Versions = Versions()
     ray_instance: str = ""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    secret_epoch: int = FIRST
+    attestation: Attestation | None = None
 
     @property
     def role(self) -> str:
@@ -96,9 +123,15 @@ class Node:
             "ephemeral": self.ephemeral,
             "drained": self.drained,
             "down": self.down,
+            "ended": self.ended,
+            "silence": self.silence,
             "labels": dict(self.labels),
             "versions": self.versions.to_json(),
             "ray_instance": self.ray_instance,
+            # Hardly any node has one, and the map of a large mesh is large enough.
+            **({"faults": dict(self.faults)} if self.faults else {}),
+            **({"secret_epoch": self.secret_epoch} if self.secret_epoch != FIRST else {}),
+            **({"attestation": self.attestation.to_json()} if self.attestation is not None else {}),
         }
 
     @classmethod
@@ -110,14 +143,19 @@ class Node:
             ip=wire.address(value, "ip"),
             public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
             roles=frozenset(wire.texts(value, "roles")) & ROLES,
-            endpoints=tuple(Endpoint.parse(item) for item in wire.texts(value, "endpoints")),
-            seen=Endpoint.parse(seen) if (seen := wire.text(value, "seen", 300, "")) else None,
+            endpoints=Endpoint.parse_readable(wire.texts(value, "endpoints")),
+            seen=next(iter(Endpoint.parse_readable([wire.text(value, "seen", 300, "")])), None),
             hubs=wire.texts(value, "hubs"),
             online=wire.flag(value, "online"),
             ephemeral=wire.flag(value, "ephemeral"),
             drained=wire.flag(value, "drained"),
             down=wire.flag(value, "down"),
-            labels=wire.text_map(value, "labels"),
+            ended=wire.flag(value, "ended"),
+            silence=wire.text(value, "silence", 16, ""),
+            labels=wire.printable_map(value, "labels"),
             versions=Versions.from_json(wire.mapping(value, "versions")),
             ray_instance=wire.text(value, "ray_instance", 64),
+            faults=wire.printable_map(value, "faults"),
+            secret_epoch=wire.number(value, "secret_epoch", FIRST, MAX_EPOCH, FIRST),
+            attestation=optional_attestation(value),
         )

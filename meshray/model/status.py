@@ -31,7 +31,13 @@ class RayState:
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One node as the asked node sees it. ``drained``: Ray shall not run there now; ``down``: nothing shall."""
+    """One node as the asked node sees it.
+
+    Attributes:
+        drained: Ray shall not run there now.
+        down: nothing shall run there now.
+        silent: it does not answer over the overlay, and nobody took it down.
+    """
 
     name: str
     ip: IPv4Address
@@ -41,6 +47,7 @@ class NodeStatus:
     ray: RayState
     drained: bool = False
     down: bool = False
+    silent: bool = False
 
     def to_json(self) -> dict[str, object]:
         """One entry of ``nodes`` in ``status --json``."""
@@ -53,7 +60,29 @@ class NodeStatus:
             "ray": self.ray.to_json(),
             "drained": self.drained,
             "down": self.down,
+            "silent": self.silent,
         }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be.
+
+    Attributes:
+        code: of the doctor's check about it, where there is one.
+        text: one sentence.
+        node: the node that it concerns; empty: the mesh.
+        fix: the next command, with the node on which to run it where that is another.
+    """
+
+    code: str = ""
+    text: str = ""
+    node: str = ""
+    fix: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """One entry of ``health`` in ``status --json``."""
+        return {"code": self.code, "text": self.text, "node": self.node or None, "fix": self.fix}
 
 
 @dataclass(frozen=True)
@@ -62,7 +91,9 @@ class Status:
 
     Attributes:
         node: the name of the node that was asked.
-        problems: what is not as it should be, one sentence each; empty when healthy.
+        health: what is not as it should be; empty when healthy.
+        ray_known: whether Ray's node table could be read, or the mesh runs no Ray.
+        notices: what the user may want to know and is no fault, as sentences.
     """
 
     mesh: str
@@ -70,10 +101,19 @@ class Status:
     node: str
     coordinator_reachable: bool
     nodes: tuple[NodeStatus, ...]
-    problems: tuple[str, ...] = ()
+    health: tuple[Problem, ...] = ()
+    ray_known: bool = True
+    notices: tuple[str, ...] = ()
 
-    def totals(self) -> dict[str, float]:
-        """What the nodes that Ray calls ALIVE offer together."""
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The sentences of `health`, in its order."""
+        return tuple(problem.text for problem in self.health)
+
+    def totals(self) -> Mapping[str, float | None]:
+        """What the nodes that Ray calls ALIVE and that answer offer together; None where Ray could not be asked."""
+        if not self.ray_known:
+            return dict.fromkeys(TOTALS)
         alive = [node.ray.resources for node in self.nodes if node.ray.alive]
         return {name: sum(resources.get(name, 0.0) for resources in alive) for name in TOTALS}
 
@@ -85,6 +125,8 @@ class Status:
             "self": self.node,
             "coordinator": {"reachable": self.coordinator_reachable},
             "nodes": [node.to_json() for node in self.nodes],
-            "totals": self.totals(),
+            "totals": dict(self.totals()),
             "problems": list(self.problems),
+            "health": [problem.to_json() for problem in self.health],
+            "notices": list(self.notices),
         }

@@ -2,6 +2,9 @@
 
     meshray1_<base64url of: checksum (4 bytes) + JSON [mesh id, [endpoints], certificate SHA-256, token id, secret]>
 
+In a mesh with a lock the list has one more item, which is never sent to the coordinator: {lock, key, grant}. With the
+token's key the machine that joins signs its own identity (`meshray.model.attestation`).
+
 The checksum tells a token that was cut short or mistyped from one that is refused.
 """
 
@@ -12,16 +15,50 @@ import binascii
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from meshray.errors import RefusedError, UsageError
+from meshray.model import wire
 from meshray.model.address import Endpoint
+from meshray.model.attestation import Chain, Grant
+from meshray.model.keys import SigningKey, VerifyKey
 
 PREFIX = "meshray1_"
 #: Far above any real token (a coordinator with 20 addresses makes 700 characters).
 MAX_TOKEN_CHARACTERS = 8192
 _CHECKSUM_BYTES = 4
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 _SECRET_BYTES = 24
+
+
+@dataclass(frozen=True)
+class Endorser:
+    """The part of a token that the lock signed.
+
+    Attributes:
+        lock: that signed.
+        key: of the token; whoever has it lets identities in.
+    """
+
+    lock: VerifyKey
+    key: SigningKey
+    grant: Grant
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form; it holds a secret."""
+        return {"lock": str(self.lock), "key": self.key.reveal(), "grant": self.grant.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Endorser:
+        """Read the field ``endorser``. Raises UsageError or wire.WireError."""
+        item = wire.mapping(value, "endorser")
+        return cls(
+            VerifyKey.parse(wire.text(item, "lock", 44)),
+            SigningKey.parse(wire.text(item, "key", 44)),
+            Grant.from_json(wire.mapping(item, "grant")),
+        )
 
 
 @dataclass(frozen=True)
@@ -34,6 +71,7 @@ class Token:
         fingerprint: SHA-256 of the coordinator's certificate; nothing else is trusted.
         token_id: public name of the token, for ``token list`` and ``token revoke``.
         secret: the right itself; the coordinator stores only its hash.
+        endorser: what the lock signed; None: the mesh has none, or the token was made without it.
     """
 
     mesh_id: str
@@ -41,28 +79,48 @@ class Token:
     fingerprint: bytes
     token_id: str
     secret: str = field(repr=False)
+    endorser: Endorser | None = field(default=None, repr=False)
+
+    def signed(self, lock: SigningKey, roles: Iterable[str], epoch: int) -> Token:
+        """Return the token signed by the lock.
+
+        Args:
+            roles: that machines which join with it may have.
+            epoch: of the removals that the lock has signed so far.
+        """
+        key = SigningKey.generate()
+        grant = Grant.sign(lock, self.mesh_id, key.public(), roles, epoch)
+        return replace(self, endorser=Endorser(lock.public(), key, grant))
+
+    def endorse(self, identity: VerifyKey) -> Chain:
+        """Return the chain from the lock to this identity. Raises ValueError where the lock did not sign the token."""
+        if self.endorser is None:
+            raise ValueError("the token is not signed by a lock")
+        return Chain.sign(self.endorser.key, self.endorser.grant, self.mesh_id, identity)
 
     def encode(self) -> str:
         """The text that a person pastes."""
-        value = [
+        value: list[object] = [
             self.mesh_id,
             [str(endpoint) for endpoint in self.coordinators],
             self.fingerprint.hex(),
             self.token_id,
             self.secret,
+            *([self.endorser.to_json()] if self.endorser is not None else []),
         ]
         payload = json.dumps(value, separators=(",", ":")).encode()
         return PREFIX + base64.urlsafe_b64encode(_checksum(payload) + payload).rstrip(b"=").decode()
 
     @classmethod
     def parse(cls, text: str) -> Token:
-        """Reads a pasted token; white space and line breaks in it are forgiven.
+        """Reads a pasted token; forgiven are white space and line breaks in it, quotes and invisible characters, and
+        the command line around it.
 
         Raises:
             UsageError: the text is no token at all.
             RefusedError: it was one, but it was cut short or changed.
         """
-        compact = "".join(text[: MAX_TOKEN_CHARACTERS * 2].split())
+        compact = _compact(text[: MAX_TOKEN_CHARACTERS * 2])
         if not compact.startswith(PREFIX) or len(compact) > MAX_TOKEN_CHARACTERS:
             raise UsageError(
                 "not_a_token",
@@ -83,19 +141,30 @@ class Token:
         if checksum != _checksum(payload):
             raise damaged
         try:
-            mesh_id, coordinators, fingerprint, token_id, secret = json.loads(payload)
+            mesh_id, coordinators, fingerprint, token_id, secret, *more = json.loads(payload)
             token = cls(
                 str(mesh_id),
                 tuple(Endpoint.parse(str(item)) for item in coordinators),
                 bytes.fromhex(fingerprint),
                 str(token_id),
                 str(secret),
+                Endorser.from_json({"endorser": more[0]}) if more else None,
             )
-        except (ValueError, TypeError, RecursionError, UsageError):
+        except (ValueError, TypeError, RecursionError, UsageError, wire.WireError):
             raise damaged from None
         if len(token.fingerprint) != hashlib.sha256().digest_size or not token.coordinators:
             raise damaged
         return token
+
+
+def _compact(text: str) -> str:
+    """The token in what was pasted. A mail program adds quotes, byte order marks and zero-width spaces."""
+    shown = "".join(char for char in text if unicodedata.category(char) != "Cf" and char not in _QUOTES)
+    before, prefix, rest = shown.partition(PREFIX)
+    if not prefix or not before.strip():
+        return "".join(shown.split())
+    # In a command line the token ends with its word.
+    return prefix + next(iter(rest.split()), "")
 
 
 def new_token_id() -> str:

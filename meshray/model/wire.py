@@ -15,6 +15,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import TypeGuard
 
 from meshray.errors import MeshrayError
+from meshray.model.printable import printable
 
 #: Longer lists or maps than this have no meaning in any message.
 MAX_ITEMS = 64
@@ -100,6 +101,11 @@ def text_map(value: Mapping[str, object], key: str) -> dict[str, str]:
         if not _is_text(item, MAX_ITEM_CHARACTERS) or not _is_text(name, MAX_ITEM_CHARACTERS):
             raise WireError(f"{key}: must map texts to texts")
     return {name: str(item) for name, item in items.items()}
+
+
+def printable_map(value: Mapping[str, object], key: str) -> dict[str, str]:
+    """The same as `text_map`, without characters that are not printable: people see these texts in their terminals."""
+    return {printable(name): printable(item) for name, item in text_map(value, key).items()}
 
 
 def _is_text(item: object, longest: int) -> TypeGuard[str]:

@@ -10,15 +10,20 @@ port, the dashboard's host, the network interface. What is fixed cannot be given
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.errors import UsageError
 from meshray.model.address import OverlayNetwork
+from meshray.model.meshmap import DEFAULT_PATIENCE_S
 from meshray.model.release import release
+from meshray.model.wire import MAX_ITEM_CHARACTERS, MAX_ITEMS
+from meshray.raynode.patience import ray_timeouts
+from meshray.raynode.user_environment import UserEnvironment, is_dropped
 from meshray.raynode.versions import RayInstallation
 from meshray.runtime.person import Person
 
@@ -79,25 +84,15 @@ _OWNED_OPTIONS: Mapping[str, str] = {
     "--help": "it ends at once: run `ray start --help` yourself",
 }
 
-# Links that blink: a silent gap of some minutes is not the death of a node. The same on all nodes.
-_PATIENCE: Mapping[str, str] = {
-    "RAY_health_check_failure_threshold": "10",
-    "RAY_health_check_timeout_ms": "20000",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
-    "RAY_gcs_grpc_min_reconnect_backoff_ms": "2000",
-    "RAY_object_manager_default_chunk_size": str(1024 * 1024),
-    # An object that has not come by then is asked for again, and all of it sent a second time (PullManager and
-    # PushManager of Ray 2.60). Ray's own 10 s are too short for 1 GB on a line of less than 0.9 Gbit/s.
-    "RAY_object_manager_pull_timeout_ms": "60000",
-    # Ray 2.60 waits up to 30 s for running tasks when it is told to end; `meshray node drain` is for that.
-    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-}
+#: Ray 2.60 waits up to 30 s for running tasks when it is told to end; `meshray node drain` is for that.
+_NO_DRAIN_AT_THE_END = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
 
-#: Of the session in which sudo or meshray was typed: misleading for Ray, or none of its business.
-_DROPPED = re.compile(
-    r"SUDO_\w+|MESHRAY_\w+|XDG_\w+|DBUS_\w+|MAIL|OLDPWD|PWD|INVOCATION_ID|JOURNAL_STREAM|NOTIFY_SOCKET|MEMORY_PRESSURE_\w+"
-    r"|RAY_ADDRESS|RAY_API_SERVER_ADDRESS|RAY_AUTH_TOKEN|RAY_JOB_\w+|RAY_NODE_ID|RAY_RAYLET_PID|RAY_REDIS_ADDRESS"
-)
+#: By which libraries choose a network: Gloo, NCCL, PyTorch's TensorPipe and UCX by interface, inference servers by
+#: their own address.
+_INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "UCX_NET_DEVICES")
+_ADDRESS_VARIABLES = ("VLLM_HOST_IP", "SGLANG_HOST_IP")
+#: What names the active environment.
+_ACTIVE = frozenset({"VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"})
 # Kubernetes' syntax, which Ray demands.
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -112,6 +107,8 @@ class RayPlan:
         extra_args: what the person gave after ``--``; see `check_extra_args`.
         interface: the overlay's, for libraries that choose one by name (Gloo, NCCL).
         token_path: the file with Ray's token; None turns authentication off.
+        patience_s: for how long a node may be silent before Ray calls it dead, seconds; one for the whole mesh.
+        environment: what the user gives to Ray's programs.
     """
 
     head: bool
@@ -123,6 +120,8 @@ class RayPlan:
     interface: str
     token_path: Path | None
     network: OverlayNetwork
+    patience_s: int = DEFAULT_PATIENCE_S
+    environment: UserEnvironment = field(default_factory=UserEnvironment)
 
     @property
     def open_ports(self) -> tuple[int, ...]:
@@ -141,11 +140,19 @@ class RayPlan:
 
 
 def check_extra_args(args: Sequence[str]) -> None:
-    """Refuses options of `ray start` that meshray gives itself.
+    """Refuses options of `ray start` that meshray gives itself, and more than its files hold.
 
     Raises:
         UsageError: names the option and why it cannot be given.
     """
+    longest = max(args, key=len, default="")
+    if len(args) > MAX_ITEMS or len(longest) > MAX_ITEM_CHARACTERS:
+        raise UsageError(
+            "too_many_arguments",
+            f"there are {len(args)} arguments for Ray, the longest has {len(longest)} characters; "
+            f"at most {MAX_ITEMS} of {MAX_ITEM_CHARACTERS} characters are kept",
+            hint="set what many nodes share with RAY_ variables, and long values in a file that Ray reads",
+        )
     for place, argument in enumerate(args):
         option, _, value = argument.partition("=")
         reason = _OWNED_OPTIONS.get(option.replace("_", "-"))
@@ -159,7 +166,9 @@ def check_extra_args(args: Sequence[str]) -> None:
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Refuses labels that Ray would refuse. Raises UsageError naming the label."""
+    """Refuses labels that Ray would refuse, and more than the map holds. Raises UsageError naming the label."""
+    if len(labels) > MAX_ITEMS:
+        raise UsageError("too_many_labels", f"there are {len(labels)} labels, at most {MAX_ITEMS} are kept")
     for key, value in labels.items():
         prefix, slash, name = key.rpartition("/")
         fits = _LABEL_NAME.fullmatch(name) and (not slash or _LABEL_PREFIX.fullmatch(prefix))
@@ -204,35 +213,56 @@ def start_command(ray: RayInstallation, plan: RayPlan) -> list[str]:
     return [*command, *plan.extra_args]
 
 
-def ray_environment(plan: RayPlan, base: Mapping[str, str], person: Person | None = None) -> dict[str, str]:
-    """What Ray's processes get.
+def ray_environment(
+    ray: RayInstallation, plan: RayPlan, base: Mapping[str, str], person: Person | None = None
+) -> dict[str, str]:
+    """Return the environment of Ray's processes, and so of tasks, actors and jobs.
 
-    Tuning values which ``base`` already has are the person's choice and stay. Ray's usage statistics are
-    that too: RAY_USAGE_STATS_ENABLED=0, or ``-- --disable-usage-stats``.
+    Tuning values that the user has set stay. Ray's usage statistics are the user's choice, too:
+    RAY_USAGE_STATS_ENABLED=0, or ``-- --disable-usage-stats``.
 
     Args:
         base: the agent's own environment.
         person: as whom Ray runs, if that is another than the agent.
     """
-    kept = {name: value for name, value in base.items() if not _DROPPED.fullmatch(name)}
+    kept = {name: value for name, value in base.items() if not is_dropped(name)}
+    kept |= plan.environment.variables
     if person is not None:
         kept.update(HOME=str(person.home), USER=person.name, LOGNAME=person.name)
     return {
-        **_PATIENCE,
+        **ray_timeouts(plan.patience_s),
+        **_NO_DRAIN_AT_THE_END,
         "DASHBOARD_METRIC_PORT": str(DASHBOARD_METRIC_PORT),
         "AUTOSCALER_METRIC_PORT": str(AUTOSCALER_METRIC_PORT),
-        **kept,
-        **_shared_environment(plan, base),
+        **_activated(ray, kept),
+        **_shared_environment(plan, kept),
     }
 
 
-def client_environment(plan: RayPlan, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What `meshray run` and `meshray env` add so that ``ray.init("auto")``, `ray status` and `ray job` just work."""
+def client_environment(
+    plan: RayPlan, base: Mapping[str, str] | None = None, *, has_raylet: bool = True
+) -> dict[str, str]:
+    """What `meshray run` and `meshray env` add so that ``ray.init("auto")``, `ray status` and `ray job` just work.
+
+    Args:
+        has_raylet: Ray runs on this machine. Where it does not, a driver can only be a Ray Client.
+    """
     return {
-        "RAY_ADDRESS": f"{plan.head_ip}:{GCS_PORT}",
+        # A driver waits as the nodes do: its own end of a connection may not close it earlier.
+        **ray_timeouts(plan.patience_s),
+        **plan.environment.chosen,
+        "RAY_ADDRESS": f"{plan.head_ip}:{GCS_PORT}" if has_raylet else f"ray://{plan.head_ip}:{CLIENT_PORT}",
         "RAY_API_SERVER_ADDRESS": f"http://{plan.head_ip}:{DASHBOARD_PORT}",
-        **_shared_environment(plan, base or {}),
+        **_shared_environment(plan, {**(base or {}), **plan.environment.chosen}),
     }
+
+
+def _activated(ray: RayInstallation, environ: Mapping[str, str]) -> dict[str, str]:
+    """As if Ray's environment was activated: a job's `python` is Ray's, and runtime_env's pip works by PATH."""
+    own = str(ray.ray.parent)
+    folders = [folder for folder in environ.get("PATH", os.defpath).split(os.pathsep) if folder and folder != own]
+    left = {name: value for name, value in environ.items() if name not in _ACTIVE}
+    return {**left, "PATH": os.pathsep.join([own, *folders]), **ray.activation}
 
 
 def _shared_environment(plan: RayPlan, base: Mapping[str, str]) -> dict[str, str]:
@@ -241,9 +271,8 @@ def _shared_environment(plan: RayPlan, base: Mapping[str, str]) -> dict[str, str
         # Since Ray 2.59 a head turns authentication on by itself and workers do not: always say which.
         "RAY_AUTH_MODE": "token" if plan.token_path else "disabled",
         "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
-        "GLOO_SOCKET_IFNAME": base.get("GLOO_SOCKET_IFNAME", plan.interface),
-        "NCCL_SOCKET_IFNAME": base.get("NCCL_SOCKET_IFNAME", plan.interface),
-        "VLLM_HOST_IP": base.get("VLLM_HOST_IP", str(plan.node_ip)),
+        **{name: base.get(name, plan.interface) for name in _INTERFACE_VARIABLES},
+        **{name: base.get(name, str(plan.node_ip)) for name in _ADDRESS_VARIABLES},
         "no_proxy": no_proxy,
         "NO_PROXY": no_proxy,
     }

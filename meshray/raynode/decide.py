@@ -32,6 +32,7 @@ class Situation:
         instance: the instance that the head reports now, empty while its Ray is down. Not looked at for a head.
         head_answers: whether the head's Ray takes connections over the overlay. Not looked at for a head.
         drained: a person wants Ray's work away from this node.
+        has_token: this node holds the token of the head's Ray. Not looked at for a head.
     """
 
     head: bool
@@ -40,6 +41,7 @@ class Situation:
     instance: str
     head_answers: bool
     drained: bool = False
+    has_token: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def _follow(situation: Situation) -> Decision:
     """What a worker without Ray does."""
     if not situation.instance:
         return Wait("the head's Ray is down", STEADY_S)
+    if not situation.has_token:
+        return Wait("the coordinator has not sent the token of the head's Ray yet", STEADY_S)
     if not situation.head_answers:
         return Wait("the head's Ray does not answer over the overlay", HEAD_POLL_S)
     return Start()

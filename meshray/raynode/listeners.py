@@ -1,48 +1,91 @@
-"""Who listens on this machine's TCP ports: this node's Ray, or somebody else.
+"""Who listens on this machine's TCP ports: a Ray of this node, or another program.
 
->>> look = Listeners(home, head_ip)
+>>> look = Listeners(home, uid=1000, head_ip=lambda: head_ip)
 >>> [heard for heard in look() if heard.of_ray]
 [Heard(port=6379, address='0.0.0.0', of_ray=True), …]
 
-Whatever is Ray's is Ray's because of its process: a descendant of `ray start`, one with the environment that Ray and
-`meshray run` give, or one that talks to the head's GCS (a driver that was started in some other way). The command
-line would not do: Ray's workers write over it.
+A listening socket is Ray's because of the process that has it:
+
+- certainly: a descendant of meshray's own `ray start`, or the agent itself;
+- by what it claims: it runs Ray's gcs_server or raylet, descends from such a raylet, talks to the GCS of a Ray of this
+  node (a driver, the dashboard), or has the environment that meshray gives to Ray.
+
+Anybody can make such a claim, so it counts for what the claiming user alone has: all processes that hold the socket
+are that user's. The environment and the mesh's GCS count only for Ray's user and root. The command line would not
+do: Ray's workers write over it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.raynode.command import GCS_PORT
-from meshray.raynode.processes import Family
+from meshray.raynode.processes import Family, parents
 from meshray.raynode.sockets import ESTABLISHED, LISTEN, tcp_sockets
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 
-#: What was somebody else's is looked at again after this: it may have become a driver since.
+#: What was another program's is looked at again after this: it may have become a driver since.
 AGAIN_S = 30.0
 _PROC = Path("/proc")
+#: Ray's two programs that are no Python, in its package (ray._private.services). One that was upgraded is "(deleted)".
+_RAYLET = re.compile(r".*/ray/core/src/ray/raylet/raylet( \(deleted\))?")
+_GCS_SERVER = re.compile(r".*/ray/core/src/ray/gcs/gcs_server( \(deleted\))?")
+_GCS_ADDRESS = re.compile(rb"--gcs-address=([0-9.]+):(\d+)")
+_UIDS = re.compile(rb"^Uid:\t(\d+)\t(\d+)", re.MULTILINE)
+_ROOT = 0
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A listening TCP socket, and whether this node's Ray has it; None where no process can be found that has it."""
+    """A listening TCP socket, and whether a Ray of this node has it; None where no process can be found that has it.
+
+    Attributes:
+        only_ipv6: listening on "::", it takes no IPv4.
+    """
 
     port: int
     address: str
     of_ray: bool | None
+    only_ipv6: bool = False
+
+
+@dataclass
+class _Look:
+    """One pass over all processes.
+
+    Attributes:
+        held: the wanted sockets of each process that has one, by inode.
+        raylets: the processes that run Ray's raylet.
+        servers: those that run its gcs_server.
+    """
+
+    held: dict[int, set[str]] = field(default_factory=dict)
+    raylets: set[int] = field(default_factory=set)
+    servers: set[int] = field(default_factory=set)
+
+    def holders(self, inode: str) -> set[int]:
+        return {pid for pid, inodes in self.held.items() if inode in inodes}
 
 
 class Listeners:
-    """Looks again and again. Costs a millisecond while nothing has changed, a look at all processes otherwise."""
+    """Looks again and again. Costs a millisecond while nothing has changed, a look at all processes otherwise.
 
-    def __init__(self, home: Home, head_ip: IPv4Address) -> None:
+    Args:
+        uid: as whom Ray runs.
+        head_ip: the overlay address of the mesh's head; None: there is none (yet).
+    """
+
+    def __init__(self, home: Home, uid: int, head_ip: Callable[[], IPv4Address | None]) -> None:
         self._process = ManagedProcess(home.pid_file("ray"))
         self._token = f"\0RAY_AUTH_TOKEN_PATH={home.ray_token}\0".encode()
+        self._trusted = frozenset((uid, _ROOT))
         self._head_ip = head_ip
         self._family: Family | None = None
         #: By inode.
@@ -56,23 +99,66 @@ class Listeners:
         aged = time.monotonic() > self._judged_at + AGAIN_S
         if aged or not inodes <= self._judged.keys():
             self._judge(inodes)
-        return [Heard(socket.port, socket.address, self._judged.get(socket.inode)) for socket in sockets]
+        return [
+            Heard(socket.port, socket.address, self._judged.get(socket.inode), socket.only_ipv6) for socket in sockets
+        ]
 
     def _judge(self, inodes: set[str]) -> None:
         known = {inode for inode in inodes if self._judged.get(inode)}
         unknown = inodes - known
-        to_gcs = {found.inode for found in tcp_sockets(ESTABLISHED, GCS_PORT) if found.remote == str(self._head_ip)}
-        family = self._members()
-        owners, callers = _owners(unknown, to_gcs, first=family)
-
-        def is_ray(pid: int) -> bool:
-            return pid in family or pid in callers or self._token in b"\0" + _bytes(_PROC / str(pid) / "environ")
-
+        certain = self._members() | {os.getpid()}
         self._judged = dict.fromkeys(known, True)
-        for inode in unknown:
-            pids = owners.get(inode, frozenset())
-            self._judged[inode] = any(is_ray(pid) for pid in pids) if pids else None
+        look = _held_by(unknown, certain)
+        found = set().union(*look.held.values())
+        self._judged |= dict.fromkeys(found, True)
+        if unknown - found:
+            self._judge_claims(unknown - found)
         self._judged_at = time.monotonic()
+
+    def _judge_claims(self, inodes: set[str]) -> None:
+        connections = {found.inode: (found.remote, GCS_PORT) for found in tcp_sockets(ESTABLISHED, GCS_PORT)}
+        look = _look(inodes | connections.keys())
+        claims = self._claims(look, inodes, connections)
+        for inode in inodes:
+            holders = look.holders(inode)
+            users = {_uid(pid) for pid in holders}
+            # With a second user among the holders it is not the claiming user's alone.
+            self._judged[inode] = bool(holders & claims) and len(users) == 1 if holders else None
+
+    def _claims(self, look: _Look, inodes: set[str], connections: dict[str, tuple[str, int]]) -> set[int]:
+        """The processes that claim to be Ray and may: those that hold a wanted socket."""
+        candidates = {pid for pid, held in look.held.items() if held & inodes}
+        head_ip = self._head_ip()
+        callers: dict[tuple[str, int], frozenset[int]] = {}
+        for raylet in look.raylets:
+            address, uid = _gcs_of(raylet), _uid(raylet)
+            if address is not None and uid is not None:
+                callers[address] = callers.get(address, frozenset()) | {uid}
+        if head_ip is not None:
+            callers[str(head_ip), GCS_PORT] = callers.get((str(head_ip), GCS_PORT), frozenset()) | self._trusted
+        self._add_connections(look, connections, {port for _, port in callers} - {GCS_PORT})
+        born = _descendants(candidates, look.raylets) if look.raylets else set()
+
+        def may(pid: int) -> bool:
+            uid = _uid(pid)
+            if uid is None:  # it has ended, or runs with the rights of two users
+                return False
+            if pid in look.servers or pid in look.raylets or pid in born:
+                return True
+            calls = {connections[inode] for inode in look.held[pid] if inode in connections}
+            if any(uid in callers.get(address, ()) for address in calls):
+                return True
+            return uid in self._trusted and self._token in b"\0" + _bytes(_PROC / str(pid) / "environ")
+
+        return {pid for pid in candidates if may(pid)}
+
+    def _add_connections(self, look: _Look, connections: dict[str, tuple[str, int]], ports: Collection[int]) -> None:
+        """To GCSs on ports of their own, which are known only once a raylet was found."""
+        more = {found.inode: (found.remote, port) for port in ports for found in tcp_sockets(ESTABLISHED, port)}
+        if more:
+            connections.update(more)
+            for pid in tuple(look.held):
+                look.held[pid] |= _sockets(pid) & more.keys()
 
     def _members(self) -> frozenset[int]:
         leader = self._process.pid
@@ -84,26 +170,53 @@ class Listeners:
         return frozenset(process.pid for process in self._family.look())
 
 
-def _owners(
-    wanted: set[str], to_gcs: set[str], *, first: frozenset[int]
-) -> tuple[dict[str, frozenset[int]], frozenset[int]]:
-    """Who holds the wanted sockets, and who holds a connection to the GCS.
+def _held_by(wanted: set[str], pids: Iterable[int]) -> _Look:
+    look = _Look()
+    for pid in pids:
+        held = _sockets(pid) & wanted
+        if held:
+            look.held[pid] = held
+    return look
 
-    Ends as soon as all the wanted ones are known to be held by one of ``first``.
-    """
-    found: dict[str, frozenset[int]] = {}
-    callers: set[int] = set()
-    others = (int(entry.name) for entry in os.scandir(_PROC) if entry.name.isdecimal())
-    for pids in (sorted(first), (pid for pid in others if pid not in first)):
-        for pid in pids:
-            held = _sockets(pid)
-            for inode in held & wanted:
-                found[inode] = found.get(inode, frozenset()) | {pid}
-            if held & to_gcs:
-                callers.add(pid)
-        if wanted <= found.keys():
-            break
-    return found, frozenset(callers)
+
+def _look(wanted: set[str]) -> _Look:
+    """At all processes."""
+    pids = [int(entry.name) for entry in os.scandir(_PROC) if entry.name.isdecimal()]
+    look = _held_by(wanted, pids)
+    for pid in pids:
+        program = _link(f"{_PROC}/{pid}/exe")
+        if _RAYLET.fullmatch(program):
+            look.raylets.add(pid)
+        elif _GCS_SERVER.fullmatch(program):
+            look.servers.add(pid)
+    return look
+
+
+def _descendants(candidates: set[int], raylets: set[int]) -> set[int]:
+    """Those of the candidates that descend from a raylet of their own user."""
+    parent_of = parents()
+
+    def descends(pid: int) -> bool:
+        uid, current, seen = _uid(pid), pid, set()
+        while current in parent_of and current not in seen:
+            seen.add(current)
+            current = parent_of[current]
+            if current in raylets and uid == _uid(current):
+                return True
+        return False
+
+    return {pid for pid in candidates if descends(pid)}
+
+
+def _gcs_of(raylet: int) -> tuple[str, int] | None:
+    found = _GCS_ADDRESS.search(_bytes(_PROC / str(raylet) / "cmdline"))
+    return (found[1].decode(), int(found[2])) if found else None
+
+
+def _uid(pid: int) -> int | None:
+    """The user of this process; None where its real and effective user differ, or it has ended."""
+    found = _UIDS.search(_bytes(_PROC / str(pid) / "status"))
+    return int(found[1]) if found and found[1] == found[2] else None
 
 
 def _sockets(pid: int) -> set[str]:

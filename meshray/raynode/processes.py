@@ -129,6 +129,11 @@ def _running() -> dict[int, Process]:
     return {process.pid: process for process in found if process is not None}
 
 
+def parents() -> dict[int, int]:
+    """Each process' parent."""
+    return {process.pid: process.parent for process in _running().values()}
+
+
 def _process(pid: int) -> Process | None:
     try:
         return Process.parse(pid, Path(f"/proc/{pid}/stat").read_text(errors="replace"))

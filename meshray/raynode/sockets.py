@@ -16,12 +16,24 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from meshray.runtime.netlink import attributes
+
 #: The kernel's numbers for a socket's state (include/net/tcp_states.h).
 ESTABLISHED, LISTEN = 1, 10
+#: The states in which sent data may wait to be acknowledged: ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING.
+_SENDING = 1 << 1 | 1 << 4 | 1 << 8 | 1 << 9 | 1 << 11
+#: The timer that sends data again, in struct inet_diag_msg.
+_RETRANSMIT_TIMER = 1
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_REQUEST_AND_DUMP = 0x301
+_SOCK_DESTROY = 21
+_REQUEST_AND_DUMP, _REQUEST_AND_ACK = 0x301, 0x5
+#: Beside an established connection: one that is being made, and those of which one end was closed.
+_OPEN_STATES = (ESTABLISHED, 2, 4, 8)
+_ALL_STATES = 0xFFFFFFFF
+#: struct inet_diag_sockid in struct inet_diag_msg: ports, addresses, interface, cookie.
+_ID_AT, _ID_BYTES, _REMOTE_AT = 4, 48, 24
 _ERROR, _DONE = 2, 3
 #: struct nlmsghdr: length, type, flags, sequence, pid.
 _HEADER = struct.Struct("=IHHII")
@@ -29,6 +41,10 @@ _HEADER = struct.Struct("=IHHII")
 _QUESTION = struct.Struct("=BBBxI")
 #: struct inet_diag_msg: family, state, timer, retransmits; ports; addresses; interface, cookie; five numbers.
 _ANSWER = struct.Struct("=BBBB2s2s16s16sI8s5I")
+#: INET_DIAG_SKV6ONLY, one byte; told of listening IPv6 sockets (Linux 4.3).
+_ONLY_IPV6 = 11
+#: Where the timer is in it, and behind it the retransmits.
+_TIMER = 2
 _REST_OF_SOCKET_ID = 16 + 16 + 4 + 8
 _RECEIVE_BYTES = 65536
 _TIMEOUT_S = 2.0
@@ -36,12 +52,17 @@ _TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class TcpSocket:
-    """One socket: its own end, its remote end's address, and the inode by which a process holds it."""
+    """One socket: its own end, its remote end's address, and the inode by which a process holds it.
+
+    Attributes:
+        only_ipv6: listening on "::", it takes no IPv4; False where the kernel does not tell.
+    """
 
     port: int
     address: str
     remote: str
     inode: str
+    only_ipv6: bool = False
 
 
 def tcp_sockets(state: int, remote_port: int = 0) -> list[TcpSocket]:
@@ -58,7 +79,7 @@ def _asked(state: int, remote_port: int) -> list[TcpSocket]:
         kernel.settimeout(_TIMEOUT_S)
         found = []
         for family in (socket.AF_INET, socket.AF_INET6):
-            kernel.send(question(family, state, remote_port))
+            kernel.send(question(family, 1 << state, remote_port))
             done = False
             while not done:
                 sockets, done = parse(kernel.recv(_RECEIVE_BYTES))
@@ -66,15 +87,84 @@ def _asked(state: int, remote_port: int) -> list[TcpSocket]:
         return found
 
 
-def question(family: int, state: int, remote_port: int) -> bytes:
-    """The message that asks for them. Pure."""
+def close_connections(to: IPv4Address) -> int:
+    """Close this machine's TCP connections to an address as if the other end had (SOCK_DESTROY of sock_diag(7)).
+
+    Returns:
+        How many were closed; 0 as well where the kernel cannot do it (before Linux 4.9, or built without it): a program
+        then waits for its own timeouts.
+
+    Raises:
+        OSError: the kernel cannot be asked.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(_TIMEOUT_S)
+        kinds = [(family, state) for family in (socket.AF_INET, socket.AF_INET6) for state in _OPEN_STATES]
+        open_ones = [found for kind in kinds for found in _dumped(kernel, *kind) if _goes_to(found, to)]
+        return sum(_destroyed(kernel, found) for found in open_ones)
+
+
+def _dumped(kernel: socket.socket, family: int, state: int) -> list[bytes]:
+    kernel.send(question(family, 1 << state))
+    bodies: list[bytes] = []
+    while True:
+        for kind, body in _messages(kernel.recv(_RECEIVE_BYTES)):
+            if kind in (_DONE, _ERROR):
+                return bodies
+            bodies.append(body)
+
+
+def _goes_to(body: bytes, to: IPv4Address) -> bool:
+    # gRPC's sockets are of IPv6, and hold IPv4 addresses as ::ffff:10.99.0.7.
+    return _address(body[0], body[_REMOTE_AT : _REMOTE_AT + 16]) == str(to)
+
+
+def _destroyed(kernel: socket.socket, body: bytes) -> bool:
+    """Whether the kernel closed the socket that this entry of a dump describes."""
+    socket_id = body[_ID_AT : _ID_AT + _ID_BYTES]
+    request = _QUESTION.pack(body[0], socket.IPPROTO_TCP, 0, _ALL_STATES) + socket_id
+    kernel.send(_HEADER.pack(_HEADER.size + len(request), _SOCK_DESTROY, _REQUEST_AND_ACK, 0, 0) + request)
+    kind, answer = next(_messages(kernel.recv(_RECEIVE_BYTES)))
+    return kind == _ERROR and int(struct.unpack_from("=i", answer)[0]) == 0
+
+
+def unacknowledged(times: int) -> set[str]:
+    """The remote addresses of the connections whose data was sent again so many times in a row without an answer.
+
+    Raises:
+        OSError: a kernel without tcp_diag, or a sandbox.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(_TIMEOUT_S)
+        found = set()
+        # Connections to IPv4 addresses may be held by IPv6 sockets.
+        for family in (socket.AF_INET, socket.AF_INET6):
+            kernel.send(question(family, _SENDING))
+            done = False
+            while not done:
+                stalled, done = parse(kernel.recv(_RECEIVE_BYTES), times)
+                found |= {one.remote for one in stalled}
+        return found
+
+
+def timeouts(netstat: str) -> int:
+    """How often TCP has sent data again because no answer came, out of /proc/net/netstat; 0 where that is not told."""
+    names, numbers = ([line.split() for line in netstat.splitlines() if line.startswith("TcpExt:")] + [[], []])[:2]
+    return int(numbers[names.index("TCPTimeouts")]) if "TCPTimeouts" in names else 0
+
+
+def question(family: int, states: int, remote_port: int = 0) -> bytes:
+    """The message that asks for the sockets in these states (a bit for each). Pure."""
     ports = struct.pack("!HH", 0, remote_port)
-    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, 1 << state) + ports + bytes(_REST_OF_SOCKET_ID)
+    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states) + ports + bytes(_REST_OF_SOCKET_ID)
     return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_AND_DUMP, 0, 0) + body
 
 
-def parse(data: bytes) -> tuple[list[TcpSocket], bool]:
+def parse(data: bytes, retransmits: int = 0) -> tuple[list[TcpSocket], bool]:
     """The sockets in a part of the answer, and whether it is the last part. Pure but for what it raises.
+
+    Args:
+        retransmits: only those whose data was sent again so often; 0: all.
 
     Raises:
         OSError: the kernel refused.
@@ -86,7 +176,8 @@ def parse(data: bytes) -> tuple[list[TcpSocket], bool]:
         if kind == _ERROR:
             number = -struct.unpack_from("=i", body)[0]
             raise OSError(number, "sock_diag was refused")
-        sockets.append(_socket(body))
+        if not retransmits or (body[_TIMER] == _RETRANSMIT_TIMER and body[_TIMER + 1] >= retransmits):
+            sockets.append(_socket(body))
     return sockets, False
 
 
@@ -123,7 +214,10 @@ def _table(name: str) -> str:
 
 def _socket(body: bytes) -> TcpSocket:
     family, _, _, _, port, _, local, remote, *_, inode = _ANSWER.unpack_from(body)
-    return TcpSocket(int.from_bytes(port, "big"), _address(family, local), _address(family, remote), str(inode))
+    only_ipv6 = attributes(body[_ANSWER.size :]).get(_ONLY_IPV6, b"\0")[:1] == b"\1"
+    return TcpSocket(
+        int.from_bytes(port, "big"), _address(family, local), _address(family, remote), str(inode), only_ipv6
+    )
 
 
 def _address(family: int, raw: bytes) -> str:

@@ -45,12 +45,14 @@ class LiveNode:
     Attributes:
         started: when its raylet started, by that node's own clock, unix seconds; 0 where not told.
         name: as it was started with; Ray's default is the address.
+        id: Ray's own, hexadecimal.
     """
 
     ip: IPv4Address
     started: float
     resources: Mapping[str, float]
     name: str = ""
+    id: str = ""
 
 
 async def node_table(head_ip: IPv4Address, token: str | None, timeout_s: float) -> dict[IPv4Address, RayState] | None:
@@ -139,6 +141,7 @@ def _live_node(row: object) -> LiveNode | None:
         started / 1000 if isinstance(started, (int, float)) else 0.0,
         _numbers(resources if isinstance(resources, dict) else {}),
         str(row.get("node_name") or "")[:63],
+        str(row.get("node_id") or "")[:64],
     )
 
 

@@ -1,11 +1,12 @@
 """Keeps this node's Ray as it should be: starts it, adopts it, starts it again with backoff, ends it.
 
-    node = RayNode(installation, plan, home, person, token=token, on_instance=report)
+    node = RayNode(installation, plan, home, person, tokens=RayTokens({1: token}), on_instance=report)
     await node.run()        # until cancelled, which leaves Ray running
     await node.stop()       # ends Ray and everything under it, and nothing else
 
-Each start of a head's Ray has an instance, a random id, which travels over the map. A worker remembers
-with its process which instance that process joined, also over a restart of the agent.
+Each start of a head's Ray has an instance, a random id, which travels over the map and names the token with which that
+Ray was started (`meshray.raynode.tokens`). A worker remembers with its process which instance that process joined, also
+over a restart of the agent.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshray.errors import MeshrayError
-from meshray.raynode import preflight
+from meshray.raynode import preflight, user_token
 from meshray.raynode.command import RayPlan, ray_environment, start_command
 from meshray.raynode.decide import (
     SOUND_LIFE_S,
@@ -37,10 +37,11 @@ from meshray.raynode.decide import (
 )
 from meshray.raynode.explain import TAIL_BYTES, cause
 from meshray.raynode.processes import Family, end_lonely_leader
-from meshray.raynode.state import gcs_answers, live_nodes
+from meshray.raynode.state import LiveNode, gcs_answers, live_nodes
+from meshray.raynode.tokens import RayTokens, new_instance
+from meshray.raynode.unregister import Unregister
 from meshray.raynode.versions import RayInstallation
 from meshray.runtime import inside
-from meshray.runtime.files import PASSABLE_FOLDER, make_folder, write_atomically
 from meshray.runtime.person import Person
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
@@ -81,6 +82,7 @@ class RayNow:
         state: as `RayNode.state`, without the reason.
         error: why Ray does not run, or why it is slow.
         deaths: how often in a row it ended soon after its start.
+        lived_s: for how long the last one that ended had run, seconds.
         pid: of its `ray start`; None: it does not run.
     """
 
@@ -92,6 +94,7 @@ class RayNow:
     deaths: int
     pid: int | None
     token: str | None = field(repr=False)
+    lived_s: float = 0.0
 
 
 class RayNode:
@@ -108,7 +111,7 @@ class RayNode:
         home: Home,
         person: Person,
         *,
-        token: str,
+        tokens: RayTokens,
         on_instance: Callable[[str], None],
     ) -> None:
         self._installation = installation
@@ -116,7 +119,7 @@ class RayNode:
         self._given_labels = plan.labels
         self._home = home
         self._person = person
-        self._token = token if plan.token_path else None
+        self._tokens = tokens
         self._on_instance = on_instance
         self._process = ManagedProcess(home.pid_file("ray"))
         self._log_file = home.logs / "ray.log"
@@ -125,6 +128,7 @@ class RayNode:
         self._reported: str | None = None
         self._backoff = Backoff()
         self._last_death = ""
+        self._lived_s = 0.0
         self._family: Family | None = None
         self._family_seen = 0.0
         self._log_start = 0
@@ -136,7 +140,11 @@ class RayNode:
         self._changed = asyncio.Event()
         self.look = self._changed.set  # at once: somebody else has seen more of Ray
         self.last_error = ""
+        #: Takes dead raylets out of Ray's node table.
+        self.unregister = Unregister(home)
         #: Before each start: the Ray that is to run, which raises where there is none.
+        #: Raises MeshrayError where Ray must not be started now.
+        self.check_start: Callable[[], None] | None = None
         self.renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None
 
     @property
@@ -152,7 +160,19 @@ class RayNode:
         deaths = 0 if state == RUNNING else self._backoff.deaths
         error = self.last_error or (self._last_death if deaths else "")
         pid = self._process.pid
-        return RayNow(self._installation, self._plan, self._person, state, error, deaths, pid, self._token)
+        return RayNow(
+            self._installation, self._plan, self._person, state, error, deaths, pid, self.token, self._lived_s
+        )
+
+    @property
+    def token(self) -> str | None:
+        """Of the Ray that runs here; else of the head's. None: it has not been received, or Ray uses none."""
+        return self._tokens.of(self._process.mark or self._instance) if self._plan.token_path else None
+
+    def hold_tokens(self, tokens: Mapping[int, str]) -> None:
+        """This node holds these tokens now, by epoch. The head's next start uses the newest."""
+        self._tokens.replace(tokens)
+        self._changed.set()
 
     def head_instance(self, instance: str) -> None:
         """What the map says of the head's Ray now; empty while it is down. Only workers listen."""
@@ -221,7 +241,8 @@ class RayNode:
     async def _decide(self, pid: int | None) -> Decision:
         now = time.monotonic()
         waits = pid is None and not self._plan.head and not self._drained
-        looks = waits and bool(self._instance) and now >= self._backoff.not_before
+        has_token = self._plan.token_path is None or self._tokens.of(self._instance) is not None
+        looks = waits and has_token and bool(self._instance) and now >= self._backoff.not_before
         situation = Situation(
             head=self._plan.head,
             running=pid is not None,
@@ -229,21 +250,26 @@ class RayNode:
             instance=self._instance,
             head_answers=looks and await gcs_answers(self._plan.head_ip),
             drained=self._drained,
+            has_token=has_token,
         )
         return decide(situation, self._backoff, now)
 
     async def _start(self) -> None:
         self._state = STARTING
+        if self.check_start is not None:
+            self.check_start()
         if self.renew is not None:
             self._installation = await self.renew(self._installation)
-        await self._preflight()
-        mark = secrets.token_hex(8) if self._plan.head else self._instance
+        mark = new_instance(self._tokens.newest) if self._plan.head else self._instance
+        await self._preflight(self._tokens.of(mark))
+        if not self._plan.head:
+            await self._remove_ghosts(await self._rows_here())
         self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
         person = self._person if self._person.uid != os.geteuid() else None
         inside.spawn(
             self._process,
             start_command(self._installation, self._plan),
-            env=ray_environment(self._plan, os.environ, person),
+            env=ray_environment(self._installation, self._plan, os.environ, person),
             log=self._log_file,
             mark=mark,
             person=self._person,
@@ -255,14 +281,15 @@ class RayNode:
             self._watch_family(pid)
         _log.info("Ray was started as %s (pid %s)", self._person.name, pid)
 
-    async def _preflight(self) -> None:
+    async def _preflight(self, token: str | None) -> None:
         if self._plan.head:
             preflight.check_head(self._installation)
         inside.run(preflight.check_ports, self._plan)
         if inside.place() is None:  # elsewhere the folder is this node's own
             preflight.check_address_file(self._person, os.environ)
-        if self._plan.token_path and self._token:
-            self._write_token(self._plan.token_path, self._token)
+        if self._plan.token_path and token:
+            self._write_token(self._plan.token_path, token)
+            await asyncio.to_thread(self._offer_token, token)
         if inside.place() is not None:
             return  # its own name is known there, and its shared memory large
         try:
@@ -272,9 +299,12 @@ class RayNode:
         self.last_error = "; ".join(problems)
 
     def _write_token(self, path: Path, token: str) -> None:
-        make_folder(path.parent, PASSABLE_FOLDER)
-        write_atomically(path, token, 0o600, (self._person.uid, self._person.gid))
-        preflight.check_readable(path, self._person)
+        user_token.write_token(path, token, self._person)
+
+    def _offer_token(self, token: str) -> None:
+        refused = user_token.offer(token, self._person, self._home.offered_token)
+        if refused:
+            _log.info("programs outside of meshray run need RAY_AUTH_TOKEN_PATH: %s", refused)
 
     async def _keep(self, pid: int) -> float:
         family = self._watch_family(pid)
@@ -315,10 +345,26 @@ class RayNode:
         return age_s is not None and age_s > _STARTED_S
 
     async def _is_listed(self) -> bool:
-        nodes = await live_nodes(self._plan.head_ip, self._token, _TABLE_TIMEOUT_S)
-        # Ray lists the process before this one until it has noticed that it ended.
+        rows = await self._rows_here()
         since = self._spawned[1] - _CLOCK_SLACK_S if self._spawned else 0.0
-        return any(node.ip == self._plan.node_ip and node.started >= since for node in nodes or ())
+        is_clean = not await self._remove_ghosts([row for row in rows if row.started < since])
+        return is_clean and any(row.started >= since for row in rows)
+
+    async def _rows_here(self) -> list[LiveNode]:
+        nodes = await live_nodes(self._plan.head_ip, self.token, _TABLE_TIMEOUT_S)
+        return [node for node in nodes or () if node.ip == self._plan.node_ip]
+
+    async def _remove_ghosts(self, rows: list[LiveNode]) -> bool:
+        """Takes raylets out of Ray's table that ran at this address before; returns whether there were any.
+
+        Ray lists a raylet that was killed until its health checks have failed for the whole patience, counts its
+        resources beside those of the next one, and gives it tasks.
+        """
+        ghosts = [row.id for row in rows if row.id]
+        if ghosts:
+            reason = "another raylet of this node takes its place"
+            await self.unregister(self._installation, self._plan, self._person, ghosts, reason)
+        return bool(ghosts)
 
     def _wait(self, decision: Wait) -> float:
         if not decision.backoff:
@@ -343,7 +389,9 @@ class RayNode:
         if self._drained:
             self._spawned = None
             return
-        self._backoff = self._backoff.after_death(started=started, now=time.monotonic())
+        now = time.monotonic()
+        self._lived_s = now - started if started is not None else 0.0
+        self._backoff = self._backoff.after_death(started=started, now=now)
         self._fall_back(reason)
 
     def _failed(self, reason: str) -> float:

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from meshray import __version__
 from meshray.errors import MeshrayError
 from meshray.model.node import Versions
 from meshray.model.release import PYTHON, RAY, python_digits, ray_difference, release
+from meshray.runtime.beside import folders, user_python
 from meshray.runtime.person import Person
 
 OLDEST_RAY = (2, 44)
@@ -65,6 +65,16 @@ class RayInstallation:
     versions: Versions
     missing: tuple[str, ...] = ()
 
+    @property
+    def activation(self) -> dict[str, str]:
+        """The variables that an activated environment has; none where Ray is in no environment. Looks at files."""
+        top = self.ray.parent.parent
+        if (top / "pyvenv.cfg").is_file():
+            return {"VIRTUAL_ENV": str(top)}
+        if (top / "conda-meta").is_dir():
+            return {"CONDA_PREFIX": str(top), "CONDA_DEFAULT_ENV": top.name}
+        return {}
+
 
 def find_ray(explicit: str | None, environ: Mapping[str, str], person: Person) -> RayInstallation:
     """The Ray to run: the one that was named, else the one beside meshray, else the person's own.
@@ -91,8 +101,8 @@ def find_ray(explicit: str | None, environ: Mapping[str, str], person: Person) -
         return inspect(program, person)
     raise MeshrayError(
         "ray_missing",
-        f"Ray is not installed: it is neither beside meshray ({Path(sys.executable).parent}) nor on PATH",
-        hint=f"{sys.executable} -m pip install 'ray[default]', or --ray /path/to/venv/bin/ray, or --no-ray",
+        f"Ray is not installed: it is neither beside meshray ({folders()[-1]}) nor on PATH",
+        hint=f"{user_python()} -m pip install 'ray[default]', or --ray /path/to/venv/bin/ray, or --no-ray",
     )
 
 
@@ -158,12 +168,10 @@ def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
 
 
 def _candidates(environ: Mapping[str, str], person: Person) -> Iterator[Path]:
-    beside = Path(sys.executable).parent / "ray"
-    if beside.is_file():
-        yield beside
+    yield from (folder / "ray" for folder in folders() if (folder / "ray").is_file())
     # Behind sudo PATH is root's; the person's own folder of programs is the best guess at theirs.
-    folders = [environ.get("PATH", os.defpath), str(person.home / ".local/bin")]
-    found = shutil.which("ray", path=os.pathsep.join(folders))
+    path = os.pathsep.join([environ.get("PATH", os.defpath), str(person.home / ".local/bin")])
+    found = shutil.which("ray", path=path)
     if found:
         yield Path(found).absolute()
 
@@ -191,8 +199,6 @@ def _interpreter(program: Path, person: Person) -> Path | None:
 def _ask(program: Path, python: Path, person: Person) -> str:
     environ = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     environ["HOME"] = str(person.home)
-    other = os.geteuid() == 0 and person.uid != 0
-    identity = {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)} if other else {}
     try:
         answer = subprocess.run(
             [str(python), "-c", _PROBE],
@@ -203,7 +209,7 @@ def _ask(program: Path, python: Path, person: Person) -> str:
             text=True,
             timeout=_PROBE_TIMEOUT_S,
             check=False,
-            **identity,  # type: ignore[call-overload]
+            **person.identity,
         )
     except PermissionError:
         raise _not_executable(program, person, f"{python} may not be executed") from None

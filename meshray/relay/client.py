@@ -1,13 +1,14 @@
 """The relay's side at a node: WireGuard sends to a port on loopback, from where its datagrams go to the hub.
 
-    client = RelayClient(coordinator, hub, pause_s=backoff_s)
+    client = RelayClient(lambda: coordinator, lambda: hub, pause_s=backoff_s)
     endpoint = await client.open()         # WireGuard's endpoint of the hub is now 127.0.0.1:PORT
     await client.run()                     # until cancelled; the WebSocket is opened again whenever it ends
     client.close()
 
-Meanwhile it tries UDP: a few datagrams go to the hub's real endpoint as well, before their twin goes through the
-relay. WireGuard at the hub answers to where a datagram came from first and takes the twin for a replay; so where UDP
-passes in both directions something comes back by UDP, and `udp_alive` is set.
+Meanwhile it tries UDP when it is told to: a few large data packets go to the hub's real endpoint as well, before their
+twin goes through the relay. WireGuard at the hub answers to where a packet came from first and takes the twin for a
+replay. So where data comes back by UDP, large data passes in one direction and data in the other, and `udp_alive` is
+set. Handshakes prove neither, and take no part while the relay is there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from meshray.errors import RefusedError, UnreachableError
 from meshray.model.address import Endpoint
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
     import aiohttp
 
 #: What a hub's WireGuard answers with: a handshake's response, a cookie, data.
-_ANSWERS = frozenset({2, 3, 4})
+_DATA = 4
+_ANSWERS = frozenset({2, 3, _DATA})
+#: An inner packet of the smallest size that a path may have (1200 bytes), as WireGuard sends it.
+LARGE_BYTES = 1232
+#: What comes by UDP so long after a trial answers it, seconds.
+_ANSWER_S = 2.0
 #: A connection that lived so long was a good one: the next is tried at once.
 _GOOD_S = 10.0
 #: Of what waited for the connection: the handshake that WireGuard has just begun, not the data of a minute ago.
@@ -65,18 +71,24 @@ class RelayClient:
     """See the module's text.
 
     Args:
-        coordinator: whose port the relay shares. Its addresses must not be those of the overlay, which the relay
-            carries.
-        hub: where the hub's WireGuard listens, for the trials.
+        coordinator: whose port the relay shares, asked for before each try: it may move. Its addresses must not be
+            those of the overlay, which the relay carries.
+        hub: where the hub's WireGuard listens, for the trials: an address; None while none is known, for example
+            because a name does not resolve. Behind a proxy names are often resolved by the proxy alone.
         pause_s: how long to wait before try number n (from 0) of opening the WebSocket again, seconds.
         tries_udp: False where the person wants the relay.
 
     Attributes:
-        udp_alive: set once the hub has answered by UDP.
+        udp_alive: set once data has passed by UDP in both directions, in a trial since the last `begin_trial`.
     """
 
     def __init__(
-        self, coordinator: Opener, hub: Endpoint, *, pause_s: Callable[[int], float], tries_udp: bool = True
+        self,
+        coordinator: Callable[[], Opener],
+        hub: Callable[[], Endpoint | None],
+        *,
+        pause_s: Callable[[int], float],
+        tries_udp: bool = True,
     ) -> None:
         self._coordinator = coordinator
         self._hub = hub
@@ -85,10 +97,10 @@ class RelayClient:
         self._pump: Pump | None = None
         self._sender: Sender | None = None
         self._wireguard: Address | None = None
-        # The hub's real address, once its name is resolved; and the socket that speaks to it.
-        self._outside: tuple[int, tuple[Any, ...]] | None = None
+        # Speaks to the hub's real address.
         self._udp: socket.socket | None = None
         self._pipe: Pipe | None = None
+        self._tried_at = float("-inf")
         self.udp_alive = asyncio.Event()
 
     @property
@@ -112,11 +124,25 @@ class RelayClient:
         self._close_udp()
 
     def try_udp_again(self) -> None:
-        """The network has changed: UDP is tried with the next datagrams."""
+        """The network has changed: the next trial may begin at once."""
         self._close_udp()
-        self._connect_udp()
+        self._open_udp()
         if self._trial is not None:
             self._trial.again()
+
+    @property
+    def trial_is_due(self) -> bool:
+        """Whether `begin_trial` should be called."""
+        if self._trial is None or not self._trial.is_due(time.monotonic()):
+            return False
+        self._open_udp()
+        return self._udp is not None
+
+    def begin_trial(self) -> None:
+        """For a moment large data packets go by UDP as well; the caller sends some."""
+        self.udp_alive.clear()
+        if self._trial is not None:
+            self._trial.begin(time.monotonic())
 
     async def run(self) -> None:
         """Keeps the WebSocket open until cancelled.
@@ -139,8 +165,8 @@ class RelayClient:
         """One connection, from its opening to its end."""
         if self._pump is None:
             raise RuntimeError("the relay's client was not opened")
-        await self._open_udp()
-        pipe = await self._coordinator.open_relay()
+        self._open_udp()
+        pipe = await self._coordinator().open_relay()
         websocket, work, ended = pipe.socket, Tasks(), asyncio.Event()
         keep_unsent_small(websocket)
         self._pump.backlog.drop_beyond(_KEPT_BYTES)
@@ -173,29 +199,26 @@ class RelayClient:
         self._wireguard = source
         if self._udp is None or self._trial is None:
             return
-        # While there is no relay nothing is lost by trying, and a handshake is all there is to send.
-        allowed = self._trial.allows(len(datagrams), time.monotonic()) if self.connected else len(datagrams)
-        for datagram in datagrams[:allowed]:
+        # While there is no relay nothing is lost by trying, and a handshake may be all there is to send.
+        if self.connected:
+            datagrams = [datagram for datagram in datagrams if len(datagram) >= LARGE_BYTES and datagram[0] == _DATA]
+            datagrams = datagrams[: self._trial.allows(len(datagrams), time.monotonic())]
+            if datagrams:
+                self._tried_at = time.monotonic()
+        for datagram in datagrams:
             with contextlib.suppress(OSError):
                 self._udp.send(datagram)
 
-    async def _open_udp(self) -> None:
+    def _open_udp(self) -> None:
         if self._udp is not None or self._trial is None:
             return
-        # Behind a proxy names are often resolved by the proxy alone; then there is no UDP either.
-        with contextlib.suppress(OSError):
-            loop = asyncio.get_running_loop()
-            found = await loop.getaddrinfo(self._hub.host, self._hub.port, type=socket.SOCK_DGRAM)
-            self._outside = found[0][0], found[0][4]
-            self._connect_udp()
-
-    def _connect_udp(self) -> None:
-        if self._outside is None:
+        hub = self._hub()
+        if hub is None or hub.ip is None:
             return
-        family, address = self._outside
+        family = socket.AF_INET if hub.ip.version == 4 else socket.AF_INET6
         udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            udp.connect(address)
+            udp.connect((hub.host, hub.port))
         except OSError:
             # No route there: a laptop between two networks.
             udp.close()
@@ -208,7 +231,9 @@ class RelayClient:
             return
         datagrams = [datagram for datagram in receive(self._udp)[0] if _is_answer(datagram)]
         if datagrams:
-            self.udp_alive.set()
+            tried = self.connected and time.monotonic() - self._tried_at < _ANSWER_S
+            if tried and any(datagram[0] == _DATA for datagram in datagrams):
+                self.udp_alive.set()
             self._to_wireguard([memoryview(datagram) for datagram in datagrams])
 
     def _close_udp(self) -> None:

@@ -1,13 +1,16 @@
 """When to try UDP again while the tunnel goes through the relay (pure).
 
-A few datagrams, sent by UDP as well, show whether it passes again. The hub's WireGuard answers to where
+A few large data packets, sent by UDP as well, show whether data passes again. The hub's WireGuard answers to where
 it last heard from, so each trial is short: should answers not come back by UDP, few are lost with it.
 
     |‾|________|‾|________________|‾|________________________________ …     (10 s, 20 s, 40 s, 60 s, 60 s …)
 
 >>> trial = Trial()
->>> trial.allows(3, now=100.0)
-3
+>>> trial.is_due(now=100.0)
+True
+>>> trial.begin(now=100.0)
+>>> trial.allows(3, now=100.0), trial.is_due(now=100.1)
+(3, False)
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 #: The second trial comes so long after the first; every further one after twice as long as the one before.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 60.0
 #: One trial: so many datagrams, within so long.
-TRIAL_DATAGRAMS, TRIAL_S = 32, 0.05
+TRIAL_DATAGRAMS, TRIAL_S = 32, 0.2
 
 
 class Trial:
@@ -27,12 +30,18 @@ class Trial:
         self._left = 0
         self._pause_s = FIRST_PAUSE_S
 
+    def is_due(self, now: float) -> bool:
+        """Whether the next trial may begin."""
+        return now >= self._next_at
+
+    def begin(self, now: float) -> None:
+        """A trial begins; the next one waits longer."""
+        self._ends_at, self._left = now + TRIAL_S, TRIAL_DATAGRAMS
+        self._next_at = now + self._pause_s
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
     def allows(self, waiting: int, now: float) -> int:
-        """Of ``waiting`` datagrams, how many belong to a trial."""
-        if now >= self._next_at:
-            self._ends_at, self._left = now + TRIAL_S, TRIAL_DATAGRAMS
-            self._next_at = now + self._pause_s
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        """Of ``waiting`` datagrams, how many belong to the trial."""
         if now > self._ends_at:
             return 0
         allowed = min(waiting, self._left)
@@ -40,6 +49,6 @@ class Trial:
         return allowed
 
     def again(self) -> None:
-        """The network is another one: the next datagrams try at once, and the pauses are short again."""
+        """The network is another one: the next trial may begin at once, and the pauses are short again."""
         self._next_at = float("-inf")
         self._pause_s = FIRST_PAUSE_S

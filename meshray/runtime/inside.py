@@ -4,7 +4,7 @@ On a node with root: from where it is, and nothing here does anything. Without r
 network namespace of its own (`meshray.runtime.rootless`), which the agent stays out of: it lives in a thread that has
 entered. A socket belongs for ever to the namespace in which it was made, so what was made inside can be used anywhere.
 
->>> inside.run(keep_peer_mtus, "meshray0", {})      # blocks until done
+>>> inside.run(device.read)                         # blocks until done
 >>> reader, writer = await inside.open_connection(IPv4Address("10.99.0.1"), 6379)
 """
 
@@ -17,10 +17,13 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
+from meshray.settings import PROBE_PORT
+
 if TYPE_CHECKING:
     from aiohttp import TCPConnector
 
     from meshray.runtime.process import ManagedProcess
+
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,6 +129,19 @@ async def open_connection(ip: IPv4Address | str, port: int) -> tuple[asyncio.Str
         stream.close()
         raise
     return await asyncio.open_connection(sock=stream)
+
+
+async def machine_answers(ip: IPv4Address, timeout_s: float) -> bool:
+    """Whether a machine answers at this overlay address at all: it refuses the TCP port of the number of the probes'
+    UDP port, on which nothing listens and which the mesh's members reach whatever its firewall drops."""
+    try:
+        _, writer = await asyncio.wait_for(open_connection(ip, PROBE_PORT), timeout_s)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def connector() -> TCPConnector | None:

@@ -15,33 +15,30 @@ import re
 import secrets
 import socket
 import time
+from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
-
-from meshray.model.address import Endpoint
 
 #: A word is 128 random bits, so that nobody else's packet is taken for the knock.
 WORD = re.compile(r"[0-9a-f]{32}")
 #: One packet may be lost.
 _KNOCKS = 3
 _PAUSE_S = 0.2
+KNOCKS_S = (_KNOCKS - 1) * _PAUSE_S
 _MAX_PACKET = 2048
 
 
-async def knock(endpoint: Endpoint, word: str) -> None:
-    """Sends the word to the endpoint, a few times, from a port of which nobody there knows.
+async def knock(ip: IPv4Address | IPv6Address, port: int, word: str) -> None:
+    """Sends the word to the address, a few times within `KNOCKS_S`, from a port of which nobody there knows.
 
     Raises:
-        OSError: the name does not resolve, or there is no route.
+        OSError: there is no route.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
-    family, kind, protocol, _, address = found[0]
-    with socket.socket(family, kind, protocol) as sender:
+    with socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
         for number in range(_KNOCKS):
             if number:
                 await asyncio.sleep(_PAUSE_S)
-            sender.sendto(_packet(word), address)
+            sender.sendto(_packet(word), (str(ip), port))
 
 
 class Listener:

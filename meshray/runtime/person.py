@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,31 @@ class Person:
             return cls(str(uid), uid, uid, (uid,), Path("/"))
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         return cls(entry.pw_name, uid, entry.pw_gid, groups, Path(entry.pw_dir))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The arguments by which `subprocess` starts a program as this user; none where this process is no root's, or
+        the user is root."""
+        if os.geteuid() != 0 or self.uid == 0:
+            return {}
+        return {"user": self.uid, "group": self.gid, "extra_groups": list(self.groups)}
+
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[None]:
+        """Within the block this process opens files with the user's rights; no other thread is to open any."""
+        if not self.identity:
+            yield
+            return
+        groups = os.getgroups()
+        os.setgroups(self.groups)
+        os.setegid(self.gid)
+        os.seteuid(self.uid)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
 
     def become(self) -> None:
         """This process, which is root's, is the person's from now on, without a way back.

@@ -1,20 +1,19 @@
 """What the machine must offer before anything is changed on it.
 
->>> clash = overlap(IPv4Network("10.99.0.0/16"), [Route(IPv4Network("10.0.0.0/8"), "tun0")])
->>> str(clash)
-'10.0.0.0/8 on tun0'
+>>> found = clash(IPv4Network("10.99.0.0/16"), [Route(IPv4Network("10.99.7.0/24"), "tun0")])
+>>> str(found)
+'10.99.7.0/24 on tun0'
 """
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from meshray.errors import MeshrayError
-from meshray.model.address import OverlayNetwork
+from meshray.model.address import DEFAULT_NETWORK, OverlayNetwork
 from meshray.runtime.lean import lean_pyroute2
 from meshray.runtime.ports import require_free
 from meshray.settings import INTERFACE
@@ -30,24 +29,30 @@ _ALTERNATIVES = (
 )
 #: A default route, and the two halves into which VPN programs split it, yield to every other route.
 _LONGEST_DEFAULT = 1
-#: RT_TABLE_LOCAL and RTN_UNICAST of linux/rtnetlink.h.
+#: RT_TABLE_MAIN, RT_TABLE_LOCAL and RTN_UNICAST of linux/rtnetlink.h.
+_MAIN_TABLE = 254
 _LOCAL_TABLE = 255
 _UNICAST = 1
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where packets to ``network`` go now."""
+    """Where packets to ``network`` go now.
+
+    Attributes:
+        is_main: it is in the main routing table, not in one of a VPN's own.
+    """
 
     network: IPv4Network
     interface: str
+    is_main: bool = True
 
     def __str__(self) -> str:
         return f"{self.network} on {self.interface or 'no interface'}"
 
 
 def overlap(network: IPv4Network, routes: Iterable[Route]) -> Route | None:
-    """The first route that shares addresses with the network; default routes and our own do not count."""
+    """Return the first route that shares addresses with the network; default routes and our own do not count."""
     return next(
         (
             route
@@ -60,22 +65,47 @@ def overlap(network: IPv4Network, routes: Iterable[Route]) -> Route | None:
     )
 
 
-def require_no_overlap(network: OverlayNetwork, routes: Sequence[Route], *, chosen_here: bool = True) -> None:
-    """Raises MeshrayError ``network_overlap`` where a route of this machine would be hidden.
+def clash(network: IPv4Network, routes: Iterable[Route]) -> Route | None:
+    """Return the first route that would take packets from the overlay, or lose its own to it.
+
+    A wider one of the main table (10.0.0.0/8 of an office's VPN) goes on for all other addresses: the longer prefix
+    wins. In a table of its own, which a VPN's rules put before the main one, a wider route still wins.
+    """
+    return overlap(
+        network, (route for route in routes if not route.is_main or route.network.prefixlen >= network.prefixlen)
+    )
+
+
+def choose_network(routes: Sequence[Route]) -> tuple[OverlayNetwork, Route | None]:
+    """Return a network for a new mesh, and the route for whose sake it is not the usual one.
+
+    One that overlaps nothing of this machine, else one that does not clash, else the usual one.
+    """
+    usual = overlap(IPv4Network(DEFAULT_NETWORK), routes)
+    for hinders in (overlap, clash):
+        for text in _ALTERNATIVES:
+            if hinders(IPv4Network(text), routes) is None:
+                return OverlayNetwork.parse(text), usual if text != DEFAULT_NETWORK else None
+    return OverlayNetwork.parse(DEFAULT_NETWORK), None
+
+
+def require_no_clash(network: OverlayNetwork, routes: Sequence[Route], *, chosen_here: bool = True) -> None:
+    """Raises MeshrayError ``network_overlap`` where a route of this machine clashes with the overlay.
 
     Args:
-        chosen_here: the person can still choose another network (``init``).
+        chosen_here: the user can still choose another network (``init``).
     """
-    clash = overlap(network.cidr, routes)
-    if clash is None:
+    found = clash(network.cidr, routes)
+    if found is None:
         return
-    free = next((text for text in _ALTERNATIVES if overlap(ipaddress.IPv4Network(text), routes) is None), "CIDR")
+    free = next((text for text in _ALTERNATIVES if overlap(IPv4Network(text), routes) is None), "CIDR")
     raise MeshrayError(
         "network_overlap",
-        f"the overlay {network} overlaps a route of this machine: {clash}",
+        f"the overlay {network} overlaps a route of this machine: {found}",
         hint=f"meshray init --network {free}"
         if chosen_here
-        else f"remove that route here, or make the mesh anew on the head with another network: --network {free}",
+        else f"on the head, make the mesh anew with another network: meshray init --network {free}; or have what uses "
+        f"{found.network} here take other addresses",
     )
 
 
@@ -94,6 +124,7 @@ def routes() -> list[Route]:
                     Route(
                         IPv4Network(f"{destination}/{message['dst_len']}"),
                         names.get(message.get_attr("RTA_OIF"), ""),
+                        message["table"] == _MAIN_TABLE,
                     )
                 )
     return found
@@ -111,7 +142,7 @@ def check_init(network: OverlayNetwork, port: int, environ: Mapping[str, str]) -
 
 def check_place(network: OverlayNetwork, port: int) -> None:
     """Whether the network and the port are free here. Raises MeshrayError."""
-    require_no_overlap(network, routes())
+    require_no_clash(network, routes())
     require_free(port)
 
 

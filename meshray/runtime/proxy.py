@@ -1,5 +1,6 @@
-"""What went wrong at the proxy that HTTPS_PROXY names, told so that a person can mend it. Never its password.
+"""The proxy on the way to the coordinator: how people write it, and what went wrong at it. Never its password.
 
+>>> settle(os.environ, session)          # before the first connection
 >>> if fault(error):                     # "" where the error is not the proxy's
 ...     raise refusal(endpoint, error)
 """
@@ -7,12 +8,60 @@
 from __future__ import annotations
 
 import urllib.request
+from collections.abc import Mapping, MutableMapping
 from urllib.parse import urlsplit
 
 from meshray.errors import UnreachableError
 from meshray.model.address import Endpoint
 
 _AUTHENTICATION_REQUIRED = 407
+#: As curl looks for them: lower case first, the general one last.
+_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+_EXCEPTIONS = ("no_proxy", "NO_PROXY")
+#: A proxy that is reached by TLS itself would need TLS within TLS.
+_USABLE = frozenset({"http"})
+
+
+def written(value: str) -> str:
+    """Return the URL of a proxy as curl, pip and wget take it: also ``host:port`` and ``HTTP://host:port/``; empty
+    where meshray cannot use it (SOCKS)."""
+    text = value.strip()
+    parts = urlsplit(text if "//" in text else f"http://{text}")
+    try:
+        has_host = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return ""
+    return f"http://{parts.netloc}" if parts.scheme.lower() in _USABLE and has_host else ""
+
+
+def settle(environ: MutableMapping[str, str], session: Mapping[str, str] | None = None) -> None:
+    """Make the proxy the one that HTTP clients of this process find, under the name and in the form that they know.
+
+    Args:
+        session: the user's environment, where this process may have lost it (sudo, systemd).
+    """
+    for source in (environ, session or {}):
+        said = {name: source[name] for name in _VARIABLES if source.get(name, "").strip()}
+        if not said:
+            continue
+        url = next((url for url in map(written, said.values()) if url), "")
+        # An empty one in lower case wins over HTTPS_PROXY, which keeps what was said (urllib.request.getproxies).
+        environ["https_proxy"] = url
+        if not url:
+            environ["HTTPS_PROXY"] = next(iter(said.values()))
+        for name in _EXCEPTIONS:
+            if source.get(name) and not environ.get(name):
+                environ[name] = source[name]
+        return
+
+
+def unusable(environ: Mapping[str, str]) -> str:
+    """Return in words that a proxy is set which is not used; empty where there is none. After `settle`."""
+    said = environ.get("HTTPS_PROXY", "").strip()
+    if not said or environ.get("https_proxy", "x"):
+        return ""
+    scheme = said.partition("://")[0] if "://" in said else "?"
+    return f"a proxy of kind {scheme[:12]!r} is set, and only HTTP proxies can be used"
 
 
 def proxy_for(endpoint: Endpoint) -> str:

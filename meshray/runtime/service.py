@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 from meshray.errors import MeshrayError, UsageError
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder, write_atomically
 from meshray.runtime.process import ManagedProcess
+from meshray.runtime.trust import find_program
 from meshray.settings import Home
 
 SYSTEMD, BACKGROUND = "systemd", "background"
@@ -63,7 +63,7 @@ def require_valid(environ: Mapping[str, str]) -> None:
 def systemd_runs_here() -> bool:
     """systemd is up and is about this very machine: in a network or mount namespace of its own a unit would start
     outside of it."""
-    if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
+    if not Path("/run/systemd/system").is_dir() or find_program("systemctl", os.environ) is None:
         return False
     try:
         return all(
@@ -76,6 +76,17 @@ def systemd_runs_here() -> bool:
 def is_running(home: Home) -> bool:
     """Whether the agent's process runs, however it was started."""
     return _agent(home).pid is not None
+
+
+def runs_from(home: Home) -> Path | None:
+    """The environment from which the agent runs; None where it does not, or that cannot be told."""
+    pid = _agent(home).pid
+    if pid is None:
+        return None
+    with contextlib.suppress(OSError):
+        python = Path(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]))
+        return python.parent.parent if python.is_absolute() else None
+    return None
 
 
 def start(home: Home, environ: Mapping[str, str] = os.environ) -> str:
@@ -91,7 +102,7 @@ def start(home: Home, environ: Mapping[str, str] = os.environ) -> str:
         _start_unit(home, environ)
     else:
         _agent(home).spawn(
-            [sys.executable, "-m", "meshray.agent"],
+            [sys.executable, "-I", "-m", "meshray.agent"],
             env={**environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)},
             log=home.logs / "agent.log",
             cwd=Path("/"),
@@ -188,9 +199,10 @@ def _start_unit(home: Home, environ: Mapping[str, str]) -> None:
 
 
 def _systemctl(*arguments: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+    program = find_program("systemctl", os.environ)
     try:
         return subprocess.run(
-            ["systemctl", "--no-ask-password", "--quiet", *arguments],
+            [str(program or "systemctl"), "--no-ask-password", "--quiet", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

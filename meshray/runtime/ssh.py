@@ -188,13 +188,10 @@ def run_there(
 
 def _popen(argv: Sequence[str], person: Person, environ: Mapping[str, str], **streams: Any) -> Any:
     # The keys, known hosts and agent of the person who typed sudo are used, not root's.
-    as_other = os.geteuid() == 0 and person.uid != 0
-    who: dict[str, Any] = (
-        {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)} if as_other else {}
-    )
-    env = {**environ, "HOME": str(person.home), "USER": person.name, "LOGNAME": person.name} if as_other else environ
+    who = person.identity
+    env = {**environ, "HOME": str(person.home), "USER": person.name, "LOGNAME": person.name} if who else environ
     try:
-        return subprocess.Popen(argv, env=dict(env), cwd=_open_folder(person) if as_other else None, **who, **streams)
+        return subprocess.Popen(argv, env=dict(env), cwd=_open_folder(person) if who else None, **who, **streams)
     except FileNotFoundError:
         raise MeshrayError(
             "no_ssh", "there is no ssh program on this machine", hint="apt-get install openssh-client"

@@ -19,11 +19,11 @@ from meshray.errors import MeshrayError
 from meshray.runtime.files import make_folder
 from meshray.settings import Home
 
-#: What may lie in the folder of a machine that is in no mesh: the key of a join that was killed (with the same key
+#: What may lie in the folder of a machine that is in no mesh: the keys of a join that was killed (with the same keys
 #: it gets the same node again), the runtime folder of a person without root, and logs.
-_HARMLESS = {"log", "log.failed", "run", "private.key"}
+_HARMLESS = {"log", "log.failed", "run", "private.key", "identity.key", "identity.json"}
 #: What only an enrolled node has.
-_OURS = {"node.json", "map.json", "coordinator.db", "coordinator.crt", "coordinator.key"}
+_OURS = {"node.json", "map.json", "coordinator.db", "coordinator.crt", "coordinator.key", "pins.json", "offered_token"}
 #: What a node without root has there beside its sockets; see `meshray.runtime.rootless.holder`.
 NAMESPACE_FILES = ("namespace.json", "hosts", "resolv.conf", "meshray0.sock")
 #: Begins the names of files that were not finished.
@@ -122,8 +122,12 @@ def _remove_files(home: Home) -> None:
     files = [
         home.private_key,
         home.pending_key,
+        home.identity_key,
+        home.identity,
+        home.pins,
         home.enrolment,
         home.map_cache,
+        home.offered_token,
         *(home.database.with_name(home.database.name + end) for end in ("", "-wal", "-shm", "-journal")),
         home.certificate,
         home.certificate_key,

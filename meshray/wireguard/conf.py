@@ -16,22 +16,31 @@ PublicKey = gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
+from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
 from meshray.wireguard.device import DeviceConfig, PeerConfig
 
 
-def render(config: DeviceConfig, names: Mapping[PublicKey, str], *, secrets: bool) -> str:
+def render(
+    config: DeviceConfig,
+    names: Mapping[PublicKey, str],
+    *,
+    secrets: bool,
+    endpoints: Mapping[PublicKey, Endpoint] = MappingProxyType({}),
+) -> str:
     """The file that ``wg-quick`` reads.
 
     Args:
         names: of the peers, written above their sections; a peer without one gets none.
+        endpoints: of the peers, in place of the device's; wg-quick takes DNS names as well.
         secrets: False leaves out private and preshared keys, and says so.
     """
     lines = [] if secrets else ["# Private and preshared keys are left out."]
     lines += _interface(config, secrets=secrets)
     for key, peer in config.peers.items():
-        lines += _peer(peer, names.get(key, ""), secrets=secrets)
+        lines += _peer(peer, names.get(key, ""), endpoints.get(key, peer.endpoint), secrets=secrets)
     return "\n".join(lines) + "\n"
 
 
@@ -50,7 +59,7 @@ def _interface(config: DeviceConfig, *, secrets: bool) -> list[str]:
     return list(section.lines)
 
 
-def _peer(peer: PeerConfig, name: str, *, secrets: bool) -> list[str]:
+def _peer(peer: PeerConfig, name: str, endpoint: Endpoint | None, *, secrets: bool) -> list[str]:
     # A section of its own for each: wgconfig reads the whole text again for every attribute that is added.
     from wgconfig import WGConfig
 
@@ -65,8 +74,8 @@ def _peer(peer: PeerConfig, name: str, *, secrets: bool) -> list[str]:
         section.add_attr(key, "PresharedKey", peer.preshared_key.reveal())
     for network in sorted(peer.allowed_ips):
         section.add_attr(key, "AllowedIPs", network)
-    if peer.endpoint is not None:
-        section.add_attr(key, "Endpoint", peer.endpoint)
+    if endpoint is not None:
+        section.add_attr(key, "Endpoint", endpoint)
     if peer.keepalive_s:
         section.add_attr(key, "PersistentKeepalive", peer.keepalive_s)
     return list(section.lines)

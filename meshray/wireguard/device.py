@@ -8,8 +8,8 @@ assert plan(device.read(), desired) == ()      # and a second time there is noth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Protocol
 
 from meshray.errors import MeshrayError
@@ -18,6 +18,9 @@ from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 
 if TYPE_CHECKING:
     from meshray.wireguard.plan import Step
+
+#: Who made a route (rtm_protocol): RTPROT_KERNEL, and one below 128 that is in nobody's list (rt_protos of iproute2).
+KERNEL_PROTOCOL, MESHRAY_PROTOCOL = 2, 109
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,35 @@ class PeerConfig:
 
 
 @dataclass(frozen=True)
+class Route:
+    """A route out of the interface, without a gateway, in the main table and with metric 0.
+
+    Attributes:
+        source: the own address that packets get; None: the kernel chooses.
+        mtu: bytes of an inner packet, with its IP header; 0: that of the interface.
+        protocol: who made it: `KERNEL_PROTOCOL` or `MESHRAY_PROTOCOL`, as ``ip route`` prints it.
+    """
+
+    destination: IPv4Network
+    source: IPv4Address | None = None
+    mtu: int = 0
+    protocol: int = KERNEL_PROTOCOL
+
+
+@dataclass(frozen=True)
+class RouteState:
+    """The route that counts for a destination, as it is.
+
+    Attributes:
+        elsewhere: where it leads instead of straight out of the interface, in the words of ``ip route``; empty: it
+            does lead there.
+    """
+
+    route: Route
+    elsewhere: str = ""
+
+
+@dataclass(frozen=True)
 class DeviceConfig:
     """A device as it should be.
 
@@ -51,6 +83,7 @@ class DeviceConfig:
         listen_port: UDP port; 0 leaves the choice to the system.
         addresses: of the interface; the first one in a network is the source of what is sent there.
         mtu: bytes of an inner packet.
+        routes: that of the overlay, and those of peers whose paths carry less than ``mtu``.
 
     Raises:
         MeshrayError: two peers claim one address range; WireGuard would give it to the later one silently.
@@ -61,6 +94,7 @@ class DeviceConfig:
     addresses: tuple[IPv4Interface, ...]
     mtu: int
     peers: Mapping[PublicKey, PeerConfig]
+    routes: tuple[Route, ...] = ()
 
     def __post_init__(self) -> None:
         owners: dict[IPv4Network, PublicKey] = {}
@@ -89,7 +123,12 @@ class PeerState:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """A device as it is. ``listen_port`` is 0 where none was chosen yet."""
+    """A device as it is.
+
+    Attributes:
+        listen_port: 0 where none was chosen yet.
+        routes: by destination: those to the networks of its addresses, and to single addresses in them.
+    """
 
     private_key: PrivateKey | None
     listen_port: int
@@ -97,6 +136,7 @@ class DeviceState:
     mtu: int
     up: bool
     peers: Mapping[PublicKey, PeerState]
+    routes: Mapping[IPv4Network, RouteState] = field(default_factory=dict)
 
 
 class Device(Protocol):

@@ -22,6 +22,7 @@ from pathlib import Path
 from meshray.errors import MeshrayError
 from meshray.runtime import inside
 from meshray.runtime.process import ManagedProcess
+from meshray.runtime.trust import find_program, require_trusted
 from meshray.settings import DEFAULT_MTU
 
 #: Compiled into wireguard-go and into `wg`; /run/wireguard is the same folder.
@@ -96,17 +97,18 @@ def find_engine(environ: Mapping[str, str]) -> Engine:
         found = shutil.which(chosen, path=environ.get("PATH", os.defpath))
         if found is None:
             raise MeshrayError("no_wireguard", f"{VARIABLE}={chosen} is no program", hint=f"unset {VARIABLE}")
+        require_trusted(Path(found).absolute(), f"the program of {VARIABLE}")
         return Engine(Path(found))
     if os.access(BUNDLED, os.X_OK):
         return Engine(BUNDLED)
-    stock = shutil.which(STOCK, path=environ.get("PATH", os.defpath))
+    stock = find_program(STOCK, environ, on_path_only=True)
     if stock is None:
         raise MeshrayError(
             "no_wireguard",
             f"neither this kernel nor {STOCK} offers WireGuard here",
             hint=f"modprobe wireguard, or: apt-get install {STOCK}",
         )
-    return Engine(Path(stock))
+    return Engine(stock)
 
 
 def open_tun(name: str, *, offload: bool) -> int:

@@ -14,16 +14,18 @@ from ipaddress import IPv4Interface
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
-from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.device import DeviceState, PeerConfig, PeerState, Route, RouteState
 from meshray.wireguard.plan import (
     AddAddress,
     AddPeer,
     CreateDevice,
     RemoveAddress,
     RemovePeer,
+    RemoveRoute,
     SetListenPort,
     SetMtu,
     SetPrivateKey,
+    SetRoute,
     SetUp,
     Step,
     UpdatePeer,
@@ -102,11 +104,20 @@ def _after(state: DeviceState | None, step: Step) -> DeviceState:
         return _NEW
     if isinstance(step, (AddPeer, UpdatePeer, RemovePeer)):
         return _after_peer_step(_existing(state), step)
+    if isinstance(step, (SetRoute, RemoveRoute)):
+        return _after_route_step(_existing(state), step)
     return _after_interface_step(_existing(state), step)
 
 
+def _after_route_step(state: DeviceState, step: SetRoute | RemoveRoute) -> DeviceState:
+    if isinstance(step, SetRoute):
+        return replace(state, routes={**state.routes, step.route.destination: RouteState(step.route)})
+    return replace(state, routes={key: seen for key, seen in state.routes.items() if key != step.destination})
+
+
 def _after_interface_step(
-    state: DeviceState, step: SetPrivateKey | SetListenPort | SetMtu | AddAddress | RemoveAddress | SetUp
+    state: DeviceState,
+    step: SetPrivateKey | SetListenPort | SetMtu | AddAddress | RemoveAddress | SetUp,
 ) -> DeviceState:
     match step:
         case SetPrivateKey(key):
@@ -116,11 +127,29 @@ def _after_interface_step(
         case SetMtu(mtu):
             return replace(state, mtu=mtu)
         case SetUp():
-            return replace(state, up=True, listen_port=state.listen_port or _RANDOM_PORT)
+            return _connected(replace(state, up=True, listen_port=state.listen_port or _RANDOM_PORT))
         case AddAddress(address):
-            return replace(state, addresses=tuple(dict.fromkeys((*state.addresses, address))))
+            return _connected(replace(state, addresses=tuple(dict.fromkeys((*state.addresses, address)))))
         case RemoveAddress(address):
-            return replace(state, addresses=_without(state.addresses, address))
+            return _sourceless(replace(state, addresses=_without(state.addresses, address)))
+
+
+def _connected(state: DeviceState) -> DeviceState:
+    """With the routes that Linux makes for the addresses of an interface that is up."""
+    made = {
+        address.network: RouteState(Route(address.network, address.ip))
+        for address in reversed(state.addresses)
+        if state.up and address.network.prefixlen < 32
+    }
+    return replace(state, routes={**made, **state.routes})
+
+
+def _sourceless(state: DeviceState) -> DeviceState:
+    """Linux drops routes with a source that is gone."""
+    left = {address.ip for address in state.addresses}
+    return replace(
+        state, routes={key: seen for key, seen in state.routes.items() if seen.route.source in {None, *left}}
+    )
 
 
 def _without(addresses: tuple[IPv4Interface, ...], removed: IPv4Interface) -> tuple[IPv4Interface, ...]:

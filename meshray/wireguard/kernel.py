@@ -20,15 +20,12 @@ from meshray.settings import Home
 from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
 from meshray.wireguard.plan import (
-    AddAddress,
     AddPeer,
     CreateDevice,
-    RemoveAddress,
+    InterfaceStep,
     RemovePeer,
     SetListenPort,
-    SetMtu,
     SetPrivateKey,
-    SetUp,
     Step,
     UpdatePeer,
 )
@@ -59,10 +56,11 @@ class KernelDevice:
             if link is None:
                 return None
             addresses = table.addresses(link)
+            routes = table.routes(link, addresses)
         with explained(self.name, "read the device"), _wireguard() as wireguard:
             messages = list(wireguard.info(self.name))
         private, port, peers = device_values(messages)
-        return DeviceState(private, port, addresses, link.mtu, link.up, peers)
+        return DeviceState(private, port, addresses, link.mtu, link.up, peers, routes)
 
     def apply(self, steps: Sequence[Step]) -> None:
         """See `Device.apply`."""
@@ -97,18 +95,11 @@ class KernelDevice:
         link = self._own_link(table)
         if link is None:
             raise MeshrayError("no_device", f"{self.name} has vanished")
-        match step:
-            case SetMtu(mtu):
-                table.set_mtu(link, mtu)
-            case AddAddress(address):
-                table.add_address(link, address)
-            case RemoveAddress(address):
-                table.remove_address(link, address)
-            case SetUp():
-                table.set_up(link)
-            case _:
-                with _wireguard() as wireguard:
-                    wireguard.set(self.name, **set_arguments(step))
+        if isinstance(step, InterfaceStep):
+            table.take(link, step)
+            return
+        with _wireguard() as wireguard:
+            wireguard.set(self.name, **set_arguments(step))
 
     def _create(self, table: LinkTable) -> None:
         self._own_link(table)

@@ -1,4 +1,4 @@
-"""The network interface beneath both real devices: addresses, MTU, up; through rtnetlink (pyroute2).
+"""The network interface beneath both real devices: addresses, routes, MTU, up; through rtnetlink (pyroute2).
 
     with links() as table:
         link = table.find("meshray0")
@@ -14,14 +14,25 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from meshray.errors import MeshrayError
 from meshray.runtime.lean import lean_pyroute2
 from meshray.settings import Home
+from meshray.wireguard.device import RouteState
+from meshray.wireguard.plan import (
+    AddAddress,
+    InterfaceStep,
+    RemoveAddress,
+    RemoveRoute,
+    SetMtu,
+    SetRoute,
+    SetUp,
+)
+from meshray.wireguard.routes import read_routes, remove_route, set_route
 
 if TYPE_CHECKING:
     from pyroute2.iproute.linux import IPRoute
@@ -107,6 +118,27 @@ class LinkTable:
             if message["index"] == link.index
         )
 
+    def routes(self, link: Link, addresses: Iterable[IPv4Interface]) -> dict[IPv4Network, RouteState]:
+        """The routes to the networks of these addresses of the interface, see `read_routes`."""
+        networks = {address.network for address in addresses if address.network.prefixlen < 32}
+        return read_routes(link.index, networks) if networks else {}
+
+    def take(self, link: Link, step: InterfaceStep) -> None:
+        """Takes a step that concerns the interface, not WireGuard."""
+        match step:
+            case SetMtu(mtu):
+                self.set_mtu(link, mtu)
+            case AddAddress(address):
+                self.add_address(link, address)
+            case RemoveAddress(address):
+                self.remove_address(link, address)
+            case SetUp():
+                self.set_up(link)
+            case SetRoute(route):
+                set_route(self.netlink, link.index, route)
+            case RemoveRoute(destination):
+                remove_route(self.netlink, link.index, destination)
+
     def add_address(self, link: Link, address: IPv4Interface) -> None:
         """Nothing happens where it has the address."""
         from pyroute2.netlink.exceptions import NetlinkError
@@ -146,7 +178,7 @@ def foreign_interface(link: Link) -> MeshrayError:
     return MeshrayError(
         "foreign_interface",
         f"{link.name} is {what} {whose}, so it is left alone",
-        hint=f"look with: ip -d link show {link.name}; if nobody needs it: ip link delete {link.name}",
+        hint=f"ip -details link show {link.name}; meshray needs this name: whoever made it must give it another",
     )
 
 

@@ -9,17 +9,26 @@ add address 10.99.0.7/16
 bring the device up
 listen on UDP port 51888
 add peer gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=: allowed 10.99.0.0/16, endpoint 203.0.113.7:51888, ...
+route 10.99.0.0/16 to the device
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Interface, IPv4Network
 from typing import Literal
 
 from meshray.model.keys import PrivateKey, PublicKey
-from meshray.wireguard.device import DeviceConfig, DeviceState, PeerConfig
+from meshray.wireguard.device import (
+    KERNEL_PROTOCOL,
+    MESHRAY_PROTOCOL,
+    DeviceConfig,
+    DeviceState,
+    PeerConfig,
+    Route,
+    RouteState,
+)
 
 PeerField = Literal["allowed_ips", "endpoint", "keepalive_s", "preshared_key"]
 
@@ -129,6 +138,36 @@ class RemovePeer:
         return f"remove peer {self.public_key}"
 
 
+@dataclass(frozen=True)
+class SetRoute:
+    """Makes a route, in place of one with the same destination and metric.
+
+    Attributes:
+        instead_of: where the one that is there leads, in the words of ``ip route``; empty: there is none, or it
+            leads to the interface as well.
+    """
+
+    route: Route
+    instead_of: str = ""
+
+    def __str__(self) -> str:
+        limit = f", packets of at most {self.route.mtu} bytes" if self.route.mtu else ""
+        instead = f", in place of {self.instead_of}" if self.instead_of else ""
+        return f"route {self.route.destination} to the device{limit}{instead}"
+
+
+@dataclass(frozen=True)
+class RemoveRoute:
+    """Removes a peer's own route, which meshray made."""
+
+    destination: IPv4Network
+
+    def __str__(self) -> str:
+        return f"remove the route {self.destination}"
+
+
+#: What concerns the interface beneath, whatever makes WireGuard.
+InterfaceStep = SetMtu | AddAddress | RemoveAddress | SetUp | SetRoute | RemoveRoute
 Step = (
     CreateDevice
     | SetPrivateKey
@@ -140,6 +179,8 @@ Step = (
     | AddPeer
     | UpdatePeer
     | RemovePeer
+    | SetRoute
+    | RemoveRoute
 )
 
 _ABSENT = DeviceState(private_key=None, listen_port=0, addresses=(), mtu=0, up=False, peers={})
@@ -152,7 +193,14 @@ def plan(observed: DeviceState | None, desired: DeviceConfig) -> tuple[Step, ...
     """
     created = [CreateDevice()] if observed is None else []
     state = observed or _ABSENT
-    return (*created, *_interface_steps(state, desired), *_peer_steps(state, desired))
+    # First of all: where a later step fails, nobody keeps an access that was taken away.
+    removals = tuple(_removal_steps(state, desired))
+    has = _after(removals, state)
+    interface = tuple(_interface_steps(state, desired))
+    # Adding and removing addresses makes and removes routes as well.
+    shaken = any(isinstance(step, (AddAddress, RemoveAddress, SetUp)) for step in interface)
+    # Routes last: where one cannot be set, all else is in place.
+    return (*created, *removals, *interface, *_peer_steps(has, desired), *_route_steps(state, desired, shaken))
 
 
 def _interface_steps(observed: DeviceState, desired: DeviceConfig) -> Iterator[Step]:
@@ -178,25 +226,51 @@ def _address_steps(observed: tuple[IPv4Interface, ...], desired: tuple[IPv4Inter
             yield AddAddress(address)
 
 
-def _peer_steps(observed: DeviceState, desired: DeviceConfig) -> Iterator[Step]:
-    """First who gains addresses, then who loses them, then who goes: no range is ever without an owner."""
-    has = {key: state.config.allowed_ips for key, state in observed.peers.items()}
+def _removal_steps(observed: DeviceState, desired: DeviceConfig) -> Iterator[Step]:
+    """The peers that go. A range that another peer takes over is given to that one before: no range is ever without an
+    owner. These steps hold nothing that a node chooses itself, such as endpoints."""
+    removed = sorted(observed.peers.keys() - desired.peers.keys())
+    left = {network for key in removed for network in observed.peers[key].config.allowed_ips}
+    for key, peer in desired.peers.items():
+        taken = peer.allowed_ips & left
+        if taken and key in observed.peers:
+            config = observed.peers[key].config
+            yield UpdatePeer(replace(config, allowed_ips=config.allowed_ips | taken), ("allowed_ips",))
+        elif taken:
+            yield AddPeer(PeerConfig(key, taken))
+    yield from (RemovePeer(key) for key in removed)
+
+
+def _after(removals: Iterable[Step], observed: DeviceState) -> dict[PublicKey, PeerConfig]:
+    """The peers after the removals."""
+    peers = {key: state.config for key, state in observed.peers.items()}
+    for step in removals:
+        if isinstance(step, RemovePeer):
+            del peers[step.public_key]
+        elif isinstance(step, (AddPeer, UpdatePeer)):
+            peers[step.peer.public_key] = step.peer
+    return peers
+
+
+def _peer_steps(has: Mapping[PublicKey, PeerConfig], desired: DeviceConfig) -> Iterator[Step]:
+    """First who gains addresses, then who loses them: no range is ever without an owner."""
     gained = {
-        network for key, peer in desired.peers.items() for network in peer.allowed_ips - has.get(key, frozenset())
+        network
+        for key, peer in desired.peers.items()
+        for network in peer.allowed_ips - (has[key].allowed_ips if key in has else frozenset())
     }
     losing: list[Step] = []
     for key, peer in desired.peers.items():
-        if key not in observed.peers:
+        if key not in has:
             yield AddPeer(peer)
             continue
-        fields = _changed_fields(observed.peers[key].config, peer)
+        fields = _changed_fields(has[key], peer)
         if fields:
             yield UpdatePeer(peer, fields)
         # What another peer gains in this plan is taken from this one by that very step.
-        if has[key] - peer.allowed_ips - gained:
+        if has[key].allowed_ips - peer.allowed_ips - gained:
             losing.append(UpdatePeer(peer, ("allowed_ips",), replace_allowed_ips=True))
     yield from losing
-    yield from (RemovePeer(key) for key in sorted(observed.peers.keys() - desired.peers.keys()))
 
 
 def _changed_fields(seen: PeerConfig, wanted: PeerConfig) -> tuple[PeerField, ...]:
@@ -211,6 +285,25 @@ def _changed_fields(seen: PeerConfig, wanted: PeerConfig) -> tuple[PeerField, ..
     if wanted.preshared_key != seen.preshared_key:
         fields.append("preshared_key")
     return tuple(fields)
+
+
+def _route_steps(observed: DeviceState, desired: DeviceConfig, shaken: bool) -> Iterator[Step]:
+    """Only what leads straight out of the interface with meshray's own mark is removed; nothing else is ours."""
+    wanted = {route.destination for route in desired.routes}
+    for destination, state in sorted(observed.routes.items()):
+        is_own = state.route.protocol == MESHRAY_PROTOCOL and not state.elsewhere
+        if is_own and destination not in wanted:
+            yield RemoveRoute(destination)
+    for route in desired.routes:
+        seen = observed.routes.get(route.destination)
+        if shaken or seen is None or not _is_as_wanted(seen, route):
+            yield SetRoute(route, seen.elsewhere if seen is not None else "")
+
+
+def _is_as_wanted(seen: RouteState, wanted: Route) -> bool:
+    """Who made the overlay's route is no matter; a peer's must be known again when it is to be removed."""
+    has, protocols = seen.route, (seen.route.protocol, KERNEL_PROTOCOL)
+    return not seen.elsewhere and (has.source, has.mtu) == (wanted.source, wanted.mtu) and wanted.protocol in protocols
 
 
 def _describe(peer: PeerConfig, fields: Iterable[PeerField]) -> str:

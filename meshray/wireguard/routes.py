@@ -1,118 +1,175 @@
-"""The largest packet that each peer's path carries, as the mtu of the peer's own route.
+"""The routes that belong to the overlay's interface, in the main table and with metric 0: read, set and removed.
 
-    set_peer_mtu("meshray0", IPv4Address("10.99.0.7"), 1280)   # ip route replace 10.99.0.7/32 dev meshray0 mtu 1280
-    peer_mtus("meshray0")                                      # {IPv4Address('10.99.0.7'): 1280}
+    routes = read_routes(link.index, [IPv4Network("10.99.0.0/16")])
+    set_route(netlink, link.index, Route(IPv4Network("10.99.0.7/32"), IPv4Address("10.99.0.2"), 1280, MESHRAY_PROTOCOL))
 
-The kernel then cuts TCP's segments to fit before WireGuard sees them. The routes are marked by a protocol
-number of their own, go with the interface, and nobody else's are touched. Blocking, and not for a thread in
-which an event loop runs, like everything on pyroute2.
+There are two kinds. The route of the whole overlay is the one that the kernel makes with the address. A peer's own
+route limits the size of packets to that peer (``mtu``), so that the kernel cuts TCP's segments to fit before WireGuard
+sees them; it carries a protocol number of meshray's own.
+
+Everything here blocks and is not for a thread in which an event loop runs, like everything on pyroute2.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING, Any
 
-from meshray.errors import MeshrayError
-from meshray.wireguard.link import Link, explained, links
+from meshray.runtime import netlink as rtnetlink
+from meshray.wireguard.device import MESHRAY_PROTOCOL, Route, RouteState
 
 if TYPE_CHECKING:
     from pyroute2.iproute.linux import IPRoute
 
-#: Who made a route (rtm_protocol): below 128 and in nobody's list (rt_protos of iproute2); ``ip route`` prints it.
-PROTOCOL = 109
-_MAIN_TABLE = 254
-#: RT_SCOPE_LINK: the peer is right there, no gateway.
+#: RT_SCOPE_LINK: the destination is right there, no gateway.
 _LINK_SCOPE = 253
+#: A dump takes a millisecond; a kernel that is this slow is in trouble, seconds.
+_TIMEOUT_S = 5.0
+#: Of a table with more routes than these (a router with all of the Internet's) only the interface's own are read.
+_MOST_READ = 20_000
+#: Those that are no way to anywhere, as `ip route` calls them.
+_KINDS = {6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
+_ATTRIBUTES_OF_OTHERS = (rtnetlink.RTA_GATEWAY, rtnetlink.RTA_MULTIPATH, rtnetlink.RTA_VIA, rtnetlink.RTA_ENCAP)
 
 
-@dataclass(frozen=True)
-class SetMtu:
-    """One route to make or to change; ``mtu`` None: to remove."""
-
-    ip: IPv4Address
-    mtu: int | None
-
-    def __str__(self) -> str:
-        return f"packets to {self.ip}: at most {self.mtu} bytes" if self.mtu else f"packets to {self.ip}: as all others"
-
-
-def changes(observed: Mapping[IPv4Address, int], wanted: Mapping[IPv4Address, int]) -> tuple[SetMtu, ...]:
-    """What makes the one into the other (pure)."""
-    removed = [SetMtu(ip, None) for ip in sorted(observed.keys() - wanted.keys())]
-    made = [SetMtu(ip, mtu) for ip, mtu in sorted(wanted.items()) if observed.get(ip) != mtu]
-    return (*removed, *made)
-
-
-def keep_peer_mtus(interface: str, wanted: Mapping[IPv4Address, int]) -> tuple[SetMtu, ...]:
-    """Makes these the only routes of this kind; returns what changed, nothing where all was so.
-
-    Raises:
-        MeshrayError: there is no such interface, or the kernel refuses.
-    """
-    with links() as table, explained(interface, "read its routes"):
-        link = _require(table.find(interface), interface)
-        steps = changes(_read(table.netlink, link), wanted)
-        sources = table.addresses(link)
-        for step in steps:
-            with explained(interface, f"set the mtu of the route to {step.ip}"):
-                _apply(table.netlink, link, sources, step)
-    return steps
-
-
-def set_peer_mtu(interface: str, ip: IPv4Address, mtu: int | None) -> None:
-    """Makes or changes this peer's route; None removes it. Idempotent.
+def read_routes(index: int, networks: Collection[IPv4Network]) -> dict[IPv4Network, RouteState]:
+    """The routes to exactly these networks, and to single addresses in them: of each destination the one that counts.
 
     Args:
-        mtu: bytes of an inner packet, with its IP header.
+        index: of the interface; what leaves by another one is told as such.
 
     Raises:
-        MeshrayError: there is no such interface, or the kernel refuses.
+        OSError: the kernel does not tell.
     """
-    with links() as table, explained(interface, f"set the mtu of the route to {ip}"):
-        link = _require(table.find(interface), interface)
-        _apply(table.netlink, link, table.addresses(link), SetMtu(ip, mtu))
-
-
-def peer_mtus(interface: str) -> dict[IPv4Address, int]:
-    """What `set_peer_mtu` made; empty where there is no such interface."""
-    with links() as table, explained(interface, "read its routes"):
-        link = table.find(interface)
-        return _read(table.netlink, link) if link is not None else {}
-
-
-def _read(netlink: IPRoute, link: Link) -> dict[IPv4Address, int]:
-    found = {}
-    for message in netlink.get_routes(family=socket.AF_INET, table=_MAIN_TABLE):
-        metrics = message.get_attr("RTA_METRICS")
-        mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else None
-        if message["proto"] == PROTOCOL and message.get_attr("RTA_OIF") == link.index and message["dst_len"] == 32:
-            found[IPv4Address(message.get_attr("RTA_DST"))] = int(mtu or 0)
+    messages = list(_relevant(_dump(0), networks, _MOST_READ))
+    if messages and messages[-1] is None:
+        messages = list(_relevant(_dump(index), networks, None))
+    found: dict[IPv4Network, RouteState] = {}
+    for body in messages:
+        if body is not None and (state := parse_route(body, index)) is not None:
+            # The kernel lists them in the order in which it looks at them.
+            found.setdefault(state.route.destination, state)
     return found
 
 
-def _apply(netlink: IPRoute, link: Link, sources: Iterable[IPv4Interface], step: SetMtu) -> None:
+def _relevant(bodies: Iterable[bytes], networks: Collection[IPv4Network], most: int | None) -> Iterator[bytes | None]:
+    """The messages whose destination may be one of ours; None where there are too many to read them all."""
+    lengths = {network.prefixlen for network in networks} | {32}
+    wanted = {(network.prefixlen, network.network_address.packed) for network in networks}
+    for count, body in enumerate(bodies):
+        if most is not None and count >= most:
+            yield None
+            return
+        length = body[1]
+        if length not in lengths:
+            continue
+        raw = rtnetlink.attributes(body[rtnetlink.ROUTE.size :]).get(rtnetlink.RTA_DST, b"")
+        if (length, raw) in wanted or (length == 32 and any(_holds(network, raw) for network in networks)):
+            yield body
+
+
+def _holds(network: IPv4Network, raw: bytes) -> bool:
+    return len(raw) == 4 and int.from_bytes(raw, "big") & int(network.netmask) == int(network.network_address)
+
+
+def parse_route(body: bytes, index: int) -> RouteState | None:
+    """What a message tells of a route; None where it is not of the main table, or has a metric or a TOS (pure)."""
+    _, length, _, tos, table, protocol, _, kind, flags = rtnetlink.ROUTE.unpack_from(body)
+    found = rtnetlink.attributes(body[rtnetlink.ROUTE.size :])
+    table = rtnetlink.number(found, rtnetlink.RTA_TABLE, table)
+    raw = found.get(rtnetlink.RTA_DST, b"")
+    if (
+        table != rtnetlink.MAIN_TABLE
+        or tos
+        or flags & rtnetlink.CLONED
+        or rtnetlink.number(found, rtnetlink.RTA_PRIORITY, 0)
+        or len(raw) != 4
+    ):
+        return None
+    source = found.get(rtnetlink.RTA_PREFSRC, b"")
+    metrics = rtnetlink.attributes(found.get(rtnetlink.RTA_METRICS, b""))
+    route = Route(
+        IPv4Network((raw, length)),
+        IPv4Address(source) if len(source) == 4 else None,
+        rtnetlink.number(metrics, rtnetlink.RTAX_MTU, 0),
+        protocol,
+    )
+    oif = rtnetlink.number(found, rtnetlink.RTA_OIF, 0)
+    is_plain = kind == rtnetlink.RTN_UNICAST and oif == index and not any(key in found for key in _ATTRIBUTES_OF_OTHERS)
+    return RouteState(route, "" if is_plain else _elsewhere(kind, oif, found))
+
+
+def _elsewhere(kind: int, oif: int, found: rtnetlink.Attributes) -> str:
+    if kind != rtnetlink.RTN_UNICAST:
+        return _KINDS.get(kind, f"type {kind}")
+    gateway = found.get(rtnetlink.RTA_GATEWAY, b"")
+    via = f"via {IPv4Address(gateway)} " if len(gateway) == 4 else ""
+    try:
+        return f"{via}dev {socket.if_indextoname(oif)}"
+    except OSError:
+        return f"{via}several ways" if rtnetlink.RTA_MULTIPATH in found else f"{via}dev {oif}"
+
+
+def _dump(index: int) -> Iterator[bytes]:
+    """The bodies of all IPv4 routes of the main table, or, with an index, of those by this interface."""
+    header = rtnetlink.ROUTE.pack(socket.AF_INET, 0, 0, 0, rtnetlink.MAIN_TABLE, 0, 0, 0, 0)
+    body = header + (rtnetlink.attribute(rtnetlink.RTA_OIF, index) if index else b"")
+    with contextlib.closing(rtnetlink.ask(_TIMEOUT_S, strict=True)) as kernel:
+        kernel.send(rtnetlink.dump_request(rtnetlink.RTM_GETROUTE, body))
+        ended = False
+        while not ended:
+            data = kernel.recv(1 << 17)
+            number = rtnetlink.refusal(data)
+            if number == errno.ENOENT:  # there is no such table while it has no route
+                return
+            if number:
+                raise OSError(number, os.strerror(number))
+            for message in rtnetlink.messages(data):
+                if message.kind == rtnetlink.RTM_NEWROUTE and len(message.body) >= rtnetlink.ROUTE.size:
+                    yield message.body
+            ended = rtnetlink.ends_dump(data)
+
+
+def set_route(netlink: IPRoute, index: int, route: Route) -> None:
+    """Makes the route, in place of one with the same destination and metric. Nothing else is touched. Idempotent."""
     from pyroute2.netlink.exceptions import NetlinkError
 
-    route = {"dst": f"{step.ip}/32", "oif": link.index, "proto": PROTOCOL, "scope": _LINK_SCOPE, "table": _MAIN_TABLE}
-    if step.mtu is not None:
-        # The interface has an address for probes as well, which the kernel could choose as the source.
-        source = next((own.ip for own in sources if own.network.prefixlen < 32 and step.ip in own.network), None)
-        own_address = {"prefsrc": str(source)} if source is not None else {}
-        netlink.route("replace", **route, **own_address, metrics={"mtu": step.mtu})
-        return
+    arguments = _arguments(index, route)
+    if route.source is not None:
+        arguments["prefsrc"] = str(route.source)
+    if route.mtu:
+        arguments["metrics"] = {"mtu": route.mtu}
     try:
-        netlink.route("del", **route)
+        netlink.route("replace", **arguments)
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
+        # Ours is there, and another one with the same metric stands before it: that one is replaced once ours is gone.
+        netlink.route("del", **_arguments(index, route))
+        netlink.route("replace", **arguments)
+
+
+def remove_route(netlink: IPRoute, index: int, destination: IPv4Network) -> None:
+    """Removes a peer's own route; nothing happens where it is gone."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        netlink.route("del", **_arguments(index, Route(destination, protocol=MESHRAY_PROTOCOL)))
     except NetlinkError as error:
         if error.code != errno.ESRCH:
             raise
 
 
-def _require(link: Link | None, interface: str) -> Link:
-    if link is None:
-        raise MeshrayError("no_interface", f"there is no interface {interface}", hint="meshray up")
-    return link
+def _arguments(index: int, route: Route) -> dict[str, Any]:
+    return {
+        "dst": str(route.destination),
+        "oif": index,
+        "proto": route.protocol,
+        "scope": _LINK_SCOPE,
+        "table": rtnetlink.MAIN_TABLE,
+    }

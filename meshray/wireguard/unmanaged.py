@@ -1,5 +1,6 @@
 """Tells NetworkManager and systemd-networkd to leave the overlay's interface alone.
 
+
     keep_unmanaged("meshray0")   # before it is made
     release("meshray0")          # after it is gone
 
@@ -11,9 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from meshray.runtime.trust import find_program
 
 _log = logging.getLogger(__name__)
 _COMMAND_S = 10
@@ -77,9 +81,17 @@ def release(name: str, root: Path = Path("/")) -> None:
 
 
 def _tell(manager: _Manager) -> None:
+    program = find_program(manager.reload[0], os.environ)
+    if program is None:
+        return
     try:
         subprocess.run(
-            manager.reload, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_COMMAND_S, text=True
+            [str(program), *manager.reload[1:]],
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_COMMAND_S,
+            text=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
         _log.warning("%s did not work: %s", " ".join(manager.reload), error)

@@ -25,7 +25,7 @@ from meshray.wireguard import uapi
 from meshray.wireguard.device import DeviceState
 from meshray.wireguard.engines import Engine
 from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
-from meshray.wireguard.plan import AddAddress, CreateDevice, RemoveAddress, SetMtu, SetUp, Step
+from meshray.wireguard.plan import CreateDevice, InterfaceStep, SetUp, Step
 from meshray.wireguard.unmanaged import keep_unmanaged, release
 
 #: From its start to its socket an engine takes 10 to 50 ms; a busy machine gets the rest, seconds.
@@ -67,11 +67,12 @@ class UserspaceDevice:
             if link is None:
                 return None
             addresses = table.addresses(link)
+            routes = table.routes(link, addresses)
             try:
                 engine = uapi.parse(self._ask(uapi.READ))
             except (FileNotFoundError, ConnectionError):
                 return None
-        return DeviceState(engine.private_key, engine.listen_port, addresses, link.mtu, link.up, engine.peers)
+        return DeviceState(engine.private_key, engine.listen_port, addresses, link.mtu, link.up, engine.peers, routes)
 
     def apply(self, steps: Sequence[Step]) -> None:
         """See `Device.apply`."""
@@ -106,24 +107,17 @@ class UserspaceDevice:
         if isinstance(step, CreateDevice):
             self._create(table)
             return
-        if not isinstance(step, (SetMtu, AddAddress, RemoveAddress, SetUp)):
+        if not isinstance(step, InterfaceStep):
             uapi.check(self._ask(uapi.request(step)))
             return
         link = self._own_link(table)
         if link is None:
             raise MeshrayError("no_device", f"{self.name} has vanished", hint="meshray logs")
-        match step:
-            case SetMtu(mtu):
-                table.set_mtu(link, mtu)
-            case AddAddress(address):
-                table.add_address(link, address)
-            case RemoveAddress(address):
-                table.remove_address(link, address)
-            case SetUp():
-                table.set_up(link)
-                # The engine learns of it through netlink; until it has bound a port (any port, so far) it
-                # would take a port that is in use without a word.
-                self._wait(lambda: uapi.parse(self._ask(uapi.READ)).listen_port != 0, "to bind its UDP port")
+        table.take(link, step)
+        if isinstance(step, SetUp):
+            # The engine learns of it through netlink; until it has bound a port (any port, so far) it
+            # would take a port that is in use without a word.
+            self._wait(lambda: uapi.parse(self._ask(uapi.READ)).listen_port != 0, "to bind its UDP port")
 
     def _create(self, table: LinkTable) -> None:
         self._own_link(table)

@@ -67,7 +67,7 @@ class Peer:
         """A device like a real node's, for its one peer, the hub."""
         mesh_map = self.answer.map
         me, hub = mesh_map.nodes[self.answer.node_id], mesh_map.hubs[0]
-        keys = PairKeys(self.answer.mesh_secret, me.public_key)
+        keys = PairKeys({1: self.answer.mesh_secret}, me.public_key)
         desired = desired_device(
             me, mesh_map, keys, private_key=self.machine.key, listen_port=0, dial={hub.id: hub.endpoints[0]}
         )

@@ -37,7 +37,8 @@ async def serve(folder: Path, where: Endpoint) -> None:
         node_name=NodeName("head"),
         public_key=PrivateKey.generate().public(),
         port=where.port,
-        advertise=(where,),
+        endpoints=(where,),
+        advertised=(where,),
         versions=Versions(__version__),
         labels={},
         now=time.time(),
@@ -53,7 +54,7 @@ async def carry(told: Mapping[str, str]) -> None:
     """What an agent does where UDP is blocked."""
     hub = Endpoint.parse(told["endpoint"])
     coordinator = Coordinator((hub,), bytes.fromhex(told["fingerprint"]), told["credential"])
-    client = RelayClient(coordinator, hub, pause_s=backoff_s, tries_udp=False)
+    client = RelayClient(lambda: coordinator, lambda: hub, pause_s=backoff_s, tries_udp=False)
     print(await client.open(), flush=True)
     await client.run()
 

@@ -119,3 +119,10 @@ class Cluster:
     def python(self, code: str, *, host: Host | None = None) -> Any:
         """What a piece of Python, run by `job`, prints in one line, read as JSON."""
         return self.job("python", "-c", code, host=host).last_json()
+
+
+def enrolment(host: Host) -> dict[str, Any]:
+    """What the node on this host keeps of its membership."""
+    value = json.loads(host.path("/var/lib/meshray/node.json").read_text())
+    assert isinstance(value, dict)
+    return value

@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Any
 
 from tests.doctor_count import BROKEN, HEALTHY, NAMED, TOOK, WELL
+from tests.harm import harms
 from tests.lab.faults import Fault, Stage
 from tests.lab.host import Host
 from tests.lab.waiting import wait_until
 
+OVERLAY = IPv4Network("10.99.0.0/16")
 #: What a fault cut must be found again: ways and their sizes, a coordinator that was away.
 WHOLE_AGAIN_S = 60
 #: How often a healthy mesh is asked before it counts as slow.
@@ -59,6 +62,8 @@ def ask(host: Host, *options: str, deadline_s: float = 60) -> Answer:
     began = time.monotonic()
     done = host.run(["meshray", "doctor", "--json", *options], check=False, deadline_s=deadline_s)
     answer = Answer(json.loads(done.stdout), time.monotonic() - began)
+    for check in answer.report.get("checks", ()):
+        assert harms(check["fix"], OVERLAY) == [], check
     assert "checks" in answer.report, done
     assert done.returncode == (0 if answer.report["healthy"] else 3), done
     return answer

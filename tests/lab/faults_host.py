@@ -45,9 +45,13 @@ class HostStage:
         worker = self.worker
         worker.shell(f"kill -KILL {process_id('agent')}")
         worker.popen([sys.executable, "-m", "meshray.agent"], env=env)
-        status = ["meshray", "status", "--json"]
-        # Under another clock than its engine's it may well have complaints.
-        worker.wait_until(lambda: "error" not in worker.run(status, check=False).json(), 60, "an agent that answers")
+
+        def has_a_path() -> bool:
+            # Under another clock than its engine's it may have complaints, and it changes its key.
+            nodes = worker.run(["meshray", "status", "--json"], check=False).json().get("nodes", [])
+            return any(node["name"] == "head" and node["path"]["rtt_ms"] is not None for node in nodes)
+
+        worker.wait_until(has_a_path, 60, "an agent with a path to the head")
 
     def host(self, name: str) -> Host:
         """The host of this name."""
@@ -134,16 +138,19 @@ for try in $(seq 100); do
 done"""
 #: Shell words for the program nft.
 NFT = "$(readlink -f $(command -v nft))"
-#: It lists and changes nothing; the real one is /tmp/nft meanwhile.
-_NFT_READS_ONLY = f"""cat > /tmp/nft-reads <<'CODE'
+#: All that could close a port.
+FIREWALLS = f"{NFT} $(for name in iptables iptables-legacy; do readlink -f $(command -v $name); done | sort -u)"
+#: They list at most and change nothing; the real nft is /tmp/nft meanwhile.
+_NO_FIREWALL = f"""cat > /tmp/refuses <<'CODE'
 #!/bin/sh
-case "$*" in *list*) exec /tmp/nft "$@";; esac
+case "$0 $*" in *nft*list*) exec /tmp/nft "$@";; esac
+case "$*" in *-S*|*list*) exit 0;; esac
 echo "Operation not permitted (you must be root)" >&2
 exit 1
 CODE
-chmod +x /tmp/nft-reads
+chmod +x /tmp/refuses
 cp {NFT} /tmp/nft
-mount --bind /tmp/nft-reads {NFT}
+for program in {FIREWALLS}; do mount --bind /tmp/refuses $program; done
 /tmp/nft delete table inet meshray"""
 #: Answers to the worker leave by a second card on the same network, with the first card's address: the filter of the
 #: first one drops what the worker sends.
@@ -157,6 +164,13 @@ ip route add 203.0.113.20/32 dev card2 src 203.0.113.10
 ip route flush cache"""
 _STRICT = "echo {} > /proc/sys/net/ipv4/conf/eth0/rp_filter"
 _ENGINES = f"for file in {BUNDLED} /usr/bin/{STOCK}; do [ ! -e $file ] || {{}} $file; done"
+
+#: Does it again and again, until `_END_AGAIN`.
+_AGAIN = """while :; do {}; sleep 0.02; done > /dev/null 2>&1 &
+echo $! > /tmp/again.pid
+sleep 1"""
+_END_AGAIN = "kill $(cat /tmp/again.pid)"
+_OVERLAY = "10.99.0.0/16"
 
 FAULTS: tuple[Fault[HostStage], ...] = (
     _fault(
@@ -206,6 +220,56 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "worker",
         "ip rule add to 10.99.0.0/16 prohibit priority 90",
         "ip rule delete priority 90",
+    ),
+    # The agent puts its routes back; only where it cannot, or is not let, there is something to find.
+    _fault(
+        "route-removed-again-and-again",
+        "overlay_route",
+        "worker",
+        _AGAIN.replace("{}", f"ip route del {_OVERLAY} dev meshray0"),
+        _END_AGAIN,
+    ),
+    _fault(
+        "route-replaced-again-and-again",
+        "overlay_route",
+        "worker",
+        _AGAIN.replace("{}", f"ip route replace {_OVERLAY} dev eth0"),
+        _END_AGAIN,
+    ),
+    _fault(
+        "route-removed-agent-frozen",
+        "agent_running",
+        "worker",
+        f"kill -STOP {process_id('agent')}; ip route del {_OVERLAY} dev meshray0",
+        f"kill -CONT {process_id('agent')}",
+    ),
+    _fault(
+        "route-replaced-agent-frozen",
+        "agent_running",
+        "worker",
+        f"kill -STOP {process_id('agent')}; ip route replace blackhole {_OVERLAY}",
+        f"kill -CONT {process_id('agent')}",
+    ),
+    _fault(
+        "route-removed-agent-killed",
+        "agent_running",
+        "worker",
+        f"kill -KILL {process_id('agent')}; ip route del {_OVERLAY} dev meshray0",
+        "meshray up",
+    ),
+    _fault(
+        "narrower-route-steals",
+        "overlay_route",
+        "worker",
+        "ip route add {head} dev eth0",
+        "ip route del {head} dev eth0",
+    ),
+    _fault(
+        "blackhole-for-a-peer",
+        "overlay_route",
+        "head",
+        "ip route add blackhole {worker}",
+        "ip route del blackhole {worker}",
     ),
     _fault(
         "docker-network-overlaps",
@@ -296,9 +360,9 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "guard-cannot-be-set",
         "guard",
         "worker",
-        _NFT_READS_ONLY,
+        _NO_FIREWALL,
         # The agent looks again where the rules change.
-        f"umount {NFT}; nft add table ip look; nft delete table ip look",
+        f"for program in {FIREWALLS}; do umount $program; done; nft add table ip look; nft delete table ip look",
     ),
     _fault(
         "answers-by-another-card",

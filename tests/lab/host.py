@@ -25,6 +25,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.lab.copy_layer import below_usr_local
 from tests.lab.firewalls import DROP_INBOUND, FirewallKind
 from tests.lab.waiting import wait_until
 
@@ -36,10 +37,13 @@ PERSON = "ada"
 PERSON_UID = 61234
 #: What a host has of its own, beside /etc.
 PRIVATE_FOLDERS = ("/tmp", "/var/tmp", "/run", "/dev/shm", "/home", "/root", "/var/lib", "/var/log")
+#: What it has of its own above the machine's: root's copy of meshray may be placed there.
+LAYERED_FOLDERS = ("/usr/local",)
 #: Where meshray and Ray write what one wants to read after a failure.
 LOG_GLOBS = (
     *("/var/lib/meshray/log/*.log", "/var/lib/meshray/log.failed/*.log"),
-    *("/tmp/ray/session_latest/logs/raylet.err", "/tmp/ray/*/logs/gcs_server.err"),
+    *("/tmp/ray/session_*/logs/raylet.err", "/tmp/ray/session_*/logs/raylet.out", "/tmp/ray/*/logs/gcs_server.err"),
+    *("/tmp/ray/session_*/logs/dashboard_agent.log", "/tmp/ray/session_*/logs/runtime_env_agent.log"),
 )
 #: How much of each log is shown.
 LOG_TAIL_BYTES = 4000
@@ -96,6 +100,11 @@ class HostProcess:
         """To the command itself; nothing where it has already ended."""
         for pid in _children(self._entered.pid):
             os.kill(pid, number)
+
+    def resume(self) -> None:
+        """Lets nsenter go on, which stops itself when its command is stopped and does not go on with it."""
+        if self._entered.poll() is None:
+            self._entered.send_signal(signal.SIGCONT)
 
     def wait(self, deadline_s: float) -> int:
         """Until it has ended; its exit status."""
@@ -267,6 +276,8 @@ class Host:
 
     def end(self) -> None:
         """Like pulling the plug: every process of the host is killed, its network and files are gone."""
+        for process in self._processes:
+            process.resume()  # or the host waits for it to take note of its command's end
         stdin, stdout = self._init.stdin, self._init.stdout
         assert stdin
         assert stdout
@@ -333,6 +344,7 @@ def _furniture(name: str, stage: Path) -> dict[str, Any]:
         "hostname": name,
         "stage": str(stage),
         "private": PRIVATE_FOLDERS,
+        "layered": {folder: [*below_usr_local(), folder] for folder in LAYERED_FOLDERS},
         # Seen through the private folders: this checkout, its environment, the interpreter.
         "keep": sorted({str(REPOSITORY), sys.prefix, sys.base_prefix}),
         "files": {

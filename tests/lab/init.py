@@ -54,6 +54,8 @@ def _make_private(stage: Path, spec: dict[str, Any]) -> None:
                 inside.mkdir(parents=True, exist_ok=True)
                 _mount("--bind", kept, str(inside))
         own.chmod(_DIRECTORY_MODES.get(folder, 0o755))
+    for folder, below in spec["layered"].items():
+        _layer(stage, folder, below)
     for path in spec["homes"]:
         home = stage / path.lstrip("/")
         home.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,15 @@ def _make_private(stage: Path, spec: dict[str, Any]) -> None:
     folders.sort(key=lambda folder: Path(folder) in stage.parents)
     for folder in folders:
         _mount("--rbind", str(stage / folder.lstrip("/")), folder)
+
+
+def _layer(stage: Path, folder: str, below: list[str]) -> None:
+    """The machine's folder, with others above it, below one of the host's own, which takes what is written."""
+    name = folder.strip("/").replace("/", "-")
+    upper, work = stage / f"{name}-upper", stage / f"{name}-work"
+    for own in (upper, work):
+        own.mkdir()
+    _mount("-t", "overlay", "-o", f"lowerdir={':'.join(below)},upperdir={upper},workdir={work}", "overlay", folder)
 
 
 def _copy_etc(stage: Path, spec: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ find /var/lib/meshray /run/meshray ! -name '*.log' ! -type d -exec stat -c '%n %
 find /var/lib/meshray /run/meshray ! -name '*.log' -type f -exec sha256sum {} + 2>/dev/null | sort
 stat -c '%n %a' /etc /tmp /var/lib /var/lib/meshray /run/meshray 2>/dev/null
 ip -br address | sort; ip route show table all | sort; nft list ruleset 2>/dev/null
-ps -eo pid,args | grep -E 'meshray|wireguard-go|ray' | grep -vE 'grep|init.py|sh -c|ps -eo'
+ps -eo pid,args | grep -E 'meshray|wireguard-go|ray' | grep -vE 'grep|init.py|sh -c|ps -eo|privileged.look'
 true
 """
 #: A Ray that says of itself only which version it is, and that runs until it is stopped.
@@ -140,16 +140,23 @@ def test_a_network_that_overlaps_a_route(place: Place) -> None:
     before = place.mesh()
     stranger.run(["ip", "route", "add", "10.99.5.0/24", "via", str(place.head.address)])
     try:
-        refused(stranger, ["init", "--no-ray"], 1, "network_overlap", "10.99.5.0/24 on eth0", "--network 10.201.0.0/16")
+        chosen = ["init", "--no-ray", "--network", "10.99.0.0/16"]
+        refused(stranger, chosen, 1, "network_overlap", "10.99.5.0/24 on eth0", "--network 10.201.0.0/16")
+        assert up(stranger, "init", "--no-ray")["node"]["ip"] == "10.201.0.1"
+        up(stranger, "leave", "--yes")
         # Only the coordinator knows the network: this was a node for a moment, and gives the token's use back.
         refused(
-            stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "remove that route"
+            stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "make the mesh anew"
         )
         assert place.mesh() == before
     finally:
         stranger.run(["ip", "route", "delete", "10.99.5.0/24"])
+    # A wider one, of an office's VPN, goes on beside the overlay.
+    stranger.run(["ip", "route", "add", "10.0.0.0/8", "via", str(place.head.address)])
     up(stranger, "join", "--no-ray", token)
+    assert stranger.can_reach("10.99.0.1", deadline_s=10)
     up(stranger, "leave")
+    stranger.run(["ip", "route", "delete", "10.0.0.0/8"])
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])
@@ -178,7 +185,7 @@ def test_no_wireguard_to_be_had(place: Place) -> None:
         lost = ["PATH=/nonexistent", meshray, *words]
         built = BUNDLED.exists()
         if built:
-            stranger.run(["mount", "--bind", "/dev/null", BUNDLED])
+            stranger.shell(f"touch /root/no-engine; mount --bind /root/no-engine {BUNDLED}")
         try:
             refused(stranger, lost, 1, "no_wireguard", "apt-get install wireguard-go", program="/usr/bin/env")
         finally:
@@ -259,12 +266,23 @@ def test_a_coordinator_that_cannot_be_reached(place: Place) -> None:
 
 
 def test_init_and_join_on_a_machine_that_is_a_node_already(place: Place) -> None:
-    refused(place.head, ["init", "--no-ray"], 1, "already_enrolled", "head of a mesh already", "meshray token create")
+    again = up(place.head, "init", "--no-ray")
+    assert (again["already"], again["token"], again["node"]["name"]) == (True, None, "head")
+    refused(
+        place.head,
+        ["init", "--no-ray", "--network", "10.7.0.0/16"],
+        1,
+        "already_enrolled",
+        "head of a mesh already",
+        "meshray token create",
+    )
     refused(
         place.head, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "head of a mesh", "meshray leave"
     )
     up(place.stranger, "join", "--no-ray", place.token)
-    refused(place.stranger, ["join", "--no-ray", place.token], 1, "already_enrolled", "as stranger", "meshray up")
+    node = up(place.stranger, "status")["nodes"][-1]
+    again = up(place.stranger, "join", "--no-ray", place.token)
+    assert (again["already"], again["node"]) == (True, {"name": "stranger", "ip": node["ip"]})
     refused(place.stranger, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "meshray leave")
     refused(place.stranger, ["init", "--no-ray"], 1, "already_enrolled", "as stranger", "meshray leave")
     up(place.stranger, "leave")

@@ -53,20 +53,22 @@ from ipaddress import IPv4Network
 from meshray.firewall import Closed, Firewall, Opening, guard_state
 
 firewall = Firewall(Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False))
-closed = Closed(((6379, 6379), (10002, 19999)), ((41234, 41234),))
+heard = tuple((family, ((41234, 41234),)) for family in ("ip", "ip6"))
+closed = Closed(((6379, 6379), (10002, 19999)), heard)
 
 async def keep():
     firewall.close(closed)
     print("kept", flush=True)
     async for _ in firewall.changes():
         firewall.apply()
+        print("looked", flush=True)
 
 if sys.argv[1] == "keep":
     asyncio.run(keep())
 elif sys.argv[1] == "close":
     firewall.close(Closed(((8000, 8000),)))  # another program has the port since
     log = firewall.close(closed)
-    problems = firewall.problems()
+    problems = [problem.text for problem in firewall.problems()]
     again = firewall.apply()
     print(json.dumps([log, problems, again]))
 elif sys.argv[1] == "state":
@@ -74,7 +76,7 @@ elif sys.argv[1] == "state":
     print(json.dumps([state.how, state.why]))
 else:
     firewall.remove()
-    print(json.dumps(firewall.problems()))
+    print(json.dumps([problem.text for problem in firewall.problems()]))
 """
 #: A connection from a port that is closed to others, to port 8000 of the host that is named.
 CALL_OUT = """
@@ -83,6 +85,27 @@ end = socket.socket()
 end.bind(("0.0.0.0", 15000))
 end.settimeout(5)
 end.connect((sys.argv[1], 8000))
+"""
+
+#: Tries port 6379 again and again for so many seconds: how often, and how often it got in.
+KNOCK = """
+import json, socket, sys, time
+until, knocked, entered = time.monotonic() + float(sys.argv[2]), 0, 0
+while time.monotonic() < until:
+    ends = [socket.socket() for _ in range(20)]
+    for end in ends:
+        end.setblocking(False)
+        end.connect_ex((sys.argv[1], 6379))
+    time.sleep(0.02)
+    knocked += len(ends)
+    for end in ends:
+        try:
+            end.getpeername()
+            entered += 1
+        except OSError:
+            pass
+        end.close()
+print(json.dumps([knocked, entered]))
 """
 
 
@@ -141,6 +164,12 @@ def listen(host: Host) -> HostProcess:
     return listener
 
 
+#: A program that exists, tells its version and fails at all else, as on a kernel without nf_tables.
+BROKEN = """#!/bin/sh
+case "$*" in *--version*) exec /root/sbin/{program} "$@";; esac
+echo "{program}: cache initialization failed: Invalid argument" >&2
+exit 1
+"""
 #: What is hidden from meshray, and how a person's reload of the firewall takes all rules away.
 HOSTS = {
     "nft": ("", "nft flush ruleset"),
@@ -190,6 +219,48 @@ def test_only_the_overlay_reaches_rays_ports(lab: Lab, kind: str) -> None:
     if kind != "iptables-nft":  # whose empty chains the reload took away
         assert lab.rules() == before
     assert "MESHRAY" not in lab.rules().upper()
+
+
+def break_nf_tables(node: Host) -> None:
+    node.shell("set -e; cp -a /usr/sbin /run/sbin; mount --bind /run/sbin /usr/sbin")
+    saves = [f"{name}tables-nft{end}" for name in ("ip", "ip6") for end in ("", "-save", "-restore")]
+    plain = [f"{name}tables{end}" for name in ("ip", "ip6") for end in ("", "-save", "-restore")]
+    for program in ("nft", *saves, *plain):
+        node.shell(
+            f"rm /usr/sbin/{program}; cat > /usr/sbin/{program}; chmod 755 /usr/sbin/{program}",
+            stdin=BROKEN.format(program=program),
+        )
+
+
+def test_a_kernel_without_nf_tables_is_guarded_by_the_other_iptables(lab: Lab) -> None:
+    break_nf_tables(lab.node)
+    log, problems, _ = lab.firewall("close")
+    assert "iptables-legacy MESHRAY-INPUT: in place" in json.dumps(log)
+    assert problems == []
+    # What the agent owned has ended with that process: these are the rules of iptables-legacy alone.
+    assert lab.seen_by_outsiders() == [set(OTHERS)] * 4
+    assert lab.firewall("state") == ["iptables", ""]
+
+
+def test_no_connection_gets_in_while_others_change_the_rules(lab: Lab) -> None:
+    """Flushed again and again, by a program that goes on changing rules in between."""
+    keeper = lab.node.popen([sys.executable, "-c", DRIVER, "keep"], cwd=REPOSITORY)
+    lab.node.wait_until(lambda: "looked" in keeper.output, 20, "the first look")
+    knocker = lab.outsider.popen([sys.executable, "-c", KNOCK, LAN, "8"])
+    storm = lab.node.popen(["sh", "-c", "while :; do nft add table ip storm; nft delete table ip storm; done"])
+    for _ in range(10):
+        lab.node.shell("nft flush ruleset; sleep 0.4")
+    storm.stop()
+    knocker.wait(30)
+    knocked, entered = json.loads(knocker.output)
+    assert knocked > 100
+    assert entered == 0
+    # Nor does it stay: the plain table, which outlives the agent, is back as well.
+    lab.node.wait_until(lambda: "table inet meshray {" in lab.rules(), 10, "the plain table")
+    refused = lab.node.shell("nft delete table inet meshray_owned", check=False)
+    assert "not permitted" in refused.stderr
+    keeper.stop()
+    assert "meshray_owned" not in lab.rules()
 
 
 def test_where_nothing_can_close_them_it_is_said(lab: Lab) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab.doctoring import Doctor, ask, until_well
 from tests.lab.faults import Fault
-from tests.lab.faults_host import FAULTS, NFT, HostStage, process_id
+from tests.lab.faults_host import FAULTS, FIREWALLS, HostStage, process_id
 from tests.lab.waiting import wait_until
 from tests.lab.world import World
 
@@ -40,11 +40,12 @@ def test_fix_puts_the_guard_back(stage: HostStage) -> None:
     try:
         wait_until(lambda: [check["code"] for check in ask(stage.worker).failing] == ["guard"], 20, "no guard")
     finally:
-        stage.worker.shell(f"umount {NFT}")
+        stage.worker.shell(f"for program in {FIREWALLS}; do umount $program; done")
+    # A doctor that looks lets the agent try again what it could not do: then there is nothing left to repair.
     mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
-    (done,) = mended.report["repaired"]
-    assert "table inet meshray in place" in done
+    assert all("table inet meshray in place" in done for done in mended.report["repaired"])
     assert not mended.failing, mended
+    assert "drop" in stage.worker.run(["nft", "list", "table", "inet", "meshray"]).stdout
 
 
 def test_fix_makes_an_interface_anew_whose_engine_hangs(stage: HostStage) -> None:
@@ -52,3 +53,34 @@ def test_fix_makes_an_interface_anew_whose_engine_hangs(stage: HostStage) -> Non
     mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
     assert mended.report["repaired"] == ["meshray0 was made anew"]
     until_well([stage.head, stage.worker])
+
+
+def test_fix_puts_the_overlays_route_back_and_touches_no_other(stage: HostStage) -> None:
+    """What the doctor prints for a missing route is pasted, word for word."""
+    worker, remover = stage.worker, next(fault for fault in FAULTS if fault.name == "route-removed-again-and-again")
+
+    def others() -> list[str]:
+        lines = worker.shell("ip -N -details route show table all").stdout.splitlines()
+        return [line for line in lines if "10.99." not in line]
+
+    # As on a machine with a VPN that takes everything: nothing of it may go.
+    worker.shell("ip route add 0.0.0.0/1 dev eth0; ip route add 128.0.0.0/1 dev eth0")
+    try:
+        before = others()
+        remover.inject(stage)
+        try:
+            found = wait_until(lambda: [one for one in ask(worker).failing if one["code"] == "overlay_route"], 20, "it")
+        finally:
+            remover.heal(stage)
+        fix = found[0]["fix"].rpartition("then: ")[2]
+        assert fix.startswith("ip route replace 10.99.0.0/16 dev meshray0")
+        assert "the overlay's own route 10.99.0.0/16 dev meshray0 is missing" in found[0]["evidence"]
+        worker.shell(fix)
+        assert worker.can_reach(stage.head_ip)
+        assert found[0]["repair"] == "routes"
+        worker.shell("ip route del 10.99.0.0/16 dev meshray0")
+        wait_until(lambda: worker.can_reach(stage.head_ip), 10, "the agent's own repair")
+        until_well([stage.head, worker])
+        assert others() == before
+    finally:
+        worker.shell("ip route del 0.0.0.0/1 dev eth0; ip route del 128.0.0.0/1 dev eth0")

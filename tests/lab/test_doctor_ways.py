@@ -82,7 +82,8 @@ def test_a_damaged_map_is_put_aside(place: tuple[Cluster, Host]) -> None:
 def test_a_machine_in_no_mesh_learns_what_a_mesh_would_need(place: tuple[Cluster, Host]) -> None:
     _, stranger = place
     answer = ask(stranger)
-    assert failed(answer) == [("enrolled", None)]
+    assert failed(answer) == []
+    assert "enrolled" in {check["code"] for check in answer.checks if check["status"] == "warn"}
     looked_at = {check["code"] for check in answer.checks if check["status"] == "ok"}
     assert {"tun_device", "wireguard_available", "privileges"} <= looked_at
 

@@ -37,7 +37,7 @@ firewall = Firewall(Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards))
 async def keep():
     print("kept", *firewall.apply(), sep="\\n", flush=True)
     async for _ in firewall.changes():
-        print("look", *firewall.apply(), *firewall.problems(), sep="\\n", flush=True)
+        print("look", *firewall.apply(), *[problem.text for problem in firewall.problems()], sep="\\n", flush=True)
 
 if action == "keep":
     asyncio.run(keep())
@@ -45,7 +45,7 @@ elif action == "ports":
     print(*open_port_commands(51888), sep="\\n")
 else:
     print(*getattr(firewall, action)(), sep="\\n")
-    print(*firewall.problems(), sep="\\n", file=sys.stderr)
+    print(*[problem.text for problem in firewall.problems()], sep="\\n", file=sys.stderr)
 """
 #: Listens on TCP and UDP 6379, the port of Ray's GCS, for the whole test.
 LISTEN = """

@@ -92,11 +92,14 @@ def test_a_second_head_is_refused_and_changes_nothing(place: Place) -> None:
 def test_a_hub_is_what_can_be_reached(place: Place) -> None:
     own = f"{place.walled.address}:51888"
     error = meshray(place.walled, "join", "--no-ray", "--hub", "--endpoint", own, place.token, check=False)["error"]
+    assert error["code"] == "role_not_granted"
+    token = meshray(place.hub, "token", "create", "--hub")["token"]
+    error = meshray(place.walled, "join", "--no-ray", "--hub", "--endpoint", own, token, check=False)["error"]
     assert error["code"] == "hub_unreachable"
     assert own in error["message"]
     assert not place.walled.path("/var/lib/meshray").exists()
     place.walled.shell("nft insert rule inet host_firewall input udp dport 51888 accept")
-    meshray(place.walled, "join", "--no-ray", "--hub", "--endpoint", own, place.token)
+    meshray(place.walled, "join", "--no-ray", "--hub", "--endpoint", own, token)
     roles = {node["name"]: node["role"] for node in meshray(place.hub, "status")["nodes"]}
     assert roles["walled"] == "hub"
     assert place.walled.run(["wg", "show", "meshray0", "listen-port"]).stdout.strip() == "51888"

@@ -39,7 +39,8 @@ def mesh() -> Iterator[Cluster]:
         cluster.answers["head"] = cluster.meshray(head, "init", "--no-ray")
         token = cluster.answers["head"]["token"]
         as_hub = ("--hub", "--endpoint", f"{second.address}:51888")
-        cluster.answers["second"] = cluster.meshray(second, "join", token, "--no-ray", *as_hub)
+        for_hubs = head.run(["meshray", "token", "create", "--hub"]).stdout.strip()
+        cluster.answers["second"] = cluster.meshray(second, "join", for_hubs, "--no-ray", *as_hub)
         for worker in (one, two):
             cluster.answers[worker.name] = cluster.meshray(worker, "join", token, "--no-ray")
         yield cluster

@@ -66,14 +66,26 @@ with socket.create_connection(("10.99.0.2", 7000), timeout=4) as tcp:
 """
 ROUTE = """
 import json, sys
-from ipaddress import IPv4Address
-from meshray.wireguard.routes import keep_peer_mtus, peer_mtus, set_peer_mtu
-ip = IPv4Address("10.99.0.2")
-if sys.argv[1] == "keep":
-    print(json.dumps([str(step) for step in keep_peer_mtus("wg0", {ip: 1200})]))
-else:
-    set_peer_mtu("wg0", ip, int(sys.argv[1]) or None)
-    print(json.dumps({str(ip): mtu for ip, mtu in peer_mtus("wg0").items()}))
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from meshray.model.keys import PrivateKey
+from meshray.wireguard.device import MESHRAY_PROTOCOL, DeviceConfig, DeviceState, Route
+from meshray.wireguard.link import links
+from meshray.wireguard.plan import plan
+mtu, own, peer = int(sys.argv[1]), IPv4Address("10.99.0.1"), IPv4Network("10.99.0.2/32")
+key = PrivateKey(bytes([1]) * 32)
+with links() as table:
+    link = table.find("wg0")
+    addresses = table.addresses(link)
+    state = DeviceState(key, 51888, addresses, link.mtu, True, {}, table.routes(link, addresses))
+    narrow = (Route(peer, own, mtu, MESHRAY_PROTOCOL),) if mtu else ()
+    wanted = DeviceConfig(key, 51888, addresses, link.mtu, {}, (Route(IPv4Network("10.99.0.0/16"), own), *narrow))
+    steps = plan(state, wanted)
+    for step in steps:
+        table.take(link, step)
+    state = replace(state, routes=table.routes(link, addresses))
+    assert plan(state, wanted) == ()
+print(json.dumps([str(step) for step in steps]))
 """
 EAT_ICMP = """
 table inet eater {
@@ -158,7 +170,8 @@ def test_an_underlay_of_1280_that_eats_icmp(underlay: Narrow) -> None:
     underlay.eat_icmp()
     assert not underlay.transfer_works()
     assert underlay.python(SEARCH, "203.0.113.10:51888") == "1200"
-    assert json.loads(underlay.python(ROUTE, "1200")) == {"10.99.0.2": 1200}
+    first = "route 10.99.0.2/32 to the device, packets of at most 1200 bytes"
+    assert json.loads(underlay.python(ROUTE, "1200")) == [first]
     (route,) = underlay.one.run(["ip", "-json", "route", "show", "10.99.0.2/32"]).json()
     # Not the probe address, although it was there first.
     assert (route["dev"], route["prefsrc"], route["metrics"]) == ("wg0", "10.99.0.1", [{"mtu": 1200}])
@@ -166,10 +179,11 @@ def test_an_underlay_of_1280_that_eats_icmp(underlay: Narrow) -> None:
 
     # Found again with the route in place; the same once more changes nothing; and back.
     assert underlay.python(SEARCH, "203.0.113.10:51888") == "1200"
-    assert json.loads(underlay.python(ROUTE, "keep")) == []
-    assert json.loads(underlay.python(ROUTE, "1280")) == {"10.99.0.2": 1280}
-    assert json.loads(underlay.python(ROUTE, "keep")) == ["packets to 10.99.0.2: at most 1200 bytes"]
-    assert json.loads(underlay.python(ROUTE, "0")) == json.loads(underlay.python(ROUTE, "0")) == {}
+    assert json.loads(underlay.python(ROUTE, "1200")) == []
+    assert json.loads(underlay.python(ROUTE, "1280")) == [first.replace("1200", "1280")]
+    assert json.loads(underlay.python(ROUTE, "1200")) == [first]
+    assert json.loads(underlay.python(ROUTE, "0")) == ["remove the route 10.99.0.2/32"]
+    assert json.loads(underlay.python(ROUTE, "0")) == []
     assert underlay.one.run(["ip", "-json", "route", "show", "10.99.0.2/32"]).stdout.strip() in ("", "[]", "[ ]")
 
 

@@ -186,9 +186,13 @@ def test_large_transfers_pass_a_narrow_line_on_every_kind_of_path(mesh: Mesh, na
 def test_the_route_to_a_node_on_a_narrow_line_has_its_mtu(mesh: Mesh, name: str) -> None:
     for other in ("hub", "public-1", "easy-2"):
         for source, target in ((name, other), (other, name)):
-            found = partial(route_mtu, mesh, source, target)
-            mtu = mesh.world.wait_until(found, MEASURED_S, f"the mtu of the route {source} → {target}")
-            assert 1000 < mtu <= NARROW_MTU - WIREGUARD_BYTES
+            # A path by the hub may have been measured before: its second leg carries larger packets in pieces.
+            fits = partial(has_mtu_for, mesh, source, target, NARROW_MTU - WIREGUARD_BYTES)
+            mesh.world.wait_until(fits, MEASURED_S, f"the mtu of the route {source} → {target}")
+
+
+def has_mtu_for(mesh: Mesh, source: str, target: str, largest: int) -> bool:
+    return 1000 < route_mtu(mesh, source, target) <= largest
 
 
 def route_mtu(mesh: Mesh, source: str, target: str) -> int:

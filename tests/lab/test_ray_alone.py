@@ -35,6 +35,7 @@ from pathlib import Path
 from meshray.model.address import OverlayNetwork
 from meshray.raynode.command import RayPlan
 from meshray.raynode.supervisor import RayNode
+from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import find_ray
 from meshray.runtime.person import Person
 from meshray.settings import Home
@@ -52,7 +53,8 @@ SUPERVISOR = (
     + """
 async def main():
     told = lambda instance: print("instance", instance, flush=True)
-    node = RayNode(find_ray(None, os.environ, person), plan, home, person, token=token, on_instance=told)
+    tokens = RayTokens({1: token})
+    node = RayNode(find_ray(None, os.environ, person), plan, home, person, tokens=tokens, on_instance=told)
     loop = asyncio.get_running_loop()
     ended, goes = asyncio.Event(), []
     for number in (signal.SIGTERM, signal.SIGUSR1):

@@ -21,8 +21,9 @@ from meshray.coordinator.door import Door
 from meshray.coordinator.server import Server
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.attestation import Attestation
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
-from meshray.model.keys import PrivateKey, PublicKey
+from meshray.model.keys import PrivateKey, PublicKey, SigningKey
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.model.token import Token
@@ -32,6 +33,8 @@ from meshray.settings import Home
 VERSIONS = Versions("0.1.0", "2.60.0", "3.11.7")
 #: Nothing on loopback takes this long; a test that waits longer has failed.
 PATIENCE_S = 15.0
+#: Of the node that runs the coordinator.
+HEAD_IDENTITY = SigningKey.generate()
 Json = Mapping[str, object]
 
 
@@ -46,18 +49,20 @@ class Clock:
 
 
 def make_mesh(folder: Path) -> tuple[Home, EnrolAnswer, Token]:
-    home = Home(folder / "state", folder / "run")
+    home, key = Home(folder / "state", folder / "run"), PrivateKey.generate().public()
     answer, token = create_mesh(
         home,
         mesh_name="lab",
         network=OverlayNetwork.parse("10.99.0.0/16"),
         node_name=NodeName("head"),
-        public_key=PrivateKey.generate().public(),
+        public_key=key,
         port=51888,
-        advertise=(Endpoint("127.0.0.1", 51888),),
+        endpoints=(Endpoint("127.0.0.1", 51888),),
+        advertised=(Endpoint("127.0.0.1", 51888),),
         versions=VERSIONS,
         labels={},
         now=time.time(),
+        attest=lambda mesh_id: Attestation.sign(HEAD_IDENTITY, mesh_id, key, counter=1),
     )
     return home, answer, token
 
@@ -118,7 +123,7 @@ class Agent:
     async def receive(self) -> str:
         """One message of the map; returns its type, or ``closed``."""
         kind = "ticket"
-        while kind in ("ticket", "restored"):
+        while kind in ("ticket", "restored", "secrets"):
             message = await self.socket.receive(PATIENCE_S)
             if message.type is not aiohttp.WSMsgType.TEXT:
                 return "closed"
@@ -158,6 +163,7 @@ class Client:
         self.session = session
         self.port = port
         self._hello: Json | None = None
+        self.fingerprint = fingerprint
         self.pin = aiohttp.Fingerprint(fingerprint)
 
     async def call(self, method: str, path: str, body: object = None, credential: str = "") -> Reply:

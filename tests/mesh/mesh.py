@@ -18,14 +18,16 @@ from pathlib import Path
 from meshray.agent.cache import load_map, save_map
 from meshray.agent.client import enrol
 from meshray.agent.enrolment import Enrolment, load_private_key, save_private_key
+from meshray.agent.identity import Identity
 from meshray.agent.loop import Agent
 from meshray.agent.parts import Parts
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.server import Server
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
+from meshray.model.attestation import Attestation, Chain, Grant
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
-from meshray.model.keys import PrivateKey
-from meshray.model.node import Versions
+from meshray.model.keys import PrivateKey, SigningKey
+from meshray.model.node import COORDINATOR, HEAD, HUB, Versions
 from meshray.model.token import Token
 from meshray.settings import Home
 from meshray.wireguard.fake import FakeDevice
@@ -76,6 +78,9 @@ class Mesh:
 
     async def join(self, name: str, *, ephemeral: bool = False, token: Token | None = None) -> Member:
         key, request_token = PrivateKey.generate(), token or self.token
+        identity = Identity.load_or_make(self.home(name), request_token.mesh_id)
+        if request_token.endorser is not None:
+            identity.endorsed(request_token.endorse)
         request = EnrolRequest(
             mesh_id=request_token.mesh_id,
             token_id=request_token.token_id,
@@ -86,14 +91,18 @@ class Mesh:
             versions=Versions("0.1.0"),
             with_ray=False,
             ephemeral=ephemeral,
+            attestation=identity.sign(key.public()),
         )
         answer, endpoint = await enrol(request_token, request, key)
         return self.add(name, key, answer, endpoint, ephemeral=ephemeral)
 
+    def home(self, name: str) -> Home:
+        return Home(self.folder / name, self.folder / name / "run")
+
     def add(
         self, name: str, key: PrivateKey, answer: EnrolAnswer, endpoint: Endpoint, *, ephemeral: bool = False
     ) -> Member:
-        home = Home(self.folder / name, self.folder / name / "run")
+        home = self.home(name)
         enrolment = Enrolment(
             mesh_id=answer.map.mesh.id,
             node_id=answer.node_id,
@@ -103,6 +112,7 @@ class Mesh:
             fingerprint=self.token.fingerprint.hex(),
             mesh_secret=answer.mesh_secret,
             ray_token=answer.ray_token,
+            secret_epoch=answer.secret_epoch,
             mesh_port=self.port,
             listen_port=self.port,
             person_uid=0,
@@ -140,12 +150,20 @@ class Mesh:
         return self.head.home
 
     def shake_hands(self) -> None:
-        """WireGuard's part: two devices that have each other as peers hear each other."""
+        """WireGuard's part: two devices that have each other as peers, with one preshared key, hear each other."""
         by_key = {member.agent.me.public_key: member.device for member in self.members.values()}
         for key, device in by_key.items():
             for peer in list(device.state.peers) if device.state else []:
                 other = by_key.get(peer)
-                if other is not None and other.state is not None and key in other.state.peers:
+                if (
+                    other is not None
+                    and device.state is not None
+                    and other.state is not None
+                    and key in other.state.peers
+                ):
+                    ours, theirs = device.state.peers[peer].config, other.state.peers[key].config
+                    if ours.preshared_key != theirs.preshared_key:
+                        continue
                     device.hear(peer, now=time.time())
 
     def whole(self) -> bool:
@@ -171,11 +189,20 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_mesh(folder: Path) -> AsyncIterator[Mesh]:
-    """A mesh of its head alone; all of it ends with the block."""
+async def running_mesh(folder: Path, lock: SigningKey | None = None) -> AsyncIterator[Mesh]:
+    """A mesh of its head alone, with this lock; all of it ends with the block."""
     port = _free_port()
     home, key = Home(folder / "head", folder / "head" / "run"), PrivateKey.generate()
     here = Endpoint("127.0.0.1", port)
+
+    def attest(mesh_id: str) -> Attestation:
+        identity = Identity.load_or_make(home, mesh_id)
+        if lock is not None:
+            first = SigningKey.generate()
+            grant = Grant.sign(lock, mesh_id, first.public(), (HEAD, HUB, COORDINATOR), 0)
+            identity.endorsed(lambda public: Chain.sign(first, grant, mesh_id, public))
+        return identity.sign(key.public())
+
     answer, token = create_mesh(
         home,
         mesh_name="lab",
@@ -183,10 +210,13 @@ async def running_mesh(folder: Path) -> AsyncIterator[Mesh]:
         node_name=NodeName("head"),
         public_key=key.public(),
         port=port,
-        advertise=(here,),
+        endpoints=(here,),
+        advertised=(here,),
         versions=Versions("0.1.0"),
         labels={},
         now=time.time(),
+        lock=lock,
+        attest=attest,
     )
     server = Server(home, port=port, hosts=("127.0.0.1",))
     await server.start()

@@ -182,7 +182,7 @@ async def test_the_same_desired_state_twice_changes_nothing(tmp_path: Path) -> N
         await mesh.join("a")
         await until(mesh.whole, "all see all")
         for member in mesh.members.values():
-            desired = await member.agent.desired(member.device.state)
+            desired = member.agent.desired(member.device.state)
             assert plan(member.device.state, desired) == ()
 
 

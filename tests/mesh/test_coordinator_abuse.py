@@ -3,23 +3,87 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from meshray.coordinator import api
-from meshray.coordinator.door import Door
+from meshray.coordinator.door import MAX_OF_MEMBER, MAX_STRANGERS, Door
+from meshray.coordinator.fair_limit import FairLimit
 from meshray.coordinator.listener import MAX_HANDSHAKES
+from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED
+from meshray.model.enrol import EnrolAnswer
+from meshray.runtime.tasks import Tasks
 
-from .coordinator_harness import PATIENCE_S, Running, client_of, enrol_request, make_mesh, running_mesh
+from .coordinator_harness import PATIENCE_S, Client, Running, client_of, enrol_request, make_mesh, running_mesh
 from .test_coordinator_process import coordinator
+
+#: More connections than strangers may have.
+CROWD = MAX_STRANGERS + 50
 
 
 def resident_mib() -> float:
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+@contextlib.asynccontextmanager
+async def admin_is_served(client: Client, head: EnrolAnswer) -> AsyncIterator[None]:
+    """Calls as the admin does, on a new connection each time, from before this block until after it.
+
+    Every call succeeds.
+    """
+    stop, begun = asyncio.Event(), asyncio.Event()
+
+    async def call() -> None:
+        async with client_of(client.port, client.fingerprint) as admin:
+            reply = await asyncio.wait_for(admin.call("GET", "/v1/nodes", credential=head.credential), PATIENCE_S)
+            assert reply.status == 200, reply.body
+
+    async def calls() -> None:
+        while not stop.is_set():
+            await call()
+            begun.set()
+            await asyncio.sleep(0.05)
+
+    tasks = Tasks()
+    tasks.start(calls(), "admin")
+    try:
+        await tasks.until(begun)
+        yield
+        await call()
+        stop.set()
+        await tasks.until(stop)
+    finally:
+        await tasks.close()
+
+
+@contextlib.asynccontextmanager
+async def attacked_mesh(folder: Path, door: Door | None = None) -> AsyncIterator[Running]:
+    """A mesh whose admin must be served, whatever is done to its coordinator."""
+    async with running_mesh(folder, door) as mesh, admin_is_served(mesh.client, mesh.head):
+        yield mesh
+
+
+async def crowd_of(client: Client, request: bytes, count: int = CROWD) -> list[asyncio.StreamWriter]:
+    """So many connections that sent this request, or the beginning of one, and read nothing."""
+
+    async def one() -> asyncio.StreamWriter | None:
+        try:
+            _, writer = await client.raw()
+        except OSError:
+            return None
+        writer.write(request)
+        return writer
+
+    writers: list[asyncio.StreamWriter] = []
+    while len(writers) < count:
+        writers += [writer for writer in await asyncio.gather(*(one() for _ in range(50))) if writer is not None]
+    return writers
 
 
 async def answer_to(mesh: Running, *parts: bytes) -> bytes:
@@ -74,14 +138,14 @@ def post(body: bytes, *headers: str, length: int | None = None) -> bytes:
     ],
 )
 async def test_malformed_requests_get_4xx(tmp_path: Path, name: str, request_bytes: bytes, status: bytes) -> None:
-    async with running_mesh(tmp_path) as mesh:
+    async with attacked_mesh(tmp_path) as mesh:
         answer = await answer_to(mesh, request_bytes)
         assert answer.split(b" ", 2)[1].startswith(status), (name, answer[:200])
         assert (await mesh.client.call("GET", "/v1/hello")).status == 200
 
 
 async def test_an_endless_body_is_cut_and_costs_no_memory(tmp_path: Path) -> None:
-    async with running_mesh(tmp_path) as mesh:
+    async with attacked_mesh(tmp_path) as mesh:
         chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
         header = b"POST /v1/enroll HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         before = resident_mib()
@@ -94,13 +158,13 @@ async def test_an_endless_body_is_cut_and_costs_no_memory(tmp_path: Path) -> Non
 
 
 async def test_a_header_without_end_is_cut(tmp_path: Path) -> None:
-    async with running_mesh(tmp_path) as mesh:
+    async with attacked_mesh(tmp_path) as mesh:
         answer = await answer_to(mesh, b"GET /v1/hello HTTP/1.1\r\n", *[b"A: b\r\n" * 1000] * 50)
         assert not answer or answer.split()[1].startswith(b"4")
 
 
 async def test_who_says_nothing_or_little_is_thrown_out(tmp_path: Path) -> None:
-    async with running_mesh(tmp_path, Door(header_s=0.4, request_s=0.4)) as mesh:
+    async with attacked_mesh(tmp_path, Door(header_s=0.4, request_s=0.4)) as mesh:
 
         async def drip(first: bytes) -> bytes:
             reader, writer = await mesh.client.raw()
@@ -120,7 +184,7 @@ async def test_who_says_nothing_or_little_is_thrown_out(tmp_path: Path) -> None:
 
 
 async def test_many_silent_connections_do_not_keep_others_out(tmp_path: Path) -> None:
-    async with running_mesh(tmp_path, Door(max_silent=20)) as mesh:
+    async with attacked_mesh(tmp_path, Door(max_strangers=20)) as mesh:
         silent = [await mesh.client.raw() for _ in range(60)]
         answer = await mesh.client.enrol(mesh.token)
         assert answer.credential
@@ -135,8 +199,8 @@ async def test_many_silent_connections_do_not_keep_others_out(tmp_path: Path) ->
 async def test_who_never_finishes_the_handshake_does_not_keep_others_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running_mesh(tmp_path) as mesh:
-        monkeypatch.setattr(mesh.server._listener, "_max_handshakes", 20)
+    async with attacked_mesh(tmp_path) as mesh:
+        monkeypatch.setattr(mesh.server._listener, "_handshakes", FairLimit(20, asyncio.Task.cancel))
         silent = [await asyncio.open_connection("127.0.0.1", mesh.client.port) for _ in range(60)]
         assert (await mesh.client.call("GET", "/v1/hello")).status == 200
         gone = asyncio.gather(*(reader.read() for reader, _ in silent[:40]), return_exceptions=True)
@@ -148,7 +212,7 @@ async def test_who_never_finishes_the_handshake_does_not_keep_others_out(
 
 
 async def test_connections_are_used_again(tmp_path: Path) -> None:
-    async with running_mesh(tmp_path, Door(header_s=0.5)) as mesh:
+    async with attacked_mesh(tmp_path, Door(header_s=0.5)) as mesh:
         reader, writer = await mesh.client.raw()
         for _ in range(5):
             writer.write(b"GET /v1/hello HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -164,7 +228,7 @@ async def test_connections_are_used_again(tmp_path: Path) -> None:
 async def test_random_json_never_makes_the_coordinator_fail(tmp_path: Path) -> None:
     dice = random.Random(7)
     values: list[object] = [None, True, -1, 2**70, 1e400, "", "x" * 600, "\ud800", [], [1], {}, {"ray": [1]}, {"a": {}}]
-    async with running_mesh(tmp_path) as mesh:
+    async with attacked_mesh(tmp_path) as mesh:
         good = enrol_request(mesh.token)
         for _ in range(80):
             changed = {**good, **{key: dice.choice(values) for key in dice.sample(sorted(good), 2)}}
@@ -176,10 +240,65 @@ async def test_random_json_never_makes_the_coordinator_fail(tmp_path: Path) -> N
 
 
 async def test_too_many_requests_at_once_are_told_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running_mesh(tmp_path) as mesh:
-        monkeypatch.setattr(api, "MAX_REQUESTS", 0)
+    monkeypatch.setattr(api, "MAX_REQUESTS", 0)
+    async with attacked_mesh(tmp_path) as mesh:
         reply = await mesh.client.call("GET", "/v1/hello")
         assert (reply.status, reply.code) == (429, "busy")
+
+
+async def test_requests_without_their_body_keep_nobody_out(tmp_path: Path) -> None:
+    async with attacked_mesh(tmp_path) as mesh:
+        crowd = await crowd_of(mesh.client, post(b"", length=10), api.MAX_REQUESTS + 50)
+        assert len(mesh.server._door._guests) <= MAX_STRANGERS + 10
+        assert (await mesh.client.enrol(mesh.token)).credential
+        for writer in crowd:
+            writer.transport.abort()
+
+
+async def test_websockets_without_a_credential_are_counted(tmp_path: Path) -> None:
+    async with attacked_mesh(tmp_path, Door(max_strangers=50)) as mesh:
+        member = await mesh.client.enrol(mesh.token)
+        await mesh.admin("DELETE", "/v1/nodes/worker")
+        crowd = await crowd_of(mesh.client, upgrade("nobody's"), 150)
+        assert len(mesh.server._door._guests) <= 50 + 10
+        removed = await mesh.client.agent(member.credential)
+        assert await removed.until_closed() == CLOSE_NOT_ACCEPTED
+        for writer in crowd:
+            writer.transport.abort()
+
+
+@pytest.mark.parametrize("path", ["/v1/agent", "/v1/relay"])
+async def test_a_member_has_few_websockets(tmp_path: Path, path: str) -> None:
+    async with attacked_mesh(tmp_path) as mesh:
+        member, other = await mesh.client.enrol(mesh.token), await mesh.client.enrol(mesh.token)
+        agent = await mesh.client.agent(other.credential)
+        crowd = await crowd_of(mesh.client, upgrade(member.credential, path), 100)
+        await agent.until_online("worker", True) if path == "/v1/agent" else await agent.receive()
+        assert len(mesh.server._door._guests) < 20
+        for writer in crowd:
+            writer.transport.abort()
+
+
+async def test_a_member_with_many_requests_keeps_nobody_out(tmp_path: Path) -> None:
+    async with attacked_mesh(tmp_path) as mesh:
+        member, other = await mesh.client.enrol(mesh.token), await mesh.client.enrol(mesh.token)
+        without_body = post(b"", f"Authorization: Bearer {member.credential}", length=10)
+        crowd = await crowd_of(mesh.client, without_body, MAX_OF_MEMBER + 20)
+        reply = await mesh.client.call("GET", "/v1/environment", credential=member.credential)
+        assert (reply.status, reply.code) == (429, "busy")
+        assert (await mesh.client.call("GET", "/v1/environment", credential=other.credential)).status == 200
+        assert (await mesh.client.call("GET", "/v1/hello")).status == 200
+        for writer in crowd:
+            writer.transport.abort()
+
+
+async def test_who_guesses_tokens_keeps_nobody_out(tmp_path: Path) -> None:
+    async with attacked_mesh(tmp_path) as mesh:
+        body = json.dumps({**enrol_request(mesh.token), "secret": "wrong", "proof": "x"}).encode()
+        crowd = await crowd_of(mesh.client, post(body))
+        assert (await mesh.client.enrol(mesh.token)).credential
+        for writer in crowd:
+            writer.transport.abort()
 
 
 async def flood(mesh: Running, opening: bytes, piece: bytes, total: int) -> None:
@@ -197,9 +316,9 @@ async def flood(mesh: Running, opening: bytes, piece: bytes, total: int) -> None
         writer.transport.abort()
 
 
-def upgrade(credential: str) -> bytes:
+def upgrade(credential: str, path: str = "/v1/agent") -> bytes:
     return (
-        "GET /v1/agent HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         f"Authorization: Bearer {credential}\r\n\r\n"
     ).encode()
@@ -210,7 +329,7 @@ PINGS = (b"\x89\xfd\x00\x00\x00\x00" + b"p" * 125) * 500
 
 
 async def test_pings_and_requests_without_end_cost_no_memory(tmp_path: Path) -> None:
-    async with running_mesh(tmp_path) as mesh:
+    async with attacked_mesh(tmp_path) as mesh:
         member = await mesh.client.enrol(mesh.token)
         requests = b"GET /v1/hello HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
         before = resident_mib()
@@ -231,11 +350,13 @@ def open_files(pid: int) -> int:
 
 
 async def test_a_crowd_from_one_address_is_cut_and_others_are_served(tmp_path: Path) -> None:
-    home, _, token = make_mesh(tmp_path)
+    home, head, token = make_mesh(tmp_path)
     async with (
         coordinator(home, tmp_path / "log") as (process, port),
         client_of(port, token.fingerprint) as client,
+        contextlib.AsyncExitStack() as stack,
     ):
+        await stack.enter_async_context(admin_is_served(client, head))
         crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(400)]
         assert (await client.call("GET", "/v1/hello")).status == 200
         assert open_files(process.pid) < MAX_HANDSHAKES + 50

@@ -101,9 +101,33 @@ async def test_tokens_are_listed_without_secrets(tmp_path: Path) -> None:
         assert made["expires"] is None
         listed = (await mesh.admin("GET", "/v1/tokens")).body["tokens"]
         entry = cast("list[Json]", listed)[-1]
-        assert set(entry) == {"id", "uses", "used", "expires", "ephemeral", "created", "revoked"}
+        assert set(entry) == {"id", "uses", "used", "expires", "ephemeral", "created", "revoked", "roles"}
         assert (entry["id"], entry["uses"], entry["ephemeral"]) == (made["id"], 3, True)
         assert (await mesh.admin("DELETE", "/v1/tokens/nothing")).status == 404
+
+
+async def test_a_hub_needs_a_token_that_makes_one(tmp_path: Path) -> None:
+    """The attack: whoever holds any token joins as a hub, and reads what others send through it."""
+    hub = {"roles": ["hub"], "endpoints": ["192.0.2.66:51888"]}
+    async with running_mesh(tmp_path) as mesh:
+        refused = await mesh.client.call("POST", "/v1/enroll", enrol_request(mesh.token, "eve", **hub))
+        assert (refused.status, refused.code) == (409, "role_not_granted")
+        member = enrol_request(mesh.token, "eve")
+        assert (await mesh.client.call("POST", "/v1/enroll", member)).status == 200
+        again = await mesh.client.call("POST", "/v1/enroll", {**member, **hub})
+        assert (again.status, again.code) == (409, "role_not_granted")
+        made = (await mesh.admin("POST", "/v1/tokens", {"roles": ["hub"]})).body
+        assert made["roles"] == ["hub"]
+        again = await mesh.client.call("POST", "/v1/enroll", {**member, **hub, **_shown(made)})
+        assert (again.status, again.code) == (409, "role_not_granted")
+        joined = await mesh.client.enrol(Token.parse(str(made["token"])), "relay", **hub)
+        assert joined.map.nodes[joined.node_id].roles == {"hub", "worker"}
+        assert (await mesh.admin("POST", "/v1/tokens", {"roles": ["coordinator"]})).status == 400
+
+
+def _shown(made: Json) -> Json:
+    token = Token.parse(str(made["token"]))
+    return {"token_id": token.token_id, "secret": token.secret}
 
 
 async def test_rename_remove_and_what_is_not_possible(tmp_path: Path) -> None:
@@ -180,7 +204,7 @@ async def test_an_enrolment_that_cannot_be_written_is_refused_and_forgotten(tmp_
     async with running_mesh(tmp_path) as mesh:
         store = mesh.server.service._store
         store._connection.execute("PRAGMA max_page_count = 1")
-        padding = {f"label-{number}": "x" * 500 for number in range(60)}
+        padding = {f"label-{number}": "x" * 500 for number in range(7)}
         reply = await mesh.client.call("POST", "/v1/enroll", enrol_request(mesh.token, labels=padding))
         assert (reply.status, reply.code) == (500, "store_failed")
         store._connection.execute("PRAGMA max_page_count = 100000")

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from meshray.coordinator.routes import ROUTES, Caller, Route
 from meshray.coordinator.store import Store
+from meshray.model.attestation import Attestation
+from meshray.model.keys import PublicKey
 from meshray.model.token import Token
 
-from .coordinator_harness import PATIENCE_S, enrol_request, make_mesh, new_key, with_proof
+from .coordinator_harness import HEAD_IDENTITY, PATIENCE_S, enrol_request, make_mesh, new_key, with_proof
 from .test_coordinator_process import coordinator
 
 #: Cases of each operation, caller and mode.
@@ -34,8 +37,8 @@ EXAMPLES = 7
 #: Slow machines are slow; what hangs takes longer.
 ONE_CALL_S = 5.0
 MAX_GROWTH_MIB = 40
-#: Where nothing listens: the coordinator's knock goes nowhere.
-ENDPOINT = "127.0.0.1:9"
+#: For documentation: the coordinator's knock goes nowhere.
+ENDPOINT = "192.0.2.9:9"
 #: What a stranger shows.
 WRONG = ("", "Bearer", "Bearer ", "Bearer x", "bearer " + "y" * 4000, "Basic eDp5", "\u00ff", "Bearer \u00e9 \u00ff")
 SAME_EVERY_TIME = settings(
@@ -143,12 +146,16 @@ def make_real(target: Target, route: Route, case: Any, number: int) -> None:
     if route.caller is Caller.TOKEN:
         shown = {"mesh_id": target.token.mesh_id, "token_id": target.token.token_id, "secret": target.token.secret}
         case.body |= shown
+    if number % 3:
+        case.body.pop("attestation", None)
     if route.name == "enrol":
         case.body |= {
             "public_key": [new_key(), nodes[-1]["public_key"]][number % 4 == 0],
             "name": [f"fuzzed-{number}", nodes[-1]["name"]][number % 2],
             "endpoints": [ENDPOINT],
             "roles": [],
+            # One that does not would keep the secrets from being rotated.
+            "follows_epochs": True,
         }
         if number % 5:
             case.body = dict(target.proven(route.path, case.body))
@@ -158,6 +165,19 @@ def make_real(target: Target, route: Route, case: Any, number: int) -> None:
         case.body = dict(target.proven(route.path, case.body))
     if route.name == "reach":
         case.body |= {"endpoint": ENDPOINT}
+    make_signed(target, route, case, nodes, number)
+
+
+def make_signed(target: Target, route: Route, case: Any, nodes: list[dict[str, Any]], number: int) -> None:
+    """Signatures that are made up are refused."""
+    if route.name == "remove_node" and number % 2:
+        case.body.pop("removal", None)
+    static = [node for node in nodes if "static" in node["roles"]]
+    if route.name == "sign_peer" and static:
+        key, ip = PublicKey.parse(static[0]["public_key"]), IPv4Address(static[0]["ip"])
+        signed = Attestation.sign(HEAD_IDENTITY, target.token.mesh_id, key, counter=0, ip=ip, static=True)
+        case.path_parameters["name"] = static[0]["name"]
+        case.body = {"attestation": signed.to_json()}
 
 
 def try_operation(target: Target, schema: Any, route: Route, caller: Caller, mode: GenerationMode) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshray.coordinator import publisher
+from meshray.coordinator import link, publisher
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.meshmap import MapChange
@@ -169,11 +169,15 @@ async def test_a_frame_that_is_too_large_or_binary_ends_that_connection(tmp_path
         assert await worker.until_closed() == publisher.CLOSE_BAD_MESSAGE
 
 
-async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(tmp_path: Path) -> None:
+async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "SEND_S", 0.5)
     async with running_mesh(tmp_path) as mesh:
         head = await mesh.client.agent(mesh.head.credential)
-        # Every change of this node is a message of 60 KB.
-        padding = {f"label-{number:0500}": "x" * 500 for number in range(58)}
+        monkeypatch.setattr(mesh.server.service.budgets, "changes_wait_s", lambda *_, **__: 0.0)
+        # Every change of this node is a message of 4 KB.
+        padding = {f"label-{number:0100}": "x" * 500 for number in range(6)}
         answer = await mesh.client.enrol(mesh.token, "deaf", labels=padding)
         reader, writer = await mesh.client.raw(receive_buffer=8192)
         writer.write(
@@ -185,7 +189,7 @@ async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(tmp_pa
         seen = await head.until_online("deaf", True)
         # From here on nobody reads; what is sent must first fill the buffers on the way, some megabytes.
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        for number in range(1, 1000):
+        for number in range(1, 5000):
             endpoint = Endpoint("198.51.100.7", number)
             await mesh.server.service.reported(answer.node_id, VERSIONS, (endpoint,))
             while seen.nodes[answer.node_id].online and endpoint not in seen.nodes[answer.node_id].endpoints:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,9 @@ async def test_a_crash_at_any_point_leaves_a_node_that_works(tmp_path: Path, cra
         cached = a.agent.map
         save_private_key(a.home, pending, pending=True)
         if crash != "before it was told":
-            body = {"public_key": str(pending.public())}
+            assert a.agent.identity is not None
+            signed = a.agent.identity.sign(pending.public(), a.agent.me.ip)
+            body = {"public_key": str(pending.public()), "attestation": signed.to_json()}
             await a.agent.coordinator.call("POST", "/v1/rotate", body, prove_with=pending)
         if crash == "after the map was cached":
             head, shown = mesh.head.agent, a.agent.enrolment.node_id
@@ -124,7 +127,9 @@ async def test_a_coordinator_with_an_older_state_is_told_the_key(tmp_path: Path)
         # What an older copy of the database would show.
         older = PrivateKey.generate().public()
         a.agent.keys._not_before = 0.0
-        await mesh.server.service.rotate(a.agent.enrolment.node_id, older)
+        member = next(one for one in mesh.server.service.members() if one.node.name == "a")
+        shown = replace(member, node=replace(member.node, public_key=older))
+        await mesh.server.service._ledger.change(lambda registry: registry.put(shown))
         await until(lambda: all_know(mesh, "a"), "the key is told again")
 
 

@@ -5,22 +5,34 @@ from __future__ import annotations
 import asyncio
 import io
 import socket
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meshray.agent.client import Coordinator
 from meshray.cli.app import App
 from meshray.cli.hub_check import require_reachable
+from meshray.coordinator import reach
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint
+from meshray.model.endpoints import MAX_ENDPOINTS
+from meshray.runtime.addresses import interface_addresses
 from meshray.runtime.knock import Listener
 from meshray.runtime.ports import free_udp_port
 
 from .coordinator_harness import Running, enrol_request, running_mesh
 
 WORD = "0" * 32
+
+
+@pytest.fixture
+def knocks_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes of these tests are on the coordinator's own machine."""
+    monkeypatch.setattr(reach, "other_machine", lambda ip, network: ip)
 
 
 async def node_at(mesh: Running, *endpoints: str) -> Coordinator:
@@ -43,6 +55,7 @@ async def check(node: Coordinator, endpoints: list[Endpoint], port: int) -> str:
     return app.stderr.getvalue()
 
 
+@pytest.mark.usefixtures("knocks_here")
 async def test_a_port_that_is_open(tmp_path: Path) -> None:
     port = free_udp_port(51888)
     async with running_mesh(tmp_path) as mesh:
@@ -53,6 +66,7 @@ async def test_a_port_that_is_open(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.usefixtures("knocks_here")
 async def test_a_port_that_nobody_reaches(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         node = await node_at(mesh, "127.0.0.1:9")
@@ -62,15 +76,13 @@ async def test_a_port_that_nobody_reaches(tmp_path: Path) -> None:
         assert caught.value.hint
 
 
+@pytest.mark.usefixtures("knocks_here")
 async def test_nobody_makes_the_coordinator_send_to_others(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        node = await node_at(mesh, "127.0.0.1:9", "no-such-host.invalid:9")
+        node = await node_at(mesh, "127.0.0.1:9")
         with pytest.raises(RefusedError) as refused:
             await node.call("POST", "/v1/reach", {"endpoint": "127.0.0.1:53", "word": WORD})
         assert refused.value.code == "not_your_endpoint"
-        with pytest.raises(MeshrayError) as unusable:
-            await node.call("POST", "/v1/reach", {"endpoint": "no-such-host.invalid:9", "word": WORD})
-        assert unusable.value.code == "endpoint_unusable"
         with pytest.raises(MeshrayError) as bad:
             await node.call("POST", "/v1/reach", {"endpoint": "127.0.0.1:9", "word": "hello"})
         assert bad.value.code == "bad_message"
@@ -82,6 +94,74 @@ async def test_nobody_makes_the_coordinator_send_to_others(tmp_path: Path) -> No
             *(node.call("POST", "/v1/reach", asked) for _ in range(3)), return_exceptions=True
         )
         assert sorted(error.code for error in outcomes if isinstance(error, MeshrayError)) == ["busy", "busy"]
+
+
+SPECIAL = [
+    "127.0.0.1", "127.8.8.8", "0.0.0.0", "169.254.169.254", "224.0.0.1", "239.255.255.250", "255.255.255.255",
+    "10.99.0.1", "10.99.128.9", "[::1]", "[::]", "[ff02::1]", "[fe80::1]", "[fe80::1%lo]", "[::ffff:127.0.0.1]",
+    "[::ffff:169.254.169.254]", "[64:ff9b::169.254.169.254]", "[2002:7f00:1::]",
+]  # fmt: skip
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """To where the coordinator sent."""
+    found: list[str] = []
+
+    async def knock(ip: object, port: int, word: str) -> None:
+        found.append(f"{ip} {port}")
+
+    monkeypatch.setattr(reach, "knock", knock)
+    return found
+
+
+async def test_no_packet_goes_to_an_address_that_is_no_other_machines(tmp_path: Path, sent: list[str]) -> None:
+    own = await asyncio.to_thread(own_addresses)
+    endpoints = [f"{host}:53" for host in (*SPECIAL, *own)]
+    async with running_mesh(tmp_path) as mesh:
+        for start in range(0, len(endpoints), MAX_ENDPOINTS):
+            part = endpoints[start : start + MAX_ENDPOINTS]
+            node = await node_at(mesh, *part)
+            for endpoint in part:
+                with pytest.raises(MeshrayError) as caught:
+                    await node.call("POST", "/v1/reach", {"endpoint": endpoint, "word": WORD})
+                assert caught.value.code == "endpoint_unusable", endpoint
+    assert sent == []
+
+
+async def test_a_name_tells_nothing_of_what_it_resolves_to(
+    tmp_path: Path, sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the resolver says, however slowly: the same answer, as soon."""
+    real, slow = socket.getaddrinfo, threading.Event()
+    answers = {"public.example": "8.8.8.8", "inside.example": "127.0.0.1", "metadata.example": "169.254.169.254"}
+
+    def look_up(host: Any, *args: Any, **options: Any) -> Any:
+        if host == "slow.example":
+            slow.wait(20)
+        if str(host).endswith(".example") and host not in answers:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return real(answers.get(host, host), *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    names = [*answers, "none.example", "slow.example"]
+    times = {}
+    try:
+        async with running_mesh(tmp_path) as mesh:
+            node = await node_at(mesh, *(f"{name}:53" for name in names))
+            for name in names:
+                since = time.monotonic()
+                answer = await node.call("POST", "/v1/reach", {"endpoint": f"{name}:53", "word": WORD})
+                times[name] = time.monotonic() - since
+                assert set(answer) == {"schema"}
+    finally:
+        slow.set()
+    assert max(times.values()) - min(times.values()) < 0.3, times
+    assert sent == ["8.8.8.8 53"]
+
+
+def own_addresses() -> list[str]:
+    return [str(ip) for ip in interface_addresses() if ip.version == 4]
 
 
 def test_another_packet_is_no_knock() -> None:

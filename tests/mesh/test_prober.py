@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 
 import pytest
 
 from meshray.agent.paths.prober import Prober
+from meshray.agent.paths.samples import COMING_UP_S
 
 HERE, THERE, NOBODY = (IPv4Address(f"127.77.0.{n}") for n in (1, 2, 3))
 HERE_DIRECT, THERE_DIRECT = (IPv4Address(f"127.77.128.{n}") for n in (1, 2))
@@ -34,10 +36,51 @@ async def test_a_large_probe_comes_back_small(probers: tuple[Prober, Prober]) ->
     assert await probers[0].round_trip(THERE, 1.0, size=1420) is not None
 
 
-async def test_a_peer_that_is_not_there_counts_as_lost(probers: tuple[Prober, Prober]) -> None:
-    assert await probers[0].probe(NOBODY, timeout_s=0.05) is None
-    assert probers[0].measured(NOBODY).loss == 1.0
-    assert probers[0].measured(NOBODY).rtt_ms is None
+async def test_a_peer_that_is_not_there_counts_as_lost_once_it_had_time_to_come_up() -> None:
+    now = [0.0]
+    here = Prober(lambda: now[0])
+    await here.open(HERE, HERE_DIRECT)
+    try:
+        assert await here.probe(NOBODY, timeout_s=0.05) is None
+        assert here.measured(NOBODY).loss is None
+        now[0] = COMING_UP_S
+        assert await here.probe(NOBODY, timeout_s=0.05) is None
+        assert here.measured(NOBODY).loss == 1.0
+        assert here.measured(NOBODY).rtt_ms is None
+    finally:
+        here.close()
+
+
+async def test_a_probe_that_was_lost_on_the_old_path_says_nothing_of_the_new_one(
+    probers: tuple[Prober, Prober],
+) -> None:
+    here, _ = probers
+    await here.probe(THERE)
+
+    async def change() -> None:
+        await asyncio.sleep(0.05)
+        here.way_changed(NOBODY)
+
+    lost, _ = await asyncio.gather(here.probe(NOBODY, timeout_s=0.3), change())
+    assert lost is None
+    assert here.measured(NOBODY).samples == ()
+    assert here._histories.get(NOBODY) is None
+
+
+async def test_a_peer_that_was_silent_and_asks_is_probed_at_once(probers: tuple[Prober, Prober]) -> None:
+    here, there = probers
+    here.remember(THERE, None)
+    here._due[THERE] = 1e9
+    assert await there.round_trip(HERE, 1.0) is not None
+    assert here._due[THERE] == 0.0
+
+
+async def test_a_late_answer_is_an_answer_all_the_same(probers: tuple[Prober, Prober]) -> None:
+    here, _ = probers
+    assert here.answered_ago_s(THERE) is None
+    await here.round_trip(THERE, 1.0)
+    assert (here.answered_ago_s(THERE) or 0.0) < 1.0
+    assert here.unanswered_s(THERE) < 1.0
 
 
 async def test_both_sides_tell_whether_they_hear_each_other(probers: tuple[Prober, Prober]) -> None:

@@ -18,7 +18,7 @@ from meshray.agent.client import Coordinator
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint
 from meshray.relay import server
-from meshray.relay.client import RelayClient
+from meshray.relay.client import LARGE_BYTES, RelayClient
 from meshray.relay.frames import pack, unpack
 from meshray.relay.pump import BACKLOG_BYTES
 from meshray.relay.server import Relay
@@ -108,9 +108,7 @@ def known(mesh: Running, credential: str = "") -> Coordinator:
 @contextlib.asynccontextmanager
 async def lane(coordinator: Coordinator, hub: Endpoint | None = None) -> AsyncIterator[Lane]:
     """Without ``hub``: UDP is not tried."""
-    client = RelayClient(
-        coordinator, hub or Endpoint(LOOPBACK, 9), pause_s=lambda attempt: 0.01, tries_udp=hub is not None
-    )
+    client = RelayClient(lambda: coordinator, lambda: hub, pause_s=lambda attempt: 0.01, tries_udp=hub is not None)
     tasks = Tasks()
     async with wire() as wireguard:
         endpoint = await client.open()
@@ -291,10 +289,51 @@ async def test_udp_that_works_again_is_noticed(tmp_path: Path) -> None:
         lane(known(mesh), Endpoint(*outside.address)) as node,
     ):
         await until(lambda: node.client.connected)
-        node.send(datagram(1))
+        node.client.begin_trial()
+        node.send(datagram(1, LARGE_BYTES))
         await asyncio.wait_for(node.client.udp_alive.wait(), PATIENCE_S)
-        assert await node.wireguard.hear() == datagram(1)
-        assert await outside.hear() == datagram(1)
+        assert await node.wireguard.hear() == datagram(1, LARGE_BYTES)
+        assert await outside.hear() == datagram(1, LARGE_BYTES)
+
+
+@pytest.mark.parametrize(
+    "data", [datagram(1), b"\x01\x00\x00\x00" + bytes(144), b"\x01\x00\x00\x00" + bytes(LARGE_BYTES)],
+    ids=["small data", "a handshake", "a large handshake"],
+)  # fmt: skip
+async def test_only_large_data_tries_udp(tmp_path: Path, data: bytes) -> None:
+    async with (
+        relayed_mesh(tmp_path) as (mesh, _, _),
+        wire(echoes=True) as outside,
+        lane(known(mesh), Endpoint(*outside.address)) as node,
+    ):
+        await until(lambda: node.client.connected)
+        node.client.begin_trial()
+        node.send(data)
+        assert await node.wireguard.hear() == data
+        assert not outside.has_heard
+        assert not node.client.udp_alive.is_set()
+
+
+async def test_a_handshake_by_udp_is_no_proof_that_data_passes(tmp_path: Path) -> None:
+    response = b"\x02\x00\x00\x00" + bytes(88)
+    async with (
+        relayed_mesh(tmp_path) as (mesh, _, _),
+        wire() as outside,
+        lane(known(mesh), Endpoint(*outside.address)) as node,
+    ):
+        await until(lambda: node.client.connected)
+        node.client.begin_trial()
+        node.send(datagram(1, LARGE_BYTES))
+        await outside.hear()
+        outside.send(response, outside.sources[0])
+        heard = [await node.wireguard.hear() for _ in range(2)]
+        assert sorted(heard) == sorted([response, datagram(1, LARGE_BYTES)])
+        assert not node.client.udp_alive.is_set()
+        # Data that comes long after a trial does not answer it.
+        node.client._tried_at = float("-inf")
+        outside.send(datagram(2), outside.sources[0])
+        assert await node.wireguard.hear() == datagram(2)
+        assert not node.client.udp_alive.is_set()
 
 
 async def test_udp_that_does_not_answer_costs_nothing(tmp_path: Path) -> None:
@@ -304,12 +343,18 @@ async def test_udp_that_does_not_answer_costs_nothing(tmp_path: Path) -> None:
         lane(known(mesh), Endpoint(*silent.address)) as node,
     ):
         await until(lambda: node.client.connected)
+        assert node.client.trial_is_due
+        node.client.begin_trial()
         for number in range(100):
-            await node.echo(number)
+            node.send(datagram(number, LARGE_BYTES))
+            assert await node.wireguard.hear() == datagram(number, LARGE_BYTES)
         assert not node.client.udp_alive.is_set()
         assert 1 <= len(silent.sources) <= 32
+        assert not node.client.trial_is_due
         node.client.try_udp_again()
-        await node.echo(100)
+        assert node.client.trial_is_due
+        node.client.begin_trial()
+        node.send(datagram(100, LARGE_BYTES))
         await until(lambda: len(set(silent.sources)) == 2)
 
 

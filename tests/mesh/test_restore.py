@@ -131,7 +131,7 @@ async def test_nodes_that_the_copy_does_not_know_stay(tmp_path: Path, copy: Call
         assert addresses(mesh) == {**before, "late": str(late.agent.me.ip)}
         assert len(set(addresses(mesh).values())) == 7
         assert all(not member.task.done() for member in mesh.members.values() if member.task)
-        report = " ".join(mesh.head.agent.membership.complaints())
+        report = " ".join(complaint.text for complaint in mesh.head.agent.membership.complaints())
         assert "older copy" in report and "c, d, e" in report
         assert "older copy" in coordinator.log() and "is a member again" in coordinator.log()
         listed = await mesh.head.agent.coordinator.call("GET", "/v1/nodes")
@@ -201,7 +201,7 @@ async def test_a_node_without_a_ticket_goes_on_and_says_so(tmp_path: Path) -> No
         await coordinator.start()
         old.start()
         await until(lambda: bool(old.agent.membership.complaints()), "it says that it is not known")
-        assert "does not know this node" in old.agent.membership.complaints()[0]
+        assert "does not know this node" in old.agent.membership.complaints()[0].text
         assert old.task is not None and not old.task.done() and old.device.state is not None
         assert not old.agent.enrolment.taken_out
 

@@ -17,9 +17,10 @@ from dataclasses import replace
 from meshray.agent.backoff import backoff_s
 from meshray.agent.client import Coordinator
 from meshray.agent.paths.hubkeeper import HubKeeper
+from meshray.agent.paths.liveness import only_handshakes
+from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.transport import HubTransport, Mode
-from meshray.model.address import Endpoint
 from meshray.model.node import Node
 from meshray.relay.client import RelayClient
 from meshray.runtime.clock import boot_s
@@ -29,9 +30,8 @@ log = logging.getLogger(__name__)
 
 #: How often the decision is looked at.
 LOOK_S = 0.25
-#: A hub over UDP is probed this often, so that silence means something.
-PROBE_S = 8.0
-_PROBE_TIMEOUT_S = 2.0
+#: How long the answer to a trial of UDP is waited for.
+_TRIAL_TIMEOUT_S = 1.0
 
 
 class Carrier:
@@ -63,12 +63,16 @@ class Carrier:
         self._switched = switched
         self._client: RelayClient | None = None
         self._running: asyncio.Task[None] | None = None
-        self._last_heard: float | None = None
-        self._next_probe = 0.0
+        self._only_handshakes = False
+
+    @property
+    def only_handshakes(self) -> bool:
+        """Whether UDP was left because handshakes passed and data did not."""
+        return self._client is not None and self._only_handshakes
 
     def network_changed(self) -> None:
         """Another network may let UDP pass, or may not."""
-        self._transport = replace(self._transport, since=boot_s())
+        self._transport = self._transport.begin_again(boot_s())
         if self._client is not None:
             self._client.try_udp_again()
 
@@ -92,26 +96,44 @@ class Carrier:
         if self._running is not None and self._running.done():
             # It never ends by itself: what ended it is a fault, which is not to go unseen.
             self._running.result()
-        handshake = self._hubs.last_heard(self._device(), hub.id)
-        if prober is not None and handshake is not None and now >= self._next_probe:
-            self._next_probe = now + PROBE_S
-            if await prober.probe(hub.ip, _PROBE_TIMEOUT_S) is not None:
-                self._last_heard = boot_s()
-        udp_alive = self._client is not None and self._client.udp_alive.is_set()
+        handshake, alive = self._hubs.last_heard(self._device(), hub.id), self._hubs.liveness(hub.id)
+        client = self._client
+        udp_alive = client is not None and prober is not None and await self._udp_passes(hub, prober, client)
         before = self._transport
-        self._transport = before.step(handshake, udp_alive, now, last_heard=self._last_heard)
+        self._transport = before.step(
+            handshake, udp_alive, now, dead=alive.is_dead, relay_is_there=client is not None and client.connected
+        )
         if self._transport.kind == "wss" and self._client is None:
+            self._only_handshakes = only_handshakes(handshake, alive)
             await self._enter_relay(hub)
         elif self._transport.kind == "udp" and self._client is not None:
             await self._leave_relay()
 
+    async def _udp_passes(self, hub: Node, prober: Prober, client: RelayClient) -> bool:
+        """Whether data passes by UDP, where it is time to try that."""
+        if not prober.is_open or not self._transport.may_try_udp(boot_s()):
+            return False
+        if not client.connected:
+            # Everything goes by UDP as well, and nothing any other way.
+            answer = await prober.round_trip(hub.ip, _TRIAL_TIMEOUT_S, size=SIZES[-1])
+            return answer is not None and not client.connected
+        if not client.trial_is_due:
+            return False
+        client.begin_trial()
+        await prober.round_trip(hub.ip, _TRIAL_TIMEOUT_S, size=SIZES[-1])
+        if not client.udp_alive.is_set():
+            # The hub may have heard by UDP and answer there, where nothing comes through: it hears by the relay again.
+            await prober.round_trip(hub.ip, _TRIAL_TIMEOUT_S)
+        return client.udp_alive.is_set()
+
     async def _enter_relay(self, hub: Node) -> None:
-        log.warning("no answer by UDP: the tunnel to the hub goes through the relay")
-        # For the trials of UDP; without any address there are none.
-        outside = self._hubs.dialled(hub.id)
-        tries_udp = self._mode == "auto" and outside is not None
+        why = "handshakes pass by UDP and data does not" if self._only_handshakes else "no answer by UDP"
+        log.warning("%s: the tunnel to the hub goes through the relay", why)
         client = RelayClient(
-            self._coordinator(), outside or Endpoint(str(hub.ip), 9), pause_s=backoff_s, tries_udp=tries_udp
+            self._coordinator,
+            lambda: self._hubs.address(hub.id),
+            pause_s=backoff_s,
+            tries_udp=self._mode == "auto" and self._hubs.dialled(hub.id) is not None,
         )
         self._hubs.go_through(hub.id, await client.open())
         self._client = client
@@ -127,7 +149,6 @@ class Carrier:
         if hub is not None:
             self._hubs.go_through(hub.id, None)
             self._switched(hub)
-        self._last_heard = boot_s()
         if running is not None:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from meshray.agent.paths.hubs import HubChoice, is_fresh, ranked
+from meshray.agent.paths.liveness import PAUSE_S, SEVERAL_PAUSE_S, TIMEOUT_S, Liveness
+from meshray.agent.paths.mtu import SIZES
+from meshray.agent.paths.names import Names
 from meshray.agent.paths.prober import Prober
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import Node
+from meshray.model.node import COORDINATOR, Node
+from meshray.runtime import inside
 from meshray.runtime.clock import boot_s
 from meshray.wireguard.device import DeviceState
 
 log = logging.getLogger(__name__)
-
-#: Several hubs are probed this often; so many lost probes in a row are the end of one.
-PROBE_INTERVAL_S = 2.0
-DEAD_AFTER = 3
-_TIMEOUT_S = 1.5
 
 
 class HubKeeper:
@@ -32,16 +30,21 @@ class HubKeeper:
 
     Args:
         own_id: a hub is no hub for itself.
-        preferred_host: where the coordinator answered at enrolment.
+        coordinators: where the coordinator may be, the endpoint at which it answered last first. Its hub is there too,
+            whatever the map says.
+        names: the addresses behind the names in the hubs' endpoints.
     """
 
-    def __init__(self, mesh_map: MeshMap, own_id: str, preferred_host: str) -> None:
+    def __init__(
+        self, mesh_map: MeshMap, own_id: str, coordinators: Callable[[], Sequence[Endpoint]], names: Names
+    ) -> None:
         self._own_id = own_id
-        self._preferred_host = preferred_host
+        self._coordinators = coordinators
+        self._names = names
         self._hubs: dict[str, Node] = {}
         self._choices: dict[str, HubChoice] = {}
         self._fresh: set[str] = set()
-        self._lost: dict[str, int] = {}
+        self._alive: dict[str, Liveness] = {}
         self._usable: tuple[str, ...] = ()
         self._through: dict[str, Endpoint] = {}
         self.refresh(mesh_map)
@@ -72,17 +75,40 @@ class HubKeeper:
         peer = observed.peers.get(hub.public_key) if observed is not None and hub is not None else None
         return peer.last_handshake if peer is not None else None
 
+    def liveness(self, hub_id: str) -> Liveness:
+        """What probes say of the path to this hub."""
+        return self._alive.get(hub_id, Liveness())
+
     def refresh(self, mesh_map: MeshMap) -> None:
         """Takes over the hubs and addresses of a new map."""
         now = boot_s()
         self._hubs = {hub.id: hub for hub in mesh_map.hubs if hub.id != self._own_id}
+        self._names.keep(self._hubs)
         self._choices = {
-            hub.id: self._choices[hub.id].with_candidates(hub.endpoints, now)
+            hub.id: self._choices[hub.id].with_candidates(self._candidates(hub), now)
             if hub.id in self._choices
-            else HubChoice.start(hub.endpoints, self._preferred_host, now)
+            else HubChoice.start(self._candidates(hub), self._first_host, now)
             for hub in self._hubs.values()
         }
         self._usable = tuple(hub for hub in self._usable if hub in self._hubs)
+        self._alive = {hub: alive for hub, alive in self._alive.items() if hub in self._hubs}
+
+    def prefer(self, endpoint: Endpoint, mesh_map: MeshMap) -> None:
+        """The coordinator is at this endpoint: its hub is dialled there next."""
+        self.refresh(mesh_map)
+        hub = mesh_map.coordinator
+        if hub is not None and hub.id in self._choices:
+            self._choices = {**self._choices, hub.id: self._choices[hub.id].at(endpoint, boot_s())}
+
+    @property
+    def _first_host(self) -> str:
+        return next((endpoint.host for endpoint in self._coordinators()), "")
+
+    def _candidates(self, hub: Node) -> list[Endpoint]:
+        first = next(iter(self._coordinators()), None)
+        if COORDINATOR not in hub.roles or first is None or (first.ip is not None and first.ip.is_loopback):
+            return list(hub.endpoints)
+        return [*hub.endpoints, *([first] if first not in hub.endpoints else [])]
 
     def begin_again(self) -> None:
         """A key was changed: the address that is dialled gets its time for a new handshake."""
@@ -91,6 +117,7 @@ class HubKeeper:
 
     def go_through(self, hub_id: str, relay: Endpoint | None) -> None:
         """The hub is dialled through this local end of a relay; None: by its own addresses again."""
+        self._alive[hub_id] = Liveness()
         if relay is None:
             self._through.pop(hub_id, None)
         else:
@@ -101,37 +128,94 @@ class HubKeeper:
         now = boot_s()
         heard = {hub_id: self.last_heard(observed, hub_id) for hub_id in self._hubs}
         self._fresh = {hub_id for hub_id, last in heard.items() if is_fresh(last, now)}
-        self._choices = {hub_id: choice.step(heard[hub_id], now) for hub_id, choice in self._choices.items()}
+        self._choices = {
+            hub_id: choice.step(heard[hub_id], now, dead=self.liveness(hub_id).is_dead)
+            for hub_id, choice in self._choices.items()
+        }
         if len(self._hubs) < 2:
-            self._usable = tuple(self._fresh)
+            self._usable = tuple(hub_id for hub_id in self._fresh if not self.liveness(hub_id).is_dead)
 
-    async def dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
+    def dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
         """Where the hubs are dialled now, by id. A hub that can be heard is not named: WireGuard knows better."""
         found = {}
         for hub_id, choice in self._choices.items():
-            endpoint = self._through.get(hub_id) or await resolved(choice.endpoint)
-            if endpoint is not None and not self._may_keep(observed, hub_id):
+            if self._may_keep(observed, hub_id):
+                continue
+            self._names.prepare(hub_id, choice.candidates)
+            endpoint = self._through.get(hub_id) or self.address(hub_id)
+            if endpoint is not None:
                 found[hub_id] = endpoint
         return found
 
+    def address(self, hub_id: str) -> Endpoint | None:
+        """The hub's own endpoint that is dialled, with an address in place of a name; None while none is known."""
+        endpoint = self.dialled(hub_id)
+        return self._names.address(hub_id, endpoint) if endpoint is not None else None
+
     async def run(self, prober: Prober, changed: Callable[[], None]) -> None:
-        """Ranks the hubs by round trip where there are several, until cancelled."""
+        """Probes the hubs and ranks them by round trip where there are several, until cancelled."""
         while True:
-            await asyncio.sleep(PROBE_INTERVAL_S)
-            if len(self._hubs) < 2:
-                continue
-            answers = await asyncio.gather(*(prober.probe(hub.ip, _TIMEOUT_S) for hub in self._hubs.values()))
-            for hub_id, answer in zip(list(self._hubs), answers, strict=False):
-                self._lost[hub_id] = 0 if answer is not None else self._lost.get(hub_id, DEAD_AFTER) + 1
-            round_trips = {
-                hub.id: (prober.measured(hub.ip).rtt_ms or 0.0) if self._lost.get(hub.id, 0) < DEAD_AFTER else None
-                for hub in self._hubs.values()
-            }
-            usable = ranked(round_trips, self._usable)
-            if usable != self._usable:
-                log.info("hubs: %s", ", ".join(self._hubs[hub].name for hub in usable) or "none answers")
-                self._usable = usable
+            hubs = list(self._hubs.values())
+            before = self._usable, self._dead
+            await asyncio.gather(*(self._probe(prober, hub) for hub in hubs))
+            if len(hubs) > 1:
+                round_trips = {
+                    hub.id: (prober.measured(hub.ip).rtt_ms or 0.0) if self._answers(hub.id) else None for hub in hubs
+                }
+                self._usable = ranked(round_trips, self._usable)
+                if self._usable != before[0]:
+                    names = [self._hubs[hub].name for hub in self._usable if hub in self._hubs]
+                    log.info("hubs: %s", ", ".join(names) or "none answers")
+            if (self._usable, self._dead) != before:
                 changed()
+            doubt = any(self.liveness(hub.id).is_in_doubt for hub in hubs)
+            await asyncio.sleep(0.0 if doubt else SEVERAL_PAUSE_S if len(hubs) > 1 else PAUSE_S)
+
+    async def _probe(self, prober: Prober, hub: Node) -> None:
+        """One round: a small probe, or a large one; where packets were lost both, and the machine itself is asked."""
+        before, through = self.liveness(hub.id), self._through.get(hub.id)
+        now = boot_s()
+        if before.lost:
+            large, small, machine = await asyncio.gather(
+                prober.round_trip(hub.ip, TIMEOUT_S, size=SIZES[-1]),
+                prober.probe(hub.ip, TIMEOUT_S),
+                inside.machine_answers(hub.ip, TIMEOUT_S),
+            )
+            # A machine whose agent is gone still forwards. One whose agent answers small probes alone is out of reach
+            # for everything else.
+            answered = large is not None or (small is None and machine)
+            late = small is None and self._answered_late(prober, hub, now)
+        elif before.wants_large(now):
+            large = await prober.round_trip(hub.ip, TIMEOUT_S, size=SIZES[-1])
+            # An answer to a small probe that comes meanwhile proves nothing here; the next round asks for both.
+            answered, late = large is not None, False
+        else:
+            large = None
+            answered = await prober.probe(hub.ip, TIMEOUT_S) is not None
+            late = self._answered_late(prober, hub, now)
+        if not prober.is_open or self._through.get(hub.id) != through:
+            return  # what was asked over another transport says nothing about this one
+        after = before.answered(boot_s(), large=large is not None) if answered or late else before.unanswered()
+        self._alive[hub.id] = after
+        if after.is_dead and not before.is_dead:
+            log.warning("no data passes to the hub %s", hub.name)
+        elif before.is_dead and not after.is_dead:
+            log.info("data passes to the hub %s again", hub.name)
+            prober.hurry()
+
+    def _answered_late(self, prober: Prober, hub: Node, since: float) -> bool:
+        """Whether an answer to an earlier probe came during this round: slow is not dead."""
+        ago_s = prober.answered_ago_s(hub.ip)
+        return ago_s is not None and boot_s() - ago_s >= since
+
+    @property
+    def _dead(self) -> frozenset[str]:
+        return frozenset(hub_id for hub_id, alive in self._alive.items() if alive.is_dead)
+
+    def _answers(self, hub_id: str) -> bool:
+        """Whether its last probe was answered, or one of the last few."""
+        alive = self.liveness(hub_id)
+        return not alive.is_dead and alive.heard is not None
 
     def _may_keep(self, observed: DeviceState | None, hub_id: str) -> bool:
         """Whether the endpoint that WireGuard has is as good as ours: the hub was heard there, without a relay."""
@@ -139,17 +223,7 @@ class HubKeeper:
         peer = observed.peers.get(hub.public_key) if observed is not None else None
         if peer is None or hub_id in self._through or hub_id not in self._fresh or peer.config.endpoint is None:
             return False
+        if self.liveness(hub_id).is_dead:
+            return False
         ip = peer.config.endpoint.ip
         return ip is not None and not ip.is_loopback
-
-
-async def resolved(endpoint: Endpoint | None) -> Endpoint | None:
-    """The endpoint with an address in place of a name; None where the name does not resolve now."""
-    if endpoint is None or endpoint.ip is not None:
-        return endpoint
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
-    except OSError:
-        log.warning("the hub's name %s does not resolve", endpoint.host)
-        return None
-    return Endpoint(str(found[0][4][0]), endpoint.port)

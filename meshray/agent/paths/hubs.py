@@ -57,9 +57,18 @@ class HubChoice:
         index = fresh.index(self.endpoint) if self.endpoint in fresh else 0
         return HubChoice(fresh, index, now)
 
-    def step(self, last_handshake: float | None, now: float) -> HubChoice:
-        """The choice after a look at the device: on to the next address where this one is silent."""
-        if is_fresh(last_handshake, now):
+    def at(self, endpoint: Endpoint, now: float) -> HubChoice:
+        """The choice with this address as the one that is dialled now."""
+        candidates = (*self.candidates, *([endpoint] if endpoint not in self.candidates else []))
+        return HubChoice(candidates, candidates.index(endpoint), now)
+
+    def step(self, last_handshake: float | None, now: float, *, dead: bool = False) -> HubChoice:
+        """The choice after a look at the device: on to the next address where this one is silent.
+
+        Args:
+            dead: probes say that no data passes, even where handshakes do.
+        """
+        if is_fresh(last_handshake, now) and not dead:
             return self
         if len(self.candidates) < 2 or now - self.since < PATIENCE_S:
             return self

@@ -1,4 +1,4 @@
-"""How large a packet the path to a peer carries: found by trying, applied by `meshray.wireguard.routes`.
+"""How large a packet the path to a peer carries: found by trying; the device's routes follow from it.
 
     1420 passes?  yes: done (nearly always)
                   no: halve between 1420 and 1200, three more sizes at most
@@ -85,7 +85,9 @@ def no_report() -> int | None:
 
 
 async def find_mtu(
-    probe: Callable[[int], Awaitable[bool]], underlay: Callable[[], int | None] = no_report
+    probe: Callable[[int], Awaitable[bool]],
+    underlay: Callable[[], int | None] = no_report,
+    search: MtuSearch = MtuSearch(),
 ) -> int | None:
     """Searches, four sizes at most; None where nothing passes at all, be it for a while.
 
@@ -93,10 +95,10 @@ async def find_mtu(
         probe: whether an inner packet of this size came through and was answered, in its own time. It must leave with
             "don't fragment" set, whatever the kernel believes of the path (see `dont_fragment`).
         underlay: what it has reported by now, see `asking_underlay`.
+        search: what is known already.
     """
-    search = MtuSearch()
     while (size := search.next_size()) is not None:
-        passed = await _passes(probe, size)
+        passed = await passes(probe, size)
         if passed is None:
             return None
         limit = underlay()
@@ -131,6 +133,9 @@ def asking_underlay(endpoint: Endpoint | None) -> Iterator[Callable[[], int | No
 
         def limit() -> int | None:
             try:
+                # Routers report to a host once a second and not every packet (icmp_ratelimit): the report may have come
+                # for another packet to the same address. The socket learns of it when it looks for its route again.
+                udp.connect((str(ip), endpoint.port))
                 return largest_inner(udp.getsockopt(level, mtu), is_v6=is_v6)
             except OSError:
                 return None
@@ -151,11 +156,12 @@ def largest_inner(outer: int, *, is_v6: bool) -> int:
     return room if room >= DEFAULT_MTU else room // _PADDING * _PADDING
 
 
-async def _passes(probe: Callable[[int], Awaitable[bool]], size: int) -> bool | None:
-    """None where the smallest does not pass either: then it was no matter of size, but of a way that is silent now."""
+async def passes(probe: Callable[[int], Awaitable[bool]], size: int) -> bool | None:
+    """Whether packets of this size pass. None where the smallest do not either: then it is no matter of size, but the
+    path is silent now."""
     for _ in range(TRIES):
         if await probe(size):
             return True
-        if size != SIZES[-1] and not await _passes(probe, SIZES[-1]):
+        if size != SIZES[-1] and not await passes(probe, SIZES[-1]):
             return None
     return False

@@ -1,6 +1,8 @@
-"""Finds out how large a packet each path carries, and keeps the peers' routes at that.
+"""Finds out how large a packet each path carries; the peers' routes follow from it.
 
-new path ──► MtuSearch over probes of that size ──► ip route … mtu N   (none where a full one passes)
+new path ──────────────┐
+TCP that does not get ─┴─► MtuSearch over probes of that size ──► a route with that mtu (none where a full one passes)
+through on an old one
 """
 
 from __future__ import annotations
@@ -8,27 +10,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from ipaddress import IPv4Address
 
-from meshray.agent.paths.mtu import asking_underlay, find_mtu
+from meshray.agent.paths.mtu import SIZES, MtuSearch, asking_underlay, find_mtu, passes
 from meshray.agent.paths.prober import Prober
-from meshray.errors import MeshrayError
+from meshray.agent.paths.stalls import Stalls
 from meshray.model.address import Endpoint
 from meshray.runtime import inside
+from meshray.runtime.tasks import Tasks
 from meshray.settings import DEFAULT_MTU
-from meshray.wireguard.routes import keep_peer_mtus
 
 log = logging.getLogger(__name__)
 
 #: How often it is looked for paths that are new.
 _LOOK_S = 1.0
-#: Longer than any round trip that a cluster can bear.
+#: How long one probe is waited for: longer than any round trip that a cluster can bear.
 _PROBE_TIMEOUT_S = 1.0
+#: The same where TCP waits for the result: longer than the round trip by this factor, and at least so long. Where
+#: nothing came back, the next time it is twice as long.
+_ROUND_TRIPS, _SHORTEST_S, _LONGEST_S = 4.0, 0.3, 2.0
 #: A search sends a dozen packets at most.
 _AT_ONCE = 8
-#: A path may become narrower without a word: it is measured again so often.
+#: A path may become wider: it is measured again so often.
 _AGAIN_S = 1800.0
+#: On a line that was only full large packets get lost first: what was found in a hurry is looked at once more.
+_LOOK_AGAIN_S = 60.0
+#: TCP may send in vain for other reasons: the same path is looked at again after so long at the earliest.
+_DOUBT_S, _LONGEST_DOUBT_S = 2.0, 8.0
 
 #: A path on which nothing passed at all is measured again after a pause that doubles up to this.
 _LONGEST_PAUSE_S = 30.0
@@ -38,19 +47,28 @@ Way = tuple[IPv4Address, Endpoint | None]
 
 
 class MtuKeeper:
-    """The MTU of every peer's route."""
+    """The MTU of every peer's route. ``changed``: called whenever one is another."""
 
-    def __init__(self, interface: str, prober: Prober) -> None:
-        self._interface = interface
+    def __init__(self, prober: Prober, changed: Callable[[], None]) -> None:
         self._prober = prober
+        self._changed = changed
         self._found: dict[IPv4Address, int] = {}
         self._measured: dict[Way, float] = {}
         self._done: set[IPv4Address] = set()
         self._silent: dict[Way, int] = {}
+        self._stalls = Stalls()
+        self._checked: dict[Way, float] = {}
+        self._busy: set[Way] = set()
+        self._tasks = Tasks()
 
     def mtu(self, peer: IPv4Address) -> int:
         """Of the path to this peer, bytes of an inner packet."""
         return self._found.get(peer, DEFAULT_MTU)
+
+    @property
+    def narrow(self) -> Mapping[IPv4Address, int]:
+        """The peers whose paths carry less than the device's MTU."""
+        return {ip: mtu for ip, mtu in self._found.items() if mtu < DEFAULT_MTU}
 
     def is_measured(self, peer: IPv4Address) -> bool:
         """Whether `mtu` was found out by now."""
@@ -61,30 +79,70 @@ class MtuKeeper:
         self._measured, self._done, self._silent = {}, set(), {}
 
     async def run(self, ways: Callable[[], Iterable[Way]]) -> None:
-        """Measures every path that is new, some at a time, until cancelled."""
-        while True:
-            there = set(ways())
-            self._measured = {way: when for way, when in self._measured.items() if way in there}
-            self._silent = {way: times for way, times in self._silent.items() if way in there}
-            gone = set(self._found) - {ip for ip, _ in there}
-            self._done &= {ip for ip, _ in there}
-            for ip in gone:
-                del self._found[ip]
-            if gone:
-                await self._apply()
-            due = [way for way in there if time.monotonic() - self._measured.get(way, -_AGAIN_S) >= _AGAIN_S]
-            await asyncio.gather(*(self._measure(way) for way in due[:_AT_ONCE]))
-            await asyncio.sleep(_LOOK_S)
+        """Measures every path that is new or in doubt, some at a time, until cancelled."""
+        try:
+            while True:
+                there = set(ways())
+                for known in (self._measured, self._silent, self._checked):
+                    for way in known.keys() - there:
+                        del known[way]
+                self._done &= {ip for ip, _ in there}
+                gone = set(self._found) - {ip for ip, _ in there}
+                for ip in gone:
+                    del self._found[ip]
+                if gone:
+                    self._changed()
+                stalled = await asyncio.to_thread(inside.run, self._stalls.look)
+                for way in sorted(there - self._busy, key=lambda way: way[0] not in stalled):
+                    if len(self._busy) >= _AT_ONCE:
+                        break
+                    if self._is_due(way):
+                        self._start(way, self._measure(way))
+                    elif way[0] in stalled and self._may_doubt(way):
+                        self._start(way, self._check(way))
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            await self._tasks.close()
 
-    async def _measure(self, way: Way) -> None:
+    def _start(self, way: Way, work: Coroutine[object, object, None]) -> None:
+        async def until_done() -> None:
+            try:
+                await work
+            finally:
+                self._busy.discard(way)
+
+        self._busy.add(way)
+        self._tasks.start(until_done(), f"mtu of {way[0]}")
+
+    def _is_due(self, way: Way) -> bool:
+        return time.monotonic() - self._measured.get(way, -_AGAIN_S) >= _AGAIN_S
+
+    def _may_doubt(self, way: Way) -> bool:
+        pause_s = min(_LONGEST_DOUBT_S, _DOUBT_S * 2.0 ** min(self._silent.get(way, 0), 16))
+        return time.monotonic() - self._checked.get(way, -pause_s) >= pause_s
+
+    async def _check(self, way: Way) -> None:
+        """TCP does not get through: is it the size? Where it is, the smallest one lets it go on at once."""
+        ip, size = way[0], self.mtu(way[0])
+        passed = await passes(self._probe(way, hurry=True), size)
+        self._checked[way] = time.monotonic()
+        if passed is None:
+            self._silent[way] = self._silent.get(way, 0) + 1
+        elif passed or size == SIZES[-1]:
+            self._silent.pop(way, None)
+        else:
+            log.warning("packets to %s: those of %d bytes do not pass any more", ip, size)
+            self._found[ip] = SIZES[-1]
+            self._changed()
+            await self._measure(way, MtuSearch().result(size, passed=False))
+            if way not in self._silent:
+                self._measured[way] = time.monotonic() - _AGAIN_S + _LOOK_AGAIN_S
+
+    async def _measure(self, way: Way, search: MtuSearch | None = None) -> None:
         ip, endpoint = way
         self._measured[way] = time.monotonic()
-
-        async def passes(size: int) -> bool:
-            return await self._prober.round_trip(ip, _PROBE_TIMEOUT_S, size=size) is not None
-
         with asking_underlay(endpoint) as underlay:
-            found = await find_mtu(passes, underlay)
+            found = await find_mtu(self._probe(way, hurry=search is not None), underlay, search or MtuSearch())
         if found is None:
             # Nothing passed at all: that says nothing of the size.
             times = self._silent.get(way, 0)
@@ -96,11 +154,15 @@ class MtuKeeper:
         if found != self.mtu(ip):
             log.info("packets to %s: at most %d bytes", ip, found)
             self._found[ip] = found
-            await self._apply()
+            self._changed()
 
-    async def _apply(self) -> None:
-        narrow = {ip: mtu for ip, mtu in self._found.items() if mtu < DEFAULT_MTU}
-        try:
-            await asyncio.to_thread(inside.run, keep_peer_mtus, self._interface, narrow)
-        except MeshrayError as error:
-            log.warning("%s", error)
+    def _probe(self, way: Way, *, hurry: bool) -> Callable[[int], Coroutine[object, object, bool]]:
+        timeout_s, rtt_ms = _PROBE_TIMEOUT_S, self._prober.measured(way[0]).rtt_ms
+        if hurry and rtt_ms is not None:
+            slow = 2.0 ** min(self._silent.get(way, 0), 4)
+            timeout_s = min(_LONGEST_S, max(_SHORTEST_S, _ROUND_TRIPS * rtt_ms / 1000) * slow)
+
+        async def probe(size: int) -> bool:
+            return await self._prober.round_trip(way[0], timeout_s, size=size) is not None
+
+        return probe

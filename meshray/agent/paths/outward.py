@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from meshray.agent.paths.hubs import PATIENCE_S, HubChoice, is_fresh
@@ -25,8 +25,8 @@ DIAL_AFTER_S = 3.0
 #: A machine that is off is tried again after so long at first, and at most after so long, seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 120.0
 
-#: The endpoint with an address in place of a name; None where the name does not resolve now.
-Resolve = Callable[[Endpoint], Awaitable["Endpoint | None"]]
+#: The endpoint of the node with this id, with an address in place of a name; None where none is known now.
+Resolve = Callable[[str, Endpoint], "Endpoint | None"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Outward:
             if item.choice.endpoint is not None and item.since <= now
         }
 
-    async def dial(
+    def dial(
         self, mesh_map: MeshMap, own_id: str, observed: DeviceState | None, resolve: Resolve
     ) -> dict[str, Endpoint]:
         """The same from a look at the device, with addresses in place of names."""
@@ -91,7 +91,7 @@ class Outward:
             if node.public_key in peers
         }
         wanted = self.step(mesh_map, own_id, handshakes, boot_s())
-        found = {node_id: await resolve(endpoint) for node_id, endpoint in wanted.items()}
+        found = {node_id: resolve(node_id, endpoint) for node_id, endpoint in wanted.items()}
         return {node_id: endpoint for node_id, endpoint in found.items() if endpoint is not None}
 
     def _looked_at(self, node: Node, now: float) -> _Silent:

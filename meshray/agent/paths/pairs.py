@@ -20,11 +20,15 @@ from meshray.agent.paths.decision import (
     LAST_RETRY_S,
     PROBE_IDLE_S,
     PROBE_TIMEOUT_S,
+    TRYING,
     PairPath,
     candidates,
     why_not_direct,
 )
+from meshray.agent.paths.mtu import SIZES
+from meshray.agent.paths.names import Names
 from meshray.agent.paths.prober import Prober
+from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
@@ -50,8 +54,8 @@ _RATE_S = 0.95
 #: A probe of the peer that says it hears us proves both directions as ours would: ours waits this share of the idle
 #: interval from then on, less than all of it, so that the sides take turns and both measure the round trip.
 _TURN = 0.9
-#: A probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own.
-_PROBE_BYTES = 80
+#: A probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own; and a large one.
+_PROBE_BYTES, _LARGE_PROBE_BYTES = 80, SIZES[-1] + 32
 
 
 class World(Protocol):
@@ -75,9 +79,10 @@ class World(Protocol):
 class Pairs:
     """The paths from this node to all others."""
 
-    def __init__(self, world: World, prober: Prober, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, world: World, prober: Prober, names: Names, clock: Callable[[], float] = time.monotonic) -> None:
         self._world = world
         self._prober = prober
+        self._names = names
         self._clock = clock
         self._tasks = Tasks()
         self._paths: dict[str, PairPath] = {}
@@ -93,6 +98,14 @@ class Pairs:
     def path(self, node: Node) -> PairPath:
         """The path to this node."""
         return self._paths.get(node.id, PairPath())
+
+    def name_found(self, node_id: str) -> None:
+        """One of the node's names has another address now; where it is being tried, its handshake is sent at once."""
+        node = self._world.map.nodes.get(node_id)
+        path = self.path(node) if node is not None else PairPath()
+        if node is None or path.endpoint is None or path.hears or path.endpoint.ip is not None:
+            return
+        self._remake.add(node.public_key)
 
     def why_not_direct(self, node: Node) -> str:
         """Why packets to this node go through the hub; empty where they do not."""
@@ -114,7 +127,7 @@ class Pairs:
         WireGuard drops a handshake that comes within 20 ms of another, and the next comes after 5 s: once is best.
         """
         dialled = {peer.public_key: peer.endpoint for peer in peers}
-        tried = {node.public_key: self.path(node).endpoint for node in self._others()}
+        tried = {node.public_key: self._tried_at(node) for node in self._others()}
         self._remake -= {key for key, endpoint in dialled.items() if endpoint == tried.get(key)}
 
     @property
@@ -143,7 +156,9 @@ class Pairs:
         if node is not None and self._may_be_direct(node):
             self._probed.pop(node_id, None)
             self._news.set()
-            self._set(node, self.path(node).punch(candidates(self._world.me, node), self._clock()))
+            rounds = candidates(self._world.me, node)
+            self._names.prepare(node.id, rounds)
+            self._set(node, self.path(node).punch(rounds, self._clock()))
 
     def left(self, node_id: str) -> None:
         """The coordinator says: the other side went back to the hub."""
@@ -177,6 +192,10 @@ class Pairs:
 
     # ---- inside
 
+    def _tried_at(self, node: Node) -> Endpoint | None:
+        endpoint = self.path(node).endpoint
+        return self._names.address(node.id, endpoint) if endpoint is not None else None
+
     def _others(self) -> Iterable[Node]:
         return [node for node in self._world.map.nodes.values() if self._may_be_direct(node)]
 
@@ -202,6 +221,7 @@ class Pairs:
                 wanted.append(node)
         chosen = wanted[: max(0, _AT_ONCE - trying)]
         for node in chosen:
+            self._names.prepare(node.id, node.endpoints)
             self._paths[node.id] = self.path(node).asked(now)
         if chosen:
             self._world.say({"type": "punch", "nodes": [node.id for node in chosen]})
@@ -221,9 +241,11 @@ class Pairs:
 
     async def _probe(self, node: Node, attempt: int) -> None:
         address = self._world.map.mesh.network.probe_address(node.ip)
-        sent = self._clock()
-        self._count_probe(node.public_key)
-        answer = await self._prober.direct.ask(address, PROBE_TIMEOUT_S, hears=self.path(node).hears)
+        sent, tries = self._clock(), self.path(node).phase == TRYING
+        self._count_probe(node.public_key, _LARGE_PROBE_BYTES if tries else _PROBE_BYTES)
+        # A direct path that lets small packets through alone is none: it must carry the smallest size that is used.
+        size = SIZES[-1] if tries else 0
+        answer = await self._prober.direct.ask(address, PROBE_TIMEOUT_S, hears=self.path(node).hears, size=size)
         path = self.path(node)
         if path.attempt != attempt:
             return
@@ -248,8 +270,8 @@ class Pairs:
         probe_address = self._world.map.mesh.network.probe_address
         return next((node for node in self._world.map.nodes.values() if probe_address(node.ip) == address), None)
 
-    def _count_probe(self, key: PublicKey) -> None:
-        self._probe_bytes[key] = self._probe_bytes.get(key, 0) + _PROBE_BYTES
+    def _count_probe(self, key: PublicKey, size: int = _PROBE_BYTES) -> None:
+        self._probe_bytes[key] = self._probe_bytes.get(key, 0) + size
 
     def _probe_due(self, node: Node) -> float:
         """When the direct way is to be probed next; whatever changed since the last probe counts at once."""

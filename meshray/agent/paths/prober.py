@@ -10,17 +10,17 @@ alone. The overlay authenticates the sender, so the packets need no secret of th
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address
-from statistics import median
 from typing import cast
 
 from meshray.agent.paths.mtu import dont_fragment
+from meshray.agent.paths.samples import INTERVAL_S, History, Measured
 from meshray.runtime import inside
 from meshray.settings import PROBE_PORT
 
@@ -31,37 +31,8 @@ _LENGTH = len(_PING) + _NONCE_BYTES + 1
 _HEADERS_BYTES = 28
 #: An answer later than this counts as lost.
 TIMEOUT_S = 2.0
-#: Each peer is asked this often over the way that data takes.
-INTERVAL_S = 30.0
 #: How soon a new peer is noticed.
 _LOOK_S = 1.0
-#: A lost probe is repeated so soon.
-_AGAIN_S = 3.0
-#: How many of the last probes a median and a loss are made from.
-WINDOW = 8
-
-
-@dataclass
-class Measured:
-    """The last probes of one peer: round trips in milliseconds, None for a lost one."""
-
-    samples: deque[float | None] = field(default_factory=lambda: deque(maxlen=WINDOW))
-
-    @property
-    def rtt_ms(self) -> float | None:
-        """Median of those that came back."""
-        heard = [sample for sample in self.samples if sample is not None]
-        return round(median(heard), 3) if heard else None
-
-    @property
-    def loss(self) -> float | None:
-        """Share of those that did not."""
-        return round(sum(sample is None for sample in self.samples) / len(self.samples), 3) if self.samples else None
-
-    @property
-    def silent(self) -> bool:
-        """Whether the last probes, more than one, were all lost."""
-        return len(self.samples) > 1 and list(self.samples)[-2:] == [None, None]
 
 
 @dataclass(frozen=True)
@@ -92,6 +63,12 @@ class Echo(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._waiting: dict[bytes, asyncio.Future[bool]] = {}
         self._heard: dict[IPv4Address, float] = {}
+        self._answered: dict[IPv4Address, float] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it listens: before that, nothing can be asked."""
+        return self._transport is not None
 
     async def open(self, address: IPv4Address) -> None:
         """Listens on this address. Raises OSError where it cannot be bound."""
@@ -132,6 +109,11 @@ class Echo(asyncio.DatagramProtocol):
         heard = self._heard.get(peer)
         return None if heard is None else time.monotonic() - heard
 
+    def answered_ago_s(self, peer: IPv4Address) -> float | None:
+        """Since the peer last answered, however late; None where it never did."""
+        answered = self._answered.get(peer)
+        return None if answered is None else time.monotonic() - answered
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the socket is open."""
         # Promised by create_datagram_endpoint; no base class says so before Python 3.12.
@@ -147,46 +129,77 @@ class Echo(asyncio.DatagramProtocol):
             self._heard[IPv4Address(addr[0])] = time.monotonic()
             hears = self.on_ping(IPv4Address(addr[0]), hears_us)
             self._transport.sendto(_PONG + nonce + bytes([hears]), addr)
-        elif kind == _PONG and nonce in self._waiting and not self._waiting[nonce].done():
-            self._waiting[nonce].set_result(hears_us)
+        elif kind == _PONG:
+            self._answered[IPv4Address(addr[0])] = time.monotonic()
+            if nonce in self._waiting and not self._waiting[nonce].done():
+                self._waiting[nonce].set_result(hears_us)
 
 
 class Prober:
-    """This node's echoes: over the way that data takes, and over the direct way."""
+    """This node's echoes: over the path that data takes, and over the direct path.
 
-    def __init__(self) -> None:
+    Args:
+        clock: monotonic, seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.direct = Echo()
-        self._data = Echo()
-        self._measured: dict[IPv4Address, Measured] = {}
+        self._data = Echo(self._on_ping)
+        self._clock = clock
+        self._histories: dict[IPv4Address, History] = {}
+        self._due: dict[IPv4Address, float] = {}
+        self._opened = 0.0
 
     async def open(self, address: IPv4Address, probe_address: IPv4Address) -> None:
         """Listens on both addresses of this node. Raises OSError where one cannot be bound."""
         await self._data.open(address)
         await self.direct.open(probe_address)
+        self._opened = time.monotonic()
 
     def close(self) -> None:
         """Ends listening."""
         self._data.close()
         self.direct.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether probes can be sent: before that, an unanswered one says nothing."""
+        return self._data.is_open
+
     def measured(self, peer: IPv4Address) -> Measured:
-        """What is known of this peer; empty for one that was never probed."""
-        return self._measured.get(peer, Measured())
+        """What the last probes of this peer say now; empty for one that was never probed."""
+        history = self._histories.get(peer)
+        return history.measured(self._clock()) if history is not None else Measured()
 
     def remember(self, peer: IPv4Address, rtt_ms: float | None) -> None:
-        """Adds one probe of the way that data takes; None: it did not come back."""
-        self._measured.setdefault(peer, Measured()).samples.append(rtt_ms)
+        """Adds one probe of the path that data takes; None: it did not come back."""
+        self._histories.setdefault(peer, History()).add(rtt_ms, self._clock())
 
     def way_changed(self, peer: IPv4Address) -> None:
-        """Data takes another way to this peer: what was measured was measured on the old one."""
-        self._measured.pop(peer, None)
+        """Data takes another path to this peer: what was measured was measured on the old one."""
+        self._histories.pop(peer, None)
+        self._due.pop(peer, None)
+
+    def hurry(self) -> None:
+        """A hub is back: the peers that were silent are probed at once."""
+        self._due.update({peer: 0.0 for peer in self._due if self._is_lost(peer)})
 
     def heard_ago_s(self, peer: IPv4Address) -> float | None:
-        """Since the peer last probed the way that data takes, None where it never did."""
+        """Since the peer last probed the path that data takes, None where it never did."""
         return self._data.heard_ago_s(peer)
 
+    def answered_ago_s(self, peer: IPv4Address) -> float | None:
+        """Since a round trip of data to the peer last worked, None where none did."""
+        return self._data.answered_ago_s(peer)
+
+    def unanswered_s(self, peer: IPv4Address) -> float:
+        """How long no round trip of data to the peer has worked, at most since probes can be sent; seconds."""
+        open_s = time.monotonic() - self._opened if self.is_open else 0.0
+        answered_s = self.answered_ago_s(peer)
+        return open_s if answered_s is None else min(open_s, answered_s)
+
     async def round_trip(self, peer: IPv4Address, timeout_s: float, *, size: int = 0) -> float | None:
-        """One round trip in milliseconds over the way that data takes; it is not remembered.
+        """One round trip in milliseconds over the path that data takes; it is not remembered.
 
         Args:
             size: bytes of the whole inner packet on its way there.
@@ -195,23 +208,38 @@ class Prober:
         return answer.rtt_ms if answer else None
 
     async def probe(self, peer: IPv4Address, timeout_s: float = TIMEOUT_S) -> float | None:
-        """One round trip in milliseconds, None where no answer came in time. It is remembered."""
+        """One round trip in milliseconds, None where no answer came in time. It is remembered, unless the path to the
+        peer changed in between: a probe that was lost on the old path says nothing of the new one."""
+        history = self._histories.setdefault(peer, History())
         rtt_ms = await self.round_trip(peer, timeout_s)
-        self.remember(peer, rtt_ms)
+        history.add(rtt_ms, self._clock())
         return rtt_ms
 
     async def run(self, peers: Callable[[], Iterable[IPv4Address]]) -> None:
-        """Probes every peer of the moment once in each interval, a new one at once, until cancelled."""
-        due: dict[IPv4Address, float] = {}
+        """Probes every peer of the moment: often while its path is new, lossy or back, seldom while it is idle."""
         while True:
-            now, there = time.monotonic(), set(peers())
-            ready = [peer for peer in there if due.get(peer, 0.0) <= now or not self.measured(peer).samples]
-            due = {peer: due.get(peer, 0.0) for peer in there}
-            # Spread by a little: fifty nodes that joined together must not all probe in the same second for ever.
-            due.update({peer: now + INTERVAL_S * random.uniform(0.9, 1.1) for peer in ready})  # noqa: S311 - no secret
-            _, *answers = await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))
-            # One lost packet is no news; a second look tells. Who is silent for good is asked as seldom as all.
-            lost = [
-                peer for peer, rtt in zip(ready, answers, strict=True) if rtt is None and not self.measured(peer).silent
-            ]
-            due.update({peer: now + _AGAIN_S for peer in lost})
+            now, there = self._clock(), set(peers())
+            self._due = {peer: due for peer, due in self._due.items() if peer in there}
+            ready = [peer for peer in there if self._due.get(peer, now) <= now]
+            self._due.update(dict.fromkeys(ready, math.inf))
+            await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))
+            for peer in ready:
+                # What hurried meanwhile stays due.
+                if self._due.get(peer) == math.inf:
+                    self._due[peer] = now + self._pause_s(peer)
+
+    def _pause_s(self, peer: IPv4Address) -> float:
+        history = self._histories.get(peer)
+        pause_s = history.pause_s(self._clock()) if history is not None else 0.0
+        # Spread by a little: fifty nodes that joined together must not all probe in the same second for ever.
+        return pause_s * random.uniform(0.9, 1.1) if pause_s >= INTERVAL_S else pause_s  # noqa: S311 - no secret
+
+    def _is_lost(self, peer: IPv4Address) -> bool:
+        history = self._histories.get(peer)
+        return history is not None and history.is_lost
+
+    def _on_ping(self, peer: IPv4Address, hears_us: bool) -> bool:
+        # A peer that was silent asks: it is back.
+        if self._is_lost(peer):
+            self._due[peer] = 0.0
+        return False

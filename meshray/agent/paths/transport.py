@@ -1,13 +1,15 @@
 """How the tunnel to the hub travels: plain UDP, or through the relay (pure).
 
-      ┌──(no handshake for 3 s, or silence for 25 s)──►┐
-──► udp                                               wss
-      └◄──────────(the hub answers by UDP)────────────┘
+      ┌──(no handshake for 3 s, or no data passes)──►┐
+──► udp                                             wss
+      └◄──────(data passes by UDP in both directions)┘
 
 >>> transport = HubTransport.start("auto", now=0.0)
 >>> transport = transport.step(last_handshake=None, udp_alive=False, now=3.0)
 >>> transport.kind
 'wss'
+
+Whether data passes, `meshray.agent.paths.liveness` tells: a handshake alone is no proof of it.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 #: From the first handshake that WireGuard sends to the decision that UDP does not pass.
 HANDSHAKE_PATIENCE_S = 3.0
-#: A hub that was heard by UDP is given up after so long without anything: probes come every 10 s.
-SILENCE_S = 25.0
 #: A session ends after 180 s (WireGuard's REJECT_AFTER_TIME).
 STALE_HANDSHAKE_S = 180.0
+#: UDP that dies so soon after it came back passes only for a while: it is not trusted again for a time that doubles.
+RELAPSE_S = 300.0
+#: A relay that is not connected so long after that is away as well: the whole network was, and UDP is not to blame.
+OUTAGE_S = 5.0
+FIRST_HOLD_S, LONGEST_HOLD_S = 60.0, 3600.0
 
 
 def parse_mode(text: str) -> Mode:
@@ -42,40 +47,67 @@ class HubTransport:
     """What carries the tunnel now.
 
     Attributes:
-        mode: what the person asked for; only ``auto`` ever changes.
+        mode: what the user asked for; only ``auto`` ever changes.
         since: since when it has been like this, seconds of the boot clock.
+        returned: when UDP was last used again, None: never.
+        relapses: how often in a row UDP died soon after that.
+        hold_until: UDP is not used again before, seconds of the boot clock.
     """
 
     mode: Mode
     kind: Kind
     since: float
+    returned: float | None = None
+    relapses: int = 0
+    hold_until: float = 0.0
 
     @classmethod
     def start(cls, mode: Mode, now: float) -> HubTransport:
-        """As it begins, and begins again after a change of the network."""
+        """As it begins."""
         return cls(mode, "wss" if mode == "wss" else "udp", now)
 
+    def begin_again(self, now: float) -> HubTransport:
+        """After a change of the network: what carries it now gets its time anew, and UDP is trusted as at first."""
+        return replace(self, since=now, returned=None, relapses=0, hold_until=0.0)
+
+    def may_try_udp(self, now: float) -> bool:
+        """Whether UDP would be used again if it passed."""
+        return self.mode == "auto" and self.kind == "wss" and now >= self.hold_until
+
     def step(
-        self, last_handshake: float | None, udp_alive: bool, now: float, *, last_heard: float | None = None
+        self,
+        last_handshake: float | None,
+        udp_alive: bool,
+        now: float,
+        *,
+        dead: bool = False,
+        relay_is_there: bool = True,
     ) -> HubTransport:
         """The transport after a look at the hub's peer.
 
         Args:
             last_handshake: with the hub, seconds of the boot clock; None where there was none.
-            udp_alive: the hub has answered by UDP while the relay is in use.
-            last_heard: when anything came from the hub, seconds of the boot clock; without it only the handshakes tell.
+            udp_alive: data was seen to pass by UDP in both directions while the relay is in use.
+            dead: probes say that no data passes over the transport in use.
+            relay_is_there: the relay is connected, where it is in use.
         """
         if self.mode != "auto":
             return self
         if self.kind == "wss":
-            return replace(self, kind="udp", since=now) if udp_alive else self
-        if self._is_dead(last_handshake, last_heard, now):
-            return replace(self, kind="wss", since=now)
-        return self
+            if self.relapses and not relay_is_there and now - self.since >= OUTAGE_S:
+                return replace(self, relapses=0, hold_until=0.0)
+            if udp_alive and self.may_try_udp(now):
+                return replace(self, kind="udp", since=now, returned=now)
+            return self
+        return self._relayed(now) if self._is_dead(last_handshake, dead, now) else self
 
-    def _is_dead(self, last_handshake: float | None, last_heard: float | None, now: float) -> bool:
+    def _is_dead(self, last_handshake: float | None, dead: bool, now: float) -> bool:
         if last_handshake is None or now - last_handshake >= STALE_HANDSHAKE_S:
-            return now - self.since >= HANDSHAKE_PATIENCE_S
-        if last_heard is None:
-            return False
-        return now - max(self.since, last_heard, last_handshake) >= SILENCE_S
+            return dead or now - self.since >= HANDSHAKE_PATIENCE_S
+        return dead
+
+    def _relayed(self, now: float) -> HubTransport:
+        relapsed = self.returned is not None and now - self.returned < RELAPSE_S
+        relapses = self.relapses + 1 if relapsed else 0
+        hold_s = min(LONGEST_HOLD_S, FIRST_HOLD_S * 2.0 ** min(relapses - 1, 16)) if relapses else 0.0
+        return replace(self, kind="wss", since=now, relapses=relapses, hold_until=now + hold_s)

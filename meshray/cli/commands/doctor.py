@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshray.cli.app import App
+from meshray.cli.complete import node_names
 from meshray.cli.options import json_option, yes_option
 from meshray.cli.results import DoctorResult, Result
 from meshray.cli.tables import children
@@ -51,7 +52,8 @@ class Wishes:
 
 
 @click.command("doctor")
-@click.argument("node", required=False)
+@click.argument("node", shell_complete=node_names, required=False)
+@click.option("--all", "show_all", is_flag=True, help="List the checks that are fine, too.")
 @click.option("--deep", is_flag=True, help="Run a task on every node and move 16 MiB between every two, with Ray.")
 @click.option(
     "--soak", is_flag=True, help="With --deep: look again after 80 s, when Ray has dropped whom it cannot dial."
@@ -62,7 +64,7 @@ class Wishes:
 @yes_option
 @json_option
 @click.pass_obj
-def doctor_command(app: App, /, node: str | None, **options: Any) -> Result:
+def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any) -> Result:
     """Find out what is wrong and how to mend it.
 
     \b
@@ -92,7 +94,7 @@ def doctor_command(app: App, /, node: str | None, **options: Any) -> Result:
 
         write_bundle(app, Path(wishes.bundle), result.to_json(), with_addresses=wishes.with_addresses)
         result = replace(result, bundle=wishes.bundle)
-    return result
+    return replace(result, show_all=show_all)
 
 
 def _mended(app: App, found: DoctorResult, node: str, yes: bool) -> DoctorResult:

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from meshray.cli.app import App
+from meshray.cli.driver import Driver
 from meshray.cli.options import json_option
 from meshray.cli.results import EnvResult, Locked, Result
-from meshray.cli.tables import child
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.environment import LONGEST_REQUIREMENTS
 
@@ -25,13 +25,14 @@ def env_command(ctx: click.Context) -> Result | None:
 
     \b
     Example:
-      eval "$(meshray env)"
+      eval "$(meshray env)"; ray status
     """
     if ctx.invoked_subcommand is not None:
         return None
     app: App = ctx.obj
-    answer = app.control().ask("env")
-    return EnvResult({name: str(value) for name, value in child(answer, "env").items()})
+    driver = Driver.read(app.control().ask("env"))
+    leads = driver.leads(app.environ)
+    return EnvResult({**driver.variables, **(driver.activation if leads else {})}, driver.programs, leads)
 
 
 @env_command.command("lock")

@@ -12,17 +12,20 @@ import platform
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from meshray import __version__
-from meshray.cli import bring_up, output
+from meshray.cli import bring_up, output, user_environment
 from meshray.cli.app import App
 from meshray.cli.options import (
     PassesOnToRay,
     json_option,
+    lock_option,
     node_options,
     ray_args,
     require_no_words_to_ray,
@@ -30,34 +33,69 @@ from meshray.cli.options import (
 )
 from meshray.cli.results import InitResult, Result
 from meshray.cli.undo import Undo
+from meshray.cli.user_environment import environment_options
 from meshray.errors import MeshrayError, UsageError
+from meshray.model import wire
 from meshray.model.address import DEFAULT_NETWORK, Endpoint, NodeName, OverlayNetwork
-from meshray.model.node import Versions
+from meshray.model.meshmap import DEFAULT_PATIENCE_S, MAX_PATIENCE_S, MIN_PATIENCE_S
+from meshray.model.node import HEAD, Versions
 from meshray.model.token import Token
+from meshray.raynode.user_environment import UserEnvironment
 from meshray.settings import DEFAULT_PORT, Home
 
 if TYPE_CHECKING:
+    from meshray.agent.enrolment import Enrolment
+    from meshray.cli.lock_file import LockFile
     from meshray.raynode.versions import RayInstallation
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the person asked for, parsed."""
+    """What the user asked for, parsed.
+
+    Attributes:
+        network: None: one that this machine does not use.
+    """
 
     name: NodeName
-    network: OverlayNetwork
+    network: OverlayNetwork | None
     port: int
-    advertise: tuple[Endpoint, ...]
+    advertise: tuple[str, ...]
     with_ray: bool
     ray: str | None
     ray_args: tuple[str, ...]
     hub_only: bool = False
+    patience_s: int = DEFAULT_PATIENCE_S
     rootless: bool = False
+    trust_user_environment: bool = False
+    open: tuple[str, ...] = ()
+    unguarded: bool = False
+    lock: str | None = None
+    environment: UserEnvironment = field(default_factory=UserEnvironment)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the look at the machine found.
+
+    Attributes:
+        advertised: where the user says that others reach it.
+        endpoints: all addresses for the token and the map, those of the user first.
+    """
+
+    network: OverlayNetwork
+    installation: RayInstallation | None
+    advertised: tuple[Endpoint, ...]
+    endpoints: tuple[Endpoint, ...]
 
 
 @click.command("init", cls=PassesOnToRay)
 @node_options
-@click.option("--network", default=DEFAULT_NETWORK, show_default=True, metavar="CIDR", help="The overlay's addresses.")
+@click.option(
+    "--network",
+    metavar="CIDR",
+    help=f"The overlay's addresses; default: {DEFAULT_NETWORK}, or another private network where this machine uses it.",
+)
 @click.option(
     "--advertise",
     multiple=True,
@@ -73,21 +111,38 @@ class Wish:
     help="UDP for WireGuard and TCP for the coordinator.",
 )
 @click.option("--hub-only", is_flag=True, help="No Ray head here: another machine becomes it with `join --head`.")
+@click.option(
+    "--patience",
+    type=click.IntRange(MIN_PATIENCE_S, MAX_PATIENCE_S),
+    default=DEFAULT_PATIENCE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long Ray waits for a node that does not answer before it runs that node's tasks elsewhere.",
+)
+@lock_option("Let in only nodes whose token this key has signed. It is made where FILE does not exist.")
 @rootless_option
+@environment_options
 @json_option
-@click.pass_obj
+@click.pass_context
 def init_command(
-    app: App,
+    context: click.Context,
     *,
     name: str | None,
     ray: str | None,
     no_ray: bool,
+    open_to_members: tuple[str, ...],
+    unguarded: bool,
     block: bool,
-    network: str,
+    network: str | None,
     advertise: tuple[str, ...],
     port: int,
     hub_only: bool,
+    patience: int,
+    lock: str | None,
     rootless: bool,
+    trust_user_environment: bool,
+    env: tuple[str, ...],
+    env_file: str | None,
 ) -> Result | int:
     """Make a mesh here: coordinator, overlay and Ray head.
 
@@ -97,9 +152,13 @@ def init_command(
       sudo meshray init --advertise head.example.org --port 443
       sudo meshray init --hub-only           on a public machine, for a head behind a firewall
       sudo meshray init -- --num-cpus=0      the head itself runs no tasks
+      sudo meshray init --lock /media/key/mesh.lock
 
     Prints the command with which other machines join. What stands behind -- goes to `ray start`.
     """
+    from meshray.agent.enrolment import parse_open
+
+    app: App = context.obj
     if hub_only and (ray is not None or ray_args()):
         raise UsageError(
             "hub_only_without_ray",
@@ -107,38 +166,105 @@ def init_command(
             hint="say it to `meshray join --head` on the machine that runs the Ray head",
         )
     require_no_words_to_ray(no_ray, ray)
+    given = user_environment.read(app, env, env_file)
+    if given.match:
+        raise UsageError(
+            "env_match_at_head", "--env match follows a head's environment, and this is the head", hint="--ray PATH"
+        )
     wish = Wish(
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
-        network=OverlayNetwork.parse(network),
+        network=OverlayNetwork.parse(network) if network is not None else None,
         port=port,
-        advertise=tuple(Endpoint.parse(item, port) for item in advertise),
+        advertise=advertise,
         with_ray=not (no_ray or hub_only),
         ray=ray,
         ray_args=ray_args(),
         hub_only=hub_only,
+        patience_s=patience,
         rootless=rootless or app.euid != 0,
+        trust_user_environment=trust_user_environment,
+        open=parse_open(open_to_members),
+        unguarded=unguarded,
+        environment=given.environment,
+        lock=lock,
     )
+    known = _own_mesh(app)
+    if known is not None and not _is_another(app, known, wish, context):
+        return _again(app, known, advertise, block)
     return _init(app, wish, block)
+
+
+def _is_another(app: App, known: Enrolment, wish: Wish, context: click.Context) -> bool:
+    """Whether the command line asks for another mesh than the one of which this machine is the head."""
+    from meshray.agent.cache import load_map
+
+    def is_said(name: str) -> bool:
+        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    mesh_map = load_map(app.own_home)
+    mesh, own = mesh_map.mesh, mesh_map.nodes.get(known.node_id)
+    return (
+        (is_said("name") and str(wish.name) != known.name)
+        or (is_said("port") and wish.port != known.mesh_port)
+        or (is_said("network") and wish.network != mesh.network)
+        or (wish.hub_only and own is not None and HEAD in own.roles)
+        # Who asks for a lock must not believe that there is one.
+        or (wish.lock is not None and mesh.lock is None)
+    )
+
+
+def _own_mesh(app: App) -> Enrolment | None:
+    """Who this node is where it runs the coordinator of a mesh."""
+    from meshray.cli.enrolled import find_enrolment
+
+    enrolment = find_enrolment(app.own_home)
+    return enrolment if enrolment is not None and enrolment.hosts_coordinator and not enrolment.taken_out else None
+
+
+def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) -> Result | int:
+    """The mesh is there: its node is up afterwards, and reached at these addresses as well.
+
+    Args:
+        hosts: of ``--advertise``.
+    """
+    from meshray.agent.cache import load_map
+    from meshray.cli.commands.lifecycle import start_again
+    from meshray.model.endpoints import require_few
+
+    given = require_few([Endpoint.parse(host, enrolment.mesh_port) for host in hosts], "--advertise")
+
+    def result(summary: bring_up.Summary) -> InitResult:
+        endpoints = load_map(app.own_home).nodes[enrolment.node_id].endpoints
+        if given:
+            answer = app.api("POST", "/v1/advertise", {"endpoints": [str(endpoint) for endpoint in given]})
+            endpoints = tuple(Endpoint.parse(item) for item in wire.texts(answer, "endpoints"))
+        return _result(app, summary, None, enrolment, endpoints, already=True)
+
+    return start_again(app, block, result)
 
 
 def _init(app: App, wish: Wish, block: bool) -> Result | int:
     from meshray.cli.enrolled import require_stranger
+    from meshray.model.endpoints import require_few
     from meshray.raynode.command import check_extra_args
     from meshray.runtime import service
     from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
     check_extra_args(wish.ray_args)
+    advertised = require_few([Endpoint.parse(item, wish.port) for item in wish.advertise], "--advertise")
     service.require_valid(app.environ)
     require_stranger(home)
+    if not wish.trust_user_environment:
+        app.run_from_copy()
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
-        installation, endpoints = _prepare(app, wish)
-        token = _create(home, wish, installation, endpoints, undo)
+        found = _prepare(app, wish, advertised)
+        token, enrolment = _create(home, wish, found, undo)
 
         def result(summary: bring_up.Summary) -> InitResult:
             undo.keep()
-            return _result(summary, token, wish, endpoints)
+            return _result(app, summary, token, enrolment, found.endpoints, hub_only=wish.hub_only)
 
         if block:
             release()
@@ -146,21 +272,27 @@ def _init(app: App, wish: Wish, block: bool) -> Result | int:
         return result(bring_up.start_and_follow(app, home))
 
 
-def _prepare(app: App, wish: Wish) -> tuple[RayInstallation | None, tuple[Endpoint, ...]]:
+def _prepare(app: App, wish: Wish, advertised: tuple[Endpoint, ...]) -> Found:
     """Looks at the machine and changes nothing."""
-    from meshray.cli.enrolled import check_rootless, look_for_ray
-    from meshray.coordinator.advertise import find_endpoints
-    from meshray.runtime.preflight import check_init, check_place
+    from meshray.cli.enrolled import check_rootless, look_for_ray, naming_rootless_node
+    from meshray.model.endpoints import choose_endpoints
+    from meshray.runtime.own_endpoints import find_endpoints
+    from meshray.runtime.preflight import check_init, check_place, choose_network, routes
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
-        if wish.rootless:
-            check_place(wish.network, wish.port)
-        wireguard = check_rootless(app) if wish.rootless else check_init(wish.network, wish.port, app.environ)
+        network, taken = (wish.network, None) if wish.network is not None else choose_network(routes())
+        with naming_rootless_node(app):
+            if wish.rootless:
+                check_place(network, wish.port)
+            wireguard = check_rootless(app) if wish.rootless else check_init(network, wish.port, app.environ)
         progress.stage("preflight", "ok", wireguard)
+        if taken is not None:
+            progress.stage("network", "ok", f"{network}, since this machine has {taken}")
         installation = look_for_ray(app, progress, wish.ray, head=True) if wish.with_ray else None
         progress.stage("addresses", "run")
-        endpoints = wish.advertise or asyncio.run(find_endpoints(wish.port))
+        # As the agent will report them, so that the first token holds what later ones hold.
+        endpoints = choose_endpoints(advertised, asyncio.run(find_endpoints(wish.port)))
         if not endpoints:
             raise MeshrayError(
                 "no_address",
@@ -168,38 +300,54 @@ def _prepare(app: App, wish: Wish) -> tuple[RayInstallation | None, tuple[Endpoi
                 hint="meshray init --advertise HOST",
             )
         progress.stage("addresses", "ok", ", ".join(map(str, endpoints)))
-    return installation, endpoints
+    return Found(network, installation, advertised, endpoints)
 
 
-def _create(
-    home: Home, wish: Wish, installation: RayInstallation | None, endpoints: tuple[Endpoint, ...], undo: Undo
-) -> Token:
+def _create(home: Home, wish: Wish, found: Found, undo: Undo) -> tuple[Token, Enrolment]:
     from meshray.agent.cache import save_map
     from meshray.agent.enrolment import Enrolment, save_private_key
+    from meshray.agent.identity import Identity
     from meshray.coordinator.create import create_mesh
-    from meshray.model.keys import PrivateKey
+    from meshray.model.attestation import Attestation, Chain, Grant
+    from meshray.model.keys import PrivateKey, SigningKey
+    from meshray.model.node import COORDINATOR, HEAD, HUB
     from meshray.runtime import service
     from meshray.runtime.person import Person
     from meshray.runtime.state import forget
 
     undo.add("the state folder", lambda: forget(home, keep_logs=True))
-    key = PrivateKey.generate()
+    key, installation = PrivateKey.generate(), found.installation
     save_private_key(home, key)
+    lock = _lock(home, wish.lock, undo)
+    roles = frozenset({HUB, COORDINATOR} if wish.hub_only else {HEAD, HUB, COORDINATOR})
+
+    def attest(mesh_id: str) -> Attestation:
+        identity = Identity.load_or_make(home, mesh_id)
+        if lock is not None:
+            first = SigningKey.generate()
+            grant = Grant.sign(lock.key, mesh_id, first.public(), roles, epoch=0)
+            identity.endorsed(lambda public: Chain.sign(first, grant, mesh_id, public))
+        return identity.sign(key.public())
+
     answer, token = create_mesh(
         home,
         mesh_name=str(wish.name),
-        network=wish.network,
+        network=found.network,
         node_name=wish.name,
         public_key=key.public(),
         port=wish.port,
-        advertise=endpoints,
+        endpoints=found.endpoints,
+        advertised=found.advertised,
         versions=installation.versions if installation else Versions(__version__, "", platform.python_version()),
         labels={},
         now=time.time(),
         hub_only=wish.hub_only,
+        patience_s=wish.patience_s,
+        lock=lock.key if lock is not None else None,
+        attest=attest,
     )
     save_map(home, answer.map)
-    Enrolment(
+    enrolment = Enrolment(
         mesh_id=answer.map.mesh.id,
         node_id=answer.node_id,
         name=wish.name,
@@ -209,6 +357,7 @@ def _create(
         fingerprint=token.fingerprint.hex(),
         mesh_secret=answer.mesh_secret,
         ray_token=answer.ray_token,
+        secret_epoch=answer.secret_epoch,
         mesh_port=wish.port,
         listen_port=wish.port,
         person_uid=Person.invoking().uid,
@@ -217,28 +366,59 @@ def _create(
         ray=str(installation.ray) if installation else "",
         ray_args=wish.ray_args,
         rootless=wish.rootless,
-    ).save(home)
+        trust_user_environment=wish.trust_user_environment,
+        open=wish.open,
+        unguarded=wish.unguarded,
+        environment=wish.environment,
+    )
+    enrolment.save(home)
     undo.add("the unit", lambda: service.uninstall(home))
     undo.add("the agent", lambda: service.stop(home))
-    return token
+    return token, enrolment
 
 
-def _result(summary: bring_up.Summary, token: Token, wish: Wish, endpoints: tuple[Endpoint, ...]) -> InitResult:
+def _lock(home: Home, path: str | None, undo: Undo) -> LockFile | None:
+    if path is None:
+        return None
+    from meshray.cli.lock_file import LockFile
+
+    lock, is_new = LockFile.load_or_make(Path(path), home)
+    if is_new:
+        undo.add("the lock file", Path(path).unlink)
+    return lock
+
+
+def _result(
+    app: App,
+    summary: bring_up.Summary,
+    token: Token | None,
+    enrolment: Enrolment,
+    endpoints: tuple[Endpoint, ...],
+    *,
+    hub_only: bool = False,
+    already: bool = False,
+) -> InitResult:
+    from meshray.cli.join_line import join_line
     from meshray.cli.tables import child
+    from meshray.runtime.person import Person
 
-    node = child(summary, "node")
+    node, port, text = child(summary, "node"), enrolment.mesh_port, token.encode() if token is not None else ""
     return InitResult(
-        token=token.encode(),
+        token=text or None,
         mesh=str(summary.get("mesh")),
         name=str(node.get("name")),
         ip=str(node.get("ip")),
         ray_address=_text_or_none(summary.get("ray_address")),
         dashboard=_text_or_none(summary.get("dashboard")),
-        port=wish.port,
+        port=port,
         endpoints=tuple(map(str, endpoints)),
-        hub_only=wish.hub_only,
+        hub_only=hub_only,
+        already=already,
+        join_line=join_line(app, text) if text else "",
+        head_line=join_line(app, text, "--head") if text else "",
+        rootless=Person.by_uid(enrolment.person_uid).name if enrolment.rootless and not already else "",
         local={name: str(url) for name, url in child(summary, "local").items()},
-        open_commands=tuple(_or_nothing(lambda: _open_commands(wish.port))),
+        open_commands=tuple(_or_nothing(lambda: _open_commands(port))),
     )
 
 

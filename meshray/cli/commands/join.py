@@ -12,17 +12,18 @@ import asyncio
 import platform
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
 
 from meshray import __version__
+from meshray.agent.enrolment import MATCH
 from meshray.agent.paths.transport import MODES, Mode
-from meshray.cli import bring_up, output
+from meshray.cli import bring_up, output, user_environment
 from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options
-from meshray.cli.matching import env_option, match_with_token, warn_of_patch
+from meshray.cli.matching import match_with_token, warn_of_patch
 from meshray.cli.options import (
     PassesOnToRay,
     endpoint_option,
@@ -36,11 +37,13 @@ from meshray.cli.options import (
 )
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
+from meshray.cli.user_environment import environment_options
 from meshray.cli.via import Via, enrol_via, parse_via, unenrol_via
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
 from meshray.model.token import Token
+from meshray.raynode.user_environment import UserEnvironment
 from meshray.settings import DEFAULT_PORT, Home
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ class Wish:
         via: how the enrolment travels; None: straight to the coordinator.
         transport: how the tunnel to the hub may travel.
         env: ``match``: Ray runs from an environment that is built to match the head's; empty: from one that is there.
+        environment: what Ray is started with besides what meshray sets.
     """
 
     token: Token
@@ -80,8 +84,12 @@ class Wish:
     port: int = 0
     via: Via | None = None
     rootless: bool = False
+    trust_user_environment: bool = False
+    open: tuple[str, ...] = ()
+    unguarded: bool = False
     transport: Mode = "auto"
     env: str = ""
+    environment: UserEnvironment = field(default_factory=UserEnvironment)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class Found:
 
 
 @click.command("join", cls=PassesOnToRay)
-@click.argument("token", metavar="TOKEN|-|@FILE")
+@click.argument("token", metavar="TOKEN|-|@FILE", nargs=-1, required=True)
 @node_options
 @click.option("--ephemeral", is_flag=True, help="Leave the mesh when the agent ends.")
 @click.option("--head", is_flag=True, help="Run the Ray head here, in a mesh made with `init --hub-only`.")
@@ -126,7 +134,7 @@ class Found:
     help="The tunnel to the hub: over UDP, or in a TLS WebSocket; auto takes the latter where UDP is blocked.",
 )
 @rootless_option
-@env_option
+@environment_options
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
 @container_options
 @json_option
@@ -134,10 +142,12 @@ class Found:
 def join_command(
     app: App,
     *,
-    token: str,
+    token: tuple[str, ...],
     name: str | None,
     ray: str | None,
     no_ray: bool,
+    open_to_members: tuple[str, ...],
+    unguarded: bool,
     block: bool,
     ephemeral: bool,
     label: tuple[str, ...],
@@ -148,7 +158,9 @@ def join_command(
     via: str | None,
     transport: Mode,
     rootless: bool,
-    env: str | None,
+    trust_user_environment: bool,
+    env: tuple[str, ...],
+    env_file: str | None,
     runtime: str,
     image: str,
     bridge: str,
@@ -169,6 +181,9 @@ def join_command(
     A token on the command line can be seen by other people of this machine: - reads it from standard input, @FILE
     from a file. Returns when Ray at the head counts this node as ALIVE. What stands behind -- goes to `ray start`.
     """
+    from meshray.agent.enrolment import parse_open
+
+    given = user_environment.read(app, env, env_file)
     wish = Wish(
         token=Token.parse(read_token(token, app.stdin)),
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
@@ -184,17 +199,39 @@ def join_command(
         via=parse_via(via) if via is not None else None,
         transport=transport,
         rootless=rootless or app.euid != 0,
-        env=env or "",
+        trust_user_environment=trust_user_environment,
+        open=parse_open(open_to_members),
+        unguarded=unguarded,
+        env=MATCH if given.match else "",
+        environment=given.environment,
     )
     _require_sense(wish)
     require_no_words_to_ray(no_ray, ray)
     choice = ContainerChoice(runtime, image, bridge, volume)
-    choice.require_sense(rootless=rootless, env=env is not None)
+    choice.require_sense(rootless=rootless, env=given.match)
+    if (again := _again(app, wish, block)) is not None:
+        return again
     if choice.in_container:
         from meshray.cli.containers import join_in_container
 
         return join_in_container(app, wish, choice, block)
     return _join(app, wish, block)
+
+
+def _again(app: App, wish: Wish, block: bool) -> Result | int | None:
+    """Brings the node up where this machine is in the token's mesh already; None where it is not."""
+    from meshray.cli.commands.lifecycle import start_again
+    from meshray.cli.enrolled import find_enrolment
+
+    home = app.own_home
+    if home.container.exists():
+        from meshray.cli.containers import join_again
+
+        return join_again(app, wish.token)
+    known = find_enrolment(home)
+    if known is None or known.mesh_id != wish.token.mesh_id or known.taken_out:
+        return None
+    return start_again(app, block, lambda summary: JoinResult(summary, fresh=False, already=True))
 
 
 def _require_sense(wish: Wish) -> None:
@@ -218,15 +255,19 @@ def _require_sense(wish: Wish) -> None:
 
 def _join(app: App, wish: Wish, block: bool) -> Result | int:
     from meshray.cli.enrolled import require_stranger
+    from meshray.model.endpoints import require_few
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime import service
     from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
     check_extra_args(wish.ray_args)
+    require_few(wish.endpoints, "--endpoint")
     service.require_valid(app.environ)
     check_labels(wish.labels)
     require_stranger(home, wish.token.mesh_id)
+    if not wish.trust_user_environment:
+        app.run_from_copy()
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
         found = _prepare(app, wish)
@@ -234,12 +275,20 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
 
         def result(summary: bring_up.Summary) -> JoinResult:
             undo.keep()
-            return JoinResult(summary, env=found.matched.to_json() if found.matched is not None else None)
+            env = found.matched.to_json() if found.matched is not None else None
+            return JoinResult(summary, env=env, udp_port=_silent_udp(summary, wish))
 
         if block:
             release()
             return bring_up.run_here(app, home, lambda summary: output.show(app, result(summary)))
         return result(bring_up.start_and_follow(app, home))
+
+
+def _silent_udp(summary: bring_up.Summary, wish: Wish) -> int:
+    """The head's UDP port, where the tunnel had to do without it; else 0."""
+    path = summary.get("path")
+    is_relayed = isinstance(path, dict) and path.get("transport") == "wss" and wish.transport == "auto"
+    return wish.token.coordinators[0].port if is_relayed else 0
 
 
 def _prepare(app: App, wish: Wish) -> Found:
@@ -279,7 +328,7 @@ def _listen_port(wish: Wish) -> int:
 
 
 def _endpoints(wish: Wish, port: int) -> tuple[Endpoint, ...]:
-    from meshray.coordinator.advertise import find_endpoints
+    from meshray.runtime.own_endpoints import find_endpoints
 
     return asyncio.run(find_endpoints(port)) if wish.via is not None else ()
 
@@ -287,13 +336,17 @@ def _endpoints(wish: Wish, port: int) -> tuple[Endpoint, ...]:
 def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
     from meshray.agent.cache import save_map
     from meshray.agent.enrolment import Enrolment
+    from meshray.agent.identity import Identity
     from meshray.cli.enrolled import unenrol
+    from meshray.cli.lock_file import require_lock
     from meshray.model.enrol import EnrolRequest
     from meshray.runtime import service
     from meshray.runtime.person import Person
-    from meshray.runtime.preflight import require_no_overlap, routes
+    from meshray.runtime.preflight import require_no_clash, routes
 
     key, installation = _key(home, undo), found.installation
+    identity = Identity.load_or_make(home, wish.token.mesh_id)
+    identity.endorsed(wish.token.endorse if wish.token.endorser is not None else None)
     request = EnrolRequest(
         mesh_id=wish.token.mesh_id,
         token_id=wish.token.token_id,
@@ -307,6 +360,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
         labels=wish.labels,
         endpoints=found.endpoints,
         roles=wish.roles,
+        attestation=identity.sign(key.public()),
     )
     answer, coordinators = _ask(app, wish, request, key)
     with app.progress() as progress:
@@ -322,6 +376,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             fingerprint=wish.token.fingerprint.hex(),
             mesh_secret=answer.mesh_secret,
             ray_token=answer.ray_token,
+            secret_epoch=answer.secret_epoch,
             mesh_port=coordinators[0].port,
             listen_port=found.port,
             transport=wish.transport,
@@ -332,14 +387,19 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             ray_args=wish.ray_args,
             labels=wish.labels,
             rootless=wish.rootless,
+            trust_user_environment=wish.trust_user_environment,
             env=wish.env,
+            environment=wish.environment,
+            open=wish.open,
+            unguarded=wish.unguarded,
         )
         via = wish.via
         undo.add(
             "the enrolment",
             lambda: unenrol_via(app, via, enrolment) if via is not None else unenrol(enrolment, take_back=True),
         )
-        require_no_overlap(answer.map.mesh.network, routes(), chosen_here=False)
+        require_lock(wish.token, answer.map.mesh)
+        require_no_clash(answer.map.mesh.network, routes(), chosen_here=False)
         progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
     if installation is not None and answer.map.head is not None:
         warn_of_patch(app, installation.versions, answer.map.head.versions)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from meshray.cli import bring_up
+from meshray.cli import bring_up, output
 from meshray.cli.app import App
 from meshray.cli.options import json_option, parse_duration, yes_option
 from meshray.cli.results import JoinResult, Left, Result, Stopped
@@ -26,14 +28,20 @@ _DRAIN_POLL_S = 0.5
 
 
 @click.command("up")
+@click.option(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="The head has another address now: the coordinator is looked for there first, from now on.",
+)
 @json_option
 @click.pass_obj
-def up_command(app: App) -> Result:
+def up_command(app: App, coordinator: str | None) -> Result:
     """Start this node again.
 
     \b
-    Example:
+    Examples:
       sudo meshray up
+      sudo meshray up --coordinator 203.0.113.7:51888
 
     Same name, same address, same key. Returns when the node is up; does nothing where it is up already.
     """
@@ -42,20 +50,26 @@ def up_command(app: App) -> Result:
 
     if app.in_container:
         with claimed(app.own_home):
-            return boxes.bring_up(app, boxes.record_of(app.own_home))
+            words = ["up", "--json", *(["--coordinator", coordinator] if coordinator is not None else [])]
+            return JoinResult(boxes.bring_up(app, boxes.record_of(app.own_home), words), fresh=False)
     app.require_root()
-    return JoinResult(start_node(app, app.own_home), fresh=False)
+    return JoinResult(start_node(app, app.own_home, coordinator), fresh=False)
 
 
-def start_node(app: App, home: Home) -> bring_up.Summary:
+def start_node(app: App, home: Home, coordinator: str | None = None) -> bring_up.Summary:
     """Starts the agent where it does not run, and returns what it says when the node is up.
+
+    Args:
+        coordinator: where the coordinator is now, HOST:PORT; None: where it was.
 
     Raises:
         MeshrayError: what keeps it from coming up.
     """
     from meshray.agent.client import RemovedFromMesh
     from meshray.agent.enrolment import MATCH, Enrolment, load_private_key
+    from meshray.cli.coordinator_address import use_coordinator, wait_until_connected
     from meshray.cli.matching import match_again
+    from meshray.cli.user_environment import record_session
     from meshray.runtime import service
     from meshray.runtime.state import claimed
 
@@ -63,16 +77,63 @@ def start_node(app: App, home: Home) -> bring_up.Summary:
     if enrolment.taken_out:
         raise RemovedFromMesh
     load_private_key(home)
+    if not enrolment.trust_user_environment:
+        app.run_from_copy()
     if enrolment.hosts_coordinator:
         _check_store(home)
     _check_map(home, enrolment)
     with claimed(home):
-        if not service.is_running(home):
+        if coordinator is not None:
+            use_coordinator(app, home, enrolment, coordinator)
+            enrolment = Enrolment.load(home)
+        if ran := service.is_running(home):
+            with app.progress() as progress:
+                summary = bring_up.follow(home, progress.stage)
+        else:
+            enrolment = record_session(app, home, enrolment)
             if enrolment.env == MATCH:
                 match_again(app, home, enrolment)
-            return bring_up.start_and_follow(app, home)
-        with app.progress() as progress:
-            return bring_up.follow(home, progress.stage)
+            summary = bring_up.start_and_follow(app, home)
+    if coordinator is not None:
+        wait_until_connected(app)
+    if ran:
+        _require_sole(app)
+        _warn_of_other_copy(app, home)
+    return summary
+
+
+def start_again(app: App, block: bool, result: Callable[[bring_up.Summary], Result]) -> Result | int:
+    """Bring up the node that `init` or `join` found here already; with ``block`` in the foreground, where none runs.
+
+    Args:
+        result: the command's answer, once the node is up.
+    """
+    from meshray.runtime import service
+
+    home = app.own_home
+    if block and not service.is_running(home):
+        return bring_up.run_here(app, home, lambda summary: output.show(app, result(summary)))
+    return result(start_node(app, home))
+
+
+def _warn_of_other_copy(app: App, home: Home) -> None:
+    """An agent goes on with the meshray with which it was started."""
+    from meshray.runtime import service
+
+    running = service.runs_from(home)
+    if running is not None and running != Path(sys.prefix):
+        app.warn(f"the agent still runs from {running}: meshray down, then meshray up, starts it from {sys.prefix}")
+
+
+def _require_sole(app: App) -> None:
+    """Raises TakenOver where this node is up, but another machine uses its identity as well."""
+    from meshray.agent.client import TakenOver
+    from meshray.model.node import ONE_IDENTITY
+
+    status = app.control().ask("status")
+    for problem in children(status, "health"):
+        if problem.get("code") == ONE_IDENTITY and problem.get("node") == status.get("self"):
+            raise TakenOver(said=str(problem.get("text")))
 
 
 def _check_store(home: Home) -> None:
@@ -139,20 +200,28 @@ def down_command(app: App) -> Result:
 @click.option(
     "--drain", default="0", metavar="TIME", help="First let running tasks end, for so long: 60s, 10m. Not on a head."
 )
+@click.option(
+    "--local",
+    is_flag=True,
+    help="Remove the state on this machine only and tell nobody: for a copy of another node's disk.",
+)
 @json_option
 @click.pass_obj
-def leave_command(app: App, yes: bool, drain: str) -> Result:
+def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
     """Un-enrol this node and remove all its state.
 
     \b
     Examples:
       sudo meshray leave
       sudo meshray leave --drain 5m
+      sudo meshray leave --local       on a machine whose disk was cloned from a node
 
     On the head this ends the mesh: all other nodes lose their coordinator, hub and Ray head.
     """
     from meshray.cli.enrolled import find_enrolment
+    from meshray.raynode.user_token import take_back
     from meshray.runtime import service
+    from meshray.runtime.person import Person
     from meshray.runtime.state import claimed, forget
 
     home = app.own_home
@@ -161,7 +230,7 @@ def leave_command(app: App, yes: bool, drain: str) -> Result:
         from meshray.cli import boxes
 
         with claimed(home):
-            return boxes.leave(app, home, boxes.record_of(home), yes=yes, drain=drain)
+            return boxes.leave(app, home, boxes.record_of(home), yes=yes, drain=drain, local=local)
     app.require_root()
     enrolment = _enrolment_or_ask(app, home, yes)
     if enrolment is not None and enrolment.hosts_coordinator:
@@ -170,12 +239,25 @@ def leave_command(app: App, yes: bool, drain: str) -> Result:
         _drain(app, patience_s)
     with claimed(home):
         enrolment = enrolment and find_enrolment(home)
-        told = enrolment is None or _tell_through_the_tunnel(home, enrolment)
+        if local:
+            _give_up(home)
+        told = local or enrolment is None or _tell_through_the_tunnel(home, enrolment)
         _take_down(app, home)
         unenrolled = told or enrolment is None or _tell_the_coordinator(app, enrolment)
+        if enrolment is not None:
+            take_back(Person.by_uid(enrolment.person_uid), home.offered_token)
         service.uninstall(home)
         forget(home)
-    return Left(enrolment.name if enrolment else "this machine", unenrolled)
+    return Left(enrolment.name if enrolment else "this machine", unenrolled and not local, local)
+
+
+def _give_up(home: Home) -> None:
+    """The agent that runs tells nobody that it goes: the node is another machine."""
+    from meshray.agent.control import ControlClient
+    from meshray.runtime import service
+
+    if service.answers(home.control_socket):
+        ControlClient(home.control_socket).ask("give_up", timeout_s=_API_S)
 
 
 def _drain(app: App, patience_s: int) -> None:

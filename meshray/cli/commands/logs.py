@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import subprocess
 from collections import deque
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from meshray.cli.app import App
 from meshray.cli.options import json_option
 from meshray.cli.results import FileText, Result
 from meshray.errors import MeshrayError
+from meshray.model.printable import escaped_lines
+from meshray.runtime.trust import find_program
 
 PARTS = ("agent", "coordinator", "engine", "ray", "cli")
 
@@ -23,7 +25,7 @@ PARTS = ("agent", "coordinator", "engine", "ray", "cli")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
 @json_option
 @click.pass_obj
-def logs_command(app: App, part: str, lines: int, follow: bool) -> Result:
+def logs_command(app: App, part: str, lines: int, follow: bool) -> Result | int:
     """Show what agent, coordinator, engine and Ray wrote.
 
     \b
@@ -35,13 +37,26 @@ def logs_command(app: App, part: str, lines: int, follow: bool) -> Result:
     """
     path = _path(app, part)
     if follow:
-        tail = shutil.which("tail")
+        tail = find_program("tail", app.environ)
         if tail is None:
             raise MeshrayError("no_tail", "there is no program `tail` to follow with", hint=f"meshray logs {part}")
-        app.stdout.flush()
-        os.execv(tail, ["tail", "-n", str(lines), "-F", str(path)])  # noqa: S606 - tail does this better than we
+        return _follow(app, [str(tail), "-n", str(lines), "-F", str(path)])
     with path.open(errors="replace") as file:
         return FileText(part, "".join(deque(file, maxlen=lines)))
+
+
+def _follow(app: App, command: list[str]) -> int:
+    """Shows what tail reads until it ends or Ctrl-C; returns its exit code. What Ray's jobs and other nodes wrote must
+    not reach the terminal as it is."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as tail:
+        try:
+            for line in tail.stdout or ():
+                app.stdout.write(escaped_lines(line))
+                app.stdout.flush()
+            tail.wait()
+        finally:
+            tail.terminate()
+    return tail.returncode
 
 
 def _path(app: App, part: str) -> Path:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import click
 
 from meshray.cli.app import App
+from meshray.cli.complete import node_names
+from meshray.cli.lock_file import LockFile, open_lock
 from meshray.cli.options import (
     PassesOnToRay,
     endpoint_option,
     group,
     json_option,
+    lock_option,
     parse_duration,
     parse_labels,
     ray_args,
     yes_option,
 )
-from meshray.cli.results import NodeChanged, NodeList, Result
+from meshray.cli.results import NodeChanged, NodeList, NodeRemoved, Result
 from meshray.cli.tables import children
 from meshray.errors import MeshrayError, UsageError
+from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 
 #: All addresses of the coordinator, and the other node's agent with its own call, seconds.
@@ -38,6 +44,7 @@ def node_command() -> None:
 @endpoint_option
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
 @click.option("--meshray", "program", default="meshray", metavar="PATH", help="meshray on that machine.")
+@lock_option("The lock file of `init --lock`: it signs the token for that machine, and stays here.")
 @json_option
 @click.pass_obj
 def add(
@@ -51,6 +58,7 @@ def add(
     endpoint: tuple[str, ...],
     label: tuple[str, ...],
     program: str,
+    lock: str | None,
 ) -> Result:
     """Let another machine join, through ssh from here: `meshray join` runs there.
 
@@ -78,39 +86,71 @@ def add(
         *(word for item in endpoint for word in ("--endpoint", str(Endpoint.parse(item)))),
         *(word for key, value in labels.items() for word in ("--label", f"{key}={value}")),
     ]
-    return add_node(app, SshTarget.parse(target), program, options, extra)
+    return add_node(app, SshTarget.parse(target), program, options, extra, lock=open_lock(lock))
 
 
 @node_command.command("list")
+@click.option("--wide", is_flag=True, help="Add what is ephemeral and drained, and the labels.")
 @json_option
 @click.pass_obj
-def list_(app: App) -> Result:
+def list_(app: App, wide: bool) -> Result:
     """List every enrolled node with its versions and labels."""
     answer = app.api("GET", "/v1/nodes")
     restored = answer.get("restored")
-    return NodeList(tuple(children(answer, "nodes")), restored if isinstance(restored, dict) else None)
+    return NodeList(tuple(children(answer, "nodes")), restored if isinstance(restored, dict) else None, wide)
 
 
 @node_command.command("rm")
-@click.argument("node")
+@click.argument("node", shell_complete=node_names)
+@lock_option("The lock file of `init --lock`: whoever takes over the coordinator cannot let the node in again.")
 @yes_option
 @json_option
 @click.pass_obj
-def remove(app: App, node: str, yes: bool) -> Result:
+def remove(app: App, node: str, yes: bool, lock: str | None) -> Result:
     """Remove a node from the mesh: its key and credential are worth nothing from then on.
 
     \b
     Example:
       sudo meshray node rm gpu-2
+
+    The other nodes change the secrets that they share, as `meshray secrets rotate` does. No connection between them
+    ends.
     """
+    from meshray.cli.commands.secrets import rotation_of
+
     path = f"/v1/nodes/{app.word(node)}"
+    signer = open_lock(lock)
     app.confirm(f"{node} loses its place in the mesh, and Ray's tasks on it end.", yes)
-    app.api("DELETE", path)
-    return NodeChanged(node, "removed", {})
+    if signer is None:
+        answer = app.api("DELETE", path)
+        if answer.get("locked"):
+            app.warn(f"a coordinator that is taken over could let {node} in again: --lock FILE prevents that")
+    else:
+        answer = _remove_for_good(app, path, node, signer)
+    return NodeRemoved(node, rotation_of(app, answer.get("secrets")))
+
+
+def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[str, object]:
+    from meshray.cli.lock_file import lock_of
+    from meshray.model.attestation import optional_removals, signature_to_json
+    from meshray.model.lock import removed_as
+    from meshray.model.node import Node
+
+    answer = app.api("GET", "/v1/nodes")
+    found = next((node for node in children(answer, "nodes") if node.get("name") == name.lower()), None)
+    if found is None:
+        raise UsageError("node_unknown", f"there is no node {name[:63]!r} in this mesh", hint="meshray node list")
+    lock.require_of(lock_of(answer))
+    mesh_id = wire.text(answer, "mesh", 64)
+    after, removals = lock.removing(mesh_id, optional_removals(answer), removed_as(Node.from_json(found)))
+    # The file first: an epoch that was signed once is never signed again.
+    after.save()
+    signed = {"epoch": removals.epoch, "signature": signature_to_json(removals.signature)}
+    return app.api("DELETE", path, {"removal": signed})
 
 
 @node_command.command("rotate-key")
-@click.argument("node", required=False, default="")
+@click.argument("node", shell_complete=node_names, required=False, default="")
 @json_option
 @click.pass_obj
 def rotate_key(app: App, node: str) -> Result:
@@ -129,7 +169,7 @@ def rotate_key(app: App, node: str) -> Result:
 
 
 @node_command.command("rename")
-@click.argument("node")
+@click.argument("node", shell_complete=node_names)
 @click.argument("new_name", metavar="NEW")
 @json_option
 @click.pass_obj
@@ -141,7 +181,7 @@ def rename(app: App, node: str, new_name: str) -> Result:
 
 
 @node_command.command("drain")
-@click.argument("node")
+@click.argument("node", shell_complete=node_names)
 @click.option("--deadline", default="10m", show_default=True, metavar="TIME", help="What Ray is told to expect.")
 @click.option("--undo", is_flag=True, help="Let Ray come back to the node.")
 @json_option

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -10,10 +9,12 @@ from pathlib import Path
 import click
 
 from meshray.cli.app import App
-from meshray.cli.options import group, json_option
+from meshray.cli.lock_file import LockFile, open_lock
+from meshray.cli.new_file import new_file
+from meshray.cli.options import group, json_option, lock_option
 from meshray.cli.results import PeerAdded, Result
 from meshray.cli.tables import child
-from meshray.errors import MeshrayError, UsageError
+from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
@@ -28,9 +29,10 @@ def peer_command() -> None:
 @peer_command.command("add")
 @click.argument("name")
 @click.option("--config", required=True, metavar="FILE", help="The wg-quick file to write; - is standard output.")
+@lock_option("The lock file of `init --lock`: it signs the device's key.")
 @json_option
 @click.pass_obj
-def add(app: App, name: str, config: str) -> Result:
+def add(app: App, name: str, config: str, lock: str | None) -> Result:
     """Add a device and write its wg-quick file.
 
     \b
@@ -40,31 +42,42 @@ def add(app: App, name: str, config: str) -> Result:
 
     The device's key is made by the coordinator and stored nowhere else: the file is its only copy.
     """
-    node = NodeName.parse(name)
-    target = None if config == "-" else _reserve(Path(config))
+    node, signer = NodeName.parse(name), open_lock(lock)
+    if config == "-":
+        answer, text = _add(app, node, signer)
+        return PeerAdded(str(node), str(answer.get("ip")), config, text)
+    # The file is there, empty and closed to others, before the key exists of which it will be the only copy.
+    with new_file(Path(config), "--config", app.environ) as file:
+        answer, text = _add(app, node, signer)
+        file.write(text.encode())
+    return PeerAdded(str(node), str(answer.get("ip")), config, "")
+
+
+def _add(app: App, node: NodeName, signer: LockFile | None) -> tuple[Mapping[str, object], str]:
+    shown = {"lock": str(signer.key.public())} if signer is not None else {}
+    answer = app.api("POST", "/v1/peers", {"name": str(node), **shown})
+    _sign(app, answer, signer)
+    return answer, wg_quick(answer)
+
+
+def _sign(app: App, answer: Mapping[str, object], lock: LockFile | None) -> None:
+    """Sign the device's key, with the lock or with this node's identity; take the device back where that fails."""
+    from meshray.agent.identity import Identity
+    from meshray.model.attestation import Attestation
+
+    if lock is None and not app.own_home.identity_key.exists():
+        return
+    mesh_id, name = wire.text(answer, "mesh", 64), wire.text(answer, "name", 63)
+    key, ip = PublicKey.parse(wire.text(answer, "public_key", 44)), wire.address(answer, "ip")
+    if lock is not None:
+        signed = Attestation.sign(lock.key, mesh_id, key, counter=0, ip=ip, static=True)
+    else:
+        signed = Identity.load_or_make(app.own_home, mesh_id).sign_static(key, ip)
     try:
-        answer = app.api("POST", "/v1/peers", {"name": str(node)})
-        text = wg_quick(answer)
-    except BaseException:
-        if target is not None:
-            target.unlink()
+        app.api("PUT", f"/v1/peers/{name}", {"attestation": signed.to_json()})
+    except MeshrayError:
+        app.api("DELETE", f"/v1/nodes/{name}")
         raise
-    if target is not None:
-        target.write_text(text)
-    return PeerAdded(str(node), str(answer.get("ip")), config, "" if target else text)
-
-
-def _reserve(path: Path) -> Path:
-    """Makes the file, empty and closed to others, before the key exists of which it will be the only copy."""
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        raise UsageError("file_exists", f"{path} exists", hint="another --config, or remove the file first") from None
-    except OSError as error:
-        raise UsageError(
-            "file_closed", f"{path} cannot be written: {error.strerror}", hint="another --config"
-        ) from None
-    return path
 
 
 def wg_quick(answer: Mapping[str, object]) -> str:
@@ -79,7 +92,6 @@ def wg_quick(answer: Mapping[str, object]) -> str:
         public_key=hub_key,
         allowed_ips=frozenset({network}),
         preshared_key=PresharedKey.parse(wire.text(hub, "preshared_key", 44)),
-        endpoint=best_endpoint([Endpoint.parse(item) for item in wire.texts(hub, "endpoints")]),
         keepalive_s=KEEPALIVE_S,
     )
     config = DeviceConfig(
@@ -89,7 +101,8 @@ def wg_quick(answer: Mapping[str, object]) -> str:
         mtu=DEFAULT_MTU,
         peers={hub_key: peer},
     )
-    return render(config, {hub_key: str(hub.get("name", "hub"))}, secrets=True)
+    endpoint = best_endpoint([Endpoint.parse(item) for item in wire.texts(hub, "endpoints")])
+    return render(config, {hub_key: str(hub.get("name", "hub"))}, secrets=True, endpoints={hub_key: endpoint})
 
 
 def best_endpoint(endpoints: list[Endpoint]) -> Endpoint:

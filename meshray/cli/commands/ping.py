@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from meshray.cli.app import App
+from meshray.cli.complete import node_names
 from meshray.cli.options import json_option
 from meshray.cli.results import PingResult, Result
 from meshray.cli.tables import child
@@ -14,7 +15,7 @@ _SILENCE_S = 10.0
 
 
 @click.command("ping")
-@click.argument("node")
+@click.argument("node", shell_complete=node_names)
 @click.option("-c", "--count", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many probes.")
 @json_option
 @click.pass_obj

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import click
 
@@ -10,16 +11,18 @@ from meshray.cli import output
 from meshray.cli.app import App
 from meshray.cli.options import json_option
 from meshray.cli.results import Result, StatusResult
+from meshray.errors import InterruptedByUser
 
 #: The status costs one question to Ray's head.
 _WATCH_S = 2.0
 
 
 @click.command("status")
+@click.option("--wide", is_flag=True, help="Add loss, handshake, MTU, bytes and endpoint of each path.")
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 @json_option
 @click.pass_obj
-def status_command(app: App, watch: bool) -> Result:
+def status_command(app: App, wide: bool, watch: bool) -> Result | int:
     """Show every node, its path and what the cluster offers.
 
     \b
@@ -30,13 +33,16 @@ def status_command(app: App, watch: bool) -> Result:
     Exit code 3 when something is not as it should be; `meshray doctor` says more.
     """
     if not watch:
-        return StatusResult(app.control().ask("status"))
-    while True:
-        _redraw(app, StatusResult(app.control().ask("status")))
-        time.sleep(_WATCH_S)
+        return StatusResult(app.control().ask("status"), wide)
+    try:
+        while True:
+            _redraw(app, StatusResult(app.control().ask("status"), wide))
+            time.sleep(_WATCH_S)
+    except (KeyboardInterrupt, InterruptedByUser):
+        return 0
 
 
 def _redraw(app: App, result: StatusResult) -> None:
     if app.stdout.isatty() and not app.as_json:
         click.clear()
-    output.show(app, result)
+    output.show(app, replace(result, clock=time.strftime("%H:%M:%S")))

@@ -8,10 +8,13 @@ from typing import cast
 import click
 
 from meshray.cli.app import App
-from meshray.cli.options import group, json_option, parse_duration
+from meshray.cli.join_line import join_line
+from meshray.cli.lock_file import create_token, open_lock
+from meshray.cli.options import group, json_option, lock_option, parse_duration
 from meshray.cli.results import Result, TokenCreated, TokenList, TokenRevoked
 from meshray.cli.tables import children
-from meshray.model.wire import WireError
+from meshray.model import wire
+from meshray.model.node import HEAD, HUB
 
 
 @group("token")
@@ -25,26 +28,35 @@ def token_command() -> None:
 )
 @click.option("--ttl", default="24h", show_default=True, metavar="TIME", help="30m, 24h, 7d, or never.")
 @click.option("--ephemeral", is_flag=True, help="Nodes that join with it are forgotten when they go away.")
+@click.option("--hub", is_flag=True, help="Nodes may join with it as hubs, which read what they forward.")
+@click.option("--head", is_flag=True, help="A node may join with it as the Ray head of a mesh that has none.")
+@click.option("--line", is_flag=True, help="Print the whole command for the other machine.")
+@lock_option("The lock file of `init --lock`, which signs the token. It stays on this machine.")
 @json_option
 @click.pass_obj
-def create(app: App, uses: int, ttl: str, ephemeral: bool) -> Result:
+def create(
+    app: App, *, uses: int, ttl: str, ephemeral: bool, hub: bool, head: bool, line: bool, lock: str | None
+) -> Result:
     """Make a token, alone on its line.
 
     \b
     Examples:
       sudo meshray token create
+      sudo meshray token create --line
       sudo meshray token create --uses 0 --ttl 7d --ephemeral > token; chmod 600 token
+      sudo meshray token create --hub
     """
-    body = {"uses": uses, "ttl_s": parse_duration(ttl), "ephemeral": ephemeral}
-    made = app.api("POST", "/v1/tokens", body)
+    roles = sorted(role for role, is_said in ((HUB, hub), (HEAD, head)) if is_said)
+    body = {"uses": uses, "ttl_s": parse_duration(ttl), "ephemeral": ephemeral, "roles": roles}
+    made = create_token(app, body, open_lock(lock))
     expires = made.get("expires")
-    if not isinstance(made.get("token"), str):
-        raise WireError("the coordinator's answer holds no token")
     return TokenCreated(
         token=str(made["token"]),
         id=str(made.get("id")),
         uses=cast(int, made.get("uses")),
         expires=expires if isinstance(expires, (int, float)) else None,
+        roles=tuple(wire.texts(made, "roles")),
+        line=join_line(app, str(made["token"])) if line else "",
     )
 
 

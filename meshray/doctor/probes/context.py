@@ -39,8 +39,13 @@ class Context:
         ip: its overlay address.
         mesh_port: UDP and TCP port of the mesh on hubs and coordinator.
         listen_port: on which this node's WireGuard listens, 0: not known.
+        trusts_user_environment: see the enrolment.
         coordinators: where the coordinator may be, with ``fingerprint`` and ``credential`` as in the enrolment.
         transport: as chosen at join: auto, udp or wss.
+        open_ports: what members reach besides Ray's ports (``--open``).
+        open_all: they reach every port.
+        unguarded: Ray may run where its ports cannot be closed.
+        foreign_ports: ports that Ray would use here and another program has.
         status: the mesh as this node sees it, every peer probed a moment ago.
         device: WireGuard's own state; None: no tunnel.
         read_device: reads it anew (blocking, see `Device.read`); None: there is no agent that has one.
@@ -54,7 +59,10 @@ class Context:
         echo: the same for a packet of a size (bytes, 0: small), which is not remembered.
         counters: WireGuard's counters of each peer now, by node name.
         mtu_measured: whether the size that passes to an overlay address was found out.
+        contested_routes: what the agent tells of programs that keep removing its routes, one sentence each.
         heard_ago: seconds since an overlay address last asked this node; None: it never did.
+        unanswered: seconds since an overlay address last answered this node, at most since it can ask; None: not known.
+        only_handshakes: this node left UDP because handshakes passed and data did not.
     """
 
     home: Home
@@ -67,9 +75,14 @@ class Context:
     is_hub: bool = False
     hosts_coordinator: bool = False
     coordinators: tuple[Endpoint, ...] = ()
+    trusts_user_environment: bool = False
     fingerprint: bytes = b""
     credential: str = field(default="", repr=False)
     transport: str = "auto"
+    open_ports: tuple[int, ...] = ()
+    open_all: bool = False
+    unguarded: bool = False
+    foreign_ports: frozenset[int] = frozenset()
     mesh_map: MeshMap | None = None
     map_of: Callable[[int, float], Awaitable[int]] | None = None
     status: Status | None = None
@@ -87,4 +100,7 @@ class Context:
     echo: Callable[[IPv4Address, float, int], Awaitable[float | None]] | None = None
     counters: Callable[[], Awaitable[Mapping[str, Counters]]] = _no_counters
     mtu_measured: Callable[[IPv4Address], bool] = lambda ip: False
+    contested_routes: tuple[str, ...] = ()
     heard_ago: Callable[[IPv4Address], float | None] = lambda ip: None
+    unanswered: Callable[[IPv4Address], float | None] = lambda ip: None
+    only_handshakes: bool = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -37,6 +36,7 @@ from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MAX_REVISION
 from meshray.model.node import STATIC
+from meshray.runtime.lookup import addresses
 from meshray.runtime.proxy import fault, proxy_for
 
 #: A dropping firewall never answers; a far coordinator does so within this, also where one SYN was lost (sent again
@@ -73,7 +73,12 @@ async def look(context: Context) -> ControlFacts:
     timeout = aiohttp.ClientTimeout(total=_EXCHANGE_S)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
         found = await asyncio.gather(*(_seen(session, context, at) for at in context.coordinators[:_ADDRESSES]))
-        facts = ControlFacts(tuple(seen for seen, _ in found), context.fingerprint.hex(), versions=_versions(context))
+        facts = ControlFacts(
+            tuple(seen for seen, _ in found),
+            context.fingerprint.hex(),
+            versions=_versions(context),
+            unsigned=_unsigned(context),
+        )
         answer = next((answer for seen, answer in found if seen.state == RIGHT), None)
         if answer is None:
             return replace(facts, portal=await _portal(session, context.coordinators[0]))
@@ -128,9 +133,9 @@ async def _ask(
 
 async def _tcp(at: Endpoint) -> tuple[str, str]:
     """What is wrong with a plain connection, and the details; two empty texts where it comes about."""
-    loop = asyncio.get_running_loop()
     try:
-        await asyncio.wait_for(loop.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM), _TCP_S)
+        if at.ip is None:
+            await asyncio.wait_for(addresses(at.host), _TCP_S)
     except asyncio.TimeoutError:
         return UNRESOLVED, f"no name server answered in {_TCP_S:g} s"
     except OSError as error:
@@ -257,6 +262,11 @@ def _token(token: Mapping[str, object], now: float) -> TokenSeen:
     uses, used, expires = token.get("uses"), token.get("used"), token.get("expires")
     left = max(0, uses - used) if isinstance(uses, int) and isinstance(used, int) and uses else None
     return TokenSeen(str(token.get("id", "")), expires - now if isinstance(expires, (int, float)) else None, left)
+
+
+def _unsigned(context: Context) -> tuple[str, ...]:
+    nodes = context.mesh_map.nodes.values() if context.mesh_map is not None else ()
+    return tuple(str(node.name) for node in nodes if node.attestation is None and STATIC not in node.roles)
 
 
 def _versions(context: Context) -> Mapping[str, str]:

@@ -8,14 +8,20 @@ import socket
 from meshray.doctor.host_firewall import Drop, FirewallFacts, PortFacts
 from meshray.doctor.probes.context import Context
 from meshray.firewall import nft
-from meshray.firewall.closing import Closed
-from meshray.firewall.guard import guard_state
+from meshray.firewall.closing import Closed, Ranges, ranges, without
+from meshray.firewall.guard import GuardState, guard_state
 from meshray.firewall.inspect import HostView, Obstacle, read_host
 from meshray.firewall.opening import Opening
+from meshray.firewall.own_rules import own_rules
+from meshray.firewall.programs import Proc
+from meshray.raynode.command import WORKER_PORTS
 from meshray.runtime import inside
 from meshray.runtime.ports import user_of
 from meshray.runtime.process import ManagedProcess
 from meshray.wireguard.link import links
+
+#: How the sentence begins that nothing closes them.
+_OPEN = "Ray's ports are open"
 
 
 def look(context: Context) -> FirewallFacts:
@@ -32,10 +38,20 @@ def look(context: Context) -> FirewallFacts:
         is_node=opening is not None,
         udp=_port(context, view, "udp", uplink) if context.is_hub and opening else PortFacts(),
         tcp=_port(context, view, "tcp", uplink) if context.hosts_coordinator else PortFacts(),
-        overlay_drops=_drops(view.of_overlay(opening)) if opening and inside.place() is None else (),
+        overlay_drops=_drops(view.of_overlay(opening, _members(context))) if opening and inside.place() is None else (),
+        interface=context.interface,
+        forwarding=inside.run(_forwarding, context.interface) if context.is_hub else "",
         guard=guard,
         guard_error=guard_error,
+        ports_open=guard_error.startswith(_OPEN),
+        may_read=os.geteuid() == 0,
+        unguarded=context.unguarded,
     )
+
+
+def _forwarding(interface: str) -> str:
+    """The switch in the network namespace in which this is called."""
+    return Proc(inside.path("/proc")).forwarding(interface) or ""
 
 
 def _opening(context: Context) -> Opening | None:
@@ -46,7 +62,17 @@ def _opening(context: Context) -> Opening | None:
         inside.run(socket.if_nametoindex, context.interface)
     except OSError:
         return None
-    return Opening(context.interface, context.mesh_map.mesh.network.cidr, forwards=context.is_hub)
+    network = context.mesh_map.mesh.network.cidr
+    ports = (context.mesh_port, *context.open_ports)
+    return Opening(context.interface, network, forwards=context.is_hub, ports=ports, everything=context.open_all)
+
+
+def _members(context: Context) -> Ranges:
+    """Ray's ports that members must reach, without those that other programs have: these are not opened."""
+    plan = context.ray_plan
+    if plan is None:
+        return ()
+    return without(ranges([*plan.open_ports, *plan.overlay_ports, WORKER_PORTS]), context.foreign_ports)
 
 
 def _uplink(context: Context) -> str:
@@ -83,16 +109,26 @@ def _drops(obstacles: list[Obstacle]) -> tuple[Drop, ...]:
 
 def _guard(view: HostView, opening: Opening, *, with_ray: bool) -> tuple[str, str]:
     """(what guards this node, what is missing)."""
-    if view.listing is not None:
-        comments = nft.own_table_comments(view.listing)
-        wanted = {comment for rules in nft.own_rules(opening, Closed()).values() for _, comment in rules}
-        if comments is None or not wanted <= set(comments):
-            return "", f"the nft table inet {nft.OWN_TABLE} is {'missing' if comments is None else 'incomplete'}"
-    elif opening.forwards and not view.guarded_by_iptables(opening):
-        return "", "the rules of iptables that keep forwarding inside the overlay do not stand"
+    state = guard_state(opening.interface)
+    missing = _unguarded_forwarding(view, opening, state)
+    if with_ray and state.why:
+        missing.append(f"{_OPEN} to every network that this machine is in: {state.why}")
+    if missing:
+        return "", "; ".join(missing)
     if not with_ray:
         return "forwarding stays inside the overlay; there is no Ray whose ports are to be closed", ""
-    state = guard_state(opening.interface)
-    if state.why:
-        return "", f"Ray's ports are open to every network that this machine is in: {state.why}"
     return f"Ray's ports are closed to all but the overlay ({state.how})", ""
+
+
+def _unguarded_forwarding(view: HostView, opening: Opening, state: GuardState) -> list[str]:
+    comments = nft.own_table_comments(view.listing or "")
+    if comments is not None:
+        wanted = {rule.comment for found in own_rules(opening, Closed()).values() for rule in found}
+        return [] if wanted <= set(comments) else [f"the nft table inet {nft.OWN_TABLE} is incomplete"]
+    # Where nft cannot make our table iptables stands in for it.
+    by_iptables = view.guarded_by_iptables(opening)
+    if view.listing is not None and state.how != "iptables" and not by_iptables:
+        return [f"the nft table inet {nft.OWN_TABLE} is missing"]
+    if opening.forwards and not by_iptables:
+        return ["the rules of iptables that keep forwarding inside the overlay do not stand"]
+    return []

@@ -7,6 +7,7 @@ import email.utils
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,9 @@ from meshray.doctor.probes.context import Context
 from meshray.doctor.probes.patience import in_thread
 from meshray.model.address import Endpoint
 from meshray.runtime import inside
+from meshray.runtime.privileged.boundary import is_container, weak_part_here
 from meshray.runtime.process import ManagedProcess
+from meshray.runtime.trust import is_root
 
 #: Ray's own ways of choosing: 30 % of what is free (DEFAULT_OBJECT_STORE_MEMORY_PROPORTION of ray_constants.py).
 _RAYS_SHARE = 0.3
@@ -123,6 +126,10 @@ def _at_rest(context: Context) -> MachineFacts:
         slow_storage=context.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE") == "1",
         processes=tuple(_processes(context, ray)),
         folders=tuple(_folders(context)),
+        runs_as_root=is_root() and not is_container(),
+        installation=sys.prefix,
+        weak_part=weak_part_here(),
+        weak_is_meant=context.trusts_user_environment,
     )
 
 

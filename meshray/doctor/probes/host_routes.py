@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshray.doctor.host_routes import OtherNetwork, RoutingFacts, StolenRoute
+from meshray.doctor.host_routes import MISSING, OWN, OtherNetwork, RoutingFacts, StolenRoute
 from meshray.doctor.probes.context import Context
 from meshray.model.meshmap import MeshMap
 from meshray.runtime import inside
 from meshray.runtime.preflight import Route, routes
+from meshray.wireguard.device import RouteState
 from meshray.wireguard.link import Link, links
+from meshray.wireguard.routes import read_routes
 
 if TYPE_CHECKING:
     from pyroute2.iproute.linux import IPRoute
@@ -53,13 +55,20 @@ def look(context: Context) -> RoutingFacts:
         if context.mesh_map is None or context.ip is None or index is None:
             unknown = "this machine is no node" if context.ip is None else f"there is no interface {context.interface}"
             return RoutingFacts(str(overlay or ""), context.interface, unknown=unknown, others=others)
+        network = context.mesh_map.mesh.network.cidr
         targets = list(_targets(context.mesh_map, context.ip))
         names = {index: link.name for index, link in kinds.items()}
         asked = [_ask(netlink, *target, own_index=index, names=names) for target in targets]
         uplinks, unanswered = _uplinks(netlink, context, names)
+        own_route = _own_route(read_routes(index, [network]), network)
+        first_rule = min(_foreign_priorities(netlink), default=0)
     return RoutingFacts(
-        overlay=str(overlay),
+        overlay=str(network),
         interface=context.interface,
+        address=str(context.ip),
+        own_route=own_route,
+        contested=context.contested_routes,
+        first_rule=first_rule,
         asked=len(targets),
         stolen=tuple(route for route in asked if route is not None),
         others=others,
@@ -67,6 +76,16 @@ def look(context: Context) -> RoutingFacts:
         uplinks=uplinks,
         unanswered=unanswered,
     )
+
+
+def _own_route(found: Mapping[IPv4Network, RouteState], network: IPv4Network) -> str:
+    state = found.get(network)
+    return MISSING if state is None else state.elsewhere or OWN
+
+
+def _foreign_priorities(netlink: IPRoute) -> list[int]:
+    priorities = [int(rule.get_attr("FRA_PRIORITY") or 0) for rule in netlink.get_rules(family=socket.AF_INET)]
+    return [priority for priority in priorities if priority not in _OWN_PRIORITIES]
 
 
 def _link(message: Any) -> Link:

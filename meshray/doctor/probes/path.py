@@ -30,8 +30,6 @@ _FULL = 3
 _COUNTED_BYTES = 40
 #: The smallest size that `meshray.agent.paths.mtu` tries, bytes of an inner packet.
 _SMALLEST = 1200
-#: RFC 863; hardly anything listens there.
-_DISCARD_PORT = 9
 #: A mesh may have many nodes: so many are looked at.
 _PEERS = 64
 
@@ -60,6 +58,7 @@ async def look(context: Context) -> PathFacts:
         dialled=context.dialled,
         rebinds=context.rebinds,
         keepalive_s=KEEPALIVE_S,
+        only_handshakes=context.only_handshakes,
         peers={node.name: facts for node, facts in zip(peers, looked, strict=True)},
     )
 
@@ -75,6 +74,7 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         reason=path.reason,
         handshake_age_s=path.handshake_age_s,
         promised_mtu=path.mtu,
+        unanswered_s=context.unanswered(node.ip),
     )
     if context.echo is None or path.kind == NONE or not node.online:
         return facts
@@ -97,8 +97,8 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         came_in, sent_on = counted if path.kind == DIRECT else (None, None)
         if is_hub:  # what came from there may be what others sent
             came_in = None
-        machine_answers = await lives(node.ip, answer_s)
-        return replace(facts, machine_answers=machine_answers, sent_on=sent_on, came_in=came_in)
+        lives = await inside.machine_answers(node.ip, answer_s)
+        return replace(facts, machine_answers=lives, sent_on=sent_on, came_in=came_in)
     if path.mtu is None or facts.loss >= SOME_LOSS:  # what is lost says nothing of its size then
         return facts
     full, small = await asyncio.gather(*(_passes(context, node.ip, answer_s, size) for size in (path.mtu, _SMALLEST)))
@@ -130,15 +130,3 @@ async def _passes(context: Context, ip: IPv4Address, answer_s: float, size: int)
         return False
     answers = await asyncio.gather(*(context.echo(ip, answer_s, size) for _ in range(_FULL)))
     return any(answer is not None for answer in answers)
-
-
-async def lives(ip: IPv4Address, timeout_s: float) -> bool:
-    """Whether a machine answers there at all: it refuses a port on which nothing listens."""
-    try:
-        _, writer = await asyncio.wait_for(inside.open_connection(ip, _DISCARD_PORT), timeout_s)
-    except ConnectionRefusedError:
-        return True
-    except (OSError, asyncio.TimeoutError):
-        return False
-    writer.close()
-    return True

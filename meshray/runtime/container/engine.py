@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshray.errors import MeshrayError, UnreachableError
+from meshray.runtime.trust import find_program
 
 if TYPE_CHECKING:
     import docker
@@ -171,8 +172,11 @@ def explained(what: str) -> Iterator[None]:
 
 def cards_here() -> int:
     """How many GPUs the driver of this machine lists; 0 where there is none."""
+    program = find_program("nvidia-smi", os.environ)
+    if program is None:
+        return 0
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_CARDS_S, check=False)
+        done = subprocess.run([str(program), "-L"], capture_output=True, text=True, timeout=_CARDS_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines()) if done.returncode == 0 else 0
@@ -192,7 +196,12 @@ _REFUSALS = (
         "the engine cannot give GPUs to containers",
         "install nvidia-container-toolkit, sudo nvidia-ctk runtime configure, restart Docker",
     ),
-    (("no space left on device",), "disk_full", "the engine's disk is full", "docker system df; docker image prune"),
+    (
+        ("no space left on device",),
+        "disk_full",
+        "the engine's disk is full",
+        "docker system df shows what fills it: make room there",
+    ),
     (
         (
             "pull access denied",

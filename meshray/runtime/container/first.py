@@ -44,13 +44,16 @@ def first_command(words: Sequence[str], *, enrolled: bool) -> list[str]:
     """The meshray command with which the container begins; empty: it waits to be told. Pure.
 
     >>> first_command(["join", "--ephemeral"], enrolled=False)
-    ['join', '-', '--ephemeral']
+    ['join', '-', '--trust-user-environment', '--ephemeral']
     """
     if enrolled:
         return ["up"]
+    # The container is the boundary: images' environments belong to the user as whom Ray runs there.
+    if words[:1] == ["init"]:
+        return ["init", "--trust-user-environment", *words[1:]]
     if words[:1] == ["join"]:
         # The token comes on standard input: nobody sees it among a process's arguments or in its environment.
-        return ["join", "-", *words[1:]]
+        return ["join", "-", "--trust-user-environment", *words[1:]]
     return list(words)
 
 
@@ -64,12 +67,12 @@ def _start_over_without(token: str) -> None:
 
 
 def _this_module() -> list[str]:
-    return ["-m", "meshray.runtime.container.first"]
+    return ["-I", "-m", "meshray.runtime.container.first"]
 
 
 def _spawn(command: Sequence[str]) -> int:
     """Starts a meshray command, to which the signals mean what they always mean; its process id."""
-    argv = [sys.executable, "-m", "meshray.cli", *command]
+    argv = [sys.executable, "-I", "-m", "meshray.cli", *command]
     return os.posix_spawn(sys.executable, argv, os.environ, setsigmask=())
 
 

@@ -125,7 +125,7 @@ class Box:
             KeyboardInterrupt: came here, was passed on, and the command has ended.
         """
         mark = f"{_MARK}={secrets.token_hex(8)}"
-        command = [self.record.python, "-m", "meshray.cli", *arguments]
+        command = [self.record.python, "-I", "-m", "meshray.cli", *arguments]
         api = self.engine.client.api
         variables = [mark, *(f"{name}={value}" for name, value in (environ or {}).items())]
         with explained(f"nothing can be run in the container {self.record.name}"):
@@ -169,7 +169,7 @@ class Box:
         with explained(f"the state of the container {self.record.name}"):
             helper = self.engine.client.containers.create(
                 self.container.attrs["Image"],
-                entrypoint=[self.record.python, "-m", "meshray.cli"],
+                entrypoint=[self.record.python, "-I", "-m", "meshray.cli"],
                 command=list(arguments),
                 user="0",
                 cap_add=["NET_ADMIN"],
@@ -242,7 +242,7 @@ def make(engine: Engine, plan: Plan) -> Box:
         with explained("the node's container cannot be made"):
             container = engine.client.containers.create(
                 plan.image,
-                entrypoint=[plan.python, "-m", "meshray.runtime.container.first"],
+                entrypoint=[plan.python, "-I", "-m", "meshray.runtime.container.first"],
                 command=[],
                 name=plan.name,
                 hostname=plan.hostname,

@@ -7,11 +7,11 @@ Helper(program='/usr/bin/pasta', nameserver='169.254.1.1')
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from meshray.runtime.trust import find_program
 
 PASTA = "pasta"
 #: A link-local address that pasta answers as a name server; as podman does.
@@ -48,9 +48,8 @@ class Helper:
 
 def find_helper(environ: Mapping[str, str]) -> Helper | None:
     """The one to use, None where neither is installed."""
-    path = environ.get("PATH", os.defpath)
     for name, nameserver in ((PASTA, _PASTA_DNS), ("slirp4netns", _SLIRP_DNS)):
-        program = shutil.which(name, path=path)
+        program = find_program(name, environ, on_path_only=True)
         if program is not None:
-            return Helper(program, nameserver)
+            return Helper(str(program), nameserver)
     return None

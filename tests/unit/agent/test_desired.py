@@ -16,7 +16,7 @@ from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, 
 
 def device_of(me: Node) -> DeviceConfig:
     number = int(me.id[1:])
-    keys = PairKeys(SECRET, me.public_key)
+    keys = PairKeys({1: SECRET}, me.public_key)
     return desired_device(me, MAP, keys, private_key=KEYS[number], listen_port=51888, dial={HEAD_NODE.id: HUB_ENDPOINT})
 
 
@@ -55,7 +55,7 @@ def test_a_node_that_is_not_in_the_map_says_so() -> None:
 def test_a_peer_that_is_made_anew_is_dialled_although_it_was_heard() -> None:
     where = Endpoint("192.0.2.9", 4711)
     heard = PairPath().punch((where,), 0.0).answered(True, 0.1)
-    keys = PairKeys(SECRET, WORKER_A.public_key)
+    keys = PairKeys({1: SECRET}, WORKER_A.public_key)
 
     def endpoint(*known: PublicKey) -> Endpoint | None:
         device = desired_device(

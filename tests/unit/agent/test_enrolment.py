@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from meshray.agent.cache import load_map, save_map
-from meshray.agent.enrolment import Enrolment, load_private_key, save_private_key
-from meshray.errors import MeshrayError
+from meshray.agent.enrolment import Enrolment, load_private_key, parse_open, save_private_key
+from meshray.errors import MeshrayError, UsageError
 from meshray.model.keys import PrivateKey
 from meshray.runtime.state import forget
 from meshray.settings import Home
@@ -20,11 +20,22 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_what_is_saved_is_loaded(home: Home) -> None:
-    mine, key = replace(enrolment(WORKER_A), transport="wss"), PrivateKey.generate()
+    mine, key = replace(enrolment(WORKER_A), transport="wss", open=("22",), unguarded=True), PrivateKey.generate()
     mine.save(home)
     save_private_key(home, key)
     save_map(home, MAP)
     assert (Enrolment.load(home), load_private_key(home), load_map(home)) == (mine, key, MAP)
+
+
+@pytest.mark.parametrize("item", ["0", "65536", "-1", "22/tcp", "ALL", "", "٢٢", "000000022"])
+def test_what_cannot_be_opened(item: str) -> None:
+    with pytest.raises(UsageError, match="neither a port nor all"):
+        parse_open(["22", item])
+
+
+def test_what_is_open_to_members() -> None:
+    mine = replace(enrolment(WORKER_A), open=parse_open(["22", "0022", "all"]))
+    assert (mine.open, mine.open_ports, mine.open_all) == (("22", "all"), (22,), True)
 
 
 def test_nobody_else_can_read_it(home: Home) -> None:

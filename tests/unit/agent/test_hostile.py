@@ -6,20 +6,23 @@ import asyncio
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshray.agent.cache import load_map
 from meshray.agent.client import Coordinator
 from meshray.agent.enrolment import Enrolment
+from meshray.agent.identity import Identity
 from meshray.agent.link import LinkKeeper
 from meshray.agent.membership import Membership
 from meshray.agent.paths.prober import Echo
 from meshray.agent.paths.throughput import ThroughputMeter
 from meshray.agent.paths.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, Report, read
+from meshray.agent.pins import Pins
 from meshray.agent.progress import Progress
 from meshray.errors import MeshrayError
 from meshray.model import wire
@@ -38,6 +41,32 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(folder / "state", folder / "run")
     enrolment(WORKER_A).save(home)
     return home
+
+
+# Each example waits for the disk several times.
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_pins_and_identity_are_read_or_damaged_and_kept(home: Home, data: st.DataObject) -> None:
+    """A file that was damaged does not let another identity in, or make this node sign anew."""
+    for path in (home.pins, home.identity, home.identity_key):
+        path.unlink(missing_ok=True)
+    identity = Identity.load_or_make(home, "m1")
+    signed = identity.sign(WORKER_A.public_key, WORKER_A.ip)
+    me = replace(WORKER_A, attestation=signed)
+    mesh_map = replace(MAP, nodes={**MAP.nodes, me.id: me})
+    assert Pins.load(home, "n0").admit(mesh_map) is mesh_map
+    path = data.draw(st.sampled_from([home.pins, home.identity]))
+    content = data.draw(st.binary(max_size=50) | mutated(json.loads(path.read_text())).map(as_bytes))
+    path.write_bytes(content)
+    try:
+        used = Pins.load(home, "n0").admit(mesh_map)
+        Identity.load_or_make(home, "m1").sign(WORKER_A.public_key)
+    except MeshrayError as error:
+        assert error.code == "state_damaged"
+        assert path.read_bytes() == content
+        return
+    assert used.nodes.keys() <= mesh_map.nodes.keys()
+    Pins.load(home, "n0").admit(used)
 
 
 @given(data=st.data())

@@ -12,12 +12,12 @@ import pytest
 from meshray.agent import enrolment as enrolment_module
 from meshray.agent import membership as membership_module
 from meshray.agent.cache import load_map
-from meshray.agent.enrolment import Enrolment
+from meshray.agent.enrolment import MOST_COORDINATORS, Enrolment
 from meshray.agent.membership import Membership
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
-from meshray.model.node import Node
+from meshray.model.node import COORDINATOR, HUB, Node
 from meshray.settings import Home
 
 MESH = MeshInfo("ab", "lab", OverlayNetwork.parse("10.99.0.0/16"))
@@ -52,7 +52,7 @@ def test_a_map_that_cannot_be_kept_is_a_complaint_until_it_can(tmp_path: Path, m
         patched.setattr(membership_module, "save_map", no_room)
         mine.keep_map(MAP)
         (complaint,) = mine.complaints()
-    assert "No space left on device" in complaint and str(tmp_path) in complaint
+    assert "No space left on device" in complaint.text and str(tmp_path) in complaint.text
     mine.keep_map(MAP)
     assert mine.complaints() == ()
     assert load_map(Home(tmp_path, tmp_path)) == MAP
@@ -79,6 +79,43 @@ def test_a_ticket_is_asked_for_when_it_says_something_old(tmp_path: Path) -> Non
 def test_what_the_coordinator_says_of_a_restore_is_said_until_it_says_otherwise(tmp_path: Path) -> None:
     mine = membership(tmp_path)
     mine.told({"type": "restored", "text": "an older copy"})
-    assert mine.complaints() == ("an older copy",)
+    assert [complaint.text for complaint in mine.complaints()] == ["an older copy"]
     mine.behind(None)
     assert mine.complaints() == ()
+
+
+HEAD = replace(NODE, id="h", name=NodeName("head"), ip=IPv4Address("10.99.0.1"), roles=frozenset({COORDINATOR, HUB}))
+OLD, NEW, LAN = (Endpoint(host, 51888) for host in ("203.0.113.50", "203.0.113.60", "10.0.0.5"))
+
+
+def with_head(*endpoints: Endpoint) -> MeshMap:
+    return MeshMap(MESH, 4, {"n1": NODE, "h": replace(HEAD, endpoints=endpoints)}, "mark")
+
+
+def test_where_the_coordinator_is_now_is_kept(tmp_path: Path) -> None:
+    mine = membership(tmp_path)
+    mine.reached(OLD)
+    mine.learn(with_head(NEW, LAN))
+    first = mine.enrolment.coordinators[-1]
+    assert mine.enrolment.coordinators == (OLD, NEW, LAN, Endpoint("127.0.0.1", 1))
+    mine.reached(NEW)
+    kept = Enrolment.load(Home(tmp_path, tmp_path / "run")).coordinators
+    assert kept == mine.enrolment.coordinators == (NEW, OLD, LAN, first)
+
+
+def test_addresses_of_the_coordinator_do_not_pile_up(tmp_path: Path) -> None:
+    mine = membership(tmp_path)
+    mine.reached(OLD)
+    for number in range(5):
+        mine.learn(with_head(*(Endpoint(f"10.{number}.0.{host}", 51888) for host in range(16))))
+    assert len(mine.enrolment.coordinators) == MOST_COORDINATORS
+    assert mine.enrolment.coordinators[0] == OLD
+    assert mine.enrolment.coordinators[1].host == "10.4.0.0"
+
+
+def test_the_coordinators_own_node_goes_on_with_the_loopback(tmp_path: Path) -> None:
+    mine = membership(tmp_path)
+    mine.enrolment = replace(mine.enrolment, hosts_coordinator=True)
+    mine.learn(with_head(NEW))
+    mine.reached(NEW)
+    assert mine.enrolment.coordinators == (Endpoint("127.0.0.1", 1),)

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.netstate import (
+from meshray.agent.netstate import NetworkState
+from meshray.agent.netwatch import SleepWatch
+from meshray.runtime.netlink import (
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELROUTE,
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWROUTE,
-    NetworkState,
     ends_dump,
 )
-from meshray.agent.netwatch import SleepWatch
 
 ETH, WLAN, OWN, VETH = 2, 3, 9, 12
 UP, DOWN = 0x1043, 0x1003

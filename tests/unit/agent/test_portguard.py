@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from ipaddress import IPv4Network
 
 import pytest
 
 from meshray.agent import portguard
-from meshray.agent.portguard import PortGuard
+from meshray.agent.portguard import AGAIN_S, PortGuard, require_guarded
+from meshray.errors import MeshrayError
 from meshray.firewall import Closed
+from meshray.model.status import Problem
 from meshray.raynode.listeners import Heard
 
 MESH_PORT = 10500
+NETWORK = IPv4Network("10.99.0.0/16")
 
 
 class FakeFirewall:
@@ -20,17 +24,23 @@ class FakeFirewall:
         self.closed: list[Closed] = []
         self.complaints = complaints
 
+    @property
+    def unguarded(self) -> str:
+        return "; ".join(self.complaints)
+
     def close(self, closed: Closed) -> list[str]:
         self.closed.append(closed)
         return []
 
-    def problems(self) -> list[str]:
-        return list(self.complaints)
+    def problems(self) -> list[Problem]:
+        return [Problem("guard", text) for text in self.complaints]
 
 
 class FakeRay:
     ports = (8000, range(10002, 20000))
 
+
+class Machine:
     def __init__(self) -> None:
         self.heard: list[Heard] = []
 
@@ -41,61 +51,79 @@ class FakeRay:
 STANDING = ((8000, 8000), (10002, 10499), (10501, 19999))
 
 
+@pytest.fixture(autouse=True)
+def local_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portguard, "_local_ports", lambda: range(40000, 40003))
+
+
+def guard_of(firewall: FakeFirewall, machine: Machine, ray: FakeRay | None) -> PortGuard:
+    return PortGuard(firewall, lambda: ray, machine.listening, {MESH_PORT}, NETWORK)
+
+
 def test_closed_anew_only_when_something_changed() -> None:
-    firewall, ray = FakeFirewall(), FakeRay()
-    guard = PortGuard(firewall, lambda: ray, {MESH_PORT})
+    firewall, machine = FakeFirewall(), Machine()
+    guard = guard_of(firewall, machine, FakeRay())
 
     async def go() -> None:
         await guard.close()
-        ray.heard = [Heard(10010, "0.0.0.0", True), Heard(MESH_PORT, "::", False)]
+        machine.heard = [Heard(10010, "0.0.0.0", True), Heard(MESH_PORT, "::", False)]
         await guard.close()  # a worker's port: closed already
-        assert firewall.closed == [Closed(STANDING)]
-        ray.heard += [Heard(40000, "::", True)]
+        assert [closed.always for closed in firewall.closed] == [STANDING]
+        assert firewall.closed[0].members == (*STANDING, (40000, 40002))
+        machine.heard += [Heard(50000, "0.0.0.0", True)]
         await guard.close()
-        assert firewall.closed[1:] == [Closed(STANDING, ((40000, 40000),))]
-        ray.heard.pop()
+        assert firewall.closed[1].heard == (("ip", ((50000, 50000),)),)
+        assert firewall.closed[1].members == (*STANDING, (40000, 40002), (50000, 50000))
+        # Another program's port is not open to members although the kernel chose it.
+        machine.heard[-1] = Heard(40001, "0.0.0.0", False)
         await guard.close()
-        assert firewall.closed[2:] == [Closed(STANDING)]
+        assert firewall.closed[2].heard == ()
+        assert firewall.closed[2].members == (*STANDING, (40000, 40000), (40002, 40002))
 
     asyncio.run(go())
 
 
-class Enough(Exception):
-    pass
+def test_no_ray_starts_while_its_ports_are_open() -> None:
+    firewall = FakeFirewall("Ray's ports are open")
+    with pytest.raises(MeshrayError, match="Ray is not started: Ray's ports are open") as refused:
+        require_guarded(firewall, unguarded=False)
+    assert refused.value.code == "unguarded"
+    require_guarded(firewall, unguarded=True)
+    require_guarded(FakeFirewall(), unguarded=False)
+    require_guarded(None, unguarded=False)
 
 
-def test_it_goes_on_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portguard, "LOOK_S", 0)
-    firewall = FakeFirewall()
+def test_without_a_ray_of_the_mesh_another_ray_is_closed() -> None:
+    firewall, machine = FakeFirewall(), Machine()
+    guard = guard_of(firewall, machine, None)
 
-    class Opening(FakeRay):
-        """Opens one port after the other."""
+    async def go() -> None:
+        await guard.close()
+        assert not any(firewall.closed)
+        machine.heard = [Heard(6379, "::", True), Heard(8000, "0.0.0.0", False)]
+        await guard.close()
 
-        def listening(self) -> list[Heard]:
-            if len(self.heard) == 3:
-                raise Enough
-            self.heard.append(Heard(40000 + 10 * len(self.heard), "::", True))
-            return list(self.heard)
-
-    ray = Opening()
-    with pytest.raises(Enough):
-        asyncio.run(PortGuard(firewall, lambda: ray, ()).run())
-    assert [len(closed.heard) for closed in firewall.closed] == [1, 2, 3]
+    asyncio.run(go())
+    assert firewall.closed[-1] == Closed(
+        (), (("ip", ((6379, 6379),)), ("ip6", ((6379, 6379),))), members=((6379, 6379),)
+    )
 
 
-def test_without_ray_nothing_is_closed() -> None:
-    firewall = FakeFirewall()
-    asyncio.run(PortGuard(firewall, lambda: None, ()).close())
-    assert firewall.closed == []
-
-
-def test_what_cannot_be_closed_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    firewall, ray = FakeFirewall("Ray's ports are open"), FakeRay()
-    guard = PortGuard(firewall, lambda: ray, ())
+def test_what_cannot_be_closed_is_logged_once_and_tried_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("meshray.agent.portguard.time.monotonic", lambda: now[0])
+    firewall = FakeFirewall("Ray's ports are open")
+    guard = guard_of(firewall, Machine(), FakeRay())
 
     async def go() -> None:
         await guard.close()
         await guard.close()
+        assert len(firewall.closed) == 1
+        now[0] += AGAIN_S + 1
+        await guard.close()
+        assert len(firewall.closed) == 2
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(go())

@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from meshray.agent.desired import PairKeys, desired_device
-from meshray.agent.paths.prober import Measured
+from meshray.agent.paths.samples import Measured
 from meshray.agent.report import View, build_status
 from meshray.model.node import Node
 from meshray.model.status import RayState
@@ -25,7 +25,7 @@ def view(
     samples: tuple[float | None, ...] = (2.0, 1.0, 30.0),
     reachable: bool = True,
 ) -> View:
-    keys = PairKeys(SECRET, me.public_key)
+    keys = PairKeys({1: SECRET}, me.public_key)
     config = desired_device(
         me, MAP, keys, private_key=KEYS[int(me.id[1:])], listen_port=51888, dial={HEAD_NODE.id: HUB_ENDPOINT}
     )
@@ -89,3 +89,50 @@ def test_a_drained_node_is_no_problem() -> None:
 def test_no_device_is_the_only_problem_of_the_paths() -> None:
     status = build_status(replace(view(WORKER_A), device=None))
     assert status.problems == ("the tunnel is down",)
+
+
+def test_health_names_code_node_and_fix() -> None:
+    status = build_status(view(WORKER_A, reachable=False, ray=None))
+    assert [problem.text for problem in status.health] == list(status.problems)
+    by_code = {problem.code: problem for problem in status.health}
+    assert {"coordinator_reachable", "ray_head_answers"} <= set(by_code)
+    assert all(problem.fix for problem in status.health)
+    answer = status.to_json()
+    assert isinstance(answer["health"], list)
+    assert [entry["text"] for entry in answer["health"]] == answer["problems"]
+    assert all(set(entry) == {"code", "text", "node", "fix"} for entry in answer["health"])
+
+
+def test_a_node_that_does_not_answer_is_a_problem_and_offers_nothing() -> None:
+    silent = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, silence="silent")})
+    status = build_status(replace(view(HEAD_NODE), mesh_map=silent))
+    (problem,) = status.health
+    assert (problem.code, problem.node) == ("node_answers", WORKER_B.name)
+    node = status.nodes[2]
+    # Ray still lists it: what it is, nobody knows.
+    assert (node.silent, node.ray.alive, dict(node.ray.resources)) == (True, None, {})
+    assert status.totals()["CPU"] == 8.0
+
+
+def test_a_node_that_was_taken_down_is_not_missed() -> None:
+    down = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False, down=True, silence="gone")})
+    assert build_status(replace(view(HEAD_NODE), mesh_map=down)).problems == ()
+
+
+def test_an_agent_that_was_killed_is_told_from_a_silent_machine() -> None:
+    killed = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False, ended=True)})
+    (problem,) = build_status(replace(view(HEAD_NODE), mesh_map=killed)).health
+    assert "its agent is not connected any more; its machine answers" in problem.text
+
+
+def test_a_node_that_is_cut_off_names_the_coordinators_node_alone() -> None:
+    cut_off = replace(view(WORKER_A, ray=None), silent_s=lambda node: 7.0 if node.id != WORKER_A.id else None)
+    silent = [problem for problem in build_status(cut_off).health if problem.code == "node_answers"]
+    assert [problem.node for problem in silent] == [HEAD_NODE.name]
+    assert "for 7 s" in silent[0].text
+
+
+def test_what_is_not_known_is_not_zero() -> None:
+    assert set(build_status(view(WORKER_A, ray=None)).totals().values()) == {None}
+    without_ray = replace(view(WORKER_A, ray=None), expects_ray=False)
+    assert set(build_status(without_ray).totals().values()) == {0}

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import Node
 from meshray.model.token import Token
-from meshray.runtime import ports, preflight, service
+from meshray.runtime import own_endpoints, ports, preflight, service
 from meshray.runtime.preflight import Route
 from meshray.settings import Home
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
@@ -43,6 +44,7 @@ class Machine:
     def __init__(self, home: Path) -> None:
         self.home = Home(home, home.with_name("run"))
         self.done: list[str] = []
+        self.agent = FakeAgent()
         self.failure: BaseException | None = None
         self.routes: list[Route] = []
         self.refusal: MeshrayError | None = None
@@ -60,6 +62,9 @@ class Machine:
         self.done.append("stop")
         return True
 
+    async def find_endpoints(self, port: int) -> tuple[Endpoint, ...]:
+        return (Endpoint("10.1.2.3", port),)
+
     def unenrol(self, enrolment: Enrolment, *, take_back: bool = False) -> None:
         self.done.append("take back" if take_back else "unenrol")
 
@@ -74,7 +79,7 @@ class Machine:
 
     def type_in(self, *arguments: str) -> Outcome:
         environ = {"MESHRAY_HOME": str(self.home.state), "MESHRAY_RUN": str(self.home.run)}
-        return type_in(*arguments, agent=FakeAgent(), environ=environ)
+        return type_in(*arguments, agent=self.agent, environ=environ)
 
     def left(self) -> set[str]:
         return {path.name for path in self.home.state.iterdir()} if self.home.state.exists() else set()
@@ -93,6 +98,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(preflight, "routes", lambda: machine.routes)
     monkeypatch.setattr(preflight, "require_free", lambda port: None)
     monkeypatch.setattr(ports, "require_free", lambda port, kinds=(): None)
+    monkeypatch.setattr(own_endpoints, "find_endpoints", machine.find_endpoints)
     monkeypatch.setattr("meshray.firewall.open_port_commands", lambda port: ["ufw allow 51888/udp"])
     return machine
 
@@ -110,7 +116,7 @@ def test_init_prints_the_join_line_and_what_must_be_reachable(machine: Machine) 
     assert outcome.code == 0
     (line,) = [line for line in outcome.out.splitlines() if "sudo meshray join" in line]
     token = Token.parse(line.split()[-1])
-    assert token.coordinators == (Endpoint("192.0.2.1", 51888),)
+    assert token.coordinators == (Endpoint("192.0.2.1", 51888), Endpoint("10.1.2.3", 51888))
     assert "UDP and TCP port 51888" in outcome.out
     assert "ufw allow 51888/udp" in outcome.out
     enrolment = Enrolment.load(machine.home)
@@ -127,11 +133,25 @@ def test_init_in_json(machine: Machine) -> None:
 def test_init_twice_changes_nothing(machine: Machine) -> None:
     init(machine)
     before = machine.home.enrolment.read_bytes(), machine.home.database.read_bytes()
-    outcome = init(machine)
-    assert outcome.code == 1
-    assert "already" in outcome.err
-    assert "meshray token create" in outcome.err
+    outcome = machine.type_in("init", "--no-ray", "--name", "lab", "--json")
+    assert outcome.code == 0
+    answer = json.loads(outcome.out)
+    assert (answer["already"], answer["token"], answer["node"]["name"]) == (True, None, "lab")
+    assert answer["endpoints"] == ["192.0.2.1:51888", "10.1.2.3:51888"]
+    assert "meshray token create --line" in machine.type_in("init").out
     assert (machine.home.enrolment.read_bytes(), machine.home.database.read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("--name", "other"), ("--port", "443"), ("--network", "10.77.0.0/16"), ("--lock", "/tmp/lock"), ("--hub-only",)],
+)
+def test_init_of_another_mesh_is_refused_and_changes_nothing(machine: Machine, more: tuple[str, ...]) -> None:
+    machine.type_in("init", "--name", "lab", "--no-ray")
+    enrolment = Enrolment.load(machine.home)
+    outcome = machine.type_in("init", "--json", *more)
+    assert (outcome.code, json.loads(outcome.out)["error"]["code"]) == (1, "already_enrolled")
+    assert Enrolment.load(machine.home) == enrolment
     assert machine.done == ["start"]
 
 
@@ -165,7 +185,9 @@ def test_init_on_a_machine_that_lacks_something_leaves_no_trace(
         raise MeshrayError("missing", "something is missing", hint="get it")
 
     if problem == "network":
-        machine.routes = [Route(IPv4Network("10.0.0.0/8"), "tun0")]
+        machine.routes = [Route(IPv4Network("0.0.0.0/2"), "tun0", is_main=False)]
+        machine.routes += [Route(IPv4Network(text), "tun0", is_main=False) for text in ("100.0.0.0/8", "128.0.0.0/2")]
+        machine.routes += [Route(IPv4Network("192.0.0.0/8"), "tun0", is_main=False)]
     else:
         name = "require_free" if problem == "port" else "check_wireguard"
         monkeypatch.setattr(preflight, name, missing)
@@ -182,6 +204,16 @@ def test_join_keeps_who_it_is(machine: Machine) -> None:
     assert (enrolment.name, enrolment.labels, enrolment.hosts_coordinator) == ("gpu-1", {"zone": "a"}, False)
     assert (enrolment.credential, enrolment.transport) == ("credential", "wss")
     assert "a secret" not in machine.home.enrolment.read_text()
+
+
+def test_a_join_that_had_to_do_without_udp_says_what_it_costs(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relayed = {**SUMMARY, "path": {"kind": "hub", "transport": "wss"}}
+    monkeypatch.setattr(bring_up, "start_and_follow", lambda app, home: relayed)
+    assert "UDP port 51888 of the head does not answer" in join(machine).out
+    machine.type_in("leave", "--yes")
+    assert "UDP port" not in join(machine, "--transport", "wss").out
 
 
 @pytest.mark.parametrize("error", [RefusedError("token_expired", "expired"), UnreachableError("gone", "no answer")])
@@ -217,12 +249,39 @@ def test_a_network_that_overlaps_here_unenrols_again(machine: Machine) -> None:
     assert not machine.home.state.exists()
 
 
-def test_join_twice_says_what_to_do(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        ("'{token}'",),
+        ("\ufeff{token}\u200b",),
+        ("sudo meshray join {token}",),
+        ("sudo", "~/ray/bin/meshray", "join", "{token}"),
+        ("{head}", "{tail}"),
+        ("\u201c{token}\u201d",),
+    ],
+)
+def test_a_token_is_found_in_what_was_pasted(machine: Machine, pasted: tuple[str, ...]) -> None:
+    token = TOKEN.encode()
+    words = [word.format(token=token, head=token[:80], tail=token[80:]) for word in pasted]
+    assert machine.type_in("join", *words, "--no-ray", "--name", "gpu-1").code == 0
+
+
+def test_a_token_file_in_the_home_folder(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text(TOKEN.encode() + "\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert machine.type_in("join", "@~/token", "--no-ray").code == 0
+
+
+def test_join_twice_brings_the_node_up(machine: Machine) -> None:
     join(machine)
-    again = join(machine)
-    assert (again.code, "hint: meshray up" in again.err) == (1, True)
+    again = join(machine, "--json")
+    assert (again.code, json.loads(again.out)["already"]) == (0, True)
+    assert machine.done == ["enrol", "start", "start"]
     assert "already" in init(machine).err
-    assert machine.done == ["enrol", "start"]
+    other = replace(TOKEN, mesh_id="0123456789abcdef")
+    refused = machine.type_in("join", other.encode(), "--no-ray")
+    assert (refused.code, "leave before it joins another one" in refused.err) == (1, True)
+    assert machine.done == ["enrol", "start", "start"]
 
 
 def test_a_killed_join_is_taken_up_with_the_same_key(machine: Machine) -> None:
@@ -370,3 +429,50 @@ def test_undoing_goes_on_after_a_step_that_fails(capsys: pytest.CaptureFixture[s
         raise ZeroDivisionError
     assert done == ["third", "first"]
     assert "second could not be undone" in capsys.readouterr().err
+
+
+def test_up_with_another_address_of_the_coordinator(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Endpoint] = []
+
+    async def call(self: client.Coordinator, method: str, path: str) -> Mapping[str, object]:
+        asked.extend(self.endpoints)
+        return {}
+
+    monkeypatch.setattr(client.Coordinator, "call", call)
+    monkeypatch.setattr(service, "is_running", lambda home: False)
+    join(machine)
+    machine.type_in("down")
+    before = Enrolment.load(machine.home)
+    machine.agent.answers["status"] = {"coordinator": {"reachable": True}}
+    assert machine.type_in("up", "--coordinator", "192.0.2.9", "--json").code == 0
+    after = Enrolment.load(machine.home)
+    assert asked == [Endpoint("192.0.2.9", 51888)]
+    assert after.coordinators == (Endpoint("192.0.2.9", 51888), *before.coordinators)
+    assert (after.node_id, after.credential, after.name) == (before.node_id, before.credential, before.name)
+
+
+def test_up_with_an_address_at_which_another_coordinator_answers(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def call(self: client.Coordinator, method: str, path: str) -> Mapping[str, object]:
+        raise RefusedError("token_other_mesh", "another certificate answered")
+
+    monkeypatch.setattr(client.Coordinator, "call", call)
+    join(machine)
+    before = Enrolment.load(machine.home)
+    outcome = machine.type_in("up", "--coordinator", "192.0.2.9", "--json")
+    assert json.loads(outcome.out)["error"]["code"] == "other_coordinator"
+    assert Enrolment.load(machine.home) == before
+
+
+def test_up_on_the_head_with_an_address_of_the_coordinator(machine: Machine) -> None:
+    init(machine)
+    outcome = machine.type_in("up", "--coordinator", "192.0.2.9", "--json")
+    error = json.loads(outcome.out)["error"]
+    assert (error["code"], "meshray init --advertise 192.0.2.9" in error["hint"]) == ("hosts_coordinator", True)
+
+
+def test_init_on_a_head_is_refused_where_it_says_more_than_an_address(machine: Machine) -> None:
+    init(machine)
+    outcome = machine.type_in("init", "--advertise", "192.0.2.9", "--hub-only", "--json")
+    assert json.loads(outcome.out)["error"]["code"] == "already_enrolled"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,22 +17,53 @@ from meshray.cli.commands.peer import best_endpoint, wg_quick
 from meshray.cli.examples import BY_COMMAND
 from meshray.cli.ray_program import find_ray_node
 from meshray.cli.results import StatusResult
+from meshray.cli.status_table import status_text
 from meshray.cli.tables import children
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey
 from tests.unit.cli.fakes import FakeAgent, Terminal, type_in
 
-STATUS = BY_COMMAND["status"].to_json()
+STATUS = {**BY_COMMAND["status"].to_json(), "problems": [], "health": []}
 
 
 def test_status_shows_every_node_and_the_totals() -> None:
     outcome = type_in("status", agent=FakeAgent({"status": STATUS}))
     assert outcome.code == 0
     assert "gpu-1 (this)" in outcome.out
-    assert "direct/udp  12.4 ms" in outcome.out
+    assert "direct  12.4 ms" in outcome.out
     assert "cluster: 16 CPU, 2 GPU, 64.0 GiB memory, 20.0 GiB object store" in outcome.out
     assert outcome.err == ""
+
+
+def test_status_fits_into_80_columns_and_tells_the_truth_of_a_lost_node() -> None:
+    path = {"kind": "direct", "transport": "udp", "rtt_ms": 2.3, "loss": 0.0, "handshake_age_s": 54.0}
+    more = {"ip": "10.99.255.254", "role": "worker", "online": True, "drained": False, "down": False, "silent": False}
+    lost = {**more, "name": "laptop-of-somebody-with-a-long-name", "path": path, "silent": True}
+    relayed = {
+        **more,
+        "name": "gpu-1234567890",
+        "path": {**path, "kind": "hub", "transport": "wss"},
+        "ray": {"alive": False, "resources": {}},
+    }
+    status = {**STATUS, "self": "gpu-1234567890", "nodes": [*children(STATUS, "nodes"), lost, relayed]}
+    rows = type_in("status", agent=FakeAgent({"status": status})).out.splitlines()
+    assert max(map(len, rows[: rows.index("", 2)])) <= 80
+    (row,) = [row for row in rows if row.startswith("laptop")]
+    assert "no answer  " in row
+    assert "was direct" in row
+    assert "2.3 ms" not in row
+    assert any("no Ray" in row and "hub/wss" in row for row in rows)
+    wide = type_in("status", "--wide", agent=FakeAgent({"status": status})).out
+    assert "HANDSHAKE" in wide
+    assert "54 s ago" in wide
+
+
+def test_colours_of_status_change_no_word() -> None:
+    plain = status_text(STATUS)
+    painted = status_text(STATUS, paint=lambda text, colour: f"<{colour}>{text}</>" if colour else text)
+    assert "<green>ready" in painted
+    assert re.sub(r"</?\w*>", "", painted) == plain
 
 
 def test_status_passes_on_what_the_agent_says() -> None:
@@ -46,6 +78,17 @@ def test_an_unhealthy_status_is_exit_code_3(change: dict[str, object]) -> None:
     assert StatusResult({}).exit_code == 3
 
 
+def test_status_shows_the_fix_below_each_problem() -> None:
+    unhealthy = BY_COMMAND["status"].to_json()
+    outcome = type_in("status", agent=FakeAgent({"status": unhealthy}))
+    assert outcome.code == 3
+    (problem,) = children(unhealthy, "health")
+    assert f"problem: {problem['text']}\n    fix: {problem['fix']}\n" in outcome.out
+    # An older agent sends sentences only.
+    outcome = type_in("status", agent=FakeAgent({"status": {**STATUS, "problems": ["the tunnel is down"]}}))
+    assert "problem: the tunnel is down\n" in outcome.out
+
+
 def test_doctor_asks_the_agent_and_counts_what_is_hidden() -> None:
     checks = [
         {"code": "a", "title": "this", "status": "ok", "node": None, "evidence": "fine", "fix": ""},
@@ -56,15 +99,15 @@ def test_doctor_asks_the_agent_and_counts_what_is_hidden() -> None:
     assert outcome.code == 3
     assert outcome.agent.asked == [("doctor", {"node": "gpu-1"})]
     assert "FAIL  that [gpu-1]: broken\n      fix: mend it\n" in outcome.out
-    assert "1 more could not be checked" in outcome.out
+    assert "1 check failed (1 is fine, 1 not applicable)." in outcome.out
 
 
-def test_doctor_without_an_agent_says_so_with_exit_code_3() -> None:
+def test_doctor_in_no_mesh_says_so_and_finds_no_fault() -> None:
     outcome = type_in("doctor", "--json")
     answer = json.loads(outcome.out)
-    assert outcome.code == 3
-    assert answer["healthy"] is False
-    assert [check["code"] for check in answer["checks"] if check["status"] == "fail"] == ["enrolled"]
+    assert outcome.code == 0
+    assert next(check["code"] for check in answer["checks"] if check["status"] == "warn") == "enrolled"
+    assert not [check for check in answer["checks"] if check["status"] == "fail"]
 
 
 def test_ping_tells_each_answer_as_it_comes() -> None:
@@ -86,8 +129,16 @@ def test_token_create_prints_the_token_alone() -> None:
     made = {"token": "meshray1_abc", "id": "1f2e3d4c", "uses": 5, "expires": None}
     outcome = type_in("token", "create", "--uses", "5", "--ttl", "never", agent=FakeAgent({"api": made}))
     assert outcome.out == "meshray1_abc\n"
-    body = {"uses": 5, "ttl_s": 0, "ephemeral": False}
+    body = {"uses": 5, "ttl_s": 0, "ephemeral": False, "roles": []}
     assert outcome.agent.asked == [("api", {"method": "POST", "path": "/v1/tokens", "body": body})]
+
+
+def test_a_token_grants_the_roles_that_are_asked_for() -> None:
+    made = {"token": "meshray1_abc", "id": "1f2e3d4c", "uses": 1, "expires": None, "roles": ["head", "hub"]}
+    outcome = type_in("token", "create", "--hub", "--head", "--json", agent=FakeAgent({"api": made}))
+    body = {"uses": 1, "ttl_s": 86400, "ephemeral": False, "roles": ["head", "hub"]}
+    assert outcome.agent.asked == [("api", {"method": "POST", "path": "/v1/tokens", "body": body})]
+    assert json.loads(outcome.out)["roles"] == ["head", "hub"]
 
 
 def test_the_state_of_tokens() -> None:
@@ -124,6 +175,21 @@ def test_env_can_be_evaluated_by_a_shell() -> None:
     agent = FakeAgent({"env": {"env": {"RAY_ADDRESS": "10.99.0.1:6379", "ODD": "it's $HOME"}}})
     outcome = type_in("env", agent=agent)
     assert outcome.out == "export RAY_ADDRESS='10.99.0.1:6379'\nexport ODD='it'\"'\"'s $HOME'\n"
+    agent = FakeAgent({"env": {"env": {}, "programs": "/home/a b/bin", "activation": {"VIRTUAL_ENV": "/home/a b"}}})
+    outcome = type_in("env", agent=agent)
+    assert outcome.out == "export VIRTUAL_ENV='/home/a b'\nexport PATH='/home/a b/bin':\"$PATH\"\n"
+
+
+def test_dashboard_shows_address_token_and_a_way_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret")
+    env = {"RAY_API_SERVER_ADDRESS": "http://10.99.0.1:8265", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    outcome = type_in("dashboard", agent=FakeAgent({"env": {"env": env, "person_uid": 0}}))
+    url, token, ssh = outcome.out.splitlines()
+    assert (url, token) == ("dashboard  http://10.99.0.1:8265", "token      s3cret")
+    assert ssh.startswith("elsewhere  ssh -N -L 8265:10.99.0.1:8265 root@")
+    (tmp_path / "token").unlink()
+    outcome = type_in("dashboard", "--json", agent=FakeAgent({"env": {"env": env, "person_uid": 0}}))
+    assert json.loads(outcome.out)["error"]["code"] == "no_ray_token"
 
 
 def test_run_needs_a_program_that_exists() -> None:
@@ -159,7 +225,7 @@ def test_a_drain_is_told_to_the_coordinator_first_and_taken_back_where_ray_refus
     agent = FakeAgent({"status": STATUS, "env": {"env": {"RAY_ADDRESS": "10.99.0.1:6379"}}, "api": {}})
     ran: list[list[str]] = []
 
-    def run(command: list[str], environ: object) -> str:
+    def run(command: list[str], environ: object, person: object) -> str:
         ran.append(command)
         if command[1] == "drain-node" and len(ran) > 2:
             raise MeshrayError("ray_failed", "ray drain-node: no")
@@ -175,7 +241,7 @@ def test_a_drain_is_told_to_the_coordinator_first_and_taken_back_where_ray_refus
 
 def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_program, "_own_ray", lambda app: "/opt/ray")
-    monkeypatch.setattr(ray_program, "_run", lambda command, environ: "[]")
+    monkeypatch.setattr(ray_program, "_run", lambda command, environ, person: "[]")
     agent = FakeAgent({"status": STATUS, "env": {"env": {}}, "api": {}})
     assert type_in("node", "drain", "gpu-1", agent=agent).code == 0
     assert type_in("node", "drain", "gpu-1", "--undo", agent=agent).code == 0
@@ -261,6 +327,14 @@ def test_a_refused_peer_leaves_no_file(tmp_path: Path) -> None:
 def test_a_peers_file_on_stdout() -> None:
     outcome = type_in("peer", "add", "phone", "--config", "-", agent=FakeAgent({"api": peer_answer()}))
     assert outcome.out == wg_quick(peer_answer())
+
+
+def test_a_peers_file_names_a_hub_that_has_a_name() -> None:
+    answer = peer_answer()
+    hub = answer["hub"]
+    assert isinstance(hub, dict)
+    named = wg_quick({**answer, "hub": {**hub, "endpoints": ["10.0.0.1:51888", "head.example.org:51888"]}})
+    assert "\nEndpoint = head.example.org:51888\n" in named
 
 
 def test_the_endpoint_that_a_device_reaches_most_likely() -> None:

@@ -33,7 +33,7 @@ def test_causes_come_first_and_healthy_nodes_are_one_line() -> None:
         check("phone", "skip", "phone", evidence="offline"),
         check("firewall", "skip", fix="sudo meshray doctor", evidence="only root may look"),
     )
-    assert doctor_text(DoctorResult(checks)).splitlines() == [
+    assert doctor_text(DoctorResult(checks, show_all=True)).splitlines() == [
         "FAIL  the answers [gpu-3]: answers seen",
         "      fix: meshray up",
         "WARN  the token [head]: token seen",
@@ -44,8 +44,24 @@ def test_causes_come_first_and_healthy_nodes_are_one_line() -> None:
         "ok    the agent: agent seen",
         "ok    the handshake: 10 nodes",
         "ok    the loss: 2 pairs",
-        "--    1 more could not be checked or do not apply (--json lists them)",
+        "",
+        "1 check failed, 1 warning (13 are fine, 3 not applicable).",
     ]
+    assert not any(line.startswith("ok") for line in doctor_text(DoctorResult(checks)).splitlines())
+
+
+def test_a_healthy_mesh_is_one_line() -> None:
+    nodes = [check("agent", "ok", name) for name in ("vm", "gpu-1", "gpu-2")]
+    pairs = [
+        check("handshake", "ok", one, peer=two) for one in ("vm", "gpu-1") for two in ("vm", "gpu-2") if one != two
+    ]
+    said = doctor_text(DoctorResult((*nodes, *pairs, check("nat", "skip", "vm"))))
+    assert said == "All 3 nodes and 3 pairs are healthy (6 checks, 1 not applicable)."
+    assert doctor_text(DoctorResult((check("agent", "ok", "vm"),))) == "vm is healthy (1 check, 0 not applicable)."
+    only_doubts = (check("agent", "ok"), check("token", "warn"))
+    assert doctor_text(DoctorResult(only_doubts)).splitlines()[-1] == (
+        "No check failed, 1 warning (1 is fine, 0 not applicable)."
+    )
 
 
 def test_colours_change_no_word() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -12,13 +13,13 @@ from meshray.agent.enrolment import Enrolment
 from meshray.cli.app import App
 from meshray.cli.commands import join as join_module
 from meshray.cli.via import ThroughForward, ThroughSsh, Via, parse_via
-from meshray.coordinator import advertise
+from meshray.coordinator.store import Store
 from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import PrivateKey
 from meshray.model.token import Token
-from meshray.runtime import ports
+from meshray.runtime import own_endpoints, ports
 from meshray.runtime.ssh import SshTarget
 from tests.unit.cli.test_bring_up import TOKEN, Machine, init, join, machine
 
@@ -49,7 +50,7 @@ def way(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Way:
     way = Way(machine)
     monkeypatch.setattr(join_module, "enrol_via", way.enrol)
     monkeypatch.setattr(join_module, "unenrol_via", way.unenrol)
-    monkeypatch.setattr(advertise, "find_endpoints", found)
+    monkeypatch.setattr(own_endpoints, "find_endpoints", found)
     monkeypatch.setattr(ports, "free_udp_port", lambda preferred: preferred)
     return way
 
@@ -61,6 +62,18 @@ def test_a_hub_only_has_no_ray_and_tells_of_the_head(machine: Machine) -> None:
     assert Enrolment.load(machine.home).with_ray is False
     assert load_map(machine.home).head is None
     assert [hub.name for hub in load_map(machine.home).hubs] == ["lab"]
+    assert first_token_roles(machine) == {"head"}
+
+
+def test_the_first_token_of_a_mesh_with_a_head_grants_no_role(machine: Machine) -> None:
+    assert machine.type_in("init", "--name", "lab", "--advertise", "192.0.2.1", "--no-ray").code == 0
+    assert first_token_roles(machine) == set()
+
+
+def first_token_roles(machine: Machine) -> frozenset[str]:
+    with contextlib.closing(Store.open(machine.home.database)) as store:
+        (token,) = store.load().tokens.values()
+    return token.roles
 
 
 def test_what_contradicts_itself_changes_nothing(machine: Machine) -> None:

@@ -163,3 +163,31 @@ def test_what_a_quick_command_does_not_import() -> None:
     imported = set(ast.literal_eval(done.stderr.splitlines()[-1]))
     assert "click" in imported
     assert imported & heavy == set()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("staus", "status"), ("nodes", "node list"), ("drain", "node drain"), ("help", "--help"), ("stat", "status")],
+)
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(typed: str, meant: str) -> None:
+    outcome = type_in(typed)
+    assert outcome.code == 2
+    assert f"did you mean: meshray {meant}" in outcome.err
+    assert "did you mean" not in type_in("xyzzy").err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_learns_to_complete(shell: str) -> None:
+    assert "_MESHRAY_COMPLETE" in type_in("completion", shell).out
+
+
+def test_node_names_are_completed() -> None:
+    from meshray.cli.complete import node_names
+    from tests.unit.cli.fakes import FakeAgent, FakeApp
+
+    app = FakeApp(())
+    object.__setattr__(app, "agent", FakeAgent({"status": {"nodes": [{"name": "gpu-1"}, {"name": "head"}]}}))
+    context = click.Context(main.cli, obj=app)
+    assert node_names(context, click.Argument(["node"]), "g") == ["gpu-1"]
+    object.__setattr__(app, "agent", FakeAgent())
+    assert node_names(context, click.Argument(["node"]), "g") == []

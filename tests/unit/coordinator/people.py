@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -25,8 +26,15 @@ def key(number: int) -> PublicKey:
     return PublicKey(number.to_bytes(32, "big"))
 
 
-def token(token_id: str = "t1", *, uses: int = 0, expires: float | None = None, ephemeral: bool = False) -> TokenRecord:
-    return TokenRecord(token_id, hash_secret(SECRET), uses, 0, expires, ephemeral, NOW)
+def token(
+    token_id: str = "t1",
+    *,
+    uses: int = 0,
+    expires: float | None = None,
+    ephemeral: bool = False,
+    roles: Iterable[str] = (),
+) -> TokenRecord:
+    return TokenRecord(token_id, hash_secret(SECRET), uses, 0, expires, ephemeral, NOW, roles=frozenset(roles))
 
 
 def new_mesh(*tokens: TokenRecord, network: str = "10.99.0.0/16") -> Registry:
@@ -40,7 +48,7 @@ def new_mesh(*tokens: TokenRecord, network: str = "10.99.0.0/16") -> Registry:
         versions=VERSIONS,
     )
     mesh = replace(MESH, network=OverlayNetwork.parse(network))
-    registry, _, _ = Registry(mesh).found(head, "head-credential", NOW)
+    registry, _, _ = Registry(mesh).found(head, "head-credential", NOW, head.endpoints)
     for record in tokens or (token(),):
         registry, _, _ = registry.add_token(record)
     return registry

@@ -8,12 +8,14 @@ import threading
 
 import pytest
 
+from meshray.coordinator import publisher
 from meshray.coordinator.ledger import Ledger
-from meshray.coordinator.publisher import CLOSE_REPLACED, CLOSE_TOO_SLOW, Outbox, Publisher
+from meshray.coordinator.publisher import CLOSE_ENDING, CLOSE_REPLACED, MAX_NOTICES, Outbox, Publisher
 from meshray.coordinator.records import Member, PutMember, RowChanges
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import NodeName
+from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 
 from .people import accept_all, enrol, new_mesh, request, token
@@ -177,9 +179,78 @@ async def test_the_newest_connection_wins() -> None:
     assert world.publisher.leave("head-id", second)
 
 
-async def test_an_outbox_that_nobody_empties_is_closed() -> None:
-    outbox = Outbox(limit=3)
-    for _ in range(10):
-        outbox.put("message")
+async def test_an_agent_that_connects_twice_at_once_was_not_taken_over() -> None:
+    """It tries several addresses of the coordinator, and two may answer in the same moment."""
+    world = World()
+    first = world.publisher.join("head-id", "one")
+    world.publisher.join("head-id", "one")
+    assert first.close_code == CLOSE_ENDING
+    second = world.publisher.join("head-id", "other")
+    world.publisher.join("head-id", "one")
+    assert second.close_code == CLOSE_REPLACED
+
+
+async def test_who_reads_slowly_gets_one_change_for_many() -> None:
+    world = World()
+    fast, slow = world.publisher.join("head-id"), world.publisher.join("slow")
+    held = MeshMap.from_json(json.loads(str(await slow.next()))["map"])
+    assert kind(await fast.next()) == "map"
+    for number in range(1, 101):
+        world.join(number)
+        assert kind(await fast.next()) == "change"
+    change = MapChange.from_json(json.loads(str(await slow.next()))["change"])
+    assert held.apply(change).nodes == world.registry.map.nodes
+    assert not slow.close_code
+
+
+async def test_who_has_not_read_its_map_yet_gets_the_newest() -> None:
+    world = World()
+    slow = world.publisher.join("slow")
+    for number in range(1, 11):
+        world.join(number)
+        await asyncio.sleep(0.001)
+    whole = MeshMap.from_json(json.loads(str(await slow.next()))["map"])
+    assert whole.nodes == world.registry.map.nodes
+    world.publisher.tell("slow", {"type": "ticket", "ticket": "t"})
+    assert kind(await slow.next()) == "ticket"
+
+
+async def test_of_notices_the_newest_wait_and_of_equal_ones_one() -> None:
+    world = World()
+    slow = world.publisher.join("slow")
+    assert kind(await slow.next()) == "map"
+    world.publisher.tell("slow", {"type": "ask", "id": "q"})
+    for number in range(1000):
+        world.publisher.tell("slow", {"type": "punch", "node": f"n{number % 500}"}, is_notice=True)
+    assert kind(await slow.next()) == "ask"
+    nodes = [json.loads(str(await slow.next()))["node"] for _ in range(MAX_NOTICES)]
+    assert nodes == [f"n{number}" for number in range(500 - MAX_NOTICES, 500)]
+    world.join(1)
+    assert kind(await slow.next()) == "change", "nothing else waited"
+
+
+async def test_while_much_is_sent_changes_are_gathered_and_else_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "BYTES_PER_S", 10_000)
+    world = World()
+    outbox = world.publisher.join("head-id")
+    assert kind(await outbox.next()) == "map"
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(0.2)
+    began = loop.time()
+    world.join(1)
+    assert kind(await outbox.next()) == "change"
+    first_s = loop.time() - began
+    for number in range(2, 6):
+        world.join(number)
+        await asyncio.sleep(0)
+    change = json.loads(str(await outbox.next()))["change"]
+    assert len(change["nodes"]) == 4
+    assert first_s < 0.04 <= loop.time() - began < publisher.MAX_GATHER_S + 1
+
+
+async def test_a_closed_outbox_gives_nothing() -> None:
+    outbox = Outbox()
+    outbox.put("key", "message")
+    outbox.close(CLOSE_REPLACED, "")
+    outbox.put("key", "message")
     assert await outbox.next() is None
-    assert outbox.close_code == CLOSE_TOO_SLOW

@@ -9,12 +9,13 @@ from meshray.coordinator.allocation import COOL_DOWN_S, allocate
 from meshray.coordinator.records import DropFreed, PutFreed, PutMember, PutRevision, PutToken
 from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,
+    MOST_REACHED,
     NEVER_SEEN_GRACE_S,
     RESTART_GRACE_S,
     TAKE_BACK_S,
     Registry,
 )
-from meshray.errors import MeshrayError, RefusedError
+from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolRequest
 from meshray.model.node import STATIC, WORKER, Versions
@@ -240,11 +241,64 @@ def test_what_an_agent_reports_comes_after_what_a_person_said() -> None:
     other = Endpoint("198.51.100.7", 51888)
     registry, rows, _ = new_mesh().reported("head-id", VERSIONS, (other, ENDPOINT))
     assert registry.members["head-id"].node.endpoints == (ENDPOINT, other)
-    assert rows == ()
     newer = Versions("0.1.0", "2.61.0", "3.11.7")
     registry, rows, _ = registry.reported("head-id", newer, ())
     assert isinstance(rows[0], PutMember)
     assert registry.members["head-id"].node.endpoints == (ENDPOINT,)
+
+
+PUBLIC = Endpoint("203.0.113.60", 51888)
+
+
+def test_what_a_hub_reports_is_stored_and_what_it_does_not_report_any_more_is_dropped() -> None:
+    other, newer = Endpoint("198.51.100.7", 51888), Endpoint("198.51.100.8", 51888)
+    registry, rows, _ = new_mesh().reported("head-id", VERSIONS, (other,))
+    assert any(isinstance(row, PutMember) for row in rows)
+    registry, rows, _ = registry.reported("head-id", VERSIONS, (newer,))
+    assert registry.members["head-id"].node.endpoints == (ENDPOINT, newer)
+    assert any(isinstance(row, PutMember) for row in rows)
+
+
+def test_a_user_adds_an_address_which_comes_first() -> None:
+    other = Endpoint("198.51.100.7", 51888)
+    registry, _, _ = new_mesh().reported("head-id", VERSIONS, (other,))
+    registry, rows, member = registry.advertise("head-id", (PUBLIC,))
+    assert member.node.endpoints == (PUBLIC, ENDPOINT, other)
+    assert isinstance(rows[0], PutMember)
+    assert registry.advertise("head-id", (PUBLIC,))[1] == ()
+    many = tuple(Endpoint(f"198.51.100.{number}", 51888) for number in range(16))
+    with pytest.raises(UsageError, match="others take at most 16"):
+        registry.advertise("head-id", many)
+
+
+def test_where_members_reached_the_coordinator_others_may_reach_it_too() -> None:
+    registry = enrol(enrol(new_mesh(), request(1)), request(2))
+
+    def say(node: str, reached: str) -> tuple[Endpoint, ...]:
+        nonlocal registry
+        registry, _, _ = registry.reported(node, VERSIONS, (), (), Endpoint.parse(reached) if reached else None)
+        return registry.members["head-id"].node.endpoints
+
+    assert say("id-1", "203.0.113.60:51888") == (ENDPOINT, PUBLIC)
+    assert say("id-2", "203.0.113.61:51888") == (ENDPOINT, PUBLIC, Endpoint("203.0.113.61", 51888))
+    assert say("id-2", "203.0.113.60:51888") == (ENDPOINT, PUBLIC)
+    assert say("id-1", "") == (ENDPOINT, PUBLIC), "another one says so still"
+    registry, _, _ = registry.disconnected("id-2", NOW)
+    assert registry.members["head-id"].node.endpoints == (ENDPOINT,)
+    assert say("id-2", "203.0.113.60:51888") == (ENDPOINT, PUBLIC)
+    registry, _, _ = registry.remove("id-2", NOW)
+    assert registry.members["head-id"].node.endpoints == (ENDPOINT,)
+    for useless in ("127.0.0.1:1", "192.168.1.2:51888", "10.99.0.1:51888", "head:51888", "x.local:1", "[fd00::1]:1"):
+        assert say("id-1", useless) == (ENDPOINT,), useless
+    assert say("head-id", "203.0.113.60:51888") == (ENDPOINT,), "its own word counts nothing"
+
+
+def test_a_crowd_that_says_much_takes_few_places() -> None:
+    registry = new_mesh()
+    for number in range(1, 9):
+        registry = enrol(registry, request(number))
+        registry, _, _ = registry.reported(f"id-{number}", VERSIONS, (), (), Endpoint(f"203.0.113.{number}", 1))
+    assert len(registry.members["head-id"].node.endpoints) == 1 + MOST_REACHED
 
 
 def test_only_the_head_has_a_ray_instance() -> None:

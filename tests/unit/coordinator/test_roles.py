@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from meshray.coordinator.admission import MAX_ENDPOINTS, ConflictError
+from meshray.coordinator.admission import ConflictError
+from meshray.coordinator.records import TokenRecord
 from meshray.coordinator.registry import Registry
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
+from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.enrol import EnrolRequest
 from meshray.model.node import HEAD, HUB, WORKER, Versions
 
@@ -19,9 +21,13 @@ from .people import ENDPOINT, NOW, VERSIONS, enrol, new_mesh, request, token
 OTHER = Versions("0.1.0", "2.44.0", "3.10.1")
 
 
+def any_role(token_id: str = "t1", *, uses: int = 0) -> TokenRecord:
+    return token(token_id, uses=uses, roles=(HEAD, HUB))
+
+
 def without_head() -> Registry:
     """What `init --hub-only` makes."""
-    registry = new_mesh(token(), token("once", uses=1), token("other"))
+    registry = new_mesh(any_role(), any_role("once", uses=1), token("other"))
     first = registry.named("head")
     node = replace(first.node, roles=first.node.roles - {HEAD}, versions=Versions("0.1.0"))
     return replace(registry, members={first.node.id: replace(first, node=node)})
@@ -52,7 +58,7 @@ def test_workers_may_join_before_the_head_and_are_compared_after_it() -> None:
 
 
 def test_there_is_one_head() -> None:
-    for registry, way_out in ((new_mesh(), False), (enrol(without_head(), asking(1, HEAD)), True)):
+    for registry, way_out in ((new_mesh(any_role()), False), (enrol(without_head(), asking(1, HEAD)), True)):
         with pytest.raises(RefusedError) as caught:
             enrol(registry, asking(2, HEAD))
         assert caught.value.code == "head_exists"
@@ -78,11 +84,35 @@ def test_only_the_same_token_brings_a_head_or_hub_back(role: str) -> None:
     assert caught.value.code == "key_taken"
 
 
+@pytest.mark.parametrize("role", [HEAD, HUB])
+def test_a_token_gives_no_role_that_it_was_not_made_for(role: str) -> None:
+    other = {HEAD: HUB, HUB: HEAD}[role]
+    registry = without_head()
+    for granted in ((), (other,)):
+        registry, _, _ = registry.add_token(token("plain", roles=granted))
+        with pytest.raises(RefusedError) as caught:
+            enrol(registry, asking(1, role, endpoints=(ENDPOINT,), token_id="plain"))
+        assert caught.value.code == "role_not_granted"
+        assert f"meshray token create --{role}" in caught.value.hint
+    enrolled = enrol(registry, asking(1, other, endpoints=(ENDPOINT,), token_id="plain"))
+    assert other in enrolled.members["id-1"].node.roles
+
+
+@pytest.mark.parametrize("role", [HEAD, HUB])
+def test_no_token_makes_a_member_more_than_it_is(role: str) -> None:
+    """Not a spent token that comes once more, and not one that does give the role."""
+    registry = enrol(without_head(), asking(1, token_id="once"))
+    for token_id in ("once", "t1"):
+        with pytest.raises(RefusedError) as caught:
+            enrol(registry, asking(1, role, endpoints=(ENDPOINT,), token_id=token_id))
+        assert caught.value.code == "role_not_granted"
+
+
 def test_a_hub_says_where_it_is_reached() -> None:
     with pytest.raises(UsageError) as caught:
-        enrol(new_mesh(), asking(1, HUB))
+        enrol(new_mesh(any_role()), asking(1, HUB))
     assert (caught.value.code, "--endpoint" in caught.value.hint) == ("hub_needs_endpoint", True)
-    registry = enrol(new_mesh(), asking(1, HUB, endpoints=(ENDPOINT,)))
+    registry = enrol(new_mesh(any_role()), asking(1, HUB, endpoints=(ENDPOINT,)))
     assert [hub.name for hub in registry.map.hubs] == ["head", "node-1"]
     assert registry.members["id-1"].node.roles == {HUB, WORKER}
 

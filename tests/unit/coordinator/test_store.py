@@ -19,13 +19,13 @@ from meshray.errors import MeshrayError
 from meshray.model.address import NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.environment import Environment
-from meshray.model.keys import MeshSecret, PrivateKey
+from meshray.model.keys import PrivateKey
 from meshray.model.token import Token
 from meshray.settings import Home
 
 from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, key, new_mesh, request
 
-SETTINGS = Settings(MESH, 51888, MeshSecret(bytes(32)), "ray's token")
+SETTINGS = Settings(MESH, 51888)
 
 
 def everything(registry: Registry) -> RowChanges:
@@ -187,7 +187,8 @@ def make(home: Home) -> tuple[EnrolAnswer, Token]:
         node_name=NodeName("head"),
         public_key=PrivateKey.generate().public(),
         port=51999,
-        advertise=(ENDPOINT,),
+        endpoints=(ENDPOINT,),
+        advertised=(ENDPOINT,),
         versions=VERSIONS,
         labels={"zone": "a"},
         now=time.time(),

@@ -27,6 +27,8 @@ from meshray.doctor.control import (
 from meshray.doctor.facts import Facts, NodeFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
 from meshray.doctor.ways import PathFacts
+from meshray.model.node import NODE_IDENTITY
+from meshray.model.status import Problem
 from tests.unit.doctor.test_checks import HEAD, ME, OTHER, seen_by
 
 AT = "203.0.113.10:51888"
@@ -147,6 +149,20 @@ def test_what_the_coordinator_says(change: dict[str, object], code: str, status:
     checks = report(replace(GOOD, **change), reachable=True)  # type: ignore[arg-type]
     assert of(code, checks).status == status
     assert [check.code for check in checks if check.status == FAIL] == ([code] if status == FAIL else [])
+
+
+def test_a_node_that_nothing_signs_is_a_warning_and_what_was_refused_a_failure() -> None:
+    def about_other(facts: Facts) -> Check:
+        (found,) = [check for check in examine(facts) if (check.code, check.node) == (NODE_IDENTITY, "gpu-2")]
+        return found
+
+    seen = seen_by("gpu-1", HEAD, ME, OTHER)
+    mine = NodeFacts("gpu-1", control=ControlFacts(unsigned=("gpu-2",)), path=PathFacts())
+    warned = about_other(replace(seen, nodes={"gpu-1": mine}))
+    assert (warned.status, "earlier release" in warned.evidence) == (WARN, True)
+    refused = Problem(NODE_IDENTITY, "gpu-2: the signature of its key is wrong", "gpu-2", "meshray node rm gpu-2")
+    failed = about_other(replace(seen, nodes={"gpu-1": replace(mine, complaints=(refused,))}))
+    assert (failed.status, failed.fix) == (FAIL, "meshray node rm gpu-2")
 
 
 def test_a_removed_node_has_no_agent_and_is_told_why() -> None:

@@ -10,7 +10,7 @@ from meshray.doctor import host
 from meshray.doctor.facts import Facts, NodeFacts, decode, encode
 from meshray.doctor.host import HostFacts
 from meshray.doctor.host_device import DeviceFacts
-from meshray.doctor.host_firewall import Drop, FirewallFacts, PortFacts
+from meshray.doctor.host_firewall import Drop, FirewallFacts, PortFacts, guard
 from meshray.doctor.host_machine import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
 from meshray.doctor.host_routes import OtherNetwork, RoutingFacts, StolenRoute
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
@@ -46,8 +46,19 @@ MACHINE = MachineFacts(
     object_store=2 * GB,
     processes=(ProcessLimits("the agent", 7, 1024, 524_288, 60),),
     folders=(STATE, RAY_TEMP),
+    runs_as_root=True,
+    installation="/usr/local/lib/meshray/0.1.0-abc",
 )
-ROUTING = RoutingFacts("10.99.0.0/16", "meshray0", asked=4, overlay_rp_filter=2, uplinks={"eth0": 2}, unanswered={})
+ROUTING = RoutingFacts(
+    "10.99.0.0/16",
+    "meshray0",
+    address="10.99.0.2",
+    own_route="own",
+    asked=4,
+    overlay_rp_filter=2,
+    uplinks={"eth0": 2},
+    unanswered={},
+)
 PORT = PortFacts(needed=True, port=51888, holder="wireguard-go (pid 7)", ours=True)
 FIREWALL = FirewallFacts(is_node=True, udp=PORT, tcp=PORT, guard="Ray's ports are closed (nft)")
 HEALTHY = HostFacts(DEVICE, MACHINE, ROUTING, FIREWALL)
@@ -111,8 +122,9 @@ BROKEN: list[tuple[str, HostFacts, str, str]] = [
     ("device_up", device(state="missing"), "no interface meshray0", "meshray up"),
     ("device_up", device(state="down"), "is down", "ip link set meshray0 up"),
     ("device_up", device(state="silent", state_detail="nothing within 1.5 s"), "1.5 s", "meshray down"),
-    ("device_up", device(state="foreign", state_detail="meshray0 is a dummy"), "a dummy", "ip link delete meshray0"),
+    ("device_up", device(state="foreign", state_detail="meshray0 is a dummy"), "a dummy", "ip -details link show"),
     ("device_up", device(addresses=("10.99.128.2",)), "10.99.128.2, not 10.99.0.2", "meshray down"),
+    ("install_trusted", machine(weak_part="/home/ann/ray"), "others than root can change /home/ann/ray", "meshray up"),
     ("clock", machine(clock_offset_s=3600.0), "3600 s ahead", "set-ntp"),
     ("clock", machine(clock_offset_s=-181.0), "not yet valid", "set-ntp"),
     ("conntrack_room", machine(conntrack_count=950), "950 of 1000", "nf_conntrack_max=4000"),
@@ -128,13 +140,22 @@ BROKEN: list[tuple[str, HostFacts, str, str]] = [
     ("disk_space", folders(inodes_free=0), "no inodes", "df -i /tmp"),
     ("disk_space", machine(folders=(replace(STATE, free=1024),)), "1 KB", "df -h /var/lib/meshray"),
     ("overlay_route", routing(stolen=(STOLEN,)), "10.99.0.9 (gpu-9) leaves by tun0",
-     "ip route del 10.99.0.0/24 dev tun0"),
+     "ip -details route show table all 10.99.0.0/24"),
     ("overlay_route", routing(stolen=(replace(STOLEN, table=52, rule="from all lookup 52 priority 9"),)),
      "in table 52, through the rule from all", "ip rule add to 10.99.0.0/16 lookup main"),
     ("overlay_route", routing(stolen=(replace(STOLEN, interface="", refused="blackhole"),)), "is refused (blackhole)",
-     "ip route del blackhole 10.99.0.0/24"),
+     "ip -details route show table all 10.99.0.0/24"),
     ("other_vpns", routing(others=other("Docker", "br-1", "10.99.4.0/22")), "10.99.4.0/22 of Docker", "docker network"),
-    ("other_vpns", routing(others=other("WireGuard", "wg0", "10.99.0.0/16")), "on wg0", "ip route del"),
+    ("other_vpns", routing(others=other("WireGuard", "wg0", "10.99.0.0/17")), "on wg0", "other addresses"),
+    ("overlay_route", routing(own_route="missing"), "10.99.0.0/16 dev meshray0 is missing",
+     "ip route replace 10.99.0.0/16 dev meshray0 proto kernel scope link src 10.99.0.2"),
+    ("overlay_route", routing(own_route="via 192.0.2.1 dev eth0", contested=("dhcpcd keeps removing it",)),
+     "was replaced: 10.99.0.0/16 leads elsewhere (via 192.0.2.1 dev eth0); dhcpcd keeps removing it",
+     "leave meshray0 alone, then: ip route replace"),
+    ("overlay_route", routing(stolen=(replace(STOLEN, network="10.99.0.9/32", table=255),)), "leaves by tun0",
+     "ip address show to 10.99.0.9"),
+    ("overlay_route", routing(first_rule=20, stolen=(replace(STOLEN, table=52, rule="from all priority 20"),)),
+     "through the rule", "lookup main priority 19"),
     ("other_vpns", routing(overlay="100.70.0.0/16", others=other("Tailscale", "tailscale0")), "Tailscale", "--network"),
     ("rp_filter", routing(uplinks={"eth1": 1}, unanswered={"eth1": "eth0"}), "strict on eth1", "eth1.rp_filter=2"),
     ("udp_port_open", firewall(udp=replace(PORT, drops=(DROP,))), "nft inet filter input: its policy is drop",
@@ -170,6 +191,7 @@ def test_what_is_broken_is_named_with_its_fix(code: str, facts: HostFacts, evide
         ("open_files", machine(processes=(ProcessLimits("Ray", 9, 1024, 4096, 100),))),
         ("disk_space", folders(kind="nfs4")),
         ("other_vpns", routing(others=other("WireGuard", "wg0", "10.0.0.0/8"))),
+        ("other_vpns", routing(others=other("WireGuard", "wg0", "10.99.0.0/16"))),
         ("rp_filter", routing(uplinks={"eth0": 2, "eth1": 1}, unanswered={"eth1": "eth0"})),
     ],
 )
@@ -187,6 +209,17 @@ def test_other_networks_that_are_elsewhere_are_named_only() -> None:
 def test_a_stolen_route_explains_the_filter_that_drops() -> None:
     found = report(routing(stolen=(STOLEN,), overlay_rp_filter=1))
     assert (found["overlay_route"].status, found["rp_filter"].status) == (FAIL, SKIP)
+
+
+def test_a_guard_that_root_cannot_find_is_a_failure() -> None:
+    unread = FirewallFacts(is_node=True, unknown="nft: Invalid argument", may_read=True)
+    assert guard(unread).status == FAIL
+    opened = replace(unread, guard_error="Ray's ports are open", ports_open=True)
+    assert guard(opened).status == FAIL
+    allowed = guard(replace(opened, unguarded=True))
+    assert (allowed.status, "--unguarded" in allowed.evidence) == (WARN, True)
+    # What else is missing is no matter of that option.
+    assert guard(replace(opened, unguarded=True, ports_open=False)).status == FAIL
 
 
 def test_an_ordinary_user_learns_what_cannot_be_told() -> None:

@@ -69,7 +69,7 @@ def of(code: str, report: tuple[Check, ...], name: str = "gpu-1") -> Check:
 def test_a_healthy_mesh_passes_in_every_respect() -> None:
     report = examine(facts(HEAD, ONE, TWO))
     assert failing(report) == []
-    codes = {"udp_in", "udp_out", "transports", "one_way", "path_loss", "path_mtu", "path_kind"}
+    codes = {"udp_in", "udp_out", "udp_data", "transports", "one_way", "path_loss", "path_mtu", "path_kind"}
     assert {check.status for check in report if check.code in codes} == {OK}
     pairs = {(check.node, check.peer) for check in report if check.code == "path_mtu"}
     assert pairs == {(one, other) for one in PATH for other in PATH if one != other}
@@ -115,6 +115,43 @@ def test_where_the_relay_carries_it_is_a_warning() -> None:
     report = examine(facts(HEAD, with_peer(ONE, "head", transport=WSS), with_peer(TWO, "head", transport=WSS)))
     assert failing(report) == []
     assert of("udp_in", report, "head").status == WARN
+
+
+def test_handshakes_that_pass_without_data_are_named_and_no_port_is_blamed() -> None:
+    eaten = {**DEAF, "handshake_age_s": 4.0, "unanswered_s": 30.0}
+    nodes = (
+        with_peer(HEAD, "gpu-1", **DEAF),
+        with_path(with_peer(with_peer(ONE, "head", **eaten), "gpu-2", **DEAF), transport="udp"),
+        with_peer(TWO, "gpu-1", **DEAF),
+    )
+    report = examine(facts(*nodes))
+    assert failing(report) == [("udp_data", "gpu-1", "")]
+    assert "4 s ago" in of("udp_data", report).evidence
+    assert "--transport auto" in of("udp_data", report).fix
+    # Of all nodes it is the same: it is not the hub's port.
+    both = (HEAD, with_peer(ONE, "head", **eaten), with_peer(TWO, "head", **eaten))
+    report = examine(facts(*both))
+    assert failing(report) == [("udp_data", "gpu-1", ""), ("udp_data", "gpu-2", "")]
+    assert of("udp_in", report, "head").status == OK
+
+
+def test_a_handshake_from_before_everything_died_is_no_sign_of_that() -> None:
+    dead = {**DEAF, "handshake_age_s": 60.0, "unanswered_s": 30.0}
+    report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF), with_peer(ONE, "head", **dead), TWO))
+    assert failing(report) == [("udp_out", "gpu-1", "")]
+    between = {**DEAF, "handshake_age_s": 28.0, "unanswered_s": 30.0}
+    report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF), with_peer(ONE, "head", **between), TWO))
+    assert failing(report) == [("udp_out", "gpu-1", "")]
+
+
+def test_data_that_is_eaten_is_a_warning_where_the_relay_carries_it() -> None:
+    relayed = with_path(with_peer(ONE, "head", transport=WSS), only_handshakes=True)
+    report = examine(facts(HEAD, relayed, TWO))
+    assert failing(report) == []
+    assert of("udp_data", report).status == WARN
+    assert of("udp_out", report).status == OK
+    alone = examine(facts(HEAD, relayed, with_path(with_peer(TWO, "head", transport=WSS), only_handshakes=True)))
+    assert of("udp_in", alone, "head").status == OK
 
 
 def test_who_asked_for_the_relay_is_not_told_about_udp() -> None:

@@ -19,6 +19,7 @@ from meshray.firewall.programs import Answer
 
 OK = Answer(0, "", "")
 DENIED = Answer(1, "", "Operation not permitted (you must be root)\nnetlink: Error: cache initialization failed\n")
+BROKEN = Answer(1, "", "netlink: Error: cache initialization failed: Invalid argument\n")
 
 
 @dataclass
@@ -40,6 +41,8 @@ class FakeHost:
         self.permanent: set[str] = set()
         #: tables that only their owner may change (firewalld from version 2.1 on)
         self.owned: set[str] = set()
+        #: programs that tell their version and fail at all else: the kernel lacks what they drive
+        self.broken: set[str] = set()
         self._root = root
         self._old_nft = old_nft
         self._handle = 0
@@ -60,6 +63,8 @@ class FakeHost:
             return Answer(0, f"iptables v1.8.9 ({'legacy' if 'legacy' in program else 'nf_tables'})\n", "")
         if not self._root:
             return DENIED
+        if program.removesuffix("-save").removesuffix("-restore") in self.broken:
+            return BROKEN
         if program == "nft":
             return self._nft(argv[1:], stdin)
         if program == "firewall-cmd":

@@ -1,39 +1,67 @@
-"""Which ports are closed: Ray's, whatever they are; nobody else's."""
+"""Which ports are closed: Ray's, whatever they are; nobody else's, down to the address and the family."""
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, ip_address
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.firewall import Listening, decide
-from meshray.firewall.closing import Ranges, ranges
+from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, Scoped, ranges, without
 
 PORTS = st.integers(1, 60)
-ADDRESSES = st.sampled_from(["0.0.0.0", "::", "192.168.1.1", "127.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1"])
-SOCKETS = st.lists(st.builds(Listening, PORTS, ADDRESSES, st.sampled_from([True, False, None])))
+ADDRESSES = st.sampled_from(
+    ["0.0.0.0", "::", "192.168.1.1", "10.99.0.1", "127.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1"]
+)
+SOCKETS = st.lists(st.builds(Listening, PORTS, ADDRESSES, st.sampled_from([True, False, None]), st.booleans()))
+NETWORK = IPv4Network("10.99.0.0/16")
+#: Where a stranger knocks: each address that the node has.
+KNOCKS = ("192.168.1.1", "10.99.0.1", "fe80::1", "fe80::2")
 
 
 def members(found: Ranges) -> set[int]:
     return {port for first, last in found for port in range(first, last + 1)}
 
 
+def named(found: Scoped, address: str, port: int) -> bool:
+    family = IPV6 if ip_address(address).version == 6 else IPV4
+    return any(scope in (family, address) and port in members(ports) for scope, ports in found)
+
+
+def is_closed(closed: Closed, address: str, port: int) -> bool:
+    """As the rules do it, in their order."""
+    if named(closed.heard, address, port):
+        return True
+    return not named(closed.spared, address, port) and port in members(closed.always)
+
+
+def answers(socket: Listening, address: str) -> bool:
+    """What the kernel does: whether this socket gets a connection to this address."""
+    version = ip_address(address).version
+    if socket.address == "::":
+        return version == 6 or not socket.only_ipv6
+    return socket.address == ("0.0.0.0" if version == 4 and socket.address == "0.0.0.0" else address)
+
+
 @given(st.sets(PORTS), SOCKETS, st.sets(PORTS))
 def test_what_is_closed(always: set[int], listening: list[Listening], never: set[int]) -> None:
     closed = decide(always, listening, never)
-    shut, heard = members(closed.always), members(closed.heard)
-    outward = [socket for socket in listening if not socket.is_local]
-    rays = {socket.port for socket in outward if socket.of_ray}
-    others = {socket.port for socket in outward if socket.of_ray is False}
-
-    assert not shut & never
-    assert heard == rays - always - never
-    assert always & rays - never <= shut
-    # What nobody but Ray has is closed where it is Ray's to use, and nothing is closed that never was Ray's.
-    assert always - others - never <= shut
-    assert shut <= always
-    assert not shut & (others - rays)
+    assert members(closed.always) == always - never
+    for address in KNOCKS:
+        for port in {socket.port for socket in listening} | always:
+            there = [socket for socket in listening if socket.port == port and answers(socket, address)]
+            shut = is_closed(closed, address, port)
+            if port in never:
+                assert not shut
+            elif any(socket.of_ray for socket in there):
+                assert shut
+            elif any(socket.of_ray is False for socket in there) and len(there) == 1:
+                alone = not any(socket.of_ray for socket in listening if socket.port == port)
+                assert not shut or not alone
+            elif not there and port not in always:
+                assert not shut
 
 
 @given(st.sets(PORTS))
@@ -43,15 +71,46 @@ def test_ranges_hold_the_same_ports(ports: set[int]) -> None:
     assert all(before[1] + 1 < after[0] for before, after in pairwise(found))
 
 
-def test_a_web_server_of_somebody_else_stays() -> None:
+@given(st.sets(PORTS), st.sets(PORTS))
+def test_ranges_without_ports(ports: set[int], gone: set[int]) -> None:
+    assert without(ranges(ports), gone) == ranges(ports - gone)
+
+
+def test_a_web_server_of_another_program_stays() -> None:
     web = Listening(8000, "0.0.0.0", of_ray=False)
-    assert decide([8000], [web], ()).always == ()
-    # On the loopback it serves nobody outside, so Ray Serve might still get the port on another address.
-    assert decide([8000], [Listening(8000, "127.0.0.1", of_ray=False)], ()).always == ((8000, 8000),)
+    closed = decide([8000], [web], ())
+    assert not is_closed(closed, "192.168.1.1", 8000)
+    assert closed.foreign == {8000}
+    assert is_closed(closed, "fe80::1", 8000)  # Ray Serve might still get it there
+    # On the loopback it serves nobody outside.
+    assert decide([8000], [Listening(8000, "127.0.0.1", of_ray=False)], ()).spared == ()
     # Both have it, on different addresses.
     both = [Listening(8000, "192.168.1.1", of_ray=False), Listening(8000, "192.168.2.1", of_ray=True)]
-    assert decide([8000], both, ()).always == ((8000, 8000),)
-    assert decide([], both, ()).heard == ((8000, 8000),)
+    for ports in ([8000], []):
+        closed = decide(ports, both, ())
+        assert not is_closed(closed, "192.168.1.1", 8000)
+        assert is_closed(closed, "192.168.2.1", 8000)
+
+
+def test_a_port_of_one_family_closes_nobodys_of_the_other() -> None:
+    """The attack: listen on IPv6 where a database listens on IPv4, and claim to be Ray."""
+    database, claims = Listening(5432, "0.0.0.0", of_ray=False), Listening(5432, "::", of_ray=True, only_ipv6=True)
+    closed = decide([], [database, claims], ())
+    assert not is_closed(closed, "192.168.1.1", 5432)
+    assert is_closed(closed, "fe80::1", 5432)
+
+
+def test_what_members_reach() -> None:
+    database, claims = Listening(5432, "0.0.0.0", of_ray=False), Listening(5432, "::", of_ray=True, only_ipv6=True)
+    elsewhere = Listening(7000, "192.168.1.1", of_ray=True)
+    listening = [
+        *(database, claims, elsewhere, Listening(8000, "10.99.0.1", of_ray=False)),
+        *(Listening(29500, "::", of_ray=True), Listening(40000, "0.0.0.0", of_ray=False)),
+        *(Listening(40001, "0.0.0.0", of_ray=None), Listening(40002, "127.0.0.1", of_ray=False)),
+    ]
+    closed = decide([6379, 8000], listening, (), network=NETWORK, chosen=range(39999, 40004))
+    assert closed.members == ((6379, 6379), (29500, 29500), (39999, 39999), (40002, 40003))
+    assert decide([6379], listening, ()).members is None
 
 
 def test_the_kernels_own_port_stays() -> None:

@@ -28,6 +28,10 @@ def proc(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def texts(firewall: Firewall) -> list[str]:
+    return [problem.text for problem in firewall.problems()]
+
+
 def forwarding(proc: Path) -> str:
     return (proc / "sys/net/ipv4/conf/meshray0/forwarding").read_text().strip()
 
@@ -238,7 +242,7 @@ def test_firewalld_that_does_not_answer(proc: Path) -> None:
     host.owned = {"firewalld"}
     host.tables["inet", "firewalld"]["filter_INPUT"].rules.pop(0)
     firewall.apply()
-    assert firewall.problems() == [
+    assert texts(firewall) == [
         "nft inet firewalld filter_INPUT still drops the overlay: "
         "/dev/stdin:1:1-9: Error: Could not process rule: Operation not permitted "
         "(firewall-cmd --zone=trusted --change-interface=meshray0)"
@@ -248,7 +252,7 @@ def test_firewalld_that_does_not_answer(proc: Path) -> None:
 def test_without_rights_nothing_is_claimed(proc: Path) -> None:
     firewall = Firewall(HUB, run=FakeHost({"nft", "iptables-nft"}, root=False), proc=proc)
     assert firewall.apply() == []
-    assert "the host's nftables rules cannot be read: Operation not permitted (you must be root)" in firewall.problems()
+    assert "the host's nftables rules cannot be read: Operation not permitted (you must be root)" in texts(firewall)
     assert forwarding(proc) == "0"
 
 
@@ -256,7 +260,7 @@ def test_a_hub_that_cannot_be_guarded_does_not_forward(proc: Path) -> None:
     (proc / "sys/net/ipv4/conf/meshray0/forwarding").write_text("1")
     firewall = Firewall(HUB, run=FakeHost(set()), proc=proc)
     assert firewall.apply() == ["forwarding on meshray0 is off"]
-    assert "neither nft nor iptables" in firewall.problems()[0]
+    assert "neither nft nor iptables" in texts(firewall)[0]
 
 
 def test_a_kernel_without_nftables_is_a_host_without_nft(proc: Path) -> None:
@@ -275,7 +279,9 @@ def test_a_switch_that_cannot_be_set_is_told(proc: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Proc, "set_forwarding", refuse)
     firewall = Firewall(HUB, run=FakeHost({"nft"}), proc=proc)
     assert firewall.apply() == ["nft: table inet meshray in place"]
-    assert firewall.problems() == ["forwarding on meshray0 cannot be switched on: Read-only file system"]
+    assert texts(firewall) == ["forwarding on meshray0 cannot be switched on: Read-only file system"]
+    (problem,) = firewall.problems()
+    assert problem.code == "hub_forwards" and "sysctl -w net.ipv4.conf.meshray0.forwarding=1" in problem.fix
 
 
 def test_ports(proc: Path) -> None:
@@ -298,7 +304,7 @@ def test_ports(proc: Path) -> None:
 
 def test_programs_that_are_not_there() -> None:
     assert run_program(["meshray-no-such-program"]).missing
-    assert run_program(["/"]).code == 126
+    assert run_program(["/"]).missing
     assert run_program(["cat"], "hello") == Answer(0, "hello", "")
     assert run_program(["sh", "-c", "echo '# Warning' >&2; echo no >&2; exit 3"]).cause == "no"
     assert run_program(["false"]).cause == "exit status 1"

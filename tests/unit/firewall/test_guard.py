@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from meshray.firewall import Closed, Firewall, GuardState, Opening, guard_state
+from meshray.firewall.closing import IPV4, IPV6
 from meshray.firewall.programs import Answer
 from tests.unit.firewall.host import FakeHost
 
 NODE = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
-CLOSED = Closed(((6379, 6379), (10002, 19999)), ((41234, 41234),))
+CLOSED = Closed(
+    ((6379, 6379), (10002, 19999)),
+    ((IPV4, ((41234, 41234),)), (IPV6, ((41234, 41234),))),
+    (("192.168.1.1", ((10500, 10500),)),),
+)
 
 
 @pytest.fixture
@@ -28,16 +33,20 @@ def test_one_call_of_nft_closes_them(proc: Path) -> None:
     host = FakeHost({"nft"})
     firewall = Firewall(NODE, run=host, proc=proc)
     assert firewall.close(CLOSED) == [
-        "nft: table inet meshray in place, TCP 6379, 10002-19999, 41234 closed to all but the overlay"
+        "nft: table inet meshray in place, TCP 6379, 10002-19999, 41234, 41234 closed to all but the overlay"
     ]
     assert host.changes == 1
-    rules = [rule for _, rule in host.tables["inet", "meshray"]["input"].rules]
-    assert [rule.rsplit(" comment")[0].partition("} ")[2] for rule in rules] == [
-        "ip daddr 10.99.0.0/16 drop",
-        "tcp dport { 6379, 10002-19999 } tcp flags & (fin | syn | rst | ack) == syn drop",
-        "tcp dport { 41234 } drop",
+    rules = [rule.rsplit(" comment")[0] for _, rule in host.tables["inet", "meshray"]["input"].rules]
+    outside = 'iifname != { "lo", "meshray0" }'
+    assert rules == [
+        'iifname "meshray0" ip daddr != 10.99.0.0/16 drop',
+        'iifname "meshray0" meta nfproto ipv6 drop',
+        f"{outside} ip daddr 10.99.0.0/16 drop",
+        f"{outside} meta nfproto ipv4 tcp dport {{ 41234 }} drop",
+        f"{outside} meta nfproto ipv6 tcp dport {{ 41234 }} drop",
+        f"{outside} ip daddr 192.168.1.1 tcp dport {{ 10500 }} accept",
+        f"{outside} tcp dport {{ 6379, 10002-19999 }} tcp flags & (fin | syn | rst | ack) == syn drop",
     ]
-    assert all(rule.startswith('iifname != { "lo", "meshray0" } ') for rule in rules)
     assert guard_state("meshray0", run=host, proc=proc) == GuardState("nft", "")
     assert firewall.apply() == []
     assert firewall.problems() == []
@@ -74,12 +83,14 @@ def test_iptables_alone(proc: Path, variant: str) -> None:
         chains = host.iptables[program]
         assert chains["INPUT"][1][0].endswith("-j MESHRAY-INPUT")
         assert chains["MESHRAY-INPUT"][1] == [
+            "'!' -d 10.99.0.0/16 -i meshray0 -j DROP" if version == 4 else "-i meshray0 -j DROP",
             "-i lo -j RETURN",
             "-i meshray0 -j RETURN",
             *(["-d 10.99.0.0/16 -j DROP"] if version == 4 else []),
+            "-p tcp -m tcp --dport 41234:41234 -j DROP",
+            *(["-d 192.168.1.1 -p tcp -m tcp --dport 10500:10500 -j RETURN"] if version == 4 else []),
             "-p tcp -m tcp --dport 6379:6379 --syn -j DROP",
             "-p tcp -m tcp --dport 10002:19999 --syn -j DROP",
-            "-p tcp -m tcp --dport 41234:41234 -j DROP",
         ]
     assert guard_state("meshray0", run=host, proc=proc) == GuardState("iptables", "")
     assert firewall.apply() == []
@@ -110,9 +121,9 @@ def test_without_any_program_it_is_said(proc: Path) -> None:
         "Ray's ports are open to every network that this machine is in: "
         "neither nft nor iptables is there (apt-get install nftables)"
     )
-    assert firewall.problems() == [said]
+    assert [problem.text for problem in firewall.problems()] == [said]
     assert firewall.apply() == []
-    assert firewall.problems() == [said]
+    assert [problem.text for problem in firewall.problems()] == [said]
     assert guard_state("meshray0", run=host, proc=proc) == GuardState("", said.partition(": ")[2])
     # As soon as there is one, it is used.
     host.programs.add("nft")
@@ -124,7 +135,7 @@ def test_without_ip6tables(proc: Path) -> None:
     host = FakeHost({"iptables-nft"})
     firewall = Firewall(NODE, run=host, proc=proc)
     assert firewall.close(CLOSED) == ["iptables-nft MESHRAY-INPUT: in place"]
-    assert firewall.problems() == [
+    assert [problem.text for problem in firewall.problems()] == [
         "Ray's ports are open to every IPv6 network that this machine is in: ip6tables-nft-save: not found"
     ]
     assert guard_state("meshray0", run=host, proc=proc) == GuardState(
@@ -140,10 +151,35 @@ def test_nft_that_refuses_leaves_it_to_iptables(proc: Path) -> None:
     host = FakeHost({"nft", "iptables-nft", "ip6tables-nft"})
     host.owned = {"meshray"}
     firewall = Firewall(NODE, run=host, proc=proc)
+    in_place = ["iptables-nft MESHRAY-INPUT: in place", "ip6tables-nft MESHRAY-INPUT: in place"]
+    assert firewall.close(CLOSED) == in_place
+    # What is looked at again is done in the same way.
+    host.iptables.clear()
+    assert firewall.apply() == in_place
+    assert firewall.unguarded == ""
+
+
+def test_what_exists_and_cannot_work_is_passed_over(proc: Path) -> None:
+    """A kernel without nf_tables: nft and iptables-nft tell their versions and fail, iptables-legacy works."""
+    host = FakeHost({"nft", "iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"})
+    host.broken = {"nft", "iptables-nft", "ip6tables-nft"}
+    firewall = Firewall(NODE, run=host, proc=proc)
     assert firewall.close(CLOSED) == [
-        "iptables-nft MESHRAY-INPUT: in place",
-        "ip6tables-nft MESHRAY-INPUT: in place",
+        "iptables-legacy MESHRAY-INPUT: in place",
+        "ip6tables-legacy MESHRAY-INPUT: in place",
     ]
+    assert (firewall.unguarded, firewall.problems()) == ("", [])
+    (proc / "net/ip_tables_names").write_text("filter\n")
+    assert firewall.apply() == []
+    assert firewall.problems() == []
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("iptables", "")
+
+    host.broken |= {"iptables-legacy", "ip6tables-legacy"}
+    firewall.close(CLOSED)
+    assert "Ray's ports are open to every network that this machine is in" in firewall.unguarded
+    assert "iptables-legacy" in firewall.unguarded
+    firewall.apply()
+    assert "iptables-legacy" in firewall.unguarded
 
 
 def test_without_rights_it_is_said(proc: Path) -> None:
@@ -153,7 +189,7 @@ def test_without_rights_it_is_said(proc: Path) -> None:
     host = FakeHost({"nft", "iptables-nft", "ip6tables-nft"}, root=False)
     firewall = Firewall(NODE, run=run, proc=proc)
     assert firewall.close(CLOSED) == []
-    assert "every IPv4 network that this machine is in: Operation not permitted" in firewall.problems()[0]
+    assert "every network that this machine is in: nft: Operation not permitted" in firewall.unguarded
     state = guard_state("meshray0", run=run, proc=proc)
     assert state.how == ""
     assert "Operation not permitted" in state.why

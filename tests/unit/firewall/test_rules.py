@@ -209,7 +209,7 @@ def test_our_rule_on_top_always_helps(opening: Opening, data: st.DataObject) -> 
     body = data.draw(st.lists(lines, max_size=5))
     hook, way = data.draw(st.sampled_from([("input", Way.IN), ("output", Way.OUT), ("forward", Way.THROUGH)]))
     more = "\tchain w { # handle 9\n\t\tdrop # handle 10\n\t}\n"
-    table = chain_of("\n".join([nft.accept_rule(way, opening), *body]), policy="drop", hook=hook, more=more)
+    table = chain_of("\n".join([*nft.accept_rules(way, opening), *body]), policy="drop", hook=hook, more=more)
     assert not holds_back(table, opening)
     assert [rule.comment for _, rule in table.marked(opening.mark)] == [way.comment(opening)]
 

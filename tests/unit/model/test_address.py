@@ -37,6 +37,7 @@ def test_every_host_name_has_a_nearest_valid_name(hostname: str) -> None:
         ("head", "head", 51888),
         ("2001:db8::7", "2001:db8::7", 51888),
         ("[::1]", "::1", 51888),
+        ("[fe80::1%eth0.7]:1", "fe80::1%eth0.7", 1),
     ],
 )
 def test_endpoints(text: str, host: str, port: int) -> None:
@@ -46,7 +47,24 @@ def test_endpoints(text: str, host: str, port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "host:", "host:0", "host:65536", "host:x", "10.0.0.300:1", "a b:1", "[::1]:x"]
+    "text",
+    [
+        "",
+        ":",
+        "host:",
+        "host:0",
+        "host:65536",
+        "host:x",
+        "10.0.0.300:1",
+        "a b:1",
+        "[::1]:x",
+        "[fe80::1%a\nb]:1",
+        "[fe80::1%a b]:1",
+        "[fe80::1%\u2028]:1",
+        "[fe80::1%]:1",
+        "[fe80::1%0123456789abcdef]:1",
+        "\u212a.example:1",
+    ],
 )
 def test_what_is_no_endpoint(text: str) -> None:
     with pytest.raises(UsageError):
@@ -57,6 +75,13 @@ def test_what_is_no_endpoint(text: str) -> None:
 def test_no_text_breaks_the_parser(text: str) -> None:
     with contextlib.suppress(UsageError):
         Endpoint.parse(text, 1)
+
+
+def test_invalid_endpoints_of_one_node_are_left_out() -> None:
+    assert Endpoint.parse_readable(["192.0.2.7:1", "[fe80::1%a\nb]:1", "", "vm.example.org:2"]) == (
+        Endpoint("192.0.2.7", 1),
+        Endpoint("vm.example.org", 2),
+    )
 
 
 def test_the_upper_half_mirrors_the_lower() -> None:

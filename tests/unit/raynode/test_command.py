@@ -20,6 +20,7 @@ from meshray.raynode.command import (
     ray_environment,
     start_command,
 )
+from meshray.raynode.user_environment import UserEnvironment
 from meshray.raynode.versions import RayInstallation
 from meshray.runtime.person import Person
 
@@ -118,11 +119,14 @@ def test_labels_that_ray_refuses_are_refused(label: tuple[str, str]) -> None:
 
 
 def test_rays_processes_know_token_interface_and_patience() -> None:
-    environment = ray_environment(WORKER, {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0"})
+    environment = ray_environment(RAY, WORKER, {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0"})
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["RAY_AUTH_TOKEN_PATH"] == "/run/meshray/ray_token"
-    assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "meshray0"
-    assert environment["RAY_health_check_failure_threshold"] == "10"
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "UCX_NET_DEVICES"):
+        assert environment[name] == "meshray0"
+    for name in ("VLLM_HOST_IP", "SGLANG_HOST_IP"):
+        assert environment[name] == "10.99.0.2"
+    assert environment["RAY_health_check_failure_threshold"] == "6"
     assert environment["CUDA_VISIBLE_DEVICES"] == "0"
 
 
@@ -133,7 +137,7 @@ def test_the_persons_tuning_stays_and_what_meshray_owns_does_not() -> None:
         "RAY_AUTH_MODE": "disabled",
         "RAY_ADDRESS": "other:1",
     }
-    environment = ray_environment(WORKER, base)
+    environment = ray_environment(RAY, WORKER, base)
     assert environment["RAY_health_check_timeout_ms"] == "5000"
     assert environment["NCCL_SOCKET_IFNAME"] == "ib0"
     assert environment["RAY_AUTH_MODE"] == "token"
@@ -142,9 +146,35 @@ def test_the_persons_tuning_stays_and_what_meshray_owns_does_not() -> None:
 
 def test_another_persons_ray_gets_their_home_and_nothing_of_sudos() -> None:
     base = {"HOME": "/root", "USER": "root", "SUDO_USER": "ada", "XDG_RUNTIME_DIR": "/run/user/0", "MESHRAY_HOME": "/x"}
-    environment = ray_environment(WORKER, base, ADA)
+    environment = ray_environment(RAY, WORKER, base, ADA)
     assert (environment["HOME"], environment["USER"], environment["LOGNAME"]) == ("/home/ada", "ada", "ada")
     assert not {"SUDO_USER", "XDG_RUNTIME_DIR", "MESHRAY_HOME"} & set(environment)
+
+
+def test_rays_own_environment_is_active_and_the_users_variables_are_there(tmp_path: Path) -> None:
+    programs = tmp_path / "ray/bin"
+    programs.mkdir(parents=True)
+    (tmp_path / "ray/pyvenv.cfg").touch()
+    ray = replace(RAY, ray=programs / "ray")
+    session = {"PATH": f"/opt/cuda/bin:{programs}:/usr/bin", "VIRTUAL_ENV": "/home/ada/other", "HF_HOME": "/data/hf"}
+    plan = replace(WORKER, environment=UserEnvironment(session, {"HF_HOME": "/scratch/hf", "EPOCHS": "3"}))
+    environment = ray_environment(ray, plan, {"PATH": "/sbin"}, ADA)
+    assert environment["PATH"] == f"{programs}:/opt/cuda/bin:/usr/bin"
+    assert environment["VIRTUAL_ENV"] == str(tmp_path / "ray")
+    assert environment["HF_HOME"] == "/scratch/hf"
+    assert environment["EPOCHS"] == "3"
+    # Drivers have a session of their own.
+    assert client_environment(plan)["EPOCHS"] == "3"
+    assert "PATH" not in client_environment(plan)
+
+
+def test_conda_is_activated_by_its_own_variables(tmp_path: Path) -> None:
+    (tmp_path / "envs/ray/conda-meta").mkdir(parents=True)
+    ray = replace(RAY, ray=tmp_path / "envs/ray/bin/ray")
+    environment = ray_environment(ray, WORKER, {"CONDA_PREFIX": "/opt/conda", "VIRTUAL_ENV": "/x"})
+    assert environment["CONDA_PREFIX"] == str(tmp_path / "envs/ray")
+    assert environment["CONDA_DEFAULT_ENV"] == "ray"
+    assert "VIRTUAL_ENV" not in environment
 
 
 def test_a_client_finds_the_head_with_every_tool() -> None:
@@ -164,3 +194,12 @@ def test_without_a_token_authentication_is_off_by_name() -> None:
 
 def test_no_secret_is_on_the_command_line() -> None:
     assert "token" not in json.dumps(start_command(RAY, HEAD))
+
+
+def test_what_the_files_of_a_node_cannot_hold_is_refused_before_anything_is_changed() -> None:
+    check_extra_args(["--num-cpus=1"] * 64)
+    for arguments in (["--num-cpus=1"] * 65, ["--resources=" + "x" * 501]):
+        with pytest.raises(UsageError, match="at most 64 of 512 characters"):
+            check_extra_args(arguments)
+    with pytest.raises(UsageError, match="65 labels"):
+        check_labels({f"zone-{number}": "a" for number in range(65)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from meshray.settings import Home
 
 HEAD = IPv4Address("10.99.0.1")
 RAY, WEB, DRIVER, STRANGER = 100, 200, 300, 400
+#: As whom this mesh's Ray runs; another user of the machine.
+ADA, MALLORY = 1000, 1001
+RAYLET = "/home/x/venv/lib/python3.12/site-packages/ray/core/src/ray/raylet/raylet"
 
 
 class Machine:
@@ -23,6 +27,9 @@ class Machine:
         self.root = root
         self.sockets: dict[int, list[TcpSocket]] = {LISTEN: [], ESTABLISHED: []}
         self.looks = 0
+        #: To which port a connection goes where that is not 6379, by its inode.
+        self.remote_ports: dict[str, int] = {}
+        self.token = f"RAY_AUTH_TOKEN_PATH={home.ray_token}\0"
         self.process(RAY, f"PATH=/bin\0RAY_AUTH_TOKEN_PATH={home.ray_token}\0", "1", "2")
         self.process(WEB, "PATH=/bin\0RAY_AUTH_TOKEN_PATH=/elsewhere/ray_token\0", "3")
         self.process(DRIVER, "", "4", "40")
@@ -34,20 +41,28 @@ class Machine:
             TcpSocket(50001, "192.168.1.2", "192.168.1.1", "50"),  # another cluster's GCS
         ]
 
-    def process(self, pid: int, environ: str, *inodes: str) -> None:
+    def process(
+        self, pid: int, environ: str, *inodes: str, uid: int = ADA, effective: int | None = None, program: str = ""
+    ) -> None:
         (self.root / str(pid) / "fd").mkdir(parents=True, exist_ok=True)
         (self.root / str(pid) / "environ").write_text(environ)
+        uids = (uid, uid if effective is None else effective)
+        (self.root / str(pid) / "status").write_text(f"Name:\tx\nUid:\t{uids[0]}\t{uids[1]}\t0\t0\n")
+        if program:
+            (self.root / str(pid) / "exe").symlink_to(program)
         for inode in inodes:
             (self.root / str(pid) / "fd" / inode).symlink_to(f"socket:[{inode}]")
         (self.root / str(pid) / "fd" / "0").symlink_to("/dev/null")
 
-    def listen(self, port: int, inode: str) -> None:
-        self.sockets[LISTEN].append(TcpSocket(port, "0.0.0.0", "0.0.0.0", inode))
+    def listen(self, port: int, inode: str, address: str = "0.0.0.0") -> None:
+        self.sockets[LISTEN].append(TcpSocket(port, address, "0.0.0.0", inode))
 
     def answer(self, state: int, remote_port: int = 0) -> list[TcpSocket]:
-        assert (remote_port == 6379) is (state == ESTABLISHED)
-        self.looks += state == ESTABLISHED
-        return list(self.sockets[state])
+        assert bool(remote_port) is (state == ESTABLISHED)
+        self.looks += remote_port == 6379
+        if state == LISTEN:
+            return list(self.sockets[state])
+        return [found for found in self.sockets[state] if remote_port == self.remote_ports.get(found.inode, 6379)]
 
 
 @pytest.fixture
@@ -63,13 +78,76 @@ def machine(tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> Mach
     return made
 
 
-def test_whose_they_are(machine: Machine, home: Home) -> None:
-    found = {heard.port: heard.of_ray for heard in Listeners(home, HEAD)()}
+@pytest.fixture
+def look(home: Home, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[int, bool | None]]:
+    """Whose the port is, by a look that knows nothing of earlier ones."""
+    parents = {501: 500, 502: 501}
+    monkeypatch.setattr(listeners, "parents", lambda: parents)
+    return lambda: {heard.port: heard.of_ray for heard in Listeners(home, ADA, lambda: HEAD)()}
+
+
+Look = Callable[[], dict[int, bool | None]]
+
+
+def test_another_users_claim_counts_for_nothing(machine: Machine, look: Look) -> None:
+    """The attack: the environment of Ray, or a connection to the mesh's GCS, in a process of anybody's."""
+    machine.process(500, machine.token, "70", uid=MALLORY)
+    machine.process(510, "", "71", "72", uid=MALLORY)
+    machine.process(520, machine.token, "73", uid=MALLORY, effective=ADA)  # a program of Ada's with her rights
+    for port, inode in ((5000, "70"), (5001, "71"), (5002, "73")):
+        machine.listen(port, inode)
+    machine.sockets[ESTABLISHED].append(TcpSocket(50003, "10.99.0.2", "10.99.0.1", "72"))
+    found = look()
+    assert (found[5000], found[5001], found[5002]) == (False, False, False)
+
+
+def test_a_socket_that_another_user_has_too_is_not_claimed(machine: Machine, look: Look) -> None:
+    machine.process(500, machine.token, "70")
+    machine.process(501, "", "70", uid=MALLORY)
+    machine.process(510, machine.token, "71")
+    machine.process(511, "", "71")
+    machine.listen(5000, "70")
+    machine.listen(5001, "71")
+    found = look()
+    assert (found[5000], found[5001]) == (False, True)
+
+
+def test_a_ray_that_somebody_started_by_hand(machine: Machine, look: Look) -> None:
+    machine.process(500, "", "70", uid=MALLORY, program=RAYLET)
+    (machine.root / "500/cmdline").write_bytes(b"raylet\0--gcs-address=192.168.1.5:6380\0--x=1\0")
+    machine.process(501, "", uid=MALLORY)
+    machine.process(502, "", "71", uid=MALLORY)  # a worker's child
+    machine.process(600, "", "72", uid=MALLORY, program=RAYLET.replace("raylet/raylet", "gcs/gcs_server"))
+    machine.process(610, "", "73", "80", uid=MALLORY)  # its dashboard
+    machine.process(620, "", "74", "81", uid=1002)  # somebody else who calls that GCS
+    machine.process(630, "", "75", uid=MALLORY)  # its user's other program
+    machine.process(640, "", "76", uid=MALLORY, program="/tmp/gcs_server")
+    for port, inode in enumerate(("70", "71", "72", "73", "74", "75", "76"), start=5000):
+        machine.listen(port, inode)
+    for inode in ("80", "81"):
+        machine.sockets[ESTABLISHED].append(TcpSocket(50003, "192.168.1.5", "192.168.1.5", inode))
+        machine.remote_ports[inode] = 6380
+    found = look()
+    assert [found[port] for port in range(5000, 5007)] == [True, True, True, True, False, False, False]
+
+
+def test_a_raylets_child_of_another_user_is_not_rays(machine: Machine, look: Look) -> None:
+    machine.process(500, "", uid=MALLORY, program=f"{RAYLET} (deleted)")
+    machine.process(501, "", "70", uid=MALLORY)
+    machine.process(502, "", "71", uid=0)
+    machine.listen(5000, "70")
+    machine.listen(5001, "71")
+    found = look()
+    assert (found[5000], found[5001]) == (True, False)
+
+
+def test_whose_they_are(machine: Machine, look: Look) -> None:
+    found = look()
     assert found == {6379: True, 41000: True, 8000: False, 10007: True, 10009: False, 2049: None}
 
 
 def test_nothing_new_costs_no_look_at_processes(machine: Machine, home: Home) -> None:
-    look = Listeners(home, HEAD)
+    look = Listeners(home, ADA, lambda: HEAD)
     first = look()
     assert look() == first
     assert machine.looks == 1
@@ -82,7 +160,7 @@ def test_nothing_new_costs_no_look_at_processes(machine: Machine, home: Home) ->
 def test_who_was_a_stranger_may_become_a_driver(machine: Machine, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("meshray.raynode.listeners.time.monotonic", lambda: now[0])
-    look = Listeners(home, HEAD)
+    look = Listeners(home, ADA, lambda: HEAD)
     assert Heard(10009, "0.0.0.0", False) in look()
     machine.sockets[ESTABLISHED].append(TcpSocket(50002, "10.99.0.2", "10.99.0.1", "50"))
     assert Heard(10009, "0.0.0.0", False) in look()

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
-from meshray.raynode.sockets import ESTABLISHED, LISTEN, TcpSocket, parse, parse_table, question
+from meshray.raynode.sockets import (
+    ESTABLISHED,
+    LISTEN,
+    TcpSocket,
+    close_connections,
+    parse,
+    parse_table,
+    question,
+    timeouts,
+    unacknowledged,
+)
 
 #: Addresses are words in this machine's byte order: see `kernels`.
 TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -49,6 +63,35 @@ def test_answers_of_the_kernel() -> None:
     assert parse(data + message(3, bytes(4))) == (found, True)
 
 
+def connection(timer: int, retransmits: int, remote: str) -> bytes:
+    ends = struct.pack("!HH", 40000, 6379) + socket.inet_aton("10.99.0.1").ljust(16, b"\0")
+    ends += socket.inet_aton(remote).ljust(16, b"\0")
+    head = struct.pack("=BBBB", socket.AF_INET, ESTABLISHED, timer, retransmits)
+    return message(20, head + ends + bytes(12) + struct.pack("=5I", 0, 0, 1420, 0, 7))
+
+
+def test_connections_whose_data_is_sent_again_in_vain() -> None:
+    data = (
+        connection(1, 2, "10.99.0.2")
+        + connection(1, 1, "10.99.0.3")  # sent again once: a lost packet
+        + connection(4, 9, "10.99.0.4")  # its peer does not read
+        + connection(0, 0, "10.99.0.5")
+    )
+    assert [each.remote for each in parse(data, 2)[0]] == ["10.99.0.2"]
+    assert len(parse(data)[0]) == 4
+
+
+def test_the_counter_of_timeouts() -> None:
+    assert timeouts("TcpExt: SyncookiesSent TCPTimeouts X\nTcpExt: 1 42 3\nIpExt: A\nIpExt: 5\n") == 42
+    assert timeouts("TcpExt: A\nTcpExt: 1\n") == timeouts("") == 0
+    assert timeouts(Path("/proc/net/netstat").read_text()) >= 0
+
+
+def test_data_that_nobody_acknowledges_is_seen_by_the_kernel() -> None:
+    # Only that the kernel answers in the form that is read; the lab has the stalls.
+    assert unacknowledged(200) == set()
+
+
 def test_a_refusal_is_told() -> None:
     with pytest.raises(OSError, match="refused") as caught:
         parse(message(2, struct.pack("=i", -errno.ENOENT) + bytes(16)))
@@ -56,7 +99,7 @@ def test_a_refusal_is_told() -> None:
 
 
 def test_the_question_names_state_and_port() -> None:
-    asked = question(socket.AF_INET6, ESTABLISHED, 6379)
+    asked = question(socket.AF_INET6, 1 << ESTABLISHED, 6379)
     assert struct.unpack_from("=I", asked)[0] == len(asked) == 72
     assert asked[16:18] == bytes([socket.AF_INET6, socket.IPPROTO_TCP])
     assert struct.unpack_from("=I", asked, 20)[0] == 1 << ESTABLISHED
@@ -69,3 +112,25 @@ def test_the_table_says_the_same() -> None:
     assert list(parse_table(table, ESTABLISHED, 6379)) == [TcpSocket(0xD431, "10.99.0.2", "10.99.0.1", "1600")]
     wide = f"head\n 0: {'0' * 16}{kernels('0.0.255.255')}{kernels('10.99.0.1')}:2711 {'0' * 32}:0000 0A 0 0 0 0 0 7\n"
     assert list(parse_table(wide, LISTEN)) == [TcpSocket(10001, "10.99.0.1", "::", "7")]
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_connections_to_one_address_are_closed_and_no_others(family: int) -> None:
+    """gRPC's sockets are of IPv6 with IPv4 addresses in them."""
+    if os.geteuid() != 0:
+        pytest.skip("the kernel closes sockets for root only")
+    with ExitStack() as opened:
+        prefix = "::ffff:" if family == socket.AF_INET6 else ""
+        there, elsewhere = IPv4Address("127.0.0.77"), IPv4Address("127.0.0.78")
+        listeners = [opened.enter_context(socket.create_server((str(ip), 0))) for ip in (there, elsewhere)]
+        clients = []
+        for listener in listeners:
+            client = opened.enter_context(socket.socket(family))
+            client.connect((prefix + listener.getsockname()[0], listener.getsockname()[1]))
+            opened.enter_context(listener.accept()[0])
+            clients.append(client)
+        assert close_connections(there) == 1
+        with pytest.raises(ConnectionAbortedError):
+            clients[0].send(b"x")
+            clients[0].recv(1)
+        assert clients[1].send(b"x") == 1

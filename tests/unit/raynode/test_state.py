@@ -25,7 +25,7 @@ def row(ip: str, state: str = "ALIVE") -> dict[str, object]:
 
 def test_the_living_are_listed_with_what_they_offer() -> None:
     assert parse_nodes(answer(row("10.99.0.1"), row("10.99.0.2", "DEAD"))) == [
-        LiveNode(IPv4Address("10.99.0.1"), 1_700_000_000.5, {"CPU": 8.0, "memory": 2e9, "node:10.99.0.1": 1.0})
+        LiveNode(IPv4Address("10.99.0.1"), 1_700_000_000.5, {"CPU": 8.0, "memory": 2e9, "node:10.99.0.1": 1.0}, id="ab")
     ]
 
 
@@ -42,4 +42,4 @@ def test_what_is_no_table_is_no_answer(body: bytes) -> None:
 
 def test_rows_without_sense_are_left_out() -> None:
     odd = {**row("10.99.0.3"), "resources_total": None, "start_time_ms": None}
-    assert parse_nodes(answer("text", row("no address"), odd)) == [LiveNode(IPv4Address("10.99.0.3"), 0.0, {})]
+    assert parse_nodes(answer("text", row("no address"), odd)) == [LiveNode(IPv4Address("10.99.0.3"), 0.0, {}, id="ab")]

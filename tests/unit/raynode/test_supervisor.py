@@ -14,6 +14,7 @@ from meshray.raynode import preflight, supervisor
 from meshray.raynode.processes import Process
 from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNode
+from meshray.raynode.tokens import RayTokens, epoch_of, new_instance
 from meshray.runtime.person import Person
 from meshray.settings import Home
 from tests.unit.raynode.test_command import HEAD, RAY, WORKER
@@ -121,7 +122,7 @@ def told() -> list[str]:
 
 def node(tmp_path: Path, told: list[str], *, head: bool = False) -> RayNode:
     plan = replace(HEAD if head else WORKER, token_path=None)
-    return RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, token="", on_instance=told.append)
+    return RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=RayTokens({1: ""}), on_instance=told.append)
 
 
 async def test_a_worker_starts_when_its_head_is_there(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
@@ -186,6 +187,48 @@ async def test_a_worker_of_the_heads_last_life_starts_anew(
     assert machine.pid is None
     await worker.step()
     assert (machine.mark, machine.starts) == ("b", 1)
+
+
+async def test_rays_token_changes_with_the_heads_next_start(
+    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayNode, "_write_token", lambda node, path, token: path.write_text(token))
+    path = tmp_path / "ray_token"
+    plan = replace(HEAD, token_path=path)
+    head = RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=RayTokens({1: "first"}), on_instance=told.append)
+    await head.step()
+    assert (path.read_text(), head.token, epoch_of(machine.mark)) == ("first", "first", 1)
+    head.hold_tokens({1: "first", 2: "second"})
+    await head.step()
+    assert (path.read_text(), head.token) == ("first", "first"), "as long as this Ray runs"
+    assert machine.starts == 1
+    await head.stop()
+    await head.step()
+    assert (path.read_text(), head.token, epoch_of(machine.mark)) == ("second", "second", 2)
+    await head.step()
+    assert epoch_of(told[-1]) == 2
+
+
+async def test_a_worker_uses_the_token_of_its_heads_ray(
+    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayNode, "_write_token", lambda node, path, token: path.write_text(token))
+    path = tmp_path / "ray_token"
+    plan = replace(WORKER, token_path=path)
+    tokens = RayTokens({1: "first", 2: "second"})
+    worker = RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=tokens, on_instance=told.append)
+    worker.head_instance("0123456789abcdef")
+    await worker.step()
+    assert path.read_text() == "first"
+    third = new_instance(3)
+    worker.head_instance(third)
+    await worker.step()
+    await worker.step()
+    assert (machine.pid, worker.state) == (None, "waiting")
+    assert "has not sent the token" in worker.last_error
+    worker.hold_tokens({2: "second", 3: "third"})
+    await worker.step()
+    assert (path.read_text(), worker.token, machine.mark) == ("third", "third", third)
 
 
 async def test_a_dead_ray_waits_for_its_backoff_and_says_why(

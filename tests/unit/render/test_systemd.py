@@ -34,7 +34,7 @@ def settings(text: str) -> dict[str, list[str]]:
 
 def test_the_unit_runs_the_agent_of_this_environment() -> None:
     found = settings(systemd_unit(HOME, PYTHON))
-    assert found["ExecStart"] == ['":/opt/meshray/.venv/bin/python" -m meshray.agent']
+    assert found["ExecStart"] == ['":/opt/meshray/.venv/bin/python" -I -m meshray.agent']
     assert found["Environment"] == ['"MESHRAY_HOME=/var/lib/meshray"', '"MESHRAY_RUN=/run/meshray"']
 
 

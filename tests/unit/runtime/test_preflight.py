@@ -10,7 +10,7 @@ import pytest
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import OverlayNetwork
 from meshray.runtime.ports import parse_table
-from meshray.runtime.preflight import Route, overlap, require_no_overlap
+from meshray.runtime.preflight import Route, choose_network, clash, overlap, require_no_clash
 from meshray.runtime.service import BACKGROUND, SYSTEMD, choose, last_words, passed_on
 from meshray.settings import INTERFACE, Home
 
@@ -36,12 +36,44 @@ def test_our_own_interface_is_no_obstacle() -> None:
 
 
 def test_the_hint_offers_a_network_that_is_free() -> None:
-    with pytest.raises(MeshrayError, match=r"10\.0\.0\.0/8 on tun0") as caught:
-        require_no_overlap(OVERLAY, routes("10.0.0.0/8", interface="tun0"))
+    with pytest.raises(MeshrayError, match=r"10\.99\.0\.0/16 on tun0") as caught:
+        require_no_clash(OVERLAY, routes("10.99.0.0/16", "10.201.0.0/16", interface="tun0"))
     assert caught.value.hint == "meshray init --network 172.29.0.0/16"
     with pytest.raises(MeshrayError) as caught:
-        require_no_overlap(OVERLAY, routes("10.99.0.0/24"), chosen_here=False)
+        require_no_clash(OVERLAY, routes("10.99.0.0/24"), chosen_here=False)
     assert "on the head" in caught.value.hint
+
+
+@pytest.mark.parametrize("network", ["10.99.0.0/16", "10.99.3.0/24", "10.99.255.255/32"])
+def test_an_equal_or_narrower_route_clashes(network: str) -> None:
+    assert clash(OVERLAY.cidr, routes(network)) == Route(IPv4Network(network), "eth0")
+
+
+@pytest.mark.parametrize("network", ["10.0.0.0/8", "10.96.0.0/12", "8.0.0.0/6", "192.168.0.0/16"])
+def test_a_wider_route_does_not(network: str) -> None:
+    """10.0.0.0/8 of an office's VPN, 10.96.0.0/12 of minikube."""
+    assert clash(OVERLAY.cidr, routes(network)) is None
+    # A VPN's own table is asked before the main one.
+    assert clash(OVERLAY.cidr, [Route(IPv4Network(network), "tun0", is_main=False)]) == (
+        Route(IPv4Network(network), "tun0", is_main=False) if network != "192.168.0.0/16" else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("taken", "network"),
+    [
+        ((), "10.99.0.0/16"),
+        (("192.168.0.0/24",), "10.99.0.0/16"),
+        (("10.96.0.0/12",), "10.201.0.0/16"),
+        (("10.0.0.0/8",), "172.29.0.0/16"),
+        (("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"), "10.99.0.0/16"),
+        (("10.0.0.0/8", "10.99.0.0/24", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"), "10.201.0.0/16"),
+    ],
+)
+def test_a_new_mesh_takes_a_network_that_is_free(taken: tuple[str, ...], network: str) -> None:
+    chosen, because = choose_network(routes(*taken))
+    assert str(chosen) == network
+    assert (because is None) == (network == "10.99.0.0/16")
 
 
 def test_sockets_of_a_port() -> None:

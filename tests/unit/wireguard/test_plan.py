@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
-from meshray.wireguard.device import DeviceConfig, DeviceState, PeerConfig
+from meshray.wireguard.device import (
+    KERNEL_PROTOCOL,
+    MESHRAY_PROTOCOL,
+    DeviceConfig,
+    DeviceState,
+    PeerConfig,
+    Route,
+    RouteState,
+)
 from meshray.wireguard.fake import FakeDevice
-from meshray.wireguard.plan import AddPeer, RemovePeer, SetMtu, UpdatePeer, plan
+from meshray.wireguard.plan import AddPeer, RemovePeer, RemoveRoute, SetMtu, SetRoute, UpdatePeer, plan
 
 KEYS = [PublicKey(bytes([number]) * 32) for number in range(0x11, 0x16)]
 NETWORKS = [
@@ -23,6 +31,9 @@ NETWORKS = [
 ]
 ENDPOINTS = [Endpoint("203.0.113.7", 51888), Endpoint("2001:db8::7", 51888)]
 ADDRESSES = [IPv4Interface(text) for text in ("10.99.0.1/16", "10.99.0.9/16", "10.99.128.1/32", "10.98.0.1/24")]
+#: The first is of a network that is an address's own.
+ROUTED = [IPv4Network("10.99.0.0/16"), IPv4Network("10.99.0.2/32"), IPv4Network("10.99.0.3/32")]
+OWN = IPv4Address("10.99.0.1")
 ONE, TWO, THREE = KEYS[:3]
 HUB, DIRECT, PROBE = NETWORKS[0], NETWORKS[1], NETWORKS[3]
 
@@ -47,7 +58,29 @@ def configs(draw: st.DrawFn) -> DeviceConfig:
         tuple(draw(st.lists(st.sampled_from(ADDRESSES), unique=True))),
         draw(st.sampled_from([1280, 1420])),
         peers,
+        draw(routes_wanted()),
     )
+
+
+@st.composite
+def routes_wanted(draw: st.DrawFn) -> tuple[Route, ...]:
+    overlay = draw(st.sampled_from([(), (Route(ROUTED[0], OWN),)]))
+    narrow = draw(st.dictionaries(st.sampled_from(ROUTED[1:]), st.sampled_from([1200, 1280])))
+    return (*overlay, *(Route(network, OWN, mtu, MESHRAY_PROTOCOL) for network, mtu in sorted(narrow.items())))
+
+
+#: Whatever others may have made of a route.
+FOUND = st.builds(
+    RouteState,
+    st.builds(
+        Route,
+        st.sampled_from([*ROUTED, IPv4Network("10.99.7.7/32")]),
+        st.sampled_from([None, OWN, IPv4Address("203.0.113.7")]),
+        st.sampled_from([0, 600, 1200, 1280]),
+        st.sampled_from([KERNEL_PROTOCOL, 3, 4, 16, MESHRAY_PROTOCOL]),
+    ),
+    st.sampled_from(["", "dev eth0", "via 203.0.113.1 dev eth0", "blackhole"]),
+)
 
 
 def config(**peers: PeerConfig) -> DeviceConfig:
@@ -80,9 +113,47 @@ def test_one_plan_reaches_any_config_and_the_second_is_empty(wanted: list[Device
         assert set(after.addresses) == set(desired.addresses)
         assert desired.listen_port in (0, after.listen_port)
         assert after.peers.keys() == desired.peers.keys()
+        for route in desired.routes:
+            assert after.routes[route.destination] == RouteState(route)
         for key, peer in desired.peers.items():
             learnt = before.peers[key].config.endpoint if before and key in before.peers else None
             assert after.peers[key].config == replace(peer, endpoint=peer.endpoint or learnt)
+
+
+@given(configs(), st.lists(FOUND))
+def test_routes_come_back_whatever_others_did_and_theirs_are_left_alone(
+    desired: DeviceConfig, found: list[RouteState]
+) -> None:
+    device = made(desired)
+    changed = {state.route.destination: state for state in found}
+    device.state = replace(state(device), routes=changed)
+    steps = plan(device.read(), desired)
+    device.apply(steps)
+    assert plan(device.read(), desired) == ()
+    wanted = {route.destination: route for route in desired.routes}
+    for step in steps:
+        if isinstance(step, SetRoute):
+            assert step.route == wanted[step.route.destination]
+        else:
+            assert isinstance(step, RemoveRoute)
+            removed = changed[step.destination]
+            assert (removed.route.protocol, removed.elsewhere) == (MESHRAY_PROTOCOL, "")
+            assert step.destination not in wanted
+    for route in desired.routes:
+        kept = state(device).routes[route.destination]
+        assert (kept.elsewhere, kept.route.source, kept.route.mtu) == ("", route.source, route.mtu)
+        assert route.protocol in (kept.route.protocol, KERNEL_PROTOCOL)
+
+
+def test_a_route_in_words() -> None:
+    desired = replace(config(), routes=(Route(ROUTED[0], OWN), Route(ROUTED[1], OWN, 1200, MESHRAY_PROTOCOL)))
+    device = made(desired)
+    device.state = replace(state(device), routes={ROUTED[0]: RouteState(Route(ROUTED[0]), "dev eth0")})
+    assert [str(step) for step in plan(device.read(), desired)] == [
+        "route 10.99.0.0/16 to the device, in place of dev eth0",
+        "route 10.99.0.2/32 to the device, packets of at most 1200 bytes",
+    ]
+    assert [str(step) for step in plan(state(made(desired)), config())] == ["remove the route 10.99.0.2/32"]
 
 
 @given(configs(), configs())

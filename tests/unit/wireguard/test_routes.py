@@ -1,31 +1,83 @@
+"""Routes as the kernel's messages tell them."""
+
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+import struct
+from ipaddress import IPv4Address, IPv4Network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.wireguard.routes import SetMtu, changes
+from meshray.runtime.netlink import ROUTE, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY
+from meshray.wireguard.device import KERNEL_PROTOCOL, MESHRAY_PROTOCOL, Route, RouteState
+from meshray.wireguard.routes import parse_route
 
-ROUTES = st.dictionaries(
-    st.sampled_from([IPv4Address(f"10.99.0.{n}") for n in range(5)]), st.sampled_from([1200, 1280])
+OVERLAY, PEER, OWN = IPv4Network("10.99.0.0/16"), IPv4Network("10.99.0.7/32"), IPv4Address("10.99.0.2")
+INDEX = 9
+
+
+def attribute(kind: int, raw: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(raw), kind) + raw + bytes(-len(raw) % 4)
+
+
+def body(
+    destination: IPv4Network = OVERLAY,
+    *,
+    oif: int = INDEX,
+    kind: int = 1,
+    protocol: int = KERNEL_PROTOCOL,
+    table: int = 254,
+    tos: int = 0,
+    more: bytes = b"",
+) -> bytes:
+    fixed = ROUTE.pack(2, destination.prefixlen, 0, tos, table, protocol, 253, kind, 0)
+    oif_attribute = attribute(RTA_OIF, struct.pack("=I", oif)) if oif else b""
+    return fixed + attribute(RTA_DST, destination.network_address.packed) + oif_attribute + more
+
+
+def test_the_overlays_own_route() -> None:
+    own = attribute(RTA_PREFSRC, OWN.packed)
+    assert parse_route(body(more=own), INDEX) == RouteState(Route(OVERLAY, OWN))
+
+
+def test_a_peers_route_with_its_mtu() -> None:
+    more = attribute(RTA_PREFSRC, OWN.packed) + attribute(RTA_METRICS, attribute(2, struct.pack("=I", 1200)))
+    state = parse_route(body(PEER, protocol=MESHRAY_PROTOCOL, more=more), INDEX)
+    assert state == RouteState(Route(PEER, OWN, 1200, MESHRAY_PROTOCOL))
+
+
+@pytest.mark.parametrize(
+    ("message", "elsewhere"),
+    [
+        (body(oif=1), "dev lo"),
+        (body(oif=INDEX, more=attribute(RTA_GATEWAY, bytes([192, 0, 2, 1]))), "via 192.0.2.1 "),
+        (body(oif=0, kind=6), "blackhole"),
+        (body(oif=1, kind=7), "unreachable"),
+        (body(oif=0, more=attribute(9, bytes(8))), "several ways"),
+    ],
 )
+def test_where_else_a_route_leads(message: bytes, elsewhere: str) -> None:
+    state = parse_route(message, INDEX)
+    assert state is not None
+    assert state.elsewhere.startswith(elsewhere)
 
 
-@given(ROUTES, ROUTES)
-def test_the_changes_make_the_one_into_the_other(
-    observed: dict[IPv4Address, int], wanted: dict[IPv4Address, int]
-) -> None:
-    made = dict(observed)
-    for step in changes(observed, wanted):
-        if step.mtu is None:
-            del made[step.ip]
-        else:
-            made[step.ip] = step.mtu
-    assert made == wanted
-    assert changes(wanted, wanted) == ()
+@pytest.mark.parametrize(
+    "message",
+    [
+        body(table=107),
+        body(tos=8),
+        body(more=attribute(RTA_PRIORITY, struct.pack("=I", 100))),
+        body(IPv4Network("0.0.0.0/0"))[: ROUTE.size],
+    ],
+)
+def test_what_does_not_count(message: bytes) -> None:
+    assert parse_route(message, INDEX) is None
 
 
-def test_a_change_in_words() -> None:
-    assert str(SetMtu(IPv4Address("10.99.0.7"), 1280)) == "packets to 10.99.0.7: at most 1280 bytes"
-    assert str(SetMtu(IPv4Address("10.99.0.7"), None)) == "packets to 10.99.0.7: as all others"
+@given(st.binary(min_size=ROUTE.size, max_size=200))
+def test_any_bytes_are_read_or_passed_over(message: bytes) -> None:
+    length = message[1] % 33
+    state = parse_route(message[:1] + bytes([length]) + message[2:], INDEX)
+    assert state is None or isinstance(state, RouteState)

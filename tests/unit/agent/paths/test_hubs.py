@@ -28,10 +28,22 @@ def test_stays_while_handshakes_are_fresh() -> None:
     assert choice.step(last_handshake=1000.0, now=1000.0 + STALE_HANDSHAKE_S - 1).endpoint == A
 
 
+def test_goes_on_where_handshakes_pass_and_data_does_not() -> None:
+    choice = HubChoice.start((A, B), "", 0.0)
+    assert choice.step(100.0, 100.0, dead=True).endpoint == B
+    assert choice.step(100.0, PATIENCE_S - 0.1, dead=True).endpoint == A
+
+
 def test_a_changed_list_keeps_the_address_in_use() -> None:
     choice = HubChoice.start((A, B), "", 0.0).with_candidates((C, A), 5.0)
     assert choice.endpoint == A
     assert choice.with_candidates((C,), 6.0).endpoint == C
+
+
+def test_an_address_that_is_preferred_is_dialled_at_once() -> None:
+    choice = HubChoice.start((A, B), "", 0.0)
+    assert choice.at(B, 1.0) == HubChoice((A, B), 1, 1.0)
+    assert choice.at(C, 1.0) == HubChoice((A, B, C), 2, 1.0)
 
 
 def test_no_address_at_all() -> None:

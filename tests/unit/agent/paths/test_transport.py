@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.paths.transport import MODES, SILENCE_S, HubTransport, Mode, parse_mode
+from meshray.agent.paths.liveness import DEAD_AFTER, LARGE_EVERY_S, Liveness, only_handshakes
+from meshray.agent.paths.transport import (
+    FIRST_HOLD_S,
+    LONGEST_HOLD_S,
+    MODES,
+    OUTAGE_S,
+    RELAPSE_S,
+    HubTransport,
+    Mode,
+    parse_mode,
+)
 from meshray.errors import UsageError
 
 
@@ -27,14 +39,47 @@ def test_it_returns_when_udp_is_alive_and_stays() -> None:
     assert relayed.step(101.0, False, 150.0) == relayed
     back = relayed.step(101.0, True, 150.0)
     assert (back.kind, back.since) == ("udp", 150.0)
-    # What was heard through the relay is older than the return; nothing new has to come at once.
-    assert back.step(101.0, False, 160.0, last_heard=149.0).kind == "udp"
+    assert back.step(101.0, False, 160.0).kind == "udp"
 
 
-def test_a_hub_that_fell_silent_is_tried_through_the_relay() -> None:
+def test_a_fresh_handshake_does_not_save_a_path_on_which_no_data_passes() -> None:
     running = HubTransport.start("auto", 0.0)
-    assert running.step(50.0, False, 100.0, last_heard=100.0 - SILENCE_S + 1).kind == "udp"
-    assert running.step(50.0, False, 100.0, last_heard=100.0 - SILENCE_S).kind == "wss"
+    assert running.step(99.0, False, 100.0).kind == "udp"
+    assert running.step(99.0, False, 100.0, dead=True).kind == "wss"
+
+
+def relapsed(times: int) -> HubTransport:
+    """UDP that died so often, each time soon after it had come back; a relay that worked meanwhile."""
+    transport, now = HubTransport.start("auto", 0.0).step(0.0, False, 1.0, dead=True), 1.0
+    for _ in range(times):
+        now = max(now, transport.hold_until) + 1
+        transport = transport.step(now, True, now)
+        assert transport.kind == "udp"
+        now += 10
+        transport = transport.step(now, False, now, dead=True)
+        assert transport.kind == "wss"
+    return transport
+
+
+def test_udp_that_passes_for_a_while_only_is_trusted_less_each_time() -> None:
+    holds = [relapsed(times).hold_until - relapsed(times).since for times in range(9)]
+    assert holds[:4] == [0.0, FIRST_HOLD_S, 2 * FIRST_HOLD_S, 4 * FIRST_HOLD_S]
+    assert holds[-1] == LONGEST_HOLD_S
+    held = relapsed(1)
+    assert held.step(None, True, held.hold_until - 1).kind == "wss"
+    assert held.step(None, True, held.hold_until).kind == "udp"
+
+
+def test_a_network_that_was_away_as_a_whole_is_no_reason_to_distrust_udp() -> None:
+    held = relapsed(1)
+    forgiven = held.step(None, False, held.since + OUTAGE_S, relay_is_there=False)
+    assert forgiven.step(None, True, held.since + OUTAGE_S + 1).kind == "udp"
+    assert held.begin_again(held.since + 1).step(None, True, held.since + 2).kind == "udp"
+
+
+def test_udp_that_was_fine_for_long_is_trusted_as_at_first() -> None:
+    back = replace(HubTransport.start("auto", 0.0), returned=0.0, relapses=3)
+    assert back.step(RELAPSE_S, False, RELAPSE_S + 1, dead=True).hold_until == RELAPSE_S + 1
 
 
 @pytest.mark.parametrize("mode", ["udp", "wss"])
@@ -51,20 +96,67 @@ def test_modes_are_parsed() -> None:
         parse_mode("quic")
 
 
-@given(st.lists(st.tuples(st.sampled_from(["udp works", "udp is blocked"]), st.integers(1, 60)), max_size=12))
+WORLDS = ["udp works", "udp is blocked", "data is eaten", "data out is eaten", "data in is eaten", "only small passes"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(WORLDS), st.integers(1, 400)), max_size=12))
 def test_it_ends_on_what_works(history: list[tuple[str, int]]) -> None:
-    """A hub seen every second, for any history: UDP within seconds of working, never the relay while it does."""
-    transport, now = HubTransport.start("auto", 0.0), 0.0
+    """A hub seen every second, for any history: the relay within seconds where no data passes by UDP, whatever the
+    handshakes do; UDP where it passes, as soon as it is trusted again; and never the relay while UDP works."""
+    transport, liveness, now = HubTransport.start("auto", 0.0), Liveness(), 0.0
     handshake: float | None = None
-    heard: float | None = None
     for world, seconds in history:
         works = world == "udp works"
+        passes = works or transport.kind == "wss"
         for second in range(seconds):
             now += 1
-            if works or transport.kind == "wss":
-                handshake, heard = now, now
-            transport = transport.step(handshake, works and transport.kind == "wss", now, last_heard=heard)
-            if works and second > 0:
+            if passes or world != "udp is blocked":
+                handshake = now
+            passes = works or transport.kind == "wss"
+            liveness = liveness.answered(now, large=True) if passes else liveness.unanswered()
+            before = transport.kind
+            transport = transport.step(handshake, works and before == "wss", now, dead=liveness.is_dead)
+            if transport.kind != before:
+                liveness = Liveness()
+            if works and now >= transport.hold_until and second > 0:
                 assert transport.kind == "udp"
-            if not works and second >= SILENCE_S:
+            if works and before == "udp":
+                assert transport.kind == "udp"
+            if not works and second >= DEAD_AFTER:
                 assert transport.kind == "wss"
+
+
+@given(st.integers(1, 60), st.integers(20, 600))
+def test_it_does_not_go_to_and_fro_where_the_first_packets_pass(passes_s: int, minutes: int) -> None:
+    """UDP passes for so many seconds after each return: fewer switches each hour than the pauses allow."""
+    transport, liveness, used_s, switches = HubTransport.start("auto", 0.0), Liveness(), 0, 0
+    for second in range(60 * minutes):
+        on_udp = transport.kind == "udp"
+        used_s = used_s + 1 if on_udp else 0
+        passes = not on_udp or used_s <= passes_s
+        liveness = liveness.answered(second, large=True) if passes else liveness.unanswered()
+        after = transport.step(float(second), not on_udp, float(second), dead=liveness.is_dead)
+        if after.kind != transport.kind:
+            switches, liveness = switches + 1, Liveness()
+        transport = after
+    # To UDP and back: at once, after 1, 2, 4 … 32 minutes, then each hour.
+    assert switches <= 1 + 2 * (8 + minutes // 60)
+
+
+def test_a_handshake_after_the_last_data_tells_that_handshakes_alone_pass() -> None:
+    dead = Liveness(heard=100.0, lost=DEAD_AFTER)
+    assert only_handshakes(130.0, dead)
+    assert not only_handshakes(102.0, dead), "it may have come before all of it died"
+    assert not only_handshakes(None, dead)
+    assert not only_handshakes(130.0, Liveness(heard=100.0))
+    assert only_handshakes(1.0, Liveness(lost=DEAD_AFTER)), "data never passed"
+
+
+def test_large_probes_come_first_then_seldom_and_whenever_one_was_lost() -> None:
+    assert Liveness().wants_large(0.0)
+    heard = Liveness().answered(10.0, large=True)
+    assert not heard.wants_large(10.0 + LARGE_EVERY_S - 1)
+    assert heard.wants_large(10.0 + LARGE_EVERY_S)
+    assert not heard.answered(15.0, large=False).wants_large(16.0)
+    assert heard.unanswered().wants_large(11.0)
+    assert heard.unanswered().is_in_doubt

@@ -12,12 +12,18 @@ def test_a_container_joins_once_and_comes_up_from_then_on() -> None:
     assert first_command(["join", "--ephemeral", "--", "--num-cpus=1"], enrolled=False) == [
         "join",
         "-",
+        "--trust-user-environment",
         "--ephemeral",
         "--",
         "--num-cpus=1",
     ]
     assert first_command(["join"], enrolled=True) == ["up"]
-    assert first_command(["init", "--name", "lab"], enrolled=False) == ["init", "--name", "lab"]
+    assert first_command(["init", "--name", "lab"], enrolled=False) == [
+        "init",
+        "--trust-user-environment",
+        "--name",
+        "lab",
+    ]
     assert first_command([], enrolled=False) == []
     assert first_command([], enrolled=True) == ["up"]
 

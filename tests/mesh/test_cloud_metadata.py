@@ -11,10 +11,10 @@ from ipaddress import IPv4Address
 import pytest
 from aiohttp import web
 
-from meshray.coordinator import advertise
-from meshray.coordinator.metadata import public_addresses
 from meshray.model.address import Endpoint
+from meshray.runtime import own_endpoints
 from meshray.runtime.addresses import interface_addresses
+from meshray.runtime.cloud_metadata import public_addresses
 
 PUBLIC = IPv4Address("203.0.113.7")
 Cloud = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -138,9 +138,9 @@ async def test_endpoints_are_the_public_address_and_those_of_the_interfaces(monk
     async def one() -> list[IPv4Address]:
         return [PUBLIC]
 
-    monkeypatch.setattr(advertise, "public_addresses", one)
+    monkeypatch.setattr(own_endpoints, "public_addresses", one)
     own = await asyncio.to_thread(interface_addresses)
-    endpoints = await advertise.find_endpoints(51888)
+    endpoints = await own_endpoints.find_endpoints(51888)
     assert endpoints[0] == Endpoint(str(PUBLIC), 51888)
     assert endpoints[1:] == tuple(Endpoint(str(ip), 51888) for ip in own)
     assert not any(endpoint.ip is None or endpoint.ip.is_loopback for endpoint in endpoints)

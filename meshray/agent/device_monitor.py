@@ -1,0 +1,136 @@
+"""Notices that something was done to the overlay's interface or to its routes, so that it is repaired at once.
+
+    async for change in device_changes("meshray0", IPv4Network("10.99.0.0/16")):
+        log.info("changed by %s", change.culprit or "somebody")
+
+What meshray does itself is noticed as well: it costs one look at the device, which finds nothing to do. The network
+beneath the overlay is no matter of this module, see `meshray.agent.netwatch`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from meshray.runtime import inside, netlink
+
+log = logging.getLogger(__name__)
+
+#: One command changes several things at once: so long is waited for the rest.
+SETTLE_S = 0.05
+#: There is not more than one look at the device in this time, seconds; the pause doubles while changes keep coming.
+PAUSE_S, LONGEST_PAUSE_S = 0.3, 4.0
+#: Programs that manage interfaces, as /proc/PID/comm tells them, and what users call them. Others are not named: the
+#: kernel tells a number that is a process id mostly, not always.
+_MANAGERS = {
+    "systemd-network": "systemd-networkd",
+    "NetworkManager": "NetworkManager",
+    "dhcpcd": "dhcpcd",
+    "connmand": "ConnMan",
+    "wicked": "wicked",
+    "ifupdown-ng": "ifupdown",
+    "bird": "BIRD",
+    "zebra": "FRR",
+    "tailscaled": "Tailscale",
+    "openvpn": "OpenVPN",
+}
+_IPV4_BYTES = 4
+
+
+@dataclass(frozen=True)
+class DeviceChange:
+    """Something changed. ``culprit``: the program that did it; empty: not known."""
+
+    culprit: str = ""
+
+
+async def device_changes(interface: str, overlay: IPv4Network) -> AsyncIterator[DeviceChange]:
+    """Yields after each change, a moment later. Without netlink (a sandbox forbids it) it yields nothing.
+
+    Close it (``aclose``) to end listening.
+    """
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    ports: set[int] = set()
+    groups = netlink.LINKS | netlink.IPV4_ADDRESSES | netlink.IPV4_ROUTES
+    try:
+        kernel = await asyncio.to_thread(inside.run, netlink.listen, groups)
+    except OSError as error:
+        log.warning("changes of %s cannot be watched: %s", interface, error)
+        return
+
+    def read() -> None:
+        for port in _ports_of_changes(kernel, interface, overlay):
+            ports.add(port)
+            changed.set()
+
+    loop.add_reader(kernel, read)
+    pause_s = PAUSE_S
+    try:
+        while True:
+            await changed.wait()
+            await asyncio.sleep(SETTLE_S)
+            changed.clear()
+            culprit = next(filter(None, map(_program, sorted(ports))), "")
+            ports.clear()
+            yield DeviceChange(culprit)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S) if changed.is_set() else PAUSE_S
+    finally:
+        loop.remove_reader(kernel)
+        kernel.close()
+
+
+def _ports_of_changes(kernel: socket.socket, interface: str, overlay: IPv4Network) -> set[int]:
+    """Empties the socket; the netlink ports of those who changed something of the overlay."""
+    ports: set[int] = set()
+    try:
+        while data := kernel.recv(65536):
+            ports |= {message.port for message in netlink.messages(data) if concerns(message, interface, overlay)}
+    except BlockingIOError:
+        pass
+    except OSError:  # ENOBUFS: more happened than the socket could hold
+        ports.add(0)
+    return ports
+
+
+def concerns(message: netlink.Message, interface: str, overlay: IPv4Network) -> bool:
+    """Whether a message is about the overlay's interface, an overlay address, or a route to one (pure)."""
+    body = message.body
+    if message.kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK) and len(body) >= netlink.LINK.size:
+        name = netlink.attributes(body[netlink.LINK.size :]).get(netlink.IFLA_IFNAME, b"")
+        return name.rstrip(b"\0") == interface.encode()
+    if message.kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR) and len(body) >= netlink.ADDRESS.size:
+        found = netlink.attributes(body[netlink.ADDRESS.size :])
+        return _lies_in(found.get(netlink.IFA_LOCAL) or found.get(netlink.IFA_ADDRESS, b""), overlay)
+    if message.kind in (netlink.RTM_NEWROUTE, netlink.RTM_DELROUTE) and len(body) >= netlink.ROUTE.size:
+        length, table = netlink.ROUTE.unpack_from(body)[1], netlink.ROUTE.unpack_from(body)[4]
+        found = netlink.attributes(body[netlink.ROUTE.size :])
+        return (
+            netlink.number(found, netlink.RTA_TABLE, table) == netlink.MAIN_TABLE
+            and length >= overlay.prefixlen
+            and _lies_in(found.get(netlink.RTA_DST, b""), overlay)
+        )
+    return False
+
+
+def _lies_in(raw: bytes, overlay: IPv4Network) -> bool:
+    if len(raw) != _IPV4_BYTES:
+        return False
+    return int.from_bytes(raw, "big") & int(overlay.netmask) == int(overlay.network_address)
+
+
+def _program(port: int) -> str:
+    """The manager whose netlink port this is; empty where that is none of those that are known."""
+    if port in (0, os.getpid()):
+        return ""
+    with contextlib.suppress(OSError):
+        return _MANAGERS.get(Path(f"/proc/{port}/comm").read_text().strip(), "")
+    return ""

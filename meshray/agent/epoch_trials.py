@@ -1,0 +1,76 @@
+"""Finds the epoch of a pair where one end could not learn what the other one holds (pure).
+
+Both ends compute the epoch from the map. A node without a connection to the coordinator has an older map, so its end
+may use another epoch than this one, and the handshakes fail. After one slot without an answer, this end tries each
+epoch that it holds in turn, for some minutes. One end changes with each slot and the other one so seldom that the
+first has gone through all of its own, whatever each of them holds: so they meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from meshray.model.node import STATIC, Node
+from meshray.wireguard.device import DeviceState
+
+#: A session that has no newer handshake than this is not renewed any more, seconds. WireGuard renews it after 120 s and
+#: gives it up after 180 s.
+STALE_S = 140.0
+#: For so long each epoch is tried, seconds: WireGuard repeats a handshake every 5 s.
+SLOT_S = 10.0
+#: One end stays with an epoch for so many slots, in which the other one goes through all of its own. Nodes hold fewer.
+HELD_SLOTS = 4
+#: A node that has not answered for so long is down, seconds.
+GIVE_UP_S = 300.0
+
+
+class EpochTrials:
+    """Keeps what is tried.
+
+    Attributes:
+        tried: the epoch to use instead of the map's, by node id.
+    """
+
+    def __init__(self, tried: dict[str, int]) -> None:
+        self.tried = tried
+        self._since: dict[str, float] = {}
+
+    def look(
+        self,
+        me: Node,
+        others: Iterable[Node],
+        device: DeviceState,
+        now: float,
+        *,
+        held: Collection[int],
+    ) -> bool:
+        """Decide what to try with each of the other nodes; returns whether that changed.
+
+        Args:
+            others: the nodes whose end may have an older map, or all where this node's own is older.
+            now: of the clock of the handshakes, seconds.
+            held: the epochs that this node holds.
+        """
+        before = dict(self.tried)
+        unsure = {node.id: node for node in others if STATIC not in node.roles and len(held) > 1}
+        for gone in [key for key in (*self.tried, *self._since) if key not in unsure]:
+            self.tried.pop(gone, None)
+            self._since.pop(gone, None)
+        for key, node in unsure.items():
+            peer = device.peers.get(node.public_key)
+            if peer is None:
+                continue
+            if peer.last_handshake is not None and now - peer.last_handshake < STALE_S:
+                self._since.pop(key, None)
+                continue
+            waited_s = now - self._since.setdefault(key, now)
+            if SLOT_S <= waited_s < GIVE_UP_S:
+                self.tried[key] = _turn(me, node, now, sorted(held, reverse=True))
+            elif waited_s >= GIVE_UP_S:
+                self.tried.pop(key, None)
+        return self.tried != before
+
+
+def _turn(me: Node, other: Node, now: float, epochs: list[int]) -> int:
+    slots = int(now / SLOT_S)
+    return epochs[(slots if me.ip < other.ip else slots // HELD_SLOTS) % len(epochs)]

@@ -1,0 +1,136 @@
+"""This node's identity: an Ed25519 key that signs its WireGuard keys, and how it was let in.
+
+    identity.key     the key, made by init or join; on a node of an earlier release when its agent starts
+    identity.json    the counter of the last signature, and the chain from the lock where the mesh has one
+
+>>> identity = Identity.load_or_make(home, "mesh")
+>>> identity.sign(private.public()).counter
+1
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+from meshray.agent.enrolment import damaged
+from meshray.errors import MeshrayError, UsageError
+from meshray.model import wire
+from meshray.model.attestation import MAX_COUNTER, Attestation, Chain
+from meshray.model.keys import PublicKey, SigningKey, VerifyKey
+from meshray.model.node import Node
+from meshray.runtime.files import make_folder, write_atomically
+from meshray.settings import Home
+
+log = logging.getLogger(__name__)
+
+
+class Identity:
+    """The identity of one node.
+
+    Attributes:
+        chain: how the lock of the mesh let it in; None: the mesh has none.
+    """
+
+    def __init__(self, home: Home, mesh_id: str, key: SigningKey, counter: int = 0, chain: Chain | None = None) -> None:
+        self.chain = chain
+        self._home = home
+        self._mesh_id = mesh_id
+        self._key = key
+        self._public = key.public()
+        self._counter = counter
+        self._signed: dict[tuple[PublicKey, IPv4Address], Attestation] = {}
+
+    @classmethod
+    def load_or_make(cls, home: Home, mesh_id: str) -> Identity:
+        """Return this node's identity; a new one where it has none.
+
+        Raises:
+            MeshrayError: ``state_damaged`` (the files are kept).
+            OSError: a new one could not be written.
+        """
+        if not home.identity_key.exists():
+            key = SigningKey.generate()
+            make_folder(home.state)
+            write_atomically(home.identity_key, key.reveal() + "\n")
+            return cls(home, mesh_id, key)
+        try:
+            key = SigningKey.parse(home.identity_key.read_text().strip())
+        except (UsageError, OSError, UnicodeDecodeError) as error:
+            raise damaged(home.identity_key, _as_ours(error)) from None
+        if not home.identity.exists():
+            return cls(home, mesh_id, key)
+        try:
+            value = wire.decode(home.identity.read_bytes())
+            counter = wire.number(value, "counter", 0, MAX_COUNTER)
+            chain = Chain.from_json(wire.mapping(value, "chain")) if "chain" in value else None
+        except (UsageError, wire.WireError, OSError) as error:
+            raise damaged(home.identity, _as_ours(error)) from None
+        return cls(home, mesh_id, key, counter, chain)
+
+    @classmethod
+    def of_node(cls, home: Home, mesh_id: str) -> Identity | None:
+        """Return the identity of a node that is enrolled. One of an earlier release gets its identity now; None where
+        the disk does not take it: others would pin one that is lost with this process.
+
+        Raises:
+            MeshrayError: ``state_damaged`` (the files are kept).
+        """
+        try:
+            return cls.load_or_make(home, mesh_id)
+        except OSError as error:
+            log.error("this node has no identity yet: %s cannot be written: %s", home.identity_key, error.strerror)
+            return None
+
+    def endorsed(self, endorse: Callable[[VerifyKey], Chain] | None) -> None:
+        """The lock lets this identity in; None: the mesh has no lock. It is kept with the next signature."""
+        self.chain = endorse(self._public) if endorse is not None else None
+
+    def sign(self, key: PublicKey, ip: IPv4Address | None = None) -> Attestation:
+        """Return a new signature of this WireGuard key, with a counter above that of every earlier one.
+
+        Args:
+            ip: the overlay address that others may use it for; None: this node was not told its address yet.
+        """
+        self._counter += 1
+        # On disk before it is shown: a counter that is used twice is refused by the others.
+        self._save()
+        signed = Attestation.sign(self._key, self._mesh_id, key, counter=self._counter, ip=ip, chain=self.chain)
+        if ip is not None:
+            self._signed[key, ip] = signed
+        return signed
+
+    def sign_static(self, key: PublicKey, ip: IPv4Address) -> Attestation:
+        """Return the signature of a static peer's key and address. On the coordinator's node."""
+        return Attestation.sign(self._key, self._mesh_id, key, counter=0, ip=ip, static=True)
+
+    def signature_of(self, me: Node) -> Attestation:
+        """Return the signature of this node's key and address, as the map shows them; the one in the map where that
+        will do. The key must be this node's own."""
+        known = self._signed.get((me.public_key, me.ip))
+        if known is not None:
+            return known
+        shown = me.attestation
+        if shown is not None and self._made(shown, me):
+            self._counter = max(self._counter, shown.counter)
+            if shown.ip is not None and shown.chain == self.chain:
+                self._signed[me.public_key, me.ip] = shown
+                return shown
+        return self.sign(me.public_key, me.ip)
+
+    def _made(self, shown: Attestation, me: Node) -> bool:
+        return shown.identity == self._public and shown.covers(self._mesh_id, me.public_key, me.ip)
+
+    def _save(self) -> None:
+        chain = {"chain": self.chain.to_json()} if self.chain is not None else {}
+        try:
+            write_atomically(self._home.identity, json.dumps({"counter": self._counter, **chain}))
+        except OSError as error:
+            # The disk is full: the node goes on; after a restart the counter may be found in the map.
+            log.error("%s cannot be written: %s", self._home.identity, error.strerror or error)
+
+
+def _as_ours(error: Exception) -> MeshrayError:
+    return error if isinstance(error, MeshrayError) else MeshrayError("unreadable", str(error))

@@ -1,0 +1,161 @@
+"""The addresses behind DNS names in endpoints, looked up in the background.
+
+    device loop, paths ──address()──► what is known now (never waits)
+                                         │ unknown or old
+                                         ▼
+                                      lookups, few at once for each node ──found──► the device is looked at again
+
+Nodes choose their endpoints themselves, and so the names and how slowly these resolve. A node's names cost the others
+no more than its own peer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+
+from meshray.model.address import Endpoint
+from meshray.runtime.lookup import addresses
+from meshray.runtime.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+Address = IPv4Address | IPv6Address
+
+#: So many names of one node are looked up. Another one takes the place of a name that was not needed for so long,
+#: seconds.
+NAMES_PER_NODE = 4
+UNUSED_S = 60.0
+#: So many lookups are under way at once, for all nodes together.
+MOST_AT_ONCE = 16
+#: An address is looked up again after this, seconds; what is known counts until the new answer is there.
+FRESH_S = 30.0
+#: The same after a failure: the pause doubles.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
+
+
+@dataclass(frozen=True)
+class _Name:
+    """What is known of one name.
+
+    Attributes:
+        needed: when it was asked for last.
+        ip: the address to dial; None: none is known.
+        due: when it is to be looked up again.
+        failures: lookups in a row that gave no address.
+    """
+
+    needed: float
+    ip: Address | None = None
+    due: float = 0.0
+    failures: int = 0
+
+
+class Names:
+    """The names in the endpoints of other nodes.
+
+    Args:
+        tasks: the lookups are among these.
+        usable: the address as WireGuard is to dial it, None where it must not.
+        found: called with a node's id when another address than before is known for one of its names.
+        at_once: so many lookups of one node are under way at once.
+        look_up: returns a name's addresses, best first; raises OSError.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        usable: Callable[[Address], Address | None],
+        found: Callable[[str], None],
+        *,
+        at_once: int = 1,
+        look_up: Callable[[str], Awaitable[Sequence[Address]]] = addresses,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._usable = usable
+        self._found = found
+        self._at_once = at_once
+        self._look_up = look_up
+        self._clock = clock
+        self._tasks = tasks
+        self._names: dict[str, dict[str, _Name]] = {}
+        self._waiting: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._running: set[tuple[str, str]] = set()
+
+    def address(self, node_id: str, endpoint: Endpoint) -> Endpoint | None:
+        """Return the endpoint of this node with an address in place of a name; None where none is known, or where it
+        must not be dialled. Never waits: a name that is not known yet is looked up meanwhile."""
+        ip = endpoint.ip if endpoint.ip is not None else self._known(node_id, endpoint.host.lower())
+        usable = self._usable(ip) if ip is not None else None
+        return Endpoint(str(usable), endpoint.port) if usable is not None else None
+
+    def prepare(self, node_id: str, endpoints: Iterable[Endpoint]) -> None:
+        """Has the names among these endpoints looked up: they will be dialled soon."""
+        for endpoint in endpoints:
+            self.address(node_id, endpoint)
+
+    def keep(self, node_ids: Collection[str]) -> None:
+        """Forgets all other nodes."""
+        for node_id in [node_id for node_id in self._names if node_id not in node_ids]:
+            del self._names[node_id]
+
+    def network_changed(self) -> None:
+        """Another network may know other addresses: all names are looked up again when they are needed next."""
+        for names in self._names.values():
+            for host, name in names.items():
+                names[host] = replace(name, due=0.0, failures=0)
+
+    def _known(self, node_id: str, host: str) -> Address | None:
+        now, names = self._clock(), self._names.setdefault(node_id, {})
+        if host not in names and len(names) >= NAMES_PER_NODE:
+            oldest = min(names, key=lambda known: names[known].needed)
+            if now - names[oldest].needed < UNUSED_S:
+                return None
+            del names[oldest]
+            self._waiting.pop((node_id, oldest), None)
+        name = names[host] = replace(names.get(host, _Name(now)), needed=now)
+        if now >= name.due and (node_id, host) not in self._running:
+            self._waiting[node_id, host] = None
+            self._start()
+        return name.ip
+
+    def _start(self) -> None:
+        """Starts what waits, first come first served, as far as the bounds allow."""
+        for node_id, host in list(self._waiting):
+            if len(self._running) >= MOST_AT_ONCE:
+                return
+            if sum(1 for running, _ in self._running if running == node_id) >= self._at_once:
+                continue
+            del self._waiting[node_id, host]
+            self._running.add((node_id, host))
+            self._tasks.start(self._resolve(node_id, host), f"lookup of {host}")
+
+    async def _resolve(self, node_id: str, host: str) -> None:
+        try:
+            found: Sequence[Address] = await self._look_up(host)
+        except OSError:
+            found = ()
+        finally:
+            self._running.discard((node_id, host))
+        self._take(node_id, host, next((ip for ip in map(self._usable, found) if ip is not None), None))
+        self._start()
+
+    def _take(self, node_id: str, host: str, ip: Address | None) -> None:
+        before = self._names.get(node_id, {}).get(host)
+        if before is None:  # forgotten meanwhile
+            return
+        now = self._clock()
+        if ip is None:
+            if not before.failures:
+                log.warning("the name %s in a node's endpoint does not resolve", host)
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(before.failures, 16))
+            self._names[node_id][host] = replace(before, due=now + pause_s, failures=before.failures + 1)
+            return
+        self._names[node_id][host] = _Name(before.needed, ip, now + FRESH_S)
+        if ip != before.ip:
+            self._found(node_id)

@@ -1,0 +1,117 @@
+"""What the last probes of a peer say about its path now (pure).
+
+    >>> history = History()
+    >>> history.add(753.0, now=0.0)
+    >>> history.add(1.2, now=1.0)
+    >>> history.measured(now=2.0).rtt_ms
+    1.2
+
+A number is shown while it is true. Loss counts within the last seconds only, the losses of an outage end with the
+outage, and probes that were lost before a path first answered are the path coming up. One lost probe among a few is
+one lost packet and no rate: a third of all packets is not lost because one of three was.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from statistics import median_low
+
+#: Probes of the last seconds count.
+WINDOW_S = 10.0
+#: An idle path is probed every 30 s: the latest answer stands for it this long.
+LATEST_S = 60.0
+#: A path that never answered may still be coming up this long: a tunnel, an agent that starts.
+COMING_UP_S = 10.0
+#: So many lost probes in a row are an outage; one alone is a lost packet.
+OUTAGE = 2
+#: So many probes follow each other closely on a path that is new, or back, or lost a packet.
+CLOSE = 4
+#: From so many probes on, one that was lost tells a rate.
+RATE_FROM = 10
+CLOSE_S = 1.0
+#: Pauses between probes of a silent peer grow with its silence up to the pause of an idle path.
+INTERVAL_S = 30.0
+_PAUSE_SHARE = 0.5
+_KEPT = 32
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The probes that count now: round trips in milliseconds, None for a lost one."""
+
+    samples: Sequence[float | None] = ()
+
+    @property
+    def rtt_ms(self) -> float | None:
+        """Median of the probes that were answered; of an even number the lower one, since a first probe is slow."""
+        heard = [sample for sample in self.samples if sample is not None]
+        return round(median_low(heard), 3) if heard else None
+
+    @property
+    def loss(self) -> float | None:
+        """Share of the probes that were not answered."""
+        return round(sum(sample is None for sample in self.samples) / len(self.samples), 3) if self.samples else None
+
+    @property
+    def silent(self) -> bool:
+        """Whether the last probes, more than one, were all lost."""
+        return len(self.samples) >= OUTAGE and all(sample is None for sample in list(self.samples)[-OUTAGE:])
+
+
+class History:
+    """The probes of one peer over one path. Times are of a monotonic clock, seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, float | None]] = deque(maxlen=_KEPT)
+        self._since: float | None = None
+        self._answered: float | None = None
+
+    def add(self, rtt_ms: float | None, now: float) -> None:
+        """Adds one probe; None: it was not answered in time."""
+        if self._since is None:
+            self._since = now
+        if rtt_ms is not None:
+            if self._answered is None or self._lost() >= OUTAGE:
+                # The path is up now. What was lost before says nothing about it.
+                self._samples.clear()
+            self._answered = now
+        self._samples.append((now, rtt_ms))
+
+    def measured(self, now: float) -> Measured:
+        """Return the probes that count now."""
+        lost = self._lost()
+        if self._since is None or (self._answered is None and now - self._since < COMING_UP_S):
+            return Measured()
+        counted = list(self._samples)
+        if lost < OUTAGE and lost:
+            # One lost packet is no news; the next probe, a second later, decides.
+            counted, lost = counted[:-lost], 0
+        first_of_run = len(counted) - lost
+        fresh = [rtt_ms for place, (at, rtt_ms) in enumerate(counted) if place >= first_of_run or now - at <= WINDOW_S]
+        if not fresh and counted and now - counted[-1][0] <= LATEST_S:
+            fresh = [counted[-1][1]]
+        if len(fresh) < RATE_FROM and fresh.count(None) == 1:
+            fresh.remove(None)
+        return Measured(tuple(fresh))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the path is silent, or never answered."""
+        return self._answered is None or self._lost() >= OUTAGE
+
+    def pause_s(self, now: float) -> float:
+        """Return how long after the last probe the next one is due."""
+        if self._since is None:
+            return 0.0
+        if self.is_lost:
+            silent_since = self._since if self._answered is None else self._answered
+            return min(INTERVAL_S, max(CLOSE_S, _PAUSE_SHARE * (now - silent_since)))
+        unsettled = len(self._samples) < CLOSE or any(rtt_ms is None for _, rtt_ms in list(self._samples)[-CLOSE:])
+        return CLOSE_S if unsettled else INTERVAL_S
+
+    def _lost(self) -> int:
+        """Lost probes since the last answer."""
+        return sum(1 for _ in takewhile(lambda sample: sample[1] is None, reversed(self._samples)))

@@ -1,0 +1,173 @@
+"""Notices within five seconds that a node does not answer over the overlay, and says so.
+
+    every node ──ping each 1.5 s──► the coordinator's node
+                                       │ none for 2.4 s: does its machine refuse a connection?
+                                       ▼
+                                    silent ──► map ──► every node asks for itself ──► holds its connections there
+                                       │
+                                       └─ gone ──► map ──► the head tells Ray; every node closes its connections there
+
+A node that hears nothing from the coordinator's node suspects all others as well. The deciding is in
+`meshray.agent.paths.silence`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from meshray.agent.paths.prober import Prober
+from meshray.agent.paths.silence import ASK_TIMEOUT_S, BEAT_S, Contact
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import COORDINATOR, GONE, SILENT, STATIC, Node
+from meshray.runtime.inside import machine_answers
+from meshray.runtime.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.25
+
+
+class World(Protocol):
+    """What this needs of the agent."""
+
+    @property
+    def me(self) -> Node:
+        """This node in the map of the moment."""
+
+    @property
+    def map(self) -> MeshMap:
+        """The map of the moment."""
+
+    def is_direct(self, node: Node) -> bool:
+        """Whether a direct path to this node carries data: that one is watched more closely than here."""
+
+
+class SilenceWatch:
+    """The signs of life of the other nodes.
+
+    Args:
+        changed: called when a node falls silent, is gone, or answers again.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        prober: Prober,
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._world = world
+        self._prober = prober
+        self._changed = changed
+        self._clock = clock
+        self._contacts: dict[str, Contact] = {}
+        self._asked: dict[str, float] = {}
+        self._beat_answered: float | None = None
+        self._tasks = Tasks()
+
+    def is_silent(self, node: Node) -> bool:
+        """Whether this node does not answer, as far as this node can tell."""
+        contact = self._contacts.get(node.id)
+        return contact is not None and contact.silent and not self._world.is_direct(node)
+
+    def silent_s(self, node: Node) -> float | None:
+        """For how long this node has not answered, seconds; None where it does."""
+        return self._clock() - self._contacts[node.id].heard if self.is_silent(node) else None
+
+    def is_gone(self, node: Node) -> bool:
+        """Whether this node will not come back as it was."""
+        contact = self._contacts.get(node.id)
+        return contact is not None and contact.gone and not self._world.is_direct(node)
+
+    def verdicts(self) -> Mapping[str, str]:
+        """``silent`` or ``gone`` by node id, of those that are; for the coordinator."""
+        return _verdicts(self._contacts)
+
+    def node_changed(self, old: Node | None, new: Node) -> None:
+        """The map says something else of a node."""
+        contact = self._contacts.get(new.id)
+        if contact is not None and new.ended and not (old is not None and old.ended):
+            self._contacts[new.id] = contact.closed(self._clock())
+
+    async def run(self) -> None:
+        """Watches until cancelled."""
+        self._tasks.start(self._beat(), "signs of life")
+        try:
+            while True:
+                self._look()
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            await self._tasks.close()
+
+    async def _beat(self) -> None:
+        while True:
+            began = self._clock()
+            coordinator = self._world.map.coordinator
+            is_other = coordinator is not None and coordinator.id != self._world.me.id
+            if coordinator is not None and is_other:
+                answer = await self._prober.round_trip(coordinator.ip, BEAT_S)
+                self._beat_answered = self._clock() if answer is not None else self._beat_answered
+            await asyncio.sleep(max(0.0, BEAT_S - (self._clock() - began)))
+
+    def _look(self) -> None:
+        now, before = self._clock(), self._contacts
+        patience_s = float(self._world.map.mesh.patience_s)
+        watched = self._watched()
+        self._contacts = {
+            node.id: self._heard(node, before.get(node.id) or self._first(node, now), now).step(now, patience_s)
+            for node in watched
+        }
+        for node in watched:
+            contact = self._contacts[node.id]
+            if contact.is_suspect(now) and now - self._asked.get(node.id, 0.0) >= contact.ask_pause_s:
+                self._asked[node.id] = now
+                self._tasks.start(self._ask(node), f"question to {node.name}")
+            self._log(node, before.get(node.id), contact)
+        if _verdicts(before) != _verdicts(self._contacts):
+            self._changed()
+
+    def _first(self, node: Node, now: float) -> Contact:
+        is_suspected = COORDINATOR not in self._world.me.roles and COORDINATOR not in node.roles
+        return Contact.suspected(now) if is_suspected else Contact(now)
+
+    def _log(self, node: Node, before: Contact | None, now: Contact) -> None:
+        if now.silent != (before is not None and before.silent):
+            log.warning("%s (%s) %s", node.name, node.ip, "does not answer" if now.silent else "answers again")
+        if now.gone and not (before is not None and before.gone):
+            log.warning("%s (%s) is given up: Ray runs its tasks elsewhere", node.name, node.ip)
+
+    def _watched(self) -> list[Node]:
+        """The coordinator's node watches all; another one that node, and those said or feared to be silent."""
+        me, mesh_map = self._world.me, self._world.map
+        others = [
+            node for node in mesh_map.nodes.values() if node.id != me.id and STATIC not in node.roles and not node.down
+        ]
+        if COORDINATOR in me.roles:
+            return others
+        mine = [self._contacts.get(node.id) for node in others if COORDINATOR in node.roles]
+        cut_off = any(contact is not None and contact.silent for contact in mine)
+        return [node for node in others if COORDINATOR in node.roles or cut_off or node.silence]
+
+    def _heard(self, node: Node, contact: Contact, now: float) -> Contact:
+        ago_s = self._prober.heard_ago_s(node.ip)
+        if ago_s is not None:
+            contact = contact.seen(now - ago_s)
+        if self._beat_answered is not None and COORDINATOR in node.roles:
+            contact = contact.seen(self._beat_answered)
+        return contact
+
+    async def _ask(self, node: Node) -> None:
+        asked = self._clock()
+        answers = await machine_answers(node.ip, ASK_TIMEOUT_S)
+        contact = self._contacts.get(node.id)
+        if contact is not None:
+            self._contacts[node.id] = contact.seen(asked) if answers else contact.unanswered()
+
+
+def _verdicts(contacts: Mapping[str, Contact]) -> dict[str, str]:
+    return {key: GONE if contact.gone else SILENT for key, contact in contacts.items() if contact.silent}

@@ -1,0 +1,321 @@
+"""What this node has accepted of the others, on disk: it stands between the coordinator's map and the device.
+
+    map as told ──► judged, node by node (`meshray.model.lock`) ──► map as used: peers, hubs, head, status
+                          │        ▲
+                          └► pins.json
+
+The map as told is kept for the coordinator only: a later change applies to it, and it is what is in the cache.
+
+>>> pins = Pins.load(home, node_id)
+>>> agent.map = pins.admit(mesh_map)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from meshray.errors import MeshrayError, UsageError
+from meshray.model import wire
+from meshray.model.attestation import MAX_COUNTER, PRIVILEGED, Removals
+from meshray.model.keys import VerifyKey
+from meshray.model.lock import Judgement, Pin, Rules, judge
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import COORDINATOR, NODE_IDENTITY, STATIC, Node
+from meshray.model.status import Problem
+from meshray.runtime.files import make_folder, write_atomically
+from meshray.settings import Home
+
+log = logging.getLogger(__name__)
+
+#: For so long a new hub, or a node with the name of an earlier one, is shown, seconds.
+NOTICE_S = 86400.0
+#: So many nodes that have left are remembered.
+MOST_GONE = 1000
+#: A message to the coordinator has at most 64 KiB.
+MOST_TOLD = 1000
+#: So many are named in one sentence.
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Known:
+    """A node that was seen.
+
+    Attributes:
+        since: when it was first seen, unix seconds; 0: it was in the first map.
+        gone: when it was no more in the map; 0: it is in it.
+        replaces: another node with this name, or this address, was known before.
+    """
+
+    pin: Pin
+    name: str
+    since: float = 0.0
+    gone: float = 0.0
+    replaces: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form."""
+        return {
+            **self.pin.to_json(),
+            "name": self.name,
+            "since": self.since,
+            "gone": self.gone,
+            "replaces": self.replaces,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Known:
+        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        return cls(
+            Pin.from_json(value),
+            wire.text(value, "name", 63),
+            _seconds(value, "since"),
+            _seconds(value, "gone"),
+            wire.flag(value, "replaces"),
+        )
+
+
+class Pins:
+    """The identities that one node knows.
+
+    Args:
+        node_id: this node's own, which is always in the map that is used.
+        wall: unix seconds.
+    """
+
+    def __init__(self, home: Home, node_id: str, wall: Callable[[], float] = time.time) -> None:
+        self._home = home
+        self._node_id = node_id
+        self._wall = wall
+        self._known: dict[str, Known] = {}
+        self._lock: VerifyKey | None = None
+        self._removals: Removals | None = None
+        #: A map was admitted before: what comes from now on is new.
+        self._has_seen = False
+        self._rules = Rules("")
+        self._judged: dict[str, tuple[object, Judgement]] = {}
+        self._faults: tuple[Problem, ...] = ()
+        self._unsigned: tuple[str, ...] = ()
+        #: When each hub became one, as `Known.since`.
+        self._hubs: dict[str, float] = {}
+        self._new_hubs: tuple[str, ...] = ()
+        self._unwritten: tuple[Problem, ...] = ()
+
+    @classmethod
+    def load(cls, home: Home, node_id: str) -> Pins:
+        """Read pins.json; nothing is known where there is none.
+
+        Raises:
+            MeshrayError: ``state_damaged`` (the file is kept).
+        """
+        pins = cls(home, node_id)
+        try:
+            pins._read(wire.decode(home.pins.read_bytes()))
+        except FileNotFoundError:
+            pass
+        except (UsageError, wire.WireError, OSError) as error:
+            raise MeshrayError(
+                "state_damaged",
+                f"{home.pins}, which holds the identities of the other nodes, is damaged: {error}",
+                hint="restore it from a backup; or trust the others anew, as at the first sight: "
+                f"mv {home.pins} {home.pins}.damaged; meshray up",
+            ) from None
+        return pins
+
+    def _read(self, value: Mapping[str, object]) -> None:
+        self._lock = VerifyKey.parse(wire.text(value, "lock", 44)) if "lock" in value else None
+        self._removals = Removals.from_json(wire.mapping(value, "removals")) if "removals" in value else None
+        nodes = wire.mapping(value, "nodes")
+        self._known = {key: Known.from_json(wire.mapping(nodes, key)) for key in nodes}
+        hubs = wire.mapping(value, "hubs")
+        self._hubs = {key: _seconds(hubs, key) for key in hubs}
+        self._has_seen = True
+
+    def admit(self, told: MeshMap) -> MeshMap:
+        """Return the map that may be used, after what is new of it was kept.
+
+        Args:
+            told: as the coordinator sent it, or as it is in the cache.
+        """
+        before = dict(self._known), dict(self._hubs), self._removals, self._has_seen
+        rules = self._rules_of(told)
+        if rules != self._rules:
+            self._rules, self._judged = rules, {}
+        judged = {key: self._judge(node) for key, node in told.nodes.items()}
+        self._forget_absent(told)
+        used = told
+        if any(judgement.fault for judgement in judged.values()):
+            used = replace(told, nodes=dict(self._used(told, judged)))
+        self._note(told, judged, used)
+        self._has_seen = True
+        if before != (self._known, self._hubs, self._removals, True):
+            self._save()
+        return used
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What was refused of the last map, or could not be kept."""
+        return (*self._faults, *self._unwritten)
+
+    def newer_removals(self, told: MeshMap) -> Removals | None:
+        """Return the removals that this node knows and the coordinator does not: its database is an older copy. None
+        where there is nothing to tell, or more than one message holds."""
+        known = self._removals
+        if known is None or len(known.identities) > MOST_TOLD:
+            return None
+        return known if told.removals is None or told.removals.epoch < known.epoch else None
+
+    @property
+    def unsigned(self) -> tuple[str, ...]:
+        """The names of nodes that are used although no identity signs their keys."""
+        return self._unsigned
+
+    def notices(self) -> Iterator[str]:
+        """What changed of late and the user may want to know, as sentences."""
+        if self._new_hubs:
+            yield f"new hubs, which read what they forward: {_few(self._new_hubs)}"
+        known = (one for one in self._known.values() if one.replaces and not one.gone and self._is_new(one.since))
+        others = [f"{one.name} ({one.pin.ip}) since {_when(one.since)}" for one in known]
+        if others:
+            yield f"other identities than those of the earlier nodes of that name or address: {_few(others)}"
+        if self._unsigned:
+            yield f"no identity signs the keys of {_few(self._unsigned)}: their meshray is of an earlier release"
+
+    def _is_new(self, since: float) -> bool:
+        return bool(since) and 0 <= self._wall() - since < NOTICE_S
+
+    # Inside
+
+    def _rules_of(self, told: MeshMap) -> Rules:
+        if not self._has_seen:
+            self._lock = told.mesh.lock
+        lock, mesh_id, shown = self._lock, told.mesh.id, told.removals
+        if lock is not None and shown is not None and shown.epoch > self._epoch and shown.is_signed(lock, mesh_id):
+            self._removals = shown
+        rules = Rules(mesh_id, lock, self._removals.identities if self._removals else frozenset(), self._epoch)
+        # It signs the static peers, so it comes first.
+        for node in told.with_role(COORDINATOR):
+            judgement = judge(node, self._pin(node.id), rules)
+            if judgement.roles is not None and COORDINATOR in judgement.roles and judgement.pin is not None:
+                return replace(rules, coordinator=judgement.pin.identity)
+        return rules
+
+    @property
+    def _epoch(self) -> int:
+        return self._removals.epoch if self._removals is not None else 0
+
+    def _pin(self, node_id: str) -> Pin | None:
+        known = self._known.get(node_id)
+        return known.pin if known is not None else None
+
+    def _judge(self, node: Node) -> Judgement:
+        facts = (node.public_key, node.ip, node.roles, node.attestation)
+        last = self._judged.get(node.id)
+        if last is not None and last[0] == facts:
+            judgement = last[1]
+        else:
+            judgement = judge(node, self._pin(node.id), self._rules)
+            self._judged[node.id] = facts, judgement
+            if judgement.fault:
+                log.error("%s (%s): %s", node.name, node.ip, judgement.fault)
+        if judgement.pin is not None:
+            self._keep(node, judgement.pin)
+        return judgement
+
+    def _keep(self, node: Node, pin: Pin) -> None:
+        known = self._known.get(node.id)
+        if known is None:
+            since = self._wall() if self._has_seen else 0.0
+            others = self._known.values() if since else ()
+            replaces = any(other.name == node.name or other.pin.ip == pin.ip for other in others)
+            self._known[node.id] = Known(pin, str(node.name), since, replaces=replaces)
+        elif (known.pin, known.name, known.gone) != (pin, node.name, 0.0):
+            self._known[node.id] = replace(known, pin=pin, name=str(node.name), gone=0.0)
+
+    def _forget_absent(self, told: MeshMap) -> None:
+        for key, known in self._known.items():
+            if key not in told.nodes and not known.gone:
+                self._known[key] = replace(known, gone=self._wall())
+        self._judged = {key: judged for key, judged in self._judged.items() if key in told.nodes}
+        gone = sorted((known.gone, key) for key, known in self._known.items() if known.gone)
+        for _, key in gone[: max(0, len(gone) - MOST_GONE)]:
+            del self._known[key]
+
+    def _used(self, told: MeshMap, judged: Mapping[str, Judgement]) -> Iterator[tuple[str, Node]]:
+        """A node that keeps its pinned key or address may meet another that is shown with it: that one is refused."""
+        taken: set[object] = set()
+        for key in sorted(told.nodes, key=lambda key: (key != self._node_id, not judged[key].fault)):
+            node = told.nodes[key]
+            used = self._own(node, judged[key]) if key == self._node_id else judged[key].applied(node)
+            if used is not None and not taken & {used.public_key, used.ip}:
+                taken |= {used.public_key, used.ip}
+                yield key, used
+
+    def _own(self, node: Node, judgement: Judgement) -> Node:
+        """This node's own entry is used as it is shown: it knows its own key best. Its roles are judged."""
+        roles = judgement.roles
+        if roles is None:
+            roles = node.roles - PRIVILEGED if self._lock is not None else node.roles
+        return node if roles == node.roles else replace(node, roles=roles)
+
+    def _note(self, told: MeshMap, judged: Mapping[str, Judgement], used: MeshMap) -> None:
+        since = self._wall() if self._has_seen else 0.0
+        self._hubs = {hub.id: self._hubs.get(hub.id, since) for hub in used.hubs}
+        self._new_hubs = tuple(
+            f"{hub.name} ({hub.ip}) since {_when(self._hubs[hub.id])}"
+            for hub in used.hubs
+            if self._is_new(self._hubs[hub.id])
+        )
+        self._faults = tuple(_refused(node, judged[key].fault) for key, node in told.nodes.items() if judged[key].fault)
+        if told.mesh.lock != self._lock:
+            text = "the coordinator shows another lock of the mesh than the one that this node knows; that was refused"
+            self._faults = (*self._faults, Problem(NODE_IDENTITY, text, fix="look after the coordinator's machine"))
+        self._unsigned = tuple(
+            str(node.name)
+            for key, node in told.nodes.items()
+            if judged[key].pin is None and judged[key].roles is not None and STATIC not in node.roles
+        )
+
+    def _save(self) -> None:
+        nodes = {key: known.to_json() for key, known in self._known.items()}
+        value: dict[str, object] = {"nodes": nodes, "hubs": self._hubs}
+        if self._lock is not None:
+            value["lock"] = str(self._lock)
+        if self._removals is not None:
+            value["removals"] = self._removals.to_json()
+        try:
+            make_folder(self._home.state)
+            write_atomically(self._home.pins, json.dumps(value))
+            self._unwritten = ()
+        except OSError as error:
+            text = f"the identities of the nodes cannot be kept on disk ({self._home.pins}: {error.strerror or error})"
+            log.error("%s", text)
+            self._unwritten = (Problem("disk_space", text, fix=f"df -h {self._home.state}; meshray doctor"),)
+
+
+def _refused(node: Node, fault: str) -> Problem:
+    return Problem(
+        NODE_IDENTITY,
+        f"{node.name} ({node.ip}): {fault}; that was refused",
+        str(node.name),
+        f"is {node.name} one of yours? there: meshray down; meshray up; if not: meshray node rm {node.name}, and look "
+        "after the coordinator's machine",
+    )
+
+
+def _when(since: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(since))
+
+
+def _few(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:MOST_NAMED]) + (f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else "")
+
+
+def _seconds(value: Mapping[str, object], key: str) -> float:
+    item = value.get(key, 0.0)
+    if not isinstance(item, (int, float)) or isinstance(item, bool) or not 0 <= item <= MAX_COUNTER:
+        raise wire.WireError(f"{key}: must be a time in seconds")
+    return float(item)

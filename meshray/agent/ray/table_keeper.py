@@ -1,0 +1,69 @@
+"""Keeps Ray's node table true on the node of the Ray head: who left, went down, died or was replaced is taken out.
+
+    map changed ──► Ray's table, a few times ──► departed ──► UnregisterNode
+
+Ray itself would notice at the end of the patience, and give tasks to the ghost until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from meshray.agent.parts import RayPart
+from meshray.agent.ray.departed import Departed, departed
+from meshray.model.meshmap import MeshMap
+
+#: After a change the table is read this often, for so long; a raylet that ends takes a second to say goodbye.
+_LOOK_S = 0.5
+_BUSY_S = 6.0
+#: How long a raylet that ends by itself is waited for.
+_GOODBYE_S = 1.5
+#: How often the table is read when nothing changed: a raylet may be killed and replaced without the mesh's noticing.
+_QUIET_LOOK_S = 20.0
+
+
+class TableKeeper:
+    """See the module's text.
+
+    Args:
+        current: the map of the moment.
+    """
+
+    def __init__(self, ray: RayPart, current: Callable[[], MeshMap]) -> None:
+        self._ray = ray
+        self._current = current
+        self._changed = asyncio.Event()
+        self._seen: dict[str, float] = {}
+
+    def look(self) -> None:
+        """The map changed in something that may matter to Ray's table."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Looks after each change, and now and then, until cancelled."""
+        busy_until = 0.0
+        while True:
+            if self._changed.is_set():
+                self._changed.clear()
+                busy_until = time.monotonic() + _BUSY_S
+            await self._clean()
+            is_busy = bool(self._seen) or time.monotonic() < busy_until
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _LOOK_S if is_busy else _QUIET_LOOK_S)
+
+    async def _clean(self) -> None:
+        found = {entry.id: entry for entry in departed(await self._ray.live_nodes(), self._current())}
+        now = time.monotonic()
+        self._seen = {key: self._seen.get(key, now) for key in found}
+        by_reason: dict[str, list[str]] = {}
+        for entry in found.values():
+            if self._is_due(entry, now):
+                by_reason.setdefault(entry.reason, []).append(entry.id)
+        for reason, ids in by_reason.items():
+            await self._ray.unregister(ids, reason)
+
+    def _is_due(self, entry: Departed, now: float) -> bool:
+        return entry.at_once or now - self._seen[entry.id] >= _GOODBYE_S

@@ -1,0 +1,111 @@
+"""How often routes that another program takes away are put back: at once, then with growing pauses (pure).
+
+>>> repairs = RouteRepairs()
+>>> steps = repairs.due(plan(observed, desired), now=boot_s())      # without the routes whose time has not come
+>>> repairs.complaints(boot_s())
+('another program keeps removing the route 10.99.0.0/16 …',)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from meshray.wireguard.device import Route
+from meshray.wireguard.plan import CreateDevice, RemoveRoute, SetRoute, SetUp, Step
+
+#: A route that nobody touched for so long is safe again, seconds.
+CALM_S = 60.0
+#: A program that left a route alone for so long does not contest it now, seconds; nobody is told of it any more.
+OVER_S = 15.0
+#: So many times in a row it is put back at once: a manager that restarts removes it once or twice.
+AT_ONCE = 8
+#: The pauses after that double, seconds. Without the route the node is cut off, so the longest is short.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 4.0
+
+
+@dataclass
+class _History:
+    """What happened to one route.
+
+    Attributes:
+        made: as it was set last.
+        times: how often it was put back since it was calm.
+        missing_at: when it was last seen to be gone; None: never.
+        due_at: it is not put back before.
+        found: what stood in its place; empty: nothing.
+    """
+
+    made: Route
+    times: int = 0
+    missing_at: float | None = None
+    due_at: float = 0.0
+    found: str = ""
+
+    def is_calm(self, now: float) -> bool:
+        return self.missing_at is None or now - self.missing_at >= CALM_S
+
+    def is_over(self, now: float) -> bool:
+        return self.missing_at is None or now - self.missing_at >= OVER_S
+
+
+class RouteRepairs:
+    """Remembers the routes that were set. All times are seconds of one clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._routes: dict[IPv4Network, _History] = {}
+        self._culprit = ""
+        self._withheld_until: float | None = None
+
+    def due(self, steps: Iterable[Step], now: float) -> tuple[Step, ...]:
+        """The steps that are to be taken now."""
+        steps, self._withheld_until = tuple(steps), None
+        if any(isinstance(step, (CreateDevice, SetUp)) for step in steps):
+            self._routes.clear()  # the routes went with the interface
+        for step in steps:
+            if isinstance(step, RemoveRoute):
+                self._routes.pop(step.destination, None)
+        return tuple(step for step in steps if not isinstance(step, SetRoute) or self._is_due(step, now))
+
+    def _is_due(self, step: SetRoute, now: float) -> bool:
+        history = self._routes.get(step.route.destination)
+        if history is None or history.made != step.route:
+            self._routes[step.route.destination] = _History(step.route)
+            return True
+        if history.is_calm(now):
+            history.times = 0
+        history.missing_at, history.found = now, step.instead_of
+        if now < history.due_at:
+            self._withheld_until = min(history.due_at, self._withheld_until or history.due_at)
+            return False
+        history.times += 1
+        more = history.times - AT_ONCE
+        history.due_at = now + (min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(more, 16)) if more >= 0 else 0.0)
+        return True
+
+    def wait_s(self, now: float) -> float:
+        """Until the first route is due that was withheld, seconds; endless where none was."""
+        return math.inf if self._withheld_until is None else max(0.0, self._withheld_until - now)
+
+    def forgive(self) -> None:
+        """Whatever is missing is put back at once."""
+        self._routes.clear()
+
+    def seen(self, culprit: str) -> None:
+        """Who changed a route of the overlay, as far as the kernel tells."""
+        self._culprit = culprit or self._culprit
+
+    def complaints(self, now: float) -> tuple[str, ...]:
+        """What a user should know, one sentence each."""
+        return tuple(
+            f"{self._culprit or 'another program'} keeps {_doing(history)} the route {destination} of the overlay: "
+            f"it was put back {history.times} times"
+            for destination, history in sorted(self._routes.items())
+            if history.times > AT_ONCE and not history.is_over(now)
+        )
+
+
+def _doing(history: _History) -> str:
+    return f"replacing (by {history.found})" if history.found else "removing"

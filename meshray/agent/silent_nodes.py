@@ -1,0 +1,111 @@
+"""What an agent does about nodes that do not answer: the coordinator learns of them, their connections wait or end.
+
+SilenceWatch ──┬──► {"type": "silence"} to the coordinator, from its own node: the map, and so status, has it
+               ├──► silent: TCP connections to them are held (`meshray.firewall.silent`)
+               └──► gone: TCP connections to them are closed, so that nobody waits for an answer for ever
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from meshray.agent.paths.silence_watch import SilenceWatch
+from meshray.model import wire
+from meshray.model.node import COORDINATOR, GONE, Node
+from meshray.raynode.sockets import close_connections
+from meshray.runtime import inside
+
+if TYPE_CHECKING:
+    from meshray.agent.loop import Agent
+
+log = logging.getLogger(__name__)
+
+#: How often the coordinator's connection is looked at when nothing changed, seconds.
+_LOOK_S = 1.0
+#: GCS learns first that a node is dead: whoever loses a connection before asks it, and would be told that it lives.
+_CLOSE_AFTER_S = 2.0
+
+
+class SilentNodes:
+    """See the module's text."""
+
+    def __init__(self, agent: Agent, watch: SilenceWatch) -> None:
+        self._agent = agent
+        self._watch = watch
+        self._changed = asyncio.Event()
+        self._told: Mapping[str, str] = {}
+        self._not_held = ""
+        self._gone: dict[IPv4Address, float] = {}
+        self._closed: set[IPv4Address] = set()
+
+    def look(self) -> None:
+        """A node fell silent, is gone, or answers again, here or in the map."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Acts until cancelled."""
+        while True:
+            self._changed.clear()
+            await self._report()
+            await self._hold()
+            await self._close()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _LOOK_S)
+
+    async def _report(self) -> None:
+        agent = self._agent
+        if COORDINATOR not in agent.me.roles:
+            return
+        if not agent.link.is_open:
+            self._told = {}  # the next coordinator process knows nothing
+            return
+        found = self._watch.verdicts()
+        # What the map still says and nobody finds any more counts as well: it may come from an earlier agent.
+        said = {**{node.id: node.silence for node in agent.map.nodes.values() if node.silence}, **self._told}
+        news = {key: found.get(key, "") for key in said.keys() | found.keys() if said.get(key) != found.get(key, "")}
+        for part in _parts(news):
+            await agent.link.say({"type": "silence", "nodes": part})
+        self._told = {key: found.get(key, "") for key in said.keys() | found.keys() if key in agent.map.nodes}
+
+    async def _hold(self) -> None:
+        agent = self._agent
+        if agent.parts.firewall is None:
+            return
+        silent = [node.ip for node in self._others() if self._watch.is_silent(node)]
+        failed = await asyncio.to_thread(agent.parts.firewall.hold, silent)
+        if failed and failed != self._not_held:
+            log.warning("connections to nodes that do not answer cannot be held: %s", failed)
+        self._not_held = failed
+
+    async def _close(self) -> None:
+        now = time.monotonic()
+        gone = {node.ip for node in self._others() if self._is_gone(node)}
+        self._gone = {ip: self._gone.get(ip, now) for ip in gone}
+        self._closed &= gone
+        for ip in [ip for ip, since in self._gone.items() if now - since >= _CLOSE_AFTER_S and ip not in self._closed]:
+            self._closed.add(ip)
+            try:
+                count = await asyncio.to_thread(inside.run, close_connections, ip)
+            except OSError as error:
+                log.warning("the connections to %s cannot be closed: %s", ip, error.strerror)
+            else:
+                log.info("%d connections to %s were closed", count, ip)
+
+    def _is_gone(self, node: Node) -> bool:
+        """A node takes nobody's word for it: its own connections may well work."""
+        return self._watch.is_gone(node) or (node.silence == GONE and self._watch.is_silent(node))
+
+    def _others(self) -> list[Node]:
+        return [node for node in self._agent.map.nodes.values() if node.id != self._agent.enrolment.node_id]
+
+
+def _parts(news: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    items = list(news.items())
+    for start in range(0, len(items), wire.MAX_ITEMS):
+        yield dict(items[start : start + wire.MAX_ITEMS])

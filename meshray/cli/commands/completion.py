@@ -1,0 +1,30 @@
+"""`meshray completion`: the script that teaches a shell to complete meshray's commands, options and node names."""
+
+from __future__ import annotations
+
+import click
+
+from meshray.cli.options import json_option
+from meshray.cli.results import FileText, Result
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+@json_option
+def completion_command(shell: str) -> Result:
+    """Print the script with which a shell completes commands, options and node names.
+
+    \b
+    Examples:
+      meshray completion bash | sudo tee /etc/bash_completion.d/meshray
+      meshray completion zsh > ~/.zfunc/_meshray
+      meshray completion fish > ~/.config/fish/completions/meshray.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    from meshray.cli.main import cli
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"this click knows no completion for {shell}")
+    return FileText(f"completion {shell}", kind(cli, {}, "meshray", "_MESHRAY_COMPLETE").source())

@@ -1,0 +1,70 @@
+"""`meshray dashboard`: where Ray's dashboard is, the token that it asks for, and how to see it from another machine."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from meshray.cli.driver import Driver
+from meshray.cli.options import json_option
+from meshray.cli.results import Dashboard, Result
+from meshray.errors import MeshrayError
+
+if TYPE_CHECKING:
+    from meshray.cli.app import App
+
+
+@click.command("dashboard")
+@click.option("--no-open", is_flag=True, help="Do not open a browser.")
+@json_option
+@click.pass_obj
+def dashboard_command(app: App, no_open: bool) -> Result:
+    """Show where Ray's dashboard is and the token that it asks for; open it where there is a browser.
+
+    \b
+    Examples:
+      meshray dashboard
+      meshray dashboard --json
+
+    Everybody who has the token can run programs in the cluster. From a machine outside the mesh, use the ssh line, then
+    http://127.0.0.1:8265.
+    """
+    from meshray.runtime.person import Person
+
+    answer = app.control().ask("env")
+    driver = Driver.read(answer)
+    url = str(answer.get("dashboard_here") or driver.variables.get("RAY_API_SERVER_ADDRESS", ""))
+    host, _, port = url.rpartition("/")[2].partition(":")
+    user = Person.by_uid(driver.uid).name
+    result = Dashboard(
+        url=url,
+        token=_token(driver.variables.get("RAY_AUTH_TOKEN_PATH", ""), app),
+        ssh=f"ssh -N -L {port}:{host}:{port} {user}@{socket.gethostname()}",
+    )
+    if not (no_open or app.as_json) and _has_browser(app):
+        import webbrowser
+
+        webbrowser.open(url)
+    return result
+
+
+def _token(path: str, app: App) -> str:
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text().strip()
+    except FileNotFoundError:
+        raise MeshrayError(
+            "no_ray_token", "Ray has not started here yet: there is no token", hint="meshray status"
+        ) from None
+    except PermissionError:
+        raise MeshrayError("not_root", f"{path} is for the user who runs Ray", hint=app.sudo_line()) from None
+
+
+def _has_browser(app: App) -> bool:
+    """A user's own, on a screen; never root's."""
+    shown = app.environ.get("DISPLAY") or app.environ.get("WAYLAND_DISPLAY")
+    return bool(shown) and app.euid != 0 and app.stdout.isatty()

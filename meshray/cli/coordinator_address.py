@@ -1,0 +1,92 @@
+"""`meshray up --coordinator HOST:PORT`: the coordinator of this node's mesh has another address.
+
+HOST:PORT ──► the pinned certificate answers there? ──► kept in node.json; an agent that runs moves there at once
+
+Nothing is changed where another certificate answers, or nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from meshray.cli.app import App
+from meshray.cli.tables import child
+from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
+from meshray.settings import Home
+
+if TYPE_CHECKING:
+    from meshray.agent.enrolment import Enrolment
+    from meshray.model.address import Endpoint
+
+#: An agent that runs connects within this, seconds: its own pause between tries is cut short.
+_CONNECTED_S, _POLL_S = 15.0, 0.2
+
+
+def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> None:
+    """Makes this node look for its coordinator at this address first.
+
+    Raises:
+        UsageError: this is no address, or this machine runs the coordinator itself.
+        RefusedError: another mesh's coordinator answers there.
+        UnreachableError: nobody answers there.
+    """
+    from meshray.agent.control import ControlClient
+    from meshray.model.address import Endpoint
+    from meshray.runtime import service
+
+    endpoint = Endpoint.parse(text, enrolment.mesh_port)
+    if enrolment.hosts_coordinator:
+        raise UsageError(
+            "hosts_coordinator",
+            "this machine runs the coordinator itself",
+            hint=f"to tell the others another address of it: meshray init --advertise {endpoint.host}",
+        )
+    with app.progress() as progress:
+        progress.stage("coordinator", "run", str(endpoint))
+        _require_own(enrolment, endpoint)
+        progress.stage("coordinator", "ok", f"{endpoint} is this mesh's")
+    if service.answers(home.control_socket):
+        ControlClient(home.control_socket).ask("coordinator", endpoint=str(endpoint))
+    else:
+        enrolment.preferring(endpoint).save(home)
+
+
+def wait_until_connected(app: App) -> None:
+    """Waits until the agent is connected to its coordinator. Raises UnreachableError where that takes too long."""
+    deadline = time.monotonic() + _CONNECTED_S
+    while child(app.control().ask("status"), "coordinator").get("reachable") is not True:
+        if time.monotonic() > deadline:
+            raise UnreachableError(
+                "coordinator_unreachable",
+                f"the coordinator answered, and the agent did not connect to it within {_CONNECTED_S:.0f} s",
+                hint="meshray doctor",
+            )
+        time.sleep(_POLL_S)
+
+
+def _require_own(enrolment: Enrolment, endpoint: Endpoint) -> None:
+    from meshray.agent.client import Coordinator
+
+    coordinator = Coordinator((endpoint,), bytes.fromhex(enrolment.fingerprint), enrolment.credential)
+    try:
+        asyncio.run(coordinator.call("GET", "/v1/hello"))
+    except UnreachableError as error:
+        raise UnreachableError(
+            error.code,
+            f"{error.message}; nothing was changed",
+            hint="on the head: meshray status. Is this its address now, and does its firewall let in TCP port "
+            f"{endpoint.port}?",
+        ) from None
+    except RefusedError as error:
+        if error.code != "token_other_mesh":
+            raise
+        raise RefusedError(
+            "other_coordinator",
+            f"what answers at {endpoint} is not this mesh's coordinator: it shows another certificate; nothing was "
+            "changed",
+            hint="on the head, its addresses: meshray token create --json",
+        ) from None
+    except MeshrayError as error:
+        raise MeshrayError(error.code, f"{endpoint}: {error.message}; nothing was changed", hint=error.hint) from None

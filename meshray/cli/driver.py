@@ -1,0 +1,58 @@
+"""The environment of a driver: how it finds the cluster, and Ray's own programs.
+
+>>> Driver.read(app.control().ask("env")).apply(os.environ)["RAY_ADDRESS"]
+'10.99.0.1:6379'
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshray.cli.tables import child
+
+_ACTIVE = ("VIRTUAL_ENV", "CONDA_PREFIX")
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What the agent answers.
+
+    Attributes:
+        variables: by which Ray's programs find the cluster, and those of ``--env``.
+        programs: the folder with `ray` and its `python`; empty: the agent does not know one.
+        activation: what is set while Ray's environment is active.
+        uid: of the user who runs Ray here.
+    """
+
+    variables: Mapping[str, str]
+    programs: str = ""
+    activation: Mapping[str, str] = field(default_factory=dict)
+    uid: int = 0
+
+    @classmethod
+    def read(cls, answer: Mapping[str, object]) -> Driver:
+        """Parse the agent's answer to "env"."""
+        uid = answer.get("person_uid")
+        return cls(
+            {name: str(value) for name, value in child(answer, "env").items()},
+            str(answer.get("programs") or ""),
+            {name: str(value) for name, value in child(answer, "activation").items()},
+            uid if isinstance(uid, int) else 0,
+        )
+
+    def leads(self, environ: Mapping[str, str]) -> bool:
+        """Whether Ray's programs come first on PATH: not where an active environment has its own Ray."""
+        active = [environ[name] for name in _ACTIVE if environ.get(name)]
+        return bool(self.programs) and not any(Path(folder, "bin/ray").exists() for folder in active)
+
+    def apply(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return this environment as that of a driver."""
+        path = environ.get("PATH", os.defpath)
+        if not self.leads(environ):
+            folders = [path, self.programs] if self.programs else [path]
+            return {**environ, **self.variables, "PATH": os.pathsep.join(folders)}
+        left = {name: value for name, value in environ.items() if name not in _ACTIVE}
+        return {**left, **self.variables, **self.activation, "PATH": os.pathsep.join([self.programs, path])}

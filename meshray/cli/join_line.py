@@ -1,0 +1,21 @@
+"""The command that another machine types to join."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshray.cli.app import App
+
+
+def join_line(app: App, token: str, *options: str) -> str:
+    """Return it for a machine on which meshray was installed as it was here."""
+    import sys
+    from pathlib import Path
+
+    from meshray.cli.program import elsewhere
+    from meshray.runtime.beside import origin_of
+    from meshray.runtime.person import Person
+
+    program = elsewhere(origin_of(Path(sys.prefix)), Person.invoking(app.environ).home)
+    return " ".join(["sudo", program, "join", *options, token])

@@ -1,0 +1,75 @@
+"""A file that a command writes for the user who typed it.
+
+    with new_file(Path("phone.conf"), "--config", os.environ) as file:
+        file.write(text)
+
+Behind sudo it is made with that user's rights, where they suffice: root's are not to write where the user could not,
+whatever the path leads to by then. It is written through the descriptor with which it was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from meshray.errors import UsageError
+from meshray.runtime.person import Person
+from meshray.runtime.trust import weak_link
+
+
+@contextlib.contextmanager
+def new_file(path: Path, option: str, environ: Mapping[str, str]) -> Iterator[IO[bytes]]:
+    """Make the file, empty and for its owner alone (0600), for the block to write; it is removed where that fails.
+
+    Raises:
+        UsageError: ``file_exists``, or ``file_closed`` where it cannot be made.
+    """
+    person = Person.invoking(environ)
+    folder = _open_folder(path, option, person)
+    try:
+        with _as(person, folder, path):
+            try:
+                handle = os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+            except FileExistsError:
+                raise UsageError("file_exists", f"{path} exists", hint=f"{option} with another name") from None
+            except OSError as error:
+                raise _closed(path, option, error) from None
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+        except BaseException:
+            with contextlib.suppress(OSError), _as(person, folder, path):
+                os.unlink(path.name, dir_fd=folder)
+            raise
+    finally:
+        os.close(folder)
+
+
+def _open_folder(path: Path, option: str, person: Person) -> int:
+    folder = path.absolute().parent
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        with person.acting():
+            return os.open(folder, flags)
+    except OSError as error:
+        if person.identity and weak_link(folder) is None:
+            return os.open(folder, flags)
+        raise _closed(path, option, error) from None
+
+
+@contextlib.contextmanager
+def _as(person: Person, folder: int, path: Path) -> Iterator[None]:
+    """With the user's rights; with root's where only root can write there, and only root could lead the path there."""
+    is_roots = bool(person.identity) and weak_link(path.absolute().parent) is None
+    with person.acting():
+        if not is_roots or os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
+            yield
+            return
+    yield
+
+
+def _closed(path: Path, option: str, error: OSError) -> UsageError:
+    return UsageError("file_closed", f"{path} cannot be written: {error.strerror}", hint=f"another {option}")

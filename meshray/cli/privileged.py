@@ -1,0 +1,47 @@
+"""As root, `init`, `join` and `up` run from a copy of meshray that only root can change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from meshray.runtime.trust import is_root
+
+if TYPE_CHECKING:
+    from meshray.cli.app import App
+
+#: What could make another user's code part of root's processes.
+_DANGEROUS, _DANGEROUS_NAMES = ("LD_", "PYTHON"), frozenset({"BASH_ENV", "ENV", "IFS", "CDPATH", "PERL5LIB"})
+
+
+def run_from_copy(app: App) -> None:
+    """Does not return where others than root can change this installation: it is copied to where they cannot, if it is
+    not there yet, and the same command runs from there.
+
+    Raises:
+        MeshrayError: as `meshray.runtime.privileged.install.place` does.
+    """
+    from meshray.runtime.privileged import install
+
+    if not is_root() or install.this_copy() is not None or install.weak_part() is None:
+        return
+    copy = install.placed()
+    if copy is None:
+        with app.progress() as progress:
+            progress.stage("install", "run", f"root's own copy of meshray in {install.ROOT}")
+            copy = install.place()
+            progress.stage("install", "ok", str(copy.folder))
+    app.stdout.flush()
+    app.stderr.flush()
+    words = [str(copy.python), "-I", str(copy.program), *app.arguments]
+    os.execve(words[0], words, clean(os.environ))  # noqa: S606 - it replaces this process
+
+
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what could load another user's code (pure)."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(_DANGEROUS) and name not in _DANGEROUS_NAMES
+    }

@@ -1,0 +1,187 @@
+"""`meshray status` for people: one row a node that fits into 80 columns, and what is wrong below. Pure.
+
+NODE        STATUS      IP         PATH    RTT     CPU  GPU  MEMORY
+vm (this)   ready head  10.99.0.1  -       -       4    0    16 GiB
+laptop      no answer   10.99.0.2  was direct  -   -    -    -
+
+`--wide` adds what WireGuard knows of each path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshray.cli.tables import Object, Paint, child, children, columns, gib, number, plain
+
+#: Of a terminal's lines, and what a name keeps of it at least.
+_WIDTH, _SHORTEST_NAME = 80, 10
+_COLOURS = {"ready": "green", "up": "green", "no answer": "red", "offline": "red", "no Ray": "red"}
+
+
+def status_text(status: Object, *, wide: bool = False, clock: str = "", paint: Paint = plain) -> str:
+    """The mesh, every node, what the cluster offers, and what is wrong."""
+    reachable = child(status, "coordinator").get("reachable")
+    link = "coordinator reachable" if reachable else paint("coordinator UNREACHABLE, using the cached map", "red")
+    lines = [
+        f"{clock}{'  ' if clock else ''}mesh {status.get('mesh')}, revision {status.get('revision')}, {link}",
+        "",
+        _table(status, wide, paint),
+        "",
+        _totals(child(status, "totals")),
+    ]
+    lines += _said_at_join(status)
+    problems = list(_problem_lines(status, paint))
+    if problems:
+        lines += ["", *problems, "meshray doctor says more"]
+    return "\n".join(lines)
+
+
+def _table(status: Object, wide: bool, paint: Paint) -> str:
+    nodes, me = children(status, "nodes"), status.get("self")
+    head = ["NODE", "STATUS", "IP", "PATH", "RTT", "CPU", "GPU", "MEMORY"]
+    rows = [head + (["LOSS", "HANDSHAKE", "MTU", "RECEIVED", "SENT", "ENDPOINT"] if wide else [])]
+    colours = []
+    for node in nodes:
+        row, colour = _row(node)
+        rows.append(row + (_path_cells(child(node, "path")) if wide else []))
+        colours.append(colour)
+    widths = [max(map(len, column)) for column in zip(*(row[1:] for row in rows), strict=True)]
+    room = 1000 if wide else max(_SHORTEST_NAME, _WIDTH - sum(widths) - 2 * len(widths))
+    for row, node in zip(rows[1:], nodes, strict=True):
+        row[0] = _name(row[0], room, is_me=node.get("name") == me)
+    return columns(rows, lambda row, column: colours[row - 1] if row and column == 1 else "", paint)
+
+
+def _row(node: Object) -> tuple[list[str], str]:
+    path, resources = child(node, "path"), child(child(node, "ray"), "resources")
+    word, colour = status_word(node)
+    cells = [
+        str(node.get("name")),
+        word + (" head" if node.get("role") == "head" else ""),
+        str(node.get("ip")),
+        ("was " if word == "no answer" else "") + _path(path),
+        number(path.get("rtt_ms"), "{:.1f} ms") if word != "no answer" else "-",
+        number(resources.get("CPU"), "{:g}"),
+        number(resources.get("GPU"), "{:g}"),
+        gib(resources.get("memory"), decimals=0),
+    ]
+    return cells, "yellow" if colour == "green" and path.get("transport") == "wss" else colour
+
+
+def _path_cells(path: Object) -> list[str]:
+    return [
+        number(path.get("loss"), "{:.0%}"),
+        number(path.get("handshake_age_s"), "{:.0f} s ago"),
+        number(path.get("mtu"), "{:d}"),
+        _bytes(path.get("rx_bytes")),
+        _bytes(path.get("tx_bytes")),
+        str(path.get("endpoint") or "-"),
+    ]
+
+
+def status_word(node: Object) -> tuple[str, str]:
+    """Return how a node is, in one or two words, and the colour for it."""
+    ray = child(node, "ray")
+    alive = ray.get("alive")
+    if node.get("down"):
+        word = "down"
+    elif node.get("silent"):
+        word = "no answer"
+    elif not node.get("online"):
+        word = "offline"
+    elif node.get("drained"):
+        word = "draining" if alive is True else "drained"
+    else:
+        word = "ready" if alive is True else "no Ray" if alive is False else "up"
+    return word, _COLOURS.get(word, "yellow")
+
+
+def _name(name: str, room: int, *, is_me: bool = False) -> str:
+    mark = " (this)" if is_me else ""
+    room = max(_SHORTEST_NAME, room) - len(mark)
+    return (name if len(name) <= room else f"{name[: room - 1]}…") + mark
+
+
+def _path(path: Object) -> str:
+    kind, transport = str(path.get("kind") or "none"), path.get("transport")
+    if kind in ("self", "none"):
+        return "-"
+    return kind if transport in (None, "udp") else f"{kind}/{transport}"
+
+
+def _bytes(value: object) -> str:
+    if not isinstance(value, (int, float)):
+        return "-"
+    amount = float(value)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def _totals(totals: Object) -> str:
+    return (
+        f"cluster: {number(totals.get('CPU'), '{:g}')} CPU, {number(totals.get('GPU'), '{:g}')} GPU, "
+        f"{gib(totals.get('memory'))} memory, {gib(totals.get('object_store_memory'))} object store"
+    )
+
+
+def _said_at_join(status: Object) -> Iterator[str]:
+    notices = status.get("notices")
+    if isinstance(notices, (list, tuple)) and notices:
+        yield ""
+        yield from (f"notice: {text}" for text in notices)
+    for key, words in (
+        ("open", "members reach on this machine besides Ray (--open)"),
+        ("environment", "variables that Ray has besides the session's (--env)"),
+    ):
+        items = status.get(key)
+        if isinstance(items, (list, tuple)) and items:
+            yield f"{words}: {', '.join(map(str, items))}"
+    if status.get("unguarded"):
+        yield "Ray runs here even where its ports cannot be closed to other networks (--unguarded)"
+
+
+def _problem_lines(status: Object, paint: Paint) -> Iterator[str]:
+    """Each problem, and below it the command that fixes it. An older agent sends sentences only."""
+    health = children(status, "health")
+    mark = paint("problem:", "red")
+    if not health:
+        problems = status.get("problems")
+        yield from (f"{mark} {text}" for text in (problems if isinstance(problems, (list, tuple)) else ()))
+    for problem in health:
+        yield f"{mark} {problem.get('text')}"
+        if problem.get("fix"):
+            yield f"    fix: {problem['fix']}"
+
+
+def nodes_text(nodes: list[Object], *, wide: bool = False) -> str:
+    """One line a node, as the coordinator has it."""
+    more = ("EPHEMERAL", "DRAINED", "LABELS") if wide else ()
+    rows = [["NODE", "IP", "ROLES", "ONLINE", "RAY", "PYTHON", *more]]
+    for node in nodes:
+        versions, labels, roles = child(node, "versions"), child(node, "labels"), node.get("roles")
+        row = [
+            str(node.get("name")) if wide else _name(str(node.get("name")), 24),
+            str(node.get("ip")),
+            ",".join(map(str, roles)) if isinstance(roles, (list, tuple)) else str(node.get("role", "")),
+            _online(node),
+            str(versions.get("ray") or "-"),
+            str(versions.get("python") or "-"),
+        ]
+        if wide:
+            row += [
+                "yes" if node.get("ephemeral") else "no",
+                "yes" if node.get("drained") else "no",
+                ",".join(f"{key}={value}" for key, value in labels.items()) or "-",
+            ]
+        rows.append(row)
+    return columns(rows)
+
+
+def _online(node: Object) -> str:
+    if node.get("silent"):
+        return "silent"
+    word = "yes" if node.get("online") else "down" if node.get("down") else "no"
+    return f"{word}, drained" if node.get("drained") else word

@@ -1,0 +1,116 @@
+"""``--env`` and ``--env-file``, and the environment of the session in which meshray was typed.
+
+>>> given = read(app, ("match", "EPOCHS=3"), file=None)
+>>> given.match, given.environment.chosen
+(True, {'EPOCHS': '3'})
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from meshray.cli.options import F
+from meshray.errors import UsageError
+
+if TYPE_CHECKING:
+    from meshray.agent.enrolment import Enrolment
+    from meshray.cli.app import App
+    from meshray.raynode.user_environment import UserEnvironment
+    from meshray.settings import Home
+
+#: A file of variables is not larger.
+_LONGEST_FILE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line and the session say.
+
+    Attributes:
+        match: ``--env match``: Ray runs from an environment that is built to match the head's.
+    """
+
+    match: bool
+    environment: UserEnvironment
+
+
+def environment_options(function: F) -> F:
+    """``--env`` and ``--env-file``."""
+    for option in (
+        click.option(
+            "--env-file",
+            metavar="FILE",
+            help="Environment variables for Ray, one NAME=VALUE a line.",
+        ),
+        click.option(
+            "--env",
+            multiple=True,
+            metavar="NAME[=VALUE]|match",
+            help="An environment variable for Ray and its programs, kept over restarts; NAME alone takes the value "
+            "from your environment. May be repeated. match (join only): build an environment with the head's Ray "
+            "and Python, and what `meshray env lock` recorded there, and run Ray from it. Needs uv.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def read(app: App, items: tuple[str, ...], file: str | None) -> Given:
+    """Read the options and the session, whose proxy is this process' from now on. Raises UsageError."""
+    from meshray.agent.enrolment import MATCH
+    from meshray.raynode.user_environment import UserEnvironment, parse_assignments, parse_file, select_session
+    from meshray.runtime.proxy import settle
+    from meshray.runtime.session import session_environment
+
+    session = session_environment(app.environ)
+    if app.environ is os.environ:
+        settle(os.environ, session)
+    said = [item for item in items if item != MATCH]
+    from_file = parse_file(_text_of(app, file), file) if file is not None else {}
+    chosen = {**from_file, **parse_assignments(said, session)}
+    return Given(len(said) < len(items), UserEnvironment(select_session(session), chosen))
+
+
+def record_session(app: App, home: Home, enrolment: Enrolment) -> Enrolment:
+    """Record what this session has, if it is one of the user who runs Ray, and return the enrolment with it: `up`
+    follows what has changed since.
+    """
+    from dataclasses import replace
+
+    from meshray.raynode.user_environment import select_session
+    from meshray.runtime.person import Person
+    from meshray.runtime.session import session_environment
+
+    if Person.invoking(app.environ).uid != enrolment.person_uid:
+        return enrolment
+    session = select_session(session_environment(app.environ))
+    if session != enrolment.environment.session:
+        enrolment = replace(enrolment, environment=replace(enrolment.environment, session=session))
+        enrolment.save(home)
+    return enrolment
+
+
+def _text_of(app: App, file: str) -> str:
+    """With the user's rights, unless the whole way to the file is root's: a task of the user's may have changed it."""
+    from meshray.runtime.person import Person
+    from meshray.runtime.trust import weak_link
+
+    path = Path(file).expanduser().absolute()
+    try:
+        if weak_link(path) is None:
+            return _read(path)
+        with Person.invoking(app.environ).acting():
+            return _read(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError("env_file", f"{file} cannot be read: {reason}", hint="--env-file FILE") from None
+
+
+def _read(path: Path) -> str:
+    with path.open() as opened:
+        return opened.read(_LONGEST_FILE)

@@ -1,0 +1,249 @@
+"""Epochs of the secrets that all members share: when one starts, what each member is to hold, when one ends (pure).
+
+    node rm, secrets rotate ──► a new epoch ──► every connected agent receives it ──► reports it ──► pairs use it
+                                                                              all report it ──► the old one ends
+
+A node that is away receives the newest epoch when it connects, over TLS. Until then the others use the old one with
+it, for `KEEP_S` at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeAlias
+
+from meshray import __version__
+from meshray.coordinator.admission import ConflictError
+from meshray.coordinator.records import DropEpoch, Member, PutEpoch, RowChange, SecretEpoch
+from meshray.coordinator.registry import Outcome, Registry
+from meshray.errors import MeshrayError
+from meshray.model.epochs import FIRST, SharedSecrets
+from meshray.model.keys import PresharedKey, PublicKey
+from meshray.model.node import HUB, STATIC
+from meshray.raynode.tokens import epoch_of
+
+#: An epoch ends so long after the next one began, seconds, whoever is still away.
+KEEP_S = 86400.0
+#: Of epochs that only a node that is away may need, so many are kept at most.
+_MOST_KEPT = 32
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What a rotation did, or why there was none.
+
+    Attributes:
+        epoch: the newest one now.
+        started: whether it is a new one.
+        away: names of the nodes that are not connected; they receive it when they are.
+        static: names of the static peers, which keep the epoch of their file.
+        too_old: names of the nodes that cannot take over a new epoch; because of them none was started.
+    """
+
+    epoch: int
+    started: bool
+    away: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    too_old: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form; it holds no secret."""
+        return {
+            "epoch": self.epoch,
+            "started": self.started,
+            "away": list(self.away),
+            "static": list(self.static),
+            "too_old": list(self.too_old),
+        }
+
+
+def newest(registry: Registry) -> SecretEpoch:
+    """The epoch whose secrets a node receives when it enrols."""
+    if not registry.epochs:
+        raise MeshrayError("store_corrupt", "the store holds no secrets of this mesh", hint="restore it from a backup")
+    return registry.epochs[-1]
+
+
+def rotated(registry: Registry, fresh: SecretEpoch) -> Outcome[Rotation]:
+    """Starts a new epoch with the secrets of ``fresh``, whose number is not used.
+
+    Raises:
+        ConflictError: ``agents_too_old``.
+    """
+    if old := too_old(registry):
+        raise ConflictError(
+            "agents_too_old",
+            f"{', '.join(old[:5])}: the meshray there does not take over new secrets, or has not connected since the "
+            "upgrade; no secret was changed",
+            hint=f"install meshray {__version__} or later there, then meshray up; or: meshray node rm {old[0]}",
+        )
+    registry, rows = _started(registry, fresh, newest(registry).number + 1)
+    return registry, rows, _told(registry, started=True)
+
+
+#: (registry, now) → the registry without a node.
+Removal: TypeAlias = "Callable[[Registry, float], Outcome[Member]]"
+
+
+def rotated_without(
+    registry: Registry, node_id: str, now: float, fresh: SecretEpoch, remove: Removal | None = None
+) -> Outcome[tuple[Member, Rotation]]:
+    """Removes a node, and starts a new epoch that it does not learn.
+
+    A static peer never knew the secret. Where a remaining node could not take over a new epoch, none is started.
+
+    Args:
+        remove: removes it in a way of its own, say as the lock signed it.
+
+    Raises as `Registry.remove` does.
+    """
+    registry, rows, member = registry.remove(node_id, now) if remove is None else remove(registry, now)
+    if STATIC in member.node.roles:
+        return registry, rows, (member, Rotation(newest(registry).number, started=False))
+    if too_old(registry):
+        return registry, rows, (member, _told(registry, started=False))
+    registry, more = _started(registry, fresh, newest(registry).number + 1)
+    return registry, (*rows, *more), (member, _told(registry, started=True))
+
+
+def above(registry: Registry, epoch: int, fresh: SecretEpoch) -> Outcome[bool]:
+    """Starts a new epoch if nodes were told one that this database does not know: it is an older copy, and the secrets
+    of that epoch are lost.
+
+    Returns:
+        Whether one was started.
+    """
+    if epoch <= newest(registry).number:
+        return registry, (), False
+    registry, rows = _started(registry, fresh, epoch + 1)
+    return registry, rows, True
+
+
+def reduced(registry: Registry, now: float) -> Outcome[bool]:
+    """Drops the epochs that nobody needs any more, and retires those that pairs do not; returns whether any changed."""
+    oldest, others = _oldest(registry, now), _static(registry) | _ray_epochs(registry)
+    kept: list[SecretEpoch] = []
+    rows: list[RowChange] = []
+    for epoch in registry.epochs:
+        if epoch.number >= oldest:
+            kept.append(epoch)
+        elif epoch.number in others:
+            kept.append(replace(epoch, retired=True))
+            rows += [PutEpoch(kept[-1])] if not epoch.retired else []
+        else:
+            rows.append(DropEpoch(epoch.number))
+    return replace(registry, epochs=tuple(kept)), tuple(rows), bool(rows)
+
+
+def shared_with(registry: Registry, member: Member, now: float) -> SharedSecrets:
+    """What this member is to hold now."""
+    oldest, ray = _oldest(registry, now), _ray_epochs(registry)
+    static = _static(registry) if HUB in member.node.roles else frozenset[int]()
+    return SharedSecrets(
+        {each.number: each.mesh_secret for each in registry.epochs if each.number >= oldest or each.number in static},
+        {each.number: each.ray_token for each in registry.epochs if each.number in ray},
+        oldest,
+    )
+
+
+def enrolled(registry: Registry, member: Member, *, follows: bool) -> Outcome[Member]:
+    """The member has received the newest epoch.
+
+    Args:
+        follows: its agent takes over further ones.
+
+    Raises:
+        MeshrayError: ``meshray_too_old``: it does not, and this mesh has changed its secrets.
+    """
+    epoch = newest(registry).number
+    if epoch > FIRST and not follows and STATIC not in member.node.roles:
+        raise MeshrayError(
+            "meshray_too_old",
+            "this mesh changes its secrets, and this machine's meshray is too old to follow",
+            hint=f"install meshray {__version__} or later on this machine",
+        )
+    return registry.put(replace(member, node=replace(member.node, secret_epoch=epoch), follows_epochs=follows))
+
+
+def reported(registry: Registry, node_id: str, epoch: int | None) -> Outcome[bool]:
+    """What an agent holds.
+
+    Args:
+        epoch: its newest; None: its meshray is too old to know of epochs.
+
+    Returns:
+        Whether it lacks the newest epoch, or holds one that this database does not know.
+    """
+    member = registry.member(node_id)
+    node = replace(member.node, secret_epoch=epoch or member.node.secret_epoch)
+    after = replace(member, node=node, follows_epochs=epoch is not None)
+    differs = epoch is not None and epoch != newest(registry).number
+    if after == member:
+        return registry, (), differs
+    registry, rows, _ = registry.put(after)
+    return registry, rows, differs
+
+
+def static_key(registry: Registry, peer: PublicKey, hub: PublicKey) -> PresharedKey:
+    """The preshared key for the file of a static peer that was just added."""
+    return newest(registry).mesh_secret.preshared_key(peer, hub)
+
+
+def too_old(registry: Registry) -> tuple[str, ...]:
+    """Names of the nodes that cannot take over a new epoch, as far as is known."""
+    return _names(member for member in _with_agents(registry) if not member.follows_epochs)
+
+
+def _started(registry: Registry, fresh: SecretEpoch, number: int) -> tuple[Registry, tuple[RowChange, ...]]:
+    epoch = replace(fresh, number=number)
+    return replace(registry, epochs=(*registry.epochs, epoch)), (PutEpoch(epoch),)
+
+
+def _told(registry: Registry, *, started: bool) -> Rotation:
+    return Rotation(
+        newest(registry).number,
+        started,
+        away=_names(member for member in _with_agents(registry) if not member.node.online),
+        static=_names(member for member in registry.members.values() if STATIC in member.node.roles),
+        too_old=too_old(registry),
+    )
+
+
+def _oldest(registry: Registry, now: float) -> int:
+    """The oldest epoch that a pair of nodes with agents may use."""
+    last = newest(registry).number
+    if all(member.node.online and member.node.secret_epoch >= last for member in _with_agents(registry)):
+        # Each of them is told the map from which this follows.
+        return last
+    kept = [epoch for epoch in registry.epochs if not epoch.retired][-_MOST_KEPT:]
+    return next((each.number for each, following in pairwise(kept) if now < following.began + KEEP_S), last)
+
+
+def _static(registry: Registry) -> frozenset[int]:
+    nodes = [member.node for member in registry.members.values()]
+    return frozenset(node.secret_epoch for node in nodes if STATIC in node.roles)
+
+
+def _ray_epochs(registry: Registry) -> frozenset[int]:
+    """The epochs of Ray's tokens that are in use, or will be with the next start of the head's Ray."""
+    last, head = newest(registry).number, registry.map.head
+    if head is None or not head.versions.ray:
+        return frozenset({last})
+    numbers = [each.number for each in registry.epochs]
+    if not head.ray_instance:
+        # Its Ray is down, or its agent has not reported it yet.
+        return frozenset(numbers[-_MOST_KEPT:])
+    running = epoch_of(head.ray_instance)
+    # A head that does not hold the newest epoch may just be starting Ray with the one before.
+    following = numbers[-_MOST_KEPT:] if head.secret_epoch < last else [last]
+    return frozenset({running, *(number for number in following if number > running)})
+
+
+def _with_agents(registry: Registry) -> list[Member]:
+    return [member for member in registry.members.values() if STATIC not in member.node.roles]
+
+
+def _names(members: Iterator[Member]) -> tuple[str, ...]:
+    return tuple(sorted(str(member.node.name) for member in members))

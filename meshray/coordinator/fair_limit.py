@@ -1,0 +1,93 @@
+"""A bound on how many connections are open, shared fairly between the addresses that they come from (pure).
+
+When there are too many, the source that has most of them loses its oldest one. So a crowd from one address, or from
+one network, costs that crowd its own connections and nobody else's.
+
+>>> limit = FairLimit[str](2, on_evict=print)
+>>> limit.add("first", source_of("192.0.2.1"))
+>>> limit.add("second", source_of("192.0.2.1"))
+>>> limit.add("other", source_of("198.51.100.7"))
+first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Generic, TypeVar
+
+T = TypeVar("T", bound=Hashable)
+#: A wide group, and what it is divided into: shares are equal between the wide groups first.
+Source = tuple[str, ...]
+
+
+class FairLimit(Generic[T]):
+    """Holds at most so many entries, each with its source.
+
+    Args:
+        most: how many in all; None: any number.
+        on_evict: called with the entry that must end; it is not held any more then.
+        most_of_source: how many of one source; None: no bound beside ``most``.
+    """
+
+    def __init__(self, most: int | None, on_evict: Callable[[T], object], *, most_of_source: int | None = None) -> None:
+        self._most = most
+        self._on_evict = on_evict
+        self._most_of_source = most_of_source
+        self._entries: dict[T, Source] = {}
+        # A dict keeps the order in which its keys came: by wide group, then by source, the oldest first.
+        self._groups: dict[str, dict[Source, dict[T, None]]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, entry: object) -> bool:
+        return entry in self._entries
+
+    def add(self, entry: T, source: Source) -> None:
+        """Holds the entry, as the newest; evicts another one where there are too many now."""
+        self.discard(entry)
+        self._entries[entry] = source
+        own = self._groups.setdefault(source[0], {}).setdefault(source, {})
+        own[entry] = None
+        self._sizes[source[0]] = self._sizes.get(source[0], 0) + 1
+        if self._most_of_source is not None and len(own) > self._most_of_source:
+            self._evict(next(iter(own)))
+        elif self._most is not None and len(self._entries) > self._most:
+            self._evict(self._unfairest())
+
+    def discard(self, entry: T) -> None:
+        """Does not hold this entry any more, if it did."""
+        source = self._entries.pop(entry, None)
+        if source is None:
+            return
+        group = self._groups[source[0]]
+        del group[source][entry]
+        self._sizes[source[0]] -= 1
+        if not group[source]:
+            del group[source]
+        if not group:
+            del self._groups[source[0]], self._sizes[source[0]]
+
+    def _evict(self, entry: T) -> None:
+        self.discard(entry)
+        self._on_evict(entry)
+
+    def _unfairest(self) -> T:
+        """Return the oldest entry of the largest source in the largest wide group; of equal ones the oldest."""
+        group = self._groups[max(self._sizes, key=self._sizes.__getitem__)]
+        return next(iter(group[max(group, key=lambda source: len(group[source]))]))
+
+
+@lru_cache(4096)
+def source_of(address: str) -> Source:
+    """Return the networks that an address is counted with: of IPv4 its /24 and itself, of IPv6 its /48 and its /64,
+    which are what one user commonly has."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return ("", address)
+    wide, narrow = (24, 32) if ip.version == 4 else (48, 64)
+    return tuple(f"{int(ip) >> (ip.max_prefixlen - length):x}/{length}" for length in (wide, narrow))

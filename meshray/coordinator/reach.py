@@ -1,0 +1,109 @@
+"""Whether a node is reached from outside: the coordinator sends to the endpoints with which the node enrolled.
+
+A node chooses its endpoints itself, so this must tell it nothing but what arrives there: where the packets go, what a
+name resolves to and whether there is a route makes no difference to the answer, nor to when it comes.
+
+>>> reach = Reach(network)
+>>> await reach.knock(member, endpoint, word)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from ipaddress import IPv4Address, IPv6Address
+
+from meshray.coordinator.records import Member
+from meshray.errors import MeshrayError, RefusedError
+from meshray.model.address import Endpoint, OverlayNetwork
+from meshray.model.endpoints import reachable_ip
+from meshray.runtime.knock import KNOCKS_S, knock
+from meshray.runtime.lookup import addresses
+from meshray.runtime.tasks import Tasks
+
+_log = logging.getLogger(__name__)
+
+Address = IPv4Address | IPv6Address
+
+#: Every answer comes after this; by then an address has had all its packets, seconds.
+ANSWER_S = KNOCKS_S + 0.1
+
+
+class Reach:
+    """The packets of one coordinator.
+
+    Args:
+        network: the overlay, whose addresses are not knocked at.
+    """
+
+    def __init__(self, network: OverlayNetwork) -> None:
+        self._network = network
+        self._answering: set[str] = set()
+        self._knocking: set[str] = set()
+        self._tasks = Tasks()
+
+    async def close(self) -> None:
+        """Sends no more."""
+        await self._tasks.close()
+
+    async def knock(self, member: Member, endpoint: Endpoint, word: str) -> None:
+        """Sends a few packets to an endpoint of the node, which listens whether they arrive.
+
+        Raises:
+            RefusedError: ``not_your_endpoint``: nobody makes the coordinator send packets to others.
+            MeshrayError: ``busy``: it knocks there now. ``endpoint_unusable``: the address cannot be another machine's.
+        """
+        node_id = member.node.id
+        if endpoint not in member.advertised:
+            raise RefusedError(
+                "not_your_endpoint",
+                f"{endpoint} is no endpoint that {member.node.name} enrolled with",
+                hint="--endpoint",
+            )
+        if endpoint.ip is not None and other_machine(endpoint.ip, self._network) is None:
+            raise MeshrayError(
+                "endpoint_unusable",
+                f"{endpoint} cannot be the address of another machine than the coordinator's",
+                hint="--endpoint HOST:PORT with an address that the others can use",
+            )
+        if node_id in self._answering:
+            raise MeshrayError("busy", "the coordinator knocks at this node already", hint="try again in a second")
+        self._answering.add(node_id)
+        try:
+            # A name may still be looked up from the last time.
+            if node_id not in self._knocking:
+                self._knocking.add(node_id)
+                self._tasks.start(self._send(node_id, endpoint, word), f"knock at {node_id}")
+            await asyncio.sleep(ANSWER_S)
+        finally:
+            self._answering.discard(node_id)
+
+    async def _send(self, node_id: str, endpoint: Endpoint, word: str) -> None:
+        try:
+            found = [endpoint.ip] if endpoint.ip is not None else await addresses(endpoint.host)
+            usable = next((ip for ip in (other_machine(ip, self._network) for ip in found) if ip is not None), None)
+            if usable is not None:
+                await knock(usable, endpoint.port, word)
+        except OSError as error:
+            _log.info("node %s: %s is not reached: %s", node_id, endpoint, error.strerror or error)
+        finally:
+            self._knocking.discard(node_id)
+
+
+def other_machine(ip: Address, network: OverlayNetwork) -> Address | None:
+    """Return the address in its plain form where it may be another machine's; see `reachable_ip`. None for those of
+    this machine's interfaces as well."""
+    plain = reachable_ip(ip, network)
+    return None if plain is None or _is_own(plain) else plain
+
+
+def _is_own(ip: Address) -> bool:
+    """Whether the address is this machine's: the kernel sends to such an address from that same address."""
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as udp:
+            udp.connect((str(ip), 9))
+            return bool(udp.getsockname()[0] == str(ip))
+    except OSError:  # no route: nothing will be sent
+        return False

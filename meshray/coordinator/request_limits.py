@@ -1,0 +1,72 @@
+"""How many requests are worked on at once: those without a credential, those of members, and the admin's apart.
+
+Requests without a known credential can take the place of one another, and never that of a member's. The admin's own
+place is taken by nobody, so that the admin can act while the coordinator is flooded.
+
+>>> limits = RequestLimits(most=512)
+>>> with limits.taking(""):                 # RequestLimits.taking raises MeshrayError busy where there are too many
+...     ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+from meshray.errors import MeshrayError
+
+#: Of one member, at once. Its agent and its user's commands need a handful.
+MAX_OF_MEMBER = 32
+#: Of the admin, who runs many commands at once in scripts.
+MAX_OF_ADMIN = 128
+
+
+class RequestLimits:
+    """Counts the requests that are worked on.
+
+    Args:
+        most: how many of all without a known credential, and how many of all members but the admin.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._strangers = 0
+        self._members = 0
+        self._of: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def taking(self, node_id: str, *, is_admin: bool = False) -> Iterator[None]:
+        """Counts one request while it is worked on.
+
+        Args:
+            node_id: whose credential it shows; empty: no member's.
+
+        Raises:
+            MeshrayError: ``busy``.
+        """
+        if not node_id:
+            _require(self._strangers < self.most, "the coordinator has too much to do")
+            self._strangers += 1
+            try:
+                yield
+            finally:
+                self._strangers -= 1
+            return
+        most = MAX_OF_ADMIN if is_admin else MAX_OF_MEMBER
+        _require(self._of[node_id] < most, f"this node has {most} requests under way")
+        _require(is_admin or self._members < self.most, "the coordinator has too much to do")
+        self._of[node_id] += 1
+        self._members += not is_admin
+        try:
+            yield
+        finally:
+            self._members -= not is_admin
+            self._of[node_id] -= 1
+            if not self._of[node_id]:
+                del self._of[node_id]
+
+
+def _require(fits: bool, message: str) -> None:
+    if not fits:
+        raise MeshrayError("busy", message, hint="try again in a minute")

@@ -1,0 +1,95 @@
+"""Epochs of the mesh's secrets, applied: changes are written, and connected agents receive what they are to hold.
+
+>>> keeper = SecretsKeeper(ledger, publisher, clock)
+>>> await keeper.rotate()
+Rotation(epoch=2, started=True, away=('gpu-1',), static=(), too_old=())
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from meshray.coordinator.epochs import (
+    Removal,
+    Rotation,
+    newest,
+    reduced,
+    rotated,
+    rotated_without,
+    shared_with,
+)
+from meshray.coordinator.ledger import Ledger
+from meshray.coordinator.publisher import Publisher
+from meshray.coordinator.records import Member, SecretEpoch
+from meshray.model.epochs import FIRST
+from meshray.model.node import STATIC
+
+_log = logging.getLogger(__name__)
+
+
+class SecretsKeeper:
+    """Knows what was sent to everybody last.
+
+    Args:
+        clock: unix seconds.
+    """
+
+    def __init__(self, ledger: Ledger, publisher: Publisher, clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._publisher = publisher
+        self._clock = clock
+        self._sent = self._state()
+
+    async def rotate(self) -> Rotation:
+        """Starts a new epoch of the mesh secret and of Ray's token. Raises as `rotated` does."""
+        fresh = self._fresh()
+        rotation = await self._ledger.change(lambda registry: rotated(registry, fresh))
+        self._announce(rotation)
+        return rotation
+
+    async def remove(self, node_id: str, remove: Removal | None = None) -> tuple[Member, Rotation]:
+        """Removes a node; the others get secrets that it does not know. Arguments as of `rotated_without`."""
+        fresh = self._fresh()
+        member, rotation = await self._ledger.change(
+            lambda registry: rotated_without(registry, node_id, self._clock(), fresh, remove)
+        )
+        if rotation.started:
+            self._announce(rotation)
+        return member, rotation
+
+    async def settle(self) -> None:
+        """Drops or retires what is not needed any more; to be called every few seconds."""
+        if reduced(self._ledger.registry, self._clock())[2]:
+            await self._ledger.change(lambda registry: reduced(registry, self._clock()), durable=False)
+        if self._state() != self._sent:
+            self._send_all()
+
+    def send_first(self, node_id: str) -> None:
+        """Sends an agent that has just connected what it is to hold, where there was ever more than one epoch."""
+        if newest(self._ledger.registry).number > FIRST:
+            self.send(node_id)
+
+    def send(self, node_id: str) -> None:
+        """Sends a connected agent what it is to hold."""
+        registry = self._ledger.registry
+        member = registry.members.get(node_id)
+        if member is not None:
+            shared = shared_with(registry, member, self._clock())
+            self._publisher.tell(node_id, {"type": "secrets", **shared.to_json()})
+
+    def _announce(self, rotation: Rotation) -> None:
+        _log.info("epoch %d of the mesh's secrets began", rotation.epoch)
+        self._send_all()
+
+    def _send_all(self) -> None:
+        self._sent = self._state()
+        for node_id, member in self._ledger.registry.members.items():
+            if STATIC not in member.node.roles:
+                self.send(node_id)
+
+    def _state(self) -> tuple[tuple[int, bool], ...]:
+        return tuple((epoch.number, epoch.retired) for epoch in self._ledger.registry.epochs)
+
+    def _fresh(self) -> SecretEpoch:
+        return SecretEpoch.make(FIRST, self._clock())

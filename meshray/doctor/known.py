@@ -1,0 +1,172 @@
+"""What status and the other parts of a node know already, as checks (pure).
+
+one_identity ─► the coordinator, the ways, Ray       two machines use one node's identity
+node_identity                                        what the map says of a node is not signed
+hub_forwards ─► one_way … peer_answers               a hub does not pass on what goes from node to node
+reported                                             what no other check is about
+
+`take_over` adds what a part could not do to the check of the same code, where that check itself saw nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
+from meshray.doctor.ways import PeerFacts, each, pairs
+from meshray.model.node import HUB_FORWARDS, NODE_IDENTITY, ONE_IDENTITY
+from meshray.model.path import VIA_HUB
+from meshray.model.status import Problem
+
+if TYPE_CHECKING:
+    from meshray.doctor.facts import Facts
+
+#: Told for some minutes after a restore, in which nothing is broken any more.
+_RESTORED = "coordinator_restored"
+#: What the checks of the same name look at more closely than the parts that report it.
+_JUDGED = frozenset({"ray_running"})
+
+
+def problems_with(facts: Facts, code: str) -> dict[str, Problem]:
+    """What any node reports under this code, by the node that it concerns."""
+    found = {problem.node: problem for problem in (facts.status.health if facts.status else ()) if problem.code == code}
+    for name, node in facts.nodes.items():
+        found.update({problem.node or name: problem for problem in node.complaints if problem.code == code})
+    return found
+
+
+def take_over(code: str, found: list[Finding], facts: Facts) -> list[Finding]:
+    """The findings of the check with this code, and what the parts of a node could not do, where the check itself has
+    nothing to say about that node."""
+    if code in _JUDGED:
+        return found
+    for name, node in facts.nodes.items():
+        problem = next((one for one in node.complaints if one.code == code), None)
+        if problem is None or any(name in finding.concerns and finding.status in (FAIL, WARN) for finding in found):
+            continue
+        found = [finding for finding in found if finding.concerns != {name}]
+        found.append(Finding(FAIL, problem.text, _there(facts, name, problem.fix), name))
+    return found
+
+
+def _there(facts: Facts, name: str, fix: str) -> str:
+    here = facts.status.node if facts.status else name
+    return fix if name == here or not fix else f"on {name}: {fix}"
+
+
+def _one_identity(facts: Facts) -> Iterable[Finding]:
+    shared = problems_with(facts, ONE_IDENTITY)
+    for name, problem in shared.items():
+        yield Finding(FAIL, problem.text, problem.fix, name)
+    for name in facts.nodes:
+        if name not in shared:
+            yield Finding(OK, "one machine uses it", node=name)
+
+
+def _node_identity(facts: Facts) -> Iterable[Finding]:
+    refused = problems_with(facts, NODE_IDENTITY)
+    for name, problem in refused.items():
+        yield Finding(FAIL, problem.text, problem.fix, name)
+    unsigned: dict[str, list[str]] = {}
+    for teller, node in facts.nodes.items():
+        for name in node.control.unsigned if node.control is not None else ():
+            unsigned.setdefault(name, []).append(teller)
+    for name in unsigned:
+        if name not in refused:
+            fix = f"on {name}: pip install -U meshray, then meshray down; meshray up"
+            yield Finding(WARN, "no identity signs its key: its meshray is of an earlier release", fix, name)
+    for name in facts.nodes:
+        if name not in refused and name not in unsigned:
+            yield Finding(OK, "its identity signs its key", node=name)
+
+
+def _hub_forwards(facts: Facts) -> Iterable[Finding]:
+    known = problems_with(facts, HUB_FORWARDS)
+    for name, problem in known.items():
+        own = facts.nodes[name].complaints if name in facts.nodes else ()
+        fix = _there(facts, name, problem.fix) if problem in own else problem.fix
+        yield Finding(FAIL, problem.text, fix, name, repair="firewall" if problem in own else "")
+    for name, path in each(facts):
+        if path.is_hub and name not in known:
+            yield from _of_hub(facts, name)
+
+
+def _of_hub(facts: Facts, hub: str) -> Iterator[Finding]:
+    host = facts.nodes[hub].host
+    firewall = host.firewall if host is not None else None
+    if firewall is not None and firewall.forwarding == "0":
+        fix = _there(facts, hub, f"sysctl -w net.ipv4.conf.{firewall.interface}.forwarding=1")
+        text = f"forwarding on {firewall.interface} is off: nothing passes from node to node"
+        yield Finding(FAIL, text, fix, hub, repair="firewall")
+        return
+    passing, lost = _through(facts, hub)
+    if lost and not passing:
+        told = ", ".join(f"{name} and {peer}" for name, peer in lost[:3])
+        text = f"nothing passes between {told} through {hub}, although each of them reaches {hub}"
+        fix = "nft list ruleset; tc filter show dev meshray0: what drops packets from the overlay to the overlay?"
+        yield Finding(FAIL, text, _there(facts, hub, fix), hub)
+    elif passing:
+        yield Finding(OK, f"{passing} pairs pass through it", node=hub)
+    elif firewall is None:
+        yield Finding(SKIP, "it was not found out in time", node=hub)
+    else:
+        yield Finding(OK, "the switch is on, and no pair needs it now", node=hub)
+
+
+def _through(facts: Facts, hub: str) -> tuple[int, list[tuple[str, str]]]:
+    """How many ordered pairs pass through the hub, and between which nothing does although both reach it."""
+    silent: set[tuple[str, str]] = set()
+    passing = 0
+    for name, peer, seen in pairs(facts):
+        if seen.kind != VIA_HUB or not seen.sent or hub in (name, peer) or not _leads_through(facts, name, hub, seen):
+            continue
+        if seen.answers:
+            passing += 1
+        elif not seen.heard and _reaches(facts, name, hub) and _reaches(facts, peer, hub):
+            silent.add((name, peer))
+    return passing, sorted(pair for pair in silent if pair[::-1] in silent and pair[0] < pair[1])
+
+
+def _leads_through(facts: Facts, name: str, hub: str, seen: PeerFacts) -> bool:
+    """Whether these packets are sent to this hub."""
+    way = _way_to(facts, name, hub)
+    return way is not None and way.endpoint == seen.endpoint
+
+
+def _reaches(facts: Facts, name: str, hub: str) -> bool:
+    way = _way_to(facts, name, hub)
+    return way is not None and way.received > 0
+
+
+def _way_to(facts: Facts, name: str, hub: str) -> PeerFacts | None:
+    path = facts.nodes[name].path if name in facts.nodes else None
+    return path.peers.get(hub) if path is not None else None
+
+
+def reported(covered: Iterable[str]) -> Spec:
+    """The check of what is known under codes that no other check has.
+
+    Args:
+        covered: the codes of all others.
+    """
+    others = frozenset(covered)
+
+    def look(facts: Facts) -> Iterable[Finding]:
+        for name, node in facts.nodes.items():
+            for problem in node.complaints:
+                if problem.code not in others:
+                    status = WARN if problem.code == _RESTORED else FAIL
+                    yield Finding(status, problem.text, _there(facts, name, problem.fix), name)
+
+    return Spec("reported", "other problems", ("agent_running",), look)
+
+
+IDENTITY = Spec("one_identity", "the node's identity, used by one machine", ("agent_running",), _one_identity)
+NODES = Spec(NODE_IDENTITY, "the nodes' signed identities", ("agent_running",), _node_identity)
+FORWARDS = Spec(
+    HUB_FORWARDS,
+    "forwarding on the hub",
+    ("agent_running", "device_up", "overlay_admitted", "guard"),
+    _hub_forwards,
+)

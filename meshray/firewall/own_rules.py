@@ -1,0 +1,153 @@
+"""What meshray's own chains say, as values that nftables, iptables and netlink render. Pure.
+
+>>> from ipaddress import IPv4Network
+>>> opening = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
+>>> [rule.comment for rule in own_rules(opening, Closed())["output"]]
+['meshray meshray0: no redirects 10.99.0.0/16']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, digest, family_of, ranges
+from meshray.firewall.opening import Opening, Way
+from meshray.settings import PROBE_PORT
+
+ACCEPT, DROP = "accept", "drop"
+#: In the comment of the rules that close ports, before `Closed.digest`.
+CLOSED = "closed"
+#: UDP: probes, and the packet trains by which throughput is measured.
+_PROBES = (PROBE_PORT, PROBE_PORT + 1)
+
+
+@dataclass(frozen=True)
+class OwnRule:
+    """One rule of ours. What is empty or None is no condition.
+
+    Attributes:
+        iif: the packet comes in on this interface.
+        oif: it leaves by this one.
+        outside: it comes in on neither the loopback nor this interface (the overlay's).
+        family: `IPV4` or `IPV6`; where an address is named it is that one's.
+        source: its sender, an address or network.
+        target: its destination, the same.
+        elsewhere: its destination is anything but ``target``.
+        protocol: tcp, udp or icmp.
+        ports: its destination port.
+        opens: it is the first packet of a TCP connection, or (False) certainly not.
+        redirect: it is an ICMP redirect.
+        known: conntrack knows its connection.
+    """
+
+    verdict: str
+    comment: str
+    iif: str = ""
+    oif: str = ""
+    outside: str = ""
+    family: str = ""
+    source: str = ""
+    target: str = ""
+    elsewhere: bool = False
+    protocol: str = ""
+    ports: Ranges = ()
+    opens: bool | None = None
+    redirect: bool = False
+    known: bool = False
+
+
+def own_rules(opening: Opening, closed: Closed) -> dict[str, list[OwnRule]]:
+    """Per chain of our table. Only overlay to overlay is forwarded, and Ray hears the overlay only.
+
+    A hub must not send ICMP redirects into the overlay (nodes would try to reach each other around it), and the
+    kernel's own switch is a logical OR over all interfaces, so it is a rule. Nor may a neighbour in the LAN route to
+    this node's overlay address (Linux answers for each of its addresses on each interface), or a member to another
+    address of this node. No rule needs conntrack, which a host may not have, or not for every packet; but for
+    `Opening.strict`, which firewalld asks for.
+    """
+    interface, network = opening.interface, str(opening.network)
+    through = OwnRule(ACCEPT, "through", iif=interface, oif=interface, source=network, target=network)
+    chains = {
+        "forward": [
+            *([through] if opening.forwards else []),
+            OwnRule(DROP, "nothing leaves the overlay here", iif=interface),
+            OwnRule(DROP, "nothing enters the overlay here", oif=interface),
+        ],
+        "input": [*_from_overlay(opening, closed), *_from_outside(opening, closed)],
+        "output": [OwnRule(DROP, "no redirects", oif=interface, redirect=True)],
+    }
+    return {
+        chain: [replace(rule, comment=f"{opening.mark} {rule.comment} {network}") for rule in found]
+        for chain, found in chains.items()
+    }
+
+
+def _from_overlay(opening: Opening, closed: Closed) -> Iterator[OwnRule]:
+    interface = opening.interface
+    text = "the overlay leads to overlay addresses only"
+    yield OwnRule(DROP, text, iif=interface, target=str(opening.network), elsewhere=True)
+    yield OwnRule(DROP, text, iif=interface, family=IPV6)
+    if opening.strict and not lets_all_in(opening, closed.members):
+        named = f"members {digest((opening.ports, closed.members))}"
+        yield OwnRule(ACCEPT, named, iif=interface, known=True)
+        for rule in admitted(opening, closed.members):
+            yield replace(rule, comment=named)
+        yield OwnRule(DROP, named, iif=interface)
+
+
+def _from_outside(opening: Opening, closed: Closed) -> Iterator[OwnRule]:
+    outside, named = opening.interface, f"{CLOSED} {closed.digest}"
+    yield OwnRule(DROP, "overlay addresses on the overlay only", outside=outside, target=str(opening.network))
+    for scope, ports in closed.heard:
+        yield _scoped(OwnRule(DROP, named, outside=outside, protocol="tcp", ports=ports), scope)
+    for scope, ports in closed.spared:
+        yield _scoped(OwnRule(ACCEPT, f"{named} others", outside=outside, protocol="tcp", ports=ports), scope)
+    if closed.always:
+        yield OwnRule(DROP, f"{named} new", outside=outside, protocol="tcp", ports=closed.always, opens=True)
+
+
+def _scoped(rule: OwnRule, scope: str) -> OwnRule:
+    return replace(rule, family=family_of(scope), target="" if scope in (IPV4, IPV6) else scope)
+
+
+def lets_all_in(opening: Opening, members: Ranges | None) -> bool:
+    """Whether members reach every port."""
+    return opening.everything or members is None
+
+
+def admitted(opening: Opening, members: Ranges | None) -> list[OwnRule]:
+    """What members of the mesh reach on this node, whatever its other rules drop.
+
+    A TCP packet that does not open a connection is let in: it belongs to one that was let in before, or the kernel
+    refuses it.
+    """
+    overlay = OwnRule(
+        ACCEPT,
+        admission_comment(opening, members),
+        iif=opening.interface,
+        source=str(opening.network),
+        target=str(opening.network),
+    )
+    if members is None or lets_all_in(opening, members):
+        return [overlay]
+    # Nothing listens at the TCP port: the machine refuses it, by which a node knows that it lives.
+    tcp = ranges([*opening.ports, PROBE_PORT])
+    udp = ranges([*opening.ports, *_PROBES])
+    return [
+        replace(overlay, protocol="icmp"),
+        replace(overlay, protocol="tcp", opens=False),
+        replace(overlay, protocol="tcp", ports=merged(members, tcp)),
+        replace(overlay, protocol="udp", ports=udp),
+    ]
+
+
+def admission_comment(opening: Opening, members: Ranges | None) -> str:
+    """Of the rules of `admitted`, by which outdated ones are known."""
+    every = Way.IN.comment(opening)
+    return every if lets_all_in(opening, members) else f"{every} {digest((opening.ports, members))}"
+
+
+def merged(one: Ranges, other: Ranges) -> Ranges:
+    """The ports of both."""
+    return ranges(range(first, last + 1) for first, last in (*one, *other))

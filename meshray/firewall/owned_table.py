@@ -1,0 +1,72 @@
+"""A table of nftables that only this process can change: it survives ``nft flush ruleset`` by others.
+
+    Firewall ──► table inet meshray         replaced by anybody, put back; outlives the agent
+             └─► table inet meshray_owned   the same rules, held by a netlink socket; ends with the agent
+
+The kernel can do it from Linux 5.12 on. Elsewhere there is no such table, and rules that somebody flushes are put back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+from meshray.firewall import nfnetlink
+from meshray.firewall.closing import Closed
+from meshray.firewall.nft import OWNED_TABLE
+from meshray.firewall.opening import Opening
+from meshray.firewall.own_rules import own_rules
+
+log = logging.getLogger(__name__)
+
+_NETLINK_NETFILTER = 12
+_TIMEOUT_S = 5.0
+_BUFFER_BYTES = 65536
+
+
+class OwnedTable:
+    """This process' own table. Blocking."""
+
+    def __init__(self) -> None:
+        self._kernel: socket.socket | None = None
+        self._says: tuple[Opening, Closed] | None = None
+
+    @property
+    def stands(self) -> bool:
+        """Whether there is one."""
+        return self._says is not None
+
+    def put(self, opening: Opening, closed: Closed) -> None:
+        """Makes the table say this, where the kernel can do it."""
+        if self._says == (opening, closed):
+            return
+        try:
+            self._send(opening, closed)
+        except OSError as error:
+            # What stands is of other ports, or nothing: it ends, and the plain table is all that there is.
+            log.debug("nft: no table inet %s: %s", OWNED_TABLE, error)
+            self.end()
+        else:
+            self._says = opening, closed
+
+    def end(self) -> None:
+        """The table is gone."""
+        self._says = None
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
+
+    def _send(self, opening: Opening, closed: Closed) -> None:
+        if self._kernel is None:
+            self._kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+            self._kernel.bind((0, 0))
+            self._kernel.settimeout(_TIMEOUT_S)
+        replaces = self.stands
+        batch, last = nfnetlink.owned_table(OWNED_TABLE, own_rules(opening, closed), replaces=replaces)
+        self._kernel.send(batch)
+        done = False
+        while not done:
+            done, refused = nfnetlink.answered(self._kernel.recv(_BUFFER_BYTES), last)
+            if refused:
+                raise OSError(refused, os.strerror(refused))

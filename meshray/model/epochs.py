@@ -1,0 +1,97 @@
+"""The secrets that all members share, by epoch, and which epoch a pair of nodes uses (pure).
+
+A new epoch starts when a node is removed. Each node reports the newest epoch that it holds, the map carries that
+number, and both ends of a pair compute the same from the same map: the lower of the two.
+
+    a holds 1, 2 ─┐
+                  ├─ a-b: epoch 2     a-c: epoch 1 until c has received epoch 2 and reported it
+    b holds 1, 2 ─┘
+    c holds 1
+
+>>> pair_epoch(2, 1, {1, 2})
+1
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from meshray.model import wire
+from meshray.model.keys import MeshSecret
+
+#: The epoch with which a mesh begins; nodes that report none hold this one.
+FIRST = 1
+MAX_EPOCH = 2**31 - 1
+#: A node holds at most so many.
+MOST_EPOCHS = 1024
+#: Characters of Ray's token.
+LONGEST_RAY_TOKEN = 256
+_NUMBER = re.compile("[1-9][0-9]{0,9}")
+
+
+@dataclass(frozen=True)
+class SharedSecrets:
+    """What one member is to hold.
+
+    Attributes:
+        mesh: mesh secrets by epoch; the newest is the epoch that the node reports.
+        ray: Ray's tokens by epoch: that of the head's running Ray, and the one for its next start.
+        oldest: pairs of nodes with an agent use no older epoch than this.
+    """
+
+    mesh: Mapping[int, MeshSecret] = field(repr=False)
+    ray: Mapping[int, str] = field(repr=False)
+    oldest: int = FIRST
+
+    def __post_init__(self) -> None:
+        if not self.mesh or self.newest not in self.ray:
+            raise wire.WireError("secrets: the newest epoch is missing")
+
+    @property
+    def newest(self) -> int:
+        """The newest epoch."""
+        return max(self.mesh)
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form; it holds secrets and is never logged."""
+        return {
+            "oldest": self.oldest,
+            "mesh": {str(epoch): secret.reveal() for epoch, secret in self.mesh.items()},
+            "ray": {str(epoch): token for epoch, token in self.ray.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> SharedSecrets:
+        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        return cls(
+            {epoch: MeshSecret.parse(text) for epoch, text in epochs_from_json(value, "mesh").items()},
+            epochs_from_json(value, "ray"),
+            wire.number(value, "oldest", FIRST, MAX_EPOCH),
+        )
+
+
+def epochs_from_json(value: Mapping[str, object], key: str) -> dict[int, str]:
+    """Texts by epoch. Raises wire.WireError."""
+    found: dict[int, str] = {}
+    items = wire.mapping(value, key)
+    if len(items) > MOST_EPOCHS:
+        raise wire.WireError(f"{key}: more than {MOST_EPOCHS} epochs")
+    for number in items:
+        if not _NUMBER.fullmatch(number) or int(number) > MAX_EPOCH:
+            raise wire.WireError(f"{key}: must be secrets by epoch")
+        found[int(number)] = wire.text(items, number, LONGEST_RAY_TOKEN)
+    return found
+
+
+def pair_epoch(one: int, other: int, held: Collection[int]) -> int:
+    """Return the epoch of a pair.
+
+    Args:
+        one, other: the newest epochs that the two nodes hold, as the map shows them.
+        held: the epochs that the computing node holds; at least one. Where the lower of the two is not among them, it
+            was dropped, and the other node is about to report a newer one.
+    """
+    lower = min(one, other)
+    return max((epoch for epoch in held if epoch <= lower), default=min(held))

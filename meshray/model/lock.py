@@ -1,0 +1,203 @@
+"""Whether a node of the map may become a WireGuard peer, and with which roles (pure).
+
+    no identity                   accepted, where the mesh has no lock and none was known
+    an identity, first seen       pinned, as ssh does with a host's key; with a lock: only at the end of its chain
+    the same key and address      as pinned: nothing to verify
+    another key or address        the pinned identity must have signed it, with a higher counter; else the pin stays
+    a role that was not pinned    taken away: with a lock the chain names the roles, else the first sight does
+
+>>> judge(node, None, Rules("mesh")).roles == node.roles
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+from meshray.model import wire
+from meshray.model.attestation import MAX_COUNTER, PRIVILEGED, Attestation
+from meshray.model.keys import PublicKey, VerifyKey
+from meshray.model.node import STATIC, Node
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is known of the mesh.
+
+    Attributes:
+        lock: its key; None: the mesh has none.
+        removed: identities that the lock removed.
+        epoch: of these removals.
+        coordinator: the identity of the coordinator's node, which signs static peers where there is no lock.
+    """
+
+    mesh_id: str
+    lock: VerifyKey | None = None
+    removed: frozenset[VerifyKey] = frozenset()
+    epoch: int = 0
+    coordinator: VerifyKey | None = None
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What was accepted of a node last, kept on disk.
+
+    Attributes:
+        counter: the highest that was seen.
+        roles: of `PRIVILEGED`, that the node may have.
+    """
+
+    identity: VerifyKey
+    key: PublicKey
+    ip: IPv4Address
+    counter: int
+    roles: frozenset[str]
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form."""
+        return {
+            "identity": str(self.identity),
+            "key": str(self.key),
+            "ip": str(self.ip),
+            "counter": self.counter,
+            "roles": sorted(self.roles),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Pin:
+        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        return cls(
+            VerifyKey.parse(wire.text(value, "identity", 44)),
+            PublicKey.parse(wire.text(value, "key", 44)),
+            wire.address(value, "ip"),
+            wire.number(value, "counter", 0, MAX_COUNTER),
+            frozenset(wire.texts(value, "roles")),
+        )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What becomes of a node.
+
+    Attributes:
+        roles: with which it is accepted; None: it is refused.
+        pin: to keep from now on; None: nothing. An accepted node has this key and address.
+        fault: what was refused of it; empty: nothing was.
+    """
+
+    roles: frozenset[str] | None
+    pin: Pin | None = None
+    fault: str = ""
+
+    def applied(self, node: Node) -> Node | None:
+        """Return the node as it is accepted; None where it is refused."""
+        if self.roles is None:
+            return None
+        key, ip = (node.public_key, node.ip) if self.pin is None else (self.pin.key, self.pin.ip)
+        if (node.roles, node.public_key, node.ip) == (self.roles, key, ip):
+            return node
+        return replace(node, roles=self.roles, public_key=key, ip=ip)
+
+
+def removed_as(node: Node) -> VerifyKey:
+    """Return by what the lock removes a node: its identity; where it has none, its WireGuard key."""
+    if STATIC in node.roles or node.attestation is None:
+        return VerifyKey(node.public_key.raw)
+    return node.attestation.identity
+
+
+def judge(node: Node, pin: Pin | None, rules: Rules) -> Judgement:
+    """Judge one node.
+
+    Args:
+        pin: of this node, from an earlier map; None: it is seen for the first time.
+    """
+    shown = node.attestation
+    if rules.removed & _names_of(node, pin):
+        return Judgement(None, pin, "the lock removed it")
+    if fault := _fault_of_identity(node, pin, rules):
+        return _as_before(node, pin, fault)
+    if pin is not None and _is_as_pinned(node, pin):
+        return _limited(node, _with_counter(pin, shown, node, rules))
+    if shown is None:
+        return Judgement(node.roles)
+    look = _fault_of_static if STATIC in node.roles else _fault_of_signature
+    if fault := look(node, shown, pin, rules):
+        return _as_before(node, pin, fault)
+    if pin is not None:
+        roles = pin.roles
+    elif rules.lock is not None:
+        roles = shown.chain.grant.roles & PRIVILEGED if shown.chain is not None else frozenset()
+    else:
+        roles = node.roles & PRIVILEGED
+    return _limited(node, Pin(shown.identity, node.public_key, node.ip, shown.counter, roles))
+
+
+def _names_of(node: Node, pin: Pin | None) -> set[VerifyKey]:
+    """Return by what the lock may have removed the node. A static peer has no identity: its WireGuard key."""
+    known = (one.identity for one in (pin, node.attestation) if one is not None)
+    return {VerifyKey(node.public_key.raw), *known}
+
+
+def _as_before(node: Node, pin: Pin | None, fault: str) -> Judgement:
+    """What the node was, it stays: who shows another key does not even cut it off."""
+    return Judgement(node.roles - (PRIVILEGED - pin.roles) if pin is not None else None, pin, fault)
+
+
+def _is_as_pinned(node: Node, pin: Pin) -> bool:
+    return (node.public_key, node.ip) == (pin.key, pin.ip)
+
+
+def _fault_of_identity(node: Node, pin: Pin | None, rules: Rules) -> str:
+    """Return why the node is not the one that is known, or may not be known; before any signature is verified."""
+    shown = node.attestation
+    if shown is not None:
+        return "it has another identity than before" if pin is not None and shown.identity != pin.identity else ""
+    if pin is not None:
+        return "" if _is_as_pinned(node, pin) else "its key or address was changed without its identity's signature"
+    return "nothing signs its key, and this mesh has a lock" if rules.lock is not None else ""
+
+
+def _fault_of_signature(node: Node, shown: Attestation, pin: Pin | None, rules: Rules) -> str:
+    """Return what is wrong with a signature that was not seen before."""
+    if pin is not None and shown.counter <= pin.counter:
+        return "an older key or address of it came back"
+    if pin is not None and shown.ip is None and node.ip != pin.ip:
+        return "its address was changed without its identity's signature"
+    if not shown.covers(rules.mesh_id, node.public_key, node.ip):
+        return "the signature of its key is wrong"
+    return _fault_of_chain(shown, rules.lock, rules) if rules.lock is not None and pin is None else ""
+
+
+def _fault_of_chain(shown: Attestation, lock: VerifyKey, rules: Rules) -> str:
+    if shown.chain is None or not shown.chain.leads(lock, rules.mesh_id, shown.identity):
+        return "no token that the lock signed let it in"
+    if shown.chain.grant.epoch > rules.epoch:
+        return "its token is newer than the list of removed nodes that the coordinator shows"
+    return ""
+
+
+def _with_counter(pin: Pin, shown: Attestation | None, node: Node, rules: Rules) -> Pin:
+    if shown is None or shown.counter <= pin.counter or not shown.covers(rules.mesh_id, node.public_key, node.ip):
+        return pin
+    return replace(pin, counter=shown.counter)
+
+
+def _limited(node: Node, pin: Pin) -> Judgement:
+    taken = node.roles & PRIVILEGED - pin.roles
+    fault = f"the coordinator calls it a {' and '.join(sorted(taken))}, which it is not" if taken else ""
+    return Judgement(node.roles - taken, pin, fault)
+
+
+def _fault_of_static(node: Node, shown: Attestation, pin: Pin | None, rules: Rules) -> str:
+    """A device without an agent has no identity: the lock signs its key, or the coordinator's node does."""
+    issuer = rules.lock or rules.coordinator
+    if pin is not None:
+        return "the key of a static peer never changes"
+    if issuer is not None and shown.identity != issuer:
+        return "its key is not signed by the lock" if rules.lock is not None else "its key is not signed"
+    if not shown.covers(rules.mesh_id, node.public_key, node.ip, static=True):
+        return "the signature of its key is wrong"
+    return ""

@@ -1,0 +1,54 @@
+r"""Text from elsewhere, made harmless for terminals.
+
+Nodes choose their versions, labels and reports themselves. A terminal acts on control characters in them: it moves the
+cursor, hides lines, sets its title or answers as if its user had typed.
+
+>>> escaped("2.60\x1b[2J")
+'2.60\\x1b[2J'
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+#: What sets colours and nothing else (SGR of ECMA-48). Programs write it into logs.
+_COLOURS = re.compile(r"\x1b\[[0-9;:]{0,32}m")
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """Return the text with every character that is not printable as Python writes it: control characters, line breaks,
+    and those that change the direction of text.
+
+    Args:
+        keep: characters that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in keep else _escape(letter) for letter in text)
+
+
+def escaped_lines(text: str) -> str:
+    """Return a text of many lines with its line breaks and tabs, without its colours, and all else escaped."""
+    return escaped(_COLOURS.sub("", text), keep="\n\t")
+
+
+def escaped_all(value: Any) -> Any:
+    """Return a value of JSON with every text in it escaped, keys too."""
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, Mapping):
+        return {escaped_all(key): escaped_all(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(escaped_all(item) for item in value)
+    return value
+
+
+def printable(text: str) -> str:
+    """Return the text without the characters that are not printable: for names and labels, where nobody means them."""
+    return text if text.isprintable() else "".join(filter(str.isprintable, text))
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,53 @@
+"""Ray's token changes with the head's next start, on all nodes at once.
+
+Each start of the head's Ray has an instance, which travels over the map. The instance names the epoch of the token
+with which that Ray was started, so every node uses that token for as long as that Ray runs.
+
+>>> epoch_of(new_instance(3))
+3
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+
+from meshray.model.epochs import FIRST, MAX_EPOCH
+
+_EPOCH = re.compile("-([1-9][0-9]{0,9})")
+
+
+def new_instance(epoch: int) -> str:
+    """A name for a start of the head's Ray with the token of this epoch."""
+    # The first epoch's has the form that every meshray knows.
+    return secrets.token_hex(8) + (f"-{epoch}" if epoch != FIRST else "")
+
+
+def epoch_of(instance: str) -> int:
+    """The epoch of the token of this instance."""
+    found = _EPOCH.fullmatch(instance[16:])
+    return int(found[1]) if found is not None and int(found[1]) <= MAX_EPOCH else FIRST
+
+
+class RayTokens:
+    """The tokens that a node holds, by epoch."""
+
+    def __init__(self, tokens: Mapping[int, str]) -> None:
+        self._tokens = dict(tokens)
+
+    def __repr__(self) -> str:
+        return f"RayTokens({sorted(self._tokens)})"
+
+    def replace(self, tokens: Mapping[int, str]) -> None:
+        """Holds these from now on, and no others."""
+        self._tokens = dict(tokens)
+
+    @property
+    def newest(self) -> int:
+        """The epoch of the token for the next start of the head's Ray."""
+        return max(self._tokens)
+
+    def of(self, instance: str) -> str | None:
+        """The token of this instance; of an empty one the newest; None where it has not been received."""
+        return self._tokens.get(epoch_of(instance) if instance else self.newest)

@@ -1,0 +1,107 @@
+"""Tells Ray that nodes are dead, before it would notice that itself.
+
+    await unregister(installation, plan, person, ["3f5c…"], "it left the mesh")
+
+Ray's GCS takes a node for alive until its health checks have failed for the whole patience; tasks given to it meanwhile
+stand still. The call is the one with which a raylet that ends says goodbye (NodeInfoGcsService.UnregisterNode, Ray 2.9
+and later). It runs in Ray's own Python, as the user of Ray, where gRPC and the messages are. Ray itself is not
+imported: that would take a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from meshray.raynode.command import RayPlan, client_environment
+from meshray.raynode.versions import RayInstallation
+from meshray.runtime import inside
+from meshray.runtime.person import Person
+from meshray.runtime.process import ManagedProcess
+from meshray.settings import Home
+
+_log = logging.getLogger(__name__)
+#: Of the whole call, and of each answer of GCS, seconds. GCS does not answer for a node that it knows as dead.
+_TIMEOUT_S = 10.0
+_PROGRAM = """
+import os, sys, types
+folders = (os.path.join(entry, "ray") for entry in sys.path)
+folder = next(folder for folder in folders if os.path.isdir(folder + "/core/generated"))
+package = types.ModuleType("ray")
+package.__path__ = [folder]
+sys.modules["ray"] = package
+import grpc
+from ray.core.generated import gcs_service_pb2 as messages, gcs_service_pb2_grpc as services
+reason, nodes = sys.argv[1], sys.argv[2:]
+token = os.environ.get("RAY_AUTH_TOKEN_PATH")
+headers = [("authorization", "Bearer " + open(token).read().strip())] if token else []
+with grpc.insecure_channel(os.environ["RAY_ADDRESS"], options=[("grpc.enable_http_proxy", 0)]) as channel:
+    gcs = services.NodeInfoGcsServiceStub(channel)
+    for node in nodes:
+        death = {"reason": 1, "reason_message": reason}
+        request = messages.UnregisterNodeRequest(node_id=bytes.fromhex(node), node_death_info=death)
+        try:
+            gcs.UnregisterNode(request, metadata=headers, timeout=2)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                sys.exit(f"{error.code().name}: {error.details()}")
+"""
+
+
+class Unregister:
+    """Calls GCS from this node; one call at a time.
+
+    Args:
+        home: where the call's process is recorded and what it prints is kept.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._process = ManagedProcess(home.pid_file("unregister"))
+        self._log_file = home.logs / "unregister.log"
+        self._one_call = asyncio.Lock()
+
+    async def __call__(
+        self, installation: RayInstallation, plan: RayPlan, person: Person, nodes: Sequence[str], reason: str
+    ) -> bool:
+        """Mark the nodes with these ids (hexadecimal) as dead; returns whether GCS took it.
+
+        A failure is logged and nothing else: Ray notices by itself later.
+        """
+        async with self._one_call:
+            try:
+                await self._call(installation, plan, person, nodes, reason)
+            except (OSError, asyncio.TimeoutError) as error:
+                _log.warning("Ray could not be told that a node is dead: %s", error or "it did not answer")
+                return False
+            finally:
+                await self._process.stop(0)
+        if self._process.exit_code:
+            _log.warning("Ray could not be told that a node is dead: %s", _last_line(self._log_file))
+            return False
+        _log.info("Ray was told that %s is dead: %s", ", ".join(nodes), reason)
+        return True
+
+    async def _call(
+        self, installation: RayInstallation, plan: RayPlan, person: Person, nodes: Sequence[str], reason: str
+    ) -> None:
+        self._log_file.write_bytes(b"")
+        inside.spawn(
+            self._process,
+            [str(installation.python), "-c", _PROGRAM, reason, *nodes],
+            env={"PATH": os.defpath, "HOME": str(person.home), **client_environment(plan)},
+            log=self._log_file,
+            person=person,
+            cwd=Path("/"),
+        )
+        await asyncio.wait_for(self._process.wait(), _TIMEOUT_S)
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1][:300] if lines else "its Python ended without a word"

@@ -1,0 +1,155 @@
+"""The environment variables that a user gives to Ray: those of the user's own session, and those of ``--env``. Pure.
+
+>>> select_session({"HF_HOME": "/data/hf", "EDITOR": "vi"})
+{'HF_HOME': '/data/hf'}
+>>> parse_assignments(["EPOCHS=3", "HF_TOKEN"], {"HF_TOKEN": "hf_1"})
+{'EPOCHS': '3', 'HF_TOKEN': 'hf_1'}
+
+sudo, systemd and a reboot lose a session's environment. So `init`, `join` and `up` record what Ray's programs use of
+it, and Ray is started with that wherever the agent comes from.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from meshray.errors import UsageError
+from meshray.model import wire
+
+#: Limits on what is recorded: variables, characters of one value (PATH of a cluster's modules is long).
+MOST_VARIABLES, LONGEST_VALUE = 128, 8192
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+#: What of a session concerns Ray's programs: accelerators, libraries and caches, the network, installers, the locale.
+_KEPT = re.compile(
+    r"PATH|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_(PREFIX|DEFAULT_ENV)|LANG|LC_\w+|TZ"
+    r"|(?i:(http|https|ftp|all|no)_proxy)|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"|(RAY|CUDA|NVIDIA|HIP|ROCR|ROCM|HSA|HABANA|ASCEND|XLA|JAX|TPU|ONEAPI|NCCL|GLOO|UCX|TP|OMP|MKL|OPENBLAS)_\w+"
+    r"|(HF|HUGGINGFACE|TRANSFORMERS|TORCH|PYTORCH|VLLM|SGLANG|TRITON|WANDB|MLFLOW|UV|PIP)_\w+"
+)
+#: What belongs to one session or process, and what meshray sets itself.
+_DROPPED = re.compile(
+    r"SUDO_\w+|MESHRAY_\w+|XDG_\w+|DBUS_\w+|MAIL|OLDPWD|PWD|INVOCATION_ID|JOURNAL_STREAM|NOTIFY_SOCKET|MEMORY_PRESSURE_\w+"
+    r"|RAY_ADDRESS|RAY_API_SERVER_ADDRESS|RAY_AUTH_\w+|RAY_JOB_\w+|RAY_NODE_ID|RAY_RAYLET_PID|RAY_REDIS_ADDRESS"
+)
+_HINT = "--env NAME=VALUE; or --env NAME, which takes the value from your environment"
+
+
+@dataclass(frozen=True)
+class UserEnvironment:
+    """What Ray is started with besides what meshray sets.
+
+    Attributes:
+        session: what was found in the session in which `init`, `join` or `up` was typed.
+        chosen: what ``--env`` and ``--env-file`` said.
+    """
+
+    session: Mapping[str, str] = field(default_factory=dict, repr=False)
+    chosen: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> UserEnvironment:
+        """Parse `to_json`; raises WireError. An older meshray recorded nothing."""
+        return cls(_variables(value, "session_environment"), _variables(value, "environment"))
+
+    def to_json(self) -> dict[str, object]:
+        """For node.json, which only root or the node's own user reads."""
+        return {"session_environment": dict(self.session), "environment": dict(self.chosen)}
+
+    @property
+    def names(self) -> list[str]:
+        """The variables of ``--env``; their values may be secrets."""
+        return sorted(self.chosen)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Both; what was chosen wins."""
+        return {**self.session, **self.chosen}
+
+
+def _variables(value: Mapping[str, object], key: str) -> dict[str, str]:
+    found = wire.mapping(value, key)
+    if len(found) > MOST_VARIABLES:
+        raise wire.WireError(f"{key}: has more than {MOST_VARIABLES} entries")
+    return {name: wire.text(found, name, LONGEST_VALUE) for name in found}
+
+
+def is_dropped(name: str) -> bool:
+    """Whether this variable is not for Ray."""
+    return _DROPPED.fullmatch(name) is not None
+
+
+def select_session(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what of a session's environment Ray's programs use, at most `MOST_VARIABLES`."""
+    kept = {
+        name: value
+        for name, value in sorted(environ.items())
+        if _KEPT.fullmatch(name) and not is_dropped(name) and len(value) <= LONGEST_VALUE and "\0" not in value
+    }
+    return dict(list(kept.items())[:MOST_VARIABLES])
+
+
+def parse_assignments(items: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Parse ``NAME=VALUE``, and ``NAME``, whose value is that of ``environ``.
+
+    Raises:
+        UsageError: names the item, and never a value.
+    """
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not _NAME.fullmatch(name):
+            raise UsageError("bad_env", f"--env: {name[:80]!r} is not the name of a variable", hint=_HINT)
+        if not equals and name not in environ:
+            raise UsageError("bad_env", f"--env {name}: your environment has no {name}", hint=_HINT)
+        found[name] = value if equals else environ[name]
+    return _checked(found, "--env")
+
+
+def parse_file(text: str, file: str) -> dict[str, str]:
+    """Parse the lines of an ``--env-file``: ``NAME=VALUE``, quoted as a shell would have it; ``export`` and comments
+    are allowed, substitutions are not made.
+
+    Raises:
+        UsageError: names the line by its number, and never a value.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name, words = _words(line)
+        if not words:
+            continue
+        if len(words) != 1 or not _NAME.fullmatch(name):
+            raise UsageError(
+                "bad_env_file",
+                f"{file}, line {number}: not NAME=VALUE",
+                hint="one NAME=VALUE a line; a value with spaces needs quotes",
+            )
+        found[name] = words[0].partition("=")[2]
+    return _checked(found, file)
+
+
+def _words(line: str) -> tuple[str, list[str]]:
+    """The name before the first "=", and the words of the line; an empty name where it is not an assignment."""
+    try:
+        words: Sequence[str] = shlex.split(line, comments=True)
+    except ValueError:  # a quote is not closed
+        return "", [line]
+    words = words[1:] if len(words) > 1 and words[0] == "export" else words
+    return (words[0].partition("=")[0] if words and "=" in words[0] else ""), list(words)
+
+
+def _checked(found: Mapping[str, str], said_by: str) -> dict[str, str]:
+    if len(found) > MOST_VARIABLES:
+        raise UsageError("bad_env", f"{said_by}: at most {MOST_VARIABLES} variables are recorded", hint=_HINT)
+    for name, value in found.items():
+        if is_dropped(name):
+            raise UsageError("owned_variable", f"{said_by}: meshray sets {name} itself", hint=f"leave {name} out")
+        if len(value) > LONGEST_VALUE or "\0" in value:
+            raise UsageError(
+                "bad_env",
+                f"{said_by}: the value of {name} is longer than {LONGEST_VALUE} characters, or not text",
+                hint="put it in a file, and the file's name in the variable",
+            )
+    return dict(found)

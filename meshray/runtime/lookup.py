@@ -1,0 +1,68 @@
+"""Looking up DNS names without holding up anything else.
+
+A name server that does not answer holds its caller for half a minute. The event loop's own threads are few and needed
+for the WireGuard device and files, so each lookup has a thread of its own.
+
+>>> await addresses("head.example.org")
+(IPv4Address('203.0.113.7'), IPv6Address('2001:db8::7'))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import threading
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+Address = IPv4Address | IPv6Address
+
+#: More lookups than this at once fail at once.
+MOST_AT_ONCE = 64
+
+_slots = threading.BoundedSemaphore(MOST_AT_ONCE)
+
+
+async def addresses(host: str, family: int = socket.AF_UNSPEC) -> tuple[Address, ...]:
+    """Return the host's addresses, the ones to try first at the beginning. Where the caller is cancelled, the lookup
+    ends by itself later.
+
+    Raises:
+        OSError: the name does not resolve, or too many lookups are under way.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[tuple[Address, ...]] = loop.create_future()
+    if not _slots.acquire(blocking=False):
+        raise OSError(errno.EAGAIN, "too many names are being looked up")
+
+    def settle(found: tuple[Address, ...], error: OSError | None) -> None:
+        if result.done():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(found)
+
+    def look_up() -> None:
+        found: tuple[Address, ...] = ()
+        failure: OSError | None = None
+        try:
+            found = _look_up(host, family)
+        except OSError as error:
+            failure = error
+        except UnicodeError:  # a label that DNS cannot have
+            failure = socket.gaierror(socket.EAI_NONAME, "not a DNS name")
+        finally:
+            _slots.release()
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, found, failure)
+
+    # A daemon: the program's end does not wait for a name server.
+    threading.Thread(target=look_up, name="lookup", daemon=True).start()
+    return await result
+
+
+def _look_up(host: str, family: int) -> tuple[Address, ...]:
+    found = socket.getaddrinfo(host, None, family=family, type=socket.SOCK_DGRAM)
+    return tuple(dict.fromkeys(ip_address(item[4][0]) for item in found))

@@ -1,0 +1,31 @@
+"""By which addresses others may reach this machine: those of its interfaces, and the cloud's public ones.
+
+A joining machine tries all of them at once, so one too many costs little and one too few costs the mesh.
+
+>>> await find_endpoints(51888)
+(Endpoint(host='203.0.113.7', port=51888), Endpoint(host='192.168.1.20', port=51888))
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+
+from meshray.model.address import Endpoint
+from meshray.model.endpoints import choose_endpoints
+from meshray.runtime.addresses import interface_addresses
+from meshray.runtime.cloud_metadata import public_addresses
+
+Address = IPv4Address | IPv6Address
+
+
+async def find_endpoints(port: int) -> tuple[Endpoint, ...]:
+    """Public addresses first, then those of the interfaces, all with this port; no more than others take."""
+    public, own = await asyncio.gather(public_addresses(), asyncio.to_thread(interface_addresses))
+    return endpoints_of(public, own, port)
+
+
+def endpoints_of(public: Iterable[Address], own: Iterable[Address], port: int) -> tuple[Endpoint, ...]:
+    """The same of addresses that are known: what the cloud tells is reached from outside, whatever it looks like."""
+    return choose_endpoints([Endpoint(str(ip), port) for ip in public], (Endpoint(str(ip), port) for ip in own))

@@ -1,0 +1,329 @@
+"""Places the copy of meshray from which root runs it, and knows the ones that were placed.
+
+>>> weak = weak_part()                  # may somebody else than root change this very installation?
+>>> copy = place() if weak else None    # /usr/local/lib/meshray/0.1.0-3f5a…
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import site
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import meshray
+from meshray import __version__
+from meshray.errors import MeshrayError
+from meshray.render.templates import folder as templates_folder
+from meshray.runtime.beside import ORIGIN, origin_of
+from meshray.runtime.distributions import needed, own_files
+from meshray.runtime.person import Person
+from meshray.runtime.privileged import interpreter
+from meshray.runtime.privileged.packing import EXTRAS
+from meshray.runtime.trust import SYSTEM_FOLDERS, weak_link
+from meshray.settings import INSTALL_FOLDER, PROGRAM_LINK
+
+ROOT, LINK = INSTALL_FOLDER, PROGRAM_LINK
+#: Of `init` and `join`: root runs what the user can change.
+TRUST_OPTION = "--trust-user-environment"
+#: Far above what an installation has.
+_MAX_FILES, _MAX_BYTES = 50_000, 2**30
+_PACK_S = 120.0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One copy of meshray.
+
+    Attributes:
+        folder: its virtual environment, root's.
+        origin: the folder of programs of the environment from which it was made; Ray may be there.
+    """
+
+    folder: Path
+    origin: Path
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin/python"
+
+    @property
+    def program(self) -> Path:
+        """Its `meshray`."""
+        return self.folder / "bin/meshray"
+
+
+def weak_part() -> Path | None:
+    """Return what of this very installation others than root can change; None: nothing, so root may run it.
+
+    An installation in a user's site-packages counts as such a part: an isolated interpreter does not look there.
+    """
+    own = Path(meshray.__file__).parent
+    if own.is_relative_to(site.getusersitepackages()):
+        return own
+    for path in (Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), *_search_path()):
+        if (weak := weak_link(path)) is not None:
+            return weak
+    return _weak_file()
+
+
+def _search_path() -> Iterator[Path]:
+    """From where this interpreter imports. The first entry is the script's folder, or the current one, unless it is
+    isolated: root's processes are."""
+    first = 0 if sys.flags.isolated else 1
+    yield from (Path(entry) for entry in sys.path[first:] if entry and Path(entry).is_absolute())
+
+
+def _weak_file() -> Path | None:
+    """The first file of meshray, or of what it needs, that others can change. Some thousand files: by the folder."""
+    for top in _tops():
+        if (weak := weak_link(top)) is not None:
+            return weak
+        for folder, _, _ in os.walk(top):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    about = entry.stat(follow_symlinks=False)
+                    # A link, or what is not the usual, is worth the long look.
+                    is_unusual = about.st_uid != 0 or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                    if (is_unusual or entry.is_symlink()) and (weak := weak_link(Path(entry.path))) is not None:
+                        return weak
+    return None
+
+
+def _tops() -> Iterator[Path]:
+    """The folders and single modules of which the installation consists."""
+    yield Path(meshray.__file__).parent
+    yield templates_folder()
+    for found in needed(distribution("meshray"), *EXTRAS):
+        lines = (found.read_text("RECORD") or "").splitlines()
+        names = {line.split(",", 1)[0].strip('"').split("/", 1)[0] for line in lines}
+        yield from (Path(str(found.locate_file(name))) for name in sorted(names - {"..", "", "__pycache__"}))
+
+
+def fingerprint() -> str:
+    """Tells one installation from another: the versions of all parts, and of meshray each file's size and time."""
+    digest = hashlib.sha256(f"{sys.implementation.cache_tag} {sys.prefix}".encode())
+    for found in needed(distribution("meshray"), *EXTRAS):
+        digest.update(f"\n{found.metadata['Name']} {found.version}".encode())
+    for name, path in own_files():
+        about = path.stat()
+        digest.update(f"\n{name} {about.st_size} {about.st_mtime_ns}".encode())
+    return digest.hexdigest()[:12]
+
+
+def this_copy() -> Copy | None:
+    """Return the copy from which this process runs; None: it runs from another installation."""
+    return _read(Path(sys.prefix))
+
+
+def placed() -> Copy | None:
+    """Return the copy of this very installation, where there is one that can be trusted."""
+    return _read(_folder())
+
+
+def _folder() -> Path:
+    """Where the copy of this very installation is, or would be."""
+    return ROOT / f"{__version__}-{fingerprint()}"
+
+
+def _read(folder: Path) -> Copy | None:
+    origin = origin_of(folder)
+    return Copy(folder, origin) if origin is not None and weak_link(folder / ORIGIN) is None else None
+
+
+def place() -> Copy:
+    """Make the copy of this installation, and the link to it.
+
+    Raises:
+        MeshrayError: ``no_trusted_python`` with each interpreter and why it was passed over; ``untrusted`` where the
+            environment is root's and yet open to others; ``install_failed``.
+    """
+    owner = _owner()
+    try:
+        ROOT.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if (weak := weak_link(ROOT)) is not None:
+            raise MeshrayError(
+                "untrusted",
+                f"{ROOT} is for root's programs, and {weak} can be changed by others",
+                hint=f"ls -ld {weak}",
+            )
+        python, passed_over = interpreter.find(ROOT)
+        if python is None:
+            raise _no_python(passed_over)
+        staging = Path(tempfile.mkdtemp(dir=ROOT, prefix=".new-"))
+        try:
+            copy = _fill(staging, python, owner)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        _link(copy)
+        _remove_unused(copy)
+    except OSError as error:
+        raise MeshrayError(
+            "install_failed",
+            f"meshray cannot be placed in {ROOT}: {error.strerror or error}",
+            hint=f"make room there; or run it as it is: {TRUST_OPTION}",
+        ) from None
+    return copy
+
+
+def _owner() -> Person:
+    """As whom the environment is read."""
+    uid = Path(meshray.__file__).stat().st_uid
+    if uid == 0:
+        weak = weak_part()
+        raise MeshrayError(
+            "untrusted",
+            f"meshray would run as root from files of root's that others can change: {weak}",
+            hint=f"chmod -R go-w {weak}",
+        )
+    return Person.by_uid(uid)
+
+
+def _no_python(passed_over: Sequence[interpreter.Rejected]) -> MeshrayError:
+    version = f"3.{sys.version_info[1]}"
+    tried = "; ".join(f"{one.python}: {one.why}" for one in passed_over)
+    return MeshrayError(
+        "no_trusted_python",
+        f"root would run meshray by a Python that others can change, and there is no other Python {version} ({tried})",
+        hint=f"apt-get install python{version}; or pip install uv into this environment; or {TRUST_OPTION}",
+    )
+
+
+def _fill(staging: Path, python: Path, owner: Person) -> Copy:
+    packages = staging / f"lib/python3.{sys.version_info[1]}/site-packages"
+    programs = staging / "bin"
+    for folder in (packages, programs):
+        folder.mkdir(parents=True)
+    staging.chmod(0o755)
+    for name in ("python", "python3"):
+        (programs / name).symlink_to(python)
+    (staging / "pyvenv.cfg").write_text(f"home = {python.parent}\ninclude-system-site-packages = false\n")
+    _unpack(packages, owner)
+    target = _folder()
+    copy = Copy(target, Path(sys.prefix) / "bin")
+    (programs / "meshray").write_text(
+        f"#!{copy.python} -I\nimport sys\n\nfrom meshray.cli.entry import main\n\nsys.exit(main())\n"
+    )
+    (programs / "meshray").chmod(0o755)
+    (staging / ORIGIN).write_text(json.dumps({"origin": str(copy.origin), "version": __version__}))
+    for path in (staging / "pyvenv.cfg", staging / ORIGIN):
+        path.chmod(0o644)
+    _require_works(staging)
+    if _read(target) is not None:  # another command made it meanwhile
+        shutil.rmtree(staging)
+        return copy
+    if target.exists():  # it is not to be trusted
+        shutil.rmtree(target)
+    staging.rename(target)
+    return copy
+
+
+def _unpack(packages: Path, owner: Person) -> None:
+    """The packer runs as the environment's owner; nothing of the environment is opened by root."""
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-m", "meshray.runtime.privileged.packing"],
+        cwd="/",
+        env={"PATH": SYSTEM_FOLDERS, "HOME": str(owner.home)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **owner.identity,
+    )
+    try:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        unpack(process.stdout, packages)
+        said = process.communicate(timeout=_PACK_S)[1].decode(errors="replace").strip()
+    except (tarfile.TarError, subprocess.TimeoutExpired) as error:
+        raise MeshrayError("install_failed", f"{sys.prefix} cannot be copied: {error}", hint=TRUST_OPTION) from None
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode != 0:
+        last = said.splitlines()[-1] if said else f"exit code {process.returncode}"
+        raise MeshrayError("install_failed", f"{sys.prefix} cannot be copied: {last[:300]}", hint=TRUST_OPTION)
+
+
+def unpack(stream: IO[bytes], folder: Path) -> None:
+    """Write the files of an archive below this folder, which is empty. The archive comes from a less privileged
+    process: only new regular files are made, and nothing outside of the folder.
+
+    Raises:
+        MeshrayError: ``install_failed``: the archive holds anything else. tarfile.TarError: it is none.
+    """
+    count = total = 0
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for entry in archive:
+            count, total = count + 1, total + entry.size
+            name = PurePosixPath(entry.name)
+            if not entry.isreg() or name.is_absolute() or ".." in name.parts or not name.parts:
+                raise MeshrayError("install_failed", f"{str(name)[:200]!r} is no plain file of a package")
+            if count > _MAX_FILES or total > _MAX_BYTES:
+                raise MeshrayError("install_failed", f"this environment is larger than {_MAX_BYTES >> 20} MiB")
+            content = archive.extractfile(entry)
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mode = 0o755 if entry.mode & 0o100 else 0o644
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(handle, mode)
+                if content is not None:
+                    shutil.copyfileobj(content, file)
+            os.utime(path, (entry.mtime, entry.mtime))
+    for made in folder.rglob("*"):
+        if made.is_dir():
+            made.chmod(0o755)
+
+
+def _require_works(staging: Path) -> None:
+    done = subprocess.run(
+        [str(staging / "bin/python"), "-I", "-c", "import meshray.cli.entry, aiohttp, cryptography, pyroute2"],
+        cwd="/",
+        env={"PATH": SYSTEM_FOLDERS},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_PACK_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise MeshrayError("install_failed", f"the copy of {sys.prefix} does not start: {words[-1][:300]}")
+
+
+def _link(copy: Copy) -> None:
+    """Makes the link, unless something of another origin has that name."""
+    with contextlib.suppress(OSError):
+        if LINK.is_symlink() and LINK.readlink().is_relative_to(ROOT):
+            LINK.unlink()
+        LINK.symlink_to(copy.program)
+
+
+def _remove_unused(kept: Copy) -> None:
+    """Removes earlier copies from which nothing runs."""
+    used = _command_lines()
+    for folder in ROOT.iterdir():
+        is_copy = folder.is_dir() and ((folder / ORIGIN).exists() or folder.name.startswith(".new-"))
+        if is_copy and folder != kept.folder and not any(str(folder) in line for line in used):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _command_lines() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace"))
+    return found

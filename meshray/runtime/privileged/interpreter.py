@@ -1,0 +1,170 @@
+"""The Python that runs meshray as root: one that only root can change, and for which the copied packages were built.
+
+In this order: the one on which this environment stands, the system's of the same version, one that uv installs where
+only root writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshray.runtime.person import Person
+from meshray.runtime.trust import SYSTEM_FOLDERS, weak_link
+
+_PROBE_S = 20.0
+#: uv fetches some 30 MB.
+_UV_S = 300.0
+#: What the interpreter needs for meshray, and what of it would be loaded into root's process.
+_PROBE = """
+import asyncio, ctypes, json, os, sqlite3, ssl, sys, sysconfig
+maps = {line.split(None, 5)[5].rstrip() for line in open("/proc/self/maps") if len(line.split(None, 5)) == 6}
+print(json.dumps({
+    "tag": sys.implementation.cache_tag, "suffix": sysconfig.get_config_var("EXT_SUFFIX"),
+    "paths": [sys.executable, *filter(os.path.exists, sys.path), *(item for item in maps if item.startswith("/"))],
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An interpreter that cannot be used, and why."""
+
+    python: Path
+    why: str
+
+
+def find(root: Path) -> tuple[Path | None, list[Rejected]]:
+    """Return an interpreter that can be trusted, and what was passed over.
+
+    Args:
+        root: where uv installs one, if it comes to that.
+    """
+    passed_over: list[Rejected] = []
+    for python in _candidates(root):
+        why = why_not(python)
+        if not why:
+            return python, passed_over
+        passed_over.append(Rejected(python, why))
+    made = _by_uv(root)
+    if isinstance(made, str):
+        return None, [*passed_over, Rejected(Path("uv"), made)]
+    why = why_not(made)
+    return (made, passed_over) if not why else (None, [*passed_over, Rejected(made, why)])
+
+
+def _candidates(root: Path) -> Iterator[Path]:
+    """Those that everybody may execute come first: meshray is for the machine's users, too."""
+    version = f"python3.{sys.version_info[1]}"
+    own = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    system = [Path(folder, version) for folder in SYSTEM_FOLDERS.split(":")]
+    earlier = sorted((root / "python").glob(f"*/bin/{version}"))
+    there = [path for path in dict.fromkeys((own, *system, *earlier)) if path.exists()]
+    yield from sorted(there, key=lambda path: not _is_open(path))
+
+
+def _is_open(path: Path) -> bool:
+    """Whether every user may come there and execute it."""
+    try:
+        return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
+    except OSError:
+        return False
+
+
+def why_not(python: Path) -> str:
+    """Why root must not run meshray by this interpreter; empty where it may."""
+    if (weak := weak_link(python)) is not None:
+        return f"{weak} can be changed by others than root"
+    try:
+        done = subprocess.run(
+            [str(python), "-I", "-S", "-c", _PROBE],
+            cwd="/",
+            env={"PATH": SYSTEM_FOLDERS},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+            check=False,
+        )
+        found = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return "it does not start, or lacks a module that meshray needs"
+    if found["tag"] != sys.implementation.cache_tag or found["suffix"] != _own_suffix():
+        return "the packages of this environment were built for another one"
+    weak_parts = (weak for path in found["paths"] if (weak := weak_link(Path(path))) is not None)
+    return next((f"it loads {weak}, which others than root can change" for weak in weak_parts), "")
+
+
+def _own_suffix() -> str:
+    import sysconfig
+
+    return str(sysconfig.get_config_var("EXT_SUFFIX"))
+
+
+def _by_uv(root: Path) -> Path | str:
+    """A Python that uv installs, or why there is none. uv itself is copied first: root runs nothing of a user's."""
+    version = f"3.{sys.version_info[1]}"
+    uv = _copied("uv", root)
+    if uv is None:
+        return "uv, which could install one, is not in this environment"
+    folder = root / "python"
+    try:
+        done = subprocess.run(
+            [str(uv), "python", "install", "--no-bin", "--no-config", "--install-dir", str(folder), version],
+            cwd="/",
+            env={"PATH": SYSTEM_FOLDERS, "HOME": "/root", **_proxies()},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_UV_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"uv python install: {error}"
+    found = sorted(folder.glob(f"*/bin/python{version}"))
+    if done.returncode != 0 or not found:
+        words = done.stderr.strip().splitlines() or ["it installed nothing"]
+        return f"uv python install {version}: {words[-1][:200]}"
+    return found[-1].resolve()
+
+
+def _proxies() -> dict[str, str]:
+    names = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _copied(name: str, root: Path) -> Path | None:
+    """Return a program of this environment as a file of root's own; None where the environment has not got it."""
+    source = Path(sys.prefix) / "bin" / name
+    try:
+        # Root's own rights are not to open what the environment's owner could not read.
+        owner = Person.by_uid(source.lstat().st_uid)
+        done = subprocess.run(
+            ["cat", str(source)],
+            env={"PATH": SYSTEM_FOLDERS},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            **owner.identity,
+        )
+    except OSError:
+        return None
+    if done.returncode != 0:
+        return None
+    folder = root / "tools"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    path = folder / f"{name}-{hashlib.sha256(done.stdout).hexdigest()[:12]}"
+    if not path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
+        with os.fdopen(handle, "wb") as file:
+            file.write(done.stdout)
+    return path

@@ -1,0 +1,85 @@
+"""Writes the files of this installation to standard output as a tar archive, with names as in site-packages.
+
+Started as the owner of the environment, never as root: what this user may not read does not get into the copy, whatever
+links lie in the environment.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import tarfile
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
+from importlib.util import cache_from_source
+from pathlib import Path
+from typing import BinaryIO
+
+from meshray.runtime.distributions import files, needed, normal, own_files, own_record
+
+#: Not needed by meshray itself; used where they are there (`join --runtime docker`, `join --env match`).
+EXTRAS = ("docker", "uv")
+
+
+def main() -> int:
+    """Writes the archive."""
+    write(sys.stdout.buffer)
+    return 0
+
+
+def write(out: BinaryIO) -> None:
+    """Writes the archive to this stream, which need not be seekable."""
+    ours = distribution("meshray")
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        names = []
+        for name, path in _with_compiled(own_files()):
+            names += _add(archive, name, path)
+        _record(archive, ours, names, own_record(ours))
+        for found in needed(ours, *EXTRAS):
+            names = []
+            for name, path in _with_compiled(files(found)):
+                names += _add(archive, name, path)
+            _record(archive, found, names, {})
+
+
+def _with_compiled(these: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:
+    """Each file, and what this interpreter compiled of it: the copy need not compile anything again."""
+    for name, path in these:
+        yield name, path
+        if path.suffix == ".py":
+            compiled = Path(cache_from_source(str(path)))
+            if compiled.is_file():
+                yield str(Path(name).parent / "__pycache__" / compiled.name), compiled
+
+
+def _add(archive: tarfile.TarFile, name: str, path: Path) -> list[str]:
+    """Adds a regular file; returns its name, or nothing for what is no regular file."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(handle, "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            return []
+        entry = tarfile.TarInfo(name)
+        # The whole second counts: by it Python knows whether a compiled file is up to date.
+        entry.size, entry.mtime, entry.mode = about.st_size, int(about.st_mtime), about.st_mode & 0o111
+        archive.addfile(entry, file)
+    return [name]
+
+
+def _record(archive: tarfile.TarFile, found: Distribution, names: list[str], made: dict[str, bytes]) -> None:
+    """Adds the list of files that pip keeps, so that the copy knows its own parts."""
+    if not names:
+        return
+    about = next((Path(name).parts[0] for name in (*names, *made) if ".dist-info/" in name), "")
+    about = about or f"{normal(found.metadata['Name'])}-{found.version}.dist-info"
+    made = {**made, f"{about}/RECORD": "".join(f"{name},,\n" for name in (*names, *made, f"{about}/RECORD")).encode()}
+    for name, content in made.items():
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

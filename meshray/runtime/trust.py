@@ -1,0 +1,157 @@
+"""Whether a file is as safe as root itself: whatever root executes, imports or opens by path, nobody else may change.
+
+>>> weak_link(Path("/usr/bin/python3"))
+>>> weak_link(Path("/home/ann/ray/bin/python"))
+PosixPath('/home/ann')
+
+For other users than root the rule does not hold: what they run, they may change.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from meshray.errors import MeshrayError
+
+#: sudo, cron and units may leave these out of PATH.
+SYSTEM_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: As many symbolic links as the kernel follows (path_resolution(7)).
+_MAX_LINKS = 40
+_ACCESS_LIST = "system.posix_acl_access"
+_ROOT = 0
+
+
+def is_root() -> bool:
+    """Whether this process has root's rights on this machine. Root of a user namespace is another user outside of it
+    (user_namespaces(7)), and sees root's files as nobody's."""
+    if os.geteuid() != _ROOT:
+        return False
+    try:
+        lines = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    except OSError:
+        return True
+    return any(inside == "0" and outside == "0" for inside, outside, _ in lines)
+
+
+def weak_link(path: Path, uid: int = _ROOT) -> Path | None:
+    """Return the first part of the way to this file that somebody else could change; None: nobody can.
+
+    The way leads through all folders and symbolic links from the root of the file system; the file counts as well.
+
+    Args:
+        path: absolute. One that does not exist is as weak as its folder.
+        uid: who may own the parts, besides root.
+    """
+    owners = frozenset({_ROOT, uid})
+    seen, links = Path("/"), 0
+    parts = list(reversed(path.parts[1:]))
+    if (found := _weak(seen, owners)) is not None:
+        return found
+    while parts:
+        part = parts.pop()
+        if part == "..":
+            seen = seen.parent
+            continue
+        seen /= part
+        try:
+            about = seen.lstat()
+        except OSError:
+            return None  # its folder was looked at, and only its owner can put something there
+        if not stat.S_ISLNK(about.st_mode):
+            if (found := _weak(seen, owners)) is not None:
+                return found
+            continue
+        # A link itself has no mode: who may change its folder may change it; in a sticky folder its owner as well.
+        links += 1
+        if about.st_uid not in owners or links > _MAX_LINKS:
+            return seen
+        target = seen.readlink()
+        seen = Path("/") if target.is_absolute() else seen.parent
+        parts.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+    return None
+
+
+def _weak(path: Path, owners: frozenset[int]) -> Path | None:
+    try:
+        about = path.lstat()
+    except OSError:
+        return None
+    mode = about.st_mode
+    # In a folder with the sticky bit nobody renames or removes what is not theirs; each entry is looked at as well.
+    is_shared = stat.S_ISDIR(mode) and bool(mode & stat.S_ISVTX)
+    if about.st_uid not in owners or (mode & stat.S_IWOTH and not is_shared):
+        return path
+    if mode & stat.S_IWGRP and not is_shared and not _is_empty(about.st_gid, path, owners):
+        return path
+    return None
+
+
+def _is_empty(gid: int, path: Path, owners: frozenset[int]) -> bool:
+    """Whether nobody else is in the group that may write. With an access list, the group's bits stand for others."""
+    try:
+        if os.getxattr(path, _ACCESS_LIST, follow_symlinks=False):
+            return False
+    except OSError:
+        pass
+    return gid == _ROOT or _members(gid) <= owners
+
+
+@lru_cache(64)
+def _members(gid: int) -> frozenset[int]:
+    try:
+        names = grp.getgrgid(gid).gr_mem
+    except KeyError:
+        names = []
+    found = {entry.pw_uid for entry in pwd.getpwall() if entry.pw_gid == gid or entry.pw_name in names}
+    return frozenset(found)
+
+
+def find_program(name: str, environ: Mapping[str, str], *, on_path_only: bool = False) -> Path | None:
+    """Return the program of this name: on PATH and, where root asks, in the system's folders as well. Root passes over
+    what others can change.
+
+    Args:
+        name: or an absolute path.
+        on_path_only: the system's folders count only where PATH names them.
+    """
+    guarded = is_root()
+    folders = environ.get("PATH", os.defpath).split(os.pathsep)
+    if guarded and not on_path_only:
+        folders += SYSTEM_FOLDERS.split(os.pathsep)
+    # A relative folder of PATH means another one in each place; an absolute name stays what it is.
+    for path in (Path(folder, name) for folder in dict.fromkeys(folders)):
+        is_program = path.is_absolute() and path.is_file() and os.access(path, os.X_OK)
+        if is_program and (not guarded or weak_link(path) is None):
+            return path
+    return None
+
+
+def require_trusted(path: Path, what: str) -> None:
+    """Raise MeshrayError ``untrusted`` where root is about to use a file that others can change.
+
+    Args:
+        what: begins the sentence.
+    """
+    if not is_root() or (weak := weak_link(path)) is None:
+        return
+    raise MeshrayError(
+        "untrusted",
+        f"{what} {path} would run as root, and {weak} can be changed by {_who(weak)}",
+        hint=f"ls -ld {weak}",
+    )
+
+
+def _who(path: Path) -> str:
+    about = path.lstat()
+    if about.st_uid != _ROOT:
+        try:
+            return pwd.getpwuid(about.st_uid).pw_name
+        except KeyError:
+            return f"user {about.st_uid}"
+    return "others" if about.st_mode & stat.S_IWOTH else f"members of group {about.st_gid}"

@@ -1,0 +1,44 @@
+"""A virtual environment in a user's home folder with meshray in it, as the README's lines make it, without a network.
+
+meshray itself is a copy of the user's own; what it needs is taken from the environment of these tests.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+
+from meshray.render.templates import folder as templates_folder
+from tests.lab.host import PERSON, REPOSITORY, Host
+
+ENVIRONMENT = Path(f"/home/{PERSON}/ray")
+PROGRAM = ENVIRONMENT / "bin/meshray"
+PACKAGES = ENVIRONMENT / f"lib/python3.{sys.version_info[1]}/site-packages"
+
+
+#: Ray's own program, on this environment's Python.
+RAY = f"#!{ENVIRONMENT}/bin/python\nimport sys\nfrom ray.scripts.scripts import main\nsys.exit(main())\n"
+
+
+def make(host: Host, *, with_ray: bool = False) -> None:
+    """Makes it; all of it belongs to the user."""
+    base = Path(sys._base_executable)  # type: ignore[attr-defined]
+    host.run([base, "-m", "venv", "--without-pip", ENVIRONMENT], user=PERSON)
+    host.run(["cp", "-r", "--preserve=timestamps", REPOSITORY / "meshray", PACKAGES], user=PERSON)
+    if not (REPOSITORY / "meshray/templates").exists():
+        host.run(["cp", "-r", templates_folder(), PACKAGES / "meshray/templates"], user=PERSON)
+    others = sysconfig.get_path("purelib")
+    host.shell(f"echo {others} > {PACKAGES}/others.pth", user=PERSON)
+    script = f"#!{ENVIRONMENT}/bin/python\nimport sys\nfrom meshray.cli.entry import main\nsys.exit(main())\n"
+    host.shell(f"cat > {PROGRAM} && chmod 755 {PROGRAM}", user=PERSON, stdin=script)
+    if with_ray:
+        host.shell(f"cat > {ENVIRONMENT}/bin/ray && chmod 755 {ENVIRONMENT}/bin/ray", user=PERSON, stdin=RAY)
+
+
+def allow_sudo(host: Host) -> None:
+    """Lets the user become root without a password, by the real sudo."""
+    rule = f"{PERSON} ALL=(ALL) NOPASSWD: ALL\n"
+    host.shell("mkdir -p /etc/sudoers.d && cat > /etc/sudoers.d/lab && chmod 440 /etc/sudoers.d/lab", stdin=rule)
+    # PAM takes an account without this line for a locked one.
+    host.shell(f"grep -q '^{PERSON}:' /etc/shadow || echo '{PERSON}:*:19000:0:99999:7:::' >> /etc/shadow")

@@ -1,0 +1,87 @@
+"""What one member says of itself keeps nobody's device from following the map."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshray.errors import MeshrayError
+
+from .mesh import Member, Mesh, running_mesh, until
+
+#: Longer than anything that the test waits for.
+SLOW_S = 8.0
+#: `meshray node rm` has a key out of every device within this, seconds.
+REMOVED_S = 2.0
+
+
+@pytest.fixture
+def slow_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of slow.example take a while and then fail. The list has those that were looked up."""
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **options: Any) -> Any:
+        if str(host).endswith("slow.example"):
+            asked.append(str(host))
+            time.sleep(SLOW_S)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return real(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return asked
+
+
+async def claim(liar: Member, *endpoints: str) -> None:
+    """The member reports these endpoints as its own."""
+    await liar.agent.link.say(
+        {"type": "hello", "versions": {}, "endpoints": list(endpoints), "hubs": [], "faults": {}, "reached": ""}
+    )
+
+
+async def remove(mesh: Mesh, name: str) -> float:
+    """Removes the member and returns the seconds until its key was out of the hub's device."""
+    key, hub = mesh.members[name].agent.me.public_key, mesh.head.device
+    since = time.monotonic()
+    try:
+        await mesh.head.agent.coordinator.call("DELETE", f"/v1/nodes/{name}")
+    except MeshrayError as error:
+        pytest.fail(f"{name} was not removed: {error}")
+    await until(lambda: hub.state is not None and key not in hub.state.peers, f"{name} is out of the hub's device")
+    return time.monotonic() - since
+
+
+async def test_names_that_do_not_resolve_keep_no_removed_key_in_a_hubs_device(
+    tmp_path: Path, slow_names: list[str]
+) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        liar, _ = await mesh.join("liar"), await mesh.join("victim")
+        await until(lambda: liar.agent.link.is_open, "the liar is connected")
+        await claim(liar, *(f"n{number}.slow.example:1" for number in range(8)))
+        # The hub hears nothing of it, so it dials.
+        await until(lambda: bool(slow_names), "a name is looked up")
+        assert await remove(mesh, "victim") < REMOVED_S
+
+
+async def test_a_name_is_dialled_once_it_is_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **options: Any) -> Any:
+        return real("192.0.2.7" if host == "vm.example.org" else host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with running_mesh(tmp_path) as mesh:
+        node = await mesh.join("node")
+        await until(lambda: node.agent.link.is_open, "the node is connected")
+        hub, key = mesh.head.device, node.agent.me.public_key
+        await claim(node, "vm.example.org:51888")
+
+        def dialled() -> bool:
+            peer = hub.state.peers.get(key) if hub.state is not None else None
+            return peer is not None and str(peer.config.endpoint) == "192.0.2.7:51888"
+
+        await until(dialled, "the hub dials the address behind the name")

@@ -1,0 +1,114 @@
+"""A cloned disk: two agents with one identity, over the real coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from meshray.agent.cache import load_map
+from meshray.agent.client import TakenOver
+from meshray.agent.enrolment import Enrolment, load_private_key
+from meshray.agent.loop import Agent
+from meshray.agent.parts import Parts
+from meshray.agent.report import build_status
+from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
+from meshray.settings import Home
+from meshray.wireguard.fake import FakeDevice
+
+from .mesh import Member, Mesh, running_mesh, until
+
+
+def clone(mesh: Mesh, name: str) -> Member:
+    """A machine with a copy of the node's disk; not yet started."""
+    home = mesh.members[name].home
+    copy = Home(home.state.with_name(f"{name}-copy"), home.state.with_name(f"{name}-copy") / "run")
+    shutil.copytree(home.state, copy.state, ignore=shutil.ignore_patterns("run"))
+    device = FakeDevice()
+    return Member(
+        copy, Agent(copy, Enrolment.load(copy), load_private_key(copy), load_map(copy), Parts(device)), device
+    )
+
+
+def faults(member: Member) -> list[str]:
+    """The health codes that this node's status has about w1's identity."""
+    status = build_status(member.agent.view(None))
+    return [problem.code for problem in status.health if problem.code == ONE_IDENTITY and problem.node == "w1"]
+
+
+async def test_both_machines_and_the_head_say_so_and_leaving_the_copy_ends_it(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        original, other = await mesh.join("w1"), await mesh.join("w2")
+        await until(mesh.whole, "the mesh")
+        copy = clone(mesh, "w1")
+        copy.start()
+        try:
+            members = (mesh.head, original, copy)
+            await until(lambda: all(faults(member) == [ONE_IDENTITY] for member in members), "all three know")
+            # Whoever asks for the node's start is refused, on both.
+            for member in (original, copy):
+                error = await member.agent.membership.rival(lambda member=member: member.agent.map)  # type: ignore[misc]
+                assert isinstance(error, TakenOver)
+                assert "meshray leave --local" in (error.hint or "")
+            assert faults(other) == []
+            copy.agent.membership.given_up = True
+            await copy.down()
+        finally:
+            await copy.kill()
+
+        async def collect() -> None:
+            while True:
+                await mesh.server.service.collect()
+                await asyncio.sleep(0.1)
+
+        collecting = asyncio.get_running_loop().create_task(collect())
+        await until(lambda: not faults(mesh.head) and not faults(original), "nobody says so any more")
+        collecting.cancel()
+        await until(lambda: original.agent.link.is_open, "the original is connected")
+        node = mesh.head.agent.map.find("w1")
+        assert node is not None
+        assert not node.down
+
+
+async def test_an_agent_that_is_started_again_is_no_clone(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        await mesh.join("w1")
+        await until(mesh.whole, "the mesh")
+        for _ in range(3):
+            # Killed: the coordinator may still hold its connection when the next one comes.
+            await mesh.members["w1"].kill()
+            again = mesh.reborn("w1")
+            again.start()
+            await until(mesh.whole, "the node again")
+            assert await again.agent.membership.rival(lambda again=again: again.agent.map) is None  # type: ignore[misc]
+        assert not faults(mesh.head)
+
+
+async def test_only_a_hub_reports_that_it_does_not_forward(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        worker = await mesh.join("w1")
+        await until(mesh.whole, "the mesh")
+        service = mesh.server.service
+        text = "forwarding on meshray0 cannot be switched on: Read-only file system\x1b[2J" + "x" * 400
+        await service.faults.reported(worker.agent.me.id, {HUB_FORWARDS: text, ONE_IDENTITY: "a and b"})
+        assert service.members()[1].node.faults == {}
+        await service.faults.reported(mesh.head.agent.me.id, {HUB_FORWARDS: text, ONE_IDENTITY: "a and b"})
+        await until(lambda: bool(worker.agent.map.hubs[0].faults), "the map has it")
+        (detail,) = worker.agent.map.hubs[0].faults.values()
+        assert detail.isprintable()
+        assert len(detail) == 200
+        (problem,) = [one for one in build_status(worker.agent.view(None)).health if one.code == HUB_FORWARDS]
+        assert problem.node == "head"
+        assert "on head: mount -o remount,bind,rw /proc/sys && sysctl -w" in problem.fix
+        await service.faults.reported(mesh.head.agent.me.id, {})
+        await until(lambda: not worker.agent.map.hubs[0].faults, "it forwards again")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pauses of `meshray.agent.link` are for people."""
+    monkeypatch.setattr("meshray.agent.link._TAKEN_OVER_FIRST_S", 0.3)
+    monkeypatch.setattr("meshray.agent.link._TAKEN_OVER_S", 1.0)
+    monkeypatch.setattr("meshray.coordinator.takeovers.QUIET_S", 2.0)

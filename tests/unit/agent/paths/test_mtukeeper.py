@@ -1,0 +1,108 @@
+"""A path that becomes narrower is noticed by TCP that does not get through, and measured again at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+import pytest
+
+from meshray.agent.paths import mtukeeper
+from meshray.agent.paths.mtukeeper import MtuKeeper, Way
+from meshray.agent.paths.prober import Prober
+from meshray.agent.paths.samples import Measured
+
+HERE, THERE = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
+#: Paths of two peers whose endpoints are not known: nobody is asked about the underlay.
+WAYS: list[Way] = [(HERE, None), (THERE, None)]
+
+
+class Paths(Prober):
+    """Every path carries packets up to its own size; 0: it is silent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.carries = {HERE: 1420, THERE: 1420}
+        self.probes = 0
+
+    def measured(self, peer: IPv4Address) -> Measured:
+        return Measured((1.0,))
+
+    async def round_trip(self, peer: IPv4Address, timeout_s: float, *, size: int = 0) -> float | None:
+        self.probes += 1
+        await asyncio.sleep(0.001)
+        return 1.0 if size <= self.carries[peer] else None
+
+
+class Kernel:
+    """The routes that were made, one after the other, and the TCP that stalls."""
+
+    def __init__(self) -> None:
+        self.routes: list[dict[IPv4Address, int]] = []
+        self.stalled: set[IPv4Address] = set()
+
+    def keeper(self, prober: Prober) -> MtuKeeper:
+        keeper = MtuKeeper(prober, lambda: self.routes.append(dict(keeper.narrow)))
+        return keeper
+
+    def look(self) -> set[IPv4Address]:
+        return set(self.stalled)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    kernel = Kernel()
+    monkeypatch.setattr(mtukeeper, "Stalls", lambda: kernel)
+    monkeypatch.setattr(mtukeeper, "_LOOK_S", 0.005)
+    monkeypatch.setattr(mtukeeper, "_DOUBT_S", 0.01)
+    return kernel
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def poll() -> None:
+        while not condition():  # noqa: ASYNC110 - a test's condition has no event
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(poll(), 5)
+
+
+async def test_stalled_tcp_lets_the_path_be_measured_and_go_on_with_the_smallest_size_meanwhile(kernel: Kernel) -> None:
+    paths = Paths()
+    keeper = kernel.keeper(paths)
+    running = asyncio.get_running_loop().create_task(keeper.run(lambda: WAYS))
+    await until(lambda: keeper.is_measured(HERE) and keeper.is_measured(THERE))
+    assert kernel.routes == []
+    paths.carries[HERE] = 1300
+    kernel.stalled = {HERE}
+    await until(lambda: keeper.mtu(HERE) == 1300)
+    assert kernel.routes == [{HERE: 1200}, {HERE: 1300}]
+    assert keeper.mtu(THERE) == 1420
+    # It goes on to shrink, and what cannot shrink any more is left alone.
+    paths.carries[HERE] = 1240
+    await until(lambda: keeper.mtu(HERE) == 1240)
+    paths.carries[HERE] = 0
+    probes = paths.probes
+    await until(lambda: paths.probes > probes + 3)
+    assert keeper.mtu(HERE) == 1240
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_path_that_is_fine_or_silent_costs_a_few_packets_however_long_tcp_stalls(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mtukeeper, "_DOUBT_S", 60.0)
+    monkeypatch.setattr(mtukeeper, "_LONGEST_DOUBT_S", 60.0)
+    paths = Paths()
+    keeper = kernel.keeper(paths)
+    running = asyncio.get_running_loop().create_task(keeper.run(lambda: WAYS))
+    await until(lambda: keeper.is_measured(HERE) and keeper.is_measured(THERE))
+    kernel.stalled = {HERE, THERE, IPv4Address("192.0.2.1")}
+    before = paths.probes
+    await until(lambda: paths.probes == before + 2)
+    await asyncio.sleep(0.1)
+    assert paths.probes == before + 2
+    assert kernel.routes == []
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshray.agent.paths.silence import ASK_AGAIN_S, SILENT_S, SUSPECT_S, Contact
+
+PATIENCE_S = 120.0
+
+
+def after(contact: Contact, seconds: float, *, asked: bool = True) -> Contact:
+    """Time passes without a sign of life; the machine is asked as often as it should be."""
+    now, last = contact.heard, -1e9
+    while now < contact.heard + seconds:
+        now += 0.25
+        if asked and contact.is_suspect(now) and now - last >= contact.ask_pause_s:
+            last, contact = now, contact.unanswered()
+        contact = contact.step(now, PATIENCE_S)
+    return contact
+
+
+def test_a_node_is_silent_within_five_seconds() -> None:
+    known = Contact(0.0, known=True)
+    assert not after(known, 3.5).silent
+    assert after(known, 4.5).silent
+    assert SUSPECT_S + 2 * ASK_AGAIN_S < 5 > SILENT_S
+
+
+def test_this_nodes_own_lag_is_nobodys_silence() -> None:
+    # Nobody was asked meanwhile: this node itself did not run.
+    assert not after(Contact(0.0, known=True), 100, asked=False).silent
+
+
+def test_a_node_that_never_came_gets_the_time_to_come() -> None:
+    assert not after(Contact(0.0), 14).silent
+    assert after(Contact(0.0), 16).silent
+
+
+def test_a_gap_is_not_the_end_until_the_patience_is() -> None:
+    known = Contact(0.0, known=True)
+    assert after(known, PATIENCE_S - 1).silent
+    assert not after(known, PATIENCE_S - 1).gone
+    assert after(known, PATIENCE_S + 1).gone
+
+
+def test_killed_processes_are_given_up_early() -> None:
+    ended = Contact(0.0, known=True).closed(1.0)
+    assert ended.ended
+    assert not after(ended, 19).gone
+    assert after(ended, 21).gone
+
+
+def test_a_connection_that_a_router_gives_up_later_proves_nothing() -> None:
+    assert not after(Contact(0.0, known=True).closed(10.0), 60).gone
+
+
+def test_a_sign_of_life_takes_all_back() -> None:
+    gone = after(Contact(0.0, known=True).closed(1.0), 130)
+    assert gone.seen(131.0) == Contact(131.0, known=True)
+    assert gone.seen(-1.0) == gone
+    # The same sign, whose age was told a moment later.
+    assert gone.seen(0.001) == gone
+
+
+Events = st.lists(st.sampled_from(["heard", "miss", "closed", "tick"]), max_size=60)
+
+
+@given(Events)
+def test_whoever_is_gone_is_silent_and_was_not_heard_for_long(events: Iterable[str]) -> None:
+    now, contact = 0.0, Contact(0.0)
+    for event in events:
+        now += 1.0
+        if event == "heard":
+            contact = contact.seen(now)
+        elif event == "miss":
+            contact = contact.unanswered()
+        elif event == "closed":
+            contact = contact.closed(now)
+        contact = contact.step(now, PATIENCE_S)
+        assert contact.silent or not contact.gone
+        assert not contact.silent or now - contact.heard >= SILENT_S
+        assert not contact.gone or now - contact.heard >= 20

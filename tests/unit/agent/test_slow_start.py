@@ -1,0 +1,30 @@
+"""Ray gives its own start up after half a minute; a cold disk is no reason for `join` to fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meshray.agent.stages import SLOW_START_S, _may_succeed_again
+from meshray.model.node import Versions
+from meshray.raynode.supervisor import RayNow
+from meshray.raynode.versions import RayInstallation
+from tests.unit.raynode.test_command import ADA, WORKER
+
+RAY = RayInstallation(Path("/x/ray"), Path("/x/python"), Versions("", "2.60.0", "3.11.7"))
+FELL = RayNow(RAY, WORKER, ADA, "backoff", "it ended", deaths=1, pid=None, token=None, lived_s=SLOW_START_S + 12)
+
+
+@pytest.mark.parametrize(
+    ("now", "again"),
+    [
+        (FELL, True),
+        (replace(FELL, lived_s=3.0), False),  # a wrong option, a taken port
+        (replace(FELL, deaths=2), False),
+        (replace(FELL, deaths=0, lived_s=0.0), False),
+    ],
+)
+def test_only_a_first_start_that_took_long_is_tried_once_more(now: RayNow, again: bool) -> None:
+    assert _may_succeed_again(now) is again

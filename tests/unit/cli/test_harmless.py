@@ -1,0 +1,174 @@
+"""Nothing that another node says of itself reaches a terminal as a command."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import io
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshray.cli import envelope, output
+from meshray.cli.app import App
+from meshray.cli.examples import BY_COMMAND
+from meshray.cli.progress import LiveProgress, PlainProgress
+from meshray.cli.results import EnvResult, FileText, PeerAdded, Result
+from meshray.coordinator.faults import reported_detail
+from meshray.errors import MeshrayError
+from meshray.model.enrol import EnrolRequest
+from meshray.model.keys import PublicKey
+from meshray.model.node import HUB, Node, Versions
+from meshray.model.printable import escaped, escaped_lines, printable
+from meshray.runtime.log_format import LogFormatter
+from tests.unit.agent.sample import WORKER_A
+
+from .fakes import FakeAgent, Terminal, type_in
+
+#: Clears the screen, sets the title, answers in place of the user, begins a forged line, turns text around; and CSI as
+#: one character.
+EVIL = "\x1b[2J\x1b]0;t\x07\x1bP$q\x1b\\\r\nproblem: forged\x9b1A\x7f\u202e\u2028x\x00"
+CLI = Path(output.__file__).parent
+
+
+def poisoned(value: Any) -> Any:
+    """The value with EVIL at the end of each of its texts."""
+    if isinstance(value, str):
+        return value + EVIL
+    if isinstance(value, Mapping):
+        return {poisoned(key) if key not in KEYS else key: poisoned(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(poisoned(item) for item in value)
+    return value
+
+
+def keys_of(value: Any) -> set[str]:
+    if isinstance(value, Mapping):
+        return set(value) | {key for item in value.values() for key in keys_of(item)}
+    if isinstance(value, (list, tuple)):
+        return {key for item in value for key in keys_of(item)}
+    return set()
+
+
+#: Names of fields; those of labels and the like are other nodes' choice.
+KEYS = {key for result in BY_COMMAND.values() for key in keys_of(dataclasses.asdict(result))}  # type: ignore[call-overload]
+
+
+def evil_in(shown: str) -> set[str]:
+    return {letter for letter in shown if not letter.isprintable() and letter != "\n"}
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
+def test_no_answer_moves_a_cursor_or_forges_a_line(command: str, result: Result, terminal: bool) -> None:
+    if isinstance(result, EnvResult):
+        pytest.skip("quoted for the shell, and of this node only")
+    evil = dataclasses.replace(
+        result,  # type: ignore[type-var]
+        **{field.name: poisoned(getattr(result, field.name)) for field in dataclasses.fields(result)},  # type: ignore[arg-type]
+    )
+    out = Terminal() if terminal else io.StringIO()
+    output.show(App((command,), stdout=out, environ={"NO_COLOR": "1"}), evil)
+    assert evil_in(out.getvalue()) <= {"\t"}
+    if not isinstance(result, (FileText, PeerAdded)):
+        assert not [line for line in out.getvalue().splitlines() if line.startswith("problem: forged")]
+
+
+@pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
+def test_json_is_harmless_and_says_the_same(command: str, result: Result) -> None:
+    value = {"schema": 1, **poisoned(result.to_json())}
+    line = envelope.dumps(value)
+    assert evil_in(line) == set()
+    assert "\n" not in line
+    assert json.loads(line) == json.loads(json.dumps(value))
+    assert "é" in envelope.dumps({"city": "Orléans"})
+
+
+def test_errors_warnings_notes_and_stages_are_one_line_each() -> None:
+    err = io.StringIO()
+    app = App((), stderr=err)
+    output.show_error(app, MeshrayError("x", "message" + EVIL, hint="hint" + EVIL))
+    app.warn("warning" + EVIL)
+    app.note("note" + EVIL)
+    PlainProgress(err).stage("name" + EVIL, "ok", "detail" + EVIL)
+    assert evil_in(err.getvalue()) == set()
+    assert len(err.getvalue().splitlines()) == 5
+
+
+def test_live_progress_shows_no_foreign_control_character() -> None:
+    err = io.StringIO()
+    with LiveProgress(err) as progress:
+        progress.stage("name", "ok", "detail" + EVIL)
+    assert "\x1b[2J" not in err.getvalue()
+    assert "\x1b]" not in err.getvalue()
+
+
+def test_log_lines_hold_their_line(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        logging.getLogger("x").exception("node %s", EVIL)
+    shown = LogFormatter().format(caplog.records[-1])
+    assert evil_in(shown) == set()
+    assert not [line for line in shown.splitlines() if line.startswith("problem: forged") and "Traceback" not in shown]
+    assert len([line for line in shown.splitlines() if line.startswith("20")]) == 1
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_logs_are_shown_without_their_control_characters(tmp_path: Path, follow: bool) -> None:
+    logs = tmp_path / "log"
+    logs.mkdir(parents=True)
+    (logs / "ray.log").write_text("\x1b[31mred\x1b[0m\n" + EVIL + "\n")
+    environ = {"MESHRAY_HOME": str(tmp_path), "MESHRAY_RUN": str(tmp_path)}
+    if follow:
+        fake = tmp_path / "bin" / "tail"
+        fake.parent.mkdir()
+        fake.write_text('#!/bin/sh\nfor last; do :; done\nexec cat "$last"\n')
+        fake.chmod(0o755)
+        outcome = type_in("logs", "ray", "-f", environ={**environ, "PATH": f"{fake.parent}:/bin"}, agent=FakeAgent())
+    else:
+        outcome = type_in("logs", "ray", environ=environ, agent=FakeAgent())
+    assert outcome.code == 0
+    assert outcome.out.startswith("red\n")
+    assert evil_in(outcome.out) == set()
+
+
+def test_the_coordinator_takes_no_control_characters_into_the_map() -> None:
+    assert Versions.from_json({"ray": "2.60" + EVIL}).ray.isprintable()
+    node = Node.from_json({**WORKER_A.to_json(), "labels": {"a" + EVIL: EVIL}, "faults": {"x": EVIL}})
+    request = {
+        "mesh_id": "m", "token_id": "t", "secret": "s", "name": "n", "public_key": str(PublicKey(bytes(32))),
+        "labels": {"a" + EVIL: "b" + EVIL},
+    }  # fmt: skip
+    asked = EnrolRequest.from_json(request)
+    for texts in (node.labels, node.faults, asked.labels):
+        assert all(key.isprintable() and item.isprintable() for key, item in texts.items())
+    hub = dataclasses.replace(WORKER_A, roles=frozenset({HUB}))
+    assert reported_detail(hub, {"hub_forwards": EVIL}).isprintable()
+
+
+def test_what_is_escaped() -> None:
+    assert escaped("2.60.0 – Orléans 東京") == "2.60.0 – Orléans 東京"
+    assert escaped("a\x1b[2J\n\u202e\ud800") == "a\\x1b[2J\\n\\u202e\\ud800"
+    assert escaped_lines("\x1b[1;31mred\x1b[0m\n\tb\r") == "red\n\tb\\r"
+    assert printable("a\x1b[2Jb") == "a[2Jb"
+
+
+#: Each of them writes to the terminal through `meshray.model.printable`, or only what click or meshray itself made.
+WRITERS = {"app.py", "entry.py", "main.py", "options.py", "output.py", "progress.py", "reference.py", "logs.py"}
+
+
+def test_nothing_else_of_the_command_line_writes_to_a_terminal() -> None:
+    found = set()
+    for file in CLI.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called in {"print", "click.echo", "click.secho"} or called.endswith(("stdout.write", "stderr.write")):
+                found.add(file.name)
+    assert found <= WRITERS

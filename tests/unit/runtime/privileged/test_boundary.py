@@ -1,0 +1,33 @@
+"""What could not be looked at is not accused."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from meshray.runtime.privileged import boundary
+
+
+def test_only_what_was_found_is_told_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boundary, "is_root", lambda: True)
+    monkeypatch.setattr(boundary, "is_container", lambda: False)
+    monkeypatch.setattr(boundary, "_found", [])
+    answers = [
+        subprocess.CompletedProcess([], 1, "", "MemoryError"),
+        subprocess.TimeoutExpired("look", 60),
+        subprocess.CompletedProcess([], 1, "", "python: … (ModuleNotFoundError: No module named 'meshray')"),
+    ]
+
+    def run(*words: object, **options: object) -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert boundary.weak_part_here() == ""
+    assert boundary.weak_part_here() == ""
+    assert boundary.weak_part_here().endswith("meshray")
+    assert boundary.weak_part_here().endswith("meshray")
+    assert answers == []

@@ -1,0 +1,117 @@
+"""Every place at which meshray starts a program, and with whose rights.
+
+A new one fails here until it stands in the table: root starts only what root alone can change.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / "meshray"
+
+#: This very interpreter, isolated: neither PYTHONPATH nor the current folder nor a user's packages are looked at.
+OWN = "own"
+#: A program of the system, found by `find_program`, which passes over what others than root can change.
+SYSTEM = "system"
+#: With the rights of the user to whom the program belongs.
+USER = "user"
+#: Never by root: on a node without root, or in the user's own process.
+UNPRIVILEGED = "unprivileged"
+#: Found by `runtime.privileged.interpreter`, which looks at all that is loaded.
+CHECKED = "checked"
+
+SPAWNS: dict[tuple[str, str], str] = {
+    ("agent/coordinator_process.py", "run"): OWN,
+    ("cli/bundle.py", "_output"): SYSTEM,
+    ("cli/commands/logs.py", "_follow"): SYSTEM,
+    ("cli/commands/run.py", "run_command"): USER,
+    ("cli/elsewhere.py", "_replace_by_docker"): SYSTEM,
+    ("cli/privileged.py", "run_from_copy"): CHECKED,
+    ("cli/ray_program.py", "_run"): USER,
+    ("doctor/probes/deep.py", "_running"): USER,
+    ("environment/builder.py", "_run"): USER,
+    ("environment/freeze.py", "_run"): USER,
+    ("environment/matched.py", "_start"): OWN,
+    ("firewall/programs.py", "run_program"): SYSTEM,
+    ("raynode/supervisor.py", "_start"): USER,
+    ("raynode/unregister.py", "_call"): USER,
+    ("raynode/user_token.py", "_as_user"): USER,
+    ("raynode/versions.py", "_ask"): USER,
+    ("runtime/container/engine.py", "cards_here"): SYSTEM,
+    ("runtime/container/first.py", "_spawn"): OWN,
+    ("runtime/container/first.py", "_start_over_without"): OWN,
+    ("runtime/inside.py", "spawn"): SYSTEM,
+    ("runtime/privileged/boundary.py", "weak_part_here"): OWN,
+    ("runtime/privileged/install.py", "_require_works"): CHECKED,
+    ("runtime/privileged/install.py", "_unpack"): USER,
+    ("runtime/privileged/interpreter.py", "_by_uv"): CHECKED,
+    ("runtime/privileged/interpreter.py", "_copied"): USER,
+    ("runtime/privileged/interpreter.py", "why_not"): CHECKED,
+    ("runtime/process.py", "spawn"): CHECKED,
+    ("runtime/rootless/enter.py", "execute"): UNPRIVILEGED,
+    ("runtime/rootless/holder.py", "_help"): UNPRIVILEGED,
+    ("runtime/rootless/namespace.py", "up"): UNPRIVILEGED,
+    ("runtime/rootless/trial.py", "find_missing"): UNPRIVILEGED,
+    ("runtime/service.py", "_systemctl"): SYSTEM,
+    ("runtime/service.py", "start"): OWN,
+    ("runtime/ssh.py", "_popen"): USER,
+    ("wireguard/engines.py", "start"): SYSTEM,
+    ("wireguard/unmanaged.py", "_tell"): SYSTEM,
+}
+_NAMES = {"Popen", "execv", "execve", "execvp", "execvpe", "posix_spawn", "posix_spawnp", "system", "popen"}
+
+
+def spawns() -> Iterator[tuple[str, str, ast.Call, str]]:
+    """(file, function, call, the function's text) of each."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        source = file.read_text()
+        tree = ast.parse(source)
+        for function in ast.walk(tree):
+            if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            for call in ast.walk(function):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _starts(call.func):
+                    text = ast.get_source_segment(source, function) or ""
+                    yield str(file.relative_to(PACKAGE)), function.name, call, text
+
+
+def _starts(called: ast.Attribute) -> bool:
+    owner = called.value.id if isinstance(called.value, ast.Name) else ""
+    if owner == "subprocess":
+        return called.attr in ("run", "Popen", "call", "check_call", "check_output")
+    if owner == "os":
+        return called.attr in _NAMES
+    return called.attr in ("spawn", "create_subprocess_exec", "create_subprocess_shell")
+
+
+def test_every_spawn_is_known() -> None:
+    found = {(file, function) for file, function, _, _ in spawns()}
+    assert found - set(SPAWNS) == set(), "say with whose rights it runs"
+    assert set(SPAWNS) - found == set(), "gone: take it out of the table"
+
+
+def test_own_processes_are_isolated() -> None:
+    for file, function, _, text in spawns():
+        if SPAWNS.get((file, function)) == OWN:
+            assert '"-I"' in text or "_this_module()" in text, f"{file}: {function}"
+
+
+def test_programs_of_the_system_are_found_where_only_root_writes() -> None:
+    for file, function, _, _ in spawns():
+        if SPAWNS.get((file, function)) == SYSTEM and file not in ("runtime/inside.py",):
+            assert "find_program" in (PACKAGE / file).read_text(), f"{file}: {function}"
+
+
+def test_users_programs_run_as_users() -> None:
+    for file, function, _, text in spawns():
+        if SPAWNS.get((file, function)) == USER:
+            assert any(word in text for word in ("identity", "person", "_become", "**who", "become")), (
+                f"{file}: {function}"
+            )
+
+
+def test_no_shell_is_used() -> None:
+    for file, function, call, _ in spawns():
+        assert not any(keyword.arg == "shell" for keyword in call.keywords), f"{file}: {function}"
