@@ -31,11 +31,10 @@ def cause(log: str, exit_code: int | None = None) -> str:
     """
     if exit_code is not None and exit_code < 0:
         return f"`ray start` was ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"
-    lines = [line for line in (_COLOUR.sub("", raw).rstrip() for raw in log.splitlines()) if line.strip()]
-    for pattern in (_EXCEPTION, _CLICK_ERROR):
-        for line in reversed(lines):
-            if pattern.fullmatch(line):
-                return _cut(line.removeprefix("Error: "))
+    error = last_error(log)
+    if error:
+        return error
+    lines = _lines(log)
     for line in reversed(lines):
         child = _ENDED_CHILD.fullmatch(line)
         if child:
@@ -44,6 +43,20 @@ def cause(log: str, exit_code: int | None = None) -> str:
             )
     telling = [line for line in lines if not _NOISE.search(line)]
     return _cut(telling[-1].strip()) if telling else "`ray start` ended without a word"
+
+
+def last_error(log: str) -> str:
+    """The last exception in the log, or what `ray start` itself called an error; empty where there is none."""
+    lines = _lines(log)
+    for pattern in (_EXCEPTION, _CLICK_ERROR):
+        for line in reversed(lines):
+            if pattern.fullmatch(line):
+                return _cut(line.removeprefix("Error: "))
+    return ""
+
+
+def _lines(log: str) -> list[str]:
+    return [line for line in (_COLOUR.sub("", raw).rstrip() for raw in log.splitlines()) if line.strip()]
 
 
 def _cut(text: str) -> str:

@@ -35,7 +35,7 @@ from meshray.raynode.decide import (
     Wait,
     decide,
 )
-from meshray.raynode.explain import TAIL_BYTES, cause
+from meshray.raynode.explain import TAIL_BYTES, cause, last_error
 from meshray.raynode.processes import Family, end_lonely_leader
 from meshray.raynode.state import LiveNode, gcs_answers, live_nodes
 from meshray.raynode.tokens import RayTokens, new_instance
@@ -302,7 +302,10 @@ class RayNode:
         user_token.write_token(path, token, self._person)
 
     def _offer_token(self, token: str) -> None:
-        refused = user_token.offer(token, self._person, self._home.offered_token)
+        try:
+            refused = user_token.offer(token, self._person, self._home.offered_token)
+        except OSError as error:  # a convenience: Ray runs without it
+            refused = str(error)
         if refused:
             _log.info("programs outside of meshray run need RAY_AUTH_TOKEN_PATH: %s", refused)
 
@@ -332,8 +335,10 @@ class RayNode:
         self._hollow_since = self._hollow_since or now
         if now < self._hollow_since + _LAST_WORDS_S:
             return _STARTING_POLL_S
+        # An adopted one wrote its log before this agent knew where to look.
+        error = last_error(self._log_tail()) if self._spawned is not None else ""
         await self._end()
-        self._fell("Ray's own processes ended, and left ray start behind")
+        self._fell("Ray's own processes ended, and left ray start behind" + (f": {error}" if error else ""))
         return 0
 
     def _is_hollow(self, family: Family) -> bool:

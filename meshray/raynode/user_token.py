@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meshray.raynode import preflight
-from meshray.runtime.files import PASSABLE_FOLDER, make_folder, write_atomically
+from meshray.runtime.files import PASSABLE_FOLDER, PRIVATE_FOLDER, make_folder, write_atomically
 from meshray.runtime.person import Person
 from meshray.runtime.trust import SYSTEM_FOLDERS
 
@@ -50,14 +50,14 @@ def offer(token: str, person: Person, record: Path) -> str:
     there = _read(folder, person)
     if there == token:
         if not _is_recorded(record, token):
-            write_atomically(record, _digest(token))
+            _record(record, token)
         return ""
     if there and not _is_recorded(record, there):
         return f"{folder / _RAY_FILE} holds the token of another cluster"
     done = _as_user(person, ["sh", "-c", _WRITE, "sh", str(folder), _RAY_FILE], token.encode())
     if done is None or done.returncode != 0:
         return f"{folder / _RAY_FILE} cannot be written"
-    write_atomically(record, _digest(token))
+    _record(record, token)
     return ""
 
 
@@ -82,6 +82,11 @@ def _is_recorded(record: Path, token: str) -> bool:
         return record.read_text() == _digest(token)
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _record(record: Path, token: str) -> None:
+    record.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    write_atomically(record, _digest(token))
 
 
 def _digest(token: str) -> str:

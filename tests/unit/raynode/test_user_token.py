@@ -39,6 +39,13 @@ def test_it_is_put_there_for_the_user_alone_replaced_and_taken_back(user: Person
     assert (there(user), record.exists(), (user.home / ".ray").exists()) == ("", False, False)
 
 
+def test_the_record_may_be_the_first_file_of_its_folder(user: Person, tmp_path: Path) -> None:
+    record = tmp_path / "state/meshray/offered_token"
+    assert user_token.offer("first", user, record) == ""
+    user_token.take_back(user, record)
+    assert there(user) == ""
+
+
 def test_another_clusters_token_is_never_replaced_or_removed(user: Person, record: Path) -> None:
     (user.home / ".ray").mkdir()
     (user.home / ".ray/auth_token").write_text("of another cluster\n")
