@@ -394,6 +394,7 @@ class Agent:
         """The device, after what had to be nudged was nudged."""
         if self.pairs is not None:
             self.nudges.make_anew(self.pairs.take_remade())
+            self.nudges.make_silent_anew(self.pairs.take_again())
         observed = await self._read()
         steps = self.nudges.take(observed, may_change_port=self.enrolment.listen_port == 0)
         steps += self._rekeying.take(observed, boot_s())

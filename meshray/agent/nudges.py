@@ -20,11 +20,16 @@ class Nudges:
 
     def __init__(self) -> None:
         self._anew: set[PublicKey] = set()
+        self._silent: set[PublicKey] = set()
         self._again = False
 
     def make_anew(self, keys: Iterable[PublicKey]) -> None:
         """These peers must send a handshake at once; the plan adds them again."""
         self._anew.update(keys)
+
+    def make_silent_anew(self, keys: Iterable[PublicKey]) -> None:
+        """The same for those of them from which not one packet has come: others may be in the middle of a handshake."""
+        self._silent.update(keys)
 
     def send_from_another_address(self) -> None:
         """This machine has other addresses."""
@@ -36,11 +41,12 @@ class Nudges:
         Args:
             may_change_port: no person and no port forwarding relies on this node's port.
         """
-        anew, again = self._anew, self._again
-        self._anew, self._again = set(), False
+        anew, silent, again = self._anew, self._silent, self._again
+        self._anew, self._silent, self._again = set(), set(), False
         if observed is None:
             return []
         peers = observed.peers.items()
+        anew |= {key for key, peer in peers if key in silent and not peer.rx_bytes}
         steps: list[Step] = [RemovePeer(key) for key, _ in peers if key in anew]
         if again:
             steps += [SetListenPort(0)] if may_change_port else []

@@ -80,9 +80,11 @@ def _clone(stage: HubStage) -> None:
 
 def _read_only(stage: HubStage) -> None:
     """As in a container: the switch is off and /proc/sys cannot be written."""
+    # Off only when nothing can write any more: the agent hears of the change and turns it on again at once. The file is
+    # opened below the mount that is read-only afterwards.
     stage.head.shell(
-        "sysctl -qw net.ipv4.conf.meshray0.forwarding=0;"
-        "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys;" + _POKE
+        "exec 9>/proc/sys/net/ipv4/conf/meshray0/forwarding;"
+        "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; echo 0 >&9;" + _POKE
     )
     for host in (stage.head, stage.w1):
         host.wait_until(lambda host=host: (HUB_FORWARDS, "head") in stage.codes(host), KNOWN_S, "the hub's fault")  # type: ignore[misc]

@@ -30,6 +30,9 @@ HUB, TRYING, DIRECT = "hub", "trying", "direct"
 SAME_PUNCH_S = 0.4
 #: How long one candidate is tried: WireGuard's handshake, a probe and its answer over a slow link.
 TRIAL_S = 0.9
+#: When a candidate that was silent until then is sent a second handshake. The first one is in vain where the peer has
+#: not heard of the attempt by then, and where it alone can pass a NAT, nothing else ever comes.
+AGAIN_S = 0.4
 #: Probes while trying, while data flows, and while nothing happens. 50 idle peers then cost below 2 kB/s.
 PROBE_TRYING_S = 0.15
 PROBE_ACTIVE_S = 0.5
@@ -51,6 +54,7 @@ class PairPath:
     Attributes:
         candidates: where the peer may be, in the order in which both sides try them.
         attempt: changes when the WireGuard peer must be made anew: only then does WireGuard send a handshake at once.
+        again: it was dialled a second time in this attempt.
         heard: when a probe last came back over the direct way.
         peer_hears: what the peer said last.
         lost: probes in a row that did not come back.
@@ -63,6 +67,7 @@ class PairPath:
     index: int = 0
     attempt: int = 0
     since: float = 0.0
+    again: bool = False
     heard: float | None = None
     peer_hears: bool = False
     lost: int = 0
@@ -99,8 +104,8 @@ class PairPath:
         if not candidates:
             return self._gave_up(now)
         return replace(
-            self, phase=TRYING, candidates=candidates, index=0, attempt=self.attempt + 1, since=now, heard=None,
-            peer_hears=False, lost=0,
+            self, phase=TRYING, candidates=candidates, index=0, attempt=self.attempt + 1, since=now, again=False,
+            heard=None, peer_hears=False, lost=0,
         )  # fmt: skip
 
     def answered(self, peer_hears: bool, now: float) -> PairPath:
@@ -132,9 +137,9 @@ class PairPath:
         if self.heard is not None:  # it worked, and fell silent
             return self if now - self.since < LINGER_S else self._gave_up(now)
         if now - self.since < TRIAL_S:
-            return self
+            return replace(self, again=True) if now - self.since >= AGAIN_S else self
         if self.index + 1 < len(self.candidates):
-            return replace(self, index=self.index + 1, attempt=self.attempt + 1, since=now, lost=0)
+            return replace(self, index=self.index + 1, attempt=self.attempt + 1, since=now, again=False, lost=0)
         return self._gave_up(now)
 
     def network_changed(self, now: float) -> PairPath:

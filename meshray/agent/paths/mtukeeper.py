@@ -58,7 +58,7 @@ class MtuKeeper:
         self._silent: dict[Way, int] = {}
         self._stalls = Stalls()
         self._checked: dict[Way, float] = {}
-        self._busy: set[Way] = set()
+        self._busy: dict[Way, asyncio.Task[None]] = {}
         self._tasks = Tasks()
 
     def mtu(self, peer: IPv4Address) -> int:
@@ -83,17 +83,9 @@ class MtuKeeper:
         try:
             while True:
                 there = set(ways())
-                for known in (self._measured, self._silent, self._checked):
-                    for way in known.keys() - there:
-                        del known[way]
-                self._done &= {ip for ip, _ in there}
-                gone = set(self._found) - {ip for ip, _ in there}
-                for ip in gone:
-                    del self._found[ip]
-                if gone:
-                    self._changed()
+                self._forget_all_but(there)
                 stalled = await asyncio.to_thread(inside.run, self._stalls.look)
-                for way in sorted(there - self._busy, key=lambda way: way[0] not in stalled):
+                for way in sorted(there - self._busy.keys(), key=lambda way: way[0] not in stalled):
                     if len(self._busy) >= _AT_ONCE:
                         break
                     if self._is_due(way):
@@ -104,15 +96,28 @@ class MtuKeeper:
         finally:
             await self._tasks.close()
 
+    def _forget_all_but(self, there: set[Way]) -> None:
+        for known in (self._measured, self._silent, self._checked):
+            for way in known.keys() - there:
+                del known[way]
+        for way in self._busy.keys() - there:
+            # What is left of its probes goes another way now, and would be taken for this one's.
+            self._busy[way].cancel()
+        self._done &= {ip for ip, _ in there}
+        gone = set(self._found) - {ip for ip, _ in there}
+        for ip in gone:
+            del self._found[ip]
+        if gone:
+            self._changed()
+
     def _start(self, way: Way, work: Coroutine[object, object, None]) -> None:
         async def until_done() -> None:
             try:
                 await work
             finally:
-                self._busy.discard(way)
+                del self._busy[way]
 
-        self._busy.add(way)
-        self._tasks.start(until_done(), f"mtu of {way[0]}")
+        self._busy[way] = self._tasks.start(until_done(), f"mtu of {way[0]}")
 
     def _is_due(self, way: Way) -> bool:
         return time.monotonic() - self._measured.get(way, -_AGAIN_S) >= _AGAIN_S

@@ -89,6 +89,7 @@ class Pairs:
         self._probed: dict[str, float] = {}
         self._online: dict[str, float] = {}
         self._remake: set[PublicKey] = set()
+        self._again: set[PublicKey] = set()
         self._sent: dict[PublicKey, tuple[float, int]] = {}
         self._active: dict[PublicKey, float] = {}
         self._probe_bytes: dict[PublicKey, int] = {}
@@ -120,6 +121,11 @@ class Pairs:
         """
         remake, self._remake = self._remake, set()
         return remake - {node.public_key for node in self._others() if self.path(node).hears}
+
+    def take_again(self) -> set[PublicKey]:
+        """The same for those that were made already in this attempt: only where nothing has come from them since."""
+        again, self._again = self._again, set()
+        return again
 
     def made(self, peers: Iterable[PeerConfig]) -> None:
         """These peers were made just now. One that dials what is tried now needs not be made anew.
@@ -291,6 +297,8 @@ class Pairs:
             self._remake.add(node.public_key)
             for counts in (self._sent, self._active, self._probe_bytes):
                 counts.pop(node.public_key, None)
+        elif new.again and not old.again:
+            self._again.add(node.public_key)
         if new.hears != old.hears or new.phase != old.phase:
             # The other side should hear of it at once, not with the next probe.
             self._probed.pop(node.id, None)
@@ -299,8 +307,13 @@ class Pairs:
         if new.carries != old.carries:
             log.info("%s: %s", node.name, f"direct, {new.endpoint}" if new.carries else "back through the hub")
             self._prober.way_changed(node.ip)
-        if (new.endpoint, new.carries, new.attempt) != (old.endpoint, old.carries, old.attempt):
+        if _shown(new) != _shown(old):
             self._world.wake()
+
+
+def _shown(path: PairPath) -> tuple[object, ...]:
+    """What of a path the device must be made to follow at once."""
+    return path.endpoint, path.carries, path.attempt, path.again
 
 
 def _where(node: Node) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshray.agent.paths.decision import (
+    AGAIN_S,
     DEAD_AFTER,
     DIRECT,
     HUB,
@@ -46,6 +47,19 @@ def test_nothing_is_heard_and_the_next_candidate_is_tried_with_a_fresh_handshake
     assert (path.endpoint, later.endpoint) == (LAN_B, SEEN_B)
     assert later.attempt == path.attempt + 1
     assert later.tick(2 * TRIAL_S).phase == HUB
+
+
+def test_a_silent_candidate_is_dialled_a_second_time_and_one_that_was_heard_is_not() -> None:
+    path = trying(LAN_B, SEEN_B)
+    assert not path.tick(AGAIN_S - STEP_S).again
+    again = path.tick(AGAIN_S)
+    assert (again.again, again.attempt, again.endpoint) == (True, path.attempt, LAN_B)
+    assert again.tick(AGAIN_S + STEP_S) == again
+    # Each candidate has its own two.
+    later = again.tick(TRIAL_S)
+    assert (later.again, later.tick(TRIAL_S + AGAIN_S).again) == (False, True)
+    assert not path.answered(peer_hears=False, now=0.1).tick(AGAIN_S).again
+    assert not again.tick(TRIAL_S).tick(2 * TRIAL_S).punch((SEEN_B,), 9.0).again
 
 
 def test_attempts_come_less_and_less_often_and_at_once_after_a_network_change() -> None:

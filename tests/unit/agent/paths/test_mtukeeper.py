@@ -12,6 +12,7 @@ from meshray.agent.paths import mtukeeper
 from meshray.agent.paths.mtukeeper import MtuKeeper, Way
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
+from meshray.model.address import Endpoint
 
 HERE, THERE = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
 #: Paths of two peers whose endpoints are not known: nobody is asked about the underlay.
@@ -104,5 +105,31 @@ async def test_a_path_that_is_fine_or_silent_costs_a_few_packets_however_long_tc
     await asyncio.sleep(0.1)
     assert paths.probes == before + 2
     assert kernel.routes == []
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_is_found_of_a_way_that_was_left_meanwhile_does_not_count(kernel: Kernel) -> None:
+    class Slow(Paths):
+        """The way through the hub answers late; its last answers would be the direct way's."""
+
+        async def round_trip(self, peer: IPv4Address, timeout_s: float, *, size: int = 0) -> float | None:
+            if direct:
+                return await super().round_trip(peer, timeout_s, size=size)
+            self.probes += 1
+            await asyncio.wait_for(left.wait(), 5)
+            await asyncio.sleep(0.05)
+            return 1.0
+
+    paths, direct, left = Slow(), False, asyncio.Event()
+    ways: list[Way] = [(HERE, None)]
+    keeper = kernel.keeper(paths)
+    running = asyncio.get_running_loop().create_task(keeper.run(lambda: ways))
+    await until(lambda: paths.probes == 1)
+    ways[:], direct, paths.carries[HERE] = [(HERE, Endpoint("127.0.0.1", 9))], True, 1300
+    left.set()
+    await until(lambda: keeper.mtu(HERE) == 1300)
+    await asyncio.sleep(0.1)
+    assert (keeper.mtu(HERE), kernel.routes) == (1300, [{HERE: 1300}])
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -1,0 +1,35 @@
+"""Peers that must shake hands at once are made anew; those in the middle of a handshake are left alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meshray.agent.nudges import Nudges
+from meshray.model.keys import PublicKey
+from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.plan import RemovePeer
+
+SILENT, SPEAKS, OTHER = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))
+DEVICE = DeviceState(
+    private_key=None,
+    listen_port=51888,
+    addresses=(),
+    mtu=1420,
+    up=True,
+    peers={key: PeerState(PeerConfig(key, frozenset())) for key in (SILENT, SPEAKS, OTHER)},
+)
+HEARD = replace(DEVICE, peers={**DEVICE.peers, SPEAKS: replace(DEVICE.peers[SPEAKS], rx_bytes=148)})
+
+
+def test_a_peer_is_made_anew_once_whatever_came_from_it() -> None:
+    nudges = Nudges()
+    nudges.make_anew([SPEAKS])
+    assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SPEAKS)]
+    assert nudges.take(HEARD, may_change_port=False) == []
+
+
+def test_a_second_time_only_where_nothing_came() -> None:
+    nudges = Nudges()
+    nudges.make_silent_anew([SILENT, SPEAKS])
+    assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SILENT)]
+    assert nudges.take(HEARD, may_change_port=False) == []
