@@ -91,6 +91,10 @@ class Family:
         self._vital |= vital(self._known)
         return self._known
 
+    def raylets(self) -> list[int]:
+        """The pids of the raylets that live now; costs a look."""
+        return [process.pid for process in vital(self.look()) if process.name == "raylet"]
+
     def is_broken(self) -> bool:
         """Whether one of the vital processes that were seen has ended. Costs a file each, not a look."""
         return any(not _is_same(process, _process(process.pid)) for process in self._vital)

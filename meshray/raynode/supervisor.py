@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshray.errors import MeshrayError
-from meshray.raynode import preflight, user_token
-from meshray.raynode.command import RayPlan, ray_environment, start_command
+from meshray.raynode import agent_port, preflight, user_token
+from meshray.raynode.command import AGENT_HTTP_PORT, RayPlan, ray_environment, start_command
 from meshray.raynode.decide import (
     SOUND_LIFE_S,
     STEADY_S,
@@ -58,6 +58,8 @@ _STARTING_POLL_S = 0.1
 #: The same where nobody waits for the answer: it costs the head's dashboard time in which Ray would start.
 _LISTED_POLL_S = 0.5
 _TABLE_TIMEOUT_S = 2.0
+#: How often it is looked for a starting worker's raylet.
+_RAYLET_POLL_S = 0.2
 #: How often it is written down which processes belong to Ray; a look at all of /proc.
 _FAMILY_POLL_S = 30.0
 #: The same while Ray starts and its processes are still being made.
@@ -136,6 +138,7 @@ class RayNode:
         self._hollow_since = 0.0
         #: When Ray was started, monotonic and unix time; None for an adopted one.
         self._spawned: tuple[float, float] | None = None
+        self._is_told = False
         self._state = STARTING
         self._changed = asyncio.Event()
         self.look = self._changed.set  # at once: somebody else has seen more of Ray
@@ -275,7 +278,7 @@ class RayNode:
             person=self._person,
             cwd=self._person.home if self._person.home.is_dir() else Path("/"),
         )
-        self._spawned = (time.monotonic(), time.time())
+        self._spawned, self._is_told = (time.monotonic(), time.time()), False
         pid = self._process.pid
         if pid is not None:
             self._watch_family(pid)
@@ -313,6 +316,8 @@ class RayNode:
         family = self._watch_family(pid)
         if family.is_broken() or self._is_hollow(family):
             return await self._end_hollow()
+        if not await self._tell_agent_port(family) and not self._plan.head:
+            return _RAYLET_POLL_S  # there is no raylet that the head could list
         if self._plan.head and self._reported != self._process.mark and await gcs_answers(self._plan.head_ip):
             self._report(self._process.mark)
         if self._state == RUNNING:
@@ -328,6 +333,13 @@ class RayNode:
             return _LISTED_POLL_S if self._reported or not self._plan.head else _STARTING_POLL_S
         self.last_error = f"Ray runs for {life:.0f} s, but the head does not list this node as ALIVE"
         return STEADY_S
+
+    async def _tell_agent_port(self, family: Family) -> bool:
+        """Lets the raylet go on without its dashboard agent; False while there is no raylet and one may come."""
+        is_starting = self._spawned is not None and time.monotonic() < self._spawned[0] + _STARTED_S
+        if is_starting and not self._is_told:
+            self._is_told = await asyncio.to_thread(agent_port.tell, family.raylets(), AGENT_HTTP_PORT, self._person)
+        return self._is_told or not is_starting
 
     async def _end_hollow(self) -> float:
         # `ray start --block` stays where its raylet ended in peace: drained, or by SIGTERM. Else it says why and ends.

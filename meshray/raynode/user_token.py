@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from meshray.raynode import preflight
+from meshray.runtime.as_user import run_as_user
 from meshray.runtime.files import PASSABLE_FOLDER, PRIVATE_FOLDER, make_folder, write_atomically
 from meshray.runtime.person import Person
-from meshray.runtime.trust import SYSTEM_FOLDERS
 
-_log = logging.getLogger(__name__)
 _RAY_FOLDER, _RAY_FILE = ".ray", "auth_token"
 #: Ray's own limit is far below.
 _LONGEST = 4096
-#: A home folder on a slow network.
-_PATIENCE_S = 5.0
 _WRITE = 'umask 077; mkdir -p "$1" && cat > "$1/.meshray_token" && mv -f "$1/.meshray_token" "$1/$2"'
 
 
@@ -54,7 +48,7 @@ def offer(token: str, person: Person, record: Path) -> str:
         return ""
     if there and not _is_recorded(record, there):
         return f"{folder / _RAY_FILE} holds the token of another cluster"
-    done = _as_user(person, ["sh", "-c", _WRITE, "sh", str(folder), _RAY_FILE], token.encode())
+    done = run_as_user(person, ["sh", "-c", _WRITE, "sh", str(folder), _RAY_FILE], token.encode())
     if done is None or done.returncode != 0:
         return f"{folder / _RAY_FILE} cannot be written"
     _record(record, token)
@@ -66,14 +60,14 @@ def take_back(person: Person, record: Path) -> None:
     folder = person.home / _RAY_FOLDER
     there = _read(folder, person) if record.exists() else ""
     if there and _is_recorded(record, there):
-        _as_user(person, ["rm", "-f", str(folder / _RAY_FILE)])
-        _as_user(person, ["find", str(folder), "-maxdepth", "0", "-type", "d", "-empty", "-delete"])
+        run_as_user(person, ["rm", "-f", str(folder / _RAY_FILE)])
+        run_as_user(person, ["find", str(folder), "-maxdepth", "0", "-type", "d", "-empty", "-delete"])
     with contextlib.suppress(OSError):
         record.unlink(missing_ok=True)
 
 
 def _read(folder: Path, person: Person) -> str:
-    done = _as_user(person, ["head", "-c", str(_LONGEST), str(folder / _RAY_FILE)])
+    done = run_as_user(person, ["head", "-c", str(_LONGEST), str(folder / _RAY_FILE)])
     return done.stdout.decode(errors="replace").strip() if done is not None and done.returncode == 0 else ""
 
 
@@ -91,21 +85,3 @@ def _record(record: Path, token: str) -> None:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _as_user(person: Person, command: Sequence[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes] | None:
-    """With the user's rights: the folder is the user's, and may lead anywhere."""
-    try:
-        return subprocess.run(
-            command,
-            cwd="/",
-            env={"PATH": SYSTEM_FOLDERS},
-            input=stdin,
-            capture_output=True,
-            timeout=_PATIENCE_S,
-            check=False,
-            **person.identity,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        _log.warning("%s of %s: %s", command[0], person.name, error)
-        return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -101,6 +101,14 @@ places = [where.options(scheduling_strategy=pin(node["NodeID"], False)).remote()
 print(json.dumps([sorted(ray.get(places, timeout=60)), [node["Labels"].get("zone") for node in nodes]]))
 """
 
+#: A machine that is busy, or whose Python comes from a slow file system: Ray's dashboard agent needs longer to start
+#: than the 15 s for which a raylet waits.
+SLOW_AGENT = """
+import sys, time
+if "--listen-port=20105" in getattr(sys, "orig_argv", ()):
+    time.sleep(20)
+"""
+
 
 @dataclass
 class Node:
@@ -111,9 +119,9 @@ class Node:
     ip: IPv4Address
     supervisor: HostProcess | None = None
 
-    def supervise(self) -> None:
+    def supervise(self, env: Mapping[str, str] | None = None) -> None:
         argv = ["python", "-c", SUPERVISOR, self.role, str(self.ip), str(HEAD_IP), TOKEN, str(PERSON_UID)]
-        self.supervisor = self.host.popen(argv, name=f"{self.role}-supervisor")
+        self.supervisor = self.host.popen(argv, name=f"{self.role}-supervisor", env=env)
 
     def leave(self, number: int = signal.SIGTERM) -> None:
         """Ends the supervisor by this signal."""
@@ -240,6 +248,26 @@ def test_a_worker_follows_its_head_into_the_next_life(cluster: Cluster) -> None:
     )
     cluster.worker.wait_running()
     assert set(cluster.table()) == {str(HEAD_IP), str(WORKER_IP)}
+
+
+def test_ray_starts_although_its_dashboard_agent_takes_longer_than_ray_waits(cluster: Cluster) -> None:
+    worker = cluster.worker
+    slow = worker.host.path("/opt/slow")
+    slow.mkdir(parents=True)
+    (slow / "sitecustomize.py").write_text(SLOW_AGENT)
+    worker.leave()
+    worker.supervise({"PYTHONPATH": "/opt/slow"})
+    worker.wait_running()
+    before = worker.ray_pid
+    worker.kill_ray()
+    worker.host.wait_until(lambda: worker.ray_pid not in (0, before), UP_S, "another `ray start`")
+    slow_one = worker.ray_pid
+    worker.wait_running()
+    agent = ["ss", "-Hltn", "sport = :20105"]
+    assert not worker.host.run(agent).stdout, "Ray runs before its agent does"
+    worker.host.wait_until(lambda: worker.host.run(agent).stdout, UP_S, "Ray's dashboard agent")
+    assert worker.ray_pid == slow_one
+    worker.wait_running()
 
 
 def test_stop_ends_this_ray_and_no_other(cluster: Cluster) -> None:

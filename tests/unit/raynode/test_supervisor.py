@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError, RefusedError
-from meshray.raynode import preflight, supervisor
+from meshray.raynode import agent_port, preflight, supervisor
+from meshray.raynode.command import AGENT_HTTP_PORT
 from meshray.raynode.processes import Process
 from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNode
@@ -38,6 +39,8 @@ class FakeMachine:
     #: The raylet ended, `ray start` did not.
     hollow: bool = False
     without_raylet: bool = False
+    raylets: list[int] = field(default_factory=lambda: [2000])
+    told: list[tuple[list[int], int]] = field(default_factory=list)
     age_s: float | None = None
     argv: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -73,6 +76,10 @@ class FakeMachine:
             raise RefusedError("ray_token_refused", "not this token")
         return self.alive
 
+    def tell(self, raylets: list[int], port: int, person: Person) -> bool:
+        self.told.append((raylets, port))
+        return bool(raylets)
+
     def check_ports(self, plan: object) -> None:
         if self.blocked_by:
             raise self.blocked_by
@@ -87,6 +94,9 @@ class NoFamily:
     def __init__(self, machine: FakeMachine, leader: int) -> None:
         self._machine = machine
         self.leader = leader
+
+    def raylets(self) -> list[int]:
+        return self._machine.raylets
 
     def is_broken(self) -> bool:
         return self._machine.hollow
@@ -106,6 +116,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     machine = FakeMachine()
     monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 0.0)
     monkeypatch.setattr(supervisor, "ManagedProcess", lambda pid_file: machine)
+    monkeypatch.setattr(agent_port, "tell", machine.tell)
     monkeypatch.setattr(supervisor, "gcs_answers", machine.gcs_answers)
     monkeypatch.setattr(supervisor, "live_nodes", machine.live_nodes)
     monkeypatch.setattr(supervisor, "Family", partial(NoFamily, machine))
@@ -139,6 +150,22 @@ async def test_a_worker_starts_when_its_head_is_there(machine: FakeMachine, tmp_
     machine.listed(WORKER_IP)
     await worker.step()
     assert (worker.state, worker.last_error) == ("running", "")
+
+
+async def test_a_raylet_is_told_its_agents_port_once_and_its_head_asked_only_then(
+    machine: FakeMachine, tmp_path: Path, told: list[str]
+) -> None:
+    machine.raylets = []
+    worker = node(tmp_path, told)
+    worker.head_instance("a")
+    await worker.step()
+    machine.listed(WORKER_IP)
+    await worker.step()
+    assert (worker.state, machine.told) == ("starting", [([], AGENT_HTTP_PORT)])
+    machine.raylets = [2000]
+    await worker.step()
+    await worker.step()
+    assert (worker.state, machine.told[1:]) == ("running", [([2000], AGENT_HTTP_PORT)])
 
 
 async def test_a_process_before_this_one_does_not_count(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
