@@ -27,6 +27,7 @@ from meshray.cli.app import App
 from meshray.cli.new_file import new_file
 from meshray.doctor.redact import Redactor
 from meshray.errors import MeshrayError, UsageError
+from meshray.raynode.temp_folder import used_folder
 from meshray.runtime.person import Person
 from meshray.runtime.state import failed_logs
 from meshray.runtime.trust import find_program
@@ -164,8 +165,9 @@ def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
     for folder, name in ((home.logs, "log"), (failed_logs(home), "log.failed")):
         _add_logs(add, folder, name, ("*.log", "*.log.1"), lines=_LINES, unread=unread)
     # Ray's folders are its user's, who may put links there: they are read with that user's rights.
-    with _ray_user(home, app.environ).acting():
-        _add_logs(add, _ray_logs(app.environ), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
+    person = _ray_user(home, app.environ)
+    with person.acting():
+        _add_logs(add, _ray_logs(app.environ, person), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
     for name, command in _COMMANDS.items():
         add(f"commands/{name}.txt", _output(command))
     add("sysctl.txt", "".join(f"{name} = {_read(Path('/proc/sys', name)).strip() or '-'}\n" for name in _SYSCTLS))
@@ -190,9 +192,9 @@ def _add_logs(add: Add, folder: Path, name: str, patterns: Iterable[str], *, lin
             unread.append(f"{path}: {error.strerror}")
 
 
-def _ray_logs(environ: Mapping[str, str]) -> Path:
-    """Of the Ray that was started last on this machine."""
-    return Path(environ.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")  # noqa: S108 - Ray's own
+def _ray_logs(environ: Mapping[str, str], person: Person) -> Path:
+    """Of the Ray that this user started last on this machine."""
+    return used_folder(environ, person) / "session_latest" / "logs"
 
 
 def _ray_user(home: Home, environ: Mapping[str, str]) -> Person:

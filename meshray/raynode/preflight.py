@@ -91,24 +91,11 @@ def check_head(installation: RayInstallation) -> None:
 def check_readable(path: Path, person: Person) -> None:
     """Raises MeshrayError ``not_readable`` naming what keeps this person from the file."""
     for part, needed in [(folder, stat.S_IXOTH) for folder in reversed(path.parents)] + [(path, stat.S_IROTH)]:
-        if not _allows(part.stat(), person, needed):
+        if not person.may(part.stat(), needed):
             raise MeshrayError(
                 "not_readable",
                 f"Ray runs as {person.name}, who may not read {path}: {part} keeps others out",
                 hint=f"chmod o+x {part}" if needed == stat.S_IXOTH else "meshray down, then meshray up",
-            )
-
-
-def check_address_file(person: Person, environ: Mapping[str, str]) -> None:
-    """Raises MeshrayError ``temp_dir_taken`` where another user's Ray owns the folder in which Ray would work."""
-    folder = Path(environ.get("RAY_TMPDIR", "/tmp")) / "ray"  # noqa: S108 - it is where Ray works
-    file = folder / "ray_current_cluster"
-    for path in (folder, file):
-        if path.exists() and not _allows(path.stat(), person, stat.S_IWOTH):
-            raise MeshrayError(
-                "temp_dir_taken",
-                f"{path} belongs to another user's Ray, {person.name}'s cannot work there",
-                hint="pass a folder of your own on to Ray: -- --temp-dir=/tmp/ray-mesh",
             )
 
 
@@ -164,11 +151,3 @@ def _link(file: Path) -> str:
         return os.readlink(file)  # noqa: PTH115 - it is no path but "socket:[inode]"
     except OSError:
         return ""
-
-
-def _allows(found: os.stat_result, person: Person, for_others: int) -> bool:
-    if person.uid in (0, found.st_uid):
-        return person.uid == 0 or bool(found.st_mode & for_others << 6)
-    if found.st_gid == person.gid or found.st_gid in person.groups:
-        return bool(found.st_mode & for_others << 3)
-    return bool(found.st_mode & for_others)

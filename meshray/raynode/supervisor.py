@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshray.errors import MeshrayError
-from meshray.raynode import agent_port, preflight, user_token
+from meshray.raynode import agent_port, preflight, temp_folder, user_token
 from meshray.raynode.command import AGENT_HTTP_PORT, RayPlan, ray_environment, start_command
 from meshray.raynode.decide import (
     SOUND_LIFE_S,
@@ -269,10 +269,11 @@ class RayNode:
             await self._remove_ghosts(await self._rows_here())
         self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
         person = self._person if self._person.uid != os.geteuid() else None
+        environment = ray_environment(self._installation, self._plan, os.environ, person)
         inside.spawn(
             self._process,
-            start_command(self._installation, self._plan),
-            env=ray_environment(self._installation, self._plan, os.environ, person),
+            start_command(self._installation, await asyncio.to_thread(self._with_temp_folder, environment)),
+            env=environment,
             log=self._log_file,
             mark=mark,
             person=self._person,
@@ -284,12 +285,21 @@ class RayNode:
             self._watch_family(pid)
         _log.info("Ray was started as %s (pid %s)", self._person.name, pid)
 
+    def _with_temp_folder(self, environment: Mapping[str, str]) -> RayPlan:
+        """The plan with a folder for Ray of its own, where another user's Ray has the usual one."""
+        # Without root the usual one is this node's own.
+        is_chosen = any(argument.partition("=")[0] == temp_folder.OPTION for argument in self._plan.extra_args)
+        folder = None
+        if not is_chosen and inside.place() is None:
+            folder = temp_folder.find_temp_folder(environment, self._person)
+        if folder is None:
+            return self._plan
+        return replace(self._plan, extra_args=(*self._plan.extra_args, f"{temp_folder.OPTION}={folder}"))
+
     async def _preflight(self, token: str | None) -> None:
         if self._plan.head:
             preflight.check_head(self._installation)
         inside.run(preflight.check_ports, self._plan)
-        if inside.place() is None:  # elsewhere the folder is this node's own
-            preflight.check_address_file(self._person, os.environ)
         if self._plan.token_path and token:
             self._write_token(self._plan.token_path, token)
             await asyncio.to_thread(self._offer_token, token)

@@ -46,6 +46,18 @@ class Person:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": list(self.groups)}
 
+    def may(self, found: os.stat_result, for_others: int) -> bool:
+        """Whether a file's mode lets this user do this; root may do anything.
+
+        Args:
+            for_others: the bit that would allow it to everybody, as ``stat.S_IWOTH``.
+        """
+        if self.uid in (0, found.st_uid):
+            return self.uid == 0 or bool(found.st_mode & for_others << 6)
+        if found.st_gid == self.gid or found.st_gid in self.groups:
+            return bool(found.st_mode & for_others << 3)
+        return bool(found.st_mode & for_others)
+
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
         """Within the block this process opens files with the user's rights; no other thread is to open any."""

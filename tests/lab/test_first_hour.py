@@ -17,7 +17,8 @@ import pytest
 
 from tests.lab import user_environment
 from tests.lab.cluster import RAY_ARGS
-from tests.lab.host import PERSON, Host, Result
+from tests.lab.host import PERSON, PERSON_UID, Host, Result
+from tests.lab.test_ssh import let_in, listens
 from tests.lab.world import World
 
 BRING_UP_S = 150
@@ -63,6 +64,8 @@ def net() -> Iterator[Net]:
         for host in (vm, laptop):
             user_environment.make(host, with_ray=True)
             user_environment.allow_sudo(host)
+        # Somebody else had a Ray on the laptop first.
+        laptop.shell("install -d -m 755 -o nobody /tmp/ray")
         net = Net(vm, laptop)
         init = net.type(vm, f"sudo ~/ray/bin/meshray init --env EPOCHS=3 -- {' '.join(RAY_ARGS)}").stdout
         (line,) = [line.strip() for line in init.splitlines() if " join meshray1_" in line]
@@ -79,6 +82,14 @@ def test_meshray_is_a_command_from_then_on(net: Net) -> None:
     assert line.startswith("sudo ~/ray/bin/meshray join meshray1_")
     # Also the line of a further token, pasted on a machine that is a node already.
     assert "laptop" in net.type(net.laptop, line).stdout
+
+
+def test_ray_has_a_folder_of_its_own_where_another_user_was_first(net: Net) -> None:
+    own = net.laptop.path(f"/tmp/ray-{PERSON_UID}")
+    assert own.stat().st_uid == PERSON_UID
+    assert (own / "session_latest").is_symlink()
+    assert list(net.laptop.path("/tmp/ray").iterdir()) == []
+    assert not net.vm.path(f"/tmp/ray-{PERSON_UID}").exists()
 
 
 def test_jobs_have_the_users_environment_and_rays_python(net: Net) -> None:
@@ -145,6 +156,23 @@ def test_a_laptop_that_only_submits_work(net: Net) -> None:
     assert "sum 6" in done.stdout
     assert net.type(net.laptop, "meshray dashboard --json").stdout
     net.type(net.laptop, "sudo meshray leave --yes")
+
+
+def test_a_machine_that_is_no_node_submits_over_ssh(net: Net) -> None:
+    let_in(net.vm, net.laptop)
+    shown = json.loads(net.type(net.vm, "meshray dashboard --json").stdout)
+    # As it is printed, but for the name, which nothing resolves here.
+    line = shown["ssh"].replace("@vm", "@203.0.113.10")
+    forward = net.laptop.popen(line.split(), name="ssh")
+    net.laptop.wait_until(lambda: listens(net.laptop, 8265), 20, "the forwarded port")
+    submit = (
+        f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={shown['token']} ~/ray/bin/ray job submit"
+        " --address http://127.0.0.1:8265 --working-dir job -- python look.py"
+    )
+    try:
+        assert '"EPOCHS": "3"' in net.type(net.laptop, submit, deadline_s=JOB_S).stdout
+    finally:
+        forward.stop()
 
 
 def test_in_no_mesh_the_hints_say_so(net: Net) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError, RefusedError
-from meshray.raynode import agent_port, preflight, supervisor
+from meshray.raynode import agent_port, preflight, supervisor, temp_folder
 from meshray.raynode.command import AGENT_HTTP_PORT
 from meshray.raynode.processes import Process
 from meshray.raynode.state import LiveNode
@@ -40,6 +40,7 @@ class FakeMachine:
     hollow: bool = False
     without_raylet: bool = False
     raylets: list[int] = field(default_factory=lambda: [2000])
+    temp_folder: Path | None = None
     told: list[tuple[list[int], int]] = field(default_factory=list)
     age_s: float | None = None
     argv: Sequence[str] = ()
@@ -121,7 +122,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     monkeypatch.setattr(supervisor, "live_nodes", machine.live_nodes)
     monkeypatch.setattr(supervisor, "Family", partial(NoFamily, machine))
     monkeypatch.setattr(preflight, "check_ports", machine.check_ports)
-    monkeypatch.setattr(preflight, "check_address_file", lambda person, environ: None)
+    monkeypatch.setattr(temp_folder, "find_temp_folder", lambda environ, person: machine.temp_folder)
     monkeypatch.setattr(preflight, "host_problems", list)
     return machine
 
@@ -150,6 +151,21 @@ async def test_a_worker_starts_when_its_head_is_there(machine: FakeMachine, tmp_
     machine.listed(WORKER_IP)
     await worker.step()
     assert (worker.state, worker.last_error) == ("running", "")
+
+
+async def test_ray_gets_a_folder_of_its_own_where_the_usual_one_is_anothers(
+    machine: FakeMachine, tmp_path: Path, told: list[str]
+) -> None:
+    worker = node(tmp_path, told)
+    worker.head_instance("a")
+    await worker.step()
+    assert not [word for word in machine.argv if word.startswith("--temp-dir")]
+    machine.die()
+    machine.temp_folder = Path("/tmp/ray-61234")
+    other = node(tmp_path, told)
+    other.head_instance("a")
+    await other.step()
+    assert machine.argv[-1] == "--temp-dir=/tmp/ray-61234"
 
 
 async def test_a_raylet_is_told_its_agents_port_once_and_its_head_asked_only_then(
