@@ -53,6 +53,7 @@ from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.route_repairs import RouteRepairs
 from meshray.agent.silent_nodes import SilentNodes
 from meshray.agent.stages import Stages, log_firewall
+from meshray.agent.standing import Standing
 from meshray.agent.views import hello_of, view_of
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
@@ -130,6 +131,7 @@ class Agent:
         )
         self.silence = SilenceWatch(self, parts.prober, self._silence_changed) if parts.prober is not None else None
         self.silent_nodes = SilentNodes(self, self.silence) if self.silence is not None else None
+        self.standing = Standing()
         self.ray_table: TableKeeper | None = None
         self._endpoints: tuple[Endpoint, ...] = ()
         self.endpoints_of_port = 0
@@ -240,6 +242,7 @@ class Agent:
             for node in mesh_map.nodes.values():
                 self.silence.node_changed(before.nodes.get(node.id), node)
         self._silence_changed()
+        self.standing.look(before, mesh_map)
         self.membership.keep_map(told)
         self.membership.learn(mesh_map)
         self._share()

@@ -33,6 +33,8 @@ class View:
         silent_s: for how long a node has not answered over the overlay, as this node finds itself, seconds; None:
             it answers, or nobody here looked.
         now: seconds of the boot clock, by which ``device`` tells the handshakes too.
+        wall_clock: unix seconds at the same moment.
+        changed: when the map last said something else of a node, unix seconds; None: before this node looked.
         notices: what the user may want to know and is no fault.
     """
 
@@ -45,6 +47,8 @@ class View:
     coordinator_reachable: bool
     complaints: tuple[Problem, ...]
     now: float
+    wall_clock: float = 0.0
+    changed: Callable[[Node], float | None] = lambda node: None
     notices: tuple[str, ...] = ()
     why_not_direct: Callable[[Node], str] = lambda node: ""
     silent_s: Callable[[Node], float | None] = lambda node: None
@@ -132,7 +136,17 @@ def _node_status(view: View, node: Node) -> NodeStatus:
         drained=node.drained,
         down=node.down,
         silent=silent,
+        since=_since(view, node, ray, silent=silent),
     )
+
+
+def _since(view: View, node: Node, ray: RayState, *, silent: bool) -> float | None:
+    """When the node became as it is."""
+    silent_s = view.silent_s(node) if silent else None
+    if silent_s is not None:
+        return view.wall_clock - silent_s
+    is_ready = node.online and not node.down and not node.drained and not silent and ray.alive is True
+    return ray.started if is_ready and ray.started else view.changed(node)
 
 
 def _is_silent(view: View, node: Node) -> bool:

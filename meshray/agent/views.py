@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -35,6 +36,8 @@ def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
         complaints=tuple(complaints_of(agent)),
         notices=(*agent.installation.notices(), *agent.pins.notices()),
         now=boot_s(),
+        wall_clock=time.time(),
+        changed=agent.standing.since,
         silent_s=agent.silence.silent_s if agent.silence is not None else lambda node: None,
         mtu=agent.mtus.mtu if agent.mtus is not None else lambda ip: DEFAULT_MTU,
         throughput=agent.sampler.mbit_s,

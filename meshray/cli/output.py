@@ -58,7 +58,9 @@ def show(app: App, result: Result) -> None:
 
 def _in_colour(result: DoctorResult | StatusResult) -> str:
     if isinstance(result, StatusResult):
-        return status_table.status_text(result.status, wide=result.wide, clock=result.clock, paint=coloured)
+        return status_table.status_text(
+            result.status, now=time.time(), wide=result.wide, clock=result.clock, paint=coloured
+        )
     return diagnosis.doctor_text(result, coloured)
 
 
@@ -186,7 +188,7 @@ def _(result: Left) -> str:
 
 @text.register
 def _(result: StatusResult) -> str:
-    return status_table.status_text(result.status, wide=result.wide, clock=result.clock)
+    return status_table.status_text(result.status, now=time.time(), wide=result.wide, clock=result.clock)
 
 
 @text.register

@@ -1,31 +1,43 @@
 """`meshray status` for people: one row a node that fits into 80 columns, and what is wrong below. Pure.
 
-NODE        STATUS      IP         PATH    RTT     CPU  GPU  MEMORY
-vm (this)   ready head  10.99.0.1  -       -       4    0    16 GiB
-laptop      no answer   10.99.0.2  was direct  -   -    -    -
+NODE       STATUS      IP         PATH        RTT  CPU  GPU  MEMORY    SINCE
+vm (this)  ready head  10.99.0.1  -           -    1/4  0/0  3/16 GiB  2 h
+laptop     no answer   10.99.0.2  was direct  -    -    -    -         24 s
 
 `--wide` adds what WireGuard knows of each path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from meshray.cli.tables import Object, Paint, child, children, columns, gib, number, plain
 
 #: Of a terminal's lines, and what a name keeps of it at least.
 _WIDTH, _SHORTEST_NAME = 80, 10
+#: What is shown of the use, and whether since when a node is as it is: from the most to what fits.
+_FORMS = (
+    (frozenset({"CPU", "GPU", "memory"}), True),
+    (frozenset({"CPU", "GPU"}), True),
+    (frozenset[str](), True),
+    (frozenset[str](), False),
+)
+_PATH_HEAD = ("LOSS", "HANDSHAKE", "MTU", "RECEIVED", "SENT", "ENDPOINT")
 _COLOURS = {"ready": "green", "up": "green", "no answer": "red", "offline": "red", "no Ray": "red"}
 
 
-def status_text(status: Object, *, wide: bool = False, clock: str = "", paint: Paint = plain) -> str:
-    """The mesh, every node, what the cluster offers, and what is wrong."""
+def status_text(status: Object, *, now: float, wide: bool = False, clock: str = "", paint: Paint = plain) -> str:
+    """The mesh, every node, what the cluster offers, and what is wrong.
+
+    Args:
+        now: unix seconds, for how long each node has been as it is.
+    """
     reachable = child(status, "coordinator").get("reachable")
     link = "coordinator reachable" if reachable else paint("coordinator UNREACHABLE, using the cached map", "red")
     lines = [
         f"{clock}{'  ' if clock else ''}mesh {status.get('mesh')}, revision {status.get('revision')}, {link}",
         "",
-        _table(status, wide, paint),
+        _table(status, now, wide, paint),
         "",
         _totals(child(status, "totals")),
     ]
@@ -36,36 +48,66 @@ def status_text(status: Object, *, wide: bool = False, clock: str = "", paint: P
     return "\n".join(lines)
 
 
-def _table(status: Object, wide: bool, paint: Paint) -> str:
+def _table(status: Object, now: float, wide: bool, paint: Paint) -> str:
     nodes, me = children(status, "nodes"), status.get("self")
     head = ["NODE", "STATUS", "IP", "PATH", "RTT", "CPU", "GPU", "MEMORY"]
-    rows = [head + (["LOSS", "HANDSHAKE", "MTU", "RECEIVED", "SENT", "ENDPOINT"] if wide else [])]
-    colours = []
-    for node in nodes:
-        row, colour = _row(node)
-        rows.append(row + (_path_cells(child(node, "path")) if wide else []))
-        colours.append(colour)
-    widths = [max(map(len, column)) for column in zip(*(row[1:] for row in rows), strict=True)]
-    room = 1000 if wide else max(_SHORTEST_NAME, _WIDTH - sum(widths) - 2 * len(widths))
+    for usage, has_since in _FORMS:
+        rows = [[*head, *(["SINCE"] if has_since else []), *(_PATH_HEAD if wide else [])]]
+        for node in nodes:
+            since = [_ago(node.get("since"), now)] if has_since else []
+            rows.append([*_row(node, usage), *since, *(_path_cells(child(node, "path")) if wide else [])])
+        widths = [max(map(len, column)) for column in zip(*(row[1:] for row in rows), strict=True)]
+        room = 1000 if wide else _WIDTH - sum(widths) - 2 * len(widths)
+        if room >= _SHORTEST_NAME:
+            break
     for row, node in zip(rows[1:], nodes, strict=True):
         row[0] = _name(row[0], room, is_me=node.get("name") == me)
+    colours = [_colour(node) for node in nodes]
     return columns(rows, lambda row, column: colours[row - 1] if row and column == 1 else "", paint)
 
 
-def _row(node: Object) -> tuple[list[str], str]:
-    path, resources = child(node, "path"), child(child(node, "ray"), "resources")
-    word, colour = status_word(node)
-    cells = [
+def _row(node: Object, usage: Collection[str]) -> list[str]:
+    path, ray = child(node, "path"), child(node, "ray")
+    offered, used, word = child(ray, "resources"), child(ray, "used"), status_word(node)[0]
+    memory = f"{gib(used.get('memory'), 0).removesuffix(' GiB')}/" if "memory" in usage and "memory" in used else ""
+    return [
         str(node.get("name")),
         word + (" head" if node.get("role") == "head" else ""),
         str(node.get("ip")),
         ("was " if word == "no answer" else "") + _path(path),
-        number(path.get("rtt_ms"), "{:.1f} ms") if word != "no answer" else "-",
-        number(resources.get("CPU"), "{:g}"),
-        number(resources.get("GPU"), "{:g}"),
-        gib(resources.get("memory"), decimals=0),
+        _milliseconds(path.get("rtt_ms")) if word != "no answer" else "-",
+        *(
+            (f"{number(used.get(name), '{:g}')}/" if name in usage and name in used else "")
+            + number(offered.get(name), "{:g}")
+            for name in ("CPU", "GPU")
+        ),
+        memory + _memory(offered.get("memory")),
     ]
-    return cells, "yellow" if colour == "green" and path.get("transport") == "wss" else colour
+
+
+def _milliseconds(value: object) -> str:
+    if not isinstance(value, (int, float)):
+        return "-"
+    return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
+def _memory(value: object) -> str:
+    return f"{value / 2**40:.1f} TiB" if isinstance(value, (int, float)) and value >= 2**40 else gib(value, decimals=0)
+
+
+def _colour(node: Object) -> str:
+    colour = status_word(node)[1]
+    return "yellow" if colour == "green" and child(node, "path").get("transport") == "wss" else colour
+
+
+def _ago(since: object, now: float) -> str:
+    if not isinstance(since, (int, float)):
+        return "-"
+    seconds = max(0.0, now - since)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _path_cells(path: Object) -> list[str]:

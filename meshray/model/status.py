@@ -19,14 +19,19 @@ class RayState:
     Attributes:
         alive: Ray says ALIVE; None where the head's Ray could not be asked.
         resources: what the node offers, by Ray's own names; memory in bytes.
+        used: what tasks, actors and objects have of it now, CPU, GPU and memory only; None: not told.
+        started: when its raylet started, by that node's own clock, unix seconds; 0: not told.
     """
 
     alive: bool | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
+    used: Mapping[str, float] | None = None
+    started: float = 0.0
 
     def to_json(self) -> dict[str, object]:
         """The ``ray`` object of ``status --json``."""
-        return {"alive": self.alive, "resources": dict(self.resources)}
+        used = dict(self.used) if self.used is not None else None
+        return {"alive": self.alive, "resources": dict(self.resources), "used": used}
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class NodeStatus:
         drained: Ray shall not run there now.
         down: nothing shall run there now.
         silent: it does not answer over the overlay, and nobody took it down.
+        since: when it became so, unix seconds; None: before the asked node looked.
     """
 
     name: str
@@ -48,6 +54,7 @@ class NodeStatus:
     drained: bool = False
     down: bool = False
     silent: bool = False
+    since: float | None = None
 
     def to_json(self) -> dict[str, object]:
         """One entry of ``nodes`` in ``status --json``."""
@@ -61,6 +68,7 @@ class NodeStatus:
             "drained": self.drained,
             "down": self.down,
             "silent": self.silent,
+            "since": round(self.since, 1) if self.since is not None else None,
         }
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Far above a table of some thousand nodes.
 _LONGEST_ANSWER = 16 * 1024 * 1024
+#: Names that the dashboard's JSON does not change, and that mean the same on every node.
+_USED = ("CPU", "GPU", "memory")
 #: Only the living are asked for: a cluster whose workers flap remembers a thousand dead ones.
 _QUERY = {
     "limit": "10000",
@@ -61,11 +63,12 @@ async def node_table(head_ip: IPv4Address, token: str | None, timeout_s: float) 
     Raises:
         RefusedError: it answers, but not to this token.
     """
-    nodes = await live_nodes(head_ip, token, timeout_s)
+    nodes, used = await asyncio.gather(live_nodes(head_ip, token, timeout_s), used_by_node(head_ip, token, timeout_s))
     if nodes is None:
         return None
     # The newest last: after a quick restart Ray lists the old process beside the new for a while.
-    return {node.ip: RayState(True, node.resources) for node in sorted(nodes, key=lambda node: node.started)}
+    nodes = sorted(nodes, key=lambda node: node.started)
+    return {node.ip: RayState(True, node.resources, used.get(node.id), node.started) for node in nodes}
 
 
 async def live_nodes(head_ip: IPv4Address, token: str | None, timeout_s: float) -> list[LiveNode] | None:
@@ -82,20 +85,37 @@ async def live_nodes(head_ip: IPv4Address, token: str | None, timeout_s: float) 
 
 async def ask_dashboard(head_ip: IPv4Address, token: str | None, timeout_s: float) -> tuple[int, list[LiveNode] | None]:
     """The HTTP status of the head's dashboard to this token, 0 where it does not answer; and its living nodes."""
+    status, body = await _get(head_ip, "/api/v0/nodes", token, timeout_s, _QUERY)
+    return status, parse_nodes(body) if body else None
+
+
+async def used_by_node(head_ip: IPv4Address, token: str | None, timeout_s: float) -> dict[str, dict[str, float]]:
+    """What is in use of each node's CPUs, GPUs and memory, by Ray's ids of the nodes; empty where it is not told.
+
+    Ray's autoscaler counts it every five seconds, on every cluster.
+    """
+    _, body = await _get(head_ip, "/api/cluster_status", token, timeout_s)
+    return parse_usage(body)
+
+
+async def _get(
+    head_ip: IPv4Address, path: str, token: str | None, timeout_s: float, query: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
+    """The HTTP status, 0 where nothing answers, and the body where it is 200."""
     import aiohttp
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    url = f"http://{head_ip}:{DASHBOARD_PORT}/api/v0/nodes"
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
             aiohttp.ClientSession(connector=inside.connector(), timeout=timeout, headers=headers) as session,
-            session.get(url, params=_QUERY, allow_redirects=False) as answer,
+            session.get(
+                f"http://{head_ip}:{DASHBOARD_PORT}{path}", params=query or {}, allow_redirects=False
+            ) as answer,
         ):
-            body = await _read(answer.content) if answer.status == HTTPStatus.OK else b""
-            return answer.status, parse_nodes(body)
+            return answer.status, await _read(answer.content) if answer.status == HTTPStatus.OK else b""
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
-        return 0, None
+        return 0, b""
 
 
 def parse_nodes(body: bytes) -> list[LiveNode] | None:
@@ -109,6 +129,25 @@ def parse_nodes(body: bytes) -> list[LiveNode] | None:
     if not isinstance(rows, list):
         return None
     return [node for node in map(_live_node, rows) if node is not None]
+
+
+def parse_usage(body: bytes) -> dict[str, dict[str, float]]:
+    """What the autoscaler's report says of each node; empty where there is no report that this understands."""
+    try:
+        found: object = decode(body).get("data")
+    except WireError:
+        return {}
+    for key in ("clusterStatus", "loadMetricsReport", "usageByNode"):
+        found = found.get(key) if isinstance(found, dict) else None
+    used = {}
+    for node_id, amounts in found.items() if isinstance(found, dict) else ():
+        pairs = ((name, amounts.get(name)) for name in _USED) if isinstance(amounts, dict) else ()
+        used[str(node_id)] = {
+            name: float(pair[0])
+            for name, pair in pairs
+            if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], (int, float))
+        }
+    return used
 
 
 async def gcs_answers(head_ip: IPv4Address, timeout_s: float = 1.0) -> bool:

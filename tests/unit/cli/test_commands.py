@@ -59,9 +59,32 @@ def test_status_fits_into_80_columns_and_tells_the_truth_of_a_lost_node() -> Non
     assert "54 s ago" in wide
 
 
+def test_status_shows_what_is_in_use_and_for_how_long_a_node_is_as_it_is() -> None:
+    now = 1_000_000.0
+    (head, worker) = children(STATUS, "nodes")
+    ray = {"alive": True, "resources": {"CPU": 8.0, "GPU": 1.0, "memory": 32 * 2**30}}
+    busy = {**ray, "used": {"CPU": 2.5, "GPU": 1.0, "memory": 4.2 * 2**30}}
+    nodes = [{**head, "ray": busy, "since": now - 7300}, {**worker, "ray": ray, "since": now - 24.4}]
+    table = status_text({**STATUS, "nodes": nodes}, now=now).splitlines()[2:5]
+    assert table[0].split()[-4:] == ["CPU", "GPU", "MEMORY", "SINCE"]
+    assert table[1].split()[-6:] == ["2.5/8", "1/1", "4/32", "GiB", "2", "h"]
+    assert table[2].rstrip().endswith("32 GiB    24 s")
+    # Where it does not fit, the use is left out first, then the time.
+    wide = {
+        **worker,
+        "name": "n" * 40,
+        "ip": "10.255.255.254",
+        "ray": {**busy, "resources": {"CPU": 128.0, "memory": 2**41}},
+    }
+    wide["path"] = {"kind": "direct", "transport": "wss", "rtt_ms": 1234.5}
+    rows = status_text({**STATUS, "nodes": [*nodes, {**wide, "since": now - 86400 * 99}]}, now=now).splitlines()[2:6]
+    assert max(map(len, rows)) <= 80
+    assert rows[3].endswith("1.2 s    128  -    2.0 TiB")
+
+
 def test_colours_of_status_change_no_word() -> None:
-    plain = status_text(STATUS)
-    painted = status_text(STATUS, paint=lambda text, colour: f"<{colour}>{text}</>" if colour else text)
+    plain = status_text(STATUS, now=0.0)
+    painted = status_text(STATUS, now=0.0, paint=lambda text, colour: f"<{colour}>{text}</>" if colour else text)
     assert "<green>ready" in painted
     assert re.sub(r"</?\w*>", "", painted) == plain
 

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.raynode.state import LiveNode, parse_nodes
+from meshray.raynode.state import LiveNode, parse_nodes, parse_usage
 
 
 def answer(*rows: object) -> bytes:
@@ -43,3 +43,19 @@ def test_what_is_no_table_is_no_answer(body: bytes) -> None:
 def test_rows_without_sense_are_left_out() -> None:
     odd = {**row("10.99.0.3"), "resources_total": None, "start_time_ms": None}
     assert parse_nodes(answer("text", row("no address"), odd)) == [LiveNode(IPv4Address("10.99.0.3"), 0.0, {}, id="ab")]
+
+
+def test_what_is_in_use_is_told_by_node() -> None:
+    used = {
+        "ab": {"CPU": [1.5, 8.0], "memory": [2e9, 4e9], "objectStoreMemory": [1.0, 2.0], "node:10.99.0.1": [0.0, 1.0]},
+        "cd": {"CPU": [0.0, 2.0], "GPU": "many"},
+    }
+    body = json.dumps({"data": {"clusterStatus": {"loadMetricsReport": {"usageByNode": used}}}}).encode()
+    assert parse_usage(body) == {"ab": {"CPU": 1.5, "memory": 2e9}, "cd": {"CPU": 0.0}}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"data": null}', b'{"data": {"clusterStatus": {}}}', b'{"data": {"clusterStatus": "no"}}']
+)
+def test_a_cluster_without_a_report_tells_no_use(body: bytes) -> None:
+    assert parse_usage(body) == {}

@@ -1,0 +1,38 @@
+"""Since when each node is as it is, as far as this agent has seen it change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import Node
+
+_State = tuple[bool, bool, bool, str]
+
+
+class Standing:
+    """Keeps when the map last said something else of a node.
+
+    A node that was there before this agent has no time: it may have been so for long.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._known: dict[str, tuple[_State, float | None]] = {}
+
+    def look(self, before: MeshMap, now: MeshMap) -> None:
+        """The map changed."""
+        for node in now.nodes.values():
+            state = (node.online, node.down, node.drained, node.silence)
+            known = self._known.get(node.id)
+            if known is None:
+                self._known[node.id] = (state, self._clock() if before.nodes and node.id not in before.nodes else None)
+            elif known[0] != state:
+                self._known[node.id] = (state, self._clock())
+        for node_id in self._known.keys() - now.nodes.keys():
+            del self._known[node_id]
+
+    def since(self, node: Node) -> float | None:
+        """Unix seconds; None where it was so before this agent looked."""
+        return self._known.get(node.id, (None, None))[1]

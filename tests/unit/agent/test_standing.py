@@ -1,0 +1,49 @@
+"""Since when a node is as it is: what the map said, and when it last said something else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meshray.agent.report import build_status
+from meshray.agent.standing import Standing
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import SILENT, Node
+from meshray.model.status import RayState
+from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B
+from tests.unit.agent.test_report import RAY, view
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def with_nodes(*nodes: Node) -> MeshMap:
+    return replace(MAP, nodes={node.id: node for node in nodes})
+
+
+def test_a_change_has_its_time_and_what_was_there_before_the_agent_has_none() -> None:
+    clock = Clock()
+    standing = Standing(clock)
+    before = with_nodes(HEAD_NODE, WORKER_A)
+    standing.look(before, before)
+    assert standing.since(WORKER_A) is None
+    clock.now, now = 110.0, with_nodes(HEAD_NODE, replace(WORKER_A, online=False), WORKER_B)
+    standing.look(before, now)
+    assert (standing.since(HEAD_NODE), standing.since(WORKER_A), standing.since(WORKER_B)) == (None, 110.0, 110.0)
+    clock.now = 120.0
+    standing.look(now, now)
+    standing.look(now, with_nodes(HEAD_NODE, replace(WORKER_A, online=False, silence=SILENT)))
+    assert (standing.since(WORKER_A), standing.since(WORKER_B)) == (120.0, None)
+
+
+def test_a_ready_node_is_so_since_its_raylet_started_and_a_silent_one_since_it_was_heard() -> None:
+    ray = {**RAY, WORKER_A.ip: RayState(True, {"CPU": 1.0}, {"CPU": 0.5}, 77.0)}
+    seen = replace(view(HEAD_NODE, ray=ray), wall_clock=1000.0, changed=lambda node: 5.0)
+    by_name = {node.name: node for node in build_status(seen).nodes}
+    assert (by_name["gpu-a"].since, by_name["gpu-b"].since) == (77.0, 5.0)
+    assert by_name["gpu-a"].to_json()["ray"] == {"alive": True, "resources": {"CPU": 1.0}, "used": {"CPU": 0.5}}
+    silent = replace(seen, silent_s=lambda node: 24.0 if node.id == WORKER_A.id else None)
+    assert {node.name: node.since for node in build_status(silent).nodes}["gpu-a"] == 976.0
