@@ -8,6 +8,7 @@ with app.progress() as progress:
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
@@ -21,6 +22,32 @@ if TYPE_CHECKING:
 
 #: state → (what a person sees, colour of it). The word alone carries the meaning.
 _WORDS = {"run": ("…", "cyan"), "ok": ("ok", "green"), "fail": ("FAILED", "red"), "skip": ("skipped", "dim")}
+
+
+#: Columns of the mark and of a stage's name: the blocks of one command stand below each other.
+_MARK_WIDTH, _NAME_WIDTH = 2, 12
+#: Shorter is not shown, seconds.
+_SHORTEST_S = 0.1
+
+
+class _Times:
+    """How long each stage took: from its own begin, else from the end of the one before."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._began: dict[str, float] = {}
+        self._took: dict[str, float] = {}
+
+    def look(self, name: str, state: str) -> str:
+        now = time.monotonic()
+        if state == "run":
+            self._began.setdefault(name, now)
+            return ""
+        if name not in self._took:
+            self._took[name] = now - self._began.get(name, self._last)
+            self._last = now
+        took = self._took[name]
+        return f"{took:.1f} s" if took >= _SHORTEST_S else ""
 
 
 class Progress(Protocol):
@@ -42,6 +69,7 @@ class PlainProgress:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._last: dict[str, tuple[str, str]] = {}
+        self._times = _Times()
 
     def __enter__(self) -> PlainProgress:
         return self
@@ -57,10 +85,10 @@ class PlainProgress:
         if self._last.get(name) == (state, detail):
             return
         self._last[name] = (state, detail)
-        word = _WORDS.get(state, (state, ""))[0]
+        word, took = _WORDS.get(state, (state, ""))[0], self._times.look(name, state)
         # Whoever stopped reading (`2>&1 | head`) still wants the work done.
         with contextlib.suppress(OSError):
-            self._stream.write(f"{name}: {word}{' ' + detail if detail else ''}\n")
+            self._stream.write(f"{name}: {word}{' ' + detail if detail else ''}{f' ({took})' if took else ''}\n")
             self._stream.flush()
 
 
@@ -71,7 +99,8 @@ class LiveProgress:
         from rich.console import Console
         from rich.live import Live
 
-        self._stages: dict[str, tuple[str, str]] = {}
+        self._stages: dict[str, tuple[str, str, str]] = {}
+        self._times = _Times()
         self._spinners: dict[str, Spinner] = {}
         self._live: Live = Live(console=Console(file=stream), get_renderable=self._render, refresh_per_second=10)
 
@@ -84,14 +113,14 @@ class LiveProgress:
     ) -> None:
         if kind is not None:  # what was at work when it ended is where it ended
             self._stages.update(
-                {name: ("fail", detail) for name, (state, detail) in self._stages.items() if state == "run"}
+                {name: ("fail", detail, "") for name, (state, detail, _) in self._stages.items() if state == "run"}
             )
         self._live.refresh()
         self._live.stop()
 
     def stage(self, name: str, state: str, detail: str = "") -> None:
         """Shown at the next refresh."""
-        self._stages[escaped(name)] = (state, escaped(detail))
+        self._stages[escaped(name)] = (state, escaped(detail), self._times.look(name, state))
 
     def _render(self) -> RenderableType:
         from rich.spinner import Spinner
@@ -99,12 +128,15 @@ class LiveProgress:
         from rich.text import Text
 
         table = Table.grid(padding=(0, 1))
-        for name, (state, detail) in list(self._stages.items()):
+        for width in (_MARK_WIDTH, _NAME_WIDTH, None):
+            table.add_column(min_width=width)
+        for name, (state, detail, took) in list(self._stages.items()):
             word, colour = _WORDS.get(state, (state, ""))
             mark: RenderableType = Text(word, style=colour)
             if state == "run":  # kept, so that it goes on turning where it was
                 mark = self._spinners.setdefault(name, Spinner("dots", style=colour))
-            table.add_row(mark, Text(name), Text(detail, style="dim"))
+            after = "  " if detail and took else ""
+            table.add_row(mark, Text(name), Text(f"{detail}{after}{took}", style="dim"))
         return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.console import Console
 
 from meshray.cli.options import parse_duration, parse_labels
 from meshray.cli.progress import LiveProgress, PlainProgress, open_progress
@@ -68,3 +69,21 @@ def test_labels() -> None:
 
 def test_ages() -> None:
     assert [age(n) for n in (5, -90, -150, 86400, 200000)] == ["in 5 s", "90 s ago", "2 min ago", "in 24 h", "in 2 d"]
+
+
+def test_stages_stand_below_each_other_and_say_how_long_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    plain = PlainProgress(stream := io.StringIO())
+    plain.stage("find ray", "run")
+    now += 1.24
+    plain.stage("find ray", "ok", "Ray 2.60.0")
+    plain.stage("agent", "ok")
+    assert stream.getvalue() == "find ray: …\nfind ray: ok Ray 2.60.0 (1.2 s)\nagent: ok\n"
+    console = Console(file=(shown := io.StringIO()), width=80)
+    for stages in (("preflight", "ok", "wireguard-go"), ("ray", "ok", "")):
+        live = LiveProgress(io.StringIO())
+        now += 3.0
+        live.stage(*stages)
+        console.print(live._render())
+    assert shown.getvalue().splitlines() == ["ok preflight    wireguard-go  3.0 s", "ok ray          3.0 s"]
