@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,9 +29,17 @@ SESSION = {
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HOME": "/home/ada/hf",
     "LD_LIBRARY_PATH": "/opt/lib",
-    "PIP_INDEX_URL": "https://pypi.example",
+    "PIP_FIND_LINKS": "/home/ada/wheels",
+    "PIP_NO_INDEX": "1",
     "RAY_worker_register_timeout_seconds": "120",
     "UV_CACHE_DIR": "/home/ada/uv",
+}
+#: A package of one module, as a wheel.
+WHEEL = {
+    "greeting.py": "WORD = 'hello from a wheel'\n",
+    "greeting-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n",
+    "greeting-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: lab\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "greeting-1.0.dist-info/RECORD": "",
 }
 LOOK = f"""
 import json, os, shutil
@@ -105,6 +114,23 @@ def test_jobs_have_the_users_environment_and_rays_python(net: Net) -> None:
     # The job runs on the head, which was told EPOCHS.
     assert {name: found[name] for name in SESSION} == SESSION
     assert found["EPOCHS"] == "3"
+
+
+def test_a_job_gets_the_packages_that_it_asks_pip_for(net: Net) -> None:
+    for host in (net.vm, net.laptop):
+        folder = host.path("/home/ada/wheels")
+        folder.mkdir()
+        with zipfile.ZipFile(folder / "greeting-1.0-py3-none-any.whl", "w") as wheel:
+            for name, text in WHEEL.items():
+                wheel.writestr(name, text)
+    code = "import greeting, sys; print(greeting.WORD, sys.executable)"
+    job = net.type(
+        net.laptop,
+        f"""meshray run -- ray job submit --runtime-env-json '{{"pip": ["greeting==1.0"]}}' -- python -c '{code}'""",
+        deadline_s=JOB_S,
+    ).stdout
+    (line,) = [line for line in job.splitlines() if line.startswith("hello from a wheel")]
+    assert "runtime_resources/pip" in line, "by PATH, so `python` is that of the job's own environment"
 
 
 def test_what_was_given_by_name_is_on_no_command_line_and_shown_by_name(net: Net) -> None:
