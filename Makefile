@@ -1,6 +1,6 @@
 # What one does with a clone of meshray. Everything sets itself up; on Debian and Ubuntu nothing is needed before it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs engine lock
+.PHONY: help demo test check format bench docs engine dist lock
 
 PYTHON := .venv/bin/python
 # Behind a command that ran as root, whose exit status stays: nothing of root's is left in a person's clone.
@@ -40,6 +40,10 @@ bench:  ## how fast and how large; the results of one run (root)
 engine:  ## build the WireGuard engine for this machine (Go is fetched where there is none)
 	@scripts/setup.sh engine
 
+dist:  ## build what is published into dist/ and check it: the sdist, a wheel for each platform
+	@scripts/setup.sh check
+	@scripts/dist.sh
+
 lock:  ## choose the versions and hashes of the packages that tests, checks and releases use anew
 	@scripts/setup.sh check
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
@@ -47,6 +51,8 @@ lock:  ## choose the versions and hashes of the packages that tests, checks and 
 		--output-file requirements/dev.txt pyproject.toml
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements/go.txt requirements/go.in
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --output-file requirements/dist.txt requirements/dist.in
 
 docs:  ## write the references of the commands and of the coordinator's API anew
 	@scripts/setup.sh check

