@@ -2,6 +2,7 @@
 
     unit       pure: no sockets, no waiting
     mesh       a real coordinator and many real agents in one process, on fake devices
+    install    what pip builds and installs of this repository, with a real index
     lab        namespaces as hosts, real WireGuard, real Ray
     chaos      the same, with several kinds of trouble at a time, by a seed
     vm         kernel WireGuard under a real kernel
@@ -17,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,17 @@ class Tier:
     name: str
     timeout_s: int
     missing: Callable[[], str]
+
+
+def _install_misses() -> str:
+    """Empty environments are filled from a package index, and Go's modules come from their proxy."""
+    if not _program("git"):
+        return "git (apt-get install git)"
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "hatchling"]
+        if not _works(pip):
+            return "a package index (pip download hatchling)"
+    return ""
 
 
 def lab_misses() -> str:
@@ -91,6 +104,7 @@ def _container_misses() -> str:
 TIERS = (
     Tier("unit", 60, str),
     Tier("mesh", 120, str),
+    Tier("install", 400, _install_misses),
     Tier("lab", 400, _lab_tests_miss),
     Tier("chaos", 600, _lab_tests_miss),
     Tier("vm", 900, _vm_misses),
