@@ -78,7 +78,7 @@ def check_rootless(app: App) -> str:
     """
     from meshray.runtime.rootless.internet import PASTA, find_helper
     from meshray.runtime.rootless.trial import require_namespaces
-    from meshray.wireguard.engines import OWN, OWN_FIX, find_engine
+    from meshray.wireguard.engines import OWN, find_engine, install_command
 
     engine = find_engine(app.environ)
     require_namespaces(app.sudo_line())
@@ -88,13 +88,28 @@ def check_rootless(app: App) -> str:
             raise MeshrayError(
                 "no_engine",
                 f"without root {engine.name} needs {PASTA}, which carries its packets out, and that is not installed",
-                hint=f"{OWN_FIX}: {OWN} needs none; or: apt-get install passt",
+                hint=f"apt-get install passt, or install {OWN}, which needs none: {install_command()}",
             )
-        app.warn(f"{engine.name} runs inside {PASTA}, which costs throughput; {OWN} does without: {OWN_FIX}")
+        app.warn(
+            f"{engine.name} runs inside {PASTA}, which costs throughput; {OWN}, which needs none, is not installed: "
+            f"{install_command()}"
+        )
     if helper is None:
         app.warn("Ray will have no way to the internet: neither pasta (package passt) nor slirp4netns is installed")
     way = f", internet through {helper.name}" if helper is not None else ""
     return f"{engine.name}, without root{way}"
+
+
+def warn_of_missing_engine(app: App, wireguard: str) -> None:
+    """Warn where a node with root will use the distribution's slower engine because meshray came without its own.
+
+    Args:
+        wireguard: as `meshray.runtime.preflight.check_wireguard` returned it.
+    """
+    from meshray.wireguard.engines import OWN, STOCK, VARIABLE, install_command
+
+    if wireguard == STOCK and not app.environ.get(VARIABLE):
+        app.warn(f"{OWN}, which has several times the throughput of {STOCK}, is not installed: {install_command()}")
 
 
 @contextlib.contextmanager

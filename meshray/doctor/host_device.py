@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
-from meshray.wireguard.engines import OWN, OWN_FIX
+from meshray.wireguard.engines import OWN
 
 KERNEL, USERSPACE = "kernel", "userspace"
 #: States of the interface.
@@ -25,6 +25,7 @@ class DeviceFacts:
         wireguard: ``kernel`` or ``userspace``, empty where neither can be had: then ``wireguard_error`` says why.
         engine: the program that is or would be used in user space; empty where there is none.
         engine_is_stock: it is the distribution's, not ours.
+        engine_fix: the command that installs ours; empty where it is installed.
         carrier: that engine is in the node's namespace, from where this program carries its packets out (empty: none
             does); None: it has a socket of the machine's own network.
         tun_error: why /dev/net/tun does not open; empty where it does.
@@ -45,6 +46,7 @@ class DeviceFacts:
     wireguard_fix: str = ""
     engine: str = ""
     engine_is_stock: bool = False
+    engine_fix: str = ""
     carrier: str | None = None
     tun_error: str = ""
     namespaces_error: str | None = None
@@ -77,7 +79,7 @@ def _engine(facts: DeviceFacts) -> Finding:
             FAIL, f"{facts.engine} is where nothing leads out: its packets reach nobody by UDP", "apt-get install passt"
         )
     lost = "most of the throughput; direct paths to nodes of this same machine, which go through the hub"
-    return Finding(WARN, f"{facts.engine} runs inside {facts.carrier}. Lost by that: {lost}", OWN_FIX)
+    return Finding(WARN, f"{facts.engine} runs inside {facts.carrier}. Lost by that: {lost}", facts.engine_fix)
 
 
 def tun_device(facts: DeviceFacts) -> Finding:

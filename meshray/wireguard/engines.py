@@ -31,8 +31,6 @@ STOCK = "wireguard-go"
 OWN = "meshray-engine"
 #: `make engine` puts it there, and so does the wheel of a platform.
 BUNDLED = Path(__file__).with_name("engine") / OWN
-#: How to come by it.
-OWN_FIX = "pip install a wheel of meshray for this platform, or in its source: make engine"
 #: Names another engine, for whoever builds his own.
 VARIABLE = "MESHRAY_ENGINE"
 
@@ -105,10 +103,18 @@ def find_engine(environ: Mapping[str, str]) -> Engine:
     if stock is None:
         raise MeshrayError(
             "no_wireguard",
-            f"neither this kernel nor {STOCK} offers WireGuard here",
-            hint=f"modprobe wireguard, or: apt-get install {STOCK}",
+            f"this kernel has no WireGuard, meshray was installed without {OWN}, and there is no {STOCK} either",
+            hint=f"modprobe wireguard, or: {install_command()}, or: apt-get install {STOCK}",
         )
     return Engine(stock)
+
+
+def install_command() -> str:
+    """Return the command that installs meshray's own engine into the environment that the user made."""
+    from meshray.runtime.beside import user_python
+    from meshray.runtime.reinstall import reinstall_command
+
+    return reinstall_command(user_python())
 
 
 def open_tun(name: str, *, offload: bool) -> int:

@@ -274,7 +274,7 @@ def _init(app: App, wish: Wish, block: bool) -> Result | int:
 
 def _prepare(app: App, wish: Wish, advertised: tuple[Endpoint, ...]) -> Found:
     """Looks at the machine and changes nothing."""
-    from meshray.cli.enrolled import check_rootless, look_for_ray, naming_rootless_node
+    from meshray.cli.enrolled import check_rootless, look_for_ray, naming_rootless_node, warn_of_missing_engine
     from meshray.model.endpoints import choose_endpoints
     from meshray.runtime.own_endpoints import find_endpoints
     from meshray.runtime.preflight import check_init, check_place, choose_network, routes
@@ -287,6 +287,7 @@ def _prepare(app: App, wish: Wish, advertised: tuple[Endpoint, ...]) -> Found:
                 check_place(network, wish.port)
             wireguard = check_rootless(app) if wish.rootless else check_init(network, wish.port, app.environ)
         progress.stage("preflight", "ok", wireguard)
+        warn_of_missing_engine(app, wireguard)
         if taken is not None:
             progress.stage("network", "ok", f"{network}, since this machine has {taken}")
         installation = look_for_ray(app, progress, wish.ray, head=True) if wish.with_ray else None

@@ -293,7 +293,7 @@ def _silent_udp(summary: bring_up.Summary, wish: Wish) -> int:
 
 def _prepare(app: App, wish: Wish) -> Found:
     """Looks at the machine and changes nothing."""
-    from meshray.cli.enrolled import check_rootless, look_for_ray
+    from meshray.cli.enrolled import check_rootless, look_for_ray, warn_of_missing_engine
     from meshray.runtime.preflight import check_wireguard
 
     with app.progress() as progress:
@@ -301,6 +301,7 @@ def _prepare(app: App, wish: Wish) -> Found:
         wireguard = check_rootless(app) if wish.rootless else check_wireguard(app.environ)
         port = _listen_port(wish)
         progress.stage("preflight", "ok", wireguard + (f", UDP port {port}" if port else ""))
+        warn_of_missing_engine(app, wireguard)
         head = HEAD in wish.roles
         # While Ray's own interpreter answers, this one has time.
         threading.Thread(target=_import_for_enrolment).start()

@@ -14,7 +14,7 @@ from meshray.doctor.probes.context import Context
 from meshray.doctor.probes.patience import in_thread
 from meshray.errors import MeshrayError
 from meshray.runtime import inside
-from meshray.wireguard.engines import Engine, find_engine
+from meshray.wireguard.engines import Engine, find_engine, install_command
 from meshray.wireguard.open import check_available, tun_fault
 
 #: linux/capability.h.
@@ -44,6 +44,7 @@ async def look(context: Context) -> DeviceFacts:
         wireguard_fix=fix,
         engine=engine.name if engine else "",
         engine_is_stock=engine is not None and not engine.is_own,
+        engine_fix=await in_thread(install_command) if engine is not None and not engine.is_own else "",
         carrier=where.way_out if where is not None and where.engine_inside else None,
         tun_error=tun_error,
         namespaces_error=namespaces_error,

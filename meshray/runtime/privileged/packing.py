@@ -17,7 +17,9 @@ from importlib.util import cache_from_source
 from pathlib import Path
 from typing import BinaryIO
 
+from meshray import __version__
 from meshray.runtime.distributions import files, needed, normal, own_files, own_record
+from meshray.runtime.reinstall import ORIGIN_FILES
 
 #: Not needed by meshray itself; used where they are there (`join --runtime docker`, `join --env match`).
 EXTRAS = ("docker", "uv")
@@ -36,12 +38,18 @@ def write(out: BinaryIO) -> None:
         names = []
         for name, path in _with_compiled(own_files()):
             names += _add(archive, name, path)
-        _record(archive, ours, names, own_record(ours))
+        _record(archive, ours, names, {**own_record(ours), **_origin(ours)})
         for found in needed(ours, *EXTRAS):
             names = []
             for name, path in _with_compiled(files(found)):
                 names += _add(archive, name, path)
             _record(archive, found, names, {})
+
+
+def _origin(ours: Distribution) -> dict[str, bytes]:
+    """Return the files that say from where meshray was installed: the copy names the command that installs it again."""
+    found = {name: ours.read_text(name) for name in ORIGIN_FILES}
+    return {f"meshray-{__version__}.dist-info/{name}": text.encode() for name, text in found.items() if text}
 
 
 def _with_compiled(these: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:

@@ -27,6 +27,7 @@ from meshray.model.token import Token
 from meshray.runtime import own_endpoints, ports, preflight, service
 from meshray.runtime.preflight import Route
 from meshray.settings import Home
+from meshray.wireguard import engines
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 
 TOKEN = Token("00112233aabbccdd", (Endpoint("192.0.2.1", 51888),), bytes(32), "1f2e3d4c", "a secret")
@@ -195,6 +196,20 @@ def test_init_on_a_machine_that_lacks_something_leaves_no_trace(
     assert outcome.code == 1
     assert machine.done == []
     assert not machine.home.state.exists()
+
+
+@pytest.mark.parametrize("command", ["init", "join"])
+def test_a_node_with_root_is_told_that_the_engine_is_missing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(engines, "install_command", lambda: "make -C /m engine")
+    run = init if command == "init" else join
+    warned = "warning: meshray-engine, which has several times the throughput of wireguard-go, is not installed: "
+    monkeypatch.setattr(preflight, "check_wireguard", lambda environ: "wireguard-go")
+    assert f"{warned}make -C /m engine" in run(machine).err
+    machine.type_in("leave", "--yes")
+    monkeypatch.setattr(preflight, "check_wireguard", lambda environ: "kernel WireGuard")
+    assert warned not in run(machine).err
 
 
 def test_join_keeps_who_it_is(machine: Machine) -> None:
