@@ -202,6 +202,12 @@ def test_without_any_go_the_wheel_is_pure_and_one_line_says_so(clone: Path, monk
         build(clone)
 
 
+def test_without_the_lock_no_go_is_asked_for(clone: Path) -> None:
+    # As in an image, where the engine was built before.
+    (clone / "requirements" / "go.txt").unlink()
+    assert dependencies(clone) == []
+
+
 def test_an_invalid_setting_ends_the_build(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESHRAY_BUILD_ENGINE", "yes")
     for step in (dependencies, build):
