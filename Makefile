@@ -42,7 +42,7 @@ engine:  ## build the WireGuard engine for this machine (Go is fetched where the
 
 dist:  ## build what is published into dist/ and check it: the sdist, a wheel for each platform
 	@scripts/setup.sh check
-	@scripts/dist.sh
+	@scripts/dist.sh; $(GIVE)
 
 lock:  ## choose the versions and hashes of the packages that tests, checks and releases use anew
 	@scripts/setup.sh check
