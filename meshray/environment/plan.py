@@ -22,7 +22,7 @@ from meshray.model.release import PATCH, python_digits, ray_difference, release
 #: In the folder of an environment that is complete: what it was built for.
 RECORD = "meshray-environment.json"
 #: Raised when a folder of the same key would have to look otherwise.
-_FORM = 1
+_FORM = 2
 #: Of the person's environment, what would make uv put packages elsewhere than it is told.
 _DIVERTING = frozenset(
     {
@@ -72,7 +72,7 @@ def make_command(uv: str, folder: Path, python: str) -> list[str]:
 
 def fill_command(uv: str, folder: Path, environment: Environment, requirements: Path) -> list[str]:
     """Ray, and what was recorded beside it."""
-    wanted = [f"ray[default]=={environment.ray}"]
+    wanted = [f"ray[default,serve]=={environment.ray}"]
     if environment.requirements:
         wanted += ["--requirements", str(requirements)]
     return [uv, "pip", "install", "--python", str(folder / "bin/python"), *wanted]

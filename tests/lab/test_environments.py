@@ -105,7 +105,7 @@ def ground() -> Iterator[Ground]:
         cache = folder / "uv"
         program, copied = other_python(folder)
         uv("venv", "--python", program, folder / "other", cache=cache)
-        ray = f"ray[default]=={version('ray')}"
+        ray = f"ray[default,serve]=={version('ray')}"
         try:
             python = folder / "other/bin/python"
             uv("pip", "install", "--python", python, "-e", REPOSITORY, ray, "uv", cache=cache)

@@ -46,7 +46,7 @@ def test_the_commands_of_uv() -> None:
     assert plan.make_command("uv", folder, "3.11.7")[-3:] == ["--python", "3.11.7", "/c/key.new-1"]
     fill = plan.fill_command("uv", folder, WANTED, folder / "requirements.txt")
     assert fill[3:] == [
-        *("--python", "/c/key.new-1/bin/python", "ray[default]==2.60.0"),
+        *("--python", "/c/key.new-1/bin/python", "ray[default,serve]==2.60.0"),
         *("--requirements", "/c/key.new-1/requirements.txt"),
     ]
     assert "--requirements" not in plan.fill_command("uv", folder, Environment("2.60.0", "3.11.7"), folder)
