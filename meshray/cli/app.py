@@ -142,10 +142,15 @@ class App:
             return False
 
     def sudo_line(self) -> str:
-        """This very call with sudo, to paste. Tokens are left out: an error never shows a secret."""
+        """This very call with sudo, to paste. Tokens are left out: an error never shows a secret, so what may hold one
+        is kept by its name."""
+        from meshray.cli.variables import names_for
+
+        named = names_for(self.arguments[0], self.environ) if self.arguments else []
+        sudo = ["sudo", *([f"--preserve-env={','.join(named)}"] if named else [])]
         kept = [f"{name}={self.environ[name]}" for name in _KEPT_VARIABLES if self.environ.get(name)]
         typed = ["TOKEN" if PREFIX in argument else argument for argument in self.arguments]
-        return shlex.join(["sudo", *(["env", *kept] if kept else []), *program(), *typed])
+        return shlex.join([*sudo, *(["env", *kept] if kept else []), *program(), *typed])
 
     def confirm(self, question: str, yes: bool) -> None:
         """Asks before something that cannot be undone.

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from meshray.cli.app import App
+from meshray.cli.variables import without_variables
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError
 from meshray.runtime import service
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder
@@ -35,7 +36,7 @@ def start_and_follow(app: App, home: Home) -> Summary:
     """
     with app.progress() as progress:
         progress.stage("agent", "run", "starting")
-        kind = service.start(home, app.environ)
+        kind = service.start(home, without_variables(app.environ))
         progress.stage("agent", "ok", "systemd unit" if kind == service.SYSTEMD else "in the background")
         return follow(home, progress.stage)
 
@@ -94,6 +95,9 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
     from meshray.agent.enrolment import Enrolment
     from meshray.agent.main import enter_namespaces, run_foreground
 
+    if app.environ is os.environ:
+        for name in os.environ.keys() - without_variables(os.environ).keys():
+            del os.environ[name]  # what this process starts does not inherit it
     enrolment = Enrolment.load(home)
     if enrolment.rootless:
         make_folder(home.run, PASSABLE_FOLDER)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from meshray.cli.variables import option
 from meshray.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,15 +60,15 @@ class ContainerChoice:
 
 def container_options(function: F) -> F:
     """``--runtime`` and what goes with it."""
-    for option in (
-        click.option(
+    for decorator in (
+        option(
             "--volume", multiple=True, metavar="FOLDER:PLACE", help="A folder of this machine for the container's jobs."
         ),
-        click.option("--bridge", default="", metavar="NETWORK", help="The Docker network of the container."),
-        click.option(
+        option("--bridge", default="", metavar="NETWORK", help="The Docker network of the container."),
+        option(
             "--image", default="", metavar="IMAGE", help="Of the container; default: the rayproject/ray of the head."
         ),
-        click.option(
+        option(
             "--runtime",
             type=click.Choice(RUNTIMES),
             default=HOST,
@@ -75,5 +76,5 @@ def container_options(function: F) -> F:
             help="Where the node lives: on this machine, or in a container of its own.",
         ),
     ):
-        function = option(function)
+        function = decorator(function)
     return function

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meshray.errors import UsageError
+from meshray.cli.variables import TOKEN, TOKEN_FILE, TakesVariables, option
+from meshray.errors import MeshrayError, UsageError
+
+if TYPE_CHECKING:
+    from meshray.cli.app import App
+    from meshray.model.token import Token
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,36 +44,36 @@ def yes_option(function: F) -> F:
 
 def node_options(function: F) -> F:
     """What `init` and `join` have in common."""
-    for option in (
-        click.option("--block", is_flag=True, help="Stay in the foreground until SIGTERM, then go down."),
-        click.option(
+    for decorator in (
+        option("--block", is_flag=True, help="Stay in the foreground until SIGTERM, then go down."),
+        option(
             "--unguarded",
             is_flag=True,
             help="Start Ray also where its ports cannot be closed to this machine's other networks.",
         ),
-        click.option(
+        option(
             "--open",
             "open_to_members",
             multiple=True,
             metavar="PORT|all",
             help="What else the mesh's members reach here, whatever this machine's firewall says. May be repeated.",
         ),
-        click.option("--no-ray", is_flag=True, help="Only the overlay; start no Ray."),
-        click.option("--ray", metavar="PATH", help="The Ray to run: a program or a virtual environment."),
-        click.option(
+        option("--no-ray", is_flag=True, help="Only the overlay; start no Ray."),
+        option("--ray", metavar="PATH", help="The Ray to run: a program or a virtual environment."),
+        option(
             "--trust-user-environment",
             is_flag=True,
             help="Run meshray as root from an environment that others than root can change; status and doctor show it.",
         ),
-        click.option("--name", metavar="NAME", help="This node's name; default: the host name."),
+        option("--name", metavar="NAME", help="This node's name; default: the host name."),
     ):
-        function = option(function)
+        function = decorator(function)
     return function
 
 
 def rootless_option(function: F) -> F:
     """``--rootless``."""
-    return click.option(
+    return option(
         "--rootless",
         is_flag=True,
         help="In namespaces of its own, as an ordinary user; so by itself where you are not root.",
@@ -78,12 +82,12 @@ def rootless_option(function: F) -> F:
 
 def lock_option(text: str) -> Callable[[F], F]:
     """``--lock``, with this help."""
-    return click.option("--lock", metavar="FILE", help=text)
+    return option("--lock", metavar="FILE", help=text)
 
 
 def endpoint_option(function: F) -> F:
     """``--endpoint``."""
-    return click.option(
+    return option(
         "--endpoint",
         multiple=True,
         metavar="HOST:PORT",
@@ -117,6 +121,10 @@ class PassesOnToRay(click.Command):
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """Shows that part in the usage line."""
         return [*super().collect_usage_pieces(ctx), "[-- RAY START ARGS]"]
+
+
+class NodeCommand(TakesVariables, PassesOnToRay):
+    """`init` and `join`: options from the command line or from variables, and Ray's behind ``--``."""
 
 
 def ray_args() -> tuple[str, ...]:
@@ -155,33 +163,58 @@ def parse_duration(text: str) -> int:
     raise UsageError("bad_duration", f"{text[:40]!r} is no duration", hint="for example 30m, 24h, 7d, or never")
 
 
-def read_token(words: Sequence[str], stdin: TextIO) -> str:
-    """The token itself: of ``-`` from stdin, of ``@FILE`` from the file.
+def read_token(words: Sequence[str], app: App) -> Token:
+    """The token: what was typed; of ``-`` that of stdin, of ``@FILE`` that of the file; without a word, that of
+    MESHRAY_TOKEN, else of the file that MESHRAY_TOKEN_FILE names.
 
     Args:
         words: what was typed or pasted: also a token in pieces, and the whole command around one.
 
     Raises:
-        UsageError: the file cannot be read, or there is nothing in it.
+        UsageError: there is no token at all, the file cannot be read, or there is no token in it.
+        RefusedError: it is damaged.
     """
+    from meshray.model.token import Token
+
     text = " ".join(words)
+    if words:
+        return Token.parse(_typed(text, app))
+    variable = next((name for name in (TOKEN, TOKEN_FILE) if name in app.environ), "")
+    if not variable:
+        raise UsageError(
+            "usage", "Missing argument 'TOKEN|-|@FILE'.", hint=f"meshray join TOKEN, or {TOKEN_FILE}=FILE meshray join"
+        )
+    value = app.environ[variable]
+    try:
+        return Token.parse(_not_empty(value) if variable == TOKEN else _token_in(value, app))
+    except MeshrayError as error:
+        error.message += f" (from the environment: {variable})"
+        raise
+
+
+def _typed(text: str, app: App) -> str:
     if text == "-":
-        found = stdin.read(_MAX_TOKEN_BYTES)
-    elif text.startswith("@"):
-        try:
-            # Behind @ a shell leaves ~ as it is.
-            with Path(text[1:]).expanduser().open(errors="replace") as file:
-                found = file.read(_MAX_TOKEN_BYTES)
-        except OSError as error:
-            raise UsageError(
-                "token_file", f"the token file {text[1:]!r} cannot be read: {error.strerror}", hint="meshray join @FILE"
-            ) from None
-    else:
-        return text
-    if not found.strip():
+        return _not_empty(app.stdin.read(_MAX_TOKEN_BYTES))
+    return _token_in(text[1:], app) if text.startswith("@") else text
+
+
+def _token_in(file: str, app: App) -> str:
+    from meshray.cli.user_file import read_as_user
+
+    try:
+        return _not_empty(read_as_user(file, app.environ, _MAX_TOKEN_BYTES))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(
+            "token_file", f"the token file {file!r} cannot be read: {reason}", hint="meshray join @FILE"
+        ) from None
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
         raise UsageError(
             "not_a_token",
             "there is no token in what was given",
             hint="meshray join -, with the token on standard input",
         )
-    return found
+    return text

@@ -29,6 +29,16 @@ _EXIT_CODES = (
 _VARIABLES = (
     ("MESHRAY_HOME", "state: keys, enrolment, cached map, the coordinator's store, logs; default `/var/lib/meshray`"),
     ("MESHRAY_RUN", "sockets and pid files; default `/run/meshray`"),
+    (
+        "MESHRAY_TOKEN, MESHRAY_TOKEN_FILE",
+        "the token of `join`, or the file that holds it; `join TOKEN` wins over both",
+    ),
+    (
+        "MESHRAY_INIT_…, MESHRAY_JOIN_…",
+        "each option of `init` and `join` but `--json`, as `MESHRAY_JOIN_NAME`; the command line wins. A flag takes 1 "
+        "or 0; an option that may be repeated takes words quoted as in a shell: "
+        "`MESHRAY_JOIN_LABEL='zone=lab disk=ssd'`. Behind sudo: `sudo --preserve-env=NAME,…`",
+    ),
     ("MESHRAY_RAY", "the Ray to run, as `--ray`"),
     ("MESHRAY_WIREGUARD", "`kernel` or `userspace` forces one"),
     ("MESHRAY_ENGINE", "the engine where WireGuard is in user space: `wireguard-go`, or a path to it or to our own"),

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from meshray.cli.options import F
+from meshray.cli.user_file import read_as_user
+from meshray.cli.variables import option
 from meshray.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,13 +40,13 @@ class Given:
 
 def environment_options(function: F) -> F:
     """``--env`` and ``--env-file``."""
-    for option in (
-        click.option(
+    for decorator in (
+        option(
             "--env-file",
             metavar="FILE",
             help="Environment variables for Ray, one NAME=VALUE a line.",
         ),
-        click.option(
+        option(
             "--env",
             multiple=True,
             metavar="NAME[=VALUE]|match",
@@ -56,7 +55,7 @@ def environment_options(function: F) -> F:
             "and Python, and what `meshray env lock` recorded there, and run Ray from it. Needs uv.",
         ),
     ):
-        function = option(function)
+        function = decorator(function)
     return function
 
 
@@ -96,21 +95,8 @@ def record_session(app: App, home: Home, enrolment: Enrolment) -> Enrolment:
 
 
 def _text_of(app: App, file: str) -> str:
-    """With the user's rights, unless the whole way to the file is root's: a task of the user's may have changed it."""
-    from meshray.runtime.person import Person
-    from meshray.runtime.trust import weak_link
-
-    path = Path(file).expanduser().absolute()
     try:
-        if weak_link(path) is None:
-            return _read(path)
-        with Person.invoking(app.environ).acting():
-            return _read(path)
+        return read_as_user(file, app.environ, _LONGEST_FILE)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError("env_file", f"{file} cannot be read: {reason}", hint="--env-file FILE") from None
-
-
-def _read(path: Path) -> str:
-    with path.open() as opened:
-        return opened.read(_LONGEST_FILE)

@@ -23,7 +23,7 @@ from meshray import __version__
 from meshray.cli import bring_up, output, user_environment
 from meshray.cli.app import App
 from meshray.cli.options import (
-    PassesOnToRay,
+    NodeCommand,
     json_option,
     lock_option,
     node_options,
@@ -34,6 +34,7 @@ from meshray.cli.options import (
 from meshray.cli.results import InitResult, Result
 from meshray.cli.undo import Undo
 from meshray.cli.user_environment import environment_options
+from meshray.cli.variables import option
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import DEFAULT_NETWORK, Endpoint, NodeName, OverlayNetwork
@@ -89,29 +90,29 @@ class Found:
     endpoints: tuple[Endpoint, ...]
 
 
-@click.command("init", cls=PassesOnToRay)
+@click.command("init", cls=NodeCommand)
 @node_options
-@click.option(
+@option(
     "--network",
     metavar="CIDR",
     help=f"The overlay's addresses; default: {DEFAULT_NETWORK}, or another private network where this machine uses it.",
 )
-@click.option(
+@option(
     "--advertise",
     multiple=True,
     metavar="HOST",
     help="Where the others reach this machine (address, name, HOST:PORT); default: every address that it has, and "
     "the public one that the cloud tells. May be repeated.",
 )
-@click.option(
+@option(
     "--port",
     type=click.IntRange(1, 65535),
     default=DEFAULT_PORT,
     show_default=True,
     help="UDP for WireGuard and TCP for the coordinator.",
 )
-@click.option("--hub-only", is_flag=True, help="No Ray head here: another machine becomes it with `join --head`.")
-@click.option(
+@option("--hub-only", is_flag=True, help="No Ray head here: another machine becomes it with `join --head`.")
+@option(
     "--patience",
     type=click.IntRange(MIN_PATIENCE_S, MAX_PATIENCE_S),
     default=DEFAULT_PATIENCE_S,
@@ -199,7 +200,7 @@ def _is_another(app: App, known: Enrolment, wish: Wish, context: click.Context) 
     from meshray.agent.cache import load_map
 
     def is_said(name: str) -> bool:
-        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        return context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
     mesh_map = load_map(app.own_home)
     mesh, own = mesh_map.mesh, mesh_map.nodes.get(known.node_id)

@@ -25,7 +25,7 @@ from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options
 from meshray.cli.matching import match_with_token, warn_of_patch
 from meshray.cli.options import (
-    PassesOnToRay,
+    NodeCommand,
     endpoint_option,
     json_option,
     node_options,
@@ -38,6 +38,7 @@ from meshray.cli.options import (
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
 from meshray.cli.user_environment import environment_options
+from meshray.cli.variables import option
 from meshray.cli.via import Via, enrol_via, parse_via, unenrol_via
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
@@ -107,26 +108,26 @@ class Found:
     matched: Matched | None = None
 
 
-@click.command("join", cls=PassesOnToRay)
-@click.argument("token", metavar="TOKEN|-|@FILE", nargs=-1, required=True)
+@click.command("join", cls=NodeCommand)
+@click.argument("token", metavar="TOKEN|-|@FILE", nargs=-1)
 @node_options
-@click.option("--ephemeral", is_flag=True, help="Leave the mesh when the agent ends.")
-@click.option("--head", is_flag=True, help="Run the Ray head here, in a mesh made with `init --hub-only`.")
-@click.option("--hub", is_flag=True, help="Forward for others, too; needs --endpoint.")
+@option("--ephemeral", is_flag=True, help="Leave the mesh when the agent ends.")
+@option("--head", is_flag=True, help="Run the Ray head here, in a mesh made with `init --hub-only`.")
+@option("--hub", is_flag=True, help="Forward for others, too; needs --endpoint.")
 @endpoint_option
-@click.option(
+@option(
     "--port",
     type=click.IntRange(1, 65535),
     metavar="N",
     help="UDP port of this node's WireGuard; default: that of the first --endpoint, else any.",
 )
-@click.option(
+@option(
     "--via",
     metavar="ssh://[USER@]HOST[:PORT]",
     help="Enrol through ssh to the coordinator's machine, where its port is closed to this one. HOST:PORT: through "
     "a forward that you have made.",
 )
-@click.option(
+@option(
     "--transport",
     type=click.Choice(MODES),
     default="auto",
@@ -135,7 +136,7 @@ class Found:
 )
 @rootless_option
 @environment_options
-@click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
+@option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
 @container_options
 @json_option
 @click.pass_obj
@@ -179,13 +180,14 @@ def join_command(
       sudo meshray join --hub --endpoint vm.example.org:51888 TOKEN
 
     A token on the command line can be seen by other people of this machine: - reads it from standard input, @FILE
-    from a file. Returns when Ray at the head counts this node as ALIVE. What stands behind -- goes to `ray start`.
+    from a file. Without one it is that of MESHRAY_TOKEN, else of the file that MESHRAY_TOKEN_FILE names. Returns
+    when Ray at the head counts this node as ALIVE. What stands behind -- goes to `ray start`.
     """
     from meshray.agent.enrolment import parse_open
 
     given = user_environment.read(app, env, env_file)
     wish = Wish(
-        token=Token.parse(read_token(token, app.stdin)),
+        token=read_token(token, app),
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
         name_is_exact=name is not None,
         ephemeral=ephemeral,

@@ -1,7 +1,8 @@
 """What a node's container runs as its first process: it brings the node up and down with the container.
 
     python -m meshray.runtime.container.first              up where it is a node; else waits for `meshray join` in it
-    python -m meshray.runtime.container.first join -- …    joins with the token in MESHRAY_TOKEN when it is no node yet
+    python -m meshray.runtime.container.first join -- …    joins with the token in MESHRAY_TOKEN, or in the file that
+                                                           MESHRAY_TOKEN_FILE names, when it is no node yet
     python -m meshray.runtime.container.first init         makes a mesh
 
 SIGTERM (`docker stop`) takes the node down. An agent that dies ends the container, so that the engine's restart
@@ -24,7 +25,7 @@ from meshray.runtime.first import shell_code
 from meshray.runtime.state import is_claimed
 from meshray.settings import Home
 
-TOKEN = "MESHRAY_TOKEN"  # noqa: S105 - the name of a variable
+TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = {*_ENDING, signal.SIGCHLD}
 
@@ -32,16 +33,20 @@ _WATCHED = {*_ENDING, signal.SIGCHLD}
 def main(words: Sequence[str]) -> int:
     """Returns the container's exit code."""
     token = os.environ.pop(TOKEN, "").strip()
+    file = os.environ.pop(TOKEN_FILE, "")
     if token:
         _start_over_without(token)
     home = Home.from_environment()
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-    command = first_command(words, enrolled=home.enrolment.exists())
+    command = first_command(words, enrolled=home.enrolment.exists(), token_file=file)
     return _look_after(home, _spawn(command) if command else None)
 
 
-def first_command(words: Sequence[str], *, enrolled: bool) -> list[str]:
+def first_command(words: Sequence[str], *, enrolled: bool, token_file: str = "") -> list[str]:
     """The meshray command with which the container begins; empty: it waits to be told. Pure.
+
+    Args:
+        token_file: where the token is; empty: on standard input.
 
     >>> first_command(["join", "--ephemeral"], enrolled=False)
     ['join', '-', '--trust-user-environment', '--ephemeral']
@@ -53,7 +58,7 @@ def first_command(words: Sequence[str], *, enrolled: bool) -> list[str]:
         return ["init", "--trust-user-environment", *words[1:]]
     if words[:1] == ["join"]:
         # The token comes on standard input: nobody sees it among a process's arguments or in its environment.
-        return ["join", "-", "--trust-user-environment", *words[1:]]
+        return ["join", f"@{token_file}" if token_file else "-", "--trust-user-environment", *words[1:]]
     return list(words)
 
 

@@ -78,8 +78,8 @@ class Machine:
         answer = EnrolAnswer("n2", "credential", MeshSecret.generate(), "ray token", MeshMap(mesh, 2, {"n2": node}))
         return answer, token.coordinators[0]
 
-    def type_in(self, *arguments: str) -> Outcome:
-        environ = {"MESHRAY_HOME": str(self.home.state), "MESHRAY_RUN": str(self.home.run)}
+    def type_in(self, *arguments: str, **variables: str) -> Outcome:
+        environ = {"MESHRAY_HOME": str(self.home.state), "MESHRAY_RUN": str(self.home.run), **variables}
         return type_in(*arguments, agent=self.agent, environ=environ)
 
     def left(self) -> set[str]:
@@ -129,6 +129,30 @@ def test_init_in_json(machine: Machine) -> None:
     assert {"token", "mesh", "node", "ray_address", "dashboard"} <= answer.keys()
     assert answer["node"] == {"name": "lab", "ip": "10.99.0.1"}
     assert answer["ray_address"] is None
+
+
+def test_join_with_nothing_but_variables(machine: Machine) -> None:
+    outcome = machine.type_in(
+        "join",
+        MESHRAY_TOKEN=TOKEN.encode(),
+        MESHRAY_JOIN_NAME="gpu-1",
+        MESHRAY_JOIN_NO_RAY="1",
+        MESHRAY_JOIN_LABEL="zone=lab disk=ssd",
+        MESHRAY_JOIN_ENV="EPOCHS=3 'NOTE=two words'",
+    )
+    assert (outcome.code, outcome.err.count("secret")) == (0, 0)
+    enrolment = Enrolment.load(machine.home)
+    assert (enrolment.name, enrolment.with_ray) == ("gpu-1", False)
+    assert enrolment.labels == {"zone": "lab", "disk": "ssd"}
+    assert enrolment.environment.chosen == {"EPOCHS": "3", "NOTE": "two words"}
+
+
+def test_a_variable_asks_for_another_mesh_as_an_option_does(machine: Machine) -> None:
+    init(machine)
+    assert machine.type_in("init", MESHRAY_INIT_PORT="51888", MESHRAY_INIT_NO_RAY="1").code == 0
+    outcome = machine.type_in("init", MESHRAY_INIT_PORT="51999", MESHRAY_INIT_NO_RAY="1")
+    assert outcome.code == 1
+    assert "already" in outcome.err
 
 
 def test_init_twice_changes_nothing(machine: Machine) -> None:

@@ -41,3 +41,20 @@ def test_the_container_ends_with_the_exit_code_of_a_join_that_is_refused(tmp_pat
     )
     assert done.returncode == 2
     assert "this is no meshray token" in done.stderr
+
+
+def test_the_token_of_a_file_is_taken_too(tmp_path: Path) -> None:
+    words = first_command(["join", "--ephemeral"], enrolled=False, token_file="/run/secrets/token")
+    assert words[:2] == ["join", "@/run/secrets/token"]
+    file = tmp_path / "token"
+    file.write_text("no token at all")
+    environ = {**os.environ, "MESHRAY_HOME": str(tmp_path / "home"), "MESHRAY_TOKEN_FILE": str(file)}
+    done = subprocess.run(
+        [sys.executable, "-m", "meshray.runtime.container.first", "join"],
+        env={name: value for name, value in environ.items() if name != "MESHRAY_TOKEN"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=15,
+    )
+    assert (done.returncode, "this is no meshray token" in done.stderr) == (2, True)

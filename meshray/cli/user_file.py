@@ -1,0 +1,34 @@
+"""Files that a user names on a command line that root runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
+    """Return the beginning of a text file, opened with the user's rights unless only root can change the way to it: a
+    task of the user's may have made the file a link to what is root's.
+
+    Args:
+        environ: of this call, which says on whose behalf root acts.
+        limit: the most characters that are read.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: it is not text.
+    """
+    from meshray.runtime.person import Person
+    from meshray.runtime.trust import weak_link
+
+    # Behind @ or = a shell leaves ~ as it is.
+    path = Path(file).expanduser().absolute()
+    if weak_link(path) is None:
+        return _read(path, limit)
+    with Person.invoking(environ).acting():
+        return _read(path, limit)
+
+
+def _read(path: Path, limit: int) -> str:
+    with path.open() as opened:
+        return opened.read(limit)

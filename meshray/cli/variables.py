@@ -1,0 +1,127 @@
+"""Options that an environment variable can give as well: MESHRAY_INIT_… and MESHRAY_JOIN_…, and the token's variables.
+
+$ MESHRAY_JOIN_LABEL='zone=lab disk=ssd' MESHRAY_JOIN_NO_RAY=1 MESHRAY_TOKEN_FILE=/run/secrets/token meshray join
+
+A word on the command line wins over its variable. An empty variable is an error: whoever sets one means something.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from meshray.errors import UsageError
+
+TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
+#: What is meant for one call of `init` or `join`, and for no process that it starts. Values may be secrets.
+_FOR_ONE_CALL = re.compile(r"MESHRAY_(TOKEN|TOKEN_FILE|(INIT|JOIN)_\w+)")
+
+
+class VariableOption(click.Option):
+    """An option that has a variable where its command is one of `TakesVariables`."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the variable's value, None where it is not set.
+
+        Raises:
+            click.BadParameter: the variable is empty.
+        """
+        if not isinstance(self.envvar, str) or ctx.resilient_parsing:
+            return None
+        value = environment(ctx).get(self.envvar)
+        if value is not None and not value.strip():
+            raise click.BadParameter("the variable is empty: unset it, or give it a value.", ctx, self)
+        return value
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Return the variable's value; of an option that may be repeated, its words, quoted as in a shell.
+
+        Raises:
+            click.BadParameter: a quotation mark is not closed.
+        """
+        value = self.resolve_envvar_value(ctx)
+        if value is None or not self.multiple:
+            return value
+        try:
+            return tuple(shlex.split(value))
+        except ValueError:
+            raise click.BadParameter("a quotation mark is not closed.", ctx, self) from None
+
+
+option = partial(click.option, cls=VariableOption)
+
+
+class TakesVariables(click.Command):
+    """A command each of whose `VariableOption` has the variable MESHRAY_<COMMAND>_<OPTION>."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        for given in self._options():
+            longest = max(given.opts, key=len)
+            given.envvar = self._prefix() + longest.lstrip("-").replace("-", "_").upper()
+            given.show_envvar = True
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. What is refused names the variables that said it."""
+        self._warn_of_unknown(ctx)
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            if names := self._named(ctx, f"{error.message} {error.hint}"):
+                error.message += f" (from the environment: {', '.join(names)})"
+            raise
+
+    def _prefix(self) -> str:
+        return f"MESHRAY_{(self.name or '').upper()}_"
+
+    def _options(self) -> list[VariableOption]:
+        return [given for given in self.params if isinstance(given, VariableOption)]
+
+    def _named(self, ctx: click.Context, text: str) -> list[str]:
+        """The variables that were used and whose options the text names; all that were used where it names none."""
+        used = {
+            str(given.envvar): given.opts
+            for given in self._options()
+            if ctx.get_parameter_source(given.name or "") is ParameterSource.ENVIRONMENT
+        }
+        words = set(re.findall(r"--[a-z-]+", text))
+        return [name for name, opts in used.items() if words.intersection(opts)] or list(used)
+
+    def _warn_of_unknown(self, ctx: click.Context) -> None:
+        known = [str(given.envvar) for given in self._options()]
+        for name in sorted(environment(ctx)):
+            if name.startswith(self._prefix()) and name not in known:
+                import difflib
+
+                meant = next(iter(difflib.get_close_matches(name, known, 1)), "")
+                ctx.obj.warn(f"{name} is the variable of no option" + (f"; did you mean {meant}?" if meant else ""))
+
+
+def environment(ctx: click.Context) -> Mapping[str, str]:
+    """Return the environment of this call; where no command is run (help, references) that of the process."""
+    found: Mapping[str, str] = getattr(ctx.obj, "environ", os.environ)
+    return found
+
+
+def names_for(command: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that are set for this command: what sudo has to keep. Pure."""
+    names = {"init": "MESHRAY_INIT_", "join": "MESHRAY_JOIN_"}
+    prefix = names.get(command)
+    tokens = (TOKEN, TOKEN_FILE) if command == "join" else ()
+    return sorted(name for name in environ if name in tokens or (prefix is not None and name.startswith(prefix)))
+
+
+def without_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for what outlives this call: a token there could be read as long as a process runs. Pure.
+
+    >>> without_variables({"MESHRAY_TOKEN": "secret", "MESHRAY_HOME": "/srv/mesh"})
+    {'MESHRAY_HOME': '/srv/mesh'}
+    """
+    return {name: value for name, value in environ.items() if not _FOR_ONE_CALL.fullmatch(name)}
