@@ -9,6 +9,7 @@ import sys
 import time
 
 from meshray.agent.backoff import backoff_s
+from meshray.runtime.log_output import DESCRIPTOR, find_listener
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 
@@ -33,16 +34,27 @@ class CoordinatorProcess:
             started = time.monotonic()
             if self._process.pid is None:
                 log.info("starting the coordinator on TCP port %d", self._port)
-                self._process.spawn(
-                    [sys.executable, "-I", "-m", "meshray.coordinator", "--port", str(self._port)],
-                    env={**os.environ, "MESHRAY_HOME": str(self._home.state), "MESHRAY_RUN": str(self._home.run)},
-                    log=self._home.logs / "coordinator.log",
-                )
+                self._start()
             await self._process.wait()
             failures = 0 if time.monotonic() - started > _HEALTHY_LIFE_S else failures + 1
             delay_s = backoff_s(failures)
             log.warning("the coordinator ended; starting it again in %.1f s (see coordinator.log)", delay_s)
             await asyncio.sleep(delay_s)
+
+    def _start(self) -> None:
+        places = {"MESHRAY_HOME": str(self._home.state), "MESHRAY_RUN": str(self._home.run)}
+        listener = find_listener(os.environ)
+        keep = () if listener is None else (listener,)
+        try:
+            self._process.spawn(
+                [sys.executable, "-I", "-m", "meshray.coordinator", "--port", str(self._port)],
+                env={**os.environ, **places, **({} if listener is None else {DESCRIPTOR: str(listener)})},
+                log=self._home.logs / "coordinator.log",
+                keep=keep,
+            )
+        finally:
+            for descriptor in keep:
+                os.close(descriptor)
 
     async def stop(self) -> None:
         """Ends it."""

@@ -52,7 +52,7 @@ from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, find_ray
 from meshray.runtime import inside
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder
-from meshray.runtime.log_format import log_to
+from meshray.runtime.log_output import find_listener, start_logging
 from meshray.runtime.person import Person
 from meshray.runtime.process import ManagedProcess
 from meshray.runtime.proxy import settle
@@ -82,7 +82,7 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
     key, mesh_map = load_private_key(home), load_or_fetch_map(home, enrolment)
     make_folder(home.run, PASSABLE_FOLDER)
     with _alone(home):
-        _log_to(home.logs / "agent.log")
+        _log_to(home.logs / "agent.log", environ)
         ManagedProcess(home.pid_file("agent")).record_this_process()
         settle(os.environ, enrolment.environment.session)
         log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
@@ -293,13 +293,13 @@ def _notify_systemd(state: str, environ: Mapping[str, str]) -> None:
         channel.send(state.encode())
 
 
-def _log_to(path: Path) -> None:
+def _log_to(path: Path, environ: Mapping[str, str]) -> None:
     """Log lines go to this file. The background start has it as standard error already; under systemd
-    and with --block standard error is somebody else's."""
+    and with --block standard error is somebody else's, and may get them as well."""
     make_folder(path.parent)
     path.touch(mode=0o600)
     if path.samefile(f"/proc/self/fd/{sys.stderr.fileno()}"):
         handler: logging.Handler = logging.StreamHandler(sys.stderr)
     else:
         handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1)
-    log_to(handler)
+    start_logging(handler, environ, find_listener(environ))

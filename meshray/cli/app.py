@@ -38,6 +38,8 @@ _KEPT_VARIABLES = (
     "MESHRAY_RAY",
     "MESHRAY_WIREGUARD",
     "MESHRAY_ENGINE",
+    "MESHRAY_LOG",
+    "MESHRAY_LOG_FORMAT",
     "HTTPS_PROXY",
     "https_proxy",
 )

@@ -43,6 +43,12 @@ _VARIABLES = (
     ("MESHRAY_WIREGUARD", "`kernel` or `userspace` forces one"),
     ("MESHRAY_ENGINE", "the engine where WireGuard is in user space: `wireguard-go`, or a path to it or to our own"),
     ("MESHRAY_SERVICE", "`systemd` or `background` forces how the agent is started"),
+    (
+        "MESHRAY_LOG",
+        "`debug`, `info`, `warning` or `error`: from which level on agent and coordinator log. Besides their files, "
+        "which `meshray logs` shows, they log to standard error where that is the journal, a pipe or a container's",
+    ),
+    ("MESHRAY_LOG_FORMAT", "`json`: one object a line, with `time`, `level`, `logger`, `message` and `exception`"),
     ("MESHRAY_DEBUG", "`1` shows a traceback with an error"),
     ("HTTPS_PROXY, NO_PROXY", "honoured on the way to the coordinator"),
     ("NO_COLOR", "no colours on a terminal"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import resource
 import signal
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from meshray.coordinator.server import EVERYWHERE, Server
 from meshray.errors import MeshrayError
 from meshray.model.printable import escaped
-from meshray.runtime.log_format import log_to
+from meshray.runtime.log_output import given_descriptor, start_logging
 from meshray.settings import Home
 
 #: Each agent holds one; the customary soft limit of 1024 would be the size of the mesh.
@@ -29,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="TCP port; by default the one that the mesh was made with")
     parser.add_argument("--listen", action="append", metavar="ADDRESS", help="by default every address")
     options = parser.parse_args(arguments)
-    log_to(logging.StreamHandler(sys.stderr))
     # It would write a traceback for every malformed request that a stranger sends.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     _allow_many_connections()
     server = Server(Home.from_environment(), port=options.port, hosts=options.listen or EVERYWHERE)
     try:
+        start_logging(logging.StreamHandler(sys.stderr), os.environ, given_descriptor(os.environ))
         asyncio.run(_serve(server))
     except MeshrayError as error:
         hint = f"\n  {escaped(error.hint)}" if error.hint else ""

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.runtime import log_format
 from meshray.runtime.files import PASSABLE_FOLDER, make_folder, write_atomically
 from meshray.runtime.process import ManagedProcess
 from meshray.runtime.trust import find_program
@@ -29,7 +30,10 @@ SYSTEMD, BACKGROUND = "systemd", "background"
 VARIABLE = "MESHRAY_SERVICE"
 UNIT_FOLDER = Path("/etc/systemd/system")
 #: What the agent may need of the environment in which the person typed.
-_PASSED_ON = ("MESHRAY_WIREGUARD", "MESHRAY_ENGINE", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy")
+_PASSED_ON = (
+    *("MESHRAY_WIREGUARD", "MESHRAY_ENGINE", log_format.LEVEL, log_format.FORMAT),
+    *("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"),
+)
 #: Until the control socket answers, seconds. A slow machine imports for a while.
 _START_S = 90.0
 #: Ray's processes, then the tunnel and the firewall are taken down one after another.
@@ -56,7 +60,9 @@ def choose(environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
 
 
 def require_valid(environ: Mapping[str, str]) -> None:
-    """Raises UsageError where MESHRAY_SERVICE holds a word that `start` would refuse."""
+    """Raises UsageError where MESHRAY_SERVICE, MESHRAY_LOG or MESHRAY_LOG_FORMAT holds a word that `start` would
+    refuse."""
+    log_format.require_valid(environ)
     choose(environ, systemd_runs=False, euid=os.geteuid())
 
 
@@ -95,6 +101,7 @@ def start(home: Home, environ: Mapping[str, str] = os.environ) -> str:
     Raises:
         MeshrayError: ``agent_failed`` with the last line of its log.
     """
+    log_format.require_valid(environ)
     kind = choose(environ, systemd_runs=systemd_runs_here(), euid=os.geteuid())
     make_folder(home.state)
     make_folder(home.run, PASSABLE_FOLDER)
@@ -156,8 +163,8 @@ def last_words(home: Home) -> str:
     """The last error that the agent wrote before it ended, for a message; empty where there is none."""
     with contextlib.suppress(OSError):
         lines = (home.logs / "agent.log").read_text(errors="replace").strip().splitlines()[-20:]
-        errors = [line for line in lines if line.startswith("error: ") or " ERROR " in line]
-        return errors[-1].removeprefix("error: ")[-300:] if errors else ""
+        errors = [error for line in lines if (error := log_format.error_of(line))]
+        return errors[-1][-300:] if errors else ""
     return ""
 
 
