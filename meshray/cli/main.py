@@ -31,29 +31,31 @@ if TYPE_CHECKING:
 
 #: Sections of the help text: section → command → (module, what it does in one line).
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "Every day": {
+    "First steps": {
         "init": ("init", "Make a mesh here: coordinator, overlay and Ray head."),
         "join": ("join", "Join the mesh that a token names, with a Ray worker."),
         "status": ("status", "Show every node, its path and what the cluster offers."),
-        "doctor": ("doctor", "Find out what is wrong and how to mend it."),
         "run": ("run", "Run a command that finds the Ray cluster by itself."),
         "dashboard": ("dashboard", "Show Ray's dashboard, and the token that it asks for."),
+        "doctor": ("doctor", "Find out what is wrong and how to fix it."),
+    },
+    "Every day": {
         "up": ("lifecycle", "Start this node again."),
         "down": ("lifecycle", "Stop this node; it stays enrolled."),
         "leave": ("lifecycle", "Un-enrol this node and remove all its state."),
+        "logs": ("logs", "Show what agent, coordinator, engine and Ray wrote."),
+        "ping": ("ping", "Measure the path to one node over the overlay."),
+        "env": ("env", "Print the environment of `meshray run` as shell exports."),
     },
-    "The mesh": {
+    "Administration": {
         "token": ("token", "Make, list and revoke the tokens with which nodes join."),
         "node": ("node", "Add, list, remove, drain and rename nodes."),
-        "secrets": ("secrets", "Change the secrets that all nodes share."),
         "peer": ("peer", "Let in a device that has only wg-quick."),
+        "secrets": ("secrets", "Change the secrets that all nodes share."),
     },
-    "Looking closer": {
-        "ping": ("ping", "Measure the way to one node over the overlay."),
-        "env": ("env", "Print the environment of `meshray run` as shell exports; record what joining nodes install."),
+    "For other programs": {
         "render": ("render", "Print a configuration file: wireguard, systemd, slurm."),
-        "logs": ("logs", "Show what agent, coordinator, engine and Ray wrote."),
-        "completion": ("completion", "Print the script with which a shell completes commands and node names."),
+        "completion": ("completion", "Print the completion script for a shell."),
     },
 }
 
@@ -102,10 +104,11 @@ class Program(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the sections without importing anything."""
+        """Writes the sections without importing anything, their columns below each other."""
+        width = max(map(len, self.list_commands(ctx)))
         for title, section in COMMANDS.items():
             with formatter.section(title):
-                formatter.write_dl([(name, summary) for name, (_, summary) in section.items()])
+                formatter.write_dl([(name.ljust(width), summary) for name, (_, summary) in section.items()])
 
 
 def _unknown(name: str, commands: list[str]) -> str:

@@ -133,6 +133,21 @@ def test_commands_that_change_the_machine_ask_for_root_first() -> None:
         assert outcome.err.count("\n") == 2
 
 
+def test_help_begins_with_what_a_new_user_needs_each_in_one_line_of_80(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main.run(App(("--help",))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    commands = lines[lines.index("First steps:") :]
+    assert [line for line in commands if line.endswith(":")] == [f"{title}:" for title in main.COMMANDS]
+    assert [line.split()[0] for line in commands[1:7]] == ["init", "join", "status", "run", "dashboard", "doctor"]
+    listed = [line for line in commands if line.startswith("  ")]
+    assert [line.split()[0] for line in listed] == [name for section in main.COMMANDS.values() for name in section]
+    assert {line[12:14].strip() for line in listed} == {""}, "the columns of all sections are one"
+
+
 def test_help_imports_no_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"imported {name}"))
     assert main.run(App(("--help",))) == 0
