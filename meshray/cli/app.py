@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -149,10 +149,25 @@ class App:
         from meshray.cli.variables import names_for
 
         named = names_for(self.arguments[0], self.environ) if self.arguments else []
-        sudo = ["sudo", *([f"--preserve-env={','.join(named)}"] if named else [])]
         kept = [f"{name}={self.environ[name]}" for name in _KEPT_VARIABLES if self.environ.get(name)]
-        typed = ["TOKEN" if PREFIX in argument else argument for argument in self.arguments]
-        return shlex.join([*sudo, *(["env", *kept] if kept else []), *program(), *typed])
+        sudo = ["sudo", *([f"--preserve-env={','.join(named)}"] if named else []), *(["env", *kept] if kept else [])]
+        return shlex.join([*sudo, *self._words()])
+
+    def line_with_another_home(self) -> str:
+        """This very call, to paste, with a state folder that is free: that of this call holds files of others."""
+        from meshray.runtime.state import free_folder
+
+        unset = {name: value for name, value in self.environ.items() if name != "MESHRAY_HOME"}
+        default = Home.from_environment(unset).state
+        found = free_folder(self.own_home, default)
+        if self.environ.get("SUDO_UID"):
+            chosen = unset if found == default else {**unset, "MESHRAY_HOME": str(found)}
+            return replace(self, environ=chosen).sudo_line()
+        change = ["-u", "MESHRAY_HOME"] if found == default else [f"MESHRAY_HOME={found}"]
+        return shlex.join(["env", *change, *self._words()])
+
+    def _words(self) -> list[str]:
+        return [*program(), *("TOKEN" if PREFIX in argument else argument for argument in self.arguments)]
 
     def confirm(self, question: str, yes: bool) -> None:
         """Asks before something that cannot be undone.

@@ -233,6 +233,8 @@ def _with_better_hint(error: MeshrayError, app: App) -> MeshrayError:
     """What only this place knows: how the program was called, and whether there is a node at all."""
     if error.code == "not_root" and app.euid != 0:
         error.hint = app.sudo_line()
+    if error.code == "state_foreign":
+        error.hint = app.line_with_another_home()
     if error.code == "agent_down" and not app.may_be_enrolled:
         return UnreachableError(
             "agent_down", "no agent runs here: this machine is in no mesh", hint="meshray init, or meshray join TOKEN"

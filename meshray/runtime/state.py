@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -88,8 +89,29 @@ def require_clean(home: Home) -> None:
         raise MeshrayError(
             "state_foreign",
             f"{home.state} is not empty ({', '.join(sorted(found)[:3])}): meshray needs a folder of its own",
-            hint="MESHRAY_HOME=/var/lib/meshray",
+            hint=f"MESHRAY_HOME={free_folder(home)}",
         )
+
+
+def free_folder(home: Home, default: Path | None = None) -> Path:
+    """Return a folder that this node's state could have instead of one that holds files of another program.
+
+    Args:
+        default: where state is without MESHRAY_HOME; taken where it is another folder, and free.
+    """
+    if default is not None and default != home.state and _is_free(default):
+        return default
+    # Below a folder that somebody chose; beside the customary one, which belongs to meshray alone.
+    first = home.state.with_name(f"{home.state.name}-2") if default == home.state else home.state / "meshray"
+    others = (home.state.with_name(f"{home.state.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in (first, *itertools.islice(others, 100)) if _is_free(folder))
+
+
+def _is_free(folder: Path) -> bool:
+    try:
+        return not os.path.lexists(folder) or not any(folder.iterdir())
+    except OSError:
+        return False
 
 
 def is_harmless(home: Home) -> bool:

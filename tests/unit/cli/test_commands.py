@@ -6,7 +6,10 @@ import io
 import json
 import os
 import re
+import shutil
+import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -350,6 +353,21 @@ def test_a_refused_peer_leaves_no_file(tmp_path: Path) -> None:
 def test_a_peers_file_on_stdout() -> None:
     outcome = type_in("peer", "add", "phone", "--config", "-", agent=FakeAgent({"api": peer_answer()}))
     assert outcome.out == wg_quick(peer_answer())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
+def test_the_file_of_a_device_belongs_to_the_user_behind_sudo() -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        os.chown(folder, 65534, -1)
+        file = folder / "phone.conf"
+        environ = {"MESHRAY_HOME": "/nonexistent/meshray", "SUDO_UID": "65534"}
+        agent = FakeAgent({"api": peer_answer()})
+        assert type_in("peer", "add", "phone", "--config", str(file), agent=agent, environ=environ).code == 0
+        about = file.stat()
+        assert (about.st_uid, stat.S_IMODE(about.st_mode)) == (65534, 0o600)
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_peers_file_names_a_hub_that_has_a_name() -> None:

@@ -125,6 +125,31 @@ def test_the_sudo_line_keeps_settings_and_hides_the_token(monkeypatch: pytest.Mo
         app.require_root()
 
 
+def test_a_state_folder_with_files_of_others_is_answered_with_another_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(app_module, "program", lambda: ["/opt/bin/meshray"])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    data, taken = tmp_path / "data", tmp_path / "taken"
+    taken.mkdir()
+    (taken / "photo.jpg").touch()
+    environ = {"MESHRAY_HOME": str(taken), "MESHRAY_SERVICE": "background", "XDG_DATA_HOME": str(data)}
+
+    def hint(**more: str) -> str:
+        outcome = type_in("init", "--no-ray", environ=environ | more, euid=1000)
+        assert (outcome.code, "photo.jpg" in outcome.err) == (1, True)
+        return outcome.err.splitlines()[-1]
+
+    assert hint() == "hint: env -u MESHRAY_HOME /opt/bin/meshray init --no-ray"
+    assert hint(SUDO_UID="1000") == "hint: sudo /opt/bin/meshray init --no-ray"
+    (data / "meshray").mkdir(parents=True)
+    (data / "meshray" / "node.json").touch()  # the customary folder has a node
+    assert hint() == f"hint: env MESHRAY_HOME={taken}/meshray /opt/bin/meshray init --no-ray"
+    (data / "meshray" / "node.json").rename(data / "meshray" / "photo.jpg")
+    del environ["MESHRAY_HOME"]
+    assert hint() == f"hint: env MESHRAY_HOME={data}/meshray-2 /opt/bin/meshray init --no-ray"
+
+
 def test_commands_that_change_the_machine_ask_for_root_first() -> None:
     for command in ("up", "down", "leave"):
         outcome = type_in(command, euid=1000)
