@@ -26,27 +26,27 @@ from meshray.runtime.state import is_claimed
 from meshray.settings import Home
 
 TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
+#: Far more than a token has, and what a pipe takes at once.
+_MOST_TOKEN_CHARACTERS = 4096
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = {*_ENDING, signal.SIGCHLD}
 
 
 def main(words: Sequence[str]) -> int:
     """Returns the container's exit code."""
-    token = os.environ.pop(TOKEN, "").strip()
-    file = os.environ.pop(TOKEN_FILE, "")
+    token, file = os.environ.pop(TOKEN, "").strip(), os.environ.pop(TOKEN_FILE, "")
     if token:
         _start_over_without(token)
     home = Home.from_environment()
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-    command = first_command(words, enrolled=home.enrolment.exists(), token_file=file)
+    command = first_command(words, enrolled=home.enrolment.exists())
+    if file and "-" in command and not _give_token_of(file):
+        return 2
     return _look_after(home, _spawn(command) if command else None)
 
 
-def first_command(words: Sequence[str], *, enrolled: bool, token_file: str = "") -> list[str]:
+def first_command(words: Sequence[str], *, enrolled: bool) -> list[str]:
     """The meshray command with which the container begins; empty: it waits to be told. Pure.
-
-    Args:
-        token_file: where the token is; empty: on standard input.
 
     >>> first_command(["join", "--ephemeral"], enrolled=False)
     ['join', '-', '--trust-user-environment', '--ephemeral']
@@ -58,17 +58,34 @@ def first_command(words: Sequence[str], *, enrolled: bool, token_file: str = "")
         return ["init", "--trust-user-environment", *words[1:]]
     if words[:1] == ["join"]:
         # The token comes on standard input: nobody sees it among a process's arguments or in its environment.
-        return ["join", f"@{token_file}" if token_file else "-", "--trust-user-environment", *words[1:]]
+        return ["join", "-", "--trust-user-environment", *words[1:]]
     return list(words)
 
 
 def _start_over_without(token: str) -> None:
     """Does not return: what a process was given as its environment can be read as long as it runs."""
+    _give(token)
+    os.execv(sys.executable, [sys.executable, *_this_module(), *sys.argv[1:]])  # noqa: S606 - no shell is wanted
+
+
+def _give_token_of(file: str) -> bool:
+    """Makes the token in the file the standard input of the next command; says why where it cannot be read. With this
+    process' own rights: whoever makes the container chooses file and variable, and often another owner."""
+    try:
+        with Path(file).open(errors="replace") as opened:
+            _give(opened.read(_MOST_TOKEN_CHARACTERS))
+    except OSError as error:
+        sys.stderr.write(f"error: {TOKEN_FILE}: {file!r} cannot be read: {error.strerror}\n")
+        return False
+    return True
+
+
+def _give(token: str) -> None:
     reading, writing = os.pipe()
-    os.write(writing, token.encode()[:4096])
+    os.write(writing, token.encode()[:_MOST_TOKEN_CHARACTERS])
     os.close(writing)
     os.dup2(reading, 0)
-    os.execv(sys.executable, [sys.executable, *_this_module(), *sys.argv[1:]])  # noqa: S606 - no shell is wanted
+    os.close(reading)
 
 
 def _this_module() -> list[str]:
