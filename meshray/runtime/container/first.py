@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
     home = Home.from_environment()
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     command = first_command(words, enrolled=home.enrolment.exists())
-    if file and "-" in command and not _give_token_of(file):
+    if file and command[:2] == ["join", "-"] and not _give_token_of(file):
         return 2
     return _look_after(home, _spawn(command) if command else None)
 
