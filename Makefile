@@ -54,7 +54,8 @@ lock:  ## choose the versions and hashes of the packages that tests, checks and 
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements/dist.txt requirements/dist.in
 
-docs:  ## write the references of the commands and of the coordinator's API anew
+docs:  ## write the references of the commands and of the coordinator's API, and the man pages
 	@scripts/setup.sh check
 	$(PYTHON) -m meshray.cli.reference > docs/reference.md
 	$(PYTHON) -m meshray.coordinator.openapi > docs/openapi.json
+	$(PYTHON) -m meshray.cli.manual man

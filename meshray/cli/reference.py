@@ -17,7 +17,7 @@ from meshray.cli.main import COMMANDS, cli
 from meshray.errors import MeshrayError
 
 _WIDTH = 100
-_EXIT_CODES = (
+EXIT_CODES = (
     (0, "fine"),
     (1, "failed"),
     (2, "usage: the input is wrong, nothing was changed"),
@@ -26,7 +26,7 @@ _EXIT_CODES = (
     (5, "agent or coordinator unreachable"),
     (130, "interrupted (Ctrl-C, SIGTERM); what had been begun was rolled back"),
 )
-_VARIABLES = (
+VARIABLES = (
     ("MESHRAY_HOME", "state: keys, enrolment, cached map, the coordinator's store, logs; default `/var/lib/meshray`"),
     ("MESHRAY_RUN", "sockets and pid files; default `/run/meshray`"),
     (
@@ -67,8 +67,8 @@ def _page() -> Iterator[str]:
     yield ""
     yield "Answers go to stdout, progress and warnings to stderr: live on a terminal, one line a stage elsewhere."
     yield ""
-    yield from _table("Exit codes", ("code", "meaning"), [(str(code), text) for code, text in _EXIT_CODES])
-    yield from _table("Environment", ("variable", "meaning"), [(f"`{name}`", text) for name, text in _VARIABLES])
+    yield from _table("Exit codes", ("code", "meaning"), [(str(code), text) for code, text in EXIT_CODES])
+    yield from _table("Environment", ("variable", "meaning"), [(f"`{name}`", text) for name, text in VARIABLES])
     yield from _json_section()
     # A width of its own: the page must not depend on the terminal of whoever makes it.
     context = click.Context(cli, info_name="meshray", **{**cli.context_settings, "terminal_width": _WIDTH})
