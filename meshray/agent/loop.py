@@ -23,6 +23,7 @@ from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import desired_device, own_node
 from meshray.agent.enrolment import Enrolment
 from meshray.agent.epoch_trials import EpochTrials
+from meshray.agent.gpus import GpuNotice
 from meshray.agent.handshakes import Handshakes
 from meshray.agent.identity import Identity
 from meshray.agent.installation import Installation
@@ -143,6 +144,7 @@ class Agent:
         #: What the coordinator said last that this node is to hold.
         self._shared: SharedSecrets | None = None
         self.installation = Installation(enrolment.trust_user_environment)
+        self.gpus = GpuNotice()
         self._handshakes = Handshakes()
         self._outward = Outward()
         self.keys = KeyKeeper(self, home, enrolment, private_key)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
     """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""
-    prober = agent.parts.prober
+    prober, ray = agent.parts.prober, agent.parts.ray
     return View(
         me=agent.me,
         mesh_map=agent.map,
@@ -34,7 +34,11 @@ def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
         expects_ray=expects_ray(agent),
         coordinator_reachable=agent.link.is_open,
         complaints=tuple(complaints_of(agent)),
-        notices=(*agent.installation.notices(), *agent.pins.notices()),
+        notices=(
+            *agent.installation.notices(),
+            *agent.pins.notices(),
+            *(agent.gpus.notices(ray.now, table.get(agent.me.ip)) if ray is not None and table is not None else ()),
+        ),
         now=boot_s(),
         wall_clock=time.time(),
         changed=agent.standing.since,

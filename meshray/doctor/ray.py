@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshray.doctor.ports import SILENT, PortSeen, ports_findings
+from meshray.doctor.ray_gpus import GpuFacts, why_unseen
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, RAY, TOKEN_RELEASE, ray_difference, release
@@ -74,6 +75,7 @@ class RayFacts:
         token_file: `SAME` as the mesh's token, `MISSING`, `OTHER`, or why it cannot be read; empty: not looked.
         with_token, without_token: HTTP status of the head's dashboard; 0: no answer.
         table: the nodes of Ray's table; None: it could not be asked.
+        gpus: what of GPUs the machine has; None: not looked.
     """
 
     why_none: str = ""
@@ -99,6 +101,7 @@ class RayFacts:
     with_token: int = 0
     without_token: int = 0
     table: tuple[TableRow, ...] | None = None
+    gpus: GpuFacts | None = None
 
 
 def _nodes(facts: Facts) -> Iterator[tuple[str, RayFacts | Finding]]:
@@ -326,6 +329,28 @@ def _advertised(name: str, ray: RayFacts, rows: tuple[TableRow, ...]) -> Finding
     return Finding(OK, f"Ray knows it as {ray.ip}", node=name)
 
 
+def _ray_gpus(facts: Facts) -> Iterable[Finding]:
+    offered = {node.name: node.ray for node in facts.status.nodes} if facts.status else {}
+    for name, ray in _nodes(facts):
+        state = offered.get(name)
+        if isinstance(ray, Finding):
+            yield ray
+        elif ray.gpus is None or state is None or not state.alive:
+            yield Finding(SKIP, "what Ray offers on this node is not known", node=name)
+        else:
+            yield _gpus(name, ray.gpus, state.resources.get("GPU", 0.0))
+
+
+def _gpus(name: str, gpus: GpuFacts, counted: float) -> Finding:
+    unseen = why_unseen(gpus, counted)
+    if unseen is not None:
+        return Finding(WARN, unseen.text, f"on {name}: {unseen.fix}", name)
+    if not gpus.cards:
+        return Finding(OK, f"no GPU in the machine; Ray counts {counted:g}", node=name)
+    wanted = f", as --num-gpus={gpus.asked} says" if gpus.asked else ""
+    return Finding(OK, f"{gpus.cards} in the machine; Ray counts {counted:g}{wanted}", node=name)
+
+
 _BASE = ("agent_running", "node_answers", "device_up")
 _WAY = ("handshake_fresh", "peer_answers", "overlay_admitted", "tcp_port_open")
 
@@ -347,4 +372,5 @@ SPECS: tuple[Spec, ...] = (
     ),
     Spec("ray_token", "Ray's token", (*_BASE, "ray_running"), _ray_token),
     Spec("ray_advertised", "the node's address in Ray", (*_BASE, "ray_running"), _ray_advertised),
+    Spec("ray_gpus", "GPUs, as Ray counts them", (*_BASE, "ray_running"), _ray_gpus),
 )

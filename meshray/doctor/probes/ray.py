@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.doctor.ports import PortSeen
+from meshray.doctor.probes import gpus
 from meshray.doctor.probes.context import Context
 from meshray.doctor.probes.dial import dial, ray_targets
 from meshray.doctor.ray import DASHBOARD, MISSING, OTHER, SAME, RayFacts, RayProcess, TableRow
@@ -71,6 +72,7 @@ async def look(context: Context) -> RayFacts:
         with_token=with_token,
         without_token=without_token,
         table=_rows(table),
+        gpus=await asyncio.to_thread(gpus.look, ray),
     )
 
 

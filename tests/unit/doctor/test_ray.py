@@ -11,6 +11,7 @@ import pytest
 from meshray.doctor.facts import Facts, NodeFacts, decode, encode
 from meshray.doctor.ports import DROPPED, FOREIGN, OPEN, REFUSED, SILENT, WORKERS, PortSeen
 from meshray.doctor.ray import SPECS, RayFacts, RayProcess, TableRow
+from meshray.doctor.ray_gpus import GpuFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
 from meshray.model.path import DIRECT, UDP, Path
 from meshray.model.status import NodeStatus, RayState, Status
@@ -50,6 +51,7 @@ def healthy(name: str) -> RayFacts:
         with_token=200,
         without_token=401,
         table=TABLE,
+        gpus=GpuFacts(),
     )
 
 

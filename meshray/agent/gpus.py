@@ -1,0 +1,40 @@
+"""The notice of `meshray status` that Ray counts no GPU on a machine that has one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from meshray.doctor.probes import gpus
+from meshray.doctor.ray_gpus import GpuFacts, why_unseen
+from meshray.model.status import RayState
+from meshray.raynode.supervisor import RayNow
+
+#: For so long what was seen is believed, seconds: cards and drivers seldom change, and status is asked often.
+_FRESH_S = 60.0
+
+
+class GpuNotice:
+    """What is said of this machine's GPUs."""
+
+    def __init__(
+        self, look: Callable[[RayNow], GpuFacts] = gpus.look, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._look = look
+        self._clock = clock
+        self._seen: GpuFacts | None = None
+        self._seen_at = 0.0
+
+    def notices(self, ray: RayNow | None, counted: RayState | None) -> tuple[str, ...]:
+        """Return the notice, or nothing.
+
+        Args:
+            ray: of this node; None: none is meant to run here.
+            counted: what the head's table says of it; None: it could not be asked.
+        """
+        if ray is None or counted is None or not counted.alive or counted.resources.get("GPU"):
+            return ()
+        if self._seen is None or self._clock() - self._seen_at > _FRESH_S:
+            self._seen, self._seen_at = self._look(ray), self._clock()
+        unseen = why_unseen(self._seen, 0)
+        return (f"{unseen.text}; to fix it: {unseen.fix}",) if unseen is not None else ()
