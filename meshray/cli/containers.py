@@ -38,6 +38,7 @@ def join_in_container(app: App, wish: Wish, choice: ContainerChoice, block: bool
     """`meshray join --runtime docker`. What was made is removed again when a later step fails."""
     from meshray.cli.enrolled import require_stranger
     from meshray.raynode.command import check_extra_args, check_labels
+    from meshray.runtime import log_format
     from meshray.runtime.container import record as records
     from meshray.runtime.container.engine import open_engine
     from meshray.runtime.container.node import make
@@ -47,6 +48,7 @@ def join_in_container(app: App, wish: Wish, choice: ContainerChoice, block: bool
     _require_sense(wish)
     check_extra_args(wish.ray_args)
     check_labels(wish.labels)
+    log_format.require_valid(app.environ)
     require_stranger(home, wish.token.mesh_id)
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
@@ -118,6 +120,7 @@ def _volumes(engine: Engine, said: Sequence[str]) -> dict[str, str]:
 
 
 def _plan(app: App, engine: Engine, wish: Wish, choice: ContainerChoice, head: Versions) -> Plan:
+    from meshray.runtime import log_format
     from meshray.runtime.container import image, plan
     from meshray.runtime.container.engine import cards_here
 
@@ -148,6 +151,7 @@ def _plan(app: App, engine: Engine, wish: Wish, choice: ContainerChoice, head: V
         bridge=choice.bridge,
         ports=tuple(sorted({wish.port, *(endpoint.port for endpoint in wish.endpoints)} - {0})),
         ephemeral=wish.ephemeral,
+        settings=log_format.settings(app.environ),
     )
 
 

@@ -100,6 +100,11 @@ def require_valid(environ: Mapping[str, str]) -> None:
     _setting(FORMAT, _FORMATS, environ)
 
 
+def settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the two variables that are set."""
+    return {name: environ[name] for name in (LEVEL, FORMAT) if environ.get(name)}
+
+
 def set_levels(environ: Mapping[str, str]) -> None:
     """Let this process log from the level of MESHRAY_LOG on.
 

@@ -255,7 +255,7 @@ def make(engine: Engine, plan: Plan) -> Box:
                 ports={f"{port}/udp": port for port in plan.ports},
                 volumes=inside,
                 tmpfs={"/run/meshray": "mode=711"},
-                environment={"SUDO_UID": str(plan.person_uid)} if plan.person_uid else {},
+                environment=plan.environment,
                 restart_policy={"Name": "no" if plan.ephemeral else "unless-stopped"},
                 labels={LABEL: __version__},
             )

@@ -34,6 +34,7 @@ class Plan:
         bridge: the Docker network, empty for the engine's default one.
         ports: UDP ports that lead from the machine to the node.
         volumes: folders of the machine, by their place inside.
+        settings: variables for meshray inside, also after the container was started again.
     """
 
     image: str
@@ -47,6 +48,12 @@ class Plan:
     ports: tuple[int, ...] = ()
     ephemeral: bool = False
     volumes: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of everything in the container. Never a secret: whoever may use the engine can read it."""
+        return {**self.settings, **({"SUDO_UID": str(self.person_uid)} if self.person_uid else {})}
 
     @property
     def volume(self) -> str:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from meshray.runtime.container.plan import free_name, gpus, shm_bytes
+from meshray.runtime import log_format
+from meshray.runtime.container.plan import Plan, free_name, gpus, shm_bytes
 
 GIB = 1024**3
 
@@ -20,6 +21,13 @@ def test_shared_memory_holds_the_third_that_ray_takes_by_itself() -> None:
 
 def test_a_size_that_is_no_number_is_left_to_ray() -> None:
     assert shm_bytes(("--object-store-memory=lots",), 8 * GIB) == shm_bytes((), 8 * GIB)
+
+
+def test_log_settings_and_the_user_are_the_containers_environment() -> None:
+    environ = {"MESHRAY_LOG": "debug", "MESHRAY_LOG_FORMAT": "", "MESHRAY_TOKEN": "secret"}
+    made = Plan("image", "/bin/python", "node", "node", 1000, 1, settings=log_format.settings(environ))
+    assert made.environment == {"MESHRAY_LOG": "debug", "SUDO_UID": "1000"}
+    assert Plan("image", "/bin/python", "node", "node", 0, 1).environment == {}
 
 
 def test_a_container_never_takes_another_ones_name() -> None:
