@@ -54,6 +54,11 @@ class VariableOption(click.Option):
         except ValueError:
             raise click.BadParameter("a quotation mark is not closed.", ctx, self) from None
 
+    def words(self, ctx: click.Context) -> list[str]:
+        """Return the values by which an error may speak of this option: not those of a flag, nor single characters."""
+        value = None if self.is_flag else self.value_from_envvar(ctx)
+        return [word for word in (value if isinstance(value, tuple) else (value,)) if word and len(word) > 1]
+
 
 option = partial(click.option, cls=VariableOption)
 
@@ -74,7 +79,7 @@ class TakesVariables(click.Command):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            if names := self._named(ctx, f"{error.message} {error.hint}"):
+            if names := self._named(ctx, error):
                 error.message += f" (from the environment: {', '.join(names)})"
             raise
 
@@ -84,15 +89,15 @@ class TakesVariables(click.Command):
     def _options(self) -> list[VariableOption]:
         return [given for given in self.params if isinstance(given, VariableOption)]
 
-    def _named(self, ctx: click.Context, text: str) -> list[str]:
-        """The variables that were used and whose options the text names; all that were used where it names none."""
-        used = {
-            str(given.envvar): given.opts
+    def _named(self, ctx: click.Context, error: UsageError) -> list[str]:
+        """The variables of which the error speaks: by their options, or by what they hold."""
+        options = set(re.findall(r"--[a-z-]+", f"{error.message} {error.hint}"))
+        return [
+            str(given.envvar)
             for given in self._options()
             if ctx.get_parameter_source(given.name or "") is ParameterSource.ENVIRONMENT
-        }
-        words = set(re.findall(r"--[a-z-]+", text))
-        return [name for name, opts in used.items() if words.intersection(opts)] or list(used)
+            and (options.intersection(given.opts) or any(word in error.message for word in given.words(ctx)))
+        ]
 
     def _warn_of_unknown(self, ctx: click.Context) -> None:
         known = [str(given.envvar) for given in self._options()]

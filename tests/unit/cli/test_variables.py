@@ -109,6 +109,12 @@ def test_a_combination_names_the_variable_that_said_it() -> None:
     assert "MESHRAY_JOIN_NAME" not in outcome.err
 
 
+def test_an_error_about_something_else_names_no_variable() -> None:
+    variables = {"MESHRAY_INIT_NAME": "vm", "MESHRAY_INIT_NO_RAY": "1", "MESHRAY_SERVICE": "cron"}
+    outcome = type_in("init", environ=NOWHERE | variables)
+    assert (outcome.code, "from the environment" in outcome.err) == (2, False)
+
+
 def test_a_mistyped_variable_is_warned_of() -> None:
     outcome = type_in("init", "--no-ray", "--ray", "x", environ=NOWHERE | {"MESHRAY_INIT_NAEM": "vm"})
     assert "warning: MESHRAY_INIT_NAEM is the variable of no option; did you mean MESHRAY_INIT_NAME?" in outcome.err
