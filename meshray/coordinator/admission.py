@@ -8,11 +8,13 @@ frozenset({'worker'})
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
+from dataclasses import replace
 
 from meshray.coordinator.records import Member, TokenRecord
 from meshray.errors import RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName
+from meshray.model.attestation import Attestation
 from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.enrol import EnrolRequest
 from meshray.model.environment import ShownToken
@@ -115,6 +117,29 @@ def require_same(known: Member, token: TokenRecord) -> None:
         raise token.spent()
 
 
+def enrolled_again(
+    known: Member,
+    request: EnrolRequest,
+    token: TokenRecord,
+    *,
+    name: NodeName,
+    roles: frozenset[str],
+    attestation: Attestation | None,
+) -> Member:
+    """Return the member as it is after its machine enrolled once more. Raises as `labels_of` does."""
+    node = replace(
+        known.node,
+        name=name,
+        roles=roles,
+        endpoints=endpoints_of(request),
+        ephemeral=request.ephemeral or token.ephemeral,
+        labels=labels_of(request),
+        versions=request.versions,
+        attestation=attestation,
+    )
+    return replace(known, node=node, advertised=node.endpoints)
+
+
 def labels_of(request: EnrolRequest) -> dict[str, str]:
     """Those that a person gave. Raises UsageError where they are too long: every node is sent them with each change."""
     size = sum(len(key) + len(value) for key, value in request.labels.items())
@@ -130,6 +155,62 @@ def labels_of(request: EnrolRequest) -> dict[str, str]:
 def endpoints_of(request: EnrolRequest) -> tuple[Endpoint, ...]:
     """Those that a person gave, each once."""
     return tuple(dict.fromkeys(request.endpoints))[:MAX_ENDPOINTS]
+
+
+def name_of(
+    request: EnrolRequest,
+    token: TokenRecord,
+    known: Member | None,
+    taken: Set[str],
+    reserved: Set[NodeName],
+) -> NodeName:
+    """Return the name that the node will have.
+
+    A token that is bound to a name decides it. While such a token is valid, nobody else takes its name.
+
+    Args:
+        known: the member that has this key already.
+        taken: the names of all members.
+        reserved: the names that valid tokens are bound to.
+
+    Raises:
+        RefusedError: ``name_taken``; ``token_other_name``: the token is bound to another name.
+    """
+    if token.name is not None:
+        _require_bound_name(request, token, known)
+        if known is not None:
+            return known.node.name
+        if token.name in taken:
+            raise RefusedError(
+                "name_taken",
+                f"another node is called {token.name}",
+                hint=f"on the head: meshray token create --name {token.name} --replace",
+            )
+        return token.name
+    if known is not None and (not request.name_is_exact or request.name == known.node.name):
+        return known.node.name
+    if request.name_is_exact and request.name in reserved - taken:
+        raise RefusedError(
+            "name_taken",
+            f"the name {request.name} is reserved for the machine that joins with the token made for it",
+            hint=f"join with another --name; or on the head: meshray token create --name {request.name}",
+        )
+    return free_name(request.name, taken | reserved, exact=request.name_is_exact)
+
+
+def _require_bound_name(request: EnrolRequest, token: TokenRecord, known: Member | None) -> None:
+    if request.name_is_exact and request.name != token.name:
+        raise RefusedError(
+            "token_other_name",
+            f"the token {token.id} was made for the node {token.name}, not for {request.name}",
+            hint=f"join without --name; or on the head: meshray token create --name {request.name}",
+        )
+    if known is not None and known.token_id != token.id and known.node.name != token.name:
+        raise RefusedError(
+            "token_other_name",
+            f"this machine is the node {known.node.name} already, and the token was made for {token.name}",
+            hint="meshray leave, then join again with this token",
+        )
 
 
 def free_name(wanted: NodeName, taken: Collection[str], *, exact: bool) -> NodeName:

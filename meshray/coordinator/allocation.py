@@ -1,4 +1,5 @@
-"""Which overlay address a new node gets: the lowest that is free and was not in use lately.
+"""Which overlay address a new node gets: the one that its name had, where its token says so; else the lowest that is
+free and was not in use lately.
 
 >>> network = OverlayNetwork.parse("10.99.0.0/16")
 >>> allocate(network, taken={IPv4Address("10.99.0.1")}, freed={}, now=0.0)
@@ -10,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from ipaddress import IPv4Address
 
+from meshray.coordinator.records import Freed, Member, TokenRecord
 from meshray.errors import MeshrayError
-from meshray.model.address import OverlayNetwork
+from meshray.model.address import NodeName, OverlayNetwork
+from meshray.model.node import STATIC
 
 #: So long an address rests after its node went away, seconds: other nodes may still have it in a
 #: connection table, a cached map or a running Ray, and would take the new node for the old one.
@@ -26,14 +29,45 @@ def cools_down(freed_at: float, now: float) -> bool:
     return now - freed_at < COOL_DOWN_S
 
 
+def left_by(member: Member, now: float, *, failed: bool) -> Freed | None:
+    """Return the rest of the address of a member that is removed now; None where it needs none and is free at once.
+
+    No packet ever came from the address of a node whose agent never had the map: nobody can take its next owner for
+    it. A static peer has no agent.
+
+    Args:
+        failed: its join failed.
+    """
+    if not member.had_map and STATIC not in member.node.roles:
+        return None
+    return Freed(now, str(member.node.name), member.token_id if failed else "")
+
+
+def previous_address(
+    freed: Mapping[IPv4Address, Freed], taken: Container[IPv4Address], name: NodeName, token: TokenRecord
+) -> IPv4Address | None:
+    """Return the address that this name had last, where the token gives the right to it; else None.
+
+    A name that a machine chose is no proof that it is the machine of before. Two tokens are: one that is bound to the
+    name, as its maker decided, and the very token of a join that failed, whose use was given back.
+    """
+    mine = [
+        (left.at, address)
+        for address, left in freed.items()
+        if left.name == name and address not in taken and (token.name == name or left.token_id == token.id)
+    ]
+    return max(mine)[1] if mine else None
+
+
 def allocate(
-    network: OverlayNetwork, taken: Container[IPv4Address], freed: Mapping[IPv4Address, float], now: float
+    network: OverlayNetwork, taken: Container[IPv4Address], freed: Mapping[IPv4Address, Freed], now: float
 ) -> IPv4Address:
     """The address for a new node.
 
     Args:
         taken: addresses of the nodes that are enrolled.
-        freed: when each address that was once in use became free, unix seconds.
+        freed: when each address that was once in use became free.
+        now: unix seconds.
 
     Raises:
         MeshrayError: code ``network_full``.
@@ -42,7 +76,7 @@ def allocate(
     for address in network.node_addresses():
         if address in taken:
             continue
-        if address not in freed or not cools_down(freed[address], now):
+        if address not in freed or not cools_down(freed[address].at, now):
             return address
         resting = True
     if resting:

@@ -54,6 +54,8 @@ _STATUS = {
     "lock_needed": 409,
     "lock_other": 409,
     "endpoint_unusable": 409,
+    "token_other_name": 409,
+    "removal_not_signed": 409,
     "key_taken": 409,
     "version_mismatch": 409,
     "meshray_too_old": 409,
@@ -171,11 +173,18 @@ class _Api:
     async def enrol(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         asked = EnrolRequest.from_json(body)
-        self._service.require_token(asked)
+        self._service.tokens.require(asked)
         self._door.trust(request.protocol)
         self._service.require_proof(asked.public_key, "/v1/enroll", body)
         answer = await self._service.enrol(asked)
         return success(replace(answer, observed=request.remote or "").to_json())
+
+    async def withdraw(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        shown, key = ShownToken.from_json(body), PublicKey.parse(wire.text(body, "public_key", 44))
+        self._service.tokens.require(shown)
+        self._service.require_proof(key, "/v1/withdraw", body)
+        return success({"withdrawn": await self._service.withdraw(shown, key)})
 
     async def environment(self, request: web.Request) -> web.StreamResponse:
         self._member(request)
@@ -234,11 +243,13 @@ class _Api:
     async def create_token(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
         require_lock(self._service.settings.mesh, _lock(body))
-        token, record = await self._service.create_token(
+        token, record = await self._service.tokens.create(
             uses=wire.number(body, "uses", 0, MAX_USES, 1),
             ttl_s=wire.number(body, "ttl_s", 0, MAX_TTL_S, 86400),
             ephemeral=wire.flag(body, "ephemeral"),
             roles=roles_from_json(body),
+            name=NodeName.parse(wire.text(body, "name", 63)) if "name" in body else None,
+            replace_node=wire.flag(body, "replace"),
         )
         return success(
             {
@@ -247,15 +258,17 @@ class _Api:
                 "uses": record.uses,
                 "expires": record.expires,
                 "roles": sorted(record.roles),
+                "name": record.name,
+                "replace": bool(record.replaces),
                 "port": self._service.settings.port,
             }
         )
 
     async def list_tokens(self, request: web.Request) -> web.StreamResponse:
-        return success({"tokens": [token.to_json() for token in self._service.tokens()]})
+        return success({"tokens": [token.to_json() for token in self._service.tokens.all()]})
 
     async def revoke_token(self, request: web.Request) -> web.StreamResponse:
-        record = await self._service.revoke_token(request.match_info["id"])
+        record = await self._service.tokens.revoke(request.match_info["id"])
         return success(record.to_json())
 
     async def list_nodes(self, request: web.Request) -> web.StreamResponse:

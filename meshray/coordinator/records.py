@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 
 from meshray.coordinator.lineage import Restored
 from meshray.errors import RefusedError
-from meshray.model.address import Endpoint
+from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Removals
 from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.keys import MeshSecret
@@ -34,6 +34,8 @@ class TokenRecord:
         expires: unix seconds; None means never.
         ephemeral: nodes that enrol with it are ephemeral.
         roles: what a node that enrols with it may be beyond a node: of `meshray.model.enrol.WISHES`.
+        name: the node name that it is bound to; None: the joining machine chooses its name.
+        replaces: the id of the node whose name and address the new node takes over; empty: it replaces none.
     """
 
     id: str
@@ -45,6 +47,8 @@ class TokenRecord:
     created: float
     revoked: bool = False
     roles: frozenset[str] = frozenset()
+    name: NodeName | None = None
+    replaces: str = ""
 
     @property
     def is_spent(self) -> bool:
@@ -76,7 +80,24 @@ class TokenRecord:
             "created": self.created,
             "revoked": self.revoked,
             "roles": sorted(self.roles),
+            "name": self.name,
+            "replace": bool(self.replaces),
         }
+
+
+@dataclass(frozen=True)
+class Freed:
+    """When an overlay address became free, and who had it.
+
+    Attributes:
+        at: unix seconds.
+        name: of the node that had it; empty: not known.
+        token_id: of the join that failed and gave the address back; empty: the node was removed for another reason.
+    """
+
+    at: float
+    name: str = ""
+    token_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +111,7 @@ class Member:
         reported: endpoints that its agent found.
         reached: at which endpoint its agent is connected to the coordinator, where others may reach it there as well.
         enrolled: unix seconds.
-        had_map: whether an ephemeral node's agent ever received a whole map.
+        had_map: whether the node's agent ever received a whole map over its connection: only then it came online.
         follows_epochs: its agent takes over new epochs of the mesh's secrets; one of an older meshray does not.
     """
 
@@ -161,15 +182,15 @@ class PutToken:
 
 @dataclass(frozen=True)
 class PutFreed:
-    """Note when this address became free."""
+    """Note when this address became free, and who had it."""
 
     address: IPv4Address
-    at: float
+    freed: Freed
 
 
 @dataclass(frozen=True)
 class DropFreed:
-    """This address has rested long enough."""
+    """This address has rested long enough, or went back to the name that had it."""
 
     address: IPv4Address
 

@@ -21,18 +21,21 @@ from meshray.coordinator.admission import (
     ConflictError,
     UnknownError,
     endpoints_of,
+    enrolled_again,
     free_name,
     labels_of,
+    name_of,
     require_same,
     roles_of,
     token_of,
 )
-from meshray.coordinator.allocation import allocate, cools_down
+from meshray.coordinator.allocation import allocate, cools_down, left_by, previous_address
 from meshray.coordinator.lineage import Lineage
 from meshray.coordinator.locking import require_attested
 from meshray.coordinator.records import (
     DropFreed,
     DropMember,
+    Freed,
     Member,
     PutFreed,
     PutMember,
@@ -44,7 +47,7 @@ from meshray.coordinator.records import (
     TokenRecord,
 )
 from meshray.model.address import Endpoint, NodeName
-from meshray.model.attestation import Attestation, Removals
+from meshray.model.attestation import Removals
 from meshray.model.endpoints import MAX_ENDPOINTS, is_public, require_few
 from meshray.model.enrol import EnrolRequest
 from meshray.model.keys import PublicKey
@@ -78,7 +81,7 @@ class Registry:
     Attributes:
         members: by node id.
         tokens: by token id.
-        freed: when an address that was in use became free, unix seconds.
+        freed: when an address that was in use became free, and who had it.
         deadlines: when an absent ephemeral node will be removed, unix seconds, by node id.
         revision: of the map; one more with each change that other nodes can see.
         reserved: no revision up to this one is given out again after a restart.
@@ -91,7 +94,7 @@ class Registry:
     mesh: MeshInfo
     members: Mapping[str, Member] = field(default_factory=dict)
     tokens: Mapping[str, TokenRecord] = field(default_factory=dict)
-    freed: Mapping[IPv4Address, float] = field(default_factory=dict)
+    freed: Mapping[IPv4Address, Freed] = field(default_factory=dict)
     deadlines: Mapping[str, float] = field(default_factory=dict)
     revision: int = 0
     reserved: int = 0
@@ -148,27 +151,31 @@ class Registry:
 
         Raises:
             RefusedError: token_other_mesh, token_unknown, token_revoked, token_expired, token_used_up,
-                name_taken, key_taken, head_exists, role_not_granted; or as `require_attested` does.
+                token_other_name, name_taken, key_taken, head_exists, role_not_granted; or as `require_attested` does.
             UsageError: hub_needs_endpoint.
             MeshrayError: network_full, or what ``compare`` raises.
         """
-        token = token_of(request, self.mesh, self.tokens, now if wall is None else wall)
-        known = self._with_key(request.public_key)
+        wall = now if wall is None else wall
+        token = token_of(request, self.mesh, self.tokens, wall)
+        known = self.with_key(request.public_key)
         head = self.map.head
         roles = roles_of(request, token, known, head)
         if WORKER in roles and head is not None and head.versions.ray:
             compare(request.versions, head.versions)
         attestation = require_attested(request, self.mesh, known, self.removals)
         if known is not None:
-            return self._enrol_again(
-                known, token, request, roles, attestation=attestation, credential_hash=credential_hash, now=now
-            )
-        if token.is_spent:
+            require_same(known, token)
+        elif token.is_spent:
             raise token.spent()
+        name = name_of(request, token, known, self._names, self._reserved(wall))
+        if known is not None:
+            member = enrolled_again(known, request, token, name=name, roles=roles, attestation=attestation)
+            registry, rows = self._put(replace(member, credential_hash=credential_hash))
+            return registry._await_first_map(member.node, now), rows, registry.members[member.node.id]
         node = Node(
             id=node_id,
-            name=self._free_name(request.name, exact=request.name_is_exact),
-            ip=self._address(now),
+            name=name,
+            ip=previous_address(self.freed, self._addresses, name, token) or self._address(now),
             public_key=request.public_key,
             roles=roles,
             endpoints=endpoints_of(request),
@@ -180,6 +187,9 @@ class Registry:
         used = replace(token, used=token.used + 1)
         registry, rows = self._put(Member(node, credential_hash, token.id, node.endpoints, now))
         registry = replace(registry, tokens={**self.tokens, token.id: used})
+        if node.ip in self.freed:
+            freed = {address: left for address, left in self.freed.items() if address != node.ip}
+            registry, rows = replace(registry, freed=freed), (*rows, DropFreed(node.ip))
         return registry._await_first_map(node, now), (*rows, PutToken(used)), registry.members[node_id]
 
     def add_static(self, name: NodeName, public_key: PublicKey, node_id: str, now: float) -> Outcome[Member]:
@@ -188,10 +198,11 @@ class Registry:
         return self.put(Member(node, "", "", (), now))
 
     def remove(self, node_id: str, now: float, *, take_back: bool = False) -> Outcome[Member]:
-        """The node is no member any more; its address rests for an hour.
+        """The node is no member any more. Its address rests for an hour, unless the node never came online.
 
         Args:
-            take_back: its join failed on its side: the token's use is given back if that was just now.
+            take_back: its join failed on its side: if that was just now, the token's use is given back, and with the
+                same token and name the address.
 
         Raises:
             UnknownError: there is none.
@@ -204,16 +215,19 @@ class Registry:
                 f"{member.node.name} runs the coordinator of this mesh and cannot be removed",
                 hint=f"to end the whole mesh, on {member.node.name}: meshray leave",
             )
-        address = member.node.ip
-        gone = replace(
+        failed = take_back and now - member.enrolled <= TAKE_BACK_S
+        registry = replace(
             self,
             members={key: other for key, other in self.members.items() if key != node_id},
             deadlines=_without(self.deadlines, node_id),
-            freed={**self.freed, address: now},
         )
-        registry, rows = gone.next_revision((DropMember(node_id), PutFreed(address, now)))
+        rows: RowChanges = (DropMember(node_id),)
+        address, left = member.node.ip, left_by(member, now, failed=failed)
+        if left is not None:
+            registry, rows = replace(registry, freed={**self.freed, address: left}), (*rows, PutFreed(address, left))
+        registry, rows = registry.next_revision(rows)
         token = self.tokens.get(member.token_id)
-        if take_back and token is not None and now - member.enrolled <= TAKE_BACK_S:
+        if failed and token is not None:
             unused = replace(token, used=max(0, token.used - 1))
             registry, rows = replace(registry, tokens={**self.tokens, token.id: unused}), (*rows, PutToken(unused))
         if member.reached is not None:
@@ -244,8 +258,8 @@ class Registry:
 
     def collect(self, now: float) -> Outcome[tuple[Member, ...]]:
         """Removes the ephemeral nodes that stayed away, and forgets addresses that have rested."""
-        rested = [address for address, at in self.freed.items() if not cools_down(at, now)]
-        registry = replace(self, freed={key: at for key, at in self.freed.items() if key not in rested})
+        rested = [address for address, left in self.freed.items() if not cools_down(left.at, now)]
+        registry = replace(self, freed={key: left for key, left in self.freed.items() if key not in rested})
         rows: list[RowChange] = [DropFreed(address) for address in rested]
         gone: list[Member] = []
         for node_id, deadline in self.deadlines.items():
@@ -307,9 +321,9 @@ class Registry:
         return registry, rows, None
 
     def got_map(self, node_id: str) -> Outcome[None]:
-        """The agent received a whole map: from now on an ephemeral node may be collected."""
+        """The agent received a whole map: the node came online, and an ephemeral one may be collected from now on."""
         member = self.members.get(node_id)
-        if member is None or member.had_map or not member.node.ephemeral:
+        if member is None or member.had_map:
             return self, (), None
         registry, rows = self._put(replace(member, had_map=True))
         return registry, rows, None
@@ -407,49 +421,33 @@ class Registry:
 
     # Inside
 
-    def _enrol_again(
-        self,
-        known: Member,
-        token: TokenRecord,
-        request: EnrolRequest,
-        roles: frozenset[str],
-        *,
-        attestation: Attestation | None,
-        credential_hash: str,
-        now: float,
-    ) -> Outcome[Member]:
-        require_same(known, token)
-        name = known.node.name
-        if request.name_is_exact and request.name != name:
-            name = self._free_name(request.name, exact=True)
-        node = replace(
-            known.node,
-            name=name,
-            roles=roles,
-            endpoints=endpoints_of(request),
-            ephemeral=request.ephemeral or token.ephemeral,
-            labels=labels_of(request),
-            versions=request.versions,
-            attestation=attestation,
-        )
-        member = replace(known, node=node, credential_hash=credential_hash, advertised=node.endpoints)
-        registry, rows = self._put(member)
-        return registry._await_first_map(node, now), rows, member
-
     def _await_first_map(self, node: Node, now: float) -> Registry:
         if not node.ephemeral or node.online:
             return replace(self, deadlines=_without(self.deadlines, node.id))
         return replace(self, deadlines={**self.deadlines, node.id: now + NEVER_SEEN_GRACE_S})
 
     def _address(self, now: float) -> IPv4Address:
-        taken = {member.node.ip for member in self.members.values()}
-        return allocate(self.mesh.network, taken, self.freed, now)
+        return allocate(self.mesh.network, self._addresses, self.freed, now)
 
-    def _with_key(self, key: PublicKey) -> Member | None:
+    @property
+    def _addresses(self) -> set[IPv4Address]:
+        return {member.node.ip for member in self.members.values()}
+
+    @property
+    def _names(self) -> set[str]:
+        return {member.node.name for member in self.members.values()}
+
+    def _reserved(self, wall: float) -> set[NodeName]:
+        """The names of the tokens that a machine may still join with."""
+        valid = (token for token in self.tokens.values() if not token.is_spent and token.refusal(wall) is None)
+        return {token.name for token in valid if token.name is not None}
+
+    def with_key(self, key: PublicKey) -> Member | None:
+        """The member that has this key; None: nobody has it."""
         return next((member for member in self.members.values() if member.node.public_key == key), None)
 
     def _free_name(self, wanted: NodeName, *, exact: bool) -> NodeName:
-        return free_name(wanted, {member.node.name for member in self.members.values()}, exact=exact)
+        return free_name(wanted, self._names, exact=exact)
 
     def _publish(self, member: Member) -> tuple[Registry, RowChanges]:
         """The member with the endpoints that follow from what is known of it. A hub's are stored: nodes that come back

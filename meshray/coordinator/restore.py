@@ -20,6 +20,7 @@ from meshray.coordinator.allocation import allocate
 from meshray.coordinator.lineage import Mark, Restored
 from meshray.coordinator.records import (
     DropMember,
+    Freed,
     Member,
     PutFreed,
     PutMember,
@@ -111,10 +112,11 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
     ]
     lost = {member.node.id for member in gone}
     members = {key: member for key, member in registry.members.items() if key not in lost}
-    freed = {**registry.freed, **{member.node.ip: now for member in gone}}
+    freed_now = {member.node.ip: Freed(now, str(member.node.name)) for member in gone}
+    freed = {**registry.freed, **freed_now}
     deadlines = {key: at for key, at in registry.deadlines.items() if key not in lost}
     rows: list[RowChange] = [DropMember(key) for key in lost]
-    rows += [PutFreed(member.node.ip, now) for member in gone]
+    rows += [PutFreed(address, left) for address, left in freed_now.items()]
     added: list[str] = []
     # Names and addresses may have moved from one node to another: all are taken off before any is put.
     changed = [node for node in told.values() if _differs(node, members.get(node.id))]
@@ -161,11 +163,11 @@ def let_rest(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[i
     taken = {member.node.ip for member in registry.members.values()}
     network = registry.mesh.network
     resting = {
-        node.ip: now
+        node.ip: Freed(now)
         for node in nodes
         if node.ip in network.cidr and node.ip not in taken and node.ip not in registry.freed
     }
-    rows = tuple(PutFreed(ip, at) for ip, at in resting.items())
+    rows = tuple(PutFreed(ip, left) for ip, left in resting.items())
     return replace(registry, freed={**registry.freed, **resting}), rows, len(resting)
 
 
@@ -197,7 +199,7 @@ def come_back(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]
         ephemeral=ticket.ephemeral,
         labels=ticket.labels,
     )
-    member = Member(node, ticket.credential_hash, "", (), now)
+    member = Member(node, ticket.credential_hash, "", (), now, had_map=True)
     restored = registry.lineage.restored
     if restored is not None:
         restored = replace(restored, added=(*restored.added, str(node.name)))
@@ -241,5 +243,5 @@ def _clashes(node: Node, members: Iterable[Member]) -> bool:
 def _remembered(node: Node, known: Member | None, now: float) -> Member:
     stays = replace(node, seen=None, hubs=(), online=known.node.online if known else False, ray_instance="")
     if known is None:
-        return Member(stays, "", "", node.endpoints if STATIC in node.roles else (), now)
+        return Member(stays, "", "", node.endpoints if STATIC in node.roles else (), now, had_map=True)
     return replace(known, node=replace(stays, endpoints=known.node.endpoints))

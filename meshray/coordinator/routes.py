@@ -71,6 +71,12 @@ ROUTES: tuple[Route, ...] = (
         },
     ),
     Route(
+        *("withdraw", "POST", "/v1/withdraw", Caller.TOKEN, "An enrolment whose answer did not arrive is undone"),
+        answer=enveloped({"withdrawn": {**schemas.FLAG, "description": "whether there was a node to remove"}}),
+        request=schemas.WITHDRAW_REQUEST,
+        refusals={403: "the token is unknown, revoked, expired or of another mesh, or the key was not proven"},
+    ),
+    Route(
         *("environment", "GET", "/v1/environment", Caller.NODE, "What a node is to have that matches the head"),
         answer=schemas.ENVIRONMENT,
     ),
@@ -131,7 +137,10 @@ ROUTES: tuple[Route, ...] = (
         *("create_token", "POST", "/v1/tokens", Caller.ADMIN, "A new token"),
         answer=schemas.MADE_TOKEN,
         request=schemas.NEW_TOKEN,
-        refusals={409: "the mesh has a lock, which must sign it"},
+        refusals={
+            404: "there is no node of this name to replace",
+            409: "the mesh has a lock, which must sign it; the name is taken; or that node cannot be replaced",
+        },
     ),
     Route(
         *("list_tokens", "GET", "/v1/tokens", Caller.ADMIN, "All tokens, without their secrets"),

@@ -87,6 +87,15 @@ ENDPOINT = text(MAX_ENDPOINT, pattern=r".*:[0-9]{1,5}", description="HOST:PORT o
 ENDPOINTS = listed(ENDPOINT)
 #: See `meshray.model.proof`.
 PROOF = text(64, description="that the sender has the private half of the key: HMAC-SHA256; refused without")
+#: Of a token, to which node it is bound.
+BOUND: Mapping[str, Schema] = {
+    "name": {
+        "type": ["string", "null"],
+        "maxLength": 63,
+        "description": "the node that enrols with it is called so; null: it chooses its name",
+    },
+    "replace": {**FLAG, "description": "it takes name and address of a node that is there, which is removed then"},
+}
 LABELS: Schema = {
     "type": "object",
     "maxProperties": wire.MAX_ITEMS,
@@ -183,12 +192,13 @@ COMPONENTS: Mapping[str, Schema] = {
             "created": TIME,
             "revoked": FLAG,
         },
-        {"roles": GRANTED},
+        {"roles": GRANTED, **BOUND},
     ),
 }
 
 _TOKEN_PARTS = {"mesh_id": text(64), "token_id": text(64), "secret": text(128, format="password")}
 SHOWN_TOKEN = record(_TOKEN_PARTS)
+WITHDRAW_REQUEST = record({**_TOKEN_PARTS, "public_key": KEY}, {"proof": PROOF})
 ENROL_REQUEST = record(
     {
         **_TOKEN_PARTS,
@@ -240,6 +250,8 @@ NEW_TOKEN = record(
         "ephemeral": FLAG,
         "roles": GRANTED,
         "lock": LOCK,
+        "name": {**NAME, "description": "the node that joins with it is called so; then uses must be 1"},
+        "replace": {**FLAG, "description": "it takes the place of the node that is called so now"},
     },
 )
 MADE_TOKEN = enveloped(
@@ -250,7 +262,7 @@ MADE_TOKEN = enveloped(
         "expires": TIME_OR_NEVER,
         "port": number(1, 65535),
     },
-    {"roles": GRANTED},
+    {"roles": GRANTED, **BOUND},
 )
 MEMBER: Schema = {"allOf": [ref("Node"), record({"enrolled": TIME})]}
 NAMED = {"name": OWN_NAME, "ip": ADDRESS}

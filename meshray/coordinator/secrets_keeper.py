@@ -43,19 +43,19 @@ class SecretsKeeper:
 
     async def rotate(self) -> Rotation:
         """Starts a new epoch of the mesh secret and of Ray's token. Raises as `rotated` does."""
-        fresh = self._fresh()
+        fresh = self.fresh()
         rotation = await self._ledger.change(lambda registry: rotated(registry, fresh))
-        self._announce(rotation)
+        self.announce(rotation)
         return rotation
 
     async def remove(self, node_id: str, remove: Removal | None = None) -> tuple[Member, Rotation]:
         """Removes a node; the others get secrets that it does not know. Arguments as of `rotated_without`."""
-        fresh = self._fresh()
+        fresh = self.fresh()
         member, rotation = await self._ledger.change(
             lambda registry: rotated_without(registry, node_id, self._clock(), fresh, remove)
         )
         if rotation.started:
-            self._announce(rotation)
+            self.announce(rotation)
         return member, rotation
 
     async def settle(self) -> None:
@@ -78,7 +78,8 @@ class SecretsKeeper:
             shared = shared_with(registry, member, self._clock())
             self._publisher.tell(node_id, {"type": "secrets", **shared.to_json()})
 
-    def _announce(self, rotation: Rotation) -> None:
+    def announce(self, rotation: Rotation) -> None:
+        """Sends every connected agent what it is to hold after this rotation, which was written."""
         _log.info("epoch %d of the mesh's secrets began", rotation.epoch)
         self._send_all()
 
@@ -91,5 +92,6 @@ class SecretsKeeper:
     def _state(self) -> tuple[tuple[int, bool], ...]:
         return tuple((epoch.number, epoch.retired) for epoch in self._ledger.registry.epochs)
 
-    def _fresh(self) -> SecretEpoch:
+    def fresh(self) -> SecretEpoch:
+        """Return secrets for the next epoch; its number is decided when it starts."""
         return SecretEpoch.make(FIRST, self._clock())

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from meshray import __version__
 from meshray.coordinator import epochs
-from meshray.coordinator.admission import token_of
 from meshray.coordinator.asking import Asking, Gathered
 from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.environment import environment_of, locked
@@ -24,13 +23,16 @@ from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.locking import attested, learned, removed, signed_static
 from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
 from meshray.coordinator.reach import Reach
-from meshray.coordinator.records import Member, SecretEpoch, TokenRecord
+from meshray.coordinator.records import Member, SecretEpoch
 from meshray.coordinator.recovery import SETTLE_S, Recovery
 from meshray.coordinator.registry import Outcome, Registry
+from meshray.coordinator.replacement import Replaced, made_room
 from meshray.coordinator.rotation import rotated
 from meshray.coordinator.secrets_keeper import SecretsKeeper
 from meshray.coordinator.store import Store
 from meshray.coordinator.ticket import Seal
+from meshray.coordinator.token_keeper import TokenKeeper
+from meshray.coordinator.withdrawal import withdrawn
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, Removals
@@ -41,7 +43,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HUB, STATIC, Node, Versions
 from meshray.model.proof import FIELD, is_proven
 from meshray.model.question import Answer
-from meshray.model.token import Token, hash_secret, new_secret, new_token_id
+from meshray.model.token import hash_secret, new_secret
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -80,7 +82,6 @@ class Service:
     ) -> None:
         self.settings = store.settings()
         self._store = store
-        self._fingerprint = fingerprint
         self._clock, self._wall = clock, wall or clock
         self._told_restored = ""
         #: With which nodes prove their keys; good as long as this process.
@@ -93,6 +94,9 @@ class Service:
         self.recovery = Recovery(self._ledger, seal, clock, settle_s=settle_s)
         self.faults = Faults(self._ledger, self._publisher, clock)
         self.secrets = SecretsKeeper(self._ledger, self._publisher, clock)
+        self.tokens = TokenKeeper(
+            self._ledger, self.settings.mesh.id, fingerprint, endpoints=self._endpoints, wall=self._wall
+        )
         self.reach = Reach(self.settings.mesh.network)
         self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
 
@@ -133,11 +137,6 @@ class Service:
                 hint="try again, if the coordinator was just started; each machine joins with a key of its own",
             )
 
-    def require_token(self, shown: EnrolRequest | ShownToken) -> None:
-        """Raises RefusedError unless the token is one of this mesh that may still be used, if only by its own node."""
-        registry = self._ledger.registry
-        token_of(shown, registry.mesh, registry.tokens, self._wall())
-
     def member_with(self, credential: str) -> Member | None:
         """Whose credential this is; None where nobody's."""
         return self._ledger.registry.by_credential.get(hash_secret(credential))
@@ -151,7 +150,10 @@ class Service:
     # Nodes
 
     async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
-        """A machine becomes a node. Raises as `Registry.enrol` does, or MeshrayError version_mismatch, store_failed."""
+        """A machine becomes a node, in the place of another one where its token says so.
+
+        Raises as `Registry.enrol` and `made_room` do, or MeshrayError version_mismatch, store_failed.
+        """
         from meshray.raynode.versions import compare
 
         if not self.budgets.may_enrol(request.token_id):
@@ -159,20 +161,22 @@ class Service:
         await self.recovery.settled()
         credential = new_secret()
         credential_hash, node_id = hash_secret(credential), secrets.token_hex(8)
+        fresh = self.secrets.fresh()
 
-        def step(registry: Registry) -> Outcome[tuple[Member, SecretEpoch]]:
+        def step(registry: Registry) -> Outcome[tuple[Member, SecretEpoch, Replaced | None]]:
+            now, wall = self._clock(), self._wall()
+            registry, gone, replaced = made_room(registry, request, fresh, now=now, wall=wall)
             registry, rows, member = registry.enrol(
-                request,
-                node_id=node_id,
-                credential_hash=credential_hash,
-                compare=compare,
-                now=self._clock(),
-                wall=self._wall(),
+                request, node_id=node_id, credential_hash=credential_hash, compare=compare, now=now, wall=wall
             )
             registry, more, member = epochs.enrolled(registry, member, follows=request.follows_epochs)
-            return registry, (*rows, *more), (member, epochs.newest(registry))
+            return registry, (*gone, *rows, *more), (member, epochs.newest(registry), replaced)
 
-        member, epoch = await self._ledger.change(step)
+        member, epoch, replaced = await self._ledger.change(step)
+        if replaced is not None:
+            self._say_goodbye(replaced.member)
+            if replaced.rotation.started:
+                self.secrets.announce(replaced.rotation)
         _log.info("%s enrolled as %s with token %s", member.node.name, member.node.ip, request.token_id)
         return EnrolAnswer(
             member.node.id,
@@ -184,6 +188,19 @@ class Service:
             secret_epoch=epoch.number,
         )
 
+    async def withdraw(self, shown: ShownToken, key: PublicKey) -> bool:
+        """Undoes the enrolment with this key, whose answer did not arrive. Returns whether there was one to undo.
+
+        Raises:
+            RefusedError: the token is not accepted.
+        """
+        self.tokens.require(shown)
+        await self.recovery.settled()
+        member = await self._ledger.change(lambda registry: withdrawn(registry, shown.token_id, key, self._clock()))
+        if member is not None:
+            self._say_goodbye(member)
+        return member is not None
+
     def environment(self, shown: ShownToken | None = None) -> Environment:
         """What a node is to have that matches the head.
 
@@ -194,7 +211,7 @@ class Service:
             RefusedError: the token is not accepted.
         """
         if shown is not None:
-            self.require_token(shown)
+            self.tokens.require(shown)
         return environment_of(self._ledger.registry)
 
     async def lock(self, requirements: str) -> None:
@@ -424,27 +441,6 @@ class Service:
     async def ray_started(self, node_id: str, instance: str) -> None:
         """Ray's head has another instance. Raises UnknownError."""
         await self._report(node_id, lambda registry: registry.ray_started(node_id, instance))
-
-    # Tokens
-
-    async def create_token(
-        self, *, uses: int, ttl_s: int, ephemeral: bool, roles: frozenset[str] = frozenset()
-    ) -> tuple[Token, TokenRecord]:
-        """A new token. ``uses`` 0: any number of nodes; ``ttl_s`` 0: never expires; ``roles``: that it grants."""
-        secret, now = new_secret(), self._wall()
-        expires = now + ttl_s if ttl_s else None
-        record = TokenRecord(new_token_id(), hash_secret(secret), uses, 0, expires, ephemeral, now, roles=roles)
-        await self._ledger.change(lambda registry: registry.add_token(record))
-        token = Token(self.settings.mesh.id, self._endpoints(), self._fingerprint, record.id, secret)
-        return token, record
-
-    async def revoke_token(self, token_id: str) -> TokenRecord:
-        """Raises as `Registry.revoke_token` does."""
-        return await self._ledger.change(lambda registry: registry.revoke_token(token_id))
-
-    def tokens(self) -> list[TokenRecord]:
-        """All that were ever made, oldest first."""
-        return sorted(self._ledger.registry.tokens.values(), key=lambda token: token.created)
 
     def require_admin(self, member: Member) -> None:
         """Raises RefusedError not_admin unless this is the node that runs the coordinator."""

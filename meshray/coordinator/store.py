@@ -23,6 +23,7 @@ from meshray.coordinator.records import (
     DropEpoch,
     DropFreed,
     DropMember,
+    Freed,
     Member,
     PutEpoch,
     PutFreed,
@@ -78,6 +79,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE token ADD COLUMN roles TEXT NOT NULL DEFAULT '[]'",),
     # The signature of the node's key by its identity, JSON; empty: none.
     ("ALTER TABLE node ADD COLUMN attestation TEXT NOT NULL DEFAULT ''",),
+    # Tokens that are bound to a name, and who had an address that is free. Until now `had_map` was kept of ephemeral
+    # nodes only: the others are taken for nodes that came online, whose addresses rest.
+    (
+        "ALTER TABLE token ADD COLUMN name TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE token ADD COLUMN replaces TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE freed ADD COLUMN name TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE freed ADD COLUMN token_id TEXT NOT NULL DEFAULT ''",
+        "UPDATE node SET had_map = 1 WHERE ephemeral = 0",
+    ),
 )
 #: A coordinator that is just ending still holds the file, milliseconds.
 LOCK_WAIT_MS = 3000
@@ -203,7 +213,10 @@ class Store:
             query = self._connection.execute
             members = [_member(row) for row in query("SELECT * FROM node ORDER BY enrolled")]
             tokens = [_token(row) for row in query("SELECT * FROM token ORDER BY created")]
-            freed = {IPv4Address(ip): float(at) for ip, at in query("SELECT ip, at FROM freed")}
+            freed = {
+                IPv4Address(ip): Freed(float(at), str(name), str(token_id))
+                for ip, at, name, token_id in query("SELECT ip, at, name, token_id FROM freed")
+            }
             reserved = int(query("SELECT value FROM setting WHERE name = 'revision'").fetchone()[0])
             timelines = {str(name): int(serial) for name, serial in query("SELECT id, serial FROM timeline")}
             restored = query("SELECT value FROM setting WHERE name = 'restored'").fetchone()
@@ -317,7 +330,7 @@ def _endpoints(text: str) -> tuple[Endpoint, ...]:
 
 
 def _token(row: tuple[object, ...]) -> TokenRecord:
-    token_id, secret_hash, uses, used, expires, ephemeral, created, revoked, roles = row
+    token_id, secret_hash, uses, used, expires, ephemeral, created, revoked, roles, name, replaces = row
     return TokenRecord(
         str(token_id),
         str(secret_hash),
@@ -328,6 +341,8 @@ def _token(row: tuple[object, ...]) -> TokenRecord:
         float(str(created)),
         bool(revoked),
         frozenset(json.loads(str(roles))),
+        NodeName(str(name)) if name else None,
+        str(replaces),
     )
 
 
@@ -370,8 +385,10 @@ def _put_token(connection: sqlite3.Connection, change: PutToken) -> None:
         token.created,
         int(token.revoked),
         json.dumps(sorted(token.roles)),
+        token.name or "",
+        token.replaces,
     )
-    connection.execute("REPLACE INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    connection.execute(f"REPLACE INTO token VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - only marks
 
 
 def _write(connection: sqlite3.Connection, change: RowChange) -> None:
@@ -382,7 +399,9 @@ def _write(connection: sqlite3.Connection, change: RowChange) -> None:
     elif isinstance(change, DropMember):
         connection.execute("DELETE FROM node WHERE id = ?", (change.node_id,))
     elif isinstance(change, PutFreed):
-        connection.execute("REPLACE INTO freed VALUES (?, ?)", (str(change.address), change.at))
+        freed = change.freed
+        values = (str(change.address), freed.at, freed.name, freed.token_id)
+        connection.execute("REPLACE INTO freed VALUES (?, ?, ?, ?)", values)
     elif isinstance(change, DropFreed):
         connection.execute("DELETE FROM freed WHERE ip = ?", (str(change.address),))
     elif isinstance(change, PutTimeline):

@@ -33,8 +33,12 @@ def token(
     expires: float | None = None,
     ephemeral: bool = False,
     roles: Iterable[str] = (),
+    name: str = "",
 ) -> TokenRecord:
-    return TokenRecord(token_id, hash_secret(SECRET), uses, 0, expires, ephemeral, NOW, roles=frozenset(roles))
+    bound_to = NodeName(name) if name else None
+    return TokenRecord(
+        token_id, hash_secret(SECRET), uses, 0, expires, ephemeral, NOW, roles=frozenset(roles), name=bound_to
+    )
 
 
 def new_mesh(*tokens: TokenRecord, network: str = "10.99.0.0/16") -> Registry:
@@ -69,6 +73,12 @@ def request(
     return EnrolRequest(
         mesh_id, token_id, secret, NodeName(name), exact, key(number), versions, with_ray, ephemeral, {"zone": "a"}
     )
+
+
+def online(registry: Registry, node_id: str) -> Registry:
+    """The node's agent is connected and has the map."""
+    registry, _, _ = registry.connected(node_id)
+    return registry.got_map(node_id)[0]
 
 
 def accept_all(mine: Versions, head: Versions) -> None:

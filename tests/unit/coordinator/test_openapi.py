@@ -49,7 +49,8 @@ def test_an_operation_says_who_may_call_and_what_comes_back(route: object) -> No
 def test_only_the_coordinators_own_node_administers() -> None:
     open_to_others = {route.name for route in ROUTES if route.caller is not Caller.ADMIN}
     asking = {"environment", "show_environment"}
-    assert open_to_others == {"hello", "openapi", "enrol", "agent", "relay", "leave", "reach", "rotate"} | asking
+    joining = {"enrol", "withdraw"}
+    assert open_to_others == {"hello", "openapi", "agent", "relay", "leave", "reach", "rotate"} | asking | joining
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.allocation import COOL_DOWN_S, allocate
-from meshray.coordinator.records import DropFreed, PutFreed, PutMember, PutRevision, PutToken
+from meshray.coordinator.records import DropFreed, Freed, PutFreed, PutMember, PutRevision, PutToken
 from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,
     MOST_REACHED,
@@ -20,7 +20,7 @@ from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolRequest
 from meshray.model.node import STATIC, WORKER, Versions
 
-from .people import ENDPOINT, NOW, VERSIONS, accept_all, enrol, key, new_mesh, request, token
+from .people import ENDPOINT, NOW, VERSIONS, accept_all, enrol, key, new_mesh, online, request, token
 
 
 def refusal(registry: Registry, asked: EnrolRequest, now: float = NOW) -> str:
@@ -141,9 +141,9 @@ def test_versions_are_compared_only_for_a_node_with_ray() -> None:
 
 
 def test_a_freed_address_rests_for_an_hour() -> None:
-    registry = enrol(new_mesh(), request(1))
+    registry = online(enrol(new_mesh(), request(1)), "id-1")
     registry, rows, _ = registry.remove("id-1", NOW)
-    assert PutFreed(IPv4Address("10.99.0.2"), NOW) in rows
+    assert PutFreed(IPv4Address("10.99.0.2"), Freed(NOW, "worker")) in rows
     early = enrol(registry, request(2), NOW + COOL_DOWN_S - 1)
     assert early.named("worker").node.ip == IPv4Address("10.99.0.3")
     late = enrol(registry, request(2), NOW + COOL_DOWN_S)
@@ -162,7 +162,7 @@ def test_a_join_that_failed_gives_its_use_of_the_token_back_for_a_while() -> Non
 
 
 def test_a_rested_address_is_forgotten() -> None:
-    registry = enrol(new_mesh(), request(1))
+    registry = online(enrol(new_mesh(), request(1)), "id-1")
     registry, _, _ = registry.remove("id-1", NOW)
     registry, rows, gone = registry.collect(NOW + COOL_DOWN_S)
     assert rows == (DropFreed(IPv4Address("10.99.0.2")),)
@@ -177,13 +177,13 @@ def test_a_full_network_says_why() -> None:
         allocate(network, addresses, {}, NOW)
     rested = IPv4Address("10.99.0.3")
     with pytest.raises(MeshrayError, match="within the past hour"):
-        allocate(network, addresses - {rested}, {rested: NOW - 5}, NOW)
+        allocate(network, addresses - {rested}, {rested: Freed(NOW - 5)}, NOW)
 
 
 @pytest.mark.parametrize("clock", [NOW - 86400, NOW])
 def test_a_clock_that_was_set_back_never_shortens_the_rest(clock: float) -> None:
     network = OverlayNetwork.parse("10.99.0.0/16")
-    assert allocate(network, set(), {IPv4Address("10.99.0.1"): NOW}, clock) == IPv4Address("10.99.0.2")
+    assert allocate(network, set(), {IPv4Address("10.99.0.1"): Freed(NOW)}, clock) == IPv4Address("10.99.0.2")
 
 
 def test_the_head_cannot_be_removed() -> None:

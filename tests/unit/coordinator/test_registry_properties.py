@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from meshray.coordinator.admission import ConflictError
 from meshray.coordinator.allocation import COOL_DOWN_S
-from meshray.coordinator.records import DropMember, PutMember, RowChanges
+from meshray.coordinator.records import DropMember, PutMember, RowChanges, SecretEpoch
 from meshray.coordinator.registry import Registry
+from meshray.coordinator.replacement import bound, made_room
 from meshray.errors import MeshrayError
+from meshray.model.epochs import FIRST
 from meshray.model.meshmap import MeshMap, diff
 from meshray.model.node import Node
 
@@ -26,12 +30,15 @@ class MeshLife(RuleBasedStateMachine):
         super().__init__()
         self.now = NOW
         # 6 addresses: exhaustion and reuse happen all the time.
-        self.registry: Registry = new_mesh(
-            *(token(name, uses=uses) for name, uses in TOKENS.items()), network="10.99.0.0/28"
+        self.registry: Registry = replace(
+            new_mesh(*(token(name, uses=uses) for name, uses in TOKENS.items()), network="10.99.0.0/28"),
+            epochs=(SecretEpoch.make(FIRST, NOW),),
         )
         self.stored: dict[str, Node] = {key: member.node for key, member in self.registry.members.items()}
         self.agent: MeshMap = self.registry.map
-        self.released: dict[IPv4Address, float] = {}
+        #: Of the nodes that came online: when their addresses were freed, and under which name.
+        self.released: dict[IPv4Address, tuple[float, str]] = {}
+        self.came_online: set[str] = set()
         self.enrolled_with = dict.fromkeys(TOKENS, 0)
         self.serial = 0
 
@@ -40,7 +47,9 @@ class MeshLife(RuleBasedStateMachine):
             if isinstance(row, PutMember):
                 self.stored[row.member.node.id] = row.member.node
             elif isinstance(row, DropMember):
-                self.released[self.stored.pop(row.node_id).ip] = self.now
+                left = self.stored.pop(row.node_id)
+                if row.node_id in self.came_online:
+                    self.released[left.ip] = self.now, left.name
         change = diff(self.agent, registry.map)
         self.agent = self.agent.apply(change)
         self.registry = registry
@@ -70,7 +79,7 @@ class MeshLife(RuleBasedStateMachine):
         else:
             self.enrolled_with[token_id] += 1
             freed = self.released.get(member.node.ip)
-            assert freed is None or self.now - freed >= COOL_DOWN_S
+            assert freed is None or self.now - freed[0] >= COOL_DOWN_S
         self.take(registry, rows)
 
     @rule(number=st.integers(0, 20))
@@ -83,6 +92,27 @@ class MeshLife(RuleBasedStateMachine):
             return
         self.take(registry, rows)
 
+    @rule(number=st.integers(0, 20))
+    def replace_node(self, number: int) -> None:
+        old = self.registry.members[sorted(self.registry.members)[number % len(self.registry.members)]].node
+        self.serial += 1
+        record = token(f"r-{self.serial}", uses=1, name=old.name)
+        try:
+            registry, rows, _ = bound(self.registry, record, replace_node=True)
+        except ConflictError:
+            assert old.id == "head-id"
+            return
+        self.take(registry, rows)
+        asked = request(1000 + self.serial, token_id=record.id, name="any")
+        fresh = SecretEpoch.make(FIRST, self.now)
+        registry, gone, replaced = made_room(registry, asked, fresh, now=self.now, wall=self.now)
+        registry, rows, member = registry.enrol(
+            asked, node_id=f"id-{self.serial}", credential_hash=f"c-{self.serial}", compare=accept_all, now=self.now
+        )
+        assert replaced is not None
+        assert (replaced.member.node.id, member.node.name, member.node.ip) == (old.id, old.name, old.ip)
+        self.take(registry, (*gone, *rows))
+
     @rule(number=st.integers(0, 20), comes=st.booleans(), gets_map=st.booleans())
     def presence(self, number: int, comes: bool, gets_map: bool) -> None:
         node_id = sorted(self.registry.members)[number % len(self.registry.members)]
@@ -90,6 +120,7 @@ class MeshLife(RuleBasedStateMachine):
             registry, rows, _ = self.registry.connected(node_id)
             self.take(registry, rows)
             if gets_map:
+                self.came_online.add(node_id)
                 registry, rows, _ = self.registry.got_map(node_id)
                 self.take(registry, rows)
         else:

@@ -14,6 +14,7 @@ from meshray.coordinator.environment import environment_of, locked
 from meshray.coordinator.identity import fingerprint
 from meshray.coordinator.records import PutFreed, PutMember, PutRevision, PutToken, RowChanges
 from meshray.coordinator.registry import Registry
+from meshray.coordinator.replacement import bound
 from meshray.coordinator.store import Settings, Store
 from meshray.errors import MeshrayError
 from meshray.model.address import NodeName, OverlayNetwork
@@ -23,7 +24,7 @@ from meshray.model.keys import PrivateKey
 from meshray.model.token import Token
 from meshray.settings import Home
 
-from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, key, new_mesh, request
+from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, key, new_mesh, online, request, token
 
 SETTINGS = Settings(MESH, 51888)
 
@@ -32,14 +33,16 @@ def everything(registry: Registry) -> RowChanges:
     return (
         *(PutMember(member) for member in registry.members.values()),
         *(PutToken(token) for token in registry.tokens.values()),
-        *(PutFreed(address, at) for address, at in registry.freed.items()),
+        *(PutFreed(address, left) for address, left in registry.freed.items()),
         PutRevision(registry.reserved),
     )
 
 
 def test_what_was_applied_is_loaded_again(tmp_path: Path) -> None:
-    registry = enrol(enrol(new_mesh(), request(1, ephemeral=True)), request(2))
-    registry, _, _ = registry.remove("id-2", NOW + 0.125)
+    registry = enrol(enrol(new_mesh(token(), token("t2", uses=1)), request(1, ephemeral=True)), request(2))
+    registry, _, _ = bound(registry, token("mine", uses=1, name="worker"), replace_node=True)
+    registry, _, _ = online(registry, "id-2").remove("id-2", NOW + 0.125, take_back=True)
+    assert registry.freed and registry.tokens["mine"].replaces == "id-1"
     file = Store.create(tmp_path / "db", SETTINGS)
     file.apply(everything(registry))
     file.close()

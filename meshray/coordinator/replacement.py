@@ -1,0 +1,139 @@
+"""Tokens that are bound to a node name, and the node whose place the new one takes (pure).
+
+    token create --name N            the name is reserved for the machine that joins with the token
+    token create --name N --replace  the token names the id of the node that is called N now
+    that machine enrols              that node is removed; name and address go to the machine, in one transaction
+
+Only the token says which node is replaced, and only the coordinator's own node makes tokens. A machine that joins says
+nothing of it. The token is bound to the id, so that it never replaces another node that has the name by then.
+
+>>> registry, rows, record = bound(registry, record, replace_node=True)
+>>> registry, rows, replaced = made_room(registry, request, fresh, now=now, wall=wall)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from meshray.coordinator.admission import ConflictError, token_of
+from meshray.coordinator.epochs import Rotation, rotated_without
+from meshray.coordinator.records import Freed, Member, SecretEpoch, TokenRecord
+from meshray.coordinator.registry import Outcome, Registry
+from meshray.errors import RefusedError, UsageError
+from meshray.model.enrol import EnrolRequest
+from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The node that was removed, and what became of the secrets that it knew."""
+
+    member: Member
+    rotation: Rotation
+
+
+def bound(registry: Registry, record: TokenRecord, *, replace_node: bool) -> Outcome[TokenRecord]:
+    """Add a new token, which may be bound to a node name.
+
+    Args:
+        replace_node: the node that is called so now is replaced by the one that enrols with the token.
+
+    Raises:
+        UsageError: ``name_with_uses``: one name is for one node; ``replace_without_name``.
+        RefusedError: ``name_taken``; ``removal_not_signed``, see `_require_replaceable`.
+        UnknownError: ``node_unknown``: there is no node to replace.
+        ConflictError: ``node_not_replaceable``.
+    """
+    name = record.name
+    if name is None:
+        if replace_node:
+            raise UsageError(
+                "replace_without_name", "which node is replaced?", hint="meshray token create --name NODE --replace"
+            )
+        return registry.add_token(record)
+    if record.uses != 1:
+        raise UsageError(
+            "name_with_uses",
+            f"a token for the node {name} is for one node, and has one use",
+            hint="leave out --uses, or --name",
+        )
+    if replace_node:
+        member = registry.named(name)
+        _require_replaceable(registry, member)
+        record = replace(record, replaces=member.node.id)
+    elif any(member.node.name == name for member in registry.members.values()):
+        raise RefusedError(
+            "name_taken",
+            f"a node is called {name} already",
+            hint=f"for a machine that takes its place: meshray token create --name {name} --replace",
+        )
+    return registry.add_token(record)
+
+
+def made_room(
+    registry: Registry, request: EnrolRequest, fresh: SecretEpoch, *, now: float, wall: float
+) -> Outcome[Replaced | None]:
+    """Remove the node whose place the one that enrols takes, as the token says; None where it takes nobody's.
+
+    The enrolment that follows in the same transaction finds name and address free. Where it is refused, nothing
+    happened. The removal is that of ``node rm``: the others get secrets that the old machine does not know.
+
+    Args:
+        fresh: the secrets of the next epoch.
+        now, wall: unix seconds, as of `Registry.enrol`.
+
+    Raises:
+        RefusedError: as `token_of` and `bound` do.
+        ConflictError: the node has become one that cannot be replaced since the token was made.
+    """
+    token = token_of(request, registry.mesh, registry.tokens, wall)
+    old = registry.members.get(token.replaces)
+    if old is None or old.node.name != token.name or token.is_spent:
+        return registry, (), None
+    if registry.with_key(request.public_key) is not None:
+        # A member enrols once more: the node itself, which stays what it is, or another one, which is refused.
+        return registry, (), None
+    if request.name_is_exact and request.name != token.name:
+        return registry, (), None
+    _require_replaceable(registry, old)
+    registry, rows, (member, rotation) = rotated_without(registry, old.node.id, now, fresh)
+    # That of a node which never came online would not be kept for its name; this is not written, but taken at once.
+    freed = {**registry.freed, member.node.ip: Freed(now, str(member.node.name))}
+    return replace(registry, freed=freed), rows, Replaced(member, rotation)
+
+
+def _require_replaceable(registry: Registry, member: Member) -> None:
+    """Raise where no other machine may take this node's place.
+
+    Others dial the head, and hubs read what they forward: a token for a plain node must not make either. A lock signs
+    each removal, which nobody could do at the moment of the enrolment.
+    """
+    name, roles = member.node.name, member.node.roles
+    if COORDINATOR in roles:
+        raise ConflictError(
+            "node_not_replaceable",
+            f"{name} runs the coordinator of this mesh and cannot be replaced",
+            hint="meshray node list shows the other nodes",
+        )
+    if roles & {HEAD, HUB, STATIC}:
+        what, then = next(
+            entry
+            for role, entry in (
+                (HEAD, ("the Ray head", "meshray token create --head")),
+                (HUB, ("a hub", "meshray token create --hub")),
+                (STATIC, ("a static peer", f"meshray peer add {name} --config {name}.conf")),
+            )
+            if role in roles
+        )
+        raise ConflictError(
+            "node_not_replaceable",
+            f"{name} is {what} and cannot be replaced by a token",
+            hint=f"meshray node rm {name} --yes; then {then}",
+        )
+    if registry.mesh.lock is not None:
+        raise RefusedError(
+            "removal_not_signed",
+            f"the mesh {registry.mesh.name} has a lock, which must sign the removal of {name}",
+            hint=f"meshray node rm {name} --yes --lock FILE; then within the hour, which keeps name and address: "
+            f"meshray token create --name {name} --lock FILE",
+        )
