@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from meshray.errors import MeshrayError, RefusedError, UnreachableError, error_f
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.enrol import INSTANCE_HEADER, MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
+from meshray.model.environment import ShownToken
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
@@ -37,6 +38,8 @@ REQUEST_TIMEOUT_S = 20.0
 HEARTBEAT_S = 10.0
 #: A map of 10,000 nodes has about 5 MB.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+#: Where an enrolment is undone whose answer did not arrive.
+WITHDRAW = "/v1/withdraw"
 #: The close code by which the coordinator says that this node was removed.
 CLOSE_REMOVED = 4401
 #: … that it does not know this node, but may have forgotten it: its database is an older copy.
@@ -88,11 +91,15 @@ class CoordinatorBehind(MeshrayError):
         )
 
 
-async def enrol(token: Token, request: EnrolRequest, key: PrivateKey) -> tuple[EnrolAnswer, Endpoint]:
+async def enrol(
+    token: Token, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None] = lambda: None
+) -> tuple[EnrolAnswer, Endpoint]:
     """Becomes a node. Returns the answer and the address at which the coordinator answered.
 
     Args:
         key: whose public half the request names.
+        on_sent: called just before the request leaves: without an answer nobody knows from then on whether the node
+            exists.
 
     Raises:
         UnreachableError: no address answered; names each and what happened there.
@@ -104,8 +111,26 @@ async def enrol(token: Token, request: EnrolRequest, key: PrivateKey) -> tuple[E
         endpoint, hello = await stranger.find(session)
         found = replace(stranger, endpoints=(endpoint,))
         body = proven(hello, "/v1/enroll", request.to_json(), key)
+        on_sent()
         answer = await found.request(session, "POST", "/v1/enroll", body)
     return EnrolAnswer.from_json(answer), endpoint
+
+
+async def withdraw(token: Token, key: PrivateKey) -> None:
+    """Undoes an enrolment with this token and key whose answer did not arrive; nothing happens where there was none.
+
+    Raises:
+        UnreachableError: no address answered.
+        RefusedError: the token is not accepted.
+    """
+    stranger = Coordinator(token.coordinators, token.fingerprint)
+    await stranger.call("POST", WITHDRAW, withdrawal(token, key), key)
+
+
+def withdrawal(token: Token, key: PrivateKey) -> Mapping[str, object]:
+    """Return the body of POST /v1/withdraw, without the proof."""
+    shown = ShownToken(token.mesh_id, token.token_id, token.secret)
+    return {**shown.to_json(), "public_key": str(key.public())}
 
 
 def proven(hello: Mapping[str, object], path: str, body: Mapping[str, object], key: PrivateKey) -> Mapping[str, object]:
@@ -192,13 +217,16 @@ class Coordinator:
         path: str,
         body: Mapping[str, object],
         prove_with: PrivateKey | None = None,
+        *,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> Mapping[str, object]:
-        """The same over a byte stream that leads to the coordinator's port, for one call."""
+        """The same over a byte stream that leads to the coordinator's port, for one call. Arguments as of `enrol`."""
         from meshray.agent.stream import session_over
 
         async with session_over(stream, self.fingerprint) as session:
             if prove_with is not None:
                 body = proven(await self.request(session, "GET", "/v1/hello"), path, body, prove_with)
+            on_sent()
             return await self.request(session, method, path, body)
 
     async def open_link(self) -> Link:

@@ -24,13 +24,24 @@ class Undo:
     def __init__(self, app: App) -> None:
         self._app = app
         self._steps: list[tuple[str, Callable[[], object]]] = []
+        self._failed: set[str] = set()
 
     def __enter__(self) -> Undo:
         return self
 
-    def add(self, what: str, step: Callable[[], object]) -> None:
-        """``what`` names in a warning what could not be undone."""
-        self._steps.append((what, step))
+    def add(self, what: str, step: Callable[[], object]) -> Callable[[], None]:
+        """``what`` names in a warning what could not be undone. Returns what drops the step again."""
+        entry = (what, step)
+        self._steps.append(entry)
+
+        def drop() -> None:
+            self._steps.remove(entry)
+
+        return drop
+
+    def has_failed(self, what: str) -> bool:
+        """Whether a step of this name could not be undone."""
+        return what in self._failed
 
     def keep(self) -> None:
         """From here on nothing is undone."""
@@ -48,6 +59,7 @@ class Undo:
                 try:
                     step()
                 except Exception as failure:  # the first error is the one that matters
+                    self._failed.add(what)
                     self._app.warn(f"{what} could not be undone: {failure}")
         finally:
             for number, handler in before.items():

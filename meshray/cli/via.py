@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,14 @@ class ThroughSsh:
     target: SshTarget
 
     def call(
-        self, app: App, coordinator: Coordinator, path: str, body: Json, prove_with: PrivateKey | None = None
+        self,
+        app: App,
+        coordinator: Coordinator,
+        path: str,
+        body: Json,
+        prove_with: PrivateKey | None = None,
+        *,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> Json:
         """One POST; raises as `Coordinator.request` does, and UnreachableError ``ssh_failed`` with ssh's own words."""
         from meshray.runtime.person import Person
@@ -46,7 +53,9 @@ class ThroughSsh:
         port = coordinator.endpoints[0].port
         with SshStream(self.target, port, Person.invoking(app.environ), app.environ) as stream:
             try:
-                return asyncio.run(coordinator.call_through(stream.socket, "POST", path, body, prove_with))
+                return asyncio.run(
+                    coordinator.call_through(stream.socket, "POST", path, body, prove_with, on_sent=on_sent)
+                )
             except UnreachableError as error:
                 raise stream.failure() or error from None
 
@@ -61,7 +70,14 @@ class ThroughForward:
     endpoint: Endpoint
 
     def call(
-        self, app: App, coordinator: Coordinator, path: str, body: Json, prove_with: PrivateKey | None = None
+        self,
+        app: App,
+        coordinator: Coordinator,
+        path: str,
+        body: Json,
+        prove_with: PrivateKey | None = None,
+        *,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> Json:
         """One POST; raises as `Coordinator.request` does."""
         try:
@@ -73,7 +89,7 @@ class ThroughForward:
                 hint="does the forward lead to the coordinator's port?",
             ) from None
         with stream:
-            return asyncio.run(coordinator.call_through(stream, "POST", path, body, prove_with))
+            return asyncio.run(coordinator.call_through(stream, "POST", path, body, prove_with, on_sent=on_sent))
 
     def __str__(self) -> str:
         return str(self.endpoint)
@@ -82,13 +98,29 @@ class ThroughForward:
 Via = ThroughSsh | ThroughForward
 
 
-def enrol_via(app: App, via: Via, token: Token, request: EnrolRequest, key: PrivateKey) -> EnrolAnswer:
-    """Becomes a node, with the key whose public half the request names; raises as `Via.call` does."""
+def enrol_via(
+    app: App,
+    via: Via,
+    token: Token,
+    request: EnrolRequest,
+    key: PrivateKey,
+    *,
+    on_sent: Callable[[], None] = lambda: None,
+) -> EnrolAnswer:
+    """Becomes a node; raises as `Via.call` does. Arguments as of `meshray.agent.client.enrol`."""
     from meshray.agent.client import Coordinator
     from meshray.model.enrol import EnrolAnswer
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
-    return EnrolAnswer.from_json(via.call(app, stranger, "/v1/enroll", request.to_json(), key))
+    return EnrolAnswer.from_json(via.call(app, stranger, "/v1/enroll", request.to_json(), key, on_sent=on_sent))
+
+
+def withdraw_via(app: App, via: Via, token: Token, key: PrivateKey) -> None:
+    """Undoes an enrolment whose answer did not arrive; raises as `Via.call` does."""
+    from meshray.agent.client import WITHDRAW, Coordinator, withdrawal
+
+    stranger = Coordinator(token.coordinators, token.fingerprint)
+    via.call(app, stranger, WITHDRAW, withdrawal(token, key), key)
 
 
 def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:

@@ -119,11 +119,12 @@ def is_harmless(home: Home) -> bool:
     return all(entry.name in _HARMLESS or entry.name.startswith(_UNFINISHED) for entry in home.state.iterdir())
 
 
-def forget(home: Home, *, keep_logs: bool = False) -> None:
+def forget(home: Home, *, keep_logs: bool = False, keep_keys: bool = False) -> None:
     """Removes what meshray wrote; files of others stay, and so does a folder that still holds some.
 
     Args:
         keep_logs: as `failed_logs`, in place of those of an earlier try.
+        keep_keys: key and identity stay, with which the coordinator gives the same node again.
     """
     if home.logs.is_dir() or not keep_logs:
         shutil.rmtree(failed_logs(home), ignore_errors=True)
@@ -137,15 +138,13 @@ def forget(home: Home, *, keep_logs: bool = False) -> None:
         from meshray.runtime.rootless.namespace import remove_scratch
 
         remove_scratch(home)
-    _remove_files(home)
+    _remove_files(home, keep_keys=keep_keys)
 
 
-def _remove_files(home: Home) -> None:
+def _remove_files(home: Home, *, keep_keys: bool) -> None:
     files = [
-        home.private_key,
+        *(() if keep_keys else (home.private_key, home.identity_key, home.identity)),
         home.pending_key,
-        home.identity_key,
-        home.identity,
         home.pins,
         home.enrolment,
         home.map_cache,

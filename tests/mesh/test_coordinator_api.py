@@ -101,7 +101,18 @@ async def test_tokens_are_listed_without_secrets(tmp_path: Path) -> None:
         assert made["expires"] is None
         listed = (await mesh.admin("GET", "/v1/tokens")).body["tokens"]
         entry = cast("list[Json]", listed)[-1]
-        assert set(entry) == {"id", "uses", "used", "expires", "ephemeral", "created", "revoked", "roles"}
+        assert set(entry) == {
+            "id",
+            "uses",
+            "used",
+            "expires",
+            "ephemeral",
+            "created",
+            "revoked",
+            "roles",
+            "name",
+            "replace",
+        }
         assert (entry["id"], entry["uses"], entry["ephemeral"]) == (made["id"], 3, True)
         assert (await mesh.admin("DELETE", "/v1/tokens/nothing")).status == 404
 
@@ -149,6 +160,9 @@ async def test_rename_remove_and_what_is_not_possible(tmp_path: Path) -> None:
 async def test_a_node_leaves_and_its_address_rests(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.client.enrol(mesh.token)
+        agent = await mesh.client.agent(worker.credential)
+        await agent.until({"head", "worker"})
+        await agent.until_online("worker", True)
         assert (await mesh.client.call("POST", "/v1/leave", credential=worker.credential)).status == 200
         assert (await mesh.client.call("POST", "/v1/leave", credential=worker.credential)).status == 401
         again = await mesh.client.enrol(mesh.token)

@@ -159,7 +159,7 @@ def make_real(target: Target, route: Route, case: Any, number: int) -> None:
         }
         if number % 5:
             case.body = dict(target.proven(route.path, case.body))
-    if route.name == "rotate":
+    if route.name in ("rotate", "withdraw"):
         # Its own key again, or another: which is refused here, where no hub's agent would hear of it.
         case.body |= {"public_key": target.worker_key if number % 2 else new_key()}
         case.body = dict(target.proven(route.path, case.body))
@@ -196,7 +196,7 @@ def try_operation(target: Target, schema: Any, route: Route, caller: Caller, mod
         answer = case.call(
             base_url=target.url, session=target.session, headers=headers, timeout=PATIENCE_S, verify=False
         )
-        if answer.status_code == 200 and route.name in ("enrol", "leave", "remove_node"):
+        if answer.status_code == 200 and route.name in ("enrol", "withdraw", "leave", "remove_node"):
             target.worker = ""  # it may be gone, or another's by its key
         target.statuses.setdefault(route.name, set()).add(answer.status_code)
         assert answer.elapsed < ONE_CALL_S

@@ -40,6 +40,7 @@ from meshray.cli.undo import Undo
 from meshray.cli.user_environment import environment_options
 from meshray.cli.variables import option
 from meshray.cli.via import Via, enrol_via, parse_via, unenrol_via
+from meshray.cli.withdrawal import ENROLMENT, Asked, taken_back
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
@@ -48,7 +49,7 @@ from meshray.raynode.user_environment import UserEnvironment
 from meshray.settings import DEFAULT_PORT, Home
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from meshray.agent.enrolment import Enrolment
     from meshray.environment.matched import Matched
@@ -365,7 +366,8 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
         roles=wish.roles,
         attestation=identity.sign(key.public()),
     )
-    answer, coordinators = _ask(app, wish, request, key)
+    with Asked(app, wish.token, key, wish.via).withdrawn_where_unanswered(undo) as sent:
+        answer, coordinators = _ask(app, wish, request, key, on_sent=sent)
     with app.progress() as progress:
         me = answer.map.nodes[answer.node_id]
         enrolment = Enrolment(
@@ -397,10 +399,11 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             unguarded=wish.unguarded,
         )
         via = wish.via
-        undo.add(
-            "the enrolment",
-            lambda: unenrol_via(app, via, enrolment) if via is not None else unenrol(enrolment, take_back=True),
-        )
+
+        def take_back() -> None:
+            unenrol_via(app, via, enrolment) if via is not None else unenrol(enrolment, take_back=True)
+
+        undo.add(ENROLMENT, lambda: taken_back(take_back))
         require_lock(wish.token, answer.map.mesh)
         require_no_clash(answer.map.mesh.network, routes(), chosen_here=False)
         progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
@@ -429,16 +432,18 @@ def _require_reachable(app: App, wish: Wish, enrolment: Enrolment) -> None:
     require_reachable(app, wish.endpoints, enrolment.listen_port, ask)
 
 
-def _ask(app: App, wish: Wish, request: EnrolRequest, key: PrivateKey) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:
+def _ask(
+    app: App, wish: Wish, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
+) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:
     """The coordinator's answer, and where it is tried from now on."""
     from meshray.agent import client
 
     if wish.via is not None:
         app.note(f"enrol: through {wish.via}")  # no live display: ssh may ask for a password
-        return enrol_via(app, wish.via, wish.token, request, key), wish.token.coordinators
+        return enrol_via(app, wish.via, wish.token, request, key, on_sent=on_sent), wish.token.coordinators
     with app.progress() as progress:
         progress.stage("enrol", "run", ", ".join(map(str, wish.token.coordinators)))
-        answer, endpoint = asyncio.run(client.enrol(wish.token, request, key))
+        answer, endpoint = asyncio.run(client.enrol(wish.token, request, key, on_sent=on_sent))
         progress.stage("enrol", "ok", str(endpoint))
     return answer, (endpoint, *(other for other in wish.token.coordinators if other != endpoint))
 
@@ -449,7 +454,7 @@ def _key(home: Home, undo: Undo) -> PrivateKey:
     from meshray.model.keys import PrivateKey
     from meshray.runtime.state import forget
 
-    undo.add("the state folder", lambda: forget(home, keep_logs=True))
+    undo.add("the state folder", lambda: forget(home, keep_logs=True, keep_keys=undo.has_failed(ENROLMENT)))
     if home.private_key.exists():
         return load_private_key(home)
     key = PrivateKey.generate()

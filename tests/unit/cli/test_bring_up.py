@@ -18,6 +18,7 @@ from meshray.cli import bring_up, enrolled
 from meshray.cli.app import App
 from meshray.cli.undo import Undo
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
+from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import MeshSecret, PrivateKey
@@ -48,7 +49,11 @@ class Machine:
         self.agent = FakeAgent()
         self.failure: BaseException | None = None
         self.routes: list[Route] = []
-        self.refusal: MeshrayError | None = None
+        self.refusal: BaseException | None = None
+        #: Whether the request for an enrolment leaves this machine.
+        self.is_asked = True
+        self.withdrawal_fails: MeshrayError | None = None
+        self.keys: list[str] = []
 
     def start_and_follow(self, app: App, home: Home) -> Mapping[str, object]:
         self.done.append("start")
@@ -68,9 +73,22 @@ class Machine:
 
     def unenrol(self, enrolment: Enrolment, *, take_back: bool = False) -> None:
         self.done.append("take back" if take_back else "unenrol")
+        if self.withdrawal_fails is not None:
+            raise self.withdrawal_fails
 
-    async def enrol(self, token: Token, request: EnrolRequest, key: PrivateKey) -> tuple[EnrolAnswer, Endpoint]:
+    async def withdraw(self, token: Token, key: PrivateKey) -> None:
+        self.done.append("withdraw")
+        assert str(key.public()) == self.keys[-1]
+        if self.withdrawal_fails is not None:
+            raise self.withdrawal_fails
+
+    async def enrol(
+        self, token: Token, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None] = lambda: None
+    ) -> tuple[EnrolAnswer, Endpoint]:
         self.done.append("enrol")
+        self.keys.append(str(request.public_key))
+        if self.is_asked:
+            on_sent()
         if self.refusal is not None:
             raise self.refusal
         node = Node("n2", request.name, IPv4Address("10.99.0.2"), request.public_key, frozenset({"worker"}))
@@ -95,6 +113,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(remains, "clear", lambda home: [])
     monkeypatch.setattr(enrolled, "unenrol", machine.unenrol)
     monkeypatch.setattr(client, "enrol", machine.enrol)
+    monkeypatch.setattr(client, "withdraw", machine.withdraw)
     monkeypatch.setattr(preflight, "check_wireguard", lambda environ: "kernel WireGuard")
     monkeypatch.setattr(preflight, "routes", lambda: machine.routes)
     monkeypatch.setattr(preflight, "require_free", lambda port: None)
@@ -258,9 +277,51 @@ def test_a_join_that_had_to_do_without_udp_says_what_it_costs(
 @pytest.mark.parametrize("error", [RefusedError("token_expired", "expired"), UnreachableError("gone", "no answer")])
 def test_a_refused_join_leaves_no_trace(machine: Machine, error: MeshrayError) -> None:
     machine.refusal = error
+    machine.is_asked = isinstance(error, RefusedError)
     assert join(machine).code == error.exit_code
     assert machine.done == ["enrol"]
     assert not machine.home.state.exists()
+
+
+@pytest.mark.parametrize(
+    ("lost", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (UnreachableError("coordinator_unreachable", "it stopped answering"), 5),
+        (wire.WireError("the answer has another form"), 1),
+    ],
+)
+def test_an_enrolment_whose_answer_is_lost_is_withdrawn(machine: Machine, lost: BaseException, code: int) -> None:
+    machine.refusal = lost
+    outcome = join(machine)
+    assert outcome.code == code
+    assert machine.done == ["enrol", "withdraw"]
+    assert "could not be undone" not in outcome.err
+    assert not machine.home.state.exists()
+
+
+def test_an_interrupt_before_anything_was_asked_withdraws_nothing(machine: Machine) -> None:
+    machine.refusal, machine.is_asked = KeyboardInterrupt(), False
+    assert join(machine).code == 130
+    assert machine.done == ["enrol"]
+
+
+@pytest.mark.parametrize("has_answer", [False, True])
+def test_where_the_enrolment_cannot_be_undone_the_next_join_is_the_same_node(
+    machine: Machine, has_answer: bool
+) -> None:
+    machine.withdrawal_fails = UnreachableError("coordinator_unreachable", "no answer", hint="-")
+    if has_answer:
+        machine.failure = KeyboardInterrupt()
+    else:
+        machine.refusal = KeyboardInterrupt()
+    outcome = join(machine)
+    assert outcome.code == 130
+    assert "the enrolment could not be undone: no answer; the next join of this machine becomes the same" in outcome.err
+    assert {"private.key"} <= machine.left() <= {"private.key", "identity.key", "identity.json", "log.failed"}
+    machine.refusal = machine.failure = machine.withdrawal_fails = None
+    assert join(machine).code == 0
+    assert machine.keys[0] == machine.keys[1]
 
 
 def test_the_head_s_own_init_ends_when_others_can_join(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

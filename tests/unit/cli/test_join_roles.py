@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -34,9 +35,18 @@ class Way:
         self.asked: list[tuple[str, EnrolRequest]] = []
         self.taken_back: list[str] = []
 
-    def enrol(self, app: App, via: Via, token: Token, request: EnrolRequest, key: PrivateKey) -> EnrolAnswer:
+    def enrol(
+        self,
+        app: App,
+        via: Via,
+        token: Token,
+        request: EnrolRequest,
+        key: PrivateKey,
+        *,
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> EnrolAnswer:
         self.asked.append((str(via), request))
-        return asyncio.run(self.machine.enrol(token, request, key))[0]
+        return asyncio.run(self.machine.enrol(token, request, key, on_sent=on_sent))[0]
 
     def unenrol(self, app: App, via: Via, enrolment: Enrolment) -> None:
         self.taken_back.append(str(via))
@@ -96,9 +106,11 @@ def test_an_endpoint_is_told_and_its_port_is_listened_on(machine: Machine) -> No
     asked: list[EnrolRequest] = []
     original = machine.enrol
 
-    async def enrol(token: Token, request: EnrolRequest, key: PrivateKey) -> tuple[EnrolAnswer, Endpoint]:
+    async def enrol(
+        token: Token, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
+    ) -> tuple[EnrolAnswer, Endpoint]:
         asked.append(request)
-        return await original(token, request, key)
+        return await original(token, request, key, on_sent=on_sent)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("meshray.agent.client.enrol", enrol)
