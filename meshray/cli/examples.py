@@ -126,6 +126,8 @@ _TOKEN: Mapping[str, object] = {
     "created": 1767139200.0,
     "revoked": False,
     "roles": [],
+    "name": "gpu-1",
+    "replace": True,
 }
 _NODE: Mapping[str, object] = {
     "id": "5d41402abc4b2a76",
@@ -165,7 +167,7 @@ BY_COMMAND: Mapping[str, Result] = {
     "status": StatusResult(_STATUS),
     "doctor": DoctorResult((_CHECK,)),
     "ping": PingResult("head", (12.6, None, 12.4), _PATH),
-    "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0),
+    "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0, name="gpu-1", replace=True),
     "token list": TokenList((_TOKEN,)),
     "token revoke": TokenRevoked("1f2e3d4c"),
     "node add": JoinResult(_SUMMARY),

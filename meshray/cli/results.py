@@ -231,6 +231,8 @@ class TokenCreated(Result):
     """``token create``: ``uses`` 0 is unlimited, ``expires`` is unix time, None is never.
 
     Attributes:
+        name: of the node that will join with it; empty: it chooses its name.
+        replace: it takes the place of the node that is called so.
         line: with ``--line``: the whole command for the other machine.
     """
 
@@ -239,6 +241,8 @@ class TokenCreated(Result):
     uses: int
     expires: float | None
     roles: tuple[str, ...] = ()
+    name: str = ""
+    replace: bool = False
     line: str = ""
 
     def to_json(self) -> dict[str, object]:
@@ -250,6 +254,8 @@ class TokenCreated(Result):
             "uses": self.uses,
             "expires": self.expires,
             "roles": list(self.roles),
+            "name": self.name or None,
+            "replace": self.replace,
         }
 
 

@@ -68,7 +68,7 @@ def path_text(path: Object) -> str:
 
 def tokens_text(tokens: Iterable[Object], now: float) -> str:
     """One line a token; never a secret."""
-    rows = [("TOKEN", "USED", "EXPIRES", "EPHEMERAL", "ROLES", "STATE")]
+    rows = [("TOKEN", "USED", "EXPIRES", "EPHEMERAL", "ROLES", "NODE", "STATE")]
     for token in tokens:
         uses, used = token.get("uses"), token.get("used")
         expires = token.get("expires")
@@ -79,10 +79,17 @@ def tokens_text(tokens: Iterable[Object], now: float) -> str:
                 "never" if not isinstance(expires, (int, float)) else age(expires - now),
                 "yes" if token.get("ephemeral") else "no",
                 ", ".join(wire.texts(token, "roles")) or "-",
+                _token_node(token),
                 _token_state(token, now),
             )
         )
     return columns(rows)
+
+
+def _token_node(token: Object) -> str:
+    """The name that the node will have; what becomes of the one that has it."""
+    name = token.get("name")
+    return f"{name} (replaces it)" if name and token.get("replace") else str(name or "-")
 
 
 def _token_state(token: Object, now: float) -> str:

@@ -76,9 +76,13 @@ class Mesh:
     def head(self) -> Member:
         return next(iter(self.members.values()))
 
-    async def join(self, name: str, *, ephemeral: bool = False, token: Token | None = None) -> Member:
+    async def join(
+        self, name: str, *, ephemeral: bool = False, token: Token | None = None, machine: str = ""
+    ) -> Member:
+        """A machine becomes the node of this name; ``machine`` names its folder, where that is not the node's name."""
         key, request_token = PrivateKey.generate(), token or self.token
-        identity = Identity.load_or_make(self.home(name), request_token.mesh_id)
+        home = self.home(machine or name)
+        identity = Identity.load_or_make(home, request_token.mesh_id)
         if request_token.endorser is not None:
             identity.endorsed(request_token.endorse)
         request = EnrolRequest(
@@ -94,15 +98,22 @@ class Mesh:
             attestation=identity.sign(key.public()),
         )
         answer, endpoint = await enrol(request_token, request, key)
-        return self.add(name, key, answer, endpoint, ephemeral=ephemeral)
+        return self.add(name, key, answer, endpoint, ephemeral=ephemeral, home=home)
 
     def home(self, name: str) -> Home:
         return Home(self.folder / name, self.folder / name / "run")
 
     def add(
-        self, name: str, key: PrivateKey, answer: EnrolAnswer, endpoint: Endpoint, *, ephemeral: bool = False
+        self,
+        name: str,
+        key: PrivateKey,
+        answer: EnrolAnswer,
+        endpoint: Endpoint,
+        *,
+        ephemeral: bool = False,
+        home: Home | None = None,
     ) -> Member:
-        home = self.home(name)
+        home = home or self.home(name)
         enrolment = Enrolment(
             mesh_id=answer.map.mesh.id,
             node_id=answer.node_id,

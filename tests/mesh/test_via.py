@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from typing import cast
 import pytest
 
 from meshray.cli.app import App
-from meshray.cli.via import ThroughForward, ThroughSsh, enrol_via
+from meshray.cli.via import ThroughForward, ThroughSsh, enrol_via, withdraw_via
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolRequest
@@ -117,6 +118,23 @@ async def test_an_enrolment_through_ssh(tmp_path: Path, programs: dict[str, str]
         with pytest.raises(RefusedError) as caught:
             await asyncio.to_thread(enrol_via, app, way, mesh.token, *bad)
         assert caught.value.code == "token_unknown"
+
+
+async def test_an_enrolment_through_ssh_is_withdrawn_through_ssh(tmp_path: Path, programs: dict[str, str]) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        app = app_with({**programs, "TEST_PORT": str(mesh.client.port)})
+        way = ThroughSsh(SshTarget("head", "ana", 2222))
+        request, key = asked(mesh.token)
+        sent: list[str] = []
+        enrol = functools.partial(enrol_via, on_sent=lambda: sent.append("now"))
+        await asyncio.to_thread(enrol, app, way, mesh.token, request, key)
+        assert sent == ["now"]
+        assert len(mesh.server.service.members()) == 2
+        await asyncio.to_thread(withdraw_via, app, way, mesh.token, key)
+        assert len(mesh.server.service.members()) == 1
+        with pytest.raises(UnreachableError):
+            await asyncio.to_thread(enrol, app, ThroughSsh(SshTarget("nobody")), mesh.token, request, key)
+        assert sent == ["now"], "the request never left this machine"
 
 
 async def test_ssh_that_fails_is_quoted(tmp_path: Path, programs: dict[str, str]) -> None:

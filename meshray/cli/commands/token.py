@@ -8,12 +8,15 @@ from typing import cast
 import click
 
 from meshray.cli.app import App
+from meshray.cli.complete import node_names
 from meshray.cli.join_line import join_line
 from meshray.cli.lock_file import create_token, open_lock
 from meshray.cli.options import group, json_option, lock_option, parse_duration
 from meshray.cli.results import Result, TokenCreated, TokenList, TokenRevoked
 from meshray.cli.tables import children
+from meshray.errors import UsageError
 from meshray.model import wire
+from meshray.model.address import NodeName
 from meshray.model.node import HEAD, HUB
 
 
@@ -30,12 +33,33 @@ def token_command() -> None:
 @click.option("--ephemeral", is_flag=True, help="Nodes that join with it are forgotten when they go away.")
 @click.option("--hub", is_flag=True, help="Nodes may join with it as hubs, which read what they forward.")
 @click.option("--head", is_flag=True, help="A node may join with it as the Ray head of a mesh that has none.")
+@click.option(
+    "--name",
+    metavar="NODE",
+    shell_complete=node_names,
+    help="The node that joins with it is called so. Until then the name is kept for it.",
+)
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="With --name: it takes name and address of the node that is called so now, which is removed at that moment.",
+)
 @click.option("--line", is_flag=True, help="Print the whole command for the other machine.")
 @lock_option("The lock file of `init --lock`, which signs the token. It stays on this machine.")
 @json_option
 @click.pass_obj
 def create(
-    app: App, *, uses: int, ttl: str, ephemeral: bool, hub: bool, head: bool, line: bool, lock: str | None
+    app: App,
+    *,
+    uses: int,
+    ttl: str,
+    ephemeral: bool,
+    hub: bool,
+    head: bool,
+    name: str | None,
+    replace: bool,
+    line: bool,
+    lock: str | None,
 ) -> Result:
     """Make a token, alone on its line.
 
@@ -45,9 +69,13 @@ def create(
       sudo meshray token create --line
       sudo meshray token create --uses 0 --ttl 7d --ephemeral > token; chmod 600 token
       sudo meshray token create --hub
+      sudo meshray token create --name gpu-1 --replace
     """
+    _require_sense(uses, name, replace)
     roles = sorted(role for role, is_said in ((HUB, hub), (HEAD, head)) if is_said)
-    body = {"uses": uses, "ttl_s": parse_duration(ttl), "ephemeral": ephemeral, "roles": roles}
+    body: dict[str, object] = {"uses": uses, "ttl_s": parse_duration(ttl), "ephemeral": ephemeral, "roles": roles}
+    if name is not None:
+        body |= {"name": NodeName.parse(name), "replace": replace}
     made = create_token(app, body, open_lock(lock))
     expires = made.get("expires")
     return TokenCreated(
@@ -56,8 +84,23 @@ def create(
         uses=cast(int, made.get("uses")),
         expires=expires if isinstance(expires, (int, float)) else None,
         roles=tuple(wire.texts(made, "roles")),
+        name=wire.text(made, "name", 63, "") if made.get("name") is not None else "",
+        replace=wire.flag(made, "replace"),
         line=join_line(app, str(made["token"])) if line else "",
     )
+
+
+def _require_sense(uses: int, name: str | None, replace: bool) -> None:
+    if name is None and replace:
+        raise UsageError(
+            "replace_without_name", "which node is replaced?", hint="meshray token create --name NODE --replace"
+        )
+    if name is not None and uses != 1:
+        raise UsageError(
+            "name_with_uses",
+            f"a token for the node {name} is for one node, and has one use",
+            hint="leave out --uses, or --name",
+        )
 
 
 @token_command.command("list")

@@ -167,6 +167,35 @@ def test_a_token_grants_the_roles_that_are_asked_for() -> None:
     assert json.loads(outcome.out)["roles"] == ["head", "hub"]
 
 
+def test_a_token_for_a_node_s_name_and_place() -> None:
+    made = {"token": "meshray1_abc", "id": "1f", "uses": 1, "expires": None, "name": "gpu-1", "replace": True}
+    outcome = type_in("token", "create", "--name", "GPU-1", "--replace", "--json", agent=FakeAgent({"api": made}))
+    body = {"uses": 1, "ttl_s": 86400, "ephemeral": False, "roles": [], "name": "gpu-1", "replace": True}
+    assert outcome.agent.asked == [("api", {"method": "POST", "path": "/v1/tokens", "body": body})]
+    assert (json.loads(outcome.out)["name"], json.loads(outcome.out)["replace"]) == ("gpu-1", True)
+    listed = type_in("token", "list", agent=FakeAgent({"api": {"tokens": [made, {**made, "replace": False}]}})).out
+    assert "gpu-1 (replaces it)  valid" in listed
+    assert "gpu-1                valid" in listed
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--name", "gpu-1", "--uses", "2"), "name_with_uses"),
+        (("--name", "gpu-1", "--replace", "--uses", "0"), "name_with_uses"),
+        (("--replace",), "replace_without_name"),
+        (("--name", "not a name"), "bad_name"),
+    ],
+)
+def test_a_token_for_a_name_is_for_one_node(words: tuple[str, ...], code: str) -> None:
+    outcome = type_in("token", "create", *words, "--json", agent=FakeAgent({"api": {}}))
+    assert outcome.code == 2
+    assert outcome.agent.asked == []
+    error = json.loads(outcome.out)["error"]
+    assert error["code"] == code
+    assert error["hint"]
+
+
 def test_the_state_of_tokens() -> None:
     base = {"uses": 1, "used": 0, "expires": None, "ephemeral": False, "revoked": False}
     changes: list[dict[str, object]] = [{}, {"used": 1}, {"revoked": True}, {"expires": 1.0}, {"uses": 0, "used": 9}]

@@ -25,7 +25,7 @@ FIELDS = {
     | {"open", "unguarded", "environment", "notices"},
     "doctor": {"healthy", "self", "checks", "repaired"},
     "ping": {"node", "sent", "received", "rtts_ms", "path", "others"},
-    "token create": {"token", "id", "uses", "expires", "roles"},
+    "token create": {"token", "id", "uses", "expires", "roles", "name", "replace"},
     "token list": {"tokens"},
     "token revoke": {"id", "revoked"},
     "node add": {"mesh", "node", "path", "ray", "ray_address", "dashboard"},
