@@ -228,7 +228,7 @@ class Agent:
             await self.parts.ray.stop()
         await self._tunnel_tasks.close()
         if self.enrolment.ephemeral and not self.enrolment.taken_out:
-            await self.membership.leave(self.coordinator)
+            await self.membership.leave(self.coordinator, was_up=self.progress.up)
         if self.parts.prober is not None:
             self.parts.prober.close()
         if self.parts.firewall is not None:

@@ -119,12 +119,16 @@ class Membership:
         self.enrolment = replace(self.enrolment, ray=ray)
         self.save()
 
-    async def leave(self, coordinator: Coordinator) -> None:
-        """Tells the coordinator that this ephemeral node goes, where it answers."""
+    async def leave(self, coordinator: Coordinator, *, was_up: bool) -> None:
+        """Tells the coordinator that this ephemeral node goes, where it answers.
+
+        Args:
+            was_up: else its join failed, or was interrupted: the token's use and the address are given back.
+        """
         if self.given_up:
             return
         try:
-            await coordinator.call("POST", "/v1/leave")
+            await coordinator.call("POST", "/v1/leave", None if was_up else {"take_back": True})
         except MeshrayError as error:
             log.warning("could not leave the mesh (%s); the coordinator removes an ephemeral node by itself", error)
 

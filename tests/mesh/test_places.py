@@ -163,6 +163,25 @@ async def test_joins_that_fail_or_are_interrupted_burn_no_address(tmp_path: Path
         assert (await mesh.join("another")).agent.me.ip == IPv4Address("10.99.0.3")
 
 
+async def test_an_ephemeral_node_that_never_came_up_gives_use_and_address_back(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        token, service = await token_for(mesh, uses=1), mesh.server.service
+        for _ in range(3):
+            # Connected, but without a handshake: its join is interrupted before the node is up.
+            member = await mesh.join("step", token=token, ephemeral=True)
+            await until(lambda: any(each.had_map for each in service.members() if each.node.name == "step"), "online")
+            assert member.agent.me.ip == IPv4Address("10.99.0.2")
+            await member.down()
+            del mesh.members["step"]
+            assert used(mesh, token) == 0
+        member = await mesh.join("step", token=token, ephemeral=True)
+        await until(mesh.whole, "whole")
+        assert member.agent.me.ip == IPv4Address("10.99.0.2")
+        await member.down()
+        del mesh.members["step"]
+        assert used(mesh, token) == 1
+
+
 async def test_an_enrolment_that_is_cancelled_is_withdrawn(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         token, key = await token_for(mesh, uses=1), PrivateKey.generate()
