@@ -1,5 +1,5 @@
-"""Which overlay address a new node gets: the one that its name had, where its token says so; else the lowest that is
-free and was not in use lately.
+"""Which overlay address a new node gets: the one that its name had, where it may; else the lowest that is free and was
+not in use lately.
 
 >>> network = OverlayNetwork.parse("10.99.0.0/16")
 >>> allocate(network, taken={IPv4Address("10.99.0.1")}, freed={}, now=0.0)
@@ -40,21 +40,21 @@ def left_by(member: Member, now: float, *, failed: bool) -> Freed | None:
     """
     if not member.had_map and STATIC not in member.node.roles:
         return None
-    return Freed(now, str(member.node.name), member.token_id if failed else "")
+    return Freed(now, str(member.node.name), failed)
 
 
 def previous_address(
     freed: Mapping[IPv4Address, Freed], taken: Container[IPv4Address], name: NodeName, token: TokenRecord
 ) -> IPv4Address | None:
-    """Return the address that this name had last, where the token gives the right to it; else None.
+    """Return the address that this name had last, if that still rests and this machine may have it; else None.
 
-    A name that a machine chose is no proof that it is the machine of before. Two tokens are: one that is bound to the
-    name, as its maker decided, and the very token of a join that failed, whose use was given back.
+    A name that a machine chose is no proof that it is the machine of before. A token that is bound to the name is: its
+    maker decided. And after a join that failed nothing needs a proof, because nobody came to rely on that node.
     """
     mine = [
         (left.at, address)
         for address, left in freed.items()
-        if left.name == name and address not in taken and (token.name == name or left.token_id == token.id)
+        if left.name == name and address not in taken and (token.name == name or left.failed)
     ]
     return max(mine)[1] if mine else None
 

@@ -92,12 +92,12 @@ class Freed:
     Attributes:
         at: unix seconds.
         name: of the node that had it; empty: not known.
-        token_id: of the join that failed and gave the address back; empty: the node was removed for another reason.
+        failed: its join failed, so that nobody came to rely on it; the next join of that name gets the address.
     """
 
     at: float
     name: str = ""
-    token_id: str = ""
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class PutFreed:
 
 @dataclass(frozen=True)
 class DropFreed:
-    """This address has rested long enough, or went back to the name that had it."""
+    """This address has rested long enough."""
 
     address: IPv4Address
 

@@ -81,7 +81,8 @@ class Registry:
     Attributes:
         members: by node id.
         tokens: by token id.
-        freed: when an address that was in use became free, and who had it.
+        freed: when an address that was in use became free, and who had it. An entry lasts for an hour, also where the
+            address went back to its name meanwhile: should that node never come online, the rest goes on.
         deadlines: when an absent ephemeral node will be removed, unix seconds, by node id.
         revision: of the map; one more with each change that other nodes can see.
         reserved: no revision up to this one is given out again after a restart.
@@ -187,9 +188,6 @@ class Registry:
         used = replace(token, used=token.used + 1)
         registry, rows = self._put(Member(node, credential_hash, token.id, node.endpoints, now))
         registry = replace(registry, tokens={**self.tokens, token.id: used})
-        if node.ip in self.freed:
-            freed = {address: left for address, left in self.freed.items() if address != node.ip}
-            registry, rows = replace(registry, freed=freed), (*rows, DropFreed(node.ip))
         return registry._await_first_map(node, now), (*rows, PutToken(used)), registry.members[node_id]
 
     def add_static(self, name: NodeName, public_key: PublicKey, node_id: str, now: float) -> Outcome[Member]:
@@ -201,8 +199,8 @@ class Registry:
         """The node is no member any more. Its address rests for an hour, unless the node never came online.
 
         Args:
-            take_back: its join failed on its side: if that was just now, the token's use is given back, and with the
-                same token and name the address.
+            take_back: its join failed on its side: if that was just now, the token's use is given back, and the next
+                join of that name gets the address.
 
         Raises:
             UnknownError: there is none.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from meshray.coordinator.admission import ConflictError, token_of
 from meshray.coordinator.epochs import Rotation, rotated_without
-from meshray.coordinator.records import Freed, Member, SecretEpoch, TokenRecord
+from meshray.coordinator.records import Freed, Member, PutFreed, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import RefusedError, UsageError
 from meshray.model.enrol import EnrolRequest
@@ -97,9 +97,10 @@ def made_room(
         return registry, (), None
     _require_replaceable(registry, old)
     registry, rows, (member, rotation) = rotated_without(registry, old.node.id, now, fresh)
-    # That of a node which never came online would not be kept for its name; this is not written, but taken at once.
-    freed = {**registry.freed, member.node.ip: Freed(now, str(member.node.name))}
-    return replace(registry, freed=freed), rows, Replaced(member, rotation)
+    # Also where it never came online: by this the enrolment that follows finds the address of the name.
+    address, left = member.node.ip, Freed(now, str(member.node.name))
+    registry = replace(registry, freed={**registry.freed, address: left})
+    return registry, (*rows, PutFreed(address, left)), Replaced(member, rotation)
 
 
 def _require_replaceable(registry: Registry, member: Member) -> None:

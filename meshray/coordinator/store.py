@@ -85,7 +85,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE token ADD COLUMN name TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE token ADD COLUMN replaces TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE freed ADD COLUMN name TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE freed ADD COLUMN token_id TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE freed ADD COLUMN failed INTEGER NOT NULL DEFAULT 0",
         "UPDATE node SET had_map = 1 WHERE ephemeral = 0",
     ),
 )
@@ -214,8 +214,8 @@ class Store:
             members = [_member(row) for row in query("SELECT * FROM node ORDER BY enrolled")]
             tokens = [_token(row) for row in query("SELECT * FROM token ORDER BY created")]
             freed = {
-                IPv4Address(ip): Freed(float(at), str(name), str(token_id))
-                for ip, at, name, token_id in query("SELECT ip, at, name, token_id FROM freed")
+                IPv4Address(ip): Freed(float(at), str(name), bool(failed))
+                for ip, at, name, failed in query("SELECT ip, at, name, failed FROM freed")
             }
             reserved = int(query("SELECT value FROM setting WHERE name = 'revision'").fetchone()[0])
             timelines = {str(name): int(serial) for name, serial in query("SELECT id, serial FROM timeline")}
@@ -400,7 +400,7 @@ def _write(connection: sqlite3.Connection, change: RowChange) -> None:
         connection.execute("DELETE FROM node WHERE id = ?", (change.node_id,))
     elif isinstance(change, PutFreed):
         freed = change.freed
-        values = (str(change.address), freed.at, freed.name, freed.token_id)
+        values = (str(change.address), freed.at, freed.name, int(freed.failed))
         connection.execute("REPLACE INTO freed VALUES (?, ?, ?, ?)", values)
     elif isinstance(change, DropFreed):
         connection.execute("DELETE FROM freed WHERE ip = ?", (str(change.address),))

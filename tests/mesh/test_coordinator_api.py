@@ -266,4 +266,14 @@ async def test_a_token_and_anothers_public_key_are_not_enough(tmp_path: Path) ->
         for attempt, code in attempts:
             reply = await mesh.client.call("POST", "/v1/enroll", json.dumps(attempt).encode())
             assert (reply.status, reply.code, reply.exit_code) == (403, code, 4)
+        # Nor to withdraw the enrolment of another machine that is just starting.
+        shown = {name: body[name] for name in ("mesh_id", "token_id", "secret", "public_key")}
+        for attempt, code in (
+            (shown, "proof_missing"),
+            (dict(proven(hello, "/v1/withdraw", shown, own)), "proof_wrong"),
+            (dict(proven(hello, "/v1/enroll", shown, KEYS[key])), "proof_wrong"),
+            (dict(proven(hello, "/v1/withdraw", {**shown, "secret": "x"}, KEYS[key])), "token_unknown"),
+        ):
+            reply = await mesh.client.call("POST", "/v1/withdraw", attempt)
+            assert (reply.status, reply.code, reply.exit_code) == (403, code, 4)
         assert (await mesh.client.call("POST", "/v1/leave", {}, victim.credential)).status == 200

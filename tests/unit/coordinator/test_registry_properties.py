@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from meshray.coordinator.admission import ConflictError
 from meshray.coordinator.allocation import COOL_DOWN_S
 from meshray.coordinator.records import DropMember, PutMember, RowChanges, SecretEpoch
-from meshray.coordinator.registry import Registry
+from meshray.coordinator.registry import TAKE_BACK_S, Registry
 from meshray.coordinator.replacement import bound, made_room
 from meshray.errors import MeshrayError
 from meshray.model.epochs import FIRST
@@ -36,8 +36,9 @@ class MeshLife(RuleBasedStateMachine):
         )
         self.stored: dict[str, Node] = {key: member.node for key, member in self.registry.members.items()}
         self.agent: MeshMap = self.registry.map
-        #: Of the nodes that came online: when their addresses were freed, and under which name.
-        self.released: dict[IPv4Address, tuple[float, str]] = {}
+        #: Of the nodes that came online: when their addresses were freed, under which name, whether the join failed.
+        self.released: dict[IPv4Address, tuple[float, str, bool]] = {}
+        self.is_taken_back = False
         self.came_online: set[str] = set()
         self.enrolled_with = dict.fromkeys(TOKENS, 0)
         self.serial = 0
@@ -49,7 +50,7 @@ class MeshLife(RuleBasedStateMachine):
             elif isinstance(row, DropMember):
                 left = self.stored.pop(row.node_id)
                 if row.node_id in self.came_online:
-                    self.released[left.ip] = self.now, left.name
+                    self.released[left.ip] = self.now, left.name, self.is_taken_back
         change = diff(self.agent, registry.map)
         self.agent = self.agent.apply(change)
         self.registry = registry
@@ -78,19 +79,24 @@ class MeshLife(RuleBasedStateMachine):
             assert (member.node.id, member.node.ip) == (before.id, before.ip)
         else:
             self.enrolled_with[token_id] += 1
-            freed = self.released.get(member.node.ip)
-            assert freed is None or self.now - freed[0] >= COOL_DOWN_S
+            freed_at, name, failed = self.released.get(member.node.ip, (-COOL_DOWN_S, "", False))
+            assert self.now - freed_at >= COOL_DOWN_S or (failed and name == member.node.name)
         self.take(registry, rows)
 
-    @rule(number=st.integers(0, 20))
-    def remove(self, number: int) -> None:
+    @rule(number=st.integers(0, 20), take_back=st.booleans())
+    def remove(self, number: int, take_back: bool) -> None:
         node_id = sorted(self.registry.members)[number % len(self.registry.members)]
+        member = self.registry.members[node_id]
         try:
-            registry, rows, _ = self.registry.remove(node_id, self.now)
+            registry, rows, _ = self.registry.remove(node_id, self.now, take_back=take_back)
         except MeshrayError:
             assert node_id == "head-id"
             return
+        self.is_taken_back = take_back and self.now - member.enrolled <= TAKE_BACK_S
+        if self.is_taken_back and member.token_id in TOKENS:
+            self.enrolled_with[member.token_id] -= 1
         self.take(registry, rows)
+        self.is_taken_back = False
 
     @rule(number=st.integers(0, 20))
     def replace_node(self, number: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.epochs import enrolled
-from meshray.coordinator.records import DropFreed, DropMember, PutMember, RowChanges, SecretEpoch, TokenRecord
+from meshray.coordinator.records import DropMember, PutMember, RowChanges, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.replacement import Replaced, bound, made_room
 from meshray.errors import MeshrayError, RefusedError, UsageError
@@ -116,13 +116,20 @@ def test_a_replacement_gets_name_and_address_and_the_old_node_is_gone(was_online
     assert replaced.member.node.id == "id-2"
     assert "id-2" not in after.members
     assert (after.members["id-7"].node.name, after.members["id-7"].node.ip) == ("gpu-2", member.node.ip)
-    assert member.node.ip not in after.freed
     assert after.tokens["bound"].is_spent
     kinds = [type(row) for row in rows]
     assert kinds.index(DropMember) < kinds.index(PutMember), "name and address are unique in the store"
-    assert DropFreed(member.node.ip) in rows
     # An agent that follows the map sees both in one change.
     assert before.apply(diff(before, after.map)) == after.map
+
+
+def test_a_replacement_that_never_comes_online_does_not_shorten_the_rest_of_the_address() -> None:
+    registry, _, _ = join(with_token(two_workers(), replace_node=True), asking(7))
+    registry, _, _ = registry.remove("id-7", NOW + 1, take_back=True)
+    assert enrol(registry, request(8), NOW + 2).members["id-8"].node.ip != PLACE
+    again, _, replaced = join(registry, asking(9), NOW + 2)
+    assert (again.members["id-9"].node.name, again.members["id-9"].node.ip) == ("gpu-1", PLACE)
+    assert replaced is None, "it was replaced before"
 
 
 def test_a_replacement_starts_secrets_that_the_old_node_does_not_know() -> None:

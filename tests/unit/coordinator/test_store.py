@@ -12,7 +12,7 @@ from meshray.coordinator import store
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.environment import environment_of, locked
 from meshray.coordinator.identity import fingerprint
-from meshray.coordinator.records import PutFreed, PutMember, PutRevision, PutToken, RowChanges
+from meshray.coordinator.records import Freed, PutFreed, PutMember, PutRevision, PutToken, RowChanges
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.replacement import bound
 from meshray.coordinator.store import Settings, Store
@@ -157,6 +157,34 @@ def test_a_store_from_before_drain_has_no_drained_nodes(tmp_path: Path, monkeypa
     file = Store.open(path)
     assert not file.load().named("worker").node.drained
     file.close()
+
+
+def test_the_nodes_of_an_older_store_count_as_online_once_so_that_their_addresses_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "db"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "MIGRATIONS", store.MIGRATIONS[:8])
+        Store.create(path, SETTINGS).close()
+    with sqlite3.connect(path) as raw:
+        for number, ephemeral in ((1, 0), (2, 1)):
+            columns = "id, name, ip, public_key, roles, advertised, ephemeral, labels, versions, credential_hash"
+            raw.execute(
+                f"INSERT INTO node ({columns}, token_id, enrolled, had_map) VALUES ({', '.join('?' * 13)})",
+                (
+                    *(f"id-{number}", f"w{number}", f"10.99.0.{number}", str(key(number)), "[]", "[]", ephemeral),
+                    *("{}", "{}", "c", "t1", 1.0, 0),
+                ),
+            )
+        raw.execute("INSERT INTO token VALUES ('t1', 'hash', 0, 2, NULL, 0, 1.0, 0, '[]')")
+        raw.execute("INSERT INTO freed VALUES ('10.99.0.9', 5.0)")
+    raw.close()
+    file = Store.open(path)
+    loaded = file.load()
+    file.close()
+    assert {key: member.had_map for key, member in loaded.members.items()} == {"id-1": True, "id-2": False}
+    assert (loaded.tokens["t1"].name, loaded.tokens["t1"].replaces) == (None, "")
+    assert loaded.freed == {IPv4Address("10.99.0.9"): Freed(5.0)}
 
 
 def test_what_was_recorded_for_matching_nodes_is_loaded_again(tmp_path: Path) -> None:
