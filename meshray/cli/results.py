@@ -232,7 +232,7 @@ class TokenCreated(Result):
 
     Attributes:
         name: of the node that will join with it; empty: it chooses its name.
-        replace: it takes the place of the node that is called so.
+        replace: it takes the place of the node that has this name.
         line: with ``--line``: the whole command for the other machine.
     """
 

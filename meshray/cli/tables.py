@@ -87,7 +87,7 @@ def tokens_text(tokens: Iterable[Object], now: float) -> str:
 
 
 def _token_node(token: Object) -> str:
-    """The name that the node will have; what becomes of the one that has it."""
+    """The name of the node that joins with the token, and whether it replaces one."""
     name = token.get("name")
     return f"{name} (replaces it)" if name and token.get("replace") else str(name or "-")
 

@@ -142,12 +142,14 @@ class Registry:
         compare: CompareVersions,
         now: float,
         wall: float | None = None,
+        address: IPv4Address | None = None,
     ) -> Outcome[Member]:
         """A machine becomes a node, or, known by its key, becomes the same node again.
 
         Args:
             node_id: for a new node; random, never used before.
             wall: unix seconds by which tokens expire, where that is another clock than ``now``.
+            address: of the node whose place a new one takes; nobody has it any more.
             credential_hash: of what the node will show from now on.
 
         Raises:
@@ -176,7 +178,7 @@ class Registry:
         node = Node(
             id=node_id,
             name=name,
-            ip=previous_address(self.freed, self._addresses, name, token) or self._address(now),
+            ip=address or previous_address(self.freed, self._addresses, name, token) or self._address(now),
             public_key=request.public_key,
             roles=roles,
             endpoints=endpoints_of(request),

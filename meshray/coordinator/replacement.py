@@ -1,7 +1,7 @@
 """Tokens that are bound to a node name, and the node whose place the new one takes (pure).
 
     token create --name N            the name is reserved for the machine that joins with the token
-    token create --name N --replace  the token names the id of the node that is called N now
+    token create --name N --replace  the token record has the id of the node that is called N now
     that machine enrols              that node is removed; name and address go to the machine, in one transaction
 
 Only the token says which node is replaced, and only the coordinator's own node makes tokens. A machine that joins says
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from meshray.coordinator.admission import ConflictError, token_of
 from meshray.coordinator.epochs import Rotation, rotated_without
-from meshray.coordinator.records import Freed, Member, PutFreed, SecretEpoch, TokenRecord
+from meshray.coordinator.records import Member, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import RefusedError, UsageError
 from meshray.model.enrol import EnrolRequest
@@ -36,7 +36,7 @@ def bound(registry: Registry, record: TokenRecord, *, replace_node: bool) -> Out
     """Add a new token, which may be bound to a node name.
 
     Args:
-        replace_node: the node that is called so now is replaced by the one that enrols with the token.
+        replace_node: the node that has this name now is replaced by the one that enrols with the token.
 
     Raises:
         UsageError: ``name_with_uses``: one name is for one node; ``replace_without_name``.
@@ -75,8 +75,8 @@ def made_room(
 ) -> Outcome[Replaced | None]:
     """Remove the node whose place the one that enrols takes, as the token says; None where it takes nobody's.
 
-    The enrolment that follows in the same transaction finds name and address free. Where it is refused, nothing
-    happened. The removal is that of ``node rm``: the others get secrets that the old machine does not know.
+    The enrolment that follows in the same transaction finds the name free and gets the address. Where it is refused,
+    nothing happened. The removal is that of ``node rm``: the others get secrets that the old machine does not know.
 
     Args:
         fresh: the secrets of the next epoch.
@@ -97,10 +97,7 @@ def made_room(
         return registry, (), None
     _require_replaceable(registry, old)
     registry, rows, (member, rotation) = rotated_without(registry, old.node.id, now, fresh)
-    # Also where it never came online: by this the enrolment that follows finds the address of the name.
-    address, left = member.node.ip, Freed(now, str(member.node.name))
-    registry = replace(registry, freed={**registry.freed, address: left})
-    return registry, (*rows, PutFreed(address, left)), Replaced(member, rotation)
+    return registry, rows, Replaced(member, rotation)
 
 
 def _require_replaceable(registry: Registry, member: Member) -> None:
@@ -114,27 +111,23 @@ def _require_replaceable(registry: Registry, member: Member) -> None:
         raise ConflictError(
             "node_not_replaceable",
             f"{name} runs the coordinator of this mesh and cannot be replaced",
-            hint="meshray node list shows the other nodes",
+            hint="meshray node list",
         )
-    if roles & {HEAD, HUB, STATIC}:
-        what, then = next(
-            entry
-            for role, entry in (
-                (HEAD, ("the Ray head", "meshray token create --head")),
-                (HUB, ("a hub", "meshray token create --hub")),
-                (STATIC, ("a static peer", f"meshray peer add {name} --config {name}.conf")),
+    for role, what, instead in (
+        (HEAD, "the Ray head", "meshray token create --head"),
+        (HUB, "a hub", "meshray token create --hub"),
+        (STATIC, "a static peer", f"meshray peer add {name} --config {name}.conf"),
+    ):
+        if role in roles:
+            raise ConflictError(
+                "node_not_replaceable",
+                f"{name} is {what} and cannot be replaced by a token",
+                hint=f"meshray node rm {name} --yes; {instead}",
             )
-            if role in roles
-        )
-        raise ConflictError(
-            "node_not_replaceable",
-            f"{name} is {what} and cannot be replaced by a token",
-            hint=f"meshray node rm {name} --yes; then {then}",
-        )
     if registry.mesh.lock is not None:
         raise RefusedError(
             "removal_not_signed",
-            f"the mesh {registry.mesh.name} has a lock, which must sign the removal of {name}",
-            hint=f"meshray node rm {name} --yes --lock FILE; then within the hour, which keeps name and address: "
-            f"meshray token create --name {name} --lock FILE",
+            f"the mesh {registry.mesh.name} has a lock, which must sign the removal of {name}; for an hour after that a "
+            "token for the name brings back its address",
+            hint=f"meshray node rm {name} --yes --lock FILE; meshray token create --name {name} --lock FILE",
         )

@@ -92,9 +92,9 @@ BOUND: Mapping[str, Schema] = {
     "name": {
         "type": ["string", "null"],
         "maxLength": 63,
-        "description": "the node that enrols with it is called so; null: it chooses its name",
+        "description": "the name of the node that enrols with it; null: the node chooses",
     },
-    "replace": {**FLAG, "description": "it takes name and address of a node that is there, which is removed then"},
+    "replace": {**FLAG, "description": "that node takes the place of the one that had this name"},
 }
 LABELS: Schema = {
     "type": "object",
@@ -250,8 +250,8 @@ NEW_TOKEN = record(
         "ephemeral": FLAG,
         "roles": GRANTED,
         "lock": LOCK,
-        "name": {**NAME, "description": "the node that joins with it is called so; then uses must be 1"},
-        "replace": {**FLAG, "description": "it takes the place of the node that is called so now"},
+        "name": {**NAME, "description": "the name of the node that enrols with it; uses must be 1"},
+        "replace": {**FLAG, "description": "that node takes the place of the one that has this name now"},
     },
 )
 MADE_TOKEN = enveloped(

@@ -167,7 +167,13 @@ class Service:
             now, wall = self._clock(), self._wall()
             registry, gone, replaced = made_room(registry, request, fresh, now=now, wall=wall)
             registry, rows, member = registry.enrol(
-                request, node_id=node_id, credential_hash=credential_hash, compare=compare, now=now, wall=wall
+                request,
+                node_id=node_id,
+                credential_hash=credential_hash,
+                compare=compare,
+                now=now,
+                wall=wall,
+                address=replaced.member.node.ip if replaced is not None else None,
             )
             registry, more, member = epochs.enrolled(registry, member, follows=request.follows_epochs)
             return registry, (*gone, *rows, *more), (member, epochs.newest(registry), replaced)

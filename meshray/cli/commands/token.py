@@ -37,12 +37,13 @@ def token_command() -> None:
     "--name",
     metavar="NODE",
     shell_complete=node_names,
-    help="The node that joins with it is called so. Until then the name is kept for it.",
+    help="The name of the node that joins with it. The name is reserved until then.",
 )
 @click.option(
     "--replace",
     is_flag=True,
-    help="With --name: it takes name and address of the node that is called so now, which is removed at that moment.",
+    help="With --name: the machine that joins replaces the node of that name. It gets name and address; the old node "
+    "is removed at that moment.",
 )
 @click.option("--line", is_flag=True, help="Print the whole command for the other machine.")
 @lock_option("The lock file of `init --lock`, which signs the token. It stays on this machine.")

@@ -112,10 +112,15 @@ class MeshLife(RuleBasedStateMachine):
         asked = request(1000 + self.serial, token_id=record.id, name="any")
         fresh = SecretEpoch.make(FIRST, self.now)
         registry, gone, replaced = made_room(registry, asked, fresh, now=self.now, wall=self.now)
-        registry, rows, member = registry.enrol(
-            asked, node_id=f"id-{self.serial}", credential_hash=f"c-{self.serial}", compare=accept_all, now=self.now
-        )
         assert replaced is not None
+        registry, rows, member = registry.enrol(
+            asked,
+            node_id=f"id-{self.serial}",
+            credential_hash=f"c-{self.serial}",
+            compare=accept_all,
+            now=self.now,
+            address=replaced.member.node.ip,
+        )
         assert (replaced.member.node.id, member.node.name, member.node.ip) == (old.id, old.name, old.ip)
         self.take(registry, (*gone, *rows))
 

@@ -48,7 +48,12 @@ def join(registry: Registry, asked: EnrolRequest, now: float = NOW) -> tuple[Reg
     registry, gone, replaced = made_room(registry, asked, SecretEpoch.make(1, now), now=now, wall=now)
     number = int.from_bytes(asked.public_key.raw, "big")
     registry, rows, _ = registry.enrol(
-        asked, node_id=f"id-{number}", credential_hash=f"c-{number}", compare=accept_all, now=now
+        asked,
+        node_id=f"id-{number}",
+        credential_hash=f"c-{number}",
+        compare=accept_all,
+        now=now,
+        address=replaced.member.node.ip if replaced is not None else None,
     )
     return registry, (*gone, *rows), replaced
 
@@ -121,6 +126,18 @@ def test_a_replacement_gets_name_and_address_and_the_old_node_is_gone(was_online
     assert kinds.index(DropMember) < kinds.index(PutMember), "name and address are unique in the store"
     # An agent that follows the map sees both in one change.
     assert before.apply(diff(before, after.map)) == after.map
+
+
+def test_a_replacement_gets_the_address_of_that_node_and_not_an_earlier_one_of_its_name() -> None:
+    registry = two_workers()
+    # 10.99.0.3 was gpu-1's as well, and by a clock that was set back since even later.
+    registry, _, _ = registry.rename("gpu-1", NodeName("kept"))
+    registry, _, _ = registry.rename("gpu-2", NodeName("gpu-1"))
+    registry, _, _ = registry.remove("id-2", NOW + 60)
+    registry, _, _ = registry.rename("kept", NodeName("gpu-1"))
+    after, _, replaced = join(with_token(registry, replace_node=True), asking(7))
+    assert replaced is not None
+    assert after.members["id-7"].node.ip == PLACE
 
 
 def test_a_replacement_that_never_comes_online_does_not_shorten_the_rest_of_the_address() -> None:
