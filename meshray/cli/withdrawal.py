@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshray.errors import MeshrayError, UnreachableError
@@ -28,38 +27,42 @@ if TYPE_CHECKING:
 ENROLMENT = "the enrolment"
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One enrolment, as it is asked for.
+class Withdrawal:
+    """The step of `Undo` that withdraws an enrolment, in place from the request until its outcome is known.
 
-    Attributes:
-        via: how it travels; None: straight to the coordinator.
+    Args:
+        key: whose public half the request names.
+        via: how the enrolment travels; None: straight to the coordinator.
     """
 
-    app: App
-    token: Token
-    key: PrivateKey
-    via: Via | None
+    def __init__(self, app: App, undo: Undo, token: Token, key: PrivateKey, via: Via | None) -> None:
+        self._app = app
+        self._undo = undo
+        self._token = token
+        self._key = key
+        self._via = via
+        self._drop: Callable[[], None] | None = None
+
+    def sent(self) -> None:
+        """The request is about to leave: the node may exist from now on."""
+        self._drop = self._undo.add(ENROLMENT, lambda: taken_back(self._withdraw))
+
+    def settled(self) -> None:
+        """There is nothing to withdraw: the coordinator refused, or another step takes the enrolment back."""
+        if self._drop is not None:
+            self._drop()
+            self._drop = None
 
     @contextlib.contextmanager
-    def withdrawn_where_unanswered(self, undo: Undo) -> Iterator[Callable[[], None]]:
-        """Within the block the coordinator is asked; it yields what is to be called just before the request leaves.
-
-        Where the block ends without the coordinator's word, the enrolment is withdrawn when all else is undone.
-        """
-        settled: list[Callable[[], None]] = []
-
-        def sent() -> None:
-            settled.append(undo.add(ENROLMENT, lambda: taken_back(self._withdraw)))
-
+    def unless_refused(self) -> Iterator[None]:
+        """Within the block the coordinator is asked; its refusal settles the matter, and no answer does not."""
         try:
-            yield sent
+            yield
         except (UnreachableError, wire.WireError):
             raise
         except MeshrayError:
-            _each(settled)
+            self.settled()
             raise
-        _each(settled)
 
     def _withdraw(self) -> None:
         import asyncio
@@ -67,10 +70,10 @@ class Asked:
         from meshray.agent import client
         from meshray.cli.via import withdraw_via
 
-        if self.via is not None:
-            withdraw_via(self.app, self.via, self.token, self.key)
+        if self._via is not None:
+            withdraw_via(self._app, self._via, self._token, self._key)
         else:
-            asyncio.run(client.withdraw(self.token, self.key))
+            asyncio.run(client.withdraw(self._token, self._key))
 
 
 def taken_back(step: Callable[[], object]) -> None:
@@ -88,8 +91,3 @@ def taken_back(step: Callable[[], object]) -> None:
             "meshray node rm NODE",
             hint=error.hint,
         ) from None
-
-
-def _each(steps: list[Callable[[], None]]) -> None:
-    for step in steps:
-        step()

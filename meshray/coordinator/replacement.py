@@ -127,7 +127,7 @@ def _require_replaceable(registry: Registry, member: Member) -> None:
     if registry.mesh.lock is not None:
         raise RefusedError(
             "removal_not_signed",
-            f"the mesh {registry.mesh.name} has a lock, which must sign the removal of {name}; for an hour after that a "
-            "token for the name brings back its address",
+            f"the mesh {registry.mesh.name} has a lock, which must sign the removal of {name}; for an hour after that "
+            "a token for the name brings back its address",
             hint=f"meshray node rm {name} --yes --lock FILE; meshray token create --name {name} --lock FILE",
         )

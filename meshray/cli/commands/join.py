@@ -40,7 +40,7 @@ from meshray.cli.undo import Undo
 from meshray.cli.user_environment import environment_options
 from meshray.cli.variables import option
 from meshray.cli.via import Via, enrol_via, parse_via, unenrol_via
-from meshray.cli.withdrawal import ENROLMENT, Asked, taken_back
+from meshray.cli.withdrawal import ENROLMENT, Withdrawal, taken_back
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
@@ -366,8 +366,9 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
         roles=wish.roles,
         attestation=identity.sign(key.public()),
     )
-    with Asked(app, wish.token, key, wish.via).withdrawn_where_unanswered(undo) as sent:
-        answer, coordinators = _ask(app, wish, request, key, on_sent=sent)
+    withdrawal = Withdrawal(app, undo, wish.token, key, wish.via)
+    with withdrawal.unless_refused():
+        answer, coordinators = _ask(app, wish, request, key, on_sent=withdrawal.sent)
     with app.progress() as progress:
         me = answer.map.nodes[answer.node_id]
         enrolment = Enrolment(
@@ -404,6 +405,7 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             unenrol_via(app, via, enrolment) if via is not None else unenrol(enrolment, take_back=True)
 
         undo.add(ENROLMENT, lambda: taken_back(take_back))
+        withdrawal.settled()
         require_lock(wish.token, answer.map.mesh)
         require_no_clash(answer.map.mesh.network, routes(), chosen_here=False)
         progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")

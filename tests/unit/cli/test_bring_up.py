@@ -300,6 +300,17 @@ def test_an_enrolment_whose_answer_is_lost_is_withdrawn(machine: Machine, lost: 
     assert not machine.home.state.exists()
 
 
+def test_an_interrupt_right_after_the_answer_withdraws_it_as_well(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: object, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Enrolment, "__init__", interrupted)
+    assert join(machine).code == 130
+    assert machine.done == ["enrol", "withdraw"]
+
+
 def test_an_interrupt_before_anything_was_asked_withdraws_nothing(machine: Machine) -> None:
     machine.refusal, machine.is_asked = KeyboardInterrupt(), False
     assert join(machine).code == 130
