@@ -32,13 +32,14 @@ def cools_down(freed_at: float, now: float) -> bool:
 def left_by(member: Member, now: float, *, failed: bool) -> Freed | None:
     """Return the rest of the address of a member that is removed now; None where it needs none and is free at once.
 
-    No packet ever came from the address of a node whose agent never had the map: nobody can take its next owner for
-    it. A static peer has no agent.
+    A node whose agent never had the map, and with which no hub had a handshake, never used its address: nobody can take
+    its next owner for it. A static peer has no agent.
 
     Args:
         failed: its join failed.
     """
-    if not member.had_map and STATIC not in member.node.roles:
+    was_used = member.had_map or member.node.seen is not None or STATIC in member.node.roles
+    if not was_used:
         return None
     return Freed(now, str(member.node.name), failed)
 

@@ -12,7 +12,7 @@ from meshray.coordinator.records import SecretEpoch
 from meshray.coordinator.registry import TAKE_BACK_S, Registry
 from meshray.coordinator.replacement import bound
 from meshray.coordinator.withdrawal import withdrawn
-from meshray.model.address import NodeName
+from meshray.model.address import Endpoint, NodeName
 
 from .people import NOW, enrol, key, new_mesh, online, request, token
 
@@ -43,6 +43,14 @@ def test_a_join_that_failed_after_its_agent_was_online_gets_the_address_again_an
         registry = online(enrol(registry, request(number)), f"id-{number}")
         assert address(registry, f"id-{number}") == FIRST_FREE
         registry, _, _ = registry.remove(f"id-{number}", NOW, take_back=True)
+
+
+def test_an_address_that_a_hub_has_seen_in_use_rests_for_others() -> None:
+    registry = enrol(new_mesh(), request(1))
+    registry, _, _ = registry.saw("head-id", {"id-1": Endpoint("198.51.100.9", 40001)})
+    registry, _, _ = registry.remove("id-1", NOW, take_back=True)
+    assert address(enrol(registry, request(2, name="other")), "id-2") == IPv4Address("10.99.0.3")
+    assert address(enrol(registry, request(2)), "id-2") == FIRST_FREE
 
 
 def test_a_node_that_was_up_leaves_its_address_to_nobody_for_an_hour() -> None:
