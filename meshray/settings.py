@@ -23,6 +23,11 @@ KEEPALIVE_S = 20
 PROBE_PORT = 51889
 
 
+def own_ports(mesh_port: int) -> tuple[int, ...]:
+    """Ports that are meshray's own on every node: the mesh's, the probes' and that of throughput measurements."""
+    return mesh_port, PROBE_PORT, PROBE_PORT + 1
+
+
 #: Root's own copies of meshray, and by which name every user finds the one in use.
 INSTALL_FOLDER = Path("/usr/local/lib/meshray")
 PROGRAM_LINK = Path("/usr/local/bin/meshray")

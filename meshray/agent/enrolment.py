@@ -22,6 +22,7 @@ from meshray.model.epochs import FIRST, MAX_EPOCH, SharedSecrets, epochs_from_js
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC
+from meshray.model.ray_ports import of_node, take_ports
 from meshray.raynode.tokens import epoch_of
 from meshray.raynode.user_environment import UserEnvironment
 from meshray.runtime.files import make_folder, write_atomically
@@ -113,6 +114,11 @@ class Enrolment:
     environment: UserEnvironment = field(default_factory=UserEnvironment)
 
     @property
+    def ray_ports(self) -> Mapping[str, int]:
+        """The ports of Ray that this node has chosen for itself, by name; see `meshray.model.ray_ports`."""
+        return of_node(take_ports(self.ray_args)[0])
+
+    @property
     def open_ports(self) -> tuple[int, ...]:
         """The ports of `open`."""
         return tuple(int(item) for item in self.open if item != OPEN_ALL)
@@ -150,7 +156,7 @@ class Enrolment:
                 ephemeral=wire.flag(value, "ephemeral"),
                 with_ray=wire.flag(value, "with_ray"),
                 ray=wire.text(value, "ray", _LONGEST),
-                ray_args=wire.texts(value, "ray_args"),
+                ray_args=_ray_args(value),
                 labels=wire.text_map(value, "labels"),
                 taken_out=wire.flag(value, "taken_out"),
                 transport=parse_mode(wire.text(value, "transport", 8, "auto")),
@@ -289,6 +295,12 @@ def damaged(path: Path, error: MeshrayError) -> MeshrayError:
         f"{path} is damaged: {error.message}",
         hint="restore the file from a backup, or make this machine a stranger again: meshray leave",
     )
+
+
+def _ray_args(value: Mapping[str, object]) -> tuple[str, ...]:
+    args = wire.texts(value, "ray_args")
+    take_ports(args)  # whoever reads them later may rely on it
+    return args
 
 
 def _sha256(text: str) -> str:

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address
 
-from meshray.raynode.command import CLIENT_PORT, DASHBOARD_PORT
+from meshray.model.ray_ports import RayPorts
 from meshray.runtime import inside
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,19 @@ class Forwards:
     Args:
         head: where Ray's head is now, None: nowhere yet.
         coordinator: (own overlay address, port) where this node runs the coordinator.
+        ports: of the head's Ray; the loopback has the same where they are free.
     """
 
     def __init__(
-        self, head: Callable[[], IPv4Address | None], coordinator: tuple[IPv4Address, int] | None = None
+        self,
+        head: Callable[[], IPv4Address | None],
+        coordinator: tuple[IPv4Address, int] | None = None,
+        *,
+        ports: RayPorts = RayPorts(),  # noqa: B008 - frozen
     ) -> None:
         self._head = head
         self._coordinator = coordinator
+        self._ports = ports
         self.dashboard = self.client = 0
 
     def urls(self) -> dict[str, str]:
@@ -55,10 +61,11 @@ class Forwards:
         """Until cancelled, which ends every connection. A port that cannot be had is no reason to end."""
         connections: set[asyncio.Task[None]] = set()
         servers = []
-        dashboard, client = _free_listener(DASHBOARD_PORT), _free_listener(CLIENT_PORT)
+        ports = self._ports
+        dashboard, client = _free_listener(ports.dashboard), _free_listener(ports.ray_client_server)
         self.dashboard, self.client = _port_of(dashboard), _port_of(client)
         try:
-            for listener, port in ((dashboard, DASHBOARD_PORT), (client, CLIENT_PORT)):
+            for listener, port in ((dashboard, ports.dashboard), (client, ports.ray_client_server)):
                 if listener is not None:
                     servers.append(await _serve(listener, self._to_head(port), connections))
             if self._coordinator is not None:

@@ -44,6 +44,7 @@ from meshray.firewall import Firewall, Opening
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
+from meshray.model.ray_ports import RayPorts
 from meshray.raynode import user_token
 from meshray.raynode.command import RayPlan, client_environment
 from meshray.raynode.listeners import Listeners
@@ -164,10 +165,8 @@ def _compose(
         )
 
     agent.parts.ray = part(ray)
-    agent.parts.ray_table = lambda head: node_table(head, _token_of_head(agent), TABLE_TIMEOUT_S)
-    agent.parts.listening = Listeners(
-        home, enrolment.person_uid, lambda: agent.map.head.ip if agent.map.head is not None else None
-    )
+    agent.parts.ray_table = lambda dashboard: node_table(dashboard, _token_of_head(agent), TABLE_TIMEOUT_S)
+    agent.parts.listening = Listeners(home, enrolment.person_uid, lambda: agent.map.gcs)
     agent.parts.late_ray = lambda later: part(_find_ray(home, enrolment, later, environ))
     if enrolment.rootless:
         _live_elsewhere(home, agent)
@@ -184,7 +183,9 @@ def _live_elsewhere(home: Home, agent: Agent) -> None:
     if HUB in me.roles:
         inside.run(forward_within, INTERFACE, network)
     own = (me.ip, agent.enrolment.mesh_port) if agent.enrolment.hosts_coordinator else None
-    agent.parts.forwards = Forwards(lambda: agent.map.head.ip if agent.map.head is not None else None, own)
+    agent.parts.forwards = Forwards(
+        lambda: agent.map.head.ip if agent.map.head is not None else None, own, ports=agent.map.ports_of()
+    )
 
 
 async def _namespaces_last(home: Home) -> None:
@@ -266,6 +267,7 @@ def _opening(enrolment: Enrolment, me: Node, mesh_map: MeshMap) -> Opening:
         forwards=HUB in me.roles,
         ports=(enrolment.mesh_port, *enrolment.open_ports),
         everything=enrolment.open_all,
+        ray=RayPorts.of({**enrolment.ray_ports, **mesh_map.mesh.ray_ports}),
     )
 
 

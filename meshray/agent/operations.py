@@ -88,6 +88,7 @@ class Operations:
             "python": "",
             "programs": "",
             "activation": {},
+            "ray_ports": self._agent.map.ports_of(self._agent.map.head).to_json(head=True),
             "dashboard_here": forwards.urls().get("dashboard", "") if forwards is not None else "",
         }
         if ray is not None:
@@ -181,13 +182,14 @@ class Operations:
         return {}
 
     async def _ray_table(self) -> Mapping[IPv4Address, RayState] | None:
-        parts, head = self._agent.parts, self._agent.map.head
+        parts, mesh_map = self._agent.parts, self._agent.map
+        head, dashboard = mesh_map.head, mesh_map.dashboard
         if parts.ray is not None:
             return await parts.ray.node_table()
-        if parts.ray_table is None or head is None or not head.versions.ray:
+        if parts.ray_table is None or head is None or dashboard is None or not head.versions.ray:
             return None
         with contextlib.suppress(MeshrayError):
-            return await parts.ray_table(head.ip)
+            return await parts.ray_table(dashboard)
         return None
 
     async def _round_trip(self, node: Node, timeout_s: float = 2.0) -> float | None:

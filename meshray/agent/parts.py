@@ -120,7 +120,7 @@ class Parts:
         network_changes: tells when this machine's network is another one.
         device_changes: tells when something was done to the device of this name, or to routes into the overlay.
         listening: all that listens on this machine now, Ray's and others'. Blocks.
-        ray_table: Ray's node table for a node that runs no Ray itself, from the head at this address.
+        ray_table: Ray's node table for a node that runs no Ray itself, from the head's dashboard.
         late_ray: makes Ray's part once the map shows a head; None while it does not.
         forwards: ports of the overlay on this machine's loopback, where the overlay is elsewhere.
         no_ray_because: told to the person where ``ray`` is None.
@@ -137,7 +137,7 @@ class Parts:
     network_changes: Callable[[], AsyncIterator[str]] | None = None
     device_changes: Callable[[str, IPv4Network], AsyncIterator[DeviceChange]] | None = None
     versions: Versions = field(default_factory=lambda: Versions(meshray=__version__))
-    ray_table: Callable[[IPv4Address], Awaitable[Mapping[IPv4Address, RayState] | None]] | None = None
+    ray_table: Callable[[Endpoint], Awaitable[Mapping[IPv4Address, RayState] | None]] | None = None
     late_ray: Callable[[MeshMap], RayPart | None] = lambda mesh_map: None
     no_ray_because: str = "not asked for"
     forwards: Forwards | None = None

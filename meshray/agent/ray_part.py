@@ -10,6 +10,7 @@ from meshray.agent.enrolment import Enrolment
 from meshray.errors import MeshrayError
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, Node
+from meshray.model.ray_ports import RayPorts, take_ports
 from meshray.model.status import RayState
 from meshray.raynode.command import RayPlan
 from meshray.raynode.state import LiveNode, live_nodes, node_table
@@ -25,16 +26,18 @@ TABLE_TIMEOUT_S = 3.0
 
 def ray_plan(enrolment: Enrolment, me: Node, head: Node, mesh_map: MeshMap, home: Home) -> RayPlan:
     """What this node's Ray shall be (pure)."""
+    _, extra_args = take_ports(enrolment.ray_args)
     return RayPlan(
         head=HEAD in me.roles,
         node_ip=me.ip,
         head_ip=head.ip,
         node_name=me.name,
         labels=enrolment.labels,
-        extra_args=enrolment.ray_args,
+        extra_args=extra_args,
         interface=INTERFACE,
         token_path=home.ray_token,
         network=mesh_map.mesh.network,
+        ports=RayPorts.of({**enrolment.ray_ports, **mesh_map.mesh.ray_ports}),
         patience_s=mesh_map.mesh.patience_s,
         environment=enrolment.environment,
     )
@@ -55,12 +58,12 @@ class RayOnNode:
         renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None,
         check_start: Callable[[], None] | None = None,
     ) -> None:
-        self._head_ip = plan.head_ip
+        self._dashboard = plan.dashboard
         self._refused = ""
         self._node = RayNode(installation, plan, home, person, tokens=tokens, on_instance=on_instance)
         self._node.renew = renew
         self._node.check_start = check_start
-        self.ports = plan.ports
+        self.ports = plan.used_ports
         self.head_instance = self._node.head_instance
         self.hold_tokens = self._node.hold_tokens
         self.drained = self._node.drained
@@ -82,7 +85,7 @@ class RayOnNode:
     async def live_nodes(self) -> list[LiveNode]:
         """The living nodes of Ray's own table, several of one address included; none where the head does not answer."""
         with contextlib.suppress(MeshrayError):
-            return await live_nodes(self._head_ip, self._node.token, TABLE_TIMEOUT_S) or []
+            return await live_nodes(self._dashboard, self._node.token, TABLE_TIMEOUT_S) or []
         return []
 
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
@@ -93,7 +96,7 @@ class RayOnNode:
     async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
         """Ray's own node table; None where the head does not answer."""
         try:
-            table = await node_table(self._head_ip, self._node.token, TABLE_TIMEOUT_S)
+            table = await node_table(self._dashboard, self._node.token, TABLE_TIMEOUT_S)
         except MeshrayError as error:
             self._refused = error.message
             return None

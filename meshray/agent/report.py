@@ -11,7 +11,7 @@ from meshray.agent.paths.hubs import is_fresh
 from meshray.agent.paths.samples import Measured
 from meshray.firewall.advice import SWITCH, forwarding_fix
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import COORDINATOR, HUB, HUB_FORWARDS, ONE_IDENTITY, STATIC, Node
+from meshray.model.node import COORDINATOR, HEAD, HUB, HUB_FORWARDS, ONE_IDENTITY, STATIC, Node
 from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS, Path
 from meshray.model.status import NodeStatus, Problem, RayState, Status
 from meshray.settings import DEFAULT_MTU, INTERFACE
@@ -133,6 +133,7 @@ def _node_status(view: View, node: Node) -> NodeStatus:
         online=node.online,
         path=path_to(view, node),
         ray=ray if _runs_ray(view, node) else RayState(),
+        ports=view.mesh_map.ports_of(node).to_json(head=HEAD in node.roles) if _runs_ray(view, node) else {},
         drained=node.drained,
         down=node.down,
         silent=silent,

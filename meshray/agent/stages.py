@@ -25,7 +25,6 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.classes import link_labels, site_of
 from meshray.model.status import RayState
-from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
 from meshray.raynode.supervisor import RUNNING, RayNow
 
 if TYPE_CHECKING:
@@ -213,8 +212,8 @@ class Stages:
                 "alive": bool(table and table[me.ip].alive),
                 "nodes": sum(1 for node in table.values() if node.alive) if table else 0,
             },
-            "ray_address": f"{head.ip}:{GCS_PORT}" if head and table else None,
-            "dashboard": f"http://{head.ip}:{DASHBOARD_PORT}" if head and table else None,
+            "ray_address": str(agent.map.gcs) if head and table else None,
+            "dashboard": f"http://{agent.map.dashboard}" if head and table else None,
             **({"local": agent.parts.forwards.urls()} if agent.parts.forwards is not None else {}),
         }
 

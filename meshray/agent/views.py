@@ -79,7 +79,8 @@ def ray_nodes(agent: Agent) -> list[str]:
 
 def hello_of(agent: Agent, endpoints: Iterable[Endpoint]) -> Mapping[str, object]:
     """What this node says of itself, besides its versions: where it may be reached, the hubs that it can use, what
-    is wrong with it that the others must know, where it reached the coordinator, its epoch of the mesh's secrets."""
+    is wrong with it that the others must know, where it reached the coordinator, its epoch of the mesh's secrets, the
+    ports that it chose for its Ray."""
     firewall = agent.parts.firewall
     problems = firewall.problems() if firewall is not None and agent.is_hub else ()
     faults = {problem.code: problem.text for problem in problems if problem.code == HUB_FORWARDS}
@@ -95,6 +96,7 @@ def hello_of(agent: Agent, endpoints: Iterable[Endpoint]) -> Mapping[str, object
         "faults": faults,
         "reached": str(agent.link.outside) if agent.link.outside is not None else "",
         "secret_epoch": agent.enrolment.secret_epoch,
+        **({"ray_ports": dict(ports)} if (ports := agent.enrolment.ray_ports) else {}),
     }
 
 

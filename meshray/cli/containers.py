@@ -20,7 +20,7 @@ from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.node import HEAD, HUB, Versions
-from meshray.settings import Home
+from meshray.settings import Home, own_ports
 
 if TYPE_CHECKING:
     from meshray.cli.commands.join import Wish
@@ -46,7 +46,7 @@ def join_in_container(app: App, wish: Wish, choice: ContainerChoice, block: bool
 
     home = app.own_home
     _require_sense(wish)
-    check_extra_args(wish.ray_args)
+    check_extra_args(wish.ray_args, own=own_ports(wish.token.coordinators[0].port))
     check_labels(wish.labels)
     log_format.require_valid(app.environ)
     require_stranger(home, wish.token.mesh_id)

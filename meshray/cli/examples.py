@@ -30,6 +30,7 @@ from meshray.cli.results import (
     TokenList,
     TokenRevoked,
 )
+from meshray.model.ray_ports import RayPorts
 
 _PATH: Mapping[str, object] = {
     "kind": "direct",
@@ -62,6 +63,7 @@ _SUMMARY: Mapping[str, object] = {
     "ray_address": "10.99.0.1:6379",
     "dashboard": "http://10.99.0.1:8265",
 }
+_USED: Mapping[str, float] = {"CPU": 2.0, "GPU": 0.0, "memory": 0.0}
 _STATUS: Mapping[str, object] = {
     "mesh": "lab",
     "revision": 7,
@@ -74,7 +76,12 @@ _STATUS: Mapping[str, object] = {
             "role": "head",
             "online": True,
             "path": _PATH,
-            "ray": {"alive": True, "resources": _RESOURCES, "used": {"CPU": 2.0, "GPU": 0.0, "memory": 0.0}},
+            "ray": {
+                "alive": True,
+                "resources": _RESOURCES,
+                "used": _USED,
+                "ports": RayPorts().to_json(head=True),
+            },
             "drained": False,
             "down": False,
             "silent": False,
@@ -86,7 +93,12 @@ _STATUS: Mapping[str, object] = {
             "role": "worker",
             "online": True,
             "path": _SELF,
-            "ray": {"alive": True, "resources": _RESOURCES, "used": {"CPU": 2.0, "GPU": 0.0, "memory": 0.0}},
+            "ray": {
+                "alive": True,
+                "resources": _RESOURCES,
+                "used": _USED,
+                "ports": RayPorts.of({"metrics_export": 8500}).to_json(head=False),
+            },
             "drained": False,
             "down": False,
             "silent": False,
@@ -183,6 +195,7 @@ BY_COMMAND: Mapping[str, Result] = {
         "http://10.99.0.1:8265",
         "0f2c…",
         "ssh -N -L 8265:10.99.0.1:8265 ada@gpu-1",
+        RayPorts().to_json(head=True),
     ),
     "completion": FileText("completion bash", "…"),
     "env": EnvResult({"RAY_ADDRESS": "10.99.0.1:6379", "RAY_AUTH_MODE": "token"}, "/home/ada/ray/bin", leads=True),

@@ -266,7 +266,9 @@ def _(result: EnvResult) -> str:
 @text.register
 def _(result: Dashboard) -> str:
     token = [f"token      {result.token}"] if result.token else []
-    return "\n".join([f"dashboard  {result.url}", *token, f"elsewhere  {result.ssh}"])
+    chosen = tables.chosen_ports(result.ports)
+    ports = [f"ports      {chosen}"] if chosen else []
+    return "\n".join([f"dashboard  {result.url}", *token, f"elsewhere  {result.ssh}", *ports])
 
 
 @text.register

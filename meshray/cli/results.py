@@ -375,15 +375,17 @@ class Dashboard(Result):
     Attributes:
         token: that it asks for; empty where Ray asks for none.
         ssh: the command by which another machine reaches it through this one.
+        ports: of the head's Ray, by name; see `meshray.model.ray_ports.RayPorts`.
     """
 
     url: str
     token: str
     ssh: str
+    ports: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``dashboard --json``."""
-        return {"url": self.url, "token": self.token, "ssh": self.ssh}
+        return {"url": self.url, "token": self.token, "ssh": self.ssh, "ports": dict(self.ports)}
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ NODE       STATUS      IP         PATH        RTT  CPU  GPU  MEMORY    SINCE
 vm (this)  ready head  10.99.0.1  -           -    1/4  0/0  3/16 GiB  2 h
 laptop     no answer   10.99.0.2  was direct  -    -    -    -         24 s
 
-`--wide` adds what WireGuard knows of each path.
+`--wide` adds what WireGuard knows of each path, and the ports of Ray that were chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from meshray.cli.tables import Object, Paint, child, children, columns, gib, number, plain
+from meshray.cli.tables import Object, Paint, child, children, chosen_ports, columns, gib, number, plain
 
 #: Of a terminal's lines, and what a name keeps of it at least.
 _WIDTH, _SHORTEST_NAME = 80, 10
@@ -22,7 +22,7 @@ _FORMS = (
     (frozenset[str](), True),
     (frozenset[str](), False),
 )
-_PATH_HEAD = ("LOSS", "HANDSHAKE", "MTU", "RECEIVED", "SENT", "ENDPOINT")
+_PATH_HEAD = ("LOSS", "HANDSHAKE", "MTU", "RECEIVED", "SENT", "ENDPOINT", "RAY PORTS")
 _COLOURS = {"ready": "green", "up": "green", "no answer": "red", "offline": "red", "no Ray": "red"}
 
 
@@ -55,7 +55,9 @@ def _table(status: Object, now: float, wide: bool, paint: Paint) -> str:
         rows = [[*head, *(["SINCE"] if has_since else []), *(_PATH_HEAD if wide else [])]]
         for node in nodes:
             since = [_ago(node.get("since"), now)] if has_since else []
-            rows.append([*_row(node, usage), *since, *(_path_cells(child(node, "path")) if wide else [])])
+            rows.append(
+                [*_row(node, usage), *since, *([*_path_cells(child(node, "path")), _ports(node)] if wide else [])]
+            )
         widths = [max(map(len, column)) for column in zip(*(row[1:] for row in rows), strict=True)]
         room = 1000 if wide else _WIDTH - sum(widths) - 2 * len(widths)
         if room >= _SHORTEST_NAME:
@@ -119,6 +121,12 @@ def _path_cells(path: Object) -> list[str]:
         _bytes(path.get("tx_bytes")),
         str(path.get("endpoint") or "-"),
     ]
+
+
+def _ports(node: Object) -> str:
+    """The ports of a node's Ray that are not the default."""
+    ports = child(child(node, "ray"), "ports")
+    return chosen_ports(ports) or ("default" if ports else "-")
 
 
 def status_word(node: Object) -> tuple[str, str]:

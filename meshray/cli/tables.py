@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from meshray.model import wire
+from meshray.model.ray_ports import PURPOSES, RayPorts
 
 Object = Mapping[str, object]
 #: Gives a text a colour.
@@ -125,6 +126,17 @@ def number(value: object, form: str) -> str:
 def gib(value: object, decimals: int = 1) -> str:
     """Bytes as GiB."""
     return f"{value / 2**30:.{decimals}f} GiB" if isinstance(value, (int, float)) else "-"
+
+
+def chosen_ports(ports: Object) -> str:
+    """The ports of Ray that are not the default, with their purposes; empty: all are the default.
+
+    >>> chosen_ports({"gcs": 6379, "metrics_export": 8500})
+    'metrics export 8500'
+    """
+    default = RayPorts().to_json(head=True)
+    chosen = {name: port for name, port in ports.items() if isinstance(port, int) and port != default.get(name, port)}
+    return ", ".join(f"{PURPOSES[name]} {port}" for name, port in chosen.items())
 
 
 def child(value: Object, key: str) -> Object:

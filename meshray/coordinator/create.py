@@ -49,6 +49,7 @@ def create_mesh(
     hub_only: bool = False,
     patience_s: int = DEFAULT_PATIENCE_S,
     lock: SigningKey | None = None,
+    ray_ports: Mapping[str, int] | None = None,
     attest: Callable[[str], Attestation] | None = None,
 ) -> tuple[EnrolAnswer, Token]:
     """Makes the mesh and enrols this machine as its coordinator, hub and head.
@@ -60,6 +61,7 @@ def create_mesh(
         now: unix seconds.
         hub_only: this machine is no head; another one becomes it with ``join --head``.
         patience_s: for how long Ray waits for a node that does not answer, seconds.
+        ray_ports: of the head's Ray, those that the user chose, by name.
         lock: signs the first token; it is not stored here, only its public half.
         attest: returns the signature of ``public_key`` by this machine's identity, given the mesh's id.
 
@@ -75,7 +77,8 @@ def create_mesh(
         )
     make_folder(home.state)
     public_lock = lock.public() if lock is not None else None
-    settings = Settings(MeshInfo(secrets.token_hex(8), mesh_name, network, patience_s, public_lock), port)
+    mesh = MeshInfo(secrets.token_hex(8), mesh_name, network, patience_s, public_lock, ray_ports or {})
+    settings = Settings(mesh, port)
     epoch = SecretEpoch.make(FIRST, now)
     node = Node(
         id=secrets.token_hex(8),

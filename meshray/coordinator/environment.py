@@ -1,4 +1,5 @@
-"""What nodes build that match the head: its versions, and the requirements that were recorded beside them (pure).
+"""What nodes build that match the head: its versions, and the requirements that were recorded beside them; and the
+ports that nodes chose for their Ray (pure).
 
 >>> registry, rows, _ = locked(registry, "numpy==2.1.0\\n")
 >>> environment_of(registry)
@@ -10,6 +11,7 @@ each node, and would be sent to all of them with each reconnection.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from meshray.coordinator.records import PutRequirements
@@ -24,8 +26,18 @@ def locked(registry: Registry, requirements: str) -> Outcome[None]:
     return replace(registry, requirements=requirements), (PutRequirements(requirements),), None
 
 
+def ports_chosen(registry: Registry, node_id: str, ports: Mapping[str, int]) -> Outcome[None]:
+    """The node has chosen these ports for its Ray, by name, and no others. Raises UnknownError."""
+    member = registry.member(node_id)
+    if member.node.ray_ports == ports:
+        return registry, (), None
+    changed, rows, _ = registry.put(replace(member, node=replace(member.node, ray_ports=dict(ports))))
+    return changed, rows, None
+
+
 def environment_of(registry: Registry) -> Environment:
     """What a node is to have that matches the head."""
     head = registry.map.head
     versions = head.versions if head is not None else None
-    return Environment(versions.ray if versions else "", versions.python if versions else "", registry.requirements)
+    ray, python = (versions.ray, versions.python) if versions is not None else ("", "")
+    return Environment(ray, python, registry.requirements, registry.mesh.ray_ports)

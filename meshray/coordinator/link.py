@@ -8,6 +8,7 @@
               "reached": "host:port",               where it reached the coordinator; empty: through the overlay
               "secret_epoch": 1,                    the newest epoch of the mesh's secrets that it holds
               "attestation": {…},                   its identity's signature of its key and address, where it has one
+              "ray_ports": {name: port},            those that it chose for its Ray, where it did
               "removals": {…}}                      what the lock removed, where the coordinator has forgotten it
     server → {"type": "secrets", "oldest": 1, "mesh": {epoch: secret}, "ray": {epoch: token}}
                                                     what the agent is to hold, see `meshray.model.epochs`
@@ -65,6 +66,7 @@ from meshray.model.enrol import INSTANCE_HEADER, LONGEST_INSTANCE, TICKET_HEADER
 from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.node import Node, Versions
 from meshray.model.question import MAX_ANSWER_BYTES, Answer
+from meshray.model.ray_ports import ports_from_json
 from meshray.runtime.tasks import Tasks
 
 #: Of every message but an answer.
@@ -313,11 +315,13 @@ class _Link:
         faults = wire.text_map(message, "faults")
         epoch = wire.number(message, "secret_epoch", FIRST, MAX_EPOCH) if "secret_epoch" in message else None
         shown, removals = optional_attestation(message), optional_removals(message)
+        ports = ports_from_json(message, "ray_ports", mesh_wide=False)
 
         async def apply() -> None:
             await self._service.reported(node_id, versions, endpoints, hubs, reached)
             await self._service.report_faults(node_id, faults)
             await self._service.report_epoch(node_id, epoch)
+            await self._service.report_ports(node_id, ports)
             if shown is not None:
                 await self._service.attested(node_id, shown)
             if removals is not None:

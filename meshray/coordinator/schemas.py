@@ -17,6 +17,7 @@ from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.meshmap import MAX_REVISION
 from meshray.model.node import LONGEST_LABELS, ROLES
 from meshray.model.question import MAX_WAIT_S
+from meshray.model.ray_ports import HIGHEST_PORT, LOWEST_PORT
 
 Schema = Mapping[str, Any]
 
@@ -103,10 +104,15 @@ LABELS: Schema = {
     "additionalProperties": text(wire.MAX_ITEM_CHARACTERS),
     "description": f"at enrolment keys and values have {LONGEST_LABELS} characters together at most",
 }
+RAY_PORTS: Schema = {
+    "type": "object",
+    "additionalProperties": number(LOWEST_PORT, HIGHEST_PORT),
+    "description": "those of the head's Ray that `meshray init` chose, by name; absent: the defaults",
+}
 _VERSION = text(wire.MAX_ITEM_CHARACTERS)
 _MESH_MAP = record(
     {
-        "mesh": record({"id": text(64), "name": text(63), "network": NETWORK}, {"lock": KEY}),
+        "mesh": record({"id": text(64), "name": text(63), "network": NETWORK}, {"lock": KEY, "ray_ports": RAY_PORTS}),
         "revision": REVISION,
         "nodes": {"type": "object", "additionalProperties": ref("Node")},
     },
@@ -153,6 +159,7 @@ COMPONENTS: Mapping[str, Schema] = {
             "faults": {**LABELS, "description": "what is wrong with it that others must know: detail by code"},
             "secret_epoch": {**EPOCH, "description": "the newest epoch of the secrets that it holds; absent: 1"},
             "attestation": ref("Attestation"),
+            "ray_ports": {**RAY_PORTS, "description": "those of its Ray that it chose for itself, by name"},
         },
     ),
     "Attestation": {
@@ -230,7 +237,7 @@ ENROL_ANSWER = enveloped(
     }
 )
 REQUIREMENTS = text(LONGEST_REQUIREMENTS, description="one requirement (PEP 508) a line; empty: none")
-ENVIRONMENT = enveloped({"ray": text(64), "python": text(64), "requirements": REQUIREMENTS})
+ENVIRONMENT = enveloped({"ray": text(64), "python": text(64), "requirements": REQUIREMENTS}, {"ray_ports": RAY_PORTS})
 HELLO = enveloped(
     {"mesh": text(64), "name": text(63), "version": text(64)},
     {

@@ -17,7 +17,7 @@ from meshray import __version__
 from meshray.coordinator import epochs
 from meshray.coordinator.asking import Asking, Gathered
 from meshray.coordinator.budgets import Budgets
-from meshray.coordinator.environment import environment_of, locked
+from meshray.coordinator.environment import environment_of, locked, ports_chosen
 from meshray.coordinator.faults import Faults
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.locking import attested, learned, removed, signed_static
@@ -380,6 +380,10 @@ class Service:
         """The newest epoch that the agent holds; None: its meshray knows of none. Raises UnknownError."""
         if await self._report(node_id, lambda registry: epochs.reported(registry, node_id, epoch)):
             self.secrets.send(node_id)
+
+    async def report_ports(self, node_id: str, ports: Mapping[str, int]) -> None:
+        """The ports that the node chose for its Ray, by name. Raises UnknownError."""
+        await self._report(node_id, lambda registry: ports_chosen(registry, node_id, ports))
 
     def report_wait_s(self, node_id: str) -> float:
         """So long the next report of this node has to wait, seconds."""

@@ -45,6 +45,7 @@ from meshray.model.attestation import Attestation, Removals
 from meshray.model.keys import MeshSecret, PublicKey, VerifyKey
 from meshray.model.meshmap import DEFAULT_PATIENCE_S, MeshInfo
 from meshray.model.node import Node, Versions
+from meshray.model.ray_ports import ports_from_json
 
 #: One entry per schema version, applied in order; an entry never changes once it was released.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -127,6 +128,7 @@ class Store:
             "port": str(settings.port),
             "revision": "0",
             **({"lock": str(settings.mesh.lock)} if settings.mesh.lock is not None else {}),
+            **({"ray_ports": json.dumps(dict(settings.mesh.ray_ports))} if settings.mesh.ray_ports else {}),
         }
         with store._reporting_damage(), store._transaction() as connection:
             connection.executemany("INSERT INTO setting VALUES (?, ?)", values.items())
@@ -202,6 +204,7 @@ class Store:
                     network,
                     int(values.get("patience_s", DEFAULT_PATIENCE_S)),
                     VerifyKey.parse(values["lock"]) if "lock" in values else None,
+                    ports_from_json({"chosen": json.loads(values.get("ray_ports", "{}"))}, "chosen", mesh_wide=True),
                 ),
                 int(values["port"]),
             )

@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Network
+
+from meshray.model.ray_ports import RayPorts
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Opening:
         forwards: this node is a hub, it passes packets on from one overlay address to another.
         ports: TCP and UDP ports that members reach besides Ray's: the mesh's own, and those of ``--open``.
         everything: members reach every port (``--open all``).
+        ray: the ports of Ray in this mesh; those of other nodes are taken to be like this node's.
         strict: what members are not to reach is dropped, because the host's own rules let all of the interface in
             (firewalld's trusted zone).
     """
@@ -35,6 +38,7 @@ class Opening:
     ports: tuple[int, ...] = ()
     everything: bool = False
     strict: bool = False
+    ray: RayPorts = field(default_factory=RayPorts)
 
     @property
     def mark(self) -> str:

@@ -19,12 +19,9 @@ from meshray.firewall.own_rules import admission_comment, merged
 from meshray.firewall.ruleset import Chain, Packet, Rule, Table, fate
 from meshray.settings import PROBE_PORT
 
-#: Ray's GCS, dashboard and client; the first, one and the last of its workers' ports; the eight of each node (see
-#: `meshray.raynode.command`).
-_RAYS = (6379, 8265, 10001, 10002, 15000, 19999, *range(20101, 20109))
 _ALSO = (("udp", PROBE_PORT), ("icmp", 0))
-#: Stand for what a mesh carries: Ray's ports, ports of users' own, probes, ping.
-_SAMPLES = (*(("tcp", port) for port in (*_RAYS, 20000, 50000)), *_ALSO)
+#: Stand for the ports of users' own programs.
+_USERS = (20000, 50000)
 
 
 def overlay_packets(way: Way, opening: Opening, members: Ranges | None = None) -> Iterator[Packet]:
@@ -36,7 +33,7 @@ def overlay_packets(way: Way, opening: Opening, members: Ranges | None = None) -
     interface = opening.interface
     iif = interface if way is not Way.OUT else ""
     oif = interface if way is not Way.IN else ""
-    samples = _SAMPLES
+    samples = (*(("tcp", port) for port in (*_rays(opening), *_USERS)), *_ALSO)
     if way is Way.IN and members is not None and not opening.everything:
         samples = _samples(opening, members)
     for source, target in _address_pairs(opening.network):
@@ -46,8 +43,14 @@ def overlay_packets(way: Way, opening: Opening, members: Ranges | None = None) -
 
 def _samples(opening: Opening, members: Ranges) -> tuple[tuple[str, int], ...]:
     tcp = merged(members, ranges(opening.ports))
-    ports = {port for pair in tcp for port in pair} | {port for port in _RAYS if contains(tcp, port)}
+    ports = {port for pair in tcp for port in pair} | {port for port in _rays(opening) if contains(tcp, port)}
     return (*(("tcp", port) for port in sorted(ports)), *(("udp", port) for port in opening.ports), *_ALSO)
+
+
+def _rays(opening: Opening) -> tuple[int, ...]:
+    """Ray's ports of a head and of a node; of the workers' range the first, one and the last."""
+    ray = opening.ray
+    return (*ray.open_ports(head=True), *ray.overlay_ports(head=True), *ray.worker_sample)
 
 
 def _address_pairs(network: IPv4Network) -> list[tuple[IPv4Address, IPv4Address]]:

@@ -7,13 +7,14 @@ coordinator: registry ──► MeshMap r7 ──(whole)──► agent
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from meshray.model import wire
-from meshray.model.address import OverlayNetwork
+from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.attestation import Removals, optional_removals
 from meshray.model.keys import VerifyKey
 from meshray.model.node import COORDINATOR, HEAD, HUB, Node
+from meshray.model.ray_ports import RayPorts, ports_from_json
 
 #: The largest revision that fits SQLite and JSON alike.
 MAX_REVISION = 2**53 - 1
@@ -32,6 +33,7 @@ class MeshInfo:
     Attributes:
         patience_s: for how long Ray waits for a node that does not answer, seconds; see `meshray.raynode.patience`.
         lock: the key that signs tokens (`init --lock`); None: whoever has a token may join.
+        ray_ports: those of the head's Ray that `init` chose, by name; see `meshray.model.ray_ports`.
     """
 
     id: str
@@ -39,6 +41,7 @@ class MeshInfo:
     network: OverlayNetwork
     patience_s: int = DEFAULT_PATIENCE_S
     lock: VerifyKey | None = None
+    ray_ports: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """The JSON form."""
@@ -48,6 +51,7 @@ class MeshInfo:
             "network": str(self.network),
             "patience_s": self.patience_s,
             **({"lock": str(self.lock)} if self.lock is not None else {}),
+            **({"ray_ports": dict(self.ray_ports)} if self.ray_ports else {}),
         }
 
     @classmethod
@@ -60,6 +64,7 @@ class MeshInfo:
             # A coordinator of an older release does not say it.
             wire.number(value, "patience_s", MIN_PATIENCE_S, MAX_PATIENCE_S, DEFAULT_PATIENCE_S),
             VerifyKey.parse(wire.text(value, "lock", 44)) if "lock" in value else None,
+            ports_from_json(value, "ray_ports", mesh_wide=True),
         )
 
 
@@ -119,6 +124,20 @@ class MeshMap:
     def head(self) -> Node | None:
         """The node that runs the Ray head."""
         return next(iter(self.with_role(HEAD)), None)
+
+    @property
+    def gcs(self) -> Endpoint | None:
+        """Where the GCS of the head's Ray is; None where there is no head."""
+        return Endpoint(str(self.head.ip), self.ports_of().gcs) if self.head is not None else None
+
+    @property
+    def dashboard(self) -> Endpoint | None:
+        """Where the dashboard of the head's Ray is; None where there is no head."""
+        return Endpoint(str(self.head.ip), self.ports_of().dashboard) if self.head is not None else None
+
+    def ports_of(self, node: Node | None = None) -> RayPorts:
+        """The ports of this node's Ray; without a node, those of one that chose none for itself."""
+        return RayPorts.of({**(node.ray_ports if node is not None else {}), **self.mesh.ray_ports})
 
     @property
     def coordinator(self) -> Node | None:

@@ -12,6 +12,7 @@ from meshray.model.attestation import Attestation, optional_attestation
 from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.keys import PublicKey
 from meshray.model.printable import printable
+from meshray.model.ray_ports import ports_from_json
 
 #: Runs the Ray head.
 HEAD = "head"
@@ -80,6 +81,7 @@ class Node:
         faults: what is wrong with it that others must know: detail by code (`ONE_IDENTITY`, `HUB_FORWARDS`).
         secret_epoch: the newest epoch of the mesh secret that it holds; of a static peer, the epoch of its file.
         attestation: its identity's signature of its key; None: its meshray has none yet.
+        ray_ports: those of its Ray that it chose for itself, by name, as it reports them.
     """
 
     id: str
@@ -102,6 +104,7 @@ class Node:
     faults: Mapping[str, str] = field(default_factory=dict)
     secret_epoch: int = FIRST
     attestation: Attestation | None = None
+    ray_ports: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def role(self) -> str:
@@ -132,6 +135,7 @@ class Node:
             **({"faults": dict(self.faults)} if self.faults else {}),
             **({"secret_epoch": self.secret_epoch} if self.secret_epoch != FIRST else {}),
             **({"attestation": self.attestation.to_json()} if self.attestation is not None else {}),
+            **({"ray_ports": dict(self.ray_ports)} if self.ray_ports else {}),
         }
 
     @classmethod
@@ -158,4 +162,5 @@ class Node:
             faults=wire.printable_map(value, "faults"),
             secret_epoch=wire.number(value, "secret_epoch", FIRST, MAX_EPOCH, FIRST),
             attestation=optional_attestation(value),
+            ray_ports=ports_from_json(value, "ray_ports", mesh_wide=False),
         )

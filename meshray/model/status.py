@@ -29,7 +29,7 @@ class RayState:
     started: float = 0.0
 
     def to_json(self) -> dict[str, object]:
-        """The ``ray`` object of ``status --json``."""
+        """The ``ray`` object of ``status --json``, without the ports."""
         used = dict(self.used) if self.used is not None else None
         return {"alive": self.alive, "resources": dict(self.resources), "used": used}
 
@@ -43,6 +43,7 @@ class NodeStatus:
         down: nothing shall run there now.
         silent: it does not answer over the overlay, and nobody took it down.
         since: when it became so, unix seconds; None: before the asked node looked.
+        ports: of its Ray, by name (`meshray.model.ray_ports.RayPorts`); empty: it runs none.
     """
 
     name: str
@@ -55,6 +56,7 @@ class NodeStatus:
     down: bool = False
     silent: bool = False
     since: float | None = None
+    ports: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """One entry of ``nodes`` in ``status --json``."""
@@ -64,7 +66,7 @@ class NodeStatus:
             "role": self.role,
             "online": self.online,
             "path": self.path.to_json(),
-            "ray": self.ray.to_json(),
+            "ray": {**self.ray.to_json(), "ports": dict(self.ports)},
             "drained": self.drained,
             "down": self.down,
             "silent": self.silent,

@@ -4,7 +4,8 @@
     ['/opt/venv/bin/ray', 'start', '--head', '--node-ip-address=10.99.0.1', …, '--block', '--num-cpus=8']
 
 Everything that Ray would choose at random or guess from the machine is fixed here: the address, every
-port, the dashboard's host, the network interface. What is fixed cannot be given after ``--``.
+port, the dashboard's host, the network interface. What is fixed cannot be given after ``--``, but for ports
+(`meshray.model.ray_ports`), which meshray takes from there and passes on itself.
 """
 
 from __future__ import annotations
@@ -12,46 +13,30 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.errors import UsageError
-from meshray.model.address import OverlayNetwork
+from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.meshmap import DEFAULT_PATIENCE_S
+from meshray.model.ray_ports import (
+    AUTOSCALER_METRIC_PORT,
+    DASHBOARD_METRIC_PORT,
+    SERVE_PORTS,
+    RayPorts,
+    check_ports,
+    mesh_wide,
+    option_of,
+    take_ports,
+)
 from meshray.model.release import release
 from meshray.model.wire import MAX_ITEM_CHARACTERS, MAX_ITEMS
 from meshray.raynode.patience import ray_timeouts
 from meshray.raynode.user_environment import UserEnvironment, is_dropped
 from meshray.raynode.versions import RayInstallation
 from meshray.runtime.person import Person
-
-GCS_PORT = 6379
-DASHBOARD_PORT = 8265
-CLIENT_PORT = 10001
-WORKER_PORTS = range(10002, 20000)
-# Not Ray's own defaults (another Ray on the machine has those) and below 32768, where the kernel
-# takes ports for outgoing connections.
-NODE_MANAGER_PORT = 20101
-OBJECT_MANAGER_PORT = 20102
-RUNTIME_ENV_AGENT_PORT = 20103
-AGENT_GRPC_PORT = 20104
-AGENT_HTTP_PORT = 20105
-METRICS_EXPORT_PORT = 20106
-DASHBOARD_METRIC_PORT = 20107
-AUTOSCALER_METRIC_PORT = 20108
-
-#: Ray Serve's HTTP and gRPC proxies unless an application says otherwise (ray.serve.config: HTTPOptions, gRPCOptions).
-SERVE_PORTS = (8000, 9000)
-
-#: What Ray binds to every interface, and so must be closed to all but the overlay.
-WORKER_OPEN_PORTS = (NODE_MANAGER_PORT, OBJECT_MANAGER_PORT, AGENT_GRPC_PORT, METRICS_EXPORT_PORT)
-HEAD_OPEN_PORTS = (GCS_PORT, *WORKER_OPEN_PORTS, DASHBOARD_METRIC_PORT, AUTOSCALER_METRIC_PORT)
-#: What Ray binds to the node's overlay address (and some also to 127.0.0.1).
-WORKER_OVERLAY_PORTS = (RUNTIME_ENV_AGENT_PORT, AGENT_HTTP_PORT)
-HEAD_OVERLAY_PORTS = (DASHBOARD_PORT, CLIENT_PORT, *WORKER_OVERLAY_PORTS)
-FIXED_PORTS = (*HEAD_OPEN_PORTS, *HEAD_OVERLAY_PORTS)
 
 #: A Unix socket's path has at most 107 bytes; Ray appends a session and a socket name to its folder.
 LONGEST_TEMP_DIR = 44
@@ -66,21 +51,10 @@ _OWNED_OPTIONS: Mapping[str, str] = {
     "--node-ip-address": "it is the node's overlay address",
     "--node-name": "it is the node's name: `--name`",
     "--labels": "use meshray's own `--label KEY=VALUE`",
-    "--port": "it is the same in the whole mesh",
-    "--gcs-server-port": "it is the same in the whole mesh",
+    "--gcs-server-port": "Ray's own name for it is --port",
     "--include-dashboard": "meshray reads the node table from the dashboard",
     "--dashboard-host": "it is the head's overlay address",
-    "--dashboard-port": "it is the same in the whole mesh",
-    "--dashboard-agent-listen-port": "meshray keeps it closed to all but the overlay",
-    "--dashboard-agent-grpc-port": "meshray keeps it closed to all but the overlay",
-    "--runtime-env-agent-port": "meshray keeps it closed to all but the overlay",
-    "--metrics-export-port": "meshray keeps it closed to all but the overlay",
-    "--node-manager-port": "meshray keeps it closed to all but the overlay",
-    "--object-manager-port": "meshray keeps it closed to all but the overlay",
-    "--min-worker-port": "meshray keeps it closed to all but the overlay",
-    "--max-worker-port": "meshray keeps it closed to all but the overlay",
-    "--worker-port-list": "meshray keeps it closed to all but the overlay",
-    "--ray-client-server-port": "it is the same in the whole mesh",
+    "--worker-port-list": "give a range, which meshray can close: --min-worker-port and --max-worker-port",
     "--help": "it ends at once: run `ray start --help` yourself",
 }
 
@@ -104,7 +78,7 @@ class RayPlan:
     """What this node's Ray shall be.
 
     Attributes:
-        extra_args: what the person gave after ``--``; see `check_extra_args`.
+        extra_args: what the person gave after ``--``, without the options of `ports`; see `check_extra_args`.
         interface: the overlay's, for libraries that choose one by name (Gloo, NCCL).
         token_path: the file with Ray's token; None turns authentication off.
         patience_s: for how long a node may be silent before Ray calls it dead, seconds; one for the whole mesh.
@@ -120,27 +94,36 @@ class RayPlan:
     interface: str
     token_path: Path | None
     network: OverlayNetwork
+    ports: RayPorts = field(default_factory=RayPorts)
     patience_s: int = DEFAULT_PATIENCE_S
     environment: UserEnvironment = field(default_factory=UserEnvironment)
 
     @property
-    def open_ports(self) -> tuple[int, ...]:
-        """Ports that this node's Ray binds on every interface (besides `WORKER_PORTS`)."""
-        return HEAD_OPEN_PORTS if self.head else WORKER_OPEN_PORTS
+    def gcs(self) -> Endpoint:
+        """Where nodes and drivers find the head's GCS."""
+        return Endpoint(str(self.head_ip), self.ports.gcs)
 
     @property
-    def overlay_ports(self) -> tuple[int, ...]:
-        """Ports that this node's Ray binds on its overlay address."""
-        return HEAD_OVERLAY_PORTS if self.head else WORKER_OVERLAY_PORTS
+    def dashboard(self) -> Endpoint:
+        """Where the head's dashboard answers."""
+        return Endpoint(str(self.head_ip), self.ports.dashboard)
 
     @property
-    def ports(self) -> tuple[int | range, ...]:
-        """All TCP ports that this node's Ray uses unless a person's own program chooses others."""
-        return (*self.open_ports, *self.overlay_ports, *SERVE_PORTS, WORKER_PORTS)
+    def used_ports(self) -> tuple[int | range, ...]:
+        """All TCP ports that this node's Ray uses unless a user's own program chooses others."""
+        ports, head = self.ports, self.head
+        return (*ports.open_ports(head=head), *ports.overlay_ports(head=head), *SERVE_PORTS, ports.workers)
 
 
-def check_extra_args(args: Sequence[str]) -> None:
-    """Refuses options of `ray start` that meshray gives itself, and more than its files hold.
+def check_extra_args(args: Sequence[str], *, own: Collection[int] = (), makes_mesh: bool = False) -> dict[str, int]:
+    """Refuses options of `ray start` that meshray gives itself, ports that clash, and more than its files hold.
+
+    Args:
+        own: the ports of meshray itself.
+        makes_mesh: the node makes the mesh, so it may choose the ports of its head.
+
+    Returns:
+        The ports that the arguments choose, as `take_ports` does.
 
     Raises:
         UsageError: names the option and why it cannot be given.
@@ -163,6 +146,16 @@ def check_extra_args(args: Sequence[str]) -> None:
         if option == "--temp-dir":
             following = args[place + 1] if place + 1 < len(args) else ""
             _check_temp_dir(value or following)
+    chosen, _ = take_ports(args)
+    for name in () if makes_mesh else mesh_wide(chosen):
+        option = option_of(name)
+        raise UsageError(
+            "owned_option",
+            f"{option} cannot be chosen here: it is the same in the whole mesh, which `meshray init` makes",
+            hint=f"leave {option} out",
+        )
+    check_ports(chosen, head=makes_mesh, own=own)
+    return chosen
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
@@ -187,25 +180,15 @@ def start_command(ray: RayInstallation, plan: RayPlan) -> list[str]:
     if plan.head:
         command += [
             "--head",
-            f"--port={GCS_PORT}",
             "--include-dashboard=true",
             f"--dashboard-host={plan.node_ip}",
-            f"--dashboard-port={DASHBOARD_PORT}",
-            f"--ray-client-server-port={CLIENT_PORT}",
         ]
     else:
-        command.append(f"--address={plan.head_ip}:{GCS_PORT}")
+        command.append(f"--address={plan.gcs}")
     command += [
         f"--node-ip-address={plan.node_ip}",
         f"--node-name={plan.node_name}",
-        f"--node-manager-port={NODE_MANAGER_PORT}",
-        f"--object-manager-port={OBJECT_MANAGER_PORT}",
-        f"--runtime-env-agent-port={RUNTIME_ENV_AGENT_PORT}",
-        f"--dashboard-agent-grpc-port={AGENT_GRPC_PORT}",
-        f"--dashboard-agent-listen-port={AGENT_HTTP_PORT}",
-        f"--metrics-export-port={METRICS_EXPORT_PORT}",
-        f"--min-worker-port={WORKER_PORTS.start}",
-        f"--max-worker-port={WORKER_PORTS.stop - 1}",
+        *plan.ports.options(head=plan.head),
         "--block",
     ]
     if plan.labels:
@@ -251,8 +234,8 @@ def client_environment(
         # A driver waits as the nodes do: its own end of a connection may not close it earlier.
         **ray_timeouts(plan.patience_s),
         **plan.environment.chosen,
-        "RAY_ADDRESS": f"{plan.head_ip}:{GCS_PORT}" if has_raylet else f"ray://{plan.head_ip}:{CLIENT_PORT}",
-        "RAY_API_SERVER_ADDRESS": f"http://{plan.head_ip}:{DASHBOARD_PORT}",
+        "RAY_ADDRESS": str(plan.gcs) if has_raylet else f"ray://{plan.head_ip}:{plan.ports.ray_client_server}",
+        "RAY_API_SERVER_ADDRESS": f"http://{plan.dashboard}",
         **_shared_environment(plan, {**(base or {}), **plan.environment.chosen}),
     }
 

@@ -1,6 +1,6 @@
 """Who listens on this machine's TCP ports: a Ray of this node, or another program.
 
->>> look = Listeners(home, uid=1000, head_ip=lambda: head_ip)
+>>> look = Listeners(home, uid=1000, gcs=lambda: Endpoint("10.99.0.1", 6379))
 >>> [heard for heard in look() if heard.of_ray]
 [Heard(port=6379, address='0.0.0.0', of_ray=True), …]
 
@@ -22,10 +22,10 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from pathlib import Path
 
-from meshray.raynode.command import GCS_PORT
+from meshray.model.address import Endpoint
+from meshray.model.ray_ports import RayPorts
 from meshray.raynode.processes import Family, parents
 from meshray.raynode.sockets import ESTABLISHED, LISTEN, tcp_sockets
 from meshray.runtime.process import ManagedProcess
@@ -79,14 +79,14 @@ class Listeners:
 
     Args:
         uid: as whom Ray runs.
-        head_ip: the overlay address of the mesh's head; None: there is none (yet).
+        gcs: where the GCS of the mesh's head is; None: there is no head (yet).
     """
 
-    def __init__(self, home: Home, uid: int, head_ip: Callable[[], IPv4Address | None]) -> None:
+    def __init__(self, home: Home, uid: int, gcs: Callable[[], Endpoint | None]) -> None:
         self._process = ManagedProcess(home.pid_file("ray"))
         self._token = f"\0RAY_AUTH_TOKEN_PATH={home.ray_token}\0".encode()
         self._trusted = frozenset((uid, _ROOT))
-        self._head_ip = head_ip
+        self._gcs = gcs
         self._family: Family | None = None
         #: By inode.
         self._judged: dict[str, bool | None] = {}
@@ -116,27 +116,30 @@ class Listeners:
         self._judged_at = time.monotonic()
 
     def _judge_claims(self, inodes: set[str]) -> None:
-        connections = {found.inode: (found.remote, GCS_PORT) for found in tcp_sockets(ESTABLISHED, GCS_PORT)}
+        gcs = self._gcs()
+        port = _port_of(gcs)
+        connections = {found.inode: (found.remote, port) for found in tcp_sockets(ESTABLISHED, port)}
         look = _look(inodes | connections.keys())
-        claims = self._claims(look, inodes, connections)
+        claims = self._claims(look, inodes, connections, gcs)
         for inode in inodes:
             holders = look.holders(inode)
             users = {_uid(pid) for pid in holders}
             # With a second user among the holders it is not the claiming user's alone.
             self._judged[inode] = bool(holders & claims) and len(users) == 1 if holders else None
 
-    def _claims(self, look: _Look, inodes: set[str], connections: dict[str, tuple[str, int]]) -> set[int]:
+    def _claims(
+        self, look: _Look, inodes: set[str], connections: dict[str, tuple[str, int]], gcs: Endpoint | None
+    ) -> set[int]:
         """The processes that claim to be Ray and may: those that hold a wanted socket."""
         candidates = {pid for pid, held in look.held.items() if held & inodes}
-        head_ip = self._head_ip()
         callers: dict[tuple[str, int], frozenset[int]] = {}
         for raylet in look.raylets:
             address, uid = _gcs_of(raylet), _uid(raylet)
             if address is not None and uid is not None:
                 callers[address] = callers.get(address, frozenset()) | {uid}
-        if head_ip is not None:
-            callers[str(head_ip), GCS_PORT] = callers.get((str(head_ip), GCS_PORT), frozenset()) | self._trusted
-        self._add_connections(look, connections, {port for _, port in callers} - {GCS_PORT})
+        if gcs is not None:
+            callers[gcs.host, gcs.port] = callers.get((gcs.host, gcs.port), frozenset()) | self._trusted
+        self._add_connections(look, connections, {port for _, port in callers} - {_port_of(gcs)})
         born = _descendants(candidates, look.raylets) if look.raylets else set()
 
         def may(pid: int) -> bool:
@@ -168,6 +171,11 @@ class Listeners:
         if self._family is None or self._family.leader != leader:
             self._family = Family(leader)
         return frozenset(process.pid for process in self._family.look())
+
+
+def _port_of(gcs: Endpoint | None) -> int:
+    """Where connections to a GCS are looked for first: of a mesh that has no head yet, at Ray's default."""
+    return gcs.port if gcs is not None else RayPorts().gcs
 
 
 def _held_by(wanted: set[str], pids: Iterable[int]) -> _Look:

@@ -1,7 +1,7 @@
 """What would make Ray start slowly or die, found out before it is started.
 
->>> check_ports(plan)
-MeshrayError: Ray's GCS needs port 6379, which redis-server (pid 812) has
+>>> require_free(RayPorts(), head=True)
+MeshrayError: Ray's GCS needs TCP port 6379, which redis-server (pid 812) has
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import re
 import shutil
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.errors import MeshrayError
-from meshray.raynode import command
-from meshray.raynode.command import RayPlan
+from meshray.model.ray_ports import RayPorts, choice_hint
 from meshray.raynode.versions import RayInstallation
 from meshray.runtime.person import Person
 
@@ -27,13 +26,6 @@ _LEAST_DISK = 1024**3
 #: Below this Ray's object store falls back to the disk, bytes.
 _LEAST_SHARED_MEMORY = 256 * 1024**2
 _LISTEN = "0A"
-_NAMES: Mapping[int, str] = {
-    command.GCS_PORT: "GCS",
-    command.DASHBOARD_PORT: "dashboard",
-    command.CLIENT_PORT: "client server",
-    command.NODE_MANAGER_PORT: "node manager",
-    command.OBJECT_MANAGER_PORT: "object manager",
-}
 _WILDCARDS = frozenset({"00000000", "0" * 32})
 
 
@@ -55,26 +47,42 @@ def parse_listeners(table: str) -> Iterator[Listener]:
             yield Listener(address, int(port, 16), fields[9])
 
 
-def conflict(plan: RayPlan, listeners: Iterator[Listener]) -> Listener | None:
-    """The first socket that stands in this plan's way. Pure."""
-    own = {*_WILDCARDS, _kernel_form(plan.node_ip), "0" * 16 + "FFFF0000" + _kernel_form(plan.node_ip)}
+def conflict(
+    ports: RayPorts, listeners: Iterable[Listener], *, head: bool, node_ip: IPv4Address | None
+) -> Listener | None:
+    """Return the first socket that has one of these ports where Ray would listen. Pure; arguments of `require_free`."""
+    own = {*_WILDCARDS}
+    if node_ip is not None:
+        own |= {_kernel_form(node_ip), "0" * 16 + "FFFF0000" + _kernel_form(node_ip)}
+    everywhere, overlay = ports.open_ports(head=head), ports.overlay_ports(head=head)
     for listener in listeners:
-        if listener.port in plan.open_ports or (listener.port in plan.overlay_ports and listener.address in own):
+        if listener.port in everywhere or (listener.port in overlay and listener.address in own):
             return listener
     return None
 
 
-def check_ports(plan: RayPlan) -> None:
-    """Raises MeshrayError ``port_in_use`` with the port and, where it can be told, the process that has it."""
-    found = conflict(plan, (item for name in ("tcp", "tcp6") for item in parse_listeners(_table(name))))
+def require_free(ports: RayPorts, *, head: bool, node_ip: IPv4Address | None = None) -> None:
+    """Check that no other program has a port that this Ray would bind. Worker ports do not count: Ray has many.
+
+    Args:
+        head: the node has the head's ports as well.
+        node_ip: the node's overlay address; None: it has none yet, so nobody can listen there.
+
+    Raises:
+        MeshrayError: ``port_in_use``, naming the port and, where it can be found, the process that has it.
+    """
+    listeners = [item for name in ("tcp", "tcp6") for item in parse_listeners(_table(name))]
+    found = conflict(ports, listeners, head=head, node_ip=node_ip)
     if found is None:
         return
     holder = _holder(found.inode)
-    what = _NAMES.get(found.port, "agents")
+    what, option = ports.purpose(found.port, head=head)
+    end = f"end {holder}" if holder else f"ss -ltnp 'sport = :{found.port}' names it"
+    other = choice_hint(option, ports, {listener.port for listener in listeners}) if option else ""
     raise MeshrayError(
         "port_in_use",
         f"Ray's {what} needs TCP port {found.port}, which {holder or 'another process'} has",
-        hint=f"end {holder}" if holder else f"ss -ltnp 'sport = :{found.port}' names it",
+        hint=f"{end}; or choose another port at init or join: {other}" if other else end,
     )
 
 

@@ -1,6 +1,6 @@
 """Ray's own node table, asked from the head's dashboard over HTTP. No Ray is imported.
 
-    >>> await node_table(IPv4Address("10.99.0.1"), token, timeout_s=2)
+    >>> await node_table(Endpoint("10.99.0.1", 8265), token, timeout_s=2)
     {IPv4Address('10.99.0.1'): RayState(alive=True, resources={'CPU': 8.0, …})}
 
 ``/api/v0/nodes`` is the state API behind `ray list nodes`: the same form from Ray 2.44 to 2.60, and it
@@ -18,9 +18,9 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from meshray.errors import RefusedError
+from meshray.model.address import Endpoint
 from meshray.model.status import RayState
 from meshray.model.wire import WireError, decode
-from meshray.raynode.command import DASHBOARD_PORT, GCS_PORT
 from meshray.runtime import inside
 
 if TYPE_CHECKING:
@@ -57,13 +57,15 @@ class LiveNode:
     id: str = ""
 
 
-async def node_table(head_ip: IPv4Address, token: str | None, timeout_s: float) -> dict[IPv4Address, RayState] | None:
+async def node_table(dashboard: Endpoint, token: str | None, timeout_s: float) -> dict[IPv4Address, RayState] | None:
     """The living nodes by address; who is not in it is not alive. None where the head's dashboard does not answer.
 
     Raises:
         RefusedError: it answers, but not to this token.
     """
-    nodes, used = await asyncio.gather(live_nodes(head_ip, token, timeout_s), used_by_node(head_ip, token, timeout_s))
+    nodes, used = await asyncio.gather(
+        live_nodes(dashboard, token, timeout_s), used_by_node(dashboard, token, timeout_s)
+    )
     if nodes is None:
         return None
     # The newest last: after a quick restart Ray lists the old process beside the new for a while.
@@ -71,35 +73,35 @@ async def node_table(head_ip: IPv4Address, token: str | None, timeout_s: float) 
     return {node.ip: RayState(True, node.resources, used.get(node.id), node.started) for node in nodes}
 
 
-async def live_nodes(head_ip: IPv4Address, token: str | None, timeout_s: float) -> list[LiveNode] | None:
+async def live_nodes(dashboard: Endpoint, token: str | None, timeout_s: float) -> list[LiveNode] | None:
     """Like `node_table`, with each node's start. Several may have one address."""
-    status, nodes = await ask_dashboard(head_ip, token, timeout_s)
+    status, nodes = await ask_dashboard(dashboard, token, timeout_s)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise RefusedError(
             "ray_token_refused",
-            f"the Ray dashboard on the head ({head_ip}:{DASHBOARD_PORT}) does not accept this mesh's Ray token",
+            f"the Ray dashboard on the head ({dashboard}) does not accept this mesh's Ray token",
             hint="on the head: meshray down, then meshray up; is a Ray running there that meshray did not start?",
         )
     return nodes
 
 
-async def ask_dashboard(head_ip: IPv4Address, token: str | None, timeout_s: float) -> tuple[int, list[LiveNode] | None]:
+async def ask_dashboard(dashboard: Endpoint, token: str | None, timeout_s: float) -> tuple[int, list[LiveNode] | None]:
     """The HTTP status of the head's dashboard to this token, 0 where it does not answer; and its living nodes."""
-    status, body = await _get(head_ip, "/api/v0/nodes", token, timeout_s, _QUERY)
+    status, body = await _get(dashboard, "/api/v0/nodes", token, timeout_s, _QUERY)
     return status, parse_nodes(body) if body else None
 
 
-async def used_by_node(head_ip: IPv4Address, token: str | None, timeout_s: float) -> dict[str, dict[str, float]]:
+async def used_by_node(dashboard: Endpoint, token: str | None, timeout_s: float) -> dict[str, dict[str, float]]:
     """What is in use of each node's CPUs, GPUs and memory, by Ray's ids of the nodes; empty where it is not told.
 
     Ray's autoscaler counts it every five seconds, on every cluster.
     """
-    _, body = await _get(head_ip, "/api/cluster_status", token, timeout_s)
+    _, body = await _get(dashboard, "/api/cluster_status", token, timeout_s)
     return parse_usage(body)
 
 
 async def _get(
-    head_ip: IPv4Address, path: str, token: str | None, timeout_s: float, query: Mapping[str, str] | None = None
+    dashboard: Endpoint, path: str, token: str | None, timeout_s: float, query: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:
     """The HTTP status, 0 where nothing answers, and the body where it is 200."""
     import aiohttp
@@ -109,9 +111,7 @@ async def _get(
     try:
         async with (
             aiohttp.ClientSession(connector=inside.connector(), timeout=timeout, headers=headers) as session,
-            session.get(
-                f"http://{head_ip}:{DASHBOARD_PORT}{path}", params=query or {}, allow_redirects=False
-            ) as answer,
+            session.get(f"http://{dashboard}{path}", params=query or {}, allow_redirects=False) as answer,
         ):
             return answer.status, await _read(answer.content) if answer.status == HTTPStatus.OK else b""
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
@@ -150,10 +150,10 @@ def parse_usage(body: bytes) -> dict[str, dict[str, float]]:
     return used
 
 
-async def gcs_answers(head_ip: IPv4Address, timeout_s: float = 1.0) -> bool:
+async def gcs_answers(gcs: Endpoint, timeout_s: float = 1.0) -> bool:
     """Whether the head's Ray takes connections on the overlay."""
     try:
-        _, writer = await asyncio.wait_for(inside.open_connection(head_ip, GCS_PORT), timeout_s)
+        _, writer = await asyncio.wait_for(inside.open_connection(IPv4Address(gcs.host), gcs.port), timeout_s)
     except (OSError, asyncio.TimeoutError):
         return False
     writer.close()

@@ -18,11 +18,12 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from meshray.errors import MeshrayError
 from meshray.raynode import agent_port, preflight, temp_folder, user_token
-from meshray.raynode.command import AGENT_HTTP_PORT, RayPlan, ray_environment, start_command
+from meshray.raynode.command import RayPlan, ray_environment, start_command
 from meshray.raynode.decide import (
     SOUND_LIFE_S,
     STEADY_S,
@@ -251,7 +252,7 @@ class RayNode:
             running=pid is not None,
             joined=self._process.mark,
             instance=self._instance,
-            head_answers=looks and await gcs_answers(self._plan.head_ip),
+            head_answers=looks and await gcs_answers(self._plan.gcs),
             drained=self._drained,
             has_token=has_token,
         )
@@ -299,7 +300,8 @@ class RayNode:
     async def _preflight(self, token: str | None) -> None:
         if self._plan.head:
             preflight.check_head(self._installation)
-        inside.run(preflight.check_ports, self._plan)
+        plan = self._plan
+        inside.run(partial(preflight.require_free, plan.ports, head=plan.head, node_ip=plan.node_ip))
         if self._plan.token_path and token:
             self._write_token(self._plan.token_path, token)
             await asyncio.to_thread(self._offer_token, token)
@@ -328,7 +330,7 @@ class RayNode:
             return await self._end_hollow()
         if not await self._tell_agent_port(family) and not self._plan.head:
             return _RAYLET_POLL_S  # there is no raylet that the head could list
-        if self._plan.head and self._reported != self._process.mark and await gcs_answers(self._plan.head_ip):
+        if self._plan.head and self._reported != self._process.mark and await gcs_answers(self._plan.gcs):
             self._report(self._process.mark)
         if self._state == RUNNING:
             return STEADY_S
@@ -348,7 +350,8 @@ class RayNode:
         """Lets the raylet go on without its dashboard agent; False while there is no raylet and one may come."""
         is_starting = self._spawned is not None and time.monotonic() < self._spawned[0] + _STARTED_S
         if is_starting and not self._is_told:
-            self._is_told = await asyncio.to_thread(agent_port.tell, family.raylets(), AGENT_HTTP_PORT, self._person)
+            port = self._plan.ports.dashboard_agent_listen
+            self._is_told = await asyncio.to_thread(agent_port.tell, family.raylets(), port, self._person)
         return self._is_told or not is_starting
 
     async def _end_hollow(self) -> float:
@@ -378,7 +381,7 @@ class RayNode:
         return is_clean and any(row.started >= since for row in rows)
 
     async def _rows_here(self) -> list[LiveNode]:
-        nodes = await live_nodes(self._plan.head_ip, self.token, _TABLE_TIMEOUT_S)
+        nodes = await live_nodes(self._plan.dashboard, self.token, _TABLE_TIMEOUT_S)
         return [node for node in nodes or () if node.ip == self._plan.node_ip]
 
     async def _remove_ghosts(self, rows: list[LiveNode]) -> bool:

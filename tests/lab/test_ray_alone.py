@@ -80,9 +80,9 @@ asyncio.run(main())
 #: Our own view of Ray's node table, as JSON: address → resources.
 TABLE = """
 import asyncio, json, sys
-from ipaddress import IPv4Address
+from meshray.model.address import Endpoint
 from meshray.raynode.state import node_table
-table = asyncio.run(node_table(IPv4Address(sys.argv[1]), sys.argv[2], 5))
+table = asyncio.run(node_table(Endpoint(sys.argv[1], 8265), sys.argv[2], 5))
 print(json.dumps(table and {str(ip): dict(state.resources) for ip, state in table.items() if state.alive}))
 """
 

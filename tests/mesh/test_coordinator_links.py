@@ -97,6 +97,19 @@ async def test_reports_reach_the_others(tmp_path: Path) -> None:
         assert worker.map.head.endpoints == (Endpoint("127.0.0.1", 51888), Endpoint("198.51.100.7", 51888))
 
 
+async def test_the_ports_that_a_node_chose_for_its_ray_reach_the_others(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        head = await mesh.client.agent(mesh.head.credential)
+        _, worker = await joined(mesh, "worker")
+        await head.until({"head", "worker"})
+        for chosen in ({"metrics_export": 8500}, {}):
+            await worker.socket.send_json({"type": "hello", "versions": {}, "ray_ports": {**chosen, "gcs": 6380}})
+            while head.map is None or (found := head.map.find("worker")) is None or found.ray_ports != chosen:
+                await head.receive()
+        await worker.socket.send_json({"type": "hello", "versions": {}, "ray_ports": {"metrics_export": 22}})
+        assert await worker.until_closed() == publisher.CLOSE_BAD_MESSAGE
+
+
 async def test_a_removed_node_is_told_so(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         answer, worker = await joined(mesh, "worker")

@@ -3,14 +3,12 @@ from __future__ import annotations
 import asyncio
 from ipaddress import IPv4Address
 
-import pytest
-
-from meshray.agent import forwards
 from meshray.agent.forwards import Forwards
+from meshray.model.ray_ports import RayPorts
 from meshray.runtime.tasks import Tasks
 
 
-def test_both_directions_are_carried_and_a_taken_port_yields_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_directions_are_carried_and_a_taken_port_yields_the_next() -> None:
     async def scene() -> tuple[bytes, dict[str, str], int]:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write((await reader.read()).upper())
@@ -18,8 +16,7 @@ def test_both_directions_are_carried_and_a_taken_port_yields_the_next(monkeypatc
 
         head = await asyncio.start_server(answer, "127.0.0.1", 0)
         port = head.sockets[0].getsockname()[1]
-        monkeypatch.setattr(forwards, "DASHBOARD_PORT", port)
-        made = Forwards(lambda: IPv4Address("127.0.0.1"))
+        made = Forwards(lambda: IPv4Address("127.0.0.1"), ports=RayPorts.of({"dashboard": port}))
         tasks = Tasks()
         tasks.start(made.run(), "forwards")
         await asyncio.sleep(0)  # its first step binds the ports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ import click
 from meshray.cli.driver import Driver
 from meshray.cli.options import json_option
 from meshray.cli.results import Dashboard, Result
+from meshray.cli.tables import child
 from meshray.errors import MeshrayError
+from meshray.model.ray_ports import PURPOSES
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
@@ -30,7 +33,8 @@ def dashboard_command(app: App, no_open: bool) -> Result:
       meshray dashboard --json
 
     Everybody who has the token can run programs in the cluster. From a machine outside the mesh, use the ssh line, then
-    http://127.0.0.1:8265.
+    http://127.0.0.1:PORT with the dashboard's port, 8265 by default. Ports of the head's Ray that are not the default
+    are shown.
     """
     from meshray.runtime.person import Person
 
@@ -43,12 +47,19 @@ def dashboard_command(app: App, no_open: bool) -> Result:
         url=url,
         token=_token(driver.variables.get("RAY_AUTH_TOKEN_PATH", ""), app),
         ssh=f"ssh -N -L {port}:{host}:{port} {user}@{socket.gethostname()}",
+        ports=_ports(answer),
     )
     if not (no_open or app.as_json) and _has_browser(app):
         import webbrowser
 
         webbrowser.open(url)
     return result
+
+
+def _ports(answer: Mapping[str, object]) -> dict[str, int]:
+    """The ports of the head's Ray; an older agent does not tell them."""
+    ports = child(answer, "ray_ports")
+    return {name: port for name in PURPOSES if isinstance(port := ports.get(name), int)}
 
 
 def _token(path: str, app: App) -> str:

@@ -40,9 +40,10 @@ from meshray.model import wire
 from meshray.model.address import DEFAULT_NETWORK, Endpoint, NodeName, OverlayNetwork
 from meshray.model.meshmap import DEFAULT_PATIENCE_S, MAX_PATIENCE_S, MIN_PATIENCE_S
 from meshray.model.node import HEAD, Versions
+from meshray.model.ray_ports import RayPorts, mesh_wide, of_node, take_ports
 from meshray.model.token import Token
 from meshray.raynode.user_environment import UserEnvironment
-from meshray.settings import DEFAULT_PORT, Home
+from meshray.settings import DEFAULT_PORT, Home, own_ports
 
 if TYPE_CHECKING:
     from meshray.agent.enrolment import Enrolment
@@ -153,6 +154,7 @@ def init_command(
       sudo meshray init --advertise head.example.org --port 443
       sudo meshray init --hub-only           on a public machine, for a head behind a firewall
       sudo meshray init -- --num-cpus=0      the head itself runs no tasks
+      sudo meshray init -- --port=6380 --dashboard-port=8266
       sudo meshray init --lock /media/key/mesh.lock
 
     Prints the command with which other machines join. What stands behind -- goes to `ray start`.
@@ -160,10 +162,10 @@ def init_command(
     from meshray.agent.enrolment import parse_open
 
     app: App = context.obj
-    if hub_only and (ray is not None or ray_args()):
+    if hub_only and (ray is not None or _says_more_than_ports(ray_args())):
         raise UsageError(
             "hub_only_without_ray",
-            "--hub-only runs no Ray here, so nothing can be said to it",
+            "--hub-only runs no Ray here, so nothing but the ports of the mesh's head can be said to it",
             hint="say it to `meshray join --head` on the machine that runs the Ray head",
         )
     require_no_words_to_ray(no_ray, ray)
@@ -195,6 +197,12 @@ def init_command(
     return _init(app, wish, block)
 
 
+def _says_more_than_ports(args: tuple[str, ...]) -> bool:
+    """Whether the arguments for Ray concern more than the ports that the whole mesh has."""
+    chosen, rest = take_ports(args)
+    return bool(rest or of_node(chosen))
+
+
 def _is_another(app: App, known: Enrolment, wish: Wish, context: click.Context) -> bool:
     """Whether the command line asks for another mesh than the one of which this machine is the head."""
     from meshray.agent.cache import load_map
@@ -209,6 +217,7 @@ def _is_another(app: App, known: Enrolment, wish: Wish, context: click.Context) 
         or (is_said("port") and wish.port != known.mesh_port)
         or (is_said("network") and wish.network != mesh.network)
         or (wish.hub_only and own is not None and HEAD in own.roles)
+        or RayPorts.of({**mesh.ray_ports, **mesh_wide(take_ports(wish.ray_args)[0])}) != mesh_map.ports_of()
         # Who asks for a lock must not believe that there is one.
         or (wish.lock is not None and mesh.lock is None)
     )
@@ -252,7 +261,7 @@ def _init(app: App, wish: Wish, block: bool) -> Result | int:
     from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
-    check_extra_args(wish.ray_args)
+    check_extra_args(wish.ray_args, own=own_ports(wish.port), makes_mesh=True)
     advertised = require_few([Endpoint.parse(item, wish.port) for item in wish.advertise], "--advertise")
     service.require_valid(app.environ)
     require_stranger(home)
@@ -277,6 +286,7 @@ def _prepare(app: App, wish: Wish, advertised: tuple[Endpoint, ...]) -> Found:
     """Looks at the machine and changes nothing."""
     from meshray.cli.enrolled import check_rootless, look_for_ray, naming_rootless_node, warn_of_missing_engine
     from meshray.model.endpoints import choose_endpoints
+    from meshray.raynode.preflight import require_free
     from meshray.runtime.own_endpoints import find_endpoints
     from meshray.runtime.preflight import check_init, check_place, choose_network, routes
 
@@ -287,6 +297,8 @@ def _prepare(app: App, wish: Wish, advertised: tuple[Endpoint, ...]) -> Found:
             if wish.rootless:
                 check_place(network, wish.port)
             wireguard = check_rootless(app) if wish.rootless else check_init(network, wish.port, app.environ)
+        if wish.with_ray and not wish.rootless:  # without root Ray listens in a network namespace of its own
+            require_free(RayPorts.of(take_ports(wish.ray_args)[0]), head=True)
         progress.stage("preflight", "ok", wireguard)
         warn_of_missing_engine(app, wireguard)
         if taken is not None:
@@ -345,6 +357,7 @@ def _create(home: Home, wish: Wish, found: Found, undo: Undo) -> tuple[Token, En
         now=time.time(),
         hub_only=wish.hub_only,
         patience_s=wish.patience_s,
+        ray_ports=mesh_wide(take_ports(wish.ray_args)[0]),
         lock=lock.key if lock is not None else None,
         attest=attest,
     )
@@ -366,7 +379,7 @@ def _create(home: Home, wish: Wish, found: Found, undo: Undo) -> tuple[Token, En
         hosts_coordinator=True,
         with_ray=wish.with_ray,
         ray=str(installation.ray) if installation else "",
-        ray_args=wish.ray_args,
+        ray_args=wish.ray_args if wish.with_ray else (),
         rootless=wish.rootless,
         trust_user_environment=wish.trust_user_environment,
         open=wish.open,

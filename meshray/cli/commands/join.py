@@ -23,7 +23,7 @@ from meshray.agent.paths.transport import MODES, Mode
 from meshray.cli import bring_up, output, user_environment
 from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options
-from meshray.cli.matching import match_with_token, warn_of_patch
+from meshray.cli.matching import ask_with_token, match_with_token, warn_of_patch
 from meshray.cli.options import (
     NodeCommand,
     endpoint_option,
@@ -46,7 +46,7 @@ from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
 from meshray.model.token import Token
 from meshray.raynode.user_environment import UserEnvironment
-from meshray.settings import DEFAULT_PORT, Home
+from meshray.settings import DEFAULT_PORT, Home, own_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -264,7 +264,7 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
     from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
-    check_extra_args(wish.ray_args)
+    check_extra_args(wish.ray_args, own=own_ports(wish.token.coordinators[0].port))
     require_few(wish.endpoints, "--endpoint")
     service.require_valid(app.environ)
     check_labels(wish.labels)
@@ -306,12 +306,32 @@ def _prepare(app: App, wish: Wish) -> Found:
         progress.stage("preflight", "ok", wireguard + (f", UDP port {port}" if port else ""))
         warn_of_missing_engine(app, wireguard)
         head = HEAD in wish.roles
+        if wish.with_ray:
+            _require_ports(app, wish)
         # While Ray's own interpreter answers, this one has time.
         threading.Thread(target=_import_for_enrolment).start()
         matched = match_with_token(app, progress, wish.token, wish.via) if wish.env else None
         ray = str(matched.ray) if matched is not None else wish.ray
         installation = look_for_ray(app, progress, ray, head=head) if wish.with_ray else None
     return Found(installation, port, wish.endpoints or _endpoints(wish, port), matched)
+
+
+def _require_ports(app: App, wish: Wish) -> None:
+    """Check that Ray can have its ports here. A head asks which ones the mesh has; the token's use is not spent.
+
+    Raises:
+        UsageError: two of them clash. MeshrayError: ``port_in_use``.
+    """
+    from meshray.model.ray_ports import RayPorts, check_ports, take_ports
+    from meshray.raynode.preflight import require_free
+
+    head = HEAD in wish.roles
+    chosen, _ = take_ports(wish.ray_args)
+    if head:
+        chosen |= ask_with_token(app, wish.token, wish.via).ray_ports
+        check_ports(chosen, head=True, own=own_ports(wish.token.coordinators[0].port))
+    if not wish.rootless:  # else Ray listens in a network namespace that is still to be made
+        require_free(RayPorts.of(chosen), head=head)
 
 
 def _import_for_enrolment() -> None:

@@ -18,7 +18,11 @@ _WATCH_S = 2.0
 
 
 @click.command("status")
-@click.option("--wide", is_flag=True, help="Add loss, handshake, MTU, bytes and endpoint of each path.")
+@click.option(
+    "--wide",
+    is_flag=True,
+    help="Add loss, handshake, MTU, bytes and endpoint of each path, and the ports of Ray that were chosen.",
+)
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 @json_option
 @click.pass_obj

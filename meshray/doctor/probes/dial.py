@@ -17,19 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from meshray.doctor.ports import DROPPED, FOREIGN, OPEN, REFUSED, SILENT, WORKERS, PortSeen
-from meshray.raynode import command
+from meshray.model.ray_ports import RayPorts
 from meshray.runtime import inside
 
 #: The client's preface and an empty SETTINGS frame (RFC 9113, sections 3.4 and 6.5).
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _FRAME_HEADER_BYTES = 9
 _SETTINGS = 4
-#: Ends and middle of the range: a rule for a part of it is rare.
-_WORKER_SAMPLE = (
-    command.WORKER_PORTS[0],
-    command.WORKER_PORTS[len(command.WORKER_PORTS) // 2],
-    command.WORKER_PORTS[-1],
-)
 
 
 @dataclass(frozen=True)
@@ -41,18 +35,18 @@ class Target:
     greets: bool = False
 
 
-def ray_targets(*, head: bool, workers: bool = True) -> Iterator[Target]:
+def ray_targets(ports: RayPorts, *, head: bool, workers: bool = True) -> Iterator[Target]:
     """The ports of a node that Ray dials from others. ``workers``: a sample of those of its workers as well."""
     if head:
-        yield Target(command.GCS_PORT, "GCS", greets=True)
-        yield Target(command.DASHBOARD_PORT, "dashboard")
-    yield Target(command.NODE_MANAGER_PORT, "node manager", greets=True)
-    yield Target(command.OBJECT_MANAGER_PORT, "object manager", greets=True)
-    yield Target(command.AGENT_GRPC_PORT, "agent", greets=True)
-    yield Target(command.AGENT_HTTP_PORT, "agent's HTTP")
-    yield Target(command.METRICS_EXPORT_PORT, "metrics")
+        yield Target(ports.gcs, "GCS", greets=True)
+        yield Target(ports.dashboard, "dashboard")
+    yield Target(ports.node_manager, "node manager", greets=True)
+    yield Target(ports.object_manager, "object manager", greets=True)
+    yield Target(ports.dashboard_agent_grpc, "agent", greets=True)
+    yield Target(ports.dashboard_agent_listen, "agent's HTTP")
+    yield Target(ports.metrics_export, "metrics")
     if workers:
-        yield from (Target(port, WORKERS) for port in _WORKER_SAMPLE)
+        yield from (Target(port, WORKERS) for port in ports.worker_sample)
 
 
 async def dial(address: str, target: Target, timeout_s: float) -> PortSeen:

@@ -14,7 +14,6 @@ from meshray.firewall.inspect import HostView, Obstacle, read_host
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import own_rules
 from meshray.firewall.programs import Proc
-from meshray.raynode.command import WORKER_PORTS
 from meshray.runtime import inside
 from meshray.runtime.ports import user_of
 from meshray.runtime.process import ManagedProcess
@@ -64,7 +63,10 @@ def _opening(context: Context) -> Opening | None:
         return None
     network = context.mesh_map.mesh.network.cidr
     ports = (context.mesh_port, *context.open_ports)
-    return Opening(context.interface, network, forwards=context.is_hub, ports=ports, everything=context.open_all)
+    ray = context.ray_plan.ports if context.ray_plan is not None else context.mesh_map.ports_of()
+    return Opening(
+        context.interface, network, forwards=context.is_hub, ports=ports, everything=context.open_all, ray=ray
+    )
 
 
 def _members(context: Context) -> Ranges:
@@ -72,7 +74,9 @@ def _members(context: Context) -> Ranges:
     plan = context.ray_plan
     if plan is None:
         return ()
-    return without(ranges([*plan.open_ports, *plan.overlay_ports, WORKER_PORTS]), context.foreign_ports)
+    ports, head = plan.ports, plan.head
+    wanted: list[int | range] = [*ports.open_ports(head=head), *ports.overlay_ports(head=head), ports.workers]
+    return without(ranges(wanted), context.foreign_ports)
 
 
 def _uplink(context: Context) -> str:

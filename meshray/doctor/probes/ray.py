@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -18,7 +17,9 @@ from meshray.doctor.probes.context import Context
 from meshray.doctor.probes.dial import dial, ray_targets
 from meshray.doctor.ray import DASHBOARD, MISSING, OTHER, SAME, RayFacts, RayProcess, TableRow
 from meshray.errors import MeshrayError
+from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, STATIC, Node
+from meshray.model.ray_ports import RayPorts
 from meshray.raynode.processes import VITAL, Family
 from meshray.raynode.state import LiveNode, ask_dashboard
 from meshray.raynode.supervisor import RayNow
@@ -44,9 +45,9 @@ async def look(context: Context) -> RayFacts:
     (address_error, address_ms), installed, ports, (with_token, table), (without_token, _) = await asyncio.gather(
         _own_address(plan.node_ip),
         _installed(ray),
-        _ports(mesh_map.nodes.values(), context.name),
-        ask_dashboard(plan.head_ip, ray.token, PATIENCE_S),
-        ask_dashboard(plan.head_ip, None, PATIENCE_S),
+        _ports(mesh_map, context.name),
+        ask_dashboard(plan.dashboard, ray.token, PATIENCE_S),
+        ask_dashboard(plan.dashboard, None, PATIENCE_S),
     )
     processes, token_file = await asyncio.to_thread(_processes, ray.pid), await asyncio.to_thread(_token_file, ray)
     return RayFacts(
@@ -160,10 +161,12 @@ def _read(path: str) -> bytes:
         return b""
 
 
-async def _ports(nodes: Iterable[Node], name: str) -> dict[str, tuple[PortSeen, ...]]:
+async def _ports(mesh_map: MeshMap, name: str) -> dict[str, tuple[PortSeen, ...]]:
     """How the ports of every node with Ray answer, this one's included."""
-    dialled = [node for node in nodes if _has_ray(node)]
-    answers = await asyncio.gather(*(_of_node(node, own=node.name == name) for node in dialled))
+    dialled = [node for node in mesh_map.nodes.values() if _has_ray(node)]
+    answers = await asyncio.gather(
+        *(_of_node(node, mesh_map.ports_of(node), own=node.name == name) for node in dialled)
+    )
     return {str(node.name): ports for node, ports in zip(dialled, answers, strict=True)}
 
 
@@ -171,8 +174,8 @@ def _has_ray(node: Node) -> bool:
     return bool(node.versions.ray) and node.online and not node.drained and STATIC not in node.roles
 
 
-async def _of_node(node: Node, *, own: bool) -> tuple[PortSeen, ...]:
-    targets = ray_targets(head=HEAD in node.roles, workers=not own)
+async def _of_node(node: Node, ports: RayPorts, *, own: bool) -> tuple[PortSeen, ...]:
+    targets = ray_targets(ports, head=HEAD in node.roles, workers=not own)
     return tuple(await asyncio.gather(*(dial(str(node.ip), target, PATIENCE_S) for target in targets)))
 
 

@@ -136,3 +136,14 @@ def test_what_is_not_known_is_not_zero() -> None:
     assert set(build_status(view(WORKER_A, ray=None)).totals().values()) == {None}
     without_ray = replace(view(WORKER_A, ray=None), expects_ray=False)
     assert set(build_status(without_ray).totals().values()) == {0}
+
+
+def test_the_ports_of_each_ray_are_told() -> None:
+    nodes = {**MAP.nodes, WORKER_A.id: replace(WORKER_A, ray_ports={"metrics_export": 8500})}
+    mesh_map = replace(MAP, mesh=replace(MAP.mesh, ray_ports={"gcs": 6380}), nodes=nodes)
+    head, a, b = build_status(replace(view(HEAD_NODE), mesh_map=mesh_map)).nodes
+    assert (head.ports["gcs"], head.ports["metrics_export"]) == (6380, 20106)
+    assert (a.ports["metrics_export"], "gcs" in a.ports) == (8500, False)
+    assert b.to_json()["ray"] == {"alive": True, "resources": RAY[WORKER_B.ip].resources, "ports": b.ports}
+    without = build_status(replace(view(HEAD_NODE), expects_ray=False)).nodes
+    assert [node.ports for node in without] == [{}, {}, {}]

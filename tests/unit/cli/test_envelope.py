@@ -36,7 +36,7 @@ FIELDS = {
     "node rename": {"node", "done", "name"},
     "node drain": {"node", "done", "ray_node_id", "deadline_s"},
     "peer add": {"name", "ip", "config", "text"},
-    "dashboard": {"url", "token", "ssh"},
+    "dashboard": {"url", "token", "ssh", "ports"},
     "env": {"env", "programs"},
     "env lock": {"ray", "python", "requirements", "left_out"},
     "completion": {"kind", "text"},

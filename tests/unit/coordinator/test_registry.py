@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
 
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.allocation import COOL_DOWN_S, allocate
+from meshray.coordinator.environment import environment_of, ports_chosen
 from meshray.coordinator.records import DropFreed, Freed, PutFreed, PutMember, PutRevision, PutToken
 from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,
@@ -18,9 +20,10 @@ from meshray.coordinator.registry import (
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolRequest
+from meshray.model.environment import Environment
 from meshray.model.node import STATIC, WORKER, Versions
 
-from .people import ENDPOINT, NOW, VERSIONS, accept_all, enrol, key, new_mesh, online, request, token
+from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, key, new_mesh, online, request, token
 
 
 def refusal(registry: Registry, asked: EnrolRequest, now: float = NOW) -> str:
@@ -388,3 +391,21 @@ def test_who_was_taken_down_is_so_until_it_is_back() -> None:
     registry, rows, _ = registry.connected(node_id)
     assert not registry.named("worker").node.down
     assert rows
+
+
+def test_the_ports_that_a_node_chose_are_published_once_and_belong_to_it_alone() -> None:
+    registry = enrol(new_mesh(), request(1))
+    changed, _, _ = ports_chosen(registry, "id-1", {"metrics_export": 8500})
+    assert changed.map.nodes["id-1"].ray_ports == {"metrics_export": 8500}
+    assert changed.revision == registry.revision + 1
+    assert ports_chosen(changed, "id-1", {"metrics_export": 8500}) == (changed, (), None)
+    assert ports_chosen(changed, "id-1", {})[0].map.nodes["id-1"].ray_ports == {}
+    with pytest.raises(UnknownError):
+        ports_chosen(registry, "nobody", {})
+
+
+def test_a_machine_that_is_no_node_yet_learns_the_ports_of_the_mesh() -> None:
+    registry = replace(new_mesh(), mesh=replace(MESH, ray_ports={"gcs": 6380}))
+    told = Environment.from_json(environment_of(registry).to_json())
+    assert told.ray_ports == {"gcs": 6380}
+    assert "ray_ports" not in environment_of(new_mesh()).to_json()

@@ -21,7 +21,7 @@ def test_whatever_differs_has_a_folder_of_its_own() -> None:
         plan.key(WANTED, "linux"),
     ]
     assert len(set(others)) == len(others)
-    assert plan.key(WANTED, "linux") == plan.key(Environment(**WANTED.to_json()), "linux")
+    assert plan.key(WANTED, "linux") == plan.key(Environment.from_json(WANTED.to_json()), "linux")
 
 
 @pytest.mark.parametrize(

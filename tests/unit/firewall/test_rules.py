@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from meshray.firewall import iptables, nft, rules
 from meshray.firewall.opening import Opening, Way
 from meshray.firewall.ruleset import Condition, Packet, Table, holds
+from meshray.model.ray_ports import RayPorts
 
 DATA = Path(__file__).parent / "data"
 NODE = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
@@ -290,3 +292,12 @@ def test_a_listing_that_was_changed_is_survived_and_judged(listing: str, changes
 )
 def test_conditions(condition: Condition, answer: bool | None) -> None:
     assert holds(condition, Packet("meshray0", source=IPv4Address("10.99.0.2"), port=6379)) is answer
+
+
+def test_the_ports_that_were_chosen_for_ray_count_and_no_others() -> None:
+    chosen = replace(NODE, ray=RayPorts.of({"gcs": 6380, "metrics_export": 8500}))
+    for port in (6380, 8500):
+        drop = chain_of(f"tcp dport {port} drop", hook="output")
+        assert holds_back(drop, chosen)
+        assert not holds_back(drop)
+    assert not holds_back(chain_of("tcp dport 6379 drop", hook="output"), chosen)

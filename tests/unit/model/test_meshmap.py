@@ -13,6 +13,7 @@ from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MapChange, MeshInfo, MeshMap, diff
 from meshray.model.node import HEAD, HUB, WORKER, Node, Versions
+from meshray.model.ray_ports import RayPorts
 
 MESH = MeshInfo("m1", "lab", OverlayNetwork.parse("10.99.0.0/16"))
 KEYS = [PrivateKey.generate().public() for _ in range(6)]
@@ -83,3 +84,22 @@ def json_of(value: MapChange | MeshMap) -> str:
     import json
 
     return json.dumps(value.to_json())
+
+
+def test_chosen_ports_of_ray_travel_with_the_map_and_an_older_map_means_the_defaults() -> None:
+    nodes = {"n0": node(0), "n1": node(1, ray_ports={"metrics_export": 8500})}
+    mesh_map = MeshMap(replace(MESH, ray_ports={"gcs": 6380, "dashboard": 8266}), 3, nodes)
+    seen = MeshMap.from_json(wire.decode(json_of(mesh_map)))
+    assert seen == mesh_map
+    assert (str(seen.gcs), str(seen.dashboard)) == ("10.99.0.1:6380", "10.99.0.1:8266")
+    assert seen.ports_of(seen.nodes["n1"]) == RayPorts(gcs=6380, dashboard=8266, metrics_export=8500)
+    assert seen.ports_of(seen.nodes["n0"]).metrics_export == RayPorts().metrics_export
+    old = MeshMap(MESH, 3, {"n0": node(0)})
+    assert "ray_ports" not in json_of(old)
+    assert MeshMap.from_json(wire.decode(json_of(old))).ports_of(old.head) == RayPorts()
+    assert MeshMap(MESH, 3, {}).gcs is None
+
+
+def test_a_node_cannot_choose_the_ports_of_the_head() -> None:
+    value = {**node(1).to_json(), "ray_ports": {"gcs": 6380, "metrics_export": 8500}}
+    assert Node.from_json(value).ray_ports == {"metrics_export": 8500}

@@ -10,9 +10,8 @@ import pytest
 from meshray.errors import UsageError
 from meshray.model.address import OverlayNetwork
 from meshray.model.node import Versions
+from meshray.model.ray_ports import RayPorts
 from meshray.raynode.command import (
-    FIXED_PORTS,
-    WORKER_PORTS,
     RayPlan,
     check_extra_args,
     check_labels,
@@ -59,11 +58,34 @@ def test_the_persons_own_options_come_last_and_unchanged() -> None:
     assert start_command(RAY, replace(WORKER, extra_args=mine))[-3:] == list(mine)
 
 
-def test_no_port_is_left_to_chance_nor_used_twice() -> None:
-    assert len(set(FIXED_PORTS)) == len(FIXED_PORTS)
-    assert not set(FIXED_PORTS) & set(WORKER_PORTS)
-    # The kernel takes ports for outgoing connections from there on.
-    assert max(FIXED_PORTS) < 32768
+def test_chosen_ports_are_passed_on_once_and_every_part_follows() -> None:
+    ports = RayPorts.of({"gcs": 6380, "dashboard": 8266, "ray_client_server": 10101, "metrics_export": 8500})
+    head, worker = replace(HEAD, ports=ports), replace(WORKER, ports=ports)
+    command = start_command(RAY, head)
+    assert {"--port=6380", "--dashboard-port=8266", "--ray-client-server-port=10101"} <= set(command)
+    assert {"--metrics-export-port=8500", "--min-worker-port=10102", "--max-worker-port=19999"} <= set(command)
+    options = [word.partition("=")[0] for word in command]
+    assert len(options) == len(set(options))
+    assert "--address=10.99.0.1:6380" in start_command(RAY, worker)
+    assert {6380, 8266, 10101, 8500, range(10102, 20000)} <= set(head.used_ports)
+    assert not {6379, 8265, 10001, 20106} & set(head.used_ports)
+    assert not {6380, 8266, 10101} & set(worker.used_ports)
+    environment = client_environment(worker)
+    assert (environment["RAY_ADDRESS"], environment["RAY_API_SERVER_ADDRESS"]) == (
+        "10.99.0.1:6380",
+        "http://10.99.0.1:8266",
+    )
+    assert client_environment(worker, has_raylet=False)["RAY_ADDRESS"] == "ray://10.99.0.1:10101"
+
+
+def test_the_ports_of_the_mesh_are_chosen_where_it_is_made_and_nowhere_else() -> None:
+    arguments = ["--port=6380", "--num-cpus=2", "--dashboard-port", "8266", "--metrics_export_port=8500"]
+    chosen = {"gcs": 6380, "dashboard": 8266, "metrics_export": 8500}
+    assert check_extra_args(arguments, makes_mesh=True) == chosen
+    with pytest.raises(UsageError, match="--port cannot be chosen here: it is the same in the whole mesh") as caught:
+        check_extra_args(arguments)
+    assert caught.value.code == "owned_option"
+    assert check_extra_args(["--metrics-export-port=8500"]) == {"metrics_export": 8500}
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from meshray.model.address import Endpoint
 from meshray.raynode import listeners
 from meshray.raynode.listeners import AGAIN_S, Heard, Listeners
 from meshray.raynode.sockets import ESTABLISHED, LISTEN, TcpSocket
 from meshray.settings import Home
 
-HEAD = IPv4Address("10.99.0.1")
+GCS = Endpoint("10.99.0.1", 6379)
 RAY, WEB, DRIVER, STRANGER = 100, 200, 300, 400
 #: As whom this mesh's Ray runs; another user of the machine.
 ADA, MALLORY = 1000, 1001
@@ -83,7 +83,7 @@ def look(home: Home, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Calla
     """Whose the port is, by a look that knows nothing of earlier ones."""
     parents = {501: 500, 502: 501}
     monkeypatch.setattr(listeners, "parents", lambda: parents)
-    return lambda: {heard.port: heard.of_ray for heard in Listeners(home, ADA, lambda: HEAD)()}
+    return lambda: {heard.port: heard.of_ray for heard in Listeners(home, ADA, lambda: GCS)()}
 
 
 Look = Callable[[], dict[int, bool | None]]
@@ -147,7 +147,7 @@ def test_whose_they_are(machine: Machine, look: Look) -> None:
 
 
 def test_nothing_new_costs_no_look_at_processes(machine: Machine, home: Home) -> None:
-    look = Listeners(home, ADA, lambda: HEAD)
+    look = Listeners(home, ADA, lambda: GCS)
     first = look()
     assert look() == first
     assert machine.looks == 1
@@ -160,9 +160,18 @@ def test_nothing_new_costs_no_look_at_processes(machine: Machine, home: Home) ->
 def test_who_was_a_stranger_may_become_a_driver(machine: Machine, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("meshray.raynode.listeners.time.monotonic", lambda: now[0])
-    look = Listeners(home, ADA, lambda: HEAD)
+    look = Listeners(home, ADA, lambda: GCS)
     assert Heard(10009, "0.0.0.0", False) in look()
     machine.sockets[ESTABLISHED].append(TcpSocket(50002, "10.99.0.2", "10.99.0.1", "50"))
     assert Heard(10009, "0.0.0.0", False) in look()
     now[0] += AGAIN_S + 1
     assert Heard(10009, "0.0.0.0", True) in look()
+
+
+def test_a_driver_of_a_mesh_whose_gcs_has_another_port_is_known(machine: Machine, home: Home) -> None:
+    machine.process(510, "", "71", "72", uid=ADA)
+    machine.listen(5001, "71")
+    machine.sockets[ESTABLISHED].append(TcpSocket(50003, "10.99.0.2", "10.99.0.1", "72"))
+    machine.remote_ports["72"] = 6380
+    assert Heard(5001, "0.0.0.0", False) in Listeners(home, ADA, lambda: GCS)()
+    assert Heard(5001, "0.0.0.0", True) in Listeners(home, ADA, lambda: Endpoint("10.99.0.1", 6380))()

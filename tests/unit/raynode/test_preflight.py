@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError
-from meshray.raynode.preflight import Listener, check_head, check_readable, conflict, parse_listeners
+from meshray.model.ray_ports import RayPorts
+from meshray.raynode.command import RayPlan
+from meshray.raynode.preflight import Listener, check_head, check_readable, conflict, parse_listeners, require_free
 from meshray.runtime.person import Person
 from tests.unit.raynode.test_command import HEAD, RAY, WORKER
 
@@ -24,24 +27,52 @@ def table(*sockets: tuple[str, int, str]) -> Iterator[Listener]:
     return parse_listeners(HEADER + "".join(lines))
 
 
+def conflict_of(plan: RayPlan, listeners: Iterator[Listener]) -> Listener | None:
+    return conflict(plan.ports, listeners, head=plan.head, node_ip=plan.node_ip)
+
+
 def test_only_listening_sockets_count() -> None:
     assert list(table(("0100007F", 6379, "0A"), ("0100007F", 6379, "01"))) == [Listener("0100007F", 6379, "77")]
 
 
 @pytest.mark.parametrize("address", ["00000000", "0100007F", "0100630A"])
 def test_what_ray_binds_everywhere_is_taken_by_any_listener(address: str) -> None:
-    assert conflict(HEAD, table((address, 6379, "0A"))) == Listener(address, 6379, "77")
+    assert conflict_of(HEAD, table((address, 6379, "0A"))) == Listener(address, 6379, "77")
 
 
 def test_what_ray_binds_on_the_overlay_is_not_taken_by_a_listener_elsewhere() -> None:
-    assert conflict(HEAD, table(("0100007F", 8265, "0A"))) is None
-    assert conflict(HEAD, table(("0100630A", 8265, "0A"))) is not None
-    assert conflict(HEAD, table(("00000000", 8265, "0A"))) is not None
-    assert conflict(HEAD, table(("0" * 32, 8265, "0A"))) is not None
+    assert conflict_of(HEAD, table(("0100007F", 8265, "0A"))) is None
+    assert conflict_of(HEAD, table(("0100630A", 8265, "0A"))) is not None
+    assert conflict_of(HEAD, table(("00000000", 8265, "0A"))) is not None
+    assert conflict_of(HEAD, table(("0" * 32, 8265, "0A"))) is not None
 
 
 def test_a_worker_does_not_need_the_ports_of_a_head() -> None:
-    assert conflict(WORKER, table(("00000000", 6379, "0A"), ("00000000", 8265, "0A"))) is None
+    assert conflict_of(WORKER, table(("00000000", 6379, "0A"), ("00000000", 8265, "0A"))) is None
+
+
+def test_a_chosen_port_counts_and_its_default_no_longer() -> None:
+    plan = replace(WORKER, ports=RayPorts.of({"metrics_export": 8500}))
+    assert conflict_of(plan, table(("00000000", 20106, "0A"))) is None
+    assert conflict_of(plan, table(("0100007F", 8500, "0A"))) == Listener("0100007F", 8500, "77")
+
+
+def test_before_there_is_an_overlay_address_only_a_listener_on_all_addresses_has_its_ports() -> None:
+    assert conflict(RayPorts(), table(("0100630A", 20105, "0A")), head=False, node_ip=None) is None
+    assert conflict(RayPorts(), table(("00000000", 20105, "0A")), head=False, node_ip=None) is not None
+
+
+def test_who_has_a_port_is_named_with_what_ray_needs_it_for_and_how_to_choose_another() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(MeshrayError) as caught:
+            require_free(RayPorts.of({"metrics_export": port}), head=False)
+    holder = f"{Path('/proc/self/comm').read_text().strip()} (pid {os.getpid()})"
+    assert caught.value.code == "port_in_use"
+    assert caught.value.message == f"Ray's metrics export needs TCP port {port}, which {holder} has"
+    assert caught.value.hint.startswith(
+        f"end {holder}; or choose another port at init or join: -- --metrics-export-port="
+    )
 
 
 def test_a_head_without_the_dashboards_packages_is_refused() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError, RefusedError
+from meshray.model.address import Endpoint
+from meshray.model.ray_ports import RayPorts
 from meshray.raynode import agent_port, preflight, supervisor, temp_folder
-from meshray.raynode.command import AGENT_HTTP_PORT
 from meshray.raynode.processes import Process
 from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNode
@@ -69,10 +70,10 @@ class FakeMachine:
 
     # The machine and the network.
 
-    async def gcs_answers(self, head_ip: IPv4Address, timeout_s: float = 1.0) -> bool:
+    async def gcs_answers(self, gcs: Endpoint, timeout_s: float = 1.0) -> bool:
         return self.gcs
 
-    async def live_nodes(self, head_ip: IPv4Address, token: str | None, timeout_s: float) -> list[LiveNode] | None:
+    async def live_nodes(self, dashboard: Endpoint, token: str | None, timeout_s: float) -> list[LiveNode] | None:
         if self.refuses:
             raise RefusedError("ray_token_refused", "not this token")
         return self.alive
@@ -81,7 +82,7 @@ class FakeMachine:
         self.told.append((raylets, port))
         return bool(raylets)
 
-    def check_ports(self, plan: object) -> None:
+    def require_free(self, ports: RayPorts, *, head: bool, node_ip: IPv4Address) -> None:
         if self.blocked_by:
             raise self.blocked_by
 
@@ -121,7 +122,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     monkeypatch.setattr(supervisor, "gcs_answers", machine.gcs_answers)
     monkeypatch.setattr(supervisor, "live_nodes", machine.live_nodes)
     monkeypatch.setattr(supervisor, "Family", partial(NoFamily, machine))
-    monkeypatch.setattr(preflight, "check_ports", machine.check_ports)
+    monkeypatch.setattr(preflight, "require_free", machine.require_free)
     monkeypatch.setattr(temp_folder, "find_temp_folder", lambda environ, person: machine.temp_folder)
     monkeypatch.setattr(preflight, "host_problems", list)
     return machine
@@ -132,8 +133,8 @@ def told() -> list[str]:
     return []
 
 
-def node(tmp_path: Path, told: list[str], *, head: bool = False) -> RayNode:
-    plan = replace(HEAD if head else WORKER, token_path=None)
+def node(tmp_path: Path, told: list[str], *, head: bool = False, ports: RayPorts | None = None) -> RayNode:
+    plan = replace(HEAD if head else WORKER, token_path=None, ports=ports or RayPorts())
     return RayNode(RAY, plan, Home(tmp_path, tmp_path), ADA, tokens=RayTokens({1: ""}), on_instance=told.append)
 
 
@@ -172,16 +173,16 @@ async def test_a_raylet_is_told_its_agents_port_once_and_its_head_asked_only_the
     machine: FakeMachine, tmp_path: Path, told: list[str]
 ) -> None:
     machine.raylets = []
-    worker = node(tmp_path, told)
+    worker = node(tmp_path, told, ports=RayPorts.of({"dashboard_agent_listen": 8600}))
     worker.head_instance("a")
     await worker.step()
     machine.listed(WORKER_IP)
     await worker.step()
-    assert (worker.state, machine.told) == ("starting", [([], AGENT_HTTP_PORT)])
+    assert (worker.state, machine.told) == ("starting", [([], 8600)])
     machine.raylets = [2000]
     await worker.step()
     await worker.step()
-    assert (worker.state, machine.told[1:]) == ("running", [([2000], AGENT_HTTP_PORT)])
+    assert (worker.state, machine.told[1:]) == ("running", [([2000], 8600)])
 
 
 async def test_a_process_before_this_one_does_not_count(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:

@@ -1,0 +1,60 @@
+"""What this node's Ray shall be: the mesh's ports from the map, the node's own from its enrolment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meshray.agent.ray_part import ray_plan
+from meshray.doctor.probes.dial import ray_targets
+from meshray.firewall import decide
+from meshray.firewall.closing import contains
+from meshray.model.node import HEAD, Node
+from meshray.raynode.command import RayPlan, start_command
+from meshray.settings import Home
+from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B, enrolment
+from tests.unit.raynode.test_command import RAY
+
+MESH_MAP = replace(
+    MAP,
+    mesh=replace(MAP.mesh, ray_ports={"gcs": 6380, "dashboard": 8266}),
+    nodes={**MAP.nodes, WORKER_A.id: replace(WORKER_A, ray_ports={"metrics_export": 8500})},
+)
+
+
+def plan_of(me: Node, *args: str) -> RayPlan:
+    mine = replace(enrolment(me), ray_args=args)
+    return ray_plan(mine, me, HEAD_NODE, MESH_MAP, Home(Path("/var/lib/meshray"), Path("/run/meshray")))
+
+
+def test_a_node_starts_ray_with_the_ports_of_the_mesh_and_its_own() -> None:
+    plan = plan_of(WORKER_A, "--num-cpus=2", "--metrics-export-port", "8500")
+    assert plan.extra_args == ("--num-cpus=2",)
+    assert (plan.ports.gcs, plan.ports.metrics_export, plan.ports.node_manager) == (6380, 8500, 20101)
+    assert start_command(RAY, plan).count("--metrics-export-port=8500") == 1
+    # What the head was told at init stays in its enrolment; the map decides.
+    assert plan_of(HEAD_NODE, "--port=7000", "--num-cpus=2").ports.gcs == 6380
+
+
+@pytest.mark.parametrize(
+    ("me", "closed", "left"),
+    [(HEAD_NODE, (6380, 8266, 8500), (6379, 8265, 20106)), (WORKER_A, (8500,), (20106, 6380))],
+)
+def test_the_guard_closes_the_ports_that_were_chosen(me: Node, closed: tuple[int, ...], left: tuple[int, ...]) -> None:
+    wanted = decide(plan_of(me, "--metrics-export-port=8500").used_ports, [], never=[51888]).always
+    assert [port for port in closed if not contains(wanted, port)] == []
+    assert [port for port in left if contains(wanted, port)] == []
+
+
+def test_other_nodes_dial_the_ports_that_a_node_has_chosen() -> None:
+    def dialled(node: Node) -> dict[str, int]:
+        targets = ray_targets(MESH_MAP.ports_of(node), head=HEAD in node.roles, workers=False)
+        return {target.what: target.port for target in targets}
+
+    nodes = MESH_MAP.nodes
+    assert dialled(nodes[WORKER_A.id])["metrics"] == 8500
+    assert dialled(nodes[WORKER_B.id])["metrics"] == 20106
+    head = dialled(nodes[HEAD_NODE.id])
+    assert (head["GCS"], head["dashboard"]) == (6380, 8266)
