@@ -26,9 +26,12 @@ _WORKER_RANGE = ("min_worker", "max_worker")
 #: Bound on every interface, so they must be closed to all but the overlay; on each node, and on the head besides.
 _OPEN = ("node_manager", "object_manager", "dashboard_agent_grpc", "metrics_export")
 _HEAD_OPEN = ("gcs", *_OPEN)
-#: Bound on the node's overlay address, some also on 127.0.0.1.
+#: Bound on the node's overlay address.
 _OVERLAY = ("runtime_env_agent", "dashboard_agent_listen")
 _HEAD_OVERLAY = ("dashboard", "ray_client_server", *_OVERLAY)
+#: Bound on 127.0.0.1 as well.
+_LOOPBACK = ("dashboard_agent_listen",)
+_HEAD_LOOPBACK = ("ray_client_server", *_LOOPBACK)
 #: Of the dashboard's and the autoscaler's own metrics, on the head. `ray start` has no option for them.
 DASHBOARD_METRIC_PORT, AUTOSCALER_METRIC_PORT = 20107, 20108
 #: Ray Serve's HTTP and gRPC proxies unless an application says otherwise (ray.serve.config: HTTPOptions, gRPCOptions).
@@ -122,6 +125,10 @@ class RayPorts:
     def overlay_ports(self, *, head: bool) -> tuple[int, ...]:
         """Ports that Ray binds on the node's overlay address."""
         return self._values(_HEAD_OVERLAY if head else _OVERLAY)
+
+    def loopback_ports(self, *, head: bool) -> tuple[int, ...]:
+        """Those of `overlay_ports` that Ray binds on 127.0.0.1 as well."""
+        return self._values(_HEAD_LOOPBACK if head else _LOOPBACK)
 
     def options(self, *, head: bool) -> list[str]:
         """Return all of a node's ports as options of `ray start`; a worker is given none of the head's."""

@@ -27,6 +27,7 @@ _LEAST_DISK = 1024**3
 _LEAST_SHARED_MEMORY = 256 * 1024**2
 _LISTEN = "0A"
 _WILDCARDS = frozenset({"00000000", "0" * 32})
+_LOOPBACK = IPv4Address("127.0.0.1")
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,11 @@ def conflict(
     ports: RayPorts, listeners: Iterable[Listener], *, head: bool, node_ip: IPv4Address | None
 ) -> Listener | None:
     """Return the first socket that has one of these ports where Ray would listen. Pure; arguments of `require_free`."""
-    own = {*_WILDCARDS}
-    if node_ip is not None:
-        own |= {_kernel_form(node_ip), "0" * 16 + "FFFF0000" + _kernel_form(node_ip)}
-    everywhere, overlay = ports.open_ports(head=head), ports.overlay_ports(head=head)
+    taken_by = dict.fromkeys(ports.overlay_ports(head=head), _WILDCARDS | _forms(node_ip))
+    taken_by |= {port: taken_by[port] | _forms(_LOOPBACK) for port in ports.loopback_ports(head=head)}
+    everywhere = ports.open_ports(head=head)
     for listener in listeners:
-        if listener.port in everywhere or (listener.port in overlay and listener.address in own):
+        if listener.port in everywhere or listener.address in taken_by.get(listener.port, ()):
             return listener
     return None
 
@@ -126,6 +126,11 @@ def host_problems() -> list[str]:
         if free < least:
             problems.append(f"{folder} has only {free // 1024**2} MB free: {effect}")
     return problems
+
+
+def _forms(ip: IPv4Address | None) -> frozenset[str]:
+    """How /proc/net/tcp and tcp6 write this address; nothing without one."""
+    return frozenset() if ip is None else frozenset({_kernel_form(ip), "0" * 16 + "FFFF0000" + _kernel_form(ip)})
 
 
 def _kernel_form(ip: IPv4Address) -> str:

@@ -179,6 +179,7 @@ def join_command(
       sudo meshray join --env match TOKEN
       meshray join --runtime docker TOKEN
       sudo meshray join --hub --endpoint vm.example.org:51888 TOKEN
+      sudo meshray join TOKEN -- --metrics-export-port=8500
 
     A token on the command line can be seen by other people of this machine: - reads it from standard input, @FILE
     from a file. Without one it is that of MESHRAY_TOKEN, else of the file that MESHRAY_TOKEN_FILE names. Returns

@@ -47,6 +47,14 @@ def test_what_ray_binds_on_the_overlay_is_not_taken_by_a_listener_elsewhere() ->
     assert conflict_of(HEAD, table(("0" * 32, 8265, "0A"))) is not None
 
 
+def test_what_ray_binds_on_the_loopback_as_well_is_taken_by_a_listener_there() -> None:
+    for port, plan in ((10001, HEAD), (20105, HEAD), (20105, WORKER)):
+        assert conflict_of(plan, table(("0100007F", port, "0A"))) is not None
+        assert conflict_of(plan, table(("0200007F", port, "0A"))) is None
+    assert conflict_of(WORKER, table(("0100007F", 10001, "0A"))) is None
+    assert conflict_of(HEAD, table(("0100007F", 20103, "0A"))) is None
+
+
 def test_a_worker_does_not_need_the_ports_of_a_head() -> None:
     assert conflict_of(WORKER, table(("00000000", 6379, "0A"), ("00000000", 8265, "0A"))) is None
 
