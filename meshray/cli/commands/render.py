@@ -95,8 +95,10 @@ def slurm(
     Each node joins as you and without root, and leaves when the command has ended or the time is up. Without a
     command the nodes stay until then. COMMAND runs on the first node, as behind `meshray run --`.
     """
+    from meshray.raynode.command import check_extra_args
     from meshray.render import Job, slurm_job
 
+    check_extra_args(ray_arg)  # now, and not when the job has come up in the queue
     wish = Job(
         nodes=nodes,
         time=time,

@@ -100,6 +100,12 @@ def test_a_worker_cannot_choose_for_the_mesh(machine: Machine) -> None:
     assert machine.done == []
 
 
+def test_a_job_script_with_ports_that_cannot_be_is_refused_before_it_waits_in_a_queue() -> None:
+    assert "--metrics-export-port=8500" in type_in("render", "slurm", "--ray-arg=--metrics-export-port=8500").out
+    for word in ("--port=6380", "--metrics-export-port=20101", "--head"):
+        assert type_in("render", "slurm", f"--ray-arg={word}").code == 2
+
+
 def test_a_port_that_another_program_has_is_named_and_nothing_is_enrolled(machine: Machine, taken: int) -> None:
     for outcome in (
         init(machine, "--", f"--port={taken}"),
