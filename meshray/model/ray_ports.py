@@ -55,8 +55,8 @@ PURPOSES: Mapping[str, str] = {
 _OFFERED_FROM = 20200
 _RANGE_HINT = "-- --min-worker-port=30000 --max-worker-port=31999"
 _FIXED: Mapping[str, int] = {
-    "the dashboard's own metrics": DASHBOARD_METRIC_PORT,
-    "the autoscaler's metrics": AUTOSCALER_METRIC_PORT,
+    "dashboard metrics": DASHBOARD_METRIC_PORT,
+    "autoscaler metrics": AUTOSCALER_METRIC_PORT,
 }
 
 
@@ -97,15 +97,15 @@ class RayPorts:
     def of(cls, chosen: Mapping[str, int]) -> RayPorts:
         """Return the defaults with these ports in their place.
 
-        Where only the client server's port is chosen and lies in the range of the workers, the range begins behind it,
-        as it does with Ray's own defaults (10001, then 10002).
+        Where the client server's port is chosen within the range of the workers, and the range is not chosen, it begins
+        behind that port, as it does with Ray's own defaults (10001, then 10002).
 
         >>> RayPorts.of({"ray_client_server": 10101}).min_worker
         10102
         """
         client = chosen.get("ray_client_server", cls.ray_client_server)
-        moved = {"min_worker": client + 1} if cls.min_worker <= client < cls.max_worker - 1 else {}
-        return cls(**{**moved, **chosen})
+        moves = not chosen.keys() & set(_WORKER_RANGE) and cls.min_worker <= client < cls.max_worker - 1
+        return cls(**chosen, **({"min_worker": client + 1} if moves else {}))
 
     @property
     def workers(self) -> range:
@@ -264,7 +264,7 @@ def _singles(ports: RayPorts, *, head: bool) -> Iterator[tuple[str, str, int]]:
     """(what it is called in an error, its option, the port) of each port that is no part of the workers' range."""
     for words, port in _FIXED.items():
         if head:
-            yield words, "", port
+            yield f"Ray's {words}", "", port
     # Those that a user has chosen last: it is they whose option is at fault.
     names = [name for name in ports.to_json(head=head) if name not in _WORKER_RANGE]
     changed = ports.changed(head=head)

@@ -63,7 +63,7 @@ def test_an_option_at_the_end_lacks_its_port() -> None:
         ({"metrics_export": 20101}, "--metrics-export-port and --node-manager-port would both have port 20101"),
         ({"node_manager": 8500, "metrics_export": 8500}, "would both have port 8500"),
         ({"gcs": 8265}, "--port and --dashboard-port would both have port 8265"),
-        ({"metrics_export": 20107}, "--metrics-export-port and the dashboard's own metrics would both"),
+        ({"metrics_export": 20107}, "--metrics-export-port and Ray's dashboard metrics would both"),
         ({"metrics_export": 51888}, "--metrics-export-port and meshray itself would both have port 51888"),
         ({"metrics_export": 10500}, "port 10500, which is one of the worker ports, 10002 to 19999"),
         ({"ray_client_server": 10101, "min_worker": 10002}, "port 10101, which is one of the worker ports"),
@@ -99,6 +99,8 @@ def test_the_worker_ports_begin_behind_the_client_server_unless_they_are_chosen(
     assert RayPorts.of({"ray_client_server": 10101}).workers == range(10102, 20000)
     assert RayPorts.of({"ray_client_server": 9001}).workers == range(10002, 20000)
     assert RayPorts.of({"ray_client_server": 10101, "min_worker": 11000}).workers == range(11000, 20000)
+    # A worker's own choice holds, whatever the mesh has: it has no client server.
+    assert RayPorts.of({"ray_client_server": 10101, "max_worker": 10050}).workers == range(10002, 10051)
 
 
 def test_what_is_offered_is_free() -> None:
