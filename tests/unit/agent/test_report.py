@@ -144,6 +144,7 @@ def test_the_ports_of_each_ray_are_told() -> None:
     head, a, b = build_status(replace(view(HEAD_NODE), mesh_map=mesh_map)).nodes
     assert (head.ports["gcs"], head.ports["metrics_export"]) == (6380, 20106)
     assert (a.ports["metrics_export"], "gcs" in a.ports) == (8500, False)
-    assert b.to_json()["ray"] == {"alive": True, "resources": RAY[WORKER_B.ip].resources, "ports": b.ports}
+    shown = {"alive": True, "resources": RAY[WORKER_B.ip].resources, "used": None, "ports": b.ports}
+    assert b.to_json()["ray"] == shown
     without = build_status(replace(view(HEAD_NODE), expects_ray=False)).nodes
     assert [node.ports for node in without] == [{}, {}, {}]
