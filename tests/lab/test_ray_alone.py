@@ -252,11 +252,11 @@ def test_a_worker_follows_its_head_into_the_next_life(cluster: Cluster) -> None:
 
 def test_ray_starts_although_its_dashboard_agent_takes_longer_than_ray_waits(cluster: Cluster) -> None:
     worker = cluster.worker
-    slow = worker.host.path("/opt/slow")
+    slow = worker.host.path("/tmp/slow")
     slow.mkdir(parents=True)
     (slow / "sitecustomize.py").write_text(SLOW_AGENT)
     worker.leave()
-    worker.supervise({"PYTHONPATH": "/opt/slow"})
+    worker.supervise({"PYTHONPATH": "/tmp/slow"})
     worker.wait_running()
     before = worker.ray_pid
     worker.kill_ray()
