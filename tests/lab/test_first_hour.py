@@ -41,6 +41,19 @@ WHEEL = {
     "greeting-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: lab\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     "greeting-1.0.dist-info/RECORD": "",
 }
+#: An application of one replica on each node, on a port that a guide might name.
+SERVE = """
+from ray import serve
+
+@serve.deployment(num_replicas=2, max_replicas_per_node=1, ray_actor_options={"num_cpus": 0.1})
+class Greeting:
+    def __call__(self, request):
+        return "served to " + request.query_params["name"]
+
+serve.start(proxy_location="EveryNode", http_options={"host": "0.0.0.0", "port": 8350})
+serve.run(Greeting.bind())
+print("deployed")
+"""
 LOOK = f"""
 import json, os, shutil
 names = {[*SESSION, "EPOCHS", "SECRET", "VIRTUAL_ENV"]!r}
@@ -131,6 +144,28 @@ def test_a_job_gets_the_packages_that_it_asks_pip_for(net: Net) -> None:
     ).stdout
     (line,) = [line for line in job.splitlines() if line.startswith("hello from a wheel")]
     assert "runtime_resources/pip" in line, "by PATH, so `python` is that of the job's own environment"
+
+
+def test_an_application_of_ray_serve_answers_on_every_node_and_nobody_else(net: Net) -> None:
+    net.laptop.shell(f"cat > /home/{PERSON}/job/app.py", user=PERSON, stdin=SERVE)
+    job = net.type(
+        net.laptop, "meshray run -- ray job submit --working-dir job -- python app.py", deadline_s=JOB_S
+    ).stdout
+    assert "deployed" in job
+    for asking in (net.vm, net.laptop):
+        for ip in ("10.99.0.1", "10.99.0.2"):
+            url = f"'http://{ip}:8350/?name={asking.name}'"
+            asking.wait_until(
+                lambda url=url, asking=asking: (  # type: ignore[misc]
+                    net.type(asking, f"curl -s -m 5 {url}", check=False).stdout == f"served to {asking.name}"
+                ),
+                60,
+                f"an answer of {url}",
+            )
+    # The same port by the machine's own address, from the same network.
+    outside = net.type(net.laptop, "curl -s -m 3 http://203.0.113.10:8350/?name=x", check=False)
+    assert outside.returncode != 0
+    net.type(net.laptop, "meshray run -- serve shutdown -y --address http://10.99.0.1:8265", check=False)
 
 
 def test_what_was_given_by_name_is_on_no_command_line_and_shown_by_name(net: Net) -> None:
