@@ -64,7 +64,7 @@ def place() -> Iterator[Place]:
         holder = worker.popen([sys.executable, "-c", HOLD], name="holder")
         worker.wait_until(lambda: "held" in holder.output, 10, "a program with the port")
         refused = cluster.meshray(worker, "join", *words, check=False)["error"]
-        nodes = cluster.meshray(head, "node", "list")["nodes"]
+        nodes = head.run(["meshray", "node", "list", "--json"]).json()["nodes"]
         holder.stop()
         cluster.answers["worker"] = cluster.meshray(worker, "join", *words)
         yield Place(cluster, worker, outsider, token, {**refused, "nodes": ",".join(node["name"] for node in nodes)})
