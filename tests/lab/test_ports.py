@@ -30,8 +30,11 @@ SCRAPE = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], 
 TASKS = """
 import json, ray
 ray.init("auto", log_to_driver=False)
-where = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(lambda: ray.util.get_node_ip_address())
-print(json.dumps([ray.get_runtime_context().gcs_address, sorted(set(ray.get([where.remote() for _ in range(8)])))]))
+pin = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+where = ray.remote(num_cpus=1)(lambda: ray.util.get_node_ip_address())
+nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+places = ray.get([where.options(scheduling_strategy=pin(node, soft=False)).remote() for node in nodes])
+print(json.dumps([ray.get_runtime_context().gcs_address, sorted(places)]))
 """
 CLIENT = """
 import json, os, ray
