@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from tests.lab.cluster import RAY_ARGS, UP_DEADLINE_S, Cluster
-from tests.lab.host import PERSON, Host, Result
+from tests.lab.host import PERSON, REPOSITORY, Host, Result
 from tests.lab.unprivileged import give_tun, traces
 from tests.lab.world import World
 
@@ -116,7 +116,7 @@ def test_objects_move_and_the_doctor_says_what_is_lost(site: Site) -> None:
     (lost,) = [check for check in checks if check["code"] == "wireguard_available" and check["node"] == "login"]
     assert lost["status"] == "warn"
     assert lost["evidence"].startswith("wireguard-go runs inside pasta. Lost by that: ")
-    assert "make engine" in lost["fix"]
+    assert lost["fix"] == f"on login: make -C {REPOSITORY} engine"
 
 
 def test_a_direct_path_is_found_through_pasta(site: Site) -> None:
