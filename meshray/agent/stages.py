@@ -185,7 +185,7 @@ class Stages:
                 ray.look()
             elif table is not None and is_listed:
                 alive = sum(1 for node in table.values() if node.alive)
-                self._progress.set("ray", "ok", f"ALIVE, {alive} nodes in the cluster")
+                self._progress.set("ray", "ok", f"ALIVE, {alive} {'node' if alive == 1 else 'nodes'} in the cluster")
                 return table
             if agent.me.drained:
                 self._progress.set("ray", "skip", "this node is drained")

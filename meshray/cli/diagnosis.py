@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from meshray.cli.results import DoctorResult
-from meshray.cli.tables import Object, Paint, plain
+from meshray.cli.tables import Object, Paint, counted, plain
 
 #: What a hidden check's evidence begins with, see `meshray.doctor.report`.
 _FOLLOWS = "follows from: "
@@ -57,9 +57,9 @@ def _verdict(result: DoctorResult, paint: Paint) -> str:
     count = Counter(str(check.get("status")) for check in result.checks)
     fine, wrong, doubts, others = count["ok"], count["fail"], count["warn"], f"{count['skip']} not applicable"
     if not (wrong or doubts):
-        return paint(f"{_all(result)} healthy", "green") + f" ({_of(fine, 'check')}, {others})."
-    failed = f"{_of(wrong, 'check')} failed" if wrong else "No check failed"
-    warned = f", {_of(doubts, 'warning')}" if doubts else ""
+        return paint(f"{_all(result)} healthy", "green") + f" ({counted(fine, 'check')}, {others})."
+    failed = f"{counted(wrong, 'check')} failed" if wrong else "No check failed"
+    warned = f", {counted(doubts, 'warning')}" if doubts else ""
     verb = "is" if fine == 1 else "are"
     return paint(failed + warned, "red" if wrong else "yellow") + f" ({fine} {verb} fine, {others})."
 
@@ -71,11 +71,7 @@ def _all(result: DoctorResult) -> str:
     nodes |= {peer for _, peer in pairs}
     if len(nodes) <= 1:
         return f"{next(iter(nodes), 'This machine')} is"
-    return f"All {len(nodes)} nodes" + (f" and {_of(len(pairs), 'pair')}" if pairs else "") + " are"
-
-
-def _of(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"All {len(nodes)} nodes" + (f" and {counted(len(pairs), 'pair')}" if pairs else "") + " are"
 
 
 def _in_full(check: Object, paint: Paint) -> list[str]:

@@ -161,7 +161,7 @@ def _(result: JoinResult) -> str:
     if path.get("kind") not in (None, "self", "none"):
         line += f", path {path.get('kind')} over {path.get('transport')}"
     if ray.get("alive"):
-        line += f"; Ray is ALIVE, {ray.get('nodes')} nodes"
+        line += f"; Ray is ALIVE, {tables.counted(ray.get('nodes'), 'node')}"
     local = _object(result.summary, "local")
     line += f"; dashboard at {local['dashboard']}" if "dashboard" in local and ray.get("alive") else ""
     if result.udp_port:
@@ -169,6 +169,8 @@ def _(result: JoinResult) -> str:
             f"\nThe tunnel goes over TCP (wss), which costs throughput: UDP port {result.udp_port} of the head does"
             " not answer.\nOpen it in the head's firewall, and the tunnel changes to UDP on its own."
         )
+    if result.fresh and ray.get("alive"):
+        line += "\nNext: meshray status shows every node, meshray run -- python job.py uses them"
     return line
 
 
