@@ -1,0 +1,37 @@
+"""The agent ends while somebody is still being answered: nothing of it is an error in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from meshray.agent.control_server import ControlServer
+from meshray.agent.progress import Emit
+
+
+def test_an_end_in_the_middle_of_an_answer_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = asyncio.Event()
+
+    async def forever(request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+        asked.set()
+        await asyncio.Event().wait()
+        return {}
+
+    async def agent() -> None:
+        server = ControlServer({"follow": forever}, {}, os.getuid())
+        await server.open(tmp_path / "socket")
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))
+        writer.write(b'{"op": "follow"}\n')
+        await asyncio.wait_for(asked.wait(), 5)
+        server.close()
+        writer.close()
+        await writer.wait_closed()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(agent())  # cancels what is left, as the agent's own end does
+    assert caplog.records == []
