@@ -31,6 +31,8 @@ from meshray.runtime.rootless.internet import Helper, find_helper
 RAY_FOLDER = Path("/tmp/ray")  # noqa: S108
 #: A helper that ended is started again after so long; it does not come back where it cannot run, seconds.
 _AGAIN_S = 10.0
+#: What the first process says when it has furnished everything.
+_READY = "ready"
 _WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 
@@ -71,8 +73,10 @@ def main(arguments: list[str]) -> int:
 def _read_pid(told: int) -> int:
     """Of the first process, when it has furnished everything; 0 where something failed, which is in the log."""
     with os.fdopen(told) as lines:
-        words = lines.read().split()
-    return int(words[0]) if len(words) == 2 and words[1] == "ready" else 0
+        words = set(lines.read().split())
+    # Its number comes from who made it, "ready" from itself: either may be the first.
+    numbers = words - {_READY}
+    return int(numbers.pop()) if _READY in words and len(numbers) == 1 else 0
 
 
 def _hold(first: int, helper: Helper | None, udp_port: int) -> None:
@@ -137,7 +141,7 @@ def _first_process(folders: Folders, helper: Helper | None, lifeline: int, tell:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     _furnish(folders, helper)
-    os.write(tell, b"ready\n")
+    os.write(tell, f"{_READY}\n".encode())
     os.close(tell)
     os.chdir("/")
     os.read(lifeline, 1)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
+from meshray.runtime.rootless import holder
 from meshray.runtime.rootless.holder import hosts_text, resolver_text
 from meshray.runtime.rootless.internet import Helper, find_helper
 from meshray.runtime.rootless.trial import INTERFACE, MOUNTS, NETWORK, USER, Missing, refusal
@@ -84,3 +86,14 @@ def test_the_machines_own_name_is_in_the_hosts_file_inside(hosts: str, is_known:
     assert text.endswith("127.0.1.1 login\n")
     assert (text == hosts) == is_known
     assert hosts_text(text, "login") == text
+
+
+@pytest.mark.parametrize(
+    ("told", "pid"),
+    [("4711\nready\n", 4711), ("ready\n4711\n", 4711), ("4711\n", 0), ("ready\n", 0), ("", 0)],
+)
+def test_the_first_process_may_be_ready_before_its_maker_has_said_its_number(told: str, pid: int) -> None:
+    end, begin = os.pipe()
+    os.write(begin, told.encode())
+    os.close(begin)
+    assert holder._read_pid(end) == pid
