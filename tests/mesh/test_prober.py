@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from meshray.agent.paths.prober import Prober
-from meshray.agent.paths.samples import COMING_UP_S
+from meshray.agent.paths.samples import CLOSE_S, COMING_UP_S
 
 HERE, THERE, NOBODY = (IPv4Address(f"127.77.0.{n}") for n in (1, 2, 3))
 HERE_DIRECT, THERE_DIRECT = (IPv4Address(f"127.77.128.{n}") for n in (1, 2))
@@ -73,6 +73,20 @@ async def test_a_peer_that_was_silent_and_asks_is_probed_at_once(probers: tuple[
     here._due[THERE] = 1e9
     assert await there.round_trip(HERE, 1.0) is not None
     assert here._due[THERE] == 0.0
+
+
+async def test_silent_peers_are_probed_closely_for_some_seconds_after_a_hub_is_back() -> None:
+    now = [0.0]
+    here = Prober(lambda: now[0])
+    for at in range(3):
+        now[0] = float(at)
+        here.remember(NOBODY, None)
+    now[0] = 60.0
+    assert here._pause_s(NOBODY) > 10
+    here.hurry()
+    assert here._pause_s(NOBODY) == CLOSE_S
+    now[0] += 10
+    assert here._pause_s(NOBODY) > 10
 
 
 async def test_a_late_answer_is_an_answer_all_the_same(probers: tuple[Prober, Prober]) -> None:

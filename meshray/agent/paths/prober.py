@@ -20,7 +20,7 @@ from ipaddress import IPv4Address
 from typing import cast
 
 from meshray.agent.paths.mtu import dont_fragment
-from meshray.agent.paths.samples import INTERVAL_S, History, Measured
+from meshray.agent.paths.samples import CLOSE_S, INTERVAL_S, History, Measured
 from meshray.runtime import inside
 from meshray.settings import PROBE_PORT
 
@@ -31,6 +31,8 @@ _LENGTH = len(_PING) + _NONCE_BYTES + 1
 _HEADERS_BYTES = 28
 #: An answer later than this counts as lost.
 TIMEOUT_S = 2.0
+#: So long after a hub is back, silent peers are probed closely, seconds.
+_HURRY_S = 5.0
 #: How soon a new peer is noticed.
 _LOOK_S = 1.0
 
@@ -149,6 +151,7 @@ class Prober:
         self._histories: dict[IPv4Address, History] = {}
         self._due: dict[IPv4Address, float] = {}
         self._opened = 0.0
+        self._hurried = -math.inf
 
     async def open(self, address: IPv4Address, probe_address: IPv4Address) -> None:
         """Listens on both addresses of this node. Raises OSError where one cannot be bound."""
@@ -181,7 +184,9 @@ class Prober:
         self._due.pop(peer, None)
 
     def hurry(self) -> None:
-        """A hub is back: the peers that were silent are probed at once."""
+        """A hub is back: the peers that were silent are probed at once, and closely for some seconds: the path to the hub
+        may change once more, and the first probe get lost in that."""
+        self._hurried = self._clock()
         self._due.update({peer: 0.0 for peer in self._due if self._is_lost(peer)})
 
     def heard_ago_s(self, peer: IPv4Address) -> float | None:
@@ -231,6 +236,8 @@ class Prober:
     def _pause_s(self, peer: IPv4Address) -> float:
         history = self._histories.get(peer)
         pause_s = history.pause_s(self._clock()) if history is not None else 0.0
+        if self._clock() - self._hurried < _HURRY_S and self._is_lost(peer):
+            return min(pause_s, CLOSE_S)
         # Spread by a little: fifty nodes that joined together must not all probe in the same second for ever.
         return pause_s * random.uniform(0.9, 1.1) if pause_s >= INTERVAL_S else pause_s  # noqa: S311 - no secret
 
