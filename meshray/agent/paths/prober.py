@@ -184,8 +184,10 @@ class Prober:
         self._due.pop(peer, None)
 
     def hurry(self) -> None:
-        """A hub is back: the peers that were silent are probed at once, and closely for some seconds: the path to the hub
-        may change once more, and the first probe get lost in that."""
+        """A hub is back: the peers that were silent are probed at once, and closely for some seconds.
+
+        The path to the hub may change once more, and the first probe be lost with that.
+        """
         self._hurried = self._clock()
         self._due.update({peer: 0.0 for peer in self._due if self._is_lost(peer)})
 
