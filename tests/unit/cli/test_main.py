@@ -181,7 +181,7 @@ def test_help_imports_no_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    context = click.Context(main.cli, info_name="meshray")
+    context = click.Context(main.cli, info_name="meshray", **main.cli.context_settings)
     for name in main.cli.list_commands(context):
         command = main.cli.get_command(context, name)
         assert command is not None
@@ -227,7 +227,7 @@ def test_node_names_are_completed() -> None:
 
     app = FakeApp(())
     object.__setattr__(app, "agent", FakeAgent({"status": {"nodes": [{"name": "gpu-1"}, {"name": "head"}]}}))
-    context = click.Context(main.cli, obj=app)
+    context = click.Context(main.cli, obj=app, **main.cli.context_settings)
     assert node_names(context, click.Argument(["node"]), "g") == ["gpu-1"]
     object.__setattr__(app, "agent", FakeAgent())
     assert node_names(context, click.Argument(["node"]), "g") == []

@@ -33,7 +33,7 @@ def commands(page: Path) -> Iterator[str]:
 def understood(words: list[str]) -> None:
     """Raises what click complains about."""
     command: click.Command = cli
-    parent, name = click.Context(cli, obj=App(tuple(words), environ={})), "meshray"
+    parent, name = click.Context(cli, obj=App(tuple(words), environ={}), **cli.context_settings), "meshray"
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         name, *words = words
         found = command.get_command(parent, name)

@@ -21,6 +21,8 @@ from meshray.model.address import Endpoint
 from meshray.model.token import Token
 from tests.unit.cli.fakes import type_in
 
+#: As of the whole command line: click keeps the help option that a command had first.
+SETTINGS: dict[str, Any] = cli.context_settings  # type: ignore[assignment]
 COMMANDS = [("init", init.init_command), ("join", join.join_command)]
 
 
@@ -36,7 +38,9 @@ def parsed(command: str, variables: dict[str, str], *words: str) -> dict[str, An
     """What the command would be called with."""
     found = cli.get_command(click.Context(cli), command)
     assert found is not None
-    context = found.make_context(command, list(words), obj=App((command, *words), environ=NOWHERE | variables))
+    context = found.make_context(
+        command, list(words), obj=App((command, *words), environ=NOWHERE | variables), **SETTINGS
+    )
     return context.params
 
 
@@ -44,7 +48,7 @@ def parsed(command: str, variables: dict[str, str], *words: str) -> dict[str, An
 def test_every_option_but_json_has_a_variable_and_help_names_it(name: str, command: click.Command) -> None:
     options = [given for given in command.params if isinstance(given, click.Option)]
     assert [given.name for given in options if not isinstance(given, VariableOption)] == ["as_json"]
-    help_text = "".join(command.get_help(click.Context(command, info_name=name)).split())
+    help_text = "".join(command.get_help(click.Context(command, info_name=name, **SETTINGS)).split())
     for given in options:
         if isinstance(given, VariableOption):
             assert given.envvar == f"MESHRAY_{name}_{given.opts[0][2:]}".replace("-", "_").upper()
