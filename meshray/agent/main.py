@@ -165,7 +165,9 @@ def _compose(
         )
 
     agent.parts.ray = part(ray)
-    agent.parts.ray_table = lambda dashboard: node_table(dashboard, _token_of_head(agent), TABLE_TIMEOUT_S)
+    agent.parts.ray_table = lambda dashboard: node_table(
+        dashboard, _token_of_head(agent), TABLE_TIMEOUT_S, with_use=True
+    )
     agent.parts.listening = Listeners(home, enrolment.person_uid, lambda: agent.map.gcs)
     agent.parts.late_ray = lambda later: part(_find_ray(home, enrolment, later, environ))
     if enrolment.rootless:

@@ -185,7 +185,7 @@ class Operations:
         parts, mesh_map = self._agent.parts, self._agent.map
         head, dashboard = mesh_map.head, mesh_map.dashboard
         if parts.ray is not None:
-            return await parts.ray.node_table()
+            return await parts.ray.node_table(with_use=True)
         if parts.ray_table is None or head is None or dashboard is None or not head.versions.ray:
             return None
         with contextlib.suppress(MeshrayError):

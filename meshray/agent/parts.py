@@ -91,8 +91,8 @@ class RayPart(Protocol):
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
         """Tells Ray that the nodes with these ids are dead; returns whether it took it."""
 
-    async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
-        """Ray's own node table; None where the head does not answer."""
+    async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
+        """Ray's own node table, on request with what is in use; None where the head does not answer."""
 
     async def run(self) -> None:
         """Keeps Ray running until cancelled, which leaves it running."""

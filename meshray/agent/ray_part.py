@@ -93,10 +93,10 @@ class RayOnNode:
         now = self._node.now
         return await self._node.unregister(now.installation, now.plan, now.person, nodes, reason)
 
-    async def node_table(self) -> Mapping[IPv4Address, RayState] | None:
-        """Ray's own node table; None where the head does not answer."""
+    async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
+        """Ray's own node table, on request with what is in use; None where the head does not answer."""
         try:
-            table = await node_table(self._dashboard, self._node.token, TABLE_TIMEOUT_S)
+            table = await node_table(self._dashboard, self._node.token, TABLE_TIMEOUT_S, with_use=with_use)
         except MeshrayError as error:
             self._refused = error.message
             return None

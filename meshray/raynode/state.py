@@ -57,15 +57,24 @@ class LiveNode:
     id: str = ""
 
 
-async def node_table(dashboard: Endpoint, token: str | None, timeout_s: float) -> dict[IPv4Address, RayState] | None:
+async def node_table(
+    dashboard: Endpoint, token: str | None, timeout_s: float, *, with_use: bool = False
+) -> dict[IPv4Address, RayState] | None:
     """The living nodes by address; who is not in it is not alive. None where the head's dashboard does not answer.
+
+    Args:
+        with_use: asks what is in use of each as well, a second question to the dashboard.
 
     Raises:
         RefusedError: it answers, but not to this token.
     """
-    nodes, used = await asyncio.gather(
-        live_nodes(dashboard, token, timeout_s), used_by_node(dashboard, token, timeout_s)
-    )
+    used: dict[str, dict[str, float]] = {}
+    if with_use:
+        nodes, used = await asyncio.gather(
+            live_nodes(dashboard, token, timeout_s), used_by_node(dashboard, token, timeout_s)
+        )
+    else:
+        nodes = await live_nodes(dashboard, token, timeout_s)
     if nodes is None:
         return None
     # The newest last: after a quick restart Ray lists the old process beside the new for a while.
