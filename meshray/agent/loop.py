@@ -55,6 +55,7 @@ from meshray.agent.route_repairs import RouteRepairs
 from meshray.agent.silent_nodes import SilentNodes
 from meshray.agent.stages import Stages, log_firewall
 from meshray.agent.standing import Standing
+from meshray.agent.state_writer import StateWriter
 from meshray.agent.views import hello_of, view_of
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
@@ -91,9 +92,10 @@ class Agent:
         self, home: Home, enrolment: Enrolment, private_key: PrivateKey, mesh_map: MeshMap, parts: Parts
     ) -> None:
         self.home = home
-        self.membership = Membership(home, enrolment)
+        self.files = StateWriter(home)
+        self.membership = Membership(home, enrolment, self.files)
         self.identity = Identity.of_node(home, enrolment.mesh_id)
-        self.pins = Pins.load(home, enrolment.node_id)
+        self.pins = Pins.load(home, enrolment.node_id, self.files)
         #: The map as the coordinator told it, and what of it is used.
         self.told = mesh_map
         self.map = self.pins.admit(mesh_map)

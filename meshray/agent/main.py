@@ -39,6 +39,7 @@ from meshray.agent.pins import Pins
 from meshray.agent.portguard import require_guarded
 from meshray.agent.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
 from meshray.agent.renewal import renewal_of
+from meshray.agent.state_writer import StateWriter
 from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
 from meshray.model.keys import PrivateKey
@@ -142,7 +143,7 @@ def _compose(
     home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]
 ) -> tuple[Agent, ControlServer]:
     """Outside of the event loop: pyroute2 runs one of its own."""
-    used = Pins.load(home, enrolment.node_id).admit(mesh_map)
+    used = Pins.load(home, enrolment.node_id, StateWriter(home)).admit(mesh_map)
     # Ray's interpreter takes a tenth of a second to answer, the first look at devices as long: at the same time.
     with ThreadPoolExecutor(1) as beside:
         finding = beside.submit(_find_ray, home, enrolment, used, environ)

@@ -1,11 +1,7 @@
 """What this node keeps for the coordinator: its ticket and the last map, each on disk, as far as the disk lets it.
 
-A disk that is full or read-only ends nothing: the node goes on with what it has in memory and says so.
-
->>> membership = Membership(home, enrolment)
+>>> membership = Membership(home, enrolment, StateWriter(home))
 >>> membership.keep_map(mesh_map)
->>> membership.complaints()
-(Problem(code='disk_space', text='the map cannot be kept on disk (/var/lib/meshray: No space left on device); …', …),)
 """
 
 from __future__ import annotations
@@ -21,6 +17,7 @@ from dataclasses import replace
 from meshray.agent.cache import save_map
 from meshray.agent.client import Coordinator, TakenOver
 from meshray.agent.enrolment import Enrolment
+from meshray.agent.state_writer import StateWriter
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -52,14 +49,13 @@ class Membership:
             goes.
     """
 
-    def __init__(self, home: Home, enrolment: Enrolment) -> None:
+    def __init__(self, home: Home, enrolment: Enrolment, files: StateWriter) -> None:
         self.enrolment = enrolment
         self._home = home
+        self._files = files
         self.instance = secrets.token_hex(8)
         self.given_up = False
         self.answered = asyncio.Event()
-        self._unwritten: dict[str, Problem] = {}
-        self._again: dict[str, Callable[[], None]] = {}
         self._taken_over: TakenOver | None = None
         self._took_over_at: float | None = None
         self._restored = ""
@@ -92,7 +88,7 @@ class Membership:
 
     def save(self) -> None:
         """Writes node.json where that is possible."""
-        self._try("who this node is", lambda: self.enrolment.save(self._home))
+        self._files.write("who this node is", lambda: self.enrolment.save(self._home))
 
     def learn(self, mesh_map: MeshMap) -> None:
         """Keeps where the coordinator is according to a new map: it may move while this node is down."""
@@ -134,7 +130,7 @@ class Membership:
 
     def keep_map(self, mesh_map: MeshMap) -> None:
         """Writes the map's cache where that is possible."""
-        self._try("the map", lambda: save_map(self._home, mesh_map))
+        self._files.write("the map", lambda: save_map(self._home, mesh_map))
 
     def must_ask(self, before: MeshMap, after: MeshMap) -> bool:
         """Whether this node's ticket is out of date: it says what the node is called, and by which key it is known."""
@@ -178,14 +174,9 @@ class Membership:
                 return None
             await asyncio.sleep(_POLL_S)
 
-    def try_again(self) -> None:
-        """Writes what could not be written, where that is possible now."""
-        for what, write in list(self._again.items()):
-            self._try(what, write)
-
     def complaints(self) -> tuple[Problem, ...]:
         """What the user should know."""
-        found = list(self._unwritten.values())
+        found = []
         if self._taken_over is not None:
             found.append(Problem(ONE_IDENTITY, self._taken_over.message, fix=self._taken_over.hint or ""))
         if self._behind is not None:
@@ -193,21 +184,3 @@ class Membership:
         if self._restored:
             found.append(Problem("coordinator_restored", self._restored, fix="meshray node list"))
         return tuple(found)
-
-    def _try(self, what: str, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except OSError as error:
-            if what not in self._unwritten:
-                log.error("%s cannot be written: %s", what, error)
-            reason = f"{error.strerror or error}"
-            self._again[what] = write
-            self._unwritten[what] = Problem(
-                "disk_space",
-                f"{what} cannot be kept on disk ({self._home.state}: {reason}); this node goes on without",
-                fix=f"df -h {self._home.state}; meshray doctor",
-            )
-        else:
-            self._again.pop(what, None)
-            if self._unwritten.pop(what, None):
-                log.info("%s is on disk again", what)

@@ -6,7 +6,7 @@
 
 The map as told is kept for the coordinator only: a later change applies to it, and it is what is in the cache.
 
->>> pins = Pins.load(home, node_id)
+>>> pins = Pins.load(home, node_id, StateWriter(home))
 >>> agent.map = pins.admit(mesh_map)
 """
 
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from meshray.agent.state_writer import StateWriter
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.attestation import MAX_COUNTER, PRIVILEGED, Removals
@@ -84,11 +85,13 @@ class Pins:
 
     Args:
         node_id: this node's own, which is always in the map that is used.
+        files: writes pins.json, now or when the disk lets it.
         wall: unix seconds.
     """
 
-    def __init__(self, home: Home, node_id: str, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, home: Home, node_id: str, files: StateWriter, wall: Callable[[], float] = time.time) -> None:
         self._home = home
+        self._files = files
         self._node_id = node_id
         self._wall = wall
         self._known: dict[str, Known] = {}
@@ -103,16 +106,15 @@ class Pins:
         #: When each hub became one, as `Known.since`.
         self._hubs: dict[str, float] = {}
         self._new_hubs: tuple[str, ...] = ()
-        self._unwritten: tuple[Problem, ...] = ()
 
     @classmethod
-    def load(cls, home: Home, node_id: str) -> Pins:
+    def load(cls, home: Home, node_id: str, files: StateWriter) -> Pins:
         """Read pins.json; nothing is known where there is none.
 
         Raises:
             MeshrayError: ``state_damaged`` (the file is kept).
         """
-        pins = cls(home, node_id)
+        pins = cls(home, node_id, files)
         try:
             pins._read(wire.decode(home.pins.read_bytes()))
         except FileNotFoundError:
@@ -153,12 +155,12 @@ class Pins:
         self._note(told, judged, used)
         self._has_seen = True
         if before != (self._known, self._hubs, self._removals, True):
-            self._save()
+            self._files.write("what is known of the others' identities", self._save)
         return used
 
     def problems(self) -> tuple[Problem, ...]:
-        """What was refused of the last map, or could not be kept."""
-        return (*self._faults, *self._unwritten)
+        """What was refused of the last map."""
+        return self._faults
 
     def newer_removals(self, told: MeshMap) -> Removals | None:
         """Return the removals that this node knows and the coordinator does not: its database is an older copy. None
@@ -280,20 +282,17 @@ class Pins:
         )
 
     def _save(self) -> None:
+        make_folder(self._home.state)
+        write_atomically(self._home.pins, json.dumps(self._to_json()))
+
+    def _to_json(self) -> dict[str, object]:
         nodes = {key: known.to_json() for key, known in self._known.items()}
         value: dict[str, object] = {"nodes": nodes, "hubs": self._hubs}
         if self._lock is not None:
             value["lock"] = str(self._lock)
         if self._removals is not None:
             value["removals"] = self._removals.to_json()
-        try:
-            make_folder(self._home.state)
-            write_atomically(self._home.pins, json.dumps(value))
-            self._unwritten = ()
-        except OSError as error:
-            text = f"the identities of the nodes cannot be kept on disk ({self._home.pins}: {error.strerror or error})"
-            log.error("%s", text)
-            self._unwritten = (Problem("disk_space", text, fix=f"df -h {self._home.state}; meshray doctor"),)
+        return value
 
 
 def _refused(node: Node, fault: str) -> Problem:

@@ -52,8 +52,9 @@ def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
 def complaints_of(agent: Agent) -> Iterator[Problem]:
     """What the parts of this node could not do."""
     firewall, ray, me = agent.parts.firewall, agent.parts.ray, str(agent.me.name)
-    agent.membership.try_again()
-    for problem in (*(firewall.problems() if firewall is not None else ()), *agent.membership.complaints()):
+    agent.files.try_again()
+    of_firewall = firewall.problems() if firewall is not None else ()
+    for problem in (*of_firewall, *agent.files.problems(), *agent.membership.complaints()):
         yield replace(problem, node=me)
     yield from agent.pins.problems()
     if ray is not None and ray.failure:

@@ -24,6 +24,7 @@ from meshray.agent.paths.throughput import ThroughputMeter
 from meshray.agent.paths.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, Report, read
 from meshray.agent.pins import Pins
 from meshray.agent.progress import Progress
+from meshray.agent.state_writer import StateWriter
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.meshmap import MeshMap, diff
@@ -54,19 +55,19 @@ def test_pins_and_identity_are_read_or_damaged_and_kept(home: Home, data: st.Dat
     signed = identity.sign(WORKER_A.public_key, WORKER_A.ip)
     me = replace(WORKER_A, attestation=signed)
     mesh_map = replace(MAP, nodes={**MAP.nodes, me.id: me})
-    assert Pins.load(home, "n0").admit(mesh_map) is mesh_map
+    assert Pins.load(home, "n0", StateWriter(home)).admit(mesh_map) is mesh_map
     path = data.draw(st.sampled_from([home.pins, home.identity]))
     content = data.draw(st.binary(max_size=50) | mutated(json.loads(path.read_text())).map(as_bytes))
     path.write_bytes(content)
     try:
-        used = Pins.load(home, "n0").admit(mesh_map)
+        used = Pins.load(home, "n0", StateWriter(home)).admit(mesh_map)
         Identity.load_or_make(home, "m1").sign(WORKER_A.public_key)
     except MeshrayError as error:
         assert error.code == "state_damaged"
         assert path.read_bytes() == content
         return
     assert used.nodes.keys() <= mesh_map.nodes.keys()
-    Pins.load(home, "n0").admit(used)
+    Pins.load(home, "n0", StateWriter(home)).admit(used)
 
 
 @given(data=st.data())
@@ -171,7 +172,7 @@ def test_a_hostile_coordinator_ends_no_agent(home: Home, messages: list[Any]) ->
         hello=dict,
         versions=Versions,
         progress=Progress(),
-        membership=Membership(home, enrolment(WORKER_A)),
+        membership=Membership(home, enrolment(WORKER_A), StateWriter(home)),
     )
 
     async def run() -> None:

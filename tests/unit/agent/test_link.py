@@ -15,6 +15,7 @@ from meshray.agent.client import Coordinator
 from meshray.agent.link import LinkKeeper
 from meshray.agent.membership import Membership
 from meshray.agent.progress import Progress
+from meshray.agent.state_writer import StateWriter
 from meshray.errors import UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.node import Versions
@@ -86,7 +87,7 @@ async def opened(home: Home, place: Place) -> list[Endpoint]:
         hello=dict,
         versions=Versions,
         progress=Progress(),
-        membership=Membership(home, enrolment(WORKER_A)),
+        membership=Membership(home, enrolment(WORKER_A), StateWriter(home)),
     )
     running = asyncio.get_running_loop().create_task(keeper.run())
     seen: list[Any] = []

@@ -14,6 +14,7 @@ from meshray.agent import membership as membership_module
 from meshray.agent.cache import load_map
 from meshray.agent.enrolment import MOST_COORDINATORS, Enrolment
 from meshray.agent.membership import Membership
+from meshray.agent.state_writer import StateWriter
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
@@ -25,7 +26,7 @@ NODE = Node("n1", NodeName("one"), IPv4Address("10.99.0.2"), PrivateKey.generate
 MAP = MeshMap(MESH, 3, {"n1": NODE}, "mark")
 
 
-def membership(folder: Path) -> Membership:
+def membership(folder: Path, files: StateWriter | None = None) -> Membership:
     enrolment = Enrolment(
         mesh_id="ab",
         node_id="n1",
@@ -39,7 +40,8 @@ def membership(folder: Path) -> Membership:
         listen_port=0,
         person_uid=0,
     )
-    return Membership(Home(folder, folder / "run"), enrolment)
+    home = Home(folder, folder / "run")
+    return Membership(home, enrolment, files or StateWriter(home))
 
 
 def no_room(*arguments: object) -> None:
@@ -47,25 +49,29 @@ def no_room(*arguments: object) -> None:
 
 
 def test_a_map_that_cannot_be_kept_is_a_complaint_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = membership(tmp_path)
+    files = StateWriter(Home(tmp_path, tmp_path))
+    mine = membership(tmp_path, files)
     with monkeypatch.context() as patched:
         patched.setattr(membership_module, "save_map", no_room)
         mine.keep_map(MAP)
-        (complaint,) = mine.complaints()
+        (complaint,) = files.problems()
+        files.try_again()
+        assert files.problems() == (complaint,)
     assert "No space left on device" in complaint.text and str(tmp_path) in complaint.text
-    mine.keep_map(MAP)
-    assert mine.complaints() == ()
+    files.try_again()
+    assert files.problems() == ()
     assert load_map(Home(tmp_path, tmp_path)) == MAP
 
 
 def test_a_ticket_is_kept_in_memory_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = membership(tmp_path)
+    files = StateWriter(Home(tmp_path, tmp_path))
+    mine = membership(tmp_path, files)
     with monkeypatch.context() as patched:
         patched.setattr(enrolment_module, "write_atomically", no_room)
         mine.told({"type": "ticket", "ticket": "abc"})
-        assert mine.enrolment.ticket == "abc" and len(mine.complaints()) == 1
+        assert mine.enrolment.ticket == "abc" and len(files.problems()) == 1
     mine.told({"type": "ticket", "ticket": "def"})
-    assert Enrolment.load(Home(tmp_path, tmp_path)).ticket == "def" and mine.complaints() == ()
+    assert Enrolment.load(Home(tmp_path, tmp_path)).ticket == "def" and files.problems() == ()
 
 
 def test_a_ticket_is_asked_for_when_it_says_something_old(tmp_path: Path) -> None:

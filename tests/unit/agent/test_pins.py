@@ -10,6 +10,7 @@ import pytest
 
 from meshray.agent import pins as module
 from meshray.agent.pins import Pins
+from meshray.agent.state_writer import StateWriter
 from meshray.model.address import NodeName
 from meshray.model.attestation import Attestation
 from meshray.model.keys import PrivateKey, PublicKey, SigningKey
@@ -53,16 +54,16 @@ def keys_of(mesh_map: MeshMap) -> dict[str, PublicKey]:
 
 
 def test_a_map_with_nothing_to_refuse_is_used_as_it_is(home: Home) -> None:
-    pins = Pins.load(home, "n1")
+    pins = Pins.load(home, "n1", StateWriter(home))
     assert pins.admit(MAP) is MAP
     assert pins.admit(SIGNED) is SIGNED
     assert pins.problems() == ()
-    assert Pins.load(home, "n1").admit(SIGNED) is SIGNED
+    assert Pins.load(home, "n1", StateWriter(home)).admit(SIGNED) is SIGNED
 
 
 def test_the_pinned_key_is_no_other_node_s(home: Home) -> None:
     """The attacker swaps a node's key and gives the old one, or its address, to a node of their own."""
-    pins = Pins.load(home, "n1")
+    pins = Pins.load(home, "n1", StateWriter(home))
     pins.admit(SIGNED)
     swapped = replace(SIGNED.nodes["n2"], public_key=EVIL, ip=IPv4Address("10.99.0.50"))
     for taken in ({"public_key": WORKER_B.public_key}, {"ip": WORKER_B.ip}):
@@ -77,17 +78,24 @@ def test_a_full_disk_ends_nothing_and_is_reported(home: Home, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    pins = Pins.load(home, "n1")
-    monkeypatch.setattr(module, "write_atomically", full)
-    assert pins.admit(SIGNED) is SIGNED
-    assert [problem.code for problem in pins.problems()] == ["disk_space"]
+    files = StateWriter(home)
+    pins = Pins.load(home, "n1", files)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_atomically", full)
+        assert pins.admit(SIGNED) is SIGNED
+        assert [problem.code for problem in files.problems()] == ["disk_space"]
+        assert pins.admit(replace(SIGNED, revision=SIGNED.revision + 1)).nodes == SIGNED.nodes
+        assert files.problems(), "nothing new is no writing"
     swapped = map_of(*(replace(node, public_key=EVIL) if key == "n2" else node for key, node in SIGNED.nodes.items()))
     assert keys_of(pins.admit(swapped)) == keys_of(SIGNED), "it is pinned in memory"
+    files.try_again()
+    assert not files.problems(), "there is room again, and nobody came or went"
+    assert keys_of(Pins.load(home, "n1", files).admit(swapped)) == keys_of(SIGNED)
 
 
 def test_hubs_of_the_first_map_are_no_news_and_later_ones_are_for_a_day(home: Home) -> None:
     wall = Wall()
-    pins = Pins(home, "n1", wall)
+    pins = Pins(home, "n1", StateWriter(home), wall)
     pins.admit(MAP)
     pins.admit(SIGNED)  # an upgrade: they have identities now
     assert list(pins.notices()) == []
@@ -96,7 +104,7 @@ def test_hubs_of_the_first_map_are_no_news_and_later_ones_are_for_a_day(home: Ho
     said = list(pins.notices())
     assert any(text.startswith("new hubs") and "relay" in text for text in said)
     assert any(text.startswith("other identities") and "relay" in text for text in said), "it has n2's address"
-    assert list(Pins.load(home, "n1").notices()) == [], "a day of the real clock is over"
+    assert list(Pins.load(home, "n1", StateWriter(home)).notices()) == [], "a day of the real clock is over"
     wall.now += module.NOTICE_S
     pins.admit(map_of(SIGNED.nodes["n0"], SIGNED.nodes["n1"], hub))
     assert list(pins.notices()) == []
@@ -104,7 +112,7 @@ def test_hubs_of_the_first_map_are_no_news_and_later_ones_are_for_a_day(home: Ho
 
 def test_nodes_that_left_are_remembered_and_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_GONE", 3)
-    pins = Pins.load(home, "n1")
+    pins = Pins.load(home, "n1", StateWriter(home))
     pins.admit(SIGNED)
     own = SIGNED.nodes["n1"]
     pins.admit(map_of(own))

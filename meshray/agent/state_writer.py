@@ -1,0 +1,55 @@
+"""Writes the files of this node's state, as far as the disk lets it.
+
+A disk that is full or read-only ends nothing: the node goes on with what it has in memory, says so, and writes later.
+
+>>> files = StateWriter(home)
+>>> files.write("the map", lambda: save_map(home, mesh_map))
+>>> files.problems()
+(Problem(code='disk_space', text='the map cannot be kept on disk (/var/lib/meshray: No space left on device); …', …),)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from meshray.model.status import Problem
+from meshray.settings import Home
+
+log = logging.getLogger(__name__)
+
+
+class StateWriter:
+    """The writes that were refused, each by what it is about; the last one of each counts."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._refused: dict[str, tuple[Callable[[], None], Problem]] = {}
+
+    def write(self, what: str, write: Callable[[], None]) -> None:
+        """Write now, or keep the write for `try_again`.
+
+        Args:
+            what: begins a sentence of a message: "the map".
+            write: raises OSError where the disk refuses it; it may be called again much later.
+        """
+        try:
+            write()
+        except OSError as error:
+            if what not in self._refused:
+                log.error("%s cannot be written: %s", what, error)
+            text = f"{what} cannot be kept on disk ({self._home.state}: {error.strerror or error})"
+            fix = f"df -h {self._home.state}; meshray doctor"
+            self._refused[what] = write, Problem("disk_space", f"{text}; this node goes on without", fix=fix)
+        else:
+            if self._refused.pop(what, None):
+                log.info("%s is on disk again", what)
+
+    def try_again(self) -> None:
+        """Write what was refused, where that is possible now."""
+        for what, (write, _) in list(self._refused.items()):
+            self.write(what, write)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is not on disk."""
+        return tuple(problem for _, problem in self._refused.values())
