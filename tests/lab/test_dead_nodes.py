@@ -34,6 +34,9 @@ from tests.lab.world import World
 NOTICED_S, JOB_DONE_S, FORGOTTEN_S = 5, 60, 5
 #: What a command and a reading of the table take on two busy cores.
 SLACK_S = 2
+#: The same for what goes through Ray's dashboard, which may stand still for seconds there. Ray itself forgets a node
+#: after its patience of 120 s.
+RAY_SLACK_S = 10
 
 _WATCH = """
 import json, os, time, urllib.request
@@ -213,7 +216,7 @@ def test_who_goes_down_or_leaves_is_forgotten_at_once(stage: Stage, transport: s
     stage.cluster.meshray(walled, "down")
     took = time.time() - begun
     assert took < FORGOTTEN_S + SLACK_S, f"down took {took:.1f} s"
-    assert stage.gone_after_s(ip, begun) < took + FORGOTTEN_S
+    assert stage.gone_after_s(ip, begun) < took + FORGOTTEN_S + RAY_SLACK_S
     # Down is meant: nobody misses it.
     assert stage.status(stage.hosts.head, "walled")["problems"] == []
     begun = time.time()
@@ -225,7 +228,7 @@ def test_who_goes_down_or_leaves_is_forgotten_at_once(stage: Stage, transport: s
     again = stage.cluster.meshray(walled, "join", token, "--", *RAY_ARGS)
     stage.cluster.answers["walled"] = again
     assert left - begun < FORGOTTEN_S + SLACK_S, f"leave took {left - begun:.1f} s"
-    assert stage.gone_after_s(ip, begun) < left - begun + FORGOTTEN_S
+    assert stage.gone_after_s(ip, begun) < left - begun + FORGOTTEN_S + RAY_SLACK_S
     assert stage.doubles(begun) == []
 
 
@@ -233,7 +236,7 @@ def test_a_removed_node_is_forgotten_at_once(stage: Stage) -> None:
     head, nested = stage.hosts.head, stage.hosts.nested
     ip, begun = stage.cluster.ip(nested), time.time()
     head.run(["meshray", "node", "rm", "nested", "--yes"])
-    assert stage.gone_after_s(ip, begun) < FORGOTTEN_S + SLACK_S
+    assert stage.gone_after_s(ip, begun) < FORGOTTEN_S + RAY_SLACK_S
     nested.run(["meshray", "leave", "--yes"])
     token = stage.cluster.answers["head"]["token"]
     stage.cluster.answers["nested"] = stage.cluster.meshray(nested, "join", token, "--", *RAY_ARGS)
