@@ -60,6 +60,10 @@ _OWNED_OPTIONS: Mapping[str, str] = {
 
 #: Ray 2.60 waits up to 30 s for running tasks when it is told to end; `meshray node drain` is for that.
 _NO_DRAIN_AT_THE_END = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+#: The head's proxy of Ray Client forks a server for each client while its other threads are in gRPC. gRPC's own fork
+#: handlers then end some of these before they run ("Starting Ray client server failed", ray-project/ray 63202): 3 of 40
+#: on a busy machine, and none of 40 without the handlers.
+_NO_FORK_HANDLERS = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
 
 #: By which libraries choose a network: Gloo, NCCL, PyTorch's TensorPipe and UCX by interface, inference servers by
 #: their own address.
@@ -215,6 +219,7 @@ def ray_environment(
     return {
         **ray_timeouts(plan.patience_s),
         **_NO_DRAIN_AT_THE_END,
+        **(_NO_FORK_HANDLERS if plan.head else {}),
         "DASHBOARD_METRIC_PORT": str(DASHBOARD_METRIC_PORT),
         "AUTOSCALER_METRIC_PORT": str(AUTOSCALER_METRIC_PORT),
         **_activated(ray, kept),

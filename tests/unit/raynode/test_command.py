@@ -225,3 +225,9 @@ def test_what_the_files_of_a_node_cannot_hold_is_refused_before_anything_is_chan
             check_extra_args(arguments)
     with pytest.raises(UsageError, match="65 labels"):
         check_labels({f"zone-{number}": "a" for number in range(65)})
+
+
+def test_the_proxy_of_ray_client_forks_without_the_handlers_of_grpc_unless_the_user_wants_them() -> None:
+    assert ray_environment(RAY, HEAD, {})["GRPC_ENABLE_FORK_SUPPORT"] == "0"
+    assert ray_environment(RAY, HEAD, {"GRPC_ENABLE_FORK_SUPPORT": "1"})["GRPC_ENABLE_FORK_SUPPORT"] == "1"
+    assert "GRPC_ENABLE_FORK_SUPPORT" not in ray_environment(RAY, WORKER, {})
