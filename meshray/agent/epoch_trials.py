@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from meshray.model.node import STATIC, Node
+from meshray.runtime.clock import BootSeconds
 from meshray.wireguard.device import DeviceState
 
 #: A session that has no newer handshake than this is not renewed any more, seconds. WireGuard renews it after 120 s and
@@ -40,7 +41,7 @@ class EpochTrials:
         me: Node,
         others: Iterable[Node],
         device: DeviceState,
-        now: float,
+        now: BootSeconds,
         *,
         held: Collection[int],
     ) -> bool:
@@ -48,7 +49,7 @@ class EpochTrials:
 
         Args:
             others: the nodes whose end may have an older map, or all where this node's own is older.
-            now: of the clock of the handshakes, seconds.
+            now: by the boot clock.
             held: the epochs that this node holds.
         """
         before = dict(self.tried)
@@ -60,7 +61,7 @@ class EpochTrials:
             peer = device.peers.get(node.public_key)
             if peer is None:
                 continue
-            if peer.last_handshake is not None and now - peer.last_handshake < STALE_S:
+            if peer.heard is not None and now - peer.heard < STALE_S:
                 self._since.pop(key, None)
                 continue
             waited_s = now - self._since.setdefault(key, now)

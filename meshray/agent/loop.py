@@ -67,7 +67,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.model.question import Question
 from meshray.model.status import RayState
-from meshray.runtime.clock import boot_s
+from meshray.runtime.clock import boot_s, unix_s
 from meshray.runtime.tasks import Tasks
 from meshray.settings import Home
 from meshray.wireguard.device import DeviceConfig, DeviceState
@@ -412,7 +412,7 @@ class Agent:
 
     async def _read(self) -> DeviceState | None:
         state = await asyncio.to_thread(self.parts.device.read)
-        return self._handshakes.timed(state, time.time(), boot_s())
+        return self._handshakes.timed(state, unix_s(), boot_s())
 
     def _dial_anew(self, hub: Node) -> None:
         if not self.hubs.any_fresh:

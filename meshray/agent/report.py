@@ -14,6 +14,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HEAD, HUB, HUB_FORWARDS, ONE_IDENTITY, STATIC, Node
 from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS, Path
 from meshray.model.status import NodeStatus, Problem, RayState, Status
+from meshray.runtime.clock import BootSeconds
 from meshray.settings import DEFAULT_MTU, INTERFACE
 from meshray.wireguard.device import DeviceState, PeerState
 
@@ -32,7 +33,7 @@ class View:
         complaints: what other parts (firewall, Ray's supervisor, this node's files) could not do.
         silent_s: for how long a node has not answered over the overlay, as this node finds itself, seconds; None:
             it answers, or nobody here looked.
-        now: seconds of the boot clock, by which ``device`` tells the handshakes too.
+        now: by the boot clock, which also times the handshakes in ``device``.
         wall_clock: unix seconds at the same moment.
         changed: when the map last said something else of a node, unix seconds; None: before this node looked.
         notices: what the user may want to know and is no fault.
@@ -46,7 +47,7 @@ class View:
     expects_ray: bool
     coordinator_reachable: bool
     complaints: tuple[Problem, ...]
-    now: float
+    now: BootSeconds
     wall_clock: float = 0.0
     changed: Callable[[Node], float | None] = lambda node: None
     notices: tuple[str, ...] = ()
@@ -76,7 +77,7 @@ def path_to(view: View, node: Node) -> Path:
     if node.id == view.me.id:
         return Path(SELF, mtu=view.device.mtu if view.device else None)
     peer, kind = _peer_towards(view, node)
-    if view.device is None or peer is None or not is_fresh(peer.last_handshake, view.now):
+    if view.device is None or peer is None or not is_fresh(peer.heard, view.now):
         return Path(NONE)
     seen = view.measured(node.ip)
     return Path(
@@ -86,7 +87,7 @@ def path_to(view: View, node: Node) -> Path:
         rtt_ms=seen.rtt_ms,
         loss=seen.loss,
         mtu=min(view.device.mtu, view.mtu(node.ip)),
-        handshake_age_s=round(max(0.0, view.now - (peer.last_handshake or 0.0)), 1),
+        handshake_age_s=round(max(0.0, view.now - (peer.heard or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
         throughput_mbit_s=view.throughput(node.ip),

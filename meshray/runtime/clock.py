@@ -3,19 +3,32 @@
 >>> watch = ClockWatch(wall_s=1000.0, boot_s=10.0)
 >>> watch.jumped_s(wall_s=1001.0, boot_s=11.0), watch.jumped_s(wall_s=-2598.0, boot_s=12.0)
 (0.0, -3600.0)
+
+The two have types of their own, so that mypy finds a time of one clock where a time of the other is expected.
 """
 
 from __future__ import annotations
 
 import time
+from typing import NewType
+
+#: Seconds since the machine was started, as `boot_s` returns them.
+BootSeconds = NewType("BootSeconds", float)
+#: Seconds since 1970, as `unix_s` returns them.
+UnixSeconds = NewType("UnixSeconds", float)
 
 #: What a clock may differ without having been set: NTP slews by 0.5 ms in a second.
 _SET_S = 1.0
 
 
-def boot_s() -> float:
+def boot_s() -> BootSeconds:
     """Seconds since the machine was started, its sleep included; whoever sets the clock does not change it."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return BootSeconds(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def unix_s() -> UnixSeconds:
+    """Seconds since 1970 by the wall clock, which anybody may set."""
+    return UnixSeconds(time.time())
 
 
 class SteadyClock:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
+from meshray.runtime.clock import BootSeconds, UnixSeconds
 
 if TYPE_CHECKING:
     from meshray.wireguard.plan import Step
@@ -110,15 +111,17 @@ class PeerState:
 
     Attributes:
         config: with the endpoint that WireGuard uses now.
-        last_handshake: unix time in seconds, None where there was none.
+        last_handshake: by the wall clock, as WireGuard reports it; None where there was none.
+        heard: when that was by the boot clock, see `meshray.agent.handshakes`; None where nobody worked it out.
         rx_bytes: received from the peer since it was added, as WireGuard counts.
         tx_bytes: sent to it.
     """
 
     config: PeerConfig
-    last_handshake: float | None = None
+    last_handshake: UnixSeconds | None = None
     rx_bytes: int = 0
     tx_bytes: int = 0
+    heard: BootSeconds | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ipaddress import IPv4Interface
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
+from meshray.runtime.clock import UnixSeconds
 from meshray.wireguard.device import DeviceState, PeerConfig, PeerState, Route, RouteState
 from meshray.wireguard.plan import (
     AddAddress,
@@ -74,7 +75,7 @@ class FakeDevice:
         self,
         public_key: PublicKey,
         *,
-        now: float,
+        now: UnixSeconds,
         endpoint: Endpoint | None = None,
         rx_bytes: int = 0,
         tx_bytes: int = 0,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
+from meshray.runtime.clock import UnixSeconds
 from meshray.runtime.lean import lean_pyroute2
 from meshray.settings import Home
 from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
@@ -198,7 +199,7 @@ def _peer(attributes: Any) -> PeerState:
             endpoint=Endpoint(str(ip_address(address["addr"])), address["port"]) if address else None,
             keepalive_s=attributes.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0,
         ),
-        last_handshake=seconds or None,
+        last_handshake=UnixSeconds(seconds) if seconds else None,
         rx_bytes=attributes.get_attr("WGPEER_A_RX_BYTES") or 0,
         tx_bytes=attributes.get_attr("WGPEER_A_TX_BYTES") or 0,
     )

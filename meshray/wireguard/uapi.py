@@ -17,6 +17,7 @@ from ipaddress import IPv4Network, ip_address, ip_network
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
+from meshray.runtime.clock import UnixSeconds
 from meshray.wireguard.device import PeerConfig, PeerState
 from meshray.wireguard.plan import AddPeer, PeerField, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer
 
@@ -133,7 +134,7 @@ def _peer(pairs: list[tuple[str, str]]) -> PeerState:
             endpoint=endpoint(value["endpoint"]) if "endpoint" in value else None,
             keepalive_s=int(value.get("persistent_keepalive_interval", 0)),
         ),
-        last_handshake=seconds + int(value.get("last_handshake_time_nsec", 0)) / 1e9 if seconds else None,
+        last_handshake=UnixSeconds(seconds + int(value.get("last_handshake_time_nsec", 0)) / 1e9) if seconds else None,
         rx_bytes=int(value.get("rx_bytes", 0)),
         tx_bytes=int(value.get("tx_bytes", 0)),
     )

@@ -29,6 +29,7 @@ from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import PrivateKey, SigningKey
 from meshray.model.node import COORDINATOR, HEAD, HUB, Versions
 from meshray.model.token import Token
+from meshray.runtime.clock import unix_s
 from meshray.settings import Home
 from meshray.wireguard.fake import FakeDevice
 
@@ -175,7 +176,7 @@ class Mesh:
                     ours, theirs = device.state.peers[peer].config, other.state.peers[key].config
                     if ours.preshared_key != theirs.preshared_key:
                         continue
-                    device.hear(peer, now=time.time())
+                    device.hear(peer, now=unix_s())
 
     def whole(self) -> bool:
         """Every member sees every other one online, and the hub has exactly the others as peers."""

@@ -19,7 +19,7 @@ from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, Node
 from meshray.runtime import inside
-from meshray.runtime.clock import boot_s
+from meshray.runtime.clock import BootSeconds, boot_s
 from meshray.wireguard.device import DeviceState
 
 log = logging.getLogger(__name__)
@@ -69,11 +69,11 @@ class HubKeeper:
         choice = self._choices.get(hub_id)
         return choice.endpoint if choice is not None else None
 
-    def last_heard(self, observed: DeviceState | None, hub_id: str) -> float | None:
+    def last_heard(self, observed: DeviceState | None, hub_id: str) -> BootSeconds | None:
         """The last handshake with this hub, seconds of the boot clock."""
         hub = self._hubs.get(hub_id)
         peer = observed.peers.get(hub.public_key) if observed is not None and hub is not None else None
-        return peer.last_handshake if peer is not None else None
+        return peer.heard if peer is not None else None
 
     def liveness(self, hub_id: str) -> Liveness:
         """What probes say of the path to this hub."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Node
+from meshray.runtime.clock import BootSeconds
 
 #: WireGuard tries a handshake every 5 s (REKEY_TIMEOUT); the first goes out at once.
 PATIENCE_S = 4.0
@@ -62,7 +63,7 @@ class HubChoice:
         candidates = (*self.candidates, *([endpoint] if endpoint not in self.candidates else []))
         return HubChoice(candidates, candidates.index(endpoint), now)
 
-    def step(self, last_handshake: float | None, now: float, *, dead: bool = False) -> HubChoice:
+    def step(self, last_handshake: BootSeconds | None, now: BootSeconds, *, dead: bool = False) -> HubChoice:
         """The choice after a look at the device: on to the next address where this one is silent.
 
         Args:
@@ -75,7 +76,7 @@ class HubChoice:
         return replace(self, index=(self.index + 1) % len(self.candidates), since=now)
 
 
-def is_fresh(last_handshake: float | None, now: float) -> bool:
+def is_fresh(last_handshake: BootSeconds | None, now: BootSeconds) -> bool:
     """Whether a peer with this last handshake (seconds of the boot clock) can still be heard."""
     return last_handshake is not None and now - last_handshake < STALE_HANDSHAKE_S
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from meshray.runtime.clock import BootSeconds
+
 #: So many rounds of probes in a row that were not answered are the end of a path.
 DEAD_AFTER = 3
 #: How long one round waits, seconds. A later answer still counts as one.
@@ -60,7 +62,7 @@ class Liveness:
         return replace(self, lost=self.lost + 1)
 
 
-def only_handshakes(last_handshake: float | None, liveness: Liveness) -> bool:
+def only_handshakes(last_handshake: BootSeconds | None, liveness: Liveness) -> bool:
     """Whether handshakes passed when data did not any more; both times are of the boot clock."""
     if last_handshake is None or not liveness.is_dead:
         return False

@@ -17,7 +17,7 @@ from meshray.agent.paths.hubs import PATIENCE_S, HubChoice, is_fresh
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
-from meshray.runtime.clock import boot_s
+from meshray.runtime.clock import BootSeconds, boot_s
 from meshray.wireguard.device import DeviceState
 
 #: Most nodes dial by themselves and are heard before this, seconds.
@@ -42,7 +42,7 @@ class _Silent:
     since: float
     rounds: int = 0
 
-    def step(self, endpoints: tuple[Endpoint, ...], now: float) -> _Silent:
+    def step(self, endpoints: tuple[Endpoint, ...], now: BootSeconds) -> _Silent:
         if set(endpoints) != set(self.choice.candidates):  # it may be somewhere else now: at once
             return _Silent(HubChoice.start(endpoints, "", now), now)
         if now < self.since:
@@ -60,7 +60,7 @@ class Outward:
         self._silent: dict[str, _Silent] = {}
 
     def step(
-        self, mesh_map: MeshMap, own_id: str, handshakes: Mapping[str, float | None], now: float
+        self, mesh_map: MeshMap, own_id: str, handshakes: Mapping[str, BootSeconds | None], now: BootSeconds
     ) -> dict[str, Endpoint]:
         """Where this hub dials which nodes now, by node id.
 
@@ -86,15 +86,13 @@ class Outward:
         """The same from a look at the device, with addresses in place of names."""
         peers = observed.peers if observed is not None else {}
         handshakes = {
-            node.id: peers[node.public_key].last_handshake
-            for node in mesh_map.nodes.values()
-            if node.public_key in peers
+            node.id: peers[node.public_key].heard for node in mesh_map.nodes.values() if node.public_key in peers
         }
         wanted = self.step(mesh_map, own_id, handshakes, boot_s())
         found = {node_id: resolve(node_id, endpoint) for node_id, endpoint in wanted.items()}
         return {node_id: endpoint for node_id, endpoint in found.items() if endpoint is not None}
 
-    def _looked_at(self, node: Node, now: float) -> _Silent:
+    def _looked_at(self, node: Node, now: BootSeconds) -> _Silent:
         known = self._silent.get(node.id)
         if known is None:
             return _Silent(HubChoice.start(node.endpoints, "", now + DIAL_AFTER_S), now + DIAL_AFTER_S)

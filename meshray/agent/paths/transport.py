@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from meshray.errors import UsageError
+from meshray.runtime.clock import BootSeconds
 
 Mode = Literal["auto", "udp", "wss"]
 Kind = Literal["udp", "wss"]
@@ -76,9 +77,9 @@ class HubTransport:
 
     def step(
         self,
-        last_handshake: float | None,
+        last_handshake: BootSeconds | None,
         udp_alive: bool,
-        now: float,
+        now: BootSeconds,
         *,
         dead: bool = False,
         relay_is_there: bool = True,
@@ -101,7 +102,7 @@ class HubTransport:
             return self
         return self._relayed(now) if self._is_dead(last_handshake, dead, now) else self
 
-    def _is_dead(self, last_handshake: float | None, dead: bool, now: float) -> bool:
+    def _is_dead(self, last_handshake: BootSeconds | None, dead: bool, now: BootSeconds) -> bool:
         if last_handshake is None or now - last_handshake >= STALE_HANDSHAKE_S:
             return dead or now - self.since >= HANDSHAKE_PATIENCE_S
         return dead

@@ -21,6 +21,7 @@ from meshray.model.address import Endpoint
 from meshray.model.endpoints import reachable_ip
 from meshray.model.keys import PublicKey
 from meshray.model.node import Node
+from meshray.runtime.clock import BootSeconds
 from meshray.runtime.tasks import Tasks
 from meshray.wireguard import uapi
 from meshray.wireguard.conf import render
@@ -135,8 +136,8 @@ async def devices_over_time(me: Node, liar: Node, names: Names) -> list[DeviceCo
 
 async def dialled(me: Node, liar: Node, names: Names, round_: int) -> DeviceConfig:
     mesh_map, outward = replace(MAP, nodes={**MAP.nodes, liar.id: liar}), Outward()
-    outward.step(mesh_map, me.id, {}, 0.0)
-    where = outward.step(mesh_map, me.id, {}, DIAL_AFTER_S + 4.0 * round_)
+    outward.step(mesh_map, me.id, {}, BootSeconds(0.0))
+    where = outward.step(mesh_map, me.id, {}, BootSeconds(DIAL_AFTER_S + 4.0 * round_))
     found = {node_id: names.address(node_id, endpoint) for node_id, endpoint in where.items()}
     await asyncio.sleep(0)
     found = {node_id: names.address(node_id, endpoint) for node_id, endpoint in where.items()}

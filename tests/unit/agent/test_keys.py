@@ -9,7 +9,7 @@ from meshray.agent.keykeeper import LIFE_S, Step, is_old, next_step
 from meshray.agent.rekeying import FIRST_S, TRIES, Rekeying
 from meshray.model.address import Endpoint
 from meshray.model.keys import PrivateKey, PublicKey
-from meshray.runtime.clock import ClockWatch
+from meshray.runtime.clock import BootSeconds, ClockWatch, UnixSeconds
 from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.plan import AddPeer, RemovePeer
 
@@ -22,7 +22,9 @@ def device(**handshakes: float | None) -> DeviceState:
     keys = {"own": OWN, "next": NEXT, "other": OTHER}
     peers = {
         keys[name]: PeerState(
-            PeerConfig(keys[name], frozenset(), endpoint=THERE, keepalive_s=0 if name == "other" else 20), at
+            PeerConfig(keys[name], frozenset(), endpoint=THERE, keepalive_s=0 if name == "other" else 20),
+            last_handshake=UnixSeconds(at) if at is not None else None,
+            heard=BootSeconds(at) if at is not None else None,
         )
         for name, at in handshakes.items()
     }
@@ -82,9 +84,9 @@ def test_a_key_that_changes_while_the_tunnel_is_down_costs_nothing() -> None:
 
 
 def last(handshakes: Handshakes, at: float | None, wall: float, boot: float) -> float | None:
-    timed = handshakes.timed(device(own=at), wall, boot)
+    timed = handshakes.timed(device(own=at), UnixSeconds(wall), BootSeconds(boot))
     assert timed is not None
-    return timed.peers[OWN].last_handshake
+    return timed.peers[OWN].heard
 
 
 def test_handshakes_do_not_age_by_the_wall_clock() -> None:
@@ -96,7 +98,7 @@ def test_handshakes_do_not_age_by_the_wall_clock() -> None:
     assert last(handshakes, 1004.5, 1005.0, 75.0) == 74.5
     assert last(handshakes, 1005.5, 4606.0, 76.0) == 75.0, "new since the last look, however old it seems"
     assert last(handshakes, None, 4607.0, 77.0) is None
-    assert Handshakes().timed(None, 0.0, 0.0) is None
+    assert Handshakes().timed(None, UnixSeconds(0.0), BootSeconds(0.0)) is None
 
 
 def test_a_handshake_that_is_yet_to_come_is_of_now() -> None:
@@ -113,7 +115,7 @@ def test_a_clock_that_was_set_is_noticed_once_and_one_that_drifts_is_not() -> No
 
 def test_what_is_timed_is_otherwise_as_it_was() -> None:
     state = device(own=998.0, other=None)
-    timed = Handshakes().timed(state, 1000.0, 70.0)
+    timed = Handshakes().timed(state, UnixSeconds(1000.0), BootSeconds(70.0))
     assert timed is not None
-    peers = {key: replace(peer, last_handshake=state.peers[key].last_handshake) for key, peer in timed.peers.items()}
+    peers = {key: replace(peer, heard=state.peers[key].heard) for key, peer in timed.peers.items()}
     assert replace(timed, peers=peers) == state

@@ -10,10 +10,11 @@ from meshray.agent.paths.samples import Measured
 from meshray.agent.report import View, build_status
 from meshray.model.node import Node
 from meshray.model.status import RayState
+from meshray.runtime.clock import BootSeconds
 from meshray.wireguard.device import DeviceState, PeerState
 from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, WORKER_A, WORKER_B
 
-NOW = 10_000.0
+NOW = BootSeconds(10_000.0)
 RAY = {node.ip: RayState(True, {"CPU": 4.0, "GPU": 1.0, "memory": 1e9}) for node in MAP.nodes.values()}
 
 
@@ -29,7 +30,8 @@ def view(
     config = desired_device(
         me, MAP, keys, private_key=KEYS[int(me.id[1:])], listen_port=51888, dial={HEAD_NODE.id: HUB_ENDPOINT}
     )
-    peers = {key: PeerState(peer, handshake, 100, 200) for key, peer in config.peers.items()}
+    heard = BootSeconds(handshake) if handshake is not None else None
+    peers = {key: PeerState(peer, None, 100, 200, heard) for key, peer in config.peers.items()}
     device = DeviceState(config.private_key, 51888, config.addresses, config.mtu, True, peers)
     return View(me, MAP, device, lambda ip: Measured(deque(samples)), ray, True, reachable, (), NOW)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
+from meshray.runtime.clock import UnixSeconds
 from meshray.wireguard.device import (
     KERNEL_PROTOCOL,
     MESHRAY_PROTOCOL,
@@ -217,8 +218,8 @@ def test_a_new_key_of_a_node_takes_its_addresses_before_the_old_one_goes() -> No
 def test_a_learnt_endpoint_stays_where_none_is_wanted() -> None:
     peer = PeerConfig(ONE, frozenset([HUB]))
     device = made(config(peer=peer))
-    device.hear(ONE, now=1000.0, endpoint=ENDPOINTS[0], rx_bytes=148, tx_bytes=92)
-    device.hear(ONE, now=1001.0, rx_bytes=10)
+    device.hear(ONE, now=UnixSeconds(1000.0), endpoint=ENDPOINTS[0], rx_bytes=148, tx_bytes=92)
+    device.hear(ONE, now=UnixSeconds(1001.0), rx_bytes=10)
     heard = state(device).peers[ONE]
     assert (heard.last_handshake, heard.rx_bytes, heard.tx_bytes) == (1001.0, 158, 92)
     assert heard.config.endpoint == ENDPOINTS[0]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from meshray.agent.paths.hubs import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, hub_for, is_fresh, ranked
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB
+from meshray.runtime.clock import BootSeconds
 from tests.unit.agent.sample import MAP, WORKER_A, WORKER_B, node
 
 A, B, C = (Endpoint(f"192.0.2.{n}", 51888) for n in (1, 2, 3))
@@ -19,19 +20,21 @@ def test_begins_where_the_coordinator_answered() -> None:
 
 def test_goes_on_to_the_next_only_after_some_silence() -> None:
     choice = HubChoice.start((A, B), "", 100.0)
-    assert choice.step(None, 100.0 + PATIENCE_S - 0.1).endpoint == A
-    assert choice.step(None, 100.0 + PATIENCE_S).endpoint == B
+    assert choice.step(None, BootSeconds(100.0 + PATIENCE_S - 0.1)).endpoint == A
+    assert choice.step(None, BootSeconds(100.0 + PATIENCE_S)).endpoint == B
 
 
 def test_stays_while_handshakes_are_fresh() -> None:
     choice = HubChoice.start((A, B), "", 0.0)
-    assert choice.step(last_handshake=1000.0, now=1000.0 + STALE_HANDSHAKE_S - 1).endpoint == A
+    assert (
+        choice.step(last_handshake=BootSeconds(1000.0), now=BootSeconds(1000.0 + STALE_HANDSHAKE_S - 1)).endpoint == A
+    )
 
 
 def test_goes_on_where_handshakes_pass_and_data_does_not() -> None:
     choice = HubChoice.start((A, B), "", 0.0)
-    assert choice.step(100.0, 100.0, dead=True).endpoint == B
-    assert choice.step(100.0, PATIENCE_S - 0.1, dead=True).endpoint == A
+    assert choice.step(BootSeconds(100.0), BootSeconds(100.0), dead=True).endpoint == B
+    assert choice.step(BootSeconds(100.0), BootSeconds(PATIENCE_S - 0.1), dead=True).endpoint == A
 
 
 def test_a_changed_list_keeps_the_address_in_use() -> None:
@@ -47,7 +50,7 @@ def test_an_address_that_is_preferred_is_dialled_at_once() -> None:
 
 
 def test_no_address_at_all() -> None:
-    assert HubChoice.start((), "", 0.0).step(None, 100.0).endpoint is None
+    assert HubChoice.start((), "", 0.0).step(None, BootSeconds(100.0)).endpoint is None
 
 
 @given(st.lists(st.sampled_from([A, B, C]), min_size=1, max_size=3, unique=True), st.floats(0, 1e6))
@@ -56,14 +59,14 @@ def test_every_address_is_tried_within_one_round(candidates: list[Endpoint], sta
     for _ in candidates:
         tried.add(choice.endpoint)
         now += PATIENCE_S + 0.001
-        choice = choice.step(None, now)
+        choice = choice.step(None, BootSeconds(now))
     assert tried == set(candidates)
 
 
 def test_a_handshake_is_fresh_for_three_minutes() -> None:
-    assert is_fresh(0.0, 179.0)
-    assert not is_fresh(0.0, 180.0)
-    assert not is_fresh(None, 0.0)
+    assert is_fresh(BootSeconds(0.0), BootSeconds(179.0))
+    assert not is_fresh(BootSeconds(0.0), BootSeconds(180.0))
+    assert not is_fresh(None, BootSeconds(0.0))
 
 
 @given(st.permutations(["h1", "h2", "h3"]), st.permutations(["h1", "h2", "h3"]), st.integers(0, 3), st.integers(0, 3))

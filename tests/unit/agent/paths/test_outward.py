@@ -12,6 +12,7 @@ from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import HUB, STATIC, WORKER, Node
+from meshray.runtime.clock import BootSeconds
 
 A, B = Endpoint("192.0.2.7", 51888), Endpoint("10.0.0.7", 51888)
 NOW = 1_000_000.0
@@ -27,7 +28,8 @@ def mesh(*endpoints: Endpoint, role: str = WORKER) -> MeshMap:
 
 
 def dialled(outward: Outward, mesh_map: MeshMap, now: float, heard: float | None = None) -> Endpoint | None:
-    return outward.step(mesh_map, "hub", {"n2": heard}, now).get("n2")
+    last = BootSeconds(heard) if heard is not None else None
+    return outward.step(mesh_map, "hub", {"n2": last}, BootSeconds(now)).get("n2")
 
 
 def test_a_silent_node_is_tried_at_each_of_its_endpoints() -> None:
@@ -77,5 +79,5 @@ def test_a_node_that_left_is_forgotten() -> None:
     outward, both = Outward(), mesh(A)
     dialled(outward, both, NOW)
     gone = replace(both, nodes={"hub": both.nodes["hub"]})
-    assert outward.step(gone, "hub", {}, NOW + 10) == {}
+    assert outward.step(gone, "hub", {}, BootSeconds(NOW + 10)) == {}
     assert dialled(outward, both, NOW + 11) is None

@@ -20,43 +20,44 @@ from meshray.agent.paths.transport import (
     parse_mode,
 )
 from meshray.errors import UsageError
+from meshray.runtime.clock import BootSeconds
 
 
 def test_without_a_handshake_it_takes_the_relay_within_three_seconds() -> None:
     begun = HubTransport.start("auto", 100.0)
-    assert begun.step(None, False, 102.9).kind == "udp"
-    assert begun.step(None, False, 103.0).kind == "wss"
+    assert begun.step(None, False, BootSeconds(102.9)).kind == "udp"
+    assert begun.step(None, False, BootSeconds(103.0)).kind == "wss"
 
 
 def test_the_session_of_an_agent_before_this_one_counts_only_while_it_is_fresh() -> None:
     begun = HubTransport.start("auto", 1000.0)
-    assert begun.step(900.0, False, 1010.0).kind == "udp"
-    assert begun.step(810.0, False, 1003.0).kind == "wss"
+    assert begun.step(BootSeconds(900.0), False, BootSeconds(1010.0)).kind == "udp"
+    assert begun.step(BootSeconds(810.0), False, BootSeconds(1003.0)).kind == "wss"
 
 
 def test_it_returns_when_udp_is_alive_and_stays() -> None:
     relayed = HubTransport("auto", "wss", 100.0)
-    assert relayed.step(101.0, False, 150.0) == relayed
-    back = relayed.step(101.0, True, 150.0)
+    assert relayed.step(BootSeconds(101.0), False, BootSeconds(150.0)) == relayed
+    back = relayed.step(BootSeconds(101.0), True, BootSeconds(150.0))
     assert (back.kind, back.since) == ("udp", 150.0)
-    assert back.step(101.0, False, 160.0).kind == "udp"
+    assert back.step(BootSeconds(101.0), False, BootSeconds(160.0)).kind == "udp"
 
 
 def test_a_fresh_handshake_does_not_save_a_path_on_which_no_data_passes() -> None:
     running = HubTransport.start("auto", 0.0)
-    assert running.step(99.0, False, 100.0).kind == "udp"
-    assert running.step(99.0, False, 100.0, dead=True).kind == "wss"
+    assert running.step(BootSeconds(99.0), False, BootSeconds(100.0)).kind == "udp"
+    assert running.step(BootSeconds(99.0), False, BootSeconds(100.0), dead=True).kind == "wss"
 
 
 def relapsed(times: int) -> HubTransport:
     """UDP that died so often, each time soon after it had come back; a relay that worked meanwhile."""
-    transport, now = HubTransport.start("auto", 0.0).step(0.0, False, 1.0, dead=True), 1.0
+    transport, now = HubTransport.start("auto", 0.0).step(BootSeconds(0.0), False, BootSeconds(1.0), dead=True), 1.0
     for _ in range(times):
         now = max(now, transport.hold_until) + 1
-        transport = transport.step(now, True, now)
+        transport = transport.step(BootSeconds(now), True, BootSeconds(now))
         assert transport.kind == "udp"
         now += 10
-        transport = transport.step(now, False, now, dead=True)
+        transport = transport.step(BootSeconds(now), False, BootSeconds(now), dead=True)
         assert transport.kind == "wss"
     return transport
 
@@ -66,27 +67,27 @@ def test_udp_that_passes_for_a_while_only_is_trusted_less_each_time() -> None:
     assert holds[:4] == [0.0, FIRST_HOLD_S, 2 * FIRST_HOLD_S, 4 * FIRST_HOLD_S]
     assert holds[-1] == LONGEST_HOLD_S
     held = relapsed(1)
-    assert held.step(None, True, held.hold_until - 1).kind == "wss"
-    assert held.step(None, True, held.hold_until).kind == "udp"
+    assert held.step(None, True, BootSeconds(held.hold_until - 1)).kind == "wss"
+    assert held.step(None, True, BootSeconds(held.hold_until)).kind == "udp"
 
 
 def test_a_network_that_was_away_as_a_whole_is_no_reason_to_distrust_udp() -> None:
     held = relapsed(1)
-    forgiven = held.step(None, False, held.since + OUTAGE_S, relay_is_there=False)
-    assert forgiven.step(None, True, held.since + OUTAGE_S + 1).kind == "udp"
-    assert held.begin_again(held.since + 1).step(None, True, held.since + 2).kind == "udp"
+    forgiven = held.step(None, False, BootSeconds(held.since + OUTAGE_S), relay_is_there=False)
+    assert forgiven.step(None, True, BootSeconds(held.since + OUTAGE_S + 1)).kind == "udp"
+    assert held.begin_again(held.since + 1).step(None, True, BootSeconds(held.since + 2)).kind == "udp"
 
 
 def test_udp_that_was_fine_for_long_is_trusted_as_at_first() -> None:
     back = replace(HubTransport.start("auto", 0.0), returned=0.0, relapses=3)
-    assert back.step(RELAPSE_S, False, RELAPSE_S + 1, dead=True).hold_until == RELAPSE_S + 1
+    assert back.step(BootSeconds(RELAPSE_S), False, BootSeconds(RELAPSE_S + 1), dead=True).hold_until == RELAPSE_S + 1
 
 
 @pytest.mark.parametrize("mode", ["udp", "wss"])
 def test_what_a_person_chose_stays(mode: Mode) -> None:
     transport = HubTransport.start(mode, 0.0)
     for udp_alive in (False, True):
-        assert transport.step(None, udp_alive, 500.0) == transport
+        assert transport.step(None, udp_alive, BootSeconds(500.0)) == transport
     assert transport.kind == mode
 
 
@@ -104,18 +105,18 @@ def test_it_ends_on_what_works(history: list[tuple[str, int]]) -> None:
     """A hub seen every second, for any history: the relay within seconds where no data passes by UDP, whatever the
     handshakes do; UDP where it passes, as soon as it is trusted again; and never the relay while UDP works."""
     transport, liveness, now = HubTransport.start("auto", 0.0), Liveness(), 0.0
-    handshake: float | None = None
+    handshake: BootSeconds | None = None
     for world, seconds in history:
         works = world == "udp works"
         passes = works or transport.kind == "wss"
         for second in range(seconds):
             now += 1
             if passes or world != "udp is blocked":
-                handshake = now
+                handshake = BootSeconds(now)
             passes = works or transport.kind == "wss"
             liveness = liveness.answered(now, large=True) if passes else liveness.unanswered()
             before = transport.kind
-            transport = transport.step(handshake, works and before == "wss", now, dead=liveness.is_dead)
+            transport = transport.step(handshake, works and before == "wss", BootSeconds(now), dead=liveness.is_dead)
             if transport.kind != before:
                 liveness = Liveness()
             if works and now >= transport.hold_until and second > 0:
@@ -135,7 +136,7 @@ def test_it_does_not_go_to_and_fro_where_the_first_packets_pass(passes_s: int, m
         used_s = used_s + 1 if on_udp else 0
         passes = not on_udp or used_s <= passes_s
         liveness = liveness.answered(second, large=True) if passes else liveness.unanswered()
-        after = transport.step(float(second), not on_udp, float(second), dead=liveness.is_dead)
+        after = transport.step(BootSeconds(second), not on_udp, BootSeconds(second), dead=liveness.is_dead)
         if after.kind != transport.kind:
             switches, liveness = switches + 1, Liveness()
         transport = after
@@ -145,11 +146,11 @@ def test_it_does_not_go_to_and_fro_where_the_first_packets_pass(passes_s: int, m
 
 def test_a_handshake_after_the_last_data_tells_that_handshakes_alone_pass() -> None:
     dead = Liveness(heard=100.0, lost=DEAD_AFTER)
-    assert only_handshakes(130.0, dead)
-    assert not only_handshakes(102.0, dead), "it may have come before all of it died"
+    assert only_handshakes(BootSeconds(130.0), dead)
+    assert not only_handshakes(BootSeconds(102.0), dead), "it may have come before all of it died"
     assert not only_handshakes(None, dead)
-    assert not only_handshakes(130.0, Liveness(heard=100.0))
-    assert only_handshakes(1.0, Liveness(lost=DEAD_AFTER)), "data never passed"
+    assert not only_handshakes(BootSeconds(130.0), Liveness(heard=100.0))
+    assert only_handshakes(BootSeconds(1.0), Liveness(lost=DEAD_AFTER)), "data never passed"
 
 
 def test_large_probes_come_first_then_seldom_and_whenever_one_was_lost() -> None:
