@@ -19,7 +19,10 @@ from meshray.runtime.trust import find_program
 if TYPE_CHECKING:
     from meshray.runtime.container.node import Box, Sink
 
-_PASSED_ON = {"status", "doctor", "run", "dashboard", "env", "ping", "logs", "token", "node", "peer", "render"}
+#: A command that is not named here is answered on this machine.
+_PASSED_ON = frozenset(
+    ("status", "doctor", "run", "dashboard", "env", "ping", "logs", "token", "node", "peer", "secrets", "render")
+)
 _BUNDLE = "--bundle"
 _READ_BYTES = 65536
 #: `meshray logs` of a stopped container, lines.
