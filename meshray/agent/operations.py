@@ -20,7 +20,7 @@ from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
-from meshray.model.path import DIRECT, VIA_HUB, Path
+from meshray.model.path import Path, PathKind
 from meshray.model.question import MAX_WAIT_S, ROTATE_KEY
 from meshray.model.status import RayState
 
@@ -123,11 +123,13 @@ class Operations:
         """The ways that are not in use: the direct one with why it is not, the hubs with this node's own leg."""
         agent = self._agent
         ways: list[Mapping[str, object]] = []
-        if path.kind == VIA_HUB:
-            ways.append({"kind": DIRECT, "rtt_ms": None, "reason": path.reason or "being tried"})
+        if path.kind == PathKind.HUB:
+            ways.append({"kind": PathKind.DIRECT.value, "rtt_ms": None, "reason": path.reason or "being tried"})
         for hub in agent.map.hubs:
-            if path.kind == DIRECT and hub.id not in {node.id, agent.me.id}:
-                ways.append({"kind": VIA_HUB, "to": hub.name, "rtt_ms": await self._round_trip(hub), "reason": ""})
+            if path.kind == PathKind.DIRECT and hub.id not in {node.id, agent.me.id}:
+                ways.append(
+                    {"kind": PathKind.HUB.value, "to": hub.name, "rtt_ms": await self._round_trip(hub), "reason": ""}
+                )
         return ways
 
     async def _doctor(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:

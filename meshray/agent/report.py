@@ -12,7 +12,7 @@ from meshray.agent.paths.samples import Measured
 from meshray.firewall.advice import SWITCH, forwarding_fix
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HEAD, HUB, HUB_FORWARDS, ONE_IDENTITY, STATIC, Node
-from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS, Path
+from meshray.model.path import Path, PathKind, Transport
 from meshray.model.status import NodeStatus, Problem, RayState, Status
 from meshray.runtime.clock import BootSeconds
 from meshray.settings import DEFAULT_MTU, INTERFACE
@@ -75,14 +75,14 @@ def build_status(view: View) -> Status:
 def path_to(view: View, node: Node) -> Path:
     """How packets to this node travel now."""
     if node.id == view.me.id:
-        return Path(SELF, mtu=view.device.mtu if view.device else None)
+        return Path(PathKind.SELF, mtu=view.device.mtu if view.device else None)
     peer, kind = _peer_towards(view, node)
     if view.device is None or peer is None or not is_fresh(peer.heard, view.now):
-        return Path(NONE)
+        return Path(PathKind.NONE)
     seen = view.measured(node.ip)
     return Path(
         kind=kind,
-        transport=WSS if _is_relayed(view, peer) else UDP,
+        transport=Transport.WSS if _is_relayed(view, peer) else Transport.UDP,
         endpoint=peer.config.endpoint,
         rtt_ms=seen.rtt_ms,
         loss=seen.loss,
@@ -91,17 +91,17 @@ def path_to(view: View, node: Node) -> Path:
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
         throughput_mbit_s=view.throughput(node.ip),
-        reason=view.why_not_direct(node) if kind == VIA_HUB else "",
+        reason=view.why_not_direct(node) if kind == PathKind.HUB else "",
     )
 
 
-def _peer_towards(view: View, node: Node) -> tuple[PeerState | None, str]:
+def _peer_towards(view: View, node: Node) -> tuple[PeerState | None, PathKind]:
     """The WireGuard peer that carries packets to this node: the node itself, else the hub."""
     if view.device is None:
-        return None, NONE
+        return None, PathKind.NONE
     own = view.device.peers.get(node.public_key)
     if own is not None and IPv4Network(node.ip) in own.config.allowed_ips:
-        return own, DIRECT  # no prefix is longer
+        return own, PathKind.DIRECT  # no prefix is longer
     # As WireGuard does it: the peer with the longest prefix that holds the address.
     ways = [
         (network.prefixlen, key)
@@ -110,9 +110,9 @@ def _peer_towards(view: View, node: Node) -> tuple[PeerState | None, str]:
         if node.ip in network
     ]
     if not ways:
-        return None, NONE
+        return None, PathKind.NONE
     key = max(ways)[1]
-    return view.device.peers[key], DIRECT if key == node.public_key else VIA_HUB
+    return view.device.peers[key], PathKind.DIRECT if key == node.public_key else PathKind.HUB
 
 
 def _is_relayed(view: View, peer: PeerState) -> bool:
@@ -200,9 +200,9 @@ def _problems_of(view: View, status: NodeStatus, node: Node) -> Iterable[Problem
     me = str(view.me.name)
     named = f"{status.name} ({status.ip})"
     there = "" if status.name == me else f"on {status.name}: "
-    if status.path.kind == NONE:
+    if status.path.kind == PathKind.NONE:
         yield Problem("handshake_fresh", f"{named}: no WireGuard handshake", status.name, "meshray doctor")
-    elif status.path.kind != SELF and view.measured(status.ip).silent:
+    elif status.path.kind != PathKind.SELF and view.measured(status.ip).silent:
         yield Problem("peer_answers", f"{named}: no answer over the overlay", status.name, "meshray doctor")
     elif _runs_ray(view, node) and status.ray.alive is False and not node.drained:
         yield Problem("ray_alive", f"{named}: not ALIVE in Ray", status.name, f"{there}meshray logs ray")

@@ -207,7 +207,7 @@ class Stages:
         return {
             "mesh": agent.map.mesh.name,
             "node": {"name": me.name, "ip": str(me.ip)},
-            "path": {"kind": path.kind, "transport": path.transport},
+            "path": {key: path.to_json()[key] for key in ("kind", "transport")},
             "ray": {
                 "alive": bool(table and table[me.ip].alive),
                 "nodes": sum(1 for node in table.values() if node.alive) if table else 0,

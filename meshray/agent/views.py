@@ -13,7 +13,7 @@ from meshray.agent.report import View, path_to
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB_FORWARDS
-from meshray.model.path import NONE
+from meshray.model.path import PathKind
 from meshray.model.status import Problem, RayState
 from meshray.runtime.clock import boot_s
 from meshray.settings import DEFAULT_MTU
@@ -106,7 +106,7 @@ def ways_of(agent: Agent) -> list[tuple[IPv4Address, Endpoint | None]]:
     view, online = view_of(agent, None), set(agent.peers_online())
     nodes = [node for node in agent.map.nodes.values() if node.ip in online]
     paths = [(node.ip, path_to(view, node)) for node in nodes]
-    return [(ip, path.endpoint) for ip, path in paths if path.kind != NONE]
+    return [(ip, path.endpoint) for ip, path in paths if path.kind != PathKind.NONE]
 
 
 def peers_to_probe(agent: Agent) -> list[IPv4Address]:

@@ -38,6 +38,7 @@ from meshray.cli.results import (
     TokenRevoked,
 )
 from meshray.errors import MeshrayError
+from meshray.model.path import PathKind
 from meshray.model.printable import escaped, escaped_all, escaped_lines
 
 __all__ = ["Result", "show", "show_error", "text"]
@@ -158,7 +159,7 @@ def _(result: JoinResult) -> str:
     node, path, ray = (_object(result.summary, key) for key in ("node", "path", "ray"))
     verb = "joined" if result.fresh else "is in" if result.already else "is up in"
     line = f"{node.get('name')} ({node.get('ip')}) {verb} mesh {result.summary.get('mesh')}"
-    if path.get("kind") not in (None, "self", "none"):
+    if path.get("kind") not in (None, PathKind.SELF, PathKind.NONE):
         line += f", path {path.get('kind')} over {path.get('transport')}"
     if ray.get("alive"):
         line += f"; Ray is ALIVE, {tables.counted(ray.get('nodes'), 'node')}"

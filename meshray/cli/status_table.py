@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from meshray.cli.tables import Object, Paint, child, children, chosen_ports, columns, gib, number, plain
+from meshray.model.path import PathKind, Transport
 
 #: Of a terminal's lines, and what a name keeps of it at least.
 _WIDTH, _SHORTEST_NAME = 80, 10
@@ -99,7 +100,7 @@ def _memory(value: object) -> str:
 
 def _colour(node: Object) -> str:
     colour = status_word(node)[1]
-    return "yellow" if colour == "green" and child(node, "path").get("transport") == "wss" else colour
+    return "yellow" if colour == "green" and child(node, "path").get("transport") == Transport.WSS else colour
 
 
 def _ago(since: object, now: float) -> str:
@@ -153,10 +154,10 @@ def _name(name: str, room: int, *, is_me: bool = False) -> str:
 
 
 def _path(path: Object) -> str:
-    kind, transport = str(path.get("kind") or "none"), path.get("transport")
-    if kind in ("self", "none"):
+    kind, transport = str(path.get("kind") or PathKind.NONE), path.get("transport")
+    if kind in (PathKind.SELF, PathKind.NONE):
         return "-"
-    return kind if transport in (None, "udp") else f"{kind}/{transport}"
+    return kind if transport in (None, Transport.UDP) else f"{kind}/{transport}"
 
 
 def _bytes(value: object) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from meshray.model import wire
+from meshray.model.path import PathKind
 from meshray.model.ray_ports import PURPOSES, RayPorts
 
 Object = Mapping[str, object]
@@ -42,7 +43,7 @@ def columns(
 
 def _path_kind(path: Object) -> str:
     kind, transport = path.get("kind"), path.get("transport")
-    return f"{kind}/{transport}" if transport else str(kind or "none")
+    return f"{kind}/{transport}" if transport else str(kind or PathKind.NONE)
 
 
 def way_text(way: Mapping[str, object]) -> str:

@@ -1,8 +1,8 @@
 """What nodes tell the doctor of themselves: plain values that travel as JSON.
 
-A group of facts is a frozen dataclass whose fields are JSON's own kinds (text, numbers, truth values, None), tuples of
-them, mappings from texts to them, and further such dataclasses. Each has a default: an older or newer node may leave it
-out, or say more.
+A group of facts is a frozen dataclass whose fields are JSON's own kinds (text, numbers, truth values, None),
+enumerations of texts, tuples of them, mappings from texts to them, and further such dataclasses. Each has a default: an
+older or newer node may leave it out, or say more.
 
     >>> @dataclass(frozen=True)
     ... class Example:
@@ -19,6 +19,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, TypeVar
 
 from meshray.doctor.control import ControlFacts
@@ -107,8 +108,14 @@ def _read(kind: Any, value: object) -> Any:
         return {str(key): _read(arguments[1], item) for key, item in value.items()}
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return decode(typing.cast(Any, kind), value)
+    return _read_one(kind, value)
+
+
+def _read_one(kind: Any, value: object) -> Any:
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind(value)
     if kind in (str, int, bool) and type(value) is kind:
         return value
     raise TypeError(f"{value!r} is no {kind}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.doctor.ways import PeerFacts, each, pairs
 from meshray.model.node import HUB_FORWARDS, NODE_IDENTITY, ONE_IDENTITY
-from meshray.model.path import VIA_HUB
+from meshray.model.path import PathKind
 from meshray.model.status import Problem
 
 if TYPE_CHECKING:
@@ -119,7 +119,9 @@ def _through(facts: Facts, hub: str) -> tuple[int, list[tuple[str, str]]]:
     silent: set[tuple[str, str]] = set()
     passing = 0
     for name, peer, seen in pairs(facts):
-        if seen.kind != VIA_HUB or not seen.sent or hub in (name, peer) or not _leads_through(facts, name, hub, seen):
+        if seen.kind != PathKind.HUB or not seen.sent or hub in (name, peer):
+            continue
+        if not _leads_through(facts, name, hub, seen):
             continue
         if seen.answers:
             passing += 1

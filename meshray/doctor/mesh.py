@@ -14,7 +14,7 @@ from meshray.doctor.known import problems_with
 from meshray.doctor.ray import STARTING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HEAD, HUB, HUB_FORWARDS, STATIC
-from meshray.model.path import DIRECT, NONE, VIA_HUB
+from meshray.model.path import PathKind
 from meshray.model.status import NodeStatus, Status
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _peer_answers(facts: Facts) -> Iterable[Finding]:
     blocking = ", ".join(problems_with(facts, HUB_FORWARDS))
     for node in _others(facts):
         finding = _answer(node)
-        if finding.status == FAIL and node.path.kind == VIA_HUB and blocking:
+        if finding.status == FAIL and node.path.kind == PathKind.HUB and blocking:
             finding = Finding(SKIP, f"its path leads through {blocking}, which does not forward", node=node.name)
         yield replace(finding, peer=_status(facts).node)
 
@@ -123,8 +123,9 @@ def _answer(node: NodeStatus) -> Finding:
         return Finding(SKIP, "it was taken down", node=node.name)
     if not node.online:
         return Finding(WARN, "its agent is not connected to the coordinator", f"on {node.name}: meshray up", node.name)
-    if path.kind == NONE or path.loss is None:  # handshake_fresh tells why there is no way
-        return Finding(SKIP, "not measured yet" if path.kind != NONE else "there is no way to it", node=node.name)
+    if path.kind == PathKind.NONE or path.loss is None:  # handshake_fresh tells why there is no way
+        why = "there is no way to it" if path.kind == PathKind.NONE else "not measured yet"
+        return Finding(SKIP, why, node=node.name)
     fix = f"meshray ping {node.name}; on {node.name}: meshray doctor"
     if path.rtt_ms is None or path.loss == 1.0:
         return Finding(FAIL, f"no probe came back over the {_way(path.kind)}", fix, node.name)
@@ -268,8 +269,8 @@ def _is_hub(node: NodeStatus) -> bool:
 
 def _is_fresh(node: NodeStatus) -> bool:
     age = node.path.handshake_age_s
-    return node.path.kind != NONE and age is not None and age < STALE_HANDSHAKE_S
+    return node.path.kind != PathKind.NONE and age is not None and age < STALE_HANDSHAKE_S
 
 
-def _way(kind: str) -> str:
-    return {DIRECT: "direct path", VIA_HUB: "hub"}.get(kind, "overlay")
+def _way(kind: PathKind) -> str:
+    return {PathKind.DIRECT: "direct path", PathKind.HUB: "hub"}.get(kind, "overlay")

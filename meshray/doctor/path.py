@@ -24,7 +24,7 @@ from meshray.doctor.ways import (
     pairs,
     udp_ways,
 )
-from meshray.model.path import VIA_HUB, WSS
+from meshray.model.path import PathKind, Transport
 
 if TYPE_CHECKING:
     from meshray.doctor.facts import Facts
@@ -69,7 +69,7 @@ def _udp_out(facts: Facts) -> Iterable[Finding]:
         if path.is_hub:
             continue
         mine = [way for way in ways if way.node == name and way.own]
-        if path.transport == WSS:
+        if path.transport == Transport.WSS:
             yield Finding(SKIP, "--transport wss was asked for", node=name)
         elif any(way.state == WORKS for way in mine):
             yield Finding(OK, f"{_some([way.hub for way in mine if way.state == WORKS])} answers by UDP", node=name)
@@ -110,7 +110,7 @@ def _eaten(way: Udp) -> Finding:
         "(DDoS scrubbing, deep packet inspection, a firewall that counts packets)"
     )
     fix = f"ask who runs that network to let all UDP between {way.node} and {way.endpoint} pass"
-    if way.seen.transport == WSS:
+    if way.seen.transport == Transport.WSS:
         return Finding(WARN, f"{cause}; the relay carries the tunnel (wss)", fix, way.node)
     age_s, silent_s = way.seen.handshake_age_s or 0.0, way.seen.unanswered_s or 0.0
     return Finding(
@@ -131,7 +131,7 @@ def _transports(facts: Facts) -> Iterable[Finding]:
             continue
         udp = any(way.state == WORKS for way in ways if way.node == name)
         wss = control.right is not None and control.upgrade == ""
-        works = [word for word, does in (("udp", udp), ("wss", wss)) if does]
+        works = [word for word, does in ((Transport.UDP, udp), (Transport.WSS, wss)) if does]
         if works:
             yield Finding(OK, f"{' and '.join(works)} (asked for: {path.transport})", node=name)
         else:
@@ -216,7 +216,7 @@ def _one_way(facts: Facts) -> Iterable[Finding]:
 def _silent_leg(facts: Facts, name: str, peer: str, seen: PeerFacts) -> str:
     """The hub on the way, where it is what does not answer."""
     path = facts.nodes[name].path
-    if seen.kind != VIA_HUB or path is None:
+    if seen.kind != PathKind.HUB or path is None:
         return ""
     silent = (hub for hub, way in path.peers.items() if way.is_hub and hub != peer and way.sent and not way.received)
     return next(silent, "")
@@ -268,14 +268,15 @@ def _path_kind(facts: Facts) -> Iterable[Finding]:
     for name, path in each(facts):
         for peer, seen in path.peers.items():
             why = f": {seen.reason}" if seen.reason else ""
-            status = WARN if path.transport == "udp" and seen.transport == WSS else OK
+            status = WARN if path.transport == Transport.UDP and seen.transport == Transport.WSS else OK
             fix = f"on {name}: meshray logs agent" if status == WARN else ""
             if seen.kind:
                 yield Finding(status, f"{_way(seen)}{why}", fix, name, peer)
 
 
 def _way(seen: PeerFacts) -> str:
-    return f"{'the hub' if seen.kind == VIA_HUB else 'the direct path'} ({seen.transport or 'udp'}, {seen.endpoint})"
+    over = "the hub" if seen.kind == PathKind.HUB else "the direct path"
+    return f"{over} ({seen.transport or Transport.UDP}, {seen.endpoint})"
 
 
 def _host(endpoint: str) -> str:

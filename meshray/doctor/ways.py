@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshray.model.node import STATIC
-from meshray.model.path import NONE, UDP, VIA_HUB, WSS
+from meshray.model.path import PathKind, Transport
 
 if TYPE_CHECKING:
     from meshray.doctor.facts import Facts
@@ -27,7 +27,7 @@ class PeerFacts:
     """The way from one node to another, as the first one sees it.
 
     Attributes:
-        kind: direct, hub or none; with ``transport``, ``endpoint`` and ``reason`` as in `meshray.model.path.Path`.
+        kind: with ``transport``, ``endpoint`` and ``reason`` as in `meshray.model.path.Path`; None: not known.
         promised_mtu: what the peer's route lets through, bytes of an inner packet.
         mtu_measured: whether ``promised_mtu`` was found out by trying.
         sent: probes of a short burst, and how many were answered; 0: none were sent.
@@ -43,7 +43,7 @@ class PeerFacts:
 
     is_hub: bool = False
     online: bool = False
-    kind: str = ""
+    kind: PathKind | None = None
     transport: str = ""
     endpoint: str = ""
     reason: str = ""
@@ -153,7 +153,7 @@ def pairs(facts: Facts) -> Iterator[tuple[str, str, PeerFacts]]:
     """Every ordered pair of which the first one looked, and between which there is a way."""
     for name, path in each(facts):
         for peer, seen in path.peers.items():
-            if seen.kind not in ("", NONE):
+            if seen.kind not in (None, PathKind.NONE):
                 yield name, peer, seen
 
 
@@ -175,14 +175,14 @@ def udp_ways(facts: Facts) -> list[Udp]:
 
 def _udp(facts: Facts, name: str, hub: str) -> Udp | None:
     own = _path(facts, name)
-    if own is not None and own.transport == WSS:  # nobody wants to know
+    if own is not None and own.transport == Transport.WSS:  # nobody wants to know
         return None
     for teller, other in ((name, hub), (hub, name)):
         path = _path(facts, teller)
         if path is None or other not in path.peers or (teller == hub and not path.is_hub):
             continue
         peer = path.peers[other]
-        if peer.kind == VIA_HUB:  # it is no hub for this node
+        if peer.kind == PathKind.HUB:  # it is no hub for this node
             return None
         state = _state(peer, [seen for one, to in ((name, hub), (hub, name)) if (seen := _seen(facts, one, to))])
         if teller == name and (peer.only_handshakes if state == SILENT else state == RELAYED and path.only_handshakes):
@@ -196,9 +196,9 @@ def _udp(facts: Facts, name: str, hub: str) -> Udp | None:
 
 
 def _state(peer: PeerFacts, both_sides: list[PeerFacts]) -> str:
-    if peer.transport == WSS:
+    if peer.transport == Transport.WSS:
         return RELAYED
-    if peer.transport == UDP and peer.answers:
+    if peer.transport == Transport.UDP and peer.answers:
         return WORKS
     return INSIDE if any(seen.lost_inside for seen in both_sides) else SILENT
 
@@ -215,7 +215,7 @@ def _path(facts: Facts, name: str) -> PathFacts | None:
 def lossy_leg(facts: Facts, name: str, peer: str, from_loss: float) -> str:
     """Where the way of a pair leads through a hub and one end's own way to a hub loses as much: that leg."""
     path = facts.nodes[name].path
-    if path is None or path.peers[peer].kind != VIA_HUB:
+    if path is None or path.peers[peer].kind != PathKind.HUB:
         return ""
     for end in (name, peer):
         for hub, seen in _legs(facts, end):

@@ -1,6 +1,6 @@
 """What a Ray node's labels tell of its link, so that tasks can ask for near nodes.
 
->>> link_labels(3.2, DIRECT, UDP, "lab-2")
+>>> link_labels(3.2, PathKind.DIRECT, Transport.UDP, "lab-2")
 {'meshray.io/rtt': 'lt10ms', 'meshray.io/path': 'direct', 'meshray.io/site': 'lab-2'}
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from meshray.model.address import Endpoint
-from meshray.model.path import DIRECT, NONE, VIA_HUB, WSS
+from meshray.model.path import PathKind, Transport
 
 RTT_LABEL = "meshray.io/rtt"
 PATH_LABEL = "meshray.io/path"
@@ -34,7 +34,7 @@ def rtt_class(rtt_ms: float) -> str:
     return next((name for bound, name in _RTT_CLASSES if rtt_ms < bound), _SLOWEST)
 
 
-def link_labels(rtt_ms: float | None, path_kind: str, transport: str | None, site: str) -> dict[str, str]:
+def link_labels(rtt_ms: float | None, path_kind: PathKind, transport: Transport | None, site: str) -> dict[str, str]:
     """The labels of a node.
 
     Args:
@@ -44,8 +44,9 @@ def link_labels(rtt_ms: float | None, path_kind: str, transport: str | None, sit
         site: see `site_of`; empty: no label.
     """
     labels = {RTT_LABEL: rtt_class(rtt_ms)} if rtt_ms is not None else {}
-    if path_kind != NONE:
-        labels[PATH_LABEL] = WSS if transport == WSS else VIA_HUB if path_kind == VIA_HUB else DIRECT
+    if path_kind != PathKind.NONE:
+        kind = PathKind.HUB if path_kind == PathKind.HUB else PathKind.DIRECT
+        labels[PATH_LABEL] = str(transport if transport == Transport.WSS else kind)
     if site:
         labels[SITE_LABEL] = site
     return labels

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from meshray.model.address import Endpoint
 
-#: Straight to the peer's own endpoint.
-DIRECT = "direct"
-#: Through a hub, which forwards.
-VIA_HUB = "hub"
-#: This very node.
-SELF = "self"
-#: No way to the peer is known, or nothing was ever heard on it.
-NONE = "none"
 
-UDP = "udp"
-#: Datagrams to the hub, in a TLS WebSocket.
-WSS = "wss"
+class PathKind(str, Enum):
+    """Where packets to a node go first. The values are those of ``status --json``."""
+
+    DIRECT = "direct"  #: to the peer's own endpoint
+    HUB = "hub"  #: to a hub, which forwards
+    SELF = "self"  #: nowhere: it is this node
+    NONE = "none"  #: nowhere: no path to the peer is known, or nothing was ever heard on it
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Transport(str, Enum):
+    """What carries WireGuard's datagrams. The values are those of ``status --json``."""
+
+    UDP = "udp"
+    WSS = "wss"  #: to the hub, in a TLS WebSocket
+
+    def __str__(self) -> str:
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,7 @@ class Path:
     """One peer's path. A number that was not measured yet is None.
 
     Attributes:
-        kind: DIRECT, VIA_HUB, SELF or NONE.
-        transport: UDP, WSS, or None where there is no path.
+        transport: None where there is no path.
         endpoint: where the datagrams go: the peer's, or the hub's.
         rtt_ms: median of the last probes' round trips over the overlay, milliseconds.
         loss: share of the last probes that were not answered, 0 to 1.
@@ -37,8 +46,8 @@ class Path:
         rx_bytes, tx_bytes: of the peer or hub, since the device was made.
     """
 
-    kind: str
-    transport: str | None = None
+    kind: PathKind
+    transport: Transport | None = None
     endpoint: Endpoint | None = None
     rtt_ms: float | None = None
     loss: float | None = None
@@ -52,8 +61,8 @@ class Path:
     def to_json(self) -> dict[str, object]:
         """The ``path`` object of ``status --json``."""
         return {
-            "kind": self.kind,
-            "transport": self.transport,
+            "kind": self.kind.value,
+            "transport": self.transport.value if self.transport else None,
             "endpoint": str(self.endpoint) if self.endpoint else None,
             "rtt_ms": self.rtt_ms,
             "loss": self.loss,

@@ -12,13 +12,13 @@ import pytest
 from meshray.doctor.probes.context import Context, Counters
 from meshray.doctor.probes.path import look
 from meshray.doctor.ways import PeerFacts
-from meshray.model.path import DIRECT, NONE, SELF, UDP
 from meshray.model.path import Path as Way
+from meshray.model.path import PathKind, Transport
 from meshray.model.status import NodeStatus, RayState, Status
 from meshray.settings import Home
 from tests.unit.agent.sample import HUB_ENDPOINT, MAP
 
-UP = Way(DIRECT, UDP, HUB_ENDPOINT, rtt_ms=1.0, loss=0.0, mtu=1420, handshake_age_s=5.0)
+UP = Way(PathKind.DIRECT, Transport.UDP, HUB_ENDPOINT, rtt_ms=1.0, loss=0.0, mtu=1420, handshake_age_s=5.0)
 
 
 async def seen(tmp_path: Path, way: Way, answers: list[float | None], *, largest: int = 1420) -> PeerFacts:
@@ -35,7 +35,7 @@ async def seen(tmp_path: Path, way: Way, answers: list[float | None], *, largest
 
     nodes = [
         NodeStatus("head", IPv4Address("127.0.0.1"), "head", True, way, RayState()),
-        NodeStatus("gpu-a", IPv4Address("10.99.0.2"), "worker", True, Way(SELF), RayState()),
+        NodeStatus("gpu-a", IPv4Address("10.99.0.2"), "worker", True, Way(PathKind.SELF), RayState()),
     ]
     facts = await look(
         Context(
@@ -80,4 +80,4 @@ async def test_silence_is_told_from_a_machine_without_an_agent(tmp_path: Path) -
 
 
 async def test_where_there_is_no_way_nothing_is_sent(tmp_path: Path) -> None:
-    assert (await seen(tmp_path, Way(NONE), [2.0])).sent == 0
+    assert (await seen(tmp_path, Way(PathKind.NONE), [2.0])).sent == 0

@@ -22,6 +22,7 @@ from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.transport import HubTransport, Mode
 from meshray.model.node import Node
+from meshray.model.path import Transport
 from meshray.relay.client import RelayClient
 from meshray.runtime.clock import boot_s
 from meshray.wireguard.device import DeviceState
@@ -103,10 +104,10 @@ class Carrier:
         self._transport = before.step(
             handshake, udp_alive, now, dead=alive.is_dead, relay_is_there=client is not None and client.connected
         )
-        if self._transport.kind == "wss" and self._client is None:
+        if self._transport.kind == Transport.WSS and self._client is None:
             self._only_handshakes = only_handshakes(handshake, alive)
             await self._enter_relay(hub)
-        elif self._transport.kind == "udp" and self._client is not None:
+        elif self._transport.kind == Transport.UDP and self._client is not None:
             await self._leave_relay()
 
     async def _udp_passes(self, hub: Node, prober: Prober, client: RelayClient) -> bool:

@@ -6,7 +6,7 @@
 
 >>> transport = HubTransport.start("auto", now=0.0)
 >>> transport = transport.step(last_handshake=None, udp_alive=False, now=3.0)
->>> transport.kind
+>>> transport.kind.value
 'wss'
 
 Whether data passes, `meshray.agent.paths.liveness` tells: a handshake alone is no proof of it.
@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from meshray.errors import UsageError
+from meshray.model.path import Transport
 from meshray.runtime.clock import BootSeconds
 
 Mode = Literal["auto", "udp", "wss"]
-Kind = Literal["udp", "wss"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 #: From the first handshake that WireGuard sends to the decision that UDP does not pass.
@@ -56,7 +56,7 @@ class HubTransport:
     """
 
     mode: Mode
-    kind: Kind
+    kind: Transport
     since: float
     returned: float | None = None
     relapses: int = 0
@@ -65,7 +65,7 @@ class HubTransport:
     @classmethod
     def start(cls, mode: Mode, now: float) -> HubTransport:
         """As it begins."""
-        return cls(mode, "wss" if mode == "wss" else "udp", now)
+        return cls(mode, Transport.WSS if mode == "wss" else Transport.UDP, now)
 
     def begin_again(self, now: float) -> HubTransport:
         """After a change of the network: what carries it now gets its time anew, and UDP is trusted as at first."""
@@ -73,7 +73,7 @@ class HubTransport:
 
     def may_try_udp(self, now: float) -> bool:
         """Whether UDP would be used again if it passed."""
-        return self.mode == "auto" and self.kind == "wss" and now >= self.hold_until
+        return self.mode == "auto" and self.kind == Transport.WSS and now >= self.hold_until
 
     def step(
         self,
@@ -94,11 +94,11 @@ class HubTransport:
         """
         if self.mode != "auto":
             return self
-        if self.kind == "wss":
+        if self.kind == Transport.WSS:
             if self.relapses and not relay_is_there and now - self.since >= OUTAGE_S:
                 return replace(self, relapses=0, hold_until=0.0)
             if udp_alive and self.may_try_udp(now):
-                return replace(self, kind="udp", since=now, returned=now)
+                return replace(self, kind=Transport.UDP, since=now, returned=now)
             return self
         return self._relayed(now) if self._is_dead(last_handshake, dead, now) else self
 
@@ -111,4 +111,4 @@ class HubTransport:
         relapsed = self.returned is not None and now - self.returned < RELAPSE_S
         relapses = self.relapses + 1 if relapsed else 0
         hold_s = min(LONGEST_HOLD_S, FIRST_HOLD_S * 2.0 ** min(relapses - 1, 16)) if relapses else 0.0
-        return replace(self, kind="wss", since=now, relapses=relapses, hold_until=now + hold_s)
+        return replace(self, kind=Transport.WSS, since=now, relapses=relapses, hold_until=now + hold_s)

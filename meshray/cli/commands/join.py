@@ -44,6 +44,7 @@ from meshray.cli.withdrawal import ENROLMENT, Withdrawal, taken_back
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
+from meshray.model.path import Transport
 from meshray.model.token import Token
 from meshray.raynode.user_environment import UserEnvironment
 from meshray.settings import DEFAULT_PORT, Home, own_ports
@@ -291,7 +292,7 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
 def _silent_udp(summary: bring_up.Summary, wish: Wish) -> int:
     """The head's UDP port, where the tunnel had to do without it; else 0."""
     path = summary.get("path")
-    is_relayed = isinstance(path, dict) and path.get("transport") == "wss" and wish.transport == "auto"
+    is_relayed = isinstance(path, dict) and path.get("transport") == Transport.WSS and wish.transport == "auto"
     return wish.token.coordinators[0].port if is_relayed else 0
 
 

@@ -12,7 +12,7 @@ from statistics import median
 from meshray.doctor.probes.context import Context, Counters
 from meshray.doctor.ways import SOME_LOSS, PathFacts, PeerFacts
 from meshray.model.node import STATIC
-from meshray.model.path import DIRECT, NONE, SELF
+from meshray.model.path import PathKind
 from meshray.model.status import NodeStatus
 from meshray.runtime import inside
 from meshray.settings import KEEPALIVE_S
@@ -40,7 +40,7 @@ async def look(context: Context) -> PathFacts:
         return PathFacts()
     nodes = context.mesh_map.nodes.values()
     me = context.mesh_map.find(context.name)
-    peers = [node for node in context.status.nodes if node.path.kind != SELF and node.role != STATIC][:_PEERS]
+    peers = [node for node in context.status.nodes if node.path.kind != PathKind.SELF and node.role != STATIC][:_PEERS]
     hubs = {str(hub.name) for hub in context.mesh_map.hubs}
     before = await context.counters()
     looked = await asyncio.gather(*(_peer(context, node, node.name in hubs, before) for node in peers))
@@ -69,14 +69,14 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         is_hub=is_hub,
         online=node.online,
         kind=path.kind,
-        transport=path.transport or "",
+        transport=str(path.transport or ""),
         endpoint=str(path.endpoint) if path.endpoint else "",
         reason=path.reason,
         handshake_age_s=path.handshake_age_s,
         promised_mtu=path.mtu,
         unanswered_s=context.unanswered(node.ip),
     )
-    if context.echo is None or path.kind == NONE or not node.online:
+    if context.echo is None or path.kind == PathKind.NONE or not node.online:
         return facts
     began = time.monotonic()
     answer_s = min(_SLOWEST_S, _ANSWER_S + 2 * (path.rtt_ms or 0.0) / 1000)
@@ -94,7 +94,7 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
     )
     if not heard:
         counted = _grown(before, await context.counters(), node.name, _COUNTED_BYTES * len(answers))
-        came_in, sent_on = counted if path.kind == DIRECT else (None, None)
+        came_in, sent_on = counted if path.kind == PathKind.DIRECT else (None, None)
         if is_hub:  # what came from there may be what others sent
             came_in = None
         lives = await inside.machine_answers(node.ip, answer_s)

@@ -9,13 +9,17 @@ from meshray.doctor.facts import Facts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
-from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, Path
+from meshray.model.path import Path, PathKind, Transport
 from meshray.model.status import NodeStatus, RayState, Status
 
 ALIVE = RayState(alive=True, resources={"CPU": 2.0, "memory": 1e9, "node:10.99.0.1": 1.0})
-UP = Path(DIRECT, UDP, Endpoint("192.0.2.1", 51888), rtt_ms=1.5, loss=0.0, mtu=1420, handshake_age_s=20.0)
-THROUGH_HUB = Path(VIA_HUB, UDP, Endpoint("192.0.2.1", 51888), rtt_ms=3.0, loss=0.0, mtu=1420, handshake_age_s=20.0)
-DEAD = Path(NONE)
+UP = Path(
+    PathKind.DIRECT, Transport.UDP, Endpoint("192.0.2.1", 51888), rtt_ms=1.5, loss=0.0, mtu=1420, handshake_age_s=20.0
+)
+THROUGH_HUB = Path(
+    PathKind.HUB, Transport.UDP, Endpoint("192.0.2.1", 51888), rtt_ms=3.0, loss=0.0, mtu=1420, handshake_age_s=20.0
+)
+DEAD = Path(PathKind.NONE)
 
 
 def node(name: str, number: int, role: str = "worker", path: Path = UP, **changes: object) -> NodeStatus:
@@ -29,7 +33,7 @@ def seen_by(me: str, *nodes: NodeStatus, reachable: bool = True) -> Facts:
 
 
 HEAD = node("head", 1, "head")
-ME = node("gpu-1", 2, path=Path(SELF))
+ME = node("gpu-1", 2, path=Path(PathKind.SELF))
 OTHER = node("gpu-2", 3, path=THROUGH_HUB)
 
 
@@ -68,13 +72,13 @@ def test_without_an_agent_only_that_fails() -> None:
 def test_a_silent_hub_hides_everything_behind_it() -> None:
     head = node("head", 1, "head", DEAD, ray=RayState())
     other = node("gpu-2", 3, path=DEAD, ray=RayState())
-    report = examine(seen_by("gpu-1", head, node("gpu-1", 2, path=Path(SELF), ray=RayState()), other))
+    report = examine(seen_by("gpu-1", head, node("gpu-1", 2, path=Path(PathKind.SELF), ray=RayState()), other))
     assert failing(report) == [("handshake_fresh", "head")]
 
 
 def test_a_silent_worker_does_not_hide_the_others() -> None:
     workers = [node("gpu-1", 2, path=DEAD, ray=RayState(alive=False)), node("gpu-2", 3)]
-    report = examine(seen_by("head", node("head", 1, "head", Path(SELF)), *workers))
+    report = examine(seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), *workers))
     assert failing(report) == [("handshake_fresh", "gpu-1")]
     assert [check.status for check in report if check.node == "gpu-2"] == [OK] * 3
 
@@ -85,14 +89,14 @@ def test_the_coordinator_may_be_away_while_the_data_path_works() -> None:
 
 
 def test_probes_that_do_not_come_back_hide_ray() -> None:
-    mute = Path(VIA_HUB, UDP, Endpoint("192.0.2.1", 51888), rtt_ms=None, loss=1.0, handshake_age_s=20.0)
+    mute = Path(PathKind.HUB, Transport.UDP, Endpoint("192.0.2.1", 51888), rtt_ms=None, loss=1.0, handshake_age_s=20.0)
     report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=mute, ray=RayState(alive=False))))
     assert failing(report) == [("peer_answers", "gpu-2")]
 
 
 @pytest.mark.parametrize(("loss", "status"), [(0.1, OK), (0.5, WARN), (1.0, FAIL)])
 def test_loss_is_named_before_it_is_total(loss: float, status: str) -> None:
-    lossy = Path(DIRECT, UDP, None, rtt_ms=5.0 if loss < 1 else None, loss=loss, handshake_age_s=1.0)
+    lossy = Path(PathKind.DIRECT, Transport.UDP, None, rtt_ms=5.0 if loss < 1 else None, loss=loss, handshake_age_s=1.0)
     report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=lossy)))
     (check,) = [check for check in report if check.code == "peer_answers" and check.node == "gpu-2"]
     assert check.status == status
@@ -100,7 +104,7 @@ def test_loss_is_named_before_it_is_total(loss: float, status: str) -> None:
 
 def test_a_node_that_was_switched_off_is_a_warning_not_a_failure() -> None:
     off = node("gpu-2", 3, path=DEAD, online=False, ray=RayState(alive=False))
-    report = examine(seen_by("head", node("head", 1, "head", Path(SELF)), off))
+    report = examine(seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), off))
     assert failing(report) == []
     assert [check.status for check in report if check.node == "gpu-2"] == [SKIP, WARN, SKIP]
 
@@ -112,12 +116,12 @@ def test_a_node_whose_resources_are_not_counted(ray: RayState) -> None:
 
 
 def test_a_dead_ray_head_hides_its_workers() -> None:
-    nodes = [node("head", 1, "head", Path(SELF), ray=RayState()), node("gpu-1", 2, ray=RayState())]
+    nodes = [node("head", 1, "head", Path(PathKind.SELF), ray=RayState()), node("gpu-1", 2, ray=RayState())]
     assert failing(examine(seen_by("head", *nodes))) == [("ray_head_answers", "head")]
 
 
 def test_a_mesh_without_ray_is_healthy() -> None:
-    nodes = [node("head", 1, "head", Path(SELF), ray=RayState()), node("gpu-1", 2, ray=RayState())]
+    nodes = [node("head", 1, "head", Path(PathKind.SELF), ray=RayState()), node("gpu-1", 2, ray=RayState())]
     status = Status("lab", 7, "head", True, tuple(nodes))
     assert failing(examine(Facts(status=status))) == []
 
@@ -145,7 +149,9 @@ def test_a_person_who_may_not_ask_the_agent_gets_no_failure_but_the_command() ->
 
 def test_an_agent_that_is_gone_is_told_from_a_node_that_is_gone() -> None:
     off = node("gpu-2", 3, path=THROUGH_HUB, online=False, ray=RayState(alive=False))
-    facts = replace(seen_by("head", node("head", 1, "head", Path(SELF)), off), silent={"gpu-2": "not connected"})
+    facts = replace(
+        seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), off), silent={"gpu-2": "not connected"}
+    )
     for heard, words in ((frozenset({"gpu-2"}), "its agent is gone"), (frozenset[str](), "nothing is heard")):
         report = examine(replace(facts, heard=heard))
         assert failing(report) == [("node_answers", "gpu-2")]
@@ -153,7 +159,7 @@ def test_an_agent_that_is_gone_is_told_from_a_node_that_is_gone() -> None:
 
 
 def test_an_agent_that_is_connected_and_silent_is_named_as_such() -> None:
-    facts = seen_by("head", node("head", 1, "head", Path(SELF)), OTHER)
+    facts = seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), OTHER)
     report = examine(replace(facts, silent={"gpu-2": "its agent did not answer in 10 s"}))
     assert failing(report) == [("node_answers", "gpu-2")]
     assert "connected, but" in next(check.evidence for check in report if check.status == FAIL)

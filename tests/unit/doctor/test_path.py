@@ -10,16 +10,17 @@ from meshray.doctor.control import RIGHT, ControlFacts, EndpointSeen
 from meshray.doctor.facts import Facts, NodeFacts, decode, encode
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
 from meshray.doctor.ways import PathFacts, PeerFacts
-from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS, Path
+from meshray.model.path import Path, PathKind, Transport
 from tests.unit.doctor.test_checks import node, seen_by
 
 HUB_AT = "203.0.113.10:51888"
 UP = PeerFacts(
-    online=True, kind=DIRECT, transport=UDP, endpoint="198.51.100.7:51888", handshake_age_s=9.0, promised_mtu=1420,
+    online=True, kind=PathKind.DIRECT, transport="udp", endpoint="198.51.100.7:51888", handshake_age_s=9.0,
+    promised_mtu=1420,
     sent=10, received=10, rtt_ms=4.0, took_s=0.5, full_passes=True, small_passes=True,
 )  # fmt: skip
 TO_HUB = replace(UP, is_hub=True, endpoint=HUB_AT)
-THROUGH = replace(UP, kind=VIA_HUB, endpoint=HUB_AT)
+THROUGH = replace(UP, kind=PathKind.HUB, endpoint=HUB_AT)
 DEAF = {"received": 0, "rtt_ms": None, "took_s": 1.7, "full_passes": None, "small_passes": None}
 CONTROL = ControlFacts(endpoints=(EndpointSeen(HUB_AT, RIGHT, connect_ms=2.0),), upgrade="", accepted=True)
 PATH = {"head", "gpu-1", "gpu-2"}
@@ -42,7 +43,7 @@ TWO = way("gpu-2", head=TO_HUB, gpu_1=THROUGH)
 
 def facts(*nodes: NodeFacts, me: str = "head", **changes: object) -> Facts:
     statuses = [node("head", 1, "head"), node("gpu-1", 2), node("gpu-2", 3)]
-    statuses = [replace(one, path=Path(SELF)) if one.name == me else one for one in statuses]
+    statuses = [replace(one, path=Path(PathKind.SELF)) if one.name == me else one for one in statuses]
     return replace(seen_by(me, *statuses), nodes={one.name: one for one in nodes}, **changes)  # type: ignore[arg-type]
 
 
@@ -81,7 +82,10 @@ def test_facts_survive_their_journey() -> None:
 
 
 def test_one_node_whose_udp_is_not_answered() -> None:
-    for silent in (with_peer(ONE, "head", **DEAF), with_peer(ONE, "head", kind=NONE, transport="", sent=0, received=0)):
+    for silent in (
+        with_peer(ONE, "head", **DEAF),
+        with_peer(ONE, "head", kind=PathKind.NONE, transport="", sent=0, received=0),
+    ):
         report = examine(facts(with_peer(HEAD, "gpu-1", **DEAF), silent, TWO))
         assert failing(report) == [("udp_out", "gpu-1", "")]
         assert "that of gpu-2 is" in of("udp_out", report).evidence
@@ -109,10 +113,12 @@ def test_nobody_reaches_the_hub() -> None:
 
 
 def test_where_the_relay_carries_it_is_a_warning() -> None:
-    report = examine(facts(HEAD, with_peer(ONE, "head", transport=WSS), TWO))
+    report = examine(facts(HEAD, with_peer(ONE, "head", transport=Transport.WSS), TWO))
     assert failing(report) == []
     assert of("udp_out", report).status == WARN
-    report = examine(facts(HEAD, with_peer(ONE, "head", transport=WSS), with_peer(TWO, "head", transport=WSS)))
+    report = examine(
+        facts(HEAD, with_peer(ONE, "head", transport=Transport.WSS), with_peer(TWO, "head", transport=Transport.WSS))
+    )
     assert failing(report) == []
     assert of("udp_in", report, "head").status == WARN
 
@@ -145,17 +151,19 @@ def test_a_handshake_from_before_everything_died_is_no_sign_of_that() -> None:
 
 
 def test_data_that_is_eaten_is_a_warning_where_the_relay_carries_it() -> None:
-    relayed = with_path(with_peer(ONE, "head", transport=WSS), only_handshakes=True)
+    relayed = with_path(with_peer(ONE, "head", transport=Transport.WSS), only_handshakes=True)
     report = examine(facts(HEAD, relayed, TWO))
     assert failing(report) == []
     assert of("udp_data", report).status == WARN
     assert of("udp_out", report).status == OK
-    alone = examine(facts(HEAD, relayed, with_path(with_peer(TWO, "head", transport=WSS), only_handshakes=True)))
+    alone = examine(
+        facts(HEAD, relayed, with_path(with_peer(TWO, "head", transport=Transport.WSS), only_handshakes=True))
+    )
     assert of("udp_in", alone, "head").status == OK
 
 
 def test_who_asked_for_the_relay_is_not_told_about_udp() -> None:
-    report = examine(facts(HEAD, with_path(with_peer(ONE, "head", transport=WSS), transport="wss"), TWO))
+    report = examine(facts(HEAD, with_path(with_peer(ONE, "head", transport=Transport.WSS), transport="wss"), TWO))
     assert of("udp_out", report).status == SKIP
     assert "gpu-1" not in of("udp_in", report, "head").evidence
 

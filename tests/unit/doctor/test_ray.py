@@ -13,7 +13,7 @@ from meshray.doctor.ports import DROPPED, FOREIGN, OPEN, REFUSED, SILENT, WORKER
 from meshray.doctor.ray import SPECS, RayFacts, RayProcess, TableRow
 from meshray.doctor.ray_gpus import GpuFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
-from meshray.model.path import DIRECT, UDP, Path
+from meshray.model.path import Path, PathKind, Transport
 from meshray.model.status import NodeStatus, RayState, Status
 
 NAMES = ("head", "gpu-1", "gpu-2")
@@ -57,7 +57,7 @@ def healthy(name: str) -> RayFacts:
 
 def mesh(changed: Mapping[str, RayFacts] | None = None, alive: Mapping[str, bool] | None = None) -> Facts:
     ray = {name: healthy(name) for name in NAMES} | dict(changed or {})
-    up = Path(DIRECT, UDP, None, rtt_ms=1.0, loss=0.0, handshake_age_s=1.0)
+    up = Path(PathKind.DIRECT, Transport.UDP, None, rtt_ms=1.0, loss=0.0, handshake_age_s=1.0)
     nodes = tuple(
         NodeStatus(
             name,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from meshray.model.address import Endpoint
 from meshray.model.classes import link_labels, rtt_class, site_of
-from meshray.model.path import DIRECT, NONE, SELF, UDP, VIA_HUB, WSS
+from meshray.model.path import PathKind, Transport
 from meshray.raynode.command import check_labels
 
 
@@ -24,19 +24,19 @@ def test_classes_of_round_trips(rtt_ms: float, name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "transport", "label"),
     [
-        (DIRECT, UDP, "direct"),
-        (VIA_HUB, UDP, "hub"),
-        (VIA_HUB, WSS, "wss"),
-        (DIRECT, WSS, "wss"),
-        (SELF, None, "direct"),
+        (PathKind.DIRECT, Transport.UDP, "direct"),
+        (PathKind.HUB, Transport.UDP, "hub"),
+        (PathKind.HUB, Transport.WSS, "wss"),
+        (PathKind.DIRECT, Transport.WSS, "wss"),
+        (PathKind.SELF, None, "direct"),
     ],
 )
-def test_the_path_in_one_word(kind: str, transport: str | None, label: str) -> None:
+def test_the_path_in_one_word(kind: PathKind, transport: Transport | None, label: str) -> None:
     assert link_labels(0.4, kind, transport, "") == {"meshray.io/rtt": "lt1ms", "meshray.io/path": label}
 
 
 def test_what_is_not_known_is_no_label() -> None:
-    assert link_labels(None, NONE, None, "") == {}
+    assert link_labels(None, PathKind.NONE, None, "") == {}
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_a_site_is_what_neighbours_have_in_common(seen: str, site: str) -> None:
 def test_ray_accepts_every_label(address: object, given: str, rtt_ms: float | None) -> None:
     for labels in ({}, {"site": given}):
         site = site_of(labels, Endpoint(str(address), 51888))
-        check_labels(link_labels(rtt_ms, VIA_HUB, UDP, site))
+        check_labels(link_labels(rtt_ms, PathKind.HUB, Transport.UDP, site))

@@ -20,6 +20,7 @@ from meshray.agent.paths.transport import (
     parse_mode,
 )
 from meshray.errors import UsageError
+from meshray.model.path import Transport
 from meshray.runtime.clock import BootSeconds
 
 
@@ -36,7 +37,7 @@ def test_the_session_of_an_agent_before_this_one_counts_only_while_it_is_fresh()
 
 
 def test_it_returns_when_udp_is_alive_and_stays() -> None:
-    relayed = HubTransport("auto", "wss", 100.0)
+    relayed = HubTransport("auto", Transport.WSS, 100.0)
     assert relayed.step(BootSeconds(101.0), False, BootSeconds(150.0)) == relayed
     back = relayed.step(BootSeconds(101.0), True, BootSeconds(150.0))
     assert (back.kind, back.since) == ("udp", 150.0)
