@@ -8,6 +8,8 @@ A Unix socket, one JSON object a line:
     {"op": "ping", "node": "gpu-1", "count": 3}  ──►
                       ◄──  {"event": {"seq": 1, "rtt_ms": 0.8}}   any number of these before
 
+The operations and the keys of their answers are in docs/protocol.md.
+
     >>> ControlClient(home.control_socket).ask("status")["mesh"]
     'lab'
 

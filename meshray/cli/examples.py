@@ -42,6 +42,8 @@ _PATH: Mapping[str, object] = {
     "handshake_age_s": 31.0,
     "rx_bytes": 184302,
     "tx_bytes": 90210,
+    "throughput_mbit_s": 812.0,
+    "reason": "",
 }
 _SELF: Mapping[str, object] = {
     **_PATH,
@@ -53,7 +55,9 @@ _SELF: Mapping[str, object] = {
     "handshake_age_s": None,
     "rx_bytes": 0,
     "tx_bytes": 0,
+    "throughput_mbit_s": None,
 }
+_OTHER: Mapping[str, object] = {"kind": "hub", "to": "hub-1", "rtt_ms": 18.9, "reason": ""}
 _RESOURCES = {"CPU": 8.0, "GPU": 1.0, "memory": 34359738368.0, "object_store_memory": 10737418240.0}
 _SUMMARY: Mapping[str, object] = {
     "mesh": "lab",
@@ -125,8 +129,10 @@ _CHECK: Mapping[str, object] = {
     "title": "the last WireGuard handshake is fresh",
     "status": "fail",
     "node": "head",
+    "peer": "gpu-1",
     "evidence": "there was none",
     "fix": "on head: meshray status; between here and there: is the mesh's UDP port let in?",
+    "repair": None,
     "depends_on": ["agent_running"],
 }
 _TOKEN: Mapping[str, object] = {
@@ -147,14 +153,27 @@ _NODE: Mapping[str, object] = {
     "ip": "10.99.0.2",
     "public_key": "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=",
     "roles": ["worker"],
-    "endpoints": [],
+    "endpoints": ["192.0.2.7:40000"],
+    "seen": "198.51.100.7:40000",
+    "hubs": ["0cc175b9c0f1b6a8"],
     "online": True,
     "ephemeral": False,
     "drained": False,
     "down": False,
+    "ended": False,
+    "silence": "",
     "labels": {"zone": "lab-2"},
     "versions": {"meshray": "0.1.0", "ray": "2.60.0", "python": "3.11.7"},
     "ray_instance": "",
+    "enrolled": 1767139200.0,
+}
+_RESTORED: Mapping[str, object] = {
+    "at": 1767225600.0,
+    "serial": 41,
+    "whole": True,
+    "had": 37,
+    "added": ["gpu-1"],
+    "removed": [],
 }
 
 _ROTATION: Mapping[str, object] = {"epoch": 2, "started": True, "away": ["gpu-3"], "static": [], "too_old": []}
@@ -178,12 +197,12 @@ BY_COMMAND: Mapping[str, Result] = {
     "leave": Left("gpu-1", unenrolled=True),
     "status": StatusResult(_STATUS),
     "doctor": DoctorResult((_CHECK,)),
-    "ping": PingResult("head", (12.6, None, 12.4), _PATH),
+    "ping": PingResult("head", (12.6, None, 12.4), _PATH, (_OTHER,)),
     "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0, name="gpu-1", replace=True),
     "token list": TokenList((_TOKEN,)),
     "token revoke": TokenRevoked("1f2e3d4c"),
     "node add": JoinResult(_SUMMARY),
-    "node list": NodeList((_NODE,)),
+    "node list": NodeList((_NODE,), _RESTORED),
     "node rm": NodeRemoved("gpu-1", _ROTATION),
     "node rotate-key": NodeChanged("gpu-1", "rotated", {"public_key": "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="}),
     "node rename": NodeChanged("gpu-1", "renamed", {"name": "gpu-7"}),
@@ -203,4 +222,30 @@ BY_COMMAND: Mapping[str, Result] = {
     "render systemd": FileText("systemd", "[Unit]\n…"),
     "render slurm": FileText("slurm", "#!/bin/bash\n…"),
     "logs": FileText("agent", "2026-01-01 12:00:00,000 INFO connected to the coordinator\n"),
+}
+
+_OF_UP: Mapping[str, str] = {
+    "already": "true where this machine was a node of the mesh before",
+    "local": "without root: addresses on this machine's loopback, by name",
+}
+_OF_JOIN: Mapping[str, str] = {
+    **_OF_UP,
+    "env.path": "with `--env match`: the folder of the environment",
+    "env.built": "with `--env match`: whether it was built now",
+}
+#: Command → keys that only some of its answers have → what they mean.
+SOMETIMES: Mapping[str, Mapping[str, str]] = {
+    "init": {"local": _OF_UP["local"]},
+    "join": _OF_JOIN,
+    "up": {"local": _OF_UP["local"]},
+    "node add": _OF_UP,
+    "leave": {"local": "true with `--local`"},
+    "doctor": {"bundle": "with `--bundle`: the file"},
+    "token create": {"line": "with `--line`: the whole command for the other machine"},
+    "node list": {
+        "nodes[].attestation": "the identity's signature of the node's key, see `Attestation` in openapi.json",
+        "nodes[].faults": "what is wrong with the node that others must know: detail by code",
+        "nodes[].ray_ports": "the ports that the node chose for its Ray, by name",
+        "nodes[].secret_epoch": "the newest epoch of the mesh's secrets that it holds; absent: 1",
+    },
 }

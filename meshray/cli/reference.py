@@ -130,6 +130,16 @@ def _usage(command: click.Command, context: click.Context) -> Iterator[str]:
         yield f"`{context.command_path} --json` answers:"
         yield ""
         yield from _json_block(envelope.answer(example.to_json()))
+        yield from _sometimes(context.command_path.removeprefix("meshray "))
+
+
+def _sometimes(command: str) -> Iterator[str]:
+    keys = examples.SOMETIMES.get(command, {})
+    if keys:
+        yield "Only some answers have:"
+        yield ""
+        yield from (f"- `{key}`: {meaning}" for key, meaning in keys.items())
+        yield ""
 
 
 def _json_block(value: dict[str, object]) -> Iterator[str]:

@@ -1,29 +1,10 @@
 """One agent's WebSocket: the map and its changes out, reports in.
 
-    server → {"type": "recall"}                     only where the agent knows what the coordinator has forgotten
-    agent  → {"type": "recalled", "node": {…}}      one for each node of its map; the last one has no node
-    server → {"type": "map", "map": {…}}            first, once
-    server → {"type": "change", "change": {…}}      then, whenever something changed
-    agent  → {"type": "hello", "versions": {…}, "endpoints": […], "hubs": [id, …], "faults": {code: detail},
-              "reached": "host:port",               where it reached the coordinator; empty: through the overlay
-              "secret_epoch": 1,                    the newest epoch of the mesh's secrets that it holds
-              "attestation": {…},                   its identity's signature of its key and address, where it has one
-              "ray_ports": {name: port},            those that it chose for its Ray, where it did
-              "removals": {…}}                      what the lock removed, where the coordinator has forgotten it
-    server → {"type": "secrets", "oldest": 1, "mesh": {epoch: secret}, "ray": {epoch: token}}
-                                                    what the agent is to hold, see `meshray.model.epochs`
-    server → {"type": "took_over", "address": "…"}  after the map: from there another agent was connected
-                                                    as this node; empty: none was
-    agent  → {"type": "given_up"}                   it gives up the node's identity, which is another machine's
-    agent  → {"type": "ray", "instance": "…"}
-    agent  → {"type": "ticket"}                     server → {"type": "ticket", "ticket": "…"}, for it to keep
-    server → {"type": "restored", "text": "…"}      to the coordinator's own machine; empty: nothing to say
-    hub    → {"type": "seen", "nodes": {id: "host:port" or ""}}
-    the coordinator's agent → {"type": "silence", "nodes": {id: "silent", "gone" or ""}}
-    agent  → {"type": "down"}                       before it ends because a person said so
-    agent  → {"type": "punch", "nodes": [id, …]}    server → both: {"type": "punch", "node": id}
-    agent  → {"type": "left", "node": id}           server → the other: {"type": "left", "node": id}
-    server → {"type": "ask", …}                     agent → {"type": "answer", …}, see `meshray.model.question`
+    recall ◄─► recalled     only where the agent knows what the coordinator has forgotten
+    map ──►  change ──► …   the map once, then whatever changed in it
+         ◄── hello …        what the node is, again after each change
+
+The messages and their keys are in docs/protocol.md.
 
 Unknown types are ignored, so that a newer agent may say more. What is malformed ends the connection.
 

@@ -59,7 +59,12 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("openapi", "GET", "/v1/openapi.json", Caller.ANYBODY, "This description"),
-        answer=record({"openapi": {"const": "3.1.0"}, "info": {"type": "object"}, "paths": {"type": "object"}}),
+        answer=record(
+            {
+                "openapi": {"const": "3.1.0"},
+                **{key: {"type": "object"} for key in ("info", "paths", "components")},
+            }
+        ),
     ),
     Route(
         *("enrol", "POST", "/v1/enroll", Caller.TOKEN, "A machine becomes a node"),
@@ -154,7 +159,11 @@ ROUTES: tuple[Route, ...] = (
     Route(
         *("list_nodes", "GET", "/v1/nodes", Caller.ADMIN, "All nodes"),
         answer=enveloped(
-            {"revision": schemas.REVISION, "nodes": {"type": "array", "items": schemas.MEMBER}},
+            {
+                "revision": schemas.REVISION,
+                "nodes": {"type": "array", "items": schemas.MEMBER},
+                "restored": schemas.RESTORED,
+            },
             {"mesh": schemas.text(64), "lock": schemas.KEY, "removals": ref("Removals")},
         ),
     ),

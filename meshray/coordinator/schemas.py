@@ -11,11 +11,11 @@ from typing import Any
 
 from meshray.model import wire
 from meshray.model.attestation import MAX_COUNTER
-from meshray.model.enrol import WISHES
+from meshray.model.enrol import LONGEST_TICKET, WISHES
 from meshray.model.environment import LONGEST_REQUIREMENTS
 from meshray.model.epochs import FIRST, MAX_EPOCH
-from meshray.model.meshmap import MAX_REVISION
-from meshray.model.node import LONGEST_LABELS, ROLES
+from meshray.model.meshmap import LONGEST_MARK, MAX_PATIENCE_S, MAX_REVISION, MIN_PATIENCE_S
+from meshray.model.node import GONE, LONGEST_LABELS, ROLES, SILENT
 from meshray.model.question import MAX_WAIT_S
 from meshray.model.ray_ports import HIGHEST_PORT, LOWEST_PORT
 
@@ -112,9 +112,22 @@ RAY_PORTS: Schema = {
 _VERSION = text(wire.MAX_ITEM_CHARACTERS)
 _MESH_MAP = record(
     {
-        "mesh": record({"id": text(64), "name": text(63), "network": NETWORK}, {"lock": KEY, "ray_ports": RAY_PORTS}),
+        "mesh": record(
+            {
+                "id": text(64),
+                "name": text(63),
+                "network": NETWORK,
+                "patience_s": number(
+                    MIN_PATIENCE_S,
+                    MAX_PATIENCE_S,
+                    description="seconds for which Ray waits for a node that does not answer",
+                ),
+            },
+            {"lock": KEY, "ray_ports": RAY_PORTS},
+        ),
         "revision": REVISION,
         "nodes": {"type": "object", "additionalProperties": ref("Node")},
+        "mark": text(LONGEST_MARK, description="this moment, by the coordinator's own name; shown to it again"),
     },
     {"removals": ref("Removals")},
 )
@@ -151,6 +164,11 @@ COMPONENTS: Mapping[str, Schema] = {
             "ephemeral": FLAG,
             "drained": FLAG,
             "down": FLAG,
+            "ended": {**FLAG, "description": "its agent was killed"},
+            "silence": {
+                "enum": ["", SILENT, GONE],
+                "description": "whether it answers over the overlay, as the coordinator's node finds",
+            },
             "labels": LABELS,
             "versions": ref("Versions"),
             "ray_instance": text(64),
@@ -233,6 +251,9 @@ ENROL_ANSWER = enveloped(
         "ray_token": text(256, format="password"),
         "map": ref("Map"),
         "observed": text(45, description="the address from which the request came; empty: not known"),
+        "ticket": text(
+            LONGEST_TICKET, description="by which a coordinator put back from a copy knows the node again; empty: none"
+        ),
         "secret_epoch": {**EPOCH, "description": "of mesh_secret and ray_token"},
     }
 )
@@ -271,6 +292,20 @@ MADE_TOKEN = enveloped(
     },
     {"roles": GRANTED, **BOUND},
 )
+RESTORED: Schema = {
+    **record(
+        {
+            "at": TIME,
+            "serial": {"type": "integer", "description": "nodes were told moments up to this one"},
+            "had": {"type": "integer", "description": "the last moment that the copy had"},
+            "whole": {**FLAG, "description": "the map of that moment was put back"},
+            "added": {"type": "array", "items": text(63), "description": "nodes that the copy did not have"},
+            "removed": {"type": "array", "items": text(63), "description": "nodes that had been removed"},
+        }
+    ),
+    "type": ["object", "null"],
+    "description": "the last time that the database turned out to be an older copy; null: it never did",
+}
 MEMBER: Schema = {"allOf": [ref("Node"), record({"enrolled": TIME})]}
 NAMED = {"name": OWN_NAME, "ip": ADDRESS}
 #: Exactly one of the two.
@@ -290,6 +325,7 @@ ROTATION: Mapping[str, Schema] = {
 }
 PEER = enveloped(
     {
+        "mesh": text(64),
         **NAMED,
         "private_key": SECRET_KEY,
         "public_key": KEY,

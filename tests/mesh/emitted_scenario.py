@@ -1,0 +1,231 @@
+"""What happens in a mesh, so that everything is emitted that can be: see `tests.mesh.emitted`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from meshray.agent.client import Coordinator, withdraw
+from meshray.agent.control import ControlClient
+from meshray.agent.enrolment import load_private_key
+from meshray.agent.paths.decision import HUB
+from meshray.errors import RefusedError
+from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
+from meshray.model.token import Token
+from meshray.settings import Home
+
+from .emitted import Machines, Node, Recorder, until
+from .test_restore import backup, put_back
+
+
+async def record(folder: Path) -> Recorder:
+    """Return what was emitted while all of it happened."""
+    with pytest.MonkeyPatch.context() as patch:
+        recorder = Recorder()
+        recorder.install(patch)
+        patch.setattr("meshray.agent.link._TAKEN_OVER_FIRST_S", 0.2)
+        patch.setattr("meshray.agent.link._TAKEN_OVER_S", 0.5)
+        patch.setattr("meshray.coordinator.takeovers.QUIET_S", 1.0)
+        for name, happen in (("a", _mesh_with_lock), ("b", _hub_only)):
+            (folder / name).mkdir()
+            async with machines(folder / name, recorder, patch) as mesh:
+                await happen(mesh)
+    return recorder
+
+
+@contextlib.asynccontextmanager
+async def machines(folder: Path, recorder: Recorder, patch: pytest.MonkeyPatch) -> AsyncIterator[Machines]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Processes of tests beside this one have other networks.
+    network = IPv4Network(f"127.{100 + os.getpid() % 100}.0.0/16")
+    mesh = Machines(folder, port, network, recorder, asyncio.get_running_loop())
+    mesh.install(patch)
+    hands = asyncio.get_running_loop().create_task(mesh.shake_hands())
+    try:
+        yield mesh
+    finally:
+        hands.cancel()
+        await mesh.close()
+
+
+async def _mesh_with_lock(mesh: Machines) -> None:
+    lock = str(mesh.folder / "mesh.lock")
+    where = ("--port", str(mesh.port), "--advertise", "127.0.0.1")
+    made = await mesh.type(
+        "head", "init", "--no-ray", "--name", "head", "--network", str(mesh.network), "--lock", lock, *where
+    )
+    token = str(made["token"])
+    await mesh.type("gpu-1", "join", token, "--no-ray", "--name", "gpu-1", "--label", "zone=lab")
+    await mesh.type("gpu-2", "join", token, "--no-ray", "--name", "gpu-2", "--endpoint", "192.0.2.99:4000")
+    one, two = mesh.nodes["gpu-1"], mesh.nodes["gpu-2"]
+    await until(lambda: all(is_direct(node, other) for node, other in ((one, two), (two, one))), "a direct path")
+
+    await mesh.type("head", "init", "--no-ray", "--advertise", "127.0.0.2")
+    await mesh.type("gpu-1", "join", token, "--no-ray")
+    await mesh.type("gpu-1", "up", "--coordinator", f"127.0.0.1:{mesh.port}")
+    await look(mesh)
+    await administer(mesh, lock)
+    await call_the_rest(mesh, Token.parse(token))
+    await lose_paths(mesh)
+    await clone(mesh, "gpu-2")
+    await restore(mesh, token)
+    await mesh.type("gpu-1", "down")
+    await mesh.type("gpu-1", "up")
+    await mesh.type("head", "node", "rm", "gpu-3", "--yes")
+    await mesh.type("head", "node", "rm", "gpu-2", "--yes", "--lock", lock)
+    await forget_removals(mesh)
+    await mesh.type("head", "node", "list")
+    await mesh.type("gpu-4", "join", token, "--no-ray", "--name", "gpu-4")
+    await mesh.type("gpu-1", "leave", "--yes")
+
+
+def is_direct(node: Node, other: Node) -> bool:
+    pairs, found = node.agent.pairs, node.agent.map.nodes.get(other.agent.enrolment.node_id)
+    return pairs is not None and found is not None and pairs.path(found).carries
+
+
+async def look(mesh: Machines) -> None:
+    """What changes nothing."""
+    await mesh.type("head", "status")
+    await mesh.type("gpu-1", "status")
+    await mesh.type("head", "doctor", "--bundle", str(mesh.folder / "report.tar.gz"))
+    await mesh.type("gpu-1", "ping", "gpu-2", "--count", "1")
+    await mesh.type("gpu-1", "ping", "nobody", fails=True)
+    for words in (("dashboard",), ("env",), ("completion", "bash"), ("render", "systemd"), ("render", "slurm")):
+        await mesh.type("gpu-1", *words)
+    await mesh.type("gpu-1", "render", "wireguard", "gpu-1")
+    await mesh.type("gpu-1", "render", "wireguard", "gpu-1", "--secrets")
+    home = mesh.home("gpu-1")
+    home.logs.mkdir(exist_ok=True)
+    (home.logs / "agent.log").write_text("what happened\n")
+    await mesh.type("gpu-1", "logs")
+    await asyncio.to_thread(ControlClient(home.control_socket).ask, "repair", key="device")
+
+
+async def administer(mesh: Machines, lock: str) -> None:
+    """What an admin does on the head."""
+    made = await mesh.type("head", "token", "create", "--lock", lock, "--line")
+    await mesh.type("head", "token", "create", "--lock", lock, "--name", "gpu-9", "--uses", "1")
+    await mesh.type("head", "token", "list")
+    await mesh.type("head", "token", "revoke", str(made["id"]))
+    await mesh.type("head", "node", "list")
+    await mesh.type("head", "node", "rename", "gpu-1", "gpu-7")
+    await mesh.type("head", "node", "rename", "gpu-7", "gpu-1")
+    head = mesh.nodes["head"].agent
+    await until(lambda: head.map.find("gpu-1") is not None, "the head knows the node by its name again")
+    await mesh.type("head", "node", "rotate-key", "gpu-1")
+    await mesh.type("head", "secrets", "rotate")
+    await mesh.type("head", "peer", "add", "phone", "--config", str(mesh.folder / "phone.conf"), "--lock", lock)
+    requirements = mesh.folder / "requirements.txt"
+    requirements.write_text("numpy==2.1.0\n")
+    await mesh.type("head", "env", "lock", "--from", str(requirements))
+
+
+async def call_the_rest(mesh: Machines, token: Token) -> None:
+    """Operations of the coordinator that no command above calls."""
+    agent = mesh.nodes["gpu-2"].agent
+    await agent.coordinator.call("GET", "/v1/openapi.json")
+    with pytest.raises(RefusedError):
+        await agent.coordinator.call("GET", "/v1/tokens")
+    await withdraw(token, load_private_key(agent.home))
+    await agent.coordinator.call("POST", "/v1/reach", {"endpoint": "192.0.2.99:4000", "word": "0" * 32})
+
+
+async def environments(coordinator: Coordinator, token: Token) -> None:
+    """Ask for what a node must have that matches the head: as a node, with a token, and after it was changed."""
+    await coordinator.call("GET", "/v1/environment")
+    shown = {"mesh_id": token.mesh_id, "token_id": token.token_id, "secret": token.secret}
+    await Coordinator(token.coordinators, token.fingerprint, "").call("POST", "/v1/environment", shown)
+    await coordinator.call("PUT", "/v1/environment", {"requirements": "numpy==2.1.0"})
+
+
+async def lose_paths(mesh: Machines) -> None:
+    """A direct path ends, and the head finds a node silent."""
+    head, one, two = (mesh.nodes[name] for name in ("head", "gpu-1", "gpu-2"))
+    assert one.agent.pairs is not None and head.agent.silence is not None
+    other = one.agent.map.nodes[two.agent.enrolment.node_id]
+    one.agent.pairs._set(other, replace(one.agent.pairs.path(other), phase=HUB))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head.agent.silence, "verdicts", lambda: {other.id: "silent"})
+        emitted = mesh.recorder.values
+        await until(lambda: bool(emitted["agent silence"] and emitted["coordinator left"]), "what was lost is told")
+
+
+async def clone(mesh: Machines, name: str) -> None:
+    """Two machines use one identity; the copy gives it up."""
+    copy = mesh.home(f"{name}-copy")
+    shutil.copytree(mesh.home(name).state, copy.state, ignore=shutil.ignore_patterns("run"))
+    original = mesh.nodes[name]
+    original.agent.parts.prober.close()  # type: ignore[union-attr] # the addresses are the copy's as well
+    await mesh.start(copy)
+    agent = mesh.nodes[f"{name}-copy"].agent
+
+    def knows() -> bool:
+        return ONE_IDENTITY in [problem.code for problem in agent.membership.complaints()]
+
+    await until(knows, "the copy knows that it is one")
+    await mesh.type(f"{name}-copy", "status")
+    # The two would take the connection from each other for ever.
+    original.task.cancel()
+    await until(lambda: agent.link.is_open, "the copy can say that it goes")
+    await mesh.type(f"{name}-copy", "leave", "--local", "--yes")
+
+
+async def restore(mesh: Machines, token: str) -> None:
+    """The coordinator's database is put back from before a node enrolled."""
+    home: Home = mesh.home("head")
+    assert mesh.server is not None
+    head = mesh.nodes["head"].agent
+    await mesh.server.service.faults.reported(head.me.id, {HUB_FORWARDS: "forwarding cannot be switched on"})
+    await mesh.type("head", "node", "list")
+    backup(home, mesh.folder / "copy.db")
+    await mesh.type("gpu-3", "join", token, "--no-ray", "--name", "gpu-3")
+    await until(lambda: head.map.find("gpu-3") is not None, "the head knows the new node")
+    await mesh.server.stop()
+    put_back(home, mesh.folder / "copy.db")
+    await mesh.start_server(home)
+    await until(lambda: mesh.nodes["gpu-3"].agent.link.is_open, "the node is known again")
+    await until(lambda: bool(mesh.recorder.values["coordinator restored"]), "the head is told")
+    await mesh.type("head", "node", "list")
+
+
+async def forget_removals(mesh: Machines) -> None:
+    """The coordinator loses the list of what the lock removed; an agent has it."""
+    assert mesh.server is not None
+    agent = mesh.nodes["head"].agent
+    await until(lambda: agent.told.removals is not None, "the head has the list")
+    await mesh.server.stop()
+    with contextlib.closing(sqlite3.connect(mesh.home("head").database)) as database, database:
+        database.execute("DELETE FROM setting WHERE name = 'removals'")
+    await mesh.start_server(mesh.home("head"))
+    service = mesh.server.service
+
+    def is_back() -> bool:
+        agent.wake()  # it compares what it would say with what it said
+        return service.removals() is not None
+
+    assert service.removals() is None
+    await until(is_back, "the list is back")
+
+
+async def _hub_only(mesh: Machines) -> None:
+    """A mesh whose head comes later: the ports of its Ray are chosen already."""
+    where = ("--port", str(mesh.port), "--advertise", "127.0.0.1")
+    await mesh.type(
+        "hub", "init", "--hub-only", "--name", "hub", "--network", str(mesh.network), *where, "--", "--port=6380"
+    )
+    made = await mesh.type("hub", "token", "create")
+    await mesh.type("gpu-1", "join", str(made["token"]), "--no-ray", "--name", "gpu-1")
+    await environments(mesh.nodes["hub"].agent.coordinator, Token.parse(str(made["token"])))
