@@ -1,6 +1,6 @@
 # What one does with a clone of meshray. Everything sets itself up; on Debian and Ubuntu nothing is needed before it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs engine dist lock
+.PHONY: help demo test check format bench docs engine dist lock release
 
 PYTHON := .venv/bin/python
 # Behind a command that ran as root, whose exit status stays: nothing of root's is left in a person's clone.
@@ -11,7 +11,7 @@ GIVE = status=$$?; scripts/setup.sh give; exit $$status
 AT_ONCE ?= --numprocesses=2 --no-loadscope-reorder
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
 
 demo:  ## three machines that cannot reach each other become one Ray cluster, on this machine (root)
 	@scripts/setup.sh demo
@@ -43,6 +43,11 @@ engine:  ## build the WireGuard engine for this machine (Go is fetched where the
 dist:  ## build what is published into dist/ and check it: the sdist, a wheel for each platform
 	@scripts/setup.sh check
 	@scripts/dist.sh; $(GIVE)
+
+release:  ## commit and tag VERSION=x.y.z, then build it; pushes nothing (docs/releasing.md)
+	@scripts/setup.sh check
+	@$(PYTHON) scripts/release.py "$(VERSION)"
+	@$(MAKE) --no-print-directory dist
 
 lock:  ## choose the versions and hashes of the packages that tests, checks and releases use anew
 	@scripts/setup.sh check
