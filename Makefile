@@ -1,6 +1,6 @@
 # What one does with a clone of meshray. Everything sets itself up; on Debian and Ubuntu nothing is needed before it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs engine dist lock release
+.PHONY: help demo test check check-lowest check-newest format bench docs engine dist lock release
 
 PYTHON := .venv/bin/python
 # Behind a command that ran as root, whose exit status stays: nothing of root's is left in a person's clone.
@@ -27,6 +27,17 @@ check:  ## formatting, lint, types, unit tests: under a minute
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest -q --numprocesses=2 tests/unit
+
+check-lowest: RESOLUTION := lowest-direct
+check-newest: RESOLUTION := highest
+check-lowest:  ## unit tests with the lowest versions that pyproject.toml allows, in an environment of their own
+check-newest:  ## unit tests with the newest versions that pyproject.toml allows, in an environment of their own
+check-lowest check-newest:
+	@scripts/setup.sh check
+	.venv/bin/uv venv --quiet --clear --seed --python $(PYTHON) .cache/$@
+	MESHRAY_BUILD_ENGINE=0 .venv/bin/uv pip install --quiet --compile-bytecode --python .cache/$@ \
+		--resolution $(RESOLUTION) --editable '.[ray,examples,env,docker,dev]'
+	.cache/$@/bin/python -m pytest -q --numprocesses=2 tests/unit; $(GIVE)
 
 format:  ## format and mend what can be mended by itself
 	@scripts/setup.sh check

@@ -26,6 +26,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 #: Ten years; whoever needs longer means never.
 _LONGEST_S = 10 * 365 * 86400
+#: Shown for a group whose command may be left out. Releases of click disagree on the brackets.
+SUBCOMMAND = "[COMMAND] [ARGS]..."
 #: No token is longer.
 _MAX_TOKEN_BYTES = 64 * 1024
 
@@ -104,7 +106,9 @@ def group(name: str) -> Callable[[Callable[..., None]], click.Group]:
             if context.invoked_subcommand is None:
                 click.echo(context.get_help())
 
-        return click.Group(name, callback=alone, help=function.__doc__, invoke_without_command=True)
+        return click.Group(
+            name, callback=alone, help=function.__doc__, invoke_without_command=True, subcommand_metavar=SUBCOMMAND
+        )
 
     return make
 

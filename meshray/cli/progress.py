@@ -25,7 +25,7 @@ _WORDS = {"run": ("…", "cyan"), "ok": ("ok", "green"), "fail": ("FAILED", "red
 
 
 #: Columns of the mark and of a stage's name: the blocks of one command stand below each other.
-_MARK_WIDTH, _NAME_WIDTH = 2, 12
+_MARK_WIDTH, _NAME_WIDTH = 3, 13
 #: Shorter is not shown, seconds.
 _SHORTEST_S = 0.1
 
@@ -127,16 +127,17 @@ class LiveProgress:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table.grid(padding=(0, 1))
+        # The spaces are part of the texts: releases of rich disagree whether a minimum width includes the padding.
+        table = Table.grid()
         for width in (_MARK_WIDTH, _NAME_WIDTH, None):
             table.add_column(min_width=width)
         for name, (state, detail, took) in list(self._stages.items()):
             word, colour = _WORDS.get(state, (state, ""))
-            mark: RenderableType = Text(word, style=colour)
+            mark: RenderableType = Text(f"{word} ", style=colour)
             if state == "run":  # kept, so that it goes on turning where it was
                 mark = self._spinners.setdefault(name, Spinner("dots", style=colour))
             after = "  " if detail and took else ""
-            table.add_row(mark, Text(name), Text(f"{detail}{after}{took}", style="dim"))
+            table.add_row(mark, Text(f"{name} "), Text(f"{detail}{after}{took}", style="dim"))
         return table
 
 

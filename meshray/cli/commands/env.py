@@ -8,7 +8,7 @@ import click
 
 from meshray.cli.app import App
 from meshray.cli.driver import Driver
-from meshray.cli.options import json_option
+from meshray.cli.options import SUBCOMMAND, json_option
 from meshray.cli.results import EnvResult, Locked, Result
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.environment import LONGEST_REQUIREMENTS
@@ -17,7 +17,7 @@ from meshray.model.environment import LONGEST_REQUIREMENTS
 _LONGEST_FILE = 1024 * 1024
 
 
-@click.group("env", invoke_without_command=True)
+@click.group("env", invoke_without_command=True, subcommand_metavar=SUBCOMMAND)
 @json_option
 @click.pass_context
 def env_command(ctx: click.Context) -> Result | None:

@@ -20,7 +20,8 @@ PARTS = ("agent", "coordinator", "engine", "ray", "cli")
 
 
 @click.command("logs")
-@click.argument("part", type=click.Choice(PARTS), default="agent")
+# Releases of click disagree on the brackets around an optional choice.
+@click.argument("part", type=click.Choice(PARTS), default="agent", metavar=f"[{'|'.join(PARTS)}]")
 @click.option("-n", "--lines", type=click.IntRange(0), default=100, show_default=True, help="How many, from the end.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
 @json_option
