@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import socket
@@ -37,7 +38,9 @@ class _OneStream(aiohttp.BaseConnector):
     async def hang_up(self) -> None:
         """Ends the connection at once: the loop may end with this call, and TLS's goodbye would need another round."""
         if isinstance(self._transport, asyncio.Transport):
-            self._transport.abort()
+            # Python 3.11.2, Debian 12's, raises it for a TLS transport that was closed twice, as aiohttp may do.
+            with contextlib.suppress(AttributeError):
+                self._transport.abort()
         await asyncio.sleep(_CLOSING_S)
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
