@@ -64,8 +64,17 @@ def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
             return "member"
         if not holds(ticket.mark):
             return "member" if _may_come_back(registry, ticket) else "removed"
+    if ticket is not None and ticket.credential_hash == credential_hash and _was_put_back_since(registry, shown.mark):
+        return "removed"
     vouched = not shown.of_another_form and (shown.mark is None or holds(shown.mark))
     return "removed" if vouched else "cannot tell"
+
+
+def _was_put_back_since(registry: Registry, told: Mark | None) -> bool:
+    """Whether the own machine's map, with which the past was put back, is at least as new as what a node was told: the
+    past has no more of that timeline than the copy had, and the map says who was removed since."""
+    restored = registry.lineage.restored
+    return told is not None and restored is not None and restored.whole and told.serial <= restored.serial
 
 
 def _may_come_back(registry: Registry, ticket: Ticket) -> bool:

@@ -185,7 +185,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestHistories.settings = settings(max_examples=150, stateful_step_count=20, deadline=None)
 
 
 def test_a_moment_of_another_future_is_not_in_the_past() -> None:
@@ -253,3 +253,21 @@ def test_a_restore_is_read_back(damage: Callable[[dict[str, object]], object]) -
     damage(value)
     with pytest.raises((KeyError, ValueError, TypeError, MeshrayError)):
         Restored.from_json(value)
+
+
+def test_who_was_removed_after_the_copy_is_told_so_although_it_knows_more_than_the_copy() -> None:
+    past = Histories()
+    past.enrols(ephemeral=False)
+    copy, removed = past.registry, past.nodes[0]
+    past.enrols(ephemeral=False)
+    past.tell(removed)
+    past.is_started_again()
+    registry, rows, _ = past.registry.remove(removed.node_id, past.now)
+    past.commit(registry, rows)
+    past.tell_head()
+    put_back = replace(copy, lineage=past.new_run(copy.lineage), revision=copy.reserved)
+    registry, _, _ = recall(put_back, past.head_map.nodes.values(), past.head_mark, NOW, began=past.now + 1)
+    assert removed.credential not in registry.by_credential
+    assert verdict(registry, Shown(removed.ticket, removed.mark), removed.credential) == "removed"
+    stranger = replace(removed.mark, serial=removed.mark.serial + 100)
+    assert verdict(registry, Shown(removed.ticket, stranger), removed.credential) == "cannot tell"
