@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from meshray.runtime.lean import lean_pyroute2
+from meshray.runtime import netlink
 
 #: Networks that live inside this machine (containers, virtual machines) and meshray's own devices.
 _INNER = re.compile(r"(docker|br-[0-9a-f]{12}|virbr|veth|cni|flannel|cali|lxc|lxd|podman|vmnet|vboxnet|kube|meshray)")
@@ -32,9 +32,7 @@ class InterfaceAddress:
 
 
 def interface_addresses() -> list[IPv4Address | IPv6Address]:
-    """The addresses of this machine that others may know.
-
-    Not for a thread in which an event loop runs: pyroute2 runs one of its own.
+    """The addresses of this machine that others may know. Blocking.
 
     Raises:
         OSError: the kernel does not tell.
@@ -64,20 +62,30 @@ def _is_reachable(item: InterfaceAddress) -> bool:
 
 
 def _read_addresses() -> list[InterfaceAddress]:
-    lean_pyroute2()
-    from pyroute2.iproute.linux import IPRoute
-
-    with IPRoute() as kernel:
-        links = {
-            link["index"]: (str(link.get_attr("IFLA_IFNAME")), bool(link["flags"] & _UP)) for link in kernel.get_links()
-        }
-        return [_from_message(message, links) for message in kernel.get_addr() if message["index"] in links]
+    with netlink.RouteSocket() as kernel:
+        links = dict(_parse_link(body) for body in kernel.dump(netlink.RTM_GETLINK, bytes(netlink.LINK.size)))
+        bodies = kernel.dump(netlink.RTM_GETADDR, bytes(netlink.ADDRESS.size))
+    return [found for body in bodies if (found := parse_address(body, links)) is not None]
 
 
-def _from_message(message: Mapping[str, object], links: Mapping[int, tuple[str, bool]]) -> InterfaceAddress:
-    attributes = dict(message["attrs"])  # type: ignore[call-overload]
-    interface, is_up = links[int(str(message["index"]))]
+def _parse_link(body: bytes) -> tuple[int, tuple[str, bool]]:
+    """Its index, its name, and whether it is up."""
+    _, _, index, flags, _ = netlink.LINK.unpack_from(body)
+    return index, (netlink.text(netlink.attributes(body[netlink.LINK.size :]), netlink.IFLA_IFNAME), bool(flags & _UP))
+
+
+def parse_address(body: bytes, links: Mapping[int, tuple[str, bool]]) -> InterfaceAddress | None:
+    """Return the address of a message RTM_NEWADDR (pure); None where its interface is not among the links.
+
+    Args:
+        links: by index, the name of each interface and whether it is up.
+    """
+    _, _, few_flags, _, index = netlink.ADDRESS.unpack_from(body)
+    found = netlink.attributes(body[netlink.ADDRESS.size :])
     # On a point-to-point link IFA_ADDRESS is the other side's; IFA_LOCAL is always ours, where it is given.
-    own = attributes.get("IFA_LOCAL") or attributes["IFA_ADDRESS"]
-    flags = int(attributes.get("IFA_FLAGS", 0))
+    own = found.get(netlink.IFA_LOCAL) or found.get(netlink.IFA_ADDRESS, b"")
+    if index not in links or len(own) not in (4, 16):
+        return None
+    interface, is_up = links[index]
+    flags = netlink.number(found, netlink.IFA_FLAGS, few_flags)
     return InterfaceAddress(interface, ip_address(own), is_up, not flags & _UNSTABLE)

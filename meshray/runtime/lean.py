@@ -3,8 +3,10 @@
 Its package file imports every protocol that it knows: 6 MB of memory in each agent, and a twentieth of a second
 (several on a slow machine) in each command that looks at an interface.
 
-    lean_pyroute2()
-    from pyroute2.iproute.linux import IPRoute
+    with open_iproute() as netlink:
+        netlink.get_rules()
+
+The agent needs neither: what it does is in `meshray.runtime.netlink`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyroute2.iproute.linux import IPRoute
+
+
+def open_iproute() -> IPRoute:
+    """Return a socket of pyroute2 for rtnetlink; not for a thread in which an event loop runs: it runs its own."""
+    lean_pyroute2()
+    from pyroute2.iproute.linux import IPRoute
+
+    return IPRoute()
 
 
 def lean_pyroute2() -> None:

@@ -8,22 +8,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from types import TracebackType
 from typing import NamedTuple
 
 #: Of linux/rtnetlink.h and linux/netlink.h.
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-IFLA_IFNAME = 3
+IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_IFALIAS = 3, 4, 18, 20
+IFLA_INFO_KIND = 1
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
 RTA_METRICS, RTA_MULTIPATH, RTA_TABLE, RTA_VIA, RTA_ENCAP = 8, 9, 15, 18, 22
 RTAX_MTU = 2
 RTN_UNICAST = 1
 MAIN_TABLE = 254
+#: Flags of a request that changes something: NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE.
+REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
 #: RTM_F_CLONED: an entry of the routing cache, no route.
 CLONED = 0x200
 #: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
@@ -39,7 +44,11 @@ _ERRNO = struct.Struct("=i")
 
 _NETLINK_ROUTE = 0
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
+#: The kernel answers within a millisecond; one that is this slow is in trouble, seconds.
+TIMEOUT_S = 5.0
+#: The kernel never puts more into one datagram than 32 KiB, but for one very large message.
+_ANSWER_BYTES = 1 << 17
 #: SOL_NETLINK and NETLINK_GET_STRICT_CHK: the kernel itself filters a dump by what the request holds (Linux 4.20).
 _SOL_NETLINK, _STRICT_CHECK = 270, 12
 
@@ -52,21 +61,23 @@ class Message(NamedTuple):
     Attributes:
         kind: RTM_*.
         port: the netlink port of the socket that caused it, mostly the id of its process; 0: the kernel did.
+        sequence: the number of the request that it answers.
     """
 
     kind: int
     port: int
     body: bytes
+    sequence: int = 0
 
 
 def messages(data: bytes) -> Iterator[Message]:
     """The messages of one datagram; what is cut short ends it."""
     place = 0
     while place + _HEADER.size <= len(data):
-        length, kind, _, _, port = _HEADER.unpack_from(data, place)
+        length, kind, _, sequence, port = _HEADER.unpack_from(data, place)
         if length < _HEADER.size:
             return
-        yield Message(kind, port, data[place + _HEADER.size : place + length])
+        yield Message(kind, port, data[place + _HEADER.size : place + length], sequence)
         place += _aligned(length)
 
 
@@ -89,14 +100,24 @@ def number(found: Attributes, kind: int, default: int) -> int:
     return int(_U32.unpack(raw)[0]) if len(raw) == _U32.size else default
 
 
-def attribute(kind: int, value: int) -> bytes:
-    """The opposite of `number`."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + _U32.size, kind) + _U32.pack(value)
+def text(found: Attributes, kind: int) -> str:
+    """Return an attribute that is a string, empty where it is missing."""
+    return found.get(kind, b"").rstrip(b"\0").decode(errors="replace")
+
+
+def attribute(kind: int, value: int | bytes) -> bytes:
+    """Return an attribute: a number of 32 bits, or bytes (for nested attributes, these)."""
+    raw = _U32.pack(value) if isinstance(value, int) else value
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(raw), kind) + raw + bytes(_aligned(len(raw)) - len(raw))
 
 
 def dump_request(kind: int, body: bytes) -> bytes:
     """Asks for all that there is of a kind."""
-    return _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | _NLM_F_DUMP, kind, 0) + body
+    return _request(kind, _NLM_F_DUMP, body, kind)
+
+
+def _request(kind: int, flags: int, body: bytes, sequence: int) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, sequence, 0) + body
 
 
 def ends_dump(data: bytes) -> bool:
@@ -135,6 +156,60 @@ def ask(timeout_s: float, *, strict: bool = False) -> socket.socket:
         with contextlib.suppress(OSError):  # an older kernel: whoever asked filters again
             kernel.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
     return kernel
+
+
+class RouteSocket:
+    """A socket for one request at a time. Each blocks and raises OSError with the kernel's errno.
+
+    >>> with RouteSocket() as kernel:
+    ...     [text(attributes(body[LINK.size :]), IFLA_IFNAME) for body in kernel.dump(RTM_GETLINK, bytes(LINK.size))]
+    ['lo', 'eth0']
+    """
+
+    def __init__(self) -> None:
+        self._socket = ask(TIMEOUT_S)
+        self._sequence = 0
+
+    def __enter__(self) -> RouteSocket:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """Return the bodies of all objects of a kind (RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE)."""
+        return self._answers(kind, _NLM_F_DUMP, body)
+
+    def get(self, kind: int, body: bytes) -> bytes:
+        """Return the body of the one object that the request names."""
+        (answer,) = self._answers(kind, _NLM_F_ACK, body)
+        return answer
+
+    def change(self, kind: int, body: bytes, flags: int = 0) -> None:
+        """Make, change or remove an object.
+
+        Args:
+            flags: CREATE, EXCLUSIVE, REPLACE.
+        """
+        self._answers(kind, _NLM_F_ACK | flags, body)
+
+    def _answers(self, kind: int, flags: int, body: bytes) -> list[bytes]:
+        self._sequence += 1
+        self._socket.send(_request(kind, flags, body, self._sequence))
+        found: list[bytes] = []
+        while True:
+            for message in messages(self._socket.recv(_ANSWER_BYTES)):
+                if message.sequence != self._sequence:  # answers a request that timed out
+                    continue
+                if message.kind == _NLMSG_ERROR:
+                    if number := -int(_ERRNO.unpack_from(message.body)[0]):
+                        raise OSError(number, os.strerror(number))
+                    return found
+                if message.kind == _NLMSG_DONE:
+                    return found
+                found.append(message.body)
 
 
 def _aligned(length: int) -> int:

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network
 
 from meshray.errors import MeshrayError
 from meshray.model.address import DEFAULT_NETWORK, OverlayNetwork
-from meshray.runtime.lean import lean_pyroute2
+from meshray.runtime.lean import open_iproute
 from meshray.runtime.ports import require_free
 from meshray.settings import INTERFACE
 
@@ -111,10 +111,7 @@ def require_no_clash(network: OverlayNetwork, routes: Sequence[Route], *, chosen
 
 def routes() -> list[Route]:
     """Every IPv4 route of this network namespace, in every routing table (VPN programs have their own)."""
-    lean_pyroute2()
-    from pyroute2.iproute.linux import IPRoute
-
-    with IPRoute() as netlink:
+    with open_iproute() as netlink:
         names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links()}
         found = []
         for message in netlink.get_routes(family=socket.AF_INET):

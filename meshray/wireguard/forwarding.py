@@ -12,7 +12,7 @@ import errno
 from ipaddress import IPv4Network
 
 from meshray.runtime import inside
-from meshray.runtime.lean import lean_pyroute2
+from meshray.runtime.lean import open_iproute
 from meshray.wireguard.link import explained
 
 #: Above the kernel's own rules for all other tables than that of local addresses (32766, 32767).
@@ -29,11 +29,9 @@ def forward_within(interface: str, network: IPv4Network) -> None:
     Raises:
         MeshrayError: the kernel refuses.
     """
-    lean_pyroute2()
-    from pyroute2.iproute.linux import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
+    with explained(interface, "let it forward"), open_iproute() as netlink:
+        from pyroute2.netlink.exceptions import NetlinkError
 
-    with explained(interface, "let it forward"), IPRoute() as netlink:
         for rule in (
             {"priority": _PRIORITY, "dst": str(network), "table": _MAIN_TABLE},
             {"priority": _PRIORITY + 1, "action": _UNREACHABLE},

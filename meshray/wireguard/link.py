@@ -1,4 +1,4 @@
-"""The network interface beneath both real devices: addresses, routes, MTU, up; through rtnetlink (pyroute2).
+"""The network interface beneath both real devices: addresses, routes, MTU, up; through rtnetlink.
 
     with links() as table:
         link = table.find("meshray0")
@@ -17,10 +17,9 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
-from typing import TYPE_CHECKING, Any
 
 from meshray.errors import MeshrayError
-from meshray.runtime.lean import lean_pyroute2
+from meshray.runtime import netlink as rtnetlink
 from meshray.settings import Home
 from meshray.wireguard.device import RouteState
 from meshray.wireguard.plan import (
@@ -33,9 +32,6 @@ from meshray.wireguard.plan import (
     SetUp,
 )
 from meshray.wireguard.routes import read_routes, remove_route, set_route
-
-if TYPE_CHECKING:
-    from pyroute2.iproute.linux import IPRoute
 
 #: IFF_UP of net/if.h.
 _IFF_UP = 1
@@ -61,62 +57,57 @@ class Link:
 
 
 class LinkTable:
-    """The interfaces of this network namespace.
+    """The interfaces of this network namespace. The methods raise OSError where the kernel refuses."""
 
-    Attributes:
-        netlink: the open socket, for what is not about interfaces.
-    """
-
-    def __init__(self, netlink: IPRoute) -> None:
-        self.netlink = netlink
+    def __init__(self, kernel: rtnetlink.RouteSocket) -> None:
+        self._kernel = kernel
 
     def find(self, name: str) -> Link | None:
         """The interface, None where there is none of this name."""
-        from pyroute2.netlink.exceptions import NetlinkError
-
         try:
-            found = list(self.netlink.link("get", ifname=name))
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
+            body = self._kernel.get(
+                rtnetlink.RTM_GETLINK, _link_body() + rtnetlink.attribute(rtnetlink.IFLA_IFNAME, _zero_ended(name))
+            )
+        except OSError as error:
+            if error.errno == errno.ENODEV:
                 return None
             raise
-        return _link(found[0]) if found else None
+        return parse_link(body)
 
     def create(self, name: str, kind: str) -> None:
         """Makes an interface, down and without addresses."""
-        self.netlink.link("add", ifname=name, kind=kind)
+        info = rtnetlink.attribute(rtnetlink.IFLA_INFO_KIND, kind.encode())
+        self._kernel.change(
+            rtnetlink.RTM_NEWLINK,
+            _link_body()
+            + rtnetlink.attribute(rtnetlink.IFLA_IFNAME, _zero_ended(name))
+            + rtnetlink.attribute(rtnetlink.IFLA_LINKINFO, info),
+            rtnetlink.CREATE | rtnetlink.EXCLUSIVE,
+        )
 
     def delete(self, link: Link) -> None:
         """Removes it; nothing happens where it is gone already."""
-        from pyroute2.netlink.exceptions import NetlinkError
-
-        try:
-            self.netlink.link("del", index=link.index)
-        except NetlinkError as error:
-            if error.code != errno.ENODEV:
-                raise
+        with _accepting(errno.ENODEV):
+            self._kernel.change(rtnetlink.RTM_DELLINK, _link_body(link.index))
 
     def set_alias(self, link: Link, alias: str) -> None:
         """Marks it."""
-        self.netlink.link("set", index=link.index, ifalias=alias)
+        self._set(link, rtnetlink.attribute(rtnetlink.IFLA_IFALIAS, alias.encode()))
 
     def set_mtu(self, link: Link, mtu: int) -> None:
         """Bytes of an inner packet."""
-        self.netlink.link("set", index=link.index, mtu=mtu)
+        self._set(link, rtnetlink.attribute(rtnetlink.IFLA_MTU, mtu))
 
     def set_up(self, link: Link) -> None:
         """Brings it up."""
-        self.netlink.link("set", index=link.index, state="up")
+        self._kernel.change(rtnetlink.RTM_NEWLINK, _link_body(link.index, _IFF_UP))
 
     def addresses(self, link: Link) -> tuple[IPv4Interface, ...]:
         """Its IPv4 addresses, primary ones before their secondaries."""
-        found = self.netlink.get_addr(family=socket.AF_INET, index=link.index)
-        # IFA_LOCAL is the own address; IFA_ADDRESS is the far end's where a point-to-point one was set.
-        return tuple(
-            IPv4Interface((message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"), message["prefixlen"]))
-            for message in found
-            if message["index"] == link.index
-        )
+        bodies = self._kernel.dump(rtnetlink.RTM_GETADDR, rtnetlink.ADDRESS.pack(socket.AF_INET, 0, 0, 0, link.index))
+        # An older kernel lists those of all interfaces.
+        found = (parse_address(body) for body in bodies)
+        return tuple(address for index, address in found if index == link.index)
 
     def routes(self, link: Link, addresses: Iterable[IPv4Interface]) -> dict[IPv4Network, RouteState]:
         """The routes to the networks of these addresses of the interface, see `read_routes`."""
@@ -135,40 +126,40 @@ class LinkTable:
             case SetUp():
                 self.set_up(link)
             case SetRoute(route):
-                set_route(self.netlink, link.index, route)
+                set_route(self._kernel, link.index, route)
             case RemoveRoute(destination):
-                remove_route(self.netlink, link.index, destination)
+                remove_route(self._kernel, link.index, destination)
 
     def add_address(self, link: Link, address: IPv4Interface) -> None:
         """Nothing happens where it has the address."""
-        from pyroute2.netlink.exceptions import NetlinkError
-
-        try:
-            self.netlink.addr("add", index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen)
-        except NetlinkError as error:
-            if error.code != errno.EEXIST:
-                raise
+        flags = rtnetlink.CREATE | rtnetlink.EXCLUSIVE
+        with _accepting(errno.EEXIST):
+            self._kernel.change(rtnetlink.RTM_NEWADDR, _address_body(link, address), flags)
 
     def remove_address(self, link: Link, address: IPv4Interface) -> None:
         """Nothing happens where it does not have the address (any more)."""
-        from pyroute2.netlink.exceptions import NetlinkError
+        with _accepting(errno.EADDRNOTAVAIL):
+            self._kernel.change(rtnetlink.RTM_DELADDR, _address_body(link, address))
 
-        try:
-            self.netlink.addr("del", index=link.index, address=str(address.ip), prefixlen=address.network.prefixlen)
-        except NetlinkError as error:
-            if error.code != errno.EADDRNOTAVAIL:
-                raise
+    def _set(self, link: Link, attributes: bytes) -> None:
+        self._kernel.change(rtnetlink.RTM_NEWLINK, _link_body(link.index) + attributes)
 
 
 @contextlib.contextmanager
 def links() -> Iterator[LinkTable]:
     """Opens the netlink socket for one reading or one series of steps."""
-    # Costs time and memory that most commands need not spend, so: here, not above.
-    lean_pyroute2()
-    from pyroute2.iproute.linux import IPRoute
+    with rtnetlink.RouteSocket() as kernel:
+        yield LinkTable(kernel)
 
-    with IPRoute() as netlink:
-        yield LinkTable(netlink)
+
+@contextlib.contextmanager
+def _accepting(number: int) -> Iterator[None]:
+    """Ignores this errno: what was asked for is so already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != number:
+            raise
 
 
 def foreign_interface(link: Link) -> MeshrayError:
@@ -189,7 +180,7 @@ def explained(name: str, step: object) -> Iterator[None]:
         yield
     except MeshrayError:
         raise
-    # pyroute2's NetlinkError is no OSError, and struct and type errors come from it as well.
+    # NetlinkError of pyroute2 (WireGuard in the kernel) is no OSError, and it raises struct and type errors as well.
     except Exception as error:
         raise _failure(name, step, error) from error
 
@@ -212,13 +203,41 @@ def _port_in_use(step: str) -> MeshrayError:
     )
 
 
-def _link(message: Any) -> Link:
-    info = message.get_attr("IFLA_LINKINFO")
+def parse_link(body: bytes) -> Link:
+    """Return the interface of a message RTM_NEWLINK (pure)."""
+    _, _, index, flags, _ = rtnetlink.LINK.unpack_from(body)
+    found = rtnetlink.attributes(body[rtnetlink.LINK.size :])
+    info = rtnetlink.attributes(found.get(rtnetlink.IFLA_LINKINFO, b""))
     return Link(
-        name=message.get_attr("IFLA_IFNAME"),
-        index=message["index"],
-        kind=(info.get_attr("IFLA_INFO_KIND") if info is not None else None) or "",
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        up=bool(message["flags"] & _IFF_UP),
+        name=rtnetlink.text(found, rtnetlink.IFLA_IFNAME),
+        index=index,
+        kind=rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND),
+        alias=rtnetlink.text(found, rtnetlink.IFLA_IFALIAS),
+        mtu=rtnetlink.number(found, rtnetlink.IFLA_MTU, 0),
+        up=bool(flags & _IFF_UP),
     )
+
+
+def parse_address(body: bytes) -> tuple[int, IPv4Interface]:
+    """Return the index of the interface and the address of a message RTM_NEWADDR of IPv4 (pure)."""
+    _, length, _, _, index = rtnetlink.ADDRESS.unpack_from(body)
+    found = rtnetlink.attributes(body[rtnetlink.ADDRESS.size :])
+    # IFA_LOCAL is the own address; IFA_ADDRESS is the far end's where a point-to-point one was set.
+    return index, IPv4Interface((found.get(rtnetlink.IFA_LOCAL) or found[rtnetlink.IFA_ADDRESS], length))
+
+
+def _link_body(index: int = 0, flags: int = 0) -> bytes:
+    """The fixed part; the flags are those to set, all others stay."""
+    return rtnetlink.LINK.pack(socket.AF_UNSPEC, 0, index, flags, flags)
+
+
+def _address_body(link: Link, address: IPv4Interface) -> bytes:
+    return (
+        rtnetlink.ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, link.index)
+        + rtnetlink.attribute(rtnetlink.IFA_LOCAL, address.ip.packed)
+        + rtnetlink.attribute(rtnetlink.IFA_ADDRESS, address.ip.packed)
+    )
+
+
+def _zero_ended(name: str) -> bytes:
+    return name.encode() + b"\0"

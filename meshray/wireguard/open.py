@@ -8,13 +8,11 @@ MESHRAY_WIREGUARD=kernel or =userspace forces one.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
 
 from meshray.errors import MeshrayError, UsageError
 from meshray.runtime import inside
-from meshray.runtime.lean import lean_pyroute2
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 from meshray.wireguard.device import Device
@@ -72,16 +70,13 @@ def _forced(environ: Mapping[str, str]) -> str | None:
 
 def _kernel_has_wireguard() -> bool:
     """The only sure test is to make one: a module may be missing, blocked, or of another kernel."""
-    lean_pyroute2()
-    from pyroute2.netlink.exceptions import NetlinkError
-
     name = f"mray{os.getpid() & 0xFFFFFF:x}"
     with links() as table:
         try:
             table.create(name, LINK_KIND)
-        except NetlinkError as error:
-            if error.code in (errno.EPERM, errno.EACCES):
-                raise _not_root("make a network interface") from None
+        except PermissionError:
+            raise _not_root("make a network interface") from None
+        except OSError:
             return False
         made = table.find(name)
         if made is not None:

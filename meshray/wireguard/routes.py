@@ -1,13 +1,13 @@
 """The routes that belong to the overlay's interface, in the main table and with metric 0: read, set and removed.
 
     routes = read_routes(link.index, [IPv4Network("10.99.0.0/16")])
-    set_route(netlink, link.index, Route(IPv4Network("10.99.0.7/32"), IPv4Address("10.99.0.2"), 1280, MESHRAY_PROTOCOL))
+    set_route(kernel, link.index, Route(IPv4Network("10.99.0.7/32"), IPv4Address("10.99.0.2"), 1280, MESHRAY_PROTOCOL))
 
 There are two kinds. The route of the whole overlay is the one that the kernel makes with the address. A peer's own
 route limits the size of packets to that peer (``mtu``), so that the kernel cuts TCP's segments to fit before WireGuard
 sees them; it carries a protocol number of meshray's own.
 
-Everything here blocks and is not for a thread in which an event loop runs, like everything on pyroute2.
+Everything here blocks.
 """
 
 from __future__ import annotations
@@ -18,18 +18,12 @@ import os
 import socket
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, Any
 
 from meshray.runtime import netlink as rtnetlink
 from meshray.wireguard.device import MESHRAY_PROTOCOL, Route, RouteState
 
-if TYPE_CHECKING:
-    from pyroute2.iproute.linux import IPRoute
-
 #: RT_SCOPE_LINK: the destination is right there, no gateway.
 _LINK_SCOPE = 253
-#: A dump takes a millisecond; a kernel that is this slow is in trouble, seconds.
-_TIMEOUT_S = 5.0
 #: Of a table with more routes than these (a router with all of the Internet's) only the interface's own are read.
 _MOST_READ = 20_000
 #: Those that are no way to anywhere, as `ip route` calls them.
@@ -119,7 +113,7 @@ def _dump(index: int) -> Iterator[bytes]:
     """The bodies of all IPv4 routes of the main table, or, with an index, of those by this interface."""
     header = rtnetlink.ROUTE.pack(socket.AF_INET, 0, 0, 0, rtnetlink.MAIN_TABLE, 0, 0, 0, 0)
     body = header + (rtnetlink.attribute(rtnetlink.RTA_OIF, index) if index else b"")
-    with contextlib.closing(rtnetlink.ask(_TIMEOUT_S, strict=True)) as kernel:
+    with contextlib.closing(rtnetlink.ask(rtnetlink.TIMEOUT_S, strict=True)) as kernel:
         kernel.send(rtnetlink.dump_request(rtnetlink.RTM_GETROUTE, body))
         ended = False
         while not ended:
@@ -135,41 +129,32 @@ def _dump(index: int) -> Iterator[bytes]:
             ended = rtnetlink.ends_dump(data)
 
 
-def set_route(netlink: IPRoute, index: int, route: Route) -> None:
+def set_route(kernel: rtnetlink.RouteSocket, index: int, route: Route) -> None:
     """Makes the route, in place of one with the same destination and metric. Nothing else is touched. Idempotent."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    arguments = _arguments(index, route)
-    if route.source is not None:
-        arguments["prefsrc"] = str(route.source)
-    if route.mtu:
-        arguments["metrics"] = {"mtu": route.mtu}
+    body = route_body(index, route)
     try:
-        netlink.route("replace", **arguments)
-    except NetlinkError as error:
-        if error.code != errno.EEXIST:
-            raise
+        kernel.change(rtnetlink.RTM_NEWROUTE, body, rtnetlink.CREATE | rtnetlink.REPLACE)
+    except FileExistsError:
         # Ours is there, and another one with the same metric stands before it: that one is replaced once ours is gone.
-        netlink.route("del", **_arguments(index, route))
-        netlink.route("replace", **arguments)
+        kernel.change(rtnetlink.RTM_DELROUTE, route_body(index, Route(route.destination, protocol=route.protocol)))
+        kernel.change(rtnetlink.RTM_NEWROUTE, body, rtnetlink.CREATE | rtnetlink.REPLACE)
 
 
-def remove_route(netlink: IPRoute, index: int, destination: IPv4Network) -> None:
+def remove_route(kernel: rtnetlink.RouteSocket, index: int, destination: IPv4Network) -> None:
     """Removes a peer's own route; nothing happens where it is gone."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        netlink.route("del", **_arguments(index, Route(destination, protocol=MESHRAY_PROTOCOL)))
-    except NetlinkError as error:
-        if error.code != errno.ESRCH:
-            raise
+    with contextlib.suppress(ProcessLookupError):  # ESRCH
+        kernel.change(rtnetlink.RTM_DELROUTE, route_body(index, Route(destination, protocol=MESHRAY_PROTOCOL)))
 
 
-def _arguments(index: int, route: Route) -> dict[str, Any]:
-    return {
-        "dst": str(route.destination),
-        "oif": index,
-        "proto": route.protocol,
-        "scope": _LINK_SCOPE,
-        "table": rtnetlink.MAIN_TABLE,
-    }
+def route_body(index: int, route: Route) -> bytes:
+    """Return the message's body for a route by this interface (pure); the opposite of `parse_route`."""
+    length, packed = route.destination.prefixlen, route.destination.network_address.packed
+    body = rtnetlink.ROUTE.pack(
+        socket.AF_INET, length, 0, 0, rtnetlink.MAIN_TABLE, route.protocol, _LINK_SCOPE, rtnetlink.RTN_UNICAST, 0
+    )
+    body += rtnetlink.attribute(rtnetlink.RTA_DST, packed) + rtnetlink.attribute(rtnetlink.RTA_OIF, index)
+    if route.source is not None:
+        body += rtnetlink.attribute(rtnetlink.RTA_PREFSRC, route.source.packed)
+    if route.mtu:
+        body += rtnetlink.attribute(rtnetlink.RTA_METRICS, rtnetlink.attribute(rtnetlink.RTAX_MTU, route.mtu))
+    return body

@@ -15,9 +15,9 @@ from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import own_rules
 from meshray.firewall.programs import Proc
 from meshray.runtime import inside
+from meshray.runtime.lean import open_iproute
 from meshray.runtime.ports import user_of
 from meshray.runtime.process import ManagedProcess
-from meshray.wireguard.link import links
 
 #: How the sentence begins that nothing closes them.
 _OPEN = "Ray's ports are open"
@@ -87,10 +87,10 @@ def _uplink(context: Context) -> str:
         else None
     )
     published = {endpoint.host for endpoint in me.endpoints} if me else set()
-    with links() as table:
-        if table.netlink.get_default_routes(family=socket.AF_INET):
+    with open_iproute() as netlink:
+        if netlink.get_default_routes(family=socket.AF_INET):
             return ""
-        for message in table.netlink.get_addr(family=socket.AF_INET):
+        for message in netlink.get_addr(family=socket.AF_INET):
             if message.get_attr("IFA_LOCAL") in published:
                 return str(message.get_attr("IFA_LABEL"))
     return ""

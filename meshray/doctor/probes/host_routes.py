@@ -14,9 +14,10 @@ from meshray.doctor.host_routes import MISSING, OWN, OtherNetwork, RoutingFacts,
 from meshray.doctor.probes.context import Context
 from meshray.model.meshmap import MeshMap
 from meshray.runtime import inside
+from meshray.runtime.lean import open_iproute
 from meshray.runtime.preflight import Route, routes
 from meshray.wireguard.device import RouteState
-from meshray.wireguard.link import Link, links
+from meshray.wireguard.link import Link
 from meshray.wireguard.routes import read_routes
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ _OWNERS = (
 def look(context: Context) -> RoutingFacts:
     """The facts of this node. Blocking."""
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
-    with links() as table:
-        netlink = table.netlink
+    with open_iproute() as netlink:
         kinds = {link["index"]: _link(link) for link in netlink.get_links()}
         # In a namespace of its own there is nothing but the way to the internet.
         others = tuple(_others(kinds.values(), context.interface, routes())) if inside.place() is None else ()

@@ -4,7 +4,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from meshray.runtime.addresses import InterfaceAddress, reachable
+from meshray.runtime.addresses import InterfaceAddress, parse_address, reachable
+from meshray.runtime.netlink import ADDRESS, attribute
 
 
 def test_ipv4_comes_first_and_nothing_twice() -> None:
@@ -36,3 +37,15 @@ def test_ipv4_comes_first_and_nothing_twice() -> None:
 )
 def test_addresses_that_nobody_reaches(useless: InterfaceAddress) -> None:
     assert reachable([useless]) == []
+
+
+def test_an_address_as_the_kernel_tells_it() -> None:
+    links = {2: ("eth0", True)}
+    own = attribute(1, ip_address("192.168.1.20").packed)
+    fixed = ADDRESS.pack(2, 24, 0x80, 0, 2)
+    assert parse_address(fixed + own, links) == InterfaceAddress("eth0", ip_address("192.168.1.20"))
+    tentative = parse_address(fixed + own + attribute(8, 0xC0), links)
+    assert tentative == InterfaceAddress("eth0", ip_address("192.168.1.20"), is_stable=False)
+    assert parse_address(ADDRESS.pack(2, 24, 0, 0, 3) + own, links) is None
+    six = ADDRESS.pack(10, 64, 0x80, 0, 2) + attribute(1, ip_address("2001:db8::7").packed)
+    assert parse_address(six, links) == InterfaceAddress("eth0", ip_address("2001:db8::7"))

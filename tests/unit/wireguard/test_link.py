@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import socket
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
 from meshray.errors import MeshrayError
+from meshray.runtime.netlink import ADDRESS, LINK, attribute
 from meshray.settings import Home
-from meshray.wireguard.link import Link, explained, foreign_interface, mark_of
+from meshray.wireguard.link import Link, explained, foreign_interface, links, mark_of, parse_address, parse_link
 from meshray.wireguard.plan import SetListenPort
 
 
@@ -45,3 +48,27 @@ def test_a_foreign_interface_is_named_by_kind_and_owner() -> None:
 def test_a_mark_fits_into_an_alias() -> None:
     assert len(mark_of(Home(Path("/" + "a" * 400), Path("/run"))).encode()) == 255
     assert len(mark_of(Home(Path("/" + "ä" * 400), Path("/run"))).encode()) <= 255
+
+
+def test_a_link_as_the_kernel_tells_it() -> None:
+    info = attribute(18, attribute(1, b"wireguard\0"))
+    body = LINK.pack(0, 0, 7, 0x1 | 0x10, 0) + attribute(3, b"meshray0\0") + attribute(4, 1420) + info
+    assert parse_link(body) == Link("meshray0", 7, "wireguard", "", 1420, up=True)
+    marked = LINK.pack(0, 0, 7, 0, 0) + attribute(3, b"meshray0\0") + attribute(20, b"meshray /var/lib\0")
+    assert parse_link(marked) == Link("meshray0", 7, "", "meshray /var/lib", 0, up=False)
+
+
+def test_the_own_address_of_a_point_to_point_link_is_the_local_one() -> None:
+    fixed = ADDRESS.pack(socket.AF_INET, 16, 0, 0, 7)
+    far, own = attribute(1, bytes([10, 99, 0, 1])), attribute(2, bytes([10, 99, 0, 7]))
+    assert parse_address(fixed + far + own) == (7, IPv4Interface("10.99.0.7/16"))
+    assert parse_address(fixed + far) == (7, IPv4Interface("10.99.0.1/16"))
+
+
+def test_an_interface_that_does_not_exist_is_not_found() -> None:
+    with links() as table:
+        assert table.find("no-such-link") is None
+        loopback = table.find("lo")
+        assert loopback is not None
+        assert loopback.index == socket.if_nametoindex("lo")
+        assert all(address.is_loopback for address in table.addresses(loopback))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meshray.runtime.netlink import ROUTE, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY
 from meshray.wireguard.device import KERNEL_PROTOCOL, MESHRAY_PROTOCOL, Route, RouteState
-from meshray.wireguard.routes import parse_route
+from meshray.wireguard.routes import parse_route, route_body
 
 OVERLAY, PEER, OWN = IPv4Network("10.99.0.0/16"), IPv4Network("10.99.0.7/32"), IPv4Address("10.99.0.2")
 INDEX = 9
@@ -45,6 +45,13 @@ def test_a_peers_route_with_its_mtu() -> None:
     more = attribute(RTA_PREFSRC, OWN.packed) + attribute(RTA_METRICS, attribute(2, struct.pack("=I", 1200)))
     state = parse_route(body(PEER, protocol=MESHRAY_PROTOCOL, more=more), INDEX)
     assert state == RouteState(Route(PEER, OWN, 1200, MESHRAY_PROTOCOL))
+
+
+@pytest.mark.parametrize(
+    "route", [Route(OVERLAY, OWN), Route(PEER, OWN, 1200, MESHRAY_PROTOCOL), Route(PEER, protocol=MESHRAY_PROTOCOL)]
+)
+def test_what_is_set_is_read_back(route: Route) -> None:
+    assert parse_route(route_body(INDEX, route), INDEX) == RouteState(route)
 
 
 @pytest.mark.parametrize(

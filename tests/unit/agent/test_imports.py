@@ -1,0 +1,27 @@
+"""What an agent keeps out of its memory: in a process of its own, since what is imported once stays."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+#: Each costs an agent half a megabyte or more, for nothing that it needs on a node with an engine.
+HEAVY = {"click", "jinja2", "multiprocessing", "pyroute2", "rich", "unittest", "yaml"}
+SCRIPT = """
+import sys
+import aiohttp, meshray.agent.main, meshray.agent.stream
+from meshray.runtime.addresses import interface_addresses
+from meshray.wireguard.link import links
+interface_addresses()
+with links() as table:
+    table.addresses(table.find("lo"))
+print(sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def test_what_an_agent_does_not_import() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=60)
+    imported = set(ast.literal_eval(done.stdout))
+    assert "aiohttp" in imported
+    assert imported & HEAVY == set()

@@ -1,0 +1,57 @@
+"""Requests to this kernel that need no right: reading."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+
+from meshray.runtime.netlink import (
+    ADDRESS,
+    IFLA_IFNAME,
+    LINK,
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RouteSocket,
+    attribute,
+    attributes,
+    number,
+    text,
+)
+
+
+def named(name: str) -> bytes:
+    return bytes(LINK.size) + attribute(IFLA_IFNAME, name.encode() + b"\0")
+
+
+def test_one_interface_is_asked_for_by_name() -> None:
+    with RouteSocket() as kernel:
+        body = kernel.get(RTM_GETLINK, named("lo"))
+    assert text(attributes(body[LINK.size :]), IFLA_IFNAME) == "lo"
+    assert LINK.unpack_from(body)[2] == socket.if_nametoindex("lo")
+
+
+def test_all_are_listed_and_the_socket_is_used_again() -> None:
+    with RouteSocket() as kernel:
+        for _ in range(2):
+            bodies = kernel.dump(RTM_GETLINK, bytes(LINK.size))
+            names = {text(attributes(body[LINK.size :]), IFLA_IFNAME) for body in bodies}
+            assert names == {name for _, name in socket.if_nameindex()}
+        kernel.dump(RTM_GETADDR, bytes(ADDRESS.size))
+
+
+def test_a_refusal_has_the_kernels_errno_and_the_next_request_works() -> None:
+    with RouteSocket() as kernel:
+        with pytest.raises(OSError, match=r"\[Errno") as raised:
+            kernel.get(RTM_GETLINK, named("no-such-link"))
+        assert raised.value.errno == errno.ENODEV
+        assert kernel.get(RTM_GETLINK, named("lo"))
+
+
+def test_attributes_are_padded_and_read_back() -> None:
+    data = attribute(1, b"abc") + attribute(2, 7) + attribute(3, b"")
+    assert len(data) == 8 + 8 + 4
+    found = attributes(data)
+    assert (text(found, 1), number(found, 2, 0), found[3]) == ("abc", 7, b"")
+    assert (text(found, 9), number(found, 9, 5)) == ("", 5)
