@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from statistics import median_low
 
 #: Probes of the last seconds count.
 WINDOW_S = 10.0
@@ -47,8 +46,8 @@ class Measured:
     @property
     def rtt_ms(self) -> float | None:
         """Median of the probes that were answered; of an even number the lower one, since a first probe is slow."""
-        heard = [sample for sample in self.samples if sample is not None]
-        return round(median_low(heard), 3) if heard else None
+        heard = sorted(sample for sample in self.samples if sample is not None)
+        return round(heard[(len(heard) - 1) // 2], 3) if heard else None
 
     @property
     def loss(self) -> float | None:

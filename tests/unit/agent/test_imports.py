@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 #: Each costs an agent half a megabyte or more, for nothing that it needs on a node with an engine.
-HEAVY = {"click", "jinja2", "multiprocessing", "pyroute2", "rich", "unittest", "yaml"}
+HEAVY = {"click", "jinja2", "multiprocessing", "pyroute2", "rich", "statistics", "unittest", "yaml"}
 SCRIPT = """
 import sys
 import aiohttp, meshray.agent.main, meshray.agent.stream
