@@ -56,6 +56,8 @@ _RATE_S = 0.95
 _TURN = 0.9
 #: A probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own; and a large one.
 _PROBE_BYTES, _LARGE_PROBE_BYTES = 80, SIZES[-1] + 32
+#: Of a node to which no direct path was tried yet. It is looked up some hundred times in a second.
+_UNTRIED = PairPath()
 
 
 class World(Protocol):
@@ -98,12 +100,12 @@ class Pairs:
 
     def path(self, node: Node) -> PairPath:
         """The path to this node."""
-        return self._paths.get(node.id, PairPath())
+        return self._paths.get(node.id, _UNTRIED)
 
     def name_found(self, node_id: str) -> None:
         """One of the node's names has another address now; where it is being tried, its handshake is sent at once."""
         node = self._world.map.nodes.get(node_id)
-        path = self.path(node) if node is not None else PairPath()
+        path = self.path(node) if node is not None else _UNTRIED
         if node is None or path.endpoint is None or path.hears or path.endpoint.ip is not None:
             return
         self._remake.add(node.public_key)
