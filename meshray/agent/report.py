@@ -76,8 +76,8 @@ def path_to(view: View, node: Node) -> Path:
     """How packets to this node travel now."""
     if node.id == view.me.id:
         return Path(PathKind.SELF, mtu=view.device.mtu if view.device else None)
-    peer, kind = _peer_towards(view, node)
-    if view.device is None or peer is None or not is_fresh(peer.heard, view.now):
+    peer, kind = live_peer_towards(view, node)
+    if view.device is None or peer is None:
         return Path(PathKind.NONE)
     seen = view.measured(node.ip)
     return Path(
@@ -93,6 +93,13 @@ def path_to(view: View, node: Node) -> Path:
         throughput_mbit_s=view.throughput(node.ip),
         reason=view.why_not_direct(node) if kind == PathKind.HUB else "",
     )
+
+
+def live_peer_towards(view: View, node: Node) -> tuple[PeerState | None, PathKind]:
+    """Return the WireGuard peer that carries packets to this node and the kind of the path; (None, NONE) where its
+    session has expired."""
+    peer, kind = _peer_towards(view, node)
+    return (peer, kind) if peer is not None and is_fresh(peer.heard, view.now) else (None, PathKind.NONE)
 
 
 def _peer_towards(view: View, node: Node) -> tuple[PeerState | None, PathKind]:

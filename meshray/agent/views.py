@@ -9,11 +9,10 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from meshray.agent.paths.samples import Measured
-from meshray.agent.report import View, path_to
+from meshray.agent.report import View, live_peer_towards
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB_FORWARDS
-from meshray.model.path import PathKind
 from meshray.model.status import Problem, RayState
 from meshray.runtime.clock import boot_s
 from meshray.settings import DEFAULT_MTU
@@ -105,8 +104,8 @@ def ways_of(agent: Agent) -> list[tuple[IPv4Address, Endpoint | None]]:
     """Every peer that can be heard, with the endpoint that its packets are sent to."""
     view, online = view_of(agent, None), set(agent.peers_online())
     nodes = [node for node in agent.map.nodes.values() if node.ip in online]
-    paths = [(node.ip, path_to(view, node)) for node in nodes]
-    return [(ip, path.endpoint) for ip, path in paths if path.kind != PathKind.NONE]
+    peers = [(node.ip, live_peer_towards(view, node)[0]) for node in nodes]
+    return [(ip, peer.config.endpoint) for ip, peer in peers if peer is not None]
 
 
 def peers_to_probe(agent: Agent) -> list[IPv4Address]:
