@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from meshray.model import wire
 from meshray.model.address import Endpoint, OverlayNetwork
@@ -120,7 +121,7 @@ class MeshMap:
         """The nodes that have this role, in the order of their addresses."""
         return sorted((node for node in self.nodes.values() if role in node.roles), key=lambda node: node.ip)
 
-    @property
+    @cached_property
     def head(self) -> Node | None:
         """The node that runs the Ray head."""
         return next(iter(self.with_role(HEAD)), None)
@@ -139,7 +140,7 @@ class MeshMap:
         """The ports of this node's Ray; without a node, those of one that chose none for itself."""
         return RayPorts.of({**(node.ray_ports if node is not None else {}), **self.mesh.ray_ports})
 
-    @property
+    @cached_property
     def coordinator(self) -> Node | None:
         """The node that runs the coordinator."""
         return next(iter(self.with_role(COORDINATOR)), None)
