@@ -8,18 +8,16 @@ overlay's interface may go to the overlay, and nowhere else. They name the inter
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import socket
 from ipaddress import IPv4Network
 
-from meshray.runtime import inside
-from meshray.runtime.lean import open_iproute
+from meshray.runtime import inside, netlink
 from meshray.wireguard.link import explained
 
 #: Above the kernel's own rules for all other tables than that of local addresses (32766, 32767).
 _PRIORITY = 109
-_MAIN_TABLE = 254
-#: FR_ACT_UNREACHABLE of linux/fib_rules.h.
-_UNREACHABLE = 7
+_ANYWHERE = IPv4Network("0.0.0.0/0")
 
 
 def forward_within(interface: str, network: IPv4Network) -> None:
@@ -29,17 +27,20 @@ def forward_within(interface: str, network: IPv4Network) -> None:
     Raises:
         MeshrayError: the kernel refuses.
     """
-    with explained(interface, "let it forward"), open_iproute() as netlink:
-        from pyroute2.netlink.exceptions import NetlinkError
-
+    with explained(interface, "let it forward"), netlink.RouteSocket() as kernel:
         for rule in (
-            {"priority": _PRIORITY, "dst": str(network), "table": _MAIN_TABLE},
-            {"priority": _PRIORITY + 1, "action": _UNREACHABLE},
+            _rule(interface, _PRIORITY, network, netlink.TO_TABLE, netlink.MAIN_TABLE),
+            _rule(interface, _PRIORITY + 1, _ANYWHERE, netlink.UNREACHABLE),
         ):
-            try:
-                netlink.rule("add", iifname=interface, **rule)
-            except NetlinkError as error:
-                if error.code != errno.EEXIST:
-                    raise
+            with contextlib.suppress(FileExistsError):
+                kernel.change(netlink.RTM_NEWRULE, rule, netlink.CREATE | netlink.EXCLUSIVE)
         # Only then, so that nothing is ever forwarded elsewhere.
         inside.path("/proc/sys/net/ipv4/conf/default/forwarding").write_text("1")
+
+
+def _rule(interface: str, priority: int, destination: IPv4Network, action: int, table: int = 0) -> bytes:
+    body = netlink.RULE.pack(socket.AF_INET, destination.prefixlen, 0, 0, table, action, 0)
+    if destination.prefixlen:
+        body += netlink.attribute(netlink.FRA_DST, destination.network_address.packed)
+    body += netlink.attribute(netlink.FRA_IIFNAME, interface.encode() + b"\0")
+    return body + netlink.attribute(netlink.FRA_PRIORITY, priority)
