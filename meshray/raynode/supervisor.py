@@ -59,7 +59,7 @@ _STARTING_POLL_S = 0.1
 #: The same where nobody waits for the answer: it costs the head's dashboard time in which Ray would start.
 _LISTED_POLL_S = 0.5
 _TABLE_TIMEOUT_S = 2.0
-#: How often it is looked for a starting worker's raylet.
+#: How often a starting Ray's raylet is looked for: each look reads all of /proc.
 _RAYLET_POLL_S = 0.2
 #: How often it is written down which processes belong to Ray; a look at all of /proc.
 _FAMILY_POLL_S = 30.0
@@ -140,6 +140,8 @@ class RayNode:
         #: When Ray was started, monotonic and unix time; None for an adopted one.
         self._spawned: tuple[float, float] | None = None
         self._is_told = False
+        #: When its raylet is looked for again, monotonic.
+        self._next_raylet_look = 0.0
         self._state = STARTING
         self._changed = asyncio.Event()
         self.look = self._changed.set  # at once: somebody else has seen more of Ray
@@ -280,7 +282,7 @@ class RayNode:
             person=self._person,
             cwd=self._person.home if self._person.home.is_dir() else Path("/"),
         )
-        self._spawned, self._is_told = (time.monotonic(), time.time()), False
+        self._spawned, self._is_told, self._next_raylet_look = (time.monotonic(), time.time()), False, 0.0
         pid = self._process.pid
         if pid is not None:
             self._watch_family(pid)
@@ -348,8 +350,11 @@ class RayNode:
 
     async def _tell_agent_port(self, family: Family) -> bool:
         """Lets the raylet go on without its dashboard agent; False while there is no raylet and one may come."""
-        is_starting = self._spawned is not None and time.monotonic() < self._spawned[0] + _STARTED_S
-        if is_starting and not self._is_told:
+        now = time.monotonic()
+        is_starting = self._spawned is not None and now < self._spawned[0] + _STARTED_S
+        # A head comes here more often, to see its GCS answer.
+        if is_starting and not self._is_told and now >= self._next_raylet_look:
+            self._next_raylet_look = now + _RAYLET_POLL_S
             port = self._plan.ports.dashboard_agent_listen
             self._is_told = await asyncio.to_thread(agent_port.tell, family.raylets(), port, self._person)
         return self._is_told or not is_starting

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -170,8 +171,9 @@ async def test_ray_gets_a_folder_of_its_own_where_the_usual_one_is_anothers(
 
 
 async def test_a_raylet_is_told_its_agents_port_once_and_its_head_asked_only_then(
-    machine: FakeMachine, tmp_path: Path, told: list[str]
+    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(supervisor, "_RAYLET_POLL_S", 0.0)
     machine.raylets = []
     worker = node(tmp_path, told, ports=RayPorts.of({"dashboard_agent_listen": 8600}))
     worker.head_instance("a")
@@ -183,6 +185,24 @@ async def test_a_raylet_is_told_its_agents_port_once_and_its_head_asked_only_the
     await worker.step()
     await worker.step()
     assert (worker.state, machine.told[1:]) == ("running", [([2000], 8600)])
+
+
+async def test_a_head_looks_for_its_raylet_less_often_than_for_its_gcs(
+    machine: FakeMachine, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    machine.gcs, machine.raylets = False, []
+    head = node(tmp_path, told, head=True)
+    await head.step()
+    for _ in range(20):
+        assert await head.step() == pytest.approx(0.1)
+        now += 0.1
+    assert len(machine.told) in (10, 11)
+    machine.gcs, machine.raylets = True, [2000]
+    now += 0.1
+    await head.step()
+    assert (machine.told[-1][0], told) == ([2000], [machine.mark])
 
 
 async def test_a_process_before_this_one_does_not_count(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
