@@ -76,7 +76,7 @@ def _silent(node: NodeStatus, reason: str, machine_lives: bool) -> Finding:
         return Finding(SKIP, "it was taken down (meshray down)", node=node.name)
     if node.online:
         fix = f"on {node.name}: meshray logs agent; is its meshray older than this one?"
-        return Finding(FAIL, f"its agent is connected, but: {reason}", fix, node.name)
+        return Finding(FAIL, f"the node is connected, but {reason}", fix, node.name)
     if machine_lives:
         fix = f"on {node.name}: meshray up; meshray logs agent"
         return Finding(FAIL, f"its agent is gone, the machine and its tunnel live ({handshake})", fix, node.name)
