@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from meshray.cli.tables import Object, Paint, child, children, chosen_ports, columns, gib, number, plain
+from meshray.cli.tables import Object, Paint, child, children, chosen_ports, columns, duration, gib, number, plain
 from meshray.model.path import PathKind, Transport
 
 #: Of a terminal's lines, and what a name keeps of it at least.
@@ -55,7 +55,7 @@ def _table(status: Object, now: float, wide: bool, paint: Paint) -> str:
     for usage, has_since in _FORMS:
         rows = [[*head, *(["SINCE"] if has_since else []), *(_PATH_HEAD if wide else [])]]
         for node in nodes:
-            since = [_ago(node.get("since"), now)] if has_since else []
+            since = [_since(node.get("since"), now)] if has_since else []
             rows.append(
                 [*_row(node, usage), *since, *([*_path_cells(child(node, "path")), _ports(node)] if wide else [])]
             )
@@ -103,14 +103,8 @@ def _colour(node: Object) -> str:
     return "yellow" if colour == "green" and child(node, "path").get("transport") == Transport.WSS else colour
 
 
-def _ago(since: object, now: float) -> str:
-    if not isinstance(since, (int, float)):
-        return "-"
-    seconds = max(0.0, now - since)
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def _since(since: object, now: float) -> str:
+    return duration(max(0.0, now - since)) if isinstance(since, (int, float)) else "-"
 
 
 def _path_cells(path: Object) -> list[str]:

@@ -106,15 +106,21 @@ def _token_state(token: Object, now: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """A time from now in one unit: ``in 23 h``, ``5 min ago``."""
-    amount = abs(seconds)
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if amount >= 2 * size:
-            value = f"{amount / size:.0f} {unit}"
-            break
-    else:
-        value = f"{amount:.0f} s"
+    """Return a time relative to now in one unit: ``in 23 h``, ``5 min ago``."""
+    value = duration(abs(seconds))
     return f"in {value}" if seconds >= 0 else f"{value} ago"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the largest unit of which it holds two.
+
+    >>> duration(24.4), duration(150), duration(86400 * 3)
+    ('24 s', '2 min', '3 d')
+    """
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def number(value: object, form: str) -> str:

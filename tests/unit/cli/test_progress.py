@@ -9,7 +9,7 @@ from rich.console import Console
 
 from meshray.cli.options import parse_duration, parse_labels
 from meshray.cli.progress import LiveProgress, PlainProgress, open_progress
-from meshray.cli.tables import age
+from meshray.cli.tables import age, duration
 from meshray.errors import UsageError
 from tests.unit.cli.fakes import Terminal
 
@@ -69,6 +69,7 @@ def test_labels() -> None:
 
 def test_ages() -> None:
     assert [age(n) for n in (5, -90, -150, 86400, 200000)] == ["in 5 s", "90 s ago", "2 min ago", "in 24 h", "in 2 d"]
+    assert [duration(n) for n in (0.0, 24.4, 119.4, 120, 7199)] == ["0 s", "24 s", "119 s", "2 min", "120 min"]
 
 
 def test_stages_stand_below_each_other_and_say_how_long_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
