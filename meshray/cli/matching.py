@@ -74,7 +74,9 @@ def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
     stranger = Coordinator(token.coordinators, token.fingerprint)
     body: Mapping[str, object] = ShownToken(token.mesh_id, token.token_id, token.secret).to_json()
     if via is not None:
-        return Environment.from_json(via.call(app, stranger, _PATH, body))
+        from meshray.cli.via import PostRequest
+
+        return Environment.from_json(via.call(app, PostRequest(stranger, _PATH, body)))
     return Environment.from_json(asyncio.run(stranger.call("POST", _PATH, body)))
 
 

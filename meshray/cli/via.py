@@ -31,31 +31,42 @@ Json = Mapping[str, object]
 
 
 @dataclass(frozen=True)
+class PostRequest:
+    """One POST to the coordinator.
+
+    Attributes:
+        prove_with: the private key that the request proves to have; None: none.
+        on_sent: is called right before the request leaves this machine.
+    """
+
+    coordinator: Coordinator
+    path: str
+    body: Json
+    prove_with: PrivateKey | None = None
+    on_sent: Callable[[], None] = lambda: None
+
+    async def send(self, stream: socket.socket) -> Json:
+        """Send it over a byte stream that leads to the coordinator's port, and return the answer."""
+        return await self.coordinator.call_through(
+            stream, "POST", self.path, self.body, self.prove_with, on_sent=self.on_sent
+        )
+
+
+@dataclass(frozen=True)
 class ThroughSsh:
     """Through this machine's own ssh client, to the machine on which the coordinator runs."""
 
     target: SshTarget
 
-    def call(
-        self,
-        app: App,
-        coordinator: Coordinator,
-        path: str,
-        body: Json,
-        prove_with: PrivateKey | None = None,
-        *,
-        on_sent: Callable[[], None] = lambda: None,
-    ) -> Json:
-        """One POST; raises as `Coordinator.request` does, and UnreachableError ``ssh_failed`` with ssh's own words."""
+    def call(self, app: App, request: PostRequest) -> Json:
+        """Return the answer; raises as `Coordinator.request` does, and UnreachableError ``ssh_failed`` quoting ssh."""
         from meshray.runtime.person import Person
         from meshray.runtime.ssh import SshStream
 
-        port = coordinator.endpoints[0].port
+        port = request.coordinator.endpoints[0].port
         with SshStream(self.target, port, Person.invoking(app.environ), app.environ) as stream:
             try:
-                return asyncio.run(
-                    coordinator.call_through(stream.socket, "POST", path, body, prove_with, on_sent=on_sent)
-                )
+                return asyncio.run(request.send(stream.socket))
             except UnreachableError as error:
                 raise stream.failure() or error from None
 
@@ -69,17 +80,8 @@ class ThroughForward:
 
     endpoint: Endpoint
 
-    def call(
-        self,
-        app: App,
-        coordinator: Coordinator,
-        path: str,
-        body: Json,
-        prove_with: PrivateKey | None = None,
-        *,
-        on_sent: Callable[[], None] = lambda: None,
-    ) -> Json:
-        """One POST; raises as `Coordinator.request` does."""
+    def call(self, app: App, request: PostRequest) -> Json:
+        """Return the answer; raises as `Coordinator.request` does."""
         try:
             stream = socket.create_connection((self.endpoint.host, self.endpoint.port), _CONNECT_S)
         except OSError as error:
@@ -89,7 +91,7 @@ class ThroughForward:
                 hint="does the forward lead to the coordinator's port?",
             ) from None
         with stream:
-            return asyncio.run(coordinator.call_through(stream, "POST", path, body, prove_with, on_sent=on_sent))
+            return asyncio.run(request.send(stream))
 
     def __str__(self) -> str:
         return str(self.endpoint)
@@ -112,7 +114,8 @@ def enrol_via(
     from meshray.model.enrol import EnrolAnswer
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
-    return EnrolAnswer.from_json(via.call(app, stranger, "/v1/enroll", request.to_json(), key, on_sent=on_sent))
+    post = PostRequest(stranger, "/v1/enroll", request.to_json(), key, on_sent)
+    return EnrolAnswer.from_json(via.call(app, post))
 
 
 def withdraw_via(app: App, via: Via, token: Token, key: PrivateKey) -> None:
@@ -120,7 +123,7 @@ def withdraw_via(app: App, via: Via, token: Token, key: PrivateKey) -> None:
     from meshray.agent.client import WITHDRAW, Coordinator, withdrawal
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
-    via.call(app, stranger, WITHDRAW, withdrawal(token, key), key)
+    via.call(app, PostRequest(stranger, WITHDRAW, withdrawal(token, key), key))
 
 
 def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:
@@ -128,7 +131,7 @@ def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:
     from meshray.agent.client import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
-    via.call(app, coordinator, "/v1/leave", {"take_back": True})
+    via.call(app, PostRequest(coordinator, "/v1/leave", {"take_back": True}))
 
 
 def parse_via(text: str) -> Via:

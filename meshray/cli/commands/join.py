@@ -39,7 +39,7 @@ from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
 from meshray.cli.user_environment import environment_options
 from meshray.cli.variables import option
-from meshray.cli.via import Via, enrol_via, parse_via, unenrol_via
+from meshray.cli.via import PostRequest, Via, enrol_via, parse_via, unenrol_via
 from meshray.cli.withdrawal import ENROLMENT, Withdrawal, taken_back
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
@@ -449,7 +449,7 @@ def _require_reachable(app: App, wish: Wish, enrolment: Enrolment) -> None:
 
     def ask(path: str, body: Mapping[str, object]) -> Mapping[str, object]:
         if wish.via is not None:
-            return wish.via.call(app, coordinator, path, body)
+            return wish.via.call(app, PostRequest(coordinator, path, body))
         return asyncio.run(coordinator.call("POST", path, body))
 
     app.note(f"hub: the coordinator tries {', '.join(map(str, wish.endpoints))}")
