@@ -40,13 +40,14 @@ class Tier:
 
 def _install_misses() -> str:
     """Empty environments are filled from a package index, and Go's modules come from their proxy."""
-    if not _program("git"):
-        return "git (apt-get install git)"
+    return "git (apt-get install git)" if not _program("git") else index_misses()
+
+
+def index_misses() -> str:
+    """Name the package index where it cannot be reached; empty if it can."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "hatchling"]
-        if not _works(pip):
-            return "a package index (pip download hatchling)"
-    return ""
+        return "" if _works(pip) else "a package index (pip download hatchling)"
 
 
 def lab_misses() -> str:

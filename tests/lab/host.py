@@ -126,7 +126,7 @@ class HostProcess:
 class Host:
     """See the module's text. Made by `World.host` and `World.router`."""
 
-    def __init__(self, name: str, run_id: str, folder: Path) -> None:
+    def __init__(self, name: str, run_id: str, folder: Path, keep: Sequence[Path] = ()) -> None:
         self.name = name
         #: Its address on the first network it was connected to.
         self.address = IPv4Address("0.0.0.0")
@@ -134,7 +134,7 @@ class Host:
         self.environment: dict[str, str] = {}
         self._folder = folder
         self._processes: list[HostProcess] = []
-        self._init, self.pid = _start_first_process(name, f"{run_id}-{name}", folder)
+        self._init, self.pid = _start_first_process(name, f"{run_id}-{name}", folder, keep)
 
     def __repr__(self) -> str:
         return f"<Host {self.name} {self.address}>"
@@ -313,7 +313,9 @@ class Host:
         }
 
 
-def _start_first_process(name: str, marker: str, folder: Path) -> tuple[subprocess.Popen[str], int]:
+def _start_first_process(
+    name: str, marker: str, folder: Path, keep: Sequence[Path]
+) -> tuple[subprocess.Popen[str], int]:
     stage = folder / "stage"
     stage.mkdir()
     namespaces = ["unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "--kill-child", "--"]
@@ -329,7 +331,7 @@ def _start_first_process(name: str, marker: str, folder: Path) -> tuple[subproce
     assert process.stdin
     assert process.stdout
     assert process.stderr
-    process.stdin.write(json.dumps(_furniture(name, stage)) + "\n")
+    process.stdin.write(json.dumps(_furniture(name, stage, keep)) + "\n")
     process.stdin.flush()
     answer = process.stdout.readline()
     if not answer:
@@ -338,7 +340,7 @@ def _start_first_process(name: str, marker: str, folder: Path) -> tuple[subproce
     return process, int(answer)
 
 
-def _furniture(name: str, stage: Path) -> dict[str, Any]:
+def _furniture(name: str, stage: Path, keep: Sequence[Path]) -> dict[str, Any]:
     """What `tests.lab.init` reads."""
     return {
         "hostname": name,
@@ -346,7 +348,7 @@ def _furniture(name: str, stage: Path) -> dict[str, Any]:
         "private": PRIVATE_FOLDERS,
         "layered": {folder: [*below_usr_local(), folder] for folder in LAYERED_FOLDERS},
         # Seen through the private folders: this checkout, its environment, the interpreter.
-        "keep": sorted({str(REPOSITORY), sys.prefix, sys.base_prefix}),
+        "keep": sorted({str(REPOSITORY), sys.prefix, sys.base_prefix, *map(str, keep)}),
         "files": {
             "hostname": f"{name}\n",
             # Ray takes tens of seconds longer to start where a machine's own name does not resolve…

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -76,13 +76,17 @@ class World:
 
     Attributes:
         hosts: by name, routers included.
+
+    Args:
+        keep: further folders of the machine that the hosts see where they have private ones.
     """
 
     #: Those that stand now, for whoever wants to show their logs.
     standing: ClassVar[list[World]] = []
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, keep: Sequence[Path] = ()) -> None:
         self.name = name
+        self._keep = keep
         self.hosts: dict[str, Host] = {}
         self._id = f"{RunId.mine()}-{name}"
         self._folder: Path | None = None
@@ -215,7 +219,7 @@ class World:
             raise RuntimeError(f"world {self.name} does not stand: use it in a with statement")
         folder = self._folder / name
         folder.mkdir()
-        return Host(name, self._id, folder)
+        return Host(name, self._id, folder, self._keep)
 
     def _cable(self, lines: str) -> None:
         assert self._cables
