@@ -47,6 +47,7 @@ from meshray.agent.paths.throughput import ThroughputMeter
 from meshray.agent.pins import Pins
 from meshray.agent.progress import Progress
 from meshray.agent.questions import questions_to
+from meshray.agent.ray.offers import Offers
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.rekeying import Rekeying, new_keys
 from meshray.agent.report import View
@@ -135,6 +136,7 @@ class Agent:
         self.silence = SilenceWatch(self, parts.prober, self._silence_changed) if parts.prober is not None else None
         self.silent_nodes = SilentNodes(self, self.silence) if self.silence is not None else None
         self.standing = Standing()
+        self.offers = Offers()
         self.ray_table: TableKeeper | None = None
         self._endpoints: tuple[Endpoint, ...] = ()
         self.endpoints_of_port = 0

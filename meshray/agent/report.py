@@ -37,6 +37,7 @@ class View:
         wall_clock: unix seconds at the same moment.
         changed: when the map last said something else of a node, unix seconds; None: before this node looked.
         notices: what the user may want to know and is no fault.
+        last_offer: what a node offered when Ray last listed it; None: not known.
     """
 
     me: Node
@@ -55,6 +56,7 @@ class View:
     silent_s: Callable[[Node], float | None] = lambda node: None
     throughput: Callable[[IPv4Address], float | None] = lambda ip: None
     mtu: Callable[[IPv4Address], int] = lambda ip: DEFAULT_MTU
+    last_offer: Callable[[Node], Mapping[str, float] | None] = lambda node: None
 
 
 def build_status(view: View) -> Status:
@@ -131,9 +133,9 @@ def _is_relayed(view: View, peer: PeerState) -> bool:
 def _node_status(view: View, node: Node) -> NodeStatus:
     ray = RayState() if view.ray is None else view.ray.get(node.ip, RayState(alive=False))
     silent = _is_silent(view, node)
-    if silent and ray.alive:
-        # Ray believes so until its patience ends; what the node still offers is not known.
-        ray = RayState()
+    if silent:
+        # Ray calls it ALIVE until its patience ends; what the node still offers is not known.
+        ray = RayState(alive=False if ray.alive is False else None, last_known=view.last_offer(node))
     return NodeStatus(
         name=node.name,
         ip=node.ip,

@@ -103,7 +103,7 @@ class Stages:
         agent = self._agent
         agent.tasks.start(ray.run(), "ray")
         if ray.now.plan.head:
-            agent.ray_table = TableKeeper(ray, lambda: agent.map)
+            agent.ray_table = TableKeeper(ray, lambda: agent.map, agent.offers)
             agent.tasks.start(agent.ray_table.run(), "Ray's node table")
 
     async def _watch_paths(self) -> None:

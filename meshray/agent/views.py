@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
     """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""
     prober, ray = agent.parts.prober, agent.parts.ray
+    if table is not None:
+        agent.offers.look({ip: state.resources for ip, state in table.items() if state.alive}, agent.map)
     return View(
         me=agent.me,
         mesh_map=agent.map,
@@ -44,6 +46,7 @@ def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
         silent_s=agent.silence.silent_s if agent.silence is not None else lambda node: None,
         mtu=agent.mtus.mtu if agent.mtus is not None else lambda ip: DEFAULT_MTU,
         throughput=agent.sampler.mbit_s,
+        last_offer=agent.offers.last,
         why_not_direct=agent.pairs.why_not_direct if agent.pairs is not None else lambda node: "",
     )
 

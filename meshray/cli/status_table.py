@@ -2,8 +2,9 @@
 
 NODE       STATUS      IP         PATH        RTT  CPU  GPU  MEMORY    SINCE
 vm (this)  ready head  10.99.0.1  -           -    1/4  0/0  3/16 GiB  2 h
-laptop     no answer   10.99.0.2  was direct  -    -    -    -         24 s
+laptop     no answer   10.99.0.2  was direct  -    2?   1?   -         24 s
 
+A question mark: what a node that does not answer offered last.
 `--wide` adds what WireGuard knows of each path, and the ports of Ray that were chosen.
 """
 
@@ -79,13 +80,17 @@ def _row(node: Object, usage: Collection[str]) -> list[str]:
         str(node.get("ip")),
         ("was " if word == "no answer" else "") + _path(path),
         _milliseconds(path.get("rtt_ms")) if word != "no answer" else "-",
-        *(
-            (f"{number(used.get(name), '{:g}')}/" if name in usage and name in used else "")
-            + number(offered.get(name), "{:g}")
-            for name in ("CPU", "GPU")
-        ),
+        *(_amount(ray, name, with_use=name in usage) for name in ("CPU", "GPU")),
         memory + _memory(offered.get("memory")),
     ]
+
+
+def _amount(ray: Object, name: str, *, with_use: bool) -> str:
+    used, last_known = child(ray, "used"), child(ray, "last_known")
+    if name in last_known:
+        return number(last_known[name], "{:g}?")
+    prefix = f"{number(used.get(name), '{:g}')}/" if with_use and name in used else ""
+    return prefix + number(child(ray, "resources").get(name), "{:g}")
 
 
 def _milliseconds(value: object) -> str:

@@ -21,17 +21,21 @@ class RayState:
         resources: what the node offers, by Ray's own names; memory in bytes.
         used: what tasks, actors and objects have of it now, CPU, GPU and memory only; None: not told.
         started: when its raylet started, by that node's own clock, unix seconds; 0: not told.
+        last_known: what a node that does not answer offered when Ray last listed it; None: it answers, or it was never
+            listed.
     """
 
     alive: bool | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     used: Mapping[str, float] | None = None
     started: float = 0.0
+    last_known: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, object]:
         """The ``ray`` object of ``status --json``, without the ports."""
         used = dict(self.used) if self.used is not None else None
-        return {"alive": self.alive, "resources": dict(self.resources), "used": used}
+        last_known = dict(self.last_known) if self.last_known is not None else None
+        return {"alive": self.alive, "resources": dict(self.resources), "used": used, "last_known": last_known}
 
 
 @dataclass(frozen=True)

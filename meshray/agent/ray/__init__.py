@@ -1,4 +1,4 @@
 """What the agent does about Ray besides supervising this node's own: the head's node table is kept true.
 
-departed (pure) ──► table_keeper
+departed (pure) ──► table_keeper ──► offers
 """

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from meshray.agent.parts import RayPart
 from meshray.agent.ray.departed import Departed, departed
+from meshray.agent.ray.offers import Offers
 from meshray.model.meshmap import MeshMap
 
 #: After a change the table is read this often, for so long; a raylet that ends takes a second to say goodbye.
@@ -30,11 +31,13 @@ class TableKeeper:
 
     Args:
         current: the map of the moment.
+        offers: learns what is read, so that it knows of nodes whose entries are taken out.
     """
 
-    def __init__(self, ray: RayPart, current: Callable[[], MeshMap]) -> None:
+    def __init__(self, ray: RayPart, current: Callable[[], MeshMap], offers: Offers) -> None:
         self._ray = ray
         self._current = current
+        self._offers = offers
         self._changed = asyncio.Event()
         self._seen: dict[str, float] = {}
 
@@ -55,7 +58,9 @@ class TableKeeper:
                 await asyncio.wait_for(self._changed.wait(), _LOOK_S if is_busy else _QUIET_LOOK_S)
 
     async def _clean(self) -> None:
-        found = {entry.id: entry for entry in departed(await self._ray.live_nodes(), self._current())}
+        rows, mesh_map = await self._ray.live_nodes(), self._current()
+        self._offers.look({row.ip: row.resources for row in sorted(rows, key=lambda row: row.started)}, mesh_map)
+        found = {entry.id: entry for entry in departed(rows, mesh_map)}
         now = time.monotonic()
         self._seen = {key: self._seen.get(key, now) for key in found}
         by_reason: dict[str, list[str]] = {}

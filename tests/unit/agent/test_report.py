@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+import pytest
+
 from meshray.agent.desired import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
+from meshray.agent.ray.offers import Offers
 from meshray.agent.report import View, build_status
 from meshray.model.node import Node
 from meshray.model.status import RayState
@@ -114,6 +117,37 @@ def test_a_node_that_does_not_answer_is_a_problem_and_offers_nothing() -> None:
     # Ray still lists it: what it is, nobody knows.
     assert (node.silent, node.ray.alive, dict(node.ray.resources)) == (True, None, {})
     assert status.totals()["CPU"] == 8.0
+    assert node.to_json()["ray"] == {
+        "alive": None,
+        "resources": {},
+        "used": None,
+        "last_known": None,
+        "ports": node.ports,
+    }
+
+
+@pytest.mark.parametrize(("listed", "alive"), [(RAY, None), ({HEAD_NODE.ip: RAY[HEAD_NODE.ip]}, False), (None, None)])
+def test_what_a_silent_node_offered_is_known_as_the_last(
+    listed: Mapping[IPv4Address, RayState] | None, alive: bool | None
+) -> None:
+    silent = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, silence="silent")})
+    offers = Offers()
+    offers.look({ip: state.resources for ip, state in RAY.items()}, MAP)
+    seen = replace(view(HEAD_NODE, ray=listed), mesh_map=silent, last_offer=offers.last)
+    head, _, node = build_status(seen).nodes
+    assert (node.ray.alive, node.ray.last_known, dict(node.ray.resources)) == (alive, RAY[WORKER_B.ip].resources, {})
+    assert head.ray.last_known is None, "it answers"
+
+
+def test_offers_are_of_nodes_and_not_of_addresses() -> None:
+    offers = Offers()
+    offers.look({WORKER_A.ip: {"CPU": 4.0}}, MAP)
+    offers.look({WORKER_A.ip: {}}, MAP)
+    assert offers.last(WORKER_A) == {"CPU": 4.0}, "what has just registered offers nothing yet"
+    another = replace(WORKER_A, id="n99")
+    offers.look({}, replace(MAP, nodes={another.id: another}))
+    assert offers.last(another) is None
+    assert offers.last(WORKER_A) is None, "it was removed"
 
 
 def test_a_node_that_was_taken_down_is_not_missed() -> None:
@@ -146,7 +180,8 @@ def test_the_ports_of_each_ray_are_told() -> None:
     head, a, b = build_status(replace(view(HEAD_NODE), mesh_map=mesh_map)).nodes
     assert (head.ports["gcs"], head.ports["metrics_export"]) == (6380, 20106)
     assert (a.ports["metrics_export"], "gcs" in a.ports) == (8500, False)
-    shown = {"alive": True, "resources": RAY[WORKER_B.ip].resources, "used": None, "ports": b.ports}
+    shown = {"alive": True, "resources": RAY[WORKER_B.ip].resources, "used": None, "last_known": None}
+    shown["ports"] = b.ports
     assert b.to_json()["ray"] == shown
     without = build_status(replace(view(HEAD_NODE), expects_ray=False)).nodes
     assert [node.ports for node in without] == [{}, {}, {}]

@@ -44,6 +44,11 @@ def test_a_ready_node_is_so_since_its_raylet_started_and_a_silent_one_since_it_w
     seen = replace(view(HEAD_NODE, ray=ray), wall_clock=1000.0, changed=lambda node: 5.0)
     by_name = {node.name: node for node in build_status(seen).nodes}
     assert (by_name["gpu-a"].since, by_name["gpu-b"].since) == (77.0, 5.0)
-    assert by_name["gpu-a"].ray.to_json() == {"alive": True, "resources": {"CPU": 1.0}, "used": {"CPU": 0.5}}
+    assert by_name["gpu-a"].ray.to_json() == {
+        "alive": True,
+        "resources": {"CPU": 1.0},
+        "used": {"CPU": 0.5},
+        "last_known": None,
+    }
     silent = replace(seen, silent_s=lambda node: 24.0 if node.id == WORKER_A.id else None)
     assert {node.name: node.since for node in build_status(silent).nodes}["gpu-a"] == 976.0

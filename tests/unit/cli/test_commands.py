@@ -85,6 +85,17 @@ def test_status_shows_what_is_in_use_and_for_how_long_a_node_is_as_it_is() -> No
     assert rows[3].endswith("1.2 s    128  -    2.0 TiB")
 
 
+def test_status_shows_what_a_silent_node_offered_last_with_a_question_mark() -> None:
+    (head, worker) = children(STATUS, "nodes")
+    ray = {"alive": None, "resources": {}, "used": None, "last_known": {"CPU": 2.0, "GPU": 1.0, "memory": 1e10}}
+    silent = {**worker, "silent": True, "ray": ray, "since": 1000.0}
+    row = status_text({**STATUS, "nodes": [head, silent]}, now=1024.0).splitlines()[4]
+    assert row.split()[-6:] == ["-", "2?", "1?", "-", "24", "s"]
+    # One of an agent of an older version.
+    row = status_text({**STATUS, "nodes": [head, {**silent, "ray": {**ray, "last_known": None}}]}, now=1024.0)
+    assert row.splitlines()[4].split()[-6:] == ["-", "-", "-", "-", "24", "s"]
+
+
 def test_colours_of_status_change_no_word() -> None:
     plain = status_text(STATUS, now=0.0)
     painted = status_text(STATUS, now=0.0, paint=lambda text, colour: f"<{colour}>{text}</>" if colour else text)
