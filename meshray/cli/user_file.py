@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,11 +22,13 @@ def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
     from meshray.runtime.person import Person
     from meshray.runtime.trust import weak_link
 
-    # Behind @ or = a shell leaves ~ as it is.
-    path = Path(file).expanduser().absolute()
+    person = Person.invoking(environ)
+    # Behind @ or = a shell leaves ~ as it is, and below sudo HOME is mostly root's.
+    is_users = file.startswith("~/") and person.uid != os.geteuid()
+    path = (person.home / file[2:] if is_users else Path(file).expanduser()).absolute()
     if weak_link(path) is None:
         return _read(path, limit)
-    with Person.invoking(environ).acting():
+    with person.acting():
         return _read(path, limit)
 
 
