@@ -60,23 +60,6 @@ COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }
 
 
-#: What people type who know other programs, or leave out the noun.
-_MEANT: Mapping[str, str] = {
-    **dict.fromkeys(("nodes", "ls", "list"), "node list"),
-    **dict.fromkeys(("rm", "remove", "delete"), "node rm"),
-    **{verb: f"node {verb}" for verb in ("add", "drain", "rename", "rotate-key")},
-    **dict.fromkeys(("tokens", "invite"), "token create --line"),
-    **dict.fromkeys(("start", "restart", "connect"), "up"),
-    **dict.fromkeys(("stop", "disconnect"), "down"),
-    **dict.fromkeys(("uninstall", "quit", "logout"), "leave"),
-    **dict.fromkeys(("log", "journal"), "logs"),
-    **dict.fromkeys(("check", "diagnose", "debug"), "doctor"),
-    **dict.fromkeys(("exec", "submit", "job"), "run -- COMMAND"),
-    "help": "--help",
-    "version": "--version",
-}
-
-
 class Program(click.Group):
     """Imports a command's module when the command is asked for, and lists commands by section."""
 
@@ -100,7 +83,9 @@ class Program(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; for a name that is none, say which one was meant."""
         if args[0] and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            raise click.UsageError(_unknown(args[0], self.list_commands(ctx)), ctx)
+            from meshray.cli.mistyped import unknown
+
+            raise click.UsageError(unknown(args[0], self.list_commands(ctx)), ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -109,13 +94,6 @@ class Program(click.Group):
         for title, section in COMMANDS.items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(width), summary) for name, (_, summary) in section.items()])
-
-
-def _unknown(name: str, commands: list[str]) -> str:
-    import difflib
-
-    meant = _MEANT.get(name) or next(iter(difflib.get_close_matches(name, commands, 1)), "")
-    return f"there is no command {name[:40]!r}" + (f"; did you mean: meshray {meant}" if meant else "")
 
 
 @click.group(

@@ -97,6 +97,20 @@ def endpoint_option(function: F) -> F:
     )(function)
 
 
+class _Verbs(click.Group):
+    """Answers a verb that does not exist with the one that was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from meshray.cli.mistyped import unknown
+
+            raise click.UsageError(unknown(args[0], self.list_commands(ctx), str(self.name)), ctx)
+        return super().resolve_command(ctx, args)
+
+
 def group(name: str) -> Callable[[Callable[..., None]], click.Group]:
     """A noun whose commands are verbs; alone (`meshray token`) it prints its help."""
 
@@ -106,7 +120,7 @@ def group(name: str) -> Callable[[Callable[..., None]], click.Group]:
             if context.invoked_subcommand is None:
                 click.echo(context.get_help())
 
-        return click.Group(
+        return _Verbs(
             name, callback=alone, help=function.__doc__, invoke_without_command=True, subcommand_metavar=SUBCOMMAND
         )
 

@@ -216,6 +216,15 @@ def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(typed: str, 
     assert "did you mean" not in type_in("xyzzy").err
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("node remove", "node rm"), ("token rm", "token revoke"), ("token lst", "token list")]
+)
+def test_a_mistyped_verb_is_answered_with_the_one_that_was_meant(typed: str, meant: str) -> None:
+    outcome = type_in(*typed.split(), "x")
+    assert outcome.code == 2
+    assert f"there is no command {typed!r}; did you mean: meshray {meant}" in outcome.err
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_learns_to_complete(shell: str) -> None:
     assert "_MESHRAY_COMPLETE" in type_in("completion", shell).out
