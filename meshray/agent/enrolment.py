@@ -293,7 +293,7 @@ def damaged(path: Path, error: MeshrayError) -> MeshrayError:
     return MeshrayError(
         "state_damaged",
         f"{path} is damaged: {error.message}",
-        hint="restore the file from a backup, or make this machine a stranger again: meshray leave",
+        hint="restore the file from a backup, or remove this node: meshray leave",
     )
 
 

@@ -101,7 +101,7 @@ class App:
         """A name or an id as one part of a path of the API. Raises UsageError for anything else."""
         if not _WORD.fullmatch(text):
             raise UsageError(
-                "bad_name", f"{text[:80]!r} is no name or id", hint="meshray node list; meshray token list"
+                "bad_name", f"{text[:80]!r} is not a name or id", hint="meshray node list; meshray token list"
             )
         return text
 

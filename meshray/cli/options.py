@@ -154,10 +154,8 @@ def ray_args() -> tuple[str, ...]:
 def require_no_words_to_ray(no_ray: bool, ray: str | None) -> None:
     """Raises UsageError where Ray is not to run and something is said to it all the same."""
     if no_ray and (ray is not None or ray_args()):
-        said = "--ray" if ray is not None else "options behind --"
-        raise UsageError(
-            "no_ray_with_ray", f"--no-ray runs no Ray here, so {said} would mean nothing", hint="leave one of them out"
-        )
+        said = "--ray has" if ray is not None else "arguments after -- have"
+        raise UsageError("no_ray_with_ray", f"{said} no effect with --no-ray", hint="leave one of them out")
 
 
 def parse_labels(items: Sequence[str]) -> dict[str, str]:
@@ -166,7 +164,7 @@ def parse_labels(items: Sequence[str]) -> dict[str, str]:
     for item in items:
         key, equals, value = item.partition("=")
         if not key or not equals:
-            raise UsageError("bad_label", f"{item[:80]!r} is no label", hint="--label zone=lab-2")
+            raise UsageError("bad_label", f"{item[:80]!r} is not a label KEY=VALUE", hint="--label zone=lab-2")
         labels[key] = value
     return labels
 

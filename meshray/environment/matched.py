@@ -139,7 +139,7 @@ def find_uv(environ: Mapping[str, str], person: Person) -> str:
     if found is None:
         raise MeshrayError(
             "uv_missing",
-            "uv is neither on PATH nor beside meshray, and it is uv that builds environments",
+            "uv, which builds environments, is not installed: it is neither on PATH nor beside meshray",
             hint=f"{user_python()} -m pip install uv, or as https://docs.astral.sh/uv tells; or --ray PATH names a "
             "Ray of your own",
         )

@@ -124,7 +124,7 @@ class Token:
         if not compact.startswith(PREFIX) or len(compact) > MAX_TOKEN_CHARACTERS:
             raise UsageError(
                 "not_a_token",
-                f"this is no meshray token: it does not start with {PREFIX}",
+                f"this is not a meshray token: it does not start with {PREFIX}",
                 hint="copy the whole line that `meshray token create` printed on the head",
             )
         damaged = RefusedError(

@@ -172,7 +172,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
         if prefix == _RESERVED_PREFIX or not fits or (value and not _LABEL_NAME.fullmatch(value)):
             raise UsageError(
                 "bad_label",
-                f"{f'{key}={value}'[:160]!r} is no label: key and value are letters, digits and inner . _ -, "
+                f"{f'{key}={value}'[:160]!r} is not a label: key and value are letters, digits and inner . _ -, "
                 f"at most 63 characters, and {_RESERVED_PREFIX}/ is Ray's own",
                 hint="--label zone=lab-2",
             )

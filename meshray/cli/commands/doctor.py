@@ -38,7 +38,7 @@ class Wishes:
         """Raises UsageError where one needs another, or FILE is taken; MeshrayError where it needs root."""
         if self.soak and not self.deep:
             hint = "meshray doctor --deep --soak"
-            raise UsageError("soak_without_deep", "--soak repeats what --deep does", hint=hint)
+            raise UsageError("soak_without_deep", "--soak needs --deep", hint=hint)
         if self.yes and not self.fix:
             raise UsageError("yes_without_fix", "--yes answers what --fix asks", hint="meshray doctor --fix --yes")
         if self.with_addresses and self.bundle is None:
@@ -58,7 +58,7 @@ class Wishes:
 @click.option(
     "--soak", is_flag=True, help="With --deep: look again after 80 s, when Ray has dropped whom it cannot dial."
 )
-@click.option("--fix", is_flag=True, help="Mend what meshray can mend on this machine; asks before each repair. Root.")
+@click.option("--fix", is_flag=True, help="Repair what meshray can on this machine; asks before each repair. Root.")
 @click.option("--bundle", metavar="FILE", help="Write the report with logs and settings to a .tar.gz, without secrets.")
 @click.option("--with-addresses", is_flag=True, help="Leave public addresses in the bundle.")
 @yes_option

@@ -157,7 +157,7 @@ def init_command(
       sudo meshray init -- --port=6380 --dashboard-port=8266
       sudo meshray init --lock /media/key/mesh.lock
 
-    Prints the command with which other machines join. What stands behind -- goes to `ray start`.
+    Prints the command with which other machines join. Arguments after -- are passed to `ray start`.
     """
     from meshray.agent.enrolment import parse_open
 

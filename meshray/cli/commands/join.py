@@ -184,7 +184,7 @@ def join_command(
 
     A token on the command line can be seen by other people of this machine: - reads it from standard input, @FILE
     from a file. Without one it is that of MESHRAY_TOKEN, else of the file that MESHRAY_TOKEN_FILE names. Returns
-    when Ray at the head counts this node as ALIVE. What stands behind -- goes to `ray start`.
+    when Ray at the head counts this node as ALIVE. Arguments after -- are passed to `ray start`.
     """
     from meshray.agent.enrolment import parse_open
 

@@ -450,5 +450,5 @@ def test_a_token_from_stdin_and_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("nonsense\n")
     for outcome in (type_in("join", "-", stdin=io.StringIO("nonsense\n")), type_in("join", f"@{tmp_path}/token")):
         assert outcome.code == 2
-        assert "no meshray token" in outcome.err
+        assert "not a meshray token" in outcome.err
     assert "there is no token" in type_in("join", "-").err

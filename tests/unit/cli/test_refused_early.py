@@ -20,7 +20,7 @@ from tests.unit.cli.fakes import type_in
 def test_words_to_a_ray_that_is_not_to_run_are_refused(words: tuple[str, ...]) -> None:
     outcome = type_in("init", "--no-ray", *words)
     assert outcome.code == 2
-    assert "--no-ray runs no Ray here" in outcome.err
+    assert "no effect with --no-ray" in outcome.err
 
 
 def test_a_wrong_way_of_starting_is_told_before_anything_is_begun(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_command_line_wins() -> None:
     [
         ("MESHRAY_JOIN_NAME", "", "is empty"),
         ("MESHRAY_JOIN_NAME", "not_a_host!", "cannot be a node's name"),
-        ("MESHRAY_JOIN_LABEL", "zone", "is no label"),
+        ("MESHRAY_JOIN_LABEL", "zone", "is not a label"),
         ("MESHRAY_JOIN_LABEL", "'zone=lab", "quotation mark"),
         ("MESHRAY_JOIN_HUB", "perhaps", "perhaps"),
         ("MESHRAY_JOIN_PORT", "many", "many"),

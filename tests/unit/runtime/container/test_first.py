@@ -42,7 +42,7 @@ def test_the_container_ends_with_the_exit_code_of_a_join_that_is_refused(tmp_pat
         timeout=15,
     )
     assert done.returncode == 2
-    assert "this is no meshray token" in done.stderr
+    assert "this is not a meshray token" in done.stderr
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -59,5 +59,5 @@ def test_the_token_of_a_file_is_taken_too(tmp_path: Path, there: bool) -> None:
         check=False,
         timeout=15,
     )
-    said = "this is no meshray token" if there else f"MESHRAY_TOKEN_FILE: '{file}' cannot be read: No such file"
+    said = "this is not a meshray token" if there else f"MESHRAY_TOKEN_FILE: '{file}' cannot be read: No such file"
     assert (done.returncode, said in done.stderr) == (2, True)
