@@ -195,7 +195,7 @@ def name_of(
             f"the name {request.name} is reserved for the machine that joins with the token made for it",
             hint=f"join with another --name; or on the head: meshray token create --name {request.name}",
         )
-    return free_name(request.name, taken | reserved, exact=request.name_is_exact)
+    return free_name(request.name, taken | reserved, exact=request.name_is_exact, option="--name")
 
 
 def _require_bound_name(request: EnrolRequest, token: TokenRecord, known: Member | None) -> None:
@@ -213,14 +213,20 @@ def _require_bound_name(request: EnrolRequest, token: TokenRecord, known: Member
         )
 
 
-def free_name(wanted: NodeName, taken: Collection[str], *, exact: bool) -> NodeName:
-    """The wanted name, or with a number where another node has it. Raises RefusedError name_taken where exact."""
+def free_name(wanted: NodeName, taken: Collection[str], *, exact: bool, option: str = "") -> NodeName:
+    """Return the wanted name, or one with a number where another node has it.
+
+    Args:
+        option: of the command line, with which the name is given; empty: it is an argument.
+
+    Raises:
+        RefusedError: ``name_taken``, where it must be exactly this name.
+    """
     if wanted not in taken:
         return wanted
     numbered = (NodeName(f"{wanted[:57].rstrip('-')}-{number}") for number in range(2, len(taken) + 3))
     free = next(name for name in numbered if name not in taken)
     if exact:
-        raise RefusedError(
-            "name_taken", f"another node is called {wanted}", hint=f"{free} is free (join: --name {free})"
-        )
+        hint = f"{free} is free" + (f": {option} {free}" if option else "")
+        raise RefusedError("name_taken", f"another node is called {wanted}", hint=hint)
     return free

@@ -114,6 +114,18 @@ def test_a_static_peers_key_cannot_be_taken() -> None:
     assert refusal(registry, request(5)) == "key_taken"
 
 
+def test_the_hint_at_a_taken_name_is_about_the_command_that_was_typed() -> None:
+    registry = enrol(new_mesh(), request(1))
+    with pytest.raises(RefusedError) as joined:
+        enrol(registry, request(2, name="head", exact=True))
+    assert joined.value.hint == "head-2 is free: --name head-2"
+    with pytest.raises(RefusedError) as added:
+        registry.add_static(NodeName("head"), key(5), "p", NOW)
+    with pytest.raises(RefusedError) as renamed:
+        registry.rename("worker", NodeName("head"))
+    assert {added.value.hint, renamed.value.hint} == {"head-2 is free"}
+
+
 def test_a_taken_name_gets_a_number_unless_it_was_chosen() -> None:
     registry = new_mesh()
     for number in range(1, 4):
