@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
@@ -132,15 +132,26 @@ def naming_rootless_node(app: App) -> Iterator[None]:
         raise
 
 
-def look_for_ray(app: App, progress: Progress, explicit: str | None, *, head: bool) -> RayInstallation:
-    """The Ray that this node will run. Raises MeshrayError where there is none that can be used."""
+def look_for_ray(
+    app: App, progress: Progress, explicit: str | None, args: Sequence[str], *, head: bool
+) -> RayInstallation:
+    """Return the Ray that this node will run.
+
+    Args:
+        args: what it will be started with, as typed.
+
+    Raises:
+        MeshrayError: there is none that can be used.
+        UsageError: it does not have such an option.
+    """
     from meshray.raynode.preflight import check_head
-    from meshray.raynode.versions import find_ray
+    from meshray.raynode.versions import check_options, find_ray
     from meshray.runtime.person import Person
 
     progress.stage("find ray", "run")
     person = Person.invoking(app.environ)
     installation = find_ray(explicit, app.environ, person)
+    check_options(installation, args)
     if head:
         check_head(installation)
     versions = installation.versions

@@ -14,12 +14,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from meshray import __version__
-from meshray.errors import MeshrayError
+from meshray.errors import MeshrayError, UsageError
 from meshray.model.node import Versions
 from meshray.model.release import PYTHON, RAY, python_digits, ray_difference, release
 from meshray.runtime.beside import folders, user_python
@@ -36,17 +36,24 @@ _SHEBANG = re.compile(rb"#!\s*(\S+)(?:\s+(\S+))?")
 #: pip and uv write this where the interpreter's path is too long for a shebang line.
 _LONG_SHEBANG = re.compile(rb"'''exec'\s+\"?([^\"\n]+?)\"?\s+\"\$0\"")
 # A package's record may outlive the package: both are looked for.
-# The last item: without these the dashboard, from which the node table is read, does not start.
+# `missing`: without these the dashboard, from which the node table is read, does not start.
+# `options`: of Ray's commands, as its source names them; to import Ray would take seconds.
 _PROBE = """
-import json, sys
+import json, pathlib, re, sys
 from importlib import metadata, util
 try:
-    ray = metadata.version("ray") if getattr(util.find_spec("ray"), "origin", None) else ""
+    place = getattr(util.find_spec("ray"), "origin", None)
+    ray = metadata.version("ray") if place else ""
 except metadata.PackageNotFoundError:
     ray = ""
+try:
+    source = pathlib.Path(place).with_name("scripts").joinpath("scripts.py").read_text(encoding="utf-8")
+    options = sorted(set(re.findall('"(--[a-z0-9-]+)"', source)))
+except (OSError, TypeError, ValueError):
+    options = []
 missing = [name for name in ("aiohttp", "aiohttp_cors", "grpc", "opencensus", "prometheus_client", "pydantic")
            if util.find_spec(name) is None]
-print(json.dumps([ray, "%d.%d.%d" % sys.version_info[:3], missing]))
+print(json.dumps([ray, "%d.%d.%d" % sys.version_info[:3], missing, options]))
 """
 
 
@@ -58,12 +65,14 @@ class RayInstallation:
         ray: the program.
         python: the interpreter that it runs on.
         missing: packages that ``ray[default]`` brings and that are not there; the head needs them.
+        options: of `ray start` and Ray's other commands; empty: not known.
     """
 
     ray: Path
     python: Path
     versions: Versions
     missing: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     @property
     def activation(self) -> dict[str, str]:
@@ -117,9 +126,9 @@ def inspect(program: Path, person: Person) -> RayInstallation:
         )
     answer = _ask(program, python, person)
     try:
-        ray, version, missing = json.loads(answer)
+        ray, version, missing, options = json.loads(answer)
         versions = Versions(meshray=__version__, ray=str(ray), python=str(version))
-        found = RayInstallation(program, python, versions, tuple(str(name) for name in missing))
+        found = RayInstallation(program, python, versions, tuple(map(str, missing)), tuple(map(str, options)))
     except (ValueError, TypeError):
         raise MeshrayError(
             "ray_unusable", f"{python} does not say which Ray it has", hint=f"{python} -c 'import ray'"
@@ -136,6 +145,25 @@ def inspect(program: Path, person: Person) -> RayInstallation:
             hint=f"{python} -m pip install --upgrade 'ray[default]'",
         )
     return found
+
+
+def check_options(installation: RayInstallation, args: Sequence[str]) -> None:
+    """Refuse a mistyped option of `ray start`, before anything is enrolled.
+
+    An unknown option that resembles none is left to Ray: what is known of its options comes from its source.
+
+    Raises:
+        UsageError: ``unknown_ray_option``.
+    """
+    import difflib
+
+    for argument in args:
+        option = argument.partition("=")[0]
+        if not option.startswith("--") or option.replace("_", "-") in installation.options:
+            continue
+        meant = next(iter(difflib.get_close_matches(option, installation.options, 1, cutoff=0.8)), "")
+        if meant:
+            raise UsageError("unknown_ray_option", f"ray start has no option {option[:60]}", hint=f"it has {meant}")
 
 
 def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:

@@ -303,7 +303,7 @@ def _prepare(app: App, wish: Wish, advertised: tuple[Endpoint, ...]) -> Found:
         warn_of_missing_engine(app, wireguard)
         if taken is not None:
             progress.stage("network", "ok", f"{network}, since this machine has {taken}")
-        installation = look_for_ray(app, progress, wish.ray, head=True) if wish.with_ray else None
+        installation = look_for_ray(app, progress, wish.ray, wish.ray_args, head=True) if wish.with_ray else None
         progress.stage("addresses", "run")
         # As the agent will report them, so that the first token holds what later ones hold.
         endpoints = choose_endpoints(advertised, asyncio.run(find_endpoints(wish.port)))

@@ -314,7 +314,7 @@ def _prepare(app: App, wish: Wish) -> Found:
         threading.Thread(target=_import_for_enrolment).start()
         matched = match_with_token(app, progress, wish.token, wish.via) if wish.env else None
         ray = str(matched.ray) if matched is not None else wish.ray
-        installation = look_for_ray(app, progress, ray, head=head) if wish.with_ray else None
+        installation = look_for_ray(app, progress, ray, wish.ray_args, head=head) if wish.with_ray else None
     return Found(installation, port, wish.endpoints or _endpoints(wish, port), matched)
 
 

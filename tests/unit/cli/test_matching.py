@@ -49,7 +49,7 @@ class Head:
         monkeypatch.setattr(Build, "run", run)
         monkeypatch.setattr(enrolled, "look_for_ray", self.look)
 
-    def look(self, app: object, progress: object, explicit: str | None, *, head: bool) -> RayInstallation:
+    def look(self, app: object, progress: object, explicit: str | None, args: object, *, head: bool) -> RayInstallation:
         assert explicit
         return RayInstallation(Path(explicit), Path(explicit).parent / "python", Versions("0", "2.60.0", "3.11.7"))
 

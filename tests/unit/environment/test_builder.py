@@ -18,7 +18,7 @@ from meshray.runtime.person import Person
 
 WANTED = Environment("2.60.0", "3.11.7", "numpy==2.1.0\n")
 #: An interpreter that answers the probe of its versions.
-PYTHON = '#!/bin/sh\necho \'["%s", "%s", []]\'\n'
+PYTHON = '#!/bin/sh\necho \'["%s", "%s", [], []]\'\n'
 UV = """#!/bin/sh
 echo "$@" >> {log}
 case "$*" in

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from meshray.errors import MeshrayError
+from meshray.errors import MeshrayError, UsageError
 from meshray.model.node import Versions
 from meshray.model.release import release
-from meshray.raynode.versions import compare, find_ray
+from meshray.raynode.versions import check_options, compare, find_ray
 from meshray.runtime.person import Person
 
 ME = Person("me", os.geteuid(), os.getegid(), (os.getegid(),), Path("/nonexistent"))
@@ -74,7 +75,7 @@ def fake_python(path: Path, answer: str, status: int = 0) -> Path:
 
 
 def test_the_named_ray_wins_and_a_folder_will_do(tmp_path: Path) -> None:
-    python = fake_python(tmp_path / "bin/python3", '["2.52.1", "3.10.4", []]')
+    python = fake_python(tmp_path / "bin/python3", '["2.52.1", "3.10.4", [], []]')
     program = fake_ray(tmp_path / "bin", f"#!{python}")
     for named in (program, tmp_path):
         found = find_ray(str(named), {}, ME)
@@ -87,7 +88,7 @@ def test_the_named_ray_wins_and_a_folder_will_do(tmp_path: Path) -> None:
     "shebang", ["#!/usr/bin/env python3", "#!/bin/sh\n'''exec' \"{python}\" \"$0\" \"$@\"\n' '''", "#!/bin/bash"]
 )
 def test_the_interpreter_is_found_whatever_the_first_line(tmp_path: Path, shebang: str) -> None:
-    python = fake_python(tmp_path / "a folder/bin/python3", '["2.60.0", "3.11.7", ["aiohttp_cors"]]')
+    python = fake_python(tmp_path / "a folder/bin/python3", '["2.60.0", "3.11.7", ["aiohttp_cors"], []]')
     program = fake_ray(tmp_path / "a folder/bin", shebang.format(python=python))
     found = find_ray(str(program), {}, ME)
     assert found.python == python
@@ -97,8 +98,8 @@ def test_the_interpreter_is_found_whatever_the_first_line(tmp_path: Path, sheban
 @pytest.mark.parametrize(
     ("answer", "status", "code"),
     [
-        ('["", "3.11.7", []]', 0, "ray_missing"),
-        ('["2.9.3", "3.11.7", []]', 0, "ray_too_old"),
+        ('["", "3.11.7", [], []]', 0, "ray_missing"),
+        ('["2.9.3", "3.11.7", [], []]', 0, "ray_too_old"),
         ("hello", 0, "ray_unusable"),
         ("", 1, "ray_not_executable"),
     ],
@@ -126,7 +127,18 @@ def test_no_ray_at_all_says_where_was_looked(tmp_path: Path, monkeypatch: pytest
 
 def test_the_persons_own_folder_of_programs_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "pipx/bin/python"))
-    python = fake_python(tmp_path / ".local/bin/python3", '["2.60.0", "3.11.7", []]')
+    python = fake_python(tmp_path / ".local/bin/python3", '["2.60.0", "3.11.7", [], []]')
     program = fake_ray(tmp_path / ".local/bin", f"#!{python}")
     person = Person("ada", os.geteuid(), os.getegid(), (), tmp_path)
     assert find_ray(None, {"PATH": str(tmp_path / "empty")}, person).ray == program
+
+
+def test_a_mistyped_option_of_ray_start_is_refused_with_the_one_that_was_meant() -> None:
+    found = find_ray(str(Path(sys.executable).with_name("ray")), {}, ME)
+    assert {"--num-cpus", "--temp-dir", "--object-store-memory"} <= set(found.options)
+    with pytest.raises(UsageError) as caught:
+        check_options(found, ["--num-gpus=1", "--num-cpu=2"])
+    assert (caught.value.code, caught.value.hint) == ("unknown_ray_option", "it has --num-cpus")
+    # Not said by its source, and as Ray takes it, and where the source could not be read.
+    check_options(found, ["--log-color=false", "--num_cpus=2", '--resources={"--num-cpu": 1}', "-v"])
+    check_options(replace(found, options=()), ["--num-cpu=2"])
