@@ -16,6 +16,7 @@ from meshray.agent.desired import PairKeys, desired_device
 from meshray.agent.loop import Agent
 from meshray.agent.progress import Emit
 from meshray.agent.report import build_status, path_to
+from meshray.agent.views import summary_of
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -76,7 +77,11 @@ class Operations:
         }
 
     async def _progress(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        return await self._agent.progress.follow(emit)
+        was_up = self._agent.progress.up
+        answer = await self._agent.progress.follow(emit)
+        table = await self._ray_table() if was_up else None
+        # It may have come up days ago, with fewer nodes.
+        return {**answer, "summary": summary_of(self._agent, table)} if table is not None else answer
 
     async def _env(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         # It asks Ray's interpreter, which may take its time.

@@ -20,7 +20,7 @@ Emit = Callable[[Mapping[str, object]], Awaitable[None]]
 
 
 class Progress:
-    """What happened so far; whoever comes late is told all of it."""
+    """What happened so far; who comes late is told all of it, until the node is up."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, object]] = []
@@ -54,12 +54,17 @@ class Progress:
         return self._summary is not None
 
     async def follow(self, emit: Emit) -> Mapping[str, object]:
-        """Emits every event, past and to come, and returns the summary.
+        """Emit every event, past and to come, and return the summary. Of a node that is up, the last of each stage.
 
         Raises:
             MeshrayError: a stage failed.
         """
         told = 0
+        if self._summary is not None:
+            last = {event["stage"]: event for event in self._events}
+            for event in last.values():
+                await emit(event)
+            told = len(self._events)
         while True:
             changed = self._changed
             for event in self._events[told:]:

@@ -20,7 +20,7 @@ from meshray.agent.paths.prober import Prober
 from meshray.agent.portguard import LOOK_S, PortGuard, require_guarded
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.report import path_to
-from meshray.agent.views import peers_to_probe, ways_of
+from meshray.agent.views import peers_to_probe, summary_of, ways_of
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.classes import link_labels, site_of
@@ -97,7 +97,7 @@ class Stages:
         while (error := await agent.membership.rival(lambda: agent.map)) is not None:
             self._progress.fail("coordinator", error)
             await asyncio.sleep(RAY_POLL_S)
-        self._progress.finish(self._summary(table))
+        self._progress.finish(summary_of(self._agent, table))
 
     def _start_ray(self, ray: RayPart) -> None:
         agent = self._agent
@@ -198,24 +198,6 @@ class Stages:
                 failed = True
                 self._progress.fail("ray", MeshrayError("ray_failed", cause, hint="meshray logs ray"))
             await asyncio.sleep(RAY_POLL_S)
-
-    def _summary(self, table: RayTable | None) -> dict[str, object]:
-        """What ``init --json`` and ``join --json`` tell of a node that is up."""
-        agent = self._agent
-        me, head = agent.me, agent.map.head
-        path = path_to(agent.view(None), head or agent.map.hubs[0])
-        return {
-            "mesh": agent.map.mesh.name,
-            "node": {"name": me.name, "ip": str(me.ip)},
-            "path": {key: path.to_json()[key] for key in ("kind", "transport")},
-            "ray": {
-                "alive": bool(table and table[me.ip].alive),
-                "nodes": sum(1 for node in table.values() if node.alive) if table else 0,
-            },
-            "ray_address": str(agent.map.gcs) if head and table else None,
-            "dashboard": f"http://{agent.map.dashboard}" if head and table else None,
-            **({"local": agent.parts.forwards.urls()} if agent.parts.forwards is not None else {}),
-        }
 
     async def _open_prober(self, prober: Prober) -> None:
         agent = self._agent

@@ -51,6 +51,24 @@ def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
     )
 
 
+def summary_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> dict[str, object]:
+    """What ``init --json`` and ``join --json`` tell of a node that is up; ``table`` is Ray's node table."""
+    me, head = agent.me, agent.map.head
+    path = path_to(view_of(agent, None), head or agent.map.hubs[0])
+    return {
+        "mesh": agent.map.mesh.name,
+        "node": {"name": me.name, "ip": str(me.ip)},
+        "path": {key: path.to_json()[key] for key in ("kind", "transport")},
+        "ray": {
+            "alive": bool(table and me.ip in table and table[me.ip].alive),
+            "nodes": sum(1 for node in table.values() if node.alive) if table else 0,
+        },
+        "ray_address": str(agent.map.gcs) if head and table else None,
+        "dashboard": f"http://{agent.map.dashboard}" if head and table else None,
+        **({"local": agent.parts.forwards.urls()} if agent.parts.forwards is not None else {}),
+    }
+
+
 def complaints_of(agent: Agent) -> Iterator[Problem]:
     """What the parts of this node could not do."""
     firewall, ray, me = agent.parts.firewall, agent.parts.ray, str(agent.me.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from meshray.agent.questions import Questions
 from meshray.doctor.host import GROUND
 from meshray.doctor.report import FAIL, OK
 from meshray.errors import MeshrayError
+from meshray.model import wire
 from meshray.model.question import MAX_ANSWER_BYTES
+from meshray.model.status import RayState
 from tests.mesh.mesh import Mesh, running_mesh, until
 
 
@@ -47,6 +50,26 @@ def _has_heard_all(agent: Agent) -> bool:
 
 async def ask(mesh: Mesh, **body: object) -> Mapping[str, object]:
     return await mesh.head.agent.coordinator.call("POST", "/v1/ask", {"op": "survey", **body})
+
+
+async def test_a_node_that_was_up_before_counts_rays_nodes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        await mesh.join("gpu-1")
+        await until(mesh.whole, "all see all")
+        agent = mesh.head.agent
+        await until(lambda: agent.progress.up, "the node is up")
+        follow = Operations(agent, dict).for_everybody()["progress"]
+
+        async def ray_table(self: Operations) -> Mapping[IPv4Address, RayState]:
+            return {node.ip: RayState(alive=True) for node in agent.map.nodes.values()}
+
+        async def ignore(event: Mapping[str, object]) -> None: ...
+
+        assert wire.mapping(await follow({}, ignore), "summary")["ray"] == {"alive": False, "nodes": 0}
+        monkeypatch.setattr(Operations, "_ray_table", ray_table)
+        assert wire.mapping(await follow({}, ignore), "summary")["ray"] == {"alive": True, "nodes": 2}
 
 
 async def test_every_node_tells_the_head_what_it_found(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Progress: whoever comes late is told all of it."""
+"""Progress: who comes late is told all of it, until the node is up."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from meshray.errors import MeshrayError
 
 async def test_late_and_early_followers_hear_the_same() -> None:
     progress = Progress()
-    heard: list[list[Mapping[str, object]]] = [[], []]
+    heard: list[list[Mapping[str, object]]] = [[], [], []]
 
     async def follow(into: list[Mapping[str, object]]) -> Mapping[str, object]:
         async def emit(event: Mapping[str, object]) -> None:
@@ -24,12 +24,17 @@ async def test_late_and_early_followers_hear_the_same() -> None:
     progress.set("overlay", "run")
     progress.set("overlay", "run")
     await asyncio.sleep(0)
+    late = asyncio.ensure_future(follow(heard[1]))  # noqa: TID251 - awaited below
+    await asyncio.sleep(0)
     progress.set("overlay", "ok", "10.99.0.2")
+    progress.set("ray", "skip")
     progress.finish({"mesh": "lab"})
-    late = await follow(heard[1])
-    assert await early == late == {"stage": "up", "state": "ok", "summary": {"mesh": "lab"}}
+    assert await early == await late == {"stage": "up", "state": "ok", "summary": {"mesh": "lab"}}
     assert heard[0] == heard[1]
-    assert [event["state"] for event in heard[0]] == ["run", "ok"]
+    assert [event["state"] for event in heard[0]] == ["run", "ok", "skip"]
+    # The node is up: only how each stage is.
+    assert await follow(heard[2]) == await early
+    assert heard[2] == heard[0][1:]
 
 
 async def test_a_failed_stage_is_an_error_until_it_is_reached_all_the_same() -> None:
