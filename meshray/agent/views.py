@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from meshray.agent.paths.samples import Measured
-from meshray.agent.report import View, live_peer_towards
+from meshray.agent.report import View, live_peer_towards, path_to
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB_FORWARDS

@@ -126,14 +126,16 @@ class App:
         """One line of progress."""
         print(escaped(text), file=self.stderr, flush=True)
 
-    def require_root(self) -> None:
+    def require_root(self, reason: str = "a WireGuard interface, routes and firewall rules need it") -> None:
         """Raises MeshrayError with the exact sudo line where the person is not root and this node is not theirs."""
         if self.euid != 0 and not self._has_own_node:
-            raise MeshrayError(
-                "not_root",
-                "not root: a WireGuard interface, routes and firewall rules need it",
-                hint=self.sudo_line(),
-            )
+            raise MeshrayError("not_root", f"not root: {reason}", hint=self.sudo_line())
+
+    def require_root_of_node(self) -> None:
+        """Raise as `require_root` does, but MeshrayError ``not_enrolled`` where root has no node either."""
+        if self.euid != 0 and not self.may_be_enrolled and not self._has_own_node:
+            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
+        self.require_root()
 
     @property
     def _has_own_node(self) -> bool:

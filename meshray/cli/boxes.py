@@ -38,7 +38,7 @@ def record_of(home: Home) -> Record:
 
     found = load(home)
     if found is None:
-        raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray join TOKEN")
+        raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
     return found
 
 

@@ -42,7 +42,7 @@ class FoundRay:
     @classmethod
     def of(cls, app: App, node: str) -> FoundRay:
         """Raises MeshrayError ``unknown_node``, ``head_stays``, or ``ray_failed`` with what Ray said."""
-        app.require_root()
+        app.require_root("only root drains a node")
         program = tuple(inside_command(app, [_own_ray(app)]))
         ip = _overlay_address(app, node)
         answer = app.control().ask("env")

@@ -52,7 +52,7 @@ def up_command(app: App, coordinator: str | None) -> Result:
         with claimed(app.own_home):
             words = ["up", "--json", *(["--coordinator", coordinator] if coordinator is not None else [])]
             return JoinResult(boxes.bring_up(app, boxes.record_of(app.own_home), words), fresh=False)
-    app.require_root()
+    app.require_root_of_node()
     return JoinResult(start_node(app, app.own_home, coordinator), fresh=False)
 
 
@@ -189,7 +189,7 @@ def down_command(app: App) -> Result:
 
         with claimed(home):
             return boxes.take_down(app, home, boxes.record_of(home))
-    app.require_root()
+    app.require_root_of_node()
     enrolment = Enrolment.load(home)
     with claimed(home):
         return Stopped(enrolment.name, was_running=_take_down(app, home))
@@ -231,7 +231,7 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
 
         with claimed(home):
             return boxes.leave(app, home, boxes.record_of(home), yes=yes, drain=drain, local=local)
-    app.require_root()
+    app.require_root_of_node()
     enrolment = _enrolment_or_ask(app, home, yes)
     if enrolment is not None and enrolment.hosts_coordinator:
         _ask_for_the_others(app, home, enrolment, yes)
@@ -301,7 +301,7 @@ def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
         return None
     if enrolment is None:
         if not home.state.is_dir() or not any(home.state.iterdir()):
-            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray join TOKEN")
+            raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
         if not is_harmless(home):
             app.confirm(f"{home.state} holds the remains of a node, perhaps a whole mesh. They will be removed.", yes)
     return enrolment

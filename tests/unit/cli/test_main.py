@@ -17,6 +17,7 @@ from meshray.cli import app as app_module
 from meshray.cli import main
 from meshray.cli.app import App
 from meshray.errors import MeshrayError, RefusedError
+from meshray.settings import Home
 from tests.unit.cli.fakes import FakeAgent, type_in
 
 
@@ -150,12 +151,15 @@ def test_a_state_folder_with_files_of_others_is_answered_with_another_one(
     assert hint() == f"hint: env MESHRAY_HOME={data}/meshray-2 /opt/bin/meshray init --no-ray"
 
 
-def test_commands_that_change_the_machine_ask_for_root_first() -> None:
-    for command in ("up", "down", "leave"):
-        outcome = type_in(command, euid=1000)
-        assert outcome.code == 1
-        assert "hint: sudo " in outcome.err
-        assert outcome.err.count("\n") == 2
+def test_commands_that_change_the_machine_ask_for_root_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Which node it is, an ordinary user cannot read; that there may be one, by the folder.
+    for folder, said in ((tmp_path, "hint: sudo "), (tmp_path / "none", "in no mesh\nhint: ")):
+        monkeypatch.setattr("meshray.cli.app.SYSTEM_HOME", Home(folder, tmp_path / "run"))
+        for command in ("up", "down", "leave"):
+            outcome = type_in(command, euid=1000)
+            assert outcome.code == 1
+            assert said in outcome.err
+            assert outcome.err.count("\n") == 2
 
 
 def test_help_begins_with_what_a_new_user_needs_each_in_one_line_of_80(
