@@ -236,6 +236,13 @@ def _(result: NodeList) -> str:
 
 @text.register
 def _(result: NodeChanged) -> str:
+    if result.done == "drained":
+        if result.details.get("ray_node_id") is None:
+            return f"{result.node} runs no Ray, and starts none until: meshray node drain {result.node} --undo"
+        deadline = tables.duration(float(str(result.details.get("deadline_s"))))
+        return f"{result.node} gets no new tasks; those that run have up to {deadline} to end (meshray status)"
+    if result.done == "undrained":
+        return f"{result.node} takes tasks again as soon as its Ray has started"
     details = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result.details.items())
     return f"{result.node} is {result.done}" + (f" ({details})" if details else "")
 

@@ -298,7 +298,8 @@ def test_a_drain_is_told_to_the_coordinator_first_and_taken_back_where_ray_refus
         return json.dumps([{"node_id": "3f5c", "node_ip": "10.99.0.2"}])
 
     monkeypatch.setattr(ray_program, "_run", run)
-    assert type_in("node", "drain", "gpu-1", agent=agent).code == 0
+    drained = type_in("node", "drain", "gpu-1", agent=agent)
+    assert (drained.code, "have up to 10 min to end" in drained.out) == (0, True)
     assert [command[1] for command in ran] == ["list", "drain-node"]
     assert type_in("node", "drain", "gpu-1", agent=agent).code == 1
     told = [fields["body"] for op, fields in agent.asked if op == "api"]
@@ -309,8 +310,8 @@ def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pyt
     monkeypatch.setattr(ray_program, "_own_ray", lambda app: "/opt/ray")
     monkeypatch.setattr(ray_program, "_run", lambda command, environ, person: "[]")
     agent = FakeAgent({"status": STATUS, "env": {"env": {}}, "api": {}})
-    assert type_in("node", "drain", "gpu-1", agent=agent).code == 0
-    assert type_in("node", "drain", "gpu-1", "--undo", agent=agent).code == 0
+    assert "gpu-1 runs no Ray" in type_in("node", "drain", "gpu-1", agent=agent).out
+    assert "takes tasks again" in type_in("node", "drain", "gpu-1", "--undo", agent=agent).out
     told = [(fields["method"], fields["path"], fields["body"]) for op, fields in agent.asked if op == "api"]
     assert told == [("PATCH", "/v1/nodes/gpu-1", {"drained": True}), ("PATCH", "/v1/nodes/gpu-1", {"drained": False})]
 
