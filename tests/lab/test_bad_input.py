@@ -197,8 +197,13 @@ def test_not_root(place: Place) -> None:
     stranger = place.stranger
     meshray = stranger.shell("command -v meshray").stdout.strip()
     for command in ("up", "down", "leave"):
+        refused(stranger, [command], 1, "not_enrolled", "in no mesh", user=PERSON)
+    # A node of root's, perhaps: the user cannot look.
+    stranger.shell("install -d -m 700 /var/lib/meshray")
+    for command in ("up", "down", "leave"):
         said = refused(stranger, [command], 1, "not_root", user=PERSON)
         assert said.splitlines()[-1] == f"sudo {meshray} {command} --json"
+    stranger.shell("rmdir /var/lib/meshray")
 
 
 def test_ray_that_is_not_there(place: Place) -> None:
