@@ -85,7 +85,7 @@ class RayPart(Protocol):
     def look(self) -> None:
         """Somebody has seen more of this node's Ray than it was last known to be: it is looked at anew."""
 
-    async def live_nodes(self) -> list[LiveNode]:
+    async def live_nodes(self) -> list[LiveNode] | None:
         """The living nodes of Ray's own table, several of one address included; none where the head does not answer."""
 
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:

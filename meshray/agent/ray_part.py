@@ -82,11 +82,11 @@ class RayOnNode:
         """Why Ray does not run although it should; empty while nothing is wrong."""
         return self._refused or (self._node.last_error if self._node.state.startswith("backoff") else "")
 
-    async def live_nodes(self) -> list[LiveNode]:
-        """The living nodes of Ray's own table, several of one address included; none where the head does not answer."""
+    async def live_nodes(self) -> list[LiveNode] | None:
+        """The living nodes of Ray's own table, several of one address included; None where the head does not answer."""
         with contextlib.suppress(MeshrayError):
-            return await live_nodes(self._dashboard, self._node.token, TABLE_TIMEOUT_S) or []
-        return []
+            return await live_nodes(self._dashboard, self._node.token, TABLE_TIMEOUT_S)
+        return None
 
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
         """Tells Ray that the nodes with these ids are dead; returns whether it took it."""

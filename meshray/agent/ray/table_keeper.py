@@ -24,6 +24,8 @@ _BUSY_S = 6.0
 _GOODBYE_S = 1.5
 #: How often the table is read when nothing changed: a raylet may be killed and replaced without the mesh's noticing.
 _QUIET_LOOK_S = 20.0
+#: For so long after a change it is tried again at once where the head's dashboard did not answer: it may be busy.
+_UNREAD_S = 60.0
 
 
 class TableKeeper:
@@ -47,18 +49,21 @@ class TableKeeper:
 
     async def run(self) -> None:
         """Looks after each change, and now and then, until cancelled."""
-        busy_until = 0.0
+        changed_at = -_UNREAD_S
         while True:
             if self._changed.is_set():
                 self._changed.clear()
-                busy_until = time.monotonic() + _BUSY_S
-            await self._clean()
-            is_busy = bool(self._seen) or time.monotonic() < busy_until
+                changed_at = time.monotonic()
+            was_read = await self._clean()
+            is_busy = bool(self._seen) or time.monotonic() - changed_at < (_BUSY_S if was_read else _UNREAD_S)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOOK_S if is_busy else _QUIET_LOOK_S)
 
-    async def _clean(self) -> None:
+    async def _clean(self) -> bool:
+        """Return whether Ray's table could be read."""
         rows, mesh_map = await self._ray.live_nodes(), self._current()
+        if rows is None:
+            return False
         self._offers.look({row.ip: row.resources for row in sorted(rows, key=lambda row: row.started)}, mesh_map)
         found = {entry.id: entry for entry in departed(rows, mesh_map)}
         now = time.monotonic()
@@ -69,6 +74,7 @@ class TableKeeper:
                 by_reason.setdefault(entry.reason, []).append(entry.id)
         for reason, ids in by_reason.items():
             await self._ray.unregister(ids, reason)
+        return True
 
     def _is_due(self, entry: Departed, now: float) -> bool:
         return entry.at_once or now - self._seen[entry.id] >= _GOODBYE_S
