@@ -58,7 +58,7 @@ wanted_packages() {
     esac
     case $goal in test)
         has_docker || echo docker.io
-        echo faketime openssh-client openssh-server passt sudo tinyproxy-bin
+        echo binutils faketime gcc openssh-client openssh-server passt sudo tinyproxy-bin
         if [ "$(uname -m)" = x86_64 ] && ! kernel_has_wireguard; then
             # Ubuntu's kernels have WireGuard; Debian's plain one (not the cloud one, which lacks 9p) boots in QEMU.
             echo busybox-static kmod qemu-system-x86 udev
