@@ -84,6 +84,8 @@ class RayOnNode:
 
     async def live_nodes(self) -> list[LiveNode] | None:
         """The living nodes of Ray's own table, several of one address included; None where the head does not answer."""
+        if self._node.waits_for_token:
+            return None
         with contextlib.suppress(MeshrayError):
             return await live_nodes(self._dashboard, self._node.token, TABLE_TIMEOUT_S)
         return None
@@ -95,6 +97,8 @@ class RayOnNode:
 
     async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
         """Ray's own node table, on request with what is in use; None where the head does not answer."""
+        if self._node.waits_for_token:
+            return None
         try:
             table = await node_table(self._dashboard, self._node.token, TABLE_TIMEOUT_S, with_use=with_use)
         except MeshrayError as error:

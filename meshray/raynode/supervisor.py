@@ -175,6 +175,12 @@ class RayNode:
         """Of the Ray that runs here; else of the head's. None: it has not been received, or Ray uses none."""
         return self._tokens.of(self._process.mark or self._instance) if self._plan.token_path else None
 
+    @property
+    def waits_for_token(self) -> bool:
+        """Whether the token of the head's Ray has not been received yet: a node that joins gets the newest one first,
+        and the head's Ray may have been started with an earlier one."""
+        return self._plan.token_path is not None and self.token is None
+
     def hold_tokens(self, tokens: Mapping[int, str]) -> None:
         """This node holds these tokens now, by epoch. The head's next start uses the newest."""
         self._tokens.replace(tokens)

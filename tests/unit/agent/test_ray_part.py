@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
-from meshray.agent.ray_part import ray_plan
+from meshray.agent import ray_part
+from meshray.agent.ray_part import RayOnNode, ray_plan
 from meshray.doctor.probes.dial import ray_targets
+from meshray.errors import RefusedError
 from meshray.firewall import decide
 from meshray.firewall.closing import contains
 from meshray.model.node import HEAD, Node
+from meshray.model.status import RayState
 from meshray.raynode.command import RayPlan, start_command
+from meshray.raynode.state import LiveNode
+from meshray.raynode.tokens import RayTokens, new_instance
+from meshray.runtime.person import Person
 from meshray.settings import Home
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B, enrolment
 from tests.unit.raynode.test_command import RAY
@@ -58,3 +65,31 @@ def test_other_nodes_dial_the_ports_that_a_node_has_chosen() -> None:
     assert dialled(nodes[WORKER_B.id])["metrics"] == 20106
     head = dialled(nodes[HEAD_NODE.id])
     assert (head["GCS"], head["dashboard"]) == (6380, 8266)
+
+
+async def test_a_head_whose_token_has_not_come_yet_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that joins holds the newest token; the head's Ray still runs with the one before, right after `node rm`."""
+    asked: list[str | None] = []
+
+    async def table(
+        dashboard: object, token: str | None, timeout_s: float, *, with_use: bool = False
+    ) -> dict[IPv4Address, RayState]:
+        asked.append(token)
+        if token != "old":
+            raise RefusedError("ray_token_refused", "the Ray dashboard does not accept this mesh's Ray token")
+        return {}
+
+    async def nodes(dashboard: object, token: str | None, timeout_s: float) -> list[LiveNode]:
+        await table(dashboard, token, timeout_s)
+        return []
+
+    monkeypatch.setattr(ray_part, "node_table", table)
+    monkeypatch.setattr(ray_part, "live_nodes", nodes)
+    home, nobody = Home(tmp_path, tmp_path), Person("nobody", 65534, 65534, (65534,), tmp_path)
+    ray = RayOnNode(RAY, plan_of(WORKER_A), home, nobody, tokens=RayTokens({2: "new"}), on_instance=print)
+    ray.head_instance(new_instance(1))
+    assert (await ray.node_table(), await ray.live_nodes(), ray.failure, asked) == (None, None, "", [])
+    ray.hold_tokens({1: "old", 2: "new"})
+    assert (await ray.node_table(), await ray.live_nodes(), asked) == ({}, [], ["old", "old"])
