@@ -110,7 +110,7 @@ class App:
         if self.euid == 0:
             from meshray.cli.privileged import run_from_copy
 
-            run_from_copy(self)
+            run_from_copy(self.arguments, self.progress, (self.stdout, self.stderr))
 
     def progress(self) -> Progress:
         """Shows stages on stderr, live where that is a terminal."""

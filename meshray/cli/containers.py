@@ -23,8 +23,8 @@ from meshray.model.node import HEAD, HUB, Versions
 from meshray.settings import Home, own_ports
 
 if TYPE_CHECKING:
-    from meshray.cli.commands.join import Wish
     from meshray.cli.container_options import ContainerChoice
+    from meshray.cli.join_request import JoinRequest
     from meshray.model.token import Token
     from meshray.runtime.container.engine import Engine
     from meshray.runtime.container.node import Box
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _FAILED = "log.failed"
 
 
-def join_in_container(app: App, wish: Wish, choice: ContainerChoice, block: bool) -> Result | int:
+def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> Result | int:
     """`meshray join --runtime docker`. What was made is removed again when a later step fails."""
     from meshray.cli.enrolled import require_stranger
     from meshray.raynode.command import check_extra_args, check_labels
@@ -45,26 +45,26 @@ def join_in_container(app: App, wish: Wish, choice: ContainerChoice, block: bool
     from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
-    _require_sense(wish)
-    check_extra_args(wish.ray_args, own=own_ports(wish.token.coordinators[0].port))
-    check_labels(wish.labels)
+    _require_sense(request)
+    check_extra_args(request.ray_args, own=own_ports(request.token.coordinators[0].port))
+    check_labels(request.labels)
     log_format.require_valid(app.environ)
-    require_stranger(home, wish.token.mesh_id)
+    require_stranger(home, request.token.mesh_id)
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
         engine = open_engine(app.environ)
         volumes = _volumes(engine, choice.volumes)
         with app.progress() as progress:
-            progress.stage("head", "run", ", ".join(map(str, wish.token.coordinators)))
-            told = ask_with_token(app, wish.token, None)
+            progress.stage("head", "run", ", ".join(map(str, request.token.coordinators)))
+            told = ask_with_token(app, request.token, None)
             head = Versions("", told.ray, told.python)
             progress.stage("head", "ok", f"Ray {head.ray or '-'}, Python {head.python or '-'}")
-        plan = _plan(app, engine, wish, choice, head)
+        plan = _plan(app, engine, request, choice, head)
         box = make(engine, replace(plan, volumes=volumes))
         undo.add("the container", box.remove)
         undo.add("its logs", lambda: _keep_logs(box, home))
-        chosen = wish.environment.chosen
-        summary = answered(app, box, _join_words(wish), stdin=wish.token.encode().encode(), environ=chosen)
+        chosen = request.environment.chosen
+        summary = answered(app, box, _join_words(request), stdin=request.token.encode().encode(), environ=chosen)
         records.save(home, box.record)
         undo.keep()
         result = JoinResult(summary)
@@ -86,14 +86,14 @@ def join_again(app: App, token: Token) -> Result:
     return JoinResult(bring_up(app, record, words, token.encode().encode()), fresh=False, already=True)
 
 
-def _require_sense(wish: Wish) -> None:
-    if HUB in wish.roles:
+def _require_sense(request: JoinRequest) -> None:
+    if HUB in request.roles:
         raise UsageError(
             "hub_in_container",
             "a hub forwards packets in the kernel, which a container may not set up",
             hint="--hub without --runtime docker, on the machine itself",
         )
-    if wish.via is not None:
+    if request.via is not None:
         raise UsageError(
             "via_in_container",
             "--via goes through the ssh of this machine, which is not in the container",
@@ -119,7 +119,7 @@ def _volumes(engine: Engine, said: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _plan(app: App, engine: Engine, wish: Wish, choice: ContainerChoice, head: Versions) -> Plan:
+def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoice, head: Versions) -> Plan:
     from meshray.runtime import log_format
     from meshray.runtime.container import image, plan
     from meshray.runtime.container.engine import cards_here
@@ -137,47 +137,47 @@ def _plan(app: App, engine: Engine, wish: Wish, choice: ContainerChoice, head: V
         )
     name = choice.image or image.matching(head.ray, head.python, str(engine.info.get("Architecture", "")), gpus)
     with app.progress() as progress:
-        found = image.prepare(engine, name, head, wish.with_ray, progress.stage)
-    if wish.with_ray and wish.unguarded and not found.content.closes:
+        found = image.prepare(engine, name, head, request.with_ray, progress.stage)
+    if request.with_ray and request.unguarded and not found.content.closes:
         app.warn(f"{name} has neither nft nor iptables: Ray's ports are open to other containers of its bridge")
     return plan.Plan(
         image=found.id,
         python=found.content.python,
-        name=plan.free_name(str(wish.name), engine.container_names()),
-        hostname=str(wish.name),
+        name=plan.free_name(str(request.name), engine.container_names()),
+        hostname=str(request.name),
         person_uid=found.content.uid,
-        shm=plan.shm_bytes(wish.ray_args, int(engine.info.get("MemTotal") or 0)),
+        shm=plan.shm_bytes(request.ray_args, int(engine.info.get("MemTotal") or 0)),
         gpus=gpus,
         bridge=choice.bridge,
-        ports=tuple(sorted({wish.port, *(endpoint.port for endpoint in wish.endpoints)} - {0})),
-        ephemeral=wish.ephemeral,
+        ports=tuple(sorted({request.port, *(endpoint.port for endpoint in request.endpoints)} - {0})),
+        ephemeral=request.ephemeral,
         settings=log_format.settings(app.environ),
     )
 
 
-def _join_words(wish: Wish) -> list[str]:
+def _join_words(request: JoinRequest) -> list[str]:
     """The same join, as it is said in the container. Its name is the host name there."""
     # The container is the boundary: images' environments belong to the user as whom Ray runs there.
-    words = ["join", "-", "--json", "--transport", wish.transport, "--trust-user-environment"]
-    words += ["--name", str(wish.name)] if wish.name_is_exact else []
-    words += ["--ray", wish.ray] if wish.ray is not None else []
+    words = ["join", "-", "--json", "--transport", request.transport, "--trust-user-environment"]
+    words += ["--name", str(request.name)] if request.name_is_exact else []
+    words += ["--ray", request.ray] if request.ray is not None else []
     flags = (
-        ("--ephemeral", wish.ephemeral),
-        ("--no-ray", not wish.with_ray),
-        ("--unguarded", wish.unguarded),
+        ("--ephemeral", request.ephemeral),
+        ("--no-ray", not request.with_ray),
+        ("--unguarded", request.unguarded),
     )
     words += [flag for flag, said in flags if said]
-    for item in wish.open:
+    for item in request.open:
         words += ["--open", item]
-    for name in wish.environment.chosen:
+    for name in request.environment.chosen:
         words += ["--env", name]
-    words += ["--head"] if HEAD in wish.roles else []
-    words += ["--port", str(wish.port)] if wish.port else []
-    for endpoint in wish.endpoints:
+    words += ["--head"] if HEAD in request.roles else []
+    words += ["--port", str(request.port)] if request.port else []
+    for endpoint in request.endpoints:
         words += ["--endpoint", str(endpoint)]
-    for key, value in wish.labels.items():
+    for key, value in request.labels.items():
         words += ["--label", f"{key}={value}"]
-    return [*words, "--", *wish.ray_args] if wish.ray_args else words
+    return [*words, "--", *request.ray_args] if request.ray_args else words
 
 
 def _keep_logs(box: Box, home: Home) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO
 
+from meshray.cli.progress import Progress
 from meshray.runtime.trust import is_root
-
-if TYPE_CHECKING:
-    from meshray.cli.app import App
 
 #: What could make another user's code part of root's processes.
 _DANGEROUS, _DANGEROUS_NAMES = ("LD_", "PYTHON"), frozenset({"BASH_ENV", "ENV", "IFS", "CDPATH", "PERL5LIB"})
 
 
-def run_from_copy(app: App) -> None:
+def run_from_copy(arguments: Sequence[str], progress: Callable[[], Progress], streams: Sequence[TextIO]) -> None:
     """Does not return where others than root can change this installation: it is copied to where they cannot, if it is
     not there yet, and the same command runs from there.
+
+    Args:
+        arguments: of the command line, without the program.
+        progress: begins to show what is done.
+        streams: are flushed before this process becomes the other one.
 
     Raises:
         MeshrayError: as `meshray.runtime.privileged.install.place` does.
@@ -28,13 +31,13 @@ def run_from_copy(app: App) -> None:
         return
     copy = install.placed()
     if copy is None:
-        with app.progress() as progress:
-            progress.stage("install", "run", f"root's own copy of meshray in {install.ROOT}")
+        with progress() as shown:
+            shown.stage("install", "run", f"root's own copy of meshray in {install.ROOT}")
             copy = install.place()
-            progress.stage("install", "ok", str(copy.folder))
-    app.stdout.flush()
-    app.stderr.flush()
-    words = [str(copy.python), "-I", str(copy.program), *app.arguments]
+            shown.stage("install", "ok", str(copy.folder))
+    for stream in streams:
+        stream.flush()
+    words = [str(copy.python), "-I", str(copy.program), *arguments]
     os.execve(words[0], words, clean(os.environ))  # noqa: S606 - it replaces this process
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshray.coordinator.admission import ConflictError
-from meshray.coordinator.locking import attested, signature_of_next
 from meshray.coordinator.records import Member
 from meshray.coordinator.registry import Outcome, Registry
+from meshray.coordinator.signatures import attested, signature_of_next
 from meshray.errors import RefusedError
 from meshray.model.attestation import Attestation
 from meshray.model.keys import PublicKey

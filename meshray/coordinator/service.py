@@ -20,7 +20,6 @@ from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.environment import environment_of, locked, ports_chosen
 from meshray.coordinator.faults import Faults
 from meshray.coordinator.ledger import Ledger
-from meshray.coordinator.locking import attested, learned, removed, signed_static
 from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
 from meshray.coordinator.reach import Reach
 from meshray.coordinator.records import Member, SecretEpoch
@@ -29,6 +28,7 @@ from meshray.coordinator.registry import Outcome, Registry
 from meshray.coordinator.replacement import Replaced, made_room
 from meshray.coordinator.rotation import rotated
 from meshray.coordinator.secrets_keeper import SecretsKeeper
+from meshray.coordinator.signatures import attested, learned, removed, signed_static
 from meshray.coordinator.store import Store
 from meshray.coordinator.ticket import Seal
 from meshray.coordinator.token_keeper import TokenKeeper

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wish:
+class InitRequest:
     """What the user asked for, parsed.
 
     Attributes:
@@ -174,7 +174,7 @@ def init_command(
         raise UsageError(
             "env_match_at_head", "--env match follows a head's environment, and this is the head", hint="--ray PATH"
         )
-    wish = Wish(
+    request = InitRequest(
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
         network=OverlayNetwork.parse(network) if network is not None else None,
         port=port,
@@ -192,9 +192,9 @@ def init_command(
         lock=lock,
     )
     known = _own_mesh(app)
-    if known is not None and not _is_another(app, known, wish, context):
+    if known is not None and not _is_another(app, known, request, context):
         return _again(app, known, advertise, block)
-    return _init(app, wish, block)
+    return _init(app, request, block)
 
 
 def _says_more_than_ports(args: tuple[str, ...]) -> bool:
@@ -203,7 +203,7 @@ def _says_more_than_ports(args: tuple[str, ...]) -> bool:
     return bool(rest or of_node(chosen))
 
 
-def _is_another(app: App, known: Enrolment, wish: Wish, context: click.Context) -> bool:
+def _is_another(app: App, known: Enrolment, request: InitRequest, context: click.Context) -> bool:
     """Whether the command line asks for another mesh than the one of which this machine is the head."""
     from meshray.agent.cache import load_map
 
@@ -213,13 +213,13 @@ def _is_another(app: App, known: Enrolment, wish: Wish, context: click.Context) 
     mesh_map = load_map(app.own_home)
     mesh, own = mesh_map.mesh, mesh_map.nodes.get(known.node_id)
     return (
-        (is_said("name") and str(wish.name) != known.name)
-        or (is_said("port") and wish.port != known.mesh_port)
-        or (is_said("network") and wish.network != mesh.network)
-        or (wish.hub_only and own is not None and HEAD in own.roles)
-        or RayPorts.of({**mesh.ray_ports, **mesh_wide(take_ports(wish.ray_args)[0])}) != mesh_map.ports_of()
+        (is_said("name") and str(request.name) != known.name)
+        or (is_said("port") and request.port != known.mesh_port)
+        or (is_said("network") and request.network != mesh.network)
+        or (request.hub_only and own is not None and HEAD in own.roles)
+        or RayPorts.of({**mesh.ray_ports, **mesh_wide(take_ports(request.ray_args)[0])}) != mesh_map.ports_of()
         # Who asks for a lock must not believe that there is one.
-        or (wish.lock is not None and mesh.lock is None)
+        or (request.lock is not None and mesh.lock is None)
     )
 
 
@@ -253,7 +253,7 @@ def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) 
     return start_again(app, block, result)
 
 
-def _init(app: App, wish: Wish, block: bool) -> Result | int:
+def _init(app: App, request: InitRequest, block: bool) -> Result | int:
     from meshray.cli.enrolled import require_stranger
     from meshray.model.endpoints import require_few
     from meshray.raynode.command import check_extra_args
@@ -261,20 +261,20 @@ def _init(app: App, wish: Wish, block: bool) -> Result | int:
     from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
-    check_extra_args(wish.ray_args, own=own_ports(wish.port), makes_mesh=True)
-    advertised = require_few([Endpoint.parse(item, wish.port) for item in wish.advertise], "--advertise")
+    check_extra_args(request.ray_args, own=own_ports(request.port), makes_mesh=True)
+    advertised = require_few([Endpoint.parse(item, request.port) for item in request.advertise], "--advertise")
     service.require_valid(app.environ)
     require_stranger(home)
-    if not wish.trust_user_environment:
+    if not request.trust_user_environment:
         app.run_from_copy()
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
-        found = _prepare(app, wish, advertised)
-        token, enrolment = _create(home, wish, found, undo)
+        found = _prepare(app, request, advertised)
+        token, enrolment = _create(home, request, found, undo)
 
         def result(summary: bring_up.Summary) -> InitResult:
             undo.keep()
-            return _result(app, summary, token, enrolment, found.endpoints, hub_only=wish.hub_only)
+            return _result(app, summary, token, enrolment, found.endpoints, hub_only=request.hub_only)
 
         if block:
             release()
@@ -282,7 +282,7 @@ def _init(app: App, wish: Wish, block: bool) -> Result | int:
         return result(bring_up.start_and_follow(app, home))
 
 
-def _prepare(app: App, wish: Wish, advertised: tuple[Endpoint, ...]) -> Found:
+def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -> Found:
     """Looks at the machine and changes nothing."""
     from meshray.cli.enrolled import check_rootless, look_for_ray, naming_rootless_node, warn_of_missing_engine
     from meshray.model.endpoints import choose_endpoints
@@ -292,21 +292,23 @@ def _prepare(app: App, wish: Wish, advertised: tuple[Endpoint, ...]) -> Found:
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
-        network, taken = (wish.network, None) if wish.network is not None else choose_network(routes())
+        network, taken = (request.network, None) if request.network is not None else choose_network(routes())
         with naming_rootless_node(app):
-            if wish.rootless:
-                check_place(network, wish.port)
-            wireguard = check_rootless(app) if wish.rootless else check_init(network, wish.port, app.environ)
-        if wish.with_ray and not wish.rootless:  # without root Ray listens in a network namespace of its own
-            require_free(RayPorts.of(take_ports(wish.ray_args)[0]), head=True)
+            if request.rootless:
+                check_place(network, request.port)
+            wireguard = check_rootless(app) if request.rootless else check_init(network, request.port, app.environ)
+        if request.with_ray and not request.rootless:  # without root Ray listens in a network namespace of its own
+            require_free(RayPorts.of(take_ports(request.ray_args)[0]), head=True)
         progress.stage("preflight", "ok", wireguard)
         warn_of_missing_engine(app, wireguard)
         if taken is not None:
             progress.stage("network", "ok", f"{network}, since this machine has {taken}")
-        installation = look_for_ray(app, progress, wish.ray, wish.ray_args, head=True) if wish.with_ray else None
+        installation = (
+            look_for_ray(app, progress, request.ray, request.ray_args, head=True) if request.with_ray else None
+        )
         progress.stage("addresses", "run")
         # As the agent will report them, so that the first token holds what later ones hold.
-        endpoints = choose_endpoints(advertised, asyncio.run(find_endpoints(wish.port)))
+        endpoints = choose_endpoints(advertised, asyncio.run(find_endpoints(request.port)))
         if not endpoints:
             raise MeshrayError(
                 "no_address",
@@ -317,7 +319,7 @@ def _prepare(app: App, wish: Wish, advertised: tuple[Endpoint, ...]) -> Found:
     return Found(network, installation, advertised, endpoints)
 
 
-def _create(home: Home, wish: Wish, found: Found, undo: Undo) -> tuple[Token, Enrolment]:
+def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple[Token, Enrolment]:
     from meshray.agent.cache import save_map
     from meshray.agent.enrolment import Enrolment, save_private_key
     from meshray.agent.identity import Identity
@@ -332,8 +334,8 @@ def _create(home: Home, wish: Wish, found: Found, undo: Undo) -> tuple[Token, En
     undo.add("the state folder", lambda: forget(home, keep_logs=True))
     key, installation = PrivateKey.generate(), found.installation
     save_private_key(home, key)
-    lock = _lock(home, wish.lock, undo)
-    roles = frozenset({HUB, COORDINATOR} if wish.hub_only else {HEAD, HUB, COORDINATOR})
+    lock = _lock(home, request.lock, undo)
+    roles = frozenset({HUB, COORDINATOR} if request.hub_only else {HEAD, HUB, COORDINATOR})
 
     def attest(mesh_id: str) -> Attestation:
         identity = Identity.load_or_make(home, mesh_id)
@@ -345,19 +347,19 @@ def _create(home: Home, wish: Wish, found: Found, undo: Undo) -> tuple[Token, En
 
     answer, token = create_mesh(
         home,
-        mesh_name=str(wish.name),
+        mesh_name=str(request.name),
         network=found.network,
-        node_name=wish.name,
+        node_name=request.name,
         public_key=key.public(),
-        port=wish.port,
+        port=request.port,
         endpoints=found.endpoints,
         advertised=found.advertised,
         versions=installation.versions if installation else Versions(__version__, "", platform.python_version()),
         labels={},
         now=time.time(),
-        hub_only=wish.hub_only,
-        patience_s=wish.patience_s,
-        ray_ports=mesh_wide(take_ports(wish.ray_args)[0]),
+        hub_only=request.hub_only,
+        patience_s=request.patience_s,
+        ray_ports=mesh_wide(take_ports(request.ray_args)[0]),
         lock=lock.key if lock is not None else None,
         attest=attest,
     )
@@ -365,26 +367,26 @@ def _create(home: Home, wish: Wish, found: Found, undo: Undo) -> tuple[Token, En
     enrolment = Enrolment(
         mesh_id=answer.map.mesh.id,
         node_id=answer.node_id,
-        name=wish.name,
+        name=request.name,
         credential=answer.credential,
         # The agent runs beside the coordinator: the loopback is always right.
-        coordinators=(Endpoint("127.0.0.1", wish.port),),
+        coordinators=(Endpoint("127.0.0.1", request.port),),
         fingerprint=token.fingerprint.hex(),
         mesh_secret=answer.mesh_secret,
         ray_token=answer.ray_token,
         secret_epoch=answer.secret_epoch,
-        mesh_port=wish.port,
-        listen_port=wish.port,
+        mesh_port=request.port,
+        listen_port=request.port,
         person_uid=Person.invoking().uid,
         hosts_coordinator=True,
-        with_ray=wish.with_ray,
+        with_ray=request.with_ray,
         ray=str(installation.ray) if installation else "",
-        ray_args=wish.ray_args if wish.with_ray else (),
-        rootless=wish.rootless,
-        trust_user_environment=wish.trust_user_environment,
-        open=wish.open,
-        unguarded=wish.unguarded,
-        environment=wish.environment,
+        ray_args=request.ray_args if request.with_ray else (),
+        rootless=request.rootless,
+        trust_user_environment=request.trust_user_environment,
+        open=request.open,
+        unguarded=request.unguarded,
+        environment=request.environment,
     )
     enrolment.save(home)
     undo.add("the unit", lambda: service.uninstall(home))

@@ -12,7 +12,7 @@ import asyncio
 import platform
 import socket
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -23,6 +23,7 @@ from meshray.agent.paths.transport import MODES, Mode
 from meshray.cli import bring_up, output, user_environment
 from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options
+from meshray.cli.join_request import JoinRequest
 from meshray.cli.matching import ask_with_token, match_with_token, warn_of_patch
 from meshray.cli.options import (
     NodeCommand,
@@ -39,14 +40,12 @@ from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
 from meshray.cli.user_environment import environment_options
 from meshray.cli.variables import option
-from meshray.cli.via import PostRequest, Via, enrol_via, parse_via, unenrol_via
+from meshray.cli.via import PostRequest, enrol_via, parse_via, unenrol_via
 from meshray.cli.withdrawal import ENROLMENT, Withdrawal, taken_back
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
 from meshray.model.path import Transport
-from meshray.model.token import Token
-from meshray.raynode.user_environment import UserEnvironment
 from meshray.settings import DEFAULT_PORT, Home, own_ports
 
 if TYPE_CHECKING:
@@ -57,42 +56,6 @@ if TYPE_CHECKING:
     from meshray.model.enrol import EnrolAnswer, EnrolRequest
     from meshray.model.keys import PrivateKey
     from meshray.raynode.versions import RayInstallation
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the person asked for, parsed.
-
-    Attributes:
-        name_is_exact: given by the person, not guessed.
-        roles: beyond that of a node: head, hub.
-        endpoints: where this node's WireGuard is reached.
-        port: of this node's WireGuard; 0 leaves the choice to the machine.
-        via: how the enrolment travels; None: straight to the coordinator.
-        transport: how the tunnel to the hub may travel.
-        env: ``match``: Ray runs from an environment that is built to match the head's; empty: from one that is there.
-        environment: what Ray is started with besides what meshray sets.
-    """
-
-    token: Token
-    name: NodeName
-    name_is_exact: bool
-    ephemeral: bool
-    labels: Mapping[str, str]
-    with_ray: bool
-    ray: str | None
-    ray_args: tuple[str, ...]
-    roles: frozenset[str] = frozenset()
-    endpoints: tuple[Endpoint, ...] = ()
-    port: int = 0
-    via: Via | None = None
-    rootless: bool = False
-    trust_user_environment: bool = False
-    open: tuple[str, ...] = ()
-    unguarded: bool = False
-    transport: Mode = "auto"
-    env: str = ""
-    environment: UserEnvironment = field(default_factory=UserEnvironment)
 
 
 @dataclass(frozen=True)
@@ -189,7 +152,7 @@ def join_command(
     from meshray.agent.enrolment import parse_open
 
     given = user_environment.read(app, env, env_file)
-    wish = Wish(
+    asked = JoinRequest(
         token=read_token(token, app),
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
         name_is_exact=name is not None,
@@ -210,20 +173,20 @@ def join_command(
         env=MATCH if given.match else "",
         environment=given.environment,
     )
-    _require_sense(wish)
+    _require_sense(asked)
     require_no_words_to_ray(no_ray, ray)
     choice = ContainerChoice(runtime, image, bridge, volume)
     choice.require_sense(rootless=rootless, env=given.match)
-    if (again := _again(app, wish, block)) is not None:
+    if (again := _again(app, asked, block)) is not None:
         return again
     if choice.in_container:
         from meshray.cli.containers import join_in_container
 
-        return join_in_container(app, wish, choice, block)
-    return _join(app, wish, block)
+        return join_in_container(app, asked, choice, block)
+    return _join(app, asked, block)
 
 
-def _again(app: App, wish: Wish, block: bool) -> Result | int | None:
+def _again(app: App, asked: JoinRequest, block: bool) -> Result | int | None:
     """Brings the node up where this machine is in the token's mesh already; None where it is not."""
     from meshray.cli.commands.lifecycle import start_again
     from meshray.cli.enrolled import find_enrolment
@@ -232,25 +195,25 @@ def _again(app: App, wish: Wish, block: bool) -> Result | int | None:
     if home.container.exists():
         from meshray.cli.containers import join_again
 
-        return join_again(app, wish.token)
+        return join_again(app, asked.token)
     known = find_enrolment(home)
-    if known is None or known.mesh_id != wish.token.mesh_id or known.taken_out:
+    if known is None or known.mesh_id != asked.token.mesh_id or known.taken_out:
         return None
     return start_again(app, block, lambda summary: JoinResult(summary, fresh=False, already=True))
 
 
-def _require_sense(wish: Wish) -> None:
-    if HEAD in wish.roles and not wish.with_ray:
+def _require_sense(asked: JoinRequest) -> None:
+    if HEAD in asked.roles and not asked.with_ray:
         raise UsageError("head_without_ray", "--head runs Ray, and --no-ray does not", hint="leave out one of them")
-    said = (("--no-ray", not wish.with_ray), ("--ray", wish.ray is not None), ("--head", HEAD in wish.roles))
+    said = (("--no-ray", not asked.with_ray), ("--ray", asked.ray is not None), ("--head", HEAD in asked.roles))
     other = next((option for option, is_said in said if is_said), "")
-    if wish.env and other:
+    if asked.env and other:
         raise UsageError(
             "env_with_other",
             f"--env match runs Ray from an environment that matches the head's, and {other} says otherwise",
             hint="leave out one of them",
         )
-    if HUB in wish.roles and not wish.endpoints:
+    if HUB in asked.roles and not asked.endpoints:
         raise UsageError(
             "hub_needs_endpoint",
             "a hub is reached from outside: where?",
@@ -258,7 +221,7 @@ def _require_sense(wish: Wish) -> None:
         )
 
 
-def _join(app: App, wish: Wish, block: bool) -> Result | int:
+def _join(app: App, asked: JoinRequest, block: bool) -> Result | int:
     from meshray.cli.enrolled import require_stranger
     from meshray.model.endpoints import require_few
     from meshray.raynode.command import check_extra_args, check_labels
@@ -266,22 +229,22 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
     from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
-    check_extra_args(wish.ray_args, own=own_ports(wish.token.coordinators[0].port))
-    require_few(wish.endpoints, "--endpoint")
+    check_extra_args(asked.ray_args, own=own_ports(asked.token.coordinators[0].port))
+    require_few(asked.endpoints, "--endpoint")
     service.require_valid(app.environ)
-    check_labels(wish.labels)
-    require_stranger(home, wish.token.mesh_id)
-    if not wish.trust_user_environment:
+    check_labels(asked.labels)
+    require_stranger(home, asked.token.mesh_id)
+    if not asked.trust_user_environment:
         app.run_from_copy()
     with claimed(home) as release, Undo(app) as undo:
         require_clean(home)
-        found = _prepare(app, wish)
-        _enrol(app, home, wish, found, undo)
+        found = _prepare(app, asked)
+        _enrol(app, home, asked, found, undo)
 
         def result(summary: bring_up.Summary) -> JoinResult:
             undo.keep()
             env = found.matched.to_json() if found.matched is not None else None
-            return JoinResult(summary, env=env, udp_port=_silent_udp(summary, wish))
+            return JoinResult(summary, env=env, udp_port=_silent_udp(summary, asked))
 
         if block:
             release()
@@ -289,36 +252,36 @@ def _join(app: App, wish: Wish, block: bool) -> Result | int:
         return result(bring_up.start_and_follow(app, home))
 
 
-def _silent_udp(summary: bring_up.Summary, wish: Wish) -> int:
+def _silent_udp(summary: bring_up.Summary, asked: JoinRequest) -> int:
     """The head's UDP port, where the tunnel had to do without it; else 0."""
     path = summary.get("path")
-    is_relayed = isinstance(path, dict) and path.get("transport") == Transport.WSS and wish.transport == "auto"
-    return wish.token.coordinators[0].port if is_relayed else 0
+    is_relayed = isinstance(path, dict) and path.get("transport") == Transport.WSS and asked.transport == "auto"
+    return asked.token.coordinators[0].port if is_relayed else 0
 
 
-def _prepare(app: App, wish: Wish) -> Found:
+def _prepare(app: App, asked: JoinRequest) -> Found:
     """Looks at the machine and changes nothing."""
     from meshray.cli.enrolled import check_rootless, look_for_ray, warn_of_missing_engine
     from meshray.runtime.preflight import check_wireguard
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
-        wireguard = check_rootless(app) if wish.rootless else check_wireguard(app.environ)
-        port = _listen_port(wish)
+        wireguard = check_rootless(app) if asked.rootless else check_wireguard(app.environ)
+        port = _listen_port(asked)
         progress.stage("preflight", "ok", wireguard + (f", UDP port {port}" if port else ""))
         warn_of_missing_engine(app, wireguard)
-        head = HEAD in wish.roles
-        if wish.with_ray:
-            _require_ports(app, wish)
+        head = HEAD in asked.roles
+        if asked.with_ray:
+            _require_ports(app, asked)
         # While Ray's own interpreter answers, this one has time.
         threading.Thread(target=_import_for_enrolment).start()
-        matched = match_with_token(app, progress, wish.token, wish.via) if wish.env else None
-        ray = str(matched.ray) if matched is not None else wish.ray
-        installation = look_for_ray(app, progress, ray, wish.ray_args, head=head) if wish.with_ray else None
-    return Found(installation, port, wish.endpoints or _endpoints(wish, port), matched)
+        matched = match_with_token(app, progress, asked.token, asked.via) if asked.env else None
+        ray = str(matched.ray) if matched is not None else asked.ray
+        installation = look_for_ray(app, progress, ray, asked.ray_args, head=head) if asked.with_ray else None
+    return Found(installation, port, asked.endpoints or _endpoints(asked, port), matched)
 
 
-def _require_ports(app: App, wish: Wish) -> None:
+def _require_ports(app: App, asked: JoinRequest) -> None:
     """Check that Ray can have its ports here. A head asks which ones the mesh has; the token's use is not spent.
 
     Raises:
@@ -327,12 +290,12 @@ def _require_ports(app: App, wish: Wish) -> None:
     from meshray.model.ray_ports import RayPorts, check_ports, take_ports
     from meshray.raynode.preflight import require_free
 
-    head = HEAD in wish.roles
-    chosen, _ = take_ports(wish.ray_args)
+    head = HEAD in asked.roles
+    chosen, _ = take_ports(asked.ray_args)
     if head:
-        chosen |= ask_with_token(app, wish.token, wish.via).ray_ports
-        check_ports(chosen, head=True, own=own_ports(wish.token.coordinators[0].port))
-    if not wish.rootless:  # else Ray listens in a network namespace that is still to be made
+        chosen |= ask_with_token(app, asked.token, asked.via).ray_ports
+        check_ports(chosen, head=True, own=own_ports(asked.token.coordinators[0].port))
+    if not asked.rootless:  # else Ray listens in a network namespace that is still to be made
         require_free(RayPorts.of(chosen), head=head)
 
 
@@ -342,24 +305,24 @@ def _import_for_enrolment() -> None:
     from cryptography.hazmat.primitives.asymmetric import x25519  # noqa: F401
 
 
-def _listen_port(wish: Wish) -> int:
+def _listen_port(asked: JoinRequest) -> int:
     from meshray.runtime import ports
 
-    chosen = wish.port or (wish.endpoints[0].port if wish.endpoints else 0)
+    chosen = asked.port or (asked.endpoints[0].port if asked.endpoints else 0)
     if chosen:
         ports.require_free(chosen, ("udp",))
         return chosen
     # Who cannot reach the coordinator may have to be reached: at a port that can be told beforehand.
-    return ports.free_udp_port(DEFAULT_PORT) if wish.via is not None else 0
+    return ports.free_udp_port(DEFAULT_PORT) if asked.via is not None else 0
 
 
-def _endpoints(wish: Wish, port: int) -> tuple[Endpoint, ...]:
+def _endpoints(asked: JoinRequest, port: int) -> tuple[Endpoint, ...]:
     from meshray.runtime.own_endpoints import find_endpoints
 
-    return asyncio.run(find_endpoints(port)) if wish.via is not None else ()
+    return asyncio.run(find_endpoints(port)) if asked.via is not None else ()
 
 
-def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
+def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -> None:
     from meshray.agent.cache import save_map
     from meshray.agent.enrolment import Enrolment
     from meshray.agent.identity import Identity
@@ -371,26 +334,26 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
     from meshray.runtime.preflight import require_no_clash, routes
 
     key, installation = _key(home, undo), found.installation
-    identity = Identity.load_or_make(home, wish.token.mesh_id)
-    identity.endorsed(wish.token.endorse if wish.token.endorser is not None else None)
+    identity = Identity.load_or_make(home, asked.token.mesh_id)
+    identity.endorsed(asked.token.endorse if asked.token.endorser is not None else None)
     request = EnrolRequest(
-        mesh_id=wish.token.mesh_id,
-        token_id=wish.token.token_id,
-        secret=wish.token.secret,
-        name=wish.name,
-        name_is_exact=wish.name_is_exact,
+        mesh_id=asked.token.mesh_id,
+        token_id=asked.token.token_id,
+        secret=asked.token.secret,
+        name=asked.name,
+        name_is_exact=asked.name_is_exact,
         public_key=key.public(),
         versions=installation.versions if installation else Versions(__version__, "", platform.python_version()),
-        with_ray=wish.with_ray,
-        ephemeral=wish.ephemeral,
-        labels=wish.labels,
+        with_ray=asked.with_ray,
+        ephemeral=asked.ephemeral,
+        labels=asked.labels,
         endpoints=found.endpoints,
-        roles=wish.roles,
+        roles=asked.roles,
         attestation=identity.sign(key.public()),
     )
-    withdrawal = Withdrawal(app, undo, wish.token, key, wish.via)
+    withdrawal = Withdrawal(app, undo, asked.token, key, asked.via)
     with withdrawal.unless_refused():
-        answer, coordinators = _ask(app, wish, request, key, on_sent=withdrawal.sent)
+        answer, coordinators = _ask(app, asked, request, key, on_sent=withdrawal.sent)
     with app.progress() as progress:
         me = answer.map.nodes[answer.node_id]
         enrolment = Enrolment(
@@ -401,75 +364,75 @@ def _enrol(app: App, home: Home, wish: Wish, found: Found, undo: Undo) -> None:
             observed=answer.observed,
             ticket=answer.ticket,
             coordinators=coordinators,
-            fingerprint=wish.token.fingerprint.hex(),
+            fingerprint=asked.token.fingerprint.hex(),
             mesh_secret=answer.mesh_secret,
             ray_token=answer.ray_token,
             secret_epoch=answer.secret_epoch,
             mesh_port=coordinators[0].port,
             listen_port=found.port,
-            transport=wish.transport,
+            transport=asked.transport,
             person_uid=Person.invoking(app.environ).uid,
             ephemeral=me.ephemeral,
-            with_ray=wish.with_ray,
+            with_ray=asked.with_ray,
             ray=str(installation.ray) if installation else "",
-            ray_args=wish.ray_args,
-            labels=wish.labels,
-            rootless=wish.rootless,
-            trust_user_environment=wish.trust_user_environment,
-            env=wish.env,
-            environment=wish.environment,
-            open=wish.open,
-            unguarded=wish.unguarded,
+            ray_args=asked.ray_args,
+            labels=asked.labels,
+            rootless=asked.rootless,
+            trust_user_environment=asked.trust_user_environment,
+            env=asked.env,
+            environment=asked.environment,
+            open=asked.open,
+            unguarded=asked.unguarded,
         )
-        via = wish.via
+        via = asked.via
 
         def take_back() -> None:
             unenrol_via(app, via, enrolment) if via is not None else unenrol(enrolment, take_back=True)
 
         undo.add(ENROLMENT, lambda: taken_back(take_back))
         withdrawal.settled()
-        require_lock(wish.token, answer.map.mesh)
+        require_lock(asked.token, answer.map.mesh)
         require_no_clash(answer.map.mesh.network, routes(), chosen_here=False)
         progress.stage("node", "ok", f"{me.name}, {me.ip} in mesh {answer.map.mesh.name}")
     if installation is not None and answer.map.head is not None:
         warn_of_patch(app, installation.versions, answer.map.head.versions)
-    if HUB in wish.roles:
-        _require_reachable(app, wish, enrolment)
+    if HUB in asked.roles:
+        _require_reachable(app, asked, enrolment)
     enrolment.save(home)  # first: who is killed after it is a node whose map can be had again
     save_map(home, answer.map)
     undo.add("the unit", lambda: service.uninstall(home))
     undo.add("the agent", lambda: service.stop(home))
 
 
-def _require_reachable(app: App, wish: Wish, enrolment: Enrolment) -> None:
+def _require_reachable(app: App, asked: JoinRequest, enrolment: Enrolment) -> None:
     from meshray.agent.client import Coordinator
     from meshray.cli.hub_check import require_reachable
 
-    coordinator = Coordinator(enrolment.coordinators, wish.token.fingerprint, enrolment.credential)
+    coordinator = Coordinator(enrolment.coordinators, asked.token.fingerprint, enrolment.credential)
 
     def ask(path: str, body: Mapping[str, object]) -> Mapping[str, object]:
-        if wish.via is not None:
-            return wish.via.call(app, PostRequest(coordinator, path, body))
+        if asked.via is not None:
+            return asked.via.call(app, PostRequest(coordinator, path, body))
         return asyncio.run(coordinator.call("POST", path, body))
 
-    app.note(f"hub: the coordinator tries {', '.join(map(str, wish.endpoints))}")
-    require_reachable(app, wish.endpoints, enrolment.listen_port, ask)
+    app.note(f"hub: the coordinator tries {', '.join(map(str, asked.endpoints))}")
+    require_reachable(app, asked.endpoints, enrolment.listen_port, ask)
 
 
 def _ask(
-    app: App, wish: Wish, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
+    app: App, asked: JoinRequest, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
 ) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:
     """The coordinator's answer, and where it is tried from now on."""
     from meshray.agent import client
 
-    if wish.via is not None:
-        app.note(f"enrol: through {wish.via}")  # no live display: ssh may ask for a password
-        return enrol_via(app, wish.via, wish.token, request, key, on_sent=on_sent), wish.token.coordinators
+    if asked.via is not None:
+        app.note(f"enrol: through {asked.via}")  # no live display: ssh may ask for a password
+        return enrol_via(app, asked.via, asked.token, request, key, on_sent=on_sent), asked.token.coordinators
     with app.progress() as progress:
-        progress.stage("enrol", "run", ", ".join(map(str, wish.token.coordinators)))
-        answer, endpoint = asyncio.run(client.enrol(wish.token, request, key, on_sent=on_sent))
+        progress.stage("enrol", "run", ", ".join(map(str, asked.token.coordinators)))
+        answer, endpoint = asyncio.run(client.enrol(asked.token, request, key, on_sent=on_sent))
         progress.stage("enrol", "ok", str(endpoint))
-    return answer, (endpoint, *(other for other in wish.token.coordinators if other != endpoint))
+    return answer, (endpoint, *(other for other in asked.token.coordinators if other != endpoint))
 
 
 def _key(home: Home, undo: Undo) -> PrivateKey:

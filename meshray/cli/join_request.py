@@ -1,0 +1,48 @@
+"""What a user asked of `meshray join`, parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meshray.agent.paths.transport import Mode
+from meshray.cli.via import Via
+from meshray.model.address import Endpoint, NodeName
+from meshray.model.token import Token
+from meshray.raynode.user_environment import UserEnvironment
+
+
+@dataclass(frozen=True)
+class JoinRequest:
+    """The options and arguments of one `meshray join`.
+
+    Attributes:
+        name_is_exact: given by the person, not guessed.
+        roles: beyond that of a node: head, hub.
+        endpoints: where this node's WireGuard is reached.
+        port: of this node's WireGuard; 0 leaves the choice to the machine.
+        via: how the enrolment travels; None: straight to the coordinator.
+        transport: how the tunnel to the hub may travel.
+        env: ``match``: Ray runs from an environment that is built to match the head's; empty: from one that is there.
+        environment: what Ray is started with besides what meshray sets.
+    """
+
+    token: Token
+    name: NodeName
+    name_is_exact: bool
+    ephemeral: bool
+    labels: Mapping[str, str]
+    with_ray: bool
+    ray: str | None
+    ray_args: tuple[str, ...]
+    roles: frozenset[str] = frozenset()
+    endpoints: tuple[Endpoint, ...] = ()
+    port: int = 0
+    via: Via | None = None
+    rootless: bool = False
+    trust_user_environment: bool = False
+    open: tuple[str, ...] = ()
+    unguarded: bool = False
+    transport: Mode = "auto"
+    env: str = ""
+    environment: UserEnvironment = field(default_factory=UserEnvironment)
