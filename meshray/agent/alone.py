@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from meshray.agent.cache import load_map
 from meshray.agent.enrolment import Enrolment
 from meshray.agent.survey import GROUP_S
+from meshray.doctor import host_probe as host
+from meshray.doctor.context import Context
+from meshray.doctor.control import probe as control
+from meshray.doctor.deadlines import in_time
 from meshray.doctor.facts import NodeFacts
-from meshray.doctor.probes import control, host
-from meshray.doctor.probes.context import Context
-from meshray.doctor.probes.patience import in_time
 from meshray.errors import MeshrayError
 from meshray.model.meshmap import MeshMap
 from meshray.settings import Home

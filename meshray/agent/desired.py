@@ -25,7 +25,7 @@ from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
 from meshray.settings import DEFAULT_MTU, KEEPALIVE_S
-from meshray.wireguard.device import MESHRAY_PROTOCOL, DeviceConfig, PeerConfig, Route
+from meshray.wireguard.config import MESHRAY_PROTOCOL, DeviceConfig, PeerConfig, Route
 
 #: Gives the preshared key with another node.
 KeyWith: TypeAlias = Callable[[Node], PresharedKey]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 
 from meshray.model.node import STATIC, Node
 from meshray.runtime.clock import BootSeconds
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.config import DeviceState
 
 #: A session that has no newer handshake than this is not renewed any more, seconds. WireGuard renews it after 120 s and
 #: gives it up after 180 s.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from meshray.doctor.probes import gpus
-from meshray.doctor.ray_gpus import GpuFacts, why_unseen
+from meshray.doctor.ray import gpu_probe as gpus
+from meshray.doctor.ray.facts import GpuFacts
+from meshray.doctor.ray.gpus import why_unseen
 from meshray.model.status import RayState
 from meshray.raynode.supervisor import RayNow
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from meshray.model.keys import PublicKey
 from meshray.runtime.clock import BootSeconds, UnixSeconds
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.config import DeviceState
 
 
 class Handshakes:

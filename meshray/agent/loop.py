@@ -71,7 +71,7 @@ from meshray.model.status import RayState
 from meshray.runtime.clock import boot_s, unix_s
 from meshray.runtime.tasks import Tasks
 from meshray.settings import Home
-from meshray.wireguard.device import DeviceConfig, DeviceState
+from meshray.wireguard.config import DeviceConfig, DeviceState
 from meshray.wireguard.plan import AddPeer, plan
 
 log = logging.getLogger(__name__)

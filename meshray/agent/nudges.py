@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshray.model.keys import PublicKey
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.config import DeviceState
 from meshray.wireguard.plan import RemovePeer, SetListenPort, Step, UpdatePeer
 
 

@@ -139,7 +139,7 @@ class Operations:
 
     async def _doctor(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         from meshray.agent.survey import whole_mesh
-        from meshray.doctor.report import examine
+        from meshray.doctor.examine import examine
 
         facts = await whole_mesh(self._agent, await self._ray_table())
         checks = examine(facts, wire.text(request, "node", 63, "") or None)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
-from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.plan import AddPeer, RemovePeer, Step
 
 #: The first repetition of a handshake comes after this, each further one after twice the time, seconds: the first

@@ -16,7 +16,7 @@ from meshray.model.path import Path, PathKind, Transport
 from meshray.model.status import NodeStatus, Problem, RayState, Status
 from meshray.runtime.clock import BootSeconds
 from meshray.settings import DEFAULT_MTU, INTERFACE
-from meshray.wireguard.device import DeviceState, PeerState
+from meshray.wireguard.config import DeviceState, PeerState
 
 
 @dataclass(frozen=True)

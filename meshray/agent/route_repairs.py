@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from meshray.wireguard.device import Route
+from meshray.wireguard.config import Route
 from meshray.wireguard.plan import CreateDevice, RemoveRoute, SetRoute, SetUp, Step
 
 #: A route that nobody touched for so long is safe again, seconds.

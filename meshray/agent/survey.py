@@ -20,10 +20,13 @@ from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
 from meshray.agent.report import build_status
 from meshray.agent.views import complaints_of, ray_nodes
+from meshray.doctor import host_probe as host
+from meshray.doctor.context import Context, Counters
+from meshray.doctor.control import probe as control
+from meshray.doctor.deadlines import in_time
 from meshray.doctor.facts import Facts, NodeFacts, decode
-from meshray.doctor.probes import control, host, path, ray
-from meshray.doctor.probes.context import Context, Counters
-from meshray.doctor.probes.patience import in_time
+from meshray.doctor.path import probe as path
+from meshray.doctor.ray import probe as ray
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.keys import PublicKey

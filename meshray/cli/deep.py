@@ -13,7 +13,7 @@ from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError
 
 if TYPE_CHECKING:
-    from meshray.doctor.deep import DeepFacts
+    from meshray.doctor.job.facts import DeepFacts
 
 #: Without these no job can begin.
 _NEEDED = ("agent_running", "ray_head_answers")
@@ -28,9 +28,10 @@ def deep_checks(
         known: what the agent's checks found; what follows from that is not told again.
         node: only what concerns this node.
     """
-    from meshray.doctor.deep import SPECS
+    from meshray.doctor.examine import examine
     from meshray.doctor.facts import Facts
-    from meshray.doctor.report import Check, examine
+    from meshray.doctor.job.checks import SPECS
+    from meshray.doctor.report import Check
 
     found = _look(app, known, soak)
     report = examine(Facts(deep=found), node, SPECS if soak else SPECS[:1], map(Check.from_json, known))
@@ -38,8 +39,8 @@ def deep_checks(
 
 
 def _look(app: App, known: Sequence[Mapping[str, object]], soak: bool) -> DeepFacts:
-    from meshray.doctor.deep import DeepFacts
-    from meshray.doctor.probes.deep import move_between_all
+    from meshray.doctor.job.facts import DeepFacts
+    from meshray.doctor.job.probe import move_between_all
     from meshray.runtime.person import Person
 
     if any(check.get("code") in _NEEDED and check.get("status") == "fail" for check in known):

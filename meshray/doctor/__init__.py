@@ -1,4 +1,6 @@
-"""What is wrong and how to mend it: checks as data, decided by pure functions over what the agent sees.
+"""What is wrong and how to fix it: checks as data, decided by pure functions over what the nodes see.
 
-Facts (status and a little more) ──checks──► findings ──report──► checks with what follows from a failure hidden
+Each area (device, machine, routes, firewall, control, path, ray, job) has up to three modules:
+
+    probe.py ──► facts.py (plain values, which travel as JSON) ──► checks.py ──► findings ──examine──► report
 """

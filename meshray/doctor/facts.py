@@ -22,14 +22,27 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
-from meshray.doctor.control import ControlFacts
-from meshray.doctor.deep import DeepFacts
-from meshray.doctor.host import HostFacts
-from meshray.doctor.ray import RayFacts
-from meshray.doctor.ways import PathFacts
+from meshray.doctor.control.facts import ControlFacts
+from meshray.doctor.device.facts import DeviceFacts
+from meshray.doctor.firewall.facts import FirewallFacts
+from meshray.doctor.job.facts import DeepFacts
+from meshray.doctor.machine.facts import MachineFacts
+from meshray.doctor.path.facts import PathFacts
+from meshray.doctor.ray.facts import RayFacts
+from meshray.doctor.routes.facts import RoutingFacts
 from meshray.model.status import Problem, Status
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """Of one node; what is None was not found out in time."""
+
+    device: DeviceFacts | None = None
+    machine: MachineFacts | None = None
+    routing: RoutingFacts | None = None
+    firewall: FirewallFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Checks of the machine itself, with the facts that they look at (pure).
+"""The checks of the machine itself, as data: each area's functions, applied to every node (pure).
 
-wireguard_available … user_namespaces   what a tunnel needs, in `host_device`
-disk_space … proxy_variables            the machine beneath, in `host_machine`
-overlay_route, other_vpns, rp_filter    in `host_routes`
-udp_port_open … guard                   in `host_firewall`
+wireguard_available … user_namespaces   what a tunnel needs, in `device.checks`
+disk_space … proxy_variables            the machine beneath, in `machine.checks`
+overlay_route, other_vpns, rp_filter    in `routes.checks`
+udp_port_open … guard                   in `firewall.checks`
 
 What is wrong here is always a cause, so nothing here hides anything else of the same node, but for the few checks that
 look at what the agent made.
@@ -12,30 +12,21 @@ look at what the agent made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
-from meshray.doctor import host_device, host_firewall, host_machine, host_routes
-from meshray.doctor.host_device import DeviceFacts
-from meshray.doctor.host_firewall import FirewallFacts
-from meshray.doctor.host_machine import MachineFacts
-from meshray.doctor.host_routes import RoutingFacts
+from meshray.doctor.device import checks as device
+from meshray.doctor.device.facts import DeviceFacts
+from meshray.doctor.facts import Facts, HostFacts
+from meshray.doctor.firewall import checks as firewall
+from meshray.doctor.firewall.facts import FirewallFacts
+from meshray.doctor.machine import checks as machine
+from meshray.doctor.machine.facts import MachineFacts
 from meshray.doctor.report import SKIP, Finding, Spec
-
-if TYPE_CHECKING:
-    from meshray.doctor.facts import Facts
+from meshray.doctor.routes import checks as routes
+from meshray.doctor.routes.facts import RoutingFacts
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """Of one node; what is None was not found out in time."""
-
-    device: DeviceFacts | None = None
-    machine: MachineFacts | None = None
-    routing: RoutingFacts | None = None
-    firewall: FirewallFacts | None = None
 
 
 def _of_device(judge: Callable[[DeviceFacts], Finding]) -> Callable[[Facts], Iterable[Finding]]:
@@ -67,42 +58,42 @@ def _each(facts: Facts, part: Callable[[HostFacts], T | None], judge: Callable[[
 
 #: What must be there before an agent can do anything: looked at first, and without an agent too.
 GROUND: tuple[Spec, ...] = (
-    Spec("privileges", "the right to set up the network", (), _of_device(host_device.privileges)),
-    Spec("tun_device", "/dev/net/tun", (), _of_device(host_device.tun_device)),
-    Spec("wireguard_available", "WireGuard", ("tun_device",), _of_device(host_device.wireguard_available)),
-    Spec("user_namespaces", "user namespaces", (), _of_device(host_device.user_namespaces)),
-    Spec("disk_space", "room in the folders", (), _of_machine(host_machine.disk_space)),
-    Spec("install_trusted", "meshray's files, which root runs", (), _of_machine(host_machine.install_trusted)),
-    Spec("open_files", "limit of open files", (), _of_machine(host_machine.open_files)),
+    Spec("privileges", "the right to set up the network", (), _of_device(device.privileges)),
+    Spec("tun_device", "/dev/net/tun", (), _of_device(device.tun_device)),
+    Spec("wireguard_available", "WireGuard", ("tun_device",), _of_device(device.wireguard_available)),
+    Spec("user_namespaces", "user namespaces", (), _of_device(device.user_namespaces)),
+    Spec("disk_space", "room in the folders", (), _of_machine(machine.disk_space)),
+    Spec("install_trusted", "meshray's files, which root runs", (), _of_machine(machine.install_trusted)),
+    Spec("open_files", "limit of open files", (), _of_machine(machine.open_files)),
 )
 SPECS: tuple[Spec, ...] = (
-    Spec("device_up", "the overlay interface", ("agent_running",), _of_device(host_device.device_up)),
-    Spec("clock", "the clock, against the coordinator's", (), _of_machine(host_machine.clock)),
-    Spec("socket_buffers", "socket buffers", (), _of_machine(host_machine.socket_buffers)),
-    Spec("conntrack_room", "room in the list of connections", (), _of_machine(host_machine.conntrack_room)),
-    Spec("other_vpns", "other VPNs", (), _of_routing(host_routes.other_vpns)),
+    Spec("device_up", "the overlay interface", ("agent_running",), _of_device(device.device_up)),
+    Spec("clock", "the clock, against the coordinator's", (), _of_machine(machine.clock)),
+    Spec("socket_buffers", "socket buffers", (), _of_machine(machine.socket_buffers)),
+    Spec("conntrack_room", "room in the list of connections", (), _of_machine(machine.conntrack_room)),
+    Spec("other_vpns", "other VPNs", (), _of_routing(routes.other_vpns)),
     Spec(
         "overlay_route",
         "route to the overlay",
         ("agent_running", "device_up", "other_vpns"),
-        _of_routing(host_routes.overlay_route),
+        _of_routing(routes.overlay_route),
     ),
-    Spec("rp_filter", "reverse path filter", ("agent_running", "overlay_route"), _of_routing(host_routes.rp_filter)),
-    Spec("udp_port_open", "the hub's UDP port", ("agent_running",), _of_firewall(host_firewall.udp_port_open)),
+    Spec("rp_filter", "reverse path filter", ("agent_running", "overlay_route"), _of_routing(routes.rp_filter)),
+    Spec("udp_port_open", "the hub's UDP port", ("agent_running",), _of_firewall(firewall.udp_port_open)),
     Spec(
         "tcp_port_open",
         "the coordinator's TCP port",
         ("agent_running",),
-        _of_firewall(host_firewall.tcp_port_open),
+        _of_firewall(firewall.tcp_port_open),
     ),
     Spec(
         "overlay_admitted",
         "the host's firewall, for the overlay",
         ("agent_running", "device_up"),
-        _of_firewall(host_firewall.overlay_admitted),
+        _of_firewall(firewall.overlay_admitted),
     ),
-    Spec("guard", "firewall for Ray's ports", ("agent_running", "device_up"), _of_firewall(host_firewall.guard)),
-    Spec("hostname_resolves", "the machine's own name", (), _of_machine(host_machine.hostname_resolves)),
-    Spec("shared_memory", "shared memory for the object store", (), _of_machine(host_machine.shared_memory)),
-    Spec("proxy_variables", "proxy variables", (), _of_machine(host_machine.proxy_variables)),
+    Spec("guard", "firewall for Ray's ports", ("agent_running", "device_up"), _of_firewall(firewall.guard)),
+    Spec("hostname_resolves", "the machine's own name", (), _of_machine(machine.hostname_resolves)),
+    Spec("shared_memory", "shared memory for the object store", (), _of_machine(machine.shared_memory)),
+    Spec("proxy_variables", "proxy variables", (), _of_machine(machine.proxy_variables)),
 )

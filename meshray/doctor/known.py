@@ -11,16 +11,14 @@ reported                                             what no other check is abou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
+from meshray.doctor.facts import Facts
+from meshray.doctor.path.facts import PeerFacts
+from meshray.doctor.path.pairs import each, pairs
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
-from meshray.doctor.ways import PeerFacts, each, pairs
 from meshray.model.node import HUB_FORWARDS, NODE_IDENTITY, ONE_IDENTITY
 from meshray.model.path import PathKind
 from meshray.model.status import Problem
-
-if TYPE_CHECKING:
-    from meshray.doctor.facts import Facts
 
 #: Told for some minutes after a restore, in which nothing is broken any more.
 _RESTORED = "coordinator_restored"

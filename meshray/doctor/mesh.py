@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from meshray.doctor.facts import Facts
 from meshray.doctor.known import problems_with
-from meshray.doctor.ray import STARTING
+from meshray.doctor.ray.facts import STARTING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HEAD, HUB, HUB_FORWARDS, STATIC
 from meshray.model.path import PathKind
 from meshray.model.status import NodeStatus, Status
-
-if TYPE_CHECKING:
-    from meshray.doctor.facts import Facts
 
 #: WireGuard makes a new handshake every 120 s and refuses the old keys after 180 s (whitepaper, section 6.1:
 #: Rekey-After-Time, Reject-After-Time), so an older one means that nothing comes back.
@@ -225,7 +222,7 @@ PATH: tuple[Spec, ...] = (
         _peer_answers,
     ),
 )
-#: What must be right with a node's own Ray, see `meshray.doctor.ray`, before the head's view of it tells anything.
+#: The checks of a node's own Ray (`meshray.doctor.ray.checks`) without which the head's view of it means nothing.
 _OF_A_NODE = ("own_address", "ray_installed", "ray_versions", "ray_running", "ray_ports", "ray_token")
 RAY: tuple[Spec, ...] = (
     Spec(

@@ -1,22 +1,11 @@
-"""Checks as data, and the one rule between them: a failed check hides what follows from it.
-
-    >>> report = examine(Facts(agent_error="no agent runs on this machine"))
-    >>> [check.code for check in report if check.status == FAIL]
-    ['agent_running']
-
-The same function answers in the agent (which has a status) and in the command line (when there is no agent to ask).
-"""
+"""Checks as data: what a check is, what it found, and a line of the report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-from meshray.errors import MeshrayError
-
-if TYPE_CHECKING:
-    from meshray.doctor.facts import Facts
+from meshray.doctor.facts import Facts
 
 OK = "ok"
 WARN = "warn"
@@ -77,9 +66,9 @@ class Check:
     repair: str
 
     @property
-    def root(self) -> _Root:
+    def root(self) -> Root:
         """As the cause of what fails elsewhere."""
-        return _Root(self.code, frozenset({self.node, self.peer} - {""}), self.title)
+        return Root(self.code, frozenset({self.node, self.peer} - {""}), self.title)
 
     @classmethod
     def from_json(cls, entry: Mapping[str, object]) -> Check:
@@ -105,7 +94,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class _Root:
+class Root:
     """A failed check, or what was hidden by one: its code, whom it concerns, and the title of the cause."""
 
     code: str
@@ -123,64 +112,3 @@ class _Root:
         if len(self.concerns) == 2:
             return bool(finding.concerns) and finding.concerns <= self.concerns
         return self.concerns <= finding.concerns
-
-
-def examine(
-    facts: Facts, node: str | None = None, specs: tuple[Spec, ...] | None = None, known: Iterable[Check] = ()
-) -> tuple[Check, ...]:
-    """Every check in the order of what depends on what.
-
-    Without an agent nothing but this machine was looked at, so what fails there hides all that depends on it.
-
-    Args:
-        node: look at this node only (and at what concerns the whole mesh).
-        specs: other checks than `meshray.doctor.specs.SPECS`.
-        known: of an earlier report: what failed there hides what follows from it here.
-
-    Raises:
-        MeshrayError: ``unknown_node``.
-    """
-    if specs is None:
-        from meshray.doctor.specs import SPECS
-
-        specs = SPECS
-    names = {entry.name for entry in facts.status.nodes} if facts.status else set()
-    if node is not None and facts.status and node not in names:
-        raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray status")
-    from meshray.doctor.known import take_over
-
-    report: list[Check] = []
-    roots = [check.root for check in known if check.status == FAIL]
-    for spec in specs:
-        of_mesh = next((root for root in roots if not root.concerns and root.code in spec.depends_on), None)
-        if of_mesh is not None:
-            # Without what it depends on it cannot even be looked at.
-            roots.append(_Root(spec.code, frozenset(), of_mesh.title))
-            report.append(_check(spec, Finding(SKIP, f"follows from: {of_mesh.title}")))
-            continue
-        found = []
-        for finding in take_over(spec.code, list(spec.look(facts)), facts):
-            root = next((root for root in roots if root.hides(spec, finding)), None)
-            concerns = frozenset[str]() if facts.agent_error else finding.concerns
-            if root is not None and finding.status in (FAIL, WARN):
-                found.append(_Root(spec.code, concerns, root.title))
-                finding = replace(finding, status=SKIP, evidence=f"follows from: {root.title}", fix="", repair="")  # noqa: PLW2901
-            elif finding.status == FAIL or finding.blinds:
-                found.append(_Root(spec.code, concerns, spec.title))
-            report.append(_check(spec, finding))
-        roots += found
-    return tuple(check for check in report if node is None or not check.node or node in (check.node, check.peer))
-
-
-def _check(spec: Spec, finding: Finding) -> Check:
-    return Check(
-        spec.code,
-        spec.title,
-        spec.depends_on,
-        finding.status,
-        finding.node,
-        finding.peer,
-        finding.evidence,
-        finding.fix,
-        finding.repair,
-    )

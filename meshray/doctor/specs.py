@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from meshray.doctor import control, host, known, mesh, path, ray
+from meshray.doctor import host, known, mesh
+from meshray.doctor.control import checks as control
+from meshray.doctor.path import checks as path
+from meshray.doctor.ray import checks as ray
 from meshray.doctor.report import Spec
 
 

@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
-from meshray.wireguard.device import DeviceConfig, PeerConfig
+from meshray.wireguard.config import DeviceConfig, PeerConfig
 
 
 def render(

@@ -21,7 +21,7 @@ from dataclasses import replace
 from meshray.errors import MeshrayError
 from meshray.runtime import inside
 from meshray.settings import Home
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.config import DeviceState
 from meshray.wireguard.engines import Engine, find_engine
 from meshray.wireguard.plan import Step
 from meshray.wireguard.userspace import UserspaceDevice

@@ -15,7 +15,7 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
 from meshray.runtime.clock import UnixSeconds
-from meshray.wireguard.device import DeviceState, PeerConfig, PeerState, Route, RouteState
+from meshray.wireguard.config import DeviceState, PeerConfig, PeerState, Route, RouteState
 from meshray.wireguard.plan import (
     AddAddress,
     AddPeer,

@@ -18,7 +18,7 @@ from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
 from meshray.runtime.clock import UnixSeconds
 from meshray.runtime.lean import lean_pyroute2
 from meshray.settings import Home
-from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
 from meshray.wireguard.plan import (
     AddPeer,

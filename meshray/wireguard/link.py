@@ -21,7 +21,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from meshray.errors import MeshrayError
 from meshray.runtime import netlink as rtnetlink
 from meshray.settings import Home
-from meshray.wireguard.device import RouteState
+from meshray.wireguard.config import RouteState
 from meshray.wireguard.plan import (
     AddAddress,
     InterfaceStep,

@@ -20,7 +20,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from typing import Literal
 
 from meshray.model.keys import PrivateKey, PublicKey
-from meshray.wireguard.device import (
+from meshray.wireguard.config import (
     KERNEL_PROTOCOL,
     MESHRAY_PROTOCOL,
     DeviceConfig,

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 from meshray.runtime import netlink as rtnetlink
-from meshray.wireguard.device import MESHRAY_PROTOCOL, Route, RouteState
+from meshray.wireguard.config import MESHRAY_PROTOCOL, Route, RouteState
 
 #: RT_SCOPE_LINK: the destination is right there, no gateway.
 _LINK_SCOPE = 253

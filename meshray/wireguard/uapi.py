@@ -18,7 +18,7 @@ from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
 from meshray.runtime.clock import UnixSeconds
-from meshray.wireguard.device import PeerConfig, PeerState
+from meshray.wireguard.config import PeerConfig, PeerState
 from meshray.wireguard.plan import AddPeer, PeerField, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer
 
 #: The steps that go to the engine; the others are the interface's.

@@ -22,7 +22,7 @@ from meshray.runtime import inside
 from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 from meshray.wireguard import uapi
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.config import DeviceState
 from meshray.wireguard.engines import Engine
 from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
 from meshray.wireguard.plan import CreateDevice, InterfaceStep, SetUp, Step

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.doctor.probes import deep_job
+from meshray.doctor.job import program as deep_job
 from tests.lab.cluster import Cluster
 from tests.lab.doctoring import Answer, Doctor, ask, until_well
 from tests.lab.faults import Fault

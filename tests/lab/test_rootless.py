@@ -40,7 +40,7 @@ print(json.dumps({"uid": os.getuid(), "capabilities": int(status["CapEff"], 16),
 #: How a gRPC server on this machine's loopback answers.
 GREETED = """
 import asyncio, sys
-from meshray.doctor.probes.dial import Target, dial
+from meshray.doctor.ray.dial import Target, dial
 print(asyncio.run(dial("127.0.0.1", Target(int(sys.argv[1]), "server", greets=True), 5)).answer)
 """
 

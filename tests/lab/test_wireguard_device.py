@@ -27,7 +27,7 @@ from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.settings import Home
 from meshray.wireguard.conf import render
-from meshray.wireguard.device import DeviceConfig, DeviceState, PeerConfig
+from meshray.wireguard.config import DeviceConfig, DeviceState, PeerConfig
 from meshray.wireguard.engines import BUNDLED
 from meshray.wireguard.open import check_available, open_device
 from meshray.wireguard.plan import plan

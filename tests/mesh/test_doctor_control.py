@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from meshray.doctor.control import (
+from meshray.doctor.context import Context
+from meshray.doctor.control.facts import (
     CLOSED,
     NOT_TLS,
     OTHER_CERTIFICATE,
@@ -22,8 +23,7 @@ from meshray.doctor.control import (
     UNRESOLVED,
     ControlFacts,
 )
-from meshray.doctor.probes.context import Context
-from meshray.doctor.probes.control import look
+from meshray.doctor.control.probe import look
 from meshray.model.address import Endpoint
 from meshray.runtime.ports import free_udp_port
 from meshray.settings import Home

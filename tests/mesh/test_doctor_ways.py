@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from meshray.doctor.probes.context import Context, Counters
-from meshray.doctor.probes.path import look
-from meshray.doctor.ways import PeerFacts
+from meshray.doctor.context import Context, Counters
+from meshray.doctor.path.facts import PeerFacts
+from meshray.doctor.path.probe import look
 from meshray.model.path import Path as Way
 from meshray.model.path import PathKind, Transport
 from meshray.model.status import NodeStatus, RayState, Status

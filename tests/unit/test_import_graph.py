@@ -25,22 +25,9 @@ class Depth(IntEnum):
 #: The circles at each depth. Remove an entry with its circle; never add one.
 KNOWN: Mapping[Depth, list[str]] = {
     Depth.RUN: [],
-    Depth.TYPES: [
-        "agent.loop agent.questions agent.roaming agent.silent_nodes agent.stages agent.views",
-        "coordinator.locking coordinator.registry",
-        "doctor.control doctor.deep doctor.facts doctor.host doctor.host_device doctor.host_firewall "
-        "doctor.host_machine doctor.host_routes doctor.ports doctor.ray doctor.report doctor.ways",
-        "wireguard.device wireguard.plan",
-    ],
+    Depth.TYPES: ["agent.loop agent.questions agent.roaming agent.silent_nodes agent.stages agent.views"],
     Depth.DEFERRED: [
-        "agent.loop agent.questions agent.roaming agent.silent_nodes agent.stages agent.survey agent.views",
-        "cli.app cli.privileged",
-        "cli.commands.join cli.containers",
-        "coordinator.locking coordinator.registry",
-        "doctor.control doctor.deep doctor.facts doctor.host doctor.host_device doctor.host_firewall "
-        "doctor.host_machine doctor.host_routes doctor.known doctor.mesh doctor.path doctor.ports doctor.ray "
-        "doctor.report doctor.specs doctor.ways",
-        "wireguard.device wireguard.plan",
+        "agent.loop agent.questions agent.roaming agent.silent_nodes agent.stages agent.survey agent.views"
     ],
 }
 

@@ -30,7 +30,7 @@ SPAWNS: dict[tuple[str, str], str] = {
     ("cli/elsewhere.py", "_replace_by_docker"): SYSTEM,
     ("cli/privileged.py", "run_from_copy"): CHECKED,
     ("cli/ray_program.py", "_run"): USER,
-    ("doctor/probes/deep.py", "_running"): USER,
+    ("doctor/job/probe.py", "_running"): USER,
     ("environment/builder.py", "_run"): USER,
     ("environment/freeze.py", "_run"): USER,
     ("environment/matched.py", "_start"): OWN,

@@ -24,7 +24,8 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.settings import Home
-from meshray.wireguard.device import Device, DeviceConfig, DeviceState, PeerConfig
+from meshray.wireguard.config import DeviceConfig, DeviceState, PeerConfig
+from meshray.wireguard.device import Device
 from meshray.wireguard.open import check_available, open_device
 from meshray.wireguard.plan import Step, plan
 

@@ -25,7 +25,7 @@ from meshray.model.node import Node
 from meshray.model.path import Transport
 from meshray.relay.client import RelayClient
 from meshray.runtime.clock import boot_s
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.config import DeviceState
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, Node
 from meshray.runtime import inside
 from meshray.runtime.clock import BootSeconds, boot_s
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.config import DeviceState
 
 log = logging.getLogger(__name__)
 

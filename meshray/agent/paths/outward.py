@@ -18,7 +18,7 @@ from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.runtime.clock import BootSeconds, boot_s
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.config import DeviceState
 
 #: Most nodes dial by themselves and are heard before this, seconds.
 DIAL_AFTER_S = 3.0

@@ -33,7 +33,7 @@ from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.runtime.tasks import Tasks
-from meshray.wireguard.device import DeviceState, PeerConfig
+from meshray.wireguard.config import DeviceState, PeerConfig
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from meshray.model.address import Endpoint
 from meshray.model.node import STATIC, Node
-from meshray.wireguard.device import DeviceState
+from meshray.wireguard.config import DeviceState
 
 #: So many changes of one node are remembered.
 _KEPT = 16

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from meshray.model import wire
 from meshray.model.node import STATIC, Node
-from meshray.wireguard.device import DeviceState, PeerState
+from meshray.wireguard.config import DeviceState, PeerState
 
 
 class Sightings:

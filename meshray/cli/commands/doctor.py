@@ -121,7 +121,7 @@ def _examine(app: App, node: str) -> DoctorResult:
 
 
 def _alone(app: App, error: MeshrayError) -> DoctorResult:
-    from meshray.doctor.report import examine
+    from meshray.doctor.examine import examine
 
     facts = _without_agent(app, error)
     return DoctorResult(tuple(check.to_json() for check in examine(facts)), next(iter(facts.nodes), ""))

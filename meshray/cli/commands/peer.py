@@ -83,7 +83,7 @@ def _sign(app: App, answer: Mapping[str, object], lock: LockFile | None) -> None
 def wg_quick(answer: Mapping[str, object]) -> str:
     """The wg-quick file out of the coordinator's answer."""
     from meshray.wireguard.conf import render
-    from meshray.wireguard.device import DeviceConfig, PeerConfig
+    from meshray.wireguard.config import DeviceConfig, PeerConfig
 
     hub = child(answer, "hub")
     network = IPv4Network(wire.text(answer, "network", 18))

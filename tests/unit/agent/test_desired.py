@@ -10,7 +10,7 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
 from meshray.model.node import Node
-from meshray.wireguard.device import DeviceConfig
+from meshray.wireguard.config import DeviceConfig
 from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, WORKER_A, WORKER_B, enrolment, node
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from meshray.agent.epoch_trials import GIVE_UP_S, SLOT_S, STALE_S, EpochTrials
 from meshray.model.node import STATIC, Node
 from meshray.runtime.clock import BootSeconds
-from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from tests.unit.agent.sample import HEAD_NODE, WORKER_A
 
 

@@ -25,7 +25,7 @@ from meshray.runtime.clock import BootSeconds
 from meshray.runtime.tasks import Tasks
 from meshray.wireguard import uapi
 from meshray.wireguard.conf import render
-from meshray.wireguard.device import DeviceConfig, DeviceState, PeerConfig
+from meshray.wireguard.config import DeviceConfig, DeviceState, PeerConfig
 from meshray.wireguard.kernel import set_arguments
 from meshray.wireguard.plan import AddPeer, RemovePeer, SetPrivateKey, UpdatePeer, plan
 from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, WORKER_A, WORKER_B

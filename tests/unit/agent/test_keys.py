@@ -10,7 +10,7 @@ from meshray.agent.rekeying import FIRST_S, TRIES, Rekeying
 from meshray.model.address import Endpoint
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.runtime.clock import BootSeconds, ClockWatch, UnixSeconds
-from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.plan import AddPeer, RemovePeer
 
 OWN, NEXT, OTHER, FOURTH = (PrivateKey.generate().public() for _ in range(4))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from meshray.agent.nudges import Nudges
 from meshray.model.keys import PublicKey
-from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.plan import RemovePeer
 
 SILENT, SPEAKS, OTHER = (PublicKey(bytes([number]) * 32) for number in (1, 2, 3))

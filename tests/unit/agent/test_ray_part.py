@@ -10,7 +10,7 @@ import pytest
 
 from meshray.agent import ray_part
 from meshray.agent.ray_part import RayOnNode, ray_plan
-from meshray.doctor.probes.dial import ray_targets
+from meshray.doctor.ray.dial import ray_targets
 from meshray.errors import RefusedError
 from meshray.firewall import decide
 from meshray.firewall.closing import contains

@@ -14,7 +14,7 @@ from meshray.agent.report import View, build_status
 from meshray.model.node import Node
 from meshray.model.status import RayState
 from meshray.runtime.clock import BootSeconds
-from meshray.wireguard.device import DeviceState, PeerState
+from meshray.wireguard.config import DeviceState, PeerState
 from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, WORKER_A, WORKER_B
 
 NOW = BootSeconds(10_000.0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.agent.route_repairs import AT_ONCE, CALM_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, RouteRepairs
-from meshray.wireguard.device import Route
+from meshray.wireguard.config import Route
 from meshray.wireguard.plan import CreateDevice, RemoveRoute, SetMtu, SetRoute
 
 ROUTE = Route(IPv4Network("10.99.0.0/16"), IPv4Address("10.99.0.2"))

@@ -10,9 +10,10 @@ import pytest
 
 from meshray.cli import containers
 from meshray.cli.app import App
-from meshray.cli.commands.join import Wish, join_command
+from meshray.cli.commands.join import join_command
 from meshray.cli.container_options import ContainerChoice
 from meshray.cli.elsewhere import _PASSED_ON
+from meshray.cli.join_request import JoinRequest
 from meshray.cli.main import COMMANDS
 from meshray.cli.results import JoinResult, Result
 from tests.unit.cli.fakes import Outcome, type_in
@@ -74,7 +75,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Joined]:
     """What was said in containers, in place of making them."""
     found: list[Joined] = []
 
-    def stand_in(app: App, wish: Wish, choice: ContainerChoice, block: bool) -> Result:
+    def stand_in(app: App, wish: JoinRequest, choice: ContainerChoice, block: bool) -> Result:
         containers._require_sense(wish)
         found.append(Joined(containers._join_words(wish), dict(wish.environment.chosen)))
         return JoinResult({})

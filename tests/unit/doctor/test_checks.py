@@ -5,8 +5,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.path import Path, PathKind, Transport

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from meshray.doctor.control import (
+from meshray.doctor.control.facts import (
     CLOSED,
     NO_ANSWER,
     NO_ROUTE,
@@ -24,9 +24,10 @@ from meshray.doctor.control import (
     PortalSeen,
     TokenSeen,
 )
+from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
-from meshray.doctor.ways import PathFacts
+from meshray.doctor.path.facts import PathFacts
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
 from meshray.model.node import NODE_IDENTITY
 from meshray.model.status import Problem
 from tests.unit.doctor.test_checks import HEAD, ME, OTHER, seen_by

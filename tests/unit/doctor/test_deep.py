@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from meshray.doctor.deep import SPECS, DeepFacts, Step
+from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts
-from meshray.doctor.probes import deep_job
-from meshray.doctor.probes.deep import move_between_all
-from meshray.doctor.report import FAIL, OK, SKIP, Check, examine
+from meshray.doctor.job import program as deep_job
+from meshray.doctor.job.checks import SPECS
+from meshray.doctor.job.facts import DeepFacts, Step
+from meshray.doctor.job.probe import move_between_all
+from meshray.doctor.report import FAIL, OK, SKIP, Check
 
 FIRST = (Step(target="a", seconds=1.0), Step(source="a", target="b", seconds=0.5))
 AGAIN = tuple(Step(True, step.source, step.target, step.seconds) for step in FIRST)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from meshray.agent.gpus import GpuNotice
-from meshray.doctor.probes import gpus
-from meshray.doctor.ray import SPECS
-from meshray.doctor.ray_gpus import GpuFacts, why_unseen
-from meshray.doctor.report import OK, SKIP, WARN, examine
+from meshray.doctor.examine import examine
+from meshray.doctor.ray import gpu_probe as gpus
+from meshray.doctor.ray.checks import SPECS
+from meshray.doctor.ray.facts import GpuFacts
+from meshray.doctor.ray.gpus import why_unseen
+from meshray.doctor.report import OK, SKIP, WARN
 from meshray.model.address import OverlayNetwork
 from meshray.model.node import Versions
 from meshray.model.status import RayState

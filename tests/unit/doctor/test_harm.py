@@ -14,13 +14,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshray.doctor import host
-from meshray.doctor.facts import Facts, NodeFacts
-from meshray.doctor.host import HostFacts
-from meshray.doctor.host_device import DOWN, FOREIGN, MISSING, SILENT, UP, DeviceFacts
-from meshray.doctor.host_firewall import Drop, FirewallFacts, PortFacts
-from meshray.doctor.host_routes import MISSING as MISSING_ROUTE
-from meshray.doctor.host_routes import OWN, OtherNetwork, RoutingFacts, StolenRoute
-from meshray.doctor.report import FAIL, Check, examine
+from meshray.doctor.device.facts import DOWN, FOREIGN, MISSING, SILENT, UP, DeviceFacts
+from meshray.doctor.examine import examine
+from meshray.doctor.facts import Facts, HostFacts, NodeFacts
+from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
+from meshray.doctor.report import FAIL, Check
+from meshray.doctor.routes.facts import MISSING as MISSING_ROUTE
+from meshray.doctor.routes.facts import OWN, OtherNetwork, RoutingFacts, StolenRoute
 from meshray.errors import MeshrayError
 from meshray.firewall.advice import commands_for
 from meshray.model.address import OverlayNetwork

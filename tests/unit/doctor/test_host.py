@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from meshray.doctor import host
-from meshray.doctor.facts import Facts, NodeFacts, decode, encode
-from meshray.doctor.host import HostFacts
-from meshray.doctor.host_device import DeviceFacts
-from meshray.doctor.host_firewall import Drop, FirewallFacts, PortFacts, guard
-from meshray.doctor.host_machine import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
-from meshray.doctor.host_routes import OtherNetwork, RoutingFacts, StolenRoute
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
+from meshray.doctor.device.facts import DeviceFacts
+from meshray.doctor.examine import examine
+from meshray.doctor.facts import Facts, HostFacts, NodeFacts, decode, encode
+from meshray.doctor.firewall.checks import guard
+from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
+from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
+from meshray.doctor.routes.facts import OtherNetwork, RoutingFacts, StolenRoute
 
 GB = 1024**3
 SPECS = (*host.GROUND, *host.SPECS)

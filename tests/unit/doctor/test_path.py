@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from meshray.doctor.control import RIGHT, ControlFacts, EndpointSeen
+from meshray.doctor.control.facts import RIGHT, ControlFacts, EndpointSeen
+from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts, decode, encode
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
-from meshray.doctor.ways import PathFacts, PeerFacts
+from meshray.doctor.path.facts import PathFacts, PeerFacts
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
 from meshray.model.path import Path, PathKind, Transport
 from tests.unit.doctor.test_checks import node, seen_by
 

@@ -8,11 +8,23 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts, decode, encode
-from meshray.doctor.ports import DROPPED, FOREIGN, OPEN, REFUSED, SILENT, WORKERS, PortSeen
-from meshray.doctor.ray import SPECS, RayFacts, RayProcess, TableRow
-from meshray.doctor.ray_gpus import GpuFacts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check, examine
+from meshray.doctor.ray.checks import SPECS
+from meshray.doctor.ray.facts import (
+    DROPPED,
+    FOREIGN,
+    OPEN,
+    REFUSED,
+    SILENT,
+    WORKERS,
+    GpuFacts,
+    PortSeen,
+    RayFacts,
+    RayProcess,
+    TableRow,
+)
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
 from meshray.model.path import Path, PathKind, Transport
 from meshray.model.status import NodeStatus, RayState, Status
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec, examine
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.status import Status
 
 FACTS = Facts(status=Status("lab", 1, "head", True, ()))

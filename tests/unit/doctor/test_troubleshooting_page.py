@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from meshray.doctor import deep
+from meshray.doctor.job import checks as deep
 from meshray.doctor.specs import SPECS
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "troubleshooting.md"

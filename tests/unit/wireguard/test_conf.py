@@ -10,7 +10,7 @@ from wgconfig import WGConfig
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.wireguard.conf import render
-from meshray.wireguard.device import DeviceConfig, PeerConfig
+from meshray.wireguard.config import DeviceConfig, PeerConfig
 
 HEAD, OTHER = PublicKey(b"\x0a" * 32), PublicKey(b"\x0d" * 32)
 SECRET = PresharedKey(b"\x0b" * 32)

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
-from meshray.wireguard.device import PeerConfig
+from meshray.wireguard.config import PeerConfig
 from meshray.wireguard.kernel import device_values, set_arguments
 from meshray.wireguard.plan import AddPeer, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer
 

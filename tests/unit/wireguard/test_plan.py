@@ -14,7 +14,7 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.runtime.clock import UnixSeconds
-from meshray.wireguard.device import (
+from meshray.wireguard.config import (
     KERNEL_PROTOCOL,
     MESHRAY_PROTOCOL,
     DeviceConfig,

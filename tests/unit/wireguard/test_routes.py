@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.runtime.netlink import ROUTE, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY
-from meshray.wireguard.device import KERNEL_PROTOCOL, MESHRAY_PROTOCOL, Route, RouteState
+from meshray.wireguard.config import KERNEL_PROTOCOL, MESHRAY_PROTOCOL, Route, RouteState
 from meshray.wireguard.routes import parse_route, route_body
 
 OVERLAY, PEER, OWN = IPv4Network("10.99.0.0/16"), IPv4Network("10.99.0.7/32"), IPv4Address("10.99.0.2")

@@ -11,7 +11,7 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.wireguard import uapi
-from meshray.wireguard.device import PeerConfig
+from meshray.wireguard.config import PeerConfig
 from meshray.wireguard.plan import AddPeer, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer
 
 KEY = PublicKey(b"\x0a" * 32)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from meshray.agent.paths.rebinds import Rebinds
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
-from meshray.wireguard.device import DeviceState, PeerConfig, PeerState
+from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from tests.unit.agent.sample import KEYS, WORKER_A
 
 INNER = (Endpoint("192.168.7.10", 51888),)

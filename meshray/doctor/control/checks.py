@@ -1,0 +1,244 @@
+"""Checks of the coordinator as a node reaches it (pure).
+
+    proxy_works ─► captive_portal ─► certificate_pin ─► coordinator_tcp ─► websocket_upgrade
+                                                              ├► map_current
+    credential (needs no agent)                               └► join_tokens  meshray_versions
+
+Whatever answers in the coordinator's place is told before what it breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from meshray.doctor.control.facts import (
+    CLOSED,
+    NO_ANSWER,
+    NO_ROUTE,
+    NOT_TLS,
+    ODD,
+    OTHER_CERTIFICATE,
+    PLAIN_HTTP,
+    PORTAL_STATUS,
+    PROXY,
+    REFUSED,
+    RIGHT,
+    SILENT,
+    UNRESOLVED,
+    ControlFacts,
+    EndpointSeen,
+    PortalSeen,
+)
+from meshray.doctor.facts import Facts
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
+
+#: A token that ends sooner is as good as none for whoever plans to join a machine, seconds.
+ENDS_SOON_S = 3600.0
+#: A certificate of meshray's own has this subject (`meshray.coordinator.identity`).
+_OWN_SUBJECT = "CN=meshray coordinator"
+
+
+def _each(facts: Facts) -> Iterator[tuple[str, ControlFacts, EndpointSeen]]:
+    for name, node in facts.nodes.items():
+        if node.control is not None and node.control.decisive is not None:
+            yield name, node.control, node.control.decisive
+
+
+def _at(node: str) -> str:
+    return f"on {node}: "
+
+
+def _proxy_works(facts: Facts) -> Iterable[Finding]:
+    for name, _, seen in _each(facts):
+        if not seen.proxy:
+            continue
+        if seen.state != PROXY:
+            yield Finding(OK, f"{seen.proxy} connects to {seen.endpoint}", node=name)
+            continue
+        host = seen.endpoint.rpartition(":")[0]
+        fix = f"{_at(name)}is HTTPS_PROXY right, and {seen.endpoint} allowed there? Without the proxy: NO_PROXY={host}"
+        if "407" in seen.detail:
+            fix = f"{_at(name)}HTTPS_PROXY=http://USER:PASSWORD@{seen.proxy}, then meshray down; meshray up"
+        yield Finding(FAIL, f"the proxy {seen.proxy} does not connect to {seen.endpoint}: {seen.detail}", fix, name)
+
+
+def _captive_portal(facts: Facts) -> Iterable[Finding]:
+    for name, control, seen in _each(facts):
+        fix = f"{_at(name)}open http://{seen.endpoint.rpartition(':')[0]}/ in a browser and log in to the network"
+        portal = control.portal
+        if seen.state == PLAIN_HTTP:
+            yield Finding(FAIL, f"{seen.endpoint} answers in plain HTTP: {seen.detail}", fix, name)
+        elif portal is not None and portal.status == PORTAL_STATUS:
+            yield Finding(FAIL, f"{portal.url} answers {portal.status}: log in first{_to(portal)}", fix, name)
+        elif portal is not None and portal.location:
+            evidence = f"{portal.url} answers {portal.status}{_to(portal)}: is it a login page of this network?"
+            yield Finding(WARN, evidence, fix, name)
+        elif control.right is not None:
+            yield Finding(OK, f"nobody answers in the place of {seen.endpoint}", node=name)
+
+
+def _to(portal: PortalSeen) -> str:
+    return f", to {portal.location}" if portal.location else ""
+
+
+def _certificate_pin(facts: Facts) -> Iterable[Finding]:
+    for name, control, seen in _each(facts):
+        if seen.state == OTHER_CERTIFICATE:
+            shown = f"{seen.endpoint} shows the certificate {seen.fingerprint[:16]}… of {seen.subject or 'nobody'}"
+            if seen.subject == _OWN_SUBJECT:
+                yield Finding(
+                    FAIL,
+                    f"{shown}, another coordinator's than the token's ({control.expected[:16]}…)",
+                    f"on the coordinator's machine: restore coordinator.crt and coordinator.key; or on {name}: "
+                    "meshray leave, then join with a new token",
+                    name,
+                )
+            else:
+                yield Finding(
+                    FAIL,
+                    f"{shown}, issued by {seen.issuer or 'nobody'}: TLS is intercepted on the way "
+                    f"(expected: {control.expected[:16]}…)",
+                    f"let TLS to {seen.endpoint} pass uninspected, or take another network for {name}",
+                    name,
+                )
+        elif seen.state in (RIGHT, ODD):
+            yield Finding(OK, f"{seen.endpoint} shows the token's certificate", node=name)
+
+
+#: What is wrong and what helps, by the state of the address.
+_TCP: Mapping[str, tuple[str, str]] = {
+    UNRESOLVED: ("the name does not resolve", "{at}mend its name server (/etc/resolv.conf), or use another network"),
+    REFUSED: ("the connection is refused: nobody listens", "on the coordinator's machine: meshray up"),
+    NO_ANSWER: (
+        "no answer to TCP",
+        "let TCP port {port} into the coordinator's machine: its firewall, its cloud's rules; where that machine has "
+        "another address now: {at}meshray up --coordinator HOST:PORT",
+    ),
+    NO_ROUTE: (
+        "there is no way to it",
+        "{at}ip route get {host}; has it a network at all? Where the coordinator's machine has another address now: "
+        "{at}meshray up --coordinator HOST:PORT",
+    ),
+    SILENT: (
+        "it accepts the connection and says nothing",
+        "on the coordinator's machine: meshray logs coordinator; meshray down; meshray up",
+    ),
+    CLOSED: ("it closes the connection at once", "on the coordinator's machine: meshray logs coordinator"),
+    NOT_TLS: (
+        "what answers does not speak TLS",
+        "what listens at {endpoint}? On the coordinator's machine: meshray up",
+    ),
+    ODD: ("its answer is no coordinator's", "on the coordinator's machine: meshray logs coordinator"),
+}
+
+
+def _coordinator_tcp(facts: Facts) -> Iterable[Finding]:
+    for name, control, seen in _each(facts):
+        if seen.state in _TCP:
+            _, fix = _TCP[seen.state]
+            host, _, port = seen.endpoint.rpartition(":")
+            tried = "; ".join(f"{one.endpoint}: {_words(one)}" for one in control.endpoints)
+            yield Finding(FAIL, tried, fix.format(at=_at(name), host=host, port=port, endpoint=seen.endpoint), name)
+        elif seen.state == RIGHT:
+            took = f" in {seen.connect_ms:.0f} ms" if seen.connect_ms is not None else ""
+            yield Finding(OK, f"{seen.endpoint} answers{took}", node=name)
+
+
+def _words(seen: EndpointSeen) -> str:
+    words = _TCP[seen.state][0] if seen.state in _TCP else seen.state
+    return f"{words} ({seen.detail})" if seen.detail else words
+
+
+def _websocket_upgrade(facts: Facts) -> Iterable[Finding]:
+    for name, control, seen in _each(facts):
+        if control.upgrade is None:
+            yield Finding(SKIP, "the coordinator was not reached", node=name)
+        elif control.upgrade == "":
+            yield Finding(OK, f"{seen.endpoint} upgrades to WebSocket", node=name)
+        else:
+            through = f"the proxy {seen.proxy}" if seen.proxy else "a gateway on the way"
+            yield Finding(
+                FAIL,
+                f"{seen.endpoint} does not upgrade to WebSocket: {control.upgrade}",
+                f"does {through} let WebSockets pass? On the coordinator's machine: meshray logs coordinator",
+                name,
+            )
+
+
+def _credential(facts: Facts) -> Iterable[Finding]:
+    for name, control, _ in _each(facts):
+        if control.accepted:
+            yield Finding(OK, "the node's credential at the coordinator", node=name)
+        elif control.accepted is False:
+            # Without an agent that is why there is none, and what the whole report comes down to.
+            yield Finding(
+                FAIL,
+                f"the coordinator does not know {name}'s credential: it was removed from the mesh",
+                f"{_at(name)}meshray leave, then meshray join with a new token",
+                name if facts.status is not None else "",
+            )
+        else:
+            yield Finding(SKIP, "the coordinator was not reached", node=name)
+
+
+def _map_current(facts: Facts) -> Iterable[Finding]:
+    for name, control, _ in _each(facts):
+        mine, theirs = control.revision, control.coordinator_revision
+        if mine is None or theirs is None:
+            yield Finding(SKIP, "there is no revision to compare with", node=name)
+        elif mine < theirs:
+            yield Finding(
+                FAIL,
+                f"it has revision {mine} of the map, the coordinator {theirs}: none came in {control.lag_s or 0:.1f} s",
+                f"{_at(name)}meshray logs agent; meshray down; meshray up",
+                name,
+            )
+        else:
+            yield Finding(OK, f"revision {mine}, {control.lag_s or 0.0:.1f} s behind", node=name)
+
+
+def _join_tokens(facts: Facts) -> Iterable[Finding]:
+    for name, control, _ in _each(facts):
+        if control.tokens is None:
+            continue
+        lasting = [token for token in control.tokens if token.left_s is None or token.left_s > ENDS_SOON_S]
+        if lasting:
+            yield Finding(OK, f"{len(lasting)} tokens let a node in", node=name)
+            continue
+        soon = max((token.left_s or 0.0 for token in control.tokens), default=None)
+        evidence = "no token lets a node in" if soon is None else f"the last token ends in {soon / 60:.0f} minutes"
+        yield Finding(WARN, evidence, f"{_at(name)}meshray token create", name)
+
+
+def _meshray_versions(facts: Facts) -> Iterable[Finding]:
+    teller = next((control for _, control, _ in _each(facts) if control.coordinator_version), None)
+    if teller is None:
+        return
+    wanted = teller.coordinator_version
+    for name, version in teller.versions.items():
+        if version == wanted:
+            yield Finding(OK, version, node=name)
+        else:
+            fix = f"{_at(name)}pip install meshray=={wanted}, then meshray down; meshray up"
+            yield Finding(WARN, f"meshray {version}, the coordinator has {wanted}", fix, name)
+
+
+def _spec(code: str, title: str, look: Callable[[Facts], Iterable[Finding]], *after: str) -> Spec:
+    return Spec(code, title, ("enrolled", *after), look)
+
+
+#: Before ``agent_running``: a node that was removed has no agent any more.
+CREDENTIAL = _spec("credential", "the node's credential at the coordinator", _credential)
+SPECS: tuple[Spec, ...] = (
+    _spec("proxy_works", "the proxy to the coordinator", _proxy_works),
+    _spec("captive_portal", "login page of the network", _captive_portal, "proxy_works"),
+    _spec(
+        "certificate_pin", "the coordinator's certificate", _certificate_pin, "proxy_works",
+        "captive_portal",
+    ),
+    _spec("coordinator_tcp", "TCP to the coordinator", _coordinator_tcp, "proxy_works", "captive_portal"),
+    _spec("websocket_upgrade", "WebSocket connections", _websocket_upgrade, "coordinator_tcp", "certificate_pin"),
+    _spec("map_current", "the node's map", _map_current, "credential", "coordinator_tcp"),
+    _spec("join_tokens", "tokens for further nodes", _join_tokens, "coordinator_tcp"),
+    _spec("meshray_versions", "versions of the agents", _meshray_versions, "coordinator_tcp"),
+)  # fmt: skip

@@ -1,0 +1,278 @@
+"""Looks at the coordinator as this node reaches it: each address by TCP, TLS and one request, beside each other."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from meshray.doctor.context import Context
+from meshray.doctor.control.facts import (
+    CLOSED,
+    NO_ANSWER,
+    NO_ROUTE,
+    NOT_TLS,
+    ODD,
+    OTHER_CERTIFICATE,
+    PLAIN_HTTP,
+    PROXY,
+    REFUSED,
+    RIGHT,
+    SILENT,
+    UNRESOLVED,
+    ControlFacts,
+    EndpointSeen,
+    PortalSeen,
+    TokenSeen,
+)
+from meshray.model import wire
+from meshray.model.address import Endpoint
+from meshray.model.meshmap import MAX_REVISION
+from meshray.model.node import STATIC
+from meshray.runtime.lookup import addresses
+from meshray.runtime.proxy import fault, proxy_for
+
+#: A dropping firewall never answers; a far coordinator does so within this, also where one SYN was lost (sent again
+#: after 1 s, RFC 6298) or both machines are busy.
+_TCP_S = 2.5
+#: TLS and one request, also at a coordinator that ten nodes ask at once.
+_EXCHANGE_S = 2.5
+#: What plain HTTP answers is wanted only where nothing better does.
+_PORTAL_S = 0.8
+#: How long the map may be on its way.
+_MAP_S = 1.5
+#: A head with many interfaces: the first addresses tell enough.
+_ADDRESSES = 6
+#: A credential of nobody: the link of this node's own agent must not be taken over.
+_NOBODY = "doctor"
+
+
+class _Peek(aiohttp.Fingerprint):
+    """The pin of the token, which keeps the certificate that it looked at."""
+
+    shown: bytes = b""
+
+    def check(self, transport: asyncio.Transport) -> None:
+        connection = transport.get_extra_info("ssl_object")
+        if connection is not None:
+            self.shown = connection.getpeercert(binary_form=True) or b""
+        super().check(transport)
+
+
+async def look(context: Context) -> ControlFacts:
+    """The facts of this node, within a few seconds; what could not be found out keeps its default."""
+    if not context.coordinators:
+        return ControlFacts()
+    timeout = aiohttp.ClientTimeout(total=_EXCHANGE_S)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+        found = await asyncio.gather(*(_seen(session, context, at) for at in context.coordinators[:_ADDRESSES]))
+        facts = ControlFacts(
+            tuple(seen for seen, _ in found),
+            context.fingerprint.hex(),
+            versions=_versions(context),
+            unsigned=_unsigned(context),
+        )
+        answer = next((answer for seen, answer in found if seen.state == RIGHT), None)
+        if answer is None:
+            return replace(facts, portal=await _portal(session, context.coordinators[0]))
+        right = next(at for at, (seen, _) in zip(context.coordinators, found, strict=False) if seen.state == RIGHT)
+        (revision, lag_s), upgrade, tokens = await asyncio.gather(
+            _wait_for_map(context, _revision(answer)),
+            _upgrade(session, right, context.fingerprint),
+            _tokens(session, right, context),
+        )
+    accepted = answer.get("accepted")
+    return replace(
+        facts,
+        upgrade=upgrade,
+        accepted=accepted if isinstance(accepted, bool) else None,
+        revision=revision,
+        coordinator_revision=_revision(answer),
+        lag_s=lag_s,
+        tokens=tokens,
+        coordinator_version=str(answer.get("version", "")),
+    )
+
+
+async def _seen(
+    session: aiohttp.ClientSession, context: Context, at: Endpoint
+) -> tuple[EndpointSeen, Mapping[str, object]]:
+    """What is at one address, and what the coordinator answered."""
+    proxy = proxy_for(at)
+    seen = EndpointSeen(str(at), proxy=proxy)
+    if not proxy:
+        began = time.perf_counter()
+        state, detail = await _tcp(at)
+        if state:
+            return replace(seen, state=state, detail=detail), {}
+        seen = replace(seen, connect_ms=round((time.perf_counter() - began) * 1000, 1))
+    peek = _Peek(context.fingerprint)
+    try:
+        answer = await _ask(session, at, "/v1/hello", context.credential, peek)
+    except Exception as error:  # what middleboxes provoke in TLS and HTTP libraries is of every kind
+        return await _failed(session, seen, at, peek.shown, error), {}
+    return replace(seen, state=RIGHT), answer
+
+
+async def _ask(
+    session: aiohttp.ClientSession, at: Endpoint, path: str, credential: str, pin: aiohttp.Fingerprint
+) -> Mapping[str, object]:
+    """The answer to one GET. The credential goes to nobody but the token's certificate. Raises what aiohttp raises."""
+    headers = {"Authorization": f"Bearer {credential}"} if credential else {}
+    url = f"https://{at}{path}"
+    async with session.get(url, headers=headers, ssl=pin, allow_redirects=False, raise_for_status=True) as response:
+        return wire.decode(await response.read())
+
+
+async def _tcp(at: Endpoint) -> tuple[str, str]:
+    """What is wrong with a plain connection, and the details; two empty texts where it comes about."""
+    try:
+        if at.ip is None:
+            await asyncio.wait_for(addresses(at.host), _TCP_S)
+    except asyncio.TimeoutError:
+        return UNRESOLVED, f"no name server answered in {_TCP_S:g} s"
+    except OSError as error:
+        return UNRESOLVED, error.strerror or str(error)
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(at.host, at.port), _TCP_S)
+    except asyncio.TimeoutError:
+        return NO_ANSWER, f"for {_TCP_S:g} s"
+    except ConnectionRefusedError:
+        return REFUSED, ""
+    except OSError as error:
+        unreachable = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
+        return (NO_ROUTE if error.errno in unreachable else NO_ANSWER), error.strerror or str(error)
+    writer.close()
+    return "", ""
+
+
+async def _failed(
+    session: aiohttp.ClientSession, seen: EndpointSeen, at: Endpoint, shown: bytes, error: Exception
+) -> EndpointSeen:
+    if fault(error):
+        return replace(seen, state=PROXY, detail=fault(error))
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        subject, issuer = _names(shown)
+        digest = hashlib.sha256(shown).hexdigest()
+        return replace(seen, state=OTHER_CERTIFICATE, subject=subject, issuer=issuer, fingerprint=digest)
+    if isinstance(error, asyncio.TimeoutError):
+        return replace(seen, state=PROXY if seen.proxy else SILENT, detail=f"no answer in {_EXCHANGE_S:g} s")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return replace(seen, state=ODD, detail=f"HTTP {error.status}")
+    if isinstance(error, wire.WireError):
+        return replace(seen, state=ODD, detail=error.message)
+    state, detail = await _without_tls(session, at, error)
+    return replace(seen, state=state, detail=detail)
+
+
+async def _without_tls(session: aiohttp.ClientSession, at: Endpoint, error: Exception) -> tuple[str, str]:
+    """TLS did not come about: what is there instead?"""
+    plain = await _plain(session, f"http://{at}/")
+    if plain is not None:
+        return PLAIN_HTTP, f"{plain.status}{f', to {plain.location}' if plain.location else ''}"
+    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
+        return NOT_TLS, ""
+    return CLOSED, type(error).__name__
+
+
+def _names(certificate: bytes) -> tuple[str, str]:
+    """Subject and issuer; empty where it is none."""
+    from cryptography import x509
+
+    try:
+        read = x509.load_der_x509_certificate(certificate)
+        return read.subject.rfc4514_string()[:200], read.issuer.rfc4514_string()[:200]
+    except ValueError:
+        return "", ""
+
+
+async def _plain(session: aiohttp.ClientSession, url: str) -> PortalSeen | None:
+    """What plain HTTP answers there; None where it does not."""
+    try:
+        limit = aiohttp.ClientTimeout(total=_PORTAL_S)
+        async with session.get(url, allow_redirects=False, timeout=limit) as response:
+            return PortalSeen(url, response.status, response.headers.get("Location", "")[:200])
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError):
+        return None
+
+
+async def _portal(session: aiohttp.ClientSession, at: Endpoint) -> PortalSeen | None:
+    """Whether somebody answers for the coordinator's host where browsers ask. A web server of that host's own that
+    redirects to itself is none."""
+    host = f"[{at.host}]" if ":" in at.host else at.host
+    seen = await _plain(session, f"http://{host}/")
+    if seen is not None and seen.location and urlsplit(seen.location).hostname in (None, at.host):
+        return replace(seen, location="")
+    return seen
+
+
+async def _wait_for_map(context: Context, wanted: int | None) -> tuple[int | None, float]:
+    """This node's revision once it is what the coordinator has, and how long that took."""
+    if context.map_of is None or wanted is None:
+        return None, 0.0
+    began = time.monotonic()
+    return await context.map_of(wanted, _MAP_S), round(time.monotonic() - began, 2)
+
+
+def _revision(answer: Mapping[str, object]) -> int | None:
+    revision = answer.get("revision")
+    return revision if isinstance(revision, int) and 0 <= revision <= MAX_REVISION else None
+
+
+async def _upgrade(session: aiohttp.ClientSession, at: Endpoint, fingerprint: bytes) -> str:
+    """Opens a WebSocket like the agent's, as nobody, which the coordinator opens and ends at once."""
+    try:
+        async with session.ws_connect(
+            f"https://{at}/v1/agent",
+            headers={"Authorization": f"Bearer {_NOBODY}"},
+            ssl=aiohttp.Fingerprint(fingerprint),
+            timeout=aiohttp.ClientWSTimeout(ws_close=_PORTAL_S),
+        ):
+            return ""
+    except aiohttp.WSServerHandshakeError as error:
+        return f"HTTP {error.status} {error.message}".strip()
+    except asyncio.TimeoutError:
+        return f"no answer in {_EXCHANGE_S:g} s"
+    except (aiohttp.ClientError, OSError) as error:
+        return fault(error) or type(error).__name__
+
+
+async def _tokens(session: aiohttp.ClientSession, at: Endpoint, context: Context) -> tuple[TokenSeen, ...] | None:
+    """Those that still let a node in, as only the coordinator's own node is told."""
+    if not context.hosts_coordinator:
+        return None
+    try:
+        answer = await _ask(session, at, "/v1/tokens", context.credential, aiohttp.Fingerprint(context.fingerprint))
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, wire.WireError):
+        return None
+    listed = answer.get("tokens")
+    tokens = [token for token in listed if isinstance(token, Mapping)] if isinstance(listed, list) else []
+    found = [_token(token, time.time()) for token in tokens if not token.get("revoked")]
+    return tuple(token for token in found if token.uses_left != 0 and (token.left_s is None or token.left_s > 0))
+
+
+def _token(token: Mapping[str, object], now: float) -> TokenSeen:
+    uses, used, expires = token.get("uses"), token.get("used"), token.get("expires")
+    left = max(0, uses - used) if isinstance(uses, int) and isinstance(used, int) and uses else None
+    return TokenSeen(str(token.get("id", "")), expires - now if isinstance(expires, (int, float)) else None, left)
+
+
+def _unsigned(context: Context) -> tuple[str, ...]:
+    nodes = context.mesh_map.nodes.values() if context.mesh_map is not None else ()
+    return tuple(str(node.name) for node in nodes if node.attestation is None and STATIC not in node.roles)
+
+
+def _versions(context: Context) -> Mapping[str, str]:
+    nodes = context.mesh_map.nodes.values() if context.mesh_map is not None else ()
+    return {
+        str(node.name): node.versions.meshray
+        for node in nodes
+        if node.online and node.versions.meshray and STATIC not in node.roles
+    }

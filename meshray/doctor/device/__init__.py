@@ -1,0 +1,1 @@
+"""WireGuard and the overlay interface."""

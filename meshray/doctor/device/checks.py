@@ -1,0 +1,100 @@
+"""Checks of what a tunnel needs, and of the overlay interface (pure)."""
+
+from __future__ import annotations
+
+from meshray.doctor.device.facts import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, DeviceFacts
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+from meshray.wireguard.engines import OWN
+
+_CONTAINER = "in a container: --device /dev/net/tun --cap-add NET_ADMIN"
+
+
+def wireguard_available(facts: DeviceFacts) -> Finding:
+    """The kernel's WireGuard or an engine."""
+    if facts.wireguard_error and not facts.is_agent and facts.uid != 0:
+        return Finding(SKIP, f"without root it cannot be tried: {facts.wireguard_error}", "sudo meshray doctor")
+    if facts.wireguard_error:
+        return Finding(FAIL, facts.wireguard_error, facts.wireguard_fix)
+    if not facts.wireguard:
+        return Finding(SKIP, "it was not tried")
+    return Finding(OK, "the kernel has WireGuard") if facts.wireguard == KERNEL else _engine(facts)
+
+
+def _engine(facts: DeviceFacts) -> Finding:
+    """What a slower engine costs, and what one costs whose packets another program has to carry."""
+    if not facts.engine_is_stock:
+        return Finding(OK, f"{facts.engine}, an engine in user space")
+    if facts.carrier is None:
+        return Finding(OK, f"{facts.engine}, an engine in user space; {OWN} has several times its throughput")
+    if not facts.carrier:
+        return Finding(
+            FAIL, f"{facts.engine} is where nothing leads out: its packets reach nobody by UDP", "apt-get install passt"
+        )
+    lost = "most of the throughput; direct paths to nodes of this same machine, which go through the hub"
+    return Finding(WARN, f"{facts.engine} runs inside {facts.carrier}. Lost by that: {lost}", facts.engine_fix)
+
+
+def tun_device(facts: DeviceFacts) -> Finding:
+    """Only an engine in user space needs it."""
+    if facts.wireguard == KERNEL:
+        return Finding(SKIP, "the kernel's WireGuard needs none")
+    if not facts.tun_error:
+        return Finding(OK, "/dev/net/tun")
+    if not facts.is_agent and facts.uid != 0:
+        return Finding(SKIP, f"/dev/net/tun {facts.tun_error} for this user", "sudo meshray doctor")
+    return Finding(FAIL, f"/dev/net/tun {facts.tun_error}", f"modprobe tun; {_CONTAINER}")
+
+
+def privileges(facts: DeviceFacts) -> Finding:
+    """What the agent may do to the network."""
+    if facts.net_admin is None:
+        return Finding(SKIP, "the kernel does not tell the capabilities of this process")
+    if facts.net_admin:
+        return Finding(OK, f"user {facts.uid} with CAP_NET_ADMIN")
+    if not facts.is_agent and facts.uid != 0:
+        return Finding(SKIP, f"this command runs as user {facts.uid}: what the agent may do is not known")
+    return Finding(
+        FAIL,
+        f"user {facts.uid} has no CAP_NET_ADMIN: tunnel, routes and firewall cannot be set",
+        "run meshray with sudo; in a container: --cap-add NET_ADMIN",
+    )
+
+
+def user_namespaces(facts: DeviceFacts) -> Finding:
+    """They stand in for root where there is none."""
+    if facts.uid == 0:
+        return Finding(SKIP, "a node that runs as root needs none")
+    if facts.namespaces_error is None:
+        return Finding(SKIP, "they were not tried")
+    if not facts.namespaces_error:
+        return Finding(OK, "an ordinary user can make a user and a network namespace")
+    return Finding(
+        WARN,
+        f"an ordinary user cannot make {facts.namespaces_error}",
+        "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000; "
+        "on Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    )
+
+
+def device_up(facts: DeviceFacts) -> Finding:
+    """The interface exists, is ours, answers, and has this node's address."""
+    if not facts.expected:
+        return Finding(SKIP, "this machine has no overlay address")
+    name, again = facts.interface, "meshray down; meshray up"
+    wrong = {
+        MISSING: (f"there is no interface {name}", "meshray up; meshray logs agent"),
+        FOREIGN: (
+            facts.state_detail,
+            f"ip -details link show {name}; meshray needs this name: whoever made it must give it another",
+        ),
+        SILENT: (f"the engine of {name} does not answer: {facts.state_detail}", again),
+        DOWN: (f"{name} is down", f"ip link set {name} up"),
+    }
+    if facts.state in wrong:
+        return Finding(FAIL, *wrong[facts.state], repair="" if facts.state == FOREIGN else "device")
+    if facts.state != UP:
+        return Finding(SKIP, facts.state_detail or f"{name} was not looked at")
+    if facts.expected not in facts.addresses:
+        has = ", ".join(facts.addresses) or "no address"
+        return Finding(FAIL, f"{name} has {has}, not {facts.expected}", again, repair="device")
+    return Finding(OK, f"{name} is up with {facts.expected}")

@@ -1,0 +1,129 @@
+"""Tries what a tunnel needs, and looks at its interface."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from functools import partial
+from pathlib import Path
+
+from meshray.doctor.context import Context
+from meshray.doctor.deadlines import in_thread
+from meshray.doctor.device.facts import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, USERSPACE, DeviceFacts
+from meshray.errors import MeshrayError
+from meshray.runtime import inside
+from meshray.wireguard.engines import Engine, find_engine, install_command
+from meshray.wireguard.open import check_available, tun_fault
+
+#: linux/capability.h.
+_CAP_NET_ADMIN = 12
+#: An engine answers within a millisecond.
+_ANSWER_S = 3.0
+
+
+async def look(context: Context) -> DeviceFacts:
+    """The facts of this node."""
+    has_interface, ground, interface = await asyncio.gather(
+        in_thread(partial(inside.run, _interface_kind, context.interface)),
+        in_thread(_ground),
+        _interface(context),
+    )
+    engine = await in_thread(partial(_engine, context))
+    wireguard, error, fix = await in_thread(partial(_wireguard, context, has_interface))
+    state, detail, addresses = interface
+    where = inside.place()
+    uid, net_admin, tun_error, namespaces_error = ground
+    return DeviceFacts(
+        is_agent=context.status is not None,
+        uid=uid,
+        net_admin=net_admin,
+        wireguard=wireguard,
+        wireguard_error=error,
+        wireguard_fix=fix,
+        engine=engine.name if engine else "",
+        engine_is_stock=engine is not None and not engine.is_own,
+        engine_fix=await in_thread(install_command) if engine is not None and not engine.is_own else "",
+        carrier=where.way_out if where is not None and where.engine_inside else None,
+        tun_error=tun_error,
+        namespaces_error=namespaces_error,
+        interface=context.interface,
+        state=state,
+        state_detail=detail,
+        addresses=addresses,
+        expected=str(context.ip or ""),
+    )
+
+
+def _ground() -> tuple[int, bool | None, str, str | None]:
+    uid = os.geteuid()
+    return uid, _net_admin(), tun_fault(), None if uid == 0 else _namespaces_error()
+
+
+def _net_admin() -> bool | None:
+    try:
+        found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return bool(int(found[1], 16) >> _CAP_NET_ADMIN & 1) if found else None
+
+
+def _namespaces_error() -> str:
+    """Tried, because distributions forbid them in ways that no single setting tells."""
+    from meshray.runtime.rootless.trial import INTERFACE, find_missing
+
+    if inside.place() is not None:  # this very process is in them
+        return ""
+    missing = [item for item in find_missing() if item.what != INTERFACE]
+    return ", ".join(f"{item.what} ({os.strerror(item.number)})" for item in missing)
+
+
+def _engine(context: Context) -> Engine | None:
+    try:
+        return find_engine(context.environ)
+    except MeshrayError:
+        return None
+
+
+def _interface_kind(name: str) -> str:
+    """The kind of the overlay interface that is there, empty: none."""
+    from meshray.wireguard.link import links
+
+    with links() as table:
+        link = table.find(name)
+    return (link.kind or "other") if link else ""
+
+
+def _wireguard(context: Context, interface_kind: str) -> tuple[str, str, str]:
+    """(which there is, why none, what to do). Making an interface to try it is left to where there is none yet."""
+    if interface_kind == "wireguard":
+        return KERNEL, "", ""
+    try:
+        if interface_kind:
+            find_engine(context.environ)
+            return USERSPACE, "", ""
+        return check_available(context.environ), "", ""
+    except MeshrayError as error:
+        if error.code == "no_tun":  # told by its own check
+            return USERSPACE, "", ""
+        return "", error.message, error.hint
+
+
+async def _interface(context: Context) -> tuple[str, str, tuple[str, ...]]:
+    """(its state, a word on it, its addresses)."""
+    if context.read_device is None:
+        return "", "the agent cannot be asked", ()
+    try:
+        state = await asyncio.wait_for(in_thread(context.read_device), _ANSWER_S)
+    except asyncio.TimeoutError:
+        return SILENT, f"nothing within {_ANSWER_S:g} s", ()
+    except MeshrayError as error:
+        return (FOREIGN if error.code == "foreign_interface" else SILENT), error.message, ()
+    if state is None:
+        try:
+            inside.run(socket.if_nametoindex, context.interface)
+        except OSError:
+            return MISSING, "", ()
+        return SILENT, "its socket is gone or refuses", ()
+    return UP if state.up else DOWN, "", tuple(str(address.ip) for address in state.addresses)

@@ -1,0 +1,74 @@
+"""Runs the checks in the order of what depends on what: a failed check hides what follows from it.
+
+    >>> report = examine(Facts(agent_error="no agent runs on this machine"))
+    >>> [check.code for check in report if check.status == FAIL]
+    ['agent_running']
+
+The agent, which has a status, and the command line, where there is no agent to ask, both call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from meshray.doctor.facts import Facts
+from meshray.doctor.known import take_over
+from meshray.doctor.report import FAIL, SKIP, WARN, Check, Finding, Root, Spec
+from meshray.doctor.specs import SPECS
+from meshray.errors import MeshrayError
+
+
+def examine(
+    facts: Facts, node: str | None = None, specs: tuple[Spec, ...] = SPECS, known: Iterable[Check] = ()
+) -> tuple[Check, ...]:
+    """Every check in the order of what depends on what.
+
+    Without an agent nothing but this machine was looked at, so what fails there hides all that depends on it.
+
+    Args:
+        node: look at this node only (and at what concerns the whole mesh).
+        specs: the checks to run, each after those that it depends on.
+        known: of an earlier report: what failed there hides what follows from it here.
+
+    Raises:
+        MeshrayError: ``unknown_node``.
+    """
+    names = {entry.name for entry in facts.status.nodes} if facts.status else set()
+    if node is not None and facts.status and node not in names:
+        raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray status")
+    report: list[Check] = []
+    roots = [check.root for check in known if check.status == FAIL]
+    for spec in specs:
+        of_mesh = next((root for root in roots if not root.concerns and root.code in spec.depends_on), None)
+        if of_mesh is not None:
+            # Without what it depends on it cannot even be looked at.
+            roots.append(Root(spec.code, frozenset(), of_mesh.title))
+            report.append(_check(spec, Finding(SKIP, f"follows from: {of_mesh.title}")))
+            continue
+        found = []
+        for finding in take_over(spec.code, list(spec.look(facts)), facts):
+            root = next((root for root in roots if root.hides(spec, finding)), None)
+            concerns = frozenset[str]() if facts.agent_error else finding.concerns
+            if root is not None and finding.status in (FAIL, WARN):
+                found.append(Root(spec.code, concerns, root.title))
+                finding = replace(finding, status=SKIP, evidence=f"follows from: {root.title}", fix="", repair="")  # noqa: PLW2901
+            elif finding.status == FAIL or finding.blinds:
+                found.append(Root(spec.code, concerns, spec.title))
+            report.append(_check(spec, finding))
+        roots += found
+    return tuple(check for check in report if node is None or not check.node or node in (check.node, check.peer))
+
+
+def _check(spec: Spec, finding: Finding) -> Check:
+    return Check(
+        spec.code,
+        spec.title,
+        spec.depends_on,
+        finding.status,
+        finding.node,
+        finding.peer,
+        finding.evidence,
+        finding.fix,
+        finding.repair,
+    )

@@ -1,0 +1,1 @@
+"""The host's firewall and meshray's own rules."""

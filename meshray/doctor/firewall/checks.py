@@ -1,0 +1,74 @@
+"""Checks of what this machine's own rules let in, and of what they must keep out (pure)."""
+
+from __future__ import annotations
+
+from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+
+
+def udp_port_open(facts: FirewallFacts) -> Finding:
+    """Hubs are dialled."""
+    return _port(facts, facts.udp, "UDP", "this node is no hub: it only dials out")
+
+
+def tcp_port_open(facts: FirewallFacts) -> Finding:
+    """The coordinator is dialled."""
+    return _port(facts, facts.tcp, "TCP", "the coordinator is elsewhere")
+
+
+def _port(facts: FirewallFacts, port: PortFacts, protocol: str, not_needed: str) -> Finding:
+    if not port.needed:
+        return Finding(SKIP, not_needed)
+    named = f"{protocol} port {port.port}"
+    if not port.ours:
+        who, option = port.holder or "nobody", "u" if protocol == "UDP" else "t"
+        part = "engine" if protocol == "UDP" else "coordinator"
+        find = f"end {port.holder}, then meshray down; meshray up" if port.holder else f"meshray logs {part}"
+        return Finding(
+            FAIL, f"{who} listens on {named} instead of meshray", f"{find}; ss -l{option}np 'sport = :{port.port}'"
+        )
+    if port.drops:
+        return Finding(FAIL, f"{named} is dropped by {_told(port.drops)}", _commands(port.drops))
+    if facts.unknown:
+        return Finding(SKIP, facts.unknown)
+    return Finding(OK, f"no rule of this machine drops {named}")
+
+
+def overlay_admitted(facts: FirewallFacts) -> Finding:
+    """What meshray opened must not be closed by another rule."""
+    if not facts.is_node:
+        return Finding(SKIP, "this machine has no overlay interface")
+    if facts.overlay_drops:
+        return Finding(
+            FAIL,
+            f"the overlay is dropped by {_told(facts.overlay_drops)}",
+            _commands(facts.overlay_drops),
+            repair="firewall",
+        )
+    if facts.unknown:
+        return Finding(SKIP, facts.unknown)
+    return Finding(OK, "no rule of this machine drops what the overlay carries")
+
+
+def guard(facts: FirewallFacts) -> Finding:
+    """Meshray's own rules stand."""
+    if not facts.is_node:
+        return Finding(SKIP, "this machine has no overlay interface")
+    if facts.guard:
+        return Finding(OK, facts.guard)
+    if facts.unknown and not facts.may_read:
+        return Finding(SKIP, facts.unknown)
+    because = facts.guard_error or facts.unknown or "its rules do not stand"
+    if facts.unguarded:
+        because = f"{because} (Ray runs all the same: --unguarded)"
+        if facts.ports_open:
+            return Finding(WARN, because, "apt-get install nftables")
+    return Finding(FAIL, because, "meshray down; meshray up", repair="firewall")
+
+
+def _told(drops: tuple[Drop, ...]) -> str:
+    return "; ".join(f"{drop.where}: {drop.cause}" for drop in drops)
+
+
+def _commands(drops: tuple[Drop, ...]) -> str:
+    return "; ".join(dict.fromkeys(command for drop in drops for command in drop.commands))

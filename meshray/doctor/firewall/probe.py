@@ -1,0 +1,138 @@
+"""Reads the host's rules, and who has meshray's ports."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from meshray.doctor.context import Context
+from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
+from meshray.firewall import nft
+from meshray.firewall.closing import Closed, Ranges, ranges, without
+from meshray.firewall.guard import GuardState, guard_state
+from meshray.firewall.inspect import HostView, Obstacle, read_host
+from meshray.firewall.opening import Opening
+from meshray.firewall.own_rules import own_rules
+from meshray.firewall.programs import Proc
+from meshray.runtime import inside
+from meshray.runtime.lean import open_iproute
+from meshray.runtime.ports import user_of
+from meshray.runtime.process import ManagedProcess
+
+#: How the sentence begins that nothing closes them.
+_OPEN = "Ray's ports are open"
+
+
+def look(context: Context) -> FirewallFacts:
+    """The facts of this node. Blocking."""
+    view = read_host()
+    opening = _opening(context)
+    uplink = _uplink(context)
+    if inside.place() is not None:
+        guard, guard_error = "a network namespace of its own: nothing but the overlay leads in", ""
+    else:
+        guard, guard_error = _guard(view, opening, with_ray=context.ray_plan is not None) if opening else ("", "")
+    return FirewallFacts(
+        unknown="; ".join(view.problems),
+        is_node=opening is not None,
+        udp=_port(context, view, "udp", uplink) if context.is_hub and opening else PortFacts(),
+        tcp=_port(context, view, "tcp", uplink) if context.hosts_coordinator else PortFacts(),
+        overlay_drops=_drops(view.of_overlay(opening, _members(context))) if opening and inside.place() is None else (),
+        interface=context.interface,
+        forwarding=inside.run(_forwarding, context.interface) if context.is_hub else "",
+        guard=guard,
+        guard_error=guard_error,
+        ports_open=guard_error.startswith(_OPEN),
+        may_read=os.geteuid() == 0,
+        unguarded=context.unguarded,
+    )
+
+
+def _forwarding(interface: str) -> str:
+    """The switch in the network namespace in which this is called."""
+    return Proc(inside.path("/proc")).forwarding(interface) or ""
+
+
+def _opening(context: Context) -> Opening | None:
+    """What is to pass; None where there is no interface on which it could."""
+    if context.mesh_map is None:
+        return None
+    try:
+        inside.run(socket.if_nametoindex, context.interface)
+    except OSError:
+        return None
+    network = context.mesh_map.mesh.network.cidr
+    ports = (context.mesh_port, *context.open_ports)
+    ray = context.ray_plan.ports if context.ray_plan is not None else context.mesh_map.ports_of()
+    return Opening(
+        context.interface, network, forwards=context.is_hub, ports=ports, everything=context.open_all, ray=ray
+    )
+
+
+def _members(context: Context) -> Ranges:
+    """Ray's ports that members must reach, without those that other programs have: these are not opened."""
+    plan = context.ray_plan
+    if plan is None:
+        return ()
+    ports, head = plan.ports, plan.head
+    wanted: list[int | range] = [*ports.open_ports(head=head), *ports.overlay_ports(head=head), ports.workers]
+    return without(ranges(wanted), context.foreign_ports)
+
+
+def _uplink(context: Context) -> str:
+    """The interface at which others dial this node: that of the default route, else one with a published address."""
+    me = (
+        next((node for node in context.mesh_map.nodes.values() if node.name == context.name), None)
+        if (context.mesh_map)
+        else None
+    )
+    published = {endpoint.host for endpoint in me.endpoints} if me else set()
+    with open_iproute() as netlink:
+        if netlink.get_default_routes(family=socket.AF_INET):
+            return ""
+        for message in netlink.get_addr(family=socket.AF_INET):
+            if message.get_attr("IFA_LOCAL") in published:
+                return str(message.get_attr("IFA_LABEL"))
+    return ""
+
+
+def _port(context: Context, view: HostView, protocol: str, uplink: str) -> PortFacts:
+    port = context.mesh_port
+    holder = user_of(port, protocol)
+    part = "engine" if protocol == "udp" else "coordinator"
+    own = {f"(pid {pid})" for pid in (ManagedProcess(context.home.pid_file(part)).pid, os.getpid())}
+    # The kernel's own WireGuard shows no process.
+    ours = any(holder.endswith(one) for one in own) or (protocol == "udp" and not holder)
+    drops = _drops(view.of_port(protocol, port, uplink))
+    return PortFacts(needed=True, port=port, holder=holder, ours=ours, drops=drops)
+
+
+def _drops(obstacles: list[Obstacle]) -> tuple[Drop, ...]:
+    return tuple(Drop(one.where, one.cause, one.commands) for one in obstacles)
+
+
+def _guard(view: HostView, opening: Opening, *, with_ray: bool) -> tuple[str, str]:
+    """(what guards this node, what is missing)."""
+    state = guard_state(opening.interface)
+    missing = _unguarded_forwarding(view, opening, state)
+    if with_ray and state.why:
+        missing.append(f"{_OPEN} to every network that this machine is in: {state.why}")
+    if missing:
+        return "", "; ".join(missing)
+    if not with_ray:
+        return "forwarding stays inside the overlay; there is no Ray whose ports are to be closed", ""
+    return f"Ray's ports are closed to all but the overlay ({state.how})", ""
+
+
+def _unguarded_forwarding(view: HostView, opening: Opening, state: GuardState) -> list[str]:
+    comments = nft.own_table_comments(view.listing or "")
+    if comments is not None:
+        wanted = {rule.comment for found in own_rules(opening, Closed()).values() for rule in found}
+        return [] if wanted <= set(comments) else [f"the nft table inet {nft.OWN_TABLE} is incomplete"]
+    # Where nft cannot make our table iptables stands in for it.
+    by_iptables = view.guarded_by_iptables(opening)
+    if view.listing is not None and state.how != "iptables" and not by_iptables:
+        return [f"the nft table inet {nft.OWN_TABLE} is missing"]
+    if opening.forwards and not by_iptables:
+        return ["the rules of iptables that keep forwarding inside the overlay do not stand"]
+    return []

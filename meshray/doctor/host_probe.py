@@ -1,0 +1,29 @@
+"""Looks at the machine itself: four parts beside each other, each in a thread with a time of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from meshray.doctor.context import Context
+from meshray.doctor.deadlines import in_thread, in_time
+from meshray.doctor.device import probe as device
+from meshray.doctor.facts import HostFacts
+from meshray.doctor.firewall import probe as firewall
+from meshray.doctor.machine import probe as machine
+from meshray.doctor.routes import probe as routes
+from meshray.runtime import inside
+
+#: Whoever asks waits for the slowest part of the slowest node.
+_PART_S = 4.0
+
+
+async def look(context: Context) -> HostFacts:
+    """The facts of this node, within a few seconds; what could not be found out keeps its default."""
+    found = await asyncio.gather(
+        in_time(device.look(context), _PART_S),
+        in_time(machine.look(context), _PART_S),
+        in_time(in_thread(partial(inside.run, routes.look, context)), _PART_S),
+        in_time(in_thread(partial(firewall.look, context)), _PART_S),
+    )
+    return HostFacts(*found)

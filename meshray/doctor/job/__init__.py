@@ -1,0 +1,1 @@
+"""A Ray job that moves data between all nodes (`--deep`)."""

@@ -1,0 +1,132 @@
+"""Runs the Ray program of ``doctor --deep`` (`program`) in the interpreter of this node's Ray.
+
+>>> move_between_all(python, environ, None, {"10.99.0.1": "head", "10.99.0.2": "gpu-1"}, soak=False, say=print)
+DeepFacts(soak=False, skipped='', error='', steps=(Step(...), ...))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from meshray.doctor.facts import decode
+from meshray.doctor.job import program as deep_job
+from meshray.doctor.job.facts import SOAK_S, DeepFacts, Step
+from meshray.runtime.person import Person
+
+#: Until the program is in the cluster: Ray is imported, the GCS asked.
+_START_S = 60.0
+
+
+def move_between_all(
+    python: Path,
+    environ: Mapping[str, str],
+    person: Person | None,
+    nodes: Mapping[str, str],
+    *,
+    soak: bool,
+    say: Callable[[str], None],
+    wrap: Callable[[list[str]], list[str]] = list,
+) -> DeepFacts:
+    """A task on every node and data between every ordered pair; with ``soak`` once more after `SOAK_S`.
+
+    Returns within a bounded time, which grows with the number of nodes; whatever it started has ended then.
+
+    Args:
+        python: the interpreter of this node's Ray.
+        environ: of a driver on this node, see `meshray.raynode.command.client_environment`.
+        person: as whom to run it, where that is another than who runs this.
+        nodes: the names of the nodes on which Ray is meant to run, by their overlay addresses.
+        wrap: the command that runs a command where this node's Ray is.
+        say: gets a line for every step.
+    """
+    pause_s = SOAK_S if soak else 0
+    order = {"nodes": dict(nodes), "again_after_s": pause_s}
+    command = wrap([str(python), "-", json.dumps(order)])
+    rounds = deep_job.NOTICED_S + deep_job.TASK_S + len(nodes) * (deep_job.MOVE_S + deep_job.ANSWER_S)
+    deadline_s = _START_S + rounds * (2 if soak else 1) + pause_s
+    steps: list[Step] = []
+    done = False
+    with tempfile.TemporaryFile() as words:
+        try:
+            with _running(command, environ, person, words, deadline_s) as process:
+                for line in process.stdout or ():
+                    event = _event(line)
+                    done = done or event.get("step") == "done"
+                    _tell(event, say)
+                    if event.get("step") in ("task", "move"):
+                        steps.append(decode(Step, event))
+                    if event.get("step") == "wait" and any(step.error for step in steps):
+                        # What is broken now needs no second look.
+                        done = True
+                        break
+        except OSError as error:
+            return DeepFacts(soak, error=f"{python}: {error.strerror}")
+        return DeepFacts(soak, error="" if done else _last_words(words, deadline_s), steps=tuple(steps))
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str], environ: Mapping[str, str], person: Person | None, words: IO[bytes], deadline_s: float
+) -> Iterator[subprocess.Popen[bytes]]:
+    identity = {} if person is None else {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)}
+    with Path(deep_job.__file__).open("rb") as program:
+        process = subprocess.Popen(
+            list(command),
+            cwd="/",
+            env=dict(environ),
+            stdin=program,
+            stdout=subprocess.PIPE,
+            stderr=words,
+            start_new_session=True,
+            **identity,  # type: ignore[call-overload]
+        )
+    out_of_time = threading.Timer(deadline_s, _end, (process,))
+    out_of_time.start()
+    try:
+        yield process
+    finally:
+        out_of_time.cancel()
+        _end(process)
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kills it where it still runs; Ray ends the tasks and objects of a driver that is gone."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _event(line: bytes) -> Mapping[str, object]:
+    try:
+        event = json.loads(line)
+    except ValueError:  # Ray's own words on standard output
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _tell(event: Mapping[str, object], say: Callable[[str], None]) -> None:
+    what = event.get("error") or "ok"
+    if event.get("step") == "task":
+        say(f"task on {event.get('target')}: {what}")
+    elif event.get("step") == "move":
+        say(f"data from {event.get('source')} to {event.get('target')}: {what} ({event.get('seconds')} s)")
+    elif event.get("step") == "wait":
+        say(f"again in {event.get('seconds')} s")
+
+
+def _last_words(words: IO[bytes], deadline_s: float) -> str:
+    words.seek(0)
+    lines = [line for line in words.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else f"it said nothing for {deadline_s:.0f} s, or was killed"

@@ -1,0 +1,172 @@
+"""A Ray program that moves data between all nodes; run by the interpreter of this node's Ray, which may be another
+environment than meshray's: of all packages it imports only Ray.
+
+    meshray run -- python - '{"nodes": {"10.99.0.1": "head", "10.99.0.2": "gpu-1"}}' < program.py
+
+It is read from standard input: beside this file lies a `ray.py`, which is not Ray.
+
+Prints one JSON object a line: a task on each node, then random bytes between every ordered pair.
+Tasks need no CPU, so that a busy cluster can be looked at; they are not tried a second time; nothing waits without a
+deadline. Its tasks and objects end with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+#: Until Ray has noticed that a node's raylet was killed; until then it lists the next one beside it.
+NOTICED_S = 30.0
+#: The first task on a node starts a worker there, which imports Ray.
+TASK_S = 40.0
+#: For one object; 16 MiB pass a line of 5 Mbit/s in it.
+MOVE_S = 30.0
+#: More than that, for the task itself.
+ANSWER_S = 5.0
+#: Above the 100 KiB up to which Ray hands results over with the answer, and several of its chunks.
+SIZE = 16 * 2**20
+
+
+def turns(names: list[str]) -> list[list[tuple[str, str]]]:
+    """Every ordered pair once, in turns in which each node gives to one other and takes from one other."""
+    count = len(names)
+    return [[(names[i], names[(i + shift) % count]) for i in range(count)] for shift in range(1, count)]
+
+
+def make(size: int) -> tuple[bytes, str]:
+    """So many random bytes, and their hash."""
+    data = os.urandom(size)
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def take(holder: list[Any], patience_s: float) -> tuple[str, float]:
+    """The hash of what was fetched from another node, and the seconds that it took."""
+    import ray
+
+    start = time.monotonic()
+    data = ray.get(holder[0], timeout=patience_s)
+    return hashlib.sha256(data).hexdigest(), time.monotonic() - start
+
+
+def where() -> str:
+    """The address of the node that runs this."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())
+
+
+def say(**event: object) -> None:
+    """One line of the answer."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def only_on(node_id: str) -> dict[str, Any]:
+    """Options of a task that must run there, and nowhere else when that fails."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
+
+
+def ids_of(nodes: dict[str, str]) -> dict[str, str]:
+    """Ray's ids by our names of the nodes that it calls alive, as soon as it lists one for each address."""
+    import ray
+
+    end = time.monotonic() + NOTICED_S
+    while True:
+        alive = [node for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] in nodes]
+        ids = {nodes[node["NodeManagerAddress"]]: node["NodeID"] for node in alive}
+        if len(ids) == len(alive) or time.monotonic() > end:
+            return ids
+        time.sleep(0.5)
+
+
+def run_tasks(ids: dict[str, str], addresses: dict[str, str], again: bool) -> list[str]:
+    """A task on each node; the names of those where it ran."""
+    import ray
+
+    start = time.monotonic()
+    task = ray.remote(where)
+    asked = {name: task.options(**only_on(node)).remote() for name, node in ids.items()}
+    worked = []
+    for name, answer in asked.items():
+        error = ""
+        try:
+            ran_at = ray.get(answer, timeout=max(0.1, start + TASK_S - time.monotonic()))
+            error = "" if ran_at == addresses[name] else f"it ran at {ran_at}"
+        except Exception as failure:
+            error = words_of(failure)
+        if not error:
+            worked.append(name)
+        say(step="task", again=again, target=name, seconds=round(time.monotonic() - start, 2), error=error)
+    return worked
+
+
+def move(pairs: list[tuple[str, str]], ids: dict[str, str], again: bool, patience_s: float) -> None:
+    """An object over each of these ways at the same time."""
+    import ray
+
+    start = time.monotonic()
+    maker, taker = ray.remote(make), ray.remote(take)
+    made = {pair: maker.options(num_returns=2, **only_on(ids[pair[0]])).remote(SIZE) for pair in pairs}
+    taken = {pair: taker.options(**only_on(ids[pair[1]])).remote([made[pair][0]], patience_s) for pair in pairs}
+    for source, target in pairs:
+        seconds, error = 0.0, ""
+        try:
+            expected = ray.get(made[source, target][1], timeout=left(start, patience_s))
+            arrived, seconds = ray.get(taken[source, target], timeout=left(start, patience_s))
+            error = "" if arrived == expected else "it arrived damaged"
+        except Exception as failure:
+            error, seconds = words_of(failure), time.monotonic() - start
+        say(step="move", again=again, source=source, target=target, seconds=round(seconds, 3), error=error)
+
+
+def left(start: float, patience_s: float) -> float:
+    """Of the time for one turn: the task's own patience, and a little for its answer."""
+    return max(0.1, start + patience_s + ANSWER_S - time.monotonic())
+
+
+def words_of(failure: Exception) -> str:
+    """The kind of the failure and its first line."""
+    cause = getattr(failure, "cause", None) or failure
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
+
+
+def everything(nodes: dict[str, str], again: bool, move_s: float) -> None:
+    """All nodes and all pairs once."""
+    ids = ids_of(nodes)
+    for name in sorted(set(nodes.values()) - set(ids)):
+        say(step="task", again=again, target=name, seconds=0.0, error="Ray does not call it ALIVE")
+    worked = run_tasks(ids, {name: ip for ip, name in nodes.items()}, again)
+    for pairs in turns(sorted(worked)):
+        move(pairs, ids, again, move_s)
+
+
+def main() -> int:
+    """See the module's text."""
+    import ray
+
+    order = json.loads(sys.argv[1])
+    # Several Rays may be on this machine: RAY_ADDRESS in the environment says which is meant.
+    ray.init("auto", log_to_driver=False, logging_level="ERROR")
+    move_s = float(order.get("move_s", MOVE_S))
+    everything(order["nodes"], again=False, move_s=move_s)
+    pause_s = float(order.get("again_after_s", 0))
+    if pause_s:
+        until = time.monotonic() + pause_s
+        while (rest := until - time.monotonic()) > 0:
+            say(step="wait", seconds=round(rest))
+            time.sleep(min(10.0, rest))
+        everything(order["nodes"], again=True, move_s=move_s)
+    say(step="done")
+    ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The machine: clock, memory, disks, limits."""

@@ -1,0 +1,198 @@
+"""Checks of the machine beneath the mesh and Ray: clock, memory, files, limits, names (pure)."""
+
+from __future__ import annotations
+
+from meshray.doctor.machine.facts import Folder, MachineFacts
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+
+_MB = 1024**2
+
+#: Half a second of it is the whole seconds of the coordinator's answer.
+CLOCK_WARN_S = 2.0
+#: WireGuard's Reject-After-Time (whitepaper, section 6.1): a clock that is set back further leaves no key that is still
+#: good, and a handshake whose time is not newer than the last one's is refused (section 5.1).
+CLOCK_FAIL_S = 180.0
+#: What Linux begins with (net.core.rmem_default): less than that loses bursts.
+_LEAST_BUFFER = 212_992
+CONNTRACK_WARN, CONNTRACK_FAIL = 0.8, 0.95
+#: Longer than this for the own name, and each of Ray's processes starts so much later.
+_SLOW_NAME_S = 1.5
+#: Ray ends its start below this (OBJECT_STORE_MINIMUM_MEMORY_BYTES of ray_constants.py).
+_LEAST_OBJECT_STORE = 75 * _MB
+#: Ray warns below this (scripts.py of ray: "File descriptor limit … is too low").
+_RAYS_FILES = 8192
+#: Coordinator or agent with a few dozen nodes; a relay needs two for each node that it carries.
+_LEAST_FILES = 256
+_FILES_IN_USE = 0.9
+#: Logs, the map, the store's journal.
+_LEAST_STATE = 16 * _MB
+#: Ray takes no more work (local_fs_capacity_threshold of ray_config_def.h), and where it begins to matter.
+_RAY_DISK_FULL = 0.95
+_RAY_DISK_WARN = 1024 * _MB
+
+
+def install_trusted(facts: MachineFacts) -> Finding:
+    """What root runs."""
+    if not facts.runs_as_root:
+        return Finding(SKIP, "meshray does not run as root here, or in a container of its own")
+    if not facts.weak_part:
+        return Finding(OK, f"only root can change {facts.installation}")
+    evidence = f"meshray runs as root from {facts.installation}, and others than root can change {facts.weak_part}"
+    if facts.weak_is_meant:
+        return Finding(
+            WARN,
+            f"{evidence}, as --trust-user-environment allows: a Ray task can become root",
+            "meshray leave, then join again without --trust-user-environment",
+        )
+    return Finding(FAIL, f"{evidence}: a Ray task can become root", "meshray down; meshray up")
+
+
+def clock(facts: MachineFacts) -> Finding:
+    """Against the coordinator's."""
+    offset = facts.clock_offset_s
+    if offset is None:
+        return Finding(SKIP, facts.clock_unknown or "the coordinator's time is not known")
+    told = f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the coordinator's"
+    fix = "timedatectl set-ntp true (or: chronyc makestep)"
+    if abs(offset) >= CLOCK_FAIL_S:
+        hurts = (
+            "once it is set right, WireGuard's peers refuse this node's handshakes for so long, and certificates and "
+            "tokens seem expired here"
+            if offset > 0
+            else "certificates are not yet valid here, and if it was set back, WireGuard's peers refuse this node's "
+            "handshakes for so long"
+        )
+        return Finding(FAIL, f"{told}: {hurts}", fix)
+    if abs(offset) > CLOCK_WARN_S:
+        return Finding(WARN, told, fix)
+    return Finding(OK, f"within {CLOCK_WARN_S:.0f} s of the coordinator's")
+
+
+def socket_buffers(facts: MachineFacts) -> Finding:
+    """Bursts must fit into them."""
+    sizes = {"net.core.rmem_max": facts.rmem_max, "net.core.wmem_max": facts.wmem_max}
+    known = {name: size for name, size in sizes.items() if size is not None}
+    if not known:
+        return Finding(SKIP, "this network namespace does not tell net.core.rmem_max")
+    told = ", ".join(f"{name} {size}" for name, size in known.items())
+    if min(known.values()) < _LEAST_BUFFER:
+        return Finding(WARN, f"{told}: bursts are lost", "sysctl net.core.rmem_max=7500000 net.core.wmem_max=7500000")
+    return Finding(OK, told)
+
+
+def conntrack_room(facts: MachineFacts) -> Finding:
+    """A full table drops every new connection without a word to its ends."""
+    count, most = facts.conntrack_count, facts.conntrack_max
+    if count is None or not most:
+        return Finding(SKIP, "the kernel keeps no list of connections")
+    told = f"{count} of {most} connections ({count / most:.0%})"
+    fix = f"sysctl net.netfilter.nf_conntrack_max={most * 4}"
+    if count >= most * CONNTRACK_FAIL:
+        return Finding(FAIL, f"{told}: the kernel drops new ones", fix)
+    return Finding(WARN if count >= most * CONNTRACK_WARN else OK, told, fix if count >= most * CONNTRACK_WARN else "")
+
+
+def proxy_variables(facts: MachineFacts) -> Finding:
+    """Ray's gRPC heeds proxies only where it is told to; dashboards, and HTTP clients in jobs, always do."""
+    caught = [one for one in facts.proxies if not one.excepted]
+    told = "; ".join(f"{one.whose}: {', '.join(one.variables)}" for one in (caught or facts.proxies))
+    broken = next((one for one in caught if one.grpc), None)
+    if broken and facts.with_ray:
+        return Finding(
+            FAIL,
+            f"RAY_grpc_enable_http_proxy sends Ray's calls over the overlay to a proxy ({told})",
+            f"unset RAY_grpc_enable_http_proxy, or export no_proxy=$no_proxy,{facts.overlay}; meshray down; meshray up",
+        )
+    if caught:
+        return Finding(
+            WARN,
+            f"HTTP to overlay addresses goes to a proxy ({told})",
+            f"export no_proxy=$no_proxy,{facts.overlay}, or: meshray run -- COMMAND",
+        )
+    return Finding(OK, f"the overlay is excepted ({told})" if told else "no proxy is set")
+
+
+def hostname_resolves(facts: MachineFacts) -> Finding:
+    """Ray asks for it at its start, many times."""
+    if facts.hostname_s is None:
+        return Finding(SKIP, "it was not tried")
+    fix = f"echo '127.0.1.1 {facts.hostname}' >> /etc/hosts"
+    bad = FAIL if facts.with_ray else WARN
+    if facts.hostname_error:
+        told = f"{facts.hostname} does not resolve ({facts.hostname_error}, {facts.hostname_s:.1f} s)"
+        return Finding(bad, f"{told}: Ray hangs at its start", fix)
+    if facts.hostname_s > _SLOW_NAME_S:
+        return Finding(WARN, f"{facts.hostname} takes {facts.hostname_s:.1f} s to resolve: Ray starts slowly", fix)
+    return Finding(OK, facts.hostname)
+
+
+def shared_memory(facts: MachineFacts) -> Finding:
+    """Ray's object store lives in /dev/shm."""
+    if not facts.with_ray:
+        return Finding(SKIP, "no Ray is meant to run here")
+    if facts.shm_total is None:
+        return Finding(FAIL, "there is no /dev/shm", "mount -t tmpfs tmpfs /dev/shm; in a container: --shm-size=4g")
+    store, total = facts.object_store or 0, facts.shm_total
+    has = f"/dev/shm has {total // _MB} MB"  # noqa: S108 - it is where Ray's object store is
+    told = f"{has}, the object store wants {store // _MB} MB"
+    fix = f"mount -o remount,size={max(2 * store, 512 * _MB) // _MB}m /dev/shm; in a container: --shm-size"
+    if total < _LEAST_OBJECT_STORE or (store > total and facts.object_store_asked and not facts.slow_storage):
+        return Finding(FAIL, f"{told}: Ray does not start", fix)
+    if store > total:
+        return Finding(WARN, f"{told}: Ray makes it smaller, or puts it on the disk", fix)
+    return Finding(OK, told if store else has)
+
+
+def open_files(facts: MachineFacts) -> Finding:
+    """Every connection is a file."""
+    if not facts.processes:
+        return Finding(SKIP, "neither agent nor Ray runs here")
+    for one in facts.processes:
+        told = f"{one.name} (pid {one.pid}) has {one.used} open of {one.soft} (hard limit {one.hard})"
+        fix = f"prlimit --pid {one.pid} --nofile=65536; for good: LimitNOFILE=65536 in the unit, or ulimit -n"
+        if one.soft < _LEAST_FILES or one.used >= one.soft * _FILES_IN_USE:
+            return Finding(FAIL, told, fix)
+        if facts.with_ray and one.hard < _RAYS_FILES:
+            return Finding(WARN, f"{told}: Ray wants {_RAYS_FILES}", fix)
+    return Finding(OK, ", ".join(f"{one.name}: {one.used} of {one.soft}" for one in facts.processes))
+
+
+def disk_space(facts: MachineFacts) -> Finding:
+    """State, sockets, and what Ray spills."""
+    if not facts.folders:
+        return Finding(SKIP, "the folders were not looked at")
+    found = [finding for finding in map(_folder, facts.folders) if finding is not None]
+    order = (FAIL, WARN, SKIP)
+    told = ", ".join(f"{one.path} {one.free // _MB} MB free" for one in facts.folders)
+    return min(found, key=lambda finding: order.index(finding.status), default=Finding(OK, told))
+
+
+def _folder(one: Folder) -> Finding | None:
+    what = f"{one.path} ({one.use})"
+    if one.error:
+        return Finding(SKIP, f"{what}: {one.error}")
+    if one.read_only:
+        return Finding(FAIL, f"{what} is read-only", f"mount -o remount,rw $(findmnt -no TARGET -T {one.path})")
+    if one.inodes_free == 0:
+        return Finding(FAIL, f"{what} has no inodes left", f"df -i {one.path}")
+    return _ray_folder(one, what) if one.for_ray else _state_folder(one, what)
+
+
+def _state_folder(one: Folder, what: str) -> Finding | None:
+    if one.free >= _LEAST_STATE:
+        return None
+    return Finding(FAIL, f"{what} has only {one.free // 1024} KB free", _room(one))
+
+
+def _ray_folder(one: Folder, what: str) -> Finding | None:
+    if one.free < one.total * (1 - _RAY_DISK_FULL):
+        return Finding(FAIL, f"{what} is {1 - one.free / one.total:.0%} full: Ray takes no more work", _room(one))
+    if one.free < _RAY_DISK_WARN:
+        return Finding(WARN, f"{what} has only {one.free // _MB} MB free", _room(one))
+    if one.kind.startswith("nfs"):
+        return Finding(WARN, f"{what} is on {one.kind}: Ray is slow there", "-- --temp-dir=/var/tmp/ray-mesh")
+    return None
+
+
+def _room(one: Folder) -> str:
+    return f"df -h {one.path}; du -xh --max-depth=1 {one.path}"

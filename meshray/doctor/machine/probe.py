@@ -1,0 +1,267 @@
+"""Looks at clock, memory, limits, folders, names and proxies."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
+
+from meshray.doctor.context import Context
+from meshray.doctor.deadlines import in_thread
+from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
+from meshray.model.address import Endpoint
+from meshray.runtime import inside
+from meshray.runtime.privileged.boundary import is_container, weak_part_here
+from meshray.runtime.process import ManagedProcess
+from meshray.runtime.trust import is_root
+
+#: Ray's own ways of choosing: 30 % of what is free (DEFAULT_OBJECT_STORE_MEMORY_PROPORTION of ray_constants.py).
+_RAYS_SHARE = 0.3
+_RAY_TEMP = "/tmp"  # noqa: S108 - it is where Ray works
+_SHARED = "/dev/shm"  # noqa: S108
+#: For the coordinator's answer, and for the own name; Ray has no such patience limit.
+_CLOCK_S, _NAME_S = 2.5, 2.2
+#: A coordinator with many interfaces: the first addresses tell enough.
+_ADDRESSES = 6
+_PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
+_TRUE = frozenset({"1", "true"})
+
+
+async def look(context: Context) -> MachineFacts:
+    """The facts of this node."""
+    (offset, unknown), (error, seconds), facts = await asyncio.gather(
+        _clock(context), _own_name(), in_thread(partial(_at_rest, context))
+    )
+    return replace(
+        facts,
+        clock_offset_s=offset,
+        clock_unknown=unknown,
+        hostname=socket.gethostname(),
+        hostname_error=error,
+        hostname_s=seconds,
+    )
+
+
+async def _clock(context: Context) -> tuple[float | None, str]:
+    """(this clock less the coordinator's in seconds, why that is not known)."""
+    if context.hosts_coordinator:
+        return None, "the coordinator runs on this machine: it is the mesh's clock"
+    if not context.coordinators or not context.fingerprint:
+        return None, "this machine is no node"
+    answers = await asyncio.gather(*(_offset(item, context.fingerprint) for item in context.coordinators[:_ADDRESSES]))
+    known = [answer for answer in answers if answer is not None]
+    # The quickest answer is the most exact one.
+    return (min(known)[1], "") if known else (None, "the coordinator cannot be asked")
+
+
+async def _offset(coordinator: Endpoint, fingerprint: bytes) -> tuple[float, float] | None:
+    """(round trip, difference) in seconds, from the Date of an answer, which has whole seconds."""
+    import aiohttp
+
+    before, began = time.time(), time.monotonic()
+    try:
+        async with (
+            aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=_CLOCK_S)) as session,
+            session.get(f"https://{coordinator}/v1/hello", ssl=aiohttp.Fingerprint(fingerprint)) as response,
+        ):
+            told = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError):
+        return None
+    round_trip = time.monotonic() - began
+    return round_trip, before + round_trip / 2 - (told.timestamp() + 0.5)
+
+
+async def _own_name() -> tuple[str, float | None]:
+    """(what the resolver said against it, seconds that it took)."""
+    if inside.place() is not None:
+        return "", 0.0  # it stands in the hosts file that Ray sees
+    began: list[float] = []
+
+    def resolve() -> float:
+        began.append(time.monotonic())
+        socket.getaddrinfo(socket.gethostname(), None)
+        return time.monotonic() - began[0]
+
+    try:
+        return "", await asyncio.wait_for(in_thread(resolve), _NAME_S)
+    except asyncio.TimeoutError:
+        error = "no answer"
+    except OSError as failure:
+        error = failure.strerror or str(failure)
+    return (error, time.monotonic() - began[0]) if began else ("", None)
+
+
+def _at_rest(context: Context) -> MachineFacts:
+    """What is read from this machine alone."""
+    ray = ManagedProcess(context.home.pid_file("ray")).pid
+    plan = context.ray_plan
+    asked = _option(plan.extra_args, "--object-store-memory") if plan else ""
+    shm_total, shm_free = _room(inside.path(_SHARED))
+    overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
+    environments = dict(_environments(context, ray))
+    free_memory = _meminfo("MemAvailable")
+    return MachineFacts(
+        with_ray=plan is not None,
+        rmem_max=_number("/proc/sys/net/core/rmem_max"),
+        wmem_max=_number("/proc/sys/net/core/wmem_max"),
+        conntrack_count=_number("/proc/sys/net/netfilter/nf_conntrack_count"),
+        conntrack_max=_number("/proc/sys/net/netfilter/nf_conntrack_max"),
+        proxies=tuple(
+            found for whose, one in environments.items() if (found := proxies_of(whose, one, str(overlay or "")))
+        ),
+        overlay=str(overlay or ""),
+        shm_total=shm_total,
+        shm_free=shm_free,
+        object_store=int(asked) if asked.isdecimal() else int((free_memory or 0) * _RAYS_SHARE),
+        object_store_asked=asked.isdecimal(),
+        slow_storage=context.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE") == "1",
+        processes=tuple(_processes(context, ray)),
+        folders=tuple(_folders(context)),
+        runs_as_root=is_root() and not is_container(),
+        installation=sys.prefix,
+        weak_part=weak_part_here(),
+        weak_is_meant=context.trusts_user_environment,
+    )
+
+
+def _option(arguments: Sequence[str], name: str) -> str:
+    """The value of ``--name=value`` or ``--name value``, the last one given."""
+    found = ""
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == name:
+            found = value if equals else next(iter(arguments[place + 1 : place + 2]), "")
+    return found
+
+
+def _number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _meminfo(name: str) -> int | None:
+    try:
+        found = re.search(rf"^{name}:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def _room(folder: Path) -> tuple[int | None, int | None]:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None, None
+    return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+
+def _environments(context: Context, ray: int | None) -> Iterator[tuple[str, Mapping[str, str]]]:
+    yield ("the agent" if context.status is not None else "this shell"), context.environ
+    if ray is None:
+        return
+    try:
+        raw = Path(f"/proc/{ray}/environ").read_bytes()
+    except OSError:
+        return
+    pairs = (item.partition("=") for item in raw.decode(errors="replace").split("\0") if "=" in item)
+    yield "Ray", {name: value for name, _, value in pairs}
+
+
+def proxies_of(whose: str, environ: Mapping[str, str], overlay: str) -> ProxyEnvironment | None:
+    """What an environment says of proxies (pure); None where there is none in it.
+
+    gRPC knows networks in no_proxy, and takes no_grpc_proxy in its place (its default_http_proxy_mapper.md).
+
+    >>> proxies_of("Ray", {"https_proxy": "http://p:3128", "no_proxy": "10.99.0.0/16"}, "10.99.0.0/16").excepted
+    True
+    """
+    names = tuple(name for name in environ if name.lower() in _PROXIES and environ[name])
+    if not names:
+        return None
+    grpc = environ.get("RAY_grpc_enable_http_proxy", "").lower() in _TRUE
+    exceptions = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    if grpc and environ.get("no_grpc_proxy"):
+        exceptions = environ["no_grpc_proxy"]
+    covered = not overlay or any(_covers(item.strip(), overlay) for item in exceptions.split(","))
+    return ProxyEnvironment(whose, names, covered, grpc)
+
+
+def _covers(item: str, overlay: str) -> bool:
+    if item == "*":
+        return True
+    try:
+        network, wanted = ip_network(item, strict=False), ip_network(overlay)
+    except ValueError:
+        return False
+    return network.version == wanted.version and network.supernet_of(wanted)  # type: ignore[arg-type]
+
+
+def _processes(context: Context, ray: int | None) -> Iterator[ProcessLimits]:
+    if context.status is not None:
+        yield from _limits("the agent", os.getpid())
+    for name in ("coordinator", "engine"):
+        pid = ManagedProcess(context.home.pid_file(name)).pid
+        if pid is not None:
+            yield from _limits(f"the {name}", pid)
+    if ray is not None:
+        yield from _limits("Ray", ray)
+
+
+def _limits(name: str, pid: int) -> Iterator[ProcessLimits]:
+    folder = Path(f"/proc/{pid}")
+    try:
+        found = re.search(r"^Max open files\s+(\d+)\s+(\d+)", (folder / "limits").read_text(), re.MULTILINE)
+        used = sum(1 for _ in (folder / "fd").iterdir())
+    except OSError:  # it ended, or is somebody else's
+        return
+    if found:
+        yield ProcessLimits(name, pid, int(found[1]), int(found[2]), used)
+
+
+def _folders(context: Context) -> Iterator[Folder]:
+    plan = context.ray_plan
+    mounts = _mounts()
+    yield _folder("meshray's state", context.home.state, mounts)
+    yield _folder("meshray's sockets", context.home.run, mounts)
+    if plan is not None:
+        temp = _option(plan.extra_args, "--temp-dir") or context.environ.get("RAY_TMPDIR") or _RAY_TEMP
+        yield _folder("Ray's logs and spilled objects", inside.path(temp), mounts, for_ray=True)
+
+
+def _folder(use: str, path: Path, mounts: Mapping[str, str], *, for_ray: bool = False) -> Folder:
+    there = next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
+    try:
+        found = os.statvfs(there)
+    except OSError as error:
+        return Folder(use, str(path), error=error.strerror or str(error), for_ray=for_ray)
+    kind = next((mounts[str(folder)] for folder in (there, *there.parents) if str(folder) in mounts), "")
+    return Folder(
+        use,
+        str(path),
+        total=found.f_blocks * found.f_frsize,
+        free=found.f_bavail * found.f_frsize,
+        inodes_free=found.f_favail if found.f_files else None,
+        read_only=bool(found.f_flag & os.ST_RDONLY),
+        kind=kind,
+        for_ray=for_ray,
+    )
+
+
+def _mounts() -> dict[str, str]:
+    """Mount point → kind of file system, the uppermost of several."""
+    try:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return {}
+    return {fields[1]: fields[2] for line in lines if len(fields := line.split()) > 2}

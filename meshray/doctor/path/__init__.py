@@ -1,0 +1,1 @@
+"""Paths between nodes: UDP, NAT, loss, MTU."""

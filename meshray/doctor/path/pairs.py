@@ -1,0 +1,122 @@
+"""Who reaches whom, as the facts of all nodes show together (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from meshray.doctor.facts import Facts
+from meshray.doctor.path.facts import PathFacts, PeerFacts
+from meshray.model.node import STATIC
+from meshray.model.path import PathKind, Transport
+
+#: Of one node's UDP to one hub: answered; not answered, but the relay carries it; not answered; not answered, but
+#: what is lost gets lost on one of the two machines; handshakes pass and data does not.
+WORKS, RELAYED, SILENT, INSIDE, EATEN = "works", "relayed", "silent", "inside", "eaten"
+
+
+@dataclass(frozen=True)
+class Udp:
+    """One node's UDP to one hub.
+
+    Attributes:
+        own: as the node itself sees it, not the hub or the map.
+        seen: what the one that looked knows of the other.
+    """
+
+    node: str
+    hub: str
+    state: str
+    endpoint: str
+    port: int
+    own: bool = False
+    seen: PeerFacts = field(default_factory=PeerFacts)
+
+
+def each(facts: Facts) -> Iterator[tuple[str, PathFacts]]:
+    """The nodes that looked."""
+    return ((name, node.path) for name, node in facts.nodes.items() if node.path is not None)
+
+
+def pairs(facts: Facts) -> Iterator[tuple[str, str, PeerFacts]]:
+    """Every ordered pair of which the first one looked, and between which there is a way."""
+    for name, path in each(facts):
+        for peer, seen in path.peers.items():
+            if seen.kind not in (None, PathKind.NONE):
+                yield name, peer, seen
+
+
+def udp_ways(facts: Facts) -> list[Udp]:
+    """Every node's UDP to every hub, as the node itself, else the hub, else the map tells."""
+    if facts.status is None:
+        return []
+    online = {node.name for node in facts.status.nodes if node.online and node.role != STATIC}
+    hubs = {name for name, path in each(facts) if path.is_hub}
+    hubs |= {peer for _, path in each(facts) for peer, seen in path.peers.items() if seen.is_hub}
+    found = []
+    for hub in sorted(hubs & online):
+        for name in sorted(online - hubs):
+            way = _udp(facts, name, hub)
+            if way is not None:
+                found.append(way)
+    return found
+
+
+def _udp(facts: Facts, name: str, hub: str) -> Udp | None:
+    own = _path(facts, name)
+    if own is not None and own.transport == Transport.WSS:  # nobody wants to know
+        return None
+    for teller, other in ((name, hub), (hub, name)):
+        path = _path(facts, teller)
+        if path is None or other not in path.peers or (teller == hub and not path.is_hub):
+            continue
+        peer = path.peers[other]
+        if peer.kind == PathKind.HUB:  # it is no hub for this node
+            return None
+        state = _state(peer, [seen for one, to in ((name, hub), (hub, name)) if (seen := _seen(facts, one, to))])
+        if teller == name and (peer.only_handshakes if state == SILENT else state == RELAYED and path.only_handshakes):
+            state = EATEN
+        return Udp(name, hub, state, path.dialled.get(hub, peer.endpoint), path.port, own=teller == name, seen=peer)
+    for _, path in each(facts):
+        if own is None and name in path.seen_by_hubs:
+            state = WORKS if path.seen_by_hubs[name] else RELAYED
+            return Udp(name, hub, state, path.dialled.get(hub, ""), path.port)
+    return None
+
+
+def _state(peer: PeerFacts, both_sides: list[PeerFacts]) -> str:
+    if peer.transport == Transport.WSS:
+        return RELAYED
+    if peer.transport == Transport.UDP and peer.answers:
+        return WORKS
+    return INSIDE if any(seen.lost_inside for seen in both_sides) else SILENT
+
+
+def _seen(facts: Facts, name: str, peer: str) -> PeerFacts | None:
+    path = _path(facts, name)
+    return path.peers.get(peer) if path is not None else None
+
+
+def _path(facts: Facts, name: str) -> PathFacts | None:
+    return facts.nodes[name].path if name in facts.nodes else None
+
+
+def lossy_leg(facts: Facts, name: str, peer: str, from_loss: float) -> str:
+    """Where the way of a pair leads through a hub and one end's own way to a hub loses as much: that leg."""
+    path = facts.nodes[name].path
+    if path is None or path.peers[peer].kind != PathKind.HUB:
+        return ""
+    for end in (name, peer):
+        for hub, seen in _legs(facts, end):
+            if seen.sent and seen.loss >= from_loss:
+                return f"{end}–{hub}, which loses {seen.loss:.0%}"
+    return ""
+
+
+def _legs(facts: Facts, end: str) -> Iterator[tuple[str, PeerFacts]]:
+    """The way of a node to the hubs, from both sides."""
+    for name, path in each(facts):
+        if name == end:
+            yield from ((hub, seen) for hub, seen in path.peers.items() if seen.is_hub)
+        elif path.is_hub and end in path.peers:
+            yield name, path.peers[end]

@@ -1,0 +1,132 @@
+"""Looks at the ways to the hub and to the peers: a short burst of probes to each, then packets of full size."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+from statistics import median
+
+from meshray.doctor.context import Context, Counters
+from meshray.doctor.path.facts import SOME_LOSS, PathFacts, PeerFacts
+from meshray.model.node import STATIC
+from meshray.model.path import PathKind
+from meshray.model.status import NodeStatus
+from meshray.runtime import inside
+from meshray.settings import KEEPALIVE_S
+
+#: First so many probes; where one is lost so many more, by which chance and loss are told apart.
+_BURST, _MORE = 10, 20
+_APART_S = 0.05
+_MORE_APART_S = 0.03
+#: An answer later than this, beyond twice the usual round trip, counts as lost; a busy machine takes a second.
+_ANSWER_S = 1.5
+_SLOWEST_S = 2.0
+#: Packets of full size that are sent at once: one may be lost.
+_FULL = 3
+#: A probe as WireGuard counts it has 80 bytes; half of them must be counted where none was lost.
+_COUNTED_BYTES = 40
+#: The smallest size that `meshray.agent.paths.mtu` tries, bytes of an inner packet.
+_SMALLEST = 1200
+#: A mesh may have many nodes: so many are looked at.
+_PEERS = 64
+
+
+async def look(context: Context) -> PathFacts:
+    """The facts of this node, within a few seconds; what could not be found out keeps its default."""
+    if context.status is None or context.mesh_map is None:
+        return PathFacts()
+    nodes = context.mesh_map.nodes.values()
+    me = context.mesh_map.find(context.name)
+    peers = [node for node in context.status.nodes if node.path.kind != PathKind.SELF and node.role != STATIC][:_PEERS]
+    hubs = {str(hub.name) for hub in context.mesh_map.hubs}
+    before = await context.counters()
+    looked = await asyncio.gather(*(_peer(context, node, node.name in hubs, before) for node in peers))
+    return PathFacts(
+        transport=context.transport,
+        is_hub=context.is_hub,
+        port=context.mesh_port,
+        addresses=tuple(endpoint.host for endpoint in me.endpoints) if me is not None else (),
+        seen=context.endpoints_seen,
+        seen_by_hubs={
+            str(node.name): str(node.seen) if node.seen else ""
+            for node in nodes
+            if node.online and STATIC not in node.roles and str(node.name) not in hubs
+        },
+        dialled=context.dialled,
+        rebinds=context.rebinds,
+        keepalive_s=KEEPALIVE_S,
+        only_handshakes=context.only_handshakes,
+        peers={node.name: facts for node, facts in zip(peers, looked, strict=True)},
+    )
+
+
+async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mapping[str, Counters]) -> PeerFacts:
+    path = node.path
+    facts = PeerFacts(
+        is_hub=is_hub,
+        online=node.online,
+        kind=path.kind,
+        transport=str(path.transport or ""),
+        endpoint=str(path.endpoint) if path.endpoint else "",
+        reason=path.reason,
+        handshake_age_s=path.handshake_age_s,
+        promised_mtu=path.mtu,
+        unanswered_s=context.unanswered(node.ip),
+    )
+    if context.echo is None or path.kind == PathKind.NONE or not node.online:
+        return facts
+    began = time.monotonic()
+    answer_s = min(_SLOWEST_S, _ANSWER_S + 2 * (path.rtt_ms or 0.0) / 1000)
+    answers = await _burst(context, node.ip, _BURST, _APART_S, answer_s)
+    if None in answers and any(answers):
+        answers += await _burst(context, node.ip, _MORE, _MORE_APART_S, answer_s)
+    heard = [answer for answer in answers if answer is not None]
+    facts = replace(
+        facts,
+        sent=len(answers),
+        received=len(heard),
+        rtt_ms=round(median(heard), 3) if heard else None,
+        took_s=round(time.monotonic() - began, 2),
+        heard_ago_s=context.heard_ago(node.ip),
+    )
+    if not heard:
+        counted = _grown(before, await context.counters(), node.name, _COUNTED_BYTES * len(answers))
+        came_in, sent_on = counted if path.kind == PathKind.DIRECT else (None, None)
+        if is_hub:  # what came from there may be what others sent
+            came_in = None
+        lives = await inside.machine_answers(node.ip, answer_s)
+        return replace(facts, machine_answers=lives, sent_on=sent_on, came_in=came_in)
+    if path.mtu is None or facts.loss >= SOME_LOSS:  # what is lost says nothing of its size then
+        return facts
+    full, small = await asyncio.gather(*(_passes(context, node.ip, answer_s, size) for size in (path.mtu, _SMALLEST)))
+    return replace(facts, full_passes=full, small_passes=small, mtu_measured=context.mtu_measured(node.ip))
+
+
+def _grown(
+    before: Mapping[str, Counters], after: Mapping[str, Counters], name: str, by: int
+) -> tuple[bool | None, bool | None]:
+    """Whether so much came from the peer, and was sent to it."""
+    if name not in before or name not in after:
+        return None, None
+    return after[name].rx_bytes - before[name].rx_bytes >= by, after[name].tx_bytes - before[name].tx_bytes >= by
+
+
+async def _burst(context: Context, ip: IPv4Address, count: int, apart_s: float, answer_s: float) -> list[float | None]:
+    """So many probes, one after the other without waiting for answers."""
+
+    async def one(number: int) -> float | None:
+        await asyncio.sleep(number * apart_s)
+        return await context.echo(ip, answer_s, 0) if context.echo is not None else None
+
+    return list(await asyncio.gather(*(one(number) for number in range(count))))
+
+
+async def _passes(context: Context, ip: IPv4Address, answer_s: float, size: int) -> bool:
+    """Whether one of some packets of this size came through."""
+    if context.echo is None:
+        return False
+    answers = await asyncio.gather(*(context.echo(ip, answer_s, size) for _ in range(_FULL)))
+    return any(answer is not None for answer in answers)

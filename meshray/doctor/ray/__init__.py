@@ -1,0 +1,1 @@
+"""Ray on a node, and the ports of the others."""

@@ -1,0 +1,311 @@
+"""Checks of a node's Ray, and the others' Ray as it reaches them (pure).
+
+own_address ─┐
+ray_installed ─► ray_versions ─► ray_running ─► ray_ports ─► ray_token, ray_advertised ─► ray_head_answers ─► ray_alive
+
+What would end a node half a minute after it has joined (somebody cannot dial its raylet) is seen here at once: every
+port that Ray needs is dialled from every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from meshray.doctor.facts import Facts
+from meshray.doctor.ray.facts import (
+    BACKOFF,
+    DASHBOARD,
+    GCS,
+    MISSING,
+    OTHER,
+    RAYLET,
+    RUNNING,
+    SAME,
+    SILENT,
+    STARTING,
+    GpuFacts,
+    RayFacts,
+    TableRow,
+)
+from meshray.doctor.ray.gpus import why_unseen
+from meshray.doctor.ray.ports import ports_findings
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
+from meshray.model.node import Versions
+from meshray.model.release import PATCH, RAY, TOKEN_RELEASE, ray_difference, release
+
+_OK_STATUS, _REFUSED_STATUS = 200, (401, 403)
+_ANEW = "meshray down, then meshray up"
+#: Of `meshray.doctor.repairs.REPAIRS`: Ray is ended and started again.
+_REPAIR = "ray"
+
+
+def _nodes(facts: Facts) -> Iterator[tuple[str, RayFacts | Finding]]:
+    """Each node that was asked: its facts, or why there is nothing to look at."""
+    for name, node in sorted(facts.nodes.items()):
+        if node.ray is None:
+            yield name, Finding(SKIP, "it could not tell in time", node=name)
+        elif node.ray.why_none:
+            yield name, Finding(SKIP, f"no Ray here: {node.ray.why_none}", node=name)
+        else:
+            yield name, node.ray
+
+
+def _own_address(facts: Facts) -> Iterable[Finding]:
+    for name, ray in _nodes(facts):
+        if isinstance(ray, Finding):
+            yield ray
+        elif ray.address_error is None:
+            yield Finding(SKIP, "not tried", node=name)
+        elif not ray.address_error:
+            yield Finding(OK, f"{ray.ip} answers over TCP in {ray.address_ms:.1f} ms", node=name)
+        else:
+            yield Finding(
+                FAIL,
+                f"{name} does not reach its own overlay address {ray.ip} over TCP: {ray.address_error}",
+                f"on {name}: ip address show to {ray.ip}; nft list ruleset | grep -n drop (the rules catch lo too)",
+                name,
+            )
+
+
+def _ray_installed(facts: Facts) -> Iterable[Finding]:
+    for name, ray in _nodes(facts):
+        if isinstance(ray, Finding):
+            yield ray
+        elif ray.install_error is None:
+            yield Finding(SKIP, "its Python did not answer in time", node=name)
+        elif ray.install_error:
+            yield Finding(FAIL, ray.install_error, f"on {name}: {ray.install_fix}", name)
+        else:
+            yield Finding(OK, f"Ray {ray.ray} on Python {ray.python} ({ray.interpreter})", node=name)
+
+
+def _ray_versions(facts: Facts) -> Iterable[Finding]:
+    head = _head_versions(facts)
+    for name, ray in _nodes(facts):
+        if isinstance(ray, Finding):
+            yield ray
+        elif not ray.ray:
+            yield Finding(SKIP, "not known what is installed", node=name)
+        elif ray.started and ray.started != ray.ray:
+            yield Finding(
+                FAIL,
+                f"Ray {ray.ray} is installed, but {name} started Ray {ray.started}: its new workers are of another Ray",
+                f"on {name}: {_ANEW}; or {ray.interpreter} -m pip install 'ray[default]=={ray.started}'",
+                name,
+                repair=_REPAIR,
+            )
+        else:
+            yield _difference(name, ray, head or Versions(ray=ray.head_ray, python=ray.head_python))
+
+
+def _difference(name: str, ray: RayFacts, head: Versions) -> Finding:
+    mine = Versions(ray=ray.ray, python=ray.python)
+    seen = f"Ray {ray.ray} on Python {ray.python}"
+    if not head.ray:
+        return Finding(SKIP, f"{seen}; the head's are not known", node=name)
+    difference = ray_difference(mine, head)
+    theirs = f"the head has Ray {head.ray} on Python {head.python}"
+    if not difference:
+        return Finding(OK, f"{seen}, as the head", node=name)
+    if difference == PATCH:
+        return Finding(OK, f"{seen}; {theirs}: Ray takes another patch level", node=name)
+    if difference == RAY:
+        fix = f"on {name}: {ray.interpreter} -m pip install 'ray[default]=={head.ray}'; {_ANEW}"
+        return Finding(FAIL, f"{seen}; {theirs}: Ray demands the same Ray on every node", fix, name)
+    fix = f"on {name}: meshray leave, then sudo meshray join --env match TOKEN (on the head: meshray token create)"
+    return Finding(FAIL, f"{seen}; {theirs}: Ray {head.ray} demands the same Python", fix, name)
+
+
+def _head_versions(facts: Facts) -> Versions | None:
+    for _, ray in _nodes(facts):
+        if isinstance(ray, RayFacts) and ray.is_head and ray.ray:
+            return Versions(ray=ray.ray, python=ray.python)
+    return None
+
+
+def _ray_running(facts: Facts) -> Iterable[Finding]:
+    for name, ray in _nodes(facts):
+        yield ray if isinstance(ray, Finding) else _running(name, ray)
+
+
+def _running(name: str, ray: RayFacts) -> Finding:
+    fix = f"on {name}: meshray logs ray"
+    stopped = [process for process in ray.processes or () if process.stopped]
+    if stopped:
+        held = ", ".join(f"{process.name} (pid {process.pid})" for process in stopped)
+        pids = " ".join(str(process.pid) for process in stopped)
+        told = f"held by a signal, so it answers nobody: {held}"
+        return Finding(FAIL, told, f"on {name}: kill -CONT {pids}", name, repair=_REPAIR)
+    if ray.state == BACKOFF or (ray.state == STARTING and ray.deaths):
+        return Finding(FAIL, f"Ray ended {_times(ray.deaths)} and is tried again: {ray.error}", fix, name)
+    if ray.state not in (STARTING, RUNNING) or ray.processes is None:
+        return Finding(SKIP, ray.error or f"its supervisor says: {ray.state or 'nothing'}", node=name)
+    if any(process.name == RAYLET for process in ray.processes):
+        return _answering(name, ray, fix)
+    if ray.state == RUNNING:
+        return Finding(FAIL, "`ray start` runs, but its raylet has ended", fix, name)
+    return Finding(WARN, "Ray is being started" + (f": {ray.error}" if ray.error else ""), fix, name)
+
+
+def _answering(name: str, ray: RayFacts, fix: str) -> Finding:
+    """Of a Ray whose raylet lives: whether those answer on whom the others depend."""
+    own = {port.what: port for port in ray.ports.get(name, ())}
+    pids = {process.name: process.pid for process in ray.processes or ()}
+    for what, process in (("GCS", GCS), ("node manager", RAYLET), ("object manager", RAYLET), ("dashboard", DASHBOARD)):
+        port = own.get(what)
+        if port is None or port.answers or ray.state == STARTING:
+            continue
+        who = f"{process} (pid {pids[process]})" if process in pids else process
+        if process not in pids:
+            return Finding(FAIL, f"its {what} is gone: {port.told(name)}", f"on {name}: {_ANEW}", name, repair=_REPAIR)
+        does = "hangs" if port.answer == SILENT else "does not answer"
+        return Finding(FAIL, f"{who} {does}: {port.told(name)}", f"{fix}; {_ANEW}", name, repair=_REPAIR)
+    if ray.state == STARTING:
+        return Finding(WARN, ray.error or "Ray is being started: the head does not list it yet", fix, name)
+    slow = f"; {ray.error}" if ray.error else ""
+    answer = own.get("node manager")
+    seen = f" answers on port {answer.port} in {answer.ms:.1f} ms" if answer else " lives"
+    return Finding(OK, f"raylet (pid {pids[RAYLET]}){seen}{slow}", node=name)
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times in a row"
+
+
+def _ray_ports(facts: Facts) -> Iterable[Finding]:
+    seen = {}
+    for name, ray in _nodes(facts):
+        if isinstance(ray, Finding):
+            yield ray
+        else:
+            seen[name] = {peer: ports for peer, ports in ray.ports.items() if peer != name}
+    yield from ports_findings(seen, _without_ray(facts))
+
+
+def _without_ray(facts: Facts) -> frozenset[str]:
+    """The nodes on which Ray does not run as it should: that nothing listens there is no fault of the way."""
+    if facts.status is None:
+        return frozenset()
+    not_alive = {node.name for node in facts.status.nodes if not node.ray.alive}
+    settled = {name for name, ray in _nodes(facts) if isinstance(ray, RayFacts) and ray.state == RUNNING}
+    return frozenset(not_alive - settled)
+
+
+def _ray_token(facts: Facts) -> Iterable[Finding]:
+    for name, ray in _nodes(facts):
+        yield ray if isinstance(ray, Finding) else _token(name, ray)
+
+
+def _token(name: str, ray: RayFacts) -> Finding:
+    fix = f"on {name}: {_ANEW}"
+    if release(ray.ray or ray.head_ray) < TOKEN_RELEASE:
+        return Finding(SKIP, f"Ray {ray.ray or ray.head_ray} has no tokens", node=name)
+    if ray.token_file and ray.token_file != SAME and ray.state in (STARTING, RUNNING):
+        what = {MISSING: "is not there", OTHER: "holds another token than the mesh's"}
+        told = f"the token file {ray.token_path} {what.get(ray.token_file, ray.token_file)}"
+        return Finding(FAIL, f"{told}: what Ray starts from now on is refused", fix, name, repair=_REPAIR)
+    if ray.with_token in _REFUSED_STATUS:
+        told = f"the head's dashboard answers {ray.with_token} to the mesh's Ray token"
+        return Finding(FAIL, told, f"on the head: {_ANEW}; is a Ray running there that meshray did not start?", name)
+    if ray.without_token == _OK_STATUS:
+        told = "the head's dashboard answers without a token: Ray's authentication is off"
+        return Finding(FAIL, told, f"on the head: {_ANEW}; is a Ray running there that meshray did not start?", name)
+    if ray.with_token != _OK_STATUS or ray.without_token not in _REFUSED_STATUS:
+        told = (
+            f"the head's dashboard told nothing (HTTP {ray.with_token or '-'} with, {ray.without_token or '-'} without)"
+        )
+        return Finding(SKIP, told, node=name)
+    return Finding(OK, f"the dashboard answers 200 with the mesh's token, {ray.without_token} without", node=name)
+
+
+def _ray_advertised(facts: Facts) -> Iterable[Finding]:
+    told = [(name, ray) for name, ray in _nodes(facts) if isinstance(ray, RayFacts)]
+    yield from (ray for _, ray in _nodes(facts) if isinstance(ray, Finding))
+    known = {str(node.ip) for node in facts.status.nodes} if facts.status else set()
+    tables = [ray.table for _, ray in sorted(told, key=lambda item: not item[1].is_head) if ray.table is not None]
+    rows = tables[0] if tables else ()
+    strange: dict[str, list[TableRow]] = {}
+    for row in rows:
+        if row.ip not in known:
+            strange.setdefault(_place(row, told), []).append(row)
+    for name, ray in told:
+        if name in strange:
+            yield _stranger(name, strange.pop(name), ray.ip)
+        elif not tables:
+            yield Finding(SKIP, "Ray's node table cannot be asked", node=name)
+        else:
+            yield _advertised(name, ray, rows)
+    for found in strange.values():
+        yield _stranger("", found, "")
+
+
+def _place(row: TableRow, told: list[tuple[str, RayFacts]]) -> str:
+    """On which node a row of the table is that has no address of the mesh; empty: not known."""
+    for name, ray in told:
+        if any(own.here and own.ip == row.ip for own in ray.table or ()):
+            return name
+    return next((name for name, _ in told if name == row.name), "")
+
+
+def _stranger(name: str, rows: list[TableRow], ip: str) -> Finding:
+    addresses = ", ".join(row.ip for row in rows)
+    told = f"Ray counts a node at {addresses}, which is no address of this mesh" + (f" but of {name}" if name else "")
+    fix = f"on {name or 'that machine'}: a second Ray was started by hand: ps -ef | grep raylet, and end it"
+    return Finding(FAIL, told + (f" ({ip} is the overlay's)" if ip else ""), fix, name)
+
+
+def _advertised(name: str, ray: RayFacts, rows: tuple[TableRow, ...]) -> Finding:
+    mine = [row for row in rows if row.ip == ray.ip]
+    if not mine:
+        return Finding(SKIP, f"Ray's table has no living node at {ray.ip}", node=name)
+    if len(mine) > 1:
+        told = f"Ray counts {len(mine)} nodes at {ray.ip}: one that it has not noticed to be gone, or a second Ray"
+        return Finding(WARN, told, f"on {name}: ps -ef | grep raylet", name)
+    return Finding(OK, f"Ray knows it as {ray.ip}", node=name)
+
+
+def _ray_gpus(facts: Facts) -> Iterable[Finding]:
+    offered = {node.name: node.ray for node in facts.status.nodes} if facts.status else {}
+    for name, ray in _nodes(facts):
+        state = offered.get(name)
+        if isinstance(ray, Finding):
+            yield ray
+        elif ray.gpus is None or state is None or not state.alive:
+            yield Finding(SKIP, "what Ray offers on this node is not known", node=name)
+        else:
+            yield _gpus(name, ray.gpus, state.resources.get("GPU", 0.0))
+
+
+def _gpus(name: str, gpus: GpuFacts, counted: float) -> Finding:
+    unseen = why_unseen(gpus, counted)
+    if unseen is not None:
+        return Finding(WARN, unseen.text, f"on {name}: {unseen.fix}", name)
+    if not gpus.cards:
+        return Finding(OK, f"no GPU in the machine; Ray counts {counted:g}", node=name)
+    wanted = f", as --num-gpus={gpus.asked} says" if gpus.asked else ""
+    return Finding(OK, f"{gpus.cards} in the machine; Ray counts {counted:g}{wanted}", node=name)
+
+
+_BASE = ("agent_running", "node_answers", "device_up")
+_WAY = ("handshake_fresh", "peer_answers", "overlay_admitted", "tcp_port_open")
+
+SPECS: tuple[Spec, ...] = (
+    Spec("own_address", "the node's own overlay address", _BASE, _own_address),
+    Spec("ray_installed", "the node's Ray", ("agent_running", "node_answers"), _ray_installed),
+    Spec("ray_versions", "versions of Ray and Python", (*_BASE, "ray_installed"), _ray_versions),
+    Spec(
+        "ray_running",
+        "Ray on its own node",
+        (*_BASE, "own_address", "ray_installed", "ray_versions"),
+        _ray_running,
+    ),
+    Spec(
+        "ray_ports",
+        "Ray's ports, from the other nodes",
+        (*_BASE, *_WAY, "own_address", "ray_installed", "ray_versions", "ray_running"),
+        _ray_ports,
+    ),
+    Spec("ray_token", "Ray's token", (*_BASE, "ray_running"), _ray_token),
+    Spec("ray_advertised", "the node's address in Ray", (*_BASE, "ray_running"), _ray_advertised),
+    Spec("ray_gpus", "GPUs, as Ray counts them", (*_BASE, "ray_running"), _ray_gpus),
+)

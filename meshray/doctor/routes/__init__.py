@@ -1,0 +1,1 @@
+"""Routes, other VPNs and packet filters of the kernel."""

@@ -1,0 +1,140 @@
+"""Checks of where this machine sends what belongs to the overlay, and of other networks on it (pure)."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+from meshray.doctor.routes.facts import MISSING, OWN, OtherNetwork, RoutingFacts, StolenRoute
+
+#: Where Tailscale's addresses are; its rule ts-input drops them from every interface but its own.
+_TAILSCALE = IPv4Network("100.64.0.0/10")
+#: rp_filter of the kernel's ip-sysctl.rst: 1 drops what would not be answered by the same interface.
+_STRICT = 1
+#: So many are named, no more.
+_NAMED = 3
+_LOCAL_TABLE = 255
+#: The priority of a policy rule that gives the overlay back, unless one that stands before it takes the packets.
+_BEFORE_OTHERS = 50
+_OR_ANOTHER_NETWORK = "or make the mesh anew with another network: meshray init --network 10.201.0.0/16"
+
+
+def other_vpns(facts: RoutingFacts) -> Finding:
+    """Other overlays and container networks are no harm while their addresses are others."""
+    if facts.unknown and not facts.others:
+        return Finding(SKIP, facts.unknown)
+    names = ", ".join(f"{other.owner} ({other.interface})" for other in facts.others)
+    if not facts.overlay:
+        return Finding(OK, names or "none")
+    overlay = IPv4Network(facts.overlay)
+    hidden = []
+    for other in facts.others:
+        if other.owner == "Tailscale" and overlay.overlaps(_TAILSCALE):
+            return Finding(
+                FAIL,
+                f"Tailscale drops {_TAILSCALE} from all interfaces but {other.interface}, and the overlay is {overlay}",
+                "make the mesh anew with another network: meshray init --network 10.201.0.0/16",
+            )
+        for network in map(IPv4Network, other.networks):
+            # Beside one of the same size the overlay's own route wins, and `overlay_route` tells where it does not.
+            if overlay.overlaps(network) and network.prefixlen > overlay.prefixlen:
+                return Finding(
+                    FAIL,
+                    f"{network} of {other.owner} on {other.interface} lies in the overlay {overlay}: "
+                    "what goes to nodes with such addresses ends there",
+                    _removal(other, network),
+                )
+            hidden += [f"{network} of {other.owner} on {other.interface}"] if overlay.overlaps(network) else []
+    if hidden:
+        return Finding(
+            WARN,
+            f"the overlay {overlay} hides a part of {hidden[0]}",
+            "if that part is needed, make the mesh anew: meshray init --network 10.201.0.0/16",
+        )
+    return Finding(OK, names or "none")
+
+
+def _removal(other: OtherNetwork, network: IPv4Network) -> str:
+    if other.owner == "Docker":
+        return f"docker network ls; make the one with {network} anew with another --subnet, {_OR_ANOTHER_NETWORK}"
+    return f"give {other.owner} other addresses than {network} on {other.interface}, {_OR_ANOTHER_NETWORK}"
+
+
+def overlay_route(facts: RoutingFacts) -> Finding:
+    """The kernel itself was asked by which interface it would send to each peer."""
+    if facts.unknown:
+        return Finding(SKIP, facts.unknown)
+    if facts.own_route not in ("", OWN):
+        return _own_route(facts)
+    if not facts.stolen:
+        return Finding(OK, f"all {facts.asked} addresses of peers leave by {facts.interface}")
+    return Finding(FAIL, _told(facts.stolen), _giving_back(facts.stolen[0], facts))
+
+
+def _told(stolen: tuple[StolenRoute, ...]) -> str:
+    told = [f"{route.address} ({route.node}) {_whereto(route)}" for route in stolen[:_NAMED]]
+    return "; ".join(told) + (f", and {len(stolen) - _NAMED} more" if len(stolen) > _NAMED else "")
+
+
+def _whereto(route: StolenRoute) -> str:
+    via = f"leaves by {route.interface}" if route.interface else f"is refused ({route.refused})"
+    by = f" by the route {route.network} in table {route.table}" if route.network else ""
+    return via + by + (f", through the rule {route.rule}" if route.rule else "")
+
+
+def _own_route(facts: RoutingFacts) -> Finding:
+    """Nothing is deleted to mend it: the command makes the route, or replaces what has exactly its destination."""
+    own = f"the overlay's own route {facts.overlay} dev {facts.interface}"
+    gone = (
+        "is missing"
+        if facts.own_route == MISSING
+        else f"was replaced: {facts.overlay} leads elsewhere ({facts.own_route})"
+    )
+    who = f"; {facts.contested[0]}" if facts.contested else ""
+    lost = f"; {_told(facts.stolen)}" if facts.stolen else ""
+    source = f" src {facts.address}" if facts.address else ""
+    command = f"ip route replace {facts.overlay} dev {facts.interface} proto kernel scope link{source}"
+    settle = f"tell that program to leave {facts.interface} alone, then: " if facts.contested else ""
+    return Finding(FAIL, f"{own} {gone}{who}{lost}", settle + command, repair="routes")
+
+
+def _giving_back(route: StolenRoute, facts: RoutingFacts) -> str:
+    """How the overlay gets the address back. Never by deleting what others made: that would cut off what needs it."""
+    if route.rule or not route.network:
+        priority = max(0, min(_BEFORE_OTHERS, facts.first_rule - 1 if facts.first_rule else _BEFORE_OTHERS))
+        return (
+            f"ip rule add to {facts.overlay} lookup main priority {priority}; "
+            f"see ip rule and ip route get {route.address}"
+        )
+    if route.table == _LOCAL_TABLE:
+        return (
+            f"ip address show to {route.address}; this machine has an address that is {route.node}'s: give it another"
+        )
+    return (
+        f"ip -details route show table all {route.network} tells who made that route: have it take other addresses, "
+        f"{_OR_ANOTHER_NETWORK}"
+    )
+
+
+def rp_filter(facts: RoutingFacts) -> Finding:
+    """A strict filter is harmless while answers leave where the packets came in."""
+    if facts.unknown:
+        return Finding(SKIP, facts.unknown)
+    if facts.overlay_rp_filter is None:
+        return Finding(SKIP, "the kernel does not tell it")
+    if facts.overlay_rp_filter == _STRICT and facts.stolen:
+        return Finding(
+            FAIL,
+            f"it is strict on {facts.interface}, and answers to {facts.stolen[0].address} leave by "
+            f"{facts.stolen[0].interface or 'no interface'}: what comes from there is dropped",
+            f"sysctl net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{facts.interface}.rp_filter=2",
+        )
+    uplinks, unanswered = facts.uplinks or {}, facts.unanswered or {}
+    for interface, other in unanswered.items():
+        return Finding(
+            FAIL if unanswered.keys() >= uplinks.keys() else WARN,
+            f"it is strict on {interface}, but answers to the nodes leave by {other}: what they send to the address "
+            f"of {interface} is dropped",
+            f"sysctl net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{interface}.rp_filter=2",
+        )
+    return Finding(OK, f"{facts.overlay_rp_filter} on {facts.interface}, answers leave where packets come in")
