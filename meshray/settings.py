@@ -67,7 +67,7 @@ class Home:
 
     @property
     def identity_key(self) -> Path:
-        """The node's Ed25519 identity, base64: see `meshray.agent.identity`."""
+        """The node's Ed25519 identity, base64: see `meshray.node.identity`."""
         return self.state / "identity.key"
 
     @property
@@ -77,12 +77,12 @@ class Home:
 
     @property
     def pins(self) -> Path:
-        """The identities of the other nodes, as they were first seen: see `meshray.agent.pins`."""
+        """The identities of the other nodes, as they were first seen: see `meshray.node.pins`."""
         return self.state / "pins.json"
 
     @property
     def enrolment(self) -> Path:
-        """Who this node is: see `meshray.agent.enrolment`."""
+        """Who this node is: see `meshray.node.enrolment`."""
         return self.state / "node.json"
 
     @property

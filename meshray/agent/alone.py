@@ -11,8 +11,6 @@ import asyncio
 import os
 from collections.abc import Mapping
 
-from meshray.agent.cache import load_map
-from meshray.agent.enrolment import Enrolment
 from meshray.agent.survey import GROUP_S
 from meshray.doctor import host_probe as host
 from meshray.doctor.context import Context
@@ -21,6 +19,8 @@ from meshray.doctor.deadlines import in_time
 from meshray.doctor.facts import NodeFacts
 from meshray.errors import MeshrayError
 from meshray.model.meshmap import MeshMap
+from meshray.node.enrolment import Enrolment
+from meshray.node.map_cache import load_map
 from meshray.settings import Home
 
 

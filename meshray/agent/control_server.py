@@ -1,4 +1,4 @@
-"""The agent's end of the control socket; the protocol is in `meshray.agent.control`."""
+"""The agent's end of the control socket; the protocol is in `meshray.client.agent`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from meshray.agent.control import MAX_REQUEST_BYTES
 from meshray.agent.progress import Emit
+from meshray.client.agent import MAX_REQUEST_BYTES
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 

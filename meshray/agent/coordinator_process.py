@@ -9,8 +9,8 @@ import sys
 import time
 
 from meshray.agent.backoff import backoff_s
+from meshray.linux.process import ManagedProcess
 from meshray.runtime.log_output import DESCRIPTOR, find_listener
-from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TypeAlias
 
-from meshray.agent.enrolment import Enrolment
 from meshray.agent.paths.decision import PairPath
 from meshray.agent.paths.hubs import hub_for
 from meshray.errors import MeshrayError
@@ -24,6 +23,7 @@ from meshray.model.epochs import pair_epoch
 from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
+from meshray.node.enrolment import Enrolment
 from meshray.settings import DEFAULT_MTU, KEEPALIVE_S
 from meshray.wireguard.config import MESHRAY_PROTOCOL, DeviceConfig, PeerConfig, Route
 

@@ -4,7 +4,7 @@
         log.info("changed by %s", change.culprit or "somebody")
 
 What meshray does itself is noticed as well: it costs one look at the device, which finds nothing to do. The network
-beneath the overlay is no matter of this module, see `meshray.agent.netwatch`.
+beneath the overlay is no matter of this module, see `meshray.linux.network_monitor`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from meshray.runtime import inside, netlink
+from meshray.linux import netlink
+from meshray.linux import overlay_netns as inside
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from meshray.linux.clock import BootSeconds
 from meshray.model.node import STATIC, Node
-from meshray.runtime.clock import BootSeconds
 from meshray.wireguard.config import DeviceState
 
 #: A session that has no newer handshake than this is not renewed any more, seconds. WireGuard renews it after 120 s and

@@ -17,8 +17,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address
 
+from meshray.linux import overlay_netns as inside
 from meshray.model.ray_ports import RayPorts
-from meshray.runtime import inside
 
 log = logging.getLogger(__name__)
 

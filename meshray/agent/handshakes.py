@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from meshray.linux.clock import BootSeconds, UnixSeconds
 from meshray.model.keys import PublicKey
-from meshray.runtime.clock import BootSeconds, UnixSeconds
 from meshray.wireguard.config import DeviceState
 
 

@@ -15,8 +15,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
+from meshray.linux.addresses import interface_addresses
 from meshray.model.address import Endpoint, OverlayNetwork
-from meshray.runtime.addresses import interface_addresses
 from meshray.runtime.cloud_metadata import public_addresses
 from meshray.runtime.own_endpoints import endpoints_of
 

@@ -19,15 +19,15 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Protocol
 
-from meshray.agent.client import Coordinator
 from meshray.agent.desired import PairKeys
-from meshray.agent.enrolment import Enrolment, read_private_key, save_private_key
-from meshray.agent.identity import Identity
+from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError, UnreachableError
+from meshray.linux.clock import ClockWatch, boot_s
 from meshray.model.keys import MeshSecret, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
-from meshray.runtime.clock import ClockWatch, boot_s
+from meshray.node.enrolment import Enrolment, read_private_key, save_private_key
+from meshray.node.identity import Identity
 from meshray.settings import Home
 
 log = logging.getLogger(__name__)

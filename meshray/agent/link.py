@@ -16,15 +16,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.client import Coordinator, CoordinatorBehind, Link, RemovedFromMesh, TakenOver
-from meshray.agent.membership import Membership
 from meshray.agent.progress import Progress
+from meshray.client.coordinator import Coordinator, CoordinatorBehind, Link, RemovedFromMesh, TakenOver
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
+from meshray.linux.tasks import Tasks
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
-from meshray.runtime.tasks import Tasks
+from meshray.node.membership import Membership
 
 log = logging.getLogger(__name__)
 

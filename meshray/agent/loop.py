@@ -19,17 +19,13 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.client import Coordinator, RemovedFromMesh
 from meshray.agent.desired import desired_device, own_node
-from meshray.agent.enrolment import Enrolment
 from meshray.agent.epoch_trials import EpochTrials
 from meshray.agent.gpus import GpuNotice
 from meshray.agent.handshakes import Handshakes
-from meshray.agent.identity import Identity
 from meshray.agent.installation import Installation
 from meshray.agent.keykeeper import KeyKeeper
 from meshray.agent.link import LinkKeeper
-from meshray.agent.membership import Membership
 from meshray.agent.nudges import Nudges
 from meshray.agent.parts import Parts
 from meshray.agent.paths.carrier import Carrier
@@ -44,7 +40,6 @@ from meshray.agent.paths.sampler import Sampler
 from meshray.agent.paths.sightings import Sightings
 from meshray.agent.paths.silence_watch import SilenceWatch
 from meshray.agent.paths.throughput import ThroughputMeter
-from meshray.agent.pins import Pins
 from meshray.agent.progress import Progress
 from meshray.agent.questions import questions_to
 from meshray.agent.ray.offers import Offers
@@ -56,9 +51,11 @@ from meshray.agent.route_repairs import RouteRepairs
 from meshray.agent.silent_nodes import SilentNodes
 from meshray.agent.stages import Stages, log_firewall
 from meshray.agent.standing import Standing
-from meshray.agent.state_writer import StateWriter
 from meshray.agent.views import hello_of, view_of
+from meshray.client.coordinator import Coordinator, RemovedFromMesh
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.clock import boot_s, unix_s
+from meshray.linux.tasks import Tasks
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import reachable_ip
@@ -68,8 +65,11 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.model.question import Question
 from meshray.model.status import RayState
-from meshray.runtime.clock import boot_s, unix_s
-from meshray.runtime.tasks import Tasks
+from meshray.node.enrolment import Enrolment
+from meshray.node.identity import Identity
+from meshray.node.membership import Membership
+from meshray.node.pins import Pins
+from meshray.node.state_writer import StateWriter
 from meshray.settings import Home
 from meshray.wireguard.config import DeviceConfig, DeviceState
 from meshray.wireguard.plan import AddPeer, plan

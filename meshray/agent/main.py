@@ -21,44 +21,44 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from meshray import __version__
-from meshray.agent.cache import load_or_fetch_map
-from meshray.agent.client import RemovedFromMesh
 from meshray.agent.control_server import ControlServer
 from meshray.agent.coordinator_process import CoordinatorProcess
 from meshray.agent.desired import own_node
 from meshray.agent.device_monitor import device_changes
-from meshray.agent.enrolment import MATCH, Enrolment, load_private_key
 from meshray.agent.hub_endpoints import HubEndpoints
 from meshray.agent.loop import Agent
-from meshray.agent.netwatch import network_changes
 from meshray.agent.operations import Operations
 from meshray.agent.parts import Parts
 from meshray.agent.paths.candidates import read_endpoints
 from meshray.agent.paths.prober import Prober
-from meshray.agent.pins import Pins
 from meshray.agent.portguard import require_guarded
 from meshray.agent.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
 from meshray.agent.renewal import renewal_of
-from meshray.agent.state_writer import StateWriter
+from meshray.client.coordinator import RemovedFromMesh
+from meshray.client.proxy import settle
 from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
+from meshray.linux import overlay_netns as inside
+from meshray.linux.files import PASSABLE_FOLDER, make_folder
+from meshray.linux.network_monitor import network_changes
+from meshray.linux.process import ManagedProcess
+from meshray.linux.user import Person
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
 from meshray.model.ray_ports import RayPorts
+from meshray.node.enrolment import MATCH, Enrolment, load_private_key
+from meshray.node.map_cache import load_or_fetch_map
+from meshray.node.pins import Pins
+from meshray.node.state_folder import forget
+from meshray.node.state_writer import StateWriter
 from meshray.raynode import user_token
 from meshray.raynode.command import RayPlan, client_environment
 from meshray.raynode.listeners import Listeners
 from meshray.raynode.state import node_table
 from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, find_ray
-from meshray.runtime import inside
-from meshray.runtime.files import PASSABLE_FOLDER, make_folder
 from meshray.runtime.log_output import find_listener, start_logging
-from meshray.runtime.person import Person
-from meshray.runtime.process import ManagedProcess
-from meshray.runtime.proxy import settle
-from meshray.runtime.state import forget
 from meshray.settings import INTERFACE, Home
 from meshray.wireguard.device import Device
 from meshray.wireguard.open import open_device

@@ -1,4 +1,4 @@
-"""What the command line may ask of the agent; see `meshray.agent.control` for the way.
+"""What the command line may ask of the agent; see `meshray.client.agent` for the way.
 
 everybody who may open the socket:  status  progress  env  ping  doctor  wireguard (without secrets)
 root:                               api  coordinator  down  give_up  repair  rotate_key  wireguard (with secrets)

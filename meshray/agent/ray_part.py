@@ -6,18 +6,18 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 
-from meshray.agent.enrolment import Enrolment
 from meshray.errors import MeshrayError
+from meshray.linux.user import Person
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, Node
 from meshray.model.ray_ports import RayPorts, take_ports
 from meshray.model.status import RayState
+from meshray.node.enrolment import Enrolment
 from meshray.raynode.command import RayPlan
 from meshray.raynode.state import LiveNode, live_nodes, node_table
 from meshray.raynode.supervisor import RayNode, RayNow
 from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import RayInstallation
-from meshray.runtime.person import Person
 from meshray.settings import INTERFACE, Home
 
 #: The head's dashboard answers in milliseconds, or it is not there.

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from meshray.agent.enrolment import MATCH, Enrolment
 from meshray.errors import MeshrayError, UnreachableError
+from meshray.linux.user import Person
 from meshray.model.environment import Environment
 from meshray.model.node import Node, Versions
 from meshray.model.release import PATCH, ray_difference
+from meshray.node.enrolment import MATCH, Enrolment
 from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, inspect
-from meshray.runtime.person import Person
 
 if TYPE_CHECKING:
     from meshray.agent.loop import Agent

@@ -16,10 +16,10 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from meshray.agent.paths.silence_watch import SilenceWatch
+from meshray.linux import overlay_netns as inside
+from meshray.linux.sockets import close_connections
 from meshray.model import wire
 from meshray.model.node import COORDINATOR, GONE, Node
-from meshray.raynode.sockets import close_connections
-from meshray.runtime import inside
 
 if TYPE_CHECKING:
     from meshray.agent.loop import Agent

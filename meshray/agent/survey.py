@@ -28,13 +28,13 @@ from meshray.doctor.facts import Facts, NodeFacts, decode
 from meshray.doctor.path import probe as path
 from meshray.doctor.ray import probe as ray
 from meshray.errors import MeshrayError
+from meshray.linux import overlay_netns as inside
+from meshray.linux.clock import boot_s
 from meshray.model import wire
 from meshray.model.keys import PublicKey
 from meshray.model.node import STATIC
 from meshray.model.question import SURVEY
 from meshray.model.status import RayState, Status
-from meshray.runtime import inside
-from meshray.runtime.clock import boot_s
 
 if TYPE_CHECKING:
     from meshray.agent.loop import Agent

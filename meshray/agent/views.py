@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from meshray.agent.paths.samples import Measured
 from meshray.agent.report import View, live_peer_towards, path_to
+from meshray.linux.clock import boot_s
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB_FORWARDS
 from meshray.model.status import Problem, RayState
-from meshray.runtime.clock import boot_s
 from meshray.settings import DEFAULT_MTU
 
 if TYPE_CHECKING:

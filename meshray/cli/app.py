@@ -23,8 +23,8 @@ from meshray.model.token import PREFIX
 from meshray.settings import Home
 
 if TYPE_CHECKING:
-    from meshray.agent.control import ControlClient
     from meshray.cli.progress import Progress
+    from meshray.client.agent import ControlClient
 
 #: Where root's mesh lives. People who are not root look there when they have no mesh of their own.
 SYSTEM_HOME = Home(Path("/var/lib/meshray"), Path("/run/meshray"))
@@ -88,7 +88,7 @@ class App:
 
     def control(self) -> ControlClient:
         """The agent of that mesh."""
-        from meshray.agent.control import ControlClient
+        from meshray.client.agent import ControlClient
 
         return ControlClient(self.home.control_socket)
 
@@ -157,7 +157,7 @@ class App:
 
     def line_with_another_home(self) -> str:
         """This very call, to paste, with a state folder that is free: that of this call holds files of others."""
-        from meshray.runtime.state import free_folder
+        from meshray.node.state_folder import free_folder
 
         unset = {name: value for name, value in self.environ.items() if name != "MESHRAY_HOME"}
         default = Home.from_environment(unset).state

@@ -132,9 +132,9 @@ def _patiently(ask: Callable[[], Mapping[str, object]]) -> Mapping[str, object]:
 
 def _remove(app: App, home: Home, record: Record) -> None:
     """The container and its state, or what is left of them; then this machine is a stranger again."""
+    from meshray.node.state_folder import forget
     from meshray.runtime.container.engine import open_engine
     from meshray.runtime.container.node import remove_remains
-    from meshray.runtime.state import forget
 
     remove_remains(open_engine(app.environ, record.engine), record)
     home.container.unlink(missing_ok=True)

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from meshray.cli.app import App
 from meshray.cli.variables import without_variables
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError
+from meshray.linux.files import PASSABLE_FOLDER, make_folder
 from meshray.runtime import service
-from meshray.runtime.files import PASSABLE_FOLDER, make_folder
 from meshray.settings import Home
 
 Summary = Mapping[str, object]
@@ -43,7 +43,7 @@ def start_and_follow(app: App, home: Home) -> Summary:
 
 def follow(home: Home, stage: Callable[[str, str, str], None]) -> Summary:
     """Shows the agent's stages until it is up; raises what it reports instead."""
-    from meshray.agent.control import ControlClient
+    from meshray.client.agent import ControlClient
 
     for event in ControlClient(home.control_socket).stream("progress", timeout_s=_SILENCE_S):
         summary = event.get("summary")
@@ -60,7 +60,7 @@ def _wait_for_own_coordinator(home: Home, stage: Callable[[str, str, str], None]
     Raises:
         MeshrayError: ``coordinator_failed`` with the last line that it wrote.
     """
-    from meshray.agent.enrolment import Enrolment
+    from meshray.node.enrolment import Enrolment
 
     if not Enrolment.load(home).hosts_coordinator:
         return
@@ -77,7 +77,7 @@ def _wait_for_own_coordinator(home: Home, stage: Callable[[str, str, str], None]
 
 
 def _coordinator_answers(home: Home) -> bool:
-    from meshray.agent.control import ControlClient
+    from meshray.client.agent import ControlClient
 
     coordinator = ControlClient(home.control_socket).ask("status").get("coordinator")
     return isinstance(coordinator, dict) and coordinator.get("reachable") is True
@@ -92,8 +92,8 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
     Raises:
         MeshrayError: a stage failed before the node was up; InterruptedByUser: a signal came before.
     """
-    from meshray.agent.enrolment import Enrolment
     from meshray.agent.main import enter_namespaces, run_foreground
+    from meshray.node.enrolment import Enrolment
 
     if app.environ is os.environ:
         for name in os.environ.keys() - without_variables(os.environ).keys():
@@ -118,7 +118,7 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
 
 def with_last_words(error: MeshrayError, home: Home) -> MeshrayError:
     """The error of an ephemeral node that goes, with what its logs say: they go with it."""
-    from meshray.agent.enrolment import Enrolment
+    from meshray.node.enrolment import Enrolment
 
     try:
         if not Enrolment.load(home).ephemeral:

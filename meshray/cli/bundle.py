@@ -27,10 +27,10 @@ from meshray.cli.app import App
 from meshray.cli.new_file import new_file
 from meshray.doctor.redact import Redactor
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.trust import find_program
+from meshray.linux.user import Person
+from meshray.node.state_folder import failed_logs
 from meshray.raynode.temp_folder import used_folder
-from meshray.runtime.person import Person
-from meshray.runtime.state import failed_logs
-from meshray.runtime.trust import find_program
 from meshray.settings import INTERFACE, Home
 
 #: Lines of each log, from its end.

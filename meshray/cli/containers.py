@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from meshray.runtime.container.node import Box
     from meshray.runtime.container.plan import Plan
 
-#: Where the logs of a join that failed lie in the container, see `meshray.runtime.state.failed_logs`.
+#: Where the logs of a join that failed lie in the container, see `meshray.node.state_folder.failed_logs`.
 _FAILED = "log.failed"
 
 
 def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> Result | int:
     """`meshray join --runtime docker`. What was made is removed again when a later step fails."""
     from meshray.cli.enrolled import require_stranger
+    from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime import log_format
     from meshray.runtime.container import record as records
     from meshray.runtime.container.engine import open_engine
     from meshray.runtime.container.node import make
-    from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
     _require_sense(request)
@@ -182,9 +182,9 @@ def _join_words(request: JoinRequest) -> list[str]:
 
 def _keep_logs(box: Box, home: Home) -> None:
     """As after any join that failed, `meshray logs` tells of it."""
+    from meshray.linux.files import make_folder, write_atomically
+    from meshray.node.state_folder import failed_logs
     from meshray.runtime.container.plan import STATE
-    from meshray.runtime.files import make_folder, write_atomically
-    from meshray.runtime.state import failed_logs
 
     for part in ("agent", "ray"):
         text = box.read(f"{STATE}/{_FAILED}/{part}.log")

@@ -17,8 +17,8 @@ from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageEr
 from meshray.settings import Home
 
 if TYPE_CHECKING:
-    from meshray.agent.enrolment import Enrolment
     from meshray.model.address import Endpoint
+    from meshray.node.enrolment import Enrolment
 
 #: An agent that runs connects within this, seconds: its own pause between tries is cut short.
 _CONNECTED_S, _POLL_S = 15.0, 0.2
@@ -32,7 +32,7 @@ def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> No
         RefusedError: another mesh's coordinator answers there.
         UnreachableError: nobody answers there.
     """
-    from meshray.agent.control import ControlClient
+    from meshray.client.agent import ControlClient
     from meshray.model.address import Endpoint
     from meshray.runtime import service
 
@@ -67,7 +67,7 @@ def wait_until_connected(app: App) -> None:
 
 
 def _require_own(enrolment: Enrolment, endpoint: Endpoint) -> None:
-    from meshray.agent.client import Coordinator
+    from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator((endpoint,), bytes.fromhex(enrolment.fingerprint), enrolment.credential)
     try:

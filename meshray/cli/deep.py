@@ -41,7 +41,7 @@ def deep_checks(
 def _look(app: App, known: Sequence[Mapping[str, object]], soak: bool) -> DeepFacts:
     from meshray.doctor.job.facts import DeepFacts
     from meshray.doctor.job.probe import move_between_all
-    from meshray.runtime.person import Person
+    from meshray.linux.user import Person
 
     if any(check.get("code") in _NEEDED and check.get("status") == "fail" for check in known):
         return DeepFacts(soak, skipped="the agent or the Ray head does not answer")

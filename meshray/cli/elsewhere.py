@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
 from meshray.errors import MeshrayError
-from meshray.runtime.trust import find_program
+from meshray.linux.trust import find_program
 
 if TYPE_CHECKING:
     from meshray.runtime.container.node import Box, Sink

@@ -15,8 +15,8 @@ from meshray.errors import MeshrayError, RefusedError
 from meshray.settings import Home
 
 if TYPE_CHECKING:
-    from meshray.agent.enrolment import Enrolment
     from meshray.cli.progress import Progress
+    from meshray.node.enrolment import Enrolment
     from meshray.raynode.versions import RayInstallation
 
 #: A resolver that does not know the host's own name may take half a minute to say so.
@@ -60,7 +60,7 @@ def require_stranger(home: Home, mesh_id: str = "") -> None:
 
 def find_enrolment(home: Home) -> Enrolment | None:
     """Who this node is; None on a machine that is in no mesh. Raises MeshrayError where that cannot be read."""
-    from meshray.agent.enrolment import Enrolment
+    from meshray.node.enrolment import Enrolment
 
     try:
         return Enrolment.load(home)
@@ -116,7 +116,7 @@ def warn_of_missing_engine(app: App, wireguard: str) -> None:
 def naming_rootless_node(app: App) -> Iterator[None]:
     """Within the block, a port in use is explained where it is the user's own node that has it: `init` was typed
     without sudo before."""
-    from meshray.runtime.person import Person
+    from meshray.linux.user import Person
 
     try:
         yield
@@ -144,9 +144,9 @@ def look_for_ray(
         MeshrayError: there is none that can be used.
         UsageError: it does not have such an option.
     """
+    from meshray.linux.user import Person
     from meshray.raynode.preflight import check_head
     from meshray.raynode.versions import check_options, find_ray
-    from meshray.runtime.person import Person
 
     progress.stage("find ray", "run")
     person = Person.invoking(app.environ)
@@ -177,7 +177,7 @@ def answers_directly(enrolment: Enrolment) -> bool:
     """Whether the coordinator answers at an address that needs no tunnel."""
     import asyncio
 
-    from meshray.agent.client import Coordinator
+    from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint))
     try:
@@ -198,7 +198,7 @@ def unenrol(enrolment: Enrolment, *, take_back: bool = False) -> None:
     """
     import asyncio
 
-    from meshray.agent.client import Coordinator
+    from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
     try:

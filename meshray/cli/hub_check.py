@@ -45,7 +45,7 @@ def require_reachable(app: App, endpoints: Sequence[Endpoint], port: int, ask: A
 
 
 def _is_reachable(endpoint: Endpoint, port: int, ask: Ask) -> bool:
-    from meshray.runtime.knock import Listener
+    from meshray.linux.reachability import Listener
 
     with Listener(port) as listener:
         ask("/v1/reach", {"endpoint": str(endpoint), "word": listener.word})

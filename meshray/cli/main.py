@@ -23,8 +23,8 @@ from meshray import __version__
 from meshray.cli.app import App
 from meshray.cli.program import pasteable
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError, UsageError
+from meshray.linux.files import DISK_ERRORS
 from meshray.model.printable import escaped_lines
-from meshray.runtime.files import DISK_ERRORS
 
 if TYPE_CHECKING:
     from meshray.cli.output import Result
@@ -218,7 +218,7 @@ def _with_better_hint(error: MeshrayError, app: App) -> MeshrayError:
             "agent_down", "no agent runs here: this machine is in no mesh", hint="meshray init, or meshray join TOKEN"
         )
     if error.code == "agent_down" and _was_removed(app):
-        from meshray.agent.client import RemovedFromMesh
+        from meshray.client.coordinator import RemovedFromMesh
 
         return RemovedFromMesh()
     return error

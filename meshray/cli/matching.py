@@ -21,12 +21,12 @@ from meshray.model.release import PATCH, ray_difference
 from meshray.settings import Home
 
 if TYPE_CHECKING:
-    from meshray.agent.enrolment import Enrolment
     from meshray.cli.progress import Progress
     from meshray.cli.via import Via
     from meshray.environment.matched import Matched
+    from meshray.linux.user import Person
     from meshray.model.token import Token
-    from meshray.runtime.person import Person
+    from meshray.node.enrolment import Enrolment
 
 _STAGE = "environment"
 _PATH = "/v1/environment"
@@ -39,7 +39,7 @@ def match_with_token(app: App, progress: Progress, token: Token, via: Via | None
         UnreachableError: the coordinator does not answer. RefusedError: it does not accept the token.
         MeshrayError: as `match` does.
     """
-    from meshray.runtime.person import Person
+    from meshray.linux.user import Person
 
     return match(app, progress, ask_with_token(app, token, via), Person.invoking(app.environ))
 
@@ -50,8 +50,8 @@ def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
     Where the coordinator does not answer yet, or nothing can be built, it starts with what it has; its agent
     builds what it must before Ray starts, or says why it cannot.
     """
-    from meshray.agent.client import Coordinator
-    from meshray.runtime.person import Person
+    from meshray.client.coordinator import Coordinator
+    from meshray.linux.user import Person
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
     try:
@@ -69,7 +69,7 @@ def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
 
 def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
     """What the head runs. Raises as `match_with_token` does."""
-    from meshray.agent.client import Coordinator
+    from meshray.client.coordinator import Coordinator
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
     body: Mapping[str, object] = ShownToken(token.mesh_id, token.token_id, token.secret).to_json()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from meshray.errors import UsageError
-from meshray.runtime.person import Person
-from meshray.runtime.trust import weak_link
+from meshray.linux.trust import weak_link
+from meshray.linux.user import Person
 
 
 @contextlib.contextmanager

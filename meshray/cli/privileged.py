@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from meshray.cli.progress import Progress
-from meshray.runtime.trust import is_root
+from meshray.linux.trust import is_root
 
 #: What could make another user's code part of root's processes.
 _DANGEROUS, _DANGEROUS_NAMES = ("LD_", "PYTHON"), frozenset({"BASH_ENV", "ENV", "IFS", "CDPATH", "PERL5LIB"})

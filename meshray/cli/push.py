@@ -81,7 +81,7 @@ def _revoke(app: App, made: Mapping[str, object]) -> None:
 
 
 def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]) -> Answered:
-    from meshray.runtime.person import Person
+    from meshray.linux.user import Person
     from meshray.runtime.ssh import SSH_FAILED, run_there
 
     def run(ssh_options: Sequence[str], join_options: Sequence[str]) -> Answered:

@@ -17,8 +17,8 @@ from meshray.cli.app import App
 from meshray.cli.tables import child, children
 from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError
+from meshray.linux.user import Person
 from meshray.model.node import HEAD
-from meshray.runtime.person import Person
 
 #: Ray imports for seconds on a slow machine.
 _TIMEOUT_S = 60
@@ -62,7 +62,7 @@ class FoundRay:
 
 
 def _own_ray(app: App) -> str:
-    from meshray.agent.enrolment import Enrolment
+    from meshray.node.enrolment import Enrolment
 
     ray = Enrolment.load(app.home).ray
     if not ray:

@@ -17,8 +17,8 @@ from meshray.cli.variables import option
 from meshray.errors import UsageError
 
 if TYPE_CHECKING:
-    from meshray.agent.enrolment import Enrolment
     from meshray.cli.app import App
+    from meshray.node.enrolment import Enrolment
     from meshray.raynode.user_environment import UserEnvironment
     from meshray.settings import Home
 
@@ -61,9 +61,9 @@ def environment_options(function: F) -> F:
 
 def read(app: App, items: tuple[str, ...], file: str | None) -> Given:
     """Read the options and the session, whose proxy is this process' from now on. Raises UsageError."""
-    from meshray.agent.enrolment import MATCH
+    from meshray.client.proxy import settle
+    from meshray.node.enrolment import MATCH
     from meshray.raynode.user_environment import UserEnvironment, parse_assignments, parse_file, select_session
-    from meshray.runtime.proxy import settle
     from meshray.runtime.session import session_environment
 
     session = session_environment(app.environ)
@@ -81,8 +81,8 @@ def record_session(app: App, home: Home, enrolment: Enrolment) -> Enrolment:
     """
     from dataclasses import replace
 
+    from meshray.linux.user import Person
     from meshray.raynode.user_environment import select_session
-    from meshray.runtime.person import Person
     from meshray.runtime.session import session_environment
 
     if Person.invoking(app.environ).uid != enrolment.person_uid:

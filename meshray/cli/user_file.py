@@ -19,8 +19,8 @@ def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
         OSError: the file cannot be read.
         UnicodeDecodeError: it is not text.
     """
-    from meshray.runtime.person import Person
-    from meshray.runtime.trust import weak_link
+    from meshray.linux.trust import weak_link
+    from meshray.linux.user import Person
 
     person = Person.invoking(environ)
     # Behind @ or = a shell leaves ~ as it is, and below sudo HOME is mostly root's.

@@ -18,12 +18,12 @@ from meshray.errors import UnreachableError, UsageError
 from meshray.model.address import Endpoint
 
 if TYPE_CHECKING:
-    from meshray.agent.client import Coordinator
-    from meshray.agent.enrolment import Enrolment
     from meshray.cli.app import App
+    from meshray.client.coordinator import Coordinator
     from meshray.model.enrol import EnrolAnswer, EnrolRequest
     from meshray.model.keys import PrivateKey
     from meshray.model.token import Token
+    from meshray.node.enrolment import Enrolment
     from meshray.runtime.ssh import SshTarget
 
 _CONNECT_S = 10.0
@@ -60,7 +60,7 @@ class ThroughSsh:
 
     def call(self, app: App, request: PostRequest) -> Json:
         """Return the answer; raises as `Coordinator.request` does, and UnreachableError ``ssh_failed`` quoting ssh."""
-        from meshray.runtime.person import Person
+        from meshray.linux.user import Person
         from meshray.runtime.ssh import SshStream
 
         port = request.coordinator.endpoints[0].port
@@ -109,8 +109,8 @@ def enrol_via(
     *,
     on_sent: Callable[[], None] = lambda: None,
 ) -> EnrolAnswer:
-    """Becomes a node; raises as `Via.call` does. Arguments as of `meshray.agent.client.enrol`."""
-    from meshray.agent.client import Coordinator
+    """Becomes a node; raises as `Via.call` does. Arguments as of `meshray.client.coordinator.enrol`."""
+    from meshray.client.coordinator import Coordinator
     from meshray.model.enrol import EnrolAnswer
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
@@ -120,7 +120,7 @@ def enrol_via(
 
 def withdraw_via(app: App, via: Via, token: Token, key: PrivateKey) -> None:
     """Undoes an enrolment whose answer did not arrive; raises as `Via.call` does."""
-    from meshray.agent.client import WITHDRAW, Coordinator, withdrawal
+    from meshray.client.coordinator import WITHDRAW, Coordinator, withdrawal
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
     via.call(app, PostRequest(stranger, WITHDRAW, withdrawal(token, key), key))
@@ -128,7 +128,7 @@ def withdraw_via(app: App, via: Via, token: Token, key: PrivateKey) -> None:
 
 def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:
     """The join failed here: the coordinator forgets the node, and its use of the token does not count."""
-    from meshray.agent.client import Coordinator
+    from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
     via.call(app, PostRequest(coordinator, "/v1/leave", {"take_back": True}))

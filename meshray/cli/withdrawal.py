@@ -67,8 +67,8 @@ class Withdrawal:
     def _withdraw(self) -> None:
         import asyncio
 
-        from meshray.agent import client
         from meshray.cli.via import withdraw_via
+        from meshray.client import coordinator as client
 
         if self._via is not None:
             withdraw_via(self._app, self._via, self._token, self._key)

@@ -25,6 +25,7 @@ from meshray.coordinator.routes import ROUTES, Caller, Route
 from meshray.coordinator.schemas import MAX_ENDPOINT, MAX_TTL_S, MAX_USES
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError, UsageError
+from meshray.linux.reachability import WORD
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import MAX_COUNTER, Attestation, optional_attestation, signature_from_json
@@ -34,7 +35,6 @@ from meshray.model.keys import PublicKey, VerifyKey
 from meshray.model.node import COORDINATOR
 from meshray.model.question import MAX_WAIT_S
 from meshray.relay.server import Relay
-from meshray.runtime.knock import WORD
 
 MAX_BODY_BYTES = 64 * 1024
 #: A body must be here within this, seconds.

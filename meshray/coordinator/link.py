@@ -40,6 +40,7 @@ from meshray.coordinator.reports import Reports
 from meshray.coordinator.schemas import MAX_ENDPOINT
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError
+from meshray.linux.tasks import Tasks
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.attestation import optional_attestation, optional_removals
@@ -48,7 +49,6 @@ from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.node import Node, Versions
 from meshray.model.question import MAX_ANSWER_BYTES, Answer
 from meshray.model.ray_ports import ports_from_json
-from meshray.runtime.tasks import Tasks
 
 #: Of every message but an answer.
 MAX_MESSAGE_BYTES = 64 * 1024

@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Callable, Sequence
 
 from meshray.coordinator.fair_limit import FairLimit, source_of
-from meshray.runtime.tasks import Tasks
+from meshray.linux.tasks import Tasks
 
 #: So many connections may wait to be accepted: all nodes come at once after a restart.
 BACKLOG = 1024

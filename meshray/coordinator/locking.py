@@ -1,6 +1,6 @@
 """The identities of the members, and the lock of the mesh: what the coordinator takes of signatures (pure).
 
-The agents judge for themselves (`meshray.agent.pins`). What is refused here would be refused by each of them, and
+The agents judge for themselves (`meshray.node.pins`). What is refused here would be refused by each of them, and
 whoever sent it learns why.
 
 >>> require_attested(request, registry.mesh, known=None, removals=None)

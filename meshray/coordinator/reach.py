@@ -16,11 +16,11 @@ from ipaddress import IPv4Address, IPv6Address
 
 from meshray.coordinator.records import Member
 from meshray.errors import MeshrayError, RefusedError
+from meshray.linux.dns import addresses
+from meshray.linux.reachability import KNOCKS_S, knock
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.endpoints import reachable_ip
-from meshray.runtime.knock import KNOCKS_S, knock
-from meshray.runtime.lookup import addresses
-from meshray.runtime.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from enum import Enum
 
 from meshray.coordinator import schemas
 from meshray.coordinator.schemas import Schema, enveloped, record, ref
-from meshray.runtime.knock import WORD
+from meshray.linux.reachability import WORD
 
 
 class Caller(Enum):

@@ -26,8 +26,8 @@ from meshray.coordinator.service import Service
 from meshray.coordinator.store import Store
 from meshray.coordinator.ticket import Seal
 from meshray.errors import MeshrayError
+from meshray.linux.clock import SteadyClock
 from meshray.relay.server import Relay
-from meshray.runtime.clock import SteadyClock
 from meshray.settings import Home
 
 #: All addresses of the machine.

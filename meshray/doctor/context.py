@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from meshray.linux.user import Person
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.status import Status
 from meshray.raynode.command import RayPlan
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import RayInstallation
-from meshray.runtime.person import Person
 from meshray.settings import DEFAULT_PORT, INTERFACE, Home
 from meshray.wireguard.config import DeviceState
 

@@ -12,7 +12,7 @@ from meshray.doctor.facts import HostFacts
 from meshray.doctor.firewall import probe as firewall
 from meshray.doctor.machine import probe as machine
 from meshray.doctor.routes import probe as routes
-from meshray.runtime import inside
+from meshray.linux import overlay_netns as inside
 
 #: Whoever asks waits for the slowest part of the slowest node.
 _PART_S = 4.0

@@ -26,11 +26,11 @@ from types import FrameType
 
 from meshray.environment import plan
 from meshray.errors import InterruptedByUser, MeshrayError
+from meshray.linux.files import DISK_ERRORS
+from meshray.linux.user import Person
 from meshray.model import wire
 from meshray.model.environment import Environment
 from meshray.raynode.versions import RayInstallation, inspect
-from meshray.runtime.files import DISK_ERRORS
-from meshray.runtime.person import Person
 
 #: Of uv's words so much is kept.
 _WORDS_BYTES = 64 * 1024

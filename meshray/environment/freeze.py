@@ -15,7 +15,7 @@ from pathlib import Path
 from meshray.environment import plan
 from meshray.environment.matched import find_uv
 from meshray.errors import MeshrayError
-from meshray.runtime.person import Person
+from meshray.linux.user import Person
 
 #: A cold disk, hundreds of packages.
 _TIMEOUT_S = 60

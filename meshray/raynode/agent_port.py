@@ -17,8 +17,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from meshray.runtime.as_user import run_as_user
-from meshray.runtime.person import Person
+from meshray.linux.as_user import run_as_user
+from meshray.linux.user import Person
 
 _FILE = "dashboard_agent_listen_port_"
 _NODE_ID = re.compile(r"[0-9a-f]{16,64}")

@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.errors import UsageError
+from meshray.linux.user import Person
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.meshmap import DEFAULT_PATIENCE_S
 from meshray.model.ray_ports import (
@@ -36,7 +37,6 @@ from meshray.model.wire import MAX_ITEM_CHARACTERS, MAX_ITEMS
 from meshray.raynode.patience import ray_timeouts
 from meshray.raynode.user_environment import UserEnvironment, is_dropped
 from meshray.raynode.versions import RayInstallation
-from meshray.runtime.person import Person
 
 #: A Unix socket's path has at most 107 bytes; Ray appends a session and a socket name to its folder.
 LONGEST_TEMP_DIR = 44

@@ -17,9 +17,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.errors import MeshrayError
+from meshray.linux.user import Person
 from meshray.model.ray_ports import RayPorts, choice_hint
 from meshray.raynode.versions import RayInstallation
-from meshray.runtime.person import Person
 
 #: Ray refuses work at 95 % full disks and writes its logs and spilled objects there, bytes.
 _LEAST_DISK = 1024**3

@@ -18,10 +18,10 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from meshray.errors import RefusedError
+from meshray.linux import overlay_netns as inside
 from meshray.model.address import Endpoint
 from meshray.model.status import RayState
 from meshray.model.wire import WireError, decode
-from meshray.runtime import inside
 
 if TYPE_CHECKING:
     from aiohttp import StreamReader

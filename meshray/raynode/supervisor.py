@@ -22,6 +22,9 @@ from functools import partial
 from pathlib import Path
 
 from meshray.errors import MeshrayError
+from meshray.linux import overlay_netns as inside
+from meshray.linux.process import ManagedProcess
+from meshray.linux.user import Person
 from meshray.raynode import agent_port, preflight, temp_folder, user_token
 from meshray.raynode.command import RayPlan, ray_environment, start_command
 from meshray.raynode.decide import (
@@ -42,9 +45,6 @@ from meshray.raynode.state import LiveNode, gcs_answers, live_nodes
 from meshray.raynode.tokens import RayTokens, new_instance
 from meshray.raynode.unregister import Unregister
 from meshray.raynode.versions import RayInstallation
-from meshray.runtime import inside
-from meshray.runtime.person import Person
-from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 
 STARTING = "starting"

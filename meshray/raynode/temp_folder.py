@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from meshray.errors import MeshrayError
-from meshray.runtime.as_user import run_as_user
-from meshray.runtime.person import Person
+from meshray.linux.as_user import run_as_user
+from meshray.linux.user import Person
 
 OPTION = "--temp-dir"
 _MOST = 9

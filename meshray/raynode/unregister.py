@@ -16,11 +16,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from meshray.linux import overlay_netns as inside
+from meshray.linux.process import ManagedProcess
+from meshray.linux.user import Person
 from meshray.raynode.command import RayPlan, client_environment
 from meshray.raynode.versions import RayInstallation
-from meshray.runtime import inside
-from meshray.runtime.person import Person
-from meshray.runtime.process import ManagedProcess
 from meshray.settings import Home
 
 _log = logging.getLogger(__name__)

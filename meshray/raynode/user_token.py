@@ -10,10 +10,10 @@ import contextlib
 import hashlib
 from pathlib import Path
 
+from meshray.linux.as_user import run_as_user
+from meshray.linux.files import PASSABLE_FOLDER, PRIVATE_FOLDER, make_folder, write_atomically
+from meshray.linux.user import Person
 from meshray.raynode import preflight
-from meshray.runtime.as_user import run_as_user
-from meshray.runtime.files import PASSABLE_FOLDER, PRIVATE_FOLDER, make_folder, write_atomically
-from meshray.runtime.person import Person
 
 _RAY_FOLDER, _RAY_FILE = ".ray", "auth_token"
 #: Ray's own limit is far below.

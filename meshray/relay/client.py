@@ -22,14 +22,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from meshray.errors import RefusedError, UnreachableError
+from meshray.linux import overlay_netns as inside
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.wire import WireError
 from meshray.relay.frames import MIN_DATAGRAM_BYTES, FrameError, unpack
 from meshray.relay.pump import Pump, keep_unsent_small
 from meshray.relay.trial import Trial
 from meshray.relay.udp import LOOPBACK, Address, Sender, open_loopback, receive
-from meshray.runtime import inside
-from meshray.runtime.tasks import Tasks
 
 if TYPE_CHECKING:
     import aiohttp
@@ -61,7 +61,7 @@ class Pipe(Protocol):
 
 
 class Opener(Protocol):
-    """Who knows where the relay is and how to show who this node is (`meshray.agent.client.Coordinator`)."""
+    """Who knows where the relay is and how to show who this node is (`meshray.client.coordinator.Coordinator`)."""
 
     async def open_relay(self) -> Pipe:
         """Raises UnreachableError where no address answers, RefusedError where this node is not accepted."""

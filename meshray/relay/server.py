@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 from aiohttp import WSMsgType, web
 
+from meshray.linux.tasks import Tasks
 from meshray.model.wire import WireError
 from meshray.relay.frames import MAX_MESSAGE_BYTES, FrameError, unpack
 from meshray.relay.pump import Pump, keep_unsent_small
 from meshray.relay.udp import LOOPBACK, Sender, open_loopback
-from meshray.runtime.tasks import Tasks
 
 #: A ping this often, an answer within half of it.
 HEARTBEAT_S = 10.0

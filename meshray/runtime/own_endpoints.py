@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
+from meshray.linux.addresses import interface_addresses
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import choose_endpoints
-from meshray.runtime.addresses import interface_addresses
 from meshray.runtime.cloud_metadata import public_addresses
 
 Address = IPv4Address | IPv6Address

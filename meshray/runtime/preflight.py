@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from meshray.errors import MeshrayError
+from meshray.linux.ports import require_free
+from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.model.address import DEFAULT_NETWORK, OverlayNetwork
-from meshray.runtime.lean import open_iproute
-from meshray.runtime.ports import require_free
 from meshray.settings import INTERFACE
 
 #: Offered in place of a network that overlaps, the first that is free.

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.files import PASSABLE_FOLDER, make_folder, write_atomically
+from meshray.linux.process import ManagedProcess
+from meshray.linux.trust import find_program
 from meshray.runtime import log_format
-from meshray.runtime.files import PASSABLE_FOLDER, make_folder, write_atomically
-from meshray.runtime.process import ManagedProcess
-from meshray.runtime.trust import find_program
 from meshray.settings import Home
 
 SYSTEMD, BACKGROUND = "systemd", "background"

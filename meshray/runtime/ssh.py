@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from meshray.errors import MeshrayError, UnreachableError, UsageError
-from meshray.runtime.person import Person
+from meshray.linux.user import Person
 
 #: What ssh itself exits with when it, and not the command, failed.
 SSH_FAILED = 255

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from meshray.errors import MeshrayError
+from meshray.linux.clock import BootSeconds, UnixSeconds
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
-from meshray.runtime.clock import BootSeconds, UnixSeconds
 
 #: Who made a route (rtm_protocol): RTPROT_KERNEL, and one below 128 that is in nobody's list (rt_protos of iproute2).
 KERNEL_PROTOCOL, MESHRAY_PROTOCOL = 2, 109

@@ -9,7 +9,7 @@ The stock one makes its interface itself, so it runs inside, and pasta carries w
     overlay ── meshray0 ── wireguard-go ── pasta's interface ──► pasta ──► the machine's network
 
 Addresses, MTU and what else belongs to the interface is read and changed by a thread that is inside
-(`meshray.runtime.inside`).
+(`meshray.linux.overlay_netns`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from meshray.errors import MeshrayError
-from meshray.runtime import inside
+from meshray.linux import overlay_netns as inside
 from meshray.settings import Home
 from meshray.wireguard.config import DeviceState
 from meshray.wireguard.engines import Engine, find_engine

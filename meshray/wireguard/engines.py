@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.errors import MeshrayError
-from meshray.runtime import inside
-from meshray.runtime.process import ManagedProcess
-from meshray.runtime.trust import find_program, require_trusted
+from meshray.linux import overlay_netns as inside
+from meshray.linux.process import ManagedProcess
+from meshray.linux.trust import find_program, require_trusted
 from meshray.settings import DEFAULT_MTU
 
 #: Compiled into wireguard-go and into `wg`; /run/wireguard is the same folder.

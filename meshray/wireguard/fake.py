@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface
 
 from meshray.errors import MeshrayError
+from meshray.linux.clock import UnixSeconds
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
-from meshray.runtime.clock import UnixSeconds
 from meshray.wireguard.config import DeviceState, PeerConfig, PeerState, Route, RouteState
 from meshray.wireguard.plan import (
     AddAddress,

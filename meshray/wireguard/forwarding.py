@@ -12,7 +12,8 @@ import contextlib
 import socket
 from ipaddress import IPv4Network
 
-from meshray.runtime import inside, netlink
+from meshray.linux import netlink
+from meshray.linux import overlay_netns as inside
 from meshray.wireguard.link import explained
 
 #: Above the kernel's own rules for all other tables than that of local addresses (32766, 32767).

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
 from meshray.errors import MeshrayError
-from meshray.runtime import netlink as rtnetlink
+from meshray.linux import netlink as rtnetlink
 from meshray.settings import Home
 from meshray.wireguard.config import RouteState
 from meshray.wireguard.plan import (

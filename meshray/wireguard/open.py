@@ -12,8 +12,8 @@ import os
 from collections.abc import Mapping
 
 from meshray.errors import MeshrayError, UsageError
-from meshray.runtime import inside
-from meshray.runtime.process import ManagedProcess
+from meshray.linux import overlay_netns as inside
+from meshray.linux.process import ManagedProcess
 from meshray.settings import Home
 from meshray.wireguard.device import Device
 from meshray.wireguard.engines import TUN, find_engine, open_tun

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
-from meshray.runtime import netlink as rtnetlink
+from meshray.linux import netlink as rtnetlink
 from meshray.wireguard.config import MESHRAY_PROTOCOL, Route, RouteState
 
 #: RT_SCOPE_LINK: the destination is right there, no gateway.

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.clock import UnixSeconds
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
-from meshray.runtime.clock import UnixSeconds
 from meshray.wireguard.config import PeerConfig, PeerState
 from meshray.wireguard.plan import AddPeer, PeerField, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from threading import Lock
 
 from meshray.errors import MeshrayError
-from meshray.runtime import inside
-from meshray.runtime.process import ManagedProcess
+from meshray.linux import overlay_netns as inside
+from meshray.linux.process import ManagedProcess
 from meshray.settings import Home
 from meshray.wireguard import uapi
 from meshray.wireguard.config import DeviceState

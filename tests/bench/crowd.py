@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import aiohttp  # noqa: F401
 
 from meshray import __version__
-from meshray.agent.client import enrol
+from meshray.client.coordinator import enrol
 from meshray.errors import MeshrayError
 from meshray.model.address import NodeName
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
@@ -60,7 +60,7 @@ class Machine:
         return cls(node_name, key, request)
 
     async def enrol(self, token: Token) -> EnrolAnswer:
-        """Becomes a node; raises as `meshray.agent.client.enrol` does."""
+        """Becomes a node; raises as `meshray.client.coordinator.enrol` does."""
         answer, _ = await enrol(token, self.request, self.key)
         return answer
 

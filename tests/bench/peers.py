@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray import __version__
-from meshray.agent.client import Coordinator, Link
 from meshray.agent.desired import PairKeys, desired_device
 from meshray.agent.paths.prober import Prober
+from meshray.client.coordinator import Coordinator, Link
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.node import Versions
 from meshray.model.token import Token

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from meshray import __version__
 from meshray.agent.backoff import backoff_s
-from meshray.agent.client import Coordinator
+from meshray.client.coordinator import Coordinator
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.server import Server
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork

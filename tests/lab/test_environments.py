@@ -21,8 +21,8 @@ import pytest
 from meshray.environment.builder import is_complete
 from meshray.environment.matched import Build, Matched
 from meshray.errors import MeshrayError
+from meshray.linux.user import Person
 from meshray.model.environment import Environment
-from meshray.runtime.person import Person
 from tests.lab.host import REPOSITORY
 
 UV = Path(sys.executable).parent / "uv"

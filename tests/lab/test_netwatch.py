@@ -13,7 +13,7 @@ from tests.lab.world import World
 
 WATCH = """
 import asyncio
-from meshray.agent.netwatch import network_changes
+from meshray.linux.network_monitor import network_changes
 async def main():
     async for reason in network_changes():
         print(reason, flush=True)

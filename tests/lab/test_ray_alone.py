@@ -37,7 +37,7 @@ from meshray.raynode.command import RayPlan
 from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import find_ray
-from meshray.runtime.person import Person
+from meshray.linux.user import Person
 from meshray.settings import Home
 
 head, ip, head_ip, token, person = sys.argv[1] == "head", *sys.argv[2:5], Person.by_uid(int(sys.argv[5]))

@@ -137,7 +137,7 @@ def test_programs_of_a_user_on_path_are_passed_over(joined: Net) -> None:
 
 def test_rays_program_runs_as_the_user(joined: Net) -> None:
     code = (
-        "from meshray.cli.ray_program import _run; from meshray.runtime.person import Person\n"
+        "from meshray.cli.ray_program import _run; from meshray.linux.user import Person\n"
         f"print(_run(['/usr/bin/id', '-u'], {{}}, Person.by_uid({PERSON_UID})), end='')"
     )
     python = joined.agent()[0]

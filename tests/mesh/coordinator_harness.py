@@ -15,7 +15,7 @@ from typing import cast
 
 import aiohttp
 
-from meshray.agent.client import proven
+from meshray.client.coordinator import proven
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.door import Door
 from meshray.coordinator.server import Server

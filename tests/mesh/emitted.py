@@ -19,12 +19,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from meshray.agent import remains
-from meshray.agent.cache import load_map
-from meshray.agent.client import Link
-from meshray.agent.control import ControlClient
 from meshray.agent.control_server import ControlServer, Operation
-from meshray.agent.enrolment import Enrolment, load_private_key
 from meshray.agent.loop import Agent
 from meshray.agent.operations import Operations
 from meshray.agent.parts import Parts
@@ -33,11 +28,17 @@ from meshray.agent.progress import Emit
 from meshray.cli import bring_up, main
 from meshray.cli.app import App
 from meshray.cli.examples import BY_COMMAND
+from meshray.client.agent import ControlClient
+from meshray.client.coordinator import Link
 from meshray.coordinator import api
 from meshray.coordinator.server import Server
+from meshray.linux import ports
+from meshray.linux.clock import unix_s
 from meshray.model.address import Endpoint, OverlayNetwork
-from meshray.runtime import own_endpoints, ports, preflight, service
-from meshray.runtime.clock import unix_s
+from meshray.node import cleanup as remains
+from meshray.node.enrolment import Enrolment, load_private_key
+from meshray.node.map_cache import load_map
+from meshray.runtime import own_endpoints, preflight, service
 from meshray.settings import Home
 from meshray.wireguard.fake import FakeDevice
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.client import Coordinator, withdraw
-from meshray.agent.control import ControlClient
-from meshray.agent.enrolment import load_private_key
 from meshray.agent.paths.decision import HUB
+from meshray.client.agent import ControlClient
+from meshray.client.coordinator import Coordinator, withdraw
 from meshray.errors import RefusedError
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
 from meshray.model.token import Token
+from meshray.node.enrolment import load_private_key
 from meshray.settings import Home
 
 from .emitted import Machines, Node, Recorder, until

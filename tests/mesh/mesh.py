@@ -15,21 +15,21 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from meshray.agent.cache import load_map, save_map
-from meshray.agent.client import enrol
-from meshray.agent.enrolment import Enrolment, load_private_key, save_private_key
-from meshray.agent.identity import Identity
 from meshray.agent.loop import Agent
 from meshray.agent.parts import Parts
+from meshray.client.coordinator import enrol
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.server import Server
+from meshray.linux.clock import unix_s
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation, Chain, Grant
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import PrivateKey, SigningKey
 from meshray.model.node import COORDINATOR, HEAD, HUB, Versions
 from meshray.model.token import Token
-from meshray.runtime.clock import unix_s
+from meshray.node.enrolment import Enrolment, load_private_key, save_private_key
+from meshray.node.identity import Identity
+from meshray.node.map_cache import load_map, save_map
 from meshray.settings import Home
 from meshray.wireguard.fake import FakeDevice
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.cache import load_map
-from meshray.agent.client import RemovedFromMesh
-from meshray.agent.enrolment import Enrolment, load_private_key
 from meshray.agent.loop import Agent
 from meshray.agent.parts import Parts
+from meshray.client.coordinator import RemovedFromMesh
 from meshray.coordinator.identity import make_certificate
 from meshray.errors import MeshrayError
+from meshray.node.enrolment import Enrolment, load_private_key
+from meshray.node.map_cache import load_map
 from meshray.wireguard.plan import plan
 from tests.mesh.mesh import running_mesh, until
 

@@ -11,9 +11,9 @@ from ipaddress import IPv4Address
 import pytest
 from aiohttp import web
 
+from meshray.linux.addresses import interface_addresses
 from meshray.model.address import Endpoint
 from meshray.runtime import own_endpoints
-from meshray.runtime.addresses import interface_addresses
 from meshray.runtime.cloud_metadata import public_addresses
 
 PUBLIC = IPv4Address("203.0.113.7")

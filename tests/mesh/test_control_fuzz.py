@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.control import MAX_REQUEST_BYTES, ControlClient
 from meshray.agent.control_server import ControlServer
 from meshray.agent.progress import Emit
+from meshray.client.agent import MAX_REQUEST_BYTES, ControlClient
 from meshray.errors import MeshrayError
 
 PATIENCE_S = 15.0

@@ -12,7 +12,7 @@ from typing import cast
 import aiohttp
 import pytest
 
-from meshray.agent.client import proven
+from meshray.client.coordinator import proven
 from meshray.errors import error_from_json
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.token import Token

@@ -24,8 +24,8 @@ from meshray.doctor.control.facts import (
     ControlFacts,
 )
 from meshray.doctor.control.probe import look
+from meshray.linux.ports import free_udp_port
 from meshray.model.address import Endpoint
-from meshray.runtime.ports import free_udp_port
 from meshray.settings import Home
 
 from .coordinator_harness import Running, enrol_request, running_mesh

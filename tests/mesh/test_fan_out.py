@@ -13,11 +13,11 @@ import aiohttp
 import pytest
 
 from meshray.coordinator import link
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.node import Node
 from meshray.model.token import Token
-from meshray.runtime.tasks import Tasks
 
 from .coordinator_harness import PATIENCE_S, Agent, Running, enrol_request, new_key, running_mesh, with_proof
 from .test_coordinator_abuse import admin_is_served, upgrade

@@ -4,8 +4,8 @@ import asyncio
 from ipaddress import IPv4Address
 
 from meshray.agent.forwards import Forwards
+from meshray.linux.tasks import Tasks
 from meshray.model.ray_ports import RayPorts
-from meshray.runtime.tasks import Tasks
 
 
 def test_both_directions_are_carried_and_a_taken_port_yields_the_next() -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.client import proven
-from meshray.agent.enrolment import load_private_key, save_private_key
 from meshray.agent.loop import Agent
 from meshray.agent.parts import Parts
+from meshray.client.coordinator import proven
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.keys import PrivateKey
 from meshray.model.token import Token
+from meshray.node.enrolment import load_private_key, save_private_key
 
 from .coordinator_harness import KEYS, enrol_request, new_key
 from .coordinator_harness import running_mesh as coordinator_alone

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from meshray.agent.client import Coordinator
 from meshray.cli.app import App
 from meshray.cli.hub_check import require_reachable
+from meshray.client.coordinator import Coordinator
 from meshray.coordinator import reach
 from meshray.errors import MeshrayError, RefusedError
+from meshray.linux.addresses import interface_addresses
+from meshray.linux.ports import free_udp_port
+from meshray.linux.reachability import Listener
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import MAX_ENDPOINTS
-from meshray.runtime.addresses import interface_addresses
-from meshray.runtime.knock import Listener
-from meshray.runtime.ports import free_udp_port
 
 from .coordinator_harness import Running, enrol_request, running_mesh
 

@@ -326,7 +326,7 @@ async def test_nodes_of_an_earlier_release_form_a_mesh_and_get_an_identity_at_th
         a = await mesh.join("a")
         await until(lambda: all_signed(mesh), "signed")
         # As an earlier release enrols, and as its agent is.
-        monkeypatch.setattr("meshray.agent.identity.Identity.of_node", lambda home, mesh_id: None)
+        monkeypatch.setattr("meshray.node.identity.Identity.of_node", lambda home, mesh_id: None)
         older = await mesh.join("older")
         await older.kill()
         for path in (older.home.identity_key, older.home.identity):
@@ -342,8 +342,8 @@ async def test_nodes_of_an_earlier_release_form_a_mesh_and_get_an_identity_at_th
 
 
 async def test_a_mesh_of_nodes_without_identities_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshray.agent.identity.Identity.of_node", lambda home, mesh_id: None)
-    monkeypatch.setattr("meshray.agent.identity.Identity.sign", lambda *arguments: None)
+    monkeypatch.setattr("meshray.node.identity.Identity.of_node", lambda home, mesh_id: None)
+    monkeypatch.setattr("meshray.node.identity.Identity.sign", lambda *arguments: None)
     async with running_mesh(tmp_path) as mesh:
         await asyncio.gather(mesh.join("a"), mesh.join("b"))
         await until(mesh.whole, "whole")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.cache import load_map
-from meshray.agent.client import TakenOver
-from meshray.agent.enrolment import Enrolment, load_private_key
 from meshray.agent.loop import Agent
 from meshray.agent.parts import Parts
 from meshray.agent.report import build_status
+from meshray.client.coordinator import TakenOver
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
+from meshray.node.enrolment import Enrolment, load_private_key
+from meshray.node.map_cache import load_map
 from meshray.settings import Home
 from meshray.wireguard.fake import FakeDevice
 

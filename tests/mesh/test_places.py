@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.client import Coordinator, RemovedFromMesh, enrol, withdraw
-from meshray.agent.enrolment import Enrolment, load_private_key
+from meshray.client.coordinator import Coordinator, RemovedFromMesh, enrol, withdraw
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import NodeName
 from meshray.model.enrol import EnrolRequest
 from meshray.model.keys import PrivateKey
 from meshray.model.node import Versions
 from meshray.model.token import Token
+from meshray.node.enrolment import Enrolment, load_private_key
 
 from .mesh import Member, Mesh, running_mesh, until
 

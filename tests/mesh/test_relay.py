@@ -14,15 +14,15 @@ from typing import cast
 import aiohttp
 import pytest
 
-from meshray.agent.client import Coordinator
+from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError, RefusedError
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.relay import server
 from meshray.relay.client import LARGE_BYTES, RelayClient
 from meshray.relay.frames import pack, unpack
 from meshray.relay.pump import BACKLOG_BYTES
 from meshray.relay.server import Relay
-from meshray.runtime.tasks import Tasks
 
 from .coordinator_harness import PATIENCE_S, Running, running_mesh
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.client import RemovedFromMesh
+from meshray.client.coordinator import RemovedFromMesh
 from meshray.settings import Home
 
 from .mesh import Member, Mesh, running_mesh, until

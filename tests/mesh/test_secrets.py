@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.enrolment import Enrolment
 from meshray.agent.link import LinkKeeper
 from meshray.errors import MeshrayError
 from meshray.model.keys import MeshSecret, PresharedKey
+from meshray.node.enrolment import Enrolment
 from meshray.wireguard.plan import RemovePeer, SetPrivateKey
 
 from .coordinator_harness import enrol_request

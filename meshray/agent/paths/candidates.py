@@ -12,8 +12,8 @@ import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
+from meshray.linux.addresses import interface_addresses
 from meshray.model.address import Endpoint, OverlayNetwork
-from meshray.runtime.addresses import interface_addresses
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def own_endpoints(
     """What to report: IPv4 first, in each family the preferred address first.
 
     Args:
-        addresses: of the interfaces, see `meshray.runtime.addresses.reachable`.
+        addresses: of the interfaces, see `meshray.linux.addresses.reachable`.
         port: on which the WireGuard device listens now.
         network: the overlay's own addresses are no way to itself.
         preferred: from which this machine sends. With IPv6's privacy addresses that is a temporary one, and a

@@ -15,16 +15,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.client import Coordinator
 from meshray.agent.paths.hubkeeper import HubKeeper
 from meshray.agent.paths.liveness import only_handshakes
 from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.transport import HubTransport, Mode
+from meshray.client.coordinator import Coordinator
+from meshray.linux.clock import boot_s
 from meshray.model.node import Node
 from meshray.model.path import Transport
 from meshray.relay.client import RelayClient
-from meshray.runtime.clock import boot_s
 from meshray.wireguard.config import DeviceState
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from meshray.agent.paths.liveness import PAUSE_S, SEVERAL_PAUSE_S, TIMEOUT_S, Li
 from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.names import Names
 from meshray.agent.paths.prober import Prober
+from meshray.linux import overlay_netns as inside
+from meshray.linux.clock import BootSeconds, boot_s
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, Node
-from meshray.runtime import inside
-from meshray.runtime.clock import BootSeconds, boot_s
 from meshray.wireguard.config import DeviceState
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Node
-from meshray.runtime.clock import BootSeconds
 
 #: WireGuard tries a handshake every 5 s (REKEY_TIMEOUT); the first goes out at once.
 PATIENCE_S = 4.0

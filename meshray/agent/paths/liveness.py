@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from meshray.runtime.clock import BootSeconds
+from meshray.linux.clock import BootSeconds
 
 #: So many rounds of probes in a row that were not answered are the end of a path.
 DEAD_AFTER = 3

@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
+from meshray.linux.dns import addresses
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
-from meshray.runtime.lookup import addresses
-from meshray.runtime.tasks import Tasks
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from meshray.agent.paths.hubs import PATIENCE_S, HubChoice, is_fresh
+from meshray.linux.clock import BootSeconds, boot_s
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
-from meshray.runtime.clock import BootSeconds, boot_s
 from meshray.wireguard.config import DeviceState
 
 #: Most nodes dial by themselves and are heard before this, seconds.

@@ -28,11 +28,11 @@ from meshray.agent.paths.decision import (
 from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.names import Names
 from meshray.agent.paths.prober import Prober
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
-from meshray.runtime.tasks import Tasks
 from meshray.wireguard.config import DeviceState, PeerConfig
 
 log = logging.getLogger(__name__)

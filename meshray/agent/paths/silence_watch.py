@@ -21,10 +21,10 @@ from typing import Protocol
 
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.silence import ASK_TIMEOUT_S, BEAT_S, Contact
+from meshray.linux.overlay_netns import machine_answers
+from meshray.linux.tasks import Tasks
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, GONE, SILENT, STATIC, Node
-from meshray.runtime.inside import machine_answers
-from meshray.runtime.tasks import Tasks
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 
-from meshray.raynode.sockets import timeouts, unacknowledged
+from meshray.linux.sockets import timeouts, unacknowledged
 
 #: Data that was sent again twice, 0.6 s after the first time on a fast path. One packet may be lost.
 TIMES = 2

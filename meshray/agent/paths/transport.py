@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from meshray.errors import UsageError
+from meshray.linux.clock import BootSeconds
 from meshray.model.path import Transport
-from meshray.runtime.clock import BootSeconds
 
 Mode = Literal["auto", "udp", "wss"]
 MODES: tuple[Mode, ...] = get_args(Mode)

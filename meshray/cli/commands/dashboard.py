@@ -36,7 +36,7 @@ def dashboard_command(app: App, no_open: bool) -> Result:
     http://127.0.0.1:PORT with the dashboard's port, 8265 by default. Ports of the head's Ray that are not the default
     are shown.
     """
-    from meshray.runtime.person import Person
+    from meshray.linux.user import Person
 
     answer = app.control().ask("env")
     driver = Driver.read(answer)

@@ -139,8 +139,8 @@ def _without_agent(app: App, error: MeshrayError) -> Facts:
 
 
 def _why_no_agent(app: App, seen: Facts) -> Facts:
-    from meshray.agent.cache import load_map
     from meshray.cli.enrolled import find_enrolment
+    from meshray.node.map_cache import load_map
     from meshray.runtime.service import last_words
 
     home = app.home

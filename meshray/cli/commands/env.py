@@ -74,10 +74,10 @@ def lock_command(app: App, file: str | None) -> Result:
 
 
 def _freeze(app: App) -> str:
-    from meshray.agent.enrolment import Enrolment
     from meshray.environment.freeze import freeze
+    from meshray.linux.user import Person
+    from meshray.node.enrolment import Enrolment
     from meshray.raynode.versions import inspect
-    from meshray.runtime.person import Person
 
     enrolment = Enrolment.load(app.home)
     if not enrolment.ray:

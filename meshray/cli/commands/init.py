@@ -46,8 +46,8 @@ from meshray.raynode.user_environment import UserEnvironment
 from meshray.settings import DEFAULT_PORT, Home, own_ports
 
 if TYPE_CHECKING:
-    from meshray.agent.enrolment import Enrolment
     from meshray.cli.lock_file import LockFile
+    from meshray.node.enrolment import Enrolment
     from meshray.raynode.versions import RayInstallation
 
 
@@ -159,7 +159,7 @@ def init_command(
 
     Prints the command with which other machines join. Arguments after -- are passed to `ray start`.
     """
-    from meshray.agent.enrolment import parse_open
+    from meshray.node.enrolment import parse_open
 
     app: App = context.obj
     if hub_only and (ray is not None or _says_more_than_ports(ray_args())):
@@ -205,7 +205,7 @@ def _says_more_than_ports(args: tuple[str, ...]) -> bool:
 
 def _is_another(app: App, known: Enrolment, request: InitRequest, context: click.Context) -> bool:
     """Whether the command line asks for another mesh than the one of which this machine is the head."""
-    from meshray.agent.cache import load_map
+    from meshray.node.map_cache import load_map
 
     def is_said(name: str) -> bool:
         return context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
@@ -237,9 +237,9 @@ def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) 
     Args:
         hosts: of ``--advertise``.
     """
-    from meshray.agent.cache import load_map
     from meshray.cli.commands.lifecycle import start_again
     from meshray.model.endpoints import require_few
+    from meshray.node.map_cache import load_map
 
     given = require_few([Endpoint.parse(host, enrolment.mesh_port) for host in hosts], "--advertise")
 
@@ -256,9 +256,9 @@ def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) 
 def _init(app: App, request: InitRequest, block: bool) -> Result | int:
     from meshray.cli.enrolled import require_stranger
     from meshray.model.endpoints import require_few
+    from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args
     from meshray.runtime import service
-    from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
     check_extra_args(request.ray_args, own=own_ports(request.port), makes_mesh=True)
@@ -320,16 +320,16 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
 
 
 def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple[Token, Enrolment]:
-    from meshray.agent.cache import save_map
-    from meshray.agent.enrolment import Enrolment, save_private_key
-    from meshray.agent.identity import Identity
     from meshray.coordinator.create import create_mesh
+    from meshray.linux.user import Person
     from meshray.model.attestation import Attestation, Chain, Grant
     from meshray.model.keys import PrivateKey, SigningKey
     from meshray.model.node import COORDINATOR, HEAD, HUB
+    from meshray.node.enrolment import Enrolment, save_private_key
+    from meshray.node.identity import Identity
+    from meshray.node.map_cache import save_map
+    from meshray.node.state_folder import forget
     from meshray.runtime import service
-    from meshray.runtime.person import Person
-    from meshray.runtime.state import forget
 
     undo.add("the state folder", lambda: forget(home, keep_logs=True))
     key, installation = PrivateKey.generate(), found.installation
@@ -417,7 +417,7 @@ def _result(
 ) -> InitResult:
     from meshray.cli.join_line import join_line
     from meshray.cli.tables import child
-    from meshray.runtime.person import Person
+    from meshray.linux.user import Person
 
     node, port, text = child(summary, "node"), enrolment.mesh_port, token.encode() if token is not None else ""
     return InitResult(

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import click
 
 from meshray import __version__
-from meshray.agent.enrolment import MATCH
 from meshray.agent.paths.transport import MODES, Mode
 from meshray.cli import bring_up, output, user_environment
 from meshray.cli.app import App
@@ -46,15 +45,16 @@ from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
 from meshray.model.path import Transport
+from meshray.node.enrolment import MATCH
 from meshray.settings import DEFAULT_PORT, Home, own_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from meshray.agent.enrolment import Enrolment
     from meshray.environment.matched import Matched
     from meshray.model.enrol import EnrolAnswer, EnrolRequest
     from meshray.model.keys import PrivateKey
+    from meshray.node.enrolment import Enrolment
     from meshray.raynode.versions import RayInstallation
 
 
@@ -149,7 +149,7 @@ def join_command(
     from a file. Without one it is that of MESHRAY_TOKEN, else of the file that MESHRAY_TOKEN_FILE names. Returns
     when Ray at the head counts this node as ALIVE. Arguments after -- are passed to `ray start`.
     """
-    from meshray.agent.enrolment import parse_open
+    from meshray.node.enrolment import parse_open
 
     given = user_environment.read(app, env, env_file)
     asked = JoinRequest(
@@ -224,9 +224,9 @@ def _require_sense(asked: JoinRequest) -> None:
 def _join(app: App, asked: JoinRequest, block: bool) -> Result | int:
     from meshray.cli.enrolled import require_stranger
     from meshray.model.endpoints import require_few
+    from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime import service
-    from meshray.runtime.state import claimed, require_clean
 
     home = app.own_home
     check_extra_args(asked.ray_args, own=own_ports(asked.token.coordinators[0].port))
@@ -306,7 +306,7 @@ def _import_for_enrolment() -> None:
 
 
 def _listen_port(asked: JoinRequest) -> int:
-    from meshray.runtime import ports
+    from meshray.linux import ports
 
     chosen = asked.port or (asked.endpoints[0].port if asked.endpoints else 0)
     if chosen:
@@ -323,14 +323,14 @@ def _endpoints(asked: JoinRequest, port: int) -> tuple[Endpoint, ...]:
 
 
 def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -> None:
-    from meshray.agent.cache import save_map
-    from meshray.agent.enrolment import Enrolment
-    from meshray.agent.identity import Identity
     from meshray.cli.enrolled import unenrol
     from meshray.cli.lock_file import require_lock
+    from meshray.linux.user import Person
     from meshray.model.enrol import EnrolRequest
+    from meshray.node.enrolment import Enrolment
+    from meshray.node.identity import Identity
+    from meshray.node.map_cache import save_map
     from meshray.runtime import service
-    from meshray.runtime.person import Person
     from meshray.runtime.preflight import require_no_clash, routes
 
     key, installation = _key(home, undo), found.installation
@@ -405,8 +405,8 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
 
 
 def _require_reachable(app: App, asked: JoinRequest, enrolment: Enrolment) -> None:
-    from meshray.agent.client import Coordinator
     from meshray.cli.hub_check import require_reachable
+    from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, asked.token.fingerprint, enrolment.credential)
 
@@ -423,7 +423,7 @@ def _ask(
     app: App, asked: JoinRequest, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
 ) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:
     """The coordinator's answer, and where it is tried from now on."""
-    from meshray.agent import client
+    from meshray.client import coordinator as client
 
     if asked.via is not None:
         app.note(f"enrol: through {asked.via}")  # no live display: ssh may ask for a password
@@ -437,9 +437,9 @@ def _ask(
 
 def _key(home: Home, undo: Undo) -> PrivateKey:
     """A new key; or the one of a join that was killed, with which the coordinator gives the same node again."""
-    from meshray.agent.enrolment import load_private_key, save_private_key
     from meshray.model.keys import PrivateKey
-    from meshray.runtime.state import forget
+    from meshray.node.enrolment import load_private_key, save_private_key
+    from meshray.node.state_folder import forget
 
     undo.add("the state folder", lambda: forget(home, keep_logs=True, keep_keys=undo.has_failed(ENROLMENT)))
     if home.private_key.exists():

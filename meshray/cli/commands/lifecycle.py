@@ -19,7 +19,7 @@ from meshray.errors import MeshrayError, UnreachableError
 from meshray.settings import Home
 
 if TYPE_CHECKING:
-    from meshray.agent.enrolment import Enrolment
+    from meshray.node.enrolment import Enrolment
 
 #: The coordinator may be tried at several addresses, seconds.
 _API_S = 30.0
@@ -46,7 +46,7 @@ def up_command(app: App, coordinator: str | None) -> Result:
     Same name, same address, same key. Returns when the node is up; does nothing where it is up already.
     """
     from meshray.cli import boxes
-    from meshray.runtime.state import claimed
+    from meshray.node.state_folder import claimed
 
     if app.in_container:
         with claimed(app.own_home):
@@ -65,13 +65,13 @@ def start_node(app: App, home: Home, coordinator: str | None = None) -> bring_up
     Raises:
         MeshrayError: what keeps it from coming up.
     """
-    from meshray.agent.client import RemovedFromMesh
-    from meshray.agent.enrolment import MATCH, Enrolment, load_private_key
     from meshray.cli.coordinator_address import use_coordinator, wait_until_connected
     from meshray.cli.matching import match_again
     from meshray.cli.user_environment import record_session
+    from meshray.client.coordinator import RemovedFromMesh
+    from meshray.node.enrolment import MATCH, Enrolment, load_private_key
+    from meshray.node.state_folder import claimed
     from meshray.runtime import service
-    from meshray.runtime.state import claimed
 
     enrolment = Enrolment.load(home)
     if enrolment.taken_out:
@@ -127,7 +127,7 @@ def _warn_of_other_copy(app: App, home: Home) -> None:
 
 def _require_sole(app: App) -> None:
     """Raises TakenOver where this node is up, but another machine uses its identity as well."""
-    from meshray.agent.client import TakenOver
+    from meshray.client.coordinator import TakenOver
     from meshray.model.node import ONE_IDENTITY
 
     status = app.control().ask("status")
@@ -150,7 +150,7 @@ def _check_store(home: Home) -> None:
 def _check_map(home: Home, enrolment: Enrolment) -> None:
     """A damaged map is told here, with its own hint. One that is missing is made from the coordinator's store; on
     other nodes the agent asks the coordinator."""
-    from meshray.agent.cache import load_map, save_map
+    from meshray.node.map_cache import load_map, save_map
 
     try:
         load_map(home)
@@ -180,8 +180,8 @@ def down_command(app: App) -> Result:
     Ends the Ray that meshray started here (and no other), the tunnel and the firewall rules. On the head the
     coordinator stops as well: the other nodes keep what they have, but nothing new can join.
     """
-    from meshray.agent.enrolment import Enrolment
-    from meshray.runtime.state import claimed
+    from meshray.node.enrolment import Enrolment
+    from meshray.node.state_folder import claimed
 
     home = app.own_home
     if app.in_container:
@@ -219,10 +219,10 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
     On the head this ends the mesh: all other nodes lose their coordinator, hub and Ray head.
     """
     from meshray.cli.enrolled import find_enrolment
+    from meshray.linux.user import Person
+    from meshray.node.state_folder import claimed, forget
     from meshray.raynode.user_token import take_back
     from meshray.runtime import service
-    from meshray.runtime.person import Person
-    from meshray.runtime.state import claimed, forget
 
     home = app.own_home
     patience_s = parse_duration(drain)
@@ -253,7 +253,7 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
 
 def _give_up(home: Home) -> None:
     """The agent that runs tells nobody that it goes: the node is another machine."""
-    from meshray.agent.control import ControlClient
+    from meshray.client.agent import ControlClient
     from meshray.runtime import service
 
     if service.answers(home.control_socket):
@@ -290,7 +290,7 @@ def idle_is_awaited(status: Mapping[str, object]) -> bool:
 def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
     """Who this node is; None where only remains are left, which the person agrees to remove."""
     from meshray.cli.enrolled import find_enrolment
-    from meshray.runtime.state import is_harmless
+    from meshray.node.state_folder import is_harmless
 
     try:
         enrolment = find_enrolment(home)
@@ -308,7 +308,7 @@ def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
 
 
 def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -> None:
-    from meshray.agent.cache import load_map
+    from meshray.node.map_cache import load_map
 
     try:
         others = [node.name for node in load_map(home).nodes.values() if node.id != enrolment.node_id]
@@ -322,7 +322,7 @@ def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -
 
 def _take_down(app: App, home: Home) -> bool:
     """Ends the agent, which takes everything down; does it itself where a killed agent left something running."""
-    from meshray.agent.remains import clear
+    from meshray.node.cleanup import clear
     from meshray.runtime import service
 
     with app.progress() as progress:
@@ -335,8 +335,8 @@ def _take_down(app: App, home: Home) -> bool:
 
 def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
     """Where only the tunnel leads to the coordinator, it must be told while the tunnel stands."""
-    from meshray.agent.control import ControlClient
     from meshray.cli.enrolled import answers_directly
+    from meshray.client.agent import ControlClient
     from meshray.runtime import service
 
     if enrolment.hosts_coordinator or enrolment.taken_out or not service.answers(home.control_socket):

@@ -13,8 +13,8 @@ from meshray.cli.app import App
 from meshray.cli.options import json_option
 from meshray.cli.results import FileText, Result
 from meshray.errors import MeshrayError
+from meshray.linux.trust import find_program
 from meshray.model.printable import escaped_lines
-from meshray.runtime.trust import find_program
 
 PARTS = ("agent", "coordinator", "engine", "ray", "cli")
 
@@ -61,7 +61,7 @@ def _follow(app: App, command: list[str]) -> int:
 
 
 def _path(app: App, part: str) -> Path:
-    from meshray.runtime.state import failed_logs
+    from meshray.node.state_folder import failed_logs
 
     home = app.home
     for folder in (home.logs, failed_logs(home)):

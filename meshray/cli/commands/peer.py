@@ -62,8 +62,8 @@ def _add(app: App, node: NodeName, signer: LockFile | None) -> tuple[Mapping[str
 
 def _sign(app: App, answer: Mapping[str, object], lock: LockFile | None) -> None:
     """Sign the device's key, with the lock or with this node's identity; take the device back where that fails."""
-    from meshray.agent.identity import Identity
     from meshray.model.attestation import Attestation
+    from meshray.node.identity import Identity
 
     if lock is None and not app.own_home.identity_key.exists():
         return

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from meshray.client.proxy import fault, proxy_for
 from meshray.doctor.context import Context
 from meshray.doctor.control.facts import (
     CLOSED,
@@ -32,12 +33,11 @@ from meshray.doctor.control.facts import (
     PortalSeen,
     TokenSeen,
 )
+from meshray.linux.dns import addresses
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MAX_REVISION
 from meshray.model.node import STATIC
-from meshray.runtime.lookup import addresses
-from meshray.runtime.proxy import fault, proxy_for
 
 #: A dropping firewall never answers; a far coordinator does so within this, also where one SYN was lost (sent again
 #: after 1 s, RFC 6298) or both machines are busy.

@@ -13,7 +13,7 @@ from meshray.doctor.context import Context
 from meshray.doctor.deadlines import in_thread
 from meshray.doctor.device.facts import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, USERSPACE, DeviceFacts
 from meshray.errors import MeshrayError
-from meshray.runtime import inside
+from meshray.linux import overlay_netns as inside
 from meshray.wireguard.engines import Engine, find_engine, install_command
 from meshray.wireguard.open import check_available, tun_fault
 

@@ -14,10 +14,10 @@ from meshray.firewall.inspect import HostView, Obstacle, read_host
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import own_rules
 from meshray.firewall.programs import Proc
-from meshray.runtime import inside
-from meshray.runtime.lean import open_iproute
-from meshray.runtime.ports import user_of
-from meshray.runtime.process import ManagedProcess
+from meshray.linux import overlay_netns as inside
+from meshray.linux.ports import user_of
+from meshray.linux.process import ManagedProcess
+from meshray.linux.pyroute2_lazy import open_iproute
 
 #: How the sentence begins that nothing closes them.
 _OPEN = "Ray's ports are open"

@@ -20,7 +20,7 @@ from typing import IO
 from meshray.doctor.facts import decode
 from meshray.doctor.job import program as deep_job
 from meshray.doctor.job.facts import SOAK_S, DeepFacts, Step
-from meshray.runtime.person import Person
+from meshray.linux.user import Person
 
 #: Until the program is in the cluster: Ray is imported, the GCS asked.
 _START_S = 60.0

@@ -18,11 +18,11 @@ from pathlib import Path
 from meshray.doctor.context import Context
 from meshray.doctor.deadlines import in_thread
 from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
+from meshray.linux import overlay_netns as inside
+from meshray.linux.process import ManagedProcess
+from meshray.linux.trust import is_root
 from meshray.model.address import Endpoint
-from meshray.runtime import inside
 from meshray.runtime.privileged.boundary import is_container, weak_part_here
-from meshray.runtime.process import ManagedProcess
-from meshray.runtime.trust import is_root
 
 #: Ray's own ways of choosing: 30 % of what is free (DEFAULT_OBJECT_STORE_MEMORY_PROPORTION of ray_constants.py).
 _RAYS_SHARE = 0.3

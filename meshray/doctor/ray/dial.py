@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from meshray.doctor.ray.facts import DROPPED, FOREIGN, OPEN, REFUSED, SILENT, WORKERS, PortSeen
+from meshray.linux import overlay_netns as inside
 from meshray.model.ray_ports import RayPorts
-from meshray.runtime import inside
 
 #: The client's preface and an empty SETTINGS frame (RFC 9113, sections 3.4 and 6.5).
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))

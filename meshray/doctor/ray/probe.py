@@ -16,6 +16,7 @@ from meshray.doctor.ray import gpu_probe as gpus
 from meshray.doctor.ray.dial import dial, ray_targets
 from meshray.doctor.ray.facts import DASHBOARD, MISSING, OTHER, SAME, PortSeen, RayFacts, RayProcess, TableRow
 from meshray.errors import MeshrayError
+from meshray.linux import overlay_netns as inside
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, STATIC, Node
 from meshray.model.ray_ports import RayPorts
@@ -23,7 +24,6 @@ from meshray.raynode.processes import VITAL, Family
 from meshray.raynode.state import LiveNode, ask_dashboard
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import inspect
-from meshray.runtime import inside
 
 #: How long a port, the dashboard and Ray's interpreter may take. The kernel sends a lost SYN again after 1 s
 #: (RFC 6298), so one packet may be lost.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from meshray.doctor.context import Context
 from meshray.doctor.routes.facts import MISSING, OWN, OtherNetwork, RoutingFacts, StolenRoute
+from meshray.linux import overlay_netns as inside
+from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.model.meshmap import MeshMap
-from meshray.runtime import inside
-from meshray.runtime.lean import open_iproute
 from meshray.runtime.preflight import Route, routes
 from meshray.wireguard.config import RouteState
 from meshray.wireguard.link import Link

@@ -20,9 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from meshray.node.state_folder import is_claimed
 from meshray.runtime import service
 from meshray.runtime.first import shell_code
-from meshray.runtime.state import is_claimed
 from meshray.settings import Home
 
 TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 
 from meshray.errors import MeshrayError
-from meshray.runtime.files import write_atomically
+from meshray.linux.files import write_atomically
 from meshray.settings import Home
 
 

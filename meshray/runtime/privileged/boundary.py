@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from meshray.runtime.trust import SYSTEM_FOLDERS, is_root
+from meshray.linux.trust import SYSTEM_FOLDERS, is_root
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 60.0

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.runtime.person import Person
-from meshray.runtime.trust import SYSTEM_FOLDERS, weak_link
+from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
+from meshray.linux.user import Person
 
 _PROBE_S = 20.0
 #: uv fetches some 30 MB.

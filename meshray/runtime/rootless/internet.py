@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.runtime.trust import find_program
+from meshray.linux.trust import find_program
 
 PASTA = "pasta"
 #: A link-local address that pasta answers as a name server; as podman does.

@@ -1,7 +1,7 @@
 """A node's namespaces as its agent uses them: started or adopted, entered, and ended.
 
 namespace = Namespace.up(home)      # starts the holder, or finds the one that runs
-namespace.enter()                   # this process joins its user namespace; `meshray.runtime.inside` knows
+namespace.enter()                   # this process joins its user namespace; `meshray.linux.overlay_netns` knows
 ...
 Namespace.end(home)                 # with all that runs inside
 """
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshray.errors import MeshrayError
-from meshray.runtime import inside
-from meshray.runtime.process import ManagedProcess
+from meshray.linux import overlay_netns as inside
+from meshray.linux.process import ManagedProcess
 from meshray.runtime.rootless import kernel
 from meshray.settings import Home
 
@@ -63,7 +63,7 @@ def held(home: Home) -> Held | None:
 
 
 class Namespace:
-    """See `meshray.runtime.inside.Place`."""
+    """See `meshray.linux.overlay_netns.Place`."""
 
     def __init__(self, found: Held) -> None:
         self.held = found
@@ -189,7 +189,7 @@ def enter_once(home: Home, udp_port: int | None = None) -> None:
 
 
 def enter_command(first: int, argv: list[str], sockets: Path | None = None) -> list[str]:
-    """What runs a command inside, from anywhere (pure). ``sockets``: as `meshray.runtime.inside.Place.wrap`."""
+    """What runs a command inside, from anywhere (pure). ``sockets``: as `meshray.linux.overlay_netns.Place.wrap`."""
     module = "meshray.runtime.rootless.enter" if sockets is None else "meshray.runtime.rootless.enter_engine"
     where = [str(first), *([] if sockets is None else [str(sockets)])]
     return [sys.executable, "-I", "-m", module, *where, "--", *argv]

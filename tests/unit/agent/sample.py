@@ -3,11 +3,11 @@
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from meshray.agent.enrolment import Enrolment
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import COORDINATOR, HEAD, HUB, WORKER, Node, Versions
+from meshray.node.enrolment import Enrolment
 
 KEYS = [PrivateKey.generate() for _ in range(3)]
 SECRET = MeshSecret.generate()

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, ip_address
 import pytest
 
 from meshray.agent.device_monitor import concerns
-from meshray.runtime.netlink import (
+from meshray.linux.netlink import (
     ADDRESS,
     LINK,
     ROUTE,

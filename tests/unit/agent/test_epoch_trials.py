@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.agent.epoch_trials import GIVE_UP_S, SLOT_S, STALE_S, EpochTrials
+from meshray.linux.clock import BootSeconds
 from meshray.model.node import STATIC, Node
-from meshray.runtime.clock import BootSeconds
 from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from tests.unit.agent.sample import HEAD_NODE, WORKER_A
 

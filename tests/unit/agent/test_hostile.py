@@ -13,22 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshray.agent.cache import load_map
-from meshray.agent.client import Coordinator
-from meshray.agent.enrolment import Enrolment
-from meshray.agent.identity import Identity
 from meshray.agent.link import LinkKeeper
-from meshray.agent.membership import Membership
 from meshray.agent.paths.prober import Echo
 from meshray.agent.paths.throughput import ThroughputMeter
 from meshray.agent.paths.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, Report, read
-from meshray.agent.pins import Pins
 from meshray.agent.progress import Progress
-from meshray.agent.state_writer import StateWriter
+from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.meshmap import MeshMap, diff
 from meshray.model.node import Versions
+from meshray.node.enrolment import Enrolment
+from meshray.node.identity import Identity
+from meshray.node.map_cache import load_map
+from meshray.node.membership import Membership
+from meshray.node.pins import Pins
+from meshray.node.state_writer import StateWriter
 from meshray.settings import Home
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 from tests.unit.hostile import mutated

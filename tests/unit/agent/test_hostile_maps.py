@@ -17,12 +17,12 @@ from meshray.agent.desired import PairKeys, desired_device
 from meshray.agent.paths.decision import TRIAL_S, PairPath, candidates
 from meshray.agent.paths.names import Names
 from meshray.agent.paths.outward import DIAL_AFTER_S, Outward
+from meshray.linux.clock import BootSeconds
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import reachable_ip
 from meshray.model.keys import PublicKey
 from meshray.model.node import Node
-from meshray.runtime.clock import BootSeconds
-from meshray.runtime.tasks import Tasks
 from meshray.wireguard import uapi
 from meshray.wireguard.conf import render
 from meshray.wireguard.config import DeviceConfig, DeviceState, PeerConfig

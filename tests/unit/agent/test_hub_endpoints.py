@@ -10,8 +10,8 @@ import pytest
 
 from meshray.agent import hub_endpoints
 from meshray.agent.hub_endpoints import MISSES, HubEndpoints
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, OverlayNetwork
-from meshray.runtime.tasks import Tasks
 
 NETWORK = OverlayNetwork.parse("10.99.0.0/16")
 OLD, NEW = IPv4Address("203.0.113.50"), IPv4Address("203.0.113.60")

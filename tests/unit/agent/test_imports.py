@@ -10,8 +10,8 @@ import sys
 HEAVY = {"click", "jinja2", "multiprocessing", "pyroute2", "rich", "statistics", "unittest", "yaml"}
 SCRIPT = """
 import sys
-import aiohttp, meshray.agent.main, meshray.agent.stream
-from meshray.runtime.addresses import interface_addresses
+import aiohttp, meshray.agent.main, meshray.client.tunnelled
+from meshray.linux.addresses import interface_addresses
 from meshray.wireguard.link import links
 interface_addresses()
 with links() as table:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from meshray.agent.handshakes import Handshakes
 from meshray.agent.keykeeper import LIFE_S, Step, is_old, next_step
 from meshray.agent.rekeying import FIRST_S, TRIES, Rekeying
+from meshray.linux.clock import BootSeconds, ClockWatch, UnixSeconds
 from meshray.model.address import Endpoint
 from meshray.model.keys import PrivateKey, PublicKey
-from meshray.runtime.clock import BootSeconds, ClockWatch, UnixSeconds
 from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.plan import AddPeer, RemovePeer
 

@@ -11,14 +11,14 @@ from typing import Any, cast
 import pytest
 
 from meshray.agent import link as link_module
-from meshray.agent.client import Coordinator
 from meshray.agent.link import LinkKeeper
-from meshray.agent.membership import Membership
 from meshray.agent.progress import Progress
-from meshray.agent.state_writer import StateWriter
+from meshray.client.coordinator import Coordinator
 from meshray.errors import UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.node import Versions
+from meshray.node.membership import Membership
+from meshray.node.state_writer import StateWriter
 from meshray.settings import Home
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 

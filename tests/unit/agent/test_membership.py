@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent import enrolment as enrolment_module
-from meshray.agent import membership as membership_module
-from meshray.agent.cache import load_map
-from meshray.agent.enrolment import MOST_COORDINATORS, Enrolment
-from meshray.agent.membership import Membership
-from meshray.agent.state_writer import StateWriter
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import COORDINATOR, HUB, Node
+from meshray.node import enrolment as enrolment_module
+from meshray.node import membership as membership_module
+from meshray.node.enrolment import MOST_COORDINATORS, Enrolment
+from meshray.node.map_cache import load_map
+from meshray.node.membership import Membership
+from meshray.node.state_writer import StateWriter
 from meshray.settings import Home
 
 MESH = MeshInfo("ab", "lab", OverlayNetwork.parse("10.99.0.0/16"))

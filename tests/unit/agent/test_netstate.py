@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.netstate import NetworkState
-from meshray.agent.netwatch import SleepWatch
-from meshray.runtime.netlink import (
+from meshray.linux.netlink import (
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELROUTE,
@@ -20,6 +18,8 @@ from meshray.runtime.netlink import (
     RTM_NEWROUTE,
     ends_dump,
 )
+from meshray.linux.network_monitor import SleepWatch
+from meshray.linux.network_state import NetworkState
 
 ETH, WLAN, OWN, VETH = 2, 3, 9, 12
 UP, DOWN = 0x1043, 0x1003

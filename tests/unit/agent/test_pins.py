@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent import pins as module
-from meshray.agent.pins import Pins
-from meshray.agent.state_writer import StateWriter
 from meshray.model.address import NodeName
 from meshray.model.attestation import Attestation
 from meshray.model.keys import PrivateKey, PublicKey, SigningKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, WORKER, Node
+from meshray.node import pins as module
+from meshray.node.pins import Pins
+from meshray.node.state_writer import StateWriter
 from meshray.settings import Home
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meshray.agent import remains
+from meshray.node import cleanup as remains
 from meshray.settings import Home
 
 

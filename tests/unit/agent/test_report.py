@@ -11,9 +11,9 @@ from meshray.agent.desired import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
 from meshray.agent.ray.offers import Offers
 from meshray.agent.report import View, build_status
+from meshray.linux.clock import BootSeconds
 from meshray.model.node import Node
 from meshray.model.status import RayState
-from meshray.runtime.clock import BootSeconds
 from meshray.wireguard.config import DeviceState, PeerState
 from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, WORKER_A, WORKER_B
 

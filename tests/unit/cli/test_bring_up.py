@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent import client, remains
-from meshray.agent.enrolment import Enrolment
 from meshray.cli import bring_up, enrolled
 from meshray.cli.app import App
 from meshray.cli.undo import Undo
+from meshray.client import coordinator as client
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
+from meshray.linux import ports
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
@@ -25,7 +25,9 @@ from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import Node
 from meshray.model.token import Token
-from meshray.runtime import own_endpoints, ports, preflight, service
+from meshray.node import cleanup as remains
+from meshray.node.enrolment import Enrolment
+from meshray.runtime import own_endpoints, preflight, service
 from meshray.runtime.preflight import Route
 from meshray.settings import Home
 from meshray.wireguard import engines
@@ -336,7 +338,7 @@ def test_where_the_enrolment_cannot_be_undone_the_next_join_is_the_same_node(
 
 
 def test_the_head_s_own_init_ends_when_others_can_join(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from meshray.agent import control
+    from meshray.client import agent as control
 
     agent = FakeAgent({"progress": {"summary": SUMMARY}, "status": {"coordinator": {"reachable": False}}})
     monkeypatch.setattr(control, "ControlClient", lambda _: agent)
@@ -396,8 +398,8 @@ def test_join_twice_brings_the_node_up(machine: Machine) -> None:
 
 
 def test_a_killed_join_is_taken_up_with_the_same_key(machine: Machine) -> None:
-    from meshray.agent.enrolment import load_private_key, save_private_key
     from meshray.model.keys import PrivateKey
+    from meshray.node.enrolment import load_private_key, save_private_key
 
     key = PrivateKey.generate()
     save_private_key(machine.home, key)
@@ -462,7 +464,7 @@ def test_up_with_a_damaged_file_says_what_to_do_with_it(machine: Machine, name: 
 
 
 def test_up_on_the_head_makes_a_lost_map_anew(machine: Machine) -> None:
-    from meshray.agent.cache import load_map
+    from meshray.node.map_cache import load_map
 
     init(machine)
     before = load_map(machine.home)
@@ -476,7 +478,7 @@ def test_a_disk_that_takes_nothing_is_named(machine: Machine, monkeypatch: pytes
     def write(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("meshray.agent.enrolment.write_atomically", write)
+    monkeypatch.setattr("meshray.node.enrolment.write_atomically", write)
     outcome = init(machine)
     assert (outcome.code, str(machine.home.state) in outcome.err, "MESHRAY_HOME" in outcome.err) == (1, True, True)
 
@@ -494,8 +496,8 @@ def test_leave_goes_on_where_the_coordinator_is_away(machine: Machine, monkeypat
 
 
 def test_the_head_with_other_nodes_leaves_only_with_a_yes(machine: Machine) -> None:
-    from meshray.agent.cache import load_map, save_map
     from meshray.model.keys import PrivateKey
+    from meshray.node.map_cache import load_map, save_map
 
     init(machine)
     known = load_map(machine.home)
@@ -520,7 +522,7 @@ def test_down_and_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_commands_at_once(machine: Machine) -> None:
-    from meshray.runtime.state import claimed
+    from meshray.node.state_folder import claimed
 
     with claimed(machine.home):
         assert "another meshray command" in init(machine).err

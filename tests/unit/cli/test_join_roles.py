@@ -9,18 +9,19 @@ from collections.abc import Callable
 
 import pytest
 
-from meshray.agent.cache import load_map
-from meshray.agent.enrolment import Enrolment
 from meshray.cli.app import App
 from meshray.cli.commands import join as join_module
 from meshray.cli.via import ThroughForward, ThroughSsh, Via, parse_via
 from meshray.coordinator.store import Store
 from meshray.errors import MeshrayError, UnreachableError, UsageError
+from meshray.linux import ports
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import PrivateKey
 from meshray.model.token import Token
-from meshray.runtime import own_endpoints, ports
+from meshray.node.enrolment import Enrolment
+from meshray.node.map_cache import load_map
+from meshray.runtime import own_endpoints
 from meshray.runtime.ssh import SshTarget
 from tests.unit.cli.test_bring_up import TOKEN, Machine, init, join, machine
 
@@ -113,7 +114,7 @@ def test_an_endpoint_is_told_and_its_port_is_listened_on(machine: Machine) -> No
         return await original(token, request, key, on_sent=on_sent)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("meshray.agent.client.enrol", enrol)
+        patch.setattr("meshray.client.coordinator.enrol", enrol)
         tried: list[object] = []
         patch.setattr("meshray.cli.hub_check.require_reachable", lambda *arguments: tried.append(arguments[1:3]))
         assert join(machine, "--hub", "--endpoint", "gpu.example.org:7000").code == 0

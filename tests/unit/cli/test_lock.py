@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.enrolment import Enrolment
-from meshray.agent.identity import Identity
 from meshray.cli.lock_file import LockFile
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint, NodeName
@@ -19,6 +17,8 @@ from meshray.model.keys import PrivateKey, SigningKey
 from meshray.model.lock import Rules, judge, removed_as
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
 from meshray.model.token import Token
+from meshray.node.enrolment import Enrolment
+from meshray.node.identity import Identity
 from meshray.settings import Home
 from tests.unit.cli.fakes import FakeAgent, type_in
 from tests.unit.cli.test_bring_up import Machine, machine

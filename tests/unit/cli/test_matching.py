@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.client import Coordinator
-from meshray.agent.enrolment import Enrolment
 from meshray.cli import enrolled
+from meshray.client.coordinator import Coordinator
 from meshray.environment.matched import Build, Matched
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.environment import Environment
 from meshray.model.node import Versions
+from meshray.node.enrolment import Enrolment
 from meshray.raynode.versions import RayInstallation
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN, Machine, machine

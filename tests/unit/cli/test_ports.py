@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from meshray.agent.cache import load_map
-from meshray.agent.enrolment import Enrolment
 from meshray.cli import enrolled
 from meshray.cli.commands import join as join_module
 from meshray.cli.examples import BY_COMMAND
@@ -20,6 +18,8 @@ from meshray.coordinator.store import Store
 from meshray.errors import MeshrayError
 from meshray.model.environment import Environment
 from meshray.model.ray_ports import RayPorts
+from meshray.node.enrolment import Enrolment
+from meshray.node.map_cache import load_map
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN, Machine, machine
 from tests.unit.raynode.test_command import RAY

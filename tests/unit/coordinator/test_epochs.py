@@ -11,7 +11,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from meshray.agent.enrolment import Enrolment
 from meshray.coordinator import store
 from meshray.coordinator.admission import ConflictError
 from meshray.coordinator.epochs import (
@@ -33,6 +32,7 @@ from meshray.model.address import NodeName
 from meshray.model.epochs import pair_epoch
 from meshray.model.keys import MeshSecret
 from meshray.model.meshmap import MeshMap
+from meshray.node.enrolment import Enrolment
 from meshray.raynode.tokens import new_instance
 from tests.unit.agent.sample import WORKER_A, enrolment
 

@@ -15,6 +15,7 @@ from meshray.doctor.ray.checks import SPECS
 from meshray.doctor.ray.facts import GpuFacts
 from meshray.doctor.ray.gpus import why_unseen
 from meshray.doctor.report import OK, SKIP, WARN
+from meshray.linux.user import Person
 from meshray.model.address import OverlayNetwork
 from meshray.model.node import Versions
 from meshray.model.status import RayState
@@ -22,7 +23,6 @@ from meshray.raynode.command import RayPlan
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.user_environment import UserEnvironment
 from meshray.raynode.versions import RayInstallation
-from meshray.runtime.person import Person
 from tests.harm import harms
 from tests.unit.doctor.test_ray import healthy, mesh, only
 

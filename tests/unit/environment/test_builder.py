@@ -13,8 +13,8 @@ from meshray.environment import builder
 from meshray.environment.builder import Order, build, is_complete
 from meshray.environment.matched import Build, find_uv
 from meshray.errors import MeshrayError
+from meshray.linux.user import Person
 from meshray.model.environment import Environment
-from meshray.runtime.person import Person
 
 WANTED = Environment("2.60.0", "3.11.7", "numpy==2.1.0\n")
 #: An interpreter that answers the probe of its versions.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from meshray.firewall import Closed, Opening
 from meshray.firewall.nfnetlink import answered, owned_table
 from meshray.firewall.own_rules import own_rules
-from meshray.runtime.netlink import attributes
+from meshray.linux.netlink import attributes
 
 OPENING = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=True, ports=(51888,), strict=True)
 CLOSED = Closed(

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from meshray.linux.user import Person
 from meshray.raynode import agent_port
 from meshray.raynode.processes import Family
-from meshray.runtime.person import Person
 
 NODE_ID = "ab" * 28
 ME = Person.by_uid(os.geteuid())

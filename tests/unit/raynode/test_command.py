@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import UsageError
+from meshray.linux.user import Person
 from meshray.model.address import OverlayNetwork
 from meshray.model.node import Versions
 from meshray.model.ray_ports import RayPorts
@@ -21,7 +22,6 @@ from meshray.raynode.command import (
 )
 from meshray.raynode.user_environment import UserEnvironment
 from meshray.raynode.versions import RayInstallation
-from meshray.runtime.person import Person
 
 RAY = RayInstallation(Path("/opt/venv/bin/ray"), Path("/opt/venv/bin/python"), Versions("0.1.0", "2.60.0", "3.11.7"))
 HEAD = RayPlan(

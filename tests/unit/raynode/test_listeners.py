@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from meshray.linux.sockets import ESTABLISHED, LISTEN, TcpSocket
 from meshray.model.address import Endpoint
 from meshray.raynode import listeners
 from meshray.raynode.listeners import AGAIN_S, Heard, Listeners
-from meshray.raynode.sockets import ESTABLISHED, LISTEN, TcpSocket
 from meshray.settings import Home
 
 GCS = Endpoint("10.99.0.1", 6379)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError
+from meshray.linux.user import Person
 from meshray.model.ray_ports import RayPorts
 from meshray.raynode.command import RayPlan
 from meshray.raynode.preflight import Listener, check_head, check_readable, conflict, parse_listeners, require_free
-from meshray.runtime.person import Person
 from tests.unit.raynode.test_command import HEAD, RAY, WORKER
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"

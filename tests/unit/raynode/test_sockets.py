@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.raynode.sockets import (
+from meshray.linux.sockets import (
     ESTABLISHED,
     LISTEN,
     TcpSocket,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError
+from meshray.linux.user import Person
 from meshray.raynode import temp_folder
 from meshray.raynode.temp_folder import find_temp_folder, used_folder
-from meshray.runtime.person import Person
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes files of other users (root)")
 ADA, BOB = (Person(name, uid, uid, (uid,), Path("/")) for name, uid in (("ada", 61234), ("bob", 61235)))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from meshray.linux.user import Person
 from meshray.raynode import user_token
-from meshray.runtime.person import Person
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.user import Person
 from meshray.model.node import Versions
 from meshray.model.release import release
 from meshray.raynode.versions import check_options, compare, find_ray
-from meshray.runtime.person import Person
 
 ME = Person("me", os.geteuid(), os.getegid(), (os.getegid(),), Path("/nonexistent"))
 

@@ -4,8 +4,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from meshray.runtime.addresses import InterfaceAddress, parse_address, reachable
-from meshray.runtime.netlink import ADDRESS, attribute
+from meshray.linux.addresses import InterfaceAddress, parse_address, reachable
+from meshray.linux.netlink import ADDRESS, attribute
 
 
 def test_ipv4_comes_first_and_nothing_twice() -> None:

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.runtime import inside
+from meshray.linux import overlay_netns as inside
 
 LOOPBACK = IPv4Address("127.0.0.1")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshray.runtime import lookup
+from meshray.linux import dns as lookup
 
 
 async def test_addresses_come_in_the_resolvers_order_each_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from meshray.runtime.netlink import (
+from meshray.linux.netlink import (
     ADDRESS,
     IFLA_IFNAME,
     LINK,

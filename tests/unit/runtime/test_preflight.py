@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.ports import parse_table
 from meshray.model.address import OverlayNetwork
-from meshray.runtime.ports import parse_table
 from meshray.runtime.preflight import Route, choose_network, clash, overlap, require_no_clash
 from meshray.runtime.service import BACKGROUND, SYSTEMD, choose, last_words, passed_on
 from meshray.settings import INTERFACE, Home

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.runtime.process import ManagedProcess
+from meshray.linux.process import ManagedProcess
 from tests.lab.waiting import wait_until
 
 #: Far less than a process that has to be killed is given.

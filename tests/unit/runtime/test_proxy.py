@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from meshray.runtime.proxy import settle, unusable, written
+from meshray.client.proxy import settle, unusable, written
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.errors import MeshrayError
-from meshray.runtime import trust
-from meshray.runtime.trust import find_program, require_trusted, weak_link
+from meshray.linux import trust
+from meshray.linux.trust import find_program, require_trusted, weak_link
 
 ME = os.getuid()
 

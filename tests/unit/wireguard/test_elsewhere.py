@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from meshray.errors import MeshrayError
-from meshray.runtime import inside
+from meshray.linux import overlay_netns as inside
 from meshray.settings import Home
 from meshray.wireguard import engines
 from meshray.wireguard.elsewhere import DeviceElsewhere, udp_port_inside

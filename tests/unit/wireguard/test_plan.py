@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.errors import MeshrayError
+from meshray.linux.clock import UnixSeconds
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
-from meshray.runtime.clock import UnixSeconds
 from meshray.wireguard.config import (
     KERNEL_PROTOCOL,
     MESHRAY_PROTOCOL,

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.agent.paths.hubs import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, hub_for, is_fresh, ranked
+from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB
-from meshray.runtime.clock import BootSeconds
 from tests.unit.agent.sample import MAP, WORKER_A, WORKER_B, node
 
 A, B, C = (Endpoint(f"192.0.2.{n}", 51888) for n in (1, 2, 3))

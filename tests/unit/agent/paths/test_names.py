@@ -18,9 +18,9 @@ from meshray.agent.paths.names import (
     UNUSED_S,
     Names,
 )
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.endpoints import reachable_ip
-from meshray.runtime.tasks import Tasks
 
 NETWORK = OverlayNetwork.parse("10.99.0.0/16")
 VM = Endpoint("vm.example.org", 51888)

@@ -8,11 +8,11 @@ import pytest
 
 from meshray.agent.paths.hubs import PATIENCE_S, STALE_HANDSHAKE_S
 from meshray.agent.paths.outward import DIAL_AFTER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Outward
+from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import HUB, STATIC, WORKER, Node
-from meshray.runtime.clock import BootSeconds
 
 A, B = Endpoint("192.0.2.7", 51888), Endpoint("10.0.0.7", 51888)
 NOW = 1_000_000.0

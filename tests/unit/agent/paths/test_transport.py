@@ -20,8 +20,8 @@ from meshray.agent.paths.transport import (
     parse_mode,
 )
 from meshray.errors import UsageError
+from meshray.linux.clock import BootSeconds
 from meshray.model.path import Transport
-from meshray.runtime.clock import BootSeconds
 
 
 def test_without_a_handshake_it_takes_the_relay_within_three_seconds() -> None:

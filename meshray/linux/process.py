@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from meshray.runtime.files import DISK_ERRORS, make_folder, write_atomically
-from meshray.runtime.person import Person
+from meshray.linux.files import DISK_ERRORS, make_folder, write_atomically
+from meshray.linux.user import Person
 
 #: How often the end of a process group is looked for while it is being stopped, seconds.
 _STOP_POLL_S = 0.05

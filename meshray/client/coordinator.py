@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from meshray.agent.race import CONNECT_TIMEOUT_S, describe, race
+from meshray.client.dialer import CONNECT_TIMEOUT_S, describe, race
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, error_from_json
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -221,7 +221,7 @@ class Coordinator:
         on_sent: Callable[[], None] = lambda: None,
     ) -> Mapping[str, object]:
         """The same over a byte stream that leads to the coordinator's port, for one call. Arguments as of `enrol`."""
-        from meshray.agent.stream import session_over
+        from meshray.client.tunnelled import session_over
 
         async with session_over(stream, self.fingerprint) as session:
             if prove_with is not None:
@@ -374,7 +374,7 @@ def _pin(fingerprint: bytes) -> aiohttp.Fingerprint:
 def _session() -> aiohttp.ClientSession:
     import aiohttp
 
-    from meshray.agent.resolver import Resolver
+    from meshray.client.resolver import Resolver
 
     # trust_env: HTTPS_PROXY (with CONNECT) and NO_PROXY are honoured as everywhere else.
     return aiohttp.ClientSession(

@@ -6,8 +6,8 @@ import logging
 import subprocess
 from collections.abc import Sequence
 
-from meshray.runtime.person import Person
-from meshray.runtime.trust import SYSTEM_FOLDERS
+from meshray.linux.trust import SYSTEM_FOLDERS
+from meshray.linux.user import Person
 
 _log = logging.getLogger(__name__)
 #: A home folder on a slow network.

@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from meshray.agent.state_writer import StateWriter
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.attestation import MAX_COUNTER, PRIVILEGED, Removals
 from meshray.model.keys import VerifyKey
@@ -27,7 +27,7 @@ from meshray.model.lock import Judgement, Pin, Rules, judge
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, NODE_IDENTITY, STATIC, Node
 from meshray.model.status import Problem
-from meshray.runtime.files import make_folder, write_atomically
+from meshray.node.state_writer import StateWriter
 from meshray.settings import Home
 
 log = logging.getLogger(__name__)

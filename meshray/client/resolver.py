@@ -1,4 +1,4 @@
-"""Names of the coordinator, for aiohttp: looked up apart from the event loop's threads (`meshray.runtime.lookup`).
+"""Names of the coordinator, for aiohttp: looked up apart from the event loop's threads (`meshray.linux.dns`).
 
 Members report at which names they reach the coordinator, so how slowly such a name resolves is theirs to choose.
 
@@ -11,7 +11,7 @@ import socket
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from meshray.runtime.lookup import addresses
+from meshray.linux.dns import addresses
 
 
 class Resolver(AbstractResolver):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from meshray.runtime import netlink
+from meshray.linux import netlink
 
 #: Networks that live inside this machine (containers, virtual machines) and meshray's own devices.
 _INNER = re.compile(r"(docker|br-[0-9a-f]{12}|virbr|veth|cni|flannel|cali|lxc|lxd|podman|vmnet|vboxnet|kube|meshray)")

@@ -10,9 +10,9 @@ from __future__ import annotations
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6
 
-from meshray.runtime import netlink
-from meshray.runtime.addresses import is_inner
-from meshray.runtime.netlink import attributes, number
+from meshray.linux import netlink
+from meshray.linux.addresses import is_inner
+from meshray.linux.netlink import attributes, number
 
 #: IFF_UP, IFF_RUNNING of linux/if.h: set by a person, and a cable that is plugged in (an access point found).
 _CARRIES = 0x1 | 0x40

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from meshray.errors import MeshrayError
-from meshray.runtime.files import make_folder
+from meshray.linux.files import make_folder
 from meshray.settings import Home
 
 #: What may lie in the folder of a machine that is in no mesh: the keys of a join that was killed (with the same keys

@@ -15,13 +15,13 @@ import logging
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
-from meshray.agent.enrolment import damaged
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.attestation import MAX_COUNTER, Attestation, Chain
 from meshray.model.keys import PublicKey, SigningKey, VerifyKey
 from meshray.model.node import Node
-from meshray.runtime.files import make_folder, write_atomically
+from meshray.node.enrolment import damaged
 from meshray.settings import Home
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from meshray.agent.cache import save_map
-from meshray.agent.client import Coordinator, TakenOver
-from meshray.agent.enrolment import Enrolment
-from meshray.agent.state_writer import StateWriter
+from meshray.client.coordinator import Coordinator, TakenOver
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -26,6 +23,9 @@ from meshray.model.epochs import SharedSecrets
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import ONE_IDENTITY
 from meshray.model.status import Problem
+from meshray.node.enrolment import Enrolment
+from meshray.node.map_cache import save_map
+from meshray.node.state_writer import StateWriter
 from meshray.settings import Home
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from ipaddress import IPv4Network
 
 from meshray.errors import MeshrayError
-from meshray.runtime.process import ManagedProcess
-from meshray.runtime.state import NAMESPACE_FILES
+from meshray.linux.process import ManagedProcess
+from meshray.node.state_folder import NAMESPACE_FILES
 from meshray.settings import INTERFACE, Home
 
 log = logging.getLogger(__name__)
@@ -102,8 +102,8 @@ def _tunnel(home: Home) -> bool:
 
 
 def _firewall(home: Home) -> bool:
-    from meshray.agent.cache import load_map
     from meshray.firewall import Firewall, Opening
+    from meshray.node.map_cache import load_map
 
     try:
         network = load_map(home).mesh.network.cidr

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from meshray.agent.paths.transport import Mode, parse_mode
 from meshray.errors import MeshrayError, UsageError
+from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import MAX_ENDPOINTS
@@ -25,7 +26,6 @@ from meshray.model.node import STATIC
 from meshray.model.ray_ports import of_node, take_ports
 from meshray.raynode.tokens import epoch_of
 from meshray.raynode.user_environment import UserEnvironment
-from meshray.runtime.files import make_folder, write_atomically
 from meshray.settings import Home
 
 #: Ray runs from an environment that is built to match the head's (`meshray.environment`).

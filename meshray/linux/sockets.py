@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from meshray.runtime.netlink import attributes
+from meshray.linux.netlink import attributes
 
 #: The kernel's numbers for a socket's state (include/net/tcp_states.h).
 ESTABLISHED, LISTEN = 1, 10

@@ -17,8 +17,8 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 
-from meshray.agent.netstate import DUMP_REQUESTS, NetworkState
-from meshray.runtime import netlink
+from meshray.linux import netlink
+from meshray.linux.network_state import DUMP_REQUESTS, NetworkState
 from meshray.settings import INTERFACE
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from meshray.settings import PROBE_PORT
 if TYPE_CHECKING:
     from aiohttp import TCPConnector
 
-    from meshray.runtime.process import ManagedProcess
+    from meshray.linux.process import ManagedProcess
 
 
 P = ParamSpec("P")

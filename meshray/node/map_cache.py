@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 
-from meshray.agent.enrolment import Enrolment
 from meshray.errors import MeshrayError, UnreachableError, UsageError
+from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.meshmap import MeshMap
-from meshray.runtime.files import make_folder, write_atomically
+from meshray.node.enrolment import Enrolment
 from meshray.settings import Home
 
 #: All addresses of the coordinator, and the map itself.
@@ -57,7 +57,7 @@ def load_or_fetch_map(home: Home, enrolment: Enrolment) -> MeshMap:
 
 
 async def _fetched_map(enrolment: Enrolment) -> MeshMap:
-    from meshray.agent.client import Coordinator
+    from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(
         enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential, ticket=enrolment.ticket

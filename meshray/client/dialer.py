@@ -10,9 +10,9 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
+from meshray.client.proxy import fault, proxy_for, refusal, unusable
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
-from meshray.runtime.proxy import fault, proxy_for, refusal, unusable
 
 #: TCP and TLS to one address. A dropping firewall never answers.
 CONNECT_TIMEOUT_S = 5.0

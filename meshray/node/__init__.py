@@ -1,0 +1,1 @@
+"""This node on disk: who it is, what it knows of the others, and what it leaves behind."""
