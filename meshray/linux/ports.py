@@ -1,21 +1,19 @@
 """Whether a port is free on this machine, and if not, who has it.
 
->>> user_of(51888, "udp")
-'wireguard-go (pid 4711)'
+>>> require_free(51888, ("udp",))
+MeshrayError: UDP port 51888 is in use by wireguard-go (pid 4711)
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 from meshray.errors import MeshrayError
+from meshray.linux.sockets import holder_of
 
 _KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
-#: TCP_LISTEN and the state that the kernel shows for unconnected UDP sockets (include/net/tcp_states.h).
-_OPEN_STATES = {"tcp": "0A", "udp": "07"}
 
 
 def require_free(port: int, kinds: Iterable[str] = ("udp", "tcp")) -> None:
@@ -46,10 +44,10 @@ def _try_bind(port: int, kind: str, family: socket.AddressFamily, host: str) -> 
             probe.bind((host, port))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            user = user_of(port, kind)
+            holder = holder_of(port, kind)
             raise MeshrayError(
                 "port_in_use",
-                f"{kind.upper()} port {port} is in use" + (f" by {user}" if user else ""),
+                f"{kind.upper()} port {port} is in use" + (f" by {holder}" if holder else ""),
                 hint="choose another one with --port, or end the program that has it",
             ) from None
         if error.errno == errno.EACCES:
@@ -59,41 +57,3 @@ def _try_bind(port: int, kind: str, family: socket.AddressFamily, host: str) -> 
         if family == socket.AF_INET6:  # a machine without IPv6
             return
         raise
-
-
-def user_of(port: int, kind: str) -> str:
-    """Program and pid of whoever has the port; empty where that cannot be told (the kernel, another namespace)."""
-    inodes = set(_inodes(port, kind))
-    if not inodes:
-        return ""
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and _holds(process, inodes):
-            try:
-                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
-            except OSError:  # it ended meanwhile
-                continue
-    return ""
-
-
-def _inodes(port: int, kind: str) -> Iterator[str]:
-    for table in (kind, kind + "6"):
-        try:
-            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-        except OSError:
-            continue
-        yield from parse_table(lines, port, _OPEN_STATES[kind])
-
-
-def parse_table(lines: Iterable[str], port: int, state: str) -> Iterator[str]:
-    """The socket inodes of /proc/net/{tcp,udp} lines (proc(5)) that have this local port and state."""
-    for line in lines:
-        fields = line.split()
-        if len(fields) > 9 and fields[3] == state and int(fields[1].rpartition(":")[2], 16) == port:
-            yield fields[9]
-
-
-def _holds(process: Path, inodes: set[str]) -> bool:
-    try:
-        return any(str(fd.readlink())[8:-1] in inodes for fd in (process / "fd").iterdir())
-    except OSError:
-        return False

@@ -1,4 +1,4 @@
-"""This machine's TCP sockets, asked from the kernel by netlink (sock_diag(7)).
+"""This machine's sockets: those of TCP are asked from the kernel by netlink (sock_diag(7)).
 
 >>> [(found.port, found.address) for found in tcp_sockets(LISTEN)]
 [(22, '0.0.0.0'), (22, '::')]
@@ -9,6 +9,7 @@ with much memory, however few there are. Asked for those that listen alone it go
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -16,10 +17,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from meshray.linux import procfs
 from meshray.linux.netlink import attributes
 
 #: The kernel's numbers for a socket's state (include/net/tcp_states.h).
 ESTABLISHED, LISTEN = 1, 10
+#: What the kernel shows of UDP sockets that are bound and not connected (TCP_CLOSE).
+_UNCONNECTED = 7
 #: The states in which sent data may wait to be acknowledged: ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING.
 _SENDING = 1 << 1 | 1 << 4 | 1 << 8 | 1 << 9 | 1 << 11
 #: The timer that sends data again, in struct inet_diag_msg.
@@ -51,7 +55,7 @@ _TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
-class TcpSocket:
+class Socket:
     """One socket: its own end, its remote end's address, and the inode by which a process holds it.
 
     Attributes:
@@ -65,16 +69,26 @@ class TcpSocket:
     only_ipv6: bool = False
 
 
-def tcp_sockets(state: int, remote_port: int = 0) -> list[TcpSocket]:
+def tcp_sockets(state: int, remote_port: int = 0) -> list[Socket]:
     """All of IPv4 and IPv6 in this state, connected to this remote port where it is given (0: to any)."""
     try:
         return _asked(state, remote_port)
     except OSError:  # a kernel without tcp_diag, or a sandbox
-        tables = [_table(name) for name in ("tcp", "tcp6")]
-        return [found for table in tables for found in parse_table(table, state, remote_port)]
+        return list(_listed("tcp", state, remote_port))
 
 
-def _asked(state: int, remote_port: int) -> list[TcpSocket]:
+def holder_of(port: int, kind: str) -> str:
+    """Return program and pid of whoever listens on this port; empty where that cannot be told (the kernel, another
+    namespace, another user's process).
+
+    Args:
+        kind: ``tcp`` or ``udp``.
+    """
+    open_ones = tcp_sockets(LISTEN) if kind == "tcp" else _listed("udp", _UNCONNECTED)
+    return procfs.holder({found.inode for found in open_ones if found.port == port})
+
+
+def _asked(state: int, remote_port: int) -> list[Socket]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
         kernel.settimeout(_TIMEOUT_S)
         found = []
@@ -160,7 +174,7 @@ def question(family: int, states: int, remote_port: int = 0) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_AND_DUMP, 0, 0) + body
 
 
-def parse(data: bytes, retransmits: int = 0) -> tuple[list[TcpSocket], bool]:
+def parse(data: bytes, retransmits: int = 0) -> tuple[list[Socket], bool]:
     """The sockets in a part of the answer, and whether it is the last part. Pure but for what it raises.
 
     Args:
@@ -169,7 +183,7 @@ def parse(data: bytes, retransmits: int = 0) -> tuple[list[TcpSocket], bool]:
     Raises:
         OSError: the kernel refused.
     """
-    sockets: list[TcpSocket] = []
+    sockets: list[Socket] = []
     for kind, body in _messages(data):
         if kind == _DONE:
             return sockets, True
@@ -189,14 +203,14 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         start += max(length + 3 & ~3, _HEADER.size)
 
 
-def parse_table(table: str, state: int, remote_port: int = 0) -> Iterator[TcpSocket]:
-    """The same out of /proc/net/tcp or tcp6 (proc(5)). Pure."""
+def parse_table(table: str, state: int, remote_port: int = 0) -> Iterator[Socket]:
+    """The sockets of /proc/net/tcp, tcp6, udp or udp6 (proc(5)) in this state, see `tcp_sockets`. Pure."""
     for line in table.splitlines()[1:]:
         fields = line.split()
         if len(fields) > 9 and int(fields[3], 16) == state:
             (local, port), (remote, other) = (fields[place].split(":") for place in (1, 2))
             if remote_port in (0, int(other, 16)):
-                yield TcpSocket(int(port, 16), _of_table(local), _of_table(remote), fields[9])
+                yield Socket(int(port, 16), _of_table(local), _of_table(remote), fields[9])
 
 
 def _of_table(text: str) -> str:
@@ -205,19 +219,17 @@ def _of_table(text: str) -> str:
     return _address(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
 
 
-def _table(name: str) -> str:
-    try:
-        return Path("/proc/net", name).read_text()
-    except OSError:
-        return ""
+def _listed(kind: str, state: int, remote_port: int = 0) -> Iterator[Socket]:
+    for table in (kind, f"{kind}6"):
+        with contextlib.suppress(OSError):  # a machine without IPv6
+            # Of this thread: it may be in another network namespace than the process.
+            yield from parse_table(Path("/proc/thread-self/net", table).read_text(), state, remote_port)
 
 
-def _socket(body: bytes) -> TcpSocket:
+def _socket(body: bytes) -> Socket:
     family, _, _, _, port, _, local, remote, *_, inode = _ANSWER.unpack_from(body)
     only_ipv6 = attributes(body[_ANSWER.size :]).get(_ONLY_IPV6, b"\0")[:1] == b"\1"
-    return TcpSocket(
-        int.from_bytes(port, "big"), _address(family, local), _address(family, remote), str(inode), only_ipv6
-    )
+    return Socket(int.from_bytes(port, "big"), _address(family, local), _address(family, remote), str(inode), only_ipv6)
 
 
 def _address(family: int, raw: bytes) -> str:

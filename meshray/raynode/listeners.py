@@ -22,8 +22,8 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from meshray.linux import procfs
 from meshray.linux.process import ManagedProcess
 from meshray.linux.sockets import ESTABLISHED, LISTEN, tcp_sockets
 from meshray.model.address import Endpoint
@@ -33,7 +33,6 @@ from meshray.settings import Home
 
 #: What was another program's is looked at again after this: it may have become a driver since.
 AGAIN_S = 30.0
-_PROC = Path("/proc")
 #: Ray's two programs that are no Python, in its package (ray._private.services). One that was upgraded is "(deleted)".
 _RAYLET = re.compile(r".*/ray/core/src/ray/raylet/raylet( \(deleted\))?")
 _GCS_SERVER = re.compile(r".*/ray/core/src/ray/gcs/gcs_server( \(deleted\))?")
@@ -151,7 +150,7 @@ class Listeners:
             calls = {connections[inode] for inode in look.held[pid] if inode in connections}
             if any(uid in callers.get(address, ()) for address in calls):
                 return True
-            return uid in self._trusted and self._token in b"\0" + _bytes(_PROC / str(pid) / "environ")
+            return uid in self._trusted and self._token in b"\0" + procfs.read(pid, "environ")
 
         return {pid for pid in candidates if may(pid)}
 
@@ -161,7 +160,7 @@ class Listeners:
         if more:
             connections.update(more)
             for pid in tuple(look.held):
-                look.held[pid] |= _sockets(pid) & more.keys()
+                look.held[pid] |= procfs.sockets(pid) & more.keys()
 
     def _members(self) -> frozenset[int]:
         leader = self._process.pid
@@ -181,7 +180,7 @@ def _port_of(gcs: Endpoint | None) -> int:
 def _held_by(wanted: set[str], pids: Iterable[int]) -> _Look:
     look = _Look()
     for pid in pids:
-        held = _sockets(pid) & wanted
+        held = procfs.sockets(pid) & wanted
         if held:
             look.held[pid] = held
     return look
@@ -189,10 +188,10 @@ def _held_by(wanted: set[str], pids: Iterable[int]) -> _Look:
 
 def _look(wanted: set[str]) -> _Look:
     """At all processes."""
-    pids = [int(entry.name) for entry in os.scandir(_PROC) if entry.name.isdecimal()]
+    pids = procfs.pids()
     look = _held_by(wanted, pids)
     for pid in pids:
-        program = _link(f"{_PROC}/{pid}/exe")
+        program = procfs.program(pid)
         if _RAYLET.fullmatch(program):
             look.raylets.add(pid)
         elif _GCS_SERVER.fullmatch(program):
@@ -217,37 +216,11 @@ def _descendants(candidates: set[int], raylets: set[int]) -> set[int]:
 
 
 def _gcs_of(raylet: int) -> tuple[str, int] | None:
-    found = _GCS_ADDRESS.search(_bytes(_PROC / str(raylet) / "cmdline"))
+    found = _GCS_ADDRESS.search(procfs.read(raylet, "cmdline"))
     return (found[1].decode(), int(found[2])) if found else None
 
 
 def _uid(pid: int) -> int | None:
     """The user of this process; None where its real and effective user differ, or it has ended."""
-    found = _UIDS.search(_bytes(_PROC / str(pid) / "status"))
+    found = _UIDS.search(procfs.read(pid, "status"))
     return int(found[1]) if found and found[1] == found[2] else None
-
-
-def _sockets(pid: int) -> set[str]:
-    held = set()
-    try:
-        for entry in os.scandir(_PROC / str(pid) / "fd"):
-            target = _link(entry.path)
-            if target.startswith("socket:["):
-                held.add(target[8:-1])
-    except OSError:
-        pass  # it has ended
-    return held
-
-
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)  # noqa: PTH115 - it is no path but "socket:[inode]"
-    except OSError:
-        return ""
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""

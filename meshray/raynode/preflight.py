@@ -6,17 +6,16 @@ MeshrayError: Ray's GCS needs TCP port 6379, which redis-server (pid 812) has
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import socket
 import stat
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.errors import MeshrayError
+from meshray.linux import procfs
+from meshray.linux.sockets import LISTEN, Socket, tcp_sockets
 from meshray.linux.user import Person
 from meshray.model.ray_ports import RayPorts, choice_hint
 from meshray.raynode.versions import RayInstallation
@@ -25,35 +24,15 @@ from meshray.raynode.versions import RayInstallation
 _LEAST_DISK = 1024**3
 #: Below this Ray's object store falls back to the disk, bytes.
 _LEAST_SHARED_MEMORY = 256 * 1024**2
-_LISTEN = "0A"
-_WILDCARDS = frozenset({"00000000", "0" * 32})
-_LOOPBACK = IPv4Address("127.0.0.1")
+_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - only compared
+_LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class Listener:
-    """A listening TCP socket of this machine. ``address`` as in /proc/net/tcp: hexadecimal, host byte order."""
-
-    address: str
-    port: int
-    inode: str
-
-
-def parse_listeners(table: str) -> Iterator[Listener]:
-    """The listening sockets of /proc/net/tcp or tcp6 (proc(5)). Pure."""
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 9 and fields[3] == _LISTEN:
-            address, _, port = fields[1].partition(":")
-            yield Listener(address, int(port, 16), fields[9])
-
-
-def conflict(
-    ports: RayPorts, listeners: Iterable[Listener], *, head: bool, node_ip: IPv4Address | None
-) -> Listener | None:
+def conflict(ports: RayPorts, listeners: Iterable[Socket], *, head: bool, node_ip: IPv4Address | None) -> Socket | None:
     """Return the first socket that has one of these ports where Ray would listen. Pure; arguments of `require_free`."""
-    taken_by = dict.fromkeys(ports.overlay_ports(head=head), _WILDCARDS | _forms(node_ip))
-    taken_by |= {port: taken_by[port] | _forms(_LOOPBACK) for port in ports.loopback_ports(head=head)}
+    own = frozenset({str(node_ip)} if node_ip is not None else ())
+    taken_by = dict.fromkeys(ports.overlay_ports(head=head), _WILDCARDS | own)
+    taken_by |= {port: taken_by[port] | {_LOOPBACK} for port in ports.loopback_ports(head=head)}
     everywhere = ports.open_ports(head=head)
     for listener in listeners:
         if listener.port in everywhere or listener.address in taken_by.get(listener.port, ()):
@@ -71,11 +50,11 @@ def require_free(ports: RayPorts, *, head: bool, node_ip: IPv4Address | None = N
     Raises:
         MeshrayError: ``port_in_use``, naming the port and, where it can be found, the process that has it.
     """
-    listeners = [item for name in ("tcp", "tcp6") for item in parse_listeners(_table(name))]
+    listeners = tcp_sockets(LISTEN)
     found = conflict(ports, listeners, head=head, node_ip=node_ip)
     if found is None:
         return
-    holder = _holder(found.inode)
+    holder = procfs.holder({found.inode})
     what, option = ports.purpose(found.port, head=head)
     end = f"end {holder}" if holder else f"ss -ltnp 'sport = :{found.port}' names it"
     other = choice_hint(option, ports, {listener.port for listener in listeners}) if option else ""
@@ -126,41 +105,3 @@ def host_problems() -> list[str]:
         if free < least:
             problems.append(f"{folder} has only {free // 1024**2} MB free: {effect}")
     return problems
-
-
-def _forms(ip: IPv4Address | None) -> frozenset[str]:
-    """How /proc/net/tcp and tcp6 write this address; nothing without one."""
-    return frozenset() if ip is None else frozenset({_kernel_form(ip), "0" * 16 + "FFFF0000" + _kernel_form(ip)})
-
-
-def _kernel_form(ip: IPv4Address) -> str:
-    """As /proc/net/tcp writes it: the four bytes as one number of this machine's byte order."""
-    return f"{socket.htonl(int(ip)):08X}"
-
-
-def _table(name: str) -> str:
-    try:
-        return Path("/proc/thread-self/net", name).read_text()
-    except OSError:
-        return ""
-
-
-def _holder(inode: str) -> str:
-    """'redis-server (pid 812)', or empty: only root sees the sockets of others."""
-    wanted = f"socket:[{inode}]"
-    for entry in Path("/proc").iterdir():
-        if not re.fullmatch(r"\d+", entry.name):
-            continue
-        try:
-            if any(_link(file) == wanted for file in (entry / "fd").iterdir()):
-                return f"{(entry / 'comm').read_text().strip()} (pid {entry.name})"
-        except OSError:
-            continue
-    return ""
-
-
-def _link(file: Path) -> str:
-    try:
-        return os.readlink(file)  # noqa: PTH115 - it is no path but "socket:[inode]"
-    except OSError:
-        return ""

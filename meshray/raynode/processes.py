@@ -18,7 +18,8 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from meshray.linux import procfs
 
 #: Without these a node is not in Ray, whatever else of it still runs.
 VITAL = frozenset({"raylet", "gcs_server"})
@@ -128,8 +129,7 @@ def _is_same(known: Process, now: Process | None) -> bool:
 
 
 def _running() -> dict[int, Process]:
-    pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal())
-    found = (_process(pid) for pid in pids)
+    found = (_process(pid) for pid in procfs.pids())
     return {process.pid: process for process in found if process is not None}
 
 
@@ -139,10 +139,8 @@ def parents() -> dict[int, int]:
 
 
 def _process(pid: int) -> Process | None:
-    try:
-        return Process.parse(pid, Path(f"/proc/{pid}/stat").read_text(errors="replace"))
-    except OSError:
-        return None
+    stat = procfs.read(pid, "stat")
+    return Process.parse(pid, stat.decode(errors="replace")) if stat else None
 
 
 async def end_lonely_leader(family: Family) -> None:

@@ -15,9 +15,9 @@ from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import own_rules
 from meshray.firewall.programs import Proc
 from meshray.linux import overlay_netns as inside
-from meshray.linux.ports import user_of
 from meshray.linux.process import ManagedProcess
 from meshray.linux.pyroute2_lazy import open_iproute
+from meshray.linux.sockets import holder_of
 
 #: How the sentence begins that nothing closes them.
 _OPEN = "Ray's ports are open"
@@ -98,7 +98,7 @@ def _uplink(context: Context) -> str:
 
 def _port(context: Context, view: HostView, protocol: str, uplink: str) -> PortFacts:
     port = context.mesh_port
-    holder = user_of(port, protocol)
+    holder = holder_of(port, protocol)
     part = "engine" if protocol == "udp" else "coordinator"
     own = {f"(pid {pid})" for pid in (ManagedProcess(context.home.pid_file(part)).pid, os.getpid())}
     # The kernel's own WireGuard shows no process.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meshray.linux.sockets import ESTABLISHED, LISTEN, TcpSocket
+from meshray.linux import procfs
+from meshray.linux.sockets import ESTABLISHED, LISTEN, Socket
 from meshray.model.address import Endpoint
 from meshray.raynode import listeners
 from meshray.raynode.listeners import AGAIN_S, Heard, Listeners
@@ -25,7 +26,7 @@ class Machine:
 
     def __init__(self, root: Path, home: Home) -> None:
         self.root = root
-        self.sockets: dict[int, list[TcpSocket]] = {LISTEN: [], ESTABLISHED: []}
+        self.sockets: dict[int, list[Socket]] = {LISTEN: [], ESTABLISHED: []}
         self.looks = 0
         #: To which port a connection goes where that is not 6379, by its inode.
         self.remote_ports: dict[str, int] = {}
@@ -37,8 +38,8 @@ class Machine:
         for inode, port in enumerate((6379, 41000, 8000, 10007, 10009, 2049), start=1):
             self.listen(port, str(inode))
         self.sockets[ESTABLISHED] = [
-            TcpSocket(50000, "10.99.0.2", "10.99.0.1", "40"),
-            TcpSocket(50001, "192.168.1.2", "192.168.1.1", "50"),  # another cluster's GCS
+            Socket(50000, "10.99.0.2", "10.99.0.1", "40"),
+            Socket(50001, "192.168.1.2", "192.168.1.1", "50"),  # another cluster's GCS
         ]
 
     def process(
@@ -55,9 +56,9 @@ class Machine:
         (self.root / str(pid) / "fd" / "0").symlink_to("/dev/null")
 
     def listen(self, port: int, inode: str, address: str = "0.0.0.0") -> None:
-        self.sockets[LISTEN].append(TcpSocket(port, address, "0.0.0.0", inode))
+        self.sockets[LISTEN].append(Socket(port, address, "0.0.0.0", inode))
 
-    def answer(self, state: int, remote_port: int = 0) -> list[TcpSocket]:
+    def answer(self, state: int, remote_port: int = 0) -> list[Socket]:
         assert bool(remote_port) is (state == ESTABLISHED)
         self.looks += remote_port == 6379
         if state == LISTEN:
@@ -73,7 +74,7 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def machine(tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path / "proc", home)
-    monkeypatch.setattr(listeners, "_PROC", made.root)
+    monkeypatch.setattr(procfs, "_PROC", made.root)
     monkeypatch.setattr(listeners, "tcp_sockets", made.answer)
     return made
 
@@ -96,7 +97,7 @@ def test_another_users_claim_counts_for_nothing(machine: Machine, look: Look) ->
     machine.process(520, machine.token, "73", uid=MALLORY, effective=ADA)  # a program of Ada's with her rights
     for port, inode in ((5000, "70"), (5001, "71"), (5002, "73")):
         machine.listen(port, inode)
-    machine.sockets[ESTABLISHED].append(TcpSocket(50003, "10.99.0.2", "10.99.0.1", "72"))
+    machine.sockets[ESTABLISHED].append(Socket(50003, "10.99.0.2", "10.99.0.1", "72"))
     found = look()
     assert (found[5000], found[5001], found[5002]) == (False, False, False)
 
@@ -125,7 +126,7 @@ def test_a_ray_that_somebody_started_by_hand(machine: Machine, look: Look) -> No
     for port, inode in enumerate(("70", "71", "72", "73", "74", "75", "76"), start=5000):
         machine.listen(port, inode)
     for inode in ("80", "81"):
-        machine.sockets[ESTABLISHED].append(TcpSocket(50003, "192.168.1.5", "192.168.1.5", inode))
+        machine.sockets[ESTABLISHED].append(Socket(50003, "192.168.1.5", "192.168.1.5", inode))
         machine.remote_ports[inode] = 6380
     found = look()
     assert [found[port] for port in range(5000, 5007)] == [True, True, True, True, False, False, False]
@@ -162,7 +163,7 @@ def test_who_was_a_stranger_may_become_a_driver(machine: Machine, home: Home, mo
     monkeypatch.setattr("meshray.raynode.listeners.time.monotonic", lambda: now[0])
     look = Listeners(home, ADA, lambda: GCS)
     assert Heard(10009, "0.0.0.0", False) in look()
-    machine.sockets[ESTABLISHED].append(TcpSocket(50002, "10.99.0.2", "10.99.0.1", "50"))
+    machine.sockets[ESTABLISHED].append(Socket(50002, "10.99.0.2", "10.99.0.1", "50"))
     assert Heard(10009, "0.0.0.0", False) in look()
     now[0] += AGAIN_S + 1
     assert Heard(10009, "0.0.0.0", True) in look()
@@ -171,7 +172,7 @@ def test_who_was_a_stranger_may_become_a_driver(machine: Machine, home: Home, mo
 def test_a_driver_of_a_mesh_whose_gcs_has_another_port_is_known(machine: Machine, home: Home) -> None:
     machine.process(510, "", "71", "72", uid=ADA)
     machine.listen(5001, "71")
-    machine.sockets[ESTABLISHED].append(TcpSocket(50003, "10.99.0.2", "10.99.0.1", "72"))
+    machine.sockets[ESTABLISHED].append(Socket(50003, "10.99.0.2", "10.99.0.1", "72"))
     machine.remote_ports["72"] = 6380
     assert Heard(5001, "0.0.0.0", False) in Listeners(home, ADA, lambda: GCS)()
     assert Heard(5001, "0.0.0.0", True) in Listeners(home, ADA, lambda: Endpoint("10.99.0.1", 6380))()

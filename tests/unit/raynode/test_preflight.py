@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError
+from meshray.linux.sockets import LISTEN, Socket, parse_table
 from meshray.linux.user import Person
 from meshray.model.ray_ports import RayPorts
 from meshray.raynode.command import RayPlan
-from meshray.raynode.preflight import Listener, check_head, check_readable, conflict, parse_listeners, require_free
+from meshray.raynode.preflight import check_head, check_readable, conflict, require_free
 from tests.unit.raynode.test_command import HEAD, RAY, WORKER
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -21,23 +22,27 @@ REST = "00000000:00000000 00:00000000 00000000     0        0"
 NOBODY = Person("nobody", 65534, 65534, (65534,), Path("/"))
 
 
-def table(*sockets: tuple[str, int, str]) -> Iterator[Listener]:
+def table(*sockets: tuple[str, int, str]) -> Iterator[Socket]:
     """A /proc/net/tcp of (address, port, state)."""
     lines = (f"   0: {ip}:{port:04X} 00000000:0000 {state} {REST} 77 1\n" for ip, port, state in sockets)
-    return parse_listeners(HEADER + "".join(lines))
+    return parse_table(HEADER + "".join(lines), LISTEN)
 
 
-def conflict_of(plan: RayPlan, listeners: Iterator[Listener]) -> Listener | None:
+def conflict_of(plan: RayPlan, listeners: Iterator[Socket]) -> Socket | None:
     return conflict(plan.ports, listeners, head=plan.head, node_ip=plan.node_ip)
 
 
 def test_only_listening_sockets_count() -> None:
-    assert list(table(("0100007F", 6379, "0A"), ("0100007F", 6379, "01"))) == [Listener("0100007F", 6379, "77")]
+    assert list(table(("0100007F", 6379, "0A"), ("0100007F", 6379, "01"))) == [
+        Socket(6379, "127.0.0.1", "0.0.0.0", "77")
+    ]
 
 
-@pytest.mark.parametrize("address", ["00000000", "0100007F", "0100630A"])
-def test_what_ray_binds_everywhere_is_taken_by_any_listener(address: str) -> None:
-    assert conflict_of(HEAD, table((address, 6379, "0A"))) == Listener(address, 6379, "77")
+@pytest.mark.parametrize(
+    ("address", "shown"), [("00000000", "0.0.0.0"), ("0100007F", "127.0.0.1"), ("0100630A", "10.99.0.1")]
+)
+def test_what_ray_binds_everywhere_is_taken_by_any_listener(address: str, shown: str) -> None:
+    assert conflict_of(HEAD, table((address, 6379, "0A"))) == Socket(6379, shown, "0.0.0.0", "77")
 
 
 def test_what_ray_binds_on_the_overlay_is_not_taken_by_a_listener_elsewhere() -> None:
@@ -62,7 +67,7 @@ def test_a_worker_does_not_need_the_ports_of_a_head() -> None:
 def test_a_chosen_port_counts_and_its_default_no_longer() -> None:
     plan = replace(WORKER, ports=RayPorts.of({"metrics_export": 8500}))
     assert conflict_of(plan, table(("00000000", 20106, "0A"))) is None
-    assert conflict_of(plan, table(("0100007F", 8500, "0A"))) == Listener("0100007F", 8500, "77")
+    assert conflict_of(plan, table(("0100007F", 8500, "0A"))) == Socket(8500, "127.0.0.1", "0.0.0.0", "77")
 
 
 def test_before_there_is_an_overlay_address_only_a_listener_on_all_addresses_has_its_ports() -> None:

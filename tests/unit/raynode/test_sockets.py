@@ -15,8 +15,9 @@ import pytest
 from meshray.linux.sockets import (
     ESTABLISHED,
     LISTEN,
-    TcpSocket,
+    Socket,
     close_connections,
+    holder_of,
     parse,
     parse_table,
     question,
@@ -108,10 +109,10 @@ def test_the_question_names_state_and_port() -> None:
 
 def test_the_table_says_the_same() -> None:
     table = TABLE.format(any4=kernels("0.0.0.0"), node=kernels("10.99.0.2"), head=kernels("10.99.0.1"))
-    assert list(parse_table(table, LISTEN)) == [TcpSocket(8000, "0.0.0.0", "0.0.0.0", "1508")]
-    assert list(parse_table(table, ESTABLISHED, 6379)) == [TcpSocket(0xD431, "10.99.0.2", "10.99.0.1", "1600")]
+    assert list(parse_table(table, LISTEN)) == [Socket(8000, "0.0.0.0", "0.0.0.0", "1508")]
+    assert list(parse_table(table, ESTABLISHED, 6379)) == [Socket(0xD431, "10.99.0.2", "10.99.0.1", "1600")]
     wide = f"head\n 0: {'0' * 16}{kernels('0.0.255.255')}{kernels('10.99.0.1')}:2711 {'0' * 32}:0000 0A 0 0 0 0 0 7\n"
-    assert list(parse_table(wide, LISTEN)) == [TcpSocket(10001, "10.99.0.1", "::", "7")]
+    assert list(parse_table(wide, LISTEN)) == [Socket(10001, "10.99.0.1", "::", "7")]
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -134,3 +135,14 @@ def test_connections_to_one_address_are_closed_and_no_others(family: int) -> Non
             clients[0].send(b"x")
             clients[0].recv(1)
         assert clients[1].send(b"x") == 1
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_who_has_a_port_is_found(kind: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as mine:
+        mine.bind(("127.0.0.1", 0))
+        if kind == "tcp":
+            mine.listen()
+        port = mine.getsockname()[1]
+        assert holder_of(port, kind) == f"{Path('/proc/self/comm').read_text().strip()} (pid {os.getpid()})"
+    assert holder_of(port, kind) == ""

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError, UsageError
-from meshray.linux.ports import parse_table
 from meshray.model.address import OverlayNetwork
 from meshray.runtime.preflight import Route, choose_network, clash, overlap, require_no_clash
 from meshray.runtime.service import BACKGROUND, SYSTEMD, choose, last_words, passed_on
@@ -74,16 +73,6 @@ def test_a_new_mesh_takes_a_network_that_is_free(taken: tuple[str, ...], network
     chosen, because = choose_network(routes(*taken))
     assert str(chosen) == network
     assert (because is None) == (network == "10.99.0.0/16")
-
-
-def test_sockets_of_a_port() -> None:
-    lines = [
-        "   0: 0100007F:CAB0 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0 100",
-        "   1: 0100007F:CAB0 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 23456 1 0 100",
-        "   2: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 34567 1 0 100",
-        "garbage",
-    ]
-    assert list(parse_table(lines, 0xCAB0, "0A")) == ["12345"]
 
 
 @pytest.mark.parametrize(

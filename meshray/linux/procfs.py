@@ -1,0 +1,56 @@
+"""Processes as /proc shows them (proc(5)). A process that ends meanwhile, or hides something, has none of it.
+
+>>> holder({"12345"})
+'redis-server (pid 812)'
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def pids() -> list[int]:
+    """Return the id of each process of this PID namespace."""
+    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]
+
+
+def read(pid: int, name: str) -> bytes:
+    """Return the content of one of the process' files, for example ``cmdline``; empty where it cannot be read."""
+    try:
+        return (_PROC / str(pid) / name).read_bytes()
+    except OSError:
+        return b""
+
+
+def program(pid: int) -> str:
+    """Return the path of the program that the process runs; empty where it cannot be read."""
+    return _link(_PROC / str(pid) / "exe")
+
+
+def sockets(pid: int) -> set[str]:
+    """Return the inodes of the sockets that the process holds, as in /proc/net/tcp."""
+    try:
+        targets = [_link(file) for file in (_PROC / str(pid) / "fd").iterdir()]
+    except OSError:
+        return set()
+    return {target[8:-1] for target in targets if target.startswith("socket:[")}
+
+
+def holder(inodes: Collection[str]) -> str:
+    """Return name and id of a process that holds one of these sockets; empty where none can be found: only root sees
+    the sockets of other users, and nobody those of the kernel."""
+    for pid in pids() if inodes else ():
+        if not sockets(pid).isdisjoint(inodes) and (name := read(pid, "comm").decode(errors="replace").strip()):
+            return f"{name} (pid {pid})"
+    return ""
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - it may be no path but "socket:[inode]"
+    except OSError:
+        return ""
