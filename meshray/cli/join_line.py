@@ -14,8 +14,8 @@ def join_line(app: App, token: str, *options: str) -> str:
     from pathlib import Path
 
     from meshray.cli.program import elsewhere
+    from meshray.installation.programs import origin_of
     from meshray.linux.user import Person
-    from meshray.runtime.beside import origin_of
 
     program = elsewhere(origin_of(Path(sys.prefix)), Person.invoking(app.environ).home)
     return " ".join(["sudo", program, "join", *options, token])

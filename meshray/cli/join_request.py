@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from meshray.agent.paths.transport import Mode
 from meshray.cli.via import Via
 from meshray.model.address import Endpoint, NodeName
+from meshray.model.path import Mode
 from meshray.model.token import Token
 from meshray.raynode.user_environment import UserEnvironment
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from meshray.environment import plan
 from meshray.environment.builder import Order
 from meshray.errors import InterruptedByUser, MeshrayError, error_from_json
+from meshray.installation.programs import folders, user_python
 from meshray.linux.user import Person
 from meshray.model import wire
 from meshray.model.environment import Environment
-from meshray.runtime.beside import folders, user_python
 
 #: It removes what it has begun, which may be many small files.
 _CLEAN_UP_S = 30.0

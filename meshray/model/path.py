@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal, get_args
 
+from meshray.errors import UsageError
 from meshray.model.address import Endpoint
 
 
@@ -28,6 +30,19 @@ class Transport(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+#: Which transports a node may use to its hub; auto: UDP, and WSS where UDP is blocked.
+Mode = Literal["auto", "udp", "wss"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+def parse_mode(text: str) -> Mode:
+    """Return the mode that a text names. Raises UsageError where it names none."""
+    for mode in MODES:
+        if mode == text:
+            return mode
+    raise UsageError("bad_transport", f"{text[:40]!r} is no transport", hint="--transport auto, udp or wss")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from meshray.agent.paths.transport import Mode, parse_mode
 from meshray.errors import MeshrayError, UsageError
 from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
@@ -23,6 +22,7 @@ from meshray.model.epochs import FIRST, MAX_EPOCH, SharedSecrets, epochs_from_js
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC
+from meshray.model.path import Mode, parse_mode
 from meshray.model.ray_ports import of_node, take_ports
 from meshray.raynode.tokens import epoch_of
 from meshray.raynode.user_environment import UserEnvironment

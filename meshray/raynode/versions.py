@@ -20,10 +20,10 @@ from pathlib import Path
 
 from meshray import __version__
 from meshray.errors import MeshrayError, UsageError
+from meshray.installation.programs import folders, user_python
 from meshray.linux.user import Person
 from meshray.model.node import Versions
 from meshray.model.release import PYTHON, RAY, python_digits, ray_difference, release
-from meshray.runtime.beside import folders, user_python
 
 OLDEST_RAY = (2, 44)
 #: What mends a version that is not the head's, on a machine that is to join.

@@ -111,8 +111,8 @@ def find_engine(environ: Mapping[str, str]) -> Engine:
 
 def install_command() -> str:
     """Return the command that installs meshray's own engine into the environment that the user made."""
-    from meshray.runtime.beside import user_python
-    from meshray.runtime.reinstall import reinstall_command
+    from meshray.installation.programs import user_python
+    from meshray.installation.reinstall import reinstall_command
 
     return reinstall_command(user_python())
 

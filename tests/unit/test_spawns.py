@@ -38,18 +38,18 @@ SPAWNS: dict[tuple[str, str], str] = {
     ("raynode/supervisor.py", "_start"): USER,
     ("raynode/unregister.py", "_call"): USER,
     ("raynode/versions.py", "_ask"): USER,
-    ("runtime/as_user.py", "run_as_user"): USER,
+    ("linux/as_user.py", "run_as_user"): USER,
     ("runtime/container/engine.py", "cards_here"): SYSTEM,
     ("runtime/container/first.py", "_spawn"): OWN,
     ("runtime/container/first.py", "_start_over_without"): OWN,
-    ("runtime/inside.py", "spawn"): SYSTEM,
+    ("linux/overlay_netns.py", "spawn"): SYSTEM,
     ("runtime/privileged/boundary.py", "weak_part_here"): OWN,
     ("runtime/privileged/install.py", "_require_works"): CHECKED,
     ("runtime/privileged/install.py", "_unpack"): USER,
     ("runtime/privileged/interpreter.py", "_by_uv"): CHECKED,
     ("runtime/privileged/interpreter.py", "_copied"): USER,
     ("runtime/privileged/interpreter.py", "why_not"): CHECKED,
-    ("runtime/process.py", "spawn"): CHECKED,
+    ("linux/process.py", "spawn"): CHECKED,
     ("runtime/rootless/enter.py", "execute"): UNPRIVILEGED,
     ("runtime/rootless/holder.py", "_help"): UNPRIVILEGED,
     ("runtime/rootless/namespace.py", "up"): UNPRIVILEGED,
@@ -100,7 +100,7 @@ def test_own_processes_are_isolated() -> None:
 
 def test_programs_of_the_system_are_found_where_only_root_writes() -> None:
     for file, function, _, _ in spawns():
-        if SPAWNS.get((file, function)) == SYSTEM and file not in ("runtime/inside.py",):
+        if SPAWNS.get((file, function)) == SYSTEM and file not in ("linux/overlay_netns.py",):
             assert "find_program" in (PACKAGE / file).read_text(), f"{file}: {function}"
 
 

@@ -19,11 +19,11 @@ from meshray.agent.paths.hubkeeper import HubKeeper
 from meshray.agent.paths.liveness import only_handshakes
 from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.prober import Prober
-from meshray.agent.paths.transport import HubTransport, Mode
+from meshray.agent.paths.transport import HubTransport
 from meshray.client.coordinator import Coordinator
 from meshray.linux.clock import boot_s
 from meshray.model.node import Node
-from meshray.model.path import Transport
+from meshray.model.path import Mode, Transport
 from meshray.relay.client import RelayClient
 from meshray.wireguard.config import DeviceState
 

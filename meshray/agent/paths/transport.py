@@ -15,14 +15,9 @@ Whether data passes, `meshray.agent.paths.liveness` tells: a handshake alone is 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
-from meshray.errors import UsageError
 from meshray.linux.clock import BootSeconds
-from meshray.model.path import Transport
-
-Mode = Literal["auto", "udp", "wss"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+from meshray.model.path import Mode, Transport
 
 #: From the first handshake that WireGuard sends to the decision that UDP does not pass.
 HANDSHAKE_PATIENCE_S = 3.0
@@ -33,14 +28,6 @@ RELAPSE_S = 300.0
 #: A relay that is not connected so long after that is away as well: the whole network was, and UDP is not to blame.
 OUTAGE_S = 5.0
 FIRST_HOLD_S, LONGEST_HOLD_S = 60.0, 3600.0
-
-
-def parse_mode(text: str) -> Mode:
-    """Raises UsageError where it is no transport."""
-    for mode in MODES:
-        if mode == text:
-            return mode
-    raise UsageError("bad_transport", f"{text[:40]!r} is no transport", hint="--transport auto, udp or wss")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import click
 
 from meshray import __version__
-from meshray.agent.paths.transport import MODES, Mode
 from meshray.cli import bring_up, output, user_environment
 from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options
@@ -44,7 +43,7 @@ from meshray.cli.withdrawal import ENROLMENT, Withdrawal, taken_back
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
-from meshray.model.path import Transport
+from meshray.model.path import MODES, Mode, Transport
 from meshray.node.enrolment import MATCH
 from meshray.settings import DEFAULT_PORT, Home, own_ports
 

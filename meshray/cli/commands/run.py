@@ -11,8 +11,8 @@ from meshray.cli.app import App
 from meshray.cli.driver import Driver
 from meshray.cli.where import inside_command
 from meshray.errors import UsageError
+from meshray.installation.programs import folders
 from meshray.linux.user import Person
-from meshray.runtime.beside import folders
 
 
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
-from meshray.runtime.distributions import OWN_TAG, files, needed, normal, own_files, own_record
+from meshray.installation.distributions import OWN_TAG, files, needed, normal, own_files, own_record
 
 #: What is started and not imported.
 _PROGRAMS = ("/meshray-engine",)

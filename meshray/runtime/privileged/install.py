@@ -26,11 +26,11 @@ from typing import IO
 import meshray
 from meshray import __version__
 from meshray.errors import MeshrayError
+from meshray.installation.distributions import needed, own_files
+from meshray.installation.programs import ORIGIN, origin_of
 from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
 from meshray.linux.user import Person
 from meshray.render.templates import folder as templates_folder
-from meshray.runtime.beside import ORIGIN, origin_of
-from meshray.runtime.distributions import needed, own_files
 from meshray.runtime.privileged import interpreter
 from meshray.runtime.privileged.packing import EXTRAS
 from meshray.settings import INSTALL_FOLDER, PROGRAM_LINK

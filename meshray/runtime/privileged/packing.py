@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from meshray import __version__
-from meshray.runtime.distributions import files, needed, normal, own_files, own_record
-from meshray.runtime.reinstall import ORIGIN_FILES
+from meshray.installation.distributions import files, needed, normal, own_files, own_record
+from meshray.installation.reinstall import ORIGIN_FILES
 
 #: Not needed by meshray itself; used where they are there (`join --runtime docker`, `join --env match`).
 EXTRAS = ("docker", "uv")

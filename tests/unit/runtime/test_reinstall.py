@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshray import __version__
-from meshray.runtime import reinstall
+from meshray.installation import reinstall
 from meshray.runtime.privileged import packing
 
 PYTHON = Path("/home/ann/ray/bin/python")

@@ -9,19 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.agent.paths.liveness import DEAD_AFTER, LARGE_EVERY_S, Liveness, only_handshakes
-from meshray.agent.paths.transport import (
-    FIRST_HOLD_S,
-    LONGEST_HOLD_S,
-    MODES,
-    OUTAGE_S,
-    RELAPSE_S,
-    HubTransport,
-    Mode,
-    parse_mode,
-)
+from meshray.agent.paths.transport import FIRST_HOLD_S, LONGEST_HOLD_S, OUTAGE_S, RELAPSE_S, HubTransport
 from meshray.errors import UsageError
 from meshray.linux.clock import BootSeconds
-from meshray.model.path import Transport
+from meshray.model.path import MODES, Mode, Transport, parse_mode
 
 
 def test_without_a_handshake_it_takes_the_relay_within_three_seconds() -> None:

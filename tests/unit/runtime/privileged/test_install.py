@@ -15,8 +15,8 @@ import pytest
 
 from meshray.cli.privileged import clean
 from meshray.errors import MeshrayError
-from meshray.runtime.beside import ORIGIN, origin_of
-from meshray.runtime.distributions import needed
+from meshray.installation.distributions import needed
+from meshray.installation.programs import ORIGIN, origin_of
 from meshray.runtime.privileged import install, interpreter, packing
 
 
