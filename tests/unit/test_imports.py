@@ -23,9 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     # Devices know nothing of meshes, coordinators or Ray.
     "wireguard": {"linux", "installation", "model", "errors", "settings"},
     "firewall": {"linux", "model", "errors", "settings"},
-    "raynode": {"linux", "installation", "runtime", "model", "errors", "settings"},
+    "raynode": {"linux", "installation", "model", "errors", "settings"},
     # Builds what Ray will run from; asks the new Ray for its versions.
-    "environment": {"linux", "installation", "model", "runtime", "raynode", "errors", "settings"},
+    "environment": {"linux", "installation", "model", "raynode", "errors", "settings"},
     "render": {"model", "errors", "settings"},
     # Asks the coordinator and the agent, and knows no more of them than their answers.
     "client": {"linux", "model", "relay", "errors", "settings"},

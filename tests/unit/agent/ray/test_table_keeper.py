@@ -14,9 +14,9 @@ from meshray.agent.parts import RayPart
 from meshray.agent.ray import table_keeper
 from meshray.agent.ray.offers import Offers
 from meshray.agent.ray.table_keeper import TableKeeper
+from meshray.linux.tasks import Tasks
 from meshray.model.meshmap import MeshMap
 from meshray.raynode.state import LiveNode
-from meshray.runtime.tasks import Tasks
 from tests.unit.agent.ray.test_departed import ALL, row
 from tests.unit.agent.sample import MAP, WORKER_A
 
