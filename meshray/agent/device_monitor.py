@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from meshray.linux import netlink
+from meshray.linux import netlink, rtnetlink
 from meshray.linux import overlay_netns as inside
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,9 @@ async def device_changes(interface: str, overlay: IPv4Network) -> AsyncIterator[
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
     ports: set[int] = set()
-    groups = netlink.LINKS | netlink.IPV4_ADDRESSES | netlink.IPV4_ROUTES
+    groups = rtnetlink.LINKS | rtnetlink.IPV4_ADDRESSES | rtnetlink.IPV4_ROUTES
     try:
-        kernel = await asyncio.to_thread(inside.run, netlink.listen, groups)
+        kernel = await asyncio.to_thread(inside.run, rtnetlink.listen, groups)
     except OSError as error:
         log.warning("changes of %s cannot be watched: %s", interface, error)
         return
@@ -105,19 +105,19 @@ def _ports_of_changes(kernel: socket.socket, interface: str, overlay: IPv4Networ
 def concerns(message: netlink.Message, interface: str, overlay: IPv4Network) -> bool:
     """Whether a message is about the overlay's interface, an overlay address, or a route to one (pure)."""
     body = message.body
-    if message.kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK) and len(body) >= netlink.LINK.size:
-        name = netlink.attributes(body[netlink.LINK.size :]).get(netlink.IFLA_IFNAME, b"")
+    if message.kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and len(body) >= rtnetlink.LINK.size:
+        name = netlink.attributes(body[rtnetlink.LINK.size :]).get(rtnetlink.IFLA_IFNAME, b"")
         return name.rstrip(b"\0") == interface.encode()
-    if message.kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR) and len(body) >= netlink.ADDRESS.size:
-        found = netlink.attributes(body[netlink.ADDRESS.size :])
-        return _lies_in(found.get(netlink.IFA_LOCAL) or found.get(netlink.IFA_ADDRESS, b""), overlay)
-    if message.kind in (netlink.RTM_NEWROUTE, netlink.RTM_DELROUTE) and len(body) >= netlink.ROUTE.size:
-        length, table = netlink.ROUTE.unpack_from(body)[1], netlink.ROUTE.unpack_from(body)[4]
-        found = netlink.attributes(body[netlink.ROUTE.size :])
+    if message.kind in (rtnetlink.RTM_NEWADDR, rtnetlink.RTM_DELADDR) and len(body) >= rtnetlink.ADDRESS.size:
+        found = netlink.attributes(body[rtnetlink.ADDRESS.size :])
+        return _lies_in(found.get(rtnetlink.IFA_LOCAL) or found.get(rtnetlink.IFA_ADDRESS, b""), overlay)
+    if message.kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE) and len(body) >= rtnetlink.ROUTE.size:
+        length, table = rtnetlink.ROUTE.unpack_from(body)[1], rtnetlink.ROUTE.unpack_from(body)[4]
+        found = netlink.attributes(body[rtnetlink.ROUTE.size :])
         return (
-            netlink.number(found, netlink.RTA_TABLE, table) == netlink.MAIN_TABLE
+            netlink.number(found, rtnetlink.RTA_TABLE, table) == rtnetlink.MAIN_TABLE
             and length >= overlay.prefixlen
-            and _lies_in(found.get(netlink.RTA_DST, b""), overlay)
+            and _lies_in(found.get(rtnetlink.RTA_DST, b""), overlay)
         )
     return False
 

@@ -13,12 +13,11 @@ from ipaddress import ip_network
 
 from meshray.firewall.closing import IPV4, IPV6, family_of
 from meshray.firewall.own_rules import ACCEPT, OwnRule
+from meshray.linux.netlink import ACK, attribute, messages, request
 
-_HEADER = struct.Struct("=IHHII")
 _NFGENMSG = struct.Struct("!BBH")
-_ATTRIBUTE = struct.Struct("=HH")
 _NESTED = 0x8000
-_REQUEST, _ACK, _CREATE, _APPEND = 0x1, 0x4, 0x400, 0x800
+_CREATE, _APPEND = 0x400, 0x800
 _SUBSYSTEM = 10
 _NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 2, 3, 6
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
@@ -57,24 +56,24 @@ def owned_table(name: str, chains: Mapping[str, Sequence[OwnRule]], *, replaces:
         replaces: the sender owns one of this name already, which goes in the same transaction.
     """
     table = _text(_TABLE_NAME, name)
-    messages = [(_DELETE_TABLE, _ACK, table)] if replaces else []
-    messages.append((_NEW_TABLE, _CREATE, table + _number(_TABLE_FLAGS, _OWNER)))
+    steps = [(_DELETE_TABLE, ACK, table)] if replaces else []
+    steps.append((_NEW_TABLE, _CREATE, table + _number(_TABLE_FLAGS, _OWNER)))
     for chain in chains:
         hook = _number(_HOOK_NUMBER, _HOOKS[chain]) + _number(_HOOK_PRIORITY, _PRIORITY & 0xFFFFFFFF)
         body = _text(_CHAIN_TABLE, name) + _text(_CHAIN_NAME, chain) + _nested(_CHAIN_HOOK, hook)
-        messages.append((_NEW_CHAIN, _CREATE, body + _number(_CHAIN_POLICY, 1) + _text(_CHAIN_TYPE, "filter")))
+        steps.append((_NEW_CHAIN, _CREATE, body + _number(_CHAIN_POLICY, 1) + _text(_CHAIN_TYPE, "filter")))
     for chain, rules in chains.items():
         for rule in rules:
             for expressions in _rule(rule):
                 body = _text(_RULE_TABLE, name) + _text(_RULE_CHAIN, chain)
                 body += _nested(_RULE_EXPRESSIONS, b"".join(_nested(_ELEMENT, item) for item in expressions))
-                messages.append((_NEW_RULE, _CREATE | _APPEND, body + _attribute(_RULE_USERDATA, _comment(rule))))
+                steps.append((_NEW_RULE, _CREATE | _APPEND, body + attribute(_RULE_USERDATA, _comment(rule))))
     parts = [_message(_BATCH_BEGIN, 0, 0, b"", resource=_SUBSYSTEM)]
-    for number, (kind, flags, body) in enumerate(messages, start=1):
-        asked = _ACK if number == len(messages) else 0
+    for number, (kind, flags, body) in enumerate(steps, start=1):
+        asked = ACK if number == len(steps) else 0
         parts.append(_message(_SUBSYSTEM << 8 | kind, flags | asked, number, body))
-    parts.append(_message(_BATCH_END, 0, len(messages) + 1, b"", resource=_SUBSYSTEM))
-    return b"".join(parts), len(messages)
+    parts.append(_message(_BATCH_END, 0, len(steps) + 1, b"", resource=_SUBSYSTEM))
+    return b"".join(parts), len(steps)
 
 
 def _rule(rule: OwnRule) -> Iterator[list[bytes]]:
@@ -165,7 +164,7 @@ def _compare(value: bytes, operation: int = _EQUAL) -> bytes:
 
 
 def _data(value: bytes) -> bytes:
-    return _attribute(_VALUE, value)
+    return attribute(_VALUE, value)
 
 
 def _expression(name: str, *data: bytes) -> bytes:
@@ -179,26 +178,21 @@ def _comment(rule: OwnRule) -> bytes:
 
 
 def _number(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("!I", value))
+    return attribute(kind, struct.pack("!I", value))
 
 
 def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+    return attribute(kind, value.encode() + b"\0")
 
 
 def _nested(kind: int, body: bytes) -> bytes:
-    return _attribute(kind | _NESTED, body)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    length = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
+    return attribute(kind | _NESTED, body)
 
 
 def _message(kind: int, flags: int, number: int, body: bytes, *, resource: int = 0) -> bytes:
     family = 0 if resource else _INET
     general = _NFGENMSG.pack(family, 0, resource)
-    return _HEADER.pack(_HEADER.size + len(general) + len(body), kind, _REQUEST | flags, number, 0) + general + body
+    return request(kind, flags, general + body, number)
 
 
 def answered(data: bytes, last: int) -> tuple[bool, int]:
@@ -207,12 +201,9 @@ def answered(data: bytes, last: int) -> tuple[bool, int]:
     Args:
         last: the number of the batch's last message.
     """
-    place, done = 0, False
-    while place + _HEADER.size + 4 <= len(data):
-        length, _, _, number, _ = _HEADER.unpack_from(data, place)
-        refused = -int(struct.unpack_from("=i", data, place + _HEADER.size)[0])
-        if refused:
-            return True, refused
-        done = done or number == last
-        place += max(_HEADER.size, length + 3 & ~3)
+    done = False
+    for message in messages(data):
+        if message.refused:
+            return True, message.refused
+        done = done or message.sequence == last
     return done, 0

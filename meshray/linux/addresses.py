@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from meshray.linux import netlink
+from meshray.linux import netlink, rtnetlink
 
 #: Networks that live inside this machine (containers, virtual machines) and meshray's own devices.
 _INNER = re.compile(r"(docker|br-[0-9a-f]{12}|virbr|veth|cni|flannel|cali|lxc|lxd|podman|vmnet|vboxnet|kube|meshray)")
@@ -62,16 +62,19 @@ def _is_reachable(item: InterfaceAddress) -> bool:
 
 
 def _read_addresses() -> list[InterfaceAddress]:
-    with netlink.RouteSocket() as kernel:
-        links = dict(_parse_link(body) for body in kernel.dump(netlink.RTM_GETLINK, bytes(netlink.LINK.size)))
-        bodies = kernel.dump(netlink.RTM_GETADDR, bytes(netlink.ADDRESS.size))
+    with rtnetlink.RouteSocket() as kernel:
+        links = dict(_parse_link(body) for body in kernel.dump(rtnetlink.RTM_GETLINK, bytes(rtnetlink.LINK.size)))
+        bodies = kernel.dump(rtnetlink.RTM_GETADDR, bytes(rtnetlink.ADDRESS.size))
     return [found for body in bodies if (found := parse_address(body, links)) is not None]
 
 
 def _parse_link(body: bytes) -> tuple[int, tuple[str, bool]]:
     """Its index, its name, and whether it is up."""
-    _, _, index, flags, _ = netlink.LINK.unpack_from(body)
-    return index, (netlink.text(netlink.attributes(body[netlink.LINK.size :]), netlink.IFLA_IFNAME), bool(flags & _UP))
+    _, _, index, flags, _ = rtnetlink.LINK.unpack_from(body)
+    return index, (
+        netlink.text(netlink.attributes(body[rtnetlink.LINK.size :]), rtnetlink.IFLA_IFNAME),
+        bool(flags & _UP),
+    )
 
 
 def parse_address(body: bytes, links: Mapping[int, tuple[str, bool]]) -> InterfaceAddress | None:
@@ -80,12 +83,12 @@ def parse_address(body: bytes, links: Mapping[int, tuple[str, bool]]) -> Interfa
     Args:
         links: by index, the name of each interface and whether it is up.
     """
-    _, _, few_flags, _, index = netlink.ADDRESS.unpack_from(body)
-    found = netlink.attributes(body[netlink.ADDRESS.size :])
+    _, _, few_flags, _, index = rtnetlink.ADDRESS.unpack_from(body)
+    found = netlink.attributes(body[rtnetlink.ADDRESS.size :])
     # On a point-to-point link IFA_ADDRESS is the other side's; IFA_LOCAL is always ours, where it is given.
-    own = found.get(netlink.IFA_LOCAL) or found.get(netlink.IFA_ADDRESS, b"")
+    own = found.get(rtnetlink.IFA_LOCAL) or found.get(rtnetlink.IFA_ADDRESS, b"")
     if index not in links or len(own) not in (4, 16):
         return None
     interface, is_up = links[index]
-    flags = netlink.number(found, netlink.IFA_FLAGS, few_flags)
+    flags = netlink.number(found, rtnetlink.IFA_FLAGS, few_flags)
     return InterfaceAddress(interface, ip_address(own), is_up, not flags & _UNSTABLE)

@@ -1,61 +1,27 @@
-"""rtnetlink's messages as bytes (rtnetlink(7)): read and written without a library, and the sockets that carry them.
+"""netlink's messages as bytes (netlink(7)), whatever family they are of: headers and attributes, read and written.
 
->>> for message in messages(kernel.recv(65536)):
-...     if message.kind == RTM_NEWROUTE:
-...         number(attributes(message.body[ROUTE.size :]), RTA_OIF, 0)
+>>> [message.kind for message in messages(request(RTM_GETLINK, DUMP, bytes(16)))]
+[18]
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import struct
 from collections.abc import Iterator
-from types import TracebackType
 from typing import NamedTuple
 
-#: Of linux/rtnetlink.h and linux/netlink.h.
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
-RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWRULE = 32
-IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_IFALIAS = 3, 4, 18, 20
-IFLA_INFO_KIND = 1
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
-RTA_METRICS, RTA_MULTIPATH, RTA_TABLE, RTA_VIA, RTA_ENCAP = 8, 9, 15, 18, 22
-RTAX_MTU = 2
-FRA_DST, FRA_IIFNAME, FRA_PRIORITY = 1, 3, 6
-#: FR_ACT_TO_TBL and FR_ACT_UNREACHABLE of linux/fib_rules.h.
-TO_TABLE, UNREACHABLE = 1, 7
-RTN_UNICAST = 1
-MAIN_TABLE = 254
-#: Flags of a request that changes something: NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE.
-REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
-#: RTM_F_CLONED: an entry of the routing cache, no route.
-CLONED = 0x200
-#: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
-LINKS, IPV4_ADDRESSES, IPV4_ROUTES, IPV6_ADDRESSES, IPV6_ROUTES = 0x1, 0x10, 0x40, 0x100, 0x400
+#: NLMSG_ERROR (an acknowledgement as well, of error 0) and NLMSG_DONE.
+ERROR, DONE = 2, 3
+#: NLM_F_ACK and NLM_F_DUMP.
+ACK, DUMP = 0x4, 0x300
+_REQUEST = 0x1
 
-LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
-ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
-ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, lengths, tos, table, protocol, scope, type, flags
-RULE = struct.Struct("=BBBBBxxBI")  # fib_rule_hdr: family, lengths, tos, table, action, flags
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
 _ERRNO = struct.Struct("=i")
-
-_NETLINK_ROUTE = 0
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
-#: The kernel answers within a millisecond; one that is this slow is in trouble, seconds.
-TIMEOUT_S = 5.0
-#: The kernel never puts more into one datagram than 32 KiB, but for one very large message.
-_ANSWER_BYTES = 1 << 17
-#: SOL_NETLINK and NETLINK_GET_STRICT_CHK: the kernel itself filters a dump by what the request holds (Linux 4.20).
-_SOL_NETLINK, _STRICT_CHECK = 270, 12
+#: Two bits of an attribute's kind are flags: nested, and in network byte order.
+_KIND = 0x3FFF
 
 Attributes = dict[int, bytes]
 
@@ -64,7 +30,7 @@ class Message(NamedTuple):
     """One message.
 
     Attributes:
-        kind: RTM_*.
+        kind: the family's own number, `ERROR` or `DONE`.
         port: the netlink port of the socket that caused it, mostly the id of its process; 0: the kernel did.
         sequence: the number of the request that it answers.
     """
@@ -74,9 +40,20 @@ class Message(NamedTuple):
     body: bytes
     sequence: int = 0
 
+    @property
+    def refused(self) -> int:
+        """The errno with which the kernel refused a request; 0: it did not."""
+        is_error = self.kind == ERROR and len(self.body) >= _ERRNO.size
+        return -int(_ERRNO.unpack_from(self.body)[0]) if is_error else 0
+
+
+def request(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
+    """Return a message to the kernel."""
+    return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, sequence, 0) + body
+
 
 def messages(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram; what is cut short ends it."""
+    """Yield the messages of one datagram; what is cut short ends it."""
     place = 0
     while place + _HEADER.size <= len(data):
         length, kind, _, sequence, port = _HEADER.unpack_from(data, place)
@@ -86,21 +63,31 @@ def messages(data: bytes) -> Iterator[Message]:
         place += _aligned(length)
 
 
+def ends_dump(data: bytes) -> bool:
+    """Whether the answer to a request is complete with this datagram."""
+    return any(message.kind in (ERROR, DONE) for message in messages(data))
+
+
+def refusal(data: bytes) -> int:
+    """Return the errno with which the kernel refused a request; 0: it did not."""
+    return next((message.refused for message in messages(data) if message.refused), 0)
+
+
 def attributes(data: bytes) -> Attributes:
-    """The attributes that follow a message's fixed part."""
+    """Return the attributes that follow a message's fixed part."""
     found: Attributes = {}
     place = 0
     while place + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, place)
         if length < _ATTRIBUTE.size:
             break
-        found[kind & 0x3FFF] = data[place + _ATTRIBUTE.size : place + length]
+        found[kind & _KIND] = data[place + _ATTRIBUTE.size : place + length]
         place += _aligned(length)
     return found
 
 
 def number(found: Attributes, kind: int, default: int) -> int:
-    """An attribute that is a number of 32 bits."""
+    """Return an attribute that is a number of 32 bits in the machine's byte order."""
     raw = found.get(kind, b"")
     return int(_U32.unpack(raw)[0]) if len(raw) == _U32.size else default
 
@@ -114,107 +101,6 @@ def attribute(kind: int, value: int | bytes) -> bytes:
     """Return an attribute: a number of 32 bits, or bytes (for nested attributes, these)."""
     raw = _U32.pack(value) if isinstance(value, int) else value
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(raw), kind) + raw + bytes(_aligned(len(raw)) - len(raw))
-
-
-def dump_request(kind: int, body: bytes) -> bytes:
-    """Asks for all that there is of a kind."""
-    return _request(kind, _NLM_F_DUMP, body, kind)
-
-
-def _request(kind: int, flags: int, body: bytes, sequence: int) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, sequence, 0) + body
-
-
-def ends_dump(data: bytes) -> bool:
-    """Whether the answer to a request is complete with this datagram."""
-    return any(message.kind in (_NLMSG_ERROR, _NLMSG_DONE) for message in messages(data))
-
-
-def refusal(data: bytes) -> int:
-    """The errno with which the kernel refused a request; 0: it did not."""
-    for message in messages(data):
-        if message.kind == _NLMSG_ERROR and len(message.body) >= _ERRNO.size:
-            return -int(_ERRNO.unpack_from(message.body)[0])
-    return 0
-
-
-def listen(groups: int) -> socket.socket:
-    """A socket that does not block and hears what happens in these groups. Raises OSError."""
-    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_ROUTE)
-    try:
-        kernel.bind((0, groups))
-    except OSError:
-        kernel.close()
-        raise
-    return kernel
-
-
-def ask(timeout_s: float, *, strict: bool = False) -> socket.socket:
-    """A socket for requests that block for so long at most. Raises OSError.
-
-    Args:
-        strict: the kernel filters dumps by what the request holds, where it can.
-    """
-    kernel = listen(0)
-    kernel.settimeout(timeout_s)
-    if strict:
-        with contextlib.suppress(OSError):  # an older kernel: whoever asked filters again
-            kernel.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
-    return kernel
-
-
-class RouteSocket:
-    """A socket for one request at a time. Each blocks and raises OSError with the kernel's errno.
-
-    >>> with RouteSocket() as kernel:
-    ...     [text(attributes(body[LINK.size :]), IFLA_IFNAME) for body in kernel.dump(RTM_GETLINK, bytes(LINK.size))]
-    ['lo', 'eth0']
-    """
-
-    def __init__(self) -> None:
-        self._socket = ask(TIMEOUT_S)
-        self._sequence = 0
-
-    def __enter__(self) -> RouteSocket:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._socket.close()
-
-    def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """Return the bodies of all objects of a kind (RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE)."""
-        return self._answers(kind, _NLM_F_DUMP, body)
-
-    def get(self, kind: int, body: bytes) -> bytes:
-        """Return the body of the one object that the request names."""
-        (answer,) = self._answers(kind, _NLM_F_ACK, body)
-        return answer
-
-    def change(self, kind: int, body: bytes, flags: int = 0) -> None:
-        """Make, change or remove an object.
-
-        Args:
-            flags: CREATE, EXCLUSIVE, REPLACE.
-        """
-        self._answers(kind, _NLM_F_ACK | flags, body)
-
-    def _answers(self, kind: int, flags: int, body: bytes) -> list[bytes]:
-        self._sequence += 1
-        self._socket.send(_request(kind, flags, body, self._sequence))
-        found: list[bytes] = []
-        while True:
-            for message in messages(self._socket.recv(_ANSWER_BYTES)):
-                if message.sequence != self._sequence:  # answers a request that timed out
-                    continue
-                if message.kind == _NLMSG_ERROR:
-                    if number := -int(_ERRNO.unpack_from(message.body)[0]):
-                        raise OSError(number, os.strerror(number))
-                    return found
-                if message.kind == _NLMSG_DONE:
-                    return found
-                found.append(message.body)
 
 
 def _aligned(length: int) -> int:

@@ -17,13 +17,19 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 
-from meshray.linux import netlink
+from meshray.linux import netlink, rtnetlink
 from meshray.linux.network_state import DUMP_REQUESTS, NetworkState
 from meshray.settings import INTERFACE
 
 log = logging.getLogger(__name__)
 
-_GROUPS = netlink.LINKS | netlink.IPV4_ADDRESSES | netlink.IPV4_ROUTES | netlink.IPV6_ADDRESSES | netlink.IPV6_ROUTES
+_GROUPS = (
+    rtnetlink.LINKS
+    | rtnetlink.IPV4_ADDRESSES
+    | rtnetlink.IPV4_ROUTES
+    | rtnetlink.IPV6_ADDRESSES
+    | rtnetlink.IPV6_ROUTES
+)
 #: A new network comes as a dozen messages; this long without one, and it is there.
 DEBOUNCE_S = 0.3
 #: A link that flaps all the time must not keep the news from coming.
@@ -77,7 +83,7 @@ class _Watch:
     async def open(self) -> None:
         try:
             # First listen, then ask what there is: what happens in between is then heard twice, not never.
-            self._news = netlink.listen(_GROUPS)
+            self._news = rtnetlink.listen(_GROUPS)
             for data in await asyncio.to_thread(lambda: list(_dumps())):
                 self._state.feed(data)
         except OSError as error:
@@ -134,7 +140,7 @@ def _clocks() -> tuple[float, float]:
 def _dumps() -> Iterator[bytes]:
     """What there is now: links, addresses, routes, as the kernel's own messages."""
     deadline = time.monotonic() + _DUMP_S
-    with netlink.ask(_DUMP_S) as asking:
+    with rtnetlink.ask(_DUMP_S) as asking:
         for request in DUMP_REQUESTS:
             asking.send(request)
             data = b""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6
 
-from meshray.linux import netlink
+from meshray.linux import netlink, rtnetlink
 from meshray.linux.addresses import is_inner
 from meshray.linux.netlink import attributes, number
 
@@ -23,8 +23,8 @@ _LONGEST_DEFAULT = 1
 
 #: Asks for all there is, one answer after the other. A body of an ifinfomsg with family AF_UNSPEC serves all three.
 DUMP_REQUESTS = tuple(
-    netlink.dump_request(kind, bytes(netlink.LINK.size))
-    for kind in (netlink.RTM_GETLINK, netlink.RTM_GETADDR, netlink.RTM_GETROUTE)
+    rtnetlink.dump_request(kind, bytes(rtnetlink.LINK.size))
+    for kind in (rtnetlink.RTM_GETLINK, rtnetlink.RTM_GETADDR, rtnetlink.RTM_GETROUTE)
 )
 
 
@@ -48,21 +48,21 @@ class NetworkState:
         return [reason for message in netlink.messages(data) if (reason := self._take(message.kind, message.body))]
 
     def _take(self, kind: int, body: bytes) -> str:
-        if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK) and len(body) >= netlink.LINK.size:
-            return self._link(kind == netlink.RTM_NEWLINK, body)
-        if kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR) and len(body) >= netlink.ADDRESS.size:
-            return self._address(kind == netlink.RTM_NEWADDR, body)
-        if kind in (netlink.RTM_NEWROUTE, netlink.RTM_DELROUTE) and len(body) >= netlink.ROUTE.size:
-            return self._route(kind == netlink.RTM_NEWROUTE, body)
+        if kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and len(body) >= rtnetlink.LINK.size:
+            return self._link(kind == rtnetlink.RTM_NEWLINK, body)
+        if kind in (rtnetlink.RTM_NEWADDR, rtnetlink.RTM_DELADDR) and len(body) >= rtnetlink.ADDRESS.size:
+            return self._address(kind == rtnetlink.RTM_NEWADDR, body)
+        if kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE) and len(body) >= rtnetlink.ROUTE.size:
+            return self._route(kind == rtnetlink.RTM_NEWROUTE, body)
         return ""
 
     def _link(self, is_there: bool, body: bytes) -> str:
-        family, _, index, flags, _ = netlink.LINK.unpack_from(body)
+        family, _, index, flags, _ = rtnetlink.LINK.unpack_from(body)
         if family not in (0, AF_INET, AF_INET6):  # a bridge tells of its ports
             return ""
-        found = attributes(body[netlink.LINK.size :])
-        if netlink.IFLA_IFNAME in found:
-            self._names[index] = found[netlink.IFLA_IFNAME].rstrip(b"\0").decode(errors="replace")
+        found = attributes(body[rtnetlink.LINK.size :])
+        if rtnetlink.IFLA_IFNAME in found:
+            self._names[index] = found[rtnetlink.IFLA_IFNAME].rstrip(b"\0").decode(errors="replace")
         carries = is_there and flags & _CARRIES == _CARRIES
         before = self._carries.get(index, False)
         self._carries[index] = carries
@@ -77,12 +77,12 @@ class NetworkState:
         return f"{name} is {'up' if carries else 'down'}"
 
     def _address(self, is_there: bool, body: bytes) -> str:
-        _, _, few_flags, _, index = netlink.ADDRESS.unpack_from(body)
-        found = attributes(body[netlink.ADDRESS.size :])
-        raw = found.get(netlink.IFA_LOCAL) or found.get(netlink.IFA_ADDRESS, b"")
+        _, _, few_flags, _, index = rtnetlink.ADDRESS.unpack_from(body)
+        found = attributes(body[rtnetlink.ADDRESS.size :])
+        raw = found.get(rtnetlink.IFA_LOCAL) or found.get(rtnetlink.IFA_ADDRESS, b"")
         if len(raw) not in (4, 16) or not self._counts(self._name(index)) or ip_address(raw).is_link_local:
             return ""
-        flags = number(found, netlink.IFA_FLAGS, few_flags)
+        flags = number(found, rtnetlink.IFA_FLAGS, few_flags)
         usable = is_there and not flags & _UNUSABLE
         key = (index, raw)
         if usable == (key in self._addresses):
@@ -95,22 +95,22 @@ class NetworkState:
         return f"{'new' if usable else 'no more'} address {ip_address(raw)} on {self._name(index)}"
 
     def _route(self, is_there: bool, body: bytes) -> str:
-        family, length, _, tos, table, _, _, route_type, flags = netlink.ROUTE.unpack_from(body)
+        family, length, _, tos, table, _, _, route_type, flags = rtnetlink.ROUTE.unpack_from(body)
         if (
             length > _LONGEST_DEFAULT
-            or route_type != netlink.RTN_UNICAST
-            or flags & netlink.CLONED
+            or route_type != rtnetlink.RTN_UNICAST
+            or flags & rtnetlink.CLONED
             or family not in (AF_INET, AF_INET6)
         ):
             return ""
-        found = attributes(body[netlink.ROUTE.size :])
-        index = number(found, netlink.RTA_OIF, 0)
+        found = attributes(body[rtnetlink.ROUTE.size :])
+        index = number(found, rtnetlink.RTA_OIF, 0)
         if not self._counts(self._name(index)):
             return ""
-        way = (index, found.get(netlink.RTA_GATEWAY) or found.get(netlink.RTA_MULTIPATH, b""))
-        table = number(found, netlink.RTA_TABLE, table)
-        destination = (length, found.get(netlink.RTA_DST, b""))
-        key: tuple[object, ...] = (family, destination, table, tos, number(found, netlink.RTA_PRIORITY, 0))
+        way = (index, found.get(rtnetlink.RTA_GATEWAY) or found.get(rtnetlink.RTA_MULTIPATH, b""))
+        table = number(found, rtnetlink.RTA_TABLE, table)
+        destination = (length, found.get(rtnetlink.RTA_DST, b""))
+        key: tuple[object, ...] = (family, destination, table, tos, number(found, rtnetlink.RTA_PRIORITY, 0))
         if family == AF_INET6:  # there, several routers stand side by side
             key += way
         if is_there == (self._defaults.get(key) == way):

@@ -6,7 +6,7 @@ Its package file imports every protocol that it knows: 6 MB of memory in each ag
     with open_iproute() as netlink:
         netlink.get_rules()
 
-The agent needs neither: what it does is in `meshray.linux.netlink`.
+The agent needs neither: what it does is in `meshray.linux.rtnetlink`.
 """
 
 from __future__ import annotations

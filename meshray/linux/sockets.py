@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from meshray.linux import procfs
-from meshray.linux.netlink import attributes
+from meshray.linux.netlink import ACK, DONE, DUMP, ERROR, attributes, messages, request
 
 #: The kernel's numbers for a socket's state (include/net/tcp_states.h).
 ESTABLISHED, LISTEN = 1, 10
@@ -32,15 +32,11 @@ _RETRANSMIT_TIMER = 1
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _SOCK_DESTROY = 21
-_REQUEST_AND_DUMP, _REQUEST_AND_ACK = 0x301, 0x5
 #: Beside an established connection: one that is being made, and those of which one end was closed.
 _OPEN_STATES = (ESTABLISHED, 2, 4, 8)
 _ALL_STATES = 0xFFFFFFFF
 #: struct inet_diag_sockid in struct inet_diag_msg: ports, addresses, interface, cookie.
 _ID_AT, _ID_BYTES, _REMOTE_AT = 4, 48, 24
-_ERROR, _DONE = 2, 3
-#: struct nlmsghdr: length, type, flags, sequence, pid.
-_HEADER = struct.Struct("=IHHII")
 #: struct inet_diag_req_v2 without its last fields: family, protocol, extensions, padding, states, ports.
 _QUESTION = struct.Struct("=BBBxI")
 #: struct inet_diag_msg: family, state, timer, retransmits; ports; addresses; interface, cookie; five numbers.
@@ -122,10 +118,10 @@ def _dumped(kernel: socket.socket, family: int, state: int) -> list[bytes]:
     kernel.send(question(family, 1 << state))
     bodies: list[bytes] = []
     while True:
-        for kind, body in _messages(kernel.recv(_RECEIVE_BYTES)):
-            if kind in (_DONE, _ERROR):
+        for message in messages(kernel.recv(_RECEIVE_BYTES)):
+            if message.kind in (DONE, ERROR):
                 return bodies
-            bodies.append(body)
+            bodies.append(message.body)
 
 
 def _goes_to(body: bytes, to: IPv4Address) -> bool:
@@ -136,10 +132,10 @@ def _goes_to(body: bytes, to: IPv4Address) -> bool:
 def _destroyed(kernel: socket.socket, body: bytes) -> bool:
     """Whether the kernel closed the socket that this entry of a dump describes."""
     socket_id = body[_ID_AT : _ID_AT + _ID_BYTES]
-    request = _QUESTION.pack(body[0], socket.IPPROTO_TCP, 0, _ALL_STATES) + socket_id
-    kernel.send(_HEADER.pack(_HEADER.size + len(request), _SOCK_DESTROY, _REQUEST_AND_ACK, 0, 0) + request)
-    kind, answer = next(_messages(kernel.recv(_RECEIVE_BYTES)))
-    return kind == _ERROR and int(struct.unpack_from("=i", answer)[0]) == 0
+    question_of_one = _QUESTION.pack(body[0], socket.IPPROTO_TCP, 0, _ALL_STATES) + socket_id
+    kernel.send(request(_SOCK_DESTROY, ACK, question_of_one))
+    answer = next(messages(kernel.recv(_RECEIVE_BYTES)))
+    return answer.kind == ERROR and not answer.refused
 
 
 def unacknowledged(times: int) -> set[str]:
@@ -171,7 +167,7 @@ def question(family: int, states: int, remote_port: int = 0) -> bytes:
     """The message that asks for the sockets in these states (a bit for each). Pure."""
     ports = struct.pack("!HH", 0, remote_port)
     body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states) + ports + bytes(_REST_OF_SOCKET_ID)
-    return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_AND_DUMP, 0, 0) + body
+    return request(_SOCK_DIAG_BY_FAMILY, DUMP, body)
 
 
 def parse(data: bytes, retransmits: int = 0) -> tuple[list[Socket], bool]:
@@ -184,23 +180,15 @@ def parse(data: bytes, retransmits: int = 0) -> tuple[list[Socket], bool]:
         OSError: the kernel refused.
     """
     sockets: list[Socket] = []
-    for kind, body in _messages(data):
-        if kind == _DONE:
+    for message in messages(data):
+        body = message.body
+        if message.kind == DONE:
             return sockets, True
-        if kind == _ERROR:
-            number = -struct.unpack_from("=i", body)[0]
-            raise OSError(number, "sock_diag was refused")
+        if message.kind == ERROR:
+            raise OSError(message.refused, "sock_diag was refused")
         if not retransmits or (body[_TIMER] == _RETRANSMIT_TIMER and body[_TIMER + 1] >= retransmits):
             sockets.append(_socket(body))
     return sockets, False
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    start = 0
-    while start + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, start)
-        yield kind, data[start + _HEADER.size : start + length]
-        start += max(length + 3 & ~3, _HEADER.size)
 
 
 def parse_table(table: str, state: int, remote_port: int = 0) -> Iterator[Socket]:

@@ -12,7 +12,7 @@ import contextlib
 import socket
 from ipaddress import IPv4Network
 
-from meshray.linux import netlink
+from meshray.linux import netlink, rtnetlink
 from meshray.linux import overlay_netns as inside
 from meshray.wireguard.link import explained
 
@@ -28,20 +28,20 @@ def forward_within(interface: str, network: IPv4Network) -> None:
     Raises:
         MeshrayError: the kernel refuses.
     """
-    with explained(interface, "let it forward"), netlink.RouteSocket() as kernel:
+    with explained(interface, "let it forward"), rtnetlink.RouteSocket() as kernel:
         for rule in (
-            _rule(interface, _PRIORITY, network, netlink.TO_TABLE, netlink.MAIN_TABLE),
-            _rule(interface, _PRIORITY + 1, _ANYWHERE, netlink.UNREACHABLE),
+            _rule(interface, _PRIORITY, network, rtnetlink.TO_TABLE, rtnetlink.MAIN_TABLE),
+            _rule(interface, _PRIORITY + 1, _ANYWHERE, rtnetlink.UNREACHABLE),
         ):
             with contextlib.suppress(FileExistsError):
-                kernel.change(netlink.RTM_NEWRULE, rule, netlink.CREATE | netlink.EXCLUSIVE)
+                kernel.change(rtnetlink.RTM_NEWRULE, rule, rtnetlink.CREATE | rtnetlink.EXCLUSIVE)
         # Only then, so that nothing is ever forwarded elsewhere.
         inside.path("/proc/sys/net/ipv4/conf/default/forwarding").write_text("1")
 
 
 def _rule(interface: str, priority: int, destination: IPv4Network, action: int, table: int = 0) -> bytes:
-    body = netlink.RULE.pack(socket.AF_INET, destination.prefixlen, 0, 0, table, action, 0)
+    body = rtnetlink.RULE.pack(socket.AF_INET, destination.prefixlen, 0, 0, table, action, 0)
     if destination.prefixlen:
-        body += netlink.attribute(netlink.FRA_DST, destination.network_address.packed)
-    body += netlink.attribute(netlink.FRA_IIFNAME, interface.encode() + b"\0")
-    return body + netlink.attribute(netlink.FRA_PRIORITY, priority)
+        body += netlink.attribute(rtnetlink.FRA_DST, destination.network_address.packed)
+    body += netlink.attribute(rtnetlink.FRA_IIFNAME, interface.encode() + b"\0")
+    return body + netlink.attribute(rtnetlink.FRA_PRIORITY, priority)

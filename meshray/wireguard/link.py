@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
 from meshray.errors import MeshrayError
-from meshray.linux import netlink as rtnetlink
+from meshray.linux import netlink, rtnetlink
 from meshray.settings import Home
 from meshray.wireguard.config import RouteState
 from meshray.wireguard.plan import (
@@ -66,7 +66,7 @@ class LinkTable:
         """The interface, None where there is none of this name."""
         try:
             body = self._kernel.get(
-                rtnetlink.RTM_GETLINK, _link_body() + rtnetlink.attribute(rtnetlink.IFLA_IFNAME, _zero_ended(name))
+                rtnetlink.RTM_GETLINK, _link_body() + netlink.attribute(rtnetlink.IFLA_IFNAME, _zero_ended(name))
             )
         except OSError as error:
             if error.errno == errno.ENODEV:
@@ -76,12 +76,12 @@ class LinkTable:
 
     def create(self, name: str, kind: str) -> None:
         """Makes an interface, down and without addresses."""
-        info = rtnetlink.attribute(rtnetlink.IFLA_INFO_KIND, kind.encode())
+        info = netlink.attribute(rtnetlink.IFLA_INFO_KIND, kind.encode())
         self._kernel.change(
             rtnetlink.RTM_NEWLINK,
             _link_body()
-            + rtnetlink.attribute(rtnetlink.IFLA_IFNAME, _zero_ended(name))
-            + rtnetlink.attribute(rtnetlink.IFLA_LINKINFO, info),
+            + netlink.attribute(rtnetlink.IFLA_IFNAME, _zero_ended(name))
+            + netlink.attribute(rtnetlink.IFLA_LINKINFO, info),
             rtnetlink.CREATE | rtnetlink.EXCLUSIVE,
         )
 
@@ -92,11 +92,11 @@ class LinkTable:
 
     def set_alias(self, link: Link, alias: str) -> None:
         """Marks it."""
-        self._set(link, rtnetlink.attribute(rtnetlink.IFLA_IFALIAS, alias.encode()))
+        self._set(link, netlink.attribute(rtnetlink.IFLA_IFALIAS, alias.encode()))
 
     def set_mtu(self, link: Link, mtu: int) -> None:
         """Bytes of an inner packet."""
-        self._set(link, rtnetlink.attribute(rtnetlink.IFLA_MTU, mtu))
+        self._set(link, netlink.attribute(rtnetlink.IFLA_MTU, mtu))
 
     def set_up(self, link: Link) -> None:
         """Brings it up."""
@@ -206,14 +206,14 @@ def _port_in_use(step: str) -> MeshrayError:
 def parse_link(body: bytes) -> Link:
     """Return the interface of a message RTM_NEWLINK (pure)."""
     _, _, index, flags, _ = rtnetlink.LINK.unpack_from(body)
-    found = rtnetlink.attributes(body[rtnetlink.LINK.size :])
-    info = rtnetlink.attributes(found.get(rtnetlink.IFLA_LINKINFO, b""))
+    found = netlink.attributes(body[rtnetlink.LINK.size :])
+    info = netlink.attributes(found.get(rtnetlink.IFLA_LINKINFO, b""))
     return Link(
-        name=rtnetlink.text(found, rtnetlink.IFLA_IFNAME),
+        name=netlink.text(found, rtnetlink.IFLA_IFNAME),
         index=index,
-        kind=rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND),
-        alias=rtnetlink.text(found, rtnetlink.IFLA_IFALIAS),
-        mtu=rtnetlink.number(found, rtnetlink.IFLA_MTU, 0),
+        kind=netlink.text(info, rtnetlink.IFLA_INFO_KIND),
+        alias=netlink.text(found, rtnetlink.IFLA_IFALIAS),
+        mtu=netlink.number(found, rtnetlink.IFLA_MTU, 0),
         up=bool(flags & _IFF_UP),
     )
 
@@ -221,7 +221,7 @@ def parse_link(body: bytes) -> Link:
 def parse_address(body: bytes) -> tuple[int, IPv4Interface]:
     """Return the index of the interface and the address of a message RTM_NEWADDR of IPv4 (pure)."""
     _, length, _, _, index = rtnetlink.ADDRESS.unpack_from(body)
-    found = rtnetlink.attributes(body[rtnetlink.ADDRESS.size :])
+    found = netlink.attributes(body[rtnetlink.ADDRESS.size :])
     # IFA_LOCAL is the own address; IFA_ADDRESS is the far end's where a point-to-point one was set.
     return index, IPv4Interface((found.get(rtnetlink.IFA_LOCAL) or found[rtnetlink.IFA_ADDRESS], length))
 
@@ -234,8 +234,8 @@ def _link_body(index: int = 0, flags: int = 0) -> bytes:
 def _address_body(link: Link, address: IPv4Interface) -> bytes:
     return (
         rtnetlink.ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, link.index)
-        + rtnetlink.attribute(rtnetlink.IFA_LOCAL, address.ip.packed)
-        + rtnetlink.attribute(rtnetlink.IFA_ADDRESS, address.ip.packed)
+        + netlink.attribute(rtnetlink.IFA_LOCAL, address.ip.packed)
+        + netlink.attribute(rtnetlink.IFA_ADDRESS, address.ip.packed)
     )
 
 

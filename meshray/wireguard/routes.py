@@ -19,7 +19,7 @@ import socket
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
-from meshray.linux import netlink as rtnetlink
+from meshray.linux import netlink, rtnetlink
 from meshray.wireguard.config import MESHRAY_PROTOCOL, Route, RouteState
 
 #: RT_SCOPE_LINK: the destination is right there, no gateway.
@@ -62,7 +62,7 @@ def _relevant(bodies: Iterable[bytes], networks: Collection[IPv4Network], most: 
         length = body[1]
         if length not in lengths:
             continue
-        raw = rtnetlink.attributes(body[rtnetlink.ROUTE.size :]).get(rtnetlink.RTA_DST, b"")
+        raw = netlink.attributes(body[rtnetlink.ROUTE.size :]).get(rtnetlink.RTA_DST, b"")
         if (length, raw) in wanted or (length == 32 and any(_holds(network, raw) for network in networks)):
             yield body
 
@@ -74,31 +74,31 @@ def _holds(network: IPv4Network, raw: bytes) -> bool:
 def parse_route(body: bytes, index: int) -> RouteState | None:
     """What a message tells of a route; None where it is not of the main table, or has a metric or a TOS (pure)."""
     _, length, _, tos, table, protocol, _, kind, flags = rtnetlink.ROUTE.unpack_from(body)
-    found = rtnetlink.attributes(body[rtnetlink.ROUTE.size :])
-    table = rtnetlink.number(found, rtnetlink.RTA_TABLE, table)
+    found = netlink.attributes(body[rtnetlink.ROUTE.size :])
+    table = netlink.number(found, rtnetlink.RTA_TABLE, table)
     raw = found.get(rtnetlink.RTA_DST, b"")
     if (
         table != rtnetlink.MAIN_TABLE
         or tos
         or flags & rtnetlink.CLONED
-        or rtnetlink.number(found, rtnetlink.RTA_PRIORITY, 0)
+        or netlink.number(found, rtnetlink.RTA_PRIORITY, 0)
         or len(raw) != 4
     ):
         return None
     source = found.get(rtnetlink.RTA_PREFSRC, b"")
-    metrics = rtnetlink.attributes(found.get(rtnetlink.RTA_METRICS, b""))
+    metrics = netlink.attributes(found.get(rtnetlink.RTA_METRICS, b""))
     route = Route(
         IPv4Network((raw, length)),
         IPv4Address(source) if len(source) == 4 else None,
-        rtnetlink.number(metrics, rtnetlink.RTAX_MTU, 0),
+        netlink.number(metrics, rtnetlink.RTAX_MTU, 0),
         protocol,
     )
-    oif = rtnetlink.number(found, rtnetlink.RTA_OIF, 0)
+    oif = netlink.number(found, rtnetlink.RTA_OIF, 0)
     is_plain = kind == rtnetlink.RTN_UNICAST and oif == index and not any(key in found for key in _ATTRIBUTES_OF_OTHERS)
     return RouteState(route, "" if is_plain else _elsewhere(kind, oif, found))
 
 
-def _elsewhere(kind: int, oif: int, found: rtnetlink.Attributes) -> str:
+def _elsewhere(kind: int, oif: int, found: netlink.Attributes) -> str:
     if kind != rtnetlink.RTN_UNICAST:
         return _KINDS.get(kind, f"type {kind}")
     gateway = found.get(rtnetlink.RTA_GATEWAY, b"")
@@ -112,21 +112,21 @@ def _elsewhere(kind: int, oif: int, found: rtnetlink.Attributes) -> str:
 def _dump(index: int) -> Iterator[bytes]:
     """The bodies of all IPv4 routes of the main table, or, with an index, of those by this interface."""
     header = rtnetlink.ROUTE.pack(socket.AF_INET, 0, 0, 0, rtnetlink.MAIN_TABLE, 0, 0, 0, 0)
-    body = header + (rtnetlink.attribute(rtnetlink.RTA_OIF, index) if index else b"")
+    body = header + (netlink.attribute(rtnetlink.RTA_OIF, index) if index else b"")
     with contextlib.closing(rtnetlink.ask(rtnetlink.TIMEOUT_S, strict=True)) as kernel:
         kernel.send(rtnetlink.dump_request(rtnetlink.RTM_GETROUTE, body))
         ended = False
         while not ended:
             data = kernel.recv(1 << 17)
-            number = rtnetlink.refusal(data)
+            number = netlink.refusal(data)
             if number == errno.ENOENT:  # there is no such table while it has no route
                 return
             if number:
                 raise OSError(number, os.strerror(number))
-            for message in rtnetlink.messages(data):
+            for message in netlink.messages(data):
                 if message.kind == rtnetlink.RTM_NEWROUTE and len(message.body) >= rtnetlink.ROUTE.size:
                     yield message.body
-            ended = rtnetlink.ends_dump(data)
+            ended = netlink.ends_dump(data)
 
 
 def set_route(kernel: rtnetlink.RouteSocket, index: int, route: Route) -> None:
@@ -152,9 +152,9 @@ def route_body(index: int, route: Route) -> bytes:
     body = rtnetlink.ROUTE.pack(
         socket.AF_INET, length, 0, 0, rtnetlink.MAIN_TABLE, route.protocol, _LINK_SCOPE, rtnetlink.RTN_UNICAST, 0
     )
-    body += rtnetlink.attribute(rtnetlink.RTA_DST, packed) + rtnetlink.attribute(rtnetlink.RTA_OIF, index)
+    body += netlink.attribute(rtnetlink.RTA_DST, packed) + netlink.attribute(rtnetlink.RTA_OIF, index)
     if route.source is not None:
-        body += rtnetlink.attribute(rtnetlink.RTA_PREFSRC, route.source.packed)
+        body += netlink.attribute(rtnetlink.RTA_PREFSRC, route.source.packed)
     if route.mtu:
-        body += rtnetlink.attribute(rtnetlink.RTA_METRICS, rtnetlink.attribute(rtnetlink.RTAX_MTU, route.mtu))
+        body += netlink.attribute(rtnetlink.RTA_METRICS, netlink.attribute(rtnetlink.RTAX_MTU, route.mtu))
     return body

@@ -8,7 +8,8 @@ from ipaddress import IPv4Network, ip_address
 import pytest
 
 from meshray.agent.device_monitor import concerns
-from meshray.linux.netlink import (
+from meshray.linux.netlink import Message
+from meshray.linux.rtnetlink import (
     ADDRESS,
     LINK,
     ROUTE,
@@ -18,7 +19,6 @@ from meshray.linux.netlink import (
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWROUTE,
-    Message,
 )
 
 OVERLAY = IPv4Network("10.99.0.0/16")

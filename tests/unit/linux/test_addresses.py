@@ -5,7 +5,8 @@ from ipaddress import ip_address
 import pytest
 
 from meshray.linux.addresses import InterfaceAddress, parse_address, reachable
-from meshray.linux.netlink import ADDRESS, attribute
+from meshray.linux.netlink import attribute
+from meshray.linux.rtnetlink import ADDRESS
 
 
 def test_ipv4_comes_first_and_nothing_twice() -> None:

@@ -7,18 +7,8 @@ import socket
 
 import pytest
 
-from meshray.linux.netlink import (
-    ADDRESS,
-    IFLA_IFNAME,
-    LINK,
-    RTM_GETADDR,
-    RTM_GETLINK,
-    RouteSocket,
-    attribute,
-    attributes,
-    number,
-    text,
-)
+from meshray.linux.netlink import attribute, attributes, number, text
+from meshray.linux.rtnetlink import ADDRESS, IFLA_IFNAME, LINK, RTM_GETADDR, RTM_GETLINK, RouteSocket
 
 
 def named(name: str) -> bytes:

@@ -9,17 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.linux.netlink import (
-    RTM_DELADDR,
-    RTM_DELLINK,
-    RTM_DELROUTE,
-    RTM_NEWADDR,
-    RTM_NEWLINK,
-    RTM_NEWROUTE,
-    ends_dump,
-)
+from meshray.linux.netlink import ends_dump
 from meshray.linux.network_monitor import SleepWatch
 from meshray.linux.network_state import NetworkState
+from meshray.linux.rtnetlink import RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE
 
 ETH, WLAN, OWN, VETH = 2, 3, 9, 12
 UP, DOWN = 0x1043, 0x1003

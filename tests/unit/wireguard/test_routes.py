@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.linux.netlink import ROUTE, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY
+from meshray.linux.rtnetlink import ROUTE, RTA_DST, RTA_GATEWAY, RTA_METRICS, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY
 from meshray.wireguard.config import KERNEL_PROTOCOL, MESHRAY_PROTOCOL, Route, RouteState
 from meshray.wireguard.routes import parse_route, route_body
 
