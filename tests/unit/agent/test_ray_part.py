@@ -14,12 +14,12 @@ from meshray.doctor.ray.dial import ray_targets
 from meshray.errors import RefusedError
 from meshray.firewall import decide
 from meshray.firewall.closing import contains
+from meshray.linux.user import Person
 from meshray.model.node import HEAD, Node
 from meshray.model.status import RayState
 from meshray.raynode.command import RayPlan, start_command
 from meshray.raynode.state import LiveNode
 from meshray.raynode.tokens import RayTokens, new_instance
-from meshray.runtime.person import Person
 from meshray.settings import Home
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B, enrolment
 from tests.unit.raynode.test_command import RAY
@@ -70,7 +70,7 @@ def test_other_nodes_dial_the_ports_that_a_node_has_chosen() -> None:
 async def test_a_head_whose_token_has_not_come_yet_is_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that joins holds the newest token; the head's Ray still runs with the one before, right after `node rm`."""
+    """A node that joins holds the newest token. Right after `node rm` the head's Ray runs with the one before."""
     asked: list[str | None] = []
 
     async def table(
