@@ -14,9 +14,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import replace
-from ipaddress import IPv4Address
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from meshray.agent.backoff import backoff_s
 from meshray.agent.desired import desired_device, own_node
@@ -40,20 +39,17 @@ from meshray.agent.paths.sampler import Sampler
 from meshray.agent.paths.sightings import Sightings
 from meshray.agent.paths.silence_watch import SilenceWatch
 from meshray.agent.paths.throughput import ThroughputMeter
+from meshray.agent.portguard import log_firewall
 from meshray.agent.progress import Progress
-from meshray.agent.questions import questions_to
+from meshray.agent.questions import Questions
 from meshray.agent.ray.offers import Offers
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.rekeying import Rekeying, new_keys
-from meshray.agent.report import View
-from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.route_repairs import RouteRepairs
 from meshray.agent.silent_nodes import SilentNodes
-from meshray.agent.stages import Stages, log_firewall
 from meshray.agent.standing import Standing
-from meshray.agent.views import hello_of, view_of
 from meshray.client.coordinator import Coordinator, RemovedFromMesh
-from meshray.errors import MeshrayError, UsageError
+from meshray.errors import MeshrayError
 from meshray.linux.clock import boot_s, unix_s
 from meshray.linux.tasks import Tasks
 from meshray.model import wire
@@ -62,9 +58,8 @@ from meshray.model.endpoints import reachable_ip
 from meshray.model.epochs import SharedSecrets
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import HUB, STATIC, Node
+from meshray.model.node import HUB, Node
 from meshray.model.question import Question
-from meshray.model.status import RayState
 from meshray.node.enrolment import Enrolment
 from meshray.node.identity import Identity
 from meshray.node.membership import Membership
@@ -86,13 +81,36 @@ FIRST_HANDSHAKE_S = 0.05
 WATCH_S = 8.0
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What the agent does with all that it knows; each is given the agent, which knows none of them.
+
+    Attributes:
+        hello: what this node says of itself to the coordinator, with the endpoints by which it may be reached.
+        questions: answers what the coordinator asks for other nodes.
+        services: what runs as long as the agent, by name.
+    """
+
+    hello: Callable[[Agent, Sequence[Endpoint]], Mapping[str, object]]
+    questions: Callable[[Agent], Questions]
+    services: Callable[[Agent], Mapping[str, Coroutine[object, object, None]]]
+
+
 class Agent:
     """One node's agent. `run` returns after `stop` was called, or raises what made it end."""
 
     def __init__(
-        self, home: Home, enrolment: Enrolment, private_key: PrivateKey, mesh_map: MeshMap, parts: Parts
+        self,
+        home: Home,
+        enrolment: Enrolment,
+        private_key: PrivateKey,
+        mesh_map: MeshMap,
+        parts: Parts,
+        *,
+        hooks: Hooks,
     ) -> None:
         self.home = home
+        self._hooks = hooks
         self.files = StateWriter(home)
         self.membership = Membership(home, enrolment, self.files)
         self.identity = Identity.of_node(home, enrolment.mesh_id)
@@ -117,7 +135,7 @@ class Agent:
             lambda: self.told,
             on_map=self._new_map,
             on_message=self._told,
-            hello=lambda: hello_of(self, self._endpoints),
+            hello=lambda: hooks.hello(self, self._endpoints),
             versions=lambda: parts.versions,
             progress=self.progress,
             membership=self.membership,
@@ -134,7 +152,11 @@ class Agent:
             switched=self._dial_anew,
         )
         self.silence = SilenceWatch(self, parts.prober, self._silence_changed) if parts.prober is not None else None
-        self.silent_nodes = SilentNodes(self, self.silence) if self.silence is not None else None
+        self.silent_nodes: SilentNodes | None = None
+        if self.silence is not None:
+            self.silent_nodes = SilentNodes(
+                self.silence, self.link, parts.firewall, enrolment.node_id, lambda: self.map
+            )
         self.standing = Standing()
         self.offers = Offers()
         self.ray_table: TableKeeper | None = None
@@ -153,7 +175,7 @@ class Agent:
         self._outward = Outward()
         self.keys = KeyKeeper(self, home, enrolment, private_key)
         self._epoch_trials = EpochTrials(self.keys.tried)
-        self._questions = questions_to(self)
+        self._questions = hooks.questions(self)
         self._wake = asyncio.Event()
         self.overlay_up = asyncio.Event()
         self.map_changed = asyncio.Event()
@@ -202,14 +224,11 @@ class Agent:
         self._tunnel_tasks.start(self._keep_device(), "device")
         if not self.is_hub:
             self._tunnel_tasks.start(self.carrier.run(self.parts.prober), "carrier")
-        if self.parts.network_changes is not None:
-            tasks.start(follow_network(self, self.parts.network_changes), "network")
-        if self.parts.device_changes is not None:
-            tasks.start(follow_device(self, self.parts.device_changes), "device monitor")
         if self.parts.hub_endpoints is not None:
             tasks.start(self.parts.hub_endpoints.run(self.endpoints_changed), "public addresses")
         tasks.start(self.installation.look(self.overlay_up), "installation")
-        tasks.start(Stages(self).run(), "stages")
+        for name, service in self._hooks.services(self).items():
+            tasks.start(service, name)
         tasks.start(self._tunnel_tasks.until(self._stopping), "tunnel")
         try:
             await tasks.until(self._stopping)
@@ -471,22 +490,3 @@ class Agent:
     def wake(self) -> None:
         """Compares the device with what it should be at once."""
         self._wake.set()
-
-    def peers_online(self) -> list[IPv4Address]:
-        """The overlay addresses of the other nodes whose agents are there."""
-        return [
-            node.ip
-            for node in self.map.nodes.values()
-            if node.online and STATIC not in node.roles and node.id != self.enrolment.node_id
-        ]
-
-    def find(self, who: str) -> Node:
-        """The node of this name or overlay address. Raises UsageError where there is none."""
-        node = self.map.find(who)
-        if node is None:
-            raise UsageError("no_such_node", f"the mesh has no node {who[:80]!r}", hint="meshray node list")
-        return node
-
-    def view(self, table: Mapping[IPv4Address, RayState] | None) -> View:
-        """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""
-        return view_of(self, table)

@@ -21,6 +21,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from meshray import __version__
+from meshray.agent.composition import make_agent
 from meshray.agent.control_server import ControlServer
 from meshray.agent.coordinator_process import CoordinatorProcess
 from meshray.agent.desired import own_node
@@ -149,7 +150,7 @@ def _compose(
         finding = beside.submit(_find_ray, home, enrolment, used, environ)
         device = open_device(INTERFACE, home, environ)
         ray = finding.result()
-    agent = Agent(home, enrolment, key, mesh_map, _parts(home, enrolment, used, ray, device))
+    agent = make_agent(home, enrolment, key, mesh_map, _parts(home, enrolment, used, ray, device))
 
     def part(found: _Ray | str) -> RayOnNode | None:
         if isinstance(found, str):

@@ -16,8 +16,8 @@ from meshray.agent.desired import PairKeys, desired_device
 from meshray.agent.loop import Agent
 from meshray.agent.progress import Emit
 from meshray.agent.report import build_status, path_to
-from meshray.agent.views import summary_of
-from meshray.errors import MeshrayError
+from meshray.agent.views import summary_of, view_of
+from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
@@ -68,7 +68,7 @@ class Operations:
 
     async def _status(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         enrolment = self._agent.enrolment
-        status = build_status(self._agent.view(await self._ray_table())).to_json()
+        status = build_status(view_of(self._agent, await self._ray_table())).to_json()
         return {
             **status,
             "open": list(enrolment.open),
@@ -106,7 +106,7 @@ class Operations:
         return answer
 
     async def _ping(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        node = self._agent.find(wire.text(request, "node", 63))
+        node = self._find(wire.text(request, "node", 63))
         count = wire.number(request, "count", 1, _MAX_PINGS, 4)
         received = 0
         for seq in range(1, count + 1):
@@ -115,7 +115,7 @@ class Operations:
             await emit({"seq": seq, "rtt_ms": rtt_ms})
             if seq < count:
                 await asyncio.sleep(PING_INTERVAL_S)
-        path = path_to(self._agent.view(None), node)
+        path = path_to(view_of(self._agent, None), node)
         return {
             "done": True,
             "sent": count,
@@ -163,7 +163,7 @@ class Operations:
 
     async def _rotate_key(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         agent, name = self._agent, wire.text(request, "node", 63, "")
-        node = agent.find(name) if name else agent.me
+        node = self._find(name) if name else agent.me
         if node.id == agent.me.id:
             return {"node": node.name, **await agent.keys.rotate()}
         body = {"nodes": [node.name], "op": ROTATE_KEY, "timeout_s": MAX_WAIT_S}
@@ -199,6 +199,13 @@ class Operations:
             return await parts.ray_table(dashboard)
         return None
 
+    def _find(self, who: str) -> Node:
+        """The node of this name or overlay address. Raises UsageError where there is none."""
+        node = self._agent.map.find(who)
+        if node is None:
+            raise UsageError("no_such_node", f"the mesh has no node {who[:80]!r}", hint="meshray node list")
+        return node
+
     async def _round_trip(self, node: Node, timeout_s: float = 2.0) -> float | None:
         prober = self._agent.parts.prober
         return await prober.probe(node.ip, timeout_s) if prober is not None else None
@@ -206,7 +213,7 @@ class Operations:
     def _wireguard(self, request: Mapping[str, object], *, secrets: bool) -> str:
         from meshray.wireguard.conf import render
 
-        node = self._agent.find(wire.text(request, "node", 63))
+        node = self._find(wire.text(request, "node", 63))
         agent = self._agent
         own = node.id == agent.me.id
         if secrets and not own:

@@ -72,6 +72,12 @@ def require_guarded(firewall: Closes | None, *, unguarded: bool) -> None:
         )
 
 
+def log_firewall(lines: list[str]) -> None:
+    """What a firewall changed, as log lines."""
+    for line in lines:
+        log.info("firewall: %s", line)
+
+
 class PortGuard:
     """One node's.
 

@@ -9,13 +9,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from meshray.errors import MeshrayError
-from meshray.model.question import ROTATE_KEY, SURVEY, Answer, Question
-
-if TYPE_CHECKING:
-    from meshray.agent.loop import Agent
+from meshray.model.question import Answer, Question
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +50,3 @@ class Questions:
         except Exception:  # one question must not end the agent
             log.exception("the question %r could not be answered", question.op)
             return Answer(question.id, error="its agent failed at this question; its log tells why")
-
-
-def questions_to(agent: Agent) -> Questions:
-    """All that this agent answers."""
-
-    async def survey() -> Mapping[str, object]:
-        # Imported with the first question: the checks' groups are large, and most nodes are never asked.
-        from meshray.agent.survey import survey
-        from meshray.doctor.facts import encode
-
-        _, facts = await survey(agent, None)
-        return encode(facts)
-
-    return Questions({SURVEY: survey, ROTATE_KEY: agent.keys.rotate})

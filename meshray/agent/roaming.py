@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Network
 
-if TYPE_CHECKING:
-    from ipaddress import IPv4Network
-
-    from meshray.agent.device_monitor import DeviceChange
-    from meshray.agent.loop import Agent
+from meshray.agent.device_monitor import DeviceChange
+from meshray.agent.loop import Agent
 
 log = logging.getLogger(__name__)
 

@@ -11,18 +11,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
+from meshray.agent.link import LinkKeeper
+from meshray.agent.parts import FirewallPart
 from meshray.agent.paths.silence_watch import SilenceWatch
 from meshray.linux import overlay_netns as inside
 from meshray.linux.sockets import close_connections
 from meshray.model import wire
+from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, GONE, Node
-
-if TYPE_CHECKING:
-    from meshray.agent.loop import Agent
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +32,27 @@ _CLOSE_AFTER_S = 2.0
 
 
 class SilentNodes:
-    """See the module's text."""
+    """See the module's text.
 
-    def __init__(self, agent: Agent, watch: SilenceWatch) -> None:
-        self._agent = agent
+    Args:
+        firewall: holds connections; None: nothing does.
+        node_id: this node's own.
+        current: the map of the moment.
+    """
+
+    def __init__(
+        self,
+        watch: SilenceWatch,
+        link: LinkKeeper,
+        firewall: FirewallPart | None,
+        node_id: str,
+        current: Callable[[], MeshMap],
+    ) -> None:
         self._watch = watch
+        self._link = link
+        self._firewall = firewall
+        self._node_id = node_id
+        self._current = current
         self._changed = asyncio.Event()
         self._told: Mapping[str, str] = {}
         self._not_held = ""
@@ -59,26 +74,26 @@ class SilentNodes:
                 await asyncio.wait_for(self._changed.wait(), _LOOK_S)
 
     async def _report(self) -> None:
-        agent = self._agent
-        if COORDINATOR not in agent.me.roles:
+        nodes = self._current().nodes
+        me = nodes.get(self._node_id)
+        if me is None or COORDINATOR not in me.roles:
             return
-        if not agent.link.is_open:
+        if not self._link.is_open:
             self._told = {}  # the next coordinator process knows nothing
             return
         found = self._watch.verdicts()
         # What the map still says and nobody finds any more counts as well: it may come from an earlier agent.
-        said = {**{node.id: node.silence for node in agent.map.nodes.values() if node.silence}, **self._told}
+        said = {**{node.id: node.silence for node in nodes.values() if node.silence}, **self._told}
         news = {key: found.get(key, "") for key in said.keys() | found.keys() if said.get(key) != found.get(key, "")}
         for part in _parts(news):
-            await agent.link.say({"type": "silence", "nodes": part})
-        self._told = {key: found.get(key, "") for key in said.keys() | found.keys() if key in agent.map.nodes}
+            await self._link.say({"type": "silence", "nodes": part})
+        self._told = {key: found.get(key, "") for key in said.keys() | found.keys() if key in nodes}
 
     async def _hold(self) -> None:
-        agent = self._agent
-        if agent.parts.firewall is None:
+        if self._firewall is None:
             return
         silent = [node.ip for node in self._others() if self._watch.is_silent(node)]
-        failed = await asyncio.to_thread(agent.parts.firewall.hold, silent)
+        failed = await asyncio.to_thread(self._firewall.hold, silent)
         if failed and failed != self._not_held:
             log.warning("connections to nodes that do not answer cannot be held: %s", failed)
         self._not_held = failed
@@ -102,7 +117,7 @@ class SilentNodes:
         return self._watch.is_gone(node) or (node.silence == GONE and self._watch.is_silent(node))
 
     def _others(self) -> list[Node]:
-        return [node for node in self._agent.map.nodes.values() if node.id != self._agent.enrolment.node_id]
+        return [node for node in self._current().nodes.values() if node.id != self._node_id]
 
 
 def _parts(news: Mapping[str, str]) -> Iterator[dict[str, str]]:

@@ -13,22 +13,19 @@ import logging
 import time
 from collections.abc import Mapping
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
+from meshray.agent.loop import Agent
 from meshray.agent.parts import FirewallPart, RayPart
 from meshray.agent.paths.prober import Prober
-from meshray.agent.portguard import LOOK_S, PortGuard, require_guarded
+from meshray.agent.portguard import LOOK_S, PortGuard, log_firewall, require_guarded
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.report import path_to
-from meshray.agent.views import peers_to_probe, summary_of, ways_of
+from meshray.agent.views import peers_to_probe, summary_of, view_of, ways_of
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.classes import link_labels, site_of
 from meshray.model.status import RayState
 from meshray.raynode.supervisor import RUNNING, RayNow
-
-if TYPE_CHECKING:
-    from meshray.agent.loop import Agent
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +156,7 @@ class Stages:
         if head is None:
             return
         ray.head_instance(head.ray_instance)
-        path = path_to(agent.view(None), head)
+        path = path_to(view_of(agent, None), head)
         rtt_ms = await prober.round_trip(head.ip, _LABEL_PROBE_S) if prober is not None and head != agent.me else None
         # The hub's sighting comes a moment after the first handshake; where the node enrolled from is known already.
         seen = agent.me.seen or self._enrolled_from()
@@ -249,12 +246,6 @@ class Stages:
         log_firewall(await asyncio.to_thread(firewall.apply))
         problems = firewall.problems()
         self._progress.set("firewall", "fail" if problems else "ok", "; ".join(problem.text for problem in problems))
-
-
-def log_firewall(lines: list[str]) -> None:
-    """What a firewall changed, as log lines."""
-    for line in lines:
-        log.info("firewall: %s", line)
 
 
 def _may_succeed_again(now: RayNow) -> bool:

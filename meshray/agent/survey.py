@@ -14,12 +14,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
+from meshray.agent.loop import Agent
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
 from meshray.agent.report import build_status
-from meshray.agent.views import complaints_of, ray_nodes
+from meshray.agent.views import complaints_of, peers_online, ray_nodes, view_of
 from meshray.doctor import host_probe as host
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.control import probe as control
@@ -35,9 +35,6 @@ from meshray.model.keys import PublicKey
 from meshray.model.node import STATIC
 from meshray.model.question import SURVEY
 from meshray.model.status import RayState, Status
-
-if TYPE_CHECKING:
-    from meshray.agent.loop import Agent
 
 #: No peer is waited for longer.
 PING_S = 1.5
@@ -88,13 +85,13 @@ async def _heard(agent: Agent) -> frozenset[str]:
 async def survey(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
     """The mesh as this node sees it now, and what its probes found; ``table`` is Ray's node table."""
     await _firewall_again(agent)
-    view = agent.view(table)
+    view = view_of(agent, table)
     if agent.parts.prober is not None:
         # Fresh answers alone: what was lost before somebody asked is no fault of this moment.
-        peers = agent.peers_online()
+        peers = peers_online(agent)
         fresh = dict(zip(peers, await asyncio.gather(*(_asked(agent.parts.prober, ip) for ip in peers)), strict=True))
         known = view.measured
-        view = replace(agent.view(table), measured=lambda ip: fresh[ip] if ip in fresh else known(ip))
+        view = replace(view_of(agent, table), measured=lambda ip: fresh[ip] if ip in fresh else known(ip))
     status = build_status(view)
     context = _context(agent, status)
     groups = await asyncio.gather(

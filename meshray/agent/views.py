@@ -6,19 +6,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
+from meshray.agent.loop import Agent
 from meshray.agent.paths.samples import Measured
 from meshray.agent.report import View, live_peer_towards, path_to
 from meshray.linux.clock import boot_s
 from meshray.model import wire
 from meshray.model.address import Endpoint
-from meshray.model.node import HUB_FORWARDS
+from meshray.model.node import HUB_FORWARDS, STATIC
 from meshray.model.status import Problem, RayState
 from meshray.settings import DEFAULT_MTU
-
-if TYPE_CHECKING:
-    from meshray.agent.loop import Agent
 
 
 def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
@@ -121,9 +118,18 @@ def hello_of(agent: Agent, endpoints: Iterable[Endpoint]) -> Mapping[str, object
     }
 
 
+def peers_online(agent: Agent) -> list[IPv4Address]:
+    """The overlay addresses of the other nodes whose agents are there."""
+    return [
+        node.ip
+        for node in agent.map.nodes.values()
+        if node.online and STATIC not in node.roles and node.id != agent.enrolment.node_id
+    ]
+
+
 def ways_of(agent: Agent) -> list[tuple[IPv4Address, Endpoint | None]]:
     """Every peer that can be heard, with the endpoint that its packets are sent to."""
-    view, online = view_of(agent, None), set(agent.peers_online())
+    view, online = view_of(agent, None), set(peers_online(agent))
     nodes = [node for node in agent.map.nodes.values() if node.ip in online]
     peers = [(node.ip, live_peer_towards(view, node)[0]) for node in nodes]
     return [(ip, peer.config.endpoint) for ip, peer in peers if peer is not None]
@@ -133,4 +139,4 @@ def peers_to_probe(agent: Agent) -> list[IPv4Address]:
     """Those whose way for data is probed by its own; a direct way is probed in `pairs`."""
     nodes, pairs = agent.map.nodes.values(), agent.pairs
     direct = {node.ip for node in nodes if pairs is not None and pairs.path(node).carries}
-    return [ip for ip in agent.peers_online() if ip not in direct]
+    return [ip for ip in peers_online(agent) if ip not in direct]

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from meshray.agent.composition import make_agent
 from meshray.agent.control_server import ControlServer, Operation
 from meshray.agent.loop import Agent
 from meshray.agent.operations import Operations
@@ -180,7 +181,7 @@ class Machines:
             return (address,)
 
         parts = Parts(device, Prober(), endpoints=endpoints)
-        agent = Agent(home, enrolment, load_private_key(home), load_map(home), parts)
+        agent = make_agent(home, enrolment, load_private_key(home), load_map(home), parts)
         operations = Operations(agent, lambda: {"RAY_ADDRESS": "127.0.0.1:6379"})
         control = ControlServer(operations.for_everybody(), operations.for_owner(), 0)
         home.run.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.loop import Agent
+from meshray.agent.composition import make_agent
 from meshray.agent.parts import Parts
 from meshray.client.coordinator import proven
 from meshray.errors import MeshrayError, RefusedError
@@ -91,7 +91,7 @@ async def test_a_crash_at_any_point_leaves_a_node_that_works(tmp_path: Path, cra
             head, shown = mesh.head.agent, a.agent.enrolment.node_id
             await until(lambda: head.map.nodes[shown].public_key == pending.public(), "the map shows the key")
             cached = head.map
-        again = Agent(a.home, a.agent.enrolment, load_private_key(a.home), cached, Parts(a.device))
+        again = make_agent(a.home, a.agent.enrolment, load_private_key(a.home), cached, Parts(a.device))
         mesh.members["a"] = Member(a.home, again, a.device)
         mesh.members["a"].start()
         await until(lambda: load_private_key(a.home) == pending, "the pending key is used")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from meshray.agent.views import view_of
 from meshray.coordinator.records import Member as Record
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.server import Server
@@ -85,7 +86,7 @@ def own_key(member: Member) -> PublicKey:
 
 def faults(member: Member) -> dict[str, str]:
     """What status reports of the nodes' identities, by node."""
-    found = member.agent.view(None).complaints
+    found = view_of(member.agent, None).complaints
     return {problem.node: problem.text for problem in found if problem.code == NODE_IDENTITY}
 
 
@@ -243,7 +244,9 @@ async def test_without_a_lock_a_node_or_hub_that_is_added_is_seen(tmp_path: Path
         await until(lambda: all_signed(mesh), "signed")
         added = Attestation.sign(SigningKey.generate(), mesh.token.mesh_id, EVIL, counter=1)
         await heard(mesh, await add_node(mesh, stranger(added, HUB)), "other")
-        assert "new hubs, which read what they forward: evil (10.99.0.77)" in " ".join(other.agent.view(None).notices)
+        assert "new hubs, which read what they forward: evil (10.99.0.77)" in " ".join(
+            view_of(other.agent, None).notices
+        )
 
 
 async def test_without_a_lock_a_node_that_takes_another_s_place_is_seen(tmp_path: Path) -> None:
@@ -261,7 +264,7 @@ async def test_without_a_lock_a_node_that_takes_another_s_place_is_seen(tmp_path
         eve = Attestation.sign(SigningKey.generate(), mesh.token.mesh_id, EVIL, counter=1, ip=node.ip)
         forged = replace(node, id="evil", public_key=EVIL, attestation=eve)
         await heard(mesh, await add_node(mesh, forged), "other")
-        notices = " ".join(other.agent.view(None).notices)
+        notices = " ".join(view_of(other.agent, None).notices)
         assert "other identities" in notices
         assert f"victim ({node.ip}) since" in notices
 

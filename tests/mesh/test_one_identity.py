@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.loop import Agent
+from meshray.agent.composition import make_agent
 from meshray.agent.parts import Parts
 from meshray.agent.report import build_status
+from meshray.agent.views import view_of
 from meshray.client.coordinator import TakenOver
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
 from meshray.node.enrolment import Enrolment, load_private_key
@@ -28,13 +29,13 @@ def clone(mesh: Mesh, name: str) -> Member:
     shutil.copytree(home.state, copy.state, ignore=shutil.ignore_patterns("run"))
     device = FakeDevice()
     return Member(
-        copy, Agent(copy, Enrolment.load(copy), load_private_key(copy), load_map(copy), Parts(device)), device
+        copy, make_agent(copy, Enrolment.load(copy), load_private_key(copy), load_map(copy), Parts(device)), device
     )
 
 
 def faults(member: Member) -> list[str]:
     """The health codes that this node's status has about w1's identity."""
-    status = build_status(member.agent.view(None))
+    status = build_status(view_of(member.agent, None))
     return [problem.code for problem in status.health if problem.code == ONE_IDENTITY and problem.node == "w1"]
 
 
@@ -99,7 +100,7 @@ async def test_only_a_hub_reports_that_it_does_not_forward(tmp_path: Path) -> No
         (detail,) = worker.agent.map.hubs[0].faults.values()
         assert detail.isprintable()
         assert len(detail) == 200
-        (problem,) = [one for one in build_status(worker.agent.view(None)).health if one.code == HUB_FORWARDS]
+        (problem,) = [one for one in build_status(view_of(worker.agent, None)).health if one.code == HUB_FORWARDS]
         assert problem.node == "head"
         assert "on head: mount -o remount,bind,rw /proc/sys && sysctl -w" in problem.fix
         await service.faults.reported(mesh.head.agent.me.id, {})
