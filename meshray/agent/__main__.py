@@ -6,8 +6,8 @@ import sys
 
 from meshray.agent.main import run_foreground
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.model.printable import escaped
-from meshray.settings import Home
 
 
 def main() -> int:

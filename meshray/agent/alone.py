@@ -18,10 +18,10 @@ from meshray.doctor.control import probe as control
 from meshray.doctor.deadlines import in_time
 from meshray.doctor.facts import NodeFacts
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.model.meshmap import MeshMap
 from meshray.node.enrolment import Enrolment
 from meshray.node.map_cache import load_map
-from meshray.settings import Home
 
 
 async def look_alone(home: Home, environ: Mapping[str, str] = os.environ) -> NodeFacts:

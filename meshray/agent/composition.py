@@ -14,11 +14,11 @@ from meshray.agent.questions import Questions
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.stages import Stages
 from meshray.agent.views import hello_of
+from meshray.home import Home
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.question import ROTATE_KEY, SURVEY
 from meshray.node.enrolment import Enrolment
-from meshray.settings import Home
 
 
 def make_agent(home: Home, enrolment: Enrolment, private_key: PrivateKey, mesh_map: MeshMap, parts: Parts) -> Agent:

@@ -9,9 +9,9 @@ import sys
 import time
 
 from meshray.agent.backoff import backoff_s
+from meshray.home import Home
 from meshray.linux.process import ManagedProcess
 from meshray.runtime.log_output import DESCRIPTOR, find_listener
-from meshray.settings import Home
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from meshray.agent.paths.decision import PairPath
 from meshray.agent.paths.hubs import hub_for
+from meshray.defaults import DEFAULT_MTU, KEEPALIVE_S
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.epochs import pair_epoch
@@ -24,7 +25,6 @@ from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
 from meshray.node.enrolment import Enrolment
-from meshray.settings import DEFAULT_MTU, KEEPALIVE_S
 from meshray.wireguard.config import MESHRAY_PROTOCOL, DeviceConfig, PeerConfig, Route
 
 #: Gives the preshared key with another node.

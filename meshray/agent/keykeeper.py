@@ -22,13 +22,13 @@ from typing import Protocol
 from meshray.agent.desired import PairKeys
 from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError, UnreachableError
+from meshray.home import Home
 from meshray.linux.clock import ClockWatch, boot_s
 from meshray.model.keys import MeshSecret, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.node.enrolment import Enrolment, read_private_key, save_private_key
 from meshray.node.identity import Identity
-from meshray.settings import Home
 
 log = logging.getLogger(__name__)
 

@@ -50,6 +50,7 @@ from meshray.agent.silent_nodes import SilentNodes
 from meshray.agent.standing import Standing
 from meshray.client.coordinator import Coordinator, RemovedFromMesh
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux.clock import boot_s, unix_s
 from meshray.linux.tasks import Tasks
 from meshray.model import wire
@@ -65,7 +66,6 @@ from meshray.node.identity import Identity
 from meshray.node.membership import Membership
 from meshray.node.pins import Pins
 from meshray.node.state_writer import StateWriter
-from meshray.settings import Home
 from meshray.wireguard.config import DeviceConfig, DeviceState
 from meshray.wireguard.plan import AddPeer, plan
 

@@ -37,8 +37,10 @@ from meshray.agent.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
 from meshray.agent.renewal import renewal_of
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.client.proxy import settle
+from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
+from meshray.home import Home
 from meshray.linux import overlay_netns as inside
 from meshray.linux.files import PASSABLE_FOLDER, make_folder
 from meshray.linux.network_monitor import network_changes
@@ -60,7 +62,6 @@ from meshray.raynode.state import node_table
 from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, find_ray
 from meshray.runtime.log_output import find_listener, start_logging
-from meshray.settings import INTERFACE, Home
 from meshray.wireguard.device import Device
 from meshray.wireguard.open import open_device
 

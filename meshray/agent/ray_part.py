@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 
+from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux.user import Person
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, Node
@@ -18,7 +20,6 @@ from meshray.raynode.state import LiveNode, live_nodes, node_table
 from meshray.raynode.supervisor import RayNode, RayNow
 from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import RayInstallation
-from meshray.settings import INTERFACE, Home
 
 #: The head's dashboard answers in milliseconds, or it is not there.
 TABLE_TIMEOUT_S = 3.0

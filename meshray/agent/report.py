@@ -9,13 +9,13 @@ from ipaddress import IPv4Address, IPv4Network
 from meshray.agent.paths.hubs import is_fresh
 from meshray.agent.paths.samples import Measured
 from meshray.client.coordinator import ON_THE_COPY
+from meshray.defaults import DEFAULT_MTU, INTERFACE
 from meshray.firewall.advice import SWITCH, forwarding_fix
 from meshray.linux.clock import BootSeconds
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HEAD, HUB, HUB_FORWARDS, ONE_IDENTITY, STATIC, Node
 from meshray.model.path import Path, PathKind, Transport
 from meshray.model.status import NodeStatus, Problem, RayState, Status
-from meshray.settings import DEFAULT_MTU, INTERFACE
 from meshray.wireguard.config import DeviceState, PeerState
 
 

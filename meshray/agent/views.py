@@ -10,12 +10,12 @@ from ipaddress import IPv4Address
 from meshray.agent.loop import Agent
 from meshray.agent.paths.samples import Measured
 from meshray.agent.report import View, live_peer_towards, path_to
+from meshray.defaults import DEFAULT_MTU
 from meshray.linux.clock import boot_s
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB_FORWARDS, STATIC
 from meshray.model.status import Problem, RayState
-from meshray.settings import DEFAULT_MTU
 
 
 def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from meshray.cli.program import program
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.model.printable import escaped
 from meshray.model.token import PREFIX
-from meshray.settings import Home
 
 if TYPE_CHECKING:
     from meshray.cli.progress import Progress

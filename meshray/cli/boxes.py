@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from meshray.cli.app import App
 from meshray.cli.results import Left, Stopped
 from meshray.errors import MeshrayError, UnreachableError, error_from_json
-from meshray.settings import Home
+from meshray.home import Home
 
 if TYPE_CHECKING:
     from meshray.runtime.container.node import Box

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from meshray.cli.app import App
 from meshray.cli.variables import without_variables
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError
+from meshray.home import Home
 from meshray.linux.files import PASSABLE_FOLDER, make_folder
 from meshray.runtime import service
-from meshray.settings import Home
 
 Summary = Mapping[str, object]
 #: Longer than the agent's own patience with any stage (Ray on a slow machine takes half a minute).

@@ -25,13 +25,14 @@ from urllib.parse import urlsplit
 from meshray import __version__
 from meshray.cli.app import App
 from meshray.cli.new_file import new_file
+from meshray.defaults import INTERFACE
 from meshray.doctor.redact import Redactor
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.linux.trust import find_program
 from meshray.linux.user import Person
 from meshray.node.state_folder import failed_logs
 from meshray.raynode.temp_folder import used_folder
-from meshray.settings import INTERFACE, Home
 
 #: Lines of each log, from its end.
 _LINES = 2000

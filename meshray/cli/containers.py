@@ -18,9 +18,10 @@ from meshray.cli.boxes import answered, bring_up, take_down
 from meshray.cli.matching import ask_with_token
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
+from meshray.defaults import own_ports
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.model.node import HEAD, HUB, Versions
-from meshray.settings import Home, own_ports
 
 if TYPE_CHECKING:
     from meshray.cli.container_options import ContainerChoice

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from meshray.cli.app import App
 from meshray.cli.tables import child
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
-from meshray.settings import Home
+from meshray.home import Home
 
 if TYPE_CHECKING:
     from meshray.model.address import Endpoint

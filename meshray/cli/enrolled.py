@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
 from meshray.errors import MeshrayError, RefusedError
-from meshray.settings import Home
+from meshray.home import Home
 
 if TYPE_CHECKING:
     from meshray.cli.progress import Progress

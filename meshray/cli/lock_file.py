@@ -18,13 +18,13 @@ from pathlib import Path
 
 from meshray.cli.app import App
 from meshray.errors import RefusedError, UsageError
+from meshray.home import Home
 from meshray.linux.files import write_atomically
 from meshray.model import wire
 from meshray.model.attestation import MAX_COUNTER, Removals
 from meshray.model.keys import SigningKey, VerifyKey
 from meshray.model.meshmap import MeshInfo
 from meshray.model.token import MAX_TOKEN_CHARACTERS, Token
-from meshray.settings import Home
 
 _LARGEST = 4096
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
 from meshray.errors import InterruptedByUser, MeshrayError
+from meshray.home import Home
 from meshray.model.environment import Environment, ShownToken
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, ray_difference
-from meshray.settings import Home
 
 if TYPE_CHECKING:
     from meshray.cli.progress import Progress

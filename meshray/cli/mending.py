@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from meshray.cli.app import App
 from meshray.doctor.repairs import AGENT, REPAIRS, Repair
 from meshray.errors import MeshrayError, UsageError
-from meshray.settings import Home
+from meshray.home import Home
 
 #: Ray takes the longest, see `meshray.agent.mending`.
 _AGENT_S = 120.0

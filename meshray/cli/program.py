@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from meshray.settings import PROGRAM_LINK
+from meshray.defaults import PROGRAM_LINK
 
 NAME = "meshray"
 #: Where sudo looks (secure_path of Debian, Ubuntu and Fedora).

@@ -18,9 +18,9 @@ from meshray.errors import UsageError
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
+    from meshray.home import Home
     from meshray.node.enrolment import Enrolment
     from meshray.raynode.user_environment import UserEnvironment
-    from meshray.settings import Home
 
 #: A file of variables is not larger.
 _LONGEST_FILE = 1024 * 1024

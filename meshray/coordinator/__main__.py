@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 from meshray.coordinator.server import EVERYWHERE, Server
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.model.printable import escaped
 from meshray.runtime.log_output import given_descriptor, start_logging
-from meshray.settings import Home
 
 #: Each agent holds one; the customary soft limit of 1024 would be the size of the mesh.
 _OPEN_FILES = 65536

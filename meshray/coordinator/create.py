@@ -18,6 +18,7 @@ from meshray.coordinator.records import PutEpoch, RowChanges, SecretEpoch, Token
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.store import Settings, Store
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation
@@ -27,7 +28,6 @@ from meshray.model.keys import PublicKey, SigningKey
 from meshray.model.meshmap import DEFAULT_PATIENCE_S, MeshInfo
 from meshray.model.node import COORDINATOR, HEAD, HUB, Node, Versions
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
-from meshray.settings import Home
 
 #: The token that `meshray init` prints enrols any number of nodes for a day, seconds.
 FIRST_TOKEN_TTL_S = 86400.0

@@ -26,9 +26,9 @@ from meshray.coordinator.service import Service
 from meshray.coordinator.store import Store
 from meshray.coordinator.ticket import Seal
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux.clock import SteadyClock
 from meshray.relay.server import Relay
-from meshray.settings import Home
 
 #: All addresses of the machine.
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - nodes come from anywhere; the token is the gate

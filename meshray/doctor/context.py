@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from meshray.defaults import DEFAULT_PORT, INTERFACE
+from meshray.home import Home
 from meshray.linux.user import Person
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
@@ -14,7 +16,6 @@ from meshray.model.status import Status
 from meshray.raynode.command import RayPlan
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import RayInstallation
-from meshray.settings import DEFAULT_PORT, INTERFACE, Home
 from meshray.wireguard.config import DeviceState
 
 

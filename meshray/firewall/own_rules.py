@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from meshray.defaults import PROBE_PORT
 from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, digest, family_of, ranges
 from meshray.firewall.opening import Opening, Way
-from meshray.settings import PROBE_PORT
 
 ACCEPT, DROP = "accept", "drop"
 #: In the comment of the rules that close ports, before `Closed.digest`.

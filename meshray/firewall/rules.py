@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from ipaddress import IPv4Address, IPv4Network
 
+from meshray.defaults import PROBE_PORT
 from meshray.firewall.closing import Ranges, contains, ranges
 from meshray.firewall.opening import Opening, Way, way_of_hook
 from meshray.firewall.own_rules import admission_comment, merged
 from meshray.firewall.ruleset import Chain, Packet, Rule, Table, fate
-from meshray.settings import PROBE_PORT
 
 _ALSO = (("udp", PROBE_PORT), ("icmp", 0))
 #: Stand for the ports of users' own programs.

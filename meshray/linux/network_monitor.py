@@ -17,9 +17,9 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 
+from meshray.defaults import INTERFACE
 from meshray.linux import netlink, rtnetlink
 from meshray.linux.network_state import DUMP_REQUESTS, NetworkState
-from meshray.settings import INTERFACE
 
 log = logging.getLogger(__name__)
 

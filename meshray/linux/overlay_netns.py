@@ -18,7 +18,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-from meshray.settings import PROBE_PORT
+from meshray.defaults import PROBE_PORT
 
 if TYPE_CHECKING:
     from aiohttp import TCPConnector

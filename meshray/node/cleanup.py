@@ -12,10 +12,11 @@ import logging
 from collections.abc import Callable
 from ipaddress import IPv4Network
 
+from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux.process import ManagedProcess
 from meshray.node.state_folder import NAMESPACE_FILES
-from meshray.settings import INTERFACE, Home
 
 log = logging.getLogger(__name__)
 

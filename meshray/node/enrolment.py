@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -26,7 +27,6 @@ from meshray.model.path import Mode, parse_mode
 from meshray.model.ray_ports import of_node, take_ports
 from meshray.raynode.tokens import epoch_of
 from meshray.raynode.user_environment import UserEnvironment
-from meshray.settings import Home
 
 #: Ray runs from an environment that is built to match the head's (`meshray.environment`).
 MATCH = "match"

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.attestation import MAX_COUNTER, Attestation, Chain
 from meshray.model.keys import PublicKey, SigningKey, VerifyKey
 from meshray.model.node import Node
 from meshray.node.enrolment import damaged
-from meshray.settings import Home
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ import asyncio
 import json
 
 from meshray.errors import MeshrayError, UnreachableError, UsageError
+from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.meshmap import MeshMap
 from meshray.node.enrolment import Enrolment
-from meshray.settings import Home
 
 #: All addresses of the coordinator, and the map itself.
 _FETCH_S = 30.0

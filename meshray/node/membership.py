@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from meshray.client.coordinator import Coordinator, TakenOver
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.enrol import LONGEST_TICKET
@@ -26,7 +27,6 @@ from meshray.model.status import Problem
 from meshray.node.enrolment import Enrolment
 from meshray.node.map_cache import save_map
 from meshray.node.state_writer import StateWriter
-from meshray.settings import Home
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.attestation import MAX_COUNTER, PRIVILEGED, Removals
@@ -28,7 +29,6 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, NODE_IDENTITY, STATIC, Node
 from meshray.model.status import Problem
 from meshray.node.state_writer import StateWriter
-from meshray.settings import Home
 
 log = logging.getLogger(__name__)
 

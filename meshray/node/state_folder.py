@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux.files import make_folder
-from meshray.settings import Home
 
 #: What may lie in the folder of a machine that is in no mesh: the keys of a join that was killed (with the same keys
 #: it gets the same node again), the runtime folder of a person without root, and logs.

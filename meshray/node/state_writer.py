@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from meshray.home import Home
 from meshray.model.status import Problem
-from meshray.settings import Home
 
 log = logging.getLogger(__name__)
 

@@ -23,13 +23,13 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from meshray.home import Home
 from meshray.linux import procfs
 from meshray.linux.process import ManagedProcess
 from meshray.linux.sockets import ESTABLISHED, LISTEN, tcp_sockets
 from meshray.model.address import Endpoint
 from meshray.model.ray_ports import RayPorts
 from meshray.raynode.processes import Family, parents
-from meshray.settings import Home
 
 #: What was another program's is looked at again after this: it may have become a driver since.
 AGAIN_S = 30.0

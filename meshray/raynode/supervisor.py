@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux import overlay_netns as inside
 from meshray.linux.process import ManagedProcess
 from meshray.linux.user import Person
@@ -45,7 +46,6 @@ from meshray.raynode.state import LiveNode, gcs_answers, live_nodes
 from meshray.raynode.tokens import RayTokens, new_instance
 from meshray.raynode.unregister import Unregister
 from meshray.raynode.versions import RayInstallation
-from meshray.settings import Home
 
 STARTING = "starting"
 RUNNING = "running"

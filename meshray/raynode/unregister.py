@@ -16,12 +16,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from meshray.home import Home
 from meshray.linux import overlay_netns as inside
 from meshray.linux.process import ManagedProcess
 from meshray.linux.user import Person
 from meshray.raynode.command import RayPlan, client_environment
 from meshray.raynode.versions import RayInstallation
-from meshray.settings import Home
 
 _log = logging.getLogger(__name__)
 #: Of the whole call, and of each answer of GCS, seconds. GCS does not answer for a node that it knows as dead.

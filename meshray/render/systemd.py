@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meshray.errors import MeshrayError, RefusedError, UsageError
+from meshray.home import Home
 from meshray.render.templates import render
-from meshray.settings import Home
 
 #: What `systemctl` calls it.
 UNIT_NAME = "meshray.service"

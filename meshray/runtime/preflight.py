@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
 from meshray.linux.ports import require_free
 from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.model.address import DEFAULT_NETWORK, OverlayNetwork
-from meshray.settings import INTERFACE
 
 #: Offered in place of a network that overlaps, the first that is free.
 _ALTERNATIVES = (

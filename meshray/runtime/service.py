@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.linux.files import PASSABLE_FOLDER, make_folder, write_atomically
 from meshray.linux.process import ManagedProcess
 from meshray.linux.trust import find_program
 from meshray.runtime import log_format
-from meshray.settings import Home
 
 SYSTEMD, BACKGROUND = "systemd", "background"
 #: Forces one of the two.

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux import overlay_netns as inside
-from meshray.settings import Home
 from meshray.wireguard.config import DeviceState
 from meshray.wireguard.engines import Engine, find_engine
 from meshray.wireguard.plan import Step

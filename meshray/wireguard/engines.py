@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshray.defaults import DEFAULT_MTU
 from meshray.errors import MeshrayError
 from meshray.linux import overlay_netns as inside
 from meshray.linux.process import ManagedProcess
 from meshray.linux.trust import find_program, require_trusted
-from meshray.settings import DEFAULT_MTU
 
 #: Compiled into wireguard-go and into `wg`; /run/wireguard is the same folder.
 SOCKET_FOLDER = Path("/var/run/wireguard")

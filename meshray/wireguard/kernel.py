@@ -13,11 +13,11 @@ from ipaddress import IPv4Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux.clock import UnixSeconds
 from meshray.linux.pyroute2_lazy import lean_pyroute2
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
-from meshray.settings import Home
 from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
 from meshray.wireguard.plan import (

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux import netlink, rtnetlink
-from meshray.settings import Home
 from meshray.wireguard.config import RouteState
 from meshray.wireguard.plan import (
     AddAddress,

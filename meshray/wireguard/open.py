@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.linux import overlay_netns as inside
 from meshray.linux.process import ManagedProcess
-from meshray.settings import Home
 from meshray.wireguard.device import Device
 from meshray.wireguard.engines import TUN, find_engine, open_tun
 from meshray.wireguard.kernel import LINK_KIND, KernelDevice

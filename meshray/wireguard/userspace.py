@@ -18,9 +18,9 @@ from pathlib import Path
 from threading import Lock
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux import overlay_netns as inside
 from meshray.linux.process import ManagedProcess
-from meshray.settings import Home
 from meshray.wireguard import uapi
 from meshray.wireguard.config import DeviceState
 from meshray.wireguard.engines import Engine

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.settings import PROBE_PORT
+from meshray.defaults import PROBE_PORT
 from tests.bench.figures import Figure, Measured, Target
 from tests.lab.cluster import Cluster
 from tests.lab.host import REPOSITORY, Host

@@ -20,10 +20,10 @@ from meshray import __version__
 from meshray.agent.desired import PairKeys, desired_device
 from meshray.agent.paths.prober import Prober
 from meshray.client.coordinator import Coordinator, Link
+from meshray.home import Home
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.node import Versions
 from meshray.model.token import Token
-from meshray.settings import Home
 from meshray.wireguard.engines import find_engine
 from meshray.wireguard.kernel import KernelDevice
 from meshray.wireguard.open import KERNEL, check_available

@@ -20,11 +20,11 @@ from meshray.agent.backoff import backoff_s
 from meshray.client.coordinator import Coordinator
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.server import Server
+from meshray.home import Home
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import PrivateKey
 from meshray.model.node import Versions
 from meshray.relay.client import RelayClient
-from meshray.settings import Home
 
 
 async def serve(folder: Path, where: Endpoint) -> None:

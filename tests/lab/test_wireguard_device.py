@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
-from meshray.settings import Home
 from meshray.wireguard.conf import render
 from meshray.wireguard.config import DeviceConfig, DeviceState, PeerConfig
 from meshray.wireguard.engines import BUNDLED

@@ -19,6 +19,7 @@ from meshray.client.coordinator import proven
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.door import Door
 from meshray.coordinator.server import Server
+from meshray.home import Home
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation
@@ -28,7 +29,6 @@ from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.model.token import Token
 from meshray.relay.server import Relay
-from meshray.settings import Home
 
 VERSIONS = Versions("0.1.0", "2.60.0", "3.11.7")
 #: Nothing on loopback takes this long; a test that waits longer has failed.

@@ -33,6 +33,7 @@ from meshray.client.agent import ControlClient
 from meshray.client.coordinator import Link
 from meshray.coordinator import api
 from meshray.coordinator.server import Server
+from meshray.home import Home
 from meshray.linux import ports
 from meshray.linux.clock import unix_s
 from meshray.model.address import Endpoint, OverlayNetwork
@@ -40,7 +41,6 @@ from meshray.node import cleanup as remains
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_map
 from meshray.runtime import own_endpoints, preflight, service
-from meshray.settings import Home
 from meshray.wireguard.fake import FakeDevice
 
 Json = Mapping[str, object]

@@ -19,10 +19,10 @@ from meshray.agent.paths.decision import HUB
 from meshray.client.agent import ControlClient
 from meshray.client.coordinator import Coordinator, withdraw
 from meshray.errors import RefusedError
+from meshray.home import Home
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
 from meshray.model.token import Token
 from meshray.node.enrolment import load_private_key
-from meshray.settings import Home
 
 from .emitted import Machines, Node, Recorder, until
 from .test_restore import backup, put_back

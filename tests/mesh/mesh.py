@@ -21,6 +21,7 @@ from meshray.agent.parts import Parts
 from meshray.client.coordinator import enrol
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.server import Server
+from meshray.home import Home
 from meshray.linux.clock import unix_s
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation, Chain, Grant
@@ -31,7 +32,6 @@ from meshray.model.token import Token
 from meshray.node.enrolment import Enrolment, load_private_key, save_private_key
 from meshray.node.identity import Identity
 from meshray.node.map_cache import load_map, save_map
-from meshray.settings import Home
 from meshray.wireguard.fake import FakeDevice
 
 DEADLINE_S = 15.0

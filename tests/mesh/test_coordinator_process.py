@@ -15,8 +15,8 @@ from pathlib import Path
 import aiohttp
 
 from meshray.coordinator.store import Store
+from meshray.home import Home
 from meshray.model.enrol import EnrolAnswer
-from meshray.settings import Home
 
 from .coordinator_harness import PATIENCE_S, Client, client_of, enrol_request, make_mesh
 

@@ -24,9 +24,9 @@ from meshray.doctor.control.facts import (
     ControlFacts,
 )
 from meshray.doctor.control.probe import look
+from meshray.home import Home
 from meshray.linux.ports import free_udp_port
 from meshray.model.address import Endpoint
-from meshray.settings import Home
 
 from .coordinator_harness import Running, enrol_request, running_mesh
 

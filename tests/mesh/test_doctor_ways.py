@@ -12,10 +12,10 @@ import pytest
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.path.facts import PeerFacts
 from meshray.doctor.path.probe import look
+from meshray.home import Home
 from meshray.model.path import Path as Way
 from meshray.model.path import PathKind, Transport
 from meshray.model.status import NodeStatus, RayState, Status
-from meshray.settings import Home
 from tests.unit.agent.sample import HUB_ENDPOINT, MAP
 
 UP = Way(PathKind.DIRECT, Transport.UDP, HUB_ENDPOINT, rtt_ms=1.0, loss=0.0, mtu=1420, handshake_age_s=5.0)

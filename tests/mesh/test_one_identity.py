@@ -13,10 +13,10 @@ from meshray.agent.parts import Parts
 from meshray.agent.report import build_status
 from meshray.agent.views import view_of
 from meshray.client.coordinator import TakenOver
+from meshray.home import Home
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_map
-from meshray.settings import Home
 from meshray.wireguard.fake import FakeDevice
 
 from .mesh import Member, Mesh, running_mesh, until

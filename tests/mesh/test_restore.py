@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from meshray.client.coordinator import RemovedFromMesh
-from meshray.settings import Home
+from meshray.home import Home
 
 from .mesh import Member, Mesh, running_mesh, until
 

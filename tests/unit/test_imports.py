@@ -10,25 +10,36 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "meshray"
 
-#: folder → what it may import of meshray besides itself. `errors` and `settings` are open to all but `model`.
+#: folder → what it may import of meshray besides itself. `errors`, `defaults` and `home` are open to all but `model`.
 ALLOWED: dict[str, set[str]] = {
     # A leaf: every part speaks in its values, so it can depend on none.
     "model": {"errors"},
     # The ground: what the kernel and the machine offer. It knows of no mesh.
-    "linux": {"errors", "settings"},
+    "linux": {"errors", "defaults", "home"},
     # Its files and programs, as pip has installed them.
-    "installation": {"linux", "render", "errors", "settings"},
+    "installation": {"linux", "render", "errors", "defaults", "home"},
     # Where a node lives: the service, containers, namespaces.
-    "runtime": {"linux", "installation", "client", "node", "model", "wireguard", "render", "errors", "settings"},
+    "runtime": {
+        "linux",
+        "installation",
+        "client",
+        "node",
+        "model",
+        "wireguard",
+        "render",
+        "errors",
+        "defaults",
+        "home",
+    },
     # Devices know nothing of meshes, coordinators or Ray.
-    "wireguard": {"linux", "installation", "model", "errors", "settings"},
-    "firewall": {"linux", "model", "errors", "settings"},
-    "raynode": {"linux", "installation", "model", "errors", "settings"},
+    "wireguard": {"linux", "installation", "model", "errors", "defaults", "home"},
+    "firewall": {"linux", "model", "errors", "defaults", "home"},
+    "raynode": {"linux", "installation", "model", "errors", "defaults", "home"},
     # Builds what Ray will run from; asks the new Ray for its versions.
-    "environment": {"linux", "installation", "model", "raynode", "errors", "settings"},
-    "render": {"model", "errors", "settings"},
+    "environment": {"linux", "installation", "model", "raynode", "errors", "defaults", "home"},
+    "render": {"model", "errors", "defaults", "home"},
     # Asks the coordinator and the agent, and knows no more of them than their answers.
-    "client": {"linux", "model", "relay", "errors", "settings"},
+    "client": {"linux", "model", "relay", "errors", "defaults", "home"},
     # What a node keeps, and what it leaves behind when it was killed.
     "node": {
         "linux",
@@ -40,12 +51,13 @@ ALLOWED: dict[str, set[str]] = {
         "firewall",
         "raynode",
         "errors",
-        "settings",
+        "defaults",
+        "home",
     },
     # The coordinator must run without any of what a node needs.
-    "coordinator": {"linux", "model", "runtime", "raynode", "relay", "errors", "settings"},
+    "coordinator": {"linux", "model", "runtime", "raynode", "relay", "errors", "defaults", "home"},
     # Both ends are used by others: the server by the coordinator, the client by the agent.
-    "relay": {"linux", "model", "errors", "settings"},
+    "relay": {"linux", "model", "errors", "defaults", "home"},
     # Its probes look at everything that a node is made of; the checks themselves are pure, see below.
     "doctor": {
         "linux",
@@ -57,7 +69,8 @@ ALLOWED: dict[str, set[str]] = {
         "firewall",
         "raynode",
         "errors",
-        "settings",
+        "defaults",
+        "home",
     },
     # The agent puts the parts together; it must not need the command line or the coordinator's code.
     "agent": {
@@ -73,7 +86,8 @@ ALLOWED: dict[str, set[str]] = {
         "doctor",
         "environment",
         "errors",
-        "settings",
+        "defaults",
+        "home",
     },
 }
 

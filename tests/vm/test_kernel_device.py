@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import pytest
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
-from meshray.settings import Home
 from meshray.wireguard.config import DeviceConfig, DeviceState, PeerConfig
 from meshray.wireguard.device import Device
 from meshray.wireguard.open import check_available, open_device

@@ -16,10 +16,10 @@ from ipaddress import IPv4Address
 from meshray.agent.paths.mtu import SIZES, MtuSearch, asking_underlay, find_mtu, passes
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.stalls import Stalls
+from meshray.defaults import DEFAULT_MTU
 from meshray.linux import overlay_netns as inside
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
-from meshray.settings import DEFAULT_MTU
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from typing import cast
 
 from meshray.agent.paths.mtu import dont_fragment
 from meshray.agent.paths.samples import CLOSE_S, INTERVAL_S, History, Measured
+from meshray.defaults import PROBE_PORT
 from meshray.linux import overlay_netns as inside
-from meshray.settings import PROBE_PORT
 
 _PING, _PONG = b"mr\x01", b"mr\x02"
 _NONCE_BYTES = 8

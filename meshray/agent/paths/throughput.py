@@ -20,8 +20,8 @@ from collections import OrderedDict
 from ipaddress import IPv4Address
 
 from meshray.agent.paths.trains import ID_BYTES, LONG_TRAIN, PAYLOAD_BYTES, SHORT_TRAIN, Arrivals, Car, Report, read
+from meshray.defaults import PROBE_PORT
 from meshray.linux import overlay_netns as inside
-from meshray.settings import PROBE_PORT
 
 #: UDP on the overlay address, beside the probes'.
 PORT = PROBE_PORT + 1

@@ -35,7 +35,9 @@ from meshray.cli.results import InitResult, Result
 from meshray.cli.undo import Undo
 from meshray.cli.user_environment import environment_options
 from meshray.cli.variables import option
+from meshray.defaults import DEFAULT_PORT, own_ports
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.model import wire
 from meshray.model.address import DEFAULT_NETWORK, Endpoint, NodeName, OverlayNetwork
 from meshray.model.meshmap import DEFAULT_PATIENCE_S, MAX_PATIENCE_S, MIN_PATIENCE_S
@@ -43,7 +45,6 @@ from meshray.model.node import HEAD, Versions
 from meshray.model.ray_ports import RayPorts, mesh_wide, of_node, take_ports
 from meshray.model.token import Token
 from meshray.raynode.user_environment import UserEnvironment
-from meshray.settings import DEFAULT_PORT, Home, own_ports
 
 if TYPE_CHECKING:
     from meshray.cli.lock_file import LockFile

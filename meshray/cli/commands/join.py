@@ -40,12 +40,13 @@ from meshray.cli.user_environment import environment_options
 from meshray.cli.variables import option
 from meshray.cli.via import PostRequest, enrol_via, parse_via, unenrol_via
 from meshray.cli.withdrawal import ENROLMENT, Withdrawal, taken_back
+from meshray.defaults import DEFAULT_PORT, own_ports
 from meshray.errors import UsageError
+from meshray.home import Home
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
 from meshray.model.path import MODES, Mode, Transport
 from meshray.node.enrolment import MATCH
-from meshray.settings import DEFAULT_PORT, Home, own_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

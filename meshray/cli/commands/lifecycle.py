@@ -16,7 +16,7 @@ from meshray.cli.options import json_option, parse_duration, yes_option
 from meshray.cli.results import JoinResult, Left, Result, Stopped
 from meshray.cli.tables import child, children
 from meshray.errors import MeshrayError, UnreachableError
-from meshray.settings import Home
+from meshray.home import Home
 
 if TYPE_CHECKING:
     from meshray.node.enrolment import Enrolment

@@ -14,11 +14,11 @@ from meshray.cli.new_file import new_file
 from meshray.cli.options import group, json_option, lock_option
 from meshray.cli.results import PeerAdded, Result
 from meshray.cli.tables import child
+from meshray.defaults import DEFAULT_MTU, KEEPALIVE_S
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
-from meshray.settings import DEFAULT_MTU, KEEPALIVE_S
 
 
 @group("peer")

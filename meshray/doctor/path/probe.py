@@ -9,13 +9,13 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from statistics import median
 
+from meshray.defaults import KEEPALIVE_S
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.path.facts import SOME_LOSS, PathFacts, PeerFacts
 from meshray.linux import overlay_netns as inside
 from meshray.model.node import STATIC
 from meshray.model.path import PathKind
 from meshray.model.status import NodeStatus
-from meshray.settings import KEEPALIVE_S
 
 #: First so many probes; where one is lost so many more, by which chance and loss are told apart.
 _BURST, _MORE = 10, 20

@@ -10,8 +10,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux.files import write_atomically
-from meshray.settings import Home
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from typing import IO
 
 import meshray
 from meshray import __version__
+from meshray.defaults import INSTALL_FOLDER, PROGRAM_LINK
 from meshray.errors import MeshrayError
 from meshray.installation.distributions import needed, own_files
 from meshray.installation.programs import ORIGIN, origin_of
@@ -33,7 +34,6 @@ from meshray.linux.user import Person
 from meshray.render.templates import folder as templates_folder
 from meshray.runtime.privileged import interpreter
 from meshray.runtime.privileged.packing import EXTRAS
-from meshray.settings import INSTALL_FOLDER, PROGRAM_LINK
 
 ROOT, LINK = INSTALL_FOLDER, PROGRAM_LINK
 #: Of `init` and `join`: root runs what the user can change.

@@ -38,7 +38,7 @@ _WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 @dataclass(frozen=True)
 class Folders:
-    """``run`` as `meshray.settings.Home.run`; ``scratch``: on disk, for Ray's logs and what it spills."""
+    """``run`` as `meshray.home.Home.run`; ``scratch``: on disk, for Ray's logs and what it spills."""
 
     run: Path
     scratch: Path

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux import overlay_netns as inside
 from meshray.linux.process import ManagedProcess
 from meshray.runtime.rootless import kernel
-from meshray.settings import Home
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from meshray.agent.paths.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, 
 from meshray.agent.progress import Progress
 from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.model import wire
 from meshray.model.meshmap import MeshMap, diff
 from meshray.model.node import Versions
@@ -29,7 +30,6 @@ from meshray.node.map_cache import load_map
 from meshray.node.membership import Membership
 from meshray.node.pins import Pins
 from meshray.node.state_writer import StateWriter
-from meshray.settings import Home
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 from tests.unit.hostile import mutated
 

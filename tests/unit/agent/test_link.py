@@ -15,11 +15,11 @@ from meshray.agent.link import LinkKeeper
 from meshray.agent.progress import Progress
 from meshray.client.coordinator import Coordinator
 from meshray.errors import UnreachableError
+from meshray.home import Home
 from meshray.model.address import Endpoint
 from meshray.model.node import Versions
 from meshray.node.membership import Membership
 from meshray.node.state_writer import StateWriter
-from meshray.settings import Home
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 
 INSIDE = Endpoint("10.99.0.1", 51888)

@@ -14,13 +14,13 @@ from meshray.doctor.ray.dial import ray_targets
 from meshray.errors import RefusedError
 from meshray.firewall import decide
 from meshray.firewall.closing import contains
+from meshray.home import Home
 from meshray.linux.user import Person
 from meshray.model.node import HEAD, Node
 from meshray.model.status import RayState
 from meshray.raynode.command import RayPlan, start_command
 from meshray.raynode.state import LiveNode
 from meshray.raynode.tokens import RayTokens, new_instance
-from meshray.settings import Home
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B, enrolment
 from tests.unit.raynode.test_command import RAY
 

@@ -17,6 +17,7 @@ from meshray.cli.app import App
 from meshray.cli.undo import Undo
 from meshray.client import coordinator as client
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
+from meshray.home import Home
 from meshray.linux import ports
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
@@ -29,7 +30,6 @@ from meshray.node import cleanup as remains
 from meshray.node.enrolment import Enrolment
 from meshray.runtime import own_endpoints, preflight, service
 from meshray.runtime.preflight import Route
-from meshray.settings import Home
 from meshray.wireguard import engines
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 

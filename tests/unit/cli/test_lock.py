@@ -11,6 +11,7 @@ import pytest
 
 from meshray.cli.lock_file import LockFile
 from meshray.errors import MeshrayError, RefusedError
+from meshray.home import Home
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, Removals, signature_from_json
 from meshray.model.keys import PrivateKey, SigningKey
@@ -19,7 +20,6 @@ from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
 from meshray.model.token import Token
 from meshray.node.enrolment import Enrolment
 from meshray.node.identity import Identity
-from meshray.settings import Home
 from tests.unit.cli.fakes import FakeAgent, type_in
 from tests.unit.cli.test_bring_up import Machine, machine
 

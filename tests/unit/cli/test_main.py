@@ -17,7 +17,7 @@ from meshray.cli import app as app_module
 from meshray.cli import main
 from meshray.cli.app import App
 from meshray.errors import MeshrayError, RefusedError
-from meshray.settings import Home
+from meshray.home import Home
 from tests.unit.cli.fakes import FakeAgent, type_in
 
 

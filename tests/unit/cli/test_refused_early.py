@@ -9,10 +9,10 @@ import pytest
 
 from meshray.cli.bring_up import with_last_words
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.model.address import Endpoint
 from meshray.model.keys import MeshSecret
 from meshray.node.enrolment import Enrolment
-from meshray.settings import Home
 from tests.unit.cli.fakes import type_in
 
 

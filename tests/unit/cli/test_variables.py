@@ -161,8 +161,8 @@ def test_the_sudo_line_keeps_variables_by_name_and_never_shows_a_value(monkeypat
 
 def test_what_is_started_does_not_inherit_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from meshray.cli import bring_up
+    from meshray.home import Home
     from meshray.runtime import service
-    from meshray.settings import Home
 
     started: list[dict[str, str]] = []
 

@@ -17,12 +17,12 @@ from meshray.coordinator.registry import Registry
 from meshray.coordinator.replacement import bound
 from meshray.coordinator.store import Settings, Store
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.model.address import NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.environment import Environment
 from meshray.model.keys import PrivateKey
 from meshray.model.token import Token
-from meshray.settings import Home
 
 from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, key, new_mesh, online, request, token
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from meshray.defaults import own_ports
 from meshray.model.ray_ports import AUTOSCALER_METRIC_PORT, DASHBOARD_METRIC_PORT, RayPorts, option_of
-from meshray.settings import own_ports
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "ports.md"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from meshray.home import Home
 from meshray.node import cleanup as remains
-from meshray.settings import Home
 
 
 def test_an_ephemeral_node_that_has_left_needs_no_right_to_be_cleared(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.model.keys import PrivateKey
 from meshray.node.enrolment import Enrolment, load_private_key, parse_open, save_private_key
 from meshray.node.map_cache import load_map, save_map
 from meshray.node.state_folder import forget
-from meshray.settings import Home
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 
 

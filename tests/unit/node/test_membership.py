@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from meshray.home import Home
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
@@ -19,7 +20,6 @@ from meshray.node.enrolment import MOST_COORDINATORS, Enrolment
 from meshray.node.map_cache import load_map
 from meshray.node.membership import Membership
 from meshray.node.state_writer import StateWriter
-from meshray.settings import Home
 
 MESH = MeshInfo("ab", "lab", OverlayNetwork.parse("10.99.0.0/16"))
 NODE = Node("n1", NodeName("one"), IPv4Address("10.99.0.2"), PrivateKey.generate().public(), frozenset())

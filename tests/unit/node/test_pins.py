@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from meshray.home import Home
 from meshray.model.address import NodeName
 from meshray.model.attestation import Attestation
 from meshray.model.keys import PrivateKey, PublicKey, SigningKey
@@ -16,7 +17,6 @@ from meshray.model.node import HUB, WORKER, Node
 from meshray.node import pins as module
 from meshray.node.pins import Pins
 from meshray.node.state_writer import StateWriter
-from meshray.settings import Home
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B
 
 IDENTITIES = {node.id: SigningKey.generate() for node in (HEAD_NODE, WORKER_A, WORKER_B)}

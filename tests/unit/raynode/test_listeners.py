@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from meshray.home import Home
 from meshray.linux import procfs
 from meshray.linux.sockets import ESTABLISHED, LISTEN, Socket
 from meshray.model.address import Endpoint
 from meshray.raynode import listeners
 from meshray.raynode.listeners import AGAIN_S, Heard, Listeners
-from meshray.settings import Home
 
 GCS = Endpoint("10.99.0.1", 6379)
 RAY, WEB, DRIVER, STRANGER = 100, 200, 300, 400

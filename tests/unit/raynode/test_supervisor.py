@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from meshray.errors import MeshrayError, RefusedError
+from meshray.home import Home
 from meshray.linux.user import Person
 from meshray.model.address import Endpoint
 from meshray.model.ray_ports import RayPorts
@@ -19,7 +20,6 @@ from meshray.raynode.processes import Process
 from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens, epoch_of, new_instance
-from meshray.settings import Home
 from tests.unit.raynode.test_command import HEAD, RAY, WORKER
 
 ADA = Person("ada", 61234, 61234, (61234,), Path("/nonexistent"))

@@ -18,9 +18,9 @@ import pytest
 
 from meshray.agent.coordinator_process import CoordinatorProcess
 from meshray.errors import UsageError
+from meshray.home import Home
 from meshray.runtime import log_format, log_output, service
 from meshray.runtime.log_output import DescriptorHandler, find_listener, given_descriptor
-from meshray.settings import Home
 
 EVIL = "\x1b[2J\r\nforged\u202e"
 JSON = {"MESHRAY_LOG_FORMAT": "json"}

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError, UsageError
+from meshray.home import Home
 from meshray.model.address import OverlayNetwork
 from meshray.runtime.preflight import Route, choose_network, clash, overlap, require_no_clash
 from meshray.runtime.service import BACKGROUND, SYSTEMD, choose, last_words, passed_on
-from meshray.settings import INTERFACE, Home
 
 OVERLAY = OverlayNetwork.parse("10.99.0.0/16")
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux import overlay_netns as inside
-from meshray.settings import Home
 from meshray.wireguard import engines
 from meshray.wireguard.elsewhere import DeviceElsewhere, udp_port_inside
 

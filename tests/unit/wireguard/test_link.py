@@ -11,9 +11,9 @@ import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux.netlink import attribute
 from meshray.linux.rtnetlink import ADDRESS, LINK
-from meshray.settings import Home
 from meshray.wireguard.link import Link, explained, foreign_interface, links, mark_of, parse_address, parse_link
 from meshray.wireguard.plan import SetListenPort
 

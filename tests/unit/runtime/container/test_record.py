@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.runtime.container.record import Record, load, save
-from meshray.settings import Home
 
 
 def test_what_is_remembered_comes_back(tmp_path: Path) -> None:
