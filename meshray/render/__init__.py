@@ -1,7 +1,7 @@
 """Files for other programs, made from templates/.
 
 >>> from pathlib import Path
->>> from meshray.defaults import Home
+>>> from meshray.home import Home
 >>> home = Home(Path("/var/lib/meshray"), Path("/run/meshray"))
 >>> print(systemd_unit(home, Path("/opt/meshray/bin/python")).splitlines()[3])
 Description=meshray: overlay network and Ray node

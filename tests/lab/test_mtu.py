@@ -69,7 +69,7 @@ import json, sys
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from meshray.model.keys import PrivateKey
-from meshray.wireguard.device import MESHRAY_PROTOCOL, DeviceConfig, DeviceState, Route
+from meshray.wireguard.config import MESHRAY_PROTOCOL, DeviceConfig, DeviceState, Route
 from meshray.wireguard.link import links
 from meshray.wireguard.plan import plan
 mtu, own, peer = int(sys.argv[1]), IPv4Address("10.99.0.1"), IPv4Network("10.99.0.2/32")

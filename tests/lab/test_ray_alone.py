@@ -38,7 +38,7 @@ from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import find_ray
 from meshray.linux.user import Person
-from meshray.defaults import Home
+from meshray.home import Home
 
 head, ip, head_ip, token, person = sys.argv[1] == "head", *sys.argv[2:5], Person.by_uid(int(sys.argv[5]))
 home = Home(Path("/var/lib/meshray"), Path("/run/meshray"))

@@ -47,7 +47,7 @@ class Contact:
         heard: the last sign of life; before the first one, when it was waited for.
         known: whether there was any sign of life at all.
         misses: questions to its machine in a row that got no answer.
-        ended: its processes ended, and it fell silent with that.
+        ended: when its processes ended, and it fell silent with that; None: they did not.
         silent: it does not answer over the overlay.
         gone: it will not come back as it was: Ray should run its tasks elsewhere.
     """
@@ -55,7 +55,7 @@ class Contact:
     heard: float
     known: bool = False
     misses: int = 0
-    ended: bool = False
+    ended: float | None = None
     silent: bool = False
     gone: bool = False
 
@@ -65,8 +65,13 @@ class Contact:
         return cls(now - SUSPECT_S, known=True)
 
     def seen(self, at: float) -> Contact:
-        """A sign of life came then; one that is not newer than the last changes nothing."""
-        return Contact(at, known=True) if at > self.heard + _SAME_SIGN_S else self
+        """A sign of life came then; one that is not newer than the last changes nothing.
+
+        The last sign of processes that ended may be told after their end: it does not undo that.
+        """
+        if at <= self.heard + _SAME_SIGN_S:
+            return self
+        return Contact(at, known=True, ended=self.ended if self.ended is not None and at <= self.ended else None)
 
     def unanswered(self) -> Contact:
         """Its machine was asked and did not answer."""
@@ -74,7 +79,7 @@ class Contact:
 
     def closed(self, now: float) -> Contact:
         """Its machine closed the agent's connection without a goodbye."""
-        return replace(self, ended=now - self.heard <= _ENDED_WITHIN_S)
+        return replace(self, ended=now if now - self.heard <= _ENDED_WITHIN_S else None)
 
     def is_suspect(self, now: float) -> bool:
         """Whether its machine should be asked."""
@@ -88,7 +93,8 @@ class Contact:
     def step(self, now: float, patience_s: float) -> Contact:
         """Time has passed."""
         quiet_s = now - self.heard
-        wait_s = SILENT_S if self.known or self.ended else _FIRST_SIGN_S
+        has_ended = self.ended is not None
+        wait_s = SILENT_S if self.known or has_ended else _FIRST_SIGN_S
         silent = quiet_s >= wait_s and self.misses >= _UNANSWERED
-        gone = silent and (quiet_s >= patience_s or (self.ended and quiet_s >= _COMES_BACK_S))
+        gone = silent and (quiet_s >= patience_s or (has_ended and quiet_s >= _COMES_BACK_S))
         return self if (silent, gone) == (self.silent, self.gone) else replace(self, silent=silent, gone=gone)

@@ -130,7 +130,7 @@ def test_an_unpacked_wheel_renders_the_same(tmp_path: Path, monkeypatch: pytest.
         archive.extractall(tmp_path / "site")
     script = (
         f"import meshray; assert meshray.__file__.startswith({str(tmp_path)!r}); "
-        "from pathlib import Path; from meshray.render import systemd_unit; from meshray.defaults import Home; "
+        "from pathlib import Path; from meshray.render import systemd_unit; from meshray.home import Home; "
         f"print(systemd_unit(Home(Path({str(HOME.state)!r}), Path({str(HOME.run)!r})), Path({str(PYTHON)!r})), end='')"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}

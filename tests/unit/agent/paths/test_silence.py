@@ -64,6 +64,12 @@ def test_a_sign_of_life_takes_all_back() -> None:
     assert gone.seen(0.001) == gone
 
 
+def test_the_last_sign_of_processes_that_ended_may_be_told_after_their_end() -> None:
+    ended = Contact(0.0, known=True).closed(1.5)
+    assert after(ended.seen(1.4), 22).gone
+    assert not after(ended.seen(1.6), 60).gone
+
+
 Events = st.lists(st.sampled_from(["heard", "miss", "closed", "tick"]), max_size=60)
 
 
