@@ -1,4 +1,4 @@
-"""The agent with all that it does: `meshray.agent.loop` keeps the node, the others look at it.
+"""The agent with all that it does: `meshray.agent.agent` keeps the node, the others look at it.
 
 >>> agent = make_agent(home, enrolment, key, mesh_map, parts)
 >>> await agent.run()
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
 
-from meshray.agent.loop import Agent, Hooks
-from meshray.agent.parts import Parts
+from meshray.agent.agent import Agent, Hooks
+from meshray.agent.dependencies import Dependencies
 from meshray.agent.questions import Questions
 from meshray.agent.roaming import follow_device, follow_network
-from meshray.agent.stages import Stages
+from meshray.agent.startup import Startup
 from meshray.agent.views import hello_of
 from meshray.home import Home
 from meshray.model.keys import PrivateKey
@@ -21,14 +21,16 @@ from meshray.model.question import ROTATE_KEY, SURVEY
 from meshray.node.enrolment import Enrolment
 
 
-def make_agent(home: Home, enrolment: Enrolment, private_key: PrivateKey, mesh_map: MeshMap, parts: Parts) -> Agent:
+def make_agent(
+    home: Home, enrolment: Enrolment, private_key: PrivateKey, mesh_map: MeshMap, parts: Dependencies
+) -> Agent:
     """Return an agent that is ready to run."""
     return Agent(home, enrolment, private_key, mesh_map, parts, hooks=Hooks(hello_of, _questions, _services))
 
 
 def _services(agent: Agent) -> Mapping[str, Coroutine[object, object, None]]:
     parts = agent.parts
-    services: dict[str, Coroutine[object, object, None]] = {"stages": Stages(agent).run()}
+    services: dict[str, Coroutine[object, object, None]] = {"stages": Startup(agent).run()}
     if parts.network_changes is not None:
         services["network"] = follow_network(agent, parts.network_changes)
     if parts.device_changes is not None:

@@ -21,15 +21,15 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from meshray import __version__
+from meshray.agent.agent import Agent
 from meshray.agent.composition import make_agent
 from meshray.agent.control_server import ControlServer
 from meshray.agent.coordinator_process import CoordinatorProcess
+from meshray.agent.dependencies import Dependencies
 from meshray.agent.desired import own_node
 from meshray.agent.device_monitor import device_changes
 from meshray.agent.hub_endpoints import HubEndpoints
-from meshray.agent.loop import Agent
 from meshray.agent.operations import Operations
-from meshray.agent.parts import Parts
 from meshray.agent.paths.candidates import read_endpoints
 from meshray.agent.paths.prober import Prober
 from meshray.agent.portguard import require_guarded
@@ -241,10 +241,10 @@ def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapp
     return _Ray(installation, ray_plan(enrolment, me, head, mesh_map, home), person)
 
 
-def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str, device: Device) -> Parts:
+def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str, device: Device) -> Dependencies:
     me = own_node(enrolment, mesh_map)
     hub_endpoints = HubEndpoints(me.endpoints) if HUB in me.roles else None
-    return Parts(
+    return Dependencies(
         device=device,
         prober=Prober(),
         endpoints=hub_endpoints.read if hub_endpoints is not None else read_endpoints,

@@ -11,9 +11,9 @@ import contextlib
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
+from meshray.agent.agent import Agent
 from meshray.agent.control_server import Operation
 from meshray.agent.desired import PairKeys, desired_device
-from meshray.agent.loop import Agent
 from meshray.agent.progress import Emit
 from meshray.agent.report import build_status, path_to
 from meshray.agent.views import summary_of, view_of
@@ -157,7 +157,7 @@ class Operations:
         return await self._agent.coordinator.call(method, path, body if isinstance(body, dict) else None)
 
     async def _repair(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        from meshray.agent.mending import mend
+        from meshray.agent.repairs import mend
 
         return {"done": await mend(self._agent, wire.text(request, "key", 40))}
 

@@ -22,7 +22,7 @@ from typing import Protocol
 from meshray.errors import MeshrayError
 from meshray.firewall import Closed, Listening, decide
 from meshray.model.status import Problem
-from meshray.raynode.listeners import Heard
+from meshray.raynode.listeners import ListeningSocket
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _USUAL_LOCAL_PORTS = range(32768, 61000)
 
 
 class Closes(Protocol):
-    """Of `meshray.agent.parts.FirewallPart`."""
+    """Of `meshray.agent.dependencies.FirewallPart`."""
 
     def close(self, closed: Closed) -> list[str]:
         """Closes these ports and no others; returns what changed."""
@@ -50,7 +50,7 @@ class Closes(Protocol):
 
 
 class HasPorts(Protocol):
-    """Of `meshray.agent.parts.RayPart`."""
+    """Of `meshray.agent.dependencies.RayPart`."""
 
     @property
     def ports(self) -> Sequence[int | range]:
@@ -92,7 +92,7 @@ class PortGuard:
         self,
         firewall: Closes,
         ray: Callable[[], HasPorts | None],
-        listening: Callable[[], list[Heard]],
+        listening: Callable[[], list[ListeningSocket]],
         never: Collection[int],
         network: IPv4Network,
     ) -> None:
@@ -103,7 +103,7 @@ class PortGuard:
         self._network = network
         self._closed = Closed()
         # Nearly always the same as two seconds ago; to decide costs more than to look.
-        self._seen: tuple[Sequence[int | range], list[Heard]] | None = None
+        self._seen: tuple[Sequence[int | range], list[ListeningSocket]] | None = None
         self._told: list[Problem] = []
         self._failed_at = 0.0
         self._one_at_a_time = asyncio.Lock()

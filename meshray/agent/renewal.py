@@ -21,7 +21,7 @@ from meshray.node.enrolment import MATCH, Enrolment
 from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, inspect
 
 if TYPE_CHECKING:
-    from meshray.agent.loop import Agent
+    from meshray.agent.agent import Agent
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Network
 
+from meshray.agent.agent import Agent
 from meshray.agent.device_monitor import DeviceChange
-from meshray.agent.loop import Agent
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address
 
-from meshray.agent.link import LinkKeeper
-from meshray.agent.parts import FirewallPart
+from meshray.agent.connection import CoordinatorConnection
+from meshray.agent.dependencies import FirewallPart
 from meshray.agent.paths.silence_watch import SilenceWatch
 from meshray.linux import overlay_netns as inside
 from meshray.linux.sockets import close_connections
@@ -43,7 +43,7 @@ class SilentNodes:
     def __init__(
         self,
         watch: SilenceWatch,
-        link: LinkKeeper,
+        link: CoordinatorConnection,
         firewall: FirewallPart | None,
         node_id: str,
         current: Callable[[], MeshMap],

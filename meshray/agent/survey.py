@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from meshray.agent.loop import Agent
+from meshray.agent.agent import Agent
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
 from meshray.agent.report import build_status

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from meshray.agent.loop import Agent
+from meshray.agent.agent import Agent
 from meshray.agent.paths.samples import Measured
 from meshray.agent.report import View, live_peer_towards, path_to
 from meshray.defaults import DEFAULT_MTU

@@ -17,19 +17,19 @@ from meshray.errors import MeshrayError, UnreachableError, error_from_json
 from meshray.home import Home
 
 if TYPE_CHECKING:
-    from meshray.runtime.container.node import Box
+    from meshray.runtime.container.node import NodeContainer
     from meshray.runtime.container.record import Record
 
 #: The first process of a container that starts brings the node up, and other commands wait for that.
 _BUSY_S, _BUSY_POLL_S = 180.0, 0.3
 
 
-def find(app: App, record: Record) -> Box:
+def find(app: App, record: Record) -> NodeContainer:
     """The container of this machine's node; raises as `open_engine` and `Box.of` do."""
     from meshray.runtime.container.engine import open_engine
-    from meshray.runtime.container.node import Box
+    from meshray.runtime.container.node import NodeContainer
 
-    return Box.of(open_engine(app.environ, record.engine), record)
+    return NodeContainer.of(open_engine(app.environ, record.engine), record)
 
 
 def record_of(home: Home) -> Record:
@@ -84,7 +84,7 @@ def leave(app: App, home: Home, record: Record, *, yes: bool, drain: str, local:
 
 
 def answered(
-    app: App, box: Box, words: Sequence[str], *, stdin: bytes = b"", environ: Mapping[str, str] | None = None
+    app: App, box: NodeContainer, words: Sequence[str], *, stdin: bytes = b"", environ: Mapping[str, str] | None = None
 ) -> Mapping[str, object]:
     """What a meshray command in the container answers with --json; its progress is shown as it comes.
 
@@ -102,7 +102,7 @@ def answered(
     return _read(bytes(answer), code)
 
 
-def _once(box: Box, words: Sequence[str]) -> Mapping[str, object]:
+def _once(box: NodeContainer, words: Sequence[str]) -> Mapping[str, object]:
     code, answer = box.once(words)
     return _read(answer, code)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from meshray.cli.join_request import JoinRequest
     from meshray.model.token import Token
     from meshray.runtime.container.engine import Engine
-    from meshray.runtime.container.node import Box
+    from meshray.runtime.container.node import NodeContainer
     from meshray.runtime.container.plan import Plan
 
 #: Where the logs of a join that failed lie in the container, see `meshray.node.state_folder.failed_logs`.
@@ -181,7 +181,7 @@ def _join_words(request: JoinRequest) -> list[str]:
     return [*words, "--", *request.ray_args] if request.ray_args else words
 
 
-def _keep_logs(box: Box, home: Home) -> None:
+def _keep_logs(box: NodeContainer, home: Home) -> None:
     """As after any join that failed, `meshray logs` tells of it."""
     from meshray.linux.files import make_folder, write_atomically
     from meshray.node.state_folder import failed_logs
@@ -194,7 +194,7 @@ def _keep_logs(box: Box, home: Home) -> None:
             write_atomically(failed_logs(home) / f"{part}.log", text.decode(errors="replace"))
 
 
-def _stay(app: App, home: Home, box: Box) -> int:
+def _stay(app: App, home: Home, box: NodeContainer) -> int:
     """With --block: until the container ends, or somebody ends this command."""
     try:
         return box.wait()

@@ -17,7 +17,7 @@ from meshray.errors import MeshrayError
 from meshray.linux.trust import find_program
 
 if TYPE_CHECKING:
-    from meshray.runtime.container.node import Box, Sink
+    from meshray.runtime.container.node import NodeContainer, Sink
 
 #: A command that is not named here is answered on this machine.
 _PASSED_ON = frozenset(
@@ -61,13 +61,13 @@ def _is_passed_on(arguments: Sequence[str]) -> bool:
     return not {"-h", "--help"}.intersection(own) and (arguments[0] != "run" or len(arguments) > 1)
 
 
-def _replace_by_docker(docker: str, app: App, box: Box) -> None:
+def _replace_by_docker(docker: str, app: App, box: NodeContainer) -> None:
     """Does not return: for somebody at a terminal the docker program does it better than we would."""
     words = [docker, "--host", box.record.engine, "exec", "-it", "--user", "0", str(box.container.id)]
     os.execv(docker, [*words, box.record.python, "-I", "-m", "meshray.cli", *app.arguments])  # noqa: S606 - no shell
 
 
-def _pass_on(app: App, box: Box) -> int:
+def _pass_on(app: App, box: NodeContainer) -> int:
     words, inside, outside = with_bundle_inside(app.arguments, f"/tmp/{secrets.token_hex(8)}.tar.gz")  # noqa: S108
     if outside is not None:
         from meshray.cli.bundle import require_free
@@ -107,7 +107,7 @@ def with_bundle_inside(arguments: Sequence[str], inside: str) -> tuple[list[str]
     return words, inside, None
 
 
-def _bring_out(box: Box, inside: str, outside: Path) -> None:
+def _bring_out(box: NodeContainer, inside: str, outside: Path) -> None:
     content = box.read(inside)
     if content is None:
         return
@@ -117,7 +117,7 @@ def _bring_out(box: Box, inside: str, outside: Path) -> None:
         file.write(content)
 
 
-def _old_logs(app: App, box: Box) -> int:
+def _old_logs(app: App, box: NodeContainer) -> int:
     """Of a stopped container: its files can be read all the same."""
     from meshray.runtime.container.plan import STATE
 

@@ -15,8 +15,8 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from meshray.coordinator.admission import ConflictError, UnknownError
-from meshray.coordinator.door import Door
-from meshray.coordinator.link import serve_agent
+from meshray.coordinator.agent_connection import serve_agent
+from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.locking import require_lock
 from meshray.coordinator.openapi import describe
 from meshray.coordinator.records import Member
@@ -40,7 +40,7 @@ MAX_BODY_BYTES = 64 * 1024
 #: A body must be here within this, seconds.
 BODY_S = 10.0
 #: More requests than this at once without a known credential, or of members, are told to come back: see
-#: `meshray.coordinator.request_limits`. WebSockets are not counted here, but by `meshray.coordinator.door`.
+#: `meshray.coordinator.request_limits`. WebSockets are counted by `meshray.coordinator.connection_limits` instead.
 MAX_REQUESTS = 512
 
 #: Where the kind of error alone does not tell the HTTP status.
@@ -79,7 +79,7 @@ _log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(service: Service, door: Door, relay: Relay) -> web.Application:
+def make_app(service: Service, door: ConnectionLimits, relay: Relay) -> web.Application:
     """The application that answers for this service."""
     api = _Api(service, door, relay)
     app = web.Application(middlewares=[_Answering(service, door).middleware], client_max_size=MAX_BODY_BYTES)
@@ -90,7 +90,7 @@ def make_app(service: Service, door: Door, relay: Relay) -> web.Application:
 class _Answering:
     """Turns errors into JSON and keeps a connection open only after a request that went well."""
 
-    def __init__(self, service: Service, door: Door) -> None:
+    def __init__(self, service: Service, door: ConnectionLimits) -> None:
         self._service = service
         self._door = door
         self._limits = RequestLimits(MAX_REQUESTS)
@@ -141,7 +141,7 @@ class _Answering:
 
 
 class _Api:
-    def __init__(self, service: Service, door: Door, relay: Relay) -> None:
+    def __init__(self, service: Service, door: ConnectionLimits, relay: Relay) -> None:
         self._service = service
         self._door = door
         self._relay = relay

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
-from meshray.coordinator.lineage import Restored
+from meshray.coordinator.restore.lineage import Restored
 from meshray.errors import RefusedError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Removals
@@ -204,7 +204,7 @@ class PutRevision:
 
 @dataclass(frozen=True)
 class PutTimeline:
-    """This run of the coordinator has written up to this serial; see `meshray.coordinator.lineage`."""
+    """This run of the coordinator has written up to this serial; see `meshray.coordinator.restore.lineage`."""
 
     timeline: str
     serial: int

@@ -30,7 +30,6 @@ from meshray.coordinator.admission import (
     token_of,
 )
 from meshray.coordinator.allocation import allocate, cools_down, left_by, previous_address
-from meshray.coordinator.lineage import Lineage
 from meshray.coordinator.locking import require_attested
 from meshray.coordinator.records import (
     DropFreed,
@@ -46,6 +45,7 @@ from meshray.coordinator.records import (
     SecretEpoch,
     TokenRecord,
 )
+from meshray.coordinator.restore.lineage import Lineage
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Removals
 from meshray.model.endpoints import MAX_ENDPOINTS, is_public, require_few

@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from meshray.coordinator.api import make_app
-from meshray.coordinator.door import Door
+from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.identity import fingerprint, server_context
 from meshray.coordinator.listener import Listener
-from meshray.coordinator.recovery import SETTLE_S
+from meshray.coordinator.restore.recovery import SETTLE_S
+from meshray.coordinator.restore.ticket import Seal
 from meshray.coordinator.service import Service
 from meshray.coordinator.store import Store
-from meshray.coordinator.ticket import Seal
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux.clock import SteadyClock
@@ -62,7 +62,7 @@ class Server:
         port: int | None = None,
         hosts: Sequence[str] = EVERYWHERE,
         clock: Callable[[], float] | None = None,
-        door: Door | None = None,
+        door: ConnectionLimits | None = None,
         relay: Relay | None = None,
         settle_s: float = SETTLE_S,
     ) -> None:
@@ -70,7 +70,7 @@ class Server:
         self._port = port
         self._hosts = hosts
         self._clock, self._wall = (SteadyClock(), time.time) if clock is None else (clock, clock)
-        self._door = door or Door()
+        self._door = door or ConnectionLimits()
         self._relay = relay
         self._settle_s = settle_s
         self._listener: Listener | None = None

@@ -15,22 +15,22 @@ from typing import TypeVar
 
 from meshray import __version__
 from meshray.coordinator import epochs
-from meshray.coordinator.asking import Asking, Gathered
 from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.environment import environment_of, locked, ports_chosen
 from meshray.coordinator.faults import Faults
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
+from meshray.coordinator.query_broker import Gathered, QueryBroker
 from meshray.coordinator.reach import Reach
 from meshray.coordinator.records import Member, SecretEpoch
-from meshray.coordinator.recovery import SETTLE_S, Recovery
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.coordinator.replacement import Replaced, made_room
+from meshray.coordinator.restore.recovery import SETTLE_S, Recovery
+from meshray.coordinator.restore.ticket import Seal
 from meshray.coordinator.rotation import rotated
 from meshray.coordinator.secrets_keeper import SecretsKeeper
 from meshray.coordinator.signatures import attested, learned, removed, signed_static
 from meshray.coordinator.store import Store
-from meshray.coordinator.ticket import Seal
 from meshray.coordinator.token_keeper import TokenKeeper
 from meshray.coordinator.withdrawal import withdrawn
 from meshray.errors import MeshrayError, RefusedError
@@ -67,7 +67,7 @@ class Service:
         seal: by which it knows its own tickets.
         clock: unix seconds, by which addresses rest and absent nodes are waited for: it should not be set.
         wall: unix seconds by which tokens expire; the same clock where none is given.
-        settle_s: see `meshray.coordinator.recovery`.
+        settle_s: see `meshray.coordinator.restore.recovery`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Service:
         self._cut_off: list[Callable[[str], None]] = []
         registry = store.load().restarted(clock())
         self._publisher = Publisher(registry.map, self._map)
-        self._asking = Asking(self._publisher)
+        self._asking = QueryBroker(self._publisher)
         self._ledger = Ledger(registry, store.apply, on_change=self._publisher.changed)
         self.recovery = Recovery(self._ledger, seal, clock, settle_s=settle_s)
         self.faults = Faults(self._ledger, self._publisher, clock)
@@ -437,7 +437,7 @@ class Service:
 
         Raises:
             UnknownError: there is no node of one of these names.
-            MeshrayError: as `Asking.ask` does.
+            MeshrayError: as `QueryBroker.ask` does.
         """
         registry = self._ledger.registry
         asked = [registry.named(name) for name in names] or registry.members.values()

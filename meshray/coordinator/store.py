@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from meshray.coordinator.lineage import Lineage, Restored
 from meshray.coordinator.records import (
     DropEpoch,
     DropFreed,
@@ -39,6 +38,7 @@ from meshray.coordinator.records import (
     TokenRecord,
 )
 from meshray.coordinator.registry import Registry
+from meshray.coordinator.restore.lineage import Lineage, Restored
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation, Removals

@@ -2,7 +2,7 @@
 
 >>> look = Listeners(home, uid=1000, gcs=lambda: Endpoint("10.99.0.1", 6379))
 >>> [heard for heard in look() if heard.of_ray]
-[Heard(port=6379, address='0.0.0.0', of_ray=True), …]
+[ListeningSocket(port=6379, address='0.0.0.0', of_ray=True), …]
 
 A listening socket is Ray's because of the process that has it:
 
@@ -42,7 +42,7 @@ _ROOT = 0
 
 
 @dataclass(frozen=True)
-class Heard:
+class ListeningSocket:
     """A listening TCP socket, and whether a Ray of this node has it; None where no process can be found that has it.
 
     Attributes:
@@ -91,7 +91,7 @@ class Listeners:
         self._judged: dict[str, bool | None] = {}
         self._judged_at = 0.0
 
-    def __call__(self) -> list[Heard]:
+    def __call__(self) -> list[ListeningSocket]:
         """All that listens now. Blocks for some milliseconds; needs root to see other people's processes."""
         sockets = tcp_sockets(LISTEN)
         inodes = {socket.inode for socket in sockets}
@@ -99,7 +99,8 @@ class Listeners:
         if aged or not inodes <= self._judged.keys():
             self._judge(inodes)
         return [
-            Heard(socket.port, socket.address, self._judged.get(socket.inode), socket.only_ipv6) for socket in sockets
+            ListeningSocket(socket.port, socket.address, self._judged.get(socket.inode), socket.only_ipv6)
+            for socket in sockets
         ]
 
     def _judge(self, inodes: set[str]) -> None:

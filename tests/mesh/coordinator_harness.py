@@ -16,8 +16,8 @@ from typing import cast
 import aiohttp
 
 from meshray.client.coordinator import proven
+from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.create import create_mesh
-from meshray.coordinator.door import Door
 from meshray.coordinator.server import Server
 from meshray.home import Home
 from meshray.model import wire
@@ -225,7 +225,9 @@ async def client_of(port: int, fingerprint: bytes) -> AsyncIterator[Client]:
 
 
 @contextlib.asynccontextmanager
-async def running_mesh(folder: Path, door: Door | None = None, relay: Relay | None = None) -> AsyncIterator[Running]:
+async def running_mesh(
+    folder: Path, door: ConnectionLimits | None = None, relay: Relay | None = None
+) -> AsyncIterator[Running]:
     """A new mesh and its coordinator, in this process."""
     home, head, token = make_mesh(folder)
     async with running_server(home, head, token, door, relay) as running:
@@ -234,7 +236,7 @@ async def running_mesh(folder: Path, door: Door | None = None, relay: Relay | No
 
 @contextlib.asynccontextmanager
 async def running_server(
-    home: Home, head: EnrolAnswer, token: Token, door: Door | None = None, relay: Relay | None = None
+    home: Home, head: EnrolAnswer, token: Token, door: ConnectionLimits | None = None, relay: Relay | None = None
 ) -> AsyncIterator[Running]:
     """The coordinator of a mesh that exists."""
     clock = Clock()

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from meshray.agent.agent import Agent
 from meshray.agent.composition import make_agent
 from meshray.agent.control_server import ControlServer, Operation
-from meshray.agent.loop import Agent
+from meshray.agent.dependencies import Dependencies
 from meshray.agent.operations import Operations
-from meshray.agent.parts import Parts
 from meshray.agent.paths.prober import Prober
 from meshray.agent.progress import Emit
 from meshray.cli import bring_up, main
@@ -180,7 +180,7 @@ class Machines:
         async def endpoints(port: int, network: OverlayNetwork) -> tuple[Endpoint, ...]:
             return (address,)
 
-        parts = Parts(device, Prober(), endpoints=endpoints)
+        parts = Dependencies(device, Prober(), endpoints=endpoints)
         agent = make_agent(home, enrolment, load_private_key(home), load_map(home), parts)
         operations = Operations(agent, lambda: {"RAY_ADDRESS": "127.0.0.1:6379"})
         control = ControlServer(operations.for_everybody(), operations.for_owner(), 0)

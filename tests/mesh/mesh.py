@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from meshray.agent.agent import Agent
 from meshray.agent.composition import make_agent
-from meshray.agent.loop import Agent
-from meshray.agent.parts import Parts
+from meshray.agent.dependencies import Dependencies
 from meshray.client.coordinator import enrol
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.server import Server
@@ -138,7 +138,7 @@ class Mesh:
         save_private_key(home, key)
         save_map(home, answer.map)
         device = FakeDevice()
-        member = Member(home, make_agent(home, enrolment, key, answer.map, Parts(device)), device)
+        member = Member(home, make_agent(home, enrolment, key, answer.map, Dependencies(device)), device)
         self.members[name] = member
         member.start()
         return member
@@ -148,7 +148,7 @@ class Mesh:
         home = self.members[name].home
         enrolment = replace(Enrolment.load(home), **changes)  # type: ignore[arg-type]
         device = FakeDevice()
-        agent = make_agent(home, enrolment, load_private_key(home), load_map(home), Parts(device))
+        agent = make_agent(home, enrolment, load_private_key(home), load_map(home), Dependencies(device))
         self.members[name] = Member(home, agent, device)
         return self.members[name]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshray.agent.composition import make_agent
-from meshray.agent.parts import Parts
+from meshray.agent.dependencies import Dependencies
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.coordinator.identity import make_certificate
 from meshray.errors import MeshrayError
@@ -73,7 +73,7 @@ async def test_a_killed_agent_comes_back_as_the_same_node_and_touches_nothing(tm
         await until(lambda: not mesh.head.agent.map.nodes[worker.agent.enrolment.node_id].online, "seen as offline")
         steps = len(device.applied)
         home = worker.home
-        again = make_agent(home, Enrolment.load(home), load_private_key(home), load_map(home), Parts(device))
+        again = make_agent(home, Enrolment.load(home), load_private_key(home), load_map(home), Dependencies(device))
         mesh.members["a"] = replace(worker, agent=again)
         mesh.members["a"].start()
         await until(mesh.whole, "all see all again")
@@ -93,7 +93,7 @@ async def test_a_node_comes_up_from_its_cache_while_the_coordinator_is_away(tmp_
             Enrolment.load(worker.home),
             load_private_key(worker.home),
             load_map(worker.home),
-            Parts(worker.device),
+            Dependencies(worker.device),
         )
         mesh.members["a"] = replace(worker, agent=again)
         mesh.members["a"].start()

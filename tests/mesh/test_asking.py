@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.loop import Agent
+from meshray.agent.agent import Agent
 from meshray.agent.operations import Operations
 from meshray.agent.questions import Questions
 from meshray.doctor.host import GROUND

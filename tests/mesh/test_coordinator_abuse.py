@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshray.coordinator import api
-from meshray.coordinator.door import MAX_OF_MEMBER, MAX_STRANGERS, Door
+from meshray.coordinator.connection_limits import MAX_OF_MEMBER, MAX_STRANGERS, ConnectionLimits
 from meshray.coordinator.fair_limit import FairLimit
 from meshray.coordinator.listener import MAX_HANDSHAKES
 from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED
@@ -64,7 +64,7 @@ async def admin_is_served(client: Client, head: EnrolAnswer) -> AsyncIterator[No
 
 
 @contextlib.asynccontextmanager
-async def attacked_mesh(folder: Path, door: Door | None = None) -> AsyncIterator[Running]:
+async def attacked_mesh(folder: Path, door: ConnectionLimits | None = None) -> AsyncIterator[Running]:
     """A mesh whose admin must be served, whatever is done to its coordinator."""
     async with running_mesh(folder, door) as mesh, admin_is_served(mesh.client, mesh.head):
         yield mesh
@@ -165,7 +165,7 @@ async def test_a_header_without_end_is_cut(tmp_path: Path) -> None:
 
 
 async def test_who_says_nothing_or_little_is_thrown_out(tmp_path: Path) -> None:
-    async with attacked_mesh(tmp_path, Door(header_s=0.4, request_s=0.4)) as mesh:
+    async with attacked_mesh(tmp_path, ConnectionLimits(header_s=0.4, request_s=0.4)) as mesh:
 
         async def drip(first: bytes) -> bytes:
             reader, writer = await mesh.client.raw()
@@ -185,7 +185,7 @@ async def test_who_says_nothing_or_little_is_thrown_out(tmp_path: Path) -> None:
 
 
 async def test_many_silent_connections_do_not_keep_others_out(tmp_path: Path) -> None:
-    async with attacked_mesh(tmp_path, Door(max_strangers=20)) as mesh:
+    async with attacked_mesh(tmp_path, ConnectionLimits(max_strangers=20)) as mesh:
         silent = [await mesh.client.raw() for _ in range(60)]
         answer = await mesh.client.enrol(mesh.token)
         assert answer.credential
@@ -213,7 +213,7 @@ async def test_who_never_finishes_the_handshake_does_not_keep_others_out(
 
 
 async def test_connections_are_used_again(tmp_path: Path) -> None:
-    async with attacked_mesh(tmp_path, Door(header_s=0.5)) as mesh:
+    async with attacked_mesh(tmp_path, ConnectionLimits(header_s=0.5)) as mesh:
         reader, writer = await mesh.client.raw()
         for _ in range(5):
             writer.write(b"GET /v1/hello HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -257,7 +257,7 @@ async def test_requests_without_their_body_keep_nobody_out(tmp_path: Path) -> No
 
 
 async def test_websockets_without_a_credential_are_counted(tmp_path: Path) -> None:
-    async with attacked_mesh(tmp_path, Door(max_strangers=50)) as mesh:
+    async with attacked_mesh(tmp_path, ConnectionLimits(max_strangers=50)) as mesh:
         member = await mesh.client.enrol(mesh.token)
         await mesh.admin("DELETE", "/v1/nodes/worker")
         crowd = await crowd_of(mesh.client, upgrade("nobody's"), 150)

@@ -9,7 +9,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshray.coordinator import link, publisher
+from meshray.coordinator import agent_connection as link
+from meshray.coordinator import publisher
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.meshmap import MapChange

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshray.coordinator import link
+from meshray.coordinator import agent_connection as link
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer

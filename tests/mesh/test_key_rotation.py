@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from meshray.agent.composition import make_agent
-from meshray.agent.parts import Parts
+from meshray.agent.dependencies import Dependencies
 from meshray.client.coordinator import proven
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.keys import PrivateKey
@@ -91,7 +91,7 @@ async def test_a_crash_at_any_point_leaves_a_node_that_works(tmp_path: Path, cra
             head, shown = mesh.head.agent, a.agent.enrolment.node_id
             await until(lambda: head.map.nodes[shown].public_key == pending.public(), "the map shows the key")
             cached = head.map
-        again = make_agent(a.home, a.agent.enrolment, load_private_key(a.home), cached, Parts(a.device))
+        again = make_agent(a.home, a.agent.enrolment, load_private_key(a.home), cached, Dependencies(a.device))
         mesh.members["a"] = Member(a.home, again, a.device)
         mesh.members["a"].start()
         await until(lambda: load_private_key(a.home) == pending, "the pending key is used")
@@ -106,7 +106,7 @@ async def test_a_clock_that_is_set_back_changes_the_key_and_one_set_forward_noth
         a = await mesh.join("a")
         await until(mesh.whole, "whole")
         before, real, looked = a.agent.keys.private, time.time, a.agent.device_state
-        monkeypatch.setattr("meshray.agent.keykeeper.LOOK_S", 0.02)
+        monkeypatch.setattr("meshray.agent.key_rotation.LOOK_S", 0.02)
         monkeypatch.setattr(time, "time", lambda: real() + 3600)
         a.agent.wake()
         await until(lambda: a.agent.device_state is not looked, "looked at the device")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshray.agent.composition import make_agent
-from meshray.agent.parts import Parts
+from meshray.agent.dependencies import Dependencies
 from meshray.agent.report import build_status
 from meshray.agent.views import view_of
 from meshray.client.coordinator import TakenOver
@@ -29,7 +29,9 @@ def clone(mesh: Mesh, name: str) -> Member:
     shutil.copytree(home.state, copy.state, ignore=shutil.ignore_patterns("run"))
     device = FakeDevice()
     return Member(
-        copy, make_agent(copy, Enrolment.load(copy), load_private_key(copy), load_map(copy), Parts(device)), device
+        copy,
+        make_agent(copy, Enrolment.load(copy), load_private_key(copy), load_map(copy), Dependencies(device)),
+        device,
     )
 
 
@@ -109,7 +111,7 @@ async def test_only_a_hub_reports_that_it_does_not_forward(tmp_path: Path) -> No
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses of `meshray.agent.link` are for people."""
-    monkeypatch.setattr("meshray.agent.link._TAKEN_OVER_FIRST_S", 0.3)
-    monkeypatch.setattr("meshray.agent.link._TAKEN_OVER_S", 1.0)
+    """The pauses of `meshray.agent.connection` are for people."""
+    monkeypatch.setattr("meshray.agent.connection._TAKEN_OVER_FIRST_S", 0.3)
+    monkeypatch.setattr("meshray.agent.connection._TAKEN_OVER_S", 1.0)
     monkeypatch.setattr("meshray.coordinator.takeovers.QUIET_S", 2.0)

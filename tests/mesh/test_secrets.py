@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.link import LinkKeeper
+from meshray.agent.connection import CoordinatorConnection
 from meshray.errors import MeshrayError
 from meshray.model.keys import MeshSecret, PresharedKey
 from meshray.node.enrolment import Enrolment
@@ -144,9 +144,9 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
     async with running_mesh(tmp_path) as mesh:
         _, old = await mesh.join("gone"), await mesh.join("old")
         await until(mesh.whole, "whole")
-        hello = LinkKeeper.say_hello
+        hello = CoordinatorConnection.say_hello
 
-        async def without_epochs(keeper: LinkKeeper) -> None:
+        async def without_epochs(keeper: CoordinatorConnection) -> None:
             if keeper is old.agent.link:
                 said = keeper._hello
 
@@ -159,7 +159,7 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
                 return
             await hello(keeper)
 
-        monkeypatch.setattr(LinkKeeper, "say_hello", without_epochs)
+        monkeypatch.setattr(CoordinatorConnection, "say_hello", without_epochs)
         await old.agent.link.say_hello()
         service = mesh.server.service
         await until(lambda: not all(member.follows_epochs for member in service.members()), "it is known as old")
@@ -170,7 +170,7 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
         assert (rotation["started"], rotation["too_old"]) == (False, ["old"])
         del mesh.members["gone"]
         await until(mesh.whole, "the old one works")
-        monkeypatch.setattr(LinkKeeper, "say_hello", hello)
+        monkeypatch.setattr(CoordinatorConnection, "say_hello", hello)
         await old.agent.link.say_hello()
         await until(lambda: all(member.follows_epochs for member in service.members()), "it was upgraded")
         assert (await rotate(mesh))["epoch"] == 2

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.paths.hubkeeper import HubKeeper
+from meshray.agent.paths.hub_monitor import HubMonitor
 from meshray.agent.paths.liveness import only_handshakes
 from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.prober import Prober
@@ -50,7 +50,7 @@ class Carrier:
         mode: Mode,
         coordinator: Callable[[], Coordinator],
         hub: Callable[[], Node | None],
-        hubs: HubKeeper,
+        hubs: HubMonitor,
         *,
         device: Callable[[], DeviceState | None],
         switched: Callable[[Node], None],

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
-from meshray.agent.paths.mtukeeper import Way
+from meshray.agent.paths.path_mtu import Way
 from meshray.agent.paths.throughput import ThroughputMeter
 from meshray.agent.paths.trains import Samples
 

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from meshray.agent.parts import RayPart
+from meshray.agent.dependencies import RayPart
 from meshray.agent.ray.departed import Departed, departed
 from meshray.agent.ray.offers import Offers
 from meshray.model.meshmap import MeshMap

@@ -1,7 +1,7 @@
 """A node's container: made, started, spoken to, stopped and removed.
 
 box = make(engine, plan)
-code = Box.of(engine, record).call(["join", "-", "--json"], stdin=token, out=answer.write, err=progress)
+code = NodeContainer.of(engine, record).call(["join", "-", "--json"], stdin=token, out=answer.write, err=progress)
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Sink = Callable[[bytes], object]
 
 
 @dataclass(frozen=True)
-class Box:
+class NodeContainer:
     """The container of a node."""
 
     engine: Engine
@@ -56,7 +56,7 @@ class Box:
     container: Container
 
     @classmethod
-    def of(cls, engine: Engine, record: Record) -> Box:
+    def of(cls, engine: Engine, record: Record) -> NodeContainer:
         """The one that is remembered.
 
         Raises:
@@ -224,7 +224,7 @@ def remove_remains(engine: Engine, record: Record) -> None:
             engine.client.volumes.get(record.volume).remove(force=True)
 
 
-def make(engine: Engine, plan: Plan) -> Box:
+def make(engine: Engine, plan: Plan) -> NodeContainer:
     """Makes and starts it. Nothing is left of one that does not start.
 
     Raises:
@@ -262,7 +262,7 @@ def make(engine: Engine, plan: Plan) -> Box:
     except BaseException:
         remove_remains(engine, record)
         raise
-    box = Box(engine, replace(record, container=str(container.id)), container)
+    box = NodeContainer(engine, replace(record, container=str(container.id)), container)
     try:
         box.start()
         box.container.reload()

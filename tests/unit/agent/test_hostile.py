@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshray.agent.link import LinkKeeper
+from meshray.agent.connection import CoordinatorConnection
 from meshray.agent.paths.prober import Echo
 from meshray.agent.paths.throughput import ThroughputMeter
 from meshray.agent.paths.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, Report, read
@@ -164,7 +164,7 @@ def test_a_hostile_coordinator_ends_no_agent(home: Home, messages: list[Any]) ->
             wire.text(message, "node", 64)
 
     opened = Opened(messages)
-    keeper = LinkKeeper(
+    keeper = CoordinatorConnection(
         lambda: cast(Coordinator, opened),
         lambda: held[-1],
         on_map=held.append,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from meshray.agent.desired import PairKeys, desired_device
 from meshray.agent.paths.decision import TRIAL_S, PairPath, candidates
+from meshray.agent.paths.hub_dialback import DIAL_AFTER_S, HubDialback
 from meshray.agent.paths.names import Names
-from meshray.agent.paths.outward import DIAL_AFTER_S, Outward
 from meshray.linux.clock import BootSeconds
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
@@ -135,7 +135,7 @@ async def devices_over_time(me: Node, liar: Node, names: Names) -> list[DeviceCo
 
 
 async def dialled(me: Node, liar: Node, names: Names, round_: int) -> DeviceConfig:
-    mesh_map, outward = replace(MAP, nodes={**MAP.nodes, liar.id: liar}), Outward()
+    mesh_map, outward = replace(MAP, nodes={**MAP.nodes, liar.id: liar}), HubDialback()
     outward.step(mesh_map, me.id, {}, BootSeconds(0.0))
     where = outward.step(mesh_map, me.id, {}, BootSeconds(DIAL_AFTER_S + 4.0 * round_))
     found = {node_id: names.address(node_id, endpoint) for node_id, endpoint in where.items()}

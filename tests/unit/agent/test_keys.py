@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshray.agent.handshakes import Handshakes
-from meshray.agent.keykeeper import LIFE_S, Step, is_old, next_step
+from meshray.agent.key_rotation import LIFE_S, Step, is_old, next_step
 from meshray.agent.rekeying import FIRST_S, TRIES, Rekeying
 from meshray.linux.clock import BootSeconds, ClockWatch, UnixSeconds
 from meshray.model.address import Endpoint

@@ -13,7 +13,7 @@ from meshray.agent.portguard import AGAIN_S, PortGuard, require_guarded
 from meshray.errors import MeshrayError
 from meshray.firewall import Closed
 from meshray.model.status import Problem
-from meshray.raynode.listeners import Heard
+from meshray.raynode.listeners import ListeningSocket
 
 MESH_PORT = 10500
 NETWORK = IPv4Network("10.99.0.0/16")
@@ -42,9 +42,9 @@ class FakeRay:
 
 class Machine:
     def __init__(self) -> None:
-        self.heard: list[Heard] = []
+        self.heard: list[ListeningSocket] = []
 
-    def listening(self) -> list[Heard]:
+    def listening(self) -> list[ListeningSocket]:
         return list(self.heard)
 
 
@@ -66,16 +66,16 @@ def test_closed_anew_only_when_something_changed() -> None:
 
     async def go() -> None:
         await guard.close()
-        machine.heard = [Heard(10010, "0.0.0.0", True), Heard(MESH_PORT, "::", False)]
+        machine.heard = [ListeningSocket(10010, "0.0.0.0", True), ListeningSocket(MESH_PORT, "::", False)]
         await guard.close()  # a worker's port: closed already
         assert [closed.always for closed in firewall.closed] == [STANDING]
         assert firewall.closed[0].members == (*STANDING, (40000, 40002))
-        machine.heard += [Heard(50000, "0.0.0.0", True)]
+        machine.heard += [ListeningSocket(50000, "0.0.0.0", True)]
         await guard.close()
         assert firewall.closed[1].heard == (("ip", ((50000, 50000),)),)
         assert firewall.closed[1].members == (*STANDING, (40000, 40002), (50000, 50000))
         # Another program's port is not open to members although the kernel chose it.
-        machine.heard[-1] = Heard(40001, "0.0.0.0", False)
+        machine.heard[-1] = ListeningSocket(40001, "0.0.0.0", False)
         await guard.close()
         assert firewall.closed[2].heard == ()
         assert firewall.closed[2].members == (*STANDING, (40000, 40000), (40002, 40002))
@@ -100,7 +100,7 @@ def test_without_a_ray_of_the_mesh_another_ray_is_closed() -> None:
     async def go() -> None:
         await guard.close()
         assert not any(firewall.closed)
-        machine.heard = [Heard(6379, "::", True), Heard(8000, "0.0.0.0", False)]
+        machine.heard = [ListeningSocket(6379, "::", True), ListeningSocket(8000, "0.0.0.0", False)]
         await guard.close()
 
     asyncio.run(go())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.stages import SLOW_START_S, _may_succeed_again
+from meshray.agent.startup import SLOW_START_S, _may_succeed_again
 from meshray.model.node import Versions
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import RayInstallation

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from meshray.coordinator import link
+from meshray.coordinator import agent_connection as link
 from meshray.coordinator.service import Service
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshray.coordinator.api import MAX_BODY_BYTES, make_app
-from meshray.coordinator.door import Door
+from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.openapi import describe
 from meshray.coordinator.routes import ROUTES, Caller
 from meshray.coordinator.service import Service
@@ -23,7 +23,7 @@ def test_the_committed_description_is_current() -> None:
 
 
 def test_a_route_that_is_not_described_does_not_exist() -> None:
-    app = make_app(Service.__new__(Service), Door(), Relay(1))
+    app = make_app(Service.__new__(Service), ConnectionLimits(), Relay(1))
     # aiohttp answers HEAD wherever it answers GET.
     routes = [route for route in app.router.routes() if route.method != "HEAD"]
     served = {(route.method, route.resource.canonical) for route in routes if route.resource}

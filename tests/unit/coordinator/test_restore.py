@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from meshray.coordinator.identity import make_certificate
-from meshray.coordinator.lineage import Lineage, Mark, Restored
 from meshray.coordinator.records import Member, RowChanges
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.restore import Shown, come_back, let_rest, notice, recall, verdict
-from meshray.coordinator.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
+from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict
+from meshray.coordinator.restore.lineage import Lineage, Mark, Restored
+from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
 from meshray.errors import MeshrayError
 from meshray.model.meshmap import MeshMap
 

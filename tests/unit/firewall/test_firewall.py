@@ -172,7 +172,7 @@ def test_legacy_alone_guards_the_hub(proc: Path) -> None:
 
 
 def test_legacy_is_not_asked_where_it_has_no_table(proc: Path) -> None:
-    """Asking would make one."""
+    """QueryBroker would make one."""
     asked = []
     host = FakeHost({"nft", "iptables-legacy"})
 

@@ -12,7 +12,7 @@ from meshray.linux import procfs
 from meshray.linux.sockets import ESTABLISHED, LISTEN, Socket
 from meshray.model.address import Endpoint
 from meshray.raynode import listeners
-from meshray.raynode.listeners import AGAIN_S, Heard, Listeners
+from meshray.raynode.listeners import AGAIN_S, Listeners, ListeningSocket
 
 GCS = Endpoint("10.99.0.1", 6379)
 RAY, WEB, DRIVER, STRANGER = 100, 200, 300, 400
@@ -154,7 +154,7 @@ def test_nothing_new_costs_no_look_at_processes(machine: Machine, home: Home) ->
     assert machine.looks == 1
     machine.listen(41001, "7")
     (machine.root / "100/fd/7").symlink_to("socket:[7]")
-    assert Heard(41001, "0.0.0.0", True) in look()
+    assert ListeningSocket(41001, "0.0.0.0", True) in look()
     assert machine.looks == 2
 
 
@@ -162,11 +162,11 @@ def test_who_was_a_stranger_may_become_a_driver(machine: Machine, home: Home, mo
     now = [1000.0]
     monkeypatch.setattr("meshray.raynode.listeners.time.monotonic", lambda: now[0])
     look = Listeners(home, ADA, lambda: GCS)
-    assert Heard(10009, "0.0.0.0", False) in look()
+    assert ListeningSocket(10009, "0.0.0.0", False) in look()
     machine.sockets[ESTABLISHED].append(Socket(50002, "10.99.0.2", "10.99.0.1", "50"))
-    assert Heard(10009, "0.0.0.0", False) in look()
+    assert ListeningSocket(10009, "0.0.0.0", False) in look()
     now[0] += AGAIN_S + 1
-    assert Heard(10009, "0.0.0.0", True) in look()
+    assert ListeningSocket(10009, "0.0.0.0", True) in look()
 
 
 def test_a_driver_of_a_mesh_whose_gcs_has_another_port_is_known(machine: Machine, home: Home) -> None:
@@ -174,5 +174,5 @@ def test_a_driver_of_a_mesh_whose_gcs_has_another_port_is_known(machine: Machine
     machine.listen(5001, "71")
     machine.sockets[ESTABLISHED].append(Socket(50003, "10.99.0.2", "10.99.0.1", "72"))
     machine.remote_ports["72"] = 6380
-    assert Heard(5001, "0.0.0.0", False) in Listeners(home, ADA, lambda: GCS)()
-    assert Heard(5001, "0.0.0.0", True) in Listeners(home, ADA, lambda: Endpoint("10.99.0.1", 6380))()
+    assert ListeningSocket(5001, "0.0.0.0", False) in Listeners(home, ADA, lambda: GCS)()
+    assert ListeningSocket(5001, "0.0.0.0", True) in Listeners(home, ADA, lambda: Endpoint("10.99.0.1", 6380))()

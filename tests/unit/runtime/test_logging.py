@@ -31,7 +31,7 @@ def record(message: str, level: int = logging.ERROR, *, failed: bool = False) ->
         raise ValueError(EVIL)
     except ValueError:
         info = sys.exc_info() if failed else None
-    return logging.LogRecord("meshray.agent.loop", level, __file__, 1, "node %s", (message,), info)
+    return logging.LogRecord("meshray.agent.agent", level, __file__, 1, "node %s", (message,), info)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_json_is_one_ascii_object_a_line() -> None:
     found = json.loads(line)
     assert found.keys() == {"time", "level", "logger", "message", "exception"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found["time"])
-    assert (found["level"], found["logger"], found["message"]) == ("error", "meshray.agent.loop", "node " + EVIL)
+    assert (found["level"], found["logger"], found["message"]) == ("error", "meshray.agent.agent", "node " + EVIL)
     assert found["exception"].startswith("Traceback")
     assert "exception" not in json.loads(log_format.formatter(JSON).format(record("x")))
 

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from meshray.agent.parts import RayPart
+from meshray.agent.dependencies import RayPart
 from meshray.agent.ray import table_keeper
 from meshray.agent.ray.offers import Offers
 from meshray.agent.ray.table_keeper import TableKeeper

@@ -1,4 +1,4 @@
-"""What the coordinator does when a node knows more than its database: `meshray.coordinator.restore`, applied.
+"""What the coordinator does when a node knows more than its database: `meshray.coordinator.restore.compare`, applied.
 
 An enrolment waits for the agent of the coordinator's own machine, which comes first and has the whole map, so that
 no address is given to a newcomer that a node in that map has. The wait has a bound: that agent may be away for long.
@@ -19,11 +19,11 @@ from datetime import datetime, timezone
 
 from meshray.coordinator.epochs import above, newest
 from meshray.coordinator.ledger import Ledger
-from meshray.coordinator.lineage import Mark, Restored
 from meshray.coordinator.records import Member, SecretEpoch
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.restore import Shown, come_back, let_rest, notice, recall, verdict
-from meshray.coordinator.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
+from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict
+from meshray.coordinator.restore.lineage import Mark, Restored
+from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.enrol import MARK_HEADER, TICKET_HEADER
 from meshray.model.meshmap import MeshMap

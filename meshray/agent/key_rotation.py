@@ -106,7 +106,7 @@ class World(Protocol):
         """The device's key is another one now."""
 
 
-class KeyKeeper:
+class KeyRotation:
     """The key of one node.
 
     Args:

@@ -25,7 +25,7 @@ from meshray.wireguard.config import DeviceState
 log = logging.getLogger(__name__)
 
 
-class HubKeeper:
+class HubMonitor:
     """The hubs as this node sees them.
 
     Args:

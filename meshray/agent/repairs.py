@@ -11,7 +11,7 @@ from meshray.errors import MeshrayError, UsageError
 from meshray.wireguard.plan import SetRoute, plan
 
 if TYPE_CHECKING:
-    from meshray.agent.loop import Agent
+    from meshray.agent.agent import Agent
 
 #: Until the interface is there and the hub was heard, seconds.
 _DEVICE_S = 15.0

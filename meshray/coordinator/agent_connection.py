@@ -35,8 +35,8 @@ from meshray.coordinator.publisher import (
     CLOSE_TOO_SLOW,
     Outbox,
 )
-from meshray.coordinator.recovery import CannotTell
 from meshray.coordinator.reports import Reports
+from meshray.coordinator.restore.recovery import CannotTell
 from meshray.coordinator.schemas import MAX_ENDPOINT
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError

@@ -16,7 +16,7 @@ from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
 from meshray.model.status import Problem, RayState
-from meshray.raynode.listeners import Heard
+from meshray.raynode.listeners import ListeningSocket
 from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNow
 from meshray.wireguard.device import Device
@@ -112,7 +112,7 @@ class CoordinatorPart(Protocol):
 
 
 @dataclass
-class Parts:
+class Dependencies:
     """The parts of one agent.
 
     Attributes:
@@ -130,7 +130,7 @@ class Parts:
     device: Device
     prober: Prober | None = None
     firewall: FirewallPart | None = None
-    listening: Callable[[], list[Heard]] = list
+    listening: Callable[[], list[ListeningSocket]] = list
     ray: RayPart | None = None
     coordinator: CoordinatorPart | None = None
     endpoints: Callable[[int, OverlayNetwork], Awaitable[tuple[Endpoint, ...]]] | None = None

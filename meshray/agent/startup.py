@@ -14,8 +14,8 @@ import time
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 
-from meshray.agent.loop import Agent
-from meshray.agent.parts import FirewallPart, RayPart
+from meshray.agent.agent import Agent
+from meshray.agent.dependencies import FirewallPart, RayPart
 from meshray.agent.paths.prober import Prober
 from meshray.agent.portguard import LOOK_S, PortGuard, log_firewall, require_guarded
 from meshray.agent.ray.table_keeper import TableKeeper
@@ -43,7 +43,7 @@ _LABEL_PROBE_S = 1.0
 RayTable = Mapping[IPv4Address, RayState]
 
 
-class Stages:
+class Startup:
     """The stages of one agent."""
 
     def __init__(self, agent: Agent) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshray.agent.nudges import Nudges
+from meshray.agent.peer_resets import PeerResets
 from meshray.model.keys import PublicKey
 from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.plan import RemovePeer
@@ -22,14 +22,14 @@ HEARD = replace(DEVICE, peers={**DEVICE.peers, SPEAKS: replace(DEVICE.peers[SPEA
 
 
 def test_a_peer_is_made_anew_once_whatever_came_from_it() -> None:
-    nudges = Nudges()
+    nudges = PeerResets()
     nudges.make_anew([SPEAKS])
     assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SPEAKS)]
     assert nudges.take(HEARD, may_change_port=False) == []
 
 
 def test_a_second_time_only_where_nothing_came() -> None:
-    nudges = Nudges()
+    nudges = PeerResets()
     nudges.make_silent_anew([SILENT, SPEAKS])
     assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SILENT)]
     assert nudges.take(HEARD, may_change_port=False) == []

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.agent.paths import mtukeeper
-from meshray.agent.paths.mtukeeper import MtuKeeper, Way
+from meshray.agent.paths import path_mtu as mtukeeper
+from meshray.agent.paths.path_mtu import PathMtu, Way
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
 from meshray.model.address import Endpoint
@@ -43,8 +43,8 @@ class Kernel:
         self.routes: list[dict[IPv4Address, int]] = []
         self.stalled: set[IPv4Address] = set()
 
-    def keeper(self, prober: Prober) -> MtuKeeper:
-        keeper = MtuKeeper(prober, lambda: self.routes.append(dict(keeper.narrow)))
+    def keeper(self, prober: Prober) -> PathMtu:
+        keeper = PathMtu(prober, lambda: self.routes.append(dict(keeper.narrow)))
         return keeper
 
     def look(self) -> set[IPv4Address]:

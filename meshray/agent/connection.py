@@ -41,7 +41,7 @@ _UNDISTURBED_S = 60.0
 _OUTSIDE_S, _OUTSIDE_CAP_S = 2.0, 60.0
 
 
-class LinkKeeper:
+class CoordinatorConnection:
     """The link, opened again whenever it ends.
 
     Args:

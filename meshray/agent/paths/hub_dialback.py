@@ -3,7 +3,7 @@
     node with endpoints, not heard for 3 s ──► each of its endpoints in turn, 4 s ──► pause, longer each time
                               heard ──► nothing more: WireGuard knows its endpoint
 
->>> outward = Outward()
+>>> outward = HubDialback()
 >>> outward.step(mesh_map, own_id, handshakes={}, now=0.0), outward.step(mesh_map, own_id, handshakes={}, now=3.0)
 ({}, {'n2': Endpoint(host='192.0.2.7', port=51888)})
 """
@@ -53,7 +53,7 @@ class _Silent:
         return replace(self, choice=self.choice.step(None, now))
 
 
-class Outward:
+class HubDialback:
     """Remembers which nodes are silent, since when, and where they were tried."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from meshray.model.node import STATIC, Node
 from meshray.wireguard.config import DeviceState, PeerState
 
 
-class Sightings:
+class ObservedEndpoints:
     """Remembers what was told, so that only news are told."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from meshray.doctor.repairs import AGENT, REPAIRS, Repair
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 
-#: Ray takes the longest, see `meshray.agent.mending`.
+#: Ray takes the longest, see `meshray.agent.repairs`.
 _AGENT_S = 120.0
 #: How long the agent may take to say anything before it counts as hung.
 _ANSWER_S = 5.0

@@ -32,7 +32,7 @@ class Gathered:
     silent: dict[str, str] = field(default_factory=dict)
 
 
-class Asking:
+class QueryBroker:
     """The questions that wait for answers. Needs an event loop."""
 
     def __init__(self, publisher: Publisher) -> None:

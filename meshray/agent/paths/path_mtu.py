@@ -46,7 +46,7 @@ _LONGEST_PAUSE_S = 30.0
 Way = tuple[IPv4Address, Endpoint | None]
 
 
-class MtuKeeper:
+class PathMtu:
     """The MTU of every peer's route. ``changed``: called whenever one is another."""
 
     def __init__(self, prober: Prober, changed: Callable[[], None]) -> None:

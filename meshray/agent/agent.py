@@ -18,27 +18,27 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshray.agent.backoff import backoff_s
+from meshray.agent.connection import CoordinatorConnection
+from meshray.agent.dependencies import Dependencies
 from meshray.agent.desired import desired_device, own_node
 from meshray.agent.epoch_trials import EpochTrials
 from meshray.agent.gpus import GpuNotice
 from meshray.agent.handshakes import Handshakes
 from meshray.agent.installation import Installation
-from meshray.agent.keykeeper import KeyKeeper
-from meshray.agent.link import LinkKeeper
-from meshray.agent.nudges import Nudges
-from meshray.agent.parts import Parts
+from meshray.agent.key_rotation import KeyRotation
 from meshray.agent.paths.carrier import Carrier
 from meshray.agent.paths.decision import PairPath
-from meshray.agent.paths.hubkeeper import HubKeeper
-from meshray.agent.paths.mtukeeper import MtuKeeper
+from meshray.agent.paths.hub_dialback import HubDialback
+from meshray.agent.paths.hub_monitor import HubMonitor
 from meshray.agent.paths.names import Address, Names
-from meshray.agent.paths.outward import Outward
+from meshray.agent.paths.observed_endpoints import ObservedEndpoints
 from meshray.agent.paths.pairs import Pairs
+from meshray.agent.paths.path_mtu import PathMtu
 from meshray.agent.paths.rebinds import Rebinds
 from meshray.agent.paths.sampler import Sampler
-from meshray.agent.paths.sightings import Sightings
 from meshray.agent.paths.silence_watch import SilenceWatch
 from meshray.agent.paths.throughput import ThroughputMeter
+from meshray.agent.peer_resets import PeerResets
 from meshray.agent.portguard import log_firewall
 from meshray.agent.progress import Progress
 from meshray.agent.questions import Questions
@@ -105,7 +105,7 @@ class Agent:
         enrolment: Enrolment,
         private_key: PrivateKey,
         mesh_map: MeshMap,
-        parts: Parts,
+        parts: Dependencies,
         *,
         hooks: Hooks,
     ) -> None:
@@ -128,9 +128,9 @@ class Agent:
         self.hub_names = Names(
             self._tunnel_tasks, lambda ip: self._reachable(ip, loopback=True), lambda hub: self.wake(), at_once=4
         )
-        self.hubs = HubKeeper(self.map, enrolment.node_id, lambda: self.enrolment.coordinators, self.hub_names)
+        self.hubs = HubMonitor(self.map, enrolment.node_id, lambda: self.enrolment.coordinators, self.hub_names)
         self.pairs = Pairs(self, parts.prober, self.names) if parts.prober is not None else None
-        self.link = LinkKeeper(
+        self.link = CoordinatorConnection(
             lambda: self.coordinator,
             lambda: self.told,
             on_map=self._new_map,
@@ -141,7 +141,7 @@ class Agent:
             membership=self.membership,
         )
         self.sampler = Sampler(ThroughputMeter())
-        self.mtus = MtuKeeper(parts.prober, self.wake) if parts.prober is not None else None
+        self.mtus = PathMtu(parts.prober, self.wake) if parts.prober is not None else None
         self.route_repairs = RouteRepairs()
         self.carrier = Carrier(
             enrolment.transport,
@@ -162,18 +162,18 @@ class Agent:
         self.ray_table: TableKeeper | None = None
         self._endpoints: tuple[Endpoint, ...] = ()
         self.endpoints_of_port = 0
-        self._sightings = Sightings()
+        self._sightings = ObservedEndpoints()
         self.rebinds = Rebinds()
         self._watch_until = 0.0
-        self.nudges = Nudges()
+        self.nudges = PeerResets()
         self._rekeying = Rekeying()
         #: What the coordinator said last that this node is to hold.
         self._shared: SharedSecrets | None = None
         self.installation = Installation(enrolment.trust_user_environment)
         self.gpus = GpuNotice()
         self._handshakes = Handshakes()
-        self._outward = Outward()
-        self.keys = KeyKeeper(self, home, enrolment, private_key)
+        self._outward = HubDialback()
+        self.keys = KeyRotation(self, home, enrolment, private_key)
         self._epoch_trials = EpochTrials(self.keys.tried)
         self._questions = hooks.questions(self)
         self._wake = asyncio.Event()

@@ -11,7 +11,7 @@ Every connection is counted from its first byte to its last: as a stranger's unt
 credential, then as that member's. Of too many strangers the source that has most connections loses one; a member that
 has too many loses its own oldest one. So neither can take a place from another member.
 
->>> door = Door()
+>>> door = ConnectionLimits()
 >>> Listener(sockets, context, lambda: door.let_in(http_server())).start()
 """
 
@@ -37,7 +37,7 @@ _END_OF_HEADER = b"\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class Door:
+class ConnectionLimits:
     """Lets connections in to an HTTP protocol and watches them.
 
     Args:
@@ -123,7 +123,7 @@ class Door:
 
 
 class _Guest(asyncio.Protocol):
-    def __init__(self, door: Door, http: asyncio.Protocol) -> None:
+    def __init__(self, door: ConnectionLimits, http: asyncio.Protocol) -> None:
         self.http = http
         self._door = door
         self.source = source_of("")

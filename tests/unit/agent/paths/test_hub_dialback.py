@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
+from meshray.agent.paths.hub_dialback import DIAL_AFTER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, HubDialback
 from meshray.agent.paths.hubs import PATIENCE_S, STALE_HANDSHAKE_S
-from meshray.agent.paths.outward import DIAL_AFTER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Outward
 from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import PublicKey
@@ -27,13 +27,13 @@ def mesh(*endpoints: Endpoint, role: str = WORKER) -> MeshMap:
     return MeshMap(info, 1, {"hub": hub, "n2": node})
 
 
-def dialled(outward: Outward, mesh_map: MeshMap, now: float, heard: float | None = None) -> Endpoint | None:
+def dialled(outward: HubDialback, mesh_map: MeshMap, now: float, heard: float | None = None) -> Endpoint | None:
     last = BootSeconds(heard) if heard is not None else None
     return outward.step(mesh_map, "hub", {"n2": last}, BootSeconds(now)).get("n2")
 
 
 def test_a_silent_node_is_tried_at_each_of_its_endpoints() -> None:
-    outward, both = Outward(), mesh(A, B)
+    outward, both = HubDialback(), mesh(A, B)
     assert dialled(outward, both, NOW) is None
     assert dialled(outward, both, NOW + DIAL_AFTER_S - 0.1) is None
     begun = NOW + DIAL_AFTER_S
@@ -43,7 +43,7 @@ def test_a_silent_node_is_tried_at_each_of_its_endpoints() -> None:
 
 
 def test_a_node_that_is_heard_is_left_alone_until_it_is_silent_again() -> None:
-    outward, one = Outward(), mesh(A)
+    outward, one = HubDialback(), mesh(A)
     dialled(outward, one, NOW)
     assert dialled(outward, one, NOW + 5) == A
     heard = NOW + 5.2
@@ -53,7 +53,7 @@ def test_a_node_that_is_heard_is_left_alone_until_it_is_silent_again() -> None:
 
 
 def test_a_machine_that_is_off_is_tried_less_and_less() -> None:
-    outward, one = Outward(), mesh(A)
+    outward, one = HubDialback(), mesh(A)
     tries = [n for n in range(3600) if dialled(outward, one, NOW + n) is not None]
     gaps = [after - before for before, after in pairwise(tries) if after - before > 1]
     assert gaps[0] == pytest.approx(FIRST_PAUSE_S, abs=2)
@@ -63,7 +63,7 @@ def test_a_machine_that_is_off_is_tried_less_and_less() -> None:
 
 
 def test_a_node_that_moved_is_tried_at_once() -> None:
-    outward = Outward()
+    outward = HubDialback()
     for second in range(60):
         dialled(outward, mesh(A), NOW + second)
     assert dialled(outward, mesh(B), NOW + 60) == B
@@ -71,12 +71,12 @@ def test_a_node_that_moved_is_tried_at_once() -> None:
 
 @pytest.mark.parametrize("others", [mesh(), mesh(A, role=HUB), mesh(A, role=STATIC)])
 def test_who_is_never_dialled(others: MeshMap) -> None:
-    outward = Outward()
+    outward = HubDialback()
     assert [dialled(outward, others, NOW + second) for second in range(30)] == [None] * 30
 
 
 def test_a_node_that_left_is_forgotten() -> None:
-    outward, both = Outward(), mesh(A)
+    outward, both = HubDialback(), mesh(A)
     dialled(outward, both, NOW)
     gone = replace(both, nodes={"hub": both.nodes["hub"]})
     assert outward.step(gone, "hub", {}, BootSeconds(NOW + 10)) == {}

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from meshray.agent import link as link_module
-from meshray.agent.link import LinkKeeper
+from meshray.agent import connection as link_module
+from meshray.agent.connection import CoordinatorConnection
 from meshray.agent.progress import Progress
 from meshray.client.coordinator import Coordinator
 from meshray.errors import UnreachableError
@@ -79,7 +79,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def opened(home: Home, place: Place) -> list[Endpoint]:
     """Where the keeper's links were, until one lasts."""
-    keeper = LinkKeeper(
+    keeper = CoordinatorConnection(
         lambda: cast(Coordinator, place),
         lambda: MAP,
         on_map=lambda new: None,

@@ -15,7 +15,7 @@ from meshray.wireguard.config import DeviceState
 from meshray.wireguard.plan import RemovePeer, SetListenPort, Step, UpdatePeer
 
 
-class Nudges:
+class PeerResets:
     """Collects them until the device is looked at next."""
 
     def __init__(self) -> None:

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from meshray.coordinator.lineage import Mark
 from meshray.coordinator.records import Member
+from meshray.coordinator.restore.lineage import Mark
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import NodeName

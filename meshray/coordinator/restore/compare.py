@@ -17,7 +17,6 @@ from typing import Literal
 
 from meshray.coordinator.admission import free_name
 from meshray.coordinator.allocation import allocate
-from meshray.coordinator.lineage import Mark, Restored
 from meshray.coordinator.records import (
     DropMember,
     Freed,
@@ -30,7 +29,8 @@ from meshray.coordinator.records import (
     RowChange,
 )
 from meshray.coordinator.registry import NEVER_SEEN_GRACE_S, RESTART_GRACE_S, REVISION_BLOCK, Outcome, Registry
-from meshray.coordinator.ticket import Ticket
+from meshray.coordinator.restore.lineage import Mark, Restored
+from meshray.coordinator.restore.ticket import Ticket
 from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
 
 Verdict = Literal["member", "removed", "cannot tell"]
