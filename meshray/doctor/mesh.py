@@ -11,17 +11,13 @@ from dataclasses import replace
 
 from meshray.doctor.facts import Facts
 from meshray.doctor.known import problems_with
+from meshray.doctor.path.facts import BAD_LOSS
 from meshray.doctor.ray.facts import STARTING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HEAD, HUB, HUB_FORWARDS, STATIC
 from meshray.model.path import PathKind
 from meshray.model.status import NodeStatus, Status
-
-#: WireGuard makes a new handshake every 120 s and refuses the old keys after 180 s (whitepaper, section 6.1:
-#: Rekey-After-Time, Reject-After-Time), so an older one means that nothing comes back.
-STALE_HANDSHAKE_S = 180
-#: Share of lost probes from which on Ray's own health checks begin to suffer.
-BAD_LOSS = 0.2
+from meshray.wireguard.config import REJECT_AFTER_S
 
 
 def _enrolled(facts: Facts) -> Iterable[Finding]:
@@ -266,7 +262,7 @@ def _is_hub(node: NodeStatus) -> bool:
 
 def _is_fresh(node: NodeStatus) -> bool:
     age = node.path.handshake_age_s
-    return node.path.kind != PathKind.NONE and age is not None and age < STALE_HANDSHAKE_S
+    return node.path.kind != PathKind.NONE and age is not None and age < REJECT_AFTER_S
 
 
 def _way(kind: PathKind) -> str:

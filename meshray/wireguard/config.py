@@ -11,6 +11,9 @@ from meshray.linux.clock import BootSeconds, UnixSeconds
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 
+#: WireGuard's Reject-After-Time (whitepaper, section 6.1), seconds. A living session has a new handshake each 120 s;
+#: after this the keys are refused: nothing comes back through a peer whose last handshake is older.
+REJECT_AFTER_S = 180.0
 #: Who made a route (rtm_protocol): RTPROT_KERNEL, and one below 128 that is in nobody's list (rt_protos of iproute2).
 KERNEL_PROTOCOL, MESHRAY_PROTOCOL = 2, 109
 

@@ -18,11 +18,10 @@ from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Node
+from meshray.wireguard.config import REJECT_AFTER_S
 
 #: WireGuard tries a handshake every 5 s (REKEY_TIMEOUT); the first goes out at once.
 PATIENCE_S = 4.0
-#: A session ends after 180 s (REJECT_AFTER_TIME); with keepalives a living one is renewed each 120 s.
-STALE_HANDSHAKE_S = 180.0
 #: Another hub must be better by this share and these milliseconds to become the best one.
 BETTER_BY, BETTER_BY_MS = 0.2, 2.0
 
@@ -78,7 +77,7 @@ class HubChoice:
 
 def is_fresh(last_handshake: BootSeconds | None, now: BootSeconds) -> bool:
     """Whether a peer with this last handshake (seconds of the boot clock) can still be heard."""
-    return last_handshake is not None and now - last_handshake < STALE_HANDSHAKE_S
+    return last_handshake is not None and now - last_handshake < REJECT_AFTER_S
 
 
 def ranked(round_trips: Mapping[str, float | None], before: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 
 from meshray.linux.clock import BootSeconds
 from meshray.model.path import Mode, Transport
+from meshray.wireguard.config import REJECT_AFTER_S
 
 #: From the first handshake that WireGuard sends to the decision that UDP does not pass.
 HANDSHAKE_PATIENCE_S = 3.0
-#: A session ends after 180 s (WireGuard's REJECT_AFTER_TIME).
-STALE_HANDSHAKE_S = 180.0
 #: UDP that dies so soon after it came back passes only for a while: it is not trusted again for a time that doubles.
 RELAPSE_S = 300.0
 #: A relay that is not connected so long after that is away as well: the whole network was, and UDP is not to blame.
@@ -90,7 +89,7 @@ class HubTransport:
         return self._relayed(now) if self._is_dead(last_handshake, dead, now) else self
 
     def _is_dead(self, last_handshake: BootSeconds | None, dead: bool, now: BootSeconds) -> bool:
-        if last_handshake is None or now - last_handshake >= STALE_HANDSHAKE_S:
+        if last_handshake is None or now - last_handshake >= REJECT_AFTER_S:
             return dead or now - self.since >= HANDSHAKE_PATIENCE_S
         return dead
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from meshray.doctor.machine.facts import Folder, MachineFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+from meshray.wireguard.config import REJECT_AFTER_S
 
 _MB = 1024**2
 
 #: Half a second of it is the whole seconds of the coordinator's answer.
 CLOCK_WARN_S = 2.0
-#: WireGuard's Reject-After-Time (whitepaper, section 6.1): a clock that is set back further leaves no key that is still
-#: good, and a handshake whose time is not newer than the last one's is refused (section 5.1).
-CLOCK_FAIL_S = 180.0
+#: A clock that is set back further leaves no key that is still good, and a handshake whose time is not newer than the
+#: last one's is refused (WireGuard's whitepaper, section 5.1).
+CLOCK_FAIL_S = REJECT_AFTER_S
 #: What Linux begins with (net.core.rmem_default): less than that loses bursts.
 _LEAST_BUFFER = 212_992
 CONNTRACK_WARN, CONNTRACK_FAIL = 0.8, 0.95

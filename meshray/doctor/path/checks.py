@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from meshray.doctor.facts import Facts
-from meshray.doctor.path.facts import SOME_LOSS, PeerFacts
+from meshray.doctor.path.facts import BAD_LOSS, SOME_LOSS, PeerFacts
 from meshray.doctor.path.pairs import EATEN, RELAYED, SILENT, WORKS, Udp, each, lossy_leg, pairs, udp_ways
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.path import PathKind, Transport
 
-#: Share of a burst's probes from which on Ray's health checks suffer.
-BAD_LOSS = 0.2
 #: So many changes of a mapping within `RECENT_S` are no accident.
 REBINDS = 2
 RECENT_S = 3 * 3600.0

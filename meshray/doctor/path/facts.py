@@ -9,6 +9,8 @@ from meshray.model.path import PathKind
 
 #: Share of a burst's probes from which on TCP slows down.
 SOME_LOSS = 0.05
+#: Share of lost probes from which on Ray's health checks suffer.
+BAD_LOSS = 0.2
 #: A handshake that came so much later than the last data shows that handshakes alone pass: before that, both may have
 #: ended together between two probes. Seconds; a hub is probed each 3 s.
 _LATER_S = 6.0

@@ -7,12 +7,13 @@ from itertools import pairwise
 import pytest
 
 from meshray.agent.paths.hub_dialback import DIAL_AFTER_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, HubDialback
-from meshray.agent.paths.hubs import PATIENCE_S, STALE_HANDSHAKE_S
+from meshray.agent.paths.hubs import PATIENCE_S
 from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import HUB, STATIC, WORKER, Node
+from meshray.wireguard.config import REJECT_AFTER_S
 
 A, B = Endpoint("192.0.2.7", 51888), Endpoint("10.0.0.7", 51888)
 NOW = 1_000_000.0
@@ -48,8 +49,8 @@ def test_a_node_that_is_heard_is_left_alone_until_it_is_silent_again() -> None:
     assert dialled(outward, one, NOW + 5) == A
     heard = NOW + 5.2
     assert dialled(outward, one, NOW + 6, heard) is None
-    assert dialled(outward, one, heard + STALE_HANDSHAKE_S, heard) is None
-    assert dialled(outward, one, heard + STALE_HANDSHAKE_S + DIAL_AFTER_S, heard) == A
+    assert dialled(outward, one, heard + REJECT_AFTER_S, heard) is None
+    assert dialled(outward, one, heard + REJECT_AFTER_S + DIAL_AFTER_S, heard) == A
 
 
 def test_a_machine_that_is_off_is_tried_less_and_less() -> None:

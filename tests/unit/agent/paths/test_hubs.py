@@ -5,10 +5,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.paths.hubs import PATIENCE_S, STALE_HANDSHAKE_S, HubChoice, hub_for, is_fresh, ranked
+from meshray.agent.paths.hubs import PATIENCE_S, HubChoice, hub_for, is_fresh, ranked
 from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB
+from meshray.wireguard.config import REJECT_AFTER_S
 from tests.unit.agent.sample import MAP, WORKER_A, WORKER_B, node
 
 A, B, C = (Endpoint(f"192.0.2.{n}", 51888) for n in (1, 2, 3))
@@ -26,9 +27,7 @@ def test_goes_on_to_the_next_only_after_some_silence() -> None:
 
 def test_stays_while_handshakes_are_fresh() -> None:
     choice = HubChoice.start((A, B), "", 0.0)
-    assert (
-        choice.step(last_handshake=BootSeconds(1000.0), now=BootSeconds(1000.0 + STALE_HANDSHAKE_S - 1)).endpoint == A
-    )
+    assert choice.step(last_handshake=BootSeconds(1000.0), now=BootSeconds(1000.0 + REJECT_AFTER_S - 1)).endpoint == A
 
 
 def test_goes_on_where_handshakes_pass_and_data_does_not() -> None:
