@@ -41,7 +41,10 @@ def test_a_child_that_another_object_started_ends_at_once(sleeper: ManagedProces
 def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
     deaf = ManagedProcess(tmp_path / "deaf.pid")
     deaf.spawn(
-        ["sh", "-c", "trap '' TERM; echo ready; sleep 60 & wait"], env={"PATH": "/usr/bin:/bin"}, log=tmp_path / "log"
+        # In a loop: else it may end by itself when its child was killed a moment before.
+        ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 60 & wait; done"],
+        env={"PATH": "/usr/bin:/bin"},
+        log=tmp_path / "log",
     )
     wait_until(lambda: "ready" in (tmp_path / "log").read_text(), 5, "the trap")
     deaf.stop_blocking(0.2)
