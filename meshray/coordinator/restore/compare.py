@@ -64,8 +64,8 @@ def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
             return "member"
         if not holds(ticket.mark):
             return "member" if _may_come_back(registry, ticket) else "removed"
-    if ticket is not None and ticket.credential_hash == credential_hash and _was_put_back_since(registry, shown.mark):
-        return "removed"
+        if _was_put_back_since(registry, shown.mark):
+            return "removed"
     vouched = not shown.of_another_form and (shown.mark is None or holds(shown.mark))
     return "removed" if vouched else "cannot tell"
 
