@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
+from meshray.linux import procfs
 from meshray.linux.as_user import run_as_user
 from meshray.linux.user import Person
 
@@ -48,9 +48,6 @@ def tell(raylets: Iterable[int], port: int, person: Person) -> bool:
 
 
 def _options(pid: int) -> dict[str, str]:
-    try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
-    except OSError:
-        return {}
+    arguments = procfs.read(pid, "cmdline").decode(errors="replace").split("\0")
     named = (argument[2:].partition("=") for argument in arguments if argument.startswith("--"))
     return {name: value for name, _, value in named}

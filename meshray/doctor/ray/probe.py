@@ -17,6 +17,7 @@ from meshray.doctor.ray.dial import dial, ray_targets
 from meshray.doctor.ray.facts import DASHBOARD, MISSING, OTHER, SAME, PortSeen, RayFacts, RayProcess, TableRow
 from meshray.errors import MeshrayError
 from meshray.linux import overlay_netns as inside
+from meshray.linux import procfs
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, STATIC, Node
 from meshray.model.ray_ports import RayPorts
@@ -144,20 +145,13 @@ def _known_name(name: str, pid: int) -> str:
         return name
     if name.startswith(("ray::Dashboard", "ray::RuntimeEnv")):
         return "agent"
-    return DASHBOARD if b"/dashboard/dashboard.py" in _read(f"/proc/{pid}/cmdline") else ""
+    return DASHBOARD if b"/dashboard/dashboard.py" in procfs.read(pid, "cmdline") else ""
 
 
 def _is_stopped(pid: int) -> bool:
     """State T or t of /proc/PID/stat (proc(5)): by a signal, or by a debugger."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    fields = procfs.read(pid, "stat").rpartition(b")")[2].split()
     return bool(fields) and fields[0] in (b"T", b"t")
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        return b""
 
 
 async def _ports(mesh_map: MeshMap, name: str) -> dict[str, tuple[PortSeen, ...]]:
