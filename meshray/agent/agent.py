@@ -165,7 +165,7 @@ class Agent:
         self._sightings = ObservedEndpoints()
         self.rebinds = Rebinds()
         self._watch_until = 0.0
-        self.nudges = PeerResets()
+        self.peer_resets = PeerResets()
         self._rekeying = Rekeying()
         #: What the coordinator said last that this node is to hold.
         self._shared: SharedSecrets | None = None
@@ -422,10 +422,10 @@ class Agent:
     async def _read_device(self) -> DeviceState | None:
         """The device, after what had to be nudged was nudged."""
         if self.pairs is not None:
-            self.nudges.make_anew(self.pairs.take_remade())
-            self.nudges.make_silent_anew(self.pairs.take_again())
+            self.peer_resets.make_anew(self.pairs.take_remade())
+            self.peer_resets.make_silent_anew(self.pairs.take_again())
         observed = await self._read()
-        steps = self.nudges.take(observed, may_change_port=self.enrolment.listen_port == 0)
+        steps = self.peer_resets.take(observed, may_change_port=self.enrolment.listen_port == 0)
         steps += self._rekeying.take(observed, boot_s())
         if not steps:
             return observed
@@ -438,7 +438,7 @@ class Agent:
 
     def _dial_anew(self, hub: Node) -> None:
         if not self.hubs.any_fresh:
-            self.nudges.make_anew([hub.public_key])
+            self.peer_resets.make_anew([hub.public_key])
         self._wake.set()
 
     async def _look_at(self, observed: DeviceState) -> None:

@@ -157,9 +157,9 @@ class Operations:
         return await self._agent.coordinator.call(method, path, body if isinstance(body, dict) else None)
 
     async def _repair(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        from meshray.agent.repairs import mend
+        from meshray.agent.repairs import carry_out
 
-        return {"done": await mend(self._agent, wire.text(request, "key", 40))}
+        return {"done": await carry_out(self._agent, wire.text(request, "key", 40))}
 
     async def _rotate_key(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         agent, name = self._agent, wire.text(request, "node", 63, "")

@@ -20,7 +20,7 @@ _RAY_S = 90.0
 _POLL_S = 0.1
 
 
-async def mend(agent: Agent, key: str) -> str:
+async def carry_out(agent: Agent, key: str) -> str:
     """Makes the repair and returns what was done, in a sentence.
 
     Raises:

@@ -25,7 +25,7 @@ async def follow_network(agent: Agent, changes: Callable[[], AsyncIterator[str]]
             agent.parts.hub_endpoints.network_changed()
         agent.names.network_changed()
         agent.hub_names.network_changed()
-        agent.nudges.send_from_another_address()
+        agent.peer_resets.send_from_another_address()
         agent.carrier.network_changed()
         if agent.mtus is not None:
             agent.mtus.network_changed()

@@ -17,7 +17,7 @@ _ANSWER_S = 5.0
 _GRACE_S = 3.0
 
 
-def mend(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Home], object]) -> list[str]:
+def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Home], object]) -> list[str]:
     """Makes these repairs, each after the person agreed, and returns what was done.
 
     Args:

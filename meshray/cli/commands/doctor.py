@@ -100,11 +100,11 @@ def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any
 def _mended(app: App, found: DoctorResult, node: str, yes: bool) -> DoctorResult:
     """What is to be said after what could be mended was mended, and looked at again."""
     from meshray.cli.commands.lifecycle import start_node
-    from meshray.cli.repairs import mend
+    from meshray.cli.repairs import carry_out
     from meshray.doctor.repairs import planned
 
     keys = planned(found.checks, found.node)
-    done = mend(app, keys, yes, start_node)
+    done = carry_out(app, keys, yes, start_node)
     return replace(_examine(app, node), repaired=tuple(done)) if done else found
 
 
