@@ -143,8 +143,7 @@ FIREWALLS = f"{NFT} $(for name in iptables iptables-legacy; do readlink -f $(com
 #: They list at most and change nothing; the real nft is /tmp/nft meanwhile.
 _NO_FIREWALL = f"""cat > /tmp/refuses <<'CODE'
 #!/bin/sh
-case "$0 $*" in *nft*list*) exec /tmp/nft "$@";; esac
-case "$*" in *-S*|*list*) exit 0;; esac
+case "$0 $*" in *nft*list*) exec /tmp/nft "$@";; *-save*) exit 0;; esac
 echo "Operation not permitted (you must be root)" >&2
 exit 1
 CODE
