@@ -18,14 +18,17 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.connection import CoordinatorConnection
+from meshray.agent.connection.coordinator_connection import CoordinatorConnection
+from meshray.agent.connection.questions import Questions
 from meshray.agent.dependencies import Dependencies
-from meshray.agent.desired import desired_device, own_node
-from meshray.agent.epoch_trials import EpochTrials
-from meshray.agent.gpus import GpuNotice
-from meshray.agent.handshakes import Handshakes
-from meshray.agent.installation import Installation
-from meshray.agent.key_rotation import KeyRotation
+from meshray.agent.device.desired import desired_device, own_node
+from meshray.agent.device.epoch_trials import EpochTrials
+from meshray.agent.device.handshakes import Handshakes
+from meshray.agent.device.key_rotation import KeyRotation
+from meshray.agent.device.peer_resets import PeerResets
+from meshray.agent.device.port_guard import log_firewall
+from meshray.agent.device.rekeying import Rekeying, new_keys
+from meshray.agent.device.route_repairs import RouteRepairs
 from meshray.agent.paths.carrier import Carrier
 from meshray.agent.paths.decision import PairPath
 from meshray.agent.paths.hub_dialback import HubDialback
@@ -37,17 +40,14 @@ from meshray.agent.paths.path_mtu import PathMtu
 from meshray.agent.paths.rebinds import Rebinds
 from meshray.agent.paths.sampler import Sampler
 from meshray.agent.paths.silence_watch import SilenceWatch
+from meshray.agent.paths.silent_nodes import SilentNodes
 from meshray.agent.paths.throughput import ThroughputMeter
-from meshray.agent.peer_resets import PeerResets
-from meshray.agent.portguard import log_firewall
-from meshray.agent.progress import Progress
-from meshray.agent.questions import Questions
+from meshray.agent.ray.gpus import GpuNotice
 from meshray.agent.ray.offers import Offers
 from meshray.agent.ray.table_keeper import TableKeeper
-from meshray.agent.rekeying import Rekeying, new_keys
-from meshray.agent.route_repairs import RouteRepairs
-from meshray.agent.silent_nodes import SilentNodes
-from meshray.agent.standing import Standing
+from meshray.agent.status.installation import Installation
+from meshray.agent.status.progress import Progress
+from meshray.agent.status.standing import Standing
 from meshray.client.coordinator import Coordinator, RemovedFromMesh
 from meshray.errors import MeshrayError
 from meshray.home import Home

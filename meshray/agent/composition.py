@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping
 
 from meshray.agent.agent import Agent, Hooks
+from meshray.agent.connection.questions import Questions
 from meshray.agent.dependencies import Dependencies
-from meshray.agent.questions import Questions
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.startup import Startup
-from meshray.agent.views import hello_of
+from meshray.agent.status.views import hello_of
 from meshray.home import Home
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
@@ -41,7 +41,7 @@ def _services(agent: Agent) -> Mapping[str, Coroutine[object, object, None]]:
 def _questions(agent: Agent) -> Questions:
     async def survey() -> Mapping[str, object]:
         # Imported with the first question: the checks' groups are large, and most nodes are never asked.
-        from meshray.agent.survey import survey
+        from meshray.agent.status.survey import survey
         from meshray.doctor.facts import encode
 
         _, facts = await survey(agent, None)

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, Protocol
 
 from meshray import __version__
-from meshray.agent.device_monitor import DeviceChange
-from meshray.agent.hub_endpoints import HubEndpoints
+from meshray.agent.device.device_monitor import DeviceChange
+from meshray.agent.paths.hub_endpoints import HubEndpoints
 from meshray.agent.paths.prober import Prober
 from meshray.firewall import Closed
 from meshray.model.address import Endpoint, OverlayNetwork
@@ -22,7 +22,7 @@ from meshray.raynode.supervisor import RayNow
 from meshray.wireguard.device import Device
 
 if TYPE_CHECKING:
-    from meshray.agent.forwards import Forwards
+    from meshray.agent.device.forwards import Forwards
 
 
 class FirewallPart(Protocol):
@@ -56,7 +56,7 @@ class FirewallPart(Protocol):
 
 
 class RayPart(Protocol):
-    """See `meshray.agent.ray_part.RayOnNode`."""
+    """See `meshray.agent.ray.ray_part.RayOnNode`."""
 
     @property
     def now(self) -> RayNow:
@@ -102,7 +102,7 @@ class RayPart(Protocol):
 
 
 class CoordinatorPart(Protocol):
-    """See `meshray.agent.coordinator_process.CoordinatorProcess`."""
+    """See `meshray.agent.connection.coordinator_process.CoordinatorProcess`."""
 
     async def run(self) -> None:
         """Keeps the coordinator running until cancelled, which leaves it running."""

@@ -23,18 +23,18 @@ from pathlib import Path
 from meshray import __version__
 from meshray.agent.agent import Agent
 from meshray.agent.composition import make_agent
-from meshray.agent.control_server import ControlServer
-from meshray.agent.coordinator_process import CoordinatorProcess
+from meshray.agent.connection.coordinator_process import CoordinatorProcess
+from meshray.agent.control.control_server import ControlServer
+from meshray.agent.control.operations import Operations
 from meshray.agent.dependencies import Dependencies
-from meshray.agent.desired import own_node
-from meshray.agent.device_monitor import device_changes
-from meshray.agent.hub_endpoints import HubEndpoints
-from meshray.agent.operations import Operations
+from meshray.agent.device.desired import own_node
+from meshray.agent.device.device_monitor import device_changes
+from meshray.agent.device.port_guard import require_guarded
 from meshray.agent.paths.candidates import read_endpoints
+from meshray.agent.paths.hub_endpoints import HubEndpoints
 from meshray.agent.paths.prober import Prober
-from meshray.agent.portguard import require_guarded
-from meshray.agent.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
-from meshray.agent.renewal import renewal_of
+from meshray.agent.ray.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
+from meshray.agent.ray.renewal import renewal_of
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.client.proxy import settle
 from meshray.defaults import INTERFACE
@@ -181,7 +181,7 @@ def _compose(
 
 def _live_elsewhere(home: Home, agent: Agent) -> None:
     """What a node needs whose overlay is in a namespace of its own."""
-    from meshray.agent.forwards import Forwards
+    from meshray.agent.device.forwards import Forwards
     from meshray.wireguard.forwarding import forward_within
 
     me, network = agent.me, agent.map.mesh.network.cidr
@@ -236,7 +236,7 @@ def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapp
     except MeshrayError:
         if enrolment.env != MATCH:
             raise
-        # Before Ray's start there will be another; see `meshray.agent.renewal`.
+        # Before Ray's start there will be another; see `meshray.agent.ray.renewal`.
         installation = RayInstallation(Path(enrolment.ray), Path(enrolment.ray).with_name("python"), me.versions)
     return _Ray(installation, ray_plan(enrolment, me, head, mesh_map, home), person)
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Network
 
 from meshray.agent.agent import Agent
-from meshray.agent.device_monitor import DeviceChange
+from meshray.agent.device.device_monitor import DeviceChange
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from ipaddress import IPv4Address
 
 from meshray.agent.agent import Agent
 from meshray.agent.dependencies import FirewallPart, RayPart
+from meshray.agent.device.port_guard import LOOK_S, PortGuard, log_firewall, require_guarded
 from meshray.agent.paths.prober import Prober
-from meshray.agent.portguard import LOOK_S, PortGuard, log_firewall, require_guarded
 from meshray.agent.ray.table_keeper import TableKeeper
-from meshray.agent.report import path_to
-from meshray.agent.views import peers_to_probe, summary_of, view_of, ways_of
+from meshray.agent.status.report import path_to
+from meshray.agent.status.views import peers_to_probe, summary_of, view_of, ways_of
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.classes import link_labels, site_of

@@ -31,7 +31,8 @@ from meshray.node.state_writer import StateWriter
 log = logging.getLogger(__name__)
 
 _LONGEST_REPORT = 4096
-#: An agent that was replaced and lives comes back sooner than this, seconds (`meshray.agent.connection`).
+#: An agent that was replaced and lives comes back sooner than this, seconds; see
+#: `meshray.agent.connection.coordinator_connection`.
 COMES_BACK_S = 4.0
 #: The node's start does not wait longer for the coordinator than this, seconds: it is not needed.
 FIRST_ANSWER_S = 1.5

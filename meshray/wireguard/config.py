@@ -106,7 +106,7 @@ class PeerState:
     Attributes:
         config: with the endpoint that WireGuard uses now.
         last_handshake: by the wall clock, as WireGuard reports it; None where there was none.
-        heard: when that was by the boot clock, see `meshray.agent.handshakes`; None where nobody worked it out.
+        heard: when that was by the boot clock, see `meshray.agent.device.handshakes`; None where nobody worked it out.
         rx_bytes: received from the peer since it was added, as WireGuard counts.
         tx_bytes: sent to it.
     """

@@ -21,11 +21,11 @@ from aiohttp import web
 
 from meshray.agent.agent import Agent
 from meshray.agent.composition import make_agent
-from meshray.agent.control_server import ControlServer, Operation
+from meshray.agent.control.control_server import ControlServer, Operation
+from meshray.agent.control.operations import Operations
 from meshray.agent.dependencies import Dependencies
-from meshray.agent.operations import Operations
 from meshray.agent.paths.prober import Prober
-from meshray.agent.progress import Emit
+from meshray.agent.status.progress import Emit
 from meshray.cli import bring_up, main
 from meshray.cli.app import App
 from meshray.cli.examples import BY_COMMAND

@@ -33,8 +33,8 @@ async def record(folder: Path) -> Recorder:
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder()
         recorder.install(patch)
-        patch.setattr("meshray.agent.connection._TAKEN_OVER_FIRST_S", 0.2)
-        patch.setattr("meshray.agent.connection._TAKEN_OVER_S", 0.5)
+        patch.setattr("meshray.agent.connection.coordinator_connection._TAKEN_OVER_FIRST_S", 0.2)
+        patch.setattr("meshray.agent.connection.coordinator_connection._TAKEN_OVER_S", 0.5)
         patch.setattr("meshray.coordinator.takeovers.QUIET_S", 1.0)
         for name, happen in (("a", _mesh_with_lock), ("b", _hub_only)):
             (folder / name).mkdir()

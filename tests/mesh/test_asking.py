@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from meshray.agent.agent import Agent
-from meshray.agent.operations import Operations
-from meshray.agent.questions import Questions
+from meshray.agent.connection.questions import Questions
+from meshray.agent.control.operations import Operations
 from meshray.doctor.host import GROUND
 from meshray.doctor.report import FAIL, OK
 from meshray.errors import MeshrayError

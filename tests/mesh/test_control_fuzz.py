@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.control_server import ControlServer
-from meshray.agent.progress import Emit
+from meshray.agent.control.control_server import ControlServer
+from meshray.agent.status.progress import Emit
 from meshray.client.agent import MAX_REQUEST_BYTES, ControlClient
 from meshray.errors import MeshrayError
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from ipaddress import IPv4Address
 
-from meshray.agent.forwards import Forwards
+from meshray.agent.device.forwards import Forwards
 from meshray.linux.tasks import Tasks
 from meshray.model.ray_ports import RayPorts
 

@@ -106,7 +106,7 @@ async def test_a_clock_that_is_set_back_changes_the_key_and_one_set_forward_noth
         a = await mesh.join("a")
         await until(mesh.whole, "whole")
         before, real, looked = a.agent.keys.private, time.time, a.agent.device_state
-        monkeypatch.setattr("meshray.agent.key_rotation.LOOK_S", 0.02)
+        monkeypatch.setattr("meshray.agent.device.key_rotation.LOOK_S", 0.02)
         monkeypatch.setattr(time, "time", lambda: real() + 3600)
         a.agent.wake()
         await until(lambda: a.agent.device_state is not looked, "looked at the device")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.views import view_of
+from meshray.agent.status.views import view_of
 from meshray.coordinator.records import Member as Record
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.server import Server

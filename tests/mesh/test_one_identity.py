@@ -10,8 +10,8 @@ import pytest
 
 from meshray.agent.composition import make_agent
 from meshray.agent.dependencies import Dependencies
-from meshray.agent.report import build_status
-from meshray.agent.views import view_of
+from meshray.agent.status.report import build_status
+from meshray.agent.status.views import view_of
 from meshray.client.coordinator import TakenOver
 from meshray.home import Home
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
@@ -111,7 +111,7 @@ async def test_only_a_hub_reports_that_it_does_not_forward(tmp_path: Path) -> No
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses of `meshray.agent.connection` are for people."""
-    monkeypatch.setattr("meshray.agent.connection._TAKEN_OVER_FIRST_S", 0.3)
-    monkeypatch.setattr("meshray.agent.connection._TAKEN_OVER_S", 1.0)
+    """The pauses of `meshray.agent.connection.coordinator_connection` are for people."""
+    monkeypatch.setattr("meshray.agent.connection.coordinator_connection._TAKEN_OVER_FIRST_S", 0.3)
+    monkeypatch.setattr("meshray.agent.connection.coordinator_connection._TAKEN_OVER_S", 1.0)
     monkeypatch.setattr("meshray.coordinator.takeovers.QUIET_S", 2.0)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.connection import CoordinatorConnection
+from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.errors import MeshrayError
 from meshray.model.keys import MeshSecret, PresharedKey
 from meshray.node.enrolment import Enrolment

@@ -23,7 +23,7 @@ UNPRIVILEGED = "unprivileged"
 CHECKED = "checked"
 
 SPAWNS: dict[tuple[str, str], str] = {
-    ("agent/coordinator_process.py", "_start"): OWN,
+    ("agent/connection/coordinator_process.py", "_start"): OWN,
     ("cli/bundle.py", "_output"): SYSTEM,
     ("cli/commands/logs.py", "_follow"): SYSTEM,
     ("cli/commands/run.py", "run_command"): USER,

@@ -128,7 +128,7 @@ def _alone(app: App, error: MeshrayError) -> DoctorResult:
 
 
 def _without_agent(app: App, error: MeshrayError) -> Facts:
-    from meshray.agent.alone import look_alone
+    from meshray.agent.status.alone import look_alone
     from meshray.doctor.facts import Facts
 
     found = asyncio.run(look_alone(app.home, app.environ))

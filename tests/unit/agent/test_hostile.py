@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshray.agent.connection import CoordinatorConnection
+from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.paths.prober import Echo
 from meshray.agent.paths.throughput import ThroughputMeter
 from meshray.agent.paths.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, Report, read
-from meshray.agent.progress import Progress
+from meshray.agent.status.progress import Progress
 from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError
 from meshray.home import Home

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshray.agent.handshakes import Handshakes
-from meshray.agent.key_rotation import LIFE_S, Step, is_old, next_step
-from meshray.agent.rekeying import FIRST_S, TRIES, Rekeying
+from meshray.agent.device.handshakes import Handshakes
+from meshray.agent.device.key_rotation import LIFE_S, Step, is_old, next_step
+from meshray.agent.device.rekeying import FIRST_S, TRIES, Rekeying
 from meshray.linux.clock import BootSeconds, ClockWatch, UnixSeconds
 from meshray.model.address import Endpoint
 from meshray.model.keys import PrivateKey, PublicKey

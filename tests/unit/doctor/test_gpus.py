@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.gpus import GpuNotice
+from meshray.agent.ray.gpus import GpuNotice
 from meshray.doctor.examine import examine
 from meshray.doctor.ray import gpu_probe as gpus
 from meshray.doctor.ray.checks import SPECS

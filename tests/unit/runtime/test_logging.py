@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.coordinator_process import CoordinatorProcess
+from meshray.agent.connection.coordinator_process import CoordinatorProcess
 from meshray.errors import UsageError
 from meshray.home import Home
 from meshray.runtime import log_format, log_output, service
@@ -151,7 +151,7 @@ def test_the_coordinator_logs_where_its_agent_does(monkeypatch: pytest.MonkeyPat
     """A coordinator without a store ends with an error; what is logged before reaches the agent's pipe as JSON."""
     reading, writing = os.pipe()
     listeners = [writing]
-    monkeypatch.setattr("meshray.agent.coordinator_process.find_listener", lambda environ: listeners.pop())
+    monkeypatch.setattr("meshray.agent.connection.coordinator_process.find_listener", lambda environ: listeners.pop())
     started: list[dict[str, object]] = []
     process = CoordinatorProcess(Home(tmp_path, tmp_path / "run"), 51888)
 

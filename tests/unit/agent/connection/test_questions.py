@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from meshray.agent.questions import Questions
+from meshray.agent.connection.questions import Questions
 from meshray.errors import MeshrayError
 from meshray.model.question import MAX_ANSWER_BYTES, Answer, Question
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.control_server import ControlServer
-from meshray.agent.progress import Emit
+from meshray.agent.control.control_server import ControlServer
+from meshray.agent.status.progress import Emit
 
 
 def test_an_end_in_the_middle_of_an_answer_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

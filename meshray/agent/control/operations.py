@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
 from meshray.agent.agent import Agent
-from meshray.agent.control_server import Operation
-from meshray.agent.desired import PairKeys, desired_device
-from meshray.agent.progress import Emit
-from meshray.agent.report import build_status, path_to
-from meshray.agent.views import summary_of, view_of
+from meshray.agent.control.control_server import Operation
+from meshray.agent.device.desired import PairKeys, desired_device
+from meshray.agent.status.progress import Emit
+from meshray.agent.status.report import build_status, path_to
+from meshray.agent.status.views import summary_of, view_of
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -138,7 +138,7 @@ class Operations:
         return ways
 
     async def _doctor(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        from meshray.agent.survey import whole_mesh
+        from meshray.agent.status.survey import whole_mesh
         from meshray.doctor.examine import examine
 
         facts = await whole_mesh(self._agent, await self._ray_table())

@@ -7,10 +7,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.agent.desired import PairKeys, desired_device
+from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
 from meshray.agent.ray.offers import Offers
-from meshray.agent.report import View, build_status
+from meshray.agent.status.report import View, build_status
 from meshray.linux.clock import BootSeconds
 from meshray.model.node import Node
 from meshray.model.status import RayState

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.agent import hub_endpoints
-from meshray.agent.hub_endpoints import MISSES, HubEndpoints
+from meshray.agent.paths import hub_endpoints
+from meshray.agent.paths.hub_endpoints import MISSES, HubEndpoints
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, OverlayNetwork
 

@@ -8,8 +8,8 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from meshray.agent import portguard
-from meshray.agent.portguard import AGAIN_S, PortGuard, require_guarded
+from meshray.agent.device import port_guard as portguard
+from meshray.agent.device.port_guard import AGAIN_S, PortGuard, require_guarded
 from meshray.errors import MeshrayError
 from meshray.firewall import Closed
 from meshray.model.status import Problem
@@ -113,7 +113,7 @@ def test_what_cannot_be_closed_is_logged_once_and_tried_again(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("meshray.agent.portguard.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("meshray.agent.device.port_guard.time.monotonic", lambda: now[0])
     firewall = FakeFirewall("Ray's ports are open")
     guard = guard_of(firewall, Machine(), FakeRay())
 

@@ -1,4 +1,4 @@
-"""What an agent knows at one moment, put together for `meshray.agent.report`."""
+"""What an agent knows at one moment, put together for `meshray.agent.status.report`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from meshray.agent.agent import Agent
 from meshray.agent.paths.samples import Measured
-from meshray.agent.report import View, live_peer_towards, path_to
+from meshray.agent.status.report import View, live_peer_towards, path_to
 from meshray.defaults import DEFAULT_MTU
 from meshray.linux.clock import boot_s
 from meshray.model import wire

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from meshray.agent.progress import Emit
+from meshray.agent.status.progress import Emit
 from meshray.client.agent import MAX_REQUEST_BYTES
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.route_repairs import AT_ONCE, CALM_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, RouteRepairs
+from meshray.agent.device.route_repairs import AT_ONCE, CALM_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, RouteRepairs
 from meshray.wireguard.config import Route
 from meshray.wireguard.plan import CreateDevice, RemoveRoute, SetMtu, SetRoute
 

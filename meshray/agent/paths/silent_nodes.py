@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address
 
-from meshray.agent.connection import CoordinatorConnection
+from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.dependencies import FirewallPart
 from meshray.agent.paths.silence_watch import SilenceWatch
 from meshray.linux import overlay_netns as inside

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from meshray.agent.progress import Progress
+from meshray.agent.status.progress import Progress
 from meshray.errors import MeshrayError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshray.agent.peer_resets import PeerResets
+from meshray.agent.device.peer_resets import PeerResets
 from meshray.model.keys import PublicKey
 from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.plan import RemovePeer

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from meshray.agent import renewal
-from meshray.agent.renewal import Renewal, needs_another
+from meshray.agent.ray import renewal
+from meshray.agent.ray.renewal import Renewal, needs_another
 from meshray.environment import matched
 from meshray.environment.matched import Matched
 from meshray.errors import MeshrayError
@@ -16,8 +16,7 @@ from meshray.model.environment import Environment
 from meshray.model.keys import PrivateKey
 from meshray.model.node import HEAD, Node, Versions
 from meshray.raynode.versions import RayInstallation
-
-from .sample import WORKER_A, enrolment
+from tests.unit.agent.sample import WORKER_A, enrolment
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent import ray_part
-from meshray.agent.ray_part import RayOnNode, ray_plan
+from meshray.agent.ray import ray_part
+from meshray.agent.ray.ray_part import RayOnNode, ray_plan
 from meshray.doctor.ray.dial import ray_targets
 from meshray.errors import RefusedError
 from meshray.firewall import decide

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from meshray.agent import connection as link_module
-from meshray.agent.connection import CoordinatorConnection
-from meshray.agent.progress import Progress
+from meshray.agent.connection import coordinator_connection as link_module
+from meshray.agent.connection.coordinator_connection import CoordinatorConnection
+from meshray.agent.status.progress import Progress
 from meshray.client.coordinator import Coordinator
 from meshray.errors import UnreachableError
 from meshray.home import Home

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.epoch_trials import GIVE_UP_S, SLOT_S, STALE_S, EpochTrials
+from meshray.agent.device.epoch_trials import GIVE_UP_S, SLOT_S, STALE_S, EpochTrials
 from meshray.linux.clock import BootSeconds
 from meshray.model.node import STATIC, Node
 from meshray.wireguard.config import DeviceState, PeerConfig, PeerState

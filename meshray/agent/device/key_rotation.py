@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Protocol
 
-from meshray.agent.desired import PairKeys
+from meshray.agent.device.desired import PairKeys
 from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
@@ -113,7 +113,7 @@ class KeyRotation:
         own: from private.key; a pending one is read here, and used where the cached map shows it.
 
     Attributes:
-        tried: see `meshray.agent.epoch_trials`.
+        tried: see `meshray.agent.device.epoch_trials`.
     """
 
     def __init__(self, world: World, home: Home, enrolment: Enrolment, own: PrivateKey) -> None:

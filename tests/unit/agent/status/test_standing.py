@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshray.agent.report import build_status
-from meshray.agent.standing import Standing
+from meshray.agent.status.report import build_status
+from meshray.agent.status.standing import Standing
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import SILENT, Node
 from meshray.model.status import RayState
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B
-from tests.unit.agent.test_report import RAY, view
+from tests.unit.agent.status.test_report import RAY, view
 
 
 class Clock:

@@ -11,7 +11,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 
-from meshray.agent.survey import GROUP_S
+from meshray.agent.status.survey import GROUP_S
 from meshray.doctor import host_probe as host
 from meshray.doctor.context import Context
 from meshray.doctor.control import probe as control

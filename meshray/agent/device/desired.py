@@ -101,7 +101,8 @@ class PairKeys:
 
     Args:
         mesh_secrets: that this node holds, by epoch.
-        tried: by node id, the epoch that is tried instead of what the map says; see `meshray.agent.epoch_trials`.
+        tried: by node id, the epoch that is tried instead of what the map says; see
+            `meshray.agent.device.epoch_trials`.
     """
 
     def __init__(

@@ -18,8 +18,8 @@ from ipaddress import IPv4Address
 from meshray.agent.agent import Agent
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
-from meshray.agent.report import build_status
-from meshray.agent.views import complaints_of, peers_online, ray_nodes, view_of
+from meshray.agent.status.report import build_status
+from meshray.agent.status.views import complaints_of, peers_online, ray_nodes, view_of
 from meshray.doctor import host_probe as host
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.control import probe as control

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, ip_address
 
 import pytest
 
-from meshray.agent.device_monitor import concerns
+from meshray.agent.device.device_monitor import concerns
 from meshray.linux.netlink import Message
 from meshray.linux.rtnetlink import (
     ADDRESS,

@@ -1,0 +1,1 @@
+"""The agent's control socket: what the command line may ask."""

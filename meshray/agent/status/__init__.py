@@ -1,0 +1,1 @@
+"""What this node knows now, as status, startup progress and the doctor's facts."""
