@@ -3,7 +3,7 @@
 .PHONY: help demo test check check-lowest check-newest format bench docs engine dist lock release
 
 PYTHON := .venv/bin/python
-# Behind a command that ran as root, whose exit status stays: nothing of root's is left in a person's clone.
+# Behind a command that ran as root, whose exit status stays: nothing of root's is left in a user's clone.
 GIVE = status=$$?; scripts/setup.sh give; exit $$status
 
 # Lab tests wait more than they compute, but for the starts of Ray: two modules at a time on two cores, in the order of

@@ -1,7 +1,7 @@
 """Every way in which meshray fails, as one tree, and the one map from it to exit codes.
 
     MeshrayError                 1   something failed
-    ├── UsageError               2   the person's input is wrong; nothing was changed
+    ├── UsageError               2   the user's input is wrong; nothing was changed
     ├── UnhealthyError           3   it works, but not as it should
     ├── RefusedError             4   the coordinator does not accept this token, name or node
     ├── UnreachableError         5   agent or coordinator does not answer

@@ -27,7 +27,7 @@ class Home:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Home:
-        """MESHRAY_HOME and MESHRAY_RUN, else the customary places of root or of this person."""
+        """MESHRAY_HOME and MESHRAY_RUN, else the customary places of root or of this user."""
         is_root = os.geteuid() == 0
         user_state = Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "meshray"
         state = Path(environ.get("MESHRAY_HOME") or ("/var/lib/meshray" if is_root else user_state)).absolute()
@@ -102,7 +102,7 @@ class Home:
 
     @property
     def ray_token(self) -> Path:
-        """Ray's token, readable by the person as whom Ray runs."""
+        """Ray's token, readable by the user as whom Ray runs."""
         return self.run / "ray_token"
 
     @property
@@ -116,6 +116,6 @@ class Home:
 
 
 def _system_run(environ: Mapping[str, str]) -> Path:
-    """Never below the state folder, which only root may enter: Ray's person reads the token here."""
+    """Never below the state folder, which only root may enter: Ray's user reads the token here."""
     chosen = environ.get("MESHRAY_HOME", "")
     return Path(f"/run/meshray-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}" if chosen else "/run/meshray")

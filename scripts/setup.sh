@@ -188,7 +188,7 @@ make_engine() {
     mkdir -p .cache && echo "$mark" > .cache/engine
 }
 
-# Through sudo in somebody's clone: environment, caches and compiled files are that person's, who goes on without sudo.
+# Through sudo in somebody's clone: environment, caches and compiled files are that user's, who goes on without sudo.
 give_back() {
     owner=$(stat -c %u:%g .)
     if is_root && [ "${owner%:*}" -ne 0 ]; then

@@ -123,7 +123,7 @@ class Dependencies:
         ray_table: Ray's node table for a node that runs no Ray itself, from the head's dashboard.
         late_ray: makes Ray's part once the map shows a head; None while it does not.
         forwards: ports of the overlay on this machine's loopback, where the overlay is elsewhere.
-        no_ray_because: told to the person where ``ray`` is None.
+        no_ray_because: told to the user where ``ray`` is None.
         hub_endpoints: what ``endpoints`` reads on a hub; it has to be kept running.
     """
 

@@ -41,11 +41,11 @@ from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening
 from meshray.home import Home
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.files import PASSABLE_FOLDER, make_folder
 from meshray.linux.network_monitor import network_changes
 from meshray.linux.process import ManagedProcess
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
@@ -160,7 +160,7 @@ def _compose(
             found.installation,
             found.plan,
             home,
-            found.person,
+            found.user,
             tokens=RayTokens(agent.enrolment.ray_tokens),
             on_instance=agent.tell_ray_instance,
             renew=renewal_of(agent, environ),
@@ -171,12 +171,12 @@ def _compose(
     agent.parts.ray_table = lambda dashboard: node_table(
         dashboard, _token_of_head(agent), TABLE_TIMEOUT_S, with_use=True
     )
-    agent.parts.listening = Listeners(home, enrolment.person_uid, lambda: agent.map.gcs)
+    agent.parts.listening = Listeners(home, enrolment.user_uid, lambda: agent.map.gcs)
     agent.parts.late_ray = lambda later: part(_find_ray(home, enrolment, later, environ))
     if enrolment.rootless:
         _live_elsewhere(home, agent)
     operations = Operations(agent, lambda: _driver_environment(agent, _find_ray(home, enrolment, agent.map, environ)))
-    return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.person_uid)
+    return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.user_uid)
 
 
 def _live_elsewhere(home: Home, agent: Agent) -> None:
@@ -186,7 +186,7 @@ def _live_elsewhere(home: Home, agent: Agent) -> None:
 
     me, network = agent.me, agent.map.mesh.network.cidr
     if HUB in me.roles:
-        inside.run(forward_within, INTERFACE, network)
+        overlay_netns.run(forward_within, INTERFACE, network)
     own = (me.ip, agent.enrolment.mesh_port) if agent.enrolment.hosts_coordinator else None
     agent.parts.forwards = Forwards(
         lambda: agent.map.head.ip if agent.map.head is not None else None, own, ports=agent.map.ports_of()
@@ -216,7 +216,7 @@ async def _run(agent: Agent, control: ControlServer, environ: Mapping[str, str])
 class _Ray:
     installation: RayInstallation
     plan: RayPlan
-    person: Person
+    user: User
 
 
 def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapping[str, str]) -> _Ray | str:
@@ -226,10 +226,10 @@ def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapp
         return "not asked for (--no-ray)"
     if head is None or not head.versions.ray:
         return "this mesh has no Ray head yet" if head is None else "the head of this mesh runs no Ray"
-    person = Person.by_uid(enrolment.person_uid)
+    user = User.by_uid(enrolment.user_uid)
     me = own_node(enrolment, mesh_map)
     try:
-        installation = find_ray(enrolment.ray or None, environ, person)
+        installation = find_ray(enrolment.ray or None, environ, user)
         if head.id != enrolment.node_id:
             # A head that came later was not there to be compared with when this node enrolled.
             compare(installation.versions, head.versions, MATCH_AGAIN)
@@ -238,7 +238,7 @@ def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapp
             raise
         # Before Ray's start there will be another; see `meshray.agent.ray.renewal`.
         installation = RayInstallation(Path(enrolment.ray), Path(enrolment.ray).with_name("python"), me.versions)
-    return _Ray(installation, ray_plan(enrolment, me, head, mesh_map, home), person)
+    return _Ray(installation, ray_plan(enrolment, me, head, mesh_map, home), user)
 
 
 def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str, device: Device) -> Dependencies:
@@ -286,7 +286,7 @@ def _driver_environment(agent: Agent, ray: _Ray | str) -> Mapping[str, str]:
     token = _token_of_head(agent)
     if token is None:
         raise MeshrayError("no_ray_token", "the head's token has not been received yet", hint="meshray status")
-    user_token.write_token(agent.home.ray_token, token, Person.by_uid(enrolment.person_uid))
+    user_token.write_token(agent.home.ray_token, token, User.by_uid(enrolment.user_uid))
     return client_environment(ray_plan(enrolment, agent.me, head, agent.map, agent.home), has_raylet=False)
 
 

@@ -1,4 +1,4 @@
-"""What a person types. Commands ask, act and return frozen results; `output` shows them.
+"""What a user types. Commands ask, act and return frozen results; `output` shows them.
 
 main ──► commands/… ──► results ──► output (for people) or envelope (for scripts)
 """

@@ -1,4 +1,4 @@
-"""What every command gets: how it was called, where the state is, and how to speak to the person.
+"""What every command gets: how it was called, where the state is, and how to speak to the user.
 
 @click.pass_obj
 def status(app: App) -> StatusResult:
@@ -50,7 +50,7 @@ class App:
     """How this program was called.
 
     Attributes:
-        arguments: what the person typed behind the program's name.
+        arguments: what the user typed behind the program's name.
         as_json: the answer goes to a script.
         euid: the effective user id; 0 is root.
     """
@@ -65,12 +65,12 @@ class App:
 
     @property
     def own_home(self) -> Home:
-        """Where this person's (or root's) own state is or would be."""
+        """Where this user's (or root's) own state is or would be."""
         return Home.from_environment(self.environ)
 
     @property
     def home(self) -> Home:
-        """The mesh that a question is about: the person's own, else the one that root set up."""
+        """The mesh that a question is about: the user's own, else the one that root set up."""
         own = self.own_home
         chosen = self.environ.get("MESHRAY_HOME") or self.environ.get("MESHRAY_RUN") or _exists(own.enrolment)
         chosen = chosen or _exists(own.container)
@@ -78,12 +78,12 @@ class App:
 
     @property
     def in_container(self) -> bool:
-        """This person's node lives in a container."""
+        """This user's node lives in a container."""
         return _exists(self.home.container)
 
     @property
     def may_be_enrolled(self) -> bool:
-        """False where this machine is certainly in no mesh; root's state may be closed to this person."""
+        """False where this machine is certainly in no mesh; root's state may be closed to this user."""
         return _exists(self.home.enrolment) or (self.euid != 0 and _exists(SYSTEM_HOME.state))
 
     def control(self) -> ControlClient:
@@ -127,7 +127,7 @@ class App:
         print(escaped(text), file=self.stderr, flush=True)
 
     def require_root(self, reason: str = "a WireGuard interface, routes and firewall rules need it") -> None:
-        """Raises MeshrayError with the exact sudo line where the person is not root and this node is not theirs."""
+        """Raises MeshrayError with the exact sudo line where the user is not root and this node is not theirs."""
         if self.euid != 0 and not self._has_own_node:
             raise MeshrayError("not_root", f"not root: {reason}", hint=self.sudo_line())
 
@@ -139,7 +139,7 @@ class App:
 
     @property
     def _has_own_node(self) -> bool:
-        """Whether this person has a node without root, or what is left of one."""
+        """Whether this user has a node without root, or what is left of one."""
         try:
             return self.own_home.state.stat().st_uid == self.euid
         except OSError:
@@ -176,7 +176,7 @@ class App:
 
         Raises:
             UsageError: there is no terminal to ask on and ``--yes`` was not given.
-            MeshrayError: the person said no.
+            MeshrayError: the user said no.
         """
         if yes:
             return
@@ -195,5 +195,5 @@ class App:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a folder on the way is closed to this person
+    except OSError:  # a folder on the way is closed to this user
         return False

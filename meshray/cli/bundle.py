@@ -30,7 +30,7 @@ from meshray.doctor.redact import Redactor
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.linux.trust import find_program
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.node.state_folder import failed_logs
 from meshray.raynode.temp_folder import used_folder
 
@@ -166,9 +166,9 @@ def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
     for folder, name in ((home.logs, "log"), (failed_logs(home), "log.failed")):
         _add_logs(add, folder, name, ("*.log", "*.log.1"), lines=_LINES, unread=unread)
     # Ray's folders are its user's, who may put links there: they are read with that user's rights.
-    person = _ray_user(home, app.environ)
-    with person.acting():
-        _add_logs(add, _ray_logs(app.environ, person), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
+    user = _ray_user(home, app.environ)
+    with user.acting():
+        _add_logs(add, _ray_logs(app.environ, user), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
     for name, command in _COMMANDS.items():
         add(f"commands/{name}.txt", _output(command))
     add("sysctl.txt", "".join(f"{name} = {_read(Path('/proc/sys', name)).strip() or '-'}\n" for name in _SYSCTLS))
@@ -193,15 +193,15 @@ def _add_logs(add: Add, folder: Path, name: str, patterns: Iterable[str], *, lin
             unread.append(f"{path}: {error.strerror}")
 
 
-def _ray_logs(environ: Mapping[str, str], person: Person) -> Path:
+def _ray_logs(environ: Mapping[str, str], user: User) -> Path:
     """Of the Ray that this user started last on this machine."""
-    return used_folder(environ, person) / "session_latest" / "logs"
+    return used_folder(environ, user) / "session_latest" / "logs"
 
 
-def _ray_user(home: Home, environ: Mapping[str, str]) -> Person:
+def _ray_user(home: Home, environ: Mapping[str, str]) -> User:
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return Person.by_uid(int(json.loads(_read(home.enrolment))["person_uid"]))
-    return Person.invoking(environ)
+        return User.by_uid(int(json.loads(_read(home.enrolment))["person_uid"]))
+    return User.invoking(environ)
 
 
 def _versions() -> Mapping[str, object]:

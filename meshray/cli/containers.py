@@ -146,7 +146,7 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
         python=found.content.python,
         name=plan.free_name(str(request.name), engine.container_names()),
         hostname=str(request.name),
-        person_uid=found.content.uid,
+        user_uid=found.content.uid,
         shm=plan.shm_bytes(request.ray_args, int(engine.info.get("MemTotal") or 0)),
         gpus=gpus,
         bridge=choice.bridge,

@@ -1,4 +1,4 @@
-"""``doctor --deep``: this node's Ray is given a job that goes over all nodes, as the person as whom Ray runs."""
+"""``doctor --deep``: this node's Ray is given a job that goes over all nodes, as the user as whom Ray runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def deep_checks(
 def _look(app: App, known: Sequence[Mapping[str, object]], soak: bool) -> DeepFacts:
     from meshray.doctor.job.facts import DeepFacts
     from meshray.doctor.job.probe import move_between_all
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
 
     if any(check.get("code") in _NEEDED and check.get("status") == "fail" for check in known):
         return DeepFacts(soak, skipped="the agent or the Ray head does not answer")
@@ -57,13 +57,13 @@ def _look(app: App, known: Sequence[Mapping[str, object]], soak: bool) -> DeepFa
     }
     environ = {**app.environ, **{name: str(value) for name, value in child(answer, "env").items()}}
     uid = answer.get("person_uid")
-    person = Person.by_uid(uid) if app.euid == 0 and isinstance(uid, int) and uid != 0 else None
-    if person is not None:
-        environ.update(HOME=str(person.home), USER=person.name, LOGNAME=person.name)
+    user = User.by_uid(uid) if app.euid == 0 and isinstance(uid, int) and uid != 0 else None
+    if user is not None:
+        environ.update(HOME=str(user.home), USER=user.name, LOGNAME=user.name)
     return move_between_all(
         Path(str(answer.get("python"))),
         environ,
-        person,
+        user,
         nodes,
         soak=soak,
         say=app.note,

@@ -116,18 +116,18 @@ def warn_of_missing_engine(app: App, wireguard: str) -> None:
 def naming_rootless_node(app: App) -> Iterator[None]:
     """Within the block, a port in use is explained where it is the user's own node that has it: `init` was typed
     without sudo before."""
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
 
     try:
         yield
     except MeshrayError as error:
-        person = Person.invoking(app.environ)
-        theirs = person.home / ".local/share/meshray/node.json"
-        if error.code == "port_in_use" and app.euid == 0 and person.uid != 0 and theirs.exists():
+        user = User.invoking(app.environ)
+        theirs = user.home / ".local/share/meshray/node.json"
+        if error.code == "port_in_use" and app.euid == 0 and user.uid != 0 and theirs.exists():
             raise MeshrayError(
                 "port_in_use",
-                f"{person.name} has a node without root on this machine: {error.message}",
-                hint=f"as {person.name}, without sudo: meshray leave --yes",
+                f"{user.name} has a node without root on this machine: {error.message}",
+                hint=f"as {user.name}, without sudo: meshray leave --yes",
             ) from None
         raise
 
@@ -144,18 +144,18 @@ def look_for_ray(
         MeshrayError: there is none that can be used.
         UsageError: it does not have such an option.
     """
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
     from meshray.raynode.preflight import check_head
     from meshray.raynode.versions import check_options, find_ray
 
     progress.stage("find ray", "run")
-    person = Person.invoking(app.environ)
-    installation = find_ray(explicit, app.environ, person)
+    user = User.invoking(app.environ)
+    installation = find_ray(explicit, app.environ, user)
     check_options(installation, args)
     if head:
         check_head(installation)
     versions = installation.versions
-    progress.stage("find ray", "ok", f"Ray {versions.ray}, Python {versions.python}, runs as {person.name}")
+    progress.stage("find ray", "ok", f"Ray {versions.ray}, Python {versions.python}, runs as {user.name}")
     for problem in _host_problems():
         app.warn(problem)
     return installation

@@ -15,7 +15,7 @@ def join_line(app: App, token: str, *options: str) -> str:
 
     from meshray.cli.program import elsewhere
     from meshray.installation.programs import origin_of
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
 
-    program = elsewhere(origin_of(Path(sys.prefix)), Person.invoking(app.environ).home)
+    program = elsewhere(origin_of(Path(sys.prefix)), User.invoking(app.environ).home)
     return " ".join(["sudo", program, "join", *options, token])

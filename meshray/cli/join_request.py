@@ -17,7 +17,7 @@ class JoinRequest:
     """The options and arguments of one `meshray join`.
 
     Attributes:
-        name_is_exact: given by the person, not guessed.
+        name_is_exact: given by the user, not guessed.
         roles: beyond that of a node: head, hub.
         endpoints: where this node's WireGuard is reached.
         port: of this node's WireGuard; 0 leaves the choice to the machine.

@@ -230,7 +230,7 @@ def _was_removed(app: App) -> bool:
     try:
         enrolment = find_enrolment(app.home)
     except MeshrayError:
-        return False  # root's state is closed to this person, or damaged, which `meshray up` tells
+        return False  # root's state is closed to this user, or damaged, which `meshray up` tells
     return enrolment is not None and enrolment.taken_out
 
 

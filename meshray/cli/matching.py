@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from meshray.cli.progress import Progress
     from meshray.cli.via import Via
     from meshray.environment.matched import Matched
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
     from meshray.model.token import Token
     from meshray.node.enrolment import Enrolment
 
@@ -39,9 +39,9 @@ def match_with_token(app: App, progress: Progress, token: Token, via: Via | None
         UnreachableError: the coordinator does not answer. RefusedError: it does not accept the token.
         MeshrayError: as `match` does.
     """
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
 
-    return match(app, progress, ask_with_token(app, token, via), Person.invoking(app.environ))
+    return match(app, progress, ask_with_token(app, token, via), User.invoking(app.environ))
 
 
 def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
@@ -51,13 +51,13 @@ def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
     builds what it must before Ray starts, or says why it cannot.
     """
     from meshray.client.coordinator import Coordinator
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
     try:
         environment = Environment.from_json(asyncio.run(coordinator.call("GET", _PATH)))
         with app.progress() as progress:
-            matched = match(app, progress, environment, Person.by_uid(enrolment.person_uid))
+            matched = match(app, progress, environment, User.by_uid(enrolment.user_uid))
     except InterruptedByUser:
         raise
     except MeshrayError as error:
@@ -80,8 +80,8 @@ def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
     return Environment.from_json(asyncio.run(stranger.call("POST", _PATH, body)))
 
 
-def match(app: App, progress: Progress, environment: Environment, person: Person) -> Matched:
-    """The environment in this person's cache, built where it is not there.
+def match(app: App, progress: Progress, environment: Environment, user: User) -> Matched:
+    """The environment in this user's cache, built where it is not there.
 
     Raises:
         MeshrayError: why it cannot be built; nothing is left of it.
@@ -91,7 +91,7 @@ def match(app: App, progress: Progress, environment: Environment, person: Person
     what = f"Ray {environment.ray}, Python {environment.python}"
     progress.stage(_STAGE, "run", what)
     since = time.monotonic()
-    build = Build(environment, person, app.environ)
+    build = Build(environment, user, app.environ)
     matched = build.run(lambda words: progress.stage(_STAGE, "run", words))
     took = f"built in {time.monotonic() - since:.0f} s" if matched.built else "it was there"
     progress.stage(_STAGE, "ok", f"{what}: {took}, {matched.folder}")

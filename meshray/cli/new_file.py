@@ -17,7 +17,7 @@ from typing import IO
 
 from meshray.errors import UsageError
 from meshray.linux.trust import weak_link
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 
 @contextlib.contextmanager
@@ -27,10 +27,10 @@ def new_file(path: Path, option: str, environ: Mapping[str, str]) -> Iterator[IO
     Raises:
         UsageError: ``file_exists``, or ``file_closed`` where it cannot be made.
     """
-    person = Person.invoking(environ)
-    folder = _open_folder(path, option, person)
+    user = User.invoking(environ)
+    folder = _open_folder(path, option, user)
     try:
-        with _as(person, folder, path):
+        with _as(user, folder, path):
             try:
                 handle = os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
             except FileExistsError:
@@ -41,30 +41,30 @@ def new_file(path: Path, option: str, environ: Mapping[str, str]) -> Iterator[IO
             with os.fdopen(handle, "wb") as file:
                 yield file
         except BaseException:
-            with contextlib.suppress(OSError), _as(person, folder, path):
+            with contextlib.suppress(OSError), _as(user, folder, path):
                 os.unlink(path.name, dir_fd=folder)
             raise
     finally:
         os.close(folder)
 
 
-def _open_folder(path: Path, option: str, person: Person) -> int:
+def _open_folder(path: Path, option: str, user: User) -> int:
     folder = path.absolute().parent
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
-        with person.acting():
+        with user.acting():
             return os.open(folder, flags)
     except OSError as error:
-        if person.identity and weak_link(folder) is None:
+        if user.identity and weak_link(folder) is None:
             return os.open(folder, flags)
         raise _closed(path, option, error) from None
 
 
 @contextlib.contextmanager
-def _as(person: Person, folder: int, path: Path) -> Iterator[None]:
+def _as(user: User, folder: int, path: Path) -> Iterator[None]:
     """With the user's rights; with root's where only root can write there, and only root could lead the path there."""
-    is_roots = bool(person.identity) and weak_link(path.absolute().parent) is None
-    with person.acting():
+    is_roots = bool(user.identity) and weak_link(path.absolute().parent) is None
+    with user.acting():
         if not is_roots or os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
             yield
             return

@@ -105,7 +105,7 @@ def _one_line(value: str) -> str:
 
 @singledispatch
 def text(result: Result) -> str:
-    """What a person reads."""
+    """What a user reads."""
     raise TypeError(f"nobody said how to show {type(result).__name__}")
 
 

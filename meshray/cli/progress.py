@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.spinner import Spinner
 
-#: state → (what a person sees, colour of it). The word alone carries the meaning.
+#: state → (what a user sees, colour of it). The word alone carries the meaning.
 _WORDS = {"run": ("…", "cyan"), "ok": ("ok", "green"), "fail": ("FAILED", "red"), "skip": ("skipped", "dim")}
 
 

@@ -81,7 +81,7 @@ def _revoke(app: App, made: Mapping[str, object]) -> None:
 
 
 def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]) -> Answered:
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
     from meshray.runtime.ssh import SSH_FAILED, run_there
 
     def run(ssh_options: Sequence[str], join_options: Sequence[str]) -> Answered:
@@ -90,7 +90,7 @@ def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, r
             there(program, ["join", "-", "--json", *join_options, *rest]),
             options=ssh_options,
             stdin=token + "\n",
-            person=Person.invoking(app.environ),
+            user=User.invoking(app.environ),
             on_line=lambda line: app.note(f"{target.host}: {line}"),
             environ=app.environ,
         )

@@ -17,7 +17,7 @@ from meshray.cli.app import App
 from meshray.cli.tables import child, children
 from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.node import HEAD
 
 #: Ray imports for seconds on a slow machine.
@@ -36,7 +36,7 @@ class FoundRay:
 
     program: tuple[str, ...]
     environ: Mapping[str, str]
-    person: Person
+    user: User
     node_id: str | None
 
     @classmethod
@@ -48,9 +48,9 @@ class FoundRay:
         answer = app.control().ask("env")
         environ = {name: str(value) for name, value in child(answer, "env").items()}
         uid = answer.get("person_uid")
-        person = Person.by_uid(uid) if isinstance(uid, int) else Person.invoking(app.environ)
+        user = User.by_uid(uid) if isinstance(uid, int) else User.invoking(app.environ)
         command = [*program, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"]
-        return cls(program, environ, person, find_ray_node(_run(command, environ, person), ip))
+        return cls(program, environ, user, find_ray_node(_run(command, environ, user), ip))
 
     def drain(self, deadline_s: int) -> None:
         """Tells Ray that the node will end soon. Raises MeshrayError ``ray_failed`` with what Ray said."""
@@ -58,7 +58,7 @@ class FoundRay:
             return
         command = [*self.program, "drain-node", "--address", self.environ.get("RAY_ADDRESS", "")]
         command += ["--node-id", self.node_id, "--reason", _REASON, "--reason-message", "meshray node drain"]
-        _run([*command, "--deadline-remaining-seconds", str(deadline_s)], self.environ, self.person)
+        _run([*command, "--deadline-remaining-seconds", str(deadline_s)], self.environ, self.user)
 
 
 def _own_ray(app: App) -> str:
@@ -94,15 +94,15 @@ def _overlay_address(app: App, node: str) -> str:
     raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray node list")
 
 
-def _run(command: Sequence[str], environ: Mapping[str, str], person: Person) -> str:
+def _run(command: Sequence[str], environ: Mapping[str, str], user: User) -> str:
     """Ray's program belongs to the user as whom Ray runs: it runs as that user, and never as root."""
-    own = {"HOME": str(person.home), "USER": person.name, "LOGNAME": person.name} if person.identity else {}
+    own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name} if user.identity else {}
     try:
         done: subprocess.CompletedProcess[str] = subprocess.run(
             command,
             cwd="/",
             env={**os.environ, **own, **environ},
-            **person.identity,
+            **user.identity,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

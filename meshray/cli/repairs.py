@@ -18,7 +18,7 @@ _GRACE_S = 3.0
 
 
 def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Home], object]) -> list[str]:
-    """Makes these repairs, each after the person agreed, and returns what was done.
+    """Makes these repairs, each after the user agreed, and returns what was done.
 
     Args:
         start: starts this node as `meshray up` does.
@@ -34,7 +34,7 @@ def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Ho
             app.confirm(_question(repair), yes)
         except UsageError:
             raise
-        except MeshrayError:  # the person said no: the next one may be welcome
+        except MeshrayError:  # the user said no: the next one may be welcome
             continue
         app.note(f"{repair.what} …")
         if repair.by == AGENT:

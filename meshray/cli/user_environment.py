@@ -81,11 +81,11 @@ def record_session(app: App, home: Home, enrolment: Enrolment) -> Enrolment:
     """
     from dataclasses import replace
 
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
     from meshray.raynode.user_environment import select_session
     from meshray.runtime.session import session_environment
 
-    if Person.invoking(app.environ).uid != enrolment.person_uid:
+    if User.invoking(app.environ).uid != enrolment.user_uid:
         return enrolment
     session = select_session(session_environment(app.environ))
     if session != enrolment.environment.session:

@@ -20,15 +20,15 @@ def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
         UnicodeDecodeError: it is not text.
     """
     from meshray.linux.trust import weak_link
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
 
-    person = Person.invoking(environ)
+    user = User.invoking(environ)
     # Behind @ or = a shell leaves ~ as it is, and below sudo HOME is mostly root's.
-    is_users = file.startswith("~/") and person.uid != os.geteuid()
-    path = (person.home / file[2:] if is_users else Path(file).expanduser()).absolute()
+    is_users = file.startswith("~/") and user.uid != os.geteuid()
+    path = (user.home / file[2:] if is_users else Path(file).expanduser()).absolute()
     if weak_link(path) is None:
         return _read(path, limit)
-    with person.acting():
+    with user.acting():
         return _read(path, limit)
 
 

@@ -60,11 +60,11 @@ class ThroughSsh:
 
     def call(self, app: App, request: PostRequest) -> Json:
         """Return the answer; raises as `Coordinator.request` does, and UnreachableError ``ssh_failed`` quoting ssh."""
-        from meshray.linux.user import Person
+        from meshray.linux.user import User
         from meshray.runtime.ssh import SshStream
 
         port = request.coordinator.endpoints[0].port
-        with SshStream(self.target, port, Person.invoking(app.environ), app.environ) as stream:
+        with SshStream(self.target, port, User.invoking(app.environ), app.environ) as stream:
             try:
                 return asyncio.run(request.send(stream.socket))
             except UnreachableError as error:

@@ -79,7 +79,7 @@ class ControlClient:
         except PermissionError:
             connection.close()
             raise MeshrayError(
-                "not_root", "the agent of this machine belongs to another person", hint="run it with sudo"
+                "not_root", "the agent of this machine belongs to another user", hint="run it with sudo"
             ) from None
         except OSError:
             connection.close()

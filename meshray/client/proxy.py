@@ -87,7 +87,7 @@ def fault(error: Exception) -> str:
 
 
 def refusal(endpoint: Endpoint, error: Exception) -> UnreachableError:
-    """The error for the person."""
+    """The error for the user."""
     import aiohttp
 
     proxy = proxy_for(endpoint)

@@ -21,7 +21,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from meshray.errors import RefusedError
 
-#: A person may have to type a password for the stream first, seconds; who opened it ends it when it fails.
+#: A user may have to type a password for the stream first, seconds; who opened it ends it when it fails.
 _PATIENCE_S = 120.0
 _CLOSING_S = 0.05
 

@@ -141,7 +141,7 @@ def enrolled_again(
 
 
 def labels_of(request: EnrolRequest) -> dict[str, str]:
-    """Those that a person gave. Raises UsageError where they are too long: every node is sent them with each change."""
+    """Those that a user gave. Raises UsageError where they are too long: every node is sent them with each change."""
     size = sum(len(key) + len(value) for key, value in request.labels.items())
     if size > LONGEST_LABELS:
         raise UsageError(
@@ -153,7 +153,7 @@ def labels_of(request: EnrolRequest) -> dict[str, str]:
 
 
 def endpoints_of(request: EnrolRequest) -> tuple[Endpoint, ...]:
-    """Those that a person gave, each once."""
+    """Those that a user gave, each once."""
     return tuple(dict.fromkeys(request.endpoints))[:MAX_ENDPOINTS]
 
 

@@ -298,7 +298,7 @@ class Registry:
         return registry, rows, member
 
     def taken_down(self, node_id: str) -> Outcome[Member]:
-        """A person takes the node down: it will be away and nothing is wrong with it. Raises UnknownError."""
+        """A user takes the node down: it will be away and nothing is wrong with it. Raises UnknownError."""
         member = self.member(node_id)
         return self.put(replace(member, node=replace(member.node, down=True)))
 

@@ -26,7 +26,7 @@ def rotated(registry: Registry, node_id: str, key: PublicKey, signature: Attesta
     Raises:
         UnknownError: there is no such node.
         RefusedError: ``key_taken``: another node has this key. ``attestation_wrong``: its identity did not sign it.
-        ConflictError: ``has_static_peers``: a file that nobody but a person can change names a hub's key.
+        ConflictError: ``has_static_peers``: a file that nobody but a user can change names a hub's key.
             ``hub_away``: no hub would hear of the new key, and the node would be cut off.
     """
     member = registry.member(node_id)

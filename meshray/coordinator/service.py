@@ -353,7 +353,7 @@ class Service:
             await self._report(node_id, lambda registry: registry.disconnected(node_id, self._clock(), ended=ended))
 
     async def taken_down(self, node_id: str) -> None:
-        """The agent will end because a person wants it. Raises UnknownError."""
+        """The agent will end because a user wants it. Raises UnknownError."""
         await self._ledger.change(lambda registry: registry.taken_down(node_id), durable=False)
 
     async def map_arrived(self, node_id: str) -> None:

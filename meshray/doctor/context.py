@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from meshray.defaults import DEFAULT_PORT, INTERFACE
 from meshray.home import Home
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.status import Status
@@ -96,7 +96,7 @@ class Context:
     ray: RayNow | None = None
     no_ray_because: str = ""
     installation: RayInstallation | None = None
-    person: Person | None = None
+    user: User | None = None
     round_trip: Callable[[IPv4Address, float], Awaitable[float | None]] | None = None
     echo: Callable[[IPv4Address, float, int], Awaitable[float | None]] | None = None
     counters: Callable[[], Awaitable[Mapping[str, Counters]]] = _no_counters

@@ -69,7 +69,7 @@ class Facts:
         enrolled: this machine is a node of some mesh.
         agent_error: why the agent cannot be asked; empty where it can.
         agent_repair: what would let the agent run, a key of `meshray.doctor.repairs.REPAIRS`.
-        allowed_by: the command with which it could be asked, where it is only this person who may not.
+        allowed_by: the command with which it could be asked, where it is only this user who may not.
         status: the mesh as this node sees it; None where the agent cannot be asked.
         ray_nodes: the names of the nodes on which Ray is meant to run.
         nodes: what the nodes that were asked found out, by name; this node is among them.

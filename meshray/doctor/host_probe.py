@@ -12,7 +12,7 @@ from meshray.doctor.facts import HostFacts
 from meshray.doctor.firewall import probe as firewall
 from meshray.doctor.machine import probe as machine
 from meshray.doctor.routes import probe as routes
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 
 #: Whoever asks waits for the slowest part of the slowest node.
 _PART_S = 4.0
@@ -23,7 +23,7 @@ async def look(context: Context) -> HostFacts:
     found = await asyncio.gather(
         in_time(device.look(context), _PART_S),
         in_time(machine.look(context), _PART_S),
-        in_time(in_thread(partial(inside.run, routes.look, context)), _PART_S),
+        in_time(in_thread(partial(overlay_netns.run, routes.look, context)), _PART_S),
         in_time(in_thread(partial(firewall.look, context)), _PART_S),
     )
     return HostFacts(*found)

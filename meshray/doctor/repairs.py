@@ -21,7 +21,7 @@ class Repair:
     """One thing that is safe to do, because it concerns only what meshray made.
 
     Attributes:
-        what: is done, as the person is asked.
+        what: is done, as the user is asked.
         by: `AGENT` or `COMMAND_LINE`.
         interrupts: what stands still meanwhile; empty: nothing.
     """

@@ -1,11 +1,11 @@
-"""The process that builds one environment, as the person whose Ray will run from it.
+"""The process that builds one environment, as the user whose Ray will run from it.
 
     order (JSON, stdin) ──► the same environment is there? ──yes──► {"folder", "built": false}
                                  │ no
                                  ▼
             KEY.new-PID beside it: uv venv, uv pip install, asked for its versions ──rename──► KEY
 
-One build of a person's at a time (flock on the folder of all environments, which ends with the process). A folder has
+One build of a user's at a time (flock on the folder of all environments, which ends with the process). A folder has
 its name only when it is complete; SIGTERM removes what was begun, and after SIGKILL the next build does.
 """
 
@@ -27,7 +27,7 @@ from types import FrameType
 from meshray.environment import plan
 from meshray.errors import InterruptedByUser, MeshrayError
 from meshray.linux.files import DISK_ERRORS
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model import wire
 from meshray.model.environment import Environment
 from meshray.raynode.versions import RayInstallation, inspect
@@ -101,7 +101,7 @@ def is_complete(folder: Path, environment: Environment) -> bool:
 
 
 def _ask(folder: Path, environment: Environment) -> RayInstallation:
-    found = inspect(folder / "bin/ray", Person.by_uid(os.geteuid()))
+    found = inspect(folder / "bin/ray", User.by_uid(os.geteuid()))
     plan.require_match(found.versions, environment)
     return found
 
@@ -174,7 +174,7 @@ def _run(order: Order, command: Sequence[str]) -> _Done:
         )
     except OSError as error:
         raise MeshrayError(
-            "uv_unusable", f"{order.uv} does not start: {error.strerror}", hint="may this person run it?"
+            "uv_unusable", f"{order.uv} does not start: {error.strerror}", hint="may this user run it?"
         ) from None
     try:
         _, said = process.communicate()
@@ -189,7 +189,7 @@ def _become(uid: int) -> None:
     """Gives up root, where it is root's process and another's environment."""
     if os.geteuid() != 0 or uid == 0:
         return
-    Person.by_uid(uid).become()
+    User.by_uid(uid).become()
     os.umask(0o022)
 
 

@@ -1,6 +1,6 @@
 """What is installed beside a Ray, as requirements: what `meshray env lock` records where no file is given.
 
->>> freeze(installation.python, person, os.environ)
+>>> freeze(installation.python, user, os.environ)
 'aiohttp==3.14.5\\n…'
 """
 
@@ -15,30 +15,30 @@ from pathlib import Path
 from meshray.environment import plan
 from meshray.environment.matched import find_uv
 from meshray.errors import MeshrayError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 #: A cold disk, hundreds of packages.
 _TIMEOUT_S = 60
 
 
-def freeze(python: Path, person: Person, environ: Mapping[str, str]) -> str:
+def freeze(python: Path, user: User, environ: Mapping[str, str]) -> str:
     """Every package of this interpreter's environment, in the form of a requirements file.
 
     Args:
-        person: as whom it is asked.
+        user: as whom it is asked.
 
     Raises:
         MeshrayError: ``freeze_failed``: neither uv nor pip answers.
     """
-    own = {"HOME": str(person.home), "USER": person.name, "LOGNAME": person.name}
-    settings = plan.uv_environment(environ, own, is_other=os.geteuid() != person.uid)
+    own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
+    settings = plan.uv_environment(environ, own, is_other=os.geteuid() != user.uid)
     commands = [[str(python), "-m", "pip", "--disable-pip-version-check", "freeze"]]
     with contextlib.suppress(MeshrayError):
-        commands.insert(0, [find_uv(environ, person), "pip", "freeze", "--python", str(python)])
+        commands.insert(0, [find_uv(environ, user), "pip", "freeze", "--python", str(python)])
     complaint = ""
     for command in commands:
         try:
-            done = _run(command, person, settings)
+            done = _run(command, user, settings)
         except (OSError, subprocess.TimeoutExpired) as error:
             complaint = str(error)
             continue
@@ -52,7 +52,7 @@ def freeze(python: Path, person: Person, environ: Mapping[str, str]) -> str:
     )
 
 
-def _run(command: Sequence[str], person: Person, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], user: User, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     done: subprocess.CompletedProcess[str] = subprocess.run(
         command,
         cwd="/",
@@ -63,6 +63,6 @@ def _run(command: Sequence[str], person: Person, environ: Mapping[str, str]) -> 
         errors="replace",
         timeout=_TIMEOUT_S,
         check=False,
-        **person.identity,
+        **user.identity,
     )
     return done

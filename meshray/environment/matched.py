@@ -1,6 +1,6 @@
 """The environment that matches the head, for whoever needs it: found in the cache, or built by `builder`.
 
->>> build = Build(environment, Person.invoking(), os.environ)
+>>> build = Build(environment, User.invoking(), os.environ)
 >>> build.run(print)                # from another thread: build.cancel()
 Matched(folder=PosixPath('/home/ada/.cache/meshray/envs/3f0c…'), built=True)
 """
@@ -24,7 +24,7 @@ from meshray.environment import plan
 from meshray.environment.builder import Order
 from meshray.errors import InterruptedByUser, MeshrayError, error_from_json
 from meshray.installation.programs import folders, user_python
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model import wire
 from meshray.model.environment import Environment
 
@@ -58,28 +58,28 @@ class Build:
 
     Args:
         environ: in which meshray was called; see `plan.uv_environment`.
-        person: as whom Ray runs.
+        user: as whom Ray runs.
 
     Raises:
         MeshrayError: ``head_without_ray``, or ``uv_missing``.
     """
 
-    def __init__(self, environment: Environment, person: Person, environ: Mapping[str, str]) -> None:
+    def __init__(self, environment: Environment, user: User, environ: Mapping[str, str]) -> None:
         if not environment.ray or not environment.python:
             raise MeshrayError(
                 "head_without_ray",
                 "the head of this mesh runs no Ray yet, so there is nothing that this node's could match",
                 hint="on the head: meshray status; or join without --env match",
             )
-        own = {"HOME": str(person.home), "USER": person.name, "LOGNAME": person.name}
-        settings = plan.uv_environment(environ, own, is_other=os.geteuid() != person.uid)
+        own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
+        settings = plan.uv_environment(environ, own, is_other=os.geteuid() != user.uid)
         settings["PATH"] = os.pathsep.join([settings.get("PATH", os.defpath), *_own_pythons()])
         name = plan.key(environment, f"{sys.platform}-{platform.machine()}-{'-'.join(platform.libc_ver())}")
         self._order = Order(
             environment,
-            find_uv(environ, person),
-            plan.folder_of_all(environ, person.home) / name,
-            person.uid,
+            find_uv(environ, user),
+            plan.folder_of_all(environ, user.home) / name,
+            user.uid,
             settings,
         )
         self._lock = threading.Lock()
@@ -132,9 +132,9 @@ class Build:
         return process
 
 
-def find_uv(environ: Mapping[str, str], person: Person) -> str:
-    """uv: the one on PATH, else the one beside meshray, else the person's own. Raises MeshrayError ``uv_missing``."""
-    beside = [*map(str, folders()), str(person.home / ".local/bin"), str(person.home / ".cargo/bin")]
+def find_uv(environ: Mapping[str, str], user: User) -> str:
+    """uv: the one on PATH, else the one beside meshray, else the user's own. Raises MeshrayError ``uv_missing``."""
+    beside = [*map(str, folders()), str(user.home / ".local/bin"), str(user.home / ".cargo/bin")]
     found = shutil.which("uv", path=os.pathsep.join([environ.get("PATH", os.defpath), *beside]))
     if found is None:
         raise MeshrayError(

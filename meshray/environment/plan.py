@@ -23,7 +23,7 @@ from meshray.model.release import PATCH, python_digits, ray_difference, release
 RECORD = "meshray-environment.json"
 #: Raised when a folder of the same key would have to look otherwise.
 _FORM = 2
-#: Of the person's environment, what would make uv put packages elsewhere than it is told.
+#: Of the user's environment, what would make uv put packages elsewhere than it is told.
 _DIVERTING = frozenset(
     {
         *("UV_SYSTEM_PYTHON", "UV_BREAK_SYSTEM_PACKAGES", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "UV_PROJECT"),
@@ -31,7 +31,7 @@ _DIVERTING = frozenset(
         *("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"),
     }
 )
-#: What uv is told where another than its person starts it (sudo).
+#: What uv is told where another than its user starts it (sudo).
 _PASSED_ON = re.compile(
     r"UV_\w+|(?i:https?_proxy|all_proxy|no_proxy)|SSL_CERT_(FILE|DIR)|SSL_CLIENT_CERT|PATH|LANG|LC_\w+|TMPDIR"
     r"|XDG_(CACHE|CONFIG|DATA)_HOME|NETRC"
@@ -47,11 +47,11 @@ def key(environment: Environment, platform: str) -> str:
 
 
 def folder_of_all(environ: Mapping[str, str], home: Path) -> Path:
-    """Where the environments of a person lie.
+    """Where the environments of a user lie.
 
     Args:
         environ: XDG_CACHE_HOME counts where it is absolute, as its specification says.
-        home: of the person.
+        home: of the user.
     """
     chosen = environ.get("XDG_CACHE_HOME", "")
     cache = Path(chosen) if chosen.startswith("/") else home / ".cache"
@@ -79,12 +79,12 @@ def fill_command(uv: str, folder: Path, environment: Environment, requirements: 
 
 
 def uv_environment(environ: Mapping[str, str], own: Mapping[str, str], *, is_other: bool) -> dict[str, str]:
-    """uv's environment: the person's settings of uv, of proxies and of indexes, and nothing that leads it astray.
+    """uv's environment: the user's settings of uv, of proxies and of indexes, and nothing that leads it astray.
 
     Args:
         environ: in which meshray was called.
-        own: HOME and the like of the person.
-        is_other: root called, for the person.
+        own: HOME and the like of the user.
+        is_other: root called, for the user.
     """
     kept = {
         name: value

@@ -1,4 +1,4 @@
-"""Which commands open a port on this host, for a person to run: meshray does not open ports to the world by itself.
+"""Which commands open a port on this host, for a user to run: meshray does not open ports to the world by itself.
 
 >>> commands_for("ufw", "udp", 51888)
 ['ufw allow 51888/udp']
@@ -41,7 +41,7 @@ def forwarding_fix(interface: str, value: str) -> str:
 
 
 def manager(held: HeldTable) -> str:
-    """Whose words a person uses to change this table: ufw, firewalld, nft, or an iptables program."""
+    """Whose words a user uses to change this table: ufw, firewalld, nft, or an iptables program."""
     if held.is_firewalld:
         return "firewalld"
     return "ufw" if held.table.chain("ufw-user-input") else held.owner

@@ -159,7 +159,7 @@ class Backends:
         return not self._run(query, "").ok
 
     def distrust(self, interface: str) -> bool:
-        """Takes the interface out of the trusted zone, unless a person put it there for good; True when it did."""
+        """Takes the interface out of the trusted zone, unless a user put it there for good; True when it did."""
         if not self.trusted_by_us(interface):
             return False
         return self._run(["firewall-cmd", f"--zone={_ZONE}", f"--remove-interface={interface}"], "").ok

@@ -169,7 +169,7 @@ class Firewall:
                 await watch.wait(LEGACY_LOOK_S if often else LOOK_S)
 
     def _ask_firewalld(self, held: list[HeldTable]) -> list[str]:
-        """The interface goes into firewalld's trusted zone; a zone that a person chose for it is left.
+        """The interface goes into firewalld's trusted zone; a zone that a user chose for it is left.
 
         That zone lets everything in, so what members are not to reach is dropped by our own table (`Opening.strict`).
         """
@@ -242,7 +242,7 @@ class Firewall:
         self._problems.append(Problem(code, text, fix="meshray doctor"))
 
     def _way_out(self, held: HeldTable) -> str:
-        """firewalld lets nobody else change its rules from version 2.1 on, so a person must choose the zone."""
+        """firewalld lets nobody else change its rules from version 2.1 on, so a user must choose the zone."""
         interface = self._opening.interface
         return f" (firewall-cmd --zone=trusted --change-interface={interface})" if held.is_firewalld else ""
 

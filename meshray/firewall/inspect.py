@@ -1,4 +1,4 @@
-"""Tells what on this host drops a port or the overlay, for a person who looks for the cause. Blocking, changes nothing.
+"""Tells what on this host drops a port or the overlay, for a user who looks for the cause. Blocking, changes nothing.
 
     view = read_host()
     for obstacle in view.of_port("udp", 51888, "eth0"):

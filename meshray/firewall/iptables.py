@@ -263,7 +263,7 @@ def removal(table: Table, chains: Sequence[str] = _OWN_CHAINS) -> str:
 
 
 def admitted_matches(opening: Opening, members: Ranges | None) -> list[str]:
-    """What the rules of `members_script` match, for a person to type."""
+    """What the rules of `members_script` match, for a user to type."""
     return [line.removesuffix(" -j ACCEPT") for line in _lines(admitted(opening, members), "ACCEPT")]
 
 

@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-#: No room, no quota, read-only: what a person mends, and meshray waits for.
+#: No room, no quota, read-only: what a user mends, and meshray waits for.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 #: Nobody else enters.
 PRIVATE_FOLDER = 0o700

@@ -14,7 +14,7 @@ from meshray.linux import netlink, rtnetlink
 from meshray.linux.addresses import is_inner
 from meshray.linux.netlink import attributes, number
 
-#: IFF_UP, IFF_RUNNING of linux/if.h: set by a person, and a cable that is plugged in (an access point found).
+#: IFF_UP, IFF_RUNNING of linux/if.h: set by a user, and a cable that is plugged in (an access point found).
 _CARRIES = 0x1 | 0x40
 #: IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE: not an address to send from.
 _UNUSABLE = 0x08 | 0x20 | 0x40

@@ -4,8 +4,8 @@ On a node with root: from where it is, and nothing here does anything. Without r
 network namespace of its own (`meshray.runtime.rootless`), which the agent stays out of: it lives in a thread that has
 entered. A socket belongs for ever to the namespace in which it was made, so what was made inside can be used anywhere.
 
->>> inside.run(device.read)                         # blocks until done
->>> reader, writer = await inside.open_connection(IPv4Address("10.99.0.1"), 6379)
+>>> overlay_netns.run(device.read)                         # blocks until done
+>>> reader, writer = await overlay_netns.open_connection(IPv4Address("10.99.0.1"), 6379)
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Place(Protocol):
         """A file inside, as this process sees it."""
 
     def wrap(self, argv: list[str], sockets: Path | None = None) -> list[str]:
-        """The command that runs this one inside, started by `run_as_child`; as the person, with no other right.
+        """The command that runs this one inside, started by `run_as_child`; as the user, with no other right.
 
         Args:
             sockets: the command is WireGuard's engine: it may make an interface, and its socket appears in this folder.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from meshray.linux.files import DISK_ERRORS, make_folder, write_atomically
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 #: How often the end of a process group is looked for while it is being stopped, seconds.
 _STOP_POLL_S = 0.05
@@ -45,7 +45,7 @@ class ManagedProcess:
         env: Mapping[str, str],
         log: Path,
         mark: str = "",
-        person: Person | None = None,
+        user: User | None = None,
         cwd: Path | None = None,
         keep: Sequence[int] = (),
     ) -> None:
@@ -55,13 +55,13 @@ class ManagedProcess:
             argv: program and arguments; never a secret among them.
             log: standard output and error are appended to it, where the disk lets them.
             mark: kept in the pid file, tells a later adopter with what the process was started.
-            person: as whom it runs; only root can choose another than itself.
+            user: as whom it runs; only root can choose another than itself.
             keep: open descriptors that it gets under the same numbers.
 
         Raises:
             OSError: the program is not there or may not be executed.
         """
-        drop = {} if person is None or os.geteuid() == person.uid else _identity(person)
+        drop = {} if user is None or os.geteuid() == user.uid else _identity(user)
         with _opened(log) as output:
             self._child = subprocess.Popen(
                 list(argv),
@@ -183,8 +183,8 @@ def _opened(log: Path) -> BinaryIO:
     return output
 
 
-def _identity(person: Person) -> dict[str, object]:
-    return {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)}
+def _identity(user: User) -> dict[str, object]:
+    return {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
 
 
 def _start_time(pid: int) -> int | None:

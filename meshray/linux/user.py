@@ -1,4 +1,4 @@
-"""As whom Ray runs: the person who typed the command, also behind sudo."""
+"""As whom Ray runs: the user who typed the command, also behind sudo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Person:
+class User:
     """A user of this machine."""
 
     name: str
@@ -22,14 +22,14 @@ class Person:
     home: Path
 
     @classmethod
-    def invoking(cls, environ: Mapping[str, str] = os.environ) -> Person:
-        """The person behind sudo (SUDO_UID) where root runs, else the current user."""
+    def invoking(cls, environ: Mapping[str, str] = os.environ) -> User:
+        """The user behind sudo (SUDO_UID) where root runs, else the current user."""
         uid = os.geteuid()
         sudo_uid = environ.get("SUDO_UID", "")
         return cls.by_uid(int(sudo_uid) if uid == 0 and sudo_uid.isdecimal() else uid)
 
     @classmethod
-    def by_uid(cls, uid: int) -> Person:
+    def by_uid(cls, uid: int) -> User:
         """The user with this id; one without an entry in the user database lives in ``/``."""
         try:
             entry = pwd.getpwuid(uid)
@@ -76,7 +76,7 @@ class Person:
             os.setgroups(groups)
 
     def become(self) -> None:
-        """This process, which is root's, is the person's from now on, without a way back.
+        """This process, which is root's, is the user's from now on, without a way back.
 
         Raises:
             PermissionError: it is not root's.

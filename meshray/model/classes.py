@@ -16,7 +16,7 @@ from meshray.model.path import PathKind, Transport
 RTT_LABEL = "meshray.io/rtt"
 PATH_LABEL = "meshray.io/path"
 SITE_LABEL = "meshray.io/site"
-#: What a person gives: ``--label site=lab-2``.
+#: What a user gives: ``--label site=lab-2``.
 GIVEN_SITE = "site"
 
 #: Upper bounds in milliseconds, each with its class.
@@ -53,7 +53,7 @@ def link_labels(rtt_ms: float | None, path_kind: PathKind, transport: Transport 
 
 
 def site_of(labels: Mapping[str, str], observed: Endpoint | None) -> str:
-    """Nodes of one site are near each other: the site that the person gave, else what the hub sees.
+    """Nodes of one site are near each other: the site that the user gave, else what the hub sees.
 
     Machines behind one NAT have its public address in common; those that the hub sees by private or
     IPv6 addresses have their network in common (/24, /64).

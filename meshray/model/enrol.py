@@ -30,9 +30,9 @@ class EnrolRequest:
 
     Attributes:
         mesh_id: the mesh that the token names; another mesh's coordinator refuses.
-        name_is_exact: the person chose the name, so a taken one is refused; else it gets a number.
+        name_is_exact: the user chose the name, so a taken one is refused; else it gets a number.
         with_ray: the node will run Ray; as a worker its versions must match the head's.
-        endpoints: where its WireGuard may be reached, given by a person; they are kept.
+        endpoints: where its WireGuard may be reached, given by a user; they are kept.
         roles: what it wants to be beyond a node, of `WISHES`.
         follows_epochs: its agent takes over new epochs of the mesh's secrets.
         attestation: its identity's signature of the key; None: its meshray is of an earlier release.

@@ -66,16 +66,16 @@ class Node:
 
     Attributes:
         id: stable for as long as the node is enrolled, through renames and address changes.
-        endpoints: where its WireGuard may be reached: given by a person first, then those of its interfaces.
+        endpoints: where its WireGuard may be reached: given by a user first, then those of its interfaces.
         seen: where a hub's WireGuard sees it: the mapped address and port of the very socket that is used.
         hubs: ids of the hubs that this node can use now.
         online: whether its agent is connected to the coordinator.
         ephemeral: the coordinator removes it by itself some time after it went away.
-        drained: Ray's tasks have left it and shall not come back until a person says so: its agent starts no Ray.
-        down: a person took it down (`meshray down`): that it is not there is meant.
+        drained: Ray's tasks have left it and shall not come back until a user says so: its agent starts no Ray.
+        down: a user took it down (`meshray down`): that it is not there is meant.
         ended: its agent's connection was closed by its machine without a goodbye: the process was killed.
         silence: SILENT or GONE where the node does not answer over the overlay, as the coordinator's node sees it.
-        labels: what the person gave with ``--label``; passed on to Ray.
+        labels: what the user gave with ``--label``; passed on to Ray.
         ray_instance: changes with every start of this node's Ray head, empty while it is down.
             A worker whose head has another instance than the one it joined starts its Ray again.
         faults: what is wrong with it that others must know: detail by code (`ONE_IDENTITY`, `HUB_FORWARDS`).
@@ -108,7 +108,7 @@ class Node:
 
     @property
     def role(self) -> str:
-        """The one word for ``status``: what matters most to a person."""
+        """The one word for ``status``: what matters most to a user."""
         return next((role for role in (HEAD, HUB, STATIC) if role in self.roles), WORKER)
 
     def to_json(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The token: what a person pastes. Where the coordinator is, how to recognise it, the right to enrol.
+"""The token: what a user pastes. Where the coordinator is, how to recognise it, the right to enrol.
 
     meshray1_<base64url of: checksum (4 bytes) + JSON [mesh id, [endpoints], certificate SHA-256, token id, secret]>
 
@@ -99,7 +99,7 @@ class Token:
         return Chain.sign(self.endorser.key, self.endorser.grant, self.mesh_id, identity)
 
     def encode(self) -> str:
-        """The text that a person pastes."""
+        """The text that a user pastes."""
         value: list[object] = [
             self.mesh_id,
             [str(endpoint) for endpoint in self.coordinators],

@@ -1,4 +1,4 @@
-"""Who this node is: what it was told when it enrolled and what the person chose. Kept in node.json.
+"""Who this node is: what it was told when it enrolled and what the user chose. Kept in node.json.
 
 >>> Enrolment.load(home).name
 'gpu-1'
@@ -66,8 +66,8 @@ class Enrolment:
         with_ray: Ray runs on this node.
         ray: the `ray` program that was found when the node enrolled; empty without Ray.
         env: `MATCH`, or empty: Ray runs from what is installed.
-        ray_args: what the person passed after ``--``.
-        person_uid: as whom Ray runs.
+        ray_args: what the user passed after ``--``.
+        user_uid: as whom Ray runs.
         observed: the address from which this node enrolled, as the coordinator saw it; empty where not told.
         transport: how the tunnel to the hub may travel; see `meshray.agent.paths.transport`.
         ticket: by which a coordinator that has forgotten this node knows it again; empty: none was given.
@@ -92,7 +92,7 @@ class Enrolment:
     ray_token: str = field(repr=False)
     mesh_port: int
     listen_port: int
-    person_uid: int
+    user_uid: int
     hosts_coordinator: bool = False
     ephemeral: bool = False
     with_ray: bool = True
@@ -151,7 +151,7 @@ class Enrolment:
                 ray_token=wire.text(value, "ray_token", 256),
                 mesh_port=wire.number(value, "mesh_port", 1, 65535),
                 listen_port=wire.number(value, "listen_port", 0, 65535),
-                person_uid=wire.number(value, "person_uid", 0, 2**32),
+                user_uid=wire.number(value, "person_uid", 0, 2**32),
                 hosts_coordinator=wire.flag(value, "hosts_coordinator"),
                 ephemeral=wire.flag(value, "ephemeral"),
                 with_ray=wire.flag(value, "with_ray"),
@@ -239,7 +239,7 @@ class Enrolment:
             "ray_token": self.ray_token,
             "mesh_port": self.mesh_port,
             "listen_port": self.listen_port,
-            "person_uid": self.person_uid,
+            "person_uid": self.user_uid,
             "hosts_coordinator": self.hosts_coordinator,
             "ephemeral": self.ephemeral,
             "with_ray": self.with_ray,

@@ -1,7 +1,7 @@
 """The last map on disk, so that a node comes up while the coordinator is away.
 
 A damaged cache is a loud error that keeps the file, never a silent empty start; for one that a
-person removed the coordinator is asked.
+user removed the coordinator is asked.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from meshray.home import Home
 from meshray.linux.files import make_folder
 
 #: What may lie in the folder of a machine that is in no mesh: the keys of a join that was killed (with the same keys
-#: it gets the same node again), the runtime folder of a person without root, and logs.
+#: it gets the same node again), the runtime folder of a user without root, and logs.
 _HARMLESS = {"log", "log.failed", "run", "private.key", "identity.key", "identity.json"}
 #: What only an enrolled node has.
 _OURS = {"node.json", "map.json", "coordinator.db", "coordinator.crt", "coordinator.key", "pins.json", "offered_token"}

@@ -7,7 +7,7 @@ machine, more than 15 on a busy one or from a slow file system. meshray has give
 
     raylet ──waits for── SESSION/dashboard_agent_listen_port_NODE ◄──writes── meshray, or the agent when it is up
 
->>> tell([4711], 20105, person)
+>>> tell([4711], 20105, user)
 True
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from meshray.linux import procfs
 from meshray.linux.as_user import run_as_user
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 _FILE = "dashboard_agent_listen_port_"
 _NODE_ID = re.compile(r"[0-9a-f]{16,64}")
@@ -26,7 +26,7 @@ _NODE_ID = re.compile(r"[0-9a-f]{16,64}")
 _WRITE = 'test -e "$1" || { printf %s "$2" > "$1.new" && mv -f "$1.new" "$1"; }'
 
 
-def tell(raylets: Iterable[int], port: int, person: Person) -> bool:
+def tell(raylets: Iterable[int], port: int, user: User) -> bool:
     """Write the file where these raylets look for it. Blocks for some milliseconds.
 
     Args:
@@ -42,7 +42,7 @@ def tell(raylets: Iterable[int], port: int, person: Person) -> bool:
         if not session.startswith("/") or not _NODE_ID.fullmatch(node_id):
             return bool(options)
         # With the user's rights: the folder is the user's.
-        done = run_as_user(person, ["sh", "-c", _WRITE, "sh", f"{session}/{_FILE}{node_id}", str(port)])
+        done = run_as_user(user, ["sh", "-c", _WRITE, "sh", f"{session}/{_FILE}{node_id}", str(port)])
         return done is not None and done.returncode == 0
     return False
 

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.errors import UsageError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.meshmap import DEFAULT_PATIENCE_S
 from meshray.model.ray_ports import (
@@ -82,7 +82,7 @@ class RayPlan:
     """What this node's Ray shall be.
 
     Attributes:
-        extra_args: what the person gave after ``--``, without the options of `ports`; see `check_extra_args`.
+        extra_args: what the user gave after ``--``, without the options of `ports`; see `check_extra_args`.
         interface: the overlay's, for libraries that choose one by name (Gloo, NCCL).
         token_path: the file with Ray's token; None turns authentication off.
         patience_s: for how long a node may be silent before Ray calls it dead, seconds; one for the whole mesh.
@@ -179,7 +179,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 
 def start_command(ray: RayInstallation, plan: RayPlan) -> list[str]:
-    """The whole `ray start`, the person's own options last."""
+    """The whole `ray start`, the user's own options last."""
     command = [str(ray.ray), "start"]
     if plan.head:
         command += [
@@ -201,7 +201,7 @@ def start_command(ray: RayInstallation, plan: RayPlan) -> list[str]:
 
 
 def ray_environment(
-    ray: RayInstallation, plan: RayPlan, base: Mapping[str, str], person: Person | None = None
+    ray: RayInstallation, plan: RayPlan, base: Mapping[str, str], user: User | None = None
 ) -> dict[str, str]:
     """Return the environment of Ray's processes, and so of tasks, actors and jobs.
 
@@ -210,12 +210,12 @@ def ray_environment(
 
     Args:
         base: the agent's own environment.
-        person: as whom Ray runs, if that is another than the agent.
+        user: as whom Ray runs, if that is another than the agent.
     """
     kept = {name: value for name, value in base.items() if not is_dropped(name)}
     kept |= plan.environment.variables
-    if person is not None:
-        kept.update(HOME=str(person.home), USER=person.name, LOGNAME=person.name)
+    if user is not None:
+        kept.update(HOME=str(user.home), USER=user.name, LOGNAME=user.name)
     return {
         **ray_timeouts(plan.patience_s),
         **_NO_DRAIN_AT_THE_END,

@@ -31,7 +31,7 @@ class Situation:
         joined: the instance of the head's Ray against which the running one was started; of a head, its own.
         instance: the instance that the head reports now, empty while its Ray is down. Not looked at for a head.
         head_answers: whether the head's Ray takes connections over the overlay. Not looked at for a head.
-        drained: a person wants Ray's work away from this node.
+        drained: a user wants Ray's work away from this node.
         has_token: this node holds the token of the head's Ray. Not looked at for a head.
     """
 

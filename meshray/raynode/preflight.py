@@ -16,7 +16,7 @@ from pathlib import Path
 from meshray.errors import MeshrayError
 from meshray.linux import procfs
 from meshray.linux.sockets import LISTEN, Socket, tcp_sockets
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.ray_ports import RayPorts, choice_hint
 from meshray.raynode.versions import RayInstallation
 
@@ -75,13 +75,13 @@ def check_head(installation: RayInstallation) -> None:
         )
 
 
-def check_readable(path: Path, person: Person) -> None:
-    """Raises MeshrayError ``not_readable`` naming what keeps this person from the file."""
+def check_readable(path: Path, user: User) -> None:
+    """Raises MeshrayError ``not_readable`` naming what keeps this user from the file."""
     for part, needed in [(folder, stat.S_IXOTH) for folder in reversed(path.parents)] + [(path, stat.S_IROTH)]:
-        if not person.may(part.stat(), needed):
+        if not user.may(part.stat(), needed):
             raise MeshrayError(
                 "not_readable",
-                f"Ray runs as {person.name}, who may not read {path}: {part} keeps others out",
+                f"Ray runs as {user.name}, who may not read {path}: {part} keeps others out",
                 hint=f"chmod o+x {part}" if needed == stat.S_IXOTH else "meshray down, then meshray up",
             )
 

@@ -18,7 +18,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from meshray.errors import RefusedError
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.model.address import Endpoint
 from meshray.model.status import RayState
 from meshray.model.wire import WireError, decode
@@ -119,7 +119,7 @@ async def _get(
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
-            aiohttp.ClientSession(connector=inside.connector(), timeout=timeout, headers=headers) as session,
+            aiohttp.ClientSession(connector=overlay_netns.connector(), timeout=timeout, headers=headers) as session,
             session.get(f"http://{dashboard}{path}", params=query or {}, allow_redirects=False) as answer,
         ):
             return answer.status, await _read(answer.content) if answer.status == HTTPStatus.OK else b""
@@ -162,7 +162,7 @@ def parse_usage(body: bytes) -> dict[str, dict[str, float]]:
 async def gcs_answers(gcs: Endpoint, timeout_s: float = 1.0) -> bool:
     """Whether the head's Ray takes connections on the overlay."""
     try:
-        _, writer = await asyncio.wait_for(inside.open_connection(IPv4Address(gcs.host), gcs.port), timeout_s)
+        _, writer = await asyncio.wait_for(overlay_netns.open_connection(IPv4Address(gcs.host), gcs.port), timeout_s)
     except (OSError, asyncio.TimeoutError):
         return False
     writer.close()

@@ -1,6 +1,6 @@
 """Keeps this node's Ray as it should be: starts it, adopts it, starts it again with backoff, ends it.
 
-    node = RayNode(installation, plan, home, person, tokens=RayTokens({1: token}), on_instance=report)
+    node = RayNode(installation, plan, home, user, tokens=RayTokens({1: token}), on_instance=report)
     await node.run()        # until cancelled, which leaves Ray running
     await node.stop()       # ends Ray and everything under it, and nothing else
 
@@ -23,9 +23,9 @@ from pathlib import Path
 
 from meshray.errors import MeshrayError
 from meshray.home import Home
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.raynode import agent_port, preflight, temp_folder, user_token
 from meshray.raynode.command import RayPlan, ray_environment, start_command
 from meshray.raynode.decide import (
@@ -91,7 +91,7 @@ class RayNow:
 
     installation: RayInstallation
     plan: RayPlan
-    person: Person
+    user: User
     state: str
     error: str
     deaths: int
@@ -112,7 +112,7 @@ class RayNode:
         installation: RayInstallation,
         plan: RayPlan,
         home: Home,
-        person: Person,
+        user: User,
         *,
         tokens: RayTokens,
         on_instance: Callable[[str], None],
@@ -121,7 +121,7 @@ class RayNode:
         self._plan = plan
         self._given_labels = plan.labels
         self._home = home
-        self._person = person
+        self._user = user
         self._tokens = tokens
         self._on_instance = on_instance
         self._process = ManagedProcess(home.pid_file("ray"))
@@ -166,9 +166,7 @@ class RayNode:
         deaths = 0 if state == RUNNING else self._backoff.deaths
         error = self.last_error or (self._last_death if deaths else "")
         pid = self._process.pid
-        return RayNow(
-            self._installation, self._plan, self._person, state, error, deaths, pid, self.token, self._lived_s
-        )
+        return RayNow(self._installation, self._plan, self._user, state, error, deaths, pid, self.token, self._lived_s)
 
     @property
     def token(self) -> str | None:
@@ -193,7 +191,7 @@ class RayNode:
             self._changed.set()
 
     def label(self, labels: Mapping[str, str]) -> None:
-        """Further labels for the next start of Ray; those that the person gave stay."""
+        """Further labels for the next start of Ray; those that the user gave stay."""
         self._plan = replace(self._plan, labels={**labels, **self._given_labels})
 
     def drained(self, drained: bool) -> None:
@@ -277,30 +275,30 @@ class RayNode:
         if not self._plan.head:
             await self._remove_ghosts(await self._rows_here())
         self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
-        person = self._person if self._person.uid != os.geteuid() else None
-        environment = ray_environment(self._installation, self._plan, os.environ, person)
-        inside.spawn(
+        user = self._user if self._user.uid != os.geteuid() else None
+        environment = ray_environment(self._installation, self._plan, os.environ, user)
+        overlay_netns.spawn(
             self._process,
             start_command(self._installation, await asyncio.to_thread(self._with_temp_folder, environment)),
             env=environment,
             log=self._log_file,
             mark=mark,
-            person=self._person,
-            cwd=self._person.home if self._person.home.is_dir() else Path("/"),
+            user=self._user,
+            cwd=self._user.home if self._user.home.is_dir() else Path("/"),
         )
         self._spawned, self._is_told, self._next_raylet_look = (time.monotonic(), time.time()), False, 0.0
         pid = self._process.pid
         if pid is not None:
             self._watch_family(pid)
-        _log.info("Ray was started as %s (pid %s)", self._person.name, pid)
+        _log.info("Ray was started as %s (pid %s)", self._user.name, pid)
 
     def _with_temp_folder(self, environment: Mapping[str, str]) -> RayPlan:
         """The plan with a folder for Ray of its own, where another user's Ray has the usual one."""
         # Without root the usual one is this node's own.
         is_chosen = any(argument.partition("=")[0] == temp_folder.OPTION for argument in self._plan.extra_args)
         folder = None
-        if not is_chosen and inside.place() is None:
-            folder = temp_folder.find_temp_folder(environment, self._person)
+        if not is_chosen and overlay_netns.place() is None:
+            folder = temp_folder.find_temp_folder(environment, self._user)
         if folder is None:
             return self._plan
         return replace(self._plan, extra_args=(*self._plan.extra_args, f"{temp_folder.OPTION}={folder}"))
@@ -309,11 +307,11 @@ class RayNode:
         if self._plan.head:
             preflight.check_head(self._installation)
         plan = self._plan
-        inside.run(partial(preflight.require_free, plan.ports, head=plan.head, node_ip=plan.node_ip))
+        overlay_netns.run(partial(preflight.require_free, plan.ports, head=plan.head, node_ip=plan.node_ip))
         if self._plan.token_path and token:
             self._write_token(self._plan.token_path, token)
             await asyncio.to_thread(self._offer_token, token)
-        if inside.place() is not None:
+        if overlay_netns.place() is not None:
             return  # its own name is known there, and its shared memory large
         try:
             problems = await asyncio.wait_for(asyncio.to_thread(preflight.host_problems), _PREFLIGHT_S)
@@ -322,11 +320,11 @@ class RayNode:
         self.last_error = "; ".join(problems)
 
     def _write_token(self, path: Path, token: str) -> None:
-        user_token.write_token(path, token, self._person)
+        user_token.write_token(path, token, self._user)
 
     def _offer_token(self, token: str) -> None:
         try:
-            refused = user_token.offer(token, self._person, self._home.offered_token)
+            refused = user_token.offer(token, self._user, self._home.offered_token)
         except OSError as error:  # a convenience: Ray runs without it
             refused = str(error)
         if refused:
@@ -362,7 +360,7 @@ class RayNode:
         if is_starting and not self._is_told and now >= self._next_raylet_look:
             self._next_raylet_look = now + _RAYLET_POLL_S
             port = self._plan.ports.dashboard_agent_listen
-            self._is_told = await asyncio.to_thread(agent_port.tell, family.raylets(), port, self._person)
+            self._is_told = await asyncio.to_thread(agent_port.tell, family.raylets(), port, self._user)
         return self._is_told or not is_starting
 
     async def _end_hollow(self) -> float:
@@ -404,7 +402,7 @@ class RayNode:
         ghosts = [row.id for row in rows if row.id]
         if ghosts:
             reason = "another raylet of this node takes its place"
-            await self.unregister(self._installation, self._plan, self._person, ghosts, reason)
+            await self.unregister(self._installation, self._plan, self._user, ghosts, reason)
         return bool(ghosts)
 
     def _wait(self, decision: Wait) -> float:

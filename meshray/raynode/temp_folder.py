@@ -15,33 +15,33 @@ from pathlib import Path
 
 from meshray.errors import MeshrayError
 from meshray.linux.as_user import run_as_user
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 OPTION = "--temp-dir"
 _MOST = 9
 
 
-def find_temp_folder(environ: Mapping[str, str], person: Person) -> Path | None:
+def find_temp_folder(environ: Mapping[str, str], user: User) -> Path | None:
     """Return the folder that Ray must be given, made if need be; None: Ray's default is fine. Blocks for milliseconds.
 
     Args:
         environ: Ray's; RAY_TMPDIR and TMPDIR move the default (`get_default_system_temp_dir` of Ray 2.60).
-        person: as whom Ray runs.
+        user: as whom Ray runs.
 
     Raises:
         MeshrayError: ``temp_dir_taken``: there is no place that is this user's.
     """
     default = default_folder(environ)
-    if _may_work_in(default, person) and _may_work_in(default / "ray_current_cluster", person):
+    if _may_work_in(default, user) and _may_work_in(default / "ray_current_cluster", user):
         return None
-    for folder in _own_folders(default, person):
+    for folder in _own_folders(default, user):
         # Whoever makes it owns it: what is there already is taken only where it is this user's.
-        run_as_user(person, ["mkdir", "-m", "755", str(folder)])
-        if _is_own(folder, person):
+        run_as_user(user, ["mkdir", "-m", "755", str(folder)])
+        if _is_own(folder, user):
             return folder
     raise MeshrayError(
         "temp_dir_taken",
-        f"{default} belongs to another user's Ray, and {person.name} can make no folder of its own beside it",
+        f"{default} belongs to another user's Ray, and {user.name} can make no folder of its own beside it",
         hint=f"ls -ld {default.parent} {default}*",
     )
 
@@ -51,24 +51,24 @@ def default_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("RAY_TMPDIR") or environ.get("TMPDIR") or "/tmp", "ray")  # noqa: S108 - it is Ray's
 
 
-def used_folder(environ: Mapping[str, str], person: Person) -> Path:
+def used_folder(environ: Mapping[str, str], user: User) -> Path:
     """Return where the Ray of this user works, or worked last, on this machine."""
     default = default_folder(environ)
-    owned = [folder for folder in (*_own_folders(default, person), default) if _is_own(folder, person)]
+    owned = [folder for folder in (*_own_folders(default, user), default) if _is_own(folder, user)]
     return max(owned, key=_last_session, default=default)
 
 
-def _own_folders(default: Path, person: Person) -> Iterator[Path]:
+def _own_folders(default: Path, user: User) -> Iterator[Path]:
     for number in range(1, _MOST + 1):
-        yield default.with_name(f"{default.name}-{person.uid}" + (f"-{number}" if number > 1 else ""))
+        yield default.with_name(f"{default.name}-{user.uid}" + (f"-{number}" if number > 1 else ""))
 
 
-def _is_own(folder: Path, person: Person) -> bool:
+def _is_own(folder: Path, user: User) -> bool:
     try:
         found = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == person.uid
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == user.uid
 
 
 def _last_session(folder: Path) -> float:
@@ -78,10 +78,10 @@ def _last_session(folder: Path) -> float:
         return 0.0
 
 
-def _may_work_in(path: Path, person: Person) -> bool:
+def _may_work_in(path: Path, user: User) -> bool:
     try:
         found = path.stat()
     except OSError:
         return True  # Ray makes it
     # Root may write anywhere, but what root's Ray opens there must not be another user's to replace.
-    return person.may(found, stat.S_IWOTH) and (person.uid != 0 or found.st_uid == 0)
+    return user.may(found, stat.S_IWOTH) and (user.uid != 0 or found.st_uid == 0)

@@ -1,6 +1,6 @@
 """Tells Ray that nodes are dead, before it would notice that itself.
 
-    await unregister(installation, plan, person, ["3f5c…"], "it left the mesh")
+    await unregister(installation, plan, user, ["3f5c…"], "it left the mesh")
 
 Ray's GCS takes a node for alive until its health checks have failed for the whole patience; tasks given to it meanwhile
 stand still. The call is the one with which a raylet that ends says goodbye (NodeInfoGcsService.UnregisterNode, Ray 2.9
@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meshray.home import Home
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.raynode.command import RayPlan, client_environment
 from meshray.raynode.versions import RayInstallation
 
@@ -64,7 +64,7 @@ class Unregister:
         self._one_call = asyncio.Lock()
 
     async def __call__(
-        self, installation: RayInstallation, plan: RayPlan, person: Person, nodes: Sequence[str], reason: str
+        self, installation: RayInstallation, plan: RayPlan, user: User, nodes: Sequence[str], reason: str
     ) -> bool:
         """Mark the nodes with these ids (hexadecimal) as dead; returns whether GCS took it.
 
@@ -72,7 +72,7 @@ class Unregister:
         """
         async with self._one_call:
             try:
-                await self._call(installation, plan, person, nodes, reason)
+                await self._call(installation, plan, user, nodes, reason)
             except (OSError, asyncio.TimeoutError) as error:
                 _log.warning("Ray could not be told that a node is dead: %s", error or "it did not answer")
                 return False
@@ -85,15 +85,15 @@ class Unregister:
         return True
 
     async def _call(
-        self, installation: RayInstallation, plan: RayPlan, person: Person, nodes: Sequence[str], reason: str
+        self, installation: RayInstallation, plan: RayPlan, user: User, nodes: Sequence[str], reason: str
     ) -> None:
         self._log_file.write_bytes(b"")
-        inside.spawn(
+        overlay_netns.spawn(
             self._process,
             [str(installation.python), "-c", _PROGRAM, reason, *nodes],
-            env={"PATH": os.defpath, "HOME": str(person.home), **client_environment(plan)},
+            env={"PATH": os.defpath, "HOME": str(user.home), **client_environment(plan)},
             log=self._log_file,
-            person=person,
+            user=user,
             cwd=Path("/"),
         )
         await asyncio.wait_for(self._process.wait(), _TIMEOUT_S)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from meshray.linux.as_user import run_as_user
 from meshray.linux.files import PASSABLE_FOLDER, PRIVATE_FOLDER, make_folder, write_atomically
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.raynode import preflight
 
 _RAY_FOLDER, _RAY_FILE = ".ray", "auth_token"
@@ -21,53 +21,53 @@ _LONGEST = 4096
 _WRITE = 'umask 077; mkdir -p "$1" && cat > "$1/.meshray_token" && mv -f "$1/.meshray_token" "$1/$2"'
 
 
-def write_token(path: Path, token: str, person: Person) -> None:
+def write_token(path: Path, token: str, user: User) -> None:
     """Write the token for this user alone.
 
     Raises:
         MeshrayError: the user cannot read it there.
     """
     make_folder(path.parent, PASSABLE_FOLDER)
-    write_atomically(path, token, 0o600, (person.uid, person.gid))
-    preflight.check_readable(path, person)
+    write_atomically(path, token, 0o600, (user.uid, user.gid))
+    preflight.check_readable(path, user)
 
 
-def offer(token: str, person: Person, record: Path) -> str:
+def offer(token: str, user: User, record: Path) -> str:
     """Put the token where Ray looks on its own; return why that was not done, or ``""``. Blocks for some milliseconds.
 
     Args:
         record: remembers, by a digest, which token was put there, so that it is replaced and removed later.
     """
-    if person.home == Path("/") or not person.home.is_dir():
-        return f"{person.name} has no home folder"
-    folder = person.home / _RAY_FOLDER
-    there = _read(folder, person)
+    if user.home == Path("/") or not user.home.is_dir():
+        return f"{user.name} has no home folder"
+    folder = user.home / _RAY_FOLDER
+    there = _read(folder, user)
     if there == token:
         if not _is_recorded(record, token):
             _record(record, token)
         return ""
     if there and not _is_recorded(record, there):
         return f"{folder / _RAY_FILE} holds the token of another cluster"
-    done = run_as_user(person, ["sh", "-c", _WRITE, "sh", str(folder), _RAY_FILE], token.encode())
+    done = run_as_user(user, ["sh", "-c", _WRITE, "sh", str(folder), _RAY_FILE], token.encode())
     if done is None or done.returncode != 0:
         return f"{folder / _RAY_FILE} cannot be written"
     _record(record, token)
     return ""
 
 
-def take_back(person: Person, record: Path) -> None:
+def take_back(user: User, record: Path) -> None:
     """Remove the token that `offer` put there, and no other."""
-    folder = person.home / _RAY_FOLDER
-    there = _read(folder, person) if record.exists() else ""
+    folder = user.home / _RAY_FOLDER
+    there = _read(folder, user) if record.exists() else ""
     if there and _is_recorded(record, there):
-        run_as_user(person, ["rm", "-f", str(folder / _RAY_FILE)])
-        run_as_user(person, ["find", str(folder), "-maxdepth", "0", "-type", "d", "-empty", "-delete"])
+        run_as_user(user, ["rm", "-f", str(folder / _RAY_FILE)])
+        run_as_user(user, ["find", str(folder), "-maxdepth", "0", "-type", "d", "-empty", "-delete"])
     with contextlib.suppress(OSError):
         record.unlink(missing_ok=True)
 
 
-def _read(folder: Path, person: Person) -> str:
-    done = run_as_user(person, ["head", "-c", str(_LONGEST), str(folder / _RAY_FILE)])
+def _read(folder: Path, user: User) -> str:
+    done = run_as_user(user, ["head", "-c", str(_LONGEST), str(folder / _RAY_FILE)])
     return done.stdout.decode(errors="replace").strip() if done is not None and done.returncode == 0 else ""
 
 

@@ -1,10 +1,10 @@
 """Which Ray this node runs, of which version, and whether the head's will take it. Never imports Ray.
 
-    >>> find_ray(None, os.environ, Person.invoking()).versions
+    >>> find_ray(None, os.environ, User.invoking()).versions
     Versions(meshray='0.1.0', ray='2.60.0', python='3.11.7')
 
-The Ray's own interpreter is asked, as the person who will run it: that takes a tenth of a second, and
-it proves that this person may execute it.
+The Ray's own interpreter is asked, as the user who will run it: that takes a tenth of a second, and
+it proves that this user may execute it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from meshray import __version__
 from meshray.errors import MeshrayError, UsageError
 from meshray.installation.programs import folders, user_python
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.node import Versions
 from meshray.model.release import PYTHON, RAY, python_digits, ray_difference, release
 
@@ -59,7 +59,7 @@ print(json.dumps([ray, "%d.%d.%d" % sys.version_info[:3], missing, options]))
 
 @dataclass(frozen=True)
 class RayInstallation:
-    """A Ray that a person may run.
+    """A Ray that a user may run.
 
     Attributes:
         ray: the program.
@@ -85,13 +85,13 @@ class RayInstallation:
         return {}
 
 
-def find_ray(explicit: str | None, environ: Mapping[str, str], person: Person) -> RayInstallation:
-    """The Ray to run: the one that was named, else the one beside meshray, else the person's own.
+def find_ray(explicit: str | None, environ: Mapping[str, str], user: User) -> RayInstallation:
+    """The Ray to run: the one that was named, else the one beside meshray, else the user's own.
 
     Args:
         explicit: ``--ray``: the program, or the folder of its virtual environment.
         environ: MESHRAY_RAY and PATH are looked at.
-        person: as whom it will run.
+        user: as whom it will run.
 
     Raises:
         MeshrayError: ``ray_missing``, ``ray_not_executable`` or ``ray_unusable``.
@@ -105,9 +105,9 @@ def find_ray(explicit: str | None, environ: Mapping[str, str], person: Person) -
                 f"there is no Ray at {named}",
                 hint="--ray PATH names the program `ray` or the virtual environment that holds it",
             )
-        return inspect(program, person)
-    for program in _candidates(environ, person):
-        return inspect(program, person)
+        return inspect(program, user)
+    for program in _candidates(environ, user):
+        return inspect(program, user)
     raise MeshrayError(
         "ray_missing",
         f"Ray is not installed: it is neither beside meshray ({folders()[-1]}) nor on PATH",
@@ -115,16 +115,16 @@ def find_ray(explicit: str | None, environ: Mapping[str, str], person: Person) -
     )
 
 
-def inspect(program: Path, person: Person) -> RayInstallation:
-    """What kind of Ray this program is. Raises MeshrayError where this person cannot run it."""
-    python = _interpreter(program, person)
+def inspect(program: Path, user: User) -> RayInstallation:
+    """What kind of Ray this program is. Raises MeshrayError where this user cannot run it."""
+    python = _interpreter(program, user)
     if python is None:
         raise MeshrayError(
             "ray_unusable",
             f"cannot tell on which Python {program} runs: it is neither a Python script nor beside a python",
             hint="--ray /path/to/venv/bin/ray",
         )
-    answer = _ask(program, python, person)
+    answer = _ask(program, python, user)
     try:
         ray, version, missing, options = json.loads(answer)
         versions = Versions(meshray=__version__, ray=str(ray), python=str(version))
@@ -195,10 +195,10 @@ def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
         )
 
 
-def _candidates(environ: Mapping[str, str], person: Person) -> Iterator[Path]:
+def _candidates(environ: Mapping[str, str], user: User) -> Iterator[Path]:
     yield from (folder / "ray" for folder in folders() if (folder / "ray").is_file())
-    # Behind sudo PATH is root's; the person's own folder of programs is the best guess at theirs.
-    path = os.pathsep.join([environ.get("PATH", os.defpath), str(person.home / ".local/bin")])
+    # Behind sudo PATH is root's; the user's own folder of programs is the best guess at theirs.
+    path = os.pathsep.join([environ.get("PATH", os.defpath), str(user.home / ".local/bin")])
     found = shutil.which("ray", path=path)
     if found:
         yield Path(found).absolute()
@@ -209,12 +209,12 @@ def _program(path: Path) -> Path | None:
     return next((item for item in tries if item.is_file()), None)
 
 
-def _interpreter(program: Path, person: Person) -> Path | None:
+def _interpreter(program: Path, user: User) -> Path | None:
     try:
         with program.open("rb") as file:
             start = file.read(4096)
     except OSError as error:
-        raise _not_executable(program, person, str(error.strerror)) from None
+        raise _not_executable(program, user, str(error.strerror)) from None
     long_form = _LONG_SHEBANG.search(start)
     short_form = _SHEBANG.match(start)
     named = os.fsdecode((long_form or short_form).group(1)) if long_form or short_form else ""  # type: ignore[union-attr]
@@ -224,9 +224,9 @@ def _interpreter(program: Path, person: Person) -> Path | None:
     return next((item for name in ("python3", "python") if (item := program.parent / name).exists()), None)
 
 
-def _ask(program: Path, python: Path, person: Person) -> str:
+def _ask(program: Path, python: Path, user: User) -> str:
     environ = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    environ["HOME"] = str(person.home)
+    environ["HOME"] = str(user.home)
     try:
         answer = subprocess.run(
             [str(python), "-c", _PROBE],
@@ -237,23 +237,23 @@ def _ask(program: Path, python: Path, person: Person) -> str:
             text=True,
             timeout=_PROBE_TIMEOUT_S,
             check=False,
-            **person.identity,
+            **user.identity,
         )
     except PermissionError:
-        raise _not_executable(program, person, f"{python} may not be executed") from None
+        raise _not_executable(program, user, f"{python} may not be executed") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MeshrayError(
             "ray_unusable", f"{python}, on which {program} runs, does not start: {error}", hint="--ray PATH"
         ) from None
     if answer.returncode != 0:
         # An interpreter that may be executed but whose libraries may not be read ends here.
-        raise _not_executable(program, person, (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+        raise _not_executable(program, user, (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1])
     return str(answer.stdout)
 
 
-def _not_executable(program: Path, person: Person, reason: str) -> MeshrayError:
+def _not_executable(program: Path, user: User, reason: str) -> MeshrayError:
     return MeshrayError(
         "ray_not_executable",
-        f"{person.name} cannot run the Ray at {program}: {reason}",
-        hint=f"Ray runs as {person.name}, not as root: install it where {person.name} may read it, then --ray PATH",
+        f"{user.name} cannot run the Ray at {program}: {reason}",
+        hint=f"Ray runs as {user.name}, not as root: install it where {user.name} may read it, then --ray PATH",
     )

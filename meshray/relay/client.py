@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from meshray.errors import RefusedError, UnreachableError
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.wire import WireError
@@ -76,7 +76,7 @@ class RelayClient:
         hub: where the hub's WireGuard listens, for the trials: an address; None while none is known, for example
             because a name does not resolve. Behind a proxy names are often resolved by the proxy alone.
         pause_s: how long to wait before try number n (from 0) of opening the WebSocket again, seconds.
-        tries_udp: False where the person wants the relay.
+        tries_udp: False where the user wants the relay.
 
     Attributes:
         udp_alive: set once data has passed by UDP in both directions, in a trial since the last `begin_trial`.
@@ -110,7 +110,7 @@ class RelayClient:
 
     async def open(self) -> Endpoint:
         """The local endpoint for WireGuard. Raises OSError where no socket can be had."""
-        sock = inside.run_beside_engine(open_loopback)
+        sock = overlay_netns.run_beside_engine(open_loopback)
         self._pump = Pump(sock, self._from_wireguard)
         self._sender = Sender(sock)
         self._pump.start()

@@ -23,7 +23,7 @@ _OPTION = re.compile(r"--?[A-Za-z]\S*( \S+)*")
 
 @dataclass(frozen=True)
 class Job:
-    """What a person wants of SLURM, and of the mesh.
+    """What a user wants of SLURM, and of the mesh.
 
     Attributes:
         nodes: compute nodes; each becomes a node of the mesh.

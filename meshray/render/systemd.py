@@ -54,7 +54,7 @@ def systemd_unit(home: Home, python: Path, environment: Mapping[str, str] | None
         home: whose state and run folders the agent uses.
         python: the absolute path of the interpreter of meshray's environment. Not resolved: in a virtual environment
             the symbolic link is what tells the interpreter where it is.
-        environment: more settings for the agent (MESHRAY_WIREGUARD, HTTPS_PROXY). Any person of the machine can read
+        environment: more settings for the agent (MESHRAY_WIREGUARD, HTTPS_PROXY). Any user of the machine can read
             a unit: no secrets.
 
     Raises:

@@ -29,7 +29,7 @@ SYSTEMD, BACKGROUND = "systemd", "background"
 #: Forces one of the two.
 VARIABLE = "MESHRAY_SERVICE"
 UNIT_FOLDER = Path("/etc/systemd/system")
-#: What the agent may need of the environment in which the person typed.
+#: What the agent may need of the environment in which the user typed.
 _PASSED_ON = (
     *("MESHRAY_WIREGUARD", "MESHRAY_ENGINE", log_format.LEVEL, log_format.FORMAT),
     *("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"),
@@ -44,7 +44,7 @@ _POLL_S = 0.05
 def choose(environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
     """SYSTEMD or BACKGROUND. Pure.
 
-    A state folder that the person named stays in the background: it is an experiment or a second node, and
+    A state folder that the user named stays in the background: it is an experiment or a second node, and
     there is only one unit.
 
     Raises:
@@ -131,7 +131,7 @@ def stop(home: Home, grace_s: float = STOP_S) -> bool:
         pid = _agent(home).pid
         if pid is None:
             break
-        # Not to its process group: with --block that is the person's shell job.
+        # Not to its process group: with --block that is the user's shell job.
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         deadline = time.monotonic() + patience_s

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _PROC = Path("/proc")
-#: What sudo sets for its target user, and the person's own value of which counts.
+#: What sudo sets for its target user, and the user's own value of which counts.
 _SUDOS = frozenset({"HOME", "LOGNAME", "MAIL", "PATH", "SHELL", "TERM", "USER", "USERNAME"})
 #: A sudo is a few processes above; this many are looked at.
 _MOST_ANCESTORS = 16

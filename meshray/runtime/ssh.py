@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from meshray.errors import MeshrayError, UnreachableError, UsageError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 #: What ssh itself exits with when it, and not the command, failed.
 SSH_FAILED = 255
@@ -61,13 +61,13 @@ class SshTarget:
         return cls(found.group("v6") or found.group("host"), found.group("user") or "", port)
 
     def argv(self, *options: str, command: Sequence[str] = ()) -> list[str]:
-        """The command line of ssh. What the person's own configuration forwards is not forwarded here."""
+        """The command line of ssh. What the user's own configuration forwards is not forwarded here."""
         where = [*(("-p", str(self.port)) if self.port else ()), *(("-l", self.user) if self.user else ())]
         return ["ssh", *_OPTIONS, *where, *options, "--", self.host, *command]
 
     @property
     def typed(self) -> str:
-        """How a person tries the same by hand."""
+        """How a user tries the same by hand."""
         port = f"-p {self.port} " if self.port else ""
         return f"ssh {port}{self.user + '@' if self.user else ''}{self.host}"
 
@@ -91,7 +91,7 @@ class SshStream:
         socket: this end; whoever uses it need not close it.
     """
 
-    def __init__(self, target: SshTarget, port: int, person: Person, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, target: SshTarget, port: int, user: User, environ: Mapping[str, str] = os.environ) -> None:
         self._target = target
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self.socket, theirs = socket.socketpair()
@@ -99,7 +99,7 @@ class SshStream:
             try:
                 self._process = _popen(
                     target.argv("-W", f"127.0.0.1:{port}"),
-                    person,
+                    user,
                     environ,
                     stdin=theirs,
                     stdout=theirs,
@@ -151,7 +151,7 @@ def run_there(
     *,
     options: Sequence[str] = (),
     stdin: str,
-    person: Person,
+    user: User,
     on_line: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
 ) -> Answered:
@@ -164,7 +164,7 @@ def run_there(
     """
     argv = target.argv("-T", *options, command=[command])
     process = _popen(
-        argv, person, environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        argv, user, environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         errors="replace",
     )  # fmt: skip
     out: list[str] = []
@@ -186,21 +186,21 @@ def run_there(
     return Answered(process.returncode, "".join(out), "".join(said))
 
 
-def _popen(argv: Sequence[str], person: Person, environ: Mapping[str, str], **streams: Any) -> Any:
-    # The keys, known hosts and agent of the person who typed sudo are used, not root's.
-    who = person.identity
-    env = {**environ, "HOME": str(person.home), "USER": person.name, "LOGNAME": person.name} if who else environ
+def _popen(argv: Sequence[str], user: User, environ: Mapping[str, str], **streams: Any) -> Any:
+    # The keys, known hosts and agent of the user who typed sudo are used, not root's.
+    who = user.identity
+    env = {**environ, "HOME": str(user.home), "USER": user.name, "LOGNAME": user.name} if who else environ
     try:
-        return subprocess.Popen(argv, env=dict(env), cwd=_open_folder(person) if who else None, **who, **streams)
+        return subprocess.Popen(argv, env=dict(env), cwd=_open_folder(user) if who else None, **who, **streams)
     except FileNotFoundError:
         raise MeshrayError(
             "no_ssh", "there is no ssh program on this machine", hint="apt-get install openssh-client"
         ) from None
 
 
-def _open_folder(person: Person) -> Path:
-    """A folder into which the person may go, unlike perhaps root's current one."""
-    return person.home if person.home.is_dir() else Path("/")
+def _open_folder(user: User) -> Path:
+    """A folder into which the user may go, unlike perhaps root's current one."""
+    return user.home if user.home.is_dir() else Path("/")
 
 
 def _read_all(stream: IO[str]) -> str:

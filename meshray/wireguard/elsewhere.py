@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from meshray.errors import MeshrayError
 from meshray.home import Home
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.wireguard.config import DeviceState
 from meshray.wireguard.engines import Engine, find_engine
 from meshray.wireguard.plan import Step
@@ -38,15 +38,15 @@ class DeviceElsewhere:
 
     def read(self) -> DeviceState | None:
         """See `Device.read`."""
-        return inside.run(self._device.read)
+        return overlay_netns.run(self._device.read)
 
     def apply(self, steps: Sequence[Step]) -> None:
         """See `Device.apply`."""
-        inside.run(self._device.apply, steps)
+        overlay_netns.run(self._device.apply, steps)
 
     def remove(self) -> None:
         """See `Device.remove`."""
-        inside.run(self._device.remove)
+        overlay_netns.run(self._device.remove)
 
 
 def udp_port_inside(listen_port: int, environ: Mapping[str, str]) -> int | None:
@@ -61,12 +61,12 @@ def udp_port_inside(listen_port: int, environ: Mapping[str, str]) -> int | None:
 
 
 def _find(home: Home, environ: Mapping[str, str]) -> Engine:
-    engine, where = find_engine(environ), inside.place()
+    engine, where = find_engine(environ), overlay_netns.place()
     if where is not None and where.engine_inside == engine.is_own:
         raise MeshrayError(
             "engine_changed",
             f"the namespaces of this node were made for another engine than {engine.name}",
             hint="meshray down, then meshray up",
         )
-    # Where only the person may write: /run/wireguard is root's.
+    # Where only the user may write: /run/wireguard is root's.
     return replace(engine, sockets=home.run)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from meshray.defaults import DEFAULT_MTU
 from meshray.errors import MeshrayError
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.trust import find_program, require_trusted
 
@@ -72,14 +72,14 @@ class Engine:
         """
         env = {"PATH": environ.get("PATH", os.defpath), "LOG_LEVEL": "error"}
         if not self.is_own:
-            inside.spawn(process, [str(self.program), "-f", name], sockets=self.sockets, env=env, log=log)
+            overlay_netns.spawn(process, [str(self.program), "-f", name], sockets=self.sockets, env=env, log=log)
             return
         tun = open_tun(name, offload=True)
         try:
             arguments = ["-tun-fd", str(tun), "-socket", str(self.socket_path(name)), "-mtu", str(DEFAULT_MTU)]
             command = [str(self.program), *arguments]
             # Its UDP socket belongs to the machine's own network, wherever the interface is.
-            inside.run_outside(process.spawn, command, env=env, log=log, keep=(tun,))
+            overlay_netns.run_outside(process.spawn, command, env=env, log=log, keep=(tun,))
         finally:
             os.close(tun)
 

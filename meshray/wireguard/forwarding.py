@@ -3,7 +3,7 @@
 With root that is the firewall's matter; in a network namespace of its own two routing rules do it: what came in by the
 overlay's interface may go to the overlay, and nowhere else. They name the interface and hold before it is there.
 
-    inside.run(forward_within, "meshray0", IPv4Network("10.99.0.0/16"))
+    overlay_netns.run(forward_within, "meshray0", IPv4Network("10.99.0.0/16"))
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import contextlib
 import socket
 from ipaddress import IPv4Network
 
-from meshray.linux import netlink, rtnetlink
-from meshray.linux import overlay_netns as inside
+from meshray.linux import netlink, overlay_netns, rtnetlink
 from meshray.wireguard.link import explained
 
 #: Above the kernel's own rules for all other tables than that of local addresses (32766, 32767).
@@ -23,7 +22,7 @@ _ANYWHERE = IPv4Network("0.0.0.0/0")
 
 def forward_within(interface: str, network: IPv4Network) -> None:
     """Lets an interface that is made from now on forward, within this network. Idempotent, and for the thread that is
-    inside.
+    overlay_netns.
 
     Raises:
         MeshrayError: the kernel refuses.
@@ -36,7 +35,7 @@ def forward_within(interface: str, network: IPv4Network) -> None:
             with contextlib.suppress(FileExistsError):
                 kernel.change(rtnetlink.RTM_NEWRULE, rule, rtnetlink.CREATE | rtnetlink.EXCLUSIVE)
         # Only then, so that nothing is ever forwarded elsewhere.
-        inside.path("/proc/sys/net/ipv4/conf/default/forwarding").write_text("1")
+        overlay_netns.path("/proc/sys/net/ipv4/conf/default/forwarding").write_text("1")
 
 
 def _rule(interface: str, priority: int, destination: IPv4Network, action: int, table: int = 0) -> bytes:

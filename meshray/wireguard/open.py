@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.wireguard.device import Device
 from meshray.wireguard.engines import TUN, find_engine, open_tun
@@ -32,7 +32,7 @@ def open_device(name: str, home: Home, environ: Mapping[str, str] = os.environ) 
         MeshrayError: code ``no_wireguard``, ``no_tun`` or ``not_root``; the hint says what to install or load.
         UsageError: MESHRAY_WIREGUARD holds another word.
     """
-    if inside.place() is not None:
+    if overlay_netns.place() is not None:
         from meshray.wireguard.elsewhere import DeviceElsewhere
 
         return DeviceElsewhere(name, home, environ)

@@ -34,7 +34,7 @@ class _Manager:
 
 
 _MANAGERS = (
-    # NetworkManager.conf(5), "device section". The nearest to a wish: a person may still overrule it with nmcli.
+    # NetworkManager.conf(5), "device section". The nearest to a wish: a user may still overrule it with nmcli.
     _Manager(
         runs="run/NetworkManager",
         file="run/NetworkManager/conf.d/90-{name}.conf",

@@ -1,4 +1,4 @@
-"""Runs the best engine of this machine on an interface, as a person would run wireguard-go.
+"""Runs the best engine of this machine on an interface, as a user would run wireguard-go.
 
 python -m tests.bench.by_hand byhand0
 """

@@ -9,7 +9,7 @@ from meshray.wireguard.engines import STOCK
 from tests.bench.figures import Figure, Measured, Target
 from tests.bench.stream import MESHRAY, Way, listen, require_iperf3, stream
 from tests.lab.cluster import UP_DEADLINE_S, Cluster
-from tests.lab.host import PERSON, Host
+from tests.lab.host import USER, Host
 from tests.lab.unprivileged import give_tun
 from tests.lab.world import World
 
@@ -38,7 +38,7 @@ def measure(say: Callable[[str], None]) -> Measured:
             host.shell("ip route add default via 203.0.113.10")  # without one pasta has nothing to offer
             give_tun(host)
             env = {"MESHRAY_ENGINE": STOCK} if host is stock else {}
-            host.run(["meshray", "join", "--no-ray", token], user=PERSON, env=env, deadline_s=UP_DEADLINE_S)
+            host.run(["meshray", "join", "--no-ray", token], user=USER, env=env, deadline_s=UP_DEADLINE_S)
         way = Way(MESHRAY, cluster.ip(head))
         listen(head, way)
         ends: tuple[tuple[Host, list[str]], ...] = ((worker, []), (login, entered(login)), (stock, entered(stock)))
@@ -71,6 +71,6 @@ def ratio(mine: list[float], theirs: list[float]) -> tuple[float, ...]:
 
 
 def entered(host: Host) -> list[str]:
-    """What runs a command inside the namespaces of the person's node on this host."""
-    namespace = json.loads(host.path(f"/home/{PERSON}/.local/share/meshray/run/namespace.json").read_text())
+    """What runs a command inside the namespaces of the user's node on this host."""
+    namespace = json.loads(host.path(f"/home/{USER}/.local/share/meshray/run/namespace.json").read_text())
     return ["python", "-I", "-m", "meshray.runtime.rootless.enter", str(namespace["first"]), "--"]

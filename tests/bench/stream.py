@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from meshray.wireguard.engines import STOCK, find_engine
 from tests.bench.figures import Figure, Measured, Target
 from tests.lab.cluster import Cluster
-from tests.lab.host import PERSON, REPOSITORY, Host
+from tests.lab.host import REPOSITORY, USER, Host
 from tests.lab.world import World
 
 TITLE = "One TCP stream through the tunnel"
@@ -92,7 +92,7 @@ def configure_by_hand(
     ips: tuple[str, str] = _BY_HAND_IPS,
     port: int = _BY_HAND_PORT,
 ) -> None:
-    """What a person would type."""
+    """What a user would type."""
     hosts, keys, public = (head, worker), [], []
     for host in hosts:
         if engine == "kernel":
@@ -131,6 +131,6 @@ def stream(
     """
     command = ["iperf3", "--client", way.head_ip, "--port", str(way.port), "--time", str(seconds), "--omit", "1"]
     command += ["--parallel", str(streams), "--json", *(["--reverse"] if from_head else [])]
-    user = PERSON if inside else "root"
+    user = USER if inside else "root"
     answer = worker.run([*inside, *command], user=user, deadline_s=seconds + 20).json()
     return float(answer["end"]["sum_received"]["bits_per_second"]) / 1e9

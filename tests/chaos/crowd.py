@@ -30,7 +30,7 @@ from tests.lab.world import Router, World
 
 OPEN, NESTED = 14, 6
 STATE = "/var/lib/meshray"
-#: After trouble all is well again within this time without a person, seconds; half of it is Python starting.
+#: After trouble all is well again within this time without a user, seconds; half of it is Python starting.
 WHOLE_S = 150
 #: An ephemeral node that was killed is removed within a minute; and what the questions take on two slow cores.
 REMOVED_S = 70

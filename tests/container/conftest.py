@@ -50,7 +50,7 @@ class Dock:
         return str(self.cluster.answers[self.head.name]["token"])
 
     def meshray(self, home: str, *words: str, check: bool = True, stdin: str = "") -> Result:
-        """A command of the person whose node lives in a container."""
+        """A command of the user whose node lives in a container."""
         return self.host.run(
             ["meshray", *words], env={"MESHRAY_HOME": f"/root/{home}"}, check=check, stdin=stdin, deadline_s=150
         )

@@ -1,4 +1,4 @@
-"""The commands that a person types on each machine to get a cluster, for tests and benchmarks.
+"""The commands that a user types on each machine to get a cluster, for tests and benchmarks.
 
 with World("mine") as world:
     hosts = one_of_each(world)
@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.lab.host import PERSON, PERSON_UID, REPOSITORY, Host, Result
+from tests.lab.host import REPOSITORY, USER, USER_UID, Host, Result
 
 #: What keeps three Rays small enough for one machine.
 RAY_ARGS = ("--num-cpus=1", f"--object-store-memory={300 * 2**20}")
@@ -24,7 +24,7 @@ UP_DEADLINE_S = 120
 #: Without Ray, joining waits more than it computes.
 JOINS_AT_ONCE = 4
 #: What sudo tells of whom it was called by.
-BY_PERSON = {"SUDO_USER": PERSON, "SUDO_UID": str(PERSON_UID), "SUDO_GID": str(PERSON_UID)}
+BY_USER = {"SUDO_USER": USER, "SUDO_UID": str(USER_UID), "SUDO_GID": str(USER_UID)}
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Cluster:
 
     Attributes:
         answers: what `init --json` and `join --json` said, by host name.
-        persons: as whom Ray runs where that is not root, by host name.
+        users: as whom Ray runs where that is not root, by host name.
         complete_since: when the last worker was up, by the monotonic clock.
     """
 
@@ -41,7 +41,7 @@ class Cluster:
     workers: tuple[Host, ...]
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     complete_since: float = 0
-    persons: dict[str, str] = field(default_factory=dict)
+    users: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -55,10 +55,10 @@ class Cluster:
         """`meshray init` on the head, `meshray join` on one worker after the other.
 
         Args:
-            through_sudo: where an ordinary person says `sudo meshray …`.
+            through_sudo: where an ordinary user says `sudo meshray …`.
         """
-        cluster = cls(head, tuple(workers), persons={host.name: PERSON for host in through_sudo})
-        of_host = {host.name: BY_PERSON for host in through_sudo}
+        cluster = cls(head, tuple(workers), users={host.name: USER for host in through_sudo})
+        of_host = {host.name: BY_USER for host in through_sudo}
         cluster.answers[head.name] = cluster.meshray(head, "init", "--", *ray_args, env=of_host.get(head.name))
         token = cluster.answers[head.name]["token"]
         for worker in workers:
@@ -111,7 +111,7 @@ class Cluster:
         host = host or self.head
         return host.run(
             ["meshray", "run", "--", *argv],
-            user=self.persons.get(host.name, "root"),
+            user=self.users.get(host.name, "root"),
             cwd=REPOSITORY,
             deadline_s=deadline_s,
         )

@@ -32,9 +32,9 @@ from tests.lab.waiting import wait_until
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-#: An ordinary user that every host knows, for `run(..., user=PERSON)`.
-PERSON = "ada"
-PERSON_UID = 61234
+#: An ordinary user that every host knows, for `run(..., user=USER)`.
+USER = "ada"
+USER_UID = 61234
 #: What a host has of its own, beside /etc.
 PRIVATE_FOLDERS = ("/tmp", "/var/tmp", "/run", "/dev/shm", "/home", "/root", "/var/lib", "/var/log")
 #: What it has of its own above the machine's: root's copy of meshray may be placed there.
@@ -357,11 +357,11 @@ def _furniture(name: str, stage: Path, keep: Sequence[Path]) -> dict[str, Any]:
             "resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
         },
         "more_lines": {
-            "passwd": f"{PERSON}:x:{PERSON_UID}:{PERSON_UID}::/home/{PERSON}:/bin/sh\n",
-            "group": f"{PERSON}:x:{PERSON_UID}:\n",
+            "passwd": f"{USER}:x:{USER_UID}:{USER_UID}::/home/{USER}:/bin/sh\n",
+            "group": f"{USER}:x:{USER_UID}:\n",
         },
-        "homes": [f"/home/{PERSON}"],
-        "person_uid": PERSON_UID,
+        "homes": [f"/home/{USER}"],
+        "person_uid": USER_UID,
     }
 
 

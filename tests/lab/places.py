@@ -1,4 +1,4 @@
-"""Where nodes stand: every kind of network that a person may sit in, and which pairs of them can talk directly.
+"""Where nodes stand: every kind of network that a user may sit in, and which pairs of them can talk directly.
 
     public      an address of its own, nothing in the way
     easy        behind a home router whose mapping of a port is the same for every destination

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
-from tests.lab.host import PERSON, Host
+from tests.lab.host import USER, Host
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 #: Where the lab's SLURM has everything; all of it ends with the host.
@@ -83,8 +83,8 @@ class Slurm:
         return seen.stdout.split().count("idle")
 
     def submit(self, script: str, cwd: str) -> int:
-        """`sbatch` as the ordinary person; the job's number."""
-        told = self.host.run(["sbatch", "--parsable", script], user=PERSON, cwd=cwd)
+        """`sbatch` as the ordinary user; the job's number."""
+        told = self.host.run(["sbatch", "--parsable", script], user=USER, cwd=cwd)
         return int(told.stdout)
 
     def jobs(self) -> list[int]:
@@ -92,5 +92,5 @@ class Slurm:
         return [int(word) for word in self.host.run(["squeue", "--noheader", "--format=%A"]).stdout.split()]
 
     def scancel(self, *words: str) -> None:
-        """As the person whose job it is."""
-        self.host.run(["scancel", *words], user=PERSON)
+        """As the user whose job it is."""
+        self.host.run(["scancel", *words], user=USER)

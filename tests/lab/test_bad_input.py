@@ -23,7 +23,7 @@ import pytest
 from meshray.model.address import Endpoint
 from meshray.model.token import Token
 from meshray.wireguard.engines import BUNDLED
-from tests.lab.host import PERSON, Host, HostProcess
+from tests.lab.host import USER, Host, HostProcess
 from tests.lab.world import World
 
 #: Everything that a command could leave on a machine. Sizes and times of logs are no change of the node.
@@ -197,11 +197,11 @@ def test_not_root(place: Place) -> None:
     stranger = place.stranger
     meshray = stranger.shell("command -v meshray").stdout.strip()
     for command in ("up", "down", "leave"):
-        refused(stranger, [command], 1, "not_enrolled", "in no mesh", user=PERSON)
+        refused(stranger, [command], 1, "not_enrolled", "in no mesh", user=USER)
     # A node of root's, perhaps: the user cannot look.
     stranger.shell("install -d -m 700 /var/lib/meshray")
     for command in ("up", "down", "leave"):
-        said = refused(stranger, [command], 1, "not_root", user=PERSON)
+        said = refused(stranger, [command], 1, "not_root", user=USER)
         assert said.splitlines()[-1] == f"sudo {meshray} {command} --json"
     stranger.shell("rmdir /var/lib/meshray")
 

@@ -30,7 +30,7 @@ OVERLAY = "10.99.0.1"
 LAN = "192.168.1.1"
 #: Of Ray: one of its fixed ports, a worker's, an actor's own.
 RAYS = (6379, 10500, 41234)
-#: A person's own web server in Ray's range, and the mesh's port.
+#: A user's own web server in Ray's range, and the mesh's port.
 OTHERS = (8000, 51888)
 PORTS = (*RAYS, *OTHERS)
 LISTEN = f"""
@@ -170,7 +170,7 @@ case "$*" in *--version*) exec /root/sbin/{program} "$@";; esac
 echo "{program}: cache initialization failed: Invalid argument" >&2
 exit 1
 """
-#: What is hidden from meshray, and how a person's reload of the firewall takes all rules away.
+#: What is hidden from meshray, and how a user's reload of the firewall takes all rules away.
 HOSTS = {
     "nft": ("", "nft flush ruleset"),
     "iptables-nft": ("nft iptables-legacy* ip6tables-legacy*", "nft flush ruleset"),

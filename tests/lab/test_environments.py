@@ -21,7 +21,7 @@ import pytest
 from meshray.environment.builder import is_complete
 from meshray.environment.matched import Build, Matched
 from meshray.errors import MeshrayError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.environment import Environment
 from tests.lab.host import REPOSITORY
 
@@ -50,7 +50,7 @@ class Ground:
 
     @property
     def environ(self) -> dict[str, str]:
-        """Of a person who has the head's Python on PATH, and no internet."""
+        """Of a user who has the head's Python on PATH, and no internet."""
         return {
             "PATH": f"{self.meshray.parent}:{sys.base_prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "UV_OFFLINE": "1",
@@ -64,7 +64,7 @@ class Ground:
         return Environment(version("ray"), OWN, f"{BESIDE}\n")
 
     def build(self, cache: Path) -> Build:
-        return Build(self.environment, Person.invoking(), {**self.environ, "XDG_CACHE_HOME": str(cache)})
+        return Build(self.environment, User.invoking(), {**self.environ, "XDG_CACHE_HOME": str(cache)})
 
 
 def uv(*words: str | Path, cache: Path) -> None:

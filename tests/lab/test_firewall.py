@@ -207,14 +207,14 @@ RULES"""
 IPTABLES = """
 IPT -A INPUT -i lo -j ACCEPT
 IPT -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
-IPT -A INPUT -p tcp -m multiport --dports 22,80:90 -m comment --comment "a person's" -j ACCEPT
+IPT -A INPUT -p tcp -m multiport --dports 22,80:90 -m comment --comment "a user's" -j ACCEPT
 IPT -P INPUT DROP
 IPT -P FORWARD DROP
 """
 UFW = "ufw --force reset >/dev/null; ufw default deny incoming; ufw allow 22/tcp; ufw --force enable"
 FLUSH_NFT = "nft flush ruleset\n" + NFT
 FLUSH_IPTABLES = "IPT -F; IPT -X\n" + IPTABLES
-#: (how the host's firewall is made, how a person reloads it)
+#: (how the host's firewall is made, how a user reloads it)
 HOSTS = {
     "nft": (NFT, FLUSH_NFT),
     "iptables-nft": (IPTABLES.replace("IPT", "iptables-nft"), FLUSH_IPTABLES.replace("IPT", "iptables-nft")),
@@ -321,7 +321,7 @@ def test_firewalld(lab: Lab, backend: str) -> None:
     assert lab.firewall("remove", "hub") == []
 
 
-def test_firewalld_zone_of_a_person_stays(lab: Lab) -> None:
+def test_firewalld_zone_of_a_user_stays(lab: Lab) -> None:
     need("firewalld")
     need("dbus-daemon")
     start_firewalld(lab, "nftables")

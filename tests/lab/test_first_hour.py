@@ -18,7 +18,7 @@ import pytest
 
 from tests.lab import user_environment
 from tests.lab.cluster import RAY_ARGS
-from tests.lab.host import PERSON, PERSON_UID, Host, Result
+from tests.lab.host import USER, USER_UID, Host, Result
 from tests.lab.test_ssh import let_in, listens
 from tests.lab.world import World
 
@@ -69,10 +69,10 @@ class Net:
     def type(self, host: Host, line: str, *, check: bool = True, deadline_s: float = BRING_UP_S) -> Result:
         """A line in the user's login shell, with the session's variables."""
         exports = "; ".join(f"export {name}={value!r}" for name, value in SESSION.items())
-        login = (f"HOME=/home/{PERSON}", f"USER={PERSON}", "PATH=/usr/local/bin:/usr/bin:/bin", "TERM=xterm")
+        login = (f"HOME=/home/{USER}", f"USER={USER}", "PATH=/usr/local/bin:/usr/bin:/bin", "TERM=xterm")
         return host.run(
             ["env", "-i", *login, "sh", "-c", f"cd; {exports}; {line}"],
-            user=PERSON,
+            user=USER,
             check=check,
             deadline_s=deadline_s,
         )
@@ -107,23 +107,23 @@ def test_meshray_is_a_command_from_then_on(net: Net) -> None:
 
 
 def test_ray_has_a_folder_of_its_own_where_another_user_was_first(net: Net) -> None:
-    own = net.laptop.path(f"/tmp/ray-{PERSON_UID}")
-    assert own.stat().st_uid == PERSON_UID
+    own = net.laptop.path(f"/tmp/ray-{USER_UID}")
+    assert own.stat().st_uid == USER_UID
     assert (own / "session_latest").is_symlink()
     assert list(net.laptop.path("/tmp/ray").iterdir()) == []
-    assert not net.vm.path(f"/tmp/ray-{PERSON_UID}").exists()
+    assert not net.vm.path(f"/tmp/ray-{USER_UID}").exists()
 
 
 def test_jobs_have_the_users_environment_and_rays_python(net: Net) -> None:
-    net.laptop.shell(f"cat > /home/{PERSON}/look.py", user=PERSON, stdin=LOOK)
+    net.laptop.shell(f"cat > /home/{USER}/look.py", user=USER, stdin=LOOK)
     job = net.type(
         net.laptop,
         "mkdir -p job && cp look.py job && meshray run -- ray job submit --working-dir job -- python look.py",
         deadline_s=JOB_S,
     ).stdout
     found = json.loads(next(line for line in job.splitlines() if line.startswith('{"python"')))
-    assert found["python"] == f"/home/{PERSON}/ray/bin/python"
-    assert found["VIRTUAL_ENV"] == f"/home/{PERSON}/ray"
+    assert found["python"] == f"/home/{USER}/ray/bin/python"
+    assert found["VIRTUAL_ENV"] == f"/home/{USER}/ray"
     # The job runs on the head, which was told EPOCHS.
     assert {name: found[name] for name in SESSION} == SESSION
     assert found["EPOCHS"] == "3"
@@ -147,7 +147,7 @@ def test_a_job_gets_the_packages_that_it_asks_pip_for(net: Net) -> None:
 
 
 def test_an_application_of_ray_serve_answers_on_every_node_and_nobody_else(net: Net) -> None:
-    net.laptop.shell(f"cat > /home/{PERSON}/job/app.py", user=PERSON, stdin=SERVE)
+    net.laptop.shell(f"cat > /home/{USER}/job/app.py", user=USER, stdin=SERVE)
     job = net.type(
         net.laptop, "meshray run -- ray job submit --working-dir job -- python app.py", deadline_s=JOB_S
     ).stdout
@@ -203,7 +203,7 @@ def test_the_dashboard_opens_with_the_token_that_is_shown(net: Net) -> None:
 
 def test_a_laptop_that_only_submits_work(net: Net) -> None:
     net.type(net.laptop, "sudo meshray leave --yes")
-    assert not net.laptop.path(f"/home/{PERSON}/.ray/auth_token").exists()
+    assert not net.laptop.path(f"/home/{USER}/.ray/auth_token").exists()
     line = net.type(net.vm, "sudo meshray token create --line").stdout.strip()
     net.type(net.laptop, f"{line} --no-ray")
     job = net.type(
@@ -247,8 +247,8 @@ def test_in_no_mesh_the_hints_say_so(net: Net) -> None:
 
 def test_without_sudo_init_says_what_it_made(net: Net) -> None:
     made = net.type(net.laptop, "meshray init --no-ray").stdout
-    assert f"This node runs without root, as {PERSON}" in made
+    assert f"This node runs without root, as {USER}" in made
     refused = net.type(net.laptop, "sudo meshray init --no-ray", check=False)
     assert refused.returncode == 1
-    assert f"{PERSON} has a node without root" in refused.stderr
+    assert f"{USER} has a node without root" in refused.stderr
     net.type(net.laptop, "meshray leave --yes")

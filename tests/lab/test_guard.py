@@ -154,7 +154,7 @@ def scene(ground: tuple[World, OneOfEach], cluster: Cluster) -> Iterator[Scene]:
 
 
 def drive(host: Host, cluster: Cluster) -> HostProcess:
-    driver = host.popen(["meshray", "run", "--", "python", "-c", DRIVER], user=cluster.persons[host.name])
+    driver = host.popen(["meshray", "run", "--", "python", "-c", DRIVER], user=cluster.users[host.name])
     host.wait_until(lambda: "driving" in driver.output, 60, "the driver")
     return driver
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.host import PERSON, Host, HostProcess
+from tests.lab.host import USER, Host, HostProcess
 from tests.lab.neighbours import link_local
 from tests.lab.scan import open_ports
 from tests.lab.test_closing import break_nf_tables
@@ -69,7 +69,7 @@ def test_who_claims_to_be_ray_closes_nobodys_port(lab: Lab) -> None:
     lab.node.run(["meshray", "init", "--json", "--no-ray"], deadline_s=UP_S)
     lab.listen(2, DATABASE)
     claim = "RAY_AUTH_TOKEN_PATH=/run/meshray/ray_token"
-    lab.listen(10, DATABASE, user=PERSON, environment=claim)
+    lab.listen(10, DATABASE, user=USER, environment=claim)
     lab.listen(10, 8443, user="root", environment=claim)  # as Ray's own user does: its own port, and no other
     lab.listen(2, 8443)
     lab.node.wait_until(lambda: lab.seen(8443)[1] == set(), 20, "the port of Ray's user being closed")
@@ -79,19 +79,19 @@ def test_who_claims_to_be_ray_closes_nobodys_port(lab: Lab) -> None:
 def test_a_ray_started_by_hand_is_closed(lab: Lab) -> None:
     """As `ray up` does it, by a user of whom meshray knows nothing; another program of that user stays open."""
     lab.node.run(["meshray", "init", "--json", "--no-ray"], deadline_s=UP_S)
-    lab.listen(2, DATABASE, user=PERSON)
+    lab.listen(2, DATABASE, user=USER)
     command = [
         *("ray", "start", "--head", "--port=6379", "--dashboard-host=0.0.0.0", "--num-cpus=1"),
         *(f"--object-store-memory={100 * 2**20}", "--ray-client-server-port=10001"),
     ]
-    home = {"HOME": f"/home/{PERSON}", "RAY_AUTH_MODE": "disabled"}
-    lab.node.run(command, user=PERSON, env=home, deadline_s=UP_S)
+    home = {"HOME": f"/home/{USER}", "RAY_AUTH_MODE": "disabled"}
+    lab.node.run(command, user=USER, env=home, deadline_s=UP_S)
     some = (6379, 8265, 10001, DATABASE, MESH_PORT)
     wanted = [{DATABASE, MESH_PORT}, {MESH_PORT}]
     lab.node.wait_until(lambda: lab.seen(*some) == wanted, 20, "the other Ray being closed")
     found = open_ports(lab.outsider, str(lab.node.address), link_local(lab.node, "eth0", "eth0"))
     assert found == wanted
-    lab.node.run(["ray", "stop", "--force"], user=PERSON, env=home, check=False, deadline_s=UP_S)
+    lab.node.run(["ray", "stop", "--force"], user=USER, env=home, check=False, deadline_s=UP_S)
 
 
 def break_all(node: Host) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from tests.lab.cluster import Cluster
-from tests.lab.host import PERSON_UID, REPOSITORY, Host, HostProcess
+from tests.lab.host import REPOSITORY, USER_UID, Host, HostProcess
 
 INTERFACE = "meshray0"
 PAIRS = "tests/lab/pairs.py"
@@ -127,10 +127,10 @@ def test_ray_nodes_carry_the_class_of_their_link(cluster: Cluster) -> None:
     assert all("meshray.io/site" in label for label in labels if "meshray.io/rtt" in label)
 
 
-def test_a_driver_behind_sudo_runs_as_the_person_as_whom_ray_runs(cluster: Cluster) -> None:
+def test_a_driver_behind_sudo_runs_as_the_user_as_whom_ray_runs(cluster: Cluster) -> None:
     _, nested = cluster.workers
     done = nested.run(["meshray", "run", "--", "sh", "-c", "id -u; echo $HOME"])
-    assert done.stdout.splitlines()[0] == str(PERSON_UID)
+    assert done.stdout.splitlines()[0] == str(USER_UID)
     assert "/root" not in done.stdout
 
 
@@ -152,7 +152,7 @@ def test_ray_runs_as_who_called_sudo(cluster: Cluster) -> None:
     _, nested = cluster.workers
     rays = processes(nested, "raylet/raylet")
     assert rays
-    assert {uid for _, uid in rays} == {PERSON_UID}
+    assert {uid for _, uid in rays} == {USER_UID}
     assert {uid for _, uid in processes(cluster.head, "gcs_server")} == {0}
 
 

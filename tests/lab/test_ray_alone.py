@@ -19,7 +19,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tests.lab.host import PERSON, PERSON_UID, Host, HostProcess
+from tests.lab.host import USER, USER_UID, Host, HostProcess
 from tests.lab.world import World
 
 HEAD_IP, WORKER_IP = IPv4Address("10.99.0.1"), IPv4Address("10.99.0.2")
@@ -27,7 +27,7 @@ TOKEN = "f" * 32
 #: A bare head took 6 to 12 s on two slow cores, a worker 4 to 8 s; both may wait for a backoff and for each other.
 UP_S = 120
 
-#: What both scripts below start from. Arguments: role, own address, head's address, token, uid of the person.
+#: What both scripts below start from. Arguments: role, own address, head's address, token, uid of the user.
 PLAN = """
 import asyncio, os, signal, sys
 from ipaddress import IPv4Address
@@ -37,10 +37,10 @@ from meshray.raynode.command import RayPlan
 from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens
 from meshray.raynode.versions import find_ray
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.home import Home
 
-head, ip, head_ip, token, person = sys.argv[1] == "head", *sys.argv[2:5], Person.by_uid(int(sys.argv[5]))
+head, ip, head_ip, token, user = sys.argv[1] == "head", *sys.argv[2:5], User.by_uid(int(sys.argv[5]))
 home = Home(Path("/var/lib/meshray"), Path("/run/meshray"))
 map_file = Path("/run/head_instance")
 plan = RayPlan(head, IPv4Address(ip), IPv4Address(head_ip), f"node-{ip[-1]}", {"zone": "lab"}, ("--num-cpus=1",),
@@ -54,7 +54,7 @@ SUPERVISOR = (
 async def main():
     told = lambda instance: print("instance", instance, flush=True)
     tokens = RayTokens({1: token})
-    node = RayNode(find_ray(None, os.environ, person), plan, home, person, tokens=tokens, on_instance=told)
+    node = RayNode(find_ray(None, os.environ, user), plan, home, user, tokens=tokens, on_instance=told)
     loop = asyncio.get_running_loop()
     ended, goes = asyncio.Event(), []
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -86,7 +86,7 @@ table = asyncio.run(node_table(Endpoint(sys.argv[1], 8265), sys.argv[2], 5))
 print(json.dumps(table and {str(ip): dict(state.resources) for ip, state in table.items() if state.alive}))
 """
 
-#: The oracle: Ray itself, as a person would use it with the variables of `meshray env`.
+#: The oracle: Ray itself, as a user would use it with the variables of `meshray env`.
 JOB = """
 import json, os, ray
 ray.init("auto", log_to_driver=False)
@@ -120,7 +120,7 @@ class Node:
     supervisor: HostProcess | None = None
 
     def supervise(self, env: Mapping[str, str] | None = None) -> None:
-        argv = ["python", "-c", SUPERVISOR, self.role, str(self.ip), str(HEAD_IP), TOKEN, str(PERSON_UID)]
+        argv = ["python", "-c", SUPERVISOR, self.role, str(self.ip), str(HEAD_IP), TOKEN, str(USER_UID)]
         self.supervisor = self.host.popen(argv, name=f"{self.role}-supervisor", env=env)
 
     def leave(self, number: int = signal.SIGTERM) -> None:
@@ -194,7 +194,7 @@ def test_a_worker_waits_for_its_head_and_both_become_alive(cluster: Cluster) -> 
         assert resources["object_store_memory"] > 0
 
 
-def test_ray_runs_as_the_person_and_takes_jobs_from_there(cluster: Cluster) -> None:
+def test_ray_runs_as_the_user_and_takes_jobs_from_there(cluster: Cluster) -> None:
     host = cluster.worker.host
     environment = host.run(
         [
@@ -202,14 +202,14 @@ def test_ray_runs_as_the_person_and_takes_jobs_from_there(cluster: Cluster) -> N
             "-c",
             PLAN + "import json\n"
             "from meshray.raynode.command import client_environment\nprint(json.dumps(client_environment(plan)))",
-            *("worker", str(WORKER_IP), str(HEAD_IP), "", str(PERSON_UID)),
+            *("worker", str(WORKER_IP), str(HEAD_IP), "", str(USER_UID)),
         ]
     ).json()
-    places, zones = host.run(["python", "-c", JOB], user=PERSON, env=environment, deadline_s=90).json()
-    assert places == [[str(HEAD_IP), PERSON_UID, "eth0"], [str(WORKER_IP), PERSON_UID, "eth0"]]
+    places, zones = host.run(["python", "-c", JOB], user=USER, env=environment, deadline_s=90).json()
+    assert places == [[str(HEAD_IP), USER_UID, "eth0"], [str(WORKER_IP), USER_UID, "eth0"]]
     assert zones == ["lab", "lab"]
     assert "raylet" not in cluster.worker.processes_of("root")
-    assert TOKEN not in cluster.worker.processes_of(PERSON)
+    assert TOKEN not in cluster.worker.processes_of(USER)
 
 
 def test_a_dashboard_asked_with_another_token_refuses(cluster: Cluster) -> None:
@@ -224,7 +224,7 @@ def test_ray_outlives_its_supervisor_and_is_adopted(cluster: Cluster) -> None:
     cluster.worker.supervise()
     cluster.worker.wait_running()
     assert cluster.worker.ray_pid == before
-    assert "raylet" in cluster.worker.processes_of(PERSON)
+    assert "raylet" in cluster.worker.processes_of(USER)
 
 
 def test_a_killed_ray_comes_back(cluster: Cluster) -> None:
@@ -283,7 +283,7 @@ def test_stop_ends_this_ray_and_no_other(cluster: Cluster) -> None:
     began = time.monotonic()
     cluster.worker.leave(signal.SIGUSR1)
     took = time.monotonic() - began
-    assert cluster.worker.processes_of(PERSON).splitlines()[1:] == []
+    assert cluster.worker.processes_of(USER).splitlines()[1:] == []
     assert foreign.returncode is None
     assert "raylet" in cluster.worker.processes_of("root")
     assert took < 15, f"stopping took {took:.1f} s"

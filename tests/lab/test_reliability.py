@@ -1,4 +1,4 @@
-"""Parts die one at a time, and the cluster goes on or comes back without a person.
+"""Parts die one at a time, and the cluster goes on or comes back without a user.
 
                switch wan 203.0.113.0/24
         ┌─────────────┼──────────────┐

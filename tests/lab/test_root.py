@@ -19,8 +19,8 @@ from io import BytesIO
 import pytest
 
 from tests.lab import user_environment
-from tests.lab.cluster import BY_PERSON, Cluster
-from tests.lab.host import PERSON, PERSON_UID, Host
+from tests.lab.cluster import BY_USER, Cluster
+from tests.lab.host import USER, USER_UID, Host
 from tests.lab.user_environment import ENVIRONMENT, PACKAGES, PROGRAM
 from tests.lab.world import World
 
@@ -39,7 +39,7 @@ class Net:
 
     def sudo(self, *words: str, check: bool = True) -> dict[str, object]:
         """`sudo ~/ray/bin/meshray … --json` on the laptop."""
-        done = self.laptop.run([PROGRAM, *words, "--json"], env=BY_PERSON, check=check, deadline_s=120)
+        done = self.laptop.run([PROGRAM, *words, "--json"], env=BY_USER, check=check, deadline_s=120)
         answer = json.loads(done.stdout)
         assert isinstance(answer, dict)
         return answer
@@ -74,7 +74,7 @@ def joined(net: Net) -> Net:
 def infect(laptop: Host) -> None:
     """A task changes every module of the user's meshray, and of the package that a user may install beside it."""
     laptop.shell(
-        f"find {PACKAGES}/meshray -name '*.py' -exec sh -c 'cat >> \"$1\" < /tmp/attack' _ {{}} \\;", user=PERSON
+        f"find {PACKAGES}/meshray -name '*.py' -exec sh -c 'cat >> \"$1\" < /tmp/attack' _ {{}} \\;", user=USER
     )
 
 
@@ -89,7 +89,7 @@ def test_root_runs_a_copy_that_the_user_cannot_change(joined: Net) -> None:
     )
     # It is the program of every user of the machine.
     assert laptop.path(LINK).is_symlink()
-    status = laptop.run([LINK, "status", "--json"], user=PERSON, check=False).json()
+    status = laptop.run([LINK, "status", "--json"], user=USER, check=False).json()
     assert status["self"] == "laptop"
     assert status["health"] == []
     checks = laptop.run([LINK, "doctor", "--json"], check=False).json()["checks"]
@@ -98,11 +98,11 @@ def test_root_runs_a_copy_that_the_user_cannot_change(joined: Net) -> None:
 
 def test_a_task_that_edits_the_users_environment_does_not_become_root(joined: Net) -> None:
     laptop = joined.laptop
-    laptop.shell("cat > /tmp/attack", user=PERSON, stdin=ATTACK)
+    laptop.shell("cat > /tmp/attack", user=USER, stdin=ATTACK)
     infect(laptop)
     # What the agent imports late, asked for by the user whom its control socket lets in.
-    laptop.run([LINK, "doctor", "--json"], user=PERSON, check=False)
-    laptop.run([LINK, "render", "wireguard"], user=PERSON, check=False)
+    laptop.run([LINK, "doctor", "--json"], user=USER, check=False)
+    laptop.run([LINK, "render", "wireguard"], user=USER, check=False)
     laptop.run([LINK, "down"])
     laptop.run([LINK, "up"])
     assert laptop.can_reach(joined.cluster.ip(joined.head), deadline_s=10)
@@ -113,9 +113,9 @@ def test_a_task_that_edits_the_users_environment_does_not_become_root(joined: Ne
 
 def test_the_current_folder_is_not_imported_from(joined: Net) -> None:
     laptop = joined.laptop
-    laptop.shell("mkdir -p /tmp/trap && cat > /tmp/trap/aiohttp.py", user=PERSON, stdin=ATTACK)
+    laptop.shell("mkdir -p /tmp/trap && cat > /tmp/trap/aiohttp.py", user=USER, stdin=ATTACK)
     for name in ("cryptography", "pyroute2", "click", "rich", "json", "meshray"):
-        laptop.shell(f"cp /tmp/trap/aiohttp.py /tmp/trap/{name}.py", user=PERSON)
+        laptop.shell(f"cp /tmp/trap/aiohttp.py /tmp/trap/{name}.py", user=USER)
     laptop.run([LINK, "down"], cwd="/tmp/trap")
     laptop.run([LINK, "up"], cwd="/tmp/trap", env={"PYTHONPATH": "/tmp/trap", "PYTHONSTARTUP": "/tmp/trap/click.py"})
     laptop.run([LINK, "doctor"], cwd="/tmp/trap", check=False)
@@ -125,10 +125,10 @@ def test_the_current_folder_is_not_imported_from(joined: Net) -> None:
 def test_programs_of_a_user_on_path_are_passed_over(joined: Net) -> None:
     laptop = joined.laptop
     laptop.shell(
-        "mkdir -p ~/bin && cat > ~/bin/nft && chmod 755 ~/bin/nft", user=PERSON, stdin=f"#!/bin/sh\necho x > {PROOF}\n"
+        "mkdir -p ~/bin && cat > ~/bin/nft && chmod 755 ~/bin/nft", user=USER, stdin=f"#!/bin/sh\necho x > {PROOF}\n"
     )
-    laptop.shell("for name in ip iptables systemctl ufw wg tail; do cp ~/bin/nft ~/bin/$name; done", user=PERSON)
-    path = {"PATH": f"/home/{PERSON}/bin:{os.defpath}:/usr/sbin:/sbin"}
+    laptop.shell("for name in ip iptables systemctl ufw wg tail; do cp ~/bin/nft ~/bin/$name; done", user=USER)
+    path = {"PATH": f"/home/{USER}/bin:{os.defpath}:/usr/sbin:/sbin"}
     laptop.run([LINK, "down"], env=path)
     laptop.run([LINK, "up"], env=path)
     laptop.run([LINK, "doctor", "--bundle", "/root/one.tar.gz"], env=path, check=False)
@@ -137,11 +137,11 @@ def test_programs_of_a_user_on_path_are_passed_over(joined: Net) -> None:
 
 def test_rays_program_runs_as_the_user(joined: Net) -> None:
     code = (
-        "from meshray.cli.ray_program import _run; from meshray.linux.user import Person\n"
-        f"print(_run(['/usr/bin/id', '-u'], {{}}, Person.by_uid({PERSON_UID})), end='')"
+        "from meshray.cli.ray_program import _run; from meshray.linux.user import User\n"
+        f"print(_run(['/usr/bin/id', '-u'], {{}}, User.by_uid({USER_UID})), end='')"
     )
     python = joined.agent()[0]
-    assert joined.laptop.run([python, "-I", "-c", code]).stdout.strip() == str(PERSON_UID)
+    assert joined.laptop.run([python, "-I", "-c", code]).stdout.strip() == str(USER_UID)
 
 
 def test_the_bundle_does_not_follow_a_users_links(joined: Net) -> None:
@@ -151,7 +151,7 @@ def test_the_bundle_does_not_follow_a_users_links(joined: Net) -> None:
         "mkdir -p /tmp/ray/session_1/logs && ln -s session_1 /tmp/ray/session_latest && cd /tmp/ray/session_1/logs && "
         "ln -s /root/secret raylet.out && ln -s /root/secret gcs_server.err && mkfifo monitor.log && "
         "echo fine > raylet.err",
-        user=PERSON,
+        user=USER,
     )
     laptop.run([LINK, "doctor", "--bundle", "/root/two.tar.gz"], check=False)
     with tarfile.open(fileobj=BytesIO(laptop.path("/root/two.tar.gz").read_bytes())) as archive:
@@ -162,27 +162,27 @@ def test_the_bundle_does_not_follow_a_users_links(joined: Net) -> None:
 
 def test_a_users_path_leads_root_nowhere_else(joined: Net) -> None:
     head = joined.head
-    head.shell("ln -s /etc/cron.d ~/folder", user=PERSON)
+    head.shell("ln -s /etc/cron.d ~/folder", user=USER)
     refused = head.run(
-        ["meshray", "peer", "add", "phone", "--config", f"/home/{PERSON}/folder/phone", "--json"],
-        env=BY_PERSON,
+        ["meshray", "peer", "add", "phone", "--config", f"/home/{USER}/folder/phone", "--json"],
+        env=BY_USER,
         check=False,
     )
     assert refused.json()["error"]["code"] == "file_closed"
     assert not head.path("/etc/cron.d/phone").exists()
-    head.run(["meshray", "peer", "add", "phone", "--config", f"/home/{PERSON}/phone.conf"], env=BY_PERSON)
-    about = head.path(f"/home/{PERSON}/phone.conf").stat()
-    assert (about.st_uid, about.st_mode & 0o777) == (PERSON_UID, 0o600)
+    head.run(["meshray", "peer", "add", "phone", "--config", f"/home/{USER}/phone.conf"], env=BY_USER)
+    about = head.path(f"/home/{USER}/phone.conf").stat()
+    assert (about.st_uid, about.st_mode & 0o777) == (USER_UID, 0o600)
     # Where only root writes, root's rights are used.
-    head.run(["meshray", "peer", "add", "router", "--config", "/etc/wireguard-router.conf"], env=BY_PERSON)
+    head.run(["meshray", "peer", "add", "router", "--config", "/etc/wireguard-router.conf"], env=BY_USER)
     assert head.path("/etc/wireguard-router.conf").stat().st_uid == 0
 
 
 def test_a_newer_meshray_replaces_the_copy_and_the_node_stays_the_same(joined: Net) -> None:
     laptop, before = joined.laptop, joined.agent()[0]
     key = laptop.path("/var/lib/meshray/private.key").read_text()
-    laptop.shell(f"echo '# newer' >> {PACKAGES}/meshray/errors.py", user=PERSON)
-    up = laptop.run([PROGRAM, "up"], env=BY_PERSON)
+    laptop.shell(f"echo '# newer' >> {PACKAGES}/meshray/errors.py", user=USER)
+    up = laptop.run([PROGRAM, "up"], env=BY_USER)
     assert "meshray down, then meshray up" in up.stderr, "the agent that runs is told of"
     joined.sudo("down")
     told = joined.sudo("up")
@@ -191,7 +191,7 @@ def test_a_newer_meshray_replaces_the_copy_and_the_node_stays_the_same(joined: N
     assert after != before
     assert told["node"] == joined.cluster.answers["laptop"]["node"]
     assert laptop.path("/var/lib/meshray/private.key").read_text() == key
-    laptop.shell(f"echo '# newest' >> {PACKAGES}/meshray/errors.py", user=PERSON)
+    laptop.shell(f"echo '# newest' >> {PACKAGES}/meshray/errors.py", user=USER)
     joined.sudo("down")
     joined.sudo("up")
     assert not laptop.path(before).exists(), "a copy that nothing runs from is removed"

@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 
 from tests.lab.cluster import RAY_ARGS, UP_DEADLINE_S, Cluster
-from tests.lab.host import PERSON, PERSON_UID, Host, Result
+from tests.lab.host import USER, USER_UID, Host, Result
 from tests.lab.unprivileged import give_tun, traces
 from tests.lab.world import World
 
-SECOND = {"MESHRAY_HOME": f"/home/{PERSON}/second"}
+SECOND = {"MESHRAY_HOME": f"/home/{USER}/second"}
 #: Of a node in her home.
-RUN = f"/home/{PERSON}/.local/share/meshray/run"
+RUN = f"/home/{USER}/.local/share/meshray/run"
 #: Who runs, in which pid and network namespace, with which capabilities, and what it sees.
 LOOK = """
 import json, os, socket
@@ -60,7 +60,7 @@ class Site:
         """``meshray WORDS`` as ada, about her first node or about the second."""
         environ = {**(SECOND if second else {}), **(env or {})}
         return self.login.run(
-            ["meshray", *words], user=PERSON, env=environ, check=check, deadline_s=UP_DEADLINE_S, cwd=f"/home/{PERSON}"
+            ["meshray", *words], user=USER, env=environ, check=check, deadline_s=UP_DEADLINE_S, cwd=f"/home/{USER}"
         )
 
 
@@ -72,7 +72,7 @@ def site() -> Iterator[Site]:
         login = world.host("login", wan, "203.0.113.20")
         login.drop_inbound()
         login.shell("ip route add default via 203.0.113.10")  # without one pasta has nothing to offer
-        login.run(["mkdir", "-p", f"/home/{PERSON}/.local/share"], user=PERSON)
+        login.run(["mkdir", "-p", f"/home/{USER}/.local/share"], user=USER)
         give_tun(login)
         yield Site(Cluster.start(head, []), login, before=traces(login))
 
@@ -98,7 +98,7 @@ def test_what_is_missing_is_named_and_nothing_stays(site: Site, limit: str, code
     argv = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", *words] if limit else words
     login.run(["chmod", "0666" if limit else "0600", "/dev/net/tun"])
     try:
-        refused = login.run(argv, user=PERSON, env=SECOND, check=False)
+        refused = login.run(argv, user=USER, env=SECOND, check=False)
     finally:
         login.run(["chmod", "0666", "/dev/net/tun"])
     error = json.loads(refused.stdout)["error"]
@@ -111,7 +111,7 @@ def test_what_is_missing_is_named_and_nothing_stays(site: Site, limit: str, code
     assert traces(login) == site.before
 
 
-def test_two_nodes_of_one_person_join_beside_each_other(site: Site) -> None:
+def test_two_nodes_of_one_user_join_beside_each_other(site: Site) -> None:
     token = site.cluster.answers["head"]["token"]
     for second, port in ((False, 0), (True, 1)):
         said = site.ada("join", "--json", "--name", f"n{port}", token, "--", *RAY_ARGS, second=second).json()
@@ -121,7 +121,7 @@ def test_two_nodes_of_one_person_join_beside_each_other(site: Site) -> None:
             "dashboard": f"http://127.0.0.1:{8265 + port}",
             "ray_client": f"ray://127.0.0.1:{10001 + port}",
         }
-    assert "raylet" in site.login.run(["ps", "-u", PERSON, "-o", "args"]).stdout
+    assert "raylet" in site.login.run(["ps", "-u", USER, "-o", "args"]).stdout
     # Nothing of it is in the machine's own network, and the engines' sockets are.
     assert "meshray0" not in site.login.run(["ip", "-o", "link"]).stdout
     sockets = site.login.run(["ss", "-Hlunp"]).stdout
@@ -139,9 +139,9 @@ def test_objects_move_between_all_and_the_doctor_finds_nothing(site: Site) -> No
     assert guard["evidence"] == "a network namespace of its own: nothing but the overlay leads in"
 
 
-def test_run_enters_and_is_no_more_than_the_person(site: Site) -> None:
+def test_run_enters_and_is_no_more_than_the_user(site: Site) -> None:
     seen = json.loads(site.ada("run", "--", "python", "-c", LOOK).stdout)
-    assert (seen["uid"], seen["capabilities"], seen["cwd"]) == (PERSON_UID, 0, f"/home/{PERSON}")
+    assert (seen["uid"], seen["capabilities"], seen["cwd"]) == (USER_UID, 0, f"/home/{USER}")
     assert {"lo", "meshray0"} < set(seen["interfaces"])
     assert seen["name"].startswith("127.")
     assert site.ada("run", "--", "sh", "-c", "exit 7", check=False).returncode == 7
@@ -179,12 +179,12 @@ def test_the_overlay_does_without_the_way_to_the_internet(site: Site) -> None:
 
 def test_a_node_whose_every_process_was_killed_can_come_up_and_leave(site: Site) -> None:
     """The namespaces' holder took the namespaces with it; the first node goes on."""
-    second = f"/home/{PERSON}/second/run"
+    second = f"/home/{USER}/second/run"
     for name in ("namespace", "agent", "engine"):
         pid = json.loads(site.login.path(f"{second}/{name}.pid").read_text())["pid"]
         site.login.run(["kill", "-9", str(pid)])
     site.login.wait_until(
-        lambda: site.login.run(["pgrep", "-u", PERSON, "-fc", "raylet/raylet"], check=False).stdout == "1\n",
+        lambda: site.login.run(["pgrep", "-u", USER, "-fc", "raylet/raylet"], check=False).stdout == "1\n",
         20,
         "the end of the second node's Ray",
     )

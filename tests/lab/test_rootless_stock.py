@@ -22,12 +22,12 @@ from typing import Any
 import pytest
 
 from tests.lab.cluster import RAY_ARGS, UP_DEADLINE_S, Cluster
-from tests.lab.host import PERSON, REPOSITORY, Host, Result
+from tests.lab.host import REPOSITORY, USER, Host, Result
 from tests.lab.unprivileged import give_tun, traces
 from tests.lab.world import World
 
 STOCK = {"MESHRAY_ENGINE": "wireguard-go"}
-RUN = f"/home/{PERSON}/.local/share/meshray/run"
+RUN = f"/home/{USER}/.local/share/meshray/run"
 NO_UDP_OUT = "table inet udpless {\nchain out {\ntype filter hook output priority 0;\nmeta l4proto udp drop\n}\n}\n"
 #: A direct path that is possible is found soon, seconds.
 DIRECT_S = 60
@@ -45,7 +45,7 @@ class Site:
     def ada(self, *words: str, host: Host | None = None, check: bool = True) -> Result:
         """``meshray WORDS`` as ada."""
         return (host or self.login).run(
-            ["meshray", *words], user=PERSON, env=STOCK, check=check, deadline_s=UP_DEADLINE_S, cwd=f"/home/{PERSON}"
+            ["meshray", *words], user=USER, env=STOCK, check=check, deadline_s=UP_DEADLINE_S, cwd=f"/home/{USER}"
         )
 
     def pid(self, name: str) -> int:
@@ -78,7 +78,7 @@ def site() -> Iterator[Site]:
         for host in (login, desk):
             host.shell("ip route add default via 203.0.113.10")  # without one pasta has nothing to offer
             give_tun(host)
-            host.run(["mkdir", "-p", f"/home/{PERSON}/.local/share"], user=PERSON)
+            host.run(["mkdir", "-p", f"/home/{USER}/.local/share"], user=USER)
         cluster = Cluster.start(head, [])
         box.run(["meshray", "join", "--no-ray", cluster.answers["head"]["token"]], deadline_s=UP_DEADLINE_S)
         yield Site(cluster, login, desk, before=traces(login))
@@ -88,7 +88,7 @@ def test_without_pasta_it_is_refused_and_nothing_stays(site: Site) -> None:
     meshray = site.login.run(["sh", "-c", "command -v meshray"]).stdout.strip()
     bare = ["env", "PATH=/nowhere", "MESHRAY_ENGINE=/usr/bin/wireguard-go", meshray]
     token = site.cluster.answers["head"]["token"]
-    refused = site.login.run([*bare, "join", "--json", token], user=PERSON, check=False)
+    refused = site.login.run([*bare, "join", "--json", token], user=USER, check=False)
     error = json.loads(refused.stdout)["error"]
     assert (refused.returncode, error["code"]) == (1, "no_engine"), refused
     assert "apt-get install passt" in error["hint"]

@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 
 from tests.lab.cluster import RAY_ARGS, UP_DEADLINE_S, Cluster
-from tests.lab.host import PERSON, REPOSITORY, Host
+from tests.lab.host import REPOSITORY, USER, Host
 from tests.lab.slurm import Slurm, is_installed
 from tests.lab.unprivileged import give_tun
 from tests.lab.world import World
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="slurmctld, slurmd, slurm-client or munge is not installed")
 
-HOME = f"/home/{PERSON}"
+HOME = f"/home/{USER}"
 #: Runs a task on each node, tells on which they ran, and stays.
 JOB = """
 import json, ray, sys, time
@@ -89,7 +89,7 @@ class Site:
     def render(self, *words: str) -> None:
         """ada's ``job.sh``."""
         ray = [f"--ray-arg={word}" for word in RAY_ARGS if "num-cpus" not in word]
-        self.login.run(["meshray", "render", "slurm", "-o", "job.sh", *ray, *words], user=PERSON, cwd=HOME)
+        self.login.run(["meshray", "render", "slurm", "-o", "job.sh", *ray, *words], user=USER, cwd=HOME)
 
     def wait_for(self, condition: Any, deadline_s: float, what: str) -> Any:
         """With the job's own words where it was in vain."""
@@ -115,8 +115,8 @@ def site() -> Iterator[Site]:
         cluster = Cluster.start(head, [])
         slurm = Slurm.start(login, ("c1", "c2"))
         token = head.run(["meshray", "token", "create", "--uses", "0", "--ephemeral"]).stdout
-        login.run(["sh", "-c", "umask 077; cat > meshray.token"], stdin=token, user=PERSON, cwd=HOME)
-        login.run(["sh", "-c", "cat > job.py"], stdin=JOB, user=PERSON, cwd=HOME)
+        login.run(["sh", "-c", "umask 077; cat > meshray.token"], stdin=token, user=USER, cwd=HOME)
+        login.run(["sh", "-c", "cat > job.py"], stdin=JOB, user=USER, cwd=HOME)
         yield Site(cluster, slurm)
 
 
@@ -173,17 +173,17 @@ def test_a_killed_job_is_offline_at_once_and_ephemeral(site: Site) -> None:
     # As a machine that is reset, or one without memory: SLURM's own SIGKILL comes after a SIGTERM, which it also sends
     # to whoever still lives when the first has ended. Nobody can act on that who is held.
     for number in ("-STOP", "-KILL"):
-        site.login.run(["pkill", number, "-u", PERSON])
+        site.login.run(["pkill", number, "-u", USER])
     site.wait_for(lambda: [node["online"] for node in site.nodes().values()] == [False] * 2, 30, "nodes that are gone")
     assert all(node["ephemeral"] for node in site.nodes().values())
     # The kernel takes a moment for processes that hold much memory.
-    left = ["ps", "-u", PERSON, "-o", "args="]
+    left = ["ps", "-u", USER, "-o", "args="]
     site.wait_for(lambda: site.login.run(left, check=False).stdout == "", 10, "the end of every process")
 
 
 def leftovers(site: Site) -> str:
     """Files and processes of ada's nodes."""
-    return site.login.shell(f"ls -d /tmp/meshray* {HOME}/meshray-*; ps -u {PERSON} -o args=", check=False).stdout
+    return site.login.shell(f"ls -d /tmp/meshray* {HOME}/meshray-*; ps -u {USER} -o args=", check=False).stdout
 
 
 def said(site: Site, job: int) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from meshray.model.token import Token
-from tests.lab.host import PERSON, Host
+from tests.lab.host import USER, Host
 from tests.lab.world import World
 
 #: Where meshray is in every host; sshd's own PATH does not lead there.
@@ -146,7 +146,7 @@ def test_an_enrolment_through_ssh(place: Place) -> None:
 def test_ssh_that_fails_says_it_itself_and_leaves_nothing(place: Place) -> None:
     worker, head = place.worker, place.head
     for target, words in (
-        (f"ssh://{PERSON}x@{head.address}", "Permission denied"),
+        (f"ssh://{USER}x@{head.address}", "Permission denied"),
         (f"ssh://root@{head.address}:2200", "2200"),
         ("ssh://no-such-host.example", "resolve"),
     ):
@@ -184,10 +184,10 @@ def test_the_head_adds_a_node(place: Place) -> None:
     answer(place.worker, "leave", "--yes")
 
 
-def test_the_head_adds_a_node_through_a_person_with_sudo(place: Place) -> None:
+def test_the_head_adds_a_node_through_a_user_with_sudo(place: Place) -> None:
     worker = place.worker
-    worker.shell(f"echo '{PERSON} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/lab; chmod 440 /etc/sudoers.d/lab")
-    target = f"ssh://{PERSON}@{worker.address}"
+    worker.shell(f"echo '{USER} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/lab; chmod 440 /etc/sudoers.d/lab")
+    target = f"ssh://{USER}@{worker.address}"
     added = answer(place.head, "node", "add", target, "--meshray", MESHRAY, "--no-ray")
     assert added["node"]["name"] == "worker"
     answer(worker, "leave", "--yes")

@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.firewalls import FirewallKind
-from tests.lab.host import PERSON, PERSON_UID, REPOSITORY, CommandError, Host
+from tests.lab.host import REPOSITORY, USER, USER_UID, CommandError, Host
 from tests.lab.leftovers import RunId, sweep
 from tests.lab.waiting import DeadlineError, wait_until
 from tests.lab.world import World
@@ -150,10 +150,10 @@ def test_a_host_reaches_nothing_outside(wan: dict[str, Host]) -> None:
     assert not wan["left"].can_reach("1.1.1.1")
 
 
-def test_commands_run_as_an_ordinary_person_too(wan: dict[str, Host]) -> None:
-    told = wan["left"].shell('id -u; echo "$HOME"; touch "$HOME/mine"; pwd', user=PERSON, cwd=f"/home/{PERSON}")
-    assert told.stdout.split() == [str(PERSON_UID), f"/home/{PERSON}", f"/home/{PERSON}"]
-    assert wan["left"].run([sys.executable, "-c", "import meshray"], user=PERSON).returncode == 0
+def test_commands_run_as_an_ordinary_user_too(wan: dict[str, Host]) -> None:
+    told = wan["left"].shell('id -u; echo "$HOME"; touch "$HOME/mine"; pwd', user=USER, cwd=f"/home/{USER}")
+    assert told.stdout.split() == [str(USER_UID), f"/home/{USER}", f"/home/{USER}"]
+    assert wan["left"].run([sys.executable, "-c", "import meshray"], user=USER).returncode == 0
 
 
 def test_a_tunnel_device_can_be_made(wan: dict[str, Host]) -> None:

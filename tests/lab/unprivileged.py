@@ -1,8 +1,8 @@
-"""A host on which an ordinary person may have a node, and what of hers is there."""
+"""A host on which an ordinary user may have a node, and what of hers is there."""
 
 from __future__ import annotations
 
-from tests.lab.host import PERSON, Host
+from tests.lab.host import USER, Host
 
 
 def give_tun(host: Host) -> None:
@@ -13,6 +13,6 @@ def give_tun(host: Host) -> None:
 def traces(host: Host) -> str:
     """What of hers a machine has: processes, files, interfaces, mounts."""
     return host.shell(
-        f"ps -u {PERSON} -o args=; find /home/{PERSON} /tmp -user {PERSON}; ip -o link; cat /proc/mounts; ss -Hltun",
+        f"ps -u {USER} -o args=; find /home/{USER} /tmp -user {USER}; ip -o link; cat /proc/mounts; ss -Hltun",
         check=False,
     ).stdout

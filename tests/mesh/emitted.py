@@ -88,9 +88,9 @@ class Recorder:
             self: ControlServer,
             operations: Mapping[str, Operation],
             owner_operations: Mapping[str, Operation],
-            person_uid: int,
+            user_uid: int,
         ) -> None:
-            open_server(self, recorder._wrapped(operations), recorder._wrapped(owner_operations), person_uid)
+            open_server(self, recorder._wrapped(operations), recorder._wrapped(owner_operations), user_uid)
 
         recorder = self
         patch.setattr(api._Answering, "_answer", answer_noted)

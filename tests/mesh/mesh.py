@@ -128,7 +128,7 @@ class Mesh:
             secret_epoch=answer.secret_epoch,
             mesh_port=self.port,
             listen_port=self.port,
-            person_uid=0,
+            user_uid=0,
             with_ray=False,
             ephemeral=ephemeral,
             hosts_coordinator=not self.members,

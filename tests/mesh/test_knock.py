@@ -44,7 +44,7 @@ async def node_at(mesh: Running, *endpoints: str) -> Coordinator:
 
 
 async def check(node: Coordinator, endpoints: list[Endpoint], port: int) -> str:
-    """What a person is told; the check blocks, as a command may."""
+    """What a user is told; the check blocks, as a command may."""
 
     def ask(path: str, body: Mapping[str, object]) -> object:
         return asyncio.run(node.call("POST", path, body))

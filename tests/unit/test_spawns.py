@@ -107,7 +107,7 @@ def test_programs_of_the_system_are_found_where_only_root_writes() -> None:
 def test_users_programs_run_as_users() -> None:
     for file, function, _, text in spawns():
         if SPAWNS.get((file, function)) == USER:
-            assert any(word in text for word in ("identity", "person", "_become", "**who", "become")), (
+            assert any(word in text for word in ("identity", "user", "_become", "**who", "become")), (
                 f"{file}: {function}"
             )
 

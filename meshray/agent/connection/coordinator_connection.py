@@ -50,7 +50,7 @@ class CoordinatorConnection:
         on_map: called with every new map.
         on_message: called with every other message.
         hello: what this node says of itself, besides its versions.
-        membership: keeps the ticket, and tells the person where the coordinator does not know this node.
+        membership: keeps the ticket, and tells the user where the coordinator does not know this node.
     """
 
     def __init__(

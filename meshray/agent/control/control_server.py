@@ -34,7 +34,7 @@ class ControlServer:
     Args:
         operations: what anybody may ask who may open the socket.
         owner_operations: what only root (or whoever runs the agent) may ask.
-        person_uid: the person for whom Ray runs; may open the socket besides root.
+        user_uid: the user for whom Ray runs; may open the socket besides root.
         request_s: a request must be here whole within this; shorter for tests.
     """
 
@@ -42,13 +42,13 @@ class ControlServer:
         self,
         operations: Mapping[str, Operation],
         owner_operations: Mapping[str, Operation],
-        person_uid: int,
+        user_uid: int,
         request_s: float = REQUEST_S,
     ) -> None:
         self._request_s = request_s
         self._operations = operations
         self._owner_operations = owner_operations
-        self._person_uid = person_uid
+        self._user_uid = user_uid
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
 
@@ -61,7 +61,7 @@ class ControlServer:
         finally:
             os.umask(before)
         if os.geteuid() == 0:
-            os.chown(path, self._person_uid, -1)
+            os.chown(path, self._user_uid, -1)
         self._path = path
 
     def close(self) -> None:

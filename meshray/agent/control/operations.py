@@ -86,7 +86,7 @@ class Operations:
     async def _env(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         # It asks Ray's interpreter, which may take its time.
         environment = await asyncio.to_thread(self._client_environment)
-        ray, forwards, uid = self._agent.parts.ray, self._agent.parts.forwards, self._agent.enrolment.person_uid
+        ray, forwards, uid = self._agent.parts.ray, self._agent.parts.forwards, self._agent.enrolment.user_uid
         answer: dict[str, object] = {
             "env": dict(environment),
             "person_uid": uid,

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from meshray.linux import netlink, rtnetlink
-from meshray.linux import overlay_netns as inside
+from meshray.linux import netlink, overlay_netns, rtnetlink
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ async def device_changes(interface: str, overlay: IPv4Network) -> AsyncIterator[
     ports: set[int] = set()
     groups = rtnetlink.LINKS | rtnetlink.IPV4_ADDRESSES | rtnetlink.IPV4_ROUTES
     try:
-        kernel = await asyncio.to_thread(inside.run, rtnetlink.listen, groups)
+        kernel = await asyncio.to_thread(overlay_netns.run, rtnetlink.listen, groups)
     except OSError as error:
         log.warning("changes of %s cannot be watched: %s", interface, error)
         return

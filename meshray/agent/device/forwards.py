@@ -17,7 +17,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address
 
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.model.ray_ports import RayPorts
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Forwards:
         self.dashboard = self.client = 0
 
     def urls(self) -> dict[str, str]:
-        """What a person types on this machine, once `run` has begun."""
+        """What a user types on this machine, once `run` has begun."""
         found = {"dashboard": f"http://127.0.0.1:{self.dashboard}"} if self.dashboard else {}
         return {**found, "ray_client": f"ray://127.0.0.1:{self.client}"} if self.client else found
 
@@ -70,7 +70,7 @@ class Forwards:
                     servers.append(await _serve(listener, self._to_head(port), connections))
             if self._coordinator is not None:
                 ip, port = self._coordinator
-                listener = await asyncio.to_thread(inside.listener, ip, port)
+                listener = await asyncio.to_thread(overlay_netns.listener, ip, port)
                 servers.append(await _serve(listener, lambda: asyncio.open_connection("127.0.0.1", port), connections))
             await asyncio.Event().wait()
         finally:
@@ -84,7 +84,7 @@ class Forwards:
             head = self._head()
             if head is None:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "this mesh has no Ray head")
-            return await inside.open_connection(head, port)
+            return await overlay_netns.open_connection(head, port)
 
         return dial
 

@@ -39,7 +39,7 @@ class PeerResets:
         """The steps to take before the plan; each nudge is given once.
 
         Args:
-            may_change_port: no person and no port forwarding relies on this node's port.
+            may_change_port: no user and no port forwarding relies on this node's port.
         """
         anew, silent, again = self._anew, self._silent, self._again
         self._anew, self._silent, self._again = set(), set(), False

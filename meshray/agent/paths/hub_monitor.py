@@ -15,7 +15,7 @@ from meshray.agent.paths.liveness import PAUSE_S, SEVERAL_PAUSE_S, TIMEOUT_S, Li
 from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.names import Names
 from meshray.agent.paths.prober import Prober
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.clock import BootSeconds, boot_s
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
@@ -179,7 +179,7 @@ class HubMonitor:
             large, small, machine = await asyncio.gather(
                 prober.round_trip(hub.ip, TIMEOUT_S, size=SIZES[-1]),
                 prober.probe(hub.ip, TIMEOUT_S),
-                inside.machine_answers(hub.ip, TIMEOUT_S),
+                overlay_netns.machine_answers(hub.ip, TIMEOUT_S),
             )
             # A machine whose agent is gone still forwards. One whose agent answers small probes alone is out of reach
             # for everything else.

@@ -17,7 +17,7 @@ from meshray.agent.paths.mtu import SIZES, MtuSearch, asking_underlay, find_mtu,
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.stalls import Stalls
 from meshray.defaults import DEFAULT_MTU
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 
@@ -84,7 +84,7 @@ class PathMtu:
             while True:
                 there = set(ways())
                 self._forget_all_but(there)
-                stalled = await asyncio.to_thread(inside.run, self._stalls.look)
+                stalled = await asyncio.to_thread(overlay_netns.run, self._stalls.look)
                 for way in sorted(there - self._busy.keys(), key=lambda way: way[0] not in stalled):
                     if len(self._busy) >= _AT_ONCE:
                         break

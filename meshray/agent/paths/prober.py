@@ -22,7 +22,7 @@ from typing import cast
 from meshray.agent.paths.mtu import dont_fragment
 from meshray.agent.paths.samples import CLOSE_S, INTERVAL_S, History, Measured
 from meshray.defaults import PROBE_PORT
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 
 _PING, _PONG = b"mr\x01", b"mr\x02"
 _NONCE_BYTES = 8
@@ -75,7 +75,7 @@ class Echo(asyncio.DatagramProtocol):
     async def open(self, address: IPv4Address) -> None:
         """Listens on this address. Raises OSError where it cannot be bound."""
         loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(lambda: self, sock=inside.udp(address, PROBE_PORT))
+        await loop.create_datagram_endpoint(lambda: self, sock=overlay_netns.udp(address, PROBE_PORT))
 
     def close(self) -> None:
         """Ends listening."""

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.dependencies import FirewallPart
 from meshray.agent.paths.silence_watch import SilenceWatch
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.sockets import close_connections
 from meshray.model import wire
 from meshray.model.meshmap import MeshMap
@@ -106,7 +106,7 @@ class SilentNodes:
         for ip in [ip for ip, since in self._gone.items() if now - since >= _CLOSE_AFTER_S and ip not in self._closed]:
             self._closed.add(ip)
             try:
-                count = await asyncio.to_thread(inside.run, close_connections, ip)
+                count = await asyncio.to_thread(overlay_netns.run, close_connections, ip)
             except OSError as error:
                 log.warning("the connections to %s cannot be closed: %s", ip, error.strerror)
             else:

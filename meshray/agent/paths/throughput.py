@@ -21,7 +21,7 @@ from ipaddress import IPv4Address
 
 from meshray.agent.paths.trains import ID_BYTES, LONG_TRAIN, PAYLOAD_BYTES, SHORT_TRAIN, Arrivals, Car, Report, read
 from meshray.defaults import PROBE_PORT
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 
 #: UDP on the overlay address, beside the probes'.
 PORT = PROBE_PORT + 1
@@ -54,7 +54,7 @@ class ThroughputMeter:
 
     async def open(self, address: IPv4Address) -> None:
         """Listens on this node's overlay address. Raises OSError where it cannot be bound."""
-        udp = inside.udp(address, self._port)
+        udp = overlay_netns.udp(address, self._port)
         try:
             udp.setsockopt(socket.SOL_SOCKET, _TIMESTAMP, 1)
             with contextlib.suppress(OSError):  # without root the limit of the machine holds

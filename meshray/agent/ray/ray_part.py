@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
 from meshray.home import Home
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, Node
 from meshray.model.ray_ports import RayPorts, take_ports
@@ -52,7 +52,7 @@ class RayOnNode:
         installation: RayInstallation,
         plan: RayPlan,
         home: Home,
-        person: Person,
+        user: User,
         *,
         tokens: RayTokens,
         on_instance: Callable[[str], None],
@@ -61,7 +61,7 @@ class RayOnNode:
     ) -> None:
         self._dashboard = plan.dashboard
         self._refused = ""
-        self._node = RayNode(installation, plan, home, person, tokens=tokens, on_instance=on_instance)
+        self._node = RayNode(installation, plan, home, user, tokens=tokens, on_instance=on_instance)
         self._node.renew = renew
         self._node.check_start = check_start
         self.ports = plan.used_ports
@@ -94,7 +94,7 @@ class RayOnNode:
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
         """Tells Ray that the nodes with these ids are dead; returns whether it took it."""
         now = self._node.now
-        return await self._node.unregister(now.installation, now.plan, now.person, nodes, reason)
+        return await self._node.unregister(now.installation, now.plan, now.user, nodes, reason)
 
     async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
         """Ray's own node table, on request with what is in use; None where the head does not answer."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshray.errors import MeshrayError, UnreachableError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.environment import Environment
 from meshray.model.node import Node, Versions
 from meshray.model.release import PATCH, ray_difference
@@ -61,18 +61,18 @@ class Renewal:
         head, enrolment = self._head(), self._enrolment()
         if head is None or head.id == enrolment.node_id or not needs_another(installed, head.versions):
             return installed
-        person = Person.by_uid(enrolment.person_uid)
+        user = User.by_uid(enrolment.user_uid)
         if enrolment.env == MATCH:
-            found = await self._build(head.versions, person)
+            found = await self._build(head.versions, user)
         else:
-            found = await asyncio.to_thread(inspect, installed.ray, person)
+            found = await asyncio.to_thread(inspect, installed.ray, user)
         compare(found.versions, head.versions, MATCH_AGAIN)
         if found != installed:
             log.info("this node's Ray is %s (%s) from now on", found.versions.ray, found.ray)
             self._renewed(found)
         return found
 
-    async def _build(self, head: Versions, person: Person) -> RayInstallation:
+    async def _build(self, head: Versions, user: User) -> RayInstallation:
         from meshray.environment.matched import Build
 
         log.info("the head has Ray %s on Python %s: building what matches it", head.ray, head.python)
@@ -84,14 +84,14 @@ class Renewal:
                 f"the head has Ray {head.ray} now, and the coordinator does not tell what belongs to it: {error}",
                 hint="meshray doctor",
             ) from None
-        build = Build(environment, person, self._environ)
+        build = Build(environment, user, self._environ)
         try:
             matched = await asyncio.to_thread(build.run, lambda words: log.info("environment: %s", words))
         except asyncio.CancelledError:
             # Else the agent would not end before its thread.
             build.cancel()
             raise
-        return await asyncio.to_thread(inspect, matched.ray, person)
+        return await asyncio.to_thread(inspect, matched.ray, user)
 
 
 def renewal_of(agent: Agent, environ: Mapping[str, str]) -> Renewal:

@@ -25,7 +25,7 @@ from meshray.node.map_cache import load_map
 
 
 async def look_alone(home: Home, environ: Mapping[str, str] = os.environ) -> NodeFacts:
-    """The machine and the way to the coordinator, as far as this person may look. Before an enrolment, the machine."""
+    """The machine and the way to the coordinator, as far as this user may look. Before an enrolment, the machine."""
     context = alone(home, environ)
     found = await asyncio.gather(in_time(host.look(context), GROUP_S), in_time(control.look(context), GROUP_S))
     return NodeFacts(context.name, host=found[0], control=found[1])

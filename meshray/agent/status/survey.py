@@ -28,7 +28,7 @@ from meshray.doctor.facts import Facts, NodeFacts, decode
 from meshray.doctor.path import probe as path
 from meshray.doctor.ray import probe as ray
 from meshray.errors import MeshrayError
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.clock import boot_s
 from meshray.model import wire
 from meshray.model.keys import PublicKey
@@ -78,7 +78,7 @@ async def _heard(agent: Agent) -> frozenset[str]:
         return frozenset()
     nodes, me = agent.map.nodes.values(), agent.me
     away = [node for node in nodes if not node.online and STATIC not in node.roles and node.id != me.id]
-    live = await asyncio.gather(*(inside.machine_answers(node.ip, PING_S) for node in away))
+    live = await asyncio.gather(*(overlay_netns.machine_answers(node.ip, PING_S) for node in away))
     return frozenset(node.name for node, lives in zip(away, live, strict=True) if lives)
 
 
@@ -171,7 +171,7 @@ def _context(agent: Agent, status: Status) -> Context:
         ray=ray,
         no_ray_because="" if ray else agent.parts.no_ray_because,
         installation=ray.installation if ray else None,
-        person=ray.person if ray else None,
+        user=ray.user if ray else None,
         dialled=dialled,
         rebinds=agent.rebinds.ages(time.monotonic()),
         round_trip=prober.probe if prober is not None else None,

@@ -36,13 +36,13 @@ def dashboard_command(app: App, no_open: bool) -> Result:
     http://127.0.0.1:PORT with the dashboard's port, 8265 by default. Ports of the head's Ray that are not the default
     are shown.
     """
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
 
     answer = app.control().ask("env")
     driver = Driver.read(answer)
     url = str(answer.get("dashboard_here") or driver.variables.get("RAY_API_SERVER_ADDRESS", ""))
     host, _, port = url.rpartition("/")[2].partition(":")
-    user = Person.by_uid(driver.uid).name
+    user = User.by_uid(driver.uid).name
     result = Dashboard(
         url=url,
         token=_token(driver.variables.get("RAY_AUTH_TOKEN_PATH", ""), app),

@@ -25,7 +25,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Wishes:
-    """The options, as a person may combine them."""
+    """The options, as a user may combine them."""
 
     deep: bool
     soak: bool

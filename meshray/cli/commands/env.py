@@ -75,7 +75,7 @@ def lock_command(app: App, file: str | None) -> Result:
 
 def _freeze(app: App) -> str:
     from meshray.environment.freeze import freeze
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
     from meshray.node.enrolment import Enrolment
     from meshray.raynode.versions import inspect
 
@@ -86,8 +86,8 @@ def _freeze(app: App) -> str:
             "this node runs no Ray beside which something could be installed",
             hint="meshray env lock --from FILE",
         )
-    person = Person.by_uid(enrolment.person_uid)
-    return freeze(inspect(Path(enrolment.ray), person).python, person, app.environ)
+    user = User.by_uid(enrolment.user_uid)
+    return freeze(inspect(Path(enrolment.ray), user).python, user, app.environ)
 
 
 def _read(app: App, file: str) -> str:

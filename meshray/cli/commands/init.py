@@ -322,7 +322,7 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
 
 def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple[Token, Enrolment]:
     from meshray.coordinator.create import create_mesh
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
     from meshray.model.attestation import Attestation, Chain, Grant
     from meshray.model.keys import PrivateKey, SigningKey
     from meshray.model.node import COORDINATOR, HEAD, HUB
@@ -378,7 +378,7 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
         secret_epoch=answer.secret_epoch,
         mesh_port=request.port,
         listen_port=request.port,
-        person_uid=Person.invoking().uid,
+        user_uid=User.invoking().uid,
         hosts_coordinator=True,
         with_ray=request.with_ray,
         ray=str(installation.ray) if installation else "",
@@ -418,7 +418,7 @@ def _result(
 ) -> InitResult:
     from meshray.cli.join_line import join_line
     from meshray.cli.tables import child
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
 
     node, port, text = child(summary, "node"), enrolment.mesh_port, token.encode() if token is not None else ""
     return InitResult(
@@ -434,7 +434,7 @@ def _result(
         already=already,
         join_line=join_line(app, text) if text else "",
         head_line=join_line(app, text, "--head") if text else "",
-        rootless=Person.by_uid(enrolment.person_uid).name if enrolment.rootless and not already else "",
+        rootless=User.by_uid(enrolment.user_uid).name if enrolment.rootless and not already else "",
         local={name: str(url) for name, url in child(summary, "local").items()},
         open_commands=tuple(_or_nothing(lambda: _open_commands(port))),
     )

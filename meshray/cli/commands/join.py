@@ -325,7 +325,7 @@ def _endpoints(asked: JoinRequest, port: int) -> tuple[Endpoint, ...]:
 def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -> None:
     from meshray.cli.enrolled import unenrol
     from meshray.cli.lock_file import require_lock
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
     from meshray.model.enrol import EnrolRequest
     from meshray.node.enrolment import Enrolment
     from meshray.node.identity import Identity
@@ -371,7 +371,7 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
             mesh_port=coordinators[0].port,
             listen_port=found.port,
             transport=asked.transport,
-            person_uid=Person.invoking(app.environ).uid,
+            user_uid=User.invoking(app.environ).uid,
             ephemeral=me.ephemeral,
             with_ray=asked.with_ray,
             ray=str(installation.ray) if installation else "",

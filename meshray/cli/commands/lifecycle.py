@@ -219,7 +219,7 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
     On the head this ends the mesh: all other nodes lose their coordinator, hub and Ray head.
     """
     from meshray.cli.enrolled import find_enrolment
-    from meshray.linux.user import Person
+    from meshray.linux.user import User
     from meshray.node.state_folder import claimed, forget
     from meshray.raynode.user_token import take_back
     from meshray.runtime import service
@@ -245,7 +245,7 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
         _take_down(app, home)
         unenrolled = told or enrolment is None or _tell_the_coordinator(app, enrolment)
         if enrolment is not None:
-            take_back(Person.by_uid(enrolment.person_uid), home.offered_token)
+            take_back(User.by_uid(enrolment.user_uid), home.offered_token)
         service.uninstall(home)
         forget(home)
     return Left(enrolment.name if enrolment else "this machine", unenrolled and not local, local)
@@ -288,7 +288,7 @@ def idle_is_awaited(status: Mapping[str, object]) -> bool:
 
 
 def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
-    """Who this node is; None where only remains are left, which the person agrees to remove."""
+    """Who this node is; None where only remains are left, which the user agrees to remove."""
     from meshray.cli.enrolled import find_enrolment
     from meshray.node.state_folder import is_harmless
 

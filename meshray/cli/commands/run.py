@@ -12,7 +12,7 @@ from meshray.cli.driver import Driver
 from meshray.cli.where import inside_command
 from meshray.errors import UsageError
 from meshray.installation.programs import folders
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -39,15 +39,15 @@ def run_command(app: App, command: tuple[str, ...]) -> None:
     app.stdout.flush()
     app.stderr.flush()
     if app.euid == 0 and driver.uid != 0:
-        environ.update(_become(Person.by_uid(driver.uid)))
+        environ.update(_become(User.by_uid(driver.uid)))
     direct = [program, *command[1:]]
     words = inside_command(app, direct)
     # Where nothing is to be entered, it keeps the name by which it was called.
     os.execve(words[0], command if words == direct else words, environ)  # noqa: S606 - replacing this process is what `run` is for
 
 
-def _become(person: Person) -> dict[str, str]:
-    """Gives up root. A driver of root's makes folders in Ray's session in which the person's workers cannot write, and
+def _become(user: User) -> dict[str, str]:
+    """Gives up root. A driver of root's makes folders in Ray's session in which the user's workers cannot write, and
     they end at once; so nobody's program runs as root on a node whose Ray does not."""
-    person.become()
-    return {"HOME": str(person.home), "USER": person.name, "LOGNAME": person.name}
+    user.become()
+    return {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}

@@ -13,7 +13,7 @@ from meshray.doctor.context import Context
 from meshray.doctor.deadlines import in_thread
 from meshray.doctor.device.facts import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, USERSPACE, DeviceFacts
 from meshray.errors import MeshrayError
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.wireguard.engines import Engine, find_engine, install_command
 from meshray.wireguard.open import check_available, tun_fault
 
@@ -26,14 +26,14 @@ _ANSWER_S = 3.0
 async def look(context: Context) -> DeviceFacts:
     """The facts of this node."""
     has_interface, ground, interface = await asyncio.gather(
-        in_thread(partial(inside.run, _interface_kind, context.interface)),
+        in_thread(partial(overlay_netns.run, _interface_kind, context.interface)),
         in_thread(_ground),
         _interface(context),
     )
     engine = await in_thread(partial(_engine, context))
     wireguard, error, fix = await in_thread(partial(_wireguard, context, has_interface))
     state, detail, addresses = interface
-    where = inside.place()
+    where = overlay_netns.place()
     uid, net_admin, tun_error, namespaces_error = ground
     return DeviceFacts(
         is_agent=context.status is not None,
@@ -73,7 +73,7 @@ def _namespaces_error() -> str:
     """Tried, because distributions forbid them in ways that no single setting tells."""
     from meshray.runtime.rootless.trial import INTERFACE, find_missing
 
-    if inside.place() is not None:  # this very process is in them
+    if overlay_netns.place() is not None:  # this very process is in them
         return ""
     missing = [item for item in find_missing() if item.what != INTERFACE]
     return ", ".join(f"{item.what} ({os.strerror(item.number)})" for item in missing)
@@ -122,7 +122,7 @@ async def _interface(context: Context) -> tuple[str, str, tuple[str, ...]]:
         return (FOREIGN if error.code == "foreign_interface" else SILENT), error.message, ()
     if state is None:
         try:
-            inside.run(socket.if_nametoindex, context.interface)
+            overlay_netns.run(socket.if_nametoindex, context.interface)
         except OSError:
             return MISSING, "", ()
         return SILENT, "its socket is gone or refuses", ()

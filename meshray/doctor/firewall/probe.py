@@ -14,7 +14,7 @@ from meshray.firewall.inspect import HostView, Obstacle, read_host
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import own_rules
 from meshray.firewall.programs import Proc
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.linux.sockets import holder_of
@@ -28,7 +28,7 @@ def look(context: Context) -> FirewallFacts:
     view = read_host()
     opening = _opening(context)
     uplink = _uplink(context)
-    if inside.place() is not None:
+    if overlay_netns.place() is not None:
         guard, guard_error = "a network namespace of its own: nothing but the overlay leads in", ""
     else:
         guard, guard_error = _guard(view, opening, with_ray=context.ray_plan is not None) if opening else ("", "")
@@ -37,9 +37,11 @@ def look(context: Context) -> FirewallFacts:
         is_node=opening is not None,
         udp=_port(context, view, "udp", uplink) if context.is_hub and opening else PortFacts(),
         tcp=_port(context, view, "tcp", uplink) if context.hosts_coordinator else PortFacts(),
-        overlay_drops=_drops(view.of_overlay(opening, _members(context))) if opening and inside.place() is None else (),
+        overlay_drops=_drops(view.of_overlay(opening, _members(context)))
+        if opening and overlay_netns.place() is None
+        else (),
         interface=context.interface,
-        forwarding=inside.run(_forwarding, context.interface) if context.is_hub else "",
+        forwarding=overlay_netns.run(_forwarding, context.interface) if context.is_hub else "",
         guard=guard,
         guard_error=guard_error,
         ports_open=guard_error.startswith(_OPEN),
@@ -50,7 +52,7 @@ def look(context: Context) -> FirewallFacts:
 
 def _forwarding(interface: str) -> str:
     """The switch in the network namespace in which this is called."""
-    return Proc(inside.path("/proc")).forwarding(interface) or ""
+    return Proc(overlay_netns.path("/proc")).forwarding(interface) or ""
 
 
 def _opening(context: Context) -> Opening | None:
@@ -58,7 +60,7 @@ def _opening(context: Context) -> Opening | None:
     if context.mesh_map is None:
         return None
     try:
-        inside.run(socket.if_nametoindex, context.interface)
+        overlay_netns.run(socket.if_nametoindex, context.interface)
     except OSError:
         return None
     network = context.mesh_map.mesh.network.cidr

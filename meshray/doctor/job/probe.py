@@ -20,7 +20,7 @@ from typing import IO
 from meshray.doctor.facts import decode
 from meshray.doctor.job import program as deep_job
 from meshray.doctor.job.facts import SOAK_S, DeepFacts, Step
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 #: Until the program is in the cluster: Ray is imported, the GCS asked.
 _START_S = 60.0
@@ -29,7 +29,7 @@ _START_S = 60.0
 def move_between_all(
     python: Path,
     environ: Mapping[str, str],
-    person: Person | None,
+    user: User | None,
     nodes: Mapping[str, str],
     *,
     soak: bool,
@@ -43,7 +43,7 @@ def move_between_all(
     Args:
         python: the interpreter of this node's Ray.
         environ: of a driver on this node, see `meshray.raynode.command.client_environment`.
-        person: as whom to run it, where that is another than who runs this.
+        user: as whom to run it, where that is another than who runs this.
         nodes: the names of the nodes on which Ray is meant to run, by their overlay addresses.
         wrap: the command that runs a command where this node's Ray is.
         say: gets a line for every step.
@@ -57,7 +57,7 @@ def move_between_all(
     done = False
     with tempfile.TemporaryFile() as words:
         try:
-            with _running(command, environ, person, words, deadline_s) as process:
+            with _running(command, environ, user, words, deadline_s) as process:
                 for line in process.stdout or ():
                     event = _event(line)
                     done = done or event.get("step") == "done"
@@ -75,9 +75,9 @@ def move_between_all(
 
 @contextlib.contextmanager
 def _running(
-    command: Sequence[str], environ: Mapping[str, str], person: Person | None, words: IO[bytes], deadline_s: float
+    command: Sequence[str], environ: Mapping[str, str], user: User | None, words: IO[bytes], deadline_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
-    identity = {} if person is None else {"user": person.uid, "group": person.gid, "extra_groups": list(person.groups)}
+    identity = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
     with Path(deep_job.__file__).open("rb") as program:
         process = subprocess.Popen(
             list(command),

@@ -69,7 +69,7 @@ class MachineFacts:
         overlay: the mesh's network, for no_proxy.
         hostname_error: what the resolver said; ``hostname_s`` how long it took.
         shm_total, shm_free: bytes of /dev/shm.
-        object_store: bytes that Ray has, or will take; ``object_store_asked``: a person said so.
+        object_store: bytes that Ray has, or will take; ``object_store_asked``: a user said so.
         runs_as_root: meshray does, on the machine itself.
         installation: the environment from which it runs; ``weak_part``: what of it others than root can change;
             ``weak_is_meant``: a user said so.

@@ -18,7 +18,7 @@ from pathlib import Path
 from meshray.doctor.context import Context
 from meshray.doctor.deadlines import in_thread
 from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.trust import is_root
 from meshray.model.address import Endpoint
@@ -82,7 +82,7 @@ async def _offset(coordinator: Endpoint, fingerprint: bytes) -> tuple[float, flo
 
 async def _own_name() -> tuple[str, float | None]:
     """(what the resolver said against it, seconds that it took)."""
-    if inside.place() is not None:
+    if overlay_netns.place() is not None:
         return "", 0.0  # it stands in the hosts file that Ray sees
     began: list[float] = []
 
@@ -105,7 +105,7 @@ def _at_rest(context: Context) -> MachineFacts:
     ray = ManagedProcess(context.home.pid_file("ray")).pid
     plan = context.ray_plan
     asked = _option(plan.extra_args, "--object-store-memory") if plan else ""
-    shm_total, shm_free = _room(inside.path(_SHARED))
+    shm_total, shm_free = _room(overlay_netns.path(_SHARED))
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
     environments = dict(_environments(context, ray))
     free_memory = _meminfo("MemAvailable")
@@ -236,7 +236,7 @@ def _folders(context: Context) -> Iterator[Folder]:
     yield _folder("meshray's sockets", context.home.run, mounts)
     if plan is not None:
         temp = _option(plan.extra_args, "--temp-dir") or context.environ.get("RAY_TMPDIR") or _RAY_TEMP
-        yield _folder("Ray's logs and spilled objects", inside.path(temp), mounts, for_ray=True)
+        yield _folder("Ray's logs and spilled objects", overlay_netns.path(temp), mounts, for_ray=True)
 
 
 def _folder(use: str, path: Path, mounts: Mapping[str, str], *, for_ray: bool = False) -> Folder:

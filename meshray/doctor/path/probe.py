@@ -12,7 +12,7 @@ from statistics import median
 from meshray.defaults import KEEPALIVE_S
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.path.facts import SOME_LOSS, PathFacts, PeerFacts
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.model.node import STATIC
 from meshray.model.path import PathKind
 from meshray.model.status import NodeStatus
@@ -97,7 +97,7 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         came_in, sent_on = counted if path.kind == PathKind.DIRECT else (None, None)
         if is_hub:  # what came from there may be what others sent
             came_in = None
-        lives = await inside.machine_answers(node.ip, answer_s)
+        lives = await overlay_netns.machine_answers(node.ip, answer_s)
         return replace(facts, machine_answers=lives, sent_on=sent_on, came_in=came_in)
     if path.mtu is None or facts.loss >= SOME_LOSS:  # what is lost says nothing of its size then
         return facts

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from meshray.doctor.ray.facts import DROPPED, FOREIGN, OPEN, REFUSED, SILENT, WORKERS, PortSeen
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.model.ray_ports import RayPorts
 
 #: The client's preface and an empty SETTINGS frame (RFC 9113, sections 3.4 and 6.5).
@@ -64,7 +64,7 @@ async def dial(address: str, target: Target, timeout_s: float) -> PortSeen:
 
 
 async def _answer(address: str, target: Target, until: float) -> str:
-    reader, writer = await inside.open_connection(address, target.port)
+    reader, writer = await overlay_netns.open_connection(address, target.port)
     try:
         if not target.greets:
             return OPEN

@@ -42,7 +42,7 @@ class PortSeen:
         return self.answer == OPEN or (self.what not in ESSENTIAL and self.answer in (REFUSED, SILENT))
 
     def told(self, node: str) -> str:
-        """What was seen, for a person."""
+        """What was seen, for a user."""
         said = {
             REFUSED: "refuses the connection: nothing listens there, or a firewall rejects it",
             DROPPED: f"gave no answer in {self.ms / 1000:.1f} s: a firewall drops it",

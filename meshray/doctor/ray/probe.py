@@ -16,8 +16,7 @@ from meshray.doctor.ray import gpu_probe as gpus
 from meshray.doctor.ray.dial import dial, ray_targets
 from meshray.doctor.ray.facts import DASHBOARD, MISSING, OTHER, SAME, PortSeen, RayFacts, RayProcess, TableRow
 from meshray.errors import MeshrayError
-from meshray.linux import overlay_netns as inside
-from meshray.linux import procfs
+from meshray.linux import overlay_netns, procfs
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, STATIC, Node
 from meshray.model.ray_ports import RayPorts
@@ -81,13 +80,13 @@ async def _own_address(ip: IPv4Address) -> tuple[str, float]:
     """Why a connection to a listener on the own address fails (empty: it does not), and the milliseconds it took."""
     start = time.monotonic()
     try:
-        server = await asyncio.start_server(lambda reader, writer: writer.close(), sock=inside.listener(ip, 0))
+        server = await asyncio.start_server(lambda reader, writer: writer.close(), sock=overlay_netns.listener(ip, 0))
     except OSError as error:
         gone = error.errno == errno.EADDRNOTAVAIL
         return ("no interface has it" if gone else os.strerror(error.errno or 0)), 0.0
     try:
         port = server.sockets[0].getsockname()[1]
-        _, writer = await asyncio.wait_for(inside.open_connection(ip, port), _OWN_ADDRESS_S)
+        _, writer = await asyncio.wait_for(overlay_netns.open_connection(ip, port), _OWN_ADDRESS_S)
         writer.close()
     except asyncio.TimeoutError:
         return f"no answer in {_OWN_ADDRESS_S:g} s, a firewall drops it", 0.0
@@ -109,7 +108,7 @@ class _Installed:
 
 
 async def _installed(ray: RayNow) -> _Installed:
-    looking = asyncio.to_thread(inspect, ray.installation.ray, ray.person)
+    looking = asyncio.to_thread(inspect, ray.installation.ray, ray.user)
     try:
         found = await asyncio.wait_for(looking, PATIENCE_S)
     except asyncio.TimeoutError:
@@ -140,7 +139,7 @@ def _processes(pid: int | None) -> tuple[RayProcess, ...]:
 
 
 def _known_name(name: str, pid: int) -> str:
-    """Of Ray's own processes; empty for workers and helpers, which a person may well have stopped."""
+    """Of Ray's own processes; empty for workers and helpers, which a user may well have stopped."""
     if name in VITAL:
         return name
     if name.startswith(("ray::Dashboard", "ray::RuntimeEnv")):

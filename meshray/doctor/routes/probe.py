@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshray.doctor.context import Context
 from meshray.doctor.routes.facts import MISSING, OWN, OtherNetwork, RoutingFacts, StolenRoute
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.model.meshmap import MeshMap
 from meshray.runtime.preflight import Route, routes
@@ -50,7 +50,7 @@ def look(context: Context) -> RoutingFacts:
     with open_iproute() as netlink:
         kinds = {link["index"]: _link(link) for link in netlink.get_links()}
         # In a namespace of its own there is nothing but the way to the internet.
-        others = tuple(_others(kinds.values(), context.interface, routes())) if inside.place() is None else ()
+        others = tuple(_others(kinds.values(), context.interface, routes())) if overlay_netns.place() is None else ()
         index = next((index for index, link in kinds.items() if link.name == context.interface), None)
         if context.mesh_map is None or context.ip is None or index is None:
             unknown = "this machine is no node" if context.ip is None else f"there is no interface {context.interface}"
@@ -160,7 +160,7 @@ def _refusing(netlink: IPRoute, target: IPv4Address) -> tuple[str, int]:
 
 
 def _rule_to(netlink: IPRoute, table: int) -> str:
-    """The first rule of a person's that leads to this table, as `ip rule add` takes it."""
+    """The first rule of a user's that leads to this table, as `ip rule add` takes it."""
     for rule in netlink.get_rules(family=socket.AF_INET):
         priority = rule.get_attr("FRA_PRIORITY") or 0
         if priority not in _OWN_PRIORITIES and (rule.get_attr("FRA_TABLE") or rule["table"]) == table:

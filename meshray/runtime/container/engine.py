@@ -69,7 +69,7 @@ def open_engine(environ: Mapping[str, str], address: str = "") -> Engine:
         address: of one that is known.
 
     Raises:
-        MeshrayError: the docker package is missing, or this person may not use the engine.
+        MeshrayError: the docker package is missing, or this user may not use the engine.
         UnreachableError: there is none, or it does not run.
     """
     docker = _package()
@@ -96,7 +96,7 @@ def _package() -> Any:
 
 
 def _address(environ: Mapping[str, str]) -> str:
-    """DOCKER_HOST, the chosen context, or the first socket of those that engines make: the system's, a person's own
+    """DOCKER_HOST, the chosen context, or the first socket of those that engines make: the system's, a user's own
     (rootless), Docker Desktop's."""
     if environ.get("DOCKER_HOST"):
         return environ["DOCKER_HOST"]
@@ -127,7 +127,7 @@ def _require_socket(path: Path, environ: Mapping[str, str]) -> None:
             raise no_engine(error.errno or errno.ETIMEDOUT, path, program or "", getpass.getuser()) from None
 
 
-def no_engine(number: int, path: Path, program: str, person: str) -> MeshrayError:
+def no_engine(number: int, path: Path, program: str, user: str) -> MeshrayError:
     """Why nobody can be spoken to at this socket. Pure.
 
     Args:
@@ -137,8 +137,8 @@ def no_engine(number: int, path: Path, program: str, person: str) -> MeshrayErro
     if number in (errno.EACCES, errno.EPERM):
         return MeshrayError(
             "docker_not_permitted",
-            f"{person} may not use the Docker engine at {path}",
-            hint=f"sudo usermod -aG docker {person}, then log in again; or say the same with sudo",
+            f"{user} may not use the Docker engine at {path}",
+            hint=f"sudo usermod -aG docker {user}, then log in again; or say the same with sudo",
         )
     if not program and number == errno.ENOENT:
         return UnreachableError(

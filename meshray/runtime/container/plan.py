@@ -28,7 +28,7 @@ class Plan:
     """One container, as it will be made.
 
     Attributes:
-        person_uid: as whom Ray runs inside, 0 is root.
+        user_uid: as whom Ray runs inside, 0 is root.
         shm: bytes of /dev/shm.
         gpus: all of the machine's are given to it.
         bridge: the Docker network, empty for the engine's default one.
@@ -41,7 +41,7 @@ class Plan:
     python: str
     name: str
     hostname: str
-    person_uid: int
+    user_uid: int
     shm: int
     gpus: bool = False
     bridge: str = ""
@@ -53,11 +53,11 @@ class Plan:
     @property
     def environment(self) -> dict[str, str]:
         """Of everything in the container. Never a secret: whoever may use the engine can read it."""
-        return {**self.settings, **({"SUDO_UID": str(self.person_uid)} if self.person_uid else {})}
+        return {**self.settings, **({"SUDO_UID": str(self.user_uid)} if self.user_uid else {})}
 
     @property
     def volume(self) -> str:
-        """The named volume for the node's state: the engine's, so that no file of root's lies in a person's folder,
+        """The named volume for the node's state: the engine's, so that no file of root's lies in a user's folder,
         and a confined (snap) or remote engine can use it as well."""
         return f"{self.name}-state"
 

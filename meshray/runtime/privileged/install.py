@@ -30,7 +30,7 @@ from meshray.errors import MeshrayError
 from meshray.installation.distributions import needed, own_files
 from meshray.installation.programs import ORIGIN, origin_of
 from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.render.templates import folder as templates_folder
 from meshray.runtime.privileged import interpreter
 from meshray.runtime.privileged.packing import EXTRAS
@@ -180,7 +180,7 @@ def place() -> Copy:
     return copy
 
 
-def _owner() -> Person:
+def _owner() -> User:
     """As whom the environment is read."""
     uid = Path(meshray.__file__).stat().st_uid
     if uid == 0:
@@ -190,7 +190,7 @@ def _owner() -> Person:
             f"meshray would run as root from files of root's that others can change: {weak}",
             hint=f"chmod -R go-w {weak}",
         )
-    return Person.by_uid(uid)
+    return User.by_uid(uid)
 
 
 def _no_python(passed_over: Sequence[interpreter.Rejected]) -> MeshrayError:
@@ -203,7 +203,7 @@ def _no_python(passed_over: Sequence[interpreter.Rejected]) -> MeshrayError:
     )
 
 
-def _fill(staging: Path, python: Path, owner: Person) -> Copy:
+def _fill(staging: Path, python: Path, owner: User) -> Copy:
     packages = staging / f"lib/python3.{sys.version_info[1]}/site-packages"
     programs = staging / "bin"
     for folder in (packages, programs):
@@ -232,7 +232,7 @@ def _fill(staging: Path, python: Path, owner: Person) -> Copy:
     return copy
 
 
-def _unpack(packages: Path, owner: Person) -> None:
+def _unpack(packages: Path, owner: User) -> None:
     """The packer runs as the environment's owner; nothing of the environment is opened by root."""
     process = subprocess.Popen(
         [sys.executable, "-B", "-m", "meshray.runtime.privileged.packing"],

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 _PROBE_S = 20.0
 #: uv fetches some 30 MB.
@@ -145,7 +145,7 @@ def _copied(name: str, root: Path) -> Path | None:
     source = Path(sys.prefix) / "bin" / name
     try:
         # Root's own rights are not to open what the environment's owner could not read.
-        owner = Person.by_uid(source.lstat().st_uid)
+        owner = User.by_uid(source.lstat().st_uid)
         done = subprocess.run(
             ["cat", str(source)],
             env={"PATH": SYSTEM_FOLDERS},

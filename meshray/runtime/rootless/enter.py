@@ -1,4 +1,4 @@
-"""Runs a command inside a node's namespaces, as the person and with no right that the person has not.
+"""Runs a command inside a node's namespaces, as the user and with no right that the user has not.
 
     python -I -m meshray.runtime.rootless.enter PID -- CMD…
 

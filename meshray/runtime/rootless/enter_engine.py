@@ -3,7 +3,7 @@
     python -I -m meshray.runtime.rootless.enter_engine PID SOCKETS -- wireguard-go -f meshray0
 
 PID as in `meshray.runtime.rootless.enter`. The stock engine makes its socket in /run/wireguard, which is root's; in
-mounts of its own that is SOCKETS, a folder of the person's. Only the standard library is here.
+mounts of its own that is SOCKETS, a folder of the user's. Only the standard library is here.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from meshray.errors import MeshrayError
 from meshray.home import Home
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.runtime.rootless import kernel
 
@@ -136,10 +136,10 @@ class Namespace:
             kernel.setns(self._files["user"], kernel.NEWUSER)
             # A thread begins where the one is that makes it: this one must be made before any other asks.
             self.run_outside(lambda: None)
-            inside.enter(self)
+            overlay_netns.enter(self)
             self.run(lambda: None)
         except (OSError, RuntimeError) as error:
-            inside.enter(None)
+            overlay_netns.enter(None)
             raise MeshrayError(
                 "no_namespace", f"this node's namespaces cannot be entered: {error}", hint="meshray down, meshray up"
             ) from None
@@ -184,7 +184,7 @@ def enter_once(home: Home, udp_port: int | None = None) -> None:
     Raises:
         MeshrayError: ``no_namespace``.
     """
-    if inside.place() is None:
+    if overlay_netns.place() is None:
         Namespace.up(home, udp_port).enter()
 
 

@@ -1,4 +1,4 @@
-"""Whether this machine lets an ordinary person have namespaces and an interface: tried, in a process that ends.
+"""Whether this machine lets an ordinary user have namespaces and an interface: tried, in a process that ends.
 
 >>> require_namespaces("sudo meshray join TOKEN")
 MeshrayError: without root a node needs what this machine forbids: network namespaces (user.max_net_namespaces is 0)

@@ -46,7 +46,7 @@ def enrolment(me: Node) -> Enrolment:
         ray_token="ray-part",
         mesh_port=51888,
         listen_port=51888,
-        person_uid=0,
+        user_uid=0,
         ray_args=("--num-cpus=2",),
         labels={"site": "attic"},
     )

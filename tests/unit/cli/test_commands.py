@@ -291,7 +291,7 @@ def test_a_drain_is_told_to_the_coordinator_first_and_taken_back_where_ray_refus
     agent = FakeAgent({"status": STATUS, "env": {"env": {"RAY_ADDRESS": "10.99.0.1:6379"}}, "api": {}})
     ran: list[list[str]] = []
 
-    def run(command: list[str], environ: object, person: object) -> str:
+    def run(command: list[str], environ: object, user: object) -> str:
         ran.append(command)
         if command[1] == "drain-node" and len(ran) > 2:
             raise MeshrayError("ray_failed", "ray drain-node: no")
@@ -308,7 +308,7 @@ def test_a_drain_is_told_to_the_coordinator_first_and_taken_back_where_ray_refus
 
 def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_program, "_own_ray", lambda app: "/opt/ray")
-    monkeypatch.setattr(ray_program, "_run", lambda command, environ, person: "[]")
+    monkeypatch.setattr(ray_program, "_run", lambda command, environ, user: "[]")
     agent = FakeAgent({"status": STATUS, "env": {"env": {}}, "api": {}})
     assert "gpu-1 runs no Ray" in type_in("node", "drain", "gpu-1", agent=agent).out
     assert "takes tasks again" in type_in("node", "drain", "gpu-1", "--undo", agent=agent).out

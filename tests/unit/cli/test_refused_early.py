@@ -45,7 +45,7 @@ def test_an_ephemeral_node_that_fails_says_what_its_logs_said(tmp_path: Path) ->
         ray_token="t",
         mesh_port=51888,
         listen_port=0,
-        person_uid=0,
+        user_uid=0,
         ephemeral=True,
     )
     enrolment.save(home)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from meshray.cli.user_file import read_as_user
-from meshray.linux.user import Person
+from meshray.linux.user import User
 
 
 def test_the_home_folder_is_that_of_the_user_behind_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("meshray1_x")
-    ada = Person("ada", os.geteuid() + 1, os.getegid(), (os.getegid(),), tmp_path)
-    monkeypatch.setattr(Person, "invoking", lambda environ: ada)
+    ada = User("ada", os.geteuid() + 1, os.getegid(), (os.getegid(),), tmp_path)
+    monkeypatch.setattr(User, "invoking", lambda environ: ada)
     monkeypatch.setattr("meshray.linux.trust.weak_link", lambda path: None)
     monkeypatch.setenv("HOME", "/nonexistent")
     assert read_as_user("~/token", {}, 100) == "meshray1_x"

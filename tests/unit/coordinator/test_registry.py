@@ -252,7 +252,7 @@ def test_presence_is_seen_and_not_stored() -> None:
     assert (rows, registry.revision) == ((), revision + 2)
 
 
-def test_what_an_agent_reports_comes_after_what_a_person_said() -> None:
+def test_what_an_agent_reports_comes_after_what_a_user_said() -> None:
     other = Endpoint("198.51.100.7", 51888)
     registry, rows, _ = new_mesh().reported("head-id", VERSIONS, (other, ENDPOINT))
     assert registry.members["head-id"].node.endpoints == (ENDPOINT, other)

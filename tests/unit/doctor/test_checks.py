@@ -140,8 +140,8 @@ def test_json_has_the_fields_that_scripts_rely_on() -> None:
     assert entry["node"] is None
 
 
-def test_a_person_who_may_not_ask_the_agent_gets_no_failure_but_the_command() -> None:
-    report = examine(Facts(agent_error="the agent belongs to another person", allowed_by="sudo meshray doctor"))
+def test_a_user_who_may_not_ask_the_agent_gets_no_failure_but_the_command() -> None:
+    report = examine(Facts(agent_error="the agent belongs to another user", allowed_by="sudo meshray doctor"))
     assert failing(report) == []
     closed = next(check for check in report if check.code == "agent_running")
     assert (closed.status, closed.fix) == (SKIP, "sudo meshray doctor")

@@ -15,7 +15,7 @@ from meshray.doctor.ray.checks import SPECS
 from meshray.doctor.ray.facts import GpuFacts
 from meshray.doctor.ray.gpus import why_unseen
 from meshray.doctor.report import OK, SKIP, WARN
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.address import OverlayNetwork
 from meshray.model.node import Versions
 from meshray.model.status import RayState
@@ -47,7 +47,7 @@ def ray(root: Path, *arguments: str, environ: str | None = "PATH=/usr/bin\0") ->
         network=OverlayNetwork(OVERLAY),
     )
     installation = RayInstallation(python.with_name("ray"), python, Versions("0.1.0", "2.60.0", "3.11.7"))
-    return RayNow(installation, plan, Person.by_uid(0), "running", "", 0, 70, None)
+    return RayNow(installation, plan, User.by_uid(0), "running", "", 0, 70, None)
 
 
 def card(root: Path, vendor: str, kind: str, number: int = 0) -> None:

@@ -13,7 +13,7 @@ from meshray.environment import builder
 from meshray.environment.builder import Order, build, is_complete
 from meshray.environment.matched import Build, find_uv
 from meshray.errors import MeshrayError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.environment import Environment
 
 WANTED = Environment("2.60.0", "3.11.7", "numpy==2.1.0\n")
@@ -128,12 +128,12 @@ def test_an_order_survives_the_way(uv: FakeUv) -> None:
 
 def test_a_head_without_ray_cannot_be_matched() -> None:
     with pytest.raises(MeshrayError) as caught:
-        Build(Environment(), Person.invoking(), {})
+        Build(Environment(), User.invoking(), {})
     assert caught.value.code == "head_without_ray"
 
 
 def test_uv_is_found_on_path_or_missed_by_name(uv: FakeUv, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    nobody = Person("ada", 61234, 61234, (61234,), tmp_path / "nobody")
+    nobody = User("ada", 61234, 61234, (61234,), tmp_path / "nobody")
     assert find_uv({"PATH": str(uv.folder)}, nobody) == str(uv.program)
     monkeypatch.setattr(sys, "executable", "/nonexistent/bin/python")
     with pytest.raises(MeshrayError) as caught:
@@ -144,14 +144,14 @@ def test_uv_is_found_on_path_or_missed_by_name(uv: FakeUv, monkeypatch: pytest.M
 
 def test_the_whole_way_through_the_builders_process(uv: FakeUv) -> None:
     environ = {"PATH": f"{uv.folder}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(uv.folder / "cache")}
-    first = Build(WANTED, Person.invoking(), environ).run(quiet)
-    again = Build(WANTED, Person.invoking(), environ).run(quiet)
+    first = Build(WANTED, User.invoking(), environ).run(quiet)
+    again = Build(WANTED, User.invoking(), environ).run(quiet)
     assert (first.built, again.built, first.folder) == (True, False, again.folder)
     assert is_complete(first.folder, WANTED)
 
 
 def test_a_cancelled_build_does_not_begin(uv: FakeUv) -> None:
-    begun = Build(WANTED, Person.invoking(), {"PATH": str(uv.folder)})
+    begun = Build(WANTED, User.invoking(), {"PATH": str(uv.folder)})
     begun.cancel()
     with pytest.raises(MeshrayError) as caught:
         begun.run(quiet)

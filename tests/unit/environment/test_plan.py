@@ -52,7 +52,7 @@ def test_the_commands_of_uv() -> None:
     assert "--requirements" not in plan.fill_command("uv", folder, Environment("2.60.0", "3.11.7"), folder)
 
 
-def test_the_persons_settings_of_uv_count_and_nothing_diverts_it() -> None:
+def test_the_users_settings_of_uv_count_and_nothing_diverts_it() -> None:
     environ = {
         "UV_DEFAULT_INDEX": "https://index",
         "UV_SYSTEM_PYTHON": "1",

@@ -198,7 +198,7 @@ def test_tables_of_iptables_nft_without_that_program(proc: Path) -> None:
     assert "nft ip filter INPUT: lets the overlay in" in Firewall(NODE, run=host, proc=proc).apply()
 
 
-def test_a_persons_own_table_ip_filter_is_nfts(proc: Path) -> None:
+def test_a_users_own_table_ip_filter_is_nfts(proc: Path) -> None:
     host = FakeHost({"nft", "iptables-nft"})
     host.nft("ip", "filter", "input", policy="drop")
     assert "nft ip filter input: lets the overlay in" in Firewall(NODE, run=host, proc=proc).apply()

@@ -182,7 +182,7 @@ def test_firewalld_as_it_is() -> None:
         ("-i mesh+ -j DROP", True),
         ("-p tcp -m tcp --dport 6000:7000 -j DROP", True),
         ("-p tcp -m multiport --dports 22,6379 -j DROP", True),
-        ('-m conntrack --ctstate NEW -m comment --comment "a person\'s -j ACCEPT" -j DROP', True),
+        ('-m conntrack --ctstate NEW -m comment --comment "a user\'s -j ACCEPT" -j DROP', True),
         ("-m iprange --src-range 10.99.0.1-10.99.0.9 -j DROP", True),
         ("-g closed", True),
         ("-i eth0 -j DROP", False),

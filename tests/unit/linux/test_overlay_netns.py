@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 
 LOOPBACK = IPv4Address("127.0.0.1")
 
@@ -19,7 +19,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A TCP port on which nothing listens, in place of that of the probes."""
     with socket.socket() as holder:
         holder.bind((str(LOOPBACK), 0))
-        monkeypatch.setattr(inside, "PROBE_PORT", holder.getsockname()[1])
+        monkeypatch.setattr(overlay_netns, "PROBE_PORT", holder.getsockname()[1])
         yield holder.getsockname()[1]
 
 
@@ -27,7 +27,7 @@ async def test_a_machine_that_refuses_answers_and_leaves_no_error_behind(port: i
     gc.collect()
     gc.disable()
     try:
-        assert await inside.machine_answers(LOOPBACK, 5.0)
+        assert await overlay_netns.machine_answers(LOOPBACK, 5.0)
         assert not [found for found in gc.get_objects() if type(found) is ConnectionRefusedError]
     finally:
         gc.enable()
@@ -35,12 +35,12 @@ async def test_a_machine_that_refuses_answers_and_leaves_no_error_behind(port: i
 
 async def test_a_machine_on_which_something_listens_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((str(LOOPBACK), 0)) as server:
-        monkeypatch.setattr(inside, "PROBE_PORT", server.getsockname()[1])
-        assert await inside.machine_answers(LOOPBACK, 5.0)
+        monkeypatch.setattr(overlay_netns, "PROBE_PORT", server.getsockname()[1])
+        assert await overlay_netns.machine_answers(LOOPBACK, 5.0)
 
 
 async def test_an_address_without_a_route_does_not_answer(port: int) -> None:
-    assert not await inside.machine_answers(IPv4Address("255.255.255.255"), 5.0)
+    assert not await overlay_netns.machine_answers(IPv4Address("255.255.255.255"), 5.0)
 
 
 async def test_a_machine_that_says_nothing_in_time_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,5 +51,5 @@ async def test_a_machine_that_says_nothing_in_time_does_not_answer(monkeypatch: 
         for stream in (first, second):
             stream.setblocking(False)
             stream.connect_ex(server.getsockname())
-        monkeypatch.setattr(inside, "PROBE_PORT", server.getsockname()[1])
-        assert not await inside.machine_answers(LOOPBACK, 0.2)
+        monkeypatch.setattr(overlay_netns, "PROBE_PORT", server.getsockname()[1])
+        assert not await overlay_netns.machine_answers(LOOPBACK, 0.2)

@@ -38,7 +38,7 @@ def membership(folder: Path, files: StateWriter | None = None) -> Membership:
         ray_token="t",
         mesh_port=51888,
         listen_port=0,
-        person_uid=0,
+        user_uid=0,
     )
     home = Home(folder, folder / "run")
     return Membership(home, enrolment, files or StateWriter(home))

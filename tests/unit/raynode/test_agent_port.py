@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.raynode import agent_port
 from meshray.raynode.processes import Family
 
 NODE_ID = "ab" * 28
-ME = Person.by_uid(os.geteuid())
+ME = User.by_uid(os.geteuid())
 
 
 @contextmanager

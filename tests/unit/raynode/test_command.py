@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import UsageError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.address import OverlayNetwork
 from meshray.model.node import Versions
 from meshray.model.ray_ports import RayPorts
@@ -36,7 +36,7 @@ HEAD = RayPlan(
     network=OverlayNetwork.parse("10.99.0.0/16"),
 )
 WORKER = replace(HEAD, head=False, node_ip=IPv4Address("10.99.0.2"), node_name="gpu-1")
-ADA = Person("ada", 1000, 1000, (1000,), Path("/home/ada"))
+ADA = User("ada", 1000, 1000, (1000,), Path("/home/ada"))
 
 
 def test_a_head_listens_on_its_overlay_address() -> None:
@@ -53,7 +53,7 @@ def test_a_worker_joins_its_head_and_gets_no_option_of_a_head() -> None:
     assert not [word for word in command if word.split("=")[0] in {"--head", "--port", "--include-dashboard"}]
 
 
-def test_the_persons_own_options_come_last_and_unchanged() -> None:
+def test_the_users_own_options_come_last_and_unchanged() -> None:
     mine = ("--num-cpus=8", "--resources", '{"fast disk": 1}')
     assert start_command(RAY, replace(WORKER, extra_args=mine))[-3:] == list(mine)
 
@@ -118,7 +118,7 @@ def test_options_that_meshray_owns_are_refused_by_name(arguments: list[str]) -> 
     assert named in caught.value.hint
 
 
-def test_options_that_are_the_persons_pass() -> None:
+def test_options_that_are_the_users_pass() -> None:
     check_extra_args(["--num-cpus=4", "--num-gpus", "1", "--resources", '{"a": 1}', "--temp-dir=/tmp/ray-ada"])
     check_extra_args(["--disable-usage-stats", "--object-store-memory=1000000000"])
 
@@ -152,7 +152,7 @@ def test_rays_processes_know_token_interface_and_patience() -> None:
     assert environment["CUDA_VISIBLE_DEVICES"] == "0"
 
 
-def test_the_persons_tuning_stays_and_what_meshray_owns_does_not() -> None:
+def test_the_users_tuning_stays_and_what_meshray_owns_does_not() -> None:
     base = {
         "RAY_health_check_timeout_ms": "5000",
         "NCCL_SOCKET_IFNAME": "ib0",
@@ -166,7 +166,7 @@ def test_the_persons_tuning_stays_and_what_meshray_owns_does_not() -> None:
     assert "RAY_ADDRESS" not in environment
 
 
-def test_another_persons_ray_gets_their_home_and_nothing_of_sudos() -> None:
+def test_another_users_ray_gets_their_home_and_nothing_of_sudos() -> None:
     base = {"HOME": "/root", "USER": "root", "SUDO_USER": "ada", "XDG_RUNTIME_DIR": "/run/user/0", "MESHRAY_HOME": "/x"}
     environment = ray_environment(RAY, WORKER, base, ADA)
     assert (environment["HOME"], environment["USER"], environment["LOGNAME"]) == ("/home/ada", "ada", "ada")
@@ -208,7 +208,7 @@ def test_a_client_finds_the_head_with_every_tool() -> None:
 
 
 def test_without_a_token_authentication_is_off_by_name() -> None:
-    # A head of Ray 2.59 turns it on by itself where it finds a token in the person's home; workers do not.
+    # A head of Ray 2.59 turns it on by itself where it finds a token in the user's home; workers do not.
     environment = client_environment(replace(WORKER, token_path=None))
     assert environment["RAY_AUTH_MODE"] == "disabled"
     assert "RAY_AUTH_TOKEN_PATH" not in environment

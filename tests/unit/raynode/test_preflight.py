@@ -11,7 +11,7 @@ import pytest
 
 from meshray.errors import MeshrayError
 from meshray.linux.sockets import LISTEN, Socket, parse_table
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.ray_ports import RayPorts
 from meshray.raynode.command import RayPlan
 from meshray.raynode.preflight import check_head, check_readable, conflict, require_free
@@ -19,7 +19,7 @@ from tests.unit.raynode.test_command import HEAD, RAY, WORKER
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 REST = "00000000:00000000 00:00000000 00000000     0        0"
-NOBODY = Person("nobody", 65534, 65534, (65534,), Path("/"))
+NOBODY = User("nobody", 65534, 65534, (65534,), Path("/"))
 
 
 def table(*sockets: tuple[str, int, str]) -> Iterator[Socket]:
@@ -95,7 +95,7 @@ def test_a_head_without_the_dashboards_packages_is_refused() -> None:
     assert "ray[default]==2.60.0" in caught.value.hint
 
 
-def test_a_folder_that_keeps_the_person_out_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_keeps_the_user_out_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
     file = closed / "token"

@@ -12,7 +12,7 @@ import pytest
 
 from meshray.errors import MeshrayError, RefusedError
 from meshray.home import Home
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.address import Endpoint
 from meshray.model.ray_ports import RayPorts
 from meshray.raynode import agent_port, preflight, supervisor, temp_folder
@@ -22,7 +22,7 @@ from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens, epoch_of, new_instance
 from tests.unit.raynode.test_command import HEAD, RAY, WORKER
 
-ADA = Person("ada", 61234, 61234, (61234,), Path("/nonexistent"))
+ADA = User("ada", 61234, 61234, (61234,), Path("/nonexistent"))
 HEAD_IP, WORKER_IP = IPv4Address("10.99.0.1"), IPv4Address("10.99.0.2")
 
 
@@ -57,7 +57,7 @@ class FakeMachine:
         env: Mapping[str, str],
         log: Path,
         mark: str = "",
-        person: Person | None = None,
+        user: User | None = None,
         cwd: Path | None = None,
     ) -> None:
         self.starts += 1
@@ -79,7 +79,7 @@ class FakeMachine:
             raise RefusedError("ray_token_refused", "not this token")
         return self.alive
 
-    def tell(self, raylets: list[int], port: int, person: Person) -> bool:
+    def tell(self, raylets: list[int], port: int, user: User) -> bool:
         self.told.append((raylets, port))
         return bool(raylets)
 
@@ -124,7 +124,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     monkeypatch.setattr(supervisor, "live_nodes", machine.live_nodes)
     monkeypatch.setattr(supervisor, "Family", partial(NoFamily, machine))
     monkeypatch.setattr(preflight, "require_free", machine.require_free)
-    monkeypatch.setattr(temp_folder, "find_temp_folder", lambda environ, person: machine.temp_folder)
+    monkeypatch.setattr(temp_folder, "find_temp_folder", lambda environ, user: machine.temp_folder)
     monkeypatch.setattr(preflight, "host_problems", list)
     return machine
 
@@ -384,7 +384,7 @@ async def test_stop_ends_ray_and_takes_the_instance_back(machine: FakeMachine, t
     assert (machine.pid, told[-1]) == (None, "")
 
 
-async def test_another_persons_ray_gets_their_home(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
+async def test_another_users_ray_gets_their_home(machine: FakeMachine, tmp_path: Path, told: list[str]) -> None:
     await node(tmp_path, told, head=True).step()
     assert machine.env["HOME"] == "/nonexistent"
     assert "--head" in machine.argv

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.raynode import temp_folder
 from meshray.raynode.temp_folder import find_temp_folder, used_folder
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes files of other users (root)")
-ADA, BOB = (Person(name, uid, uid, (uid,), Path("/")) for name, uid in (("ada", 61234), ("bob", 61235)))
+ADA, BOB = (User(name, uid, uid, (uid,), Path("/")) for name, uid in (("ada", 61234), ("bob", 61235)))
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def tmp(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made_by(person: Person, folder: Path, mode: int = 0o755) -> Path:
+def made_by(user: User, folder: Path, mode: int = 0o755) -> Path:
     folder.mkdir()
     folder.chmod(mode)
-    os.chown(folder, person.uid, person.gid)
+    os.chown(folder, user.uid, user.gid)
     return folder
 
 
@@ -75,7 +75,7 @@ def test_a_place_that_somebody_prepared_is_passed_over(tmp: Path) -> None:
 @needs_root
 def test_roots_ray_works_in_no_folder_of_anothers(tmp: Path) -> None:
     made_by(BOB, tmp / "ray", 0o777)
-    root = Person.by_uid(0)
+    root = User.by_uid(0)
     assert find_temp_folder(environ(tmp), root) == tmp / "ray-0"
 
 

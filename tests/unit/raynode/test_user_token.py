@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.raynode import user_token
 
 
 @pytest.fixture
-def user(tmp_path: Path) -> Person:
+def user(tmp_path: Path) -> User:
     home = tmp_path / "ada"
     home.mkdir()
-    return Person("ada", os.geteuid(), os.getegid(), (os.getegid(),), home)
+    return User("ada", os.geteuid(), os.getegid(), (os.getegid(),), home)
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def record(tmp_path: Path) -> Path:
     return tmp_path / "offered_token"
 
 
-def there(user: Person) -> str:
+def there(user: User) -> str:
     path = user.home / ".ray/auth_token"
     return path.read_text() if path.exists() else ""
 
 
-def test_it_is_put_there_for_the_user_alone_replaced_and_taken_back(user: Person, record: Path) -> None:
+def test_it_is_put_there_for_the_user_alone_replaced_and_taken_back(user: User, record: Path) -> None:
     assert user_token.offer("first", user, record) == ""
     assert there(user) == "first"
     assert (user.home / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
@@ -39,14 +39,14 @@ def test_it_is_put_there_for_the_user_alone_replaced_and_taken_back(user: Person
     assert (there(user), record.exists(), (user.home / ".ray").exists()) == ("", False, False)
 
 
-def test_the_record_may_be_the_first_file_of_its_folder(user: Person, tmp_path: Path) -> None:
+def test_the_record_may_be_the_first_file_of_its_folder(user: User, tmp_path: Path) -> None:
     record = tmp_path / "state/meshray/offered_token"
     assert user_token.offer("first", user, record) == ""
     user_token.take_back(user, record)
     assert there(user) == ""
 
 
-def test_another_clusters_token_is_never_replaced_or_removed(user: Person, record: Path) -> None:
+def test_another_clusters_token_is_never_replaced_or_removed(user: User, record: Path) -> None:
     (user.home / ".ray").mkdir()
     (user.home / ".ray/auth_token").write_text("of another cluster\n")
     assert "another cluster" in user_token.offer("mine", user, record)
@@ -61,14 +61,14 @@ def test_another_clusters_token_is_never_replaced_or_removed(user: Person, recor
     assert there(user) == "of another cluster"
 
 
-def test_a_user_without_a_home_folder_gets_none(user: Person, record: Path, tmp_path: Path) -> None:
-    nobody = Person("nobody", user.uid, user.gid, user.groups, tmp_path / "nonexistent")
+def test_a_user_without_a_home_folder_gets_none(user: User, record: Path, tmp_path: Path) -> None:
+    nobody = User("nobody", user.uid, user.gid, user.groups, tmp_path / "nonexistent")
     assert "no home folder" in user_token.offer("mine", nobody, record)
     user_token.take_back(nobody, record)
     assert not record.exists()
 
 
-def test_a_link_of_the_users_is_not_written_through(user: Person, record: Path, tmp_path: Path) -> None:
+def test_a_link_of_the_users_is_not_written_through(user: User, record: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("precious")
     (user.home / ".ray").mkdir()

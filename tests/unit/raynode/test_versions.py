@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError, UsageError
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.node import Versions
 from meshray.model.release import release
 from meshray.raynode.versions import check_options, compare, find_ray
 
-ME = Person("me", os.geteuid(), os.getegid(), (os.getegid(),), Path("/nonexistent"))
+ME = User("me", os.geteuid(), os.getegid(), (os.getegid(),), Path("/nonexistent"))
 
 
 def versions(ray: str, python: str) -> Versions:
@@ -125,12 +125,12 @@ def test_no_ray_at_all_says_where_was_looked(tmp_path: Path, monkeypatch: pytest
     assert "--no-ray" in caught.value.hint
 
 
-def test_the_persons_own_folder_of_programs_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_folder_of_programs_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "pipx/bin/python"))
     python = fake_python(tmp_path / ".local/bin/python3", '["2.60.0", "3.11.7", [], []]')
     program = fake_ray(tmp_path / ".local/bin", f"#!{python}")
-    person = Person("ada", os.geteuid(), os.getegid(), (), tmp_path)
-    assert find_ray(None, {"PATH": str(tmp_path / "empty")}, person).ray == program
+    user = User("ada", os.geteuid(), os.getegid(), (), tmp_path)
+    assert find_ray(None, {"PATH": str(tmp_path / "empty")}, user).ray == program
 
 
 def test_a_mistyped_option_of_ray_start_is_refused_with_the_one_that_was_meant() -> None:

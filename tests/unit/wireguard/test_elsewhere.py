@@ -10,7 +10,7 @@ import pytest
 
 from meshray.errors import MeshrayError
 from meshray.home import Home
-from meshray.linux import overlay_netns as inside
+from meshray.linux import overlay_netns
 from meshray.wireguard import engines
 from meshray.wireguard.elsewhere import DeviceElsewhere, udp_port_inside
 
@@ -22,7 +22,7 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setattr(engines, "BUNDLED", tmp_path / "meshray-engine")
     yield {"PATH": str(tmp_path)}
-    inside.enter(None)
+    overlay_netns.enter(None)
 
 
 def test_only_the_stock_engine_must_be_inside(environ: dict[str, str]) -> None:
@@ -36,7 +36,7 @@ def test_namespaces_that_were_made_for_another_engine_are_told(
     tmp_path: Path, environ: dict[str, str], engine_inside: bool
 ) -> None:
     home = Home.from_environment({"MESHRAY_HOME": str(tmp_path)})
-    inside.enter(SimpleNamespace(engine_inside=engine_inside))
+    overlay_netns.enter(SimpleNamespace(engine_inside=engine_inside))
     fitting, other = ("wireguard-go", "meshray-engine") if engine_inside else ("meshray-engine", "wireguard-go")
     DeviceElsewhere("meshray0", home, {**environ, "MESHRAY_ENGINE": fitting})
     with pytest.raises(MeshrayError) as raised:

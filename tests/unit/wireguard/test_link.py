@@ -1,4 +1,4 @@
-"""What went wrong with an interface, in words that a person can act on."""
+"""What went wrong with an interface, in words that a user can act on."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_udp_that_was_fine_for_long_is_trusted_as_at_first() -> None:
 
 
 @pytest.mark.parametrize("mode", ["udp", "wss"])
-def test_what_a_person_chose_stays(mode: Mode) -> None:
+def test_what_a_user_chose_stays(mode: Mode) -> None:
     transport = HubTransport.start(mode, 0.0)
     for udp_alive in (False, True):
         assert transport.step(None, udp_alive, BootSeconds(500.0)) == transport

@@ -15,7 +15,7 @@ from meshray.errors import RefusedError
 from meshray.firewall import decide
 from meshray.firewall.closing import contains
 from meshray.home import Home
-from meshray.linux.user import Person
+from meshray.linux.user import User
 from meshray.model.node import HEAD, Node
 from meshray.model.status import RayState
 from meshray.raynode.command import RayPlan, start_command
@@ -87,7 +87,7 @@ async def test_a_head_whose_token_has_not_come_yet_is_not_asked(
 
     monkeypatch.setattr(ray_part, "node_table", table)
     monkeypatch.setattr(ray_part, "live_nodes", nodes)
-    home, nobody = Home(tmp_path, tmp_path), Person("nobody", 65534, 65534, (65534,), tmp_path)
+    home, nobody = Home(tmp_path, tmp_path), User("nobody", 65534, 65534, (65534,), tmp_path)
     ray = RayOnNode(RAY, plan_of(WORKER_A), home, nobody, tokens=RayTokens({2: "new"}), on_instance=print)
     ray.head_instance(new_instance(1))
     assert (await ray.node_table(), await ray.live_nodes(), ray.failure, asked) == (None, None, "", [])

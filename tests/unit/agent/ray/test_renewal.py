@@ -38,7 +38,7 @@ class Place:
         self.built: list[Environment] = []
         self.kept: list[RayInstallation] = []
         self.after = after
-        monkeypatch.setattr(renewal, "inspect", lambda program, person: self.after)
+        monkeypatch.setattr(renewal, "inspect", lambda program, user: self.after)
         monkeypatch.setattr(matched.Build, "__init__", lambda build, environment, *_: self.built.append(environment))
         monkeypatch.setattr(matched.Build, "run", lambda build, tell: Matched(self.after.ray.parent.parent, True))
 
