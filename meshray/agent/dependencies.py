@@ -56,7 +56,7 @@ class FirewallPart(Protocol):
 
 
 class RayPart(Protocol):
-    """See `meshray.agent.ray.ray_part.RayOnNode`."""
+    """See `meshray.raynode.supervisor.RayNode`."""
 
     @property
     def now(self) -> RayNow:

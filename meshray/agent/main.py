@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from meshray.agent.device.port_guard import require_guarded
 from meshray.agent.paths.candidates import read_endpoints
 from meshray.agent.paths.hub_endpoints import HubEndpoints
 from meshray.agent.paths.prober import Prober
-from meshray.agent.ray.ray_part import TABLE_TIMEOUT_S, RayOnNode, ray_plan
+from meshray.agent.ray.local_ray import LocalRay, find_local_ray, ray_plan
 from meshray.agent.ray.renewal import renewal_of
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.client.proxy import settle
@@ -50,17 +50,18 @@ from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
 from meshray.model.ray_ports import RayPorts
-from meshray.node.enrolment import MATCH, Enrolment, load_private_key
+from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_or_fetch_map
 from meshray.node.pins import Pins
 from meshray.node.state_folder import forget
 from meshray.node.state_writer import StateWriter
 from meshray.raynode import user_token
-from meshray.raynode.command import RayPlan, client_environment
+from meshray.raynode.command import client_environment
 from meshray.raynode.listeners import Listeners
+from meshray.raynode.node_table import TABLE_TIMEOUT_S
 from meshray.raynode.state import node_table
+from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens
-from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, find_ray
 from meshray.runtime.log_output import find_listener, start_logging
 from meshray.wireguard.device import Device
 from meshray.wireguard.open import open_device
@@ -148,15 +149,15 @@ def _compose(
     used = Pins.load(home, enrolment.node_id, StateWriter(home)).admit(mesh_map)
     # Ray's interpreter takes a tenth of a second to answer, the first look at devices as long: at the same time.
     with ThreadPoolExecutor(1) as beside:
-        finding = beside.submit(_find_ray, home, enrolment, used, environ)
+        finding = beside.submit(find_local_ray, home, enrolment, used, environ)
         device = open_device(INTERFACE, home, environ)
         ray = finding.result()
     agent = make_agent(home, enrolment, key, mesh_map, _parts(home, enrolment, used, ray, device))
 
-    def part(found: _Ray | str) -> RayOnNode | None:
+    def part(found: LocalRay | str) -> RayNode | None:
         if isinstance(found, str):
             return None
-        return RayOnNode(
+        return RayNode(
             found.installation,
             found.plan,
             home,
@@ -172,10 +173,12 @@ def _compose(
         dashboard, _token_of_head(agent), TABLE_TIMEOUT_S, with_use=True
     )
     agent.parts.listening = Listeners(home, enrolment.user_uid, lambda: agent.map.gcs)
-    agent.parts.late_ray = lambda later: part(_find_ray(home, enrolment, later, environ))
+    agent.parts.late_ray = lambda later: part(find_local_ray(home, enrolment, later, environ))
     if enrolment.rootless:
         _live_elsewhere(home, agent)
-    operations = Operations(agent, lambda: _driver_environment(agent, _find_ray(home, enrolment, agent.map, environ)))
+    operations = Operations(
+        agent, lambda: _driver_environment(agent, find_local_ray(home, enrolment, agent.map, environ))
+    )
     return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.user_uid)
 
 
@@ -212,36 +215,7 @@ async def _run(agent: Agent, control: ControlServer, environ: Mapping[str, str])
         control.close()
 
 
-@dataclass(frozen=True)
-class _Ray:
-    installation: RayInstallation
-    plan: RayPlan
-    user: User
-
-
-def _find_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapping[str, str]) -> _Ray | str:
-    """The Ray of this node, or why it has none."""
-    head = mesh_map.head
-    if not enrolment.with_ray:
-        return "not asked for (--no-ray)"
-    if head is None or not head.versions.ray:
-        return "this mesh has no Ray head yet" if head is None else "the head of this mesh runs no Ray"
-    user = User.by_uid(enrolment.user_uid)
-    me = own_node(enrolment, mesh_map)
-    try:
-        installation = find_ray(enrolment.ray or None, environ, user)
-        if head.id != enrolment.node_id:
-            # A head that came later was not there to be compared with when this node enrolled.
-            compare(installation.versions, head.versions, MATCH_AGAIN)
-    except MeshrayError:
-        if enrolment.env != MATCH:
-            raise
-        # Before Ray's start there will be another; see `meshray.agent.ray.renewal`.
-        installation = RayInstallation(Path(enrolment.ray), Path(enrolment.ray).with_name("python"), me.versions)
-    return _Ray(installation, ray_plan(enrolment, me, head, mesh_map, home), user)
-
-
-def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str, device: Device) -> Dependencies:
+def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: LocalRay | str, device: Device) -> Dependencies:
     me = own_node(enrolment, mesh_map)
     hub_endpoints = HubEndpoints(me.endpoints) if HUB in me.roles else None
     return Dependencies(
@@ -254,7 +228,7 @@ def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: _Ray | str,
         firewall=None if enrolment.rootless else Firewall(_opening(enrolment, me, mesh_map)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         # Without a head this node's Ray was not looked for; the map has what it said when it enrolled.
-        versions=replace(ray.installation.versions if isinstance(ray, _Ray) else me.versions, meshray=__version__),
+        versions=replace(ray.installation.versions if isinstance(ray, LocalRay) else me.versions, meshray=__version__),
         no_ray_because=ray if isinstance(ray, str) else "",
     )
 
@@ -276,7 +250,7 @@ def _opening(enrolment: Enrolment, me: Node, mesh_map: MeshMap) -> Opening:
     )
 
 
-def _driver_environment(agent: Agent, ray: _Ray | str) -> Mapping[str, str]:
+def _driver_environment(agent: Agent, ray: LocalRay | str) -> Mapping[str, str]:
     """What a driver on this node needs; the token is written for it where no Ray of this node has done that."""
     if not isinstance(ray, str):
         return client_environment(ray.plan)

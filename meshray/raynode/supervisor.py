@@ -16,9 +16,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.errors import MeshrayError
@@ -26,6 +27,7 @@ from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.user import User
+from meshray.model.status import RayState
 from meshray.raynode import agent_port, preflight, temp_folder, user_token
 from meshray.raynode.command import RayPlan, ray_environment, start_command
 from meshray.raynode.decide import (
@@ -41,10 +43,10 @@ from meshray.raynode.decide import (
     decide,
 )
 from meshray.raynode.explain import TAIL_BYTES, cause, last_error
+from meshray.raynode.node_table import NodeTable
 from meshray.raynode.processes import Family, end_lonely_leader
-from meshray.raynode.state import LiveNode, gcs_answers, live_nodes
+from meshray.raynode.state import LiveNode, gcs_answers
 from meshray.raynode.tokens import RayTokens, new_instance
-from meshray.raynode.unregister import Unregister
 from meshray.raynode.versions import RayInstallation
 
 STARTING = "starting"
@@ -58,7 +60,6 @@ _log = logging.getLogger(__name__)
 _STARTING_POLL_S = 0.1
 #: The same where nobody waits for the answer: it costs the head's dashboard time in which Ray would start.
 _LISTED_POLL_S = 0.5
-_TABLE_TIMEOUT_S = 2.0
 #: How often a starting Ray's raylet is looked for: each look reads all of /proc.
 _RAYLET_POLL_S = 0.2
 #: How often it is written down which processes belong to Ray; a look at all of /proc.
@@ -103,6 +104,11 @@ class RayNow:
 class RayNode:
     """The supervisor of one node's Ray.
 
+    Args:
+        on_instance: called with the instance of this head's Ray; empty: it is down.
+        renew: before each start returns the Ray that is to run; raises MeshrayError where there is none.
+        check_start: raises MeshrayError where Ray must not be started now.
+
     Attributes:
         last_error: why Ray is not running, or why it is slow; empty when all is well.
     """
@@ -116,6 +122,8 @@ class RayNode:
         *,
         tokens: RayTokens,
         on_instance: Callable[[str], None],
+        renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None,
+        check_start: Callable[[], None] | None = None,
     ) -> None:
         self._installation = installation
         self._plan = plan
@@ -146,12 +154,9 @@ class RayNode:
         self._changed = asyncio.Event()
         self.look = self._changed.set  # at once: somebody else has seen more of Ray
         self.last_error = ""
-        #: Takes dead raylets out of Ray's node table.
-        self.unregister = Unregister(home)
-        #: Before each start: the Ray that is to run, which raises where there is none.
-        #: Raises MeshrayError where Ray must not be started now.
-        self.check_start: Callable[[], None] | None = None
-        self.renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None
+        self._renew = renew
+        self._check_start = check_start
+        self._table = NodeTable(home, plan, user, lambda: self.token)
 
     @property
     def state(self) -> str:
@@ -174,10 +179,26 @@ class RayNode:
         return self._tokens.of(self._process.mark or self._instance) if self._plan.token_path else None
 
     @property
-    def waits_for_token(self) -> bool:
-        """Whether the token of the head's Ray has not been received yet: a node that joins gets the newest one first,
-        and the head's Ray may have been started with an earlier one."""
-        return self._plan.token_path is not None and self.token is None
+    def ports(self) -> Sequence[int | range]:
+        """The TCP ports that Ray uses here, or may choose to use."""
+        return self._plan.used_ports
+
+    @property
+    def failure(self) -> str:
+        """Why Ray does not run although it should; empty while nothing is wrong."""
+        return self._table.refused or (self.last_error if self._state.startswith(BACKOFF) else "")
+
+    async def live_nodes(self) -> list[LiveNode] | None:
+        """Return the living nodes of Ray's table, several of one address included; None where it cannot be read."""
+        return await self._table.live_nodes()
+
+    async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
+        """Return Ray's node table, on request with what is in use; None where it cannot be read."""
+        return await self._table.states(with_use=with_use)
+
+    async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
+        """Tell Ray that the nodes with these ids are dead; returns whether it took it."""
+        return await self._table.unregister(self._installation, nodes, reason)
 
     def hold_tokens(self, tokens: Mapping[int, str]) -> None:
         """This node holds these tokens now, by epoch. The head's next start uses the newest."""
@@ -266,14 +287,14 @@ class RayNode:
 
     async def _start(self) -> None:
         self._state = STARTING
-        if self.check_start is not None:
-            self.check_start()
-        if self.renew is not None:
-            self._installation = await self.renew(self._installation)
+        if self._check_start is not None:
+            self._check_start()
+        if self._renew is not None:
+            self._installation = await self._renew(self._installation)
         mark = new_instance(self._tokens.newest) if self._plan.head else self._instance
         await self._preflight(self._tokens.of(mark))
         if not self._plan.head:
-            await self._remove_ghosts(await self._rows_here())
+            await self._table.remove_ghosts(self._installation, await self._table.own_rows())
         self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
         user = self._user if self._user.uid != os.geteuid() else None
         environment = ray_environment(self._installation, self._plan, os.environ, user)
@@ -384,26 +405,11 @@ class RayNode:
         return age_s is not None and age_s > _STARTED_S
 
     async def _is_listed(self) -> bool:
-        rows = await self._rows_here()
+        rows = await self._table.own_rows()
         since = self._spawned[1] - _CLOCK_SLACK_S if self._spawned else 0.0
-        is_clean = not await self._remove_ghosts([row for row in rows if row.started < since])
+        ghosts = [row for row in rows if row.started < since]
+        is_clean = not await self._table.remove_ghosts(self._installation, ghosts)
         return is_clean and any(row.started >= since for row in rows)
-
-    async def _rows_here(self) -> list[LiveNode]:
-        nodes = await live_nodes(self._plan.dashboard, self.token, _TABLE_TIMEOUT_S)
-        return [node for node in nodes or () if node.ip == self._plan.node_ip]
-
-    async def _remove_ghosts(self, rows: list[LiveNode]) -> bool:
-        """Takes raylets out of Ray's table that ran at this address before; returns whether there were any.
-
-        Ray lists a raylet that was killed until its health checks have failed for the whole patience, counts its
-        resources beside those of the next one, and gives it tasks.
-        """
-        ghosts = [row.id for row in rows if row.id]
-        if ghosts:
-            reason = "another raylet of this node takes its place"
-            await self.unregister(self._installation, self._plan, self._user, ghosts, reason)
-        return bool(ghosts)
 
     def _wait(self, decision: Wait) -> float:
         if not decision.backoff:

@@ -15,7 +15,7 @@ from meshray.home import Home
 from meshray.linux.user import User
 from meshray.model.address import Endpoint
 from meshray.model.ray_ports import RayPorts
-from meshray.raynode import agent_port, preflight, supervisor, temp_folder
+from meshray.raynode import agent_port, node_table, preflight, supervisor, temp_folder
 from meshray.raynode.processes import Process
 from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNode
@@ -121,7 +121,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     monkeypatch.setattr(supervisor, "ManagedProcess", lambda pid_file: machine)
     monkeypatch.setattr(agent_port, "tell", machine.tell)
     monkeypatch.setattr(supervisor, "gcs_answers", machine.gcs_answers)
-    monkeypatch.setattr(supervisor, "live_nodes", machine.live_nodes)
+    monkeypatch.setattr(node_table, "live_nodes", machine.live_nodes)
     monkeypatch.setattr(supervisor, "Family", partial(NoFamily, machine))
     monkeypatch.setattr(preflight, "require_free", machine.require_free)
     monkeypatch.setattr(temp_folder, "find_temp_folder", lambda environ, user: machine.temp_folder)

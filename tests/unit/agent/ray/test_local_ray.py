@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.ray import ray_part
-from meshray.agent.ray.ray_part import RayOnNode, ray_plan
+from meshray.agent.ray.local_ray import ray_plan
 from meshray.doctor.ray.dial import ray_targets
 from meshray.errors import RefusedError
 from meshray.firewall import decide
@@ -20,6 +19,7 @@ from meshray.model.node import HEAD, Node
 from meshray.model.status import RayState
 from meshray.raynode.command import RayPlan, start_command
 from meshray.raynode.state import LiveNode
+from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens, new_instance
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B, enrolment
 from tests.unit.raynode.test_command import RAY
@@ -85,10 +85,10 @@ async def test_a_head_whose_token_has_not_come_yet_is_not_asked(
         await table(dashboard, token, timeout_s)
         return []
 
-    monkeypatch.setattr(ray_part, "node_table", table)
-    monkeypatch.setattr(ray_part, "live_nodes", nodes)
+    monkeypatch.setattr("meshray.raynode.node_table.node_table", table)
+    monkeypatch.setattr("meshray.raynode.node_table.live_nodes", nodes)
     home, nobody = Home(tmp_path, tmp_path), User("nobody", 65534, 65534, (65534,), tmp_path)
-    ray = RayOnNode(RAY, plan_of(WORKER_A), home, nobody, tokens=RayTokens({2: "new"}), on_instance=print)
+    ray = RayNode(RAY, plan_of(WORKER_A), home, nobody, tokens=RayTokens({2: "new"}), on_instance=print)
     ray.head_instance(new_instance(1))
     assert (await ray.node_table(), await ray.live_nodes(), ray.failure, asked) == (None, None, "", [])
     ray.hold_tokens({1: "old", 2: "new"})
