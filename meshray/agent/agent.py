@@ -55,6 +55,7 @@ from meshray.linux.clock import boot_s, unix_s
 from meshray.linux.tasks import Tasks
 from meshray.model import wire
 from meshray.model.address import Endpoint
+from meshray.model.amounts import counted
 from meshray.model.endpoints import reachable_ip
 from meshray.model.epochs import SharedSecrets
 from meshray.model.keys import PrivateKey
@@ -285,8 +286,7 @@ class Agent:
             me = mesh_map.nodes.get(self.enrolment.node_id)
             self.parts.ray.drained(me is not None and me.drained)
             self.parts.ray.head_instance(mesh_map.head.ray_instance)
-        count = len(mesh_map.nodes)
-        self.progress.set("coordinator", "ok", f"mesh {mesh_map.mesh.name}, {count} node{'s' if count != 1 else ''}")
+        self.progress.set("coordinator", "ok", f"mesh {mesh_map.mesh.name}, {counted(len(mesh_map.nodes), 'node')}")
         self._wake.set()
         self.map_changed.set()
         self.map_changed = asyncio.Event()

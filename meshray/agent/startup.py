@@ -23,6 +23,7 @@ from meshray.agent.status.report import path_to
 from meshray.agent.status.views import peers_to_probe, summary_of, view_of, ways_of
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
+from meshray.model.amounts import counted
 from meshray.model.classes import link_labels, site_of
 from meshray.model.status import RayState
 from meshray.raynode.supervisor import RUNNING, RayNow
@@ -182,7 +183,7 @@ class Startup:
                 ray.look()
             elif table is not None and is_listed:
                 alive = sum(1 for node in table.values() if node.alive)
-                self._progress.set("ray", "ok", f"ALIVE, {alive} {'node' if alive == 1 else 'nodes'} in the cluster")
+                self._progress.set("ray", "ok", f"ALIVE, {counted(alive, 'node')} in the cluster")
                 return table
             if agent.me.drained:
                 self._progress.set("ray", "skip", "this node is drained")

@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from meshray.cli.results import DoctorResult
-from meshray.cli.tables import Object, Paint, counted, plain
+from meshray.cli.tables import Object, Paint, plain
+from meshray.model.amounts import counted
 
 #: What a hidden check's evidence begins with, see `meshray.doctor.report`.
 _FOLLOWS = "follows from: "

@@ -38,6 +38,7 @@ from meshray.cli.results import (
     TokenRevoked,
 )
 from meshray.errors import MeshrayError
+from meshray.model.amounts import counted
 from meshray.model.path import PathKind
 from meshray.model.printable import escaped, escaped_all, escaped_lines
 
@@ -162,7 +163,7 @@ def _(result: JoinResult) -> str:
     if path.get("kind") not in (None, PathKind.SELF, PathKind.NONE):
         line += f", path {path.get('kind')} over {path.get('transport')}"
     if ray.get("alive"):
-        line += f"; Ray is ALIVE, {tables.counted(ray.get('nodes'), 'node')}"
+        line += f"; Ray is ALIVE, {counted(ray.get('nodes'), 'node')}"
     local = _object(result.summary, "local")
     line += f"; dashboard at {local['dashboard']}" if "dashboard" in local and ray.get("alive") else ""
     if result.udp_port:
@@ -284,7 +285,7 @@ def _(result: Dashboard) -> str:
 @text.register
 def _(result: Locked) -> str:
     count = len(result.requirements)
-    what = f"{count} requirement{'' if count == 1 else 's'}"
+    what = counted(count, "requirement")
     head = f" with Ray {result.ray} on Python {result.python}" if result.ray else ""
     return f"recorded {what}: `meshray join --env match` installs {'it' if count == 1 else 'them'}{head}"
 

@@ -130,11 +130,6 @@ def number(value: object, form: str) -> str:
     return "-"
 
 
-def counted(count: object, noun: str) -> str:
-    """``1 node``, ``2 nodes``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def gib(value: object, decimals: int = 1) -> str:
     """Bytes as GiB."""
     return f"{value / 2**30:.{decimals}f} GiB" if isinstance(value, (int, float)) else "-"
