@@ -67,7 +67,7 @@ class Home:
 
     @property
     def container(self) -> Path:
-        """In which container this node lives, where it does: see `meshray.runtime.container.record`."""
+        """In which container this node lives, where it does: see `meshray.runtime.docker.record`."""
         return self.state / "container.json"
 
     @property

@@ -17,8 +17,8 @@ from meshray.errors import MeshrayError, UnreachableError, error_from_json
 from meshray.home import Home
 
 if TYPE_CHECKING:
-    from meshray.runtime.container.node import NodeContainer
-    from meshray.runtime.container.record import Record
+    from meshray.runtime.docker.node import NodeContainer
+    from meshray.runtime.docker.record import Record
 
 #: The first process of a container that starts brings the node up, and other commands wait for that.
 _BUSY_S, _BUSY_POLL_S = 180.0, 0.3
@@ -26,15 +26,15 @@ _BUSY_S, _BUSY_POLL_S = 180.0, 0.3
 
 def find(app: App, record: Record) -> NodeContainer:
     """The container of this machine's node; raises as `open_engine` and `Box.of` do."""
-    from meshray.runtime.container.engine import open_engine
-    from meshray.runtime.container.node import NodeContainer
+    from meshray.runtime.docker.engine import open_engine
+    from meshray.runtime.docker.node import NodeContainer
 
     return NodeContainer.of(open_engine(app.environ, record.engine), record)
 
 
 def record_of(home: Home) -> Record:
     """Where this machine's node is. Raises MeshrayError ``state_damaged``, ``not_enrolled``."""
-    from meshray.runtime.container.record import load
+    from meshray.runtime.docker.record import load
 
     found = load(home)
     if found is None:
@@ -133,8 +133,8 @@ def _patiently(ask: Callable[[], Mapping[str, object]]) -> Mapping[str, object]:
 def _remove(app: App, home: Home, record: Record) -> None:
     """The container and its state, or what is left of them; then this machine is a stranger again."""
     from meshray.node.state_folder import forget
-    from meshray.runtime.container.engine import open_engine
-    from meshray.runtime.container.node import remove_remains
+    from meshray.runtime.docker.engine import open_engine
+    from meshray.runtime.docker.node import remove_remains
 
     remove_remains(open_engine(app.environ, record.engine), record)
     home.container.unlink(missing_ok=True)

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from meshray.cli.container_options import ContainerChoice
     from meshray.cli.join_request import JoinRequest
     from meshray.model.token import Token
-    from meshray.runtime.container.engine import Engine
-    from meshray.runtime.container.node import NodeContainer
-    from meshray.runtime.container.plan import Plan
+    from meshray.runtime.docker.engine import Engine
+    from meshray.runtime.docker.node import NodeContainer
+    from meshray.runtime.docker.plan import Plan
 
 #: Where the logs of a join that failed lie in the container, see `meshray.node.state_folder.failed_logs`.
 _FAILED = "log.failed"
@@ -41,9 +41,9 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime import log_format
-    from meshray.runtime.container import record as records
-    from meshray.runtime.container.engine import open_engine
-    from meshray.runtime.container.node import make
+    from meshray.runtime.docker import record as records
+    from meshray.runtime.docker.engine import open_engine
+    from meshray.runtime.docker.node import make
 
     home = app.own_home
     _require_sense(request)
@@ -78,7 +78,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
 
 def join_again(app: App, token: Token) -> Result:
     """`join` on a machine whose node is in a container already: meshray in there knows whether it is the same mesh."""
-    from meshray.runtime.container import record as records
+    from meshray.runtime.docker import record as records
 
     record = records.load(app.own_home)
     if record is None:
@@ -122,8 +122,8 @@ def _volumes(engine: Engine, said: Sequence[str]) -> dict[str, str]:
 
 def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoice, head: Versions) -> Plan:
     from meshray.runtime import log_format
-    from meshray.runtime.container import image, plan
-    from meshray.runtime.container.engine import cards_here
+    from meshray.runtime.docker import image, plan
+    from meshray.runtime.docker.engine import cards_here
 
     gpus, warning = plan.gpus(cards_here(), engine.info.get("Runtimes") or {})
     if warning:
@@ -185,7 +185,7 @@ def _keep_logs(box: NodeContainer, home: Home) -> None:
     """As after any join that failed, `meshray logs` tells of it."""
     from meshray.linux.files import make_folder, write_atomically
     from meshray.node.state_folder import failed_logs
-    from meshray.runtime.container.plan import STATE
+    from meshray.runtime.docker.plan import STATE
 
     for part in ("agent", "ray"):
         text = box.read(f"{STATE}/{_FAILED}/{part}.log")

@@ -17,7 +17,7 @@ from meshray.errors import MeshrayError
 from meshray.linux.trust import find_program
 
 if TYPE_CHECKING:
-    from meshray.runtime.container.node import NodeContainer, Sink
+    from meshray.runtime.docker.node import NodeContainer, Sink
 
 #: A command that is not named here is answered on this machine.
 _PASSED_ON = frozenset(
@@ -38,7 +38,7 @@ def elsewhere(app: App) -> int | None:
     if not app.in_container or not _is_passed_on(app.arguments):
         return None
     from meshray.cli.boxes import find
-    from meshray.runtime.container.record import load
+    from meshray.runtime.docker.record import load
 
     record = load(app.home)
     if record is None:
@@ -119,7 +119,7 @@ def _bring_out(box: NodeContainer, inside: str, outside: Path) -> None:
 
 def _old_logs(app: App, box: NodeContainer) -> int:
     """Of a stopped container: its files can be read all the same."""
-    from meshray.runtime.container.plan import STATE
+    from meshray.runtime.docker.plan import STATE
 
     part = next((word for word in app.arguments[1:] if not word.startswith("-") and not word.isdecimal()), "agent")
     text = box.read(f"{STATE}/log/{part}.log")

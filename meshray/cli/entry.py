@@ -14,7 +14,7 @@ def main() -> int:
     """Runs `meshray.cli.main`; returns the exit code."""
     try:
         if os.getpid() == 1:
-            from meshray.runtime.first import run_as_first
+            from meshray.runtime.pid1 import run_as_first
 
             run_as_first()
         from meshray.cli.main import main as program

@@ -22,7 +22,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from meshray.runtime.container.wheels import collect
+from meshray.runtime.docker.wheels import collect
 
 #: Programs of the machine that are in every image that one would take.
 PROGRAMS = ("sh", "cat", "chmod", "cp", "env", "id", "ip", "ls", "mkdir", "nft", "ping", "rm", "sleep", "tail", "uname")

@@ -39,7 +39,7 @@ SPAWNS: dict[tuple[str, str], str] = {
     ("raynode/unregister.py", "_call"): USER,
     ("raynode/versions.py", "_ask"): USER,
     ("linux/as_user.py", "run_as_user"): USER,
-    ("runtime/container/engine.py", "cards_here"): SYSTEM,
+    ("runtime/docker/engine.py", "cards_here"): SYSTEM,
     ("runtime/container/first.py", "_spawn"): OWN,
     ("runtime/container/first.py", "_start_over_without"): OWN,
     ("linux/overlay_netns.py", "spawn"): SYSTEM,

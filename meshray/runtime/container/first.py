@@ -23,7 +23,7 @@ from pathlib import Path
 from meshray.home import Home
 from meshray.node.state_folder import is_claimed
 from meshray.runtime import service
-from meshray.runtime.first import shell_code
+from meshray.runtime.pid1 import shell_code
 
 TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
 #: Far more than a token has, and what a pipe takes at once.

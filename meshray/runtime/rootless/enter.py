@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from meshray.runtime.first import shell_code
+from meshray.runtime.pid1 import shell_code
 from meshray.runtime.rootless import kernel
 
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)

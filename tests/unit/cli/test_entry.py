@@ -25,7 +25,7 @@ raise SystemExit(main())
 #: Makes an orphan that ends at once, and looks whether it stays a zombie.
 ORPHAN = """
 import os, sys, time
-from meshray.runtime.first import run_as_first
+from meshray.runtime.pid1 import run_as_first
 run_as_first()
 middle = os.fork()
 if middle == 0:

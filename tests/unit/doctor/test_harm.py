@@ -303,7 +303,7 @@ NOT_FOR_USERS = {
     "firewall/guard.py",
     "firewall/nft.py",
     "firewall/silent.py",
-    "runtime/container/image.py",
+    "runtime/docker/image.py",
     "wireguard/plan.py",
 }
 #: `docker rm` of a container that meshray made and marked; the forwarding switch of the overlay's own interface.

@@ -4,7 +4,7 @@ import pytest
 
 from meshray.errors import MeshrayError
 from meshray.model.node import Versions
-from meshray.runtime.container.image import Content, judge, matching
+from meshray.runtime.docker.image import Content, judge, matching
 
 HEAD = Versions("0.1.0", "2.60.0", "3.12.3")
 GOOD = Content("/usr/bin/python3", "3.12.3", "2.60.0")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshray.errors import MeshrayError, UnreachableError
-from meshray.runtime.container.engine import Engine, no_engine, open_engine, refusal
+from meshray.runtime.docker.engine import Engine, no_engine, open_engine, refusal
 
 SOCKET = Path("/var/run/docker.sock")
 

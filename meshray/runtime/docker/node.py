@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from meshray import __version__
 from meshray.errors import MeshrayError, UnreachableError
-from meshray.runtime.container.engine import Engine, explained
-from meshray.runtime.container.plan import LABEL, STATE, Plan
-from meshray.runtime.container.record import Record
+from meshray.runtime.docker.engine import Engine, explained
+from meshray.runtime.docker.plan import LABEL, STATE, Plan
+from meshray.runtime.docker.record import Record
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

@@ -24,8 +24,8 @@ from meshray import __version__
 from meshray.errors import MeshrayError
 from meshray.model.node import Versions
 from meshray.model.release import PYTHON, RAY, ray_difference, release
-from meshray.runtime.container.engine import Engine, explained
-from meshray.runtime.container.plan import LABEL
+from meshray.runtime.docker.engine import Engine, explained
+from meshray.runtime.docker.plan import LABEL
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -200,7 +200,7 @@ def _look(engine: Engine, image: Image, name: str) -> Content:
 def _with_meshray(engine: Engine, image: Image, name: str, base: Content, stage: Stage) -> tuple[Image, Content]:
     import docker.errors
 
-    from meshray.runtime.container.wheels import collect
+    from meshray.runtime.docker.wheels import collect
 
     wheels = collect()
     mark = hashlib.sha256(str(image.id).encode())

@@ -6,7 +6,7 @@ import pytest
 
 from meshray.errors import MeshrayError
 from meshray.home import Home
-from meshray.runtime.container.record import Record, load, save
+from meshray.runtime.docker.record import Record, load, save
 
 
 def test_what_is_remembered_comes_back(tmp_path: Path) -> None:
