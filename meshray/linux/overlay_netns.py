@@ -30,7 +30,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Place(Protocol):
+class OverlayNamespace(Protocol):
     """A network namespace that threads of this process have entered."""
 
     @property
@@ -38,7 +38,7 @@ class Place(Protocol):
         """Whether WireGuard's engine is inside with its UDP socket; else that is in the machine's own network."""
 
     @property
-    def way_out(self) -> str:
+    def internet_helper(self) -> str:
         """The program that leads from inside to the machine's own network; empty: nothing does."""
 
     def run(self, function: Callable[[], T]) -> T:
@@ -61,52 +61,52 @@ class Place(Protocol):
         """In a thread whose child processes are inside."""
 
 
-_place: Place | None = None
+_entered: OverlayNamespace | None = None
 
 
-def enter(place: Place | None) -> None:
-    """From now on the overlay is there; None: here, as on every node with root."""
-    global _place  # noqa: PLW0603 - a process is in one place, like its working directory
-    _place = place
+def enter(namespace: OverlayNamespace | None) -> None:
+    """Make this the namespace of the overlay for this process; None: its own, as on every node with root."""
+    global _entered  # noqa: PLW0603 - a process has one, like its working directory
+    _entered = namespace
 
 
-def place() -> Place | None:
-    """Where the overlay is, None where that is here."""
-    return _place
+def entered() -> OverlayNamespace | None:
+    """Return the namespace of the overlay; None: this process's own."""
+    return _entered
 
 
 def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls the function where the overlay is."""
-    return function(*args, **kwargs) if _place is None else _place.run(lambda: function(*args, **kwargs))
+    return function(*args, **kwargs) if _entered is None else _entered.run(lambda: function(*args, **kwargs))
 
 
 def path(path: str) -> Path:
     """A file as Ray sees it: where the overlay is, some folders are others."""
-    return Path(path) if _place is None else _place.path(path)
+    return Path(path) if _entered is None else _entered.path(path)
 
 
 def run_outside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls the function where the machine's own network is."""
-    return function(*args, **kwargs) if _place is None else _place.run_outside(lambda: function(*args, **kwargs))
+    return function(*args, **kwargs) if _entered is None else _entered.run_outside(lambda: function(*args, **kwargs))
 
 
 def run_beside_engine(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls the function where WireGuard's UDP socket is, and with it the loopback that it can reach."""
-    inner = _place is not None and _place.engine_inside
+    inner = _entered is not None and _entered.engine_inside
     return run(function, *args, **kwargs) if inner else function(*args, **kwargs)
 
 
 def spawn(process: ManagedProcess, argv: list[str], *, sockets: Path | None = None, **options: Any) -> None:
-    """`ManagedProcess.spawn` of a command that is to run where the overlay is; ``sockets`` as `Place.wrap`.
+    """`ManagedProcess.spawn` of a command that is to run where the overlay is; ``sockets`` as `OverlayNamespace.wrap`.
 
     Raises:
         OSError: as there.
     """
-    if _place is None:
+    if _entered is None:
         process.spawn(argv, **options)
     else:
-        command = _place.wrap(argv, sockets)
-        _place.run_as_child(lambda: process.spawn(command, **options))
+        command = _entered.wrap(argv, sockets)
+        _entered.run_as_child(lambda: process.spawn(command, **options))
 
 
 def udp(address: IPv4Address, port: int) -> socket.socket:
@@ -121,7 +121,7 @@ def listener(ip: IPv4Address, port: int) -> socket.socket:
 
 async def open_connection(ip: IPv4Address | str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """``asyncio.open_connection`` to an overlay address. Raises OSError."""
-    if _place is None:
+    if _entered is None:
         return await asyncio.open_connection(str(ip), port)
     stream = _stream()
     try:
@@ -166,7 +166,7 @@ async def _connected(stream: socket.socket, timeout_s: float) -> int:
 
 def connector() -> TCPConnector | None:
     """For an aiohttp session with overlay addresses only; None: aiohttp's own will do."""
-    if _place is None:
+    if _entered is None:
         return None
     from aiohttp import TCPConnector
 

@@ -318,7 +318,7 @@ class RayNode:
         # Without root the usual one is this node's own.
         is_chosen = any(argument.partition("=")[0] == temp_folder.OPTION for argument in self._plan.extra_args)
         folder = None
-        if not is_chosen and overlay_netns.place() is None:
+        if not is_chosen and overlay_netns.entered() is None:
             folder = temp_folder.find_temp_folder(environment, self._user)
         if folder is None:
             return self._plan
@@ -332,7 +332,7 @@ class RayNode:
         if self._plan.token_path and token:
             self._write_token(self._plan.token_path, token)
             await asyncio.to_thread(self._offer_token, token)
-        if overlay_netns.place() is not None:
+        if overlay_netns.entered() is not None:
             return  # its own name is known there, and its shared memory large
         try:
             problems = await asyncio.wait_for(asyncio.to_thread(preflight.host_problems), _PREFLIGHT_S)

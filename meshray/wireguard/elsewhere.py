@@ -61,7 +61,7 @@ def udp_port_inside(listen_port: int, environ: Mapping[str, str]) -> int | None:
 
 
 def _find(home: Home, environ: Mapping[str, str]) -> Engine:
-    engine, where = find_engine(environ), overlay_netns.place()
+    engine, where = find_engine(environ), overlay_netns.entered()
     if where is not None and where.engine_inside == engine.is_own:
         raise MeshrayError(
             "engine_changed",

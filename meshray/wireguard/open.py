@@ -32,7 +32,7 @@ def open_device(name: str, home: Home, environ: Mapping[str, str] = os.environ) 
         MeshrayError: code ``no_wireguard``, ``no_tun`` or ``not_root``; the hint says what to install or load.
         UsageError: MESHRAY_WIREGUARD holds another word.
     """
-    if overlay_netns.place() is not None:
+    if overlay_netns.entered() is not None:
         from meshray.wireguard.elsewhere import DeviceElsewhere
 
         return DeviceElsewhere(name, home, environ)

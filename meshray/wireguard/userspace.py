@@ -123,7 +123,7 @@ class UserspaceDevice:
         self._own_link(table)
         self._engine.stop_blocking(_STOP_S)
         self._refuse_other_engine()
-        if overlay_netns.place() is None:  # elsewhere nobody else manages interfaces
+        if overlay_netns.entered() is None:  # elsewhere nobody else manages interfaces
             keep_unmanaged(self.name)
         self.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:

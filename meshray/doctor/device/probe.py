@@ -33,7 +33,7 @@ async def look(context: Context) -> DeviceFacts:
     engine = await in_thread(partial(_engine, context))
     wireguard, error, fix = await in_thread(partial(_wireguard, context, has_interface))
     state, detail, addresses = interface
-    where = overlay_netns.place()
+    where = overlay_netns.entered()
     uid, net_admin, tun_error, namespaces_error = ground
     return DeviceFacts(
         is_agent=context.status is not None,
@@ -45,7 +45,7 @@ async def look(context: Context) -> DeviceFacts:
         engine=engine.name if engine else "",
         engine_is_stock=engine is not None and not engine.is_own,
         engine_fix=await in_thread(install_command) if engine is not None and not engine.is_own else "",
-        carrier=where.way_out if where is not None and where.engine_inside else None,
+        carrier=where.internet_helper if where is not None and where.engine_inside else None,
         tun_error=tun_error,
         namespaces_error=namespaces_error,
         interface=context.interface,
@@ -73,7 +73,7 @@ def _namespaces_error() -> str:
     """Tried, because distributions forbid them in ways that no single setting tells."""
     from meshray.runtime.rootless.trial import INTERFACE, find_missing
 
-    if overlay_netns.place() is not None:  # this very process is in them
+    if overlay_netns.entered() is not None:  # this very process is in them
         return ""
     missing = [item for item in find_missing() if item.what != INTERFACE]
     return ", ".join(f"{item.what} ({os.strerror(item.number)})" for item in missing)

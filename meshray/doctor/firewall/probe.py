@@ -28,7 +28,7 @@ def look(context: Context) -> FirewallFacts:
     view = read_host()
     opening = _opening(context)
     uplink = _uplink(context)
-    if overlay_netns.place() is not None:
+    if overlay_netns.entered() is not None:
         guard, guard_error = "a network namespace of its own: nothing but the overlay leads in", ""
     else:
         guard, guard_error = _guard(view, opening, with_ray=context.ray_plan is not None) if opening else ("", "")
@@ -38,7 +38,7 @@ def look(context: Context) -> FirewallFacts:
         udp=_port(context, view, "udp", uplink) if context.is_hub and opening else PortFacts(),
         tcp=_port(context, view, "tcp", uplink) if context.hosts_coordinator else PortFacts(),
         overlay_drops=_drops(view.of_overlay(opening, _members(context)))
-        if opening and overlay_netns.place() is None
+        if opening and overlay_netns.entered() is None
         else (),
         interface=context.interface,
         forwarding=overlay_netns.run(_forwarding, context.interface) if context.is_hub else "",

@@ -82,7 +82,7 @@ async def _offset(coordinator: Endpoint, fingerprint: bytes) -> tuple[float, flo
 
 async def _own_name() -> tuple[str, float | None]:
     """(what the resolver said against it, seconds that it took)."""
-    if overlay_netns.place() is not None:
+    if overlay_netns.entered() is not None:
         return "", 0.0  # it stands in the hosts file that Ray sees
     began: list[float] = []
 

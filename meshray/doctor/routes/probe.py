@@ -50,7 +50,7 @@ def look(context: Context) -> RoutingFacts:
     with open_iproute() as netlink:
         kinds = {link["index"]: _link(link) for link in netlink.get_links()}
         # In a namespace of its own there is nothing but the way to the internet.
-        others = tuple(_others(kinds.values(), context.interface, routes())) if overlay_netns.place() is None else ()
+        others = tuple(_others(kinds.values(), context.interface, routes())) if overlay_netns.entered() is None else ()
         index = next((index for index, link in kinds.items() if link.name == context.interface), None)
         if context.mesh_map is None or context.ip is None or index is None:
             unknown = "this machine is no node" if context.ip is None else f"there is no interface {context.interface}"

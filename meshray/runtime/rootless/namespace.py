@@ -63,7 +63,7 @@ def held(home: Home) -> Held | None:
 
 
 class Namespace:
-    """See `meshray.linux.overlay_netns.Place`."""
+    """See `meshray.linux.overlay_netns.OverlayNamespace`."""
 
     def __init__(self, found: Held) -> None:
         self.held = found
@@ -77,12 +77,12 @@ class Namespace:
 
     @property
     def engine_inside(self) -> bool:
-        """See `Place.engine_inside`."""
+        """See `OverlayNamespace.engine_inside`."""
         return self.held.engine_inside
 
     @property
-    def way_out(self) -> str:
-        """See `Place.way_out`."""
+    def internet_helper(self) -> str:
+        """See `OverlayNamespace.internet_helper`."""
         return self.held.internet
 
     @classmethod
@@ -145,23 +145,23 @@ class Namespace:
             ) from None
 
     def run(self, function: Callable[[], T]) -> T:
-        """See `Place.run`."""
+        """See `OverlayNamespace.run`."""
         return self._inside.submit(function).result()
 
     def run_outside(self, function: Callable[[], T]) -> T:
-        """See `Place.run_outside`."""
+        """See `OverlayNamespace.run_outside`."""
         return self._outside.submit(function).result()
 
     def run_as_child(self, function: Callable[[], T]) -> T:
-        """See `Place.run_as_child`."""
+        """See `OverlayNamespace.run_as_child`."""
         return self._parent.submit(function).result()
 
     def path(self, path: str) -> Path:
-        """See `Place.path`."""
+        """See `OverlayNamespace.path`."""
         return Path(f"/proc/{self.held.first}/root{path}")
 
     def wrap(self, argv: list[str], sockets: Path | None = None) -> list[str]:
-        """See `Place.wrap`."""
+        """See `OverlayNamespace.wrap`."""
         return enter_command(self.held.first, argv, sockets)
 
     def _enter_network(self) -> None:
@@ -184,12 +184,12 @@ def enter_once(home: Home, udp_port: int | None = None) -> None:
     Raises:
         MeshrayError: ``no_namespace``.
     """
-    if overlay_netns.place() is None:
+    if overlay_netns.entered() is None:
         Namespace.up(home, udp_port).enter()
 
 
 def enter_command(first: int, argv: list[str], sockets: Path | None = None) -> list[str]:
-    """What runs a command inside, from anywhere (pure). ``sockets``: as `meshray.linux.overlay_netns.Place.wrap`."""
+    """What runs a command inside, from anywhere (pure). ``sockets``: as `meshray.linux.overlay_netns.OverlayNamespace.wrap`."""
     module = "meshray.runtime.rootless.enter" if sockets is None else "meshray.runtime.rootless.enter_engine"
     where = [str(first), *([] if sockets is None else [str(sockets)])]
     return [sys.executable, "-I", "-m", module, *where, "--", *argv]
