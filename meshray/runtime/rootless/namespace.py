@@ -189,7 +189,11 @@ def enter_once(home: Home, udp_port: int | None = None) -> None:
 
 
 def enter_command(first: int, argv: list[str], sockets: Path | None = None) -> list[str]:
-    """What runs a command inside, from anywhere (pure). ``sockets``: as `meshray.linux.overlay_netns.OverlayNamespace.wrap`."""
+    """Return what runs a command inside, from anywhere (pure).
+
+    Args:
+        sockets: as `meshray.linux.overlay_netns.OverlayNamespace.wrap`.
+    """
     module = "meshray.runtime.rootless.enter" if sockets is None else "meshray.runtime.rootless.enter_engine"
     where = [str(first), *([] if sockets is None else [str(sockets)])]
     return [sys.executable, "-I", "-m", module, *where, "--", *argv]
