@@ -21,10 +21,12 @@ from meshray.errors import RefusedError, UsageError
 from meshray.home import Home
 from meshray.linux.files import write_atomically
 from meshray.model import wire
-from meshray.model.attestation import MAX_COUNTER, Removals
+from meshray.model.attestation import Removals
 from meshray.model.keys import SigningKey, VerifyKey
 from meshray.model.meshmap import MeshInfo
 from meshray.model.token import MAX_TOKEN_CHARACTERS, Token
+from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.fields import MAX_COUNTER
 
 _LARGEST = 4096
 
@@ -82,9 +84,9 @@ class LockFile:
         finally:
             os.close(handle)
         try:
-            value = wire.decode(text)
+            value = decode_object(text)
             return cls(path, SigningKey.parse(wire.text(value, "key", 44)), wire.number(value, "epoch", 0, MAX_COUNTER))
-        except (UsageError, wire.WireError):
+        except (UsageError, WireError):
             raise UsageError("lock_damaged", f"{path} is no lock of a mesh", hint="restore it from a backup") from None
 
     def require_of(self, lock: VerifyKey | None) -> None:
@@ -137,7 +139,7 @@ def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) ->
 
     Raises:
         MeshrayError: what the coordinator answers.
-        wire.WireError: the answer holds no token.
+        WireError: the answer holds no token.
     """
     if lock is None:
         made = app.api("POST", "/v1/tokens", body)
@@ -149,7 +151,7 @@ def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) ->
 
 
 def lock_of(answer: Mapping[str, object]) -> VerifyKey | None:
-    """Return the lock that the coordinator's list of nodes names. Raises UsageError or wire.WireError."""
+    """Return the lock that the coordinator's list of nodes names. Raises UsageError or WireError."""
     return VerifyKey.parse(wire.text(answer, "lock", 44)) if "lock" in answer else None
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from meshray.errors import MeshrayError, UnreachableError
-from meshray.model import wire
+from meshray.protocol.codec import WireError
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
@@ -58,7 +58,7 @@ class Withdrawal:
         """Within the block the coordinator is asked; its refusal settles the matter, and no answer does not."""
         try:
             yield
-        except (UnreachableError, wire.WireError):
+        except (UnreachableError, WireError):
             raise
         except MeshrayError:
             self.settled()

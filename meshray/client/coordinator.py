@@ -26,6 +26,7 @@ from meshray.model.environment import ShownToken
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
+from meshray.protocol.codec import decode_object
 
 if TYPE_CHECKING:
     import socket
@@ -293,7 +294,7 @@ class Coordinator:
             headers=self._headers,
             ssl=_pin(self.fingerprint),
         ) as response:
-            answer = wire.decode(await response.read())
+            answer = decode_object(await response.read())
             if response.status >= 400:
                 raise error_from_json(wire.mapping(answer, "error"), wire.number(answer, "exit_code", 0, 255, 1))
         return answer
@@ -335,7 +336,7 @@ class Link:
 
         async for message in self._socket:
             if message.type is aiohttp.WSMsgType.TEXT:
-                yield wire.decode(message.data)
+                yield decode_object(message.data)
         if self._socket.close_code == CLOSE_REMOVED:
             raise RemovedFromMesh
         if self._socket.close_code == CLOSE_CANNOT_TELL:

@@ -37,7 +37,6 @@ from meshray.coordinator.publisher import (
 )
 from meshray.coordinator.reports import Reports
 from meshray.coordinator.restore.recovery import CannotTell
-from meshray.coordinator.schemas import MAX_ENDPOINT
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.tasks import Tasks
@@ -45,10 +44,11 @@ from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.attestation import optional_attestation, optional_removals
 from meshray.model.enrol import INSTANCE_HEADER, LONGEST_INSTANCE, TICKET_HEADER
-from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.node import Node, Versions
 from meshray.model.question import MAX_ANSWER_BYTES, Answer
 from meshray.model.ray_ports import ports_from_json
+from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.fields import FIRST_EPOCH, MAX_ENDPOINT, MAX_EPOCH, MAX_ITEMS
 
 #: Of every message but an answer.
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -100,7 +100,7 @@ async def serve_agent(
     except CannotTell as error:
         await link.close(CLOSE_CANNOT_TELL, error.message)
         return websocket
-    except wire.WireError as error:
+    except WireError as error:
         await link.close(CLOSE_BAD_MESSAGE, error.message)
         return websocket
     except (MeshrayError, ConnectionError, asyncio.TimeoutError) as error:
@@ -149,11 +149,11 @@ class _Link:
             if frame.type is not WSMsgType.TEXT:
                 raise ConnectionError("the agent went away while it told its map")
             text = frame.data
-            message = wire.decode(text)
+            message = decode_object(text)
             if message.get("type") != "recalled":
                 self._early.append(text)
                 if len(self._early) > MAX_EARLY or len(text) > MAX_MESSAGE_BYTES:
-                    raise wire.WireError("the map was asked for, and other messages came")
+                    raise WireError("the map was asked for, and other messages came")
             elif "node" not in message:
                 return nodes
             elif len(nodes) < MAX_RECALLED and (size := size + len(text)) < MAX_RECALLED_BYTES:
@@ -185,14 +185,14 @@ class _Link:
         """Until the socket is closed; then closes the outbox."""
         with self._closing(node_id, outbox):
             for text in self._early:
-                await self._take(node_id, wire.decode(text))
+                await self._take(node_id, decode_object(text))
             while (message := await self._socket.receive()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSING):
                 if message.type in (WSMsgType.CLOSED, WSMsgType.ERROR):
                     self.has_ended = _closed_by_machine(self._socket.exception())
                     return
                 if message.type is not WSMsgType.TEXT:
-                    raise wire.WireError("only text messages are part of this protocol")
-                value = wire.decode(message.data)
+                    raise WireError("only text messages are part of this protocol")
+                value = decode_object(message.data)
                 if len(message.data) > MAX_MESSAGE_BYTES and value.get("type") != "answer":
                     outbox.close(CLOSE_TOO_LONG, f"a message has more than {MAX_MESSAGE_BYTES // 1024} KiB")
                     return
@@ -280,7 +280,7 @@ class _Link:
         """Has these entries applied, so many at a time that nobody else waits for long."""
 
         async def apply_part() -> None:
-            part = {key: waiting.pop(key) for key in list(waiting)[: wire.MAX_ITEMS]}
+            part = {key: waiting.pop(key) for key in list(waiting)[:MAX_ITEMS]}
             if waiting:
                 self._put_parts(kind, waiting, apply)
             await apply(part)
@@ -294,7 +294,7 @@ class _Link:
         said = wire.text(message, "reached", MAX_ENDPOINT, "")
         reached = Endpoint.parse(said) if said else None
         faults = wire.text_map(message, "faults")
-        epoch = wire.number(message, "secret_epoch", FIRST, MAX_EPOCH) if "secret_epoch" in message else None
+        epoch = wire.number(message, "secret_epoch", FIRST_EPOCH, MAX_EPOCH) if "secret_epoch" in message else None
         shown, removals = optional_attestation(message), optional_removals(message)
         ports = ports_from_json(message, "ray_ports", mesh_wide=False)
 
@@ -338,7 +338,7 @@ def received_bytes(transport: asyncio.BaseTransport | None) -> int:
 
 def _endpoint(text: str) -> Endpoint:
     if len(text) > MAX_ENDPOINT:
-        raise wire.WireError(f"an endpoint has at most {MAX_ENDPOINT} characters")
+        raise WireError(f"an endpoint has at most {MAX_ENDPOINT} characters")
     return Endpoint.parse(text)
 
 
@@ -347,4 +347,4 @@ def _node(value: Mapping[str, object]) -> Node:
         # What is wrong with it now, it will report again.
         return replace(Node.from_json(value), faults={})
     except ValueError as error:
-        raise wire.WireError(f"node: {error}") from None
+        raise WireError(f"node: {error}") from None

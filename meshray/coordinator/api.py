@@ -22,18 +22,20 @@ from meshray.coordinator.openapi import describe
 from meshray.coordinator.records import Member
 from meshray.coordinator.request_limits import RequestLimits
 from meshray.coordinator.routes import ROUTES, Caller, Route
-from meshray.coordinator.schemas import MAX_ENDPOINT, MAX_TTL_S, MAX_USES
+from meshray.coordinator.schemas import MAX_TTL_S, MAX_USES
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.linux.reachability import WORD
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
-from meshray.model.attestation import MAX_COUNTER, Attestation, optional_attestation, signature_from_json
+from meshray.model.attestation import Attestation, optional_attestation, signature_from_json
 from meshray.model.enrol import EnrolRequest, roles_from_json
 from meshray.model.environment import LONGEST_REQUIREMENTS, ShownToken
 from meshray.model.keys import PublicKey, VerifyKey
 from meshray.model.node import COORDINATOR
 from meshray.model.question import MAX_WAIT_S
+from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.fields import MAX_COUNTER, MAX_ENDPOINT
 from meshray.relay.server import Relay
 
 MAX_BODY_BYTES = 64 * 1024
@@ -69,7 +71,7 @@ _STATUS_OF_KIND: tuple[tuple[type[MeshrayError], int], ...] = (
     (ConflictError, 409),
     (RefusedError, 403),
     (UsageError, 400),
-    (wire.WireError, 400),
+    (WireError, 400),
 )
 
 #: Paths of WebSockets.
@@ -236,7 +238,7 @@ class _Api:
         endpoint = Endpoint.parse(wire.text(body, "endpoint", MAX_ENDPOINT))
         word = wire.text(body, "word", 32)
         if not WORD.fullmatch(word):
-            raise wire.WireError("word: must be 32 hexadecimal digits")
+            raise WireError("word: must be 32 hexadecimal digits")
         await self._service.reach.knock(member, endpoint, word)
         return success({})
 
@@ -303,7 +305,7 @@ class _Api:
     async def change_node(self, request: web.Request) -> web.StreamResponse:
         body, name = await _body(request), request.match_info["name"]
         if ("name" in body) == ("drained" in body):
-            raise wire.WireError("a change of a node needs either name or drained")
+            raise WireError("a change of a node needs either name or drained")
         if "drained" in body:
             member = await self._service.drain(name, wire.flag(body, "drained"))
         else:
@@ -382,10 +384,10 @@ async def _body(request: web.Request) -> Mapping[str, object]:
     try:
         content = await asyncio.wait_for(request.read(), BODY_S)
     except asyncio.TimeoutError:
-        raise wire.WireError(f"the body did not arrive within {BODY_S:.0f} s") from None
+        raise WireError(f"the body did not arrive within {BODY_S:.0f} s") from None
     except (web.RequestPayloadError, ConnectionError):
-        raise wire.WireError("the body is not what its header says") from None
-    return wire.decode(content)
+        raise WireError("the body is not what its header says") from None
+    return decode_object(content)
 
 
 def _lock(body: Mapping[str, object]) -> VerifyKey | None:

@@ -23,11 +23,11 @@ from meshray.linux.files import make_folder, write_atomically
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation
 from meshray.model.enrol import EnrolAnswer
-from meshray.model.epochs import FIRST
 from meshray.model.keys import PublicKey, SigningKey
-from meshray.model.meshmap import DEFAULT_PATIENCE_S, MeshInfo
+from meshray.model.meshmap import MeshInfo
 from meshray.model.node import COORDINATOR, HEAD, HUB, Node, Versions
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
+from meshray.protocol.fields import DEFAULT_PATIENCE_S, FIRST_EPOCH
 
 #: The token that `meshray init` prints enrols any number of nodes for a day, seconds.
 FIRST_TOKEN_TTL_S = 86400.0
@@ -79,7 +79,7 @@ def create_mesh(
     public_lock = lock.public() if lock is not None else None
     mesh = MeshInfo(secrets.token_hex(8), mesh_name, network, patience_s, public_lock, ray_ports or {})
     settings = Settings(mesh, port)
-    epoch = SecretEpoch.make(FIRST, now)
+    epoch = SecretEpoch.make(FIRST_EPOCH, now)
     node = Node(
         id=secrets.token_hex(8),
         name=node_name,

@@ -19,9 +19,10 @@ from meshray.coordinator.admission import ConflictError
 from meshray.coordinator.records import DropEpoch, Member, PutEpoch, RowChange, SecretEpoch
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import MeshrayError
-from meshray.model.epochs import FIRST, SharedSecrets
+from meshray.model.epochs import SharedSecrets
 from meshray.model.keys import PresharedKey, PublicKey
 from meshray.model.node import HUB, STATIC
+from meshray.protocol.fields import FIRST_EPOCH
 from meshray.raynode.tokens import epoch_of
 
 #: An epoch ends so long after the next one began, seconds, whoever is still away.
@@ -158,7 +159,7 @@ def enrolled(registry: Registry, member: Member, *, follows: bool) -> Outcome[Me
         MeshrayError: ``meshray_too_old``: it does not, and this mesh has changed its secrets.
     """
     epoch = newest(registry).number
-    if epoch > FIRST and not follows and STATIC not in member.node.roles:
+    if epoch > FIRST_EPOCH and not follows and STATIC not in member.node.roles:
         raise MeshrayError(
             "meshray_too_old",
             "this mesh changes its secrets, and this machine's meshray is too old to follow",

@@ -9,23 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from meshray.model import wire
-from meshray.model.attestation import MAX_COUNTER
-from meshray.model.enrol import LONGEST_TICKET, WISHES
+from meshray.model.enrol import WISHES
 from meshray.model.environment import LONGEST_REQUIREMENTS
-from meshray.model.epochs import FIRST, MAX_EPOCH
-from meshray.model.meshmap import LONGEST_MARK, MAX_PATIENCE_S, MAX_REVISION, MIN_PATIENCE_S
-from meshray.model.node import GONE, LONGEST_LABELS, ROLES, SILENT
+from meshray.model.node import GONE, ROLES, SILENT
 from meshray.model.question import MAX_WAIT_S
-from meshray.model.ray_ports import HIGHEST_PORT, LOWEST_PORT
+from meshray.protocol.fields import (
+    FIRST_EPOCH,
+    HIGHEST_PORT,
+    LONGEST_LABELS,
+    LONGEST_MARK,
+    LONGEST_TICKET,
+    LOWEST_PORT,
+    MAX_COUNTER,
+    MAX_ENDPOINT,
+    MAX_EPOCH,
+    MAX_ITEM_CHARACTERS,
+    MAX_ITEMS,
+    MAX_PATIENCE_S,
+    MAX_REVISION,
+    MIN_PATIENCE_S,
+)
 
 Schema = Mapping[str, Any]
 
 #: Ten years, in seconds; who wants longer wants 0, for ever.
 MAX_TTL_S = 10 * 366 * 86400
 MAX_USES = 1_000_000
-#: The most characters of an endpoint.
-MAX_ENDPOINT = 300
 
 
 def text(longest: int, *, shortest: int = 0, pattern: str = "", **more: object) -> Schema:
@@ -43,7 +52,7 @@ def number(low: int, high: int, **more: object) -> Schema:
     return {"type": "integer", "minimum": low, "maximum": high, **more}
 
 
-def listed(items: Schema, most: int = wire.MAX_ITEMS) -> Schema:
+def listed(items: Schema, most: int = MAX_ITEMS) -> Schema:
     """A list of at most so many."""
     return {"type": "array", "items": items, "maxItems": most}
 
@@ -65,7 +74,7 @@ def ref(name: str) -> Schema:
 
 REVISION = number(0, MAX_REVISION)
 FLAG: Schema = {"type": "boolean"}
-EPOCH = number(FIRST, MAX_EPOCH)
+EPOCH = number(FIRST_EPOCH, MAX_EPOCH)
 TIME: Schema = {"type": "number", "description": "unix seconds"}
 TIME_OR_NEVER: Schema = {"type": ["number", "null"], "description": "unix seconds; null: never"}
 SIGNATURE = text(88, shortest=88, pattern="[A-Za-z0-9+/]{86}==", description="Ed25519, base64")
@@ -99,9 +108,9 @@ BOUND: Mapping[str, Schema] = {
 }
 LABELS: Schema = {
     "type": "object",
-    "maxProperties": wire.MAX_ITEMS,
-    "propertyNames": {"maxLength": wire.MAX_ITEM_CHARACTERS},
-    "additionalProperties": text(wire.MAX_ITEM_CHARACTERS),
+    "maxProperties": MAX_ITEMS,
+    "propertyNames": {"maxLength": MAX_ITEM_CHARACTERS},
+    "additionalProperties": text(MAX_ITEM_CHARACTERS),
     "description": f"at enrolment keys and values have {LONGEST_LABELS} characters together at most",
 }
 RAY_PORTS: Schema = {
@@ -109,7 +118,7 @@ RAY_PORTS: Schema = {
     "additionalProperties": number(LOWEST_PORT, HIGHEST_PORT),
     "description": "those of the head's Ray that `meshray init` chose, by name; absent: the defaults",
 }
-_VERSION = text(wire.MAX_ITEM_CHARACTERS)
+_VERSION = text(MAX_ITEM_CHARACTERS)
 _MESH_MAP = record(
     {
         "mesh": record(
@@ -159,7 +168,7 @@ COMPONENTS: Mapping[str, Schema] = {
             "roles": listed({"enum": sorted(ROLES)}),
             "endpoints": listed(ENDPOINT),
             "seen": text(MAX_ENDPOINT, description="where a hub sees it; empty: not over UDP"),
-            "hubs": listed(text(wire.MAX_ITEM_CHARACTERS)),
+            "hubs": listed(text(MAX_ITEM_CHARACTERS)),
             "online": FLAG,
             "ephemeral": FLAG,
             "drained": FLAG,
@@ -190,7 +199,7 @@ COMPONENTS: Mapping[str, Schema] = {
                         "grant": record(
                             {
                                 "key": KEY,
-                                "roles": listed(text(wire.MAX_ITEM_CHARACTERS)),
+                                "roles": listed(text(MAX_ITEM_CHARACTERS)),
                                 "epoch": COUNTER,
                                 "signature": SIGNATURE,
                             }
@@ -336,7 +345,7 @@ PEER = enveloped(
     }
 )
 ASKED = record(
-    {"op": text(32)}, {"nodes": listed(text(wire.MAX_ITEM_CHARACTERS)), "timeout_s": number(1, MAX_WAIT_S, default=10)}
+    {"op": text(32)}, {"nodes": listed(text(MAX_ITEM_CHARACTERS)), "timeout_s": number(1, MAX_WAIT_S, default=10)}
 )
 GATHERED: Mapping[str, Schema] = {
     "answers": {"type": "object", "additionalProperties": {"type": "object"}, "description": "by the node's name"},

@@ -22,8 +22,8 @@ from meshray.coordinator.epochs import (
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import Publisher
 from meshray.coordinator.records import Member, SecretEpoch
-from meshray.model.epochs import FIRST
 from meshray.model.node import STATIC
+from meshray.protocol.fields import FIRST_EPOCH
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class SecretsKeeper:
 
     def send_first(self, node_id: str) -> None:
         """Sends an agent that has just connected what it is to hold, where there was ever more than one epoch."""
-        if newest(self._ledger.registry).number > FIRST:
+        if newest(self._ledger.registry).number > FIRST_EPOCH:
             self.send(node_id)
 
     def send(self, node_id: str) -> None:
@@ -94,4 +94,4 @@ class SecretsKeeper:
 
     def fresh(self) -> SecretEpoch:
         """Return secrets for the next epoch; its number is decided when it starts."""
-        return SecretEpoch.make(FIRST, self._clock())
+        return SecretEpoch.make(FIRST_EPOCH, self._clock())

@@ -43,9 +43,10 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation, Removals
 from meshray.model.keys import MeshSecret, PublicKey, VerifyKey
-from meshray.model.meshmap import DEFAULT_PATIENCE_S, MeshInfo
+from meshray.model.meshmap import MeshInfo
 from meshray.model.node import Node, Versions
 from meshray.model.ray_ports import ports_from_json
+from meshray.protocol.fields import DEFAULT_PATIENCE_S
 
 #: One entry per schema version, applied in order; an entry never changes once it was released.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (

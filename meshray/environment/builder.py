@@ -30,6 +30,7 @@ from meshray.linux.files import DISK_ERRORS
 from meshray.linux.user import User
 from meshray.model import wire
 from meshray.model.environment import Environment
+from meshray.protocol.codec import decode_object
 from meshray.raynode.versions import RayInstallation, inspect
 
 #: Of uv's words so much is kept.
@@ -60,7 +61,7 @@ class Order:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Order:
-        """The inverse of `to_json`. Raises wire.WireError."""
+        """The inverse of `to_json`. Raises WireError."""
         return cls(
             Environment.from_json(wire.mapping(value, "environment")),
             wire.text(value, "uv", 4096),
@@ -209,7 +210,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _end)
     try:
-        order = Order.from_json(wire.decode(sys.stdin.read()))
+        order = Order.from_json(decode_object(sys.stdin.read()))
         _become(order.uid)
         _say({"built": build(order, lambda words: _say({"says": words}))})
         return 0

@@ -27,6 +27,7 @@ from meshray.installation.programs import folders, user_python
 from meshray.linux.user import User
 from meshray.model import wire
 from meshray.model.environment import Environment
+from meshray.protocol.codec import decode_object
 
 #: It removes what it has begun, which may be many small files.
 _CLEAN_UP_S = 30.0
@@ -155,7 +156,7 @@ def _follow(process: subprocess.Popen[str], tell: Callable[[str], None]) -> Mapp
     """Until the builder's last word."""
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     for line in process.stdout:
-        message = wire.decode(line)
+        message = decode_object(line)
         if "says" not in message:
             return message
         tell(wire.text(message, "says", 1000))

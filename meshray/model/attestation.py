@@ -25,16 +25,12 @@ from ipaddress import IPv4Address
 
 from meshray.model import wire
 from meshray.model.keys import PublicKey, SigningKey, VerifyKey
+from meshray.protocol.codec import WireError
+from meshray.protocol.fields import MAX_COUNTER, MOST_REMOVED, SIGNATURE_CHARACTERS
 
 #: The roles that let a node read what others send, or make others dial it.
 PRIVILEGED = frozenset({"head", "hub", "coordinator"})
-#: The largest counter or epoch that JSON holds everywhere.
-MAX_COUNTER = 2**53 - 1
-#: Nodes that the lock has removed; more than a mesh has addresses make no sense.
-MOST_REMOVED = 65536
 _SIGNATURE_BYTES = 64
-#: Characters of a signature in base64.
-SIGNATURE_CHARACTERS = 88
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Grant:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Grant:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        """The inverse of `to_json`. Raises UsageError or WireError."""
         return cls(
             VerifyKey.parse(wire.text(value, "key", 44)),
             frozenset(wire.texts(value, "roles")),
@@ -106,7 +102,7 @@ class Chain:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Chain:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        """The inverse of `to_json`. Raises UsageError or WireError."""
         return cls(Grant.from_json(wire.mapping(value, "grant")), signature_from_json(value))
 
 
@@ -161,7 +157,7 @@ class Attestation:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Attestation:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        """The inverse of `to_json`. Raises UsageError or WireError."""
         return cls(
             VerifyKey.parse(wire.text(value, "identity", 44)),
             wire.number(value, "counter", 0, MAX_COUNTER),
@@ -199,10 +195,10 @@ class Removals:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Removals:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        """The inverse of `to_json`. Raises UsageError or WireError."""
         identities = value.get("identities")
         if not isinstance(identities, list) or len(identities) > MOST_REMOVED:
-            raise wire.WireError(f"identities: must be a list of at most {MOST_REMOVED}")
+            raise WireError(f"identities: must be a list of at most {MOST_REMOVED}")
         return cls(
             wire.number(value, "epoch", 0, MAX_COUNTER),
             frozenset(VerifyKey.parse(wire.text({"key": item}, "key", 44)) for item in identities),
@@ -211,12 +207,12 @@ class Removals:
 
 
 def optional_attestation(value: Mapping[str, object]) -> Attestation | None:
-    """Return the field ``attestation`` of a message. Raises UsageError or wire.WireError where it has another form."""
+    """Return the field ``attestation`` of a message. Raises UsageError or WireError where it has another form."""
     return Attestation.from_json(wire.mapping(value, "attestation")) if "attestation" in value else None
 
 
 def optional_removals(value: Mapping[str, object]) -> Removals | None:
-    """Return the field ``removals`` of a message. Raises UsageError or wire.WireError where it has another form."""
+    """Return the field ``removals`` of a message. Raises UsageError or WireError where it has another form."""
     return Removals.from_json(wire.mapping(value, "removals")) if "removals" in value else None
 
 
@@ -255,11 +251,11 @@ def signature_to_json(signature: bytes) -> str:
 
 
 def signature_from_json(value: Mapping[str, object]) -> bytes:
-    """Return the field ``signature`` of a message. Raises wire.WireError."""
+    """Return the field ``signature`` of a message. Raises WireError."""
     try:
         raw = base64.b64decode(wire.text(value, "signature", SIGNATURE_CHARACTERS).encode(), validate=True)
     except binascii.Error:
         raw = b""
     if len(raw) != _SIGNATURE_BYTES:
-        raise wire.WireError(f"signature: must be {_SIGNATURE_BYTES} bytes in base64")
+        raise WireError(f"signature: must be {_SIGNATURE_BYTES} bytes in base64")
     return raw

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, optional_attestation
-from meshray.model.epochs import FIRST, LONGEST_RAY_TOKEN, MAX_EPOCH
 from meshray.model.keys import MeshSecret, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, HUB, Versions
+from meshray.protocol.codec import WireError
+from meshray.protocol.fields import FIRST_EPOCH, LONGEST_RAY_TOKEN, LONGEST_TICKET, MAX_EPOCH
 
-#: Characters of a ticket; the labels are most of it.
-LONGEST_TICKET = 6000
 #: With these an agent tells, when it connects, what it knows of the coordinator's past.
 MARK_HEADER, TICKET_HEADER = "Meshray-Mark", "Meshray-Ticket"
 #: With this it sends a random word that is its process's own: two machines with one identity are told apart by it.
@@ -74,7 +73,7 @@ class EnrolRequest:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> EnrolRequest:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        """The inverse of `to_json`. Raises UsageError or WireError."""
         return cls(
             mesh_id=wire.text(value, "mesh_id", 64),
             token_id=wire.text(value, "token_id", 64),
@@ -114,7 +113,7 @@ class EnrolAnswer:
     map: MeshMap
     observed: str = ""
     ticket: str = field(default="", repr=False)
-    secret_epoch: int = FIRST
+    secret_epoch: int = FIRST_EPOCH
 
     def to_json(self) -> dict[str, object]:
         """The JSON form; it holds secrets and is never logged."""
@@ -131,7 +130,7 @@ class EnrolAnswer:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> EnrolAnswer:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        """The inverse of `to_json`. Raises UsageError or WireError."""
         return cls(
             wire.text(value, "node_id", 64),
             wire.text(value, "credential", 128),
@@ -140,13 +139,13 @@ class EnrolAnswer:
             MeshMap.from_json(wire.mapping(value, "map")),
             wire.text(value, "observed", 45, ""),
             wire.text(value, "ticket", LONGEST_TICKET, ""),
-            wire.number(value, "secret_epoch", FIRST, MAX_EPOCH, FIRST),
+            wire.number(value, "secret_epoch", FIRST_EPOCH, MAX_EPOCH, FIRST_EPOCH),
         )
 
 
 def roles_from_json(value: Mapping[str, object]) -> frozenset[str]:
-    """Return the field ``roles`` of a request. Raises wire.WireError where it has others than `WISHES`."""
+    """Return the field ``roles`` of a request. Raises WireError where it has others than `WISHES`."""
     roles = frozenset(wire.texts(value, "roles"))
     if not roles <= WISHES:
-        raise wire.WireError(f"roles: a node may ask for {' and '.join(sorted(WISHES))} only")
+        raise WireError(f"roles: a node may ask for {' and '.join(sorted(WISHES))} only")
     return roles

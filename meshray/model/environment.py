@@ -38,7 +38,7 @@ class Environment:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Environment:
-        """The inverse of `to_json`. Raises wire.WireError."""
+        """The inverse of `to_json`. Raises WireError."""
         return cls(
             wire.text(value, "ray", 64, ""),
             wire.text(value, "python", 64, ""),
@@ -61,5 +61,5 @@ class ShownToken:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> ShownToken:
-        """The inverse of `to_json`. Raises wire.WireError."""
+        """The inverse of `to_json`. Raises WireError."""
         return cls(wire.text(value, "mesh_id", 64), wire.text(value, "token_id", 64), wire.text(value, "secret", 128))

@@ -20,14 +20,11 @@ from dataclasses import dataclass, field
 
 from meshray.model import wire
 from meshray.model.keys import MeshSecret
+from meshray.protocol.codec import WireError
+from meshray.protocol.fields import FIRST_EPOCH, LONGEST_RAY_TOKEN, MAX_EPOCH
 
-#: The epoch with which a mesh begins; nodes that report none hold this one.
-FIRST = 1
-MAX_EPOCH = 2**31 - 1
 #: A node holds at most so many.
 MOST_EPOCHS = 1024
-#: Characters of Ray's token.
-LONGEST_RAY_TOKEN = 256
 _NUMBER = re.compile("[1-9][0-9]{0,9}")
 
 
@@ -43,11 +40,11 @@ class SharedSecrets:
 
     mesh: Mapping[int, MeshSecret] = field(repr=False)
     ray: Mapping[int, str] = field(repr=False)
-    oldest: int = FIRST
+    oldest: int = FIRST_EPOCH
 
     def __post_init__(self) -> None:
         if not self.mesh or self.newest not in self.ray:
-            raise wire.WireError("secrets: the newest epoch is missing")
+            raise WireError("secrets: the newest epoch is missing")
 
     @property
     def newest(self) -> int:
@@ -64,23 +61,23 @@ class SharedSecrets:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> SharedSecrets:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        """The inverse of `to_json`. Raises UsageError or WireError."""
         return cls(
             {epoch: MeshSecret.parse(text) for epoch, text in epochs_from_json(value, "mesh").items()},
             epochs_from_json(value, "ray"),
-            wire.number(value, "oldest", FIRST, MAX_EPOCH),
+            wire.number(value, "oldest", FIRST_EPOCH, MAX_EPOCH),
         )
 
 
 def epochs_from_json(value: Mapping[str, object], key: str) -> dict[int, str]:
-    """Texts by epoch. Raises wire.WireError."""
+    """Texts by epoch. Raises WireError."""
     found: dict[int, str] = {}
     items = wire.mapping(value, key)
     if len(items) > MOST_EPOCHS:
-        raise wire.WireError(f"{key}: more than {MOST_EPOCHS} epochs")
+        raise WireError(f"{key}: more than {MOST_EPOCHS} epochs")
     for number in items:
         if not _NUMBER.fullmatch(number) or int(number) > MAX_EPOCH:
-            raise wire.WireError(f"{key}: must be secrets by epoch")
+            raise WireError(f"{key}: must be secrets by epoch")
         found[int(number)] = wire.text(items, number, LONGEST_RAY_TOKEN)
     return found
 

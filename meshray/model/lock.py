@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
 from meshray.model import wire
-from meshray.model.attestation import MAX_COUNTER, PRIVILEGED, Attestation
+from meshray.model.attestation import PRIVILEGED, Attestation
 from meshray.model.keys import PublicKey, VerifyKey
 from meshray.model.node import STATIC, Node
+from meshray.protocol.fields import MAX_COUNTER
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Pin:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Pin:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        """The inverse of `to_json`. Raises UsageError or WireError."""
         return cls(
             VerifyKey.parse(wire.text(value, "identity", 44)),
             PublicKey.parse(wire.text(value, "key", 44)),

@@ -16,15 +16,8 @@ from meshray.model.attestation import Removals, optional_removals
 from meshray.model.keys import VerifyKey
 from meshray.model.node import COORDINATOR, HEAD, HUB, Node
 from meshray.model.ray_ports import RayPorts, ports_from_json
-
-#: The largest revision that fits SQLite and JSON alike.
-MAX_REVISION = 2**53 - 1
-#: Seconds for which a node may be silent before Ray calls it dead, unless ``init --patience`` says otherwise.
-DEFAULT_PATIENCE_S = 120
-#: Below, a busy machine would be called dead; above, nobody would wait for it.
-MIN_PATIENCE_S, MAX_PATIENCE_S = 20, 3600
-#: Characters of a mark.
-LONGEST_MARK = 512
+from meshray.protocol.codec import WireError
+from meshray.protocol.fields import DEFAULT_PATIENCE_S, LONGEST_MARK, MAX_PATIENCE_S, MAX_REVISION, MIN_PATIENCE_S
 
 
 @dataclass(frozen=True)
@@ -161,10 +154,10 @@ class MeshMap:
         """The map after this change.
 
         Raises:
-            wire.WireError: the change starts from another revision than this map's, or leads to a map that cannot be.
+            WireError: the change starts from another revision than this map's, or leads to a map that cannot be.
         """
         if change.base != self.revision:
-            raise wire.WireError(f"a change from revision {change.base} came to a map of revision {self.revision}")
+            raise WireError(f"a change from revision {change.base} came to a map of revision {self.revision}")
         nodes = {key: node for key, node in self.nodes.items() if key not in change.nodes}
         nodes.update({key: node for key, node in change.nodes.items() if node is not None})
         removals = change.removals or self.removals
@@ -182,7 +175,7 @@ class MeshMap:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> MeshMap:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError where the form is wrong or no map can be so."""
+        """The inverse of `to_json`. Raises UsageError or WireError where the form is wrong or no map can be so."""
         nodes = _nodes_from_json(wire.mapping(value, "nodes"))
         return _sound(
             cls(
@@ -205,15 +198,13 @@ def diff(old: MeshMap, new: MeshMap) -> MapChange:
 
 def _sound(mesh_map: MeshMap) -> MeshMap:
     """The map, where it can be one: a node's address becomes a route and a WireGuard peer's allowed address on every
-    node, so none may lie outside of the overlay, and none may be two nodes' at once. Raises wire.WireError."""
+    node, so none may lie outside of the overlay, and none may be two nodes' at once. Raises WireError."""
     low, count = int(mesh_map.mesh.network.node_half[0]), mesh_map.mesh.network.node_half.num_addresses
     for key, node in mesh_map.nodes.items():
         if node.id != key:
-            raise wire.WireError(f"nodes: {key[:64]!r} has another id inside")
+            raise WireError(f"nodes: {key[:64]!r} has another id inside")
         if not low <= int(node.ip) < low + count:
-            raise wire.WireError(
-                f"nodes: {node.name} has {node.ip}, which is no node's address in {mesh_map.mesh.network}"
-            )
+            raise WireError(f"nodes: {node.name} has {node.ip}, which is no node's address in {mesh_map.mesh.network}")
     nodes = mesh_map.nodes.values()
     for what, values in (
         ("name", {node.name for node in nodes}),
@@ -221,7 +212,7 @@ def _sound(mesh_map: MeshMap) -> MeshMap:
         ("key", {node.public_key for node in nodes}),
     ):
         if len(values) != len(nodes):
-            raise wire.WireError(f"nodes: two have the same {what}")
+            raise WireError(f"nodes: two have the same {what}")
     return mesh_map
 
 
@@ -231,5 +222,5 @@ def _nodes_from_json(value: Mapping[str, object]) -> dict[str, Node | None]:
 
 def _as_object(item: object) -> Mapping[str, object]:
     if not isinstance(item, dict):
-        raise wire.WireError("nodes: must map ids to nodes")
+        raise WireError("nodes: must map ids to nodes")
     return item

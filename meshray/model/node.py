@@ -9,10 +9,10 @@ from ipaddress import IPv4Address
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, optional_attestation
-from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.keys import PublicKey
 from meshray.model.printable import printable
 from meshray.model.ray_ports import ports_from_json
+from meshray.protocol.fields import FIRST_EPOCH, MAX_EPOCH, MAX_ITEM_CHARACTERS
 
 #: Runs the Ray head.
 HEAD = "head"
@@ -36,8 +36,6 @@ NODE_IDENTITY = "node_identity"
 HUB_FORWARDS = "hub_forwards"
 #: Characters of a fault's detail.
 LONGEST_DETAIL = 200
-#: Characters of all labels of a node together, keys and values.
-LONGEST_LABELS = 4096
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,9 @@ class Versions:
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Versions:
         """The inverse of `to_json`; values are cut at 64 characters and lose what is not printable. Raises
-        wire.WireError."""
+        WireError."""
         names = ("meshray", "ray", "python")
-        return cls(*(printable(wire.text(value, name, wire.MAX_ITEM_CHARACTERS, ""))[:64] for name in names))
+        return cls(*(printable(wire.text(value, name, MAX_ITEM_CHARACTERS, ""))[:64] for name in names))
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Node:
     versions: Versions = Versions()
     ray_instance: str = ""
     faults: Mapping[str, str] = field(default_factory=dict)
-    secret_epoch: int = FIRST
+    secret_epoch: int = FIRST_EPOCH
     attestation: Attestation | None = None
     ray_ports: Mapping[str, int] = field(default_factory=dict)
 
@@ -133,7 +131,7 @@ class Node:
             "ray_instance": self.ray_instance,
             # Hardly any node has one, and the map of a large mesh is large enough.
             **({"faults": dict(self.faults)} if self.faults else {}),
-            **({"secret_epoch": self.secret_epoch} if self.secret_epoch != FIRST else {}),
+            **({"secret_epoch": self.secret_epoch} if self.secret_epoch != FIRST_EPOCH else {}),
             **({"attestation": self.attestation.to_json()} if self.attestation is not None else {}),
             **({"ray_ports": dict(self.ray_ports)} if self.ray_ports else {}),
         }
@@ -160,7 +158,7 @@ class Node:
             versions=Versions.from_json(wire.mapping(value, "versions")),
             ray_instance=wire.text(value, "ray_instance", 64),
             faults=wire.printable_map(value, "faults"),
-            secret_epoch=wire.number(value, "secret_epoch", FIRST, MAX_EPOCH, FIRST),
+            secret_epoch=wire.number(value, "secret_epoch", FIRST_EPOCH, MAX_EPOCH, FIRST_EPOCH),
             attestation=optional_attestation(value),
             ray_ports=ports_from_json(value, "ray_ports", mesh_wide=False),
         )

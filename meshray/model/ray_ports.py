@@ -17,9 +17,8 @@ from dataclasses import dataclass, fields
 
 from meshray.errors import UsageError
 from meshray.model import wire
+from meshray.protocol.fields import HIGHEST_PORT, LOWEST_PORT
 
-#: Ray runs as a user, who may not open ports below; 0 would let Ray choose a port that nobody else knows.
-LOWEST_PORT, HIGHEST_PORT = 1024, 65535
 #: The head's own, for the whole mesh.
 MESH_WIDE = ("gcs", "dashboard", "ray_client_server")
 _WORKER_RANGE = ("min_worker", "max_worker")
@@ -231,7 +230,7 @@ def ports_from_json(value: Mapping[str, object], key: str, *, mesh_wide: bool) -
         mesh_wide: those of `MESH_WIDE`; else those that each node chooses.
 
     Raises:
-        wire.WireError: a value is no port.
+        WireError: a value is no port.
     """
     items = wire.mapping(value, key)
     names = (field.name for field in fields(RayPorts) if (field.name in MESH_WIDE) == mesh_wide)

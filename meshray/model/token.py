@@ -24,6 +24,7 @@ from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.attestation import Chain, Grant
 from meshray.model.keys import SigningKey, VerifyKey
+from meshray.protocol.codec import WireError
 
 PREFIX = "meshray1_"
 #: Far above any real token (a coordinator with 20 addresses makes 700 characters).
@@ -52,7 +53,7 @@ class Endorser:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Endorser:
-        """Read the field ``endorser``. Raises UsageError or wire.WireError."""
+        """Read the field ``endorser``. Raises UsageError or WireError."""
         item = wire.mapping(value, "endorser")
         return cls(
             VerifyKey.parse(wire.text(item, "lock", 44)),
@@ -150,7 +151,7 @@ class Token:
                 str(secret),
                 Endorser.from_json({"endorser": more[0]}) if more else None,
             )
-        except (ValueError, TypeError, RecursionError, UsageError, wire.WireError):
+        except (ValueError, TypeError, RecursionError, UsageError, WireError):
             raise damaged from None
         if len(token.fingerprint) != hashlib.sha256().digest_size or not token.coordinators:
             raise damaged

@@ -9,36 +9,13 @@ as a peer that speaks another language.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from ipaddress import AddressValueError, IPv4Address
 from typing import TypeGuard
 
-from meshray.errors import MeshrayError
 from meshray.model.printable import printable
-
-#: Longer lists or maps than this have no meaning in any message.
-MAX_ITEMS = 64
-#: The longest text inside a list or map.
-MAX_ITEM_CHARACTERS = 512
-
-
-class WireError(MeshrayError):
-    """A message does not have the form that the protocol gives it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("bad_message", message, hint="are both sides of the same meshray version?")
-
-
-def decode(data: bytes | str) -> Mapping[str, object]:
-    """A JSON object. Raises WireError for anything else."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise WireError("not JSON") from None
-    if not isinstance(value, dict):
-        raise WireError("not a JSON object")
-    return value
+from meshray.protocol.codec import WireError
+from meshray.protocol.fields import MAX_ITEM_CHARACTERS, MAX_ITEMS
 
 
 def text(value: Mapping[str, object], key: str, longest: int, default: str | None = None) -> str:

@@ -18,13 +18,14 @@ from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import MAX_ENDPOINTS
-from meshray.model.enrol import LONGEST_TICKET
-from meshray.model.epochs import FIRST, MAX_EPOCH, SharedSecrets, epochs_from_json
+from meshray.model.epochs import SharedSecrets, epochs_from_json
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC
 from meshray.model.path import Mode, parse_mode
 from meshray.model.ray_ports import of_node, take_ports
+from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.fields import FIRST_EPOCH, LONGEST_TICKET, MAX_EPOCH
 from meshray.raynode.tokens import epoch_of
 from meshray.raynode.user_environment import UserEnvironment
 
@@ -106,7 +107,7 @@ class Enrolment:
     rootless: bool = False
     env: str = ""
     trust_user_environment: bool = False
-    secret_epoch: int = FIRST
+    secret_epoch: int = FIRST_EPOCH
     older_mesh_secrets: Mapping[int, MeshSecret] = field(default_factory=dict, repr=False)
     older_ray_tokens: Mapping[int, str] = field(default_factory=dict, repr=False)
     open: tuple[str, ...] = ()
@@ -139,7 +140,7 @@ class Enrolment:
             home.enrolment, "not_enrolled", "this machine is in no mesh", "meshray init, or meshray join TOKEN"
         )
         try:
-            value = wire.decode(text)
+            value = decode_object(text)
             return cls(
                 mesh_id=wire.text(value, "mesh_id", 64),
                 node_id=wire.text(value, "node_id", 64),
@@ -165,7 +166,7 @@ class Enrolment:
                 rootless=wire.flag(value, "rootless"),
                 env=wire.text(value, "env", len(MATCH), ""),
                 trust_user_environment=wire.flag(value, "trust_user_environment"),
-                secret_epoch=wire.number(value, "secret_epoch", FIRST, MAX_EPOCH, FIRST),
+                secret_epoch=wire.number(value, "secret_epoch", FIRST_EPOCH, MAX_EPOCH, FIRST_EPOCH),
                 older_mesh_secrets={
                     epoch: MeshSecret.parse(secret)
                     for epoch, secret in epochs_from_json(value, "older_mesh_secrets").items()
@@ -175,7 +176,7 @@ class Enrolment:
                 unguarded=wire.flag(value, "unguarded"),
                 environment=UserEnvironment.from_json(value),
             )
-        except (wire.WireError, UsageError) as error:
+        except (WireError, UsageError) as error:
             raise damaged(home.enrolment, error) from None
 
     @property
@@ -305,7 +306,7 @@ def _ray_args(value: Mapping[str, object]) -> tuple[str, ...]:
 
 def _sha256(text: str) -> str:
     if not re.fullmatch("[0-9a-fA-F]{64}", text):
-        raise wire.WireError("fingerprint: must be 64 hexadecimal digits")
+        raise WireError("fingerprint: must be 64 hexadecimal digits")
     return text
 
 

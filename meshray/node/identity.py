@@ -19,10 +19,12 @@ from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
-from meshray.model.attestation import MAX_COUNTER, Attestation, Chain
+from meshray.model.attestation import Attestation, Chain
 from meshray.model.keys import PublicKey, SigningKey, VerifyKey
 from meshray.model.node import Node
 from meshray.node.enrolment import damaged
+from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.fields import MAX_COUNTER
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +65,10 @@ class Identity:
         if not home.identity.exists():
             return cls(home, mesh_id, key)
         try:
-            value = wire.decode(home.identity.read_bytes())
+            value = decode_object(home.identity.read_bytes())
             counter = wire.number(value, "counter", 0, MAX_COUNTER)
             chain = Chain.from_json(wire.mapping(value, "chain")) if "chain" in value else None
-        except (UsageError, wire.WireError, OSError) as error:
+        except (UsageError, WireError, OSError) as error:
             raise damaged(home.identity, _as_ours(error)) from None
         return cls(home, mesh_id, key, counter, chain)
 

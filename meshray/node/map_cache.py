@@ -15,6 +15,7 @@ from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.meshmap import MeshMap
 from meshray.node.enrolment import Enrolment
+from meshray.protocol.codec import WireError, decode_object
 
 #: All addresses of the coordinator, and the map itself.
 _FETCH_S = 30.0
@@ -28,10 +29,10 @@ def load_map(home: Home) -> MeshMap:
     """
     path = home.map_cache
     try:
-        return MeshMap.from_json(wire.decode(path.read_bytes()))
+        return MeshMap.from_json(decode_object(path.read_bytes()))
     except FileNotFoundError:
         raise MeshrayError("no_map", f"there is no cached map {path}", hint="meshray up makes it anew") from None
-    except (OSError, wire.WireError, UsageError, ValueError) as error:
+    except (OSError, WireError, UsageError, ValueError) as error:
         raise MeshrayError(
             "cache_damaged",
             f"the cached map {path} is damaged ({error}); it was kept as it is",
@@ -66,7 +67,7 @@ async def _fetched_map(enrolment: Enrolment) -> MeshMap:
     try:
         first = await asyncio.wait_for(link.messages().__anext__(), _FETCH_S)
         return MeshMap.from_json(wire.mapping(first, "map"))
-    except (asyncio.TimeoutError, StopAsyncIteration, wire.WireError, UsageError):
+    except (asyncio.TimeoutError, StopAsyncIteration, WireError, UsageError):
         raise UnreachableError(
             "coordinator_unreachable",
             f"the coordinator at {link.endpoint} sent no map",

@@ -19,7 +19,6 @@ from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.model import wire
 from meshray.model.address import Endpoint
-from meshray.model.enrol import LONGEST_TICKET
 from meshray.model.epochs import SharedSecrets
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import ONE_IDENTITY
@@ -27,6 +26,7 @@ from meshray.model.status import Problem
 from meshray.node.enrolment import Enrolment
 from meshray.node.map_cache import save_map
 from meshray.node.state_writer import StateWriter
+from meshray.protocol.fields import LONGEST_TICKET
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Membership:
         self._behind: MeshrayError | None = None
 
     def told(self, message: Mapping[str, object]) -> None:
-        """The coordinator gave a ticket, told of a restore or whose place this agent took. Raises wire.WireError."""
+        """The coordinator gave a ticket, told of a restore or whose place this agent took. Raises WireError."""
         kind = message.get("type")
         if kind == "ticket":
             self.enrolment = replace(self.enrolment, ticket=wire.text(message, "ticket", LONGEST_TICKET))

@@ -22,13 +22,15 @@ from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
-from meshray.model.attestation import MAX_COUNTER, PRIVILEGED, Removals
+from meshray.model.attestation import PRIVILEGED, Removals
 from meshray.model.keys import VerifyKey
 from meshray.model.lock import Judgement, Pin, Rules, judge
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, NODE_IDENTITY, STATIC, Node
 from meshray.model.status import Problem
 from meshray.node.state_writer import StateWriter
+from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.fields import MAX_COUNTER
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class Known:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Known:
-        """The inverse of `to_json`. Raises UsageError or wire.WireError."""
+        """The inverse of `to_json`. Raises UsageError or WireError."""
         return cls(
             Pin.from_json(value),
             wire.text(value, "name", 63),
@@ -116,10 +118,10 @@ class Pins:
         """
         pins = cls(home, node_id, files)
         try:
-            pins._read(wire.decode(home.pins.read_bytes()))
+            pins._read(decode_object(home.pins.read_bytes()))
         except FileNotFoundError:
             pass
-        except (UsageError, wire.WireError, OSError) as error:
+        except (UsageError, WireError, OSError) as error:
             raise MeshrayError(
                 "state_damaged",
                 f"{home.pins}, which holds the identities of the other nodes, is damaged: {error}",
@@ -316,5 +318,5 @@ def _few(texts: Sequence[str]) -> str:
 def _seconds(value: Mapping[str, object], key: str) -> float:
     item = value.get(key, 0.0)
     if not isinstance(item, (int, float)) or isinstance(item, bool) or not 0 <= item <= MAX_COUNTER:
-        raise wire.WireError(f"{key}: must be a time in seconds")
+        raise WireError(f"{key}: must be a time in seconds")
     return float(item)

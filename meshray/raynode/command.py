@@ -21,7 +21,6 @@ from pathlib import Path
 from meshray.errors import UsageError
 from meshray.linux.user import User
 from meshray.model.address import Endpoint, OverlayNetwork
-from meshray.model.meshmap import DEFAULT_PATIENCE_S
 from meshray.model.ray_ports import (
     AUTOSCALER_METRIC_PORT,
     DASHBOARD_METRIC_PORT,
@@ -33,7 +32,7 @@ from meshray.model.ray_ports import (
     take_ports,
 )
 from meshray.model.release import release
-from meshray.model.wire import MAX_ITEM_CHARACTERS, MAX_ITEMS
+from meshray.protocol.fields import DEFAULT_PATIENCE_S, MAX_ITEM_CHARACTERS, MAX_ITEMS
 from meshray.raynode.patience import ray_timeouts
 from meshray.raynode.user_environment import UserEnvironment, is_dropped
 from meshray.raynode.versions import RayInstallation

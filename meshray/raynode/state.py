@@ -11,6 +11,7 @@ not yet reported its physical load.)
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,7 +22,6 @@ from meshray.errors import RefusedError
 from meshray.linux import overlay_netns
 from meshray.model.address import Endpoint
 from meshray.model.status import RayState
-from meshray.model.wire import WireError, decode
 
 if TYPE_CHECKING:
     from aiohttp import StreamReader
@@ -130,8 +130,8 @@ async def _get(
 def parse_nodes(body: bytes) -> list[LiveNode] | None:
     """The living nodes of an answer; None where it is not one that the state API gives when it is ready."""
     try:
-        data = decode(body).get("data")
-    except WireError:
+        data = json.loads(body).get("data")
+    except (ValueError, AttributeError, RecursionError):
         return None
     result = data.get("result") if isinstance(data, dict) else None
     rows = result.get("result") if isinstance(result, dict) else None
@@ -143,8 +143,8 @@ def parse_nodes(body: bytes) -> list[LiveNode] | None:
 def parse_usage(body: bytes) -> dict[str, dict[str, float]]:
     """What the autoscaler's report says of each node; empty where there is no report that this understands."""
     try:
-        found: object = decode(body).get("data")
-    except WireError:
+        found: object = json.loads(body).get("data")
+    except (ValueError, AttributeError, RecursionError):
         return {}
     for key in ("clusterStatus", "loadMetricsReport", "usageByNode"):
         found = found.get(key) if isinstance(found, dict) else None

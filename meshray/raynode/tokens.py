@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Mapping
 
-from meshray.model.epochs import FIRST, MAX_EPOCH
+from meshray.protocol.fields import FIRST_EPOCH, MAX_EPOCH
 
 _EPOCH = re.compile("-([1-9][0-9]{0,9})")
 
@@ -21,13 +21,13 @@ _EPOCH = re.compile("-([1-9][0-9]{0,9})")
 def new_instance(epoch: int) -> str:
     """A name for a start of the head's Ray with the token of this epoch."""
     # The first epoch's has the form that every meshray knows.
-    return secrets.token_hex(8) + (f"-{epoch}" if epoch != FIRST else "")
+    return secrets.token_hex(8) + (f"-{epoch}" if epoch != FIRST_EPOCH else "")
 
 
 def epoch_of(instance: str) -> int:
     """The epoch of the token of this instance."""
     found = _EPOCH.fullmatch(instance[16:])
-    return int(found[1]) if found is not None and int(found[1]) <= MAX_EPOCH else FIRST
+    return int(found[1]) if found is not None and int(found[1]) <= MAX_EPOCH else FIRST_EPOCH
 
 
 class RayTokens:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from meshray.errors import UsageError
 from meshray.model import wire
+from meshray.protocol.codec import WireError
 
 #: Limits on what is recorded: variables, characters of one value (PATH of a cluster's modules is long).
 MOST_VARIABLES, LONGEST_VALUE = 128, 8192
@@ -72,7 +73,7 @@ class UserEnvironment:
 def _variables(value: Mapping[str, object], key: str) -> dict[str, str]:
     found = wire.mapping(value, key)
     if len(found) > MOST_VARIABLES:
-        raise wire.WireError(f"{key}: has more than {MOST_VARIABLES} entries")
+        raise WireError(f"{key}: has more than {MOST_VARIABLES} entries")
     return {name: wire.text(found, name, LONGEST_VALUE) for name in found}
 
 

@@ -25,7 +25,7 @@ from meshray.errors import RefusedError, UnreachableError
 from meshray.linux import overlay_netns
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
-from meshray.model.wire import WireError
+from meshray.protocol.codec import WireError
 from meshray.relay.frames import MIN_DATAGRAM_BYTES, FrameError, unpack
 from meshray.relay.pump import Pump, keep_unsent_small
 from meshray.relay.trial import Trial

@@ -11,7 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from meshray.model.wire import WireError
+from meshray.protocol.codec import WireError
 
 #: WireGuard's shortest message is the keepalive: a header of 16 bytes and a tag of 16.
 MIN_DATAGRAM_BYTES = 32

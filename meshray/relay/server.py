@@ -15,7 +15,7 @@ from collections.abc import Callable
 from aiohttp import WSMsgType, web
 
 from meshray.linux.tasks import Tasks
-from meshray.model.wire import WireError
+from meshray.protocol.codec import WireError
 from meshray.relay.frames import MAX_MESSAGE_BYTES, FrameError, unpack
 from meshray.relay.pump import Pump, keep_unsent_small
 from meshray.relay.udp import LOOPBACK, Sender, open_loopback

@@ -28,6 +28,7 @@ from meshray.model.keys import PrivateKey, PublicKey, SigningKey
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.model.token import Token
+from meshray.protocol.codec import decode_object
 from meshray.relay.server import Relay
 
 VERSIONS = Versions("0.1.0", "2.60.0", "3.11.7")
@@ -127,7 +128,7 @@ class Agent:
             message = await self.socket.receive(PATIENCE_S)
             if message.type is not aiohttp.WSMsgType.TEXT:
                 return "closed"
-            value = wire.decode(message.data)
+            value = decode_object(message.data)
             kind = str(value["type"])
         self.texts.append(message.data)
         if kind == "map":
@@ -173,7 +174,7 @@ class Client:
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         url = f"https://127.0.0.1:{self.port}{path}"
         async with self.session.request(method, url, data=data, headers=headers, ssl=self.pin) as response:
-            return Reply(response.status, wire.decode(await response.read()))
+            return Reply(response.status, decode_object(await response.read()))
 
     async def hello(self) -> Json:
         """What the coordinator answers to anybody, asked once."""

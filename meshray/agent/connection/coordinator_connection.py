@@ -25,6 +25,7 @@ from meshray.model.address import Endpoint
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.node.membership import Membership
+from meshray.protocol.codec import WireError
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class CoordinatorConnection:
                     log.warning("%s; going on with map revision %d", error, self._current().revision)
                 if time.monotonic() - since > _AWAY_AFTER_S:
                     self._progress.set("coordinator", "ok", f"away; map revision {self._current().revision} is used")
-            except (OSError, wire.WireError, UsageError) as error:
+            except (OSError, WireError, UsageError) as error:
                 log.warning("the link to the coordinator broke: %s", error)
             finally:
                 await self._close()
@@ -209,10 +210,10 @@ class CoordinatorConnection:
 
     async def _take_map(self, mesh_map: MeshMap) -> None:
         if mesh_map.mesh != self._current().mesh:
-            raise wire.WireError(f"the map of another mesh came, {mesh_map.mesh.name}")
+            raise WireError(f"the map of another mesh came, {mesh_map.mesh.name}")
         if self._membership.enrolment.node_id not in mesh_map.nodes:
             # Who is removed is told so by the way in which the link is closed.
-            raise wire.WireError("the map does not hold this node")
+            raise WireError("the map does not hold this node")
         out_of_date = self._membership.must_ask(self._current(), mesh_map)
         self._on_map(mesh_map)
         if out_of_date:

@@ -16,6 +16,7 @@ from meshray.agent.status.progress import Emit
 from meshray.client.agent import MAX_REQUEST_BYTES
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
+from meshray.protocol.codec import WireError, decode_object
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class ControlServer:
         # 3.12 asyncio logs the cancellation of a connection's task as an error.
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             try:
-                request = wire.decode(await self._line(reader))
+                request = decode_object(await self._line(reader))
                 operation = self._allowed(wire.text(request, "op", 32), _peer_uid(writer))
                 await tell({"ok": await operation(request, lambda event: tell({"event": event}))})
             except MeshrayError as error:
@@ -96,9 +97,9 @@ class ControlServer:
         try:
             return await asyncio.wait_for(reader.readline(), self._request_s)
         except asyncio.TimeoutError:
-            raise wire.WireError(f"no whole request came within {self._request_s:g} s") from None
+            raise WireError(f"no whole request came within {self._request_s:g} s") from None
         except ValueError:
-            raise wire.WireError(f"the request is too long: more than {MAX_REQUEST_BYTES // 1024} KiB") from None
+            raise WireError(f"the request is too long: more than {MAX_REQUEST_BYTES // 1024} KiB") from None
 
     def _allowed(self, op: str, uid: int) -> Operation:
         if op in self._operations:

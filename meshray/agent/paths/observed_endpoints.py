@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from meshray.model import wire
 from meshray.model.node import STATIC, Node
+from meshray.protocol.fields import MAX_ITEMS
 from meshray.wireguard.config import DeviceState, PeerState
 
 
@@ -27,8 +27,8 @@ class ObservedEndpoints:
         seen = {node.id: _seen(observed.peers.get(node.public_key)) for node in nodes if STATIC not in node.roles}
         news = [(key, text) for key, text in seen.items() if self._told.get(key, "") != text]
         self._told = seen
-        for start in range(0, len(news), wire.MAX_ITEMS):
-            yield {"type": "seen", "nodes": dict(news[start : start + wire.MAX_ITEMS])}
+        for start in range(0, len(news), MAX_ITEMS):
+            yield {"type": "seen", "nodes": dict(news[start : start + MAX_ITEMS])}
 
 
 def _seen(peer: PeerState | None) -> str:

@@ -19,9 +19,9 @@ from meshray.agent.dependencies import FirewallPart
 from meshray.agent.paths.silence_watch import SilenceWatch
 from meshray.linux import overlay_netns
 from meshray.linux.sockets import close_connections
-from meshray.model import wire
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, GONE, Node
+from meshray.protocol.fields import MAX_ITEMS
 
 log = logging.getLogger(__name__)
 
@@ -122,5 +122,5 @@ class SilentNodes:
 
 def _parts(news: Mapping[str, str]) -> Iterator[dict[str, str]]:
     items = list(news.items())
-    for start in range(0, len(items), wire.MAX_ITEMS):
-        yield dict(items[start : start + wire.MAX_ITEMS])
+    for start in range(0, len(items), MAX_ITEMS):
+        yield dict(items[start : start + MAX_ITEMS])

@@ -12,10 +12,10 @@ from meshray.agent.paths.samples import Measured
 from meshray.agent.status.report import View, live_peer_towards, path_to
 from meshray.defaults import DEFAULT_MTU
 from meshray.linux.clock import boot_s
-from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB_FORWARDS, STATIC
 from meshray.model.status import Problem, RayState
+from meshray.protocol.fields import MAX_ITEMS
 
 
 def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
@@ -110,7 +110,7 @@ def hello_of(agent: Agent, endpoints: Iterable[Endpoint]) -> Mapping[str, object
         **({"removals": removals.to_json()} if removals is not None else {}),
         **({"attestation": agent.identity.signature_of(me).to_json()} if agent.identity is not None and signs else {}),
         "endpoints": [str(endpoint) for endpoint in endpoints],
-        "hubs": list(agent.hubs.usable[: wire.MAX_ITEMS]),
+        "hubs": list(agent.hubs.usable[:MAX_ITEMS]),
         "faults": faults,
         "reached": str(agent.link.outside) if agent.link.outside is not None else "",
         "secret_epoch": agent.enrolment.secret_epoch,

@@ -40,10 +40,10 @@ from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.model import wire
 from meshray.model.address import DEFAULT_NETWORK, Endpoint, NodeName, OverlayNetwork
-from meshray.model.meshmap import DEFAULT_PATIENCE_S, MAX_PATIENCE_S, MIN_PATIENCE_S
 from meshray.model.node import HEAD, Versions
 from meshray.model.ray_ports import RayPorts, mesh_wide, of_node, take_ports
 from meshray.model.token import Token
+from meshray.protocol.fields import DEFAULT_PATIENCE_S, MAX_PATIENCE_S, MIN_PATIENCE_S
 from meshray.raynode.user_environment import UserEnvironment
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from meshray.model.epochs import FIRST
+from meshray.protocol.fields import FIRST_EPOCH
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Mark:
     timeline: str
     serial: int
     revision: int
-    epoch: int = FIRST
+    epoch: int = FIRST_EPOCH
 
 
 @dataclass(frozen=True)

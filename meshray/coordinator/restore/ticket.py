@@ -25,10 +25,10 @@ from meshray.coordinator.restore.lineage import Mark
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.address import NodeName
-from meshray.model.epochs import FIRST, MAX_EPOCH
 from meshray.model.keys import PublicKey
-from meshray.model.meshmap import MAX_REVISION
 from meshray.model.node import ROLES
+from meshray.protocol.codec import decode_object
+from meshray.protocol.fields import FIRST_EPOCH, MAX_EPOCH, MAX_REVISION
 
 _LABEL = b"meshray seal v1"
 _MAC_BYTES = 32
@@ -65,7 +65,7 @@ class Seal:
         mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(payload)):
             return None
-        value = wire.decode(payload)
+        value = decode_object(payload)
         return value if value.get("kind") == kind else None
 
     def _mac(self, payload: bytes) -> bytes:
@@ -168,5 +168,5 @@ def _mark_from_json(value: Mapping[str, object]) -> Mark:
         wire.text(value, "timeline", 64),
         wire.number(value, "serial", 0, MAX_REVISION),
         wire.number(value, "revision", 0, MAX_REVISION),
-        wire.number(value, "epoch", FIRST, MAX_EPOCH, FIRST),
+        wire.number(value, "epoch", FIRST_EPOCH, MAX_EPOCH, FIRST_EPOCH),
     )

@@ -34,10 +34,10 @@ from meshray.doctor.control.facts import (
     TokenSeen,
 )
 from meshray.linux.dns import addresses
-from meshray.model import wire
 from meshray.model.address import Endpoint
-from meshray.model.meshmap import MAX_REVISION
 from meshray.model.node import STATIC
+from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.fields import MAX_REVISION
 
 #: A dropping firewall never answers; a far coordinator does so within this, also where one SYN was lost (sent again
 #: after 1 s, RFC 6298) or both machines are busy.
@@ -128,7 +128,7 @@ async def _ask(
     headers = {"Authorization": f"Bearer {credential}"} if credential else {}
     url = f"https://{at}{path}"
     async with session.get(url, headers=headers, ssl=pin, allow_redirects=False, raise_for_status=True) as response:
-        return wire.decode(await response.read())
+        return decode_object(await response.read())
 
 
 async def _tcp(at: Endpoint) -> tuple[str, str]:
@@ -166,7 +166,7 @@ async def _failed(
         return replace(seen, state=PROXY if seen.proxy else SILENT, detail=f"no answer in {_EXCHANGE_S:g} s")
     if isinstance(error, aiohttp.ClientResponseError):
         return replace(seen, state=ODD, detail=f"HTTP {error.status}")
-    if isinstance(error, wire.WireError):
+    if isinstance(error, WireError):
         return replace(seen, state=ODD, detail=error.message)
     state, detail = await _without_tls(session, at, error)
     return replace(seen, state=state, detail=detail)
@@ -250,7 +250,7 @@ async def _tokens(session: aiohttp.ClientSession, at: Endpoint, context: Context
         return None
     try:
         answer = await _ask(session, at, "/v1/tokens", context.credential, aiohttp.Fingerprint(context.fingerprint))
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, wire.WireError):
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, WireError):
         return None
     listed = answer.get("tokens")
     tokens = [token for token in listed if isinstance(token, Mapping)] if isinstance(listed, list) else []

@@ -30,6 +30,7 @@ from meshray.node.map_cache import load_map
 from meshray.node.membership import Membership
 from meshray.node.pins import Pins
 from meshray.node.state_writer import StateWriter
+from meshray.protocol.codec import decode_object
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 from tests.unit.hostile import mutated
 
@@ -121,7 +122,7 @@ class Hostile:
 
     async def messages(self) -> Any:
         for message in self._messages:
-            yield wire.decode(json.dumps(message))
+            yield decode_object(json.dumps(message))
 
     async def send(self, message: object) -> None:
         pass

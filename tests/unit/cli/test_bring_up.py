@@ -19,7 +19,6 @@ from meshray.client import coordinator as client
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.home import Home
 from meshray.linux import ports
-from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import MeshSecret, PrivateKey
@@ -28,6 +27,7 @@ from meshray.model.node import Node
 from meshray.model.token import Token
 from meshray.node import cleanup as remains
 from meshray.node.enrolment import Enrolment
+from meshray.protocol.codec import WireError
 from meshray.runtime import own_endpoints, preflight, service
 from meshray.runtime.preflight import Route
 from meshray.wireguard import engines
@@ -290,7 +290,7 @@ def test_a_refused_join_leaves_no_trace(machine: Machine, error: MeshrayError) -
     [
         (KeyboardInterrupt(), 130),
         (UnreachableError("coordinator_unreachable", "it stopped answering"), 5),
-        (wire.WireError("the answer has another form"), 1),
+        (WireError("the answer has another form"), 1),
     ],
 )
 def test_an_enrolment_whose_answer_is_lost_is_withdrawn(machine: Machine, lost: BaseException, code: int) -> None:

@@ -15,9 +15,9 @@ from meshray.coordinator.records import DropMember, PutMember, RowChanges, Secre
 from meshray.coordinator.registry import TAKE_BACK_S, Registry
 from meshray.coordinator.replacement import bound, made_room
 from meshray.errors import MeshrayError
-from meshray.model.epochs import FIRST
 from meshray.model.meshmap import MeshMap, diff
 from meshray.model.node import Node
+from meshray.protocol.fields import FIRST_EPOCH
 
 from .people import NOW, accept_all, new_mesh, request, token
 
@@ -32,7 +32,7 @@ class MeshLife(RuleBasedStateMachine):
         # 6 addresses: exhaustion and reuse happen all the time.
         self.registry: Registry = replace(
             new_mesh(*(token(name, uses=uses) for name, uses in TOKENS.items()), network="10.99.0.0/28"),
-            epochs=(SecretEpoch.make(FIRST, NOW),),
+            epochs=(SecretEpoch.make(FIRST_EPOCH, NOW),),
         )
         self.stored: dict[str, Node] = {key: member.node for key, member in self.registry.members.items()}
         self.agent: MeshMap = self.registry.map
@@ -110,7 +110,7 @@ class MeshLife(RuleBasedStateMachine):
             return
         self.take(registry, rows)
         asked = request(1000 + self.serial, token_id=record.id, name="any")
-        fresh = SecretEpoch.make(FIRST, self.now)
+        fresh = SecretEpoch.make(FIRST_EPOCH, self.now)
         registry, gone, replaced = made_room(registry, asked, fresh, now=self.now, wall=self.now)
         assert replaced is not None
         registry, rows, member = registry.enrol(

@@ -10,11 +10,11 @@ from meshray.coordinator.admission import ConflictError
 from meshray.coordinator.records import TokenRecord
 from meshray.coordinator.registry import Registry
 from meshray.errors import MeshrayError, RefusedError, UsageError
-from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.enrol import EnrolRequest
 from meshray.model.node import HEAD, HUB, WORKER, Versions
+from meshray.protocol.codec import WireError
 
 from .people import ENDPOINT, NOW, VERSIONS, enrol, new_mesh, request, token
 
@@ -138,7 +138,7 @@ def test_the_wire_form_of_a_request() -> None:
     assert EnrolRequest.from_json(asked.to_json()) == asked
     older = {key: value for key, value in asked.to_json().items() if key not in ("roles", "endpoints")}
     assert EnrolRequest.from_json(older) == replace(asked, roles=frozenset(), endpoints=())
-    with pytest.raises(wire.WireError):
+    with pytest.raises(WireError):
         EnrolRequest.from_json({**asked.to_json(), "roles": ["coordinator"]})
     with pytest.raises(UsageError):
         EnrolRequest.from_json({**asked.to_json(), "endpoints": ["nowhere"]})

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.errors import MeshrayError
-from meshray.model.epochs import MAX_EPOCH, MOST_EPOCHS, SharedSecrets, pair_epoch
+from meshray.model.epochs import MOST_EPOCHS, SharedSecrets, pair_epoch
 from meshray.model.keys import MeshSecret
+from meshray.protocol.fields import MAX_EPOCH
 from meshray.raynode.tokens import RayTokens, epoch_of, new_instance
 
 EPOCHS = st.integers(1, 9)

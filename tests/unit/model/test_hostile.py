@@ -13,13 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meshray.errors import RefusedError, UsageError
-from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.environment import Environment, ShownToken
 from meshray.model.keys import MeshSecret
 from meshray.model.meshmap import MapChange, MeshMap, diff
 from meshray.model.token import PREFIX, Token
+from meshray.protocol.codec import WireError, decode_object
 from tests.unit.hostile import ANY_JSON, mutated
 
 from .test_meshmap import MESH, node
@@ -54,8 +54,8 @@ def test_a_token_is_read_or_damaged_and_what_is_read_is_that_token(payload: byte
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: text.encode(errors="replace")))
 def test_bytes_are_a_json_object_or_refused(data: bytes) -> None:
-    with contextlib.suppress(wire.WireError):
-        assert isinstance(wire.decode(data), dict)
+    with contextlib.suppress(WireError):
+        assert isinstance(decode_object(data), dict)
 
 
 @given(st.text(st.characters(), max_size=60) | st.from_regex(r"\[?[0-9a-f:.%]{0,30}\]?:\d{0,6}", fullmatch=True))
@@ -73,7 +73,7 @@ def test_a_map_is_whole_or_refused(value: Any) -> None:
         return
     try:
         mesh_map = MeshMap.from_json(value)
-    except (wire.WireError, UsageError):
+    except (WireError, UsageError):
         return
     assert_sound(mesh_map)
 
@@ -85,7 +85,7 @@ def test_a_change_leads_to_a_sound_map_or_nowhere(value: Any) -> None:
         return
     try:
         after = MAP.apply(MapChange.from_json(value))
-    except (wire.WireError, UsageError):
+    except (WireError, UsageError):
         after = MAP
     assert MAP.to_json() == before
     assert_sound(after)
@@ -132,6 +132,6 @@ def test_an_enrolment_is_read_or_refused(form: Any, data: st.DataObject) -> None
         return
     try:
         read = form(value)
-    except (wire.WireError, UsageError):
+    except (WireError, UsageError):
         return
     json.dumps(read.to_json()).encode()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import pytest
 
 from meshray.errors import UsageError
-from meshray.model import wire
 from meshray.model.ray_ports import (
     AUTOSCALER_METRIC_PORT,
     DASHBOARD_METRIC_PORT,
@@ -17,6 +16,7 @@ from meshray.model.ray_ports import (
     ports_from_json,
     take_ports,
 )
+from meshray.protocol.codec import WireError
 
 DEFAULT = RayPorts()
 
@@ -115,7 +115,7 @@ def test_only_known_ports_of_the_right_scope_come_from_outside() -> None:
     assert ports_from_json(value, "ray_ports", mesh_wide=False) == {"metrics_export": 8500}
     assert ports_from_json({}, "ray_ports", mesh_wide=True) == {}
     for bad in (22, 70000, True, "8500", None):
-        with pytest.raises(wire.WireError):
+        with pytest.raises(WireError):
             ports_from_json({"ray_ports": {"gcs": bad}}, "ray_ports", mesh_wide=True)
 
 

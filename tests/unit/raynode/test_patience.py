@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.model.meshmap import MAX_PATIENCE_S, MIN_PATIENCE_S
+from meshray.protocol.fields import MAX_PATIENCE_S, MIN_PATIENCE_S
 from meshray.raynode.command import client_environment, ray_environment
 from meshray.raynode.patience import ray_timeouts
 from tests.unit.raynode.test_command import HEAD, RAY, WORKER

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.errors import UsageError
-from meshray.model.wire import WireError
+from meshray.protocol.codec import WireError
 from meshray.raynode.user_environment import (
     LONGEST_VALUE,
     MOST_VARIABLES,
