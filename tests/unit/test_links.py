@@ -72,3 +72,43 @@ def test_links_are_found_in_prose_only(tmp_path: Path) -> None:
         '[a](b.md#c "title") `[no](code.md)` [d](https://example.org)\n\n    [no](block.md)\n\n![e](f.png)\n'
     )
     assert list(links_of(page)) == ["b.md#c", "f.png"]
+
+
+#: A file or a folder of the repository, perhaps with wildcards, and a module or something in it.
+_PATH = re.compile(r"`((?:meshray|tests|docs|templates|containers|scripts|requirements)(?:/[\w.*-]+)*/[\w.*-]*)`")
+_MODULE = re.compile(r"(?:`|-m )(meshray(?:\.[A-Za-z_]\w*){2,})")
+
+
+def names_of(page: Path) -> Iterator[str]:
+    """Return the paths and the modules of this repository that a page names."""
+    text = page.read_text()
+    yield from _PATH.findall(text)
+    yield from _MODULE.findall(text)
+
+
+def exists(name: str) -> bool:
+    """Return whether there is such a path, or such a module or a name in such a module."""
+    if "/" in name:
+        return any(REPOSITORY.glob(name))
+    whole = REPOSITORY / name.replace(".", "/")
+    holder, _, last = name.rpartition(".")
+    module = REPOSITORY / (holder.replace(".", "/") + ".py")
+    return (
+        whole.is_dir()
+        or whole.with_suffix(".py").exists()
+        or (module.exists() and re.search(rf"\b{last}\b", module.read_text()) is not None)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_every_path_and_module_of_a_page_exists(page: Path) -> None:
+    assert [name for name in names_of(page) if not exists(name)] == []
+
+
+def test_paths_and_modules_are_recognised(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`meshray/model/` `tests/lab/x*.py` `meshray/node:1` `python -m meshray.agent.main` `meshray.service`\n"
+    )
+    assert list(names_of(page)) == ["meshray/model/", "tests/lab/x*.py", "meshray.agent.main"]
+    assert exists("meshray/model/") and exists("meshray.errors.MeshrayError") and not exists("meshray.errors.Gone")
