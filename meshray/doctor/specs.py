@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from meshray.doctor import host, known, mesh
+from meshray.doctor import known, mesh
 from meshray.doctor.control import checks as control
+from meshray.doctor.device import checks as device
+from meshray.doctor.firewall import checks as firewall
+from meshray.doctor.machine import checks as machine
 from meshray.doctor.path import checks as path
 from meshray.doctor.ray import checks as ray
 from meshray.doctor.report import Spec
+from meshray.doctor.routes import checks as routes
 
 
 def _behind(cause: Spec, specs: Iterable[Spec]) -> tuple[Spec, ...]:
@@ -21,14 +25,17 @@ def _behind(cause: Spec, specs: Iterable[Spec]) -> tuple[Spec, ...]:
     return tuple(replace(spec, depends_on=(*spec.depends_on, cause.code)) for spec in specs)
 
 
+#: The machine of each node, before and after its agent: what the agent itself needs is looked at without one, too.
+GROUND: tuple[Spec, ...] = (*device.GROUND, *machine.GROUND)
+HOST: tuple[Spec, ...] = (*device.SPECS, *machine.SPECS, *routes.SPECS, *firewall.SPECS)
 _ALL_BUT_REPORTED: tuple[Spec, ...] = (
     mesh.ENROLLED,
     control.CREDENTIAL,
-    *host.GROUND,
+    *GROUND,
     mesh.AGENT_RUNNING,
     known.IDENTITY,
     known.NODES,
-    *host.SPECS,
+    *HOST,
     *_behind(known.IDENTITY, control.SPECS),
     *_behind(known.IDENTITY, mesh.CONTROL),
     known.FORWARDS,

@@ -13,8 +13,8 @@ import pytest
 from meshray.agent.agent import Agent
 from meshray.agent.connection.questions import Questions
 from meshray.agent.control.operations import Operations
-from meshray.doctor.host import GROUND
 from meshray.doctor.report import FAIL, OK
+from meshray.doctor.specs import GROUND
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.question import MAX_ANSWER_BYTES

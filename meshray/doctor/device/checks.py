@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from meshray.doctor.device.facts import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, DeviceFacts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+from meshray.doctor.host import host_spec
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.wireguard.engines import OWN
 
 _CONTAINER = "in a container: --device /dev/net/tun --cap-add NET_ADMIN"
@@ -98,3 +101,17 @@ def device_up(facts: DeviceFacts) -> Finding:
         has = ", ".join(facts.addresses) or "no address"
         return Finding(FAIL, f"{name} has {has}, not {facts.expected}", again, repair="device")
     return Finding(OK, f"{name} is up with {facts.expected}")
+
+
+def _spec(code: str, title: str, judge: Callable[[DeviceFacts], Finding], *after: str) -> Spec:
+    return host_spec(code, title, lambda host: host.device, judge, *after)
+
+
+#: What a tunnel needs: looked at first, and without an agent too.
+GROUND: tuple[Spec, ...] = (
+    _spec("privileges", "the right to set up the network", privileges),
+    _spec("tun_device", "/dev/net/tun", tun_device),
+    _spec("wireguard_available", "WireGuard", wireguard_available, "tun_device"),
+    _spec("user_namespaces", "user namespaces", user_namespaces),
+)
+SPECS: tuple[Spec, ...] = (_spec("device_up", "the overlay interface", device_up, "agent_running"),)

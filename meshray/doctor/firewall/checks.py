@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+from meshray.doctor.host import host_spec
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 
 
 def udp_port_open(facts: FirewallFacts) -> Finding:
@@ -72,3 +75,15 @@ def _told(drops: tuple[Drop, ...]) -> str:
 
 def _commands(drops: tuple[Drop, ...]) -> str:
     return "; ".join(dict.fromkeys(command for drop in drops for command in drop.commands))
+
+
+def _spec(code: str, title: str, judge: Callable[[FirewallFacts], Finding], *after: str) -> Spec:
+    return host_spec(code, title, lambda host: host.firewall, judge, *after)
+
+
+SPECS: tuple[Spec, ...] = (
+    _spec("udp_port_open", "the hub's UDP port", udp_port_open, "agent_running"),
+    _spec("tcp_port_open", "the coordinator's TCP port", tcp_port_open, "agent_running"),
+    _spec("overlay_admitted", "the host's firewall, for the overlay", overlay_admitted, "agent_running", "device_up"),
+    _spec("guard", "firewall for Ray's ports", guard, "agent_running", "device_up"),
+)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from meshray.doctor.host import host_spec
 from meshray.doctor.machine.facts import Folder, MachineFacts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.wireguard.config import REJECT_AFTER_S
 
 _MB = 1024**2
@@ -197,3 +200,23 @@ def _ray_folder(one: Folder, what: str) -> Finding | None:
 
 def _room(one: Folder) -> str:
     return f"df -h {one.path}; du -xh --max-depth=1 {one.path}"
+
+
+def _spec(code: str, title: str, judge: Callable[[MachineFacts], Finding], *after: str) -> Spec:
+    return host_spec(code, title, lambda host: host.machine, judge, *after)
+
+
+#: What an agent needs: looked at first, and without an agent too.
+GROUND: tuple[Spec, ...] = (
+    _spec("disk_space", "room in the folders", disk_space),
+    _spec("install_trusted", "meshray's files, which root runs", install_trusted),
+    _spec("open_files", "limit of open files", open_files),
+)
+SPECS: tuple[Spec, ...] = (
+    _spec("clock", "the clock, against the coordinator's", clock),
+    _spec("socket_buffers", "socket buffers", socket_buffers),
+    _spec("conntrack_room", "room in the list of connections", conntrack_room),
+    _spec("hostname_resolves", "the machine's own name", hostname_resolves),
+    _spec("shared_memory", "shared memory for the object store", shared_memory),
+    _spec("proxy_variables", "proxy variables", proxy_variables),
+)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Network
 
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding
+from meshray.doctor.host import host_spec
+from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.doctor.routes.facts import MISSING, OWN, OtherNetwork, RoutingFacts, StolenRoute
 
 #: Where Tailscale's addresses are; its rule ts-input drops them from every interface but its own.
@@ -138,3 +140,14 @@ def rp_filter(facts: RoutingFacts) -> Finding:
             f"sysctl net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{interface}.rp_filter=2",
         )
     return Finding(OK, f"{facts.overlay_rp_filter} on {facts.interface}, answers leave where packets come in")
+
+
+def _spec(code: str, title: str, judge: Callable[[RoutingFacts], Finding], *after: str) -> Spec:
+    return host_spec(code, title, lambda host: host.routing, judge, *after)
+
+
+SPECS: tuple[Spec, ...] = (
+    _spec("other_vpns", "other VPNs", other_vpns),
+    _spec("overlay_route", "route to the overlay", overlay_route, "agent_running", "device_up", "other_vpns"),
+    _spec("rp_filter", "reverse path filter", rp_filter, "agent_running", "overlay_route"),
+)

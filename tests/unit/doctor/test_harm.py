@@ -13,7 +13,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from meshray.doctor import host
 from meshray.doctor.device.facts import DOWN, FOREIGN, MISSING, SILENT, UP, DeviceFacts
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, HostFacts, NodeFacts
@@ -21,6 +20,7 @@ from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.doctor.report import FAIL, Check
 from meshray.doctor.routes.facts import MISSING as MISSING_ROUTE
 from meshray.doctor.routes.facts import OWN, OtherNetwork, RoutingFacts, StolenRoute
+from meshray.doctor.specs import GROUND, HOST
 from meshray.errors import MeshrayError
 from meshray.firewall.advice import commands_for
 from meshray.model.address import OverlayNetwork
@@ -192,7 +192,7 @@ def lookup(entries: list[Entry], rules: list[Rule], target: IPv4Address) -> Stol
 
 
 def checks_of(facts: HostFacts) -> tuple[Check, ...]:
-    return examine(Facts(nodes={"gpu-1": NodeFacts("gpu-1", facts)}), specs=(*host.GROUND, *host.SPECS))
+    return examine(Facts(nodes={"gpu-1": NodeFacts("gpu-1", facts)}), specs=(*GROUND, *HOST))
 
 
 def assert_harmless(checks: Iterable[Check]) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 
-from meshray.doctor import host
+from meshray.doctor.device import checks as device_checks
 from meshray.doctor.device.facts import DeviceFacts
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, HostFacts, NodeFacts, decode, encode
+from meshray.doctor.firewall import checks as firewall_checks
 from meshray.doctor.firewall.checks import guard
 from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
+from meshray.doctor.machine import checks as machine_checks
 from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
+from meshray.doctor.routes import checks as routes_checks
 from meshray.doctor.routes.facts import OtherNetwork, RoutingFacts, StolenRoute
+from meshray.doctor.specs import GROUND, HOST
 
 GB = 1024**3
-SPECS = (*host.GROUND, *host.SPECS)
+SPECS = (*GROUND, *HOST)
 
 DEVICE = DeviceFacts(
     is_agent=True,
@@ -241,3 +246,13 @@ def test_what_took_too_long_is_not_well(facts: HostFacts | None) -> None:
 def test_the_facts_travel_as_json() -> None:
     facts = NodeFacts("gpu-1", routing(stolen=(STOLEN,), others=other("Docker", "docker0", "172.17.0.0/16")))
     assert decode(NodeFacts, encode(facts)) == facts
+
+
+@pytest.mark.parametrize("area", [device_checks, machine_checks, routes_checks, firewall_checks])
+def test_a_check_is_registered_where_it_is_written(area: ModuleType) -> None:
+    judges = {
+        name
+        for name, value in vars(area).items()
+        if not name.startswith("_") and getattr(value, "__annotations__", {}).get("return") == "Finding"
+    }
+    assert judges == {spec.code for spec in (*getattr(area, "GROUND", ()), *area.SPECS)}
