@@ -65,7 +65,7 @@ def _read_addresses() -> list[InterfaceAddress]:
     with rtnetlink.RouteSocket() as kernel:
         links = dict(_parse_link(body) for body in kernel.dump(rtnetlink.RTM_GETLINK, bytes(rtnetlink.LINK.size)))
         bodies = kernel.dump(rtnetlink.RTM_GETADDR, bytes(rtnetlink.ADDRESS.size))
-    return [found for body in bodies if (found := parse_address(body, links)) is not None]
+        return [found for body in bodies if (found := parse_address(body, links)) is not None]
 
 
 def _parse_link(body: bytes) -> tuple[int, tuple[str, bool]]:

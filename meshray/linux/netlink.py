@@ -1,4 +1,4 @@
-"""netlink's messages as bytes (netlink(7)), whatever family they are of: headers and attributes, read and written.
+"""netlink's messages of any family as bytes (netlink(7)), headers and attributes, and a socket that carries them.
 
 >>> [message.kind for message in messages(request(RTM_GETLINK, DUMP, bytes(16)))]
 [18]
@@ -6,9 +6,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: NLMSG_ERROR (an acknowledgement as well, of error 0) and NLMSG_DONE.
 ERROR, DONE = 2, 3
@@ -20,6 +25,10 @@ _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, po
 _ATTRIBUTE = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
 _ERRNO = struct.Struct("=i")
+#: The kernel answers within a millisecond; one that is this slow is in trouble, seconds.
+TIMEOUT_S = 5.0
+#: The kernel never puts more into one datagram than 32 KiB, except for one very large message.
+_ANSWER_BYTES = 1 << 17
 #: Two bits of an attribute's kind are flags: nested, and in network byte order.
 _KIND = 0x3FFF
 
@@ -63,14 +72,22 @@ def messages(data: bytes) -> Iterator[Message]:
         place += _aligned(length)
 
 
-def ends_dump(data: bytes) -> bool:
-    """Whether the answer to a request is complete with this datagram."""
-    return any(message.kind in (ERROR, DONE) for message in messages(data))
+def read_answer(data: bytes, sequence: int) -> tuple[list[bytes], bool]:
+    """Return the bodies that one datagram holds of the answer to a request, and whether the answer ends with it (pure).
 
-
-def refusal(data: bytes) -> int:
-    """Return the errno with which the kernel refused a request; 0: it did not."""
-    return next((message.refused for message in messages(data) if message.refused), 0)
+    Raises:
+        OSError: the kernel refused the request.
+    """
+    bodies: list[bytes] = []
+    for message in messages(data):
+        if message.sequence != sequence:  # answers an earlier request, which timed out
+            continue
+        if message.refused:
+            raise OSError(message.refused, os.strerror(message.refused))
+        if message.kind in (ERROR, DONE):
+            return bodies, True
+        bodies.append(message.body)
+    return bodies, False
 
 
 def attributes(data: bytes) -> Attributes:
@@ -101,6 +118,60 @@ def attribute(kind: int, value: int | bytes) -> bytes:
     """Return an attribute: a number of 32 bits, or bytes (for nested attributes, these)."""
     raw = _U32.pack(value) if isinstance(value, int) else value
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(raw), kind) + raw + bytes(_aligned(len(raw)) - len(raw))
+
+
+class NetlinkSocket:
+    """A socket of one netlink family for one request at a time. Each blocks and raises OSError with the kernel's errno.
+
+    >>> with NetlinkSocket(socket.NETLINK_ROUTE) as kernel:
+    ...     [text(attributes(body[LINK.size :]), IFLA_IFNAME) for body in kernel.dump(RTM_GETLINK, bytes(LINK.size))]
+    ['lo', 'eth0']
+    """
+
+    def __init__(self, family: int, timeout_s: float = TIMEOUT_S) -> None:
+        self._sequence = 0
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
+        try:
+            self._socket.bind((0, 0))
+            self._socket.settimeout(timeout_s)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def dump(self, kind: int, body: bytes) -> Iterator[bytes]:
+        """Yield the bodies of all objects of a kind (RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE).
+
+        The socket takes no further request before all of them are read.
+        """
+        return self._answers(kind, DUMP, body)
+
+    def get(self, kind: int, body: bytes) -> bytes:
+        """Return the body of the one object that the request names."""
+        (answer,) = self._answers(kind, ACK, body)
+        return answer
+
+    def change(self, kind: int, body: bytes, flags: int = 0) -> None:
+        """Make, change or remove an object.
+
+        Args:
+            flags: CREATE, EXCLUSIVE, REPLACE of rtnetlink.
+        """
+        for _ in self._answers(kind, ACK | flags, body):
+            pass
+
+    def _answers(self, kind: int, flags: int, body: bytes) -> Iterator[bytes]:
+        self._sequence += 1
+        self._socket.send(request(kind, flags, body, self._sequence))
+        is_last = False
+        while not is_last:
+            bodies, is_last = read_answer(self._socket.recv(_ANSWER_BYTES), self._sequence)
+            yield from bodies
 
 
 def _aligned(length: int) -> int:

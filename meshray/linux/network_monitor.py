@@ -15,11 +15,11 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from meshray.defaults import INTERFACE
-from meshray.linux import netlink, rtnetlink
-from meshray.linux.network_state import DUMP_REQUESTS, NetworkState
+from meshray.linux import rtnetlink
+from meshray.linux.network_state import NetworkState
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,7 @@ class _Watch:
         try:
             # First listen, then ask what there is: what happens in between is then heard twice, not never.
             self._news = rtnetlink.listen(_GROUPS)
-            for data in await asyncio.to_thread(lambda: list(_dumps())):
-                self._state.feed(data)
+            await asyncio.to_thread(_read_all, self._state)
         except OSError as error:
             log.warning("changes of the network cannot be watched: %s", error)
             self.close()
@@ -137,13 +136,17 @@ def _clocks() -> tuple[float, float]:
     return time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic()
 
 
-def _dumps() -> Iterator[bytes]:
-    """What there is now: links, addresses, routes, as the kernel's own messages."""
+def _read_all(state: NetworkState) -> None:
+    """What there is now: links, addresses, routes. Blocking."""
     deadline = time.monotonic() + _DUMP_S
-    with rtnetlink.ask(_DUMP_S) as asking:
-        for request in DUMP_REQUESTS:
-            asking.send(request)
-            data = b""
-            while not netlink.ends_dump(data) and time.monotonic() < deadline:
-                data = asking.recv(65536)
-                yield data
+    with rtnetlink.RouteSocket(_DUMP_S) as kernel:
+        for asked, answer in (
+            (rtnetlink.RTM_GETLINK, rtnetlink.RTM_NEWLINK),
+            (rtnetlink.RTM_GETADDR, rtnetlink.RTM_NEWADDR),
+            (rtnetlink.RTM_GETROUTE, rtnetlink.RTM_NEWROUTE),
+        ):
+            # A body of an ifinfomsg with family AF_UNSPEC serves all three.
+            for body in kernel.dump(asked, bytes(rtnetlink.LINK.size)):
+                state.take(answer, body)
+                if time.monotonic() > deadline:
+                    return

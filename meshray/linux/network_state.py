@@ -21,12 +21,6 @@ _UNUSABLE = 0x08 | 0x20 | 0x40
 #: VPN programs split the default route into two halves, 0.0.0.0/1 and 128.0.0.0/1.
 _LONGEST_DEFAULT = 1
 
-#: Asks for all there is, one answer after the other. A body of an ifinfomsg with family AF_UNSPEC serves all three.
-DUMP_REQUESTS = tuple(
-    rtnetlink.dump_request(kind, bytes(rtnetlink.LINK.size))
-    for kind in (rtnetlink.RTM_GETLINK, rtnetlink.RTM_GETADDR, rtnetlink.RTM_GETROUTE)
-)
-
 
 class NetworkState:
     """Links, addresses and default routes, as far as the messages told of them.
@@ -45,9 +39,10 @@ class NetworkState:
 
     def feed(self, data: bytes) -> list[str]:
         """Takes one datagram of the kernel's; what it changed, in words."""
-        return [reason for message in netlink.messages(data) if (reason := self._take(message.kind, message.body))]
+        return [reason for message in netlink.messages(data) if (reason := self.take(message.kind, message.body))]
 
-    def _take(self, kind: int, body: bytes) -> str:
+    def take(self, kind: int, body: bytes) -> str:
+        """Takes one message of the kernel's; what it changed, in words, empty where it changed nothing."""
         if kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and len(body) >= rtnetlink.LINK.size:
             return self._link(kind == rtnetlink.RTM_NEWLINK, body)
         if kind in (rtnetlink.RTM_NEWADDR, rtnetlink.RTM_DELADDR) and len(body) >= rtnetlink.ADDRESS.size:

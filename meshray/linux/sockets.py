@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from meshray.linux import procfs
-from meshray.linux.netlink import ACK, DONE, DUMP, ERROR, attributes, messages, request
+from meshray.linux.netlink import NetlinkSocket, attributes
 
 #: The kernel's numbers for a socket's state (include/net/tcp_states.h).
 ESTABLISHED, LISTEN = 1, 10
@@ -33,10 +33,10 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _SOCK_DESTROY = 21
 #: Beside an established connection: one that is being made, and those of which one end was closed.
-_OPEN_STATES = (ESTABLISHED, 2, 4, 8)
+_OPEN_STATES = 1 << ESTABLISHED | 1 << 2 | 1 << 4 | 1 << 8
 _ALL_STATES = 0xFFFFFFFF
 #: struct inet_diag_sockid in struct inet_diag_msg: ports, addresses, interface, cookie.
-_ID_AT, _ID_BYTES, _REMOTE_AT = 4, 48, 24
+_ID_AT, _ID_BYTES = 4, 48
 #: struct inet_diag_req_v2 without its last fields: family, protocol, extensions, padding, states, ports.
 _QUESTION = struct.Struct("=BBBxI")
 #: struct inet_diag_msg: family, state, timer, retransmits; ports; addresses; interface, cookie; five numbers.
@@ -46,7 +46,6 @@ _ONLY_IPV6 = 11
 #: Where the timer is in it, and behind it the retransmits.
 _TIMER = 2
 _REST_OF_SOCKET_ID = 16 + 16 + 4 + 8
-_RECEIVE_BYTES = 65536
 _TIMEOUT_S = 2.0
 
 
@@ -85,16 +84,21 @@ def holder_of(port: int, kind: str) -> str:
 
 
 def _asked(state: int, remote_port: int) -> list[Socket]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(_TIMEOUT_S)
-        found = []
-        for family in (socket.AF_INET, socket.AF_INET6):
-            kernel.send(question(family, 1 << state, remote_port))
-            done = False
-            while not done:
-                sockets, done = parse(kernel.recv(_RECEIVE_BYTES))
-                found += sockets
-        return found
+    with _diagnosis() as kernel:
+        return [parse(body) for body in _dump(kernel, 1 << state, remote_port)]
+
+
+def _diagnosis() -> NetlinkSocket:
+    return NetlinkSocket(_NETLINK_SOCK_DIAG, _TIMEOUT_S)
+
+
+def _dump(kernel: NetlinkSocket, states: int, remote_port: int = 0) -> Iterator[bytes]:
+    """The kernel's entries of the TCP sockets in these states (a bit for each).
+
+    Those of IPv6 are always among them: they may hold connections to IPv4 addresses, as gRPC's do.
+    """
+    for family in (socket.AF_INET, socket.AF_INET6):
+        yield from kernel.dump(_SOCK_DIAG_BY_FAMILY, question(family, states, remote_port))
 
 
 def close_connections(to: IPv4Address) -> int:
@@ -107,35 +111,23 @@ def close_connections(to: IPv4Address) -> int:
     Raises:
         OSError: the kernel cannot be asked.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(_TIMEOUT_S)
-        kinds = [(family, state) for family in (socket.AF_INET, socket.AF_INET6) for state in _OPEN_STATES]
-        open_ones = [found for kind in kinds for found in _dumped(kernel, *kind) if _goes_to(found, to)]
-        return sum(_destroyed(kernel, found) for found in open_ones)
+    with _diagnosis() as kernel:
+        open_ones: list[bytes] = []
+        with contextlib.suppress(FileNotFoundError):  # a kernel without tcp_diag
+            open_ones += (entry for entry in _dump(kernel, _OPEN_STATES) if parse(entry).remote == str(to))
+        return sum(_destroy(kernel, entry) for entry in open_ones)
 
 
-def _dumped(kernel: socket.socket, family: int, state: int) -> list[bytes]:
-    kernel.send(question(family, 1 << state))
-    bodies: list[bytes] = []
-    while True:
-        for message in messages(kernel.recv(_RECEIVE_BYTES)):
-            if message.kind in (DONE, ERROR):
-                return bodies
-            bodies.append(message.body)
-
-
-def _goes_to(body: bytes, to: IPv4Address) -> bool:
-    # gRPC's sockets are of IPv6, and hold IPv4 addresses as ::ffff:10.99.0.7.
-    return _address(body[0], body[_REMOTE_AT : _REMOTE_AT + 16]) == str(to)
-
-
-def _destroyed(kernel: socket.socket, body: bytes) -> bool:
+def _destroy(kernel: NetlinkSocket, entry: bytes) -> bool:
     """Whether the kernel closed the socket that this entry of a dump describes."""
-    socket_id = body[_ID_AT : _ID_AT + _ID_BYTES]
-    question_of_one = _QUESTION.pack(body[0], socket.IPPROTO_TCP, 0, _ALL_STATES) + socket_id
-    kernel.send(request(_SOCK_DESTROY, ACK, question_of_one))
-    answer = next(messages(kernel.recv(_RECEIVE_BYTES)))
-    return answer.kind == ERROR and not answer.refused
+    socket_id = entry[_ID_AT : _ID_AT + _ID_BYTES]
+    try:
+        kernel.change(_SOCK_DESTROY, _QUESTION.pack(entry[0], socket.IPPROTO_TCP, 0, _ALL_STATES) + socket_id)
+    except TimeoutError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def unacknowledged(times: int) -> set[str]:
@@ -144,17 +136,8 @@ def unacknowledged(times: int) -> set[str]:
     Raises:
         OSError: a kernel without tcp_diag, or a sandbox.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(_TIMEOUT_S)
-        found = set()
-        # Connections to IPv4 addresses may be held by IPv6 sockets.
-        for family in (socket.AF_INET, socket.AF_INET6):
-            kernel.send(question(family, _SENDING))
-            done = False
-            while not done:
-                stalled, done = parse(kernel.recv(_RECEIVE_BYTES), times)
-                found |= {one.remote for one in stalled}
-        return found
+    with _diagnosis() as kernel:
+        return {parse(entry).remote for entry in _dump(kernel, _SENDING) if is_stalled(entry, times)}
 
 
 def timeouts(netstat: str) -> int:
@@ -164,31 +147,21 @@ def timeouts(netstat: str) -> int:
 
 
 def question(family: int, states: int, remote_port: int = 0) -> bytes:
-    """The message that asks for the sockets in these states (a bit for each). Pure."""
+    """The body of a request for the sockets in these states (a bit for each). Pure."""
     ports = struct.pack("!HH", 0, remote_port)
-    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states) + ports + bytes(_REST_OF_SOCKET_ID)
-    return request(_SOCK_DIAG_BY_FAMILY, DUMP, body)
+    return _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states) + ports + bytes(_REST_OF_SOCKET_ID)
 
 
-def parse(data: bytes, retransmits: int = 0) -> tuple[list[Socket], bool]:
-    """The sockets in a part of the answer, and whether it is the last part. Pure but for what it raises.
+def is_stalled(entry: bytes, times: int) -> bool:
+    """Whether the connection of this entry has sent its data again so many times. Pure."""
+    return entry[_TIMER] == _RETRANSMIT_TIMER and entry[_TIMER + 1] >= times
 
-    Args:
-        retransmits: only those whose data was sent again so often; 0: all.
 
-    Raises:
-        OSError: the kernel refused.
-    """
-    sockets: list[Socket] = []
-    for message in messages(data):
-        body = message.body
-        if message.kind == DONE:
-            return sockets, True
-        if message.kind == ERROR:
-            raise OSError(message.refused, "sock_diag was refused")
-        if not retransmits or (body[_TIMER] == _RETRANSMIT_TIMER and body[_TIMER + 1] >= retransmits):
-            sockets.append(_socket(body))
-    return sockets, False
+def parse(entry: bytes) -> Socket:
+    """The socket that an entry of the kernel's answer describes. Pure."""
+    family, _, _, _, port, _, local, remote, *_, inode = _ANSWER.unpack_from(entry)
+    only_ipv6 = attributes(entry[_ANSWER.size :]).get(_ONLY_IPV6, b"\0")[:1] == b"\1"
+    return Socket(int.from_bytes(port, "big"), _address(family, local), _address(family, remote), str(inode), only_ipv6)
 
 
 def parse_table(table: str, state: int, remote_port: int = 0) -> Iterator[Socket]:
@@ -212,12 +185,6 @@ def _listed(kind: str, state: int, remote_port: int = 0) -> Iterator[Socket]:
         with contextlib.suppress(OSError):  # a machine without IPv6
             # Of this thread: it may be in another network namespace than the process.
             yield from parse_table(Path("/proc/thread-self/net", table).read_text(), state, remote_port)
-
-
-def _socket(body: bytes) -> Socket:
-    family, _, _, _, port, _, local, remote, *_, inode = _ANSWER.unpack_from(body)
-    only_ipv6 = attributes(body[_ANSWER.size :]).get(_ONLY_IPV6, b"\0")[:1] == b"\1"
-    return Socket(int.from_bytes(port, "big"), _address(family, local), _address(family, remote), str(inode), only_ipv6)
 
 
 def _address(family: int, raw: bytes) -> str:

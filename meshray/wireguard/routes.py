@@ -13,8 +13,6 @@ Everything here blocks.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -113,20 +111,9 @@ def _dump(index: int) -> Iterator[bytes]:
     """The bodies of all IPv4 routes of the main table, or, with an index, of those by this interface."""
     header = rtnetlink.ROUTE.pack(socket.AF_INET, 0, 0, 0, rtnetlink.MAIN_TABLE, 0, 0, 0, 0)
     body = header + (netlink.attribute(rtnetlink.RTA_OIF, index) if index else b"")
-    with contextlib.closing(rtnetlink.ask(rtnetlink.TIMEOUT_S, strict=True)) as kernel:
-        kernel.send(rtnetlink.dump_request(rtnetlink.RTM_GETROUTE, body))
-        ended = False
-        while not ended:
-            data = kernel.recv(1 << 17)
-            number = netlink.refusal(data)
-            if number == errno.ENOENT:  # there is no such table while it has no route
-                return
-            if number:
-                raise OSError(number, os.strerror(number))
-            for message in netlink.messages(data):
-                if message.kind == rtnetlink.RTM_NEWROUTE and len(message.body) >= rtnetlink.ROUTE.size:
-                    yield message.body
-            ended = netlink.ends_dump(data)
+    # ENOENT: there is no such table while it has no route.
+    with rtnetlink.RouteSocket(strict=True) as kernel, contextlib.suppress(FileNotFoundError):
+        yield from kernel.dump(rtnetlink.RTM_GETROUTE, body)
 
 
 def set_route(kernel: rtnetlink.RouteSocket, index: int, route: Route) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import struct
 
 import pytest
 
-from meshray.linux.netlink import attribute, attributes, number, text
+from meshray.linux.netlink import attribute, attributes, number, read_answer, text
 from meshray.linux.rtnetlink import ADDRESS, IFLA_IFNAME, LINK, RTM_GETADDR, RTM_GETLINK, RouteSocket
 
 
@@ -28,7 +30,7 @@ def test_all_are_listed_and_the_socket_is_used_again() -> None:
             bodies = kernel.dump(RTM_GETLINK, bytes(LINK.size))
             names = {text(attributes(body[LINK.size :]), IFLA_IFNAME) for body in bodies}
             assert names == {name for _, name in socket.if_nameindex()}
-        kernel.dump(RTM_GETADDR, bytes(ADDRESS.size))
+        assert list(kernel.dump(RTM_GETADDR, bytes(ADDRESS.size)))
 
 
 def test_a_refusal_has_the_kernels_errno_and_the_next_request_works() -> None:
@@ -37,6 +39,23 @@ def test_a_refusal_has_the_kernels_errno_and_the_next_request_works() -> None:
             kernel.get(RTM_GETLINK, named("no-such-link"))
         assert raised.value.errno == errno.ENODEV
         assert kernel.get(RTM_GETLINK, named("lo"))
+
+
+def message(kind: int, body: bytes, sequence: int = 7) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, sequence, 0) + body
+
+
+def test_the_end_of_a_dump() -> None:
+    entry, done = message(16, b"body"), message(3, bytes(4))
+    assert read_answer(entry, 7) == ([b"body"], False)
+    assert read_answer(entry + done, 7) == ([b"body"], True)
+    assert read_answer(message(16, b"late", 6) + message(3, bytes(4), 6), 7) == ([], False)
+
+
+def test_a_refusal_is_told() -> None:
+    with pytest.raises(OSError, match=os.strerror(errno.ENOENT)) as caught:
+        read_answer(message(2, struct.pack("=i", -errno.ENOENT) + bytes(16)), 7)
+    assert caught.value.errno == errno.ENOENT
 
 
 def test_attributes_are_padded_and_read_back() -> None:

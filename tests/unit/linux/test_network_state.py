@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.linux.netlink import ends_dump
 from meshray.linux.network_monitor import SleepWatch
 from meshray.linux.network_state import NetworkState
 from meshray.linux.rtnetlink import RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE
@@ -118,12 +117,6 @@ def test_ipv6_routers_stand_side_by_side(state: NetworkState) -> None:
 def test_a_vpn_takes_the_default_route_in_halves(state: NetworkState) -> None:
     halves = route(ETH, "192.168.1.9", length=1) + route(ETH, "192.168.1.9", length=1, dst=b"\x80\0\0\0")
     assert state.feed(halves) == ["new default route by eth0"] * 2
-
-
-def test_the_end_of_a_dump() -> None:
-    done = message(3, bytes(4))
-    assert not ends_dump(link(ETH, "eth0"))
-    assert ends_dump(link(ETH, "eth0") + done)
 
 
 @given(st.binary(max_size=200), st.sampled_from([RTM_NEWLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELLINK]))
