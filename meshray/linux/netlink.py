@@ -10,10 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from typing import NamedTuple, TypeVar
 
 #: NLMSG_ERROR (an acknowledgement as well, of error 0) and NLMSG_DONE.
 ERROR, DONE = 2, 3
@@ -120,6 +117,9 @@ def attribute(kind: int, value: int | bytes) -> bytes:
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(raw), kind) + raw + bytes(_aligned(len(raw)) - len(raw))
 
 
+_Socket = TypeVar("_Socket", bound="NetlinkSocket")
+
+
 class NetlinkSocket:
     """A socket of one netlink family for one request at a time. Each blocks and raises OSError with the kernel's errno.
 
@@ -138,7 +138,7 @@ class NetlinkSocket:
             self._socket.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Socket) -> _Socket:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import NamedTuple
 
 from meshray.errors import MeshrayError
 from meshray.linux.clock import BootSeconds, UnixSeconds
@@ -116,6 +117,14 @@ class PeerState:
     rx_bytes: int = 0
     tx_bytes: int = 0
     heard: BootSeconds | None = None
+
+
+class WireGuardState(NamedTuple):
+    """What WireGuard itself knows of a device; addresses, MTU and up are the interface's."""
+
+    private_key: PrivateKey | None
+    listen_port: int
+    peers: dict[PublicKey, PeerState]
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,15 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
-from meshray.errors import MeshrayError
-from meshray.home import Home
 from meshray.linux.clock import UnixSeconds
 from meshray.linux.pyroute2_lazy import lean_pyroute2
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
-from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
-from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
-from meshray.wireguard.plan import (
-    AddPeer,
-    CreateDevice,
-    InterfaceStep,
-    RemovePeer,
-    SetListenPort,
-    SetPrivateKey,
-    Step,
-    UpdatePeer,
-)
-from meshray.wireguard.unmanaged import keep_unmanaged, release
+from meshray.wireguard.config import PeerConfig, PeerState, WireGuardState
+from meshray.wireguard.link import Link, LinkTable
+from meshray.wireguard.linux_device import LinuxDevice
+from meshray.wireguard.plan import AddPeer, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer, WireGuardStep
+from meshray.wireguard.unmanaged import keep_unmanaged
 
 if TYPE_CHECKING:
     from pyroute2.netlink.generic.wireguard import WireGuard
@@ -41,74 +31,32 @@ LINK_KIND = "wireguard"
 _NO_KEY = bytes(KEY_BYTES)
 
 
-class KernelDevice:
+class KernelDevice(LinuxDevice):
     """Keeps to `meshray.wireguard.device.Device`."""
 
     kind = "kernel"
 
-    def __init__(self, name: str, home: Home) -> None:
-        self.name = name
-        self._mark = mark_of(home)
-
-    def read(self) -> DeviceState | None:
-        """See `Device.read`."""
-        with explained(self.name, "read the device"), links() as table:
-            link = self._own_link(table)
-            if link is None:
-                return None
-            addresses = table.addresses(link)
-            routes = table.routes(link, addresses)
-        with explained(self.name, "read the device"), _wireguard() as wireguard:
-            messages = list(wireguard.info(self.name))
-        private, port, peers = device_values(messages)
-        return DeviceState(private, port, addresses, link.mtu, link.up, peers, routes)
-
-    def apply(self, steps: Sequence[Step]) -> None:
-        """See `Device.apply`."""
-        if not steps:
-            return
-        with links() as table:
-            for step in steps:
-                with explained(self.name, step):
-                    self._take(table, step)
-
-    def remove(self) -> None:
-        """See `Device.remove`."""
-        with explained(self.name, "remove the device"), links() as table:
-            link = table.find(self.name)
-            if link is not None and self._is_ours(link):
-                table.delete(link)
-        release(self.name)
-
     def _is_ours(self, link: Link) -> bool:
         return link.kind == LINK_KIND and link.alias == self._mark
 
-    def _own_link(self, table: LinkTable) -> Link | None:
-        link = table.find(self.name)
-        if link is not None and not self._is_ours(link):
-            raise foreign_interface(link)
-        return link
-
-    def _take(self, table: LinkTable, step: Step) -> None:
-        if isinstance(step, CreateDevice):
-            self._create(table)
-            return
-        link = self._own_link(table)
-        if link is None:
-            raise MeshrayError("no_device", f"{self.name} has vanished")
-        if isinstance(step, InterfaceStep):
-            table.take(link, step)
-            return
-        with _wireguard() as wireguard:
-            wireguard.set(self.name, **set_arguments(step))
-
     def _create(self, table: LinkTable) -> None:
-        self._own_link(table)
         keep_unmanaged(self.name)
         table.create(self.name, LINK_KIND)
         link = table.find(self.name)
         if link is not None:
             table.set_alias(link, self._mark)
+
+    def _configure(self, table: LinkTable, step: WireGuardStep) -> None:
+        self._present_link(table)
+        with _wireguard() as wireguard:
+            wireguard.set(self.name, **set_arguments(step))
+
+    def _read_wireguard(self) -> WireGuardState:
+        with _wireguard() as wireguard:
+            return device_values(wireguard.info(self.name))
+
+    def _stop(self) -> None:
+        """Nothing: the kernel's WireGuard ends with its interface."""
 
 
 def _wireguard() -> WireGuard:
@@ -118,7 +66,7 @@ def _wireguard() -> WireGuard:
     return WireGuard()
 
 
-def set_arguments(step: SetPrivateKey | SetListenPort | AddPeer | UpdatePeer | RemovePeer) -> dict[str, Any]:
+def set_arguments(step: WireGuardStep) -> dict[str, Any]:
     """What `WireGuard.set` is called with to carry out the step."""
     match step:
         case SetPrivateKey(key):
@@ -155,8 +103,8 @@ def _peer_arguments(peer: PeerConfig, fields: Sequence[str], *, update_only: boo
     return arguments
 
 
-def device_values(messages: Iterable[Any]) -> tuple[PrivateKey | None, int, dict[PublicKey, PeerState]]:
-    """Private key, listen port and peers out of the messages of one dump.
+def device_values(messages: Iterable[Any]) -> WireGuardState:
+    """The state that the messages of one dump hold.
 
     A dump of many peers comes in several messages, and a peer of many allowed ips is continued in the next one
     (WG_CMD_GET_DEVICE of linux/wireguard.h).
@@ -171,7 +119,7 @@ def device_values(messages: Iterable[Any]) -> tuple[PrivateKey | None, int, dict
         for attributes in message.get_attr("WGDEVICE_A_PEERS") or ():
             peer = _peer(attributes)
             peers[peer.config.public_key] = _joined(peers.get(peer.config.public_key), peer)
-    return private, port, peers
+    return WireGuardState(private, port, peers)
 
 
 def _joined(first: PeerState | None, rest: PeerState) -> PeerState:

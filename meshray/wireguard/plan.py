@@ -168,20 +168,9 @@ class RemoveRoute:
 
 #: What concerns the interface beneath, whatever makes WireGuard.
 InterfaceStep = SetMtu | AddAddress | RemoveAddress | SetUp | SetRoute | RemoveRoute
-Step = (
-    CreateDevice
-    | SetPrivateKey
-    | SetListenPort
-    | SetMtu
-    | AddAddress
-    | RemoveAddress
-    | SetUp
-    | AddPeer
-    | UpdatePeer
-    | RemovePeer
-    | SetRoute
-    | RemoveRoute
-)
+#: What concerns WireGuard itself.
+WireGuardStep = SetPrivateKey | SetListenPort | AddPeer | UpdatePeer | RemovePeer
+Step = CreateDevice | InterfaceStep | WireGuardStep
 
 _ABSENT = DeviceState(private_key=None, listen_port=0, addresses=(), mtu=0, up=False, peers={})
 

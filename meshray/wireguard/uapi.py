@@ -11,39 +11,34 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address, ip_network
 
 from meshray.errors import MeshrayError, UsageError
 from meshray.linux.clock import UnixSeconds
 from meshray.model.address import Endpoint
 from meshray.model.keys import KEY_BYTES, PresharedKey, PrivateKey, PublicKey
-from meshray.wireguard.config import PeerConfig, PeerState
-from meshray.wireguard.plan import AddPeer, PeerField, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer
-
-#: The steps that go to the engine; the others are the interface's.
-EngineStep = SetPrivateKey | SetListenPort | AddPeer | UpdatePeer | RemovePeer
+from meshray.wireguard.config import PeerConfig, PeerState, WireGuardState
+from meshray.wireguard.plan import (
+    AddPeer,
+    PeerField,
+    RemovePeer,
+    SetListenPort,
+    SetPrivateKey,
+    UpdatePeer,
+    WireGuardStep,
+)
 
 READ = "get=1\n\n"
 #: All zeros stands for "no key" in both directions.
 _NO_KEY = bytes(KEY_BYTES)
 
 
-@dataclass(frozen=True)
-class EngineState:
-    """What the engine knows; addresses, MTU and up are the interface's."""
-
-    private_key: PrivateKey | None
-    listen_port: int
-    peers: dict[PublicKey, PeerState]
-
-
-def request(step: EngineStep) -> str:
+def request(step: WireGuardStep) -> str:
     """The request that carries out one step; holds secrets."""
     return "\n".join(("set=1", *_lines(step), "", ""))
 
 
-def parse(answer: str) -> EngineState:
+def parse(answer: str) -> WireGuardState:
     """Reads the answer to `READ`. Unknown keys are skipped, as the protocol asks.
 
     Raises:
@@ -58,7 +53,7 @@ def parse(answer: str) -> EngineState:
         raise MeshrayError("engine_failed", "the WireGuard engine's answer cannot be read") from None
 
 
-def _state(answer: str) -> EngineState:
+def _state(answer: str) -> WireGuardState:
     device: dict[str, str] = {}
     peers: list[list[tuple[str, str]]] = []
     for line in answer.splitlines():
@@ -71,7 +66,7 @@ def _state(answer: str) -> EngineState:
             device[key] = value
     private = bytes.fromhex(device.get("private_key", ""))
     states = [_peer(pairs) for pairs in peers]
-    return EngineState(
+    return WireGuardState(
         private_key=PrivateKey(private) if private not in (b"", _NO_KEY) else None,
         listen_port=int(device.get("listen_port", 0)),
         peers={state.config.public_key: state for state in states},
@@ -90,7 +85,7 @@ def check(answer: str) -> None:
     raise MeshrayError("engine_failed", "the WireGuard engine broke off its answer")
 
 
-def _lines(step: EngineStep) -> Iterator[str]:
+def _lines(step: WireGuardStep) -> Iterator[str]:
     match step:
         case SetPrivateKey(key):
             yield f"private_key={key.hex}"

@@ -13,20 +13,20 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Lock
 
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.wireguard import uapi
-from meshray.wireguard.config import DeviceState
+from meshray.wireguard.config import WireGuardState
 from meshray.wireguard.engines import Engine
-from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
-from meshray.wireguard.plan import CreateDevice, InterfaceStep, SetUp, Step
-from meshray.wireguard.unmanaged import keep_unmanaged, release
+from meshray.wireguard.link import Link, LinkTable
+from meshray.wireguard.linux_device import LinuxDevice
+from meshray.wireguard.plan import SetUp, Step, WireGuardStep
+from meshray.wireguard.unmanaged import keep_unmanaged
 
 #: From its start to its socket an engine takes 10 to 50 ms; a busy machine gets the rest, seconds.
 _START_S = 10.0
@@ -40,87 +40,32 @@ _READ_BYTES = 65536
 _UCRED = struct.Struct("3i")
 
 
-class UserspaceDevice:
+class UserspaceDevice(LinuxDevice):
     """Keeps to `meshray.wireguard.device.Device`."""
 
     kind = "userspace"
 
     def __init__(self, name: str, home: Home, *, engine: Engine, environ: Mapping[str, str] = os.environ) -> None:
-        self.name = name
+        super().__init__(name, home)
         self._program = engine
         self._environ = environ
-        self._mark = mark_of(home)
         self._log = home.logs / "engine.log"
         self._engine = ManagedProcess(home.pid_file("engine"))
-        # A repair removes the interface while the agent's loop would make a missing one.
-        self._changing = Lock()
 
     @property
     def socket_path(self) -> Path:
         """Where the engine listens."""
         return self._program.socket_path(self.name)
 
-    def read(self) -> DeviceState | None:
-        """See `Device.read`. An engine of ours that does not answer counts as none: it is replaced."""
-        with explained(self.name, "read the device"), links() as table:
-            link = self._own_link(table)
-            if link is None:
-                return None
-            addresses = table.addresses(link)
-            routes = table.routes(link, addresses)
-            try:
-                engine = uapi.parse(self._ask(uapi.READ))
-            except (FileNotFoundError, ConnectionError):
-                return None
-        return DeviceState(engine.private_key, engine.listen_port, addresses, link.mtu, link.up, engine.peers, routes)
-
-    def apply(self, steps: Sequence[Step]) -> None:
-        """See `Device.apply`."""
-        if not steps:
-            return
-        with self._changing, links() as table:
-            for step in steps:
-                with explained(self.name, step):
-                    self._take(table, step)
-
     def remove(self) -> None:
         """See `Device.remove`: ends the engine, and with it interface and socket."""
-        with self._changing, explained(self.name, "remove the device"), links() as table:
-            link = table.find(self.name)
-            if link is not None and self._engine.pid is None and link.alias != self._mark:
-                return
-            self._engine.stop_blocking(_STOP_S)
-            # An engine whose pid file was lost ends with its interface.
-            left = table.find(self.name)
-            if left is not None and left.alias == self._mark:
-                table.delete(left)
+        super().remove()
         self._remove_stale_socket()
-        release(self.name)
 
-    def _own_link(self, table: LinkTable) -> Link | None:
-        link = table.find(self.name)
-        if link is not None and link.alias != self._mark and self._engine.pid is None:
-            raise foreign_interface(link)
-        return link
-
-    def _take(self, table: LinkTable, step: Step) -> None:
-        if isinstance(step, CreateDevice):
-            self._create(table)
-            return
-        if not isinstance(step, InterfaceStep):
-            uapi.check(self._ask(uapi.request(step)))
-            return
-        link = self._own_link(table)
-        if link is None:
-            raise MeshrayError("no_device", f"{self.name} has vanished", hint="meshray logs")
-        table.take(link, step)
-        if isinstance(step, SetUp):
-            # The engine learns of it through netlink; until it has bound a port (any port, so far) it
-            # would take a port that is in use without a word.
-            self._wait(lambda: uapi.parse(self._ask(uapi.READ)).listen_port != 0, "to bind its UDP port")
+    def _is_ours(self, link: Link) -> bool:
+        return link.alias == self._mark or self._engine.pid is not None
 
     def _create(self, table: LinkTable) -> None:
-        self._own_link(table)
         self._engine.stop_blocking(_STOP_S)
         self._refuse_other_engine()
         if overlay_netns.entered() is None:  # elsewhere nobody else manages interfaces
@@ -128,7 +73,7 @@ class UserspaceDevice:
         self.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
             self._program.start(self._engine, self.name, self._log, self._environ)
-            self._wait(lambda: table.find(self.name) is not None and self._answers(), "to start")
+            self._wait(lambda: table.find(self.name) is not None and self._read_wireguard() is not None, "to start")
             link = table.find(self.name)
             if link is None:
                 raise MeshrayError("engine_failed", f"{self.name} vanished while it was made", hint=f"see {self._log}")
@@ -136,6 +81,27 @@ class UserspaceDevice:
         except BaseException:
             self._engine.stop_blocking(_STOP_S)
             raise
+
+    def _take(self, table: LinkTable, step: Step) -> None:
+        super()._take(table, step)
+        if isinstance(step, SetUp):
+            # The engine learns of it through netlink; until it has bound a port (any port, so far) it
+            # would take a port that is in use without a word.
+            self._wait(lambda: uapi.parse(self._ask(uapi.READ)).listen_port != 0, "to bind its UDP port")
+
+    def _configure(self, _: LinkTable, step: WireGuardStep) -> None:
+        uapi.check(self._ask(uapi.request(step)))
+
+    def _read_wireguard(self) -> WireGuardState | None:
+        """An engine of ours that does not answer counts as none: it is replaced."""
+        try:
+            return uapi.parse(self._ask(uapi.READ))
+        except (FileNotFoundError, ConnectionError):
+            return None
+
+    def _stop(self) -> None:
+        # An engine whose pid file was lost ends with its interface.
+        self._engine.stop_blocking(_STOP_S)
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _START_S
@@ -152,13 +118,6 @@ class UserspaceDevice:
             if lines:
                 return lines[-1][:300]
         return "it left no word"
-
-    def _answers(self) -> bool:
-        try:
-            uapi.parse(self._ask(uapi.READ))
-        except (FileNotFoundError, ConnectionError):
-            return False
-        return True
 
     def _ask(self, text: str) -> str:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

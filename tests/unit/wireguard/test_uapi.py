@@ -12,7 +12,7 @@ from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.wireguard import uapi
 from meshray.wireguard.config import PeerConfig
-from meshray.wireguard.plan import AddPeer, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer
+from meshray.wireguard.plan import AddPeer, RemovePeer, SetListenPort, SetPrivateKey, UpdatePeer, WireGuardStep
 
 KEY = PublicKey(b"\x0a" * 32)
 PEER = PeerConfig(
@@ -97,7 +97,7 @@ def test_a_new_engine_has_neither_key_nor_peers() -> None:
         ),
     ],
 )
-def test_a_step_becomes_a_request(step: uapi.EngineStep, lines: list[str]) -> None:
+def test_a_step_becomes_a_request(step: WireGuardStep, lines: list[str]) -> None:
     assert uapi.request(step) == "\n".join(["set=1", *lines, "", ""])
 
 
