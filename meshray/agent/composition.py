@@ -13,7 +13,7 @@ from meshray.agent.connection.questions import Questions
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.startup import Startup
-from meshray.agent.status.views import hello_of
+from meshray.agent.status.snapshot import hello_of
 from meshray.home import Home
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap

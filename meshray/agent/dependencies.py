@@ -15,7 +15,8 @@ from meshray.firewall import Closed
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
-from meshray.model.status import Problem, RayState
+from meshray.model.problem import Problem
+from meshray.model.ray_state import RayState
 from meshray.raynode.listeners import ListeningSocket
 from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNow

@@ -20,12 +20,12 @@ from meshray.agent.device.port_guard import LOOK_S, PortGuard, log_firewall, req
 from meshray.agent.paths.prober import Prober
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.status.report import path_to
-from meshray.agent.status.views import peers_to_probe, summary_of, view_of, ways_of
+from meshray.agent.status.snapshot import peers_to_probe, snapshot_of, summary_of, ways_of
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.amounts import counted
 from meshray.model.classes import link_labels, site_of
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
 from meshray.raynode.supervisor import RUNNING, RayNow
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class Startup:
         if head is None:
             return
         ray.head_instance(head.ray_instance)
-        path = path_to(view_of(agent, None), head)
+        path = path_to(snapshot_of(agent, None), head)
         rtt_ms = await prober.round_trip(head.ip, _LABEL_PROBE_S) if prober is not None and head != agent.me else None
         # The hub's sighting comes a moment after the first handshake; where the node enrolled from is known already.
         seen = agent.me.seen or self._enrolled_from()

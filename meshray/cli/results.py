@@ -128,7 +128,7 @@ class Left(Result):
 
 @dataclass(frozen=True)
 class StatusResult(Result):
-    """``status``: the mesh as the agent of this machine sees it, in the form of `model.status`.
+    """``status``: the mesh as the agent of this machine sees it, in the form of `meshray.protocol.status`.
 
     Attributes:
         wide: people see what WireGuard knows of each path, too.

@@ -12,7 +12,7 @@ from meshray.home import Home
 from meshray.linux.user import User
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
-from meshray.model.status import Status
+from meshray.protocol.status import Status
 from meshray.raynode.command import RayPlan
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import RayInstallation

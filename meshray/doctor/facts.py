@@ -30,7 +30,8 @@ from meshray.doctor.machine.facts import MachineFacts
 from meshray.doctor.path.facts import PathFacts
 from meshray.doctor.ray.facts import RayFacts
 from meshray.doctor.routes.facts import RoutingFacts
-from meshray.model.status import Problem, Status
+from meshray.model.problem import Problem
+from meshray.protocol.status import Status
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from meshray.doctor.path.pairs import each, pairs
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HUB_FORWARDS, NODE_IDENTITY, ONE_IDENTITY
 from meshray.model.path import PathKind
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 
 #: Told for some minutes after a restore, in which nothing is broken any more.
 _RESTORED = "coordinator_restored"
@@ -28,7 +28,9 @@ _JUDGED = frozenset({"ray_running"})
 
 def problems_with(facts: Facts, code: str) -> dict[str, Problem]:
     """What any node reports under this code, by the node that it concerns."""
-    found = {problem.node: problem for problem in (facts.status.health if facts.status else ()) if problem.code == code}
+    found = {
+        problem.node or "": problem for problem in (facts.status.health if facts.status else ()) if problem.code == code
+    }
     for name, node in facts.nodes.items():
         found.update({problem.node or name: problem for problem in node.complaints if problem.code == code})
     return found

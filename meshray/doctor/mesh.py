@@ -16,7 +16,7 @@ from meshray.doctor.ray.facts import STARTING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HEAD, HUB, HUB_FORWARDS, STATIC
 from meshray.model.path import PathKind
-from meshray.model.status import NodeStatus, Status
+from meshray.protocol.status import NodeStatus, Status
 from meshray.wireguard.config import REJECT_AFTER_S
 
 
@@ -40,7 +40,7 @@ def _agent_running(facts: Facts) -> Iterable[Finding]:
 
 def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:
     status = _status(facts)
-    if status.coordinator_reachable:
+    if status.coordinator.reachable:
         yield Finding(OK, f"connected, map revision {status.revision}", node=status.node)
     else:
         yield Finding(

@@ -32,7 +32,7 @@ from meshray.firewall.programs import Proc, Run, run_program
 from meshray.firewall.ruleset import Chain, Rule
 from meshray.firewall.silent import SilentNodes
 from meshray.model.node import HUB_FORWARDS
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 
 #: How often rules are looked at without being told of a change.
 LOOK_S = 60.0

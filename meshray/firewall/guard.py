@@ -22,7 +22,7 @@ from meshray.firewall.own_rules import CLOSED
 from meshray.firewall.owned_table import OwnedTable
 from meshray.firewall.programs import Proc, Run, run_program
 from meshray.model.node import HUB_FORWARDS
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 
 INSTALL = "apt-get install nftables"
 #: The doctor's checks about what fails here.

@@ -22,7 +22,7 @@ from meshray.model.address import Endpoint
 from meshray.model.epochs import SharedSecrets
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import ONE_IDENTITY
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 from meshray.node.enrolment import Enrolment
 from meshray.node.map_cache import save_map
 from meshray.node.state_writer import StateWriter

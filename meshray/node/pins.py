@@ -27,7 +27,7 @@ from meshray.model.keys import VerifyKey
 from meshray.model.lock import Judgement, Pin, Rules, judge
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, NODE_IDENTITY, STATIC, Node
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 from meshray.node.state_writer import StateWriter
 from meshray.protocol.codec import WireError, decode_object
 from meshray.protocol.fields import MAX_COUNTER

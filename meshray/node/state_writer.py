@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 
 from meshray.home import Home
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 
 log = logging.getLogger(__name__)
 

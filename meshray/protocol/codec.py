@@ -53,8 +53,15 @@ def encode(message: msgspec.Struct) -> str:
 
 def to_json(message: msgspec.Struct) -> dict[str, object]:
     """Return the message as a dictionary for `json.dumps`."""
-    value: dict[str, object] = msgspec.to_builtins(message)
+    value: dict[str, object] = msgspec.to_builtins(message, enc_hook=_text)
     return value
+
+
+def _text(value: object) -> str:
+    """Return a name as plain text: it has a type of its own."""
+    if isinstance(value, str):
+        return str(value)
+    raise NotImplementedError
 
 
 class Messages:

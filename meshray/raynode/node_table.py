@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux.user import User
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
 from meshray.raynode.command import RayPlan
 from meshray.raynode.state import LiveNode, live_nodes, node_table
 from meshray.raynode.unregister import Unregister

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from meshray.errors import RefusedError
 from meshray.linux import overlay_netns
 from meshray.model.address import Endpoint
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
 
 if TYPE_CHECKING:
     from aiohttp import StreamReader

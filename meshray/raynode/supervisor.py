@@ -27,7 +27,7 @@ from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.user import User
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
 from meshray.raynode import agent_port, preflight, temp_folder, user_token
 from meshray.raynode.command import RayPlan, ray_environment, start_command
 from meshray.raynode.decide import (

@@ -18,7 +18,7 @@ from meshray.doctor.specs import GROUND
 from meshray.errors import MeshrayError
 from meshray.model import wire
 from meshray.model.question import MAX_ANSWER_BYTES
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
 from tests.mesh.mesh import Mesh, running_mesh, until
 
 

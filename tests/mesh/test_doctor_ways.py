@@ -13,12 +13,12 @@ from meshray.doctor.context import Context, Counters
 from meshray.doctor.path.facts import PeerFacts
 from meshray.doctor.path.probe import look
 from meshray.home import Home
-from meshray.model.path import Path as Way
 from meshray.model.path import PathKind, Transport
-from meshray.model.status import NodeStatus, RayState, Status
+from meshray.protocol.status import CoordinatorStatus, NodeStatus, RayStatus, Status
+from meshray.protocol.status import Path as Way
 from tests.unit.agent.sample import HUB_ENDPOINT, MAP
 
-UP = Way(PathKind.DIRECT, Transport.UDP, HUB_ENDPOINT, rtt_ms=1.0, loss=0.0, mtu=1420, handshake_age_s=5.0)
+UP = Way(PathKind.DIRECT, Transport.UDP, str(HUB_ENDPOINT), rtt_ms=1.0, loss=0.0, mtu=1420, handshake_age_s=5.0)
 
 
 async def seen(tmp_path: Path, way: Way, answers: list[float | None], *, largest: int = 1420) -> PeerFacts:
@@ -34,15 +34,15 @@ async def seen(tmp_path: Path, way: Way, answers: list[float | None], *, largest
         return {"head": Counters(0, sent)}
 
     nodes = [
-        NodeStatus("head", IPv4Address("127.0.0.1"), "head", True, way, RayState()),
-        NodeStatus("gpu-a", IPv4Address("10.99.0.2"), "worker", True, Way(PathKind.SELF), RayState()),
+        NodeStatus("head", "127.0.0.1", "head", True, way, RayStatus()),
+        NodeStatus("gpu-a", "10.99.0.2", "worker", True, Way(PathKind.SELF), RayStatus()),
     ]
     facts = await look(
         Context(
             Home(tmp_path / "state", tmp_path / "run"),
             name="gpu-a",
             mesh_map=MAP,
-            status=Status("lab", 5, "gpu-a", True, tuple(nodes)),
+            status=Status("lab", 5, "gpu-a", CoordinatorStatus(True), tuple(nodes)),
             echo=echo,
             counters=counters,
             mtu_measured=lambda ip: True,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.status.views import view_of
+from meshray.agent.status.snapshot import snapshot_of
 from meshray.coordinator.records import Member as Record
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.server import Server
@@ -86,8 +86,8 @@ def own_key(member: Member) -> PublicKey:
 
 def faults(member: Member) -> dict[str, str]:
     """What status reports of the nodes' identities, by node."""
-    found = view_of(member.agent, None).complaints
-    return {problem.node: problem.text for problem in found if problem.code == NODE_IDENTITY}
+    found = snapshot_of(member.agent, None).complaints
+    return {problem.node or "": problem.text for problem in found if problem.code == NODE_IDENTITY}
 
 
 def all_signed(mesh: Mesh) -> bool:
@@ -149,7 +149,7 @@ async def test_a_swapped_key_reaches_no_device(tmp_path: Path, lock: SigningKey 
 
 
 def faults_of_start(member: Member) -> set[str]:
-    return {problem.node for problem in member.agent.pins.problems() if problem.code == NODE_IDENTITY}
+    return {problem.node or "" for problem in member.agent.pins.problems() if problem.code == NODE_IDENTITY}
 
 
 @WITH_AND_WITHOUT
@@ -245,7 +245,7 @@ async def test_without_a_lock_a_node_or_hub_that_is_added_is_seen(tmp_path: Path
         added = Attestation.sign(SigningKey.generate(), mesh.token.mesh_id, EVIL, counter=1)
         await heard(mesh, await add_node(mesh, stranger(added, HUB)), "other")
         assert "new hubs, which read what they forward: evil (10.99.0.77)" in " ".join(
-            view_of(other.agent, None).notices
+            snapshot_of(other.agent, None).notices
         )
 
 
@@ -264,7 +264,7 @@ async def test_without_a_lock_a_node_that_takes_another_s_place_is_seen(tmp_path
         eve = Attestation.sign(SigningKey.generate(), mesh.token.mesh_id, EVIL, counter=1, ip=node.ip)
         forged = replace(node, id="evil", public_key=EVIL, attestation=eve)
         await heard(mesh, await add_node(mesh, forged), "other")
-        notices = " ".join(view_of(other.agent, None).notices)
+        notices = " ".join(snapshot_of(other.agent, None).notices)
         assert "other identities" in notices
         assert f"victim ({node.ip}) since" in notices
 

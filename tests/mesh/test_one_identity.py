@@ -11,7 +11,7 @@ import pytest
 from meshray.agent.composition import make_agent
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.status.report import build_status
-from meshray.agent.status.views import view_of
+from meshray.agent.status.snapshot import snapshot_of
 from meshray.client.coordinator import TakenOver
 from meshray.home import Home
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
@@ -37,7 +37,7 @@ def clone(mesh: Mesh, name: str) -> Member:
 
 def faults(member: Member) -> list[str]:
     """The health codes that this node's status has about w1's identity."""
-    status = build_status(view_of(member.agent, None))
+    status = build_status(snapshot_of(member.agent, None))
     return [problem.code for problem in status.health if problem.code == ONE_IDENTITY and problem.node == "w1"]
 
 
@@ -102,7 +102,7 @@ async def test_only_a_hub_reports_that_it_does_not_forward(tmp_path: Path) -> No
         (detail,) = worker.agent.map.hubs[0].faults.values()
         assert detail.isprintable()
         assert len(detail) == 200
-        (problem,) = [one for one in build_status(view_of(worker.agent, None)).health if one.code == HUB_FORWARDS]
+        (problem,) = [one for one in build_status(snapshot_of(worker.agent, None)).health if one.code == HUB_FORWARDS]
         assert problem.node == "head"
         assert "on head: mount -o remount,bind,rw /proc/sys && sysctl -w" in problem.fix
         await service.faults.reported(mesh.head.agent.me.id, {})

@@ -16,14 +16,16 @@ from meshray.agent.control.control_server import Operation
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.status.progress import Emit
 from meshray.agent.status.report import build_status, path_to
-from meshray.agent.status.views import summary_of, view_of
+from meshray.agent.status.snapshot import snapshot_of, summary_of
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
-from meshray.model.path import Path, PathKind
+from meshray.model.path import PathKind
 from meshray.model.question import MAX_WAIT_S, ROTATE_KEY
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
+from meshray.protocol.codec import to_json
+from meshray.protocol.status import Path
 
 #: Between two echoes of one `meshray ping`.
 PING_INTERVAL_S = 0.5
@@ -67,14 +69,7 @@ class Operations:
         }
 
     async def _status(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        enrolment = self._agent.enrolment
-        status = build_status(view_of(self._agent, await self._ray_table())).to_json()
-        return {
-            **status,
-            "open": list(enrolment.open),
-            "unguarded": enrolment.unguarded,
-            "environment": enrolment.environment.names,
-        }
+        return to_json(build_status(snapshot_of(self._agent, await self._ray_table())))
 
     async def _progress(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         was_up = self._agent.progress.up
@@ -115,12 +110,12 @@ class Operations:
             await emit({"seq": seq, "rtt_ms": rtt_ms})
             if seq < count:
                 await asyncio.sleep(PING_INTERVAL_S)
-        path = path_to(view_of(self._agent, None), node)
+        path = path_to(snapshot_of(self._agent, None), node)
         return {
             "done": True,
             "sent": count,
             "received": received,
-            "path": path.to_json(),
+            "path": to_json(path),
             "others": await self._other_ways(node, path),
         }
 

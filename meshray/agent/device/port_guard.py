@@ -21,7 +21,7 @@ from typing import Protocol
 
 from meshray.errors import MeshrayError
 from meshray.firewall import Closed, Listening, decide
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 from meshray.raynode.listeners import ListeningSocket
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from meshray.doctor.ray import gpu_probe as gpus
 from meshray.doctor.ray.facts import GpuFacts
 from meshray.doctor.ray.gpus import why_unseen
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
 from meshray.raynode.supervisor import RayNow
 
 #: For so long what was seen is believed, seconds: cards and drivers seldom change, and status is asked often.

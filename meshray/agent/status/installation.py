@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 from meshray.runtime.privileged.boundary import weak_part_here
 
 #: Ray's start is over by then.

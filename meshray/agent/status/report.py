@@ -14,13 +14,15 @@ from meshray.firewall.advice import SWITCH, forwarding_fix
 from meshray.linux.clock import BootSeconds
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HEAD, HUB, HUB_FORWARDS, ONE_IDENTITY, STATIC, Node
-from meshray.model.path import Path, PathKind, Transport
-from meshray.model.status import NodeStatus, Problem, RayState, Status
+from meshray.model.path import PathKind, Transport
+from meshray.model.problem import Problem
+from meshray.model.ray_state import RayState
+from meshray.protocol.status import CoordinatorStatus, NodeStatus, Path, RayStatus, Status, Totals
 from meshray.wireguard.config import DeviceState, PeerState
 
 
 @dataclass(frozen=True)
-class View:
+class Snapshot:
     """All that one node knows at one moment.
 
     Attributes:
@@ -52,6 +54,9 @@ class View:
     wall_clock: float = 0.0
     changed: Callable[[Node], float | None] = lambda node: None
     notices: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    unguarded: bool = False
+    environment: tuple[str, ...] = ()
     why_not_direct: Callable[[Node], str] = lambda node: ""
     silent_s: Callable[[Node], float | None] = lambda node: None
     throughput: Callable[[IPv4Address], float | None] = lambda ip: None
@@ -59,188 +64,211 @@ class View:
     last_offer: Callable[[Node], Mapping[str, float] | None] = lambda node: None
 
 
-def build_status(view: View) -> Status:
+def build_status(snapshot: Snapshot) -> Status:
     """Every node with its path and its Ray, and what is not as it should be."""
-    nodes = tuple(_node_status(view, node) for node in sorted(view.mesh_map.nodes.values(), key=lambda node: node.ip))
+    mesh_map = snapshot.mesh_map
+    nodes = tuple(_node_status(snapshot, node) for node in sorted(mesh_map.nodes.values(), key=lambda node: node.ip))
+    health = (*snapshot.complaints, *_problems(snapshot, nodes))
     return Status(
-        mesh=view.mesh_map.mesh.name,
-        revision=view.mesh_map.revision,
-        node=view.me.name,
-        coordinator_reachable=view.coordinator_reachable,
+        mesh=str(mesh_map.mesh.name),
+        revision=mesh_map.revision,
+        node=str(snapshot.me.name),
+        coordinator=CoordinatorStatus(snapshot.coordinator_reachable),
         nodes=nodes,
-        ray_known=view.ray is not None or not view.expects_ray,
-        health=(*view.complaints, *_problems(view, nodes)),
-        notices=view.notices,
+        totals=_totals(nodes) if snapshot.ray is not None or not snapshot.expects_ray else Totals(),
+        problems=tuple(problem.text for problem in health),
+        health=health,
+        notices=snapshot.notices,
+        open=snapshot.open,
+        unguarded=snapshot.unguarded,
+        environment=snapshot.environment,
     )
 
 
-def path_to(view: View, node: Node) -> Path:
+def _totals(nodes: Iterable[NodeStatus]) -> Totals:
+    alive = [node.ray.resources for node in nodes if node.ray.alive]
+    return Totals(
+        *(sum(offered.get(name, 0.0) for offered in alive) for name in ("CPU", "GPU", "memory", "object_store_memory"))
+    )
+
+
+def path_to(snapshot: Snapshot, node: Node) -> Path:
     """How packets to this node travel now."""
-    if node.id == view.me.id:
-        return Path(PathKind.SELF, mtu=view.device.mtu if view.device else None)
-    peer, kind = live_peer_towards(view, node)
-    if view.device is None or peer is None:
+    if node.id == snapshot.me.id:
+        return Path(PathKind.SELF, mtu=snapshot.device.mtu if snapshot.device else None)
+    peer, kind = live_peer_towards(snapshot, node)
+    if snapshot.device is None or peer is None:
         return Path(PathKind.NONE)
-    seen = view.measured(node.ip)
+    seen = snapshot.measured(node.ip)
     return Path(
         kind=kind,
-        transport=Transport.WSS if _is_relayed(view, peer) else Transport.UDP,
-        endpoint=peer.config.endpoint,
+        transport=Transport.WSS if _is_relayed(snapshot, peer) else Transport.UDP,
+        endpoint=str(peer.config.endpoint) if peer.config.endpoint else None,
         rtt_ms=seen.rtt_ms,
         loss=seen.loss,
-        mtu=min(view.device.mtu, view.mtu(node.ip)),
-        handshake_age_s=round(max(0.0, view.now - (peer.heard or 0.0)), 1),
+        mtu=min(snapshot.device.mtu, snapshot.mtu(node.ip)),
+        handshake_age_s=round(max(0.0, snapshot.now - (peer.heard or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
-        throughput_mbit_s=view.throughput(node.ip),
-        reason=view.why_not_direct(node) if kind == PathKind.HUB else "",
+        throughput_mbit_s=snapshot.throughput(node.ip),
+        reason=snapshot.why_not_direct(node) if kind == PathKind.HUB else "",
     )
 
 
-def live_peer_towards(view: View, node: Node) -> tuple[PeerState | None, PathKind]:
+def live_peer_towards(snapshot: Snapshot, node: Node) -> tuple[PeerState | None, PathKind]:
     """Return the WireGuard peer that carries packets to this node and the kind of the path; (None, NONE) where its
     session has expired."""
-    peer, kind = _peer_towards(view, node)
-    return (peer, kind) if peer is not None and is_fresh(peer.heard, view.now) else (None, PathKind.NONE)
+    peer, kind = _peer_towards(snapshot, node)
+    return (peer, kind) if peer is not None and is_fresh(peer.heard, snapshot.now) else (None, PathKind.NONE)
 
 
-def _peer_towards(view: View, node: Node) -> tuple[PeerState | None, PathKind]:
+def _peer_towards(snapshot: Snapshot, node: Node) -> tuple[PeerState | None, PathKind]:
     """The WireGuard peer that carries packets to this node: the node itself, else the hub."""
-    if view.device is None:
+    if snapshot.device is None:
         return None, PathKind.NONE
-    own = view.device.peers.get(node.public_key)
+    own = snapshot.device.peers.get(node.public_key)
     if own is not None and IPv4Network(node.ip) in own.config.allowed_ips:
         return own, PathKind.DIRECT  # no prefix is longer
     # As WireGuard does it: the peer with the longest prefix that holds the address.
     ways = [
         (network.prefixlen, key)
-        for key, peer in view.device.peers.items()
+        for key, peer in snapshot.device.peers.items()
         for network in peer.config.allowed_ips
         if node.ip in network
     ]
     if not ways:
         return None, PathKind.NONE
     key = max(ways)[1]
-    return view.device.peers[key], PathKind.DIRECT if key == node.public_key else PathKind.HUB
+    return snapshot.device.peers[key], PathKind.DIRECT if key == node.public_key else PathKind.HUB
 
 
-def _is_relayed(view: View, peer: PeerState) -> bool:
+def _is_relayed(snapshot: Snapshot, peer: PeerState) -> bool:
     """A node dials its relay's end on loopback, and so does the relay at the hub: nobody else is seen there."""
     endpoint = peer.config.endpoint
     return endpoint is not None and endpoint.ip is not None and endpoint.ip.is_loopback
 
 
-def _node_status(view: View, node: Node) -> NodeStatus:
-    ray = RayState() if view.ray is None else view.ray.get(node.ip, RayState(alive=False))
-    silent = _is_silent(view, node)
+def _node_status(snapshot: Snapshot, node: Node) -> NodeStatus:
+    ray = RayState() if snapshot.ray is None else snapshot.ray.get(node.ip, RayState(alive=False))
+    silent = _is_silent(snapshot, node)
     if silent:
         # Ray calls it ALIVE until its patience ends; what the node still offers is not known.
-        ray = RayState(alive=False if ray.alive is False else None, last_known=view.last_offer(node))
+        ray = RayState(alive=False if ray.alive is False else None)
+    since = _since(snapshot, node, ray, silent=silent)
     return NodeStatus(
-        name=node.name,
-        ip=node.ip,
+        name=str(node.name),
+        ip=str(node.ip),
         role=node.role,
         online=node.online,
-        path=path_to(view, node),
-        ray=ray if _runs_ray(view, node) else RayState(),
-        ports=view.mesh_map.ports_of(node).to_json(head=HEAD in node.roles) if _runs_ray(view, node) else {},
+        path=path_to(snapshot, node),
+        ray=_ray_status(snapshot, node, ray, silent=silent) if _runs_ray(snapshot, node) else RayStatus(),
         drained=node.drained,
         down=node.down,
         silent=silent,
-        since=_since(view, node, ray, silent=silent),
+        since=round(since, 1) if since is not None else None,
     )
 
 
-def _since(view: View, node: Node, ray: RayState, *, silent: bool) -> float | None:
+def _ray_status(snapshot: Snapshot, node: Node, ray: RayState, *, silent: bool) -> RayStatus:
+    return RayStatus(
+        alive=ray.alive,
+        resources=ray.resources,
+        used=ray.used,
+        last_known=snapshot.last_offer(node) if silent else None,
+        ports=snapshot.mesh_map.ports_of(node).to_json(head=HEAD in node.roles),
+    )
+
+
+def _since(snapshot: Snapshot, node: Node, ray: RayState, *, silent: bool) -> float | None:
     """When the node became as it is."""
-    silent_s = view.silent_s(node) if silent else None
+    silent_s = snapshot.silent_s(node) if silent else None
     if silent_s is not None:
-        return view.wall_clock - silent_s
+        return snapshot.wall_clock - silent_s
     is_ready = node.online and not node.down and not node.drained and not silent and ray.alive is True
-    return ray.started if is_ready and ray.started else view.changed(node)
+    return ray.started if is_ready and ray.started else snapshot.changed(node)
 
 
-def _is_silent(view: View, node: Node) -> bool:
+def _is_silent(snapshot: Snapshot, node: Node) -> bool:
     """As this node finds itself, else as the coordinator's node does."""
-    if node.down or STATIC in node.roles or node.id == view.me.id:
+    if node.down or STATIC in node.roles or node.id == snapshot.me.id:
         return False
-    return view.silent_s(node) is not None or bool(node.silence)
+    return snapshot.silent_s(node) is not None or bool(node.silence)
 
 
-def _runs_ray(view: View, node: Node) -> bool:
-    return view.expects_ray and bool(node.versions.ray) and STATIC not in node.roles
+def _runs_ray(snapshot: Snapshot, node: Node) -> bool:
+    return snapshot.expects_ray and bool(node.versions.ray) and STATIC not in node.roles
 
 
-def _problems(view: View, nodes: Iterable[NodeStatus]) -> Iterable[Problem]:
-    me = str(view.me.name)
-    yield from _faults(view)
+def _problems(snapshot: Snapshot, nodes: Iterable[NodeStatus]) -> Iterable[Problem]:
+    me = str(snapshot.me.name)
+    yield from _faults(snapshot)
     # Where another machine has its connection, the coordinator does answer.
-    taken_over = any(problem.code == ONE_IDENTITY for problem in view.complaints)
-    if not view.coordinator_reachable and not taken_over:
+    taken_over = any(problem.code == ONE_IDENTITY for problem in snapshot.complaints)
+    if not snapshot.coordinator_reachable and not taken_over:
         yield Problem(
             "coordinator_reachable",
             "the coordinator does not answer; this is the last map that it sent",
             me,
-            f"{_on_coordinator(view)}meshray status; here: meshray doctor. Where that machine has another address now, "
-            "here: meshray up --coordinator HOST:PORT",
+            f"{_on_coordinator(snapshot)}meshray status; here: meshray doctor. Where that machine has another address "
+            "now, here: meshray up --coordinator HOST:PORT",
         )
-    if view.device is None:
+    if snapshot.device is None:
         yield Problem("device_up", "the tunnel is down", me, "meshray down; meshray up")
         return
-    by_name = {str(node.name): node for node in view.mesh_map.nodes.values()}
+    by_name = {str(node.name): node for node in snapshot.mesh_map.nodes.values()}
     is_cut_off = any(status.silent and COORDINATOR in by_name[status.name].roles for status in nodes)
     for status in nodes:
         node = by_name[status.name]
         if status.silent or (node.ended and not node.online):
             # A node that hears nothing from the coordinator's node cannot tell who else is away.
             if not is_cut_off or COORDINATOR in node.roles:
-                yield _lost(view, node)
+                yield _lost(snapshot, node)
         elif (node.online or HUB in node.roles) and STATIC not in node.roles:
-            yield from _problems_of(view, status, node)
-    if view.expects_ray and view.ray is None:
-        head = view.mesh_map.head
+            yield from _problems_of(snapshot, status, node)
+    if snapshot.expects_ray and snapshot.ray is None:
+        head = snapshot.mesh_map.head
         name = str(head.name) if head is not None else ""
         there = "" if name in ("", me) else f"on {name}: "
-        yield Problem("ray_head_answers", "the Ray head does not answer", name, f"{there}meshray logs ray")
+        yield Problem("ray_head_answers", "the Ray head does not answer", name or None, f"{there}meshray logs ray")
 
 
-def _problems_of(view: View, status: NodeStatus, node: Node) -> Iterable[Problem]:
+def _problems_of(snapshot: Snapshot, status: NodeStatus, node: Node) -> Iterable[Problem]:
     """What is wrong with a node that answers."""
-    me = str(view.me.name)
+    me = str(snapshot.me.name)
     named = f"{status.name} ({status.ip})"
     there = "" if status.name == me else f"on {status.name}: "
     if status.path.kind == PathKind.NONE:
         yield Problem("handshake_fresh", f"{named}: no WireGuard handshake", status.name, "meshray doctor")
-    elif status.path.kind != PathKind.SELF and view.measured(status.ip).silent:
+    elif status.path.kind != PathKind.SELF and snapshot.measured(node.ip).silent:
         yield Problem("peer_answers", f"{named}: no answer over the overlay", status.name, "meshray doctor")
-    elif _runs_ray(view, node) and status.ray.alive is False and not node.drained:
+    elif _runs_ray(snapshot, node) and status.ray.alive is False and not node.drained:
         yield Problem("ray_alive", f"{named}: not ALIVE in Ray", status.name, f"{there}meshray logs ray")
 
 
-def _lost(view: View, node: Node) -> Problem:
+def _lost(snapshot: Snapshot, node: Node) -> Problem:
     """A node that does not answer, or whose agent was killed: nobody said that it should be away."""
     named = f"{node.name} ({node.ip})"
     fix = f"on {node.name}: meshray up; if it is gone for good: meshray node rm {node.name}"
-    if not _is_silent(view, node):
+    if not _is_silent(snapshot, node):
         return Problem(
             "node_answers", f"{named}: its agent is not connected any more; its machine answers", node.name, fix
         )
-    quiet_s = view.silent_s(node)
+    quiet_s = snapshot.silent_s(node)
     since = f", for {quiet_s:.0f} s" if quiet_s is not None else ""
     why = "; its processes were killed" if node.ended and not node.online else ""
     return Problem("node_answers", f"{named} does not answer over the overlay{since}{why}", node.name, fix)
 
 
-def _faults(view: View) -> Iterable[Problem]:
+def _faults(snapshot: Snapshot) -> Iterable[Problem]:
     """What the map says to be wrong with nodes. An identity in use twice concerns that node and the coordinator's; a
     hub, all whose packets it is to forward. What this node reported itself is among its complaints."""
-    told = {(problem.code, problem.node) for problem in view.complaints}
-    for node in view.mesh_map.nodes.values():
+    told = {(problem.code, problem.node) for problem in snapshot.complaints}
+    for node in snapshot.mesh_map.nodes.values():
         for code, detail in node.faults.items():
-            name, mine = str(node.name), node.id == view.me.id
+            name, mine = str(node.name), node.id == snapshot.me.id
             if (code, name) in told or not (node.online or mine):
                 continue
-            if code == ONE_IDENTITY and (mine or COORDINATOR in view.me.roles):
+            if code == ONE_IDENTITY and (mine or COORDINATOR in snapshot.me.roles):
                 text = f"two machines use the identity of {name}: was its disk cloned? They connect from {detail}"
                 yield Problem(ONE_IDENTITY, text, name, ON_THE_COPY)
             elif code == HUB_FORWARDS and not mine:
@@ -250,6 +278,6 @@ def _faults(view: View) -> Iterable[Problem]:
                 yield Problem(HUB_FORWARDS, text, name, f"on {name}: {fix}")
 
 
-def _on_coordinator(view: View) -> str:
-    node = view.mesh_map.coordinator
-    return "" if node is None or node.id == view.me.id else f"on {node.name}: "
+def _on_coordinator(snapshot: Snapshot) -> str:
+    node = snapshot.mesh_map.coordinator
+    return "" if node is None or node.id == snapshot.me.id else f"on {node.name}: "

@@ -19,7 +19,7 @@ from meshray.agent.agent import Agent
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
 from meshray.agent.status.report import build_status
-from meshray.agent.status.views import complaints_of, peers_online, ray_nodes, view_of
+from meshray.agent.status.snapshot import complaints_of, peers_online, ray_nodes, snapshot_of
 from meshray.doctor import host_probe as host
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.control import probe as control
@@ -34,7 +34,8 @@ from meshray.model import wire
 from meshray.model.keys import PublicKey
 from meshray.model.node import STATIC
 from meshray.model.question import SURVEY
-from meshray.model.status import RayState, Status
+from meshray.model.ray_state import RayState
+from meshray.protocol.status import Status
 
 #: No peer is waited for longer.
 PING_S = 1.5
@@ -85,14 +86,14 @@ async def _heard(agent: Agent) -> frozenset[str]:
 async def survey(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
     """The mesh as this node sees it now, and what its probes found; ``table`` is Ray's node table."""
     await _firewall_again(agent)
-    view = view_of(agent, table)
+    snapshot = snapshot_of(agent, table)
     if agent.parts.prober is not None:
         # Fresh answers alone: what was lost before somebody asked is no fault of this moment.
         peers = peers_online(agent)
         fresh = dict(zip(peers, await asyncio.gather(*(_asked(agent.parts.prober, ip) for ip in peers)), strict=True))
-        known = view.measured
-        view = replace(view_of(agent, table), measured=lambda ip: fresh[ip] if ip in fresh else known(ip))
-    status = build_status(view)
+        known = snapshot.measured
+        snapshot = replace(snapshot_of(agent, table), measured=lambda ip: fresh[ip] if ip in fresh else known(ip))
+    status = build_status(snapshot)
     context = _context(agent, status)
     groups = await asyncio.gather(
         in_time(host.look(context), GROUP_S),

@@ -15,7 +15,7 @@ from meshray.doctor.path.facts import SOME_LOSS, PathFacts, PeerFacts
 from meshray.linux import overlay_netns
 from meshray.model.node import STATIC
 from meshray.model.path import PathKind
-from meshray.model.status import NodeStatus
+from meshray.protocol.status import NodeStatus
 
 #: First so many probes; where one is lost so many more, by which chance and loss are told apart.
 _BURST, _MORE = 10, 20
@@ -64,25 +64,25 @@ async def look(context: Context) -> PathFacts:
 
 
 async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mapping[str, Counters]) -> PeerFacts:
-    path = node.path
+    path, ip = node.path, IPv4Address(node.ip)
     facts = PeerFacts(
         is_hub=is_hub,
         online=node.online,
         kind=path.kind,
         transport=str(path.transport or ""),
-        endpoint=str(path.endpoint) if path.endpoint else "",
+        endpoint=path.endpoint or "",
         reason=path.reason,
         handshake_age_s=path.handshake_age_s,
         promised_mtu=path.mtu,
-        unanswered_s=context.unanswered(node.ip),
+        unanswered_s=context.unanswered(ip),
     )
     if context.echo is None or path.kind == PathKind.NONE or not node.online:
         return facts
     began = time.monotonic()
     answer_s = min(_SLOWEST_S, _ANSWER_S + 2 * (path.rtt_ms or 0.0) / 1000)
-    answers = await _burst(context, node.ip, _BURST, _APART_S, answer_s)
+    answers = await _burst(context, ip, _BURST, _APART_S, answer_s)
     if None in answers and any(answers):
-        answers += await _burst(context, node.ip, _MORE, _MORE_APART_S, answer_s)
+        answers += await _burst(context, ip, _MORE, _MORE_APART_S, answer_s)
     heard = [answer for answer in answers if answer is not None]
     facts = replace(
         facts,
@@ -90,19 +90,19 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         received=len(heard),
         rtt_ms=round(median(heard), 3) if heard else None,
         took_s=round(time.monotonic() - began, 2),
-        heard_ago_s=context.heard_ago(node.ip),
+        heard_ago_s=context.heard_ago(ip),
     )
     if not heard:
         counted = _grown(before, await context.counters(), node.name, _COUNTED_BYTES * len(answers))
         came_in, sent_on = counted if path.kind == PathKind.DIRECT else (None, None)
         if is_hub:  # what came from there may be what others sent
             came_in = None
-        lives = await overlay_netns.machine_answers(node.ip, answer_s)
+        lives = await overlay_netns.machine_answers(ip, answer_s)
         return replace(facts, machine_answers=lives, sent_on=sent_on, came_in=came_in)
     if path.mtu is None or facts.loss >= SOME_LOSS:  # what is lost says nothing of its size then
         return facts
-    full, small = await asyncio.gather(*(_passes(context, node.ip, answer_s, size) for size in (path.mtu, _SMALLEST)))
-    return replace(facts, full_passes=full, small_passes=small, mtu_measured=context.mtu_measured(node.ip))
+    full, small = await asyncio.gather(*(_passes(context, ip, answer_s, size) for size in (path.mtu, _SMALLEST)))
+    return replace(facts, full_passes=full, small_passes=small, mtu_measured=context.mtu_measured(ip))
 
 
 def _grown(

@@ -1,7 +1,6 @@
 """The doctor names the cause, and only the cause."""
 
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 import pytest
 
@@ -9,27 +8,22 @@ from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
 from meshray.errors import MeshrayError
-from meshray.model.address import Endpoint
-from meshray.model.path import Path, PathKind, Transport
-from meshray.model.status import NodeStatus, RayState, Status
+from meshray.model.path import PathKind, Transport
+from meshray.protocol.status import CoordinatorStatus, NodeStatus, Path, RayStatus, Status
 
-ALIVE = RayState(alive=True, resources={"CPU": 2.0, "memory": 1e9, "node:10.99.0.1": 1.0})
-UP = Path(
-    PathKind.DIRECT, Transport.UDP, Endpoint("192.0.2.1", 51888), rtt_ms=1.5, loss=0.0, mtu=1420, handshake_age_s=20.0
-)
-THROUGH_HUB = Path(
-    PathKind.HUB, Transport.UDP, Endpoint("192.0.2.1", 51888), rtt_ms=3.0, loss=0.0, mtu=1420, handshake_age_s=20.0
-)
+ALIVE = RayStatus(alive=True, resources={"CPU": 2.0, "memory": 1e9, "node:10.99.0.1": 1.0})
+UP = Path(PathKind.DIRECT, Transport.UDP, "192.0.2.1:51888", rtt_ms=1.5, loss=0.0, mtu=1420, handshake_age_s=20.0)
+THROUGH_HUB = Path(PathKind.HUB, Transport.UDP, "192.0.2.1:51888", rtt_ms=3.0, loss=0.0, mtu=1420, handshake_age_s=20.0)
 DEAD = Path(PathKind.NONE)
 
 
 def node(name: str, number: int, role: str = "worker", path: Path = UP, **changes: object) -> NodeStatus:
     fields: dict[str, object] = {"online": True, "ray": ALIVE, **changes}
-    return NodeStatus(name=name, ip=IPv4Address(f"10.99.0.{number}"), role=role, path=path, **fields)  # type: ignore[arg-type]
+    return NodeStatus(name=name, ip=f"10.99.0.{number}", role=role, path=path, **fields)  # type: ignore[arg-type]
 
 
 def seen_by(me: str, *nodes: NodeStatus, reachable: bool = True) -> Facts:
-    status = Status("lab", 7, me, reachable, nodes)
+    status = Status("lab", 7, me, CoordinatorStatus(reachable), nodes)
     return Facts(status=status, ray_nodes=frozenset(node.name for node in nodes if node.role != "static"))
 
 
@@ -43,7 +37,7 @@ def failing(report: tuple[Check, ...]) -> list[tuple[str, str]]:
 
 
 def test_a_healthy_mesh_has_only_ok() -> None:
-    report = examine(seen_by("gpu-1", HEAD, ME, OTHER, node("phone", 4, "static", DEAD, ray=RayState())))
+    report = examine(seen_by("gpu-1", HEAD, ME, OTHER, node("phone", 4, "static", DEAD, ray=RayStatus())))
     assert {check.status for check in report} == {OK}
     assert {check.code for check in report} == {
         "enrolled",
@@ -71,14 +65,14 @@ def test_without_an_agent_only_that_fails() -> None:
 
 
 def test_a_silent_hub_hides_everything_behind_it() -> None:
-    head = node("head", 1, "head", DEAD, ray=RayState())
-    other = node("gpu-2", 3, path=DEAD, ray=RayState())
-    report = examine(seen_by("gpu-1", head, node("gpu-1", 2, path=Path(PathKind.SELF), ray=RayState()), other))
+    head = node("head", 1, "head", DEAD, ray=RayStatus())
+    other = node("gpu-2", 3, path=DEAD, ray=RayStatus())
+    report = examine(seen_by("gpu-1", head, node("gpu-1", 2, path=Path(PathKind.SELF), ray=RayStatus()), other))
     assert failing(report) == [("handshake_fresh", "head")]
 
 
 def test_a_silent_worker_does_not_hide_the_others() -> None:
-    workers = [node("gpu-1", 2, path=DEAD, ray=RayState(alive=False)), node("gpu-2", 3)]
+    workers = [node("gpu-1", 2, path=DEAD, ray=RayStatus(alive=False)), node("gpu-2", 3)]
     report = examine(seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), *workers))
     assert failing(report) == [("handshake_fresh", "gpu-1")]
     assert [check.status for check in report if check.node == "gpu-2"] == [OK] * 3
@@ -90,8 +84,8 @@ def test_the_coordinator_may_be_away_while_the_data_path_works() -> None:
 
 
 def test_probes_that_do_not_come_back_hide_ray() -> None:
-    mute = Path(PathKind.HUB, Transport.UDP, Endpoint("192.0.2.1", 51888), rtt_ms=None, loss=1.0, handshake_age_s=20.0)
-    report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=mute, ray=RayState(alive=False))))
+    mute = Path(PathKind.HUB, Transport.UDP, "192.0.2.1:51888", rtt_ms=None, loss=1.0, handshake_age_s=20.0)
+    report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=mute, ray=RayStatus(alive=False))))
     assert failing(report) == [("peer_answers", "gpu-2")]
 
 
@@ -104,26 +98,26 @@ def test_loss_is_named_before_it_is_total(loss: float, status: str) -> None:
 
 
 def test_a_node_that_was_switched_off_is_a_warning_not_a_failure() -> None:
-    off = node("gpu-2", 3, path=DEAD, online=False, ray=RayState(alive=False))
+    off = node("gpu-2", 3, path=DEAD, online=False, ray=RayStatus(alive=False))
     report = examine(seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), off))
     assert failing(report) == []
     assert [check.status for check in report if check.node == "gpu-2"] == [SKIP, WARN, SKIP]
 
 
-@pytest.mark.parametrize("ray", [RayState(alive=False), RayState(alive=True, resources={"node:10.99.0.3": 1.0})])
-def test_a_node_whose_resources_are_not_counted(ray: RayState) -> None:
+@pytest.mark.parametrize("ray", [RayStatus(alive=False), RayStatus(alive=True, resources={"node:10.99.0.3": 1.0})])
+def test_a_node_whose_resources_are_not_counted(ray: RayStatus) -> None:
     report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=THROUGH_HUB, ray=ray)))
     assert failing(report) == [("ray_alive", "gpu-2")]
 
 
 def test_a_dead_ray_head_hides_its_workers() -> None:
-    nodes = [node("head", 1, "head", Path(PathKind.SELF), ray=RayState()), node("gpu-1", 2, ray=RayState())]
+    nodes = [node("head", 1, "head", Path(PathKind.SELF), ray=RayStatus()), node("gpu-1", 2, ray=RayStatus())]
     assert failing(examine(seen_by("head", *nodes))) == [("ray_head_answers", "head")]
 
 
 def test_a_mesh_without_ray_is_healthy() -> None:
-    nodes = [node("head", 1, "head", Path(PathKind.SELF), ray=RayState()), node("gpu-1", 2, ray=RayState())]
-    status = Status("lab", 7, "head", True, tuple(nodes))
+    nodes = [node("head", 1, "head", Path(PathKind.SELF), ray=RayStatus()), node("gpu-1", 2, ray=RayStatus())]
+    status = Status("lab", 7, "head", CoordinatorStatus(True), tuple(nodes))
     assert failing(examine(Facts(status=status))) == []
 
 
@@ -149,7 +143,7 @@ def test_a_user_who_may_not_ask_the_agent_gets_no_failure_but_the_command() -> N
 
 
 def test_an_agent_that_is_gone_is_told_from_a_node_that_is_gone() -> None:
-    off = node("gpu-2", 3, path=THROUGH_HUB, online=False, ray=RayState(alive=False))
+    off = node("gpu-2", 3, path=THROUGH_HUB, online=False, ray=RayStatus(alive=False))
     facts = replace(
         seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), off), silent={"gpu-2": "not connected"}
     )

@@ -29,7 +29,7 @@ from meshray.doctor.facts import Facts, NodeFacts
 from meshray.doctor.path.facts import PathFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
 from meshray.model.node import NODE_IDENTITY
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 from tests.unit.doctor.test_checks import HEAD, ME, OTHER, seen_by
 
 AT = "203.0.113.10:51888"

@@ -18,7 +18,7 @@ from meshray.doctor.report import OK, SKIP, WARN
 from meshray.linux.user import User
 from meshray.model.address import OverlayNetwork
 from meshray.model.node import Versions
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
 from meshray.raynode.command import RayPlan
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.user_environment import UserEnvironment

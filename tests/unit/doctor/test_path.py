@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from meshray.doctor.control.facts import RIGHT, ControlFacts, EndpointSeen
@@ -11,7 +12,8 @@ from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts, decode, encode
 from meshray.doctor.path.facts import PathFacts, PeerFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
-from meshray.model.path import Path, PathKind, Transport
+from meshray.model.path import PathKind, Transport
+from meshray.protocol.status import Path
 from tests.unit.doctor.test_checks import node, seen_by
 
 HUB_AT = "203.0.113.10:51888"
@@ -44,7 +46,7 @@ TWO = way("gpu-2", head=TO_HUB, gpu_1=THROUGH)
 
 def facts(*nodes: NodeFacts, me: str = "head", **changes: object) -> Facts:
     statuses = [node("head", 1, "head"), node("gpu-1", 2), node("gpu-2", 3)]
-    statuses = [replace(one, path=Path(PathKind.SELF)) if one.name == me else one for one in statuses]
+    statuses = [msgspec.structs.replace(one, path=Path(PathKind.SELF)) if one.name == me else one for one in statuses]
     return replace(seen_by(me, *statuses), nodes={one.name: one for one in nodes}, **changes)  # type: ignore[arg-type]
 
 

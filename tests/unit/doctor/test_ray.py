@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 import pytest
 
@@ -25,8 +24,8 @@ from meshray.doctor.ray.facts import (
     TableRow,
 )
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
-from meshray.model.path import Path, PathKind, Transport
-from meshray.model.status import NodeStatus, RayState, Status
+from meshray.model.path import PathKind, Transport
+from meshray.protocol.status import CoordinatorStatus, NodeStatus, Path, RayStatus, Status
 
 NAMES = ("head", "gpu-1", "gpu-2")
 IPS = {name: f"10.99.0.{number}" for number, name in enumerate(NAMES, start=1)}
@@ -73,16 +72,16 @@ def mesh(changed: Mapping[str, RayFacts] | None = None, alive: Mapping[str, bool
     nodes = tuple(
         NodeStatus(
             name,
-            IPv4Address(IPS[name]),
+            IPS[name],
             "head" if name == "head" else "worker",
             True,
             up,
-            RayState((alive or {}).get(name, True), {"CPU": 1.0}),
+            RayStatus((alive or {}).get(name, True), {"CPU": 1.0}),
         )
         for name in NAMES
     )
     return Facts(
-        status=Status("lab", 7, "head", True, nodes),
+        status=Status("lab", 7, "head", CoordinatorStatus(True), nodes),
         ray_nodes=frozenset(NAMES),
         nodes={name: NodeFacts(name, ray=facts) for name, facts in ray.items()},
     )

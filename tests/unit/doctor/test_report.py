@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
-from meshray.model.status import Status
+from meshray.protocol.status import CoordinatorStatus, Status
 
-FACTS = Facts(status=Status("lab", 1, "head", True, ()))
+FACTS = Facts(status=Status("lab", 1, "head", CoordinatorStatus(True), ()))
 NODES = ("a", "b", "c")
 #: The mesh, each node, each ordered pair.
 PLACES = [("", ""), *((node, "") for node in NODES), *((a, b) for a in NODES for b in NODES if a != b)]

@@ -12,7 +12,7 @@ from meshray.agent.device import port_guard as portguard
 from meshray.agent.device.port_guard import AGAIN_S, PortGuard, require_guarded
 from meshray.errors import MeshrayError
 from meshray.firewall import Closed
-from meshray.model.status import Problem
+from meshray.model.problem import Problem
 from meshray.raynode.listeners import ListeningSocket
 
 MESH_PORT = 10500

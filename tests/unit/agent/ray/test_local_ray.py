@@ -16,7 +16,7 @@ from meshray.firewall.closing import contains
 from meshray.home import Home
 from meshray.linux.user import User
 from meshray.model.node import HEAD, Node
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
 from meshray.raynode.command import RayPlan, start_command
 from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNode

@@ -4,16 +4,18 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
 from meshray.agent.ray.offers import Offers
-from meshray.agent.status.report import View, build_status
+from meshray.agent.status.report import Snapshot, build_status
 from meshray.linux.clock import BootSeconds
 from meshray.model.node import Node
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
+from meshray.protocol.codec import to_json
 from meshray.wireguard.config import DeviceState, PeerState
 from tests.unit.agent.sample import HEAD_NODE, HUB_ENDPOINT, KEYS, MAP, SECRET, WORKER_A, WORKER_B
 
@@ -21,14 +23,14 @@ NOW = BootSeconds(10_000.0)
 RAY = {node.ip: RayState(True, {"CPU": 4.0, "GPU": 1.0, "memory": 1e9}) for node in MAP.nodes.values()}
 
 
-def view(
+def snapshot(
     me: Node,
     *,
     handshake: float | None = NOW - 5,
     ray: Mapping[IPv4Address, RayState] | None = RAY,
     samples: tuple[float | None, ...] = (2.0, 1.0, 30.0),
     reachable: bool = True,
-) -> View:
+) -> Snapshot:
     keys = PairKeys({1: SECRET}, me.public_key)
     config = desired_device(
         me, MAP, keys, private_key=KEYS[int(me.id[1:])], listen_port=51888, dial={HEAD_NODE.id: HUB_ENDPOINT}
@@ -36,93 +38,92 @@ def view(
     heard = BootSeconds(handshake) if handshake is not None else None
     peers = {key: PeerState(peer, None, 100, 200, heard) for key, peer in config.peers.items()}
     device = DeviceState(config.private_key, 51888, config.addresses, config.mtu, True, peers)
-    return View(me, MAP, device, lambda ip: Measured(deque(samples)), ray, True, reachable, (), NOW)
+    return Snapshot(me, MAP, device, lambda ip: Measured(deque(samples)), ray, True, reachable, (), NOW)
 
 
 def test_a_healthy_worker_sees_itself_the_hub_and_the_other_behind_it() -> None:
-    status = build_status(view(WORKER_A))
+    status = build_status(snapshot(WORKER_A))
     assert {node.name: node.path.kind for node in status.nodes} == {"head": "direct", "gpu-a": "self", "gpu-b": "hub"}
     other = status.nodes[2].path
-    assert (other.transport, other.endpoint, other.rtt_ms, other.loss) == ("udp", HUB_ENDPOINT, 2.0, 0.0)
+    assert (other.transport, other.endpoint, other.rtt_ms, other.loss) == ("udp", str(HUB_ENDPOINT), 2.0, 0.0)
     assert other.handshake_age_s == 5.0
     assert status.problems == ()
 
 
 def test_totals_count_what_is_alive() -> None:
-    status = build_status(view(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}))
-    assert status.totals() == {"CPU": 8.0, "GPU": 2.0, "memory": 2e9, "object_store_memory": 0.0}
+    status = build_status(snapshot(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}))
+    assert to_json(status.totals) == {"CPU": 8.0, "GPU": 2.0, "memory": 2e9, "object_store_memory": 0.0}
     assert status.problems == ("gpu-b (10.99.0.3): not ALIVE in Ray",)
 
 
 def test_a_node_that_ray_does_not_know_is_not_alive() -> None:
     known = {ip: state for ip, state in RAY.items() if ip != WORKER_A.ip}
-    assert build_status(view(HEAD_NODE, ray=known)).nodes[1].ray.alive is False
+    assert build_status(snapshot(HEAD_NODE, ray=known)).nodes[1].ray.alive is False
 
 
 def test_stale_handshakes_mean_no_path() -> None:
-    status = build_status(view(WORKER_A, handshake=NOW - 200))
+    status = build_status(snapshot(WORKER_A, handshake=NOW - 200))
     assert [node.path.kind for node in status.nodes] == ["none", "self", "none"]
     assert any("head" in problem and "handshake" in problem for problem in status.problems)
 
 
 def test_the_head_away_is_unknown_and_not_dead() -> None:
-    status = build_status(view(WORKER_A, ray=None))
+    status = build_status(snapshot(WORKER_A, ray=None))
     assert all(node.ray.alive is None for node in status.nodes)
     assert status.problems == ("the Ray head does not answer",)
 
 
 def test_lost_probes_and_the_coordinator_away_are_told() -> None:
-    status = build_status(view(WORKER_A, samples=(None, None), reachable=False))
+    status = build_status(snapshot(WORKER_A, samples=(None, None), reachable=False))
     assert status.nodes[0].path.loss == 1.0
     assert len(status.problems) == 3
-    assert not status.coordinator_reachable
+    assert not status.coordinator.reachable
 
 
 def test_an_offline_node_is_no_problem() -> None:
     away = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False)})
-    status = build_status(replace(view(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}), mesh_map=away))
+    status = build_status(replace(snapshot(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}), mesh_map=away))
     assert status.problems == ()
 
 
 def test_a_drained_node_is_no_problem() -> None:
     drained = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, drained=True)})
-    status = build_status(replace(view(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}), mesh_map=drained))
+    status = build_status(replace(snapshot(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}), mesh_map=drained))
     assert status.problems == ()
     assert [node.drained for node in status.nodes] == [False, False, True]
 
 
 def test_no_device_is_the_only_problem_of_the_paths() -> None:
-    status = build_status(replace(view(WORKER_A), device=None))
+    status = build_status(replace(snapshot(WORKER_A), device=None))
     assert status.problems == ("the tunnel is down",)
 
 
 def test_health_names_code_node_and_fix() -> None:
-    status = build_status(view(WORKER_A, reachable=False, ray=None))
+    status = build_status(snapshot(WORKER_A, reachable=False, ray=None))
     assert [problem.text for problem in status.health] == list(status.problems)
     by_code = {problem.code: problem for problem in status.health}
     assert {"coordinator_reachable", "ray_head_answers"} <= set(by_code)
     assert all(problem.fix for problem in status.health)
-    answer = status.to_json()
-    assert isinstance(answer["health"], list)
-    assert [entry["text"] for entry in answer["health"]] == answer["problems"]
+    answer: dict[str, Any] = to_json(status)
+    assert [entry["text"] for entry in answer["health"]] == list(answer["problems"])
     assert all(set(entry) == {"code", "text", "node", "fix"} for entry in answer["health"])
 
 
 def test_a_node_that_does_not_answer_is_a_problem_and_offers_nothing() -> None:
     silent = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, silence="silent")})
-    status = build_status(replace(view(HEAD_NODE), mesh_map=silent))
+    status = build_status(replace(snapshot(HEAD_NODE), mesh_map=silent))
     (problem,) = status.health
     assert (problem.code, problem.node) == ("node_answers", WORKER_B.name)
     node = status.nodes[2]
     # Ray still lists it: what it is, nobody knows.
     assert (node.silent, node.ray.alive, dict(node.ray.resources)) == (True, None, {})
-    assert status.totals()["CPU"] == 8.0
-    assert node.to_json()["ray"] == {
+    assert status.totals.cpu == 8.0
+    assert to_json(node)["ray"] == {
         "alive": None,
         "resources": {},
         "used": None,
         "last_known": None,
-        "ports": node.ports,
+        "ports": node.ray.ports,
     }
 
 
@@ -133,7 +134,7 @@ def test_what_a_silent_node_offered_is_known_as_the_last(
     silent = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, silence="silent")})
     offers = Offers()
     offers.look({ip: state.resources for ip, state in RAY.items()}, MAP)
-    seen = replace(view(HEAD_NODE, ray=listed), mesh_map=silent, last_offer=offers.last)
+    seen = replace(snapshot(HEAD_NODE, ray=listed), mesh_map=silent, last_offer=offers.last)
     head, _, node = build_status(seen).nodes
     assert (node.ray.alive, node.ray.last_known, dict(node.ray.resources)) == (alive, RAY[WORKER_B.ip].resources, {})
     assert head.ray.last_known is None, "it answers"
@@ -152,36 +153,36 @@ def test_offers_are_of_nodes_and_not_of_addresses() -> None:
 
 def test_a_node_that_was_taken_down_is_not_missed() -> None:
     down = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False, down=True, silence="gone")})
-    assert build_status(replace(view(HEAD_NODE), mesh_map=down)).problems == ()
+    assert build_status(replace(snapshot(HEAD_NODE), mesh_map=down)).problems == ()
 
 
 def test_an_agent_that_was_killed_is_told_from_a_silent_machine() -> None:
     killed = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False, ended=True)})
-    (problem,) = build_status(replace(view(HEAD_NODE), mesh_map=killed)).health
+    (problem,) = build_status(replace(snapshot(HEAD_NODE), mesh_map=killed)).health
     assert "its agent is not connected any more; its machine answers" in problem.text
 
 
 def test_a_node_that_is_cut_off_names_the_coordinators_node_alone() -> None:
-    cut_off = replace(view(WORKER_A, ray=None), silent_s=lambda node: 7.0 if node.id != WORKER_A.id else None)
+    cut_off = replace(snapshot(WORKER_A, ray=None), silent_s=lambda node: 7.0 if node.id != WORKER_A.id else None)
     silent = [problem for problem in build_status(cut_off).health if problem.code == "node_answers"]
     assert [problem.node for problem in silent] == [HEAD_NODE.name]
     assert "for 7 s" in silent[0].text
 
 
 def test_what_is_not_known_is_not_zero() -> None:
-    assert set(build_status(view(WORKER_A, ray=None)).totals().values()) == {None}
-    without_ray = replace(view(WORKER_A, ray=None), expects_ray=False)
-    assert set(build_status(without_ray).totals().values()) == {0}
+    assert set(to_json(build_status(snapshot(WORKER_A, ray=None)).totals).values()) == {None}
+    without_ray = replace(snapshot(WORKER_A, ray=None), expects_ray=False)
+    assert set(to_json(build_status(without_ray).totals).values()) == {0}
 
 
 def test_the_ports_of_each_ray_are_told() -> None:
     nodes = {**MAP.nodes, WORKER_A.id: replace(WORKER_A, ray_ports={"metrics_export": 8500})}
     mesh_map = replace(MAP, mesh=replace(MAP.mesh, ray_ports={"gcs": 6380}), nodes=nodes)
-    head, a, b = build_status(replace(view(HEAD_NODE), mesh_map=mesh_map)).nodes
-    assert (head.ports["gcs"], head.ports["metrics_export"]) == (6380, 20106)
-    assert (a.ports["metrics_export"], "gcs" in a.ports) == (8500, False)
+    head, a, b = build_status(replace(snapshot(HEAD_NODE), mesh_map=mesh_map)).nodes
+    assert (head.ray.ports["gcs"], head.ray.ports["metrics_export"]) == (6380, 20106)
+    assert (a.ray.ports["metrics_export"], "gcs" in a.ray.ports) == (8500, False)
     shown = {"alive": True, "resources": RAY[WORKER_B.ip].resources, "used": None, "last_known": None}
-    shown["ports"] = b.ports
-    assert b.to_json()["ray"] == shown
-    without = build_status(replace(view(HEAD_NODE), expects_ray=False)).nodes
-    assert [node.ports for node in without] == [{}, {}, {}]
+    shown["ports"] = b.ray.ports
+    assert to_json(b)["ray"] == shown
+    without = build_status(replace(snapshot(HEAD_NODE), expects_ray=False)).nodes
+    assert [node.ray.ports for node in without] == [{}, {}, {}]

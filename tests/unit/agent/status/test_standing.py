@@ -8,9 +8,10 @@ from meshray.agent.status.report import build_status
 from meshray.agent.status.standing import Standing
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import SILENT, Node
-from meshray.model.status import RayState
+from meshray.model.ray_state import RayState
+from meshray.protocol.codec import to_json
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B
-from tests.unit.agent.status.test_report import RAY, view
+from tests.unit.agent.status.test_report import RAY, snapshot
 
 
 class Clock:
@@ -41,14 +42,15 @@ def test_a_change_has_its_time_and_what_was_there_before_the_agent_has_none() ->
 
 def test_a_ready_node_is_so_since_its_raylet_started_and_a_silent_one_since_it_was_heard() -> None:
     ray = {**RAY, WORKER_A.ip: RayState(True, {"CPU": 1.0}, {"CPU": 0.5}, 77.0)}
-    seen = replace(view(HEAD_NODE, ray=ray), wall_clock=1000.0, changed=lambda node: 5.0)
+    seen = replace(snapshot(HEAD_NODE, ray=ray), wall_clock=1000.0, changed=lambda node: 5.0)
     by_name = {node.name: node for node in build_status(seen).nodes}
     assert (by_name["gpu-a"].since, by_name["gpu-b"].since) == (77.0, 5.0)
-    assert by_name["gpu-a"].ray.to_json() == {
+    assert to_json(by_name["gpu-a"].ray) == {
         "alive": True,
         "resources": {"CPU": 1.0},
         "used": {"CPU": 0.5},
         "last_known": None,
+        "ports": by_name["gpu-a"].ray.ports,
     }
     silent = replace(seen, silent_s=lambda node: 24.0 if node.id == WORKER_A.id else None)
     assert {node.name: node.since for node in build_status(silent).nodes}["gpu-a"] == 976.0

@@ -9,21 +9,22 @@ from ipaddress import IPv4Address
 
 from meshray.agent.agent import Agent
 from meshray.agent.paths.samples import Measured
-from meshray.agent.status.report import View, live_peer_towards, path_to
+from meshray.agent.status.report import Snapshot, live_peer_towards, path_to
 from meshray.defaults import DEFAULT_MTU
 from meshray.linux.clock import boot_s
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB_FORWARDS, STATIC
-from meshray.model.status import Problem, RayState
+from meshray.model.problem import Problem
+from meshray.model.ray_state import RayState
 from meshray.protocol.fields import MAX_ITEMS
 
 
-def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
+def snapshot_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> Snapshot:
     """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""
     prober, ray = agent.parts.prober, agent.parts.ray
     if table is not None:
         agent.offers.look({ip: state.resources for ip, state in table.items() if state.alive}, agent.map)
-    return View(
+    return Snapshot(
         me=agent.me,
         mesh_map=agent.map,
         device=agent.device_state,
@@ -37,6 +38,9 @@ def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
             *agent.pins.notices(),
             *(agent.gpus.notices(ray.now, table.get(agent.me.ip)) if ray is not None and table is not None else ()),
         ),
+        open=agent.enrolment.open,
+        unguarded=agent.enrolment.unguarded,
+        environment=tuple(agent.enrolment.environment.names),
         now=boot_s(),
         wall_clock=time.time(),
         changed=agent.standing.since,
@@ -51,11 +55,11 @@ def view_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> View:
 def summary_of(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> dict[str, object]:
     """What ``init --json`` and ``join --json`` tell of a node that is up; ``table`` is Ray's node table."""
     me, head = agent.me, agent.map.head
-    path = path_to(view_of(agent, None), head or agent.map.hubs[0])
+    path = path_to(snapshot_of(agent, None), head or agent.map.hubs[0])
     return {
         "mesh": agent.map.mesh.name,
         "node": {"name": me.name, "ip": str(me.ip)},
-        "path": {key: path.to_json()[key] for key in ("kind", "transport")},
+        "path": {"kind": path.kind, "transport": path.transport},
         "ray": {
             "alive": bool(table and me.ip in table and table[me.ip].alive),
             "nodes": sum(1 for node in table.values() if node.alive) if table else 0,
@@ -129,9 +133,9 @@ def peers_online(agent: Agent) -> list[IPv4Address]:
 
 def ways_of(agent: Agent) -> list[tuple[IPv4Address, Endpoint | None]]:
     """Every peer that can be heard, with the endpoint that its packets are sent to."""
-    view, online = view_of(agent, None), set(peers_online(agent))
+    snapshot, online = snapshot_of(agent, None), set(peers_online(agent))
     nodes = [node for node in agent.map.nodes.values() if node.ip in online]
-    peers = [(node.ip, live_peer_towards(view, node)[0]) for node in nodes]
+    peers = [(node.ip, live_peer_towards(snapshot, node)[0]) for node in nodes]
     return [(ip, peer.config.endpoint) for ip, peer in peers if peer is not None]
 
 

@@ -1,0 +1,23 @@
+"""One row of Ray's own node table at the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class RayState:
+    """One node in Ray's own node table at the head.
+
+    Attributes:
+        alive: Ray lists it as ALIVE.
+        resources: what the node offers, by Ray's own names; memory in bytes.
+        used: what tasks, actors and objects use of it now, CPU, GPU and memory only; None: not known.
+        started: when its raylet started, by that node's own clock, unix seconds; 0: not known.
+    """
+
+    alive: bool | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    used: Mapping[str, float] | None = None
+    started: float = 0.0

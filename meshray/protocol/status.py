@@ -1,0 +1,151 @@
+"""The mesh as one node sees it: the agent builds it, the control socket carries it, the command line shows it.
+
+Each field has a default: after an upgrade the agent of the earlier release answers until it is restarted.
+
+>>> Status(mesh="lab", nodes=(NodeStatus("gpu-1", "10.99.0.2"),)).nodes[0].path.kind
+<PathKind.NONE: 'none'>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from meshray.model.path import PathKind, Transport
+from meshray.model.problem import Problem
+
+
+class Path(msgspec.Struct, frozen=True):
+    """How packets to one peer travel now. A number that was not measured yet is None.
+
+    Attributes:
+        kind: where packets go first: ``direct``, ``hub``, ``self`` or ``none``.
+        transport: ``udp`` or ``wss``; None where there is no path.
+        endpoint: where the datagrams go: the peer's, or the hub's.
+        rtt_ms: median of the last probes' round trips over the overlay, milliseconds.
+        loss: share of the last probes that were not answered, 0 to 1.
+        mtu: of the path, bytes.
+        handshake_age_s: since the last handshake with the peer or hub, seconds.
+        rx_bytes: received from the peer or hub since the interface was created.
+        tx_bytes: sent to the peer or hub since the interface was created.
+        throughput_mbit_s: what a short train of packets measured when the path was new: an order of magnitude.
+        reason: why the path is not direct; empty where it is, or is being tried.
+    """
+
+    kind: PathKind = PathKind.NONE
+    transport: Transport | None = None
+    endpoint: str | None = None
+    rtt_ms: float | None = None
+    loss: float | None = None
+    mtu: int | None = None
+    handshake_age_s: float | None = None
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    throughput_mbit_s: float | None = None
+    reason: str = ""
+
+
+class RayStatus(msgspec.Struct, frozen=True):
+    """The Ray of one node, as Ray's own node table at the head lists it.
+
+    Attributes:
+        alive: Ray lists it as ALIVE; None where the head's Ray could not be asked.
+        resources: what the node offers, by Ray's own names; memory in bytes.
+        used: what tasks, actors and objects use of it now, CPU, GPU and memory only; None: not known.
+        last_known: what a node that does not answer offered when Ray last listed it; None: it answers, or it was never
+            listed.
+        ports: of its Ray, by name (`meshray.model.ray_ports.RayPorts`); empty: it runs none.
+    """
+
+    alive: bool | None = None
+    resources: Mapping[str, float] = {}
+    used: Mapping[str, float] | None = None
+    last_known: Mapping[str, float] | None = None
+    ports: Mapping[str, int] = {}
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """One node as the asked node sees it.
+
+    Attributes:
+        name: of the node in the mesh.
+        ip: its overlay address.
+        role: ``head``, ``hub``, ``worker`` or ``static``.
+        online: its agent is connected to the coordinator.
+        path: how packets from the asked node to it travel.
+        ray: its Ray.
+        drained: Ray must not run there now.
+        down: nothing must run there now: it was taken down.
+        silent: it does not answer over the overlay, and was not taken down.
+        since: when it became so, unix seconds; None: before the asked node looked.
+    """
+
+    name: str = ""
+    ip: str = ""
+    role: str = ""
+    online: bool = False
+    path: Path = Path()
+    ray: RayStatus = RayStatus()
+    drained: bool = False
+    down: bool = False
+    silent: bool = False
+    since: float | None = None
+
+
+class CoordinatorStatus(msgspec.Struct, frozen=True):
+    """The coordinator, as the asked node sees it.
+
+    Attributes:
+        reachable: the asked node is connected to it.
+    """
+
+    reachable: bool = False
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """What the nodes that Ray lists as ALIVE and that answer offer together; None where Ray could not be asked.
+
+    Attributes:
+        cpu: CPUs.
+        gpu: GPUs.
+        memory: bytes.
+        object_store_memory: bytes.
+    """
+
+    cpu: float | None = msgspec.field(default=None, name="CPU")
+    gpu: float | None = msgspec.field(default=None, name="GPU")
+    memory: float | None = None
+    object_store_memory: float | None = None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The mesh as one node sees it.
+
+    Attributes:
+        mesh: the name of the mesh.
+        revision: of the map that the asked node has.
+        node: the name of the node that was asked.
+        coordinator: whether it can be reached.
+        nodes: every node of the map, by address.
+        totals: what the cluster offers.
+        problems: the sentences of ``health``, in its order.
+        health: what is not as it should be; empty when healthy.
+        notices: what the user may want to know and is no fault, as sentences.
+        open: what the mesh's members reach on the asked node besides Ray (``--open``).
+        unguarded: Ray runs on the asked node even where its ports cannot be closed to other networks.
+        environment: the names of the variables that its Ray has besides the session's (``--env``).
+    """
+
+    mesh: str = ""
+    revision: int = 0
+    node: str = msgspec.field(default="", name="self")
+    coordinator: CoordinatorStatus = CoordinatorStatus()
+    nodes: tuple[NodeStatus, ...] = ()
+    totals: Totals = Totals()
+    problems: tuple[str, ...] = ()
+    health: tuple[Problem, ...] = ()
+    notices: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    unguarded: bool = False
+    environment: tuple[str, ...] = ()
