@@ -50,7 +50,7 @@ VARIABLES = (
     ),
     ("MESHRAY_LOG_FORMAT", "`json`: one object a line, with `time`, `level`, `logger`, `message` and `exception`"),
     ("MESHRAY_DEBUG", "`1` shows a traceback with an error"),
-    ("HTTPS_PROXY, NO_PROXY", "honoured on the way to the coordinator"),
+    ("HTTPS_PROXY, NO_PROXY", "used for connections to the coordinator"),
     ("NO_COLOR", "no colours on a terminal"),
 )
 
