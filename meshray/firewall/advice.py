@@ -1,29 +1,25 @@
-"""Which commands open a port on this host, for a user to run: meshray does not open ports to the world by itself.
-
->>> commands_for("ufw", "udp", 51888)
-['ufw allow 51888/udp']
-"""
+"""Which commands open a port on this host, for a user to run: meshray does not open ports to the world by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from meshray.firewall import rules
-from meshray.firewall.backends import Backends, HeldTable
+from meshray.firewall.host import Host
 from meshray.firewall.programs import Proc, Run, run_program
+from meshray.firewall.ruleset import Chain, Table
 
 
 def open_port_commands(port: int, *, run: Run = run_program, proc: Path = Path("/proc")) -> list[str]:
     """The commands that let UDP and TCP of this port in; [] where nothing drops them. Needs root to see the rules."""
     kernel = Proc(proc)
-    host = Backends(run, kernel)
+    host = Host(run, kernel)
     uplink = kernel.uplink()
     commands: list[str] = []
-    for held in host.tables(host.nft_listing()):
+    for held in host.tables(host.listing()):
         for protocol in ("udp", "tcp"):
             if rules.port_is_dropped(held.table, protocol, port, uplink):
-                commands += commands_for(manager(held), protocol, port, _chain(held))
+                commands += held.advise_port(_input_chain(held.table), protocol, port)
     return list(dict.fromkeys(commands))
 
 
@@ -40,37 +36,5 @@ def forwarding_fix(interface: str, value: str) -> str:
     )
 
 
-def manager(held: HeldTable) -> str:
-    """Whose words a user uses to change this table: ufw, firewalld, nft, or an iptables program."""
-    if held.is_firewalld:
-        return "firewalld"
-    return "ufw" if held.table.chain("ufw-user-input") else held.owner
-
-
-def _chain(held: HeldTable) -> str:
-    first = next((chain.name for chain in held.table.chains if chain.hook == "input"), "input")
-    return f"{held.table.family} {held.table.name} {first}"
-
-
-_COMMANDS: dict[str, Callable[[str, int, str], list[str]]] = {
-    "ufw": lambda protocol, port, _: [f"ufw allow {port}/{protocol}"],
-    "firewalld": lambda protocol, port, _: [
-        f"firewall-cmd --add-port={port}/{protocol}",
-        f"firewall-cmd --permanent --add-port={port}/{protocol}",
-    ],
-    "nft": lambda protocol, port, chain: [f"nft insert rule {chain} {protocol} dport {port} accept"],
-}
-
-
-def commands_for(program: str, protocol: str, port: int, chain: str = "inet filter input") -> list[str]:
-    """The commands in the words of ufw, firewalld, nft, or else of the iptables program named.
-
-    Args:
-        chain: of nft with family and table; of iptables with ``-t TABLE`` where that is not filter.
-    """
-    known = _COMMANDS.get(program)
-    if known:
-        return known(protocol, port, chain)
-    table, _, name = chain.rpartition(" ")
-    at = f"{table} -I {name}" if table.startswith("-t ") else "-I INPUT"
-    return [f"{program} {at} -p {protocol} --dport {port} -j ACCEPT"]
+def _input_chain(table: Table) -> Chain:
+    return next((chain for chain in table.chains if chain.hook == "input"), Chain("input", "input", "", ()))

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.firewall import iptables, nft
-from meshray.firewall.backends import Backends, HeldTable
+from meshray.firewall.backends import iptables, nft
+from meshray.firewall.backends.base import HeldTable
 from meshray.firewall.closing import Closed, described
+from meshray.firewall.host import Host, tables_of_iptables
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import CLOSED
 from meshray.firewall.owned_table import OwnedTable
 from meshray.firewall.programs import Proc, Run, run_program
+from meshray.firewall.ruleset import Table
 from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem
 
@@ -37,7 +39,7 @@ class Guard:
         problems: what the last call could not do.
     """
 
-    def __init__(self, opening: Opening, host: Backends, proc: Proc, owned: OwnedTable | None) -> None:
+    def __init__(self, opening: Opening, host: Host, proc: Proc, owned: OwnedTable | None) -> None:
         self.opening = opening
         self._host = host
         self._proc = proc
@@ -49,11 +51,11 @@ class Guard:
         """Closes these ports and no others, without looking first; returns what changed."""
         self.closed, self.problems = closed, []
         self._own()
-        answer = self._host.nft_script(nft.own_table_script(self.opening, closed))
-        if answer.ok:
+        log, cause = self._host.nft.close(self.opening, closed)
+        if log:
             ports = described((*closed.always, *(pair for _, found in closed.heard for pair in found)))
-            return [f"nft: table inet {nft.OWN_TABLE} in place, TCP {ports} closed to all but the overlay"]
-        return self._close_by_iptables(self._host.tables(None), "" if answer.missing else f"nft: {answer.cause}")
+            return [f"{line}, TCP {ports} closed to all but the overlay" for line in log]
+        return self._close_by_iptables(self._host.tables(None), f"nft: {cause}" if cause else "")
 
     def keep(self, listing: str | None, held: Sequence[HeldTable]) -> tuple[bool, list[str]]:
         """Puts in place what is missing: (whether forwarding is safe, what changed)."""
@@ -63,10 +65,10 @@ class Guard:
         if listing is not None:
             if nft.own_table_in_place(listing, self.opening, self.closed):
                 return True, []
-            answer = self._host.nft_script(nft.own_table_script(self.opening, self.closed))
-            if answer.ok:
-                return True, [f"nft: table inet {nft.OWN_TABLE} in place"]
-            cause = f"nft refused the table inet {nft.OWN_TABLE}: {answer.cause}"
+            log, refusal = self._host.nft.close(self.opening, self.closed)
+            if log:
+                return True, log
+            cause = f"nft refused the table inet {nft.OWN_TABLE}: {refusal}"
         safe, forwarding = self._forward_by_iptables(held, cause)
         return safe, forwarding + self._close_by_iptables(held, cause)
 
@@ -81,35 +83,32 @@ class Guard:
         if self._owned is not None:
             self._owned.end()
         log = []
-        for ours in held:
-            if ours.table.chain(iptables.INPUT_CHAIN):
-                log += [line for program in self._programs(ours.owner) for line in self._open_again(program)]
-            elif ours.table.chain(iptables.MEMBERS_CHAIN):
-                log += self._open_again(ours.owner)
+        for program, table in tables_of_iptables(held):
+            if table.chain(iptables.INPUT_CHAIN) or table.chain(iptables.MEMBERS_CHAIN):
+                log += self._open_again(program)
+            if table.chain(iptables.INPUT_CHAIN) and self._proc.has_ipv6():
+                log += self._open_again(program.for_ipv6)
         if nft.own_table_comments(listing or "") is not None:
-            answer = self._host.nft_script(f"delete table inet {nft.OWN_TABLE}\n")
-            if answer.ok:
-                log.append(f"nft: table inet {nft.OWN_TABLE} removed")
-            else:
-                self._failed(f"nft refused to remove the table inet {nft.OWN_TABLE}: {answer.cause}")
+            removed, cause = self._host.nft.remove_own_table()
+            log += removed
+            if cause:
+                self._failed(f"nft refused to remove the table inet {nft.OWN_TABLE}: {cause}")
         return log
 
     def _failed(self, text: str, code: str = GUARD, fix: str = "meshray doctor") -> None:
         self.problems.append(Problem(code, text, fix=fix))
-
-    def _programs(self, owner: str) -> list[str]:
-        return [owner, *([owner.replace("ip", "ip6", 1)] if self._proc.has_ipv6() else [])]
 
     def _forward_by_iptables(self, held: Sequence[HeldTable], cause: str) -> tuple[bool, list[str]]:
         """A node that is no hub needs no rule: its interface simply does not forward."""
         if not self.opening.forwards:
             return True, []
         causes = [cause] if cause else []
-        for owner in self._host.owners(held):
-            log, failed = self._forward_by(owner, held)
+        tables = dict(tables_of_iptables(held))
+        for program in self._host.iptables(held):
+            log, failed = program.contain(tables.get(program), self.opening)
             if not failed:
                 return True, log
-            causes.append(f"{owner}: {failed}")
+            causes.append(f"{program.name}: {failed}")
         if causes:
             self._failed(f"forwarding cannot be kept inside the overlay: {'; '.join(causes)}", HUB_FORWARDS)
         else:
@@ -121,32 +120,16 @@ class Guard:
             )
         return False, []
 
-    def _forward_by(self, owner: str, held: Sequence[HeldTable]) -> tuple[list[str], str]:
-        """(what changed, why it cannot be done)."""
-        ours = next((table for table in held if table.owner == owner), None)
-        if ours and iptables.guard_in_place(ours.table, self.opening):
-            return [], ""
-        if ours:
-            for chain, rule in ours.table.marked(f"{self.opening.mark} guard"):
-                self._host.delete(ours, chain, rule)
-        for arguments in iptables.guard_arguments(self.opening):
-            answer = self._host.iptables(owner, arguments)
-            if not answer.ok:
-                return [], answer.cause
-        return [f"{owner} FORWARD: only overlay to overlay is forwarded"], ""
-
     def _close_by_iptables(self, held: Sequence[HeldTable], cause: str) -> list[str]:
         """``cause``: why nft could not do it, where there is one."""
         causes = [cause] if cause else []
-        log: list[str] = []
-        for owner in self._host.owners(held):
-            changed, failed = self._close_by(owner)
+        for program in self._host.iptables(held):
+            log, failed = program.close(self.opening, self.closed)
             if failed:
-                causes.append(f"{owner}: {failed}")
+                causes.append(f"{program.name}: {failed}")
                 continue
-            log += changed
             if self._proc.has_ipv6():
-                changed, failed = self._close_by(owner.replace("ip", "ip6", 1))
+                changed, failed = program.for_ipv6.close(self.opening, self.closed)
                 log += changed
                 if failed:
                     self._left_open("IPv6 network", failed)
@@ -161,30 +144,11 @@ class Guard:
                 f"Ray's ports are open to every {networks} that this machine is in{when}: {cause}", fix=INSTALL
             )
 
-    def _close_by(self, program: str) -> tuple[list[str], str]:
-        """(what changed, why it cannot be done)."""
-        ipv6 = program.startswith("ip6")
-        table, cause = self._host.iptables_table(program)
-        if table is None:
-            return [], cause
-        if iptables.closing_in_place(table, self.opening, self.closed, ipv6=ipv6):
-            return [], ""
-        script = iptables.closing_script(table, self.opening, self.closed, ipv6=ipv6)
-        answer = self._host.iptables_restore(program, script)
-        return ([f"{program} {iptables.INPUT_CHAIN}: in place"], "") if answer.ok else ([], answer.cause)
-
-    def _open_again(self, program: str) -> list[str]:
-        table, cause = self._host.iptables_table(program)
-        script = iptables.removal(table) if table else ""
-        if table and not script:
-            return []
-        if script:
-            answer = self._host.iptables_restore(program, script)
-            if answer.ok:
-                return [f"{program}: chains of meshray removed"]
-            cause = answer.cause
-        self._failed(f"{program} still has chains of meshray: {cause}")
-        return []
+    def _open_again(self, program: iptables.Iptables) -> list[str]:
+        log, cause = program.remove_chains()
+        if cause:
+            self._failed(f"{program.name} still has chains of meshray: {cause}")
+        return log
 
 
 @dataclass(frozen=True)
@@ -203,14 +167,14 @@ class GuardState:
 def guard_state(interface: str, *, run: Run = run_program, proc: Path = Path("/proc")) -> GuardState:
     """Reads it from the host's rules, with or without an agent. Blocks for some ten milliseconds; needs root."""
     kernel = Proc(proc)
-    host = Backends(run, kernel)
-    listing = host.nft_listing()
+    host = Host(run, kernel)
+    listing = host.listing()
     comments = nft.own_table_comments(listing or "")
     if any(comment.startswith(f"meshray {interface}: {CLOSED} ") for comment in comments or ()):
         return GuardState("nft", "")
-    for held in host.tables(listing):
-        if _closes(held, interface):
-            return GuardState("iptables", _ipv6_gap(host, held.owner, interface) if kernel.has_ipv6() else "")
+    for program, table in tables_of_iptables(host.tables(listing)):
+        if _closes(table, interface):
+            return GuardState("iptables", _gap(program.for_ipv6, interface) if kernel.has_ipv6() else "")
     if host.problems:
         return GuardState("", "; ".join(host.problems))
     if listing is None and not host.variants():
@@ -218,14 +182,13 @@ def guard_state(interface: str, *, run: Run = run_program, proc: Path = Path("/p
     return GuardState("", "no rule of meshray's closes them")
 
 
-def _closes(held: HeldTable, interface: str) -> bool:
-    chain = held.table.chain("INPUT")
+def _closes(table: Table, interface: str) -> bool:
+    chain = table.chain("INPUT")
     return any(rule.comment.startswith(iptables.closing_mark(interface)) for rule in (chain.rules if chain else ()))
 
 
-def _ipv6_gap(host: Backends, owner: str, interface: str) -> str:
-    program = owner.replace("ip", "ip6", 1)
-    table, cause = host.iptables_table(program)
+def _gap(program: iptables.Iptables, interface: str) -> str:
+    table, answer = program.read()
     if table is None:
-        return f"not for IPv6: {cause}"
-    return "" if _closes(HeldTable(program, table), interface) else f"not for IPv6: {program} has no rule of meshray's"
+        return f"not for IPv6: {answer.cause}"
+    return "" if _closes(table, interface) else f"not for IPv6: {program.name} has no rule of meshray's"

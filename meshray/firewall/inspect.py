@@ -10,14 +10,15 @@ in: raw and mangle of both iptables, and the ingress chains of nftables' netdev 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.firewall import iptables, nft, rules
-from meshray.firewall.advice import commands_for, manager
-from meshray.firewall.backends import Backends, HeldTable
+from meshray.firewall import rules
+from meshray.firewall.backends.base import HeldTable
+from meshray.firewall.backends.iptables import guard_in_place
 from meshray.firewall.closing import Ranges
+from meshray.firewall.host import Host, tables_of_iptables
 from meshray.firewall.opening import Opening, Way, way_of_hook
 from meshray.firewall.programs import Proc, Run, run_program
 from meshray.firewall.ruleset import Chain, Packet, decider, fate
@@ -63,7 +64,7 @@ class HostView:
         """
         packet = Packet(iif=uplink or self._uplink, protocol=protocol, port=port)
         return [
-            _obstacle(held, chain, packet, tuple(commands_for(manager(held), protocol, port, _place(held, chain))))
+            _obstacle(held, chain, packet, held.advise_port(chain, protocol, port))
             for held in self._tables
             for chain in held.table.chains
             if chain.hook in _INWARD and fate(held.table, chain, packet) != "accept"
@@ -76,13 +77,13 @@ class HostView:
             members: the TCP ports of this node that members must reach.
         """
         return [
-            _obstacle(held, chain, packet, _letting(held, chain, way, opening, members))
+            _obstacle(held, chain, packet, held.advise_overlay(chain, way, opening, members))
             for held, chain, way, packet in self._held_back(opening, members)
         ]
 
     def guarded_by_iptables(self, opening: Opening) -> bool:
         """Whether what stands in for meshray's own table where there is no nft is in place."""
-        return any(held.owner != "nft" and iptables.guard_in_place(held.table, opening) for held in self._tables)
+        return any(guard_in_place(table, opening) for _, table in tables_of_iptables(self._tables))
 
     def _held_back(
         self, opening: Opening, members: Ranges | None = None
@@ -103,26 +104,22 @@ class HostView:
 def read_host(run: Run = run_program, proc: Path = Path("/proc")) -> HostView:
     """Reads all of it; root sees it, others get `HostView.problems`."""
     kernel = Proc(proc)
-    host = Backends(run, kernel)
-    listing = host.nft_listing()
-    tables = host.tables(listing)
-    tables += [HeldTable("nft", table) for table in nft.parse(listing or "", ("netdev",))]
-    tables += host.further_tables()
+    host = Host(run, kernel)
+    listing = host.listing()
+    tables = host.tables(listing) + host.further_tables(listing)
     if listing is None and not host.variants() and not host.problems:
         host.problems.append("neither nft nor iptables is here to tell the host's rules")
     return HostView(tables, listing, host.problems, kernel.uplink())
 
 
-def _obstacle(held: HeldTable, chain: Chain, packet: Packet, commands: tuple[str, ...]) -> Obstacle:
+def _obstacle(held: HeldTable, chain: Chain, packet: Packet, commands: Sequence[str]) -> Obstacle:
     decided = decider(held.table, chain, packet)
     if decided is None:
         cause = f"its policy is {chain.policy}"
     else:
         at = "" if decided[0].name == chain.name else f" of {decided[0].name}"
-        cause = (
-            f"rule {decided[1].where}{at}" if held.owner != "nft" else f"the rule with handle {decided[1].where}{at}"
-        )
-    return Obstacle(_label(held, chain), f"{cause} (what it drops: {_told(packet)})", commands)
+        cause = f"{held.backend.describe(decided[1])}{at}"
+    return Obstacle(held.label(chain), f"{cause} (what it drops: {_told(packet)})", tuple(commands))
 
 
 def _told(packet: Packet) -> str:
@@ -130,35 +127,3 @@ def _told(packet: Packet) -> str:
     if packet.iif and packet.oif:
         where = f"from {packet.iif} to {packet.oif}"
     return f"{packet.protocol.upper()}{f' port {packet.port}' if packet.port else ''} {where}"
-
-
-def _label(held: HeldTable, chain: Chain) -> str:
-    if held.owner == "nft" or held.table.name == "filter":
-        return held.label(chain)
-    return f"{held.owner} -t {held.table.name} {chain.name}"
-
-
-def _place(held: HeldTable, chain: Chain) -> str:
-    if held.owner == "nft":
-        return f"{held.table.family} {held.table.name} {chain.name}"
-    return chain.name if held.table.name == "filter" else f"-t {held.table.name} {chain.name}"
-
-
-def _letting(
-    held: HeldTable, chain: Chain, way: Way, opening: Opening, members: Ranges | None = None
-) -> tuple[str, ...]:
-    """In the words of `Firewall`, which does the same where it may."""
-    if held.is_firewalld:
-        return (f"firewall-cmd --zone=trusted --change-interface={opening.interface}",)
-    if held.owner == "nft":
-        # A netdev chain knows no iifname of its own accord, but takes the same words.
-        commands = nft.insert_command(held.table, chain, way, opening, members).splitlines()
-        return tuple(f"nft '{command}'" for command in commands)
-    interface, network = opening.interface, opening.network
-    match = {
-        Way.OUT: [f"-o {interface} -d {network}"],
-        Way.THROUGH: [f"-i {interface} -o {interface} -s {network} -d {network}"],
-    }
-    if way is Way.IN:
-        match[way] = iptables.admitted_matches(opening, members)
-    return tuple(f"{held.owner} -t {held.table.name} -I {chain.name} {one} -j ACCEPT" for one in match[way])

@@ -13,8 +13,8 @@ import os
 import socket
 
 from meshray.firewall import nfnetlink
+from meshray.firewall.backends.nft import OWNED_TABLE
 from meshray.firewall.closing import Closed
-from meshray.firewall.nft import OWNED_TABLE
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import own_rules
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from ipaddress import IPv4Address
 
-from meshray.firewall.nft import OWN_TABLE
+from meshray.firewall.backends.nft import OWN_TABLE
 from meshray.firewall.programs import Run, run_program
 
 

@@ -7,7 +7,7 @@ import socket
 
 from meshray.doctor.context import Context
 from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
-from meshray.firewall import nft
+from meshray.firewall.backends import nft
 from meshray.firewall.closing import Closed, Ranges, ranges, without
 from meshray.firewall.guard import GuardState, guard_state
 from meshray.firewall.inspect import HostView, Obstacle, read_host

@@ -22,7 +22,13 @@ from meshray.doctor.routes.facts import MISSING as MISSING_ROUTE
 from meshray.doctor.routes.facts import OWN, OtherNetwork, RoutingFacts, StolenRoute
 from meshray.doctor.specs import GROUND, HOST
 from meshray.errors import MeshrayError
-from meshray.firewall.advice import commands_for
+from meshray.firewall.backends.base import HeldTable
+from meshray.firewall.backends.firewalld import Firewalld
+from meshray.firewall.backends.iptables import Iptables
+from meshray.firewall.backends.nft import Nft
+from meshray.firewall.backends.ufw import Ufw
+from meshray.firewall.programs import run_program
+from meshray.firewall.ruleset import Chain, Table
 from meshray.model.address import OverlayNetwork
 from meshray.runtime.preflight import Route, require_no_clash
 from meshray.wireguard.link import Link, foreign_interface
@@ -241,16 +247,27 @@ def test_the_command_for_a_missing_route_gives_the_overlay_back(machine: tuple[l
     assert again.own_route == OWN
 
 
+def held_tables() -> Iterator[HeldTable]:
+    """A table of each program that changes it, and of each that manages it."""
+    for family, table, chain in (("inet", "filter", "input"), ("netdev", "early", "c")):
+        yield HeldTable(Table(family, table, (Chain(chain, "input", "drop", ()),)), Nft(run_program))
+    for program in ("iptables", "iptables-legacy", "iptables-nft"):
+        for table, chain in (("filter", "INPUT"), ("raw", "PREROUTING"), ("mangle", "INPUT")):
+            held = Table("iptables", table, (Chain(chain, "input", "drop", ()),))
+            yield HeldTable(held, Iptables(program, run_program))
+    for manager in (Ufw(), Firewalld(run_program)):
+        yield HeldTable(Table("inet", "filter", (Chain("input", "input", "drop", ()),)), Nft(run_program), manager)
+
+
 @given(
     st.lists(
         st.builds(
-            lambda program, protocol, port, chain: Drop(
-                "a chain", "its policy is drop", tuple(commands_for(program, protocol, port, chain))
+            lambda held, protocol, port: Drop(
+                "a chain", "its policy is drop", tuple(held.advise_port(held.table.chains[0], protocol, port))
             ),
-            st.sampled_from(["ufw", "firewalld", "nft", "iptables", "iptables-legacy", "iptables-nft"]),
+            st.sampled_from(list(held_tables())),
             st.sampled_from(["udp", "tcp"]),
             st.integers(1, 65535),
-            st.sampled_from(["inet filter input", "-t raw PREROUTING", "-t mangle INPUT", "netdev early c", "INPUT"]),
         ),
         max_size=4,
     ),
@@ -298,10 +315,10 @@ def test_an_interface_of_others_is_not_to_be_deleted(alias: str) -> None:
 
 #: Not printed: what meshray does itself, to what it made, or in a container image that it builds.
 NOT_FOR_USERS = {
-    "firewall/backends.py",
+    "firewall/backends/firewalld.py",
+    "firewall/backends/nft.py",
     "firewall/firewall.py",
     "firewall/guard.py",
-    "firewall/nft.py",
     "firewall/silent.py",
     "runtime/docker/image.py",
     "wireguard/plan.py",

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.firewall import iptables, nft, rules
+from meshray.firewall import rules
+from meshray.firewall.backends import iptables, nft
 from meshray.firewall.opening import Opening, Way
 from meshray.firewall.ruleset import Condition, Packet, Table, holds
 from meshray.model.ray_ports import RayPorts

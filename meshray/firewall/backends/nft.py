@@ -1,4 +1,4 @@
-"""nftables as text: reads `nft -a -t list ruleset`, writes scripts for `nft -f -`. Pure.
+"""nftables: reads `nft -a -t list ruleset`, writes scripts for `nft -f -`. All but the class `Nft` is pure.
 
 Text and not JSON: some distributions build nft without JSON, and every version prints text.
 
@@ -17,9 +17,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 
+from meshray.firewall.backends.base import Change, HeldTable, Outcome
 from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, described, family_of
 from meshray.firewall.opening import Opening, Way
 from meshray.firewall.own_rules import OwnRule, admitted, own_rules
+from meshray.firewall.programs import Answer, Run
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
 #: A table of our own: atomically replaced, removed as a whole. Further chains of meshray's belong here too.
@@ -61,6 +63,78 @@ _KEYS: dict[tuple[str, ...], tuple[str, str]] = {
 _LOG_OPTIONS = {"prefix", "group", "level", "flags", "snaplen", "queue-threshold"}
 #: Matches of protocols that the overlay never carries: such a rule is not met.
 _FOREIGN = {"ip6": "ipv6", "icmpv6": "ipv6", "arp": "arp", "ether": "ether"}
+
+
+class Nft:
+    """A `Backend`: the program nft."""
+
+    name = "nft"
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def read(self) -> Answer:
+        """List the whole ruleset."""
+        answer = self._run(["nft", "-a", "-t", "list", "ruleset"], "")
+        if not answer.ok and not answer.missing and "invalid option" in answer.error:
+            answer = self._run(["nft", "-a", "list", "ruleset"], "")  # before nftables 0.9.3
+        return answer
+
+    def place(self, table: Table, chain: Chain) -> str:
+        """See `Backend.place`."""
+        return f"{table.family} {table.name} {chain.name}"
+
+    def describe(self, rule: Rule) -> str:
+        """See `Backend.describe`."""
+        return f"the rule with handle {rule.where}"
+
+    def open(self, held: HeldTable, change: Change) -> Outcome:
+        """See `Backend.open`. In one transaction: what members reach must not be cut off because it becomes more."""
+        opening = change.opening
+        script = "".join(delete_command(held.table, chain, rule) for chain, rule in change.gone)
+        for chain, way in change.missing:
+            script += insert_command(held.table, chain, way, opening, change.members)
+        if not script:
+            return Outcome()
+        answer = self._transact(script)
+        if answer.ok:
+            changed = [held.removed(chain) for chain in dict.fromkeys(chain for chain, _ in change.gone)]
+            return Outcome([*changed, *(held.opened(chain, way) for chain, way in change.missing)])
+        problems = [held.still_drops(chain, way, opening.interface, answer.cause) for chain, way in change.missing]
+        return Outcome(problems=problems or [held.not_removed(change.gone[0][0], answer.cause)])
+
+    def remove(self, held: HeldTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
+        """See `Backend.remove`."""
+        outcome = Outcome()
+        for chain, rule in rules:
+            held.note_removal(outcome, chain, self._transact(delete_command(held.table, chain, rule)))
+        return outcome
+
+    def close(self, opening: Opening, closed: Closed) -> tuple[list[str], str]:
+        """See `Backend.close`: by our own table, which is replaced. Where nft is missing, nothing is returned."""
+        answer = self._transact(own_table_script(opening, closed))
+        if answer.ok:
+            return [f"nft: table inet {OWN_TABLE} in place"], ""
+        return [], "" if answer.missing else answer.cause
+
+    def remove_own_table(self) -> tuple[list[str], str]:
+        """Remove our own table; return what changed, and why it cannot be removed."""
+        answer = self._transact(f"delete table inet {OWN_TABLE}\n")
+        return ([f"nft: table inet {OWN_TABLE} removed"], "") if answer.ok else ([], answer.cause)
+
+    def advise_port(self, table: Table, chain: Chain, protocol: str, port: int) -> list[str]:
+        """See `Backend.advise_port`."""
+        return [f"nft insert rule {self.place(table, chain)} {protocol} dport {port} accept"]
+
+    def advise_overlay(
+        self, table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None
+    ) -> list[str]:
+        """See `Backend.advise_overlay`."""
+        # A netdev chain knows no iifname of its own accord, but takes the same words.
+        return [f"nft '{command}'" for command in insert_command(table, chain, way, opening, members).splitlines()]
+
+    def _transact(self, script: str) -> Answer:
+        return self._run(["nft", "-f", "-"], script)
 
 
 def parse(listing: str, families: Collection[str] = ("ip", "inet")) -> list[Table]:

@@ -1,4 +1,4 @@
-"""iptables as text: reads `iptables-save -t filter`, writes argument lists. Pure.
+"""iptables: reads `iptables-save -t filter`, writes argument lists. All but the class `Iptables` is pure.
 
 The same for both variants, iptables-nft and iptables-legacy.
 
@@ -15,18 +15,22 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from meshray.firewall.backends.base import Change, HeldTable, Outcome
 from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, digest, family_of
 from meshray.firewall.opening import Opening, Way
-from meshray.firewall.own_rules import ACCEPT, OwnRule, admission_comment, admitted, own_rules
+from meshray.firewall.own_rules import ACCEPT, OwnRule, admission_comment, admitted, lets_all_in, own_rules
+from meshray.firewall.programs import Answer, Run
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
 #: Docker's chain for other people's rules; it survives a restart of Docker, and Docker calls it first.
 DOCKER_USER = "DOCKER-USER"
-#: Ours, jumped to first from INPUT: what `nft.own_rules` has in its chain ``input``.
+#: Ours, jumped to first from INPUT: what `own_rules` has in its chain ``input``.
 INPUT_CHAIN = "MESHRAY-INPUT"
 #: Ours, jumped to for what comes in over the overlay: what members reach.
 MEMBERS_CHAIN = "MESHRAY-MEMBERS"
 _OWN_CHAINS = (INPUT_CHAIN, MEMBERS_CHAIN)
+#: iptables waits this long for the lock that all iptables share, seconds.
+_LOCK_WAIT_S = "5"
 
 _HOOKS = {
     "PREROUTING": "prerouting",
@@ -63,6 +67,120 @@ _KEYS = {
 }
 #: Options that say how a match is to be read, and so are no condition.
 _SILENT = {"-m", "--comment", "--reject-with", "--log-prefix", "--log-level"}
+
+
+class Iptables:
+    """A `Backend`: one of the programs named iptables or ip6tables."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        self.name = name
+        self._run = run
+
+    @property
+    def for_ipv6(self) -> Iptables:
+        """The same program for IPv6."""
+        return Iptables(self.name.replace("ip", "ip6", 1), self._run)
+
+    def read(self, name: str = "filter") -> tuple[Table | None, Answer]:
+        """Read a table (which asking makes where there is none); None where that fails."""
+        answer = self._run([f"{self.name}-save", "-t", name], "")
+        return (parse(answer.out, name) if answer.ok else None), answer
+
+    def place(self, table: Table, chain: Chain) -> str:
+        """See `Backend.place`."""
+        return chain.name if table.name == "filter" else f"-t {table.name} {chain.name}"
+
+    def describe(self, rule: Rule) -> str:
+        """See `Backend.describe`."""
+        return f"rule {rule.where}"
+
+    def open(self, held: HeldTable, change: Change) -> Outcome:
+        """See `Backend.open`. First out, then in: a rule is deleted by what it says, and the new one would go for the
+        old one.
+        """
+        outcome = self.remove(held, change.gone)
+        jumps, opening, members = members_jumps(held.table), change.opening, change.members
+        if not any(way is Way.IN for _, way in change.missing) and any(rule in jumps for _, rule in change.gone):
+            answer = self._restore(removal(held.table, [MEMBERS_CHAIN]))
+            outcome.log += [f"{self.name} {MEMBERS_CHAIN}: removed"] if answer.ok else []
+        for chain, way in change.missing:
+            if way is Way.IN and not lets_all_in(opening, members):
+                answer = self._restore(members_script(held.table, opening, members))
+            else:
+                answer = self._call(insert_arguments(held.table, chain, way, opening))
+            if answer.ok:
+                outcome.log.append(held.opened(chain, way))
+            else:
+                outcome.problems.append(held.still_drops(chain, way, opening.interface, answer.cause))
+        return outcome
+
+    def remove(self, held: HeldTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
+        """See `Backend.remove`. The jumps to what members reach go with their chain."""
+        outcome, jumps = Outcome(), members_jumps(held.table)
+        for chain, rule in rules:
+            if rule not in jumps:
+                held.note_removal(outcome, chain, self._call(delete_arguments(rule)))
+        return outcome
+
+    def close(self, opening: Opening, closed: Closed) -> tuple[list[str], str]:
+        """See `Backend.close`: by a chain of ours in INPUT. Nothing changes where it is in place."""
+        ipv6 = self.name.startswith("ip6")
+        table, read = self.read()
+        if table is None:
+            return [], read.cause
+        if closing_in_place(table, opening, closed, ipv6=ipv6):
+            return [], ""
+        answer = self._restore(closing_script(table, opening, closed, ipv6=ipv6))
+        return ([f"{self.name} {INPUT_CHAIN}: in place"], "") if answer.ok else ([], answer.cause)
+
+    def contain(self, table: Table | None, opening: Opening) -> tuple[list[str], str]:
+        """Keep forwarding inside the overlay; return what changed, and why it cannot be done.
+
+        Args:
+            table: the filter table as it is now; None: it has none.
+        """
+        if table is not None:
+            if guard_in_place(table, opening):
+                return [], ""
+            for _, rule in table.marked(f"{opening.mark} guard"):
+                self._call(delete_arguments(rule))
+        for arguments in guard_arguments(opening):
+            answer = self._call(arguments)
+            if not answer.ok:
+                return [], answer.cause
+        return [f"{self.name} FORWARD: only overlay to overlay is forwarded"], ""
+
+    def remove_chains(self) -> tuple[list[str], str]:
+        """Remove our chains; return what changed, and why they cannot be removed."""
+        table, answer = self.read()
+        if table is not None:
+            script = removal(table)
+            if not script:
+                return [], ""
+            answer = self._restore(script)
+            if answer.ok:
+                return [f"{self.name}: chains of meshray removed"], ""
+        return [], answer.cause
+
+    def advise_port(self, table: Table, chain: Chain, protocol: str, port: int) -> list[str]:
+        """See `Backend.advise_port`."""
+        at = "-I INPUT" if table.name == "filter" else f"-t {table.name} -I {chain.name}"
+        return [f"{self.name} {at} -p {protocol} --dport {port} -j ACCEPT"]
+
+    def advise_overlay(
+        self, table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None
+    ) -> list[str]:
+        """See `Backend.advise_overlay`."""
+        matches = admitted_matches(opening, members) if way is Way.IN else [" ".join(_match(way, opening))]
+        return [f"{self.name} -t {table.name} -I {chain.name} {match} -j ACCEPT" for match in matches]
+
+    def _call(self, arguments: Sequence[str]) -> Answer:
+        """Run one command, waiting for the shared lock."""
+        return self._run([self.name, "-w", _LOCK_WAIT_S, *arguments], "")
+
+    def _restore(self, script: str) -> Answer:
+        """Run a script of iptables-save's form as one transaction; what it does not name stays."""
+        return self._run([f"{self.name}-restore", "-w", _LOCK_WAIT_S, "--noflush"], script)
 
 
 def parse(saved: str, name: str = "filter") -> Table:
@@ -132,13 +250,16 @@ def insertion_chain(table: Table, chain: Chain) -> str:
 
 def insert_arguments(table: Table, chain: Chain, way: Way, opening: Opening) -> list[str]:
     """Our accept becomes the first rule. Where not everything may come in, `members_script` says what."""
+    return _insert(insertion_chain(table, chain), 1, _match(way, opening), "ACCEPT", way.comment(opening))
+
+
+def _match(way: Way, opening: Opening) -> list[str]:
     interface, network = opening.interface, str(opening.network)
-    match = {
+    return {
         Way.IN: ["-i", interface, "-s", network, "-d", network],
         Way.OUT: ["-o", interface, "-d", network],
         Way.THROUGH: ["-i", interface, "-o", interface, "-s", network, "-d", network],
     }[way]
-    return _insert(insertion_chain(table, chain), 1, match, "ACCEPT", way.comment(opening))
 
 
 def _insert(chain: str, position: int, match: Sequence[str], target: str, comment: str) -> list[str]:
@@ -150,16 +271,15 @@ def delete_arguments(rule: Rule) -> list[str]:
     return ["-D", *shlex.split(rule.where)]
 
 
-#: What stands in for our own nftables table on a hub that has no nft: (chain, comment) in order.
 def guard_comments(opening: Opening) -> list[tuple[str, str]]:
-    """The comments of `guard_arguments`, by which it is known to be in place."""
+    """(chain, comment) of each of `guard_arguments` in order, by which they are known to be in place."""
     return [(arguments[1], arguments[arguments.index("--comment") + 1]) for arguments in guard_arguments(opening)]
 
 
 def guard_arguments(opening: Opening) -> list[list[str]]:
-    """Only overlay to overlay is forwarded, and no ICMP redirects: the rules of `nft.own_rules`."""
+    """What replaces our own nftables table on a hub that has no nft: `own_rules` of its chains forward and output."""
     interface, network, mark = opening.interface, str(opening.network), opening.mark
-    through = ["-i", interface, "-o", interface, "-s", network, "-d", network]
+    through = _match(Way.THROUGH, opening)
     redirects = ["-o", interface, "-p", "icmp", "-m", "icmp", "--icmp-type", "redirect"]
     return [
         _insert("FORWARD", 1, through, "ACCEPT", f"{mark} guard through {network}"),

@@ -1,0 +1,5 @@
+"""The firewalls of a host, a class for each: programs that change tables, and programs that manage such tables.
+
+Nft, Iptables      read, open, close, remove, advise
+Firewalld, Ufw     manages, open, close, advise
+"""

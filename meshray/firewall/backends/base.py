@@ -1,0 +1,165 @@
+"""What every host firewall does for meshray, and the values that it takes and returns.
+
+A `Backend` is a program that changes tables: nft or one of the iptables. A `Manager` is a program that writes tables
+through a backend (firewalld, ufw): it may write them again at any time, so users change them in the manager's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from meshray.firewall.closing import Closed, Ranges
+from meshray.firewall.opening import Opening, Way
+from meshray.firewall.programs import Answer
+from meshray.firewall.ruleset import Chain, Rule, Table
+from meshray.model.node import HUB_FORWARDS
+from meshray.model.problem import Problem
+
+_DOES = {Way.IN: "lets the overlay in", Way.OUT: "lets the overlay out", Way.THROUGH: "forwards within the overlay"}
+_FIX = "meshray doctor"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to change in a table.
+
+    Attributes:
+        gone: rules of ours that go.
+        missing: base chains that are to let the overlay pass.
+        members: the TCP ports that members reach, see `Closed.members`.
+    """
+
+    gone: Sequence[tuple[Chain, Rule]]
+    missing: Sequence[tuple[Chain, Way]]
+    opening: Opening
+    members: Ranges | None
+
+
+@dataclass
+class Outcome:
+    """What changed, as lines of a log, and what could not be changed."""
+
+    log: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Backend(Protocol):
+    """A program that changes tables."""
+
+    @property
+    def name(self) -> str:
+        """The program's name."""
+
+    def place(self, table: Table, chain: Chain) -> str:
+        """Return the chain as this program names it."""
+
+    def describe(self, rule: Rule) -> str:
+        """Return a rule as this program names it, for a sentence."""
+
+    def open(self, held: HeldTable, change: Change) -> Outcome:
+        """Put our accepts into chains that drop the overlay, and take out what is outdated of ours."""
+
+    def remove(self, held: HeldTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
+        """Take out these rules of ours."""
+
+    def close(self, opening: Opening, closed: Closed) -> tuple[list[str], str]:
+        """Close ports to all but the overlay; return what changed, and why it cannot be done."""
+
+    def advise_port(self, table: Table, chain: Chain, protocol: str, port: int) -> list[str]:
+        """Return the commands that open a port in this chain, for a user to run."""
+
+    def advise_overlay(
+        self, table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None
+    ) -> list[str]:
+        """Return the commands that let the overlay pass this chain, for a user to run."""
+
+
+class Manager:
+    """A program that writes tables through a backend. What is not overridden is done in the table, by its backend."""
+
+    @property
+    def lets_all_in(self) -> bool:
+        """Whether it lets the whole interface in, and does so because meshray asked it to."""
+        return False
+
+    def manages(self, table: Table) -> bool:
+        """Whether this program wrote the table."""
+        raise NotImplementedError
+
+    def open(self, interface: str, *, dropped: bool) -> list[str]:
+        """Let the overlay pass by the program's own means, where it has any; return what changed.
+
+        Args:
+            dropped: one of its tables drops something of the overlay.
+        """
+        del interface, dropped
+        return []
+
+    def close(self, interface: str) -> list[str]:
+        """Take back what `open` did; return what changed."""
+        del interface
+        return []
+
+    def advise_port(self, protocol: str, port: int) -> list[str]:
+        """Return the commands that open a port, for a user to run."""
+        raise NotImplementedError
+
+    def advise_overlay(self, interface: str) -> list[str]:
+        """Return the commands that let the overlay pass, for a user to run; [] where those of the backend do."""
+        del interface
+        return []
+
+
+@dataclass(frozen=True)
+class HeldTable:
+    """A table, the backend that changes it, and the program that manages it, if any."""
+
+    table: Table
+    backend: Backend
+    manager: Manager | None = None
+
+    def label(self, chain: Chain) -> str:
+        """For log lines: ``nft inet filter input``, ``iptables-nft DOCKER-USER``."""
+        return f"{self.backend.name} {self.backend.place(self.table, chain)}"
+
+    def advise_port(self, chain: Chain, protocol: str, port: int) -> list[str]:
+        """Return the commands that open a port in this chain, for a user to run."""
+        if self.manager is not None:
+            return self.manager.advise_port(protocol, port)
+        return self.backend.advise_port(self.table, chain, protocol, port)
+
+    def advise_overlay(self, chain: Chain, way: Way, opening: Opening, members: Ranges | None) -> list[str]:
+        """Return the commands that let the overlay pass this chain, for a user to run."""
+        managed = self.manager.advise_overlay(opening.interface) if self.manager is not None else []
+        return managed or self.backend.advise_overlay(self.table, chain, way, opening, members)
+
+    def opened(self, chain: Chain, way: Way) -> str:
+        """Return the log line of an accept that was put in."""
+        return f"{self.label(chain)}: {_DOES[way]}"
+
+    def removed(self, chain: Chain) -> str:
+        """Return the log line of a rule that was taken out."""
+        return f"{self.label(chain)}: rule removed"
+
+    def note_removal(self, outcome: Outcome, chain: Chain, answer: Answer) -> None:
+        """Add to the outcome how the removal of one rule ended."""
+        if answer.ok:
+            outcome.log.append(self.removed(chain))
+        else:
+            outcome.problems.append(self.not_removed(chain, answer.cause))
+
+    def still_drops(self, chain: Chain, way: Way, interface: str, cause: str) -> Problem:
+        """Return the problem that an accept could not be put in.
+
+        firewalld for one lets nobody else change its rules from version 2.1 on, so a user must choose the zone.
+        """
+        commands = self.manager.advise_overlay(interface) if self.manager is not None else []
+        way_out = f" ({'; '.join(commands)})" if commands else ""
+        code = HUB_FORWARDS if way is Way.THROUGH else "overlay_admitted"
+        return Problem(code, f"{self.label(chain)} still drops the overlay: {cause}{way_out}", fix=_FIX)
+
+    def not_removed(self, chain: Chain, cause: str) -> Problem:
+        """Return the problem that a rule could not be taken out."""
+        return Problem("overlay_admitted", f"a rule of ours is still in {self.label(chain)}: {cause}", fix=_FIX)

@@ -1,0 +1,76 @@
+"""firewalld: the overlay's interface goes into its trusted zone.
+
+>>> Firewalld(lambda argv, stdin: Answer(127, "", "")).advise_port("udp", 51888)[0]
+'firewall-cmd --add-port=51888/udp'
+"""
+
+from __future__ import annotations
+
+from meshray.firewall.backends.base import Manager
+from meshray.firewall.programs import Answer, Run
+from meshray.firewall.ruleset import Table
+
+_TABLE = "firewalld"
+#: Its chain of this name, where it drives iptables and not nftables.
+_CHAIN = "INPUT_ZONES"
+_ZONE = "trusted"
+
+
+class Firewalld(Manager):
+    """The zone lets everything in, so what members are not to reach is dropped by our own table (`Opening.strict`)."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        #: Whether the interface is in the trusted zone because meshray asked for it; None: not known yet.
+        self._trusted: bool | None = None
+
+    @property
+    def lets_all_in(self) -> bool:
+        """See `Manager.lets_all_in`."""
+        return bool(self._trusted)
+
+    def manages(self, table: Table) -> bool:
+        """See `Manager.manages`."""
+        return table.name == _TABLE or table.chain(_CHAIN) is not None
+
+    def open(self, interface: str, *, dropped: bool) -> list[str]:
+        """Put the interface into the trusted zone until firewalld's next reload; a zone that a user chose is left.
+
+        Where firewalld does not answer (it ended and left its rules), a rule of ours does it, as in any table.
+        """
+        if dropped:
+            if not self._zone_of(interface) and self._call(f"--zone={_ZONE}", f"--add-interface={interface}").ok:
+                self._trusted = True
+                return [f"firewalld: {interface} is in the trusted zone"]
+        elif self._trusted is None:
+            self._trusted = self._trusted_by_us(interface)
+        return []
+
+    def close(self, interface: str) -> list[str]:
+        """Take the interface out of the trusted zone, unless a user put it there for good."""
+        self._trusted = None
+        out = (f"--zone={_ZONE}", f"--remove-interface={interface}")
+        if self._trusted_by_us(interface) and self._call(*out).ok:
+            return [f"firewalld: {interface} is out of the trusted zone"]
+        return []
+
+    def advise_port(self, protocol: str, port: int) -> list[str]:
+        """See `Manager.advise_port`."""
+        return [f"firewall-cmd {forever}--add-port={port}/{protocol}" for forever in ("", "--permanent ")]
+
+    def advise_overlay(self, interface: str) -> list[str]:
+        """See `Manager.advise_overlay`."""
+        return [f"firewall-cmd --zone={_ZONE} --change-interface={interface}"]
+
+    def _zone_of(self, interface: str) -> str:
+        """Its zone for this interface; empty: none, or firewalld does not answer."""
+        answer = self._call(f"--get-zone-of-interface={interface}")
+        return answer.out.strip() if answer.ok else ""
+
+    def _trusted_by_us(self, interface: str) -> bool:
+        """Whether the interface is in the trusted zone until firewalld's next reload, where no user puts it."""
+        query = ("--permanent", f"--zone={_ZONE}", f"--query-interface={interface}")
+        return self._zone_of(interface) == _ZONE and not self._call(*query).ok
+
+    def _call(self, *arguments: str) -> Answer:
+        return self._run(["firewall-cmd", *arguments], "")

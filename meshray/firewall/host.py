@@ -1,0 +1,114 @@
+"""The firewalls of this host: which programs there are, and every table with the programs that change and manage it.
+
+host = Host(run_program, Proc())
+for held in host.tables(host.listing()):
+    print(held.backend.name, held.table.name)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshray.firewall.backends import nft
+from meshray.firewall.backends.base import Backend, HeldTable, Manager
+from meshray.firewall.backends.firewalld import Firewalld
+from meshray.firewall.backends.iptables import Iptables
+from meshray.firewall.backends.ufw import Ufw
+from meshray.firewall.programs import Proc, Run
+from meshray.firewall.ruleset import Table
+
+
+class Host:
+    """Reads the host's rules. `problems` collects, in sentences, what could not be read.
+
+    Attributes:
+        nft: the backend of nftables.
+        managers: the programs that manage tables; the first that claims a table has it.
+    """
+
+    def __init__(self, run: Run, proc: Proc) -> None:
+        self._run = run
+        self._proc = proc
+        self._variants: dict[str, Iptables] | None = None
+        self.nft = nft.Nft(run)
+        self.managers: tuple[Manager, ...] = (Firewalld(run), Ufw())
+        self.problems: list[str] = []
+
+    def listing(self) -> str | None:
+        """The whole ruleset of nftables as text; None where there is no nft or it cannot be read."""
+        answer = self.nft.read()
+        if answer.ok:
+            return answer.out
+        if not answer.missing:
+            self.problems.append(f"the host's nftables rules cannot be read: {answer.cause}")
+        return None
+
+    def tables(self, listing: str | None) -> list[HeldTable]:
+        """Every table that may hold back IPv4, each with the program that changes it."""
+        native = nft.parse(listing or "")
+        held = []
+        for program in self._iptables_in_use(listing, native):
+            table, answer = program.read()
+            if answer.missing:
+                continue  # a kernel without nf_tables: there are no such rules
+            if table is None:
+                self.problems.append(f"the host's {program.name} rules cannot be read: {answer.cause}")
+            elif table.chains:
+                held.append(self._held(table, program))
+                if self.variants().get("nft") is program:
+                    native = [other for other in native if not _made_by_iptables(other)]
+        return held + [self._held(table, self.nft) for table in native]
+
+    def further_tables(self, listing: str | None) -> list[HeldTable]:
+        """What sees packets before those: tables of netdev, and raw and mangle of iptables-legacy where they exist.
+
+        nftables lists those of iptables-nft.
+        """
+        found = [self._held(table, self.nft) for table in nft.parse(listing or "", ("netdev",))]
+        program = self.variants().get("legacy")
+        names = [name for name in ("raw", "mangle") if self._proc.legacy_table_in_use(name)]
+        saved = [program.read(name)[0] for name in names] if program else []
+        return found + [self._held(table, program) for table in saved if program and table is not None]
+
+    def _held(self, table: Table, backend: Backend) -> HeldTable:
+        return HeldTable(table, backend, next((one for one in self.managers if one.manages(table)), None))
+
+    def variants(self) -> dict[str, Iptables]:
+        """Which iptables there are: ``{"nft": iptables-nft, "legacy": iptables}``, or fewer."""
+        if self._variants is None:
+            found: dict[str, Iptables] = {}
+            for program in ("iptables-nft", "iptables-legacy", "iptables"):
+                answer = self._run([program, "--version"], "")
+                if answer.ok:
+                    found.setdefault("nft" if "nf_tables" in answer.out else "legacy", Iptables(program, self._run))
+            self._variants = found
+        return self._variants
+
+    def _iptables_in_use(self, listing: str | None, native: Sequence[Table]) -> list[Iptables]:
+        """The iptables whose filter table exists; asking for one that does not would make it."""
+        in_use = {
+            "nft": listing is None or any(_made_by_iptables(table) for table in native),
+            "legacy": self._proc.legacy_table_in_use(),
+        }
+        kinds = [kind for kind, is_used in in_use.items() if is_used]
+        return [self.variants()[kind] for kind in kinds if kind in self.variants()]
+
+    def iptables(self, held: Sequence[HeldTable]) -> list[Iptables]:
+        """The iptables programs through which rules of ours may be set, the one whose tables are in use first.
+
+        Whether one works is only known when it was tried: a kernel without nf_tables has iptables-nft all the same.
+        """
+        variants = self.variants()
+        found = [program for program, _ in tables_of_iptables(held)]
+        found += [variants[kind] for kind in ("nft", "legacy") if kind in variants]
+        return list(dict.fromkeys(found))
+
+
+def tables_of_iptables(held: Sequence[HeldTable]) -> list[tuple[Iptables, Table]]:
+    """Those of the tables that an iptables program changes."""
+    return [(one.backend, one.table) for one in held if isinstance(one.backend, Iptables)]
+
+
+def _made_by_iptables(table: Table) -> bool:
+    bases = {chain.name for chain in table.chains if chain.hook}
+    return (table.family, table.name) == ("ip", "filter") and bases <= {"INPUT", "FORWARD", "OUTPUT"}
