@@ -22,19 +22,19 @@ from pathlib import Path
 
 from meshray import __version__
 from meshray.agent.agent import Agent
-from meshray.agent.composition import make_agent
 from meshray.agent.connection.coordinator_process import CoordinatorProcess
 from meshray.agent.control.control_server import ControlServer
 from meshray.agent.control.operations import Operations
 from meshray.agent.dependencies import Dependencies
-from meshray.agent.device.desired import own_node
 from meshray.agent.device.device_monitor import device_changes
+from meshray.agent.device.forwards import Forwards
 from meshray.agent.device.port_guard import require_guarded
 from meshray.agent.paths.candidates import read_endpoints
 from meshray.agent.paths.hub_endpoints import HubEndpoints
 from meshray.agent.paths.prober import Prober
 from meshray.agent.ray.local_ray import LocalRay, find_local_ray, ray_plan
 from meshray.agent.ray.renewal import renewal_of
+from meshray.agent.state import NodeState
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.client.proxy import settle
 from meshray.defaults import INTERFACE
@@ -48,13 +48,10 @@ from meshray.linux.process import ManagedProcess
 from meshray.linux.user import User
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import HUB, Node
 from meshray.model.ray_ports import RayPorts
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_or_fetch_map
-from meshray.node.pins import Pins
 from meshray.node.state_folder import forget
-from meshray.node.state_writer import StateWriter
 from meshray.raynode import user_token
 from meshray.raynode.command import client_environment
 from meshray.raynode.listeners import Listeners
@@ -146,13 +143,14 @@ def _compose(
     home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]
 ) -> tuple[Agent, ControlServer]:
     """Outside of the event loop: pyroute2 runs one of its own."""
-    used = Pins.load(home, enrolment.node_id, StateWriter(home)).admit(mesh_map)
+    state = NodeState(home, enrolment, mesh_map)
     # Ray's interpreter takes a tenth of a second to answer, the first look at devices as long: at the same time.
     with ThreadPoolExecutor(1) as beside:
-        finding = beside.submit(find_local_ray, home, enrolment, used, environ)
+        finding = beside.submit(find_local_ray, home, enrolment, state.map, environ)
         device = open_device(INTERFACE, home, environ)
         ray = finding.result()
-    agent = make_agent(home, enrolment, key, mesh_map, _parts(home, enrolment, used, ray, device))
+    parts = _parts(state, ray, device)
+    agent = Agent(state, key, parts)
 
     def part(found: LocalRay | str) -> RayNode | None:
         if isinstance(found, str):
@@ -162,38 +160,29 @@ def _compose(
             found.plan,
             home,
             found.user,
-            tokens=RayTokens(agent.enrolment.ray_tokens),
+            tokens=RayTokens(state.enrolment.ray_tokens),
             on_instance=agent.tell_ray_instance,
-            renew=renewal_of(agent, environ),
-            check_start=lambda: require_guarded(agent.parts.firewall, unguarded=enrolment.unguarded),
+            renew=renewal_of(state, environ, agent.use_ray),
+            check_start=lambda: require_guarded(parts.firewall, unguarded=enrolment.unguarded),
         )
 
-    agent.parts.ray = part(ray)
-    agent.parts.ray_table = lambda dashboard: node_table(
-        dashboard, _token_of_head(agent), TABLE_TIMEOUT_S, with_use=True
-    )
-    agent.parts.listening = Listeners(home, enrolment.user_uid, lambda: agent.map.gcs)
-    agent.parts.late_ray = lambda later: part(find_local_ray(home, enrolment, later, environ))
-    if enrolment.rootless:
-        _live_elsewhere(home, agent)
+    parts.ray = part(ray)
+    parts.late_ray = lambda later: part(find_local_ray(home, enrolment, later, environ))
     operations = Operations(
-        agent, lambda: _driver_environment(agent, find_local_ray(home, enrolment, agent.map, environ))
+        agent, lambda: _driver_environment(state, find_local_ray(home, enrolment, state.map, environ))
     )
     return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.user_uid)
 
 
-def _live_elsewhere(home: Home, agent: Agent) -> None:
+def _forwards(state: NodeState) -> Forwards:
     """What a node needs whose overlay is in a namespace of its own."""
-    from meshray.agent.device.forwards import Forwards
     from meshray.wireguard.forwarding import forward_within
 
-    me, network = agent.me, agent.map.mesh.network.cidr
-    if HUB in me.roles:
-        overlay_netns.run(forward_within, INTERFACE, network)
-    own = (me.ip, agent.enrolment.mesh_port) if agent.enrolment.hosts_coordinator else None
-    agent.parts.forwards = Forwards(
-        lambda: agent.map.head.ip if agent.map.head is not None else None, own, ports=agent.map.ports_of()
-    )
+    enrolment = state.enrolment
+    if state.is_hub:
+        overlay_netns.run(forward_within, INTERFACE, state.map.mesh.network.cidr)
+    own = (state.me.ip, enrolment.mesh_port) if enrolment.hosts_coordinator else None
+    return Forwards(lambda: state.map.head.ip if state.map.head is not None else None, own, ports=state.map.ports_of())
 
 
 async def _namespaces_last(home: Home) -> None:
@@ -202,11 +191,11 @@ async def _namespaces_last(home: Home) -> None:
 
 
 async def _run(agent: Agent, control: ControlServer, environ: Mapping[str, str]) -> None:
-    await control.open(agent.home.control_socket)
+    await control.open(agent.state.home.control_socket)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, agent.stop)
-    if agent.enrolment.rootless:
-        agent.tasks.start(_namespaces_last(agent.home), "namespaces")
+    if agent.state.enrolment.rootless:
+        agent.tasks.start(_namespaces_last(agent.state.home), "namespaces")
     _notify_systemd("READY=1", environ)
     try:
         await agent.run()
@@ -215,9 +204,9 @@ async def _run(agent: Agent, control: ControlServer, environ: Mapping[str, str])
         control.close()
 
 
-def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: LocalRay | str, device: Device) -> Dependencies:
-    me = own_node(enrolment, mesh_map)
-    hub_endpoints = HubEndpoints(me.endpoints) if HUB in me.roles else None
+def _parts(state: NodeState, ray: LocalRay | str, device: Device) -> Dependencies:
+    home, enrolment, me = state.home, state.enrolment, state.me
+    hub_endpoints = HubEndpoints(me.endpoints) if state.is_hub else None
     return Dependencies(
         device=device,
         prober=Prober(),
@@ -225,7 +214,10 @@ def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: LocalRay | 
         hub_endpoints=hub_endpoints,
         network_changes=network_changes,
         device_changes=device_changes,
-        firewall=None if enrolment.rootless else Firewall(_opening(enrolment, me, mesh_map)),
+        listening=Listeners(home, enrolment.user_uid, lambda: state.map.gcs),
+        ray_table=lambda dashboard: node_table(dashboard, _token_of_head(state), TABLE_TIMEOUT_S, with_use=True),
+        forwards=_forwards(state) if enrolment.rootless else None,
+        firewall=None if enrolment.rootless else Firewall(_opening(state)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         # Without a head this node's Ray was not looked for; the map has what it said when it enrolled.
         versions=replace(ray.installation.versions if isinstance(ray, LocalRay) else me.versions, meshray=__version__),
@@ -233,35 +225,36 @@ def _parts(home: Home, enrolment: Enrolment, mesh_map: MeshMap, ray: LocalRay | 
     )
 
 
-def _token_of_head(agent: Agent) -> str | None:
+def _token_of_head(state: NodeState) -> str | None:
     """The token of the head's running Ray; None where it has not been received."""
-    head = agent.map.head
-    return RayTokens(agent.enrolment.ray_tokens).of(head.ray_instance if head is not None else "")
+    head = state.map.head
+    return RayTokens(state.enrolment.ray_tokens).of(head.ray_instance if head is not None else "")
 
 
-def _opening(enrolment: Enrolment, me: Node, mesh_map: MeshMap) -> Opening:
+def _opening(state: NodeState) -> Opening:
+    enrolment, mesh = state.enrolment, state.map.mesh
     return Opening(
         INTERFACE,
-        mesh_map.mesh.network.cidr,
-        forwards=HUB in me.roles,
+        mesh.network.cidr,
+        forwards=state.is_hub,
         ports=(enrolment.mesh_port, *enrolment.open_ports),
         everything=enrolment.open_all,
-        ray=RayPorts.of({**enrolment.ray_ports, **mesh_map.mesh.ray_ports}),
+        ray=RayPorts.of({**enrolment.ray_ports, **mesh.ray_ports}),
     )
 
 
-def _driver_environment(agent: Agent, ray: LocalRay | str) -> Mapping[str, str]:
+def _driver_environment(state: NodeState, ray: LocalRay | str) -> Mapping[str, str]:
     """What a driver on this node needs; the token is written for it where no Ray of this node has done that."""
     if not isinstance(ray, str):
         return client_environment(ray.plan)
-    head, enrolment = agent.map.head, agent.enrolment
+    head, enrolment = state.map.head, state.enrolment
     if enrolment.with_ray or head is None or not head.versions.ray:
         raise MeshrayError("no_ray", f"this node runs no Ray: {ray}", hint="run it on a node that does: meshray status")
-    token = _token_of_head(agent)
+    token = _token_of_head(state)
     if token is None:
         raise MeshrayError("no_ray_token", "the head's token has not been received yet", hint="meshray status")
-    user_token.write_token(agent.home.ray_token, token, User.by_uid(enrolment.user_uid))
-    return client_environment(ray_plan(enrolment, agent.me, head, agent.map, agent.home), has_raylet=False)
+    user_token.write_token(state.home.ray_token, token, User.by_uid(enrolment.user_uid))
+    return client_environment(ray_plan(enrolment, state.me, head, state.map, state.home), has_raylet=False)
 
 
 def _notify_systemd(state: str, environ: Mapping[str, str]) -> None:

@@ -14,14 +14,14 @@ import time
 from collections.abc import Mapping
 from ipaddress import IPv4Address
 
-from meshray.agent.agent import Agent
 from meshray.agent.dependencies import FirewallPart, RayPart
 from meshray.agent.device.port_guard import LOOK_S, PortGuard, log_firewall, require_guarded
-from meshray.agent.paths.prober import Prober
 from meshray.agent.ray.table_keeper import TableKeeper
+from meshray.agent.status.progress import Progress
 from meshray.agent.status.report import path_to
-from meshray.agent.status.snapshot import peers_to_probe, snapshot_of, summary_of, ways_of
+from meshray.agent.status.snapshot import Sources, snapshot_of, summary_of
 from meshray.errors import MeshrayError
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.amounts import counted
 from meshray.model.classes import link_labels, site_of
@@ -45,103 +45,95 @@ RayTable = Mapping[IPv4Address, RayState]
 
 
 class Startup:
-    """The stages of one agent."""
+    """The stages of one agent.
 
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-        self._progress = agent.progress
+    Args:
+        tasks: what is started goes on as one of them.
+        ray_table: runs on the head.
+    """
+
+    def __init__(self, sources: Sources, progress: Progress, tasks: Tasks, ray_table: TableKeeper) -> None:
+        self._sources = sources
+        self._state = sources.state
+        self._parts = sources.parts
+        self._paths = sources.paths
+        self._progress = progress
+        self._tasks = tasks
+        self._ray_table = ray_table
         self._let_in = asyncio.Event()
         self._looked = asyncio.Event()
         self._closed = asyncio.Event()
 
     async def run(self) -> None:
         """Goes through them all, then ends; what it started goes on as the agent's tasks."""
-        agent = self._agent
+        parts = self._parts
         guard = self._port_guard()
         if guard is not None:
             # Beside the handshake, which takes longer; only Ray's start waits for it.
-            agent.tasks.start(self._guard_ports(guard), "port guard")
+            self._tasks.start(self._guard_ports(guard), "port guard")
         await self._wait_for_overlay()
-        device = agent.parts.device
-        self._progress.set("overlay", "ok", f"{agent.me.ip} on {device.name} ({device.kind})")
-        if agent.parts.firewall is not None:
+        device = parts.device
+        self._progress.set("overlay", "ok", f"{self._state.me.ip} on {device.name} ({device.kind})")
+        if parts.firewall is not None:
             # Beside what follows: nobody needs to come in before Ray has started, which takes longer.
-            agent.tasks.start(self._keep_firewall(agent.parts.firewall), "firewall")
+            self._tasks.start(self._keep_firewall(parts.firewall), "firewall")
         else:
             self._let_in.set()
-        if agent.parts.forwards is not None:
-            agent.tasks.start(agent.parts.forwards.run(), "forwards")
-        await self._watch_paths()
-        if agent.parts.ray is None:
-            self._progress.set("ray", "skip", agent.parts.no_ray_because)
+        if parts.forwards is not None:
+            self._tasks.start(parts.forwards.run(), "forwards")
+        await self._paths.open()
+        self._paths.start()
+        if parts.ray is None:
+            self._progress.set("ray", "skip", parts.no_ray_because)
             await self._let_in.wait()
             await self._finish(None)
-            agent.parts.ray = await self._wait_for_a_head()
+            parts.ray = await self._wait_for_a_head()
             if guard is not None:
                 self._closed.clear()
                 await self._close_ports(guard)
         self._progress.set("ray", "run")
-        await self._label(agent.parts.ray)
+        await self._label(parts.ray)
         if guard is not None:
             await self._closed.wait()
-        self._start_ray(agent.parts.ray)
-        table = await self._wait_for_ray(agent.parts.ray)
+        self._start_ray(parts.ray)
+        table = await self._wait_for_ray(parts.ray)
         await self._let_in.wait()
         await self._finish(table)
 
     async def _finish(self, table: RayTable | None) -> None:
         """The node is up, unless another machine uses its identity."""
-        agent = self._agent
-        while (error := await agent.membership.rival(lambda: agent.map)) is not None:
+        while (error := await self._state.membership.rival(lambda: self._state.map)) is not None:
             self._progress.fail("coordinator", error)
             await asyncio.sleep(RAY_POLL_S)
-        self._progress.finish(summary_of(self._agent, table))
+        self._progress.finish(summary_of(self._sources, table))
 
     def _start_ray(self, ray: RayPart) -> None:
-        agent = self._agent
-        agent.tasks.start(ray.run(), "ray")
+        self._tasks.start(ray.run(), "ray")
         if ray.now.plan.head:
-            agent.ray_table = TableKeeper(ray, lambda: agent.map, agent.offers)
-            agent.tasks.start(agent.ray_table.run(), "Ray's node table")
-
-    async def _watch_paths(self) -> None:
-        agent = self._agent
-        if agent.parts.prober is not None:
-            await self._open_prober(agent.parts.prober)
-            agent.tasks.start(agent.parts.prober.run(lambda: peers_to_probe(agent)), "prober")
-            agent.tasks.start(agent.sampler.run(agent.me.ip, lambda: ways_of(agent)), "throughput")
-            agent.tasks.start(agent.hubs.run(agent.parts.prober, agent.hubs_changed), "hubs")
-        if agent.silence is not None and agent.silent_nodes is not None:
-            agent.tasks.start(agent.silence.run(), "silence")
-            agent.tasks.start(agent.silent_nodes.run(), "silent nodes")
-        if agent.mtus is not None:
-            agent.tasks.start(agent.mtus.run(lambda: ways_of(agent)), "mtu")
-        if agent.pairs is not None:
-            agent.tasks.start(agent.pairs.run(), "pairs")
+            self._tasks.start(self._ray_table.run(ray), "Ray's node table")
 
     async def _wait_for_overlay(self) -> None:
-        agent = self._agent
+        overlay_up = self._state.overlay_up
         try:
-            await asyncio.wait_for(agent.overlay_up.wait(), OVERLAY_PATIENCE_S)
+            await asyncio.wait_for(overlay_up.wait(), OVERLAY_PATIENCE_S)
         except asyncio.TimeoutError:
-            tried = ", ".join(map(str, agent.hubs.tried))
+            tried, port = ", ".join(map(str, self._paths.hubs.tried)), self._state.enrolment.mesh_port
             error = MeshrayError(
                 "no_handshake",
                 f"the hub does not answer WireGuard's handshake (tried UDP {tried})",
-                hint=f"on the hub: does its firewall (and the cloud's) let in UDP port {agent.enrolment.mesh_port}? "
+                hint=f"on the hub: does its firewall (and the cloud's) let in UDP port {port}? "
                 "Where it has another address now, here: meshray up --coordinator HOST:PORT",
             )
             log.error("%s", error)
             self._progress.fail("overlay", error)
-            await agent.overlay_up.wait()
+            await overlay_up.wait()
 
     async def _wait_for_a_head(self) -> RayPart:
         """A mesh may get its head after its workers."""
-        agent = self._agent
         while True:
-            changed = agent.map_changed
+            changed = self._state.map_changed
             try:
-                ray = agent.parts.late_ray(agent.map)
+                ray = self._parts.late_ray(self._state.map)
             except MeshrayError as error:
                 log.error("%s", error)
                 self._progress.fail("ray", error)
@@ -152,31 +144,30 @@ class Startup:
 
     async def _label(self, ray: RayPart) -> None:
         """Tells Ray how near this node is to the head, so that tasks can ask for near nodes."""
-        agent = self._agent
-        head, prober = agent.map.head, agent.parts.prober
+        state, prober = self._state, self._parts.prober
+        head = state.map.head
         if head is None:
             return
         ray.head_instance(head.ray_instance)
-        path = path_to(snapshot_of(agent, None), head)
-        rtt_ms = await prober.round_trip(head.ip, _LABEL_PROBE_S) if prober is not None and head != agent.me else None
+        path = path_to(snapshot_of(self._sources, None), head)
+        rtt_ms = await prober.round_trip(head.ip, _LABEL_PROBE_S) if prober is not None and head != state.me else None
         # The hub's sighting comes a moment after the first handshake; where the node enrolled from is known already.
-        seen = agent.me.seen or self._enrolled_from()
-        ray.label(link_labels(rtt_ms, path.kind, path.transport, site_of(agent.enrolment.labels, seen)))
+        seen = state.me.seen or self._enrolled_from()
+        ray.label(link_labels(rtt_ms, path.kind, path.transport, site_of(state.enrolment.labels, seen)))
 
     def _enrolled_from(self) -> Endpoint | None:
-        observed = self._agent.enrolment.observed
-        endpoint = Endpoint(observed, self._agent.enrolment.mesh_port)
+        observed = self._state.enrolment.observed
+        endpoint = Endpoint(observed, self._state.enrolment.mesh_port)
         # Through ssh it came from the coordinator's own machine.
         return endpoint if endpoint.ip is not None and not endpoint.ip.is_loopback else None
 
     async def _wait_for_ray(self, ray: RayPart) -> RayTable | None:
         """Until the head's Ray says ALIVE of this node and counts what it offers; None where it is drained."""
-        agent = self._agent
         deadline = time.monotonic() + RAY_PATIENCE_S
         failed = False
         while True:
             table = await ray.node_table()
-            mine = table.get(agent.me.ip) if table else None
+            mine = table.get(self._state.me.ip) if table else None
             is_listed = table is not None and mine is not None and mine.alive and bool(mine.resources)
             if is_listed and ray.now.state != RUNNING:
                 # The entry may be that of a raylet that died: only the supervisor knows which one is its own.
@@ -185,7 +176,7 @@ class Startup:
                 alive = sum(1 for node in table.values() if node.alive)
                 self._progress.set("ray", "ok", f"ALIVE, {counted(alive, 'node')} in the cluster")
                 return table
-            if agent.me.drained:
+            if self._state.me.drained:
                 self._progress.set("ray", "skip", "this node is drained")
                 return None
             is_late = time.monotonic() > deadline
@@ -197,22 +188,12 @@ class Startup:
                 self._progress.fail("ray", MeshrayError("ray_failed", cause, hint="meshray logs ray"))
             await asyncio.sleep(RAY_POLL_S)
 
-    async def _open_prober(self, prober: Prober) -> None:
-        agent = self._agent
-        try:
-            await prober.open(agent.me.ip, agent.map.mesh.network.probe_address(agent.me.ip))
-        except OSError as error:
-            raise MeshrayError(
-                "probe_port", f"the overlay address {agent.me.ip} cannot be used: {error.strerror}", hint="meshray up"
-            ) from None
-
     def _port_guard(self) -> PortGuard | None:
-        agent = self._agent
-        firewall = agent.parts.firewall
+        parts, firewall = self._parts, self._parts.firewall
         if firewall is None:
             return None
-        never, network = {agent.enrolment.mesh_port}, agent.map.mesh.network.cidr
-        return PortGuard(firewall, lambda: agent.parts.ray, agent.parts.listening, never, network)
+        never, network = {self._state.enrolment.mesh_port}, self._state.map.mesh.network.cidr
+        return PortGuard(firewall, lambda: parts.ray, parts.listening, never, network)
 
     async def _guard_ports(self, guard: PortGuard) -> None:
         while True:
@@ -222,12 +203,12 @@ class Startup:
 
     async def _close_ports(self, guard: PortGuard) -> None:
         """Closes what is not closed yet. Ray starts once that has been done, unless the user does without it."""
-        ray = self._agent.parts.ray
+        ray = self._parts.ray
         await guard.close()
-        if ray is not self._agent.parts.ray:  # one that came meanwhile: what was closed is not all of its ports
+        if ray is not self._parts.ray:  # one that came meanwhile: what was closed is not all of its ports
             return
         try:
-            require_guarded(self._agent.parts.firewall, unguarded=self._agent.enrolment.unguarded)
+            require_guarded(self._parts.firewall, unguarded=self._state.enrolment.unguarded)
         except MeshrayError as error:
             if not self._closed.is_set():
                 self._progress.fail("ray", error)

@@ -10,6 +10,7 @@ A disk that is full or read-only ends nothing: the node goes on with what it has
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -17,6 +18,9 @@ from meshray.home import Home
 from meshray.model.problem import Problem
 
 log = logging.getLogger(__name__)
+
+#: How often a write that was refused is tried again, seconds.
+RETRY_S = 1.0
 
 
 class StateWriter:
@@ -27,7 +31,7 @@ class StateWriter:
         self._refused: dict[str, tuple[Callable[[], None], Problem]] = {}
 
     def write(self, what: str, write: Callable[[], None]) -> None:
-        """Write now, or keep the write for `try_again`.
+        """Write now, or keep the write for `run`.
 
         Args:
             what: begins a sentence of a message: "the map".
@@ -44,6 +48,12 @@ class StateWriter:
         else:
             if self._refused.pop(what, None):
                 log.info("%s is on disk again", what)
+
+    async def run(self) -> None:
+        """Keep trying to write what was refused, until cancelled."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            self.try_again()
 
     def try_again(self) -> None:
         """Write what was refused, where that is possible now."""

@@ -20,11 +20,11 @@ import pytest
 from aiohttp import web
 
 from meshray.agent.agent import Agent
-from meshray.agent.composition import make_agent
 from meshray.agent.control.control_server import ControlServer, Operation
 from meshray.agent.control.operations import Operations
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.paths.prober import Prober
+from meshray.agent.state import NodeState
 from meshray.agent.status.progress import Emit
 from meshray.cli import bring_up, main
 from meshray.cli.app import App
@@ -181,7 +181,7 @@ class Machines:
             return (address,)
 
         parts = Dependencies(device, Prober(), endpoints=endpoints)
-        agent = make_agent(home, enrolment, load_private_key(home), load_map(home), parts)
+        agent = Agent(NodeState(home, enrolment, load_map(home)), load_private_key(home), parts)
         operations = Operations(agent, lambda: {"RAY_ADDRESS": "127.0.0.1:6379"})
         control = ControlServer(operations.for_everybody(), operations.for_owner(), 0)
         home.run.mkdir(exist_ok=True)
@@ -236,12 +236,12 @@ class Machines:
     async def shake_hands(self) -> None:
         """WireGuard's part: two devices that have each other as peers hear each other, until cancelled."""
         while True:
-            by_key = {node.agent.me.public_key: node for node in self.nodes.values() if not node.task.done()}
+            by_key = {node.agent.state.me.public_key: node for node in self.nodes.values() if not node.task.done()}
             for key, node in by_key.items():
                 for peer in list(node.device.state.peers) if node.device.state else []:
                     other = by_key.get(peer)
                     if other is not None and other.device.state is not None and key in other.device.state.peers:
-                        address = await other.agent.parts.endpoints(51888, other.agent.map.mesh.network)  # type: ignore[misc]
+                        address = await other.agent.parts.endpoints(51888, other.agent.state.map.mesh.network)  # type: ignore[misc]
                         node.device.hear(peer, now=unix_s(), endpoint=address[0], rx_bytes=148, tx_bytes=92)
             await asyncio.sleep(0.05)
 

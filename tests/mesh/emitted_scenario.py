@@ -92,7 +92,7 @@ async def _mesh_with_lock(mesh: Machines) -> None:
 
 
 def is_direct(node: Node, other: Node) -> bool:
-    pairs, found = node.agent.pairs, node.agent.map.nodes.get(other.agent.enrolment.node_id)
+    pairs, found = node.agent.paths.pairs, node.agent.state.map.nodes.get(other.agent.state.enrolment.node_id)
     return pairs is not None and found is not None and pairs.path(found).carries
 
 
@@ -124,7 +124,7 @@ async def administer(mesh: Machines, lock: str) -> None:
     await mesh.type("head", "node", "rename", "gpu-1", "gpu-7")
     await mesh.type("head", "node", "rename", "gpu-7", "gpu-1")
     head = mesh.nodes["head"].agent
-    await until(lambda: head.map.find("gpu-1") is not None, "the head knows the node by its name again")
+    await until(lambda: head.state.map.find("gpu-1") is not None, "the head knows the node by its name again")
     await mesh.type("head", "node", "rotate-key", "gpu-1")
     await mesh.type("head", "secrets", "rotate")
     await mesh.type("head", "peer", "add", "phone", "--config", str(mesh.folder / "phone.conf"), "--lock", lock)
@@ -136,11 +136,11 @@ async def administer(mesh: Machines, lock: str) -> None:
 async def call_the_rest(mesh: Machines, token: Token) -> None:
     """Operations of the coordinator that no command above calls."""
     agent = mesh.nodes["gpu-2"].agent
-    await agent.coordinator.call("GET", "/v1/openapi.json")
+    await agent.state.coordinator.call("GET", "/v1/openapi.json")
     with pytest.raises(RefusedError):
-        await agent.coordinator.call("GET", "/v1/tokens")
-    await withdraw(token, load_private_key(agent.home))
-    await agent.coordinator.call("POST", "/v1/reach", {"endpoint": "192.0.2.99:4000", "word": "0" * 32})
+        await agent.state.coordinator.call("GET", "/v1/tokens")
+    await withdraw(token, load_private_key(agent.state.home))
+    await agent.state.coordinator.call("POST", "/v1/reach", {"endpoint": "192.0.2.99:4000", "word": "0" * 32})
 
 
 async def environments(coordinator: Coordinator, token: Token) -> None:
@@ -154,11 +154,11 @@ async def environments(coordinator: Coordinator, token: Token) -> None:
 async def lose_paths(mesh: Machines) -> None:
     """A direct path ends, and the head finds a node silent."""
     head, one, two = (mesh.nodes[name] for name in ("head", "gpu-1", "gpu-2"))
-    assert one.agent.pairs is not None and head.agent.silence is not None
-    other = one.agent.map.nodes[two.agent.enrolment.node_id]
-    one.agent.pairs._set(other, replace(one.agent.pairs.path(other), phase=HUB))
+    assert one.agent.paths.pairs is not None and head.agent.paths._silence is not None
+    other = one.agent.state.map.nodes[two.agent.state.enrolment.node_id]
+    one.agent.paths.pairs._set(other, replace(one.agent.paths.pairs.path(other), phase=HUB))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head.agent.silence, "verdicts", lambda: {other.id: "silent"})
+        patch.setattr(head.agent.paths._silence, "verdicts", lambda: {other.id: "silent"})
         emitted = mesh.recorder.values
         await until(lambda: bool(emitted["agent silence"] and emitted["coordinator left"]), "what was lost is told")
 
@@ -173,13 +173,13 @@ async def clone(mesh: Machines, name: str) -> None:
     agent = mesh.nodes[f"{name}-copy"].agent
 
     def knows() -> bool:
-        return ONE_IDENTITY in [problem.code for problem in agent.membership.complaints()]
+        return ONE_IDENTITY in [problem.code for problem in agent.state.membership.complaints()]
 
     await until(knows, "the copy knows that it is one")
     await mesh.type(f"{name}-copy", "status")
     # The two would take the connection from each other for ever.
     original.task.cancel()
-    await until(lambda: agent.link.is_open, "the copy can say that it goes")
+    await until(lambda: agent.connection.is_open, "the copy can say that it goes")
     await mesh.type(f"{name}-copy", "leave", "--local", "--yes")
 
 
@@ -188,15 +188,15 @@ async def restore(mesh: Machines, token: str) -> None:
     home: Home = mesh.home("head")
     assert mesh.server is not None
     head = mesh.nodes["head"].agent
-    await mesh.server.service.faults.reported(head.me.id, {HUB_FORWARDS: "forwarding cannot be switched on"})
+    await mesh.server.service.faults.reported(head.state.me.id, {HUB_FORWARDS: "forwarding cannot be switched on"})
     await mesh.type("head", "node", "list")
     backup(home, mesh.folder / "copy.db")
     await mesh.type("gpu-3", "join", token, "--no-ray", "--name", "gpu-3")
-    await until(lambda: head.map.find("gpu-3") is not None, "the head knows the new node")
+    await until(lambda: head.state.map.find("gpu-3") is not None, "the head knows the new node")
     await mesh.server.stop()
     put_back(home, mesh.folder / "copy.db")
     await mesh.start_server(home)
-    await until(lambda: mesh.nodes["gpu-3"].agent.link.is_open, "the node is known again")
+    await until(lambda: mesh.nodes["gpu-3"].agent.connection.is_open, "the node is known again")
     await until(lambda: bool(mesh.recorder.values["coordinator restored"]), "the head is told")
     await mesh.type("head", "node", "list")
 
@@ -205,7 +205,7 @@ async def forget_removals(mesh: Machines) -> None:
     """The coordinator loses the list of what the lock removed; an agent has it."""
     assert mesh.server is not None
     agent = mesh.nodes["head"].agent
-    await until(lambda: agent.told.removals is not None, "the head has the list")
+    await until(lambda: agent.state.told.removals is not None, "the head has the list")
     await mesh.server.stop()
     with contextlib.closing(sqlite3.connect(mesh.home("head").database)) as database, database:
         database.execute("DELETE FROM setting WHERE name = 'removals'")
@@ -213,7 +213,7 @@ async def forget_removals(mesh: Machines) -> None:
     service = mesh.server.service
 
     def is_back() -> bool:
-        agent.wake()  # it compares what it would say with what it said
+        agent.state.wake()  # it compares what it would say with what it said
         return service.removals() is not None
 
     assert service.removals() is None
@@ -228,4 +228,4 @@ async def _hub_only(mesh: Machines) -> None:
     )
     made = await mesh.type("hub", "token", "create")
     await mesh.type("gpu-1", "join", str(made["token"]), "--no-ray", "--name", "gpu-1")
-    await environments(mesh.nodes["hub"].agent.coordinator, Token.parse(str(made["token"])))
+    await environments(mesh.nodes["hub"].agent.state.coordinator, Token.parse(str(made["token"])))

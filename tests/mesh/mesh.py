@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshray.agent.agent import Agent
-from meshray.agent.composition import make_agent
 from meshray.agent.dependencies import Dependencies
+from meshray.agent.state import NodeState
 from meshray.client.coordinator import enrol
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.server import Server
@@ -138,7 +138,7 @@ class Mesh:
         save_private_key(home, key)
         save_map(home, answer.map)
         device = FakeDevice()
-        member = Member(home, make_agent(home, enrolment, key, answer.map, Dependencies(device)), device)
+        member = Member(home, Agent(NodeState(home, enrolment, answer.map), key, Dependencies(device)), device)
         self.members[name] = member
         member.start()
         return member
@@ -148,7 +148,7 @@ class Mesh:
         home = self.members[name].home
         enrolment = replace(Enrolment.load(home), **changes)  # type: ignore[arg-type]
         device = FakeDevice()
-        agent = make_agent(home, enrolment, load_private_key(home), load_map(home), Dependencies(device))
+        agent = Agent(NodeState(home, enrolment, load_map(home)), load_private_key(home), Dependencies(device))
         self.members[name] = Member(home, agent, device)
         return self.members[name]
 
@@ -164,7 +164,7 @@ class Mesh:
 
     def shake_hands(self) -> None:
         """WireGuard's part: two devices that have each other as peers, with one preshared key, hear each other."""
-        by_key = {member.agent.me.public_key: member.device for member in self.members.values()}
+        by_key = {member.agent.state.me.public_key: member.device for member in self.members.values()}
         for key, device in by_key.items():
             for peer in list(device.state.peers) if device.state else []:
                 other = by_key.get(peer)
@@ -184,7 +184,7 @@ class Mesh:
         self.shake_hands()
         names = set(self.members)
         for member in self.members.values():
-            nodes = member.agent.map.nodes.values()
+            nodes = member.agent.state.map.nodes.values()
             if {str(node.name) for node in nodes} != names or not all(node.online for node in nodes):
                 return False
             if not member.agent.progress.up or member.device.state is None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.composition import make_agent
+from meshray.agent.agent import Agent
 from meshray.agent.dependencies import Dependencies
+from meshray.agent.state import NodeState
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.coordinator.identity import make_certificate
 from meshray.errors import MeshrayError
@@ -23,7 +24,7 @@ async def test_twenty_nodes_become_one_mesh(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         await asyncio.gather(*(mesh.join(f"gpu-{n}") for n in range(20)))
         await until(mesh.whole, "all see all")
-        addresses = {member.agent.me.ip for member in mesh.members.values()}
+        addresses = {member.agent.state.me.ip for member in mesh.members.values()}
         assert len(addresses) == 21
 
 
@@ -34,10 +35,10 @@ async def test_the_coordinator_away_changes_no_device_and_all_come_back(tmp_path
         await until(mesh.whole, "all see all")
         before = {name: len(member.device.applied) for name, member in mesh.members.items()}
         await mesh.server.stop()
-        await until(lambda: all(not m.agent.link.is_open for m in mesh.members.values()), "the links are gone")
+        await until(lambda: all(not m.agent.connection.is_open for m in mesh.members.values()), "the links are gone")
         assert {name: len(member.device.applied) for name, member in mesh.members.items()} == before
         await mesh.restart_coordinator()
-        await until(lambda: all(m.agent.link.is_open for m in mesh.members.values()), "all are connected again")
+        await until(lambda: all(m.agent.connection.is_open for m in mesh.members.values()), "all are connected again")
         await until(mesh.whole, "all see all again")
 
 
@@ -68,16 +69,20 @@ async def test_a_killed_agent_comes_back_as_the_same_node_and_touches_nothing(tm
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
-        address, device = worker.agent.me.ip, worker.device
+        address, device = worker.agent.state.me.ip, worker.device
         await worker.kill()
-        await until(lambda: not mesh.head.agent.map.nodes[worker.agent.enrolment.node_id].online, "seen as offline")
+        await until(
+            lambda: not mesh.head.agent.state.map.nodes[worker.agent.state.enrolment.node_id].online, "seen as offline"
+        )
         steps = len(device.applied)
         home = worker.home
-        again = make_agent(home, Enrolment.load(home), load_private_key(home), load_map(home), Dependencies(device))
+        again = Agent(
+            NodeState(home, Enrolment.load(home), load_map(home)), load_private_key(home), Dependencies(device)
+        )
         mesh.members["a"] = replace(worker, agent=again)
         mesh.members["a"].start()
         await until(mesh.whole, "all see all again")
-        assert again.me.ip == address
+        assert again.state.me.ip == address
         assert len(device.applied) == steps
 
 
@@ -88,13 +93,9 @@ async def test_a_node_comes_up_from_its_cache_while_the_coordinator_is_away(tmp_
         await worker.kill()
         await mesh.server.stop()
         worker.device.remove()
-        again = make_agent(
-            worker.home,
-            Enrolment.load(worker.home),
-            load_private_key(worker.home),
-            load_map(worker.home),
-            Dependencies(worker.device),
-        )
+        home = worker.home
+        state = NodeState(home, Enrolment.load(home), load_map(home))
+        again = Agent(state, load_private_key(home), Dependencies(worker.device))
         mesh.members["a"] = replace(worker, agent=again)
         mesh.members["a"].start()
         await until(lambda: worker.device.state is not None and worker.device.state.up, "the device is up")
@@ -108,7 +109,7 @@ async def test_a_drifted_device_is_mended(tmp_path: Path) -> None:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
         worker.device.remove()
-        worker.agent.wake()
+        worker.agent.state.wake()
         await until(lambda: worker.device.state is not None and bool(worker.device.state.peers), "made again")
 
 
@@ -116,7 +117,7 @@ async def test_a_removed_node_goes_down_and_does_not_start_again(tmp_path: Path)
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
-        await mesh.head.agent.coordinator.call("DELETE", "/v1/nodes/a")
+        await mesh.head.agent.state.coordinator.call("DELETE", "/v1/nodes/a")
         with pytest.raises(RemovedFromMesh):
             await worker.ended()
         assert worker.device.state is None
@@ -130,7 +131,7 @@ async def test_an_ephemeral_node_leaves_when_it_goes_down(tmp_path: Path) -> Non
         await until(mesh.whole, "all see all")
         await worker.down()
         assert worker.device.state is None
-        await until(lambda: len(mesh.head.agent.map.nodes) == 1, "it is gone from the map")
+        await until(lambda: len(mesh.head.agent.state.map.nodes) == 1, "it is gone from the map")
 
 
 async def test_a_node_that_was_taken_down_is_not_called_lost(tmp_path: Path) -> None:
@@ -141,27 +142,29 @@ async def test_a_node_that_was_taken_down_is_not_called_lost(tmp_path: Path) -> 
         await down.down()
 
         def gone() -> bool:
-            return not any(mesh.head.agent.map.nodes[who.agent.enrolment.node_id].online for who in (lost, down))
+            return not any(
+                mesh.head.agent.state.map.nodes[who.agent.state.enrolment.node_id].online for who in (lost, down)
+            )
 
         await until(gone, "both are offline")
-        seen = mesh.head.agent.map.nodes
-        assert seen[down.agent.enrolment.node_id].down
-        assert not seen[lost.agent.enrolment.node_id].down
+        seen = mesh.head.agent.state.map.nodes
+        assert seen[down.agent.state.enrolment.node_id].down
+        assert not seen[lost.agent.state.enrolment.node_id].down
 
 
 async def test_a_rename_reaches_everybody(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
-        await mesh.head.agent.coordinator.call("PATCH", "/v1/nodes/a", {"name": "renamed"})
-        await until(lambda: worker.agent.me.name == "renamed", "the new name")
+        await mesh.head.agent.state.coordinator.call("PATCH", "/v1/nodes/a", {"name": "renamed"})
+        await until(lambda: worker.agent.state.me.name == "renamed", "the new name")
 
 
 async def test_a_member_is_no_admin(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         with pytest.raises(MeshrayError) as caught:
-            await worker.agent.coordinator.call("POST", "/v1/tokens", {"uses": 1})
+            await worker.agent.state.coordinator.call("POST", "/v1/tokens", {"uses": 1})
         assert caught.value.code == "not_admin"
 
 
@@ -170,7 +173,7 @@ async def test_a_device_that_fails_is_told_and_tried_again(tmp_path: Path) -> No
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
         worker.device.failing = MeshrayError("device", "the device is stuck")
-        worker.agent.wake()
+        worker.agent.state.wake()
         await asyncio.sleep(0)
         worker.device.failing = None
         await mesh.join("b")
@@ -182,7 +185,7 @@ async def test_the_same_desired_state_twice_changes_nothing(tmp_path: Path) -> N
         await mesh.join("a")
         await until(mesh.whole, "all see all")
         for member in mesh.members.values():
-            desired = member.agent.desired(member.device.state)
+            desired = member.agent.reconciler.desired(member.device.state)
             assert plan(member.device.state, desired) == ()
 
 
@@ -193,10 +196,10 @@ async def test_the_head_tells_its_ray_instance_to_all(tmp_path: Path) -> None:
         mesh.head.agent.tell_ray_instance("first-life")
 
         def told() -> bool:
-            head = worker.agent.map.head
+            head = worker.agent.state.map.head
             return head is not None and head.ray_instance == "first-life"
 
         await until(told, "the instance in the map")
         await mesh.restart_coordinator()
-        await until(lambda: mesh.head.agent.link.is_open, "connected again")
+        await until(lambda: mesh.head.agent.connection.is_open, "connected again")
         await until(told, "the instance in the new map")

@@ -45,11 +45,11 @@ def of(checks: list[Mapping[str, object]], code: str, status: str = "") -> dict[
 
 
 def _has_heard_all(agent: Agent) -> bool:
-    return agent.device_state is not None and all(peer.last_handshake for peer in agent.device_state.peers.values())
+    return agent.state.device is not None and all(peer.last_handshake for peer in agent.state.device.peers.values())
 
 
 async def ask(mesh: Mesh, **body: object) -> Mapping[str, object]:
-    return await mesh.head.agent.coordinator.call("POST", "/v1/ask", {"op": "survey", **body})
+    return await mesh.head.agent.state.coordinator.call("POST", "/v1/ask", {"op": "survey", **body})
 
 
 async def test_a_node_that_was_up_before_counts_rays_nodes_again(
@@ -63,7 +63,7 @@ async def test_a_node_that_was_up_before_counts_rays_nodes_again(
         follow = Operations(agent, dict).for_everybody()["progress"]
 
         async def ray_table(self: Operations) -> Mapping[IPv4Address, RayState]:
-            return {node.ip: RayState(alive=True) for node in agent.map.nodes.values()}
+            return {node.ip: RayState(alive=True) for node in agent.state.map.nodes.values()}
 
         async def ignore(event: Mapping[str, object]) -> None: ...
 
@@ -91,7 +91,7 @@ async def test_one_dead_and_one_silent_agent_are_one_failure_each(tmp_path: Path
         await until(mesh.whole, "all see all")
         head, dead = mesh.head.agent, mesh.members["dead"]
         await dead.kill()
-        await until(lambda: not head.map.nodes[dead.agent.enrolment.node_id].online, "seen as offline")
+        await until(lambda: not head.state.map.nodes[dead.agent.state.enrolment.node_id].online, "seen as offline")
         mesh.members["silent"].agent._questions = Questions({"survey": asyncio.Event().wait})  # type: ignore[dict-item]
 
         answer = await ask(mesh, timeout_s=4)
@@ -158,7 +158,7 @@ async def test_what_an_agent_cannot_answer_it_says(tmp_path: Path) -> None:
         }
         answer = await ask(mesh, op="unheard-of", nodes=["b"])
         assert answer["silent"] == {"b": "its agent knows no question 'unheard-of'"}
-        assert all(member.agent.link.is_open for member in mesh.members.values())
+        assert all(member.agent.connection.is_open for member in mesh.members.values())
 
 
 async def test_only_the_head_asks(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ async def test_only_the_head_asks(tmp_path: Path) -> None:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
         with pytest.raises(MeshrayError) as refused:
-            await worker.agent.coordinator.call("POST", "/v1/ask", {"op": "survey"})
+            await worker.agent.state.coordinator.call("POST", "/v1/ask", {"op": "survey"})
         assert refused.value.code == "not_admin"
         with pytest.raises(MeshrayError, match="no node"):
             await ask(mesh, nodes=["nobody"])
@@ -178,10 +178,10 @@ async def test_the_head_examines_what_it_sees_while_the_coordinator_is_away(tmp_
     async with running_mesh(tmp_path) as mesh:
         await mesh.join("a")
         await until(mesh.whole, "all see all")
-        mesh.head.agent.wake()
+        mesh.head.agent.state.wake()
         await until(lambda: _has_heard_all(mesh.head.agent), "the head has heard it")
         await mesh.server.stop()
-        await until(lambda: not mesh.head.agent.link.is_open, "the link is gone")
+        await until(lambda: not mesh.head.agent.connection.is_open, "the link is gone")
         checks = await doctor(mesh)
         assert of(checks, "coordinator_tcp", FAIL).keys() == {"head"}
         assert "could not be asked" in str(of(checks, "node_answers", "skip")[None])

@@ -38,17 +38,17 @@ def slow_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def claim(liar: Member, *endpoints: str) -> None:
     """The member reports these endpoints as its own."""
-    await liar.agent.link.say(
+    await liar.agent.connection.say(
         {"type": "hello", "versions": {}, "endpoints": list(endpoints), "hubs": [], "faults": {}, "reached": ""}
     )
 
 
 async def remove(mesh: Mesh, name: str) -> float:
     """Removes the member and returns the seconds until its key was out of the hub's device."""
-    key, hub = mesh.members[name].agent.me.public_key, mesh.head.device
+    key, hub = mesh.members[name].agent.state.me.public_key, mesh.head.device
     since = time.monotonic()
     try:
-        await mesh.head.agent.coordinator.call("DELETE", f"/v1/nodes/{name}")
+        await mesh.head.agent.state.coordinator.call("DELETE", f"/v1/nodes/{name}")
     except MeshrayError as error:
         pytest.fail(f"{name} was not removed: {error}")
     await until(lambda: hub.state is not None and key not in hub.state.peers, f"{name} is out of the hub's device")
@@ -60,7 +60,7 @@ async def test_names_that_do_not_resolve_keep_no_removed_key_in_a_hubs_device(
 ) -> None:
     async with running_mesh(tmp_path) as mesh:
         liar, _ = await mesh.join("liar"), await mesh.join("victim")
-        await until(lambda: liar.agent.link.is_open, "the liar is connected")
+        await until(lambda: liar.agent.connection.is_open, "the liar is connected")
         await claim(liar, *(f"n{number}.slow.example:1" for number in range(8)))
         # The hub hears nothing of it, so it dials.
         await until(lambda: bool(slow_names), "a name is looked up")
@@ -76,8 +76,8 @@ async def test_a_name_is_dialled_once_it_is_resolved(tmp_path: Path, monkeypatch
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     async with running_mesh(tmp_path) as mesh:
         node = await mesh.join("node")
-        await until(lambda: node.agent.link.is_open, "the node is connected")
-        hub, key = mesh.head.device, node.agent.me.public_key
+        await until(lambda: node.agent.connection.is_open, "the node is connected")
+        hub, key = mesh.head.device, node.agent.state.me.public_key
         await claim(node, "vm.example.org:51888")
 
         def dialled() -> bool:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.composition import make_agent
+from meshray.agent.agent import Agent
 from meshray.agent.dependencies import Dependencies
+from meshray.agent.state import NodeState
 from meshray.client.coordinator import proven
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.keys import PrivateKey
@@ -38,7 +39,9 @@ def all_know(mesh: Mesh, name: str) -> bool:
     if device_key(member) != key or load_private_key(member.home) != key:
         return False
     others = [other for other in mesh.members.values() if other is not member]
-    return all(other.agent.map.nodes[member.agent.enrolment.node_id].public_key == key.public() for other in others)
+    return all(
+        other.agent.state.map.nodes[member.agent.state.enrolment.node_id].public_key == key.public() for other in others
+    )
 
 
 async def test_keys_of_a_worker_and_of_the_hub_change_and_all_are_heard_again(tmp_path: Path) -> None:
@@ -54,7 +57,7 @@ async def test_keys_of_a_worker_and_of_the_hub_change_and_all_are_heard_again(tm
             assert answer["public_key"] == str(load_private_key(member.home).public())
             assert not member.home.pending_key.exists()
             assert stat.S_IMODE(member.home.private_key.stat().st_mode) == 0o600
-            await until(lambda: mesh.whole() and a.agent.hubs.any_fresh, "whole again")
+            await until(lambda: mesh.whole() and a.agent.paths.hubs.any_fresh, "whole again")
         hub = mesh.head.device.state
         assert hub is not None
         assert set(hub.peers) == {mesh.members[name].agent.keys.private.public() for name in "ab"}
@@ -66,11 +69,11 @@ async def test_the_head_tells_another_node_to_change_its_key(tmp_path: Path) -> 
         await until(mesh.whole, "whole")
         before = a.agent.keys.private
         body = {"nodes": ["a"], "op": "rotate_key"}
-        said = await mesh.head.agent.coordinator.call("POST", "/v1/ask", body)
+        said = await mesh.head.agent.state.coordinator.call("POST", "/v1/ask", body)
         assert a.agent.keys.private != before
         assert said["answers"] == {"a": {"public_key": str(a.agent.keys.private.public())}}
         with pytest.raises(RefusedError):
-            await a.agent.coordinator.call("POST", "/v1/ask", {"nodes": ["head"], "op": "rotate_key"})
+            await a.agent.state.coordinator.call("POST", "/v1/ask", {"nodes": ["head"], "op": "rotate_key"})
 
 
 @pytest.mark.parametrize("crash", ["before it was told", "after it was told", "after the map was cached"])
@@ -80,18 +83,20 @@ async def test_a_crash_at_any_point_leaves_a_node_that_works(tmp_path: Path, cra
         await until(mesh.whole, "whole")
         pending = PrivateKey.generate()
         await a.kill()
-        cached = a.agent.map
+        cached = a.agent.state.map
         save_private_key(a.home, pending, pending=True)
         if crash != "before it was told":
-            assert a.agent.identity is not None
-            signed = a.agent.identity.sign(pending.public(), a.agent.me.ip)
+            assert a.agent.state.identity is not None
+            signed = a.agent.state.identity.sign(pending.public(), a.agent.state.me.ip)
             body = {"public_key": str(pending.public()), "attestation": signed.to_json()}
-            await a.agent.coordinator.call("POST", "/v1/rotate", body, prove_with=pending)
+            await a.agent.state.coordinator.call("POST", "/v1/rotate", body, prove_with=pending)
         if crash == "after the map was cached":
-            head, shown = mesh.head.agent, a.agent.enrolment.node_id
-            await until(lambda: head.map.nodes[shown].public_key == pending.public(), "the map shows the key")
-            cached = head.map
-        again = make_agent(a.home, a.agent.enrolment, load_private_key(a.home), cached, Dependencies(a.device))
+            head, shown = mesh.head.agent, a.agent.state.enrolment.node_id
+            await until(lambda: head.state.map.nodes[shown].public_key == pending.public(), "the map shows the key")
+            cached = head.state.map
+        again = Agent(
+            NodeState(a.home, a.agent.state.enrolment, cached), load_private_key(a.home), Dependencies(a.device)
+        )
         mesh.members["a"] = Member(a.home, again, a.device)
         mesh.members["a"].start()
         await until(lambda: load_private_key(a.home) == pending, "the pending key is used")
@@ -105,12 +110,12 @@ async def test_a_clock_that_is_set_back_changes_the_key_and_one_set_forward_noth
     async with running_mesh(tmp_path) as mesh:
         a = await mesh.join("a")
         await until(mesh.whole, "whole")
-        before, real, looked = a.agent.keys.private, time.time, a.agent.device_state
+        before, real, looked = a.agent.keys.private, time.time, a.agent.state.device
         monkeypatch.setattr("meshray.agent.device.key_rotation.LOOK_S", 0.02)
         monkeypatch.setattr(time, "time", lambda: real() + 3600)
-        a.agent.wake()
-        await until(lambda: a.agent.device_state is not looked, "looked at the device")
-        assert a.agent.hubs.any_fresh
+        a.agent.state.wake()
+        await until(lambda: a.agent.state.device is not looked, "looked at the device")
+        assert a.agent.paths.hubs.any_fresh
         assert a.agent.keys.private == before
         monkeypatch.setattr(time, "time", lambda: real() - 3600)
         a.agent.keys.look()
@@ -163,7 +168,7 @@ async def test_whose_key_changes_is_the_same_node_by_the_new_key_only(tmp_path: 
 
 async def test_a_hub_with_static_peers_keeps_its_key(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        await mesh.head.agent.coordinator.call("POST", "/v1/peers", {"name": "phone"})
+        await mesh.head.agent.state.coordinator.call("POST", "/v1/peers", {"name": "phone"})
         before = load_private_key(mesh.head.home)
         with pytest.raises(MeshrayError, match="static peers phone") as caught:
             await mesh.head.agent.keys.rotate()
@@ -180,8 +185,8 @@ async def test_setting_the_coordinators_clock_lets_tokens_expire_and_nothing_els
     async with running_mesh(tmp_path) as mesh:
         gone, away = await mesh.join("gone"), await mesh.join("away", ephemeral=True)
         await until(mesh.whole, "whole")
-        freed = gone.agent.me.ip
-        await mesh.head.agent.coordinator.call("DELETE", "/v1/nodes/gone")
+        freed = gone.agent.state.me.ip
+        await mesh.head.agent.state.coordinator.call("DELETE", "/v1/nodes/gone")
         await away.kill()
         del mesh.members["away"], mesh.members["gone"]
         service = mesh.server.service
@@ -189,8 +194,8 @@ async def test_setting_the_coordinators_clock_lets_tokens_expire_and_nothing_els
         ahead_s[0] = 7200.0
         await service.collect()
         assert "away" in {member.node.name for member in service.members()}
-        assert (await mesh.join("new")).agent.me.ip != freed
-        made = await mesh.head.agent.coordinator.call("POST", "/v1/tokens", {"ttl_s": 3600})
+        assert (await mesh.join("new")).agent.state.me.ip != freed
+        made = await mesh.head.agent.state.coordinator.call("POST", "/v1/tokens", {"ttl_s": 3600})
         ahead_s[0] += 3601.0
         with pytest.raises(RefusedError) as caught:
             await mesh.join("late", token=Token.parse(str(made["token"])))

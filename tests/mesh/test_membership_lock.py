@@ -65,13 +65,13 @@ async def heard(mesh: Mesh, revision: int, *names: str) -> None:
 
     def all_have() -> bool:
         mesh.shake_hands()
-        return all(member.agent.told.revision >= revision for member in members)
+        return all(member.agent.state.told.revision >= revision for member in members)
 
     await until(all_have, "the map came")
     for member in members:
-        state, member.agent.device_state = member.agent.device_state, None
-        member.agent.wake()
-        await until(lambda member=member: member.agent.device_state is not None, "looked")  # type: ignore[misc]
+        state, member.agent.state.device = member.agent.state.device, None
+        member.agent.state.wake()
+        await until(lambda member=member: member.agent.state.device is not None, "looked")  # type: ignore[misc]
         assert state is not None
 
 
@@ -86,7 +86,7 @@ def own_key(member: Member) -> PublicKey:
 
 def faults(member: Member) -> dict[str, str]:
     """What status reports of the nodes' identities, by node."""
-    found = snapshot_of(member.agent, None).complaints
+    found = snapshot_of(member.agent.sources, None).complaints
     return {problem.node or "": problem.text for problem in found if problem.code == NODE_IDENTITY}
 
 
@@ -94,7 +94,7 @@ def all_signed(mesh: Mesh) -> bool:
     """Every agent has seen the signature of every node's key and address."""
     if not mesh.whole():
         return False
-    nodes = [node for member in mesh.members.values() for node in member.agent.told.nodes.values()]
+    nodes = [node for member in mesh.members.values() for node in member.agent.state.told.nodes.values()]
     return all(node.attestation is not None and node.attestation.ip == node.ip for node in nodes)
 
 
@@ -106,8 +106,8 @@ async def test_a_healthy_mesh_has_nothing_to_report(tmp_path: Path, lock: Signin
         await until(lambda: all_signed(mesh), "signed")
         for member in mesh.members.values():
             assert faults(member) == {}
-            assert not member.agent.pins.unsigned
-            assert member.agent.map is member.agent.told
+            assert not member.agent.state.pins.unsigned
+            assert member.agent.state.map is member.agent.state.told
         await mesh.members["a"].agent.keys.rotate()
         await until(lambda: own_key(mesh.members["a"]) in peers(mesh.head), "the new key is used")
         assert faults(mesh.head) == {}
@@ -119,13 +119,13 @@ async def test_a_swapped_key_reaches_no_device(tmp_path: Path, lock: SigningKey 
         victim, _ = await mesh.join("victim"), await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
         eve = SigningKey.generate()
-        shown = victim.agent.me.attestation
+        shown = victim.agent.state.me.attestation
         assert shown is not None
         await victim.kill()
         for attestation in (
             shown,
             None,
-            Attestation.sign(eve, mesh.token.mesh_id, EVIL, counter=99, ip=victim.agent.me.ip),
+            Attestation.sign(eve, mesh.token.mesh_id, EVIL, counter=99, ip=victim.agent.state.me.ip),
             replace(Attestation.sign(eve, mesh.token.mesh_id, EVIL, counter=99), identity=shown.identity),
         ):
             revision = await change_node(mesh, "victim", public_key=EVIL, attestation=attestation)
@@ -134,22 +134,22 @@ async def test_a_swapped_key_reaches_no_device(tmp_path: Path, lock: SigningKey 
             assert own_key(victim) in peers(mesh.head), "the node itself is not cut off"
             for member in (mesh.head, mesh.members["other"]):
                 assert list(faults(member)) == ["victim"]
-                seen = member.agent.map.find("victim")
+                seen = member.agent.state.map.find("victim")
                 assert seen is not None
                 assert seen.public_key == own_key(victim)
         # Not after a restart of an agent either: the pin is on disk, and the map in the cache is the forged one.
         await mesh.members["other"].kill()
         other = mesh.reborn("other")
         assert list(faults_of_start(other)) == ["victim"]
-        found = other.agent.map.find("victim")
+        found = other.agent.state.map.find("victim")
         assert found is not None
         assert found.public_key == own_key(victim)
         other.start()
-        await until(lambda: other.agent.link.is_open, "connected")
+        await until(lambda: other.agent.connection.is_open, "connected")
 
 
 def faults_of_start(member: Member) -> set[str]:
-    return {problem.node or "" for problem in member.agent.pins.problems() if problem.code == NODE_IDENTITY}
+    return {problem.node or "" for problem in member.agent.state.pins.problems() if problem.code == NODE_IDENTITY}
 
 
 @WITH_AND_WITHOUT
@@ -157,7 +157,7 @@ async def test_an_older_key_does_not_come_back(tmp_path: Path, lock: SigningKey 
     async with running_mesh(tmp_path, lock) as mesh:
         victim = await mesh.join("victim")
         await until(lambda: all_signed(mesh), "signed")
-        before = victim.agent.me
+        before = victim.agent.state.me
         await victim.agent.keys.rotate()
         await until(lambda: own_key(victim) in peers(mesh.head) and all_signed(mesh), "the new key is used")
         await victim.kill()
@@ -173,7 +173,7 @@ async def test_another_node_s_address_is_not_taken(tmp_path: Path, lock: Signing
     async with running_mesh(tmp_path, lock) as mesh:
         a, b = await mesh.join("a"), await mesh.join("b")
         await until(lambda: all_signed(mesh), "signed")
-        ips = a.agent.me.ip, b.agent.me.ip
+        ips = a.agent.state.me.ip, b.agent.state.me.ip
 
         def swap(registry: Registry) -> Registry:
             one, two = registry.named("a"), registry.named("b")
@@ -199,13 +199,13 @@ async def test_a_member_does_not_become_a_hub_or_the_head(tmp_path: Path, lock: 
         await until(lambda: all_signed(mesh), "signed")
         before = peers(other)
         await heard(mesh, await change_node(mesh, "traitor", roles=frozenset({WORKER, HUB, HEAD})), "head", "other")
-        assert [hub.name for hub in other.agent.map.hubs] == ["head"]
-        assert other.agent.map.head is not None
-        assert other.agent.map.head.name == "head"
+        assert [hub.name for hub in other.agent.state.map.hubs] == ["head"]
+        assert other.agent.state.map.head is not None
+        assert other.agent.state.map.head.name == "head"
         assert peers(other) == before
         assert list(faults(other)) == ["traitor"]
         assert "head and hub" in faults(other)["traitor"]
-        assert not mesh.members["traitor"].agent.is_hub, "it does not forward either"
+        assert not mesh.members["traitor"].agent.state.is_hub, "it does not forward either"
 
 
 def stranger(attestation: Attestation | None, *roles: str, ip: str = "10.99.0.77") -> Node:
@@ -218,7 +218,7 @@ async def test_with_a_lock_a_node_that_it_did_not_let_in_reaches_no_device(tmp_p
         await until(lambda: all_signed(mesh), "signed")
         before = {name: peers(member) for name, member in mesh.members.items()}
         eve, mesh_id = SigningKey.generate(), mesh.token.mesh_id
-        own, theirs = Attestation.sign(eve, mesh_id, EVIL, counter=1), other.agent.me.attestation
+        own, theirs = Attestation.sign(eve, mesh_id, EVIL, counter=1), other.agent.state.me.attestation
         assert theirs is not None
         # A token that the attacker made, signed by a lock of theirs.
         forged = Token(mesh_id, mesh.token.coordinators, mesh.token.fingerprint, "t", "s").signed(eve, (HUB,), 0)
@@ -235,7 +235,7 @@ async def test_with_a_lock_a_node_that_it_did_not_let_in_reaches_no_device(tmp_p
             assert {name: peers(member) for name, member in mesh.members.items()} == before
             for member in mesh.members.values():
                 assert list(faults(member)) == ["evil"]
-                assert member.agent.map.find("evil") is None
+                assert member.agent.state.map.find("evil") is None
 
 
 async def test_without_a_lock_a_node_or_hub_that_is_added_is_seen(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ async def test_without_a_lock_a_node_or_hub_that_is_added_is_seen(tmp_path: Path
         added = Attestation.sign(SigningKey.generate(), mesh.token.mesh_id, EVIL, counter=1)
         await heard(mesh, await add_node(mesh, stranger(added, HUB)), "other")
         assert "new hubs, which read what they forward: evil (10.99.0.77)" in " ".join(
-            snapshot_of(other.agent, None).notices
+            snapshot_of(other.agent.sources, None).notices
         )
 
 
@@ -254,7 +254,7 @@ async def test_without_a_lock_a_node_that_takes_another_s_place_is_seen(tmp_path
     async with running_mesh(tmp_path) as mesh:
         victim, other = await mesh.join("victim"), await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
-        node = victim.agent.me
+        node = victim.agent.state.me
         await victim.kill()
 
         def without(registry: Registry) -> Registry:
@@ -264,7 +264,7 @@ async def test_without_a_lock_a_node_that_takes_another_s_place_is_seen(tmp_path
         eve = Attestation.sign(SigningKey.generate(), mesh.token.mesh_id, EVIL, counter=1, ip=node.ip)
         forged = replace(node, id="evil", public_key=EVIL, attestation=eve)
         await heard(mesh, await add_node(mesh, forged), "other")
-        notices = " ".join(snapshot_of(other.agent, None).notices)
+        notices = " ".join(snapshot_of(other.agent.sources, None).notices)
         assert "other identities" in notices
         assert f"victim ({node.ip}) since" in notices
 
@@ -284,9 +284,9 @@ async def test_what_the_lock_removed_does_not_come_back(tmp_path: Path, monkeypa
     async with running_mesh(tmp_path, LOCK) as mesh:
         gone, other = await mesh.join("gone"), await mesh.join("other")
         await until(lambda: all_signed(mesh), "signed")
-        node, service = gone.agent.me, mesh.server.service
+        node, service = gone.agent.state.me, mesh.server.service
         removals = Removals.sign(LOCK, mesh.token.mesh_id, 1, [removed_as(node)])
-        api = mesh.head.agent.coordinator.call
+        api = mesh.head.agent.state.coordinator.call
         for wrong in (
             {"epoch": 2, "signature": signature_to_json(removals.signature)},
             {"epoch": 1, "signature": signature_to_json(Removals.sign(SigningKey.generate(), "m", 1, []).signature)},
@@ -308,9 +308,9 @@ async def test_what_the_lock_removed_does_not_come_back(tmp_path: Path, monkeypa
         assert list(faults(mesh.head)) == ["gone"]
         await other.kill()
         again = mesh.reborn("other")
-        assert again.agent.map.find("gone") is None
+        assert again.agent.state.map.find("gone") is None
         again.start()
-        await until(lambda: again.agent.link.is_open, "connected")
+        await until(lambda: again.agent.connection.is_open, "connected")
         # An honest coordinator that had lost the list gets it back from any node.
         monkeypatch.undo()
         await mesh.server.stop()
@@ -340,8 +340,11 @@ async def test_nodes_of_an_earlier_release_form_a_mesh_and_get_an_identity_at_th
         monkeypatch.undo()
         mesh.reborn("older").start()
         await until(lambda: all_signed(mesh), "it has an identity")
-        address, key = older.agent.me.ip, older.agent.me.public_key
-        assert (mesh.members["older"].agent.me.ip, mesh.members["older"].agent.me.public_key) == (address, key)
+        address, key = older.agent.state.me.ip, older.agent.state.me.public_key
+        assert (mesh.members["older"].agent.state.me.ip, mesh.members["older"].agent.state.me.public_key) == (
+            address,
+            key,
+        )
 
 
 async def test_a_mesh_of_nodes_without_identities_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +353,7 @@ async def test_a_mesh_of_nodes_without_identities_is_whole(tmp_path: Path, monke
     async with running_mesh(tmp_path) as mesh:
         await asyncio.gather(mesh.join("a"), mesh.join("b"))
         await until(mesh.whole, "whole")
-        assert set(mesh.head.agent.pins.unsigned) == {"head", "a", "b"}
+        assert set(mesh.head.agent.state.pins.unsigned) == {"head", "a", "b"}
         assert faults(mesh.head) == {}
         await mesh.members["a"].agent.keys.rotate()
         await until(lambda: own_key(mesh.members["a"]) in peers(mesh.head), "its key changes as before")

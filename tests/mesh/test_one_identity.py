@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.composition import make_agent
+from meshray.agent.agent import Agent
 from meshray.agent.dependencies import Dependencies
+from meshray.agent.state import NodeState
 from meshray.agent.status.report import build_status
 from meshray.agent.status.snapshot import snapshot_of
 from meshray.client.coordinator import TakenOver
@@ -30,14 +31,14 @@ def clone(mesh: Mesh, name: str) -> Member:
     device = FakeDevice()
     return Member(
         copy,
-        make_agent(copy, Enrolment.load(copy), load_private_key(copy), load_map(copy), Dependencies(device)),
+        Agent(NodeState(copy, Enrolment.load(copy), load_map(copy)), load_private_key(copy), Dependencies(device)),
         device,
     )
 
 
 def faults(member: Member) -> list[str]:
     """The health codes that this node's status has about w1's identity."""
-    status = build_status(snapshot_of(member.agent, None))
+    status = build_status(snapshot_of(member.agent.sources, None))
     return [problem.code for problem in status.health if problem.code == ONE_IDENTITY and problem.node == "w1"]
 
 
@@ -52,11 +53,11 @@ async def test_both_machines_and_the_head_say_so_and_leaving_the_copy_ends_it(tm
             await until(lambda: all(faults(member) == [ONE_IDENTITY] for member in members), "all three know")
             # Whoever asks for the node's start is refused, on both.
             for member in (original, copy):
-                error = await member.agent.membership.rival(lambda member=member: member.agent.map)  # type: ignore[misc]
+                error = await member.agent.state.membership.rival(lambda member=member: member.agent.state.map)  # type: ignore[misc]
                 assert isinstance(error, TakenOver)
                 assert "meshray leave --local" in (error.hint or "")
             assert faults(other) == []
-            copy.agent.membership.given_up = True
+            copy.agent.state.membership.given_up = True
             await copy.down()
         finally:
             await copy.kill()
@@ -69,8 +70,8 @@ async def test_both_machines_and_the_head_say_so_and_leaving_the_copy_ends_it(tm
         collecting = asyncio.get_running_loop().create_task(collect())
         await until(lambda: not faults(mesh.head) and not faults(original), "nobody says so any more")
         collecting.cancel()
-        await until(lambda: original.agent.link.is_open, "the original is connected")
-        node = mesh.head.agent.map.find("w1")
+        await until(lambda: original.agent.connection.is_open, "the original is connected")
+        node = mesh.head.agent.state.map.find("w1")
         assert node is not None
         assert not node.down
 
@@ -85,7 +86,7 @@ async def test_an_agent_that_is_started_again_is_no_clone(tmp_path: Path) -> Non
             again = mesh.reborn("w1")
             again.start()
             await until(mesh.whole, "the node again")
-            assert await again.agent.membership.rival(lambda again=again: again.agent.map) is None  # type: ignore[misc]
+            assert await again.agent.state.membership.rival(lambda again=again: again.agent.state.map) is None  # type: ignore[misc]
         assert not faults(mesh.head)
 
 
@@ -95,18 +96,20 @@ async def test_only_a_hub_reports_that_it_does_not_forward(tmp_path: Path) -> No
         await until(mesh.whole, "the mesh")
         service = mesh.server.service
         text = "forwarding on meshray0 cannot be switched on: Read-only file system\x1b[2J" + "x" * 400
-        await service.faults.reported(worker.agent.me.id, {HUB_FORWARDS: text, ONE_IDENTITY: "a and b"})
+        await service.faults.reported(worker.agent.state.me.id, {HUB_FORWARDS: text, ONE_IDENTITY: "a and b"})
         assert service.members()[1].node.faults == {}
-        await service.faults.reported(mesh.head.agent.me.id, {HUB_FORWARDS: text, ONE_IDENTITY: "a and b"})
-        await until(lambda: bool(worker.agent.map.hubs[0].faults), "the map has it")
-        (detail,) = worker.agent.map.hubs[0].faults.values()
+        await service.faults.reported(mesh.head.agent.state.me.id, {HUB_FORWARDS: text, ONE_IDENTITY: "a and b"})
+        await until(lambda: bool(worker.agent.state.map.hubs[0].faults), "the map has it")
+        (detail,) = worker.agent.state.map.hubs[0].faults.values()
         assert detail.isprintable()
         assert len(detail) == 200
-        (problem,) = [one for one in build_status(snapshot_of(worker.agent, None)).health if one.code == HUB_FORWARDS]
+        (problem,) = [
+            one for one in build_status(snapshot_of(worker.agent.sources, None)).health if one.code == HUB_FORWARDS
+        ]
         assert problem.node == "head"
         assert "on head: mount -o remount,bind,rw /proc/sys && sysctl -w" in problem.fix
-        await service.faults.reported(mesh.head.agent.me.id, {})
-        await until(lambda: not worker.agent.map.hubs[0].faults, "it forwards again")
+        await service.faults.reported(mesh.head.agent.state.me.id, {})
+        await until(lambda: not worker.agent.state.map.hubs[0].faults, "it forwards again")
 
 
 @pytest.fixture(autouse=True)

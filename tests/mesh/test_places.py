@@ -22,7 +22,7 @@ from .mesh import Member, Mesh, running_mesh, until
 
 
 async def token_for(mesh: Mesh, **changes: object) -> Token:
-    made = await mesh.head.agent.coordinator.call("POST", "/v1/tokens", changes)
+    made = await mesh.head.agent.state.coordinator.call("POST", "/v1/tokens", changes)
     return Token.parse(str(made["token"]))
 
 
@@ -46,7 +46,7 @@ async def test_a_new_machine_takes_the_place_of_an_old_one(tmp_path: Path) -> No
     async with running_mesh(tmp_path) as mesh:
         old, other = await mesh.join("gpu-1"), await mesh.join("gpu-2")
         await until(mesh.whole, "whole")
-        place, old_key = old.agent.me.ip, str(old.agent.me.public_key)
+        place, old_key = old.agent.state.me.ip, str(old.agent.state.me.public_key)
         assert allowed(mesh.head, place) == [old_key]
         with pytest.raises(RefusedError, match="gpu-1 already"):
             await token_for(mesh, name="gpu-1")
@@ -61,13 +61,13 @@ async def test_a_new_machine_takes_the_place_of_an_old_one(tmp_path: Path) -> No
         assert Enrolment.load(old.home).taken_out
         assert old.device.state is None
         await until(mesh.whole, "whole with the new machine")
-        assert new.agent.me.ip == place
-        assert new.agent.me.id != old.agent.me.id
+        assert new.agent.state.me.ip == place
+        assert new.agent.state.me.id != old.agent.state.me.id
         for member in (mesh.head, other):
-            node = member.agent.map.find("gpu-1")
+            node = member.agent.state.map.find("gpu-1")
             assert node is not None
-            assert (node.ip, node.public_key) == (place, new.agent.me.public_key)
-        assert allowed(mesh.head, place) == [str(new.agent.me.public_key)]
+            assert (node.ip, node.public_key) == (place, new.agent.state.me.public_key)
+        assert allowed(mesh.head, place) == [str(new.agent.state.me.public_key)]
         assert old_key not in {str(key) for member in (mesh.head, other) for key in member.device.state.peers}  # type: ignore[union-attr]
         # What the old machine knows is worth nothing to it: the others have other secrets.
         for member in (mesh.head, other, new):
@@ -92,13 +92,13 @@ async def test_a_machine_that_is_away_is_replaced_and_stays_out(tmp_path: Path) 
     async with running_mesh(tmp_path) as mesh:
         old = await mesh.join("gpu-1")
         await until(mesh.whole, "whole")
-        place = old.agent.me.ip
+        place = old.agent.state.me.ip
         await old.kill()
         token = await token_for(mesh, name="gpu-1", replace=True)
         del mesh.members["gpu-1"]
         new = await mesh.join("gpu-1", token=token, machine="new-machine")
         await until(mesh.whole, "whole with the new machine")
-        assert new.agent.me.ip == place
+        assert new.agent.state.me.ip == place
         mesh.members["old"] = old
         back = mesh.reborn("old")
         back.start()
@@ -106,7 +106,7 @@ async def test_a_machine_that_is_away_is_replaced_and_stays_out(tmp_path: Path) 
             await back.ended()
         del mesh.members["old"]
         assert mesh.whole()
-        assert new.agent.map.nodes[new.agent.me.id].ip == place
+        assert new.agent.state.map.nodes[new.agent.state.me.id].ip == place
 
 
 async def test_what_cannot_be_replaced_or_named(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ async def test_what_cannot_be_replaced_or_named(tmp_path: Path) -> None:
                 await token_for(mesh, **body)
             assert caught.value.code == code
         with pytest.raises(RefusedError) as refused:
-            await worker.agent.coordinator.call("POST", "/v1/tokens", {"name": "gpu-1", "replace": True})
+            await worker.agent.state.coordinator.call("POST", "/v1/tokens", {"name": "gpu-1", "replace": True})
         assert refused.value.code == "not_admin"
         token, key = await token_for(mesh, name="gpu-2"), PrivateKey.generate()
         with pytest.raises(RefusedError) as refused:
@@ -153,14 +153,14 @@ async def test_joins_that_fail_or_are_interrupted_burn_no_address(tmp_path: Path
             # Its agent was up: Ray, say, did not start.
             member = await mesh.join("worker", token=token)
             await until(mesh.whole, "whole")
-            addresses.add(member.agent.me.ip)
-            await member.agent.coordinator.call("POST", "/v1/leave", {"take_back": True})
+            addresses.add(member.agent.state.me.ip)
+            await member.agent.state.coordinator.call("POST", "/v1/leave", {"take_back": True})
             with pytest.raises(RemovedFromMesh):
                 await member.ended()
             del mesh.members["worker"]
         assert addresses == {IPv4Address("10.99.0.2")}
         # … which still rests for everybody else.
-        assert (await mesh.join("another")).agent.me.ip == IPv4Address("10.99.0.3")
+        assert (await mesh.join("another")).agent.state.me.ip == IPv4Address("10.99.0.3")
 
 
 async def test_an_ephemeral_node_that_never_came_up_gives_use_and_address_back(tmp_path: Path) -> None:
@@ -170,13 +170,13 @@ async def test_an_ephemeral_node_that_never_came_up_gives_use_and_address_back(t
             # Connected, but without a handshake: its join is interrupted before the node is up.
             member = await mesh.join("step", token=token, ephemeral=True)
             await until(lambda: any(each.had_map for each in service.members() if each.node.name == "step"), "online")
-            assert member.agent.me.ip == IPv4Address("10.99.0.2")
+            assert member.agent.state.me.ip == IPv4Address("10.99.0.2")
             await member.down()
             del mesh.members["step"]
             assert used(mesh, token) == 0
         member = await mesh.join("step", token=token, ephemeral=True)
         await until(mesh.whole, "whole")
-        assert member.agent.me.ip == IPv4Address("10.99.0.2")
+        assert member.agent.state.me.ip == IPv4Address("10.99.0.2")
         await member.down()
         del mesh.members["step"]
         assert used(mesh, token) == 1
@@ -196,7 +196,7 @@ async def test_an_enrolment_that_is_cancelled_is_withdrawn(tmp_path: Path) -> No
         assert [str(member.node.name) for member in service.members()] == ["head"]
         assert used(mesh, token) == 0
         member = await mesh.join("worker", token=token)
-        assert member.agent.me.ip == IPv4Address("10.99.0.2")
+        assert member.agent.state.me.ip == IPv4Address("10.99.0.2")
         await until(mesh.whole, "whole")
         # What is online is not withdrawn, and nobody withdraws what is another's.
         await withdraw(token, load_private_key(member.home))

@@ -99,7 +99,7 @@ async def members_online(mesh: Mesh) -> None:
 
 
 def addresses(mesh: Mesh) -> dict[str, str]:
-    return {name: str(member.agent.me.ip) for name, member in mesh.members.items()}
+    return {name: str(member.agent.state.me.ip) for name, member in mesh.members.items()}
 
 
 @pytest.mark.parametrize("copy", [backup, plain_copy])
@@ -128,13 +128,13 @@ async def test_nodes_that_the_copy_does_not_know_stay(tmp_path: Path, copy: Call
         late = await mesh.join("late")
         await members_online(mesh)
 
-        assert addresses(mesh) == {**before, "late": str(late.agent.me.ip)}
+        assert addresses(mesh) == {**before, "late": str(late.agent.state.me.ip)}
         assert len(set(addresses(mesh).values())) == 7
         assert all(not member.task.done() for member in mesh.members.values() if member.task)
-        report = " ".join(complaint.text for complaint in mesh.head.agent.membership.complaints())
+        report = " ".join(complaint.text for complaint in mesh.head.agent.state.membership.complaints())
         assert "older copy" in report and "c, d, e" in report
         assert "older copy" in coordinator.log() and "is a member again" in coordinator.log()
-        listed = await mesh.head.agent.coordinator.call("GET", "/v1/nodes")
+        listed = await mesh.head.agent.state.coordinator.call("GET", "/v1/nodes")
         restored = listed["restored"]
         assert isinstance(restored, dict) and restored["added"] == list(AFTER)
 
@@ -168,12 +168,12 @@ async def test_who_was_removed_stays_removed(tmp_path: Path) -> None:
         await until(mesh.whole, "two nodes")
         backup(mesh.server_home, tmp_path / "copy.db")
         await gone.kill()
-        await mesh.head.agent.coordinator.call("DELETE", "/v1/nodes/gone")
-        await until(lambda: stays.agent.map.find("gone") is None, "the node is gone from the map")
-        await until(lambda: mesh.head.agent.map.find("gone") is None, "the head knows it")
+        await mesh.head.agent.state.coordinator.call("DELETE", "/v1/nodes/gone")
+        await until(lambda: stays.agent.state.map.find("gone") is None, "the node is gone from the map")
+        await until(lambda: mesh.head.agent.state.map.find("gone") is None, "the head knows it")
 
         # A coordinator that was not restored: the ticket is worth nothing.
-        assert gone.agent.enrolment.ticket
+        assert gone.agent.state.enrolment.ticket
         with pytest.raises(RemovedFromMesh):
             await first_message(gone)
 
@@ -200,15 +200,15 @@ async def test_a_node_without_a_ticket_goes_on_and_says_so(tmp_path: Path) -> No
         old = mesh.reborn("old", ticket="")
         await coordinator.start()
         old.start()
-        await until(lambda: bool(old.agent.membership.complaints()), "it says that it is not known")
-        assert "does not know this node" in old.agent.membership.complaints()[0].text
+        await until(lambda: bool(old.agent.state.membership.complaints()), "it says that it is not known")
+        assert "does not know this node" in old.agent.state.membership.complaints()[0].text
         assert old.task is not None and not old.task.done() and old.device.state is not None
-        assert not old.agent.enrolment.taken_out
+        assert not old.agent.state.enrolment.taken_out
 
 
 async def first_message(member: Member) -> None:
     """Opens a link as this node; raises what its end means."""
-    link = await member.agent.coordinator.open_link()
+    link = await member.agent.state.coordinator.open_link()
     try:
         async for _ in link.messages():
             return

@@ -35,7 +35,7 @@ def keys_in_use(mesh: Mesh, *names: str) -> set[PresharedKey]:
 
 def derived_from(secret: MeshSecret, mesh: Mesh) -> set[PresharedKey]:
     """What who holds this secret can derive for any pair: the public keys are known to every member."""
-    keys = [node.public_key for node in mesh.head.agent.map.nodes.values()]
+    keys = [node.public_key for node in mesh.head.agent.state.map.nodes.values()]
     return {secret.preshared_key(one, other) for one in keys for other in keys}
 
 
@@ -43,10 +43,10 @@ def hold(mesh: Mesh, epoch: int, *names: str) -> bool:
     """These nodes hold this epoch and no other, and know it of each other."""
     mesh.shake_hands()
     agents = [mesh.members[name].agent for name in names]
-    ids = [agent.enrolment.node_id for agent in agents]
+    ids = [agent.state.enrolment.node_id for agent in agents]
     return all(
-        list(agent.enrolment.mesh_secrets) == [epoch]
-        and all(agent.map.nodes[node_id].secret_epoch == epoch for node_id in ids)
+        list(agent.state.enrolment.mesh_secrets) == [epoch]
+        and all(agent.state.map.nodes[node_id].secret_epoch == epoch for node_id in ids)
         for agent in agents
     )
 
@@ -54,20 +54,20 @@ def hold(mesh: Mesh, epoch: int, *names: str) -> bool:
 def use(mesh: Mesh, epoch: int, *names: str) -> bool:
     """These nodes hold this epoch, and each pair of hub and node has its preshared key of it."""
     agents = [mesh.members[name].agent for name in names]
-    if any(agent.enrolment.secret_epoch != epoch for agent in agents):
+    if any(agent.state.enrolment.secret_epoch != epoch for agent in agents):
         return False
-    return keys_in_use(mesh, *names) <= derived_from(agents[0].enrolment.mesh_secret, mesh)
+    return keys_in_use(mesh, *names) <= derived_from(agents[0].state.enrolment.mesh_secret, mesh)
 
 
 async def remove(mesh: Mesh, name: str) -> dict[str, object]:
-    answer = await mesh.head.agent.coordinator.call("DELETE", f"/v1/nodes/{name}")
+    answer = await mesh.head.agent.state.coordinator.call("DELETE", f"/v1/nodes/{name}")
     rotation = answer["secrets"]
     assert isinstance(rotation, dict)
     return rotation
 
 
 async def rotate(mesh: Mesh) -> dict[str, object]:
-    return dict(await mesh.head.agent.coordinator.call("POST", "/v1/secrets/rotate"))
+    return dict(await mesh.head.agent.state.coordinator.call("POST", "/v1/secrets/rotate"))
 
 
 async def test_a_removed_node_can_derive_no_key_of_the_others(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ async def test_a_removed_node_can_derive_no_key_of_the_others(tmp_path: Path) ->
         gone = await mesh.join("gone")
         a, b = await mesh.join("a"), await mesh.join("b")
         await until(mesh.whole, "whole")
-        known = gone.agent.enrolment
+        known = gone.agent.state.enrolment
         assert keys_in_use(mesh, "head", "a", "b") <= derived_from(known.mesh_secret, mesh)
         steps = len(a.device.applied), len(b.device.applied)
 
@@ -86,20 +86,20 @@ async def test_a_removed_node_can_derive_no_key_of_the_others(tmp_path: Path) ->
         del mesh.members["gone"]
         await until(lambda: use(mesh, 2, "head", "a", "b"), "the new secret is in use")
         assert not keys_in_use(mesh, "head", "a", "b") & derived_from(known.mesh_secret, mesh)
-        assert a.agent.enrolment.ray_token != known.ray_token
-        assert gone.agent.enrolment == Enrolment.load(gone.home)
-        assert gone.agent.enrolment.secret_epoch == 1, "it was sent nothing"
+        assert a.agent.state.enrolment.ray_token != known.ray_token
+        assert gone.agent.state.enrolment == Enrolment.load(gone.home)
+        assert gone.agent.state.enrolment.secret_epoch == 1, "it was sent nothing"
         for member, before in zip((a, b), steps, strict=True):
             later = member.device.applied[before:]
             assert not [step for step in later if isinstance(step, (RemovePeer, SetPrivateKey))], "changed in place"
         await mesh.server.service.collect()
         await until(lambda: hold(mesh, 2, "head", "a", "b"), "the old secret is dropped")
         await until(mesh.whole, "whole again")
-        assert Enrolment.load(a.home) == a.agent.enrolment
+        assert Enrolment.load(a.home) == a.agent.state.enrolment
         assert stat.S_IMODE(a.home.enrolment.stat().st_mode) == 0o600
         newcomer = await mesh.join("later")
         await until(lambda: mesh.whole() and use(mesh, 2, "head", "later"), "a newcomer has it as well")
-        assert list(newcomer.agent.enrolment.mesh_secrets) == [2]
+        assert list(newcomer.agent.state.enrolment.mesh_secrets) == [2]
 
 
 async def test_secrets_are_in_no_map_log_or_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -109,11 +109,11 @@ async def test_secrets_are_in_no_map_log_or_answer(tmp_path: Path, caplog: pytes
         await until(mesh.whole, "whole")
         answer = await rotate(mesh)
         await until(lambda: use(mesh, 2, "head", "a"), "rotated")
-        nodes = await mesh.head.agent.coordinator.call("GET", "/v1/nodes")
-        shown = json.dumps([answer, nodes, a.agent.map.to_json()]) + caplog.text + a.home.map_cache.read_text()
-        for secret in (*a.agent.enrolment.mesh_secrets.values(),):
+        nodes = await mesh.head.agent.state.coordinator.call("GET", "/v1/nodes")
+        shown = json.dumps([answer, nodes, a.agent.state.map.to_json()]) + caplog.text + a.home.map_cache.read_text()
+        for secret in (*a.agent.state.enrolment.mesh_secrets.values(),):
             assert secret.reveal() not in shown and secret.hex not in shown
-        for token in a.agent.enrolment.ray_tokens.values():
+        for token in a.agent.state.enrolment.ray_tokens.values():
             assert token not in shown
 
 
@@ -123,13 +123,15 @@ async def test_a_node_that_was_away_is_reached_and_gets_the_new_secret_when_it_c
         await until(mesh.whole, "whole")
         # Its device goes on, as the kernel's does when an agent is killed.
         await a.kill()
-        await until(lambda: not mesh.head.agent.map.nodes[a.agent.enrolment.node_id].online, "away")
+        await until(lambda: not mesh.head.agent.state.map.nodes[a.agent.state.enrolment.node_id].online, "away")
         rotation = await rotate(mesh)
         assert rotation["away"] == ["a"]
-        await until(lambda: use(mesh, 2, "b") and mesh.head.agent.enrolment.secret_epoch == 2, "the others have it")
+        await until(
+            lambda: use(mesh, 2, "b") and mesh.head.agent.state.enrolment.secret_epoch == 2, "the others have it"
+        )
         pair = mesh.head.device.state, a.device.state
         assert pair[0] is not None and pair[1] is not None
-        mine, theirs = a.agent.me.public_key, mesh.head.agent.me.public_key
+        mine, theirs = a.agent.state.me.public_key, mesh.head.agent.state.me.public_key
         assert pair[0].peers[mine].config.preshared_key == pair[1].peers[theirs].config.preshared_key
         again = mesh.reborn("a")
         again.start()
@@ -147,7 +149,7 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
         hello = CoordinatorConnection.say_hello
 
         async def without_epochs(keeper: CoordinatorConnection) -> None:
-            if keeper is old.agent.link:
+            if keeper is old.agent.connection:
                 said = keeper._hello
 
                 def less() -> dict[str, object]:
@@ -160,7 +162,7 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
             await hello(keeper)
 
         monkeypatch.setattr(CoordinatorConnection, "say_hello", without_epochs)
-        await old.agent.link.say_hello()
+        await old.agent.connection.say_hello()
         service = mesh.server.service
         await until(lambda: not all(member.follows_epochs for member in service.members()), "it is known as old")
         with pytest.raises(MeshrayError, match="old") as caught:
@@ -171,7 +173,7 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
         del mesh.members["gone"]
         await until(mesh.whole, "the old one works")
         monkeypatch.setattr(CoordinatorConnection, "say_hello", hello)
-        await old.agent.link.say_hello()
+        await old.agent.connection.say_hello()
         await until(lambda: all(member.follows_epochs for member in service.members()), "it was upgraded")
         assert (await rotate(mesh))["epoch"] == 2
         await until(lambda: mesh.whole() and use(mesh, 2, "head", "old"), "rotated")
@@ -181,37 +183,42 @@ async def test_a_static_peer_keeps_the_secret_of_its_file(tmp_path: Path) -> Non
     async with running_mesh(tmp_path) as mesh:
         await mesh.join("a")
         await until(mesh.whole, "whole")
-        made = await mesh.head.agent.coordinator.call("POST", "/v1/peers", {"name": "phone"})
+        made = await mesh.head.agent.state.coordinator.call("POST", "/v1/peers", {"name": "phone"})
         told = made["hub"]
         assert isinstance(told, dict)
         assert (await rotate(mesh))["static"] == ["phone"]
 
         def of_phone() -> list[str]:
             state = mesh.head.device.state
-            phone = mesh.head.agent.map.find("phone")
+            phone = mesh.head.agent.state.map.find("phone")
             if state is None or phone is None or phone.public_key not in state.peers:
                 return []
             key = state.peers[phone.public_key].config.preshared_key
             return [key.reveal()] if key is not None else []
 
-        await until(lambda: use(mesh, 2, "a") and mesh.head.agent.enrolment.secret_epoch == 2, "rotated")
+        await until(lambda: use(mesh, 2, "a") and mesh.head.agent.state.enrolment.secret_epoch == 2, "rotated")
         await mesh.server.service.collect()
-        await until(lambda: list(mesh.members["a"].agent.enrolment.mesh_secrets) == [2], "dropped where no hub is")
+        await until(
+            lambda: list(mesh.members["a"].agent.state.enrolment.mesh_secrets) == [2], "dropped where no hub is"
+        )
         assert of_phone() == [told["preshared_key"]]
-        assert set(mesh.head.agent.enrolment.mesh_secrets) == {1, 2}
-        later = await mesh.head.agent.coordinator.call("POST", "/v1/peers", {"name": "tablet"})
+        assert set(mesh.head.agent.state.enrolment.mesh_secrets) == {1, 2}
+        later = await mesh.head.agent.state.coordinator.call("POST", "/v1/peers", {"name": "tablet"})
         fresh, tablet = later["hub"], None
         assert isinstance(fresh, dict)
-        await until(lambda: mesh.head.agent.map.find("tablet") is not None, "the tablet is in the map")
-        tablet = mesh.head.agent.map.find("tablet")
+        await until(lambda: mesh.head.agent.state.map.find("tablet") is not None, "the tablet is in the map")
+        tablet = mesh.head.agent.state.map.find("tablet")
         assert tablet is not None
-        secret = mesh.head.agent.enrolment.mesh_secret
-        assert secret.preshared_key(tablet.public_key, mesh.head.agent.me.public_key).reveal() == fresh["preshared_key"]
+        secret = mesh.head.agent.state.enrolment.mesh_secret
+        assert (
+            secret.preshared_key(tablet.public_key, mesh.head.agent.state.me.public_key).reveal()
+            == fresh["preshared_key"]
+        )
         rotation = await remove(mesh, "phone")
         assert not rotation["started"]
         await remove(mesh, "tablet")
         await mesh.server.service.collect()
-        await until(lambda: set(mesh.head.agent.enrolment.mesh_secrets) == {2}, "the first secret is gone")
+        await until(lambda: set(mesh.head.agent.state.enrolment.mesh_secrets) == {2}, "the first secret is gone")
 
 
 async def test_a_coordinator_put_back_from_before_a_rotation_starts_another_one(tmp_path: Path) -> None:

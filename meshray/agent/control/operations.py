@@ -43,6 +43,7 @@ class Operations:
 
     def __init__(self, agent: Agent, client_environment: ClientEnvironment) -> None:
         self._agent = agent
+        self._state = agent.state
         self._client_environment = client_environment
 
     def for_everybody(self) -> dict[str, Operation]:
@@ -69,26 +70,26 @@ class Operations:
         }
 
     async def _status(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        return to_json(build_status(snapshot_of(self._agent, await self._ray_table())))
+        return to_json(build_status(snapshot_of(self._agent.sources, await self._ray_table())))
 
     async def _progress(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         was_up = self._agent.progress.up
         answer = await self._agent.progress.follow(emit)
         table = await self._ray_table() if was_up else None
         # It may have come up days ago, with fewer nodes.
-        return {**answer, "summary": summary_of(self._agent, table)} if table is not None else answer
+        return {**answer, "summary": summary_of(self._agent.sources, table)} if table is not None else answer
 
     async def _env(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         # It asks Ray's interpreter, which may take its time.
         environment = await asyncio.to_thread(self._client_environment)
-        ray, forwards, uid = self._agent.parts.ray, self._agent.parts.forwards, self._agent.enrolment.user_uid
+        ray, forwards, uid = self._agent.parts.ray, self._agent.parts.forwards, self._state.enrolment.user_uid
         answer: dict[str, object] = {
             "env": dict(environment),
             "person_uid": uid,
             "python": "",
             "programs": "",
             "activation": {},
-            "ray_ports": self._agent.map.ports_of(self._agent.map.head).to_json(head=True),
+            "ray_ports": self._state.map.ports_of(self._state.map.head).to_json(head=True),
             "dashboard_here": forwards.urls().get("dashboard", "") if forwards is not None else "",
         }
         if ray is not None:
@@ -110,7 +111,7 @@ class Operations:
             await emit({"seq": seq, "rtt_ms": rtt_ms})
             if seq < count:
                 await asyncio.sleep(PING_INTERVAL_S)
-        path = path_to(snapshot_of(self._agent, None), node)
+        path = path_to(snapshot_of(self._agent.sources, None), node)
         return {
             "done": True,
             "sent": count,
@@ -121,12 +122,11 @@ class Operations:
 
     async def _other_ways(self, node: Node, path: Path) -> list[Mapping[str, object]]:
         """The ways that are not in use: the direct one with why it is not, the hubs with this node's own leg."""
-        agent = self._agent
         ways: list[Mapping[str, object]] = []
         if path.kind == PathKind.HUB:
             ways.append({"kind": PathKind.DIRECT.value, "rtt_ms": None, "reason": path.reason or "being tried"})
-        for hub in agent.map.hubs:
-            if path.kind == PathKind.DIRECT and hub.id not in {node.id, agent.me.id}:
+        for hub in self._state.map.hubs:
+            if path.kind == PathKind.DIRECT and hub.id not in {node.id, self._state.me.id}:
                 ways.append(
                     {"kind": PathKind.HUB.value, "to": hub.name, "rtt_ms": await self._round_trip(hub), "reason": ""}
                 )
@@ -136,9 +136,9 @@ class Operations:
         from meshray.agent.status.survey import whole_mesh
         from meshray.doctor.examine import examine
 
-        facts = await whole_mesh(self._agent, await self._ray_table())
+        facts = await whole_mesh(self._agent.sources, await self._ray_table())
         checks = examine(facts, wire.text(request, "node", 63, "") or None)
-        return {"self": self._agent.me.name, "checks": [check.to_json() for check in checks]}
+        return {"self": self._state.me.name, "checks": [check.to_json() for check in checks]}
 
     async def _wireguard_without_secrets(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         return {"text": self._wireguard(request, secrets=False)}
@@ -149,20 +149,20 @@ class Operations:
     async def _api(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         method, path = wire.text(request, "method", 8), wire.text(request, "path", 256)
         body = request.get("body")
-        return await self._agent.coordinator.call(method, path, body if isinstance(body, dict) else None)
+        return await self._state.coordinator.call(method, path, body if isinstance(body, dict) else None)
 
     async def _repair(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         from meshray.agent.repairs import carry_out
 
-        return {"done": await carry_out(self._agent, wire.text(request, "key", 40))}
+        return {"done": await carry_out(wire.text(request, "key", 40), self._agent.parts, self._agent.reconciler)}
 
     async def _rotate_key(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         agent, name = self._agent, wire.text(request, "node", 63, "")
-        node = self._find(name) if name else agent.me
-        if node.id == agent.me.id:
+        node = self._find(name) if name else self._state.me
+        if node.id == self._state.me.id:
             return {"node": node.name, **await agent.keys.rotate()}
         body = {"nodes": [node.name], "op": ROTATE_KEY, "timeout_s": MAX_WAIT_S}
-        said = await agent.coordinator.call("POST", "/v1/ask", body)
+        said = await self._state.coordinator.call("POST", "/v1/ask", body)
         answer = wire.mapping(said, "answers").get(node.name)
         if isinstance(answer, dict):
             return {"node": node.name, **answer}
@@ -180,11 +180,11 @@ class Operations:
         return {}
 
     async def _give_up(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        self._agent.membership.given_up = True
+        self._state.membership.given_up = True
         return {}
 
     async def _ray_table(self) -> Mapping[IPv4Address, RayState] | None:
-        parts, mesh_map = self._agent.parts, self._agent.map
+        parts, mesh_map = self._agent.parts, self._state.map
         head, dashboard = mesh_map.head, mesh_map.dashboard
         if parts.ray is not None:
             return await parts.ray.node_table(with_use=True)
@@ -196,7 +196,7 @@ class Operations:
 
     def _find(self, who: str) -> Node:
         """The node of this name or overlay address. Raises UsageError where there is none."""
-        node = self._agent.map.find(who)
+        node = self._state.map.find(who)
         if node is None:
             raise UsageError("no_such_node", f"the mesh has no node {who[:80]!r}", hint="meshray node list")
         return node
@@ -210,19 +210,19 @@ class Operations:
 
         node = self._find(wire.text(request, "node", 63))
         agent = self._agent
-        own = node.id == agent.me.id
+        own = node.id == self._state.me.id
         if secrets and not own:
             raise MeshrayError(
                 "key_elsewhere", f"only {node.name} itself has its private key", hint=f"run it on {node.name}"
             )
         config = desired_device(
             node,
-            agent.map,
-            PairKeys(agent.enrolment.mesh_secrets, node.public_key),
+            self._state.map,
+            PairKeys(self._state.enrolment.mesh_secrets, node.public_key),
             private_key=agent.keys.private,
-            listen_port=agent.enrolment.listen_port if own else node.endpoints[0].port if node.endpoints else 0,
+            listen_port=self._state.enrolment.listen_port if own else node.endpoints[0].port if node.endpoints else 0,
             dial={},
         )
-        names = {other.public_key: str(other.name) for other in agent.map.nodes.values()}
-        endpoints = {hub.public_key: hub.endpoints[0] for hub in agent.map.hubs if hub.endpoints}
+        names = {other.public_key: str(other.name) for other in self._state.map.nodes.values()}
+        endpoints = {hub.public_key: hub.endpoints[0] for hub in self._state.map.hubs if hub.endpoints}
         return render(config, names, secrets=secrets, endpoints=endpoints)

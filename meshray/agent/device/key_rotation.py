@@ -17,18 +17,18 @@ import logging
 import time
 from collections.abc import Mapping
 from enum import Enum
-from typing import Protocol
 
 from meshray.agent.device.desired import PairKeys
-from meshray.client.coordinator import Coordinator
+from meshray.agent.device.rekeying import Rekeying
+from meshray.agent.paths.paths import Paths
+from meshray.agent.state import NodeState
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
 from meshray.linux.clock import ClockWatch, boot_s
 from meshray.model.keys import MeshSecret, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
-from meshray.node.enrolment import Enrolment, read_private_key, save_private_key
-from meshray.node.identity import Identity
+from meshray.node.enrolment import read_private_key, save_private_key
 
 log = logging.getLogger(__name__)
 
@@ -83,29 +83,6 @@ def may_change_by_itself(me: Node, mesh_map: MeshMap) -> bool:
     return HUB not in me.roles or not any(STATIC in node.roles for node in mesh_map.nodes.values())
 
 
-class World(Protocol):
-    """What the key keeper needs of the agent."""
-
-    @property
-    def map(self) -> MeshMap:
-        """The map of the moment."""
-
-    @property
-    def coordinator(self) -> Coordinator:
-        """Where the coordinator may be."""
-
-    @property
-    def identity(self) -> Identity | None:
-        """What signs this node's keys; None: it has no identity yet."""
-
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether this node needs a hub and hears none."""
-
-    def rekeyed(self) -> None:
-        """The device's key is another one now."""
-
-
 class KeyRotation:
     """The key of one node.
 
@@ -116,11 +93,14 @@ class KeyRotation:
         tried: see `meshray.agent.device.epoch_trials`.
     """
 
-    def __init__(self, world: World, home: Home, enrolment: Enrolment, own: PrivateKey) -> None:
-        self._world = world
+    def __init__(self, state: NodeState, own: PrivateKey, paths: Paths, rekeying: Rekeying) -> None:
+        home = state.home
+        self._state = state
+        self._paths = paths
+        self._rekeying = rekeying
         self._home = home
-        self._node_id = enrolment.node_id
-        self._secrets = enrolment.mesh_secrets
+        self._node_id = state.enrolment.node_id
+        self._secrets = state.enrolment.mesh_secrets
         self._own = own
         self._pending = read_private_key(home.pending_key) if home.pending_key.exists() else None
         self._trial = False
@@ -168,12 +148,12 @@ class KeyRotation:
 
     async def _step(self) -> None:
         async with self._changing:
-            me = self._world.map.nodes.get(self._node_id)
+            me = self._state.map.nodes.get(self._node_id)
             step = next_step(
                 self._own.public(),
                 self._pending.public() if self._pending is not None else None,
                 me.public_key if me is not None else None,
-                due=me is not None and may_change_by_itself(me, self._world.map) and self._is_due(),
+                due=me is not None and may_change_by_itself(me, self._state.map) and self._is_due(),
                 may_tell=boot_s() >= self._not_before,
             )
             if step is Step.SWITCH:
@@ -202,10 +182,10 @@ class KeyRotation:
         self._not_before = boot_s() + TELL_AGAIN_S
         try:
             body = {"public_key": str(key.public()), **self._signature_of(key.public())}
-            await self._world.coordinator.call("POST", "/v1/rotate", body, prove_with=key)
+            await self._state.coordinator.call("POST", "/v1/rotate", body, prove_with=key)
         except UnreachableError:
             # It may have heard all the same, and the hub with it: then only the pending key still opens the tunnel.
-            if self._pending is not None and self._world.is_cut_off:
+            if self._pending is not None and self._paths.is_cut_off:
                 self._use(trial=not self._trial)
             raise
         except MeshrayError as error:
@@ -218,7 +198,7 @@ class KeyRotation:
 
     def _signature_of(self, key: PublicKey) -> Mapping[str, object]:
         """The identity's signature, as a field of the request: without it others refuse the key."""
-        identity, me = self._world.identity, self._world.map.nodes.get(self._node_id)
+        identity, me = self._state.identity, self._state.map.nodes.get(self._node_id)
         if identity is None or me is None:
             return {}
         return {"attestation": identity.sign(key, me.ip).to_json()}
@@ -234,7 +214,8 @@ class KeyRotation:
     def _use(self, *, trial: bool) -> None:
         self._trial = trial
         self.pair_keys = PairKeys(self._secrets, self.private.public(), self.tried)
-        self._world.rekeyed()
+        self._rekeying.own_changed()
+        self._paths.begin_handshakes()
 
     def _drop_pending(self) -> None:
         self._pending = None

@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
-from typing import Protocol
 
 from meshray.agent.paths.decision import (
     LAST_RETRY_S,
@@ -28,10 +27,10 @@ from meshray.agent.paths.decision import (
 from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.names import Names
 from meshray.agent.paths.prober import Prober
+from meshray.agent.state import NodeState
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
-from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.wireguard.config import DeviceState, PeerConfig
 
@@ -60,29 +59,24 @@ _PROBE_BYTES, _LARGE_PROBE_BYTES = 80, SIZES[-1] + 32
 _UNTRIED = PairPath()
 
 
-class World(Protocol):
-    """What the paths need of the agent."""
-
-    @property
-    def me(self) -> Node:
-        """This node in the map of the moment."""
-
-    @property
-    def map(self) -> MeshMap:
-        """The map of the moment."""
-
-    def say(self, message: Mapping[str, object]) -> None:
-        """Sends to the coordinator, where it is there."""
-
-    def wake(self) -> None:
-        """The device should be compared with what it should be, at once."""
-
-
 class Pairs:
-    """The paths from this node to all others."""
+    """The paths from this node to all others.
 
-    def __init__(self, world: World, prober: Prober, names: Names, clock: Callable[[], float] = time.monotonic) -> None:
-        self._world = world
+    Args:
+        say: sends to the coordinator, where it is there.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        state: NodeState,
+        prober: Prober,
+        names: Names,
+        say: Callable[[Mapping[str, object]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._state = state
+        self._say = say
         self._prober = prober
         self._names = names
         self._clock = clock
@@ -104,7 +98,7 @@ class Pairs:
 
     def name_found(self, node_id: str) -> None:
         """One of the node's names has another address now; where it is being tried, its handshake is sent at once."""
-        node = self._world.map.nodes.get(node_id)
+        node = self._state.map.nodes.get(node_id)
         path = self.path(node) if node is not None else _UNTRIED
         if node is None or path.endpoint is None or path.hears or path.endpoint.ip is not None:
             return
@@ -114,7 +108,7 @@ class Pairs:
         """Why packets to this node go through the hub; empty where they do not."""
         if not self._may_be_direct(node):
             return ""
-        return why_not_direct(self._world.me, node, self.path(node))
+        return why_not_direct(self._state.me, node, self.path(node))
 
     def take_remade(self) -> set[PublicKey]:
         """The peers that must be made anew, so that WireGuard sends a handshake at once; each is told once.
@@ -160,17 +154,17 @@ class Pairs:
 
     def punch(self, node_id: str) -> None:
         """The coordinator says: try now, the other side does as well."""
-        node = self._world.map.nodes.get(node_id)
+        node = self._state.map.nodes.get(node_id)
         if node is not None and self._may_be_direct(node):
             self._probed.pop(node_id, None)
             self._news.set()
-            rounds = candidates(self._world.me, node)
+            rounds = candidates(self._state.me, node)
             self._names.prepare(node.id, rounds)
             self._set(node, self.path(node).punch(rounds, self._clock()))
 
     def left(self, node_id: str) -> None:
         """The coordinator says: the other side went back to the hub."""
-        node = self._world.map.nodes.get(node_id)
+        node = self._state.map.nodes.get(node_id)
         if node is not None:
             self._set(node, self.path(node).told_off(self._clock()))
 
@@ -205,22 +199,22 @@ class Pairs:
         return self._names.address(node.id, endpoint) if endpoint is not None else None
 
     def _others(self) -> Iterable[Node]:
-        return [node for node in self._world.map.nodes.values() if self._may_be_direct(node)]
+        return [node for node in self._state.map.nodes.values() if self._may_be_direct(node)]
 
     def _may_be_direct(self, node: Node) -> bool:
         # Everybody has a way of its own to a hub, and a static peer has no agent.
-        me = self._world.me
+        me = self._state.me
         return node.id != me.id and not {HUB, STATIC} & node.roles and HUB not in me.roles
 
     def _forget_gone(self) -> None:
-        there = self._world.map.nodes
+        there = self._state.map.nodes
         for node_id in [node_id for node_id in self._paths if node_id not in there]:
             del self._paths[node_id]
             self._online.pop(node_id, None)
             self._probed.pop(node_id, None)
 
     def _ask(self) -> None:
-        now, me = self._clock(), self._world.me
+        now, me = self._clock(), self._state.me
         trying = sum(1 for path in self._paths.values() if path.endpoint and not path.carries)
         wanted = []
         for node in self._others():
@@ -232,11 +226,11 @@ class Pairs:
             self._names.prepare(node.id, node.endpoints)
             self._paths[node.id] = self.path(node).asked(now)
         if chosen:
-            self._world.say({"type": "punch", "nodes": [node.id for node in chosen]})
+            self._say({"type": "punch", "nodes": [node.id for node in chosen]})
 
     def _is_told(self, node: Node) -> bool:
         """Whether all that a hub may tell of the two is there: an attempt without it would be in vain and cost time."""
-        if node.seen is not None and self._world.me.seen is not None:
+        if node.seen is not None and self._state.me.seen is not None:
             return True
         return self._clock() - self._online.setdefault(node.id, self._clock()) > _SEEN_S
 
@@ -248,7 +242,7 @@ class Pairs:
         self._tasks.start(self._probe(node, path.attempt), f"probe of {node.name}")
 
     async def _probe(self, node: Node, attempt: int) -> None:
-        address = self._world.map.mesh.network.probe_address(node.ip)
+        address = self._state.map.mesh.network.probe_address(node.ip)
         sent, tries = self._clock(), self.path(node).phase == TRYING
         self._count_probe(node.public_key, _LARGE_PROBE_BYTES if tries else _PROBE_BYTES)
         # A direct path that lets small packets through alone is none: it must carry the smallest size that is used.
@@ -275,8 +269,8 @@ class Pairs:
         return self.path(node).hears
 
     def _by_probe_address(self, address: IPv4Address) -> Node | None:
-        probe_address = self._world.map.mesh.network.probe_address
-        return next((node for node in self._world.map.nodes.values() if probe_address(node.ip) == address), None)
+        probe_address = self._state.map.mesh.network.probe_address
+        return next((node for node in self._state.map.nodes.values() if probe_address(node.ip) == address), None)
 
     def _count_probe(self, key: PublicKey, size: int = _PROBE_BYTES) -> None:
         self._probe_bytes[key] = self._probe_bytes.get(key, 0) + size
@@ -305,12 +299,12 @@ class Pairs:
             # The other side should hear of it at once, not with the next probe.
             self._probed.pop(node.id, None)
         if old.carries and not new.carries:
-            self._world.say({"type": "left", "node": node.id})
+            self._say({"type": "left", "node": node.id})
         if new.carries != old.carries:
             log.info("%s: %s", node.name, f"direct, {new.endpoint}" if new.carries else "back through the hub")
             self._prober.way_changed(node.ip)
         if _shown(new) != _shown(old):
-            self._world.wake()
+            self._state.wake()
 
 
 def _shown(path: PairPath) -> tuple[object, ...]:

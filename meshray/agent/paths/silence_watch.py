@@ -17,13 +17,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.silence import ASK_TIMEOUT_S, BEAT_S, Contact
+from meshray.agent.state import NodeState
 from meshray.linux.overlay_netns import machine_answers
 from meshray.linux.tasks import Tasks
-from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, GONE, SILENT, STATIC, Node
 
 log = logging.getLogger(__name__)
@@ -31,37 +30,25 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.25
 
 
-class World(Protocol):
-    """What this needs of the agent."""
-
-    @property
-    def me(self) -> Node:
-        """This node in the map of the moment."""
-
-    @property
-    def map(self) -> MeshMap:
-        """The map of the moment."""
-
-    def is_direct(self, node: Node) -> bool:
-        """Whether a direct path to this node carries data: that one is watched more closely than here."""
-
-
 class SilenceWatch:
     """The signs of life of the other nodes.
 
     Args:
+        is_direct: whether a direct path to this node carries data: that one is watched more closely than here.
         changed: called when a node falls silent, is gone, or answers again.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        world: World,
+        state: NodeState,
         prober: Prober,
+        is_direct: Callable[[Node], bool],
         changed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._world = world
+        self._state = state
+        self._is_direct = is_direct
         self._prober = prober
         self._changed = changed
         self._clock = clock
@@ -73,7 +60,7 @@ class SilenceWatch:
     def is_silent(self, node: Node) -> bool:
         """Whether this node does not answer, as far as this node can tell."""
         contact = self._contacts.get(node.id)
-        return contact is not None and contact.silent and not self._world.is_direct(node)
+        return contact is not None and contact.silent and not self._is_direct(node)
 
     def silent_s(self, node: Node) -> float | None:
         """For how long this node has not answered, seconds; None where it does."""
@@ -82,7 +69,7 @@ class SilenceWatch:
     def is_gone(self, node: Node) -> bool:
         """Whether this node will not come back as it was."""
         contact = self._contacts.get(node.id)
-        return contact is not None and contact.gone and not self._world.is_direct(node)
+        return contact is not None and contact.gone and not self._is_direct(node)
 
     def verdicts(self) -> Mapping[str, str]:
         """``silent`` or ``gone`` by node id, of those that are; for the coordinator."""
@@ -107,8 +94,8 @@ class SilenceWatch:
     async def _beat(self) -> None:
         while True:
             began = self._clock()
-            coordinator = self._world.map.coordinator
-            is_other = coordinator is not None and coordinator.id != self._world.me.id
+            coordinator = self._state.map.coordinator
+            is_other = coordinator is not None and coordinator.id != self._state.me.id
             if coordinator is not None and is_other:
                 answer = await self._prober.round_trip(coordinator.ip, BEAT_S)
                 self._beat_answered = self._clock() if answer is not None else self._beat_answered
@@ -116,7 +103,7 @@ class SilenceWatch:
 
     def _look(self) -> None:
         now, before = self._clock(), self._contacts
-        patience_s = float(self._world.map.mesh.patience_s)
+        patience_s = float(self._state.map.mesh.patience_s)
         watched = self._watched()
         self._contacts = {
             node.id: self._heard(node, before.get(node.id) or self._first(node, now), now).step(now, patience_s)
@@ -132,7 +119,7 @@ class SilenceWatch:
             self._changed()
 
     def _first(self, node: Node, now: float) -> Contact:
-        is_suspected = COORDINATOR not in self._world.me.roles and COORDINATOR not in node.roles
+        is_suspected = COORDINATOR not in self._state.me.roles and COORDINATOR not in node.roles
         return Contact.suspected(now) if is_suspected else Contact(now)
 
     def _log(self, node: Node, before: Contact | None, now: Contact) -> None:
@@ -143,7 +130,7 @@ class SilenceWatch:
 
     def _watched(self) -> list[Node]:
         """The coordinator's node watches all; another one that node, and those said or feared to be silent."""
-        me, mesh_map = self._world.me, self._world.map
+        me, mesh_map = self._state.me, self._state.map
         others = [
             node for node in mesh_map.nodes.values() if node.id != me.id and STATIC not in node.roles and not node.down
         ]

@@ -11,15 +11,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.dependencies import FirewallPart
 from meshray.agent.paths.silence_watch import SilenceWatch
+from meshray.agent.state import NodeState
 from meshray.linux import overlay_netns
 from meshray.linux.sockets import close_connections
-from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, GONE, Node
 from meshray.protocol.fields import MAX_ITEMS
 
@@ -36,23 +36,19 @@ class SilentNodes:
 
     Args:
         firewall: holds connections; None: nothing does.
-        node_id: this node's own.
-        current: the map of the moment.
     """
 
     def __init__(
         self,
         watch: SilenceWatch,
-        link: CoordinatorConnection,
+        connection: CoordinatorConnection,
         firewall: FirewallPart | None,
-        node_id: str,
-        current: Callable[[], MeshMap],
+        state: NodeState,
     ) -> None:
         self._watch = watch
-        self._link = link
+        self._connection = connection
         self._firewall = firewall
-        self._node_id = node_id
-        self._current = current
+        self._state = state
         self._changed = asyncio.Event()
         self._told: Mapping[str, str] = {}
         self._not_held = ""
@@ -74,11 +70,11 @@ class SilentNodes:
                 await asyncio.wait_for(self._changed.wait(), _LOOK_S)
 
     async def _report(self) -> None:
-        nodes = self._current().nodes
-        me = nodes.get(self._node_id)
+        nodes = self._state.map.nodes
+        me = nodes.get(self._state.enrolment.node_id)
         if me is None or COORDINATOR not in me.roles:
             return
-        if not self._link.is_open:
+        if not self._connection.is_open:
             self._told = {}  # the next coordinator process knows nothing
             return
         found = self._watch.verdicts()
@@ -86,13 +82,13 @@ class SilentNodes:
         said = {**{node.id: node.silence for node in nodes.values() if node.silence}, **self._told}
         news = {key: found.get(key, "") for key in said.keys() | found.keys() if said.get(key) != found.get(key, "")}
         for part in _parts(news):
-            await self._link.say({"type": "silence", "nodes": part})
+            await self._connection.say({"type": "silence", "nodes": part})
         self._told = {key: found.get(key, "") for key in said.keys() | found.keys() if key in nodes}
 
     async def _hold(self) -> None:
         if self._firewall is None:
             return
-        silent = [node.ip for node in self._others() if self._watch.is_silent(node)]
+        silent = [node.ip for node in self._state.others if self._watch.is_silent(node)]
         failed = await asyncio.to_thread(self._firewall.hold, silent)
         if failed and failed != self._not_held:
             log.warning("connections to nodes that do not answer cannot be held: %s", failed)
@@ -100,7 +96,7 @@ class SilentNodes:
 
     async def _close(self) -> None:
         now = time.monotonic()
-        gone = {node.ip for node in self._others() if self._is_gone(node)}
+        gone = {node.ip for node in self._state.others if self._is_gone(node)}
         self._gone = {ip: self._gone.get(ip, now) for ip in gone}
         self._closed &= gone
         for ip in [ip for ip, since in self._gone.items() if now - since >= _CLOSE_AFTER_S and ip not in self._closed]:
@@ -115,9 +111,6 @@ class SilentNodes:
     def _is_gone(self, node: Node) -> bool:
         """A node takes nobody's word for it: its own connections may well work."""
         return self._watch.is_gone(node) or (node.silence == GONE and self._watch.is_silent(node))
-
-    def _others(self) -> list[Node]:
-        return [node for node in self._current().nodes.values() if node.id != self._node_id]
 
 
 def _parts(news: Mapping[str, str]) -> Iterator[dict[str, str]]:

@@ -10,8 +10,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from meshray.agent.state import NodeState
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.linux.user import User
 from meshray.model.environment import Environment
@@ -19,9 +19,6 @@ from meshray.model.node import Node, Versions
 from meshray.model.release import PATCH, ray_difference
 from meshray.node.enrolment import MATCH, Enrolment
 from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, inspect
-
-if TYPE_CHECKING:
-    from meshray.agent.agent import Agent
 
 log = logging.getLogger(__name__)
 
@@ -94,18 +91,13 @@ class Renewal:
         return await asyncio.to_thread(inspect, matched.ray, user)
 
 
-def renewal_of(agent: Agent, environ: Mapping[str, str]) -> Renewal:
-    """An agent's renewal: asks its coordinator, and keeps what was found."""
+def renewal_of(state: NodeState, environ: Mapping[str, str], renewed: Callable[[RayInstallation], None]) -> Renewal:
+    """Return a node's renewal, which asks its coordinator."""
 
     async def ask() -> Environment:
-        return Environment.from_json(await agent.coordinator.call("GET", "/v1/environment"))
+        return Environment.from_json(await state.coordinator.call("GET", "/v1/environment"))
 
-    def renewed(found: RayInstallation) -> None:
-        agent.parts.versions = found.versions
-        agent.membership.ray_moved(str(found.ray))
-        agent.tasks.start(agent.link.say_hello(), "hello")
-
-    return Renewal(lambda: agent.map.head, lambda: agent.enrolment, ask, environ, renewed)
+    return Renewal(lambda: state.map.head, lambda: state.enrolment, ask, environ, renewed)
 
 
 def needs_another(installed: RayInstallation, head: Versions) -> bool:

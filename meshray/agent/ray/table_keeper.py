@@ -36,8 +36,7 @@ class TableKeeper:
         offers: learns what is read, so that it knows of nodes whose entries are taken out.
     """
 
-    def __init__(self, ray: RayPart, current: Callable[[], MeshMap], offers: Offers) -> None:
-        self._ray = ray
+    def __init__(self, current: Callable[[], MeshMap], offers: Offers) -> None:
         self._current = current
         self._offers = offers
         self._changed = asyncio.Event()
@@ -47,21 +46,21 @@ class TableKeeper:
         """The map changed in something that may matter to Ray's table."""
         self._changed.set()
 
-    async def run(self) -> None:
+    async def run(self, ray: RayPart) -> None:
         """Looks after each change, and now and then, until cancelled."""
         changed_at = -_UNREAD_S
         while True:
             if self._changed.is_set():
                 self._changed.clear()
                 changed_at = time.monotonic()
-            was_read = await self._clean()
+            was_read = await self._clean(ray)
             is_busy = bool(self._seen) or time.monotonic() - changed_at < (_BUSY_S if was_read else _UNREAD_S)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOOK_S if is_busy else _QUIET_LOOK_S)
 
-    async def _clean(self) -> bool:
+    async def _clean(self, ray: RayPart) -> bool:
         """Return whether Ray's table could be read."""
-        rows, mesh_map = await self._ray.live_nodes(), self._current()
+        rows, mesh_map = await ray.live_nodes(), self._current()
         if rows is None:
             return False
         self._offers.look({row.ip: row.resources for row in sorted(rows, key=lambda row: row.started)}, mesh_map)
@@ -73,7 +72,7 @@ class TableKeeper:
             if self._is_due(entry, now):
                 by_reason.setdefault(entry.reason, []).append(entry.id)
         for reason, ids in by_reason.items():
-            await self._ray.unregister(ids, reason)
+            await ray.unregister(ids, reason)
         return True
 
     def _is_due(self, entry: Departed, now: float) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
-from meshray.agent.paths.hubs import is_fresh
+from meshray.agent.paths.live_peer import live_peer_towards
 from meshray.agent.paths.samples import Measured
 from meshray.client.coordinator import ON_THE_COPY
 from meshray.defaults import DEFAULT_MTU, INTERFACE
@@ -96,7 +96,7 @@ def path_to(snapshot: Snapshot, node: Node) -> Path:
     """How packets to this node travel now."""
     if node.id == snapshot.me.id:
         return Path(PathKind.SELF, mtu=snapshot.device.mtu if snapshot.device else None)
-    peer, kind = live_peer_towards(snapshot, node)
+    peer, kind = live_peer_towards(snapshot.device, node, snapshot.now)
     if snapshot.device is None or peer is None:
         return Path(PathKind.NONE)
     seen = snapshot.measured(node.ip)
@@ -113,33 +113,6 @@ def path_to(snapshot: Snapshot, node: Node) -> Path:
         throughput_mbit_s=snapshot.throughput(node.ip),
         reason=snapshot.why_not_direct(node) if kind == PathKind.HUB else "",
     )
-
-
-def live_peer_towards(snapshot: Snapshot, node: Node) -> tuple[PeerState | None, PathKind]:
-    """Return the WireGuard peer that carries packets to this node and the kind of the path; (None, NONE) where its
-    session has expired."""
-    peer, kind = _peer_towards(snapshot, node)
-    return (peer, kind) if peer is not None and is_fresh(peer.heard, snapshot.now) else (None, PathKind.NONE)
-
-
-def _peer_towards(snapshot: Snapshot, node: Node) -> tuple[PeerState | None, PathKind]:
-    """The WireGuard peer that carries packets to this node: the node itself, else the hub."""
-    if snapshot.device is None:
-        return None, PathKind.NONE
-    own = snapshot.device.peers.get(node.public_key)
-    if own is not None and IPv4Network(node.ip) in own.config.allowed_ips:
-        return own, PathKind.DIRECT  # no prefix is longer
-    # As WireGuard does it: the peer with the longest prefix that holds the address.
-    ways = [
-        (network.prefixlen, key)
-        for key, peer in snapshot.device.peers.items()
-        for network in peer.config.allowed_ips
-        if node.ip in network
-    ]
-    if not ways:
-        return None, PathKind.NONE
-    key = max(ways)[1]
-    return snapshot.device.peers[key], PathKind.DIRECT if key == node.public_key else PathKind.HUB
 
 
 def _is_relayed(snapshot: Snapshot, peer: PeerState) -> bool:

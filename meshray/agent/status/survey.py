@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from meshray.agent.agent import Agent
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
+from meshray.agent.state import NodeState
 from meshray.agent.status.report import build_status
-from meshray.agent.status.snapshot import complaints_of, peers_online, ray_nodes, snapshot_of
+from meshray.agent.status.snapshot import Sources, complaints_of, ray_nodes, snapshot_of
 from meshray.doctor import host_probe as host
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.control import probe as control
@@ -29,13 +29,13 @@ from meshray.doctor.path import probe as path
 from meshray.doctor.ray import probe as ray
 from meshray.errors import MeshrayError
 from meshray.linux import overlay_netns
-from meshray.linux.clock import boot_s
 from meshray.model import wire
 from meshray.model.keys import PublicKey
 from meshray.model.node import STATIC
 from meshray.model.question import SURVEY
 from meshray.model.ray_state import RayState
 from meshray.protocol.status import Status
+from meshray.wireguard.device import Device
 
 #: No peer is waited for longer.
 PING_S = 1.5
@@ -48,12 +48,12 @@ GROUP_S = 6.0
 ASK_S = 10
 
 
-async def whole_mesh(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> Facts:
+async def whole_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Facts:
     """All that can be found out from here; ``table`` is Ray's node table."""
-    (status, mine), others, heard = await asyncio.gather(survey(agent, table), _others(agent), _heard(agent))
+    (status, mine), others, heard = await asyncio.gather(survey(sources, table), _others(sources), _heard(sources))
     return Facts(
         status=status,
-        ray_nodes=frozenset(ray_nodes(agent)),
+        ray_nodes=frozenset(ray_nodes(sources)),
         nodes={mine.name: mine, **others.nodes},
         silent=others.silent,
         heard=heard,
@@ -61,11 +61,11 @@ async def whole_mesh(agent: Agent, table: Mapping[IPv4Address, RayState] | None)
     )
 
 
-async def _others(agent: Agent) -> Facts:
-    if not agent.enrolment.hosts_coordinator:
+async def _others(sources: Sources) -> Facts:
+    if not sources.state.enrolment.hosts_coordinator:
         return Facts(not_asked="only the node that runs the coordinator asks the others")
     try:
-        answer = await agent.coordinator.call("POST", "/v1/ask", {"op": SURVEY, "timeout_s": ASK_S})
+        answer = await sources.state.coordinator.call("POST", "/v1/ask", {"op": SURVEY, "timeout_s": ASK_S})
     except MeshrayError as error:
         return Facts(not_asked=f"the others could not be asked: {error.message}")
     nodes = {name: decode(NodeFacts, facts) for name, facts in wire.mapping(answer, "answers").items()}
@@ -73,40 +73,40 @@ async def _others(agent: Agent) -> Facts:
     return Facts(nodes=nodes, silent=silent, not_asked="")
 
 
-async def _heard(agent: Agent) -> frozenset[str]:
+async def _heard(sources: Sources) -> frozenset[str]:
     """The nodes without an agent whose machines answer over the overlay."""
-    if agent.parts.prober is None:
+    if sources.parts.prober is None:
         return frozenset()
-    nodes, me = agent.map.nodes.values(), agent.me
-    away = [node for node in nodes if not node.online and STATIC not in node.roles and node.id != me.id]
+    away = [node for node in sources.state.others if not node.online and STATIC not in node.roles]
     live = await asyncio.gather(*(overlay_netns.machine_answers(node.ip, PING_S) for node in away))
     return frozenset(node.name for node, lives in zip(away, live, strict=True) if lives)
 
 
-async def survey(agent: Agent, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
+async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
     """The mesh as this node sees it now, and what its probes found; ``table`` is Ray's node table."""
-    await _firewall_again(agent)
-    snapshot = snapshot_of(agent, table)
-    if agent.parts.prober is not None:
+    await _firewall_again(sources)
+    snapshot = snapshot_of(sources, table)
+    prober = sources.parts.prober
+    if prober is not None:
         # Fresh answers alone: what was lost before somebody asked is no fault of this moment.
-        peers = peers_online(agent)
-        fresh = dict(zip(peers, await asyncio.gather(*(_asked(agent.parts.prober, ip) for ip in peers)), strict=True))
+        peers = sources.paths.peers_online()
+        fresh = dict(zip(peers, await asyncio.gather(*(_asked(prober, ip) for ip in peers)), strict=True))
         known = snapshot.measured
-        snapshot = replace(snapshot_of(agent, table), measured=lambda ip: fresh[ip] if ip in fresh else known(ip))
+        snapshot = replace(snapshot_of(sources, table), measured=lambda ip: fresh[ip] if ip in fresh else known(ip))
     status = build_status(snapshot)
-    context = _context(agent, status)
+    context = _context(sources, status)
     groups = await asyncio.gather(
         in_time(host.look(context), GROUP_S),
         in_time(path.look(context), GROUP_S),
         in_time(control.look(context), GROUP_S),
         in_time(ray.look(context), GROUP_S),
     )
-    return status, NodeFacts(agent.me.name, *groups, complaints=tuple(complaints_of(agent)))
+    return status, NodeFacts(sources.state.me.name, *groups, complaints=tuple(complaints_of(sources)))
 
 
-async def _firewall_again(agent: Agent) -> None:
+async def _firewall_again(sources: Sources) -> None:
     """What the firewall could not do may be possible by now: what is over is no complaint any more."""
-    firewall = agent.parts.firewall
+    firewall = sources.parts.firewall
     if firewall is not None and firewall.problems():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(firewall.apply), PING_S)
@@ -132,26 +132,27 @@ async def _asked(prober: Prober, ip: IPv4Address) -> Measured:
     return Measured((rtt_ms,) if rtt_ms is not None else others)
 
 
-def _context(agent: Agent, status: Status) -> Context:
-    enrolment, device = agent.enrolment, agent.device_state
-    of_key = {node.public_key: str(node.name) for node in agent.map.nodes.values()}
+def _context(sources: Sources, status: Status) -> Context:
+    state, parts, paths = sources.state, sources.parts, sources.paths
+    enrolment, device, mesh_map = state.enrolment, state.device, state.map
+    of_key = {node.public_key: str(node.name) for node in mesh_map.nodes.values()}
     seen = {
         of_key[key]: str(peer.config.endpoint)
         for key, peer in (device.peers if device else {}).items()
         if key in of_key and peer.config.endpoint is not None
     }
-    prober = agent.parts.prober
-    ray = agent.parts.ray.now if agent.parts.ray is not None else None
-    dials = ((hub.name, agent.hubs.dialled(hub.id)) for hub in agent.map.hubs)
+    prober = parts.prober
+    ray = parts.ray.now if parts.ray is not None else None
+    dials = ((hub.name, paths.hubs.dialled(hub.id)) for hub in mesh_map.hubs)
     dialled = {str(name): str(endpoint) for name, endpoint in dials if endpoint is not None}
     return Context(
-        home=agent.home,
-        interface=agent.parts.device.name,
-        name=agent.me.name,
-        ip=agent.me.ip,
+        home=state.home,
+        interface=parts.device.name,
+        name=state.me.name,
+        ip=state.me.ip,
         mesh_port=enrolment.mesh_port,
         listen_port=device.listen_port if device else 0,
-        is_hub=agent.is_hub,
+        is_hub=state.is_hub,
         hosts_coordinator=enrolment.hosts_coordinator,
         coordinators=enrolment.coordinators,
         trusts_user_environment=enrolment.trust_user_environment,
@@ -161,44 +162,44 @@ def _context(agent: Agent, status: Status) -> Context:
         open_ports=enrolment.open_ports,
         open_all=enrolment.open_all,
         unguarded=enrolment.unguarded,
-        foreign_ports=agent.parts.firewall.foreign if agent.parts.firewall is not None else frozenset(),
-        mesh_map=agent.map,
-        map_of=lambda revision, patience_s: _map_of(agent, revision, patience_s),
+        foreign_ports=parts.firewall.foreign if parts.firewall is not None else frozenset(),
+        mesh_map=mesh_map,
+        map_of=lambda revision, patience_s: _map_of(state, revision, patience_s),
         status=status,
         device=device,
-        read_device=agent.parts.device.read,
+        read_device=parts.device.read,
         endpoints_seen=seen,
         ray_plan=ray.plan if ray else None,
         ray=ray,
-        no_ray_because="" if ray else agent.parts.no_ray_because,
+        no_ray_because="" if ray else parts.no_ray_because,
         installation=ray.installation if ray else None,
         user=ray.user if ray else None,
         dialled=dialled,
-        rebinds=agent.rebinds.ages(time.monotonic()),
+        rebinds=paths.rebinds.ages(time.monotonic()),
         round_trip=prober.probe if prober is not None else None,
         echo=(lambda ip, timeout_s, size: prober.round_trip(ip, timeout_s, size=size)) if prober is not None else None,
-        counters=lambda: _counters(agent, of_key),
-        mtu_measured=agent.mtus.is_measured if agent.mtus is not None else lambda ip: False,
-        contested_routes=agent.route_repairs.complaints(boot_s()),
+        counters=lambda: _counters(parts.device, of_key),
+        mtu_measured=paths.is_measured,
+        contested_routes=sources.reconciler.contested_routes(),
         heard_ago=prober.heard_ago_s if prober is not None else lambda ip: None,
         unanswered=prober.unanswered_s if prober is not None else lambda ip: None,
-        only_handshakes=agent.carrier.only_handshakes,
+        only_handshakes=paths.carrier.only_handshakes,
     )
 
 
-async def _counters(agent: Agent, of_key: Mapping[PublicKey, str]) -> Mapping[str, Counters]:
-    device = await asyncio.to_thread(agent.parts.device.read)
-    peers = device.peers.items() if device is not None else ()
+async def _counters(device: Device, of_key: Mapping[PublicKey, str]) -> Mapping[str, Counters]:
+    observed = await asyncio.to_thread(device.read)
+    peers = observed.peers.items() if observed is not None else ()
     return {of_key[key]: Counters(peer.rx_bytes, peer.tx_bytes) for key, peer in peers if key in of_key}
 
 
-async def _map_of(agent: Agent, revision: int, patience_s: float) -> int:
+async def _map_of(state: NodeState, revision: int, patience_s: float) -> int:
     """The revision of the map once it is that one or a later, or when patience ends."""
 
     async def come() -> None:
-        while agent.map.revision < revision:
-            await agent.map_changed.wait()
+        while state.map.revision < revision:
+            await state.map_changed.wait()
 
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(come(), patience_s)
-    return agent.map.revision
+    return state.map.revision

@@ -54,9 +54,9 @@ async def test_who_was_removed_is_taken_out_soon_also_where_the_dashboard_was_bu
     def the_map() -> MeshMap:
         return current[0]
 
-    keeper = TableKeeper(cast(RayPart, ray), the_map, Offers())
+    keeper = TableKeeper(the_map, Offers())
     tasks = Tasks()
-    tasks.start(keeper.run(), "table")
+    tasks.start(keeper.run(cast(RayPart, ray)), "table")
     await asyncio.sleep(0.2)
     assert ray.told == []
     current[0], ray.answers_from = WITHOUT_A, time.monotonic() + silent_s

@@ -1,0 +1,289 @@
+"""All that one node does about its paths to the others, put together.
+
+names ──► hubs, carrier ──► where the hubs are dialled ──┐
+prober ──► pairs ──► where others are dialled directly ──┼──► reconciler
+       ├─► mtus ──► routes ──────────────────────────────┘
+       └─► silence ──► connections held and closed, the coordinator told
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from meshray.agent.connection.coordinator_connection import CoordinatorConnection
+from meshray.agent.dependencies import FirewallPart
+from meshray.agent.device.peer_resets import PeerResets
+from meshray.agent.paths.carrier import Carrier
+from meshray.agent.paths.decision import PairPath
+from meshray.agent.paths.hub_dialback import HubDialback
+from meshray.agent.paths.hub_monitor import HubMonitor
+from meshray.agent.paths.live_peer import live_peer_towards
+from meshray.agent.paths.names import Address, Names
+from meshray.agent.paths.observed_endpoints import ObservedEndpoints
+from meshray.agent.paths.pairs import Pairs
+from meshray.agent.paths.path_mtu import PathMtu, Way
+from meshray.agent.paths.prober import Prober
+from meshray.agent.paths.rebinds import Rebinds
+from meshray.agent.paths.sampler import Sampler
+from meshray.agent.paths.silence_watch import SilenceWatch
+from meshray.agent.paths.silent_nodes import SilentNodes
+from meshray.agent.paths.throughput import ThroughputMeter
+from meshray.agent.state import NodeState
+from meshray.defaults import DEFAULT_MTU
+from meshray.errors import MeshrayError
+from meshray.linux.clock import boot_s
+from meshray.linux.tasks import Tasks
+from meshray.model.address import Endpoint
+from meshray.model.endpoints import reachable_ip
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import HUB, STATIC, Node
+from meshray.wireguard.config import DeviceState, PeerConfig
+from meshray.wireguard.plan import Step
+
+
+class Paths:
+    """The paths from this node to all others.
+
+    Args:
+        prober: None: nothing is probed, and only the hubs are used.
+        firewall: holds connections to silent nodes; None: nothing does.
+        tasks: end before Ray does.
+        tunnel_tasks: what the tunnel needs; end after Ray, which says goodbye through it.
+        silence_changed: called when a node falls silent, is gone, or answers again.
+    """
+
+    def __init__(
+        self,
+        state: NodeState,
+        prober: Prober | None,
+        firewall: FirewallPart | None,
+        connection: CoordinatorConnection,
+        *,
+        tasks: Tasks,
+        tunnel_tasks: Tasks,
+        silence_changed: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._prober = prober
+        self._connection = connection
+        self._tasks = tasks
+        self._on_silence = silence_changed
+        #: Apart from each other, so that the names of members do not delay those of hubs.
+        self._names = Names(tunnel_tasks, self._reachable, self._name_found)
+        self._hub_names = Names(
+            tunnel_tasks, lambda ip: self._reachable(ip, loopback=True), lambda hub: state.wake(), at_once=4
+        )
+        self.hubs = HubMonitor(
+            state.map, state.enrolment.node_id, lambda: state.enrolment.coordinators, self._hub_names
+        )
+        self.carrier = Carrier(
+            state.enrolment.transport,
+            lambda: replace(state.coordinator, endpoints=state.enrolment.coordinators),
+            lambda: state.map.coordinator if state.map.coordinator and HUB in state.map.coordinator.roles else None,
+            self.hubs,
+            device=lambda: state.device,
+            switched=self._dial_hub_again,
+        )
+        self.rebinds = Rebinds()
+        self._dialback = HubDialback()
+        self._observed_endpoints = ObservedEndpoints()
+        self._resets = PeerResets()
+        self._sampler = Sampler(ThroughputMeter())
+        self.pairs: Pairs | None = None
+        self._mtus: PathMtu | None = None
+        self._silence: SilenceWatch | None = None
+        self._silent_nodes: SilentNodes | None = None
+        if prober is not None:
+            self.pairs = Pairs(state, prober, self._names, self._say)
+            self._mtus = PathMtu(prober, state.wake)
+            self._silence = SilenceWatch(state, prober, lambda node: self.path(node).carries, self._silence_changed)
+            self._silent_nodes = SilentNodes(self._silence, connection, firewall, state)
+
+    # ---- what the device follows
+
+    def dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
+        """Where hubs, and from a hub silent nodes, are dialled now, by node id."""
+        dial = dict(self.hubs.dial(observed))
+        if self._state.is_hub:
+            dial.update(self._dialback.dial(self._state.map, self._state.me.id, observed, self.address))
+        return dial
+
+    def path(self, node: Node) -> PairPath:
+        """The direct path to a node, where there is one."""
+        return self.pairs.path(node) if self.pairs is not None else PairPath()
+
+    def address(self, node_id: str, endpoint: Endpoint) -> Endpoint | None:
+        """The endpoint of a node as an address; None where none is known or none may be dialled."""
+        return self._names.address(node_id, endpoint)
+
+    @property
+    def narrow(self) -> Mapping[IPv4Address, int] | None:
+        """The MTU of the paths that carry less than the device's, by overlay address."""
+        return self._mtus.narrow if self._mtus is not None else None
+
+    def resets(self, observed: DeviceState | None) -> list[Step]:
+        """The steps after which WireGuard sends at once what it would send later; each is given once."""
+        if self.pairs is not None:
+            self._resets.make_anew(self.pairs.take_remade())
+            self._resets.make_silent_anew(self.pairs.take_again())
+        return self._resets.take(observed, may_change_port=self._state.enrolment.listen_port == 0)
+
+    def made(self, peers: Iterable[PeerConfig]) -> None:
+        """These peers were made just now."""
+        if self.pairs is not None:
+            self.pairs.made(peers)
+
+    # ---- what they learn
+
+    async def observe(self, observed: DeviceState) -> None:
+        """Take note of the device's counters and endpoints; a hub tells the coordinator where it sees the nodes."""
+        if self.pairs is not None:
+            self.pairs.observe(observed)
+        if self._state.is_hub:
+            nodes = self._state.map.nodes.values()
+            self.rebinds.look(nodes, observed, time.monotonic())
+            for message in self._observed_endpoints.news(nodes, observed, self._connection.is_open):
+                await self._connection.say(message)
+
+    def map_changed(self, before: MeshMap) -> None:
+        """The map is another one than this."""
+        for node in self._state.map.nodes.values():
+            old = before.nodes.get(node.id)
+            if self._silence is not None:
+                self._silence.node_changed(old, node)
+            if self.pairs is not None:
+                self.pairs.node_changed(old, node)
+        self._silence_changed()
+        self._names.keep(self._state.map.nodes)
+        self.hubs.refresh(self._state.map)
+
+    def network_changed(self) -> None:
+        """This machine has other addresses or another router: everything is looked at again."""
+        self._names.network_changed()
+        self._hub_names.network_changed()
+        self._resets.send_from_another_address()
+        self.carrier.network_changed()
+        if self._mtus is not None:
+            self._mtus.network_changed()
+        if self.pairs is not None:
+            self.pairs.network_changed()
+
+    def begin_handshakes(self) -> None:
+        """A key was changed: the tunnels with the hubs need new handshakes, and get the time for them."""
+        self.hubs.begin_again()
+        self.carrier.begin_again()
+        self._state.wake()
+
+    def prefer(self, endpoint: Endpoint) -> None:
+        """The coordinator is at this endpoint: its hub is dialled there next."""
+        self.hubs.prefer(endpoint, self._state.map)
+        self.carrier.network_changed()
+        self._state.wake()
+
+    # ---- what others ask
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether this node needs a hub and hears none."""
+        return not (self._state.is_hub or self.hubs.any_fresh)
+
+    @property
+    def any_direct(self) -> bool:
+        """Whether a direct path carries data to anybody."""
+        return self.pairs is not None and self.pairs.any_direct
+
+    def why_not_direct(self, node: Node) -> str:
+        """Why packets to this node go through the hub; empty where they do not."""
+        return self.pairs.why_not_direct(node) if self.pairs is not None else ""
+
+    def silent_s(self, node: Node) -> float | None:
+        """For how long this node has not answered over the overlay, seconds; None where it does."""
+        return self._silence.silent_s(node) if self._silence is not None else None
+
+    def mbit_s(self, peer: IPv4Address) -> float | None:
+        """The sampled throughput of the path to this peer; None where it was not sampled."""
+        return self._sampler.mbit_s(peer)
+
+    def mtu(self, peer: IPv4Address) -> int:
+        """The MTU of the path to this peer, bytes of an inner packet."""
+        return self._mtus.mtu(peer) if self._mtus is not None else DEFAULT_MTU
+
+    def is_measured(self, peer: IPv4Address) -> bool:
+        """Whether `mtu` was found out by now."""
+        return self._mtus is not None and self._mtus.is_measured(peer)
+
+    def peers_online(self) -> list[IPv4Address]:
+        """The overlay addresses of the other nodes whose agents are connected."""
+        return [node.ip for node in self._online()]
+
+    # ---- the tasks
+
+    async def open(self) -> None:
+        """Open the prober's sockets. Raises MeshrayError where the overlay address cannot be used."""
+        if self._prober is None:
+            return
+        ip = self._state.me.ip
+        try:
+            await self._prober.open(ip, self._state.map.mesh.network.probe_address(ip))
+        except OSError as error:
+            raise MeshrayError(
+                "probe_port", f"the overlay address {ip} cannot be used: {error.strerror}", hint="meshray up"
+            ) from None
+
+    def start(self) -> None:
+        """Start what needs the overlay, after `open`."""
+        if self._prober is not None:
+            self._tasks.start(self._prober.run(self._to_probe), "prober")
+            self._tasks.start(self._sampler.run(self._state.me.ip, self._ways), "throughput")
+            self._tasks.start(self.hubs.run(self._prober, self._hubs_changed), "hubs")
+        if self._silence is not None and self._silent_nodes is not None:
+            self._tasks.start(self._silence.run(), "silence")
+            self._tasks.start(self._silent_nodes.run(), "silent nodes")
+        if self._mtus is not None:
+            self._tasks.start(self._mtus.run(self._ways), "mtu")
+        if self.pairs is not None:
+            self._tasks.start(self.pairs.run(), "pairs")
+
+    # ---- inside
+
+    def _online(self) -> list[Node]:
+        return [node for node in self._state.others if node.online and STATIC not in node.roles]
+
+    def _to_probe(self) -> list[IPv4Address]:
+        """Those whose path for data is probed by its own; a direct path is probed in `pairs`."""
+        return [node.ip for node in self._online() if not self.path(node).carries]
+
+    def _ways(self) -> list[Way]:
+        """Every peer that can be heard, with the endpoint that its packets are sent to."""
+        device, now = self._state.device, boot_s()
+        peers = [(node.ip, live_peer_towards(device, node, now)[0]) for node in self._online()]
+        return [(ip, peer.config.endpoint) for ip, peer in peers if peer is not None]
+
+    def _hubs_changed(self) -> None:
+        """Another hub is the best one, or one does not answer any more."""
+        self._tasks.start(self._connection.say_hello(), "hello")
+        self._state.wake()
+
+    def _silence_changed(self) -> None:
+        if self._silent_nodes is not None:
+            self._silent_nodes.look()
+        self._on_silence()
+
+    def _dial_hub_again(self, hub: Node) -> None:
+        if not self.hubs.any_fresh:
+            self._resets.make_anew([hub.public_key])
+        self._state.wake()
+
+    def _say(self, message: Mapping[str, object]) -> None:
+        self._tasks.start(self._connection.say(message), "message")
+
+    def _reachable(self, ip: Address, *, loopback: bool = False) -> Address | None:
+        return reachable_ip(ip, self._state.map.mesh.network, loopback=loopback)
+
+    def _name_found(self, node_id: str) -> None:
+        if self.pairs is not None:
+            self.pairs.name_found(node_id)
+        self._state.wake()
