@@ -1,13 +1,13 @@
-"""Every way in which meshray fails, as one tree, and the one map from it to exit codes.
+"""The errors of meshray, as one tree with exit codes.
 
     MeshrayError                 1   something failed
     ├── UsageError               2   the user's input is wrong; nothing was changed
-    ├── UnhealthyError           3   it works, but not as it should
-    ├── RefusedError             4   the coordinator does not accept this token, name or node
+    ├── UnhealthyError           3   it works, but a check fails
+    ├── RefusedError             4   the coordinator refused this token, name or node
     ├── UnreachableError         5   agent or coordinator does not answer
     └── InterruptedByUser      130   Ctrl-C or SIGTERM
 
-An error names the subject, the cause and the next command:
+An error has the subject, the cause and the next command:
 
     >>> error = RefusedError("token_expired", "the token expired 3 h ago", hint="meshray token create")
     >>> str(error), error.exit_code
@@ -23,9 +23,9 @@ class MeshrayError(Exception):
     """Something failed.
 
     Attributes:
-        code: a stable machine-readable word (``token_expired``), published in ``--json``.
-        message: subject and cause, one line, never a secret.
-        hint: the next command or step, may be empty.
+        code: a stable machine-readable word (``token_expired``), shown in ``--json``.
+        message: subject and cause in one line, without secrets.
+        hint: the next command or step; may be empty.
     """
 
     exit_code = 1
@@ -37,7 +37,7 @@ class MeshrayError(Exception):
         self.hint = hint
 
     def to_json(self) -> dict[str, str]:
-        """The ``error`` object of ``--json`` and of the coordinator's API."""
+        """Return the ``error`` object of ``--json`` and of the coordinator's API."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
 
 
@@ -48,25 +48,25 @@ class UsageError(MeshrayError):
 
 
 class UnhealthyError(MeshrayError):
-    """It works, but not as it should."""
+    """It works, but a check fails."""
 
     exit_code = 3
 
 
 class RefusedError(MeshrayError):
-    """The coordinator does not accept this token, name or node."""
+    """The coordinator refused this token, name or node."""
 
     exit_code = 4
 
 
 class UnreachableError(MeshrayError):
-    """Agent or coordinator does not answer."""
+    """The agent or the coordinator does not answer."""
 
     exit_code = 5
 
 
 class InterruptedByUser(MeshrayError):
-    """Ctrl-C or SIGTERM came while a command was at work."""
+    """Ctrl-C or SIGTERM interrupted a command."""
 
     exit_code = 130
 
@@ -85,7 +85,7 @@ _BY_EXIT_CODE: dict[int, type[MeshrayError]] = {
 
 
 def error_from_json(value: Mapping[str, object], exit_code: int) -> MeshrayError:
-    """The error that another process (agent, coordinator) reported, as an exception here."""
+    """Return the error that another process (agent, coordinator) reported, as an exception."""
     kind = _BY_EXIT_CODE.get(exit_code, MeshrayError)
     return kind(
         str(value.get("code", "failed")),

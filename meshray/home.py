@@ -1,7 +1,7 @@
 """The folders and files of one node's state.
 
 MESHRAY_HOME    state: keys, enrolment, cached map, the coordinator's store, logs. 0700.
-MESHRAY_RUN     sockets, pid files, Ray's token. Gone after a reboot. 0711.
+MESHRAY_RUN     sockets, pid files, Ray's token. Does not survive a reboot. 0711.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Home:
     """The folders and files of one node's state.
 
     Attributes:
-        state: survives a reboot; removing it makes the machine a stranger again.
+        state: survives a reboot. A machine without it is in no mesh.
         run: does not survive a reboot.
     """
 
@@ -27,7 +27,7 @@ class Home:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Home:
-        """MESHRAY_HOME and MESHRAY_RUN, else the customary places of root or of this user."""
+        """Return MESHRAY_HOME and MESHRAY_RUN, or the defaults of root or of this user."""
         is_root = os.geteuid() == 0
         user_state = Path(environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "meshray"
         state = Path(environ.get("MESHRAY_HOME") or ("/var/lib/meshray" if is_root else user_state)).absolute()
@@ -42,7 +42,7 @@ class Home:
 
     @property
     def pending_key(self) -> Path:
-        """The key that is to follow, until the coordinator's word decides."""
+        """The next WireGuard key, until the coordinator has confirmed it."""
         return self.state / "private.key.next"
 
     @property
@@ -52,7 +52,7 @@ class Home:
 
     @property
     def identity(self) -> Path:
-        """How often the identity has signed, and how it was let in."""
+        """The counter of the identity's signatures, and the chain that admitted it."""
         return self.state / "identity.json"
 
     @property
@@ -62,22 +62,22 @@ class Home:
 
     @property
     def enrolment(self) -> Path:
-        """Who this node is: see `meshray.node.enrolment`."""
+        """The enrolment of this node: see `meshray.node.enrolment`."""
         return self.state / "node.json"
 
     @property
     def container(self) -> Path:
-        """In which container this node lives, where it does: see `meshray.runtime.docker.record`."""
+        """The container in which this node runs, if it does: see `meshray.runtime.docker.record`."""
         return self.state / "container.json"
 
     @property
     def map_cache(self) -> Path:
-        """The last map, for when the coordinator is away."""
+        """The last map, for times when the coordinator is unreachable."""
         return self.state / "map.json"
 
     @property
     def database(self) -> Path:
-        """The coordinator's store."""
+        """The coordinator's database."""
         return self.state / "coordinator.db"
 
     @property
@@ -87,35 +87,36 @@ class Home:
 
     @property
     def certificate_key(self) -> Path:
-        """Its private key, PEM."""
+        """The private key of the certificate, PEM."""
         return self.state / "coordinator.key"
 
     @property
     def logs(self) -> Path:
-        """agent.log, coordinator.log, engine.log, ray.log."""
+        """The folder of agent.log, coordinator.log, engine.log and ray.log."""
         return self.state / "log"
 
     @property
     def control_socket(self) -> Path:
-        """Where the CLI talks to the agent."""
+        """The socket between command line and agent."""
         return self.run / "agent.sock"
 
     @property
     def ray_token(self) -> Path:
-        """Ray's token, readable by the user as whom Ray runs."""
+        """Ray's token, readable by the user who runs Ray."""
         return self.run / "ray_token"
 
     @property
     def offered_token(self) -> Path:
-        """A digest of the token that was put where Ray looks for one: see `meshray.raynode.user_token`."""
+        """The digest of the token that was written to Ray's default place: see `meshray.raynode.user_token`."""
         return self.state / "offered_token"
 
     def pid_file(self, name: str) -> Path:
-        """Identifies a process that meshray started: agent, coordinator, engine, ray."""
+        """Return the file that identifies a process of meshray: agent, coordinator, engine or ray."""
         return self.run / f"{name}.pid"
 
 
 def _system_run(environ: Mapping[str, str]) -> Path:
-    """Never below the state folder, which only root may enter: Ray's user reads the token here."""
+    """Return root's run folder. It is outside the state folder, which only root may enter, because Ray's user reads the
+    token here."""
     chosen = environ.get("MESHRAY_HOME", "")
     return Path(f"/run/meshray-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}" if chosen else "/run/meshray")

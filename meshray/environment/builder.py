@@ -1,12 +1,12 @@
 """The process that builds one environment, as the user whose Ray will run from it.
 
-    order (JSON, stdin) ──► the same environment is there? ──yes──► {"folder", "built": false}
+    order (JSON, stdin) ──► does the environment exist? ──yes──► {"folder", "built": false}
                                  │ no
                                  ▼
-            KEY.new-PID beside it: uv venv, uv pip install, asked for its versions ──rename──► KEY
+            KEY.new-PID beside it: uv venv, uv pip install, check the versions ──rename──► KEY
 
-One build of a user's at a time (flock on the folder of all environments, which ends with the process). A folder has
-its name only when it is complete; SIGTERM removes what was begun, and after SIGKILL the next build does.
+Each user has one build at a time (flock on the folder of all environments, which ends with the process). A folder gets
+its final name only when it is complete. SIGTERM removes an unfinished folder; after SIGKILL the next build does.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from meshray.model.environment import Environment
 from meshray.protocol.codec import decode_object
 from meshray.raynode.versions import RayInstallation, inspect
 
-#: Of uv's words so much is kept.
+#: The end of uv's output that is kept.
 _WORDS_BYTES = 64 * 1024
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Order:
     """What to build, and how.
 
     Attributes:
-        uv: the program.
-        folder: where the environment will lie; its name is the environment's key.
-        uid: as whom.
-        environ: uv's environment.
+        uv: the path of uv.
+        folder: the folder of the environment; its name is the environment's key.
+        uid: the user who builds.
+        environ: the environment variables of uv.
     """
 
     environment: Environment
@@ -56,12 +56,12 @@ class Order:
     environ: Mapping[str, str] = field(repr=False)
 
     def to_json(self) -> dict[str, object]:
-        """What the builder reads from standard input."""
+        """Return what the builder reads from standard input."""
         return {**asdict(self), "folder": str(self.folder), "environ": dict(self.environ)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Order:
-        """The inverse of `to_json`. Raises WireError."""
+        """Return the order of `to_json`. Raises WireError."""
         return cls(
             Environment.from_json(wire.mapping(value, "environment")),
             wire.text(value, "uv", 4096),
@@ -71,20 +71,20 @@ class Order:
         )
 
 
-def build(order: Order, tell: Tell) -> bool:
-    """Makes the environment where it is not there; returns whether it had to.
+def build(order: Order, report: Report) -> bool:
+    """Build the environment unless it exists, and return whether it was built.
 
     Raises:
-        MeshrayError: why it cannot be made; nothing is left of it.
+        MeshrayError: why the environment cannot be built. All parts of it are removed.
     """
     order.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(order.folder.parent, tell):
+    with _alone(order.folder.parent, report):
         if is_complete(order.folder, order.environment):
             return False
         _remove_leftovers(order.folder)
         unfinished = order.folder.with_name(f"{order.folder.name}.new-{os.getpid()}")
         try:
-            _make(order, unfinished, tell)
+            _make(order, unfinished, report)
             unfinished.rename(order.folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -92,7 +92,7 @@ def build(order: Order, tell: Tell) -> bool:
 
 
 def is_complete(folder: Path, environment: Environment) -> bool:
-    """Whether an environment is whole: its record is there, and its Ray answers with the right versions."""
+    """Return whether an environment is complete: it has a record, and its Ray reports the right versions."""
     if not (folder / plan.RECORD).is_file():
         return False
     with contextlib.suppress(MeshrayError):
@@ -108,13 +108,13 @@ def _ask(folder: Path, environment: Environment) -> RayInstallation:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, tell: Tell) -> Iterator[None]:
+def _alone(folder: Path, report: Report) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell("waiting for another build")
+            report("waiting for another build")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -122,15 +122,15 @@ def _alone(folder: Path, tell: Tell) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Of builds that were killed, whatever they were for: there is no other one now. And a folder that is broken."""
+    """Remove a broken folder, and the folders of killed builds. No other build runs now."""
     for left in [folder, *folder.parent.glob("*.new-*")]:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _make(order: Order, unfinished: Path, tell: Tell) -> None:
+def _make(order: Order, unfinished: Path, report: Report) -> None:
     environment = order.environment
-    python = _make_empty(order, unfinished, tell)
-    tell(f"Ray {environment.ray} for Python {python}")
+    python = _make_empty(order, unfinished, report)
+    report(f"Ray {environment.ray} for Python {python}")
     requirements = unfinished / "requirements.txt"
     requirements.write_text(environment.requirements)
     command = plan.fill_command(order.uv, unfinished, environment, requirements)
@@ -142,11 +142,11 @@ def _make(order: Order, unfinished: Path, tell: Tell) -> None:
     (unfinished / plan.RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _make_empty(order: Order, unfinished: Path, tell: Tell) -> str:
-    """On the best Python that there is, which is returned."""
+def _make_empty(order: Order, unfinished: Path, report: Report) -> str:
+    """Create an empty environment with the best available Python, and return that Python."""
     words = ""
     for python in plan.pythons(order.environment):
-        tell(f"looking for Python {python}")
+        report(f"looking for Python {python}")
         done = _run(order, plan.make_command(order.uv, unfinished, python))
         if done.returncode == 0:
             return python
@@ -187,7 +187,7 @@ def _run(order: Order, command: Sequence[str]) -> _Done:
 
 
 def _become(uid: int) -> None:
-    """Gives up root, where it is root's process and another's environment."""
+    """Drop root if the environment belongs to another user."""
     if os.geteuid() != 0 or uid == 0:
         return
     User.by_uid(uid).become()
@@ -195,7 +195,7 @@ def _become(uid: int) -> None:
 
 
 def _say(message: Mapping[str, object]) -> None:
-    # Whoever ordered it may be gone; the environment is of use all the same.
+    # The process that started this one may be gone; the environment is useful anyway.
     with contextlib.suppress(OSError):
         sys.stdout.write(json.dumps(message) + "\n")
         sys.stdout.flush()
@@ -206,7 +206,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Reads the order, builds, tells how it went as lines of JSON; returns the exit code."""
+    """Read the order, build, report the progress as lines of JSON, and return the exit code."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _end)
     try:

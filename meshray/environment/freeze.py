@@ -1,4 +1,4 @@
-"""What is installed beside a Ray, as requirements: what `meshray env lock` records where no file is given.
+"""The packages that are installed beside a Ray, as requirements. `meshray env lock` records them if no file is given.
 
 >>> freeze(installation.python, user, os.environ)
 'aiohttp==3.14.5\\n…'
@@ -17,18 +17,18 @@ from meshray.environment.matched import find_uv
 from meshray.errors import MeshrayError
 from meshray.linux.user import User
 
-#: A cold disk, hundreds of packages.
+#: Enough for a cold disk and hundreds of packages.
 _TIMEOUT_S = 60
 
 
 def freeze(python: Path, user: User, environ: Mapping[str, str]) -> str:
-    """Every package of this interpreter's environment, in the form of a requirements file.
+    """Return all packages of an interpreter's environment, in the form of a requirements file.
 
     Args:
-        user: as whom it is asked.
+        user: the user who runs uv or pip.
 
     Raises:
-        MeshrayError: ``freeze_failed``: neither uv nor pip answers.
+        MeshrayError: ``freeze_failed``, if neither uv nor pip answers.
     """
     own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
     settings = plan.uv_environment(environ, own, is_other=os.geteuid() != user.uid)
@@ -44,10 +44,10 @@ def freeze(python: Path, user: User, environ: Mapping[str, str]) -> str:
             continue
         if done.returncode == 0:
             return done.stdout
-        complaint = plan.told(done.stderr)
+        complaint = plan.main_lines(done.stderr)
     raise MeshrayError(
         "freeze_failed",
-        f"neither uv nor pip tells what is installed beside {python}: {complaint}",
+        f"neither uv nor pip lists what is installed beside {python}: {complaint}",
         hint="meshray env lock --from requirements.txt records a file",
     )
 

@@ -1,4 +1,4 @@
-"""The environment that matches the head, for whoever needs it: found in the cache, or built by `builder`.
+"""The environment that matches the head, found in the cache or built by `builder`.
 
 >>> build = Build(environment, User.invoking(), os.environ)
 >>> build.run(print)                # from another thread: build.cancel()
@@ -29,7 +29,7 @@ from meshray.model import wire
 from meshray.model.environment import Environment
 from meshray.protocol.codec import decode_object
 
-#: It removes what it has begun, which may be many small files.
+#: For the removal of an unfinished environment, which may have many small files.
 _CLEAN_UP_S = 30.0
 
 
@@ -38,7 +38,7 @@ class Matched:
     """An environment that matches the head.
 
     Attributes:
-        built: now; False where it was there.
+        built: whether it was built now; False if it existed.
     """
 
     folder: Path
@@ -46,20 +46,20 @@ class Matched:
 
     @property
     def ray(self) -> Path:
-        """Its `ray` program."""
+        """The `ray` program of the environment."""
         return self.folder / "bin/ray"
 
     def to_json(self) -> dict[str, object]:
-        """The field ``env`` of ``join --json``."""
+        """Return the field ``env`` of ``join --json``."""
         return {"path": str(self.folder), "built": self.built}
 
 
 class Build:
-    """One build, or the finding that there is nothing to build.
+    """One build of an environment, unless the environment exists.
 
     Args:
-        environ: in which meshray was called; see `plan.uv_environment`.
-        user: as whom Ray runs.
+        environ: the environment variables of meshray; see `plan.uv_environment`.
+        user: the user who runs Ray.
 
     Raises:
         MeshrayError: ``head_without_ray``, or ``uv_missing``.
@@ -69,7 +69,7 @@ class Build:
         if not environment.ray or not environment.python:
             raise MeshrayError(
                 "head_without_ray",
-                "the head of this mesh runs no Ray yet, so there is nothing that this node's could match",
+                "the head of this mesh runs no Ray yet, so this node has no version to match",
                 hint="on the head: meshray status; or join without --env match",
             )
         own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
@@ -87,21 +87,22 @@ class Build:
         self._process: subprocess.Popen[str] | None = None
         self._cancelled = False
 
-    def run(self, tell: Callable[[str], None]) -> Matched:
-        """Blocks until the environment is there.
+    def run(self, report: Callable[[str], None]) -> Matched:
+        """Block until the environment exists.
 
         Args:
-            tell: called with a few words whenever a next step begins.
+            report: called with a few words at the start of each step.
 
         Raises:
-            MeshrayError: why it cannot be made. InterruptedByUser: it was cancelled. Nothing is left of it.
+            MeshrayError: why the environment cannot be built.
+            InterruptedByUser: the build was cancelled. In both cases all parts of the environment are removed.
         """
         with self._lock:
             if self._cancelled:
                 raise _interrupted()
             process = self._process = self._start()
         try:
-            answer = _follow(process, tell)
+            answer = _follow(process, report)
         finally:
             _finish(process)
         if "error" in answer:
@@ -109,7 +110,7 @@ class Build:
         return Matched(self._order.folder, wire.flag(answer, "built"))
 
     def cancel(self) -> None:
-        """Ends it from another thread; `run` raises soon after."""
+        """Cancel the build from another thread; `run` raises soon after."""
         with self._lock:
             self._cancelled = True
             if self._process is not None and self._process.poll() is None:
@@ -122,10 +123,10 @@ class Build:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Ctrl-C on a terminal reaches us, and we end it: once, and all that it has started.
+            # Ctrl-C on a terminal reaches only meshray, which then ends the builder and its children once.
             start_new_session=True,
         )
-        # Builders that do not start are told of below, by their silence.
+        # A builder that does not start is reported below, because it sends nothing.
         with contextlib.suppress(BrokenPipeError):
             assert process.stdin is not None  # noqa: S101 - it is a pipe
             with process.stdin:
@@ -134,48 +135,48 @@ class Build:
 
 
 def find_uv(environ: Mapping[str, str], user: User) -> str:
-    """uv: the one on PATH, else the one beside meshray, else the user's own. Raises MeshrayError ``uv_missing``."""
+    """Return uv: the one on PATH, or beside meshray, or the user's own. Raises MeshrayError ``uv_missing``."""
     beside = [*map(str, folders()), str(user.home / ".local/bin"), str(user.home / ".cargo/bin")]
     found = shutil.which("uv", path=os.pathsep.join([environ.get("PATH", os.defpath), *beside]))
     if found is None:
         raise MeshrayError(
             "uv_missing",
             "uv, which builds environments, is not installed: it is neither on PATH nor beside meshray",
-            hint=f"{user_python()} -m pip install uv, or as https://docs.astral.sh/uv tells; or --ray PATH names a "
-            "Ray of your own",
+            hint=f"{user_python()} -m pip install uv, or see https://docs.astral.sh/uv; or use your own Ray with "
+            "--ray PATH",
         )
     return str(Path(found).absolute())
 
 
 def _own_pythons() -> list[str]:
-    """The folder of the Python on which meshray itself runs; it may be the right one."""
+    """Return the folder of the Python that runs meshray; it may be a matching one."""
     return [str(Path(sys.base_prefix) / "bin")]
 
 
-def _follow(process: subprocess.Popen[str], tell: Callable[[str], None]) -> Mapping[str, object]:
-    """Until the builder's last word."""
+def _follow(process: subprocess.Popen[str], report: Callable[[str], None]) -> Mapping[str, object]:
+    """Pass on the builder's progress, and return its last message."""
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     for line in process.stdout:
         message = decode_object(line)
         if "says" not in message:
             return message
-        tell(wire.text(message, "says", 1000))
+        report(wire.text(message, "says", 1000))
     raise MeshrayError(
         "environment_failed",
-        "the process that builds Ray's environment was killed; nothing that it began is used",
+        "the process that builds Ray's environment was killed; its unfinished environment is not used",
         hint="try again; is the machine out of memory? dmesg | tail",
     )
 
 
 def _finish(process: subprocess.Popen[str]) -> None:
-    """Ends the builder, which takes back what it began, and whatever it has left running."""
+    """End the builder, which removes an unfinished environment, and all processes that it left."""
     try:
         if process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_CLEAN_UP_S)
     finally:
-        # Its group lives while any of it does, so this number is nobody else's.
+        # The process group exists while any member does, so its number cannot belong to another one.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

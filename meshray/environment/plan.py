@@ -1,4 +1,4 @@
-"""Where an environment lies, how uv makes it, and what uv's complaints mean (pure).
+"""The folder of an environment, the commands of uv that build it, and the meaning of uv's errors (pure).
 
 >>> key(Environment("2.60.0", "3.11.7"), "linux-x86_64")
 '3f0c…'
@@ -19,11 +19,11 @@ from meshray.model.environment import Environment
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, python_digits, ray_difference, release
 
-#: In the folder of an environment that is complete: what it was built for.
+#: The file in a complete environment that says what it was built for.
 RECORD = "meshray-environment.json"
-#: Raised when a folder of the same key would have to look otherwise.
+#: Incremented when a folder of the same key must have other contents.
 _FORM = 2
-#: Of the user's environment, what would make uv put packages elsewhere than it is told.
+#: Variables that would make uv install packages elsewhere.
 _DIVERTING = frozenset(
     {
         *("UV_SYSTEM_PYTHON", "UV_BREAK_SYSTEM_PACKAGES", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "UV_PROJECT"),
@@ -31,7 +31,7 @@ _DIVERTING = frozenset(
         *("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"),
     }
 )
-#: What uv is told where another than its user starts it (sudo).
+#: Variables that uv receives if another user (sudo) starts it.
 _PASSED_ON = re.compile(
     r"UV_\w+|(?i:https?_proxy|all_proxy|no_proxy)|SSL_CERT_(FILE|DIR)|SSL_CLIENT_CERT|PATH|LANG|LC_\w+|TMPDIR"
     r"|XDG_(CACHE|CONFIG|DATA)_HOME|NETRC"
@@ -41,17 +41,17 @@ _LAST_WORDS = 4
 
 
 def key(environment: Environment, platform: str) -> str:
-    """The name of its folder: the same for the same Ray, Python, requirements and platform, and for no other."""
+    """Return the name of an environment's folder: a hash of Ray, Python, requirements and platform."""
     said = [_FORM, environment.ray, environment.python, environment.requirements.split("\n"), platform]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
 
 def folder_of_all(environ: Mapping[str, str], home: Path) -> Path:
-    """Where the environments of a user lie.
+    """Return the folder of all environments of a user.
 
     Args:
-        environ: XDG_CACHE_HOME counts where it is absolute, as its specification says.
-        home: of the user.
+        environ: XDG_CACHE_HOME is used if it is absolute, as its specification says.
+        home: the home folder of the user.
     """
     chosen = environ.get("XDG_CACHE_HOME", "")
     cache = Path(chosen) if chosen.startswith("/") else home / ".cache"
@@ -59,19 +59,20 @@ def folder_of_all(environ: Mapping[str, str], home: Path) -> Path:
 
 
 def pythons(environment: Environment) -> tuple[str, ...]:
-    """What uv is asked for, the best first: the very Python, else, where this Ray takes it, another patch level."""
+    """Return the Pythons to try, the best first: the exact one, then another patch level if this Ray accepts it."""
     if python_digits(environment.ray) > 2:
         return (environment.python,)
     return (environment.python, ".".join(map(str, release(environment.python)[:2])))
 
 
 def make_command(uv: str, folder: Path, python: str) -> list[str]:
-    """An empty environment that may be moved: its scripts find their Python beside them."""
+    """Return the command that creates an empty environment. It can be moved, because its scripts find Python beside
+    them."""
     return [uv, "venv", "--no-project", "--relocatable", "--python", python, str(folder)]
 
 
 def fill_command(uv: str, folder: Path, environment: Environment, requirements: Path) -> list[str]:
-    """Ray, and what was recorded beside it."""
+    """Return the command that installs Ray and the recorded requirements."""
     wanted = [f"ray[default,serve]=={environment.ray}"]
     if environment.requirements:
         wanted += ["--requirements", str(requirements)]
@@ -79,12 +80,12 @@ def fill_command(uv: str, folder: Path, environment: Environment, requirements: 
 
 
 def uv_environment(environ: Mapping[str, str], own: Mapping[str, str], *, is_other: bool) -> dict[str, str]:
-    """uv's environment: the user's settings of uv, of proxies and of indexes, and nothing that leads it astray.
+    """Return uv's environment variables: the user's settings of uv, proxies and indexes, without diverting ones.
 
     Args:
-        environ: in which meshray was called.
-        own: HOME and the like of the user.
-        is_other: root called, for the user.
+        environ: the environment variables of meshray.
+        own: variables of the user, such as HOME.
+        is_other: whether root runs meshray for the user.
     """
     kept = {
         name: value
@@ -95,54 +96,54 @@ def uv_environment(environ: Mapping[str, str], own: Mapping[str, str], *, is_oth
 
 
 def require_match(found: Versions, wanted: Environment) -> None:
-    """Raises MeshrayError ``environment_differs`` where an environment is not what it was built for."""
+    """Raise MeshrayError ``environment_differs`` if an environment does not have the wanted versions."""
     difference = ray_difference(found, Versions(ray=wanted.ray, python=wanted.python))
     if difference not in ("", PATCH):
         raise MeshrayError(
             "environment_differs",
             f"the environment has Ray {found.ray} on Python {found.python} instead of Ray {wanted.ray} on "
             f"Python {wanted.python}",
-            hint="do the recorded requirements or UV_CONSTRAINT ask for another? on the head: meshray env lock",
+            hint="do the recorded requirements or UV_CONSTRAINT request another one? on the head: meshray env lock",
         )
 
 
-def told(words: str) -> str:
-    """The end of what uv said, on one line and without what is secret in addresses."""
+def main_lines(words: str) -> str:
+    """Return the important lines of uv's output as one line, without credentials in URLs."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith(("error:", "cause:", "×", "╰─▶", "hint:", "help:"))]
     return _SECRET.sub("://", "; ".join(line.rstrip(".") for line in (causes or lines)[:_LAST_WORDS]))[:600]
 
 
 def is_full(words: str) -> bool:
-    """Whether a disk was full."""
+    """Return whether uv reported a full disk."""
     return "os error 28" in words or "No space left" in words or "os error 122" in words
 
 
 def no_room(folder: Path) -> MeshrayError:
-    """The disk is full."""
+    """Return the error for a full disk."""
     return MeshrayError(
         "environment_no_room",
-        f"no room to build Ray's environment in {folder} (or in uv's own cache); nothing of it was left there",
-        hint="make room: it needs about 1 GiB; or XDG_CACHE_HOME=FOLDER builds it elsewhere, UV_CACHE_DIR for uv",
+        f"no room to build Ray's environment in {folder} (or in uv's own cache); all parts of it were removed",
+        hint="free about 1 GiB; or XDG_CACHE_HOME=FOLDER builds it elsewhere, UV_CACHE_DIR for uv",
     )
 
 
 def no_python(environment: Environment, words: str) -> MeshrayError:
-    """uv has no such Python and could not get it."""
+    """Return the error for a Python that uv neither has nor can download."""
     exact = environment.python
     return MeshrayError(
         "python_not_found",
         f"uv finds no Python {' or '.join(pythons(environment))}, which the head's Ray {environment.ray} needs: "
-        f"{told(words)}",
-        hint=f"uv python install {exact}, then again; or put a Python {exact} on PATH",
+        f"{main_lines(words)}",
+        hint=f"uv python install {exact}, then retry; or put a Python {exact} on PATH",
     )
 
 
 def not_filled(command: Sequence[str], words: str) -> MeshrayError:
-    """uv could not install what is wanted."""
+    """Return the error for packages that uv cannot install."""
     wanted = next((word for word in command if word.startswith("ray[")), "the packages")
     return MeshrayError(
         "environment_failed",
-        f"uv could not install {wanted} and what the head recorded: {told(words)}",
+        f"uv could not install {wanted} and what the head recorded: {main_lines(words)}",
         hint="is the package index reachable (UV_DEFAULT_INDEX, HTTPS_PROXY)? else, on the head: meshray env lock",
     )

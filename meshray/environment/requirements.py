@@ -1,4 +1,4 @@
-"""The requirements that `meshray env lock` records: read, sifted, and nothing in them that only one machine has (pure).
+"""The requirements that `meshray env lock` records, without those that only one machine can install (pure).
 
 >>> sift("numpy==2.1.0  # fast\\n-e /home/ada/lib\\nray==2.60.0\\n").lines
 ('numpy==2.1.0',)
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-#: They come with every node in the version of the head, or of the node itself.
+#: Every node has these in the version of the head, or its own version.
 _OWN = frozenset({"ray", "meshray"})
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _HASHES = re.compile(r"(\s--hash=\w+:[0-9a-fA-F]+)+$")
@@ -21,11 +21,11 @@ _HASHES = re.compile(r"(\s--hash=\w+:[0-9a-fA-F]+)+$")
 
 @dataclass(frozen=True)
 class Sifted:
-    """What a requirements file says.
+    """The parsed content of a requirements file.
 
     Attributes:
-        lines: requirements that an index can answer, one each, sorted.
-        refused: what no other machine could install, as it stands there: a path, a checkout, an option.
+        lines: requirements that can be installed from an index, sorted.
+        refused: lines that no other machine could install: a path, a checkout, an option.
     """
 
     lines: tuple[str, ...]
@@ -33,12 +33,12 @@ class Sifted:
 
     @property
     def text(self) -> str:
-        """One requirement a line."""
+        """The requirements, one per line."""
         return "".join(f"{line}\n" for line in self.lines)
 
 
 def sift(text: str) -> Sifted:
-    """Reads the form of pip's requirements files, which is what `pip freeze` writes. Ray and meshray are left out."""
+    """Parse a requirements file of pip, such as the output of `pip freeze`. Ray and meshray are omitted."""
     lines, refused = set[str](), list[str]()
     for line in _logical_lines(text):
         wanted, hashes = _HASHES.sub("", line), _HASHES.search(line)
@@ -57,7 +57,7 @@ def sift(text: str) -> Sifted:
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """Without comments and empty lines; a backslash at a line's end goes on with the next."""
+    """Yield the lines without comments and empty lines. A backslash at the end of a line joins it with the next."""
     for line in re.sub(r"\\\r?\n", " ", text).splitlines():
         said = _COMMENT.sub("", line).strip()
         if said:
@@ -65,5 +65,5 @@ def _logical_lines(text: str) -> Iterator[str]:
 
 
 def _without_secrets(line: str) -> str:
-    """An address may hold a password."""
+    """Remove passwords from URLs."""
     return re.sub(r"://[^/@\s]*@", "://", line)[:120]

@@ -1,1 +1,1 @@
-"""This installation of meshray: its files, the programs beside it, and how it is installed again."""
+"""This installation of meshray: its files, the programs beside it, and the command that reinstalls it."""

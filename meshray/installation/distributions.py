@@ -1,4 +1,4 @@
-"""The files of this very installation of meshray, and of all that it needs.
+"""The files of this installation of meshray, and of its dependencies.
 
 >>> [distribution.name for distribution in needed(distribution("meshray"))]
 ['aiohappyeyeballs', 'aiohttp', …]
@@ -22,10 +22,10 @@ _LEFT_OUT = {"__pycache__", "templates"}
 
 
 def needed(root: Distribution, *more: str) -> list[Distribution]:
-    """Return every distribution that is installed and that the root asks for, directly or not; those of extras are not.
+    """Return all installed distributions that the root requires, directly or indirectly, without extras.
 
     Args:
-        more: names of others that count as asked for.
+        more: names of more distributions to include.
     """
     found: dict[str, Distribution] = {}
     asked = [root]
@@ -35,7 +35,7 @@ def needed(root: Distribution, *more: str) -> list[Distribution]:
             return
         try:
             found[name] = distribution(name)
-        except PackageNotFoundError:  # for another Python or system
+        except PackageNotFoundError:  # required for another Python or system only
             return
         asked.append(found[name])
 
@@ -50,14 +50,14 @@ def needed(root: Distribution, *more: str) -> list[Distribution]:
 
 
 def normal(name: str) -> str:
-    """As names stand in wheels' file names: one package, one spelling."""
+    """Return a distribution's name as in the file names of wheels."""
     return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def files(found: Distribution) -> Iterator[tuple[str, Path]]:
-    """The files that pip installed, by their names in site-packages; none where it keeps no record of them."""
+    """Yield the files that pip installed, by their names in site-packages; nothing if pip has no record."""
     for path in found.files or ():
-        # Programs and compiled files are made by whoever installs, and so is the record.
+        # The installer of the copy creates programs, compiled files and the record.
         if ".." in path.parts or "__pycache__" in path.parts or path.name == "RECORD":
             continue
         located = Path(str(path.locate()))
@@ -66,8 +66,8 @@ def files(found: Distribution) -> Iterator[tuple[str, Path]]:
 
 
 def own_files() -> Iterator[tuple[str, Path]]:
-    """meshray's own files. Not by the record: a checkout that is installed as editable has none of its own files in
-    it."""
+    """Yield meshray's own files. The record is not used, because that of an editable installation does not list
+    them."""
     for top, place in ((PACKAGE, "meshray"), (templates_folder(), "meshray/templates")):
         for path in sorted(top.rglob("*")):
             inside = path.relative_to(top)
@@ -76,7 +76,7 @@ def own_files() -> Iterator[tuple[str, Path]]:
 
 
 def own_record(ours: Distribution) -> dict[str, bytes]:
-    """What pip keeps of meshray, made here for the same reason."""
+    """Return the metadata files of meshray, generated because an editable installation has other ones."""
     about = f"meshray-{__version__}.dist-info"
     return {
         f"{about}/METADATA": (ours.read_text("METADATA") or "").encode(),

@@ -1,4 +1,4 @@
-"""The command that installs this meshray again, with its WireGuard engine, from where it was installed.
+"""The command that reinstalls this meshray, with its WireGuard engine, from its original source.
 
 >>> reinstall_command(Path("/home/ann/ray/bin/python"))
 'MESHRAY_BUILD_ENGINE=1 /home/ann/ray/bin/python -m pip install --force-reinstall --no-deps --no-cache-dir /home/ann/m'
@@ -14,15 +14,15 @@ from urllib.parse import unquote, urlsplit
 
 from meshray import __version__
 
-#: Files in which pip and uv note where a distribution came from (PEP 610) and which of them installed it (PEP 376).
+#: Files in which pip and uv record the source of a distribution (PEP 610) and the installer (PEP 376).
 ORIGIN_FILES = ("direct_url.json", "INSTALLER")
 _CLONE = Path(__file__).resolve().parents[2]
 
 
 def reinstall_command(python: Path) -> str:
-    """Return a line for a shell that installs meshray again; where meshray runs from a clone, one that builds there.
+    """Return a shell command that reinstalls meshray, or builds the engine if meshray runs from a clone.
 
-    The command fails with the reason where the engine cannot be built. It does not use pip's cache, which may hold a
+    The command fails with the reason if the engine cannot be built. It does not use pip's cache, which may contain a
     wheel without an engine.
 
     Args:
@@ -43,11 +43,11 @@ def reinstall_command(python: Path) -> str:
 
 
 def read_origin(text: str) -> tuple[str, Path | None]:
-    """Return what pip can install again, and the clone of an editable installation.
+    """Return the source that pip can install, and the clone of an editable installation.
 
     Args:
-        text: of direct_url.json: ``{"url", "vcs_info": {"vcs", "commit_id"}, "dir_info": {"editable"}}``. Where it is
-            missing or damaged the result is ``("", None)``: meshray came from an index.
+        text: the content of direct_url.json: ``{"url", "vcs_info": {"vcs", "commit_id"}, "dir_info": {"editable"}}``.
+            If it is missing or damaged the result is ``("", None)``: meshray came from an index.
     """
     try:
         record = json.loads(text)

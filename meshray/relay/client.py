@@ -1,14 +1,14 @@
-"""The relay's side at a node: WireGuard sends to a port on loopback, from where its datagrams go to the hub.
+"""The relay's client on a node: WireGuard sends to a loopback port, and the client carries its datagrams to the hub.
 
     client = RelayClient(lambda: coordinator, lambda: hub, pause_s=backoff_s)
     endpoint = await client.open()         # WireGuard's endpoint of the hub is now 127.0.0.1:PORT
-    await client.run()                     # until cancelled; the WebSocket is opened again whenever it ends
+    await client.run()                     # until cancelled; the WebSocket is reopened whenever it closes
     client.close()
 
-Meanwhile it tries UDP when it is told to: a few large data packets go to the hub's real endpoint as well, before their
-twin goes through the relay. WireGuard at the hub answers to where a packet came from first and takes the twin for a
-replay. So where data comes back by UDP, large data passes in one direction and data in the other, and `udp_alive` is
-set. Handshakes prove neither, and take no part while the relay is there.
+During a trial the client also sends a few large data packets to the hub's UDP endpoint, before their copies go through
+the relay. WireGuard at the hub answers to the source of the first packet and discards the copy as a replay. If data
+returns over UDP, large packets pass in one direction and data in the other, and `udp_alive` is set. Handshakes prove
+neither, so they are not duplicated while the relay is connected.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from meshray.relay.udp import LOOPBACK, Address, Sender, open_loopback, receive
 if TYPE_CHECKING:
     import aiohttp
 
-#: What a hub's WireGuard answers with: a handshake's response, a cookie, data.
+#: The types of a hub's answers: handshake response, cookie, data.
 _DATA = 4
 _ANSWERS = frozenset({2, 3, _DATA})
-#: An inner packet of the smallest size that a path may have (1200 bytes), as WireGuard sends it.
+#: WireGuard's datagram for an inner packet of the smallest path MTU (1200 bytes).
 LARGE_BYTES = 1232
-#: What comes by UDP so long after a trial answers it, seconds.
+#: A datagram that arrives by UDP within this time after a trial is its answer, seconds.
 _ANSWER_S = 2.0
-#: A connection that lived so long was a good one: the next is tried at once.
+#: After a connection of this length the next one is tried at once, seconds.
 _GOOD_S = 10.0
-#: Of what waited for the connection: the handshake that WireGuard has just begun, not the data of a minute ago.
+#: The part of the backlog that is kept when a connection opens: WireGuard's latest handshake, not old data.
 _KEPT_BYTES = 8 * 1024
 
 log = logging.getLogger(__name__)
@@ -54,32 +54,32 @@ class Pipe(Protocol):
 
     @property
     def socket(self) -> aiohttp.ClientWebSocketResponse[bool]:
-        """What carries the messages."""
+        """The WebSocket."""
 
     async def close(self) -> None:
-        """Ends it."""
+        """Close the WebSocket."""
 
 
 class Opener(Protocol):
-    """Who knows where the relay is and how to show who this node is (`meshray.client.coordinator.Coordinator`)."""
+    """Opens authenticated connections to the relay (`meshray.client.coordinator.Coordinator`)."""
 
     async def open_relay(self) -> Pipe:
-        """Raises UnreachableError where no address answers, RefusedError where this node is not accepted."""
+        """Open one. Raises UnreachableError if no address answers, RefusedError if this node is refused."""
 
 
 class RelayClient:
-    """See the module's text.
+    """The relay's client; see the module's docstring.
 
     Args:
-        coordinator: whose port the relay shares, asked for before each try: it may move. Its addresses must not be
-            those of the overlay, which the relay carries.
-        hub: where the hub's WireGuard listens, for the trials: an address; None while none is known, for example
-            because a name does not resolve. Behind a proxy names are often resolved by the proxy alone.
-        pause_s: how long to wait before try number n (from 0) of opening the WebSocket again, seconds.
-        tries_udp: False where the user wants the relay.
+        coordinator: returns the coordinator, which has the relay's port. It is called before each attempt, because the
+            address may change. Addresses in the overlay are not allowed, because the relay carries the overlay.
+        hub: returns the endpoint of the hub's WireGuard for the trials, or None if it is unknown, for example
+            because only the proxy resolves the name.
+        pause_s: returns the pause before attempt n (from 0) to reopen the WebSocket, seconds.
+        tries_udp: False if the user chose the relay.
 
     Attributes:
-        udp_alive: set once data has passed by UDP in both directions, in a trial since the last `begin_trial`.
+        udp_alive: set when data has passed over UDP in both directions in the current trial.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class RelayClient:
         self._pump: Pump | None = None
         self._sender: Sender | None = None
         self._wireguard: Address | None = None
-        # Speaks to the hub's real address.
+        # The socket to the hub's UDP endpoint.
         self._udp: socket.socket | None = None
         self._pipe: Pipe | None = None
         self._tried_at = float("-inf")
@@ -105,11 +105,11 @@ class RelayClient:
 
     @property
     def connected(self) -> bool:
-        """Whether the relay is there now."""
+        """Whether the relay is connected."""
         return self._pipe is not None
 
     async def open(self) -> Endpoint:
-        """The local endpoint for WireGuard. Raises OSError where no socket can be had."""
+        """Open the local socket and return its endpoint for WireGuard. Raises OSError if no socket is available."""
         sock = overlay_netns.run_beside_engine(open_loopback)
         self._pump = Pump(sock, self._from_wireguard)
         self._sender = Sender(sock)
@@ -117,14 +117,14 @@ class RelayClient:
         return Endpoint(LOOPBACK, sock.getsockname()[1])
 
     def close(self) -> None:
-        """Closes the sockets; to be called once `run` has ended. Idempotent."""
+        """Close the sockets, after `run` has ended. Idempotent."""
         if self._pump is not None:
             self._pump.close()
             self._pump = None
         self._close_udp()
 
     def try_udp_again(self) -> None:
-        """The network has changed: the next trial may begin at once."""
+        """Allow a trial at once, because the network has changed."""
         self._close_udp()
         self._open_udp()
         if self._trial is not None:
@@ -139,15 +139,15 @@ class RelayClient:
         return self._udp is not None
 
     def begin_trial(self) -> None:
-        """For a moment large data packets go by UDP as well; the caller sends some."""
+        """Send large data packets over UDP as well for a moment. The caller sends some packets."""
         self.udp_alive.clear()
         if self._trial is not None:
             self._trial.begin(time.monotonic())
 
     async def run(self) -> None:
-        """Keeps the WebSocket open until cancelled.
+        """Keep the WebSocket open until cancelled.
 
-        A refusal is waited out as well: whether this node was removed, the agent's own link is told.
+        A refusal is retried too: the agent's own connection learns whether this node was removed.
         """
         attempt = 0
         while True:
@@ -162,7 +162,7 @@ class RelayClient:
             await asyncio.sleep(self._pause_s(attempt))
 
     async def _carry(self) -> None:
-        """One connection, from its opening to its end."""
+        """Run one connection until it closes."""
         if self._pump is None:
             raise RuntimeError("the relay's client was not opened")
         self._open_udp()
@@ -171,7 +171,7 @@ class RelayClient:
         keep_unsent_small(websocket)
         self._pump.backlog.drop_beyond(_KEPT_BYTES)
         self._pipe = pipe
-        log.info("the tunnel to the hub goes through the relay")
+        log.info("the tunnel to the hub uses the relay")
         try:
             work.start(self._pump.run(websocket.send_bytes), "relay out")
             work.start(self._from_relay(websocket, ended), "relay in")
@@ -199,7 +199,7 @@ class RelayClient:
         self._wireguard = source
         if self._udp is None or self._trial is None:
             return
-        # While there is no relay nothing is lost by trying, and a handshake may be all there is to send.
+        # Without a relay a trial costs nothing, and handshakes may be the only datagrams.
         if self.connected:
             datagrams = [datagram for datagram in datagrams if len(datagram) >= LARGE_BYTES and datagram[0] == _DATA]
             datagrams = datagrams[: self._trial.allows(len(datagrams), time.monotonic())]
@@ -220,7 +220,7 @@ class RelayClient:
         try:
             udp.connect((hub.host, hub.port))
         except OSError:
-            # No route there: a laptop between two networks.
+            # There is no route, for example while a laptop changes networks.
             udp.close()
             return
         self._udp = udp

@@ -1,4 +1,4 @@
-"""Many datagrams in one WebSocket message (pure): each behind its length, two bytes, big endian.
+"""Many datagrams in one WebSocket message (pure): each after its length, two bytes, big endian.
 
 >>> message = pack([b"a" * 32, b"b" * 40])
 >>> [len(datagram) for datagram in unpack(message)]
@@ -13,16 +13,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from meshray.protocol.codec import WireError
 
-#: WireGuard's shortest message is the keepalive: a header of 16 bytes and a tag of 16.
+#: WireGuard's shortest message is the keepalive: a header of 16 bytes and a tag of 16 bytes.
 MIN_DATAGRAM_BYTES = 32
-#: UDP over IPv4 carries no more.
+#: The maximum of UDP over IPv4.
 MAX_DATAGRAM_BYTES = 65507
-#: A message is sent once it holds this much; about 45 full datagrams. Four TLS records.
+#: A message is sent when it has this size: about 45 full datagrams, or four TLS records.
 FULL_MESSAGE_BYTES = 64 * 1024
-#: The largest that is accepted: one that was not full, and one more datagram.
+#: The largest accepted message: one that is just not full, plus one datagram.
 MAX_MESSAGE_BYTES = FULL_MESSAGE_BYTES + MAX_DATAGRAM_BYTES + 2
 
-#: The kernel takes so many datagrams at once (UDP_MAX_SEGMENTS), and so many bytes with their headers.
+#: The kernel's limits for one call: datagrams (UDP_MAX_SEGMENTS), and bytes with headers.
 _MAX_RUN, _MAX_RUN_BYTES = 64, 65000
 
 _LENGTH = struct.Struct("!H")
@@ -30,11 +30,11 @@ _length_of = _LENGTH.unpack_from
 
 
 class FrameError(WireError):
-    """A message that no relay sends; the connection on which it came is to be closed."""
+    """A message is malformed; its connection must be closed."""
 
 
 def pack(datagrams: Iterable[bytes]) -> bytes:
-    """One message of these datagrams."""
+    """Return one message with these datagrams."""
     parts: list[bytes] = []
     for datagram in datagrams:
         parts += (_LENGTH.pack(len(datagram)), datagram)
@@ -42,10 +42,10 @@ def pack(datagrams: Iterable[bytes]) -> bytes:
 
 
 def unpack(message: bytes) -> list[memoryview]:
-    """The datagrams of a message, not copied.
+    """Return the datagrams of a message without copying them.
 
     Raises:
-        FrameError: it is no message of this kind, in whole or in part.
+        FrameError: the message is malformed.
     """
     whole, end = memoryview(message), len(message)
     datagrams: list[memoryview] = []
@@ -56,15 +56,15 @@ def unpack(message: bytes) -> list[memoryview]:
         (size,) = _length_of(message, begin)
         begin += _LENGTH.size
         if not MIN_DATAGRAM_BYTES <= size <= MAX_DATAGRAM_BYTES or size > end - begin:
-            raise FrameError(f"a relay message holds a datagram of {size} bytes where {end - begin} are left")
+            raise FrameError(f"a relay message has a datagram of {size} bytes, but only {end - begin} bytes are left")
         datagrams.append(whole[begin : begin + size])
         begin += size
     return datagrams
 
 
 def runs(datagrams: Sequence[memoryview]) -> Iterator[list[memoryview]]:
-    """The datagrams in their order, grouped as the kernel's segmentation (UDP_SEGMENT) takes them in one call:
-    all of one size, only the last may be shorter."""
+    """Group datagrams, in their order, for the kernel's segmentation (UDP_SEGMENT): all datagrams of a group have one
+    size, and only the last may be shorter."""
     run: list[memoryview] = []
     size, total = 0, 0
     for datagram in datagrams:
@@ -77,7 +77,7 @@ def runs(datagrams: Sequence[memoryview]) -> Iterator[list[memoryview]]:
         run.append(datagram)
         total += length
         if length < size:
-            # A shorter one ends its run.
+            # A shorter datagram ends its group.
             yield run
             run = []
     if run:
@@ -85,11 +85,11 @@ def runs(datagrams: Sequence[memoryview]) -> Iterator[list[memoryview]]:
 
 
 class Backlog:
-    """Datagrams that wait for the WebSocket. Beyond its limit the oldest are dropped: whatever is carried inside has
-    sent them again by the time they would arrive, and a queue only makes everything behind it late.
+    """Datagrams that wait for the WebSocket. Beyond the limit the oldest are dropped: the inner connections have
+    already retransmitted them by the time they would arrive, and a queue delays everything behind it.
 
     Args:
-        limit: bytes.
+        limit: the maximum size, bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -103,11 +103,11 @@ class Backlog:
 
     @property
     def size(self) -> int:
-        """Bytes that wait."""
+        """The number of waiting bytes."""
         return self._size
 
     def put(self, datagrams: Iterable[bytes]) -> None:
-        """Adds datagrams; those that WireGuard cannot have sent are passed over."""
+        """Add datagrams, except those of sizes that WireGuard never sends."""
         for datagram in datagrams:
             if MIN_DATAGRAM_BYTES <= len(datagram) <= MAX_DATAGRAM_BYTES:
                 self._datagrams.append(datagram)
@@ -115,13 +115,13 @@ class Backlog:
         self.drop_beyond(self._limit)
 
     def drop_beyond(self, size: int) -> None:
-        """Drops the oldest until no more than ``size`` bytes wait."""
+        """Drop the oldest datagrams until at most ``size`` bytes wait."""
         while self._size > size:
             self._size -= len(self._datagrams.popleft())
             self.dropped += 1
 
     def take(self) -> bytes:
-        """The next message, of the oldest datagrams; empty where none waits."""
+        """Return the next message with the oldest datagrams, or an empty one if none waits."""
         taken: list[bytes] = []
         size = 0
         while self._datagrams and size < FULL_MESSAGE_BYTES:

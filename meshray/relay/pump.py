@@ -1,8 +1,8 @@
 """One direction of the relay: from a UDP socket into a WebSocket.
 
-    readable ──► every datagram there is ──► backlog ──► as many per message as fit ──► send
+    readable ──► all waiting datagrams ──► backlog ──► as many per message as fit ──► send
 
-Reading never waits for sending: while the WebSocket is slow, the backlog drops its oldest.
+Reading never waits for sending: while the WebSocket is slow, the backlog drops its oldest datagrams.
 
 >>> pump = Pump(sock)
 >>> pump.start()
@@ -20,22 +20,22 @@ from typing import Any, Protocol
 from meshray.relay.frames import Backlog
 from meshray.relay.udp import Address, receive
 
-#: 20 ms at the speed at which WireGuard in user space runs; one second of a bad line of 4 Mbit/s.
+#: 20 ms at the throughput of user-space WireGuard; one second of a slow line of 4 Mbit/s.
 BACKLOG_BYTES = 512 * 1024
-#: What the kernel may hold of a TCP connection beyond what is on its way (TCP_NOTSENT_LOWAT): more would be a queue
-#: in which nothing can be dropped any more.
+#: The unsent bytes that the kernel may buffer for a TCP connection (TCP_NOTSENT_LOWAT). More would be a queue from
+#: which nothing can be dropped.
 UNSENT_BYTES = 128 * 1024
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h
 
-#: What the pump tells of each batch, before it is sent: the datagrams and where they came from.
+#: Called with each batch before it is sent: the datagrams and their source.
 OnBatch = Callable[[Sequence[bytes], Address], None]
 
 
 class Pump:
-    """See the module's text. Owns the socket.
+    """One direction of the relay; see the module's docstring. The pump owns the socket.
 
     Args:
-        on_batch: sees what came in; it may not wait.
+        on_batch: called with each batch of datagrams; it must not block.
     """
 
     def __init__(self, sock: socket.socket, on_batch: OnBatch | None = None) -> None:
@@ -45,17 +45,17 @@ class Pump:
         self.backlog = Backlog(BACKLOG_BYTES)
 
     def start(self) -> None:
-        """From now on the socket is read."""
+        """Start reading the socket."""
         asyncio.get_running_loop().add_reader(self._sock, self._read)
 
     def close(self) -> None:
-        """Ends reading and closes the socket. Idempotent."""
+        """Stop reading and close the socket. Idempotent."""
         if self._sock.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._sock)
             self._sock.close()
 
     async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
-        """Sends what comes in until cancelled. Raises what ``send`` raises."""
+        """Send the received datagrams until cancelled. Raises the exceptions of ``send``."""
         while True:
             while message := self.backlog.take():
                 await send(message)
@@ -76,11 +76,11 @@ class HasSocket(Protocol):
     """A transport, or a WebSocket on one."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """asyncio's and aiohttp's."""
+        """As in asyncio and aiohttp."""
 
 
 def keep_unsent_small(connection: HasSocket | None) -> None:
-    """Bounds what the kernel queues for this TCP connection."""
+    """Limit the unsent bytes that the kernel buffers for a TCP connection."""
     sock = connection.get_extra_info("socket") if connection is not None else None
     if sock is not None:
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, UNSENT_BYTES)

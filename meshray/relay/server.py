@@ -1,9 +1,9 @@
-"""The relay's side at the hub: one WebSocket per node, whose datagrams go to the hub's own WireGuard.
+"""The relay's server on the hub: one WebSocket per node, whose datagrams go to the hub's own WireGuard.
 
     app.router.add_get("/v1/relay", …)  ──►  Relay(port).serve(request, node_id, is_member)
 
-A node has one connection: the newest wins. What is malformed ends the connection on which it came, and `drop`
-ends a node's at once when it is removed from the mesh.
+A node has one connection: the newest replaces an older one. A malformed message ends its connection, and `drop` ends a
+node's connection when the node is removed from the mesh.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from meshray.relay.frames import MAX_MESSAGE_BYTES, FrameError, unpack
 from meshray.relay.pump import Pump, keep_unsent_small
 from meshray.relay.udp import LOOPBACK, Sender, open_loopback
 
-#: A ping this often, an answer within half of it.
+#: The interval of pings; an answer must arrive within half of it.
 HEARTBEAT_S = 10.0
-#: How long the other side gets for its half of the closing handshake.
+#: The time for the other side's half of the closing handshake.
 CLOSE_S = 2.0
 
-#: The same codes as on the agent's link (`meshray.coordinator.publisher`).
+#: The same codes as on the agent's connection (`meshray.coordinator.publisher`).
 CLOSE_NOT_ACCEPTED = 4401
 CLOSE_REPLACED = 4409
 CLOSE_BAD_MESSAGE = 1008
@@ -36,10 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 class Relay:
-    """Every node's way to one WireGuard port of this machine.
+    """Connects nodes to one WireGuard port of this machine.
 
     Args:
-        port: UDP, on loopback; nothing else is ever sent to.
+        port: the UDP port on loopback; the relay sends to no other.
     """
 
     def __init__(self, port: int) -> None:
@@ -48,14 +48,14 @@ class Relay:
 
     @property
     def count(self) -> int:
-        """How many nodes are connected."""
+        """The number of connected nodes."""
         return len(self._connections)
 
     async def serve(self, request: web.Request, node_id: str, is_member: Callable[[], bool]) -> web.WebSocketResponse:
-        """Carries one node's datagrams until either side ends it.
+        """Carry one node's datagrams until either side closes the connection.
 
         Args:
-            is_member: whether it is still one once the connection stands; from then on `drop` tells.
+            is_member: checked once the connection is open; later removals call `drop`.
         """
         websocket = web.WebSocketResponse(
             heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False, timeout=CLOSE_S
@@ -67,7 +67,7 @@ class Relay:
         if older is not None:
             older.end(CLOSE_REPLACED, "another connection of this node took over")
         self._connections[node_id] = connection
-        _log.info("node %s comes through the relay", node_id)
+        _log.info("node %s uses the relay", node_id)
         if not is_member():
             connection.end(CLOSE_NOT_ACCEPTED, _REMOVED)
         try:
@@ -80,15 +80,15 @@ class Relay:
         return websocket
 
     def drop(self, node_id: str) -> None:
-        """The node is none of the mesh any more: its connection, where it has one, ends now."""
+        """Close the connection of a node that was removed from the mesh, if it has one."""
         connection = self._connections.get(node_id)
         if connection is not None:
             connection.end(CLOSE_NOT_ACCEPTED, _REMOVED)
 
     def close(self) -> None:
-        """Ends every connection."""
+        """Close all connections."""
         for connection in self._connections.values():
-            connection.end(CLOSE_ENDING, "the coordinator ends")
+            connection.end(CLOSE_ENDING, "the coordinator is stopping")
 
 
 class _Connection:
@@ -102,13 +102,13 @@ class _Connection:
         self.reason = ""
 
     def end(self, code: int, reason: str) -> None:
-        """The first reason stands."""
+        """End the connection. The first reason counts."""
         if not self._code:
             self._code, self.reason = code, reason
         self._ended.set()
 
     async def run(self) -> None:
-        """Both directions, until `end`."""
+        """Carry both directions until `end`."""
         work = Tasks()
         self._pump.start()
         work.start(self._out(), "relay out")
@@ -120,7 +120,7 @@ class _Connection:
             self._pump.close()
 
     async def close(self, transport: asyncio.BaseTransport | None) -> None:
-        """Politely if the other side answers soon, else at once."""
+        """Close with a closing handshake, or abort if the other side does not answer soon."""
         try:
             await asyncio.wait_for(self._websocket.close(code=self._code, message=self.reason.encode()[:120]), CLOSE_S)
         except (asyncio.TimeoutError, ConnectionError):

@@ -1,7 +1,7 @@
-"""When to try UDP again while the tunnel goes through the relay (pure).
+"""When to try UDP again while the tunnel uses the relay (pure).
 
-A few large data packets, sent by UDP as well, show whether data passes again. The hub's WireGuard answers to where
-it last heard from, so each trial is short: should answers not come back by UDP, few are lost with it.
+A few large data packets, also sent over UDP, show whether data passes again. The hub's WireGuard answers to the last
+source, so each trial is short: if answers do not return over UDP, only a few are lost.
 
     |‾|________|‾|________________|‾|________________________________ …     (10 s, 20 s, 40 s, 60 s, 60 s …)
 
@@ -15,14 +15,14 @@ True
 
 from __future__ import annotations
 
-#: The second trial comes so long after the first; every further one after twice as long as the one before.
+#: The pause between the first two trials; each further pause is twice as long, up to the maximum.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 60.0
-#: One trial: so many datagrams, within so long.
+#: The limits of one trial: datagrams and seconds.
 TRIAL_DATAGRAMS, TRIAL_S = 32, 0.2
 
 
 class Trial:
-    """How many of the datagrams of now are to be sent by UDP too. Time is any clock that only goes forward, seconds."""
+    """Decides which datagrams are also sent over UDP. Times are those of a monotonic clock, seconds."""
 
     def __init__(self) -> None:
         self._next_at = float("-inf")
@@ -35,13 +35,13 @@ class Trial:
         return now >= self._next_at
 
     def begin(self, now: float) -> None:
-        """A trial begins; the next one waits longer."""
+        """Begin a trial. The pause before the next one is longer."""
         self._ends_at, self._left = now + TRIAL_S, TRIAL_DATAGRAMS
         self._next_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     def allows(self, waiting: int, now: float) -> int:
-        """Of ``waiting`` datagrams, how many belong to the trial."""
+        """Return how many of ``waiting`` datagrams belong to the trial."""
         if now > self._ends_at:
             return 0
         allowed = min(waiting, self._left)
@@ -49,6 +49,6 @@ class Trial:
         return allowed
 
     def again(self) -> None:
-        """The network is another one: the next trial may begin at once, and the pauses are short again."""
+        """Allow a trial at once and reset the pauses, because the network has changed."""
         self._next_at = float("-inf")
         self._pause_s = FIRST_PAUSE_S

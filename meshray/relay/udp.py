@@ -1,4 +1,4 @@
-"""The relay's end towards WireGuard: a UDP socket on loopback, read and written many datagrams at a time.
+"""The relay's UDP socket on loopback to WireGuard, which reads and writes many datagrams at a time.
 
 sock = open_loopback()
 datagrams, source = receive(sock)
@@ -16,24 +16,24 @@ from collections.abc import Sequence
 from meshray.relay.frames import runs
 
 LOOPBACK = "127.0.0.1"
-#: WireGuard sends in bursts; with the kernel's usual 200 KiB much of one is lost (wireguard-go takes the same).
+#: WireGuard sends in bursts, which overflow the kernel's default of 200 KiB. wireguard-go uses the same size.
 BUFFER_BYTES = 7 * 1024 * 1024
-#: Datagrams read in one go; then everything else in the process has its turn.
+#: The maximum of datagrams per read, so that other tasks of the process can run.
 BATCH = 128
 
 _UDP_SEGMENT = 103  # linux/udp.h
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
-#: What a kernel or a network card says that cannot segment.
+#: The errors of a kernel or a network card that cannot segment.
 _CANNOT_SEGMENT = frozenset({errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT, errno.EMSGSIZE})
 
 Address = tuple[str, int]
 
 
 def open_loopback(to: Address | None = None) -> socket.socket:
-    """A UDP socket on a free loopback port; with ``to`` it speaks to that port and hears nobody else.
+    """Open a UDP socket on a free loopback port. With ``to``, connect it to that port.
 
     Raises:
-        OSError: no descriptor is left.
+        OSError: no file descriptor is left.
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
@@ -48,7 +48,7 @@ def open_loopback(to: Address | None = None) -> socket.socket:
 
 
 def enlarge(sock: socket.socket) -> None:
-    """Asks for large buffers: beyond the system's limit as root, up to it otherwise."""
+    """Request large buffers: beyond the system's limit as root, up to it otherwise."""
     for force, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
         try:
             sock.setsockopt(socket.SOL_SOCKET, force, BUFFER_BYTES)
@@ -57,10 +57,10 @@ def enlarge(sock: socket.socket) -> None:
 
 
 def receive(sock: socket.socket) -> tuple[list[bytes], Address | None]:
-    """What has arrived, at most BATCH datagrams, and where the first one came from (None: nothing has)."""
+    """Return the received datagrams, at most BATCH, and the source of the first one (None if there are none)."""
     datagrams: list[bytes] = []
     source: Address | None = None
-    # Errors are of what was sent before (nobody listens there just now); the next read is without them.
+    # An error belongs to an earlier send (the port was closed); the next read succeeds.
     with contextlib.suppress(OSError):
         first, source = sock.recvfrom(65535)
         datagrams.append(first)
@@ -71,14 +71,14 @@ def receive(sock: socket.socket) -> tuple[list[bytes], Address | None]:
 
 
 class Sender:
-    """Sends many datagrams in few system calls: the kernel cuts a run of equal ones apart (Linux 4.18)."""
+    """Sends many datagrams in few system calls: the kernel splits a run of equal sizes (Linux 4.18)."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._segments = True
 
     def send(self, datagrams: Sequence[memoryview], to: Address | None = None) -> None:
-        """As UDP does: what cannot be sent now is lost. ``to`` None: where the socket is connected."""
+        """Send datagrams to ``to``, or to the connected address. Datagrams that cannot be sent now are lost."""
         for run in runs(datagrams):
             try:
                 if len(run) == 1 or not self._segments:

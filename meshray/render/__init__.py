@@ -1,4 +1,4 @@
-"""Files for other programs, made from templates/.
+"""Configuration files for other programs, rendered from templates/.
 
 >>> from pathlib import Path
 >>> from meshray.home import Home

@@ -15,7 +15,7 @@ from meshray.errors import UsageError
 from meshray.render.templates import render
 
 TEMPLATE = "slurm/job.sh.j2"
-#: What `sbatch --time` takes: minutes, [hours:]minutes:seconds, days-hours[:minutes[:seconds]] (sbatch(1)).
+#: The forms that `sbatch --time` accepts: minutes, [hours:]minutes:seconds, days-hours[:minutes[:seconds]] (sbatch(1)).
 _TIME = re.compile(r"\d+|\d+:\d{1,2}(:\d{1,2})?|\d+-\d{1,2}(:\d{1,2}){0,2}|infinite|unlimited", re.IGNORECASE)
 _PARTITIONS = re.compile(r"[\w.-]+(,[\w.-]+)*")
 _OPTION = re.compile(r"--?[A-Za-z]\S*( \S+)*")
@@ -23,17 +23,17 @@ _OPTION = re.compile(r"--?[A-Za-z]\S*( \S+)*")
 
 @dataclass(frozen=True)
 class Job:
-    """What a user wants of SLURM, and of the mesh.
+    """A SLURM job whose nodes join the mesh.
 
     Attributes:
-        nodes: compute nodes; each becomes a node of the mesh.
-        time: as `sbatch --time` takes it.
-        gpus_per_node: 0: none are asked for.
-        token_file: relative ones are taken from the folder in which sbatch is typed.
-        head: the Ray head is in the job, and no token is needed.
-        command: runs on the first node when all are up; empty: nothing does.
-        ray_args: further options of `ray start`.
-        sbatch: further options of sbatch, one each.
+        nodes: the number of compute nodes; each becomes a node of the mesh.
+        time: the time limit in a form of `sbatch --time`.
+        gpus_per_node: 0 requests none.
+        token_file: a path; relative to the folder in which sbatch runs.
+        head: whether the job contains the Ray head and needs no token.
+        command: runs on the first node when all nodes are up; may be empty.
+        ray_args: more options of `ray start`.
+        sbatch: more options of sbatch, one per item.
     """
 
     nodes: int = 2
@@ -48,13 +48,13 @@ class Job:
 
 
 def slurm_job(job: Job, meshray: Path) -> str:
-    """The text of the script.
+    """Return the text of the script.
 
     Args:
         meshray: the program's path on the compute nodes.
 
     Raises:
-        UsageError: ``slurm_value``, for what SLURM would not understand or would read as something else.
+        UsageError: ``slurm_value``, if SLURM would reject or misread a value.
         MeshrayError: templates_missing.
     """
     _require(_TIME, job.time, "--time", "--time 8:00:00, or 2-12:00:00 with days")
@@ -64,11 +64,11 @@ def slurm_job(job: Job, meshray: Path) -> str:
         _require(_OPTION, option, "--sbatch", "--sbatch=--account=lab")
     for word in (*job.command, *job.ray_args, job.token_file, str(meshray)):
         if not word.isprintable():
-            raise UsageError("slurm_value", f"{word[:80]!r} cannot stand in the script", hint="put it into a file")
+            raise UsageError("slurm_value", f"{word[:80]!r} cannot be part of the script", hint="put it into a file")
     values = {**vars(job), "meshray": str(meshray)}
     return render(TEMPLATE, values, {"quoted": shlex.quote})
 
 
 def _require(form: re.Pattern[str], text: str, option: str, example: str) -> None:
     if not form.fullmatch(text) or not text.isprintable():
-        raise UsageError("slurm_value", f"{option} {text[:80]!r} is nothing that sbatch takes", hint=example)
+        raise UsageError("slurm_value", f"{option} {text[:80]!r} is not valid for sbatch", hint=example)

@@ -13,49 +13,49 @@ from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.home import Home
 from meshray.render.templates import render
 
-#: What `systemctl` calls it.
+#: The name of the unit.
 UNIT_NAME = "meshray.service"
 _RUN = Path("/run")
-#: "Executable name contains special characters", says systemd, however they are escaped.
+#: systemd rejects these ("Executable name contains special characters"), even if they are escaped.
 _NOT_IN_A_PROGRAM = set("\"'\\")
 _GIVE_UP = (
     {"status": UsageError.exit_code, "why": "wrong settings"},
-    {"status": RefusedError.exit_code, "why": "a node that the coordinator does not know any more"},
+    {"status": RefusedError.exit_code, "why": "a node that the coordinator no longer knows"},
 )
 
 
 def quoted(text: str) -> str:
-    """One word of a unit file: spaces, quotes and backslashes mean themselves, and so does the per cent sign.
+    """Quote one word of a unit file, so that spaces, quotes, backslashes and per cent signs are literal.
 
     Raises:
-        MeshrayError: unit_value, for a control character, which no sane path or setting holds.
+        MeshrayError: unit_value, if the text contains a control character.
     """
     if not text.isprintable():
-        raise MeshrayError("unit_value", f"{text!r} cannot stand in a systemd unit: it holds a control character")
+        raise MeshrayError("unit_value", f"{text!r} cannot be part of a systemd unit: it contains a control character")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"'
 
 
 def _check_program(program: Path) -> None:
     if not program.is_absolute():
-        raise MeshrayError("unit_value", f"{program} cannot stand in a systemd unit: the path is not absolute")
+        raise MeshrayError("unit_value", f"{program} cannot be part of a systemd unit: the path is not absolute")
     if _NOT_IN_A_PROGRAM & set(str(program)):
         raise MeshrayError(
             "unit_value",
-            f"systemd runs no program whose path holds quotes or a backslash: {program}",
-            hint="install meshray into a folder with a plainer name",
+            f"systemd rejects programs whose path contains quotes or a backslash: {program}",
+            hint="install meshray into a folder without these characters",
         )
 
 
 def systemd_unit(home: Home, python: Path, environment: Mapping[str, str] | None = None) -> str:
-    """The text of meshray.service.
+    """Return the text of meshray.service.
 
     Args:
-        home: whose state and run folders the agent uses.
-        python: the absolute path of the interpreter of meshray's environment. Not resolved: in a virtual environment
-            the symbolic link is what tells the interpreter where it is.
-        environment: more settings for the agent (MESHRAY_WIREGUARD, HTTPS_PROXY). Any user of the machine can read
-            a unit: no secrets.
+        home: the state and run folders of the agent.
+        python: the absolute path of the interpreter of meshray's environment. It is not resolved, because the symbolic
+            link of a virtual environment identifies the environment.
+        environment: more settings for the agent (MESHRAY_WIREGUARD, HTTPS_PROXY). It must not contain secrets,
+            because every user of the machine can read a unit.
 
     Raises:
         MeshrayError: unit_value, templates_missing.
@@ -65,7 +65,7 @@ def systemd_unit(home: Home, python: Path, environment: Mapping[str, str] | None
     values = {
         "python": str(python),
         "environment": settings,
-        # systemd makes folders directly under /run only; the agent makes any other itself.
+        # systemd creates only folders directly below /run; the agent creates any other.
         "runtime_directory": home.run.name if home.run.parent == _RUN else "",
         "give_up": _GIVE_UP,
     }

@@ -1,7 +1,7 @@
-"""Where templates lie and how they are filled in.
+"""Find and render templates.
 
-In a checkout they lie in templates/ beside the package, in a wheel inside it. A name that a template uses and that was
-not given is an error, never an empty string.
+In a checkout, templates/ is beside the package; in a wheel, it is inside the package. A template that uses an undefined
+name raises an error.
 
     >>> (folder() / "meshray.service.j2").is_file()
     True
@@ -18,28 +18,28 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def folder(package: Path = _PACKAGE) -> Path:
-    """The folder of the templates that belong to this meshray.
+    """Return the folder of the templates of this installation.
 
     Raises:
-        MeshrayError: templates_missing, from a broken installation.
+        MeshrayError: templates_missing, if the installation is broken.
     """
     for candidate in (package / "templates", package.parent / "templates"):
         if (candidate / "meshray.service.j2").is_file():
             return candidate
     raise MeshrayError(
         "templates_missing",
-        f"the templates that belong to {package} are not there",
+        f"the templates of {package} are missing",
         hint="install meshray again: pip install --force-reinstall meshray",
     )
 
 
 def render(name: str, values: Mapping[str, object], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-    """The template of that name, filled in.
+    """Render a template.
 
     Args:
-        name: file name in templates/.
-        values: what the template may use.
-        filters: how it may escape.
+        name: the file name in templates/.
+        values: the names that the template may use.
+        filters: the filters that the template may use for escaping.
 
     Raises:
         MeshrayError: templates_missing.

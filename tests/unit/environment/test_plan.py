@@ -83,8 +83,8 @@ def test_an_environment_that_is_not_what_was_wanted_is_refused() -> None:
 
 def test_what_uv_says_is_told_without_passwords() -> None:
     words = "Using CPython\nerror: Failed to fetch\n  cause: https://ada:hunter2@index.example/simple/ray/: 401.\n"
-    assert plan.told(words) == "error: Failed to fetch; cause: https://index.example/simple/ray/: 401"
-    assert plan.told("odd\nwords") == "odd; words"
+    assert plan.main_lines(words) == "error: Failed to fetch; cause: https://index.example/simple/ray/: 401"
+    assert plan.main_lines("odd\nwords") == "odd; words"
     assert plan.is_full("error: failed to write: No space left on device (os error 28)")
 
 

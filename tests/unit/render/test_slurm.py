@@ -104,7 +104,7 @@ def test_a_name_begins_with_its_machine() -> None:
         (Job(partition="a b"), "--partition 'a b'"),
         (Job(sbatch=("account=lab",)), "--sbatch 'account=lab'"),
         (Job(sbatch=("--a=b\nrm -rf",)), "--sbatch"),
-        (Job(command=("echo", "a\nb")), "cannot stand in the script"),
+        (Job(command=("echo", "a\nb")), "cannot be part of the script"),
     ],
 )
 def test_what_sbatch_would_not_understand_is_refused(job: Job, named: str) -> None:
