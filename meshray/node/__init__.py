@@ -1,1 +1,1 @@
-"""This node on disk: who it is, what it knows of the others, and what it leaves behind."""
+"""This node on disk: its enrolment, its knowledge of the other nodes, and cleanup after a killed agent."""

@@ -1,6 +1,6 @@
-"""What a killed agent left running, ended without it: Ray, coordinator, tunnel, firewall rules.
+"""Cleanup after a killed agent: Ray, coordinator, tunnel, firewall rules.
 
-The agent takes all of it down itself; this is for the node whose agent is gone (kill -9, out of memory).
+A running agent takes these down itself. This module is for a node whose agent was killed (kill -9, out of memory).
 
 >>> clear(home)
 ['Ray', 'tunnel']
@@ -25,13 +25,13 @@ _RAY_GRACE_S = 15.0
 
 
 def clear(home: Home) -> list[str]:
-    """Ends what still runs and belongs to this node; returns what it was. Each part is tried, whatever the others do.
+    """End everything of this node that still runs, and return its names. A failed step does not stop the others.
 
     Raises:
-        MeshrayError: the first thing that could not be cleared.
+        MeshrayError: the first failure.
     """
     if not home.state.exists() and not home.run.exists():
-        return []  # an ephemeral node, whose agent has left and removed everything
+        return []  # an ephemeral node whose agent left and removed everything
     if _holds_namespaces(home):
         return _clear_namespaces(home)
     steps: tuple[tuple[str, Callable[[], bool]], ...] = (
@@ -53,12 +53,12 @@ def clear(home: Home) -> list[str]:
 
 
 def _holds_namespaces(home: Home) -> bool:
-    """Whether this is a node without root: its run folder has this file for as long as it was not left."""
+    """Return whether this is a node without root: its run folder has this file until it leaves."""
     return (home.run / NAMESPACE_FILES[1]).exists()
 
 
 def _clear_namespaces(home: Home) -> list[str]:
-    """Ray ends with its namespaces; it is asked first. There are no firewall rules."""
+    """End a node without root. Ray gets a signal before its namespaces end. There are no firewall rules."""
     from meshray.runtime.rootless.namespace import Namespace
 
     steps = (
@@ -86,7 +86,7 @@ def _ray(home: Home) -> bool:
     if pid is None:
         return False
     family = Family(pid)
-    family.look()  # whom its end would make orphans
+    family.look()  # find the processes that would become orphans
     process.stop_blocking(_RAY_GRACE_S)
     family.kill()
     return True
@@ -109,6 +109,6 @@ def _firewall(home: Home) -> bool:
     try:
         network = load_map(home).mesh.network.cidr
     except MeshrayError:
-        # Our rules are known by their comments; the network only says what they let pass.
+        # meshray's rules are identified by their comments; the network only determines what they admit.
         network = IPv4Network("10.99.0.0/16")
     return bool(Firewall(Opening(INTERFACE, network, forwards=True)).remove())

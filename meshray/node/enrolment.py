@@ -1,4 +1,4 @@
-"""Who this node is: what it was told when it enrolled and what the user chose. Kept in node.json.
+"""The enrolment of this node: the coordinator's answer and the user's options, stored in node.json.
 
 >>> Enrolment.load(home).name
 'gpu-1'
@@ -29,17 +29,18 @@ from meshray.protocol.fields import FIRST_EPOCH, LONGEST_TICKET, MAX_EPOCH
 from meshray.raynode.tokens import epoch_of
 from meshray.raynode.user_environment import UserEnvironment
 
-#: Ray runs from an environment that is built to match the head's (`meshray.environment`).
+#: Ray runs from an environment that matches the head's (`meshray.environment`).
 MATCH = "match"
-#: Of ``--open``: every port.
+#: The value of ``--open`` for all ports.
 OPEN_ALL = "all"
 _LONGEST = 4096
-#: Addresses of the coordinator that a node keeps; more than one node has, so that older ones stay for a while.
+#: The number of coordinator addresses that a node keeps. It exceeds the endpoints of one node, so that older addresses
+#: are kept for a while.
 MOST_COORDINATORS = 2 * MAX_ENDPOINTS
 
 
 def parse_open(items: Iterable[str]) -> tuple[str, ...]:
-    """``--open PORT|all``, each once. Raises UsageError.
+    """Parse the values of ``--open PORT|all`` and remove duplicates. Raises UsageError.
 
     >>> parse_open(["22", "8443", "22"])
     ('22', '8443')
@@ -56,31 +57,31 @@ def parse_open(items: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """This node's own side of its membership. Holds secrets; its file has mode 0600.
+    """This node's side of its membership. It contains secrets; its file has mode 0600.
 
     Attributes:
-        coordinators: where the coordinator may be reached, the one that answered last first; at most
-            `MOST_COORDINATORS`. On the coordinator's own machine the loopback.
+        coordinators: endpoints of the coordinator, the one that answered last first; at most `MOST_COORDINATORS`. On
+            the coordinator's own machine the loopback.
         fingerprint: SHA-256 of the coordinator's certificate, hexadecimal.
         listen_port: UDP port of this node's WireGuard; 0 lets the kernel choose.
         mesh_port: port of hub and coordinator.
         with_ray: Ray runs on this node.
-        ray: the `ray` program that was found when the node enrolled; empty without Ray.
-        env: `MATCH`, or empty: Ray runs from what is installed.
-        ray_args: what the user passed after ``--``.
-        user_uid: as whom Ray runs.
-        observed: the address from which this node enrolled, as the coordinator saw it; empty where not told.
-        transport: how the tunnel to the hub may travel; see `meshray.agent.paths.transport`.
-        ticket: by which a coordinator that has forgotten this node knows it again; empty: none was given.
-        rootless: it lives in namespaces of its own (`meshray.runtime.rootless`).
-        trust_user_environment: root runs meshray from files that others can change, as the user asked.
-        open: what else members of the mesh reach on this machine, as ``--open`` said it: ports, or ``all``.
-        unguarded: Ray starts here although its ports cannot be closed to others than the mesh.
-        environment: what Ray is started with besides what meshray sets.
+        ray: the path of the `ray` program at the enrolment; empty without Ray.
+        env: `MATCH`, or empty if Ray runs from the installed environment.
+        ray_args: the arguments after ``--``.
+        user_uid: the user who runs Ray.
+        observed: the source address of the enrolment, as the coordinator saw it; may be empty.
+        transport: the allowed transports to the hub; see `meshray.agent.paths.transport`.
+        ticket: identifies this node to a coordinator with a restored database; may be empty.
+        rootless: whether the node runs in its own namespaces (`meshray.runtime.rootless`).
+        trust_user_environment: whether root may run meshray from files that others can change.
+        open: the values of ``--open``: more ports of this machine that members may reach, or ``all``.
+        unguarded: whether Ray may start although its ports cannot be closed to others.
+        environment: the user's environment variables for Ray.
         taken_out: the coordinator removed this node; the agent must not start again.
-        mesh_secret, ray_token: of the newest epoch.
-        secret_epoch: the number of that epoch.
-        older_mesh_secrets, older_ray_tokens: of other epochs that are still in use, see `meshray.model.epochs`.
+        mesh_secret, ray_token: the secrets of the newest epoch.
+        secret_epoch: the number of the newest epoch.
+        older_mesh_secrets, older_ray_tokens: the secrets of older epochs in use; see `meshray.model.epochs`.
     """
 
     mesh_id: str
@@ -116,7 +117,7 @@ class Enrolment:
 
     @property
     def ray_ports(self) -> Mapping[str, int]:
-        """The ports of Ray that this node has chosen for itself, by name; see `meshray.model.ray_ports`."""
+        """The ports of Ray that the user chose for this node, by name; see `meshray.model.ray_ports`."""
         return of_node(take_ports(self.ray_args)[0])
 
     @property
@@ -126,12 +127,12 @@ class Enrolment:
 
     @property
     def open_all(self) -> bool:
-        """Whether members reach every port of this machine."""
+        """Whether members may reach every port of this machine."""
         return OPEN_ALL in self.open
 
     @classmethod
     def load(cls, home: Home) -> Enrolment:
-        """Reads node.json.
+        """Read node.json.
 
         Raises:
             MeshrayError: ``not_enrolled``, or ``state_damaged`` (the file is kept).
@@ -190,10 +191,10 @@ class Enrolment:
         return {**self.older_ray_tokens, self.secret_epoch: self.ray_token}
 
     def sharing(self, shared: SharedSecrets, mesh_map: MeshMap) -> Enrolment:
-        """Return the enrolment with what the coordinator says that this node is to hold.
+        """Return the enrolment with the secrets that the coordinator sent.
 
-        What it does not name is dropped, unless it is newer than what the coordinator knows (its database was put back
-        from an older copy), or the map shows that a static peer or the head's Ray still uses it.
+        Other secrets are dropped, unless they are newer than the coordinator's (its database was restored from an older
+        copy), or a static peer or the head's Ray still uses them according to the map.
         """
         head, is_hub = mesh_map.head, any(node.id == self.node_id for node in mesh_map.hubs)
         static = {node.secret_epoch for node in mesh_map.with_role(STATIC) if is_hub}
@@ -213,21 +214,21 @@ class Enrolment:
         )
 
     def knowing(self, endpoints: Iterable[Endpoint]) -> Enrolment:
-        """Return the enrolment with these endpoints of the coordinator behind the first one, older ones last."""
+        """Return the enrolment with these endpoints of the coordinator after the first one, older ones last."""
         if self.hosts_coordinator:
             return self
         known = dict.fromkeys((*self.coordinators[:1], *endpoints, *self.coordinators))
         return replace(self, coordinators=tuple(known)[:MOST_COORDINATORS])
 
     def preferring(self, endpoint: Endpoint) -> Enrolment:
-        """Return the enrolment with this endpoint of the coordinator as the first that is tried."""
+        """Return the enrolment with this endpoint of the coordinator as the first one."""
         if self.hosts_coordinator:
             return self
         known = dict.fromkeys((endpoint, *self.coordinators))
         return replace(self, coordinators=tuple(known)[:MOST_COORDINATORS])
 
     def save(self, home: Home) -> None:
-        """Writes node.json, atomically, mode 0600."""
+        """Write node.json atomically with mode 0600."""
         make_folder(home.state)
         value = {
             "mesh_id": self.mesh_id,
@@ -265,7 +266,7 @@ class Enrolment:
 
 
 def load_private_key(home: Home) -> PrivateKey:
-    """This node's WireGuard key.
+    """Return this node's WireGuard key.
 
     Raises:
         MeshrayError: ``state_damaged`` (the file is kept).
@@ -274,7 +275,7 @@ def load_private_key(home: Home) -> PrivateKey:
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """The same from any file of this node, raising the same."""
+    """Return the WireGuard key in a file of this node; see `load_private_key`."""
     missing = f"this node's key {path} is missing"
     text = _read(path, "state_damaged", missing, "restore it from a backup, or: meshray leave")
     try:
@@ -284,13 +285,13 @@ def read_private_key(path: Path) -> PrivateKey:
 
 
 def save_private_key(home: Home, key: PrivateKey, *, pending: bool = False) -> None:
-    """Writes private.key, or the one that is to follow it, atomically, mode 0600."""
+    """Write private.key, or the pending key, atomically with mode 0600."""
     make_folder(home.state)
     write_atomically(home.pending_key if pending else home.private_key, key.reveal() + "\n")
 
 
 def damaged(path: Path, error: MeshrayError) -> MeshrayError:
-    """The loud error for a file of ours that cannot be read; the file is kept as it is."""
+    """Return the error for a state file that cannot be parsed. The file is kept."""
     return MeshrayError(
         "state_damaged",
         f"{path} is damaged: {error.message}",
@@ -300,7 +301,7 @@ def damaged(path: Path, error: MeshrayError) -> MeshrayError:
 
 def _ray_args(value: Mapping[str, object]) -> tuple[str, ...]:
     args = wire.texts(value, "ray_args")
-    take_ports(args)  # whoever reads them later may rely on it
+    take_ports(args)  # later readers rely on valid ports
     return args
 
 
@@ -318,7 +319,9 @@ def _read(path: Path, code: str, missing: str, hint: str) -> str:
     except PermissionError:
         raise MeshrayError("not_root", f"{path} may be read by root only", hint="run it with sudo") from None
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise MeshrayError(
-            "state_damaged", f"{path} cannot be read: {reason}", hint="MESHRAY_HOME must name a folder of meshray's own"
+            "state_damaged",
+            f"{path} cannot be read: {reason}",
+            hint="MESHRAY_HOME must name a folder that only meshray uses",
         ) from None

@@ -1,7 +1,7 @@
-"""This node's identity: an Ed25519 key that signs its WireGuard keys, and how it was let in.
+"""This node's identity: an Ed25519 key that signs its WireGuard keys, and the chain that admitted it.
 
-    identity.key     the key, made by init or join; on a node of an earlier release when its agent starts
-    identity.json    the counter of the last signature, and the chain from the lock where the mesh has one
+    identity.key     the key, created by init or join; on a node of an earlier release when its agent starts
+    identity.json    the counter of the last signature, and the chain from the lock if the mesh has one
 
 >>> identity = Identity.load_or_make(home, "mesh")
 >>> identity.sign(private.public()).counter
@@ -33,7 +33,7 @@ class Identity:
     """The identity of one node.
 
     Attributes:
-        chain: how the lock of the mesh let it in; None: the mesh has none.
+        chain: the signatures from the lock to this identity; None without a lock.
     """
 
     def __init__(self, home: Home, mesh_id: str, key: SigningKey, counter: int = 0, chain: Chain | None = None) -> None:
@@ -47,11 +47,11 @@ class Identity:
 
     @classmethod
     def load_or_make(cls, home: Home, mesh_id: str) -> Identity:
-        """Return this node's identity; a new one where it has none.
+        """Return this node's identity, or create one.
 
         Raises:
             MeshrayError: ``state_damaged`` (the files are kept).
-            OSError: a new one could not be written.
+            OSError: the new identity could not be written.
         """
         if not home.identity_key.exists():
             key = SigningKey.generate()
@@ -74,8 +74,8 @@ class Identity:
 
     @classmethod
     def of_node(cls, home: Home, mesh_id: str) -> Identity | None:
-        """Return the identity of a node that is enrolled. One of an earlier release gets its identity now; None where
-        the disk does not take it: others would pin one that is lost with this process.
+        """Return the identity of an enrolled node, and create it on a node of an earlier release. Return None if the
+        disk cannot be written, because others would pin an identity that this process then loses.
 
         Raises:
             MeshrayError: ``state_damaged`` (the files are kept).
@@ -87,17 +87,17 @@ class Identity:
             return None
 
     def endorsed(self, endorse: Callable[[VerifyKey], Chain] | None) -> None:
-        """The lock lets this identity in; None: the mesh has no lock. It is kept with the next signature."""
+        """Set the chain of this identity; None without a lock. The next signature stores it."""
         self.chain = endorse(self._public) if endorse is not None else None
 
     def sign(self, key: PublicKey, ip: IPv4Address | None = None) -> Attestation:
         """Return a new signature of this WireGuard key, with a counter above that of every earlier one.
 
         Args:
-            ip: the overlay address that others may use it for; None: this node was not told its address yet.
+            ip: the overlay address that the signature covers; None if the node does not know its address yet.
         """
         self._counter += 1
-        # On disk before it is shown: a counter that is used twice is refused by the others.
+        # The counter is written before the signature is used, because others refuse a repeated counter.
         self._save()
         signed = Attestation.sign(self._key, self._mesh_id, key, counter=self._counter, ip=ip, chain=self.chain)
         if ip is not None:
@@ -105,12 +105,12 @@ class Identity:
         return signed
 
     def sign_static(self, key: PublicKey, ip: IPv4Address) -> Attestation:
-        """Return the signature of a static peer's key and address. On the coordinator's node."""
+        """Return the signature of a static peer's key and address. Only the coordinator's node makes these."""
         return Attestation.sign(self._key, self._mesh_id, key, counter=0, ip=ip, static=True)
 
     def signature_of(self, me: Node) -> Attestation:
-        """Return the signature of this node's key and address, as the map shows them; the one in the map where that
-        will do. The key must be this node's own."""
+        """Return a signature of this node's key and address in the map: the one in the map if it is usable, or a new
+        one. The key must be this node's own."""
         known = self._signed.get((me.public_key, me.ip))
         if known is not None:
             return known
@@ -130,7 +130,7 @@ class Identity:
         try:
             write_atomically(self._home.identity, json.dumps({"counter": self._counter, **chain}))
         except OSError as error:
-            # The disk is full: the node goes on; after a restart the counter may be found in the map.
+            # The disk is full and the node continues. After a restart it finds the counter in the map.
             log.error("%s cannot be written: %s", self._home.identity, error.strerror or error)
 
 

@@ -1,7 +1,6 @@
-"""The last map on disk, so that a node comes up while the coordinator is away.
+"""The last map on disk, so that a node can start while the coordinator is unreachable.
 
-A damaged cache is a loud error that keeps the file, never a silent empty start; for one that a
-user removed the coordinator is asked.
+A damaged cache raises an error and is kept. If the user removed it, the map is fetched from the coordinator.
 """
 
 from __future__ import annotations
@@ -17,35 +16,35 @@ from meshray.model.meshmap import MeshMap
 from meshray.node.enrolment import Enrolment
 from meshray.protocol.codec import WireError, decode_object
 
-#: All addresses of the coordinator, and the map itself.
+#: The timeout for all addresses of the coordinator and the map.
 _FETCH_S = 30.0
 
 
 def load_map(home: Home) -> MeshMap:
-    """Reads map.json.
+    """Read map.json.
 
     Raises:
-        MeshrayError: ``no_map`` where there is none, ``cache_damaged`` where it cannot be used.
+        MeshrayError: ``no_map`` if it does not exist, ``cache_damaged`` if it cannot be used.
     """
     path = home.map_cache
     try:
         return MeshMap.from_json(decode_object(path.read_bytes()))
     except FileNotFoundError:
-        raise MeshrayError("no_map", f"there is no cached map {path}", hint="meshray up makes it anew") from None
+        raise MeshrayError("no_map", f"there is no cached map {path}", hint="meshray up fetches it again") from None
     except (OSError, WireError, UsageError, ValueError) as error:
         raise MeshrayError(
             "cache_damaged",
             f"the cached map {path} is damaged ({error}); it was kept as it is",
-            hint=f"move it away, then: meshray up (which makes it anew): mv {path} {path}.damaged",
+            hint=f"move it away, then run meshray up, which fetches it again: mv {path} {path}.damaged",
         ) from None
 
 
 def load_or_fetch_map(home: Home, enrolment: Enrolment) -> MeshMap:
-    """Reads map.json, or gets it from the coordinator where there is none. Not from within an event loop.
+    """Read map.json, or fetch the map from the coordinator. Must not be called in an event loop.
 
     Raises:
-        MeshrayError: ``no_map`` on the head, whose coordinator does not run yet; ``cache_damaged``; or what
-            the coordinator answered instead of a map.
+        MeshrayError: ``no_map`` on the head, whose coordinator does not run yet; ``cache_damaged``; or the
+            coordinator's error.
     """
     try:
         return load_map(home)
@@ -78,6 +77,6 @@ async def _fetched_map(enrolment: Enrolment) -> MeshMap:
 
 
 def save_map(home: Home, mesh_map: MeshMap) -> None:
-    """Writes map.json, atomically, mode 0600."""
+    """Write map.json atomically with mode 0600."""
     make_folder(home.state)
     write_atomically(home.map_cache, json.dumps(mesh_map.to_json()))

@@ -1,4 +1,4 @@
-"""What this node keeps for the coordinator: its ticket and the last map, each on disk, as far as the disk lets it.
+"""The state that this node keeps for the coordinator: its ticket and the last map, both on disk if possible.
 
 >>> membership = Membership(home, enrolment, StateWriter(home))
 >>> membership.keep_map(mesh_map)
@@ -31,23 +31,23 @@ from meshray.protocol.fields import LONGEST_TICKET
 log = logging.getLogger(__name__)
 
 _LONGEST_REPORT = 4096
-#: An agent that was replaced and lives comes back sooner than this, seconds; see
+#: A replaced agent that still runs reconnects within this time, seconds; see
 #: `meshray.agent.connection.coordinator_connection`.
 COMES_BACK_S = 4.0
-#: The node's start does not wait longer for the coordinator than this, seconds: it is not needed.
+#: The longest wait for the coordinator at the node's start, seconds. The start does not need it.
 FIRST_ANSWER_S = 1.5
 _POLL_S = 0.1
 
 
 class Membership:
-    """The node's own side of its membership while its agent runs.
+    """The node's side of its membership while its agent runs.
 
     Attributes:
-        enrolment: as it is now; its ticket may be newer than the one on disk.
-        instance: a random word of this process, by which the coordinator tells two machines with one identity apart.
-        answered: the coordinator said whose place this agent took, or did not answer.
-        given_up: this machine gives up the identity, which is another machine's: nobody is to be told that the node
-            goes.
+        enrolment: the current enrolment; its ticket may be newer than the one on disk.
+        instance: a random id of this process, with which the coordinator distinguishes two machines with one identity.
+        answered: set when the coordinator reported whether this agent replaced another one.
+        given_up: this machine gives up the identity, which belongs to another machine. It must not report that the
+            node leaves.
     """
 
     def __init__(self, home: Home, enrolment: Enrolment, files: StateWriter) -> None:
@@ -63,7 +63,7 @@ class Membership:
         self._behind: MeshrayError | None = None
 
     def told(self, message: Mapping[str, object]) -> None:
-        """The coordinator gave a ticket, told of a restore or whose place this agent took. Raises WireError."""
+        """Handle a ticket, a restore, or the replacement of another agent. Raises WireError."""
         kind = message.get("type")
         if kind == "ticket":
             self.enrolment = replace(self.enrolment, ticket=wire.text(message, "ticket", LONGEST_TICKET))
@@ -79,7 +79,7 @@ class Membership:
                 log.warning("%s", self._restored)
 
     def share(self, shared: SharedSecrets, mesh_map: MeshMap) -> bool:
-        """Holds what the coordinator says; returns whether that is new."""
+        """Store the secrets that the coordinator sent, and return whether they are new."""
         before, self.enrolment = self.enrolment, self.enrolment.sharing(shared, mesh_map)
         if self.enrolment == before:
             return False
@@ -88,17 +88,17 @@ class Membership:
         return True
 
     def save(self) -> None:
-        """Writes node.json where that is possible."""
-        self._files.write("who this node is", lambda: self.enrolment.save(self._home))
+        """Write node.json if possible."""
+        self._files.write("this node's enrolment", lambda: self.enrolment.save(self._home))
 
     def learn(self, mesh_map: MeshMap) -> None:
-        """Keeps where the coordinator is according to a new map: it may move while this node is down."""
+        """Store the coordinator's endpoints of a new map, because they may change while this node is down."""
         node = mesh_map.coordinator
         if node is not None:
             self._know(self.enrolment.knowing(node.endpoints))
 
     def reached(self, endpoint: Endpoint) -> None:
-        """The coordinator answered there: it is tried there first from now on."""
+        """Prefer the endpoint at which the coordinator answered."""
         self._know(self.enrolment.preferring(endpoint))
 
     def _know(self, enrolment: Enrolment) -> None:
@@ -107,61 +107,63 @@ class Membership:
             self.save()
 
     def taken_out(self) -> None:
-        """The coordinator removed this node: its agent must not start again."""
+        """Record that the coordinator removed this node. Its agent must not start again."""
         self.enrolment = replace(self.enrolment, taken_out=True)
         self.save()
 
     def ray_moved(self, ray: str) -> None:
-        """This node's Ray is another program from now on."""
+        """Record the path of another Ray program."""
         self.enrolment = replace(self.enrolment, ray=ray)
         self.save()
 
     async def leave(self, coordinator: Coordinator, *, was_up: bool) -> None:
-        """Tells the coordinator that this ephemeral node goes, where it answers.
+        """Notify the coordinator, if it answers, that this ephemeral node leaves.
 
         Args:
-            was_up: else its join failed, or was interrupted: the token's use and the address are given back.
+            was_up: False if the join failed or was interrupted: the token's use and the address are given back.
         """
         if self.given_up:
             return
         try:
             await coordinator.call("POST", "/v1/leave", None if was_up else {"take_back": True})
         except MeshrayError as error:
-            log.warning("could not leave the mesh (%s); the coordinator removes an ephemeral node by itself", error)
+            log.warning(
+                "could not leave the mesh (%s); the coordinator removes an ephemeral node after a timeout", error
+            )
 
     def keep_map(self, mesh_map: MeshMap) -> None:
-        """Writes the map's cache where that is possible."""
+        """Write the cached map if possible."""
         self._files.write("the map", lambda: save_map(self._home, mesh_map))
 
     def must_ask(self, before: MeshMap, after: MeshMap) -> bool:
-        """Whether this node's ticket is out of date: it says what the node is called, and by which key it is known."""
+        """Return whether this node's ticket is outdated, because its name, address, key or roles changed."""
         old, new = (each.nodes.get(self.enrolment.node_id) for each in (before, after))
         if old is None or new is None:
             return False
         return (old.name, old.ip, old.public_key, old.roles) != (new.name, new.ip, new.public_key, new.roles)
 
     def behind(self, error: MeshrayError | None) -> None:
-        """The coordinator does not know this node and cannot tell whether it should; None: it knows it."""
+        """Set or clear the error of a coordinator that does not know this node but cannot vouch for its database."""
         self._behind = error
         if error is None:
-            # It says again what there is to say.
+            # The coordinator repeats the message if it still applies.
             self._restored = ""
 
     @property
     def goodbye(self) -> Mapping[str, object]:
-        """What the coordinator is told by an agent that ends because the user said so."""
+        """The message to the coordinator when a user stops the agent."""
         return {"type": "given_up" if self.given_up else "down"}
 
     def taken_over(self, error: TakenOver | None) -> None:
-        """Another agent connected as this node; None: this one is connected."""
+        """Set the error after another agent connected as this node; None when this one is connected."""
         self._taken_over = error
 
     async def rival(self, current: Callable[[], MeshMap]) -> TakenOver | None:
-        """The other machine that uses this node's identity, if there is one. Where this agent took another one's
-        place, waits whether that one comes back.
+        """Return the error if another machine uses this node's identity. If this agent replaced another one, wait
+        whether that one reconnects.
 
         Args:
-            current: the map of the moment.
+            current: returns the current map.
         """
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.answered.wait(), FIRST_ANSWER_S)
@@ -176,7 +178,7 @@ class Membership:
             await asyncio.sleep(_POLL_S)
 
     def complaints(self) -> tuple[Problem, ...]:
-        """What the user should know."""
+        """Return the problems to show to the user."""
         found = []
         if self._taken_over is not None:
             found.append(Problem(ONE_IDENTITY, self._taken_over.message, fix=self._taken_over.hint or ""))

@@ -1,10 +1,10 @@
-"""What this node has accepted of the others, on disk: it stands between the coordinator's map and the device.
+"""The pinned identities of the other nodes, on disk. They filter the coordinator's map before it reaches the device.
 
-    map as told ──► judged, node by node (`meshray.model.lock`) ──► map as used: peers, hubs, head, status
+    received map ──► each node is judged (`meshray.model.lock`) ──► admitted map: peers, hubs, head, status
                           │        ▲
                           └► pins.json
 
-The map as told is kept for the coordinator only: a later change applies to it, and it is what is in the cache.
+The received map is kept only because later changes apply to it, and because the cache contains it.
 
 >>> pins = Pins.load(home, node_id, StateWriter(home))
 >>> agent.map = pins.admit(mesh_map)
@@ -34,13 +34,13 @@ from meshray.protocol.fields import MAX_COUNTER
 
 log = logging.getLogger(__name__)
 
-#: For so long a new hub, or a node with the name of an earlier one, is shown, seconds.
+#: How long a notice is shown about a new hub, or a node with the name of an earlier one, seconds.
 NOTICE_S = 86400.0
-#: So many nodes that have left are remembered.
+#: The maximum number of remembered nodes that have left.
 MOST_GONE = 1000
-#: A message to the coordinator has at most 64 KiB.
-MOST_TOLD = 1000
-#: So many are named in one sentence.
+#: The maximum number of removals in a message to the coordinator, which has at most 64 KiB.
+MOST_REPORTED = 1000
+#: The maximum number of names in one sentence.
 MOST_NAMED = 5
 
 
@@ -49,9 +49,9 @@ class Known:
     """A node that was seen.
 
     Attributes:
-        since: when it was first seen, unix seconds; 0: it was in the first map.
-        gone: when it was no more in the map; 0: it is in it.
-        replaces: another node with this name, or this address, was known before.
+        since: when the node was first seen, unix seconds; 0 if it was in the first map.
+        gone: when the node disappeared from the map, unix seconds; 0 if it is in the map.
+        replaces: whether another node with this name or address was known before.
     """
 
     pin: Pin
@@ -61,7 +61,7 @@ class Known:
     replaces: bool = False
 
     def to_json(self) -> dict[str, object]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {
             **self.pin.to_json(),
             "name": self.name,
@@ -72,7 +72,7 @@ class Known:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Known:
-        """The inverse of `to_json`. Raises UsageError or WireError."""
+        """Return the node of `to_json`. Raises UsageError or WireError."""
         return cls(
             Pin.from_json(value),
             wire.text(value, "name", 63),
@@ -86,9 +86,9 @@ class Pins:
     """The identities that one node knows.
 
     Args:
-        node_id: this node's own, which is always in the map that is used.
-        files: writes pins.json, now or when the disk lets it.
-        wall: unix seconds.
+        node_id: this node's id; the admitted map always contains it.
+        files: writes pins.json, now or when the disk can be written.
+        wall: returns the time, unix seconds.
     """
 
     def __init__(self, home: Home, node_id: str, files: StateWriter, wall: Callable[[], float] = time.time) -> None:
@@ -99,19 +99,19 @@ class Pins:
         self._known: dict[str, Known] = {}
         self._lock: VerifyKey | None = None
         self._removals: Removals | None = None
-        #: A map was admitted before: what comes from now on is new.
+        #: Whether a map was admitted before; later nodes are new.
         self._has_seen = False
         self._rules = Rules("")
         self._judged: dict[str, tuple[object, Judgement]] = {}
         self._faults: tuple[Problem, ...] = ()
         self._unsigned: tuple[str, ...] = ()
-        #: When each hub became one, as `Known.since`.
+        #: When each node became a hub, as `Known.since`.
         self._hubs: dict[str, float] = {}
         self._new_hubs: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, home: Home, node_id: str, files: StateWriter) -> Pins:
-        """Read pins.json; nothing is known where there is none.
+        """Read pins.json. Without the file, no node is known.
 
         Raises:
             MeshrayError: ``state_damaged`` (the file is kept).
@@ -124,8 +124,8 @@ class Pins:
         except (UsageError, WireError, OSError) as error:
             raise MeshrayError(
                 "state_damaged",
-                f"{home.pins}, which holds the identities of the other nodes, is damaged: {error}",
-                hint="restore it from a backup; or trust the others anew, as at the first sight: "
+                f"{home.pins}, which has the identities of the other nodes, is damaged: {error}",
+                hint="restore it from a backup; or trust the other nodes on first use again: "
                 f"mv {home.pins} {home.pins}.damaged; meshray up",
             ) from None
         return pins
@@ -139,46 +139,46 @@ class Pins:
         self._hubs = {key: _seconds(hubs, key) for key in hubs}
         self._has_seen = True
 
-    def admit(self, told: MeshMap) -> MeshMap:
-        """Return the map that may be used, after what is new of it was kept.
+    def admit(self, received: MeshMap) -> MeshMap:
+        """Return the admitted map, after storing the new pins.
 
         Args:
-            told: as the coordinator sent it, or as it is in the cache.
+            received: the map from the coordinator or from the cache.
         """
         before = dict(self._known), dict(self._hubs), self._removals, self._has_seen
-        rules = self._rules_of(told)
+        rules = self._rules_of(received)
         if rules != self._rules:
             self._rules, self._judged = rules, {}
-        judged = {key: self._judge(node) for key, node in told.nodes.items()}
-        self._forget_absent(told)
-        used = told
+        judged = {key: self._judge(node) for key, node in received.nodes.items()}
+        self._forget_absent(received)
+        used = received
         if any(judgement.fault for judgement in judged.values()):
-            used = replace(told, nodes=dict(self._used(told, judged)))
-        self._note(told, judged, used)
+            used = replace(received, nodes=dict(self._used(received, judged)))
+        self._note(received, judged, used)
         self._has_seen = True
         if before != (self._known, self._hubs, self._removals, True):
-            self._files.write("what is known of the others' identities", self._save)
+            self._files.write("the record of the others' identities", self._save)
         return used
 
     def problems(self) -> tuple[Problem, ...]:
-        """What was refused of the last map."""
+        """Return the problems of the last map: what was refused."""
         return self._faults
 
-    def newer_removals(self, told: MeshMap) -> Removals | None:
-        """Return the removals that this node knows and the coordinator does not: its database is an older copy. None
-        where there is nothing to tell, or more than one message holds."""
+    def newer_removals(self, received: MeshMap) -> Removals | None:
+        """Return the removals if the coordinator's list is older, because its database is an older copy. Return None if
+        there is nothing to report, or the list exceeds one message."""
         known = self._removals
-        if known is None or len(known.identities) > MOST_TOLD:
+        if known is None or len(known.identities) > MOST_REPORTED:
             return None
-        return known if told.removals is None or told.removals.epoch < known.epoch else None
+        return known if received.removals is None or received.removals.epoch < known.epoch else None
 
     @property
     def unsigned(self) -> tuple[str, ...]:
-        """The names of nodes that are used although no identity signs their keys."""
+        """The names of admitted nodes whose keys no identity signs."""
         return self._unsigned
 
     def notices(self) -> Iterator[str]:
-        """What changed of late and the user may want to know, as sentences."""
+        """Yield recent changes as sentences for the user."""
         if self._new_hubs:
             yield f"new hubs, which read what they forward: {_few(self._new_hubs)}"
         known = (one for one in self._known.values() if one.replaces and not one.gone and self._is_new(one.since))
@@ -193,15 +193,15 @@ class Pins:
 
     # Inside
 
-    def _rules_of(self, told: MeshMap) -> Rules:
+    def _rules_of(self, received: MeshMap) -> Rules:
         if not self._has_seen:
-            self._lock = told.mesh.lock
-        lock, mesh_id, shown = self._lock, told.mesh.id, told.removals
+            self._lock = received.mesh.lock
+        lock, mesh_id, shown = self._lock, received.mesh.id, received.removals
         if lock is not None and shown is not None and shown.epoch > self._epoch and shown.is_signed(lock, mesh_id):
             self._removals = shown
         rules = Rules(mesh_id, lock, self._removals.identities if self._removals else frozenset(), self._epoch)
-        # It signs the static peers, so it comes first.
-        for node in told.with_role(COORDINATOR):
+        # The coordinator's node signs the static peers, so it is judged first.
+        for node in received.with_role(COORDINATOR):
             judgement = judge(node, self._pin(node.id), rules)
             if judgement.roles is not None and COORDINATOR in judgement.roles and judgement.pin is not None:
                 return replace(rules, coordinator=judgement.pin.identity)
@@ -239,33 +239,33 @@ class Pins:
         elif (known.pin, known.name, known.gone) != (pin, node.name, 0.0):
             self._known[node.id] = replace(known, pin=pin, name=str(node.name), gone=0.0)
 
-    def _forget_absent(self, told: MeshMap) -> None:
+    def _forget_absent(self, received: MeshMap) -> None:
         for key, known in self._known.items():
-            if key not in told.nodes and not known.gone:
+            if key not in received.nodes and not known.gone:
                 self._known[key] = replace(known, gone=self._wall())
-        self._judged = {key: judged for key, judged in self._judged.items() if key in told.nodes}
+        self._judged = {key: judged for key, judged in self._judged.items() if key in received.nodes}
         gone = sorted((known.gone, key) for key, known in self._known.items() if known.gone)
         for _, key in gone[: max(0, len(gone) - MOST_GONE)]:
             del self._known[key]
 
-    def _used(self, told: MeshMap, judged: Mapping[str, Judgement]) -> Iterator[tuple[str, Node]]:
-        """A node that keeps its pinned key or address may meet another that is shown with it: that one is refused."""
+    def _used(self, received: MeshMap, judged: Mapping[str, Judgement]) -> Iterator[tuple[str, Node]]:
+        """Yield the admitted nodes. A node with the key or address of another admitted node is refused."""
         taken: set[object] = set()
-        for key in sorted(told.nodes, key=lambda key: (key != self._node_id, not judged[key].fault)):
-            node = told.nodes[key]
+        for key in sorted(received.nodes, key=lambda key: (key != self._node_id, not judged[key].fault)):
+            node = received.nodes[key]
             used = self._own(node, judged[key]) if key == self._node_id else judged[key].applied(node)
             if used is not None and not taken & {used.public_key, used.ip}:
                 taken |= {used.public_key, used.ip}
                 yield key, used
 
     def _own(self, node: Node, judgement: Judgement) -> Node:
-        """This node's own entry is used as it is shown: it knows its own key best. Its roles are judged."""
+        """Return this node's own entry as received, because it knows its own key. Only its roles are judged."""
         roles = judgement.roles
         if roles is None:
             roles = node.roles - PRIVILEGED if self._lock is not None else node.roles
         return node if roles == node.roles else replace(node, roles=roles)
 
-    def _note(self, told: MeshMap, judged: Mapping[str, Judgement], used: MeshMap) -> None:
+    def _note(self, received: MeshMap, judged: Mapping[str, Judgement], used: MeshMap) -> None:
         since = self._wall() if self._has_seen else 0.0
         self._hubs = {hub.id: self._hubs.get(hub.id, since) for hub in used.hubs}
         self._new_hubs = tuple(
@@ -273,13 +273,17 @@ class Pins:
             for hub in used.hubs
             if self._is_new(self._hubs[hub.id])
         )
-        self._faults = tuple(_refused(node, judged[key].fault) for key, node in told.nodes.items() if judged[key].fault)
-        if told.mesh.lock != self._lock:
-            text = "the coordinator shows another lock of the mesh than the one that this node knows; that was refused"
-            self._faults = (*self._faults, Problem(NODE_IDENTITY, text, fix="look after the coordinator's machine"))
+        self._faults = tuple(
+            _refused(node, judged[key].fault) for key, node in received.nodes.items() if judged[key].fault
+        )
+        if received.mesh.lock != self._lock:
+            text = (
+                "the coordinator reports another lock of the mesh than the one that this node knows; that was refused"
+            )
+            self._faults = (*self._faults, Problem(NODE_IDENTITY, text, fix="check the coordinator's machine"))
         self._unsigned = tuple(
             str(node.name)
-            for key, node in told.nodes.items()
+            for key, node in received.nodes.items()
             if judged[key].pin is None and judged[key].roles is not None and STATIC not in node.roles
         )
 
@@ -302,8 +306,8 @@ def _refused(node: Node, fault: str) -> Problem:
         NODE_IDENTITY,
         f"{node.name} ({node.ip}): {fault}; that was refused",
         str(node.name),
-        f"is {node.name} one of yours? there: meshray down; meshray up; if not: meshray node rm {node.name}, and look "
-        "after the coordinator's machine",
+        f"is {node.name} one of yours? there: meshray down; meshray up; if not: meshray node rm {node.name}, and "
+        "check the coordinator's machine",
     )
 
 

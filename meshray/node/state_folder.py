@@ -1,9 +1,9 @@
-"""The folders of a node's state as a whole: claimed by one command at a time, and removed again.
+"""The state folders of a node: locked by one command at a time, checked, and removed.
 
 with claimed(home) as release:
-    require_clean(home)                 # nothing of another program in it
+    require_clean(home)                 # no files of another program in it
     ...
-    forget(home, keep_logs=True)        # this machine is a stranger again; `meshray logs` still tells why
+    forget(home, keep_logs=True)        # this machine is in no mesh any more; `meshray logs` still works
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux.files import make_folder
 
-#: What may lie in the folder of a machine that is in no mesh: the keys of a join that was killed (with the same keys
-#: it gets the same node again), the runtime folder of a user without root, and logs.
+#: Files that a machine outside a mesh may have: the keys of a killed join (with the same keys it becomes the same
+#: node), the run folder of a node without root, and logs.
 _HARMLESS = {"log", "log.failed", "run", "private.key", "identity.key", "identity.json"}
-#: What only an enrolled node has.
+#: Files that only an enrolled node has.
 _OURS = {"node.json", "map.json", "coordinator.db", "coordinator.crt", "coordinator.key", "pins.json", "offered_token"}
-#: What a node without root has there beside its sockets; see `meshray.runtime.rootless.holder`.
+#: Files of a node without root in its run folder; see `meshray.runtime.rootless.holder`.
 NAMESPACE_FILES = ("namespace.json", "hosts", "resolv.conf", "meshray0.sock")
-#: Begins the names of files that were not finished.
+#: Prefixes of unfinished files.
 _UNFINISHED = (".", "coordinator.db.new", "coordinator.db-")
 
 
 def failed_logs(home: Home) -> Path:
-    """Where the logs of an init or join lie that was rolled back."""
+    """Return the folder with the logs of an init or join that was rolled back."""
     return home.state / "log.failed"
 
 
 @contextlib.contextmanager
 def claimed(home: Home) -> Iterator[Callable[[], None]]:
-    """Makes the folder and keeps other commands that change it out, until the block ends or ``release`` is called.
+    """Create the state folder and lock it against other commands, until the block ends or ``release`` is called.
 
     Raises:
-        MeshrayError: ``busy``, another one is at work.
+        MeshrayError: ``busy``, if another command has the lock.
     """
-    # One that is there already keeps its mode until it is known to be ours: it could be /etc.
+    # An existing folder keeps its mode until it is known to be meshray's: it could be /etc.
     if not home.state.is_dir():
         make_folder(home.state)
     handle = os.open(home.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -56,13 +56,13 @@ def claimed(home: Home) -> Iterator[Callable[[], None]]:
             ) from None
         yield lambda: fcntl.flock(handle, fcntl.LOCK_UN)
     finally:
-        with contextlib.suppress(OSError):  # nothing was put into it: leave no trace
+        with contextlib.suppress(OSError):  # remove the folder if it is still empty
             home.state.rmdir()
         os.close(handle)
 
 
 def is_claimed(home: Home) -> bool:
-    """Whether a command is at work that changes this node."""
+    """Return whether a command is changing this node."""
     try:
         handle = os.open(home.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -77,31 +77,31 @@ def is_claimed(home: Home) -> bool:
 
 
 def require_clean(home: Home) -> None:
-    """Raises MeshrayError where the state folder holds something of another program, or half of a node."""
+    """Raise MeshrayError if the state folder contains files of another program, or an incomplete node."""
     found = {entry.name for entry in home.state.iterdir() if not entry.name.startswith(_UNFINISHED)} - _HARMLESS
     if found & _OURS:
         raise MeshrayError(
             "state_damaged",
-            f"{home.state} holds {', '.join(sorted(found & _OURS))}, but not who this node is (node.json)",
+            f"{home.state} contains {', '.join(sorted(found & _OURS))}, but not the enrolment of this node (node.json)",
             hint="restore node.json from a backup, or: meshray leave --yes",
         )
     if found:
         raise MeshrayError(
             "state_foreign",
-            f"{home.state} is not empty ({', '.join(sorted(found)[:3])}): meshray needs a folder of its own",
+            f"{home.state} is not empty ({', '.join(sorted(found)[:3])}): meshray needs its own folder",
             hint=f"MESHRAY_HOME={free_folder(home)}",
         )
 
 
 def free_folder(home: Home, default: Path | None = None) -> Path:
-    """Return a folder that this node's state could have instead of one that holds files of another program.
+    """Return a free folder to use instead of one with files of another program.
 
     Args:
-        default: where state is without MESHRAY_HOME; taken where it is another folder, and free.
+        default: the state folder without MESHRAY_HOME; it is returned if it is another folder and free.
     """
     if default is not None and default != home.state and _is_free(default):
         return default
-    # Below a folder that somebody chose; beside the customary one, which belongs to meshray alone.
+    # A subfolder of a chosen folder, or a sibling of the default one, which belongs to meshray alone.
     first = home.state.with_name(f"{home.state.name}-2") if default == home.state else home.state / "meshray"
     others = (home.state.with_name(f"{home.state.name}-{number}") for number in itertools.count(2))
     return next(folder for folder in (first, *itertools.islice(others, 100)) if _is_free(folder))
@@ -115,16 +115,16 @@ def _is_free(folder: Path) -> bool:
 
 
 def is_harmless(home: Home) -> bool:
-    """Whether the folder holds nothing but what a join that failed or was killed left."""
+    """Return whether the folder contains only files of a failed or killed join."""
     return all(entry.name in _HARMLESS or entry.name.startswith(_UNFINISHED) for entry in home.state.iterdir())
 
 
 def forget(home: Home, *, keep_logs: bool = False, keep_keys: bool = False) -> None:
-    """Removes what meshray wrote; files of others stay, and so does a folder that still holds some.
+    """Remove the files of meshray. Other files are kept, and so are folders that contain some.
 
     Args:
-        keep_logs: as `failed_logs`, in place of those of an earlier try.
-        keep_keys: key and identity stay, with which the coordinator gives the same node again.
+        keep_logs: move the logs to `failed_logs`, replacing those of an earlier attempt.
+        keep_keys: keep key and identity, with which a join becomes the same node again.
     """
     if home.logs.is_dir() or not keep_logs:
         shutil.rmtree(failed_logs(home), ignore_errors=True)

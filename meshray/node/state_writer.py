@@ -1,6 +1,6 @@
-"""Writes the files of this node's state, as far as the disk lets it.
+"""Write the state files of this node, and retry failed writes.
 
-A disk that is full or read-only ends nothing: the node goes on with what it has in memory, says so, and writes later.
+If the disk is full or read-only, the node continues with its state in memory, reports it, and writes later.
 
 >>> files = StateWriter(home)
 >>> files.write("the map", lambda: save_map(home, mesh_map))
@@ -24,7 +24,7 @@ RETRY_S = 1.0
 
 
 class StateWriter:
-    """The writes that were refused, each by what it is about; the last one of each counts."""
+    """Writes files and keeps the last failed write of each."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -35,7 +35,7 @@ class StateWriter:
 
         Args:
             what: begins a sentence of a message: "the map".
-            write: raises OSError where the disk refuses it; it may be called again much later.
+            write: raises OSError if the disk cannot be written; it may be called again much later.
         """
         try:
             write()
@@ -44,7 +44,7 @@ class StateWriter:
                 log.error("%s cannot be written: %s", what, error)
             text = f"{what} cannot be kept on disk ({self._home.state}: {error.strerror or error})"
             fix = f"df -h {self._home.state}; meshray doctor"
-            self._refused[what] = write, Problem("disk_space", f"{text}; this node goes on without", fix=fix)
+            self._refused[what] = write, Problem("disk_space", f"{text}; this node continues without it", fix=fix)
         else:
             if self._refused.pop(what, None):
                 log.info("%s is on disk again", what)
@@ -56,10 +56,10 @@ class StateWriter:
             self.try_again()
 
     def try_again(self) -> None:
-        """Write what was refused, where that is possible now."""
+        """Retry the failed writes."""
         for what, (write, _) in list(self._refused.items()):
             self.write(what, write)
 
     def problems(self) -> tuple[Problem, ...]:
-        """What is not on disk."""
+        """Return a problem for each failed write."""
         return tuple(problem for _, problem in self._refused.values())
