@@ -1,13 +1,14 @@
 """A node's container: made, started, spoken to, stopped and removed.
 
-box = make(engine, plan)
-code = NodeContainer.of(engine, record).call(["join", "-", "--json"], stdin=token, out=answer.write, err=progress)
+container = make(engine, plan)
+code = NodeContainer.of(engine, record).meshray(["status", "--json"], out=answer.extend, err=progress)
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import secrets
 import socket
 import tarfile
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from meshray import __version__
 from meshray.errors import MeshrayError, UnreachableError
+from meshray.linux.trust import find_program
+from meshray.runtime.base import Sink
 from meshray.runtime.docker.engine import Engine, explained
 from meshray.runtime.docker.plan import LABEL, STATE, Plan
 from meshray.runtime.docker.record import Record
@@ -43,13 +46,10 @@ for pid in filter(str.isdecimal, os.listdir("/proc")):
         pass
 """
 
-#: Takes what comes out of the container.
-Sink = Callable[[bytes], object]
-
 
 @dataclass(frozen=True)
 class NodeContainer:
-    """The container of a node."""
+    """The container of a node; see `meshray.runtime.base.Container`."""
 
     engine: Engine
     record: Record
@@ -73,6 +73,11 @@ class NodeContainer:
                     f"the container {record.name} of this node is not there any more: somebody removed it",
                     hint="meshray leave --yes removes what is left; on the head: meshray node list",
                 ) from None
+
+    @property
+    def name(self) -> str:
+        """Its name, as `docker ps` shows it."""
+        return self.record.name
 
     @property
     def runs(self) -> bool:
@@ -125,7 +130,7 @@ class NodeContainer:
             KeyboardInterrupt: came here, was passed on, and the command has ended.
         """
         mark = f"{_MARK}={secrets.token_hex(8)}"
-        command = [self.record.python, "-I", "-m", "meshray.cli", *arguments]
+        command = [*self._meshray(), *arguments]
         api = self.engine.client.api
         variables = [mark, *(f"{name}={value}" for name, value in (environ or {}).items())]
         with explained(f"nothing can be run in the container {self.record.name}"):
@@ -142,6 +147,16 @@ class NodeContainer:
         with explained(f"the container {self.record.name}"):
             code = api.exec_inspect(call)["ExitCode"]
         return 1 if code is None else int(code)
+
+    def replace_process(self, arguments: Sequence[str]) -> None:
+        """See `Container.replace_process`: the docker program serves a terminal better than `meshray` does."""
+        docker = find_program("docker", os.environ)
+        if docker is not None:
+            words = [str(docker), "--host", self.record.engine, "exec", "-it", "--user", "0", str(self.container.id)]
+            os.execv(docker, [*words, *self._meshray(), *arguments])  # noqa: S606 - no shell
+
+    def _meshray(self) -> list[str]:
+        return [self.record.python, "-I", "-m", "meshray.cli"]
 
     def _carry(self, stream: Any, mark: str, out: Sink, err: Sink) -> None:
         from docker.utils.socket import STDERR, frames_iter
@@ -169,7 +184,7 @@ class NodeContainer:
         with explained(f"the state of the container {self.record.name}"):
             helper = self.engine.client.containers.create(
                 self.container.attrs["Image"],
-                entrypoint=[self.record.python, "-I", "-m", "meshray.cli"],
+                entrypoint=self._meshray(),
                 command=list(arguments),
                 user="0",
                 cap_add=["NET_ADMIN"],
@@ -203,6 +218,10 @@ class NodeContainer:
                 member = tar.next()
                 file = tar.extractfile(member) if member is not None else None
                 return file.read() if file is not None else None
+
+    def read_log(self, part: str) -> bytes | None:
+        """See `Container.read_log`."""
+        return self.read(f"{STATE}/log/{part}.log")
 
 
 def _feed(stream: Any, read: Callable[[], bytes]) -> None:
@@ -262,17 +281,17 @@ def make(engine: Engine, plan: Plan) -> NodeContainer:
     except BaseException:
         remove_remains(engine, record)
         raise
-    box = NodeContainer(engine, replace(record, container=str(container.id)), container)
+    node = NodeContainer(engine, replace(record, container=str(container.id)), container)
     try:
-        box.start()
-        box.container.reload()
-        box.require_running()
+        node.start()
+        node.container.reload()
+        node.require_running()
     except BaseException:
-        said = box.container.logs().decode(errors="replace").strip()[-300:] if box.container.id else ""
-        box.remove()
-        if said:
+        output = node.container.logs().decode(errors="replace").strip()[-300:] if node.container.id else ""
+        node.remove()
+        if output:
             raise MeshrayError(
-                "container_failed", f"the node's container ended at once: {said}", hint="docker info"
+                "container_failed", f"the node's container ended at once: {output}", hint="docker info"
             ) from None
         raise
-    return box
+    return node
