@@ -59,7 +59,9 @@ from meshray.raynode.node_table import TABLE_TIMEOUT_S
 from meshray.raynode.state import node_table
 from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens
+from meshray.runtime.base import AgentRuntime
 from meshray.runtime.log_output import find_listener, start_logging
+from meshray.runtime.select import agent_runtime
 from meshray.wireguard.device import Device
 from meshray.wireguard.open import open_device
 
@@ -88,9 +90,10 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
         ManagedProcess(home.pid_file("agent")).record_this_process()
         settle(os.environ, enrolment.environment.session)
         log.info("agent %s of node %s, mesh %s", __version__, enrolment.name, mesh_map.mesh.name)
-        with _where_the_overlay_is(home, enrolment, environ):
+        runtime = agent_runtime(home, environ, enrolment.rootless)
+        with runtime.entered(enrolment.listen_port):
             agent, control = _compose(home, enrolment, key, mesh_map, environ)
-            asyncio.run(_run(agent, control, environ))
+            asyncio.run(_run(agent, control, runtime, environ))
     if enrolment.ephemeral:
         forget(home)
     return 0
@@ -107,36 +110,6 @@ def _alone(home: Home) -> Iterator[None]:
                 "already_running", "the agent of this machine runs already", hint="meshray status"
             ) from None
         yield
-
-
-def enter_namespaces(home: Home, enrolment: Enrolment, environ: Mapping[str, str]) -> None:
-    """This process enters those of a node without root, once. Before it has threads.
-
-    Raises:
-        MeshrayError: ``no_namespace`` or ``no_wireguard``.
-    """
-    from meshray.runtime.rootless.namespace import enter_once
-    from meshray.wireguard.elsewhere import udp_port_inside
-
-    enter_once(home, udp_port_inside(enrolment.listen_port, environ))
-
-
-@contextmanager
-def _where_the_overlay_is(home: Home, enrolment: Enrolment, environ: Mapping[str, str]) -> Iterator[None]:
-    """In namespaces of its own on a node without root. They end when the node was taken down, not when its agent failed
-    at something: another agent goes on with them."""
-    if not enrolment.rootless:
-        yield
-        return
-    from meshray.runtime.rootless.namespace import Namespace
-
-    enter_namespaces(home, enrolment, environ)
-    try:
-        yield
-    except RemovedFromMesh:
-        Namespace.end(home)
-        raise
-    Namespace.end(home)
 
 
 def _compose(
@@ -185,17 +158,11 @@ def _forwards(state: NodeState) -> Forwards:
     return Forwards(lambda: state.map.head.ip if state.map.head is not None else None, own, ports=state.map.ports_of())
 
 
-async def _namespaces_last(home: Home) -> None:
-    await ManagedProcess(home.pid_file("namespace")).wait()
-    raise MeshrayError("namespace_lost", "the process that holds this node's namespaces has ended", hint="meshray up")
-
-
-async def _run(agent: Agent, control: ControlServer, environ: Mapping[str, str]) -> None:
+async def _run(agent: Agent, control: ControlServer, runtime: AgentRuntime, environ: Mapping[str, str]) -> None:
     await control.open(agent.state.home.control_socket)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, agent.stop)
-    if agent.state.enrolment.rootless:
-        agent.tasks.start(_namespaces_last(agent.state.home), "namespaces")
+    agent.tasks.start(runtime.lost(), "runtime")
     _notify_systemd("READY=1", environ)
     try:
         await agent.run()

@@ -23,8 +23,8 @@ from meshray.model.printable import escaped
 from meshray.model.token import PREFIX
 
 if TYPE_CHECKING:
-    from meshray.cli.progress import Progress
     from meshray.client.agent import ControlClient
+    from meshray.runtime.base import Progress
 
 #: Where root's mesh lives. People who are not root look there when they have no mesh of their own.
 SYSTEM_HOME = Home(Path("/var/lib/meshray"), Path("/run/meshray"))
@@ -75,11 +75,6 @@ class App:
         chosen = self.environ.get("MESHRAY_HOME") or self.environ.get("MESHRAY_RUN") or _exists(own.enrolment)
         chosen = chosen or _exists(own.container)
         return SYSTEM_HOME if not chosen and _exists(SYSTEM_HOME.control_socket) else own
-
-    @property
-    def in_container(self) -> bool:
-        """This user's node lives in a container."""
-        return _exists(self.home.container)
 
     @property
     def may_be_enrolled(self) -> bool:

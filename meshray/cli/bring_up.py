@@ -17,7 +17,6 @@ from meshray.cli.app import App
 from meshray.cli.variables import without_variables
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError
 from meshray.home import Home
-from meshray.linux.files import PASSABLE_FOLDER, make_folder
 from meshray.runtime import service
 
 Summary = Mapping[str, object]
@@ -92,16 +91,15 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
     Raises:
         MeshrayError: a stage failed before the node was up; InterruptedByUser: a signal came before.
     """
-    from meshray.agent.main import enter_namespaces, run_foreground
+    from meshray.agent.main import run_foreground
     from meshray.node.enrolment import Enrolment
+    from meshray.runtime.select import agent_runtime
 
     if app.environ is os.environ:
         for name in os.environ.keys() - without_variables(os.environ).keys():
             del os.environ[name]  # what this process starts does not inherit it
     enrolment = Enrolment.load(home)
-    if enrolment.rootless:
-        make_folder(home.run, PASSABLE_FOLDER)
-        enter_namespaces(home, enrolment, app.environ)  # before there are threads: a process with several cannot
+    agent_runtime(home, app.environ, enrolment.rootless).enter(enrolment.listen_port)
     watcher = _Watcher(app, home, on_up)
     watcher.start()
     try:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from meshray.cli import output
 from meshray.cli.app import App
-from meshray.cli.boxes import answered, bring_up, take_down
 from meshray.cli.matching import ask_with_token
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
@@ -44,6 +43,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
     from meshray.runtime.docker import record as records
     from meshray.runtime.docker.engine import open_engine
     from meshray.runtime.docker.node import make
+    from meshray.runtime.inside import ask
 
     home = app.own_home
     _require_sense(request)
@@ -61,30 +61,28 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
             head = Versions("", told.ray, told.python)
             progress.stage("head", "ok", f"Ray {head.ray or '-'}, Python {head.python or '-'}")
         plan = _plan(app, engine, request, choice, head)
-        box = make(engine, replace(plan, volumes=volumes))
-        undo.add("the container", box.remove)
-        undo.add("its logs", lambda: _keep_logs(box, home))
+        container = make(engine, replace(plan, volumes=volumes))
+        undo.add("the container", container.remove)
+        undo.add("its logs", lambda: _keep_logs(container, home))
         chosen = request.environment.chosen
-        summary = answered(app, box, _join_words(request), stdin=request.token.encode().encode(), environ=chosen)
-        records.save(home, box.record)
+        summary = ask(container, _join_words(request), app, stdin=request.token.encode().encode(), environ=chosen)
+        records.save(home, container.record)
         undo.keep()
         result = JoinResult(summary)
         if not block:
             return result
         release()
         output.show(app, result)
-        return _stay(app, home, box)
+        return _stay(app, home, container)
 
 
 def join_again(app: App, token: Token) -> Result:
     """`join` on a machine whose node is in a container already: meshray in there knows whether it is the same mesh."""
-    from meshray.runtime.docker import record as records
+    from meshray.runtime.docker.runtime import Docker
 
-    record = records.load(app.own_home)
-    if record is None:
-        raise MeshrayError("not_enrolled", "the container of this machine's node was removed meanwhile", hint="again")
     words = ["join", "-", "--json", "--trust-user-environment"]
-    return JoinResult(bring_up(app, record, words, token.encode().encode()), fresh=False, already=True)
+    answer = Docker(app.own_home, app.environ).bring_up(words, app, token.encode().encode())
+    return JoinResult(answer, fresh=False, already=True)
 
 
 def _require_sense(request: JoinRequest) -> None:
@@ -181,24 +179,26 @@ def _join_words(request: JoinRequest) -> list[str]:
     return [*words, "--", *request.ray_args] if request.ray_args else words
 
 
-def _keep_logs(box: NodeContainer, home: Home) -> None:
+def _keep_logs(container: NodeContainer, home: Home) -> None:
     """As after any join that failed, `meshray logs` tells of it."""
     from meshray.linux.files import make_folder, write_atomically
     from meshray.node.state_folder import failed_logs
     from meshray.runtime.docker.plan import STATE
 
     for part in ("agent", "ray"):
-        text = box.read(f"{STATE}/{_FAILED}/{part}.log")
+        text = container.read(f"{STATE}/{_FAILED}/{part}.log")
         if text:
             make_folder(failed_logs(home))
             write_atomically(failed_logs(home) / f"{part}.log", text.decode(errors="replace"))
 
 
-def _stay(app: App, home: Home, box: NodeContainer) -> int:
-    """With --block: until the container ends, or somebody ends this command."""
+def _stay(app: App, home: Home, container: NodeContainer) -> int:
+    """Wait with --block until the container ends, or this command is interrupted; then take the node down."""
+    from meshray.runtime.docker.runtime import Docker
+
     try:
-        return box.wait()
+        return container.wait()
     except KeyboardInterrupt:
         return 0
     finally:
-        take_down(app, home, box.record)
+        Docker(home, app.environ).take_down(["down", "--json"], app)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
 from meshray.cli.tables import child, children
-from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError
+from meshray.runtime.select import agent_runtime
 
 if TYPE_CHECKING:
     from meshray.doctor.job.facts import DeepFacts
@@ -67,5 +66,5 @@ def _look(app: App, known: Sequence[Mapping[str, object]], soak: bool) -> DeepFa
         nodes,
         soak=soak,
         say=app.note,
-        wrap=partial(inside_command, app),
+        wrap=agent_runtime(app.home, app.environ).inside,
     )

@@ -15,9 +15,9 @@ from meshray.errors import MeshrayError, RefusedError
 from meshray.home import Home
 
 if TYPE_CHECKING:
-    from meshray.cli.progress import Progress
     from meshray.node.enrolment import Enrolment
     from meshray.raynode.versions import RayInstallation
+    from meshray.runtime.base import Progress
 
 #: A resolver that does not know the host's own name may take half a minute to say so.
 _RESOLVER_S = 3.0
@@ -68,36 +68,6 @@ def find_enrolment(home: Home) -> Enrolment | None:
         if error.code == "not_enrolled":
             return None
         raise
-
-
-def check_rootless(app: App) -> str:
-    """How a node without root will be here, for people.
-
-    Raises:
-        MeshrayError: ``no_namespaces``, ``no_tun`` or ``no_engine``: what is missing, and whom to ask.
-    """
-    from meshray.runtime.rootless.internet import PASTA, find_helper
-    from meshray.runtime.rootless.trial import require_namespaces
-    from meshray.wireguard.engines import OWN, find_engine, install_command
-
-    engine = find_engine(app.environ)
-    require_namespaces(app.sudo_line())
-    helper = find_helper(app.environ)
-    if not engine.is_own:
-        if helper is None or helper.name != PASTA:
-            raise MeshrayError(
-                "no_engine",
-                f"without root {engine.name} needs {PASTA}, which carries its packets out, and that is not installed",
-                hint=f"apt-get install passt, or install {OWN}, which needs none: {install_command()}",
-            )
-        app.warn(
-            f"{engine.name} runs inside {PASTA}, which costs throughput; {OWN}, which needs none, is not installed: "
-            f"{install_command()}"
-        )
-    if helper is None:
-        app.warn("Ray will have no way to the internet: neither pasta (package passt) nor slirp4netns is installed")
-    way = f", internet through {helper.name}" if helper is not None else ""
-    return f"{engine.name}, without root{way}"
 
 
 def warn_of_missing_engine(app: App, wireguard: str) -> None:

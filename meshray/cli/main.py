@@ -12,7 +12,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ import click
 from meshray import __version__
 from meshray.cli.app import App
 from meshray.cli.program import pasteable
+from meshray.cli.registry import SECTIONS, find
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError, UsageError
 from meshray.linux.files import DISK_ERRORS
 from meshray.model.printable import escaped_lines
@@ -29,54 +30,24 @@ from meshray.model.printable import escaped_lines
 if TYPE_CHECKING:
     from meshray.cli.output import Result
 
-#: Sections of the help text: section → command → (module, what it does in one line).
-COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "First steps": {
-        "init": ("init", "Make a mesh here: coordinator, overlay and Ray head."),
-        "join": ("join", "Join the mesh that a token names, with a Ray worker."),
-        "status": ("status", "Show every node, its path and what the cluster offers."),
-        "run": ("run", "Run a command that finds the Ray cluster by itself."),
-        "dashboard": ("dashboard", "Show Ray's dashboard, and the token that it asks for."),
-        "doctor": ("doctor", "Find out what is wrong and how to fix it."),
-    },
-    "Every day": {
-        "up": ("lifecycle", "Start this node again."),
-        "down": ("lifecycle", "Stop this node; it stays enrolled."),
-        "leave": ("lifecycle", "Un-enrol this node and remove all its state."),
-        "logs": ("logs", "Show what agent, coordinator, engine and Ray wrote."),
-        "ping": ("ping", "Measure the path to one node over the overlay."),
-        "env": ("env", "Print the environment of `meshray run` as shell exports."),
-    },
-    "Administration": {
-        "token": ("token", "Make, list and revoke the tokens with which nodes join."),
-        "node": ("node", "Add, list, remove, drain and rename nodes."),
-        "peer": ("peer", "Let in a device that has only wg-quick."),
-        "secrets": ("secrets", "Change the secrets that all nodes share."),
-    },
-    "For other programs": {
-        "render": ("render", "Print a configuration file: wireguard, systemd, slurm."),
-        "completion": ("completion", "Print the completion script for a shell."),
-    },
-}
-
 
 class Program(click.Group):
     """Imports a command's module when the command is asked for, and lists commands by section."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, in the order of the help text."""
-        return [name for section in COMMANDS.values() for name in section]
+        return [name for section in SECTIONS.values() for name in section]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of this name, imported now."""
-        for section in COMMANDS.values():
-            if cmd_name in section:
-                module = importlib.import_module(f"meshray.cli.commands.{section[cmd_name][0]}")
-                command = getattr(module, cmd_name + "_command")
-                if not isinstance(command, click.Command):
-                    raise TypeError(f"{cmd_name} is no command")
-                return command
-        return None
+        known = find(cmd_name)
+        if known is None:
+            return None
+        module = importlib.import_module(f"meshray.cli.commands.{known.module}")
+        command = getattr(module, cmd_name + "_command")
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{cmd_name} is no command")
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -91,9 +62,9 @@ class Program(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the sections without importing anything, their columns below each other."""
         width = max(map(len, self.list_commands(ctx)))
-        for title, section in COMMANDS.items():
+        for title, section in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl([(name.ljust(width), summary) for name, (_, summary) in section.items()])
+                formatter.write_dl([(name.ljust(width), command.summary) for name, command in section.items()])
 
 
 @click.group(
@@ -143,12 +114,12 @@ def app_for(arguments: Sequence[str]) -> App:
 def run(app: App) -> int:
     """Runs the command that was typed; returns its exit code."""
     from meshray.cli import output
-    from meshray.cli.elsewhere import elsewhere
+    from meshray.cli.forwarding import forward
 
     try:
-        answered = elsewhere(app)
-        if answered is not None:
-            return answered
+        code = forward(app)
+        if code is not None:
+            return code
         result = cli.main(list(app.arguments), prog_name="meshray", standalone_mode=False, obj=app)
         if isinstance(result, output.Result):
             _show(app, result)

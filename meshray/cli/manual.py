@@ -15,8 +15,9 @@ from pathlib import Path
 import click
 
 from meshray import __version__
-from meshray.cli.main import COMMANDS, cli
+from meshray.cli.main import cli
 from meshray.cli.reference import EXIT_CODES, VARIABLES
+from meshray.cli.registry import SECTIONS
 
 #: What begins a paragraph of a command's help that keeps its lines (click).
 _VERBATIM = "\b\n"
@@ -30,11 +31,11 @@ def pages() -> dict[str, str]:
     """Return the text of each page, without a date, by the name of its file."""
     context = click.Context(cli, info_name="meshray", **{**cli.context_settings, "terminal_width": _WIDTH})
     found = {"meshray.1": _joined(_main_page(context))}
-    for section in COMMANDS.values():
-        for name, (_, summary) in section.items():
+    for section in SECTIONS.values():
+        for name, known in section.items():
             command = cli.get_command(context, name)
             if command is not None:
-                found[f"meshray-{name}.1"] = _joined(_command_page(command, name, summary, context))
+                found[f"meshray-{name}.1"] = _joined(_command_page(command, name, known.summary, context))
     return found
 
 
@@ -47,10 +48,10 @@ def _main_page(context: click.Context) -> Iterator[str]:
     yield from _head("meshray", summary.rstrip("."))
     yield "\\fBmeshray\\fR [\\fIOPTIONS\\fR] \\fICOMMAND\\fR [\\fIARGS\\fR]..."
     yield from _description(paragraphs)
-    for title, section in COMMANDS.items():
+    for title, section in SECTIONS.items():
         yield f".SH {_text(title.upper())}"
-        for name, (_, line) in section.items():
-            yield from _item(f"\\fBmeshray\\-{_text(name)}\\fR(1)", line)
+        for name, known in section.items():
+            yield from _item(f"\\fBmeshray\\-{_text(name)}\\fR(1)", known.summary)
     yield from _options(cli, context)
     yield ".SH ENVIRONMENT"
     for names, meaning in VARIABLES:

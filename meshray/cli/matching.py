@@ -21,12 +21,12 @@ from meshray.model.node import Versions
 from meshray.model.release import PATCH, ray_difference
 
 if TYPE_CHECKING:
-    from meshray.cli.progress import Progress
     from meshray.cli.via import Via
     from meshray.environment.matched import Matched
     from meshray.linux.user import User
     from meshray.model.token import Token
     from meshray.node.enrolment import Enrolment
+    from meshray.runtime.base import Progress
 
 _STAGE = "environment"
 _PATH = "/v1/environment"

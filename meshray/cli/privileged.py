@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
-from meshray.cli.progress import Progress
 from meshray.linux.trust import is_root
+from meshray.runtime.base import Progress
 
 #: What could make another user's code part of root's processes.
 _DANGEROUS, _DANGEROUS_NAMES = ("LD_", "PYTHON"), frozenset({"BASH_ENV", "ENV", "IFS", "CDPATH", "PERL5LIB"})

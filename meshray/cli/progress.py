@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from meshray.model.printable import escaped
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
     from rich.spinner import Spinner
+
+    from meshray.runtime.base import Progress
 
 #: state → (what a user sees, colour of it). The word alone carries the meaning.
 _WORDS = {"run": ("…", "cyan"), "ok": ("ok", "green"), "fail": ("FAILED", "red"), "skip": ("skipped", "dim")}
@@ -48,19 +50,6 @@ class _Times:
             self._last = now
         took = self._took[name]
         return f"{took:.1f} s" if took >= _SHORTEST_S else ""
-
-
-class Progress(Protocol):
-    """Told of every stage; a context manager."""
-
-    def __enter__(self) -> Progress: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def stage(self, name: str, state: str, detail: str = "") -> None:
-        """``state`` is run, ok, fail or skip."""
 
 
 class PlainProgress:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from meshray.cli.app import App
 from meshray.cli.tables import child, children
-from meshray.cli.where import inside_command
 from meshray.errors import MeshrayError
 from meshray.linux.user import User
 from meshray.model.node import HEAD
+from meshray.runtime.select import agent_runtime
 
 #: Ray imports for seconds on a slow machine.
 _TIMEOUT_S = 60
@@ -43,7 +43,7 @@ class FoundRay:
     def of(cls, app: App, node: str) -> FoundRay:
         """Raises MeshrayError ``unknown_node``, ``head_stays``, or ``ray_failed`` with what Ray said."""
         app.require_root("only root drains a node")
-        program = tuple(inside_command(app, [_own_ray(app)]))
+        program = tuple(agent_runtime(app.home, app.environ).inside([_own_ray(app)]))
         ip = _overlay_address(app, node)
         answer = app.control().ask("env")
         environ = {name: str(value) for name, value in child(answer, "env").items()}

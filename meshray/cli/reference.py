@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import click
 
 from meshray.cli import envelope, examples
-from meshray.cli.main import COMMANDS, cli
+from meshray.cli.main import cli
+from meshray.cli.registry import SECTIONS
 from meshray.errors import MeshrayError
 
 _WIDTH = 100
@@ -72,7 +73,7 @@ def _page() -> Iterator[str]:
     yield from _json_section()
     # A width of its own: the page must not depend on the terminal of whoever makes it.
     context = click.Context(cli, info_name="meshray", **{**cli.context_settings, "terminal_width": _WIDTH})
-    for title, section in COMMANDS.items():
+    for title, section in SECTIONS.items():
         yield f"## {title}"
         yield ""
         for name in section:

@@ -127,16 +127,6 @@ def routes() -> list[Route]:
     return found
 
 
-def check_init(network: OverlayNetwork, port: int, environ: Mapping[str, str]) -> str:
-    """All of what `init` needs; returns what WireGuard there is, for people.
-
-    Raises:
-        MeshrayError: the first thing that is missing, with what to do.
-    """
-    check_place(network, port)
-    return check_wireguard(environ)
-
-
 def check_place(network: OverlayNetwork, port: int) -> None:
     """Whether the network and the port are free here. Raises MeshrayError."""
     require_no_clash(network, routes())

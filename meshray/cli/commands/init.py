@@ -285,20 +285,21 @@ def _init(app: App, request: InitRequest, block: bool) -> Result | int:
 
 def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -> Found:
     """Looks at the machine and changes nothing."""
-    from meshray.cli.enrolled import check_rootless, look_for_ray, naming_rootless_node, warn_of_missing_engine
+    from meshray.cli.enrolled import look_for_ray, naming_rootless_node, warn_of_missing_engine
     from meshray.model.endpoints import choose_endpoints
     from meshray.raynode.preflight import require_free
     from meshray.runtime.own_endpoints import find_endpoints
-    from meshray.runtime.preflight import check_init, check_place, choose_network, routes
+    from meshray.runtime.preflight import check_place, choose_network, routes
+    from meshray.runtime.select import agent_runtime
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
         network, taken = (request.network, None) if request.network is not None else choose_network(routes())
+        runtime = agent_runtime(app.own_home, app.environ, request.rootless)
         with naming_rootless_node(app):
-            if request.rootless:
-                check_place(network, request.port)
-            wireguard = check_rootless(app) if request.rootless else check_init(network, request.port, app.environ)
-        if request.with_ray and not request.rootless:  # without root Ray listens in a network namespace of its own
+            check_place(network, request.port)
+            wireguard = runtime.preflight(app)
+        if request.with_ray and not runtime.has_own_network:
             require_free(RayPorts.of(take_ports(request.ray_args)[0]), head=True)
         progress.stage("preflight", "ok", wireguard)
         warn_of_missing_engine(app, wireguard)

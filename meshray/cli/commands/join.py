@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from meshray.model.keys import PrivateKey
     from meshray.node.enrolment import Enrolment
     from meshray.raynode.versions import RayInstallation
+    from meshray.runtime.base import AgentRuntime
 
 
 @dataclass(frozen=True)
@@ -261,18 +262,19 @@ def _silent_udp(summary: bring_up.Summary, asked: JoinRequest) -> int:
 
 def _prepare(app: App, asked: JoinRequest) -> Found:
     """Looks at the machine and changes nothing."""
-    from meshray.cli.enrolled import check_rootless, look_for_ray, warn_of_missing_engine
-    from meshray.runtime.preflight import check_wireguard
+    from meshray.cli.enrolled import look_for_ray, warn_of_missing_engine
+    from meshray.runtime.select import agent_runtime
 
     with app.progress() as progress:
         progress.stage("preflight", "run")
-        wireguard = check_rootless(app) if asked.rootless else check_wireguard(app.environ)
+        runtime = agent_runtime(app.own_home, app.environ, asked.rootless)
+        wireguard = runtime.preflight(app)
         port = _listen_port(asked)
         progress.stage("preflight", "ok", wireguard + (f", UDP port {port}" if port else ""))
         warn_of_missing_engine(app, wireguard)
         head = HEAD in asked.roles
         if asked.with_ray:
-            _require_ports(app, asked)
+            _require_ports(app, asked, runtime)
         # While Ray's own interpreter answers, this one has time.
         threading.Thread(target=_import_for_enrolment).start()
         matched = match_with_token(app, progress, asked.token, asked.via) if asked.env else None
@@ -281,7 +283,7 @@ def _prepare(app: App, asked: JoinRequest) -> Found:
     return Found(installation, port, asked.endpoints or _endpoints(asked, port), matched)
 
 
-def _require_ports(app: App, asked: JoinRequest) -> None:
+def _require_ports(app: App, asked: JoinRequest, runtime: AgentRuntime) -> None:
     """Check that Ray can have its ports here. A head asks which ones the mesh has; the token's use is not spent.
 
     Raises:
@@ -295,7 +297,7 @@ def _require_ports(app: App, asked: JoinRequest) -> None:
     if head:
         chosen |= ask_with_token(app, asked.token, asked.via).ray_ports
         check_ports(chosen, head=True, own=own_ports(asked.token.coordinators[0].port))
-    if not asked.rootless:  # else Ray listens in a network namespace that is still to be made
+    if not runtime.has_own_network:
         require_free(RayPorts.of(chosen), head=head)
 
 

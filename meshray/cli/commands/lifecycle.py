@@ -17,6 +17,8 @@ from meshray.cli.results import JoinResult, Left, Result, Stopped
 from meshray.cli.tables import child, children
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
+from meshray.runtime.base import Answer, Command
+from meshray.runtime.select import runtime_of
 
 if TYPE_CHECKING:
     from meshray.node.enrolment import Enrolment
@@ -45,15 +47,14 @@ def up_command(app: App, coordinator: str | None) -> Result:
 
     Same name, same address, same key. Returns when the node is up; does nothing where it is up already.
     """
-    from meshray.cli import boxes
-    from meshray.node.state_folder import claimed
+    home = app.own_home
 
-    if app.in_container:
-        with claimed(app.own_home):
-            words = ["up", "--json", *(["--coordinator", coordinator] if coordinator is not None else [])]
-            return JoinResult(boxes.bring_up(app, boxes.record_of(app.own_home), words), fresh=False)
-    app.require_root_of_node()
-    return JoinResult(start_node(app, app.own_home, coordinator), fresh=False)
+    def start() -> Answer:
+        app.require_root_of_node()
+        return start_node(app, home, coordinator)
+
+    words = ["up", "--json", *(["--coordinator", coordinator] if coordinator is not None else [])]
+    return JoinResult(runtime_of(home, app.environ).up(Command(words, start), app), fresh=False)
 
 
 def start_node(app: App, home: Home, coordinator: str | None = None) -> bring_up.Summary:
@@ -184,15 +185,15 @@ def down_command(app: App) -> Result:
     from meshray.node.state_folder import claimed
 
     home = app.own_home
-    if app.in_container:
-        from meshray.cli import boxes
 
+    def stop() -> Answer:
+        app.require_root_of_node()
+        enrolment = Enrolment.load(home)
         with claimed(home):
-            return boxes.take_down(app, home, boxes.record_of(home))
-    app.require_root_of_node()
-    enrolment = Enrolment.load(home)
-    with claimed(home):
-        return Stopped(enrolment.name, was_running=_take_down(app, home))
+            return {"node": enrolment.name, "was_running": _take_down(app, home)}
+
+    answer = runtime_of(home, app.environ).down(Command(["down", "--json"], stop), app)
+    return Stopped(str(answer["node"]), answer["was_running"] is True)
 
 
 @click.command("leave")
@@ -218,19 +219,21 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
 
     On the head this ends the mesh: all other nodes lose their coordinator, hub and Ray head.
     """
+    home = app.own_home
+    patience_s = parse_duration(drain)
+    words = ["leave", "--yes", "--json", "--drain", drain, *(["--local"] if local else [])]
+    command = Command(words, lambda: _leave(app, home, yes=yes, patience_s=patience_s, local=local))
+    answer = runtime_of(home, app.environ).leave(command, app, yes=yes)
+    return Left(str(answer["node"]), answer["unenrolled"] is True, local)
+
+
+def _leave(app: App, home: Home, *, yes: bool, patience_s: int, local: bool) -> Answer:
     from meshray.cli.enrolled import find_enrolment
     from meshray.linux.user import User
     from meshray.node.state_folder import claimed, forget
     from meshray.raynode.user_token import take_back
     from meshray.runtime import service
 
-    home = app.own_home
-    patience_s = parse_duration(drain)
-    if app.in_container:
-        from meshray.cli import boxes
-
-        with claimed(home):
-            return boxes.leave(app, home, boxes.record_of(home), yes=yes, drain=drain, local=local)
     app.require_root_of_node()
     enrolment = _enrolment_or_ask(app, home, yes)
     if enrolment is not None and enrolment.hosts_coordinator:
@@ -248,7 +251,7 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
             take_back(User.by_uid(enrolment.user_uid), home.offered_token)
         service.uninstall(home)
         forget(home)
-    return Left(enrolment.name if enrolment else "this machine", unenrolled and not local, local)
+    return {"node": enrolment.name if enrolment else "this machine", "unenrolled": unenrolled and not local}
 
 
 def _give_up(home: Home) -> None:

@@ -9,10 +9,10 @@ import click
 
 from meshray.cli.app import App
 from meshray.cli.driver import Driver
-from meshray.cli.where import inside_command
 from meshray.errors import UsageError
 from meshray.installation.programs import folders
 from meshray.linux.user import User
+from meshray.runtime.select import agent_runtime
 
 
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -41,7 +41,7 @@ def run_command(app: App, command: tuple[str, ...]) -> None:
     if app.euid == 0 and driver.uid != 0:
         environ.update(_become(User.by_uid(driver.uid)))
     direct = [program, *command[1:]]
-    words = inside_command(app, direct)
+    words = agent_runtime(app.home, app.environ).inside(direct)
     # Where nothing is to be entered, it keeps the name by which it was called.
     os.execve(words[0], command if words == direct else words, environ)  # noqa: S606 - replacing this process is what `run` is for
 

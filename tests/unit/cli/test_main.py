@@ -16,6 +16,7 @@ import pytest
 from meshray.cli import app as app_module
 from meshray.cli import main
 from meshray.cli.app import App
+from meshray.cli.registry import SECTIONS
 from meshray.errors import MeshrayError, RefusedError
 from meshray.home import Home
 from tests.unit.cli.fakes import FakeAgent, type_in
@@ -170,10 +171,10 @@ def test_help_begins_with_what_a_new_user_needs_each_in_one_line_of_80(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     commands = lines[lines.index("First steps:") :]
-    assert [line for line in commands if line.endswith(":")] == [f"{title}:" for title in main.COMMANDS]
+    assert [line for line in commands if line.endswith(":")] == [f"{title}:" for title in SECTIONS]
     assert [line.split()[0] for line in commands[1:7]] == ["init", "join", "status", "run", "dashboard", "doctor"]
     listed = [line for line in commands if line.startswith("  ")]
-    assert [line.split()[0] for line in listed] == [name for section in main.COMMANDS.values() for name in section]
+    assert [line.split()[0] for line in listed] == [name for section in SECTIONS.values() for name in section]
     assert {line[12:14].strip() for line in listed} == {""}, "the columns of all sections are one"
 
 
@@ -181,7 +182,7 @@ def test_help_imports_no_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"imported {name}"))
     assert main.run(App(("--help",))) == 0
     help_text = capsys.readouterr().out
-    assert all(name in help_text for section in main.COMMANDS.values() for name in section)
+    assert all(name in help_text for section in SECTIONS.values() for name in section)
 
 
 def test_every_command_has_help_with_an_example() -> None:

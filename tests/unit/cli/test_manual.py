@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from meshray.cli.main import COMMANDS
 from meshray.cli.manual import main, pages, undated
+from meshray.cli.registry import SECTIONS
 
 FOLDER = Path(__file__).resolve().parents[3] / "man"
 PAGES = sorted(FOLDER.glob("*.1"))
@@ -22,7 +22,7 @@ def test_the_pages_are_current() -> None:
 
 
 def test_each_command_has_one_and_the_first_page_names_it() -> None:
-    names = {name for section in COMMANDS.values() for name in section}
+    names = {name for section in SECTIONS.values() for name in section}
     assert {page.stem.removeprefix("meshray-") for page in PAGES} == {"meshray", *names}
     first = (FOLDER / "meshray.1").read_text()
     assert all(f"\\fBmeshray\\-{name}\\fR(1)" in first for name in names)

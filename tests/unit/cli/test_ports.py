@@ -20,6 +20,7 @@ from meshray.model.environment import Environment
 from meshray.model.ray_ports import RayPorts
 from meshray.node.enrolment import Enrolment
 from meshray.node.map_cache import load_map
+from meshray.runtime.rootless.runtime import Rootless
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN, Machine, machine
 from tests.unit.raynode.test_command import RAY
@@ -122,7 +123,7 @@ def test_a_port_that_another_program_has_is_named_and_nothing_is_enrolled(machin
 def test_without_root_the_machines_own_ports_are_in_nobodys_way(
     machine: Machine, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enrolled, "check_rootless", lambda app: "meshray-engine, without root")
+    monkeypatch.setattr(Rootless, "preflight", lambda self, console: "meshray-engine, without root")
     assert join(machine, "--rootless", "--", f"--metrics-export-port={taken}").code == 0
 
 

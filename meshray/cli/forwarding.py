@@ -1,0 +1,120 @@
+"""Forwarding of commands to the meshray in the container of this machine's node.
+
+meshray status ──► the node's runtime ──► in the container: meshray status ──► its output and its exit code
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshray.cli.app import App
+from meshray.cli.registry import INSIDE, find
+from meshray.errors import MeshrayError
+from meshray.runtime.select import runtime_of
+
+if TYPE_CHECKING:
+    from meshray.runtime.base import Container, Sink
+
+_BUNDLE = "--bundle"
+_READ_BYTES = 65536
+#: `meshray logs` of a stopped container, lines.
+_OLD_LINES = 100
+
+
+def forward(app: App) -> int | None:
+    """Return the exit code of a command that ran in the node's container; None: it must run here.
+
+    Raises:
+        MeshrayError: the container does not run, or its engine does not answer.
+    """
+    if not _is_forwarded(app.arguments):
+        return None
+    container = runtime_of(app.home, app.environ).container()
+    if container is None:
+        return None
+    if not container.runs and app.arguments[0] == "logs":
+        return _show_old_logs(app, container)
+    container.require_running()
+    if app.arguments[0] == "run" and app.stdin.isatty() and app.stdout.isatty():
+        container.replace_process(app.arguments)
+    return _run_inside(app, container)
+
+
+def _is_forwarded(arguments: Sequence[str]) -> bool:
+    """Help and errors of usage are answered here. After `run` follows the command line of another program."""
+    command = find(arguments[0]) if arguments else None
+    if command is None or command.runs != INSIDE:
+        return False
+    own = arguments[1:2] if arguments[0] == "run" else arguments[1:]
+    return not {"-h", "--help"}.intersection(own) and (arguments[0] != "run" or len(arguments) > 1)
+
+
+def _run_inside(app: App, container: Container) -> int:
+    words, inside, outside = with_bundle_inside(app.arguments, f"/tmp/{secrets.token_hex(8)}.tar.gz")  # noqa: S108
+    if outside is not None:
+        from meshray.cli.bundle import require_free
+
+        require_free(outside)
+
+    def to(descriptor: int) -> Sink:
+        def write(data: bytes) -> None:
+            _write(descriptor, data.replace(inside.encode(), str(outside).encode()) if outside else data)
+
+        return write
+
+    app.stdout.flush()
+    stdin = (lambda: os.read(0, _READ_BYTES)) if app.arguments[0] == "run" and not app.stdin.isatty() else None
+    plain = app.environ.get("NO_COLOR") or not app.stdout.isatty()
+    code = container.meshray(words, out=to(1), err=to(2), stdin=stdin, environ={"NO_COLOR": "1"} if plain else {})
+    if outside is not None:
+        _move_out(container, inside, outside)
+    return code
+
+
+def with_bundle_inside(arguments: Sequence[str], inside: str) -> tuple[list[str], str, Path | None]:
+    """Return the arguments with which a bundle is written inside, and which file it is to be outside (pure).
+
+    >>> with_bundle_inside(["doctor", "--bundle=report.tar.gz"], "/tmp/1.tar.gz")
+    (['doctor', '--bundle', '/tmp/1.tar.gz'], '/tmp/1.tar.gz', PosixPath('report.tar.gz'))
+    """
+    words = list(arguments)
+    if words[0] != "doctor":
+        return words, inside, None
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == _BUNDLE and (equals or place + 1 < len(words)):
+            outside = value if equals else words[place + 1]
+            words[place : place + (1 if equals else 2)] = [_BUNDLE, inside]
+            return words, inside, Path(outside)
+    return words, inside, None
+
+
+def _move_out(container: Container, inside: str, outside: Path) -> None:
+    content = container.read(inside)
+    if content is None:
+        return
+    container.unlink(inside)
+    descriptor = os.open(outside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _show_old_logs(app: App, container: Container) -> int:
+    """Show a log of a stopped container."""
+    part = next((word for word in app.arguments[1:] if not word.startswith("-") and not word.isdecimal()), "agent")
+    text = container.read_log(part)
+    if text is None:
+        raise MeshrayError("no_log", f"{part} has not written anything in {container.name}", hint="meshray up")
+    _write(1, b"".join(deque(text.splitlines(keepends=True), maxlen=_OLD_LINES)))
+    return 0
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,65 @@
+"""Every command of the program: its module, its line in the help, and where it runs if the node is in a container.
+
+>>> find("status")
+Command(module='status', summary='Show every node, …', runs=INSIDE)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+#: The command is forwarded to the meshray in the container of this machine's node, if there is one.
+INSIDE = "inside"
+#: The command always runs on this machine. If the node is in a container, the command handles that itself.
+HERE = "here"
+
+
+class Command(NamedTuple):
+    """One command.
+
+    Attributes:
+        module: in `meshray.cli.commands`.
+        summary: what it does, in one line of the help.
+        runs: INSIDE or HERE.
+    """
+
+    module: str
+    summary: str
+    runs: str
+
+
+#: Section of the help → name → command.
+SECTIONS: Mapping[str, Mapping[str, Command]] = {
+    "First steps": {
+        "init": Command("init", "Make a mesh here: coordinator, overlay and Ray head.", HERE),
+        "join": Command("join", "Join the mesh that a token names, with a Ray worker.", HERE),
+        "status": Command("status", "Show every node, its path and what the cluster offers.", INSIDE),
+        "run": Command("run", "Run a command that finds the Ray cluster by itself.", INSIDE),
+        "dashboard": Command("dashboard", "Show Ray's dashboard, and the token that it asks for.", INSIDE),
+        "doctor": Command("doctor", "Find out what is wrong and how to fix it.", INSIDE),
+    },
+    "Every day": {
+        "up": Command("lifecycle", "Start this node again.", HERE),
+        "down": Command("lifecycle", "Stop this node; it stays enrolled.", HERE),
+        "leave": Command("lifecycle", "Un-enrol this node and remove all its state.", HERE),
+        "logs": Command("logs", "Show what agent, coordinator, engine and Ray wrote.", INSIDE),
+        "ping": Command("ping", "Measure the path to one node over the overlay.", INSIDE),
+        "env": Command("env", "Print the environment of `meshray run` as shell exports.", INSIDE),
+    },
+    "Administration": {
+        "token": Command("token", "Make, list and revoke the tokens with which nodes join.", INSIDE),
+        "node": Command("node", "Add, list, remove, drain and rename nodes.", INSIDE),
+        "peer": Command("peer", "Let in a device that has only wg-quick.", INSIDE),
+        "secrets": Command("secrets", "Change the secrets that all nodes share.", INSIDE),
+    },
+    "For other programs": {
+        "render": Command("render", "Print a configuration file: wireguard, systemd, slurm.", INSIDE),
+        "completion": Command("completion", "Print the completion script for a shell.", HERE),
+    },
+}
+
+
+def find(name: str) -> Command | None:
+    """Return the command of this name; None if there is none."""
+    return next((section[name] for section in SECTIONS.values() if name in section), None)
