@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-#: Ray takes 30 % of the memory for its object store, and at most 95 % of /dev/shm (ray._private.ray_constants and
-#: ray._private.resource_spec): so much of /dev/shm is needed for each byte of the store.
-_STORE_OF_MEMORY = 0.3
-_STORE_OF_SHM = 0.95
+from meshray.model.ray_options import STORE_OF_SHM, object_store
+
 #: Ray's own small things, and those of the libraries that also use /dev/shm (PyTorch's workers).
 _SHM_SPARE = 256 * 1024**2
 #: Where the node's state lies inside.
@@ -20,7 +18,6 @@ STATE = "/var/lib/meshray"
 #: On everything that is made in the engine.
 LABEL = "io.meshray"
 NVIDIA = "nvidia"
-_OBJECT_STORE = "--object-store-memory"
 
 
 @dataclass(frozen=True)
@@ -69,17 +66,8 @@ def shm_bytes(ray_args: Sequence[str], engine_memory: int) -> int:
         ray_args: for `ray start`, of which --object-store-memory is looked at.
         engine_memory: all memory of the engine's machine, bytes.
     """
-    wanted = _asked_for(ray_args) or int(engine_memory * _STORE_OF_MEMORY)
-    return int(wanted / _STORE_OF_SHM) + _SHM_SPARE
-
-
-def _asked_for(ray_args: Sequence[str]) -> int:
-    for word, following in zip(ray_args, [*ray_args[1:], ""], strict=False):
-        name, equals, value = word.partition("=")
-        amount = value if equals else following
-        if name == _OBJECT_STORE and amount.isdecimal():
-            return int(amount)
-    return 0
+    wanted, _ = object_store(ray_args, engine_memory)
+    return int(wanted / STORE_OF_SHM) + _SHM_SPARE
 
 
 def free_name(wanted: str, taken: Collection[str]) -> str:

@@ -1,0 +1,34 @@
+"""Options of `ray start` that a user typed, and what follows from them (pure).
+
+>>> object_store(("--object-store-memory=1000000000",), memory=0)
+(1000000000, True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: Ray takes 30 % of the memory for its object store (DEFAULT_OBJECT_STORE_MEMORY_PROPORTION of ray_constants.py) and at
+#: most 95 % of /dev/shm (ray._private.utils).
+STORE_OF_MEMORY = 0.3
+STORE_OF_SHM = 0.95
+
+
+def value_of(arguments: Sequence[str], name: str) -> str:
+    """Return the value of ``--name=value`` or ``--name value``, the last one given; empty where there is none."""
+    found = ""
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == name:
+            found = value if equals else next(iter(arguments[place + 1 : place + 2]), "")
+    return found
+
+
+def object_store(arguments: Sequence[str], memory: int) -> tuple[int, bool]:
+    """Return the bytes of Ray's object store, and whether the user asked for them.
+
+    Args:
+        memory: of which Ray takes its share where the user asked for nothing, bytes.
+    """
+    asked = value_of(arguments, "--object-store-memory")
+    return (int(asked), True) if asked.isdecimal() else (int(memory * STORE_OF_MEMORY), False)
