@@ -13,10 +13,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -137,6 +138,7 @@ def _compose(
             on_instance=agent.tell_ray_instance,
             renew=renewal_of(state, environ, agent.use_ray),
             check_start=lambda: require_guarded(parts.firewall, unguarded=enrolment.unguarded),
+            examine_machine=partial(_slow_because, home, environ),
         )
 
     parts.ray = part(ray)
@@ -145,6 +147,12 @@ def _compose(
         agent, lambda: _driver_environment(state, find_local_ray(home, enrolment, state.map, environ))
     )
     return agent, ControlServer(operations.for_everybody(), operations.for_owner(), enrolment.user_uid)
+
+
+async def _slow_because(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> str:
+    from meshray.doctor.quick import before_ray
+
+    return "; ".join(check.evidence for check in await before_ray(home, environ, ray_args))
 
 
 def _forwards(state: NodeState) -> Forwards:

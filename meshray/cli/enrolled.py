@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from meshray.node.enrolment import Enrolment
     from meshray.raynode.versions import RayInstallation
     from meshray.runtime.base import Progress
-
-#: A resolver that does not know the host's own name may take half a minute to say so.
-_RESOLVER_S = 3.0
 
 
 def require_stranger(home: Home, mesh_id: str = "") -> None:
@@ -114,6 +111,7 @@ def look_for_ray(
         MeshrayError: there is none that can be used.
         UsageError: it does not have such an option.
     """
+    from meshray.doctor.quick import before_ray
     from meshray.linux.user import User
     from meshray.raynode.preflight import check_head
     from meshray.raynode.versions import check_options, find_ray
@@ -126,27 +124,13 @@ def look_for_ray(
         check_head(installation)
     versions = installation.versions
     progress.stage("find ray", "ok", f"Ray {versions.ray}, Python {versions.python}, runs as {user.name}")
-    for problem in _host_problems():
-        app.warn(problem)
+    for check in asyncio.run(before_ray(app.own_home, app.environ, args)):
+        app.warn(f"{check.evidence}; {check.fix}")
     return installation
-
-
-def _host_problems() -> list[str]:
-    from meshray.raynode.preflight import host_problems
-
-    found: list[str] = []
-    looking = threading.Thread(target=lambda: found.extend(host_problems()), daemon=True)
-    looking.start()
-    looking.join(_RESOLVER_S)
-    if looking.is_alive():
-        return ["this machine's own host name is slow to resolve: Ray will start slowly (add it to /etc/hosts)"]
-    return found
 
 
 def answers_directly(enrolment: Enrolment) -> bool:
     """Whether the coordinator answers at an address that needs no tunnel."""
-    import asyncio
-
     from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint))
@@ -166,8 +150,6 @@ def unenrol(enrolment: Enrolment, *, take_back: bool = False) -> None:
     Raises:
         UnreachableError: no address of the coordinator answered.
     """
-    import asyncio
-
     from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)

@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-#: Threads are made when they are wanted; one survey wants eight at most. They are the doctor's own: asyncio's few are
-#: shared, and waiting for one would look like a slow machine.
-_POOL = ThreadPoolExecutor(16, "doctor")
-
 
 async def in_thread(look: Callable[[], T]) -> T:
-    """Runs what blocks; raises what it raises."""
-    return await asyncio.get_running_loop().run_in_executor(_POOL, look)
+    """Run what blocks in a thread of its own, which does not hold up the end of the process; raises what it raises."""
+    found: Future[T] = Future()
+    found.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            found.set_result(look())
+        except BaseException as error:
+            found.set_exception(error)
+
+    Thread(target=run, name="doctor", daemon=True).start()
+    return await asyncio.wrap_future(found)
 
 
 async def in_time(look: Awaitable[T], patience_s: float) -> T | None:

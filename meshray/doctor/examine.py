@@ -44,7 +44,7 @@ def examine(
         if of_mesh is not None:
             # Without what it depends on it cannot even be looked at.
             roots.append(Root(spec.code, frozenset(), of_mesh.title))
-            report.append(_check(spec, Finding(SKIP, f"follows from: {of_mesh.title}")))
+            report.append(spec.line(Finding(SKIP, f"follows from: {of_mesh.title}")))
             continue
         found = []
         for finding in take_over(spec.code, list(spec.look(facts)), facts):
@@ -55,20 +55,6 @@ def examine(
                 finding = replace(finding, status=SKIP, evidence=f"follows from: {root.title}", fix="", repair="")  # noqa: PLW2901
             elif finding.status == FAIL or finding.blinds:
                 found.append(Root(spec.code, concerns, spec.title))
-            report.append(_check(spec, finding))
+            report.append(spec.line(finding))
         roots += found
     return tuple(check for check in report if node is None or not check.node or node in (check.node, check.peer))
-
-
-def _check(spec: Spec, finding: Finding) -> Check:
-    return Check(
-        spec.code,
-        spec.title,
-        spec.depends_on,
-        finding.status,
-        finding.node,
-        finding.peer,
-        finding.evidence,
-        finding.fix,
-        finding.repair,
-    )

@@ -50,6 +50,20 @@ class Spec:
     depends_on: tuple[str, ...]
     look: Callable[[Facts], Iterable[Finding]] = field(repr=False)
 
+    def line(self, found: Finding) -> Check:
+        """Return the finding as a line of the report."""
+        return Check(
+            self.code,
+            self.title,
+            self.depends_on,
+            found.status,
+            found.node,
+            found.peer,
+            found.evidence,
+            found.fix,
+            found.repair,
+        )
+
 
 @dataclass(frozen=True)
 class Check:

@@ -6,8 +6,6 @@ MeshrayError: Ray's GCS needs TCP port 6379, which redis-server (pid 812) has
 
 from __future__ import annotations
 
-import shutil
-import socket
 import stat
 from collections.abc import Iterable
 from ipaddress import IPv4Address
@@ -20,10 +18,6 @@ from meshray.linux.user import User
 from meshray.model.ray_ports import RayPorts, choice_hint
 from meshray.raynode.versions import RayInstallation
 
-#: Ray refuses work at 95 % full disks and writes its logs and spilled objects there, bytes.
-_LEAST_DISK = 1024**3
-#: Below this Ray's object store falls back to the disk, bytes.
-_LEAST_SHARED_MEMORY = 256 * 1024**2
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - only compared
 _LOOPBACK = "127.0.0.1"
 
@@ -84,24 +78,3 @@ def check_readable(path: Path, user: User) -> None:
                 f"Ray runs as {user.name}, who may not read {path}: {part} keeps others out",
                 hint=f"chmod o+x {part}" if needed == stat.S_IXOTH else "meshray down, then meshray up",
             )
-
-
-def host_problems() -> list[str]:
-    """What makes Ray slow on this machine, in sentences. May block for as long as the resolver does."""
-    problems = []
-    name = socket.gethostname()
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError:
-        problems.append(
-            f"this machine's own name, {name}, does not resolve: Ray starts tens of seconds slower; "
-            f"add '127.0.1.1 {name}' to /etc/hosts"
-        )
-    for folder, least, effect in (
-        ("/dev/shm", _LEAST_SHARED_MEMORY, "Ray's object store falls back to the disk"),  # noqa: S108
-        ("/tmp", _LEAST_DISK, "Ray may stop taking work"),  # noqa: S108
-    ):
-        free = shutil.disk_usage(folder).free if Path(folder).is_dir() else 0
-        if free < least:
-            problems.append(f"{folder} has only {free // 1024**2} MB free: {effect}")
-    return problems

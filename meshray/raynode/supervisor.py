@@ -74,8 +74,6 @@ _CLOCK_SLACK_S = 1.0
 _STOP_GRACE_S = 10.0
 #: `ray start --block` looks every second whether one of its processes ended, says which, and ends.
 _LAST_WORDS_S = 4.0
-#: The resolver may hang; a start is not held up for longer than this.
-_PREFLIGHT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,10 @@ class RayNow:
     lived_s: float = 0.0
 
 
+async def _find_nothing(ray_args: Sequence[str]) -> str:
+    return ""
+
+
 class RayNode:
     """The supervisor of one node's Ray.
 
@@ -108,6 +110,8 @@ class RayNode:
         on_instance: called with the instance of this head's Ray; empty: it is down.
         renew: before each start returns the Ray that is to run; raises MeshrayError where there is none.
         check_start: raises MeshrayError where Ray must not be started now.
+        examine_machine: before each start returns what makes Ray slow on this machine, given the arguments of
+            `ray start`; empty: nothing.
 
     Attributes:
         last_error: why Ray is not running, or why it is slow; empty when all is well.
@@ -124,6 +128,7 @@ class RayNode:
         on_instance: Callable[[str], None],
         renew: Callable[[RayInstallation], Awaitable[RayInstallation]] | None = None,
         check_start: Callable[[], None] | None = None,
+        examine_machine: Callable[[Sequence[str]], Awaitable[str]] = _find_nothing,
     ) -> None:
         self._installation = installation
         self._plan = plan
@@ -156,6 +161,7 @@ class RayNode:
         self.last_error = ""
         self._renew = renew
         self._check_start = check_start
+        self._examine_machine = examine_machine
         self._table = NodeTable(home, plan, user, lambda: self.token)
 
     @property
@@ -332,13 +338,7 @@ class RayNode:
         if self._plan.token_path and token:
             self._write_token(self._plan.token_path, token)
             await asyncio.to_thread(self._offer_token, token)
-        if overlay_netns.entered() is not None:
-            return  # its own name is known there, and its shared memory large
-        try:
-            problems = await asyncio.wait_for(asyncio.to_thread(preflight.host_problems), _PREFLIGHT_S)
-        except asyncio.TimeoutError:
-            problems = ["this machine's own name is slow to resolve: Ray starts tens of seconds slower"]
-        self.last_error = "; ".join(problems)
+        self.last_error = await self._examine_machine(plan.extra_args)
 
     def _write_token(self, path: Path, token: str) -> None:
         user_token.write_token(path, token, self._user)

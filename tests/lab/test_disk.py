@@ -68,7 +68,7 @@ def place() -> Iterator[Place]:
             for number, name in enumerate(("head", "worker", "late", "later"), start=10)
         )
         for host in (head, worker):
-            host.shell(f"mkdir -p {STATE} && mount -t tmpfs -o size=1m,mode=700 tmpfs {STATE}")
+            host.shell(f"mkdir -p {STATE} && mount -t tmpfs -o size=32m,mode=700 tmpfs {STATE}")
         # A file system with files open for writing cannot be made read-only: the logs lie on one of their own.
         worker.shell(f"mkdir {STATE}/log && mount -t tmpfs -o mode=700 tmpfs {STATE}/log")
         yield Place(Cluster.without_ray(head, [worker]), worker, late, later)

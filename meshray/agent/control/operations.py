@@ -16,7 +16,7 @@ from meshray.agent.control.control_server import Operation
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.status.progress import Emit
 from meshray.agent.status.report import build_status, path_to
-from meshray.agent.status.snapshot import snapshot_of, summary_of
+from meshray.agent.status.snapshot import snapshot_of, summary_of, with_machine
 from meshray.errors import MeshrayError, UsageError
 from meshray.model import wire
 from meshray.model.address import Endpoint
@@ -70,7 +70,8 @@ class Operations:
         }
 
     async def _status(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        return to_json(build_status(snapshot_of(self._agent.sources, await self._ray_table())))
+        sources = self._agent.sources
+        return to_json(build_status(await with_machine(sources, snapshot_of(sources, await self._ray_table()))))
 
     async def _progress(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
         was_up = self._agent.progress.up

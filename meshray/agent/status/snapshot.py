@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -74,6 +75,16 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         last_offer=sources.offers.last,
         why_not_direct=paths.why_not_direct,
     )
+
+
+async def with_machine(sources: Sources, snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot with what the doctor's quick checks find on this machine."""
+    from meshray.doctor.quick import of_machine
+
+    ray, me, home = sources.parts.ray, str(sources.state.me.name), sources.state.home
+    ray_args = ray.now.plan.extra_args if ray is not None else None
+    failed, warned = await of_machine(snapshot.complaints, me, home, os.environ, ray_args)
+    return replace(snapshot, complaints=(*snapshot.complaints, *failed), notices=(*snapshot.notices, *warned))
 
 
 def summary_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshray.doctor.host import host_spec
-from meshray.doctor.machine.facts import Folder, MachineFacts
+from meshray.doctor.machine.facts import RAY, Folder, MachineFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.wireguard.config import REJECT_AFTER_S
 
@@ -138,6 +138,9 @@ def shared_memory(facts: MachineFacts) -> Finding:
         return Finding(FAIL, "there is no /dev/shm", "mount -t tmpfs tmpfs /dev/shm; in a container: --shm-size=4g")
     store, total = facts.object_store or 0, facts.shm_total
     has = f"/dev/shm has {total // _MB} MB"  # noqa: S108 - it is where Ray's object store is
+    if facts.shm_free is not None and facts.shm_free < total and all(one.name != RAY for one in facts.processes):
+        # Ray, once it runs, has taken its part itself.
+        has, total = f"{has}, {facts.shm_free // _MB} MB of them free", facts.shm_free
     told = f"{has}, the object store wants {store // _MB} MB"
     fix = f"mount -o remount,size={max(2 * store, 512 * _MB) // _MB}m /dev/shm; in a container: --shm-size"
     if total < _LEAST_OBJECT_STORE or (store > total and facts.object_store_asked and not facts.slow_storage):
@@ -219,4 +222,10 @@ SPECS: tuple[Spec, ...] = (
     _spec("hostname_resolves", "the machine's own name", hostname_resolves),
     _spec("shared_memory", "shared memory for the object store", shared_memory),
     _spec("proxy_variables", "proxy variables", proxy_variables),
+)
+#: What matters for Ray's start and costs next to nothing: looked at before each start and for each status, too.
+QUICK: tuple[Spec, ...] = tuple(
+    spec
+    for spec in (*GROUND, *SPECS)
+    if spec.code in {"disk_space", "open_files", "hostname_resolves", "shared_memory"}
 )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: How the process of `ray start` is called among `ProcessLimits`.
+RAY = "Ray"
+
 
 @dataclass(frozen=True)
 class Folder:

@@ -9,7 +9,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_network
@@ -17,15 +17,15 @@ from pathlib import Path
 
 from meshray.doctor.context import Context
 from meshray.doctor.deadlines import in_thread
-from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
+from meshray.doctor.machine.facts import RAY, Folder, MachineFacts, ProcessLimits, ProxyEnvironment
+from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.trust import is_root
 from meshray.model.address import Endpoint
+from meshray.model.ray_options import object_store, value_of
 from meshray.runtime.privileged.boundary import is_container, weak_part_here
 
-#: Ray's own ways of choosing: 30 % of what is free (DEFAULT_OBJECT_STORE_MEMORY_PROPORTION of ray_constants.py).
-_RAYS_SHARE = 0.3
 _RAY_TEMP = "/tmp"  # noqa: S108 - it is where Ray works
 _SHARED = "/dev/shm"  # noqa: S108
 #: For the coordinator's answer, and for the own name; Ray has no such patience limit.
@@ -38,17 +38,18 @@ _TRUE = frozenset({"1", "true"})
 
 async def look(context: Context) -> MachineFacts:
     """The facts of this node."""
-    (offset, unknown), (error, seconds), facts = await asyncio.gather(
-        _clock(context), _own_name(), in_thread(partial(_at_rest, context))
-    )
-    return replace(
-        facts,
-        clock_offset_s=offset,
-        clock_unknown=unknown,
-        hostname=socket.gethostname(),
-        hostname_error=error,
-        hostname_s=seconds,
-    )
+    (offset, unknown), facts = await asyncio.gather(_clock(context), _named(partial(_settled, context)))
+    return replace(facts, clock_offset_s=offset, clock_unknown=unknown)
+
+
+async def look_before_ray(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> MachineFacts:
+    """Return what matters for Ray's start."""
+    return await _named(partial(at_rest, home, environ, ray_args))
+
+
+async def _named(look_at_rest: Callable[[], MachineFacts]) -> MachineFacts:
+    (error, seconds), facts = await asyncio.gather(_own_name(), in_thread(look_at_rest))
+    return replace(facts, hostname=socket.gethostname(), hostname_error=error, hostname_s=seconds)
 
 
 async def _clock(context: Context) -> tuple[float | None, str]:
@@ -100,47 +101,48 @@ async def _own_name() -> tuple[str, float | None]:
     return (error, time.monotonic() - began[0]) if began else ("", None)
 
 
-def _at_rest(context: Context) -> MachineFacts:
-    """What is read from this machine alone."""
-    ray = ManagedProcess(context.home.pid_file("ray")).pid
-    plan = context.ray_plan
-    asked = _option(plan.extra_args, "--object-store-memory") if plan else ""
+def at_rest(
+    home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None, *, is_agent: bool = False
+) -> MachineFacts:
+    """Return what is read from this machine within a millisecond: folders, limits, shared memory.
+
+    Args:
+        ray_args: for `ray start`; None: no Ray is to run here.
+        is_agent: this process is the node's agent.
+    """
+    store, asked = object_store(ray_args or (), _meminfo("MemAvailable") or 0)
     shm_total, shm_free = _room(overlay_netns.path(_SHARED))
-    overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
-    environments = dict(_environments(context, ray))
-    free_memory = _meminfo("MemAvailable")
     return MachineFacts(
-        with_ray=plan is not None,
+        with_ray=ray_args is not None,
+        shm_total=shm_total,
+        shm_free=shm_free,
+        object_store=store,
+        object_store_asked=asked,
+        slow_storage=environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE") == "1",
+        processes=tuple(_processes(home, is_agent=is_agent)),
+        folders=tuple(_folders(home, environ, ray_args)),
+    )
+
+
+def _settled(context: Context) -> MachineFacts:
+    """What is read from this machine alone."""
+    ray_args = context.ray_plan.extra_args if context.ray_plan is not None else None
+    overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
+    return replace(
+        at_rest(context.home, context.environ, ray_args, is_agent=context.status is not None),
         rmem_max=_number("/proc/sys/net/core/rmem_max"),
         wmem_max=_number("/proc/sys/net/core/wmem_max"),
         conntrack_count=_number("/proc/sys/net/netfilter/nf_conntrack_count"),
         conntrack_max=_number("/proc/sys/net/netfilter/nf_conntrack_max"),
         proxies=tuple(
-            found for whose, one in environments.items() if (found := proxies_of(whose, one, str(overlay or "")))
+            found for whose, one in _environments(context) if (found := proxies_of(whose, one, str(overlay or "")))
         ),
         overlay=str(overlay or ""),
-        shm_total=shm_total,
-        shm_free=shm_free,
-        object_store=int(asked) if asked.isdecimal() else int((free_memory or 0) * _RAYS_SHARE),
-        object_store_asked=asked.isdecimal(),
-        slow_storage=context.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE") == "1",
-        processes=tuple(_processes(context, ray)),
-        folders=tuple(_folders(context)),
         runs_as_root=is_root() and not is_container(),
         installation=sys.prefix,
         weak_part=weak_part_here(),
         weak_is_meant=context.trusts_user_environment,
     )
-
-
-def _option(arguments: Sequence[str], name: str) -> str:
-    """The value of ``--name=value`` or ``--name value``, the last one given."""
-    found = ""
-    for place, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option == name:
-            found = value if equals else next(iter(arguments[place + 1 : place + 2]), "")
-    return found
 
 
 def _number(path: str) -> int | None:
@@ -166,8 +168,9 @@ def _room(folder: Path) -> tuple[int | None, int | None]:
     return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
 
 
-def _environments(context: Context, ray: int | None) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _environments(context: Context) -> Iterator[tuple[str, Mapping[str, str]]]:
     yield ("the agent" if context.status is not None else "this shell"), context.environ
+    ray = ManagedProcess(context.home.pid_file("ray")).pid
     if ray is None:
         return
     try:
@@ -207,15 +210,13 @@ def _covers(item: str, overlay: str) -> bool:
     return network.version == wanted.version and network.supernet_of(wanted)  # type: ignore[arg-type]
 
 
-def _processes(context: Context, ray: int | None) -> Iterator[ProcessLimits]:
-    if context.status is not None:
+def _processes(home: Home, *, is_agent: bool) -> Iterator[ProcessLimits]:
+    if is_agent:
         yield from _limits("the agent", os.getpid())
-    for name in ("coordinator", "engine"):
-        pid = ManagedProcess(context.home.pid_file(name)).pid
+    for part, name in (("coordinator", "the coordinator"), ("engine", "the engine"), ("ray", RAY)):
+        pid = ManagedProcess(home.pid_file(part)).pid
         if pid is not None:
-            yield from _limits(f"the {name}", pid)
-    if ray is not None:
-        yield from _limits("Ray", ray)
+            yield from _limits(name, pid)
 
 
 def _limits(name: str, pid: int) -> Iterator[ProcessLimits]:
@@ -229,13 +230,12 @@ def _limits(name: str, pid: int) -> Iterator[ProcessLimits]:
         yield ProcessLimits(name, pid, int(found[1]), int(found[2]), used)
 
 
-def _folders(context: Context) -> Iterator[Folder]:
-    plan = context.ray_plan
+def _folders(home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None) -> Iterator[Folder]:
     mounts = _mounts()
-    yield _folder("meshray's state", context.home.state, mounts)
-    yield _folder("meshray's sockets", context.home.run, mounts)
-    if plan is not None:
-        temp = _option(plan.extra_args, "--temp-dir") or context.environ.get("RAY_TMPDIR") or _RAY_TEMP
+    yield _folder("meshray's state", home.state, mounts)
+    yield _folder("meshray's sockets", home.run, mounts)
+    if ray_args is not None:
+        temp = value_of(ray_args, "--temp-dir") or environ.get("RAY_TMPDIR") or _RAY_TEMP
         yield _folder("Ray's logs and spilled objects", overlay_netns.path(temp), mounts, for_ray=True)
 
 

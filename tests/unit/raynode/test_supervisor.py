@@ -125,7 +125,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     monkeypatch.setattr(supervisor, "Family", partial(NoFamily, machine))
     monkeypatch.setattr(preflight, "require_free", machine.require_free)
     monkeypatch.setattr(temp_folder, "find_temp_folder", lambda environ, user: machine.temp_folder)
-    monkeypatch.setattr(preflight, "host_problems", list)
     return machine
 
 

@@ -1,0 +1,54 @@
+"""The doctor's checks that are cheap enough for every start of Ray and every status.
+
+What warns before Ray starts, what status lists and what the doctor reports is decided by the same functions.
+
+>>> [(check.code, check.status) for check in judge(MachineFacts(with_ray=True, shm_total=64 * 1024**2))]
+[('shared_memory', 'fail')]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from meshray.doctor.deadlines import in_thread, in_time
+from meshray.doctor.facts import Facts, HostFacts, NodeFacts
+from meshray.doctor.machine import probe
+from meshray.doctor.machine.checks import QUICK
+from meshray.doctor.machine.facts import MachineFacts
+from meshray.doctor.report import FAIL, WARN, Check
+from meshray.home import Home
+from meshray.model.problem import Problem
+
+#: The own name takes the longest, see `meshray.doctor.machine.probe`.
+_BEFORE_RAY_S = 3.0
+#: A folder on a file server that is away; status goes on without.
+_STATUS_S = 0.2
+
+
+def judge(facts: MachineFacts, node: str = "") -> list[Check]:
+    """Return what is wrong with the machine: failures and warnings (pure)."""
+    found = Facts(nodes={node: NodeFacts(node, HostFacts(machine=facts))})
+    return [spec.line(one) for spec in QUICK for one in spec.look(found) if one.status in (FAIL, WARN)]
+
+
+async def before_ray(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> list[Check]:
+    """Return what would make Ray slow, or end it, on this machine."""
+    facts = await in_time(probe.look_before_ray(home, environ, ray_args), _BEFORE_RAY_S)
+    return judge(facts) if facts is not None else []
+
+
+async def of_machine(
+    complaints: Sequence[Problem], node: str, home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None
+) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
+    """Return what is wrong with this machine, for its node's status: what fails as problems, warnings as notices.
+
+    Args:
+        complaints: of the node's parts: a part that was refused something knows more than a look at the folder.
+        ray_args: for `ray start`; None: no Ray is to run here.
+    """
+    facts = await in_time(in_thread(partial(probe.at_rest, home, environ, ray_args, is_agent=True)), _STATUS_S)
+    known = {problem.code for problem in complaints if problem.node == node}
+    checks = [check for check in judge(facts, node) if check.code not in known] if facts is not None else []
+    failed = (Problem(check.code, check.evidence, node, check.fix) for check in checks if check.status == FAIL)
+    return tuple(failed), tuple(check.evidence for check in checks if check.status == WARN)

@@ -1,0 +1,119 @@
+"""What warns before Ray starts, what status lists and what the doctor reports is the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meshray.doctor.context import Context
+from meshray.doctor.examine import examine
+from meshray.doctor.facts import Facts, HostFacts, NodeFacts
+from meshray.doctor.machine import probe
+from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits
+from meshray.doctor.quick import before_ray, judge, of_machine
+from meshray.doctor.report import FAIL, OK, WARN
+from meshray.home import Home
+from meshray.model.problem import Problem
+from meshray.protocol.status import Status
+from tests.unit.raynode.test_command import WORKER
+
+MB = 1024**2
+GB = 1024 * MB
+STATUS = Status("lab", 7, "gpu-1")
+#: Of 10 GB Ray takes 3 for its object store.
+MEMORY = 10 * GB
+
+
+class Machine:
+    """A machine whose /dev/shm and folders are as a test sets them."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.shm = (8 * GB, 8 * GB)
+        self.free = 50 * GB
+        self.limits: ProcessLimits | None = None
+
+    async def judged(self, *ray_args: str) -> tuple[list[tuple[str, str, str]], ...]:
+        """Return (code, level, words) of the preflight, of status and of the doctor."""
+        first = await before_ray(self.home, {}, ray_args)
+        failed, warned = await of_machine((), "gpu-1", self.home, {}, ray_args)
+        context = Context(self.home, {}, status=STATUS, ray_plan=replace(WORKER, extra_args=ray_args))
+        facts = Facts(nodes={"gpu-1": NodeFacts(host=HostFacts(machine=await probe.look(context)))})
+        said = [check for check in examine(facts) if check.status in (FAIL, WARN) and check.code in CODES]
+        return (
+            [(check.code, check.status, check.evidence) for check in first],
+            [(problem.code, FAIL, problem.text) for problem in failed]
+            + [(self._code(text, said), WARN, text) for text in warned],
+            [(check.code, check.status, check.evidence) for check in said],
+        )
+
+    @staticmethod
+    def _code(text: str, said: list) -> str:  # type: ignore[type-arg]
+        return next((check.code for check in said if check.evidence == text), "")
+
+
+CODES = {"disk_space", "open_files", "shared_memory", "hostname_resolves"}
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(Home(tmp_path, tmp_path))
+
+    async def own_name() -> tuple[str, float | None]:
+        return "", 0.01
+
+    def folder(use: str, path: Path, mounts: object, *, for_ray: bool = False) -> Folder:
+        return Folder(use, str(path), total=100 * GB, free=machine.free, kind="ext4", for_ray=for_ray)
+
+    def limits(name: str, pid: int) -> list[ProcessLimits]:
+        return [machine.limits] if machine.limits is not None else []
+
+    monkeypatch.setattr(probe, "_own_name", own_name)
+    monkeypatch.setattr(probe, "_room", lambda path: machine.shm)
+    monkeypatch.setattr(probe, "_meminfo", lambda name: MEMORY)
+    monkeypatch.setattr(probe, "_folder", folder)
+    monkeypatch.setattr(probe, "_limits", limits)
+    return machine
+
+
+@pytest.mark.parametrize("ray_args", [(), ("--object-store-memory=80000000",)], ids=["default", "80 MB asked for"])
+@pytest.mark.parametrize("size", [64, 100, 150, 200, 255, 256, 300])
+async def test_three_say_the_same_of_shared_memory(machine: Machine, size: int, ray_args: tuple[str, ...]) -> None:
+    machine.shm = (size * MB, size * MB)
+    first, status, doctor = await machine.judged(*ray_args)
+    assert first == status == doctor
+    level = FAIL if size < 75 else OK if ray_args else WARN
+    assert [(code, seen) for code, seen, _ in doctor] == ([("shared_memory", level)] if level != OK else [])
+    assert all(f"/dev/shm has {size} MB" in words for _, _, words in doctor)
+
+
+@pytest.mark.parametrize(("free", "level"), [(10 * MB, FAIL), (900 * MB, FAIL), (4 * GB, FAIL), (6 * GB, OK)])
+async def test_three_say_the_same_of_a_full_disk(machine: Machine, free: int, level: str) -> None:
+    machine.free = free
+    first, status, doctor = await machine.judged()
+    assert first == status == doctor
+    assert [(code, seen) for code, seen, _ in doctor] == ([("disk_space", level)] if level != OK else [])
+
+
+@pytest.mark.parametrize(("soft", "hard", "level"), [(200, 8192, FAIL), (1024, 4096, WARN), (1024, 8192, OK)])
+async def test_status_and_doctor_say_the_same_of_open_files(machine: Machine, soft: int, hard: int, level: str) -> None:
+    machine.limits = ProcessLimits("the agent", 7, soft, hard, 60)
+    _, status, doctor = await machine.judged()
+    assert status == doctor
+    assert [(code, seen) for code, seen, _ in doctor] == ([("open_files", level)] if level != OK else [])
+
+
+def test_other_programs_take_shared_memory_from_a_ray_that_is_to_start() -> None:
+    full = MachineFacts(with_ray=True, shm_total=8 * GB, shm_free=10 * MB, object_store=GB)
+    assert [(check.code, check.status) for check in judge(full)] == [("shared_memory", FAIL)]
+    # What is taken here is Ray's own object store.
+    running = replace(full, processes=(ProcessLimits("Ray", 9, 1024, 8192, 60),))
+    assert judge(running) == []
+
+
+async def test_what_a_part_was_refused_is_not_said_twice(machine: Machine) -> None:
+    machine.free = 1024
+    refused = Problem("disk_space", "the map cannot be kept on disk", "gpu-1", "df -h")
+    assert await of_machine((refused,), "gpu-1", machine.home, {}, ()) == ((), ())
