@@ -33,13 +33,12 @@ from meshray.agent.status.progress import Progress
 from meshray.agent.status.snapshot import Sources
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.linux.tasks import Tasks
-from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.amounts import counted
 from meshray.model.epochs import SharedSecrets
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
-from meshray.model.question import ROTATE_KEY, SURVEY, Question
+from meshray.protocol.connection import ROTATE_KEY, SURVEY, Ask, FromCoordinator, Hello, Left, Punch, Secrets
 from meshray.raynode.versions import RayInstallation
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,6 @@ class Agent:
             on_map=self._take_map,
             on_message=self._told,
             hello=self._hello,
-            versions=lambda: parts.versions,
             progress=self.progress,
             membership=state.membership,
         )
@@ -179,17 +177,18 @@ class Agent:
             ray.head_instance(mesh_map.head.ray_instance)
         self.progress.set("coordinator", "ok", f"mesh {mesh_map.mesh.name}, {counted(len(mesh_map.nodes), 'node')}")
 
-    def _told(self, message: Mapping[str, object]) -> None:
+    def _told(self, message: FromCoordinator) -> None:
         pairs = self.paths.pairs
-        if pairs is not None and message.get("type") == "punch":
-            pairs.punch(wire.text(message, "node", 64))
-        elif pairs is not None and message.get("type") == "left":
-            pairs.left(wire.text(message, "node", 64))
-        elif message.get("type") == "secrets":
-            self._shared = SharedSecrets.from_json(message)
-            self._share()
-        elif message.get("type") == "ask":
-            self.tasks.start(self._answer(Question.from_json(message)), "answer")
+        match message:
+            case Punch(node) if pairs is not None:
+                pairs.punch(node)
+            case Left(node) if pairs is not None:
+                pairs.left(node)
+            case Secrets():
+                self._shared = SharedSecrets.of(message)
+                self._share()
+            case Ask():
+                self.tasks.start(self._answer(message), "answer")
 
     def _share(self) -> None:
         """Holds what the coordinator says that this node is to hold, as far as the map does not need more; it may come
@@ -202,8 +201,8 @@ class Agent:
         self._say_hello()
         self.state.wake()
 
-    async def _answer(self, question: Question) -> None:
-        await self.connection.say((await self._questions.answer(question)).to_json())
+    async def _answer(self, question: Ask) -> None:
+        await self.connection.say((await self._questions.answer(question)).bounded())
 
     async def _survey(self) -> Mapping[str, object]:
         # Imported with the first question: the checks' groups are large, and most nodes are never asked.
@@ -215,10 +214,11 @@ class Agent:
 
     # ---- what the coordinator is told
 
-    def _hello(self) -> Mapping[str, object]:
+    def _hello(self) -> Hello:
         return hello_of(
             self.state,
             self.keys.private.public(),
+            self.parts.versions,
             hubs=self.paths.hubs.usable,
             outside=self.connection.outside,
             problems=self.parts.firewall.problems() if self.parts.firewall is not None else (),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -26,7 +25,15 @@ from meshray.model.environment import ShownToken
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
-from meshray.protocol.codec import decode_object
+from meshray.protocol.codec import decode_object, encode
+from meshray.protocol.connection import (
+    CLOSE_CANNOT_TELL,
+    CLOSE_NOT_ACCEPTED,
+    CLOSE_REPLACED,
+    FromCoordinator,
+    Message,
+    read_coordinator,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -41,14 +48,6 @@ HEARTBEAT_S = 10.0
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 #: Where an enrolment is undone whose answer did not arrive.
 WITHDRAW = "/v1/withdraw"
-#: The close code by which the coordinator says that this node was removed.
-CLOSE_REMOVED = 4401
-#: … that it does not know this node, but may have forgotten it: its database is an older copy.
-CLOSE_CANNOT_TELL = 4425
-#: … that another connection of the same node took this one's place.
-CLOSE_TAKEN_OVER = 4409
-
-
 #: What makes a copy of a node's disk a node of its own. It must not un-enrol the original.
 ON_THE_COPY = "on the copy: meshray leave --local, then meshray join TOKEN (on the head: meshray token create)"
 
@@ -324,10 +323,11 @@ class Link:
         """The WebSocket itself, for what is not JSON."""
         return self._socket
 
-    async def messages(self) -> AsyncIterator[Mapping[str, object]]:
-        """What the coordinator sends, until the link ends.
+    async def messages(self) -> AsyncIterator[FromCoordinator]:
+        """What the coordinator sends, as far as it is known here, until the link ends.
 
         Raises:
+            WireError: a message is malformed.
             RemovedFromMesh: the coordinator closed because this node was removed.
             CoordinatorBehind: it does not know this node, and cannot know whether it should.
             TakenOver: another agent connected as this node.
@@ -335,13 +335,13 @@ class Link:
         import aiohttp
 
         async for message in self._socket:
-            if message.type is aiohttp.WSMsgType.TEXT:
-                yield decode_object(message.data)
-        if self._socket.close_code == CLOSE_REMOVED:
+            if message.type is aiohttp.WSMsgType.TEXT and (known := read_coordinator(message.data)) is not None:
+                yield known
+        if self._socket.close_code == CLOSE_NOT_ACCEPTED:
             raise RemovedFromMesh
         if self._socket.close_code == CLOSE_CANNOT_TELL:
             raise CoordinatorBehind
-        if self._socket.close_code == CLOSE_TAKEN_OVER:
+        if self._socket.close_code == CLOSE_REPLACED:
             raise TakenOver
 
     def leaves_from(self, addresses: Collection[str]) -> bool:
@@ -349,9 +349,9 @@ class Link:
         name = self._socket.get_extra_info("sockname")
         return not name or name[0] in addresses or ip_address(name[0]).is_loopback
 
-    async def send(self, message: Mapping[str, object]) -> None:
+    async def send(self, message: Message) -> None:
         """Sends one message; raises ConnectionError where the link has ended."""
-        await self._socket.send_str(json.dumps(message))
+        await self._socket.send_str(encode(message))
 
     async def close(self) -> None:
         """Ends the link and its session."""

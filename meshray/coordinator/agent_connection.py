@@ -1,12 +1,6 @@
 """One agent's WebSocket: the map and its changes out, reports in.
 
-    recall ◄─► recalled     only where the agent knows what the coordinator has forgotten
-    map ──►  change ──► …   the map once, then whatever changed in it
-         ◄── hello …        what the node is, again after each change
-
-The messages and their keys are in docs/protocol.md.
-
-Unknown types are ignored, so that a newer agent may say more. What is malformed ends the connection.
+The messages are `meshray.protocol.connection`'s. What is malformed ends the connection.
 
 Of hello, ray, seen and silence the newest counts: while a node's budget (`meshray.coordinator.budgets`) is used up they
 wait and replace one another. Messages beyond their budget are read later, punch and left are dropped.
@@ -19,36 +13,50 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
 from aiohttp import WSMsgType, web
+from msgspec import UNSET
 
 from meshray.coordinator.admission import UnknownError
-from meshray.coordinator.publisher import (
+from meshray.coordinator.publisher import Outbox
+from meshray.coordinator.reports import Reports
+from meshray.coordinator.restore.recovery import CannotTell
+from meshray.coordinator.service import Service
+from meshray.errors import MeshrayError, RefusedError
+from meshray.linux.tasks import Tasks
+from meshray.model.address import Endpoint
+from meshray.model.attestation import Attestation, Removals
+from meshray.model.enrol import INSTANCE_HEADER, LONGEST_INSTANCE, TICKET_HEADER
+from meshray.model.node import Node, Versions
+from meshray.model.ray_ports import ports_of_node
+from meshray.protocol.codec import WireError, encode, optional
+from meshray.protocol.connection import (
     CLOSE_BAD_MESSAGE,
     CLOSE_CANNOT_TELL,
     CLOSE_ENDING,
     CLOSE_NOT_ACCEPTED,
     CLOSE_TOO_LONG,
     CLOSE_TOO_SLOW,
-    Outbox,
+    MAX_ANSWER_BYTES,
+    Answer,
+    Down,
+    FromAgent,
+    GivenUp,
+    Hello,
+    Left,
+    PunchWanted,
+    RayInstance,
+    Recall,
+    Recalled,
+    Seen,
+    Silence,
+    TicketWanted,
+    read_agent,
 )
-from meshray.coordinator.reports import Reports
-from meshray.coordinator.restore.recovery import CannotTell
-from meshray.coordinator.service import Service
-from meshray.errors import MeshrayError, RefusedError
-from meshray.linux.tasks import Tasks
-from meshray.model import wire
-from meshray.model.address import Endpoint
-from meshray.model.attestation import optional_attestation, optional_removals
-from meshray.model.enrol import INSTANCE_HEADER, LONGEST_INSTANCE, TICKET_HEADER
-from meshray.model.node import Node, Versions
-from meshray.model.question import MAX_ANSWER_BYTES, Answer
-from meshray.model.ray_ports import ports_from_json
-from meshray.protocol.codec import WireError, decode_object
-from meshray.protocol.fields import FIRST_EPOCH, MAX_ENDPOINT, MAX_EPOCH, MAX_ITEMS
+from meshray.protocol.fields import MAX_ENDPOINT, MAX_ITEMS
 
 #: Of every message but an answer.
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -127,7 +135,7 @@ class _Link:
         self._service = service
         self._socket = websocket
         self._request = request
-        self._early: list[str] = []
+        self._early: list[FromAgent] = []
         self._reports = Reports()
         self._seen: dict[str, Endpoint | None] = {}
         self._silence: dict[str, str] = {}
@@ -141,23 +149,24 @@ class _Link:
         return await asyncio.wait_for(self._recall(), RECALL_ALL_S)
 
     async def _recall(self) -> list[Node]:
-        await self._socket.send_str('{"type":"recall"}')
+        await self._socket.send_str(encode(Recall()))
         nodes: list[Node] = []
-        size = 0
+        size = early = 0
         while True:
             frame = await self._socket.receive(timeout=RECALL_S)
             if frame.type is not WSMsgType.TEXT:
                 raise ConnectionError("the agent went away while it told its map")
-            text = frame.data
-            message = decode_object(text)
-            if message.get("type") != "recalled":
-                self._early.append(text)
-                if len(self._early) > MAX_EARLY or len(text) > MAX_MESSAGE_BYTES:
+            message = read_agent(frame.data)
+            if not isinstance(message, Recalled):
+                early += 1
+                self._early += [message] if message is not None else []
+                if early > MAX_EARLY or len(frame.data) > MAX_MESSAGE_BYTES:
                     raise WireError("the map was asked for, and other messages came")
-            elif "node" not in message:
+            elif message.node is UNSET:
                 return nodes
-            elif len(nodes) < MAX_RECALLED and (size := size + len(text)) < MAX_RECALLED_BYTES:
-                nodes.append(_node(wire.mapping(message, "node")))
+            elif len(nodes) < MAX_RECALLED and (size := size + len(frame.data)) < MAX_RECALLED_BYTES:
+                # What is wrong with it now, it will report again.
+                nodes.append(replace(Node.of(message.node), faults={}))
 
     async def send(self, node_id: str, outbox: Outbox) -> None:
         """Until the outbox is closed."""
@@ -184,19 +193,20 @@ class _Link:
     async def receive(self, node_id: str, outbox: Outbox) -> None:
         """Until the socket is closed; then closes the outbox."""
         with self._closing(node_id, outbox):
-            for text in self._early:
-                await self._take(node_id, decode_object(text))
+            for early in self._early:
+                await self._take(node_id, early)
             while (message := await self._socket.receive()).type not in (WSMsgType.CLOSE, WSMsgType.CLOSING):
                 if message.type in (WSMsgType.CLOSED, WSMsgType.ERROR):
                     self.has_ended = _closed_by_machine(self._socket.exception())
                     return
                 if message.type is not WSMsgType.TEXT:
                     raise WireError("only text messages are part of this protocol")
-                value = decode_object(message.data)
-                if len(message.data) > MAX_MESSAGE_BYTES and value.get("type") != "answer":
+                value = read_agent(message.data)
+                if len(message.data) > MAX_MESSAGE_BYTES and not isinstance(value, Answer):
                     outbox.close(CLOSE_TOO_LONG, f"a message has more than {MAX_MESSAGE_BYTES // 1024} KiB")
                     return
-                await self._take(node_id, value)
+                if value is not None:
+                    await self._take(node_id, value)
                 if wait_s := self._service.budgets.message_wait_s(node_id, len(message.data)):
                     await asyncio.sleep(wait_s)
 
@@ -250,31 +260,38 @@ class _Link:
             if self._request.transport is not None:
                 self._request.transport.abort()
 
-    async def _take(self, node_id: str, message: Mapping[str, object]) -> None:
-        kind = wire.text(message, "type", 32)
-        if kind == "hello":
-            self._take_hello(node_id, message)
-        elif kind == "down":
-            await self._service.taken_down(node_id)
-        elif kind == "given_up":
-            await self._service.faults.given_up(node_id, self.instance)
-        elif kind == "ticket":
-            self._service.tell_ticket(node_id)
-        elif kind == "ray":
-            instance = wire.text(message, "instance", 64)
-            self._reports.put(kind, lambda: self._service.ray_started(node_id, instance))
-        elif kind == "seen":
-            seen = wire.text_map(message, "nodes")
-            self._seen.update(
-                {key: _endpoint(text) if text else None for key, text in seen.items() if self._service.knows(key)}
-            )
-            self._put_parts(kind, self._seen, lambda part: self._service.saw(node_id, part))
-        elif kind == "silence":
-            silence = wire.text_map(message, "nodes")
-            self._silence.update({key: text for key, text in silence.items() if self._service.knows(key)})
-            self._put_parts(kind, self._silence, lambda part: self._service.fell_silent(node_id, part))
-        else:
-            self._pass_on(node_id, kind, message)
+    async def _take(self, node_id: str, message: FromAgent) -> None:
+        match message:
+            case Hello():
+                self._take_hello(node_id, message)
+            case Down():
+                await self._service.taken_down(node_id)
+            case GivenUp():
+                await self._service.faults.given_up(node_id, self.instance)
+            case TicketWanted():
+                self._service.tell_ticket(node_id)
+            case RayInstance(instance):
+                self._reports.put("ray", lambda: self._service.ray_started(node_id, instance))
+            case Seen(nodes):
+                self._seen.update(
+                    {key: _endpoint(text) if text else None for key, text in nodes.items() if self._service.knows(key)}
+                )
+                self._put_parts("seen", self._seen, lambda part: self._service.saw(node_id, part))
+            case Silence(nodes):
+                self._silence.update({key: text for key, text in nodes.items() if self._service.knows(key)})
+                self._put_parts("silence", self._silence, lambda part: self._service.fell_silent(node_id, part))
+            case _:
+                self._pass_on(node_id, message)
+
+    def _pass_on(self, node_id: str, message: FromAgent) -> None:
+        """Pass on what concerns other agents, and changes nothing that is kept."""
+        match message:
+            case PunchWanted(nodes):
+                self._service.punch(node_id, nodes)
+            case Left(node):
+                self._service.left_direct(node_id, node)
+            case Answer():
+                self._service.answered(node_id, message)
 
     def _put_parts(self, kind: str, waiting: dict[str, T], apply: Callable[[dict[str, T]], Awaitable[None]]) -> None:
         """Has these entries applied, so many at a time that nobody else waits for long."""
@@ -287,20 +304,17 @@ class _Link:
 
         self._reports.put(kind, apply_part)
 
-    def _take_hello(self, node_id: str, message: Mapping[str, object]) -> None:
-        versions = Versions.from_json(wire.mapping(message, "versions"))
-        endpoints = tuple(_endpoint(item) for item in wire.texts(message, "endpoints"))
-        hubs = wire.texts(message, "hubs")
-        said = wire.text(message, "reached", MAX_ENDPOINT, "")
-        reached = Endpoint.parse(said) if said else None
-        faults = wire.text_map(message, "faults")
-        epoch = wire.number(message, "secret_epoch", FIRST_EPOCH, MAX_EPOCH) if "secret_epoch" in message else None
-        shown, removals = optional_attestation(message), optional_removals(message)
-        ports = ports_from_json(message, "ray_ports", mesh_wide=False)
+    def _take_hello(self, node_id: str, message: Hello) -> None:
+        versions = Versions.of(message.versions)
+        endpoints = tuple(map(Endpoint.parse, message.endpoints))
+        reached = Endpoint.parse(message.reached) if message.reached else None
+        epoch = None if message.secret_epoch is UNSET else message.secret_epoch
+        shown, removals = optional(Attestation.of, message.attestation), optional(Removals.of, message.removals)
+        ports = optional(ports_of_node, message.ray_ports) or {}
 
         async def apply() -> None:
-            await self._service.reported(node_id, versions, endpoints, hubs, reached)
-            await self._service.report_faults(node_id, faults)
+            await self._service.reported(node_id, versions, endpoints, message.hubs, reached)
+            await self._service.report_faults(node_id, message.faults)
             await self._service.report_epoch(node_id, epoch)
             await self._service.report_ports(node_id, ports)
             if shown is not None:
@@ -309,15 +323,6 @@ class _Link:
                 await self._service.learn(removals)
 
         self._reports.put("hello", apply)
-
-    def _pass_on(self, node_id: str, kind: str, message: Mapping[str, object]) -> None:
-        """What concerns other agents, and changes nothing that is kept."""
-        if kind == "punch":
-            self._service.punch(node_id, wire.texts(message, "nodes"))
-        elif kind == "left":
-            self._service.left_direct(node_id, wire.text(message, "node", 64))
-        elif kind == "answer":
-            self._service.answered(node_id, Answer.from_json(message))
 
 
 def _closed_by_machine(error: BaseException | None) -> bool:
@@ -340,11 +345,3 @@ def _endpoint(text: str) -> Endpoint:
     if len(text) > MAX_ENDPOINT:
         raise WireError(f"an endpoint has at most {MAX_ENDPOINT} characters")
     return Endpoint.parse(text)
-
-
-def _node(value: Mapping[str, object]) -> Node:
-    try:
-        # What is wrong with it now, it will report again.
-        return replace(Node.from_json(value), faults={})
-    except ValueError as error:
-        raise WireError(f"node: {error}") from None

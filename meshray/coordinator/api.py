@@ -28,13 +28,14 @@ from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.linux.reachability import WORD
 from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
-from meshray.model.attestation import Attestation, optional_attestation, signature_from_json
-from meshray.model.enrol import EnrolRequest, roles_from_json
-from meshray.model.environment import LONGEST_REQUIREMENTS, ShownToken
+from meshray.model.attestation import Attestation, parse_signature
+from meshray.model.enrol import EnrolRequest, parse_roles
+from meshray.model.environment import ShownToken
 from meshray.model.keys import PublicKey, VerifyKey
 from meshray.model.node import COORDINATOR
-from meshray.model.question import MAX_WAIT_S
+from meshray.protocol.api import LONGEST_REQUIREMENTS
 from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.connection import MAX_WAIT_S
 from meshray.protocol.fields import MAX_COUNTER, MAX_ENDPOINT
 from meshray.relay.server import Relay
 
@@ -224,7 +225,9 @@ class _Api:
         member, body = self._member(request), await _body(request)
         key = PublicKey.parse(wire.text(body, "public_key", 44))
         self._service.require_proof(key, "/v1/rotate", body)
-        await self._service.rotate(member.node.id, key, optional_attestation(body))
+        await self._service.rotate(
+            member.node.id, key, Attestation.from_json(body["attestation"]) if "attestation" in body else None
+        )
         return success({"public_key": str(key), "revision": self._service.revision})
 
     async def leave(self, request: web.Request) -> web.StreamResponse:
@@ -249,7 +252,7 @@ class _Api:
             uses=wire.number(body, "uses", 0, MAX_USES, 1),
             ttl_s=wire.number(body, "ttl_s", 0, MAX_TTL_S, 86400),
             ephemeral=wire.flag(body, "ephemeral"),
-            roles=roles_from_json(body),
+            roles=parse_roles(wire.texts(body, "roles")),
             name=NodeName.parse(wire.text(body, "name", 63)) if "name" in body else None,
             replace_node=wire.flag(body, "replace"),
         )
@@ -293,7 +296,7 @@ class _Api:
         signed = None
         if "removal" in body:
             removal = wire.mapping(body, "removal")
-            signed = wire.number(removal, "epoch", 0, MAX_COUNTER), signature_from_json(removal)
+            signed = wire.number(removal, "epoch", 0, MAX_COUNTER), parse_signature(wire.text(removal, "signature", 88))
         member, rotation = await self._service.remove_named(request.match_info["name"], signed)
         locked = {"locked": True} if self._service.settings.mesh.lock is not None and signed is None else {}
         about = {"name": member.node.name, "ip": str(member.node.ip)}

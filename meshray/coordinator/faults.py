@@ -20,6 +20,7 @@ from meshray.coordinator.registry import Outcome, Registry
 from meshray.coordinator.takeovers import Takeovers
 from meshray.model.node import HUB, HUB_FORWARDS, LONGEST_DETAIL, ONE_IDENTITY, Node
 from meshray.model.printable import printable
+from meshray.protocol.connection import TookOver
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Faults:
         """Tells an agent that just connected whose place it took, so that it waits whether that one comes back;
         empty: nobody's."""
         if instance:
-            self._publisher.tell(node_id, {"type": "took_over", "address": self._took_over.pop(node_id, "")})
+            self._publisher.tell(node_id, TookOver(self._took_over.pop(node_id, "")))
 
     async def given_up(self, node_id: str, instance: str) -> None:
         """This agent gives up the node's identity, which is another machine's."""

@@ -13,10 +13,13 @@ has to the newest; the others never wait for it.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from meshray.model.meshmap import MapChange, MeshMap, diff
+import msgspec
+
+from meshray.model.meshmap import MeshMap, diff
+from meshray.protocol.codec import encode
+from meshray.protocol.connection import CLOSE_ENDING, CLOSE_REPLACED, Change, Message, WholeMap
 
 #: So long changes are gathered before they are published together, seconds.
 GATHER_S = 0.02
@@ -27,21 +30,6 @@ MAX_GATHER_S = 0.5
 MAX_TEXTS = 8
 #: So many notices of other agents may wait for one agent; then the oldest is dropped.
 MAX_NOTICES = 64
-
-#: The credential is not accepted: this node is not, or not any more, in the mesh.
-CLOSE_NOT_ACCEPTED = 4401
-#: No member has this credential, and the coordinator has lost a part of its past: the node is to go on as it is.
-CLOSE_CANNOT_TELL = 4425
-#: Another connection of the same node took over.
-CLOSE_REPLACED = 4409
-#: The agent sent what the protocol does not know (RFC 6455: policy violation).
-CLOSE_BAD_MESSAGE = 1008
-#: A message is longer than this protocol's are (RFC 6455: message too big).
-CLOSE_TOO_LONG = 1009
-#: The coordinator ends (RFC 6455: going away).
-CLOSE_ENDING = 1001
-#: The agent did not read what was sent to it (IANA: try again later).
-CLOSE_TOO_SLOW = 1013
 
 
 class Texts:
@@ -60,7 +48,8 @@ class Texts:
         if key not in self._texts:
             if len(self._texts) >= MAX_TEXTS:
                 del self._texts[next(iter(self._texts))]
-            self._texts[key] = _map_message(target) if base is None else _change_message(diff(base, target))
+            message = WholeMap(target.form()) if base is None else Change(diff(base, target).form())
+            self._texts[key] = _text(message)
         return self._texts[key]
 
 
@@ -182,11 +171,11 @@ class Publisher:
         outbox = self._outboxes.get(node_id)
         return outbox is not None and outbox.has_map
 
-    def tell(self, node_id: str, message: Mapping[str, object], *, is_notice: bool = False) -> None:
+    def tell(self, node_id: str, message: Message, *, is_notice: bool = False) -> None:
         """Something for this node alone; nothing where it is not there. Arguments as of `Outbox.put`."""
         if self.is_connected(node_id):
-            key = " ".join(str(message.get(name, "")) for name in ("type", "id", "node"))
-            self._outboxes[node_id].put(key, json.dumps(message), is_notice=is_notice)
+            key = " ".join((type(message).__name__, *(getattr(message, name, "") for name in ("id", "node"))))
+            self._outboxes[node_id].put(key, encode(message), is_notice=is_notice)
 
     def kick(self, node_id: str, code: int, reason: str) -> None:
         """Closes the node's connection, where it has one."""
@@ -220,9 +209,5 @@ class Publisher:
         self._not_before = asyncio.get_running_loop().time() + min(size / BYTES_PER_S, MAX_GATHER_S)
 
 
-def _change_message(change: MapChange) -> str:
-    return json.dumps({"type": "change", "change": change.to_json()}, separators=(",", ":"))
-
-
-def _map_message(whole: MeshMap) -> str:
-    return json.dumps({"type": "map", "map": whole.to_json()}, separators=(",", ":"))
+def _text(message: WholeMap | Change) -> str:
+    return msgspec.json.encode(message).decode()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from meshray.coordinator.publisher import Publisher
 from meshray.errors import MeshrayError
-from meshray.model.question import Answer, Question
+from meshray.protocol.connection import Answer, Ask
 
 #: So many questions may wait for answers at once: each holds up to an answer of every node in memory.
 MAX_OPEN = 4
@@ -48,12 +48,12 @@ class QueryBroker:
         if len(self._open) >= MAX_OPEN:
             raise MeshrayError("busy", "the coordinator waits for answers to other questions", hint="try again")
         here = {node_id: name for node_id, name in nodes.items() if self._publisher.is_connected(node_id)}
-        question = Question(secrets.token_hex(8), op)
+        question = Ask(secrets.token_hex(8), op)
         waiting = self._open[question.id] = _Open(dict(here))
         waiting.gathered.silent.update({name: NOT_CONNECTED for key, name in nodes.items() if key not in here})
         try:
             for node_id in here:
-                self._publisher.tell(node_id, question.to_json())
+                self._publisher.tell(node_id, question)
             await waiting.until_all(timeout_s)
         finally:
             del self._open[question.id]

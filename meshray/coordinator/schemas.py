@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from meshray.model.enrol import WISHES
-from meshray.model.environment import LONGEST_REQUIREMENTS
 from meshray.model.node import GONE, ROLES, SILENT
-from meshray.model.question import MAX_WAIT_S
+from meshray.protocol.api import LONGEST_REQUIREMENTS, WISHES
+from meshray.protocol.connection import MAX_WAIT_S
 from meshray.protocol.fields import (
     FIRST_EPOCH,
     HIGHEST_PORT,

@@ -76,7 +76,7 @@ class SecretsKeeper:
         member = registry.members.get(node_id)
         if member is not None:
             shared = shared_with(registry, member, self._clock())
-            self._publisher.tell(node_id, {"type": "secrets", **shared.to_json()})
+            self._publisher.tell(node_id, shared.message())
 
     def announce(self, rotation: Rotation) -> None:
         """Sends every connected agent what it is to hold after this rotation, which was written."""

@@ -19,7 +19,7 @@ from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.environment import environment_of, locked, ports_chosen
 from meshray.coordinator.faults import Faults
 from meshray.coordinator.ledger import Ledger
-from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED, Outbox, Publisher
+from meshray.coordinator.publisher import Outbox, Publisher
 from meshray.coordinator.query_broker import Gathered, QueryBroker
 from meshray.coordinator.reach import Reach
 from meshray.coordinator.records import Member, SecretEpoch
@@ -42,8 +42,8 @@ from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HUB, STATIC, Node, Versions
 from meshray.model.proof import FIELD, is_proven
-from meshray.model.question import Answer
 from meshray.model.token import hash_secret, new_secret
+from meshray.protocol.connection import CLOSE_NOT_ACCEPTED, Answer, Left, Punch, Restored, Ticket
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -317,7 +317,7 @@ class Service:
         member = self._ledger.registry.members.get(node_id)
         ticket = self.recovery.news(member, shown) if member is not None else ""
         if ticket:
-            self._publisher.tell(node_id, {"type": "ticket", "ticket": ticket})
+            self._publisher.tell(node_id, Ticket(ticket))
 
     def tell_restored(self, node_id: str = "") -> None:
         """Tells the coordinator's own node what its status is to say of a restore, where that is new.
@@ -327,7 +327,7 @@ class Service:
         """
         own, text = self._own_node().id, self.recovery.report()
         if text != ("" if node_id == own else self._told_restored):
-            self._publisher.tell(own, {"type": "restored", "text": text})
+            self._publisher.tell(own, Restored(text))
             self._told_restored = text
 
     async def connect(self, node_id: str, instance: str = "", address: str = "") -> Outbox:
@@ -424,13 +424,13 @@ class Service:
         for other in dict.fromkeys(others):
             here = self._publisher.is_connected(node_id) and self._publisher.is_connected(other)
             if here and other != node_id and self.budgets.may_notify(node_id):
-                self._publisher.tell(node_id, {"type": "punch", "node": other}, is_notice=True)
-                self._publisher.tell(other, {"type": "punch", "node": node_id}, is_notice=True)
+                self._publisher.tell(node_id, Punch(other), is_notice=True)
+                self._publisher.tell(other, Punch(node_id), is_notice=True)
 
     def left_direct(self, node_id: str, other: str) -> None:
         """Tells the other that this node went back from the direct way to the hub."""
         if self._publisher.is_connected(other) and self.budgets.may_notify(node_id):
-            self._publisher.tell(other, {"type": "left", "node": node_id}, is_notice=True)
+            self._publisher.tell(other, Left(node_id), is_notice=True)
 
     async def ask(self, asker: Member, names: Iterable[str], op: str, timeout_s: float) -> Gathered:
         """Asks the agents of these nodes, or of all others where none is named.

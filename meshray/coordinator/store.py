@@ -45,7 +45,7 @@ from meshray.model.attestation import Attestation, Removals
 from meshray.model.keys import MeshSecret, PublicKey, VerifyKey
 from meshray.model.meshmap import MeshInfo
 from meshray.model.node import Node, Versions
-from meshray.model.ray_ports import ports_from_json
+from meshray.model.ray_ports import ports_of_mesh
 from meshray.protocol.fields import DEFAULT_PATIENCE_S
 
 #: One entry per schema version, applied in order; an entry never changes once it was released.
@@ -205,7 +205,7 @@ class Store:
                     network,
                     int(values.get("patience_s", DEFAULT_PATIENCE_S)),
                     VerifyKey.parse(values["lock"]) if "lock" in values else None,
-                    ports_from_json({"chosen": json.loads(values.get("ray_ports", "{}"))}, "chosen", mesh_wide=True),
+                    ports_of_mesh(json.loads(values.get("ray_ports", "{}"))),
                 ),
                 int(values["port"]),
             )

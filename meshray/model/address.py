@@ -10,12 +10,14 @@ IPv4Address('10.99.128.7')
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 from meshray.errors import UsageError
+from meshray.protocol.codec import WireError
 
 DEFAULT_NETWORK = "10.99.0.0/16"
 #: 16 addresses: the lower half holds 7 nodes. Smaller makes no sense with a probing half.
@@ -23,6 +25,7 @@ LONGEST_PREFIX = 28
 #: A /8 is the largest private network there is.
 SHORTEST_PREFIX = 8
 
+_BRACKETED, _PORT = re.compile(r"\[([^\]]+)\](?::([0-9]{1,5}))?"), re.compile("[0-9]{1,5}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 #: The name or number of an interface behind an IPv6 address (RFC 4007): as Linux allows it, but ASCII. Python takes
 #: anything there, line breaks too.
@@ -54,6 +57,15 @@ class NodeName(str):
         return cls(label or "node")
 
 
+def overlay_address(text: str) -> IPv4Address:
+    """Return the overlay address that a message names. Raises WireError."""
+    try:
+        # A tenth of the time that IPv4Address takes for a text.
+        return IPv4Address(socket.inet_pton(socket.AF_INET, text))
+    except (OSError, ValueError):
+        raise WireError(f"{text[:15]!r} is not an IPv4 address") from None
+
+
 @dataclass(frozen=True, order=True)
 class Endpoint:
     """Where something listens: an IP address or a DNS name, and a port (UDP and TCP alike)."""
@@ -69,13 +81,13 @@ class Endpoint:
             UsageError: no host, no port, or neither an address nor a DNS name.
         """
         host, port = text.strip(), default_port
-        bracketed = re.fullmatch(r"\[([^\]]+)\](?::([0-9]{1,5}))?", host)
+        bracketed = _BRACKETED.fullmatch(host)
         if bracketed:
             host, digits = bracketed.group(1), bracketed.group(2)
             port = int(digits) if digits else port
         elif host.count(":") == 1:
             host, _, digits = host.partition(":")
-            port = int(digits) if re.fullmatch("[0-9]{1,5}", digits) else 0
+            port = int(digits) if _PORT.fullmatch(digits) else 0
         if port is None or not 0 < port < 65536 or not _is_host(host):
             raise UsageError(
                 "bad_endpoint",

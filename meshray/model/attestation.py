@@ -19,14 +19,16 @@ import base64
 import binascii
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from meshray.model import wire
+from msgspec import UNSET
+
+from meshray.model.address import overlay_address
 from meshray.model.keys import PublicKey, SigningKey, VerifyKey
-from meshray.protocol.codec import WireError
-from meshray.protocol.fields import MAX_COUNTER, MOST_REMOVED, SIGNATURE_CHARACTERS
+from meshray.protocol.codec import WireError, convert, optional, to_json
+from meshray.protocol.forms import AttestationForm, ChainForm, GrantForm, RemovalsForm
 
 #: The roles that let a node read what others send, or make others dial it.
 PRIVILEGED = frozenset({"head", "hub", "coordinator"})
@@ -58,24 +60,14 @@ class Grant:
         """Return whether this lock made it for this mesh."""
         return _verifies(lock, self.signature, _grant(mesh_id, self.key, self.roles, self.epoch))
 
-    def to_json(self) -> dict[str, object]:
-        """The JSON form."""
-        return {
-            "key": str(self.key),
-            "roles": sorted(self.roles),
-            "epoch": self.epoch,
-            "signature": signature_to_json(self.signature),
-        }
+    def form(self) -> GrantForm:
+        """Return the form in messages."""
+        return GrantForm(str(self.key), self.epoch, signature_text(self.signature), tuple(sorted(self.roles)))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Grant:
-        """The inverse of `to_json`. Raises UsageError or WireError."""
-        return cls(
-            VerifyKey.parse(wire.text(value, "key", 44)),
-            frozenset(wire.texts(value, "roles")),
-            wire.number(value, "epoch", 0, MAX_COUNTER),
-            signature_from_json(value),
-        )
+    def of(cls, form: GrantForm) -> Grant:
+        """Return the value of this form. Raises UsageError or WireError."""
+        return cls(VerifyKey.parse(form.key), frozenset(form.roles), form.epoch, parse_signature(form.signature))
 
 
 @dataclass(frozen=True)
@@ -96,14 +88,14 @@ class Chain:
             self.grant.key, self.signature, _endorsement(mesh_id, identity)
         )
 
-    def to_json(self) -> dict[str, object]:
-        """The JSON form."""
-        return {"grant": self.grant.to_json(), "signature": signature_to_json(self.signature)}
+    def form(self) -> ChainForm:
+        """Return the form in messages."""
+        return ChainForm(self.grant.form(), signature_text(self.signature))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Chain:
-        """The inverse of `to_json`. Raises UsageError or WireError."""
-        return cls(Grant.from_json(wire.mapping(value, "grant")), signature_from_json(value))
+    def of(cls, form: ChainForm) -> Chain:
+        """Return the value of this form. Raises UsageError or WireError."""
+        return cls(Grant.of(form.grant), parse_signature(form.signature))
 
 
 @dataclass(frozen=True)
@@ -145,26 +137,35 @@ class Attestation:
             self.identity, self.signature, _statement(mesh_id, key, self.ip, self.counter, static)
         )
 
+    def form(self) -> AttestationForm:
+        """Return the form in messages."""
+        return AttestationForm(
+            str(self.identity),
+            self.counter,
+            signature_text(self.signature),
+            str(self.ip) if self.ip is not None else UNSET,
+            self.chain.form() if self.chain is not None else UNSET,
+        )
+
     def to_json(self) -> dict[str, object]:
-        """The JSON form."""
-        return {
-            "identity": str(self.identity),
-            "counter": self.counter,
-            "signature": signature_to_json(self.signature),
-            **({"ip": str(self.ip)} if self.ip is not None else {}),
-            **({"chain": self.chain.to_json()} if self.chain is not None else {}),
-        }
+        """Return the JSON form."""
+        return to_json(self.form())
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Attestation:
-        """The inverse of `to_json`. Raises UsageError or WireError."""
+    def of(cls, form: AttestationForm) -> Attestation:
+        """Return the value of this form. Raises UsageError or WireError."""
         return cls(
-            VerifyKey.parse(wire.text(value, "identity", 44)),
-            wire.number(value, "counter", 0, MAX_COUNTER),
-            signature_from_json(value),
-            wire.address(value, "ip") if "ip" in value else None,
-            Chain.from_json(wire.mapping(value, "chain")) if "chain" in value else None,
+            VerifyKey.parse(form.identity),
+            form.counter,
+            parse_signature(form.signature),
+            optional(overlay_address, form.ip),
+            optional(Chain.of, form.chain),
         )
+
+    @classmethod
+    def from_json(cls, value: object) -> Attestation:
+        """Return the value of its JSON form. Raises UsageError or WireError."""
+        return cls.of(convert(value, AttestationForm))
 
 
 @dataclass(frozen=True)
@@ -185,35 +186,23 @@ class Removals:
         """Return whether this lock made it for this mesh."""
         return _verifies(lock, self.signature, _removals(mesh_id, self.epoch, self.identities))
 
+    def form(self) -> RemovalsForm:
+        """Return the form in messages."""
+        return RemovalsForm(self.epoch, tuple(sorted(map(str, self.identities))), signature_text(self.signature))
+
     def to_json(self) -> dict[str, object]:
-        """The JSON form."""
-        return {
-            "epoch": self.epoch,
-            "identities": sorted(map(str, self.identities)),
-            "signature": signature_to_json(self.signature),
-        }
+        """Return the JSON form."""
+        return to_json(self.form())
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Removals:
-        """The inverse of `to_json`. Raises UsageError or WireError."""
-        identities = value.get("identities")
-        if not isinstance(identities, list) or len(identities) > MOST_REMOVED:
-            raise WireError(f"identities: must be a list of at most {MOST_REMOVED}")
-        return cls(
-            wire.number(value, "epoch", 0, MAX_COUNTER),
-            frozenset(VerifyKey.parse(wire.text({"key": item}, "key", 44)) for item in identities),
-            signature_from_json(value),
-        )
+    def of(cls, form: RemovalsForm) -> Removals:
+        """Return the value of this form. Raises UsageError or WireError."""
+        return cls(form.epoch, frozenset(map(VerifyKey.parse, form.identities)), parse_signature(form.signature))
 
-
-def optional_attestation(value: Mapping[str, object]) -> Attestation | None:
-    """Return the field ``attestation`` of a message. Raises UsageError or WireError where it has another form."""
-    return Attestation.from_json(wire.mapping(value, "attestation")) if "attestation" in value else None
-
-
-def optional_removals(value: Mapping[str, object]) -> Removals | None:
-    """Return the field ``removals`` of a message. Raises UsageError or WireError where it has another form."""
-    return Removals.from_json(wire.mapping(value, "removals")) if "removals" in value else None
+    @classmethod
+    def from_json(cls, value: object) -> Removals:
+        """Return the value of its JSON form. Raises UsageError or WireError."""
+        return cls.of(convert(value, RemovalsForm))
 
 
 # Every message begins with its own kind, so that a signature of one is none of another.
@@ -245,15 +234,15 @@ def _verifies(key: VerifyKey, signature: bytes, message: bytes) -> bool:
     return key.verifies(signature, message)
 
 
-def signature_to_json(signature: bytes) -> str:
-    """The inverse of `signature_from_json`."""
+def signature_text(signature: bytes) -> str:
+    """Return a signature as it is written in messages."""
     return base64.b64encode(signature).decode("ascii")
 
 
-def signature_from_json(value: Mapping[str, object]) -> bytes:
-    """Return the field ``signature`` of a message. Raises WireError."""
+def parse_signature(text: str) -> bytes:
+    """Return the signature that is written so. Raises WireError."""
     try:
-        raw = base64.b64decode(wire.text(value, "signature", SIGNATURE_CHARACTERS).encode(), validate=True)
+        raw = base64.b64decode(text.encode(), validate=True)
     except binascii.Error:
         raw = b""
     if len(raw) != _SIGNATURE_BYTES:

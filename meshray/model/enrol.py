@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from meshray.model import wire
+from msgspec import UNSET
+
 from meshray.model.address import Endpoint, NodeName
-from meshray.model.attestation import Attestation, optional_attestation
+from meshray.model.attestation import Attestation
 from meshray.model.keys import MeshSecret, PublicKey
 from meshray.model.meshmap import MeshMap
-from meshray.model.node import HEAD, HUB, Versions
-from meshray.protocol.codec import WireError
-from meshray.protocol.fields import FIRST_EPOCH, LONGEST_RAY_TOKEN, LONGEST_TICKET, MAX_EPOCH
+from meshray.model.node import Versions
+from meshray.model.printable import printable_map
+from meshray.protocol.api import WISHES, EnrolForm, EnrolledForm
+from meshray.protocol.codec import WireError, convert, optional, to_json
+from meshray.protocol.fields import FIRST_EPOCH
 
 #: With these an agent tells, when it connects, what it knows of the coordinator's past.
 MARK_HEADER, TICKET_HEADER = "Meshray-Mark", "Meshray-Ticket"
 #: With this it sends a random word that is its process's own: two machines with one identity are told apart by it.
 INSTANCE_HEADER = "Meshray-Instance"
 LONGEST_INSTANCE = 32
-#: The roles that a machine may ask for; the others follow from what it is.
-WISHES = frozenset({HEAD, HUB})
 
 
 @dataclass(frozen=True)
@@ -53,42 +54,45 @@ class EnrolRequest:
     attestation: Attestation | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The JSON form."""
-        return {
-            "mesh_id": self.mesh_id,
-            "token_id": self.token_id,
-            "secret": self.secret,
-            "name": self.name,
-            "name_is_exact": self.name_is_exact,
-            "public_key": str(self.public_key),
-            "versions": self.versions.to_json(),
-            "with_ray": self.with_ray,
-            "ephemeral": self.ephemeral,
-            "labels": dict(self.labels),
-            "endpoints": [str(endpoint) for endpoint in self.endpoints],
-            "roles": sorted(self.roles),
-            "follows_epochs": self.follows_epochs,
-            **({"attestation": self.attestation.to_json()} if self.attestation is not None else {}),
-        }
+        """Return the JSON form."""
+        return to_json(
+            EnrolForm(
+                mesh_id=self.mesh_id,
+                token_id=self.token_id,
+                secret=self.secret,
+                name=str(self.name),
+                name_is_exact=self.name_is_exact,
+                public_key=str(self.public_key),
+                versions=self.versions.form(),
+                with_ray=self.with_ray,
+                ephemeral=self.ephemeral,
+                labels=dict(self.labels),
+                endpoints=tuple(map(str, self.endpoints)),
+                roles=tuple(sorted(self.roles)),
+                follows_epochs=self.follows_epochs,
+                attestation=self.attestation.form() if self.attestation is not None else UNSET,
+            )
+        )
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> EnrolRequest:
-        """The inverse of `to_json`. Raises UsageError or WireError."""
+    def from_json(cls, value: object) -> EnrolRequest:
+        """Return the request of its JSON form. Raises UsageError or WireError."""
+        form = convert(value, EnrolForm)
         return cls(
-            mesh_id=wire.text(value, "mesh_id", 64),
-            token_id=wire.text(value, "token_id", 64),
-            secret=wire.text(value, "secret", 128),
-            name=NodeName.parse(wire.text(value, "name", 63)),
-            name_is_exact=wire.flag(value, "name_is_exact"),
-            public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
-            versions=Versions.from_json(wire.mapping(value, "versions")),
-            with_ray=wire.flag(value, "with_ray"),
-            ephemeral=wire.flag(value, "ephemeral"),
-            labels=wire.printable_map(value, "labels"),
-            endpoints=tuple(Endpoint.parse(item) for item in wire.texts(value, "endpoints")),
-            roles=roles_from_json(value),
-            follows_epochs=wire.flag(value, "follows_epochs"),
-            attestation=optional_attestation(value),
+            mesh_id=form.mesh_id,
+            token_id=form.token_id,
+            secret=form.secret,
+            name=NodeName.parse(form.name),
+            name_is_exact=form.name_is_exact,
+            public_key=PublicKey.parse(form.public_key),
+            versions=Versions.of(form.versions),
+            with_ray=form.with_ray,
+            ephemeral=form.ephemeral,
+            labels=printable_map(form.labels),
+            endpoints=tuple(map(Endpoint.parse, form.endpoints)),
+            roles=parse_roles(form.roles),
+            follows_epochs=form.follows_epochs,
+            attestation=optional(Attestation.of, form.attestation),
         )
 
 
@@ -116,36 +120,39 @@ class EnrolAnswer:
     secret_epoch: int = FIRST_EPOCH
 
     def to_json(self) -> dict[str, object]:
-        """The JSON form; it holds secrets and is never logged."""
-        return {
-            "node_id": self.node_id,
-            "credential": self.credential,
-            "mesh_secret": self.mesh_secret.reveal(),
-            "ray_token": self.ray_token,
-            "map": self.map.to_json(),
-            "observed": self.observed,
-            "ticket": self.ticket,
-            "secret_epoch": self.secret_epoch,
-        }
+        """Return the JSON form; it holds secrets and is never logged."""
+        return to_json(
+            EnrolledForm(
+                self.node_id,
+                self.credential,
+                self.mesh_secret.reveal(),
+                self.ray_token,
+                self.map.form(),
+                self.observed,
+                self.ticket,
+                self.secret_epoch,
+            )
+        )
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> EnrolAnswer:
-        """The inverse of `to_json`. Raises UsageError or WireError."""
+    def from_json(cls, value: object) -> EnrolAnswer:
+        """Return the answer of its JSON form. Raises UsageError or WireError."""
+        form = convert(value, EnrolledForm)
         return cls(
-            wire.text(value, "node_id", 64),
-            wire.text(value, "credential", 128),
-            MeshSecret.parse(wire.text(value, "mesh_secret", 44)),
-            wire.text(value, "ray_token", LONGEST_RAY_TOKEN),
-            MeshMap.from_json(wire.mapping(value, "map")),
-            wire.text(value, "observed", 45, ""),
-            wire.text(value, "ticket", LONGEST_TICKET, ""),
-            wire.number(value, "secret_epoch", FIRST_EPOCH, MAX_EPOCH, FIRST_EPOCH),
+            form.node_id,
+            form.credential,
+            MeshSecret.parse(form.mesh_secret),
+            form.ray_token,
+            MeshMap.of(form.map),
+            form.observed,
+            form.ticket,
+            form.secret_epoch,
         )
 
 
-def roles_from_json(value: Mapping[str, object]) -> frozenset[str]:
-    """Return the field ``roles`` of a request. Raises WireError where it has others than `WISHES`."""
-    roles = frozenset(wire.texts(value, "roles"))
+def parse_roles(names: Iterable[str]) -> frozenset[str]:
+    """Return the roles that a request names. Raises WireError where it has others than `WISHES`."""
+    roles = frozenset(names)
     if not roles <= WISHES:
         raise WireError(f"roles: a node may ask for {' and '.join(sorted(WISHES))} only")
     return roles

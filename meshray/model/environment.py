@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from meshray.model import wire
-from meshray.model.ray_ports import ports_from_json
-
-#: Characters of the recorded requirements: a few hundred packages. With its escapes it must fit a request's body.
-LONGEST_REQUIREMENTS = 48 * 1024
+from meshray.model.ray_ports import ports_of_mesh
+from meshray.protocol.api import EnvironmentForm, ShownTokenForm
+from meshray.protocol.codec import convert, optional, or_unset, to_json
 
 
 @dataclass(frozen=True)
@@ -27,24 +25,23 @@ class Environment:
     requirements: str = ""
     ray_ports: Mapping[str, int] = field(default_factory=dict)
 
+    def form(self) -> EnvironmentForm:
+        """Return the form in messages."""
+        return EnvironmentForm(self.ray, self.python, self.requirements, or_unset(dict(self.ray_ports)))
+
     def to_json(self) -> dict[str, object]:
-        """The JSON form."""
-        return {
-            "ray": self.ray,
-            "python": self.python,
-            "requirements": self.requirements,
-            **({"ray_ports": dict(self.ray_ports)} if self.ray_ports else {}),
-        }
+        """Return the JSON form."""
+        return to_json(self.form())
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Environment:
-        """The inverse of `to_json`. Raises WireError."""
-        return cls(
-            wire.text(value, "ray", 64, ""),
-            wire.text(value, "python", 64, ""),
-            wire.text(value, "requirements", LONGEST_REQUIREMENTS, ""),
-            ports_from_json(value, "ray_ports", mesh_wide=True),
-        )
+    def of(cls, form: EnvironmentForm) -> Environment:
+        """Return the value of this form. Raises WireError."""
+        return cls(form.ray, form.python, form.requirements, optional(ports_of_mesh, form.ray_ports) or {})
+
+    @classmethod
+    def from_json(cls, value: object) -> Environment:
+        """Return the value of its JSON form. Raises WireError."""
+        return cls.of(convert(value, EnvironmentForm))
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,12 @@ class ShownToken:
     token_id: str
     secret: str = field(repr=False)
 
-    def to_json(self) -> dict[str, str]:
-        """The JSON form."""
-        return {"mesh_id": self.mesh_id, "token_id": self.token_id, "secret": self.secret}
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON form."""
+        return to_json(ShownTokenForm(self.mesh_id, self.token_id, self.secret))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> ShownToken:
-        """The inverse of `to_json`. Raises WireError."""
-        return cls(wire.text(value, "mesh_id", 64), wire.text(value, "token_id", 64), wire.text(value, "secret", 128))
+    def from_json(cls, value: object) -> ShownToken:
+        """Return the value of its JSON form. Raises WireError."""
+        form = convert(value, ShownTokenForm)
+        return cls(form.mesh_id, form.token_id, form.secret)

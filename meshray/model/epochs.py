@@ -18,13 +18,11 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from meshray.model import wire
 from meshray.model.keys import MeshSecret
 from meshray.protocol.codec import WireError
-from meshray.protocol.fields import FIRST_EPOCH, LONGEST_RAY_TOKEN, MAX_EPOCH
+from meshray.protocol.connection import Secrets
+from meshray.protocol.fields import FIRST_EPOCH, MAX_EPOCH
 
-#: A node holds at most so many.
-MOST_EPOCHS = 1024
 _NUMBER = re.compile("[1-9][0-9]{0,9}")
 
 
@@ -51,35 +49,27 @@ class SharedSecrets:
         """The newest epoch."""
         return max(self.mesh)
 
-    def to_json(self) -> dict[str, object]:
-        """The JSON form; it holds secrets and is never logged."""
-        return {
-            "oldest": self.oldest,
-            "mesh": {str(epoch): secret.reveal() for epoch, secret in self.mesh.items()},
-            "ray": {str(epoch): token for epoch, token in self.ray.items()},
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> SharedSecrets:
-        """The inverse of `to_json`. Raises UsageError or WireError."""
-        return cls(
-            {epoch: MeshSecret.parse(text) for epoch, text in epochs_from_json(value, "mesh").items()},
-            epochs_from_json(value, "ray"),
-            wire.number(value, "oldest", FIRST_EPOCH, MAX_EPOCH),
+    def message(self) -> Secrets:
+        """Return the message that carries them; it is never logged."""
+        return Secrets(
+            self.oldest,
+            {str(epoch): secret.reveal() for epoch, secret in self.mesh.items()},
+            {str(epoch): token for epoch, token in self.ray.items()},
         )
 
+    @classmethod
+    def of(cls, message: Secrets) -> SharedSecrets:
+        """Return the secrets that a message carries. Raises UsageError or WireError."""
+        mesh = {epoch: MeshSecret.parse(text) for epoch, text in by_epoch(message.mesh).items()}
+        return cls(mesh, by_epoch(message.ray), message.oldest)
 
-def epochs_from_json(value: Mapping[str, object], key: str) -> dict[int, str]:
-    """Texts by epoch. Raises WireError."""
-    found: dict[int, str] = {}
-    items = wire.mapping(value, key)
-    if len(items) > MOST_EPOCHS:
-        raise WireError(f"{key}: more than {MOST_EPOCHS} epochs")
-    for number in items:
+
+def by_epoch(texts: Mapping[str, str]) -> dict[int, str]:
+    """Return the texts of a JSON object by the epoch that each key names. Raises WireError."""
+    for number in texts:
         if not _NUMBER.fullmatch(number) or int(number) > MAX_EPOCH:
-            raise WireError(f"{key}: must be secrets by epoch")
-        found[int(number)] = wire.text(items, number, LONGEST_RAY_TOKEN)
-    return found
+            raise WireError("must be secrets by epoch")
+    return {int(number): text for number, text in texts.items()}
 
 
 def pair_epoch(one: int, other: int, held: Collection[int]) -> int:

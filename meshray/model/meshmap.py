@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from meshray.model import wire
+from msgspec import UNSET
+
 from meshray.model.address import Endpoint, OverlayNetwork
-from meshray.model.attestation import Removals, optional_removals
+from meshray.model.attestation import Removals
 from meshray.model.keys import VerifyKey
 from meshray.model.node import COORDINATOR, HEAD, HUB, Node
-from meshray.model.ray_ports import RayPorts, ports_from_json
-from meshray.protocol.codec import WireError
-from meshray.protocol.fields import DEFAULT_PATIENCE_S, LONGEST_MARK, MAX_PATIENCE_S, MAX_REVISION, MIN_PATIENCE_S
+from meshray.model.ray_ports import RayPorts, ports_of_mesh
+from meshray.protocol.codec import WireError, optional, or_unset
+from meshray.protocol.fields import DEFAULT_PATIENCE_S
+from meshray.protocol.forms import ChangeForm, MapForm, MeshForm
 
 
 @dataclass(frozen=True)
@@ -37,28 +39,27 @@ class MeshInfo:
     lock: VerifyKey | None = None
     ray_ports: Mapping[str, int] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, object]:
-        """The JSON form."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "network": str(self.network),
-            "patience_s": self.patience_s,
-            **({"lock": str(self.lock)} if self.lock is not None else {}),
-            **({"ray_ports": dict(self.ray_ports)} if self.ray_ports else {}),
-        }
+    def form(self) -> MeshForm:
+        """Return the form in messages."""
+        return MeshForm(
+            self.id,
+            self.name,
+            str(self.network),
+            self.patience_s,
+            str(self.lock) if self.lock is not None else UNSET,
+            or_unset(dict(self.ray_ports)),
+        )
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> MeshInfo:
-        """The inverse of `to_json`."""
+    def of(cls, form: MeshForm) -> MeshInfo:
+        """Return the value of this form. Raises UsageError or WireError."""
         return cls(
-            wire.text(value, "id", 64),
-            wire.text(value, "name", 63),
-            OverlayNetwork.parse(wire.text(value, "network", 18)),
-            # A coordinator of an older release does not say it.
-            wire.number(value, "patience_s", MIN_PATIENCE_S, MAX_PATIENCE_S, DEFAULT_PATIENCE_S),
-            VerifyKey.parse(wire.text(value, "lock", 44)) if "lock" in value else None,
-            ports_from_json(value, "ray_ports", mesh_wide=True),
+            form.id,
+            form.name,
+            OverlayNetwork.parse(form.network),
+            form.patience_s,
+            optional(VerifyKey.parse, form.lock),
+            optional(ports_of_mesh, form.ray_ports) or {},
         )
 
 
@@ -72,26 +73,21 @@ class MapChange:
     mark: str = ""
     removals: Removals | None = None
 
-    def to_json(self) -> dict[str, object]:
-        """The JSON form; its size is in proportion to what changed."""
-        return {
-            "base": self.base,
-            "revision": self.revision,
-            "nodes": {key: node.to_json() if node else None for key, node in self.nodes.items()},
-            "mark": self.mark,
-            **({"removals": self.removals.to_json()} if self.removals is not None else {}),
-        }
+    def form(self) -> ChangeForm:
+        """Return the form in messages; its size is in proportion to what changed."""
+        return ChangeForm(
+            self.base,
+            self.revision,
+            {key: node.form() if node else None for key, node in self.nodes.items()},
+            self.mark,
+            self.removals.form() if self.removals is not None else UNSET,
+        )
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> MapChange:
-        """The inverse of `to_json`."""
-        return cls(
-            wire.number(value, "base", 0, MAX_REVISION),
-            wire.number(value, "revision", 0, MAX_REVISION),
-            _nodes_from_json(wire.mapping(value, "nodes")),
-            wire.text(value, "mark", LONGEST_MARK, ""),
-            optional_removals(value),
-        )
+    def of(cls, form: ChangeForm) -> MapChange:
+        """Return the value of this form. Raises UsageError or WireError."""
+        nodes = {key: Node.of(node) if node is not None else None for key, node in form.nodes.items()}
+        return cls(form.base, form.revision, nodes, form.mark, optional(Removals.of, form.removals))
 
 
 @dataclass(frozen=True)
@@ -163,29 +159,22 @@ class MeshMap:
         removals = change.removals or self.removals
         return _sound(replace(self, revision=change.revision, nodes=nodes, mark=change.mark, removals=removals))
 
-    def to_json(self) -> dict[str, object]:
-        """The form on the wire and in the cache."""
-        return {
-            "mesh": self.mesh.to_json(),
-            "revision": self.revision,
-            "nodes": {key: node.to_json() for key, node in self.nodes.items()},
-            "mark": self.mark,
-            **({"removals": self.removals.to_json()} if self.removals is not None else {}),
-        }
+    def form(self) -> MapForm:
+        """Return the form in messages and in the cache."""
+        return MapForm(
+            self.mesh.form(),
+            self.revision,
+            {key: node.form() for key, node in self.nodes.items()},
+            self.mark,
+            self.removals.form() if self.removals is not None else UNSET,
+        )
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> MeshMap:
-        """The inverse of `to_json`. Raises UsageError or WireError where the form is wrong or no map can be so."""
-        nodes = _nodes_from_json(wire.mapping(value, "nodes"))
-        return _sound(
-            cls(
-                MeshInfo.from_json(wire.mapping(value, "mesh")),
-                wire.number(value, "revision", 0, MAX_REVISION),
-                {key: node for key, node in nodes.items() if node is not None},
-                wire.text(value, "mark", LONGEST_MARK, ""),
-                optional_removals(value),
-            )
-        )
+    def of(cls, form: MapForm) -> MeshMap:
+        """Return the value of this form. Raises UsageError or WireError where no map can be so."""
+        nodes = {key: Node.of(node) for key, node in form.nodes.items()}
+        removals = optional(Removals.of, form.removals)
+        return _sound(cls(MeshInfo.of(form.mesh), form.revision, nodes, form.mark, removals))
 
 
 def diff(old: MeshMap, new: MeshMap) -> MapChange:
@@ -214,13 +203,3 @@ def _sound(mesh_map: MeshMap) -> MeshMap:
         if len(values) != len(nodes):
             raise WireError(f"nodes: two have the same {what}")
     return mesh_map
-
-
-def _nodes_from_json(value: Mapping[str, object]) -> dict[str, Node | None]:
-    return {key: None if item is None else Node.from_json(_as_object(item)) for key, item in value.items()}
-
-
-def _as_object(item: object) -> Mapping[str, object]:
-    if not isinstance(item, dict):
-        raise WireError("nodes: must map ids to nodes")
-    return item

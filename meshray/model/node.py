@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from meshray.model import wire
-from meshray.model.address import Endpoint, NodeName
-from meshray.model.attestation import Attestation, optional_attestation
+from msgspec import UNSET
+
+from meshray.model.address import Endpoint, NodeName, overlay_address
+from meshray.model.attestation import Attestation
 from meshray.model.keys import PublicKey
-from meshray.model.printable import printable
-from meshray.model.ray_ports import ports_from_json
-from meshray.protocol.fields import FIRST_EPOCH, MAX_EPOCH, MAX_ITEM_CHARACTERS
+from meshray.model.printable import printable, printable_map
+from meshray.model.ray_ports import ports_of_node
+from meshray.protocol.codec import convert, optional, or_unset, to_json
+from meshray.protocol.fields import FIRST_EPOCH
+from meshray.protocol.forms import NodeForm, VersionsForm
 
 #: Runs the Ray head.
 HEAD = "head"
@@ -46,16 +50,24 @@ class Versions:
     ray: str = ""
     python: str = ""
 
-    def to_json(self) -> dict[str, str]:
-        """The JSON form."""
-        return {"meshray": self.meshray, "ray": self.ray, "python": self.python}
+    def form(self) -> VersionsForm:
+        """Return the form in messages."""
+        return VersionsForm(self.meshray, self.ray, self.python)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON form."""
+        return to_json(self.form())
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Versions:
-        """The inverse of `to_json`; values are cut at 64 characters and lose what is not printable. Raises
-        WireError."""
-        names = ("meshray", "ray", "python")
-        return cls(*(printable(wire.text(value, name, MAX_ITEM_CHARACTERS, ""))[:64] for name in names))
+    @functools.lru_cache(256)  # most nodes of a mesh run the same
+    def of(cls, form: VersionsForm) -> Versions:
+        """Return the value of this form; texts are cut at 64 characters and lose what is not printable."""
+        return cls(*(printable(text)[:64] for text in (form.meshray, form.ray, form.python)))
+
+    @classmethod
+    def from_json(cls, value: object) -> Versions:
+        """Return the value of its JSON form. Raises WireError."""
+        return cls.of(convert(value, VersionsForm))
 
 
 @dataclass(frozen=True)
@@ -109,56 +121,64 @@ class Node:
         """The one word for ``status``: what matters most to a user."""
         return next((role for role in (HEAD, HUB, STATIC) if role in self.roles), WORKER)
 
+    def form(self) -> NodeForm:
+        """Return the form in messages and in the cache."""
+        return NodeForm(
+            id=self.id,
+            name=str(self.name),
+            ip=str(self.ip),
+            public_key=str(self.public_key),
+            roles=tuple(sorted(self.roles)),
+            endpoints=tuple(map(str, self.endpoints)),
+            seen=str(self.seen) if self.seen else "",
+            hubs=self.hubs,
+            online=self.online,
+            ephemeral=self.ephemeral,
+            drained=self.drained,
+            down=self.down,
+            ended=self.ended,
+            silence=self.silence,
+            labels=dict(self.labels),
+            versions=self.versions.form(),
+            ray_instance=self.ray_instance,
+            faults=or_unset(dict(self.faults)),
+            secret_epoch=self.secret_epoch if self.secret_epoch != FIRST_EPOCH else UNSET,
+            attestation=self.attestation.form() if self.attestation is not None else UNSET,
+            ray_ports=or_unset(dict(self.ray_ports)),
+        )
+
     def to_json(self) -> dict[str, object]:
-        """The form on the wire and in the cache."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "ip": str(self.ip),
-            "public_key": str(self.public_key),
-            "roles": sorted(self.roles),
-            "endpoints": [str(endpoint) for endpoint in self.endpoints],
-            "seen": str(self.seen) if self.seen else "",
-            "hubs": list(self.hubs),
-            "online": self.online,
-            "ephemeral": self.ephemeral,
-            "drained": self.drained,
-            "down": self.down,
-            "ended": self.ended,
-            "silence": self.silence,
-            "labels": dict(self.labels),
-            "versions": self.versions.to_json(),
-            "ray_instance": self.ray_instance,
-            # Hardly any node has one, and the map of a large mesh is large enough.
-            **({"faults": dict(self.faults)} if self.faults else {}),
-            **({"secret_epoch": self.secret_epoch} if self.secret_epoch != FIRST_EPOCH else {}),
-            **({"attestation": self.attestation.to_json()} if self.attestation is not None else {}),
-            **({"ray_ports": dict(self.ray_ports)} if self.ray_ports else {}),
-        }
+        """Return the JSON form."""
+        return to_json(self.form())
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Node:
-        """The inverse of `to_json`; see `meshray.model.wire` for the errors."""
+    def of(cls, form: NodeForm) -> Node:
+        """Return the value of this form. Raises UsageError or WireError."""
         return cls(
-            id=wire.text(value, "id", 64),
-            name=NodeName.parse(wire.text(value, "name", 63)),
-            ip=wire.address(value, "ip"),
-            public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
-            roles=frozenset(wire.texts(value, "roles")) & ROLES,
-            endpoints=Endpoint.parse_readable(wire.texts(value, "endpoints")),
-            seen=next(iter(Endpoint.parse_readable([wire.text(value, "seen", 300, "")])), None),
-            hubs=wire.texts(value, "hubs"),
-            online=wire.flag(value, "online"),
-            ephemeral=wire.flag(value, "ephemeral"),
-            drained=wire.flag(value, "drained"),
-            down=wire.flag(value, "down"),
-            ended=wire.flag(value, "ended"),
-            silence=wire.text(value, "silence", 16, ""),
-            labels=wire.printable_map(value, "labels"),
-            versions=Versions.from_json(wire.mapping(value, "versions")),
-            ray_instance=wire.text(value, "ray_instance", 64),
-            faults=wire.printable_map(value, "faults"),
-            secret_epoch=wire.number(value, "secret_epoch", FIRST_EPOCH, MAX_EPOCH, FIRST_EPOCH),
-            attestation=optional_attestation(value),
-            ray_ports=ports_from_json(value, "ray_ports", mesh_wide=False),
+            id=form.id,
+            name=NodeName.parse(form.name),
+            ip=overlay_address(form.ip),
+            public_key=PublicKey.parse(form.public_key),
+            roles=ROLES.intersection(form.roles),
+            endpoints=Endpoint.parse_readable(form.endpoints),
+            seen=next(iter(Endpoint.parse_readable([form.seen] if form.seen else [])), None),
+            hubs=form.hubs,
+            online=form.online,
+            ephemeral=form.ephemeral,
+            drained=form.drained,
+            down=form.down,
+            ended=form.ended,
+            silence=form.silence,
+            labels=printable_map(form.labels),
+            versions=Versions.of(form.versions),
+            ray_instance=form.ray_instance,
+            faults=optional(printable_map, form.faults) or {},
+            secret_epoch=FIRST_EPOCH if form.secret_epoch is UNSET else form.secret_epoch,
+            attestation=optional(Attestation.of, form.attestation),
+            ray_ports=optional(ports_of_node, form.ray_ports) or {},
         )
+
+    @classmethod
+    def from_json(cls, value: object) -> Node:
+        """Return the value of its JSON form. Raises UsageError or WireError."""
+        return cls.of(convert(value, NodeForm))

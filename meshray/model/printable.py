@@ -50,5 +50,10 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(filter(str.isprintable, text))
 
 
+def printable_map(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts, keys too, without the characters that are not printable."""
+    return {printable(name): printable(text) for name, text in texts.items()}
+
+
 def _escape(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")

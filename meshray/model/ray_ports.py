@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from meshray.errors import UsageError
-from meshray.model import wire
+from meshray.protocol.codec import WireError, convert
 from meshray.protocol.fields import HIGHEST_PORT, LOWEST_PORT
 
 #: The head's own, for the whole mesh.
@@ -223,18 +223,14 @@ def choice_hint(option: str, ports: RayPorts, taken: Collection[int] = ()) -> st
     return f"-- {option}={free}" if free is not None else _RANGE_HINT
 
 
-def ports_from_json(value: Mapping[str, object], key: str, *, mesh_wide: bool) -> dict[str, int]:
-    """Read chosen ports by name; absent means none, and a name that is not known is passed over.
+def ports_of_mesh(chosen: Mapping[str, object]) -> dict[str, int]:
+    """Return those of the chosen ports in a message that the whole mesh has. Raises WireError where one is no port."""
+    return _chosen(chosen, MESH_WIDE)
 
-    Args:
-        mesh_wide: those of `MESH_WIDE`; else those that each node chooses.
 
-    Raises:
-        WireError: a value is no port.
-    """
-    items = wire.mapping(value, key)
-    names = (field.name for field in fields(RayPorts) if (field.name in MESH_WIDE) == mesh_wide)
-    return {name: wire.number(items, name, LOWEST_PORT, HIGHEST_PORT) for name in names if name in items}
+def ports_of_node(chosen: Mapping[str, object]) -> dict[str, int]:
+    """Return those of the chosen ports in a message that a node has for itself. Raises WireError, as above."""
+    return _chosen(chosen, [field.name for field in fields(RayPorts) if field.name not in MESH_WIDE])
 
 
 def mesh_wide(chosen: Mapping[str, int]) -> dict[str, int]:
@@ -245,6 +241,14 @@ def mesh_wide(chosen: Mapping[str, int]) -> dict[str, int]:
 def of_node(chosen: Mapping[str, int]) -> dict[str, int]:
     """Those of the chosen ports that one node has for itself."""
     return {name: port for name, port in chosen.items() if name not in MESH_WIDE}
+
+
+def _chosen(chosen: Mapping[str, object], names: Iterable[str]) -> dict[str, int]:
+    known = {name: chosen[name] for name in names if name in chosen}
+    for name, port in known.items():
+        if type(port) is not int or not LOWEST_PORT <= port <= HIGHEST_PORT:
+            raise WireError(f"{name}: must be a port from {LOWEST_PORT} to {HIGHEST_PORT}")
+    return convert(known, dict[str, int])
 
 
 def _port(option: str, value: str) -> int:

@@ -16,15 +16,15 @@ import hashlib
 import json
 import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from meshray.errors import RefusedError, UsageError
-from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.attestation import Chain, Grant
 from meshray.model.keys import SigningKey, VerifyKey
-from meshray.protocol.codec import WireError
+from meshray.protocol.codec import WireError, convert, to_json
+from meshray.protocol.forms import EndorserForm
 
 PREFIX = "meshray1_"
 #: Far above any real token (a coordinator with 20 addresses makes 700 characters).
@@ -48,18 +48,14 @@ class Endorser:
     grant: Grant
 
     def to_json(self) -> dict[str, object]:
-        """The JSON form; it holds a secret."""
-        return {"lock": str(self.lock), "key": self.key.reveal(), "grant": self.grant.to_json()}
+        """Return the JSON form; it holds a secret."""
+        return to_json(EndorserForm(str(self.lock), self.key.reveal(), self.grant.form()))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Endorser:
-        """Read the field ``endorser``. Raises UsageError or WireError."""
-        item = wire.mapping(value, "endorser")
-        return cls(
-            VerifyKey.parse(wire.text(item, "lock", 44)),
-            SigningKey.parse(wire.text(item, "key", 44)),
-            Grant.from_json(wire.mapping(item, "grant")),
-        )
+    def from_json(cls, value: object) -> Endorser:
+        """Return the value of its JSON form. Raises UsageError or WireError."""
+        form = convert(value, EndorserForm)
+        return cls(VerifyKey.parse(form.lock), SigningKey.parse(form.key), Grant.of(form.grant))
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ class Token:
                 bytes.fromhex(fingerprint),
                 str(token_id),
                 str(secret),
-                Endorser.from_json({"endorser": more[0]}) if more else None,
+                Endorser.from_json(more[0]) if more else None,
             )
         except (ValueError, TypeError, RecursionError, UsageError, WireError):
             raise damaged from None

@@ -18,13 +18,13 @@ from meshray.linux.files import make_folder, write_atomically
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import MAX_ENDPOINTS
-from meshray.model.epochs import SharedSecrets, epochs_from_json
+from meshray.model.epochs import SharedSecrets, by_epoch
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC
 from meshray.model.path import Mode, parse_mode
 from meshray.model.ray_ports import of_node, take_ports
-from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.codec import WireError, convert, decode_object
 from meshray.protocol.fields import FIRST_EPOCH, LONGEST_TICKET, MAX_EPOCH
 from meshray.raynode.tokens import epoch_of
 from meshray.raynode.user_environment import UserEnvironment
@@ -170,9 +170,9 @@ class Enrolment:
                 secret_epoch=wire.number(value, "secret_epoch", FIRST_EPOCH, MAX_EPOCH, FIRST_EPOCH),
                 older_mesh_secrets={
                     epoch: MeshSecret.parse(secret)
-                    for epoch, secret in epochs_from_json(value, "older_mesh_secrets").items()
+                    for epoch, secret in by_epoch(convert(value.get("older_mesh_secrets", {}), dict[str, str])).items()
                 },
-                older_ray_tokens=epochs_from_json(value, "older_ray_tokens"),
+                older_ray_tokens=by_epoch(convert(value.get("older_ray_tokens", {}), dict[str, str])),
                 open=parse_open(wire.texts(value, "open")),
                 unguarded=wire.flag(value, "unguarded"),
                 environment=UserEnvironment.from_json(value),

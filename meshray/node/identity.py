@@ -10,23 +10,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
+from msgspec import UNSET, Struct, UnsetType
+
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
-from meshray.model import wire
 from meshray.model.attestation import Attestation, Chain
 from meshray.model.keys import PublicKey, SigningKey, VerifyKey
 from meshray.model.node import Node
 from meshray.node.enrolment import damaged
-from meshray.protocol.codec import WireError, decode_object
-from meshray.protocol.fields import MAX_COUNTER
+from meshray.protocol.codec import WireError, decode, encode, optional
+from meshray.protocol.fields import Counter
+from meshray.protocol.forms import ChainForm
 
 log = logging.getLogger(__name__)
+
+
+class _File(Struct):
+    counter: Counter
+    chain: ChainForm | UnsetType = UNSET
 
 
 class Identity:
@@ -65,12 +71,11 @@ class Identity:
         if not home.identity.exists():
             return cls(home, mesh_id, key)
         try:
-            value = decode_object(home.identity.read_bytes())
-            counter = wire.number(value, "counter", 0, MAX_COUNTER)
-            chain = Chain.from_json(wire.mapping(value, "chain")) if "chain" in value else None
+            kept = decode(home.identity.read_bytes(), _File)
+            chain = optional(Chain.of, kept.chain)
         except (UsageError, WireError, OSError) as error:
             raise damaged(home.identity, _as_ours(error)) from None
-        return cls(home, mesh_id, key, counter, chain)
+        return cls(home, mesh_id, key, kept.counter, chain)
 
     @classmethod
     def of_node(cls, home: Home, mesh_id: str) -> Identity | None:
@@ -126,9 +131,9 @@ class Identity:
         return shown.identity == self._public and shown.covers(self._mesh_id, me.public_key, me.ip)
 
     def _save(self) -> None:
-        chain = {"chain": self.chain.to_json()} if self.chain is not None else {}
+        kept = _File(self._counter, self.chain.form() if self.chain is not None else UNSET)
         try:
-            write_atomically(self._home.identity, json.dumps({"counter": self._counter, **chain}))
+            write_atomically(self._home.identity, encode(kept))
         except OSError as error:
             # The disk is full and the node continues. After a restart it finds the counter in the map.
             log.error("%s cannot be written: %s", self._home.identity, error.strerror or error)

@@ -6,15 +6,16 @@ A damaged cache raises an error and is kept. If the user removed it, the map is 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 
 from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
-from meshray.model import wire
 from meshray.model.meshmap import MeshMap
 from meshray.node.enrolment import Enrolment
-from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.codec import WireError, decode, encode
+from meshray.protocol.connection import WholeMap
+from meshray.protocol.forms import MapForm
 
 #: The timeout for all addresses of the coordinator and the map.
 _FETCH_S = 30.0
@@ -28,7 +29,7 @@ def load_map(home: Home) -> MeshMap:
     """
     path = home.map_cache
     try:
-        return MeshMap.from_json(decode_object(path.read_bytes()))
+        return MeshMap.of(decode(path.read_bytes(), MapForm))
     except FileNotFoundError:
         raise MeshrayError("no_map", f"there is no cached map {path}", hint="meshray up fetches it again") from None
     except (OSError, WireError, UsageError, ValueError) as error:
@@ -64,19 +65,20 @@ async def _fetched_map(enrolment: Enrolment) -> MeshMap:
     )
     link = await asyncio.wait_for(coordinator.open_link(), _FETCH_S)
     try:
-        first = await asyncio.wait_for(link.messages().__anext__(), _FETCH_S)
-        return MeshMap.from_json(wire.mapping(first, "map"))
-    except (asyncio.TimeoutError, StopAsyncIteration, WireError, UsageError):
-        raise UnreachableError(
-            "coordinator_unreachable",
-            f"the coordinator at {link.endpoint} sent no map",
-            hint="on the head: meshray logs",
-        ) from None
+        with contextlib.suppress(asyncio.TimeoutError, StopAsyncIteration, WireError, UsageError):
+            first = await asyncio.wait_for(link.messages().__anext__(), _FETCH_S)
+            if isinstance(first, WholeMap):
+                return MeshMap.of(first.map)
     finally:
         await link.close()
+    raise UnreachableError(
+        "coordinator_unreachable",
+        f"the coordinator at {link.endpoint} sent no map",
+        hint="on the head: meshray logs",
+    )
 
 
 def save_map(home: Home, mesh_map: MeshMap) -> None:
     """Write map.json atomically with mode 0600."""
     make_folder(home.state)
-    write_atomically(home.map_cache, json.dumps(mesh_map.to_json()))
+    write_atomically(home.map_cache, encode(mesh_map.form()))

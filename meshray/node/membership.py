@@ -11,13 +11,12 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from meshray.client.coordinator import Coordinator, TakenOver
 from meshray.errors import MeshrayError
 from meshray.home import Home
-from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.epochs import SharedSecrets
 from meshray.model.meshmap import MeshMap
@@ -26,11 +25,10 @@ from meshray.model.problem import Problem
 from meshray.node.enrolment import Enrolment
 from meshray.node.map_cache import save_map
 from meshray.node.state_writer import StateWriter
-from meshray.protocol.fields import LONGEST_TICKET
+from meshray.protocol.connection import Down, GivenUp, Message, Restored, Ticket, TookOver
 
 log = logging.getLogger(__name__)
 
-_LONGEST_REPORT = 4096
 #: A replaced agent that still runs reconnects within this time, seconds; see
 #: `meshray.agent.connection.coordinator_connection`.
 COMES_BACK_S = 4.0
@@ -62,21 +60,21 @@ class Membership:
         self._restored = ""
         self._behind: MeshrayError | None = None
 
-    def told(self, message: Mapping[str, object]) -> None:
-        """Handle a ticket, a restore, or the replacement of another agent. Raises WireError."""
-        kind = message.get("type")
-        if kind == "ticket":
-            self.enrolment = replace(self.enrolment, ticket=wire.text(message, "ticket", LONGEST_TICKET))
-            self.save()
-        elif kind == "took_over":
-            self.answered.set()
-            if address := wire.text(message, "address", 64):
-                self._took_over_at = time.monotonic()
-                log.warning("another agent was connected as this node, from %s", address)
-        elif kind == "restored":
-            self._restored = wire.text(message, "text", _LONGEST_REPORT)
-            if self._restored:
-                log.warning("%s", self._restored)
+    def told(self, message: Ticket | Restored | TookOver) -> None:
+        """Handle a ticket, a restore, or the replacement of another agent."""
+        match message:
+            case Ticket(ticket):
+                self.enrolment = replace(self.enrolment, ticket=ticket)
+                self.save()
+            case TookOver(address):
+                self.answered.set()
+                if address:
+                    self._took_over_at = time.monotonic()
+                    log.warning("another agent was connected as this node, from %s", address)
+            case Restored(text):
+                self._restored = text
+                if text:
+                    log.warning("%s", text)
 
     def share(self, shared: SharedSecrets, mesh_map: MeshMap) -> bool:
         """Store the secrets that the coordinator sent, and return whether they are new."""
@@ -150,9 +148,9 @@ class Membership:
             self._restored = ""
 
     @property
-    def goodbye(self) -> Mapping[str, object]:
+    def goodbye(self) -> Message:
         """The message to the coordinator when a user stops the agent."""
-        return {"type": "given_up" if self.given_up else "down"}
+        return GivenUp() if self.given_up else Down()
 
     def taken_over(self, error: TakenOver | None) -> None:
         """Set the error after another agent connected as this node; None when this one is connected."""

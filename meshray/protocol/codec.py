@@ -10,7 +10,7 @@ not fit raises `WireError`, which a server answers with 400 and a client treats 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, get_args
 
@@ -19,7 +19,7 @@ import msgspec
 from meshray.errors import MeshrayError
 
 T = TypeVar("T")
-M = TypeVar("M", bound=msgspec.Struct)
+F = TypeVar("F")
 
 
 class WireError(MeshrayError):
@@ -62,6 +62,16 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         return str(value)
     raise NotImplementedError
+
+
+def optional(make: Callable[[F], T], form: F | msgspec.UnsetType) -> T | None:
+    """Return the value of a field that may be left out; None where it was."""
+    return None if isinstance(form, msgspec.UnsetType) else make(form)
+
+
+def or_unset(text: F) -> F | msgspec.UnsetType:
+    """Return what a field is to hold that is left out where it is empty."""
+    return text or msgspec.UNSET
 
 
 class Messages:

@@ -6,6 +6,10 @@ raises an error with its own code.
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+from msgspec import Meta
+
 #: Longer lists or maps than this have no meaning in any message.
 MAX_ITEMS = 64
 #: The longest text inside a list or map.
@@ -33,3 +37,73 @@ SIGNATURE_CHARACTERS = 88
 LOWEST_PORT, HIGHEST_PORT = 1024, 65535
 #: Characters of all labels of a node together, keys and values, at enrolment.
 LONGEST_LABELS = 4096
+
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+#: 32 bytes in base64: the last character holds four bits and two zeros.
+_KEY = "^(?:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)$"
+_IPV4 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
+
+#: Names of things that the coordinator made: nodes, tokens, meshes; versions of programs.
+Text64 = Annotated[str, Meta(max_length=64)]
+#: A word of the protocol: an operation, a question's id.
+Word = Annotated[str, Meta(max_length=32)]
+Item = Annotated[str, Meta(max_length=MAX_ITEM_CHARACTERS)]
+Items = Annotated[tuple[Item, ...], Meta(max_length=MAX_ITEMS)]
+TextMap = Annotated[dict[Item, Item], Meta(max_length=MAX_ITEMS)]
+Labels = Annotated[
+    TextMap,
+    Meta(description=f"at enrolment keys and values have {LONGEST_LABELS} characters together at most"),
+]
+Faults = Annotated[TextMap, Meta(description="what is wrong with it that others must know: detail by code")]
+#: What a node's name may be when it comes in; it is made lower case.
+Name = Annotated[
+    str,
+    Meta(max_length=63, description="a host-name label (RFC 1123)", extra_json_schema={"pattern": f"^(?:{_LABEL})$"}),
+]
+OwnName = Annotated[str, Meta(max_length=63, extra_json_schema={"pattern": f"^(?:{_LABEL.replace('A-Z', '')})$"})]
+MeshName = Annotated[str, Meta(max_length=63)]
+Key = Annotated[str, Meta(max_length=44, description="WireGuard's form of a key", extra_json_schema={"pattern": _KEY})]
+SecretKey = Annotated[Key, Meta(extra_json_schema={"format": "password"})]
+Signature = Annotated[
+    str,
+    Meta(
+        max_length=SIGNATURE_CHARACTERS,
+        description="Ed25519, base64",
+        extra_json_schema={"pattern": "^(?:[A-Za-z0-9+/]{86}==)$"},
+    ),
+]
+Counter = Annotated[int, Meta(ge=0, le=MAX_COUNTER)]
+Revision = Annotated[int, Meta(ge=0, le=MAX_REVISION)]
+Epoch = Annotated[int, Meta(ge=FIRST_EPOCH, le=MAX_EPOCH)]
+Address = Annotated[
+    str, Meta(max_length=15, description="IPv4, in the overlay", extra_json_schema={"pattern": f"^(?:{_IPV4})$"})
+]
+Network = Annotated[str, Meta(max_length=18, extra_json_schema={"pattern": f"^(?:{_IPV4}/[0-9]{{1,2}})$"})]
+#: Where a server stands in the world.
+EndpointText = Annotated[
+    str,
+    Meta(
+        max_length=MAX_ENDPOINT,
+        description="HOST:PORT or [IPv6]:PORT",
+        extra_json_schema={"pattern": "^(?:.*:[0-9]{1,5})$"},
+    ),
+]
+EndpointTexts = Annotated[tuple[EndpointText, ...], Meta(max_length=MAX_ITEMS)]
+#: Chosen ports by name; names that are not known are ignored, see `meshray.model.ray_ports`.
+Ports = Annotated[
+    dict[str, Any],
+    Meta(
+        extra_json_schema={"additionalProperties": {"type": "integer", "minimum": LOWEST_PORT, "maximum": HIGHEST_PORT}}
+    ),
+]
+Mark = Annotated[
+    str,
+    Meta(max_length=LONGEST_MARK, description="this moment, by the coordinator's own name; shown to it again"),
+]
+TicketText = Annotated[
+    str,
+    Meta(
+        max_length=LONGEST_TICKET,
+        description="by which a coordinator put back from a copy knows the node again; empty: none",
+    ),
+]

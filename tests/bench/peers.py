@@ -24,6 +24,7 @@ from meshray.home import Home
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.node import Versions
 from meshray.model.token import Token
+from meshray.protocol.connection import Hello
 from meshray.wireguard.engines import find_engine
 from meshray.wireguard.kernel import KernelDevice
 from meshray.wireguard.open import KERNEL, check_available
@@ -50,7 +51,7 @@ class Peer:
         machine = Machine.named(f"peer-{number}", token)
         answer = await machine.enrol(token)
         link = await Coordinator(token.coordinators, token.fingerprint, answer.credential).open_link()
-        await link.send({"type": "hello", "versions": Versions(__version__).to_json()})
+        await link.send(Hello(Versions(__version__).form()))
         return cls(number, machine, answer, link)
 
     async def follow(self) -> None:

@@ -28,7 +28,8 @@ from meshray.model.keys import PrivateKey, PublicKey, SigningKey
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.model.token import Token
-from meshray.protocol.codec import decode_object
+from meshray.protocol.codec import convert, decode_object
+from meshray.protocol.forms import ChangeForm, MapForm
 from meshray.relay.server import Relay
 
 VERSIONS = Versions("0.1.0", "2.60.0", "3.11.7")
@@ -132,10 +133,10 @@ class Agent:
             kind = str(value["type"])
         self.texts.append(message.data)
         if kind == "map":
-            self.map = MeshMap.from_json(wire.mapping(value, "map"))
+            self.map = MeshMap.of(convert(wire.mapping(value, "map"), MapForm))
         else:
             assert self.map is not None, "a change came before the map"
-            self.map = self.map.apply(MapChange.from_json(wire.mapping(value, "change")))
+            self.map = self.map.apply(MapChange.of(convert(wire.mapping(value, "change"), ChangeForm)))
         return kind
 
     async def until(self, names: set[str]) -> MeshMap:

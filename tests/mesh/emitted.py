@@ -40,6 +40,8 @@ from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.node import cleanup as remains
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_map
+from meshray.protocol.codec import to_json
+from meshray.protocol.connection import Message
 from meshray.runtime import own_endpoints, preflight, service
 from meshray.wireguard.fake import FakeDevice
 
@@ -75,8 +77,9 @@ class Recorder:
                 recorder.note("error" if error else f"{request.method} {path}", json.loads(response.body))
             return response
 
-        async def send_noted(self: Link, message: Json) -> None:
-            recorder.note(f"agent {message['type']}", message)
+        async def send_noted(self: Link, message: Message) -> None:
+            value = to_json(message)
+            recorder.note(f"agent {value['type']}", value)
             await send(self, message)
 
         async def send_str_noted(self: web.WebSocketResponse, data: str, compress: int | None = None) -> None:

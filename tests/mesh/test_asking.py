@@ -17,8 +17,8 @@ from meshray.doctor.report import FAIL, OK
 from meshray.doctor.specs import GROUND
 from meshray.errors import MeshrayError
 from meshray.model import wire
-from meshray.model.question import MAX_ANSWER_BYTES
 from meshray.model.ray_state import RayState
+from meshray.protocol.connection import MAX_ANSWER_BYTES
 from tests.mesh.mesh import Mesh, running_mesh, until
 
 

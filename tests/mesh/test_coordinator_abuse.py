@@ -15,9 +15,9 @@ from meshray.coordinator import api
 from meshray.coordinator.connection_limits import MAX_OF_MEMBER, MAX_STRANGERS, ConnectionLimits
 from meshray.coordinator.fair_limit import FairLimit
 from meshray.coordinator.listener import MAX_HANDSHAKES
-from meshray.coordinator.publisher import CLOSE_NOT_ACCEPTED
 from meshray.linux.tasks import Tasks
 from meshray.model.enrol import EnrolAnswer
+from meshray.protocol.connection import CLOSE_NOT_ACCEPTED
 
 from .coordinator_harness import PATIENCE_S, Client, Running, client_of, enrol_request, make_mesh, running_mesh
 from .mesh import until

@@ -13,7 +13,8 @@ from meshray.coordinator import agent_connection as link
 from meshray.coordinator import publisher
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer
-from meshray.model.meshmap import MapChange
+from meshray.protocol import connection
+from meshray.protocol.connection import Change, WholeMap
 
 from .coordinator_harness import PATIENCE_S, VERSIONS, Agent, Running, make_mesh, running_mesh, running_server
 
@@ -59,12 +60,12 @@ async def test_a_message_is_serialised_once_for_all(tmp_path: Path, monkeypatch:
             await agent.until_online("n9", True)
         counted: list[str] = []
 
-        def counting(change: MapChange) -> str:
+        def counting(message: WholeMap | Change) -> str:
             counted.append("")
-            return original(change)
+            return original(message)
 
-        original = publisher._change_message
-        monkeypatch.setattr(publisher, "_change_message", counting)
+        original = publisher._text
+        monkeypatch.setattr(publisher, "_text", counting)
         await mesh.server.service.rename("n0", NodeName("other"))
         for agent in agents:
             await agent.until({"head", "other", *(f"n{number}" for number in range(1, 10))})
@@ -108,7 +109,7 @@ async def test_the_ports_that_a_node_chose_for_its_ray_reach_the_others(tmp_path
             while head.map is None or (found := head.map.find("worker")) is None or found.ray_ports != chosen:
                 await head.receive()
         await worker.socket.send_json({"type": "hello", "versions": {}, "ray_ports": {"metrics_export": 22}})
-        assert await worker.until_closed() == publisher.CLOSE_BAD_MESSAGE
+        assert await worker.until_closed() == connection.CLOSE_BAD_MESSAGE
 
 
 async def test_a_removed_node_is_told_so(tmp_path: Path) -> None:
@@ -117,10 +118,10 @@ async def test_a_removed_node_is_told_so(tmp_path: Path) -> None:
         head = await mesh.client.agent(mesh.head.credential)
         await head.until({"head", "worker"})
         await mesh.admin("DELETE", "/v1/nodes/worker")
-        assert await worker.until_closed() == publisher.CLOSE_NOT_ACCEPTED
+        assert await worker.until_closed() == connection.CLOSE_NOT_ACCEPTED
         await head.until({"head"})
         again = await mesh.client.agent(answer.credential)
-        assert await again.until_closed() == publisher.CLOSE_NOT_ACCEPTED
+        assert await again.until_closed() == connection.CLOSE_NOT_ACCEPTED
         with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
             await mesh.client.session.ws_connect(f"https://127.0.0.1:{mesh.client.port}/v1/agent", ssl=mesh.client.pin)
         assert (await mesh.client.call("GET", "/v1/agent", credential=answer.credential)).status == 400
@@ -133,7 +134,7 @@ async def test_the_newest_connection_wins_and_the_node_stays_online(tmp_path: Pa
         await first.until({"head", "worker"})
         second = await mesh.client.agent(answer.credential)
         await second.until({"head", "worker"})
-        assert await first.until_closed() == publisher.CLOSE_REPLACED
+        assert await first.until_closed() == connection.CLOSE_REPLACED
         # A later change shows that no "offline" came before it.
         await mesh.admin("PATCH", "/v1/nodes/worker", {"name": "other"})
         seen = await head.until({"head", "other"})
@@ -161,7 +162,7 @@ async def test_a_bad_frame_ends_that_connection_alone(tmp_path: Path, frame: str
         _, worker = await joined(mesh, "worker")
         await worker.until({"head", "worker"})
         await worker.socket.send_str(frame)
-        assert await worker.until_closed() == publisher.CLOSE_BAD_MESSAGE
+        assert await worker.until_closed() == connection.CLOSE_BAD_MESSAGE
         await head.until_online("worker", True)
         await head.until_online("worker", False)
 
@@ -171,7 +172,7 @@ async def test_a_frame_that_is_too_large_or_binary_ends_that_connection(tmp_path
         answer, worker = await joined(mesh, "worker")
         await worker.until({"head", "worker"})
         await worker.socket.send_str(json.dumps({"type": "hello", "more": "x" * 100_000}))
-        assert await worker.until_closed() == publisher.CLOSE_TOO_LONG
+        assert await worker.until_closed() == connection.CLOSE_TOO_LONG
         worker = await mesh.client.agent(answer.credential)
         await worker.until({"head", "worker"})
         await worker.socket.send_str("x" * 1_000_000)
@@ -180,7 +181,7 @@ async def test_a_frame_that_is_too_large_or_binary_ends_that_connection(tmp_path
         worker = await mesh.client.agent(answer.credential)
         await worker.until({"head", "worker"})
         await worker.socket.send_bytes(b"{}")
-        assert await worker.until_closed() == publisher.CLOSE_BAD_MESSAGE
+        assert await worker.until_closed() == connection.CLOSE_BAD_MESSAGE
 
 
 async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(
@@ -260,4 +261,4 @@ async def test_nobody_waits_long_for_the_coordinator_to_end(tmp_path: Path) -> N
             await agent.receive()
         closing = asyncio.gather(*(agent.until_closed() for agent in agents))
         await asyncio.wait_for(mesh.server.stop(), PATIENCE_S)
-        assert set(await closing) == {publisher.CLOSE_ENDING}
+        assert set(await closing) == {connection.CLOSE_ENDING}

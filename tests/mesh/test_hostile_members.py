@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from meshray.errors import MeshrayError
+from meshray.protocol.connection import Hello
 
 from .mesh import Member, Mesh, running_mesh, until
 
@@ -38,9 +39,7 @@ def slow_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def claim(liar: Member, *endpoints: str) -> None:
     """The member reports these endpoints as its own."""
-    await liar.agent.connection.say(
-        {"type": "hello", "versions": {}, "endpoints": list(endpoints), "hubs": [], "faults": {}, "reached": ""}
-    )
+    await liar.agent.connection.say(Hello(endpoints=endpoints))
 
 
 async def remove(mesh: Mesh, name: str) -> float:

@@ -21,7 +21,7 @@ from meshray.coordinator.registry import Registry
 from meshray.coordinator.server import Server
 from meshray.errors import RefusedError
 from meshray.model.address import NodeName
-from meshray.model.attestation import Attestation, Removals, signature_to_json
+from meshray.model.attestation import Attestation, Removals, signature_text
 from meshray.model.keys import PrivateKey, PublicKey, SigningKey
 from meshray.model.lock import removed_as
 from meshray.model.node import HEAD, HUB, NODE_IDENTITY, STATIC, WORKER, Node
@@ -288,12 +288,12 @@ async def test_what_the_lock_removed_does_not_come_back(tmp_path: Path, monkeypa
         removals = Removals.sign(LOCK, mesh.token.mesh_id, 1, [removed_as(node)])
         api = mesh.head.agent.state.coordinator.call
         for wrong in (
-            {"epoch": 2, "signature": signature_to_json(removals.signature)},
-            {"epoch": 1, "signature": signature_to_json(Removals.sign(SigningKey.generate(), "m", 1, []).signature)},
+            {"epoch": 2, "signature": signature_text(removals.signature)},
+            {"epoch": 1, "signature": signature_text(Removals.sign(SigningKey.generate(), "m", 1, []).signature)},
         ):
             with pytest.raises(RefusedError):
                 await api("DELETE", "/v1/nodes/gone", {"removal": wrong})
-        signed = {"epoch": 1, "signature": signature_to_json(removals.signature)}
+        signed = {"epoch": 1, "signature": signature_text(removals.signature)}
         await api("DELETE", "/v1/nodes/gone", {"removal": signed})
         with pytest.raises(RefusedError):
             await gone.ended()

@@ -12,12 +12,15 @@ import shutil
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.errors import MeshrayError
 from meshray.model.keys import MeshSecret, PresharedKey
 from meshray.node.enrolment import Enrolment
+from meshray.protocol.codec import to_json
+from meshray.protocol.connection import Hello
 from meshray.wireguard.plan import RemovePeer, SetPrivateKey
 
 from .coordinator_harness import enrol_request
@@ -110,7 +113,9 @@ async def test_secrets_are_in_no_map_log_or_answer(tmp_path: Path, caplog: pytes
         answer = await rotate(mesh)
         await until(lambda: use(mesh, 2, "head", "a"), "rotated")
         nodes = await mesh.head.agent.state.coordinator.call("GET", "/v1/nodes")
-        shown = json.dumps([answer, nodes, a.agent.state.map.to_json()]) + caplog.text + a.home.map_cache.read_text()
+        shown = (
+            json.dumps([answer, nodes, to_json(a.agent.state.map.form())]) + caplog.text + a.home.map_cache.read_text()
+        )
         for secret in (*a.agent.state.enrolment.mesh_secrets.values(),):
             assert secret.reveal() not in shown and secret.hex not in shown
         for token in a.agent.state.enrolment.ray_tokens.values():
@@ -152,8 +157,8 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
             if keeper is old.agent.connection:
                 said = keeper._hello
 
-                def less() -> dict[str, object]:
-                    return {key: value for key, value in said().items() if key != "secret_epoch"}
+                def less() -> Hello:
+                    return msgspec.structs.replace(said(), secret_epoch=msgspec.UNSET)
 
                 monkeypatch.setattr(keeper, "_hello", less)
                 await hello(keeper)

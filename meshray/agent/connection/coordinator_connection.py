@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from meshray.agent.backoff import backoff_s
@@ -20,12 +20,24 @@ from meshray.agent.status.progress import Progress
 from meshray.client.coordinator import Coordinator, CoordinatorBehind, Link, RemovedFromMesh, TakenOver
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
 from meshray.linux.tasks import Tasks
-from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MapChange, MeshMap
-from meshray.model.node import Versions
 from meshray.node.membership import Membership
 from meshray.protocol.codec import WireError
+from meshray.protocol.connection import (
+    Change,
+    FromCoordinator,
+    Hello,
+    Message,
+    RayInstance,
+    Recall,
+    Recalled,
+    Restored,
+    Ticket,
+    TicketWanted,
+    TookOver,
+    WholeMap,
+)
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +62,7 @@ class CoordinatorConnection:
         current: the map of the moment, to which a change is applied.
         on_map: called with every new map.
         on_message: called with every other message.
-        hello: what this node says of itself, besides its versions.
+        hello: what this node says of itself.
         membership: keeps the ticket, and tells the user where the coordinator does not know this node.
     """
 
@@ -60,9 +72,8 @@ class CoordinatorConnection:
         current: Callable[[], MeshMap],
         *,
         on_map: Callable[[MeshMap], None],
-        on_message: Callable[[Mapping[str, object]], None],
-        hello: Callable[[], Mapping[str, object]],
-        versions: Callable[[], Versions],
+        on_message: Callable[[FromCoordinator], None],
+        hello: Callable[[], Hello],
         progress: Progress,
         membership: Membership,
     ) -> None:
@@ -71,8 +82,7 @@ class CoordinatorConnection:
         self._on_map = on_map
         self._on_message = on_message
         self._hello = hello
-        self._said: Mapping[str, object] = {}
-        self._versions = versions
+        self._said: Hello | None = None
         self._progress = progress
         self._membership = membership
         # A coordinator that was restored waits for the agent beside it before anybody may enrol.
@@ -160,9 +170,9 @@ class CoordinatorConnection:
     async def tell_ray_instance(self, instance: str) -> None:
         """The instance of this node's Ray head; it is said again whenever the link is opened."""
         self._ray_instance = instance
-        await self.say({"type": "ray", "instance": instance})
+        await self.say(RayInstance(instance))
 
-    async def say(self, message: Mapping[str, object]) -> None:
+    async def say(self, message: Message) -> None:
         """Sends a message where there is a link; else it is lost."""
         if self._link is not None:
             with contextlib.suppress(OSError):
@@ -170,7 +180,7 @@ class CoordinatorConnection:
 
     async def say_hello(self) -> None:
         """Says what this node is, where that changed since it was said last."""
-        hello = {"type": "hello", "versions": self._versions().to_json(), **self._hello()}
+        hello = self._hello()
         if hello != self._said and self._link is not None:
             self._said = hello
             await self.say(hello)
@@ -190,23 +200,23 @@ class CoordinatorConnection:
                 return
 
     async def _use(self, link: Link) -> None:
-        self._said = {}
+        self._said = None
         await self.say_hello()
-        await self.say({"type": "ray", "instance": self._ray_instance})
+        await self.say(RayInstance(self._ray_instance))
         async for message in link.messages():
-            kind = message.get("type")
-            if kind == "map":
-                self._membership.behind(None)
-                self._membership.taken_over(None)
-                await self._take_map(MeshMap.from_json(wire.mapping(message, "map")))
-            elif kind == "change":
-                await self._take_map(self._current().apply(MapChange.from_json(wire.mapping(message, "change"))))
-            elif kind == "recall":
-                await self._tell_map(link)
-            elif kind in ("ticket", "restored", "took_over"):
-                self._membership.told(message)
-            else:
-                self._on_message(message)
+            match message:
+                case WholeMap():
+                    self._membership.behind(None)
+                    self._membership.taken_over(None)
+                    await self._take_map(MeshMap.of(message.map))
+                case Change():
+                    await self._take_map(self._current().apply(MapChange.of(message.change)))
+                case Recall():
+                    await self._tell_map(link)
+                case Ticket() | Restored() | TookOver():
+                    self._membership.told(message)
+                case _:
+                    self._on_message(message)
 
     async def _take_map(self, mesh_map: MeshMap) -> None:
         if mesh_map.mesh != self._current().mesh:
@@ -217,15 +227,15 @@ class CoordinatorConnection:
         out_of_date = self._membership.must_ask(self._current(), mesh_map)
         self._on_map(mesh_map)
         if out_of_date:
-            await self.say({"type": "ticket"})
+            await self.say(TicketWanted())
 
     async def _tell_map(self, link: Link) -> None:
         """The coordinator has forgotten what this node's map still holds."""
         mesh_map = self._current()
         log.warning("the coordinator has lost what came before revision %d; telling it this map", mesh_map.revision)
         for node in mesh_map.nodes.values():
-            await link.send({"type": "recalled", "node": node.to_json()})
-        await link.send({"type": "recalled"})
+            await link.send(Recalled(node.form()))
+        await link.send(Recalled())
 
     async def _close(self) -> None:
         link, self._link = self._link, None

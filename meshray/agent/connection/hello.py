@@ -1,27 +1,32 @@
-"""What a node says of itself to the coordinator, besides its versions."""
+"""What a node says of itself to the coordinator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+
+from msgspec import UNSET
 
 from meshray.agent.state import NodeState
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
-from meshray.model.node import HUB_FORWARDS
+from meshray.model.node import HUB_FORWARDS, Versions
 from meshray.model.problem import Problem
+from meshray.protocol.codec import or_unset
+from meshray.protocol.connection import Hello
 from meshray.protocol.fields import MAX_ITEMS
 
 
 def hello_of(
     state: NodeState,
     own: PublicKey,
+    versions: Versions,
     *,
     hubs: Sequence[str],
     outside: Endpoint | None,
     problems: Iterable[Problem],
-) -> Mapping[str, object]:
-    """Return where this node may be reached, the hubs that it can use, what is wrong with it that the others must know,
-    where it reached the coordinator, its epoch of the mesh's secrets, and the ports that it chose for its Ray.
+) -> Hello:
+    """Return what this node runs, where it may be reached, the hubs that it can use, what is wrong with it that the
+    others must know, where it reached the coordinator, its epoch of the secrets, and the ports that it chose for Ray.
 
     Args:
         own: the key that its device has.
@@ -34,13 +39,14 @@ def hello_of(
     # While another key is under way, that key's signature travels with it.
     signs = me.public_key == own
     removals = state.pins.newer_removals(state.told)
-    return {
-        **({"removals": removals.to_json()} if removals is not None else {}),
-        **({"attestation": identity.signature_of(me).to_json()} if identity is not None and signs else {}),
-        "endpoints": [str(endpoint) for endpoint in state.endpoints],
-        "hubs": list(hubs[:MAX_ITEMS]),
-        "faults": faults,
-        "reached": str(outside) if outside is not None else "",
-        "secret_epoch": state.enrolment.secret_epoch,
-        **({"ray_ports": dict(ports)} if (ports := state.enrolment.ray_ports) else {}),
-    }
+    return Hello(
+        versions=versions.form(),
+        endpoints=tuple(map(str, state.endpoints)),
+        hubs=tuple(hubs[:MAX_ITEMS]),
+        faults=faults,
+        reached=str(outside) if outside is not None else "",
+        secret_epoch=state.enrolment.secret_epoch,
+        attestation=identity.signature_of(me).form() if identity is not None and signs else UNSET,
+        removals=removals.form() if removals is not None else UNSET,
+        ray_ports=or_unset(dict(state.enrolment.ray_ports)),
+    )

@@ -1,4 +1,4 @@
-"""What the coordinator asks of this agent for another node; see `meshray.model.question` for the messages.
+"""What the coordinator asks of this agent for another node; see `meshray.protocol.connection`.
 
 One survey at a time, whoever asks and however often: who asks while one is being made gets the same.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+
+import msgspec
 
 from meshray.errors import MeshrayError
-from meshray.model.question import Answer, Question
+from meshray.protocol.connection import Answer, Ask
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Questions:
         self._operations = operations
         self._running: dict[str, asyncio.Future[Answer]] = {}
 
-    async def answer(self, question: Question) -> Answer:
+    async def answer(self, question: Ask) -> Answer:
         """The answer, or why there is none; never raises for what an operation raises."""
         running = self._running.get(question.op)
         if running is None:
@@ -37,14 +38,14 @@ class Questions:
             finally:
                 del self._running[question.op]
                 running.cancel()  # which does nothing once it has its result
-        return replace(await asyncio.shield(running), id=question.id)
+        return msgspec.structs.replace(await asyncio.shield(running), id=question.id)
 
-    async def _answer(self, question: Question) -> Answer:
+    async def _answer(self, question: Ask) -> Answer:
         operation = self._operations.get(question.op)
         if operation is None:
             return Answer(question.id, error=f"its agent knows no question {question.op!r}")
         try:
-            return Answer(question.id, await operation())
+            return Answer(question.id, dict(await operation()))
         except MeshrayError as error:
             return Answer(question.id, error=error.message)
         except Exception:  # one question must not end the agent

@@ -22,9 +22,9 @@ from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
 from meshray.model.path import PathKind
-from meshray.model.question import MAX_WAIT_S, ROTATE_KEY
 from meshray.model.ray_state import RayState
 from meshray.protocol.codec import to_json
+from meshray.protocol.connection import MAX_WAIT_S, ROTATE_KEY
 from meshray.protocol.status import Path
 
 #: Between two echoes of one `meshray ping`.

@@ -6,9 +6,10 @@ another node must dial to come through the same NAT.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from meshray.model.node import STATIC, Node
+from meshray.protocol.connection import Seen
 from meshray.protocol.fields import MAX_ITEMS
 from meshray.wireguard.config import DeviceState, PeerState
 
@@ -19,7 +20,7 @@ class ObservedEndpoints:
     def __init__(self) -> None:
         self._told: dict[str, str] = {}
 
-    def news(self, nodes: Iterable[Node], observed: DeviceState, can_tell: bool) -> Iterator[Mapping[str, object]]:
+    def news(self, nodes: Iterable[Node], observed: DeviceState, can_tell: bool) -> Iterator[Seen]:
         """The messages to send now; without a coordinator to tell them to, all is news again later."""
         if not can_tell:
             self._told = {}
@@ -28,7 +29,7 @@ class ObservedEndpoints:
         news = [(key, text) for key, text in seen.items() if self._told.get(key, "") != text]
         self._told = seen
         for start in range(0, len(news), MAX_ITEMS):
-            yield {"type": "seen", "nodes": dict(news[start : start + MAX_ITEMS])}
+            yield Seen(dict(news[start : start + MAX_ITEMS]))
 
 
 def _seen(peer: PeerState | None) -> str:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from meshray.agent.paths.decision import (
@@ -32,6 +32,7 @@ from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
 from meshray.model.keys import PublicKey
 from meshray.model.node import HUB, STATIC, Node
+from meshray.protocol.connection import Left, Message, PunchWanted
 from meshray.wireguard.config import DeviceState, PeerConfig
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Pairs:
         state: NodeState,
         prober: Prober,
         names: Names,
-        say: Callable[[Mapping[str, object]], None],
+        say: Callable[[Message], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
@@ -226,7 +227,7 @@ class Pairs:
             self._names.prepare(node.id, node.endpoints)
             self._paths[node.id] = self.path(node).asked(now)
         if chosen:
-            self._say({"type": "punch", "nodes": [node.id for node in chosen]})
+            self._say(PunchWanted(tuple(node.id for node in chosen)))
 
     def _is_told(self, node: Node) -> bool:
         """Whether all that a hub may tell of the two is there: an attempt without it would be in vain and cost time."""
@@ -299,7 +300,7 @@ class Pairs:
             # The other side should hear of it at once, not with the next probe.
             self._probed.pop(node.id, None)
         if old.carries and not new.carries:
-            self._say({"type": "left", "node": node.id})
+            self._say(Left(node.id))
         if new.carries != old.carries:
             log.info("%s: %s", node.name, f"direct, {new.endpoint}" if new.carries else "back through the hub")
             self._prober.way_changed(node.ip)

@@ -40,6 +40,7 @@ from meshray.model.address import Endpoint
 from meshray.model.endpoints import reachable_ip
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
+from meshray.protocol.connection import Message
 from meshray.wireguard.config import DeviceState, PeerConfig
 from meshray.wireguard.plan import Step
 
@@ -277,7 +278,7 @@ class Paths:
             self._resets.make_anew([hub.public_key])
         self._state.wake()
 
-    def _say(self, message: Mapping[str, object]) -> None:
+    def _say(self, message: Message) -> None:
         self._tasks.start(self._connection.say(message), "message")
 
     def _reachable(self, ip: Address, *, loopback: bool = False) -> Address | None:

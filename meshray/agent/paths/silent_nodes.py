@@ -1,6 +1,6 @@
 """What an agent does about nodes that do not answer: the coordinator learns of them, their connections wait or end.
 
-SilenceWatch ──┬──► {"type": "silence"} to the coordinator, from its own node: the map, and so status, has it
+SilenceWatch ──┬──► `Silence` to the coordinator, from its own node: the map, and so status, has it
                ├──► silent: TCP connections to them are held (`meshray.firewall.silent`)
                └──► gone: TCP connections to them are closed, so that nobody waits for an answer for ever
 """
@@ -21,6 +21,7 @@ from meshray.agent.state import NodeState
 from meshray.linux import overlay_netns
 from meshray.linux.sockets import close_connections
 from meshray.model.node import COORDINATOR, GONE, Node
+from meshray.protocol.connection import Silence
 from meshray.protocol.fields import MAX_ITEMS
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class SilentNodes:
         said = {**{node.id: node.silence for node in nodes.values() if node.silence}, **self._told}
         news = {key: found.get(key, "") for key in said.keys() | found.keys() if said.get(key) != found.get(key, "")}
         for part in _parts(news):
-            await self._connection.say({"type": "silence", "nodes": part})
+            await self._connection.say(Silence(part))
         self._told = {key: found.get(key, "") for key in said.keys() | found.keys() if key in nodes}
 
     async def _hold(self) -> None:

@@ -32,8 +32,8 @@ from meshray.linux import overlay_netns
 from meshray.model import wire
 from meshray.model.keys import PublicKey
 from meshray.model.node import STATIC
-from meshray.model.question import SURVEY
 from meshray.model.ray_state import RayState
+from meshray.protocol.connection import SURVEY
 from meshray.protocol.status import Status
 from meshray.wireguard.device import Device
 

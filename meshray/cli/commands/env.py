@@ -11,7 +11,7 @@ from meshray.cli.driver import Driver
 from meshray.cli.options import SUBCOMMAND, json_option
 from meshray.cli.results import EnvResult, Locked, Result
 from meshray.errors import MeshrayError, UsageError
-from meshray.model.environment import LONGEST_REQUIREMENTS
+from meshray.protocol.api import LONGEST_REQUIREMENTS
 
 #: A requirements file that is larger than this is none.
 _LONGEST_FILE = 1024 * 1024

@@ -132,7 +132,7 @@ def remove(app: App, node: str, yes: bool, lock: str | None) -> Result:
 
 def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[str, object]:
     from meshray.cli.lock_file import lock_of
-    from meshray.model.attestation import optional_removals, signature_to_json
+    from meshray.model.attestation import Removals, signature_text
     from meshray.model.lock import removed_as
     from meshray.model.node import Node
 
@@ -142,10 +142,11 @@ def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[
         raise UsageError("node_unknown", f"there is no node {name[:63]!r} in this mesh", hint="meshray node list")
     lock.require_of(lock_of(answer))
     mesh_id = wire.text(answer, "mesh", 64)
-    after, removals = lock.removing(mesh_id, optional_removals(answer), removed_as(Node.from_json(found)))
+    removals_before = Removals.from_json(answer["removals"]) if "removals" in answer else None
+    after, removals = lock.removing(mesh_id, removals_before, removed_as(Node.from_json(found)))
     # The file first: an epoch that was signed once is never signed again.
     after.save()
-    signed = {"epoch": removals.epoch, "signature": signature_to_json(removals.signature)}
+    signed = {"epoch": removals.epoch, "signature": signature_text(removals.signature)}
     return app.api("DELETE", path, {"removal": signed})
 
 

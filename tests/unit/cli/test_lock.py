@@ -13,7 +13,7 @@ from meshray.cli.lock_file import LockFile
 from meshray.errors import MeshrayError, RefusedError
 from meshray.home import Home
 from meshray.model.address import Endpoint, NodeName
-from meshray.model.attestation import Attestation, Removals, signature_from_json
+from meshray.model.attestation import Attestation, Removals, parse_signature
 from meshray.model.keys import PrivateKey, SigningKey
 from meshray.model.lock import Rules, judge, removed_as
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
@@ -96,7 +96,7 @@ def test_a_removal_raises_the_epoch_in_the_file(lock: LockFile) -> None:
     assert outcome.code == 0, outcome.err
     body = agent.asked[-1][1]["body"]
     assert isinstance(body, dict)
-    removals = Removals(1, frozenset({removed_as(node)}), signature_from_json(body["removal"]))
+    removals = Removals(1, frozenset({removed_as(node)}), parse_signature(body["removal"]["signature"]))
     assert removals.is_signed(lock.key.public(), MESH)
     assert LockFile.load(lock.path).epoch == 1
     # A coordinator that shows an older list than the one that was signed last.

@@ -10,13 +10,16 @@ import pytest
 
 from meshray.coordinator import publisher
 from meshray.coordinator.ledger import Ledger
-from meshray.coordinator.publisher import CLOSE_ENDING, CLOSE_REPLACED, MAX_NOTICES, Outbox, Publisher
+from meshray.coordinator.publisher import MAX_NOTICES, Outbox, Publisher
 from meshray.coordinator.records import Member, PutMember, RowChanges
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import NodeName
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
+from meshray.protocol.codec import convert
+from meshray.protocol.connection import CLOSE_ENDING, CLOSE_REPLACED, Ask, Punch, Ticket
+from meshray.protocol.forms import ChangeForm, MapForm
 
 from .people import accept_all, enrol, new_mesh, request, token
 
@@ -193,12 +196,12 @@ async def test_an_agent_that_connects_twice_at_once_was_not_taken_over() -> None
 async def test_who_reads_slowly_gets_one_change_for_many() -> None:
     world = World()
     fast, slow = world.publisher.join("head-id"), world.publisher.join("slow")
-    held = MeshMap.from_json(json.loads(str(await slow.next()))["map"])
+    held = MeshMap.of(convert(json.loads(str(await slow.next()))["map"], MapForm))
     assert kind(await fast.next()) == "map"
     for number in range(1, 101):
         world.join(number)
         assert kind(await fast.next()) == "change"
-    change = MapChange.from_json(json.loads(str(await slow.next()))["change"])
+    change = MapChange.of(convert(json.loads(str(await slow.next()))["change"], ChangeForm))
     assert held.apply(change).nodes == world.registry.map.nodes
     assert not slow.close_code
 
@@ -209,9 +212,9 @@ async def test_who_has_not_read_its_map_yet_gets_the_newest() -> None:
     for number in range(1, 11):
         world.join(number)
         await asyncio.sleep(0.001)
-    whole = MeshMap.from_json(json.loads(str(await slow.next()))["map"])
+    whole = MeshMap.of(convert(json.loads(str(await slow.next()))["map"], MapForm))
     assert whole.nodes == world.registry.map.nodes
-    world.publisher.tell("slow", {"type": "ticket", "ticket": "t"})
+    world.publisher.tell("slow", Ticket("t"))
     assert kind(await slow.next()) == "ticket"
 
 
@@ -219,9 +222,9 @@ async def test_of_notices_the_newest_wait_and_of_equal_ones_one() -> None:
     world = World()
     slow = world.publisher.join("slow")
     assert kind(await slow.next()) == "map"
-    world.publisher.tell("slow", {"type": "ask", "id": "q"})
+    world.publisher.tell("slow", Ask("q", "survey"))
     for number in range(1000):
-        world.publisher.tell("slow", {"type": "punch", "node": f"n{number % 500}"}, is_notice=True)
+        world.publisher.tell("slow", Punch(f"n{number % 500}"), is_notice=True)
     assert kind(await slow.next()) == "ask"
     nodes = [json.loads(str(await slow.next()))["node"] for _ in range(MAX_NOTICES)]
     assert nodes == [f"n{number}" for number in range(500 - MAX_NOTICES, 500)]

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.errors import MeshrayError
-from meshray.model.epochs import MOST_EPOCHS, SharedSecrets, pair_epoch
+from meshray.model.epochs import SharedSecrets, pair_epoch
 from meshray.model.keys import MeshSecret
+from meshray.protocol.codec import convert, decode, encode
+from meshray.protocol.connection import MOST_EPOCHS, Secrets
 from meshray.protocol.fields import MAX_EPOCH
 from meshray.raynode.tokens import RayTokens, epoch_of, new_instance
 
@@ -38,7 +38,7 @@ def test_the_choice_never_falls_while_epochs_rise(a: int, b: int, more: int, hel
 @given(st.sets(st.integers(1, MAX_EPOCH), min_size=1, max_size=5))
 def test_secrets_travel_unchanged_and_show_nothing(epochs: set[int]) -> None:
     shared = SharedSecrets(dict.fromkeys(epochs, SECRET), dict.fromkeys(epochs, "ray's"), min(epochs))
-    assert SharedSecrets.from_json(json.loads(json.dumps(shared.to_json()))) == shared
+    assert SharedSecrets.of(decode(encode(shared.message()), Secrets)) == shared
     assert "ray's" not in repr(shared)
 
 
@@ -60,7 +60,7 @@ def test_secrets_travel_unchanged_and_show_nothing(epochs: set[int]) -> None:
 )
 def test_other_forms_are_refused(value: dict[str, object]) -> None:
     with pytest.raises(MeshrayError):
-        SharedSecrets.from_json(value)
+        SharedSecrets.of(convert({"type": "secrets", **value}, Secrets))
 
 
 @given(st.integers(1, MAX_EPOCH))

@@ -19,7 +19,8 @@ from meshray.model.environment import Environment, ShownToken
 from meshray.model.keys import MeshSecret
 from meshray.model.meshmap import MapChange, MeshMap, diff
 from meshray.model.token import PREFIX, Token
-from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.codec import WireError, convert, decode_object, to_json
+from meshray.protocol.forms import ChangeForm, MapForm
 from tests.unit.hostile import ANY_JSON, mutated
 
 from .test_meshmap import MESH, node
@@ -67,27 +68,27 @@ def test_an_endpoint_is_read_back_as_written(text: str) -> None:
     assert Endpoint.parse(str(endpoint)) == endpoint
 
 
-@given(mutated(MAP.to_json()))
+@given(mutated(to_json(MAP.form())))
 def test_a_map_is_whole_or_refused(value: Any) -> None:
     if not isinstance(value, dict):
         return
     try:
-        mesh_map = MeshMap.from_json(value)
+        mesh_map = MeshMap.of(convert(value, MapForm))
     except (WireError, UsageError):
         return
     assert_sound(mesh_map)
 
 
-@given(mutated(diff(MAP, LATER).to_json()))
+@given(mutated(to_json(diff(MAP, LATER).form())))
 def test_a_change_leads_to_a_sound_map_or_nowhere(value: Any) -> None:
-    before = MAP.to_json()
+    before = to_json(MAP.form())
     if not isinstance(value, dict):
         return
     try:
-        after = MAP.apply(MapChange.from_json(value))
+        after = MAP.apply(MapChange.of(convert(value, ChangeForm)))
     except (WireError, UsageError):
         after = MAP
-    assert MAP.to_json() == before
+    assert to_json(MAP.form()) == before
     assert_sound(after)
 
 
@@ -100,7 +101,7 @@ def assert_sound(mesh_map: MeshMap) -> None:
         assert mesh_map.nodes[one.id] is one
     for unique in ("ip", "public_key", "name"):
         assert len({getattr(one, unique) for one in nodes}) == len(nodes), unique
-    assert MeshMap.from_json(json.loads(json.dumps(mesh_map.to_json()))) == mesh_map
+    assert MeshMap.of(convert(json.loads(json.dumps(to_json(mesh_map.form()))), MapForm)) == mesh_map
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MapChange, MeshInfo, MeshMap, diff
 from meshray.model.node import HEAD, HUB, WORKER, Node, Versions
 from meshray.model.ray_ports import RayPorts
-from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.codec import WireError, convert, decode_object, to_json
+from meshray.protocol.forms import ChangeForm, MapForm
 
 MESH = MeshInfo("m1", "lab", OverlayNetwork.parse("10.99.0.0/16"))
 KEYS = [PrivateKey.generate().public() for _ in range(6)]
@@ -42,13 +43,13 @@ def maps(revision: int) -> st.SearchStrategy[MeshMap]:
 
 @given(maps(7), maps(8))
 def test_the_difference_leads_from_one_to_the_other(old: MeshMap, new: MeshMap) -> None:
-    change = MapChange.from_json(decode_object(json_of(diff(old, new))))
+    change = MapChange.of(convert(decode_object(json_of(diff(old, new))), ChangeForm))
     assert old.apply(change) == new
 
 
 @given(maps(7))
 def test_a_map_survives_the_wire(mesh_map: MeshMap) -> None:
-    assert MeshMap.from_json(decode_object(json_of(mesh_map))) == mesh_map
+    assert MeshMap.of(convert(decode_object(json_of(mesh_map)), MapForm)) == mesh_map
 
 
 def test_a_change_of_one_node_costs_that_node_only() -> None:
@@ -77,26 +78,26 @@ def test_a_change_for_another_revision_is_refused() -> None:
 def test_no_json_breaks_the_decoder(value: object) -> None:
     if isinstance(value, dict):
         with pytest.raises((WireError, UsageError, ValueError)):
-            MeshMap.from_json(value)
+            MeshMap.of(convert(value, MapForm))
 
 
 def json_of(value: MapChange | MeshMap) -> str:
     import json
 
-    return json.dumps(value.to_json())
+    return json.dumps(to_json(value.form()))
 
 
 def test_chosen_ports_of_ray_travel_with_the_map_and_an_older_map_means_the_defaults() -> None:
     nodes = {"n0": node(0), "n1": node(1, ray_ports={"metrics_export": 8500})}
     mesh_map = MeshMap(replace(MESH, ray_ports={"gcs": 6380, "dashboard": 8266}), 3, nodes)
-    seen = MeshMap.from_json(decode_object(json_of(mesh_map)))
+    seen = MeshMap.of(convert(decode_object(json_of(mesh_map)), MapForm))
     assert seen == mesh_map
     assert (str(seen.gcs), str(seen.dashboard)) == ("10.99.0.1:6380", "10.99.0.1:8266")
     assert seen.ports_of(seen.nodes["n1"]) == RayPorts(gcs=6380, dashboard=8266, metrics_export=8500)
     assert seen.ports_of(seen.nodes["n0"]).metrics_export == RayPorts().metrics_export
     old = MeshMap(MESH, 3, {"n0": node(0)})
     assert "ray_ports" not in json_of(old)
-    assert MeshMap.from_json(decode_object(json_of(old))).ports_of(old.head) == RayPorts()
+    assert MeshMap.of(convert(decode_object(json_of(old)), MapForm)).ports_of(old.head) == RayPorts()
     assert MeshMap(MESH, 3, {}).gcs is None
 
 

@@ -13,7 +13,8 @@ from meshray.model.ray_ports import (
     RayPorts,
     check_ports,
     choice_hint,
-    ports_from_json,
+    ports_of_mesh,
+    ports_of_node,
     take_ports,
 )
 from meshray.protocol.codec import WireError
@@ -110,13 +111,13 @@ def test_what_is_offered_is_free() -> None:
 
 
 def test_only_known_ports_of_the_right_scope_come_from_outside() -> None:
-    value = {"ray_ports": {"gcs": 6380, "metrics_export": 8500, "later": 1}}
-    assert ports_from_json(value, "ray_ports", mesh_wide=True) == {"gcs": 6380}
-    assert ports_from_json(value, "ray_ports", mesh_wide=False) == {"metrics_export": 8500}
-    assert ports_from_json({}, "ray_ports", mesh_wide=True) == {}
+    chosen = {"gcs": 6380, "metrics_export": 8500, "later": 1}
+    assert ports_of_mesh(chosen) == {"gcs": 6380}
+    assert ports_of_node(chosen) == {"metrics_export": 8500}
+    assert ports_of_mesh({}) == {}
     for bad in (22, 70000, True, "8500", None):
         with pytest.raises(WireError):
-            ports_from_json({"ray_ports": {"gcs": bad}}, "ray_ports", mesh_wide=True)
+            ports_of_mesh({"gcs": bad})
 
 
 def test_what_differs_from_the_defaults_is_known() -> None:

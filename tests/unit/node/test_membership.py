@@ -20,6 +20,7 @@ from meshray.node.enrolment import MOST_COORDINATORS, Enrolment
 from meshray.node.map_cache import load_map
 from meshray.node.membership import Membership
 from meshray.node.state_writer import StateWriter
+from meshray.protocol.connection import Restored, Ticket
 
 MESH = MeshInfo("ab", "lab", OverlayNetwork.parse("10.99.0.0/16"))
 NODE = Node("n1", NodeName("one"), IPv4Address("10.99.0.2"), PrivateKey.generate().public(), frozenset())
@@ -68,9 +69,9 @@ def test_a_ticket_is_kept_in_memory_where_the_disk_is_full(tmp_path: Path, monke
     mine = membership(tmp_path, files)
     with monkeypatch.context() as patched:
         patched.setattr(enrolment_module, "write_atomically", no_room)
-        mine.told({"type": "ticket", "ticket": "abc"})
+        mine.told(Ticket("abc"))
         assert mine.enrolment.ticket == "abc" and len(files.problems()) == 1
-    mine.told({"type": "ticket", "ticket": "def"})
+    mine.told(Ticket("def"))
     assert Enrolment.load(Home(tmp_path, tmp_path)).ticket == "def" and files.problems() == ()
 
 
@@ -84,7 +85,7 @@ def test_a_ticket_is_asked_for_when_it_says_something_old(tmp_path: Path) -> Non
 
 def test_what_the_coordinator_says_of_a_restore_is_said_until_it_says_otherwise(tmp_path: Path) -> None:
     mine = membership(tmp_path)
-    mine.told({"type": "restored", "text": "an older copy"})
+    mine.told(Restored("an older copy"))
     assert [complaint.text for complaint in mine.complaints()] == ["an older copy"]
     mine.behind(None)
     assert mine.complaints() == ()

@@ -17,9 +17,9 @@ from meshray.client.coordinator import Coordinator
 from meshray.errors import UnreachableError
 from meshray.home import Home
 from meshray.model.address import Endpoint
-from meshray.model.node import Versions
 from meshray.node.membership import Membership
 from meshray.node.state_writer import StateWriter
+from meshray.protocol.connection import Hello
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 
 INSIDE = Endpoint("10.99.0.1", 51888)
@@ -84,8 +84,7 @@ async def opened(home: Home, place: Place) -> list[Endpoint]:
         lambda: MAP,
         on_map=lambda new: None,
         on_message=lambda message: None,
-        hello=dict,
-        versions=Versions,
+        hello=Hello,
         progress=Progress(),
         membership=Membership(home, enrolment(WORKER_A), StateWriter(home)),
     )

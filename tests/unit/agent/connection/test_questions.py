@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from meshray.agent.connection.questions import Questions
 from meshray.errors import MeshrayError
-from meshray.model.question import MAX_ANSWER_BYTES, Answer, Question
+from meshray.protocol.connection import MAX_ANSWER_BYTES, Answer, Ask
 
 
 async def test_one_survey_serves_all_who_ask_at_the_same_time() -> None:
@@ -20,9 +20,9 @@ async def test_one_survey_serves_all_who_ask_at_the_same_time() -> None:
         return {"made": made}
 
     questions = Questions({"survey": survey})
-    answers = await asyncio.gather(*(questions.answer(Question(str(n), "survey")) for n in range(3)))
+    answers = await asyncio.gather(*(questions.answer(Ask(str(n), "survey")) for n in range(3)))
     assert answers == [Answer(str(n), {"made": 1}) for n in range(3)]
-    assert await questions.answer(Question("3", "survey")) == Answer("3", {"made": 2})
+    assert await questions.answer(Ask("3", "survey")) == Answer("3", {"made": 2})
 
 
 async def test_a_failure_is_an_answer_and_the_next_question_is_asked_again() -> None:
@@ -31,10 +31,10 @@ async def test_a_failure_is_an_answer_and_the_next_question_is_asked_again() -> 
 
     questions = Questions({"survey": survey})
     for number in ("1", "2"):
-        assert await questions.answer(Question(number, "survey")) == Answer(number, error="this node is not in the map")
+        assert await questions.answer(Ask(number, "survey")) == Answer(number, error="this node is not in the map")
 
 
 def test_an_answer_is_never_longer_than_the_coordinator_takes() -> None:
-    assert Answer("1", {"x": "x" * 1000}).to_json()["error"] == ""
-    too_long = Answer("1", {"x": "x" * MAX_ANSWER_BYTES}).to_json()
-    assert (too_long["answer"], too_long["error"]) == ({}, "its answer is longer than 256 KiB")
+    assert Answer("1", {"x": "x" * 1000}).bounded().error == ""
+    too_long = Answer("1", {"x": "x" * MAX_ANSWER_BYTES}).bounded()
+    assert (too_long.answer, too_long.error) == ({}, "its answer is longer than 256 KiB")

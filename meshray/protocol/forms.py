@@ -1,0 +1,163 @@
+"""What more than one message holds: a node, the map, signatures, tokens.
+
+These are JSON's own types. `meshray.model` makes values of them: `Node.of(form)`, `node.form()`. A field that may be
+`UNSET` is left out where it says nothing: hardly any node has one of them, and the map of a large mesh is large enough.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from meshray.protocol.fields import (
+    DEFAULT_PATIENCE_S,
+    MAX_ENDPOINT,
+    MAX_PATIENCE_S,
+    MIN_PATIENCE_S,
+    MOST_REMOVED,
+    Address,
+    Counter,
+    Epoch,
+    Faults,
+    Item,
+    Items,
+    Key,
+    Labels,
+    Mark,
+    MeshName,
+    Network,
+    OwnName,
+    Ports,
+    Revision,
+    SecretKey,
+    Signature,
+    Text64,
+)
+
+
+class GrantForm(Struct, frozen=True):
+    """The lock lets the holder of a token's key endorse identities."""
+
+    key: Key
+    epoch: Counter
+    signature: Signature
+    roles: Items = ()
+
+
+class ChainForm(Struct, frozen=True):
+    """How the lock let an identity in."""
+
+    grant: GrantForm
+    signature: Signature
+
+
+class EndorserForm(Struct, frozen=True):
+    """The part of a token that the lock signed."""
+
+    lock: Key
+    key: SecretKey
+    grant: GrantForm
+
+
+class AttestationForm(Struct, frozen=True):
+    """A node's identity signs its WireGuard key; the chain says how the lock let the identity in."""
+
+    identity: Key
+    counter: Counter
+    signature: Signature
+    ip: Address | UnsetType = UNSET
+    chain: ChainForm | UnsetType = UNSET
+
+
+class RemovalsForm(Struct, frozen=True):
+    """The identities that the lock removed for good."""
+
+    epoch: Counter
+    identities: Annotated[tuple[Key, ...], Meta(max_length=MOST_REMOVED)]
+    signature: Signature
+
+
+class VersionsForm(Struct, frozen=True):
+    """What a node runs; empty: not there, or not known; cut at 64 characters."""
+
+    meshray: Item = ""
+    ray: Item = ""
+    python: Item = ""
+
+
+class NodeForm(Struct, frozen=True):
+    """A node as every other node knows it."""
+
+    id: Text64
+    name: OwnName
+    ip: Address
+    public_key: Key
+    ray_instance: Text64
+    roles: Items = ()
+    endpoints: Items = ()
+    seen: Annotated[str, Meta(max_length=MAX_ENDPOINT, description="where a hub sees it; empty: not over UDP")] = ""
+    hubs: Items = ()
+    online: bool = False
+    ephemeral: bool = False
+    drained: bool = False
+    down: bool = False
+    ended: Annotated[bool, Meta(description="its agent was killed")] = False
+    silence: Annotated[
+        str,
+        Meta(max_length=16, description="whether it answers over the overlay, as the coordinator's node finds"),
+    ] = ""
+    labels: Labels = {}
+    versions: VersionsForm = VersionsForm()
+    faults: Faults | UnsetType = UNSET
+    secret_epoch: (
+        Annotated[Epoch, Meta(description="the newest epoch of the secrets that it holds; absent: 1")] | UnsetType
+    ) = UNSET
+    attestation: AttestationForm | UnsetType = UNSET
+    ray_ports: Annotated[Ports, Meta(description="those of its Ray that it chose for itself, by name")] | UnsetType = (
+        UNSET
+    )
+
+
+class MeshForm(Struct, frozen=True):
+    """What never changes while a mesh exists."""
+
+    id: Text64
+    name: MeshName
+    network: Network
+    patience_s: Annotated[
+        int,
+        Meta(
+            ge=MIN_PATIENCE_S,
+            le=MAX_PATIENCE_S,
+            description="seconds for which Ray waits for a node that does not answer",
+        ),
+    ] = DEFAULT_PATIENCE_S
+    lock: Key | UnsetType = UNSET
+    ray_ports: (
+        Annotated[
+            Ports,
+            Meta(description="those of the head's Ray that `meshray init` chose, by name; absent: the defaults"),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class MapForm(Struct, frozen=True):
+    """What every node knows of the others, by node id."""
+
+    mesh: MeshForm
+    revision: Revision
+    nodes: dict[str, NodeForm] = {}
+    mark: Mark = ""
+    removals: RemovalsForm | UnsetType = UNSET
+
+
+class ChangeForm(Struct, frozen=True):
+    """What leads from one revision of the map to another; null: the node is gone."""
+
+    base: Revision
+    revision: Revision
+    nodes: dict[str, NodeForm | None] = {}
+    mark: Mark = ""
+    removals: RemovalsForm | UnsetType = UNSET
