@@ -13,9 +13,9 @@ def join_line(app: App, token: str, *options: str) -> str:
     import sys
     from pathlib import Path
 
-    from meshray.cli.program import elsewhere
+    from meshray.cli.program import on_other_machine
     from meshray.installation.programs import origin_of
     from meshray.linux.user import User
 
-    program = elsewhere(origin_of(Path(sys.prefix)), User.invoking(app.environ).home)
+    program = on_other_machine(origin_of(Path(sys.prefix)), User.invoking(app.environ).home)
     return " ".join(["sudo", program, "join", *options, token])

@@ -2,7 +2,7 @@
 
 >>> pasteable("meshray up", environ)                    # not on PATH
 '/home/ada/ray/bin/meshray up'
->>> elsewhere(environ)                                  # on another machine, set up like this one
+>>> on_other_machine(origin, home)                      # on one that was set up like this one
 '~/ray/bin/meshray'
 """
 
@@ -53,7 +53,7 @@ def pasteable(text: str, environ: Mapping[str, str], argv: Sequence[str] | None 
     return _COMMAND.sub(replaced, text)
 
 
-def elsewhere(origin: Path | None, home: Path, argv: Sequence[str] | None = None) -> str:
+def on_other_machine(origin: Path | None, home: Path, argv: Sequence[str] | None = None) -> str:
     """Return what is typed on a machine that was set up as this one was, behind sudo.
 
     Args:

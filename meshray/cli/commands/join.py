@@ -181,7 +181,7 @@ def join_command(
     if (again := _again(app, asked, block)) is not None:
         return again
     if choice.in_container:
-        from meshray.cli.containers import join_in_container
+        from meshray.cli.container_join import join_in_container
 
         return join_in_container(app, asked, choice, block)
     return _join(app, asked, block)
@@ -194,7 +194,7 @@ def _again(app: App, asked: JoinRequest, block: bool) -> Result | int | None:
 
     home = app.own_home
     if home.container.exists():
-        from meshray.cli.containers import join_again
+        from meshray.cli.container_join import join_again
 
         return join_again(app, asked.token)
     known = find_enrolment(home)

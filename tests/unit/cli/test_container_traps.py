@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from meshray.cli import containers
+from meshray.cli import container_join
 from meshray.cli.app import App
 from meshray.cli.commands.join import join_command
 from meshray.cli.container_options import ContainerChoice
@@ -74,12 +74,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Joined]:
     """What was said in containers, in place of making them."""
     found: list[Joined] = []
 
-    def stand_in(app: App, wish: JoinRequest, choice: ContainerChoice, block: bool) -> Result:
-        containers._require_sense(wish)
-        found.append(Joined(containers._join_words(wish), dict(wish.environment.chosen)))
+    def stand_in(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> Result:
+        container_join._require_sense(request)
+        found.append(Joined(container_join._join_words(request), dict(request.environment.chosen)))
         return JoinResult({})
 
-    monkeypatch.setattr(containers, "join_in_container", stand_in)
+    monkeypatch.setattr(container_join, "join_in_container", stand_in)
     return found
 
 
@@ -95,7 +95,7 @@ def options() -> set[str]:
 
 def test_every_option_of_join_is_decided_about() -> None:
     decided = [*REACH_THE_CONTAINER, *REFUSED, *KEPT_HERE]
-    assert sorted(decided) == sorted(options()), "does it reach a join in a container? See containers._join_words"
+    assert sorted(decided) == sorted(options()), "does it reach a join in a container? See container_join._join_words"
 
 
 @pytest.mark.parametrize(("typed", "expected"), REACH_THE_CONTAINER.values(), ids=REACH_THE_CONTAINER)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.cli.program import elsewhere, pasteable
+from meshray.cli.program import on_other_machine, pasteable
 
 HOME = Path("/home/ada")
 
@@ -48,4 +48,4 @@ def test_a_hint_names_the_program_by_its_path_where_its_name_would_not_be_found(
     ],
 )
 def test_on_another_machine_it_is_where_it_is_here(origin: str | None, argv: str, said: str) -> None:
-    assert elsewhere(Path(origin) if origin else None, HOME, [argv]) == said
+    assert on_other_machine(Path(origin) if origin else None, HOME, [argv]) == said
