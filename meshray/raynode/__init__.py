@@ -1,4 +1,5 @@
-"""Ray on this node: its command line and environment (pure), its versions, its process, its place in the node table.
+"""Ray on this node: its command line and environment, its versions, its processes and its entry in the node table.
 
-command, decide and explain are pure; versions, preflight, state and processes ask the machine; supervisor joins them.
+command, decide and explain are pure; versions, preflight, state and processes inspect the machine; supervisor combines
+them.
 """

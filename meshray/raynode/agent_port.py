@@ -1,13 +1,14 @@
-"""Tells a raylet that is starting where its dashboard agent will listen, before that agent has started.
+"""Write the port file of a dashboard agent for its starting raylet, before that agent has started.
 
-A raylet waits for a file in which its dashboard agent writes its HTTP port, also where the port was given. It registers
-with the head only then, and aborts after 15 s, which nothing can change (`NodeManager::WaitForDashboardAgentPorts` of
-Ray 2.60; https://github.com/ray-project/ray/issues/65983). The agent imports a hundred modules first: seconds on any
-machine, more than 15 on a busy one or from a slow file system. meshray has given the port, so it can write the file.
+A raylet waits for a file with the HTTP port of its dashboard agent, even if the port was given. Only then it registers
+with the head. It aborts after 15 s, which no setting changes (`NodeManager::WaitForDashboardAgentPorts` of
+Ray 2.60; https://github.com/ray-project/ray/issues/65983). The agent first imports a hundred modules, which
+takes seconds on any machine, and more than 15 s on a busy one or from a slow file system. meshray knows the port, so it
+can write the file.
 
     raylet ──waits for── SESSION/dashboard_agent_listen_port_NODE ◄──writes── meshray, or the agent when it is up
 
->>> tell([4711], 20105, user)
+>>> write_port([4711], 20105, user)
 True
 """
 
@@ -22,26 +23,27 @@ from meshray.linux.user import User
 
 _FILE = "dashboard_agent_listen_port_"
 _NODE_ID = re.compile(r"[0-9a-f]{16,64}")
-#: Whole or not at all, and never over the agent's own.
+#: Writes the file atomically, and never over the agent's own.
 _WRITE = 'test -e "$1" || { printf %s "$2" > "$1.new" && mv -f "$1.new" "$1"; }'
 
 
-def tell(raylets: Iterable[int], port: int, user: User) -> bool:
-    """Write the file where these raylets look for it. Blocks for some milliseconds.
+def write_port(raylets: Iterable[int], port: int, user: User) -> bool:
+    """Write the file for the first of these raylets. Blocks for some milliseconds.
 
     Args:
-        raylets: their pids.
-        port: as it was given to `ray start`.
+        raylets: the pids of raylets.
+        port: the port of the option of `ray start`.
 
     Returns:
-        Whether it is written, or this Ray needs none. False: there is no raylet yet, or it cannot be written yet.
+        Whether the file exists now, or this Ray needs none. False if no raylet runs yet, or the file cannot be written
+        yet.
     """
     for pid in raylets:
         options = _options(pid)
         session, node_id = options.get("session_dir", ""), options.get("node_id", "")
         if not session.startswith("/") or not _NODE_ID.fullmatch(node_id):
             return bool(options)
-        # With the user's rights: the folder is the user's.
+        # The folder belongs to the user, so the user's rights are used.
         done = run_as_user(user, ["sh", "-c", _WRITE, "sh", f"{session}/{_FILE}{node_id}", str(port)])
         return done is not None and done.returncode == 0
     return False

@@ -1,11 +1,11 @@
-"""The `ray start` of a node and the environment around it, as pure functions.
+"""The `ray start` command of a node and its environment, as pure functions.
 
     >>> start_command(installation, plan)
     ['/opt/venv/bin/ray', 'start', '--head', '--node-ip-address=10.99.0.1', …, '--block', '--num-cpus=8']
 
-Everything that Ray would choose at random or guess from the machine is fixed here: the address, every
-port, the dashboard's host, the network interface. What is fixed cannot be given after ``--``, but for ports
-(`meshray.model.ray_ports`), which meshray takes from there and passes on itself.
+This module fixes everything that Ray would choose at random or guess from the machine: the address, every port, the
+dashboard's host, the network interface. These options are refused after ``--``, except ports
+(`meshray.model.ray_ports`), which meshray parses and passes on.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from meshray.raynode.patience import ray_timeouts
 from meshray.raynode.user_environment import UserEnvironment, is_dropped
 from meshray.raynode.versions import RayInstallation
 
-#: A Unix socket's path has at most 107 bytes; Ray appends a session and a socket name to its folder.
+#: A Unix socket's path has at most 107 bytes, and Ray appends a session and a socket name to this folder.
 LONGEST_TEMP_DIR = 44
 
-#: From here on `--labels k=v,…`; before, a JSON object.
+#: The first release with `--labels k=v,…`; earlier ones take a JSON object.
 _LABEL_LIST_RELEASE = (2, 46)
 
 _OWNED_OPTIONS: Mapping[str, str] = {
-    "--address": "meshray gives the head's overlay address",
-    "--head": "`meshray init` makes the head",
+    "--address": "meshray passes the head's overlay address",
+    "--head": "`meshray init` creates the head",
     "--block": "meshray supervises Ray itself",
     "--node-ip-address": "it is the node's overlay address",
     "--node-name": "it is the node's name: `--name`",
@@ -53,24 +53,24 @@ _OWNED_OPTIONS: Mapping[str, str] = {
     "--gcs-server-port": "Ray's own name for it is --port",
     "--include-dashboard": "meshray reads the node table from the dashboard",
     "--dashboard-host": "it is the head's overlay address",
-    "--worker-port-list": "give a range, which meshray can close: --min-worker-port and --max-worker-port",
+    "--worker-port-list": "use a range, which meshray can close: --min-worker-port and --max-worker-port",
     "--help": "it ends at once: run `ray start --help` yourself",
 }
 
-#: Ray 2.60 waits up to 30 s for running tasks when it is told to end; `meshray node drain` is for that.
+#: Ray 2.60 waits up to 30 s for running tasks when it is stopped; `meshray node drain` does that.
 _NO_DRAIN_AT_THE_END = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-#: The head's proxy of Ray Client forks a server for each client while its other threads are in gRPC. gRPC's own fork
-#: handlers then end some of these before they run ("Starting Ray client server failed", ray-project/ray 63202): 3 of 40
+#: The head's proxy of Ray Client forks a server for each client while its other threads use gRPC. gRPC's fork handlers
+#: then end some of these servers before they run ("Starting Ray client server failed", ray-project/ray 63202): 3 of 40
 #: on a busy machine, and none of 40 without the handlers.
 _NO_FORK_HANDLERS = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
 
-#: By which libraries choose a network: Gloo, NCCL, PyTorch's TensorPipe and UCX by interface, inference servers by
-#: their own address.
+#: Variables with which libraries choose a network: Gloo, NCCL, PyTorch's TensorPipe and UCX by interface, inference
+#: servers by their own address.
 _INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "UCX_NET_DEVICES")
 _ADDRESS_VARIABLES = ("VLLM_HOST_IP", "SGLANG_HOST_IP")
-#: What names the active environment.
+#: Variables that name the active environment.
 _ACTIVE = frozenset({"VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"})
-# Kubernetes' syntax, which Ray demands.
+# Ray requires the syntax of Kubernetes.
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _RESERVED_PREFIX = "ray.io"
@@ -78,14 +78,14 @@ _RESERVED_PREFIX = "ray.io"
 
 @dataclass(frozen=True)
 class RayPlan:
-    """What this node's Ray shall be.
+    """The desired Ray of this node.
 
     Attributes:
-        extra_args: what the user gave after ``--``, without the options of `ports`; see `check_extra_args`.
-        interface: the overlay's, for libraries that choose one by name (Gloo, NCCL).
-        token_path: the file with Ray's token; None turns authentication off.
-        patience_s: for how long a node may be silent before Ray calls it dead, seconds; one for the whole mesh.
-        environment: what the user gives to Ray's programs.
+        extra_args: the user's arguments after ``--``, without the options of `ports`; see `check_extra_args`.
+        interface: the overlay's interface, for libraries that choose one by name (Gloo, NCCL).
+        token_path: the file with Ray's token; None disables authentication.
+        patience_s: how long a node may be silent before Ray considers it dead, seconds; equal in the whole mesh.
+        environment: the user's environment variables for Ray's programs.
     """
 
     head: bool
@@ -103,33 +103,33 @@ class RayPlan:
 
     @property
     def gcs(self) -> Endpoint:
-        """Where nodes and drivers find the head's GCS."""
+        """The endpoint of the head's GCS."""
         return Endpoint(str(self.head_ip), self.ports.gcs)
 
     @property
     def dashboard(self) -> Endpoint:
-        """Where the head's dashboard answers."""
+        """The endpoint of the head's dashboard."""
         return Endpoint(str(self.head_ip), self.ports.dashboard)
 
     @property
     def used_ports(self) -> tuple[int | range, ...]:
-        """All TCP ports that this node's Ray uses unless a user's own program chooses others."""
+        """All TCP ports that this node's Ray uses, except those that a user's program chooses."""
         ports, head = self.ports, self.head
         return (*ports.open_ports(head=head), *ports.overlay_ports(head=head), *SERVE_PORTS, ports.workers)
 
 
 def check_extra_args(args: Sequence[str], *, own: Collection[int] = (), makes_mesh: bool = False) -> dict[str, int]:
-    """Refuses options of `ray start` that meshray gives itself, ports that clash, and more than its files hold.
+    """Refuse options of `ray start` that meshray sets, conflicting ports, and too many or too long arguments.
 
     Args:
         own: the ports of meshray itself.
-        makes_mesh: the node makes the mesh, so it may choose the ports of its head.
+        makes_mesh: whether the node creates the mesh and may choose the ports of its head.
 
     Returns:
-        The ports that the arguments choose, as `take_ports` does.
+        The ports that the arguments choose; see `take_ports`.
 
     Raises:
-        UsageError: names the option and why it cannot be given.
+        UsageError: the option, and why it is refused.
     """
     longest = max(args, key=len, default="")
     if len(args) > MAX_ITEMS or len(longest) > MAX_ITEM_CHARACTERS:
@@ -143,9 +143,7 @@ def check_extra_args(args: Sequence[str], *, own: Collection[int] = (), makes_me
         option, _, value = argument.partition("=")
         reason = _OWNED_OPTIONS.get(option.replace("_", "-"))
         if reason is not None:
-            raise UsageError(
-                "owned_option", f"{option} cannot be passed on to Ray: {reason}", hint=f"leave {option} out"
-            )
+            raise UsageError("owned_option", f"{option} cannot be passed on to Ray: {reason}", hint=f"omit {option}")
         if option == "--temp-dir":
             following = args[place + 1] if place + 1 < len(args) else ""
             _check_temp_dir(value or following)
@@ -154,15 +152,15 @@ def check_extra_args(args: Sequence[str], *, own: Collection[int] = (), makes_me
         option = option_of(name)
         raise UsageError(
             "owned_option",
-            f"{option} cannot be chosen here: it is the same in the whole mesh, which `meshray init` makes",
-            hint=f"leave {option} out",
+            f"{option} cannot be chosen here: it is the same in the whole mesh, which `meshray init` creates",
+            hint=f"omit {option}",
         )
     check_ports(chosen, head=makes_mesh, own=own)
     return chosen
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Refuses labels that Ray would refuse, and more than the map holds. Raises UsageError naming the label."""
+    """Refuse labels that Ray would refuse, and more than the map can store. Raises UsageError with the label."""
     if len(labels) > MAX_ITEMS:
         raise UsageError("too_many_labels", f"there are {len(labels)} labels, at most {MAX_ITEMS} are kept")
     for key, value in labels.items():
@@ -178,7 +176,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 
 def start_command(ray: RayInstallation, plan: RayPlan) -> list[str]:
-    """The whole `ray start`, the user's own options last."""
+    """Return the complete `ray start` command, with the user's options last."""
     command = [str(ray.ray), "start"]
     if plan.head:
         command += [
@@ -202,14 +200,14 @@ def start_command(ray: RayInstallation, plan: RayPlan) -> list[str]:
 def ray_environment(
     ray: RayInstallation, plan: RayPlan, base: Mapping[str, str], user: User | None = None
 ) -> dict[str, str]:
-    """Return the environment of Ray's processes, and so of tasks, actors and jobs.
+    """Return the environment of Ray's processes, which tasks, actors and jobs inherit.
 
-    Tuning values that the user has set stay. Ray's usage statistics are the user's choice, too:
+    Tuning values of the user are kept. The user also decides about Ray's usage statistics:
     RAY_USAGE_STATS_ENABLED=0, or ``-- --disable-usage-stats``.
 
     Args:
-        base: the agent's own environment.
-        user: as whom Ray runs, if that is another than the agent.
+        base: the agent's environment.
+        user: the user who runs Ray, if it is not the agent's.
     """
     kept = {name: value for name, value in base.items() if not is_dropped(name)}
     kept |= plan.environment.variables
@@ -229,13 +227,13 @@ def ray_environment(
 def client_environment(
     plan: RayPlan, base: Mapping[str, str] | None = None, *, has_raylet: bool = True
 ) -> dict[str, str]:
-    """What `meshray run` and `meshray env` add so that ``ray.init("auto")``, `ray status` and `ray job` just work.
+    """Return the variables of `meshray run` and `meshray env` for ``ray.init("auto")``, `ray status` and `ray job`.
 
     Args:
-        has_raylet: Ray runs on this machine. Where it does not, a driver can only be a Ray Client.
+        has_raylet: whether Ray runs on this machine. Otherwise a driver can only be a Ray Client.
     """
     return {
-        # A driver waits as the nodes do: its own end of a connection may not close it earlier.
+        # A driver uses the nodes' timeouts, so that its end of a connection does not close earlier.
         **ray_timeouts(plan.patience_s),
         **plan.environment.chosen,
         "RAY_ADDRESS": str(plan.gcs) if has_raylet else f"ray://{plan.head_ip}:{plan.ports.ray_client_server}",
@@ -245,7 +243,7 @@ def client_environment(
 
 
 def _activated(ray: RayInstallation, environ: Mapping[str, str]) -> dict[str, str]:
-    """As if Ray's environment was activated: a job's `python` is Ray's, and runtime_env's pip works by PATH."""
+    """Activate Ray's environment: `python` in a job is Ray's, and the pip of runtime_env finds it on PATH."""
     own = str(ray.ray.parent)
     folders = [folder for folder in environ.get("PATH", os.defpath).split(os.pathsep) if folder and folder != own]
     left = {name: value for name, value in environ.items() if name not in _ACTIVE}
@@ -255,7 +253,7 @@ def _activated(ray: RayInstallation, environ: Mapping[str, str]) -> dict[str, st
 def _shared_environment(plan: RayPlan, base: Mapping[str, str]) -> dict[str, str]:
     no_proxy = _no_proxy(plan, base)
     shared = {
-        # Since Ray 2.59 a head turns authentication on by itself and workers do not: always say which.
+        # Since Ray 2.59 a head enables authentication by default and workers do not, so the mode is always set.
         "RAY_AUTH_MODE": "token" if plan.token_path else "disabled",
         "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
         **{name: base.get(name, plan.interface) for name in _INTERFACE_VARIABLES},
@@ -269,7 +267,7 @@ def _shared_environment(plan: RayPlan, base: Mapping[str, str]) -> dict[str, str
 
 
 def _no_proxy(plan: RayPlan, base: Mapping[str, str]) -> str:
-    """Keeps what is there. Some libraries know networks, others only addresses, so both are named."""
+    """Extend no_proxy. Some libraries accept networks and others only addresses, so both are included."""
     present = base.get("no_proxy") or base.get("NO_PROXY") or ""
     ours = (str(plan.network), str(plan.head_ip), str(plan.node_ip), "127.0.0.1", "localhost")
     items = [item.strip() for item in present.split(",") if item.strip()]
@@ -286,6 +284,6 @@ def _check_temp_dir(folder: str) -> None:
     if len(folder.encode()) > LONGEST_TEMP_DIR:
         raise UsageError(
             "temp_dir_too_long",
-            f"--temp-dir {folder[:80]} is too long: Ray's sockets in it would pass the kernel's limit of 107 bytes",
-            hint=f"a folder of at most {LONGEST_TEMP_DIR} characters, for example --temp-dir=/tmp/ray-mesh",
+            f"--temp-dir {folder[:80]} is too long: Ray's sockets in it would exceed the kernel's limit of 107 bytes",
+            hint=f"use a folder of at most {LONGEST_TEMP_DIR} characters, for example --temp-dir=/tmp/ray-mesh",
         )

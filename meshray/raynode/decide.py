@@ -1,12 +1,12 @@
-"""When Ray is started, started again, waited for, and stopped. Pure: values in, a decision out.
+"""Decide when to start, restart, await and stop Ray (pure).
 
     >>> decide(Situation(head=False, running=False, joined="", instance="", head_answers=False), Backoff(), now=0)
     Wait(reason="the head's Ray is down", delay_s=1.0)
 
-A head starts whenever it does not run. A worker follows its head: it starts when the head's Ray is
-there, and starts again when the head's Ray is another one than it joined. While the head is away a
-running worker is left alone; Ray itself waits for it for some minutes. A drained worker is left alone as
-well until its Ray has ended, and then rests.
+A head starts Ray whenever it does not run. A worker follows its head: it starts when the head's Ray answers, and
+restarts when the head has another Ray than the one that it joined. While the head is unreachable a running worker
+continues, because Ray itself waits for some minutes. A drained worker continues until its Ray has ended, and then
+rests.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from dataclasses import dataclass
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 30.0
-#: A Ray that lived this long was sound; its death counts as the first one.
+#: After a life of this length, the next death counts as the first one.
 SOUND_LIFE_S = 60.0
-#: How often a worker looks whether the head's Ray answers.
+#: The interval at which a worker checks whether the head's Ray answers.
 HEAD_POLL_S = 0.1
-#: How often a steady state is looked at.
+#: The interval at which a steady state is checked.
 STEADY_S = 1.0
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What is the case now.
+    """The current state.
 
     Attributes:
-        joined: the instance of the head's Ray against which the running one was started; of a head, its own.
-        instance: the instance that the head reports now, empty while its Ray is down. Not looked at for a head.
-        head_answers: whether the head's Ray takes connections over the overlay. Not looked at for a head.
-        drained: a user wants Ray's work away from this node.
-        has_token: this node holds the token of the head's Ray. Not looked at for a head.
+        joined: the instance of the head's Ray that the running Ray joined; on a head, its own instance.
+        instance: the instance that the head reports now, empty while its Ray is down. Ignored on a head.
+        head_answers: whether the head's Ray accepts connections over the overlay. Ignored on a head.
+        drained: whether a user drained this node.
+        has_token: whether this node has the token of the head's Ray. Ignored on a head.
     """
 
     head: bool
@@ -46,28 +46,28 @@ class Situation:
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait after Ray died, in the clock of whoever gives ``now``.
+    """How long to wait after Ray died, in the clock of ``now``.
 
     Attributes:
-        deaths: in a row, each soon after its start.
-        not_before: when the next start may be.
+        deaths: the number of successive deaths soon after a start.
+        not_before: the earliest time of the next start.
     """
 
     deaths: int = 0
     not_before: float = 0.0
 
     def after_death(self, *, started: float | None, now: float) -> Backoff:
-        """The backoff after a death. ``started`` is None where an adopted Ray's start is not known."""
+        """Return the backoff after a death. ``started`` is None if the start of an adopted Ray is unknown."""
         sound = started is None or now - started >= SOUND_LIFE_S
         deaths = 1 if sound else self.deaths + 1
-        # The exponent is bounded: a week of failures must not overflow.
+        # The exponent is bounded, so that a week of failures does not overflow.
         delay = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(deaths - 1, 10))
         return Backoff(deaths, now + delay)
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Ray runs and shall."""
+    """Ray must keep running."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """End the running Ray; look again at once."""
+    """Stop the running Ray, then decide again at once."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to do yet; look again after ``delay_s`` seconds or when something changed."""
+    """Do nothing; decide again after ``delay_s`` seconds or after a change."""
 
     reason: str
     delay_s: float
@@ -93,17 +93,17 @@ class Wait:
 
 @dataclass(frozen=True)
 class Rest:
-    """Ray shall not run here; look again when something changed."""
+    """Ray must not run here; decide again after a change."""
 
 
 Decision = Keep | Start | Stop | Wait | Rest
 
 
 def decide(situation: Situation, backoff: Backoff, now: float) -> Decision:
-    """What to do now."""
+    """Return what to do now."""
     if situation.running:
         other = not situation.head and situation.instance and situation.instance != situation.joined
-        return Stop("the head's Ray was started anew") if other else Keep()
+        return Stop("the head's Ray was restarted") if other else Keep()
     if situation.drained:
         return Rest()
     if now < backoff.not_before:
@@ -112,7 +112,7 @@ def decide(situation: Situation, backoff: Backoff, now: float) -> Decision:
 
 
 def _follow(situation: Situation) -> Decision:
-    """What a worker without Ray does."""
+    """Decide for a worker without a running Ray."""
     if not situation.instance:
         return Wait("the head's Ray is down", STEADY_S)
     if not situation.has_token:

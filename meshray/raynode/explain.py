@@ -1,4 +1,4 @@
-r"""Why Ray ended, in one line, from the end of its log. Pure.
+r"""Find the cause of Ray's end in its log, as one line (pure).
 
 >>> cause("Traceback …\nRuntimeError: Version mismatch: …")
 'RuntimeError: Version mismatch: …'
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import signal
 
-#: How much of the log's end is looked at, bytes.
+#: The size of the log's end that is read, bytes.
 TAIL_BYTES = 16 * 1024
 _LONGEST = 300
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -17,17 +17,17 @@ _EXCEPTION = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception|Timeout)\b.*")
 _CLICK_ERROR = re.compile(r"Error: .*")
 #: `ray start --block` lists what ended under it as "  raylet [exit code=1]".
 _ENDED_CHILD = re.compile(r"\s*(\w+) \[exit code=(-?\d+)\]")
-#: Printed beside a cause, never the cause.
+#: Lines that are never the cause.
 _NOISE = re.compile(
     r"\t(INFO|SUCC) \S+ -- |remaining processes will be killed|some ray subprocesses exited|network_util.cc"
 )
 
 
 def cause(log: str, exit_code: int | None = None) -> str:
-    """The line that tells most: the last exception, else a process that ended, else the last line.
+    """Return the most useful line: the last exception, or a process that ended, or the last line.
 
     Args:
-        exit_code: of `ray start`, where it is known; negative is a signal.
+        exit_code: the exit code of `ray start`, if known; negative for a signal.
     """
     if exit_code is not None and exit_code < 0:
         return f"`ray start` was ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"
@@ -42,11 +42,11 @@ def cause(log: str, exit_code: int | None = None) -> str:
                 f"Ray's {child.group(1)} ended with exit code {child.group(2)}; see ray.log and Ray's own session logs"
             )
     telling = [line for line in lines if not _NOISE.search(line)]
-    return _cut(telling[-1].strip()) if telling else "`ray start` ended without a word"
+    return _cut(telling[-1].strip()) if telling else "`ray start` ended without a message"
 
 
 def last_error(log: str) -> str:
-    """The last exception in the log, or what `ray start` itself called an error; empty where there is none."""
+    """Return the last exception in the log, or the error of `ray start` itself; empty if there is none."""
     lines = _lines(log)
     for pattern in (_EXCEPTION, _CLICK_ERROR):
         for line in reversed(lines):

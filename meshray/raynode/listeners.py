@@ -1,18 +1,18 @@
-"""Who listens on this machine's TCP ports: a Ray of this node, or another program.
+"""Find the owners of this machine's listening TCP ports: a Ray of this node, or another program.
 
 >>> look = Listeners(home, uid=1000, gcs=lambda: Endpoint("10.99.0.1", 6379))
 >>> [heard for heard in look() if heard.of_ray]
 [ListeningSocket(port=6379, address='0.0.0.0', of_ray=True), …]
 
-A listening socket is Ray's because of the process that has it:
+A listening socket belongs to Ray because of the process that holds it:
 
-- certainly: a descendant of meshray's own `ray start`, or the agent itself;
-- by what it claims: it runs Ray's gcs_server or raylet, descends from such a raylet, talks to the GCS of a Ray of this
-  node (a driver, the dashboard), or has the environment that meshray gives to Ray.
+- certainly: the process is a descendant of meshray's `ray start`, or the agent itself;
+- by a claim: it runs Ray's gcs_server or raylet, descends from such a raylet, is connected to the GCS of a Ray of this
+  node (a driver, the dashboard), or has meshray's environment for Ray.
 
-Anybody can make such a claim, so it counts for what the claiming user alone has: all processes that hold the socket
-are that user's. The environment and the mesh's GCS count only for Ray's user and root. The command line would not
-do: Ray's workers write over it.
+Any user can make such a claim, so it counts only for sockets whose holders all belong to the claiming user. The
+environment and the mesh's GCS count only for Ray's user and root. The command line is not usable, because Ray's workers
+overwrite it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from meshray.model.address import Endpoint
 from meshray.model.ray_ports import RayPorts
 from meshray.raynode.processes import Family, parents
 
-#: What was another program's is looked at again after this: it may have become a driver since.
+#: A socket of another program is checked again after this time, because the program may have become a driver, seconds.
 AGAIN_S = 30.0
-#: Ray's two programs that are no Python, in its package (ray._private.services). One that was upgraded is "(deleted)".
+#: Ray's two binaries in its package (ray._private.services). After an upgrade the running one is "(deleted)".
 _RAYLET = re.compile(r".*/ray/core/src/ray/raylet/raylet( \(deleted\))?")
 _GCS_SERVER = re.compile(r".*/ray/core/src/ray/gcs/gcs_server( \(deleted\))?")
 _GCS_ADDRESS = re.compile(rb"--gcs-address=([0-9.]+):(\d+)")
@@ -43,10 +43,10 @@ _ROOT = 0
 
 @dataclass(frozen=True)
 class ListeningSocket:
-    """A listening TCP socket, and whether a Ray of this node has it; None where no process can be found that has it.
+    """A listening TCP socket, and whether it belongs to a Ray of this node; None if its process cannot be found.
 
     Attributes:
-        only_ipv6: listening on "::", it takes no IPv4.
+        only_ipv6: whether a socket on "::" refuses IPv4.
     """
 
     port: int
@@ -57,12 +57,12 @@ class ListeningSocket:
 
 @dataclass
 class _Look:
-    """One pass over all processes.
+    """The result of one scan of all processes.
 
     Attributes:
-        held: the wanted sockets of each process that has one, by inode.
+        held: the wanted sockets of each process that has one, as inodes.
         raylets: the processes that run Ray's raylet.
-        servers: those that run its gcs_server.
+        servers: the processes that run Ray's gcs_server.
     """
 
     held: dict[int, set[str]] = field(default_factory=dict)
@@ -74,11 +74,11 @@ class _Look:
 
 
 class Listeners:
-    """Looks again and again. Costs a millisecond while nothing has changed, a look at all processes otherwise.
+    """Lists the listening sockets. A call takes a millisecond without changes, and scans all processes otherwise.
 
     Args:
-        uid: as whom Ray runs.
-        gcs: where the GCS of the mesh's head is; None: there is no head (yet).
+        uid: the user who runs Ray.
+        gcs: returns the endpoint of the head's GCS, or None without a head.
     """
 
     def __init__(self, home: Home, uid: int, gcs: Callable[[], Endpoint | None]) -> None:
@@ -92,7 +92,7 @@ class Listeners:
         self._judged_at = 0.0
 
     def __call__(self) -> list[ListeningSocket]:
-        """All that listens now. Blocks for some milliseconds; needs root to see other people's processes."""
+        """Return all listening sockets. Blocks for some milliseconds; needs root to see other users' processes."""
         sockets = tcp_sockets(LISTEN)
         inodes = {socket.inode for socket in sockets}
         aged = time.monotonic() > self._judged_at + AGAIN_S
@@ -124,13 +124,13 @@ class Listeners:
         for inode in inodes:
             holders = look.holders(inode)
             users = {_uid(pid) for pid in holders}
-            # With a second user among the holders it is not the claiming user's alone.
+            # A socket with holders of two users does not belong to the claiming user alone.
             self._judged[inode] = bool(holders & claims) and len(users) == 1 if holders else None
 
     def _claims(
         self, look: _Look, inodes: set[str], connections: dict[str, tuple[str, int]], gcs: Endpoint | None
     ) -> set[int]:
-        """The processes that claim to be Ray and may: those that hold a wanted socket."""
+        """Return the processes with a wanted socket that claim to be Ray and are allowed to."""
         candidates = {pid for pid, held in look.held.items() if held & inodes}
         callers: dict[tuple[str, int], frozenset[int]] = {}
         for raylet in look.raylets:
@@ -144,7 +144,7 @@ class Listeners:
 
         def may(pid: int) -> bool:
             uid = _uid(pid)
-            if uid is None:  # it has ended, or runs with the rights of two users
+            if uid is None:  # the process ended, or runs with the rights of two users
                 return False
             if pid in look.servers or pid in look.raylets or pid in born:
                 return True
@@ -156,7 +156,7 @@ class Listeners:
         return {pid for pid in candidates if may(pid)}
 
     def _add_connections(self, look: _Look, connections: dict[str, tuple[str, int]], ports: Collection[int]) -> None:
-        """To GCSs on ports of their own, which are known only once a raylet was found."""
+        """Add connections to GCSs on other ports, which are known only after a raylet was found."""
         more = {found.inode: (found.remote, port) for port in ports for found in tcp_sockets(ESTABLISHED, port)}
         if more:
             connections.update(more)
@@ -174,7 +174,7 @@ class Listeners:
 
 
 def _port_of(gcs: Endpoint | None) -> int:
-    """Where connections to a GCS are looked for first: of a mesh that has no head yet, at Ray's default."""
+    """Return the port of the GCS, or Ray's default for a mesh without a head."""
     return gcs.port if gcs is not None else RayPorts().gcs
 
 
@@ -188,7 +188,7 @@ def _held_by(wanted: set[str], pids: Iterable[int]) -> _Look:
 
 
 def _look(wanted: set[str]) -> _Look:
-    """At all processes."""
+    """Scan all processes."""
     pids = procfs.pids()
     look = _held_by(wanted, pids)
     for pid in pids:
@@ -201,7 +201,7 @@ def _look(wanted: set[str]) -> _Look:
 
 
 def _descendants(candidates: set[int], raylets: set[int]) -> set[int]:
-    """Those of the candidates that descend from a raylet of their own user."""
+    """Return the candidates that descend from a raylet of their own user."""
     parent_of = parents()
 
     def descends(pid: int) -> bool:
@@ -222,6 +222,6 @@ def _gcs_of(raylet: int) -> tuple[str, int] | None:
 
 
 def _uid(pid: int) -> int | None:
-    """The user of this process; None where its real and effective user differ, or it has ended."""
+    """Return the user of a process; None if its real and effective users differ, or it has ended."""
     found = _UIDS.search(procfs.read(pid, "status"))
     return int(found[1]) if found and found[1] == found[2] else None

@@ -84,5 +84,5 @@ class NodeTable:
         return bool(ghosts)
 
     async def unregister(self, installation: RayInstallation, nodes: Sequence[str], reason: str) -> bool:
-        """Tell Ray that the nodes with these ids are dead; returns whether it took it."""
+        """Mark the nodes with these ids as dead in Ray, and return whether GCS accepted it."""
         return await self._unregister(installation, self._plan, self._user, nodes, reason)

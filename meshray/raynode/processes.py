@@ -1,8 +1,8 @@
-"""All processes of one Ray, so that ending it leaves none behind and touches no other Ray.
+"""Find all processes of one Ray, so that stopping it leaves none behind and affects no other Ray.
 
-`ray start` runs in a session of its own, which its processes inherit. Jobs leave that session, so
-descendants count too. A session's id cannot be reused by the kernel while one process is in it: as long
-as one known member lives, whoever is in the session is ours.
+`ray start` runs in its own session, which its processes inherit. Jobs leave that session, so descendants count too. The
+kernel does not reuse a session's id while a process is in it: while one known member lives, all processes of the
+session belong to this Ray.
 
 >>> family = Family(leader=4711)
 >>> family.look()
@@ -21,16 +21,16 @@ from dataclasses import dataclass, field
 
 from meshray.linux import procfs
 
-#: Without these a node is not in Ray, whatever else of it still runs.
+#: The processes without which a node is not part of the cluster.
 VITAL = frozenset({"raylet", "gcs_server"})
-#: A `ray start` that got SIGTERM while it was still starting may swallow it and wait for processes that are gone.
+#: A `ray start` that got SIGTERM during its start may ignore it and wait for processes that have ended, seconds.
 _LONELY_S = 1.0
 _LONELY_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process, told from a later one with the same pid by its start (clock ticks after boot)."""
+    """One process. Its start (clock ticks after boot) distinguishes it from a later one with the same pid."""
 
     pid: int
     started: int
@@ -40,8 +40,8 @@ class Process:
 
     @classmethod
     def parse(cls, pid: int, stat: str) -> Process | None:
-        """From /proc/PID/stat (proc(5)); None for zombies."""
-        # The program's name stands in brackets and may hold anything, also brackets and blanks.
+        """Parse /proc/PID/stat (proc(5)); return None for zombies."""
+        # The program's name is in brackets and may contain brackets and blanks.
         start, _, rest = stat.rpartition(")")
         fields = rest.split()
         if len(fields) < 20 or fields[0] in "ZX":
@@ -50,7 +50,7 @@ class Process:
 
 
 def members(leader: int, known: frozenset[Process], running: Mapping[int, Process]) -> frozenset[Process]:
-    """Who of ``running`` belongs to the leader: known ones, its session, and all their descendants. Pure."""
+    """Return the processes of the leader: known ones, its session, and all their descendants (pure)."""
     ours = {running[item.pid] for item in known if _is_same(item, running.get(item.pid))}
     if leader in running and not known:
         ours.add(running[leader])
@@ -69,10 +69,10 @@ def members(leader: int, known: frozenset[Process], running: Mapping[int, Proces
 
 
 def vital(family: frozenset[Process]) -> frozenset[Process]:
-    """Those without which the node is not in Ray. Pure.
+    """Return the processes without which the node is not part of the cluster (pure).
 
-    A raylet's child bears its parent's name until it has become a worker, and one in between ends at once: only those
-    are meant that `ray start` itself has made.
+    A child of a raylet has its parent's name until it becomes a worker, and an intermediate one ends at once. So only
+    children of `ray start` itself count.
     """
     makers = {process.pid for process in family if process.name not in VITAL}
     return frozenset(process for process in family if process.name in VITAL and process.parent in makers)
@@ -87,37 +87,38 @@ class Family:
         self._vital: frozenset[Process] = frozenset()
 
     def look(self) -> frozenset[Process]:
-        """Who lives now. Look now and then: a leader that was killed leaves only those who were known."""
+        """Return the running processes. Call this now and then: after a leader was killed, only known processes are
+        found."""
         self._known = members(self.leader, self._known, _running())
         self._vital |= vital(self._known)
         return self._known
 
     def raylets(self) -> list[int]:
-        """The pids of the raylets that live now; costs a look."""
+        """Return the pids of the running raylets; scans all processes."""
         return [process.pid for process in vital(self.look()) if process.name == "raylet"]
 
     def is_broken(self) -> bool:
-        """Whether one of the vital processes that were seen has ended. Costs a file each, not a look."""
+        """Return whether a known vital process has ended. Reads one file per process."""
         return any(not _is_same(process, _process(process.pid)) for process in self._vital)
 
     def lacks_raylet(self) -> bool:
-        """Whether no raylet was ever seen: there is none yet, or it ended before the first look."""
+        """Return whether no raylet was seen yet, or it ended before the first scan."""
         return all(process.name != "raylet" for process in self._vital)
 
     def age_s(self) -> float | None:
-        """How long the leader runs, seconds; None where it does not."""
+        """Return the age of the leader, seconds; None if it does not run."""
         leader = _process(self.leader)
         if leader is None:
             return None
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - leader.started / os.sysconf("SC_CLK_TCK"))
 
     def kill(self) -> None:
-        """SIGKILL to everyone who still lives."""
+        """Send SIGKILL to all running processes."""
         for process in self.look():
             with contextlib.suppress(ProcessLookupError):
                 handle = os.pidfd_open(process.pid)
                 try:
-                    # Looked at again while the descriptor holds on to it: it cannot be another one now.
+                    # Checked again while the descriptor refers to it, so it cannot be another process.
                     if _is_same(process, _process(process.pid)):
                         signal.pidfd_send_signal(handle, signal.SIGKILL)
                 finally:
@@ -134,7 +135,7 @@ def _running() -> dict[int, Process]:
 
 
 def parents() -> dict[int, int]:
-    """Each process' parent."""
+    """Return the parent of each process."""
     return {process.pid: process.parent for process in _running().values()}
 
 
@@ -144,7 +145,7 @@ def _process(pid: int) -> Process | None:
 
 
 async def end_lonely_leader(family: Family) -> None:
-    """Kills a `ray start` that stays although nothing is left of its Ray; returns when it has ended."""
+    """Kill a `ray start` that remains after all its processes have ended, and return when it has ended."""
     lonely_s = 0.0
     while alive := family.look():
         lonely_s = lonely_s + _LONELY_POLL_S if len(alive) == 1 else 0.0

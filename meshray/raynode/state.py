@@ -1,11 +1,11 @@
-"""Ray's own node table, asked from the head's dashboard over HTTP. No Ray is imported.
+"""Ray's node table, from the head's dashboard over HTTP, without importing Ray.
 
     >>> await node_table(Endpoint("10.99.0.1", 8265), token, timeout_s=2)
     {IPv4Address('10.99.0.1'): RayState(alive=True, resources={'CPU': 8.0, …})}
 
-``/api/v0/nodes`` is the state API behind `ray list nodes`: the same form from Ray 2.44 to 2.60, and it
-asks the GCS at every call. (``/nodes?view=summary`` is cached for seconds and misses a node which has
-not yet reported its physical load.)
+``/api/v0/nodes`` is the state API behind `ray list nodes`. It has the same form from Ray 2.44 to 2.60 and queries the
+GCS at every call. (``/nodes?view=summary`` is cached for seconds and lacks nodes that have not yet reported their
+load.)
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from meshray.model.ray_state import RayState
 if TYPE_CHECKING:
     from aiohttp import StreamReader
 
-#: Far above a table of some thousand nodes.
+#: Far larger than a table of some thousand nodes.
 _LONGEST_ANSWER = 16 * 1024 * 1024
-#: Names that the dashboard's JSON does not change, and that mean the same on every node.
+#: Resource names that the dashboard's JSON does not change, and that mean the same on every node.
 _USED = ("CPU", "GPU", "memory")
-#: Only the living are asked for: a cluster whose workers flap remembers a thousand dead ones.
+#: Only living nodes are requested, because a cluster with unstable workers remembers a thousand dead ones.
 _QUERY = {
     "limit": "10000",
     "detail": "1",
@@ -42,12 +42,12 @@ _QUERY = {
 
 @dataclass(frozen=True)
 class LiveNode:
-    """A node that Ray calls ALIVE.
+    """A node that Ray reports as ALIVE.
 
     Attributes:
-        started: when its raylet started, by that node's own clock, unix seconds; 0 where not told.
-        name: as it was started with; Ray's default is the address.
-        id: Ray's own, hexadecimal.
+        started: the start of its raylet by that node's clock, unix seconds; 0 if unknown.
+        name: the name at its start; Ray's default is the address.
+        id: Ray's id of the node, hexadecimal.
     """
 
     ip: IPv4Address
@@ -60,13 +60,13 @@ class LiveNode:
 async def node_table(
     dashboard: Endpoint, token: str | None, timeout_s: float, *, with_use: bool = False
 ) -> dict[IPv4Address, RayState] | None:
-    """The living nodes by address; who is not in it is not alive. None where the head's dashboard does not answer.
+    """Return the living nodes by address, or None if the head's dashboard does not answer.
 
     Args:
-        with_use: asks what is in use of each as well, a second question to the dashboard.
+        with_use: also fetch the used resources, with a second request.
 
     Raises:
-        RefusedError: it answers, but not to this token.
+        RefusedError: the dashboard refuses this token.
     """
     used: dict[str, dict[str, float]] = {}
     if with_use:
@@ -77,13 +77,13 @@ async def node_table(
         nodes = await live_nodes(dashboard, token, timeout_s)
     if nodes is None:
         return None
-    # The newest last: after a quick restart Ray lists the old process beside the new for a while.
+    # The newest comes last: after a quick restart Ray lists the old process beside the new one for a while.
     nodes = sorted(nodes, key=lambda node: node.started)
     return {node.ip: RayState(True, node.resources, used.get(node.id), node.started) for node in nodes}
 
 
 async def live_nodes(dashboard: Endpoint, token: str | None, timeout_s: float) -> list[LiveNode] | None:
-    """Like `node_table`, with each node's start. Several may have one address."""
+    """Return the living nodes like `node_table`, as a list: several may have one address."""
     status, nodes = await ask_dashboard(dashboard, token, timeout_s)
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise RefusedError(
@@ -95,15 +95,15 @@ async def live_nodes(dashboard: Endpoint, token: str | None, timeout_s: float) -
 
 
 async def ask_dashboard(dashboard: Endpoint, token: str | None, timeout_s: float) -> tuple[int, list[LiveNode] | None]:
-    """The HTTP status of the head's dashboard to this token, 0 where it does not answer; and its living nodes."""
+    """Return the HTTP status of the dashboard with this token, 0 without an answer, and the living nodes."""
     status, body = await _get(dashboard, "/api/v0/nodes", token, timeout_s, _QUERY)
     return status, parse_nodes(body) if body else None
 
 
 async def used_by_node(dashboard: Endpoint, token: str | None, timeout_s: float) -> dict[str, dict[str, float]]:
-    """What is in use of each node's CPUs, GPUs and memory, by Ray's ids of the nodes; empty where it is not told.
+    """Return the used CPUs, GPUs and memory of each node, by Ray's id; empty if unknown.
 
-    Ray's autoscaler counts it every five seconds, on every cluster.
+    Ray's autoscaler counts them every five seconds, on every cluster.
     """
     _, body = await _get(dashboard, "/api/cluster_status", token, timeout_s)
     return parse_usage(body)
@@ -112,7 +112,7 @@ async def used_by_node(dashboard: Endpoint, token: str | None, timeout_s: float)
 async def _get(
     dashboard: Endpoint, path: str, token: str | None, timeout_s: float, query: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:
-    """The HTTP status, 0 where nothing answers, and the body where it is 200."""
+    """Return the HTTP status, 0 without an answer, and the body of a 200."""
     import aiohttp
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -128,7 +128,7 @@ async def _get(
 
 
 def parse_nodes(body: bytes) -> list[LiveNode] | None:
-    """The living nodes of an answer; None where it is not one that the state API gives when it is ready."""
+    """Return the living nodes of an answer; None if it is not a complete answer of the state API."""
     try:
         data = json.loads(body).get("data")
     except (ValueError, AttributeError, RecursionError):
@@ -141,7 +141,7 @@ def parse_nodes(body: bytes) -> list[LiveNode] | None:
 
 
 def parse_usage(body: bytes) -> dict[str, dict[str, float]]:
-    """What the autoscaler's report says of each node; empty where there is no report that this understands."""
+    """Return the used resources of each node in the autoscaler's report; empty if the report is missing or unknown."""
     try:
         found: object = json.loads(body).get("data")
     except (ValueError, AttributeError, RecursionError):
@@ -160,7 +160,7 @@ def parse_usage(body: bytes) -> dict[str, dict[str, float]]:
 
 
 async def gcs_answers(gcs: Endpoint, timeout_s: float = 1.0) -> bool:
-    """Whether the head's Ray takes connections on the overlay."""
+    """Return whether the head's Ray accepts connections on the overlay."""
     try:
         _, writer = await asyncio.wait_for(overlay_netns.open_connection(IPv4Address(gcs.host), gcs.port), timeout_s)
     except (OSError, asyncio.TimeoutError):

@@ -157,7 +157,7 @@ class RayNode:
         self._next_raylet_look = 0.0
         self._state = STARTING
         self._changed = asyncio.Event()
-        self.look = self._changed.set  # at once: somebody else has seen more of Ray
+        self.look = self._changed.set  # at once: another part has seen more of Ray
         self.last_error = ""
         self._renew = renew
         self._check_start = check_start
@@ -172,7 +172,7 @@ class RayNode:
 
     @property
     def now(self) -> RayNow:
-        """How it stands, for whoever looks for what is wrong."""
+        """Return the state of Ray, for diagnosis."""
         state, _, _ = self._state.partition(":")
         deaths = 0 if state == RUNNING else self._backoff.deaths
         error = self.last_error or (self._last_death if deaths else "")
@@ -203,7 +203,7 @@ class RayNode:
         return await self._table.states(with_use=with_use)
 
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
-        """Tell Ray that the nodes with these ids are dead; returns whether it took it."""
+        """Mark the nodes with these ids as dead in Ray, and return whether GCS accepted it."""
         return await self._table.unregister(self._installation, nodes, reason)
 
     def hold_tokens(self, tokens: Mapping[int, str]) -> None:
@@ -381,7 +381,7 @@ class RayNode:
         if is_starting and not self._is_told and now >= self._next_raylet_look:
             self._next_raylet_look = now + _RAYLET_POLL_S
             port = self._plan.ports.dashboard_agent_listen
-            self._is_told = await asyncio.to_thread(agent_port.tell, family.raylets(), port, self._user)
+            self._is_told = await asyncio.to_thread(agent_port.write_port, family.raylets(), port, self._user)
         return self._is_told or not is_starting
 
     async def _end_hollow(self) -> float:
@@ -429,7 +429,7 @@ class RayNode:
         self._fell(reason)
 
     def _fell(self, reason: str) -> None:
-        """Ray ended by itself, and nothing is left of it."""
+        """Handle the end of Ray, after all its processes have ended."""
         started = self._spawned[0] if self._spawned else None
         if self._drained:
             self._spawned = None

@@ -1,10 +1,10 @@
-"""Where Ray keeps its sessions, sockets and logs: its own /tmp/ray, unless that is another user's.
+"""Choose the folder of Ray's sessions, sockets and logs: /tmp/ray, unless it belongs to another user.
 
-    /tmp/ray          as everywhere, where this user may work in it
-    /tmp/ray-1001     this user's own, where another user's Ray was there first
-    /tmp/ray-1001-2   where somebody has put something else in that place
+    /tmp/ray          the default, if this user may use it
+    /tmp/ray-1001     this user's folder, if another user's Ray came first
+    /tmp/ray-1001-2   the next one, if another user occupies that path
 
-A driver on the node learns the folder from the cluster, so nothing else need know it.
+Drivers on the node learn the folder from the cluster.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ _MOST = 9
 
 
 def find_temp_folder(environ: Mapping[str, str], user: User) -> Path | None:
-    """Return the folder that Ray must be given, made if need be; None: Ray's default is fine. Blocks for milliseconds.
+    """Return the folder to pass to Ray, and create it; None if Ray's default is usable. Blocks for milliseconds.
 
     Args:
-        environ: Ray's; RAY_TMPDIR and TMPDIR move the default (`get_default_system_temp_dir` of Ray 2.60).
-        user: as whom Ray runs.
+        environ: Ray's environment; RAY_TMPDIR and TMPDIR move the default (`get_default_system_temp_dir` of Ray 2.60).
+        user: the user who runs Ray.
 
     Raises:
-        MeshrayError: ``temp_dir_taken``: there is no place that is this user's.
+        MeshrayError: ``temp_dir_taken``, if no folder belongs to this user.
     """
     default = default_folder(environ)
     if _may_work_in(default, user) and _may_work_in(default / "ray_current_cluster", user):
         return None
     for folder in _own_folders(default, user):
-        # Whoever makes it owns it: what is there already is taken only where it is this user's.
+        # An existing folder is used only if it belongs to this user.
         run_as_user(user, ["mkdir", "-m", "755", str(folder)])
         if _is_own(folder, user):
             return folder
     raise MeshrayError(
         "temp_dir_taken",
-        f"{default} belongs to another user's Ray, and {user.name} can make no folder of its own beside it",
+        f"{default} belongs to another user's Ray, and {user.name} cannot create a folder beside it",
         hint=f"ls -ld {default.parent} {default}*",
     )
 
 
 def default_folder(environ: Mapping[str, str]) -> Path:
-    """Return where Ray works unless it is told otherwise."""
+    """Return Ray's default folder."""
     return Path(environ.get("RAY_TMPDIR") or environ.get("TMPDIR") or "/tmp", "ray")  # noqa: S108 - it is Ray's
 
 
 def used_folder(environ: Mapping[str, str], user: User) -> Path:
-    """Return where the Ray of this user works, or worked last, on this machine."""
+    """Return the folder that this user's Ray uses, or used last, on this machine."""
     default = default_folder(environ)
     owned = [folder for folder in (*_own_folders(default, user), default) if _is_own(folder, user)]
     return max(owned, key=_last_session, default=default)
@@ -82,6 +82,6 @@ def _may_work_in(path: Path, user: User) -> bool:
     try:
         found = path.stat()
     except OSError:
-        return True  # Ray makes it
-    # Root may write anywhere, but what root's Ray opens there must not be another user's to replace.
+        return True  # Ray creates it
+    # Root may write anywhere, but another user must not be able to replace files that root's Ray opens.
     return user.may(found, stat.S_IWOTH) and (user.uid != 0 or found.st_uid == 0)

@@ -1,7 +1,7 @@
-"""Ray's token changes with the head's next start, on all nodes at once.
+"""Ray's token, which changes with the head's next start, on all nodes at once.
 
-Each start of the head's Ray has an instance, which travels over the map. The instance names the epoch of the token
-with which that Ray was started, so every node uses that token for as long as that Ray runs.
+Each start of the head's Ray has an instance id, which the map carries. The id contains the epoch of the token of that
+start, so every node uses that token while that Ray runs.
 
 >>> epoch_of(new_instance(3))
 3
@@ -19,19 +19,19 @@ _EPOCH = re.compile("-([1-9][0-9]{0,9})")
 
 
 def new_instance(epoch: int) -> str:
-    """A name for a start of the head's Ray with the token of this epoch."""
-    # The first epoch's has the form that every meshray knows.
+    """Return an id for a start of the head's Ray with the token of this epoch."""
+    # Ids of the first epoch have the form that every version of meshray knows.
     return secrets.token_hex(8) + (f"-{epoch}" if epoch != FIRST_EPOCH else "")
 
 
 def epoch_of(instance: str) -> int:
-    """The epoch of the token of this instance."""
+    """Return the epoch of the token of this instance."""
     found = _EPOCH.fullmatch(instance[16:])
     return int(found[1]) if found is not None and int(found[1]) <= MAX_EPOCH else FIRST_EPOCH
 
 
 class RayTokens:
-    """The tokens that a node holds, by epoch."""
+    """The tokens of a node, by epoch."""
 
     def __init__(self, tokens: Mapping[int, str]) -> None:
         self._tokens = dict(tokens)
@@ -40,7 +40,7 @@ class RayTokens:
         return f"RayTokens({sorted(self._tokens)})"
 
     def replace(self, tokens: Mapping[int, str]) -> None:
-        """Holds these from now on, and no others."""
+        """Replace all tokens."""
         self._tokens = dict(tokens)
 
     @property
@@ -49,5 +49,6 @@ class RayTokens:
         return max(self._tokens)
 
     def of(self, instance: str) -> str | None:
-        """The token of this instance; of an empty one the newest; None where it has not been received."""
+        """Return the token of this instance, the newest if the instance is empty, or None if it was not received
+        yet."""
         return self._tokens.get(epoch_of(instance) if instance else self.newest)

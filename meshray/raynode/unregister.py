@@ -1,11 +1,11 @@
-"""Tells Ray that nodes are dead, before it would notice that itself.
+"""Unregister dead nodes in Ray before Ray notices their death.
 
     await unregister(installation, plan, user, ["3f5c…"], "it left the mesh")
 
-Ray's GCS takes a node for alive until its health checks have failed for the whole patience; tasks given to it meanwhile
-stand still. The call is the one with which a raylet that ends says goodbye (NodeInfoGcsService.UnregisterNode, Ray 2.9
-and later). It runs in Ray's own Python, as the user of Ray, where gRPC and the messages are. Ray itself is not
-imported: that would take a second.
+Ray's GCS considers a node alive until its health checks have failed for the whole patience, and tasks that it assigns
+to the node meanwhile hang. The call is the one of a raylet that ends (NodeInfoGcsService.UnregisterNode, Ray 2.9 and
+later). It runs in Ray's own Python, as Ray's user, because gRPC and the message types are there. It does not import
+Ray, which would take a second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from meshray.raynode.command import RayPlan, client_environment
 from meshray.raynode.versions import RayInstallation
 
 _log = logging.getLogger(__name__)
-#: Of the whole call, and of each answer of GCS, seconds. GCS does not answer for a node that it knows as dead.
+#: The timeout of the whole call, seconds. GCS does not answer for a node that it considers dead.
 _TIMEOUT_S = 10.0
 _PROGRAM = """
 import os, sys, types
@@ -52,10 +52,10 @@ with grpc.insecure_channel(os.environ["RAY_ADDRESS"], options=[("grpc.enable_htt
 
 
 class Unregister:
-    """Calls GCS from this node; one call at a time.
+    """Calls GCS from this node, one call at a time.
 
     Args:
-        home: where the call's process is recorded and what it prints is kept.
+        home: has the pid file and the log of the call's process.
     """
 
     def __init__(self, home: Home) -> None:
@@ -66,22 +66,22 @@ class Unregister:
     async def __call__(
         self, installation: RayInstallation, plan: RayPlan, user: User, nodes: Sequence[str], reason: str
     ) -> bool:
-        """Mark the nodes with these ids (hexadecimal) as dead; returns whether GCS took it.
+        """Mark the nodes with these ids (hexadecimal) as dead, and return whether GCS accepted it.
 
-        A failure is logged and nothing else: Ray notices by itself later.
+        A failure is only logged, because Ray notices the death later.
         """
         async with self._one_call:
             try:
                 await self._call(installation, plan, user, nodes, reason)
             except (OSError, asyncio.TimeoutError) as error:
-                _log.warning("Ray could not be told that a node is dead: %s", error or "it did not answer")
+                _log.warning("a dead node could not be unregistered in Ray: %s", error or "it did not answer")
                 return False
             finally:
                 await self._process.stop(0)
         if self._process.exit_code:
-            _log.warning("Ray could not be told that a node is dead: %s", _last_line(self._log_file))
+            _log.warning("a dead node could not be unregistered in Ray: %s", _last_line(self._log_file))
             return False
-        _log.info("Ray was told that %s is dead: %s", ", ".join(nodes), reason)
+        _log.info("unregistered %s in Ray: %s", ", ".join(nodes), reason)
         return True
 
     async def _call(
@@ -104,4 +104,4 @@ def _last_line(log: Path) -> str:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
         lines = []
-    return lines[-1][:300] if lines else "its Python ended without a word"
+    return lines[-1][:300] if lines else "its Python ended without a message"

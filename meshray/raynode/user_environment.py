@@ -1,12 +1,12 @@
-"""The environment variables that a user gives to Ray: those of the user's own session, and those of ``--env``. Pure.
+"""The user's environment variables for Ray: those of the session, and those of ``--env`` (pure).
 
 >>> select_session({"HF_HOME": "/data/hf", "EDITOR": "vi"})
 {'HF_HOME': '/data/hf'}
 >>> parse_assignments(["EPOCHS=3", "HF_TOKEN"], {"HF_TOKEN": "hf_1"})
 {'EPOCHS': '3', 'HF_TOKEN': 'hf_1'}
 
-sudo, systemd and a reboot lose a session's environment. So `init`, `join` and `up` record what Ray's programs use of
-it, and Ray is started with that wherever the agent comes from.
+sudo, systemd and a reboot lose a session's environment. So `init`, `join` and `up` record the variables that Ray's
+programs use, and Ray always starts with them.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from meshray.errors import UsageError
 from meshray.model import wire
 from meshray.protocol.codec import WireError
 
-#: Limits on what is recorded: variables, characters of one value (PATH of a cluster's modules is long).
+#: The limits of the record: variables, and characters of one value (PATH with a cluster's modules is long).
 MOST_VARIABLES, LONGEST_VALUE = 128, 8192
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-#: What of a session concerns Ray's programs: accelerators, libraries and caches, the network, installers, the locale.
+#: Variables of a session that Ray's programs use: accelerators, libraries and caches, network, installers, locale.
 _KEPT = re.compile(
     r"PATH|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_(PREFIX|DEFAULT_ENV)|LANG|LC_\w+|TZ"
     r"|(?i:(http|https|ftp|all|no)_proxy)|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(RAY|CUDA|NVIDIA|HIP|ROCR|ROCM|HSA|HABANA|ASCEND|XLA|JAX|TPU|ONEAPI|NCCL|GLOO|UCX|TP|OMP|MKL|OPENBLAS)_\w+"
     r"|(HF|HUGGINGFACE|TRANSFORMERS|TORCH|PYTORCH|VLLM|SGLANG|TRITON|WANDB|MLFLOW|UV|PIP)_\w+"
 )
-#: What belongs to one session or process, and what meshray sets itself.
+#: Variables of one session or process, and those that meshray sets.
 _DROPPED = re.compile(
     r"SUDO_\w+|MESHRAY_\w+|XDG_\w+|DBUS_\w+|MAIL|OLDPWD|PWD|INVOCATION_ID|JOURNAL_STREAM|NOTIFY_SOCKET|MEMORY_PRESSURE_\w+"
     r"|RAY_ADDRESS|RAY_API_SERVER_ADDRESS|RAY_AUTH_\w+|RAY_JOB_\w+|RAY_NODE_ID|RAY_RAYLET_PID|RAY_REDIS_ADDRESS"
 )
-_HINT = "--env NAME=VALUE; or --env NAME, which takes the value from your environment"
+_HINT = "--env NAME=VALUE; or --env NAME, which copies the value from your environment"
 
 
 @dataclass(frozen=True)
 class UserEnvironment:
-    """What Ray is started with besides what meshray sets.
+    """The user's variables for Ray.
 
     Attributes:
-        session: what was found in the session in which `init`, `join` or `up` was typed.
-        chosen: what ``--env`` and ``--env-file`` said.
+        session: variables of the session that ran `init`, `join` or `up`.
+        chosen: variables of ``--env`` and ``--env-file``.
     """
 
     session: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -52,11 +52,11 @@ class UserEnvironment:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> UserEnvironment:
-        """Parse `to_json`; raises WireError. An older meshray recorded nothing."""
+        """Parse the result of `to_json`. An older meshray recorded nothing. Raises WireError."""
         return cls(_variables(value, "session_environment"), _variables(value, "environment"))
 
     def to_json(self) -> dict[str, object]:
-        """For node.json, which only root or the node's own user reads."""
+        """Return the form in node.json, which only root or the node's user can read."""
         return {"session_environment": dict(self.session), "environment": dict(self.chosen)}
 
     @property
@@ -66,7 +66,7 @@ class UserEnvironment:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Both; what was chosen wins."""
+        """All variables; chosen ones take precedence."""
         return {**self.session, **self.chosen}
 
 
@@ -78,12 +78,12 @@ def _variables(value: Mapping[str, object], key: str) -> dict[str, str]:
 
 
 def is_dropped(name: str) -> bool:
-    """Whether this variable is not for Ray."""
+    """Return whether this variable must not be passed to Ray."""
     return _DROPPED.fullmatch(name) is not None
 
 
 def select_session(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what of a session's environment Ray's programs use, at most `MOST_VARIABLES`."""
+    """Return the variables of a session that Ray's programs use, at most `MOST_VARIABLES`."""
     kept = {
         name: value
         for name, value in sorted(environ.items())
@@ -93,10 +93,10 @@ def select_session(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def parse_assignments(items: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Parse ``NAME=VALUE``, and ``NAME``, whose value is that of ``environ``.
+    """Parse ``NAME=VALUE``, and ``NAME`` with the value of ``environ``.
 
     Raises:
-        UsageError: names the item, and never a value.
+        UsageError: the name of the item, never its value.
     """
     found: dict[str, str] = {}
     for item in items:
@@ -110,11 +110,11 @@ def parse_assignments(items: Iterable[str], environ: Mapping[str, str]) -> dict[
 
 
 def parse_file(text: str, file: str) -> dict[str, str]:
-    """Parse the lines of an ``--env-file``: ``NAME=VALUE``, quoted as a shell would have it; ``export`` and comments
-    are allowed, substitutions are not made.
+    """Parse the lines of an ``--env-file``: ``NAME=VALUE`` with the quotes of a shell. ``export`` and comments are
+    allowed; substitutions are not performed.
 
     Raises:
-        UsageError: names the line by its number, and never a value.
+        UsageError: the number of the line, never its value.
     """
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -125,7 +125,7 @@ def parse_file(text: str, file: str) -> dict[str, str]:
             raise UsageError(
                 "bad_env_file",
                 f"{file}, line {number}: not NAME=VALUE",
-                hint="one NAME=VALUE a line; a value with spaces needs quotes",
+                hint="one NAME=VALUE per line; a value with spaces needs quotes",
             )
         found[name] = words[0].partition("=")[2]
     return _checked(found, file)
@@ -146,11 +146,11 @@ def _checked(found: Mapping[str, str], said_by: str) -> dict[str, str]:
         raise UsageError("bad_env", f"{said_by}: at most {MOST_VARIABLES} variables are recorded", hint=_HINT)
     for name, value in found.items():
         if is_dropped(name):
-            raise UsageError("owned_variable", f"{said_by}: meshray sets {name} itself", hint=f"leave {name} out")
+            raise UsageError("owned_variable", f"{said_by}: meshray sets {name} itself", hint=f"omit {name}")
         if len(value) > LONGEST_VALUE or "\0" in value:
             raise UsageError(
                 "bad_env",
                 f"{said_by}: the value of {name} is longer than {LONGEST_VALUE} characters, or not text",
-                hint="put it in a file, and the file's name in the variable",
+                hint="put the value in a file, and the file's name in the variable",
             )
     return dict(found)

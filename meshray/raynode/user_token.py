@@ -1,7 +1,7 @@
-"""Ray's token as a file for the user who runs Ray: where meshray's environment names it, and where Ray itself looks.
+"""Ray's token as files of the user who runs Ray: at meshray's path, and at Ray's default path.
 
-Ray reads ~/.ray/auth_token when no environment variable says otherwise, so `ray.init()` in a notebook, an IDE or a cron
-job of that user finds cluster and token. A token of another cluster that lies there is never replaced.
+Ray reads ~/.ray/auth_token unless a variable names another file, so `ray.init()` in a notebook, an IDE or a cron job of
+that user finds cluster and token. The token of another cluster at this path is never replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from meshray.linux.user import User
 from meshray.raynode import preflight
 
 _RAY_FOLDER, _RAY_FILE = ".ray", "auth_token"
-#: Ray's own limit is far below.
+#: Far above Ray's own limit.
 _LONGEST = 4096
 _WRITE = 'umask 077; mkdir -p "$1" && cat > "$1/.meshray_token" && mv -f "$1/.meshray_token" "$1/$2"'
 
@@ -25,7 +25,7 @@ def write_token(path: Path, token: str, user: User) -> None:
     """Write the token for this user alone.
 
     Raises:
-        MeshrayError: the user cannot read it there.
+        MeshrayError: the user cannot read the file.
     """
     make_folder(path.parent, PASSABLE_FOLDER)
     write_atomically(path, token, 0o600, (user.uid, user.gid))
@@ -33,10 +33,12 @@ def write_token(path: Path, token: str, user: User) -> None:
 
 
 def offer(token: str, user: User, record: Path) -> str:
-    """Put the token where Ray looks on its own; return why that was not done, or ``""``. Blocks for some milliseconds.
+    """Write the token to Ray's default path, and return the reason if it was not written, or ``""`` on success.
+
+    Blocks for some milliseconds.
 
     Args:
-        record: remembers, by a digest, which token was put there, so that it is replaced and removed later.
+        record: the file with a digest of the written token, so that only this token is replaced and removed later.
     """
     if user.home == Path("/") or not user.home.is_dir():
         return f"{user.name} has no home folder"
@@ -47,7 +49,7 @@ def offer(token: str, user: User, record: Path) -> str:
             _record(record, token)
         return ""
     if there and not _is_recorded(record, there):
-        return f"{folder / _RAY_FILE} holds the token of another cluster"
+        return f"{folder / _RAY_FILE} has the token of another cluster"
     done = run_as_user(user, ["sh", "-c", _WRITE, "sh", str(folder), _RAY_FILE], token.encode())
     if done is None or done.returncode != 0:
         return f"{folder / _RAY_FILE} cannot be written"
@@ -56,7 +58,7 @@ def offer(token: str, user: User, record: Path) -> str:
 
 
 def take_back(user: User, record: Path) -> None:
-    """Remove the token that `offer` put there, and no other."""
+    """Remove the token that `offer` wrote, and no other."""
     folder = user.home / _RAY_FOLDER
     there = _read(folder, user) if record.exists() else ""
     if there and _is_recorded(record, there):

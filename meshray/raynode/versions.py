@@ -1,10 +1,10 @@
-"""Which Ray this node runs, of which version, and whether the head's will take it. Never imports Ray.
+"""Find this node's Ray and its version, and compare it with the head's, without importing Ray.
 
     >>> find_ray(None, os.environ, User.invoking()).versions
     Versions(meshray='0.1.0', ray='2.60.0', python='3.11.7')
 
-The Ray's own interpreter is asked, as the user who will run it: that takes a tenth of a second, and
-it proves that this user may execute it.
+Ray's own interpreter reports the version, as the user who will run it. This takes a tenth of a second and proves that
+this user may execute it.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from meshray.model.node import Versions
 from meshray.model.release import PYTHON, RAY, python_digits, ray_difference, release
 
 OLDEST_RAY = (2, 44)
-#: What mends a version that is not the head's, on a machine that is to join.
+#: The command that fixes a version mismatch on a machine that joins.
 MATCH_COMMAND = "meshray join --env match TOKEN"
-#: The same on a node.
+#: The commands that fix a version mismatch on a node.
 MATCH_AGAIN = "meshray leave, then meshray join --env match TOKEN"
-#: A cold disk, a loaded machine.
+#: Enough for a cold disk and a busy machine.
 _PROBE_TIMEOUT_S = 30
 _SHEBANG = re.compile(rb"#!\s*(\S+)(?:\s+(\S+))?")
-#: pip and uv write this where the interpreter's path is too long for a shebang line.
+#: pip and uv write this if the interpreter's path is too long for a shebang line.
 _LONG_SHEBANG = re.compile(rb"'''exec'\s+\"?([^\"\n]+?)\"?\s+\"\$0\"")
-# A package's record may outlive the package: both are looked for.
-# `missing`: without these the dashboard, from which the node table is read, does not start.
-# `options`: of Ray's commands, as its source names them; to import Ray would take seconds.
+# The metadata of a package may outlive the package, so both are checked.
+# `missing`: without these packages the dashboard, which provides the node table, does not start.
+# `options`: the options of Ray's commands, from its source, because importing Ray takes seconds.
 _PROBE = """
 import json, pathlib, re, sys
 from importlib import metadata, util
@@ -62,10 +62,10 @@ class RayInstallation:
     """A Ray that a user may run.
 
     Attributes:
-        ray: the program.
-        python: the interpreter that it runs on.
-        missing: packages that ``ray[default]`` brings and that are not there; the head needs them.
-        options: of `ray start` and Ray's other commands; empty: not known.
+        ray: the `ray` program.
+        python: the interpreter of the program.
+        missing: missing packages of ``ray[default]``, which the head needs.
+        options: the options of Ray's commands; empty if unknown.
     """
 
     ray: Path
@@ -76,7 +76,7 @@ class RayInstallation:
 
     @property
     def activation(self) -> dict[str, str]:
-        """The variables that an activated environment has; none where Ray is in no environment. Looks at files."""
+        """The variables of the activated environment; empty if Ray is outside an environment. Reads files."""
         top = self.ray.parent.parent
         if (top / "pyvenv.cfg").is_file():
             return {"VIRTUAL_ENV": str(top)}
@@ -86,12 +86,12 @@ class RayInstallation:
 
 
 def find_ray(explicit: str | None, environ: Mapping[str, str], user: User) -> RayInstallation:
-    """The Ray to run: the one that was named, else the one beside meshray, else the user's own.
+    """Return the Ray to run: the named one, the one beside meshray, or the user's own.
 
     Args:
-        explicit: ``--ray``: the program, or the folder of its virtual environment.
-        environ: MESHRAY_RAY and PATH are looked at.
-        user: as whom it will run.
+        explicit: the value of ``--ray``: the program, or the folder of its virtual environment.
+        environ: provides MESHRAY_RAY and PATH.
+        user: the user who will run Ray.
 
     Raises:
         MeshrayError: ``ray_missing``, ``ray_not_executable`` or ``ray_unusable``.
@@ -103,7 +103,7 @@ def find_ray(explicit: str | None, environ: Mapping[str, str], user: User) -> Ra
             raise MeshrayError(
                 "ray_missing",
                 f"there is no Ray at {named}",
-                hint="--ray PATH names the program `ray` or the virtual environment that holds it",
+                hint="--ray PATH names the program `ray` or its virtual environment",
             )
         return inspect(program, user)
     for program in _candidates(environ, user):
@@ -116,12 +116,12 @@ def find_ray(explicit: str | None, environ: Mapping[str, str], user: User) -> Ra
 
 
 def inspect(program: Path, user: User) -> RayInstallation:
-    """What kind of Ray this program is. Raises MeshrayError where this user cannot run it."""
+    """Return the Ray of this program. Raises MeshrayError if this user cannot run it."""
     python = _interpreter(program, user)
     if python is None:
         raise MeshrayError(
             "ray_unusable",
-            f"cannot tell on which Python {program} runs: it is neither a Python script nor beside a python",
+            f"cannot determine the Python of {program}: it is neither a Python script nor beside a python",
             hint="--ray /path/to/venv/bin/ray",
         )
     answer = _ask(program, python, user)
@@ -150,7 +150,7 @@ def inspect(program: Path, user: User) -> RayInstallation:
 def check_options(installation: RayInstallation, args: Sequence[str]) -> None:
     """Refuse a mistyped option of `ray start`, before anything is enrolled.
 
-    An unknown option that resembles none is left to Ray: what is known of its options comes from its source.
+    An unknown option that resembles no other is left to Ray, because the known options come from Ray's source only.
 
     Raises:
         UsageError: ``unknown_ray_option``.
@@ -167,12 +167,12 @@ def check_options(installation: RayInstallation, args: Sequence[str]) -> None:
 
 
 def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
-    """Whether the head's Ray takes this one: the same Ray, and the same Python as far as Ray cares.
+    """Check that this Ray can join the head's: the same Ray, and the same Python as far as Ray requires it.
 
-    A head whose versions are not known (it runs no Ray) takes every node.
+    A head with unknown versions (it runs no Ray) accepts every node.
 
     Args:
-        hint: the command that mends a difference.
+        hint: the command that fixes a mismatch.
 
     Raises:
         MeshrayError: ``version_mismatch``.
@@ -182,7 +182,7 @@ def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
         raise MeshrayError(
             "version_mismatch",
             f"the head runs Ray {head.ray}, this node has {f'Ray {mine.ray}' if mine.ray else 'no Ray'}; "
-            "Ray demands the same version on every node",
+            "Ray requires the same version on every node",
             hint=hint,
         )
     if difference == PYTHON:
@@ -190,14 +190,14 @@ def compare(mine: Versions, head: Versions, hint: str = MATCH_COMMAND) -> None:
         raise MeshrayError(
             "version_mismatch",
             f"the head runs Ray {head.ray} on Python {head.python}, this node has Python {mine.python}; "
-            f"Ray {head.ray} demands Python {needed} on every node",
+            f"Ray {head.ray} requires Python {needed} on every node",
             hint=hint,
         )
 
 
 def _candidates(environ: Mapping[str, str], user: User) -> Iterator[Path]:
     yield from (folder / "ray" for folder in folders() if (folder / "ray").is_file())
-    # Behind sudo PATH is root's; the user's own folder of programs is the best guess at theirs.
+    # Behind sudo, PATH is root's. The user's ~/.local/bin is the best guess.
     path = os.pathsep.join([environ.get("PATH", os.defpath), str(user.home / ".local/bin")])
     found = shutil.which("ray", path=path)
     if found:
@@ -220,7 +220,7 @@ def _interpreter(program: Path, user: User) -> Path | None:
     named = os.fsdecode((long_form or short_form).group(1)) if long_form or short_form else ""  # type: ignore[union-attr]
     if "python" in Path(named).name:
         return Path(named)
-    # `#!/usr/bin/env python3`, or a wrapper: the interpreter of the same folder.
+    # For `#!/usr/bin/env python3` or a wrapper, use the interpreter in the same folder.
     return next((item for name in ("python3", "python") if (item := program.parent / name).exists()), None)
 
 
@@ -246,8 +246,8 @@ def _ask(program: Path, python: Path, user: User) -> str:
             "ray_unusable", f"{python}, on which {program} runs, does not start: {error}", hint="--ray PATH"
         ) from None
     if answer.returncode != 0:
-        # An interpreter that may be executed but whose libraries may not be read ends here.
-        raise _not_executable(program, user, (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+        # An executable interpreter whose libraries cannot be read fails here.
+        raise _not_executable(program, user, (answer.stderr.strip().splitlines() or ["it ended without a message"])[-1])
     return str(answer.stdout)
 
 
@@ -255,5 +255,5 @@ def _not_executable(program: Path, user: User, reason: str) -> MeshrayError:
     return MeshrayError(
         "ray_not_executable",
         f"{user.name} cannot run the Ray at {program}: {reason}",
-        hint=f"Ray runs as {user.name}, not as root: install it where {user.name} may read it, then --ray PATH",
+        hint=f"Ray runs as {user.name}, not as root: install it where {user.name} can read it, then --ray PATH",
     )

@@ -34,7 +34,7 @@ UNUSUAL = {
 }
 _PATTERNS = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): usual for pattern, usual in UNUSUAL.items()}
 #: Parts of meshray whose docstrings, comments and messages have been revised.
-REVISED = ("defaults", "environment", "errors", "home", "installation", "node", "relay", "render")
+REVISED = ("defaults", "environment", "errors", "home", "installation", "node", "raynode", "relay", "render")
 MODULES = sorted(
     module
     for part in REVISED

@@ -44,27 +44,27 @@ def test_the_file_is_written_once_and_the_agents_own_is_left_alone(tmp_path: Pat
     session.mkdir()
     file = session / f"dashboard_agent_listen_port_{NODE_ID}"
     with ray_start(tmp_path, f"--session_dir={session}", f"--node_id={NODE_ID}", "--head") as family:
-        assert agent_port.tell(family.raylets(), 20105, ME)
+        assert agent_port.write_port(family.raylets(), 20105, ME)
         assert file.read_text() == "20105"
         file.write_text("20199")
-        assert agent_port.tell(family.raylets(), 20105, ME)
+        assert agent_port.write_port(family.raylets(), 20105, ME)
     assert [path.name for path in session.iterdir()] == [file.name]
     assert file.read_text() == "20199"
 
 
 def test_there_is_nothing_to_write_without_a_raylet_and_for_another_kind_of_ray(tmp_path: Path) -> None:
-    assert not agent_port.tell([], 20105, ME)
-    assert not agent_port.tell([2**22 + 1], 20105, ME), "it has ended meanwhile"
+    assert not agent_port.write_port([], 20105, ME)
+    assert not agent_port.write_port([2**22 + 1], 20105, ME), "it has ended meanwhile"
     with ray_start(tmp_path, "--node_manager_port=20101") as family:
-        assert agent_port.tell(family.raylets(), 20105, ME)
+        assert agent_port.write_port(family.raylets(), 20105, ME)
 
 
 def test_a_name_that_a_raylet_made_up_leads_nowhere(tmp_path: Path) -> None:
     with ray_start(tmp_path, f"--session_dir={tmp_path}", "--node_id=/../../x") as family:
-        assert agent_port.tell(family.raylets(), 20105, ME)
+        assert agent_port.write_port(family.raylets(), 20105, ME)
     assert [path.name for path in tmp_path.iterdir()] == ["raylet"]
 
 
 def test_a_folder_that_is_not_there_yet_is_asked_for_again(tmp_path: Path) -> None:
     with ray_start(tmp_path, f"--session_dir={tmp_path}/later", f"--node_id={NODE_ID}") as family:
-        assert not agent_port.tell(family.raylets(), 20105, ME)
+        assert not agent_port.write_port(family.raylets(), 20105, ME)

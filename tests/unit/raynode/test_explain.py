@@ -27,8 +27,8 @@ Remaining processes will be killed.
         ("Usage: ray start [OPTIONS]\n\nError: No such option: --num-cpu\n", "No such option: --num-cpu"),
         ("ray._private.foo.AuthenticationError: no token\n", "ray._private.foo.AuthenticationError: no token"),
         ("starting\nhalf a line", "half a line"),
-        ("", "`ray start` ended without a word"),
-        ("2026-11-21 03:04:36,498\tINFO scripts.py:1274 -- all is well\n", "`ray start` ended without a word"),
+        ("", "`ray start` ended without a message"),
+        ("2026-11-21 03:04:36,498\tINFO scripts.py:1274 -- all is well\n", "`ray start` ended without a message"),
     ],
 )
 def test_the_line_that_tells_most_is_chosen(log: str, told: str) -> None:

@@ -79,7 +79,7 @@ class FakeMachine:
             raise RefusedError("ray_token_refused", "not this token")
         return self.alive
 
-    def tell(self, raylets: list[int], port: int, user: User) -> bool:
+    def write_port(self, raylets: list[int], port: int, user: User) -> bool:
         self.told.append((raylets, port))
         return bool(raylets)
 
@@ -119,7 +119,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     machine = FakeMachine()
     monkeypatch.setattr(supervisor, "_LAST_WORDS_S", 0.0)
     monkeypatch.setattr(supervisor, "ManagedProcess", lambda pid_file: machine)
-    monkeypatch.setattr(agent_port, "tell", machine.tell)
+    monkeypatch.setattr(agent_port, "write_port", machine.write_port)
     monkeypatch.setattr(supervisor, "gcs_answers", machine.gcs_answers)
     monkeypatch.setattr(node_table, "live_nodes", machine.live_nodes)
     monkeypatch.setattr(supervisor, "Family", partial(NoFamily, machine))

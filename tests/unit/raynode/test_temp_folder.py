@@ -83,7 +83,7 @@ def test_roots_ray_works_in_no_folder_of_anothers(tmp: Path) -> None:
 def test_no_place_at_all_is_named(tmp: Path) -> None:
     made_by(BOB, tmp / "ray")
     tmp.chmod(0o755)
-    with pytest.raises(MeshrayError, match="ada can make no folder of its own") as raised:
+    with pytest.raises(MeshrayError, match="ada cannot create a folder") as raised:
         find_temp_folder(environ(tmp), ADA)
     assert raised.value.code == "temp_dir_taken"
 
