@@ -59,7 +59,7 @@ class Agent:
         self._shared: SharedSecrets | None = None
         self.connection = CoordinatorConnection(
             lambda: state.coordinator,
-            lambda: state.told,
+            lambda: state.published_map,
             on_map=self._take_map,
             on_message=self._told,
             hello=self._hello,
@@ -164,8 +164,8 @@ class Agent:
 
     # ---- what the coordinator sends
 
-    def _take_map(self, told: MeshMap) -> None:
-        before, mesh_map, ray = self.state.take_map(told), self.state.map, self.parts.ray
+    def _take_map(self, published: MeshMap) -> None:
+        before, mesh_map, ray = self.state.take_map(published), self.state.map, self.parts.ray
         self.sources.standing.look(before, mesh_map)
         self._share()
         self.keys.look()
@@ -212,7 +212,7 @@ class Agent:
         _, facts = await survey(self.sources, None)
         return encode(facts)
 
-    # ---- what the coordinator is told
+    # ---- what is reported to the coordinator
 
     def _hello(self) -> Hello:
         return hello_of(
@@ -228,11 +228,11 @@ class Agent:
         self.tasks.start(self.connection.say_hello(), "hello")
 
     def tell_ray_instance(self, instance: str) -> None:
-        """This node's Ray head has another instance now (empty: it is down); the others are told."""
+        """This node's Ray head has another instance now (empty: it is down), which the others learn."""
         self.tasks.start(self.connection.tell_ray_instance(instance), "ray instance")
 
     def use_ray(self, found: RayInstallation) -> None:
-        """This node's Ray is another installation from now on; the others are told its versions."""
+        """This node's Ray is another installation from now on. The others learn its versions."""
         self.parts.versions = found.versions
         self.state.membership.ray_moved(str(found.ray))
         self._say_hello()

@@ -244,7 +244,7 @@ def _notify_systemd(state: str, environ: Mapping[str, str]) -> None:
 
 def _log_to(path: Path, environ: Mapping[str, str]) -> None:
     """Log lines go to this file. The background start has it as standard error already; under systemd
-    and with --block standard error is somebody else's, and may get them as well."""
+    and with --block standard error belongs to another program, which may get them as well."""
     make_folder(path.parent)
     path.touch(mode=0o600)
     if path.samefile(f"/proc/self/fd/{sys.stderr.fileno()}"):

@@ -1,6 +1,6 @@
 """What an agent does when its machine has another address or router, or woke from sleep: it looks at everything again.
 
-netlink, clocks ──► endpoints told anew · peers dialled anew · link moved · paths, transport and MTU tried again
+netlink, clocks ──► endpoints reported, peers dialled, connection moved, paths, transport and MTU tried again
 netlink, of the overlay's interface and routes ──► the device is compared with what it should be, nothing else
 """
 

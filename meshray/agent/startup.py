@@ -1,9 +1,9 @@
-"""How a node comes up once its tunnel is there: firewall, probes, paths, Ray; told stage by stage.
+"""How a node comes up once its tunnel is there: firewall, probes, paths, Ray, with its progress stage by stage.
 
     overlay ──► firewall ──► prober, paths ──► Ray ALIVE ──► up
     Ray's ports closed ──────────────────────┘
 
-What does not come in time is told as a failure; the agent goes on trying all the same.
+What does not come in time is reported as a failure; the agent goes on trying all the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RAY_PATIENCE_S = 120.0
 #: What ends sooner has another cause.
 SLOW_START_S = 20.0
 RAY_POLL_S = 0.1
-#: Ray's start does not wait longer for the round trip that its labels tell.
+#: Ray's start does not wait longer for the round trip in its labels, seconds.
 _LABEL_PROBE_S = 1.0
 
 RayTable = Mapping[IPv4Address, RayState]
@@ -143,7 +143,7 @@ class Startup:
             await changed.wait()
 
     async def _label(self, ray: RayPart) -> None:
-        """Tells Ray how near this node is to the head, so that tasks can ask for near nodes."""
+        """Gives Ray labels that say how near this node is to the head, so that tasks can ask for near nodes."""
         state, prober = self._state, self._parts.prober
         head = state.map.head
         if head is None:

@@ -1,8 +1,8 @@
 """What the parts of one agent have in common: who this node is, the map of the mesh, and what was last seen here.
 
-    coordinator ──► told ──pins──► map ──┐
-    membership (enrolment) ──────────────┼──► every part
-    reconciler ──► device, endpoints ────┘
+    coordinator ──► published map ──pins──► map ──┐
+    membership (enrolment) ───────────────────────┼──► every part
+    reconciler ──► device, endpoints ─────────────┘
 
 The values are replaced, never changed. A part that needs one of the moment reads it here each time.
 """
@@ -30,7 +30,7 @@ class NodeState:
 
     Attributes:
         identity: what signs this node's keys; None: it has no identity yet.
-        told: the map as the coordinator sent it.
+        published_map: the map as the coordinator sent it.
         map: what of it is used: without the nodes whose keys nobody vouches for.
         device: as it was read last; None while there is none.
         endpoints: by which others may try to reach this node.
@@ -45,7 +45,7 @@ class NodeState:
         self.membership = Membership(home, enrolment, self.files)
         self.identity = Identity.of_node(home, enrolment.mesh_id)
         self.pins = Pins.load(home, enrolment.node_id, self.files)
-        self.told = mesh_map
+        self.published_map = mesh_map
         self.map = self.pins.admit(mesh_map)
         self.device: DeviceState | None = None
         self.endpoints: tuple[Endpoint, ...] = ()
@@ -82,15 +82,15 @@ class NodeState:
             (*self.enrolment.coordinators, *inside),
             bytes.fromhex(self.enrolment.fingerprint),
             self.enrolment.credential,
-            self.told.mark,
+            self.published_map.mark,
             self.enrolment.ticket,
             self.membership.instance,
         )
 
-    def take_map(self, told: MeshMap) -> MeshMap:
+    def take_map(self, published: MeshMap) -> MeshMap:
         """Use a new map of the coordinator; returns the one that was used before."""
-        before, self.told, self.map = self.map, told, self.pins.admit(told)
-        self.membership.keep_map(told)
+        before, self.published_map, self.map = self.map, published, self.pins.admit(published)
+        self.membership.keep_map(published)
         self.membership.learn(self.map)
         changed, self.map_changed = self.map_changed, asyncio.Event()
         changed.set()

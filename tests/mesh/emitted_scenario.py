@@ -205,7 +205,7 @@ async def forget_removals(mesh: Machines) -> None:
     """The coordinator loses the list of what the lock removed; an agent has it."""
     assert mesh.server is not None
     agent = mesh.nodes["head"].agent
-    await until(lambda: agent.state.told.removals is not None, "the head has the list")
+    await until(lambda: agent.state.published_map.removals is not None, "the head has the list")
     await mesh.server.stop()
     with contextlib.closing(sqlite3.connect(mesh.home("head").database)) as database, database:
         database.execute("DELETE FROM setting WHERE name = 'removals'")

@@ -65,7 +65,7 @@ async def heard(mesh: Mesh, revision: int, *names: str) -> None:
 
     def all_have() -> bool:
         mesh.shake_hands()
-        return all(member.agent.state.told.revision >= revision for member in members)
+        return all(member.agent.state.published_map.revision >= revision for member in members)
 
     await until(all_have, "the map came")
     for member in members:
@@ -94,7 +94,7 @@ def all_signed(mesh: Mesh) -> bool:
     """Every agent has seen the signature of every node's key and address."""
     if not mesh.whole():
         return False
-    nodes = [node for member in mesh.members.values() for node in member.agent.state.told.nodes.values()]
+    nodes = [node for member in mesh.members.values() for node in member.agent.state.published_map.nodes.values()]
     return all(node.attestation is not None and node.attestation.ip == node.ip for node in nodes)
 
 
@@ -107,7 +107,7 @@ async def test_a_healthy_mesh_has_nothing_to_report(tmp_path: Path, lock: Signin
         for member in mesh.members.values():
             assert faults(member) == {}
             assert not member.agent.state.pins.unsigned
-            assert member.agent.state.map is member.agent.state.told
+            assert member.agent.state.map is member.agent.state.published_map
         await mesh.members["a"].agent.keys.rotate()
         await until(lambda: own_key(mesh.members["a"]) in peers(mesh.head), "the new key is used")
         assert faults(mesh.head) == {}

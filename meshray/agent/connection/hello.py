@@ -1,4 +1,4 @@
-"""What a node says of itself to the coordinator."""
+"""What a node reports to the coordinator."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def hello_of(
         outside: where the coordinator was reached, not through the overlay.
         problems: of its firewall.
     """
-    identity, me = state.identity, state.told.nodes[state.enrolment.node_id]
+    identity, me = state.identity, state.published_map.nodes[state.enrolment.node_id]
     faults = {problem.code: problem.text for problem in problems if problem.code == HUB_FORWARDS and state.is_hub}
     # While another key is under way, that key's signature travels with it.
     signs = me.public_key == own
-    removals = state.pins.newer_removals(state.told)
+    removals = state.pins.newer_removals(state.published_map)
     return Hello(
         versions=versions.form(),
         endpoints=tuple(map(str, state.endpoints)),

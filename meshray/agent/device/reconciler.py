@@ -36,13 +36,13 @@ from meshray.wireguard.plan import AddPeer, SetRoute, Step, plan
 
 log = logging.getLogger(__name__)
 
-#: How often the device is compared with what it should be when nothing tells of a change.
+#: How often the device is compared with what it should be when nothing is known to have changed, seconds.
 RECONCILE_S = 5.0
 #: The same while a peer is expected to be heard for the first time, or with a new key.
 IMPATIENT_S = 0.1
 #: … while there was no handshake at all: everything else waits for it.
 FIRST_HANDSHAKE_S = 0.05
-#: … while no hub is heard, or while a direct path is to be given up soon after it breaks.
+#: … while no hub is heard, or while a direct path carries data, whose bytes are counted about each second.
 WATCHFUL_S = 1.0
 #: A peer that is new in the map, or somewhere else, is expected for so long: a hub reports where it sees it.
 WATCH_S = 8.0
@@ -78,6 +78,8 @@ class Reconciler:
         self._read_endpoints = endpoints
         self._endpoints_of_port = 0
         self._watch_until = 0.0
+        #: The first map is compared with one that may be days old.
+        self._has_map = False
         self._handshakes = Handshakes()
         self._rekeying = rekeying
         self._route_repairs = RouteRepairs()
@@ -96,7 +98,7 @@ class Reconciler:
                 failures += 1
                 log.error("%s", error)
                 self._progress.fail("overlay", error)
-            delay_s = min(self._interval_s(), self._route_repairs.wait_s(boot_s()))
+            delay_s = min(self.interval_s, self._route_repairs.wait_s(boot_s()))
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._state.woken.wait(), backoff_s(failures) if failures else delay_s)
 
@@ -110,8 +112,9 @@ class Reconciler:
             self._paths.begin_handshakes()
         me = mesh_map.nodes.get(self._state.enrolment.node_id)
         expected = self._state.others if me is not None and HUB in me.roles else mesh_map.hubs
-        if any(_is_expected(before.nodes.get(node.id), node) for node in expected):
+        if not self._has_map or any(_is_expected(before.nodes.get(node.id), node) for node in expected):
             self._watch_until = time.monotonic() + WATCH_S
+        self._has_map = True
         self._state.wake()
 
     def endpoints_changed(self) -> None:
@@ -123,7 +126,7 @@ class Reconciler:
         """Another program changed the device or a route of the overlay.
 
         Args:
-            culprit: which one, as far as the kernel tells.
+            culprit: which one, as far as the kernel knows.
         """
         self._route_repairs.seen(culprit)
         self._state.wake()
@@ -156,6 +159,17 @@ class Reconciler:
         """Whether the device is there and the hub is heard."""
         return self._state.device is not None and not self._paths.is_cut_off
 
+    @property
+    def interval_s(self) -> float:
+        """How long the device is left alone where nothing wakes the loop, seconds."""
+        if not self._state.overlay_up.is_set():
+            return FIRST_HANDSHAKE_S
+        if time.monotonic() < self._watch_until or self._rekeying.is_busy:
+            return IMPATIENT_S
+        if self._paths.is_cut_off or self._paths.any_direct:
+            return WATCHFUL_S
+        return RECONCILE_S
+
     async def remove_device(self) -> None:
         """Remove the device; it is made again at once."""
         await asyncio.to_thread(self._device.remove)
@@ -172,15 +186,6 @@ class Reconciler:
         return steps
 
     # ---- inside
-
-    def _interval_s(self) -> float:
-        if not self._state.overlay_up.is_set():
-            return FIRST_HANDSHAKE_S
-        if time.monotonic() < self._watch_until or self._rekeying.is_busy:
-            return IMPATIENT_S
-        if self._paths.is_cut_off or self._paths.any_direct:
-            return WATCHFUL_S
-        return RECONCILE_S
 
     async def _reconcile(self) -> None:
         observed = await self._read_reset()
@@ -226,9 +231,9 @@ class Reconciler:
 
 
 def _is_expected(before: Node | None, now: Node) -> bool:
-    """Whether a handshake with this node is to be expected soon: it is new, came online, or is somewhere else."""
+    """Whether a handshake with this node is to be expected soon: it is new, a new hub, online again or elsewhere."""
     return before is None or _whereabouts(before) != _whereabouts(now)
 
 
 def _whereabouts(node: Node) -> tuple[object, ...]:
-    return node.online, node.endpoints, node.public_key
+    return node.online, node.endpoints, node.public_key, HUB in node.roles

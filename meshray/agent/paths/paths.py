@@ -3,7 +3,7 @@
 names ──► hubs, carrier ──► where the hubs are dialled ──┐
 prober ──► pairs ──► where others are dialled directly ──┼──► reconciler
        ├─► mtus ──► routes ──────────────────────────────┘
-       └─► silence ──► connections held and closed, the coordinator told
+       └─► silence ──► connections held and closed, a report to the coordinator
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Paths:
     # ---- what they learn
 
     async def observe(self, observed: DeviceState) -> None:
-        """Take note of the device's counters and endpoints; a hub tells the coordinator where it sees the nodes."""
+        """Take note of the device's counters and endpoints; a hub reports where it sees the nodes."""
         if self.pairs is not None:
             self.pairs.observe(observed)
         if self._state.is_hub:
@@ -193,7 +193,7 @@ class Paths:
 
     @property
     def any_direct(self) -> bool:
-        """Whether a direct path carries data to anybody."""
+        """Whether a direct path carries data to any node."""
         return self.pairs is not None and self.pairs.any_direct
 
     def why_not_direct(self, node: Node) -> str:

@@ -88,7 +88,7 @@ async def with_machine(sources: Sources, snapshot: Snapshot) -> Snapshot:
 
 
 def summary_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> dict[str, object]:
-    """What ``init --json`` and ``join --json`` tell of a node that is up; ``table`` is Ray's node table."""
+    """What ``init --json`` and ``join --json`` show of a node that is up; ``table`` is Ray's node table."""
     me, mesh_map, forwards = sources.state.me, sources.state.map, sources.parts.forwards
     head = mesh_map.head
     path = path_to(snapshot_of(sources, None), head or mesh_map.hubs[0])

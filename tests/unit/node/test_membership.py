@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from meshray.home import Home
+from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import COORDINATOR, HUB, Node
 from meshray.node import enrolment as enrolment_module
 from meshray.node import membership as membership_module
+from meshray.node import state_writer
 from meshray.node.enrolment import MOST_COORDINATORS, Enrolment
 from meshray.node.map_cache import load_map
 from meshray.node.membership import Membership
@@ -62,6 +65,27 @@ def test_a_map_that_cannot_be_kept_is_a_complaint_until_it_can(tmp_path: Path, m
     files.try_again()
     assert files.problems() == ()
     assert load_map(Home(tmp_path, tmp_path)) == MAP
+
+
+async def test_a_write_that_was_refused_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_writer, "RETRY_S", 0.01)
+    files, tasks, tries, written = (
+        StateWriter(Home(tmp_path, tmp_path)),
+        Tasks(),
+        iter((no_room, print)),
+        asyncio.Event(),
+    )
+
+    def write() -> None:
+        next(tries)()
+        written.set()
+
+    files.write("the map", write)
+    assert len(files.problems()) == 1
+    tasks.start(files.run(), "state files")
+    await asyncio.wait_for(written.wait(), 5)
+    await tasks.close()
+    assert files.problems() == ()
 
 
 def test_a_ticket_is_kept_in_memory_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
