@@ -1,1 +1,1 @@
-"""The ground: what the Linux kernel and the machine offer. Nothing here knows of meshes or Ray."""
+"""Interfaces to the Linux kernel and the machine. Nothing here knows of meshes or Ray."""

@@ -1,4 +1,4 @@
-"""The addresses of this machine's interfaces, and which of them others may know.
+"""The addresses of this machine's interfaces, and those that other machines may use.
 
 >>> interface_addresses()
 [IPv4Address('192.168.1.20'), IPv6Address('2001:db8::7')]
@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from meshray.linux import netlink, rtnetlink
 
-#: Networks that live inside this machine (containers, virtual machines) and meshray's own devices.
+#: Interfaces of networks inside this machine (containers, virtual machines), and meshray's own.
 _INNER = re.compile(r"(docker|br-[0-9a-f]{12}|virbr|veth|cni|flannel|cali|lxc|lxd|podman|vmnet|vboxnet|kube|meshray)")
 #: IFF_UP of linux/if.h.
 _UP = 0x1
@@ -32,22 +32,22 @@ class InterfaceAddress:
 
 
 def interface_addresses() -> list[IPv4Address | IPv6Address]:
-    """The addresses of this machine that others may know. Blocking.
+    """Return the addresses of this machine that other machines may use. Blocks.
 
     Raises:
-        OSError: the kernel does not tell.
+        OSError: the kernel does not answer.
     """
     return reachable(_read_addresses())
 
 
 def reachable(addresses: Iterable[InterfaceAddress]) -> list[IPv4Address | IPv6Address]:
-    """Those worth trying from outside, IPv4 first, in the kernel's order."""
+    """Return the addresses that may be reachable from outside, IPv4 first, in the kernel's order."""
     usable = [item.address for item in addresses if _is_reachable(item)]
     return sorted(dict.fromkeys(usable), key=lambda address: address.version)
 
 
 def is_inner(interface: str) -> bool:
-    """Whether an interface of this name belongs to containers, virtual machines or meshray itself."""
+    """Return whether an interface of this name belongs to containers, virtual machines or meshray."""
     return _INNER.match(interface) is not None
 
 
@@ -69,7 +69,7 @@ def _read_addresses() -> list[InterfaceAddress]:
 
 
 def _parse_link(body: bytes) -> tuple[int, tuple[str, bool]]:
-    """Its index, its name, and whether it is up."""
+    """Return the index of an interface, its name, and whether it is up."""
     _, _, index, flags, _ = rtnetlink.LINK.unpack_from(body)
     return index, (
         netlink.text(netlink.attributes(body[rtnetlink.LINK.size :]), rtnetlink.IFLA_IFNAME),
@@ -78,14 +78,14 @@ def _parse_link(body: bytes) -> tuple[int, tuple[str, bool]]:
 
 
 def parse_address(body: bytes, links: Mapping[int, tuple[str, bool]]) -> InterfaceAddress | None:
-    """Return the address of a message RTM_NEWADDR (pure); None where its interface is not among the links.
+    """Return the address of a message RTM_NEWADDR (pure), or None if its interface is not in ``links``.
 
     Args:
-        links: by index, the name of each interface and whether it is up.
+        links: the name of each interface, and whether it is up, by index.
     """
     _, _, few_flags, _, index = rtnetlink.ADDRESS.unpack_from(body)
     found = netlink.attributes(body[rtnetlink.ADDRESS.size :])
-    # On a point-to-point link IFA_ADDRESS is the other side's; IFA_LOCAL is always ours, where it is given.
+    # On a point-to-point link IFA_ADDRESS is the peer's. IFA_LOCAL, if present, is always the local address.
     own = found.get(rtnetlink.IFA_LOCAL) or found.get(rtnetlink.IFA_ADDRESS, b"")
     if index not in links or len(own) not in (4, 16):
         return None

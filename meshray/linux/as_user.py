@@ -1,4 +1,4 @@
-"""Small programs with a user's rights, for files in folders that are the user's own and may lead anywhere."""
+"""Run small programs with a user's rights, for files in the user's folders, which may contain links to anywhere."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from meshray.linux.trust import SYSTEM_FOLDERS
 from meshray.linux.user import User
 
 _log = logging.getLogger(__name__)
-#: A home folder on a slow network.
+#: Enough for a home folder on a slow network.
 _PATIENCE_S = 5.0
 
 
 def run_as_user(user: User, command: Sequence[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes] | None:
-    """Run a program of the system's own folders as this user; None where it could not be run to its end in 5 s."""
+    """Run a program of the system's folders as this user; return None if it fails to start or exceeds 5 s."""
     try:
         return subprocess.run(
             command,

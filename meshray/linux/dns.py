@@ -1,7 +1,7 @@
-"""Looking up DNS names without holding up anything else.
+"""Look up DNS names without blocking anything else.
 
-A name server that does not answer holds its caller for half a minute. The event loop's own threads are few and needed
-for the WireGuard device and files, so each lookup has a thread of its own.
+A name server that does not answer blocks its caller for half a minute. The event loop has few threads, which the
+WireGuard device and files need, so each lookup has its own thread.
 
 >>> await addresses("head.example.org")
 (IPv4Address('203.0.113.7'), IPv6Address('2001:db8::7'))
@@ -18,18 +18,18 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 Address = IPv4Address | IPv6Address
 
-#: More lookups than this at once fail at once.
+#: The maximum number of concurrent lookups; further ones fail at once.
 MOST_AT_ONCE = 64
 
 _slots = threading.BoundedSemaphore(MOST_AT_ONCE)
 
 
 async def addresses(host: str, family: int = socket.AF_UNSPEC) -> tuple[Address, ...]:
-    """Return the host's addresses, the ones to try first at the beginning. Where the caller is cancelled, the lookup
-    ends by itself later.
+    """Return the host's addresses, the preferred ones first. A lookup continues in the background if its caller is
+    cancelled.
 
     Raises:
-        OSError: the name does not resolve, or too many lookups are under way.
+        OSError: the name does not resolve, or too many lookups are running.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[tuple[Address, ...]] = loop.create_future()
@@ -58,7 +58,7 @@ async def addresses(host: str, family: int = socket.AF_UNSPEC) -> tuple[Address,
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(settle, found, failure)
 
-    # A daemon: the program's end does not wait for a name server.
+    # A daemon thread, so that the program's end does not wait for a name server.
     threading.Thread(target=look_up, name="lookup", daemon=True).start()
     return await result
 

@@ -1,4 +1,4 @@
-"""Writing files so that a crash at any moment leaves the old or the new content, never half of it."""
+"""Write files so that a crash leaves either the old or the new content."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import os
 import tempfile
 from pathlib import Path
 
-#: No room, no quota, read-only: what a user mends, and meshray waits for.
+#: Errors of a full disk, an exceeded quota or a read-only file system, which a user fixes while meshray waits.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-#: Nobody else enters.
+#: Only the owner may enter.
 PRIVATE_FOLDER = 0o700
-#: Others may pass through to what is theirs, but not list it.
+#: Others may pass through the folder, but not list it.
 PASSABLE_FOLDER = 0o711
 
 
 def write_atomically(path: Path, content: str, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
-    """Writes beside ``path`` and renames over it. ``owner`` is (uid, gid)."""
+    """Write a temporary file beside ``path`` and rename it. ``owner`` is (uid, gid)."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:
@@ -36,14 +36,14 @@ def write_atomically(path: Path, content: str, mode: int = 0o600, owner: tuple[i
 
 
 def make_folder(path: Path, mode: int = PRIVATE_FOLDER) -> None:
-    """Makes the folder with exactly this mode, whatever the umask."""
+    """Create the folder with exactly this mode, regardless of the umask."""
     path.mkdir(parents=True, exist_ok=True)
     if path.stat().st_mode & 0o777 != mode:
         path.chmod(mode)
 
 
 def _sync_folder(path: Path) -> None:
-    # Without this a power cut may forget the rename although the file itself was synced.
+    # Without this a power failure may lose the rename although the file itself was synced.
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""netlink's messages of any family as bytes (netlink(7)), headers and attributes, and a socket that carries them.
+"""Messages of any netlink family (netlink(7)) as bytes, their headers and attributes, and a socket for them.
 
 >>> [message.kind for message in messages(request(RTM_GETLINK, DUMP, bytes(16)))]
 [18]
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
-#: NLMSG_ERROR (an acknowledgement as well, of error 0) and NLMSG_DONE.
+#: NLMSG_ERROR (also an acknowledgement, with error 0) and NLMSG_DONE.
 ERROR, DONE = 2, 3
 #: NLM_F_ACK and NLM_F_DUMP.
 ACK, DUMP = 0x4, 0x300
@@ -22,9 +22,9 @@ _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, po
 _ATTRIBUTE = struct.Struct("=HH")
 _U32 = struct.Struct("=I")
 _ERRNO = struct.Struct("=i")
-#: The kernel answers within a millisecond; one that is this slow is in trouble, seconds.
+#: The timeout of a request, seconds. The kernel usually answers within a millisecond.
 TIMEOUT_S = 5.0
-#: The kernel never puts more into one datagram than 32 KiB, except for one very large message.
+#: The kernel's datagrams have at most 32 KiB, unless a single message is larger.
 _ANSWER_BYTES = 1 << 17
 #: Two bits of an attribute's kind are flags: nested, and in network byte order.
 _KIND = 0x3FFF
@@ -37,8 +37,8 @@ class Message(NamedTuple):
 
     Attributes:
         kind: the family's own number, `ERROR` or `DONE`.
-        port: the netlink port of the socket that caused it, mostly the id of its process; 0: the kernel did.
-        sequence: the number of the request that it answers.
+        port: the netlink port of the socket that caused the message, usually its process id; 0 for the kernel.
+        sequence: the number of the answered request.
     """
 
     kind: int
@@ -48,7 +48,7 @@ class Message(NamedTuple):
 
     @property
     def refused(self) -> int:
-        """The errno with which the kernel refused a request; 0: it did not."""
+        """The errno of a refused request, 0 if it was not refused."""
         is_error = self.kind == ERROR and len(self.body) >= _ERRNO.size
         return -int(_ERRNO.unpack_from(self.body)[0]) if is_error else 0
 
@@ -59,7 +59,7 @@ def request(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """Yield the messages of one datagram; what is cut short ends it."""
+    """Yield the messages of one datagram, until a truncated one."""
     place = 0
     while place + _HEADER.size <= len(data):
         length, kind, _, sequence, port = _HEADER.unpack_from(data, place)
@@ -70,14 +70,14 @@ def messages(data: bytes) -> Iterator[Message]:
 
 
 def read_answer(data: bytes, sequence: int) -> tuple[list[bytes], bool]:
-    """Return the bodies that one datagram holds of the answer to a request, and whether the answer ends with it (pure).
+    """Return the bodies of a request's answer in one datagram, and whether the answer ends with it (pure).
 
     Raises:
         OSError: the kernel refused the request.
     """
     bodies: list[bytes] = []
     for message in messages(data):
-        if message.sequence != sequence:  # answers an earlier request, which timed out
+        if message.sequence != sequence:  # the answer to an earlier request, which timed out
             continue
         if message.refused:
             raise OSError(message.refused, os.strerror(message.refused))
@@ -107,7 +107,7 @@ def number(found: Attributes, kind: int, default: int) -> int:
 
 
 def text(found: Attributes, kind: int) -> str:
-    """Return an attribute that is a string, empty where it is missing."""
+    """Return an attribute that is a string; empty if it is missing."""
     return found.get(kind, b"").rstrip(b"\0").decode(errors="replace")
 
 
@@ -147,7 +147,7 @@ class NetlinkSocket:
     def dump(self, kind: int, body: bytes) -> Iterator[bytes]:
         """Yield the bodies of all objects of a kind (RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE).
 
-        The socket takes no further request before all of them are read.
+        All of them must be read before the next request.
         """
         return self._answers(kind, DUMP, body)
 
@@ -157,7 +157,7 @@ class NetlinkSocket:
         return answer
 
     def change(self, kind: int, body: bytes, flags: int = 0) -> None:
-        """Make, change or remove an object.
+        """Create, change or remove an object.
 
         Args:
             flags: CREATE, EXCLUSIVE, REPLACE of rtnetlink.

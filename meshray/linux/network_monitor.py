@@ -1,11 +1,10 @@
-"""Hears from the kernel that this machine's network is another one: addresses, default routes, links, sleep.
+"""Watch the kernel for changes of this machine's network: addresses, default routes, interfaces, sleep.
 
     async for reason in network_changes():
-        log.info("network: %s", reason)      # "new address 192.168.7.20 on wlan0; new default route by wlan0"
+        log.info("network: %s", reason)      # "new address 192.168.7.20 on wlan0; new default route via wlan0"
 
-Only what changes the way of packets counts: news about the overlay's own interface and about those of
-containers, and what the kernel merely says again (an IPv6 router announces the same prefix every few
-minutes), are passed over.
+Only changes that affect the path of packets are reported. Changes of the overlay's interface and of container
+interfaces are ignored, and so are repeated messages (an IPv6 router announces the same prefix every few minutes).
 """
 
 from __future__ import annotations
@@ -30,35 +29,35 @@ _GROUPS = (
     | rtnetlink.IPV6_ADDRESSES
     | rtnetlink.IPV6_ROUTES
 )
-#: A new network comes as a dozen messages; this long without one, and it is there.
+#: A new network causes a dozen messages. After this time without one it is complete, seconds.
 DEBOUNCE_S = 0.3
-#: A link that flaps all the time must not keep the news from coming.
+#: The longest delay of a report while an interface keeps flapping, seconds.
 LONGEST_S = 2.0
-#: How often the clocks are compared; a sleep is noticed this long after its end, at most.
+#: The interval at which the clocks are compared, and so the longest delay until a sleep is noticed, seconds.
 CLOCKS_S = 2.0
-#: The clocks drift apart by microseconds, a sleep by seconds.
+#: Drift changes the difference of the clocks by microseconds, sleep by seconds.
 _ASLEEP_S = 0.5
-#: Dumps of a machine with full Internet routing tables would take minutes; such a machine does not roam.
+#: The limit of a dump, seconds. Full Internet routing tables would take minutes, but such a machine does not roam.
 _DUMP_S = 2.0
 
 
 class SleepWatch:
-    """Notices that the machine slept: the boot clock goes on in its sleep, the monotonic one does not."""
+    """Detects that the machine slept: the boot clock advances during sleep, the monotonic clock does not."""
 
     def __init__(self, boottime_s: float, monotonic_s: float) -> None:
         self._apart_s = boottime_s - monotonic_s
 
     def slept_s(self, boottime_s: float, monotonic_s: float) -> float:
-        """For how long it slept since the last call, seconds; 0 where it did not."""
+        """Return how long the machine slept since the last call, seconds; 0 if it did not."""
         before, self._apart_s = self._apart_s, boottime_s - monotonic_s
         slept = self._apart_s - before
         return slept if slept >= _ASLEEP_S else 0.0
 
 
 async def network_changes(own: str = INTERFACE, debounce_s: float = DEBOUNCE_S) -> AsyncIterator[str]:
-    """Yields what changed, in words for a log, once it has been quiet for a moment.
+    """Yield a description of the changes for a log, after a moment without further changes.
 
-    Without netlink (a sandbox forbids it) only sleep is told. Close it (``aclose``) to end listening.
+    Without netlink (in a sandbox) only sleep is reported. Close the iterator (``aclose``) to stop listening.
 
     Args:
         own: the overlay's interface.
@@ -82,7 +81,7 @@ class _Watch:
 
     async def open(self) -> None:
         try:
-            # First listen, then ask what there is: what happens in between is then heard twice, not never.
+            # Listen before reading the current state, so that a change in between is seen twice, not missed.
             self._news = rtnetlink.listen(_GROUPS)
             await asyncio.to_thread(_read_all, self._state)
         except OSError as error:
@@ -123,7 +122,7 @@ class _Watch:
                 self._heard(self._state.feed(data))
         except BlockingIOError:
             pass
-        except OSError as error:  # ENOBUFS: more happened than the socket could hold
+        except OSError as error:  # ENOBUFS: the socket's buffer overflowed
             self._heard([f"many changes at once ({error.strerror})"])
 
     def _heard(self, reasons: list[str]) -> None:
@@ -137,7 +136,7 @@ def _clocks() -> tuple[float, float]:
 
 
 def _read_all(state: NetworkState) -> None:
-    """What there is now: links, addresses, routes. Blocking."""
+    """Read the current interfaces, addresses and routes. Blocks."""
     deadline = time.monotonic() + _DUMP_S
     with rtnetlink.RouteSocket(_DUMP_S) as kernel:
         for asked, answer in (

@@ -1,4 +1,4 @@
-"""What rtnetlink's messages tell, against what is known already (pure).
+"""The state of the network, updated by rtnetlink's messages (pure).
 
 >>> state = NetworkState("meshray0")
 >>> state.feed(data)
@@ -14,19 +14,19 @@ from meshray.linux import netlink, rtnetlink
 from meshray.linux.addresses import is_inner
 from meshray.linux.netlink import attributes, number
 
-#: IFF_UP, IFF_RUNNING of linux/if.h: set by a user, and a cable that is plugged in (an access point found).
+#: IFF_UP and IFF_RUNNING of linux/if.h: enabled by a user, and connected to a cable or an access point.
 _CARRIES = 0x1 | 0x40
-#: IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE: not an address to send from.
+#: IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE: the address cannot be a source address.
 _UNUSABLE = 0x08 | 0x20 | 0x40
 #: VPN programs split the default route into two halves, 0.0.0.0/1 and 128.0.0.0/1.
 _LONGEST_DEFAULT = 1
 
 
 class NetworkState:
-    """Links, addresses and default routes, as far as the messages told of them.
+    """The interfaces, addresses and default routes of all messages so far.
 
     Args:
-        own: the interface whose news are passed over.
+        own: the interface whose changes are ignored.
     """
 
     def __init__(self, own: str) -> None:
@@ -38,11 +38,11 @@ class NetworkState:
         self._defaults: dict[tuple[object, ...], tuple[int, bytes]] = {}
 
     def feed(self, data: bytes) -> list[str]:
-        """Takes one datagram of the kernel's; what it changed, in words."""
+        """Process one datagram of the kernel, and return descriptions of the changes."""
         return [reason for message in netlink.messages(data) if (reason := self.take(message.kind, message.body))]
 
     def take(self, kind: int, body: bytes) -> str:
-        """Takes one message of the kernel's; what it changed, in words, empty where it changed nothing."""
+        """Process one message of the kernel, and return a description of the change; empty without a change."""
         if kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and len(body) >= rtnetlink.LINK.size:
             return self._link(kind == rtnetlink.RTM_NEWLINK, body)
         if kind in (rtnetlink.RTM_NEWADDR, rtnetlink.RTM_DELADDR) and len(body) >= rtnetlink.ADDRESS.size:
@@ -53,7 +53,7 @@ class NetworkState:
 
     def _link(self, is_there: bool, body: bytes) -> str:
         family, _, index, flags, _ = rtnetlink.LINK.unpack_from(body)
-        if family not in (0, AF_INET, AF_INET6):  # a bridge tells of its ports
+        if family not in (0, AF_INET, AF_INET6):  # a message about a bridge's port
             return ""
         found = attributes(body[rtnetlink.LINK.size :])
         if rtnetlink.IFLA_IFNAME in found:
@@ -62,7 +62,7 @@ class NetworkState:
         before = self._carries.get(index, False)
         self._carries[index] = carries
         if not carries:
-            # The kernel drops such routes without a word.
+            # The kernel removes such routes without a message.
             self._forget_routes(index)
         name = self._name(index)
         if not is_there:
@@ -87,7 +87,7 @@ class NetworkState:
         else:
             self._addresses.discard(key)
             self._forget_routes(index)
-        return f"{'new' if usable else 'no more'} address {ip_address(raw)} on {self._name(index)}"
+        return f"{'new' if usable else 'lost'} address {ip_address(raw)} on {self._name(index)}"
 
     def _route(self, is_there: bool, body: bytes) -> str:
         family, length, _, tos, table, _, _, route_type, flags = rtnetlink.ROUTE.unpack_from(body)
@@ -106,7 +106,7 @@ class NetworkState:
         table = number(found, rtnetlink.RTA_TABLE, table)
         destination = (length, found.get(rtnetlink.RTA_DST, b""))
         key: tuple[object, ...] = (family, destination, table, tos, number(found, rtnetlink.RTA_PRIORITY, 0))
-        if family == AF_INET6:  # there, several routers stand side by side
+        if family == AF_INET6:  # IPv6 has several routers side by side
             key += way
         if is_there == (self._defaults.get(key) == way):
             return ""
@@ -114,7 +114,7 @@ class NetworkState:
             self._defaults[key] = way
         else:
             self._defaults.pop(key, None)
-        return f"{'new' if is_there else 'no more'} default route{f' by {self._name(index)}' if index else ''}"
+        return f"{'new' if is_there else 'lost'} default route{f' via {self._name(index)}' if index else ''}"
 
     def _name(self, index: int) -> str:
         return self._names.get(index, "")

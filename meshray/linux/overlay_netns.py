@@ -1,8 +1,8 @@
-"""From where this process reaches the overlay.
+"""Access to the overlay's network namespace.
 
-On a node with root: from where it is, and nothing here does anything. Without root the overlay's interface is in a
-network namespace of its own (`meshray.runtime.rootless`), which the agent stays out of: it lives in a thread that has
-entered. A socket belongs for ever to the namespace in which it was made, so what was made inside can be used anywhere.
+On a node with root this is the process's own namespace, and the functions here are plain calls. Without root the
+overlay's interface is in a separate network namespace (`meshray.runtime.rootless`). The agent stays outside, and one of
+its threads has entered. A socket belongs to the namespace in which it was created, and any thread can use it.
 
 >>> overlay_netns.run(device.read)                         # blocks until done
 >>> reader, writer = await overlay_netns.open_connection(IPv4Address("10.99.0.1"), 6379)
@@ -35,72 +35,73 @@ class OverlayNamespace(Protocol):
 
     @property
     def engine_inside(self) -> bool:
-        """Whether WireGuard's engine is inside with its UDP socket; else that is in the machine's own network."""
+        """Whether WireGuard's engine and its UDP socket are inside, and not in the machine's own network."""
 
     @property
     def internet_helper(self) -> str:
-        """The program that leads from inside to the machine's own network; empty: nothing does."""
+        """The program that connects the inside to the machine's own network; empty if there is none."""
 
     def run(self, function: Callable[[], T]) -> T:
-        """In a thread that is inside. Blocks; raises what the function raises."""
+        """Call the function in a thread that is inside. Blocks; raises the function's exceptions."""
 
     def run_outside(self, function: Callable[[], T]) -> T:
-        """In a thread that is not, for functions that run inside."""
+        """Call the function in a thread that is outside, from a function that runs inside."""
 
     def path(self, path: str) -> Path:
-        """A file inside, as this process sees it."""
+        """Return the path by which this process sees a file inside."""
 
     def wrap(self, argv: list[str], sockets: Path | None = None) -> list[str]:
-        """The command that runs this one inside, started by `run_as_child`; as the user, with no other right.
+        """Return the command that runs this one inside, as the user without other rights; for `run_as_child`.
 
         Args:
-            sockets: the command is WireGuard's engine: it may make an interface, and its socket appears in this folder.
+            sockets: given if the command is WireGuard's engine: it may create an interface, and its socket appears in
+                this folder.
         """
 
     def run_as_child(self, function: Callable[[], T]) -> T:
-        """In a thread whose child processes are inside."""
+        """Call the function in a thread whose child processes are inside."""
 
 
 _entered: OverlayNamespace | None = None
 
 
 def enter(namespace: OverlayNamespace | None) -> None:
-    """Make this the namespace of the overlay for this process; None: its own, as on every node with root."""
+    """Make this the overlay's namespace for this process; None for its own, as on nodes with root."""
     global _entered  # noqa: PLW0603 - a process has one, like its working directory
     _entered = namespace
 
 
 def entered() -> OverlayNamespace | None:
-    """Return the namespace of the overlay; None: this process's own."""
+    """Return the overlay's namespace; None if it is this process's own."""
     return _entered
 
 
 def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls the function where the overlay is."""
+    """Call the function in the overlay's namespace."""
     return function(*args, **kwargs) if _entered is None else _entered.run(lambda: function(*args, **kwargs))
 
 
 def path(path: str) -> Path:
-    """A file as Ray sees it: where the overlay is, some folders are others."""
+    """Return the path of a file as Ray sees it, since some folders differ in the overlay's namespace."""
     return Path(path) if _entered is None else _entered.path(path)
 
 
 def run_outside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls the function where the machine's own network is."""
+    """Call the function in the machine's own network namespace."""
     return function(*args, **kwargs) if _entered is None else _entered.run_outside(lambda: function(*args, **kwargs))
 
 
 def run_beside_engine(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls the function where WireGuard's UDP socket is, and with it the loopback that it can reach."""
+    """Call the function in the namespace of WireGuard's UDP socket, whose loopback it can reach."""
     inner = _entered is not None and _entered.engine_inside
     return run(function, *args, **kwargs) if inner else function(*args, **kwargs)
 
 
 def spawn(process: ManagedProcess, argv: list[str], *, sockets: Path | None = None, **options: Any) -> None:
-    """`ManagedProcess.spawn` of a command that is to run where the overlay is; ``sockets`` as `OverlayNamespace.wrap`.
+    """Start a command in the overlay's namespace; see `ManagedProcess.spawn` and `OverlayNamespace.wrap`.
 
     Raises:
-        OSError: as there.
+        OSError: the program is missing or may not be executed.
     """
     if _entered is None:
         process.spawn(argv, **options)
@@ -110,17 +111,17 @@ def spawn(process: ManagedProcess, argv: list[str], *, sockets: Path | None = No
 
 
 def udp(address: IPv4Address, port: int) -> socket.socket:
-    """A socket on an overlay address of this node. Raises OSError where that cannot be bound."""
+    """Return a UDP socket on an overlay address of this node. Raises OSError if it cannot be bound."""
     return run(_bound, str(address), port)
 
 
 def listener(ip: IPv4Address, port: int) -> socket.socket:
-    """A TCP socket that listens on an address of this node; port 0: any. Raises OSError."""
+    """Return a listening TCP socket on an address of this node; port 0 for any. Raises OSError."""
     return run(socket.create_server, (str(ip), port))
 
 
 async def open_connection(ip: IPv4Address | str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """``asyncio.open_connection`` to an overlay address. Raises OSError."""
+    """Open a connection to an overlay address, like ``asyncio.open_connection``. Raises OSError."""
     if _entered is None:
         return await asyncio.open_connection(str(ip), port)
     stream = _stream()
@@ -133,8 +134,8 @@ async def open_connection(ip: IPv4Address | str, port: int) -> tuple[asyncio.Str
 
 
 async def machine_answers(ip: IPv4Address, timeout_s: float) -> bool:
-    """Whether a machine answers at this overlay address at all: it refuses the TCP port of the number of the probes'
-    UDP port, on which nothing listens and which the mesh's members reach whatever its firewall drops."""
+    """Return whether any machine answers at this overlay address. It refuses a connection to TCP port `PROBE_PORT`, on
+    which nothing listens and which every node's firewall admits for members."""
     # asyncio.open_connection raises an error for each refusal, and the reference cycles with its frames take megabytes
     # until they are collected.
     try:
@@ -142,13 +143,13 @@ async def machine_answers(ip: IPv4Address, timeout_s: float) -> bool:
             number = stream.connect_ex((str(ip), PROBE_PORT))
             if number == errno.EINPROGRESS:
                 number = await _connected(stream, timeout_s)
-    except OSError:  # no socket could be made
+    except OSError:  # no socket is available
         return False
     return number in (0, errno.ECONNREFUSED)
 
 
 async def _connected(stream: socket.socket, timeout_s: float) -> int:
-    """Return the errno with which connecting ended, 0 where it succeeded."""
+    """Return the errno of the connection attempt, 0 on success."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
@@ -165,7 +166,7 @@ async def _connected(stream: socket.socket, timeout_s: float) -> int:
 
 
 def connector() -> TCPConnector | None:
-    """For an aiohttp session with overlay addresses only; None: aiohttp's own will do."""
+    """Return a connector for an aiohttp session to overlay addresses; None if aiohttp's default is sufficient."""
     if _entered is None:
         return None
     from aiohttp import TCPConnector

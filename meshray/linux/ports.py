@@ -1,4 +1,4 @@
-"""Whether a port is free on this machine, and if not, who has it.
+"""Check whether a port is free on this machine, and find the program that uses it.
 
 >>> require_free(51888, ("udp",))
 MeshrayError: UDP port 51888 is in use by wireguard-go (pid 4711)
@@ -17,14 +17,14 @@ _KINDS = {"udp": socket.SOCK_DGRAM, "tcp": socket.SOCK_STREAM}
 
 
 def require_free(port: int, kinds: Iterable[str] = ("udp", "tcp")) -> None:
-    """Raises MeshrayError ``port_in_use`` (naming who has it, if that can be told) or ``port_closed``."""
+    """Raise MeshrayError ``port_in_use``, with the program if it can be found, or ``port_closed``."""
     for kind in kinds:
         for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104 - bound to be tried
             _try_bind(port, kind, family, host)
 
 
 def free_udp_port(preferred: int) -> int:
-    """The preferred port where it is free, else one that the kernel chooses."""
+    """Return the preferred port if it is free, or one that the kernel chooses."""
     try:
         require_free(preferred, ("udp",))
     except MeshrayError:
@@ -39,7 +39,7 @@ def _try_bind(port: int, kind: str, family: socket.AddressFamily, host: str) -> 
         with socket.socket(family, _KINDS[kind]) as probe:
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if kind == "tcp":  # connections that are ending do not keep a server from starting
+            if kind == "tcp":  # closing connections do not prevent a server from starting
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
@@ -48,7 +48,7 @@ def _try_bind(port: int, kind: str, family: socket.AddressFamily, host: str) -> 
             raise MeshrayError(
                 "port_in_use",
                 f"{kind.upper()} port {port} is in use" + (f" by {holder}" if holder else ""),
-                hint="choose another one with --port, or end the program that has it",
+                hint="choose another one with --port, or stop the program that uses it",
             ) from None
         if error.errno == errno.EACCES:
             raise MeshrayError(

@@ -1,7 +1,7 @@
-"""A process that meshray started and finds again: the agent, the coordinator, the engine, Ray.
+"""A process that meshray starts and can find again: the agent, the coordinator, the engine, Ray.
 
-The pid file holds pid, start time and boot, so that a reused pid is never taken for ours. Whoever
-opens the same pid file later (the agent after a kill -9) adopts the process instead of starting another.
+The pid file has pid, start time and boot id, so that a reused pid is never mistaken for the process. A later user of
+the same pid file (the next agent after a kill -9) adopts the process instead of starting another one.
 
     >>> engine = ManagedProcess(home.pid_file("engine"))
     >>> engine.pid or engine.spawn(["wireguard-go", "-f", "meshray0"], env={}, log=home.logs / "engine.log")
@@ -23,16 +23,16 @@ from typing import BinaryIO
 from meshray.linux.files import DISK_ERRORS, make_folder, write_atomically
 from meshray.linux.user import User
 
-#: How often the end of a process group is looked for while it is being stopped, seconds.
+#: The interval at which a stopping process group is checked, seconds.
 _STOP_POLL_S = 0.05
-#: After SIGKILL the kernel needs a moment; a process in uninterruptible sleep may need for ever.
+#: The wait after SIGKILL, seconds. A process in uninterruptible sleep may never end.
 _KILL_WAIT_S = 5.0
-#: A log larger than this is moved aside (once) before the next process writes to it, bytes.
+#: A log larger than this is renamed before the next process writes to it, bytes.
 _LOG_LIMIT = 10 * 1024 * 1024
 
 
 class ManagedProcess:
-    """One long-lived process in a session and process group of its own."""
+    """One long-lived process in its own session and process group."""
 
     def __init__(self, pid_file: Path) -> None:
         self._pid_file = pid_file
@@ -49,17 +49,17 @@ class ManagedProcess:
         cwd: Path | None = None,
         keep: Sequence[int] = (),
     ) -> None:
-        """Starts the process; it outlives this one.
+        """Start the process, which outlives this one.
 
         Args:
-            argv: program and arguments; never a secret among them.
-            log: standard output and error are appended to it, where the disk lets them.
-            mark: kept in the pid file, tells a later adopter with what the process was started.
-            user: as whom it runs; only root can choose another than itself.
-            keep: open descriptors that it gets under the same numbers.
+            argv: program and arguments, without secrets.
+            log: the file to which standard output and error are appended, if the disk can be written.
+            mark: a text in the pid file with the settings of the start, for a later adopter.
+            user: the user who runs it; only root can choose another user.
+            keep: open file descriptors that it inherits under the same numbers.
 
         Raises:
-            OSError: the program is not there or may not be executed.
+            OSError: the program is missing or may not be executed.
         """
         drop = {} if user is None or os.geteuid() == user.uid else _identity(user)
         with _opened(log) as output:
@@ -77,7 +77,7 @@ class ManagedProcess:
         self._record(self._child.pid, mark)
 
     def record_this_process(self) -> None:
-        """Makes this very process the one that is found under the pid file."""
+        """Record the current process in the pid file."""
         self._record(os.getpid(), "")
 
     def _record(self, pid: int, mark: str) -> None:
@@ -86,21 +86,21 @@ class ManagedProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process, None where it does not run (or its pid belongs to another by now)."""
+        """The pid of the process, None if it does not run (or its pid belongs to another process)."""
         return self._running()[0]
 
     @property
     def mark(self) -> str:
-        """What `spawn` was given; empty where the process does not run."""
+        """The mark that `spawn` recorded; empty if the process does not run."""
         return self._running()[1]
 
     @property
     def exit_code(self) -> int | None:
-        """Of a process that this very object started and that ended; negative is a signal."""
+        """The exit code of an ended process that this object started; negative for a signal."""
         return self._child.poll() if self._child is not None else None
 
     async def wait(self) -> None:
-        """Returns when the process has ended, at once where it does not run."""
+        """Return when the process has ended, at once if it does not run."""
         pid = self.pid
         if pid is None:
             return
@@ -119,12 +119,12 @@ class ManagedProcess:
         self._reap()
 
     async def stop(self, grace_s: float = 10) -> None:
-        """SIGTERM to its process group, SIGKILL to what is left of it after ``grace_s`` seconds."""
+        """Send SIGTERM to the process group, and SIGKILL to the rest of it after ``grace_s`` seconds."""
         for _ in self._stopping(grace_s):
             await asyncio.sleep(_STOP_POLL_S)
 
     def stop_blocking(self, grace_s: float = 10) -> None:
-        """`stop` for code that is not async."""
+        """Stop the process from code that is not async."""
         for _ in self._stopping(grace_s):
             time.sleep(_STOP_POLL_S)
 
@@ -143,7 +143,7 @@ class ManagedProcess:
 
     def _group_lives(self, pid: int) -> bool:
         self._reap()
-        # It may be a child of this process that another object started: a zombie would count as alive.
+        # Another object of this process may have started it: reap it, because a zombie would count as running.
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
         try:
@@ -177,7 +177,7 @@ def _opened(log: Path) -> BinaryIO:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        # What the process does matters more than what it writes about it.
+        # The process matters more than its log.
         return Path(os.devnull).open("ab")
     os.fchmod(output.fileno(), 0o600)
     return output
@@ -188,12 +188,12 @@ def _identity(user: User) -> dict[str, object]:
 
 
 def _start_time(pid: int) -> int | None:
-    """Clock ticks after boot, field 22 of /proc/PID/stat (proc(5)); None for the dead and zombies."""
+    """Return the start in clock ticks after boot, field 22 of /proc/PID/stat (proc(5)); None for ended processes."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # The program's name stands in brackets and may hold anything, also brackets and blanks.
+    # The program's name is in brackets and may contain brackets and blanks.
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
 

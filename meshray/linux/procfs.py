@@ -1,4 +1,4 @@
-"""Processes as /proc shows them (proc(5)). A process that ends meanwhile, or hides something, has none of it.
+"""Read processes from /proc (proc(5)). Files of a process that ended or may not be read count as empty.
 
 >>> holder({"12345"})
 'redis-server (pid 812)'
@@ -14,12 +14,12 @@ _PROC = Path("/proc")
 
 
 def pids() -> list[int]:
-    """Return the id of each process of this PID namespace."""
+    """Return the ids of all processes of this PID namespace."""
     return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()]
 
 
 def read(pid: int, name: str) -> bytes:
-    """Return the content of one of the process' files, for example ``cmdline``; empty where it cannot be read."""
+    """Return the content of a file of the process, such as ``cmdline``; empty if it cannot be read."""
     try:
         return (_PROC / str(pid) / name).read_bytes()
     except OSError:
@@ -27,7 +27,7 @@ def read(pid: int, name: str) -> bytes:
 
 
 def program(pid: int) -> str:
-    """Return the path of the program that the process runs; empty where it cannot be read."""
+    """Return the path of the program that the process runs; empty if it cannot be read."""
     return _link(_PROC / str(pid) / "exe")
 
 
@@ -41,8 +41,8 @@ def sockets(pid: int) -> set[str]:
 
 
 def holder(inodes: Collection[str]) -> str:
-    """Return name and id of a process that holds one of these sockets; empty where none can be found: only root sees
-    the sockets of other users, and nobody those of the kernel."""
+    """Return name and id of a process that holds one of these sockets; empty if none can be found: only root sees the
+    sockets of other users, and nobody sees those of the kernel."""
     for pid in pids() if inodes else ():
         if not sockets(pid).isdisjoint(inodes) and (name := read(pid, "comm").decode(errors="replace").strip()):
             return f"{name} (pid {pid})"
@@ -51,6 +51,6 @@ def holder(inodes: Collection[str]) -> str:
 
 def _link(path: Path) -> str:
     try:
-        return os.readlink(path)  # noqa: PTH115 - it may be no path but "socket:[inode]"
+        return os.readlink(path)  # noqa: PTH115 - it may be "socket:[inode]" instead of a path
     except OSError:
         return ""

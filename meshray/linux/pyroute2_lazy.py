@@ -1,12 +1,12 @@
-"""Of pyroute2 only the part that is used is imported.
+"""Import only the needed part of pyroute2.
 
-Its package file imports every protocol that it knows: 6 MB of memory in each agent, and a twentieth of a second
-(several on a slow machine) in each command that looks at an interface.
+The package file of pyroute2 imports all its protocols: 6 MB of memory in each agent, and a twentieth of a second
+(several on a slow machine) in each command that inspects an interface.
 
     with open_iproute() as netlink:
         netlink.get_rules()
 
-The agent needs neither: what it does is in `meshray.linux.rtnetlink`.
+The agent does not use pyroute2, but `meshray.linux.rtnetlink`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def open_iproute() -> IPRoute:
-    """Return a socket of pyroute2 for rtnetlink; not for a thread in which an event loop runs: it runs its own."""
+    """Return a pyroute2 socket for rtnetlink. It runs its own event loop, so the thread must not have one."""
     lean_pyroute2()
     from pyroute2.iproute.linux import IPRoute
 
@@ -29,11 +29,10 @@ def open_iproute() -> IPRoute:
 
 
 def lean_pyroute2() -> None:
-    """Lets modules of pyroute2 be imported without the package's own file.
+    """Make modules of pyroute2 importable without running the package file.
 
-    That file is run after all as soon as anybody asks the package itself for something
-    (``from pyroute2 import NDB``), so that nobody sees a difference. Does nothing where pyroute2 was
-    imported before, or is not there.
+    The package file runs as soon as a name of the package itself is used (``from pyroute2 import NDB``), so other code
+    is not affected. The function does nothing if pyroute2 was imported before, or is not installed.
     """
     if "pyroute2" in sys.modules:
         return
@@ -53,5 +52,5 @@ def lean_pyroute2() -> None:
         return getattr(package, name)
 
     package.__dict__["__getattr__"] = from_whole_package
-    # Another thread may have been here at the same time.
+    # Another thread may have run this at the same time.
     sys.modules.setdefault("pyroute2", package)

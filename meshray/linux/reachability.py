@@ -1,11 +1,12 @@
-"""Whether a UDP port can be reached from outside: one side knocks, the other listens before WireGuard has the port.
+"""Check whether a UDP port is reachable from outside: one side knocks, the other listens before WireGuard uses the
+port.
 
 >>> with Listener(51888) as listener:
 ...     ask_the_coordinator_to_knock(endpoint, listener.word)
 ...     listener.heard(1.0)
 True
 
-WireGuard itself cannot tell: it would open the way by calling first.
+WireGuard itself cannot check this, because its own outgoing packet would open the firewall.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import time
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
-#: A word is 128 random bits, so that nobody else's packet is taken for the knock.
+#: A word has 128 random bits, so that no other packet is mistaken for the knock.
 WORD = re.compile(r"[0-9a-f]{32}")
-#: One packet may be lost.
+#: More than one, because a packet may be lost.
 _KNOCKS = 3
 _PAUSE_S = 0.2
 KNOCKS_S = (_KNOCKS - 1) * _PAUSE_S
@@ -28,10 +29,10 @@ _MAX_PACKET = 2048
 
 
 async def knock(ip: IPv4Address | IPv6Address, port: int, word: str) -> None:
-    """Sends the word to the address, a few times within `KNOCKS_S`, from a port of which nobody there knows.
+    """Send the word to the address a few times within `KNOCKS_S`, from a port unknown to the firewall there.
 
     Raises:
-        OSError: there is no route.
+        OSError: no route to the address.
     """
     with socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sender:
         sender.setblocking(False)
@@ -42,10 +43,10 @@ async def knock(ip: IPv4Address | IPv6Address, port: int, word: str) -> None:
 
 
 class Listener:
-    """Has the port until the end of its `with` block.
+    """Listens on the port until the end of its `with` block.
 
     Attributes:
-        word: what the knocker must say.
+        word: the word that the knock must contain.
 
     Raises:
         OSError: the port is in use.
@@ -64,13 +65,13 @@ class Listener:
         self._socket.close()
 
     def heard(self, timeout_s: float) -> bool:
-        """Whether the word came, or comes within this time."""
+        """Return whether the word has arrived, or arrives within this time."""
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             self._socket.settimeout(left_s)
             try:
                 packet = self._socket.recv(_MAX_PACKET)
-            except OSError:  # out of time
+            except OSError:  # timeout
                 return False
             if packet == _packet(self.word):
                 return True

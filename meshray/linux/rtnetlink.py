@@ -1,4 +1,4 @@
-"""rtnetlink (rtnetlink(7)): its numbers, the fixed parts of its messages, and the sockets that carry them.
+"""rtnetlink (rtnetlink(7)): its numbers, the fixed parts of its messages, and its sockets.
 
 >>> for message in messages(kernel.recv(65536)):
 ...     if message.kind == RTM_NEWROUTE:
@@ -31,7 +31,7 @@ RTN_UNICAST = 1
 MAIN_TABLE = 254
 #: Flags of a request that changes something: NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE.
 REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
-#: RTM_F_CLONED: an entry of the routing cache, no route.
+#: RTM_F_CLONED: an entry of the routing cache, not a route.
 CLONED = 0x200
 #: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE.
 LINKS, IPV4_ADDRESSES, IPV4_ROUTES, IPV6_ADDRESSES, IPV6_ROUTES = 0x1, 0x10, 0x40, 0x100, 0x400
@@ -41,12 +41,12 @@ ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, sc
 ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, lengths, tos, table, protocol, scope, type, flags
 RULE = struct.Struct("=BBBBBxxBI")  # fib_rule_hdr: family, lengths, tos, table, action, flags
 
-#: SOL_NETLINK and NETLINK_GET_STRICT_CHK: the kernel itself filters a dump by what the request holds (Linux 4.20).
+#: SOL_NETLINK and NETLINK_GET_STRICT_CHK: the kernel filters a dump by the fields of the request (Linux 4.20).
 _SOL_NETLINK, _STRICT_CHECK = 270, 12
 
 
 def listen(groups: int) -> socket.socket:
-    """A socket that does not block and hears what happens in these groups. Raises OSError."""
+    """Return a non-blocking socket that receives the messages of these groups. Raises OSError."""
     kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
     try:
         kernel.bind((0, groups))
@@ -60,7 +60,7 @@ class RouteSocket(NetlinkSocket):
     """A `NetlinkSocket` for interfaces, addresses, routes and rules.
 
     Args:
-        strict: the kernel filters dumps by what the request holds, where it can.
+        strict: whether the kernel filters dumps by the fields of the request, if it can.
     """
 
     def __init__(self, timeout_s: float = TIMEOUT_S, *, strict: bool = False) -> None:

@@ -1,10 +1,10 @@
-"""This machine's sockets: those of TCP are asked from the kernel by netlink (sock_diag(7)).
+"""This machine's sockets. TCP sockets are read from the kernel by netlink (sock_diag(7)).
 
 >>> [(found.port, found.address) for found in tcp_sockets(LISTEN)]
 [(22, '0.0.0.0'), (22, '::')]
 
-/proc/net/tcp has the same, but the kernel goes through its table of all connections to write it: 20 ms on a machine
-with much memory, however few there are. Asked for those that listen alone it goes through theirs.
+/proc/net/tcp has the same data, but the kernel scans its hash table of all connections for it: 20 ms on a machine with
+much memory, even with few connections. A request for listening sockets scans only their table.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from meshray.linux.netlink import NetlinkSocket, attributes
 
 #: The kernel's numbers for a socket's state (include/net/tcp_states.h).
 ESTABLISHED, LISTEN = 1, 10
-#: What the kernel shows of UDP sockets that are bound and not connected (TCP_CLOSE).
+#: The state of UDP sockets that are bound and not connected (TCP_CLOSE).
 _UNCONNECTED = 7
-#: The states in which sent data may wait to be acknowledged: ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING.
+#: The states in which sent data may be unacknowledged: ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING.
 _SENDING = 1 << 1 | 1 << 4 | 1 << 8 | 1 << 9 | 1 << 11
-#: The timer that sends data again, in struct inet_diag_msg.
+#: The retransmission timer in struct inet_diag_msg.
 _RETRANSMIT_TIMER = 1
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _SOCK_DESTROY = 21
-#: Beside an established connection: one that is being made, and those of which one end was closed.
+#: Established connections, those in SYN_SENT, and those with one closed end.
 _OPEN_STATES = 1 << ESTABLISHED | 1 << 2 | 1 << 4 | 1 << 8
 _ALL_STATES = 0xFFFFFFFF
 #: struct inet_diag_sockid in struct inet_diag_msg: ports, addresses, interface, cookie.
@@ -41,9 +41,9 @@ _ID_AT, _ID_BYTES = 4, 48
 _QUESTION = struct.Struct("=BBBxI")
 #: struct inet_diag_msg: family, state, timer, retransmits; ports; addresses; interface, cookie; five numbers.
 _ANSWER = struct.Struct("=BBBB2s2s16s16sI8s5I")
-#: INET_DIAG_SKV6ONLY, one byte; told of listening IPv6 sockets (Linux 4.3).
+#: INET_DIAG_SKV6ONLY, one byte, for listening IPv6 sockets (Linux 4.3).
 _ONLY_IPV6 = 11
-#: Where the timer is in it, and behind it the retransmits.
+#: The offset of the timer, which the number of retransmits follows.
 _TIMER = 2
 _REST_OF_SOCKET_ID = 16 + 16 + 4 + 8
 _TIMEOUT_S = 2.0
@@ -51,10 +51,10 @@ _TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class Socket:
-    """One socket: its own end, its remote end's address, and the inode by which a process holds it.
+    """One socket: its local end, its remote address, and its inode.
 
     Attributes:
-        only_ipv6: listening on "::", it takes no IPv4; False where the kernel does not tell.
+        only_ipv6: whether a socket on "::" refuses IPv4; False if unknown.
     """
 
     port: int
@@ -65,7 +65,7 @@ class Socket:
 
 
 def tcp_sockets(state: int, remote_port: int = 0) -> list[Socket]:
-    """All of IPv4 and IPv6 in this state, connected to this remote port where it is given (0: to any)."""
+    """Return all IPv4 and IPv6 sockets in this state, with this remote port (0 for any)."""
     try:
         return _asked(state, remote_port)
     except OSError:  # a kernel without tcp_diag, or a sandbox
@@ -73,7 +73,7 @@ def tcp_sockets(state: int, remote_port: int = 0) -> list[Socket]:
 
 
 def holder_of(port: int, kind: str) -> str:
-    """Return program and pid of whoever listens on this port; empty where that cannot be told (the kernel, another
+    """Return program and pid of the process that listens on this port; empty if it cannot be found (the kernel, another
     namespace, another user's process).
 
     Args:
@@ -93,23 +93,23 @@ def _diagnosis() -> NetlinkSocket:
 
 
 def _dump(kernel: NetlinkSocket, states: int, remote_port: int = 0) -> Iterator[bytes]:
-    """The kernel's entries of the TCP sockets in these states (a bit for each).
+    """Yield the kernel's entries of the TCP sockets in these states (one bit each).
 
-    Those of IPv6 are always among them: they may hold connections to IPv4 addresses, as gRPC's do.
+    IPv6 sockets are always included, because they may have connections to IPv4 addresses, like those of gRPC.
     """
     for family in (socket.AF_INET, socket.AF_INET6):
         yield from kernel.dump(_SOCK_DIAG_BY_FAMILY, question(family, states, remote_port))
 
 
 def close_connections(to: IPv4Address) -> int:
-    """Close this machine's TCP connections to an address as if the other end had (SOCK_DESTROY of sock_diag(7)).
+    """Close this machine's TCP connections to an address as if the peer had (SOCK_DESTROY of sock_diag(7)).
 
     Returns:
-        How many were closed; 0 as well where the kernel cannot do it (before Linux 4.9, or built without it): a program
-        then waits for its own timeouts.
+        The number of closed connections; also 0 if the kernel does not support it (before Linux 4.9, or built without
+        it). Programs then wait for their own timeouts.
 
     Raises:
-        OSError: the kernel cannot be asked.
+        OSError: the kernel does not answer.
     """
     with _diagnosis() as kernel:
         open_ones: list[bytes] = []
@@ -119,7 +119,7 @@ def close_connections(to: IPv4Address) -> int:
 
 
 def _destroy(kernel: NetlinkSocket, entry: bytes) -> bool:
-    """Whether the kernel closed the socket that this entry of a dump describes."""
+    """Close the socket of this entry of a dump, and return whether the kernel did."""
     socket_id = entry[_ID_AT : _ID_AT + _ID_BYTES]
     try:
         kernel.change(_SOCK_DESTROY, _QUESTION.pack(entry[0], socket.IPPROTO_TCP, 0, _ALL_STATES) + socket_id)
@@ -131,7 +131,7 @@ def _destroy(kernel: NetlinkSocket, entry: bytes) -> bool:
 
 
 def unacknowledged(times: int) -> set[str]:
-    """The remote addresses of the connections whose data was sent again so many times in a row without an answer.
+    """Return the remote addresses of connections whose data was retransmitted this many times without an answer.
 
     Raises:
         OSError: a kernel without tcp_diag, or a sandbox.
@@ -141,31 +141,31 @@ def unacknowledged(times: int) -> set[str]:
 
 
 def timeouts(netstat: str) -> int:
-    """How often TCP has sent data again because no answer came, out of /proc/net/netstat; 0 where that is not told."""
+    """Return the number of TCP retransmission timeouts in /proc/net/netstat; 0 if it is missing."""
     names, numbers = ([line.split() for line in netstat.splitlines() if line.startswith("TcpExt:")] + [[], []])[:2]
     return int(numbers[names.index("TCPTimeouts")]) if "TCPTimeouts" in names else 0
 
 
 def question(family: int, states: int, remote_port: int = 0) -> bytes:
-    """The body of a request for the sockets in these states (a bit for each). Pure."""
+    """Return the body of a request for the sockets in these states (one bit each). Pure."""
     ports = struct.pack("!HH", 0, remote_port)
     return _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states) + ports + bytes(_REST_OF_SOCKET_ID)
 
 
 def is_stalled(entry: bytes, times: int) -> bool:
-    """Whether the connection of this entry has sent its data again so many times. Pure."""
+    """Return whether the connection of this entry has retransmitted its data this many times. Pure."""
     return entry[_TIMER] == _RETRANSMIT_TIMER and entry[_TIMER + 1] >= times
 
 
 def parse(entry: bytes) -> Socket:
-    """The socket that an entry of the kernel's answer describes. Pure."""
+    """Return the socket of an entry of the kernel's answer. Pure."""
     family, _, _, _, port, _, local, remote, *_, inode = _ANSWER.unpack_from(entry)
     only_ipv6 = attributes(entry[_ANSWER.size :]).get(_ONLY_IPV6, b"\0")[:1] == b"\1"
     return Socket(int.from_bytes(port, "big"), _address(family, local), _address(family, remote), str(inode), only_ipv6)
 
 
 def parse_table(table: str, state: int, remote_port: int = 0) -> Iterator[Socket]:
-    """The sockets of /proc/net/tcp, tcp6, udp or udp6 (proc(5)) in this state, see `tcp_sockets`. Pure."""
+    """Yield the sockets of /proc/net/tcp, tcp6, udp or udp6 (proc(5)) in this state; see `tcp_sockets`. Pure."""
     for line in table.splitlines()[1:]:
         fields = line.split()
         if len(fields) > 9 and int(fields[3], 16) == state:
@@ -175,7 +175,7 @@ def parse_table(table: str, state: int, remote_port: int = 0) -> Iterator[Socket
 
 
 def _of_table(text: str) -> str:
-    """Words of 32 bits, in this machine's byte order."""
+    """Parse an address that is written as 32-bit words in this machine's byte order."""
     raw = b"".join(struct.pack("=I", int(text[start : start + 8], 16)) for start in range(0, len(text), 8))
     return _address(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
 
@@ -183,7 +183,7 @@ def _of_table(text: str) -> str:
 def _listed(kind: str, state: int, remote_port: int = 0) -> Iterator[Socket]:
     for table in (kind, f"{kind}6"):
         with contextlib.suppress(OSError):  # a machine without IPv6
-            # Of this thread: it may be in another network namespace than the process.
+            # The table of this thread, which may be in another network namespace than the process.
             yield from parse_table(Path("/proc/thread-self/net", table).read_text(), state, remote_port)
 
 

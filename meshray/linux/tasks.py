@@ -1,4 +1,4 @@
-"""The owner of background tasks: none is forgotten, and the failure of one is the owner's failure.
+"""An owner of background tasks: none is lost, and the failure of one is the owner's failure.
 
 >>> tasks = Tasks()
 >>> tasks.start(keep_session(), "session")
@@ -15,21 +15,21 @@ _CANCEL_AGAIN_S = 0.2
 
 
 class Tasks:
-    """A set of background tasks that live and end together (asyncio.TaskGroup needs Python 3.11)."""
+    """A set of background tasks with a common life (asyncio.TaskGroup needs Python 3.11)."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[BaseException] | None = None
 
     def start(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-        """Runs ``work`` beside the others."""
+        """Run ``work`` beside the other tasks."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     async def until(self, event: asyncio.Event) -> None:
-        """Waits for the event. Raises what the first failing task raised, if one fails before."""
+        """Wait for the event. Raises the exception of the first task that fails before."""
         failure = self._failure_future()
         waiting = asyncio.get_running_loop().create_task(event.wait())
         try:
@@ -41,12 +41,12 @@ class Tasks:
             raise failure.result()
 
     async def close(self) -> None:
-        """Cancels every task and waits until all have ended."""
+        """Cancel all tasks and wait until they have ended."""
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
-            # Before Python 3.12 asyncio.wait_for loses a cancellation that comes in the moment in which
-            # what it waits for happens; so those that live on are cancelled again.
+            # Before Python 3.12 asyncio.wait_for loses a cancellation that coincides with its result, so running tasks
+            # are cancelled again.
             await asyncio.wait(list(self._tasks), timeout=_CANCEL_AGAIN_S)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -1,10 +1,10 @@
-"""Whether a file is as safe as root itself: whatever root executes, imports or opens by path, nobody else may change.
+"""Check that only root can change a file that root executes, imports or opens by path.
 
 >>> weak_link(Path("/usr/bin/python3"))
 >>> weak_link(Path("/home/ann/ray/bin/python"))
 PosixPath('/home/ann')
 
-For other users than root the rule does not hold: what they run, they may change.
+The rule does not apply to other users: they may change what they run.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pathlib import Path
 
 from meshray.errors import MeshrayError
 
-#: sudo, cron and units may leave these out of PATH.
+#: sudo, cron and units may omit these from PATH.
 SYSTEM_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: As many symbolic links as the kernel follows (path_resolution(7)).
+#: The number of symbolic links that the kernel follows (path_resolution(7)).
 _MAX_LINKS = 40
 _ACCESS_LIST = "system.posix_acl_access"
 _ROOT = 0
 
 
 def is_root() -> bool:
-    """Whether this process has root's rights on this machine. Root of a user namespace is another user outside of it
-    (user_namespaces(7)), and sees root's files as nobody's."""
+    """Return whether this process has root's rights on this machine. Root in a user namespace is another user outside
+    (user_namespaces(7)), and sees root's files as those of nobody."""
     if os.geteuid() != _ROOT:
         return False
     try:
@@ -40,13 +40,13 @@ def is_root() -> bool:
 
 
 def weak_link(path: Path, uid: int = _ROOT) -> Path | None:
-    """Return the first part of the way to this file that somebody else could change; None: nobody can.
+    """Return the first component of the path that another user could change, or None.
 
-    The way leads through all folders and symbolic links from the root of the file system; the file counts as well.
+    The components are all folders and symbolic links from the root of the file system, and the file itself.
 
     Args:
-        path: absolute. One that does not exist is as weak as its folder.
-        uid: who may own the parts, besides root.
+        path: an absolute path. A missing file is as weak as its folder.
+        uid: the user who may own the components, besides root.
     """
     owners = frozenset({_ROOT, uid})
     seen, links = Path("/"), 0
@@ -62,12 +62,12 @@ def weak_link(path: Path, uid: int = _ROOT) -> Path | None:
         try:
             about = seen.lstat()
         except OSError:
-            return None  # its folder was looked at, and only its owner can put something there
+            return None  # its folder was checked, and only its owner can create the file
         if not stat.S_ISLNK(about.st_mode):
             if (found := _weak(seen, owners)) is not None:
                 return found
             continue
-        # A link itself has no mode: who may change its folder may change it; in a sticky folder its owner as well.
+        # A link has no mode: it can be changed by users who can change its folder, and in a sticky folder by its owner.
         links += 1
         if about.st_uid not in owners or links > _MAX_LINKS:
             return seen
@@ -83,7 +83,7 @@ def _weak(path: Path, owners: frozenset[int]) -> Path | None:
     except OSError:
         return None
     mode = about.st_mode
-    # In a folder with the sticky bit nobody renames or removes what is not theirs; each entry is looked at as well.
+    # In a sticky folder only owners can rename or remove entries, and each entry is checked as well.
     is_shared = stat.S_ISDIR(mode) and bool(mode & stat.S_ISVTX)
     if about.st_uid not in owners or (mode & stat.S_IWOTH and not is_shared):
         return path
@@ -93,7 +93,8 @@ def _weak(path: Path, owners: frozenset[int]) -> Path | None:
 
 
 def _is_empty(gid: int, path: Path, owners: frozenset[int]) -> bool:
-    """Whether nobody else is in the group that may write. With an access list, the group's bits stand for others."""
+    """Return whether the group with write access has no other members. With an ACL, the group bits have another
+    meaning."""
     try:
         if os.getxattr(path, _ACCESS_LIST, follow_symlinks=False):
             return False
@@ -113,18 +114,18 @@ def _members(gid: int) -> frozenset[int]:
 
 
 def find_program(name: str, environ: Mapping[str, str], *, on_path_only: bool = False) -> Path | None:
-    """Return the program of this name: on PATH and, where root asks, in the system's folders as well. Root passes over
-    what others can change.
+    """Return the program of this name: on PATH and, for root, in the system's folders. Root ignores programs that other
+    users can change.
 
     Args:
-        name: or an absolute path.
-        on_path_only: the system's folders count only where PATH names them.
+        name: a name or an absolute path.
+        on_path_only: search the system's folders only if they are on PATH.
     """
     guarded = is_root()
     folders = environ.get("PATH", os.defpath).split(os.pathsep)
     if guarded and not on_path_only:
         folders += SYSTEM_FOLDERS.split(os.pathsep)
-    # A relative folder of PATH means another one in each place; an absolute name stays what it is.
+    # A relative folder of PATH depends on the working folder, so it is ignored. An absolute name stays the same.
     for path in (Path(folder, name) for folder in dict.fromkeys(folders)):
         is_program = path.is_absolute() and path.is_file() and os.access(path, os.X_OK)
         if is_program and (not guarded or weak_link(path) is None):
@@ -133,10 +134,10 @@ def find_program(name: str, environ: Mapping[str, str], *, on_path_only: bool = 
 
 
 def require_trusted(path: Path, what: str) -> None:
-    """Raise MeshrayError ``untrusted`` where root is about to use a file that others can change.
+    """Raise MeshrayError ``untrusted`` if root is about to use a file that others can change.
 
     Args:
-        what: begins the sentence.
+        what: the beginning of the message.
     """
     if not is_root() or (weak := weak_link(path)) is None:
         return

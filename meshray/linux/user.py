@@ -1,4 +1,4 @@
-"""As whom Ray runs: the user who typed the command, also behind sudo."""
+"""The user who runs Ray: the one who typed the command, also behind sudo."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class User:
 
     @classmethod
     def invoking(cls, environ: Mapping[str, str] = os.environ) -> User:
-        """The user behind sudo (SUDO_UID) where root runs, else the current user."""
+        """Return the user behind sudo (SUDO_UID) if this process runs as root, else the current user."""
         uid = os.geteuid()
         sudo_uid = environ.get("SUDO_UID", "")
         return cls.by_uid(int(sudo_uid) if uid == 0 and sudo_uid.isdecimal() else uid)
 
     @classmethod
     def by_uid(cls, uid: int) -> User:
-        """The user with this id; one without an entry in the user database lives in ``/``."""
+        """Return the user with this id. A user without an entry in the user database has the home ``/``."""
         try:
             entry = pwd.getpwuid(uid)
         except KeyError:
@@ -40,17 +40,17 @@ class User:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The arguments by which `subprocess` starts a program as this user; none where this process is no root's, or
-        the user is root."""
+        """The arguments of `subprocess` that start a program as this user; empty if this process does not run as root,
+        or the user is root."""
         if os.geteuid() != 0 or self.uid == 0:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": list(self.groups)}
 
     def may(self, found: os.stat_result, for_others: int) -> bool:
-        """Whether a file's mode lets this user do this; root may do anything.
+        """Return whether a file's mode permits an access by this user; root may do anything.
 
         Args:
-            for_others: the bit that would allow it to everybody, as ``stat.S_IWOTH``.
+            for_others: the bit that permits the access to others, such as ``stat.S_IWOTH``.
         """
         if self.uid in (0, found.st_uid):
             return self.uid == 0 or bool(found.st_mode & for_others << 6)
@@ -60,7 +60,7 @@ class User:
 
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
-        """Within the block this process opens files with the user's rights; no other thread is to open any."""
+        """Open files with the user's rights within the block. Other threads must not open files meanwhile."""
         if not self.identity:
             yield
             return
@@ -76,10 +76,10 @@ class User:
             os.setgroups(groups)
 
     def become(self) -> None:
-        """This process, which is root's, is the user's from now on, without a way back.
+        """Change this process from root to the user, irreversibly.
 
         Raises:
-            PermissionError: it is not root's.
+            PermissionError: the process does not run as root.
         """
         os.setgroups(self.groups)
         os.setgid(self.gid)

@@ -52,12 +52,12 @@ def test_each_move_is_told_once_and_soon(laptop: Host, watch: HostProcess) -> No
         assert time.monotonic() - start < 2
 
     told("ip address add 203.0.113.77/24 dev eth0", "new address 203.0.113.77 on eth0")
-    told("ip route replace default via 203.0.113.2", "new default route by eth0")
-    told("ip route replace default via 203.0.113.1", "new default route by eth0")
+    told("ip route replace default via 203.0.113.2", "new default route via eth0")
+    told("ip route replace default via 203.0.113.1", "new default route via eth0")
     told("ip link set eth0 down", "eth0 is down")
     told("ip link set eth0 up", "eth0 is up")
-    told("ip route add default via 203.0.113.1", "new default route by eth0")
-    told("ip address flush dev eth0; ip address add 203.0.113.10/24 dev eth0", "no more address 203.0.113.10")
+    told("ip route add default via 203.0.113.1", "new default route via eth0")
+    told("ip address flush dev eth0; ip address add 203.0.113.10/24 dev eth0", "lost address 203.0.113.10")
 
 
 def test_the_overlay_and_containers_are_no_news(laptop: Host, watch: HostProcess) -> None:

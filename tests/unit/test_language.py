@@ -29,12 +29,12 @@ UNUSUAL = {
     r"(?:comes?|came) about": "is made",
     r"throws? out|thrown out|(?:is|are) content": "removes, accepts",
     r"strangers?": "unauthenticated",
-    r"nudges?|knocks?": "resets, reaches",
+    r"nudges?": "resets",
     r"without a word": "silently",
 }
 _PATTERNS = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): usual for pattern, usual in UNUSUAL.items()}
 #: Parts of meshray whose docstrings, comments and messages have been revised.
-REVISED = ("defaults", "environment", "errors", "home", "installation", "node", "raynode", "relay", "render")
+REVISED = ("defaults", "environment", "errors", "home", "installation", "linux", "node", "raynode", "relay", "render")
 MODULES = sorted(
     module
     for part in REVISED

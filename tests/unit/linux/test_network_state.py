@@ -56,10 +56,10 @@ def test_another_wlan(state: NetworkState) -> None:
     assert state.feed(link(WLAN, "wlan0", UP)) == ["wlan0 is up"]
     assert state.feed(address(WLAN, "192.168.7.20") + route(WLAN, "192.168.7.1", metric=600)) == [
         "new address 192.168.7.20 on wlan0",
-        "new default route by wlan0",
+        "new default route via wlan0",
     ]
-    assert state.feed(route(WLAN, "192.168.7.1", RTM_DELROUTE, metric=600)) == ["no more default route by wlan0"]
-    assert state.feed(address(WLAN, "192.168.7.20", RTM_DELADDR)) == ["no more address 192.168.7.20 on wlan0"]
+    assert state.feed(route(WLAN, "192.168.7.1", RTM_DELROUTE, metric=600)) == ["lost default route via wlan0"]
+    assert state.feed(address(WLAN, "192.168.7.20", RTM_DELADDR)) == ["lost address 192.168.7.20 on wlan0"]
     assert state.feed(link(WLAN, "wlan0", DOWN, RTM_DELLINK)) == ["wlan0 is down"]
 
 
@@ -73,7 +73,7 @@ def test_what_is_said_again_is_no_news(state: NetworkState) -> None:
 def test_an_address_counts_once_it_can_be_used(state: NetworkState) -> None:
     assert state.feed(address(ETH, "2001:db8::7", flags=0x40)) == []
     assert state.feed(address(ETH, "2001:db8::7", flags=0x80)) == ["new address 2001:db8::7 on eth0"]
-    assert state.feed(address(ETH, "2001:db8::7", flags=0x20)) == ["no more address 2001:db8::7 on eth0"]
+    assert state.feed(address(ETH, "2001:db8::7", flags=0x20)) == ["lost address 2001:db8::7 on eth0"]
 
 
 @pytest.mark.parametrize(
@@ -99,24 +99,24 @@ def test_what_does_not_change_the_way_is_no_news(state: NetworkState, noise: byt
 
 def test_a_lost_cable_drops_routes_without_a_word(state: NetworkState) -> None:
     assert state.feed(link(ETH, "eth0", DOWN)) == ["eth0 is down"]
-    assert state.feed(link(ETH, "eth0") + route(ETH, "192.168.1.1")) == ["eth0 is up", "new default route by eth0"]
+    assert state.feed(link(ETH, "eth0") + route(ETH, "192.168.1.1")) == ["eth0 is up", "new default route via eth0"]
 
 
 def test_a_route_that_is_replaced_and_put_back(state: NetworkState) -> None:
     for gateway in ("192.168.1.254", "192.168.1.1"):
-        assert state.feed(route(ETH, gateway)) == ["new default route by eth0"]
+        assert state.feed(route(ETH, gateway)) == ["new default route via eth0"]
 
 
 def test_ipv6_routers_stand_side_by_side(state: NetworkState) -> None:
     both = route(ETH, "fe80::1") + route(ETH, "fe80::2")
-    assert state.feed(both) == ["new default route by eth0"] * 2
+    assert state.feed(both) == ["new default route via eth0"] * 2
     assert state.feed(both) == []
-    assert state.feed(route(ETH, "fe80::1", RTM_DELROUTE)) == ["no more default route by eth0"]
+    assert state.feed(route(ETH, "fe80::1", RTM_DELROUTE)) == ["lost default route via eth0"]
 
 
 def test_a_vpn_takes_the_default_route_in_halves(state: NetworkState) -> None:
     halves = route(ETH, "192.168.1.9", length=1) + route(ETH, "192.168.1.9", length=1, dst=b"\x80\0\0\0")
-    assert state.feed(halves) == ["new default route by eth0"] * 2
+    assert state.feed(halves) == ["new default route via eth0"] * 2
 
 
 @given(st.binary(max_size=200), st.sampled_from([RTM_NEWLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELLINK]))
