@@ -2,7 +2,7 @@
 
 @click.pass_obj
 def status(app: App) -> StatusResult:
-    return StatusResult(app.control().ask("status"))
+    return StatusResult(app.control().ask(GetStatus()))
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from meshray.cli.program import program
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.model.printable import escaped
-from meshray.model.token import PREFIX
 
 if TYPE_CHECKING:
     from meshray.client.agent import ControlClient
@@ -89,7 +88,10 @@ class App:
 
     def api(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, object]:
         """The coordinator's answer to this node, through the agent, which knows where it is."""
-        return self.control().ask("api", timeout_s=_API_TIMEOUT_S, method=method, path=path, body=body)
+        from meshray.protocol.control import CallCoordinator
+
+        request = CallCoordinator(method, path, dict(body) if body is not None else None)
+        return self.control().ask(request, timeout_s=_API_TIMEOUT_S)
 
     @staticmethod
     def word(text: str) -> str:
@@ -164,6 +166,8 @@ class App:
         return shlex.join(["env", *change, *self._words()])
 
     def _words(self) -> list[str]:
+        from meshray.model.token import PREFIX
+
         return [*program(), *("TOKEN" if PREFIX in argument else argument for argument in self.arguments)]
 
     def confirm(self, question: str, yes: bool) -> None:

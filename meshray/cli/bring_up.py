@@ -11,7 +11,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
 from meshray.cli.variables import without_variables
@@ -19,7 +20,9 @@ from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError
 from meshray.home import Home
 from meshray.runtime import service
 
-Summary = Mapping[str, object]
+if TYPE_CHECKING:
+    from meshray.protocol.control import Summary
+
 #: Longer than the agent's own patience with any stage (Ray on a slow machine takes half a minute).
 _SILENCE_S = 180.0
 _POLL_S = 0.05
@@ -43,14 +46,13 @@ def start_and_follow(app: App, home: Home) -> Summary:
 def follow(home: Home, stage: Callable[[str, str, str], None]) -> Summary:
     """Shows the agent's stages until it is up; raises what it reports instead."""
     from meshray.client.agent import ControlClient
+    from meshray.protocol.control import FollowProgress
 
-    for event in ControlClient(home.control_socket).stream("progress", timeout_s=_SILENCE_S):
-        summary = event.get("summary")
-        if isinstance(summary, dict):
-            _wait_for_own_coordinator(home, stage)
-            return summary
-        stage(str(event.get("stage")), str(event.get("state")), str(event.get("detail", "")))
-    raise UnreachableError("agent_down", "the agent ended while it was starting", hint="meshray logs agent")
+    up = ControlClient(home.control_socket).watch(
+        FollowProgress(), lambda event: stage(event.stage, event.state, event.detail), timeout_s=_SILENCE_S
+    )
+    _wait_for_own_coordinator(home, stage)
+    return up.summary
 
 
 def _wait_for_own_coordinator(home: Home, stage: Callable[[str, str, str], None]) -> None:
@@ -77,9 +79,9 @@ def _wait_for_own_coordinator(home: Home, stage: Callable[[str, str, str], None]
 
 def _coordinator_answers(home: Home) -> bool:
     from meshray.client.agent import ControlClient
+    from meshray.protocol.control import GetStatus
 
-    coordinator = ControlClient(home.control_socket).ask("status").get("coordinator")
-    return isinstance(coordinator, dict) and coordinator.get("reachable") is True
+    return ControlClient(home.control_socket).ask(GetStatus()).coordinator.reachable
 
 
 def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:

@@ -32,6 +32,7 @@ from meshray.home import Home
 from meshray.linux.trust import find_program
 from meshray.linux.user import User
 from meshray.node.state_folder import failed_logs
+from meshray.protocol.control import GetStatus
 from meshray.raynode.temp_folder import used_folder
 
 #: Lines of each log, from its end.
@@ -160,7 +161,7 @@ def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
     add("versions.json", _pretty(_versions()))
     add("map.json", _read(home.map_cache, unread))
     try:
-        add("status.json", _pretty(app.control().ask("status", timeout_s=_COMMAND_S)))
+        add("status.json", _pretty(app.control().ask_for_json(GetStatus(), timeout_s=_COMMAND_S)))
     except MeshrayError as error:
         unread.append(f"status: {error.message}")
     for folder, name in ((home.logs, "log"), (failed_logs(home), "log.failed")):

@@ -65,10 +65,10 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
         undo.add("the container", container.remove)
         undo.add("its logs", lambda: _keep_logs(container, home))
         chosen = request.environment.chosen
-        summary = ask(container, _join_words(request), app, stdin=request.token.encode().encode(), environ=chosen)
+        answer = ask(container, _join_words(request), app, stdin=request.token.encode().encode(), environ=chosen)
         records.save(home, container.record)
         undo.keep()
-        result = JoinResult(summary)
+        result = JoinResult.of_other(answer)
         if not block:
             return result
         release()
@@ -82,7 +82,7 @@ def join_again(app: App, token: Token) -> Result:
 
     words = ["join", "-", "--json", "--trust-user-environment"]
     answer = Docker(app.own_home, app.environ).bring_up(words, app, token.encode().encode())
-    return JoinResult(answer, fresh=False, already=True)
+    return JoinResult.of_other(answer).again()
 
 
 def _require_sense(request: JoinRequest) -> None:

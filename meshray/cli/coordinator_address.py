@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
-from meshray.cli.tables import child
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
 from meshray.home import Home
 
@@ -34,6 +33,7 @@ def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> No
     """
     from meshray.client.agent import ControlClient
     from meshray.model.address import Endpoint
+    from meshray.protocol.control import UseCoordinator
     from meshray.runtime import service
 
     endpoint = Endpoint.parse(text, enrolment.mesh_port)
@@ -48,15 +48,17 @@ def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> No
         _require_own(enrolment, endpoint)
         progress.stage("coordinator", "ok", f"{endpoint} is this mesh's")
     if service.answers(home.control_socket):
-        ControlClient(home.control_socket).ask("coordinator", endpoint=str(endpoint))
+        ControlClient(home.control_socket).ask(UseCoordinator(str(endpoint)))
     else:
         enrolment.preferring(endpoint).save(home)
 
 
 def wait_until_connected(app: App) -> None:
     """Waits until the agent is connected to its coordinator. Raises UnreachableError where that takes too long."""
+    from meshray.protocol.control import GetStatus
+
     deadline = time.monotonic() + _CONNECTED_S
-    while child(app.control().ask("status"), "coordinator").get("reachable") is not True:
+    while not app.control().ask(GetStatus()).coordinator.reachable:
         if time.monotonic() > deadline:
             raise UnreachableError(
                 "coordinator_unreachable",

@@ -13,10 +13,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from meshray.cli.results import DoctorResult
-from meshray.cli.tables import Object, Paint, plain
+from meshray.cli.tables import Paint, plain
 from meshray.model.amounts import counted
+
+if TYPE_CHECKING:
+    from meshray.protocol.doctor import Check
 
 #: What a hidden check's evidence begins with, see `meshray.doctor.report`.
 _FOLLOWS = "follows from: "
@@ -32,12 +36,12 @@ _NAMES = 3
 
 def doctor_text(result: DoctorResult, paint: Paint = plain) -> str:
     """What was repaired, what is wrong, and the verdict; what a failed check hides is only counted."""
-    by_status: dict[object, list[Object]] = {}
+    by_status: dict[str, list[Check]] = {}
     for check in result.checks:
-        by_status.setdefault(check.get("status"), []).append(check)
+        by_status.setdefault(check.status, []).append(check)
     skipped = by_status.get("skip", [])
-    followers = [check for check in skipped if str(check.get("evidence")).startswith(_FOLLOWS)]
-    closed = [check for check in skipped if check.get("fix")]
+    followers = [check for check in skipped if check.evidence.startswith(_FOLLOWS)]
+    closed = [check for check in skipped if check.fix]
     lines = [f"{paint('done', 'green')}  {what}" for what in result.repaired]
     for check in (*by_status.get("fail", []), *by_status.get("warn", []), *closed):
         lines += _in_full(check, paint)
@@ -55,7 +59,7 @@ def doctor_text(result: DoctorResult, paint: Paint = plain) -> str:
 
 
 def _verdict(result: DoctorResult, paint: Paint) -> str:
-    count = Counter(str(check.get("status")) for check in result.checks)
+    count = Counter(check.status for check in result.checks)
     fine, wrong, doubts, others = count["ok"], count["fail"], count["warn"], f"{count['skip']} not applicable"
     if not (wrong or doubts):
         return paint(f"{_all(result)} healthy", "green") + f" ({counted(fine, 'check')}, {others})."
@@ -67,42 +71,42 @@ def _verdict(result: DoctorResult, paint: Paint) -> str:
 
 def _all(result: DoctorResult) -> str:
     """Who was looked at, with the verb."""
-    nodes = {check.get("node") for check in result.checks} - {None, ""}
-    pairs = {(check.get("node"), check.get("peer")) for check in result.checks if check.get("peer")}
-    nodes |= {peer for _, peer in pairs}
+    nodes = {check.node for check in result.checks if check.node}
+    pairs = {(check.node, check.peer) for check in result.checks if check.peer}
+    nodes |= {peer for _, peer in pairs if peer}
     if len(nodes) <= 1:
         return f"{next(iter(nodes), 'This machine')} is"
     return f"All {len(nodes)} nodes" + (f" and {counted(len(pairs), 'pair')}" if pairs else "") + " are"
 
 
-def _in_full(check: Object, paint: Paint) -> list[str]:
-    lines = [f"{_mark(str(check.get('status')), paint)}  {check.get('title')}{_where(check)}: {check.get('evidence')}"]
-    if check.get("fix"):
-        lines.append(f"      fix: {check.get('fix')}")
+def _in_full(check: Check, paint: Paint) -> list[str]:
+    lines = [f"{_mark(check.status, paint)}  {check.title}{_where(check)}: {check.evidence}"]
+    if check.fix:
+        lines.append(f"      fix: {check.fix}")
     return lines
 
 
-def _where(check: Object) -> str:
-    if not check.get("node"):
+def _where(check: Check) -> str:
+    if not check.node:
         return ""
-    return f" [{check.get('node')} → {check.get('peer')}]" if check.get("peer") else f" [{check.get('node')}]"
+    return f" [{check.node} → {check.peer}]" if check.peer else f" [{check.node}]"
 
 
-def _healthy(checks: Sequence[Object], paint: Paint) -> list[str]:
+def _healthy(checks: Sequence[Check], paint: Paint) -> list[str]:
     """One line for each check; where it was made of many nodes or pairs, only how many."""
-    by_code: dict[object, list[Object]] = {}
+    by_code: dict[str, list[Check]] = {}
     for check in checks:
-        by_code.setdefault(check.get("code"), []).append(check)
-    return [f"{_mark('ok', paint)}  {same[0].get('title')}{_of_all(same)}" for same in by_code.values()]
+        by_code.setdefault(check.code, []).append(check)
+    return [f"{_mark('ok', paint)}  {same[0].title}{_of_all(same)}" for same in by_code.values()]
 
 
-def _of_all(same: Sequence[Object]) -> str:
+def _of_all(same: Sequence[Check]) -> str:
     if len(same) == 1:
-        return f"{_where(same[0])}: {same[0].get('evidence')}"
-    if any(check.get("peer") for check in same):
+        return f"{_where(same[0])}: {same[0].evidence}"
+    if any(check.peer for check in same):
         return f": {len(same)} pairs"
     if len(same) <= _NAMES:
-        return ": " + ", ".join(str(check.get("node")) for check in same)
+        return ": " + ", ".join(str(check.node) for check in same)
     return f": {len(same)} nodes"
 
 

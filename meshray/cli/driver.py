@@ -1,6 +1,6 @@
 """The environment of a driver: how it finds the cluster, and Ray's own programs.
 
->>> Driver.read(app.control().ask("env")).apply(os.environ)["RAY_ADDRESS"]
+>>> Driver.of(app).apply(os.environ)["RAY_ADDRESS"]
 '10.99.0.1:6379'
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshray.cli.tables import child
+from meshray.cli.app import App
 
 _ACTIVE = ("VIRTUAL_ENV", "CONDA_PREFIX")
 
@@ -33,15 +33,12 @@ class Driver:
     uid: int = 0
 
     @classmethod
-    def read(cls, answer: Mapping[str, object]) -> Driver:
-        """Parse the agent's answer to "env"."""
-        uid = answer.get("person_uid")
-        return cls(
-            {name: str(value) for name, value in child(answer, "env").items()},
-            str(answer.get("programs") or ""),
-            {name: str(value) for name, value in child(answer, "activation").items()},
-            uid if isinstance(uid, int) else 0,
-        )
+    def of(cls, app: App) -> Driver:
+        """Ask the agent. Raises as `ControlClient.ask` does."""
+        from meshray.protocol.control import GetEnvironment
+
+        found = app.control().ask(GetEnvironment())
+        return cls(found.env, found.programs, found.activation, found.user_uid or 0)
 
     def leads(self, environ: Mapping[str, str]) -> bool:
         """Whether Ray's programs come first on PATH: not where an active environment has its own Ray."""

@@ -31,6 +31,10 @@ from meshray.cli.results import (
     TokenRevoked,
 )
 from meshray.model.ray_ports import RayPorts
+from meshray.protocol.codec import convert
+from meshray.protocol.control import OtherPath, Summary
+from meshray.protocol.doctor import Check
+from meshray.protocol.status import Path, Status
 
 _PATH: Mapping[str, object] = {
     "kind": "direct",
@@ -180,6 +184,8 @@ _RESTORED: Mapping[str, object] = {
 
 _ROTATION: Mapping[str, object] = {"epoch": 2, "started": True, "away": ["gpu-3"], "static": [], "too_old": []}
 
+_UP = convert(_SUMMARY, Summary)
+
 #: Command, as typed behind `meshray` → what it answers.
 BY_COMMAND: Mapping[str, Result] = {
     "init": InitResult(
@@ -193,17 +199,17 @@ BY_COMMAND: Mapping[str, Result] = {
         endpoints=("203.0.113.7:51888",),
         open_commands=("ufw allow 51888/udp", "ufw allow 51888/tcp"),
     ),
-    "join": JoinResult(_SUMMARY),
-    "up": JoinResult(_SUMMARY, fresh=False),
+    "join": JoinResult(_UP),
+    "up": JoinResult(_UP, fresh=False),
     "down": Stopped("gpu-1", was_running=True),
     "leave": Left("gpu-1", unenrolled=True),
-    "status": StatusResult(_STATUS),
-    "doctor": DoctorResult((_CHECK,)),
-    "ping": PingResult("head", (12.6, None, 12.4), _PATH, (_OTHER,)),
+    "status": StatusResult(convert(_STATUS, Status), _STATUS),
+    "doctor": DoctorResult((convert(_CHECK, Check),)),
+    "ping": PingResult("head", (12.6, None, 12.4), convert(_PATH, Path), (convert(_OTHER, OtherPath),)),
     "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0, name="gpu-1", replace=True),
     "token list": TokenList((_TOKEN,)),
     "token revoke": TokenRevoked("1f2e3d4c"),
-    "node add": JoinResult(_SUMMARY),
+    "node add": JoinResult(_UP),
     "node list": NodeList((_NODE,), _RESTORED),
     "node rm": NodeRemoved("gpu-1", _ROTATION),
     "node rotate-key": NodeChanged("gpu-1", "rotated", {"public_key": "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="}),

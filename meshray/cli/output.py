@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import singledispatch
 from typing import Any, TypeVar, cast
@@ -157,21 +156,20 @@ def _(result: InitResult) -> str:
 
 @text.register
 def _(result: JoinResult) -> str:
-    node, path, ray = (_object(result.summary, key) for key in ("node", "path", "ray"))
-    verb = "joined" if result.fresh else "is in" if result.already else "is up in"
-    line = f"{node.get('name')} ({node.get('ip')}) {verb} mesh {result.summary.get('mesh')}"
-    if path.get("kind") not in (None, PathKind.SELF, PathKind.NONE):
-        line += f", path {path.get('kind')} over {path.get('transport')}"
-    if ray.get("alive"):
-        line += f"; Ray is ALIVE, {counted(ray.get('nodes'), 'node')}"
-    local = _object(result.summary, "local")
-    line += f"; dashboard at {local['dashboard']}" if "dashboard" in local and ray.get("alive") else ""
+    node, path, ray, local = result.summary.node, result.summary.path, result.summary.ray, result.summary.local or {}
+    verb = "joined" if result.fresh else "is in" if result.summary.already else "is up in"
+    line = f"{node.name} ({node.ip}) {verb} mesh {result.summary.mesh}"
+    if path.kind not in (PathKind.SELF, PathKind.NONE):
+        line += f", path {path.kind} over {path.transport}"
+    if ray.alive:
+        line += f"; Ray is ALIVE, {counted(ray.nodes, 'node')}"
+    line += f"; dashboard at {local['dashboard']}" if "dashboard" in local and ray.alive else ""
     if result.udp_port:
         line += (
             f"\nThe tunnel goes over TCP (wss), which costs throughput: UDP port {result.udp_port} of the head does"
             " not answer.\nOpen it in the head's firewall, and the tunnel changes to UDP on its own."
         )
-    if result.fresh and ray.get("alive"):
+    if result.fresh and ray.alive:
         line += "\nNext: meshray status shows every node, meshray run -- python job.py uses them"
     return line
 
@@ -210,8 +208,8 @@ def _(result: PingResult) -> str:
         line += f", round trip {times[0]:.1f} / {median:.1f} / {times[-1]:.1f} ms (least / median / most)"
     elif lost:
         line += "; meshray doctor finds out why"
-    ways = [tables.way_text(way) for way in result.others]
-    return "\n".join([line, f"path: {tables.path_text(result.path)}", *ways])
+    others = [tables.other_path_text(path) for path in result.others]
+    return "\n".join([line, f"path: {tables.path_text(result.path)}", *others])
 
 
 @text.register
@@ -298,8 +296,3 @@ def _(result: FileText) -> str:
 def _quoted(value: str) -> str:
     quoted = shlex.quote(value)
     return quoted if quoted.startswith("'") else f"'{quoted}'"
-
-
-def _object(value: Mapping[str, object], key: str) -> Mapping[str, object]:
-    item = value.get(key)
-    return item if isinstance(item, dict) else {}

@@ -12,6 +12,7 @@ import json
 import secrets
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
@@ -63,10 +64,9 @@ def add_node(
     try:
         token, port = wire.text(made, "token", 8192), wire.number(made, "port", 1, 65535)
         answer = _answer_of(target, program, _push(app, target, program, token=token, port=port, rest=rest))
-        already = answer.get("already") is True
-        result = JoinResult(
-            {name: item for name, item in answer.items() if name != "already"}, fresh=not already, already=already
-        )
+        result = JoinResult.of_other(answer)
+        already = result.summary.already is True
+        result = replace(result, fresh=not already)
     except BaseException:
         _revoke(app, made)
         raise

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meshray.cli.app import App
-from meshray.cli.tables import child, children
 from meshray.errors import MeshrayError
 from meshray.linux.user import User
 from meshray.model.node import HEAD
+from meshray.protocol.control import GetEnvironment, GetStatus
 from meshray.runtime.select import agent_runtime
 
 #: Ray imports for seconds on a slow machine.
@@ -45,10 +45,9 @@ class FoundRay:
         app.require_root("only root drains a node")
         program = tuple(agent_runtime(app.home, app.environ).inside([_own_ray(app)]))
         ip = _overlay_address(app, node)
-        answer = app.control().ask("env")
-        environ = {name: str(value) for name, value in child(answer, "env").items()}
-        uid = answer.get("person_uid")
-        user = User.by_uid(uid) if isinstance(uid, int) else User.invoking(app.environ)
+        found = app.control().ask(GetEnvironment())
+        environ, uid = found.env, found.user_uid
+        user = User.by_uid(uid) if uid is not None else User.invoking(app.environ)
         command = [*program, "list", "nodes", "--format", "json", "--filter", "state=ALIVE", "--limit", "10000"]
         return cls(program, environ, user, find_ray_node(_run(command, environ, user), ip))
 
@@ -84,13 +83,13 @@ def find_ray_node(listing: str, ip: str) -> str | None:
 
 
 def _overlay_address(app: App, node: str) -> str:
-    for entry in children(app.control().ask("status"), "nodes"):
-        if node in (entry.get("name"), entry.get("ip")):
-            if entry.get("role") == HEAD:
+    for entry in app.control().ask(GetStatus()).nodes:
+        if node in (entry.name, entry.ip):
+            if entry.role == HEAD:
                 raise MeshrayError(
                     "head_stays", f"{node} runs the Ray head, which cannot be drained", hint=f"on {node}: meshray down"
                 )
-            return str(entry.get("ip"))
+            return entry.ip
     raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray node list")
 
 

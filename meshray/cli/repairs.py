@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from meshray.cli.app import App
-from meshray.doctor.repairs import AGENT, REPAIRS, Repair
+from meshray.doctor import repairs
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
+from meshray.protocol.control import GetStatus, Repair
 
 #: Ray takes the longest, see `meshray.agent.repairs`.
 _AGENT_S = 120.0
@@ -29,7 +30,7 @@ def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Ho
     """
     done = []
     for key in keys:
-        repair = REPAIRS[key]
+        repair = repairs.REPAIRS[key]
         try:
             app.confirm(_question(repair), yes)
         except UsageError:
@@ -37,15 +38,14 @@ def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Ho
         except MeshrayError:  # the user said no: the next one may be welcome
             continue
         app.note(f"{repair.what} …")
-        if repair.by == AGENT:
-            answer = app.control().ask("repair", timeout_s=_AGENT_S, key=key)
-            done.append(str(answer.get("done", "")))
+        if repair.by == repairs.AGENT:
+            done.append(app.control().ask(Repair(key), timeout_s=_AGENT_S).done)
         else:
             done.append(HERE[key](app, start))
     return done
 
 
-def _question(repair: Repair) -> str:
+def _question(repair: repairs.Repair) -> str:
     what = repair.what[0].upper() + repair.what[1:]
     return f"{what}." + (f" This interrupts {repair.interrupts}." if repair.interrupts else "")
 
@@ -55,7 +55,7 @@ def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
 
     home = app.own_home
     if _answers(app):  # so it is what the agent keeps that is not there
-        return str(app.control().ask("repair", timeout_s=_AGENT_S, key="device").get("done", ""))
+        return app.control().ask(Repair("device"), timeout_s=_AGENT_S).done
     hung = service.is_running(home)
     if hung:
         service.stop(home, grace_s=_GRACE_S)
@@ -65,7 +65,7 @@ def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
 
 def _answers(app: App) -> bool:
     try:
-        app.control().ask("status", timeout_s=_ANSWER_S)
+        app.control().ask(GetStatus(), timeout_s=_ANSWER_S)
     except MeshrayError:
         return False
     return True

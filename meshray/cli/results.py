@@ -7,7 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshray.protocol.control import OtherPath, Summary
+    from meshray.protocol.doctor import Check
+    from meshray.protocol.status import Path, Status
 
 #: Exit code for "works but unhealthy" (status, doctor, ping without an answer).
 UNHEALTHY = 3
@@ -78,22 +84,31 @@ class JoinResult(Result):
     """``join`` and ``up``: the node is up.
 
     Attributes:
-        summary: the agent's own: mesh, node, path, ray.
-        env: of ``--env match``: the environment's ``path``, and whether it was ``built`` now.
-        already: this machine was in that mesh before.
+        summary: the agent's, with what the command itself did.
         udp_port: that does not answer at the head, where the tunnel goes over TCP although UDP was allowed; 0: it does.
     """
 
-    summary: Mapping[str, object]
+    summary: Summary
     fresh: bool = True
-    env: Mapping[str, object] | None = None
-    already: bool = False
     udp_port: int = 0
+
+    @classmethod
+    def of_other(cls, answer: Mapping[str, object], *, fresh: bool = True) -> JoinResult:
+        """Return the answer that meshray printed with ``--json`` in a container or on another machine."""
+        from meshray.protocol.codec import convert
+        from meshray.protocol.control import Summary
+
+        return cls(convert(answer, Summary), fresh)
+
+    def again(self) -> JoinResult:
+        """Return the result for a machine that was in the mesh before."""
+        from msgspec.structs import replace as changed
+
+        return replace(self, summary=changed(self.summary, already=True), fresh=False)
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``join --json``."""
-        also = {"env": dict(self.env)} if self.env is not None else {}
-        return {**self.summary, **also, **({"already": True} if self.already else {})}
+        return _json(self.summary)
 
 
 @dataclass(frozen=True)
@@ -128,32 +143,32 @@ class Left(Result):
 
 @dataclass(frozen=True)
 class StatusResult(Result):
-    """``status``: the mesh as the agent of this machine sees it, in the form of `meshray.protocol.status`.
+    """``status``: the mesh as the agent of this machine sees it.
 
     Attributes:
+        answer: the agent's own, which a newer agent may have given more fields.
         wide: people see what WireGuard knows of each path, too.
         clock: the time of day, for people who watch it.
     """
 
-    status: Mapping[str, object]
+    status: Status
+    answer: Mapping[str, object]
     wide: bool = False
     clock: str = ""
 
     @property
     def exit_code(self) -> int:
         """3 when the agent names a problem or the coordinator is away."""
-        coordinator = self.status.get("coordinator")
-        reachable = isinstance(coordinator, dict) and coordinator.get("reachable") is True
-        return 0 if reachable and not self.status.get("problems") else UNHEALTHY
+        return 0 if self.status.coordinator.reachable and not self.status.problems else UNHEALTHY
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``status --json``."""
-        return dict(self.status)
+        return dict(self.answer)
 
 
 @dataclass(frozen=True)
 class DoctorResult(Result):
-    """``doctor``: every check, in the form of `doctor.report`.
+    """``doctor``: every check.
 
     Attributes:
         node: this machine's name in the mesh; empty where it has none, or it may not be known.
@@ -162,7 +177,7 @@ class DoctorResult(Result):
         show_all: people see the checks that are fine, too.
     """
 
-    checks: tuple[Mapping[str, object], ...]
+    checks: tuple[Check, ...]
     node: str = ""
     repaired: tuple[str, ...] = ()
     bundle: str | None = None
@@ -171,7 +186,7 @@ class DoctorResult(Result):
     @property
     def healthy(self) -> bool:
         """No check failed."""
-        return all(check.get("status") != "fail" for check in self.checks)
+        return all(check.status != "fail" for check in self.checks)
 
     @property
     def exit_code(self) -> int:
@@ -183,7 +198,7 @@ class DoctorResult(Result):
         answer: dict[str, object] = {
             "healthy": self.healthy,
             "self": self.node or None,
-            "checks": [dict(check) for check in self.checks],
+            "checks": [_json(check) for check in self.checks],
             "repaired": list(self.repaired),
         }
         return answer if self.bundle is None else {**answer, "bundle": self.bundle}
@@ -196,13 +211,13 @@ class PingResult(Result):
     Attributes:
         rtts_ms: one entry for each probe in order, None where no answer came.
         path: the path object of ``status``.
-        others: the ways that are not in use: kind, rtt_ms, and why.
+        others: the paths that are not in use.
     """
 
     node: str
     rtts_ms: tuple[float | None, ...]
-    path: Mapping[str, object]
-    others: tuple[Mapping[str, object], ...] = ()
+    path: Path
+    others: tuple[OtherPath, ...] = ()
 
     @property
     def received(self) -> int:
@@ -221,8 +236,8 @@ class PingResult(Result):
             "sent": len(self.rtts_ms),
             "received": self.received,
             "rtts_ms": list(self.rtts_ms),
-            "path": dict(self.path),
-            "others": [dict(way) for way in self.others],
+            "path": _json(self.path),
+            "others": [_json(path) for path in self.others],
         }
 
 
@@ -423,3 +438,10 @@ class FileText(Result):
     def to_json(self) -> dict[str, object]:
         """The fields of ``render --json`` and ``logs --json``."""
         return {"kind": self.kind, "text": self.text}
+
+
+def _json(message: object) -> dict[str, object]:
+    """Return a message of the agent as JSON. Its codec is loaded only where there is one."""
+    from meshray.protocol.codec import to_json
+
+    return to_json(message)

@@ -11,9 +11,13 @@ A question mark: what a node that does not answer offered last.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
-from meshray.cli.tables import Object, Paint, child, children, chosen_ports, columns, duration, gib, number, plain
+from meshray.cli.tables import Object, Paint, child, chosen_ports, columns, duration, gib, number, plain
 from meshray.model.path import PathKind, Transport
+
+if TYPE_CHECKING:
+    from meshray.protocol.status import NodeStatus, Path, RayStatus, Status, Totals
 
 #: Of a terminal's lines, and what a name keeps of it at least.
 _WIDTH, _SHORTEST_NAME = 80, 10
@@ -28,118 +32,112 @@ _PATH_HEAD = ("LOSS", "HANDSHAKE", "MTU", "RECEIVED", "SENT", "ENDPOINT", "RAY P
 _COLOURS = {"ready": "green", "up": "green", "no answer": "red", "offline": "red", "no Ray": "red"}
 
 
-def status_text(status: Object, *, now: float, wide: bool = False, clock: str = "", paint: Paint = plain) -> str:
+def status_text(status: Status, *, now: float, wide: bool = False, clock: str = "", paint: Paint = plain) -> str:
     """The mesh, every node, what the cluster offers, and what is wrong.
 
     Args:
         now: unix seconds, for how long each node has been as it is.
     """
-    reachable = child(status, "coordinator").get("reachable")
+    reachable = status.coordinator.reachable
     link = "coordinator reachable" if reachable else paint("coordinator UNREACHABLE, using the cached map", "red")
     lines = [
-        f"{clock}{'  ' if clock else ''}mesh {status.get('mesh')}, revision {status.get('revision')}, {link}",
+        f"{clock}{'  ' if clock else ''}mesh {status.mesh}, revision {status.revision}, {link}",
         "",
         _table(status, now, wide, paint),
         "",
-        _totals(child(status, "totals")),
+        _totals(status.totals),
     ]
-    lines += _said_at_join(status)
+    lines += _chosen_at_join(status)
     problems = list(_problem_lines(status, paint))
     if problems:
         lines += ["", *problems, "meshray doctor says more"]
     return "\n".join(lines)
 
 
-def _table(status: Object, now: float, wide: bool, paint: Paint) -> str:
-    nodes, me = children(status, "nodes"), status.get("self")
+def _table(status: Status, now: float, wide: bool, paint: Paint) -> str:
     head = ["NODE", "STATUS", "IP", "PATH", "RTT", "CPU", "GPU", "MEMORY"]
     for usage, has_since in _FORMS:
         rows = [[*head, *(["SINCE"] if has_since else []), *(_PATH_HEAD if wide else [])]]
-        for node in nodes:
-            since = [_since(node.get("since"), now)] if has_since else []
-            rows.append(
-                [*_row(node, usage), *since, *([*_path_cells(child(node, "path")), _ports(node)] if wide else [])]
-            )
+        for node in status.nodes:
+            since = [_since(node.since, now)] if has_since else []
+            rows.append([*_row(node, usage), *since, *([*_path_cells(node.path), _ports(node)] if wide else [])])
         widths = [max(map(len, column)) for column in zip(*(row[1:] for row in rows), strict=True)]
         room = 1000 if wide else _WIDTH - sum(widths) - 2 * len(widths)
         if room >= _SHORTEST_NAME:
             break
-    for row, node in zip(rows[1:], nodes, strict=True):
-        row[0] = _name(row[0], room, is_me=node.get("name") == me)
-    colours = [_colour(node) for node in nodes]
+    for row, node in zip(rows[1:], status.nodes, strict=True):
+        row[0] = _name(row[0], room, is_me=node.name == status.node)
+    colours = [_colour(node) for node in status.nodes]
     return columns(rows, lambda row, column: colours[row - 1] if row and column == 1 else "", paint)
 
 
-def _row(node: Object, usage: Collection[str]) -> list[str]:
-    path, ray = child(node, "path"), child(node, "ray")
-    offered, used, word = child(ray, "resources"), child(ray, "used"), status_word(node)[0]
-    memory = f"{gib(used.get('memory'), 0).removesuffix(' GiB')}/" if "memory" in usage and "memory" in used else ""
+def _row(node: NodeStatus, usage: Collection[str]) -> list[str]:
+    ray, used, word = node.ray, node.ray.used or {}, status_word(node)[0]
+    memory = f"{gib(used['memory'], 0).removesuffix(' GiB')}/" if "memory" in usage and "memory" in used else ""
     return [
-        str(node.get("name")),
-        word + (" head" if node.get("role") == "head" else ""),
-        str(node.get("ip")),
-        ("was " if word == "no answer" else "") + _path(path),
-        _milliseconds(path.get("rtt_ms")) if word != "no answer" else "-",
+        node.name,
+        word + (" head" if node.role == "head" else ""),
+        node.ip,
+        ("was " if word == "no answer" else "") + _path(node.path),
+        _milliseconds(node.path.rtt_ms) if word != "no answer" else "-",
         *(_amount(ray, name, with_use=name in usage) for name in ("CPU", "GPU")),
-        memory + _memory(offered.get("memory")),
+        memory + _memory(ray.resources.get("memory")),
     ]
 
 
-def _amount(ray: Object, name: str, *, with_use: bool) -> str:
-    used, last_known = child(ray, "used"), child(ray, "last_known")
+def _amount(ray: RayStatus, name: str, *, with_use: bool) -> str:
+    used, last_known = ray.used or {}, ray.last_known or {}
     if name in last_known:
         return number(last_known[name], "{:g}?")
-    prefix = f"{number(used.get(name), '{:g}')}/" if with_use and name in used else ""
-    return prefix + number(child(ray, "resources").get(name), "{:g}")
+    prefix = f"{number(used[name], '{:g}')}/" if with_use and name in used else ""
+    return prefix + number(ray.resources.get(name), "{:g}")
 
 
-def _milliseconds(value: object) -> str:
-    if not isinstance(value, (int, float)):
+def _milliseconds(value: float | None) -> str:
+    if value is None:
         return "-"
     return f"{value / 1000:.1f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
 
 
-def _memory(value: object) -> str:
-    return f"{value / 2**40:.1f} TiB" if isinstance(value, (int, float)) and value >= 2**40 else gib(value, decimals=0)
+def _memory(value: float | None) -> str:
+    return f"{value / 2**40:.1f} TiB" if value is not None and value >= 2**40 else gib(value, decimals=0)
 
 
-def _colour(node: Object) -> str:
+def _colour(node: NodeStatus) -> str:
     colour = status_word(node)[1]
-    return "yellow" if colour == "green" and child(node, "path").get("transport") == Transport.WSS else colour
+    return "yellow" if colour == "green" and node.path.transport == Transport.WSS else colour
 
 
-def _since(since: object, now: float) -> str:
-    return duration(max(0.0, now - since)) if isinstance(since, (int, float)) else "-"
+def _since(since: float | None, now: float) -> str:
+    return duration(max(0.0, now - since)) if since is not None else "-"
 
 
-def _path_cells(path: Object) -> list[str]:
+def _path_cells(path: Path) -> list[str]:
     return [
-        number(path.get("loss"), "{:.0%}"),
-        number(path.get("handshake_age_s"), "{:.0f} s ago"),
-        number(path.get("mtu"), "{:d}"),
-        _bytes(path.get("rx_bytes")),
-        _bytes(path.get("tx_bytes")),
-        str(path.get("endpoint") or "-"),
+        number(path.loss, "{:.0%}"),
+        number(path.handshake_age_s, "{:.0f} s ago"),
+        number(path.mtu, "{:d}"),
+        _bytes(path.rx_bytes),
+        _bytes(path.tx_bytes),
+        path.endpoint or "-",
     ]
 
 
-def _ports(node: Object) -> str:
+def _ports(node: NodeStatus) -> str:
     """The ports of a node's Ray that are not the default."""
-    ports = child(child(node, "ray"), "ports")
-    return chosen_ports(ports) or ("default" if ports else "-")
+    return chosen_ports(node.ray.ports) or ("default" if node.ray.ports else "-")
 
 
-def status_word(node: Object) -> tuple[str, str]:
+def status_word(node: NodeStatus) -> tuple[str, str]:
     """Return how a node is, in one or two words, and the colour for it."""
-    ray = child(node, "ray")
-    alive = ray.get("alive")
-    if node.get("down"):
+    alive = node.ray.alive
+    if node.down:
         word = "down"
-    elif node.get("silent"):
+    elif node.silent:
         word = "no answer"
-    elif not node.get("online"):
+    elif not node.online:
         word = "offline"
-    elif node.get("drained"):
+    elif node.drained:
         word = "draining" if alive is True else "drained"
     else:
         word = "ready" if alive is True else "no Ray" if alive is False else "up"
@@ -152,16 +150,13 @@ def _name(name: str, room: int, *, is_me: bool = False) -> str:
     return (name if len(name) <= room else f"{name[: room - 1]}…") + mark
 
 
-def _path(path: Object) -> str:
-    kind, transport = str(path.get("kind") or PathKind.NONE), path.get("transport")
-    if kind in (PathKind.SELF, PathKind.NONE):
+def _path(path: Path) -> str:
+    if path.kind in (PathKind.SELF, PathKind.NONE):
         return "-"
-    return kind if transport in (None, Transport.UDP) else f"{kind}/{transport}"
+    return str(path.kind) if path.transport in (None, Transport.UDP) else f"{path.kind}/{path.transport}"
 
 
-def _bytes(value: object) -> str:
-    if not isinstance(value, (int, float)):
-        return "-"
+def _bytes(value: int) -> str:
     amount = float(value)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:
@@ -170,40 +165,36 @@ def _bytes(value: object) -> str:
     return f"{amount:.1f} TB"
 
 
-def _totals(totals: Object) -> str:
+def _totals(totals: Totals) -> str:
     return (
-        f"cluster: {number(totals.get('CPU'), '{:g}')} CPU, {number(totals.get('GPU'), '{:g}')} GPU, "
-        f"{gib(totals.get('memory'))} memory, {gib(totals.get('object_store_memory'))} object store"
+        f"cluster: {number(totals.cpu, '{:g}')} CPU, {number(totals.gpu, '{:g}')} GPU, "
+        f"{gib(totals.memory)} memory, {gib(totals.object_store_memory)} object store"
     )
 
 
-def _said_at_join(status: Object) -> Iterator[str]:
-    notices = status.get("notices")
-    if isinstance(notices, (list, tuple)) and notices:
+def _chosen_at_join(status: Status) -> Iterator[str]:
+    if status.notices:
         yield ""
-        yield from (f"notice: {text}" for text in notices)
-    for key, words in (
-        ("open", "members reach on this machine besides Ray (--open)"),
-        ("environment", "variables that Ray has besides the session's (--env)"),
+        yield from (f"notice: {text}" for text in status.notices)
+    for items, words in (
+        (status.open, "members reach on this machine besides Ray (--open)"),
+        (status.environment, "variables that Ray has besides the session's (--env)"),
     ):
-        items = status.get(key)
-        if isinstance(items, (list, tuple)) and items:
-            yield f"{words}: {', '.join(map(str, items))}"
-    if status.get("unguarded"):
+        if items:
+            yield f"{words}: {', '.join(items)}"
+    if status.unguarded:
         yield "Ray runs here even where its ports cannot be closed to other networks (--unguarded)"
 
 
-def _problem_lines(status: Object, paint: Paint) -> Iterator[str]:
+def _problem_lines(status: Status, paint: Paint) -> Iterator[str]:
     """Each problem, and below it the command that fixes it. An older agent sends sentences only."""
-    health = children(status, "health")
     mark = paint("problem:", "red")
-    if not health:
-        problems = status.get("problems")
-        yield from (f"{mark} {text}" for text in (problems if isinstance(problems, (list, tuple)) else ()))
-    for problem in health:
-        yield f"{mark} {problem.get('text')}"
-        if problem.get("fix"):
-            yield f"    fix: {problem['fix']}"
+    if not status.health:
+        yield from (f"{mark} {text}" for text in status.problems)
+    for problem in status.health:
+        yield f"{mark} {problem.text}"
+        if problem.fix:
+            yield f"    fix: {problem.fix}"
 
 
 def nodes_text(nodes: list[Object], *, wide: bool = False) -> str:

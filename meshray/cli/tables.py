@@ -8,10 +8,11 @@ gpu-1  10.99.0.2
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from meshray.model import wire
-from meshray.model.path import PathKind
-from meshray.model.ray_ports import PURPOSES, RayPorts
+if TYPE_CHECKING:
+    from meshray.protocol.control import OtherPath
+    from meshray.protocol.status import Path
 
 Object = Mapping[str, object]
 #: Gives a text a colour.
@@ -41,31 +42,25 @@ def columns(
     return "\n".join(lines)
 
 
-def _path_kind(path: Object) -> str:
-    kind, transport = path.get("kind"), path.get("transport")
-    return f"{kind}/{transport}" if transport else str(kind or PathKind.NONE)
+def _path_kind(path: Path) -> str:
+    return f"{path.kind}/{path.transport}" if path.transport else str(path.kind)
 
 
-def way_text(way: Mapping[str, object]) -> str:
-    """A way that packets could take, and do not."""
-    to, rtt, reason = way.get("to"), way.get("rtt_ms"), way.get("reason")
-    line = f"not in use: {way.get('kind')}"
-    if to:
-        line += f" by {to}" + (
-            f", {rtt:.1f} ms to there" if isinstance(rtt, (int, float)) else ", which does not answer"
-        )
-    return f"{line}: {reason}" if reason else line
+def other_path_text(path: OtherPath) -> str:
+    """A path that packets could take, and do not."""
+    line = f"not in use: {path.kind}"
+    if path.to:
+        answer = f"{path.rtt_ms:.1f} ms to there" if path.rtt_ms is not None else "which does not answer"
+        line += f" by {path.to}, {answer}"
+    return f"{line}: {path.reason}" if path.reason else line
 
 
-def path_text(path: Object) -> str:
+def path_text(path: Path) -> str:
     """One path in a line."""
-    endpoint = f" to {path.get('endpoint')}" if path.get("endpoint") else ""
-    details = [
-        f"{label} {number(path.get(key), form)}"
-        for label, key, form in (("mtu", "mtu", "{:d}"), ("handshake", "handshake_age_s", "{:.0f} s ago"))
-        if path.get(key) is not None
-    ]
-    return _path_kind(path) + endpoint + "".join(f", {detail}" for detail in details)
+    endpoint = f" to {path.endpoint}" if path.endpoint else ""
+    mtu = f", mtu {path.mtu}" if path.mtu is not None else ""
+    handshake = f", handshake {path.handshake_age_s:.0f} s ago" if path.handshake_age_s is not None else ""
+    return _path_kind(path) + endpoint + mtu + handshake
 
 
 def tokens_text(tokens: Iterable[Object], now: float) -> str:
@@ -73,14 +68,14 @@ def tokens_text(tokens: Iterable[Object], now: float) -> str:
     rows = [("TOKEN", "USED", "EXPIRES", "EPHEMERAL", "ROLES", "NODE", "STATE")]
     for token in tokens:
         uses, used = token.get("uses"), token.get("used")
-        expires = token.get("expires")
+        expires, roles = token.get("expires"), token.get("roles")
         rows.append(
             (
                 str(token.get("id")),
                 f"{used} of {uses or 'any number'}",
                 "never" if not isinstance(expires, (int, float)) else age(expires - now),
                 "yes" if token.get("ephemeral") else "no",
-                ", ".join(wire.texts(token, "roles")) or "-",
+                ", ".join(map(str, roles)) if isinstance(roles, (list, tuple)) and roles else "-",
                 _token_node(token),
                 _token_state(token, now),
             )
@@ -141,6 +136,8 @@ def chosen_ports(ports: Object) -> str:
     >>> chosen_ports({"gcs": 6379, "metrics_export": 8500})
     'metrics export 8500'
     """
+    from meshray.model.ray_ports import PURPOSES, RayPorts
+
     default = RayPorts().to_json(head=True)
     chosen = {name: port for name, port in ports.items() if isinstance(port, int) and port != default.get(name, port)}
     return ", ".join(f"{PURPOSES[name]} {port}" for name, port in chosen.items())

@@ -1,19 +1,7 @@
-"""The way from the command line to the agent of this machine: one request, one or many answers.
+"""The command line's end of the control socket; the messages are in `meshray.protocol.control`.
 
-A Unix socket, one JSON object a line:
-
-    {"op": "status"}  ──►
-                      ◄──  {"ok": {…}}                        the last line, or
-                      ◄──  {"error": {…}, "exit_code": 5}     the last line
-    {"op": "ping", "node": "gpu-1", "count": 3}  ──►
-                      ◄──  {"event": {"seq": 1, "rtt_ms": 0.8}}   any number of these before
-
-The operations and the keys of their answers are in docs/protocol.md.
-
-    >>> ControlClient(home.control_socket).ask("status")["mesh"]
-    'lab'
-
-Only the standard library is imported: `meshray status` starts within a quarter of a second.
+>>> ControlClient(home.control_socket).ask(GetStatus()).mesh
+'lab'
 """
 
 from __future__ import annotations
@@ -23,11 +11,15 @@ import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from meshray.errors import MeshrayError, UnreachableError, error_from_json
+from meshray.protocol.codec import convert, encode
+from meshray.protocol.control import Request, Watch
 
-#: No request is longer.
-MAX_REQUEST_BYTES = 64 * 1024
+A = TypeVar("A")
+E = TypeVar("E")
+
 #: A status of 10,000 nodes has about 6 MB.
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
@@ -38,8 +30,8 @@ class ControlClient:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def ask(self, op: str, *, timeout_s: float = 10, **fields: object) -> Mapping[str, object]:
-        """The agent's one answer.
+    def ask(self, request: Request[A], *, timeout_s: float = 10) -> A:
+        """Return the agent's answer.
 
         Args:
             timeout_s: the longest silence that is waited for.
@@ -48,22 +40,36 @@ class ControlClient:
             UnreachableError: no agent runs (``agent_down``) or it does not answer (``agent_silent``).
             MeshrayError: what the agent reported instead.
         """
-        *_, last = self.stream(op, timeout_s=timeout_s, **fields)
-        return last
+        return convert(self.ask_for_json(request, timeout_s=timeout_s), request.answer_type())
 
-    def stream(self, op: str, *, timeout_s: float, **fields: object) -> Iterator[Mapping[str, object]]:
-        """The agent's events, then its answer, as they come; raises as `ask` does."""
+    def ask_for_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
+        """Return the agent's answer as it sent it, with what only a newer release knows; raises as `ask` does."""
+        *_, (_, answer) = self._exchange(request, timeout_s)
+        return answer
+
+    def watch(self, request: Watch[E, A], on_event: Callable[[E], None], *, timeout_s: float) -> A:
+        """Pass on the agent's events as they come and return its answer; raises as `ask` does."""
+        answer: Mapping[str, object] = {}
+        for kind, value in self._exchange(request, timeout_s):
+            if kind == "event":
+                on_event(convert(value, request.event_type()))
+            else:
+                answer = value
+        return convert(answer, request.answer_type())
+
+    def _exchange(self, request: Request[A], timeout_s: float) -> Iterator[tuple[str, Mapping[str, object]]]:
+        """Yield the agent's events, then its answer."""
         with contextlib.closing(self._connect(timeout_s)) as connection:
             # A request that is refused half-way has its answer all the same.
             with contextlib.suppress(OSError):
-                connection.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
+                connection.sendall(encode(request).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 while True:
                     answer = self._read(lines.readline, timeout_s)
                     if "event" in answer:
-                        yield _as_mapping(answer["event"])
+                        yield "event", _as_mapping(answer["event"])
                     elif "ok" in answer:
-                        yield _as_mapping(answer["ok"])
+                        yield "ok", _as_mapping(answer["ok"])
                         return
                     else:
                         exit_code = answer.get("exit_code")

@@ -14,9 +14,10 @@ from dataclasses import replace
 
 from meshray.doctor.facts import Facts
 from meshray.doctor.known import take_over
-from meshray.doctor.report import FAIL, SKIP, WARN, Check, Finding, Root, Spec
+from meshray.doctor.report import FAIL, SKIP, WARN, Finding, Root, Spec
 from meshray.doctor.specs import SPECS
 from meshray.errors import MeshrayError
+from meshray.protocol.doctor import Check
 
 
 def examine(
@@ -38,7 +39,7 @@ def examine(
     if node is not None and facts.status and node not in names:
         raise MeshrayError("unknown_node", f"the mesh has no node {node!r}", hint="meshray status")
     report: list[Check] = []
-    roots = [check.root for check in known if check.status == FAIL]
+    roots = [Root.of(check) for check in known if check.status == FAIL]
     for spec in specs:
         of_mesh = next((root for root in roots if not root.concerns and root.code in spec.depends_on), None)
         if of_mesh is not None:

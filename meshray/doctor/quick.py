@@ -16,9 +16,10 @@ from meshray.doctor.facts import Facts, HostFacts, NodeFacts
 from meshray.doctor.machine import probe
 from meshray.doctor.machine.checks import QUICK
 from meshray.doctor.machine.facts import MachineFacts
-from meshray.doctor.report import FAIL, WARN, Check
+from meshray.doctor.report import FAIL, WARN
 from meshray.home import Home
 from meshray.model.problem import Problem
+from meshray.protocol.doctor import Check
 
 #: The own name takes the longest, see `meshray.doctor.machine.probe`.
 _BEFORE_RAY_S = 3.0

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meshray.doctor.report import FAIL, WARN
+from meshray.protocol.doctor import Check
 
 #: Who carries a repair out: the agent, which is asked, or the command line, where there may be no agent.
 AGENT = "agent"
@@ -41,15 +42,15 @@ REPAIRS: Mapping[str, Repair] = {
 }
 
 
-def planned(checks: Iterable[Mapping[str, object]], node: str) -> Sequence[str]:
-    """The keys of the repairs that these checks (as of ``doctor --json``) ask for, the cause's first.
+def planned(checks: Iterable[Check], node: str) -> Sequence[str]:
+    """Return the keys of the repairs that these checks ask for, the cause's first.
 
     Args:
         node: this machine's name; repairs of other machines are not made from here.
     """
     keys = [
-        str(check.get("repair"))
+        check.repair
         for check in checks
-        if check.get("status") in (FAIL, WARN) and check.get("node") in (None, "", node)
+        if check.repair and check.status in (FAIL, WARN) and (check.node or node) == node
     ]
     return [key for key in dict.fromkeys(keys) if key in REPAIRS]

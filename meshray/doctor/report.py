@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from meshray.doctor.facts import Facts
+from meshray.protocol.doctor import Check
 
 OK = "ok"
 WARN = "warn"
@@ -53,58 +54,16 @@ class Spec:
     def line(self, found: Finding) -> Check:
         """Return the finding as a line of the report."""
         return Check(
-            self.code,
-            self.title,
-            self.depends_on,
-            found.status,
-            found.node,
-            found.peer,
-            found.evidence,
-            found.fix,
-            found.repair,
+            code=self.code,
+            title=self.title,
+            status=found.status,
+            node=str(found.node) or None,
+            peer=str(found.peer) or None,
+            evidence=found.evidence,
+            fix=found.fix,
+            repair=found.repair or None,
+            depends_on=self.depends_on,
         )
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the report."""
-
-    code: str
-    title: str
-    depends_on: tuple[str, ...]
-    status: str
-    node: str
-    peer: str
-    evidence: str
-    fix: str
-    repair: str
-
-    @property
-    def root(self) -> Root:
-        """As the cause of what fails elsewhere."""
-        return Root(self.code, frozenset({self.node, self.peer} - {""}), self.title)
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, object]) -> Check:
-        """The inverse of `to_json`."""
-        names = ("code", "title", "status", "node", "peer", "evidence", "fix", "repair")
-        texts = {name: str(entry.get(name) or "") for name in names}
-        depends_on = entry.get("depends_on")
-        return cls(**texts, depends_on=tuple(map(str, depends_on)) if isinstance(depends_on, list) else ())
-
-    def to_json(self) -> dict[str, object]:
-        """One entry of ``doctor --json``."""
-        return {
-            "code": self.code,
-            "title": self.title,
-            "status": self.status,
-            "node": self.node or None,
-            "peer": self.peer or None,
-            "evidence": self.evidence,
-            "fix": self.fix,
-            "repair": self.repair or None,
-            "depends_on": list(self.depends_on),
-        }
 
 
 @dataclass(frozen=True)
@@ -114,6 +73,11 @@ class Root:
     code: str
     concerns: frozenset[str]
     title: str
+
+    @classmethod
+    def of(cls, check: Check) -> Root:
+        """Return the check as the cause of what fails elsewhere."""
+        return cls(check.code, frozenset(name for name in (check.node, check.peer) if name), check.title)
 
     def hides(self, spec: Spec, finding: Finding) -> bool:
         """Whether the finding only follows.

@@ -49,10 +49,6 @@ class Matched:
         """The `ray` program of the environment."""
         return self.folder / "bin/ray"
 
-    def to_json(self) -> dict[str, object]:
-        """Return the field ``env`` of ``join --json``."""
-        return {"path": str(self.folder), "built": self.built}
-
 
 class Build:
     """One build of an environment, unless the environment exists.

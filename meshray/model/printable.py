@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 #: What sets colours and nothing else (SGR of ECMA-48). Programs write it into logs.
@@ -35,14 +36,16 @@ def escaped_lines(text: str) -> str:
 
 
 def escaped_all(value: Any) -> Any:
-    """Return a value of JSON with every text in it escaped, keys too."""
+    """Return a value of JSON, or a message, with every text in it escaped, keys too."""
     if isinstance(value, str):
-        return escaped(value)
+        return value if isinstance(value, Enum) else escaped(value)
     if isinstance(value, Mapping):
         return {escaped_all(key): escaped_all(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(escaped_all(item) for item in value)
-    return value
+    # Of msgspec, which is not imported for --help, and of dataclasses.
+    names = getattr(value, "__struct_fields__", ()) or getattr(value, "__match_args__", ())
+    return type(value)(*(escaped_all(getattr(value, name)) for name in names)) if names else value
 
 
 def printable(text: str) -> str:

@@ -51,8 +51,8 @@ def encode(message: msgspec.Struct) -> str:
     return json.dumps(to_json(message))
 
 
-def to_json(message: msgspec.Struct) -> dict[str, object]:
-    """Return the message as a dictionary for `json.dumps`."""
+def to_json(message: object) -> dict[str, object]:
+    """Return the message, or an object with messages in it, as a dictionary for `json.dumps`."""
     value: dict[str, object] = msgspec.to_builtins(message, enc_hook=_text)
     return value
 

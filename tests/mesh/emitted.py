@@ -15,12 +15,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
 from meshray.agent.agent import Agent
 from meshray.agent.control.control_server import ControlServer, Operation
+from meshray.agent.control.control_server import Operations as ByRequest
 from meshray.agent.control.operations import Operations
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.paths.prober import Prober
@@ -42,6 +45,7 @@ from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_map
 from meshray.protocol.codec import to_json
 from meshray.protocol.connection import Message
+from meshray.protocol.control import Request, Summary, TakeDown
 from meshray.runtime import own_endpoints, preflight, service
 from meshray.wireguard.fake import FakeDevice
 
@@ -89,8 +93,8 @@ class Recorder:
 
         def open_server_noted(
             self: ControlServer,
-            operations: Mapping[str, Operation],
-            owner_operations: Mapping[str, Operation],
+            operations: ByRequest,
+            owner_operations: ByRequest,
             user_uid: int,
         ) -> None:
             open_server(self, recorder._wrapped(operations), recorder._wrapped(owner_operations), user_uid)
@@ -101,20 +105,20 @@ class Recorder:
         patch.setattr(web.WebSocketResponse, "send_str", send_str_noted)
         patch.setattr(ControlServer, "__init__", open_server_noted)
 
-    def _wrapped(self, operations: Mapping[str, Operation]) -> dict[str, Operation]:
+    def _wrapped(self, operations: ByRequest) -> ByRequest:
         def wrap(name: str, operation: Operation) -> Operation:
-            async def noted(request: Json, emit: Emit) -> Json:
-                async def emit_noted(event: Json) -> None:
-                    self.note(f"control {name} event", event)
+            async def noted(request: Request[Any], emit: Emit) -> object:
+                async def emit_noted(event: msgspec.Struct) -> None:
+                    self.note(f"control {name} event", to_json(event))
                     await emit(event)
 
                 answer = await operation(request, emit_noted)
-                self.note(f"control {name}", answer)
+                self.note(f"control {name}", to_json(answer))
                 return answer
 
             return noted
 
-        return {name: wrap(name, operation) for name, operation in operations.items()}
+        return {form: wrap(form.operation(), operation) for form, operation in operations.items()}
 
 
 class QuietApp(App):
@@ -202,7 +206,7 @@ class Machines:
         self.server = Server(home, port=self.port, hosts=("127.0.0.1",))
         await self.server.start()
 
-    def start_and_follow(self, app: App, home: Home) -> bring_up.Summary:
+    def start_and_follow(self, app: App, home: Home) -> Summary:
         asyncio.run_coroutine_threadsafe(self.start(home), self.loop).result(DEADLINE_S)
         return bring_up.follow(home, lambda stage, state, detail: None)
 
@@ -210,7 +214,7 @@ class Machines:
         node = self.nodes.get(home.state.name)
         if node is None or node.task.done():
             return False
-        ControlClient(home.control_socket).ask("down")
+        ControlClient(home.control_socket).ask(TakeDown())
         ended = threading.Event()
         self.loop.call_soon_threadsafe(node.task.add_done_callback, lambda task: ended.set())
         assert ended.wait(DEADLINE_S)

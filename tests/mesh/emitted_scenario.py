@@ -23,6 +23,7 @@ from meshray.home import Home
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
 from meshray.model.token import Token
 from meshray.node.enrolment import load_private_key
+from meshray.protocol.control import Repair
 
 from .emitted import Machines, Node, Recorder, until
 from .test_restore import backup, put_back
@@ -111,7 +112,7 @@ async def look(mesh: Machines) -> None:
     home.logs.mkdir(exist_ok=True)
     (home.logs / "agent.log").write_text("what happened\n")
     await mesh.type("gpu-1", "logs")
-    await asyncio.to_thread(ControlClient(home.control_socket).ask, "repair", key="device")
+    await asyncio.to_thread(ControlClient(home.control_socket).ask, Repair("device"))
 
 
 async def administer(mesh: Machines, lock: str) -> None:

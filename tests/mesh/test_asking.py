@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from meshray.agent.agent import Agent
@@ -16,9 +17,11 @@ from meshray.agent.control.operations import Operations
 from meshray.doctor.report import FAIL, OK
 from meshray.doctor.specs import GROUND
 from meshray.errors import MeshrayError
-from meshray.model import wire
 from meshray.model.ray_state import RayState
+from meshray.protocol.codec import to_json
 from meshray.protocol.connection import MAX_ANSWER_BYTES
+from meshray.protocol.control import FollowProgress, RunDoctor, Up
+from meshray.protocol.doctor import DoctorReport
 from tests.mesh.mesh import Mesh, running_mesh, until
 
 
@@ -26,13 +29,12 @@ async def doctor(mesh: Mesh, name: str = "head") -> list[Mapping[str, object]]:
     """What `meshray doctor --json` lists on this node."""
     operations = Operations(mesh.members[name].agent, dict).for_everybody()
 
-    async def nowhere(event: Mapping[str, object]) -> None:
+    async def nowhere(event: msgspec.Struct) -> None:
         """No events are expected."""
 
-    answer = await operations["doctor"]({"op": "doctor"}, nowhere)
-    checks = answer["checks"]
-    assert isinstance(checks, list)
-    return checks
+    answer = await operations[RunDoctor](RunDoctor(), nowhere)
+    assert isinstance(answer, DoctorReport)
+    return [to_json(check) for check in answer.checks]
 
 
 def of(checks: list[Mapping[str, object]], code: str, status: str = "") -> dict[object, object]:
@@ -60,16 +62,21 @@ async def test_a_node_that_was_up_before_counts_rays_nodes_again(
         await until(mesh.whole, "all see all")
         agent = mesh.head.agent
         await until(lambda: agent.progress.up, "the node is up")
-        follow = Operations(agent, dict).for_everybody()["progress"]
+        follow = Operations(agent, dict).for_everybody()[FollowProgress]
 
         async def ray_table(self: Operations) -> Mapping[IPv4Address, RayState]:
             return {node.ip: RayState(alive=True) for node in agent.state.map.nodes.values()}
 
-        async def ignore(event: Mapping[str, object]) -> None: ...
+        async def ignore(event: msgspec.Struct) -> None: ...
 
-        assert wire.mapping(await follow({}, ignore), "summary")["ray"] == {"alive": False, "nodes": 0}
+        async def ray_of() -> dict[str, object]:
+            up = await follow(FollowProgress(), ignore)
+            assert isinstance(up, Up)
+            return to_json(up.summary.ray)
+
+        assert await ray_of() == {"alive": False, "nodes": 0}
         monkeypatch.setattr(Operations, "_ray_table", ray_table)
-        assert wire.mapping(await follow({}, ignore), "summary")["ray"] == {"alive": True, "nodes": 2}
+        assert await ray_of() == {"alive": True, "nodes": 2}
 
 
 async def test_every_node_tells_the_head_what_it_found(tmp_path: Path) -> None:

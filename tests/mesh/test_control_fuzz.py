@@ -10,35 +10,67 @@ import random
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from meshray.agent.control.control_server import ControlServer
 from meshray.agent.status.progress import Emit
-from meshray.client.agent import MAX_REQUEST_BYTES, ControlClient
+from meshray.client.agent import ControlClient
 from meshray.errors import MeshrayError
+from meshray.protocol import control as protocol
+from meshray.protocol.control import MAX_REQUEST_BYTES, Request
 
 PATIENCE_S = 15.0
 QUICK_S = 0.3
 
 
-async def echo(request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-    return {"heard": request.get("word")}
+class Heard(msgspec.Struct, frozen=True):
+    heard: str | None = None
 
 
-async def fail(request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+class EchoWord(Request[Heard], frozen=True, tag="echo"):
+    word: str | None = None
+
+
+class Fail(Request[Heard], frozen=True, tag="fail"):
+    pass
+
+
+async def echo(request: EchoWord, emit: Emit) -> Heard:
+    return Heard(request.word)
+
+
+async def fail(request: Fail, emit: Emit) -> Heard:
     raise ValueError("secret-part")
+
+
+async def accept(request: Request[Any], emit: Emit) -> Heard:
+    return Heard(request.operation())
+
+
+#: Every request that the agent takes.
+OPERATIONS = [
+    getattr(protocol, name)
+    for name in vars(protocol)
+    if isinstance(getattr(protocol, name), type)
+    and issubclass(getattr(protocol, name), Request)
+    and getattr(protocol, name) not in (Request, protocol.Watch)
+]
 
 
 @contextlib.asynccontextmanager
 async def control(folder: Path) -> AsyncIterator[Path]:
-    server = ControlServer({"echo": echo, "fail": fail}, {}, os.getuid(), request_s=QUICK_S)
+    server = ControlServer(
+        {EchoWord: echo, Fail: fail, **dict.fromkeys(OPERATIONS, accept)}, {}, os.getuid(), request_s=QUICK_S
+    )
     await server.open(folder / "agent.sock")
     try:
         yield folder / "agent.sock"
         # It lives, whatever came.
-        answer = await asyncio.to_thread(ControlClient(folder / "agent.sock").ask, "echo", word="still here")
-        assert answer == {"heard": "still here"}
+        answer = await asyncio.to_thread(ControlClient(folder / "agent.sock").ask, EchoWord("still here"))
+        assert answer == Heard("still here")
     finally:
         server.close()
 
@@ -120,5 +152,38 @@ async def test_random_bytes_get_an_answer_and_who_hangs_up_harms_nobody(tmp_path
 async def test_a_request_that_is_too_long_is_told_to_the_command_line(tmp_path: Path) -> None:
     async with control(tmp_path) as path:
         with pytest.raises(MeshrayError) as caught:
-            await asyncio.to_thread(ControlClient(path).ask, "echo", word="x" * 2_000_000)
+            await asyncio.to_thread(ControlClient(path).ask, EchoWord("x" * 2_000_000))
         assert caught.value.code == "bad_message"
+
+
+#: Values of which no field takes all.
+VALUES: tuple[object, ...] = (
+    *(None, True, 0, -1, 2**70, 1.5, "", "gpu-1", "x" * 5_000, "\x00", [], ["a"], {}, {"op": "down"}),
+)
+
+
+@pytest.mark.parametrize("form", OPERATIONS, ids=lambda form: form.operation())
+async def test_each_field_of_each_request_is_taken_or_refused(tmp_path: Path, form: type[Request[Any]]) -> None:
+    described = msgspec.json.schema(form)["$defs"][form.__name__]
+    fields = {name: field for name, field in described["properties"].items() if name != "op"}
+    valid = {name: "x" if field.get("type") == "string" else 1 for name, field in fields.items() if name != "body"}
+    async with control(tmp_path) as path:
+
+        async def answer_to(changes: Mapping[str, object]) -> Mapping[str, object]:
+            line = json.dumps({"op": form.operation(), **valid, **changes}).encode() + b"\n"
+            return await said(path, line)
+
+        assert await answer_to({"unknown": 1}) == {"ok": {"heard": form.operation()}}
+        for name in fields:
+            for value in VALUES:
+                answer = await answer_to({name: value})
+                try:
+                    msgspec.convert({"op": form.operation(), **valid, name: value}, form)
+                except msgspec.ValidationError:
+                    assert code_of(answer) == "bad_message"
+                else:
+                    assert "ok" in answer
+        for name in described.get("required", ()):
+            if name != "op":
+                line = json.dumps({"op": form.operation()}).encode() + b"\n"
+                assert code_of(await said(path, line)) == "bad_message"

@@ -1,4 +1,4 @@
-"""The agent's end of the control socket; the protocol is in `meshray.client.agent`."""
+"""The agent's end of the control socket; the messages are in `meshray.protocol.control`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,29 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
 
 from meshray.agent.status.progress import Emit
-from meshray.client.agent import MAX_REQUEST_BYTES
 from meshray.errors import MeshrayError, UsageError
-from meshray.model import wire
-from meshray.protocol.codec import WireError, decode_object
+from meshray.protocol.codec import WireError, decode, to_json
+from meshray.protocol.control import MAX_REQUEST_BYTES, Request
 
 log = logging.getLogger(__name__)
 
 #: The command line sends its request at once; who has not sent it whole by then is told so, seconds.
 REQUEST_S = 10.0
 
-#: An operation: takes the request and a way to tell events, returns the last answer.
-Operation = Callable[[Mapping[str, object], Emit], Awaitable[Mapping[str, object]]]
+#: An operation: takes the request and a function that sends an event; returns the answer.
+Operation = Callable[[Any, Emit], Awaitable[object]]
+Operations = Mapping[type[Request[Any]], Operation]
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of SO_PEERCRED, unix(7): pid, uid, gid
+
+
+class _Named(msgspec.Struct):
+    op: Annotated[str, msgspec.Meta(max_length=32)]
 
 
 class ControlServer:
@@ -41,14 +48,14 @@ class ControlServer:
 
     def __init__(
         self,
-        operations: Mapping[str, Operation],
-        owner_operations: Mapping[str, Operation],
+        operations: Operations,
+        owner_operations: Operations,
         user_uid: int,
         request_s: float = REQUEST_S,
     ) -> None:
         self._request_s = request_s
-        self._operations = operations
-        self._owner_operations = owner_operations
+        self._operations = {form.operation(): (form, operation) for form, operation in operations.items()}
+        self._owner_operations = {form.operation(): (form, operation) for form, operation in owner_operations.items()}
         self._user_uid = user_uid
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
@@ -73,24 +80,27 @@ class ControlServer:
             _remove(self._path)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async def tell(answer: Mapping[str, object]) -> None:
+        async def send(answer: Mapping[str, object]) -> None:
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
+
+        async def emit(event: msgspec.Struct) -> None:
+            await send({"event": to_json(event)})
 
         # Who hangs up early has no further interest in the answer, nor has anybody where the agent ends: before Python
         # 3.12 asyncio logs the cancellation of a connection's task as an error.
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             try:
-                request = decode_object(await self._line(reader))
-                operation = self._allowed(wire.text(request, "op", 32), _peer_uid(writer))
-                await tell({"ok": await operation(request, lambda event: tell({"event": event}))})
+                line = await self._line(reader)
+                form, operation = self._allowed(decode(line, _Named).op, _peer_uid(writer))
+                await send({"ok": to_json(await operation(decode(line, form), emit))})
             except MeshrayError as error:
-                await tell({"error": error.to_json(), "exit_code": error.exit_code})
+                await send({"error": error.to_json(), "exit_code": error.exit_code})
             except ConnectionError:
                 raise
             except Exception:
                 log.exception("an operation failed")
-                await tell(_failure("agent_failed", "the agent failed at this request; its log tells why"))
+                await send(_failure("agent_failed", "the agent failed at this request; its log tells why"))
         writer.close()
 
     async def _line(self, reader: asyncio.StreamReader) -> bytes:
@@ -101,7 +111,7 @@ class ControlServer:
         except ValueError:
             raise WireError(f"the request is too long: more than {MAX_REQUEST_BYTES // 1024} KiB") from None
 
-    def _allowed(self, op: str, uid: int) -> Operation:
+    def _allowed(self, op: str, uid: int) -> tuple[type[Request[Any]], Operation]:
         if op in self._operations:
             return self._operations[op]
         if op not in self._owner_operations:

@@ -1,4 +1,4 @@
-"""What the command line may ask of the agent; see `meshray.client.agent` for the way.
+"""What the command line may ask of the agent; `meshray.protocol.control` has the requests and answers.
 
 everybody who may open the socket:  status  progress  env  ping  doctor  wireguard (without secrets)
 root:                               api  coordinator  down  give_up  repair  rotate_key  wireguard (with secrets)
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 
 from meshray.agent.agent import Agent
-from meshray.agent.control.control_server import Operation
+from meshray.agent.control.control_server import Operations as ByRequest
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.status.progress import Emit
 from meshray.agent.status.report import build_status, path_to
@@ -23,13 +23,37 @@ from meshray.model.address import Endpoint
 from meshray.model.node import Node
 from meshray.model.path import PathKind
 from meshray.model.ray_state import RayState
-from meshray.protocol.codec import to_json
+from meshray.protocol.codec import convert
 from meshray.protocol.connection import MAX_WAIT_S, ROTATE_KEY
-from meshray.protocol.status import Path
+from meshray.protocol.control import (
+    CallCoordinator,
+    Done,
+    DriverEnvironment,
+    Echo,
+    FollowProgress,
+    GetEnvironment,
+    GetStatus,
+    GetWireGuard,
+    GetWireGuardSecrets,
+    GiveUp,
+    KeyRotated,
+    OtherPath,
+    Ping,
+    PingDone,
+    Repair,
+    Repaired,
+    RotateKey,
+    RunDoctor,
+    TakeDown,
+    Up,
+    UseCoordinator,
+    WireGuardFile,
+)
+from meshray.protocol.doctor import DoctorReport
+from meshray.protocol.status import Path, Status
 
 #: Between two echoes of one `meshray ping`.
 PING_INTERVAL_S = 0.5
-_MAX_PINGS = 1000
 
 ClientEnvironment = Callable[[], Mapping[str, str]]
 
@@ -46,143 +70,126 @@ class Operations:
         self._state = agent.state
         self._client_environment = client_environment
 
-    def for_everybody(self) -> dict[str, Operation]:
-        """What tells and changes nothing."""
+    def for_everybody(self) -> ByRequest:
+        """What answers questions and changes nothing."""
         return {
-            "status": self._status,
-            "progress": self._progress,
-            "env": self._env,
-            "ping": self._ping,
-            "doctor": self._doctor,
-            "wireguard": self._wireguard_without_secrets,
+            GetStatus: self._status,
+            FollowProgress: self._progress,
+            GetEnvironment: self._environment,
+            Ping: self._ping,
+            RunDoctor: self._doctor,
+            GetWireGuard: self._wireguard,
         }
 
-    def for_owner(self) -> dict[str, Operation]:
+    def for_owner(self) -> ByRequest:
         """What changes something or shows a secret."""
         return {
-            "api": self._api,
-            "coordinator": self._coordinator,
-            "down": self._down,
-            "give_up": self._give_up,
-            "repair": self._repair,
-            "rotate_key": self._rotate_key,
-            "wireguard_secrets": self._wireguard_with_secrets,
+            CallCoordinator: self._call_coordinator,
+            UseCoordinator: self._use_coordinator,
+            TakeDown: self._take_down,
+            GiveUp: self._give_up,
+            Repair: self._repair,
+            RotateKey: self._rotate_key,
+            GetWireGuardSecrets: self._wireguard_secrets,
         }
 
-    async def _status(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+    async def _status(self, request: GetStatus, emit: Emit) -> Status:
         sources = self._agent.sources
-        return to_json(build_status(await with_machine(sources, snapshot_of(sources, await self._ray_table()))))
+        return build_status(await with_machine(sources, snapshot_of(sources, await self._ray_table())))
 
-    async def _progress(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+    async def _progress(self, request: FollowProgress, emit: Emit) -> Up:
         was_up = self._agent.progress.up
         answer = await self._agent.progress.follow(emit)
         table = await self._ray_table() if was_up else None
         # It may have come up days ago, with fewer nodes.
-        return {**answer, "summary": summary_of(self._agent.sources, table)} if table is not None else answer
+        return Up(summary=summary_of(self._agent.sources, table)) if table is not None else answer
 
-    async def _env(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+    async def _environment(self, request: GetEnvironment, emit: Emit) -> DriverEnvironment:
         # It asks Ray's interpreter, which may take its time.
         environment = await asyncio.to_thread(self._client_environment)
-        ray, forwards, uid = self._agent.parts.ray, self._agent.parts.forwards, self._state.enrolment.user_uid
-        answer: dict[str, object] = {
-            "env": dict(environment),
-            "person_uid": uid,
-            "python": "",
-            "programs": "",
-            "activation": {},
-            "ray_ports": self._state.map.ports_of(self._state.map.head).to_json(head=True),
-            "dashboard_here": forwards.urls().get("dashboard", "") if forwards is not None else "",
-        }
-        if ray is not None:
-            found = ray.now.installation
-            answer |= {
-                "python": str(found.python),
-                "programs": str(found.ray.parent),
-                "activation": found.activation,
-            }
-        return answer
+        ray, forwards = self._agent.parts.ray, self._agent.parts.forwards
+        found = ray.now.installation if ray is not None else None
+        return DriverEnvironment(
+            env=environment,
+            user_uid=self._state.enrolment.user_uid,
+            python=str(found.python) if found else "",
+            programs=str(found.ray.parent) if found else "",
+            activation=found.activation if found else {},
+            ray_ports=self._state.map.ports_of(self._state.map.head).to_json(head=True),
+            dashboard_here=forwards.urls().get("dashboard", "") if forwards is not None else "",
+        )
 
-    async def _ping(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        node = self._find(wire.text(request, "node", 63))
-        count = wire.number(request, "count", 1, _MAX_PINGS, 4)
+    async def _ping(self, request: Ping, emit: Emit) -> PingDone:
+        node = self._find(request.node)
         received = 0
-        for seq in range(1, count + 1):
+        for seq in range(1, request.count + 1):
             rtt_ms = await self._round_trip(node)
             received += rtt_ms is not None
-            await emit({"seq": seq, "rtt_ms": rtt_ms})
-            if seq < count:
+            await emit(Echo(seq, rtt_ms))
+            if seq < request.count:
                 await asyncio.sleep(PING_INTERVAL_S)
         path = path_to(snapshot_of(self._agent.sources, None), node)
-        return {
-            "done": True,
-            "sent": count,
-            "received": received,
-            "path": to_json(path),
-            "others": await self._other_ways(node, path),
-        }
+        return PingDone(
+            sent=request.count, received=received, path=path, others=tuple(await self._other_paths(node, path))
+        )
 
-    async def _other_ways(self, node: Node, path: Path) -> list[Mapping[str, object]]:
-        """The ways that are not in use: the direct one with why it is not, the hubs with this node's own leg."""
-        ways: list[Mapping[str, object]] = []
+    async def _other_paths(self, node: Node, path: Path) -> list[OtherPath]:
+        """The paths that are not in use: the direct one with why it is not, the hubs with this node's own leg."""
+        paths: list[OtherPath] = []
         if path.kind == PathKind.HUB:
-            ways.append({"kind": PathKind.DIRECT.value, "rtt_ms": None, "reason": path.reason or "being tried"})
+            paths.append(OtherPath(PathKind.DIRECT, reason=path.reason or "being tried"))
         for hub in self._state.map.hubs:
             if path.kind == PathKind.DIRECT and hub.id not in {node.id, self._state.me.id}:
-                ways.append(
-                    {"kind": PathKind.HUB.value, "to": hub.name, "rtt_ms": await self._round_trip(hub), "reason": ""}
-                )
-        return ways
+                paths.append(OtherPath(PathKind.HUB, str(hub.name), await self._round_trip(hub)))
+        return paths
 
-    async def _doctor(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+    async def _doctor(self, request: RunDoctor, emit: Emit) -> DoctorReport:
         from meshray.agent.status.survey import whole_mesh
         from meshray.doctor.examine import examine
 
         facts = await whole_mesh(self._agent.sources, await self._ray_table())
-        checks = examine(facts, wire.text(request, "node", 63, "") or None)
-        return {"self": self._state.me.name, "checks": [check.to_json() for check in checks]}
+        return DoctorReport(str(self._state.me.name), examine(facts, request.node or None))
 
-    async def _wireguard_without_secrets(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        return {"text": self._wireguard(request, secrets=False)}
+    async def _wireguard(self, request: GetWireGuard, emit: Emit) -> WireGuardFile:
+        return WireGuardFile(self._wg_quick(request.node, secrets=False))
 
-    async def _wireguard_with_secrets(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        return {"text": self._wireguard(request, secrets=True)}
+    async def _wireguard_secrets(self, request: GetWireGuardSecrets, emit: Emit) -> WireGuardFile:
+        return WireGuardFile(self._wg_quick(request.node, secrets=True))
 
-    async def _api(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        method, path = wire.text(request, "method", 8), wire.text(request, "path", 256)
-        body = request.get("body")
-        return await self._state.coordinator.call(method, path, body if isinstance(body, dict) else None)
+    async def _call_coordinator(self, request: CallCoordinator, emit: Emit) -> Mapping[str, object]:
+        return await self._state.coordinator.call(request.method, request.path, request.body)
 
-    async def _repair(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+    async def _repair(self, request: Repair, emit: Emit) -> Repaired:
         from meshray.agent.repairs import carry_out
 
-        return {"done": await carry_out(wire.text(request, "key", 40), self._agent.parts, self._agent.reconciler)}
+        return Repaired(await carry_out(request.key, self._agent.parts, self._agent.reconciler))
 
-    async def _rotate_key(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        agent, name = self._agent, wire.text(request, "node", 63, "")
-        node = self._find(name) if name else self._state.me
+    async def _rotate_key(self, request: RotateKey, emit: Emit) -> KeyRotated:
+        agent = self._agent
+        node = self._find(request.node) if request.node else self._state.me
         if node.id == self._state.me.id:
-            return {"node": node.name, **await agent.keys.rotate()}
+            return convert({"node": str(node.name), **await agent.keys.rotate()}, KeyRotated)
         body = {"nodes": [node.name], "op": ROTATE_KEY, "timeout_s": MAX_WAIT_S}
-        said = await self._state.coordinator.call("POST", "/v1/ask", body)
-        answer = wire.mapping(said, "answers").get(node.name)
+        gathered = await self._state.coordinator.call("POST", "/v1/ask", body)
+        answer = wire.mapping(gathered, "answers").get(node.name)
         if isinstance(answer, dict):
-            return {"node": node.name, **answer}
-        why = wire.mapping(said, "silent").get(node.name, "it has no agent: its file names its key")
+            return convert({"node": str(node.name), **answer}, KeyRotated)
+        why = wire.mapping(gathered, "silent").get(node.name, "it has no agent: its file names its key")
         raise MeshrayError(
             "key_not_changed", f"the key of {node.name} was not changed: {why}", hint=f"on {node.name}: meshray status"
         )
 
-    async def _coordinator(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
-        await self._agent.use_coordinator(Endpoint.parse(wire.text(request, "endpoint", 300)))
-        return {}
+    async def _use_coordinator(self, request: UseCoordinator, emit: Emit) -> Done:
+        await self._agent.use_coordinator(Endpoint.parse(request.endpoint))
+        return Done()
 
-    async def _down(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+    async def _take_down(self, request: TakeDown, emit: Emit) -> Done:
         self._agent.stop()
-        return {}
+        return Done()
 
-    async def _give_up(self, request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+    async def _give_up(self, request: GiveUp, emit: Emit) -> Done:
         self._state.membership.given_up = True
-        return {}
+        return Done()
 
     async def _ray_table(self) -> Mapping[IPv4Address, RayState] | None:
         parts, mesh_map = self._agent.parts, self._state.map
@@ -206,10 +213,10 @@ class Operations:
         prober = self._agent.parts.prober
         return await prober.probe(node.ip, timeout_s) if prober is not None else None
 
-    def _wireguard(self, request: Mapping[str, object], *, secrets: bool) -> str:
+    def _wg_quick(self, name: str, *, secrets: bool) -> str:
         from meshray.wireguard.conf import render
 
-        node = self._find(wire.text(request, "node", 63))
+        node = self._find(name)
         agent = self._agent
         own = node.id == self._state.me.id
         if secrets and not own:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
+import msgspec
+
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.device.reconciler import Reconciler
@@ -22,6 +24,7 @@ from meshray.agent.status.standing import Standing
 from meshray.linux.clock import boot_s
 from meshray.model.problem import Problem
 from meshray.model.ray_state import RayState
+from meshray.protocol.control import Summary, SummaryNode, SummaryPath, SummaryRay
 
 
 @dataclass(frozen=True)
@@ -87,23 +90,23 @@ async def with_machine(sources: Sources, snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, complaints=(*snapshot.complaints, *failed), notices=(*snapshot.notices, *warned))
 
 
-def summary_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> dict[str, object]:
-    """What ``init --json`` and ``join --json`` show of a node that is up; ``table`` is Ray's node table."""
+def summary_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Summary:
+    """What ``init --json`` and ``join --json`` report of a node that is up; ``table`` is Ray's node table."""
     me, mesh_map, forwards = sources.state.me, sources.state.map, sources.parts.forwards
     head = mesh_map.head
     path = path_to(snapshot_of(sources, None), head or mesh_map.hubs[0])
-    return {
-        "mesh": mesh_map.mesh.name,
-        "node": {"name": me.name, "ip": str(me.ip)},
-        "path": {"kind": path.kind, "transport": path.transport},
-        "ray": {
-            "alive": bool(table and me.ip in table and table[me.ip].alive),
-            "nodes": sum(1 for node in table.values() if node.alive) if table else 0,
-        },
-        "ray_address": str(mesh_map.gcs) if head and table else None,
-        "dashboard": f"http://{mesh_map.dashboard}" if head and table else None,
-        **({"local": forwards.urls()} if forwards is not None else {}),
-    }
+    return Summary(
+        mesh=str(mesh_map.mesh.name),
+        node=SummaryNode(str(me.name), str(me.ip)),
+        path=SummaryPath(path.kind, path.transport),
+        ray=SummaryRay(
+            alive=bool(table and me.ip in table and table[me.ip].alive),
+            nodes=sum(1 for node in table.values() if node.alive) if table else 0,
+        ),
+        ray_address=str(mesh_map.gcs) if head and table else None,
+        dashboard=f"http://{mesh_map.dashboard}" if head and table else None,
+        local=forwards.urls() if forwards is not None else msgspec.UNSET,
+    )
 
 
 def complaints_of(sources: Sources) -> Iterator[Problem]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from meshray.cli.driver import Driver
 from meshray.cli.options import json_option
 from meshray.cli.results import Dashboard, Result
-from meshray.cli.tables import child
 from meshray.errors import MeshrayError
 from meshray.model.ray_ports import PURPOSES
 
@@ -37,29 +34,24 @@ def dashboard_command(app: App, no_open: bool) -> Result:
     are shown.
     """
     from meshray.linux.user import User
+    from meshray.protocol.control import GetEnvironment
 
-    answer = app.control().ask("env")
-    driver = Driver.read(answer)
-    url = str(answer.get("dashboard_here") or driver.variables.get("RAY_API_SERVER_ADDRESS", ""))
+    found = app.control().ask(GetEnvironment())
+    url = found.dashboard_here or found.env.get("RAY_API_SERVER_ADDRESS", "")
     host, _, port = url.rpartition("/")[2].partition(":")
-    user = User.by_uid(driver.uid).name
+    user = User.by_uid(found.user_uid or 0).name
     result = Dashboard(
         url=url,
-        token=_token(driver.variables.get("RAY_AUTH_TOKEN_PATH", ""), app),
+        token=_token(found.env.get("RAY_AUTH_TOKEN_PATH", ""), app),
         ssh=f"ssh -N -L {port}:{host}:{port} {user}@{socket.gethostname()}",
-        ports=_ports(answer),
+        # An older agent does not report them, a newer one may report more.
+        ports={name: port for name, port in found.ray_ports.items() if name in PURPOSES},
     )
     if not (no_open or app.as_json) and _has_browser(app):
         import webbrowser
 
         webbrowser.open(url)
     return result
-
-
-def _ports(answer: Mapping[str, object]) -> dict[str, int]:
-    """The ports of the head's Ray; an older agent does not tell them."""
-    ports = child(answer, "ray_ports")
-    return {name: port for name in PURPOSES if isinstance(port := ports.get(name), int)}
 
 
 def _token(path: str, app: App) -> str:

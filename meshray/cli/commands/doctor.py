@@ -13,7 +13,6 @@ from meshray.cli.app import App
 from meshray.cli.complete import node_names
 from meshray.cli.options import json_option, yes_option
 from meshray.cli.results import DoctorResult, Result
-from meshray.cli.tables import children
 from meshray.errors import MeshrayError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
@@ -109,22 +108,24 @@ def _mended(app: App, found: DoctorResult, node: str, yes: bool) -> DoctorResult
 
 
 def _examine(app: App, node: str) -> DoctorResult:
+    from meshray.protocol.control import RunDoctor
+
     try:
-        answer = app.control().ask("doctor", timeout_s=_TIMEOUT_S, node=node)
+        report = app.control().ask(RunDoctor(node), timeout_s=_TIMEOUT_S)
     except UnreachableError as error:
         return _alone(app, error)
     except MeshrayError as error:
         if error.code != "not_root":
             raise
         return _alone(app, error)
-    return DoctorResult(tuple(children(answer, "checks")), str(answer.get("self", "")))
+    return DoctorResult(report.checks, report.node)
 
 
 def _alone(app: App, error: MeshrayError) -> DoctorResult:
     from meshray.doctor.examine import examine
 
     facts = _without_agent(app, error)
-    return DoctorResult(tuple(check.to_json() for check in examine(facts)), next(iter(facts.nodes), ""))
+    return DoctorResult(examine(facts), next(iter(facts.nodes), ""))
 
 
 def _without_agent(app: App, error: MeshrayError) -> Facts:

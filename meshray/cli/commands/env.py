@@ -30,7 +30,7 @@ def env_command(ctx: click.Context) -> Result | None:
     if ctx.invoked_subcommand is not None:
         return None
     app: App = ctx.obj
-    driver = Driver.read(app.control().ask("env"))
+    driver = Driver.of(app)
     leads = driver.leads(app.environ)
     return EnvResult({**driver.variables, **(driver.activation if leads else {})}, driver.programs, leads)
 

@@ -49,6 +49,7 @@ from meshray.raynode.user_environment import UserEnvironment
 if TYPE_CHECKING:
     from meshray.cli.lock_file import LockFile
     from meshray.node.enrolment import Enrolment
+    from meshray.protocol.control import Summary
     from meshray.raynode.versions import RayInstallation
 
 
@@ -244,7 +245,7 @@ def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) 
 
     given = require_few([Endpoint.parse(host, enrolment.mesh_port) for host in hosts], "--advertise")
 
-    def result(summary: bring_up.Summary) -> InitResult:
+    def result(summary: Summary) -> InitResult:
         endpoints = load_map(app.own_home).nodes[enrolment.node_id].endpoints
         if given:
             answer = app.api("POST", "/v1/advertise", {"endpoints": [str(endpoint) for endpoint in given]})
@@ -273,7 +274,7 @@ def _init(app: App, request: InitRequest, block: bool) -> Result | int:
         found = _prepare(app, request, advertised)
         token, enrolment = _create(home, request, found, undo)
 
-        def result(summary: bring_up.Summary) -> InitResult:
+        def result(summary: Summary) -> InitResult:
             undo.keep()
             return _result(app, summary, token, enrolment, found.endpoints, hub_only=request.hub_only)
 
@@ -409,7 +410,7 @@ def _lock(home: Home, path: str | None, undo: Undo) -> LockFile | None:
 
 def _result(
     app: App,
-    summary: bring_up.Summary,
+    summary: Summary,
     token: Token | None,
     enrolment: Enrolment,
     endpoints: tuple[Endpoint, ...],
@@ -418,17 +419,16 @@ def _result(
     already: bool = False,
 ) -> InitResult:
     from meshray.cli.join_line import join_line
-    from meshray.cli.tables import child
     from meshray.linux.user import User
 
-    node, port, text = child(summary, "node"), enrolment.mesh_port, token.encode() if token is not None else ""
+    port, text = enrolment.mesh_port, token.encode() if token is not None else ""
     return InitResult(
         token=text or None,
-        mesh=str(summary.get("mesh")),
-        name=str(node.get("name")),
-        ip=str(node.get("ip")),
-        ray_address=_text_or_none(summary.get("ray_address")),
-        dashboard=_text_or_none(summary.get("dashboard")),
+        mesh=summary.mesh,
+        name=summary.node.name,
+        ip=summary.node.ip,
+        ray_address=summary.ray_address,
+        dashboard=summary.dashboard,
         port=port,
         endpoints=tuple(map(str, endpoints)),
         hub_only=hub_only,
@@ -436,7 +436,7 @@ def _result(
         join_line=join_line(app, text) if text else "",
         head_line=join_line(app, text, "--head") if text else "",
         rootless=User.by_uid(enrolment.user_uid).name if enrolment.rootless and not already else "",
-        local={name: str(url) for name, url in child(summary, "local").items()},
+        local=summary.local or {},
         open_commands=tuple(_or_nothing(lambda: _open_commands(port))),
     )
 
@@ -453,7 +453,3 @@ def _or_nothing(ask: Callable[[], list[str]]) -> list[str]:
         return ask()
     except (MeshrayError, OSError):
         return []
-
-
-def _text_or_none(value: object) -> str | None:
-    return str(value) if value else None

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from meshray.model.enrol import EnrolAnswer, EnrolRequest
     from meshray.model.keys import PrivateKey
     from meshray.node.enrolment import Enrolment
+    from meshray.protocol.control import Summary
     from meshray.raynode.versions import RayInstallation
     from meshray.runtime.base import AgentRuntime
 
@@ -200,7 +201,7 @@ def _again(app: App, asked: JoinRequest, block: bool) -> Result | int | None:
     known = find_enrolment(home)
     if known is None or known.mesh_id != asked.token.mesh_id or known.taken_out:
         return None
-    return start_again(app, block, lambda summary: JoinResult(summary, fresh=False, already=True))
+    return start_again(app, block, lambda summary: JoinResult(summary).again())
 
 
 def _require_sense(asked: JoinRequest) -> None:
@@ -242,10 +243,9 @@ def _join(app: App, asked: JoinRequest, block: bool) -> Result | int:
         found = _prepare(app, asked)
         _enrol(app, home, asked, found, undo)
 
-        def result(summary: bring_up.Summary) -> JoinResult:
+        def result(summary: Summary) -> JoinResult:
             undo.keep()
-            env = found.matched.to_json() if found.matched is not None else None
-            return JoinResult(summary, env=env, udp_port=_silent_udp(summary, asked))
+            return JoinResult(_with_environment(summary, found.matched), udp_port=_silent_udp(summary, asked))
 
         if block:
             release()
@@ -253,10 +253,18 @@ def _join(app: App, asked: JoinRequest, block: bool) -> Result | int:
         return result(bring_up.start_and_follow(app, home))
 
 
-def _silent_udp(summary: bring_up.Summary, asked: JoinRequest) -> int:
+def _with_environment(summary: Summary, matched: Matched | None) -> Summary:
+    """The summary with the environment of ``--env match``."""
+    from msgspec.structs import replace
+
+    from meshray.protocol.control import MatchedEnvironment
+
+    return summary if matched is None else replace(summary, env=MatchedEnvironment(str(matched.folder), matched.built))
+
+
+def _silent_udp(summary: Summary, asked: JoinRequest) -> int:
     """The head's UDP port, where the tunnel had to do without it; else 0."""
-    path = summary.get("path")
-    is_relayed = isinstance(path, dict) and path.get("transport") == Transport.WSS and asked.transport == "auto"
+    is_relayed = summary.path.transport == Transport.WSS and asked.transport == "auto"
     return asked.token.coordinators[0].port if is_relayed else 0
 
 

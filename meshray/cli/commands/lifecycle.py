@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from meshray.cli import bring_up, output
 from meshray.cli.app import App
 from meshray.cli.options import json_option, parse_duration, yes_option
 from meshray.cli.results import JoinResult, Left, Result, Stopped
-from meshray.cli.tables import child, children
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
 from meshray.runtime.base import Answer, Command
@@ -22,6 +21,8 @@ from meshray.runtime.select import runtime_of
 
 if TYPE_CHECKING:
     from meshray.node.enrolment import Enrolment
+    from meshray.protocol.control import Summary
+    from meshray.protocol.status import Status
 
 #: The coordinator may be tried at several addresses, seconds.
 _API_S = 30.0
@@ -50,14 +51,16 @@ def up_command(app: App, coordinator: str | None) -> Result:
     home = app.own_home
 
     def start() -> Answer:
+        from meshray.protocol.codec import to_json
+
         app.require_root_of_node()
-        return start_node(app, home, coordinator)
+        return to_json(start_node(app, home, coordinator))
 
     words = ["up", "--json", *(["--coordinator", coordinator] if coordinator is not None else [])]
-    return JoinResult(runtime_of(home, app.environ).up(Command(words, start), app), fresh=False)
+    return JoinResult.of_other(runtime_of(home, app.environ).up(Command(words, start), app), fresh=False)
 
 
-def start_node(app: App, home: Home, coordinator: str | None = None) -> bring_up.Summary:
+def start_node(app: App, home: Home, coordinator: str | None = None) -> Summary:
     """Starts the agent where it does not run, and returns what it says when the node is up.
 
     Args:
@@ -103,7 +106,7 @@ def start_node(app: App, home: Home, coordinator: str | None = None) -> bring_up
     return summary
 
 
-def start_again(app: App, block: bool, result: Callable[[bring_up.Summary], Result]) -> Result | int:
+def start_again(app: App, block: bool, result: Callable[[Summary], Result]) -> Result | int:
     """Bring up the node that `init` or `join` found here already; with ``block`` in the foreground, where none runs.
 
     Args:
@@ -130,11 +133,12 @@ def _require_sole(app: App) -> None:
     """Raises TakenOver where this node is up, but another machine uses its identity as well."""
     from meshray.client.coordinator import TakenOver
     from meshray.model.node import ONE_IDENTITY
+    from meshray.protocol.control import GetStatus
 
-    status = app.control().ask("status")
-    for problem in children(status, "health"):
-        if problem.get("code") == ONE_IDENTITY and problem.get("node") == status.get("self"):
-            raise TakenOver(said=str(problem.get("text")))
+    status = app.control().ask(GetStatus())
+    for problem in status.health:
+        if problem.code == ONE_IDENTITY and problem.node == status.node:
+            raise TakenOver(said=problem.text)
 
 
 def _check_store(home: Home) -> None:
@@ -257,25 +261,27 @@ def _leave(app: App, home: Home, *, yes: bool, patience_s: int, local: bool) -> 
 def _give_up(home: Home) -> None:
     """The agent that runs tells nobody that it goes: the node is another machine."""
     from meshray.client.agent import ControlClient
+    from meshray.protocol.control import GiveUp
     from meshray.runtime import service
 
     if service.answers(home.control_socket):
-        ControlClient(home.control_socket).ask("give_up", timeout_s=_API_S)
+        ControlClient(home.control_socket).ask(GiveUp(), timeout_s=_API_S)
 
 
 def _drain(app: App, patience_s: int) -> None:
     """Waits until Ray has ended here, which it does as soon as it is idle, or until the time is over. A node that
     cannot be drained leaves all the same: whoever asked for it has no time."""
     from meshray.cli.ray_program import FoundRay
+    from meshray.protocol.control import GetStatus
 
     with app.progress() as progress:
         progress.stage("drain", "run", "Ray gets no more work here")
         deadline = time.monotonic() + patience_s
         try:
             # The map's word: the name may have been changed since this node enrolled.
-            ray = FoundRay.of(app, str(app.control().ask("status").get("self")))
+            ray = FoundRay.of(app, app.control().ask(GetStatus()).node)
             ray.drain(patience_s)
-            while idle_is_awaited(app.control().ask("status")) and time.monotonic() < deadline:
+            while idle_is_awaited(app.control().ask(GetStatus())) and time.monotonic() < deadline:
                 time.sleep(_DRAIN_POLL_S)
         except MeshrayError as error:
             progress.stage("drain", "fail", error.message)
@@ -283,11 +289,9 @@ def _drain(app: App, patience_s: int) -> None:
         progress.stage("drain", "ok", "" if time.monotonic() < deadline else f"tasks still ran after {patience_s} s")
 
 
-def idle_is_awaited(status: Mapping[str, object]) -> bool:
+def idle_is_awaited(status: Status) -> bool:
     """Whether the head still counts this node's Ray as ALIVE (pure)."""
-    me = status.get("self")
-    here = [node for node in children(status, "nodes") if node.get("name") == me]
-    return any(child(node, "ray").get("alive") is True for node in here)
+    return any(node.ray.alive is True for node in status.nodes if node.name == status.node)
 
 
 def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
@@ -340,6 +344,7 @@ def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
     """Where only the tunnel leads to the coordinator, it must be told while the tunnel stands."""
     from meshray.cli.enrolled import answers_directly
     from meshray.client.agent import ControlClient
+    from meshray.protocol.control import CallCoordinator
     from meshray.runtime import service
 
     if enrolment.hosts_coordinator or enrolment.taken_out or not service.answers(home.control_socket):
@@ -347,7 +352,7 @@ def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
     if answers_directly(enrolment):
         return False
     try:
-        ControlClient(home.control_socket).ask("api", timeout_s=_API_S, method="POST", path="/v1/leave", body=None)
+        ControlClient(home.control_socket).ask(CallCoordinator("POST", "/v1/leave"), timeout_s=_API_S)
     except MeshrayError:  # it is asked once more afterwards, and that is what is reported
         return False
     return True

@@ -165,8 +165,10 @@ def rotate_key(app: App, node: str) -> Result:
     Keys change by themselves after about 30 days. A hub with static peers (`meshray peer add`) keeps its key: their
     files name it.
     """
-    answer = app.control().ask("rotate_key", timeout_s=_ROTATE_S, node=node and app.word(node))
-    return NodeChanged(str(answer.get("node")), "rotated", {"public_key": str(answer.get("public_key"))})
+    from meshray.protocol.control import RotateKey
+
+    rotated = app.control().ask(RotateKey(node and app.word(node)), timeout_s=_ROTATE_S)
+    return NodeChanged(rotated.node, "rotated", {"public_key": rotated.public_key})
 
 
 @node_command.command("rename")

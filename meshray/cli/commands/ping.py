@@ -8,7 +8,6 @@ from meshray.cli.app import App
 from meshray.cli.complete import node_names
 from meshray.cli.options import json_option
 from meshray.cli.results import PingResult, Result
-from meshray.cli.tables import child
 
 #: Longer than the agent waits for one echo.
 _SILENCE_S = 10.0
@@ -28,14 +27,13 @@ def ping_command(app: App, node: str, count: int) -> Result:
 
     NODE is a name or an overlay address. Exit code 3 when nothing comes back.
     """
+    from meshray.protocol.control import Echo, Ping
+
     rtts: list[float | None] = []
-    last: dict[str, object] = {}
-    for event in app.control().stream("ping", timeout_s=_SILENCE_S, node=node, count=count):
-        if "seq" not in event:
-            last = dict(event)
-            continue
-        rtt = event.get("rtt_ms")
-        rtts.append(float(rtt) if isinstance(rtt, (int, float)) else None)
-        app.note(f"{node} {event.get('seq')}: " + (f"{rtts[-1]:.1f} ms" if rtts[-1] is not None else "no answer"))
-    others = last.get("others")
-    return PingResult(node, tuple(rtts), child(last, "path"), tuple(others) if isinstance(others, list) else ())
+
+    def show(echo: Echo) -> None:
+        rtts.append(echo.rtt_ms)
+        app.note(f"{node} {echo.seq}: " + (f"{echo.rtt_ms:.1f} ms" if echo.rtt_ms is not None else "no answer"))
+
+    done = app.control().watch(Ping(node, count), show, timeout_s=_SILENCE_S)
+    return PingResult(node, tuple(rtts), done.path, done.others)

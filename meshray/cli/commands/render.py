@@ -30,8 +30,10 @@ def wireguard(app: App, node: str, secrets: bool) -> Result:
     Example:
       meshray render wireguard gpu-2
     """
-    answer = app.control().ask("wireguard_secrets" if secrets else "wireguard", node=node)
-    return FileText("wireguard", str(answer.get("text", "")))
+    from meshray.protocol.control import GetWireGuard, GetWireGuardSecrets
+
+    answer = app.control().ask(GetWireGuardSecrets(node) if secrets else GetWireGuard(node))
+    return FileText("wireguard", answer.text)
 
 
 @render_command.command("systemd")

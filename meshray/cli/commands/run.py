@@ -30,7 +30,7 @@ def run_command(app: App, command: tuple[str, ...]) -> None:
     The command replaces meshray: its output and its exit code are its own. Ray's own environment is active for it,
     unless another one with a Ray is active already. With sudo it runs as the user who runs Ray.
     """
-    driver = Driver.read(app.control().ask("env"))
+    driver = Driver.of(app)
     environ = driver.apply(app.environ)
     environ["PATH"] = os.pathsep.join([environ["PATH"], *map(str, reversed(folders()))])
     program = shutil.which(command[0], path=environ["PATH"])

@@ -37,13 +37,22 @@ def status_command(app: App, wide: bool, watch: bool) -> Result | int:
     Exit code 3 when something is not as it should be; `meshray doctor` says more.
     """
     if not watch:
-        return StatusResult(app.control().ask("status"), wide)
+        return _status(app, wide)
     try:
         while True:
-            _redraw(app, StatusResult(app.control().ask("status"), wide))
+            _redraw(app, _status(app, wide))
             time.sleep(_WATCH_S)
     except (KeyboardInterrupt, InterruptedByUser):
         return 0
+
+
+def _status(app: App, wide: bool) -> StatusResult:
+    from meshray.protocol.codec import convert
+    from meshray.protocol.control import GetStatus
+    from meshray.protocol.status import Status
+
+    answer = app.control().ask_for_json(GetStatus())
+    return StatusResult(convert(answer, Status), answer, wide)
 
 
 def _redraw(app: App, result: StatusResult) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from meshray.cli import main
 from meshray.cli.app import App
 from meshray.errors import MeshrayError, UnreachableError
+from meshray.protocol.codec import convert, to_json
+from meshray.protocol.control import Request, Watch
+
+A = TypeVar("A")
+E = TypeVar("E")
 
 Answer = Mapping[str, object] | MeshrayError | list[Mapping[str, object]]
 
@@ -21,18 +26,28 @@ class FakeAgent:
     answers: dict[str, Answer] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, object]]] = field(default_factory=list)
 
-    def ask(self, op: str, *, timeout_s: float = 10, **fields: object) -> Mapping[str, object]:
-        *_, last = self.stream(op, timeout_s=timeout_s, **fields)
-        return last
+    def ask(self, request: Request[A], *, timeout_s: float = 10) -> A:
+        return convert(self.ask_for_json(request, timeout_s=timeout_s), request.answer_type())
 
-    def stream(self, op: str, *, timeout_s: float, **fields: object) -> Iterator[Mapping[str, object]]:
-        self.asked.append((op, fields))
+    def ask_for_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
+        return self._answers(request)[-1]
+
+    def watch(self, request: Watch[E, A], on_event: Callable[[E], None], *, timeout_s: float) -> A:
+        *events, answer = self._answers(request)
+        for event in events:
+            on_event(convert(event, request.event_type()))
+        return convert(answer, request.answer_type())
+
+    def _answers(self, request: Request[A]) -> list[Mapping[str, object]]:
+        asked = to_json(request)
+        op = str(asked.pop("op"))
+        self.asked.append((op, asked))
         answer = self.answers.get(
             op, UnreachableError("agent_down", "no agent runs on this machine", hint="meshray up")
         )
         if isinstance(answer, MeshrayError):
             raise answer
-        yield from answer if isinstance(answer, list) else [answer]
+        return answer if isinstance(answer, list) else [answer]
 
 
 class FakeApp(App):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from meshray.cli import bring_up, enrolled
@@ -24,22 +25,19 @@ from meshray.model.enrol import EnrolAnswer, EnrolRequest
 from meshray.model.keys import MeshSecret, PrivateKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import Node
+from meshray.model.path import PathKind, Transport
 from meshray.model.token import Token
 from meshray.node import cleanup as remains
 from meshray.node.enrolment import Enrolment
-from meshray.protocol.codec import WireError
+from meshray.protocol.codec import WireError, to_json
+from meshray.protocol.control import Summary, SummaryNode, SummaryPath, Up
 from meshray.runtime import own_endpoints, preflight, service
 from meshray.runtime.preflight import Route
 from meshray.wireguard import engines
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 
 TOKEN = Token("00112233aabbccdd", (Endpoint("192.0.2.1", 51888),), bytes(32), "1f2e3d4c", "a secret")
-SUMMARY: Mapping[str, object] = {
-    "mesh": "lab",
-    "node": {"name": "lab", "ip": "10.99.0.1"},
-    "path": {"kind": "self", "transport": None},
-    "ray": {"alive": False, "nodes": 0},
-}
+SUMMARY = Summary("lab", SummaryNode("lab", "10.99.0.1"), SummaryPath(PathKind.SELF))
 
 
 class Machine:
@@ -57,7 +55,7 @@ class Machine:
         self.withdrawal_fails: MeshrayError | None = None
         self.keys: list[str] = []
 
-    def start_and_follow(self, app: App, home: Home) -> Mapping[str, object]:
+    def start_and_follow(self, app: App, home: Home) -> Summary:
         self.done.append("start")
         assert Enrolment.load(home).name
         home.logs.mkdir(exist_ok=True)
@@ -269,7 +267,7 @@ def test_join_keeps_who_it_is(machine: Machine) -> None:
 def test_a_join_that_had_to_do_without_udp_says_what_it_costs(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    relayed = {**SUMMARY, "path": {"kind": "hub", "transport": "wss"}}
+    relayed = msgspec.structs.replace(SUMMARY, path=SummaryPath(PathKind.HUB, Transport.WSS))
     monkeypatch.setattr(bring_up, "start_and_follow", lambda app, home: relayed)
     assert "UDP port 51888 of the head does not answer" in join(machine).out
     machine.type_in("leave", "--yes")
@@ -340,7 +338,7 @@ def test_where_the_enrolment_cannot_be_undone_the_next_join_is_the_same_node(
 def test_the_head_s_own_init_ends_when_others_can_join(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     from meshray.client import agent as control
 
-    agent = FakeAgent({"progress": {"summary": SUMMARY}, "status": {"coordinator": {"reachable": False}}})
+    agent = FakeAgent({"progress": to_json(Up(summary=SUMMARY)), "status": {"coordinator": {"reachable": False}}})
     monkeypatch.setattr(control, "ControlClient", lambda _: agent)
     monkeypatch.setattr(bring_up, "_COORDINATOR_S", 0.0)
     init(machine)

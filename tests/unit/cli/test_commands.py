@@ -10,24 +10,30 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from meshray.cli import ray_program
+from meshray.cli import ray_program, status_table
 from meshray.cli.commands.lifecycle import idle_is_awaited
 from meshray.cli.commands.peer import best_endpoint, wg_quick
 from meshray.cli.examples import BY_COMMAND
 from meshray.cli.ray_program import find_ray_node
 from meshray.cli.results import StatusResult
-from meshray.cli.status_table import status_text
-from meshray.cli.tables import children
+from meshray.cli.tables import Paint, children, plain
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey
+from meshray.protocol.codec import convert
+from meshray.protocol.status import Status
 from tests.unit.cli.fakes import FakeAgent, Terminal, type_in
 
 STATUS = {**BY_COMMAND["status"].to_json(), "problems": [], "health": []}
+
+
+def status_text(status: Mapping[str, object], *, now: float, paint: Paint = plain) -> str:
+    return status_table.status_text(convert(status, Status), now=now, paint=paint)
 
 
 def test_status_shows_every_node_and_the_totals() -> None:
@@ -112,7 +118,7 @@ def test_status_passes_on_what_the_agent_says() -> None:
 def test_an_unhealthy_status_is_exit_code_3(change: dict[str, object]) -> None:
     outcome = type_in("status", agent=FakeAgent({"status": {**STATUS, **change}}))
     assert outcome.code == 3
-    assert StatusResult({}).exit_code == 3
+    assert StatusResult(Status(), {}).exit_code == 3
 
 
 def test_status_shows_the_fix_below_each_problem() -> None:
@@ -320,7 +326,7 @@ def test_a_node_whose_ray_is_away_can_be_drained_and_comes_back(monkeypatch: pyt
 def test_a_drained_node_leaves_when_its_own_ray_has_ended(alive: bool | None, awaited: bool) -> None:
     others = {"name": "head", "ray": {"alive": True}}
     status = {"self": "gpu-1", "nodes": [others, {"name": "gpu-1", "ray": {"alive": alive}}]}
-    assert idle_is_awaited(status) is awaited
+    assert idle_is_awaited(convert(status, Status)) is awaited
 
 
 def test_leave_is_told_a_wrong_time_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

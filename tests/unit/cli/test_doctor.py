@@ -13,12 +13,14 @@ from meshray.cli.output import coloured
 from meshray.cli.results import DoctorResult
 from meshray.doctor.repairs import AGENT, REPAIRS, planned
 from meshray.errors import MeshrayError
+from meshray.protocol.codec import to_json
+from meshray.protocol.doctor import Check, DoctorReport
 from tests.unit.cli.fakes import FakeAgent, FakeApp, type_in
 
 
-def check(code: str, status: str, node: str | None = None, **more: object) -> dict[str, object]:
-    fields: dict[str, object] = {"peer": None, "evidence": f"{code} seen", "fix": "", "repair": None}
-    return {"code": code, "title": f"the {code}", "status": status, "node": node, **fields, **more}
+def check(code: str, status: str, node: str | None = None, **more: str) -> Check:
+    fields = {"evidence": f"{code} seen", **more}
+    return Check(code, f"the {code}", status, node, **fields)  # type: ignore[arg-type]
 
 
 def test_causes_come_first_and_healthy_nodes_are_one_line() -> None:
@@ -83,7 +85,7 @@ def test_only_repairs_of_this_machine_are_planned_each_once_the_cause_first() ->
     assert planned(checks, "head") == ["firewall", "agent"]
 
 
-BROKEN = {"doctor": {"self": "head", "checks": [check("guard", "fail", "head", repair="firewall")]}}
+BROKEN = {"doctor": to_json(DoctorReport("head", (check("guard", "fail", "head", repair="firewall"),)))}
 
 
 def test_fix_asks_and_the_agent_mends() -> None:
@@ -104,7 +106,7 @@ def test_fix_without_a_terminal_changes_nothing() -> None:
 
 
 def test_fix_with_nothing_to_mend_asks_nobody() -> None:
-    agent = FakeAgent({"doctor": {"self": "head", "checks": [check("agent", "ok")]}})
+    agent = FakeAgent({"doctor": to_json(DoctorReport("head", (check("agent", "ok"),)))})
     assert type_in("doctor", "--fix", agent=agent).code == 0
 
 
@@ -192,7 +194,7 @@ def test_who_says_no_to_a_repair_changes_nothing(monkeypatch: pytest.MonkeyPatch
         raise MeshrayError("not_confirmed", "nothing was changed")
 
     monkeypatch.setattr(FakeApp, "confirm", say_no)
-    agent = FakeAgent({"doctor": {"self": "head", "checks": [check("ray_running", "fail", "head", repair="ray")]}})
+    agent = FakeAgent({"doctor": to_json(DoctorReport("head", (check("ray_running", "fail", "head", repair="ray"),)))})
     outcome = type_in("doctor", "--fix", agent=agent)
     assert asked == ["Start this node's Ray again. This interrupts what Ray runs on this node."]
     assert [op for op, _ in agent.asked] == ["doctor"]

@@ -27,4 +27,4 @@ def test_an_active_environment_with_a_ray_of_its_own_stays_first(tmp_path: Path)
 
 
 def test_a_node_that_knows_no_ray_changes_no_path() -> None:
-    assert Driver.read({"env": {"A": "1"}}).apply({"PATH": "/usr/bin"}) == {"A": "1", "PATH": "/usr/bin"}
+    assert Driver({"A": "1"}).apply({"PATH": "/usr/bin"}) == {"A": "1", "PATH": "/usr/bin"}

@@ -8,9 +8,11 @@ import io
 import json
 import logging
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from meshray.cli import envelope, output
@@ -24,6 +26,7 @@ from meshray.model.enrol import EnrolRequest
 from meshray.model.keys import PublicKey
 from meshray.model.node import HUB, Node, Versions
 from meshray.model.printable import escaped, escaped_lines, printable
+from meshray.model.problem import Problem
 from meshray.runtime.log_format import LogFormatter
 from tests.unit.agent.sample import WORKER_A
 
@@ -38,7 +41,11 @@ CLI = Path(output.__file__).parent
 def poisoned(value: Any) -> Any:
     """The value with EVIL at the end of each of its texts."""
     if isinstance(value, str):
-        return value + EVIL
+        return value if isinstance(value, Enum) else value + EVIL
+    if isinstance(value, msgspec.Struct):
+        return type(value)(*(poisoned(getattr(value, name)) for name in value.__struct_fields__))
+    if isinstance(value, Problem):
+        return Problem(*(poisoned(getattr(value, item.name)) for item in dataclasses.fields(value)))
     if isinstance(value, Mapping):
         return {poisoned(key) if key not in KEYS else key: poisoned(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -19,7 +20,8 @@ from meshray.cli.app import App
 from meshray.cli.registry import SECTIONS
 from meshray.errors import MeshrayError, RefusedError
 from meshray.home import Home
-from tests.unit.cli.fakes import FakeAgent, type_in
+from meshray.protocol.control import Request
+from tests.unit.cli.fakes import A, FakeAgent, type_in
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_no_agent_is_exit_code_5_and_says_that_there_is_no_mesh() -> None:
 
 def test_an_unexpected_exception_is_one_line_and_names_the_log(tmp_path: Path) -> None:
     class Broken(FakeAgent):
-        def ask(self, op: str, **fields: object) -> dict[str, object]:
+        def ask_for_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
             raise ZeroDivisionError("a bug\nof two lines")
 
     outcome = type_in("status", agent=Broken(), environ={"MESHRAY_HOME": str(tmp_path)})

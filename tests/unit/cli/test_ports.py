@@ -20,6 +20,8 @@ from meshray.model.environment import Environment
 from meshray.model.ray_ports import RayPorts
 from meshray.node.enrolment import Enrolment
 from meshray.node.map_cache import load_map
+from meshray.protocol.codec import convert
+from meshray.protocol.status import Status
 from meshray.runtime.rootless.runtime import Rootless
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN, Machine, machine
@@ -164,8 +166,8 @@ def test_wide_status_shows_what_is_not_the_default() -> None:
     assert any(row.startswith("head") and row.endswith("default") for row in rows)
     assert any(row.startswith("gpu-1") and row.endswith("metrics export 8500") for row in rows)
     # An agent of an older release tells none, a newer one may tell more.
-    status = {**shown.status, "nodes": [{"name": "a", "ray": {}}, {"name": "b", "ray": {"ports": {"later": 1}}}]}
-    assert text(replace(shown, status=status, wide=True))
+    status = {**shown.answer, "nodes": [{"name": "a", "ray": {}}, {"name": "b", "ray": {"ports": {"later": 1}}}]}
+    assert text(replace(shown, status=convert(status, Status), wide=True))
 
 
 def test_dashboard_shows_the_ports_that_were_chosen() -> None:

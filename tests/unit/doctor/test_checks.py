@@ -6,9 +6,11 @@ import pytest
 
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
+from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.errors import MeshrayError
 from meshray.model.path import PathKind, Transport
+from meshray.protocol.codec import to_json
+from meshray.protocol.doctor import Check
 from meshray.protocol.status import CoordinatorStatus, NodeStatus, Path, RayStatus, Status
 
 ALIVE = RayStatus(alive=True, resources={"CPU": 2.0, "memory": 1e9, "node:10.99.0.1": 1.0})
@@ -33,7 +35,7 @@ OTHER = node("gpu-2", 3, path=THROUGH_HUB)
 
 
 def failing(report: tuple[Check, ...]) -> list[tuple[str, str]]:
-    return [(check.code, check.node) for check in report if check.status == FAIL]
+    return [(check.code, check.node or "") for check in report if check.status == FAIL]
 
 
 def test_a_healthy_mesh_has_only_ok() -> None:
@@ -123,13 +125,13 @@ def test_a_mesh_without_ray_is_healthy() -> None:
 
 def test_one_node_only() -> None:
     report = examine(seen_by("gpu-1", HEAD, ME, OTHER), "gpu-2")
-    assert {check.node for check in report} == {"", "gpu-2"}
+    assert {check.node for check in report} == {None, "gpu-2"}
     with pytest.raises(MeshrayError, match="no node 'gpu-9'"):
         examine(seen_by("gpu-1", HEAD, ME, OTHER), "gpu-9")
 
 
 def test_json_has_the_fields_that_scripts_rely_on() -> None:
-    entry = examine(seen_by("gpu-1", HEAD, ME))[0].to_json()
+    entry = to_json(examine(seen_by("gpu-1", HEAD, ME))[0])
     assert {"code", "title", "status", "node", "evidence", "fix"} <= entry.keys()
     assert entry["node"] is None
 

@@ -27,9 +27,10 @@ from meshray.doctor.control.facts import (
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts
 from meshray.doctor.path.facts import PathFacts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
+from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.model.node import NODE_IDENTITY
 from meshray.model.problem import Problem
+from meshray.protocol.doctor import Check
 from tests.unit.doctor.test_checks import HEAD, ME, OTHER, seen_by
 
 AT = "203.0.113.10:51888"
@@ -65,7 +66,7 @@ def first_fail(checks: tuple[Check, ...]) -> Check:
 
 
 def of(code: str, checks: tuple[Check, ...]) -> Check:
-    (found,) = [check for check in checks if check.code == code and check.node in ("gpu-1", "")]
+    (found,) = [check for check in checks if check.code == code and check.node in ("gpu-1", None)]
     return found
 
 

@@ -17,7 +17,7 @@ from meshray.doctor.device.facts import DOWN, FOREIGN, MISSING, SILENT, UP, Devi
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, HostFacts, NodeFacts
 from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
-from meshray.doctor.report import FAIL, Check
+from meshray.doctor.report import FAIL
 from meshray.doctor.routes.facts import MISSING as MISSING_ROUTE
 from meshray.doctor.routes.facts import OWN, OtherNetwork, RoutingFacts, StolenRoute
 from meshray.doctor.specs import GROUND, HOST
@@ -30,6 +30,7 @@ from meshray.firewall.backends.ufw import Ufw
 from meshray.firewall.programs import run_program
 from meshray.firewall.ruleset import Chain, Table
 from meshray.model.address import OverlayNetwork
+from meshray.protocol.doctor import Check
 from meshray.runtime.preflight import Route, require_no_clash
 from meshray.wireguard.link import Link, foreign_interface
 from tests.harm import harms

@@ -16,10 +16,11 @@ from meshray.doctor.firewall.checks import guard
 from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.doctor.machine import checks as machine_checks
 from meshray.doctor.machine.facts import Folder, MachineFacts, ProcessLimits, ProxyEnvironment
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
+from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.doctor.routes import checks as routes_checks
 from meshray.doctor.routes.facts import OtherNetwork, RoutingFacts, StolenRoute
 from meshray.doctor.specs import GROUND, HOST
+from meshray.protocol.doctor import Check
 
 GB = 1024**3
 SPECS = (*GROUND, *HOST)

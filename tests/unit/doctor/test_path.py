@@ -11,8 +11,9 @@ from meshray.doctor.control.facts import RIGHT, ControlFacts, EndpointSeen
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts, NodeFacts, decode, encode
 from meshray.doctor.path.facts import PathFacts, PeerFacts
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
+from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.model.path import PathKind, Transport
+from meshray.protocol.doctor import Check
 from meshray.protocol.status import Path
 from tests.unit.doctor.test_checks import node, seen_by
 
@@ -62,7 +63,7 @@ def with_peer(one: NodeFacts, peer: str, **changes: object) -> NodeFacts:
 
 
 def failing(report: tuple[Check, ...]) -> list[tuple[str, str, str]]:
-    return [(check.code, check.node, check.peer) for check in report if check.status == FAIL]
+    return [(check.code, check.node or "", check.peer or "") for check in report if check.status == FAIL]
 
 
 def of(code: str, report: tuple[Check, ...], name: str = "gpu-1") -> Check:

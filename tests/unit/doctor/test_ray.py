@@ -23,8 +23,9 @@ from meshray.doctor.ray.facts import (
     RayProcess,
     TableRow,
 )
-from meshray.doctor.report import FAIL, OK, SKIP, WARN, Check
+from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.model.path import PathKind, Transport
+from meshray.protocol.doctor import Check
 from meshray.protocol.status import CoordinatorStatus, NodeStatus, Path, RayStatus, Status
 
 NAMES = ("head", "gpu-1", "gpu-2")
@@ -106,7 +107,7 @@ def dialled(broken: Mapping[tuple[str, str], tuple[PortSeen, ...]]) -> Facts:
 
 
 def failing(facts: Facts) -> list[tuple[str, str, str]]:
-    return [(check.code, check.node, check.peer) for check in examine(facts) if check.status == FAIL]
+    return [(check.code, check.node or "", check.peer or "") for check in examine(facts) if check.status == FAIL]
 
 
 def only(facts: Facts, code: str, node: str) -> Check:

@@ -31,7 +31,7 @@ def everywhere(status: str) -> list[Finding]:
 def hidden_by(cause: Finding, facts: Facts = FACTS) -> set[tuple[str, str]]:
     specs = (spec("cause", [cause]), spec("effect", everywhere(FAIL), "cause"))
     checks = [check for check in examine(facts, specs=specs) if check.code == "effect"]
-    return {(check.node, check.peer) for check in checks if check.status == SKIP}
+    return {(check.node or "", check.peer or "") for check in checks if check.status == SKIP}
 
 
 def test_what_fails_for_the_mesh_hides_all_behind_it() -> None:

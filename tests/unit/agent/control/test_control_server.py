@@ -5,28 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from meshray.agent.control.control_server import ControlServer
 from meshray.agent.status.progress import Emit
+from meshray.protocol.control import Done, FollowProgress
 
 
 def test_an_end_in_the_middle_of_an_answer_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = asyncio.Event()
 
-    async def forever(request: Mapping[str, object], emit: Emit) -> Mapping[str, object]:
+    async def forever(request: FollowProgress, emit: Emit) -> Done:
         asked.set()
         await asyncio.Event().wait()
-        return {}
+        return Done()
 
     async def agent() -> None:
-        server = ControlServer({"follow": forever}, {}, os.getuid())
+        server = ControlServer({FollowProgress: forever}, {}, os.getuid())
         await server.open(tmp_path / "socket")
         _, writer = await asyncio.open_unix_connection(str(tmp_path / "socket"))
-        writer.write(b'{"op": "follow"}\n')
+        writer.write(b'{"op": "progress"}\n')
         await asyncio.wait_for(asked.wait(), 5)
         server.close()
         writer.close()

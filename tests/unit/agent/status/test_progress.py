@@ -1,20 +1,22 @@
 """Progress: who comes late is told all of it, until the node is up."""
 
 import asyncio
-from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from meshray.agent.status.progress import Progress
 from meshray.errors import MeshrayError
+from meshray.protocol.codec import to_json
+from meshray.protocol.control import Summary, Up
 
 
 async def test_late_and_early_followers_hear_the_same() -> None:
     progress = Progress()
-    heard: list[list[Mapping[str, object]]] = [[], [], []]
+    heard: list[list[msgspec.Struct]] = [[], [], []]
 
-    async def follow(into: list[Mapping[str, object]]) -> Mapping[str, object]:
-        async def emit(event: Mapping[str, object]) -> None:
+    async def follow(into: list[msgspec.Struct]) -> Up:
+        async def emit(event: msgspec.Struct) -> None:
             into.append(event)
 
         return await progress.follow(emit)
@@ -28,10 +30,10 @@ async def test_late_and_early_followers_hear_the_same() -> None:
     await asyncio.sleep(0)
     progress.set("overlay", "ok", "10.99.0.2")
     progress.set("ray", "skip")
-    progress.finish({"mesh": "lab"})
-    assert await early == await late == {"stage": "up", "state": "ok", "summary": {"mesh": "lab"}}
+    progress.finish(Summary(mesh="lab"))
+    assert await early == await late == Up("up", "ok", Summary(mesh="lab"))
     assert heard[0] == heard[1]
-    assert [event["state"] for event in heard[0]] == ["run", "ok", "skip"]
+    assert [to_json(event)["state"] for event in heard[0]] == ["run", "ok", "skip"]
     # The node is up: only how each stage is.
     assert await follow(heard[2]) == await early
     assert heard[2] == heard[0][1:]
@@ -41,10 +43,10 @@ async def test_a_failed_stage_is_an_error_until_it_is_reached_all_the_same() -> 
     progress = Progress()
     progress.fail("overlay", MeshrayError("no_handshake", "silence"))
 
-    async def emit(event: Mapping[str, object]) -> None: ...
+    async def emit(event: msgspec.Struct) -> None: ...
 
     with pytest.raises(MeshrayError, match="silence"):
         await progress.follow(emit)
     progress.set("overlay", "ok")
-    progress.finish({})
-    assert (await progress.follow(emit))["stage"] == "up"
+    progress.finish(Summary())
+    assert (await progress.follow(emit)).stage == "up"
