@@ -22,7 +22,7 @@ Sink = Callable[[bytes], object]
 
 
 class Progress(Protocol):
-    """Told of every stage; a context manager."""
+    """Shows stages; a context manager."""
 
     def __enter__(self) -> Progress: ...
 

@@ -1,7 +1,7 @@
 """The public addresses that a cloud maps to this machine, which the machine itself does not see.
 
-AWS, GCP, Azure and OpenStack tell them at the same link-local address, each in its own words; all are
-asked at once, and who does not answer in time is none of them.
+AWS, GCP, Azure and OpenStack publish them at the same link-local address, each in its own format. All formats are
+tried at once; a cloud that does not answer in time is not the one on which this machine runs.
 
 >>> await public_addresses()
 [IPv4Address('203.0.113.7')]
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 BASE = "http://169.254.169.254"
-#: On a machine outside any cloud nobody answers, and `meshray init` waits this long, seconds.
+#: Outside a cloud nothing answers, and `meshray init` waits this long, seconds.
 TIMEOUT_S = 1.0
 #: Far above any real answer; the rest of a larger one is not read.
 _MAX_BYTES = 64 * 1024
@@ -28,22 +28,22 @@ _AWS_TOKEN = "/latest/api/token"  # noqa: S105 - a path
 _EC2_ADDRESS = "/latest/meta-data/public-ipv4"
 _GCP = "/computeMetadata/v1/instance/network-interfaces/?recursive=true"
 _AZURE = "/metadata/instance/network?api-version=2021-02-01"
-#: Where Azure tells the addresses of the newer kind ("standard SKU"), behind which it sees a load balancer.
+#: Azure lists addresses of the newer kind ("standard SKU") here: it regards them as a load balancer's.
 _AZURE_BALANCER = "/metadata/loadbalancer?api-version=2020-10-01"
-#: By which names the answers hold public addresses.
+#: The names of the fields that hold public addresses.
 _KEYS = frozenset({"externalIp", "publicIpAddress", "frontendIpAddress"})
 
 
 async def public_addresses(base: str = BASE, timeout_s: float = TIMEOUT_S) -> list[IPv4Address]:
-    """What the cloud's metadata service says, without duplicates; empty outside a cloud.
+    """Return what the cloud's metadata service reports, without duplicates; empty outside a cloud.
 
     Args:
-        base: where the service is; another one in tests.
-        timeout_s: for all of it.
+        base: the URL of the service.
+        timeout_s: for all requests together.
     """
     import aiohttp
 
-    # Never through a proxy: it would tell its own machine's address.
+    # Never through a proxy: it would answer with the address of its own machine.
     async with aiohttp.ClientSession(trust_env=False) as session:
         questions = (
             _aws(session, base),
@@ -89,7 +89,7 @@ async def _ask(session: aiohttp.ClientSession, method: str, url: str, headers: M
 
 
 def _addresses_in(value: object, depth: int = 12) -> Iterator[IPv4Address]:
-    """Every address under one of the known names, wherever it stands."""
+    """Yield every address in a field with one of the known names, at any depth."""
     if depth == 0:
         return
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""The form of log lines: what nodes say in them stays within its line and reaches no terminal as a command.
+"""The format of log lines. Text from other nodes stays within its line and reaches no terminal as a command.
 
 >>> handler.setFormatter(formatter(os.environ))
 
-MESHRAY_LOG          debug, info (the default), warning or error: from which level on meshray logs.
+MESHRAY_LOG          debug, info (the default), warning or error: the lowest level that is logged.
 MESHRAY_LOG_FORMAT   text (the default) or json: one object a line, with time, level, logger, message and exception.
 """
 
@@ -35,7 +35,7 @@ class LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text."""
         own = copy(record)
-        own.exc_text = None  # another handler may have formatted the traceback in its way
+        own.exc_text = None  # another handler may have formatted the traceback differently
         return super().format(own)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -52,7 +52,7 @@ class LogFormatter(logging.Formatter):
 
 
 class JournalFormatter(LogFormatter):
-    """The message, each line of it with its priority, from which the journal makes its own levels."""
+    """The message, each line with the priority from which the journal derives its own levels."""
 
     def __init__(self) -> None:
         super().__init__("%(message)s")
@@ -95,20 +95,20 @@ def formatter(environ: Mapping[str, str], *, journal: bool = False) -> logging.F
 
 
 def require_valid(environ: Mapping[str, str]) -> None:
-    """Raise UsageError where MESHRAY_LOG or MESHRAY_LOG_FORMAT holds a word that is none of theirs."""
+    """Raise UsageError if MESHRAY_LOG or MESHRAY_LOG_FORMAT holds an unknown word."""
     _setting(LEVEL, _LEVELS, environ)
     _setting(FORMAT, _FORMATS, environ)
 
 
 def settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the two variables that are set."""
+    """Return the variables of the two that are set."""
     return {name: environ[name] for name in (LEVEL, FORMAT) if environ.get(name)}
 
 
 def set_levels(environ: Mapping[str, str]) -> None:
-    """Let this process log from the level of MESHRAY_LOG on.
+    """Log from the level of MESHRAY_LOG on in this process.
 
-    What libraries log for their own developers is left out with debug too: netlink messages hold keys.
+    Debug messages of libraries are always left out: netlink messages hold keys.
 
     Raises:
         UsageError: MESHRAY_LOG holds another word.
@@ -119,7 +119,7 @@ def set_levels(environ: Mapping[str, str]) -> None:
 
 
 def error_of(line: str) -> str:
-    """Return the error that a line of the agent's log tells, in either form; empty where it tells none.
+    """Return the error in a line of the agent's log, in either format; empty if it has none.
 
     >>> error_of('{"level": "error", "message": "the disk is full"}')
     'the disk is full'

@@ -1,4 +1,4 @@
-"""Where agent and coordinator log: in a file, which `meshray logs` shows, and beside it where a supervisor listens.
+"""Where agent and coordinator log: to a file, which `meshray logs` shows, and also to a supervisor that reads logs.
 
 standard error is the journal, a pipe or that of pid 1   ──► also there
 pid 1 is the first process of a node's container         ──► also to its standard error: `docker logs`
@@ -21,13 +21,15 @@ from meshray.runtime.log_format import formatter, set_levels
 DESCRIPTOR = "MESHRAY_LOG_FD"
 _STDERR = 2
 _FIRST = b"meshray.runtime.container.first"
-#: A write of no more bytes to a pipe that is ready does not wait (POSIX's PIPE_BUF).
+#: A write of at most this many bytes to a pipe that is ready does not block (POSIX's PIPE_BUF).
 _ONE_WRITE = select.PIPE_BUF
 
 
 class DescriptorHandler(logging.Handler):
-    """Writes lines to a descriptor and never waits for its reader: lines for which there is no room are dropped, and
-    their number is written when there is room again."""
+    """Writes lines to a descriptor and never waits for its reader.
+
+    Lines for which there is no room are dropped, and their number is written when there is room again.
+    """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ class DescriptorHandler(logging.Handler):
 
 
 def start_logging(handler: logging.Handler, environ: Mapping[str, str], beside: int | None) -> None:
-    """Send what this process logs to the handler, and to the descriptor ``beside`` where there is one.
+    """Send the log of this process to the handler, and to the descriptor ``beside`` if there is one.
 
     Raises:
         UsageError: as `meshray.runtime.log_format.require_valid` does.
@@ -80,9 +82,9 @@ def start_logging(handler: logging.Handler, environ: Mapping[str, str], beside: 
 
 
 def find_listener(environ: Mapping[str, str]) -> int | None:
-    """Return a descriptor of where somebody waits for this process' log besides the file; None where nobody does.
+    """Return a new descriptor on which a supervisor reads this process's log; None if there is none.
 
-    It is a new one, which programs that this process starts inherit only where they are given it by number.
+    Programs that this process starts inherit it only if they are given its number.
     """
     descriptor = sys.stderr.fileno()
     if _is_listened_to(descriptor, environ):
@@ -96,7 +98,7 @@ def find_listener(environ: Mapping[str, str]) -> int | None:
 
 
 def given_descriptor(environ: Mapping[str, str]) -> int | None:
-    """Return the descriptor that the agent gave to this process, None where there is none."""
+    """Return the descriptor that the agent gave to this process; None if it gave none."""
     number = environ.get(DESCRIPTOR, "")
     if not number.isdecimal():
         return None
@@ -109,7 +111,7 @@ def given_descriptor(environ: Mapping[str, str]) -> int | None:
 
 
 def is_journal(descriptor: int, environ: Mapping[str, str]) -> bool:
-    """Whether it is the stream to the journal that systemd named (JOURNAL_STREAM, systemd.exec(5))."""
+    """Return whether this is the stream to the journal that systemd named (JOURNAL_STREAM, systemd.exec(5))."""
     try:
         about = os.fstat(descriptor)
     except OSError:
@@ -121,7 +123,7 @@ def _is_listened_to(descriptor: int, environ: Mapping[str, str]) -> bool:
     try:
         about = os.fstat(descriptor)
         if os.isatty(descriptor):
-            return False  # somebody is watching, whom progress and errors are for
+            return False  # a user is watching, for whom progress and errors are meant
         if stat.S_ISFIFO(about.st_mode) or is_journal(descriptor, environ):
             return True
         first = Path(f"/proc/1/fd/{_STDERR}").stat()

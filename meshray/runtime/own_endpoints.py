@@ -1,6 +1,6 @@
-"""By which addresses others may reach this machine: those of its interfaces, and the cloud's public ones.
+"""The addresses at which others may reach this machine: those of its interfaces, and public ones of the cloud.
 
-A joining machine tries all of them at once, so one too many costs little and one too few costs the mesh.
+A joining machine tries all of them at once. A superfluous address costs little; a missing one prevents the join.
 
 >>> await find_endpoints(51888)
 (Endpoint(host='203.0.113.7', port=51888), Endpoint(host='192.168.1.20', port=51888))
@@ -21,11 +21,11 @@ Address = IPv4Address | IPv6Address
 
 
 async def find_endpoints(port: int) -> tuple[Endpoint, ...]:
-    """Public addresses first, then those of the interfaces, all with this port; no more than others take."""
+    """Return public addresses, then those of the interfaces, with this port; at most as many as a token holds."""
     public, own = await asyncio.gather(public_addresses(), asyncio.to_thread(interface_addresses))
     return endpoints_of(public, own, port)
 
 
 def endpoints_of(public: Iterable[Address], own: Iterable[Address], port: int) -> tuple[Endpoint, ...]:
-    """The same of addresses that are known: what the cloud tells is reached from outside, whatever it looks like."""
+    """Return the endpoints of known addresses. An address that the cloud reports is public, whatever it looks like."""
     return choose_endpoints([Endpoint(str(ip), port) for ip in public], (Endpoint(str(ip), port) for ip in own))

@@ -1,7 +1,8 @@
-"""The first process of a container (pid 1): the kernel makes it the parent of every orphan, and ignores for it every
-signal without a handler. So the program itself runs as its child.
+"""The first process of a container (pid 1), which starts the program as its child.
 
-    pid 1   passes signals on, reaps whoever ended, ends with the program's exit code
+The kernel makes pid 1 the parent of every orphan, and ignores every signal to it that has no handler.
+
+    pid 1   forwards signals, reaps processes that ended, ends with the program's exit code
       └── meshray join … --block
 """
 
@@ -12,7 +13,7 @@ import os
 import signal
 import sys
 
-#: What people and container engines send. The rest stops, traces or kills a process itself.
+#: Signals that users and container engines send. All others stop, trace or kill a process anyway.
 PASSED_ON = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -25,7 +26,7 @@ PASSED_ON = (
 
 
 def run_as_first() -> None:
-    """Returns in a child, which goes on as the program; this process ends with it."""
+    """Return in a child process, which becomes the program. This process ends with the child."""
     # A signal between the fork and the handlers would be lost: it waits until there are some.
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     child = os.fork()
@@ -44,7 +45,7 @@ def _pass_on(child: int, number: int) -> None:
 
 
 def _reap_until(child: int) -> int:
-    """Waits for everybody who ends; returns the child's exit code."""
+    """Reap every process that ends; return the child's exit code when the child ends."""
     while True:
         pid, status = os.wait()
         if pid == child:
@@ -53,6 +54,6 @@ def _reap_until(child: int) -> int:
 
 
 def shell_code(status: int) -> int:
-    """The exit code, as a shell would name it, of what `os.wait` told: a signal's is 128 more than its number."""
+    """Return a shell's exit code for a status of `os.wait`: for a signal, 128 plus its number."""
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code

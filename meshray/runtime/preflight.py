@@ -104,7 +104,7 @@ def require_no_clash(network: OverlayNetwork, routes: Sequence[Route], *, chosen
         f"the overlay {network} overlaps a route of this machine: {found}",
         hint=f"meshray init --network {free}"
         if chosen_here
-        else f"on the head, make the mesh anew with another network: meshray init --network {free}; or have what uses "
+        else f"on the head, make the mesh again with another network: meshray init --network {free}; or have what uses "
         f"{found.network} here take other addresses",
     )
 

@@ -1,4 +1,4 @@
-"""The agent as a service: a systemd unit where systemd runs this machine, else a background process.
+"""The agent as a service: a systemd unit if systemd manages this machine, else a background process.
 
 >>> start(home)
 >>> is_running(home)
@@ -29,22 +29,22 @@ SYSTEMD, BACKGROUND = "systemd", "background"
 #: Forces one of the two.
 VARIABLE = "MESHRAY_SERVICE"
 UNIT_FOLDER = Path("/etc/systemd/system")
-#: What the agent may need of the environment in which the user typed.
+#: Variables of the user's environment that the agent may need.
 _PASSED_ON = (
     *("MESHRAY_WIREGUARD", "MESHRAY_ENGINE", log_format.LEVEL, log_format.FORMAT),
     *("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"),
 )
-#: Until the control socket answers, seconds. A slow machine imports for a while.
+#: Time limit until the control socket answers, seconds. Imports take long on a slow machine.
 _START_S = 90.0
-#: Ray's processes, then the tunnel and the firewall are taken down one after another.
+#: Time limit for stopping Ray, the tunnel and the firewall rules, which end one after another, seconds.
 STOP_S = 60.0
 _POLL_S = 0.05
 
 
 def choose(environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
-    """SYSTEMD or BACKGROUND. Pure.
+    """Return SYSTEMD or BACKGROUND (pure).
 
-    A state folder that the user named stays in the background: it is an experiment or a second node, and
+    A node with a state folder that the user chose runs in the background: it is an experiment or a second node, and
     there is only one unit.
 
     Raises:
@@ -60,15 +60,16 @@ def choose(environ: Mapping[str, str], *, systemd_runs: bool, euid: int) -> str:
 
 
 def require_valid(environ: Mapping[str, str]) -> None:
-    """Raises UsageError where MESHRAY_SERVICE, MESHRAY_LOG or MESHRAY_LOG_FORMAT holds a word that `start` would
-    refuse."""
+    """Raise UsageError if MESHRAY_SERVICE, MESHRAY_LOG or MESHRAY_LOG_FORMAT holds a word that `start` would refuse."""
     log_format.require_valid(environ)
     choose(environ, systemd_runs=False, euid=os.geteuid())
 
 
 def systemd_runs_here() -> bool:
-    """systemd is up and is about this very machine: in a network or mount namespace of its own a unit would start
-    outside of it."""
+    """Return whether systemd runs and manages this very machine.
+
+    If this process is in a network or mount namespace of its own, a unit would start outside of it.
+    """
     if not Path("/run/systemd/system").is_dir() or find_program("systemctl", os.environ) is None:
         return False
     try:
@@ -80,12 +81,12 @@ def systemd_runs_here() -> bool:
 
 
 def is_running(home: Home) -> bool:
-    """Whether the agent's process runs, however it was started."""
+    """Return whether the agent's process runs, however it was started."""
     return _agent(home).pid is not None
 
 
 def runs_from(home: Home) -> Path | None:
-    """The environment from which the agent runs; None where it does not, or that cannot be told."""
+    """Return the Python environment from which the agent runs; None if it does not run or that is unknown."""
     pid = _agent(home).pid
     if pid is None:
         return None
@@ -96,7 +97,7 @@ def runs_from(home: Home) -> Path | None:
 
 
 def start(home: Home, environ: Mapping[str, str] = os.environ) -> str:
-    """Starts the agent and returns SYSTEMD or BACKGROUND when its control socket answers.
+    """Start the agent, and return SYSTEMD or BACKGROUND when its control socket answers.
 
     Raises:
         MeshrayError: ``agent_failed`` with the last line of its log.
@@ -119,7 +120,7 @@ def start(home: Home, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def stop(home: Home, grace_s: float = STOP_S) -> bool:
-    """Ends the agent, which takes the node down; SIGKILL after ``grace_s`` seconds.
+    """Stop the agent, which takes the node down; send SIGKILL after ``grace_s`` seconds.
 
     Returns:
         Whether it ran.
@@ -141,26 +142,26 @@ def stop(home: Home, grace_s: float = STOP_S) -> bool:
 
 
 def uninstall(home: Home) -> None:
-    """Removes the unit, if it is this node's."""
+    """Remove the unit if it is this node's."""
     if _unit_is_for(home):
         _unit_file().unlink(missing_ok=True)
         _systemctl("daemon-reload")
 
 
 def unit_text(home: Home, environ: Mapping[str, str]) -> str:
-    """The unit with which this meshray would run this node."""
+    """Return the unit with which this meshray would run this node."""
     from meshray.render import systemd_unit
 
     return systemd_unit(home, Path(sys.executable), passed_on(environ))
 
 
 def passed_on(environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings that go into the unit. Everybody can read a unit, so a proxy with a password does not."""
+    """Return the settings for the unit. All users can read a unit, so a proxy with a password is left out."""
     return {name: environ[name] for name in _PASSED_ON if environ.get(name) and "@" not in environ[name]}
 
 
 def last_words(home: Home) -> str:
-    """The last error that the agent wrote before it ended, for a message; empty where there is none."""
+    """Return the last error that the agent logged, for a message; empty if there is none."""
     with contextlib.suppress(OSError):
         lines = (home.logs / "agent.log").read_text(errors="replace").strip().splitlines()[-20:]
         errors = [error for line in lines if (error := log_format.error_of(line))]
@@ -169,7 +170,7 @@ def last_words(home: Home) -> str:
 
 
 def last_line(log: Path) -> str:
-    """What a log ends with, for a message; says so where there is nothing."""
+    """Return the last line of a log, for a message; a remark if the log is empty."""
     with contextlib.suppress(OSError):
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line[:1].strip()]
         if lines:
@@ -228,7 +229,7 @@ def _wait_until_it_answers(home: Home) -> None:
         if answers(home.control_socket):
             return
         if not is_running(home):
-            # A process that was just started writes its pid file itself a moment later.
+            # A process that has just started writes its pid file a moment later.
             time.sleep(_POLL_S)
             if not is_running(home) and not answers(home.control_socket):
                 raise _failed(home, "meshray logs agent")
@@ -237,7 +238,7 @@ def _wait_until_it_answers(home: Home) -> None:
 
 
 def answers(path: Path) -> bool:
-    """Whether somebody listens at this control socket."""
+    """Return whether a process listens on this control socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

@@ -1,8 +1,7 @@
-"""The environment of the session in which meshray was typed, also behind sudo, which passes on nearly nothing of it.
+"""The environment of the session in which the user typed meshray, even behind sudo, which removes most of it.
 
-sudo itself was started with the user's environment, and the kernel shows it: /proc/PID/environ of the sudo process
-above this one (proc_pid_environ(5): as of its start, whatever it has removed since). What is read there goes to
-programs of that user only.
+sudo itself was started with the user's environment. The kernel shows it in /proc/PID/environ of the sudo process above
+this one, as of its start (proc_pid_environ(5)). It is passed to programs of that user only.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _PROC = Path("/proc")
-#: What sudo sets for its target user, and the user's own value of which counts.
+#: Variables that sudo sets for its target user; the user's own values count.
 _SUDOS = frozenset({"HOME", "LOGNAME", "MAIL", "PATH", "SHELL", "TERM", "USER", "USERNAME"})
-#: A sudo is a few processes above; this many are looked at.
+#: sudo is a few processes above; at most this many are examined.
 _MOST_ANCESTORS = 16
 
 
 def session_environment(environ: Mapping[str, str], proc: Path = _PROC, pid: int | None = None) -> dict[str, str]:
-    """Return the environment of the user's session; this process' own where sudo is not above it.
+    """Return the environment of the user's session; that of this process if it was not started by sudo.
 
     Args:
-        environ: of this process. What was given to sudo by name (``sudo NAME=VALUE meshray …``) is in it, and counts.
-        pid: of the process to begin with; None: this one.
+        environ: of this process. It has the variables of ``sudo NAME=VALUE meshray …``, which take precedence.
+        pid: the process to begin with; None: this one.
     """
     sudo_uid = environ.get("SUDO_UID", "")
     if not sudo_uid.isdecimal():

@@ -1,4 +1,4 @@
-"""The machine's own ssh client: as a way to one port of another machine, and to run one command there.
+"""The machine's own ssh client: as a connection to one port of another machine, and to run one command there.
 
 >>> target = SshTarget.parse("ssh://ana@head.example.org:2222")
 >>> target.argv("-W", "127.0.0.1:51888")
@@ -23,26 +23,26 @@ from typing import IO, Any
 from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.linux.user import User
 
-#: What ssh itself exits with when it, and not the command, failed.
+#: The exit code of ssh when ssh itself failed, not the command.
 SSH_FAILED = 255
-#: A dead peer is noticed within a minute; an address that swallows packets within ten seconds.
+#: ssh notices a dead peer within a minute, and an address that drops packets within ten seconds.
 _OPTIONS = ("-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3")
 _URL = re.compile(
     r"ssh://(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[A-Za-z0-9_][\w.-]*))"
     r"(?::(?P<port>[0-9]{1,5}))?/?",
     re.ASCII,
 )
-#: So much of what ssh says is read, bytes; the end of it tells the cause.
+#: At most this much of ssh's messages is read, bytes; the cause is at the end.
 _MAX_SAID = 64 * 1024
-#: So much of what a command answers is read, bytes.
+#: At most this much of a command's output is read, bytes.
 _MAX_ANSWER = 1024 * 1024
-#: ssh ends at once when its channel has failed, seconds.
+#: ssh ends within this after its channel has failed, seconds.
 _END_S = 3.0
 
 
 @dataclass(frozen=True)
 class SshTarget:
-    """A machine as ssh names it: ``~/.ssh/config`` counts. Empty user and port 0 leave the choice to ssh."""
+    """A machine as ssh names it; ``~/.ssh/config`` applies. An empty user and port 0 leave the choice to ssh."""
 
     host: str
     user: str = ""
@@ -50,24 +50,26 @@ class SshTarget:
 
     @classmethod
     def parse(cls, text: str) -> SshTarget:
-        """Reads ``ssh://[user@]host[:port]``. Raises UsageError; a password in it is not repeated."""
+        """Parse ``ssh://[user@]host[:port]``. Raises UsageError, which does not repeat a password."""
         found = _URL.fullmatch(text.strip())
         port = int(found.group("port") or 0) if found else 0
         if found is None or port > 65535 or found.group("port") in ("0", "00", "000", "0000", "00000"):
             shown = re.sub(r"//[^@/]*@", "//…@", text)[:80]
             raise UsageError(
-                "bad_ssh_target", f"{shown!r} is no ssh://[USER@]HOST[:PORT]", hint="for example ssh://ana@gpu-1"
+                "bad_ssh_target",
+                f"{shown!r} is not of the form ssh://[USER@]HOST[:PORT]",
+                hint="for example ssh://ana@gpu-1",
             )
         return cls(found.group("v6") or found.group("host"), found.group("user") or "", port)
 
     def argv(self, *options: str, command: Sequence[str] = ()) -> list[str]:
-        """The command line of ssh. What the user's own configuration forwards is not forwarded here."""
+        """Return the command line of ssh."""
         where = [*(("-p", str(self.port)) if self.port else ()), *(("-l", self.user) if self.user else ())]
         return ["ssh", *_OPTIONS, *where, *options, "--", self.host, *command]
 
     @property
     def typed(self) -> str:
-        """How a user tries the same by hand."""
+        """The command with which a user can try the connection."""
         port = f"-p {self.port} " if self.port else ""
         return f"ssh {port}{self.user + '@' if self.user else ''}{self.host}"
 
@@ -76,7 +78,7 @@ class SshTarget:
         return f"ssh://{self.user + '@' if self.user else ''}{host}{f':{self.port}' if self.port else ''}"
 
     def failure(self, said: str, exit_code: int) -> UnreachableError:
-        """ssh's own words as our error."""
+        """Return ssh's own message as a MeshrayError."""
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         cause = "; ".join(lines[-2:])[:400] or f"exit code {exit_code}"
         return UnreachableError(
@@ -85,10 +87,10 @@ class SshTarget:
 
 
 class SshStream:
-    """A byte stream to a TCP port of the other machine, as seen from there. A context manager.
+    """A byte stream to a TCP port on the other machine's loopback. A context manager.
 
     Attributes:
-        socket: this end; whoever uses it need not close it.
+        socket: this end; `close` closes it.
     """
 
     def __init__(self, target: SshTarget, port: int, user: User, environ: Mapping[str, str] = os.environ) -> None:
@@ -119,7 +121,7 @@ class SshStream:
         self.close()
 
     def failure(self) -> UnreachableError | None:
-        """Why ssh failed, in its own words; None where it did not."""
+        """Return why ssh failed, in its own words; None if it did not fail."""
         try:
             code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -130,7 +132,7 @@ class SshStream:
         return self._target.failure(self._said.read(_MAX_SAID).decode(errors="replace"), code)
 
     def close(self) -> None:
-        """Ends ssh."""
+        """Stop ssh."""
         self.socket.close()
         _end(self._process)
         self._said.close()
@@ -138,7 +140,7 @@ class SshStream:
 
 @dataclass(frozen=True)
 class Answered:
-    """How a command on the other machine ended. ``said`` is its standard error, with ssh's own words in it."""
+    """How a command on the other machine ended. ``said`` is its standard error, including ssh's messages."""
 
     exit_code: int
     out: str
@@ -155,12 +157,12 @@ def run_there(
     on_line: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
 ) -> Answered:
-    """Runs one shell command on the other machine until it ends.
+    """Run one shell command on the other machine until it ends.
 
     Args:
-        command: for the login shell there; never a secret, other people of that machine see it.
-        stdin: what it reads.
-        on_line: told of each line that it writes to standard error, at once.
+        command: for the login shell there; must not hold a secret, since other users of that machine see it.
+        stdin: what the command reads.
+        on_line: called with each line that it writes to standard error.
     """
     argv = target.argv("-T", *options, command=[command])
     process = _popen(
@@ -171,7 +173,7 @@ def run_there(
     reader = threading.Thread(target=lambda: out.append(_read_all(process.stdout)), daemon=True)
     try:
         reader.start()
-        with contextlib.suppress(BrokenPipeError):  # it ended before it read; what it said tells why
+        with contextlib.suppress(BrokenPipeError):  # it ended before it read; standard error has the reason
             process.stdin.write(stdin)
             process.stdin.close()
         said: list[str] = []
@@ -187,7 +189,7 @@ def run_there(
 
 
 def _popen(argv: Sequence[str], user: User, environ: Mapping[str, str], **streams: Any) -> Any:
-    # The keys, known hosts and agent of the user who typed sudo are used, not root's.
+    # With the keys, known hosts and ssh agent of the user who typed sudo, not with root's.
     who = user.identity
     env = {**environ, "HOME": str(user.home), "USER": user.name, "LOGNAME": user.name} if who else environ
     try:
@@ -199,13 +201,13 @@ def _popen(argv: Sequence[str], user: User, environ: Mapping[str, str], **stream
 
 
 def _open_folder(user: User) -> Path:
-    """A folder into which the user may go, unlike perhaps root's current one."""
+    """Return a folder that the user may enter; root's current folder may be closed."""
     return user.home if user.home.is_dir() else Path("/")
 
 
 def _read_all(stream: IO[str]) -> str:
     kept = stream.read(_MAX_ANSWER)
-    while stream.read(_MAX_ANSWER):  # the rest is thrown away, so that nobody waits for a full pipe
+    while stream.read(_MAX_ANSWER):  # the rest is discarded, so that the command does not block on a full pipe
         pass
     return kept
 

@@ -146,7 +146,7 @@ def test_a_network_that_overlaps_a_route(place: Place) -> None:
         up(stranger, "leave", "--yes")
         # Only the coordinator knows the network: this was a node for a moment, and gives the token's use back.
         refused(
-            stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "make the mesh anew"
+            stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "make the mesh again"
         )
         assert place.mesh() == before
     finally:

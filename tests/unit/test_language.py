@@ -34,7 +34,19 @@ UNUSUAL = {
 }
 _PATTERNS = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): usual for pattern, usual in UNUSUAL.items()}
 #: Parts of meshray whose docstrings, comments and messages have been revised.
-REVISED = ("defaults", "environment", "errors", "home", "installation", "linux", "node", "raynode", "relay", "render")
+REVISED = (
+    "defaults",
+    "environment",
+    "errors",
+    "home",
+    "installation",
+    "linux",
+    "node",
+    "raynode",
+    "relay",
+    "render",
+    "runtime",
+)
 MODULES = sorted(
     module
     for part in REVISED

@@ -304,7 +304,7 @@ def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
     except MeshrayError as error:
         if error.code != "state_damaged":
             raise
-        app.confirm(f"{error.message}. The coordinator cannot be told, so it goes on listing this node.", yes)
+        app.confirm(f"{error.message}. The coordinator cannot be notified, so it goes on listing this node.", yes)
         return None
     if enrolment is None:
         if not home.state.is_dir() or not any(home.state.iterdir()):

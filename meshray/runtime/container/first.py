@@ -1,13 +1,13 @@
-"""What a node's container runs as its first process: it brings the node up and down with the container.
+"""The first process of a node's container: it brings the node up and down with the container.
 
-    python -m meshray.runtime.container.first              up where it is a node; else waits for `meshray join` in it
+    python -m meshray.runtime.container.first              brings an enrolled node up; else waits for `meshray join`
     python -m meshray.runtime.container.first join -- …    joins with the token in MESHRAY_TOKEN, or in the file that
-                                                           MESHRAY_TOKEN_FILE names, when it is no node yet
+                                                           MESHRAY_TOKEN_FILE names, unless the node is enrolled
     python -m meshray.runtime.container.first init         makes a mesh
 
-SIGTERM (`docker stop`) takes the node down. An agent that dies ends the container, so that the engine's restart
-policy applies; one that was told to go down (`meshray down` in the container) does not, nor one whose node was removed
-from its mesh: that would be started again for ever. As pid 1 it reaps orphans.
+SIGTERM (`docker stop`) takes the node down. If the agent dies, the container ends, so that the engine's restart policy
+applies. The container goes on after `meshray down` in it, and after the node was removed from its mesh, because the
+engine would restart it for ever. As pid 1 this process reaps orphans.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from meshray.runtime import service
 from meshray.runtime.pid1 import shell_code
 
 TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
-#: Far more than a token has, and what a pipe takes at once.
+#: Far more than a token has, and less than a pipe's buffer.
 _MOST_TOKEN_CHARACTERS = 4096
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = {*_ENDING, signal.SIGCHLD}
 
 
 def main(words: Sequence[str]) -> int:
-    """Returns the container's exit code."""
+    """Run the node; return the container's exit code."""
     token, file = os.environ.pop(TOKEN, "").strip(), os.environ.pop(TOKEN_FILE, "")
     if token:
         _start_over_without(token)
@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def first_command(words: Sequence[str], *, enrolled: bool) -> list[str]:
-    """The meshray command with which the container begins; empty: it waits to be told. Pure.
+    """Return the first meshray command of the container; empty: it waits for one from outside (pure).
 
     >>> first_command(["join", "--ephemeral"], enrolled=False)
     ['join', '-', '--trust-user-environment', '--ephemeral']
@@ -57,20 +57,23 @@ def first_command(words: Sequence[str], *, enrolled: bool) -> list[str]:
     if words[:1] == ["init"]:
         return ["init", "--trust-user-environment", *words[1:]]
     if words[:1] == ["join"]:
-        # The token comes on standard input: nobody sees it among a process's arguments or in its environment.
+        # The token comes on standard input: other users could see it in arguments or environment.
         return ["join", "-", "--trust-user-environment", *words[1:]]
     return list(words)
 
 
 def _start_over_without(token: str) -> None:
-    """Does not return: what a process was given as its environment can be read as long as it runs."""
+    """Replace this process: its initial environment can be read as long as it runs. Does not return."""
     _give(token)
     os.execv(sys.executable, [sys.executable, *_this_module(), *sys.argv[1:]])  # noqa: S606 - no shell is wanted
 
 
 def _give_token_of(file: str) -> bool:
-    """Makes the token in the file the standard input of the next command; says why where it cannot be read. With this
-    process' own rights: whoever makes the container chooses file and variable, and often another owner."""
+    """Make the token in the file the standard input of the next command; report an error if it cannot be read.
+
+    The file is read with this process's own rights: the user who creates the container chooses file and variable, and
+    the file often has another owner.
+    """
     try:
         with Path(file).open(errors="replace") as opened:
             _give(opened.read(_MOST_TOKEN_CHARACTERS))
@@ -93,7 +96,7 @@ def _this_module() -> list[str]:
 
 
 def _spawn(command: Sequence[str]) -> int:
-    """Starts a meshray command, to which the signals mean what they always mean; its process id."""
+    """Start a meshray command with the default signal mask; return its process id."""
     argv = [sys.executable, "-I", "-m", "meshray.cli", *command]
     return os.posix_spawn(sys.executable, argv, os.environ, setsigmask=())
 
@@ -106,7 +109,7 @@ def _look_after(home: Home, beginning: int | None) -> int:
         for pid, code in _ended():
             if pid == beginning:
                 beginning = None
-                # Somebody outside may have been faster with the same command: then it is under way.
+                # A user outside may have started the same command first: then it is running.
                 if code and not (service.is_running(home) or is_claimed(home) or _is_taken_out(home)):
                     return code
             elif code and pid == _agent(home) and not _is_taken_out(home):
@@ -115,7 +118,7 @@ def _look_after(home: Home, beginning: int | None) -> int:
 
 
 def _ended() -> list[tuple[int, int]]:
-    """Everybody who has ended, with the exit code, as a shell would name it."""
+    """Return (pid, shell's exit code) of each process that has ended."""
     found = []
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -124,7 +127,7 @@ def _ended() -> list[tuple[int, int]]:
 
 
 def _agent(home: Home) -> int:
-    """Its process id, also when it has just ended; 0 where there was none."""
+    """Return the agent's process id, even if it has just ended; 0 if there was none."""
     try:
         return int(json.loads(home.pid_file("agent").read_text())["pid"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -132,7 +135,7 @@ def _agent(home: Home) -> int:
 
 
 def _is_taken_out(home: Home) -> bool:
-    """Whether its coordinator removed this node, as its agent has noted."""
+    """Return whether the coordinator removed this node, as the agent has recorded."""
     try:
         return json.loads(home.enrolment.read_text())["taken_out"] is True
     except (OSError, ValueError, KeyError, TypeError):
@@ -141,7 +144,7 @@ def _is_taken_out(home: Home) -> bool:
 
 def _take_down(home: Home, beginning: int | None) -> int:
     if beginning is not None:
-        # A join that is interrupted takes back what it had begun.
+        # A join that is interrupted undoes what it has begun.
         os.kill(beginning, signal.SIGTERM)
         os.waitpid(beginning, 0)
     if not Path(home.enrolment).exists():

@@ -1,4 +1,4 @@
-"""The Docker engine: where it is, and what keeps it from being used, as errors with the next command.
+"""The connection to the Docker engine, and its failures as errors with a hint.
 
 >>> engine = open_engine(os.environ)
 >>> engine.client.containers.list()
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 _UNIX = "unix://"
 _DEFAULT = "/var/run/docker.sock"
-#: One answer. Images are pulled with a patience of their own: each line of progress is an answer.
+#: Time limit for an answer, seconds. While an image is pulled, each line of progress is an answer.
 _TIMEOUT_S = 60
 _CONNECT_S = 5.0
-#: nvidia-smi wakes cards up that sleep.
+#: Time limit for nvidia-smi, which wakes sleeping GPUs, seconds.
 _CARDS_S = 15
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One that answered.
+    """A Docker engine that answers.
 
     Attributes:
         address: as DOCKER_HOST would name it.
@@ -47,30 +47,27 @@ class Engine:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def container_names(self) -> set[str]:
-        """Of all containers, stopped ones as well."""
+        """Return the names of all containers, including stopped ones."""
         with explained("the engine's containers"):
             return {str(container.name) for container in self.client.containers.list(all=True, ignore_removed=True)}
 
     @property
     def confined(self) -> bool:
-        """It came as a snap and sees of the files of this machine only those in people's homes."""
+        """Whether the engine is a snap, which sees only files in users' home folders."""
         return str(self.info.get("DockerRootDir", "")).startswith("/var/snap/")
 
     @property
     def forbids_new_privileges(self) -> bool:
-        """Programs in its containers cannot gain rights (sudo, setuid), not even where the image lets them."""
+        """Whether programs in its containers cannot gain rights (sudo, setuid), even if the image allows it."""
         return any("no-new-privileges" in str(option) for option in self.info.get("SecurityOptions") or ())
 
 
 def open_engine(environ: Mapping[str, str], address: str = "") -> Engine:
-    """The engine that the docker program would use.
-
-    Args:
-        address: of one that is known.
+    """Return the engine at this address, or else the one that the docker program would use.
 
     Raises:
         MeshrayError: the docker package is missing, or this user may not use the engine.
-        UnreachableError: there is none, or it does not run.
+        UnreachableError: there is no engine, or it does not run.
     """
     docker = _package()
     address = address or _address(environ)
@@ -96,11 +93,13 @@ def _package() -> Any:
 
 
 def _address(environ: Mapping[str, str]) -> str:
-    """DOCKER_HOST, the chosen context, or the first socket of those that engines make: the system's, a user's own
-    (rootless), Docker Desktop's."""
+    """Return DOCKER_HOST, the address of the current context, or the first existing socket of an engine.
+
+    The sockets are those of the system's engine, of the user's own (rootless), and of Docker Desktop.
+    """
     if environ.get("DOCKER_HOST"):
         return environ["DOCKER_HOST"]
-    with contextlib.suppress(Exception):  # a configuration of the docker program that is damaged is not ours to judge
+    with contextlib.suppress(Exception):  # the docker program reports its damaged configuration itself
         from docker.context import ContextAPI
 
         context = ContextAPI.get_current_context()
@@ -128,11 +127,11 @@ def _require_socket(path: Path, environ: Mapping[str, str]) -> None:
 
 
 def no_engine(number: int, path: Path, program: str, user: str) -> MeshrayError:
-    """Why nobody can be spoken to at this socket. Pure.
+    """Return why the engine does not answer on this socket (pure).
 
     Args:
         number: the errno of the attempt.
-        program: where the docker program is, empty where there is none.
+        program: path of the docker program; empty if it is not installed.
     """
     if number in (errno.EACCES, errno.EPERM):
         return MeshrayError(
@@ -156,7 +155,7 @@ def no_engine(number: int, path: Path, program: str, user: str) -> MeshrayError:
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turns what the engine refuses in this block into an error of ours. ``what`` begins its message."""
+    """Turn errors of the engine in this block into MeshrayError. ``what`` begins the message."""
     import docker.errors
     import requests
 
@@ -171,7 +170,7 @@ def explained(what: str) -> Iterator[None]:
 
 
 def cards_here() -> int:
-    """How many GPUs the driver of this machine lists; 0 where there is none."""
+    """Return how many GPUs the driver of this machine lists; 0 without a driver."""
     program = find_program("nvidia-smi", os.environ)
     if program is None:
         return 0
@@ -182,7 +181,7 @@ def cards_here() -> int:
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines()) if done.returncode == 0 else 0
 
 
-#: What the engine says → (code, what it means, what to do).
+#: Words in the engine's message, error code, meaning, hint.
 _REFUSALS = (
     (
         ("/dev/net/tun",),
@@ -230,7 +229,7 @@ _REFUSALS = (
 
 
 def refusal(what: str, said: str) -> MeshrayError:
-    """An error of ours for what the engine said. Pure."""
+    """Return the error for a message of the engine (pure)."""
     line = " ".join(said.split())[:300]
     for signs, code, meaning, hint in _REFUSALS:
         if any(sign.lower() in said.lower() for sign in signs):

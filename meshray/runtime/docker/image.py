@@ -1,11 +1,11 @@
-"""The image of a node: which, whether it can run one, and how meshray gets into it.
+"""The image of a node: the choice, the check whether it can run a node, and the installation of meshray in it.
 
-rayproject/ray ──► looked into: its Python, its Ray, its meshray ──► as it is
-                                                            └──────► with this meshray installed: meshray/node:…
+rayproject/ray ──► inspected: its Python, its Ray, its meshray ──► used unchanged
+                                                            └────► with this meshray installed: meshray/node:…
 
-What is installed comes from this installation as wheels (`wheels`), so it needs no network where the image has the
-same Python; what does not fit comes from PyPI. No folder of this machine is mounted for it: engines that are
-confined (snap) or elsewhere (DOCKER_HOST) would not see it.
+Packages come from this installation as wheels (`wheels`), so no network is needed if the image has the same Python.
+Wheels that do not fit come from PyPI. No folder of this machine is mounted for that: engines that are confined (snap)
+or on another machine (DOCKER_HOST) would not see it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 OLDEST_PYTHON = (3, 10)
 #: Ray publishes images for these two; the second has a suffix.
 _SUFFIXES = {"aarch64": "-aarch64", "arm64": "-aarch64"}
-#: An image is looked into within seconds; a package index may be slow.
+#: Time limits for inspecting an image, and for installing from a package index, seconds.
 _LOOK_S, _INSTALL_S = 60, 600
 _WHEELS = "/opt/meshray-wheels"
-#: Tells what is in an image; runs in it, so only the standard library, of any Python 3.
+#: Prints the content of an image. It runs in the image, so it uses only the standard library of any Python 3.
 _LOOK = """
 import json, os, shutil, sys
 def version(name):
@@ -51,7 +51,7 @@ print(json.dumps({"python": sys.executable, "version": "%d.%d.%d" % sys.version_
     or os.path.exists("/usr/sbin/nft") or os.path.exists("/usr/sbin/iptables"))}))
 """
 _ANY_PYTHON = 'for p in python python3; do command -v $p >/dev/null && exec $p -c "$0"; done; echo "{}"'
-#: As root. The image's own interpreter is $0. What closes Ray's ports to the bridge is worth a try.
+#: Runs as root. $0 is the image's interpreter. nftables, which closes Ray's ports to the bridge, is optional.
 _INSTALL = f"""
 set -e
 install() {{ "$0" -m pip install --quiet --find-links {_WHEELS} "$@" 'meshray=={__version__}'; }}
@@ -63,25 +63,25 @@ rm -rf /var/lib/apt/lists/*; }} || echo "neither nft nor iptables"
 _PIP = {
     "PIP_ROOT_USER_ACTION": "ignore",
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    "PIP_BREAK_SYSTEM_PACKAGES": "1",  # the image is thrown away as a whole
+    "PIP_BREAK_SYSTEM_PACKAGES": "1",  # the image is not used for anything else
     "PIP_NO_CACHE_DIR": "1",
     "DEBIAN_FRONTEND": "noninteractive",
 }
 
-#: Told of each stage: name, state, detail.
+#: Called with name, state and detail of each stage.
 Stage = Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True)
 class Content:
-    """What is in an image.
+    """The content of an image.
 
     Attributes:
-        python: its interpreter, empty where it has none.
+        python: path of its interpreter, empty if it has none.
         version: of Python.
-        ray, meshray: versions, empty where they are not in it.
-        uid: as whom its programs run.
-        closes: a program is in it with which Ray's ports can be closed.
+        ray, meshray: versions, empty if they are not installed.
+        uid: of the user as whom its programs run.
+        closes: it has a program that can close Ray's ports.
     """
 
     python: str = ""
@@ -93,14 +93,14 @@ class Content:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Content:
-        """What `_LOOK` printed."""
+        """Decode what `_LOOK` printed."""
         texts = {name: str(value.get(name, "")) for name in ("python", "version", "ray", "meshray")}
         return cls(**texts, uid=int(value.get("uid", 0)), closes=value.get("closes") is True)
 
 
 @dataclass(frozen=True)
 class NodeImage:
-    """One that can run a node."""
+    """An image that can run a node."""
 
     id: str
     name: str
@@ -108,7 +108,7 @@ class NodeImage:
 
 
 def matching(ray: str, python: str, architecture: str, gpus: bool) -> str:
-    """The image that has the head's Ray and Python. Pure.
+    """Return the name of the image with the head's Ray and Python (pure).
 
     >>> matching("2.60.0", "3.12.3", "x86_64", gpus=True)
     'rayproject/ray:2.60.0-py312-gpu'
@@ -118,10 +118,10 @@ def matching(ray: str, python: str, architecture: str, gpus: bool) -> str:
 
 
 def judge(name: str, found: Content, head: Versions, with_ray: bool) -> None:
-    """Whether a node can run on it. Pure.
+    """Check that a node can run on an image (pure).
 
     Args:
-        head: its versions, empty where it is not known or runs no Ray.
+        head: the head's versions, empty if they are unknown or it runs no Ray.
 
     Raises:
         MeshrayError: what is missing or does not match.
@@ -156,10 +156,10 @@ def judge(name: str, found: Content, head: Versions, with_ray: bool) -> None:
 
 
 def prepare(engine: Engine, name: str, head: Versions, with_ray: bool, stage: Stage) -> NodeImage:
-    """The image with this meshray in it, made where there is none yet. Nothing is left of one that cannot be made.
+    """Return the image with this meshray in it; create it unless it exists. A failed attempt leaves nothing behind.
 
     Raises:
-        MeshrayError: it cannot be had, or no node can run on it.
+        MeshrayError: the image cannot be pulled or created, or no node can run on it.
     """
     stage("image", "run", name)
     image = _get(engine, name, stage)
@@ -233,7 +233,7 @@ def _with_meshray(engine: Engine, image: Image, name: str, base: Content, stage:
 
 @contextlib.contextmanager
 def _trial(engine: Engine, image: Image, name: str, **settings: Any) -> Iterator[Container]:
-    """A container that is gone with the block, however that ends."""
+    """Create a container that is removed after the block."""
     with explained(f"the image {name}"):
         trial = engine.client.containers.create(str(image.id), labels={LABEL: "trial"}, **settings)
     try:
@@ -244,7 +244,7 @@ def _trial(engine: Engine, image: Image, name: str, **settings: Any) -> Iterator
 
 
 def _run(trial: Container, deadline_s: float, name: str) -> tuple[int, str]:
-    """Exit code and what it printed."""
+    """Run the container; return its exit code and its output."""
     with explained(f"the image {name}"):
         trial.start()
         code = int(trial.wait(timeout=deadline_s)["StatusCode"])
@@ -252,7 +252,7 @@ def _run(trial: Container, deadline_s: float, name: str) -> tuple[int, str]:
 
 
 def archive(files: Mapping[str, bytes], mode: int = 0o644) -> bytes:
-    """A tar of these files, as `put_archive` wants it."""
+    """Return a tar archive of these files, for `put_archive`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path, content in files.items():

@@ -1,4 +1,4 @@
-"""A node's container: made, started, spoken to, stopped and removed.
+"""A node's container: created, started, stopped and removed, and commands in it.
 
 container = make(engine, plan)
 code = NodeContainer.of(engine, record).meshray(["status", "--json"], out=answer.extend, err=progress)
@@ -28,13 +28,13 @@ from meshray.runtime.docker.record import Record
 if TYPE_CHECKING:
     from docker.models.containers import Container
 
-#: Ray's processes, then the tunnel: `meshray down` has a patience of its own, this one is longer.
+#: Time limit for stopping it, seconds; longer than that of `meshray down` inside.
 STOP_S = 90
 _TUN = "/dev/net/tun"
-#: Marks in its environment the process that a call from outside started.
+#: The variable that marks a process which was started from outside.
 _MARK = "MESHRAY_CALL"
-#: Sends a signal to it. Its parent is outside of the container, which looks like 0 from inside; what it started
-#: (the agent) has inherited the mark, but not that.
+#: Sends SIGINT to the marked process. Its parent is outside of the container and has pid 0 as seen from inside; its
+#: children (the agent) inherited the mark, but have another parent.
 _INTERRUPT = """
 import os, signal, sys
 for pid in filter(str.isdecimal, os.listdir("/proc")):
@@ -57,10 +57,10 @@ class NodeContainer:
 
     @classmethod
     def of(cls, engine: Engine, record: Record) -> NodeContainer:
-        """The one that is remembered.
+        """Return the recorded container.
 
         Raises:
-            UnreachableError: ``container_gone``: somebody removed it.
+            UnreachableError: ``container_gone``: a user removed it.
         """
         import docker.errors
 
@@ -70,7 +70,7 @@ class NodeContainer:
             except docker.errors.NotFound:
                 raise UnreachableError(
                     "container_gone",
-                    f"the container {record.name} of this node is not there any more: somebody removed it",
+                    f"the container {record.name} of this node does not exist any more: a user removed it",
                     hint="meshray leave --yes removes what is left; on the head: meshray node list",
                 ) from None
 
@@ -81,11 +81,11 @@ class NodeContainer:
 
     @property
     def runs(self) -> bool:
-        """Whether commands can be run in it."""
+        """Whether it runs."""
         return str(self.container.status) == "running"
 
     def require_running(self) -> None:
-        """Raises UnreachableError where it is stopped."""
+        """Raise UnreachableError if it is stopped."""
         if not self.runs:
             raise UnreachableError(
                 "container_down",
@@ -94,21 +94,21 @@ class NodeContainer:
             )
 
     def start(self) -> None:
-        """Starts it; its first process brings an enrolled node up."""
+        """Start it; its first process brings an enrolled node up."""
         with explained(f"the container {self.record.name} cannot be started"):
             self.container.start()
 
     def stop(self) -> None:
-        """Stops it; its first process takes the node down."""
+        """Stop it; its first process takes the node down."""
         with explained(f"the container {self.record.name} cannot be stopped"):
             self.container.stop(timeout=STOP_S)
 
     def remove(self) -> None:
-        """Removes it and the node's state."""
+        """Remove it and the node's state."""
         remove_remains(self.engine, self.record)
 
     def wait(self) -> int:
-        """Until it has ended; its exit code."""
+        """Wait until it has ended; return its exit code."""
         with explained(f"the container {self.record.name}"):
             return int(self.container.wait(timeout=None)["StatusCode"])
 
@@ -121,13 +121,10 @@ class NodeContainer:
         stdin: Callable[[], bytes] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> int:
-        """Runs a meshray command in it to its end; its exit code.
-
-        Args:
-            stdin: read again and again until it gives nothing.
+        """See `Container.meshray`.
 
         Raises:
-            KeyboardInterrupt: came here, was passed on, and the command has ended.
+            KeyboardInterrupt: came here and was forwarded, and the command has ended.
         """
         mark = f"{_MARK}={secrets.token_hex(8)}"
         command = [*self._meshray(), *arguments]
@@ -172,14 +169,14 @@ class NodeContainer:
                 if interrupted:
                     raise
                 interrupted = True
-                # The generator ended with the exception; whoever reads on needs a new one.
+                # The exception ended the generator; reading on takes a new one.
                 frames = frames_iter(stream, tty=False)
                 self.container.exec_run([self.record.python, "-c", _INTERRUPT, mark], user="0")
         if interrupted:
             raise KeyboardInterrupt
 
     def once(self, arguments: Sequence[str]) -> tuple[int, bytes]:
-        """Runs a meshray command on its state while it is stopped: exit code and standard output."""
+        """Run a meshray command on its state while it is stopped; return exit code and standard output."""
         settings = self.container.attrs["HostConfig"]
         with explained(f"the state of the container {self.record.name}"):
             helper = self.engine.client.containers.create(
@@ -201,12 +198,12 @@ class NodeContainer:
                 helper.remove(force=True)
 
     def unlink(self, path: str) -> None:
-        """Removes a file in it."""
+        """See `Container.unlink`."""
         with explained(f"the container {self.record.name}"):
             self.container.exec_run(["rm", "-f", path], user="0")
 
     def read(self, path: str) -> bytes | None:
-        """A file in it, also of a stopped one; None where there is none."""
+        """Return the content of a file in it, even if it is stopped; None if the file does not exist."""
         import docker.errors
 
         with explained(f"the container {self.record.name}"):
@@ -233,7 +230,7 @@ def _feed(stream: Any, read: Callable[[], bytes]) -> None:
 
 
 def remove_remains(engine: Engine, record: Record) -> None:
-    """Removes what there still is of a node's container and its state."""
+    """Remove a node's container and its state, as far as they still exist."""
     import docker.errors
 
     with explained(f"the container {record.name} cannot be removed"):
@@ -244,10 +241,10 @@ def remove_remains(engine: Engine, record: Record) -> None:
 
 
 def make(engine: Engine, plan: Plan) -> NodeContainer:
-    """Makes and starts it. Nothing is left of one that does not start.
+    """Create and start a node's container. Nothing is left of a container that does not start.
 
     Raises:
-        MeshrayError: what the engine does not let it have.
+        MeshrayError: what the engine refuses.
     """
     import docker.types
 

@@ -1,4 +1,4 @@
-"""What a node's container gets. Pure.
+"""What a node's container gets (pure).
 
 >>> shm_bytes(("--object-store-memory=1000000000",), engine_memory=0) // 1_000_000
 1321
@@ -11,27 +11,27 @@ from dataclasses import dataclass, field
 
 from meshray.model.ray_options import STORE_OF_SHM, object_store
 
-#: Ray's own small things, and those of the libraries that also use /dev/shm (PyTorch's workers).
+#: For other small objects of Ray, and for libraries that use /dev/shm, too (PyTorch's workers).
 _SHM_SPARE = 256 * 1024**2
-#: Where the node's state lies inside.
+#: The folder of the node's state, inside.
 STATE = "/var/lib/meshray"
-#: On everything that is made in the engine.
+#: The label on everything that meshray creates in the engine.
 LABEL = "io.meshray"
 NVIDIA = "nvidia"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One container, as it will be made.
+    """A container that is going to be created.
 
     Attributes:
-        user_uid: as whom Ray runs inside, 0 is root.
-        shm: bytes of /dev/shm.
-        gpus: all of the machine's are given to it.
-        bridge: the Docker network, empty for the engine's default one.
-        ports: UDP ports that lead from the machine to the node.
-        volumes: folders of the machine, by their place inside.
-        settings: variables for meshray inside, also after the container was started again.
+        user_uid: of the user as whom Ray runs inside; 0 is root.
+        shm: size of /dev/shm, bytes.
+        gpus: it gets all GPUs of the machine.
+        bridge: the Docker network; empty: the engine's default.
+        ports: UDP ports that are forwarded from the machine to the node.
+        volumes: path inside → folder of the machine.
+        settings: variables for meshray inside, which last over restarts of the container.
     """
 
     image: str
@@ -49,39 +49,42 @@ class Plan:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of everything in the container. Never a secret: whoever may use the engine can read it."""
+        """The variables of every process in it. Never a secret: every user of the engine can read them."""
         return {**self.settings, **({"SUDO_UID": str(self.user_uid)} if self.user_uid else {})}
 
     @property
     def volume(self) -> str:
-        """The named volume for the node's state: the engine's, so that no file of root's lies in a user's folder,
-        and a confined (snap) or remote engine can use it as well."""
+        """The named volume for the node's state.
+
+        It belongs to the engine, so that no file of root is in a user's folder, and confined (snap) or remote engines
+        can use it, too.
+        """
         return f"{self.name}-state"
 
 
 def shm_bytes(ray_args: Sequence[str], engine_memory: int) -> int:
-    """How large /dev/shm must be for Ray's object store. It is a limit; memory is taken as it is used.
+    """Return how large /dev/shm must be for Ray's object store, bytes. It is a limit, not a reservation.
 
     Args:
-        ray_args: for `ray start`, of which --object-store-memory is looked at.
-        engine_memory: all memory of the engine's machine, bytes.
+        ray_args: of `ray start`; only --object-store-memory matters.
+        engine_memory: total memory of the engine's machine, bytes.
     """
     wanted, _ = object_store(ray_args, engine_memory)
     return int(wanted / STORE_OF_SHM) + _SHM_SPARE
 
 
 def free_name(wanted: str, taken: Collection[str]) -> str:
-    """``meshray-gpu-1``; with a number where a container of that name exists."""
+    """Return ``meshray-gpu-1``, with a number appended if a container has that name."""
     name = f"meshray-{wanted}"
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
     return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def gpus(cards: int, runtimes: Collection[str]) -> tuple[bool, str]:
-    """Whether the container gets the GPUs, and a warning where it could have had them.
+    """Return whether the container gets the GPUs, and a warning if GPUs exist but it does not get them.
 
     Args:
-        cards: how many the machine's driver lists.
+        cards: number of GPUs that the machine's driver lists.
         runtimes: of the engine, as `docker info` lists them.
     """
     if not cards:

@@ -1,4 +1,4 @@
-"""What is remembered outside of a node in a container: where it is.
+"""The record of a node in a container, on the machine outside: which container it is.
 
 >>> load(home)
 Record(engine='unix:///var/run/docker.sock', container='5d41…', name='meshray-gpu-1', …)
@@ -16,14 +16,14 @@ from meshray.linux.files import write_atomically
 
 @dataclass(frozen=True)
 class Record:
-    """One container.
+    """The container of this machine's node.
 
     Attributes:
-        engine: the address of the Docker engine in which it is.
+        engine: the address of its Docker engine.
         container: its id.
         name: its name, as `docker ps` shows it.
         volume: the named volume with the node's state.
-        python: the interpreter in it to which meshray belongs.
+        python: path of the interpreter in it that has meshray.
         ephemeral: the node leaves the mesh when it goes down.
     """
 
@@ -36,7 +36,7 @@ class Record:
 
 
 def load(home: Home) -> Record | None:
-    """None where this machine's node is in no container, or there is none.
+    """Return the record; None if this machine has no node in a container.
 
     Raises:
         MeshrayError: ``state_damaged``.
@@ -58,5 +58,5 @@ def load(home: Home) -> Record | None:
 
 
 def save(home: Home, record: Record) -> None:
-    """Remembers it."""
+    """Write the record."""
     write_atomically(home.container, json.dumps(asdict(record)))

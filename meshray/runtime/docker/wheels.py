@@ -1,10 +1,12 @@
-"""This very installation of meshray, and what it needs, as wheels: they can be installed into an image of the same
-Python without a network, and it is the same meshray that runs inside and outside.
+"""This very installation of meshray and its dependencies as wheels.
+
+They can be installed into an image with the same Python without a network, and the same meshray runs inside and
+outside.
 
 >>> [wheel.name for wheel in collect()]
 ['meshray-0.1.0-py3-none-any.whl', 'aiohttp-3.13.2-cp312-cp312-manylinux2014_x86_64.whl', …]
 
-pip in the image chooses: it takes a wheel where the image has not got the package and the wheel fits its Python.
+pip in the image uses a wheel if the image lacks the package and the wheel fits its Python.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from meshray.installation.distributions import OWN_TAG, files, needed, normal, own_files, own_record
 
-#: What is started and not imported.
+#: Files that are started, not imported.
 _PROGRAMS = ("/meshray-engine",)
 
 
@@ -30,8 +32,10 @@ class Wheel:
 
 
 def collect() -> list[Wheel]:
-    """meshray, and all of what it needs that was installed by pip (a distribution's own packages keep no record of
-    their files; pip in the image will look for those elsewhere)."""
+    """Return meshray and all of its dependencies that pip installed.
+
+    The packages of Linux distributions have no list of their files; pip in the image downloads those.
+    """
     ours = distribution("meshray")
     own = {name: path.read_bytes() for name, path in own_files()}
     wheels = [_pack(ours, {**own, **own_record(ours)}, OWN_TAG)]
@@ -43,7 +47,7 @@ def collect() -> list[Wheel]:
 
 
 def _tag(found: Distribution) -> str:
-    """``cp312-cp312-manylinux2014_x86_64.manylinux_2_17_x86_64`` of the tags in its WHEEL file (PEP 425)."""
+    """Return ``cp312-cp312-manylinux2014_x86_64.manylinux_2_17_x86_64`` from its WHEEL file (PEP 425)."""
     lines = (found.read_text("WHEEL") or "").splitlines()
     tags = [line.removeprefix("Tag:").strip().split("-") for line in lines if line.startswith("Tag:")]
     parts = zip(*(tag for tag in tags if len(tag) == 3), strict=True)
@@ -59,7 +63,7 @@ def _pack(found: Distribution, content: dict[str, bytes], tag: str) -> Wheel:
         for path, text in content.items():
             entry = zipfile.ZipInfo(path)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            # pip gives programs their rights by these bits.
+            # pip makes programs executable by these bits.
             entry.external_attr = (0o100755 if path.endswith(_PROGRAMS) else 0o100644) << 16
             archive.writestr(entry, text)
     return Wheel(f"{name}-{version}-{tag}.whl", buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Where it matters who can change what root runs: on the machine itself. A node's container is its own boundary."""
+"""Whether other users than root can change what root runs. In a node's container that does not matter."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from meshray.linux.trust import SYSTEM_FOLDERS, is_root
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 60.0
-#: How Python begins its complaint.
+#: The beginning of Python's error message.
 _NOT_FOUND = "No module named"
-#: What was found; one entry once it is known.
+#: The result; one entry once it is known.
 _found: list[str] = []
 #: The first process of such a container (`meshray.runtime.container.first`).
 _FIRST = b"meshray.runtime.container.first"
 
 
 def weak_part_here() -> str:
-    """Return what of this installation others than root can change; empty: nothing, or it does not matter here, or it
-    cannot be told now.
+    """Return what of this installation others than root can change; empty: nothing, or irrelevant here, or unknown.
 
-    Each process has it looked at once: it takes a fifth of a second.
+    Each process examines it once, which takes a fifth of a second.
     """
     if not is_root() or is_container():
         return ""
@@ -45,7 +44,7 @@ def weak_part_here() -> str:
         if done.returncode == 0:
             _found.append(done.stdout)
         elif _NOT_FOUND in done.stderr:
-            # An isolated interpreter does not find it: it lies in a user's own packages.
+            # An isolated interpreter does not find meshray: it is in a user's own site-packages.
             _found.append(str(Path(__file__).parents[2]))
         else:
             _log.warning("the installation could not be looked at: %s", done.stderr.strip().rpartition("\n")[2])
@@ -54,7 +53,7 @@ def weak_part_here() -> str:
 
 
 def is_container() -> bool:
-    """Whether this process runs in a container that was made for a node."""
+    """Return whether this process runs in a container that was made for a node."""
     try:
         return _FIRST in Path("/proc/1/cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -1,6 +1,6 @@
-"""Places the copy of meshray from which root runs it, and knows the ones that were placed.
+"""The copy of meshray from which root runs it: created, found, removed.
 
->>> weak = weak_part()                  # may somebody else than root change this very installation?
+>>> weak = weak_part()                  # which part of this installation may other users change?
 >>> copy = place() if weak else None    # /usr/local/lib/meshray/0.1.0-3f5a…
 """
 
@@ -36,7 +36,7 @@ from meshray.runtime.privileged import interpreter
 from meshray.runtime.privileged.packing import EXTRAS
 
 ROOT, LINK = INSTALL_FOLDER, PROGRAM_LINK
-#: Of `init` and `join`: root runs what the user can change.
+#: Option of `init` and `join`: root runs files that the user can change.
 TRUST_OPTION = "--trust-user-environment"
 #: Far above what an installation has.
 _MAX_FILES, _MAX_BYTES = 50_000, 2**30
@@ -81,14 +81,16 @@ def weak_part() -> Path | None:
 
 
 def _search_path() -> Iterator[Path]:
-    """From where this interpreter imports. The first entry is the script's folder, or the current one, unless it is
-    isolated: root's processes are."""
+    """Yield the folders from which this interpreter imports.
+
+    Without -I, the first entry is the folder of the script or the current one. Root's processes run with -I.
+    """
     first = 0 if sys.flags.isolated else 1
     yield from (Path(entry) for entry in sys.path[first:] if entry and Path(entry).is_absolute())
 
 
 def _weak_file() -> Path | None:
-    """The first file of meshray, or of what it needs, that others can change. Some thousand files: by the folder."""
+    """Return the first file of meshray, or of its dependencies, that others can change; it is one of thousands."""
     for top in _tops():
         if (weak := weak_link(top)) is not None:
             return weak
@@ -96,7 +98,7 @@ def _weak_file() -> Path | None:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     about = entry.stat(follow_symlinks=False)
-                    # A link, or what is not the usual, is worth the long look.
+                    # Only a link or an unusual file needs the slow check.
                     is_unusual = about.st_uid != 0 or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
                     if (is_unusual or entry.is_symlink()) and (weak := weak_link(Path(entry.path))) is not None:
                         return weak
@@ -104,7 +106,7 @@ def _weak_file() -> Path | None:
 
 
 def _tops() -> Iterator[Path]:
-    """The folders and single modules of which the installation consists."""
+    """Yield the folders and single modules of the installation."""
     yield Path(meshray.__file__).parent
     yield templates_folder()
     for found in needed(distribution("meshray"), *EXTRAS):
@@ -114,7 +116,7 @@ def _tops() -> Iterator[Path]:
 
 
 def fingerprint() -> str:
-    """Tells one installation from another: the versions of all parts, and of meshray each file's size and time."""
+    """Return a digest of the versions of all parts, and of the size and time of each file of meshray."""
     digest = hashlib.sha256(f"{sys.implementation.cache_tag} {sys.prefix}".encode())
     for found in needed(distribution("meshray"), *EXTRAS):
         digest.update(f"\n{found.metadata['Name']} {found.version}".encode())
@@ -130,12 +132,12 @@ def this_copy() -> Copy | None:
 
 
 def placed() -> Copy | None:
-    """Return the copy of this very installation, where there is one that can be trusted."""
+    """Return the copy of this very installation; None if there is none that can be trusted."""
     return _read(_folder())
 
 
 def _folder() -> Path:
-    """Where the copy of this very installation is, or would be."""
+    """Return where the copy of this very installation is, or would be."""
     return ROOT / f"{__version__}-{fingerprint()}"
 
 
@@ -148,8 +150,8 @@ def place() -> Copy:
     """Make the copy of this installation, and the link to it.
 
     Raises:
-        MeshrayError: ``no_trusted_python`` with each interpreter and why it was passed over; ``untrusted`` where the
-            environment is root's and yet open to others; ``install_failed``.
+        MeshrayError: ``no_trusted_python`` with each rejected interpreter and the reason; ``untrusted`` if the
+            environment belongs to root but others can change it; ``install_failed``.
     """
     owner = _owner()
     try:
@@ -181,7 +183,7 @@ def place() -> Copy:
 
 
 def _owner() -> User:
-    """As whom the environment is read."""
+    """Return the user as whom the environment is read."""
     uid = Path(meshray.__file__).stat().st_uid
     if uid == 0:
         weak = weak_part()
@@ -226,14 +228,14 @@ def _fill(staging: Path, python: Path, owner: User) -> Copy:
     if _read(target) is not None:  # another command made it meanwhile
         shutil.rmtree(staging)
         return copy
-    if target.exists():  # it is not to be trusted
+    if target.exists():  # it cannot be trusted
         shutil.rmtree(target)
     staging.rename(target)
     return copy
 
 
 def _unpack(packages: Path, owner: User) -> None:
-    """The packer runs as the environment's owner; nothing of the environment is opened by root."""
+    """Run the packer as the environment's owner: root opens no file of the environment."""
     process = subprocess.Popen(
         [sys.executable, "-B", "-m", "meshray.runtime.privileged.packing"],
         cwd="/",
@@ -258,11 +260,13 @@ def _unpack(packages: Path, owner: User) -> None:
 
 
 def unpack(stream: IO[bytes], folder: Path) -> None:
-    """Write the files of an archive below this folder, which is empty. The archive comes from a less privileged
-    process: only new regular files are made, and nothing outside of the folder.
+    """Write the files of an archive into this empty folder.
+
+    The archive comes from a less privileged process: only new regular files are created, and none outside the folder.
 
     Raises:
-        MeshrayError: ``install_failed``: the archive holds anything else. tarfile.TarError: it is none.
+        MeshrayError: ``install_failed``: the archive holds anything else.
+        tarfile.TarError: the data is not a tar archive.
     """
     count = total = 0
     with tarfile.open(fileobj=stream, mode="r|") as archive:
@@ -270,7 +274,7 @@ def unpack(stream: IO[bytes], folder: Path) -> None:
             count, total = count + 1, total + entry.size
             name = PurePosixPath(entry.name)
             if not entry.isreg() or name.is_absolute() or ".." in name.parts or not name.parts:
-                raise MeshrayError("install_failed", f"{str(name)[:200]!r} is no plain file of a package")
+                raise MeshrayError("install_failed", f"{str(name)[:200]!r} is not a regular file of a package")
             if count > _MAX_FILES or total > _MAX_BYTES:
                 raise MeshrayError("install_failed", f"this environment is larger than {_MAX_BYTES >> 20} MiB")
             content = archive.extractfile(entry)
@@ -305,7 +309,7 @@ def _require_works(staging: Path) -> None:
 
 
 def _link(copy: Copy) -> None:
-    """Makes the link, unless something of another origin has that name."""
+    """Create the link, unless a file of another origin has that name."""
     with contextlib.suppress(OSError):
         if LINK.is_symlink() and LINK.readlink().is_relative_to(ROOT):
             LINK.unlink()
@@ -313,7 +317,7 @@ def _link(copy: Copy) -> None:
 
 
 def _remove_unused(kept: Copy) -> None:
-    """Removes earlier copies from which nothing runs."""
+    """Remove earlier copies from which no process runs."""
     used = _command_lines()
     for folder in ROOT.iterdir():
         is_copy = folder.is_dir() and ((folder / ORIGIN).exists() or folder.name.startswith(".new-"))

@@ -1,7 +1,7 @@
 """The Python that runs meshray as root: one that only root can change, and for which the copied packages were built.
 
-In this order: the one on which this environment stands, the system's of the same version, one that uv installs where
-only root writes.
+The candidates, in this order: the base interpreter of this environment, the system's of the same version, one that uv
+installs where only root writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from meshray.linux.user import User
 _PROBE_S = 20.0
 #: uv fetches some 30 MB.
 _UV_S = 300.0
-#: What the interpreter needs for meshray, and what of it would be loaded into root's process.
+#: Imports what meshray needs, and prints the files that would be loaded into root's process.
 _PROBE = """
 import asyncio, ctypes, json, os, sqlite3, ssl, sys, sysconfig
 maps = {line.split(None, 5)[5].rstrip() for line in open("/proc/self/maps") if len(line.split(None, 5)) == 6}
@@ -42,7 +42,7 @@ class Rejected:
 
 
 def find(root: Path) -> tuple[Path | None, list[Rejected]]:
-    """Return an interpreter that can be trusted, and what was passed over.
+    """Return an interpreter that can be trusted, and the rejected ones.
 
     Args:
         root: where uv installs one, if it comes to that.
@@ -61,7 +61,7 @@ def find(root: Path) -> tuple[Path | None, list[Rejected]]:
 
 
 def _candidates(root: Path) -> Iterator[Path]:
-    """Those that everybody may execute come first: meshray is for the machine's users, too."""
+    """Yield the candidates; those that all users may execute come first, since users run meshray, too."""
     version = f"python3.{sys.version_info[1]}"
     own = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     system = [Path(folder, version) for folder in SYSTEM_FOLDERS.split(":")]
@@ -71,7 +71,7 @@ def _candidates(root: Path) -> Iterator[Path]:
 
 
 def _is_open(path: Path) -> bool:
-    """Whether every user may come there and execute it."""
+    """Return whether every user may reach and execute the file."""
     try:
         return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
     except OSError:
@@ -79,7 +79,7 @@ def _is_open(path: Path) -> bool:
 
 
 def why_not(python: Path) -> str:
-    """Why root must not run meshray by this interpreter; empty where it may."""
+    """Return why root must not run meshray with this interpreter; empty: it may."""
     if (weak := weak_link(python)) is not None:
         return f"{weak} can be changed by others than root"
     try:
@@ -109,7 +109,7 @@ def _own_suffix() -> str:
 
 
 def _by_uv(root: Path) -> Path | str:
-    """A Python that uv installs, or why there is none. uv itself is copied first: root runs nothing of a user's."""
+    """Install Python with a copy of uv, because root runs no file of a user; return its path, or why that failed."""
     version = f"3.{sys.version_info[1]}"
     uv = _copied("uv", root)
     if uv is None:
@@ -141,10 +141,10 @@ def _proxies() -> dict[str, str]:
 
 
 def _copied(name: str, root: Path) -> Path | None:
-    """Return a program of this environment as a file of root's own; None where the environment has not got it."""
+    """Copy a program of this environment to a file of root; return it, or None if the environment lacks it."""
     source = Path(sys.prefix) / "bin" / name
     try:
-        # Root's own rights are not to open what the environment's owner could not read.
+        # Root must not open what the environment's owner could not read.
         owner = User.by_uid(source.lstat().st_uid)
         done = subprocess.run(
             ["cat", str(source)],

@@ -1,6 +1,6 @@
-"""Prints what of this installation others than root can change; nothing where there is nothing.
+"""Prints what of this installation others than root can change; nothing if there is no such part.
 
-A process of its own: what it reads for a moment would stay in the agent's memory for good.
+It runs in a separate process, because what it reads once would occupy the agent's memory for ever.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from meshray.runtime.privileged.install import weak_part
 
 
 def main() -> int:
-    """Prints it, and lets all else go first: the agent starts it while Ray starts."""
+    """Print it, with low priority: the agent runs it while Ray starts."""
     os.nice(19)
     sys.stdout.write(str(weak_part() or ""))
     return 0

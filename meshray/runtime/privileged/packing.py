@@ -1,7 +1,7 @@
 """Writes the files of this installation to standard output as a tar archive, with names as in site-packages.
 
-Started as the owner of the environment, never as root: what this user may not read does not get into the copy, whatever
-links lie in the environment.
+It runs as the owner of the environment, never as root: a file that this user may not read does not get into the copy,
+even if a link in the environment points to it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from meshray import __version__
 from meshray.installation.distributions import files, needed, normal, own_files, own_record
 from meshray.installation.reinstall import ORIGIN_FILES
 
-#: Not needed by meshray itself; used where they are there (`join --runtime docker`, `join --env match`).
+#: Optional packages (`join --runtime docker`, `join --env match`).
 EXTRAS = ("docker", "uv")
 
 
 def main() -> int:
-    """Writes the archive."""
+    """Write the archive to standard output."""
     write(sys.stdout.buffer)
     return 0
 
 
 def write(out: BinaryIO) -> None:
-    """Writes the archive to this stream, which need not be seekable."""
+    """Write the archive to this stream, which need not be seekable."""
     ours = distribution("meshray")
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         names = []
@@ -47,13 +47,13 @@ def write(out: BinaryIO) -> None:
 
 
 def _origin(ours: Distribution) -> dict[str, bytes]:
-    """Return the files that say from where meshray was installed: the copy names the command that installs it again."""
+    """Return the files that record the origin of meshray, with which the copy shows how to install it again."""
     found = {name: ours.read_text(name) for name in ORIGIN_FILES}
     return {f"meshray-{__version__}.dist-info/{name}": text.encode() for name, text in found.items() if text}
 
 
 def _with_compiled(these: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:
-    """Each file, and what this interpreter compiled of it: the copy need not compile anything again."""
+    """Yield each file, and what this interpreter compiled from it, so that the copy need not compile anything."""
     for name, path in these:
         yield name, path
         if path.suffix == ".py":
@@ -63,21 +63,21 @@ def _with_compiled(these: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, Pat
 
 
 def _add(archive: tarfile.TarFile, name: str, path: Path) -> list[str]:
-    """Adds a regular file; returns its name, or nothing for what is no regular file."""
+    """Add a file and return its name; return nothing if it is not a regular file."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             return []
         entry = tarfile.TarInfo(name)
-        # The whole second counts: by it Python knows whether a compiled file is up to date.
+        # In whole seconds: by them Python decides whether a compiled file is up to date.
         entry.size, entry.mtime, entry.mode = about.st_size, int(about.st_mtime), about.st_mode & 0o111
         archive.addfile(entry, file)
     return [name]
 
 
 def _record(archive: tarfile.TarFile, found: Distribution, names: list[str], made: dict[str, bytes]) -> None:
-    """Adds the list of files that pip keeps, so that the copy knows its own parts."""
+    """Add pip's list of the package's files, so that the copy knows its own parts."""
     if not names:
         return
     about = next((Path(name).parts[0] for name in (*names, *made) if ".dist-info/" in name), "")

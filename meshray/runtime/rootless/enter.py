@@ -1,9 +1,10 @@
-"""Runs a command inside a node's namespaces, as the user and with no right that the user has not.
+"""Runs a command inside a node's namespaces, as the user and without additional rights.
 
     python -I -m meshray.runtime.rootless.enter PID -- CMD…
 
-PID is any process inside, as seen from outside. Enters what it is not in yet: from outside everything, from the
-agent's thread for children the rest. Only the standard library is here, since every start of Ray waits for it.
+PID is any process inside, as seen from outside. This process enters the namespaces in which it is not yet: all of them
+if it comes from outside, the rest if the agent's thread for children started it. The module uses only the standard
+library, since every start of Ray waits for it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main(arguments: list[str]) -> int:
-    """Becomes the command, or waits for it where it must be another process."""
+    """Become the command, or run it as a child if it must be another process; return the exit code."""
     pid, command = int(arguments[0]), arguments[2:]
-    cwd = os.getcwd()  # noqa: PTH109 - before the mounts are others
+    cwd = os.getcwd()  # noqa: PTH109 - before the mounts change
     try:
         is_child = _is_in(pid, "pid")
         enter(pid)
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def enter(pid: int) -> None:
-    """All namespaces of the process ``pid`` that this one is not in. Raises OSError."""
+    """Enter all namespaces of the process ``pid`` in which this one is not. Raises OSError."""
     others = {name: kind for name, kind in kernel.FILES.items() if not _is_in(pid, name)}
     opened = {kind: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name, kind in others.items()}
     for kind, descriptor in opened.items():
@@ -61,17 +62,17 @@ def _become(command: list[str], cwd: str) -> int:
 
 
 def execute(command: list[str]) -> int:
-    """This process becomes the command; returns the exit code where that cannot be."""
+    """Replace this process by the command; return the exit code if that fails."""
     kernel.restore_signals()
     try:
-        os.execvp(command[0], command)  # noqa: S606 - it is to be nothing but this command
+        os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
     except OSError as error:
         sys.stderr.write(f"error: {command[0]}: {error.strerror}\n")
         return 127
 
 
 def _wait(child: int) -> int:
-    """The child's exit code. What the terminal sends reaches it without this process."""
+    """Return the child's exit code. Signals of the terminal reach the child directly."""
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     for number in _FORWARDED:

@@ -1,9 +1,10 @@
-"""Runs WireGuard's engine inside a node's namespaces: with the right to make an interface, and no other.
+"""Runs WireGuard's engine inside a node's namespaces, with the right to create an interface and no other.
 
     python -I -m meshray.runtime.rootless.enter_engine PID SOCKETS -- wireguard-go -f meshray0
 
-PID as in `meshray.runtime.rootless.enter`. The stock engine makes its socket in /run/wireguard, which is root's; in
-mounts of its own that is SOCKETS, a folder of the user's. Only the standard library is here.
+PID is as in `meshray.runtime.rootless.enter`. The stock engine creates its socket in /run/wireguard, which belongs to
+root. In a mount namespace of its own, that path is SOCKETS, a folder of the user. The module uses only the standard
+library.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from pathlib import Path
 from meshray.runtime.rootless import kernel
 from meshray.runtime.rootless.enter import enter, execute
 
-#: /var/run, where the engine says it looks, is a link to it.
+#: The engine uses /var/run, which is a link to it.
 _RUN = Path("/run")
 
 
 def main(arguments: list[str]) -> int:
-    """Becomes the engine."""
+    """Become the engine; return the exit code if that fails."""
     pid, sockets, command = int(arguments[0]), Path(arguments[1]), arguments[3:]
     try:
         enter(pid)
@@ -34,9 +35,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _show(sockets: Path) -> None:
-    """The folder becomes /run/wireguard, for this process alone."""
+    """Mount the folder on /run/wireguard, for this process only."""
     kernel.unshare(kernel.NEWNS)
-    # Held open, because it may lie below /run itself.
+    # Held open, because it may be below /run itself.
     folder = os.open(sockets, os.O_PATH | os.O_DIRECTORY)
     kernel.mount("tmpfs", str(_RUN), "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
     shown = _RUN / "wireguard"

@@ -3,12 +3,13 @@
     python -m meshray.runtime.rootless.holder RUN SCRATCH [UDP]
 
     holder (outside) ──► first process (pid 1 inside): mounts, loopback; waits for the holder's end
-                    └──► pasta or slirp4netns, where there is one: the way to the internet
+                    └──► pasta or slirp4netns, if installed: connects the inside to the internet
 
-With UDP, WireGuard is inside as well and listens on that port (0: on any), which pasta then carries.
+With UDP, WireGuard is inside as well and listens on that port (0: on any), which pasta forwards.
 
-What is inside is told in RUN/namespace.json once it stands. When the holder ends, however it does, the first process
-sees its pipe close and ends too, and the kernel ends every process and mount inside. Only the standard library is here.
+The holder describes the namespaces in RUN/namespace.json when they are ready. When the holder ends, for whatever
+reason, the first process sees its pipe close and ends too, and the kernel ends every process and mount inside. The
+module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from pathlib import Path
 from meshray.runtime.rootless import kernel
 from meshray.runtime.rootless.internet import Helper, find_helper
 
-#: Where Ray works on every machine: a worker takes the path that its head has.
+#: Ray's folder on every machine: a worker uses the path of its head.
 RAY_FOLDER = Path("/tmp/ray")  # noqa: S108
-#: A helper that ended is started again after so long; it does not come back where it cannot run, seconds.
+#: Pause before a helper that ended is started again, seconds.
 _AGAIN_S = 10.0
-#: What the first process says when it has furnished everything.
+#: What the first process writes when all mounts are ready.
 _READY = "ready"
 _WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
@@ -45,7 +46,7 @@ class Folders:
 
 
 def main(arguments: list[str]) -> int:
-    """Holds until a signal comes, or until what is inside has ended."""
+    """Hold the namespaces until a signal comes, or until the first process has ended."""
     folders = Folders(*map(Path, arguments[:2]))
     udp_port = int(arguments[2]) if len(arguments) > 2 else None
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
@@ -71,10 +72,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _read_pid(told: int) -> int:
-    """Of the first process, when it has furnished everything; 0 where something failed, which is in the log."""
+    """Return the pid of the first process when it is ready; 0 if something failed, which is in the log."""
     with os.fdopen(told) as lines:
         words = set(lines.read().split())
-    # Its number comes from who made it, "ready" from itself: either may be the first.
+    # Its parent writes the pid, it writes "ready" itself: either may come first.
     numbers = words - {_READY}
     return int(numbers.pop()) if _READY in words and len(numbers) == 1 else 0
 
@@ -100,7 +101,7 @@ def _help(helper: Helper, first: int, udp_port: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     kernel.restore_signals()
     kernel.die_with_parent(signal.SIGKILL)
-    os.execv(helper.program, helper.command(first, udp_port))  # noqa: S606 - it is to be nothing but this program
+    os.execv(helper.program, helper.command(first, udp_port))  # noqa: S606 - no shell is wanted
 
 
 def _ended() -> Iterator[int]:
@@ -125,7 +126,7 @@ def _end(pid: int) -> None:
 def _make_namespaces(
     folders: Folders, helper: Helper | None, lifeline: int, tell: int, of_holder: tuple[int, ...]
 ) -> None:
-    """Makes them and the first process, and ends: the holder adopts that."""
+    """Create the namespaces and the first process, and end: the holder adopts that."""
     for descriptor in of_holder:
         os.close(descriptor)
     kernel.unshare_user()
@@ -136,18 +137,18 @@ def _make_namespaces(
 
 
 def _first_process(folders: Folders, helper: Helper | None, lifeline: int, tell: int) -> None:
-    # Ignored means that the kernel reaps whoever becomes an orphan in here.
+    # If SIGCHLD is ignored, the kernel reaps every orphan in here.
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-    _furnish(folders, helper)
+    _mount_all(folders, helper)
     os.write(tell, f"{_READY}\n".encode())
     os.close(tell)
     os.chdir("/")
     os.read(lifeline, 1)
 
 
-def _furnish(folders: Folders, helper: Helper | None) -> None:
+def _mount_all(folders: Folders, helper: Helper | None) -> None:
     kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.SLAVE)
     kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
     kernel.mount("tmpfs", "/dev/shm", "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=1777")  # noqa: S108
@@ -155,7 +156,7 @@ def _furnish(folders: Folders, helper: Helper | None) -> None:
     own.mkdir(mode=0o700, exist_ok=True)
     with contextlib.suppress(FileExistsError):  # another node of this machine may be as fast
         RAY_FOLDER.mkdir()
-        RAY_FOLDER.chmod(0o1777)  # it is in the way of nobody else's Ray
+        RAY_FOLDER.chmod(0o1777)  # Ray of other users can use it
     kernel.mount(str(own), str(RAY_FOLDER), "", kernel.BIND)
     _replace(Path("/etc/resolv.conf"), folders.run / "resolv.conf", resolver_text(helper))
     hosts = Path("/etc/hosts")
@@ -165,14 +166,14 @@ def _furnish(folders: Folders, helper: Helper | None) -> None:
 
 
 def resolver_text(helper: Helper | None) -> str:
-    """/etc/resolv.conf inside: the helper's name server; without one a name server that refuses at once (pure)."""
+    """Return /etc/resolv.conf for inside: the helper's name server, or one that refuses at once (pure)."""
     if helper is None:
         return "# meshray: nothing leads to the internet in here\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
     return f"# meshray: {helper.name} asks the machine's own resolver\nnameserver {helper.nameserver}\n"
 
 
 def hosts_text(hosts: str, name: str) -> str:
-    """/etc/hosts inside, in which the machine's own name resolves: Ray starts slowly where it does not (pure)."""
+    """Return /etc/hosts for inside, in which the machine's own name resolves: else Ray starts slowly (pure)."""
     known = {word for line in hosts.splitlines() for word in line.partition("#")[0].split()[1:]}
     return hosts if name in known else f"{hosts.rstrip()}\n127.0.1.1 {name}\n".lstrip()
 

@@ -1,5 +1,6 @@
-"""The program that leads from inside to the internet: pasta, else slirp4netns. It lets nothing in but, where WireGuard
-itself is inside, the UDP port on which that listens.
+"""The program that connects the inside to the internet: pasta, else slirp4netns.
+
+It lets no connection in. If WireGuard itself is inside, it forwards the UDP port of WireGuard.
 
 >>> find_helper(os.environ)
 Helper(program='/usr/bin/pasta', nameserver='169.254.1.1')
@@ -14,29 +15,29 @@ from pathlib import Path
 from meshray.linux.trust import find_program
 
 PASTA = "pasta"
-#: A link-local address that pasta answers as a name server; as podman does.
+#: A link-local address at which pasta acts as a name server; the one that podman uses.
 _PASTA_DNS = "169.254.1.1"
-#: What slirp4netns answers at, by its manual.
+#: The name server of slirp4netns, from its manual.
 _SLIRP_DNS = "10.0.2.3"
 
 
 @dataclass(frozen=True)
 class Helper:
-    """One of the two."""
+    """One of the two programs, with the address of its name server."""
 
     program: str
     nameserver: str
 
     @property
     def name(self) -> str:
-        """Of the program."""
+        """The name of the program."""
         return Path(self.program).name
 
     def command(self, pid: int, udp_port: int = 0) -> list[str]:
-        """What gives the namespaces of this process a way out, and none in (pure).
+        """Return the command that connects the namespaces of this process to the internet (pure).
 
         Args:
-            udp_port: leads in, by pasta only; 0: none does.
+            udp_port: is forwarded to the inside, by pasta only; 0: none.
         """
         if self.nameserver == _SLIRP_DNS:
             return [self.program, "--configure", "--mtu=65520", "--disable-host-loopback", str(pid), "tap0"]
@@ -47,7 +48,7 @@ class Helper:
 
 
 def find_helper(environ: Mapping[str, str]) -> Helper | None:
-    """The one to use, None where neither is installed."""
+    """Return the program to use; None if neither is installed."""
     for name, nameserver in ((PASTA, _PASTA_DNS), ("slirp4netns", _SLIRP_DNS)):
         program = find_program(name, environ, on_path_only=True)
         if program is not None:

@@ -1,10 +1,10 @@
-"""The system calls that Python 3.10 does not have: namespaces, mounts, capabilities. Linux only.
+"""System calls that Python 3.10 lacks: namespaces, mounts, capabilities. Linux only.
 
     unshare(NEWUSER | NEWNET)       # unshare(2)
     setns(descriptor, NEWNET)       # setns(2)
     mount("tmpfs", "/dev/shm", "tmpfs")
 
-Each raises OSError with what the kernel said.
+Each raises OSError with the kernel's error.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unshare(flags: int) -> None:
-    """New namespaces for this process; of pids: for its children."""
+    """Create new namespaces for this process; a pid namespace is for its children."""
     _check(_libc.unshare(flags))
 
 
 def unshare_user() -> None:
-    """A user namespace in which ids stay what they are: files belong to whom they belong. Raises OSError."""
+    """Create a user namespace in which user and group id are the same as outside. Raises OSError."""
     uid, gid = os.geteuid(), os.getegid()
     unshare(NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
@@ -54,7 +54,7 @@ def unshare_user() -> None:
 
 
 def setns(descriptor: int, kind: int) -> None:
-    """Enters a namespace. Of the network and of pids (for children) only this thread does."""
+    """Enter a namespace; a network or pid namespace (the latter for children) only in this thread."""
     _check(_libc.setns(descriptor, kind))
 
 
@@ -64,17 +64,17 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 
 def die_with_parent(number: int) -> None:
-    """This process gets the signal when its parent ends."""
+    """Let the kernel send this process a signal when its parent ends."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent ends become children of this process."""
+    """Make descendants whose parent ends children of this process."""
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
 def pass_on(*capabilities: int) -> None:
-    """What this thread executes from now on has these capabilities, whoever runs it."""
+    """Give these capabilities to every program that this thread executes from now on."""
     header, data = _capabilities()
     words = list(_CAPABILITY_WORDS.unpack(data.raw))
     for capability in capabilities:
@@ -86,7 +86,7 @@ def pass_on(*capabilities: int) -> None:
 
 
 def drop_all(*, but: int | None = None) -> None:
-    """This thread has no capability any more, and passes none on; ``but``: this one, if it has it now."""
+    """Drop all capabilities of this thread and of what it executes; keep ``but`` if the thread has it."""
     _check(_libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0))
     header, data = _capabilities()
     words = list(_CAPABILITY_WORDS.unpack(data.raw))
@@ -100,7 +100,7 @@ def drop_all(*, but: int | None = None) -> None:
 
 
 def _capabilities() -> tuple[ctypes.Array[ctypes.c_char], ctypes.Array[ctypes.c_char]]:
-    """Header and data of capget(2) for this thread: effective, permitted, inheritable, each twice 32 bits."""
+    """Return header and data of capget(2) for this thread: effective, permitted, inheritable; twice 32 bits each."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION, 0), 8)
     data = ctypes.create_string_buffer(_CAPABILITY_WORDS.size)
     _check(_libc.capget(header, data))
@@ -108,7 +108,7 @@ def _capabilities() -> tuple[ctypes.Array[ctypes.c_char], ctypes.Array[ctypes.c_
 
 
 def bring_up(interface: str) -> None:
-    """``ip link set … up`` in this thread's network namespace."""
+    """Set an interface up in this thread's network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = _IFREQ.pack(interface.encode(), 0)
         flags = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[1]
@@ -116,7 +116,7 @@ def bring_up(interface: str) -> None:
 
 
 def restore_signals() -> None:
-    """What Python ignores is as usual again for the program that comes next; pasta insists on it."""
+    """Restore the signals that Python ignores, for the program that this process becomes; pasta requires it."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
 

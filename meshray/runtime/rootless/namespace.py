@@ -1,4 +1,4 @@
-"""A node's namespaces as its agent uses them: started or adopted, entered, and ended.
+"""A node's namespaces, as its agent uses them.
 
 namespace = Namespace.up(home)      # starts the holder, or finds the one that runs
 namespace.enter()                   # this process joins its user namespace; `meshray.linux.overlay_netns` knows
@@ -30,7 +30,7 @@ from meshray.runtime.rootless import kernel
 
 T = TypeVar("T")
 
-#: Python starts in a tenth of a second; a busy machine gets the rest, seconds.
+#: Time limit for the holder, seconds. Python starts in a tenth of a second, on a busy machine later.
 _START_S = 15.0
 _POLL_S = 0.02
 _STOP_S = 5.0
@@ -38,12 +38,12 @@ _STOP_S = 5.0
 
 @dataclass(frozen=True)
 class Held:
-    """What a holder tells.
+    """The description of namespaces by their holder.
 
     Attributes:
         first: pid of the first process inside, as seen from outside.
-        internet: the program that leads to the internet; empty: there is none.
-        engine_inside: WireGuard's engine is inside as well, and that program carries the tunnel.
+        internet: the program that connects the inside to the internet; empty: there is none.
+        engine_inside: WireGuard's engine is inside as well, and that program forwards the tunnel.
     """
 
     first: int
@@ -52,7 +52,7 @@ class Held:
 
 
 def held(home: Home) -> Held | None:
-    """What this node's holder holds, None where none runs. For whoever wants to enter."""
+    """Return the description of this node's namespaces; None if no holder runs."""
     pid = ManagedProcess(home.pid_file("namespace")).pid
     try:
         value = json.loads((home.run / "namespace.json").read_text())
@@ -67,7 +67,7 @@ class Namespace:
 
     def __init__(self, found: Held) -> None:
         self.held = found
-        # Open for as long as this process lives: the first process may end, and its number be given to another.
+        # Kept open while this process lives: the first process may end, and its pid be reused.
         self._files = {
             name: os.open(f"/proc/{found.first}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in kernel.FILES
         }
@@ -87,13 +87,13 @@ class Namespace:
 
     @classmethod
     def up(cls, home: Home, udp_port: int | None = None) -> Namespace:
-        """Adopts the holder that runs, or starts one.
+        """Adopt the holder that runs, or start one.
 
         Args:
-            udp_port: on which an engine inside listens, 0: on any; None: the engine stays outside.
+            udp_port: of an engine inside, 0: any; None: the engine stays outside.
 
         Raises:
-            MeshrayError: ``no_namespace`` with what its log says.
+            MeshrayError: ``no_namespace`` with the last line of the holder's log.
         """
         process = ManagedProcess(home.pid_file("namespace"))
         log = home.logs / "namespace.log"
@@ -120,21 +120,21 @@ class Namespace:
 
     @staticmethod
     def end(home: Home) -> bool:
-        """Ends everything inside; returns whether there was something."""
+        """End all processes inside; return whether a holder ran."""
         process = ManagedProcess(home.pid_file("namespace"))
         was_there = process.pid is not None
         process.stop_blocking(_STOP_S)
         return was_there
 
     def enter(self) -> None:
-        """This process joins the user namespace, which gives it the right to all the others. Before it has threads.
+        """Enter the user namespace, which gives this process the right to the others. It must not have threads yet.
 
         Raises:
             MeshrayError: ``no_namespace``.
         """
         try:
             kernel.setns(self._files["user"], kernel.NEWUSER)
-            # A thread begins where the one is that makes it: this one must be made before any other asks.
+            # A thread starts in the namespaces of its creator: this one must exist before the others.
             self.run_outside(lambda: None)
             overlay_netns.enter(self)
             self.run(lambda: None)
@@ -168,15 +168,15 @@ class Namespace:
         kernel.setns(self._files["net"], kernel.NEWNET)
 
     def _become_parent(self) -> None:
-        """Its children are inside as far as threads can be; the rest they enter themselves."""
+        """Enter what a thread can enter; its child processes enter the rest."""
         self._enter_network()
         kernel.setns(self._files["pid"], kernel.NEWPID)
-        # To look at the first process, which has every right in here, takes SYS_PTRACE.
+        # Looking at the first process, which has all capabilities inside, takes SYS_PTRACE.
         kernel.pass_on(kernel.SYS_ADMIN, kernel.SYS_CHROOT, kernel.SYS_PTRACE, kernel.NET_ADMIN)
 
 
 def enter_once(home: Home, udp_port: int | None = None) -> None:
-    """This process enters the namespaces of this node, where it has not yet.
+    """Enter the namespaces of this node, unless this process has entered them.
 
     Args:
         udp_port: as `Namespace.up`.
@@ -189,7 +189,7 @@ def enter_once(home: Home, udp_port: int | None = None) -> None:
 
 
 def enter_command(first: int, argv: list[str], sockets: Path | None = None) -> list[str]:
-    """Return what runs a command inside, from anywhere (pure).
+    """Return the command that runs another one inside, from anywhere (pure).
 
     Args:
         sockets: as `meshray.linux.overlay_netns.OverlayNamespace.wrap`.
@@ -200,19 +200,19 @@ def enter_command(first: int, argv: list[str], sockets: Path | None = None) -> l
 
 
 def scratch_folder(home: Home) -> Path:
-    """Where Ray's logs and spilled objects lie, of this node alone."""
+    """Return the folder for this node's Ray logs and spilled objects."""
     mark = hashlib.sha256(str(home.state).encode()).hexdigest()[:8]
-    return Path(f"/tmp/meshray-{os.geteuid()}-{mark}")  # noqa: S108 - made for this user alone, and looked at
+    return Path(f"/tmp/meshray-{os.geteuid()}-{mark}")  # noqa: S108 - its owner is checked
 
 
 def remove_scratch(home: Home) -> None:
-    """Nothing of this node's Ray stays."""
+    """Remove the folder of this node's Ray."""
     folder = scratch_folder(home)
     if _is_ours(folder):
         shutil.rmtree(folder, ignore_errors=True)
-        # Other nodes have mounted on it, and removing a folder takes the mounts on it away, in every namespace.
+        # Other nodes may have mounted on /tmp/ray, and rmdir detaches such mounts in every namespace.
         if not any(folder.parent.glob("meshray-[0-9]*-*")):
-            with contextlib.suppress(OSError):  # it holds something, or is another user's
+            with contextlib.suppress(OSError):  # it is not empty, or belongs to another user
                 (folder.parent / "ray").rmdir()
 
 

@@ -1,9 +1,9 @@
-"""Whether this machine lets an ordinary user have namespaces and an interface: tried, in a process that ends.
+"""Whether this machine lets an ordinary user create namespaces and an interface: a short-lived process tries it.
 
 >>> require_namespaces("sudo meshray join TOKEN")
 MeshrayError: without root a node needs what this machine forbids: network namespaces (user.max_net_namespaces is 0)
 
-Settings are not read to decide, only to explain: there are more of them than anybody knows.
+Settings are read only to explain a refusal: distributions have too many of them to predict one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pathlib import Path
 from meshray.errors import MeshrayError
 from meshray.runtime.rootless import kernel
 
-#: A tenth of a second is usual, seconds.
+#: Time limit, seconds; it usually takes a tenth of a second.
 _TRIAL_S = 15.0
-#: What is tried, one after the other: each needs those before it.
+#: What is tried, one after the other: each requires the previous ones.
 USER, NETWORK, INTERFACE, MOUNTS = "user namespaces", "network namespaces", "/dev/net/tun", "mounts of its own"
-#: Which settings explain a refusal, and the value that forbids.
+#: The settings that explain a refusal, and the value that forbids.
 _SETTINGS: Mapping[str, tuple[tuple[str, str], ...]] = {
     USER: (
         ("user.max_user_namespaces", "0"),
@@ -41,17 +41,17 @@ _FIX = {"user.max_user_namespaces": "15000", "user.max_net_namespaces": "15000",
 
 @dataclass(frozen=True)
 class Missing:
-    """What is not to be had, and what the kernel said (an errno)."""
+    """What the machine does not allow, and the kernel's errno."""
 
     what: str
     number: int
 
 
 def find_missing() -> tuple[Missing, ...]:
-    """What is missing here, empty where a node without root can live. Leaves nothing behind.
+    """Return what this machine does not allow; empty if a node without root can run. Nothing is left behind.
 
     Raises:
-        MeshrayError: ``no_namespaces``: it could not even be tried.
+        MeshrayError: ``no_namespaces``: the trial itself failed.
     """
     try:
         done = subprocess.run(
@@ -69,10 +69,10 @@ def find_missing() -> tuple[Missing, ...]:
 
 
 def require_namespaces(with_root: str) -> None:
-    """Raises MeshrayError ``no_namespaces`` or ``no_tun`` with all that is missing, and whom to ask for what.
+    """Raise MeshrayError ``no_namespaces`` or ``no_tun`` with all that is missing, and what to request from whom.
 
     Args:
-        with_root: the command that needs none of it.
+        with_root: the command for a node with root, which needs none of it.
     """
     missing = find_missing()
     if missing:
@@ -80,10 +80,10 @@ def require_namespaces(with_root: str) -> None:
 
 
 def refusal(missing: tuple[Missing, ...], setting: Callable[[str], str], with_root: str) -> MeshrayError:
-    """The one message (pure).
+    """Return the error for all that is missing (pure).
 
     Args:
-        setting: the value of a sysctl, empty where there is none of this name.
+        setting: returns the value of a sysctl, empty if it does not exist.
     """
     words, fixes = [], []
     for item in missing:
@@ -100,7 +100,7 @@ def refusal(missing: tuple[Missing, ...], setting: Callable[[str], str], with_ro
 
 
 def _explained(item: Missing, setting: Callable[[str], str]) -> tuple[str, str]:
-    """The cause, and what the administrator would have to do."""
+    """Return the cause, and what the administrator can do."""
     said = os.strerror(item.number).lower()
     if item.what == INTERFACE:
         if item.number == errno.ENOENT:
@@ -123,7 +123,7 @@ def _setting(name: str) -> str:
 
 
 def _try() -> list[tuple[str, int]]:
-    """In a process of its own: what is missing. Without namespaces /dev/net/tun is only opened."""
+    """Return what is missing, in a process of its own. Without namespaces, /dev/net/tun is only opened."""
     from meshray.wireguard.engines import open_tun
 
     missing = []
@@ -151,7 +151,7 @@ def _try_mounts() -> None:
     kernel.unshare(kernel.NEWNS | kernel.NEWIPC | kernel.NEWPID)
     kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.SLAVE)
     told, tell = os.pipe()
-    pid = os.fork()  # only children are in the new namespace of pids
+    pid = os.fork()  # only children are in the new pid namespace
     if pid == 0:
         with contextlib.suppress(BaseException):
             os.write(tell, str(_mount_error()).encode())
