@@ -17,7 +17,6 @@ from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HEAD, HUB, HUB_FORWARDS, STATIC
 from meshray.model.path import PathKind
 from meshray.protocol.status import NodeStatus, Status
-from meshray.wireguard.config import REJECT_AFTER_S
 
 
 def _enrolled(facts: Facts) -> Iterable[Finding]:
@@ -79,21 +78,21 @@ def _silent(node: NodeStatus, reason: str, machine_lives: bool) -> Finding:
 
 def _handshake_fresh(facts: Facts) -> Iterable[Finding]:
     others = list(_others(facts))
-    hub_is_silent = any(_is_hub(node) and not _is_fresh(node) for node in others)
+    hub_is_silent = any(_is_hub(node) and node.path.kind == PathKind.NONE for node in others)
     for node in others:
         # About a pair: what comes, or does not, from that node to this one.
         yield replace(_handshake(node, hub_is_silent), peer=_status(facts).node)
 
 
 def _handshake(node: NodeStatus, hub_is_silent: bool) -> Finding:
-    age = node.path.handshake_age_s
-    if _is_fresh(node):
-        return Finding(OK, f"{age:.0f} s ago", node=node.name)
+    # A path whose handshake is stale is none, see `meshray.wireguard.config.is_fresh`.
+    if node.path.kind != PathKind.NONE:
+        return Finding(OK, f"{node.path.handshake_age_s or 0.0:.0f} s ago", node=node.name)
     if not _is_hub(node) and (hub_is_silent or not node.online):
         return Finding(SKIP, "offline" if not node.online else "its way leads through the silent hub", node=node.name)
     return Finding(
         FAIL,
-        "there was none" if age is None else f"the last one was {age:.0f} s ago",
+        "there was none",
         f"on {node.name}: meshray status; between here and there: is the mesh's UDP port let in?",
         node.name,
     )
@@ -258,11 +257,6 @@ def _others(facts: Facts) -> Iterator[NodeStatus]:
 
 def _is_hub(node: NodeStatus) -> bool:
     return node.role in (HEAD, HUB)
-
-
-def _is_fresh(node: NodeStatus) -> bool:
-    age = node.path.handshake_age_s
-    return node.path.kind != PathKind.NONE and age is not None and age < REJECT_AFTER_S
 
 
 def _way(kind: PathKind) -> str:

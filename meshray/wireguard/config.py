@@ -19,6 +19,11 @@ REJECT_AFTER_S = 180.0
 KERNEL_PROTOCOL, MESHRAY_PROTOCOL = 2, 109
 
 
+def is_fresh(last_handshake: BootSeconds | None, now: BootSeconds) -> bool:
+    """Whether a peer with this last handshake (seconds of the boot clock) can still be heard."""
+    return last_handshake is not None and now - last_handshake < REJECT_AFTER_S
+
+
 @dataclass(frozen=True)
 class PeerConfig:
     """What a device should know of one peer.

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from meshray.agent.paths.hubs import PATIENCE_S, HubChoice, is_fresh
+from meshray.agent.paths.hubs import PATIENCE_S, HubChoice
 from meshray.linux.clock import BootSeconds, boot_s
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
-from meshray.wireguard.config import DeviceState
+from meshray.wireguard.config import DeviceState, is_fresh
 
 #: Most nodes dial by themselves and are heard before this, seconds.
 DIAL_AFTER_S = 3.0

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from meshray.agent.paths.hubs import HubChoice, is_fresh, ranked
+from meshray.agent.paths.hubs import HubChoice, ranked
 from meshray.agent.paths.liveness import PAUSE_S, SEVERAL_PAUSE_S, TIMEOUT_S, Liveness
 from meshray.agent.paths.mtu import SIZES
 from meshray.agent.paths.names import Names
@@ -20,7 +20,7 @@ from meshray.linux.clock import BootSeconds, boot_s
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, Node
-from meshray.wireguard.config import DeviceState
+from meshray.wireguard.config import DeviceState, is_fresh
 
 log = logging.getLogger(__name__)
 

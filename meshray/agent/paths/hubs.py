@@ -18,7 +18,7 @@ from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import Node
-from meshray.wireguard.config import REJECT_AFTER_S
+from meshray.wireguard.config import is_fresh
 
 #: WireGuard tries a handshake every 5 s (REKEY_TIMEOUT); the first goes out at once.
 PATIENCE_S = 4.0
@@ -73,11 +73,6 @@ class HubChoice:
         if len(self.candidates) < 2 or now - self.since < PATIENCE_S:
             return self
         return replace(self, index=(self.index + 1) % len(self.candidates), since=now)
-
-
-def is_fresh(last_handshake: BootSeconds | None, now: BootSeconds) -> bool:
-    """Whether a peer with this last handshake (seconds of the boot clock) can still be heard."""
-    return last_handshake is not None and now - last_handshake < REJECT_AFTER_S
 
 
 def ranked(round_trips: Mapping[str, float | None], before: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
-from meshray.agent.paths.hubs import is_fresh
 from meshray.linux.clock import BootSeconds
 from meshray.model.node import Node
 from meshray.model.path import PathKind
-from meshray.wireguard.config import DeviceState, PeerState
+from meshray.wireguard.config import DeviceState, PeerState, is_fresh
 
 
 def live_peer_towards(device: DeviceState | None, node: Node, now: BootSeconds) -> tuple[PeerState | None, PathKind]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from meshray.linux.clock import BootSeconds
 from meshray.model.path import Mode, Transport
-from meshray.wireguard.config import REJECT_AFTER_S
+from meshray.wireguard.config import is_fresh
 
 #: From the first handshake that WireGuard sends to the decision that UDP does not pass.
 HANDSHAKE_PATIENCE_S = 3.0
@@ -89,9 +89,7 @@ class HubTransport:
         return self._relayed(now) if self._is_dead(last_handshake, dead, now) else self
 
     def _is_dead(self, last_handshake: BootSeconds | None, dead: bool, now: BootSeconds) -> bool:
-        if last_handshake is None or now - last_handshake >= REJECT_AFTER_S:
-            return dead or now - self.since >= HANDSHAKE_PATIENCE_S
-        return dead
+        return dead or (not is_fresh(last_handshake, now) and now - self.since >= HANDSHAKE_PATIENCE_S)
 
     def _relayed(self, now: float) -> HubTransport:
         relapsed = self.returned is not None and now - self.returned < RELAPSE_S

@@ -215,7 +215,8 @@ def _problems_of(snapshot: Snapshot, status: NodeStatus, node: Node) -> Iterable
     elif status.path.kind != PathKind.SELF and snapshot.measured(node.ip).silent:
         yield Problem("peer_answers", f"{named}: no answer over the overlay", status.name, "meshray doctor")
     elif _runs_ray(snapshot, node) and status.ray.alive is False and not node.drained:
-        yield Problem("ray_alive", f"{named}: not ALIVE in Ray", status.name, f"{there}meshray logs ray")
+        code = "ray_head_answers" if HEAD in node.roles else "ray_alive"
+        yield Problem(code, f"{named}: not ALIVE in Ray", status.name, f"{there}meshray logs ray")
 
 
 def _lost(snapshot: Snapshot, node: Node) -> Problem:

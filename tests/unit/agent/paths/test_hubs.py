@@ -5,11 +5,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshray.agent.paths.hubs import PATIENCE_S, HubChoice, hub_for, is_fresh, ranked
+from meshray.agent.paths.hubs import PATIENCE_S, HubChoice, hub_for, ranked
 from meshray.linux.clock import BootSeconds
 from meshray.model.address import Endpoint
 from meshray.model.node import HUB
-from meshray.wireguard.config import REJECT_AFTER_S
+from meshray.wireguard.config import REJECT_AFTER_S, is_fresh
 from tests.unit.agent.sample import MAP, WORKER_A, WORKER_B, node
 
 A, B, C = (Endpoint(f"192.0.2.{n}", 51888) for n in (1, 2, 3))

@@ -12,6 +12,9 @@ from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
 from meshray.agent.ray.offers import Offers
 from meshray.agent.status.report import Snapshot, build_status
+from meshray.doctor.examine import examine
+from meshray.doctor.facts import Facts
+from meshray.doctor.report import FAIL, OK
 from meshray.linux.clock import BootSeconds
 from meshray.model.node import Node
 from meshray.model.ray_state import RayState
@@ -186,3 +189,41 @@ def test_the_ports_of_each_ray_are_told() -> None:
     assert to_json(b)["ray"] == shown
     without = build_status(replace(snapshot(HEAD_NODE), expects_ray=False)).nodes
     assert [node.ray.ports for node in without] == [{}, {}, {}]
+
+
+@pytest.mark.parametrize("age_s", [5.0, 100.0, 179.0, 180.0, 181.0, 200.0, None])
+def test_status_and_doctor_agree_on_a_stale_handshake(age_s: float | None) -> None:
+    status = build_status(snapshot(WORKER_A, handshake=None if age_s is None else NOW - age_s))
+    checks = examine(Facts(status=status))
+    of_status = [problem.node for problem in status.health if problem.code == "handshake_fresh"]
+    of_doctor = [check.node for check in checks if check.code == "handshake_fresh" and check.status == FAIL]
+    is_stale = age_s is None or age_s >= 180
+    assert (HEAD_NODE.name in of_status) == (HEAD_NODE.name in of_doctor) == is_stale
+    assert bool(of_status) == bool(of_doctor) == is_stale
+
+
+JUDGED_BY_BOTH = {"coordinator_reachable", "handshake_fresh", "peer_answers", "ray_head_answers", "ray_alive"}
+
+
+@pytest.mark.parametrize("handshake_s", [5.0, 200.0])
+@pytest.mark.parametrize("samples", [(2.0, 1.0, 3.0), (None, None, None)])
+@pytest.mark.parametrize(
+    "ray", [RAY, None, {**RAY, WORKER_B.ip: RayState(False)}, {**RAY, HEAD_NODE.ip: RayState(False)}]
+)
+@pytest.mark.parametrize("reachable", [True, False])
+@pytest.mark.parametrize("me", [HEAD_NODE, WORKER_A])
+def test_what_status_reports_the_doctor_does_not_call_ok(
+    me: Node,
+    reachable: bool,
+    ray: Mapping[IPv4Address, RayState] | None,
+    samples: tuple[float | None, ...],
+    handshake_s: float,
+) -> None:
+    seen = snapshot(me, handshake=NOW - handshake_s, ray=ray, samples=samples, reachable=reachable)
+    status = build_status(seen)
+    checks = examine(Facts(status=status, ray_nodes=frozenset(node.name for node in status.nodes)))
+    fine = {(check.code, check.node) for check in checks if check.status == OK}
+    assert not fine & {(problem.code, problem.node) for problem in status.health}
+    failed = {check.code for check in checks if check.status == FAIL} & JUDGED_BY_BOTH
+    # Behind a silent hub status names the paths alone.
+    assert failed <= {problem.code for problem in status.health} | ({"ray_alive"} if handshake_s > 180 else set())
