@@ -9,6 +9,8 @@ DEFAULT_PORT = 51888
 INTERFACE = "meshray0"
 #: WireGuard's default: 1500 minus 80 bytes for an IPv6 underlay.
 DEFAULT_MTU = 1420
+#: The smallest size that is tried on a path, bytes of an inner packet: what IPv6's least MTU of 1280 leaves.
+LEAST_MTU = 1200
 #: Keeps a NAT mapping alive (conntrack drops it after 30 s).
 KEEPALIVE_S = 20
 #: UDP on the overlay address, for the agents' round-trip probes.

@@ -19,11 +19,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 
-from meshray.defaults import DEFAULT_MTU
+from meshray.defaults import DEFAULT_MTU, LEAST_MTU
 from meshray.model.address import Endpoint
 
 #: What is tried: Ethernet's 1500 outside, 1480 (providers' tunnels), 1460 (clouds), 1400 (mobile), down to IPv6's 1280.
-SIZES = (DEFAULT_MTU, 1400, 1380, 1340, 1300, 1280, 1240, 1200)
+SIZES = (DEFAULT_MTU, 1400, 1380, 1340, 1300, 1280, 1240, LEAST_MTU)
 #: A lost packet is not a packet that is too large: only so many in a row are.
 TRIES = 3
 #: WireGuard's own: outer IP header, UDP header, its header and tag; and its padding.

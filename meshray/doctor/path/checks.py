@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from meshray.defaults import LEAST_MTU
 from meshray.doctor.facts import Facts
 from meshray.doctor.path.facts import BAD_LOSS, SOME_LOSS, PeerFacts
 from meshray.doctor.path.pairs import EATEN, RELAYED, SILENT, WORKS, Udp, each, lossy_leg, pairs, udp_ways
@@ -237,7 +238,7 @@ def _path_mtu(facts: Facts) -> Iterable[Finding]:
         if seen.small_passes and not seen.mtu_measured:
             yield Finding(SKIP, "the largest size is still being looked for", node=name, peer=peer)
             continue
-        least = "not even those of 1200" if not seen.small_passes else "those of 1200 do"
+        least = f"those of {LEAST_MTU} do" if seen.small_passes else f"not even those of {LEAST_MTU}"
         yield Finding(
             FAIL,
             f"packets of {seen.promised_mtu} bytes, as the route promises, do not pass over {_way(seen)}; {least}",

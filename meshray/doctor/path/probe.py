@@ -9,7 +9,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from statistics import median
 
-from meshray.defaults import KEEPALIVE_S
+from meshray.defaults import KEEPALIVE_S, LEAST_MTU
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.path.facts import SOME_LOSS, PathFacts, PeerFacts
 from meshray.linux import overlay_netns
@@ -28,8 +28,6 @@ _SLOWEST_S = 2.0
 _FULL = 3
 #: A probe as WireGuard counts it has 80 bytes; half of them must be counted where none was lost.
 _COUNTED_BYTES = 40
-#: The smallest size that `meshray.agent.paths.mtu` tries, bytes of an inner packet.
-_SMALLEST = 1200
 #: A mesh may have many nodes: so many are looked at.
 _PEERS = 64
 
@@ -101,7 +99,7 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
         return replace(facts, machine_answers=lives, sent_on=sent_on, came_in=came_in)
     if path.mtu is None or facts.loss >= SOME_LOSS:  # what is lost says nothing of its size then
         return facts
-    full, small = await asyncio.gather(*(_passes(context, ip, answer_s, size) for size in (path.mtu, _SMALLEST)))
+    full, small = await asyncio.gather(*(_passes(context, ip, answer_s, size) for size in (path.mtu, LEAST_MTU)))
     return replace(facts, full_passes=full, small_passes=small, mtu_measured=context.mtu_measured(ip))
 
 
