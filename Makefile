@@ -1,27 +1,26 @@
-# What one does with a clone of meshray. Everything sets itself up; on Debian and Ubuntu nothing is needed before it.
+# Tasks in a clone of meshray. Each installs what it needs; on Debian and Ubuntu nothing has to be prepared.
 .DEFAULT_GOAL := help
 .PHONY: help demo test check check-lowest check-newest format bench docs engine dist lock release
 
 PYTHON := .venv/bin/python
-# Behind a command that ran as root, whose exit status stays: nothing of root's is left in a user's clone.
+# After a command that ran as root: give its files to the owner of the clone, and keep the exit status.
 GIVE = status=$$?; scripts/setup.sh give; exit $$status
 
-# Lab tests wait more than they compute, but for the starts of Ray: two modules at a time on two cores, in the order of
-# the tiers.
+# Lab tests mostly wait, except while Ray starts: two modules at a time on two cores, in the order of the tiers.
 AT_ONCE ?= --numprocesses=2 --no-loadscope-reorder
 
-help:  ## this list
+help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
 
-demo:  ## three machines that cannot reach each other become one Ray cluster, on this machine (root)
+demo:  ## build a Ray cluster from three isolated hosts on this machine (root)
 	@scripts/setup.sh demo
 	@$(PYTHON) -m tests.lab.demo; $(GIVE)
 
-test:  ## every tier of tests that this machine can run; --require-all or CI=true: all of them (root)
+test:  ## run every tier of tests that this machine supports; CI=true requires all of them (root)
 	@scripts/setup.sh test
 	$(PYTHON) -m pytest $(AT_ONCE); $(GIVE)
 
-check:  ## formatting, lint, types, unit tests: under a minute
+check:  ## check format, lint and types, and run the unit tests; about a minute
 	@scripts/setup.sh check
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
@@ -30,8 +29,8 @@ check:  ## formatting, lint, types, unit tests: under a minute
 
 check-lowest: RESOLUTION := lowest-direct
 check-newest: RESOLUTION := highest
-check-lowest:  ## unit tests with the lowest versions that pyproject.toml allows, in an environment of their own
-check-newest:  ## unit tests with the newest versions that pyproject.toml allows, in an environment of their own
+check-lowest:  ## run the unit tests with the lowest versions that pyproject.toml allows, in a separate environment
+check-newest:  ## run the unit tests with the newest versions that pyproject.toml allows, in a separate environment
 check-lowest check-newest:
 	@scripts/setup.sh check
 	.venv/bin/uv venv --quiet --clear --seed --python $(PYTHON) .cache/$@
@@ -39,28 +38,28 @@ check-lowest check-newest:
 		--resolution $(RESOLUTION) --editable '.[ray,examples,env,docker,dev]'
 	.cache/$@/bin/python -m pytest -q --numprocesses=2 tests/unit; $(GIVE)
 
-format:  ## format and mend what can be mended by itself
+format:  ## format the code and apply the linter's fixes
 	@scripts/setup.sh check
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
-bench:  ## how fast and how large; the results of one run (root)
+bench:  ## run the benchmarks once and print the results (root)
 	@scripts/setup.sh test
 	$(PYTHON) -m tests.bench; $(GIVE)
 
-engine:  ## build the WireGuard engine for this machine (Go is fetched where there is none)
+engine:  ## build the WireGuard engine for this machine (downloads Go if it is missing)
 	@scripts/setup.sh engine
 
-dist:  ## build what is published into dist/ and check it: the sdist, a wheel for each platform
+dist:  ## build and check the sdist and a wheel for each platform in dist/
 	@scripts/setup.sh check
 	@scripts/dist.sh; $(GIVE)
 
-release:  ## commit and tag VERSION=x.y.z, then build it; pushes nothing (docs/releasing.md)
+release:  ## commit, tag and build VERSION=x.y.z without pushing it (docs/releasing.md)
 	@scripts/setup.sh check
 	@$(PYTHON) scripts/release.py "$(VERSION)"
 	@$(MAKE) --no-print-directory dist
 
-lock:  ## choose the versions and hashes of the packages that tests, checks and releases use anew
+lock:  ## update the locked versions of the packages for tests, checks and releases
 	@scripts/setup.sh check
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --extra ray --extra examples --extra dev --extra docker \
@@ -70,7 +69,7 @@ lock:  ## choose the versions and hashes of the packages that tests, checks and 
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements/dist.txt requirements/dist.in
 
-docs:  ## write the references of the commands and of the coordinator's API, and the man pages
+docs:  ## generate the references of the commands and of the coordinator's API, and the man pages
 	@scripts/setup.sh check
 	$(PYTHON) -m meshray.cli.reference > docs/reference.md
 	$(PYTHON) -m meshray.coordinator.openapi > docs/openapi.json

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Builds what is published into dist/, and checks it: the sdist, and of it a wheel for each platform.
+# Builds and checks the published files in dist/: the sdist, and from it a wheel for each platform.
 #
 #   make dist
 #
-# Needs .venv (scripts/setup.sh check). The tools and the Go that builds the engine are those of requirements/dist.txt and
-# requirements/go.txt, whatever Go the machine has: the same sources give the same engine on every machine.
+# Needs .venv (scripts/setup.sh check). The tools and the Go come from requirements/dist.txt and requirements/go.txt, not
+# from the machine, so the same sources give the same engine everywhere.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -27,7 +27,7 @@ make_venv() {
     export PATH
 }
 
-# The path is part of it: programs in a virtual environment hold it.
+# This includes the path, which programs in a virtual environment contain.
 fingerprint() {
     pwd
     cat requirements/dist.txt requirements/go.txt | sha256sum

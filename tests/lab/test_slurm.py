@@ -146,7 +146,7 @@ def test_the_signal_before_the_end_drains_both_and_they_leave(site: Site) -> Non
     assert driver.wait(30) == 0, driver.output
     assert "ended 2" in driver.output
     assert site.nodes() == {}
-    assert "told to end" in said(site, job)
+    assert "the job ends" in said(site, job)
     assert "orderly" not in said(site, job)
     assert leftovers(site) == ""
 
