@@ -18,8 +18,8 @@ PROBE_PORT = 51889
 
 
 def own_ports(mesh_port: int) -> tuple[int, ...]:
-    """Return the ports that meshray uses on every node: the mesh's, the probes' and the throughput measurements'."""
-    return mesh_port, PROBE_PORT, PROBE_PORT + 1
+    """Return the ports that meshray uses on every node: the mesh's and the probes'."""
+    return mesh_port, PROBE_PORT
 
 
 #: Root's copies of meshray, and the link through which users run the current one.

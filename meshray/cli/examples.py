@@ -46,7 +46,7 @@ _PATH: Mapping[str, object] = {
     "handshake_age_s": 31.0,
     "rx_bytes": 184302,
     "tx_bytes": 90210,
-    "throughput_mbit_s": 812.0,
+    "throughput_mbit_s": None,
     "reason": "",
 }
 _SELF: Mapping[str, object] = {

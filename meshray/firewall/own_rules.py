@@ -18,8 +18,6 @@ from meshray.firewall.opening import Opening, Way
 ACCEPT, DROP = "accept", "drop"
 #: In the comment of the rules that close ports, before `Closed.digest`.
 CLOSED = "closed"
-#: UDP: probes, and the packet trains by which throughput is measured.
-_PROBES = (PROBE_PORT, PROBE_PORT + 1)
 
 
 @dataclass(frozen=True)
@@ -132,13 +130,12 @@ def admitted(opening: Opening, members: Ranges | None) -> list[OwnRule]:
     if members is None or lets_all_in(opening, members):
         return [overlay]
     # Nothing listens at the TCP port: the machine refuses it, by which a node knows that it lives.
-    tcp = ranges([*opening.ports, PROBE_PORT])
-    udp = ranges([*opening.ports, *_PROBES])
+    ports = ranges([*opening.ports, PROBE_PORT])
     return [
         replace(overlay, protocol="icmp"),
         replace(overlay, protocol="tcp", opens=False),
-        replace(overlay, protocol="tcp", ports=merged(members, tcp)),
-        replace(overlay, protocol="udp", ports=udp),
+        replace(overlay, protocol="tcp", ports=merged(members, ports)),
+        replace(overlay, protocol="udp", ports=ports),
     ]
 
 

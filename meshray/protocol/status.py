@@ -29,7 +29,7 @@ class Path(msgspec.Struct, frozen=True):
         handshake_age_s: since the last handshake with the peer or hub, seconds.
         rx_bytes: received from the peer or hub since the interface was created.
         tx_bytes: sent to the peer or hub since the interface was created.
-        throughput_mbit_s: what a short train of packets measured when the path was new: an order of magnitude.
+        throughput_mbit_s: always None; nodes of earlier versions report an estimate here.
         reason: why the path is not direct; empty where it is, or is being tried.
     """
 

@@ -27,10 +27,8 @@ from meshray.agent.paths.pairs import Pairs
 from meshray.agent.paths.path_mtu import PathMtu, Way
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.rebinds import Rebinds
-from meshray.agent.paths.sampler import Sampler
 from meshray.agent.paths.silence_watch import SilenceWatch
 from meshray.agent.paths.silent_nodes import SilentNodes
-from meshray.agent.paths.throughput import ThroughputMeter
 from meshray.agent.state import NodeState
 from meshray.defaults import DEFAULT_MTU
 from meshray.errors import MeshrayError
@@ -92,7 +90,6 @@ class Paths:
         self._dialback = HubDialback()
         self._observed_endpoints = ObservedEndpoints()
         self._resets = PeerResets()
-        self._sampler = Sampler(ThroughputMeter())
         self.pairs: Pairs | None = None
         self._mtus: PathMtu | None = None
         self._silence: SilenceWatch | None = None
@@ -204,10 +201,6 @@ class Paths:
         """For how long this node has not answered over the overlay, seconds; None where it does."""
         return self._silence.silent_s(node) if self._silence is not None else None
 
-    def mbit_s(self, peer: IPv4Address) -> float | None:
-        """The sampled throughput of the path to this peer; None where it was not sampled."""
-        return self._sampler.mbit_s(peer)
-
     def mtu(self, peer: IPv4Address) -> int:
         """The MTU of the path to this peer, bytes of an inner packet."""
         return self._mtus.mtu(peer) if self._mtus is not None else DEFAULT_MTU
@@ -238,7 +231,6 @@ class Paths:
         """Start what needs the overlay, after `open`."""
         if self._prober is not None:
             self._tasks.start(self._prober.run(self._to_probe), "prober")
-            self._tasks.start(self._sampler.run(self._state.me.ip, self._ways), "throughput")
             self._tasks.start(self.hubs.run(self._prober, self._hubs_changed), "hubs")
         if self._silence is not None and self._silent_nodes is not None:
             self._tasks.start(self._silence.run(), "silence")

@@ -29,7 +29,6 @@ class Snapshot:
         device: None where the tunnel is down.
         ray: Ray's node table by overlay address; None where the head's Ray did not answer.
         why_not_direct: why packets to a node go through the hub.
-        throughput: of the path to a node, Mbit/s, sampled once.
         mtu: of the path to a node, bytes.
         expects_ray: the mesh runs Ray at all.
         complaints: what other parts (firewall, Ray's supervisor, this node's files) could not do.
@@ -59,7 +58,6 @@ class Snapshot:
     environment: tuple[str, ...] = ()
     why_not_direct: Callable[[Node], str] = lambda node: ""
     silent_s: Callable[[Node], float | None] = lambda node: None
-    throughput: Callable[[IPv4Address], float | None] = lambda ip: None
     mtu: Callable[[IPv4Address], int] = lambda ip: DEFAULT_MTU
     last_offer: Callable[[Node], Mapping[str, float] | None] = lambda node: None
 
@@ -110,7 +108,6 @@ def path_to(snapshot: Snapshot, node: Node) -> Path:
         handshake_age_s=round(max(0.0, snapshot.now - (peer.heard or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
-        throughput_mbit_s=snapshot.throughput(node.ip),
         reason=snapshot.why_not_direct(node) if kind == PathKind.HUB else "",
     )
 

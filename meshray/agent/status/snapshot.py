@@ -74,7 +74,6 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         changed=sources.standing.since,
         silent_s=paths.silent_s,
         mtu=paths.mtu,
-        throughput=paths.mbit_s,
         last_offer=sources.offers.last,
         why_not_direct=paths.why_not_direct,
     )

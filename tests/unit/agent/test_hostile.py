@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -15,8 +14,6 @@ from hypothesis import strategies as st
 
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.paths.prober import Echo
-from meshray.agent.paths.throughput import ThroughputMeter
-from meshray.agent.paths.trains import LONG_TRAIN, PACKET_BYTES, Arrivals, Car, Report, read
 from meshray.agent.status.progress import Progress
 from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError
@@ -201,33 +198,3 @@ def test_any_datagram_is_a_probe_or_nothing(data: bytes) -> None:
     echo.datagram_received(data, ("10.99.0.2", 1))
     # Nothing is amplified.
     assert sum(map(len, sent.sent)) <= len(data)
-
-
-CAR = st.builds(Car, st.sampled_from([b"a" * 8, b"b" * 8]), st.integers(0, 65535), st.integers(0, 65535))
-
-
-async def test_trains_that_never_end_cost_bounded_memory() -> None:
-    meter = ThroughputMeter()
-    for number in range(1000):
-        meter._arrived(Car(struct.pack("!Q", number), 0, 5), ("10.99.0.2", 1), number)
-    assert len(meter._trains) == len(meter._ends) < 100
-    meter.close()
-
-
-@given(st.lists(CAR, max_size=50))
-def test_trains_in_any_order_are_reported(cars: list[Car]) -> None:
-    async def run() -> None:
-        meter = ThroughputMeter()
-        for now, car in enumerate(cars):
-            if isinstance(message := read(car.to_bytes()), Car):
-                meter._arrived(message, ("10.99.0.2", 1), -now)
-        for arrivals in meter._trains.values():
-            arrivals.report().to_bytes()
-        meter.close()
-
-    asyncio.run(run())
-
-
-def test_a_train_without_end_is_counted_as_one_that_is_full() -> None:
-    arrivals = Arrivals(b"a" * 8, 0, 0, 2**32 - 1)
-    assert read(arrivals.and_one(1).report().to_bytes()) == Report(b"a" * 8, LONG_TRAIN * PACKET_BYTES, 1)
