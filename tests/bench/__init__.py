@@ -1,4 +1,4 @@
-"""How fast and how large: `make bench`, or `python -m tests.bench NAME…` for some of it. Needs root.
+"""Benchmarks of speed and size: `make bench`, or `python -m tests.bench NAME…` for some of them. Needs root.
 
 figures.py     what was measured, and whether that is good enough (pure)
 machine.py     on what it was measured

@@ -87,7 +87,7 @@ def run_one(name: str) -> Outcome:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="How fast and how large meshray is.")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Run benchmarks of meshray.")
     parser.add_argument("name", nargs="*", choices=[[], *BENCHMARKS], help=f"of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, every sample included")
     parser.add_argument(

@@ -21,13 +21,12 @@ from tests.lab.world import World
 PEERS = 50
 TITLE = f"An agent at rest, with {PEERS} peers"
 HOW = f"""
-The agents of a head and of a worker, both with Ray, in a mesh of {PEERS} more nodes, all enrolled and online (their
-links to the coordinator are real and held by one process). First these nodes have no WireGuard device, so every probe
-to them is lost; then each has a device of its own, a handshake with the hub, and answers over it. They take no part in
-finding direct ways, so the worker's agent tries that in vain and gives it up bit by bit: its first minute is shown for
-itself. Processor time is that of the process and of the programs that it called (/proc/PID/stat), in windows long
-enough to hold everything that the agent does now and then. Memory is VmRSS; Pss counts pages that other processes
-share in part only.
+The agents of a head and of a worker, both with Ray, in a mesh of {PEERS} more nodes. These nodes are enrolled and
+online: one process has a real connection to the coordinator for each. First they have no WireGuard device, so every
+probe to them is lost. Then each has a device, a handshake with the hub, and answers over it. They do not take part in
+direct paths, so the worker's agent attempts these in vain, less and less often; its first minute is listed
+separately. Processor time includes the programs that the process ran (/proc/PID/stat), over windows that are long
+enough for all periodic work of the agent. Memory is VmRSS; Pss counts shared pages only in part.
 """
 WINDOWS = 2
 #: The firewall is looked at every 60 s, all else more often.

@@ -1,4 +1,4 @@
-"""How soon the doctor has looked at a whole mesh."""
+"""How long the doctor takes for a whole mesh."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.lab.doctoring import ask, until_well
 from tests.lab.topologies import ten
 from tests.lab.world import World
 
-TITLE = "How soon the doctor has looked at ten nodes"
+TITLE = "How long the doctor takes for ten nodes"
 HOW = """
-Wall time of `meshray doctor --json` on the head of a mesh of ten, which asks every node and every ordered pair: four
-open workers, two behind an easy and two behind a symmetric NAT, one where UDP is blocked. No Ray. All is well, and all
-ten share the cores.
+Wall time of `meshray doctor --json` on the head of a mesh of ten, which asks every node and checks every ordered
+pair: four open workers, two behind an easy and two behind a symmetric NAT, one without UDP. Ray does not run. All
+nodes are healthy and share the cores.
 """
 ROUNDS = 9
 LIMIT_S = 5.0

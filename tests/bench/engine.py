@@ -14,10 +14,10 @@ from tests.lab.world import World
 
 TITLE = "The engine between two hosts"
 HOW = """
-Two hosts on one switch. iperf3, worker to head, one stream and four, through each way in turn, every second round in
-the other order: plain veth; meshray's engine and the distribution's wireguard-go, both configured with `wg`; nebula
-with its defaults; `ssh -L` with its default cipher. The ratios are those of each round. All run on the same cores:
-what is sent, encrypted, decrypted and received shares them.
+Two hosts on one switch. iperf3, worker to head, one stream and four, over each kind of path in turn, every second
+round in reverse order: plain veth; meshray's engine and the distribution's wireguard-go, both configured with `wg`;
+nebula with its defaults; `ssh -L` with its default cipher. The ratios are those of each round. Sending, encrypting,
+decrypting and receiving share the same cores.
 """
 ROUNDS = 5
 SECONDS = 3

@@ -19,9 +19,9 @@ LIMIT_S = 5.0
 TITLE = f"{COUNT} enrolments at once"
 HOW = f"""
 {COUNT} clients in {PROCESSES} processes on a second host enrol at the same moment with one reusable token, each over
-TLS connections of its own, with the code of `meshray join`. The coordinator is the process that `meshray init` started;
-the head's agent adds each new node to its WireGuard device meanwhile. Every round has a head and a mesh of its own. The
-clients' share of the work (most of it TLS) is done by the same cores.
+its own TLS connections and with the code of `meshray join`. The coordinator is the process that `meshray init`
+started, and meanwhile the head's agent adds each new node to its WireGuard device. Every round has a new head and
+mesh. The clients' work (mostly TLS) uses the same cores.
 """
 
 

@@ -17,10 +17,10 @@ from tests.lab.world import World
 
 TITLE = "From `meshray join` to ALIVE in Ray"
 HOW = """
-From the start of the command until the head's node table lists the new node as ALIVE; the table is asked every 20 ms,
-by the same program for both. `ray start --address …` goes to a second head, which was started by hand on the same
-network without meshray. Both run on the same worker host, in turn, and everything of one is gone before the other
-starts. The difference is that of each pair. `meshray join` counts enrolment, key, tunnel, handshake and firewall in.
+The time from the start of the command until the head's node table lists the new node as ALIVE; the same program reads
+the table every 20 ms for both. `ray start --address …` joins a second head, which was started by hand on the same
+network without meshray. Both run on the same worker host in turn, and each starts after all of the other has ended.
+The difference is that of each pair. `meshray join` includes enrolment, key, tunnel, handshake and firewall.
 """
 PAIRS = 5
 LIMIT_S = 1.0

@@ -14,11 +14,11 @@ from tests.lab.world import World
 
 TITLE = "A Ray object of 1 GB"
 HOW = """
-A task on the head makes an object of 10⁹ bytes; a task on the worker asks for it and waits until it lies in the
-worker's object store (`ray.wait` with `fetch_local`): nothing but Ray's transfer is timed. Then iperf3, one stream,
-from the head to the worker over the same overlay. The two take turns; the ratio is that of each round. The same over a
-line of 500 Mbit/s, and for comparison with two Rays that were started by hand, without a tunnel. Ray's processes and
-the engines of both ends share the cores: without the line they are what limits it.
+A task on the head creates an object of 10⁹ bytes. A task on the worker requests it and waits until it is in the
+worker's object store (`ray.wait` with `fetch_local`), so only Ray's transfer is timed. Then iperf3, one stream, from
+the head to the worker over the same overlay. The two take turns; the ratio is that of each round. The same over a
+line of 500 Mbit/s, and for comparison between two Rays that were started by hand, without a tunnel. Ray's processes
+and the engines of both ends share the cores, which are the limit without the line.
 """
 ROUNDS = 5
 SECONDS = 4

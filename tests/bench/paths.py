@@ -1,4 +1,4 @@
-"""How soon pairs talk directly, how soon they leave a dead direct path, and what an idle one costs."""
+"""How long pairs take to a direct path, and to leave a dead one, and the traffic of an idle one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.lab.world import World
 
 TITLE = "Direct paths"
 HOW = """
-A hub and two workers, each behind a port-keeping NAT of its own, agents and wireguard-go as they come. *To direct*: one
-worker leaves and joins again; from the line of the coordinator's log that says it is enrolled to the later of the two
-agents' lines that say the path to the other is direct. *To the hub*: a TCP connection talks over the direct path, then
-each router drops all that comes from the other; until both agents say that they went back. *Idle*: a worker alone with
-its hub, then five workers on one switch with all pairs direct; the bytes of one worker's underlay interface, both
-directions, over 80 s, those of its connections to hub and coordinator counted in. What 4 peers add is multiplied to 50.
+A hub and two workers, each behind its own port-keeping NAT, with agents and wireguard-go. *To direct*: one worker
+leaves and joins again; the time from the coordinator's log line about the enrolment to the later of the two agents'
+log lines about the direct path. *To the hub*: a TCP connection uses the direct path, then each router drops all
+packets from the other; the time until both agents report the hub path. *Idle*: a worker alone with its hub, then five
+workers on one switch with all pairs direct; the bytes on one worker's underlay interface in both directions over 80
+s, including its connections to hub and coordinator. The addition of 4 peers is extrapolated to 50.
 """
 ROUNDS = 4
 PATIENCE_S = 40

@@ -15,11 +15,11 @@ from tests.lab.world import World
 
 TITLE = "One TCP stream through the relay"
 HOW = """
-Two hosts on one switch, each with one wireguard-go device, configured with `wg`. The worker's endpoint for the head is
-in turn the head's UDP port, and the port of the relay's client on its own loopback: then every datagram goes through
-that client, one TLS WebSocket, and the coordinator's relay on the head. iperf3, one stream, worker to head, every
-second pair in the other order; the ratio is that of each pair. Round trips: the median of `ping` with 10 ms between
-two packets, in turn in the same way, on an otherwise idle tunnel.
+Two hosts on one switch, each with one wireguard-go device, configured with `wg`. The worker's endpoint for the head
+is in turn the head's UDP port, and the port of the relay's client on its own loopback. In the latter case every
+datagram passes through that client, one TLS WebSocket, and the coordinator's relay on the head. iperf3, one stream,
+worker to head, every second pair in reverse order; the ratio is that of each pair. Round trips: the median of `ping`
+with an interval of 10 ms, alternating in the same way, on an otherwise idle tunnel.
 """
 PAIRS = 5
 SECONDS = 4

@@ -74,11 +74,12 @@ def _markdown(run: Run) -> Iterator[str]:
 
 
 def _head(run: Run) -> Iterator[str]:
-    yield "# How fast and how large"
+    yield "# Benchmarks"
     yield ""
-    yield "Written by `sudo .venv/bin/python -m tests.bench --markdown [NAME…]`; each section comes from one run, which"
-    yield "its last line names. `make bench` measures it on your machine. Comparisons are made within the run, one kind"
-    yield "after the other in turn, so that whatever else the machine did meets both. The machine of the latest run:"
+    yield "`sudo .venv/bin/python -m tests.bench --markdown [NAME…]` writes this page. Each section is from one run,"
+    yield "which its last line describes. `make bench` runs the benchmarks on your machine. A comparison alternates"
+    yield "between its kinds within one run, so that other load on the machine affects both. The machine of the"
+    yield "latest run:"
     yield ""
     yield from ("| | |", "| --- | --- |")
     yield from (f"| {what} | {value} |" for what, value in run.machine.items())

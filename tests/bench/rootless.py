@@ -15,10 +15,10 @@ from tests.lab.world import World
 
 TITLE = "A node without root"
 HOW = """
-iperf3, one stream, between the head, which root runs, and two workers in turn: one of root's, and one of an ordinary
-user's in namespaces of its own. The same engine on all three; a third worker is without root and without our engine:
-wireguard-go inside pasta. All hosts on one switch, both ways, every second round in the other order; the ratios are
-those of each round. No Ray runs.
+iperf3, one stream, between the head, which runs as root, and two workers in turn: one with root, and one of an
+ordinary user in its own namespaces. All three use the same engine. A third worker runs without root and without
+meshray's engine: wireguard-go inside pasta. All hosts are on one switch. Both directions, every second round in
+reverse order; the ratios are those of each round. Ray does not run.
 """
 ROUNDS = 5
 SECONDS = 3

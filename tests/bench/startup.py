@@ -1,4 +1,4 @@
-"""How soon the command line answers."""
+"""How long the command line takes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.lab.cluster import Cluster
 from tests.lab.host import REPOSITORY
 from tests.lab.world import World
 
-TITLE = "How soon the command line answers"
+TITLE = "How long the command line takes"
 HOW = """
-Wall time of whole processes, warm cache, the commands in turn. `status` asks a live agent on a head whose Ray runs, and
-that agent asks Ray. `python -c pass` is the part that is not meshray's: the same interpreter, doing nothing.
+Wall time of whole processes with a warm cache, the commands in turn. `status` asks a live agent on a head with Ray,
+and that agent asks Ray. `python -c pass` shows the share of the interpreter.
 """
 ROUNDS = 15
 LIMIT_S = 0.25

@@ -16,9 +16,9 @@ from tests.lab.world import World
 
 TITLE = "One TCP stream through the tunnel"
 HOW = """
-iperf3, one stream, worker to head, between two hosts on one switch. Through meshray's overlay, and through a second
-device of the same engine on the same two hosts, configured with `wg` and `ip` as WireGuard's quick start does. The two
-take turns, and every second pair in the other order; the ratio is that of each pair. No Ray runs.
+iperf3, one stream, worker to head, between two hosts on one switch: over meshray's overlay, and over a second device
+of the same engine on the same hosts, configured with `wg` and `ip` as in WireGuard's quick start. The two take turns,
+every second pair in reverse order; the ratio is that of each pair. Ray does not run.
 """
 PAIRS = 5
 SECONDS = 4
