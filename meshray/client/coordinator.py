@@ -355,8 +355,10 @@ class Link:
 
     async def close(self) -> None:
         """Ends the link and its session."""
-        await self.close_socket()
-        await self._session.close()
+        try:
+            await self.close_socket()
+        finally:  # a second cancellation may come while the other side's close frame is awaited
+            await self._session.close()
 
     async def close_socket(self) -> None:
         """Ends the WebSocket only; does not wait for the other side longer than a second."""
