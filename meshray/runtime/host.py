@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from meshray.home import Home
-from meshray.runtime.base import Answer, Command, Console
+if TYPE_CHECKING:  # `meshray status` does not wait for protocols
+    from meshray.home import Home
+    from meshray.runtime.base import Answer, Command, Console
 
 
 class Host:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from meshray.errors import MeshrayError
-from meshray.runtime.base import Console
 from meshray.runtime.host import Host
+
+if TYPE_CHECKING:
+    from meshray.runtime.base import Console
 
 
 class Rootless(Host):
