@@ -1,4 +1,4 @@
-"""The last step of init, join and up: the agent is started and followed until the node is up.
+"""The last step of init, join and up: starts the agent, and follows it until the node is up.
 
 start ──► progress of the agent, stage by stage ──► summary {mesh, node, path, ray, …}
 
@@ -23,15 +23,15 @@ from meshray.runtime import service
 if TYPE_CHECKING:
     from meshray.protocol.control import Summary
 
-#: Longer than the agent's own patience with any stage (Ray on a slow machine takes half a minute).
+#: Longer than the agent's own time limit for any stage, seconds (Ray on a slow machine takes half a minute).
 _SILENCE_S = 180.0
 _POLL_S = 0.05
-#: A coordinator on a slow machine imports for a while, and is tried again when it ended.
+#: Time limit for the coordinator, seconds. It starts slowly on a slow machine, and again if it ended.
 _COORDINATOR_S = 90.0
 
 
 def start_and_follow(app: App, home: Home) -> Summary:
-    """Starts the agent as a service and returns what it says when the node is up.
+    """Start the agent as a service, and return its summary when the node is up.
 
     Raises:
         MeshrayError: the agent did not start, or a stage failed; the agent is left as it is.
@@ -44,7 +44,7 @@ def start_and_follow(app: App, home: Home) -> Summary:
 
 
 def follow(home: Home, stage: Callable[[str, str, str], None]) -> Summary:
-    """Shows the agent's stages until it is up; raises what it reports instead."""
+    """Show the agent's stages until it is up; return its summary, or raise the error that it reports."""
     from meshray.client.agent import ControlClient
     from meshray.protocol.control import FollowProgress
 
@@ -56,7 +56,7 @@ def follow(home: Home, stage: Callable[[str, str, str], None]) -> Summary:
 
 
 def _wait_for_own_coordinator(home: Home, stage: Callable[[str, str, str], None]) -> None:
-    """On the head: returns when somebody can join. The agent goes on without its coordinator; a new mesh cannot.
+    """On the head, wait until nodes can join. The agent goes on without its coordinator; a new mesh cannot.
 
     Raises:
         MeshrayError: ``coordinator_failed`` with the last line that it wrote.
@@ -85,7 +85,7 @@ def _coordinator_answers(home: Home) -> bool:
 
 
 def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
-    """Runs the agent in this process until SIGTERM.
+    """Run the agent in this process until SIGTERM.
 
     Args:
         on_up: called once, from another thread, when the node is up.
@@ -117,7 +117,7 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
 
 
 def with_last_words(error: MeshrayError, home: Home) -> MeshrayError:
-    """The error of an ephemeral node that goes, with what its logs say: they go with it."""
+    """Add the last log lines of an ephemeral node to its error, because its logs are removed with it."""
     from meshray.node.enrolment import Enrolment
 
     try:
@@ -132,7 +132,7 @@ def with_last_words(error: MeshrayError, home: Home) -> MeshrayError:
 
 
 class _Watcher(threading.Thread):
-    """Follows the agent of this very process from beside."""
+    """Follows the agent of this very process from another thread."""
 
     def __init__(self, app: App, home: Home, on_up: Callable[[Summary], None]) -> None:
         super().__init__(name="progress", daemon=True)
@@ -152,7 +152,7 @@ class _Watcher(threading.Thread):
             with self._app.progress() as progress:
                 summary = follow(self._home, progress.stage)
         except MeshrayError as error:
-            # Whoever was interrupted sees the socket end as well; that is no failure of its own.
+            # After an interruption the socket closes as well, which is not another failure.
             if isinstance(error, UnreachableError) and error.code == "agent_down":
                 return
             self.error = with_last_words(error, self._home)

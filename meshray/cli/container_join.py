@@ -1,8 +1,8 @@
-"""`meshray join --runtime docker`: a container is made, and in it the machine's node joins.
+"""`meshray join --runtime docker`: creates a container, in which the machine's node joins.
 
 head's Ray and Python ──► image ──► container ──► in it: meshray join -, the token on standard input
 
-So what a node is, does and answers is the same in there as anywhere; only where it lives is another place.
+In the container a node works and answers as anywhere else.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from meshray.runtime.docker.node import NodeContainer
     from meshray.runtime.docker.plan import Plan
 
-#: Where the logs of a join that failed lie in the container, see `meshray.node.state_folder.failed_logs`.
+#: The folder with the logs of a failed join, in the container: see `meshray.node.state_folder.failed_logs`.
 _FAILED = "log.failed"
 
 
 def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> Result | int:
-    """`meshray join --runtime docker`. What was made is removed again when a later step fails."""
+    """Run `meshray join --runtime docker`. What it creates is removed if a later step fails."""
     from meshray.cli.enrolled import require_stranger
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
@@ -77,7 +77,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
 
 
 def join_again(app: App, token: Token) -> Result:
-    """`join` on a machine whose node is in a container already: meshray in there knows whether it is the same mesh."""
+    """Run `join` if the node is in a container already: the meshray in it knows whether it is the same mesh."""
     from meshray.runtime.docker.runtime import Docker
 
     words = ["join", "-", "--json", "--trust-user-environment"]
@@ -105,13 +105,13 @@ def _volumes(engine: Engine, said: Sequence[str]) -> dict[str, str]:
     for item in said:
         folder, colon, place = item.rpartition(":")
         if not colon or not Path(folder).is_absolute() or not place.startswith("/"):
-            raise UsageError("bad_volume", f"{item[:80]!r} is no volume", hint="--volume /home/ana/data:/data")
+            raise UsageError("bad_volume", f"{item[:80]!r} is not a volume", hint="--volume /home/ana/data:/data")
         if not Path(folder).is_dir():
             raise UsageError("bad_volume", f"there is no folder {folder}", hint="--volume /home/ana/data:/data")
         if engine.confined and Path("/home") not in Path(folder).resolve().parents:
             raise UsageError(
                 "docker_confined",
-                f"this Docker is a snap and sees only people's homes: {folder} would be empty in the container",
+                f"this Docker is a snap and sees only users' homes: {folder} would be empty in the container",
                 hint="a folder below /home, or Docker's own packages: https://docs.docker.com/engine/install",
             )
         found[place] = folder
@@ -155,7 +155,7 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
 
 
 def _join_words(request: JoinRequest) -> list[str]:
-    """The same join, as it is said in the container. Its name is the host name there."""
+    """Return the command line of the join in the container. The node's name is the host name there."""
     # The container is the boundary: images' environments belong to the user as whom Ray runs there.
     words = ["join", "-", "--json", "--transport", request.transport, "--trust-user-environment"]
     words += ["--name", str(request.name)] if request.name_is_exact else []
@@ -180,7 +180,7 @@ def _join_words(request: JoinRequest) -> list[str]:
 
 
 def _keep_logs(container: NodeContainer, home: Home) -> None:
-    """As after any join that failed, `meshray logs` tells of it."""
+    """Keep the logs of a failed join, so that `meshray logs` shows them."""
     from meshray.linux.files import make_folder, write_atomically
     from meshray.node.state_folder import failed_logs
     from meshray.runtime.docker.plan import STATE

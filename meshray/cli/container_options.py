@@ -1,4 +1,4 @@
-"""What `join` can be told about a container.
+"""The options of `join` about a container.
 
 @container_options
 def join_command(…, runtime: str, image: str, bridge: str, volume: tuple[str, ...]) -> Result | int: ...
@@ -22,12 +22,12 @@ HOST, DOCKER = RUNTIMES = ("host", "docker")
 
 @dataclass(frozen=True)
 class ContainerChoice:
-    """What was said.
+    """The values of the options.
 
     Attributes:
-        runtime: where the node lives.
-        image: instead of the one that matches the head.
-        bridge: the Docker network that it is connected to; empty: the engine's default.
+        runtime: HOST or DOCKER.
+        image: replaces the one that matches the head.
+        bridge: the Docker network of the container; empty: the engine's default.
         volumes: ``FOLDER:PLACE``, folders of this machine for the jobs.
     """
 
@@ -38,11 +38,11 @@ class ContainerChoice:
 
     @property
     def in_container(self) -> bool:
-        """A container is asked for."""
+        """Whether the node is to live in a container."""
         return self.runtime == DOCKER
 
     def require_sense(self, *, rootless: bool, env: bool) -> None:
-        """Raises UsageError where what was said does not go together."""
+        """Raise UsageError if the options contradict each other."""
         if self.in_container and (rootless or env):
             raise UsageError(
                 "container_with_other",
@@ -59,7 +59,7 @@ class ContainerChoice:
 
 
 def container_options(function: F) -> F:
-    """``--runtime`` and what goes with it."""
+    """Add ``--runtime`` and its further options."""
     for decorator in (
         option(
             "--volume", multiple=True, metavar="FOLDER:PLACE", help="A folder of this machine for the container's jobs."

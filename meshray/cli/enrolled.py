@@ -1,4 +1,4 @@
-"""What init, join and the commands after them ask of this machine's membership and of its Ray.
+"""Checks of this machine's membership and Ray, for `init`, `join` and later commands.
 
 >>> require_stranger(home)      # MeshrayError where the machine is a node already
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def require_stranger(home: Home, mesh_id: str = "") -> None:
-    """Raises MeshrayError ``already_enrolled`` where this machine is a node.
+    """Raise MeshrayError ``already_enrolled`` if this machine is a node.
 
     Args:
         mesh_id: the mesh that it is asked to join; empty for `init`.
@@ -56,7 +56,7 @@ def require_stranger(home: Home, mesh_id: str = "") -> None:
 
 
 def find_enrolment(home: Home) -> Enrolment | None:
-    """Who this node is; None on a machine that is in no mesh. Raises MeshrayError where that cannot be read."""
+    """Return who this node is; None if this machine is in no mesh. Raises MeshrayError if that cannot be read."""
     from meshray.node.enrolment import Enrolment
 
     try:
@@ -130,7 +130,7 @@ def look_for_ray(
 
 
 def answers_directly(enrolment: Enrolment) -> bool:
-    """Whether the coordinator answers at an address that needs no tunnel."""
+    """Return whether the coordinator answers at an address that needs no tunnel."""
     from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint))
@@ -142,7 +142,7 @@ def answers_directly(enrolment: Enrolment) -> bool:
 
 
 def unenrol(enrolment: Enrolment, *, take_back: bool = False) -> None:
-    """Tells the coordinator that this node leaves; one that does not know it (any more) is content.
+    """Notify the coordinator that this node leaves. Idempotent: it succeeds if the node is already gone.
 
     Args:
         take_back: the join failed here, so its use of the token does not count.

@@ -46,7 +46,7 @@ class Program(click.Group):
         module = importlib.import_module(f"meshray.cli.commands.{known.module}")
         command = getattr(module, cmd_name + "_command")
         if not isinstance(command, click.Command):
-            raise TypeError(f"{cmd_name} is no command")
+            raise TypeError(f"{cmd_name} is not a command")
         return command
 
     def resolve_command(
@@ -92,7 +92,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code. Never raises, never shows a traceback unasked."""
+    """Run one command; return its exit code. Never raises; shows a traceback only on request."""
     _open_closed_streams()
     app = app_for(sys.argv[1:] if arguments is None else arguments)
     _interrupt_on_signals()
@@ -105,14 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def app_for(arguments: Sequence[str]) -> App:
     """What the command gets: these arguments, and this process's environment and streams."""
-    # What stands behind `--`, and everything behind `run`, belongs to another program. Looked for here and not by
-    # click, because click's own complaints must be JSON as well.
+    # Arguments after `--`, and after `run`, belong to another program. This is parsed here and not by click, because
+    # click's own errors must be JSON as well.
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return App(tuple(arguments), as_json="--json" in own and own[0] != "run")
 
 
 def run(app: App) -> int:
-    """Runs the command that was typed; returns its exit code."""
+    """Run the command that was typed; return its exit code."""
     from meshray.cli import output
     from meshray.cli.forwarding import forward
 
@@ -158,7 +158,7 @@ def _give_up_stdout() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Somebody who closed a stream (``>&-``) wants nothing from it; the next file opened must not take its place."""
+    """Open /dev/null for each stream that the user closed (``>&-``): the next file must not get its descriptor."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - open as long as the process
@@ -179,7 +179,7 @@ def as_error(caught: BaseException, app: App) -> MeshrayError:
 
 
 def _with_better_hint(error: MeshrayError, app: App) -> MeshrayError:
-    """What only this place knows: how the program was called, and whether there is a node at all."""
+    """Add to the hint how the program was called, and whether there is a node at all."""
     if error.code == "not_root" and app.euid != 0:
         error.hint = app.sudo_line()
     if error.code == "state_foreign":
@@ -201,7 +201,7 @@ def _was_removed(app: App) -> bool:
     try:
         enrolment = find_enrolment(app.home)
     except MeshrayError:
-        return False  # root's state is closed to this user, or damaged, which `meshray up` tells
+        return False  # root's state is closed to this user, or damaged, which `meshray up` reports
     return enrolment is not None and enrolment.taken_out
 
 

@@ -57,7 +57,7 @@ def on_other_machine(origin: Path | None, home: Path, argv: Sequence[str] | None
     """Return what is typed on a machine that was set up as this one was, behind sudo.
 
     Args:
-        origin: the folder of programs of the environment from which root's copy was made; None: this is no copy.
+        origin: the folder of programs of the environment from which root's copy was made; None: not a copy.
         home: of the user, whose folders are likely to have the same names there.
     """
     words = program(argv)

@@ -35,7 +35,7 @@ SECTIONS: Mapping[str, Mapping[str, Command]] = {
         "init": Command("init", "Make a mesh here: coordinator, overlay and Ray head.", HERE),
         "join": Command("join", "Join the mesh that a token names, with a Ray worker.", HERE),
         "status": Command("status", "Show every node, its path and what the cluster offers.", INSIDE),
-        "run": Command("run", "Run a command that finds the Ray cluster by itself.", INSIDE),
+        "run": Command("run", "Run a command that finds the Ray cluster automatically.", INSIDE),
         "dashboard": Command("dashboard", "Show Ray's dashboard, and the token that it asks for.", INSIDE),
         "doctor": Command("doctor", "Find out what is wrong and how to fix it.", INSIDE),
     },

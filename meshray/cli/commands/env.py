@@ -97,7 +97,7 @@ def _read(app: App, file: str) -> str:
         with Path(file).open() as opened:
             return opened.read(_LONGEST_FILE)
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(
             "no_requirements", f"{file} cannot be read: {reason}", hint="meshray env lock --from FILE"
         ) from None

@@ -105,7 +105,7 @@ class Found:
     multiple=True,
     metavar="HOST",
     help="Where the others reach this machine (address, name, HOST:PORT); default: every address that it has, and "
-    "the public one that the cloud tells. May be repeated.",
+    "the public one that the cloud reports. May be repeated.",
 )
 @option(
     "--port",

@@ -322,7 +322,7 @@ def _listen_port(asked: JoinRequest) -> int:
     if chosen:
         ports.require_free(chosen, ("udp",))
         return chosen
-    # Who cannot reach the coordinator may have to be reached: at a port that can be told beforehand.
+    # A node that cannot reach the coordinator must be reachable itself: at a port that is known in advance.
     return ports.free_udp_port(DEFAULT_PORT) if asked.via is not None else 0
 
 

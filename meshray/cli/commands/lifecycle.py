@@ -61,7 +61,7 @@ def up_command(app: App, coordinator: str | None) -> Result:
 
 
 def start_node(app: App, home: Home, coordinator: str | None = None) -> Summary:
-    """Starts the agent where it does not run, and returns what it says when the node is up.
+    """Start the agent unless it runs, and return its summary when the node is up.
 
     Args:
         coordinator: where the coordinator is now, HOST:PORT; None: where it was.
@@ -107,7 +107,7 @@ def start_node(app: App, home: Home, coordinator: str | None = None) -> Summary:
 
 
 def start_again(app: App, block: bool, result: Callable[[Summary], Result]) -> Result | int:
-    """Bring up the node that `init` or `join` found here already; with ``block`` in the foreground, where none runs.
+    """Bring up the node that `init` or `join` found here; with ``block`` in the foreground, unless it runs.
 
     Args:
         result: the command's answer, once the node is up.
@@ -121,7 +121,7 @@ def start_again(app: App, block: bool, result: Callable[[Summary], Result]) -> R
 
 
 def _warn_of_other_copy(app: App, home: Home) -> None:
-    """An agent goes on with the meshray with which it was started."""
+    """Warn if the agent still runs the meshray with which it was started."""
     from meshray.runtime import service
 
     running = service.runs_from(home)
@@ -130,7 +130,7 @@ def _warn_of_other_copy(app: App, home: Home) -> None:
 
 
 def _require_sole(app: App) -> None:
-    """Raises TakenOver where this node is up, but another machine uses its identity as well."""
+    """Raise TakenOver if this node is up, but another machine uses its identity as well."""
     from meshray.client.coordinator import TakenOver
     from meshray.model.node import ONE_IDENTITY
     from meshray.protocol.control import GetStatus
@@ -142,7 +142,7 @@ def _require_sole(app: App) -> None:
 
 
 def _check_store(home: Home) -> None:
-    """Raises MeshrayError where the coordinator will not start with it. One that runs holds it, so it is fine."""
+    """Raise MeshrayError if the coordinator cannot start with its store. A locked store is in use, so it is fine."""
     from meshray.coordinator.store import Store
 
     try:
@@ -153,8 +153,10 @@ def _check_store(home: Home) -> None:
 
 
 def _check_map(home: Home, enrolment: Enrolment) -> None:
-    """A damaged map is told here, with its own hint. One that is missing is made from the coordinator's store; on
-    other nodes the agent asks the coordinator."""
+    """Raise MeshrayError with a hint if the map is damaged.
+
+    If it is missing, the head restores it from the coordinator's store; other nodes' agents request it.
+    """
     from meshray.node.map_cache import load_map, save_map
 
     try:
@@ -208,7 +210,7 @@ def down_command(app: App) -> Result:
 @click.option(
     "--local",
     is_flag=True,
-    help="Remove the state on this machine only and tell nobody: for a copy of another node's disk.",
+    help="Remove the state on this machine only, without notifying the coordinator: for a copy of another node's disk.",
 )
 @json_option
 @click.pass_obj
@@ -259,7 +261,7 @@ def _leave(app: App, home: Home, *, yes: bool, patience_s: int, local: bool) -> 
 
 
 def _give_up(home: Home) -> None:
-    """The agent that runs tells nobody that it goes: the node is another machine."""
+    """Let a running agent stop without notifying the coordinator: the node is another machine."""
     from meshray.client.agent import ControlClient
     from meshray.protocol.control import GiveUp
     from meshray.runtime import service
@@ -269,8 +271,10 @@ def _give_up(home: Home) -> None:
 
 
 def _drain(app: App, patience_s: int) -> None:
-    """Waits until Ray has ended here, which it does as soon as it is idle, or until the time is over. A node that
-    cannot be drained leaves all the same: whoever asked for it has no time."""
+    """Wait until Ray has ended here, which it does as soon as it is idle, or until the time is over.
+
+    A node that cannot be drained leaves nevertheless: the user asked for a leave within this time.
+    """
     from meshray.cli.ray_program import FoundRay
     from meshray.protocol.control import GetStatus
 
@@ -278,7 +282,7 @@ def _drain(app: App, patience_s: int) -> None:
         progress.stage("drain", "run", "Ray gets no more work here")
         deadline = time.monotonic() + patience_s
         try:
-            # The map's word: the name may have been changed since this node enrolled.
+            # The name in the map, which may have changed since this node enrolled.
             ray = FoundRay.of(app, app.control().ask(GetStatus()).node)
             ray.drain(patience_s)
             while idle_is_awaited(app.control().ask(GetStatus())) and time.monotonic() < deadline:
@@ -290,12 +294,12 @@ def _drain(app: App, patience_s: int) -> None:
 
 
 def idle_is_awaited(status: Status) -> bool:
-    """Whether the head still counts this node's Ray as ALIVE (pure)."""
+    """Return whether the head still counts this node's Ray as ALIVE (pure)."""
     return any(node.ray.alive is True for node in status.nodes if node.name == status.node)
 
 
 def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
-    """Who this node is; None where only remains are left, which the user agrees to remove."""
+    """Return who this node is; None if only leftovers exist, which the user agrees to remove."""
     from meshray.cli.enrolled import find_enrolment
     from meshray.node.state_folder import is_harmless
 
@@ -328,7 +332,7 @@ def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -
 
 
 def _take_down(app: App, home: Home) -> bool:
-    """Ends the agent, which takes everything down; does it itself where a killed agent left something running."""
+    """Stop the agent, which takes everything down; clean up what a killed agent left running."""
     from meshray.node.cleanup import clear
     from meshray.runtime import service
 
@@ -341,7 +345,7 @@ def _take_down(app: App, home: Home) -> bool:
 
 
 def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
-    """Where only the tunnel leads to the coordinator, it must be told while the tunnel stands."""
+    """Notify the coordinator while the tunnel exists, if the coordinator cannot be reached without it."""
     from meshray.cli.enrolled import answers_directly
     from meshray.client.agent import ControlClient
     from meshray.protocol.control import CallCoordinator
@@ -353,7 +357,7 @@ def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
         return False
     try:
         ControlClient(home.control_socket).ask(CallCoordinator("POST", "/v1/leave"), timeout_s=_API_S)
-    except MeshrayError:  # it is asked once more afterwards, and that is what is reported
+    except MeshrayError:  # the request is repeated later, and its result is reported
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""`meshray run`: drivers that find the Ray cluster by themselves."""
+"""`meshray run`: drivers that find the Ray cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meshray.runtime.select import agent_runtime
 @click.argument("command", metavar="[--] CMD...", nargs=-1, type=click.UNPROCESSED, required=True)
 @click.pass_obj
 def run_command(app: App, command: tuple[str, ...]) -> None:
-    """Run a command that finds the Ray cluster by itself.
+    """Run a command that finds the Ray cluster automatically.
 
     \b
     Examples:
@@ -42,12 +42,15 @@ def run_command(app: App, command: tuple[str, ...]) -> None:
         environ.update(_become(User.by_uid(driver.uid)))
     direct = [program, *command[1:]]
     words = agent_runtime(app.home, app.environ).inside(direct)
-    # Where nothing is to be entered, it keeps the name by which it was called.
+    # A command that need not enter anything keeps the name by which the user called it.
     os.execve(words[0], command if words == direct else words, environ)  # noqa: S606 - replacing this process is what `run` is for
 
 
 def _become(user: User) -> dict[str, str]:
-    """Gives up root. A driver of root's makes folders in Ray's session in which the user's workers cannot write, and
-    they end at once; so nobody's program runs as root on a node whose Ray does not."""
+    """Become the user, and return the variables for that.
+
+    A driver with root creates folders in Ray's session in which the user's workers cannot write, and the workers end at
+    once. So no program runs as root on a node whose Ray does not.
+    """
     user.become()
     return {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
