@@ -232,8 +232,8 @@ class Reconciler:
 
 def _is_expected(before: Node | None, now: Node) -> bool:
     """Whether a handshake with this node is to be expected soon: it is new, a new hub, online again or elsewhere."""
-    return before is None or _whereabouts(before) != _whereabouts(now)
+    return before is None or (now.online and not before.online) or _whereabouts(before) != _whereabouts(now)
 
 
 def _whereabouts(node: Node) -> tuple[object, ...]:
-    return node.online, node.endpoints, node.public_key, HUB in node.roles
+    return node.endpoints, node.public_key, HUB in node.roles

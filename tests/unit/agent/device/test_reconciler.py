@@ -53,8 +53,8 @@ def in_steady_state(folder: Path, me: Node, clock: Clock) -> Agent:
 
 @pytest.mark.parametrize(
     "changed",
-    [NEW, replace(WORKER_B, endpoints=(ENDPOINT,)), replace(WORKER_B, online=False)],
-    ids=["new", "elsewhere", "offline"],
+    [NEW, replace(WORKER_B, endpoints=(ENDPOINT,)), replace(WORKER_B, roles=frozenset({HUB}))],
+    ids=["new", "elsewhere", "new hub"],
 )
 def test_a_hub_looks_often_for_a_node_that_it_expects(tmp_path: Path, clock: Clock, changed: Node) -> None:
     hub = in_steady_state(tmp_path, HEAD_NODE, clock)
@@ -67,13 +67,25 @@ def test_a_hub_looks_often_for_a_node_that_it_expects(tmp_path: Path, clock: Clo
 
 @pytest.mark.parametrize(
     "changed",
-    [replace(WORKER_B, drained=True), replace(WORKER_B, seen=ENDPOINT), replace(HEAD_NODE, ray_instance="i1")],
-    ids=["drained", "seen", "own Ray"],
+    [
+        replace(WORKER_B, drained=True),
+        replace(WORKER_B, seen=ENDPOINT),
+        replace(WORKER_B, online=False),
+        replace(HEAD_NODE, ray_instance="i1"),
+    ],
+    ids=["drained", "seen", "offline", "own Ray"],
 )
 def test_a_hub_does_not_look_often_for_other_changes(tmp_path: Path, clock: Clock, changed: Node) -> None:
     hub = in_steady_state(tmp_path, HEAD_NODE, clock)
     hub.reconciler.map_changed(hub.state.take_map(with_node(changed)))
     assert hub.reconciler.interval_s == RECONCILE_S
+
+
+def test_a_hub_looks_often_for_a_node_that_comes_back(tmp_path: Path, clock: Clock) -> None:
+    hub = in_steady_state(tmp_path, HEAD_NODE, clock)
+    for online, interval_s in ((False, RECONCILE_S), (True, IMPATIENT_S)):
+        hub.reconciler.map_changed(hub.state.take_map(with_node(replace(WORKER_B, online=online))))
+        assert hub.reconciler.interval_s == interval_s
 
 
 def test_a_worker_looks_often_for_hubs_alone(tmp_path: Path, clock: Clock) -> None:
