@@ -28,7 +28,7 @@ from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.startup import Startup
 from meshray.agent.state import NodeState
-from meshray.agent.status.installation import Installation
+from meshray.agent.status.installation import look_at_installation
 from meshray.agent.status.progress import Progress
 from meshray.agent.status.snapshot import Sources
 from meshray.client.coordinator import RemovedFromMesh
@@ -89,8 +89,7 @@ class Agent:
             progress=self.progress,
             endpoints=parts.endpoints,
         )
-        installation = Installation(state.enrolment.trust_user_environment)
-        self.sources = Sources(state, parts, self.connection, self.paths, self.reconciler, offers, installation)
+        self.sources = Sources(state, parts, self.connection, self.paths, self.reconciler, offers)
         self._startup = Startup(self.sources, self.progress, self.tasks, self._ray_table)
         self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self.keys.rotate})
 
@@ -131,7 +130,8 @@ class Agent:
             self._tunnel_tasks.start(self.paths.carrier.run(parts.prober), "carrier")
         if parts.hub_endpoints is not None:
             tasks.start(parts.hub_endpoints.run(self.reconciler.endpoints_changed), "public addresses")
-        tasks.start(self.sources.installation.look(state.overlay_up), "installation")
+        trusted = state.enrolment.trust_user_environment
+        tasks.start(look_at_installation(state.overlay_up, trusted=trusted), "installation")
         tasks.start(state.files.run(), "state files")
         tasks.start(self._startup.run(), "startup")
         if parts.network_changes is not None:

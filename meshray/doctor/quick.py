@@ -40,15 +40,22 @@ async def before_ray(home: Home, environ: Mapping[str, str], ray_args: Sequence[
 
 
 async def of_machine(
-    complaints: Sequence[Problem], node: str, home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None
+    complaints: Sequence[Problem],
+    node: str,
+    home: Home,
+    environ: Mapping[str, str],
+    ray_args: Sequence[str] | None,
+    *,
+    trusted: bool = False,
 ) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
     """Return what is wrong with this machine, for its node's status: what fails as problems, warnings as notices.
 
     Args:
         complaints: of the node's parts: a part that was refused something knows more than a look at the folder.
         ray_args: for `ray start`; None: no Ray is to run here.
+        trusted: `--trust-user-environment` was given.
     """
-    facts = await in_time(in_thread(partial(probe.at_rest, home, environ, ray_args, is_agent=True)), _STATUS_S)
+    facts = await in_time(in_thread(partial(probe.of_agent, home, environ, ray_args, trusted=trusted)), _STATUS_S)
     known = {problem.code for problem in complaints if problem.node == node}
     checks = [check for check in judge(facts, node) if check.code not in known] if facts is not None else []
     failed = (Problem(check.code, check.evidence, node, check.fix) for check in checks if check.status == FAIL)

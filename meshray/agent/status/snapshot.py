@@ -18,7 +18,6 @@ from meshray.agent.paths.samples import Measured
 from meshray.agent.ray.gpus import GpuNotice
 from meshray.agent.ray.offers import Offers
 from meshray.agent.state import NodeState
-from meshray.agent.status.installation import Installation
 from meshray.agent.status.report import Snapshot, path_to
 from meshray.agent.status.standing import Standing
 from meshray.linux.clock import boot_s
@@ -42,7 +41,6 @@ class Sources:
     paths: Paths
     reconciler: Reconciler
     offers: Offers
-    installation: Installation
     standing: Standing = field(default_factory=Standing)
     gpus: GpuNotice = field(default_factory=GpuNotice)
 
@@ -62,7 +60,6 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         coordinator_reachable=sources.connection.is_open,
         complaints=tuple(complaints_of(sources)),
         notices=(
-            *sources.installation.notices(),
             *state.pins.notices(),
             *(sources.gpus.notices(ray.now, table.get(state.me.ip)) if ray is not None and table is not None else ()),
         ),
@@ -85,7 +82,8 @@ async def with_machine(sources: Sources, snapshot: Snapshot) -> Snapshot:
 
     ray, me, home = sources.parts.ray, str(sources.state.me.name), sources.state.home
     ray_args = ray.now.plan.extra_args if ray is not None else None
-    failed, warned = await of_machine(snapshot.complaints, me, home, os.environ, ray_args)
+    trusted = sources.state.enrolment.trust_user_environment
+    failed, warned = await of_machine(snapshot.complaints, me, home, os.environ, ray_args, trusted=trusted)
     return replace(snapshot, complaints=(*snapshot.complaints, *failed), notices=(*snapshot.notices, *warned))
 
 
@@ -118,7 +116,6 @@ def complaints_of(sources: Sources) -> Iterator[Problem]:
     yield from state.pins.problems()
     if ray is not None and ray.failure:
         yield Problem("ray_running", ray.failure, me, "meshray logs ray")
-    yield from (replace(problem, node=me) for problem in sources.installation.complaints())
     for contested in sources.reconciler.contested_routes():
         yield Problem("overlay_route", contested, me, "meshray doctor")
 

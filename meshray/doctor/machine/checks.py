@@ -223,9 +223,9 @@ SPECS: tuple[Spec, ...] = (
     _spec("shared_memory", "shared memory for the object store", shared_memory),
     _spec("proxy_variables", "proxy variables", proxy_variables),
 )
-#: What matters for Ray's start and costs next to nothing: looked at before each start and for each status, too.
+#: What costs next to nothing: looked at before each start of Ray and for each status, too, as far as it is known there.
 QUICK: tuple[Spec, ...] = tuple(
     spec
     for spec in (*GROUND, *SPECS)
-    if spec.code in {"disk_space", "open_files", "hostname_resolves", "shared_memory"}
+    if spec.code in {"disk_space", "install_trusted", "open_files", "hostname_resolves", "shared_memory"}
 )

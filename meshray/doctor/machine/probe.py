@@ -124,12 +124,28 @@ def at_rest(
     )
 
 
+def of_agent(home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None, *, trusted: bool) -> MachineFacts:
+    """Return the same for the node's agent, in which the installation may have been examined."""
+    return _installed(at_rest(home, environ, ray_args, is_agent=True), trusted=trusted, look=False)
+
+
+def _installed(facts: MachineFacts, *, trusted: bool, look: bool) -> MachineFacts:
+    return replace(
+        facts,
+        runs_as_root=is_root() and not is_container(),
+        installation=sys.prefix,
+        weak_part=weak_part_here(look=look),
+        weak_is_meant=trusted,
+    )
+
+
 def _settled(context: Context) -> MachineFacts:
     """What is read from this machine alone."""
     ray_args = context.ray_plan.extra_args if context.ray_plan is not None else None
+    facts = at_rest(context.home, context.environ, ray_args, is_agent=context.status is not None)
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
     return replace(
-        at_rest(context.home, context.environ, ray_args, is_agent=context.status is not None),
+        _installed(facts, trusted=context.trusts_user_environment, look=True),
         rmem_max=_number("/proc/sys/net/core/rmem_max"),
         wmem_max=_number("/proc/sys/net/core/wmem_max"),
         conntrack_count=_number("/proc/sys/net/netfilter/nf_conntrack_count"),
@@ -138,10 +154,6 @@ def _settled(context: Context) -> MachineFacts:
             found for whose, one in _environments(context) if (found := proxies_of(whose, one, str(overlay or "")))
         ),
         overlay=str(overlay or ""),
-        runs_as_root=is_root() and not is_container(),
-        installation=sys.prefix,
-        weak_part=weak_part_here(),
-        weak_is_meant=context.trusts_user_environment,
     )
 
 

@@ -19,14 +19,17 @@ _found: list[str] = []
 _FIRST = b"meshray.runtime.container.first"
 
 
-def weak_part_here() -> str:
+def weak_part_here(*, look: bool = True) -> str:
     """Return what of this installation others than root can change; empty: nothing, or irrelevant here, or unknown.
 
     Each process examines it once, which takes a fifth of a second.
+
+    Args:
+        look: examine it where that was not done yet; else it is unknown.
     """
     if not is_root() or is_container():
         return ""
-    if not _found:
+    if not _found and look:
         try:
             done = subprocess.run(
                 [sys.executable, "-I", "-m", "meshray.runtime.privileged.look"],
@@ -49,7 +52,7 @@ def weak_part_here() -> str:
         else:
             _log.warning("the installation could not be looked at: %s", done.stderr.strip().rpartition("\n")[2])
             return ""
-    return _found[0]
+    return _found[0] if _found else ""
 
 
 def is_container() -> bool:

@@ -34,12 +34,14 @@ class Machine:
         self.shm = (8 * GB, 8 * GB)
         self.free = 50 * GB
         self.limits: ProcessLimits | None = None
+        self.weak_part = ""
 
-    async def judged(self, *ray_args: str) -> tuple[list[tuple[str, str, str]], ...]:
+    async def judged(self, *ray_args: str, trusted: bool = False) -> tuple[list[tuple[str, str, str]], ...]:
         """Return (code, level, words) of the preflight, of status and of the doctor."""
         first = await before_ray(self.home, {}, ray_args)
-        failed, warned = await of_machine((), "gpu-1", self.home, {}, ray_args)
-        context = Context(self.home, {}, status=STATUS, ray_plan=replace(WORKER, extra_args=ray_args))
+        failed, warned = await of_machine((), "gpu-1", self.home, {}, ray_args, trusted=trusted)
+        plan = replace(WORKER, extra_args=ray_args)
+        context = Context(self.home, {}, status=STATUS, ray_plan=plan, trusts_user_environment=trusted)
         facts = Facts(nodes={"gpu-1": NodeFacts(host=HostFacts(machine=await probe.look(context)))})
         said = [check for check in examine(facts) if check.status in (FAIL, WARN) and check.code in CODES]
         return (
@@ -54,7 +56,7 @@ class Machine:
         return next((check.code for check in said if check.evidence == text), "")
 
 
-CODES = {"disk_space", "open_files", "shared_memory", "hostname_resolves"}
+CODES = {"disk_space", "install_trusted", "open_files", "shared_memory", "hostname_resolves"}
 
 
 @pytest.fixture
@@ -75,6 +77,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(probe, "_meminfo", lambda name: MEMORY)
     monkeypatch.setattr(probe, "_folder", folder)
     monkeypatch.setattr(probe, "_limits", limits)
+    monkeypatch.setattr(probe, "is_root", lambda: True)
+    monkeypatch.setattr(probe, "weak_part_here", lambda *, look: machine.weak_part)
     return machine
 
 
@@ -103,6 +107,17 @@ async def test_status_and_doctor_say_the_same_of_open_files(machine: Machine, so
     _, status, doctor = await machine.judged()
     assert status == doctor
     assert [(code, seen) for code, seen, _ in doctor] == ([("open_files", level)] if level != OK else [])
+
+
+@pytest.mark.parametrize(("trusted", "level"), [(False, FAIL), (True, WARN)])
+async def test_status_and_doctor_say_the_same_of_a_weak_installation(
+    machine: Machine, trusted: bool, level: str
+) -> None:
+    machine.weak_part = "/home/ann/ray"
+    first, status, doctor = await machine.judged(trusted=trusted)
+    assert first == []
+    assert status == doctor
+    assert [(code, seen) for code, seen, _ in doctor] == [("install_trusted", level)]
 
 
 def test_other_programs_take_shared_memory_from_a_ray_that_is_to_start() -> None:
