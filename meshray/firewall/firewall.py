@@ -125,7 +125,7 @@ class Firewall:
         if guard_log and listing is None:
             held = self._host.tables(listing)
         for table in held:
-            log += self._open(table, guarded_by_iptables=listing is None)
+            log += self._open(table)
         return log + self._forwarding(guarded)
 
     def remove(self) -> list[str]:
@@ -176,10 +176,11 @@ class Firewall:
         self._opening = self._guard.opening = replace(self._opening, strict=strict)
         return log
 
-    def _open(self, held: HeldTable, *, guarded_by_iptables: bool) -> list[str]:
+    def _open(self, held: HeldTable) -> list[str]:
         """Our accepts into every chain that drops the overlay, and what is outdated of ours out."""
         opening, members = self._opening, self._guard.closed.members
-        kept = [comment for _, comment in guard_comments(opening)] if guarded_by_iptables and opening.forwards else []
+        guarded = self._guard.by_iptables and opening.forwards
+        kept = [comment for _, comment in guard_comments(opening)] if guarded else []
         gone = rules.obsolete(held.table, opening, members, kept)
         missing = rules.missing(held.table.without([rule for _, rule in gone]), opening, members)
         outcome = held.backend.open(held, Change(gone, missing, opening, members))

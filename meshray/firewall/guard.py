@@ -37,6 +37,7 @@ class Guard:
     Attributes:
         closed: the ports that are to be closed.
         problems: what the last call could not do.
+        by_iptables: rules of iptables stand in for our own nftables table.
     """
 
     def __init__(self, opening: Opening, host: Host, proc: Proc, owned: OwnedTable | None) -> None:
@@ -46,6 +47,7 @@ class Guard:
         self._owned = owned
         self.closed = Closed()
         self.problems: list[Problem] = []
+        self.by_iptables = False
 
     def close(self, closed: Closed) -> list[str]:
         """Closes these ports and no others, without looking first; returns what changed."""
@@ -59,7 +61,7 @@ class Guard:
 
     def keep(self, listing: str | None, held: Sequence[HeldTable]) -> tuple[bool, list[str]]:
         """Puts in place what is missing: (whether forwarding is safe, what changed)."""
-        self.problems = []
+        self.problems, self.by_iptables = [], False
         self._own()
         cause = ""
         if listing is not None:
@@ -69,6 +71,7 @@ class Guard:
             if log:
                 return True, log
             cause = f"nft refused the table inet {nft.OWN_TABLE}: {refusal}"
+        self.by_iptables = True
         safe, forwarding = self._forward_by_iptables(held, cause)
         return safe, forwarding + self._close_by_iptables(held, cause)
 

@@ -13,6 +13,7 @@ from meshray.firewall.programs import Answer
 from tests.unit.firewall.host import FakeHost
 
 NODE = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
+HUB = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=True)
 CLOSED = Closed(
     ((6379, 6379), (10002, 19999)),
     ((IPV4, ((41234, 41234),)), (IPV6, ((41234, 41234),))),
@@ -157,6 +158,17 @@ def test_nft_that_refuses_leaves_it_to_iptables(proc: Path) -> None:
     host.iptables.clear()
     assert firewall.apply() == in_place
     assert firewall.unguarded == ""
+
+
+def test_a_hub_whose_nft_refuses_stays_guarded_by_iptables(proc: Path) -> None:
+    host = FakeHost({"nft", "iptables-nft", "ip6tables-nft"})
+    host.nft("ip", "filter", "FORWARD", hook="forward")
+    host.owned = {"meshray"}
+    firewall = Firewall(HUB, run=host, proc=proc)
+    assert "iptables-nft FORWARD: only overlay to overlay is forwarded" in firewall.apply()
+    for _ in range(2):
+        assert firewall.apply() == []
+        assert len(host.iptables["iptables-nft"]["FORWARD"][1]) == 3
 
 
 def test_what_exists_and_cannot_work_is_passed_over(proc: Path) -> None:
