@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from meshray.cli.app import App
 from meshray.errors import InterruptedByUser, MeshrayError
 from meshray.home import Home
-from meshray.model.environment import Environment, ShownToken
+from meshray.model.environment import Environment
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, ray_difference
+from meshray.protocol.api import ShownToken
+from meshray.protocol.codec import to_json
 
 if TYPE_CHECKING:
     from meshray.cli.via import Via
@@ -72,7 +74,7 @@ def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
     from meshray.client.coordinator import Coordinator
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
-    body: Mapping[str, object] = ShownToken(token.mesh_id, token.token_id, token.secret).to_json()
+    body: Mapping[str, object] = to_json(ShownToken(token.mesh_id, token.token_id, token.secret))
     if via is not None:
         from meshray.cli.via import PostRequest
 

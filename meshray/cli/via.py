@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from meshray.errors import UnreachableError, UsageError
 from meshray.model.address import Endpoint
+from meshray.protocol.codec import to_json
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
@@ -114,7 +115,7 @@ def enrol_via(
     from meshray.model.enrol import EnrolAnswer
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
-    post = PostRequest(stranger, "/v1/enroll", request.to_json(), key, on_sent)
+    post = PostRequest(stranger, "/v1/enroll", to_json(request.form()), key, on_sent)
     return EnrolAnswer.from_json(via.call(app, post))
 
 

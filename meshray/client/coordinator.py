@@ -21,11 +21,11 @@ from meshray.errors import MeshrayError, RefusedError, UnreachableError, error_f
 from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.enrol import INSTANCE_HEADER, MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
-from meshray.model.environment import ShownToken
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
-from meshray.protocol.codec import decode_object, encode
+from meshray.protocol.api import ShownToken
+from meshray.protocol.codec import decode_object, encode, to_json
 from meshray.protocol.connection import (
     CLOSE_CANNOT_TELL,
     CLOSE_NOT_ACCEPTED,
@@ -110,7 +110,7 @@ async def enrol(
     async with _session() as session:
         endpoint, hello = await stranger.find(session)
         found = replace(stranger, endpoints=(endpoint,))
-        body = proven(hello, "/v1/enroll", request.to_json(), key)
+        body = proven(hello, "/v1/enroll", to_json(request.form()), key)
         on_sent()
         answer = await found.request(session, "POST", "/v1/enroll", body)
     return EnrolAnswer.from_json(answer), endpoint
@@ -130,7 +130,7 @@ async def withdraw(token: Token, key: PrivateKey) -> None:
 def withdrawal(token: Token, key: PrivateKey) -> Mapping[str, object]:
     """Return the body of POST /v1/withdraw, without the proof."""
     shown = ShownToken(token.mesh_id, token.token_id, token.secret)
-    return {**shown.to_json(), "public_key": str(key.public())}
+    return {**to_json(shown), "public_key": str(key.public())}
 
 
 def proven(hello: Mapping[str, object], path: str, body: Mapping[str, object], key: PrivateKey) -> Mapping[str, object]:

@@ -17,10 +17,10 @@ from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation
 from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.enrol import EnrolRequest
-from meshray.model.environment import ShownToken
 from meshray.model.meshmap import MeshInfo
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
 from meshray.model.token import hash_secret
+from meshray.protocol.api import ShownToken
 from meshray.protocol.fields import LONGEST_LABELS
 
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret

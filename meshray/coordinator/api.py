@@ -10,9 +10,12 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from msgspec import UNSET
 
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.agent_connection import serve_agent
@@ -22,21 +25,15 @@ from meshray.coordinator.openapi import describe
 from meshray.coordinator.records import Member
 from meshray.coordinator.request_limits import RequestLimits
 from meshray.coordinator.routes import ROUTES, Caller, Route
-from meshray.coordinator.schemas import MAX_TTL_S, MAX_USES
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError, UsageError
-from meshray.linux.reachability import WORD
-from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, parse_signature
 from meshray.model.enrol import EnrolRequest, parse_roles
-from meshray.model.environment import ShownToken
 from meshray.model.keys import PublicKey, VerifyKey
-from meshray.model.node import COORDINATOR
-from meshray.protocol.api import LONGEST_REQUIREMENTS
-from meshray.protocol.codec import WireError, decode_object
-from meshray.protocol.connection import MAX_WAIT_S
-from meshray.protocol.fields import MAX_COUNTER, MAX_ENDPOINT
+from meshray.model.node import COORDINATOR, Node
+from meshray.protocol import api
+from meshray.protocol.codec import WireError, convert, decode_object, optional, to_json
 from meshray.relay.server import Relay
 
 MAX_BODY_BYTES = 64 * 1024
@@ -79,14 +76,15 @@ _STATUS_OF_KIND: tuple[tuple[type[MeshrayError], int], ...] = (
 _SOCKETS = frozenset(route.path for route in ROUTES if route.is_socket)
 
 _log = logging.getLogger(__name__)
+F = TypeVar("F")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(service: Service, door: ConnectionLimits, relay: Relay) -> web.Application:
     """The application that answers for this service."""
-    api = _Api(service, door, relay)
+    answers = _Api(service, door, relay)
     app = web.Application(middlewares=[_Answering(service, door).middleware], client_max_size=MAX_BODY_BYTES)
-    app.add_routes([web.route(route.method, route.path, api.answering(route)) for route in ROUTES])
+    app.add_routes([web.route(route.method, route.path, answers.answering(route)) for route in ROUTES])
     return app
 
 
@@ -167,7 +165,8 @@ class _Api:
         if "Authorization" in request.headers:
             # Who shows a credential learns whether it is one, and the map's revision if so.
             member = self._service.member_with(_credential(request))
-            told |= {"accepted": member is not None, "revision": self._service.revision if member else None}
+            revision = self._service.revision if member is not None else None
+            told = msgspec.structs.replace(told, accepted=member is not None, revision=revision)
         return success(told)
 
     async def openapi(self, request: web.Request) -> web.StreamResponse:
@@ -180,26 +179,26 @@ class _Api:
         self._door.trust(request.protocol)
         self._service.require_proof(asked.public_key, "/v1/enroll", body)
         answer = await self._service.enrol(asked)
-        return success(replace(answer, observed=request.remote or "").to_json())
+        return success(replace(answer, observed=request.remote or "").form())
 
     async def withdraw(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
-        shown, key = ShownToken.from_json(body), PublicKey.parse(wire.text(body, "public_key", 44))
+        shown = convert(body, api.WithdrawForm)
+        key = PublicKey.parse(shown.public_key)
         self._service.tokens.require(shown)
         self._service.require_proof(key, "/v1/withdraw", body)
-        return success({"withdrawn": await self._service.withdraw(shown, key)})
+        return success(api.Withdrawn(await self._service.withdraw(shown, key)))
 
     async def environment(self, request: web.Request) -> web.StreamResponse:
         self._member(request)
-        return success(self._service.environment().to_json())
+        return success(self._service.environment().form())
 
     async def show_environment(self, request: web.Request) -> web.StreamResponse:
-        return success(self._service.environment(ShownToken.from_json(await _body(request))).to_json())
+        return success(self._service.environment(await _asked(request, api.ShownToken)).form())
 
     async def lock_environment(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        await self._service.lock(wire.text(body, "requirements", LONGEST_REQUIREMENTS))
-        return success(self._service.environment().to_json())
+        await self._service.lock((await _asked(request, api.LockEnvironment)).requirements)
+        return success(self._service.environment().form())
 
     async def agent(self, request: web.Request) -> web.StreamResponse:
         credential = _credential(request)
@@ -223,142 +222,123 @@ class _Api:
 
     async def rotate(self, request: web.Request) -> web.StreamResponse:
         member, body = self._member(request), await _body(request)
-        key = PublicKey.parse(wire.text(body, "public_key", 44))
+        asked = convert(body, api.RotateKey)
+        key = PublicKey.parse(asked.public_key)
         self._service.require_proof(key, "/v1/rotate", body)
-        await self._service.rotate(
-            member.node.id, key, Attestation.from_json(body["attestation"]) if "attestation" in body else None
-        )
-        return success({"public_key": str(key), "revision": self._service.revision})
+        await self._service.rotate(member.node.id, key, optional(Attestation.of, asked.attestation))
+        return success(api.KeyRotated(str(key), self._service.revision))
 
     async def leave(self, request: web.Request) -> web.StreamResponse:
         node_id = self._member(request).node.id
-        body = await _body(request) if request.can_read_body else {}
-        await self._service.remove(node_id, take_back=wire.flag(body, "take_back"))
-        return success({})
+        asked = await _asked(request, api.Leave) if request.can_read_body else api.Leave()
+        await self._service.remove(node_id, take_back=asked.take_back)
+        return success(api.Done())
 
     async def reach(self, request: web.Request) -> web.StreamResponse:
-        member, body = self._member(request), await _body(request)
-        endpoint = Endpoint.parse(wire.text(body, "endpoint", MAX_ENDPOINT))
-        word = wire.text(body, "word", 32)
-        if not WORD.fullmatch(word):
-            raise WireError("word: must be 32 hexadecimal digits")
-        await self._service.reach.knock(member, endpoint, word)
-        return success({})
+        member, asked = self._member(request), await _asked(request, api.Reach)
+        await self._service.reach.knock(member, Endpoint.parse(asked.endpoint), asked.word)
+        return success(api.Done())
 
     async def create_token(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        require_lock(self._service.settings.mesh, _lock(body))
+        asked = await _asked(request, api.NewToken)
+        require_lock(self._service.settings.mesh, optional(VerifyKey.parse, asked.lock))
         token, record = await self._service.tokens.create(
-            uses=wire.number(body, "uses", 0, MAX_USES, 1),
-            ttl_s=wire.number(body, "ttl_s", 0, MAX_TTL_S, 86400),
-            ephemeral=wire.flag(body, "ephemeral"),
-            roles=parse_roles(wire.texts(body, "roles")),
-            name=NodeName.parse(wire.text(body, "name", 63)) if "name" in body else None,
-            replace_node=wire.flag(body, "replace"),
+            uses=asked.uses,
+            ttl_s=asked.ttl_s,
+            ephemeral=asked.ephemeral,
+            roles=parse_roles(asked.roles),
+            name=optional(NodeName.parse, asked.name),
+            replace_node=asked.replace,
         )
+        made = record.form()
         return success(
-            {
-                "token": token.encode(),
-                "id": record.id,
-                "uses": record.uses,
-                "expires": record.expires,
-                "roles": sorted(record.roles),
-                "name": record.name,
-                "replace": bool(record.replaces),
-                "port": self._service.settings.port,
-            }
+            api.MadeToken(
+                token=token.encode(),
+                id=made.id,
+                uses=made.uses,
+                expires=made.expires,
+                port=self._service.settings.port,
+                roles=made.roles,
+                name=made.name,
+                replace=made.replace,
+            )
         )
 
     async def list_tokens(self, request: web.Request) -> web.StreamResponse:
-        return success({"tokens": [token.to_json() for token in self._service.tokens.all()]})
+        return success(api.Tokens(tuple(token.form() for token in self._service.tokens.all())))
 
     async def revoke_token(self, request: web.Request) -> web.StreamResponse:
-        record = await self._service.tokens.revoke(request.match_info["id"])
-        return success(record.to_json())
+        return success((await self._service.tokens.revoke(request.match_info["id"])).form())
 
     async def list_nodes(self, request: web.Request) -> web.StreamResponse:
-        nodes = [{**member.node.to_json(), "enrolled": member.enrolled} for member in self._service.members()]
-        restored, removals = self._service.recovery.restored(), self._service.removals()
-        lock = self._service.settings.mesh.lock
+        removals, lock = self._service.removals(), self._service.settings.mesh.lock
         return success(
-            {
-                "mesh": self._service.settings.mesh.id,
-                "revision": self._service.revision,
-                "nodes": nodes,
-                "restored": restored.to_json() if restored is not None else None,
-                **({"lock": str(lock)} if lock is not None else {}),
-                **({"removals": removals.to_json()} if removals is not None else {}),
-            }
+            api.Nodes(
+                mesh=self._service.settings.mesh.id,
+                revision=self._service.revision,
+                nodes=tuple(member.form() for member in self._service.members()),
+                restored=self._service.recovery.restored(),
+                lock=str(lock) if lock is not None else UNSET,
+                removals=removals.form() if removals is not None else UNSET,
+            )
         )
 
     async def remove_node(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request) if request.can_read_body else {}
-        signed = None
-        if "removal" in body:
-            removal = wire.mapping(body, "removal")
-            signed = wire.number(removal, "epoch", 0, MAX_COUNTER), parse_signature(wire.text(removal, "signature", 88))
+        asked = await _asked(request, api.RemoveNode) if request.can_read_body else api.RemoveNode()
+        signed = optional(lambda removal: (removal.epoch, parse_signature(removal.signature)), asked.removal)
         member, rotation = await self._service.remove_named(request.match_info["name"], signed)
-        locked = {"locked": True} if self._service.settings.mesh.lock is not None and signed is None else {}
-        about = {"name": member.node.name, "ip": str(member.node.ip)}
-        return success({**about, "secrets": rotation.to_json(), **locked})
+        is_locked = self._service.settings.mesh.lock is not None and signed is None
+        return success(api.NodeRemoved(*_named(member.node), rotation, is_locked or UNSET))
 
     async def rotate_secrets(self, request: web.Request) -> web.StreamResponse:
-        return success((await self._service.secrets.rotate()).to_json())
+        return success(await self._service.secrets.rotate())
 
     async def change_node(self, request: web.Request) -> web.StreamResponse:
-        body, name = await _body(request), request.match_info["name"]
-        if ("name" in body) == ("drained" in body):
+        asked, name = await _asked(request, api.ChangeNode), request.match_info["name"]
+        if (asked.name is UNSET) == (asked.drained is UNSET):
             raise WireError("a change of a node needs either name or drained")
-        if "drained" in body:
-            member = await self._service.drain(name, wire.flag(body, "drained"))
+        if asked.name is not UNSET:
+            member = await self._service.rename(name, NodeName.parse(asked.name))
         else:
-            member = await self._service.rename(name, NodeName.parse(wire.text(body, "name", 63)))
-        return success({"name": member.node.name, "ip": str(member.node.ip), "drained": member.node.drained})
+            member = await self._service.drain(name, asked.drained is True)
+        return success(api.NodeChanged(*_named(member.node), member.node.drained))
 
     async def add_peer(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        name = NodeName.parse(wire.text(body, "name", 63))
-        require_lock(self._service.settings.mesh, _lock(body))
+        asked = await _asked(request, api.AddPeer)
+        name, mesh = NodeName.parse(asked.name), self._service.settings.mesh
+        require_lock(mesh, optional(VerifyKey.parse, asked.lock))
         peer = await self._service.add_static(name)
-        hub = {
-            "name": peer.hub.name,
-            "ip": str(peer.hub.ip),
-            "public_key": str(peer.hub.public_key),
-            "endpoints": [str(endpoint) for endpoint in peer.hub.endpoints],
-            "preshared_key": peer.preshared_key.reveal(),
-        }
+        hub = api.PeerHub(
+            *_named(peer.hub),
+            str(peer.hub.public_key),
+            tuple(map(str, peer.hub.endpoints)),
+            peer.preshared_key.reveal(),
+        )
         return success(
-            {
-                "mesh": self._service.settings.mesh.id,
-                "name": peer.node.name,
-                "ip": str(peer.node.ip),
-                "private_key": peer.private_key.reveal(),
-                "public_key": str(peer.node.public_key),
-                "network": str(self._service.settings.mesh.network),
-                "hub": hub,
-            }
+            api.PeerAdded(
+                *_named(peer.node),
+                mesh=mesh.id,
+                private_key=peer.private_key.reveal(),
+                public_key=str(peer.node.public_key),
+                network=str(mesh.network),
+                hub=hub,
+            )
         )
 
     async def sign_peer(self, request: web.Request) -> web.StreamResponse:
-        shown = Attestation.from_json(wire.mapping(await _body(request), "attestation"))
+        shown = Attestation.of((await _asked(request, api.SignPeer)).attestation)
         member = await self._service.sign_static(request.match_info["name"], shown)
-        return success({"name": member.node.name, "ip": str(member.node.ip)})
+        return success(api.Named(*_named(member.node)))
 
     async def advertise(self, request: web.Request) -> web.StreamResponse:
-        given = tuple(Endpoint.parse(item) for item in wire.texts(await _body(request), "endpoints"))
+        given = tuple(map(Endpoint.parse, (await _asked(request, api.Endpoints)).endpoints))
         node = await self._service.advertise(given)
-        return success({"endpoints": [str(endpoint) for endpoint in node.endpoints]})
+        return success(api.Endpoints(tuple(map(str, node.endpoints))))
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
-        member = self._member(request)
-        body = await _body(request)
-        gathered = await self._service.ask(
-            member,
-            wire.texts(body, "nodes"),
-            wire.text(body, "op", 32),
-            wire.number(body, "timeout_s", 1, MAX_WAIT_S, 10),
-        )
-        return success({"answers": gathered.answers, "silent": gathered.silent})
+        member, asked = self._member(request), await _asked(request, api.AskForm)
+        gathered = await self._service.ask(member, asked.nodes, asked.op, asked.timeout_s)
+        return success(api.Gathered(gathered.answers, gathered.silent))
 
     def _member(self, request: web.Request) -> Member:
         member = self._service.member_with(_credential(request))
@@ -367,9 +347,9 @@ class _Api:
         return member
 
 
-def success(answer: Mapping[str, object]) -> web.Response:
+def success(answer: msgspec.Struct) -> web.Response:
     """200 with the answer in its envelope."""
-    return web.json_response({"schema": 1, **answer})
+    return web.json_response({"schema": 1, **to_json(answer)})
 
 
 def failure(error: MeshrayError, status: int | None = None) -> web.Response:
@@ -377,8 +357,16 @@ def failure(error: MeshrayError, status: int | None = None) -> web.Response:
     if status is None:
         of_kind = (number for kind, number in _STATUS_OF_KIND if isinstance(error, kind))
         status = _STATUS.get(error.code) or next(of_kind, 500)
-    body = {"schema": 1, "error": error.to_json(), "exit_code": error.exit_code}
-    return web.json_response(body, status=status)
+    shown = api.ErrorDetail(error.code, error.message, error.hint or "")
+    return web.json_response(to_json(api.Error(shown, error.exit_code, 1)), status=status)
+
+
+async def _asked(request: web.Request, form: type[F]) -> F:
+    return convert(await _body(request), form)
+
+
+def _named(node: Node) -> tuple[str, str]:
+    return node.name, str(node.ip)
 
 
 async def _body(request: web.Request) -> Mapping[str, object]:
@@ -391,10 +379,6 @@ async def _body(request: web.Request) -> Mapping[str, object]:
     except (web.RequestPayloadError, ConnectionError):
         raise WireError("the body is not what its header says") from None
     return decode_object(content)
-
-
-def _lock(body: Mapping[str, object]) -> VerifyKey | None:
-    return VerifyKey.parse(wire.text(body, "lock", 44)) if "lock" in body else None
 
 
 def _credential(request: web.Request) -> str:

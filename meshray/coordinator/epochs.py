@@ -10,7 +10,7 @@ it, for `KEEP_S` at most.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -22,6 +22,7 @@ from meshray.errors import MeshrayError
 from meshray.model.epochs import SharedSecrets
 from meshray.model.keys import PresharedKey, PublicKey
 from meshray.model.node import HUB, STATIC
+from meshray.protocol.api import Rotation
 from meshray.protocol.fields import FIRST_EPOCH
 from meshray.raynode.tokens import epoch_of
 
@@ -29,35 +30,6 @@ from meshray.raynode.tokens import epoch_of
 KEEP_S = 86400.0
 #: Of epochs that only a node that is away may need, so many are kept at most.
 _MOST_KEPT = 32
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """What a rotation did, or why there was none.
-
-    Attributes:
-        epoch: the newest one now.
-        started: whether it is a new one.
-        away: names of the nodes that are not connected; they receive it when they are.
-        static: names of the static peers, which keep the epoch of their file.
-        too_old: names of the nodes that cannot take over a new epoch; because of them none was started.
-    """
-
-    epoch: int
-    started: bool
-    away: tuple[str, ...] = ()
-    static: tuple[str, ...] = ()
-    too_old: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, object]:
-        """The JSON form; it holds no secret."""
-        return {
-            "epoch": self.epoch,
-            "started": self.started,
-            "away": list(self.away),
-            "static": list(self.static),
-            "too_old": list(self.too_old),
-        }
 
 
 def newest(registry: Registry) -> SecretEpoch:

@@ -13,9 +13,12 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from meshray import __version__
 from meshray.coordinator.routes import ROUTES, Caller, Route
-from meshray.coordinator.schemas import COMPONENTS, Schema, ref
+from meshray.protocol import api
 
 _DESCRIPTION = (
     "How nodes enrol, learn of each other and are looked after. The certificate is known by the SHA-256 fingerprint in "
@@ -34,6 +37,9 @@ _CALLER_REFUSALS = {
 }
 
 
+Schema = dict[str, Any]
+
+
 def describe(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
     """The whole description, as JSON."""
     paths: dict[str, dict[str, Any]] = {}
@@ -49,7 +55,7 @@ def describe(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": dict(COMPONENTS),
+            "schemas": _components(routes),
             "securitySchemes": {
                 "credential": {
                     "type": "http",
@@ -76,7 +82,7 @@ def _operation(route: Route) -> dict[str, Any]:
             for name in names
         ]
     if route.request is not None:
-        operation["requestBody"] = {"required": route.body_required, "content": _json(route.request)}
+        operation["requestBody"] = {"required": route.body_required, "content": _json(_ref(route.request))}
     return operation
 
 
@@ -84,14 +90,49 @@ def _responses(route: Route) -> dict[str, Any]:
     if route.is_socket:
         success: dict[str, Any] = {"101": {"description": "the WebSocket is open"}}
     else:
-        success = {"200": {"description": "done", "content": _json(route.answer)}}
+        success = {"200": {"description": "done", "content": _json(_enveloped(route.answer))}}
     refusals = {**_REFUSALS, **_CALLER_REFUSALS[route.caller], **route.refusals}
-    error = _json(ref("Error"))
+    error = _json(_ref(api.Error))
     return success | {str(status): {"description": why, "content": error} for status, why in sorted(refusals.items())}
 
 
 def _json(schema: Schema) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
+
+
+def _enveloped(answer: type[Struct]) -> Schema:
+    """Return the schema of an answer: everything but this description carries the version of its form."""
+    if answer is api.Description:
+        return _ref(answer)
+    return {"allOf": [{"properties": {"schema": {"const": 1}}, "required": ["schema"]}, _ref(answer)]}
+
+
+def _ref(form: type[Struct]) -> Schema:
+    return {"$ref": f"#/components/schemas/{form.__name__.removesuffix('Form')}"}
+
+
+def _components(routes: Iterable[Route]) -> dict[str, Schema]:
+    """Return the schemas of all Structs, by their names."""
+    requests = [route.request for route in routes if route.request is not None]
+    answers = [route.answer for route in routes if not route.is_socket]
+    taken, known = _schemas(requests), _schemas([*requests, *answers, api.Error])
+    for name in known.keys() - taken.keys():
+        # What is sent has every field but those that are left out, which have no default.
+        fields = known[name]["properties"].items()
+        known[name]["required"] = [key for key, value in fields if key in known[name]["required"] or "default" in value]
+        for _, value in fields:
+            value.pop("default", None)
+    known["ChangeNode"]["oneOf"] = [{"required": ["name"]}, {"required": ["drained"]}]
+    return known
+
+
+def _schemas(forms: Iterable[type[Struct]]) -> dict[str, Schema]:
+    _, found = msgspec.json.schema_components(list(forms), ref_template="#/components/schemas/{name}")
+    schemas: dict[str, Schema] = json.loads(re.sub(r"(?<=[a-z])Form\"", '"', json.dumps(found)))
+    for schema in schemas.values():
+        del schema["title"]  # its name again
+        schema["description"] = schema["description"].partition("\n\n")[0]
+    return schemas
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ _HUNG_UP = "its agent's connection ended while it was asked"
 class Gathered:
     """What came, by the node's name, and who said nothing, with the reason."""
 
-    answers: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    answers: dict[str, dict[str, object]] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
 
 

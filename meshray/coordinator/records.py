@@ -12,13 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
-from meshray.coordinator.restore.lineage import Restored
+from msgspec import structs
+
 from meshray.errors import RefusedError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Removals
 from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.keys import MeshSecret
 from meshray.model.node import Node
+from meshray.protocol.api import MemberForm, Restored, TokenForm
 
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
 
@@ -69,20 +71,20 @@ class TokenRecord:
         times = "once" if self.uses == 1 else f"{self.uses} times"
         return RefusedError("token_used_up", f"token {self.id} was good for {times} and is used up", hint=_NEW_TOKEN)
 
-    def to_json(self) -> dict[str, object]:
-        """One entry of ``token list --json``."""
-        return {
-            "id": self.id,
-            "uses": self.uses,
-            "used": self.used,
-            "expires": self.expires,
-            "ephemeral": self.ephemeral,
-            "created": self.created,
-            "revoked": self.revoked,
-            "roles": sorted(self.roles),
-            "name": self.name,
-            "replace": bool(self.replaces),
-        }
+    def form(self) -> TokenForm:
+        """Return one entry of the answer to GET /v1/tokens."""
+        return TokenForm(
+            id=self.id,
+            uses=self.uses,
+            used=self.used,
+            expires=self.expires,
+            ephemeral=self.ephemeral,
+            created=self.created,
+            revoked=self.revoked,
+            roles=tuple(sorted(self.roles)),
+            name=self.name,
+            replace=bool(self.replaces),
+        )
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,10 @@ class Member:
     reported: tuple[Endpoint, ...] = ()
     reached: Endpoint | None = None
     follows_epochs: bool = False
+
+    def form(self) -> MemberForm:
+        """Return one entry of the answer to GET /v1/nodes."""
+        return MemberForm(**structs.asdict(self.node.form()), enrolled=self.enrolled)
 
     def published(self, reached: Iterable[Endpoint] = ()) -> Member:
         """Return the member with the endpoints that the map is to show.

@@ -16,12 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from meshray.coordinator.admission import ConflictError, token_of
-from meshray.coordinator.epochs import Rotation, rotated_without
+from meshray.coordinator.epochs import rotated_without
 from meshray.coordinator.records import Member, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.errors import RefusedError, UsageError
 from meshray.model.enrol import EnrolRequest
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC
+from meshray.protocol.api import Rotation
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from meshray.coordinator import schemas
-from meshray.coordinator.schemas import Schema, enveloped, record, ref
-from meshray.linux.reachability import WORD
+from msgspec import Struct
+
+from meshray.protocol import api
 
 
 class Caller(Enum):
@@ -42,8 +42,8 @@ class Route:
     path: str
     caller: Caller
     summary: str
-    answer: Schema = field(default_factory=lambda: enveloped({}))
-    request: Schema | None = None
+    answer: type[Struct] = api.Done
+    request: type[Struct] | None = None
     body_required: bool = True
     refusals: Mapping[int, str] = field(default_factory=dict)
     is_socket: bool = False
@@ -54,22 +54,17 @@ _NO_NODE = {404: "there is no such node"}
 ROUTES: tuple[Route, ...] = (
     Route(
         *("hello", "GET", "/v1/hello", Caller.ANYBODY, "Which mesh this is; whether the credential is a node's"),
-        answer=schemas.HELLO,
+        answer=api.HelloForm,
         refusals={401: "what was shown has not the form of a credential"},
     ),
     Route(
         *("openapi", "GET", "/v1/openapi.json", Caller.ANYBODY, "This description"),
-        answer=record(
-            {
-                "openapi": {"const": "3.1.0"},
-                **{key: {"type": "object"} for key in ("info", "paths", "components")},
-            }
-        ),
+        answer=api.Description,
     ),
     Route(
         *("enrol", "POST", "/v1/enroll", Caller.TOKEN, "A machine becomes a node"),
-        answer=schemas.ENROL_ANSWER,
-        request=schemas.ENROL_REQUEST,
+        answer=api.EnrolledForm,
+        request=api.EnrolForm,
         refusals={
             403: "the token is unknown, revoked, expired, used up or of another mesh, or the key was not proven",
             409: "name, key or role are taken, the versions do not match, or no address is left",
@@ -77,24 +72,24 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("withdraw", "POST", "/v1/withdraw", Caller.TOKEN, "An enrolment whose answer did not arrive is undone"),
-        answer=enveloped({"withdrawn": {**schemas.FLAG, "description": "whether there was a node to remove"}}),
-        request=schemas.WITHDRAW_REQUEST,
+        answer=api.Withdrawn,
+        request=api.WithdrawForm,
         refusals={403: "the token is unknown, revoked, expired or of another mesh, or the key was not proven"},
     ),
     Route(
         *("environment", "GET", "/v1/environment", Caller.NODE, "What a node is to have that matches the head"),
-        answer=schemas.ENVIRONMENT,
+        answer=api.EnvironmentForm,
     ),
     Route(
         *("show_environment", "POST", "/v1/environment", Caller.TOKEN, "The same for a machine that will enrol"),
-        answer=schemas.ENVIRONMENT,
-        request=schemas.SHOWN_TOKEN,
+        answer=api.EnvironmentForm,
+        request=api.ShownToken,
         refusals={403: "the token is unknown, revoked, expired or of another mesh"},
     ),
     Route(
         *("lock_environment", "PUT", "/v1/environment", Caller.ADMIN, "What belongs to it beside Ray is recorded"),
-        answer=schemas.ENVIRONMENT,
-        request=record({"requirements": schemas.REQUIREMENTS}),
+        answer=api.EnvironmentForm,
+        request=api.LockEnvironment,
     ),
     Route(
         *("agent", "GET", "/v1/agent", Caller.NODE, "The map and its changes, and what the node reports"),
@@ -106,17 +101,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("leave", "POST", "/v1/leave", Caller.NODE, "The calling node leaves the mesh"),
-        request=record(
-            {},
-            {"take_back": {"type": "boolean", "description": "the join failed: the token's use is given back"}},
-        ),
+        request=api.Leave,
         body_required=False,
         refusals={409: "it runs the coordinator"},
     ),
     Route(
         *("rotate", "POST", "/v1/rotate", Caller.NODE, "The calling node has another key from now on"),
-        answer=enveloped({"public_key": schemas.KEY, "revision": schemas.REVISION}),
-        request=record({"public_key": schemas.KEY}, {"proof": schemas.PROOF, "attestation": ref("Attestation")}),
+        answer=api.KeyRotated,
+        request=api.RotateKey,
         refusals={
             403: "the key was not proven",
             409: "another node has this key, its identity did not sign it, it is a hub that static peers use, or no "
@@ -131,7 +123,7 @@ ROUTES: tuple[Route, ...] = (
             Caller.NODE,
             "A few UDP packets are sent to an endpoint with which the node enrolled",
         ),
-        request=record({"endpoint": schemas.ENDPOINT, "word": schemas.text(32, pattern=WORD.pattern)}),
+        request=api.Reach,
         refusals={
             403: "it did not enrol with this endpoint",
             409: "the address cannot be another machine's",
@@ -140,8 +132,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("create_token", "POST", "/v1/tokens", Caller.ADMIN, "A new token"),
-        answer=schemas.MADE_TOKEN,
-        request=schemas.NEW_TOKEN,
+        answer=api.MadeToken,
+        request=api.NewToken,
         refusals={
             404: "there is no node of this name to replace",
             409: "the mesh has a lock, which must sign it; the name is taken; or that node cannot be replaced",
@@ -149,55 +141,45 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("list_tokens", "GET", "/v1/tokens", Caller.ADMIN, "All tokens, without their secrets"),
-        answer=enveloped({"tokens": {"type": "array", "items": ref("Token")}}),
+        answer=api.Tokens,
     ),
     Route(
         *("revoke_token", "DELETE", "/v1/tokens/{id}", Caller.ADMIN, "Nobody enrols with it any more"),
-        answer={"allOf": [enveloped({}), ref("Token")]},
+        answer=api.TokenForm,
         refusals={404: "there is no such token"},
     ),
     Route(
         *("list_nodes", "GET", "/v1/nodes", Caller.ADMIN, "All nodes"),
-        answer=enveloped(
-            {
-                "revision": schemas.REVISION,
-                "nodes": {"type": "array", "items": schemas.MEMBER},
-                "restored": schemas.RESTORED,
-            },
-            {"mesh": schemas.text(64), "lock": schemas.KEY, "removals": ref("Removals")},
-        ),
+        answer=api.Nodes,
     ),
     Route(
         *("remove_node", "DELETE", "/v1/nodes/{name}", Caller.ADMIN, "The node is removed from the mesh"),
-        answer=enveloped(
-            {**schemas.NAMED, "secrets": record(schemas.ROTATION)},
-            {"locked": {**schemas.FLAG, "description": "the mesh has a lock, and it did not sign this"}},
-        ),
-        request=record({}, {"removal": record({"epoch": schemas.COUNTER, "signature": schemas.SIGNATURE})}),
+        answer=api.NodeRemoved,
+        request=api.RemoveNode,
         body_required=False,
         refusals={**_NO_NODE, 409: "it runs the coordinator, or the lock did not sign this"},
     ),
     Route(
         *("rotate_secrets", "POST", "/v1/secrets/rotate", Caller.ADMIN, "All members get new secrets"),
-        answer=enveloped(schemas.ROTATION),
+        answer=api.Rotation,
         refusals={409: "a node could not take them over"},
     ),
     Route(
         *("change_node", "PATCH", "/v1/nodes/{name}", Caller.ADMIN, "Another name, or Ray's tasks leave or come back"),
-        answer=enveloped({**schemas.NAMED, "drained": schemas.FLAG}),
-        request=schemas.NODE_CHANGE,
+        answer=api.NodeChanged,
+        request=api.ChangeNode,
         refusals={**_NO_NODE, 409: "the name is taken, or it runs no Ray worker"},
     ),
     Route(
         *("add_peer", "POST", "/v1/peers", Caller.ADMIN, "A device without an agent; its key is told once"),
-        answer=schemas.PEER,
-        request=record({"name": schemas.NAME}, {"lock": schemas.LOCK}),
+        answer=api.PeerAdded,
+        request=api.AddPeer,
         refusals={409: "the name is taken, there is no hub, no address is left, or the lock must sign it"},
     ),
     Route(
         *("sign_peer", "PUT", "/v1/peers/{name}", Caller.ADMIN, "The key of such a device is signed"),
-        answer=enveloped(schemas.NAMED),
-        request=record({"attestation": ref("Attestation")}),
+        answer=api.Named,
+        request=api.SignPeer,
         refusals={**_NO_NODE, 409: "the signature is wrong, or it is no such device"},
     ),
     Route(
@@ -208,8 +190,8 @@ ROUTES: tuple[Route, ...] = (
             Caller.ADMIN,
             "Others reach this machine there as well",
         ),
-        answer=enveloped({"endpoints": schemas.ENDPOINTS}),
-        request=record({"endpoints": schemas.ENDPOINTS}),
+        answer=api.Endpoints,
+        request=api.Endpoints,
     ),
     Route(
         *(
@@ -219,8 +201,8 @@ ROUTES: tuple[Route, ...] = (
             Caller.ADMIN,
             "Asks the agents of these nodes, or of all others, and gathers answers",
         ),
-        answer=enveloped(schemas.GATHERED),
-        request=schemas.ASKED,
+        answer=api.Gathered,
+        request=api.AskForm,
         refusals={**_NO_NODE, 429: "it waits for the answers to other questions"},
     ),
 )

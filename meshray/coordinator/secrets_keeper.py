@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from meshray.coordinator.epochs import (
     Removal,
-    Rotation,
     newest,
     reduced,
     rotated,
@@ -23,6 +22,7 @@ from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import Publisher
 from meshray.coordinator.records import Member, SecretEpoch
 from meshray.model.node import STATIC
+from meshray.protocol.api import Rotation
 from meshray.protocol.fields import FIRST_EPOCH
 
 _log = logging.getLogger(__name__)

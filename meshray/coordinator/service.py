@@ -37,12 +37,13 @@ from meshray.errors import MeshrayError, RefusedError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, Removals
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
-from meshray.model.environment import Environment, ShownToken
+from meshray.model.environment import Environment
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HUB, STATIC, Node, Versions
 from meshray.model.proof import FIELD, is_proven
 from meshray.model.token import hash_secret, new_secret
+from meshray.protocol.api import HelloForm, Rotation, ShownToken
 from meshray.protocol.connection import CLOSE_NOT_ACCEPTED, Answer, Left, Punch, Restored, Ticket
 
 T = TypeVar("T")
@@ -115,11 +116,11 @@ class Service:
         """Has this called with the id of every node that is removed, before whoever removed it is answered."""
         self._cut_off.append(cut_off)
 
-    def hello(self) -> dict[str, object]:
+    def hello(self) -> HelloForm:
         """What anybody may know."""
         mesh = self.settings.mesh
         proof_key = str(self._proof_key.public())
-        return {"mesh": mesh.id, "name": mesh.name, "version": __version__, "proof_key": proof_key}
+        return HelloForm(mesh.id, mesh.name, __version__, proof_key)
 
     def require_proof(self, key: PublicKey, path: str, body: Mapping[str, object]) -> None:
         """Raises RefusedError unless the request proves that its sender has the private half of this key."""
@@ -232,7 +233,7 @@ class Service:
         self._say_goodbye(member)
         return member
 
-    async def remove_named(self, name: str, signed: tuple[int, bytes] | None = None) -> tuple[Member, epochs.Rotation]:
+    async def remove_named(self, name: str, signed: tuple[int, bytes] | None = None) -> tuple[Member, Rotation]:
         """Removes a node that the others no longer trust: they get new secrets. Raises as `Registry.remove` does.
 
         Args:

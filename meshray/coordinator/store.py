@@ -38,7 +38,7 @@ from meshray.coordinator.records import (
     TokenRecord,
 )
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.restore.lineage import Lineage, Restored
+from meshray.coordinator.restore.lineage import Lineage
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation, Removals
@@ -46,6 +46,8 @@ from meshray.model.keys import MeshSecret, PublicKey, VerifyKey
 from meshray.model.meshmap import MeshInfo
 from meshray.model.node import Node, Versions
 from meshray.model.ray_ports import ports_of_mesh
+from meshray.protocol.api import Restored
+from meshray.protocol.codec import convert, encode
 from meshray.protocol.fields import DEFAULT_PATIENCE_S
 
 #: One entry per schema version, applied in order; an entry never changes once it was released.
@@ -231,7 +233,7 @@ class Store:
             )
             removals = query("SELECT value FROM setting WHERE name = 'removals'").fetchone()
             lineage = Lineage(
-                secrets.token_hex(8), timelines, Restored.from_json(json.loads(restored[0])) if restored else None
+                secrets.token_hex(8), timelines, convert(json.loads(restored[0]), Restored) if restored else None
             )
         return Registry(
             mesh,
@@ -429,7 +431,7 @@ def _write_setting(
     connection: sqlite3.Connection, change: PutRestored | PutRequirements | PutRevision | PutRemovals
 ) -> None:
     if isinstance(change, PutRestored):
-        connection.execute("REPLACE INTO setting VALUES ('restored', ?)", (json.dumps(change.restored.to_json()),))
+        connection.execute("REPLACE INTO setting VALUES ('restored', ?)", (encode(change.restored),))
     elif isinstance(change, PutRequirements):
         # A setting and no table of its own: an older meshray passes it over and can still open the file.
         connection.execute("REPLACE INTO setting VALUES ('requirements', ?)", (change.requirements,))

@@ -14,8 +14,8 @@ from meshray.coordinator.records import TokenRecord
 from meshray.coordinator.replacement import bound
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest
-from meshray.model.environment import ShownToken
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
+from meshray.protocol.api import ShownToken
 
 
 class TokenKeeper:

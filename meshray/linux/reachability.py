@@ -12,15 +12,12 @@ WireGuard itself cannot check this, because its own outgoing packet would open t
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import socket
 import time
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
-#: A word has 128 random bits, so that no other packet is mistaken for the knock.
-WORD = re.compile(r"[0-9a-f]{32}")
 #: More than one, because a packet may be lost.
 _KNOCKS = 3
 _PAUSE_S = 0.2

@@ -14,7 +14,7 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
 from meshray.model.printable import printable_map
 from meshray.protocol.api import WISHES, EnrolForm, EnrolledForm
-from meshray.protocol.codec import WireError, convert, optional, to_json
+from meshray.protocol.codec import WireError, convert, optional
 from meshray.protocol.fields import FIRST_EPOCH
 
 #: With these an agent tells, when it connects, what it knows of the coordinator's past.
@@ -53,25 +53,23 @@ class EnrolRequest:
     follows_epochs: bool = True
     attestation: Attestation | None = None
 
-    def to_json(self) -> dict[str, object]:
-        """Return the JSON form."""
-        return to_json(
-            EnrolForm(
-                mesh_id=self.mesh_id,
-                token_id=self.token_id,
-                secret=self.secret,
-                name=str(self.name),
-                name_is_exact=self.name_is_exact,
-                public_key=str(self.public_key),
-                versions=self.versions.form(),
-                with_ray=self.with_ray,
-                ephemeral=self.ephemeral,
-                labels=dict(self.labels),
-                endpoints=tuple(map(str, self.endpoints)),
-                roles=tuple(sorted(self.roles)),
-                follows_epochs=self.follows_epochs,
-                attestation=self.attestation.form() if self.attestation is not None else UNSET,
-            )
+    def form(self) -> EnrolForm:
+        """Return the form in messages."""
+        return EnrolForm(
+            mesh_id=self.mesh_id,
+            token_id=self.token_id,
+            secret=self.secret,
+            name=str(self.name),
+            name_is_exact=self.name_is_exact,
+            public_key=str(self.public_key),
+            versions=self.versions.form(),
+            with_ray=self.with_ray,
+            ephemeral=self.ephemeral,
+            labels=dict(self.labels),
+            endpoints=tuple(map(str, self.endpoints)),
+            roles=tuple(sorted(self.roles)),
+            follows_epochs=self.follows_epochs,
+            attestation=self.attestation.form() if self.attestation is not None else UNSET,
         )
 
     @classmethod
@@ -119,19 +117,17 @@ class EnrolAnswer:
     ticket: str = field(default="", repr=False)
     secret_epoch: int = FIRST_EPOCH
 
-    def to_json(self) -> dict[str, object]:
-        """Return the JSON form; it holds secrets and is never logged."""
-        return to_json(
-            EnrolledForm(
-                self.node_id,
-                self.credential,
-                self.mesh_secret.reveal(),
-                self.ray_token,
-                self.map.form(),
-                self.observed,
-                self.ticket,
-                self.secret_epoch,
-            )
+    def form(self) -> EnrolledForm:
+        """Return the form in messages; it is never logged."""
+        return EnrolledForm(
+            self.node_id,
+            self.credential,
+            self.mesh_secret.reveal(),
+            self.ray_token,
+            self.map.form(),
+            self.observed,
+            self.ticket,
+            self.secret_epoch,
         )
 
     @classmethod

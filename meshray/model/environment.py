@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshray.model.ray_ports import ports_of_mesh
-from meshray.protocol.api import EnvironmentForm, ShownTokenForm
+from meshray.protocol.api import EnvironmentForm
 from meshray.protocol.codec import convert, optional, or_unset, to_json
 
 
@@ -42,22 +42,3 @@ class Environment:
     def from_json(cls, value: object) -> Environment:
         """Return the value of its JSON form. Raises WireError."""
         return cls.of(convert(value, EnvironmentForm))
-
-
-@dataclass(frozen=True)
-class ShownToken:
-    """What a machine that is no node yet shows to learn the `Environment`; the token stays as good as it was."""
-
-    mesh_id: str
-    token_id: str
-    secret: str = field(repr=False)
-
-    def to_json(self) -> dict[str, object]:
-        """Return the JSON form."""
-        return to_json(ShownTokenForm(self.mesh_id, self.token_id, self.secret))
-
-    @classmethod
-    def from_json(cls, value: object) -> ShownToken:
-        """Return the value of its JSON form. Raises WireError."""
-        form = convert(value, ShownTokenForm)
-        return cls(form.mesh_id, form.token_id, form.secret)

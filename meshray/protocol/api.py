@@ -1,50 +1,152 @@
-"""The requests and answers of the coordinator's HTTP API. docs/openapi.json is made from them."""
+"""The requests and answers of the coordinator's HTTP API: their fields, with the bounds that the coordinator checks.
+
+docs/openapi.json is made from them, see `meshray.coordinator.openapi`. An answer also has the field ``schema``, 1.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from meshray.protocol.connection import MAX_WAIT_S
 from meshray.protocol.fields import (
     FIRST_EPOCH,
     LONGEST_RAY_TOKEN,
+    MAX_ITEMS,
+    MAX_REVISION,
+    Address,
+    Counter,
+    EndpointText,
     EndpointTexts,
     Epoch,
+    Item,
+    Items,
     Key,
     Labels,
+    MeshName,
     Name,
+    Network,
+    OwnName,
     Ports,
+    Revision,
     SecretKey,
+    Signature,
     Text64,
     TicketText,
+    Word,
 )
-from meshray.protocol.forms import AttestationForm, MapForm, VersionsForm
+from meshray.protocol.forms import AttestationForm, MapForm, NodeForm, RemovalsForm, VersionsForm
 
 #: Characters of the recorded requirements: a few hundred packages. With its escapes it must fit a request's body.
 LONGEST_REQUIREMENTS = 48 * 1024
+#: Ten years, in seconds; 0 is for ever.
+MAX_TTL_S = 10 * 366 * 86400
+MAX_USES = 1_000_000
+#: The roles that a machine may ask for; the others follow from what it is.
+WISHES = frozenset({"head", "hub"})
 
 Password = Annotated[str, Meta(max_length=128, extra_json_schema={"format": "password"})]
 Requirements = Annotated[
     str, Meta(max_length=LONGEST_REQUIREMENTS, description="one requirement (PEP 508) a line; empty: none")
 ]
-#: The roles that a machine may ask for; the others follow from what it is.
-WISHES = frozenset({"head", "hub"})
 Roles = Annotated[
-    tuple[Annotated[str, Meta(max_length=512, extra_json_schema={"enum": sorted(WISHES)})], ...],
-    Meta(max_length=64),
+    tuple[Annotated[Item, Meta(extra_json_schema={"enum": sorted(WISHES)})], ...], Meta(max_length=MAX_ITEMS)
+]
+Granted = Annotated[Roles, Meta(description="what a node that enrols with the token may be beyond a node")]
+Uses = Annotated[int, Meta(ge=0, le=MAX_USES, description="0: any number")]
+Time = Annotated[float, Meta(description="unix seconds")]
+TimeOrNever = Annotated[float | None, Meta(description="unix seconds; null: never")]
+BoundName = Annotated[
+    Annotated[str, Meta(max_length=63)] | None,
+    Meta(description="the name of the node that enrols with it; null: the node chooses"),
+]
+Replaces = Annotated[bool, Meta(description="that node takes the place of the one that had this name")]
+Lock = Annotated[Key, Meta(description="the public half of the lock that will sign it, where the mesh has one")]
+#: Whatever it holds, it is a proof or none: see `meshray.model.proof`.
+Proof = Annotated[
+    Any,
+    Meta(
+        description="that the sender has the private half of the key: HMAC-SHA256; refused without",
+        extra_json_schema={"type": "string", "maxLength": 64},
+    ),
+]
+Names = tuple[MeshName, ...]
+MeshPorts = Annotated[
+    Ports, Meta(description="those of the head's Ray that `meshray init` chose, by name; absent: the defaults")
 ]
 
 
-class ShownTokenForm(Struct, frozen=True):
-    """What a machine that is no node yet shows of its token."""
+class Done(Struct, frozen=True):
+    """It is done."""
+
+
+class ErrorDetail(Struct, frozen=True):
+    """Why not; ``hint`` is the next command or step, and may be empty."""
+
+    code: Annotated[str, Meta(max_length=64, pattern="^(?:[a-z][a-z0-9_]*)$")]
+    message: Annotated[str, Meta(max_length=4096)]
+    hint: Annotated[str, Meta(max_length=4096)]
+
+
+class Error(Struct, frozen=True):
+    """The answer to a request that was refused."""
+
+    error: ErrorDetail
+    exit_code: Annotated[int, Meta(ge=1, le=5, description="what the command line ends with")]
+    schema: Literal[1]
+
+
+class HelloForm(Struct, frozen=True):
+    """Which mesh this is."""
+
+    mesh: Text64
+    name: MeshName
+    version: Text64
+    proof_key: (
+        Annotated[Key, Meta(description="with which a node proves its own key; another after each start")] | UnsetType
+    ) = UNSET
+    accepted: (
+        Annotated[bool, Meta(description="whether the credential that was shown is a node's; absent: none was shown")]
+        | UnsetType
+    ) = UNSET
+    revision: Annotated[int | None, Meta(description="of the map, where it is")] | UnsetType = UNSET
+
+
+class Description(Struct, frozen=True):
+    """The description of this API."""
+
+    openapi: Literal["3.1.0"]
+    info: dict[str, Any]
+    paths: dict[str, Any]
+    components: dict[str, Any]
+
+
+class ShownToken(Struct, frozen=True):
+    """What a machine that is no node yet shows of its token, which stays as good as it was."""
 
     mesh_id: Text64
     token_id: Text64
     secret: Password
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.mesh_id!r}, {self.token_id!r}, …)"
 
-class EnrolForm(ShownTokenForm, frozen=True):
+
+class WithdrawForm(ShownToken, frozen=True):
+    """An enrolment whose answer did not arrive is to be undone."""
+
+    public_key: Key
+    proof: Proof | UnsetType = UNSET
+
+
+class Withdrawn(Struct, frozen=True):
+    """The token can be used again."""
+
+    withdrawn: Annotated[bool, Meta(description="whether there was a node to remove")]
+
+
+class EnrolForm(ShownToken, frozen=True):
     """A machine asks to become a node."""
 
     name: Name
@@ -58,6 +160,7 @@ class EnrolForm(ShownTokenForm, frozen=True):
     roles: Annotated[Roles, Meta(description="what it wants to be beyond a node")] = ()
     follows_epochs: Annotated[bool, Meta(description="its agent takes over new epochs of the secrets")] = False
     attestation: AttestationForm | UnsetType = UNSET
+    proof: Proof | UnsetType = UNSET
 
 
 class EnrolledForm(Struct, frozen=True):
@@ -74,6 +177,9 @@ class EnrolledForm(Struct, frozen=True):
     ticket: TicketText = ""
     secret_epoch: Annotated[Epoch, Meta(description="of mesh_secret and ray_token")] = FIRST_EPOCH
 
+    def __repr__(self) -> str:
+        return f"EnrolledForm({self.node_id!r}, …)"
+
 
 class EnvironmentForm(Struct, frozen=True):
     """What a node needs that shall run the same Ray as the head."""
@@ -81,10 +187,236 @@ class EnvironmentForm(Struct, frozen=True):
     ray: Text64 = ""
     python: Text64 = ""
     requirements: Requirements = ""
-    ray_ports: (
-        Annotated[
-            Ports,
-            Meta(description="those of the head's Ray that `meshray init` chose, by name; absent: the defaults"),
-        ]
-        | UnsetType
-    ) = UNSET
+    ray_ports: MeshPorts | UnsetType = UNSET
+
+
+class LockEnvironment(Struct, frozen=True):
+    """What belongs to the environment beside Ray."""
+
+    requirements: Requirements
+
+
+class Leave(Struct, frozen=True):
+    """The calling node leaves the mesh."""
+
+    take_back: Annotated[bool, Meta(description="the join failed: the token's use is given back")] = False
+
+
+class RotateKey(Struct, frozen=True):
+    """The calling node's next key."""
+
+    public_key: Key
+    attestation: AttestationForm | UnsetType = UNSET
+    proof: Proof | UnsetType = UNSET
+
+
+class KeyRotated(Struct, frozen=True):
+    """The key that the node has from this revision of the map on."""
+
+    public_key: Key
+    revision: Revision
+
+
+class Reach(Struct, frozen=True):
+    """Where a few packets are to be sent, and what they carry."""
+
+    endpoint: EndpointText
+    #: 128 random bits, so that nobody else's packet is taken for one of these.
+    word: Annotated[Word, Meta(pattern="^(?:[0-9a-f]{32})$")]
+
+
+class NewToken(Struct, frozen=True):
+    """What a token is to allow."""
+
+    uses: Uses = 1
+    ttl_s: Annotated[int, Meta(ge=0, le=MAX_TTL_S)] = 86400
+    ephemeral: bool = False
+    roles: Granted = ()
+    lock: Lock | UnsetType = UNSET
+    name: Annotated[Name, Meta(description="the name of the node that enrols with it; uses must be 1")] | UnsetType = (
+        UNSET
+    )
+    replace: Annotated[bool, Meta(description="that node takes the place of the one that has this name now")] = False
+
+
+class MadeToken(Struct, frozen=True):
+    """A new token; its text is told only now."""
+
+    token: Annotated[str, Meta(min_length=1, max_length=8192, extra_json_schema={"format": "password"})]
+    id: Text64
+    uses: Uses
+    expires: TimeOrNever
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    roles: Granted = ()
+    name: BoundName = None
+    replace: Replaces = False
+
+
+class TokenForm(Struct, frozen=True):
+    """A token, without its secret."""
+
+    id: Text64
+    uses: Uses
+    used: Annotated[int, Meta(ge=0, le=MAX_REVISION)]
+    expires: TimeOrNever
+    ephemeral: bool
+    created: Time
+    revoked: bool
+    roles: Granted = ()
+    name: BoundName = None
+    replace: Replaces = False
+
+
+class Tokens(Struct, frozen=True):
+    """All tokens."""
+
+    tokens: tuple[TokenForm, ...]
+
+
+class Restored(Struct, frozen=True):
+    """The last time that the database turned out to be an older copy.
+
+    Attributes:
+        at: when that was noticed, unix seconds.
+        serial: nodes were told moments up to this one.
+        had: the last moment that the copy had.
+        whole: the coordinator's own machine still had the map of that serial, and it was put back.
+        added: names of the nodes that the copy did not know and that are members again.
+        removed: names of the nodes that the copy still had and that had been removed.
+    """
+
+    at: Time
+    serial: int
+    whole: bool
+    had: int
+    added: Names
+    removed: Names
+
+
+class MemberForm(NodeForm, frozen=True, kw_only=True):
+    """A node, and since when it is one."""
+
+    enrolled: Time
+
+
+class Nodes(Struct, frozen=True):
+    """All nodes."""
+
+    mesh: Text64
+    revision: Revision
+    nodes: tuple[MemberForm, ...]
+    restored: Annotated[Restored | None, Meta(description="null: the database never was an older copy")] = None
+    lock: Key | UnsetType = UNSET
+    removals: RemovalsForm | UnsetType = UNSET
+
+
+class RemovalSignature(Struct, frozen=True):
+    """The lock's signature of the removals with this node."""
+
+    epoch: Counter
+    signature: Signature
+
+
+class RemoveNode(Struct, frozen=True):
+    """The node is to be removed."""
+
+    removal: RemovalSignature | UnsetType = UNSET
+
+
+class Rotation(Struct, frozen=True):
+    """What a rotation of the secrets did, or why there was none.
+
+    Attributes:
+        epoch: the newest one now.
+        started: whether it is a new one.
+        away: names of the nodes that are not connected; they receive it when they are.
+        static: names of the static peers, which keep the epoch of their file.
+        too_old: names of the nodes that cannot take over a new epoch; because of them none was started.
+    """
+
+    epoch: Epoch
+    started: bool
+    away: Names = ()
+    static: Names = ()
+    too_old: Names = ()
+
+
+class Named(Struct, frozen=True):
+    """A node."""
+
+    name: OwnName
+    ip: Address
+
+
+class NodeRemoved(Named, frozen=True):
+    """The node that was removed."""
+
+    secrets: Rotation
+    locked: Annotated[bool, Meta(description="the mesh has a lock, and it did not sign this")] | UnsetType = UNSET
+
+
+class ChangeNode(Struct, frozen=True):
+    """Exactly one of the two."""
+
+    name: Name | UnsetType = UNSET
+    drained: bool | UnsetType = UNSET
+
+
+class NodeChanged(Named, frozen=True):
+    """The node as it is now."""
+
+    drained: bool
+
+
+class AddPeer(Struct, frozen=True):
+    """A device without an agent."""
+
+    name: Name
+    lock: Lock | UnsetType = UNSET
+
+
+class PeerHub(Named, frozen=True):
+    """The hub of a static peer."""
+
+    public_key: Key
+    endpoints: EndpointTexts
+    preshared_key: SecretKey
+
+
+class PeerAdded(Named, frozen=True):
+    """What the device's configuration is made of; its key is told only now."""
+
+    mesh: Text64
+    private_key: SecretKey
+    public_key: Key
+    network: Network
+    hub: PeerHub
+
+
+class SignPeer(Struct, frozen=True):
+    """The signature of the device's key."""
+
+    attestation: AttestationForm
+
+
+class Endpoints(Struct, frozen=True):
+    """Where others reach this machine as well; in the answer, all endpoints of it."""
+
+    endpoints: EndpointTexts
+
+
+class AskForm(Struct, frozen=True):
+    """A question to agents."""
+
+    op: Word
+    nodes: Items = ()
+    timeout_s: Annotated[int, Meta(ge=1, le=MAX_WAIT_S)] = 10
+
+
+class Gathered(Struct, frozen=True):
+    """The answers."""
+
+    answers: Annotated[dict[str, dict[str, Any]], Meta(description="by the node's name")]
+    silent: Annotated[
+        dict[str, Annotated[str, Meta(max_length=4096)]], Meta(description="which nodes have none, and why")
+    ]

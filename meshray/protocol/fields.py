@@ -88,6 +88,21 @@ EndpointText = Annotated[
         extra_json_schema={"pattern": "^(?:.*:[0-9]{1,5})$"},
     ),
 ]
+#: Of a node in the map: those that are invalid are ignored.
+NodeEndpoints = Annotated[
+    tuple[
+        Annotated[
+            Item, Meta(description="HOST:PORT or [IPv6]:PORT", extra_json_schema={"pattern": "^(?:.*:[0-9]{1,5})$"})
+        ],
+        ...,
+    ],
+    Meta(max_length=MAX_ITEMS),
+]
+#: Roles that are not known are ignored.
+NodeRoles = Annotated[
+    tuple[Annotated[Item, Meta(extra_json_schema={"enum": ["coordinator", "head", "hub", "static", "worker"]})], ...],
+    Meta(max_length=MAX_ITEMS),
+]
 EndpointTexts = Annotated[tuple[EndpointText, ...], Meta(max_length=MAX_ITEMS)]
 #: Chosen ports by name; names that are not known are ignored, see `meshray.model.ray_ports`.
 Ports = Annotated[

@@ -27,6 +27,8 @@ from meshray.protocol.fields import (
     Mark,
     MeshName,
     Network,
+    NodeEndpoints,
+    NodeRoles,
     OwnName,
     Ports,
     Revision,
@@ -94,8 +96,8 @@ class NodeForm(Struct, frozen=True):
     ip: Address
     public_key: Key
     ray_instance: Text64
-    roles: Items = ()
-    endpoints: Items = ()
+    roles: NodeRoles = ()
+    endpoints: NodeEndpoints = ()
     seen: Annotated[str, Meta(max_length=MAX_ENDPOINT, description="where a hub sees it; empty: not over UDP")] = ""
     hubs: Items = ()
     online: bool = False
@@ -105,7 +107,11 @@ class NodeForm(Struct, frozen=True):
     ended: Annotated[bool, Meta(description="its agent was killed")] = False
     silence: Annotated[
         str,
-        Meta(max_length=16, description="whether it answers over the overlay, as the coordinator's node finds"),
+        Meta(
+            max_length=16,
+            description="whether it answers over the overlay, as the coordinator's node finds",
+            extra_json_schema={"enum": ["", "silent", "gone"]},
+        ),
     ] = ""
     labels: Labels = {}
     versions: VersionsForm = VersionsForm()

@@ -28,7 +28,7 @@ from meshray.model.keys import PrivateKey, PublicKey, SigningKey
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.model.token import Token
-from meshray.protocol.codec import convert, decode_object
+from meshray.protocol.codec import convert, decode_object, to_json
 from meshray.protocol.forms import ChangeForm, MapForm
 from meshray.relay.server import Relay
 
@@ -97,7 +97,7 @@ def enrol_request(token: Token, name: str = "worker", **changes: object) -> dict
         VERSIONS,
         with_ray=True,
     )
-    return {**request.to_json(), **changes}
+    return {**to_json(request.form()), **changes}
 
 
 @dataclass

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from msgspec import structs
+
 from meshray.coordinator.admission import free_name
 from meshray.coordinator.allocation import allocate
 from meshray.coordinator.records import (
@@ -29,9 +31,10 @@ from meshray.coordinator.records import (
     RowChange,
 )
 from meshray.coordinator.registry import NEVER_SEEN_GRACE_S, RESTART_GRACE_S, REVISION_BLOCK, Outcome, Registry
-from meshray.coordinator.restore.lineage import Mark, Restored
+from meshray.coordinator.restore.lineage import Mark
 from meshray.coordinator.restore.ticket import Ticket
 from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
+from meshray.protocol.api import Restored
 
 Verdict = Literal["member", "removed", "cannot tell"]
 
@@ -96,10 +99,10 @@ def notice(registry: Registry, mark: Mark, now: float) -> Outcome[bool]:
     if lineage.noticed(mark):
         return registry, (), False
     before = lineage.restored
-    restored = Restored(now, mark.serial, whole=False, had=lineage.mark(0).serial)
+    restored = Restored(now, mark.serial, whole=False, had=lineage.mark(0).serial, added=(), removed=())
     if before is not None and now - before.at < RESTART_GRACE_S:
         # One restore, of which one node after another tells a little more.
-        restored = replace(before, serial=mark.serial, whole=False)
+        restored = structs.replace(before, serial=mark.serial, whole=False)
     registry, rows = _published(registry, mark.revision)
     return _noted(registry, restored), (*rows, PutRestored(restored)), True
 
@@ -211,7 +214,7 @@ def come_back(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]
     member = Member(node, ticket.credential_hash, "", (), now, had_map=True)
     restored = registry.lineage.restored
     if restored is not None:
-        restored = replace(restored, added=(*restored.added, str(node.name)))
+        restored = structs.replace(restored, added=(*restored.added, str(node.name)))
         registry, rows = _noted(registry, restored), (*rows, PutRestored(restored))
     deadlines = dict(registry.deadlines)
     if node.ephemeral:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from meshray.protocol.api import Restored
 from meshray.protocol.fields import FIRST_EPOCH
 
 
@@ -35,53 +36,6 @@ class Mark:
     serial: int
     revision: int
     epoch: int = FIRST_EPOCH
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What is known of the last time that the database turned out to be an older copy.
-
-    Attributes:
-        at: when that was noticed, unix seconds.
-        serial: nodes were told moments up to this one.
-        whole: the coordinator's own machine still had the map of that serial, and it was put back.
-        added: names of the nodes that the copy did not know and that are members again.
-        removed: names of the nodes that the copy still had and that had been removed.
-        had: the last serial that the copy had.
-    """
-
-    at: float
-    serial: int
-    whole: bool
-    had: int = 0
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, object]:
-        """The form in the store and in ``node list --json``."""
-        return {
-            "at": self.at,
-            "serial": self.serial,
-            "whole": self.whole,
-            "had": self.had,
-            "added": list(self.added),
-            "removed": list(self.removed),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Restored:
-        """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
-        added, removed = value["added"], value["removed"]
-        if not isinstance(added, list) or not isinstance(removed, list):
-            raise TypeError("added and removed must be lists")
-        return cls(
-            float(str(value["at"])),
-            int(str(value["serial"])),
-            value["whole"] is True,
-            int(str(value["had"])),
-            tuple(str(name) for name in added),
-            tuple(str(name) for name in removed),
-        )
 
 
 @dataclass(frozen=True)

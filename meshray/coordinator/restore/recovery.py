@@ -22,13 +22,14 @@ from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.records import Member, SecretEpoch
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict
-from meshray.coordinator.restore.lineage import Mark, Restored
+from meshray.coordinator.restore.lineage import Mark
 from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.enrol import MARK_HEADER, TICKET_HEADER
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, STATIC, Node
 from meshray.model.token import hash_secret
+from meshray.protocol.api import Restored
 
 #: Nobody enrols before the own machine's agent came, or for so long after the start, seconds.
 SETTLE_S = 3.0

@@ -18,6 +18,7 @@ from meshray.model.enrol import EnrolRequest
 from meshray.model.keys import SigningKey
 from meshray.model.meshmap import diff
 from meshray.model.node import HEAD, HUB, STATIC
+from meshray.protocol.codec import to_json
 
 from .people import NOW, accept_all, enrol, key, new_mesh, online, request, token
 
@@ -185,7 +186,7 @@ def test_nothing_that_a_joining_machine_says_replaces_a_node() -> None:
     plain = enrol(registry, request(7, name="gpu-1"))
     assert plain.members["id-7"].node.name == "gpu-1-2"
     assert code_of(registry, request(7, name="gpu-1", exact=True)) == "name_taken"
-    shown = EnrolRequest.from_json({**request(7, name="gpu-1").to_json(), "replace": True, "replaces": "id-1"})
+    shown = EnrolRequest.from_json({**to_json(request(7, name="gpu-1").form()), "replace": True, "replaces": "id-1"})
     assert join(registry, shown)[2] is None
 
 

@@ -15,10 +15,12 @@ from meshray.coordinator.identity import make_certificate
 from meshray.coordinator.records import Member, RowChanges
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict
-from meshray.coordinator.restore.lineage import Lineage, Mark, Restored
+from meshray.coordinator.restore.lineage import Lineage, Mark
 from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
 from meshray.errors import MeshrayError
 from meshray.model.meshmap import MeshMap
+from meshray.protocol.api import Restored
+from meshray.protocol.codec import convert, to_json
 
 from .people import NOW, accept_all, key, new_mesh, request, token
 
@@ -248,11 +250,11 @@ def test_a_ticket_is_of_use_only_with_its_credential() -> None:
 @pytest.mark.parametrize("damage", [lambda v: v.pop("added"), lambda v: v.update(serial="x")])
 def test_a_restore_is_read_back(damage: Callable[[dict[str, object]], object]) -> None:
     restored = Restored(1.5, 7, True, 3, ("a",), ("b", "c"))
-    value = json.loads(json.dumps(restored.to_json()))
-    assert Restored.from_json(value) == restored
+    value = json.loads(json.dumps(to_json(restored)))
+    assert convert(value, Restored) == restored
     damage(value)
     with pytest.raises((KeyError, ValueError, TypeError, MeshrayError)):
-        Restored.from_json(value)
+        convert(value, Restored)
 
 
 def test_who_was_removed_after_the_copy_is_told_so_although_it_knows_more_than_the_copy() -> None:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from meshray.errors import RefusedError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
-from meshray.model.environment import Environment, ShownToken
+from meshray.model.environment import Environment
 from meshray.model.keys import MeshSecret
 from meshray.model.meshmap import MapChange, MeshMap, diff
 from meshray.model.token import PREFIX, Token
+from meshray.protocol.api import ShownToken
 from meshray.protocol.codec import WireError, convert, decode_object, to_json
 from meshray.protocol.forms import ChangeForm, MapForm
 from tests.unit.hostile import ANY_JSON, mutated
@@ -110,7 +111,7 @@ def assert_sound(mesh_map: MeshMap) -> None:
         EnrolRequest.from_json,
         EnrolAnswer.from_json,
         Environment.from_json,
-        ShownToken.from_json,
+        lambda value: convert(value, ShownToken),
     ],
 )
 @given(data=st.data())
@@ -127,7 +128,7 @@ def test_an_enrolment_is_read_or_refused(form: Any, data: st.DataObject) -> None
         endpoints=node(0).endpoints,
     )
     answer = EnrolAnswer("n1", "credential", MeshSecret(bytes(32)), "ray", MAP)
-    valid = request.to_json() if form == EnrolRequest.from_json else answer.to_json()
+    valid = to_json(request.form()) if form == EnrolRequest.from_json else to_json(answer.form())
     value = data.draw(mutated(valid) | st.dictionaries(st.sampled_from(sorted(valid)), ANY_JSON))
     if not isinstance(value, dict):
         return
@@ -135,4 +136,4 @@ def test_an_enrolment_is_read_or_refused(form: Any, data: st.DataObject) -> None
         read = form(value)
     except (WireError, UsageError):
         return
-    json.dumps(read.to_json()).encode()
+    json.dumps(to_json(read if isinstance(read, ShownToken) else read.form())).encode()
