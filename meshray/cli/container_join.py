@@ -68,7 +68,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
         answer = ask(container, _join_words(request), app, stdin=request.token.encode().encode(), environ=chosen)
         records.save(home, container.record)
         undo.keep()
-        result = JoinResult.of_other(answer)
+        result = JoinResult.read(answer)
         if not block:
             return result
         release()
@@ -82,7 +82,7 @@ def join_again(app: App, token: Token) -> Result:
 
     words = ["join", "-", "--json", "--trust-user-environment"]
     answer = Docker(app.own_home, app.environ).bring_up(words, app, token.encode().encode())
-    return JoinResult.of_other(answer).again()
+    return JoinResult.read({**answer, "already": True}, fresh=False)
 
 
 def _require_sense(request: JoinRequest) -> None:

@@ -31,8 +31,9 @@ from meshray.cli.results import (
     TokenRevoked,
 )
 from meshray.model.ray_ports import RayPorts
+from meshray.protocol.answers import Join
 from meshray.protocol.codec import convert
-from meshray.protocol.control import OtherPath, Summary
+from meshray.protocol.control import OtherPath
 from meshray.protocol.doctor import Check
 from meshray.protocol.status import Path, Status
 
@@ -184,7 +185,7 @@ _RESTORED: Mapping[str, object] = {
 
 _ROTATION: Mapping[str, object] = {"epoch": 2, "started": True, "away": ["gpu-3"], "static": [], "too_old": []}
 
-_UP = convert(_SUMMARY, Summary)
+_UP = convert(_SUMMARY, Join)
 
 #: Command, as typed behind `meshray` → what it answers.
 BY_COMMAND: Mapping[str, Result] = {
@@ -230,30 +231,4 @@ BY_COMMAND: Mapping[str, Result] = {
     "render systemd": FileText("systemd", "[Unit]\n…"),
     "render slurm": FileText("slurm", "#!/bin/bash\n…"),
     "logs": FileText("agent", "2026-01-01 12:00:00,000 INFO connected to the coordinator\n"),
-}
-
-_OF_UP: Mapping[str, str] = {
-    "already": "true where this machine was a node of the mesh before",
-    "local": "without root: addresses on this machine's loopback, by name",
-}
-_OF_JOIN: Mapping[str, str] = {
-    **_OF_UP,
-    "env.path": "with `--env match`: the folder of the environment",
-    "env.built": "with `--env match`: whether it was built now",
-}
-#: Command → keys that only some of its answers have → what they mean.
-SOMETIMES: Mapping[str, Mapping[str, str]] = {
-    "init": {"local": _OF_UP["local"]},
-    "join": _OF_JOIN,
-    "up": {"local": _OF_UP["local"]},
-    "node add": _OF_UP,
-    "leave": {"local": "true with `--local`"},
-    "doctor": {"bundle": "with `--bundle`: the file"},
-    "token create": {"line": "with `--line`: the whole command for the other machine"},
-    "node list": {
-        "nodes[].attestation": "the identity's signature of the node's key, see `Attestation` in openapi.json",
-        "nodes[].faults": "what is wrong with the node that others must know: detail by code",
-        "nodes[].ray_ports": "the ports that the node chose for its Ray, by name",
-        "nodes[].secret_epoch": "the newest epoch of the mesh's secrets that it holds; absent: 1",
-    },
 }

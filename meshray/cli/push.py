@@ -64,7 +64,7 @@ def add_node(
     try:
         token, port = wire.text(made, "token", 8192), wire.number(made, "port", 1, 65535)
         answer = _answer_of(target, program, _push(app, target, program, token=token, port=port, rest=rest))
-        result = JoinResult.of_other(answer)
+        result = JoinResult.read(answer)
         already = result.summary.already is True
         result = replace(result, fresh=not already)
     except BaseException:

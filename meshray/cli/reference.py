@@ -11,11 +11,14 @@ import sys
 from collections.abc import Iterator
 
 import click
+import msgspec
 
 from meshray.cli import envelope, examples
 from meshray.cli.main import cli
 from meshray.cli.registry import SECTIONS
 from meshray.errors import MeshrayError
+from meshray.protocol import answers
+from meshray.protocol.describe import described
 
 _WIDTH = 100
 EXIT_CODES = (
@@ -126,21 +129,28 @@ def _usage(command: click.Command, context: click.Context) -> Iterator[str]:
     yield context.get_help()
     yield "```"
     yield ""
-    example = examples.BY_COMMAND.get(context.command_path.removeprefix("meshray "))
-    if example is not None:
+    name = context.command_path.removeprefix("meshray ")
+    example, form = examples.BY_COMMAND.get(name), answers.BY_COMMAND.get(name)
+    if example is not None and form is not None:
         yield f"`{context.command_path} --json` answers:"
         yield ""
         yield from _json_block(envelope.answer(example.to_json()))
-        yield from _sometimes(context.command_path.removeprefix("meshray "))
+        yield from _fields(form)
 
 
-def _sometimes(command: str) -> Iterator[str]:
-    keys = examples.SOMETIMES.get(command, {})
-    if keys:
+def _fields(form: type[msgspec.Struct]) -> Iterator[str]:
+    """What each field of an answer means."""
+    found = list(described(form))
+    sometimes = [f"- `{field.path}`: {field.meaning}" for field in found if field.is_optional]
+    if sometimes:
         yield "Only some answers have:"
         yield ""
-        yield from (f"- `{key}`: {meaning}" for key, meaning in keys.items())
+        yield from sometimes
         yield ""
+    yield "| field | type | meaning |"
+    yield "| --- | --- | --- |"
+    yield from (f"| `{field.path}` | {field.kind} | {field.meaning} |" for field in found if not field.is_optional)
+    yield ""
 
 
 def _json_block(value: dict[str, object]) -> Iterator[str]:

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meshray.protocol.control import OtherPath, Summary
+    from meshray.protocol.answers import Join
+    from meshray.protocol.control import OtherPath
     from meshray.protocol.doctor import Check
     from meshray.protocol.status import Path, Status
 
@@ -84,27 +85,21 @@ class JoinResult(Result):
     """``join`` and ``up``: the node is up.
 
     Attributes:
-        summary: the agent's, with what the command itself did.
+        summary: what the agent reports of a node that is up, with what the command itself did.
         udp_port: that does not answer at the head, where the tunnel goes over TCP although UDP was allowed; 0: it does.
     """
 
-    summary: Summary
+    summary: Join
     fresh: bool = True
     udp_port: int = 0
 
     @classmethod
-    def of_other(cls, answer: Mapping[str, object], *, fresh: bool = True) -> JoinResult:
-        """Return the answer that meshray printed with ``--json`` in a container or on another machine."""
+    def read(cls, answer: Mapping[str, object], *, fresh: bool = True, udp_port: int = 0) -> JoinResult:
+        """Return the result with this answer, which may come from meshray in a container or on another machine."""
+        from meshray.protocol.answers import Join
         from meshray.protocol.codec import convert
-        from meshray.protocol.control import Summary
 
-        return cls(convert(answer, Summary), fresh)
-
-    def again(self) -> JoinResult:
-        """Return the result for a machine that was in the mesh before."""
-        from msgspec.structs import replace as changed
-
-        return replace(self, summary=changed(self.summary, already=True), fresh=False)
+        return cls(convert(answer, Join), fresh, udp_port)
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``join --json``."""

@@ -100,8 +100,8 @@ class SummaryPath(msgspec.Struct, frozen=True):
     """The path to the head.
 
     Attributes:
-        kind: ``direct``, ``hub``, ``self`` or ``none``.
-        transport: ``udp`` or ``wss``; None where there is no path.
+        kind: where packets go first.
+        transport: None where there is no path.
     """
 
     kind: PathKind = PathKind.NONE
@@ -120,18 +120,6 @@ class SummaryRay(msgspec.Struct, frozen=True):
     nodes: int = 0
 
 
-class MatchedEnvironment(msgspec.Struct, frozen=True):
-    """The environment of ``--env match``.
-
-    Attributes:
-        path: its folder.
-        built: it was built now.
-    """
-
-    path: str = ""
-    built: bool = False
-
-
 class Summary(msgspec.Struct, frozen=True):
     """A node that is up.
 
@@ -143,8 +131,6 @@ class Summary(msgspec.Struct, frozen=True):
         ray_address: of the head's Ray; None where none runs.
         dashboard: the address of Ray's dashboard; None where none runs.
         local: without root: addresses on this machine's loopback, by name.
-        env: with ``--env match``: the environment from which Ray runs.
-        already: true where this machine was a node of the mesh before.
     """
 
     mesh: str = ""
@@ -154,8 +140,6 @@ class Summary(msgspec.Struct, frozen=True):
     ray_address: str | None = None
     dashboard: str | None = None
     local: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET
-    env: MatchedEnvironment | msgspec.UnsetType = msgspec.UNSET
-    already: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Up(msgspec.Struct, frozen=True):
@@ -204,8 +188,8 @@ class OtherPath(msgspec.Struct, frozen=True):
     """A path that packets could take, and do not.
 
     Attributes:
-        kind: ``direct`` or ``hub``.
-        to: the hub.
+        kind: where packets would go first.
+        to: the hub that would forward them.
         rtt_ms: the round trip to the hub, milliseconds; None: no answer, or not measured.
         reason: why it is not in use.
     """

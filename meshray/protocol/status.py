@@ -20,8 +20,8 @@ class Path(msgspec.Struct, frozen=True):
     """How packets to one peer travel now. A number that was not measured yet is None.
 
     Attributes:
-        kind: where packets go first: ``direct``, ``hub``, ``self`` or ``none``.
-        transport: ``udp`` or ``wss``; None where there is no path.
+        kind: where packets go first.
+        transport: None where there is no path.
         endpoint: where the datagrams go: the peer's, or the hub's.
         rtt_ms: median of the last probes' round trips over the overlay, milliseconds.
         loss: share of the last probes that were not answered, 0 to 1.

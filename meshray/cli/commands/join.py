@@ -47,6 +47,7 @@ from meshray.model.address import Endpoint, NodeName
 from meshray.model.node import HEAD, HUB, Versions
 from meshray.model.path import MODES, Mode, Transport
 from meshray.node.enrolment import MATCH
+from meshray.protocol.codec import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -201,7 +202,7 @@ def _again(app: App, asked: JoinRequest, block: bool) -> Result | int | None:
     known = find_enrolment(home)
     if known is None or known.mesh_id != asked.token.mesh_id or known.taken_out:
         return None
-    return start_again(app, block, lambda summary: JoinResult(summary).again())
+    return start_again(app, block, lambda summary: JoinResult.read({**to_json(summary), "already": True}, fresh=False))
 
 
 def _require_sense(asked: JoinRequest) -> None:
@@ -245,21 +246,14 @@ def _join(app: App, asked: JoinRequest, block: bool) -> Result | int:
 
         def result(summary: Summary) -> JoinResult:
             undo.keep()
-            return JoinResult(_with_environment(summary, found.matched), udp_port=_silent_udp(summary, asked))
+            matched = found.matched
+            env = {"env": {"path": str(matched.folder), "built": matched.built}} if matched is not None else {}
+            return JoinResult.read({**to_json(summary), **env}, udp_port=_silent_udp(summary, asked))
 
         if block:
             release()
             return bring_up.run_here(app, home, lambda summary: output.show(app, result(summary)))
         return result(bring_up.start_and_follow(app, home))
-
-
-def _with_environment(summary: Summary, matched: Matched | None) -> Summary:
-    """The summary with the environment of ``--env match``."""
-    from msgspec.structs import replace
-
-    from meshray.protocol.control import MatchedEnvironment
-
-    return summary if matched is None else replace(summary, env=MatchedEnvironment(str(matched.folder), matched.built))
 
 
 def _silent_udp(summary: Summary, asked: JoinRequest) -> int:

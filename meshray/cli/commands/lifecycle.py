@@ -57,7 +57,7 @@ def up_command(app: App, coordinator: str | None) -> Result:
         return to_json(start_node(app, home, coordinator))
 
     words = ["up", "--json", *(["--coordinator", coordinator] if coordinator is not None else [])]
-    return JoinResult.of_other(runtime_of(home, app.environ).up(Command(words, start), app), fresh=False)
+    return JoinResult.read(runtime_of(home, app.environ).up(Command(words, start), app), fresh=False)
 
 
 def start_node(app: App, home: Home, coordinator: str | None = None) -> Summary:

@@ -15,7 +15,6 @@ from meshray.cli.container_options import ContainerChoice
 from meshray.cli.join_request import JoinRequest
 from meshray.cli.registry import INSIDE, SECTIONS
 from meshray.cli.results import JoinResult, Result
-from meshray.protocol.control import Summary
 from tests.unit.cli.fakes import Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN
 
@@ -78,7 +77,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Joined]:
     def stand_in(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> Result:
         container_join._require_sense(request)
         found.append(Joined(container_join._join_words(request), dict(request.environment.chosen)))
-        return JoinResult(Summary())
+        return JoinResult.read({})
 
     monkeypatch.setattr(container_join, "join_in_container", stand_in)
     return found

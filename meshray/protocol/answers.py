@@ -1,0 +1,483 @@
+"""What the commands answer with ``--json``, as docs/reference.md describes it. A field that may be absent is `UNSET`.
+
+The answers of `join`, `up`, `status` and the doctor's checks come from the agent: see `meshray.protocol.control`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from meshray.protocol.control import OtherPath, Summary, SummaryNode
+from meshray.protocol.doctor import Check
+from meshray.protocol.status import Path, Status
+
+
+class MatchedEnvironment(Struct, frozen=True):
+    """The environment of ``--env match``.
+
+    Attributes:
+        path: with ``--env match``: the folder of the environment.
+        built: with ``--env match``: whether it was built now.
+    """
+
+    path: str = ""
+    built: bool = False
+
+
+class Join(Summary, frozen=True):
+    """``join`` and ``node add``: the node is up.
+
+    Attributes:
+        env: the environment from which Ray runs.
+        already: true where this machine was a node of the mesh before.
+    """
+
+    env: MatchedEnvironment | UnsetType = UNSET
+    already: bool | UnsetType = UNSET
+
+
+class Init(Struct, frozen=True, kw_only=True):
+    """``init``: the mesh exists.
+
+    Attributes:
+        token: with which other machines join; None where the mesh existed already.
+        mesh: the name of the mesh.
+        node: this node.
+        ray_address: of the head's Ray; None with ``--no-ray`` and ``--hub-only``.
+        dashboard: the address of Ray's dashboard; None with ``--no-ray`` and ``--hub-only``.
+        port: UDP and TCP; must be reachable from the other machines.
+        endpoints: the addresses that the token holds.
+        open_commands: what opens the port in this host's firewall; empty where nothing drops it.
+        already: the mesh existed already; no token was made.
+        local: without root: addresses on this machine's loopback, by name.
+    """
+
+    local: Mapping[str, str] | UnsetType = UNSET
+    token: str | None
+    mesh: str
+    node: SummaryNode
+    ray_address: str | None
+    dashboard: str | None
+    port: int
+    endpoints: tuple[str, ...]
+    open_commands: tuple[str, ...]
+    already: bool
+
+
+class Down(Struct, frozen=True):
+    """``down``: nothing of the node runs any more; it stays enrolled.
+
+    Attributes:
+        node: its name.
+        was_running: something of it ran.
+    """
+
+    node: str
+    was_running: bool
+
+
+class Leave(Struct, frozen=True):
+    """``leave``: nothing of the node is kept on this machine.
+
+    Attributes:
+        node: its name.
+        unenrolled: the coordinator knows; false where it did not answer and still lists the node.
+        local: true with ``--local``.
+    """
+
+    node: str
+    unenrolled: bool
+    local: Literal[True] | UnsetType = UNSET
+
+
+class Doctor(Struct, frozen=True, kw_only=True):
+    """``doctor``.
+
+    Attributes:
+        healthy: no check failed.
+        node: this machine's name in the mesh; None where it has none, or it must not be known.
+        checks: every check, after those that it depends on.
+        repaired: what ``--fix`` did, in sentences.
+        bundle: with ``--bundle``: the file.
+    """
+
+    healthy: bool
+    node: str | None = field(name="self")
+    checks: tuple[Check, ...]
+    repaired: tuple[str, ...]
+    bundle: str | UnsetType = UNSET
+
+
+class PingAnswer(Struct, frozen=True):
+    """``ping``.
+
+    Attributes:
+        node: that was asked for.
+        sent: probes.
+        received: probes that were answered.
+        rtts_ms: the round trip of each probe in order, milliseconds; None: no answer.
+        path: how packets to the node travel.
+        others: the paths that are not in use.
+    """
+
+    node: str
+    sent: int
+    received: int
+    rtts_ms: tuple[float | None, ...]
+    path: Path
+    others: tuple[OtherPath, ...]
+
+
+class TokenCreate(Struct, frozen=True, kw_only=True):
+    """``token create``.
+
+    Attributes:
+        token: to paste; a secret.
+        id: of the token, for ``token revoke``.
+        uses: how many nodes may join with it; 0 is any number.
+        expires: unix seconds; None: never.
+        roles: what a node that joins with it may become besides a worker.
+        name: of the node that joins with it; None: it chooses its name.
+        replace: that node replaces the one of the same name.
+        line: with ``--line``: the whole command for the other machine.
+    """
+
+    line: str | UnsetType = UNSET
+    token: str
+    id: str
+    uses: int
+    expires: float | None
+    roles: tuple[str, ...]
+    name: str | None
+    replace: bool
+
+
+class TokenEntry(Struct, frozen=True):
+    """One token, never its secret.
+
+    Attributes:
+        id: of the token.
+        uses: how many nodes may join with it; 0 is any number.
+        used: how many have.
+        expires: unix seconds; None: never.
+        ephemeral: its nodes are removed when they go away.
+        created: unix seconds.
+        revoked: it was revoked.
+        roles: what a node that joins with it may become besides a worker.
+        name: of the node that joins with it; None: it chooses its name.
+        replace: that node replaces the one of the same name.
+    """
+
+    id: str
+    uses: int
+    used: int
+    expires: float | None
+    ephemeral: bool
+    created: float
+    revoked: bool
+    roles: tuple[str, ...]
+    name: str | None
+    replace: bool
+
+
+class TokenList(Struct, frozen=True):
+    """``token list``.
+
+    Attributes:
+        tokens: all that the coordinator keeps.
+    """
+
+    tokens: tuple[TokenEntry, ...]
+
+
+class TokenRevoke(Struct, frozen=True):
+    """``token revoke``.
+
+    Attributes:
+        id: of the token.
+        revoked: always true.
+    """
+
+    id: str
+    revoked: bool
+
+
+class EntryVersions(Struct, frozen=True):
+    """The programs of a node.
+
+    Attributes:
+        meshray: its version.
+        ray: of the Ray that the node runs; empty: none.
+        python: of that Ray's interpreter.
+    """
+
+    meshray: str
+    ray: str
+    python: str
+
+
+class NodeEntry(Struct, frozen=True):
+    """One node, as the coordinator has it.
+
+    Attributes:
+        id: of the node, for as long as it is enrolled.
+        name: in the mesh.
+        ip: its overlay address.
+        public_key: of its WireGuard.
+        roles: ``head``, ``hub``, ``coordinator``, ``worker`` or ``static``.
+        endpoints: where others reach its WireGuard.
+        seen: where a hub sees it; empty: not over UDP.
+        hubs: the ids of the hubs that it can use.
+        online: its agent is connected.
+        ephemeral: it is removed when it goes away.
+        drained: Ray must not run there now.
+        down: it was taken down.
+        ended: its agent was killed.
+        silence: whether it answers over the overlay, as the coordinator's node finds.
+        labels: of its Ray node.
+        versions: of its programs.
+        ray_instance: which start of the head's Ray it belongs to; empty: none.
+        enrolled: unix seconds.
+        attestation: the identity's signature of the node's key, see `Attestation` in openapi.json.
+        faults: what is wrong with the node that others must know: detail by code.
+        ray_ports: the ports that the node chose for its Ray, by name.
+        secret_epoch: the newest epoch of the mesh's secrets that it holds; absent: 1.
+    """
+
+    id: str
+    name: str
+    ip: str
+    public_key: str
+    roles: tuple[str, ...]
+    endpoints: tuple[str, ...]
+    seen: str
+    hubs: tuple[str, ...]
+    online: bool
+    ephemeral: bool
+    drained: bool
+    down: bool
+    ended: bool
+    silence: str
+    labels: Mapping[str, str]
+    versions: EntryVersions
+    ray_instance: str
+    enrolled: float
+    attestation: Mapping[str, object] | UnsetType = UNSET
+    faults: Mapping[str, str] | UnsetType = UNSET
+    ray_ports: Mapping[str, int] | UnsetType = UNSET
+    secret_epoch: int | UnsetType = UNSET
+
+
+class Restored(Struct, frozen=True):
+    """The last time that the coordinator's database turned out to be an older copy.
+
+    Attributes:
+        at: when that was noticed, unix seconds.
+        serial: the last write that nodes knew of.
+        whole: the coordinator's own machine still had the map of that write, and it was put back.
+        had: the last write that the copy had.
+        added: the names of the nodes that the copy did not know and that are members again.
+        removed: the names of the nodes that the copy still had and that had been removed.
+    """
+
+    at: float
+    serial: int
+    whole: bool
+    had: int
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+class NodeList(Struct, frozen=True):
+    """``node list``.
+
+    Attributes:
+        nodes: every enrolled node.
+        restored: what putting back a copy of the coordinator's database changed; None: none was put back.
+    """
+
+    nodes: tuple[NodeEntry, ...]
+    restored: Restored | None
+
+
+class Rotation(Struct, frozen=True):
+    """A change of the mesh's secrets.
+
+    Attributes:
+        epoch: the newest one.
+        started: it began now.
+        away: the nodes that receive it when they connect.
+        static: the devices that keep the secret of their file.
+        too_old: the nodes whose meshray does not take over new secrets; with any, nothing was changed.
+    """
+
+    epoch: int
+    started: bool
+    away: tuple[str, ...]
+    static: tuple[str, ...]
+    too_old: tuple[str, ...]
+
+
+class NodeRm(Struct, frozen=True):
+    """``node rm``.
+
+    Attributes:
+        node: its name.
+        done: ``removed``.
+        secrets: the change of secrets that follows.
+    """
+
+    node: str
+    done: str
+    secrets: Rotation
+
+
+class NodeRotateKey(Struct, frozen=True):
+    """``node rotate-key``.
+
+    Attributes:
+        node: its name.
+        done: ``rotated``.
+        public_key: the new one.
+    """
+
+    node: str
+    done: str
+    public_key: str
+
+
+class NodeRename(Struct, frozen=True):
+    """``node rename``.
+
+    Attributes:
+        node: its name before.
+        done: ``renamed``.
+        name: its name now.
+    """
+
+    node: str
+    done: str
+    name: str
+
+
+class NodeDrain(Struct, frozen=True):
+    """``node drain``.
+
+    Attributes:
+        node: its name.
+        done: ``drained``, or with ``--undo`` ``undrained`` and no more fields.
+        ray_node_id: Ray's own id of the node; None where Ray does not list it as ALIVE.
+        deadline_s: how long running tasks have, seconds.
+    """
+
+    node: str
+    done: str
+    ray_node_id: str | None
+    deadline_s: int
+
+
+class PeerAdd(Struct, frozen=True):
+    """``peer add``.
+
+    Attributes:
+        name: of the device in the mesh.
+        ip: its overlay address.
+        config: the file that was written; ``-``: standard output.
+        text: the file's text with ``--config -``; else empty.
+    """
+
+    name: str
+    ip: str
+    config: str
+    text: str
+
+
+class Environment(Struct, frozen=True):
+    """``env``.
+
+    Attributes:
+        env: the variables with which a driver finds the cluster.
+        programs: the folder with `ray` and its `python`; empty: not known.
+    """
+
+    env: Mapping[str, str]
+    programs: str
+
+
+class Dashboard(Struct, frozen=True):
+    """``dashboard``.
+
+    Attributes:
+        url: of Ray's dashboard.
+        token: that it asks for; empty where Ray asks for none.
+        ssh: the command by which another machine reaches it through this one.
+        ports: of the head's Ray, by name.
+    """
+
+    url: str
+    token: str
+    ssh: str
+    ports: Mapping[str, int]
+
+
+class EnvLock(Struct, frozen=True):
+    """``env lock``: what nodes that match the head install.
+
+    Attributes:
+        ray: the head's version; empty: it runs no Ray.
+        python: the version of the interpreter of the head's Ray.
+        requirements: one each, as recorded.
+        left_out: what was found and no other machine could install.
+    """
+
+    ray: str
+    python: str
+    requirements: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+class FileText(Struct, frozen=True):
+    """``render``, ``completion`` and ``logs``: text of a file.
+
+    Attributes:
+        kind: what was asked for.
+        text: of the file.
+    """
+
+    kind: str
+    text: str
+
+
+#: Command, as typed behind `meshray` → what it answers.
+BY_COMMAND: Mapping[str, type[Struct]] = {
+    "init": Init,
+    "join": Join,
+    "up": Summary,
+    "down": Down,
+    "leave": Leave,
+    "status": Status,
+    "doctor": Doctor,
+    "ping": PingAnswer,
+    "token create": TokenCreate,
+    "token list": TokenList,
+    "token revoke": TokenRevoke,
+    "node add": Join,
+    "node list": NodeList,
+    "node rm": NodeRm,
+    "node rotate-key": NodeRotateKey,
+    "node rename": NodeRename,
+    "node drain": NodeDrain,
+    "secrets rotate": Rotation,
+    "peer add": PeerAdd,
+    "env": Environment,
+    "env lock": EnvLock,
+    "dashboard": Dashboard,
+    "completion": FileText,
+    "render wireguard": FileText,
+    "render systemd": FileText,
+    "render slurm": FileText,
+    "logs": FileText,
+}
