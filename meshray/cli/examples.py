@@ -31,7 +31,6 @@ from meshray.cli.results import (
     TokenRevoked,
 )
 from meshray.model.ray_ports import RayPorts
-from meshray.protocol.answers import Join
 from meshray.protocol.codec import convert
 from meshray.protocol.control import OtherPath
 from meshray.protocol.doctor import Check
@@ -185,8 +184,6 @@ _RESTORED: Mapping[str, object] = {
 
 _ROTATION: Mapping[str, object] = {"epoch": 2, "started": True, "away": ["gpu-3"], "static": [], "too_old": []}
 
-_UP = convert(_SUMMARY, Join)
-
 #: Command, as typed behind `meshray` → what it answers.
 BY_COMMAND: Mapping[str, Result] = {
     "init": InitResult(
@@ -200,8 +197,8 @@ BY_COMMAND: Mapping[str, Result] = {
         endpoints=("203.0.113.7:51888",),
         open_commands=("ufw allow 51888/udp", "ufw allow 51888/tcp"),
     ),
-    "join": JoinResult(_UP),
-    "up": JoinResult(_UP, fresh=False),
+    "join": JoinResult.read(_SUMMARY),
+    "up": JoinResult.read(_SUMMARY, fresh=False),
     "down": Stopped("gpu-1", was_running=True),
     "leave": Left("gpu-1", unenrolled=True),
     "status": StatusResult(convert(_STATUS, Status), _STATUS),
@@ -210,7 +207,7 @@ BY_COMMAND: Mapping[str, Result] = {
     "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0, name="gpu-1", replace=True),
     "token list": TokenList((_TOKEN,)),
     "token revoke": TokenRevoked("1f2e3d4c"),
-    "node add": JoinResult(_UP),
+    "node add": JoinResult.read(_SUMMARY),
     "node list": NodeList((_NODE,), _RESTORED),
     "node rm": NodeRemoved("gpu-1", _ROTATION),
     "node rotate-key": NodeChanged("gpu-1", "rotated", {"public_key": "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="}),

@@ -86,10 +86,12 @@ class JoinResult(Result):
 
     Attributes:
         summary: what the agent reports of a node that is up, with what the command itself did.
+        answer: the same as it came, which a newer meshray may have given more fields.
         udp_port: that does not answer at the head, where the tunnel goes over TCP although UDP was allowed; 0: it does.
     """
 
     summary: Join
+    answer: Mapping[str, object]
     fresh: bool = True
     udp_port: int = 0
 
@@ -99,11 +101,11 @@ class JoinResult(Result):
         from meshray.protocol.answers import Join
         from meshray.protocol.codec import convert
 
-        return cls(convert(answer, Join), fresh, udp_port)
+        return cls(convert(answer, Join), answer, fresh, udp_port)
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``join --json``."""
-        return _json(self.summary)
+        return dict(self.answer)
 
 
 @dataclass(frozen=True)

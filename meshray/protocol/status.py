@@ -131,7 +131,7 @@ class Status(msgspec.Struct, frozen=True):
         totals: what the cluster offers.
         problems: the sentences of ``health``, in its order.
         health: what is not as it should be; empty when healthy.
-        notices: what the user may want to know and is no fault, as sentences.
+        notices: what the user may want to know and is not a fault, as sentences.
         open: what the mesh's members reach on the asked node besides Ray (``--open``).
         unguarded: Ray runs on the asked node even where its ports cannot be closed to other networks.
         environment: the names of the variables that its Ray has besides the session's (``--env``).
