@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def host_spec(
-    code: str, title: str, area: Callable[[HostFacts], T | None], judge: Callable[[T], Finding], *after: str
+    area: Callable[[HostFacts], T | None], code: str, title: str, judge: Callable[[T], Finding], *after: str
 ) -> Spec:
     """Return the check of one area of each node; a fix on another node says where to run it."""
 

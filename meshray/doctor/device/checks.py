@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from meshray.doctor.device.facts import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, DeviceFacts
 from meshray.doctor.host import host_spec
@@ -103,10 +103,7 @@ def device_up(facts: DeviceFacts) -> Finding:
     return Finding(OK, f"{name} is up with {facts.expected}")
 
 
-def _spec(code: str, title: str, judge: Callable[[DeviceFacts], Finding], *after: str) -> Spec:
-    return host_spec(code, title, lambda host: host.device, judge, *after)
-
-
+_spec = partial(host_spec, lambda host: host.device)
 #: What a tunnel needs: looked at first, and without an agent too.
 GROUND: tuple[Spec, ...] = (
     _spec("privileges", "the right to set up the network", privileges),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.doctor.host import host_spec
@@ -77,10 +77,7 @@ def _commands(drops: tuple[Drop, ...]) -> str:
     return "; ".join(dict.fromkeys(command for drop in drops for command in drop.commands))
 
 
-def _spec(code: str, title: str, judge: Callable[[FirewallFacts], Finding], *after: str) -> Spec:
-    return host_spec(code, title, lambda host: host.firewall, judge, *after)
-
-
+_spec = partial(host_spec, lambda host: host.firewall)
 SPECS: tuple[Spec, ...] = (
     _spec("udp_port_open", "the hub's UDP port", udp_port_open, "agent_running"),
     _spec("tcp_port_open", "the coordinator's TCP port", tcp_port_open, "agent_running"),

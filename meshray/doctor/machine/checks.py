@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from meshray.doctor.host import host_spec
 from meshray.doctor.machine.facts import RAY, Folder, MachineFacts
@@ -205,10 +205,7 @@ def _room(one: Folder) -> str:
     return f"df -h {one.path}; du -xh --max-depth=1 {one.path}"
 
 
-def _spec(code: str, title: str, judge: Callable[[MachineFacts], Finding], *after: str) -> Spec:
-    return host_spec(code, title, lambda host: host.machine, judge, *after)
-
-
+_spec = partial(host_spec, lambda host: host.machine)
 #: What an agent needs: looked at first, and without an agent too.
 GROUND: tuple[Spec, ...] = (
     _spec("disk_space", "room in the folders", disk_space),

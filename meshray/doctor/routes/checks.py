@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Network
 
 from meshray.doctor.host import host_spec
@@ -142,10 +142,7 @@ def rp_filter(facts: RoutingFacts) -> Finding:
     return Finding(OK, f"{facts.overlay_rp_filter} on {facts.interface}, answers leave where packets come in")
 
 
-def _spec(code: str, title: str, judge: Callable[[RoutingFacts], Finding], *after: str) -> Spec:
-    return host_spec(code, title, lambda host: host.routing, judge, *after)
-
-
+_spec = partial(host_spec, lambda host: host.routing)
 SPECS: tuple[Spec, ...] = (
     _spec("other_vpns", "other VPNs", other_vpns),
     _spec("overlay_route", "route to the overlay", overlay_route, "agent_running", "device_up", "other_vpns"),
