@@ -4,7 +4,7 @@ On a node with root this is the process's own namespace, and the functions here 
 overlay's interface is in a separate network namespace (`meshray.runtime.rootless`). The agent stays outside, and one of
 its threads has entered. A socket belongs to the namespace in which it was created, and any thread can use it.
 
->>> overlay_netns.run(device.read)                         # blocks until done
+>>> overlay_netns.run(socket.if_nametoindex, "meshray0")   # blocks until done
 >>> reader, writer = await overlay_netns.open_connection(IPv4Address("10.99.0.1"), 6379)
 """
 

@@ -16,11 +16,12 @@ import os
 import shutil
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meshray.defaults import DEFAULT_MTU
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.trust import find_program, require_trusted
@@ -135,3 +136,39 @@ def open_tun(name: str, *, offload: bool) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def udp_port_inside(listen_port: int, environ: Mapping[str, str]) -> int | None:
+    """On which UDP port an engine that must be inside will listen, 0: on any; None: the engine stays outside.
+
+    Only the own one takes an interface of another namespace; the stock one sends from where its interface is.
+
+    Raises:
+        MeshrayError: as `find_engine`.
+    """
+    return None if find_engine(environ).is_own else listen_port
+
+
+def find_engine_of_namespace(home: Home, environ: Mapping[str, str]) -> Engine:
+    """The engine of a node whose overlay is in a network namespace of its own.
+
+    The own one takes the interface as a descriptor and stays outside with its UDP socket:
+
+        overlay ── meshray0 ──(descriptor)──► meshray-engine ──► the machine's network
+
+    The stock one makes its interface itself, so it runs inside, and pasta carries what it sends:
+
+        overlay ── meshray0 ── wireguard-go ── pasta's interface ──► pasta ──► the machine's network
+
+    Raises:
+        MeshrayError: as `find_engine`, and code ``engine_changed`` where the namespace was made for the other kind.
+    """
+    engine, namespace = find_engine(environ), overlay_netns.entered()
+    if namespace is not None and namespace.engine_inside == engine.is_own:
+        raise MeshrayError(
+            "engine_changed",
+            f"the namespaces of this node were made for another engine than {engine.name}",
+            hint="meshray down, then meshray up",
+        )
+    # Where only the user may write: /run/wireguard is root's.
+    return replace(engine, sockets=home.run)

@@ -1,4 +1,8 @@
-"""What WireGuard in the kernel and WireGuard in an engine share: the interface beneath, its owner, and its removal."""
+"""What WireGuard in the kernel and WireGuard in an engine share: the interface beneath, its owner, and its removal.
+
+Everything is done where the overlay is (`meshray.linux.overlay_netns`): on a node without root, by a thread in its
+network namespace.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from threading import Lock
 
 from meshray.errors import MeshrayError
 from meshray.home import Home
+from meshray.linux import overlay_netns
 from meshray.wireguard.config import DeviceState, WireGuardState
 from meshray.wireguard.link import Link, LinkTable, explained, foreign_interface, links, mark_of
 from meshray.wireguard.plan import CreateDevice, InterfaceStep, Step, WireGuardStep
@@ -27,6 +32,18 @@ class LinuxDevice(ABC):
 
     def read(self) -> DeviceState | None:
         """See `Device.read`."""
+        return overlay_netns.run(self._read)
+
+    def apply(self, steps: Sequence[Step]) -> None:
+        """See `Device.apply`."""
+        if steps:
+            overlay_netns.run(self._apply, steps)
+
+    def remove(self) -> None:
+        """See `Device.remove`."""
+        overlay_netns.run(self._remove)
+
+    def _read(self) -> DeviceState | None:
         with explained(self.name, "read the device"), links() as table:
             link = self._own_link(table)
             wireguard = self._read_wireguard() if link is not None else None
@@ -38,17 +55,13 @@ class LinuxDevice(ABC):
             wireguard.private_key, wireguard.listen_port, addresses, link.mtu, link.up, wireguard.peers, routes
         )
 
-    def apply(self, steps: Sequence[Step]) -> None:
-        """See `Device.apply`."""
-        if not steps:
-            return
+    def _apply(self, steps: Sequence[Step]) -> None:
         with self._changing, links() as table:
             for step in steps:
                 with explained(self.name, step):
                     self._take(table, step)
 
-    def remove(self) -> None:
-        """See `Device.remove`."""
+    def _remove(self) -> None:
         with self._changing, explained(self.name, "remove the device"), links() as table:
             link = table.find(self.name)
             if link is not None and not self._is_ours(link):

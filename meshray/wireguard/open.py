@@ -16,7 +16,7 @@ from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.wireguard.device import Device
-from meshray.wireguard.engines import TUN, find_engine, open_tun
+from meshray.wireguard.engines import TUN, find_engine, find_engine_of_namespace, open_tun
 from meshray.wireguard.kernel import LINK_KIND, KernelDevice
 from meshray.wireguard.link import links
 from meshray.wireguard.userspace import UserspaceDevice
@@ -33,9 +33,7 @@ def open_device(name: str, home: Home, environ: Mapping[str, str] = os.environ) 
         UsageError: MESHRAY_WIREGUARD holds another word.
     """
     if overlay_netns.entered() is not None:
-        from meshray.wireguard.elsewhere import DeviceElsewhere
-
-        return DeviceElsewhere(name, home, environ)
+        return UserspaceDevice(name, home, engine=find_engine_of_namespace(home, environ), environ=environ)
     # What runs goes on running: a module that was loaded meanwhile is no reason to drop every connection.
     running = _forced(environ) is None and ManagedProcess(home.pid_file("engine")).pid is not None
     if running or check_available(environ) == USERSPACE:

@@ -57,9 +57,8 @@ class UserspaceDevice(LinuxDevice):
         """Where the engine listens."""
         return self._program.socket_path(self.name)
 
-    def remove(self) -> None:
-        """See `Device.remove`: ends the engine, and with it interface and socket."""
-        super().remove()
+    def _remove(self) -> None:
+        super()._remove()
         self._remove_stale_socket()
 
     def _is_ours(self, link: Link) -> bool:

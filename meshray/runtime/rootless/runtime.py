@@ -58,7 +58,7 @@ class Rootless(Host):
         """
         from meshray.linux.files import PASSABLE_FOLDER, make_folder
         from meshray.runtime.rootless.namespace import enter_once
-        from meshray.wireguard.elsewhere import udp_port_inside
+        from meshray.wireguard.engines import udp_port_inside
 
         make_folder(self._home.run, PASSABLE_FOLDER)
         enter_once(self._home, udp_port_inside(listen_port, self._environ))

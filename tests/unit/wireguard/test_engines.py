@@ -12,7 +12,7 @@ from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.wireguard import engines
-from meshray.wireguard.elsewhere import DeviceElsewhere, udp_port_inside
+from meshray.wireguard.engines import find_engine_of_namespace, udp_port_inside
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_namespaces_that_were_made_for_another_engine_are_told(
     home = Home.from_environment({"MESHRAY_HOME": str(tmp_path)})
     overlay_netns.enter(SimpleNamespace(engine_inside=engine_inside))
     fitting, other = ("wireguard-go", "meshray-engine") if engine_inside else ("meshray-engine", "wireguard-go")
-    DeviceElsewhere("meshray0", home, {**environ, "MESHRAY_ENGINE": fitting})
+    find_engine_of_namespace(home, {**environ, "MESHRAY_ENGINE": fitting})
     with pytest.raises(MeshrayError) as raised:
-        DeviceElsewhere("meshray0", home, {**environ, "MESHRAY_ENGINE": other})
+        find_engine_of_namespace(home, {**environ, "MESHRAY_ENGINE": other})
     assert (raised.value.code, raised.value.hint) == ("engine_changed", "meshray down, then meshray up")
