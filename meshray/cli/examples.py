@@ -34,7 +34,7 @@ from meshray.model.ray_ports import RayPorts
 from meshray.protocol.codec import convert
 from meshray.protocol.control import OtherPath
 from meshray.protocol.doctor import Check
-from meshray.protocol.status import Path, Status
+from meshray.protocol.status import PathStatus, Status
 
 _PATH: Mapping[str, object] = {
     "kind": "direct",
@@ -203,7 +203,7 @@ BY_COMMAND: Mapping[str, Result] = {
     "leave": Left("gpu-1", unenrolled=True),
     "status": StatusResult(convert(_STATUS, Status), _STATUS),
     "doctor": DoctorResult((convert(_CHECK, Check),)),
-    "ping": PingResult("head", (12.6, None, 12.4), convert(_PATH, Path), (convert(_OTHER, OtherPath),)),
+    "ping": PingResult("head", (12.6, None, 12.4), convert(_PATH, PathStatus), (convert(_OTHER, OtherPath),)),
     "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0, name="gpu-1", replace=True),
     "token list": TokenList((_TOKEN,)),
     "token revoke": TokenRevoked("1f2e3d4c"),

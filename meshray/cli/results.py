@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from meshray.protocol.answers import Join
     from meshray.protocol.control import OtherPath
     from meshray.protocol.doctor import Check
-    from meshray.protocol.status import Path, Status
+    from meshray.protocol.status import PathStatus, Status
 
 #: Exit code for "works but unhealthy" (status, doctor, ping without an answer).
 UNHEALTHY = 3
@@ -213,7 +213,7 @@ class PingResult(Result):
 
     node: str
     rtts_ms: tuple[float | None, ...]
-    path: Path
+    path: PathStatus
     others: tuple[OtherPath, ...] = ()
 
     @property

@@ -17,7 +17,7 @@ from meshray.cli.tables import Object, Paint, child, chosen_ports, columns, dura
 from meshray.model.path import PathKind, Transport
 
 if TYPE_CHECKING:
-    from meshray.protocol.status import NodeStatus, Path, RayStatus, Status, Totals
+    from meshray.protocol.status import NodeStatus, PathStatus, RayStatus, Status, Totals
 
 #: Of a terminal's lines, and what a name keeps of it at least.
 _WIDTH, _SHORTEST_NAME = 80, 10
@@ -112,7 +112,7 @@ def _since(since: float | None, now: float) -> str:
     return duration(max(0.0, now - since)) if since is not None else "-"
 
 
-def _path_cells(path: Path) -> list[str]:
+def _path_cells(path: PathStatus) -> list[str]:
     return [
         number(path.loss, "{:.0%}"),
         number(path.handshake_age_s, "{:.0f} s ago"),
@@ -150,7 +150,7 @@ def _name(name: str, room: int, *, is_me: bool = False) -> str:
     return (name if len(name) <= room else f"{name[: room - 1]}…") + mark
 
 
-def _path(path: Path) -> str:
+def _path(path: PathStatus) -> str:
     if path.kind in (PathKind.SELF, PathKind.NONE):
         return "-"
     return str(path.kind) if path.transport in (None, Transport.UDP) else f"{path.kind}/{path.transport}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from meshray.protocol.control import OtherPath
-    from meshray.protocol.status import Path
+    from meshray.protocol.status import PathStatus
 
 Object = Mapping[str, object]
 #: Gives a text a colour.
@@ -42,7 +42,7 @@ def columns(
     return "\n".join(lines)
 
 
-def _path_kind(path: Path) -> str:
+def _path_kind(path: PathStatus) -> str:
     return f"{path.kind}/{path.transport}" if path.transport else str(path.kind)
 
 
@@ -55,7 +55,7 @@ def other_path_text(path: OtherPath) -> str:
     return f"{line}: {path.reason}" if path.reason else line
 
 
-def path_text(path: Path) -> str:
+def path_text(path: PathStatus) -> str:
     """One path in a line."""
     endpoint = f" to {path.endpoint}" if path.endpoint else ""
     mtu = f", mtu {path.mtu}" if path.mtu is not None else ""

@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from meshray.protocol.control import OtherPath, Summary, SummaryNode
 from meshray.protocol.doctor import Check
-from meshray.protocol.status import Path, Status
+from meshray.protocol.status import PathStatus, Status
 
 
 class MatchedEnvironment(Struct, frozen=True):
@@ -127,7 +127,7 @@ class PingAnswer(Struct, frozen=True):
     sent: int
     received: int
     rtts_ms: tuple[float | None, ...]
-    path: Path
+    path: PathStatus
     others: tuple[OtherPath, ...]
 
 

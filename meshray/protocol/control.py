@@ -24,7 +24,7 @@ import msgspec
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.doctor import DoctorReport
 from meshray.protocol.fields import MAX_ENDPOINT
-from meshray.protocol.status import Path, Status
+from meshray.protocol.status import PathStatus, Status
 
 #: No request is longer.
 MAX_REQUEST_BYTES = 64 * 1024
@@ -206,7 +206,7 @@ class PingDone(msgspec.Struct, frozen=True):
     done: bool = True
     sent: int = 0
     received: int = 0
-    path: Path = Path()
+    path: PathStatus = PathStatus()
     others: tuple[OtherPath, ...] = ()
 
 

@@ -16,7 +16,7 @@ from meshray.model.path import PathKind, Transport
 from meshray.model.problem import Problem
 
 
-class Path(msgspec.Struct, frozen=True):
+class PathStatus(msgspec.Struct, frozen=True):
     """How packets to one peer travel now. A number that was not measured yet is None.
 
     Attributes:
@@ -85,7 +85,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     ip: str = ""
     role: str = ""
     online: bool = False
-    path: Path = Path()
+    path: PathStatus = PathStatus()
     ray: RayStatus = RayStatus()
     drained: bool = False
     down: bool = False

@@ -14,14 +14,13 @@ from meshray.doctor.path.facts import PeerFacts
 from meshray.doctor.path.probe import look
 from meshray.home import Home
 from meshray.model.path import PathKind, Transport
-from meshray.protocol.status import CoordinatorStatus, NodeStatus, RayStatus, Status
-from meshray.protocol.status import Path as Way
+from meshray.protocol.status import CoordinatorStatus, NodeStatus, PathStatus, RayStatus, Status
 from tests.unit.agent.sample import HUB_ENDPOINT, MAP
 
-UP = Way(PathKind.DIRECT, Transport.UDP, str(HUB_ENDPOINT), rtt_ms=1.0, loss=0.0, mtu=1420, handshake_age_s=5.0)
+UP = PathStatus(PathKind.DIRECT, Transport.UDP, str(HUB_ENDPOINT), rtt_ms=1.0, loss=0.0, mtu=1420, handshake_age_s=5.0)
 
 
-async def seen(tmp_path: Path, way: Way, answers: list[float | None], *, largest: int = 1420) -> PeerFacts:
+async def seen(tmp_path: Path, way: PathStatus, answers: list[float | None], *, largest: int = 1420) -> PeerFacts:
     """The hub as gpu-a sees it, where probes are answered in this rhythm."""
     turns, sent = count(), 0
 
@@ -35,7 +34,7 @@ async def seen(tmp_path: Path, way: Way, answers: list[float | None], *, largest
 
     nodes = [
         NodeStatus("head", "127.0.0.1", "head", True, way, RayStatus()),
-        NodeStatus("gpu-a", "10.99.0.2", "worker", True, Way(PathKind.SELF), RayStatus()),
+        NodeStatus("gpu-a", "10.99.0.2", "worker", True, PathStatus(PathKind.SELF), RayStatus()),
     ]
     facts = await look(
         Context(
@@ -80,4 +79,4 @@ async def test_silence_is_told_from_a_machine_without_an_agent(tmp_path: Path) -
 
 
 async def test_where_there_is_no_way_nothing_is_sent(tmp_path: Path) -> None:
-    assert (await seen(tmp_path, Way(PathKind.NONE), [2.0])).sent == 0
+    assert (await seen(tmp_path, PathStatus(PathKind.NONE), [2.0])).sent == 0

@@ -50,7 +50,7 @@ from meshray.protocol.control import (
     WireGuardFile,
 )
 from meshray.protocol.doctor import DoctorReport
-from meshray.protocol.status import Path, Status
+from meshray.protocol.status import PathStatus, Status
 
 #: Between two echoes of one `meshray ping`.
 PING_INTERVAL_S = 0.5
@@ -133,7 +133,7 @@ class Operations:
             sent=request.count, received=received, path=path, others=tuple(await self._other_paths(node, path))
         )
 
-    async def _other_paths(self, node: Node, path: Path) -> list[OtherPath]:
+    async def _other_paths(self, node: Node, path: PathStatus) -> list[OtherPath]:
         """The paths that are not in use: the direct one with why it is not, the hubs with this node's own leg."""
         paths: list[OtherPath] = []
         if path.kind == PathKind.HUB:

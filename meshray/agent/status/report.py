@@ -17,7 +17,7 @@ from meshray.model.node import COORDINATOR, HEAD, HUB, HUB_FORWARDS, ONE_IDENTIT
 from meshray.model.path import PathKind, Transport
 from meshray.model.problem import Problem
 from meshray.model.ray_state import RayState
-from meshray.protocol.status import CoordinatorStatus, NodeStatus, Path, RayStatus, Status, Totals
+from meshray.protocol.status import CoordinatorStatus, NodeStatus, PathStatus, RayStatus, Status, Totals
 from meshray.wireguard.config import DeviceState, PeerState
 
 
@@ -90,15 +90,15 @@ def _totals(nodes: Iterable[NodeStatus]) -> Totals:
     )
 
 
-def path_to(snapshot: Snapshot, node: Node) -> Path:
+def path_to(snapshot: Snapshot, node: Node) -> PathStatus:
     """How packets to this node travel now."""
     if node.id == snapshot.me.id:
-        return Path(PathKind.SELF, mtu=snapshot.device.mtu if snapshot.device else None)
+        return PathStatus(PathKind.SELF, mtu=snapshot.device.mtu if snapshot.device else None)
     peer, kind = live_peer_towards(snapshot.device, node, snapshot.now)
     if snapshot.device is None or peer is None:
-        return Path(PathKind.NONE)
+        return PathStatus(PathKind.NONE)
     seen = snapshot.measured(node.ip)
-    return Path(
+    return PathStatus(
         kind=kind,
         transport=Transport.WSS if _is_relayed(snapshot, peer) else Transport.UDP,
         endpoint=str(peer.config.endpoint) if peer.config.endpoint else None,

@@ -11,15 +11,17 @@ from meshray.errors import MeshrayError
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.codec import to_json
 from meshray.protocol.doctor import Check
-from meshray.protocol.status import CoordinatorStatus, NodeStatus, Path, RayStatus, Status
+from meshray.protocol.status import CoordinatorStatus, NodeStatus, PathStatus, RayStatus, Status
 
 ALIVE = RayStatus(alive=True, resources={"CPU": 2.0, "memory": 1e9, "node:10.99.0.1": 1.0})
-UP = Path(PathKind.DIRECT, Transport.UDP, "192.0.2.1:51888", rtt_ms=1.5, loss=0.0, mtu=1420, handshake_age_s=20.0)
-THROUGH_HUB = Path(PathKind.HUB, Transport.UDP, "192.0.2.1:51888", rtt_ms=3.0, loss=0.0, mtu=1420, handshake_age_s=20.0)
-DEAD = Path(PathKind.NONE)
+UP = PathStatus(PathKind.DIRECT, Transport.UDP, "192.0.2.1:51888", rtt_ms=1.5, loss=0.0, mtu=1420, handshake_age_s=20.0)
+THROUGH_HUB = PathStatus(
+    PathKind.HUB, Transport.UDP, "192.0.2.1:51888", rtt_ms=3.0, loss=0.0, mtu=1420, handshake_age_s=20.0
+)
+DEAD = PathStatus(PathKind.NONE)
 
 
-def node(name: str, number: int, role: str = "worker", path: Path = UP, **changes: object) -> NodeStatus:
+def node(name: str, number: int, role: str = "worker", path: PathStatus = UP, **changes: object) -> NodeStatus:
     fields: dict[str, object] = {"online": True, "ray": ALIVE, **changes}
     return NodeStatus(name=name, ip=f"10.99.0.{number}", role=role, path=path, **fields)  # type: ignore[arg-type]
 
@@ -30,7 +32,7 @@ def seen_by(me: str, *nodes: NodeStatus, reachable: bool = True) -> Facts:
 
 
 HEAD = node("head", 1, "head")
-ME = node("gpu-1", 2, path=Path(PathKind.SELF))
+ME = node("gpu-1", 2, path=PathStatus(PathKind.SELF))
 OTHER = node("gpu-2", 3, path=THROUGH_HUB)
 
 
@@ -69,13 +71,13 @@ def test_without_an_agent_only_that_fails() -> None:
 def test_a_silent_hub_hides_everything_behind_it() -> None:
     head = node("head", 1, "head", DEAD, ray=RayStatus())
     other = node("gpu-2", 3, path=DEAD, ray=RayStatus())
-    report = examine(seen_by("gpu-1", head, node("gpu-1", 2, path=Path(PathKind.SELF), ray=RayStatus()), other))
+    report = examine(seen_by("gpu-1", head, node("gpu-1", 2, path=PathStatus(PathKind.SELF), ray=RayStatus()), other))
     assert failing(report) == [("handshake_fresh", "head")]
 
 
 def test_a_silent_worker_does_not_hide_the_others() -> None:
     workers = [node("gpu-1", 2, path=DEAD, ray=RayStatus(alive=False)), node("gpu-2", 3)]
-    report = examine(seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), *workers))
+    report = examine(seen_by("head", node("head", 1, "head", PathStatus(PathKind.SELF)), *workers))
     assert failing(report) == [("handshake_fresh", "gpu-1")]
     assert [check.status for check in report if check.node == "gpu-2"] == [OK] * 3
 
@@ -86,14 +88,16 @@ def test_the_coordinator_may_be_away_while_the_data_path_works() -> None:
 
 
 def test_probes_that_do_not_come_back_hide_ray() -> None:
-    mute = Path(PathKind.HUB, Transport.UDP, "192.0.2.1:51888", rtt_ms=None, loss=1.0, handshake_age_s=20.0)
+    mute = PathStatus(PathKind.HUB, Transport.UDP, "192.0.2.1:51888", rtt_ms=None, loss=1.0, handshake_age_s=20.0)
     report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=mute, ray=RayStatus(alive=False))))
     assert failing(report) == [("peer_answers", "gpu-2")]
 
 
 @pytest.mark.parametrize(("loss", "status"), [(0.1, OK), (0.5, WARN), (1.0, FAIL)])
 def test_loss_is_named_before_it_is_total(loss: float, status: str) -> None:
-    lossy = Path(PathKind.DIRECT, Transport.UDP, None, rtt_ms=5.0 if loss < 1 else None, loss=loss, handshake_age_s=1.0)
+    lossy = PathStatus(
+        PathKind.DIRECT, Transport.UDP, None, rtt_ms=5.0 if loss < 1 else None, loss=loss, handshake_age_s=1.0
+    )
     report = examine(seen_by("gpu-1", HEAD, ME, node("gpu-2", 3, path=lossy)))
     (check,) = [check for check in report if check.code == "peer_answers" and check.node == "gpu-2"]
     assert check.status == status
@@ -101,7 +105,7 @@ def test_loss_is_named_before_it_is_total(loss: float, status: str) -> None:
 
 def test_a_node_that_was_switched_off_is_a_warning_not_a_failure() -> None:
     off = node("gpu-2", 3, path=DEAD, online=False, ray=RayStatus(alive=False))
-    report = examine(seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), off))
+    report = examine(seen_by("head", node("head", 1, "head", PathStatus(PathKind.SELF)), off))
     assert failing(report) == []
     assert [check.status for check in report if check.node == "gpu-2"] == [SKIP, WARN, SKIP]
 
@@ -113,12 +117,12 @@ def test_a_node_whose_resources_are_not_counted(ray: RayStatus) -> None:
 
 
 def test_a_dead_ray_head_hides_its_workers() -> None:
-    nodes = [node("head", 1, "head", Path(PathKind.SELF), ray=RayStatus()), node("gpu-1", 2, ray=RayStatus())]
+    nodes = [node("head", 1, "head", PathStatus(PathKind.SELF), ray=RayStatus()), node("gpu-1", 2, ray=RayStatus())]
     assert failing(examine(seen_by("head", *nodes))) == [("ray_head_answers", "head")]
 
 
 def test_a_mesh_without_ray_is_healthy() -> None:
-    nodes = [node("head", 1, "head", Path(PathKind.SELF), ray=RayStatus()), node("gpu-1", 2, ray=RayStatus())]
+    nodes = [node("head", 1, "head", PathStatus(PathKind.SELF), ray=RayStatus()), node("gpu-1", 2, ray=RayStatus())]
     status = Status("lab", 7, "head", CoordinatorStatus(True), tuple(nodes))
     assert failing(examine(Facts(status=status))) == []
 
@@ -147,7 +151,7 @@ def test_a_user_who_may_not_ask_the_agent_gets_no_failure_but_the_command() -> N
 def test_an_agent_that_is_gone_is_told_from_a_node_that_is_gone() -> None:
     off = node("gpu-2", 3, path=THROUGH_HUB, online=False, ray=RayStatus(alive=False))
     facts = replace(
-        seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), off), silent={"gpu-2": "not connected"}
+        seen_by("head", node("head", 1, "head", PathStatus(PathKind.SELF)), off), silent={"gpu-2": "not connected"}
     )
     for heard, words in ((frozenset({"gpu-2"}), "its agent is gone"), (frozenset[str](), "nothing is heard")):
         report = examine(replace(facts, heard=heard))
@@ -156,7 +160,7 @@ def test_an_agent_that_is_gone_is_told_from_a_node_that_is_gone() -> None:
 
 
 def test_an_agent_that_is_connected_and_silent_is_named_as_such() -> None:
-    facts = seen_by("head", node("head", 1, "head", Path(PathKind.SELF)), OTHER)
+    facts = seen_by("head", node("head", 1, "head", PathStatus(PathKind.SELF)), OTHER)
     report = examine(replace(facts, silent={"gpu-2": "its agent did not answer in 10 s"}))
     assert failing(report) == [("node_answers", "gpu-2")]
     (evidence,) = [check.evidence for check in report if check.status == FAIL]

@@ -14,7 +14,7 @@ from meshray.doctor.path.facts import PathFacts, PeerFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.doctor import Check
-from meshray.protocol.status import Path
+from meshray.protocol.status import PathStatus
 from tests.unit.doctor.test_checks import node, seen_by
 
 HUB_AT = "203.0.113.10:51888"
@@ -47,7 +47,9 @@ TWO = way("gpu-2", head=TO_HUB, gpu_1=THROUGH)
 
 def facts(*nodes: NodeFacts, me: str = "head", **changes: object) -> Facts:
     statuses = [node("head", 1, "head"), node("gpu-1", 2), node("gpu-2", 3)]
-    statuses = [msgspec.structs.replace(one, path=Path(PathKind.SELF)) if one.name == me else one for one in statuses]
+    statuses = [
+        msgspec.structs.replace(one, path=PathStatus(PathKind.SELF)) if one.name == me else one for one in statuses
+    ]
     return replace(seen_by(me, *statuses), nodes={one.name: one for one in nodes}, **changes)  # type: ignore[arg-type]
 
 

@@ -26,7 +26,7 @@ from meshray.doctor.ray.facts import (
 from meshray.doctor.report import FAIL, OK, SKIP, WARN
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.doctor import Check
-from meshray.protocol.status import CoordinatorStatus, NodeStatus, Path, RayStatus, Status
+from meshray.protocol.status import CoordinatorStatus, NodeStatus, PathStatus, RayStatus, Status
 
 NAMES = ("head", "gpu-1", "gpu-2")
 IPS = {name: f"10.99.0.{number}" for number, name in enumerate(NAMES, start=1)}
@@ -69,7 +69,7 @@ def healthy(name: str) -> RayFacts:
 
 def mesh(changed: Mapping[str, RayFacts] | None = None, alive: Mapping[str, bool] | None = None) -> Facts:
     ray = {name: healthy(name) for name in NAMES} | dict(changed or {})
-    up = Path(PathKind.DIRECT, Transport.UDP, None, rtt_ms=1.0, loss=0.0, handshake_age_s=1.0)
+    up = PathStatus(PathKind.DIRECT, Transport.UDP, None, rtt_ms=1.0, loss=0.0, handshake_age_s=1.0)
     nodes = tuple(
         NodeStatus(
             name,
