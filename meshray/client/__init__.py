@@ -1,1 +1,1 @@
-"""Ways to ask: the coordinator over HTTPS and WebSockets, and the agent of this machine."""
+"""Clients of the coordinator (HTTPS and WebSockets) and of this machine's agent."""

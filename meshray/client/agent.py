@@ -1,4 +1,4 @@
-"""The command line's end of the control socket; the messages are in `meshray.protocol.control`.
+"""The client of the agent's control socket. The messages are in `meshray.protocol.control`.
 
 >>> ControlClient(home.control_socket).ask(GetStatus()).mesh
 'lab'
@@ -25,7 +25,7 @@ _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
 class ControlClient:
-    """Asks the agent whose socket this is."""
+    """A client of the agent behind a control socket."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,21 +34,21 @@ class ControlClient:
         """Return the agent's answer.
 
         Args:
-            timeout_s: the longest silence that is waited for.
+            timeout_s: the longest wait for the next line, seconds.
 
         Raises:
             UnreachableError: no agent runs (``agent_down``) or it does not answer (``agent_silent``).
-            MeshrayError: what the agent reported instead.
+            MeshrayError: the agent reported an error.
         """
         return convert(self.ask_for_json(request, timeout_s=timeout_s), request.answer_type())
 
     def ask_for_json(self, request: Request[A], *, timeout_s: float = 10) -> Mapping[str, object]:
-        """Return the agent's answer as it sent it, with what only a newer release knows; raises as `ask` does."""
+        """Return the agent's answer unchanged, including fields of a newer release. Raises like `ask`."""
         *_, (_, answer) = self._exchange(request, timeout_s)
         return answer
 
     def watch(self, request: Watch[E, A], on_event: Callable[[E], None], *, timeout_s: float) -> A:
-        """Pass on the agent's events as they come and return its answer; raises as `ask` does."""
+        """Pass on the agent's events as they arrive, and return its answer. Raises like `ask`."""
         answer: Mapping[str, object] = {}
         for kind, value in self._exchange(request, timeout_s):
             if kind == "event":
@@ -60,7 +60,7 @@ class ControlClient:
     def _exchange(self, request: Request[A], timeout_s: float) -> Iterator[tuple[str, Mapping[str, object]]]:
         """Yield the agent's events, then its answer."""
         with contextlib.closing(self._connect(timeout_s)) as connection:
-            # A request that is refused half-way has its answer all the same.
+            # A request that is refused before its end has an answer too.
             with contextlib.suppress(OSError):
                 connection.sendall(encode(request).encode() + b"\n")
             with connection.makefile("rb") as lines:
@@ -103,7 +103,7 @@ class ControlClient:
         except OSError:
             line = b""
         if not line.endswith(b"\n"):
-            raise UnreachableError("agent_down", "the agent ended while it was asked", hint="meshray logs agent")
+            raise UnreachableError("agent_down", "the agent ended during the request", hint="meshray logs agent")
         return _as_mapping(json.loads(line))
 
 

@@ -1,4 +1,4 @@
-"""The coordinator's HTTPS API as seen from a node: pinned certificate, every address tried at once.
+"""A client of the coordinator's HTTPS API with a pinned certificate, which tries all addresses at once.
 
 >>> answer, endpoint = await enrol(token, request, key)
 >>> coordinator = Coordinator(endpoints, fingerprint, credential)
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-#: One whole request; enrolment may queue behind a hundred others.
+#: The timeout of a whole request, seconds; an enrolment may queue behind a hundred others.
 REQUEST_TIMEOUT_S = 20.0
-#: WebSocket pings; a link without an answer is dead after one and a half times this.
+#: The interval of WebSocket pings, seconds. A connection without an answer is dead after one and a half times this.
 HEARTBEAT_S = 10.0
 #: A map of 10,000 nodes has about 5 MB.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-#: Where an enrolment is undone whose answer did not arrive.
+#: The path of the request that withdraws an enrolment without an answer.
 WITHDRAW = "/v1/withdraw"
-#: What makes a copy of a node's disk a node of its own. It must not un-enrol the original.
+#: The commands that make a copy of a node's disk a separate node without un-enrolling the original.
 ON_THE_COPY = "on the copy: meshray leave --local, then meshray join TOKEN (on the head: meshray token create)"
 
 
 class RemovedFromMesh(RefusedError):
-    """The coordinator does not know this node any more."""
+    """The coordinator no longer knows this node."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -67,8 +67,8 @@ class TakenOver(RefusedError):
     """Another agent uses this node's identity.
 
     Args:
-        detail: the addresses of both, where the coordinator told them; else nothing.
-        said: the whole sentence, where it is known.
+        detail: the addresses of both, if the coordinator reported them.
+        said: the whole message, if it is known.
     """
 
     def __init__(self, detail: str = "", said: str = "") -> None:
@@ -81,12 +81,12 @@ class TakenOver(RefusedError):
 
 
 class CoordinatorBehind(MeshrayError):
-    """The coordinator does not know this node, and says that it may have forgotten it."""
+    """The coordinator does not know this node, and its database may be an older copy."""
 
     def __init__(self) -> None:
         super().__init__(
             "coordinator_behind",
-            "the coordinator was restored from an older copy and does not know this node; it goes on as it is",
+            "the coordinator was restored from an older copy and does not know this node, which continues unchanged",
             hint="for good: meshray leave, then join with a new token (on the head: meshray token create)",
         )
 
@@ -94,22 +94,22 @@ class CoordinatorBehind(MeshrayError):
 async def enrol(
     token: Token, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None] = lambda: None
 ) -> tuple[EnrolAnswer, Endpoint]:
-    """Becomes a node. Returns the answer and the address at which the coordinator answered.
+    """Enrol this machine. Returns the answer and the address at which the coordinator answered.
 
     Args:
-        key: whose public half the request names.
-        on_sent: called just before the request leaves: without an answer nobody knows from then on whether the node
+        key: the key whose public half the request contains.
+        on_sent: called just before the request is sent. After that, without an answer, it is unknown whether the node
             exists.
 
     Raises:
-        UnreachableError: no address answered; names each and what happened there.
-        RefusedError: the token or the name is not accepted.
+        UnreachableError: no address answered; the message lists each with its result.
+        RefusedError: the token or the name is refused.
         MeshrayError: the versions do not match.
     """
-    stranger = Coordinator(token.coordinators, token.fingerprint)
+    anonymous = Coordinator(token.coordinators, token.fingerprint)
     async with _session() as session:
-        endpoint, hello = await stranger.find(session)
-        found = replace(stranger, endpoints=(endpoint,))
+        endpoint, hello = await anonymous.find(session)
+        found = replace(anonymous, endpoints=(endpoint,))
         body = proven(hello, "/v1/enroll", to_json(request.form()), key)
         on_sent()
         answer = await found.request(session, "POST", "/v1/enroll", body)
@@ -117,14 +117,14 @@ async def enrol(
 
 
 async def withdraw(token: Token, key: PrivateKey) -> None:
-    """Undoes an enrolment with this token and key whose answer did not arrive; nothing happens where there was none.
+    """Withdraw an enrolment with this token and key whose answer did not arrive. Idempotent.
 
     Raises:
         UnreachableError: no address answered.
-        RefusedError: the token is not accepted.
+        RefusedError: the token is refused.
     """
-    stranger = Coordinator(token.coordinators, token.fingerprint)
-    await stranger.call("POST", WITHDRAW, withdrawal(token, key), key)
+    anonymous = Coordinator(token.coordinators, token.fingerprint)
+    await anonymous.call("POST", WITHDRAW, withdrawal(token, key), key)
 
 
 def withdrawal(token: Token, key: PrivateKey) -> Mapping[str, object]:
@@ -134,10 +134,10 @@ def withdrawal(token: Token, key: PrivateKey) -> Mapping[str, object]:
 
 
 def proven(hello: Mapping[str, object], path: str, body: Mapping[str, object], key: PrivateKey) -> Mapping[str, object]:
-    """The request's body with the proof that this node has the key that it names.
+    """Return the request's body with the proof that this node has the private key.
 
     Args:
-        hello: the coordinator's answer to GET /v1/hello. An older one names no key for proofs and asks for none.
+        hello: the coordinator's answer to GET /v1/hello. An older coordinator has no key for proofs and needs none.
     """
     if "proof_key" not in hello:
         return body
@@ -146,14 +146,14 @@ def proven(hello: Mapping[str, object], path: str, body: Mapping[str, object], k
 
 @dataclass(frozen=True)
 class Coordinator:
-    """Where the coordinator is, how to recognise it, and what this node shows to it.
+    """The coordinator's addresses and certificate, and this node's credentials.
 
     Attributes:
-        endpoints: all addresses; whichever answers first is used.
+        endpoints: all addresses; the first one that answers is used.
         fingerprint: SHA-256 of the certificate; nothing else is trusted.
-        credential: of this node, empty for a stranger.
-        mark, ticket: what this node knows of the coordinator's past; told when a link is opened.
-        instance: a random word of this process; sent with them.
+        credential: the node's credential; empty for an unauthenticated client.
+        mark, ticket: this node's knowledge of the coordinator's past, sent when a connection is opened.
+        instance: a random id of this process, sent with them.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -164,10 +164,10 @@ class Coordinator:
     instance: str = ""
 
     async def find(self, session: aiohttp.ClientSession) -> tuple[Endpoint, Mapping[str, object]]:
-        """The first address at which the right coordinator answers, and what it answers to GET /v1/hello.
+        """Return the first address at which the right coordinator answers, and its answer to GET /v1/hello.
 
         Raises:
-            UnreachableError: none does.
+            UnreachableError: no address answered.
             RefusedError: another mesh's coordinator answered.
         """
 
@@ -183,7 +183,8 @@ class Coordinator:
         body: Mapping[str, object] | None = None,
         prove_with: PrivateKey | None = None,
     ) -> Mapping[str, object]:
-        """One request with this node's credential, and the proof of a key where one is given; raises as `request`."""
+        """Send one request with this node's credential and, with ``prove_with``, a proof of the key. Raises like
+        `request`."""
         async with _session() as session:
             endpoint, hello = await self.find(session)
             if body is not None and prove_with is not None:
@@ -193,11 +194,11 @@ class Coordinator:
     async def request(
         self, session: aiohttp.ClientSession, method: str, path: str, body: Mapping[str, object] | None = None
     ) -> Mapping[str, object]:
-        """One request to the first endpoint.
+        """Send one request to the first endpoint.
 
         Raises:
             UnreachableError: it stopped answering.
-            MeshrayError: what the coordinator answered instead.
+            MeshrayError: the coordinator answered with an error.
         """
         import aiohttp
 
@@ -207,7 +208,7 @@ class Coordinator:
             raise UnreachableError(
                 "coordinator_unreachable",
                 f"the coordinator stopped answering ({self.endpoints[0]}: {describe(error)})",
-                hint="try again; on the head: meshray status",
+                hint="retry; on the head: meshray status",
             ) from None
 
     async def call_through(
@@ -220,7 +221,7 @@ class Coordinator:
         *,
         on_sent: Callable[[], None] = lambda: None,
     ) -> Mapping[str, object]:
-        """The same over a byte stream that leads to the coordinator's port, for one call. Arguments as of `enrol`."""
+        """Send one request over a byte stream to the coordinator's port. ``on_sent`` is as in `enrol`."""
         from meshray.client.tunnelled import session_over
 
         async with session_over(stream, self.fingerprint) as session:
@@ -230,16 +231,16 @@ class Coordinator:
             return await self.request(session, method, path, body)
 
     async def open_link(self) -> Link:
-        """The agent's WebSocket, to whichever address answers first.
+        """Open the agent's WebSocket to the first address that answers.
 
         Raises:
-            UnreachableError: none answered.
-            RefusedError: ``credential_unknown``; ``token_other_mesh`` where another certificate answers.
+            UnreachableError: no address answered.
+            RefusedError: ``credential_unknown``, or ``token_other_mesh`` if another certificate answers.
         """
         return await self._open("/v1/agent", MAX_MESSAGE_BYTES)
 
     async def open_relay(self) -> Link:
-        """A WebSocket that carries WireGuard's datagrams (`meshray.relay.client`); raises as `open_link` does."""
+        """Open a WebSocket for WireGuard's datagrams (`meshray.relay.client`). Raises like `open_link`."""
         from meshray.relay.frames import MAX_MESSAGE_BYTES as MAX_RELAY_BYTES
 
         return await self._open("/v1/relay", MAX_RELAY_BYTES)
@@ -272,7 +273,7 @@ class Coordinator:
             )
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (401, 403):
-                # Only on its own link does the coordinator say whether it is sure.
+                # The coordinator reports only on the agent's WebSocket whether it can vouch for its database.
                 raise RefusedError("credential_unknown", "the coordinator does not know this node") from None
             raise
         return Link(session, socket, endpoint)
@@ -285,7 +286,7 @@ class Coordinator:
         path: str,
         body: Mapping[str, object] | None,
     ) -> Mapping[str, object]:
-        """One request and its answer; raises what aiohttp raises, and the API's own errors as ours."""
+        """Send one request and return its answer. Raises aiohttp's exceptions, and the API's errors as MeshrayError."""
         async with session.request(
             method,
             f"https://{endpoint}{path}",
@@ -309,7 +310,7 @@ class Coordinator:
 
 
 class Link:
-    """The one WebSocket of an agent: the map comes in, small reports go out."""
+    """An agent's WebSocket: it receives the map and sends small reports."""
 
     def __init__(
         self, session: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse[bool], endpoint: Endpoint
@@ -320,16 +321,16 @@ class Link:
 
     @property
     def socket(self) -> aiohttp.ClientWebSocketResponse[bool]:
-        """The WebSocket itself, for what is not JSON."""
+        """The WebSocket, for messages that are not JSON."""
         return self._socket
 
     async def messages(self) -> AsyncIterator[FromCoordinator]:
-        """What the coordinator sends, as far as it is known here, until the link ends.
+        """Yield the coordinator's messages of known types until the connection closes.
 
         Raises:
             WireError: a message is malformed.
-            RemovedFromMesh: the coordinator closed because this node was removed.
-            CoordinatorBehind: it does not know this node, and cannot know whether it should.
+            RemovedFromMesh: this node was removed.
+            CoordinatorBehind: the coordinator does not know this node, and its database may be an older copy.
             TakenOver: another agent connected as this node.
         """
         import aiohttp
@@ -345,30 +346,30 @@ class Link:
             raise TakenOver
 
     def leaves_from(self, addresses: Collection[str]) -> bool:
-        """Whether the connection leaves from one of these addresses, or from this machine to itself."""
+        """Return whether the local address is one of these, or the connection is local to this machine."""
         name = self._socket.get_extra_info("sockname")
         return not name or name[0] in addresses or ip_address(name[0]).is_loopback
 
     async def send(self, message: Message) -> None:
-        """Sends one message; raises ConnectionError where the link has ended."""
+        """Send one message. Raises ConnectionError if the connection is closed."""
         await self._socket.send_str(encode(message))
 
     async def close(self) -> None:
-        """Ends the link and its session."""
+        """Close the WebSocket and its session."""
         try:
             await self.close_socket()
-        finally:  # a second cancellation may come while the other side's close frame is awaited
+        finally:  # a second cancellation may arrive while waiting for the peer's close frame
             await self._session.close()
 
     async def close_socket(self) -> None:
-        """Ends the WebSocket only; does not wait for the other side longer than a second."""
+        """Close only the WebSocket, and wait at most a second for the peer."""
         with contextlib.suppress(asyncio.TimeoutError, OSError):
             await asyncio.wait_for(self._socket.close(), 1.0)
 
 
 @functools.lru_cache(4)
 def _pin(fingerprint: bytes) -> aiohttp.Fingerprint:
-    # aiohttp takes up a connection again for the same object only.
+    # aiohttp reuses a connection only for the same object.
     import aiohttp
 
     return aiohttp.Fingerprint(fingerprint)
@@ -379,7 +380,7 @@ def _session() -> aiohttp.ClientSession:
 
     from meshray.client.resolver import Resolver
 
-    # trust_env: HTTPS_PROXY (with CONNECT) and NO_PROXY are honoured as everywhere else.
+    # trust_env: use HTTPS_PROXY (with CONNECT) and NO_PROXY.
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(resolver=Resolver()),
         timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),

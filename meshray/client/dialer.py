@@ -1,4 +1,4 @@
-"""Trying every address of the coordinator at once, and telling what happened at each.
+"""Try all addresses of the coordinator at once, and report the result of each.
 
 >>> await race(endpoints, connect, stagger_s=0.3)
 """
@@ -14,7 +14,7 @@ from meshray.client.proxy import fault, proxy_for, refusal, unusable
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 
-#: TCP and TLS to one address. A dropping firewall never answers.
+#: The timeout of TCP and TLS to one address, seconds. A dropping firewall never answers.
 CONNECT_TIMEOUT_S = 5.0
 
 _OTHER_CERTIFICATE = "another certificate answered"
@@ -29,15 +29,15 @@ async def race(
     stagger_s: float = 0.0,
     discard: Callable[[T], Awaitable[None]] | None = None,
 ) -> T:
-    """The result of the first attempt that succeeds; the others are cancelled.
+    """Return the result of the first successful attempt, and cancel the others.
 
     Args:
-        stagger_s: head start of each endpoint over the next, so that a good first one is not raced in vain.
-        discard: ends what another attempt opened in the same moment as the winner.
+        stagger_s: the head start of each endpoint over the next one, seconds, which saves attempts if the first works.
+        discard: closes what another attempt opened at the same moment as the winner.
 
     Raises:
-        RefusedError: an attempt was refused (another address of the same coordinator would refuse as well).
-        UnreachableError: all failed; names every endpoint and what answered there.
+        RefusedError: an attempt was refused (another address of the same coordinator would refuse it too).
+        UnreachableError: all attempts failed; the message lists every endpoint with its result.
     """
 
     async def late(endpoint: Endpoint, delay_s: float) -> T:
@@ -59,7 +59,7 @@ async def race(
 async def _first(
     attempts: Mapping[asyncio.Task[T], Endpoint],
 ) -> tuple[asyncio.Task[T] | None, dict[Endpoint, Exception]]:
-    """The first task that succeeds, or None and what happened at each address. A refusal is raised."""
+    """Return the first successful task, or None, and the failures at the other addresses. Raises a refusal."""
     failures: dict[Endpoint, Exception] = {}
     pending = set(attempts)
     while pending:
@@ -101,7 +101,7 @@ def _nobody(endpoints: Sequence[Endpoint], failures: Mapping[Endpoint, Exception
             return refusal(endpoint, error)
     port = endpoints[0].port if endpoints else "of the mesh"
     said = tried or "no address is known"
-    hint = f"on the head: is it up (meshray status), and does its firewall let in TCP port {port}?"
+    hint = f"on the head: is it up (meshray status), and is TCP port {port} open in its firewall?"
     if other := unusable(os.environ):
         said, hint = f"{said}; {other}", "HTTPS_PROXY=http://HOST:PORT, if this network needs a proxy"
     return UnreachableError("coordinator_unreachable", f"the coordinator does not answer ({said})", hint=hint)
@@ -113,7 +113,7 @@ def _through(endpoint: Endpoint) -> str:
 
 
 def describe(error: Exception) -> str:
-    """What happened at one address, in a few words."""
+    """Describe the failure at one address in a few words."""
     import aiohttp
 
     phrases: list[tuple[type[Exception], str]] = [

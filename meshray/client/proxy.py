@@ -1,7 +1,7 @@
-"""The proxy on the way to the coordinator: how people write it, and what went wrong at it. Never its password.
+"""The HTTP proxy between node and coordinator: the forms of its URL, and its errors, never with its password.
 
 >>> settle(os.environ, session)          # before the first connection
->>> if fault(error):                     # "" where the error is not the proxy's
+>>> if fault(error):                     # "" if the error is not the proxy's
 ...     raise refusal(endpoint, error)
 """
 
@@ -15,16 +15,16 @@ from meshray.errors import UnreachableError
 from meshray.model.address import Endpoint
 
 _AUTHENTICATION_REQUIRED = 407
-#: As curl looks for them: lower case first, the general one last.
+#: In curl's order: lower case first, the general one last.
 _VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _EXCEPTIONS = ("no_proxy", "NO_PROXY")
-#: A proxy that is reached by TLS itself would need TLS within TLS.
+#: A connection to a proxy over TLS would need TLS within TLS.
 _USABLE = frozenset({"http"})
 
 
 def written(value: str) -> str:
-    """Return the URL of a proxy as curl, pip and wget take it: also ``host:port`` and ``HTTP://host:port/``; empty
-    where meshray cannot use it (SOCKS)."""
+    """Return the URL of a proxy in a form of curl, pip or wget, such as ``host:port`` or ``HTTP://host:port/``; empty
+    if meshray cannot use it (SOCKS)."""
     text = value.strip()
     parts = urlsplit(text if "//" in text else f"http://{text}")
     try:
@@ -35,17 +35,18 @@ def written(value: str) -> str:
 
 
 def settle(environ: MutableMapping[str, str], session: Mapping[str, str] | None = None) -> None:
-    """Make the proxy the one that HTTP clients of this process find, under the name and in the form that they know.
+    """Set the variables with which HTTP clients of this process find the proxy.
 
     Args:
-        session: the user's environment, where this process may have lost it (sudo, systemd).
+        session: the user's environment, which this process may have lost (sudo, systemd).
     """
     for source in (environ, session or {}):
         said = {name: source[name] for name in _VARIABLES if source.get(name, "").strip()}
         if not said:
             continue
         url = next((url for url in map(written, said.values()) if url), "")
-        # An empty one in lower case wins over HTTPS_PROXY, which keeps what was said (urllib.request.getproxies).
+        # An empty https_proxy takes precedence over HTTPS_PROXY, which keeps the user's value
+        # (urllib.request.getproxies).
         environ["https_proxy"] = url
         if not url:
             environ["HTTPS_PROXY"] = next(iter(said.values()))
@@ -56,7 +57,7 @@ def settle(environ: MutableMapping[str, str], session: Mapping[str, str] | None 
 
 
 def unusable(environ: Mapping[str, str]) -> str:
-    """Return in words that a proxy is set which is not used; empty where there is none. After `settle`."""
+    """Return a message if an unusable proxy is set, else an empty one. To be called after `settle`."""
     said = environ.get("HTTPS_PROXY", "").strip()
     if not said or environ.get("https_proxy", "x"):
         return ""
@@ -65,35 +66,35 @@ def unusable(environ: Mapping[str, str]) -> str:
 
 
 def proxy_for(endpoint: Endpoint) -> str:
-    """``HOST:PORT`` of the proxy on the way there, empty where there is none (or NO_PROXY excludes the host)."""
+    """Return ``HOST:PORT`` of the proxy for this endpoint; empty if there is none, or NO_PROXY excludes the host."""
     url = urllib.request.getproxies().get("https", "")
     if not url or urllib.request.proxy_bypass(endpoint.host):
         return ""
-    # User and password stand before the last @.
+    # User and password come before the last @.
     return urlsplit(url if "//" in url else f"//{url}").netloc.rpartition("@")[2]
 
 
 def fault(error: Exception) -> str:
-    """In a few words what the proxy did instead of connecting; empty where the error is not one of a proxy."""
+    """Describe a proxy's failure in a few words; empty if the error is not the proxy's."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return "it cannot be reached"
+        return "it is unreachable"
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"it answered {error.status} {error.message}".strip()[:120]
     if isinstance(error, aiohttp.ClientResponseError) and error.request_info.method == "CONNECT":
-        return "what answered is no HTTP proxy"
+        return "it is not an HTTP proxy"
     return ""
 
 
 def refusal(endpoint: Endpoint, error: Exception) -> UnreachableError:
-    """The error for the user."""
+    """Return the error for the user."""
     import aiohttp
 
     proxy = proxy_for(endpoint)
     hint = f"is HTTPS_PROXY right, and {endpoint} allowed there? Without the proxy: NO_PROXY={endpoint.host}"
     if isinstance(error, aiohttp.ClientHttpProxyError) and error.status == _AUTHENTICATION_REQUIRED:
-        hint = f"the proxy wants name and password: HTTPS_PROXY=http://USER:PASSWORD@{proxy}"
+        hint = f"the proxy requires a name and a password: HTTPS_PROXY=http://USER:PASSWORD@{proxy}"
     return UnreachableError(
         "proxy_refused", f"the proxy {proxy} does not connect to {endpoint}: {fault(error)}", hint=hint
     )

@@ -1,6 +1,6 @@
-"""Names of the coordinator, for aiohttp: looked up apart from the event loop's threads (`meshray.linux.dns`).
+"""A resolver for aiohttp that does not use the event loop's threads (`meshray.linux.dns`).
 
-Members report at which names they reach the coordinator, so how slowly such a name resolves is theirs to choose.
+Members report the names at which they reach the coordinator, and so determine how slowly such a name resolves.
 
 >>> session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=Resolver()))
 """
@@ -15,12 +15,12 @@ from meshray.linux.dns import addresses
 
 
 class Resolver(AbstractResolver):
-    """Resolves as the machine does."""
+    """Resolves names with the machine's resolver."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses of the host. Raises OSError where it has none."""
+        """Return the addresses of the host. Raises OSError if it has none."""
         return [
             ResolveResult(
                 hostname=host,
@@ -34,4 +34,4 @@ class Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Does nothing: each lookup ends by itself."""
+        """Do nothing: lookups end on their own."""

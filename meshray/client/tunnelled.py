@@ -1,4 +1,4 @@
-"""HTTPS over a byte stream that somebody else opened, for example one that ssh carries.
+"""HTTPS over an open byte stream, for example one that ssh carries.
 
 >>> async with session_over(stream, token.fingerprint) as session:
 ...     await coordinator.request(session, "POST", "/v1/enroll", body)
@@ -21,13 +21,13 @@ from aiohttp.client_proto import ResponseHandler
 
 from meshray.errors import RefusedError
 
-#: A user may have to type a password for the stream first, seconds; who opened it ends it when it fails.
+#: A user may first have to type a password for the stream, seconds. Its opener closes it on failure.
 _PATIENCE_S = 120.0
 _CLOSING_S = 0.05
 
 
 class _OneStream(aiohttp.BaseConnector):
-    """Knows only this stream, whatever the address says."""
+    """A connector that always uses this stream, regardless of the address."""
 
     def __init__(self, stream: socket.socket, fingerprint: bytes) -> None:
         super().__init__(limit=1)
@@ -36,16 +36,16 @@ class _OneStream(aiohttp.BaseConnector):
         self._transport: asyncio.BaseTransport | None = None
 
     async def hang_up(self) -> None:
-        """Ends the connection at once: the loop may end with this call, and TLS's goodbye would need another round."""
+        """Abort the connection: the loop may end with this call, and a TLS shutdown would need another round."""
         if isinstance(self._transport, asyncio.Transport):
-            # Python 3.11.2, Debian 12's, raises it for a TLS transport that was closed twice, as aiohttp may do.
+            # Python 3.11.2 (Debian 12) raises it if a TLS transport is closed twice, as aiohttp may do.
             with contextlib.suppress(AttributeError):
                 self._transport.abort()
         await asyncio.sleep(_CLOSING_S)
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # Nothing is trusted but the fingerprint, which is compared before a byte is sent.
+        # Only the fingerprint is trusted. It is compared before any byte is sent.
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         self._stream.setblocking(False)
         try:
@@ -57,7 +57,7 @@ class _OneStream(aiohttp.BaseConnector):
                 ssl_handshake_timeout=_PATIENCE_S,
             )
         except BaseException:
-            # asyncio closes what it had opened in the next round of the loop, which may be the last one.
+            # asyncio closes its transport in the next round of the loop, which may be the last one.
             await asyncio.sleep(_CLOSING_S)
             raise
         self._transport = transport
@@ -74,10 +74,10 @@ class _OneStream(aiohttp.BaseConnector):
 
 @asynccontextmanager
 async def session_over(stream: socket.socket, fingerprint: bytes) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session all of whose requests go through the stream.
+    """Yield a session whose requests all use the stream.
 
     Args:
-        fingerprint: SHA-256 of the certificate; a RefusedError is raised where another one answers.
+        fingerprint: the SHA-256 of the certificate. Another certificate raises RefusedError.
     """
     connector = _OneStream(stream, fingerprint)
     timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)

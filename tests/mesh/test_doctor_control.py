@@ -131,7 +131,7 @@ async def test_nobody_answers(tmp_path: Path) -> None:
     [
         (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "407"),
         (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "403"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "no HTTP proxy"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not an HTTP proxy"),
     ],
 )
 async def test_a_proxy_that_does_not_connect(

@@ -432,7 +432,7 @@ async def test_another_certificate_is_refused_through_a_proxy_too(
     [
         (b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n", "407"),
         (b"HTTP/1.1 403 Filtered\r\nContent-Length: 0\r\n\r\n", "403 Filtered"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "no HTTP proxy"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not an HTTP proxy"),
     ],
 )
 async def test_a_proxy_that_does_not_connect_is_named_without_its_password(
@@ -457,6 +457,6 @@ async def test_a_proxy_that_is_not_there_is_named(tmp_path: Path, monkeypatch: p
     async with relayed_mesh(tmp_path) as (mesh, _, _):
         async with proxy(monkeypatch, connect) as port:
             pass
-        with pytest.raises(MeshrayError, match=f"{LOOPBACK}:{port} .*cannot be reached") as caught:
+        with pytest.raises(MeshrayError, match=f"{LOOPBACK}:{port} .*is unreachable") as caught:
             await known(mesh).open_relay()
         assert caught.value.code == "proxy_refused"

@@ -35,6 +35,7 @@ UNUSUAL = {
 _PATTERNS = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): usual for pattern, usual in UNUSUAL.items()}
 #: Parts of meshray whose docstrings, comments and messages have been revised.
 REVISED = (
+    "client",
     "defaults",
     "environment",
     "errors",
