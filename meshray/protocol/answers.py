@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from meshray.protocol.api import Restored, Rotation
 from meshray.protocol.control import OtherPath, Summary, SummaryNode
 from meshray.protocol.doctor import Check
 from meshray.protocol.status import PathStatus, Status
@@ -271,26 +272,6 @@ class NodeEntry(Struct, frozen=True):
     secret_epoch: int | UnsetType = UNSET
 
 
-class Restored(Struct, frozen=True):
-    """The last time that the coordinator's database turned out to be an older copy.
-
-    Attributes:
-        at: when that was noticed, unix seconds.
-        serial: the last write that nodes knew of.
-        whole: the coordinator's own machine still had the map of that write, and it was put back.
-        had: the last write that the copy had.
-        added: the names of the nodes that the copy did not know and that are members again.
-        removed: the names of the nodes that the copy still had and that had been removed.
-    """
-
-    at: float
-    serial: int
-    whole: bool
-    had: int
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-
-
 class NodeList(Struct, frozen=True):
     """``node list``.
 
@@ -301,24 +282,6 @@ class NodeList(Struct, frozen=True):
 
     nodes: tuple[NodeEntry, ...]
     restored: Restored | None
-
-
-class Rotation(Struct, frozen=True):
-    """A change of the mesh's secrets.
-
-    Attributes:
-        epoch: the newest one.
-        started: it began now.
-        away: the nodes that receive it when they connect.
-        static: the devices that keep the secret of their file.
-        too_old: the nodes whose meshray does not take over new secrets; with any, nothing was changed.
-    """
-
-    epoch: int
-    started: bool
-    away: tuple[str, ...]
-    static: tuple[str, ...]
-    too_old: tuple[str, ...]
 
 
 class NodeRm(Struct, frozen=True):

@@ -278,8 +278,8 @@ class Restored(Struct, frozen=True):
 
     Attributes:
         at: when that was noticed, unix seconds.
-        serial: nodes were told moments up to this one.
-        had: the last moment that the copy had.
+        serial: of the last write that a node knows.
+        had: the serial of the last write that the copy had.
         whole: the coordinator's own machine still had the map of that serial, and it was put back.
         added: names of the nodes that the copy did not know and that are members again.
         removed: names of the nodes that the copy still had and that had been removed.
