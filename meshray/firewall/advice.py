@@ -1,4 +1,4 @@
-"""Which commands open a port on this host, for a user to run: meshray does not open ports to the world by itself."""
+"""The commands that open a port on this host. A user runs them, because meshray does not open ports to the world."""
 
 from __future__ import annotations
 

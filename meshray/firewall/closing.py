@@ -62,7 +62,7 @@ class Closed:
     """What is closed to all but the overlay and the node itself.
 
     Attributes:
-        always: nobody opens a connection to these, whether or not somebody listens. Answers to connections that the
+        always: connections to these are refused, whether or not a program listens. Answers to connections that the
             node opens itself still come in: its own end of one may have such a port.
         heard: where else Ray listens now. Whatever comes to these is dropped, connections from before included; no
             connection that the node opened itself can have such a port at its own end.
@@ -109,7 +109,7 @@ def decide(
     on the same port of another address or family closes it. Where both have the very same, Ray's counts.
 
     Args:
-        always: the ports that Ray is told to use, and those that it would choose by itself.
+        always: the configured ports of Ray, and its default ports.
         listening: all that listens on this machine.
         never: the mesh's own.
         network: the overlay's addresses; None: what members reach is not decided.

@@ -3,12 +3,12 @@
     firewall = Firewall(Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=True))
     for line in firewall.apply():
         print(line)                     # nft inet filter input: lets the overlay in
-    async for _ in firewall.changes():  # somebody reloaded a firewall
+    async for _ in firewall.changes():  # a firewall was reloaded
         await asyncio.to_thread(firewall.apply)
     firewall.remove()
 
-An accept in a table of our own cannot overrule a drop in somebody else's, so one rule is put into each base chain
-that would drop the overlay, marked by its comment. What meshray itself forbids is `guard`'s: it stands in the table
+An accept in a table of our own cannot overrule a drop in another table, so one rule is put into each base chain
+that would drop the overlay, marked by its comment. What meshray itself forbids is `guard`'s: it is in the table
 ``inet meshray``.
 """
 
@@ -34,9 +34,9 @@ from meshray.firewall.silent import SilentNodes
 from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem
 
-#: How often rules are looked at without being told of a change.
+#: The interval at which rules are checked without a notification.
 LOOK_S = 60.0
-#: The same where iptables-legacy is in use: the kernel tells nobody of its changes.
+#: The same with iptables-legacy, whose changes the kernel does not report.
 LEGACY_LOOK_S = 10.0
 
 
@@ -150,7 +150,7 @@ class Firewall:
         return log + self._guard.remove(listing, held)
 
     async def changes(self) -> AsyncIterator[None]:
-        """Yields when somebody changed the host's rules (debounced), and at least every LOOK_S seconds.
+        """Yield when the host's rules were changed (debounced), and at least every LOOK_S seconds.
 
         The first time at once, when it has begun to listen: what happened before that is not missed either.
         """
@@ -159,7 +159,7 @@ class Firewall:
         with Watch() as watch:
             while True:
                 yield
-                # What failed is tried again soon: nobody tells that /proc/sys can be written again.
+                # A failure is retried soon, because nothing reports that /proc/sys can be written again.
                 often = self._proc.legacy_table_in_use() or bool(self.problems())
                 await watch.wait(LEGACY_LOOK_S if often else LOOK_S)
 

@@ -4,8 +4,8 @@ Forwarded is only what goes from overlay to overlay. And nobody but the overlay 
 or the overlay's addresses. All of that are drops, so it does not matter what other tables accept.
 
 Which program can do it is tried with the very rules: nft, then the iptables whose tables are in use, then the others.
-That a program exists, or tells its version, says nothing of the kernel. Where the kernel can do it, the same rules
-stand in a table that the agent owns as well (`meshray.firewall.owned_table`), which nobody else can flush.
+That a program exists, or prints its version, proves nothing about the kernel. Where the kernel can do it, the same
+rules are in a table that the agent owns as well (`meshray.firewall.owned_table`), which nobody else can flush.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Guard:
     Attributes:
         closed: the ports that are to be closed.
         problems: what the last call could not do.
-        by_iptables: rules of iptables stand in for our own nftables table.
+        by_iptables: rules of iptables replace our own nftables table.
     """
 
     def __init__(self, opening: Opening, host: Host, proc: Proc, owned: OwnedTable | None) -> None:
@@ -102,7 +102,7 @@ class Guard:
         self.problems.append(Problem(code, text, fix=fix))
 
     def _forward_by_iptables(self, held: Sequence[HeldTable], cause: str) -> tuple[bool, list[str]]:
-        """A node that is no hub needs no rule: its interface simply does not forward."""
+        """A node that is not a hub needs no rule, because its interface does not forward."""
         if not self.opening.forwards:
             return True, []
         causes = [cause] if cause else []
@@ -142,7 +142,7 @@ class Guard:
 
     def _left_open(self, networks: str, cause: str) -> None:
         if self.closed:
-            when = " once the agent has ended" if self._owned is not None and self._owned.stands else ""
+            when = " once the agent has ended" if self._owned is not None and self._owned.is_in_place else ""
             self._failed(
                 f"Ray's ports are open to every {networks} that this machine is in{when}: {cause}", fix=INSTALL
             )

@@ -1,4 +1,4 @@
-"""Tells what on this host drops a port or the overlay, for a user who looks for the cause. Blocking, changes nothing.
+"""Find what on this host drops a port or the overlay, for a user who looks for the cause. Blocks, changes nothing.
 
     view = read_host()
     for obstacle in view.of_port("udp", 51888, "eth0"):
@@ -82,7 +82,7 @@ class HostView:
         ]
 
     def guarded_by_iptables(self, opening: Opening) -> bool:
-        """Whether what stands in for meshray's own table where there is no nft is in place."""
+        """Return whether the replacement of meshray's own table without nft is in place."""
         return any(guard_in_place(table, opening) for _, table in tables_of_iptables(self._tables))
 
     def _held_back(
@@ -108,7 +108,7 @@ def read_host(run: Run = run_program, proc: Path = Path("/proc")) -> HostView:
     listing = host.listing()
     tables = host.tables(listing) + host.further_tables(listing)
     if listing is None and not host.variants() and not host.problems:
-        host.problems.append("neither nft nor iptables is here to tell the host's rules")
+        host.problems.append("neither nft nor iptables is installed to read the host's rules")
     return HostView(tables, listing, host.problems, kernel.uplink())
 
 

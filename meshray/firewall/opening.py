@@ -71,6 +71,6 @@ _WAYS = {
 
 
 def way_of_hook(hook: str, opening: Opening) -> Way | None:
-    """What is to pass a chain on this netfilter hook; None where the chain is no concern of ours."""
+    """Return what must pass a chain on this netfilter hook; None if the chain does not concern meshray."""
     way = _WAYS.get(hook)
     return None if way is Way.THROUGH and not opening.forwards else way

@@ -22,7 +22,7 @@ CLOSED = "closed"
 
 @dataclass(frozen=True)
 class OwnRule:
-    """One rule of ours. What is empty or None is no condition.
+    """One rule of ours. An empty or None field is not a condition.
 
     Attributes:
         iif: the packet comes in on this interface.

@@ -1,9 +1,9 @@
 """A table of nftables that only this process can change: it survives ``nft flush ruleset`` by others.
 
-    Firewall ──► table inet meshray         replaced by anybody, put back; outlives the agent
+    Firewall ──► table inet meshray         replaceable by any program, restored; outlives the agent
              └─► table inet meshray_owned   the same rules, held by a netlink socket; ends with the agent
 
-The kernel can do it from Linux 5.12 on. Elsewhere there is no such table, and rules that somebody flushes are put back.
+The kernel can do it from Linux 5.12 on. Elsewhere there is no such table, and flushed rules are restored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class OwnedTable:
         self._says: tuple[Opening, Closed] | None = None
 
     @property
-    def stands(self) -> bool:
+    def is_in_place(self) -> bool:
         """Whether there is one."""
         return self._says is not None
 
@@ -44,7 +44,7 @@ class OwnedTable:
         try:
             self._send(opening, closed)
         except OSError as error:
-            # What stands is of other ports, or nothing: it ends, and the plain table is all that there is.
+            # The owned table is missing or has other ports: it is removed, and only the plain table remains.
             log.debug("nft: no table inet %s: %s", OWNED_TABLE, error)
             self.end()
         else:
@@ -62,7 +62,7 @@ class OwnedTable:
             self._kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
             self._kernel.bind((0, 0))
             self._kernel.settimeout(_TIMEOUT_S)
-        replaces = self.stands
+        replaces = self.is_in_place
         batch, last = nfnetlink.owned_table(OWNED_TABLE, own_rules(opening, closed), replaces=replaces)
         self._kernel.send(batch)
         done = False

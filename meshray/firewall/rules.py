@@ -83,11 +83,11 @@ def obsolete(
 ) -> list[tuple[Chain, Rule]]:
     """Rules of ours that nothing asks for any more: another network, a hub that is none now, a copy that came too late.
 
-    A rule of ours that stands in vain (the chain drops all the same) is obsolete too: a new one is put before it.
+    A rule of ours without effect (the chain drops anyway) is obsolete too: a new one is put before it.
     """
     ways = [way for way in Way if way is not Way.THROUGH or opening.forwards]
     wanted = {wanted_comment(way, opening, members) for way in ways} | set(also_wanted)
-    # Ours stand in base chains, and in Docker's chain, which belongs to the only chain that forwards there.
+    # Ours are in base chains, and in Docker's chain, which belongs to the only chain that forwards there.
     in_vain = {
         (name, wanted_comment(way, opening, members))
         for chain, way in missing(table, opening, members)

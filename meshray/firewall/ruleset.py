@@ -101,7 +101,7 @@ def fate(table: Table, chain: Chain, packet: Packet) -> str:
 
 
 def decider(table: Table, chain: Chain, packet: Packet) -> tuple[Chain, Rule] | None:
-    """The rule that decides on the packet, and the chain in which it stands; None: the base chain's policy does."""
+    """Return the rule that decides about the packet, and its chain; None if the base chain's policy decides."""
     return _walk(table, chain, packet, 0)
 
 
@@ -126,7 +126,7 @@ def _applies(rule: Rule, packet: Packet) -> bool:
 
 
 def holds(condition: Condition, packet: Packet) -> bool | None:
-    """Whether a condition is met; None where nobody can tell from here."""
+    """Return whether a condition is met; None if this cannot be known."""
     judge = _JUDGES.get(condition.key)
     met = judge(condition.values, packet) if judge else None
     return None if met is None else met is not condition.negated
@@ -180,7 +180,7 @@ _JUDGES: dict[str, Callable[[tuple[str, ...], Packet], bool | None]] = {
     "state": _state,
     "status": lambda values, _: False,  # a new packet that no NAT rule has touched
     "family": lambda values, _: bool({"ipv4", "ip", "2"} & set(values)),
-    # What is addressed to this host is neither a broadcast nor for anybody else; what it forwards or sends is.
+    # A packet to this host is neither a broadcast nor for another host; a forwarded or sent one is.
     "targettype": lambda values, packet: ("local" in values) is (not packet.oif),
     "packettype": lambda values, _: "host" in values,
 }

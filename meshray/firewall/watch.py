@@ -1,4 +1,4 @@
-"""Hears from the kernel that somebody changed rules or forwarding.
+"""Watch the kernel for changes of rules or forwarding.
 
 with Watch() as watch:
     await watch.wait(60)     # returns at once at the first change; else after 60 s
@@ -63,7 +63,7 @@ class Watch:
             self._changed.set()
 
     async def wait(self, at_most_s: float) -> None:
-        """Until something changed, or until the time is up. A change is told at once, the next one after a pause."""
+        """Wait for a change or the timeout. A change is reported at once, the next one after a pause."""
         loop = asyncio.get_running_loop()
         pause_s = self._told_at + self._pause_s - loop.time()
         if pause_s > 0:

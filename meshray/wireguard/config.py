@@ -30,7 +30,7 @@ class PeerConfig:
 
     Attributes:
         allowed_ips: what is routed to the peer and accepted from it. One address range belongs to one peer only.
-        endpoint: an IP address and port; None keeps what WireGuard learnt by itself (roaming).
+        endpoint: an IP address and port; None keeps what WireGuard learnt (roaming).
         keepalive_s: seconds between keepalives, 0 for none.
     """
 

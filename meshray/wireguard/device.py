@@ -1,4 +1,4 @@
-"""What a WireGuard device is to meshray: a state to read, steps to apply, and the way to be rid of it.
+"""The protocol of a WireGuard device: read its state, apply steps, and remove it.
 
 device = open_device("meshray0", home)
 device.apply(plan(device.read(), desired))     # now it is as desired

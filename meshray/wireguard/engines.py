@@ -32,7 +32,7 @@ STOCK = "wireguard-go"
 OWN = "meshray-engine"
 #: `make engine` puts it there, and so does the wheel of a platform.
 BUNDLED = Path(__file__).with_name("engine") / OWN
-#: Names another engine, for whoever builds his own.
+#: The variable that selects another engine, such as a self-built one.
 VARIABLE = "MESHRAY_ENGINE"
 
 TUN = Path("/dev/net/tun")
@@ -95,7 +95,7 @@ def find_engine(environ: Mapping[str, str]) -> Engine:
     if chosen:
         found = shutil.which(chosen, path=environ.get("PATH", os.defpath))
         if found is None:
-            raise MeshrayError("no_wireguard", f"{VARIABLE}={chosen} is no program", hint=f"unset {VARIABLE}")
+            raise MeshrayError("no_wireguard", f"{VARIABLE}={chosen} is not a program", hint=f"unset {VARIABLE}")
         require_trusted(Path(found).absolute(), f"the program of {VARIABLE}")
         return Engine(Path(found))
     if os.access(BUNDLED, os.X_OK):

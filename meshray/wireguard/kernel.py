@@ -141,7 +141,7 @@ def _peer(attributes: Any) -> PeerState:
     return PeerState(
         PeerConfig(
             PublicKey(_key(attributes.get_attr("WGPEER_A_PUBLIC_KEY"))),
-            # meshray routes IPv4 only; a range of IPv6 that somebody set by hand is no business of ours.
+            # meshray routes IPv4 only; an IPv6 range that a user set by hand is ignored.
             frozenset(network for network in networks if isinstance(network, IPv4Network)),
             preshared_key=PresharedKey(preshared) if preshared != _NO_KEY else None,
             endpoint=Endpoint(str(ip_address(address["addr"])), address["port"]) if address else None,

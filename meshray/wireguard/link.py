@@ -4,7 +4,7 @@
         link = table.find("meshray0")
         table.add_address(link, IPv4Interface("10.99.0.7/16"))
 
-An interface that meshray made carries a mark in its alias (``ip link show`` prints it), which also tells
+An interface that meshray made carries a mark in its alias (``ip link show`` prints it), which also identifies
 for which MESHRAY_HOME it was made. Nothing without that mark is ever changed.
 """
 
@@ -169,7 +169,7 @@ def foreign_interface(link: Link) -> MeshrayError:
     return MeshrayError(
         "foreign_interface",
         f"{link.name} is {what} {whose}, so it is left alone",
-        hint=f"ip -details link show {link.name}; meshray needs this name: whoever made it must give it another",
+        hint=f"ip -details link show {link.name}; meshray needs this name: rename that interface",
     )
 
 
@@ -180,7 +180,8 @@ def explained(name: str, step: object) -> Iterator[None]:
         yield
     except MeshrayError:
         raise
-    # NetlinkError of pyroute2 (WireGuard in the kernel) is no OSError, and it raises struct and type errors as well.
+    # NetlinkError of pyroute2 (WireGuard in the kernel) is not an OSError, and it raises struct and type errors as
+    # well.
     except Exception as error:
         raise _failure(name, step, error) from error
 

@@ -34,7 +34,7 @@ def open_device(name: str, home: Home, environ: Mapping[str, str] = os.environ) 
     """
     if overlay_netns.entered() is not None:
         return UserspaceDevice(name, home, engine=find_engine_of_namespace(home, environ), environ=environ)
-    # What runs goes on running: a module that was loaded meanwhile is no reason to drop every connection.
+    # A running device stays: a module that was loaded meanwhile must not drop every connection.
     running = _forced(environ) is None and ManagedProcess(home.pid_file("engine")).pid is not None
     if running or check_available(environ) == USERSPACE:
         return UserspaceDevice(name, home, engine=find_engine(environ), environ=environ)

@@ -263,7 +263,7 @@ def _peer_steps(has: Mapping[PublicKey, PeerConfig], desired: DeviceConfig) -> I
 
 
 def _changed_fields(seen: PeerConfig, wanted: PeerConfig) -> tuple[PeerField, ...]:
-    """All that is set or gained; what only goes away of the allowed ips is no matter here."""
+    """Return everything that is set or gained. Removed allowed IPs do not count here."""
     fields: list[PeerField] = []
     if wanted.allowed_ips - seen.allowed_ips:
         fields.append("allowed_ips")
@@ -290,7 +290,7 @@ def _route_steps(observed: DeviceState, desired: DeviceConfig, shaken: bool) -> 
 
 
 def _is_as_wanted(seen: RouteState, wanted: Route) -> bool:
-    """Who made the overlay's route is no matter; a peer's must be known again when it is to be removed."""
+    """The creator of the overlay's route does not matter, but a peer's route must be recognised for its removal."""
     has, protocols = seen.route, (seen.route.protocol, KERNEL_PROTOCOL)
     return not seen.elsewhere and (has.source, has.mtu) == (wanted.source, wanted.mtu) and wanted.protocol in protocols
 

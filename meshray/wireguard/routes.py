@@ -24,7 +24,7 @@ from meshray.wireguard.config import MESHRAY_PROTOCOL, Route, RouteState
 _LINK_SCOPE = 253
 #: Of a table with more routes than these (a router with all of the Internet's) only the interface's own are read.
 _MOST_READ = 20_000
-#: Those that are no way to anywhere, as `ip route` calls them.
+#: Routes without a destination interface, with the names of `ip route`.
 _KINDS = {6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
 _ATTRIBUTES_OF_OTHERS = (rtnetlink.RTA_GATEWAY, rtnetlink.RTA_MULTIPATH, rtnetlink.RTA_VIA, rtnetlink.RTA_ENCAP)
 
@@ -33,10 +33,10 @@ def read_routes(index: int, networks: Collection[IPv4Network]) -> dict[IPv4Netwo
     """The routes to exactly these networks, and to single addresses in them: of each destination the one that counts.
 
     Args:
-        index: of the interface; what leaves by another one is told as such.
+        index: of the interface; routes of other interfaces are reported as such.
 
     Raises:
-        OSError: the kernel does not tell.
+        OSError: the kernel does not answer.
     """
     messages = list(_relevant(_dump(0), networks, _MOST_READ))
     if messages and messages[-1] is None:
@@ -70,7 +70,7 @@ def _holds(network: IPv4Network, raw: bytes) -> bool:
 
 
 def parse_route(body: bytes, index: int) -> RouteState | None:
-    """What a message tells of a route; None where it is not of the main table, or has a metric or a TOS (pure)."""
+    """Return the route of a message; None if it is not in the main table, or has a metric or a TOS (pure)."""
     _, length, _, tos, table, protocol, _, kind, flags = rtnetlink.ROUTE.unpack_from(body)
     found = netlink.attributes(body[rtnetlink.ROUTE.size :])
     table = netlink.number(found, rtnetlink.RTA_TABLE, table)
@@ -122,7 +122,7 @@ def set_route(kernel: rtnetlink.RouteSocket, index: int, route: Route) -> None:
     try:
         kernel.change(rtnetlink.RTM_NEWROUTE, body, rtnetlink.CREATE | rtnetlink.REPLACE)
     except FileExistsError:
-        # Ours is there, and another one with the same metric stands before it: that one is replaced once ours is gone.
+        # Ours is there, and another one with the same metric precedes it: that one is replaced when ours is gone.
         kernel.change(rtnetlink.RTM_DELROUTE, route_body(index, Route(route.destination, protocol=route.protocol)))
         kernel.change(rtnetlink.RTM_NEWROUTE, body, rtnetlink.CREATE | rtnetlink.REPLACE)
 

@@ -119,7 +119,7 @@ def _peer(pairs: list[tuple[str, str]]) -> PeerState:
     value = dict(pairs)
     preshared = bytes.fromhex(value.get("preshared_key", ""))
     seconds = int(value.get("last_handshake_time_sec", 0))
-    # meshray routes IPv4 only; a range of IPv6 that somebody set by hand is no business of ours.
+    # meshray routes IPv4 only; an IPv6 range that a user set by hand is ignored.
     networks = (ip_network(text) for key, text in pairs if key == "allowed_ip")
     return PeerState(
         PeerConfig(

@@ -1,4 +1,4 @@
-"""Tells NetworkManager and systemd-networkd to leave the overlay's interface alone.
+"""Make NetworkManager and systemd-networkd ignore the overlay's interface.
 
 
     keep_unmanaged("meshray0")   # before it is made
@@ -25,7 +25,7 @@ _COMMAND_S = 10
 
 @dataclass(frozen=True)
 class _Manager:
-    """One network manager: how to see that it runs, what to write where, how to tell it."""
+    """One network manager: how to detect it, what to write where, and how to reload it."""
 
     runs: str
     file: str
@@ -53,8 +53,8 @@ _MANAGERS = (
 
 
 def keep_unmanaged(name: str, root: Path = Path("/")) -> None:
-    """Writes what each manager that runs here reads, and tells it. Its failure is logged, no more: the
-    device works without, until somebody's catch-all profile meets it."""
+    """Write the configuration of each running manager and reload it. A failure is only logged: the
+    device works without it, until a catch-all profile matches it."""
     for manager in _MANAGERS:
         file = root / manager.file.format(name=name)
         text = manager.text.format(name=name)
@@ -65,7 +65,7 @@ def keep_unmanaged(name: str, root: Path = Path("/")) -> None:
             file.write_text(text)
             file.chmod(0o644)
         except OSError as error:
-            _log.warning("cannot tell %s to leave %s alone: %s", manager.reload[0], name, error)
+            _log.warning("cannot make %s ignore %s: %s", manager.reload[0], name, error)
             continue
         _tell(manager)
 

@@ -2,7 +2,7 @@
 
     device = UserspaceDevice("meshray0", home, engine=find_engine(os.environ))
 
-The engine is no child that dies with the agent: it runs in a session of its own, is found again through its
+The engine does not end with the agent: it runs in its own session, is found again through its
 pid file, and carries packets while no agent runs. Addresses, MTU and up belong to the interface (`link`).
 """
 
@@ -85,7 +85,7 @@ class UserspaceDevice(LinuxDevice):
         super()._take(table, step)
         if isinstance(step, SetUp):
             # The engine learns of it through netlink; until it has bound a port (any port, so far) it
-            # would take a port that is in use without a word.
+            # would silently accept a port that is in use.
             self._wait(lambda: uapi.parse(self._ask(uapi.READ)).listen_port != 0, "to bind its UDP port")
 
     def _configure(self, _: LinkTable, step: WireGuardStep) -> None:

@@ -39,6 +39,7 @@ REVISED = (
     "defaults",
     "environment",
     "errors",
+    "firewall",
     "home",
     "installation",
     "linux",
@@ -47,6 +48,7 @@ REVISED = (
     "relay",
     "render",
     "runtime",
+    "wireguard",
 )
 MODULES = sorted(
     module

@@ -88,7 +88,7 @@ def device_up(facts: DeviceFacts) -> Finding:
         MISSING: (f"there is no interface {name}", "meshray up; meshray logs agent"),
         FOREIGN: (
             facts.state_detail,
-            f"ip -details link show {name}; meshray needs this name: whoever made it must give it another",
+            f"ip -details link show {name}; meshray needs this name: rename that interface",
         ),
         SILENT: (f"the engine of {name} does not answer: {facts.state_detail}", again),
         DOWN: (f"{name} is down", f"ip link set {name} up"),

@@ -65,7 +65,7 @@ _KEYS = {
     "--src-range": "saddr",
     "--dst-range": "daddr",
 }
-#: Options that say how a match is to be read, and so are no condition.
+#: Options that modify a match and are not conditions themselves.
 _SILENT = {"-m", "--comment", "--reject-with", "--log-prefix", "--log-level"}
 
 
@@ -346,7 +346,7 @@ def _lines(rules: Sequence[OwnRule], accepting: str) -> list[str]:
 
 
 def closing_script(table: Table, opening: Opening, closed: Closed, *, ipv6: bool) -> str:
-    """For ``iptables-restore --noflush``: our chain anew and first in INPUT, in one transaction."""
+    """For ``iptables-restore --noflush``: replaces our chain and puts it first in INPUT, in one transaction."""
     rules = _closing_rules(opening, closed, ipv6=ipv6)
     jump = f'-I INPUT 1 -m comment --comment "{_closing_comment(opening, rules)}" -j {INPUT_CHAIN}'
     added = [f"-A {INPUT_CHAIN} {rule}" for rule in rules]
@@ -364,7 +364,8 @@ def closing_in_place(table: Table, opening: Opening, closed: Closed, *, ipv6: bo
 
 
 def members_script(table: Table, opening: Opening, members: Ranges | None) -> str:
-    """For ``iptables-restore --noflush``: what members reach anew, and a jump to it first in INPUT, in one transaction.
+    """For ``iptables-restore --noflush``: replaces the chain of what members reach, and jumps to it first in INPUT, in
+    one transaction.
 
     Behind the jump to `INPUT_CHAIN`, where there is one.
     """

@@ -155,7 +155,7 @@ def parse(listing: str, families: Collection[str] = ("ip", "inet")) -> list[Tabl
 
 
 def _chains(lines: Iterator[str]) -> Iterator[Chain]:
-    """Reads up to the end of the table; whatever is no chain (sets, maps, counters) is stepped over."""
+    """Parse to the end of the table. Everything but chains (sets, maps, counters) is skipped."""
     for raw in lines:
         line = raw.strip()
         opened = _CHAIN.match(line)
@@ -212,7 +212,7 @@ def parse_rule(line: str) -> list[Rule]:
 
 
 def _verdict(tokens: Sequence[str]) -> tuple[str, int]:
-    """The verdict, and how many tokens stand before it."""
+    """Return the verdict, and the number of tokens before it."""
     for index, token in enumerate(tokens):
         if token in _FINAL:
             return _FINAL[token], index
@@ -339,7 +339,7 @@ def own_table_script(opening: Opening, closed: Closed) -> str:
 
 
 def own_table_in_place(listing: str, opening: Opening, closed: Closed) -> bool:
-    """Whether our table stands as `own_table_script` makes it, told by the comments and their order."""
+    """Return whether our table is as `own_table_script` creates it, judged by the comments and their order."""
     wanted = [rule.comment for rules in own_rules(opening, closed).values() for rule in rules]
     return own_table_comments(listing) == wanted
 

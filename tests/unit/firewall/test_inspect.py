@@ -68,4 +68,4 @@ def test_without_root_nothing_is_claimed(tmp_path: Path) -> None:
 
 def test_without_any_program_nothing_is_claimed(tmp_path: Path) -> None:
     view = read_host(FakeHost(programs=()), proc(tmp_path))
-    assert view.problems == ["neither nft nor iptables is here to tell the host's rules"]
+    assert view.problems == ["neither nft nor iptables is installed to read the host's rules"]

@@ -38,5 +38,5 @@ def test_the_engine_that_came_with_meshray_is_preferred(monkeypatch: pytest.Monk
 
 
 def test_a_chosen_engine_that_is_no_program_is_an_error() -> None:
-    with pytest.raises(MeshrayError, match="MESHRAY_ENGINE=nothing is no program"):
+    with pytest.raises(MeshrayError, match="MESHRAY_ENGINE=nothing is not a program"):
         engines.find_engine({"MESHRAY_ENGINE": "nothing", "PATH": "/nowhere"})
