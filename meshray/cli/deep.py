@@ -22,7 +22,7 @@ def deep_checks(app: App, known: Sequence[Check], node: str | None, *, soak: boo
     """Return the checks of ``--deep``.
 
     Args:
-        known: what the agent's checks found; what follows from that is not told again.
+        known: what the agent's checks found; what follows from that is not reported again.
         node: only what concerns this node.
     """
     from meshray.doctor.examine import examine

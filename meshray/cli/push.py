@@ -115,9 +115,9 @@ def _answer_of(target: SshTarget, program: str, answered: Answered) -> Mapping[s
     answer = _json(answered.out)
     error = answer.get("error")
     if isinstance(error, dict):
-        told = error_from_json(error, answered.exit_code)
-        told.message = f"on {target.host}: {told.message}"
-        raise told
+        reported = error_from_json(error, answered.exit_code)
+        reported.message = f"on {target.host}: {reported.message}"
+        raise reported
     if answered.exit_code == SSH_FAILED:
         raise target.failure(answered.said, answered.exit_code)
     if answered.exit_code != 0:

@@ -22,7 +22,7 @@ from meshray.protocol.control import MAX_REQUEST_BYTES, Request
 
 log = logging.getLogger(__name__)
 
-#: The command line sends its request at once; who has not sent it whole by then is told so, seconds.
+#: The command line sends its request at once. One that is not complete by then is refused, seconds.
 REQUEST_S = 10.0
 
 #: An operation: takes the request and a function that sends an event; returns the answer.

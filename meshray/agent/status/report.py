@@ -233,11 +233,11 @@ def _lost(snapshot: Snapshot, node: Node) -> Problem:
 def _faults(snapshot: Snapshot) -> Iterable[Problem]:
     """What the map says to be wrong with nodes. An identity in use twice concerns that node and the coordinator's; a
     hub, all whose packets it is to forward. What this node reported itself is among its complaints."""
-    told = {(problem.code, problem.node) for problem in snapshot.complaints}
+    reported = {(problem.code, problem.node) for problem in snapshot.complaints}
     for node in snapshot.mesh_map.nodes.values():
         for code, detail in node.faults.items():
             name, mine = str(node.name), node.id == snapshot.me.id
-            if (code, name) in told or not (node.online or mine):
+            if (code, name) in reported or not (node.online or mine):
                 continue
             if code == ONE_IDENTITY and (mine or COORDINATOR in snapshot.me.roles):
                 text = f"two machines use the identity of {name}: was its disk cloned? They connect from {detail}"

@@ -1,4 +1,4 @@
-"""What the doctor is told: the agent's own knowledge and the probes of this node, and from the coordinator's node also
+"""What the doctor gets: the agent's own knowledge and the probes of this node, and from the coordinator's node also
 what all the others found out.
 
     whole_mesh ──┬► survey: status, and each group of facts of this node
