@@ -9,24 +9,25 @@ The epoch is that of the last removal that this file signed: a coordinator that 
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import Struct, structs
+
 from meshray.cli.app import App
 from meshray.errors import RefusedError, UsageError
 from meshray.home import Home
 from meshray.linux.files import write_atomically
-from meshray.model import wire
 from meshray.model.attestation import Removals
 from meshray.model.keys import SigningKey, VerifyKey
 from meshray.model.meshmap import MeshInfo
-from meshray.model.token import MAX_TOKEN_CHARACTERS, Token
-from meshray.protocol.codec import WireError, decode_object
-from meshray.protocol.fields import MAX_COUNTER
+from meshray.model.token import Token
+from meshray.protocol.api import MadeToken
+from meshray.protocol.codec import WireError, convert, decode, encode
+from meshray.protocol.fields import Counter, Key
 
 _LARGEST = 4096
 
@@ -84,8 +85,8 @@ class LockFile:
         finally:
             os.close(handle)
         try:
-            value = decode_object(text)
-            return cls(path, SigningKey.parse(wire.text(value, "key", 44)), wire.number(value, "epoch", 0, MAX_COUNTER))
+            kept = decode(text, _File)
+            return cls(path, SigningKey.parse(kept.key), kept.epoch)
         except (UsageError, WireError):
             raise UsageError("lock_damaged", f"{path} is no lock of a mesh", hint="restore it from a backup") from None
 
@@ -123,7 +124,12 @@ class LockFile:
             ) from None
 
     def _text(self) -> str:
-        return json.dumps({"key": self.key.reveal(), "epoch": self.epoch}) + "\n"
+        return encode(_File(self.key.reveal(), self.epoch)) + "\n"
+
+
+class _File(Struct):
+    key: Key
+    epoch: Counter
 
 
 def open_lock(path: str | None) -> LockFile | None:
@@ -131,7 +137,7 @@ def open_lock(path: str | None) -> LockFile | None:
     return LockFile.load(Path(path)) if path is not None else None
 
 
-def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) -> Mapping[str, object]:
+def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) -> MadeToken:
     """Return the coordinator's answer to a request for a token, with the token signed where there is a lock.
 
     Args:
@@ -142,17 +148,15 @@ def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) ->
         WireError: the answer holds no token.
     """
     if lock is None:
-        made = app.api("POST", "/v1/tokens", body)
-        wire.text(made, "token", MAX_TOKEN_CHARACTERS)
-        return made
-    made = app.api("POST", "/v1/tokens", {**body, "lock": str(lock.key.public())})
-    token = Token.parse(wire.text(made, "token", MAX_TOKEN_CHARACTERS))
-    return {**made, "token": token.signed(lock.key, wire.texts(body, "roles"), lock.epoch).encode()}
+        return convert(app.api("POST", "/v1/tokens", body), MadeToken)
+    made = convert(app.api("POST", "/v1/tokens", {**body, "lock": str(lock.key.public())}), MadeToken)
+    token = Token.parse(made.token).signed(lock.key, convert(body.get("roles", ()), tuple[str, ...]), lock.epoch)
+    return structs.replace(made, token=token.encode())
 
 
 def lock_of(answer: Mapping[str, object]) -> VerifyKey | None:
     """Return the lock that the coordinator's list of nodes names. Raises UsageError or WireError."""
-    return VerifyKey.parse(wire.text(answer, "lock", 44)) if "lock" in answer else None
+    return VerifyKey.parse(convert(answer["lock"], str)) if "lock" in answer else None
 
 
 def require_lock(token: Token, mesh: MeshInfo) -> None:

@@ -19,7 +19,7 @@ from meshray.cli.app import App
 from meshray.cli.lock_file import LockFile, create_token
 from meshray.cli.results import JoinResult
 from meshray.errors import MeshrayError, error_from_json
-from meshray.model import wire
+from meshray.protocol.api import MadeToken
 
 if TYPE_CHECKING:
     from meshray.runtime.ssh import Answered, SshTarget
@@ -62,8 +62,7 @@ def add_node(
     made = create_token(app, {"uses": 1, "ttl_s": _TOKEN_TTL_S, "ephemeral": False}, lock)
     rest = [*options, *(["--", *ray] if ray else [])]
     try:
-        token, port = wire.text(made, "token", 8192), wire.number(made, "port", 1, 65535)
-        answer = _answer_of(target, program, _push(app, target, program, token=token, port=port, rest=rest))
+        answer = _answer_of(target, program, _push(app, target, program, token=made.token, port=made.port, rest=rest))
         result = JoinResult.read(answer)
         already = result.summary.already is True
         result = replace(result, fresh=not already)
@@ -75,9 +74,9 @@ def add_node(
     return result
 
 
-def _revoke(app: App, made: Mapping[str, object]) -> None:
+def _revoke(app: App, made: MadeToken) -> None:
     with contextlib.suppress(MeshrayError):
-        app.api("DELETE", f"/v1/tokens/{app.word(wire.text(made, 'id', 64))}")
+        app.api("DELETE", f"/v1/tokens/{app.word(made.id)}")
 
 
 def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]) -> Answered:

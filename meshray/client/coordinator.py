@@ -17,15 +17,14 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from meshray.client.dialer import CONNECT_TIMEOUT_S, describe, race
-from meshray.errors import MeshrayError, RefusedError, UnreachableError, error_from_json
-from meshray.model import wire
+from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import INSTANCE_HEADER, MARK_HEADER, TICKET_HEADER, EnrolAnswer, EnrolRequest
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.proof import FIELD, prove
 from meshray.model.token import Token
 from meshray.protocol.api import ShownToken
-from meshray.protocol.codec import decode_object, encode, to_json
+from meshray.protocol.codec import convert, decode_object, encode, to_json
 from meshray.protocol.connection import (
     CLOSE_CANNOT_TELL,
     CLOSE_NOT_ACCEPTED,
@@ -34,6 +33,7 @@ from meshray.protocol.connection import (
     Message,
     read_coordinator,
 )
+from meshray.protocol.error import reported_error
 
 if TYPE_CHECKING:
     import socket
@@ -141,7 +141,7 @@ def proven(hello: Mapping[str, object], path: str, body: Mapping[str, object], k
     """
     if "proof_key" not in hello:
         return body
-    return {**body, FIELD: prove(key, PublicKey.parse(wire.text(hello, "proof_key", 44)), path, body)}
+    return {**body, FIELD: prove(key, PublicKey.parse(convert(hello["proof_key"], str)), path, body)}
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ class Coordinator:
         ) as response:
             answer = decode_object(await response.read())
             if response.status >= 400:
-                raise error_from_json(wire.mapping(answer, "error"), wire.number(answer, "exit_code", 0, 255, 1))
+                raise reported_error(answer)
         return answer
 
     @property

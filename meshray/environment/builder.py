@@ -20,22 +20,32 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+
+from msgspec import Struct
 
 from meshray.environment import plan
 from meshray.errors import InterruptedByUser, MeshrayError
 from meshray.linux.files import DISK_ERRORS
 from meshray.linux.user import User
-from meshray.model import wire
 from meshray.model.environment import Environment
-from meshray.protocol.codec import decode_object
+from meshray.protocol.api import EnvironmentForm
+from meshray.protocol.codec import convert, to_json
 from meshray.raynode.versions import RayInstallation, inspect
 
 #: The end of uv's output that is kept.
 _WORDS_BYTES = 64 * 1024
 Report = Callable[[str], None]
+
+
+class _OrderForm(Struct):
+    environment: EnvironmentForm
+    uv: str
+    folder: str
+    uid: int
+    environ: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -57,18 +67,14 @@ class Order:
 
     def to_json(self) -> dict[str, object]:
         """Return what the builder reads from standard input."""
-        return {**asdict(self), "folder": str(self.folder), "environ": dict(self.environ)}
+        form = _OrderForm(self.environment.form(), self.uv, str(self.folder), self.uid, dict(self.environ))
+        return to_json(form)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Order:
+    def from_json(cls, value: object) -> Order:
         """Return the order of `to_json`. Raises WireError."""
-        return cls(
-            Environment.from_json(wire.mapping(value, "environment")),
-            wire.text(value, "uv", 4096),
-            Path(wire.text(value, "folder", 4096)),
-            wire.number(value, "uid", 0, 2**32),
-            {name: str(text) for name, text in wire.mapping(value, "environ").items()},
-        )
+        form = convert(value, _OrderForm)
+        return cls(Environment.of(form.environment), form.uv, Path(form.folder), form.uid, form.environ)
 
 
 def build(order: Order, report: Report) -> bool:
@@ -210,7 +216,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _end)
     try:
-        order = Order.from_json(decode_object(sys.stdin.read()))
+        order = Order.from_json(json.loads(sys.stdin.read()))
         _become(order.uid)
         _say({"built": build(order, lambda words: _say({"says": words}))})
         return 0

@@ -22,12 +22,12 @@ from pathlib import Path
 
 from meshray.environment import plan
 from meshray.environment.builder import Order
-from meshray.errors import InterruptedByUser, MeshrayError, error_from_json
+from meshray.errors import InterruptedByUser, MeshrayError
 from meshray.installation.programs import folders, user_python
 from meshray.linux.user import User
-from meshray.model import wire
 from meshray.model.environment import Environment
 from meshray.protocol.codec import decode_object
+from meshray.protocol.error import reported_error
 
 #: For the removal of an unfinished environment, which may have many small files.
 _CLEAN_UP_S = 30.0
@@ -102,8 +102,8 @@ class Build:
         finally:
             _finish(process)
         if "error" in answer:
-            raise error_from_json(wire.mapping(answer, "error"), wire.number(answer, "exit_code", 0, 255, 1))
-        return Matched(self._order.folder, wire.flag(answer, "built"))
+            raise reported_error(answer)
+        return Matched(self._order.folder, answer.get("built") is True)
 
     def cancel(self) -> None:
         """Cancel the build from another thread; `run` raises soon after."""
@@ -156,7 +156,7 @@ def _follow(process: subprocess.Popen[str], report: Callable[[str], None]) -> Ma
         message = decode_object(line)
         if "says" not in message:
             return message
-        report(wire.text(message, "says", 1000))
+        report(str(message["says"]))
     raise MeshrayError(
         "environment_failed",
         "the process that builds Ray's environment was killed; its unfinished environment is not used",

@@ -12,15 +12,14 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
-from meshray.model import wire
+from meshray.model.address import overlay_address
 from meshray.model.attestation import PRIVILEGED, Attestation
 from meshray.model.keys import PublicKey, VerifyKey
 from meshray.model.node import STATIC, Node
-from meshray.protocol.fields import MAX_COUNTER
+from meshray.protocol.forms import PinForm
 
 
 @dataclass(frozen=True)
@@ -56,25 +55,19 @@ class Pin:
     counter: int
     roles: frozenset[str]
 
-    def to_json(self) -> dict[str, object]:
-        """The JSON form."""
-        return {
-            "identity": str(self.identity),
-            "key": str(self.key),
-            "ip": str(self.ip),
-            "counter": self.counter,
-            "roles": sorted(self.roles),
-        }
+    def form(self) -> PinForm:
+        """Return the form on disk."""
+        return PinForm(str(self.identity), str(self.key), str(self.ip), self.counter, tuple(sorted(self.roles)))
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Pin:
-        """The inverse of `to_json`. Raises UsageError or WireError."""
+    def of(cls, form: PinForm) -> Pin:
+        """Return the value of this form. Raises UsageError or WireError."""
         return cls(
-            VerifyKey.parse(wire.text(value, "identity", 44)),
-            PublicKey.parse(wire.text(value, "key", 44)),
-            wire.address(value, "ip"),
-            wire.number(value, "counter", 0, MAX_COUNTER),
-            frozenset(wire.texts(value, "roles")),
+            VerifyKey.parse(form.identity),
+            PublicKey.parse(form.key),
+            overlay_address(form.ip),
+            form.counter,
+            frozenset(form.roles),
         )
 
 

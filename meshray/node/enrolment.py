@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, structs
 
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
-from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.epochs import SharedSecrets, by_epoch
@@ -24,10 +26,21 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC
 from meshray.model.path import Mode, parse_mode
 from meshray.model.ray_ports import of_node, take_ports
-from meshray.protocol.codec import WireError, convert, decode_object
-from meshray.protocol.fields import FIRST_EPOCH, LONGEST_TICKET, MAX_EPOCH
+from meshray.protocol.codec import WireError, decode, to_json
+from meshray.protocol.connection import MOST_EPOCHS, RayTokens
+from meshray.protocol.fields import (
+    FIRST_EPOCH,
+    LONGEST_RAY_TOKEN,
+    Epoch,
+    Items,
+    Key,
+    MeshName,
+    Text64,
+    TextMap,
+    TicketText,
+)
 from meshray.raynode.tokens import epoch_of
-from meshray.raynode.user_environment import UserEnvironment
+from meshray.raynode.user_environment import UserEnvironment, UserEnvironmentForm
 
 #: Ray runs from an environment that matches the head's (`meshray.environment`).
 MATCH = "match"
@@ -141,41 +154,41 @@ class Enrolment:
             home.enrolment, "not_enrolled", "this machine is in no mesh", "meshray init, or meshray join TOKEN"
         )
         try:
-            value = decode_object(text)
+            kept = decode(text, _File)
+            take_ports(kept.ray_args)  # later readers rely on this check
             return cls(
-                mesh_id=wire.text(value, "mesh_id", 64),
-                node_id=wire.text(value, "node_id", 64),
-                name=wire.text(value, "name", 63),
-                credential=wire.text(value, "credential", 128),
-                coordinators=tuple(Endpoint.parse(item) for item in wire.texts(value, "coordinators")),
-                fingerprint=_sha256(wire.text(value, "fingerprint", 64)),
-                mesh_secret=MeshSecret.parse(wire.text(value, "mesh_secret", 44)),
-                ray_token=wire.text(value, "ray_token", 256),
-                mesh_port=wire.number(value, "mesh_port", 1, 65535),
-                listen_port=wire.number(value, "listen_port", 0, 65535),
-                user_uid=wire.number(value, "person_uid", 0, 2**32),
-                hosts_coordinator=wire.flag(value, "hosts_coordinator"),
-                ephemeral=wire.flag(value, "ephemeral"),
-                with_ray=wire.flag(value, "with_ray"),
-                ray=wire.text(value, "ray", _LONGEST),
-                ray_args=_ray_args(value),
-                labels=wire.text_map(value, "labels"),
-                taken_out=wire.flag(value, "taken_out"),
-                transport=parse_mode(wire.text(value, "transport", 8, "auto")),
-                observed=wire.text(value, "observed", 45, ""),
-                ticket=wire.text(value, "ticket", LONGEST_TICKET, ""),
-                rootless=wire.flag(value, "rootless"),
-                env=wire.text(value, "env", len(MATCH), ""),
-                trust_user_environment=wire.flag(value, "trust_user_environment"),
-                secret_epoch=wire.number(value, "secret_epoch", FIRST_EPOCH, MAX_EPOCH, FIRST_EPOCH),
+                mesh_id=kept.mesh_id,
+                node_id=kept.node_id,
+                name=kept.name,
+                credential=kept.credential,
+                coordinators=tuple(map(Endpoint.parse, kept.coordinators)),
+                fingerprint=kept.fingerprint,
+                mesh_secret=MeshSecret.parse(kept.mesh_secret),
+                ray_token=kept.ray_token,
+                mesh_port=kept.mesh_port,
+                listen_port=kept.listen_port,
+                user_uid=kept.person_uid,
+                hosts_coordinator=kept.hosts_coordinator,
+                ephemeral=kept.ephemeral,
+                with_ray=kept.with_ray,
+                ray=kept.ray,
+                ray_args=kept.ray_args,
+                labels=kept.labels,
+                taken_out=kept.taken_out,
+                transport=parse_mode(kept.transport),
+                observed=kept.observed,
+                ticket=kept.ticket,
+                rootless=kept.rootless,
+                env=kept.env,
+                trust_user_environment=kept.trust_user_environment,
+                secret_epoch=kept.secret_epoch,
                 older_mesh_secrets={
-                    epoch: MeshSecret.parse(secret)
-                    for epoch, secret in by_epoch(convert(value.get("older_mesh_secrets", {}), dict[str, str])).items()
+                    epoch: MeshSecret.parse(secret) for epoch, secret in by_epoch(kept.older_mesh_secrets).items()
                 },
-                older_ray_tokens=by_epoch(convert(value.get("older_ray_tokens", {}), dict[str, str])),
-                open=parse_open(wire.texts(value, "open")),
-                unguarded=wire.flag(value, "unguarded"),
-                environment=UserEnvironment.from_json(value),
+                older_ray_tokens=by_epoch(kept.older_ray_tokens),
+                open=parse_open(kept.open),
+                unguarded=kept.unguarded,
+                environment=UserEnvironment.of(kept),
             )
         except (WireError, UsageError) as error:
             raise damaged(home.enrolment, error) from None
@@ -230,39 +243,73 @@ class Enrolment:
     def save(self, home: Home) -> None:
         """Write node.json atomically with mode 0600."""
         make_folder(home.state)
-        value = {
-            "mesh_id": self.mesh_id,
-            "node_id": self.node_id,
-            "name": self.name,
-            "credential": self.credential,
-            "coordinators": [str(endpoint) for endpoint in self.coordinators],
-            "fingerprint": self.fingerprint,
-            "mesh_secret": self.mesh_secret.reveal(),
-            "ray_token": self.ray_token,
-            "mesh_port": self.mesh_port,
-            "listen_port": self.listen_port,
-            "person_uid": self.user_uid,
-            "hosts_coordinator": self.hosts_coordinator,
-            "ephemeral": self.ephemeral,
-            "with_ray": self.with_ray,
-            "ray": self.ray,
-            "ray_args": list(self.ray_args),
-            "labels": dict(self.labels),
-            "taken_out": self.taken_out,
-            "transport": self.transport,
-            "observed": self.observed,
-            "ticket": self.ticket,
-            "rootless": self.rootless,
-            "env": self.env,
-            "trust_user_environment": self.trust_user_environment,
-            "secret_epoch": self.secret_epoch,
-            "older_mesh_secrets": {str(key): secret.reveal() for key, secret in self.older_mesh_secrets.items()},
-            "older_ray_tokens": {str(key): token for key, token in self.older_ray_tokens.items()},
-            "open": list(self.open),
-            "unguarded": self.unguarded,
-            **self.environment.to_json(),
-        }
-        write_atomically(home.enrolment, json.dumps(value, indent=1))
+        kept = _File(
+            mesh_id=self.mesh_id,
+            node_id=self.node_id,
+            name=self.name,
+            credential=self.credential,
+            coordinators=tuple(map(str, self.coordinators)),
+            fingerprint=self.fingerprint,
+            mesh_secret=self.mesh_secret.reveal(),
+            ray_token=self.ray_token,
+            mesh_port=self.mesh_port,
+            listen_port=self.listen_port,
+            person_uid=self.user_uid,
+            hosts_coordinator=self.hosts_coordinator,
+            ephemeral=self.ephemeral,
+            with_ray=self.with_ray,
+            ray=self.ray,
+            ray_args=self.ray_args,
+            labels=dict(self.labels),
+            taken_out=self.taken_out,
+            transport=self.transport,
+            observed=self.observed,
+            ticket=self.ticket,
+            rootless=self.rootless,
+            env=self.env,
+            trust_user_environment=self.trust_user_environment,
+            secret_epoch=self.secret_epoch,
+            older_mesh_secrets={str(key): secret.reveal() for key, secret in self.older_mesh_secrets.items()},
+            older_ray_tokens={str(key): token for key, token in self.older_ray_tokens.items()},
+            open=self.open,
+            unguarded=self.unguarded,
+            **structs.asdict(self.environment.form()),
+        )
+        write_atomically(home.enrolment, json.dumps(to_json(kept), indent=1))
+
+
+class _File(UserEnvironmentForm, kw_only=True):
+    """The form of node.json. It contains secrets."""
+
+    mesh_id: Text64
+    node_id: Text64
+    name: MeshName
+    credential: Annotated[str, Meta(max_length=128)]
+    coordinators: Items = ()
+    fingerprint: Annotated[Text64, Meta(pattern="^[0-9a-fA-F]{64}$")]
+    mesh_secret: Key
+    ray_token: Annotated[str, Meta(max_length=LONGEST_RAY_TOKEN)]
+    mesh_port: Annotated[int, Meta(ge=1, le=65535)]
+    listen_port: Annotated[int, Meta(ge=0, le=65535)]
+    person_uid: Annotated[int, Meta(ge=0, le=2**32)]
+    hosts_coordinator: bool = False
+    ephemeral: bool = False
+    with_ray: bool = False
+    ray: Annotated[str, Meta(max_length=_LONGEST)]
+    ray_args: Items = ()
+    labels: TextMap = msgspec.field(default_factory=dict)
+    taken_out: bool = False
+    transport: Annotated[str, Meta(max_length=8)] = "auto"
+    observed: Annotated[str, Meta(max_length=45)] = ""
+    ticket: TicketText = ""
+    rootless: bool = False
+    env: Annotated[str, Meta(max_length=len(MATCH))] = ""
+    trust_user_environment: bool = False
+    secret_epoch: Epoch = FIRST_EPOCH
+    older_mesh_secrets: Annotated[dict[str, Key], Meta(max_length=MOST_EPOCHS)] = msgspec.field(default_factory=dict)
+    older_ray_tokens: RayTokens = msgspec.field(default_factory=dict)
+    open: Items = ()
+    unguarded: bool = False
 
 
 def load_private_key(home: Home) -> PrivateKey:
@@ -297,18 +344,6 @@ def damaged(path: Path, error: MeshrayError) -> MeshrayError:
         f"{path} is damaged: {error.message}",
         hint="restore the file from a backup, or remove this node: meshray leave",
     )
-
-
-def _ray_args(value: Mapping[str, object]) -> tuple[str, ...]:
-    args = wire.texts(value, "ray_args")
-    take_ports(args)  # later readers rely on valid ports
-    return args
-
-
-def _sha256(text: str) -> str:
-    if not re.fullmatch("[0-9a-fA-F]{64}", text):
-        raise WireError("fingerprint: must be 64 hexadecimal digits")
-    return text
 
 
 def _read(path: Path, code: str, missing: str, hint: str) -> str:

@@ -12,16 +12,16 @@ The received map is kept only because later changes apply to it, and because the
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import UNSET, Struct, UnsetType, structs
+
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
-from meshray.model import wire
 from meshray.model.attestation import PRIVILEGED, Removals
 from meshray.model.keys import VerifyKey
 from meshray.model.lock import Judgement, Pin, Rules, judge
@@ -29,8 +29,9 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, NODE_IDENTITY, STATIC, Node
 from meshray.model.problem import Problem
 from meshray.node.state_writer import StateWriter
-from meshray.protocol.codec import WireError, decode_object
-from meshray.protocol.fields import MAX_COUNTER
+from meshray.protocol.codec import WireError, decode, encode, optional
+from meshray.protocol.fields import Key, MeshName, Seconds
+from meshray.protocol.forms import PinForm, RemovalsForm
 
 log = logging.getLogger(__name__)
 
@@ -60,26 +61,29 @@ class Known:
     gone: float = 0.0
     replaces: bool = False
 
-    def to_json(self) -> dict[str, object]:
-        """Return the JSON form."""
-        return {
-            **self.pin.to_json(),
-            "name": self.name,
-            "since": self.since,
-            "gone": self.gone,
-            "replaces": self.replaces,
-        }
+    def form(self) -> _KnownForm:
+        """Return the form in pins.json."""
+        pin = structs.asdict(self.pin.form())
+        return _KnownForm(**pin, name=self.name, since=self.since, gone=self.gone, replaces=self.replaces)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Known:
-        """Return the node of `to_json`. Raises UsageError or WireError."""
-        return cls(
-            Pin.from_json(value),
-            wire.text(value, "name", 63),
-            _seconds(value, "since"),
-            _seconds(value, "gone"),
-            wire.flag(value, "replaces"),
-        )
+    def of(cls, form: _KnownForm) -> Known:
+        """Return the value of this form. Raises UsageError or WireError."""
+        return cls(Pin.of(form), form.name, form.since, form.gone, form.replaces)
+
+
+class _KnownForm(PinForm, frozen=True, kw_only=True):
+    name: MeshName
+    since: Seconds = 0.0
+    gone: Seconds = 0.0
+    replaces: bool = False
+
+
+class _File(Struct):
+    nodes: dict[str, _KnownForm] = {}
+    hubs: dict[str, Seconds] = {}
+    lock: Key | UnsetType = UNSET
+    removals: RemovalsForm | UnsetType = UNSET
 
 
 class Pins:
@@ -118,7 +122,7 @@ class Pins:
         """
         pins = cls(home, node_id, files)
         try:
-            pins._read(decode_object(home.pins.read_bytes()))
+            pins._read(decode(home.pins.read_bytes(), _File))
         except FileNotFoundError:
             pass
         except (UsageError, WireError, OSError) as error:
@@ -130,13 +134,10 @@ class Pins:
             ) from None
         return pins
 
-    def _read(self, value: Mapping[str, object]) -> None:
-        self._lock = VerifyKey.parse(wire.text(value, "lock", 44)) if "lock" in value else None
-        self._removals = Removals.from_json(wire.mapping(value, "removals")) if "removals" in value else None
-        nodes = wire.mapping(value, "nodes")
-        self._known = {key: Known.from_json(wire.mapping(nodes, key)) for key in nodes}
-        hubs = wire.mapping(value, "hubs")
-        self._hubs = {key: _seconds(hubs, key) for key in hubs}
+    def _read(self, kept: _File) -> None:
+        self._lock, self._removals = optional(VerifyKey.parse, kept.lock), optional(Removals.of, kept.removals)
+        self._known = {key: Known.of(form) for key, form in kept.nodes.items()}
+        self._hubs = kept.hubs
         self._has_seen = True
 
     def admit(self, received: MeshMap) -> MeshMap:
@@ -289,16 +290,13 @@ class Pins:
 
     def _save(self) -> None:
         make_folder(self._home.state)
-        write_atomically(self._home.pins, json.dumps(self._to_json()))
-
-    def _to_json(self) -> dict[str, object]:
-        nodes = {key: known.to_json() for key, known in self._known.items()}
-        value: dict[str, object] = {"nodes": nodes, "hubs": self._hubs}
-        if self._lock is not None:
-            value["lock"] = str(self._lock)
-        if self._removals is not None:
-            value["removals"] = self._removals.to_json()
-        return value
+        kept = _File(
+            {key: known.form() for key, known in self._known.items()},
+            self._hubs,
+            str(self._lock) if self._lock is not None else UNSET,
+            self._removals.form() if self._removals is not None else UNSET,
+        )
+        write_atomically(self._home.pins, encode(kept))
 
 
 def _refused(node: Node, fault: str) -> Problem:
@@ -317,10 +315,3 @@ def _when(since: float) -> str:
 
 def _few(texts: Sequence[str]) -> str:
     return ", ".join(texts[:MOST_NAMED]) + (f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else "")
-
-
-def _seconds(value: Mapping[str, object], key: str) -> float:
-    item = value.get(key, 0.0)
-    if not isinstance(item, (int, float)) or isinstance(item, bool) or not 0 <= item <= MAX_COUNTER:
-        raise WireError(f"{key}: must be a time in seconds")
-    return float(item)

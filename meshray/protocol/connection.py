@@ -60,6 +60,9 @@ CLOSE_TOO_LONG = 1009
 #: The agent did not read what was sent to it (IANA: try again later).
 CLOSE_TOO_SLOW = 1013
 
+#: Ray's tokens by epoch.
+RayTokens = Annotated[dict[str, Annotated[str, Meta(max_length=LONGEST_RAY_TOKEN)]], Meta(max_length=MOST_EPOCHS)]
+
 
 class Message(Struct, frozen=True, tag_field="type"):
     """One message; its ``type`` is the tag of its class."""
@@ -173,7 +176,7 @@ class Secrets(Message, frozen=True, tag="secrets"):
 
     oldest: Epoch
     mesh: Annotated[dict[str, Key], Meta(max_length=MOST_EPOCHS)]
-    ray: Annotated[dict[str, Annotated[str, Meta(max_length=LONGEST_RAY_TOKEN)]], Meta(max_length=MOST_EPOCHS)]
+    ray: RayTokens
 
 
 class Ticket(Message, frozen=True, tag="ticket"):

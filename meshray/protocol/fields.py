@@ -73,6 +73,8 @@ Signature = Annotated[
     ),
 ]
 Counter = Annotated[int, Meta(ge=0, le=MAX_COUNTER)]
+#: Unix seconds.
+Seconds = Annotated[float, Meta(ge=0, le=MAX_COUNTER)]
 Revision = Annotated[int, Meta(ge=0, le=MAX_REVISION)]
 Epoch = Annotated[int, Meta(ge=FIRST_EPOCH, le=MAX_EPOCH)]
 Address = Annotated[

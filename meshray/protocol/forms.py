@@ -80,6 +80,16 @@ class RemovalsForm(Struct, frozen=True):
     signature: Signature
 
 
+class PinForm(Struct, frozen=True):
+    """What one node keeps of another node's identity."""
+
+    identity: Key
+    key: Key
+    ip: Address
+    counter: Counter
+    roles: Items = ()
+
+
 class VersionsForm(Struct, frozen=True):
     """What a node runs; empty: not there, or not known; cut at 64 characters."""
 

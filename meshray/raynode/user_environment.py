@@ -15,10 +15,11 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from meshray.errors import UsageError
-from meshray.model import wire
-from meshray.protocol.codec import WireError
 
 #: The limits of the record: variables, and characters of one value (PATH with a cluster's modules is long).
 MOST_VARIABLES, LONGEST_VALUE = 128, 8192
@@ -35,7 +36,15 @@ _DROPPED = re.compile(
     r"SUDO_\w+|MESHRAY_\w+|XDG_\w+|DBUS_\w+|MAIL|OLDPWD|PWD|INVOCATION_ID|JOURNAL_STREAM|NOTIFY_SOCKET|MEMORY_PRESSURE_\w+"
     r"|RAY_ADDRESS|RAY_API_SERVER_ADDRESS|RAY_AUTH_\w+|RAY_JOB_\w+|RAY_NODE_ID|RAY_RAYLET_PID|RAY_REDIS_ADDRESS"
 )
+_Variables = Annotated[dict[str, Annotated[str, Meta(max_length=LONGEST_VALUE)]], Meta(max_length=MOST_VARIABLES)]
 _HINT = "--env NAME=VALUE; or --env NAME, which copies the value from your environment"
+
+
+class UserEnvironmentForm(Struct):
+    """The variables in node.json. An older meshray recorded none."""
+
+    session_environment: _Variables = {}
+    environment: _Variables = {}
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,14 @@ class UserEnvironment:
     session: Mapping[str, str] = field(default_factory=dict, repr=False)
     chosen: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> UserEnvironment:
-        """Parse the result of `to_json`. An older meshray recorded nothing. Raises WireError."""
-        return cls(_variables(value, "session_environment"), _variables(value, "environment"))
-
-    def to_json(self) -> dict[str, object]:
+    def form(self) -> UserEnvironmentForm:
         """Return the form in node.json, which only root or the node's user can read."""
-        return {"session_environment": dict(self.session), "environment": dict(self.chosen)}
+        return UserEnvironmentForm(dict(self.session), dict(self.chosen))
+
+    @classmethod
+    def of(cls, form: UserEnvironmentForm) -> UserEnvironment:
+        """Return the value of this form."""
+        return cls(form.session_environment, form.environment)
 
     @property
     def names(self) -> list[str]:
@@ -68,13 +77,6 @@ class UserEnvironment:
     def variables(self) -> dict[str, str]:
         """All variables; chosen ones take precedence."""
         return {**self.session, **self.chosen}
-
-
-def _variables(value: Mapping[str, object], key: str) -> dict[str, str]:
-    found = wire.mapping(value, key)
-    if len(found) > MOST_VARIABLES:
-        raise WireError(f"{key}: has more than {MOST_VARIABLES} entries")
-    return {name: wire.text(found, name, LONGEST_VALUE) for name in found}
 
 
 def is_dropped(name: str) -> bool:

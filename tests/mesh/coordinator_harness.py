@@ -20,7 +20,6 @@ from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.server import Server
 from meshray.home import Home
-from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation
 from meshray.model.enrol import EnrolAnswer, EnrolRequest
@@ -28,8 +27,8 @@ from meshray.model.keys import PrivateKey, PublicKey, SigningKey
 from meshray.model.meshmap import MapChange, MeshMap
 from meshray.model.node import Versions
 from meshray.model.token import Token
-from meshray.protocol.codec import convert, decode_object, to_json
-from meshray.protocol.forms import ChangeForm, MapForm
+from meshray.protocol.codec import decode_object, to_json
+from meshray.protocol.connection import Change, WholeMap, read_coordinator
 from meshray.relay.server import Relay
 
 VERSIONS = Versions("0.1.0", "2.60.0", "3.11.7")
@@ -129,14 +128,15 @@ class Agent:
             message = await self.socket.receive(PATIENCE_S)
             if message.type is not aiohttp.WSMsgType.TEXT:
                 return "closed"
-            value = decode_object(message.data)
-            kind = str(value["type"])
+            told = read_coordinator(message.data)
+            kind = str(json.loads(message.data)["type"])
         self.texts.append(message.data)
-        if kind == "map":
-            self.map = MeshMap.of(convert(wire.mapping(value, "map"), MapForm))
+        if isinstance(told, WholeMap):
+            self.map = MeshMap.of(told.map)
         else:
             assert self.map is not None, "a change came before the map"
-            self.map = self.map.apply(MapChange.of(convert(wire.mapping(value, "change"), ChangeForm)))
+            assert isinstance(told, Change)
+            self.map = self.map.apply(MapChange.of(told.change))
         return kind
 
     async def until(self, names: set[str]) -> MeshMap:

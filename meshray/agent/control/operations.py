@@ -18,11 +18,11 @@ from meshray.agent.status.progress import Emit
 from meshray.agent.status.report import build_status, path_to
 from meshray.agent.status.snapshot import snapshot_of, summary_of, with_machine
 from meshray.errors import MeshrayError, UsageError
-from meshray.model import wire
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
 from meshray.model.path import PathKind
 from meshray.model.ray_state import RayState
+from meshray.protocol.api import Gathered
 from meshray.protocol.codec import convert
 from meshray.protocol.connection import MAX_WAIT_S, ROTATE_KEY
 from meshray.protocol.control import (
@@ -170,11 +170,11 @@ class Operations:
         if node.id == self._state.me.id:
             return convert({"node": str(node.name), **await agent.keys.rotate()}, KeyRotated)
         body = {"nodes": [node.name], "op": ROTATE_KEY, "timeout_s": MAX_WAIT_S}
-        gathered = await self._state.coordinator.call("POST", "/v1/ask", body)
-        answer = wire.mapping(gathered, "answers").get(node.name)
-        if isinstance(answer, dict):
+        gathered = convert(await self._state.coordinator.call("POST", "/v1/ask", body), Gathered)
+        answer = gathered.answers.get(node.name)
+        if answer is not None:
             return convert({"node": str(node.name), **answer}, KeyRotated)
-        why = wire.mapping(gathered, "silent").get(node.name, "it has no agent: its file names its key")
+        why = gathered.silent.get(node.name, "it has no agent: its file names its key")
         raise MeshrayError(
             "key_not_changed", f"the key of {node.name} was not changed: {why}", hint=f"on {node.name}: meshray status"
         )

@@ -29,10 +29,11 @@ from meshray.doctor.path import probe as path
 from meshray.doctor.ray import probe as ray
 from meshray.errors import MeshrayError
 from meshray.linux import overlay_netns
-from meshray.model import wire
 from meshray.model.keys import PublicKey
 from meshray.model.node import STATIC
 from meshray.model.ray_state import RayState
+from meshray.protocol.api import Gathered
+from meshray.protocol.codec import convert
 from meshray.protocol.connection import SURVEY
 from meshray.protocol.status import Status
 from meshray.wireguard.device import Device
@@ -68,9 +69,9 @@ async def _others(sources: Sources) -> Facts:
         answer = await sources.state.coordinator.call("POST", "/v1/ask", {"op": SURVEY, "timeout_s": ASK_S})
     except MeshrayError as error:
         return Facts(not_asked=f"the others could not be asked: {error.message}")
-    nodes = {name: decode(NodeFacts, facts) for name, facts in wire.mapping(answer, "answers").items()}
-    silent = {name: str(reason) for name, reason in wire.mapping(answer, "silent").items()}
-    return Facts(nodes=nodes, silent=silent, not_asked="")
+    gathered = convert(answer, Gathered)
+    nodes = {name: decode(NodeFacts, facts) for name, facts in gathered.answers.items()}
+    return Facts(nodes=nodes, silent=gathered.silent, not_asked="")
 
 
 async def _heard(sources: Sources) -> frozenset[str]:

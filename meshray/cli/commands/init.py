@@ -38,11 +38,12 @@ from meshray.cli.variables import option
 from meshray.defaults import DEFAULT_PORT, own_ports
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
-from meshray.model import wire
 from meshray.model.address import DEFAULT_NETWORK, Endpoint, NodeName, OverlayNetwork
 from meshray.model.node import HEAD, Versions
 from meshray.model.ray_ports import RayPorts, mesh_wide, of_node, take_ports
 from meshray.model.token import Token
+from meshray.protocol.api import Endpoints
+from meshray.protocol.codec import convert
 from meshray.protocol.fields import DEFAULT_PATIENCE_S, MAX_PATIENCE_S, MIN_PATIENCE_S
 from meshray.raynode.user_environment import UserEnvironment
 
@@ -249,7 +250,7 @@ def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) 
         endpoints = load_map(app.own_home).nodes[enrolment.node_id].endpoints
         if given:
             answer = app.api("POST", "/v1/advertise", {"endpoints": [str(endpoint) for endpoint in given]})
-            endpoints = tuple(Endpoint.parse(item) for item in wire.texts(answer, "endpoints"))
+            endpoints = tuple(map(Endpoint.parse, convert(answer, Endpoints).endpoints))
         return _result(app, summary, None, enrolment, endpoints, already=True)
 
     return start_again(app, block, result)

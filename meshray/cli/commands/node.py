@@ -23,8 +23,8 @@ from meshray.cli.options import (
 from meshray.cli.results import NodeChanged, NodeList, NodeRemoved, Result
 from meshray.cli.tables import children
 from meshray.errors import MeshrayError, UsageError
-from meshray.model import wire
 from meshray.model.address import Endpoint, NodeName
+from meshray.protocol.codec import convert
 
 #: All addresses of the coordinator, and the other node's agent with its own call, seconds.
 _ROTATE_S = 40.0
@@ -141,7 +141,7 @@ def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[
     if found is None:
         raise UsageError("node_unknown", f"there is no node {name[:63]!r} in this mesh", hint="meshray node list")
     lock.require_of(lock_of(answer))
-    mesh_id = wire.text(answer, "mesh", 64)
+    mesh_id = convert(answer["mesh"], str)
     removals_before = Removals.from_json(answer["removals"]) if "removals" in answer else None
     after, removals = lock.removing(mesh_id, removals_before, removed_as(Node.from_json(found)))
     # The file first: an epoch that was signed once is never signed again.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -13,12 +12,12 @@ from meshray.cli.lock_file import LockFile, open_lock
 from meshray.cli.new_file import new_file
 from meshray.cli.options import group, json_option, lock_option
 from meshray.cli.results import PeerAdded, Result
-from meshray.cli.tables import child
 from meshray.defaults import DEFAULT_MTU, KEEPALIVE_S
 from meshray.errors import MeshrayError
-from meshray.model import wire
-from meshray.model.address import Endpoint, NodeName
+from meshray.model.address import Endpoint, NodeName, overlay_address
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
+from meshray.protocol import api
+from meshray.protocol.codec import convert
 
 
 @group("peer")
@@ -45,64 +44,62 @@ def add(app: App, name: str, config: str, lock: str | None) -> Result:
     node, signer = NodeName.parse(name), open_lock(lock)
     if config == "-":
         answer, text = _add(app, node, signer)
-        return PeerAdded(str(node), str(answer.get("ip")), config, text)
+        return PeerAdded(str(node), answer.ip, config, text)
     # The file is there, empty and closed to others, before the key exists of which it will be the only copy.
     with new_file(Path(config), "--config", app.environ) as file:
         answer, text = _add(app, node, signer)
         file.write(text.encode())
-    return PeerAdded(str(node), str(answer.get("ip")), config, "")
+    return PeerAdded(str(node), answer.ip, config, "")
 
 
-def _add(app: App, node: NodeName, signer: LockFile | None) -> tuple[Mapping[str, object], str]:
+def _add(app: App, node: NodeName, signer: LockFile | None) -> tuple[api.PeerAdded, str]:
     shown = {"lock": str(signer.key.public())} if signer is not None else {}
-    answer = app.api("POST", "/v1/peers", {"name": str(node), **shown})
+    answer = convert(app.api("POST", "/v1/peers", {"name": str(node), **shown}), api.PeerAdded)
     _sign(app, answer, signer)
     return answer, wg_quick(answer)
 
 
-def _sign(app: App, answer: Mapping[str, object], lock: LockFile | None) -> None:
+def _sign(app: App, added: api.PeerAdded, lock: LockFile | None) -> None:
     """Sign the device's key, with the lock or with this node's identity; take the device back where that fails."""
     from meshray.model.attestation import Attestation
     from meshray.node.identity import Identity
 
     if lock is None and not app.own_home.identity_key.exists():
         return
-    mesh_id, name = wire.text(answer, "mesh", 64), wire.text(answer, "name", 63)
-    key, ip = PublicKey.parse(wire.text(answer, "public_key", 44)), wire.address(answer, "ip")
+    mesh_id, key, ip = added.mesh, PublicKey.parse(added.public_key), overlay_address(added.ip)
     if lock is not None:
         signed = Attestation.sign(lock.key, mesh_id, key, counter=0, ip=ip, static=True)
     else:
         signed = Identity.load_or_make(app.own_home, mesh_id).sign_static(key, ip)
     try:
-        app.api("PUT", f"/v1/peers/{name}", {"attestation": signed.to_json()})
+        app.api("PUT", f"/v1/peers/{added.name}", {"attestation": signed.to_json()})
     except MeshrayError:
-        app.api("DELETE", f"/v1/nodes/{name}")
+        app.api("DELETE", f"/v1/nodes/{added.name}")
         raise
 
 
-def wg_quick(answer: Mapping[str, object]) -> str:
+def wg_quick(added: api.PeerAdded) -> str:
     """The wg-quick file out of the coordinator's answer."""
     from meshray.wireguard.conf import render
     from meshray.wireguard.config import DeviceConfig, PeerConfig
 
-    hub = child(answer, "hub")
-    network = IPv4Network(wire.text(answer, "network", 18))
-    hub_key = PublicKey.parse(wire.text(hub, "public_key", 44))
+    hub, network = added.hub, IPv4Network(added.network)
+    hub_key = PublicKey.parse(hub.public_key)
     peer = PeerConfig(
         public_key=hub_key,
         allowed_ips=frozenset({network}),
-        preshared_key=PresharedKey.parse(wire.text(hub, "preshared_key", 44)),
+        preshared_key=PresharedKey.parse(hub.preshared_key),
         keepalive_s=KEEPALIVE_S,
     )
     config = DeviceConfig(
-        private_key=PrivateKey.parse(wire.text(answer, "private_key", 44)),
+        private_key=PrivateKey.parse(added.private_key),
         listen_port=0,
-        addresses=(IPv4Interface(f"{wire.text(answer, 'ip', 15)}/{network.prefixlen}"),),
+        addresses=(IPv4Interface(f"{added.ip}/{network.prefixlen}"),),
         mtu=DEFAULT_MTU,
         peers={hub_key: peer},
     )
-    endpoint = best_endpoint([Endpoint.parse(item) for item in wire.texts(hub, "endpoints")])
-    return render(config, {hub_key: str(hub.get("name", "hub"))}, secrets=True, endpoints={hub_key: endpoint})
+    endpoint = best_endpoint(list(map(Endpoint.parse, hub.endpoints)))
+    return render(config, {hub_key: hub.name}, secrets=True, endpoints={hub_key: endpoint})
 
 
 def best_endpoint(endpoints: list[Endpoint]) -> Endpoint:

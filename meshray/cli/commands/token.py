@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import cast
 
 import click
 
@@ -15,7 +14,6 @@ from meshray.cli.options import group, json_option, lock_option, parse_duration
 from meshray.cli.results import Result, TokenCreated, TokenList, TokenRevoked
 from meshray.cli.tables import children
 from meshray.errors import UsageError
-from meshray.model import wire
 from meshray.model.address import NodeName
 from meshray.model.node import HEAD, HUB
 
@@ -78,16 +76,15 @@ def create(
     if name is not None:
         body |= {"name": NodeName.parse(name), "replace": replace}
     made = create_token(app, body, open_lock(lock))
-    expires = made.get("expires")
     return TokenCreated(
-        token=str(made["token"]),
-        id=str(made.get("id")),
-        uses=cast(int, made.get("uses")),
-        expires=expires if isinstance(expires, (int, float)) else None,
-        roles=tuple(wire.texts(made, "roles")),
-        name=wire.text(made, "name", 63, "") if made.get("name") is not None else "",
-        replace=wire.flag(made, "replace"),
-        line=join_line(app, str(made["token"])) if line else "",
+        token=made.token,
+        id=made.id,
+        uses=made.uses,
+        expires=made.expires,
+        roles=made.roles,
+        name=made.name or "",
+        replace=made.replace,
+        line=join_line(app, made.token) if line else "",
     )
 
 

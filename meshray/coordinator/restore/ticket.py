@@ -20,15 +20,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
+from msgspec import Struct
+
 from meshray.coordinator.records import Member
 from meshray.coordinator.restore.lineage import Mark
 from meshray.errors import MeshrayError
-from meshray.model import wire
-from meshray.model.address import NodeName
+from meshray.model.address import NodeName, overlay_address
 from meshray.model.keys import PublicKey
 from meshray.model.node import ROLES
-from meshray.protocol.codec import decode_object
-from meshray.protocol.fields import FIRST_EPOCH, MAX_EPOCH, MAX_REVISION
+from meshray.model.printable import printable_map
+from meshray.protocol.codec import convert, decode_object, to_json
+from meshray.protocol.fields import FIRST_EPOCH, Address, Epoch, Items, Key, OwnName, Revision, Text64, TextMap
 
 _LABEL = b"meshray seal v1"
 _MAC_BYTES = 32
@@ -110,31 +112,28 @@ class Ticket:
 
 def sealed_mark(seal: Seal, mark: Mark) -> str:
     """The text that travels with the map."""
-    return seal.close("mark", _mark_to_json(mark))
+    return seal.close("mark", to_json(_mark_form(mark)))
 
 
 def open_mark(seal: Seal, text: str) -> Mark | None:
     """The inverse; None for what this coordinator did not seal."""
     value = seal.open("mark", text)
-    return None if value is None else _mark_from_json(value)
+    return None if value is None else _mark(convert(value, _MarkForm))
 
 
 def sealed_ticket(seal: Seal, ticket: Ticket) -> str:
     """The text that a node keeps."""
-    return seal.close(
-        "ticket",
-        {
-            "node": ticket.node_id,
-            "name": ticket.name,
-            "ip": str(ticket.ip),
-            "public_key": str(ticket.public_key),
-            "roles": sorted(ticket.roles),
-            "ephemeral": ticket.ephemeral,
-            "labels": dict(ticket.labels),
-            "credential_hash": ticket.credential_hash,
-            **_mark_to_json(ticket.mark),
-        },
+    form = _TicketForm(
+        node=ticket.node_id,
+        name=ticket.name,
+        ip=str(ticket.ip),
+        public_key=str(ticket.public_key),
+        roles=tuple(sorted(ticket.roles)),
+        ephemeral=ticket.ephemeral,
+        labels=dict(ticket.labels),
+        credential_hash=ticket.credential_hash,
     )
+    return seal.close("ticket", {**to_json(form), **to_json(_mark_form(ticket.mark))})
 
 
 def open_ticket(seal: Seal, text: str) -> Ticket | None:
@@ -143,30 +142,44 @@ def open_ticket(seal: Seal, text: str) -> Ticket | None:
     if value is None:
         return None
     try:
+        form, mark = convert(value, _TicketForm), convert(value, _MarkForm)
         return Ticket(
-            node_id=wire.text(value, "node", 64),
-            name=NodeName.parse(wire.text(value, "name", 63)),
-            ip=IPv4Address(wire.text(value, "ip", 15)),
-            public_key=PublicKey.parse(wire.text(value, "public_key", 44)),
-            roles=frozenset(wire.texts(value, "roles")) & ROLES,
-            ephemeral=wire.flag(value, "ephemeral"),
-            labels=wire.printable_map(value, "labels"),
-            credential_hash=wire.text(value, "credential_hash", 64),
-            mark=_mark_from_json(value),
+            node_id=form.node,
+            name=NodeName.parse(form.name),
+            ip=overlay_address(form.ip),
+            public_key=PublicKey.parse(form.public_key),
+            roles=ROLES.intersection(form.roles),
+            ephemeral=form.ephemeral,
+            labels=printable_map(form.labels),
+            credential_hash=form.credential_hash,
+            mark=_mark(mark),
         )
-    except (MeshrayError, ValueError):
+    except MeshrayError:
         # Sealed by another version of this program, whose form is not known here.
         return None
 
 
-def _mark_to_json(mark: Mark) -> dict[str, object]:
-    return {"timeline": mark.timeline, "serial": mark.serial, "revision": mark.revision, "epoch": mark.epoch}
+class _TicketForm(Struct):
+    node: Text64
+    name: OwnName
+    ip: Address
+    public_key: Key
+    credential_hash: Text64
+    roles: Items = ()
+    ephemeral: bool = False
+    labels: TextMap = {}
 
 
-def _mark_from_json(value: Mapping[str, object]) -> Mark:
-    return Mark(
-        wire.text(value, "timeline", 64),
-        wire.number(value, "serial", 0, MAX_REVISION),
-        wire.number(value, "revision", 0, MAX_REVISION),
-        wire.number(value, "epoch", FIRST_EPOCH, MAX_EPOCH, FIRST_EPOCH),
-    )
+class _MarkForm(Struct):
+    timeline: Text64
+    serial: Revision
+    revision: Revision
+    epoch: Epoch = FIRST_EPOCH
+
+
+def _mark_form(mark: Mark) -> _MarkForm:
+    return _MarkForm(mark.timeline, mark.serial, mark.revision, mark.epoch)
+
+
+def _mark(form: _MarkForm) -> Mark:
+    return Mark(form.timeline, form.serial, form.revision, form.epoch)

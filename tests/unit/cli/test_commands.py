@@ -25,6 +25,7 @@ from meshray.cli.tables import Paint, children, plain
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey
+from meshray.protocol.api import PeerAdded
 from meshray.protocol.codec import convert
 from meshray.protocol.status import Status
 from tests.unit.cli.fakes import FakeAgent, Terminal, type_in
@@ -169,7 +170,7 @@ def test_ping_without_an_answer_is_exit_code_3() -> None:
 
 
 def test_token_create_prints_the_token_alone() -> None:
-    made = {"token": "meshray1_abc", "id": "1f2e3d4c", "uses": 5, "expires": None}
+    made: dict[str, object] = {"token": "meshray1_abc", "id": "1f2e3d4c", "uses": 5, "expires": None, "port": 51888}
     outcome = type_in("token", "create", "--uses", "5", "--ttl", "never", agent=FakeAgent({"api": made}))
     assert outcome.out == "meshray1_abc\n"
     body = {"uses": 5, "ttl_s": 0, "ephemeral": False, "roles": []}
@@ -177,7 +178,8 @@ def test_token_create_prints_the_token_alone() -> None:
 
 
 def test_a_token_grants_the_roles_that_are_asked_for() -> None:
-    made = {"token": "meshray1_abc", "id": "1f2e3d4c", "uses": 1, "expires": None, "roles": ["head", "hub"]}
+    made: dict[str, object] = {"token": "meshray1_abc", "id": "1f2e3d4c", "uses": 1, "expires": None, "port": 51888}
+    made["roles"] = ["head", "hub"]
     outcome = type_in("token", "create", "--hub", "--head", "--json", agent=FakeAgent({"api": made}))
     body = {"uses": 1, "ttl_s": 86400, "ephemeral": False, "roles": ["head", "hub"]}
     assert outcome.agent.asked == [("api", {"method": "POST", "path": "/v1/tokens", "body": body})]
@@ -185,7 +187,8 @@ def test_a_token_grants_the_roles_that_are_asked_for() -> None:
 
 
 def test_a_token_for_a_node_s_name_and_place() -> None:
-    made = {"token": "meshray1_abc", "id": "1f", "uses": 1, "expires": None, "name": "gpu-1", "replace": True}
+    made: dict[str, object] = {"token": "meshray1_abc", "id": "1f", "uses": 1, "expires": None, "port": 51888}
+    made |= {"name": "gpu-1", "replace": True}
     outcome = type_in("token", "create", "--name", "GPU-1", "--replace", "--json", agent=FakeAgent({"api": made}))
     body = {"uses": 1, "ttl_s": 86400, "ephemeral": False, "roles": [], "name": "gpu-1", "replace": True}
     assert outcome.agent.asked == [("api", {"method": "POST", "path": "/v1/tokens", "body": body})]
@@ -358,12 +361,15 @@ def test_status_tells_draining_from_drained() -> None:
 
 def peer_answer() -> dict[str, object]:
     return {
+        "mesh": "m1",
         "name": "phone",
         "ip": "10.99.0.9",
         "private_key": PrivateKey(bytes(range(32))).reveal(),
+        "public_key": str(PrivateKey(bytes(range(32))).public()),
         "network": "10.99.0.0/16",
         "hub": {
             "name": "head",
+            "ip": "10.99.0.1",
             "public_key": str(PrivateKey(bytes(32)).public()),
             "preshared_key": PresharedKey(bytes(32)).reveal(),
             "endpoints": ["192.168.1.5:51888", "203.0.113.7:51888", "8.8.8.8:51888"],
@@ -399,7 +405,7 @@ def test_a_refused_peer_leaves_no_file(tmp_path: Path) -> None:
 
 def test_a_peers_file_on_stdout() -> None:
     outcome = type_in("peer", "add", "phone", "--config", "-", agent=FakeAgent({"api": peer_answer()}))
-    assert outcome.out == wg_quick(peer_answer())
+    assert outcome.out == wg_quick(convert(peer_answer(), PeerAdded))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
@@ -421,7 +427,8 @@ def test_a_peers_file_names_a_hub_that_has_a_name() -> None:
     answer = peer_answer()
     hub = answer["hub"]
     assert isinstance(hub, dict)
-    named = wg_quick({**answer, "hub": {**hub, "endpoints": ["10.0.0.1:51888", "head.example.org:51888"]}})
+    answer["hub"] = {**hub, "endpoints": ["10.0.0.1:51888", "head.example.org:51888"]}
+    named = wg_quick(convert(answer, PeerAdded))
     assert "\nEndpoint = head.example.org:51888\n" in named
 
 

@@ -72,7 +72,7 @@ def test_a_lock_in_the_state_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_coordinator_gets_the_public_half_only(lock: LockFile) -> None:
-    made = {"token": PLAIN.encode(), "id": "1f2e3d4c", "uses": 1, "expires": None, "roles": ["hub"]}
+    made = {"token": PLAIN.encode(), "id": "1f2e3d4c", "uses": 1, "expires": None, "port": 51888, "roles": ["hub"]}
     agent = FakeAgent({"api": made})
     outcome = type_in("token", "create", "--hub", "--lock", str(lock.path), agent=agent)
     assert outcome.code == 0, outcome.err

@@ -190,7 +190,7 @@ def test_the_wire_form(counter: int, roles: set[str], bound: bool) -> None:
         assert chain.leads(LOCK.public(), MESH, IDENTITY.public())
         assert not chain.leads(LOCK.public(), "another", IDENTITY.public())
     pin = Pin(IDENTITY.public(), KEYS[0], IPS[0], counter, frozenset(roles))
-    assert Pin.from_json(pin.to_json()) == pin
+    assert Pin.of(pin.form()) == pin
 
 
 # Everything that was ever signed, by the node in its life and by an attacker with identities, tokens and a lock of

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shlex
 
 import pytest
@@ -8,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshray.errors import UsageError
-from meshray.protocol.codec import WireError
+from meshray.protocol.codec import WireError, convert, decode, encode
 from meshray.raynode.user_environment import (
     LONGEST_VALUE,
     MOST_VARIABLES,
     UserEnvironment,
+    UserEnvironmentForm,
     parse_assignments,
     parse_file,
     select_session,
@@ -62,17 +62,17 @@ def test_a_session_is_recorded_within_limits() -> None:
 @given(st.dictionaries(NAMES, VALUES, max_size=5), st.dictionaries(NAMES, VALUES, max_size=5))
 def test_it_survives_the_file(session: dict[str, str], chosen: dict[str, str]) -> None:
     environment = UserEnvironment(session, chosen)
-    again = UserEnvironment.from_json(json.loads(json.dumps(environment.to_json())))
+    again = UserEnvironment.of(decode(encode(environment.form()), UserEnvironmentForm))
     assert again == environment
     assert again.variables == {**session, **chosen}
 
 
 def test_an_older_file_has_none_and_a_foreign_one_is_refused() -> None:
-    assert UserEnvironment.from_json({}) == UserEnvironment()
+    assert UserEnvironment.of(UserEnvironmentForm()) == UserEnvironment()
     with pytest.raises(WireError):
-        UserEnvironment.from_json({"environment": {"X": 5}})
+        convert({"environment": {"X": 5}}, UserEnvironmentForm)
     with pytest.raises(WireError):
-        UserEnvironment.from_json({"environment": {f"X{number}": "" for number in range(MOST_VARIABLES + 1)}})
+        convert({"environment": {f"X{number}": "" for number in range(MOST_VARIABLES + 1)}}, UserEnvironmentForm)
 
 
 def test_it_does_not_show_values() -> None:

@@ -1,0 +1,22 @@
+"""An error as one process reports it to another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from meshray.errors import MeshrayError, error_from_json
+from meshray.protocol.codec import convert
+
+
+class _Reported(Struct):
+    error: dict[str, Any]
+    exit_code: Annotated[int, Meta(ge=0, le=255)] = 1
+
+
+def reported_error(answer: Mapping[str, object]) -> MeshrayError:
+    """Return the error that the answer holds, as an exception. Raises WireError where it has another form."""
+    reported = convert(answer, _Reported)
+    return error_from_json(reported.error, reported.exit_code)
