@@ -178,11 +178,17 @@ class Secrets(Message, frozen=True, tag="secrets"):
     mesh: Annotated[dict[str, Key], Meta(max_length=MOST_EPOCHS)]
     ray: RayTokens
 
+    def __repr__(self) -> str:
+        return f"Secrets({self.oldest}, …)"
+
 
 class Ticket(Message, frozen=True, tag="ticket"):
     """Coordinator: by this ticket a coordinator that was put back from an older copy knows the node again."""
 
     ticket: Annotated[str, Meta(max_length=LONGEST_TICKET)]
+
+    def __repr__(self) -> str:
+        return "Ticket(…)"
 
 
 class Restored(Message, frozen=True, tag="restored"):

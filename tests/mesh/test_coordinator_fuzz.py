@@ -161,7 +161,7 @@ def make_real(target: Target, route: Route, case: Any, number: int) -> None:
             case.body = dict(target.proven(route.path, case.body))
     if route.name in ("rotate", "withdraw"):
         # Its own key again, or another: which is refused here, where no hub's agent would hear of it.
-        case.body |= {"public_key": target.worker_key if number % 2 else new_key()}
+        case.body |= {"public_key": target.worker_key if number % 4 else new_key()}
         case.body = dict(target.proven(route.path, case.body))
     if route.name == "reach":
         case.body |= {"endpoint": ENDPOINT}
@@ -172,6 +172,8 @@ def make_signed(target: Target, route: Route, case: Any, nodes: list[dict[str, A
     """Signatures that are made up are refused."""
     if route.name == "remove_node" and number % 2:
         case.body.pop("removal", None)
+    if route.name == "rotate" and number % 4:
+        case.body.pop("attestation", None)
     static = [node for node in nodes if "static" in node["roles"]]
     if route.name == "sign_peer" and static:
         key, ip = PublicKey.parse(static[0]["public_key"]), IPv4Address(static[0]["ip"])
