@@ -256,7 +256,8 @@ class Pairs:
             self._set(node, path.unanswered(self._clock(), sent))
         else:
             self._set(node, path.answered(answer.peer_hears, self._clock()))
-        if path.carries:
+        # What was lost while the path was tried, often with the peer that was made again, says nothing of it in use.
+        if path.carries and not (tries and answer is None):
             self._prober.remember(node.ip, answer.rtt_ms if answer else None)
 
     def _on_ping(self, address: IPv4Address, hears_us: bool) -> bool:
