@@ -147,10 +147,6 @@ class Node:
             ray_ports=or_unset(dict(self.ray_ports)),
         )
 
-    def to_json(self) -> dict[str, object]:
-        """Return the JSON form."""
-        return to_json(self.form())
-
     @classmethod
     def of(cls, form: NodeForm) -> Node:
         """Return the value of this form. Raises UsageError or WireError."""

@@ -16,6 +16,7 @@ from aiohttp import WSMsgType, web
 
 from meshray.linux.tasks import Tasks
 from meshray.protocol.codec import WireError
+from meshray.protocol.connection import CLOSE_BAD_MESSAGE, CLOSE_ENDING, CLOSE_NOT_ACCEPTED, CLOSE_REPLACED
 from meshray.relay.frames import MAX_MESSAGE_BYTES, FrameError, unpack
 from meshray.relay.pump import Pump, keep_unsent_small
 from meshray.relay.udp import LOOPBACK, Sender, open_loopback
@@ -25,11 +26,6 @@ HEARTBEAT_S = 10.0
 #: The time for the other side's half of the closing handshake.
 CLOSE_S = 2.0
 
-#: The same codes as on the agent's connection (`meshray.coordinator.publisher`).
-CLOSE_NOT_ACCEPTED = 4401
-CLOSE_REPLACED = 4409
-CLOSE_BAD_MESSAGE = 1008
-CLOSE_ENDING = 1001
 _REMOVED = "this node was removed from the mesh"
 
 _log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
-from meshray.relay import server
+from meshray.protocol import connection as connection_codes
 from meshray.relay.client import LARGE_BYTES, RelayClient
 from meshray.relay.frames import pack, unpack
 from meshray.relay.pump import BACKLOG_BYTES
@@ -180,7 +180,7 @@ async def test_the_newest_connection_of_a_node_wins(tmp_path: Path) -> None:
     async with relayed_mesh(tmp_path) as (mesh, _, relay):
         first = await websocket(mesh)
         second = await websocket(mesh)
-        assert await closed(first) == server.CLOSE_REPLACED
+        assert await closed(first) == connection_codes.CLOSE_REPLACED
         await second.send_bytes(pack([datagram(1)]))
         assert unpack(await second.receive_bytes()) == [datagram(1)]
         assert relay.count == 1
@@ -197,7 +197,7 @@ async def test_garbage_ends_the_connection_on_which_it_came_alone(tmp_path: Path
         await until(lambda: relay.count == 2)
         await (bad.send_str(garbage) if isinstance(garbage, str) else bad.send_bytes(garbage))
         # The rest of what is too large meets a closed connection, which may hide the code.
-        assert await closed(bad) in ((1006, 1009) if len(garbage) > 100_000 else (server.CLOSE_BAD_MESSAGE,))
+        assert await closed(bad) in ((1006, 1009) if len(garbage) > 100_000 else (connection_codes.CLOSE_BAD_MESSAGE,))
         await node.echo(2)
         assert node.client.connected
         await until(lambda: relay.count == 1)
@@ -212,7 +212,7 @@ async def test_a_removed_node_is_cut_off_before_the_command_returns(tmp_path: Pa
         mesh_connection = next(iter(relay._connections.values()))
         await mesh.admin("DELETE", "/v1/nodes/other")
         assert mesh_connection.reason == "this node was removed from the mesh"
-        assert await closed(connection) == server.CLOSE_NOT_ACCEPTED
+        assert await closed(connection) == connection_codes.CLOSE_NOT_ACCEPTED
         await until(lambda: relay.count == 0)
 
 

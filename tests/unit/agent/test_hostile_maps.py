@@ -23,6 +23,7 @@ from meshray.model.address import Endpoint
 from meshray.model.endpoints import reachable_ip
 from meshray.model.keys import PublicKey
 from meshray.model.node import Node
+from meshray.protocol.codec import to_json
 from meshray.wireguard import uapi
 from meshray.wireguard.conf import render
 from meshray.wireguard.config import DeviceConfig, DeviceState, PeerConfig
@@ -86,7 +87,7 @@ CONF_LINE = re.compile(
 def liars(draw: st.DrawFn) -> Node:
     """Worker b, as it says that it is."""
     said = {
-        **WORKER_B.to_json(),
+        **to_json(WORKER_B.form()),
         "endpoints": draw(ENDPOINTS),
         "seen": draw(st.sampled_from(["", "192.0.2.7:4711", "[fe80::1%x\ny]:1", "vm.example.org:1"])),
         "hubs": draw(st.lists(st.sampled_from([HEAD_NODE.id, WORKER_A.id, WORKER_B.id, "x"]))),

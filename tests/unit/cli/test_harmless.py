@@ -27,6 +27,7 @@ from meshray.model.keys import PublicKey
 from meshray.model.node import HUB, Node, Versions
 from meshray.model.printable import escaped, escaped_lines, printable
 from meshray.model.problem import Problem
+from meshray.protocol.codec import to_json
 from meshray.runtime.log_format import LogFormatter
 from tests.unit.agent.sample import WORKER_A
 
@@ -146,7 +147,7 @@ def test_logs_are_shown_without_their_control_characters(tmp_path: Path, follow:
 
 def test_the_coordinator_takes_no_control_characters_into_the_map() -> None:
     assert Versions.from_json({"ray": "2.60" + EVIL}).ray.isprintable()
-    node = Node.from_json({**WORKER_A.to_json(), "labels": {"a" + EVIL: EVIL}, "faults": {"x": EVIL}})
+    node = Node.from_json({**to_json(WORKER_A.form()), "labels": {"a" + EVIL: EVIL}, "faults": {"x": EVIL}})
     request = {
         "mesh_id": "m", "token_id": "t", "secret": "s", "name": "n", "public_key": str(PublicKey(bytes(32))),
         "labels": {"a" + EVIL: "b" + EVIL},

@@ -20,6 +20,7 @@ from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC, WORKER, Node
 from meshray.model.token import Token
 from meshray.node.enrolment import Enrolment
 from meshray.node.identity import Identity
+from meshray.protocol.codec import to_json
 from tests.unit.cli.fakes import FakeAgent, type_in
 from tests.unit.cli.test_bring_up import Machine, machine
 
@@ -90,7 +91,7 @@ def test_the_coordinator_gets_the_public_half_only(lock: LockFile) -> None:
 
 def test_a_removal_raises_the_epoch_in_the_file(lock: LockFile) -> None:
     node = Node("n1", NodeName("gpu-1"), IPv4Address("10.99.0.2"), KEY, frozenset({WORKER}))
-    shown = {"mesh": MESH, "nodes": [node.to_json()], "lock": str(lock.key.public())}
+    shown = {"mesh": MESH, "nodes": [to_json(node.form())], "lock": str(lock.key.public())}
     agent = FakeAgent({"api": shown})
     outcome = type_in("node", "rm", "gpu-1", "--yes", "--lock", str(lock.path), agent=agent)
     assert outcome.code == 0, outcome.err

@@ -181,7 +181,7 @@ def test_a_static_peer_is_signed_by_the_coordinators_node_where_there_is_no_lock
 def test_the_wire_form(counter: int, roles: set[str], bound: bool) -> None:
     chain = Chain.sign(TOKEN, Grant.sign(LOCK, MESH, TOKEN.public(), roles, counter), MESH, IDENTITY.public())
     one = node(signed(counter=counter, ip=IPS[0] if bound else None, chain=chain if roles else None))
-    assert Node.from_json(one.to_json()) == one
+    assert Node.of(one.form()) == one
     removals = Removals.sign(LOCK, MESH, counter, [IDENTITY.public()] if bound else [])
     assert Removals.from_json(removals.to_json()) == removals
     assert removals.is_signed(LOCK.public(), MESH)

@@ -102,5 +102,5 @@ def test_chosen_ports_of_ray_travel_with_the_map_and_an_older_map_means_the_defa
 
 
 def test_a_node_cannot_choose_the_ports_of_the_head() -> None:
-    value = {**node(1).to_json(), "ray_ports": {"gcs": 6380, "metrics_export": 8500}}
+    value = {**to_json(node(1).form()), "ray_ports": {"gcs": 6380, "metrics_export": 8500}}
     assert Node.from_json(value).ray_ports == {"metrics_export": 8500}
