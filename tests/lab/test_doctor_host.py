@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from meshray.firewall.firewall import LOOK_S
 from tests.lab.doctoring import Doctor, ask, until_well
 from tests.lab.faults import Fault
 from tests.lab.faults_host import FAULTS, FIREWALLS, HostStage, process_id
@@ -45,7 +46,9 @@ def test_fix_puts_the_guard_back(stage: HostStage) -> None:
     mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
     assert all("table inet meshray in place" in done for done in mended.report["repaired"])
     assert not mended.failing, mended
-    assert "drop" in stage.worker.run(["nft", "list", "table", "inet", "meshray"]).stdout
+    # An agent that was at it while the programs came back may have found iptables first: it moves to nft as it looks again.
+    table = ["nft", "list", "table", "inet", "meshray"]
+    wait_until(lambda: "drop" in stage.worker.run(table, check=False).stdout, LOOK_S + 15, "the table of nft")
 
 
 def test_fix_makes_an_interface_anew_whose_engine_hangs(stage: HostStage) -> None:

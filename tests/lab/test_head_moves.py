@@ -127,7 +127,7 @@ def test_the_first_token_and_later_ones_name_the_same_addresses(net: Net) -> Non
 
 def test_a_new_address_in_the_cloud_is_followed(net: Net) -> None:
     running, stopped, late = (net.world.hosts[name] for name in ("open", "inner", "late"))
-    before = net.cluster.meshray(stopped, "status", check=False)
+    before = net.cluster.meshray(stopped, "status")
     net.cluster.meshray(stopped, "down")
     net.move(NEW)
     net.world.wait_until(
