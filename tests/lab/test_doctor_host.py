@@ -46,7 +46,7 @@ def test_fix_puts_the_guard_back(stage: HostStage) -> None:
     mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
     assert all("table inet meshray in place" in done for done in mended.report["repaired"])
     assert not mended.failing, mended
-    # An agent that was at it while the programs came back may have found iptables first: it moves to nft as it looks again.
+    # An agent that was at work while the programs came back may have used iptables: it returns to nft at its next look.
     table = ["nft", "list", "table", "inet", "meshray"]
     wait_until(lambda: "drop" in stage.worker.run(table, check=False).stdout, LOOK_S + 15, "the table of nft")
 
