@@ -1,4 +1,4 @@
-"""The commands that open a port on this host. A user runs them, because meshray does not open ports to the world."""
+"""The commands that open a port on this host, for a user to run: meshray never opens ports to the world itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from meshray.firewall.ruleset import Chain, Table
 
 
 def open_port_commands(port: int, *, run: Run = run_program, proc: Path = Path("/proc")) -> list[str]:
-    """The commands that let UDP and TCP of this port in; [] where nothing drops them. Needs root to see the rules."""
+    """Return the commands that accept UDP and TCP on this port; [] where nothing drops them. Reading the rules needs
+    root."""
     kernel = Proc(proc)
     host = Host(run, kernel)
     uplink = kernel.uplink()
@@ -28,7 +29,7 @@ SWITCH = "forwarding on "
 
 
 def forwarding_fix(interface: str, value: str) -> str:
-    """What sets the interface's forwarding switch where meshray may not: in a container /proc/sys is read-only."""
+    """Return the command that sets the interface's forwarding switch, for a container whose /proc/sys is read-only."""
     switch = f"net.ipv4.conf.{interface}.forwarding={value}"
     return (
         f"mount -o remount,bind,rw /proc/sys && sysctl -w {switch} "

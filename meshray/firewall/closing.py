@@ -1,4 +1,4 @@
-"""Which TCP ports of a node are closed to all but the overlay, and which of them the overlay's members reach. Pure.
+"""The TCP ports of a node that only the overlay may reach, and which of them its members reach. Pure.
 
 >>> web = Listening(8000, "0.0.0.0", of_ray=False)
 >>> actor = Listening(41234, "0.0.0.0", of_ray=True)
@@ -24,7 +24,7 @@ Scoped = tuple[tuple[str, Ranges], ...]
 
 
 def family_of(scope: str) -> str:
-    """`IPV4` or `IPV6`."""
+    """Return `IPV4` or `IPV6`."""
     return scope if scope in (IPV4, IPV6) else IPV6 if ":" in scope else IPV4
 
 
@@ -33,10 +33,10 @@ class Listening:
     """A TCP socket that waits for connections.
 
     Attributes:
-        address: to which it is bound, "0.0.0.0" or "::" for all.
-        of_ray: whether a Ray of this node has it; None: no process has it (the kernel's own, as NFS has), or
-            its process has just ended.
-        only_ipv6: bound to "::", it takes no IPv4.
+        address: the address to which it is bound, "0.0.0.0" or "::" for all.
+        of_ray: whether it belongs to a Ray process of this node; None: it belongs to no process (a socket of the
+            kernel, as NFS has), or its process has just ended.
+        only_ipv6: it is bound to "::" and accepts no IPv4.
     """
 
     port: int
@@ -46,12 +46,12 @@ class Listening:
 
     @property
     def is_local(self) -> bool:
-        """Nobody outside of this machine reaches it."""
+        """Whether only this machine can reach it."""
         return self.address == "::1" or self.address.removeprefix("::ffff:").startswith("127.")
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """Where it answers: whole families, or its one address."""
+        """The scopes at which it answers: whole families, or its one address."""
         if self.address == "::":
             return (IPV6,) if self.only_ipv6 else (IPV4, IPV6)
         return (IPV4,) if self.address == _EVERY_IPV4 else (str(ip_address(self.address)),)
@@ -59,16 +59,16 @@ class Listening:
 
 @dataclass(frozen=True)
 class Closed:
-    """What is closed to all but the overlay and the node itself.
+    """The ports that only the overlay and the node itself may reach.
 
     Attributes:
-        always: connections to these are refused, whether or not a program listens. Answers to connections that the
-            node opens itself still come in: its own end of one may have such a port.
-        heard: where else Ray listens now. Whatever comes to these is dropped, connections from before included; no
-            connection that the node opened itself can have such a port at its own end.
-        spared: where other programs listen on ports of ``always``: these stay as they were.
-        members: what members of the mesh reach, whatever the host's own rules drop: Ray's ports of this moment.
-            None: every port, nobody has looked yet.
+        always: connections to these are refused, whether or not a program listens. Answers to connections that the node
+            opens itself are still accepted: such a connection may use one of these as its local port.
+        heard: other ports on which Ray listens now. Every packet to them is dropped, including packets of existing
+            connections; no connection that the node opened itself can use one of these as its local port.
+        spared: ports of ``always`` on which other programs listen: their rules are unchanged.
+        members: the ports that members of the mesh reach, even where the host's own rules drop them: Ray's current
+            ports. None: every port, because the ports have not been read yet.
     """
 
     always: Ranges = ()
@@ -78,12 +78,12 @@ class Closed:
 
     @property
     def digest(self) -> str:
-        """A short name for exactly these closed ports, by which rules are known to be the right ones."""
+        """A short name for exactly these closed ports; it identifies rules that are up to date."""
         return digest((self.always, self.heard, self.spared))
 
     @property
     def foreign(self) -> frozenset[int]:
-        """The ports of ``spared``: another program has them, on some address."""
+        """The ports of ``spared``, which another program uses on some address."""
         return frozenset(port for _, found in self.spared for first, last in found for port in range(first, last + 1))
 
     def __bool__(self) -> bool:
@@ -91,7 +91,7 @@ class Closed:
 
 
 def digest(value: object) -> str:
-    """A short name for a value; equal values have equal ones, in every process."""
+    """Return a short name for a value; equal values have equal names in every process."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
 
 
@@ -103,18 +103,19 @@ def decide(
     network: IPv4Network | None = None,
     chosen: range = range(0),
 ) -> Closed:
-    """What to close, and what of it members reach.
+    """Return the ports to close, and those of them that members reach.
 
-    Another program keeps the addresses on which it listens: neither a port of Ray's range nor a Ray that listens
-    on the same port of another address or family closes it. Where both have the very same, Ray's counts.
+    The address and port of another program are never closed, neither because the port is in Ray's range nor because Ray
+    listens on the same port at another address or in another family. Where both listen at the same address and port, it
+    is closed as Ray's.
 
     Args:
         always: the configured ports of Ray, and its default ports.
-        listening: all that listens on this machine.
-        never: the mesh's own.
+        listening: all listening sockets of this machine.
+        never: the mesh's own ports.
         network: the overlay's addresses; None: what members reach is not decided.
-        chosen: the ports that the kernel chooses for programs, which Ray's open at any moment: members reach those that
-            no other program has.
+        chosen: the kernel's ephemeral ports, which Ray's processes may open at any time: members reach those that no
+            other program uses.
     """
     outward = [socket for socket in listening if not socket.is_local]
     wanted = without(ranges(always), never)
@@ -131,9 +132,9 @@ def decide(
 
 
 def _overlaps(scope: str, port: int, rays: Collection[tuple[str, int]]) -> bool:
-    """Whether Ray has this port at this address, or one of the two has it at all addresses of the family.
+    """Return whether Ray listens on this port at this address, or either listens on it at all addresses of the family.
 
-    The kernel gives that to one user only, who has asked for it (SO_REUSEPORT).
+    The kernel allows this only to sockets of one user that set SO_REUSEPORT.
     """
     family = family_of(scope)
     return any(
@@ -149,7 +150,8 @@ def _members(
     kept: tuple[Ranges, Scoped],
     chosen: range,
 ) -> Ranges:
-    """The overlay speaks IPv4 to its own addresses: only what answers there counts.
+    """Return the ports that members reach. Overlay traffic is IPv4 to overlay addresses: only sockets that answer there
+    count.
 
     Args:
         kept: `Closed.always` and `Closed.spared`.
@@ -177,7 +179,7 @@ def _scoped(found: Iterable[tuple[str, int]]) -> Scoped:
 
 
 def described(found: Ranges) -> str:
-    """For people.
+    """Return the ranges as text for users.
 
     >>> described(((1, 3), (7, 7)))
     '1-3, 7'
@@ -186,7 +188,7 @@ def described(found: Ranges) -> str:
 
 
 def ranges(ports: Iterable[int | range]) -> Ranges:
-    """The same ports as few ranges.
+    """Return the ports as the smallest number of ranges.
 
     >>> ranges([3, 1, 2, range(7, 9)])
     ((1, 3), (7, 8))
@@ -206,7 +208,7 @@ def _items(found: Ranges) -> list[int | range]:
 
 
 def without(found: Ranges, ports: Collection[int]) -> Ranges:
-    """These ranges without single ports.
+    """Return the ranges without these ports.
 
     >>> without(((1, 5),), {3, 9})
     ((1, 2), (4, 5))
@@ -224,5 +226,5 @@ def without(found: Ranges, ports: Collection[int]) -> Ranges:
 
 
 def contains(found: Ranges, port: int) -> bool:
-    """Whether one of the ranges holds the port."""
+    """Return whether one of the ranges contains the port."""
     return any(first <= port <= last for first, last in found)

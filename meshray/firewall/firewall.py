@@ -1,4 +1,4 @@
-"""Keeps a host's firewall open for the overlay and closed for everything else. Blocking: call it in a thread.
+"""Keep a host's firewall open for the overlay and closed for everything else. Blocking: call it in a thread.
 
     firewall = Firewall(Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=True))
     for line in firewall.apply():
@@ -7,9 +7,9 @@
         await asyncio.to_thread(firewall.apply)
     firewall.remove()
 
-An accept in a table of our own cannot overrule a drop in another table, so one rule is put into each base chain
-that would drop the overlay, marked by its comment. What meshray itself forbids is `guard`'s: it is in the table
-``inet meshray``.
+An accept in a table of our own cannot overrule a drop in another table, so one rule is put into each base chain that
+would drop the overlay, marked by its comment. The rules by which meshray itself drops packets belong to `guard`: they
+are in the table ``inet meshray``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from meshray.model.problem import Problem
 
 #: The interval at which rules are checked without a notification.
 LOOK_S = 60.0
-#: The same with iptables-legacy, whose changes the kernel does not report.
+#: With iptables-legacy the interval is shorter, because the kernel does not report its changes.
 LEGACY_LOOK_S = 10.0
 
 
@@ -44,13 +44,13 @@ class Firewall:
     """One node's firewall.
 
     Attributes:
-        unguarded: why Ray's ports are open to others than the overlay; empty: they are not.
+        unguarded: the reason why Ray's ports are reachable from outside the overlay; empty: they are not.
 
     Args:
-        opening: what is to pass.
+        opening: the traffic to accept.
         run: runs a program; tests put a fake host here.
         proc: the kernel's settings.
-        owned: the table that nobody else can change; None: there is one where ``run`` is the real thing.
+        owned: the table that no other process can change; None: create one if ``run`` is the real `run_program`.
     """
 
     def __init__(
@@ -73,20 +73,20 @@ class Firewall:
         self._lock = Lock()
 
     def problems(self) -> list[Problem]:
-        """What the last `close`, `apply` or `remove` could not do."""
+        """Return what the last `close`, `apply` or `remove` could not do."""
         unread = [Problem("overlay_admitted", text, fix="meshray doctor") for text in self._host.problems]
         return [*self._guard.problems, *unread, *self._problems]
 
     @property
     def foreign(self) -> frozenset[int]:
-        """Ports that Ray would use and another program has: they are neither closed nor opened."""
+        """Ports of Ray's that another program uses: they are neither closed nor opened."""
         return self._guard.closed.foreign
 
     def close(self, closed: Closed) -> list[str]:
-        """Closes these TCP ports, and no others, to all but the overlay and this host; returns what changed.
+        """Close exactly these TCP ports to all but the overlay and this host; return what changed.
 
-        Takes one call of nft, before the interface is there as well. From then on `apply` keeps them closed. Where
-        `apply` has let members in, they reach the new ports when this returns.
+        It takes one call of nft and also works before the interface exists. From then on `apply` keeps the ports
+        closed. Where `apply` has admitted members, they reach the new ports when this returns.
         """
         with self._lock:
             others = closed.members != self._guard.closed.members
@@ -95,18 +95,18 @@ class Firewall:
             return log + self._apply() if others and self._applied else log
 
     def _unguarded_because(self) -> None:
-        # Others read it meanwhile, so it is set as a whole.
+        # Other threads read it meanwhile, so it is assigned as a whole.
         self.unguarded = "; ".join(problem.text for problem in self._guard.problems if problem.code == GUARD)
 
     def hold(self, silent: Collection[IPv4Address]) -> str:
-        """Holds this host's connections to these silent nodes and to no others; see `meshray.firewall.silent`.
+        """Hold this host's connections to these silent nodes and to no others; see `meshray.firewall.silent`.
 
-        Returns why that cannot be done, or ``""``.
+        Return the reason why that is impossible, or ``""``.
         """
         return self._silent.hold(silent)
 
     def apply(self) -> list[str]:
-        """Puts in place whatever is missing; idempotent. Returns what changed, [] when all was in place."""
+        """Add the missing rules; idempotent. Return what changed, [] if nothing was missing."""
         with self._lock:
             self._applied = True
             return self._apply()
@@ -129,7 +129,7 @@ class Firewall:
         return log + self._forwarding(guarded)
 
     def remove(self) -> list[str]:
-        """Takes back exactly what is ours; idempotent. Returns what changed."""
+        """Remove exactly our own rules; idempotent. Return what changed."""
         with self._lock:
             return self._remove()
 
@@ -152,7 +152,7 @@ class Firewall:
     async def changes(self) -> AsyncIterator[None]:
         """Yield when the host's rules were changed (debounced), and at least every LOOK_S seconds.
 
-        The first time at once, when it has begun to listen: what happened before that is not missed either.
+        It yields first as soon as it listens, so that earlier changes are not missed.
         """
         from meshray.firewall.watch import Watch
 
@@ -164,7 +164,7 @@ class Firewall:
                 await watch.wait(LEGACY_LOOK_S if often else LOOK_S)
 
     def _ask_managers(self, held: list[HeldTable]) -> list[str]:
-        """What a manager lets in beyond what members are to reach, our own table drops (`Opening.strict`)."""
+        """Drop in our own table what a manager accepts beyond the ports that members may reach (`Opening.strict`)."""
         interface, members = self._opening.interface, self._guard.closed.members
         log, strict = [], False
         for manager in self._host.managers:
@@ -177,7 +177,7 @@ class Firewall:
         return log
 
     def _open(self, held: HeldTable) -> list[str]:
-        """Our accepts into every chain that drops the overlay, and what is outdated of ours out."""
+        """Add our accepts to every chain that drops the overlay, and remove our outdated rules; return what changed."""
         opening, members = self._opening, self._guard.closed.members
         guarded = self._guard.by_iptables and opening.forwards
         kept = [comment for _, comment in guard_comments(opening)] if guarded else []
@@ -188,11 +188,11 @@ class Firewall:
         return outcome.log
 
     def _forwarding(self, guarded: bool) -> list[str]:
-        """The kernel forwards what comes in on an interface whose own switch is on; no other interface is touched."""
+        """Set the interface's own switch: the kernel forwards what it receives there. No other interface is changed."""
         return self._switch_forwarding("1" if self._opening.forwards and guarded else "0")
 
     def _restore_forwarding(self) -> list[str]:
-        """A new interface begins with the value of ``default``, so that is what it had before us."""
+        """Restore the switch as it was: a new interface starts with the value of ``default``."""
         default = self._proc.forwarding("default")
         return self._switch_forwarding(default) if default is not None else []
 

@@ -1,11 +1,12 @@
-"""What meshray itself forbids on a host: its own nftables table, or rules of iptables where nft does not work.
+"""The rules by which meshray itself drops packets: its own nftables table, or iptables rules where nft does not work.
 
-Forwarded is only what goes from overlay to overlay. And nobody but the overlay and the host itself reaches Ray's ports
-or the overlay's addresses. All of that are drops, so it does not matter what other tables accept.
+The host forwards only from overlay to overlay. Only the overlay and the host itself reach Ray's ports and the overlay's
+addresses. All these rules drop packets, so it does not matter what other tables accept.
 
-Which program can do it is tried with the very rules: nft, then the iptables whose tables are in use, then the others.
-That a program exists, or prints its version, proves nothing about the kernel. Where the kernel can do it, the same
-rules are in a table that the agent owns as well (`meshray.firewall.owned_table`), which nobody else can flush.
+meshray finds a working program by applying the actual rules: with nft, then with the iptables whose tables are in use,
+then with the others. A program that exists, or prints its version, proves nothing about the kernel. Where the kernel
+supports it, the agent also owns a table with the same rules (`meshray.firewall.owned_table`), which no other process
+can flush.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem
 
 INSTALL = "apt-get install nftables"
-#: The doctor's checks about what fails here.
+#: The codes of the doctor's checks for failures here.
 GUARD = "guard"
 
 
 class Guard:
-    """One node's.
+    """The guard of one node.
 
     Attributes:
-        closed: the ports that are to be closed.
-        problems: what the last call could not do.
+        closed: the ports to close.
+        problems: the failures of the last call.
         by_iptables: rules of iptables replace our own nftables table.
     """
 
@@ -50,7 +51,7 @@ class Guard:
         self.by_iptables = False
 
     def close(self, closed: Closed) -> list[str]:
-        """Closes these ports and no others, without looking first; returns what changed."""
+        """Close exactly these ports, without reading the rules first; return what changed."""
         self.closed, self.problems = closed, []
         self._own()
         log, cause = self._host.nft.close(self.opening, closed)
@@ -60,7 +61,7 @@ class Guard:
         return self._close_by_iptables(self._host.tables(None), f"nft: {cause}" if cause else "")
 
     def keep(self, listing: str | None, held: Sequence[HeldTable]) -> tuple[bool, list[str]]:
-        """Puts in place what is missing: (whether forwarding is safe, what changed)."""
+        """Add what is missing; return whether forwarding is safe, and what changed."""
         self.problems, self.by_iptables = [], False
         self._own()
         cause = ""
@@ -76,12 +77,12 @@ class Guard:
         return safe, forwarding + self._close_by_iptables(held, cause)
 
     def _own(self) -> None:
-        """Beside what everybody may change, and no substitute: it ends with the agent."""
+        """Write the owned table as well. It cannot replace the table that others can change: it ends with the agent."""
         if self._owned is not None:
             self._owned.put(self.opening, self.closed)
 
     def remove(self, listing: str | None, held: Sequence[HeldTable]) -> list[str]:
-        """Takes all of it away but what carries `Opening.mark`, which is removed as every rule of ours is."""
+        """Remove all of its rules but those with `Opening.mark`, which are removed as every rule of ours is."""
         self.problems = []
         if self._owned is not None:
             self._owned.end()
@@ -102,7 +103,7 @@ class Guard:
         self.problems.append(Problem(code, text, fix=fix))
 
     def _forward_by_iptables(self, held: Sequence[HeldTable], cause: str) -> tuple[bool, list[str]]:
-        """A node that is not a hub needs no rule, because its interface does not forward."""
+        """Guard forwarding by iptables. A node that is not a hub needs no rule: its interface does not forward."""
         if not self.opening.forwards:
             return True, []
         causes = [cause] if cause else []
@@ -124,7 +125,7 @@ class Guard:
         return False, []
 
     def _close_by_iptables(self, held: Sequence[HeldTable], cause: str) -> list[str]:
-        """``cause``: why nft could not do it, where there is one."""
+        """Close the ports by iptables. ``cause`` is the reason why nft failed, if it was tried."""
         causes = [cause] if cause else []
         for program in self._host.iptables(held):
             log, failed = program.close(self.opening, self.closed)
@@ -159,8 +160,8 @@ class GuardState:
     """Whether Ray's ports are closed to all but the overlay.
 
     Attributes:
-        how: ``nft`` or ``iptables``, whose rules close them; empty: nothing does.
-        why: why nothing does, or not for IPv6, in a sentence; empty where all is closed.
+        how: ``nft`` or ``iptables``, whose rules close them; empty: they are open.
+        why: a sentence with the reason why they are open, or open over IPv6; empty if all is closed.
     """
 
     how: str
@@ -168,7 +169,7 @@ class GuardState:
 
 
 def guard_state(interface: str, *, run: Run = run_program, proc: Path = Path("/proc")) -> GuardState:
-    """Reads it from the host's rules, with or without an agent. Blocks for some ten milliseconds; needs root."""
+    """Read the state from the host's rules, with or without an agent. Blocks for some ten milliseconds; needs root."""
     kernel = Proc(proc)
     host = Host(run, kernel)
     listing = host.listing()

@@ -1,7 +1,6 @@
-"""The firewalls of this host: which programs there are, and every table with the programs that change and manage it.
+"""The firewalls of this host: the installed programs, and every table with the programs that change and manage it.
 
-host = Host(run_program, Proc())
-for held in host.tables(host.listing()):
+host = Host(run_program, Proc()) for held in host.tables(host.listing()):
     print(held.backend.name, held.table.name)
 """
 
@@ -19,11 +18,11 @@ from meshray.firewall.ruleset import Table
 
 
 class Host:
-    """Reads the host's rules. `problems` collects, in sentences, what could not be read.
+    """The host's rules. `problems` collects, in sentences, what could not be read.
 
     Attributes:
         nft: the backend of nftables.
-        managers: the programs that manage tables; the first that claims a table has it.
+        managers: the programs that manage tables; a table belongs to the first that claims it.
     """
 
     def __init__(self, run: Run, proc: Proc) -> None:
@@ -35,7 +34,7 @@ class Host:
         self.problems: list[str] = []
 
     def listing(self) -> str | None:
-        """The whole ruleset of nftables as text; None where there is no nft or it cannot be read."""
+        """Return the whole ruleset of nftables as text; None where nft is missing or the ruleset cannot be read."""
         answer = self.nft.read()
         if answer.ok:
             return answer.out
@@ -44,13 +43,13 @@ class Host:
         return None
 
     def tables(self, listing: str | None) -> list[HeldTable]:
-        """Every table that may hold back IPv4, each with the program that changes it."""
+        """Return every table that may drop IPv4 packets, each with the program that changes it."""
         native = nft.parse(listing or "")
         held = []
         for program in self._iptables_in_use(listing, native):
             table, answer = program.read()
             if answer.missing:
-                continue  # a kernel without nf_tables: there are no such rules
+                continue  # A kernel without nf_tables has no such rules.
             if table is None:
                 self.problems.append(f"the host's {program.name} rules cannot be read: {answer.cause}")
             elif table.chains:
@@ -60,9 +59,10 @@ class Host:
         return held + [self._held(table, self.nft) for table in native]
 
     def further_tables(self, listing: str | None) -> list[HeldTable]:
-        """What sees packets before those: tables of netdev, and raw and mangle of iptables-legacy where they exist.
+        """Return the tables that see packets before those of `tables`: netdev, and iptables-legacy's raw and mangle if
+        they exist.
 
-        nftables lists those of iptables-nft.
+        nftables lists the tables of iptables-nft.
         """
         found = [self._held(table, self.nft) for table in nft.parse(listing or "", ("netdev",))]
         program = self.variants().get("legacy")
@@ -74,7 +74,7 @@ class Host:
         return HeldTable(table, backend, next((one for one in self.managers if one.manages(table)), None))
 
     def variants(self) -> dict[str, Iptables]:
-        """Which iptables there are: ``{"nft": iptables-nft, "legacy": iptables}``, or fewer."""
+        """Return the installed variants of iptables: ``{"nft": iptables-nft, "legacy": iptables}``, or fewer."""
         if self._variants is None:
             found: dict[str, Iptables] = {}
             for program in ("iptables-nft", "iptables-legacy", "iptables"):
@@ -85,7 +85,7 @@ class Host:
         return self._variants
 
     def _iptables_in_use(self, listing: str | None, native: Sequence[Table]) -> list[Iptables]:
-        """The iptables whose filter table exists; asking for one that does not would make it."""
+        """Return the iptables variants whose filter table exists, without a query that would create the table."""
         in_use = {
             "nft": listing is None or any(_made_by_iptables(table) for table in native),
             "legacy": self._proc.legacy_table_in_use(),
@@ -94,9 +94,9 @@ class Host:
         return [self.variants()[kind] for kind in kinds if kind in self.variants()]
 
     def iptables(self, held: Sequence[HeldTable]) -> list[Iptables]:
-        """The iptables programs through which rules of ours may be set, the one whose tables are in use first.
+        """Return the iptables programs that may set our rules, beginning with the one whose tables are in use.
 
-        Whether one works is only known when it was tried: a kernel without nf_tables has iptables-nft all the same.
+        Only a try shows whether a program works: iptables-nft is also installed where the kernel has no nf_tables.
         """
         variants = self.variants()
         found = [program for program, _ in tables_of_iptables(held)]
@@ -105,7 +105,7 @@ class Host:
 
 
 def tables_of_iptables(held: Sequence[HeldTable]) -> list[tuple[Iptables, Table]]:
-    """Those of the tables that an iptables program changes."""
+    """Return those of the tables that an iptables program changes."""
     return [(one.backend, one.table) for one in held if isinstance(one.backend, Iptables)]
 
 

@@ -4,8 +4,8 @@
     for obstacle in view.of_port("udp", 51888, "eth0"):
         print(obstacle.where, obstacle.cause, obstacle.commands)
 
-Other than `Firewall`, which puts a rule into what it may change, it looks at every table that sees a packet that comes
-in: raw and mangle of both iptables, and the ingress chains of nftables' netdev family.
+`Firewall` reads only the tables that it may change; this module reads every table that sees an incoming packet: raw and
+mangle of both iptables, and the ingress chains of nftables' netdev family.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from meshray.firewall.opening import Opening, Way, way_of_hook
 from meshray.firewall.programs import Proc, Run, run_program
 from meshray.firewall.ruleset import Chain, Packet, decider, fate
 
-#: Where a packet for this host passes, in this order.
+#: The hooks that a packet for this host passes, in this order.
 _INWARD = ("ingress", "prerouting", "input")
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A chain that certainly drops something.
+    """A chain that certainly drops a packet.
 
     Attributes:
         where: the chain, as its tool names it: ``nft inet filter input``.
-        cause: the rule (or policy) that does it.
-        commands: what lets it pass there.
+        cause: the rule (or policy) that drops it.
+        commands: the commands that let it pass there.
     """
 
     where: str
@@ -46,8 +46,8 @@ class HostView:
     """The host's rules at one moment.
 
     Attributes:
-        problems: what could not be read, in sentences; then silence means nothing.
-        listing: as nft prints it, None where there is no nft.
+        problems: what could not be read, in sentences; if there are any, an empty result proves nothing.
+        listing: the ruleset as nft prints it; None if nft is missing.
     """
 
     def __init__(self, tables: list[HeldTable], listing: str | None, problems: list[str], uplink: str) -> None:
@@ -57,10 +57,10 @@ class HostView:
         self._uplink = uplink
 
     def of_port(self, protocol: str, port: int, uplink: str = "") -> list[Obstacle]:
-        """What drops the first packet from outside to this port.
+        """Return the chains that drop the first packet from outside to this port.
 
         Args:
-            uplink: the interface on which it comes in; empty: that of the default route.
+            uplink: the interface that receives it; empty: that of the default route.
         """
         packet = Packet(iif=uplink or self._uplink, protocol=protocol, port=port)
         return [
@@ -71,7 +71,7 @@ class HostView:
         ]
 
     def of_overlay(self, opening: Opening, members: Ranges | None = None) -> list[Obstacle]:
-        """What drops something of the overlay's on its way in, out or (on a hub) through.
+        """Return the chains that drop overlay packets that come in, go out or (on a hub) are forwarded.
 
         Args:
             members: the TCP ports of this node that members must reach.
@@ -82,7 +82,7 @@ class HostView:
         ]
 
     def guarded_by_iptables(self, opening: Opening) -> bool:
-        """Return whether the replacement of meshray's own table without nft is in place."""
+        """Return whether the iptables rules that replace meshray's own nftables table are in place."""
         return any(guard_in_place(table, opening) for _, table in tables_of_iptables(self._tables))
 
     def _held_back(
@@ -102,7 +102,7 @@ class HostView:
 
 
 def read_host(run: Run = run_program, proc: Path = Path("/proc")) -> HostView:
-    """Reads all of it; root sees it, others get `HostView.problems`."""
+    """Read all rules. Only root sees them; for other users `HostView.problems` says so."""
     kernel = Proc(proc)
     host = Host(run, kernel)
     listing = host.listing()

@@ -1,7 +1,7 @@
-"""nf_tables' messages as bytes (linux/netfilter/nf_tables.h): a table of ours, written without the program nft. Pure.
+"""nf_tables messages as bytes (linux/netfilter/nf_tables.h), for a table of ours without the program nft. Pure.
 
-Only what `meshray.firewall.own_rules` says is written: conditions on interfaces, addresses, ports and flags, and a
-verdict. Numbers of nf_tables are big-endian, those of netlink itself in the machine's order.
+It can write the rules of `meshray.firewall.own_rules` and no others: conditions on interfaces, addresses, ports and
+flags, and a verdict. Numbers of nf_tables are big-endian; those of netlink itself are in host byte order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
 _RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS, _RULE_USERDATA = 1, 2, 4, 7
 _ELEMENT, _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 1, 2
 _VALUE, _VERDICT, _VERDICT_CODE = 1, 2, 1
-#: NFT_TABLE_F_OWNER: nobody else changes or flushes the table, and it ends with the socket that made it (Linux 5.12).
+#: NFT_TABLE_F_OWNER: no other socket can change or flush the table, and it ends with the socket that created it (Linux
+#: 5.12).
 _OWNER = 2
 _HOOKS = {"input": 1, "forward": 2, "output": 3}
 #: The same as of `nft.own_table_script`.
@@ -43,17 +44,17 @@ _CT_STATE, _ESTABLISHED_OR_RELATED = 0, 2 | 4
 _INTERFACE_BYTES = 16
 _PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "icmp": socket.IPPROTO_ICMP}
 _NFPROTO = {IPV4: socket.AF_INET, IPV6: socket.AF_INET6}
-#: Where the addresses are in a packet: sender, destination.
+#: The offsets of the addresses in a packet: source, destination.
 _ADDRESSES = {IPV4: (12, 16), IPV6: (8, 24)}
 _TCP_FLAGS, _SYN, _SYN_FIN_RST_ACK = 13, 0x02, 0x17
 _ICMP_REDIRECT = 5
 
 
 def owned_table(name: str, chains: Mapping[str, Sequence[OwnRule]], *, replaces: bool) -> tuple[bytes, int]:
-    """A batch that makes this table and its chains, owned by the sender; and the number of its last message.
+    """Return a batch that creates this table and its chains, owned by the sender, and the number of its last message.
 
     Args:
-        replaces: the sender owns one of this name already, which goes in the same transaction.
+        replaces: the sender already owns a table of this name; the same transaction removes it.
     """
     table = _text(_TABLE_NAME, name)
     steps = [(_DELETE_TABLE, ACK, table)] if replaces else []
@@ -77,7 +78,7 @@ def owned_table(name: str, chains: Mapping[str, Sequence[OwnRule]], *, replaces:
 
 
 def _rule(rule: OwnRule) -> Iterator[list[bytes]]:
-    """The expressions of a rule; one list for each range of ports."""
+    """Yield the expressions of a rule: one list for each range of ports."""
     before = [*_interfaces(rule), *_addresses(rule)]
     verdict = _expression(
         "immediate",
@@ -172,7 +173,7 @@ def _expression(name: str, *data: bytes) -> bytes:
 
 
 def _comment(rule: OwnRule) -> bytes:
-    """As nft keeps and shows it: type 0, length, text."""
+    """Return the comment as nft stores and shows it: type 0, length, text."""
     text = rule.comment.encode()[:127] + b"\0"
     return bytes([0, len(text)]) + text
 
@@ -196,7 +197,7 @@ def _message(kind: int, flags: int, number: int, body: bytes, *, resource: int =
 
 
 def answered(data: bytes, last: int) -> tuple[bool, int]:
-    """Whether the kernel has answered all of a batch with this datagram, and the errno with which it refused it.
+    """Return whether this datagram completes the kernel's answer to a batch, and the errno if the batch was refused.
 
     Args:
         last: the number of the batch's last message.

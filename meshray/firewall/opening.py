@@ -1,4 +1,4 @@
-"""What meshray wants of a host's firewall, as words that every backend shares.
+"""The traffic that a host's firewall must accept, in terms that every backend shares.
 
 >>> from ipaddress import IPv4Network
 >>> opening = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=True)
@@ -19,16 +19,16 @@ from meshray.model.ray_ports import RayPorts
 
 @dataclass(frozen=True)
 class Opening:
-    """What is to be let through: one interface, one network.
+    """The traffic to accept: one interface, one network.
 
     Attributes:
         interface: the overlay interface.
         network: the overlay's addresses; nothing else is accepted from the interface.
-        forwards: this node is a hub, it passes packets on from one overlay address to another.
-        ports: TCP and UDP ports that members reach besides Ray's: the mesh's own, and those of ``--open``.
+        forwards: this node is a hub, which forwards packets from one overlay address to another.
+        ports: TCP and UDP ports that members reach in addition to Ray's: the mesh's own, and those of ``--open``.
         everything: members reach every port (``--open all``).
-        ray: the ports of Ray in this mesh; those of other nodes are taken to be like this node's.
-        strict: what members are not to reach is dropped, because the host's own rules let all of the interface in
+        ray: the ports of Ray in this mesh; other nodes are assumed to use the same ports as this one.
+        strict: drop what members may not reach, because the host's own rules accept everything on the interface
             (firewalld's trusted zone).
     """
 
@@ -42,21 +42,22 @@ class Opening:
 
     @property
     def mark(self) -> str:
-        """How every comment begins that makes a rule ours."""
+        """The beginning of the comment that marks a rule as ours."""
         return f"meshray {self.interface}:"
 
 
 class Way(Enum):
-    """Which packets a rule is about."""
+    """The direction of the packets that a rule concerns."""
 
     IN = "in"
     OUT = "out"
     THROUGH = "through"
 
     def comment(self, opening: Opening) -> str:
-        """Marks a rule as ours and says what it lets pass, so that one of another network is replaced.
+        """Return the comment of a rule: it marks the rule as ours and names the network, so that outdated rules are
+        replaced.
 
-        Of those for `IN` see `meshray.firewall.own_rules.admission_comment`.
+        For rules of `IN` see `meshray.firewall.own_rules.admission_comment`.
         """
         return f"{opening.mark} {self.value} {opening.network}"
 

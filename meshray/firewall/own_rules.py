@@ -1,4 +1,4 @@
-"""What meshray's own chains say, as values that nftables, iptables and netlink render. Pure.
+"""The rules of meshray's own chains, as values that are rendered for nftables, iptables and netlink. Pure.
 
 >>> from ipaddress import IPv4Network
 >>> opening = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
@@ -16,7 +16,7 @@ from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, digest, family_
 from meshray.firewall.opening import Opening, Way
 
 ACCEPT, DROP = "accept", "drop"
-#: In the comment of the rules that close ports, before `Closed.digest`.
+#: Part of the comment of rules that close ports, before `Closed.digest`.
 CLOSED = "closed"
 
 
@@ -26,15 +26,15 @@ class OwnRule:
 
     Attributes:
         iif: the packet comes in on this interface.
-        oif: it leaves by this one.
+        oif: it goes out on this one.
         outside: it comes in on neither the loopback nor this interface (the overlay's).
-        family: `IPV4` or `IPV6`; where an address is named it is that one's.
-        source: its sender, an address or network.
-        target: its destination, the same.
+        family: `IPV4` or `IPV6`; the address's family if the rule has an address.
+        source: its source, an address or network.
+        target: its destination, an address or network.
         elsewhere: its destination is anything but ``target``.
         protocol: tcp, udp or icmp.
         ports: its destination port.
-        opens: it is the first packet of a TCP connection, or (False) certainly not.
+        opens: True: it is the first packet of a TCP connection; False: it certainly is not.
         redirect: it is an ICMP redirect.
         known: conntrack knows its connection.
     """
@@ -56,13 +56,13 @@ class OwnRule:
 
 
 def own_rules(opening: Opening, closed: Closed) -> dict[str, list[OwnRule]]:
-    """Per chain of our table. Only overlay to overlay is forwarded, and Ray hears the overlay only.
+    """Return the rules of our chains: forward only from overlay to overlay, and admit only the overlay to Ray.
 
     A hub must not send ICMP redirects into the overlay (nodes would try to reach each other around it), and the
-    kernel's own switch is a logical OR over all interfaces, so it is a rule. Nor may a neighbour in the LAN route to
-    this node's overlay address (Linux answers for each of its addresses on each interface), or a member to another
-    address of this node. No rule needs conntrack, which a host may not have, or not for every packet; but for
-    `Opening.strict`, which firewalld asks for.
+    kernel's own switch is a logical OR over all interfaces, so a rule drops them. A neighbour in the LAN must not reach
+    this node's overlay address (Linux answers for each of its addresses on each interface), and a member must not reach
+    another address of this node. Only the rules of `Opening.strict` need conntrack, which a host may lack or not apply
+    to every packet; firewalld requires it anyway.
     """
     interface, network = opening.interface, str(opening.network)
     through = OwnRule(ACCEPT, "through", iif=interface, oif=interface, source=network, target=network)
@@ -110,15 +110,15 @@ def _scoped(rule: OwnRule, scope: str) -> OwnRule:
 
 
 def lets_all_in(opening: Opening, members: Ranges | None) -> bool:
-    """Whether members reach every port."""
+    """Return whether members reach every port."""
     return opening.everything or members is None
 
 
 def admitted(opening: Opening, members: Ranges | None) -> list[OwnRule]:
-    """What members of the mesh reach on this node, whatever its other rules drop.
+    """Return the rules for what members of the mesh reach on this node, even where its other rules drop it.
 
-    A TCP packet that does not open a connection is let in: it belongs to one that was let in before, or the kernel
-    refuses it.
+    A TCP packet that does not open a connection is accepted: it belongs to a connection that was accepted before, or
+    the kernel refuses it.
     """
     overlay = OwnRule(
         ACCEPT,
@@ -129,7 +129,8 @@ def admitted(opening: Opening, members: Ranges | None) -> list[OwnRule]:
     )
     if members is None or lets_all_in(opening, members):
         return [overlay]
-    # Nothing listens at the TCP port: the machine refuses it, by which a node knows that it lives.
+    # No program listens on this TCP port: the machine refuses the connection, which shows another node that it is
+    # alive.
     ports = ranges([*opening.ports, PROBE_PORT])
     return [
         replace(overlay, protocol="icmp"),
@@ -140,11 +141,11 @@ def admitted(opening: Opening, members: Ranges | None) -> list[OwnRule]:
 
 
 def admission_comment(opening: Opening, members: Ranges | None) -> str:
-    """Of the rules of `admitted`, by which outdated ones are known."""
+    """Return the comment of the rules of `admitted`, by which outdated ones are recognised."""
     every = Way.IN.comment(opening)
     return every if lets_all_in(opening, members) else f"{every} {digest((opening.ports, members))}"
 
 
 def merged(one: Ranges, other: Ranges) -> Ranges:
-    """The ports of both."""
+    """Return the union of both sets of ports."""
     return ranges(range(first, last + 1) for first, last in (*one, *other))

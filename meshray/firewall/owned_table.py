@@ -1,9 +1,9 @@
-"""A table of nftables that only this process can change: it survives ``nft flush ruleset`` by others.
+"""An nftables table that only this process can change: it survives ``nft flush ruleset`` by other programs.
 
     Firewall ──► table inet meshray         replaceable by any program, restored; outlives the agent
              └─► table inet meshray_owned   the same rules, held by a netlink socket; ends with the agent
 
-The kernel can do it from Linux 5.12 on. Elsewhere there is no such table, and flushed rules are restored.
+Linux supports it from version 5.12 on. Elsewhere there is no such table, and flushed rules are restored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BUFFER_BYTES = 65536
 
 
 class OwnedTable:
-    """This process' own table. Blocking."""
+    """The table that this process owns. Blocking."""
 
     def __init__(self) -> None:
         self._kernel: socket.socket | None = None
@@ -34,11 +34,11 @@ class OwnedTable:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether there is one."""
+        """Whether the table exists."""
         return self._says is not None
 
     def put(self, opening: Opening, closed: Closed) -> None:
-        """Makes the table say this, where the kernel can do it."""
+        """Create or replace the table with these rules, if the kernel supports it."""
         if self._says == (opening, closed):
             return
         try:
@@ -51,7 +51,7 @@ class OwnedTable:
             self._says = opening, closed
 
     def end(self) -> None:
-        """The table is gone."""
+        """Remove the table."""
         self._says = None
         if self._kernel is not None:
             self._kernel.close()

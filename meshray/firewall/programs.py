@@ -1,4 +1,4 @@
-"""Runs the host's firewall programs, and reads and sets what the kernel keeps under /proc.
+"""Run the host's firewall programs, and read and set the kernel's settings under /proc.
 
 
 >>> Answer(127, "", "").missing
@@ -19,14 +19,14 @@ from meshray.linux.trust import SYSTEM_FOLDERS, find_program
 TIMEOUT_S = 20.0
 _NOT_FOUND = 127
 _TIMED_OUT = 124
-#: How nft and iptables-nft begin to say that they cannot talk to the kernel at all, in lower case. Where the reason is
-#: no missing right, it has no nf_tables.
+#: The beginning of the message with which nft and iptables-nft report that they cannot talk to the kernel, in lower
+#: case. Unless a permission is missing, the kernel has no nf_tables.
 _NO_NFT = ("cache initialization failed", "could not fetch rule set generation id", "failed to initialize nft")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How a program ended; out is its stdout, error its stderr."""
+    """The result of a program; out is its stdout, error its stderr."""
 
     code: int
     out: str
@@ -34,29 +34,29 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """It did what it was asked."""
+        """Whether the program succeeded."""
         return self.code == 0
 
     @property
     def missing(self) -> bool:
-        """There is no such program on this host, or the kernel lacks what it drives."""
+        """Whether the program is missing on this host, or the kernel lacks what it drives."""
         error = self.error.lower()
         lacks = "not supported" in error or ("invalid argument" in error and any(text in error for text in _NO_NFT))
         return self.code == _NOT_FOUND or (self.code != 0 and lacks)
 
     @property
     def cause(self) -> str:
-        """Why it failed, in one line."""
+        """The cause of the failure, in one line."""
         lines = [line.strip() for line in self.error.splitlines() if line.strip() and not line.startswith("#")]
         return lines[0][:200] if lines else f"exit status {self.code}"
 
 
-#: (arguments, standard input) → Answer. Tests put a host of their own here.
+#: (arguments, standard input) → Answer. Tests pass a fake host.
 Run = Callable[[Sequence[str], str], Answer]
 
 
 def run_program(argv: Sequence[str], stdin: str = "") -> Answer:
-    """Runs one program to its end, at most TIMEOUT_S; never raises for what the program does."""
+    """Run one program to its end, at most TIMEOUT_S; never raise for a failure of the program."""
     program = find_program(argv[0], os.environ)
     if program is None:
         return Answer(_NOT_FOUND, "", f"{argv[0]}: not found")
@@ -88,29 +88,31 @@ class Proc:
         self._root = root
 
     def legacy_table_in_use(self, table: str = "filter") -> bool:
-        """Whether iptables-legacy holds this table here; merely asking that program would make one."""
+        """Return whether iptables-legacy has this table; running that program would create it."""
         try:
             return table in (self._root / "net/ip_tables_names").read_text().split()
         except OSError:
             return False
 
     def has_ipv6(self) -> bool:
-        """Whether this host speaks IPv6 at all."""
+        """Return whether this host supports IPv6."""
         return (self._root / "net/if_inet6").exists()
 
     def forwarding(self, interface: str) -> str | None:
-        """``1``: IPv4 packets that come in on this interface may be forwarded; ``0``: not; None: no such interface."""
+        """Return ``1`` if IPv4 packets that come in on this interface may be forwarded, ``0`` if not, None without the
+        interface."""
         try:
             return (self._root / "sys/net/ipv4/conf" / interface / "forwarding").read_text().strip()
         except OSError:
             return None
 
     def set_forwarding(self, interface: str, value: str) -> None:
-        """Raises OSError where /proc/sys is read-only (containers) or rights are missing."""
+        """Set the forwarding switch. Raises OSError where /proc/sys is read-only (containers) or permissions are
+        missing."""
         (self._root / "sys/net/ipv4/conf" / interface / "forwarding").write_text(value)
 
     def uplink(self) -> str:
-        """The interface of the default route, empty where there is none."""
+        """Return the interface of the default route; empty if there is none."""
         try:
             lines = (self._root / "net/route").read_text().splitlines()[1:]
         except OSError:

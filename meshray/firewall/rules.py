@@ -1,4 +1,4 @@
-"""Decides what is missing in a host's firewall, and what of ours is to go. Pure.
+"""Decide which rules a host's firewall lacks, and which of ours are obsolete. Pure.
 
 >>> from ipaddress import IPv4Network
 >>> from meshray.firewall.ruleset import Chain, Table
@@ -20,12 +20,12 @@ from meshray.firewall.own_rules import admission_comment, merged
 from meshray.firewall.ruleset import Chain, Packet, Rule, Table, fate
 
 _ALSO = (("udp", PROBE_PORT), ("icmp", 0))
-#: Stand for the ports of users' own programs.
+#: These represent the ports of users' own programs.
 _USERS = (20000, 50000)
 
 
 def overlay_packets(way: Way, opening: Opening, members: Ranges | None = None) -> Iterator[Packet]:
-    """What must get through a chain for the mesh to work.
+    """Yield the packets that must pass a chain for the mesh to work.
 
     Args:
         members: the TCP ports of this node that members reach, see `meshray.firewall.closing.Closed`; None: all.
@@ -48,7 +48,7 @@ def _samples(opening: Opening, members: Ranges) -> tuple[tuple[str, int], ...]:
 
 
 def _rays(opening: Opening) -> tuple[int, ...]:
-    """Ray's ports of a head and of a node; of the workers' range the first, one and the last."""
+    """Return Ray's ports of a head and of a node; of the workers' range the first, one in the middle and the last."""
     ray = opening.ray
     return (*ray.open_ports(head=True), *ray.overlay_ports(head=True), *ray.worker_sample)
 
@@ -59,12 +59,12 @@ def _address_pairs(network: IPv4Network) -> list[tuple[IPv4Address, IPv4Address]
 
 
 def drops(table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None) -> bool:
-    """Whether this base chain certainly drops something of the overlay that must pass."""
+    """Return whether this base chain certainly drops a packet of the overlay that must pass."""
     return any(fate(table, chain, packet) != "accept" for packet in overlay_packets(way, opening, members))
 
 
 def missing(table: Table, opening: Opening, members: Ranges | None = None) -> list[tuple[Chain, Way]]:
-    """The base chains that hold the overlay back, in the table's order."""
+    """Return the base chains that drop overlay packets, in the table's order."""
     found = []
     for chain in table.chains:
         way = way_of_hook(chain.hook, opening)
@@ -74,20 +74,21 @@ def missing(table: Table, opening: Opening, members: Ranges | None = None) -> li
 
 
 def wanted_comment(way: Way, opening: Opening, members: Ranges | None) -> str:
-    """Of our rules in a foreign chain that let the overlay pass this way."""
+    """Return the comment of our rule in a foreign chain that accepts the overlay's packets of this direction."""
     return admission_comment(opening, members) if way is Way.IN else way.comment(opening)
 
 
 def obsolete(
     table: Table, opening: Opening, members: Ranges | None = None, also_wanted: Collection[str] = ()
 ) -> list[tuple[Chain, Rule]]:
-    """Rules of ours that nothing asks for any more: another network, a hub that is none now, a copy that came too late.
+    """Return our rules that are no longer needed: of another network, of a former hub, or a duplicate that comes too
+    late.
 
     A rule of ours without effect (the chain drops anyway) is obsolete too: a new one is put before it.
     """
     ways = [way for way in Way if way is not Way.THROUGH or opening.forwards]
     wanted = {wanted_comment(way, opening, members) for way in ways} | set(also_wanted)
-    # Ours are in base chains, and in Docker's chain, which belongs to the only chain that forwards there.
+    # Our rules are in base chains, and in Docker's chain, which belongs to the only chain that forwards there.
     in_vain = {
         (name, wanted_comment(way, opening, members))
         for chain, way in missing(table, opening, members)
@@ -101,7 +102,7 @@ def obsolete(
 
 
 def port_is_dropped(table: Table, protocol: str, port: int, uplink: str) -> bool:
-    """Whether a packet from outside to this port of this host is certainly dropped by one of the table's chains."""
+    """Return whether one of the table's chains certainly drops a packet from outside to this port of this host."""
     packet = Packet(iif=uplink, protocol=protocol, port=port)
     return any(
         fate(table, chain, packet) != "accept" for chain in table.chains if chain.hook in ("prerouting", "input")

@@ -1,7 +1,7 @@
-"""A host's packet filter as values, and what it does with a packet.
+"""A host's packet filter as values, and what it does with a packet: would this chain drop that packet?
 
-The question is always the same: would this chain drop that packet? Conditions that cannot be judged from the
-text (marks, address sets, rates) count as not met, so only a drop that is certain makes meshray act.
+Conditions that cannot be judged from the text (marks, address sets, rates) count as not met, so only a drop that is
+certain makes meshray act.
 
 >>> table = Table("ip", "filter", (Chain("INPUT", "input", "drop", (Rule("accept", (Condition("iif", ("lo",)),)),)),))
 >>> fate(table, table.chains[0], Packet(iif="eth0"))
@@ -18,14 +18,14 @@ from ipaddress import IPv4Address, ip_address, ip_network
 
 #: The kernel's own limit for jumps (NFT_JUMP_STACK_SIZE).
 _DEEPEST_JUMP = 16
-#: An address of no network (RFC 5737), where the address is beside the point.
+#: An address of no network (RFC 5737), for packets whose address does not matter.
 _SOMEBODY = IPv4Address("192.0.2.1")
 _PROTOCOL_NUMBERS = {"1": "icmp", "6": "tcp", "17": "udp"}
 
 
 @dataclass(frozen=True)
 class Packet:
-    """The first packet of a new connection. An empty string: no such interface on its way."""
+    """The first packet of a new connection. An empty string means that the packet passes no such interface."""
 
     iif: str = ""
     oif: str = ""
@@ -37,7 +37,7 @@ class Packet:
 
 @dataclass(frozen=True)
 class Condition:
-    """One match of a rule. A key that `holds` does not know is a condition nobody here can judge."""
+    """One match of a rule. A key that `holds` does not know is a condition that cannot be judged."""
 
     key: str
     values: tuple[str, ...] = ()
@@ -49,9 +49,10 @@ class Rule:
     """One rule.
 
     Attributes:
-        verdict: accept, drop (reject and queue too), return, ``jump NAME``, ``goto NAME``, or nothing: it goes on.
+        verdict: accept, drop (reject and queue too), return, ``jump NAME``, ``goto NAME``, or empty: the next rule
+            decides.
         comment: as written in the rule; ours begin with `Opening.mark`.
-        where: how its tool names it for deletion: nft's handle, or the arguments of iptables.
+        where: its name for deletion: nft's handle, or the arguments of iptables.
     """
 
     verdict: str
@@ -79,15 +80,15 @@ class Table:
     chains: tuple[Chain, ...]
 
     def chain(self, name: str) -> Chain | None:
-        """The chain of this name."""
+        """Return the chain of this name."""
         return next((chain for chain in self.chains if chain.name == name), None)
 
     def marked(self, mark: str) -> Iterator[tuple[Chain, Rule]]:
-        """Every rule whose comment begins with this mark, with its chain."""
+        """Yield every rule whose comment begins with this mark, with its chain."""
         return ((chain, rule) for chain in self.chains for rule in chain.rules if rule.comment.startswith(mark))
 
     def without(self, gone: Collection[Rule]) -> Table:
-        """The same table when these rules are gone."""
+        """Return the table without these rules."""
         chains = (
             replace(chain, rules=tuple(rule for rule in chain.rules if rule not in gone)) for chain in self.chains
         )
@@ -95,7 +96,7 @@ class Table:
 
 
 def fate(table: Table, chain: Chain, packet: Packet) -> str:
-    """What a base chain does with the packet: ``accept`` or ``drop``."""
+    """Return what a base chain does with the packet: ``accept`` or ``drop``."""
     decided = _walk(table, chain, packet, 0)
     return decided[1].verdict if decided else chain.policy
 
@@ -126,14 +127,14 @@ def _applies(rule: Rule, packet: Packet) -> bool:
 
 
 def holds(condition: Condition, packet: Packet) -> bool | None:
-    """Return whether a condition is met; None if this cannot be known."""
+    """Return whether a condition is met; None if that cannot be known."""
     judge = _JUDGES.get(condition.key)
     met = judge(condition.values, packet) if judge else None
     return None if met is None else met is not condition.negated
 
 
 def _any(answers: Iterable[bool | None]) -> bool | None:
-    """One certain yes is a yes; without one, a single doubt leaves it open."""
+    """Return True if any is certainly True; without one, a single unknown makes the result unknown."""
     known = list(answers)
     return True if True in known else None if None in known else False
 
@@ -180,7 +181,7 @@ _JUDGES: dict[str, Callable[[tuple[str, ...], Packet], bool | None]] = {
     "state": _state,
     "status": lambda values, _: False,  # a new packet that no NAT rule has touched
     "family": lambda values, _: bool({"ipv4", "ip", "2"} & set(values)),
-    # A packet to this host is neither a broadcast nor for another host; a forwarded or sent one is.
+    # A packet to this host is neither a broadcast nor for another host; a forwarded or sent packet is for another host.
     "targettype": lambda values, packet: ("local" in values) is (not packet.oif),
     "packettype": lambda values, _: "host" in values,
 }

@@ -1,11 +1,11 @@
-"""Holds the connections to nodes that do not answer, so that they go on at once when those answer again.
+"""Hold the connections to nodes that do not answer, so that they resume at once when the nodes answer again.
 
     TCP, not acknowledged ──► pauses of 0.2, 0.4 … 120 s: after a gap of two minutes it waits two minutes more
     the same, refused here with "host unreachable" ──► pauses that do not grow (RFC 6069): it goes on within a second
 
-The kernel takes such an answer to a packet of an existing connection as a hint and never breaks the connection for it
-(RFC 1122, 4.2.3.9). New connections are left alone: those it would break. The rules are in a table of meshray's own,
-replaced as a whole; where there is no nft nothing is held, and connections go on when their own pauses end.
+For an existing connection the kernel treats such an answer as a hint and never breaks the connection (RFC 1122,
+4.2.3.9). It would break new connections, so the rules leave those alone. The rules are in a table of meshray's own,
+which is replaced as a whole; without nft nothing is held, and connections resume when their own pauses end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def hold_script(interface: str, silent: Collection[IPv4Address]) -> str:
 
 
 class SilentNodes:
-    """The held connections of this node. Blocking: call it in a thread.
+    """The held connections of this node. Blocking: call its methods in a thread.
 
     Args:
         run: runs a program; tests put a fake host here.
@@ -41,16 +41,16 @@ class SilentNodes:
     def __init__(self, interface: str, *, run: Run = run_program) -> None:
         self._interface = interface
         self._run = run
-        #: None: an agent from before may have left some.
+        #: None: an earlier agent may have left some.
         self._held: frozenset[IPv4Address] | None = None
 
     def hold(self, silent: Collection[IPv4Address]) -> str:
-        """Hold the connections to these addresses and to no others; returns why that cannot be done, or ``""``."""
+        """Hold the connections to exactly these addresses; return the reason why that is impossible, or ``""``."""
         wanted = frozenset(silent)
         if wanted == self._held:
             return ""
         answer = self._run(["nft", "-f", "-"], hold_script(self._interface, wanted))
-        # Where there is no nft nothing was ever held.
+        # Without nft nothing was ever held.
         if answer.ok or (answer.missing and not wanted):
             self._held = wanted
             return ""

@@ -17,14 +17,14 @@ _NETLINK_NETFILTER = 12
 #: Multicast groups as bits: NFNLGRP_NFTABLES (7) and RTNLGRP_IPV4_NETCONF (24).
 _GROUPS = ((_NETLINK_NETFILTER, 1 << 6), (_NETLINK_ROUTE, 1 << 23))
 #: A reload is many transactions. The first one is answered at once, the others together after a pause, which grows
-#: while they go on: a program that changes rules all the time neither keeps us from repairing nor busy.
+#: while they go on: a program that changes rules all the time neither prevents our repair nor keeps us busy.
 _PAUSE_S, _LONGEST_PAUSE_S = 0.2, 1.0
 
 
 class Watch:
-    """Netlink's news about rules (nftables, and iptables-nft, ufw, firewalld on top of it) and forwarding.
+    """Netlink notifications about rules (nftables, and iptables-nft, ufw, firewalld on top of it) and forwarding.
 
-    Where such a socket cannot be had, `wait` simply waits.
+    Where such a socket is not permitted, `wait` only waits for its timeout.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,8 @@ class Watch:
             news.close()
 
     def _drain(self, news: socket.socket) -> None:
-        """What exactly changed does not matter; a receive buffer that ran over (ENOBUFS) is a change as well."""
+        """Discard the notifications: their content does not matter. A receive buffer overflow (ENOBUFS) is a change as
+        well."""
         try:
             while news.recv(65536):
                 pass
@@ -63,7 +64,7 @@ class Watch:
             self._changed.set()
 
     async def wait(self, at_most_s: float) -> None:
-        """Wait for a change or the timeout. A change is reported at once, the next one after a pause."""
+        """Wait for a change or the timeout. The first change is reported at once, the next one after a pause."""
         loop = asyncio.get_running_loop()
         pause_s = self._told_at + self._pause_s - loop.time()
         if pause_s > 0:

@@ -1,15 +1,9 @@
-"""wg-quick files, for devices that have WireGuard but not meshray, and for people who want to look.
+"""wg-quick files, for devices that have WireGuard but not meshray, and for users who want to inspect them.
 
 >>> print(render(config, {peer_key: "head"}, secrets=True))
-# Made by meshray.
-[Interface]
-PrivateKey = ...
-Address = 10.99.0.9/16
-MTU = 1420
+# Made by meshray. [Interface] PrivateKey = ... Address = 10.99.0.9/16 MTU = 1420
 
-# head
-[Peer]
-PublicKey = gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=
+# head [Peer] PublicKey = gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=
 ...
 """
 
@@ -30,12 +24,12 @@ def render(
     secrets: bool,
     endpoints: Mapping[PublicKey, Endpoint] = MappingProxyType({}),
 ) -> str:
-    """The file that ``wg-quick`` reads.
+    """Return the file that ``wg-quick`` reads.
 
     Args:
-        names: of the peers, written above their sections; a peer without one gets none.
-        endpoints: of the peers, in place of the device's; wg-quick takes DNS names as well.
-        secrets: False leaves out private and preshared keys, and says so.
+        names: the peers' names, written above their sections; a peer may have none.
+        endpoints: the peers' endpoints, in place of the device's; wg-quick also accepts DNS names.
+        secrets: False omits private and preshared keys, with a comment that says so.
     """
     lines = [] if secrets else ["# Private and preshared keys are left out."]
     lines += _interface(config, secrets=secrets)
@@ -60,14 +54,14 @@ def _interface(config: DeviceConfig, *, secrets: bool) -> list[str]:
 
 
 def _peer(peer: PeerConfig, name: str, endpoint: Endpoint | None, *, secrets: bool) -> list[str]:
-    # A section of its own for each: wgconfig reads the whole text again for every attribute that is added.
+    # Each section is rendered separately: wgconfig parses the whole text again for every attribute that is added.
     from wgconfig import WGConfig
 
     key = str(peer.public_key)
     section = WGConfig()
     section.lines = []
     section.invalidate_data()
-    # Whatever a name holds, it stays one comment line.
+    # Whatever a name contains, the comment remains one line.
     printable = "".join(letter for letter in name if letter.isprintable()).strip()
     section.add_peer(key, f"# {printable}" if printable else None)
     if secrets and peer.preshared_key is not None:

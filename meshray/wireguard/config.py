@@ -1,4 +1,4 @@
-"""A WireGuard device as values: as it should be, and as it is (pure)."""
+"""A WireGuard device as values: its desired state and its observed state (pure)."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from meshray.linux.clock import BootSeconds, UnixSeconds
 from meshray.model.address import Endpoint
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 
-#: WireGuard's Reject-After-Time (whitepaper, section 6.1), seconds. A living session has a new handshake each 120 s;
-#: after this the keys are refused: nothing comes back through a peer whose last handshake is older.
+#: WireGuard's Reject-After-Time (whitepaper, section 6.1), seconds. A live session has a new handshake every 120 s;
+#: after this time the keys are rejected: no packet comes back from a peer whose last handshake is older.
 REJECT_AFTER_S = 180.0
-#: Who made a route (rtm_protocol): RTPROT_KERNEL, and one below 128 that is in nobody's list (rt_protos of iproute2).
+#: The creator of a route (rtm_protocol): RTPROT_KERNEL, and one below 128 that is not assigned (rt_protos of iproute2).
 KERNEL_PROTOCOL, MESHRAY_PROTOCOL = 2, 109
 
 
 def is_fresh(last_handshake: BootSeconds | None, now: BootSeconds) -> bool:
-    """Whether a peer with this last handshake (seconds of the boot clock) can still be heard."""
+    """Return whether a peer with this last handshake (seconds of the boot clock) can still be heard."""
     return last_handshake is not None and now - last_handshake < REJECT_AFTER_S
 
 
 @dataclass(frozen=True)
 class PeerConfig:
-    """What a device should know of one peer.
+    """The desired configuration of one peer.
 
     Attributes:
-        allowed_ips: what is routed to the peer and accepted from it. One address range belongs to one peer only.
-        endpoint: an IP address and port; None keeps what WireGuard learnt (roaming).
+        allowed_ips: the addresses that are routed to the peer and accepted from it. An address range belongs to one
+            peer only.
+        endpoint: an IP address and port; None keeps the one that WireGuard learned (roaming).
         keepalive_s: seconds between keepalives, 0 for none.
     """
 
@@ -52,9 +53,9 @@ class Route:
     """A route out of the interface, without a gateway, in the main table and with metric 0.
 
     Attributes:
-        source: the own address that packets get; None: the kernel chooses.
+        source: the source address of packets; None: the kernel chooses.
         mtu: bytes of an inner packet, with its IP header; 0: that of the interface.
-        protocol: who made it: `KERNEL_PROTOCOL` or `MESHRAY_PROTOCOL`, as ``ip route`` prints it.
+        protocol: its creator: `KERNEL_PROTOCOL` or `MESHRAY_PROTOCOL`, as ``ip route`` prints it.
     """
 
     destination: IPv4Network
@@ -65,11 +66,11 @@ class Route:
 
 @dataclass(frozen=True)
 class RouteState:
-    """The route that counts for a destination, as it is.
+    """The effective route for a destination, as observed.
 
     Attributes:
-        elsewhere: where it leads instead of straight out of the interface, in the words of ``ip route``; empty: it
-            does lead there.
+        elsewhere: where it leads if not directly out of the interface, as ``ip route`` prints it; empty: directly out
+            of the interface.
     """
 
     route: Route
@@ -78,13 +79,14 @@ class RouteState:
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """A device as it should be.
+    """The desired state of a device.
 
     Attributes:
         listen_port: UDP port; 0 leaves the choice to the system.
-        addresses: of the interface; the first one in a network is the source of what is sent there.
+        addresses: the interface's addresses; the first one in a network is the source address of packets to that
+            network.
         mtu: bytes of an inner packet.
-        routes: that of the overlay, and those of peers whose paths carry less than ``mtu``.
+        routes: the route of the overlay, and those of peers whose paths carry less than ``mtu``.
 
     Raises:
         MeshrayError: two peers claim one address range; WireGuard would give it to the later one silently.
@@ -107,14 +109,15 @@ class DeviceConfig:
 
 @dataclass(frozen=True)
 class PeerState:
-    """A peer as the device has it.
+    """The observed state of a peer.
 
     Attributes:
-        config: with the endpoint that WireGuard uses now.
-        last_handshake: by the wall clock, as WireGuard reports it; None where there was none.
-        heard: when that was by the boot clock, see `meshray.agent.device.handshakes`; None where nobody worked it out.
-        rx_bytes: received from the peer since it was added, as WireGuard counts.
-        tx_bytes: sent to it.
+        config: its configuration, with the endpoint that WireGuard uses now.
+        last_handshake: the time of the last handshake by the wall clock, as WireGuard reports it; None before the
+            first.
+        heard: the same time by the boot clock, see `meshray.agent.device.handshakes`; None if it was not computed.
+        rx_bytes: bytes received from the peer since it was added, as WireGuard counts.
+        tx_bytes: bytes sent to it.
     """
 
     config: PeerConfig
@@ -125,7 +128,7 @@ class PeerState:
 
 
 class WireGuardState(NamedTuple):
-    """What WireGuard itself knows of a device; addresses, MTU and up are the interface's."""
+    """The state of WireGuard itself; addresses, MTU and up belong to the interface."""
 
     private_key: PrivateKey | None
     listen_port: int
@@ -134,11 +137,11 @@ class WireGuardState(NamedTuple):
 
 @dataclass(frozen=True)
 class DeviceState:
-    """A device as it is.
+    """The observed state of a device.
 
     Attributes:
-        listen_port: 0 where none was chosen yet.
-        routes: by destination: those to the networks of its addresses, and to single addresses in them.
+        listen_port: UDP port; 0 until one was chosen.
+        routes: by destination; the routes to the networks of its addresses, and to single addresses in them.
     """
 
     private_key: PrivateKey | None

@@ -18,7 +18,7 @@ class Device(Protocol):
     """One WireGuard interface. All methods block; call them in a thread.
 
     Attributes:
-        name: of the interface.
+        name: the interface's name.
         kind: ``kernel``, ``userspace`` or ``fake``.
     """
 
@@ -26,18 +26,18 @@ class Device(Protocol):
     kind: str
 
     def read(self) -> DeviceState | None:
-        """The present state, None where there is no such device.
+        """Return the current state; None if the device does not exist.
 
         Raises:
-            MeshrayError: code ``foreign_interface`` where the name belongs to something that meshray did not make.
+            MeshrayError: code ``foreign_interface`` if meshray did not create the interface of this name.
         """
 
     def apply(self, steps: Sequence[Step]) -> None:
-        """Takes the steps in turn and stops at the first that fails.
+        """Take the steps in order; stop at the first that fails.
 
         Raises:
-            MeshrayError: names the interface, the step and the cause.
+            MeshrayError: a step failed; the message names the interface, the step and the cause.
         """
 
     def remove(self) -> None:
-        """Removes the device and all that belongs to it; nothing happens where there is none."""
+        """Remove the device and all that belongs to it; idempotent."""

@@ -1,9 +1,9 @@
-"""The programs that are WireGuard where the kernel is not, and how each is started.
+"""The engines: programs that implement WireGuard where the kernel does not, and how each is started.
 
 own    meshray-engine: built from `engine/` beside this file; batches packets (segmentation offload), shipped in wheels
-stock  wireguard-go of the distribution, where the own one was not built for this machine
+stock  the distribution's wireguard-go, where meshray-engine was not built for this machine
 
-Both are configured on a socket in the same place, where `wg` looks for it.
+Both are configured through a socket in the same place, where `wg` looks for it.
 
     >>> engine = find_engine(os.environ)
     >>> engine.start(ManagedProcess(home.pid_file("engine")), "meshray0", home.logs / "engine.log")
@@ -26,11 +26,11 @@ from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.trust import find_program, require_trusted
 
-#: Compiled into wireguard-go and into `wg`; /run/wireguard is the same folder.
+#: The folder is compiled into wireguard-go and `wg`; /run/wireguard is the same folder.
 SOCKET_FOLDER = Path("/var/run/wireguard")
 STOCK = "wireguard-go"
 OWN = "meshray-engine"
-#: `make engine` puts it there, and so does the wheel of a platform.
+#: `make engine` puts the program there, and so does a platform's wheel.
 BUNDLED = Path(__file__).with_name("engine") / OWN
 #: The variable that selects another engine, such as a self-built one.
 VARIABLE = "MESHRAY_ENGINE"
@@ -39,37 +39,37 @@ TUN = Path("/dev/net/tun")
 #: linux/if_tun.h: ioctl TUNSETIFF, flags IFF_TUN | IFF_NO_PI (| IFF_VNET_HDR); struct ifreq is 40 bytes.
 _TUNSETIFF = 0x400454CA
 _IFF_TUN_NO_PI = 0x0001 | 0x1000
-#: With it the kernel hands over up to 64 KiB at once: without it there is no segmentation offload.
+#: With it the kernel passes up to 64 KiB at once; without it there is no segmentation offload.
 _IFF_VNET_HDR = 0x4000
 _IFREQ = struct.Struct("16sH22x")
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A program that is WireGuard, and how it wants to be started."""
+    """A program that implements WireGuard, and how it is started."""
 
     program: Path
     sockets: Path = SOCKET_FOLDER
 
     @property
     def name(self) -> str:
-        """Of the program."""
+        """The program's name."""
         return self.program.name
 
     @property
     def is_own(self) -> bool:
-        """Whether it takes the interface as a descriptor."""
+        """Whether the engine takes the interface as a descriptor."""
         return self.name != STOCK
 
     def socket_path(self, name: str) -> Path:
-        """Where the engine of this interface listens."""
+        """Return the path of the socket on which the engine of this interface listens."""
         return self.sockets / f"{name}.sock"
 
     def start(self, process: ManagedProcess, name: str, log: Path, environ: Mapping[str, str]) -> None:
-        """Starts it for the interface ``name``, which it makes, or gets made; its socket comes a moment later.
+        """Start the engine for the interface ``name``, which is created; its socket appears a moment later.
 
         Raises:
-            OSError: the interface cannot be made (EBUSY: there is one of this name), or the program does not start.
+            OSError: the interface cannot be created (EBUSY: the name is in use), or the program does not start.
         """
         env = {"PATH": environ.get("PATH", os.defpath), "LOG_LEVEL": "error"}
         if not self.is_own:
@@ -79,14 +79,14 @@ class Engine:
         try:
             arguments = ["-tun-fd", str(tun), "-socket", str(self.socket_path(name)), "-mtu", str(DEFAULT_MTU)]
             command = [str(self.program), *arguments]
-            # Its UDP socket belongs to the machine's own network, wherever the interface is.
+            # The engine's UDP socket belongs to the machine's own network, whichever namespace the interface is in.
             overlay_netns.run_outside(process.spawn, command, env=env, log=log, keep=(tun,))
         finally:
             os.close(tun)
 
 
 def find_engine(environ: Mapping[str, str]) -> Engine:
-    """The best engine there is: MESHRAY_ENGINE, the one that came with meshray, wireguard-go.
+    """Return the preferred engine: MESHRAY_ENGINE, then the one shipped with meshray, then wireguard-go.
 
     Raises:
         MeshrayError: code ``no_wireguard``; the hint says what to install.
@@ -119,14 +119,14 @@ def install_command() -> str:
 
 
 def open_tun(name: str, *, offload: bool) -> int:
-    """A descriptor of the TUN interface ``name``, which is made; it is gone when the last descriptor is closed.
+    """Create the TUN interface ``name`` and return its descriptor; closing the last descriptor removes the interface.
 
     Args:
-        name: may hold ``%d``: the kernel chooses a number.
-        offload: packets come and go with a virtio header, many segments at once.
+        name: may contain ``%d``, which the kernel replaces by a number.
+        offload: packets have a virtio header and may hold many segments.
 
     Raises:
-        OSError: there is no /dev/net/tun, it is not permitted, or the name is taken (EBUSY).
+        OSError: /dev/net/tun does not exist or is not permitted, or the name is in use (EBUSY).
     """
     descriptor = os.open(TUN, os.O_RDWR | os.O_CLOEXEC)
     flags = _IFF_TUN_NO_PI | (_IFF_VNET_HDR if offload else 0)
@@ -139,9 +139,9 @@ def open_tun(name: str, *, offload: bool) -> int:
 
 
 def udp_port_inside(listen_port: int, environ: Mapping[str, str]) -> int | None:
-    """On which UDP port an engine that must be inside will listen, 0: on any; None: the engine stays outside.
+    """Return the UDP port of an engine that must run inside the namespace, 0: any port; None: the engine runs outside.
 
-    Only the own one takes an interface of another namespace; the stock one sends from where its interface is.
+    Only meshray-engine takes an interface of another namespace; wireguard-go sends from its interface's namespace.
 
     Raises:
         MeshrayError: as `find_engine`.
@@ -150,18 +150,18 @@ def udp_port_inside(listen_port: int, environ: Mapping[str, str]) -> int | None:
 
 
 def find_engine_of_namespace(home: Home, environ: Mapping[str, str]) -> Engine:
-    """The engine of a node whose overlay is in a network namespace of its own.
+    """Return the engine of a node whose overlay is in a network namespace of its own.
 
-    The own one takes the interface as a descriptor and stays outside with its UDP socket:
+    meshray-engine takes the interface as a descriptor and runs outside, with its UDP socket:
 
         overlay ── meshray0 ──(descriptor)──► meshray-engine ──► the machine's network
 
-    The stock one makes its interface itself, so it runs inside, and pasta carries what it sends:
+    wireguard-go creates its interface itself, so it runs inside, and pasta forwards its packets:
 
         overlay ── meshray0 ── wireguard-go ── pasta's interface ──► pasta ──► the machine's network
 
     Raises:
-        MeshrayError: as `find_engine`, and code ``engine_changed`` where the namespace was made for the other kind.
+        MeshrayError: as `find_engine`, and code ``engine_changed`` if the namespace was created for the other kind.
     """
     engine, namespace = find_engine(environ), overlay_netns.entered()
     if namespace is not None and namespace.engine_inside == engine.is_own:
@@ -170,5 +170,5 @@ def find_engine_of_namespace(home: Home, environ: Mapping[str, str]) -> Engine:
             f"the namespaces of this node were made for another engine than {engine.name}",
             hint="meshray down, then meshray up",
         )
-    # Where only the user may write: /run/wireguard is root's.
+    # Only root may write to /run/wireguard, so the socket goes to a folder of the user.
     return replace(engine, sockets=home.run)

@@ -1,4 +1,4 @@
-"""A WireGuard device in memory that behaves as the real ones do, for tests.
+"""A WireGuard device in memory that behaves like the real ones, for tests.
 
 >>> device = FakeDevice("meshray0")
 >>> device.apply(plan(device.read(), desired))
@@ -32,20 +32,20 @@ from meshray.wireguard.plan import (
     UpdatePeer,
 )
 
-#: What a new interface has before anyone sets it.
+#: The state of a new interface.
 _NEW = DeviceState(private_key=None, listen_port=0, addresses=(), mtu=1420, up=False, peers={})
-#: What the system picks when a device without a port comes up.
+#: The port that the system picks when a device without a port comes up.
 _RANDOM_PORT = 54321
 
 
 @dataclass
 class FakeDevice:
-    """Keeps to the rules of `Device`.
+    """A `Device` in memory.
 
     Attributes:
-        state: what `read` gives; tests may change it behind meshray's back.
-        applied: every step that was taken, in order.
-        failing: raised by every call while it is set.
+        state: the state that `read` returns; tests may change it without meshray's knowledge.
+        applied: every step taken, in order.
+        failing: the exception that every call raises while it is set.
     """
 
     name: str = "meshray0"
@@ -80,7 +80,7 @@ class FakeDevice:
         rx_bytes: int = 0,
         tx_bytes: int = 0,
     ) -> None:
-        """A handshake with the peer at ``now``, from ``endpoint``; the byte counts are added."""
+        """Simulate a handshake with the peer at ``now``, from ``endpoint``; the byte counts are added."""
         state = _existing(self.state)
         peer = state.peers[public_key]
         config = replace(peer.config, endpoint=endpoint or peer.config.endpoint)
@@ -136,7 +136,7 @@ def _after_interface_step(
 
 
 def _connected(state: DeviceState) -> DeviceState:
-    """With the routes that Linux makes for the addresses of an interface that is up."""
+    """Return the state with the routes that Linux adds for the addresses of an interface that is up."""
     made = {
         address.network: RouteState(Route(address.network, address.ip))
         for address in reversed(state.addresses)
@@ -146,7 +146,7 @@ def _connected(state: DeviceState) -> DeviceState:
 
 
 def _sourceless(state: DeviceState) -> DeviceState:
-    """Linux drops routes with a source that is gone."""
+    """Return the state without routes whose source is gone, as Linux drops them."""
     left = {address.ip for address in state.addresses}
     return replace(
         state, routes={key: seen for key, seen in state.routes.items() if seen.route.source in {None, *left}}
@@ -169,8 +169,8 @@ def _after_peer_step(state: DeviceState, step: AddPeer | UpdatePeer | RemovePeer
     elif key in state.peers:
         changed = replace(state.peers[key], config=_updated(state.peers[key].config, step))
     else:
-        return state  # As WireGuard does: an update of a peer that is gone adds none.
-    # An address range has one owner: who gets it takes it away from who had it.
+        return state  # as in WireGuard: updating a removed peer does not add it
+    # An address range has one owner: the peer that gets it takes it from its previous owner.
     others = {
         other: replace(peer, config=replace(peer.config, allowed_ips=peer.config.allowed_ips - step.peer.allowed_ips))
         for other, peer in state.peers.items()

@@ -1,7 +1,7 @@
-"""A hub without root forwards between nodes, and to nobody else.
+"""Forwarding of a hub without root: between nodes, and nowhere else.
 
-With root that is the firewall's matter; in a network namespace of its own two routing rules do it: what came in by the
-overlay's interface may go to the overlay, and nowhere else. They name the interface and hold before it is there.
+With root the firewall ensures that. In the node's own network namespace two routing rules do: packets that come in on
+the overlay's interface may go to the overlay, and nowhere else. They name the interface and apply before it exists.
 
     overlay_netns.run(forward_within, "meshray0", IPv4Network("10.99.0.0/16"))
 """
@@ -15,14 +15,15 @@ from ipaddress import IPv4Network
 from meshray.linux import netlink, overlay_netns, rtnetlink
 from meshray.wireguard.link import explained
 
-#: Above the kernel's own rules for all other tables than that of local addresses (32766, 32767).
+#: Above the kernel's own rules for all tables but that of local addresses (32766, 32767).
 _PRIORITY = 109
 _ANYWHERE = IPv4Network("0.0.0.0/0")
 
 
 def forward_within(interface: str, network: IPv4Network) -> None:
-    """Lets an interface that is made from now on forward, within this network. Idempotent, and for the thread that is
-    overlay_netns.
+    """Let interfaces that are created from now on forward, within this network. Idempotent.
+
+    Call it in a thread that is in the overlay's namespace.
 
     Raises:
         MeshrayError: the kernel refuses.
@@ -34,7 +35,7 @@ def forward_within(interface: str, network: IPv4Network) -> None:
         ):
             with contextlib.suppress(FileExistsError):
                 kernel.change(rtnetlink.RTM_NEWRULE, rule, rtnetlink.CREATE | rtnetlink.EXCLUSIVE)
-        # Only then, so that nothing is ever forwarded elsewhere.
+        # This comes last, so that nothing is ever forwarded elsewhere.
         overlay_netns.path("/proc/sys/net/ipv4/conf/default/forwarding").write_text("1")
 
 

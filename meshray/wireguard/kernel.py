@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 #: The link type, as in `ip link add type wireguard`.
 LINK_KIND = "wireguard"
-#: All zeros stands for "no key" in both directions.
+#: All zeros means "no key" in both directions.
 _NO_KEY = bytes(KEY_BYTES)
 
 
 class KernelDevice(LinuxDevice):
-    """Keeps to `meshray.wireguard.device.Device`."""
+    """The kernel's WireGuard as a `meshray.wireguard.device.Device`."""
 
     kind = "kernel"
 
@@ -56,7 +56,7 @@ class KernelDevice(LinuxDevice):
             return device_values(wireguard.info(self.name))
 
     def _stop(self) -> None:
-        """Nothing: the kernel's WireGuard ends with its interface."""
+        """Do nothing: the kernel's WireGuard ends with its interface."""
 
 
 def _wireguard() -> WireGuard:
@@ -67,7 +67,7 @@ def _wireguard() -> WireGuard:
 
 
 def set_arguments(step: WireGuardStep) -> dict[str, Any]:
-    """What `WireGuard.set` is called with to carry out the step."""
+    """Return the arguments of `WireGuard.set` that carry out the step."""
     match step:
         case SetPrivateKey(key):
             return {"private_key": key.reveal()}
@@ -87,15 +87,15 @@ def _peer_arguments(peer: PeerConfig, fields: Sequence[str], *, update_only: boo
         "public_key": str(peer.public_key),
         "update_only": update_only,
         "replace_allowed_ips": replace,
-        # Always all of them: pyroute2 up to 0.9.1 knows neither flag and replaces them with what is given,
-        # so an update of the endpoint alone would leave the peer without any.
+        # All of them, always: pyroute2 up to 0.9.1 knows neither flag and replaces them with those given, so an update
+        # of the endpoint alone would leave the peer without any.
         "allowed_ips": [str(network) for network in sorted(peer.allowed_ips)],
     }
     if "preshared_key" in fields:
         secret = peer.preshared_key.raw if peer.preshared_key else _NO_KEY
         arguments["preshared_key"] = b64encode(secret).decode("ascii")
     if "endpoint" in fields and peer.endpoint is not None:
-        # A link-local zone is not carried by pyroute2.
+        # pyroute2 does not carry a link-local zone.
         arguments["endpoint_addr"] = peer.endpoint.host.partition("%")[0]
         arguments["endpoint_port"] = peer.endpoint.port
     if "keepalive_s" in fields:
@@ -104,9 +104,9 @@ def _peer_arguments(peer: PeerConfig, fields: Sequence[str], *, update_only: boo
 
 
 def device_values(messages: Iterable[Any]) -> WireGuardState:
-    """The state that the messages of one dump hold.
+    """Return the state in the messages of one dump.
 
-    A dump of many peers comes in several messages, and a peer of many allowed ips is continued in the next one
+    A dump of many peers comes in several messages, and a peer with many allowed IPs continues in the next one
     (WG_CMD_GET_DEVICE of linux/wireguard.h).
     """
     private: PrivateKey | None = None
@@ -123,7 +123,7 @@ def device_values(messages: Iterable[Any]) -> WireGuardState:
 
 
 def _joined(first: PeerState | None, rest: PeerState) -> PeerState:
-    """The continuation of a peer holds its key and further allowed ips only."""
+    """Return a peer with its continuation, which holds the peer's key and further allowed IPs only."""
     if first is None:
         return rest
     config = first.config
@@ -154,7 +154,7 @@ def _peer(attributes: Any) -> PeerState:
 
 
 def _key(value: Any) -> bytes:
-    """A key as pyroute2 gives it: base64 in bytes, a mapping that holds them, or None where there is none."""
+    """Return the key that pyroute2 gives as base64 in bytes, or as a mapping that holds them; None if there is none."""
     if isinstance(value, dict):
         value = value.get("value")
     return b64decode(value) if value else _NO_KEY

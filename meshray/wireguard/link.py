@@ -1,11 +1,11 @@
-"""The network interface beneath both real devices: addresses, routes, MTU, up; through rtnetlink.
+"""The network interface of both real devices: addresses, routes, MTU, up; through rtnetlink.
 
     with links() as table:
         link = table.find("meshray0")
         table.add_address(link, IPv4Interface("10.99.0.7/16"))
 
-An interface that meshray made carries a mark in its alias (``ip link show`` prints it), which also identifies
-for which MESHRAY_HOME it was made. Nothing without that mark is ever changed.
+An interface that meshray created has a mark in its alias (``ip link show`` prints it), which also identifies its
+MESHRAY_HOME. meshray never changes an interface without that mark.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from meshray.wireguard.routes import read_routes, remove_route, set_route
 
 #: IFF_UP of net/if.h.
 _IFF_UP = 1
-#: IFALIASZ of linux/if.h is 256 with the closing zero.
+#: IFALIASZ of linux/if.h is 256 with the terminating zero.
 _ALIAS_BYTES = 255
 
 
 def mark_of(home: Home) -> str:
-    """The alias of every interface that belongs to this node's state."""
+    """Return the alias of every interface that belongs to this node's state."""
     return os.fsencode(f"meshray {home.state}")[:_ALIAS_BYTES].decode(errors="ignore")
 
 
 @dataclass(frozen=True)
 class Link:
-    """An interface as the kernel shows it. ``kind`` is its type (``wireguard``, ``tun``), may be empty."""
+    """An interface as the kernel shows it. ``kind`` is its type (``wireguard``, ``tun``) and may be empty."""
 
     name: str
     index: int
@@ -57,13 +57,13 @@ class Link:
 
 
 class LinkTable:
-    """The interfaces of this network namespace. The methods raise OSError where the kernel refuses."""
+    """The interfaces of this network namespace. The methods raise OSError if the kernel refuses."""
 
     def __init__(self, kernel: rtnetlink.RouteSocket) -> None:
         self._kernel = kernel
 
     def find(self, name: str) -> Link | None:
-        """The interface, None where there is none of this name."""
+        """Return the interface; None if it does not exist."""
         try:
             body = self._kernel.get(
                 rtnetlink.RTM_GETLINK, _link_body() + netlink.attribute(rtnetlink.IFLA_IFNAME, _zero_ended(name))
@@ -75,7 +75,7 @@ class LinkTable:
         return parse_link(body)
 
     def create(self, name: str, kind: str) -> None:
-        """Makes an interface, down and without addresses."""
+        """Create an interface, down and without addresses."""
         info = netlink.attribute(rtnetlink.IFLA_INFO_KIND, kind.encode())
         self._kernel.change(
             rtnetlink.RTM_NEWLINK,
@@ -86,36 +86,36 @@ class LinkTable:
         )
 
     def delete(self, link: Link) -> None:
-        """Removes it; nothing happens where it is gone already."""
+        """Delete the interface; idempotent."""
         with _accepting(errno.ENODEV):
             self._kernel.change(rtnetlink.RTM_DELLINK, _link_body(link.index))
 
     def set_alias(self, link: Link, alias: str) -> None:
-        """Marks it."""
+        """Set the interface's alias."""
         self._set(link, netlink.attribute(rtnetlink.IFLA_IFALIAS, alias.encode()))
 
     def set_mtu(self, link: Link, mtu: int) -> None:
-        """Bytes of an inner packet."""
+        """Set the MTU, in bytes of an inner packet."""
         self._set(link, netlink.attribute(rtnetlink.IFLA_MTU, mtu))
 
     def set_up(self, link: Link) -> None:
-        """Brings it up."""
+        """Bring the interface up."""
         self._kernel.change(rtnetlink.RTM_NEWLINK, _link_body(link.index, _IFF_UP))
 
     def addresses(self, link: Link) -> tuple[IPv4Interface, ...]:
-        """Its IPv4 addresses, primary ones before their secondaries."""
+        """Return the interface's IPv4 addresses, primary ones before their secondaries."""
         bodies = self._kernel.dump(rtnetlink.RTM_GETADDR, rtnetlink.ADDRESS.pack(socket.AF_INET, 0, 0, 0, link.index))
-        # An older kernel lists those of all interfaces.
+        # An older kernel lists the addresses of all interfaces.
         found = (parse_address(body) for body in bodies)
         return tuple(address for index, address in found if index == link.index)
 
     def routes(self, link: Link, addresses: Iterable[IPv4Interface]) -> dict[IPv4Network, RouteState]:
-        """The routes to the networks of these addresses of the interface, see `read_routes`."""
+        """Return the routes to the networks of these addresses of the interface; see `read_routes`."""
         networks = {address.network for address in addresses if address.network.prefixlen < 32}
         return read_routes(link.index, networks) if networks else {}
 
     def take(self, link: Link, step: InterfaceStep) -> None:
-        """Takes a step that concerns the interface, not WireGuard."""
+        """Take a step that concerns the interface, not WireGuard."""
         match step:
             case SetMtu(mtu):
                 self.set_mtu(link, mtu)
@@ -131,13 +131,13 @@ class LinkTable:
                 remove_route(self._kernel, link.index, destination)
 
     def add_address(self, link: Link, address: IPv4Interface) -> None:
-        """Nothing happens where it has the address."""
+        """Add the address; idempotent."""
         flags = rtnetlink.CREATE | rtnetlink.EXCLUSIVE
         with _accepting(errno.EEXIST):
             self._kernel.change(rtnetlink.RTM_NEWADDR, _address_body(link, address), flags)
 
     def remove_address(self, link: Link, address: IPv4Interface) -> None:
-        """Nothing happens where it does not have the address (any more)."""
+        """Remove the address; idempotent."""
         with _accepting(errno.EADDRNOTAVAIL):
             self._kernel.change(rtnetlink.RTM_DELADDR, _address_body(link, address))
 
@@ -147,14 +147,14 @@ class LinkTable:
 
 @contextlib.contextmanager
 def links() -> Iterator[LinkTable]:
-    """Opens the netlink socket for one reading or one series of steps."""
+    """Open the netlink socket for one reading or one series of steps."""
     with rtnetlink.RouteSocket() as kernel:
         yield LinkTable(kernel)
 
 
 @contextlib.contextmanager
 def _accepting(number: int) -> Iterator[None]:
-    """Ignores this errno: what was asked for is so already."""
+    """Ignore this errno, which means that nothing was left to do."""
     try:
         yield
     except OSError as error:
@@ -163,7 +163,7 @@ def _accepting(number: int) -> Iterator[None]:
 
 
 def foreign_interface(link: Link) -> MeshrayError:
-    """The refusal to touch what meshray did not make."""
+    """Return the error that refuses to change an interface that meshray did not create."""
     what = f"a {link.kind} interface" if link.kind else "an interface"
     whose = f"of {link.alias.removeprefix('meshray ')}" if link.alias.startswith("meshray ") else "not made by meshray"
     return MeshrayError(
@@ -175,7 +175,7 @@ def foreign_interface(link: Link) -> MeshrayError:
 
 @contextlib.contextmanager
 def explained(name: str, step: object) -> Iterator[None]:
-    """Turns whatever stops the step on this interface into a MeshrayError that says so."""
+    """Turn any failure of the step on this interface into a MeshrayError that names both."""
     try:
         yield
     except MeshrayError:
@@ -197,7 +197,7 @@ def _failure(name: str, step: object, error: Exception) -> MeshrayError:
 
 
 def _port_in_use(step: str) -> MeshrayError:
-    """Another socket holds the UDP port of the step ``listen on UDP port N``."""
+    """Return whether another socket holds the UDP port of the step ``listen on UDP port N``."""
     port = step.rpartition(" ")[2]
     return MeshrayError(
         "port_in_use", f"UDP port {port} is in use by another program", hint=f"who it is: ss -lunp 'sport = :{port}'"
@@ -223,12 +223,12 @@ def parse_address(body: bytes) -> tuple[int, IPv4Interface]:
     """Return the index of the interface and the address of a message RTM_NEWADDR of IPv4 (pure)."""
     _, length, _, _, index = rtnetlink.ADDRESS.unpack_from(body)
     found = netlink.attributes(body[rtnetlink.ADDRESS.size :])
-    # IFA_LOCAL is the own address; IFA_ADDRESS is the far end's where a point-to-point one was set.
+    # IFA_LOCAL is the interface's own address; on a point-to-point interface IFA_ADDRESS is the far end's.
     return index, IPv4Interface((found.get(rtnetlink.IFA_LOCAL) or found[rtnetlink.IFA_ADDRESS], length))
 
 
 def _link_body(index: int = 0, flags: int = 0) -> bytes:
-    """The fixed part; the flags are those to set, all others stay."""
+    """Return the fixed part. ``flags`` are those to set; all others are unchanged."""
     return rtnetlink.LINK.pack(socket.AF_UNSPEC, 0, index, flags, flags)
 
 

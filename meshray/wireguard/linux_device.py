@@ -1,7 +1,7 @@
-"""What WireGuard in the kernel and WireGuard in an engine share: the interface beneath, its owner, and its removal.
+"""The common part of WireGuard in the kernel and in an engine: the interface, its owner, and its removal.
 
-Everything is done where the overlay is (`meshray.linux.overlay_netns`): on a node without root, by a thread in its
-network namespace.
+It acts where the overlay is (`meshray.linux.overlay_netns`): on a node without root, a thread in the overlay's network
+namespace runs it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from meshray.wireguard.unmanaged import release
 
 
 class LinuxDevice(ABC):
-    """A `meshray.wireguard.device.Device` on this machine. Its subclasses know how WireGuard is configured and read."""
+    """A `meshray.wireguard.device.Device` on this machine. Its subclasses configure and read WireGuard."""
 
     kind: str
 
     def __init__(self, name: str, home: Home) -> None:
         self.name = name
         self._mark = mark_of(home)
-        # A repair removes the interface while the agent's loop would create a missing one.
+        # A repair may remove the interface while the agent's loop would create a missing one.
         self._changing = Lock()
 
     def read(self) -> DeviceState | None:
@@ -82,7 +82,7 @@ class LinuxDevice(ABC):
             self._configure(table, step)
 
     def _own_link(self, table: LinkTable) -> Link | None:
-        """The interface, None where it does not exist. Raises MeshrayError where meshray did not make it."""
+        """Return the interface; None if it does not exist. Raises MeshrayError if meshray did not create it."""
         link = table.find(self.name)
         if link is not None and not self._is_ours(link):
             raise foreign_interface(link)
@@ -96,7 +96,7 @@ class LinuxDevice(ABC):
 
     @abstractmethod
     def _is_ours(self, link: Link) -> bool:
-        """Whether meshray made this interface for this node."""
+        """Return whether meshray created this interface for this node."""
 
     @abstractmethod
     def _create(self, table: LinkTable) -> None:
@@ -108,8 +108,8 @@ class LinuxDevice(ABC):
 
     @abstractmethod
     def _read_wireguard(self) -> WireGuardState | None:
-        """The state of WireGuard itself, None where whatever carries the interface does not answer."""
+        """Return the state of WireGuard itself; None if the kernel or the engine does not answer."""
 
     @abstractmethod
     def _stop(self) -> None:
-        """End what carries the interface, before the interface is deleted."""
+        """End the engine, if any, before the interface is deleted."""

@@ -1,4 +1,4 @@
-"""Picks the WireGuard device for this machine: the kernel's where it has one, else an engine's (see `engines`).
+"""Choose the WireGuard device for this machine: the kernel's if it has one, else an engine's (see `engines`).
 
     >>> open_device("meshray0", home).kind
     'userspace'
@@ -26,11 +26,11 @@ VARIABLE = "MESHRAY_WIREGUARD"
 
 
 def open_device(name: str, home: Home, environ: Mapping[str, str] = os.environ) -> Device:
-    """The device ``name``; nothing is made yet. One that meshray made before is found again.
+    """Return the device ``name``, without creating it. A device that meshray created before is used again.
 
     Raises:
         MeshrayError: code ``no_wireguard``, ``no_tun`` or ``not_root``; the hint says what to install or load.
-        UsageError: MESHRAY_WIREGUARD holds another word.
+        UsageError: MESHRAY_WIREGUARD has another value.
     """
     if overlay_netns.entered() is not None:
         return UserspaceDevice(name, home, engine=find_engine_of_namespace(home, environ), environ=environ)
@@ -42,7 +42,7 @@ def open_device(name: str, home: Home, environ: Mapping[str, str] = os.environ) 
 
 
 def check_available(environ: Mapping[str, str] = os.environ) -> str:
-    """``kernel`` or ``userspace``, after trying it out; leaves nothing behind.
+    """Return ``kernel`` or ``userspace``, whichever a test run showed to work; nothing remains of the test.
 
     Raises:
         MeshrayError: as `open_device`.
@@ -67,7 +67,7 @@ def _forced(environ: Mapping[str, str]) -> str | None:
 
 
 def _kernel_has_wireguard() -> bool:
-    """The only sure test is to make one: a module may be missing, blocked, or of another kernel."""
+    """Try to create a device. No other test is reliable: a module may be missing, blocked, or of another kernel."""
     name = f"mray{os.getpid() & 0xFFFFFF:x}"
     with links() as table:
         try:
@@ -83,7 +83,7 @@ def _kernel_has_wireguard() -> bool:
 
 
 def tun_fault() -> str:
-    """Why /dev/net/tun does not open, as the end of a sentence; empty where it does. Makes no interface."""
+    """Return why /dev/net/tun cannot be opened, as the end of a sentence; empty if it can. Creates no interface."""
     try:
         os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:

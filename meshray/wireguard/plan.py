@@ -1,14 +1,9 @@
-"""The diff between a device and what it should be. Pure; drives apply, log lines and --dry-run alike.
+"""The steps from a device's observed state to its desired state. Pure; used to apply, to log and for --dry-run.
 
 >>> for step in plan(None, desired):
 ...     print(step)
-create the device
-set the private key
-set the MTU to 1420
-add address 10.99.0.7/16
-bring the device up
-listen on UDP port 51888
-add peer gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=: allowed 10.99.0.0/16, endpoint 203.0.113.7:51888, ...
+create the device set the private key set the MTU to 1420 add address 10.99.0.7/16 bring the device up listen on UDP
+port 51888 add peer gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=: allowed 10.99.0.0/16, endpoint 203.0.113.7:51888, ...
 route 10.99.0.0/16 to the device
 """
 
@@ -35,7 +30,7 @@ PeerField = Literal["allowed_ips", "endpoint", "keepalive_s", "preshared_key"]
 
 @dataclass(frozen=True)
 class CreateDevice:
-    """Makes the interface."""
+    """Create the interface."""
 
     def __str__(self) -> str:
         return "create the device"
@@ -43,7 +38,7 @@ class CreateDevice:
 
 @dataclass(frozen=True)
 class SetPrivateKey:
-    """Gives the device its identity."""
+    """Set the private key, which is the device's identity."""
 
     key: PrivateKey
 
@@ -53,7 +48,7 @@ class SetPrivateKey:
 
 @dataclass(frozen=True)
 class SetListenPort:
-    """UDP port."""
+    """Set the UDP port."""
 
     port: int
 
@@ -63,7 +58,7 @@ class SetListenPort:
 
 @dataclass(frozen=True)
 class SetMtu:
-    """Bytes of an inner packet."""
+    """Set the MTU, in bytes of an inner packet."""
 
     mtu: int
 
@@ -73,7 +68,7 @@ class SetMtu:
 
 @dataclass(frozen=True)
 class AddAddress:
-    """Does nothing where the interface has the address."""
+    """Add an address; does nothing if the interface has it."""
 
     address: IPv4Interface
 
@@ -83,7 +78,7 @@ class AddAddress:
 
 @dataclass(frozen=True)
 class RemoveAddress:
-    """May take other addresses of the same network along: Linux drops secondaries with their primary."""
+    """Remove an address. Other addresses of its network may go too: Linux drops secondaries with their primary."""
 
     address: IPv4Interface
 
@@ -93,7 +88,7 @@ class RemoveAddress:
 
 @dataclass(frozen=True)
 class SetUp:
-    """Brings the interface up."""
+    """Bring the interface up."""
 
     def __str__(self) -> str:
         return "bring the device up"
@@ -101,7 +96,7 @@ class SetUp:
 
 @dataclass(frozen=True)
 class AddPeer:
-    """A peer that the device does not know."""
+    """Add a peer that the device does not know."""
 
     peer: PeerConfig
 
@@ -112,12 +107,12 @@ class AddPeer:
 
 @dataclass(frozen=True)
 class UpdatePeer:
-    """Sets the named fields of a known peer.
+    """Set the named fields of a known peer.
 
     Attributes:
-        fields: which of the peer's fields change; the others are left alone.
-        replace_allowed_ips: also takes away what the peer has beyond its allowed ips. Without it they are
-            only added: a range moves from one peer to another in one stroke, with no packet lost between.
+        fields: the fields that change; the others are unchanged.
+        replace_allowed_ips: also remove other allowed IPs of the peer. Without it they are only added: a range moves
+            from one peer to another atomically, and no packet is lost in between.
     """
 
     peer: PeerConfig
@@ -130,7 +125,7 @@ class UpdatePeer:
 
 @dataclass(frozen=True)
 class RemovePeer:
-    """Forgets the peer and its session."""
+    """Remove the peer and its session."""
 
     public_key: PublicKey
 
@@ -140,11 +135,11 @@ class RemovePeer:
 
 @dataclass(frozen=True)
 class SetRoute:
-    """Makes a route, in place of one with the same destination and metric.
+    """Create a route, or replace the one with the same destination and metric.
 
     Attributes:
-        instead_of: where the one that is there leads, in the words of ``ip route``; empty: there is none, or it
-            leads to the interface as well.
+        instead_of: where the existing route leads, as ``ip route`` prints it; empty: there is none, or it leads to the
+            interface as well.
     """
 
     route: Route
@@ -158,7 +153,7 @@ class SetRoute:
 
 @dataclass(frozen=True)
 class RemoveRoute:
-    """Removes a peer's own route, which meshray made."""
+    """Remove a peer's own route, which meshray created."""
 
     destination: IPv4Network
 
@@ -166,9 +161,9 @@ class RemoveRoute:
         return f"remove the route {self.destination}"
 
 
-#: What concerns the interface beneath, whatever makes WireGuard.
+#: Steps that concern the interface, whichever device implements WireGuard.
 InterfaceStep = SetMtu | AddAddress | RemoveAddress | SetUp | SetRoute | RemoveRoute
-#: What concerns WireGuard itself.
+#: Steps that concern WireGuard itself.
 WireGuardStep = SetPrivateKey | SetListenPort | AddPeer | UpdatePeer | RemovePeer
 Step = CreateDevice | InterfaceStep | WireGuardStep
 
@@ -176,19 +171,19 @@ _ABSENT = DeviceState(private_key=None, listen_port=0, addresses=(), mtu=0, up=F
 
 
 def plan(observed: DeviceState | None, desired: DeviceConfig) -> tuple[Step, ...]:
-    """The steps that turn ``observed`` (None: no device) into ``desired``; empty where it is so already.
+    """Return the steps that turn ``observed`` (None: no device) into ``desired``; empty if they are equal.
 
-    A peer whose desired endpoint is None keeps the one that WireGuard learnt.
+    A peer whose desired endpoint is None keeps the one that WireGuard learned.
     """
     created = [CreateDevice()] if observed is None else []
     state = observed or _ABSENT
-    # First of all: where a later step fails, nobody keeps an access that was taken away.
+    # Removals come first: if a later step fails, no peer keeps an access that was revoked.
     removals = tuple(_removal_steps(state, desired))
     has = _after(removals, state)
     interface = tuple(_interface_steps(state, desired))
-    # Adding and removing addresses makes and removes routes as well.
+    # Adding and removing addresses also creates and removes routes.
     shaken = any(isinstance(step, (AddAddress, RemoveAddress, SetUp)) for step in interface)
-    # Routes last: where one cannot be set, all else is in place.
+    # Routes come last: if one cannot be set, everything else is in place.
     return (*created, *removals, *interface, *_peer_steps(has, desired), *_route_steps(state, desired, shaken))
 
 
@@ -200,14 +195,15 @@ def _interface_steps(observed: DeviceState, desired: DeviceConfig) -> Iterator[S
     yield from _address_steps(observed.addresses, desired.addresses)
     if not observed.up:
         yield SetUp()
-    # After up: a port that is in use is refused at once then, while a device that is down takes any.
+    # The port is set after up: the kernel then rejects a port that is in use at once, while a device that is down
+    # accepts any.
     if desired.listen_port not in (0, observed.listen_port):
         yield SetListenPort(desired.listen_port)
 
 
 def _address_steps(observed: tuple[IPv4Interface, ...], desired: tuple[IPv4Interface, ...]) -> Iterator[Step]:
     removed = [address for address in observed if address not in desired]
-    # What shares a network with a removed address may vanish with it, so it is added again.
+    # Addresses in the network of a removed address may vanish with it, so they are added again.
     shaken = {address.network for address in removed}
     yield from (RemoveAddress(address) for address in removed)
     for address in desired:
@@ -216,8 +212,10 @@ def _address_steps(observed: tuple[IPv4Interface, ...], desired: tuple[IPv4Inter
 
 
 def _removal_steps(observed: DeviceState, desired: DeviceConfig) -> Iterator[Step]:
-    """The peers that go. A range that another peer takes over is given to that one before: no range is ever without an
-    owner. These steps hold nothing that a node chooses itself, such as endpoints."""
+    """Yield the removals of peers. They contain nothing that a node chooses itself, such as endpoints.
+
+    A range that another peer takes over is given to that peer first: no range is ever without an owner.
+    """
     removed = sorted(observed.peers.keys() - desired.peers.keys())
     left = {network for key in removed for network in observed.peers[key].config.allowed_ips}
     for key, peer in desired.peers.items():
@@ -231,7 +229,7 @@ def _removal_steps(observed: DeviceState, desired: DeviceConfig) -> Iterator[Ste
 
 
 def _after(removals: Iterable[Step], observed: DeviceState) -> dict[PublicKey, PeerConfig]:
-    """The peers after the removals."""
+    """Return the peers after the removals."""
     peers = {key: state.config for key, state in observed.peers.items()}
     for step in removals:
         if isinstance(step, RemovePeer):
@@ -242,7 +240,7 @@ def _after(removals: Iterable[Step], observed: DeviceState) -> dict[PublicKey, P
 
 
 def _peer_steps(has: Mapping[PublicKey, PeerConfig], desired: DeviceConfig) -> Iterator[Step]:
-    """First who gains addresses, then who loses them: no range is ever without an owner."""
+    """Yield first the peers that gain addresses, then those that lose them: no range is ever without an owner."""
     gained = {
         network
         for key, peer in desired.peers.items()
@@ -256,14 +254,14 @@ def _peer_steps(has: Mapping[PublicKey, PeerConfig], desired: DeviceConfig) -> I
         fields = _changed_fields(has[key], peer)
         if fields:
             yield UpdatePeer(peer, fields)
-        # What another peer gains in this plan is taken from this one by that very step.
+        # The step that gives addresses to another peer also removes them from this one.
         if has[key].allowed_ips - peer.allowed_ips - gained:
             losing.append(UpdatePeer(peer, ("allowed_ips",), replace_allowed_ips=True))
     yield from losing
 
 
 def _changed_fields(seen: PeerConfig, wanted: PeerConfig) -> tuple[PeerField, ...]:
-    """Return everything that is set or gained. Removed allowed IPs do not count here."""
+    """Return the fields that are set or that gain values. Removed allowed IPs do not count here."""
     fields: list[PeerField] = []
     if wanted.allowed_ips - seen.allowed_ips:
         fields.append("allowed_ips")
@@ -277,7 +275,7 @@ def _changed_fields(seen: PeerConfig, wanted: PeerConfig) -> tuple[PeerField, ..
 
 
 def _route_steps(observed: DeviceState, desired: DeviceConfig, shaken: bool) -> Iterator[Step]:
-    """Only what leads straight out of the interface with meshray's own mark is removed; nothing else is ours."""
+    """Yield the steps for routes. Only routes directly out of the interface with meshray's mark are removed."""
     wanted = {route.destination for route in desired.routes}
     for destination, state in sorted(observed.routes.items()):
         is_own = state.route.protocol == MESHRAY_PROTOCOL and not state.elsewhere
@@ -290,7 +288,7 @@ def _route_steps(observed: DeviceState, desired: DeviceConfig, shaken: bool) -> 
 
 
 def _is_as_wanted(seen: RouteState, wanted: Route) -> bool:
-    """The creator of the overlay's route does not matter, but a peer's route must be recognised for its removal."""
+    """Return whether the route is as desired. Who created the overlay's does not matter; a peer's must be ours."""
     has, protocols = seen.route, (seen.route.protocol, KERNEL_PROTOCOL)
     return not seen.elsewhere and (has.source, has.mtu) == (wanted.source, wanted.mtu) and wanted.protocol in protocols
 

@@ -1,11 +1,11 @@
-"""The routes that belong to the overlay's interface, in the main table and with metric 0: read, set and removed.
+"""Read, set and remove the routes of the overlay's interface, in the main table and with metric 0.
 
     routes = read_routes(link.index, [IPv4Network("10.99.0.0/16")])
     set_route(kernel, link.index, Route(IPv4Network("10.99.0.7/32"), IPv4Address("10.99.0.2"), 1280, MESHRAY_PROTOCOL))
 
-There are two kinds. The route of the whole overlay is the one that the kernel makes with the address. A peer's own
-route limits the size of packets to that peer (``mtu``), so that the kernel cuts TCP's segments to fit before WireGuard
-sees them; it carries a protocol number of meshray's own.
+There are two kinds. The kernel creates the route of the whole overlay with the address. A peer's own route limits the
+size of packets to that peer (``mtu``), so that the kernel makes TCP segments fit before WireGuard sees them; it has
+meshray's own protocol number.
 
 Everything here blocks.
 """
@@ -20,9 +20,9 @@ from ipaddress import IPv4Address, IPv4Network
 from meshray.linux import netlink, rtnetlink
 from meshray.wireguard.config import MESHRAY_PROTOCOL, Route, RouteState
 
-#: RT_SCOPE_LINK: the destination is right there, no gateway.
+#: RT_SCOPE_LINK: the destination is directly on the link, without a gateway.
 _LINK_SCOPE = 253
-#: Of a table with more routes than these (a router with all of the Internet's) only the interface's own are read.
+#: Of a table with more routes than these (a router with a full Internet table) only the interface's own are read.
 _MOST_READ = 20_000
 #: Routes without a destination interface, with the names of `ip route`.
 _KINDS = {6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
@@ -30,10 +30,10 @@ _ATTRIBUTES_OF_OTHERS = (rtnetlink.RTA_GATEWAY, rtnetlink.RTA_MULTIPATH, rtnetli
 
 
 def read_routes(index: int, networks: Collection[IPv4Network]) -> dict[IPv4Network, RouteState]:
-    """The routes to exactly these networks, and to single addresses in them: of each destination the one that counts.
+    """Return the effective route for each of these networks, and for each single address in them that has a route.
 
     Args:
-        index: of the interface; routes of other interfaces are reported as such.
+        index: the interface's index; routes of other interfaces are reported as such.
 
     Raises:
         OSError: the kernel does not answer.
@@ -44,13 +44,13 @@ def read_routes(index: int, networks: Collection[IPv4Network]) -> dict[IPv4Netwo
     found: dict[IPv4Network, RouteState] = {}
     for body in messages:
         if body is not None and (state := parse_route(body, index)) is not None:
-            # The kernel lists them in the order in which it looks at them.
+            # The kernel lists them in the order in which it evaluates them.
             found.setdefault(state.route.destination, state)
     return found
 
 
 def _relevant(bodies: Iterable[bytes], networks: Collection[IPv4Network], most: int | None) -> Iterator[bytes | None]:
-    """The messages whose destination may be one of ours; None where there are too many to read them all."""
+    """Yield the messages whose destination may be one of ours; None as the last if there are too many to read."""
     lengths = {network.prefixlen for network in networks} | {32}
     wanted = {(network.prefixlen, network.network_address.packed) for network in networks}
     for count, body in enumerate(bodies):
@@ -108,28 +108,28 @@ def _elsewhere(kind: int, oif: int, found: netlink.Attributes) -> str:
 
 
 def _dump(index: int) -> Iterator[bytes]:
-    """The bodies of all IPv4 routes of the main table, or, with an index, of those by this interface."""
+    """Yield the bodies of all IPv4 routes of the main table, or, with an index, of those by this interface."""
     header = rtnetlink.ROUTE.pack(socket.AF_INET, 0, 0, 0, rtnetlink.MAIN_TABLE, 0, 0, 0, 0)
     body = header + (netlink.attribute(rtnetlink.RTA_OIF, index) if index else b"")
-    # ENOENT: there is no such table while it has no route.
+    # ENOENT: the table does not exist while it has no route.
     with rtnetlink.RouteSocket(strict=True) as kernel, contextlib.suppress(FileNotFoundError):
         yield from kernel.dump(rtnetlink.RTM_GETROUTE, body)
 
 
 def set_route(kernel: rtnetlink.RouteSocket, index: int, route: Route) -> None:
-    """Makes the route, in place of one with the same destination and metric. Nothing else is touched. Idempotent."""
+    """Create the route, or replace the one with the same destination and metric. No other route changes. Idempotent."""
     body = route_body(index, route)
     try:
         kernel.change(rtnetlink.RTM_NEWROUTE, body, rtnetlink.CREATE | rtnetlink.REPLACE)
     except FileExistsError:
-        # Ours is there, and another one with the same metric precedes it: that one is replaced when ours is gone.
+        # Our route exists, but another one with the same metric precedes it: that one is replaced once ours is gone.
         kernel.change(rtnetlink.RTM_DELROUTE, route_body(index, Route(route.destination, protocol=route.protocol)))
         kernel.change(rtnetlink.RTM_NEWROUTE, body, rtnetlink.CREATE | rtnetlink.REPLACE)
 
 
 def remove_route(kernel: rtnetlink.RouteSocket, index: int, destination: IPv4Network) -> None:
-    """Removes a peer's own route; nothing happens where it is gone."""
-    with contextlib.suppress(ProcessLookupError):  # ESRCH
+    """Remove a peer's own route; idempotent."""
+    with contextlib.suppress(ProcessLookupError):  # ESRCH: there is no such route.
         kernel.change(rtnetlink.RTM_DELROUTE, route_body(index, Route(destination, protocol=MESHRAY_PROTOCOL)))
 
 

@@ -1,4 +1,4 @@
-"""The text that a user-space engine speaks on its socket (wireguard.com/xplatform). Pure.
+"""The text protocol of a user-space engine's socket (wireguard.com/xplatform). Pure.
 
 >>> request(SetListenPort(51888))
 'set=1\\nlisten_port=51888\\n\\n'
@@ -29,27 +29,27 @@ from meshray.wireguard.plan import (
 )
 
 READ = "get=1\n\n"
-#: All zeros stands for "no key" in both directions.
+#: All zeros means "no key" in both directions.
 _NO_KEY = bytes(KEY_BYTES)
 
 
 def request(step: WireGuardStep) -> str:
-    """The request that carries out one step; holds secrets."""
+    """Return the request that carries out one step; it contains secrets."""
     return "\n".join(("set=1", *_lines(step), "", ""))
 
 
 def parse(answer: str) -> WireGuardState:
-    """Reads the answer to `READ`. Unknown keys are skipped, as the protocol asks.
+    """Parse the answer to `READ`. Unknown keys are skipped, as the protocol requires.
 
     Raises:
         OSError: with the number that the engine reports.
-        MeshrayError: the answer is cut short, or no engine's.
+        MeshrayError: the answer is truncated, or not an engine's.
     """
     check(answer)
     try:
         return _state(answer)
     except (ValueError, KeyError, UsageError):
-        # It may hold keys: not a word of it is repeated.
+        # The answer may contain keys, so no part of it is repeated.
         raise MeshrayError("engine_failed", "the WireGuard engine's answer cannot be read") from None
 
 
@@ -74,7 +74,7 @@ def _state(answer: str) -> WireGuardState:
 
 
 def check(answer: str) -> None:
-    """Raises OSError with the number that the engine gives, or MeshrayError where it gives none."""
+    """Raise OSError with the number that the engine reports, or MeshrayError if it reports none."""
     for line in answer.splitlines():
         key, _, value = line.partition("=")
         if key == "errno" and value == "0":
@@ -136,6 +136,6 @@ def _peer(pairs: list[tuple[str, str]]) -> PeerState:
 
 
 def endpoint(text: str) -> Endpoint:
-    """Reads ``1.2.3.4:5`` and ``[fe80::1%eth0]:5`` as WireGuard writes them."""
+    """Parse ``1.2.3.4:5`` and ``[fe80::1%eth0]:5`` as WireGuard writes them."""
     host, _, port = text.rpartition(":")
     return Endpoint(str(ip_address(host.strip("[]"))), int(port))

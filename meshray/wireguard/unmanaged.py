@@ -34,7 +34,7 @@ class _Manager:
 
 
 _MANAGERS = (
-    # NetworkManager.conf(5), "device section". The nearest to a wish: a user may still overrule it with nmcli.
+    # NetworkManager.conf(5), "device section". This is only a default: a user may still override it with nmcli.
     _Manager(
         runs="run/NetworkManager",
         file="run/NetworkManager/conf.d/90-{name}.conf",
@@ -71,7 +71,7 @@ def keep_unmanaged(name: str, root: Path = Path("/")) -> None:
 
 
 def release(name: str, root: Path = Path("/")) -> None:
-    """Takes back what `keep_unmanaged` wrote."""
+    """Remove the configuration that `keep_unmanaged` wrote."""
     for manager in _MANAGERS:
         file = root / manager.file.format(name=name)
         if file.exists():

@@ -28,12 +28,12 @@ from meshray.wireguard.linux_device import LinuxDevice
 from meshray.wireguard.plan import SetUp, Step, WireGuardStep
 from meshray.wireguard.unmanaged import keep_unmanaged
 
-#: From its start to its socket an engine takes 10 to 50 ms; a busy machine gets the rest, seconds.
+#: The time from an engine's start to its socket, seconds. Usually it takes 10 to 50 ms; the rest is for busy machines.
 _START_S = 10.0
 _POLL_S = 0.01
-#: It answers within a millisecond; an engine that takes this long hangs, seconds.
+#: An engine answers within a millisecond; one that takes this long hangs, seconds.
 _ANSWER_S = 5.0
-#: It ends at once on SIGTERM, seconds.
+#: The limit for an engine's end, seconds. It ends at once on SIGTERM.
 _STOP_S = 3.0
 _READ_BYTES = 65536
 #: struct ucred of socket(7): pid, uid, gid.
@@ -41,7 +41,7 @@ _UCRED = struct.Struct("3i")
 
 
 class UserspaceDevice(LinuxDevice):
-    """Keeps to `meshray.wireguard.device.Device`."""
+    """An engine as a `meshray.wireguard.device.Device`."""
 
     kind = "userspace"
 
@@ -54,7 +54,7 @@ class UserspaceDevice(LinuxDevice):
 
     @property
     def socket_path(self) -> Path:
-        """Where the engine listens."""
+        """The path of the engine's socket."""
         return self._program.socket_path(self.name)
 
     def _remove(self) -> None:
@@ -67,7 +67,7 @@ class UserspaceDevice(LinuxDevice):
     def _create(self, table: LinkTable) -> None:
         self._engine.stop_blocking(_STOP_S)
         self._refuse_other_engine()
-        if overlay_netns.entered() is None:  # elsewhere nobody else manages interfaces
+        if overlay_netns.entered() is None:  # elsewhere no network manager sees the interface
             keep_unmanaged(self.name)
         self.socket_path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
@@ -84,15 +84,15 @@ class UserspaceDevice(LinuxDevice):
     def _take(self, table: LinkTable, step: Step) -> None:
         super()._take(table, step)
         if isinstance(step, SetUp):
-            # The engine learns of it through netlink; until it has bound a port (any port, so far) it
-            # would silently accept a port that is in use.
+            # The engine learns of it through netlink. Until it has bound a port (any port so far), it would silently
+            # accept a port that is in use.
             self._wait(lambda: uapi.parse(self._ask(uapi.READ)).listen_port != 0, "to bind its UDP port")
 
     def _configure(self, _: LinkTable, step: WireGuardStep) -> None:
         uapi.check(self._ask(uapi.request(step)))
 
     def _read_wireguard(self) -> WireGuardState | None:
-        """An engine of ours that does not answer counts as none: it is replaced."""
+        """Read the engine's state. One of our engines that does not answer counts as missing: it is replaced."""
         try:
             return uapi.parse(self._ask(uapi.READ))
         except (FileNotFoundError, ConnectionError):
@@ -133,7 +133,7 @@ class UserspaceDevice(LinuxDevice):
         return answer.decode("ascii", errors="replace")
 
     def _check_owner(self, connection: socket.socket) -> None:
-        """The socket's name says nothing of the network namespace: it may be another host's engine."""
+        """Check the engine's namespace: the socket's name does not identify it, so the engine may be another host's."""
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         server = _UCRED.unpack(credentials)[0]
         ours = self._engine.pid
@@ -153,7 +153,7 @@ class UserspaceDevice(LinuxDevice):
         )
 
     def _remove_stale_socket(self) -> None:
-        """An engine leaves its socket behind when it is killed."""
+        """Remove the socket that an engine leaves behind when it is killed."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_ANSWER_S)
             try:

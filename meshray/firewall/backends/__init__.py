@@ -1,5 +1,4 @@
-"""The firewalls of a host, a class for each: programs that change tables, and programs that manage such tables.
+"""The firewalls of a host, one class each: programs that change tables, and programs that manage such tables.
 
-Nft, Iptables      read, open, close, remove, advise
-Firewalld, Ufw     manages, open, close, advise
+Nft, Iptables      read, open, close, remove, advise Firewalld, Ufw     manages, open, close, advise
 """

@@ -1,7 +1,8 @@
-"""What every host firewall does for meshray, and the values that it takes and returns.
+"""The interface of every host firewall, and the values that it takes and returns.
 
 A `Backend` is a program that changes tables: nft or one of the iptables. A `Manager` is a program that writes tables
-through a backend (firewalld, ufw): it may write them again at any time, so users change them in the manager's words.
+through a backend (firewalld, ufw): it may write them again at any time, so users change them with the manager's own
+commands.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _FIX = "meshray doctor"
 
 @dataclass(frozen=True)
 class Change:
-    """What is to change in a table.
+    """The changes to make in a table.
 
     Attributes:
-        gone: rules of ours that go.
-        missing: base chains that are to let the overlay pass.
-        members: the TCP ports that members reach, see `Closed.members`.
+        gone: our rules to remove.
+        missing: base chains that must let the overlay pass.
+        members: the TCP ports that members reach; see `Closed.members`.
     """
 
     gone: Sequence[tuple[Chain, Rule]]
@@ -39,7 +40,7 @@ class Change:
 
 @dataclass
 class Outcome:
-    """What changed, as lines of a log, and what could not be changed."""
+    """The changes that were made, as log lines, and those that failed."""
 
     log: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -59,13 +60,13 @@ class Backend(Protocol):
         """Return a rule as this program names it, for a sentence."""
 
     def open(self, held: HeldTable, change: Change) -> Outcome:
-        """Put our accepts into chains that drop the overlay, and take out what is outdated of ours."""
+        """Add our accepts to chains that drop the overlay, and remove our outdated rules."""
 
     def remove(self, held: HeldTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
-        """Take out these rules of ours."""
+        """Remove these rules of ours."""
 
     def close(self, opening: Opening, closed: Closed) -> tuple[list[str], str]:
-        """Close ports to all but the overlay; return what changed, and why it cannot be done."""
+        """Close ports to all but the overlay; return what changed, and the reason if it failed."""
 
     def advise_port(self, table: Table, chain: Chain, protocol: str, port: int) -> list[str]:
         """Return the commands that open a port in this chain, for a user to run."""
@@ -77,28 +78,28 @@ class Backend(Protocol):
 
 
 class Manager:
-    """A program that writes tables through a backend. What is not overridden is done in the table, by its backend."""
+    """A program that writes tables through a backend. Its default methods let the backend act on the table."""
 
     @property
     def lets_all_in(self) -> bool:
-        """Whether it lets the whole interface in, and does so because meshray asked it to."""
+        """Whether the program accepts everything on the interface because meshray asked it to."""
         return False
 
     def manages(self, table: Table) -> bool:
-        """Whether this program wrote the table."""
+        """Return whether this program wrote the table."""
         raise NotImplementedError
 
     def open(self, interface: str, *, dropped: bool) -> list[str]:
-        """Let the overlay pass by the program's own means, where it has any; return what changed.
+        """Let the overlay pass by the program's own means, if it has any; return what changed.
 
         Args:
-            dropped: one of its tables drops something of the overlay.
+            dropped: one of its tables drops packets of the overlay.
         """
         del interface, dropped
         return []
 
     def close(self, interface: str) -> list[str]:
-        """Take back what `open` did; return what changed."""
+        """Undo what `open` did; return what changed."""
         del interface
         return []
 
@@ -107,7 +108,7 @@ class Manager:
         raise NotImplementedError
 
     def advise_overlay(self, interface: str) -> list[str]:
-        """Return the commands that let the overlay pass, for a user to run; [] where those of the backend do."""
+        """Return the commands that let the overlay pass, for a user to run; [] if the backend's commands apply."""
         del interface
         return []
 
@@ -121,7 +122,7 @@ class HeldTable:
     manager: Manager | None = None
 
     def label(self, chain: Chain) -> str:
-        """For log lines: ``nft inet filter input``, ``iptables-nft DOCKER-USER``."""
+        """The table's name in log lines: ``nft inet filter input``, ``iptables-nft DOCKER-USER``."""
         return f"{self.backend.name} {self.backend.place(self.table, chain)}"
 
     def advise_port(self, chain: Chain, protocol: str, port: int) -> list[str]:
@@ -136,24 +137,25 @@ class HeldTable:
         return managed or self.backend.advise_overlay(self.table, chain, way, opening, members)
 
     def opened(self, chain: Chain, way: Way) -> str:
-        """Return the log line of an accept that was put in."""
+        """Return the log line for an accept that was added."""
         return f"{self.label(chain)}: {_DOES[way]}"
 
     def removed(self, chain: Chain) -> str:
-        """Return the log line of a rule that was taken out."""
+        """Return the log line for a rule that was removed."""
         return f"{self.label(chain)}: rule removed"
 
     def note_removal(self, outcome: Outcome, chain: Chain, answer: Answer) -> None:
-        """Add to the outcome how the removal of one rule ended."""
+        """Add the result of one rule's removal to the outcome."""
         if answer.ok:
             outcome.log.append(self.removed(chain))
         else:
             outcome.problems.append(self.not_removed(chain, answer.cause))
 
     def still_drops(self, chain: Chain, way: Way, interface: str, cause: str) -> Problem:
-        """Return the problem that an accept could not be put in.
+        """Return the problem that an accept could not be added.
 
-        firewalld for one lets nobody else change its rules from version 2.1 on, so a user must choose the zone.
+        firewalld, for example, lets no other program change its rules from version 2.1 on, so a user must choose the
+        zone.
         """
         commands = self.manager.advise_overlay(interface) if self.manager is not None else []
         way_out = f" ({'; '.join(commands)})" if commands else ""
@@ -161,5 +163,5 @@ class HeldTable:
         return Problem(code, f"{self.label(chain)} still drops the overlay: {cause}{way_out}", fix=_FIX)
 
     def not_removed(self, chain: Chain, cause: str) -> Problem:
-        """Return the problem that a rule could not be taken out."""
+        """Return the problem that a rule could not be removed."""
         return Problem("overlay_admitted", f"a rule of ours is still in {self.label(chain)}: {cause}", fix=_FIX)

@@ -1,4 +1,4 @@
-"""firewalld: the overlay's interface goes into its trusted zone.
+"""firewalld: meshray puts the overlay's interface into its trusted zone.
 
 >>> Firewalld(lambda argv, stdin: Answer(127, "", "")).advise_port("udp", 51888)[0]
 'firewall-cmd --add-port=51888/udp'
@@ -11,13 +11,13 @@ from meshray.firewall.programs import Answer, Run
 from meshray.firewall.ruleset import Table
 
 _TABLE = "firewalld"
-#: Its chain of this name, where it drives iptables and not nftables.
+#: The chain that firewalld creates when it drives iptables and not nftables.
 _CHAIN = "INPUT_ZONES"
 _ZONE = "trusted"
 
 
 class Firewalld(Manager):
-    """The zone lets everything in, so what members are not to reach is dropped by our own table (`Opening.strict`)."""
+    """firewalld. Its trusted zone accepts everything; what members may not reach our own table drops."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -34,9 +34,10 @@ class Firewalld(Manager):
         return table.name == _TABLE or table.chain(_CHAIN) is not None
 
     def open(self, interface: str, *, dropped: bool) -> list[str]:
-        """Put the interface into the trusted zone until firewalld's next reload; a zone that a user chose is left.
+        """Put the interface into the trusted zone until firewalld's next reload, unless a user chose a zone.
 
-        Where firewalld does not answer (it ended and left its rules), a rule of ours does it, as in any table.
+        If firewalld does not answer (it ended and left its rules), a rule of ours lets the overlay pass, as in any
+        table.
         """
         if dropped:
             if not self._zone_of(interface) and self._call(f"--zone={_ZONE}", f"--add-interface={interface}").ok:
@@ -47,7 +48,7 @@ class Firewalld(Manager):
         return []
 
     def close(self, interface: str) -> list[str]:
-        """Take the interface out of the trusted zone, unless a user put it there for good."""
+        """Remove the interface from the trusted zone, unless a user's permanent configuration puts it there."""
         self._trusted = None
         out = (f"--zone={_ZONE}", f"--remove-interface={interface}")
         if self._trusted_by_us(interface) and self._call(*out).ok:
@@ -63,12 +64,12 @@ class Firewalld(Manager):
         return [f"firewall-cmd --zone={_ZONE} --change-interface={interface}"]
 
     def _zone_of(self, interface: str) -> str:
-        """Its zone for this interface; empty: none, or firewalld does not answer."""
+        """Return firewalld's zone for this interface; empty if there is none, or firewalld does not answer."""
         answer = self._call(f"--get-zone-of-interface={interface}")
         return answer.out.strip() if answer.ok else ""
 
     def _trusted_by_us(self, interface: str) -> bool:
-        """Whether the interface is in the trusted zone until firewalld's next reload, where no user puts it."""
+        """Return whether the interface is in the trusted zone only until firewalld's next reload."""
         query = ("--permanent", f"--zone={_ZONE}", f"--query-interface={interface}")
         return self._zone_of(interface) == _ZONE and not self._call(*query).ok
 

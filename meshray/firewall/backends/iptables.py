@@ -1,6 +1,6 @@
-"""iptables: reads `iptables-save -t filter`, writes argument lists. All but the class `Iptables` is pure.
+"""iptables: read `iptables-save -t filter`, write argument lists. All but the class `Iptables` is pure.
 
-The same for both variants, iptables-nft and iptables-legacy.
+Both variants, iptables-nft and iptables-legacy, work alike.
 
 >>> table = parse('''*filter
 ... :INPUT DROP [0:0]
@@ -22,14 +22,14 @@ from meshray.firewall.own_rules import ACCEPT, OwnRule, admission_comment, admit
 from meshray.firewall.programs import Answer, Run
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
-#: Docker's chain for other people's rules; it survives a restart of Docker, and Docker calls it first.
+#: Docker's chain for rules of other programs; it survives a restart of Docker, and Docker calls it first.
 DOCKER_USER = "DOCKER-USER"
-#: Ours, jumped to first from INPUT: what `own_rules` has in its chain ``input``.
+#: Our chain, the first jump of INPUT: the rules of `own_rules` for its chain ``input``.
 INPUT_CHAIN = "MESHRAY-INPUT"
-#: Ours, jumped to for what comes in over the overlay: what members reach.
+#: Our chain for packets that come in over the overlay: the ports that members reach.
 MEMBERS_CHAIN = "MESHRAY-MEMBERS"
 _OWN_CHAINS = (INPUT_CHAIN, MEMBERS_CHAIN)
-#: iptables waits this long for the lock that all iptables share, seconds.
+#: The time that iptables waits for the lock that all iptables processes share, seconds.
 _LOCK_WAIT_S = "5"
 
 _HOOKS = {
@@ -78,11 +78,11 @@ class Iptables:
 
     @property
     def for_ipv6(self) -> Iptables:
-        """The same program for IPv6."""
+        """Return the same program for IPv6."""
         return Iptables(self.name.replace("ip", "ip6", 1), self._run)
 
     def read(self, name: str = "filter") -> tuple[Table | None, Answer]:
-        """Read a table (which asking makes where there is none); None where that fails."""
+        """Read a table, which creates it if it does not exist; None if that fails."""
         answer = self._run([f"{self.name}-save", "-t", name], "")
         return (parse(answer.out, name) if answer.ok else None), answer
 
@@ -95,9 +95,7 @@ class Iptables:
         return f"rule {rule.where}"
 
     def open(self, held: HeldTable, change: Change) -> Outcome:
-        """See `Backend.open`. First out, then in: a rule is deleted by what it says, and the new one would go for the
-        old one.
-        """
+        """See `Backend.open`. It deletes before it adds: a rule is deleted by its text, which may be the new rule's."""
         outcome = self.remove(held, change.gone)
         jumps, opening, members = members_jumps(held.table), change.opening, change.members
         if not any(way is Way.IN for _, way in change.missing) and any(rule in jumps for _, rule in change.gone):
@@ -115,7 +113,7 @@ class Iptables:
         return outcome
 
     def remove(self, held: HeldTable, rules: Sequence[tuple[Chain, Rule]]) -> Outcome:
-        """See `Backend.remove`. The jumps to what members reach go with their chain."""
+        """See `Backend.remove`. The jumps to the chain of what members reach are removed with that chain."""
         outcome, jumps = Outcome(), members_jumps(held.table)
         for chain, rule in rules:
             if rule not in jumps:
@@ -123,7 +121,7 @@ class Iptables:
         return outcome
 
     def close(self, opening: Opening, closed: Closed) -> tuple[list[str], str]:
-        """See `Backend.close`: by a chain of ours in INPUT. Nothing changes where it is in place."""
+        """See `Backend.close`: by a chain of ours in INPUT. Nothing changes if the chain is in place."""
         ipv6 = self.name.startswith("ip6")
         table, read = self.read()
         if table is None:
@@ -134,10 +132,10 @@ class Iptables:
         return ([f"{self.name} {INPUT_CHAIN}: in place"], "") if answer.ok else ([], answer.cause)
 
     def contain(self, table: Table | None, opening: Opening) -> tuple[list[str], str]:
-        """Keep forwarding inside the overlay; return what changed, and why it cannot be done.
+        """Keep forwarding inside the overlay; return what changed, and the reason if it failed.
 
         Args:
-            table: the filter table as it is now; None: it has none.
+            table: the current filter table; None if there is none.
         """
         if table is not None:
             if guard_in_place(table, opening):
@@ -151,7 +149,7 @@ class Iptables:
         return [f"{self.name} FORWARD: only overlay to overlay is forwarded"], ""
 
     def remove_chains(self) -> tuple[list[str], str]:
-        """Remove our chains; return what changed, and why they cannot be removed."""
+        """Remove our chains; return what changed, and the reason if it failed."""
         table, answer = self.read()
         if table is not None:
             script = removal(table)
@@ -179,12 +177,12 @@ class Iptables:
         return self._run([self.name, "-w", _LOCK_WAIT_S, *arguments], "")
 
     def _restore(self, script: str) -> Answer:
-        """Run a script of iptables-save's form as one transaction; what it does not name stays."""
+        """Run a script in the form of iptables-save as one transaction; rules that it does not name are unchanged."""
         return self._run([f"{self.name}-restore", "-w", _LOCK_WAIT_S, "--noflush"], script)
 
 
 def parse(saved: str, name: str = "filter") -> Table:
-    """The filter table, or another one whose text it is; without any chain where the text shows none."""
+    """Return the filter table, or another one whose text this is; a table without chains if the text has none."""
     policies: dict[str, str] = {}
     rules: dict[str, list[Rule]] = {}
     for line in saved.splitlines():
@@ -207,7 +205,7 @@ def parse(saved: str, name: str = "filter") -> Table:
 def _words(line: str) -> list[str]:
     try:
         return shlex.split(line) or [""]
-    except ValueError:  # a comment with an odd quote: the rule cannot be judged, nor is it ours
+    except ValueError:  # A comment with an unbalanced quote: the rule cannot be judged and is not ours.
         return [line.split(maxsplit=1)[0], "--unreadable"]
 
 
@@ -242,14 +240,15 @@ def _verdict(option: str, target: str) -> str:
 
 
 def insertion_chain(table: Table, chain: Chain) -> str:
-    """Where our accept goes: Docker's chain for this where Docker calls it first, else the chain itself."""
+    """Return the chain for our accept: Docker's chain for such rules where Docker calls it first, else the chain
+    itself."""
     first = next((rule for rule in chain.rules if not rule.comment.startswith("meshray ")), None)
     calls_docker = first is not None and not first.conditions and first.verdict == f"jump {DOCKER_USER}"
     return DOCKER_USER if calls_docker and table.chain(DOCKER_USER) else chain.name
 
 
 def insert_arguments(table: Table, chain: Chain, way: Way, opening: Opening) -> list[str]:
-    """Our accept becomes the first rule. Where not everything may come in, `members_script` says what."""
+    """Return the arguments that make our accept the first rule. `members_script` adds the ports if not all are open."""
     return _insert(insertion_chain(table, chain), 1, _match(way, opening), "ACCEPT", way.comment(opening))
 
 
@@ -267,17 +266,17 @@ def _insert(chain: str, position: int, match: Sequence[str], target: str, commen
 
 
 def delete_arguments(rule: Rule) -> list[str]:
-    """Exactly this rule goes."""
+    """Return the arguments that delete exactly this rule."""
     return ["-D", *shlex.split(rule.where)]
 
 
 def guard_comments(opening: Opening) -> list[tuple[str, str]]:
-    """(chain, comment) of each of `guard_arguments` in order, by which they are known to be in place."""
+    """Return (chain, comment) for each of `guard_arguments`, in order, to check that they are in place."""
     return [(arguments[1], arguments[arguments.index("--comment") + 1]) for arguments in guard_arguments(opening)]
 
 
 def guard_arguments(opening: Opening) -> list[list[str]]:
-    """What replaces our own nftables table on a hub that has no nft: `own_rules` of its chains forward and output."""
+    """Return the rules that replace our nftables table on a hub without nft: `own_rules` for forward and output."""
     interface, network, mark = opening.interface, str(opening.network), opening.mark
     through = _match(Way.THROUGH, opening)
     redirects = ["-o", interface, "-p", "icmp", "-m", "icmp", "--icmp-type", "redirect"]
@@ -290,7 +289,7 @@ def guard_arguments(opening: Opening) -> list[list[str]]:
 
 
 def guard_in_place(table: Table, opening: Opening) -> bool:
-    """Whether the guard's rules come before any other rule of their chains: a later drop would guard nothing."""
+    """Return whether the guard's rules come before any other rule of their chains; later drops would be ineffective."""
     wanted: dict[str, list[str]] = {}
     for name, comment in guard_comments(opening):
         wanted.setdefault(name, []).append(comment)
@@ -301,17 +300,17 @@ def guard_in_place(table: Table, opening: Opening) -> bool:
 
 
 def _closing_comment(opening: Opening, rules: Sequence[str]) -> str:
-    """Of the jump into our chain. It does not begin with `Opening.mark`: `Rule`s of that kind are accepts."""
+    """Return the comment of the jump into our chain. It does not begin with `Opening.mark`, which marks accepts."""
     return f"{closing_mark(opening.interface)} {digest(tuple(rules))} {opening.network}"
 
 
 def closing_mark(interface: str) -> str:
-    """How the comment of that jump begins."""
+    """Return the beginning of the comment of the jump into our chain."""
     return f"meshray guard {interface}"
 
 
 def _closing_rules(opening: Opening, closed: Closed, *, ipv6: bool) -> list[str]:
-    """The chain ``input`` of `own_rules`; where that accepts, this returns to INPUT."""
+    """Return the rules of `own_rules` for ``input``; where those accept, ours return to INPUT."""
     family = IPV6 if ipv6 else IPV4
     found = [rule for rule in own_rules(opening, closed)["input"] if _family(rule) in ("", family)]
     return [
@@ -327,7 +326,7 @@ def _family(rule: OwnRule) -> str:
 
 
 def _lines(rules: Sequence[OwnRule], accepting: str) -> list[str]:
-    """Rules as iptables-save writes them; one for each range of ports."""
+    """Return the rules as iptables-save writes them, one for each range of ports."""
     lines = []
     for rule in rules:
         words = [
@@ -346,7 +345,7 @@ def _lines(rules: Sequence[OwnRule], accepting: str) -> list[str]:
 
 
 def closing_script(table: Table, opening: Opening, closed: Closed, *, ipv6: bool) -> str:
-    """For ``iptables-restore --noflush``: replaces our chain and puts it first in INPUT, in one transaction."""
+    """Return an ``iptables-restore --noflush`` script that replaces our chain and makes it the first jump of INPUT."""
     rules = _closing_rules(opening, closed, ipv6=ipv6)
     jump = f'-I INPUT 1 -m comment --comment "{_closing_comment(opening, rules)}" -j {INPUT_CHAIN}'
     added = [f"-A {INPUT_CHAIN} {rule}" for rule in rules]
@@ -354,7 +353,7 @@ def closing_script(table: Table, opening: Opening, closed: Closed, *, ipv6: bool
 
 
 def closing_in_place(table: Table, opening: Opening, closed: Closed, *, ipv6: bool) -> bool:
-    """Whether our chain is whole and INPUT jumps to it before any rule that is not ours."""
+    """Return whether our chain is whole and INPUT jumps to it before any rule that is not ours."""
     chain, ours = table.chain("INPUT"), table.chain(INPUT_CHAIN)
     if chain is None or ours is None:
         return False
@@ -364,10 +363,9 @@ def closing_in_place(table: Table, opening: Opening, closed: Closed, *, ipv6: bo
 
 
 def members_script(table: Table, opening: Opening, members: Ranges | None) -> str:
-    """For ``iptables-restore --noflush``: replaces the chain of what members reach, and jumps to it first in INPUT, in
-    one transaction.
+    """Return an ``iptables-restore --noflush`` script that replaces the chain of what members reach, and jumps to it.
 
-    Behind the jump to `INPUT_CHAIN`, where there is one.
+    The jump is the first rule of INPUT, after the jump to `INPUT_CHAIN` if there is one. It is one transaction.
     """
     comment = admission_comment(opening, members)
     rules = [f"-A {MEMBERS_CHAIN} {line}" for line in _lines(admitted(opening, members), "ACCEPT")]
@@ -377,19 +375,19 @@ def members_script(table: Table, opening: Opening, members: Ranges | None) -> st
 
 
 def removal(table: Table, chains: Sequence[str] = _OWN_CHAINS) -> str:
-    """For ``iptables-restore --noflush``: our chains go; empty where there is none."""
+    """Return an ``iptables-restore --noflush`` script that removes our chains; empty if there are none."""
     ours = [name for name in chains if table.chain(name)]
     jumps = [line for name in ours for line in _jumps_out(table, name)]
     return _script([*jumps, *(f"{option} {name}" for name in ours for option in ("-F", "-X"))]) if ours else ""
 
 
 def admitted_matches(opening: Opening, members: Ranges | None) -> list[str]:
-    """What the rules of `members_script` match, for a user to type."""
+    """Return the matches of the rules of `members_script`, for a user to type."""
     return [line.removesuffix(" -j ACCEPT") for line in _lines(admitted(opening, members), "ACCEPT")]
 
 
 def members_jumps(table: Table) -> list[Rule]:
-    """The rules of INPUT that lead to what members reach."""
+    """Return the rules of INPUT that jump to the chain of what members reach."""
     return _jumps(table, MEMBERS_CHAIN)
 
 
@@ -399,7 +397,7 @@ def _jumps(table: Table, target: str) -> list[Rule]:
 
 
 def _jumps_out(table: Table, target: str) -> list[str]:
-    # iptables-restore knows double quotes only, so not `Rule.where`.
+    # iptables-restore understands double quotes only, so `Rule.where` cannot be used.
     return [
         f'-D INPUT {_in_on(rule)}-m comment --comment "{rule.comment}" -j {target}' for rule in _jumps(table, target)
     ]

@@ -1,6 +1,6 @@
-"""nftables: reads `nft -a -t list ruleset`, writes scripts for `nft -f -`. All but the class `Nft` is pure.
+"""nftables: read `nft -a -t list ruleset`, write scripts for `nft -f -`. All but the class `Nft` is pure.
 
-Text and not JSON: some distributions build nft without JSON, and every version prints text.
+It uses text and not JSON: some distributions build nft without JSON, and every version prints text.
 
 >>> [table] = parse('''table inet filter { # handle 1
 ...     chain input { # handle 1
@@ -24,9 +24,9 @@ from meshray.firewall.own_rules import OwnRule, admitted, own_rules
 from meshray.firewall.programs import Answer, Run
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
-#: A table of our own: atomically replaced, removed as a whole. Further chains of meshray's belong here too.
+#: Our own table: it is replaced atomically and removed as a whole. New chains of meshray belong here too.
 OWN_TABLE = "meshray"
-#: The same rules once more, in a table that the agent owns; see `meshray.firewall.owned_table`.
+#: A copy of these rules in a table that the agent owns; see `meshray.firewall.owned_table`.
 OWNED_TABLE = "meshray_owned"
 
 _TABLE = re.compile(r"table (\S+) (\S+) \{")
@@ -38,7 +38,7 @@ _TOKEN = re.compile(r'"[^"]*"|[{},]|[^\s,{}"]+')
 _QUOTED = re.compile(r'"[^"]*"')
 _FINAL = {"accept": "accept", "drop": "drop", "reject": "drop", "queue": "drop", "return": "return"}
 
-#: What begins a condition: (first words) → (key, protocol that it implies).
+#: The words that begin a condition: (first words) → (key, protocol that it implies).
 _KEYS: dict[tuple[str, ...], tuple[str, str]] = {
     ("iifname",): ("iif", ""),
     ("iif",): ("iif", ""),
@@ -61,7 +61,7 @@ _KEYS: dict[tuple[str, ...], tuple[str, str]] = {
     ("fib", "daddr", "type"): ("targettype", ""),
 }
 _LOG_OPTIONS = {"prefix", "group", "level", "flags", "snaplen", "queue-threshold"}
-#: Matches of protocols that the overlay never carries: such a rule is not met.
+#: Matches of protocols that the overlay never carries: a rule with one of them never matches.
 _FOREIGN = {"ip6": "ipv6", "icmpv6": "ipv6", "arp": "arp", "ether": "ether"}
 
 
@@ -77,7 +77,7 @@ class Nft:
         """List the whole ruleset."""
         answer = self._run(["nft", "-a", "-t", "list", "ruleset"], "")
         if not answer.ok and not answer.missing and "invalid option" in answer.error:
-            answer = self._run(["nft", "-a", "list", "ruleset"], "")  # before nftables 0.9.3
+            answer = self._run(["nft", "-a", "list", "ruleset"], "")  # Older than nftables 0.9.3.
         return answer
 
     def place(self, table: Table, chain: Chain) -> str:
@@ -89,7 +89,7 @@ class Nft:
         return f"the rule with handle {rule.where}"
 
     def open(self, held: HeldTable, change: Change) -> Outcome:
-        """See `Backend.open`. In one transaction: what members reach must not be cut off because it becomes more."""
+        """See `Backend.open`. It is one transaction, so that adding a port never interrupts members."""
         opening = change.opening
         script = "".join(delete_command(held.table, chain, rule) for chain, rule in change.gone)
         for chain, way in change.missing:
@@ -111,14 +111,14 @@ class Nft:
         return outcome
 
     def close(self, opening: Opening, closed: Closed) -> tuple[list[str], str]:
-        """See `Backend.close`: by our own table, which is replaced. Where nft is missing, nothing is returned."""
+        """See `Backend.close`: by replacing our own table. Without nft it returns nothing."""
         answer = self._transact(own_table_script(opening, closed))
         if answer.ok:
             return [f"nft: table inet {OWN_TABLE} in place"], ""
         return [], "" if answer.missing else answer.cause
 
     def remove_own_table(self) -> tuple[list[str], str]:
-        """Remove our own table; return what changed, and why it cannot be removed."""
+        """Remove our own table; return what changed, and the reason if it failed."""
         answer = self._transact(f"delete table inet {OWN_TABLE}\n")
         return ([f"nft: table inet {OWN_TABLE} removed"], "") if answer.ok else ([], answer.cause)
 
@@ -130,7 +130,7 @@ class Nft:
         self, table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None
     ) -> list[str]:
         """See `Backend.advise_overlay`."""
-        # A netdev chain knows no iifname of its own accord, but takes the same words.
+        # A netdev chain does not know iifname, but accepts the same words.
         return [f"nft '{command}'" for command in insert_command(table, chain, way, opening, members).splitlines()]
 
     def _transact(self, script: str) -> Answer:
@@ -138,7 +138,7 @@ class Nft:
 
 
 def parse(listing: str, families: Collection[str] = ("ip", "inet")) -> list[Table]:
-    """Every table of these families, which are those that a rule of ours is put into; ours left out.
+    """Return every table of these families except ours; the default families are those that may get a rule of ours.
 
     ``netdev`` are the tables that see packets right behind the network card, before all others.
     """
@@ -187,11 +187,11 @@ def _chain(name: str, lines: Iterator[str]) -> Chain:
     for line in lines:
         base = _HOOK.match(line)
         if base:
-            # Only filter chains ask about dropping; others (nat, route) are not for us to touch.
+            # Only filter chains are asked whether they drop; meshray leaves others (nat, route) alone.
             hook, policy = base[2] if base[1] == "filter" else "", base[4] or "accept"
             words = (word.strip('"') for word in _TOKEN.findall(base[3]))
             devices = tuple(word for word in words if word not in ("device", "devices", "=", "{", "}", ","))
-            if devices:  # it does not see what comes in elsewhere
+            if devices:  # It does not see packets that come in elsewhere.
                 rules.append(Rule("accept", (Condition("iif", devices, negated=True),)))
         elif _HANDLE.search(line):
             rules.extend(parse_rule(line))
@@ -199,7 +199,7 @@ def _chain(name: str, lines: Iterator[str]) -> Chain:
 
 
 def parse_rule(line: str) -> list[Rule]:
-    """One line of a chain. A verdict map becomes one rule for each of its entries."""
+    """Yield the rules of one line of a chain. A verdict map becomes one rule for each of its entries."""
     handle = _HANDLE.search(line)
     where = handle[1] if handle else ""
     comment = _COMMENT.search(line)
@@ -237,7 +237,7 @@ def _conditions(tokens: Sequence[str]) -> Iterator[Condition]:
 
 
 def _condition(tokens: Sequence[str]) -> tuple[list[Condition], int]:
-    """The conditions that begin here, and how many tokens they take."""
+    """Return the conditions that begin here, and the number of tokens that they take."""
     if tokens[0] == "counter":
         return [], 5 if tokens[1:2] == ["packets"] else 1
     if tokens[0] == "log":
@@ -257,7 +257,7 @@ def _condition(tokens: Sequence[str]) -> tuple[list[Condition], int]:
 
 
 def _values(tokens: Sequence[str]) -> tuple[tuple[str, ...], bool, int]:
-    """What a condition compares with: a value, a list or a set; whether negated; how many tokens it took."""
+    """Return the values of a comparison (one, a list or a set), whether it is negated, and the number of tokens."""
     index = 1 if tokens[:1] in (["!="], ["=="]) else 0
     negated = tokens[:1] == ["!="]
     values: list[str] = []
@@ -275,10 +275,10 @@ def _values(tokens: Sequence[str]) -> tuple[tuple[str, ...], bool, int]:
 
 
 def accept_rules(way: Way, opening: Opening, members: Ranges | None = None) -> list[str]:
-    """The rules that let the overlay pass a foreign chain.
+    """Return the rules that let the overlay pass a chain that is not ours.
 
     Args:
-        members: the TCP ports that members reach, see `Closed.members`.
+        members: the TCP ports that members reach; see `Closed.members`.
     """
     if way is Way.IN:
         return [written(rule) for rule in admitted(opening, members)]
@@ -291,18 +291,18 @@ def accept_rules(way: Way, opening: Opening, members: Ranges | None = None) -> l
 
 
 def insert_command(table: Table, chain: Chain, way: Way, opening: Opening, members: Ranges | None = None) -> str:
-    """Script: our accepts become the chain's first rules."""
+    """Return the script that makes our accepts the chain's first rules."""
     place = f"insert rule {table.family} {table.name} {chain.name}"
     return "".join(f"{place} {rule}\n" for rule in reversed(accept_rules(way, opening, members)))
 
 
 def delete_command(table: Table, chain: Chain, rule: Rule) -> str:
-    """Script line: exactly this rule goes."""
+    """Return the script line that deletes exactly this rule."""
     return f"delete rule {table.family} {table.name} {chain.name} handle {rule.where}\n"
 
 
 def written(rule: OwnRule) -> str:
-    """A rule of ours as nft reads it."""
+    """Return one of our rules as nft reads it."""
     words = [
         f'iifname "{rule.iif}"' if rule.iif else "",
         f'iifname != {{ "lo", "{rule.outside}" }}' if rule.outside else "",
@@ -329,7 +329,7 @@ def _set(ports: Ranges) -> str:
 
 
 def own_table_script(opening: Opening, closed: Closed) -> str:
-    """Replaces our table in one transaction, whether or not it is there."""
+    """Return the script that replaces our table in one transaction, whether or not it exists."""
     lines = [f"add table inet {OWN_TABLE}", f"delete table inet {OWN_TABLE}", f"table inet {OWN_TABLE} {{"]
     for chain, rules in own_rules(opening, closed).items():
         lines.append(f"chain {chain} {{ type filter hook {chain} priority -5; policy accept;")
@@ -345,7 +345,7 @@ def own_table_in_place(listing: str, opening: Opening, closed: Closed) -> bool:
 
 
 def own_table_comments(listing: str) -> list[str] | None:
-    """The comments in our table, in order; None where there is no such table."""
+    """Return the comments in our table, in order; None where there is no such table."""
     start = re.search(rf"^table inet {OWN_TABLE} \{{", listing, re.MULTILINE)
     if not start:
         return None

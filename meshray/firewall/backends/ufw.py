@@ -1,4 +1,4 @@
-"""ufw: it leaves room for rules of others in its tables, so our accepts are put there by iptables.
+"""ufw: it leaves room for other rules in its tables, so iptables adds our accepts there.
 
 >>> Ufw().advise_port("udp", 51888)
 ['ufw allow 51888/udp']
@@ -11,7 +11,7 @@ from meshray.firewall.ruleset import Table
 
 
 class Ufw(Manager):
-    """A user opens ports by ``ufw allow``."""
+    """ufw. A user opens ports with ``ufw allow``."""
 
     def manages(self, table: Table) -> bool:
         """See `Manager.manages`."""
