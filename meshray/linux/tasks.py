@@ -11,7 +11,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-_CANCEL_AGAIN_S = 0.2
+#: Longer than a task may need for its own cleanup, such as the close frame of a WebSocket's other side, which is awaited
+#: for a second: a second cancellation would cut that short and leave a connection open.
+_CANCEL_AGAIN_S = 1.5
 
 
 class Tasks:
