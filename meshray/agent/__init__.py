@@ -1,1 +1,1 @@
-"""The long-running process on every node: keeps the device, the paths and Ray as they should be."""
+"""The long-running process on every node: it maintains the device, the paths and Ray."""

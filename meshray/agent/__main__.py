@@ -11,7 +11,7 @@ from meshray.model.printable import escaped
 
 
 def main() -> int:
-    """Runs the agent; an error is one line on standard error and its exit code."""
+    """Run the agent. An error is printed as one line on standard error and becomes the exit code."""
     try:
         return run_foreground(Home.from_environment())
     except MeshrayError as error:

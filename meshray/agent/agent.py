@@ -1,11 +1,11 @@
-"""The agent of one node: puts its parts together, runs them and takes them down.
+"""The agent of one node: it creates its parts, runs them and stops them.
 
     coordinator ──map──► state ──► reconciler ──► WireGuard
                            │                        │ first handshake
                            ├──► paths               ▼
                            └──head's instance──► startup ──► firewall, Ray
 
-When the coordinator is away everything else goes on with the last map.
+Without the coordinator everything else continues with the last map.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ log = logging.getLogger(__name__)
 
 
 class Agent:
-    """One node's agent. `run` returns after `stop` was called, or raises what made it end."""
+    """The agent of one node. `run` returns after `stop` was called, or raises the error that ended it."""
 
     def __init__(self, state: NodeState, private_key: PrivateKey, parts: Dependencies) -> None:
         self.state = state
         self.parts = parts
         self.progress = Progress()
         self.tasks = Tasks()
-        #: What the tunnel needs; it ends after Ray, which says goodbye through it.
+        #: The tasks that the tunnel needs. They end after Ray, which signs off through the tunnel.
         self._tunnel_tasks = Tasks()
         self._stopping = asyncio.Event()
-        #: What the coordinator said last that this node is to hold.
+        #: The last epochs and secrets that the coordinator assigned to this node.
         self._shared: SharedSecrets | None = None
         self.connection = CoordinatorConnection(
             lambda: state.coordinator,
@@ -94,19 +94,19 @@ class Agent:
         self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self.keys.rotate})
 
     def stop(self) -> None:
-        """Lets `run` take everything down and return."""
+        """Make `run` stop all parts and return."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Keeps the node as it should be until `stop`.
+        """Maintain the node's desired state until `stop`.
 
         Raises:
-            RemovedFromMesh: the coordinator does not know this node any more; everything was taken down.
+            RemovedFromMesh: the coordinator no longer knows this node; everything was stopped.
         """
         self._start()
         try:
             await self.tasks.until(self._stopping)
-            # So that nobody looks for what is wrong with this node.
+            # Other nodes must not look for a fault of this node.
             await self.connection.say(self.state.membership.goodbye)
         except RemovedFromMesh:
             self.state.membership.taken_out()
@@ -162,7 +162,7 @@ class Agent:
         if parts.coordinator is not None:
             await parts.coordinator.stop()
 
-    # ---- what the coordinator sends
+    # ---- messages of the coordinator
 
     def _take_map(self, published: MeshMap) -> None:
         before, mesh_map, ray = self.state.take_map(published), self.state.map, self.parts.ray
@@ -191,8 +191,10 @@ class Agent:
                 self.tasks.start(self._answer(message), "answer")
 
     def _share(self) -> None:
-        """Holds what the coordinator says that this node is to hold, as far as the map does not need more; it may come
-        before the map that goes with it. The others learn of it with this node's hello."""
+        """Hold the secrets that the coordinator assigns, if the map needs no newer ones.
+
+        They may arrive before the map that uses them. The other nodes learn of them with this node's hello.
+        """
         if self._shared is None or not self.state.membership.share(self._shared, self.state.map):
             return
         self.keys.share(self.state.enrolment.mesh_secrets)
@@ -205,14 +207,14 @@ class Agent:
         await self.connection.say((await self._questions.answer(question)).bounded())
 
     async def _survey(self) -> Mapping[str, object]:
-        # Imported with the first question: the checks' groups are large, and most nodes are never asked.
+        # This import waits for the first question: the checks are large, and most nodes are never asked.
         from meshray.agent.status.survey import survey
         from meshray.doctor.facts import encode
 
         _, facts = await survey(self.sources, None)
         return encode(facts)
 
-    # ---- what is reported to the coordinator
+    # ---- reports to the coordinator
 
     def _hello(self) -> Hello:
         return hello_of(
@@ -228,17 +230,17 @@ class Agent:
         self.tasks.start(self.connection.say_hello(), "hello")
 
     def tell_ray_instance(self, instance: str) -> None:
-        """This node's Ray head has another instance now (empty: it is down), which the others learn."""
+        """Report to the other nodes that this node's Ray head has another instance; empty: it is down."""
         self.tasks.start(self.connection.tell_ray_instance(instance), "ray instance")
 
     def use_ray(self, found: RayInstallation) -> None:
-        """This node's Ray is another installation from now on. The others learn its versions."""
+        """Use another Ray installation for this node from now on, and report its versions to the others."""
         self.parts.versions = found.versions
         self.state.membership.ray_moved(str(found.ray))
         self._say_hello()
 
     async def use_coordinator(self, endpoint: Endpoint) -> None:
-        """The coordinator is at this endpoint, as far as a user knows; it becomes the first that is tried."""
+        """Use this endpoint for the coordinator, because a user gave it; it is tried first."""
         self.state.membership.reached(endpoint)
         self.paths.prefer(endpoint)
         await self.connection.move_to(endpoint)

@@ -1,4 +1,4 @@
-"""What an agent acts on, as seams: the real parts in `meshray.agent.main`, stateful fakes in the tests."""
+"""An agent's dependencies as protocols: the real parts are in `meshray.agent.main`, stateful fakes in the tests."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ class FirewallPart(Protocol):
     """See `meshray.firewall.Firewall`."""
 
     def apply(self) -> list[str]:
-        """Makes it so; returns what changed."""
+        """Add the missing rules; return what changed."""
 
     def remove(self) -> list[str]:
-        """Takes back exactly what was made."""
+        """Remove exactly the rules that were added."""
 
     def problems(self) -> list[Problem]:
-        """What could not be made so."""
+        """Return the failures of the last call."""
 
     @property
     def unguarded(self) -> str:
-        """Why Ray's ports are open to others than the overlay; empty: they are not."""
+        """The reason why Ray's ports are reachable from outside the overlay; empty: they are not."""
 
     @property
     def foreign(self) -> frozenset[int]:
-        """Ports that Ray would use and another program has."""
+        """Ports of Ray that another program uses."""
 
     def close(self, closed: Closed) -> list[str]:
-        """Closes these ports, and no others, to all but the overlay; returns what changed."""
+        """Close exactly these ports to all but the overlay; return what changed."""
 
     def hold(self, silent: Collection[IPv4Address]) -> str:
-        """Holds this host's connections to these silent nodes and to no others; why it cannot, or ``""``."""
+        """Hold this host's connections to exactly these silent nodes; return why that is impossible, or ``""``."""
 
     def changes(self) -> AsyncIterator[None]:
-        """Yields when the host's rules may have changed."""
+        """Yield when the host's rules may have changed."""
 
 
 class RayPart(Protocol):
@@ -61,55 +61,55 @@ class RayPart(Protocol):
 
     @property
     def now(self) -> RayNow:
-        """How the supervised Ray stands."""
+        """The state of the supervised Ray."""
 
     @property
     def failure(self) -> str:
-        """Why Ray does not run although it should; empty while nothing is wrong."""
+        """The reason why Ray does not run although it should; empty without a fault."""
 
     @property
     def ports(self) -> Sequence[int | range]:
         """The TCP ports that Ray uses here, or may choose to use."""
 
     def head_instance(self, instance: str) -> None:
-        """The head's Ray has this instance now; empty: it is down."""
+        """Use this instance of the head's Ray; empty: the head's Ray is down."""
 
     def hold_tokens(self, tokens: Mapping[int, str]) -> None:
-        """Ray's tokens that this node holds now, by epoch."""
+        """Hold these tokens of Ray, by epoch."""
 
     def drained(self, drained: bool) -> None:
-        """Whether Ray, once it has ended, stays away from this node."""
+        """Set whether Ray, once it has ended, stays away from this node."""
 
     def label(self, labels: Mapping[str, str]) -> None:
-        """Further labels for the next start of Ray."""
+        """Add labels for the next start of Ray."""
 
     def look(self) -> None:
-        """Somebody has seen more of this node's Ray than it was last known to be: it is looked at anew."""
+        """Look at Ray's state now, because another component saw newer state of this node's Ray."""
 
     async def live_nodes(self) -> list[LiveNode] | None:
-        """The living nodes of Ray's own table, several of one address included; none where the head does not answer."""
+        """Return the living nodes in Ray's own table, several per address included; none without an answer."""
 
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
-        """Tells Ray that the nodes with these ids are dead; returns whether it took it."""
+        """Report the nodes with these ids to Ray as dead; return whether Ray accepted that."""
 
     async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
-        """Ray's own node table, on request with what is in use; None where the head does not answer."""
+        """Return Ray's own node table, on request with the resources in use; None if the head does not answer."""
 
     async def run(self) -> None:
-        """Keeps Ray running until cancelled, which leaves it running."""
+        """Keep Ray running until cancelled, which does not stop Ray."""
 
     async def stop(self) -> None:
-        """Ends Ray."""
+        """Stop Ray."""
 
 
 class CoordinatorPart(Protocol):
     """See `meshray.agent.connection.coordinator_process.CoordinatorProcess`."""
 
     async def run(self) -> None:
-        """Keeps the coordinator running until cancelled, which leaves it running."""
+        """Keep the coordinator running until cancelled, which does not stop it."""
 
     async def stop(self) -> None:
-        """Ends it."""
+        """Stop the coordinator."""
 
 
 @dataclass
@@ -117,15 +117,15 @@ class Dependencies:
     """The parts of one agent.
 
     Attributes:
-        endpoints: by which others may try to reach this WireGuard port; None: nobody can.
-        network_changes: tells when this machine's network is another one.
-        device_changes: tells when something was done to the device of this name, or to routes into the overlay.
-        listening: all that listens on this machine now, Ray's and others'. Blocks.
-        ray_table: Ray's node table for a node that runs no Ray itself, from the head's dashboard.
-        late_ray: makes Ray's part once the map shows a head; None while it does not.
-        forwards: ports of the overlay on this machine's loopback, where the overlay is elsewhere.
-        no_ray_because: told to the user where ``ray`` is None.
-        hub_endpoints: what ``endpoints`` reads on a hub; it has to be kept running.
+        endpoints: the endpoints at which others may reach this WireGuard port; None: they cannot.
+        network_changes: yields when this machine's network changes.
+        device_changes: yields when the device of this name, or a route into the overlay, was changed.
+        listening: returns all listening sockets of this machine, Ray's and others'. Blocks.
+        ray_table: Ray's node table from the head's dashboard, for a node without its own Ray.
+        late_ray: creates Ray's part once the map shows a head; returns None until then.
+        forwards: ports of the overlay on this machine's loopback, if the overlay is in another network namespace.
+        no_ray_because: the reason that is shown to the user if ``ray`` is None.
+        hub_endpoints: the source of ``endpoints`` on a hub; it must be kept running.
     """
 
     device: Device

@@ -1,7 +1,7 @@
-"""Puts an agent together out of its real parts and runs it in the foreground.
+"""Create an agent from its real parts and run it in the foreground.
 
-`python -m meshray.agent` is what the systemd unit and the background start run; ``--block`` runs the
-same in the process of the command line.
+The systemd unit and the background start run `python -m meshray.agent`; ``--block`` runs the same code in the command
+line's own process.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ _LOG_BYTES = 5 * 1024 * 1024
 
 
 def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> int:
-    """Runs this machine's agent until SIGTERM or SIGINT, then takes the node down.
+    """Run this machine's agent until SIGTERM or SIGINT, then bring the node down.
 
     Returns:
-        The exit code. An ephemeral node has left the mesh and its state is gone.
+        The exit code. An ephemeral node has left the mesh, and its state is deleted.
 
     Raises:
-        MeshrayError: the machine is in no mesh, its state is damaged, another agent runs already, or
-            the node was removed from its mesh.
+        MeshrayError: the machine is not in a mesh, its state is damaged, another agent is running, or the node was
+            removed from its mesh.
     """
     enrolment = Enrolment.load(home)
     if enrolment.taken_out:
@@ -102,7 +102,7 @@ def run_foreground(home: Home, *, environ: Mapping[str, str] = os.environ) -> in
 
 @contextmanager
 def _alone(home: Home) -> Iterator[None]:
-    """Only one agent runs at a time; the lock ends with the process, however it ends."""
+    """Allow only one running agent. The lock ends with the process, however it ends."""
     with (home.run / "agent.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,9 +116,9 @@ def _alone(home: Home) -> Iterator[None]:
 def _compose(
     home: Home, enrolment: Enrolment, key: PrivateKey, mesh_map: MeshMap, environ: Mapping[str, str]
 ) -> tuple[Agent, ControlServer]:
-    """Outside of the event loop: pyroute2 runs one of its own."""
+    """Create the agent outside of the event loop: pyroute2 runs a loop of its own."""
     state = NodeState(home, enrolment, mesh_map)
-    # Ray's interpreter takes a tenth of a second to answer, the first look at devices as long: at the same time.
+    # Ray's interpreter takes a tenth of a second to answer, and so does the first look at devices: both run at once.
     with ThreadPoolExecutor(1) as beside:
         finding = beside.submit(find_local_ray, home, enrolment, state.map, environ)
         device = open_device(INTERFACE, home, environ)
@@ -156,7 +156,7 @@ async def _slow_because(home: Home, environ: Mapping[str, str], ray_args: Sequen
 
 
 def _forwards(state: NodeState) -> Forwards:
-    """What a node needs whose overlay is in a namespace of its own."""
+    """Return the forwarded ports of a node whose overlay is in its own network namespace."""
     from meshray.wireguard.forwarding import forward_within
 
     enrolment = state.enrolment
@@ -194,14 +194,14 @@ def _parts(state: NodeState, ray: LocalRay | str, device: Device) -> Dependencie
         forwards=_forwards(state) if enrolment.rootless else None,
         firewall=None if enrolment.rootless else Firewall(_opening(state)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
-        # Without a head this node's Ray was not looked for; the map has what it said when it enrolled.
+        # Without a head this node's Ray was not detected; the map has the versions from its enrolment.
         versions=replace(ray.installation.versions if isinstance(ray, LocalRay) else me.versions, meshray=__version__),
         no_ray_because=ray if isinstance(ray, str) else "",
     )
 
 
 def _token_of_head(state: NodeState) -> str | None:
-    """The token of the head's running Ray; None where it has not been received."""
+    """Return the token of the head's running Ray; None if it has not been received."""
     head = state.map.head
     return RayTokens(state.enrolment.ray_tokens).of(head.ray_instance if head is not None else "")
 
@@ -219,7 +219,7 @@ def _opening(state: NodeState) -> Opening:
 
 
 def _driver_environment(state: NodeState, ray: LocalRay | str) -> Mapping[str, str]:
-    """What a driver on this node needs; the token is written for it where no Ray of this node has done that."""
+    """Return the environment of a driver on this node; write the token if no Ray of this node has written it."""
     if not isinstance(ray, str):
         return client_environment(ray.plan)
     head, enrolment = state.map.head, state.enrolment
@@ -233,7 +233,7 @@ def _driver_environment(state: NodeState, ray: LocalRay | str) -> Mapping[str, s
 
 
 def _notify_systemd(state: str, environ: Mapping[str, str]) -> None:
-    """sd_notify(3): one datagram; nothing where systemd does not ask for it."""
+    """Send one datagram of sd_notify(3); do nothing if systemd did not ask for it."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -243,8 +243,12 @@ def _notify_systemd(state: str, environ: Mapping[str, str]) -> None:
 
 
 def _log_to(path: Path, environ: Mapping[str, str]) -> None:
-    """Log lines go to this file. The background start has it as standard error already; under systemd
-    and with --block standard error belongs to another program, which may get them as well."""
+    """Write log lines to this file.
+
+    After a background start the file is standard error already. Under systemd and with --block standard error belongs
+    to
+    another program, which may get the lines as well.
+    """
     make_folder(path.parent)
     path.touch(mode=0o600)
     if path.samefile(f"/proc/self/fd/{sys.stderr.fileno()}"):

@@ -1,4 +1,4 @@
-"""Carries out the repairs of `meshray.doctor.repairs` that are the agent's."""
+"""The agent's part of the repairs in `meshray.doctor.repairs`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from meshray.agent.dependencies import Dependencies
 from meshray.agent.device.reconciler import Reconciler
 from meshray.errors import MeshrayError, UsageError
 
-#: Until the interface is there and the hub was heard, seconds.
+#: The time until the interface exists and the hub answers, seconds.
 _DEVICE_S = 15.0
-#: Until the head counts this node again. Ray on a slow machine takes half a minute.
+#: The time until the head counts this node again, seconds. Ray on a slow machine takes half a minute.
 _RAY_S = 90.0
 _POLL_S = 0.1
 
 
 async def carry_out(key: str, parts: Dependencies, reconciler: Reconciler) -> str:
-    """Makes the repair and returns what was done, in a sentence.
+    """Make the repair; return what was done, in a sentence.
 
     Raises:
-        UsageError: the agent knows no such repair.
-        MeshrayError: it did not help.
+        UsageError: the agent does not know the repair.
+        MeshrayError: the repair did not help.
     """
     repair = REPAIRS.get(key)
     if repair is None:

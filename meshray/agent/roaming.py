@@ -1,7 +1,7 @@
-"""What an agent does when its machine has another address or router, or woke from sleep: it looks at everything again.
+"""Roaming: when the machine gets another address or router, or wakes from sleep, the agent checks everything again.
 
 netlink, clocks ──► endpoints reported, peers dialled, connection moved, paths, transport and MTU tried again
-netlink, of the overlay's interface and routes ──► the device is compared with what it should be, nothing else
+netlink, of the overlay's interface and routes ──► only the device is reconciled
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ async def follow_network(
     reconciler: Reconciler,
     connection: CoordinatorConnection,
 ) -> None:
-    """Acts on every change until cancelled."""
+    """Handle every network change until cancelled."""
     async for what in changes:
         log.info("the network changed: %s", what)
         reconciler.endpoints_changed()
@@ -36,12 +36,12 @@ async def follow_network(
             parts.hub_endpoints.network_changed()
         paths.network_changed()
         if parts.endpoints is not None:
-            # A connection from an address that is gone would only be missed after its next heartbeats.
+            # A connection from an address that is gone would otherwise only be detected after several heartbeats.
             here = await parts.endpoints(1, state.map.mesh.network)
             await connection.hurry({endpoint.host for endpoint in here})
 
 
 async def follow_device(changes: AsyncIterator[DeviceChange], reconciler: Reconciler) -> None:
-    """Has the device repaired after every change, until cancelled."""
+    """Reconcile the device after every change of it, until cancelled."""
     async for change in changes:
         reconciler.route_changed(change.culprit)

@@ -1,9 +1,9 @@
-"""How a node comes up once its tunnel is there: firewall, probes, paths, Ray, with its progress stage by stage.
+"""The startup of a node once its tunnel works: firewall, probes, paths and Ray, with progress reports.
 
     overlay ──► firewall ──► prober, paths ──► Ray ALIVE ──► up
     Ray's ports closed ──────────────────────┘
 
-What does not come in time is reported as a failure; the agent goes on trying all the same.
+A stage that does not finish in time is reported as failed; the agent keeps trying.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from meshray.raynode.supervisor import RUNNING, RayNow
 
 log = logging.getLogger(__name__)
 
-#: Longer than three handshake tries to each of three addresses.
+#: Longer than three handshake attempts to each of three addresses.
 OVERLAY_PATIENCE_S = 20.0
 #: A head on a slow machine takes half a minute.
 RAY_PATIENCE_S = 120.0
-#: Ray gives its own start up after half a minute (ray._private.node), which a cold disk or a busy machine may take.
-#: What ends sooner has another cause.
+#: Ray gives up its own start after half a minute (ray._private.node), which a cold disk or a busy machine may take. A
+#: start that fails sooner has another cause.
 SLOW_START_S = 20.0
 RAY_POLL_S = 0.1
-#: Ray's start does not wait longer for the round trip in its labels, seconds.
+#: Ray's start waits at most this long for the round trip in its labels, seconds.
 _LABEL_PROBE_S = 1.0
 
 RayTable = Mapping[IPv4Address, RayState]
@@ -48,8 +48,8 @@ class Startup:
     """The stages of one agent.
 
     Args:
-        tasks: what is started goes on as one of them.
-        ray_table: runs on the head.
+        tasks: the agent's tasks, to which started parts are added.
+        ray_table: the table keeper, which runs on the head.
     """
 
     def __init__(self, sources: Sources, progress: Progress, tasks: Tasks, ray_table: TableKeeper) -> None:
@@ -65,17 +65,18 @@ class Startup:
         self._closed = asyncio.Event()
 
     async def run(self) -> None:
-        """Goes through them all, then ends; what it started goes on as the agent's tasks."""
+        """Run all stages, then return; the parts that it started continue as the agent's tasks."""
         parts = self._parts
         guard = self._port_guard()
         if guard is not None:
-            # Beside the handshake, which takes longer; only Ray's start waits for it.
+            # This runs beside the handshake, which takes longer; only Ray's start waits for it.
             self._tasks.start(self._guard_ports(guard), "port guard")
         await self._wait_for_overlay()
         device = parts.device
         self._progress.set("overlay", "ok", f"{self._state.me.ip} on {device.name} ({device.kind})")
         if parts.firewall is not None:
-            # Beside what follows: nobody needs to come in before Ray has started, which takes longer.
+            # This runs beside the following stages: nothing needs to reach this node before Ray has started, which
+            # takes longer.
             self._tasks.start(self._keep_firewall(parts.firewall), "firewall")
         else:
             self._let_in.set()
@@ -101,7 +102,7 @@ class Startup:
         await self._finish(table)
 
     async def _finish(self, table: RayTable | None) -> None:
-        """The node is up, unless another machine uses its identity."""
+        """Report that the node is up, unless another machine uses its identity."""
         while (error := await self._state.membership.rival(lambda: self._state.map)) is not None:
             self._progress.fail("coordinator", error)
             await asyncio.sleep(RAY_POLL_S)
@@ -129,7 +130,7 @@ class Startup:
             await overlay_up.wait()
 
     async def _wait_for_a_head(self) -> RayPart:
-        """A mesh may get its head after its workers."""
+        """Wait for a head: a mesh may get its head after its workers."""
         while True:
             changed = self._state.map_changed
             try:
@@ -143,7 +144,7 @@ class Startup:
             await changed.wait()
 
     async def _label(self, ray: RayPart) -> None:
-        """Gives Ray labels that say how near this node is to the head, so that tasks can ask for near nodes."""
+        """Give Ray labels with this node's distance to the head, so that tasks can request near nodes."""
         state, prober = self._state, self._parts.prober
         head = state.map.head
         if head is None:
@@ -151,18 +152,19 @@ class Startup:
         ray.head_instance(head.ray_instance)
         path = path_to(snapshot_of(self._sources, None), head)
         rtt_ms = await prober.round_trip(head.ip, _LABEL_PROBE_S) if prober is not None and head != state.me else None
-        # The hub's sighting comes a moment after the first handshake; where the node enrolled from is known already.
+        # The hub observes the endpoint a moment after the first handshake; the address of the enrolment is known
+        # already.
         seen = state.me.seen or self._enrolled_from()
         ray.label(link_labels(rtt_ms, path.kind, path.transport, site_of(state.enrolment.labels, seen)))
 
     def _enrolled_from(self) -> Endpoint | None:
         observed = self._state.enrolment.observed
         endpoint = Endpoint(observed, self._state.enrolment.mesh_port)
-        # Through ssh it came from the coordinator's own machine.
+        # Through ssh the enrolment came from the coordinator's own machine.
         return endpoint if endpoint.ip is not None and not endpoint.ip.is_loopback else None
 
     async def _wait_for_ray(self, ray: RayPart) -> RayTable | None:
-        """Until the head's Ray says ALIVE of this node and counts what it offers; None where it is drained."""
+        """Wait until the head's Ray reports ALIVE for this node and counts its resources; None if it is drained."""
         deadline = time.monotonic() + RAY_PATIENCE_S
         failed = False
         while True:
@@ -170,7 +172,7 @@ class Startup:
             mine = table.get(self._state.me.ip) if table else None
             is_listed = table is not None and mine is not None and mine.alive and bool(mine.resources)
             if is_listed and ray.now.state != RUNNING:
-                # The entry may be that of a raylet that died: only the supervisor knows which one is its own.
+                # The entry may belong to a raylet that died: only the supervisor can identify its own.
                 ray.look()
             elif table is not None and is_listed:
                 alive = sum(1 for node in table.values() if node.alive)
@@ -202,10 +204,10 @@ class Startup:
             await asyncio.sleep(LOOK_S)
 
     async def _close_ports(self, guard: PortGuard) -> None:
-        """Closes what is not closed yet. Ray starts once that has been done, unless the user does without it."""
+        """Close the ports that are open. Ray starts when they are closed, unless the user allows it to run without."""
         ray = self._parts.ray
         await guard.close()
-        if ray is not self._parts.ray:  # one that came meanwhile: what was closed is not all of its ports
+        if ray is not self._parts.ray:  # A Ray that appeared meanwhile has ports that were not closed yet.
             return
         try:
             require_guarded(self._parts.firewall, unguarded=self._state.enrolment.unguarded)
@@ -217,7 +219,7 @@ class Startup:
 
     async def _keep_firewall(self, firewall: FirewallPart) -> None:
         self._progress.set("firewall", "run")
-        # After the ports were closed: what a Ray from before this agent has must not be let go for a moment.
+        # This follows the closing of ports: ports of an earlier agent's Ray must not open even for a moment.
         await self._looked.wait()
         await self._apply_firewall(firewall)
         self._let_in.set()
@@ -231,5 +233,5 @@ class Startup:
 
 
 def _may_succeed_again(now: RayNow) -> bool:
-    """Whether Ray's first start failed for want of time: for the second one all is in memory."""
+    """Return whether Ray's first start failed for lack of time: the second one finds its files in memory."""
     return now.deaths == 1 and now.lived_s > SLOW_START_S

@@ -1,10 +1,10 @@
-"""What the parts of one agent have in common: who this node is, the map of the mesh, and what was last seen here.
+"""The state that the parts of one agent share: the node's identity, the map of the mesh, and the last observations.
 
     coordinator ──► published map ──pins──► map ──┐
     membership (enrolment) ───────────────────────┼──► every part
     reconciler ──► device, endpoints ─────────────┘
 
-The values are replaced, never changed. A part that needs one of the moment reads it here each time.
+Values are replaced, never modified. A part that needs a current value reads it here each time.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class NodeState:
     """The state of one node while its agent runs.
 
     Attributes:
-        identity: what signs this node's keys; None: it has no identity yet.
-        published_map: the map as the coordinator sent it.
-        map: what of it is used: without the nodes whose keys nobody vouches for.
-        device: as it was read last; None while there is none.
-        endpoints: by which others may try to reach this node.
-        woken: set when the device is to be compared with what it should be at once.
-        overlay_up: set once a hub was heard; on a hub once its device is there.
-        map_changed: set when the next map has come, and replaced by a new one then.
+        identity: signs this node's keys; None: it has no identity yet.
+        published_map: the map that the coordinator sent.
+        map: the used part of it, without the nodes whose keys have no valid signature.
+        device: as last read; None if it does not exist.
+        endpoints: the endpoints at which others may reach this node.
+        woken: set when the device must be reconciled at once.
+        overlay_up: set once a hub has answered; on a hub once its device exists.
+        map_changed: set when the next map arrives, and then replaced by a new event.
     """
 
     def __init__(self, home: Home, enrolment: Enrolment, mesh_map: MeshMap) -> None:
@@ -55,17 +55,17 @@ class NodeState:
 
     @property
     def enrolment(self) -> Enrolment:
-        """Who this node is."""
+        """This node's enrolment."""
         return self.membership.enrolment
 
     @property
     def me(self) -> Node:
-        """This node in the map of the moment. Raises MeshrayError where the map does not hold it (any more)."""
+        """This node in the current map. Raises MeshrayError if the map does not contain it."""
         return own_node(self.enrolment, self.map)
 
     @property
     def is_hub(self) -> bool:
-        """Whether this node forwards for others."""
+        """Whether this node forwards for other nodes."""
         return HUB in self.me.roles
 
     @property
@@ -75,7 +75,7 @@ class NodeState:
 
     @property
     def coordinator(self) -> Coordinator:
-        """Where the coordinator may be: the addresses that this node knows, and its overlay address as the last."""
+        """The endpoints of the coordinator: the addresses that this node knows, then its overlay address."""
         node = self.map.coordinator
         inside = (Endpoint(str(node.ip), self.enrolment.mesh_port),) if node and node.id != self.me.id else ()
         return Coordinator(
@@ -88,7 +88,7 @@ class NodeState:
         )
 
     def take_map(self, published: MeshMap) -> MeshMap:
-        """Use a new map of the coordinator; returns the one that was used before."""
+        """Use a new map from the coordinator; return the map that was used before."""
         before, self.published_map, self.map = self.map, published, self.pins.admit(published)
         self.membership.keep_map(published)
         self.membership.learn(self.map)
@@ -97,5 +97,5 @@ class NodeState:
         return before
 
     def wake(self) -> None:
-        """Have the device compared with what it should be at once."""
+        """Reconcile the device at once."""
         self.woken.set()

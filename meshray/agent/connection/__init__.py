@@ -1,1 +1,1 @@
-"""The agent's connection to the coordinator: the map comes in, what this node knows goes out."""
+"""The agent's connection to the coordinator: it receives the map and sends what this node knows."""

@@ -1,8 +1,8 @@
-"""Keeps the agent's link to the coordinator: the map comes in, what this node runs goes out.
+"""The agent's connection to the coordinator: it receives the map and reports what this node runs.
 
-    open ──► hello ──► whole map ──► changes … ──► the link ends ──► wait (jitter) ──► open
+    open ──► hello ──► whole map ──► changes … ──► the connection ends ──► wait (jitter) ──► open
 
-While there is no link everything goes on with the last map.
+Without a connection everything continues with the last map.
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ from meshray.protocol.connection import (
 
 log = logging.getLogger(__name__)
 
-#: A coordinator that starts beside its agent needs a few seconds; only then is it called away.
+#: A coordinator that starts beside its agent needs a few seconds; only after these is it reported as away.
 _AWAY_AFTER_S = 8.0
-#: The longest pause between two tries, seconds; and to the coordinator on this very machine.
+#: The longest pause between two attempts, seconds; and the pause to a coordinator on this machine.
 _PAUSE_S, _OWN_PAUSE_S = 30.0, 1.0
-#: Two machines with one identity (a cloned disk) take the link from each other. The first return is quick, because it
-#: proves that there are two; after that not in a tight loop. See `meshray.coordinator.takeovers.QUIET_S`.
+#: Two machines with one identity (a cloned disk) take the connection from each other. The first return is quick,
+#: because it proves that there are two; later ones are slow. See `meshray.coordinator.takeovers.QUIET_S`.
 _TAKEN_OVER_FIRST_S, _TAKEN_OVER_S = 2.0, 15.0
-#: A link that lasted so long was not one of those, seconds.
+#: A connection that lasted this long was not one of those, seconds.
 _UNDISTURBED_S = 60.0
-#: How soon a link through the overlay looks for a way outside of it, and how often in the long run, seconds.
+#: The delay until a connection through the overlay looks for a path outside of it, and the interval later, seconds.
 _OUTSIDE_S, _OUTSIDE_CAP_S = 2.0, 60.0
 
 
 class CoordinatorConnection:
-    """The link, opened again whenever it ends.
+    """The connection, which is opened again whenever it ends.
 
     Args:
-        coordinator: where it may be now; the map can add an address.
-        current: the map of the moment, to which a change is applied.
+        coordinator: returns its possible endpoints; the map can add an address.
+        current: returns the current map, to which a change is applied.
         on_map: called with every new map.
         on_message: called with every other message.
-        hello: what this node says of itself.
-        membership: keeps the ticket, and tells the user where the coordinator does not know this node.
+        hello: returns this node's report about itself.
+        membership: stores the ticket, and reports it to the user if the coordinator does not know this node.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class CoordinatorConnection:
         self._said: Hello | None = None
         self._progress = progress
         self._membership = membership
-        # A coordinator that was restored waits for the agent beside it before anybody may enrol.
+        # A restored coordinator waits for the agent beside it before it enrols any node.
         self._longest_pause_s = _OWN_PAUSE_S if membership.enrolment.hosts_coordinator else _PAUSE_S
         self._link: Link | None = None
         self._ray_instance = ""
@@ -93,17 +93,17 @@ class CoordinatorConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether the coordinator is there now."""
+        """Whether the coordinator is connected."""
         return self._link is not None
 
     @property
     def outside(self) -> Endpoint | None:
-        """Where the coordinator was reached, not through the overlay; None while it is not."""
+        """The endpoint at which the coordinator was reached outside the overlay; None if it was not."""
         link, known = self._link, self._membership.enrolment.coordinators
         return link.endpoint if link is not None and link.endpoint in known else None
 
     async def run(self) -> None:
-        """Keeps the link until cancelled. Raises RemovedFromMesh where this node is not known any more."""
+        """Keep the connection until cancelled. Raises RemovedFromMesh if the coordinator no longer knows this node."""
         attempt, since, taken_over = 0, time.monotonic(), 0
         self._progress.set("coordinator", "run")
         while True:
@@ -135,7 +135,7 @@ class CoordinatorConnection:
             except RemovedFromMesh:
                 raise
             except (UnreachableError, RefusedError) as error:
-                # Another certificate: something answers in the coordinator's place, which may well come back.
+                # Another certificate: another server answers in the coordinator's place, which may well return.
                 if attempt == 0:
                     log.warning("%s; going on with map revision %d", error, self._current().revision)
                 if time.monotonic() - since > _AWAY_AFTER_S:
@@ -151,10 +151,10 @@ class CoordinatorConnection:
             attempt += 1
 
     async def hurry(self, addresses: Collection[str]) -> None:
-        """The network changed: the next try comes at once, and a link from an address that is gone is closed.
+        """Reconnect at once after a network change, and close a connection from an address that is gone.
 
         Args:
-            addresses: that this machine has now.
+            addresses: this machine's current addresses.
         """
         self._hurry.set()
         if self._link is not None and not self._link.leaves_from(addresses):
@@ -162,36 +162,36 @@ class CoordinatorConnection:
             await self._link.close_socket()
 
     async def move_to(self, endpoint: Endpoint) -> None:
-        """The coordinator is there: the next try comes at once, and a link to another address is closed."""
+        """Use this endpoint of the coordinator: connect at once, and close a connection to another address."""
         self._hurry.set()
         if self._link is not None and self._link.endpoint != endpoint:
             await self._link.close_socket()
 
     async def tell_ray_instance(self, instance: str) -> None:
-        """The instance of this node's Ray head; it is said again whenever the link is opened."""
+        """Report the instance of this node's Ray head; it is reported again whenever the connection opens."""
         self._ray_instance = instance
         await self.say(RayInstance(instance))
 
     async def say(self, message: Message) -> None:
-        """Sends a message where there is a link; else it is lost."""
+        """Send a message if there is a connection; otherwise it is lost."""
         if self._link is not None:
             with contextlib.suppress(OSError):
                 await self._link.send(message)
 
     async def say_hello(self) -> None:
-        """Says what this node is, where that changed since it was said last."""
+        """Report what this node is, if that changed since the last report."""
         hello = self._hello()
         if hello != self._said and self._link is not None:
             self._said = hello
             await self.say(hello)
 
     async def _leave_the_overlay(self, link: Link) -> None:
-        """A link through the overlay breaks together with it: it ends when the coordinator answers outside."""
+        """Close a connection through the overlay, which would break with it, when the coordinator answers outside."""
         if self.outside is not None:
             return
         for attempt in itertools.count():
             await asyncio.sleep(backoff_s(attempt, first_s=_OUTSIDE_S, cap_s=_OUTSIDE_CAP_S))
-            # Through the overlay came a map, perhaps with new addresses.
+            # A map arrived through the overlay, perhaps with new addresses.
             known = self._membership.enrolment.coordinators
             with contextlib.suppress(MeshrayError):
                 await replace(self._coordinator(), endpoints=known).call("GET", "/v1/hello")
@@ -222,7 +222,7 @@ class CoordinatorConnection:
         if mesh_map.mesh != self._current().mesh:
             raise WireError(f"the map of another mesh came, {mesh_map.mesh.name}")
         if self._membership.enrolment.node_id not in mesh_map.nodes:
-            # Who is removed is told so by the way in which the link is closed.
+            # A removed node learns of its removal from the close code.
             raise WireError("the map does not hold this node")
         out_of_date = self._membership.must_ask(self._current(), mesh_map)
         self._on_map(mesh_map)
@@ -230,7 +230,7 @@ class CoordinatorConnection:
             await self.say(TicketWanted())
 
     async def _tell_map(self, link: Link) -> None:
-        """The coordinator has forgotten what this node's map still holds."""
+        """Report to the coordinator the part of this node's map that the coordinator has lost."""
         mesh_map = self._current()
         log.warning("the coordinator has lost what came before revision %d; telling it this map", mesh_map.revision)
         for node in mesh_map.nodes.values():

@@ -1,4 +1,4 @@
-"""Keeps the coordinator running beside the agent of the node that hosts it."""
+"""Keep the coordinator running beside the agent of the node that hosts it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from meshray.runtime.log_output import DESCRIPTOR, find_listener
 
 log = logging.getLogger(__name__)
 
-#: One that lived this long did not fail at its start.
+#: A coordinator that lived this long did not fail at its start.
 _HEALTHY_LIFE_S = 30.0
 
 
 class CoordinatorProcess:
-    """The coordinator is a process of its own: it outlives the agent and is adopted by the next one."""
+    """The coordinator's process. It outlives the agent, and the next agent adopts it."""
 
     def __init__(self, home: Home, port: int) -> None:
         self._home = home
@@ -28,7 +28,7 @@ class CoordinatorProcess:
         self._process = ManagedProcess(home.pid_file("coordinator"))
 
     async def run(self) -> None:
-        """Starts it, and again whenever it ends, until cancelled (which leaves it running)."""
+        """Start the coordinator, and again whenever it ends, until cancelled (which does not stop it)."""
         failures = 0
         while True:
             started = time.monotonic()
@@ -57,5 +57,5 @@ class CoordinatorProcess:
                 os.close(descriptor)
 
     async def stop(self) -> None:
-        """Ends it."""
+        """Stop the coordinator."""
         await self._process.stop(grace_s=5)

@@ -1,4 +1,4 @@
-"""What a node reports to the coordinator."""
+"""The report of a node to the coordinator."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ def hello_of(
     outside: Endpoint | None,
     problems: Iterable[Problem],
 ) -> Hello:
-    """Return what this node runs, where it may be reached, the hubs that it can use, what is wrong with it that the
-    others must know, where it reached the coordinator, its epoch of the secrets, and the ports that it chose for Ray.
+    """Return this node's report to the coordinator.
+
+    It contains what the node runs, its endpoints, the hubs that it can use, its faults that others must know, the
+    endpoint at which it reached the coordinator, its epoch of the secrets, and the ports that it chose for Ray.
 
     Args:
-        own: the key that its device has.
-        hubs: that answer, best first, by node id.
-        outside: where the coordinator was reached, not through the overlay.
-        problems: of its firewall.
+        own: the device's key.
+        hubs: the hubs that answer, best first, by node id.
+        outside: the endpoint at which the coordinator was reached outside the overlay.
+        problems: the firewall's problems.
     """
     identity, me = state.identity, state.published_map.nodes[state.enrolment.node_id]
     faults = {problem.code: problem.text for problem in problems if problem.code == HUB_FORWARDS and state.is_hub}
-    # While another key is under way, that key's signature travels with it.
+    # During a key change the new key's signature is sent as well.
     signs = me.public_key == own
     removals = state.pins.newer_removals(state.published_map)
     return Hello(

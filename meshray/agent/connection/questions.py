@@ -1,6 +1,6 @@
-"""What the coordinator asks of this agent for another node; see `meshray.protocol.connection`.
+"""Questions that the coordinator forwards from another node; see `meshray.protocol.connection`.
 
-One survey at a time, whoever asks and however often: who asks while one is being made gets the same.
+Only one survey runs at a time: a question that comes while one is running gets the same answer.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Questions:
-    """Answers the questions that this agent knows.
+    """Answer the questions that this agent knows.
 
     Args:
-        operations: by the question's word; what is not among them is answered with an error.
+        operations: by the question's name; others are answered with an error.
     """
 
     def __init__(self, operations: Mapping[str, Callable[[], Awaitable[Mapping[str, object]]]]) -> None:
@@ -29,7 +29,7 @@ class Questions:
         self._running: dict[str, asyncio.Future[Answer]] = {}
 
     async def answer(self, question: Ask) -> Answer:
-        """The answer, or why there is none; never raises for what an operation raises."""
+        """Return the answer, or the error instead of it; an operation's exceptions are never raised."""
         running = self._running.get(question.op)
         if running is None:
             running = self._running[question.op] = asyncio.get_running_loop().create_future()
@@ -37,7 +37,7 @@ class Questions:
                 running.set_result(await self._answer(question))
             finally:
                 del self._running[question.op]
-                running.cancel()  # which does nothing once it has its result
+                running.cancel()  # This does nothing once it has its result.
         return msgspec.structs.replace(await asyncio.shield(running), id=question.id)
 
     async def _answer(self, question: Ask) -> Answer:
@@ -48,6 +48,6 @@ class Questions:
             return Answer(question.id, dict(await operation()))
         except MeshrayError as error:
             return Answer(question.id, error=error.message)
-        except Exception:  # one question must not end the agent
+        except Exception:  # A question must not end the agent.
             log.exception("the question %r could not be answered", question.op)
             return Answer(question.id, error="its agent failed at this question; its log tells why")

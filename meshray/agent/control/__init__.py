@@ -1,1 +1,1 @@
-"""The agent's control socket: what the command line may ask."""
+"""The agent's control socket: the requests that the command line may send."""

@@ -22,10 +22,10 @@ from meshray.protocol.control import MAX_REQUEST_BYTES, Request
 
 log = logging.getLogger(__name__)
 
-#: The command line sends its request at once. One that is not complete by then is refused, seconds.
+#: The command line sends its request at once. A request that is incomplete after this time is refused, seconds.
 REQUEST_S = 10.0
 
-#: An operation: takes the request and a function that sends an event; returns the answer.
+#: An operation takes the request and a function that sends an event, and returns the answer.
 Operation = Callable[[Any, Emit], Awaitable[object]]
 Operations = Mapping[type[Request[Any]], Operation]
 
@@ -37,13 +37,13 @@ class _Named(msgspec.Struct):
 
 
 class ControlServer:
-    """Answers the command line.
+    """The server of the control socket.
 
     Args:
-        operations: what anybody may ask who may open the socket.
-        owner_operations: what only root (or whoever runs the agent) may ask.
-        user_uid: the user for whom Ray runs; may open the socket besides root.
-        request_s: a request must be here whole within this; shorter for tests.
+        operations: the operations for everyone who may open the socket.
+        owner_operations: the operations for root and the user who runs the agent.
+        user_uid: the user for whom Ray runs, who may open the socket as well as root.
+        request_s: a request must be complete within this time, seconds; shorter for tests.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ControlServer:
         self._path: Path | None = None
 
     async def open(self, path: Path) -> None:
-        """Listens; a socket that a killed agent left behind is replaced."""
+        """Listen. A socket that a killed agent left behind is replaced."""
         _remove(path)
         before = os.umask(0o177)
         try:
@@ -73,7 +73,7 @@ class ControlServer:
         self._path = path
 
     def close(self) -> None:
-        """Ends listening and removes the socket."""
+        """Stop listening and remove the socket."""
         if self._server is not None:
             self._server.close()
         if self._path is not None:
@@ -87,8 +87,8 @@ class ControlServer:
         async def emit(event: msgspec.Struct) -> None:
             await send({"event": to_json(event)})
 
-        # Who hangs up early has no further interest in the answer, nor has anybody where the agent ends: before Python
-        # 3.12 asyncio logs the cancellation of a connection's task as an error.
+        # A client that hangs up early needs no answer, nor does a client when the agent ends: before Python 3.12
+        # asyncio logs the cancellation of a connection's task as an error.
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             try:
                 line = await self._line(reader)

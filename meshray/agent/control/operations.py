@@ -1,7 +1,7 @@
-"""What the command line may ask of the agent; `meshray.protocol.control` has the requests and answers.
+"""The operations of the agent for the command line; `meshray.protocol.control` has the requests and answers.
 
-everybody who may open the socket:  status  progress  env  ping  doctor  wireguard (without secrets)
-root:                               api  coordinator  down  give_up  repair  rotate_key  wireguard (with secrets)
+everyone who may open the socket:  status  progress  env  ping  doctor  wireguard (without secrets)
+root:                              api  coordinator  down  give_up  repair  rotate_key  wireguard (with secrets)
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from meshray.protocol.control import (
 from meshray.protocol.doctor import DoctorReport
 from meshray.protocol.status import PathStatus, Status
 
-#: Between two echoes of one `meshray ping`.
+#: The pause between two echoes of one `meshray ping`.
 PING_INTERVAL_S = 0.5
 
 ClientEnvironment = Callable[[], Mapping[str, str]]
@@ -62,7 +62,7 @@ class Operations:
     """The operations of one agent.
 
     Args:
-        client_environment: what `meshray run` and `meshray env` give; raises where the node has no Ray.
+        client_environment: returns the environment of `meshray run` and `meshray env`; raises if the node has no Ray.
     """
 
     def __init__(self, agent: Agent, client_environment: ClientEnvironment) -> None:
@@ -71,7 +71,7 @@ class Operations:
         self._client_environment = client_environment
 
     def for_everybody(self) -> ByRequest:
-        """What answers questions and changes nothing."""
+        """Return the operations that answer questions and change nothing."""
         return {
             GetStatus: self._status,
             FollowProgress: self._progress,
@@ -82,7 +82,7 @@ class Operations:
         }
 
     def for_owner(self) -> ByRequest:
-        """What changes something or shows a secret."""
+        """Return the operations that change something or reveal a secret."""
         return {
             CallCoordinator: self._call_coordinator,
             UseCoordinator: self._use_coordinator,
@@ -101,11 +101,11 @@ class Operations:
         was_up = self._agent.progress.up
         answer = await self._agent.progress.follow(emit)
         table = await self._ray_table() if was_up else None
-        # It may have come up days ago, with fewer nodes.
+        # The node may have come up days ago, with fewer nodes.
         return Up(summary=summary_of(self._agent.sources, table)) if table is not None else answer
 
     async def _environment(self, request: GetEnvironment, emit: Emit) -> DriverEnvironment:
-        # It asks Ray's interpreter, which may take its time.
+        # It asks Ray's interpreter, which may take a while.
         environment = await asyncio.to_thread(self._client_environment)
         ray, forwards = self._agent.parts.ray, self._agent.parts.forwards
         found = ray.now.installation if ray is not None else None
@@ -134,7 +134,7 @@ class Operations:
         )
 
     async def _other_paths(self, node: Node, path: PathStatus) -> list[OtherPath]:
-        """The paths that are not in use: the direct one with why it is not, the hubs with this node's own leg."""
+        """Return the paths that are not in use: the direct one with the reason, and the hubs with this node's leg."""
         paths: list[OtherPath] = []
         if path.kind == PathKind.HUB:
             paths.append(OtherPath(PathKind.DIRECT, reason=path.reason or "being tried"))
@@ -203,7 +203,7 @@ class Operations:
         return None
 
     def _find(self, who: str) -> Node:
-        """The node of this name or overlay address. Raises UsageError where there is none."""
+        """Return the node with this name or overlay address. Raises UsageError if there is none."""
         node = self._state.map.find(who)
         if node is None:
             raise UsageError("no_such_node", f"the mesh has no node {who[:80]!r}", hint="meshray node list")

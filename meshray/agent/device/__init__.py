@@ -1,1 +1,1 @@
-"""This node's WireGuard device: what it should be, and the steps that make it so."""
+"""This node's WireGuard device: its desired state, and the steps that establish it."""

@@ -1,11 +1,11 @@
-"""What this node's WireGuard device should be, out of the map (pure).
+"""The desired state of this node's WireGuard device, derived from the map (pure).
 
 hub                                    any other node
 ├── peer a   allowed 10.99.0.2/32      ├── peer hub   allowed 10.99.0.0/16, endpoint, keepalive
 └── peer b   allowed 10.99.0.3/32      ├── peer b     allowed 10.99.128.3/32 (probes): being tried
                                        └── peer c     allowed 10.99.128.4/32 and 10.99.0.4/32: direct
 
-The longest prefix wins, so a direct peer takes its data from the hub, and gives it back.
+The longest prefix wins, so a direct peer takes over its data from the hub, and returns it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from meshray.model.node import HUB, Node
 from meshray.node.enrolment import Enrolment
 from meshray.wireguard.config import MESHRAY_PROTOCOL, DeviceConfig, PeerConfig, Route
 
-#: Gives the preshared key with another node.
+#: Return the preshared key with another node.
 KeyWith: TypeAlias = Callable[[Node], PresharedKey]
 
 
@@ -45,17 +45,19 @@ def desired_device(
     known: Collection[PublicKey] = (),
     mtus: Mapping[IPv4Address, int] | None = None,
 ) -> DeviceConfig:
-    """The device of the node ``me``.
+    """Return the desired device of the node ``me``.
 
     Args:
-        keys: derives the preshared keys of ``me``, remembers them.
+        keys: derives and caches the preshared keys of ``me``.
         listen_port: UDP; 0 lets the kernel choose.
-        dial: where hubs, and from a hub silent nodes, are dialled now, by node id; addresses, no names.
+        dial: the endpoints at which hubs (and, from a hub, silent nodes) are dialled now, by node id; addresses, not
+            names.
         usable: the hubs that answer this node, best first.
-        path: the direct way to a node, where there is one.
-        address: the endpoint of the node with this id as an address; None where none is known or none may be dialled.
-        known: the peers that the device has now.
-        mtus: of the paths to peers that carry less than the device's, bytes of an inner packet.
+        path: returns the direct path to a node, if there is one.
+        address: returns the endpoint of the node with this id as an address; None if none is known or none may be
+            dialled.
+        known: the device's current peers.
+        mtus: the MTUs of paths that carry less than the device's, bytes of an inner packet.
     """
     others = [node for node in mesh_map.nodes.values() if node.id != me.id]
     key_with = partial(keys.between, me)
@@ -86,7 +88,7 @@ def desired_device(
 
 
 def own_node(enrolment: Enrolment, mesh_map: MeshMap) -> Node:
-    """This node's own entry. Raises MeshrayError where the map does not hold it (any more)."""
+    """Return this node's own entry. Raises MeshrayError if the map does not contain it."""
     node = mesh_map.nodes.get(enrolment.node_id)
     if node is None:
         raise MeshrayError(
@@ -96,13 +98,13 @@ def own_node(enrolment: Enrolment, mesh_map: MeshMap) -> Node:
 
 
 class PairKeys:
-    """This node's preshared keys with the others. Deriving one costs 0.1 ms, so they are remembered:
-    the desired device is made anew with every change of the map.
+    """This node's preshared keys with the others.
+
+    Deriving one takes 0.1 ms, so they are cached: the desired device is computed again with every change of the map.
 
     Args:
-        mesh_secrets: that this node holds, by epoch.
-        tried: by node id, the epoch that is tried instead of what the map says; see
-            `meshray.agent.device.epoch_trials`.
+        mesh_secrets: the secrets that this node holds, by epoch.
+        tried: by node id, the epoch that is tried instead of the map's; see `meshray.agent.device.epoch_trials`.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class PairKeys:
         self._known: dict[tuple[PublicKey, int], PresharedKey] = {}
 
     def between(self, me: Node, other: Node) -> PresharedKey:
-        """The key of the pair of this node, ``me``, and another one."""
+        """Return the key of the pair of this node, ``me``, and another one."""
         epoch = self._tried.get(other.id, 0)
         if epoch not in self._secrets:
             epoch = pair_epoch(me.secret_epoch, other.secret_epoch, self._secrets)
@@ -125,7 +127,7 @@ class PairKeys:
 
 
 def _member(node: Node, key_with: KeyWith, endpoint: Endpoint | None) -> PeerConfig:
-    # Mostly no endpoint and no keepalive: the node dials its hub and holds the way open.
+    # Usually there is no endpoint and no keepalive: the node dials its hub and keeps the path open.
     return PeerConfig(
         public_key=node.public_key,
         allowed_ips=frozenset({_only(node.ip)}),
@@ -145,7 +147,7 @@ def _hubs(
     usable: tuple[str, ...],
     path: Callable[[Node], PairPath],
 ) -> Iterator[PeerConfig]:
-    """A peer for every hub: the best one for the whole mesh, the others for what they carry for some pairs."""
+    """Yield a peer for every hub: the best one for the whole mesh, the others for the pairs that they carry."""
     hubs = {node.id: node for node in others if HUB in node.roles}
     best = next((hub for hub in usable if hub in hubs), next(iter(hubs), None))
     carried: dict[str, set[IPv4Network]] = {hub.id: {_only(hub.ip)} for hub in hubs.values()}
@@ -179,7 +181,7 @@ def _direct(
         public_key=node.public_key,
         allowed_ips=frozenset({probe, _only(node.ip)} if path.carries else {probe}),
         preshared_key=key_with(node),
-        # Once it was heard, WireGuard knows better than the map where it is.
+        # After the first handshake WireGuard knows the endpoint better than the map.
         endpoint=None if path.hears and node.public_key in known else address,
         keepalive_s=KEEPALIVE_S,
     )

@@ -1,10 +1,10 @@
-"""Notices that something was done to the overlay's interface or to its routes, so that it is repaired at once.
+"""Detect changes of the overlay's interface or its routes, so that they are repaired at once.
 
     async for change in device_changes("meshray0", IPv4Network("10.99.0.0/16")):
-        log.info("changed by %s", change.culprit or "somebody")
+        log.info("changed by %s", change.culprit or "another program")
 
-What meshray does itself is noticed as well: it costs one look at the device, which finds nothing to do. The network
-beneath the overlay is no matter of this module, see `meshray.linux.network_monitor`.
+meshray's own changes are detected as well; they cost one look at the device, which finds nothing to do.
+`meshray.linux.network_monitor` monitors the network beneath the overlay.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from meshray.linux import netlink, overlay_netns, rtnetlink
 
 log = logging.getLogger(__name__)
 
-#: One command changes several things at once: so long is waited for the rest.
+#: One command changes several things at once: the monitor waits this long for the rest, seconds.
 SETTLE_S = 0.05
-#: There is not more than one look at the device in this time, seconds; the pause doubles while changes keep coming.
+#: The device is read at most once in this time, seconds; the pause doubles while changes continue.
 PAUSE_S, LONGEST_PAUSE_S = 0.3, 4.0
-#: Programs that manage interfaces, as /proc/PID/comm tells them, and what users call them. Others are not named: the
-#: kernel tells a number that is a process id mostly, not always.
+#: Programs that manage interfaces, by /proc/PID/comm, with their usual names. Others are not named: the number that the
+#: kernel gives is usually a process id, but not always.
 _MANAGERS = {
     "systemd-network": "systemd-networkd",
     "NetworkManager": "NetworkManager",
@@ -46,15 +46,15 @@ _IPV4_BYTES = 4
 
 @dataclass(frozen=True)
 class DeviceChange:
-    """Something changed. ``culprit``: the program that did it; empty: not known."""
+    """A change. ``culprit`` is the program that made it; empty: not known."""
 
     culprit: str = ""
 
 
 async def device_changes(interface: str, overlay: IPv4Network) -> AsyncIterator[DeviceChange]:
-    """Yields after each change, a moment later. Without netlink (a sandbox forbids it) it yields nothing.
+    """Yield a moment after each change. Without netlink (a sandbox may forbid it) it yields nothing.
 
-    Close it (``aclose``) to end listening.
+    Close it (``aclose``) to stop listening.
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
@@ -89,20 +89,20 @@ async def device_changes(interface: str, overlay: IPv4Network) -> AsyncIterator[
 
 
 def _ports_of_changes(kernel: socket.socket, interface: str, overlay: IPv4Network) -> set[int]:
-    """Empties the socket; the netlink ports of those who changed something of the overlay."""
+    """Read all pending messages; return the netlink ports that changed something of the overlay."""
     ports: set[int] = set()
     try:
         while data := kernel.recv(65536):
             ports |= {message.port for message in netlink.messages(data) if concerns(message, interface, overlay)}
     except BlockingIOError:
         pass
-    except OSError:  # ENOBUFS: more happened than the socket could hold
+    except OSError:  # ENOBUFS: more happened than the socket could hold.
         ports.add(0)
     return ports
 
 
 def concerns(message: netlink.Message, interface: str, overlay: IPv4Network) -> bool:
-    """Whether a message is about the overlay's interface, an overlay address, or a route to one (pure)."""
+    """Return whether a message concerns the overlay's interface, an overlay address, or a route to one (pure)."""
     body = message.body
     if message.kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and len(body) >= rtnetlink.LINK.size:
         name = netlink.attributes(body[rtnetlink.LINK.size :]).get(rtnetlink.IFLA_IFNAME, b"")
@@ -128,7 +128,7 @@ def _lies_in(raw: bytes, overlay: IPv4Network) -> bool:
 
 
 def _program(port: int) -> str:
-    """The manager whose netlink port this is; empty where that is none of those that are known."""
+    """Return the manager with this netlink port; empty if it is not a known one."""
     if port in (0, os.getpid()):
         return ""
     with contextlib.suppress(OSError):

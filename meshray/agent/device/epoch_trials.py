@@ -1,9 +1,9 @@
-"""Finds the epoch of a pair where one end could not learn what the other one holds (pure).
+"""Find the epoch of a pair when one end could not learn which epoch the other holds (pure).
 
 Both ends compute the epoch from the map. A node without a connection to the coordinator has an older map, so its end
 may use another epoch than this one, and the handshakes fail. After one slot without an answer, this end tries each
-epoch that it holds in turn, for some minutes. One end changes with each slot and the other one so seldom that the
-first has gone through all of its own, whatever each of them holds: so they meet.
+epoch that it holds in turn, for some minutes. One end changes with each slot; the other changes so seldom that the
+first has tried all of its own in between. So they meet, whichever epochs each of them holds.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from meshray.linux.clock import BootSeconds
 from meshray.model.node import STATIC, Node
 from meshray.wireguard.config import DeviceState
 
-#: A session that has no newer handshake than this is not renewed any more, seconds. WireGuard renews it after 120 s and
+#: A session without a newer handshake than this is no longer renewed, seconds. WireGuard renews it after 120 s and
 #: gives it up after 180 s.
 STALE_S = 140.0
-#: For so long each epoch is tried, seconds: WireGuard repeats a handshake every 5 s.
+#: Each epoch is tried for this long, seconds: WireGuard repeats a handshake every 5 s.
 SLOT_S = 10.0
-#: One end stays with an epoch for so many slots, in which the other one goes through all of its own. Nodes hold fewer.
+#: One end keeps an epoch for this many slots, in which the other tries all of its own. Nodes hold fewer.
 HELD_SLOTS = 4
-#: A node that has not answered for so long is down, seconds.
+#: A node that has not answered for this long is down, seconds.
 GIVE_UP_S = 300.0
 
 
 class EpochTrials:
-    """Keeps what is tried.
+    """The current trials.
 
     Attributes:
         tried: the epoch to use instead of the map's, by node id.
@@ -45,11 +45,11 @@ class EpochTrials:
         *,
         held: Collection[int],
     ) -> bool:
-        """Decide what to try with each of the other nodes; returns whether that changed.
+        """Choose the epoch to try with each of the other nodes; return whether a choice changed.
 
         Args:
-            others: the nodes whose end may have an older map, or all where this node's own is older.
-            now: by the boot clock.
+            others: the nodes that may have an older map, or all if this node's own is older.
+            now: seconds of the boot clock.
             held: the epochs that this node holds.
         """
         before = dict(self.tried)

@@ -1,10 +1,10 @@
-"""Ports of the overlay on this machine's own loopback, for a node whose overlay is in a namespace of its own.
+"""Ports of the overlay on this machine's own loopback, for a node whose overlay is in its own network namespace.
 
     http://127.0.0.1:8265      ──► the head's dashboard
     ray://127.0.0.1:10001      ──► Ray Client
     coordinator's node only: its overlay address ──► the coordinator, which listens outside
 
-Where a port is taken, the next free one is used, and told.
+If a port is in use, the next free one is used and reported.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ log = logging.getLogger(__name__)
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _LOOPBACK = IPv4Address("127.0.0.1")
-#: So many ports are tried, one after the other.
+#: The number of ports to try, one after the other.
 _TRIED = 100
 _READ_BYTES = 1 << 18
-#: Longer than a connection to a living head takes, seconds.
+#: Longer than a connection to a running head takes, seconds.
 _DIAL_S = 10.0
 
 
 class Forwards:
-    """Those of one node.
+    """The forwarded ports of one node.
 
     Args:
-        head: where Ray's head is now, None: nowhere yet.
-        coordinator: (own overlay address, port) where this node runs the coordinator.
-        ports: of the head's Ray; the loopback has the same where they are free.
+        head: returns the address of Ray's head; None if there is none yet.
+        coordinator: (own overlay address, port) if this node runs the coordinator.
+        ports: the ports of the head's Ray; the loopback uses the same ones if they are free.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Forwards:
         self.dashboard = self.client = 0
 
     def urls(self) -> dict[str, str]:
-        """What a user types on this machine, once `run` has begun."""
+        """Return the URLs that a user can open on this machine, once `run` has begun."""
         found = {"dashboard": f"http://127.0.0.1:{self.dashboard}"} if self.dashboard else {}
         return {**found, "ray_client": f"ray://127.0.0.1:{self.client}"} if self.client else found
 
     async def run(self) -> None:
-        """Until cancelled, which ends every connection. A port that cannot be had is no reason to end."""
+        """Forward until cancelled, which ends every connection. A port that is not available does not end it."""
         connections: set[asyncio.Task[None]] = set()
         servers = []
         ports = self._ports
@@ -116,7 +116,7 @@ async def _serve(
 
 
 async def _join(near: Streams, dial: Callable[[], Awaitable[Streams]]) -> None:
-    """Carries both directions until both have ended, or one of the ends is gone."""
+    """Copy both directions until both have ended, or one end is gone."""
     with contextlib.closing(near[1]), contextlib.suppress(OSError, asyncio.TimeoutError):
         far = await asyncio.wait_for(dial(), _DIAL_S)
         with contextlib.closing(far[1]):

@@ -1,7 +1,7 @@
-"""When handshakes happened, by the boot clock (pure).
+"""The times of handshakes by the boot clock (pure).
 
-WireGuard tells the wall clock's time of a peer's last handshake. Whoever sets that clock would make every
-handshake look old or yet to come, so each is remembered by the boot clock from when it was first seen.
+WireGuard reports a peer's last handshake by the wall clock. Setting that clock would make every handshake look old or
+in the future, so each one is recorded by the boot clock when it is first seen.
 
 >>> timed = Handshakes().timed(device.read(), wall_s=1000.0, boot_s=70.0)     # a handshake at 998 by the wall clock
 >>> timed.peers[key].heard
@@ -18,22 +18,22 @@ from meshray.wireguard.config import DeviceState
 
 
 class Handshakes:
-    """Remembers what each peer's last handshake was by the wall clock, and when that was by the boot clock."""
+    """Record each peer's last handshake by the wall clock and by the boot clock."""
 
     def __init__(self) -> None:
         self._seen: dict[PublicKey, tuple[UnixSeconds, BootSeconds]] = {}
         self._looked: BootSeconds | None = None
 
     def timed(self, state: DeviceState | None, wall_s: UnixSeconds, boot_s: BootSeconds) -> DeviceState | None:
-        """The state with the time of each handshake by the boot clock.
+        """Return the state with the time of each handshake by the boot clock.
 
         Args:
-            state: as the device was just read.
+            state: the device's state, just read.
         """
         if state is None:
             self._seen = {}
             return None
-        # A handshake that is new since the last look is no older than that look, whatever the wall clock says.
+        # A handshake that is new since the last look is not older than that look, whatever the wall clock shows.
         oldest_s = boot_s - self._looked if self._looked is not None else None
         seen: dict[PublicKey, tuple[UnixSeconds, BootSeconds]] = {}
         for key, peer in state.peers.items():

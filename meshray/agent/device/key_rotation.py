@@ -1,11 +1,11 @@
-"""This node's WireGuard key, and its change without losing a connection.
+"""This node's WireGuard key, and its rotation without losing a connection.
 
     make ──► private.key.next ──► POST /v1/rotate ──► the map shows it ──► private.key
              (pending, 0600)      (credential, proof)  or the answer does   (renamed)
 
-A crash at any point leaves a node that works: both keys are kept until the coordinator's word decides, which is
-asked for again after a start. It changes by itself after about 30 days, when somebody asks, and at once when the wall
-clock was set back: peers refuse handshakes of a key that are older than its last one, for as long as it was set back.
+A crash at any point leaves a working node: both keys are kept until the coordinator's answer decides, which is
+requested again after a start. The key changes after about 30 days, on request, and at once when the wall clock was set
+back: until the clock has caught up, peers reject the key's handshakes, because they are older than its last one.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from meshray.node.enrolment import read_private_key, save_private_key
 
 log = logging.getLogger(__name__)
 
-#: A key lives so long at most, seconds, and up to a tenth less, so that not all nodes change theirs at once.
+#: The maximum age of a key, seconds. Up to a tenth is subtracted, so that not all nodes change theirs at once.
 LIFE_S = 30 * 86400.0
 _JITTER = 0.1
-#: How often the clocks and the map are looked at.
+#: The interval at which the clocks and the map are checked, seconds.
 LOOK_S = 2.0
-#: The coordinator is told again after so long; a refusal (a hub with static peers) stands for an hour.
+#: The request to the coordinator is repeated after this; a refusal (a hub with static peers) is valid for an hour.
 TELL_AGAIN_S = 10.0
 REFUSED_S = 3600.0
 
 
 class Step(Enum):
-    """What is to be done about the key now."""
+    """The next action on the key."""
 
     WAIT = "wait"
     MAKE = "make a new one"
@@ -53,13 +53,13 @@ class Step(Enum):
 
 
 def next_step(own: PublicKey, pending: PublicKey | None, shown: PublicKey | None, *, due: bool, may_tell: bool) -> Step:
-    """The next step of a change.
+    """Return the next step of a rotation.
 
     Args:
-        own: in use.
-        shown: as the map has it; None where this node is not in the map.
-        due: a change is wanted.
-        may_tell: the coordinator was not told a moment ago.
+        own: the key in use.
+        shown: the key in the map; None if this node is not in the map.
+        due: a rotation is due.
+        may_tell: the last request to the coordinator is long enough ago.
     """
     if pending is not None and shown == pending:
         return Step.SWITCH
@@ -67,27 +67,27 @@ def next_step(own: PublicKey, pending: PublicKey | None, shown: PublicKey | None
         return Step.WAIT
     if pending is not None:
         return Step.TELL_PENDING
-    if shown != own:  # the coordinator came back with an older state
+    if shown != own:  # The coordinator came back with an older state.
         return Step.TELL_OWN
     return Step.MAKE if due else Step.WAIT
 
 
 def is_old(own: PublicKey, age_s: float) -> bool:
-    """Whether a key of this age is to be changed; when exactly follows from the key itself."""
+    """Return whether a key of this age must be changed; the exact time is derived from the key itself."""
     share = hashlib.sha256(own.raw).digest()[0] / 256
     return age_s >= LIFE_S * (1 - _JITTER * share)
 
 
 def may_change_by_itself(me: Node, mesh_map: MeshMap) -> bool:
-    """False for a hub that devices with wg-quick use: their files name its key."""
+    """Return False for a hub that devices with wg-quick use: their files contain its key."""
     return HUB not in me.roles or not any(STATIC in node.roles for node in mesh_map.nodes.values())
 
 
 class KeyRotation:
-    """The key of one node.
+    """The rotation of one node's key.
 
     Args:
-        own: from private.key; a pending one is read here, and used where the cached map shows it.
+        own: the key from private.key; a pending key is read here, and used if the cached map shows it.
 
     Attributes:
         tried: see `meshray.agent.device.epoch_trials`.
@@ -113,20 +113,20 @@ class KeyRotation:
 
     @property
     def private(self) -> PrivateKey:
-        """The key that the device is to have now."""
+        """The private key that the device should have now."""
         return self._pending if self._trial and self._pending is not None else self._own
 
     def share(self, mesh_secrets: Mapping[int, MeshSecret]) -> None:
-        """This node holds these mesh secrets now, by epoch."""
+        """Hold these mesh secrets, by epoch."""
         self._secrets = mesh_secrets
         self.pair_keys = PairKeys(mesh_secrets, self.private.public(), self.tried)
 
     def look(self) -> None:
-        """The map may show another key of this node."""
+        """Compare with the map, which may show another key of this node."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Changes the key when it is time to, until cancelled."""
+        """Rotate the key when it is due, until cancelled."""
         watch = ClockWatch(time.time(), boot_s())
         while True:
             jumped_s = watch.jumped_s(time.time(), boot_s())
@@ -139,7 +139,7 @@ class KeyRotation:
                 await asyncio.wait_for(self._wake.wait(), LOOK_S)
 
     async def rotate(self) -> Mapping[str, object]:
-        """Changes the key now. Raises what the coordinator answers, and UnreachableError where it does not."""
+        """Rotate the key now. Raises the coordinator's error, and UnreachableError if it does not answer."""
         async with self._changing:
             if self._pending is None:
                 self._make()
@@ -184,7 +184,8 @@ class KeyRotation:
             body = {"public_key": str(key.public()), **self._signature_of(key.public())}
             await self._state.coordinator.call("POST", "/v1/rotate", body, prove_with=key)
         except UnreachableError:
-            # It may have heard all the same, and the hub with it: then only the pending key still opens the tunnel.
+            # The coordinator may have received it nevertheless, and the hub with it: then only the pending key still
+            # works.
             if self._pending is not None and self._paths.is_cut_off:
                 self._use(trial=not self._trial)
             raise
@@ -197,7 +198,7 @@ class KeyRotation:
             self._switch()
 
     def _signature_of(self, key: PublicKey) -> Mapping[str, object]:
-        """The identity's signature, as a field of the request: without it others refuse the key."""
+        """Return the identity's signature as a field of the request; without it others reject the key."""
         identity, me = self._state.identity, self._state.map.nodes.get(self._node_id)
         if identity is None or me is None:
             return {}
@@ -225,7 +226,7 @@ class KeyRotation:
 
 
 def _is_of_the_future(home: Home) -> bool:
-    """Whether the last map was written later than it is now: the clock was set back while no agent ran."""
+    """Return whether the last map was written in the future: the clock was set back while no agent ran."""
     with contextlib.suppress(OSError):
         return home.map_cache.stat().st_mtime > time.time() + 1.0
     return False

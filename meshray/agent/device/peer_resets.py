@@ -1,9 +1,9 @@
-"""What no desired state tells: peers whose WireGuard must be nudged into doing something now (pure).
+"""Resets of peers, which the desired state cannot express: they make WireGuard act now (pure).
 
-A handshake is repeated every 5 s at most (REKEY_TIMEOUT), but a peer that is made anew begins at once. And wireguard-go
-goes on to send from an address that this machine has lost, until it is told the peer's endpoint again. A NAT that
-knows this machine's port by its old address maps the same port differently for each destination, so a port
-that nobody was told to keep is changed as well.
+A handshake is repeated every 5 s at most (REKEY_TIMEOUT), but a peer that is removed and added again begins at once.
+And wireguard-go continues to send from an address that this machine has lost, until the peer's endpoint is set again. A
+NAT that knows this machine's port by its old address maps the port differently for each destination, so a port that is
+not fixed by the user is changed as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from meshray.wireguard.plan import RemovePeer, SetListenPort, Step, UpdatePeer
 
 
 class PeerResets:
-    """Collects them until the device is looked at next."""
+    """The resets until the device is next reconciled."""
 
     def __init__(self) -> None:
         self._anew: set[PublicKey] = set()
@@ -24,22 +24,22 @@ class PeerResets:
         self._again = False
 
     def make_anew(self, keys: Iterable[PublicKey]) -> None:
-        """These peers must send a handshake at once; the plan adds them again."""
+        """Make these peers send a handshake at once; the plan adds them again."""
         self._anew.update(keys)
 
     def make_silent_anew(self, keys: Iterable[PublicKey]) -> None:
-        """The same for those of them from which not one packet has come: others may be in the middle of a handshake."""
+        """Do the same for those that have sent no packet yet: the others may be in the middle of a handshake."""
         self._silent.update(keys)
 
     def send_from_another_address(self) -> None:
-        """This machine has other addresses."""
+        """Reset all peers, because this machine has other addresses."""
         self._again = True
 
     def take(self, observed: DeviceState | None, *, may_change_port: bool) -> list[Step]:
-        """The steps to take before the plan; each nudge is given once.
+        """Return the steps to take before the plan; each reset is returned once.
 
         Args:
-            may_change_port: no user and no port forwarding relies on this node's port.
+            may_change_port: neither a user nor a port forwarding relies on this node's port.
         """
         anew, silent, again = self._anew, self._silent, self._again
         self._anew, self._silent, self._again = set(), set(), False

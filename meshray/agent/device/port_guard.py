@@ -1,12 +1,12 @@
-"""Keeps the ports of every Ray on this node closed to all but the overlay, and open to its members.
+"""Keep the ports of every Ray on this node closed to all but the overlay, and open to its members.
 
-    what Ray is told to use ─┐
-    what its processes hear ─┼─► firewall.decide ──► Firewall.close
-    what others serve ───────┘
+    ports that Ray is to use ─┐
+    its listening sockets ────┼─► firewall.decide ──► Firewall.close
+    other programs' sockets ──┘
 
-The first time is before Ray is started. After that it is looked at every LOOK_S: a port that an actor opens by itself,
-or a Ray that somebody starts by hand, is closed within that time. Members reach the ports of Ray's range and those that
-the kernel chooses for programs at once, another port of a Ray within LOOK_S.
+The ports are closed before Ray starts, and checked every LOOK_S after that: a port that an actor opens, or a Ray that a
+user starts by hand, is closed within that time. Members reach the ports of Ray's range and the kernel's ephemeral ports
+at once, other ports of a Ray within LOOK_S.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from meshray.raynode.listeners import ListeningSocket
 
 log = logging.getLogger(__name__)
 
-#: As long as TCP waits before it tries a connection again: a new port answers members at the second try.
+#: TCP's delay before it repeats a connection attempt: a new port answers members at the second attempt.
 LOOK_S = 1.0
-#: What could not be closed is tried again after this.
+#: The delay before a failed closing is retried, seconds.
 AGAIN_S = 5.0
 _LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
-#: Linux' own choice.
+#: Linux's default range.
 _USUAL_LOCAL_PORTS = range(32768, 61000)
 
 
 class Closes(Protocol):
-    """Of `meshray.agent.dependencies.FirewallPart`."""
+    """The part of `meshray.agent.dependencies.FirewallPart` that is used here."""
 
     def close(self, closed: Closed) -> list[str]:
-        """Closes these ports and no others; returns what changed."""
+        """Close exactly these ports; return what changed."""
 
     def problems(self) -> list[Problem]:
-        """What could not be done."""
+        """Return the failures of the last call."""
 
     @property
     def unguarded(self) -> str:
-        """Why Ray's ports are open to others than the overlay; empty: they are not."""
+        """The reason why Ray's ports are reachable from outside the overlay; empty: they are not."""
 
 
 class HasPorts(Protocol):
-    """Of `meshray.agent.dependencies.RayPart`."""
+    """The part of `meshray.agent.dependencies.RayPart` that is used here."""
 
     @property
     def ports(self) -> Sequence[int | range]:
@@ -58,11 +58,11 @@ class HasPorts(Protocol):
 
 
 def require_guarded(firewall: Closes | None, *, unguarded: bool) -> None:
-    """Raises MeshrayError where Ray must not start, because others than the mesh would reach its ports.
+    """Raise MeshrayError if Ray must not start because its ports would be reachable from outside the mesh.
 
     Args:
-        firewall: None: there is nothing to close, nothing but the overlay leads in.
-        unguarded: the user does without it (``--unguarded``).
+        firewall: None: there is nothing to close, because only the overlay leads in.
+        unguarded: the user allows that (``--unguarded``).
     """
     if firewall is not None and firewall.unguarded and not unguarded:
         raise MeshrayError(
@@ -73,18 +73,19 @@ def require_guarded(firewall: Closes | None, *, unguarded: bool) -> None:
 
 
 def log_firewall(lines: list[str]) -> None:
-    """What a firewall changed, as log lines."""
+    """Log a firewall's changes."""
     for line in lines:
         log.info("firewall: %s", line)
 
 
 class PortGuard:
-    """One node's.
+    """The port guard of one node.
 
     Args:
-        ray: the Ray that the mesh runs here; None: there is none (yet). Another Ray's ports are closed all the same.
-        listening: all that listens on this machine now. Blocks.
-        never: ports that stay open: the mesh's own.
+        ray: the Ray that the mesh runs here; None: there is none (yet). The ports of another Ray are closed
+            nevertheless.
+        listening: returns all listening sockets of this machine. Blocks.
+        never: the mesh's own ports, which stay open.
         network: the overlay's addresses.
     """
 
@@ -102,14 +103,14 @@ class PortGuard:
         self._never = never
         self._network = network
         self._closed = Closed()
-        # Nearly always the same as two seconds ago; to decide costs more than to look.
+        # Usually nothing changed since two seconds ago, and deciding costs more than reading.
         self._seen: tuple[Sequence[int | range], list[ListeningSocket]] | None = None
         self._told: list[Problem] = []
         self._failed_at = 0.0
         self._one_at_a_time = asyncio.Lock()
 
     async def close(self) -> None:
-        """Looks, and closes what is not closed yet. Returns when that is done, or has turned out to be impossible."""
+        """Read the ports, and close those that are open. Returns when that is done, or has failed."""
         async with self._one_at_a_time:
             lines = await asyncio.to_thread(self._close, self._ray())
         for line in lines:
@@ -141,7 +142,7 @@ class PortGuard:
 
 
 def _local_ports() -> range:
-    """The ports that the kernel chooses for programs of this machine."""
+    """Return the kernel's ephemeral ports on this machine."""
     try:
         first, last = map(int, _LOCAL_PORTS.read_text().split())
     except (OSError, ValueError):

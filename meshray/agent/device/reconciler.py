@@ -1,9 +1,9 @@
-"""The loop that compares the WireGuard device with what it should be, and takes the steps in between.
+"""The loop that compares the WireGuard device with its desired state and takes the steps between them.
 
     read ──► resets, new keys ──► plan(observed, desired) ──► apply ──► read again ──► what others learn from it
 
-It runs when it is woken, often while something is expected of a peer, and now and then. The deciding is done elsewhere
-(`desired`, `paths`, `wireguard.plan`).
+It runs when it is woken, often while a peer is expected to answer, and otherwise at intervals. Decisions are made
+elsewhere (`desired`, `paths`, `wireguard.plan`).
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from meshray.wireguard.plan import AddPeer, SetRoute, Step, plan
 
 log = logging.getLogger(__name__)
 
-#: How often the device is compared with what it should be when nothing is known to have changed, seconds.
+#: The interval at which the device is reconciled when nothing is known to have changed, seconds.
 RECONCILE_S = 5.0
-#: The same while a peer is expected to be heard for the first time, or with a new key.
+#: The interval while a peer is expected to answer for the first time, or with a new key.
 IMPATIENT_S = 0.1
-#: … while there was no handshake at all: everything else waits for it.
+#: The interval before the first handshake, for which everything else waits.
 FIRST_HANDSHAKE_S = 0.05
-#: … while no hub is heard, or while a direct path carries data, whose bytes are counted about each second.
+#: The interval while no hub answers, or while a direct path carries data, whose bytes are counted about each second.
 WATCHFUL_S = 1.0
-#: A peer that is new in the map, or somewhere else, is expected for so long: a hub reports where it sees it.
+#: A peer that is new in the map, or has moved, is expected for this long: a hub reports its observed endpoint.
 WATCH_S = 8.0
 
 ReadEndpoints = Callable[[int, OverlayNetwork], Awaitable[tuple[Endpoint, ...]]]
 
 
 class Reconciler:
-    """Keeps one node's device.
+    """The reconciler of one node's device.
 
     Args:
-        endpoints: by which others may try to reach this port of WireGuard; None: nobody can.
+        endpoints: the endpoints at which others may reach this WireGuard port; None: they cannot.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Reconciler:
         self._epoch_trials = EpochTrials(keys.tried)
 
     async def run(self) -> None:
-        """Keep the device as it should be until cancelled."""
+        """Maintain the desired state of the device until cancelled."""
         self._progress.set("overlay", "run")
         failures = 0
         while True:
@@ -102,10 +102,10 @@ class Reconciler:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._state.woken.wait(), backoff_s(failures) if failures else delay_s)
 
-    # ---- what happened
+    # ---- events
 
     def map_changed(self, before: MeshMap) -> None:
-        """The map is another one than this."""
+        """Handle a new map; the argument is the previous one."""
         mesh_map = self._state.map
         if replaced := new_keys(before, mesh_map):
             self._rekeying.replaced(replaced)
@@ -118,23 +118,23 @@ class Reconciler:
         self._state.wake()
 
     def endpoints_changed(self) -> None:
-        """This node may have another address: it is looked for, and reported, at once."""
+        """Find this node's endpoints again and report them at once, because they may have changed."""
         self._endpoints_of_port = 0
         self._state.wake()
 
     def route_changed(self, culprit: str) -> None:
-        """Another program changed the device or a route of the overlay.
+        """Handle a change of the device or of an overlay route by another program.
 
         Args:
-            culprit: which one, as far as the kernel knows.
+            culprit: that program, as far as the kernel knows.
         """
         self._route_repairs.seen(culprit)
         self._state.wake()
 
-    # ---- what others ask
+    # ---- queries
 
     def desired(self, observed: DeviceState | None) -> DeviceConfig:
-        """The device as it should be now."""
+        """Return the current desired state of the device."""
         state, paths = self._state, self._paths
         return desired_device(
             state.me,
@@ -151,17 +151,17 @@ class Reconciler:
         )
 
     def contested_routes(self) -> tuple[str, ...]:
-        """What a user should know of routes that another program keeps changing, one sentence each."""
+        """Return a sentence for each route that another program keeps changing, for the user."""
         return self._route_repairs.complaints(boot_s())
 
     @property
     def is_in_order(self) -> bool:
-        """Whether the device is there and the hub is heard."""
+        """Whether the device exists and a hub answers."""
         return self._state.device is not None and not self._paths.is_cut_off
 
     @property
     def interval_s(self) -> float:
-        """How long the device is left alone where nothing wakes the loop, seconds."""
+        """The pause of the loop if nothing wakes it, seconds."""
         if not self._state.overlay_up.is_set():
             return FIRST_HANDSHAKE_S
         if time.monotonic() < self._watch_until or self._rekeying.is_busy:
@@ -171,13 +171,13 @@ class Reconciler:
         return RECONCILE_S
 
     async def remove_device(self) -> None:
-        """Remove the device; it is made again at once."""
+        """Remove the device; it is created again at once."""
         await asyncio.to_thread(self._device.remove)
         self._state.device = None
         self._state.wake()
 
     async def repair_routes(self) -> list[Step]:
-        """Put back the routes that are missing, however often that was in vain; returns what was done."""
+        """Restore the missing routes, however often that failed before; return what was done."""
         observed = await asyncio.to_thread(self._device.read)
         steps: list[Step] = [step for step in plan(observed, self.desired(observed)) if isinstance(step, SetRoute)]
         await asyncio.to_thread(self._device.apply, steps)
@@ -185,7 +185,7 @@ class Reconciler:
         self._state.wake()
         return steps
 
-    # ---- inside
+    # ---- implementation
 
     async def _reconcile(self) -> None:
         observed = await self._read_reset()
@@ -205,7 +205,7 @@ class Reconciler:
             self._state.overlay_up.set()
 
     async def _read_reset(self) -> DeviceState | None:
-        """The device, after the resets that are due."""
+        """Return the device after the resets that are due."""
         observed = await self._read()
         steps = self._paths.resets(observed) + self._rekeying.take(observed, boot_s())
         if not steps:
@@ -231,7 +231,7 @@ class Reconciler:
 
 
 def _is_expected(before: Node | None, now: Node) -> bool:
-    """Whether a handshake with this node is to be expected soon: it is new, a new hub, online again or elsewhere."""
+    """Return whether a handshake with this node is expected soon: it is new, a new hub, online again, or has moved."""
     return before is None or (now.online and not before.online) or _whereabouts(before) != _whereabouts(now)
 
 

@@ -1,8 +1,8 @@
-"""What WireGuard's peers need when a key changes, here or at the other end (pure).
+"""The steps for WireGuard peers when a key changes, here or at the other end (pure).
 
     another node has a new key   its peer takes over the old one's endpoint
-    this node has a new key      every peer that it dials is made anew: only then a handshake is sent at once
-    no answer yet                made anew again: the other end may hear of the new key a moment later
+    this node has a new key      every peer that it dials is added again: only then is a handshake sent at once
+    no answer yet                added once more: the other end may learn the new key a moment later
 
 WireGuard itself repeats a handshake each 5 s only (REKEY_TIMEOUT).
 """
@@ -16,15 +16,15 @@ from meshray.model.meshmap import MeshMap
 from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from meshray.wireguard.plan import AddPeer, RemovePeer, Step
 
-#: The first repetition of a handshake comes after this, each further one after twice the time, seconds: the first
-#: meets an end that was a moment late, the later ones a long way.
+#: The delay of the first repetition of a handshake, seconds; it doubles with each further one. The first meets an end
+#: that was a moment late, the later ones a slow path.
 FIRST_S = 0.5
-#: After so many WireGuard repeats by itself.
+#: After this many repetitions WireGuard continues alone.
 TRIES = 5
 
 
 class Rekeying:
-    """Collects the changes until the device is looked at, and waits for the handshakes."""
+    """The changes until the device is reconciled, and the handshakes that are awaited."""
 
     def __init__(self) -> None:
         self._replaced: dict[PublicKey, PublicKey] = {}
@@ -33,22 +33,22 @@ class Rekeying:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the device should be looked at often now."""
+        """Whether the device should be checked often now."""
         return bool(self._replaced or self._own or self._waiting)
 
     def replaced(self, keys: Mapping[PublicKey, PublicKey]) -> None:
-        """Other nodes have new keys; by the old ones."""
+        """Handle new keys of other nodes; by their old keys."""
         self._replaced.update(keys)
 
     def own_changed(self) -> None:
-        """This node has a new key."""
+        """Handle a new key of this node."""
         self._own = True
 
     def take(self, observed: DeviceState | None, now: float) -> list[Step]:
-        """The steps to take before the plan, which gives the peers their addresses, keys and keepalives.
+        """Return the steps to take before the plan, which sets the peers' addresses, keys and keepalives.
 
         Args:
-            now: of a clock that is not set, seconds.
+            now: seconds of a clock that is never set.
         """
         if observed is None:
             return []
@@ -75,7 +75,7 @@ class Rekeying:
             if now < due:
                 continue
             peer = observed.peers.get(key)
-            # Who is not dialled dials: nothing to repeat.
+            # A node that is not dialled dials itself: there is nothing to repeat.
             if tries == TRIES or peer is None or peer.heard is not None or not peer.config.keepalive_s:
                 del self._waiting[key]
                 continue
@@ -90,6 +90,6 @@ def _bare(key: PublicKey, like: PeerState) -> PeerConfig:
 
 
 def new_keys(before: MeshMap, after: MeshMap) -> dict[PublicKey, PublicKey]:
-    """The keys that nodes have now, by those that they had."""
+    """Return the nodes' current keys, by their previous ones."""
     pairs = [(before.nodes[key], node) for key, node in after.nodes.items() if key in before.nodes]
     return {old.public_key: new.public_key for old, new in pairs if old.public_key != new.public_key}

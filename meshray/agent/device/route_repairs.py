@@ -1,4 +1,4 @@
-"""How often routes that another program takes away are put back: at once, then with growing pauses (pure).
+"""Restore routes that another program removes: at once, then with growing pauses (pure).
 
 >>> repairs = RouteRepairs()
 >>> steps = repairs.due(plan(observed, desired), now=boot_s())      # without the routes whose time has not come
@@ -16,26 +16,26 @@ from ipaddress import IPv4Network
 from meshray.wireguard.config import Route
 from meshray.wireguard.plan import CreateDevice, RemoveRoute, SetRoute, SetUp, Step
 
-#: A route that nobody touched for so long is safe again, seconds.
+#: A route that was not changed for this long is safe again, seconds.
 CALM_S = 60.0
-#: A program that left a route alone for so long does not contest it now, seconds; nobody is told of it any more.
+#: A program that has not changed a route for this long no longer contests it, seconds; it is no longer reported.
 OVER_S = 15.0
-#: So many times in a row it is put back at once: a manager that restarts removes it once or twice.
+#: A route is restored at once this many times in a row: a manager that restarts removes it once or twice.
 AT_ONCE = 8
-#: The pauses after that double, seconds. Without the route the node is cut off, so the longest is short.
+#: The pauses after that double, seconds. Without the route the node is cut off, so the longest pause is short.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 4.0
 
 
 @dataclass
 class _History:
-    """What happened to one route.
+    """The history of one route.
 
     Attributes:
-        made: as it was set last.
-        times: how often it was put back since it was calm.
-        missing_at: when it was last seen to be gone; None: never.
-        due_at: it is not put back before.
-        found: what stood in its place; empty: nothing.
+        made: the route as last set.
+        times: the number of times that it was restored since it was last safe.
+        missing_at: when it was last seen missing; None: never.
+        due_at: it is not restored before this time.
+        found: the route in its place; empty: none.
     """
 
     made: Route
@@ -52,7 +52,7 @@ class _History:
 
 
 class RouteRepairs:
-    """Remembers the routes that were set. All times are seconds of one clock that never goes back."""
+    """The history of the routes that were set. All times are seconds of one clock that never goes back."""
 
     def __init__(self) -> None:
         self._routes: dict[IPv4Network, _History] = {}
@@ -60,10 +60,10 @@ class RouteRepairs:
         self._withheld_until: float | None = None
 
     def due(self, steps: Iterable[Step], now: float) -> tuple[Step, ...]:
-        """The steps that are to be taken now."""
+        """Return the steps to take now."""
         steps, self._withheld_until = tuple(steps), None
         if any(isinstance(step, (CreateDevice, SetUp)) for step in steps):
-            self._routes.clear()  # the routes went with the interface
+            self._routes.clear()  # The routes were removed with the interface.
         for step in steps:
             if isinstance(step, RemoveRoute):
                 self._routes.pop(step.destination, None)
@@ -86,19 +86,19 @@ class RouteRepairs:
         return True
 
     def wait_s(self, now: float) -> float:
-        """Until the first route is due that was withheld, seconds; endless where none was."""
+        """Return the time until the first withheld route is due, seconds; infinite if none is withheld."""
         return math.inf if self._withheld_until is None else max(0.0, self._withheld_until - now)
 
     def forgive(self) -> None:
-        """Whatever is missing is put back at once."""
+        """Restore the missing routes at once."""
         self._routes.clear()
 
     def seen(self, culprit: str) -> None:
-        """Who changed a route of the overlay, as far as the kernel tells."""
+        """Record which program changed a route of the overlay, as far as the kernel knows."""
         self._culprit = culprit or self._culprit
 
     def complaints(self, now: float) -> tuple[str, ...]:
-        """What a user should know, one sentence each."""
+        """Return one sentence for the user per contested route."""
         return tuple(
             f"{self._culprit or 'another program'} keeps {_doing(history)} the route {destination} of the overlay: "
             f"it was put back {history.times} times"

@@ -1,13 +1,13 @@
-"""How packets reach the other nodes, and how large they may be.
+"""The paths of packets to the other nodes, and their MTU.
 
     candidates ──► pairs ──► decision    directly, one pair at a time
     hub_monitor ─► hubs                  through a hub, which of them; on hubs hub_dialback, observed_endpoints, rebinds
     carrier ─────► transport             to the hub: UDP, or the relay
-    prober                               round trips, which all of them ask for
+    prober                               round trips, which all of them use
     path_mtu ────► mtu
     silence_watch ─► silence · silent_nodes
-    paths                                all of these, put together for the agent
+    paths                                all of these, combined for the agent
 
-What decides (decision, hubs, transport, observed_endpoints, rebinds, silence, live_peer) is pure; the others
-ask, send and keep the time.
+The modules that decide (decision, hubs, transport, observed_endpoints, rebinds, silence, live_peer) are pure; the
+others query, send and measure time.
 """

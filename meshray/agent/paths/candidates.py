@@ -1,4 +1,4 @@
-"""Where this node's WireGuard may be reached, as it reports it to the coordinator.
+"""The endpoints at which this node's WireGuard may be reached, as reported to the coordinator.
 
 >>> await read_endpoints(51888, OverlayNetwork.parse("10.99.0.0/16"))
 (Endpoint(host='192.168.1.20', port=51888), Endpoint(host='2001:db8::7', port=51888))
@@ -19,25 +19,25 @@ log = logging.getLogger(__name__)
 
 Address = IPv4Address | IPv6Address
 
-#: Each candidate costs a round of the search for a direct path; more than these of one family nobody has use for.
+#: Each candidate costs a round of the search for a direct path; more than these of one family are useless.
 MOST_PER_FAMILY = 4
-#: Only to ask the kernel by which address it would send there; documentation addresses, and nothing is sent.
+#: Documentation addresses, used only to ask the kernel for the source address; nothing is sent there.
 _FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
-#: Unique local, and the old site local: private networks, of which two sites know nothing of each other.
+#: Unique local, and the deprecated site local: private networks, which two sites assign independently.
 _PRIVATE_V6 = (IPv6Network("fc00::/7"), IPv6Network("fec0::/10"))
 
 
 def own_endpoints(
     addresses: Iterable[Address], port: int, network: OverlayNetwork, preferred: Iterable[Address] = ()
 ) -> tuple[Endpoint, ...]:
-    """What to report: IPv4 first, in each family the preferred address first.
+    """Return the endpoints to report: IPv4 first, in each family the preferred address first.
 
     Args:
-        addresses: of the interfaces, see `meshray.linux.addresses.reachable`.
-        port: on which the WireGuard device listens now.
-        network: the overlay's own addresses are no way to itself.
-        preferred: from which this machine sends. With IPv6's privacy addresses that is a temporary one, and a
-            firewall in between opens only for the address from which something was sent.
+        addresses: the interfaces' addresses; see `meshray.linux.addresses.reachable`.
+        port: the WireGuard device's current UDP port.
+        network: the overlay; its addresses cannot carry its own packets.
+        preferred: the source addresses of this machine. With IPv6's privacy addresses that is a temporary one, and a
+            firewall in between opens only for the address from which a packet was sent.
     """
     usable = [address for address in dict.fromkeys((*preferred, *addresses)) if _is_candidate(address, network)]
     families = [[address for address in usable if address.version == version] for version in (4, 6)]
@@ -45,7 +45,7 @@ def own_endpoints(
 
 
 async def read_endpoints(port: int, network: OverlayNetwork) -> tuple[Endpoint, ...]:
-    """The endpoints of this moment; none where the kernel does not tell."""
+    """Return the current endpoints; none if the kernel does not answer."""
     try:
         addresses = await asyncio.to_thread(interface_addresses)
     except OSError as error:
@@ -55,14 +55,14 @@ async def read_endpoints(port: int, network: OverlayNetwork) -> tuple[Endpoint, 
 
 
 def preferred_sources() -> list[Address]:
-    """By which addresses this machine would call far away hosts; needs no packet."""
+    """Return the source addresses that this machine would use for distant hosts; sends no packet."""
     found = []
     for family, far in _FAR_AWAY:
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as udp:
                 udp.connect((far, 9))
                 found.append(ip_address(udp.getsockname()[0]))
-        except OSError:  # no route, or no such protocol on this machine
+        except OSError:  # No route, or no such protocol on this machine.
             continue
     return found
 

@@ -1,9 +1,9 @@
-"""What carries the tunnel to the coordinator's hub: plain UDP, or the relay where UDP does not pass.
+"""The carrier of the tunnel to the coordinator's hub: plain UDP, or the relay where UDP does not pass.
 
     HubTransport (pure) ──wss──► RelayClient: WireGuard dials its port on loopback
                         ──udp──► the hub's own address again
 
-The deciding is in `meshray.agent.paths.transport`; this looks, probes and switches.
+`meshray.agent.paths.transport` decides; this module observes, probes and switches.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from meshray.wireguard.config import DeviceState
 
 log = logging.getLogger(__name__)
 
-#: How often the decision is looked at.
+#: The interval at which the decision is made again, seconds.
 LOOK_S = 0.25
-#: How long the answer to a trial of UDP is waited for.
+#: The timeout of a trial of UDP, seconds.
 _TRIAL_TIMEOUT_S = 1.0
 
 
@@ -39,10 +39,10 @@ class Carrier:
     """The transport of one node's tunnel to the hub beside the coordinator.
 
     Args:
-        coordinator: where its relay may be: the addresses outside of the overlay.
-        hub: that hub in the map of the moment; None while there is none.
-        device: as it was read last.
-        switched: called with the hub when it is to be dialled elsewhere.
+        coordinator: returns the possible addresses of its relay, which are outside of the overlay.
+        hub: returns that hub in the current map; None if there is none.
+        device: returns the last read state of the device.
+        switched: called with the hub when it must be dialled at another endpoint.
     """
 
     def __init__(
@@ -68,21 +68,21 @@ class Carrier:
 
     @property
     def only_handshakes(self) -> bool:
-        """Whether UDP was left because handshakes passed and data did not."""
+        """Whether UDP was given up because handshakes passed and data did not."""
         return self._client is not None and self._only_handshakes
 
     def network_changed(self) -> None:
-        """Another network may let UDP pass, or may not."""
+        """Handle a change of network: the new one may let UDP pass, or not."""
         self._transport = self._transport.begin_again(boot_s())
         if self._client is not None:
             self._client.try_udp_again()
 
     def begin_again(self) -> None:
-        """A key was changed: the tunnel needs a new handshake, and gets the time for it."""
+        """Give the tunnel time for a new handshake after a key change."""
         self._transport = replace(self._transport, since=boot_s())
 
     async def run(self, prober: Prober | None) -> None:
-        """Keeps the tunnel on what carries it, until cancelled."""
+        """Keep the tunnel on its current carrier, and change the carrier when needed, until cancelled."""
         try:
             while True:
                 hub = self._hub()
@@ -95,7 +95,7 @@ class Carrier:
     async def _look(self, hub: Node, prober: Prober | None) -> None:
         now = boot_s()
         if self._running is not None and self._running.done():
-            # It never ends by itself: what ended it is a fault, which is not to go unseen.
+            # The task never ends normally: the error that ended it must not be lost.
             self._running.result()
         handshake, alive = self._hubs.last_heard(self._device(), hub.id), self._hubs.liveness(hub.id)
         client = self._client
@@ -111,11 +111,11 @@ class Carrier:
             await self._leave_relay()
 
     async def _udp_passes(self, hub: Node, prober: Prober, client: RelayClient) -> bool:
-        """Whether data passes by UDP, where it is time to try that."""
+        """Return whether data passes by UDP, if a trial is due."""
         if not prober.is_open or not self._transport.may_try_udp(boot_s()):
             return False
         if not client.connected:
-            # Everything goes by UDP as well, and nothing any other way.
+            # All packets go by UDP as well, and by no other transport.
             answer = await prober.round_trip(hub.ip, _TRIAL_TIMEOUT_S, size=SIZES[-1])
             return answer is not None and not client.connected
         if not client.trial_is_due:
@@ -123,7 +123,8 @@ class Carrier:
         client.begin_trial()
         await prober.round_trip(hub.ip, _TRIAL_TIMEOUT_S, size=SIZES[-1])
         if not client.udp_alive.is_set():
-            # The hub may have heard by UDP and answer there, where nothing comes through: it hears by the relay again.
+            # The hub may have received a packet by UDP and may answer there, where nothing passes: make it hear the
+            # relay again.
             await prober.round_trip(hub.ip, _TRIAL_TIMEOUT_S)
         return client.udp_alive.is_set()
 

@@ -1,14 +1,14 @@
-"""How packets to one other node travel: through the hub, or directly (pure).
+"""The path of packets to one other node: through the hub, or direct (pure).
 
     HUB ──punch──► TRYING ──both hear each other──► DIRECT
      ▲               │  ▲                             │
      └──nothing heard┘  └──silence, or the other side─┘
                             does not hear us
 
-Each side probes the other on the probe addresses, which only the direct way carries. A probe that came
-back proves both directions; each packet tells whether its sender has heard the other lately. A side lets
-the direct way carry data while it hears the other *and* is heard, so that the two sides decide alike:
-whatever breaks the way in one direction breaks the round trips of both.
+Each side probes the other on the probe addresses, which only the direct path carries. A probe that comes back proves
+both directions; each packet reports whether its sender has heard the other lately. A side lets the direct path carry
+data while it hears the other *and* is heard, so that the two sides decide alike: a failure of the path in one direction
+breaks the round trips of both.
 
     >>> path = PairPath().punch((endpoint,), now=0.0)
     >>> path = path.answered(peer_hears=True, now=0.1)
@@ -26,40 +26,41 @@ from meshray.model.node import Node
 
 HUB, TRYING, DIRECT = "hub", "trying", "direct"
 
-#: Both sides may ask at the same moment: two punches within this are one, and the handshake under way is not cut off.
+#: Both sides may request a punch at the same moment: two punches within this time are one, and do not interrupt the
+#: handshake under way.
 SAME_PUNCH_S = 0.4
-#: How long one candidate is tried: WireGuard's handshake, a probe and its answer over a slow link.
+#: The time for one candidate: WireGuard's handshake, a probe and its answer over a slow link.
 TRIAL_S = 0.9
-#: When a candidate that was silent until then is sent a second handshake. The first one is in vain where the peer has
-#: not heard of the attempt by then, and where it alone can pass a NAT, nothing else ever comes.
+#: The time after which a silent candidate is sent a second handshake. The first one is lost if the peer does not know
+#: of the attempt by then, and where only that peer's handshake can pass a NAT, nothing else ever arrives.
 AGAIN_S = 0.4
-#: Probes while trying, while data flows, and while nothing happens. 50 idle peers then cost below 2 kB/s.
+#: The intervals of probes while trying, while data flows, and while idle. 50 idle peers then cost less than 2 kB/s.
 PROBE_TRYING_S = 0.15
 PROBE_ACTIVE_S = 0.5
 PROBE_IDLE_S = 20.0
 #: An answer later than this counts as lost.
 PROBE_TIMEOUT_S = 1.0
-#: So many lost probes in a row are the end of a way.
+#: This many lost probes in a row mean that the path has failed.
 DEAD_AFTER = 3
-#: A way that fell silent is probed a while longer before it is given up: most come back.
+#: A path that fell silent is probed a while longer before it is given up: most come back.
 LINGER_S = 6.0
-#: Waits between attempts double from the first to the last.
+#: The pauses between attempts double from the first to the last.
 FIRST_RETRY_S, LAST_RETRY_S = 5.0, 300.0
 
 
 @dataclass(frozen=True)
 class PairPath:
-    """What one side knows of the direct way to one peer. Times are of a monotonic clock, seconds.
+    """One side's knowledge of the direct path to one peer. Times are of a monotonic clock, seconds.
 
     Attributes:
-        candidates: where the peer may be, in the order in which both sides try them.
-        attempt: changes when the WireGuard peer must be made anew: only then does WireGuard send a handshake at once.
+        candidates: possible endpoints of the peer, in the order in which both sides try them.
+        attempt: changes when the WireGuard peer must be added again: only then does WireGuard send a handshake at once.
         again: it was dialled a second time in this attempt.
-        heard: when a probe last came back over the direct way.
-        peer_hears: what the peer said last.
+        heard: when a probe last came back over the direct path.
+        peer_hears: what the peer reported last.
         lost: probes in a row that did not come back.
-        failures: attempts in a row that came to nothing.
-        next_try: not before then is another attempt asked for.
+        failures: failed attempts in a row.
+        next_try: the earliest time to request another attempt.
     """
 
     phase: str = HUB
@@ -76,29 +77,29 @@ class PairPath:
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """Where the peer is dialled; None while no direct way is tried or used."""
+        """The endpoint at which the peer is dialled; None while no direct path is tried or used."""
         return self.candidates[self.index] if self.phase != HUB else None
 
     @property
     def carries(self) -> bool:
-        """Whether data goes the direct way."""
+        """Whether data takes the direct path."""
         return self.phase == DIRECT
 
     @property
     def hears(self) -> bool:
-        """What this side tells the peer: its probes come back."""
+        """Whether this side's probes come back, as reported to the peer."""
         return self.phase != HUB and self.heard is not None and self.lost < DEAD_AFTER
 
     def wants_punch(self, now: float) -> bool:
-        """Whether the coordinator should be asked to let both sides try now."""
+        """Return whether to ask the coordinator to let both sides try now."""
         return self.phase == HUB and now >= self.next_try
 
     def asked(self, now: float) -> PairPath:
-        """The coordinator was asked; it is not asked again at once where no answer comes."""
+        """Return the path after a request to the coordinator; the request is not repeated at once without an answer."""
         return replace(self, next_try=now + self._retry_s())
 
     def punch(self, candidates: tuple[Endpoint, ...], now: float) -> PairPath:
-        """Both sides begin to try. A way that works is left alone, and so is an attempt that has just begun."""
+        """Begin to try, as both sides do. A working path does not change, nor does an attempt that has just begun."""
         if self.hears or (self.phase == TRYING and candidates == self.candidates and now - self.since < SAME_PUNCH_S):
             return self
         if not candidates:
@@ -109,32 +110,32 @@ class PairPath:
         )  # fmt: skip
 
     def answered(self, peer_hears: bool, now: float) -> PairPath:
-        """A probe came back over the direct way."""
+        """Record that a probe came back over the direct path."""
         if self.phase == HUB:
             return self
         return replace(self, heard=now, lost=0, peer_hears=peer_hears)._decided(now)
 
     def pinged(self, peer_hears: bool, now: float) -> PairPath:
-        """A probe of the peer came over the direct way: it reaches us, and says whether we reach it."""
+        """Record a probe of the peer over the direct path, which reports whether this node reaches the peer."""
         if self.phase == HUB:
             return self
         return replace(self, peer_hears=peer_hears)._decided(now)
 
     def unanswered(self, now: float, sent: float) -> PairPath:
-        """A probe that was sent then did not come back in time. One that is older than the last answer is no news."""
+        """Record that the probe sent at that time did not come back. One older than the last answer changes nothing."""
         if self.phase == HUB or (self.heard is not None and sent <= self.heard):
             return self
         return replace(self, lost=self.lost + 1)._decided(now)
 
     def told_off(self, now: float) -> PairPath:
-        """The peer says, by the coordinator, that it has left the direct way."""
+        """Record the peer's message, through the coordinator, that it has left the direct path."""
         return replace(self, peer_hears=False)._decided(now) if self.phase == DIRECT else self
 
     def tick(self, now: float) -> PairPath:
-        """Time has passed: on to the next candidate, or back to the hub for good."""
+        """Advance the time: go on to the next candidate, or finally back to the hub."""
         if self.phase != TRYING or self.hears:
             return self
-        if self.heard is not None:  # it worked, and fell silent
+        if self.heard is not None:  # It worked, and fell silent.
             return self if now - self.since < LINGER_S else self._gave_up(now)
         if now - self.since < TRIAL_S:
             return replace(self, again=True) if now - self.since >= AGAIN_S else self
@@ -143,7 +144,7 @@ class PairPath:
         return self._gave_up(now)
 
     def network_changed(self, now: float) -> PairPath:
-        """Another address, another router: what failed before may work now, and a way that is silent is another one."""
+        """Record another address or router: what failed before may work now, and a silent path may be another one."""
         if self.phase == HUB:
             return replace(self, failures=0, next_try=now)
         if self.heard is None or self.hears:
@@ -151,7 +152,7 @@ class PairPath:
         return replace(self._gave_up(now), failures=0, next_try=now)
 
     def probe_interval_s(self, active: bool) -> float:
-        """How often the direct way is probed now.
+        """Return the interval of the direct path's probes, seconds.
 
         Args:
             active: data flows to the peer, or should.
@@ -177,11 +178,11 @@ class PairPath:
 
 
 def candidates(me: Node, peer: Node) -> tuple[Endpoint, ...]:
-    """Where to look for the peer, in turn.
+    """Return the candidates for the peer, in order.
 
-    Both sides make the same list of rounds out of the same two entries of the map, each with the other's
-    addresses, so that in each round both NATs are opened towards each other: the same LAN first where
-    both are behind one NAT, then what the hub sees, then IPv6, then other private addresses.
+    Both sides derive the same list of rounds from the same two map entries, each with the other's addresses, so that in
+    each round both NATs open towards each other: the same LAN first if both are behind one NAT, then what the hub sees,
+    then IPv6, then other private addresses.
     """
     rounds: list[Endpoint] = []
     for mine, theirs in zip(_classes(me, peer), _classes(peer, me), strict=True):
@@ -191,7 +192,7 @@ def candidates(me: Node, peer: Node) -> tuple[Endpoint, ...]:
 
 
 def why_not_direct(me: Node, peer: Node, path: PairPath) -> str:
-    """Why packets to this peer go through the hub, in the field's words; empty while it is being tried."""
+    """Return why packets to this peer go through the hub, in the field's terms; empty while it is being tried."""
     if path.phase != HUB:
         return ""
     for node in (me, peer):
@@ -208,7 +209,7 @@ def why_not_direct(me: Node, peer: Node, path: PairPath) -> str:
 
 
 def _classes(node: Node, other: Node) -> tuple[list[Endpoint], list[Endpoint], list[Endpoint], list[Endpoint]]:
-    """The node's endpoints as the other should try them: near, seen and given, IPv6, far private."""
+    """Return the node's endpoints in the other's order: near, observed and configured, IPv6, distant private."""
     near, open_, v6, far = [], [], [], []
     together = node.seen is not None and other.seen is not None and node.seen.host == other.seen.host
     hosts = {endpoint.host for endpoint in other.endpoints}
@@ -220,7 +221,7 @@ def _classes(node: Node, other: Node) -> tuple[list[Endpoint], list[Endpoint], l
         elif not isinstance(ip, IPv4Address):
             v6.append(endpoint)
         elif endpoint.host in hosts:
-            continue  # both have this inner address: from each it leads to itself
+            continue  # Both have this private address: for each it is its own.
         elif together or _network(endpoint) in networks:
             near.append(endpoint)
         else:
@@ -230,7 +231,7 @@ def _classes(node: Node, other: Node) -> tuple[list[Endpoint], list[Endpoint], l
     return near, open_, v6, far
 
 
-#: RFC 1918 and RFC 6598: addresses that mean another machine in another network.
+#: RFC 1918 and RFC 6598: addresses that mean different machines in different networks.
 _INNER = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
 
 
@@ -239,12 +240,12 @@ def _is_inner(ip: IPv4Address) -> bool:
 
 
 def _network(endpoint: Endpoint) -> IPv4Network | None:
-    """The /24 around an address: the customary size of a LAN; a wrong guess costs one round."""
+    """Return the /24 around an address: the usual size of a LAN; a wrong guess costs one round."""
     ip = endpoint.ip
     return IPv4Network((ip, 24), strict=False) if isinstance(ip, IPv4Address) else None
 
 
 def _is_remapped(node: Node) -> bool:
-    """A NAT that keeps the port is an easy one. One that changes it may change it with each destination."""
+    """Return whether the NAT changes the port. If so, it may use another port for each destination."""
     ports = {endpoint.port for endpoint in node.endpoints}
     return node.seen is not None and bool(ports) and node.seen.port not in ports

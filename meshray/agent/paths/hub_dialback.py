@@ -1,4 +1,4 @@
-"""A hub that its nodes cannot reach reaches them: it dials those that said where they are.
+"""A hub that its nodes cannot reach dials them: those that have reported endpoints.
 
     node with endpoints, not heard for 3 s ──► each of its endpoints in turn, 4 s ──► pause, longer each time
                               heard ──► nothing more: WireGuard knows its endpoint
@@ -20,22 +20,22 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.wireguard.config import DeviceState, is_fresh
 
-#: Most nodes dial by themselves and are heard before this, seconds.
+#: Most nodes dial the hub and are heard before this, seconds.
 DIAL_AFTER_S = 3.0
-#: A machine that is off is tried again after so long at first, and at most after so long, seconds.
+#: The first and the longest pause before a machine that is off is tried again, seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 120.0
 
-#: The endpoint of the node with this id, with an address in place of a name; None where none is known now.
+#: Return the endpoint of the node with this id, with an address in place of a name; None if none is known now.
 Resolve = Callable[[str, Endpoint], "Endpoint | None"]
 
 
 @dataclass(frozen=True)
 class _Silent:
-    """A node that is not heard.
+    """A node that does not answer.
 
     Attributes:
-        since: when this round of tries began, or will begin, seconds of the boot clock.
-        rounds: that were in vain.
+        since: when this round of attempts began, or will begin, seconds of the boot clock.
+        rounds: the number of failed rounds.
     """
 
     choice: HubChoice
@@ -43,7 +43,7 @@ class _Silent:
     rounds: int = 0
 
     def step(self, endpoints: tuple[Endpoint, ...], now: BootSeconds) -> _Silent:
-        if set(endpoints) != set(self.choice.candidates):  # it may be somewhere else now: at once
+        if set(endpoints) != set(self.choice.candidates):  # It may have moved: try at once.
             return _Silent(HubChoice.start(endpoints, "", now), now)
         if now < self.since:
             return self
@@ -54,7 +54,7 @@ class _Silent:
 
 
 class HubDialback:
-    """Remembers which nodes are silent, since when, and where they were tried."""
+    """Record which nodes are silent, since when, and at which endpoints they were tried."""
 
     def __init__(self) -> None:
         self._silent: dict[str, _Silent] = {}
@@ -62,10 +62,10 @@ class HubDialback:
     def step(
         self, mesh_map: MeshMap, own_id: str, handshakes: Mapping[str, BootSeconds | None], now: BootSeconds
     ) -> dict[str, Endpoint]:
-        """Where this hub dials which nodes now, by node id.
+        """Return the endpoint at which this hub dials each silent node now, by node id.
 
         Args:
-            handshakes: the last one with each node, seconds of the boot clock, by node id.
+            handshakes: the last handshake with each node, seconds of the boot clock, by node id.
             now: seconds of the boot clock.
         """
         silent = {
@@ -83,7 +83,7 @@ class HubDialback:
     def dial(
         self, mesh_map: MeshMap, own_id: str, observed: DeviceState | None, resolve: Resolve
     ) -> dict[str, Endpoint]:
-        """The same from a look at the device, with addresses in place of names."""
+        """Return the same for the device's state, with addresses in place of names."""
         peers = observed.peers if observed is not None else {}
         handshakes = {
             node.id: peers[node.public_key].heard for node in mesh_map.nodes.values() if node.public_key in peers
@@ -100,5 +100,5 @@ class HubDialback:
 
 
 def _may_be_dialled(node: Node) -> bool:
-    # Hubs dial each other anyway; a device with wg-quick has no endpoint that anybody told.
+    # Hubs dial each other anyway; a device with wg-quick has no reported endpoint.
     return bool(node.endpoints) and not node.roles & {HUB, STATIC}

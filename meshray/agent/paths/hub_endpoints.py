@@ -1,10 +1,10 @@
-"""Where a hub is reached: its interfaces' addresses, and the cloud's public one, asked again and again.
+"""The endpoints of a hub: its interfaces' addresses, and the cloud's public one, which is requested repeatedly.
 
     cloud metadata ──┐
                      ├──► endpoints ──► hello ──► map, tokens
     interfaces ──────┘
 
-A cloud gives a machine that is stopped and started another public address, which the machine itself does not see.
+A cloud assigns another public address to a machine that is stopped and started; the machine itself does not see it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from meshray.runtime.own_endpoints import endpoints_of
 
 log = logging.getLogger(__name__)
 
-#: Between two questions to a cloud that answered, seconds.
+#: The interval of requests to a cloud that answered, seconds.
 AGAIN_S = 30.0
-#: The same where nothing answered: the pause doubles, since most machines are in no cloud.
+#: The pause after no answer: it doubles, since most machines are not in a cloud.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 600.0
-#: A cloud that answered before and gives no address so many times in a row has none for this machine any more.
+#: A cloud that answered before and now gives no address this many times has none for this machine.
 MISSES = 3
 
 
@@ -34,9 +34,9 @@ class HubEndpoints:
     """The endpoints of one hub.
 
     Args:
-        known: what the map shows; it counts until the cloud was asked once.
-        ask: for the public addresses; blocks for no longer than a second.
-        own: the addresses of the interfaces. Raises OSError where the kernel does not tell.
+        known: the map's endpoints, which are used until the first request to the cloud.
+        ask: returns the public addresses; blocks for at most a second.
+        own: returns the addresses of the interfaces; raises OSError if the kernel does not answer.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class HubEndpoints:
         self._hurry = asyncio.Event()
 
     async def read(self, port: int, network: OverlayNetwork) -> tuple[Endpoint, ...]:
-        """Return the endpoints of this moment, all with this port; those that were known where the kernel does not
-        tell."""
+        """Return the current endpoints, all with this port; the known ones if the kernel does not answer."""
         if self._public is None:
             return self._known
         try:
@@ -65,11 +64,11 @@ class HubEndpoints:
         return endpoints_of(self._public, (ip for ip in own if ip not in network), port)
 
     def network_changed(self) -> None:
-        """The cloud is asked at once."""
+        """Ask the cloud at once."""
         self._hurry.set()
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Asks the cloud until cancelled, and calls ``changed`` whenever its answer is another one."""
+        """Ask the cloud until cancelled, and call ``changed`` whenever its answer changes."""
         pause_s = FIRST_PAUSE_S
         while True:
             self._hurry.clear()
@@ -81,7 +80,7 @@ class HubEndpoints:
                 pause_s = FIRST_PAUSE_S
 
     def _take(self, found: tuple[IPv4Address, ...]) -> bool:
-        """Whether this answer changes something."""
+        """Return whether this answer changes the endpoints."""
         before = self._public
         if found or before is None:
             self._public, self._misses = found, 0

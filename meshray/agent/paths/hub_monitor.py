@@ -1,6 +1,6 @@
-"""Keeps the tunnels with the hubs: dials, measures, and says which of them can be used.
+"""Keep the tunnels with the hubs: dial and measure them, and report which ones can be used.
 
-The deciding is in `meshray.agent.paths.hubs`; this looks at the device and probes.
+`meshray.agent.paths.hubs` decides; this module reads the device and probes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 
 class HubMonitor:
-    """The hubs as this node sees them.
+    """The hubs from this node's point of view.
 
     Args:
-        own_id: a hub is no hub for itself.
-        coordinators: where the coordinator may be, the endpoint at which it answered last first. Its hub is there too,
-            whatever the map says.
-        names: the addresses behind the names in the hubs' endpoints.
+        own_id: this node, which may be a hub but never its own.
+        coordinators: the possible endpoints of the coordinator, beginning with the one that answered last. Its hub is
+            there too, whatever the map contains.
+        names: resolves the DNS names in the hubs' endpoints.
     """
 
     def __init__(
@@ -56,31 +56,31 @@ class HubMonitor:
 
     @property
     def tried(self) -> list[Endpoint]:
-        """By which addresses the hubs are dialled."""
+        """The addresses at which the hubs are dialled."""
         return [endpoint for choice in self._choices.values() for endpoint in choice.candidates]
 
     @property
     def any_fresh(self) -> bool:
-        """Whether at least one hub can be heard."""
+        """Whether at least one hub answers."""
         return bool(self._fresh)
 
     def dialled(self, hub_id: str) -> Endpoint | None:
-        """The hub's own address that is dialled, or would be without a relay."""
+        """Return the hub's own address that is dialled, or would be without a relay."""
         choice = self._choices.get(hub_id)
         return choice.endpoint if choice is not None else None
 
     def last_heard(self, observed: DeviceState | None, hub_id: str) -> BootSeconds | None:
-        """The last handshake with this hub, seconds of the boot clock."""
+        """Return the time of the last handshake with this hub, seconds of the boot clock."""
         hub = self._hubs.get(hub_id)
         peer = observed.peers.get(hub.public_key) if observed is not None and hub is not None else None
         return peer.heard if peer is not None else None
 
     def liveness(self, hub_id: str) -> Liveness:
-        """What probes say of the path to this hub."""
+        """Return the probes' result for the path to this hub."""
         return self._alive.get(hub_id, Liveness())
 
     def refresh(self, mesh_map: MeshMap) -> None:
-        """Takes over the hubs and addresses of a new map."""
+        """Use the hubs and addresses of a new map."""
         now = boot_s()
         self._hubs = {hub.id: hub for hub in mesh_map.hubs if hub.id != self._own_id}
         self._names.keep(self._hubs)
@@ -94,7 +94,7 @@ class HubMonitor:
         self._alive = {hub: alive for hub, alive in self._alive.items() if hub in self._hubs}
 
     def prefer(self, endpoint: Endpoint, mesh_map: MeshMap) -> None:
-        """The coordinator is at this endpoint: its hub is dialled there next."""
+        """Use this endpoint of the coordinator: its hub is dialled there next."""
         self.refresh(mesh_map)
         hub = mesh_map.coordinator
         if hub is not None and hub.id in self._choices:
@@ -111,12 +111,12 @@ class HubMonitor:
         return [*hub.endpoints, *([first] if first not in hub.endpoints else [])]
 
     def begin_again(self) -> None:
-        """A key was changed: the address that is dialled gets its time for a new handshake."""
+        """Give the dialled address time for a new handshake after a key change."""
         now = boot_s()
         self._choices = {hub_id: replace(choice, since=now) for hub_id, choice in self._choices.items()}
 
     def go_through(self, hub_id: str, relay: Endpoint | None) -> None:
-        """The hub is dialled through this local end of a relay; None: by its own addresses again."""
+        """Dial the hub through this local end of a relay; None: at its own addresses again."""
         self._alive[hub_id] = Liveness()
         if relay is None:
             self._through.pop(hub_id, None)
@@ -124,7 +124,7 @@ class HubMonitor:
             self._through[hub_id] = relay
 
     def look(self, observed: DeviceState | None) -> None:
-        """Takes note of the handshakes; a hub that is silent is dialled at its next address."""
+        """Record the handshakes; a silent hub is dialled at its next address."""
         now = boot_s()
         heard = {hub_id: self.last_heard(observed, hub_id) for hub_id in self._hubs}
         self._fresh = {hub_id for hub_id, last in heard.items() if is_fresh(last, now)}
@@ -136,7 +136,7 @@ class HubMonitor:
             self._usable = tuple(hub_id for hub_id in self._fresh if not self.liveness(hub_id).is_dead)
 
     def dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
-        """Where the hubs are dialled now, by id. A hub that can be heard is not named: WireGuard knows better."""
+        """Return where the hubs are dialled now, by id. A hub that answers is omitted: WireGuard knows better."""
         found = {}
         for hub_id, choice in self._choices.items():
             if self._may_keep(observed, hub_id):
@@ -148,12 +148,12 @@ class HubMonitor:
         return found
 
     def address(self, hub_id: str) -> Endpoint | None:
-        """The hub's own endpoint that is dialled, with an address in place of a name; None while none is known."""
+        """Return the hub's own endpoint that is dialled, with an address in place of a name; None if none is known."""
         endpoint = self.dialled(hub_id)
         return self._names.address(hub_id, endpoint) if endpoint is not None else None
 
     async def run(self, prober: Prober, changed: Callable[[], None]) -> None:
-        """Probes the hubs and ranks them by round trip where there are several, until cancelled."""
+        """Probe the hubs, and rank them by round trip if there are several, until cancelled."""
         while True:
             hubs = list(self._hubs.values())
             before = self._usable, self._dead
@@ -172,7 +172,7 @@ class HubMonitor:
             await asyncio.sleep(0.0 if doubt else SEVERAL_PAUSE_S if len(hubs) > 1 else PAUSE_S)
 
     async def _probe(self, prober: Prober, hub: Node) -> None:
-        """One round: a small probe, or a large one; where packets were lost both, and the machine itself is asked."""
+        """Run one round: a small or a large probe; after lost packets both, and a request to the machine itself."""
         before, through = self.liveness(hub.id), self._through.get(hub.id)
         now = boot_s()
         if before.lost:
@@ -181,20 +181,20 @@ class HubMonitor:
                 prober.probe(hub.ip, TIMEOUT_S),
                 overlay_netns.machine_answers(hub.ip, TIMEOUT_S),
             )
-            # A machine whose agent is gone still forwards. One whose agent answers small probes alone is out of reach
-            # for everything else.
+            # A machine whose agent is gone still forwards. One whose agent answers small probes only is unreachable for
+            # everything else.
             answered = large is not None or (small is None and machine)
             late = small is None and self._answered_late(prober, hub, now)
         elif before.wants_large(now):
             large = await prober.round_trip(hub.ip, TIMEOUT_S, size=SIZES[-1])
-            # An answer to a small probe that comes meanwhile proves nothing here; the next round asks for both.
+            # An answer to a small probe that arrives meanwhile proves nothing here; the next round sends both.
             answered, late = large is not None, False
         else:
             large = None
             answered = await prober.probe(hub.ip, TIMEOUT_S) is not None
             late = self._answered_late(prober, hub, now)
         if not prober.is_open or self._through.get(hub.id) != through:
-            return  # what was asked over another transport says nothing about this one
+            return  # Probes over another transport say nothing about this one.
         after = before.answered(boot_s(), large=large is not None) if answered or late else before.unanswered()
         self._alive[hub.id] = after
         if after.is_dead and not before.is_dead:
@@ -204,7 +204,7 @@ class HubMonitor:
             prober.hurry()
 
     def _answered_late(self, prober: Prober, hub: Node, since: float) -> bool:
-        """Whether an answer to an earlier probe came during this round: slow is not dead."""
+        """Return whether an answer to an earlier probe came during this round: a slow hub is not dead."""
         ago_s = prober.answered_ago_s(hub.ip)
         return ago_s is not None and boot_s() - ago_s >= since
 
@@ -213,12 +213,12 @@ class HubMonitor:
         return frozenset(hub_id for hub_id, alive in self._alive.items() if alive.is_dead)
 
     def _answers(self, hub_id: str) -> bool:
-        """Whether its last probe was answered, or one of the last few."""
+        """Return whether the last probe, or one of the last few, was answered."""
         alive = self.liveness(hub_id)
         return not alive.is_dead and alive.heard is not None
 
     def _may_keep(self, observed: DeviceState | None, hub_id: str) -> bool:
-        """Whether the endpoint that WireGuard has is as good as ours: the hub was heard there, without a relay."""
+        """Return whether WireGuard's endpoint is as good as ours: the hub was heard there, without a relay."""
         hub = self._hubs[hub_id]
         peer = observed.peers.get(hub.public_key) if observed is not None else None
         if peer is None or hub_id in self._through or hub_id not in self._fresh or peer.config.endpoint is None:

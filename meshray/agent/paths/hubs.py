@@ -1,8 +1,8 @@
-"""Which hub carries the packets of a pair, and by which address a hub is dialled (pure).
+"""Choose the hub that carries the packets of a pair, and the address at which a hub is dialled (pure).
 
-A node keeps a tunnel with every hub. One of them, its best, has the whole mesh as allowed IPs. WireGuard
-accepts a packet only from the peer to which it would send the answer, so both sides of a pair must use the
-same hub: each publishes the hubs that it can use, best first, and the pair's hub follows from both lists.
+A node has a tunnel with every hub. One of them, its best, has the whole mesh as allowed IPs. WireGuard accepts a packet
+only from the peer to which it would send the answer, so both sides of a pair must use the same hub: each publishes the
+hubs that it can use, best first, and the pair's hub follows from both lists.
 
     a: hubs h1, h2 ─┐
                     ├── pair a–b: h2 (place 1 + 0)
@@ -20,18 +20,18 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import Node
 from meshray.wireguard.config import is_fresh
 
-#: WireGuard tries a handshake every 5 s (REKEY_TIMEOUT); the first goes out at once.
+#: WireGuard attempts a handshake every 5 s (REKEY_TIMEOUT); the first goes out at once.
 PATIENCE_S = 4.0
-#: Another hub must be better by this share and these milliseconds to become the best one.
+#: Another hub must be better by this share and these milliseconds to become the best.
 BETTER_BY, BETTER_BY_MS = 0.2, 2.0
 
 
 @dataclass(frozen=True)
 class HubChoice:
-    """Which of a hub's addresses is dialled now, and since when (seconds of the boot clock).
+    """The address of a hub that is dialled now, and since when (seconds of the boot clock).
 
-    A hub may have many: of its interfaces, a public one that it does not see itself, names. The node begins with
-    the one at which the coordinator answered and, as long as no handshake comes, goes on to the next.
+    A hub may have many: those of its interfaces, a public one that it does not see itself, names. The node begins with
+    the one at which the coordinator answered and goes on to the next until a handshake succeeds.
     """
 
     candidates: tuple[Endpoint, ...]
@@ -40,17 +40,17 @@ class HubChoice:
 
     @classmethod
     def start(cls, candidates: Iterable[Endpoint], preferred_host: str, now: float) -> HubChoice:
-        """Begins with the candidate at the host where the coordinator answered, if there is one."""
+        """Begin with the candidate at the host where the coordinator answered, if there is one."""
         ordered = tuple(sorted(dict.fromkeys(candidates), key=lambda endpoint: endpoint.host != preferred_host))
         return cls(ordered, 0, now)
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """The address to dial; None where the hub has none."""
+        """The address to dial; None if the hub has none."""
         return self.candidates[self.index] if self.candidates else None
 
     def with_candidates(self, candidates: Iterable[Endpoint], now: float) -> HubChoice:
-        """Takes over a changed list; goes on with the address in use where it is still listed."""
+        """Return the choice for a changed list; the address in use is kept while it is listed."""
         fresh = tuple(dict.fromkeys(candidates))
         if set(fresh) == set(self.candidates):
             return self
@@ -58,15 +58,15 @@ class HubChoice:
         return HubChoice(fresh, index, now)
 
     def at(self, endpoint: Endpoint, now: float) -> HubChoice:
-        """The choice with this address as the one that is dialled now."""
+        """Return the choice with this address as the dialled one."""
         candidates = (*self.candidates, *([endpoint] if endpoint not in self.candidates else []))
         return HubChoice(candidates, candidates.index(endpoint), now)
 
     def step(self, last_handshake: BootSeconds | None, now: BootSeconds, *, dead: bool = False) -> HubChoice:
-        """The choice after a look at the device: on to the next address where this one is silent.
+        """Return the choice after reading the device: the next address if this one is silent.
 
         Args:
-            dead: probes say that no data passes, even where handshakes do.
+            dead: according to probes no data passes, even if handshakes do.
         """
         if is_fresh(last_handshake, now) and not dead:
             return self
@@ -76,7 +76,7 @@ class HubChoice:
 
 
 def ranked(round_trips: Mapping[str, float | None], before: tuple[str, ...]) -> tuple[str, ...]:
-    """The hubs that answer, best first.
+    """Return the hubs that answer, best first.
 
     Args:
         round_trips: by hub id, milliseconds; None for a hub that does not answer.
@@ -92,10 +92,10 @@ def ranked(round_trips: Mapping[str, float | None], before: tuple[str, ...]) -> 
 
 
 def hub_for(me: Node, peer: Node, mesh_map: MeshMap, mine: tuple[str, ...]) -> Node | None:
-    """The hub that carries this pair's packets; both sides come to the same one.
+    """Return the hub that carries this pair's packets; both sides compute the same one.
 
     Args:
-        mine: the hubs that this node can use, best first, as it knows now (the map may not have it yet).
+        mine: the hubs that this node can use now, best first (the map may not show it yet).
     """
     hubs = {hub.id: hub for hub in mesh_map.hubs if hub.id not in (me.id, peer.id)}
     own = [hub for hub in (mine or me.hubs) if hub in hubs]

@@ -1,4 +1,4 @@
-"""Which WireGuard peer carries packets to a node now (pure)."""
+"""Find the WireGuard peer that carries packets to a node now (pure)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from meshray.wireguard.config import DeviceState, PeerState, is_fresh
 
 
 def live_peer_towards(device: DeviceState | None, node: Node, now: BootSeconds) -> tuple[PeerState | None, PathKind]:
-    """Return the WireGuard peer that carries packets to this node and the kind of the path; (None, NONE) where its
-    session has expired."""
+    """Return the WireGuard peer that carries packets to this node, and the path kind; (None, NONE) if none does."""
     peer, kind = _peer_towards(device, node)
     return (peer, kind) if peer is not None and is_fresh(peer.heard, now) else (None, PathKind.NONE)
 
 
 def _peer_towards(device: DeviceState | None, node: Node) -> tuple[PeerState | None, PathKind]:
-    """The WireGuard peer that carries packets to this node: the node itself, else the hub."""
+    """Return the WireGuard peer that carries packets to this node: the node itself, else the hub."""
     if device is None:
         return None, PathKind.NONE
     own = device.peers.get(node.public_key)
     if own is not None and IPv4Network(node.ip) in own.config.allowed_ips:
-        return own, PathKind.DIRECT  # no prefix is longer
-    # As WireGuard does it: the peer with the longest prefix that holds the address.
+        return own, PathKind.DIRECT  # No prefix is longer.
+    # As in WireGuard: the peer with the longest prefix that contains the address.
     candidates = [
         (network.prefixlen, key)
         for key, peer in device.peers.items()

@@ -1,12 +1,12 @@
-"""The addresses behind DNS names in endpoints, looked up in the background.
+"""Background resolution of DNS names in endpoints.
 
     device loop, paths ──address()──► what is known now (never waits)
                                          │ unknown or old
                                          ▼
                                       lookups, few at once for each node ──found──► the device is looked at again
 
-Nodes choose their endpoints themselves, and so the names and how slowly these resolve. A node's names cost the others
-no more than its own peer.
+Nodes choose their endpoints themselves, and thus the names and how slowly they resolve. A node's names delay no other
+peer than its own.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ log = logging.getLogger(__name__)
 
 Address = IPv4Address | IPv6Address
 
-#: So many names of one node are looked up. Another one takes the place of a name that was not needed for so long,
+#: The number of names of one node that are resolved. A new one replaces a name that was not needed for this long,
 #: seconds.
 NAMES_PER_NODE = 4
 UNUSED_S = 60.0
-#: So many lookups are under way at once, for all nodes together.
+#: The number of concurrent lookups, for all nodes together.
 MOST_AT_ONCE = 16
-#: An address is looked up again after this, seconds; what is known counts until the new answer is there.
+#: An address is looked up again after this, seconds; the old one is used until the new answer arrives.
 FRESH_S = 30.0
-#: The same after a failure: the pause doubles.
+#: The pause after a failure; it doubles.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 
 
 @dataclass(frozen=True)
 class _Name:
-    """What is known of one name.
+    """The state of one name.
 
     Attributes:
-        needed: when it was asked for last.
+        needed: when it was last requested.
         ip: the address to dial; None: none is known.
-        due: when it is to be looked up again.
-        failures: lookups in a row that gave no address.
+        due: when to look it up again.
+        failures: failed lookups in a row.
     """
 
     needed: float
@@ -59,10 +59,10 @@ class Names:
     """The names in the endpoints of other nodes.
 
     Args:
-        tasks: the lookups are among these.
-        usable: the address as WireGuard is to dial it, None where it must not.
-        found: called with a node's id when another address than before is known for one of its names.
-        at_once: so many lookups of one node are under way at once.
+        tasks: the tasks to which lookups are added.
+        usable: returns the address that WireGuard should dial; None if it must not dial it.
+        found: called with a node's id when the address of one of its names changes.
+        at_once: the number of concurrent lookups per node.
         look_up: returns a name's addresses, best first; raises OSError.
         clock: monotonic seconds.
     """
@@ -88,24 +88,26 @@ class Names:
         self._running: set[tuple[str, str]] = set()
 
     def address(self, node_id: str, endpoint: Endpoint) -> Endpoint | None:
-        """Return the endpoint of this node with an address in place of a name; None where none is known, or where it
-        must not be dialled. Never waits: a name that is not known yet is looked up meanwhile."""
+        """Return the endpoint of this node with an address in place of a name; None if unknown or not allowed.
+
+        It never waits: an unknown name is looked up in the background.
+        """
         ip = endpoint.ip if endpoint.ip is not None else self._known(node_id, endpoint.host.lower())
         usable = self._usable(ip) if ip is not None else None
         return Endpoint(str(usable), endpoint.port) if usable is not None else None
 
     def prepare(self, node_id: str, endpoints: Iterable[Endpoint]) -> None:
-        """Has the names among these endpoints looked up: they will be dialled soon."""
+        """Look up the names among these endpoints, which will be dialled soon."""
         for endpoint in endpoints:
             self.address(node_id, endpoint)
 
     def keep(self, node_ids: Collection[str]) -> None:
-        """Forgets all other nodes."""
+        """Forget all other nodes."""
         for node_id in [node_id for node_id in self._names if node_id not in node_ids]:
             del self._names[node_id]
 
     def network_changed(self) -> None:
-        """Another network may know other addresses: all names are looked up again when they are needed next."""
+        """Look up all names again when they are next needed: another network may resolve them differently."""
         for names in self._names.values():
             for host, name in names.items():
                 names[host] = replace(name, due=0.0, failures=0)
@@ -125,7 +127,7 @@ class Names:
         return name.ip
 
     def _start(self) -> None:
-        """Starts what waits, first come first served, as far as the bounds allow."""
+        """Start waiting lookups in order of arrival, within the limits."""
         for node_id, host in list(self._waiting):
             if len(self._running) >= MOST_AT_ONCE:
                 return
@@ -147,7 +149,7 @@ class Names:
 
     def _take(self, node_id: str, host: str, ip: Address | None) -> None:
         before = self._names.get(node_id, {}).get(host)
-        if before is None:  # forgotten meanwhile
+        if before is None:  # It was forgotten meanwhile.
             return
         now = self._clock()
         if ip is None:

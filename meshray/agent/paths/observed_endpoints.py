@@ -1,7 +1,7 @@
-"""What a hub tells the coordinator: where it sees the nodes (pure).
+"""The endpoints at which a hub observes the nodes, as reports to the coordinator (pure).
 
-A hub's WireGuard knows the mapped address and port of the very sockets that the nodes use, which is what
-another node must dial to come through the same NAT.
+A hub's WireGuard knows the mapped address and port of the sockets that the nodes use, which another node must dial to
+pass the same NAT.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from meshray.wireguard.config import DeviceState, PeerState
 
 
 class ObservedEndpoints:
-    """Remembers what was told, so that only news are told."""
+    """The last reports, so that only changes are reported."""
 
     def __init__(self) -> None:
         self._told: dict[str, str] = {}
 
     def news(self, nodes: Iterable[Node], observed: DeviceState, can_tell: bool) -> Iterator[Seen]:
-        """The messages to send now; without a coordinator to tell them to, all is news again later."""
+        """Yield the messages to send now; without a coordinator everything is sent again later."""
         if not can_tell:
             self._told = {}
             return
@@ -34,7 +34,7 @@ class ObservedEndpoints:
 
 def _seen(peer: PeerState | None) -> str:
     endpoint = peer.config.endpoint if peer is not None else None
-    # From this very machine comes what was carried by the relay: nobody else can use that address.
+    # Packets of the relay come from this machine's own address: no other node can use it.
     if endpoint is None or endpoint.ip is None or endpoint.ip.is_loopback:
         return ""
     return str(endpoint)

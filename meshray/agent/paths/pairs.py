@@ -1,6 +1,6 @@
-"""Runs the path decision (`meshray.agent.paths.decision`) for every other node: asks, probes, tells the time.
+"""Run the path decision (`meshray.agent.paths.decision`) for every other node: request, probe, measure time.
 
-map ──candidates──► PairPath ◄──answers, lost probes── prober (direct way)
+map ──candidates──► PairPath ◄──answers, lost probes── prober (direct path)
                        │
                        ├──► "punch" to the coordinator, which lets both sides try at once
                        └──► desired device: a WireGuard peer for the probe address, later for the data
@@ -37,26 +37,27 @@ from meshray.wireguard.config import DeviceState, PeerConfig
 
 log = logging.getLogger(__name__)
 
-#: How finely time is told to the paths while one is being tried, and otherwise, seconds.
+#: The interval at which paths are advanced while one is being tried, and otherwise, seconds.
 _FINE_S, _COARSE_S = 0.05, 0.5
-#: The node with the larger id asks for a punch this much later: mostly the other one has asked by then.
+#: The node with the larger id requests a punch this much later: usually the other one has done so by then.
 _AFTER_YOU_S = 2.0
-#: A hub tells within half a second where it sees a new node; who is not seen for longer has no UDP to any hub.
+#: A hub reports within half a second where it observes a new node; a node that is not observed for longer has no UDP to
+#: any hub.
 _SEEN_S = 2.0
-#: So many pairs are tried at once: each costs a WireGuard handshake.
+#: The number of pairs that are tried at once: each costs a WireGuard handshake.
 _AT_ONCE = 8
-#: More bytes in a second to a peer than a handshake (148 or 92) with keepalives (32) has mean that data flows, and may
-#: still a while later.
+#: More bytes per second to a peer than a handshake (148 or 92) with keepalives (32) mean that data flows, and may still
+#: flow a while later.
 _ACTIVE_BYTES_S = 300.0
 _ACTIVE_FOR_S = 6.0
-#: Over so long at least the bytes are counted.
+#: The minimum time over which the bytes are counted.
 _RATE_S = 0.95
-#: A probe of the peer that says it hears us proves both directions as ours would: ours waits this share of the idle
-#: interval from then on, less than all of it, so that the sides take turns and both measure the round trip.
+#: A probe of the peer that confirms ours proves both directions as ours would: ours then waits this share of the idle
+#: interval, less than all of it, so that the sides take turns and both measure the round trip.
 _TURN = 0.9
-#: A probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own; and a large one.
+#: The size of a probe as WireGuard counts it: 40 bytes padded to 48, and 32 of its own; and a large one.
 _PROBE_BYTES, _LARGE_PROBE_BYTES = 80, SIZES[-1] + 32
-#: Of a node to which no direct path was tried yet. It is looked up some hundred times in a second.
+#: The path of a node without an attempt so far. It is looked up some hundred times per second.
 _UNTRIED = PairPath()
 
 
@@ -64,7 +65,7 @@ class Pairs:
     """The paths from this node to all others.
 
     Args:
-        say: sends to the coordinator, where it is there.
+        say: sends to the coordinator, if it is connected.
         clock: monotonic seconds.
     """
 
@@ -94,11 +95,11 @@ class Pairs:
         prober.direct.on_ping = self._on_ping
 
     def path(self, node: Node) -> PairPath:
-        """The path to this node."""
+        """Return the path to this node."""
         return self._paths.get(node.id, _UNTRIED)
 
     def name_found(self, node_id: str) -> None:
-        """One of the node's names has another address now; where it is being tried, its handshake is sent at once."""
+        """Handle a new address of one of the node's names; if that is being tried, its handshake is sent at once."""
         node = self._state.map.nodes.get(node_id)
         path = self.path(node) if node is not None else _UNTRIED
         if node is None or path.endpoint is None or path.hears or path.endpoint.ip is not None:
@@ -106,28 +107,29 @@ class Pairs:
         self._remake.add(node.public_key)
 
     def why_not_direct(self, node: Node) -> str:
-        """Why packets to this node go through the hub; empty where they do not."""
+        """Return why packets to this node go through the hub; empty if they do not."""
         if not self._may_be_direct(node):
             return ""
         return why_not_direct(self._state.me, node, self.path(node))
 
     def take_remade(self) -> set[PublicKey]:
-        """The peers that must be made anew, so that WireGuard sends a handshake at once; each is told once.
+        """Return the peers to add again, so that WireGuard sends a handshake at once; each is returned once.
 
-        One that was heard meanwhile has shaken hands: it is left alone.
+        A peer that answered meanwhile has completed its handshake and is left alone.
         """
         remake, self._remake = self._remake, set()
         return remake - {node.public_key for node in self._others() if self.path(node).hears}
 
     def take_again(self) -> set[PublicKey]:
-        """The same for those that were made already in this attempt: only where nothing has come from them since."""
+        """Return the same for peers already added again in this attempt, but only if they have sent nothing since."""
         again, self._again = self._again, set()
         return again
 
     def made(self, peers: Iterable[PeerConfig]) -> None:
-        """These peers were made just now. One that dials what is tried now needs not be made anew.
+        """Record that these peers were just added. A peer that dials the current candidate need not be added again.
 
-        WireGuard drops a handshake that comes within 20 ms of another, and the next comes after 5 s: once is best.
+        WireGuard drops a handshake within 20 ms of another, and the next comes after 5 s, so it should happen only
+        once.
         """
         dialled = {peer.public_key: peer.endpoint for peer in peers}
         tried = {node.public_key: self._tried_at(node) for node in self._others()}
@@ -135,11 +137,11 @@ class Pairs:
 
     @property
     def any_direct(self) -> bool:
-        """Whether a direct way carries data to anybody."""
+        """Whether a direct path carries data to any node."""
         return any(path.carries for path in self._paths.values())
 
     async def run(self) -> None:
-        """Tells the paths the time and sends what is due, until cancelled."""
+        """Advance the paths and send what is due, until cancelled."""
         try:
             while True:
                 self._forget_gone()
@@ -154,7 +156,7 @@ class Pairs:
             await self._tasks.close()
 
     def punch(self, node_id: str) -> None:
-        """The coordinator says: try now, the other side does as well."""
+        """Handle the coordinator's request to try now; the other side gets it as well."""
         node = self._state.map.nodes.get(node_id)
         if node is not None and self._may_be_direct(node):
             self._probed.pop(node_id, None)
@@ -164,28 +166,28 @@ class Pairs:
             self._set(node, self.path(node).punch(rounds, self._clock()))
 
     def left(self, node_id: str) -> None:
-        """The coordinator says: the other side went back to the hub."""
+        """Handle the coordinator's message that the other side went back to the hub."""
         node = self._state.map.nodes.get(node_id)
         if node is not None:
             self._set(node, self.path(node).told_off(self._clock()))
 
     def network_changed(self) -> None:
-        """This machine has other addresses or another router: what failed is tried again, what worked is looked at."""
+        """Handle other addresses or another router: retry what failed, check what worked."""
         for node in self._others():
             self._set(node, self.path(node).network_changed(self._clock()))
             self._probed.pop(node.id, None)
 
     def node_changed(self, old: Node | None, new: Node) -> None:
-        """The map says something else of a node."""
+        """Handle a changed entry of a node in the map."""
         if old is None or _where(old) != _where(new):
             self._news.set()
             self._set(new, self.path(new).network_changed(self._clock()))
 
     def observe(self, device: DeviceState) -> None:
-        """Looks at the device's counters: to which peers does data flow?"""
+        """Read the device's counters: to which peers does data flow?"""
         now = self._clock()
         for key, peer in device.peers.items():
-            # What was sent for data: WireGuard's count less our own probes.
+            # The bytes of data: WireGuard's count less our own probes.
             sent = peer.tx_bytes - self._probe_bytes.get(key, 0)
             before, sent_before = self._sent.get(key, (now, sent))
             if now - before >= _RATE_S and (sent - sent_before) / (now - before) > _ACTIVE_BYTES_S:
@@ -193,7 +195,7 @@ class Pairs:
             if now - before >= _RATE_S or key not in self._sent:
                 self._sent[key] = (now, sent)
 
-    # ---- inside
+    # ---- implementation
 
     def _tried_at(self, node: Node) -> Endpoint | None:
         endpoint = self.path(node).endpoint
@@ -203,7 +205,7 @@ class Pairs:
         return [node for node in self._state.map.nodes.values() if self._may_be_direct(node)]
 
     def _may_be_direct(self, node: Node) -> bool:
-        # Everybody has a way of its own to a hub, and a static peer has no agent.
+        # Every node has its own path to a hub, and a static peer has no agent.
         me = self._state.me
         return node.id != me.id and not {HUB, STATIC} & node.roles and HUB not in me.roles
 
@@ -230,7 +232,7 @@ class Pairs:
             self._say(PunchWanted(tuple(node.id for node in chosen)))
 
     def _is_told(self, node: Node) -> bool:
-        """Whether all that a hub may tell of the two is there: an attempt without it would be in vain and cost time."""
+        """Return whether the hubs have reported all they can about both nodes; an earlier attempt would fail."""
         if node.seen is not None and self._state.me.seen is not None:
             return True
         return self._clock() - self._online.setdefault(node.id, self._clock()) > _SEEN_S
@@ -246,7 +248,7 @@ class Pairs:
         address = self._state.map.mesh.network.probe_address(node.ip)
         sent, tries = self._clock(), self.path(node).phase == TRYING
         self._count_probe(node.public_key, _LARGE_PROBE_BYTES if tries else _PROBE_BYTES)
-        # A direct path that lets small packets through alone is none: it must carry the smallest size that is used.
+        # A direct path that passes only small packets is unusable: it must carry the smallest size that is used.
         size = SIZES[-1] if tries else 0
         answer = await self._prober.direct.ask(address, PROBE_TIMEOUT_S, hears=self.path(node).hears, size=size)
         path = self.path(node)
@@ -256,7 +258,7 @@ class Pairs:
             self._set(node, path.unanswered(self._clock(), sent))
         else:
             self._set(node, path.answered(answer.peer_hears, self._clock()))
-        # What was lost while the path was tried, often with the peer that was made again, says nothing of it in use.
+        # Probes lost while the path was tried, often when the peer was added again, say nothing about its use.
         if path.carries and not (tries and answer is None):
             self._prober.remember(node.ip, answer.rtt_ms if answer else None)
 
@@ -278,7 +280,7 @@ class Pairs:
         self._probe_bytes[key] = self._probe_bytes.get(key, 0) + size
 
     def _probe_due(self, node: Node) -> float:
-        """When the direct way is to be probed next; whatever changed since the last probe counts at once."""
+        """Return when to probe the direct path next; a change since the last probe takes effect at once."""
         active = self._clock() - self._active.get(node.public_key, -_ACTIVE_FOR_S) < _ACTIVE_FOR_S
         return self._probed.get(node.id, -LAST_RETRY_S) + self.path(node).probe_interval_s(active)
 
@@ -298,7 +300,7 @@ class Pairs:
         elif new.again and not old.again:
             self._again.add(node.public_key)
         if new.hears != old.hears or new.phase != old.phase:
-            # The other side should hear of it at once, not with the next probe.
+            # The other side should learn of it at once, not with the next probe.
             self._probed.pop(node.id, None)
         if old.carries and not new.carries:
             self._say(Left(node.id))
@@ -310,10 +312,10 @@ class Pairs:
 
 
 def _shown(path: PairPath) -> tuple[object, ...]:
-    """What of a path the device must be made to follow at once."""
+    """Return the part of a path that the device must follow at once."""
     return path.endpoint, path.carries, path.attempt, path.again
 
 
 def _where(node: Node) -> tuple[object, ...]:
-    """What decides whether a direct way may work now that did not before."""
+    """Return what decides whether a direct path may work now that did not before."""
     return node.endpoints, node.seen, node.online, node.public_key

@@ -1,4 +1,4 @@
-"""Finds out how large a packet each path carries; the peers' routes follow from it.
+"""Measure the largest packet that each path carries, which determines the peers' routes.
 
 new path ──────────────┐
 TCP that does not get ─┴─► MtuSearch over probes of that size ──► a route with that mtu (none where a full one passes)
@@ -23,31 +23,31 @@ from meshray.model.address import Endpoint
 
 log = logging.getLogger(__name__)
 
-#: How often it is looked for paths that are new.
+#: The interval at which new paths are detected, seconds.
 _LOOK_S = 1.0
-#: How long one probe is waited for: longer than any round trip that a cluster can bear.
+#: The timeout of one probe, seconds: longer than any round trip that a cluster tolerates.
 _PROBE_TIMEOUT_S = 1.0
-#: The same where TCP waits for the result: longer than the round trip by this factor, and at least so long. Where
-#: nothing came back, the next time it is twice as long.
+#: The timeout while TCP waits for the result: the round trip times this factor, at least this minimum. After no answer
+#: it doubles.
 _ROUND_TRIPS, _SHORTEST_S, _LONGEST_S = 4.0, 0.3, 2.0
-#: A search sends a dozen packets at most.
+#: A search sends at most a dozen packets.
 _AT_ONCE = 8
-#: A path may become wider: it is measured again so often.
+#: A path may become wider: it is measured again at this interval, seconds.
 _AGAIN_S = 1800.0
-#: On a line that was only full large packets get lost first: what was found in a hurry is looked at once more.
+#: A congested link loses large packets first: the result of a quick search is checked once more after this.
 _LOOK_AGAIN_S = 60.0
-#: TCP may send in vain for other reasons: the same path is looked at again after so long at the earliest.
+#: TCP may retransmit for other reasons: the earliest time at which the same path is measured again for it, seconds.
 _DOUBT_S, _LONGEST_DOUBT_S = 2.0, 8.0
 
-#: A path on which nothing passed at all is measured again after a pause that doubles up to this.
+#: A path on which nothing passed is measured again after a pause that doubles up to this, seconds.
 _LONGEST_PAUSE_S = 30.0
 
-#: One peer and the way to it: its address, and the endpoint that its packets are sent to.
+#: One peer and its path: its address, and the endpoint to which its packets are sent.
 Way = tuple[IPv4Address, Endpoint | None]
 
 
 class PathMtu:
-    """The MTU of every peer's route. ``changed``: called whenever one is another."""
+    """The MTU of every peer's route. ``changed`` is called whenever one changes."""
 
     def __init__(self, prober: Prober, changed: Callable[[], None]) -> None:
         self._prober = prober
@@ -62,24 +62,24 @@ class PathMtu:
         self._tasks = Tasks()
 
     def mtu(self, peer: IPv4Address) -> int:
-        """Of the path to this peer, bytes of an inner packet."""
+        """Return the MTU of the path to this peer, bytes of an inner packet."""
         return self._found.get(peer, DEFAULT_MTU)
 
     @property
     def narrow(self) -> Mapping[IPv4Address, int]:
-        """The peers whose paths carry less than the device's MTU."""
+        """Return the peers whose paths carry less than the device's MTU."""
         return {ip: mtu for ip, mtu in self._found.items() if mtu < DEFAULT_MTU}
 
     def is_measured(self, peer: IPv4Address) -> bool:
-        """Whether `mtu` was found out by now."""
+        """Return whether `mtu` has been measured."""
         return peer in self._done
 
     def network_changed(self) -> None:
-        """Every path is measured again."""
+        """Measure every path again."""
         self._measured, self._done, self._silent = {}, set(), {}
 
     async def run(self, ways: Callable[[], Iterable[Way]]) -> None:
-        """Measures every path that is new or in doubt, some at a time, until cancelled."""
+        """Measure every path that is new or in doubt, several at a time, until cancelled."""
         try:
             while True:
                 there = set(ways())
@@ -101,7 +101,7 @@ class PathMtu:
             for way in known.keys() - there:
                 del known[way]
         for way in self._busy.keys() - there:
-            # What is left of its probes goes another way now, and would be taken for this one's.
+            # Its remaining probes take another path now, and would count for this one.
             self._busy[way].cancel()
         self._done &= {ip for ip, _ in there}
         gone = set(self._found) - {ip for ip, _ in there}
@@ -127,7 +127,7 @@ class PathMtu:
         return time.monotonic() - self._checked.get(way, -pause_s) >= pause_s
 
     async def _check(self, way: Way) -> None:
-        """TCP does not get through: is it the size? Where it is, the smallest one lets it go on at once."""
+        """Check whether the packet size blocks TCP; if so, the smallest size lets it continue at once."""
         ip, size = way[0], self.mtu(way[0])
         passed = await passes(self._probe(way, hurry=True), size)
         self._checked[way] = time.monotonic()
@@ -149,7 +149,7 @@ class PathMtu:
         with asking_underlay(endpoint) as underlay:
             found = await find_mtu(self._probe(way, hurry=search is not None), underlay, search or MtuSearch())
         if found is None:
-            # Nothing passed at all: that says nothing of the size.
+            # Nothing passed at all, which says nothing about the size.
             times = self._silent.get(way, 0)
             self._silent[way] = times + 1
             self._measured[way] = time.monotonic() - _AGAIN_S + min(_LONGEST_PAUSE_S, _LOOK_S * 2.0 ** min(times, 16))

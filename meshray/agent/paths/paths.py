@@ -1,4 +1,4 @@
-"""All that one node does about its paths to the others, put together.
+"""The paths from one node to all others, with the parts that manage them.
 
 names ──► hubs, carrier ──► where the hubs are dialled ──┐
 prober ──► pairs ──► where others are dialled directly ──┼──► reconciler
@@ -49,9 +49,9 @@ class Paths:
     Args:
         prober: None: nothing is probed, and only the hubs are used.
         firewall: holds connections to silent nodes; None: nothing does.
-        tasks: end before Ray does.
-        tunnel_tasks: what the tunnel needs; end after Ray, which says goodbye through it.
-        silence_changed: called when a node falls silent, is gone, or answers again.
+        tasks: tasks that end before Ray does.
+        tunnel_tasks: tasks that the tunnel needs; they end after Ray, which signs off through it.
+        silence_changed: called when a node becomes silent, is gone, or answers again.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Paths:
         self._connection = connection
         self._tasks = tasks
         self._on_silence = silence_changed
-        #: Apart from each other, so that the names of members do not delay those of hubs.
+        #: Separate instances, so that the names of members do not delay those of hubs.
         self._names = Names(tunnel_tasks, self._reachable, self._name_found)
         self._hub_names = Names(
             tunnel_tasks, lambda ip: self._reachable(ip, loopback=True), lambda hub: state.wake(), at_once=4
@@ -103,41 +103,41 @@ class Paths:
     # ---- what the device follows
 
     def dial(self, observed: DeviceState | None) -> Mapping[str, Endpoint]:
-        """Where hubs, and from a hub silent nodes, are dialled now, by node id."""
+        """Return where hubs, and from a hub silent nodes, are dialled now, by node id."""
         dial = dict(self.hubs.dial(observed))
         if self._state.is_hub:
             dial.update(self._dialback.dial(self._state.map, self._state.me.id, observed, self.address))
         return dial
 
     def path(self, node: Node) -> PairPath:
-        """The direct path to a node, where there is one."""
+        """Return the direct path to a node, if there is one."""
         return self.pairs.path(node) if self.pairs is not None else PairPath()
 
     def address(self, node_id: str, endpoint: Endpoint) -> Endpoint | None:
-        """The endpoint of a node as an address; None where none is known or none may be dialled."""
+        """Return the endpoint of a node as an address; None if none is known or none may be dialled."""
         return self._names.address(node_id, endpoint)
 
     @property
     def narrow(self) -> Mapping[IPv4Address, int] | None:
-        """The MTU of the paths that carry less than the device's, by overlay address."""
+        """Return the MTU of the paths that carry less than the device's, by overlay address."""
         return self._mtus.narrow if self._mtus is not None else None
 
     def resets(self, observed: DeviceState | None) -> list[Step]:
-        """The steps after which WireGuard sends at once what it would send later; each is given once."""
+        """Return the steps after which WireGuard sends at once what it would send later; each is returned once."""
         if self.pairs is not None:
             self._resets.make_anew(self.pairs.take_remade())
             self._resets.make_silent_anew(self.pairs.take_again())
         return self._resets.take(observed, may_change_port=self._state.enrolment.listen_port == 0)
 
     def made(self, peers: Iterable[PeerConfig]) -> None:
-        """These peers were made just now."""
+        """Record that these peers were just added."""
         if self.pairs is not None:
             self.pairs.made(peers)
 
-    # ---- what they learn
+    # ---- events
 
     async def observe(self, observed: DeviceState) -> None:
-        """Take note of the device's counters and endpoints; a hub reports where it sees the nodes."""
+        """Record the device's counters and endpoints; a hub reports where it observes the nodes."""
         if self.pairs is not None:
             self.pairs.observe(observed)
         if self._state.is_hub:
@@ -147,7 +147,7 @@ class Paths:
                 await self._connection.say(message)
 
     def map_changed(self, before: MeshMap) -> None:
-        """The map is another one than this."""
+        """Handle a new map; the argument is the previous one."""
         for node in self._state.map.nodes.values():
             old = before.nodes.get(node.id)
             if self._silence is not None:
@@ -159,7 +159,7 @@ class Paths:
         self.hubs.refresh(self._state.map)
 
     def network_changed(self) -> None:
-        """This machine has other addresses or another router: everything is looked at again."""
+        """Handle other addresses or another router: check everything again."""
         self._names.network_changed()
         self._hub_names.network_changed()
         self._resets.send_from_another_address()
@@ -170,22 +170,22 @@ class Paths:
             self.pairs.network_changed()
 
     def begin_handshakes(self) -> None:
-        """A key was changed: the tunnels with the hubs need new handshakes, and get the time for them."""
+        """Give the tunnels with the hubs time for new handshakes after a key change."""
         self.hubs.begin_again()
         self.carrier.begin_again()
         self._state.wake()
 
     def prefer(self, endpoint: Endpoint) -> None:
-        """The coordinator is at this endpoint: its hub is dialled there next."""
+        """Use this endpoint of the coordinator: its hub is dialled there next."""
         self.hubs.prefer(endpoint, self._state.map)
         self.carrier.network_changed()
         self._state.wake()
 
-    # ---- what others ask
+    # ---- queries
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether this node needs a hub and hears none."""
+        """Whether this node needs a hub and none answers."""
         return not (self._state.is_hub or self.hubs.any_fresh)
 
     @property
@@ -194,29 +194,29 @@ class Paths:
         return self.pairs is not None and self.pairs.any_direct
 
     def why_not_direct(self, node: Node) -> str:
-        """Why packets to this node go through the hub; empty where they do not."""
+        """Return why packets to this node go through the hub; empty if they do not."""
         return self.pairs.why_not_direct(node) if self.pairs is not None else ""
 
     def silent_s(self, node: Node) -> float | None:
-        """For how long this node has not answered over the overlay, seconds; None where it does."""
+        """Return for how long this node has not answered over the overlay, seconds; None if it answers."""
         return self._silence.silent_s(node) if self._silence is not None else None
 
     def mtu(self, peer: IPv4Address) -> int:
-        """The MTU of the path to this peer, bytes of an inner packet."""
+        """Return the MTU of the path to this peer, bytes of an inner packet."""
         return self._mtus.mtu(peer) if self._mtus is not None else DEFAULT_MTU
 
     def is_measured(self, peer: IPv4Address) -> bool:
-        """Whether `mtu` was found out by now."""
+        """Return whether `mtu` has been measured."""
         return self._mtus is not None and self._mtus.is_measured(peer)
 
     def peers_online(self) -> list[IPv4Address]:
-        """The overlay addresses of the other nodes whose agents are connected."""
+        """Return the overlay addresses of the other nodes whose agents are connected."""
         return [node.ip for node in self._online()]
 
-    # ---- the tasks
+    # ---- tasks
 
     async def open(self) -> None:
-        """Open the prober's sockets. Raises MeshrayError where the overlay address cannot be used."""
+        """Open the prober's sockets. Raises MeshrayError if the overlay address cannot be used."""
         if self._prober is None:
             return
         ip = self._state.me.ip
@@ -228,7 +228,7 @@ class Paths:
             ) from None
 
     def start(self) -> None:
-        """Start what needs the overlay, after `open`."""
+        """Start the parts that need the overlay, after `open`."""
         if self._prober is not None:
             self._tasks.start(self._prober.run(self._to_probe), "prober")
             self._tasks.start(self.hubs.run(self._prober, self._hubs_changed), "hubs")
@@ -240,23 +240,23 @@ class Paths:
         if self.pairs is not None:
             self._tasks.start(self.pairs.run(), "pairs")
 
-    # ---- inside
+    # ---- implementation
 
     def _online(self) -> list[Node]:
         return [node for node in self._state.others if node.online and STATIC not in node.roles]
 
     def _to_probe(self) -> list[IPv4Address]:
-        """Those whose path for data is probed by its own; a direct path is probed in `pairs`."""
+        """Return the nodes whose data path is probed separately; `pairs` probes direct paths."""
         return [node.ip for node in self._online() if not self.path(node).carries]
 
     def _ways(self) -> list[Way]:
-        """Every peer that can be heard, with the endpoint that its packets are sent to."""
+        """Return every peer that answers, with the endpoint to which its packets are sent."""
         device, now = self._state.device, boot_s()
         peers = [(node.ip, live_peer_towards(device, node, now)[0]) for node in self._online()]
         return [(ip, peer.config.endpoint) for ip, peer in peers if peer is not None]
 
     def _hubs_changed(self) -> None:
-        """Another hub is the best one, or one does not answer any more."""
+        """Handle another best hub, or a hub that stopped answering."""
         self._tasks.start(self._connection.say_hello(), "hello")
         self._state.wake()
 

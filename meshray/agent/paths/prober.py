@@ -3,8 +3,8 @@
     ping  b"mr" 1 <8 random bytes> <1: I hear you> <padding>   ──►   the peer's agent
     pong  b"mr" 2 <the same bytes> <1: I hear you>             ◄──
 
-On the node's own address a probe takes the way that data takes; on its probe address the direct way
-alone. The overlay authenticates the sender, so the packets need no secret of their own.
+To the node's own address a probe takes the path of data; to its probe address only the direct path. The overlay
+authenticates the sender, so the packets need no secret of their own.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from meshray.linux import overlay_netns
 _PING, _PONG = b"mr\x01", b"mr\x02"
 _NONCE_BYTES = 8
 _LENGTH = len(_PING) + _NONCE_BYTES + 1
-#: IPv4 and UDP around a probe, bytes: a probe of an inner size has so much less payload.
+#: IPv4 and UDP headers of a probe, bytes: a probe of an inner size has that much less payload.
 _HEADERS_BYTES = 28
 #: An answer later than this counts as lost.
 TIMEOUT_S = 2.0
-#: So long after a hub is back, silent peers are probed closely, seconds.
+#: After a hub is back, silent peers are probed at short intervals for this long, seconds.
 _HURRY_S = 5.0
-#: How soon a new peer is noticed.
+#: The interval at which new peers are detected, seconds.
 _LOOK_S = 1.0
 
 
@@ -42,7 +42,7 @@ class Answer:
     """A probe that came back.
 
     Attributes:
-        peer_hears: the peer's probes to us come back as well.
+        peer_hears: whether the peer's probes to this node come back as well.
     """
 
     rtt_ms: float
@@ -54,10 +54,10 @@ def _deaf(peer: IPv4Address, hears_us: bool) -> bool:
 
 
 class Echo(asyncio.DatagramProtocol):
-    """Asks and answers on one address.
+    """Send and answer probes on one address.
 
     Args:
-        on_ping: told of each peer's ping and whether that peer hears us; returns whether we hear it.
+        on_ping: called with each peer's ping and whether that peer hears this node; returns whether this node hears it.
     """
 
     def __init__(self, on_ping: Callable[[IPv4Address, bool], bool] = _deaf) -> None:
@@ -69,26 +69,26 @@ class Echo(asyncio.DatagramProtocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it listens: before that, nothing can be asked."""
+        """Whether it listens; before that, no probe can be sent."""
         return self._transport is not None
 
     async def open(self, address: IPv4Address) -> None:
-        """Listens on this address. Raises OSError where it cannot be bound."""
+        """Listen on this address. Raises OSError if it cannot be bound."""
         loop = asyncio.get_running_loop()
         await loop.create_datagram_endpoint(lambda: self, sock=overlay_netns.udp(address, PROBE_PORT))
 
     def close(self) -> None:
-        """Ends listening."""
+        """Stop listening."""
         if self._transport is not None:
             self._transport.close()
             self._transport = None
 
     async def ask(self, peer: IPv4Address, timeout_s: float, *, hears: bool = False, size: int = 0) -> Answer | None:
-        """One round trip, None where no answer came in time.
+        """Make one round trip; return None if no answer came in time.
 
         Args:
-            hears: told to the peer.
-            size: bytes of the whole inner packet on its way there; the answer is small.
+            hears: reported to the peer.
+            size: bytes of the whole inner packet that is sent; the answer is small.
         """
         if self._transport is None:
             return None
@@ -107,23 +107,23 @@ class Echo(asyncio.DatagramProtocol):
         return Answer(round((time.perf_counter() - sent) * 1000, 3), peer_hears)
 
     def heard_ago_s(self, peer: IPv4Address) -> float | None:
-        """Since the peer last asked, None where it never did."""
+        """Return the seconds since the peer last sent a probe; None if it never did."""
         heard = self._heard.get(peer)
         return None if heard is None else time.monotonic() - heard
 
     def answered_ago_s(self, peer: IPv4Address) -> float | None:
-        """Since the peer last answered, however late; None where it never did."""
+        """Return the seconds since the peer last answered, however late; None if it never did."""
         answered = self._answered.get(peer)
         return None if answered is None else time.monotonic() - answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the socket is open."""
-        # Promised by create_datagram_endpoint; no base class says so before Python 3.12.
+        """Handle asyncio's report that the socket is open."""
+        # create_datagram_endpoint guarantees it; no base class declares that before Python 3.12.
         self._transport = cast(asyncio.DatagramTransport, transport)
         dont_fragment(transport.get_extra_info("socket"))
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """asyncio: a packet came."""
+        """Handle a packet from asyncio."""
         if len(data) < _LENGTH or self._transport is None:
             return
         kind, nonce, hears_us = data[: len(_PING)], data[len(_PING) : _LENGTH - 1], bool(data[_LENGTH - 1])
@@ -141,7 +141,7 @@ class Prober:
     """This node's echoes: over the path that data takes, and over the direct path.
 
     Args:
-        clock: monotonic, seconds.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -154,76 +154,79 @@ class Prober:
         self._hurried = -math.inf
 
     async def open(self, address: IPv4Address, probe_address: IPv4Address) -> None:
-        """Listens on both addresses of this node. Raises OSError where one cannot be bound."""
+        """Listen on both addresses of this node. Raises OSError if one cannot be bound."""
         await self._data.open(address)
         await self.direct.open(probe_address)
         self._opened = time.monotonic()
 
     def close(self) -> None:
-        """Ends listening."""
+        """Stop listening."""
         self._data.close()
         self.direct.close()
 
     @property
     def is_open(self) -> bool:
-        """Whether probes can be sent: before that, an unanswered one says nothing."""
+        """Whether probes can be sent; before that, an unanswered one means nothing."""
         return self._data.is_open
 
     def measured(self, peer: IPv4Address) -> Measured:
-        """What the last probes of this peer say now; empty for one that was never probed."""
+        """Return the current result of this peer's last probes; empty if it was never probed."""
         history = self._histories.get(peer)
         return history.measured(self._clock()) if history is not None else Measured()
 
     def remember(self, peer: IPv4Address, rtt_ms: float | None) -> None:
-        """Adds one probe of the path that data takes; None: it did not come back."""
+        """Add one probe of the data path; None: it did not come back."""
         self._histories.setdefault(peer, History()).add(rtt_ms, self._clock())
 
     def way_changed(self, peer: IPv4Address) -> None:
-        """Data takes another path to this peer: what was measured was measured on the old one."""
+        """Discard the measurements of this peer, whose data path changed."""
         self._histories.pop(peer, None)
         self._due.pop(peer, None)
 
     def hurry(self) -> None:
-        """A hub is back: the peers that were silent are probed at once, and closely for some seconds.
+        """Probe the silent peers at once, and at short intervals for some seconds, because a hub is back.
 
-        The path to the hub may change once more, and the first probe be lost with that.
+        The path to the hub may change once more, which may lose the first probe.
         """
         self._hurried = self._clock()
         self._due.update({peer: 0.0 for peer in self._due if self._is_lost(peer)})
 
     def heard_ago_s(self, peer: IPv4Address) -> float | None:
-        """Since the peer last probed the path that data takes, None where it never did."""
+        """Return the seconds since the peer last probed the data path; None if it never did."""
         return self._data.heard_ago_s(peer)
 
     def answered_ago_s(self, peer: IPv4Address) -> float | None:
-        """Since a round trip of data to the peer last worked, None where none did."""
+        """Return the seconds since the last round trip of data to the peer; None if there was none."""
         return self._data.answered_ago_s(peer)
 
     def unanswered_s(self, peer: IPv4Address) -> float:
-        """How long no round trip of data to the peer has worked, at most since probes can be sent; seconds."""
+        """Return the seconds without a round trip of data to the peer, at most since probes can be sent."""
         open_s = time.monotonic() - self._opened if self.is_open else 0.0
         answered_s = self.answered_ago_s(peer)
         return open_s if answered_s is None else min(open_s, answered_s)
 
     async def round_trip(self, peer: IPv4Address, timeout_s: float, *, size: int = 0) -> float | None:
-        """One round trip in milliseconds over the path that data takes; it is not remembered.
+        """Measure one round trip over the data path, milliseconds, without recording it.
 
         Args:
-            size: bytes of the whole inner packet on its way there.
+            size: bytes of the whole inner packet that is sent.
         """
         answer = await self._data.ask(peer, timeout_s, size=size)
         return answer.rtt_ms if answer else None
 
     async def probe(self, peer: IPv4Address, timeout_s: float = TIMEOUT_S) -> float | None:
-        """One round trip in milliseconds, None where no answer came in time. It is remembered, unless the path to the
-        peer changed in between: a probe that was lost on the old path says nothing of the new one."""
+        """Measure and record one round trip, milliseconds; None if no answer came in time.
+
+        It is not recorded if the path to the peer changed meanwhile: a probe lost on the old path says nothing about
+        the new.
+        """
         history = self._histories.setdefault(peer, History())
         rtt_ms = await self.round_trip(peer, timeout_s)
         history.add(rtt_ms, self._clock())
         return rtt_ms
 
     async def run(self, peers: Callable[[], Iterable[IPv4Address]]) -> None:
-        """Probes every peer of the moment: often while its path is new, lossy or back, seldom while it is idle."""
+        """Probe every current peer: often while its path is new, lossy or back, rarely while it is idle."""
         while True:
             now, there = self._clock(), set(peers())
             self._due = {peer: due for peer, due in self._due.items() if peer in there}
@@ -231,7 +234,7 @@ class Prober:
             self._due.update(dict.fromkeys(ready, math.inf))
             await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))
             for peer in ready:
-                # What hurried meanwhile stays due.
+                # Requests to hurry that arrive meanwhile remain due.
                 if self._due.get(peer) == math.inf:
                     self._due[peer] = now + self._pause_s(peer)
 
@@ -240,7 +243,7 @@ class Prober:
         pause_s = history.pause_s(self._clock()) if history is not None else 0.0
         if self._clock() - self._hurried < _HURRY_S and self._is_lost(peer):
             return min(pause_s, CLOSE_S)
-        # Spread by a little: fifty nodes that joined together must not all probe in the same second for ever.
+        # Jitter: fifty nodes that joined together must not all probe in the same second for ever.
         return pause_s * random.uniform(0.9, 1.1) if pause_s >= INTERVAL_S else pause_s  # noqa: S311 - no secret
 
     def _is_lost(self, peer: IPv4Address) -> bool:
@@ -248,7 +251,7 @@ class Prober:
         return history is not None and history.is_lost
 
     def _on_ping(self, peer: IPv4Address, hears_us: bool) -> bool:
-        # A peer that was silent asks: it is back.
+        # A silent peer sends probes: it is back.
         if self._is_lost(peer):
             self._due[peer] = 0.0
         return False

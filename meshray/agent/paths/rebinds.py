@@ -1,7 +1,7 @@
-"""When a node's mapping at its router changed by itself, as a hub sees it (pure).
+"""Detect that a node's NAT mapping changed without the node, as observed by a hub (pure).
 
-The hub's WireGuard follows a node to wherever it was heard last. Another port there, while the node says
-that its own addresses and port are the same, is its router's doing: it forgot the mapping.
+The hub's WireGuard uses the endpoint at which a node was heard last. If its port changes while the node reports
+unchanged addresses and port, its router has dropped the mapping.
 
 >>> rebinds.look(nodes, device, now)
 >>> rebinds.ages(now)
@@ -17,13 +17,13 @@ from meshray.model.address import Endpoint
 from meshray.model.node import STATIC, Node
 from meshray.wireguard.config import DeviceState
 
-#: So many changes of one node are remembered.
+#: The number of changes that are kept per node.
 _KEPT = 16
 
 
 @dataclass(frozen=True)
 class _Mapping:
-    """Where a node was seen, and what it said of itself then."""
+    """The endpoint at which a node was observed, and its own report at that time."""
 
     seen: Endpoint
     own: tuple[Endpoint, ...]
@@ -33,14 +33,14 @@ class _Mapping:
 
 
 class Rebinds:
-    """Remembers the last mapping of each node, and when it changed. Times are of any clock that only goes forward."""
+    """The last mapping of each node, and when it changed. Times are of any clock that only goes forward."""
 
     def __init__(self) -> None:
         self._last: dict[str, _Mapping] = {}
         self._changes: dict[str, tuple[float, ...]] = {}
 
     def look(self, nodes: Iterable[Node], observed: DeviceState, now: float) -> None:
-        """Takes note of where everybody is seen now; who went through the relay meanwhile begins anew."""
+        """Record where every node is observed now; a node that used the relay meanwhile starts over."""
         there = [node for node in nodes if STATIC not in node.roles]
         names = {str(node.name) for node in there}
         self._last = {name: last for name, last in self._last.items() if name in names}
@@ -52,12 +52,12 @@ class Rebinds:
                 self._take(str(node.name), _Mapping(endpoint, node.endpoints), now)
 
     def ages(self, now: float) -> Mapping[str, tuple[float, ...]]:
-        """Seconds since each change, the newest last, of every node that is seen."""
+        """Return the seconds since each change, the newest last, of every observed node."""
         return {name: tuple(round(now - at, 1) for at in self._changes.get(name, ())) for name in self._last}
 
     def _take(self, name: str, seen: _Mapping, now: float) -> None:
         before = self._last.get(name)
-        # Loopback is the relay's, which takes another port for each connection.
+        # Loopback addresses belong to the relay, which uses another port for each connection.
         if before is not None and before.was_rebound(seen) and not _is_relay(seen.seen):
             self._changes[name] = (*self._changes.get(name, ()), now)[-_KEPT:]
         self._last[name] = seen

@@ -1,4 +1,4 @@
-"""What the last probes of a peer say about its path now (pure).
+"""Current measurements of a peer's path from its last probes (pure).
 
     >>> history = History()
     >>> history.add(753.0, now=0.0)
@@ -6,9 +6,9 @@
     >>> history.measured(now=2.0).rtt_ms
     1.2
 
-A number is shown while it is true. Loss counts within the last seconds only, the losses of an outage end with the
-outage, and probes that were lost before a path first answered are the path coming up. One lost probe among a few is
-one lost packet and no rate: a third of all packets is not lost because one of three was.
+A number is shown only while it is valid. Loss counts within the last seconds only, the losses of an outage end with the
+outage, and probes lost before a path first answered belong to its startup. One lost probe among a few is a lost packet
+and not a rate: one of three does not mean that a third of all packets is lost.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-#: Probes of the last seconds count.
+#: Probes of this many last seconds count.
 WINDOW_S = 10.0
-#: An idle path is probed every 30 s: the latest answer stands for it this long.
+#: An idle path is probed every 30 s: the latest answer represents it for this long, seconds.
 LATEST_S = 60.0
-#: A path that never answered may still be coming up this long: a tunnel, an agent that starts.
+#: A path that never answered may still be starting for this long (a tunnel, an agent), seconds.
 COMING_UP_S = 10.0
-#: So many lost probes in a row are an outage; one alone is a lost packet.
+#: This many lost probes in a row are an outage; one alone is a lost packet.
 OUTAGE = 2
-#: So many probes follow each other closely on a path that is new, or back, or lost a packet.
+#: The number of probes in quick succession on a path that is new, or back, or lost a packet.
 CLOSE = 4
-#: From so many probes on, one that was lost tells a rate.
+#: With at least this many probes, one lost probe gives a rate.
 RATE_FROM = 10
 CLOSE_S = 1.0
-#: Pauses between probes of a silent peer grow with its silence up to the pause of an idle path.
+#: The pauses between probes of a silent peer grow with its silence up to the pause of an idle path.
 INTERVAL_S = 30.0
 _PAUSE_SHARE = 0.5
 _KEPT = 32
@@ -45,13 +45,13 @@ class Measured:
 
     @property
     def rtt_ms(self) -> float | None:
-        """Median of the probes that were answered; of an even number the lower one, since a first probe is slow."""
+        """Median of the answered probes; of an even number the lower one, since a first probe is slow."""
         heard = sorted(sample for sample in self.samples if sample is not None)
         return round(heard[(len(heard) - 1) // 2], 3) if heard else None
 
     @property
     def loss(self) -> float | None:
-        """Share of the probes that were not answered."""
+        """Share of the unanswered probes."""
         return round(sum(sample is None for sample in self.samples) / len(self.samples), 3) if self.samples else None
 
     @property
@@ -69,12 +69,12 @@ class History:
         self._answered: float | None = None
 
     def add(self, rtt_ms: float | None, now: float) -> None:
-        """Adds one probe; None: it was not answered in time."""
+        """Add one probe; None: it was not answered in time."""
         if self._since is None:
             self._since = now
         if rtt_ms is not None:
             if self._answered is None or self._lost() >= OUTAGE:
-                # The path is up now. What was lost before says nothing about it.
+                # The path is up now. Earlier losses say nothing about it.
                 self._samples.clear()
             self._answered = now
         self._samples.append((now, rtt_ms))
@@ -86,7 +86,7 @@ class History:
             return Measured()
         counted = list(self._samples)
         if lost < OUTAGE and lost:
-            # One lost packet is no news; the next probe, a second later, decides.
+            # One lost packet is not significant; the next probe, a second later, decides.
             counted, lost = counted[:-lost], 0
         first_of_run = len(counted) - lost
         fresh = [rtt_ms for place, (at, rtt_ms) in enumerate(counted) if place >= first_of_run or now - at <= WINDOW_S]
@@ -112,5 +112,5 @@ class History:
         return CLOSE_S if unsettled else INTERVAL_S
 
     def _lost(self) -> int:
-        """Lost probes since the last answer."""
+        """Return the number of lost probes since the last answer."""
         return sum(1 for _ in takewhile(lambda sample: sample[1] is None, reversed(self._samples)))

@@ -1,12 +1,12 @@
-"""When a node that stopped answering counts as silent, and when as gone (pure).
+"""Decide when a node that stopped answering counts as silent, and when as gone (pure).
 
     answers ──nothing heard for 4 s, and its machine refuses no connection──► silent ──patience ends──► gone
        ▲                                                                        │  │                     ▲
        └──────────────────────────── heard again ───────────────────────────────┘  └──its processes ended┘
                                                                                       20 s ago
 
-A gap of the network and a machine without power look alike from here: both are silent. The one difference that can be
-seen is that a kernel whose processes were killed closes their connections, at the moment at which they fall silent.
+A network outage and a machine without power look alike from here: both are silent. Only killed processes can be
+distinguished: their kernel closes their connections when they fall silent.
 
     >>> contact = Contact(heard=0.0, known=True).unanswered().unanswered()
     >>> contact.step(now=4.0, patience_s=120).silent
@@ -17,37 +17,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-#: Each node sends a sign of life to the coordinator's node this often, seconds.
+#: The interval of each node's signs of life to the coordinator's node, seconds.
 BEAT_S = 1.5
-#: After this much silence its machine is asked, once each `ASK_AGAIN_S`, with `ASK_TIMEOUT_S` to answer.
+#: After this much silence its machine is asked, every `ASK_AGAIN_S`, with `ASK_TIMEOUT_S` to answer.
 SUSPECT_S = 2.4
 ASK_AGAIN_S = 0.75
 ASK_TIMEOUT_S = 0.7
-#: After so many questions without an answer they come less often.
+#: After this many unanswered requests they are sent less often.
 _FEWER_AFTER = ((8, 5.0), (40, 30.0))
 SILENT_S = 4.0
-#: Questions in a row without an answer that it takes as well: this node itself may have been busy.
+#: A node is silent only after this many unanswered requests in a row as well: this node itself may have been busy.
 _UNANSWERED = 2
-#: A node that has just appeared is still making its tunnel, perhaps by the relay.
+#: A node that has just appeared is still establishing its tunnel, perhaps through the relay.
 _FIRST_SIGN_S = 15.0
-#: A connection that a machine closes this soon after its last sign of life was closed because its processes ended. A
-#: router that gives up a connection does it later.
+#: A connection that a machine closes this soon after its last sign of life was closed because its processes ended,
+#: seconds. A router that drops a connection does so later.
 _ENDED_WITHIN_S = 5.0
-#: Signs of life are told by their age: two ages of one sign differ by what it takes to ask.
+#: Signs of life are reported by their age: two ages of one sign differ by the time that a request takes.
 _SAME_SIGN_S = 0.2
-#: An agent that died is started again within this, by systemd or by an engine of containers.
+#: An agent that died is started again within this time, by systemd or by a container engine.
 _COMES_BACK_S = 20.0
 
 
 @dataclass(frozen=True)
 class Contact:
-    """What is known of one node's signs of life. Times are of a monotonic clock, seconds.
+    """One node's signs of life. Times are of a monotonic clock, seconds.
 
     Attributes:
-        heard: the last sign of life; before the first one, when it was waited for.
+        heard: the last sign of life; before the first one, the beginning of the wait.
         known: whether there was any sign of life at all.
-        misses: questions to its machine in a row that got no answer.
-        ended: when its processes ended, and it fell silent with that; None: they did not.
+        misses: unanswered requests to its machine in a row.
+        ended: when its processes ended and it fell silent; None: they did not end.
         silent: it does not answer over the overlay.
         gone: it will not come back as it was: Ray should run its tasks elsewhere.
     """
@@ -61,28 +61,28 @@ class Contact:
 
     @classmethod
     def suspected(cls, now: float) -> Contact:
-        """A node that others call silent: its machine is asked at once."""
+        """Suspect a node that others report as silent: its machine is asked at once."""
         return cls(now - SUSPECT_S, known=True)
 
     def seen(self, at: float) -> Contact:
-        """A sign of life came then; one that is not newer than the last changes nothing.
+        """Record a sign of life at that time; one that is not newer than the last changes nothing.
 
-        The last sign of processes that ended may be told after their end: it does not undo that.
+        The last sign of ended processes may be reported after their end; it does not undo that.
         """
         if at <= self.heard + _SAME_SIGN_S:
             return self
         return Contact(at, known=True, ended=self.ended if self.ended is not None and at <= self.ended else None)
 
     def unanswered(self) -> Contact:
-        """Its machine was asked and did not answer."""
+        """Record that its machine did not answer a request."""
         return replace(self, misses=self.misses + 1)
 
     def closed(self, now: float) -> Contact:
-        """Its machine closed the agent's connection without a goodbye."""
+        """Record that its machine closed the agent's connection without a goodbye."""
         return replace(self, ended=now if now - self.heard <= _ENDED_WITHIN_S else None)
 
     def is_suspect(self, now: float) -> bool:
-        """Whether its machine should be asked."""
+        """Return whether to ask its machine."""
         return now - self.heard >= SUSPECT_S
 
     @property
@@ -91,7 +91,7 @@ class Contact:
         return max([ASK_AGAIN_S, *(pause_s for misses, pause_s in _FEWER_AFTER if self.misses >= misses)])
 
     def step(self, now: float, patience_s: float) -> Contact:
-        """Time has passed."""
+        """Advance the time."""
         quiet_s = now - self.heard
         has_ended = self.ended is not None
         wait_s = SILENT_S if self.known or has_ended else _FIRST_SIGN_S

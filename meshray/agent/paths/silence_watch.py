@@ -1,14 +1,14 @@
-"""Notices within five seconds that a node does not answer over the overlay, and says so.
+"""Detect and report within five seconds that a node does not answer over the overlay.
 
     every node ──ping each 1.5 s──► the coordinator's node
                                        │ none for 2.4 s: does its machine refuse a connection?
                                        ▼
                                     silent ──► map ──► every node asks for itself ──► holds its connections there
                                        │
-                                       └─ gone ──► map ──► the head tells Ray; every node closes its connections there
+                                       └─ gone ──► map ──► the head informs Ray; every node closes its connections there
 
-A node that hears nothing from the coordinator's node suspects all others as well. The deciding is in
-`meshray.agent.paths.silence`.
+A node that hears nothing from the coordinator's node suspects all others as well. `meshray.agent.paths.silence`
+decides.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class SilenceWatch:
     """The signs of life of the other nodes.
 
     Args:
-        is_direct: whether a direct path to this node carries data: that one is watched more closely than here.
-        changed: called when a node falls silent, is gone, or answers again.
+        is_direct: returns whether a direct path carries data to this node: that path is monitored more closely
+            elsewhere.
+        changed: called when a node becomes silent, is gone, or answers again.
         clock: monotonic seconds.
     """
 
@@ -58,31 +59,31 @@ class SilenceWatch:
         self._tasks = Tasks()
 
     def is_silent(self, node: Node) -> bool:
-        """Whether this node does not answer, as far as this node can tell."""
+        """Return whether this node does not answer, as far as this node knows."""
         contact = self._contacts.get(node.id)
         return contact is not None and contact.silent and not self._is_direct(node)
 
     def silent_s(self, node: Node) -> float | None:
-        """For how long this node has not answered, seconds; None where it does."""
+        """Return for how long this node has not answered, seconds; None if it answers."""
         return self._clock() - self._contacts[node.id].heard if self.is_silent(node) else None
 
     def is_gone(self, node: Node) -> bool:
-        """Whether this node will not come back as it was."""
+        """Return whether this node will not come back as it was."""
         contact = self._contacts.get(node.id)
         return contact is not None and contact.gone and not self._is_direct(node)
 
     def verdicts(self) -> Mapping[str, str]:
-        """``silent`` or ``gone`` by node id, of those that are; for the coordinator."""
+        """Return ``silent`` or ``gone`` by node id, for the coordinator; other nodes are omitted."""
         return _verdicts(self._contacts)
 
     def node_changed(self, old: Node | None, new: Node) -> None:
-        """The map says something else of a node."""
+        """Handle a changed entry of a node in the map."""
         contact = self._contacts.get(new.id)
         if contact is not None and new.ended and not (old is not None and old.ended):
             self._contacts[new.id] = contact.closed(self._clock())
 
     async def run(self) -> None:
-        """Watches until cancelled."""
+        """Watch until cancelled."""
         self._tasks.start(self._beat(), "signs of life")
         try:
             while True:
@@ -129,7 +130,7 @@ class SilenceWatch:
             log.warning("%s (%s) is given up: Ray runs its tasks elsewhere", node.name, node.ip)
 
     def _watched(self) -> list[Node]:
-        """The coordinator's node watches all; another one that node, and those said or feared to be silent."""
+        """Return the nodes to watch: on the coordinator's node all, elsewhere that node and the suspected ones."""
         me, mesh_map = self._state.me, self._state.map
         others = [
             node for node in mesh_map.nodes.values() if node.id != me.id and STATIC not in node.roles and not node.down

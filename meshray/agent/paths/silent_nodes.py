@@ -1,8 +1,8 @@
-"""What an agent does about nodes that do not answer: the coordinator learns of them, their connections wait or end.
+"""Handle nodes that do not answer: report them to the coordinator, and hold or close their connections.
 
 SilenceWatch ──┬──► `Silence` to the coordinator, from its own node: the map, and so status, has it
                ├──► silent: TCP connections to them are held (`meshray.firewall.silent`)
-               └──► gone: TCP connections to them are closed, so that nobody waits for an answer for ever
+               └──► gone: TCP connections to them are closed, so that no program waits for an answer for ever
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from meshray.protocol.fields import MAX_ITEMS
 
 log = logging.getLogger(__name__)
 
-#: How often the coordinator's connection is looked at when nothing changed, seconds.
+#: The interval at which the coordinator's connection is checked when nothing changed, seconds.
 _LOOK_S = 1.0
-#: GCS learns first that a node is dead: whoever loses a connection before asks it, and would be told that it lives.
+#: The delay that lets GCS learn first that a node is dead: a program that loses a connection earlier asks GCS, and
+#: would learn that the node is alive.
 _CLOSE_AFTER_S = 2.0
 
 
 class SilentNodes:
-    """See the module's text.
+    """The actions of one agent; see the module's docstring.
 
     Args:
-        firewall: holds connections; None: nothing does.
+        firewall: holds connections; None: connections are not held.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class SilentNodes:
         self._closed: set[IPv4Address] = set()
 
     def look(self) -> None:
-        """A node fell silent, is gone, or answers again, here or in the map."""
+        """Handle a node that became silent, is gone, or answers again, here or in the map."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Acts until cancelled."""
+        """Act on changes until cancelled."""
         while True:
             self._changed.clear()
             await self._report()
@@ -76,10 +77,10 @@ class SilentNodes:
         if me is None or COORDINATOR not in me.roles:
             return
         if not self._connection.is_open:
-            self._told = {}  # the next coordinator process knows nothing
+            self._told = {}  # The next coordinator process knows nothing of it.
             return
         found = self._watch.verdicts()
-        # What the map still says and nobody finds any more counts as well: it may come from an earlier agent.
+        # Entries that the map still has and no node confirms count as well: they may come from an earlier agent.
         said = {**{node.id: node.silence for node in nodes.values() if node.silence}, **self._told}
         news = {key: found.get(key, "") for key in said.keys() | found.keys() if said.get(key) != found.get(key, "")}
         for part in _parts(news):
@@ -110,7 +111,7 @@ class SilentNodes:
                 log.info("%d connections to %s were closed", count, ip)
 
     def _is_gone(self, node: Node) -> bool:
-        """A node takes nobody's word for it: its own connections may well work."""
+        """Return whether the node is gone for this node too: its own connections may work, whatever others report."""
         return self._watch.is_gone(node) or (node.silence == GONE and self._watch.is_silent(node))
 
 

@@ -1,6 +1,6 @@
-"""To which overlay addresses TCP sends in vain: data was sent again and again, and nobody acknowledged it.
+"""Find the overlay addresses for which TCP stalls: data was retransmitted and never acknowledged.
 
-A path that became too narrow looks so from its sender's end, and only from there: small packets pass, full ones do not.
+Only the sender of a path that became too narrow sees this: small packets pass, full ones do not.
 
 >>> stalls = Stalls()
 >>> stalls.look()
@@ -14,22 +14,26 @@ from pathlib import Path
 
 from meshray.linux.sockets import timeouts, unacknowledged
 
-#: Data that was sent again twice, 0.6 s after the first time on a fast path. One packet may be lost.
+#: Data that was retransmitted twice, 0.6 s after the first time on a fast path. One packet may be lost.
 TIMES = 2
-#: Of the network namespace in which the calling thread is.
+#: The counters of the calling thread's network namespace.
 _NETSTAT = Path("/proc/thread-self/net/netstat")
 
 
 class Stalls:
-    """Asks the kernel for connections only where its counter says that some stalled since the last look: going through
-    all connections costs the kernel milliseconds on a machine with much memory."""
+    """Read the connections from the kernel only when its counter shows stalls since the last look.
+
+    Listing all connections costs the kernel milliseconds on a machine with much memory.
+    """
 
     def __init__(self) -> None:
         self._timeouts: int | None = None
 
     def look(self) -> set[IPv4Address]:
-        """The addresses to which data is not acknowledged now. Blocks for a moment; to be called inside the overlay's
-        network namespace. Where the kernel does not tell, there are none."""
+        """Return the addresses to which data is not acknowledged now; none if the kernel does not answer.
+
+        Blocks for a moment. Call it inside the overlay's network namespace.
+        """
         try:
             counted = timeouts(_NETSTAT.read_text())
             before, self._timeouts = self._timeouts, counted

@@ -1,4 +1,4 @@
-"""How the tunnel to the hub travels: plain UDP, or through the relay (pure).
+"""The transport of the tunnel to the hub: plain UDP, or the relay (pure).
 
       ┌──(no handshake for 3 s, or no data passes)──►┐
 ──► udp                                             wss
@@ -9,7 +9,7 @@
 >>> transport.kind.value
 'wss'
 
-Whether data passes, `meshray.agent.paths.liveness` tells: a handshake alone is no proof of it.
+`meshray.agent.paths.liveness` finds out whether data passes: a handshake alone does not prove it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from meshray.linux.clock import BootSeconds
 from meshray.model.path import Mode, Transport
 from meshray.wireguard.config import is_fresh
 
-#: From the first handshake that WireGuard sends to the decision that UDP does not pass.
+#: The time from WireGuard's first handshake to the decision that UDP does not pass.
 HANDSHAKE_PATIENCE_S = 3.0
-#: UDP that dies so soon after it came back passes only for a while: it is not trusted again for a time that doubles.
+#: UDP that fails this soon after its return passes only intermittently: it is not trusted for a time that doubles.
 RELAPSE_S = 300.0
-#: A relay that is not connected so long after that is away as well: the whole network was, and UDP is not to blame.
+#: A relay that is still not connected after this is away as well: the whole network was, and UDP is not to blame.
 OUTAGE_S = 5.0
 FIRST_HOLD_S, LONGEST_HOLD_S = 60.0, 3600.0
 
 
 @dataclass(frozen=True)
 class HubTransport:
-    """What carries the tunnel now.
+    """The tunnel's current transport.
 
     Attributes:
-        mode: what the user asked for; only ``auto`` ever changes.
-        since: since when it has been like this, seconds of the boot clock.
-        returned: when UDP was last used again, None: never.
-        relapses: how often in a row UDP died soon after that.
-        hold_until: UDP is not used again before, seconds of the boot clock.
+        mode: the user's choice; only ``auto`` ever changes the transport.
+        since: when the current state began, seconds of the boot clock.
+        returned: when UDP was last used again; None: never.
+        relapses: how often in a row UDP failed soon after that.
+        hold_until: UDP is not used again before this time, seconds of the boot clock.
     """
 
     mode: Mode
@@ -50,15 +50,15 @@ class HubTransport:
 
     @classmethod
     def start(cls, mode: Mode, now: float) -> HubTransport:
-        """As it begins."""
+        """Return the initial transport."""
         return cls(mode, Transport.WSS if mode == "wss" else Transport.UDP, now)
 
     def begin_again(self, now: float) -> HubTransport:
-        """After a change of the network: what carries it now gets its time anew, and UDP is trusted as at first."""
+        """Return the transport after a change of network: its timeout starts again, and UDP is trusted as at first."""
         return replace(self, since=now, returned=None, relapses=0, hold_until=0.0)
 
     def may_try_udp(self, now: float) -> bool:
-        """Whether UDP would be used again if it passed."""
+        """Return whether UDP would be used again if it passed."""
         return self.mode == "auto" and self.kind == Transport.WSS and now >= self.hold_until
 
     def step(
@@ -70,13 +70,13 @@ class HubTransport:
         dead: bool = False,
         relay_is_there: bool = True,
     ) -> HubTransport:
-        """The transport after a look at the hub's peer.
+        """Return the transport after reading the hub's peer.
 
         Args:
-            last_handshake: with the hub, seconds of the boot clock; None where there was none.
-            udp_alive: data was seen to pass by UDP in both directions while the relay is in use.
-            dead: probes say that no data passes over the transport in use.
-            relay_is_there: the relay is connected, where it is in use.
+            last_handshake: the last one with the hub, seconds of the boot clock; None if there was none.
+            udp_alive: while the relay is in use, data passes by UDP in both directions.
+            dead: according to probes no data passes over the transport in use.
+            relay_is_there: the relay is connected, if it is in use.
         """
         if self.mode != "auto":
             return self

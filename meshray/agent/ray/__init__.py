@@ -1,4 +1,4 @@
-"""What the agent does about Ray besides supervising this node's own: the head's node table is kept true.
+"""The agent's work for Ray beside supervising this node's own: it keeps the head's node table correct.
 
 departed (pure) ──► table_keeper ──► offers
 """

@@ -1,4 +1,4 @@
-"""Which entries of Ray's node table belong to no living raylet (pure).
+"""Find the entries of Ray's node table that belong to no living raylet (pure).
 
 left the mesh or was removed     no node of the map has the address
 was taken down                   the map says so
@@ -19,12 +19,12 @@ from meshray.raynode.state import LiveNode
 
 @dataclass(frozen=True)
 class Departed:
-    """One entry that should not be in the table.
+    """An entry that should not be in the table.
 
     Attributes:
-        id: Ray's own of the node, hexadecimal.
-        reason: for Ray's log and its users.
-        at_once: nothing else will take it out soon; else its raylet may be ending and say goodbye itself.
+        id: Ray's id of the node, hexadecimal.
+        reason: the reason for Ray's log and its users.
+        at_once: nothing else will remove it soon; otherwise its raylet may be ending and unregister itself.
     """
 
     id: str
@@ -35,7 +35,7 @@ class Departed:
 def departed(rows: Iterable[LiveNode], mesh_map: MeshMap) -> list[Departed]:
     """Return the entries of Ray's table that this map contradicts.
 
-    What lies outside of the overlay is none of ours, and the head's own entry is never touched.
+    Entries outside of the overlay do not belong to meshray, and the head's own entry never changes.
     """
     nodes = {node.ip: node for node in mesh_map.nodes.values()}
     head = mesh_map.head.ip if mesh_map.head is not None else None

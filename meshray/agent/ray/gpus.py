@@ -11,12 +11,12 @@ from meshray.doctor.ray.gpus import why_unseen
 from meshray.model.ray_state import RayState
 from meshray.raynode.supervisor import RayNow
 
-#: For so long what was seen is believed, seconds: cards and drivers seldom change, and status is asked often.
+#: The result is cached for this long, seconds: cards and drivers seldom change, and status is requested often.
 _FRESH_S = 60.0
 
 
 class GpuNotice:
-    """What is said of this machine's GPUs."""
+    """The notice about this machine's GPUs."""
 
     def __init__(
         self, look: Callable[[RayNow], GpuFacts] = gpus.look, clock: Callable[[], float] = time.monotonic
@@ -30,8 +30,8 @@ class GpuNotice:
         """Return the notice, or nothing.
 
         Args:
-            ray: of this node; None: none is meant to run here.
-            counted: what the head's table says of it; None: it could not be asked.
+            ray: this node's Ray; None: none should run here.
+            counted: its GPUs in the head's table; None: the head did not answer.
         """
         if ray is None or counted is None or not counted.alive or counted.resources.get("GPU"):
             return ()

@@ -1,4 +1,4 @@
-"""The Ray that this node is to run: which installation, with which plan, as which user."""
+"""The Ray that this node runs: its installation, its plan, its user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, find
 
 @dataclass(frozen=True)
 class LocalRay:
-    """The Ray that this node is to run."""
+    """The Ray that this node should run."""
 
     installation: RayInstallation
     plan: RayPlan
@@ -29,7 +29,7 @@ class LocalRay:
 
 
 def find_local_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapping[str, str]) -> LocalRay | str:
-    """Return the Ray of this node, or why it has none. Raises MeshrayError where it cannot be used."""
+    """Return the Ray of this node, or the reason why it has none. Raises MeshrayError if it cannot be used."""
     head = mesh_map.head
     if not enrolment.with_ray:
         return "not asked for (--no-ray)"
@@ -40,18 +40,18 @@ def find_local_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ:
     try:
         installation = find_ray(enrolment.ray or None, environ, user)
         if head.id != enrolment.node_id:
-            # A head that came later was not there to be compared with when this node enrolled.
+            # If the head came later, its Ray could not be compared when this node enrolled.
             compare(installation.versions, head.versions, MATCH_AGAIN)
     except MeshrayError:
         if enrolment.env != MATCH:
             raise
-        # Before Ray's start there will be another; see `meshray.agent.ray.renewal`.
+        # Ray's start is preceded by another check; see `meshray.agent.ray.renewal`.
         installation = RayInstallation(Path(enrolment.ray), Path(enrolment.ray).with_name("python"), me.versions)
     return LocalRay(installation, ray_plan(enrolment, me, head, mesh_map, home), user)
 
 
 def ray_plan(enrolment: Enrolment, me: Node, head: Node, mesh_map: MeshMap, home: Home) -> RayPlan:
-    """What this node's Ray shall be (pure)."""
+    """Return the plan of this node's Ray (pure)."""
     _, extra_args = take_ports(enrolment.ray_args)
     return RayPlan(
         head=HEAD in me.roles,

@@ -1,4 +1,4 @@
-"""What each node offered when Ray last listed it as ALIVE: the last that is known of a node that does not answer."""
+"""The last known resources of each node: those when Ray last listed it as ALIVE, for nodes that do not answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _Resources = Mapping[str, float]
 
 
 class Offers:
-    """Keeps the resources of each node of the map, by the node's id. A removed node is forgotten."""
+    """The resources of each node of the map, by the node's id. A removed node is forgotten."""
 
     def __init__(self) -> None:
         self._last: dict[str, _Resources] = {}
 
     def look(self, listed: Mapping[IPv4Address, _Resources], mesh_map: MeshMap) -> None:
-        """Ray's node table was read.
+        """Record Ray's node table.
 
         Args:
             listed: the resources of the nodes that are ALIVE, by overlay address.
@@ -29,5 +29,5 @@ class Offers:
         self._last.update({node.id: offer for node in nodes.values() if (offer := listed.get(node.ip))})
 
     def last(self, node: Node) -> _Resources | None:
-        """Return what the node offered last; None: Ray never listed it while this agent looked."""
+        """Return the node's last offer; None: Ray never listed it while this agent ran."""
         return self._last.get(node.id)

@@ -1,7 +1,7 @@
-"""Before Ray is started on a worker: does this node's Ray still match the head's?
+"""The check before Ray starts on a worker: does this node's Ray still match the head's?
 
-The head may have been upgraded since this node enrolled. A node that joined with ``--env match`` builds what the head
-has now; any other looks again at what is installed, and says what mends it.
+The head may have been upgraded since this node enrolled. A node that joined with ``--env match`` builds the head's
+current environment; any other node checks its installation again, and reports what fixes it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 
 class Renewal:
-    """Makes a node's Ray match the head's, called with the one that there is.
+    """Make a node's Ray match the head's; called with the current one.
 
     Args:
-        head: in the map of the moment.
-        enrolment: of the moment.
-        ask: what the head's environment is now, by the coordinator.
-        environ: of the agent; see `meshray.environment.plan.uv_environment`.
-        renewed: told of another Ray than before.
+        head: returns the head in the current map.
+        enrolment: returns the current enrolment.
+        ask: requests the head's current environment from the coordinator.
+        environ: the agent's environment; see `meshray.environment.plan.uv_environment`.
+        renewed: called with a Ray that differs from the previous one.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Renewal:
         self._renewed = renewed
 
     async def __call__(self, installed: RayInstallation) -> RayInstallation:
-        """The Ray to start.
+        """Return the Ray to start.
 
         Raises:
-            MeshrayError: ``version_mismatch``, with the command that mends it; or why the environment that would match
-                cannot be built.
+            MeshrayError: ``version_mismatch``, with the command that fixes it; or the reason why the matching
+                environment cannot be built.
         """
         head, enrolment = self._head(), self._enrolment()
         if head is None or head.id == enrolment.node_id or not needs_another(installed, head.versions):
@@ -85,7 +85,7 @@ class Renewal:
         try:
             matched = await asyncio.to_thread(build.run, lambda words: log.info("environment: %s", words))
         except asyncio.CancelledError:
-            # Else the agent would not end before its thread.
+            # Otherwise the agent would not end before its thread.
             build.cancel()
             raise
         return await asyncio.to_thread(inspect, matched.ray, user)
@@ -101,5 +101,5 @@ def renewal_of(state: NodeState, environ: Mapping[str, str], renewed: Callable[[
 
 
 def needs_another(installed: RayInstallation, head: Versions) -> bool:
-    """Whether the head does not take this Ray, or it is gone."""
+    """Return whether the head does not accept this Ray, or it is gone."""
     return ray_difference(installed.versions, head) not in ("", PATCH) or not installed.ray.exists()

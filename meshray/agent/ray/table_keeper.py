@@ -1,8 +1,8 @@
-"""Keeps Ray's node table true on the node of the Ray head: who left, went down, died or was replaced is taken out.
+"""Keep Ray's node table correct, on the node of the Ray head: remove nodes that left, went down, died or were replaced.
 
     map changed ──► Ray's table, a few times ──► departed ──► UnregisterNode
 
-Ray itself would notice at the end of the patience, and give tasks to the ghost until then.
+Ray itself would detect them only after its own timeout, and would assign tasks to dead nodes until then.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from meshray.agent.ray.departed import Departed, departed
 from meshray.agent.ray.offers import Offers
 from meshray.model.meshmap import MeshMap
 
-#: After a change the table is read this often, for so long; a raylet that ends takes a second to say goodbye.
+#: After a change the table is read at this interval, for this long; a raylet that ends needs a second to unregister.
 _LOOK_S = 0.5
 _BUSY_S = 6.0
-#: How long a raylet that ends by itself is waited for.
+#: The time that a raylet has to end on its own.
 _GOODBYE_S = 1.5
-#: How often the table is read when nothing changed: a raylet may be killed and replaced without the mesh's noticing.
+#: The interval at which the table is read when nothing changed: a raylet may be killed and replaced unnoticed.
 _QUIET_LOOK_S = 20.0
-#: For so long after a change it is tried again at once where the head's dashboard did not answer: it may be busy.
+#: For this long after a change it retries at once if the head's dashboard did not answer: it may be busy.
 _UNREAD_S = 60.0
 
 
 class TableKeeper:
-    """See the module's text.
+    """The keeper of the table; see the module's docstring.
 
     Args:
-        current: the map of the moment.
-        offers: learns what is read, so that it knows of nodes whose entries are taken out.
+        current: returns the current map.
+        offers: gets each table that is read, so that it knows the nodes whose entries are removed.
     """
 
     def __init__(self, current: Callable[[], MeshMap], offers: Offers) -> None:
@@ -43,11 +43,11 @@ class TableKeeper:
         self._seen: dict[str, float] = {}
 
     def look(self) -> None:
-        """The map changed in something that may matter to Ray's table."""
+        """Handle a change of the map that may matter to Ray's table."""
         self._changed.set()
 
     async def run(self, ray: RayPart) -> None:
-        """Looks after each change, and now and then, until cancelled."""
+        """Check the table after each change, and at intervals, until cancelled."""
         changed_at = -_UNREAD_S
         while True:
             if self._changed.is_set():

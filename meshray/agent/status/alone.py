@@ -1,4 +1,4 @@
-"""What can be found out about this machine while no agent runs, by whoever typed the command.
+"""The facts about this machine that a user can find out while no agent runs.
 
 >>> facts = asyncio.run(look_alone(home))
 >>> facts.host, facts.path
@@ -25,14 +25,14 @@ from meshray.node.map_cache import load_map
 
 
 async def look_alone(home: Home, environ: Mapping[str, str] = os.environ) -> NodeFacts:
-    """The machine and the way to the coordinator, as far as this user may look. Before an enrolment, the machine."""
+    """Examine the machine and, once it is enrolled, the path to the coordinator, with this user's permissions."""
     context = alone(home, environ)
     found = await asyncio.gather(in_time(host.look(context), GROUP_S), in_time(control.look(context), GROUP_S))
     return NodeFacts(context.name, host=found[0], control=found[1])
 
 
 def alone(home: Home, environ: Mapping[str, str]) -> Context:
-    """What is known without an agent: who this node is and the last map, where they can be read."""
+    """Return what is known without an agent: this node and the last map, if they can be read."""
     try:
         enrolment = Enrolment.load(home)
     except MeshrayError:
@@ -62,5 +62,5 @@ def alone(home: Home, environ: Mapping[str, str]) -> Context:
 def _last_map(home: Home) -> MeshMap | None:
     try:
         return load_map(home)
-    except MeshrayError:  # what is wrong with it is the agent's last word, which the report shows
+    except MeshrayError:  # The agent's last error, which the report shows.
         return None

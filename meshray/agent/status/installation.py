@@ -1,4 +1,4 @@
-"""Whether others than root can change the meshray that runs here as root: found out once, for the doctor's check."""
+"""Find out once, for the doctor's check, whether users other than root can change meshray."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ LOOK_AFTER_S = 60.0
 
 
 async def look_at_installation(after: asyncio.Event, *, trusted: bool) -> None:
-    """Examine the installation when this has happened and the node has had time to start.
+    """Examine the installation after this event, when the node has had time to start.
 
-    It takes half a second of the processor. The command that started the agent has examined it, and the doctor does
-    when it is asked.
+    It takes half a second of CPU time. The command that started the agent has examined it, and so does the doctor.
 
     Args:
-        trusted: the user allowed it (`--trust-user-environment`), which status shows at once.
+        trusted: the user allowed it (`--trust-user-environment`), which status shows immediately.
     """
     await after.wait()
     if not trusted:

@@ -1,4 +1,4 @@
-"""How far a starting node has come, stage by stage, for whoever watches.
+"""The startup progress of a node, stage by stage, for clients that follow it.
 
 coordinator ──► overlay ──► firewall ──► ray ──► up
 
@@ -23,7 +23,7 @@ Emit = Callable[[msgspec.Struct], Awaitable[None]]
 
 
 class Progress:
-    """What happened so far. Followers that connect late receive all of it, until the node is up."""
+    """The events so far. Followers that connect late receive all of them, until the node is up."""
 
     def __init__(self) -> None:
         self._events: list[StageEvent] = []
@@ -32,7 +32,7 @@ class Progress:
         self._changed = asyncio.Event()
 
     def set(self, stage: str, state: str, detail: str = "") -> None:
-        """One stage has come to this state; saying the same twice is heard once."""
+        """Set the state of one stage; a repeated state is reported once."""
         event = StageEvent(stage, state, detail)
         if next((seen for seen in reversed(self._events) if seen.stage == stage), None) == event:
             return
@@ -40,28 +40,24 @@ class Progress:
         self._notify()
 
     def fail(self, stage: str, error: MeshrayError) -> None:
-        """The stage did not get there in time; the agent goes on trying all the same."""
+        """Report that the stage did not finish in time; the agent keeps trying."""
         self.set(stage, FAIL, error.message)
         self._error = error
         self._notify()
 
     def finish(self, summary: Summary) -> None:
-        """The node is up."""
+        """Report that the node is up."""
         self._error = None
         self._summary = summary
         self._notify()
 
     @property
     def up(self) -> bool:
-        """Whether every stage was reached."""
+        """Whether every stage is complete."""
         return self._summary is not None
 
     async def follow(self, emit: Emit) -> Up:
-        """Emit every event, past and to come, and return the summary. Of a node that is up, the last of each stage.
-
-        Raises:
-            MeshrayError: a stage failed.
-        """
+        """Emit every event until the node is up, and return the summary. If it is up, emit each stage's last event."""
         sent = 0
         if self._summary is not None:
             last = {event.stage: event for event in self._events}

@@ -1,4 +1,4 @@
-"""The picture of the mesh as this node sees it: map + device + probes + Ray's node table → Status (pure)."""
+"""The status of the mesh from this node's point of view: map + device + probes + Ray's node table → Status (pure)."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from meshray.wireguard.config import DeviceState, PeerState
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that one node knows at one moment.
+    """Everything that one node knows at one moment.
 
     Attributes:
-        device: None where the tunnel is down.
-        ray: Ray's node table by overlay address; None where the head's Ray did not answer.
-        why_not_direct: why packets to a node go through the hub.
-        mtu: of the path to a node, bytes.
-        expects_ray: the mesh runs Ray at all.
-        complaints: what other parts (firewall, Ray's supervisor, this node's files) could not do.
-        silent_s: for how long a node has not answered over the overlay, as this node finds itself, seconds; None:
-            it answers, or nobody here looked.
-        now: by the boot clock, which also times the handshakes in ``device``.
+        device: None if the tunnel is down.
+        ray: Ray's node table by overlay address; None if the head's Ray did not answer.
+        why_not_direct: returns why packets to a node go through the hub.
+        mtu: returns the MTU of the path to a node, bytes.
+        expects_ray: whether the mesh runs Ray.
+        complaints: failures of other parts (firewall, Ray's supervisor, this node's files).
+        silent_s: returns for how long a node has not answered over the overlay, by this node's own probes, seconds;
+            None: it answers, or was not probed.
+        now: seconds of the boot clock, which also times the handshakes in ``device``.
         wall_clock: unix seconds at the same moment.
-        changed: when the map last said something else of a node, unix seconds; None: before this node looked.
-        notices: what the user may want to know and is no fault.
-        last_offer: what a node offered when Ray last listed it; None: not known.
+        changed: when a node's state in the map last changed, unix seconds; None: before this agent started.
+        notices: information for the user that is not a fault.
+        last_offer: the resources of a node when Ray last listed it; None: not known.
     """
 
     me: Node
@@ -63,7 +63,7 @@ class Snapshot:
 
 
 def build_status(snapshot: Snapshot) -> Status:
-    """Every node with its path and its Ray, and what is not as it should be."""
+    """Return every node with its path and its Ray, and the problems."""
     mesh_map = snapshot.mesh_map
     nodes = tuple(_node_status(snapshot, node) for node in sorted(mesh_map.nodes.values(), key=lambda node: node.ip))
     health = (*snapshot.complaints, *_problems(snapshot, nodes))
@@ -91,7 +91,7 @@ def _totals(nodes: Iterable[NodeStatus]) -> Totals:
 
 
 def path_to(snapshot: Snapshot, node: Node) -> PathStatus:
-    """How packets to this node travel now."""
+    """Return the current path to this node."""
     if node.id == snapshot.me.id:
         return PathStatus(PathKind.SELF, mtu=snapshot.device.mtu if snapshot.device else None)
     peer, kind = live_peer_towards(snapshot.device, node, snapshot.now)
@@ -113,7 +113,7 @@ def path_to(snapshot: Snapshot, node: Node) -> PathStatus:
 
 
 def _is_relayed(snapshot: Snapshot, peer: PeerState) -> bool:
-    """A node dials its relay's end on loopback, and so does the relay at the hub: nobody else is seen there."""
+    """Return whether the peer is relayed: a node dials its relay's end on loopback, as the relay at the hub does."""
     endpoint = peer.config.endpoint
     return endpoint is not None and endpoint.ip is not None and endpoint.ip.is_loopback
 
@@ -122,7 +122,7 @@ def _node_status(snapshot: Snapshot, node: Node) -> NodeStatus:
     ray = RayState() if snapshot.ray is None else snapshot.ray.get(node.ip, RayState(alive=False))
     silent = _is_silent(snapshot, node)
     if silent:
-        # Ray calls it ALIVE until its patience ends; what the node still offers is not known.
+        # Ray reports it as ALIVE until its own timeout; its current resources are not known.
         ray = RayState(alive=False if ray.alive is False else None)
     since = _since(snapshot, node, ray, silent=silent)
     return NodeStatus(
@@ -150,7 +150,7 @@ def _ray_status(snapshot: Snapshot, node: Node, ray: RayState, *, silent: bool) 
 
 
 def _since(snapshot: Snapshot, node: Node, ray: RayState, *, silent: bool) -> float | None:
-    """When the node became as it is."""
+    """Return when the node's current state began."""
     silent_s = snapshot.silent_s(node) if silent else None
     if silent_s is not None:
         return snapshot.wall_clock - silent_s
@@ -159,7 +159,7 @@ def _since(snapshot: Snapshot, node: Node, ray: RayState, *, silent: bool) -> fl
 
 
 def _is_silent(snapshot: Snapshot, node: Node) -> bool:
-    """As this node finds itself, else as the coordinator's node does."""
+    """Return whether the node is silent: by this node's own probes, else by those of the coordinator's node."""
     if node.down or STATIC in node.roles or node.id == snapshot.me.id:
         return False
     return snapshot.silent_s(node) is not None or bool(node.silence)
@@ -172,7 +172,7 @@ def _runs_ray(snapshot: Snapshot, node: Node) -> bool:
 def _problems(snapshot: Snapshot, nodes: Iterable[NodeStatus]) -> Iterable[Problem]:
     me = str(snapshot.me.name)
     yield from _faults(snapshot)
-    # Where another machine has its connection, the coordinator does answer.
+    # If another machine has its connection, the coordinator does answer.
     taken_over = any(problem.code == ONE_IDENTITY for problem in snapshot.complaints)
     if not snapshot.coordinator_reachable and not taken_over:
         yield Problem(
@@ -190,7 +190,7 @@ def _problems(snapshot: Snapshot, nodes: Iterable[NodeStatus]) -> Iterable[Probl
     for status in nodes:
         node = by_name[status.name]
         if status.silent or (node.ended and not node.online):
-            # A node that hears nothing from the coordinator's node cannot tell who else is away.
+            # A node that hears nothing from the coordinator's node cannot know which others are away.
             if not is_cut_off or COORDINATOR in node.roles:
                 yield _lost(snapshot, node)
         elif (node.online or HUB in node.roles) and STATIC not in node.roles:
@@ -203,7 +203,7 @@ def _problems(snapshot: Snapshot, nodes: Iterable[NodeStatus]) -> Iterable[Probl
 
 
 def _problems_of(snapshot: Snapshot, status: NodeStatus, node: Node) -> Iterable[Problem]:
-    """What is wrong with a node that answers."""
+    """Return the problems of a node that answers."""
     me = str(snapshot.me.name)
     named = f"{status.name} ({status.ip})"
     there = "" if status.name == me else f"on {status.name}: "
@@ -217,7 +217,7 @@ def _problems_of(snapshot: Snapshot, status: NodeStatus, node: Node) -> Iterable
 
 
 def _lost(snapshot: Snapshot, node: Node) -> Problem:
-    """A node that does not answer, or whose agent was killed: nobody said that it should be away."""
+    """Return whether the node is lost: it does not answer, or its agent was killed, although it should be up."""
     named = f"{node.name} ({node.ip})"
     fix = f"on {node.name}: meshray up; if it is gone for good: meshray node rm {node.name}"
     if not _is_silent(snapshot, node):
@@ -231,8 +231,11 @@ def _lost(snapshot: Snapshot, node: Node) -> Problem:
 
 
 def _faults(snapshot: Snapshot) -> Iterable[Problem]:
-    """What the map says to be wrong with nodes. An identity in use twice concerns that node and the coordinator's; a
-    hub, all whose packets it is to forward. What this node reported itself is among its complaints."""
+    """Return the faults of nodes in the map.
+
+    An identity in use twice concerns that node and the coordinator's; a fault of a hub concerns all nodes whose packets
+    it forwards. This node's own reports are among its complaints.
+    """
     reported = {(problem.code, problem.node) for problem in snapshot.complaints}
     for node in snapshot.mesh_map.nodes.values():
         for code, detail in node.faults.items():

@@ -1,4 +1,4 @@
-"""What an agent knows at one moment, put together for `meshray.agent.status.report`."""
+"""The snapshot of an agent's knowledge at one moment, for `meshray.agent.status.report`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from meshray.protocol.control import Summary, SummaryNode, SummaryPath, SummaryR
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a snapshot comes from: the parts of one agent, which are only read.
+    """The sources of a snapshot: the parts of one agent, which are only read.
 
     Attributes:
-        standing: since when each node is as it is.
-        offers: what each node offered to Ray last.
+        standing: when each node's current state began.
+        offers: the last resources that each node offered to Ray.
     """
 
     state: NodeState
@@ -46,7 +46,7 @@ class Sources:
 
 
 def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Snapshot:
-    """All that this node knows now; ``table`` is Ray's node table, which the caller has asked for."""
+    """Return everything that this node knows now. ``table`` is Ray's node table, which the caller has read."""
     state, paths, prober, ray = sources.state, sources.paths, sources.parts.prober, sources.parts.ray
     if table is not None:
         sources.offers.look({ip: row.resources for ip, row in table.items() if row.alive}, state.map)
@@ -77,7 +77,7 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
 
 
 async def with_machine(sources: Sources, snapshot: Snapshot) -> Snapshot:
-    """Return the snapshot with what the doctor's quick checks find on this machine."""
+    """Return the snapshot with the results of the doctor's quick checks on this machine."""
     from meshray.doctor.quick import of_machine
 
     ray, me, home = sources.parts.ray, str(sources.state.me.name), sources.state.home
@@ -88,7 +88,7 @@ async def with_machine(sources: Sources, snapshot: Snapshot) -> Snapshot:
 
 
 def summary_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Summary:
-    """What ``init --json`` and ``join --json`` report of a node that is up; ``table`` is Ray's node table."""
+    """Return the report of ``init --json`` and ``join --json`` for a node that is up; ``table`` is Ray's node table."""
     me, mesh_map, forwards = sources.state.me, sources.state.map, sources.parts.forwards
     head = mesh_map.head
     path = path_to(snapshot_of(sources, None), head or mesh_map.hubs[0])
@@ -107,7 +107,7 @@ def summary_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -
 
 
 def complaints_of(sources: Sources) -> Iterator[Problem]:
-    """What the parts of this node could not do."""
+    """Return the failures of this node's parts."""
     state, firewall, ray = sources.state, sources.parts.firewall, sources.parts.ray
     me = str(state.me.name)
     of_firewall = firewall.problems() if firewall is not None else ()
@@ -121,13 +121,13 @@ def complaints_of(sources: Sources) -> Iterator[Problem]:
 
 
 def expects_ray(sources: Sources) -> bool:
-    """Whether the mesh runs Ray, as far as this node can know."""
+    """Return whether the mesh runs Ray, as far as this node can know."""
     head, parts = sources.state.map.head, sources.parts
     return parts.ray is not None or bool(parts.ray_table and head and head.versions.ray)
 
 
 def ray_nodes(sources: Sources) -> list[str]:
-    """The names of the nodes on which Ray is meant to run now."""
+    """Return the names of the nodes on which Ray should run now."""
     if not expects_ray(sources):
         return []
     nodes = sources.state.map.nodes.values()

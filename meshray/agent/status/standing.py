@@ -1,4 +1,4 @@
-"""Since when each node is as it is, as far as this agent has seen it change."""
+"""The time since which each node is in its current state, as far as this agent has observed a change."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _State = tuple[bool, bool, bool, str]
 
 
 class Standing:
-    """Keeps when the map last said something else of a node.
+    """The times at which the nodes' states in the map last changed.
 
-    A node that was there before this agent has no time: it may have been so for long.
+    A node that was there before this agent started has no time: its state may be older.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -22,7 +22,7 @@ class Standing:
         self._known: dict[str, tuple[_State, float | None]] = {}
 
     def look(self, before: MeshMap, now: MeshMap) -> None:
-        """The map changed."""
+        """Record the changes of a new map."""
         for node in now.nodes.values():
             state = (node.online, node.down, node.drained, node.silence)
             known = self._known.get(node.id)
@@ -34,5 +34,5 @@ class Standing:
             del self._known[node_id]
 
     def since(self, node: Node) -> float | None:
-        """Unix seconds; None where it was so before this agent looked."""
+        """Return unix seconds; None if the state is older than this agent."""
         return self._known.get(node.id, (None, None))[1]

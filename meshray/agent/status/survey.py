@@ -1,9 +1,10 @@
-"""What the doctor gets: the agent's own knowledge and the probes of this node, and from the coordinator's node also
-what all the others found out.
+"""The survey for the doctor: the agent's own knowledge, the probes of this node, and the surveys of the other nodes.
+
+Only the coordinator's node asks the other nodes.
 
     whole_mesh ──┬► survey: status, and each group of facts of this node
                  ├► POST /v1/ask ──► the other agents ──► survey there
-                 └► machines whose agents are not connected: does anything live there?
+                 └► machines whose agents are not connected: do they answer?
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ from meshray.protocol.connection import SURVEY
 from meshray.protocol.status import Status
 from meshray.wireguard.device import Device
 
-#: No peer is waited for longer.
+#: The timeout for each peer.
 PING_S = 1.5
-#: What is not answered by then is asked again, seconds.
+#: A probe that is not answered by then is repeated, seconds.
 _SOON_S = 0.4
-#: Nor is any group of facts: whoever asks waits for all nodes.
+#: The timeout for each group of facts: the user waits for all nodes.
 GROUP_S = 6.0
 
-#: All agents answer within this: a survey takes `PING_S` and `GROUP_S` at most, on a machine that may be busy.
+#: All agents answer within this: a survey takes at most `PING_S` and `GROUP_S`, on a machine that may be busy.
 ASK_S = 10
 
 
 async def whole_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Facts:
-    """All that can be found out from here; ``table`` is Ray's node table."""
+    """Return everything that this node can find out; ``table`` is Ray's node table."""
     (status, mine), others, heard = await asyncio.gather(survey(sources, table), _others(sources), _heard(sources))
     return Facts(
         status=status,
@@ -75,7 +76,7 @@ async def _others(sources: Sources) -> Facts:
 
 
 async def _heard(sources: Sources) -> frozenset[str]:
-    """The nodes without an agent whose machines answer over the overlay."""
+    """Return the nodes without a connected agent whose machines answer over the overlay."""
     if sources.parts.prober is None:
         return frozenset()
     away = [node for node in sources.state.others if not node.online and STATIC not in node.roles]
@@ -84,12 +85,12 @@ async def _heard(sources: Sources) -> frozenset[str]:
 
 
 async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
-    """The mesh as this node sees it now, and what its probes found; ``table`` is Ray's node table."""
+    """Return this node's status of the mesh and the results of its probes; ``table`` is Ray's node table."""
     await _firewall_again(sources)
     snapshot = snapshot_of(sources, table)
     prober = sources.parts.prober
     if prober is not None:
-        # Fresh answers alone: what was lost before somebody asked is no fault of this moment.
+        # Only fresh answers count: losses before the request are not faults of this moment.
         peers = sources.paths.peers_online()
         fresh = dict(zip(peers, await asyncio.gather(*(_asked(prober, ip) for ip in peers)), strict=True))
         known = snapshot.measured
@@ -106,7 +107,7 @@ async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None)
 
 
 async def _firewall_again(sources: Sources) -> None:
-    """What the firewall could not do may be possible by now: what is over is no complaint any more."""
+    """Retry what the firewall could not do: a failure that is over must not be reported."""
     firewall = sources.parts.firewall
     if firewall is not None and firewall.problems():
         with contextlib.suppress(asyncio.TimeoutError):
@@ -114,7 +115,7 @@ async def _firewall_again(sources: Sources) -> None:
 
 
 async def _asked(prober: Prober, ip: IPv4Address) -> Measured:
-    """What probes of now say of a peer: one that is answered soon, else it and two more, since a packet may be lost."""
+    """Probe a peer now: once if it answers soon, else twice more, since a packet may be lost."""
     answered = asyncio.Event()
 
     async def first() -> float | None:
@@ -195,7 +196,7 @@ async def _counters(device: Device, of_key: Mapping[PublicKey, str]) -> Mapping[
 
 
 async def _map_of(state: NodeState, revision: int, patience_s: float) -> int:
-    """The revision of the map once it is that one or a later, or when patience ends."""
+    """Wait for the map with that revision or a later one, or for the timeout; return its revision."""
 
     async def come() -> None:
         while state.map.revision < revision:
