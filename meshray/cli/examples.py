@@ -31,6 +31,8 @@ from meshray.cli.results import (
     TokenRevoked,
 )
 from meshray.model.ray_ports import RayPorts
+from meshray.protocol.answers import NodeEntry, TokenEntry
+from meshray.protocol.api import Restored
 from meshray.protocol.codec import convert
 from meshray.protocol.control import OtherPath
 from meshray.protocol.doctor import Check
@@ -205,10 +207,10 @@ BY_COMMAND: Mapping[str, Result] = {
     "doctor": DoctorResult((convert(_CHECK, Check),)),
     "ping": PingResult("head", (12.6, None, 12.4), convert(_PATH, PathStatus), (convert(_OTHER, OtherPath),)),
     "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0, name="gpu-1", replace=True),
-    "token list": TokenList((_TOKEN,)),
+    "token list": TokenList((convert(_TOKEN, TokenEntry),)),
     "token revoke": TokenRevoked("1f2e3d4c"),
     "node add": JoinResult.read(_SUMMARY),
-    "node list": NodeList((_NODE,), _RESTORED),
+    "node list": NodeList((convert(_NODE, NodeEntry),), convert(_RESTORED, Restored)),
     "node rm": NodeRemoved("gpu-1", _ROTATION),
     "node rotate-key": NodeChanged("gpu-1", "rotated", {"public_key": "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="}),
     "node rename": NodeChanged("gpu-1", "renamed", {"name": "gpu-7"}),

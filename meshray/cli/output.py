@@ -230,7 +230,7 @@ def _(result: TokenRevoked) -> str:
 
 @text.register
 def _(result: NodeList) -> str:
-    return status_table.nodes_text(list(result.nodes), wide=result.wide)
+    return status_table.nodes_text(result.nodes, wide=result.wide)
 
 
 @text.register

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meshray.protocol.answers import Join
+    from meshray.protocol.answers import Join, NodeEntry, TokenEntry
+    from meshray.protocol.api import Restored
     from meshray.protocol.control import OtherPath
     from meshray.protocol.doctor import Check
     from meshray.protocol.status import PathStatus, Status
@@ -275,12 +276,14 @@ class TokenCreated(Result):
 class TokenList(Result):
     """``token list``: the coordinator's entries, never their secrets. ``now`` is unix time."""
 
-    tokens: tuple[Mapping[str, object], ...]
+    tokens: tuple[TokenEntry, ...]
     now: float = 0.0
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``token list --json``."""
-        return {"tokens": [dict(token) for token in self.tokens]}
+        from meshray.protocol.codec import to_json
+
+        return {"tokens": [to_json(token) for token in self.tokens]}
 
 
 @dataclass(frozen=True)
@@ -298,14 +301,17 @@ class TokenRevoked(Result):
 class NodeList(Result):
     """``node list``: the coordinator's entries."""
 
-    nodes: tuple[Mapping[str, object], ...]
-    restored: Mapping[str, object] | None = None
+    nodes: tuple[NodeEntry, ...]
+    restored: Restored | None = None
     wide: bool = False
 
     def to_json(self) -> dict[str, object]:
         """The fields of ``node list --json``; ``restored``: the last time that the coordinator's database turned
         out to be an older copy, and what that changed."""
-        return {"nodes": [dict(node) for node in self.nodes], "restored": self.restored}
+        from meshray.protocol.codec import to_json
+
+        restored = None if self.restored is None else to_json(self.restored)
+        return {"nodes": [to_json(node) for node in self.nodes], "restored": restored}
 
 
 @dataclass(frozen=True)

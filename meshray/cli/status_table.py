@@ -10,13 +10,14 @@ A question mark: what a node that does not answer offered last.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from meshray.cli.tables import Object, Paint, child, chosen_ports, columns, duration, gib, number, plain
+from meshray.cli.tables import Paint, chosen_ports, columns, duration, gib, number, plain
 from meshray.model.path import PathKind, Transport
 
 if TYPE_CHECKING:
+    from meshray.protocol.answers import NodeEntry
     from meshray.protocol.status import NodeStatus, PathStatus, RayStatus, Status, Totals
 
 #: Of a terminal's lines, and what a name keeps of it at least.
@@ -197,32 +198,31 @@ def _problem_lines(status: Status, paint: Paint) -> Iterator[str]:
             yield f"    fix: {problem.fix}"
 
 
-def nodes_text(nodes: list[Object], *, wide: bool = False) -> str:
+def nodes_text(nodes: Iterable[NodeEntry], *, wide: bool = False) -> str:
     """One line a node, as the coordinator has it."""
     more = ("EPHEMERAL", "DRAINED", "LABELS") if wide else ()
     rows = [["NODE", "IP", "ROLES", "ONLINE", "RAY", "PYTHON", *more]]
     for node in nodes:
-        versions, labels, roles = child(node, "versions"), child(node, "labels"), node.get("roles")
         row = [
-            str(node.get("name")) if wide else _name(str(node.get("name")), 24),
-            str(node.get("ip")),
-            ",".join(map(str, roles)) if isinstance(roles, (list, tuple)) else str(node.get("role", "")),
+            node.name if wide else _name(node.name, 24),
+            node.ip,
+            ",".join(node.roles),
             _online(node),
-            str(versions.get("ray") or "-"),
-            str(versions.get("python") or "-"),
+            node.versions.ray or "-",
+            node.versions.python or "-",
         ]
         if wide:
             row += [
-                "yes" if node.get("ephemeral") else "no",
-                "yes" if node.get("drained") else "no",
-                ",".join(f"{key}={value}" for key, value in labels.items()) or "-",
+                "yes" if node.ephemeral else "no",
+                "yes" if node.drained else "no",
+                ",".join(f"{key}={value}" for key, value in node.labels.items()) or "-",
             ]
         rows.append(row)
     return columns(rows)
 
 
-def _online(node: Object) -> str:
-    if node.get("silent"):
+def _online(node: NodeEntry) -> str:
+    if node.silence:
         return "silent"
-    word = "yes" if node.get("online") else "down" if node.get("down") else "no"
-    return f"{word}, drained" if node.get("drained") else word
+    word = "yes" if node.online else "down" if node.down else "no"
+    return f"{word}, drained" if node.drained else word

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from meshray.protocol.answers import TokenEntry
     from meshray.protocol.control import OtherPath
     from meshray.protocol.status import PathStatus
 
@@ -63,19 +64,17 @@ def path_text(path: PathStatus) -> str:
     return _path_kind(path) + endpoint + mtu + handshake
 
 
-def tokens_text(tokens: Iterable[Object], now: float) -> str:
+def tokens_text(tokens: Iterable[TokenEntry], now: float) -> str:
     """One line a token; never a secret."""
     rows = [("TOKEN", "USED", "EXPIRES", "EPHEMERAL", "ROLES", "NODE", "STATE")]
     for token in tokens:
-        uses, used = token.get("uses"), token.get("used")
-        expires, roles = token.get("expires"), token.get("roles")
         rows.append(
             (
-                str(token.get("id")),
-                f"{used} of {uses or 'any number'}",
-                "never" if not isinstance(expires, (int, float)) else age(expires - now),
-                "yes" if token.get("ephemeral") else "no",
-                ", ".join(map(str, roles)) if isinstance(roles, (list, tuple)) and roles else "-",
+                token.id,
+                f"{token.used} of {token.uses or 'any number'}",
+                "never" if token.expires is None else age(token.expires - now),
+                "yes" if token.ephemeral else "no",
+                ", ".join(token.roles) or "-",
                 _token_node(token),
                 _token_state(token, now),
             )
@@ -83,21 +82,17 @@ def tokens_text(tokens: Iterable[Object], now: float) -> str:
     return columns(rows)
 
 
-def _token_node(token: Object) -> str:
+def _token_node(token: TokenEntry) -> str:
     """The name of the node that joins with the token, and whether it replaces one."""
-    name = token.get("name")
-    return f"{name} (replaces it)" if name and token.get("replace") else str(name or "-")
+    return f"{token.name} (replaces it)" if token.name and token.replace else token.name or "-"
 
 
-def _token_state(token: Object, now: float) -> str:
-    uses, used, expires = token.get("uses"), token.get("used"), token.get("expires")
-    if token.get("revoked"):
+def _token_state(token: TokenEntry, now: float) -> str:
+    if token.revoked:
         return "revoked"
-    if isinstance(expires, (int, float)) and expires <= now:
+    if token.expires is not None and token.expires <= now:
         return "expired"
-    if isinstance(uses, int) and isinstance(used, int) and 0 < uses <= used:
-        return "used up"
-    return "valid"
+    return "used up" if 0 < token.uses <= token.used else "valid"
 
 
 def age(seconds: float) -> str:

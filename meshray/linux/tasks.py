@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-#: Longer than a task may need for its own cleanup, such as the close frame of a WebSocket's other side, which is awaited
-#: for a second: a second cancellation would cut that short and leave a connection open.
+#: Longer than a task needs for its own cleanup, seconds. A connection waits up to a second for the peer's close frame;
+#: another cancellation would leave it open.
 _CANCEL_AGAIN_S = 1.5
 
 

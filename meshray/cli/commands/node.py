@@ -95,9 +95,10 @@ def add(
 @click.pass_obj
 def list_(app: App, wide: bool) -> Result:
     """List every enrolled node with its versions and labels."""
-    answer = app.api("GET", "/v1/nodes")
-    restored = answer.get("restored")
-    return NodeList(tuple(children(answer, "nodes")), restored if isinstance(restored, dict) else None, wide)
+    from meshray.protocol import answers
+
+    answer = convert(app.api("GET", "/v1/nodes"), answers.NodeList)
+    return NodeList(answer.nodes, answer.restored, wide)
 
 
 @node_command.command("rm")

@@ -12,10 +12,10 @@ from meshray.cli.join_line import join_line
 from meshray.cli.lock_file import create_token, open_lock
 from meshray.cli.options import group, json_option, lock_option, parse_duration
 from meshray.cli.results import Result, TokenCreated, TokenList, TokenRevoked
-from meshray.cli.tables import children
 from meshray.errors import UsageError
 from meshray.model.address import NodeName
 from meshray.model.node import HEAD, HUB
+from meshray.protocol.codec import convert
 
 
 @group("token")
@@ -106,7 +106,9 @@ def _require_sense(uses: int, name: str | None, replace: bool) -> None:
 @click.pass_obj
 def list_(app: App) -> Result:
     """List the tokens, never their secrets."""
-    return TokenList(tuple(children(app.api("GET", "/v1/tokens"), "tokens")), now=time.time())
+    from meshray.protocol import answers
+
+    return TokenList(convert(app.api("GET", "/v1/tokens"), answers.TokenList).tokens, now=time.time())
 
 
 @token_command.command("revoke")

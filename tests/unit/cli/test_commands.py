@@ -186,6 +186,21 @@ def test_a_token_grants_the_roles_that_are_asked_for() -> None:
     assert json.loads(outcome.out)["roles"] == ["head", "hub"]
 
 
+#: As the coordinator lists a token that was not used yet.
+LISTED_TOKEN: dict[str, object] = {
+    "id": "1f",
+    "uses": 1,
+    "used": 0,
+    "expires": None,
+    "ephemeral": False,
+    "created": 0.0,
+    "revoked": False,
+    "roles": [],
+    "name": None,
+    "replace": False,
+}
+
+
 def test_a_token_for_a_node_s_name_and_place() -> None:
     made: dict[str, object] = {"token": "meshray1_abc", "id": "1f", "uses": 1, "expires": None, "port": 51888}
     made |= {"name": "gpu-1", "replace": True}
@@ -193,7 +208,8 @@ def test_a_token_for_a_node_s_name_and_place() -> None:
     body = {"uses": 1, "ttl_s": 86400, "ephemeral": False, "roles": [], "name": "gpu-1", "replace": True}
     assert outcome.agent.asked == [("api", {"method": "POST", "path": "/v1/tokens", "body": body})]
     assert (json.loads(outcome.out)["name"], json.loads(outcome.out)["replace"]) == ("gpu-1", True)
-    listed = type_in("token", "list", agent=FakeAgent({"api": {"tokens": [made, {**made, "replace": False}]}})).out
+    kept = {**LISTED_TOKEN, "name": "gpu-1", "replace": True}
+    listed = type_in("token", "list", agent=FakeAgent({"api": {"tokens": [kept, {**kept, "replace": False}]}})).out
     assert "gpu-1 (replaces it)  valid" in listed
     assert "gpu-1                valid" in listed
 
@@ -217,11 +233,25 @@ def test_a_token_for_a_name_is_for_one_node(words: tuple[str, ...], code: str) -
 
 
 def test_the_state_of_tokens() -> None:
-    base = {"uses": 1, "used": 0, "expires": None, "ephemeral": False, "revoked": False}
     changes: list[dict[str, object]] = [{}, {"used": 1}, {"revoked": True}, {"expires": 1.0}, {"uses": 0, "used": 9}]
-    tokens = [{**base, "id": f"{n}", **change} for n, change in enumerate(changes)]
+    tokens = [{**LISTED_TOKEN, "id": f"{n}", **change} for n, change in enumerate(changes)]
     lines = type_in("token", "list", agent=FakeAgent({"api": {"tokens": tokens}})).out.splitlines()[1:]
     assert [line.split("  ")[-1].strip() for line in lines] == ["valid", "used up", "revoked", "expired", "valid"]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({}, "yes"),
+        ({"silence": "silent"}, "silent"),
+        ({"silence": "gone", "online": False}, "silent"),
+        ({"online": False, "down": True, "drained": True}, "down, drained"),
+    ],
+)
+def test_the_list_of_nodes_says_which_do_not_answer(change: dict[str, object], word: str) -> None:
+    node = {**BY_COMMAND["node list"].to_json()["nodes"][0], **change}  # type: ignore[index]
+    listed = type_in("node", "list", agent=FakeAgent({"api": {"nodes": [node], "restored": None}})).out
+    assert f"worker  {word}" in listed
 
 
 def test_removing_a_node_needs_a_yes() -> None:
