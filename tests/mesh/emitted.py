@@ -47,7 +47,7 @@ from meshray.protocol.codec import to_json
 from meshray.protocol.connection import Message
 from meshray.protocol.control import Request, Summary, TakeDown
 from meshray.runtime import own_endpoints, preflight, service
-from meshray.wireguard.fake import FakeDevice
+from tests.fake_device import FakeDevice
 
 Json = Mapping[str, object]
 DEADLINE_S = 20.0

@@ -32,7 +32,7 @@ from meshray.model.token import Token
 from meshray.node.enrolment import Enrolment, load_private_key, save_private_key
 from meshray.node.identity import Identity
 from meshray.node.map_cache import load_map, save_map
-from meshray.wireguard.fake import FakeDevice
+from tests.fake_device import FakeDevice
 
 DEADLINE_S = 15.0
 

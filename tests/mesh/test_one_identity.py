@@ -18,7 +18,7 @@ from meshray.home import Home
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_map
-from meshray.wireguard.fake import FakeDevice
+from tests.fake_device import FakeDevice
 
 from .mesh import Member, Mesh, running_mesh, until
 

@@ -202,7 +202,7 @@ def test_a_removed_peer_goes_before_anything_that_may_fail() -> None:
 
 
 def desired_state(device: DeviceConfig) -> DeviceState:
-    from meshray.wireguard.fake import FakeDevice
+    from tests.fake_device import FakeDevice
 
     fake = FakeDevice()
     fake.apply(plan(None, device))

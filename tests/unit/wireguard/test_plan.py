@@ -23,8 +23,8 @@ from meshray.wireguard.config import (
     Route,
     RouteState,
 )
-from meshray.wireguard.fake import FakeDevice
 from meshray.wireguard.plan import AddPeer, RemovePeer, RemoveRoute, SetMtu, SetRoute, UpdatePeer, plan
+from tests.fake_device import FakeDevice
 
 KEYS = [PublicKey(bytes([number]) * 32) for number in range(0x11, 0x16)]
 NETWORKS = [

@@ -15,7 +15,7 @@ from meshray.home import Home
 from meshray.model.address import Endpoint
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, Node
-from meshray.wireguard.fake import FakeDevice
+from tests.fake_device import FakeDevice
 from tests.unit.agent.sample import HEAD_NODE, KEYS, MAP, WORKER_A, WORKER_B, enrolment
 
 ENDPOINT = Endpoint("198.51.100.7", 51888)
