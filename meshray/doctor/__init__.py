@@ -1,4 +1,4 @@
-"""What is wrong and how to fix it: checks as data, decided by pure functions over what the nodes see.
+"""The doctor finds faults and their fixes: checks are data, decided by pure functions over the facts of the nodes.
 
 Each area (device, machine, routes, firewall, control, path, ray, job) has up to three modules:
 

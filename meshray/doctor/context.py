@@ -1,4 +1,4 @@
-"""What the probes are told of the node on which they run."""
+"""The context of the probes: the node on which they run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from meshray.wireguard.config import DeviceState
 
 @dataclass(frozen=True)
 class Counters:
-    """What WireGuard received from a peer and sent to it, bytes."""
+    """Bytes that WireGuard received from a peer and sent to it."""
 
     rx_bytes: int
     tx_bytes: int
@@ -33,37 +33,40 @@ async def _no_counters() -> Mapping[str, Counters]:
 
 @dataclass(frozen=True)
 class Context:
-    """What is None or empty is not known: before the machine is enrolled, or because no agent runs.
+    """The context of one node. Values that are None or empty are not known: before an enrolment, or without an agent.
 
     Attributes:
-        name: of this node; empty: it is none.
+        name: this node's name; empty: the machine is not a node.
         ip: its overlay address.
         mesh_port: UDP and TCP port of the mesh on hubs and coordinator.
-        listen_port: on which this node's WireGuard listens, 0: not known.
+        listen_port: this node's WireGuard port; 0: not known.
         trusts_user_environment: see the enrolment.
-        coordinators: where the coordinator may be, with ``fingerprint`` and ``credential`` as in the enrolment.
+        coordinators: possible endpoints of the coordinator, with ``fingerprint`` and ``credential`` as in the
+            enrolment.
         transport: as chosen at join: auto, udp or wss.
-        open_ports: what members reach besides Ray's ports (``--open``).
-        open_all: they reach every port.
-        unguarded: Ray may run where its ports cannot be closed.
-        foreign_ports: ports that Ray would use here and another program has.
-        status: the mesh as this node sees it, every peer probed a moment ago.
+        open_ports: ports that members reach in addition to Ray's (``--open``).
+        open_all: members reach every port.
+        unguarded: Ray may run even if its ports cannot be closed.
+        foreign_ports: ports of Ray that another program uses here.
+        status: this node's status of the mesh, with every peer just probed.
         device: WireGuard's own state; None: no tunnel.
-        read_device: reads it anew (blocking, see `Device.read`); None: there is no agent that has one.
-        endpoints_seen: of each peer as this node's WireGuard sees it, by node name.
-        ray_plan: what this node's Ray should be; None: none is meant to run here, for the reason ``no_ray_because``.
-        ray: how its supervised Ray stands.
-        dialled: where this node dials the hubs, by node name.
-        rebinds: at a hub: seconds since each change of a node's mapping, by node name.
-        map_of: this node's revision of the map once it is the one given, or after so many seconds.
-        round_trip: milliseconds to an overlay address and back within the time given (seconds), None: no answer.
-        echo: the same for a packet of a size (bytes, 0: small), which is not remembered.
-        counters: WireGuard's counters of each peer now, by node name.
-        mtu_measured: whether the size that passes to an overlay address was found out.
-        contested_routes: what the agent tells of programs that keep removing its routes, one sentence each.
-        heard_ago: seconds since an overlay address last asked this node; None: it never did.
-        unanswered: seconds since an overlay address last answered this node, at most since it can ask; None: not known.
-        only_handshakes: this node left UDP because handshakes passed and data did not.
+        read_device: reads the device again (blocking, see `Device.read`); None: no agent has one.
+        endpoints_seen: the endpoint of each peer in this node's WireGuard, by node name.
+        ray_plan: the plan of this node's Ray; None: none should run here, for the reason ``no_ray_because``.
+        ray: the state of its supervised Ray.
+        dialled: the endpoints at which this node dials the hubs, by node name.
+        rebinds: on a hub: seconds since each change of a node's NAT mapping, by node name.
+        map_of: waits for the given revision of the map, at most this many seconds; returns this node's revision.
+        round_trip: measures a round trip to an overlay address, milliseconds, with a timeout in seconds; None: no
+            answer.
+        echo: the same for a packet of a given size (bytes, 0: small), which is not recorded.
+        counters: WireGuard's current counters of each peer, by node name.
+        mtu_measured: whether the MTU of the path to an overlay address was measured.
+        contested_routes: the agent's reports of programs that keep removing its routes, one sentence each.
+        heard_ago: seconds since an overlay address last probed this node; None: it never did.
+        unanswered: seconds since an overlay address last answered this node, at most since it can send probes; None:
+            not known.
+        only_handshakes: this node gave up UDP because handshakes passed and data did not.
     """
 
     home: Home

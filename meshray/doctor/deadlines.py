@@ -1,4 +1,4 @@
-"""How long a probe is waited for, and where it runs: a slow one holds up neither the others nor whoever asks."""
+"""Deadlines and threads of probes: a slow probe delays neither the others nor the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 async def in_thread(look: Callable[[], T]) -> T:
-    """Run what blocks in a thread of its own, which does not hold up the end of the process; raises what it raises."""
+    """Run a blocking function in a thread that does not delay the process's exit; raises the function's exception."""
     found: Future[T] = Future()
     found.set_running_or_notify_cancel()
 
@@ -30,11 +30,11 @@ async def in_thread(look: Callable[[], T]) -> T:
 
 
 async def in_time(look: Awaitable[T], patience_s: float) -> T | None:
-    """What was found; None where it took longer than that, seconds, or the probe failed."""
+    """Return the result; None if it took longer than this, seconds, or the probe failed."""
     try:
         return await asyncio.wait_for(look, patience_s)
     except asyncio.TimeoutError:
         return None
-    except Exception:  # the other probes are still worth a look
+    except Exception:  # The other probes are still useful.
         log.exception("a probe of the doctor failed")
         return None

@@ -1,10 +1,10 @@
-"""Runs the checks in the order of what depends on what: a failed check hides what follows from it.
+"""Run the checks in the order of their dependencies: a failed check hides its consequences.
 
     >>> report = examine(Facts(agent_error="no agent runs on this machine"))
     >>> [check.code for check in report if check.status == FAIL]
     ['agent_running']
 
-The agent, which has a status, and the command line, where there is no agent to ask, both call it.
+The agent, which has a status, and the command line, if no agent runs, both call it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from meshray.protocol.doctor import Check
 def examine(
     facts: Facts, node: str | None = None, specs: tuple[Spec, ...] = SPECS, known: Iterable[Check] = ()
 ) -> tuple[Check, ...]:
-    """Every check in the order of what depends on what.
+    """Run every check in the order of their dependencies.
 
-    Without an agent nothing but this machine was looked at, so what fails there hides all that depends on it.
+    Without an agent only this machine was examined, so a failure there hides all checks that depend on it.
 
     Args:
-        node: look at this node only (and at what concerns the whole mesh).
+        node: check only this node (and what concerns the whole mesh).
         specs: the checks to run, each after those that it depends on.
-        known: of an earlier report: what failed there hides what follows from it here.
+        known: an earlier report, whose failures hide their consequences here.
 
     Raises:
         MeshrayError: ``unknown_node``.
@@ -43,7 +43,7 @@ def examine(
     for spec in specs:
         of_mesh = next((root for root in roots if not root.concerns and root.code in spec.depends_on), None)
         if of_mesh is not None:
-            # Without what it depends on it cannot even be looked at.
+            # It cannot be checked without what it depends on.
             roots.append(Root(spec.code, frozenset(), of_mesh.title))
             report.append(spec.line(Finding(SKIP, f"follows from: {of_mesh.title}")))
             continue

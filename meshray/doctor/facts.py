@@ -1,8 +1,8 @@
-"""What nodes tell the doctor of themselves: plain values that travel as JSON.
+"""The facts that nodes report to the doctor: plain values that travel as JSON.
 
 A group of facts is a frozen dataclass whose fields are JSON's own kinds (text, numbers, truth values, None),
 enumerations of texts, tuples of them, mappings from texts to them, and further such dataclasses. Each has a default: an
-older or newer node may leave it out, or say more.
+older or newer node may omit it, or report more.
 
     >>> @dataclass(frozen=True)
     ... class Example:
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HostFacts:
-    """Of one node; what is None was not found out in time."""
+    """The host facts of one node; values that were not found out in time are None."""
 
     device: DeviceFacts | None = None
     machine: MachineFacts | None = None
@@ -48,10 +48,10 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What one node found out; a group that is None was not looked at.
+    """The facts of one node; a group that is None was not examined.
 
     Attributes:
-        complaints: what the node's parts could not do, as its own status says it.
+        complaints: the failures of the node's parts, as in its own status.
     """
 
     name: str = ""
@@ -64,20 +64,20 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks look at.
+    """The input of the checks.
 
     Attributes:
-        enrolled: this machine is a node of some mesh.
-        agent_error: why the agent cannot be asked; empty where it can.
-        agent_repair: what would let the agent run, a key of `meshray.doctor.repairs.REPAIRS`.
-        allowed_by: the command with which it could be asked, where it is only this user who may not.
-        status: the mesh as this node sees it; None where the agent cannot be asked.
-        ray_nodes: the names of the nodes on which Ray is meant to run.
-        nodes: what the nodes that were asked found out, by name; this node is among them.
+        enrolled: this machine is a node of a mesh.
+        agent_error: why the agent cannot be asked; empty if it can.
+        agent_repair: the repair that lets the agent run, a key of `meshray.doctor.repairs.REPAIRS`.
+        allowed_by: the command that may ask it, if only this user may not.
+        status: this node's status of the mesh; None if the agent cannot be asked.
+        ray_nodes: the names of the nodes on which Ray should run.
+        nodes: the facts of the nodes that were asked, this one included, by name.
         silent: the nodes that were asked and did not answer, with the reason.
-        heard: those among the silent whose machines answered over the overlay all the same.
-        not_asked: why no other node was asked; empty where they were.
-        deep: what the Ray program of ``--deep`` saw; None: it was not asked for.
+        heard: the silent ones whose machines nevertheless answered over the overlay.
+        not_asked: why no other node was asked; empty if they were.
+        deep: the results of the Ray program of ``--deep``; None: not requested.
     """
 
     enrolled: bool = True
@@ -94,12 +94,12 @@ class Facts:
 
 
 def encode(facts: Any) -> dict[str, Any]:
-    """The JSON form of a group of facts, or of `NodeFacts`."""
+    """Return the JSON form of a group of facts, or of `NodeFacts`."""
     return dataclasses.asdict(facts)
 
 
 def decode(kind: type[T], data: object) -> T:
-    """The inverse of `encode`. What is missing or of the wrong kind gets its default: facts come from elsewhere."""
+    """Decode what `encode` returns. Missing values and those of a wrong type get their defaults: nodes may differ."""
     known = data if isinstance(data, Mapping) else {}
     hints = typing.get_type_hints(kind)
     values = {}

@@ -1,7 +1,7 @@
-"""Checks of the machine itself, as specs: a function over one area's facts is applied to every node (pure).
+"""Checks of the machine itself, as specs: each applies a function of one area's facts to every node (pure).
 
-What is wrong here is always a cause, so nothing here hides anything else of the same node, but for the few checks that
-look at what the agent made.
+A fault found here is always a cause, so these checks do not hide others of the same node, except the few that examine
+what the agent created.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 def host_spec(
     area: Callable[[HostFacts], T | None], code: str, title: str, judge: Callable[[T], Finding], *after: str
 ) -> Spec:
-    """Return the check of one area of each node; a fix on another node says where to run it."""
+    """Return the check of one area for every node; a fix on another node names the node on which to run it."""
 
     def look(facts: Facts) -> Iterable[Finding]:
         here = facts.status.node if facts.status else ""

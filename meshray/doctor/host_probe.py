@@ -1,4 +1,4 @@
-"""Looks at the machine itself: four parts beside each other, each in a thread with a time of its own."""
+"""Examine the machine itself: four parts concurrently, each in a thread with a timeout of its own."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from meshray.doctor.machine import probe as machine
 from meshray.doctor.routes import probe as routes
 from meshray.linux import overlay_netns
 
-#: Whoever asks waits for the slowest part of the slowest node.
+#: The timeout: the user waits for the slowest part of the slowest node.
 _PART_S = 4.0
 
 
 async def look(context: Context) -> HostFacts:
-    """The facts of this node, within a few seconds; what could not be found out keeps its default."""
+    """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     found = await asyncio.gather(
         in_time(device.look(context), _PART_S),
         in_time(machine.look(context), _PART_S),

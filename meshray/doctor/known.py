@@ -1,11 +1,11 @@
-"""What status and the other parts of a node know already, as checks (pure).
+"""The faults that status and the parts of a node already know, as checks (pure).
 
 one_identity ─► the coordinator, the ways, Ray       two machines use one node's identity
 node_identity                                        what the map says of a node is not signed
 hub_forwards ─► one_way … peer_answers               a hub does not pass on what goes from node to node
 reported                                             what no other check is about
 
-`take_over` adds what a part could not do to the check of the same code, where that check itself saw nothing.
+`take_over` adds a part's failure to the check of the same code, if that check itself found nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from meshray.model.node import HUB_FORWARDS, NODE_IDENTITY, ONE_IDENTITY
 from meshray.model.path import PathKind
 from meshray.model.problem import Problem
 
-#: Told for some minutes after a restore, in which nothing is broken any more.
+#: It is reported for some minutes after a restore, although nothing is broken any longer.
 _RESTORED = "coordinator_restored"
-#: What the checks of the same name look at more closely than the parts that report it.
+#: The checks of these codes examine more than the parts that report them.
 _JUDGED = frozenset({"ray_running"})
 
 
 def problems_with(facts: Facts, code: str) -> dict[str, Problem]:
-    """What any node reports under this code, by the node that it concerns."""
+    """Return what any node reports under this code, by the node that it concerns."""
     found = {
         problem.node or "": problem for problem in (facts.status.health if facts.status else ()) if problem.code == code
     }
@@ -37,8 +37,10 @@ def problems_with(facts: Facts, code: str) -> dict[str, Problem]:
 
 
 def take_over(code: str, found: list[Finding], facts: Facts) -> list[Finding]:
-    """The findings of the check with this code, and what the parts of a node could not do, where the check itself has
-    nothing to say about that node."""
+    """Return the check's findings, and the failures that a node's parts report under its code.
+
+    Such a failure counts only if the check itself has no finding about that node.
+    """
     if code in _JUDGED:
         return found
     for name, node in facts.nodes.items():
@@ -115,7 +117,7 @@ def _of_hub(facts: Facts, hub: str) -> Iterator[Finding]:
 
 
 def _through(facts: Facts, hub: str) -> tuple[int, list[tuple[str, str]]]:
-    """How many ordered pairs pass through the hub, and between which nothing does although both reach it."""
+    """Return the number of ordered pairs through the hub, and those that fail although both nodes reach it."""
     silent: set[tuple[str, str]] = set()
     passing = 0
     for name, peer, seen in pairs(facts):
@@ -131,7 +133,7 @@ def _through(facts: Facts, hub: str) -> tuple[int, list[tuple[str, str]]]:
 
 
 def _leads_through(facts: Facts, name: str, hub: str, seen: PeerFacts) -> bool:
-    """Whether these packets are sent to this hub."""
+    """Return whether these packets are sent to this hub."""
     way = _way_to(facts, name, hub)
     return way is not None and way.endpoint == seen.endpoint
 
@@ -147,10 +149,10 @@ def _way_to(facts: Facts, name: str, hub: str) -> PeerFacts | None:
 
 
 def reported(covered: Iterable[str]) -> Spec:
-    """The check of what is known under codes that no other check has.
+    """Return the check of faults under codes that no other check has.
 
     Args:
-        covered: the codes of all others.
+        covered: the codes of all other checks.
     """
     others = frozenset(covered)
 

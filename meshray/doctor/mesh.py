@@ -1,4 +1,4 @@
-"""Checks of the mesh as one node sees it: pure looks at a status, in the order of what depends on what.
+"""Checks of the mesh from one node's status, in the order of their dependencies (pure).
 
 enrolled ─► agent_running ─┬► coordinator_reachable
                            └► node_answers ─► handshake_fresh ─► peer_answers ─► ray_head_answers ─► ray_alive
@@ -23,7 +23,7 @@ def _enrolled(facts: Facts) -> Iterable[Finding]:
     if facts.enrolled:
         yield Finding(OK, "enrolled")
     else:
-        # A machine that has not joined is not faulty. What a mesh needs is checked anyway.
+        # A machine that has not joined is not faulty. The requirements of a mesh are checked anyway.
         yield Finding(WARN, "this machine is in no mesh", "meshray init, or meshray join TOKEN", blinds=True)
 
 
@@ -80,12 +80,12 @@ def _handshake_fresh(facts: Facts) -> Iterable[Finding]:
     others = list(_others(facts))
     hub_is_silent = any(_is_hub(node) and node.path.kind == PathKind.NONE for node in others)
     for node in others:
-        # About a pair: what comes, or does not, from that node to this one.
+        # A pair's finding concerns the packets from that node to this one.
         yield replace(_handshake(node, hub_is_silent), peer=_status(facts).node)
 
 
 def _handshake(node: NodeStatus, hub_is_silent: bool) -> Finding:
-    # A path whose handshake is stale is none, see `meshray.wireguard.config.is_fresh`.
+    # A path with a stale handshake does not work, see `meshray.wireguard.config.is_fresh`.
     if node.path.kind != PathKind.NONE:
         return Finding(OK, f"{node.path.handshake_age_s or 0.0:.0f} s ago", node=node.name)
     if not _is_hub(node) and (hub_is_silent or not node.online):
@@ -115,7 +115,7 @@ def _answer(node: NodeStatus) -> Finding:
         return Finding(SKIP, "it was taken down", node=node.name)
     if not node.online:
         return Finding(WARN, "its agent is not connected to the coordinator", f"on {node.name}: meshray up", node.name)
-    if path.kind == PathKind.NONE or path.loss is None:  # handshake_fresh tells why there is no way
+    if path.kind == PathKind.NONE or path.loss is None:  # handshake_fresh reports why there is no path.
         why = "there is no way to it" if path.kind == PathKind.NONE else "not measured yet"
         return Finding(SKIP, why, node=node.name)
     fix = f"meshray ping {node.name}; on {node.name}: meshray doctor"
@@ -153,7 +153,7 @@ def _ray_alive(facts: Facts) -> Iterable[Finding]:
 
 
 def _ray_starts(facts: Facts, name: str) -> bool:
-    """Whether the node's own supervisor says that Ray is on its way for the first time."""
+    """Return whether the node's own supervisor reports that Ray is starting for the first time."""
     asked = facts.nodes.get(name)
     return asked is not None and asked.ray is not None and asked.ray.state == STARTING and not asked.ray.deaths
 
@@ -190,7 +190,8 @@ CONTROL: tuple[Spec, ...] = (
         ),
         _coordinator_reachable,
     ),
-    # Not behind coordinator_reachable, which would hide the data path as well: where it is away nobody was asked.
+    # Not after coordinator_reachable, which would hide the data path as well: while the coordinator is away no node was
+    # asked.
     Spec("node_answers", "answer of the node's agent", ("agent_running",), _node_answers),
 )
 PATH: tuple[Spec, ...] = (
@@ -217,7 +218,7 @@ PATH: tuple[Spec, ...] = (
         _peer_answers,
     ),
 )
-#: The checks of a node's own Ray (`meshray.doctor.ray.checks`) without which the head's view of it means nothing.
+#: The checks of a node's own Ray (`meshray.doctor.ray.checks`) without which the head's entry for it means nothing.
 _OF_A_NODE = ("own_address", "ray_installed", "ray_versions", "ray_running", "ray_ports", "ray_token")
 RAY: tuple[Spec, ...] = (
     Spec(
@@ -250,7 +251,7 @@ def _status(facts: Facts) -> Status:
 
 
 def _others(facts: Facts) -> Iterator[NodeStatus]:
-    """The nodes on which an agent of ours should answer."""
+    """Return the nodes on which an agent of ours should answer."""
     status = _status(facts)
     return (node for node in status.nodes if node.name != status.node and node.role != STATIC)
 

@@ -1,6 +1,6 @@
-"""The doctor's checks that are cheap enough for every start of Ray and every status.
+"""The doctor's checks that are cheap enough for every start of Ray and for every status.
 
-What warns before Ray starts, what status lists and what the doctor reports is decided by the same functions.
+The same functions decide the warnings before Ray starts, the problems in status, and the doctor's report.
 
 >>> [(check.code, check.status) for check in judge(MachineFacts(with_ray=True, shm_total=64 * 1024**2))]
 [('shared_memory', 'fail')]
@@ -21,20 +21,20 @@ from meshray.home import Home
 from meshray.model.problem import Problem
 from meshray.protocol.doctor import Check
 
-#: The own name takes the longest, see `meshray.doctor.machine.probe`.
+#: Resolving the own name takes the longest, see `meshray.doctor.machine.probe`.
 _BEFORE_RAY_S = 3.0
-#: A folder on a file server that is away; status goes on without.
+#: A folder may be on a file server that is away; status continues without it.
 _STATUS_S = 0.2
 
 
 def judge(facts: MachineFacts, node: str = "") -> list[Check]:
-    """Return what is wrong with the machine: failures and warnings (pure)."""
+    """Return the failures and warnings of the machine (pure)."""
     found = Facts(nodes={node: NodeFacts(node, HostFacts(machine=facts))})
     return [spec.line(one) for spec in QUICK for one in spec.look(found) if one.status in (FAIL, WARN)]
 
 
 async def before_ray(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> list[Check]:
-    """Return what would make Ray slow, or end it, on this machine."""
+    """Return the faults that would slow down or end Ray on this machine."""
     facts = await in_time(probe.look_before_ray(home, environ, ray_args), _BEFORE_RAY_S)
     return judge(facts) if facts is not None else []
 
@@ -48,11 +48,11 @@ async def of_machine(
     *,
     trusted: bool = False,
 ) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
-    """Return what is wrong with this machine, for its node's status: what fails as problems, warnings as notices.
+    """Return the faults of this machine for its node's status: failures as problems, warnings as notices.
 
     Args:
-        complaints: of the node's parts: a part that was refused something knows more than a look at the folder.
-        ray_args: for `ray start`; None: no Ray is to run here.
+        complaints: the failures of the node's parts, which know more than an examination of the folder.
+        ray_args: the arguments of `ray start`; None: no Ray should run here.
         trusted: `--trust-user-environment` was given.
     """
     facts = await in_time(in_thread(partial(probe.of_agent, home, environ, ray_args, trusted=trusted)), _STATUS_S)

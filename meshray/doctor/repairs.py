@@ -1,4 +1,4 @@
-"""What meshray can mend by itself on the machine on which it is asked, as data. A finding names one by its key.
+"""The repairs that meshray can make on the machine on which it runs, as data. A finding names one by its key.
 
 >>> REPAIRS["firewall"].what
 'put the firewall rules of meshray in place again'
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from meshray.doctor.report import FAIL, WARN
 from meshray.protocol.doctor import Check
 
-#: Who carries a repair out: the agent, which is asked, or the command line, where there may be no agent.
+#: What carries out a repair: the agent, on request, or the command line, where an agent may be missing.
 AGENT = "agent"
 COMMAND_LINE = "command line"
 
 
 @dataclass(frozen=True)
 class Repair:
-    """One thing that is safe to do, because it concerns only what meshray made.
+    """A repair that is safe, because it concerns only what meshray created.
 
     Attributes:
-        what: is done, as the user is asked.
+        what: what it does, as in the question to the user.
         by: `AGENT` or `COMMAND_LINE`.
-        interrupts: what stands still meanwhile; empty: nothing.
+        interrupts: what is interrupted meanwhile; empty: nothing.
     """
 
     what: str
@@ -43,10 +43,10 @@ REPAIRS: Mapping[str, Repair] = {
 
 
 def planned(checks: Iterable[Check], node: str) -> Sequence[str]:
-    """Return the keys of the repairs that these checks ask for, the cause's first.
+    """Return the keys of the repairs that these checks request, the cause's first.
 
     Args:
-        node: this machine's name; repairs of other machines are not made from here.
+        node: this machine's name; other machines are not repaired from here.
     """
     keys = [
         check.repair

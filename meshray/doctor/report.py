@@ -1,4 +1,4 @@
-"""Checks as data: what a check is, what it found, and a line of the report."""
+"""Checks as data: a check, its findings, and a line of the report."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from meshray.protocol.doctor import Check
 OK = "ok"
 WARN = "warn"
 FAIL = "fail"
-#: Hidden by a failed check, or does not apply here.
+#: Hidden by a failed check, or not applicable here.
 SKIP = "skip"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, about the mesh as a whole (no node), about one node, or about the way from one to another.
+    """A finding of a check about the whole mesh (no node), one node, or the path from one node to another.
 
     Attributes:
-        evidence: what was seen, with numbers and names.
-        fix: the next command, with the node on which it is to be given where that is another.
+        evidence: what was observed, with numbers and names.
+        fix: the next command, with the node on which to run it if that is another.
         node: where it was found.
-        peer: the other end, where it is about a pair: from ``node`` to ``peer``.
-        repair: a key of `meshray.doctor.repairs.REPAIRS`, where meshray can mend it by itself.
-        blinds: what depends on it cannot be looked at, although it did not fail.
+        peer: the other end, if it concerns a pair: from ``node`` to ``peer``.
+        repair: a key of `meshray.doctor.repairs.REPAIRS`, if meshray can repair it.
+        blinds: checks that depend on it cannot run, although it did not fail.
     """
 
     status: str
@@ -38,13 +38,13 @@ class Finding:
 
     @property
     def concerns(self) -> frozenset[str]:
-        """The nodes that it is about; empty: the mesh."""
+        """The nodes that the finding concerns; empty: the mesh."""
         return frozenset({self.node, self.peer} - {""})
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One check: what it is called, what must be in order before it means anything, how it looks."""
+    """One check: its code and title, the checks that must succeed first, and its function."""
 
     code: str
     title: str
@@ -68,7 +68,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Root:
-    """A failed check, or what was hidden by one: its code, whom it concerns, and the title of the cause."""
+    """A failed check, or one hidden by it: its code, the nodes that it concerns, and the title of the cause."""
 
     code: str
     concerns: frozenset[str]
@@ -76,14 +76,14 @@ class Root:
 
     @classmethod
     def of(cls, check: Check) -> Root:
-        """Return the check as the cause of what fails elsewhere."""
+        """Return the check as the cause of other failures."""
         return cls(check.code, frozenset(name for name in (check.node, check.peer) if name), check.title)
 
     def hides(self, spec: Spec, finding: Finding) -> bool:
-        """Whether the finding only follows.
+        """Return whether the finding is only a consequence.
 
-        What fails for the mesh hides everything behind it; what fails for a node, all that concerns the node; what
-        fails between two nodes, what concerns no others than these two.
+        A failure of the mesh hides everything after it; a failure of a node hides all findings about that node; a
+        failure between two nodes hides findings about only these two.
         """
         if self.code not in spec.depends_on:
             return False

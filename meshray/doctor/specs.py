@@ -1,4 +1,4 @@
-"""All checks, in the order of what depends on what: the first that fails is the cause.
+"""All checks, in the order of their dependencies: the first that fails is the cause.
 
 mesh (enrolled, credential) ──► what a tunnel needs ──► agent_running ──► one_identity ──► host ──► control
     ──► path ──► ray ──► reported
@@ -21,11 +21,11 @@ from meshray.doctor.routes import checks as routes
 
 
 def _behind(cause: Spec, specs: Iterable[Spec]) -> tuple[Spec, ...]:
-    """These checks, each hidden where the cause failed as well."""
+    """Return these checks, each hidden if the cause failed as well."""
     return tuple(replace(spec, depends_on=(*spec.depends_on, cause.code)) for spec in specs)
 
 
-#: The machine of each node, before and after its agent: what the agent itself needs is looked at without one, too.
+#: Checks of each node's machine, before and after its agent: the agent's own requirements are also checked without one.
 GROUND: tuple[Spec, ...] = (*device.GROUND, *machine.GROUND)
 HOST: tuple[Spec, ...] = (*device.SPECS, *machine.SPECS, *routes.SPECS, *firewall.SPECS)
 _ALL_BUT_REPORTED: tuple[Spec, ...] = (

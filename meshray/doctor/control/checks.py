@@ -1,10 +1,10 @@
-"""Checks of the coordinator as a node reaches it (pure).
+"""Checks of a node's connection to the coordinator (pure).
 
     proxy_works ─► captive_portal ─► certificate_pin ─► coordinator_tcp ─► websocket_upgrade
                                                               ├► map_current
     credential (needs no agent)                               └► join_tokens  meshray_versions
 
-Whatever answers in the coordinator's place is told before what it breaks.
+A server that answers in the coordinator's place is reported before the faults that it causes.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from meshray.doctor.control.facts import (
 from meshray.doctor.facts import Facts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 
-#: A token that ends sooner is as good as none for whoever plans to join a machine, seconds.
+#: A token that ends sooner is useless for a user who plans to join a machine, seconds.
 ENDS_SOON_S = 3600.0
-#: A certificate of meshray's own has this subject (`meshray.coordinator.identity`).
+#: A certificate created by meshray has this subject (`meshray.coordinator.identity`).
 _OWN_SUBJECT = "CN=meshray coordinator"
 
 
@@ -105,7 +105,7 @@ def _certificate_pin(facts: Facts) -> Iterable[Finding]:
             yield Finding(OK, f"{seen.endpoint} shows the token's certificate", node=name)
 
 
-#: What is wrong and what helps, by the state of the address.
+#: The fault and its fix, by the state of the address.
 _TCP: Mapping[str, tuple[str, str]] = {
     UNRESOLVED: ("the name does not resolve", "{at}mend its name server (/etc/resolv.conf), or use another network"),
     REFUSED: ("the connection is refused: nobody listens", "on the coordinator's machine: meshray up"),
@@ -170,7 +170,7 @@ def _credential(facts: Facts) -> Iterable[Finding]:
         if control.accepted:
             yield Finding(OK, "the node's credential at the coordinator", node=name)
         elif control.accepted is False:
-            # Without an agent that is why there is none, and what the whole report comes down to.
+            # Without an agent this is the reason, and the main result of the report.
             yield Finding(
                 FAIL,
                 f"the coordinator does not know {name}'s credential: it was removed from the mesh",
@@ -227,7 +227,7 @@ def _spec(code: str, title: str, look: Callable[[Facts], Iterable[Finding]], *af
     return Spec(code, title, ("enrolled", *after), look)
 
 
-#: Before ``agent_running``: a node that was removed has no agent any more.
+#: This comes before ``agent_running``: a removed node has no agent.
 CREDENTIAL = _spec("credential", "the node's credential at the coordinator", _credential)
 SPECS: tuple[Spec, ...] = (
     _spec("proxy_works", "the proxy to the coordinator", _proxy_works),

@@ -1,11 +1,11 @@
-"""What one node finds out about its connection to the coordinator."""
+"""The facts about one node's connection to the coordinator."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: What was found at one address of the coordinator.
+#: The result at one address of the coordinator.
 RIGHT = "right"
 UNRESOLVED = "unresolved"
 
@@ -27,9 +27,9 @@ OTHER_CERTIFICATE = "other certificate"
 
 
 PROXY = "proxy"
-#: The right certificate, and then no answer of a coordinator.
+#: The right certificate, but then no answer of a coordinator.
 ODD = "odd"
-#: "Network Authentication Required" (RFC 6585, section 6): a captive portal says so itself.
+#: "Network Authentication Required" (RFC 6585, section 6): a captive portal declares itself.
 PORTAL_STATUS = 511
 
 
@@ -38,11 +38,11 @@ class EndpointSeen:
     """One address of the coordinator.
 
     Attributes:
-        state: one of the words above.
-        proxy: HOST:PORT of the proxy on the way; empty: none.
-        detail: what happened there, in words.
-        subject: of the certificate that was shown, with issuer and SHA-256.
-        connect_ms: until TCP was connected.
+        state: one of the states above.
+        proxy: HOST:PORT of the proxy in between; empty: none.
+        detail: a description of the result.
+        subject: the subject of the server's certificate, with issuer and SHA-256.
+        connect_ms: milliseconds until TCP was connected.
     """
 
     endpoint: str = ""
@@ -57,7 +57,7 @@ class EndpointSeen:
 
 @dataclass(frozen=True)
 class PortalSeen:
-    """What plain HTTP at port 80 of the coordinator's host answered, where the coordinator itself did not."""
+    """The answer of plain HTTP at port 80 of the coordinator's host, if the coordinator itself did not answer."""
 
     url: str = ""
     status: int = 0
@@ -66,7 +66,7 @@ class PortalSeen:
 
 @dataclass(frozen=True)
 class TokenSeen:
-    """A token as the coordinator lists it. ``left_s`` None: never ends; ``uses_left`` None: any number."""
+    """A token in the coordinator's list. ``left_s`` None: it does not expire; ``uses_left`` None: any number."""
 
     id: str = ""
     left_s: float | None = None
@@ -75,20 +75,20 @@ class TokenSeen:
 
 @dataclass(frozen=True)
 class ControlFacts:
-    """Of one node.
+    """The control facts of one node.
 
     Attributes:
         endpoints: every address of the coordinator, the one that answered at enrolment first.
         expected: SHA-256 of the certificate from the token, hexadecimal.
-        portal: None: nothing answered there, or it was not asked.
-        upgrade: "" where a WebSocket was opened, what happened instead, None where it could not be tried.
-        accepted: the coordinator knows this node's credential; None: it was not asked.
-        revision: of this node's map, after waiting for what the coordinator has; None: it has none.
-        coordinator_revision: of the coordinator's.
-        lag_s: how long the map took to come to that revision.
-        tokens: that still let a node in; None: this node does not run the coordinator, or was not told.
-        versions: of meshray, of the nodes that are online; ``coordinator_version`` with them.
-        unsigned: the names of the nodes whose keys no identity signs, as this node sees it.
+        portal: None: no server answered there, or it was not asked.
+        upgrade: "" if a WebSocket was opened; otherwise the failure; None if it could not be tried.
+        accepted: whether the coordinator knows this node's credential; None: it was not asked.
+        revision: of this node's map, after waiting for the coordinator's; None: it has no map.
+        coordinator_revision: of the coordinator's map.
+        lag_s: seconds until the map reached that revision.
+        tokens: the tokens that are still valid; None: this node does not run the coordinator, or got no list.
+        versions: meshray's versions on the nodes that are online, with ``coordinator_version``.
+        unsigned: the names of the nodes whose keys no identity signs, according to this node.
     """
 
     endpoints: tuple[EndpointSeen, ...] = ()
@@ -111,5 +111,5 @@ class ControlFacts:
 
     @property
     def decisive(self) -> EndpointSeen | None:
-        """The address that tells: one that is right, else the one that was right at enrolment."""
+        """The decisive address: one at which the coordinator answered, else the one that worked at enrolment."""
         return self.right or next(iter(self.endpoints), None)

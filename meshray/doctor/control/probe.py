@@ -1,4 +1,4 @@
-"""Looks at the coordinator as this node reaches it: each address by TCP, TLS and one request, beside each other."""
+"""Examine the coordinator from this node: each address by TCP, TLS and one request, all concurrently."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ from meshray.model.node import STATIC
 from meshray.protocol.codec import WireError, decode_object
 from meshray.protocol.fields import MAX_REVISION
 
-#: A dropping firewall never answers; a far coordinator does so within this, also where one SYN was lost (sent again
-#: after 1 s, RFC 6298) or both machines are busy.
+#: The connection timeout. A dropping firewall never answers; a distant coordinator answers within this time, even if
+#: one SYN was lost (sent again after 1 s, RFC 6298) or both machines are busy.
 _TCP_S = 2.5
-#: TLS and one request, also at a coordinator that ten nodes ask at once.
+#: The timeout for TLS and one request, also at a coordinator that ten nodes ask at once.
 _EXCHANGE_S = 2.5
-#: What plain HTTP answers is wanted only where nothing better does.
+#: The timeout for plain HTTP, whose answer matters only if nothing better answers.
 _PORTAL_S = 0.8
-#: How long the map may be on its way.
+#: The maximum time for a map to arrive.
 _MAP_S = 1.5
-#: A head with many interfaces: the first addresses tell enough.
+#: For a head with many interfaces, the first addresses are sufficient.
 _ADDRESSES = 6
-#: A credential of nobody: the link of this node's own agent must not be taken over.
+#: A credential of no node: this probe must not take over the connection of this node's own agent.
 _NOBODY = "doctor"
 
 
 class _Peek(aiohttp.Fingerprint):
-    """The pin of the token, which keeps the certificate that it looked at."""
+    """The token's pin, which also keeps the certificate that it checked."""
 
     shown: bytes = b""
 
@@ -67,7 +67,7 @@ class _Peek(aiohttp.Fingerprint):
 
 
 async def look(context: Context) -> ControlFacts:
-    """The facts of this node, within a few seconds; what could not be found out keeps its default."""
+    """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     if not context.coordinators:
         return ControlFacts()
     timeout = aiohttp.ClientTimeout(total=_EXCHANGE_S)
@@ -104,7 +104,7 @@ async def look(context: Context) -> ControlFacts:
 async def _seen(
     session: aiohttp.ClientSession, context: Context, at: Endpoint
 ) -> tuple[EndpointSeen, Mapping[str, object]]:
-    """What is at one address, and what the coordinator answered."""
+    """Return the result at one address, and the coordinator's answer."""
     proxy = proxy_for(at)
     seen = EndpointSeen(str(at), proxy=proxy)
     if not proxy:
@@ -116,7 +116,7 @@ async def _seen(
     peek = _Peek(context.fingerprint)
     try:
         answer = await _ask(session, at, "/v1/hello", context.credential, peek)
-    except Exception as error:  # what middleboxes provoke in TLS and HTTP libraries is of every kind
+    except Exception as error:  # Middleboxes provoke errors of every kind in TLS and HTTP libraries.
         return await _failed(session, seen, at, peek.shown, error), {}
     return replace(seen, state=RIGHT), answer
 
@@ -124,7 +124,10 @@ async def _seen(
 async def _ask(
     session: aiohttp.ClientSession, at: Endpoint, path: str, credential: str, pin: aiohttp.Fingerprint
 ) -> Mapping[str, object]:
-    """The answer to one GET. The credential goes to nobody but the token's certificate. Raises what aiohttp raises."""
+    """Return the answer to one GET. Only a server with the token's certificate gets the credential.
+
+    Raises: aiohttp's errors.
+    """
     headers = {"Authorization": f"Bearer {credential}"} if credential else {}
     url = f"https://{at}{path}"
     async with session.get(url, headers=headers, ssl=pin, allow_redirects=False, raise_for_status=True) as response:
@@ -132,7 +135,7 @@ async def _ask(
 
 
 async def _tcp(at: Endpoint) -> tuple[str, str]:
-    """What is wrong with a plain connection, and the details; two empty texts where it comes about."""
+    """Return the fault of a plain connection, and its details; ("", "") on success."""
     try:
         if at.ip is None:
             await asyncio.wait_for(addresses(at.host), _TCP_S)
@@ -173,7 +176,7 @@ async def _failed(
 
 
 async def _without_tls(session: aiohttp.ClientSession, at: Endpoint, error: Exception) -> tuple[str, str]:
-    """TLS did not come about: what is there instead?"""
+    """Find out what answers at an address where TLS failed."""
     plain = await _plain(session, f"http://{at}/")
     if plain is not None:
         return PLAIN_HTTP, f"{plain.status}{f', to {plain.location}' if plain.location else ''}"
@@ -183,7 +186,7 @@ async def _without_tls(session: aiohttp.ClientSession, at: Endpoint, error: Exce
 
 
 def _names(certificate: bytes) -> tuple[str, str]:
-    """Subject and issuer; empty where it is none."""
+    """Return subject and issuer; empty if it is not a certificate."""
     from cryptography import x509
 
     try:
@@ -194,7 +197,7 @@ def _names(certificate: bytes) -> tuple[str, str]:
 
 
 async def _plain(session: aiohttp.ClientSession, url: str) -> PortalSeen | None:
-    """What plain HTTP answers there; None where it does not."""
+    """Return the answer of plain HTTP there; None if there is none."""
     try:
         limit = aiohttp.ClientTimeout(total=_PORTAL_S)
         async with session.get(url, allow_redirects=False, timeout=limit) as response:
@@ -204,8 +207,10 @@ async def _plain(session: aiohttp.ClientSession, url: str) -> PortalSeen | None:
 
 
 async def _portal(session: aiohttp.ClientSession, at: Endpoint) -> PortalSeen | None:
-    """Whether somebody answers for the coordinator's host where browsers ask. A web server of that host's own that
-    redirects to itself is none."""
+    """Return the server that answers for the coordinator's host where browsers ask, such as a captive portal.
+
+    A web server of that host that redirects to itself does not count.
+    """
     host = f"[{at.host}]" if ":" in at.host else at.host
     seen = await _plain(session, f"http://{host}/")
     if seen is not None and seen.location and urlsplit(seen.location).hostname in (None, at.host):
@@ -214,7 +219,7 @@ async def _portal(session: aiohttp.ClientSession, at: Endpoint) -> PortalSeen | 
 
 
 async def _wait_for_map(context: Context, wanted: int | None) -> tuple[int | None, float]:
-    """This node's revision once it is what the coordinator has, and how long that took."""
+    """Return this node's revision once it is the coordinator's, and the seconds that it took."""
     if context.map_of is None or wanted is None:
         return None, 0.0
     began = time.monotonic()
@@ -227,7 +232,7 @@ def _revision(answer: Mapping[str, object]) -> int | None:
 
 
 async def _upgrade(session: aiohttp.ClientSession, at: Endpoint, fingerprint: bytes) -> str:
-    """Opens a WebSocket like the agent's, as nobody, which the coordinator opens and ends at once."""
+    """Open a WebSocket like the agent's, but not as a node; the coordinator closes it at once."""
     try:
         async with session.ws_connect(
             f"https://{at}/v1/agent",
@@ -245,7 +250,7 @@ async def _upgrade(session: aiohttp.ClientSession, at: Endpoint, fingerprint: by
 
 
 async def _tokens(session: aiohttp.ClientSession, at: Endpoint, context: Context) -> tuple[TokenSeen, ...] | None:
-    """Those that still let a node in, as only the coordinator's own node is told."""
+    """Return the tokens that are still valid; only the coordinator's own node gets the list."""
     if not context.hosts_coordinator:
         return None
     try:

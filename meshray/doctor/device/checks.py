@@ -1,4 +1,4 @@
-"""Checks of what a tunnel needs, and of the overlay interface (pure)."""
+"""Checks of the requirements of a tunnel, and of the overlay interface (pure)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONTAINER = "in a container: --device /dev/net/tun --cap-add NET_ADMIN"
 
 
 def wireguard_available(facts: DeviceFacts) -> Finding:
-    """The kernel's WireGuard or an engine."""
+    """Check for the kernel's WireGuard or an engine."""
     if facts.wireguard_error and not facts.is_agent and facts.uid != 0:
         return Finding(SKIP, f"without root it cannot be tried: {facts.wireguard_error}", "sudo meshray doctor")
     if facts.wireguard_error:
@@ -24,7 +24,7 @@ def wireguard_available(facts: DeviceFacts) -> Finding:
 
 
 def _engine(facts: DeviceFacts) -> Finding:
-    """What a slower engine costs, and what one costs whose packets another program has to carry."""
+    """Report the cost of a slower engine, and of one whose packets another program carries."""
     if not facts.engine_is_stock:
         return Finding(OK, f"{facts.engine}, an engine in user space")
     if facts.carrier is None:
@@ -38,7 +38,7 @@ def _engine(facts: DeviceFacts) -> Finding:
 
 
 def tun_device(facts: DeviceFacts) -> Finding:
-    """Only an engine in user space needs it."""
+    """Check /dev/net/tun, which only an engine in user space needs."""
     if facts.wireguard == KERNEL:
         return Finding(SKIP, "the kernel's WireGuard needs none")
     if not facts.tun_error:
@@ -49,7 +49,7 @@ def tun_device(facts: DeviceFacts) -> Finding:
 
 
 def privileges(facts: DeviceFacts) -> Finding:
-    """What the agent may do to the network."""
+    """Check the agent's permissions on the network."""
     if facts.net_admin is None:
         return Finding(SKIP, "the kernel does not tell the capabilities of this process")
     if facts.net_admin:
@@ -64,7 +64,7 @@ def privileges(facts: DeviceFacts) -> Finding:
 
 
 def user_namespaces(facts: DeviceFacts) -> Finding:
-    """They stand in for root where there is none."""
+    """Check user namespaces, which replace root where it is missing."""
     if facts.uid == 0:
         return Finding(SKIP, "a node that runs as root needs none")
     if facts.namespaces_error is None:
@@ -80,7 +80,7 @@ def user_namespaces(facts: DeviceFacts) -> Finding:
 
 
 def device_up(facts: DeviceFacts) -> Finding:
-    """The interface exists, is ours, answers, and has this node's address."""
+    """Check that the interface exists, is ours, answers, and has this node's address."""
     if not facts.expected:
         return Finding(SKIP, "this machine has no overlay address")
     name, again = facts.interface, "meshray down; meshray up"
@@ -104,7 +104,7 @@ def device_up(facts: DeviceFacts) -> Finding:
 
 
 _spec = partial(host_spec, lambda host: host.device)
-#: What a tunnel needs: looked at first, and without an agent too.
+#: The requirements of a tunnel: checked first, and without an agent too.
 GROUND: tuple[Spec, ...] = (
     _spec("privileges", "the right to set up the network", privileges),
     _spec("tun_device", "/dev/net/tun", tun_device),

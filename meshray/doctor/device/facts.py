@@ -1,4 +1,4 @@
-"""What one node finds out about WireGuard and its overlay interface."""
+"""The facts about one node's WireGuard and its overlay interface."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ UP, DOWN, MISSING, SILENT, FOREIGN = "up", "down", "missing", "silent", "foreign
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """What the tunnel needs, and its interface.
+    """The requirements of the tunnel, and its interface.
 
     Attributes:
-        is_agent: the node's agent looked, not a command of somebody's.
-        uid: as whom it looked; -1: not known.
+        is_agent: the node's agent collected the facts, not a user's command.
+        uid: the user who collected them; -1: not known.
         net_admin: CAP_NET_ADMIN is in effect; None: not known.
-        wireguard: ``kernel`` or ``userspace``, empty where neither can be had: then ``wireguard_error`` says why.
-        engine: the program that is or would be used in user space; empty where there is none.
-        engine_is_stock: it is the distribution's, not ours.
-        engine_fix: the command that installs ours; empty where it is installed.
-        carrier: that engine is in the node's namespace, from where this program carries its packets out (empty: none
-            does); None: it has a socket of the machine's own network.
-        tun_error: why /dev/net/tun does not open; empty where it does.
-        namespaces_error: what the kernel said when an ordinary user asked for a namespace, with which of them; None:
-            not tried.
-        interface: of the overlay.
-        state: of the interface; empty: not looked at.
-        state_detail: what was seen of it.
-        addresses: of the interface.
-        expected: this node's overlay address; empty: it is none.
+        wireguard: ``kernel`` or ``userspace``; empty if neither is available, for the reason ``wireguard_error``.
+        engine: the program that is or would be used in user space; empty if there is none.
+        engine_is_stock: it is the distribution's engine, not meshray's.
+        engine_fix: the command that installs meshray's engine; empty if it is installed.
+        carrier: the program that carries the packets of an engine in the node's namespace (empty: none does); None: the
+            engine has a socket in the machine's own network.
+        tun_error: why /dev/net/tun cannot be opened; empty if it can.
+        namespaces_error: the kernel's error for an ordinary user's request for a namespace, with the kind of namespace;
+            None: not tried.
+        interface: the overlay's interface.
+        state: the interface's state; empty: not examined.
+        state_detail: details of that state.
+        addresses: the interface's addresses.
+        expected: this node's overlay address; empty: the machine is not a node.
     """
 
     is_agent: bool = False

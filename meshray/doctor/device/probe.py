@@ -1,4 +1,4 @@
-"""Tries what a tunnel needs, and looks at its interface."""
+"""Test the requirements of a tunnel, and examine its interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ANSWER_S = 3.0
 
 
 async def look(context: Context) -> DeviceFacts:
-    """The facts of this node."""
+    """Return the facts of this node."""
     has_interface, ground, interface = await asyncio.gather(
         in_thread(partial(overlay_netns.run, _interface_kind, context.interface)),
         in_thread(_ground),
@@ -70,10 +70,10 @@ def _net_admin() -> bool | None:
 
 
 def _namespaces_error() -> str:
-    """Tried, because distributions forbid them in ways that no single setting tells."""
+    """Try to create namespaces: distributions forbid them in ways that no single setting shows."""
     from meshray.runtime.rootless.trial import INTERFACE, find_missing
 
-    if overlay_netns.entered() is not None:  # this very process is in them
+    if overlay_netns.entered() is not None:  # This process itself is in them.
         return ""
     missing = [item for item in find_missing() if item.what != INTERFACE]
     return ", ".join(f"{item.what} ({os.strerror(item.number)})" for item in missing)
@@ -87,7 +87,7 @@ def _engine(context: Context) -> Engine | None:
 
 
 def _interface_kind(name: str) -> str:
-    """The kind of the overlay interface that is there, empty: none."""
+    """Return the kind of the existing overlay interface; empty: none."""
     from meshray.wireguard.link import links
 
     with links() as table:
@@ -96,7 +96,7 @@ def _interface_kind(name: str) -> str:
 
 
 def _wireguard(context: Context, interface_kind: str) -> tuple[str, str, str]:
-    """(which there is, why none, what to do). Making an interface to try it is left to where there is none yet."""
+    """Return (device kind, why there is none, its fix). Without an interface, one is created as a test."""
     if interface_kind == "wireguard":
         return KERNEL, "", ""
     try:
@@ -105,13 +105,13 @@ def _wireguard(context: Context, interface_kind: str) -> tuple[str, str, str]:
             return USERSPACE, "", ""
         return check_available(context.environ), "", ""
     except MeshrayError as error:
-        if error.code == "no_tun":  # told by its own check
+        if error.code == "no_tun":  # A separate check reports it.
             return USERSPACE, "", ""
         return "", error.message, error.hint
 
 
 async def _interface(context: Context) -> tuple[str, str, tuple[str, ...]]:
-    """(its state, a word on it, its addresses)."""
+    """Return (the interface's state, a detail, its addresses)."""
     if context.read_device is None:
         return "", "the agent cannot be asked", ()
     try:

@@ -1,4 +1,4 @@
-"""Checks of what this machine's own rules let in, and of what they must keep out (pure)."""
+"""Checks of the traffic that this machine's rules accept, and of what they must keep out (pure)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 
 
 def udp_port_open(facts: FirewallFacts) -> Finding:
-    """Hubs are dialled."""
+    """Check the UDP port at which hubs are dialled."""
     return _port(facts, facts.udp, "UDP", "this node is no hub: it only dials out")
 
 
 def tcp_port_open(facts: FirewallFacts) -> Finding:
-    """The coordinator is dialled."""
+    """Check the TCP port at which the coordinator is dialled."""
     return _port(facts, facts.tcp, "TCP", "the coordinator is elsewhere")
 
 
@@ -38,7 +38,7 @@ def _port(facts: FirewallFacts, port: PortFacts, protocol: str, not_needed: str)
 
 
 def overlay_admitted(facts: FirewallFacts) -> Finding:
-    """What meshray opened must not be closed by another rule."""
+    """Check that no other rule drops what meshray opened."""
     if not facts.is_node:
         return Finding(SKIP, "this machine has no overlay interface")
     if facts.overlay_drops:
@@ -54,7 +54,7 @@ def overlay_admitted(facts: FirewallFacts) -> Finding:
 
 
 def guard(facts: FirewallFacts) -> Finding:
-    """Meshray's own rules stand."""
+    """Check that meshray's own rules are in place."""
     if not facts.is_node:
         return Finding(SKIP, "this machine has no overlay interface")
     if facts.guard:

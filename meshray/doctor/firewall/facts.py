@@ -1,4 +1,4 @@
-"""What one node finds out about the host's firewall and meshray's own rules."""
+"""The facts about one node's host firewall and meshray's own rules."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Drop:
-    """A chain that drops something.
+    """A chain that drops packets.
 
     Attributes:
-        where: the chain as its tool names it.
-        cause: the rule, or the policy.
-        commands: what lets it pass.
+        where: the chain, as its tool names it.
+        cause: the rule or policy that drops them.
+        commands: the commands that let them pass.
     """
 
     where: str = ""
@@ -25,9 +25,9 @@ class PortFacts:
     """A port on which this node must be reached.
 
     Attributes:
-        needed: somebody dials it: a hub's UDP port, the coordinator's TCP port.
-        holder: who has it: name and pid; empty: nobody, or the kernel.
-        ours: meshray has it.
+        needed: other nodes dial it: a hub's UDP port, the coordinator's TCP port.
+        holder: the process that has it, by name and pid; empty: none, or the kernel.
+        ours: that process belongs to meshray.
     """
 
     needed: bool = False
@@ -42,14 +42,14 @@ class FirewallFacts:
     """The rules of the host.
 
     Attributes:
-        unknown: why the rules cannot be told; empty where they were read.
-        is_node: there is an overlay to let in.
-        overlay_drops: what holds back the overlay.
-        interface: of the overlay.
-        forwarding: of a hub: the switch of its overlay interface, "1" or "0"; empty: not known.
-        guard: what keeps the overlay from leading elsewhere; empty: nothing does, as ``guard_error`` says.
-        may_read: who looked is root, so rules that could not be read are no rules that work.
-        ports_open: what is missing closes Ray's ports, and nothing else is.
+        unknown: why the rules are unknown; empty if they were read.
+        is_node: the machine has an overlay to admit.
+        overlay_drops: the chains that drop packets of the overlay.
+        interface: the overlay's interface.
+        forwarding: on a hub, the switch of its overlay interface, "1" or "0"; empty: not known.
+        guard: the program whose rules confine the overlay; empty: none, for the reason ``guard_error``.
+        may_read: root collected the facts, so rules that could not be read do not work.
+        ports_open: only the rules that close Ray's ports are missing.
         unguarded: Ray may run although they are open (``--unguarded``).
     """
 

@@ -1,4 +1,4 @@
-"""Reads the host's rules, and who has meshray's ports."""
+"""Read the host's rules, and find the processes that use meshray's ports."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from meshray.linux.process import ManagedProcess
 from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.linux.sockets import holder_of
 
-#: How the sentence begins that nothing closes them.
+#: The beginning of the sentence that no rule closes them.
 _OPEN = "Ray's ports are open"
 
 
 def look(context: Context) -> FirewallFacts:
-    """The facts of this node. Blocking."""
+    """Return the facts of this node. Blocking."""
     view = read_host()
     opening = _opening(context)
     uplink = _uplink(context)
@@ -51,12 +51,12 @@ def look(context: Context) -> FirewallFacts:
 
 
 def _forwarding(interface: str) -> str:
-    """The switch in the network namespace in which this is called."""
+    """Return the switch in the network namespace of the calling thread."""
     return Proc(overlay_netns.path("/proc")).forwarding(interface) or ""
 
 
 def _opening(context: Context) -> Opening | None:
-    """What is to pass; None where there is no interface on which it could."""
+    """Return the traffic to accept; None if there is no interface for it."""
     if context.mesh_map is None:
         return None
     try:
@@ -72,7 +72,7 @@ def _opening(context: Context) -> Opening | None:
 
 
 def _members(context: Context) -> Ranges:
-    """Ray's ports that members must reach, without those that other programs have: these are not opened."""
+    """Return Ray's ports that members must reach, without those of other programs: these are not opened."""
     plan = context.ray_plan
     if plan is None:
         return ()
@@ -82,7 +82,7 @@ def _members(context: Context) -> Ranges:
 
 
 def _uplink(context: Context) -> str:
-    """The interface at which others dial this node: that of the default route, else one with a published address."""
+    """Return the interface at which others dial this node: the default route's, else one with a published address."""
     me = (
         next((node for node in context.mesh_map.nodes.values() if node.name == context.name), None)
         if (context.mesh_map)
@@ -103,7 +103,7 @@ def _port(context: Context, view: HostView, protocol: str, uplink: str) -> PortF
     holder = holder_of(port, protocol)
     part = "engine" if protocol == "udp" else "coordinator"
     own = {f"(pid {pid})" for pid in (ManagedProcess(context.home.pid_file(part)).pid, os.getpid())}
-    # The kernel's own WireGuard shows no process.
+    # The kernel's own WireGuard has no process.
     ours = any(holder.endswith(one) for one in own) or (protocol == "udp" and not holder)
     drops = _drops(view.of_port(protocol, port, uplink))
     return PortFacts(needed=True, port=port, holder=holder, ours=ours, drops=drops)
@@ -114,7 +114,7 @@ def _drops(obstacles: list[Obstacle]) -> tuple[Drop, ...]:
 
 
 def _guard(view: HostView, opening: Opening, *, with_ray: bool) -> tuple[str, str]:
-    """(what guards this node, what is missing)."""
+    """Return (the program whose rules guard this node, what is missing)."""
     state = guard_state(opening.interface)
     missing = _unguarded_forwarding(view, opening, state)
     if with_ray and state.why:
@@ -131,7 +131,7 @@ def _unguarded_forwarding(view: HostView, opening: Opening, state: GuardState) -
     if comments is not None:
         wanted = {rule.comment for found in own_rules(opening, Closed()).values() for rule in found}
         return [] if wanted <= set(comments) else [f"the nft table inet {nft.OWN_TABLE} is incomplete"]
-    # Where nft cannot make our table iptables stands in for it.
+    # Where nft cannot create our table, iptables replaces it.
     by_iptables = view.guarded_by_iptables(opening)
     if view.listing is not None and state.how != "iptables" and not by_iptables:
         return [f"the nft table inet {nft.OWN_TABLE} is missing"]

@@ -1,6 +1,6 @@
-"""Checks of what ``doctor --deep`` saw: tasks on every node and data between every ordered pair (pure).
+"""Checks of the results of ``doctor --deep``: tasks on every node and data between every ordered pair (pure).
 
-Runs beside the other checks and after them: what they found already is not told a second time.
+They run after the other checks and do not repeat faults that those found.
 """
 
 from __future__ import annotations

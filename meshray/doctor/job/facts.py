@@ -1,23 +1,23 @@
-"""What the Ray job of `--deep` saw."""
+"""The facts from the Ray job of `--deep`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: What is moved between two nodes, bytes.
+#: The size of an object that moves between two nodes, bytes.
 SIZE = 16 * 2**20
-#: Ray ends a node that its head cannot dial after 30 to 60 s: what works after so long stays, seconds.
+#: Ray removes a node that its head cannot dial after 30 to 60 s: what works after this time is stable, seconds.
 SOAK_S = 80
 
 
 @dataclass(frozen=True)
 class Step:
-    """A task on ``target``, or what was moved there from ``source``.
+    """A task on ``target``, or an object that was moved there from ``source``.
 
     Attributes:
-        again: in the second round, after `SOAK_S`.
-        source: empty: it was a task.
-        error: Ray's own words; empty: it worked.
+        again: it belongs to the second round, after `SOAK_S`.
+        source: empty for a task.
+        error: Ray's own message; empty: it succeeded.
     """
 
     again: bool = False
@@ -29,12 +29,12 @@ class Step:
 
 @dataclass(frozen=True)
 class DeepFacts:
-    """What the job told.
+    """The results of the job.
 
     Attributes:
-        soak: a second round was asked for.
-        skipped: why it was not run at all; empty: it was.
-        error: why it did not come to its end; empty: it did.
+        soak: a second round was requested.
+        skipped: why the job did not run; empty: it ran.
+        error: why the job did not finish; empty: it finished.
     """
 
     soak: bool = False

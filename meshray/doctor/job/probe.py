@@ -1,4 +1,4 @@
-"""Runs the Ray program of ``doctor --deep`` (`program`) in the interpreter of this node's Ray.
+"""Run the Ray program of ``doctor --deep`` (`program`) in the interpreter of this node's Ray.
 
 >>> move_between_all(python, environ, None, {"10.99.0.1": "head", "10.99.0.2": "gpu-1"}, soak=False, say=print)
 DeepFacts(soak=False, skipped='', error='', steps=(Step(...), ...))
@@ -22,7 +22,7 @@ from meshray.doctor.job import program as deep_job
 from meshray.doctor.job.facts import SOAK_S, DeepFacts, Step
 from meshray.linux.user import User
 
-#: Until the program is in the cluster: Ray is imported, the GCS asked.
+#: The time until the program is in the cluster, seconds: it imports Ray and asks the GCS.
 _START_S = 60.0
 
 
@@ -36,17 +36,17 @@ def move_between_all(
     say: Callable[[str], None],
     wrap: Callable[[list[str]], list[str]] = list,
 ) -> DeepFacts:
-    """A task on every node and data between every ordered pair; with ``soak`` once more after `SOAK_S`.
+    """Run a task on every node and move data between every ordered pair; with ``soak`` once more after `SOAK_S`.
 
-    Returns within a bounded time, which grows with the number of nodes; whatever it started has ended then.
+    Returns within a bounded time, which grows with the number of nodes; everything that it started has ended then.
 
     Args:
         python: the interpreter of this node's Ray.
-        environ: of a driver on this node, see `meshray.raynode.command.client_environment`.
-        user: as whom to run it, where that is another than who runs this.
-        nodes: the names of the nodes on which Ray is meant to run, by their overlay addresses.
-        wrap: the command that runs a command where this node's Ray is.
-        say: gets a line for every step.
+        environ: the environment of a driver on this node; see `meshray.raynode.command.client_environment`.
+        user: the user to run it as, if it is not the current one.
+        nodes: the names of the nodes on which Ray should run, by their overlay addresses.
+        wrap: the prefix that runs a command where this node's Ray is.
+        say: called with a line for every step.
     """
     pause_s = SOAK_S if soak else 0
     order = {"nodes": dict(nodes), "again_after_s": pause_s}
@@ -65,7 +65,7 @@ def move_between_all(
                     if event.get("step") in ("task", "move"):
                         steps.append(decode(Step, event))
                     if event.get("step") == "wait" and any(step.error for step in steps):
-                        # What is broken now needs no second look.
+                        # What fails now needs no second round.
                         done = True
                         break
         except OSError as error:
@@ -102,7 +102,7 @@ def _running(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills it where it still runs; Ray ends the tasks and objects of a driver that is gone."""
+    """Kill the program if it still runs; Ray ends the tasks and objects of a driver that is gone."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -111,7 +111,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _event(line: bytes) -> Mapping[str, object]:
     try:
         event = json.loads(line)
-    except ValueError:  # Ray's own words on standard output
+    except ValueError:  # Ray writes its own messages to standard output.
         return {}
     return event if isinstance(event, dict) else {}
 

@@ -1,13 +1,15 @@
-"""A Ray program that moves data between all nodes; run by the interpreter of this node's Ray, which may be another
-environment than meshray's: of all packages it imports only Ray.
+"""A Ray program that moves data between all nodes.
+
+It runs in the interpreter of this node's Ray, which may be another environment than meshray's: the only package that it
+imports is Ray.
 
     meshray run -- python - '{"nodes": {"10.99.0.1": "head", "10.99.0.2": "gpu-1"}}' < program.py
 
-It is read from standard input: beside this file lies a `ray.py`, which is not Ray.
+It is read from standard input, because this folder contains another package named `ray`.
 
-Prints one JSON object a line: a task on each node, then random bytes between every ordered pair.
-Tasks need no CPU, so that a busy cluster can be looked at; they are not tried a second time; nothing waits without a
-deadline. Its tasks and objects end with it.
+It prints one JSON object per line: a task on each node, then random bytes between every ordered pair. Tasks need no
+CPU, so that a busy cluster can be checked; they are not retried; nothing waits without a deadline. Its tasks and
+objects end with it.
 """
 
 from __future__ import annotations
@@ -19,32 +21,32 @@ import sys
 import time
 from typing import Any
 
-#: Until Ray has noticed that a node's raylet was killed; until then it lists the next one beside it.
+#: The time until Ray has detected that a node's raylet was killed; until then it lists the next one beside it.
 NOTICED_S = 30.0
 #: The first task on a node starts a worker there, which imports Ray.
 TASK_S = 40.0
-#: For one object; 16 MiB pass a line of 5 Mbit/s in it.
+#: The timeout for one object; 16 MiB pass a 5 Mbit/s link in that time.
 MOVE_S = 30.0
-#: More than that, for the task itself.
+#: The additional time for the task itself.
 ANSWER_S = 5.0
-#: Above the 100 KiB up to which Ray hands results over with the answer, and several of its chunks.
+#: Larger than the 100 KiB up to which Ray returns results with the answer, and several of its chunks.
 SIZE = 16 * 2**20
 
 
 def turns(names: list[str]) -> list[list[tuple[str, str]]]:
-    """Every ordered pair once, in turns in which each node gives to one other and takes from one other."""
+    """Return every ordered pair once, in rounds in which each node sends to one other and receives from one other."""
     count = len(names)
     return [[(names[i], names[(i + shift) % count]) for i in range(count)] for shift in range(1, count)]
 
 
 def make(size: int) -> tuple[bytes, str]:
-    """So many random bytes, and their hash."""
+    """Return this many random bytes, and their hash."""
     data = os.urandom(size)
     return data, hashlib.sha256(data).hexdigest()
 
 
 def take(holder: list[Any], patience_s: float) -> tuple[str, float]:
-    """The hash of what was fetched from another node, and the seconds that it took."""
+    """Return the hash of an object fetched from another node, and the seconds that the transfer took."""
     import ray
 
     start = time.monotonic()
@@ -53,27 +55,27 @@ def take(holder: list[Any], patience_s: float) -> tuple[str, float]:
 
 
 def where() -> str:
-    """The address of the node that runs this."""
+    """Return the address of the node that runs this."""
     import ray
 
     return str(ray.util.get_node_ip_address())
 
 
 def say(**event: object) -> None:
-    """One line of the answer."""
+    """Print one line of the answer."""
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
 
 def only_on(node_id: str) -> dict[str, Any]:
-    """Options of a task that must run there, and nowhere else when that fails."""
+    """Return the options of a task that must run on that node and nowhere else."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
 
 
 def ids_of(nodes: dict[str, str]) -> dict[str, str]:
-    """Ray's ids by our names of the nodes that it calls alive, as soon as it lists one for each address."""
+    """Return Ray's ids by our names of its living nodes, as soon as it lists one for each address."""
     import ray
 
     end = time.monotonic() + NOTICED_S
@@ -86,7 +88,7 @@ def ids_of(nodes: dict[str, str]) -> dict[str, str]:
 
 
 def run_tasks(ids: dict[str, str], addresses: dict[str, str], again: bool) -> list[str]:
-    """A task on each node; the names of those where it ran."""
+    """Run a task on each node; return the names of those on which it ran."""
     import ray
 
     start = time.monotonic()
@@ -107,7 +109,7 @@ def run_tasks(ids: dict[str, str], addresses: dict[str, str], again: bool) -> li
 
 
 def move(pairs: list[tuple[str, str]], ids: dict[str, str], again: bool, patience_s: float) -> None:
-    """An object over each of these ways at the same time."""
+    """Move an object over each of these pairs at the same time."""
     import ray
 
     start = time.monotonic()
@@ -126,19 +128,19 @@ def move(pairs: list[tuple[str, str]], ids: dict[str, str], again: bool, patienc
 
 
 def left(start: float, patience_s: float) -> float:
-    """Of the time for one turn: the task's own patience, and a little for its answer."""
+    """Return the time left for one round: the task's own timeout, and a little for its answer."""
     return max(0.1, start + patience_s + ANSWER_S - time.monotonic())
 
 
 def words_of(failure: Exception) -> str:
-    """The kind of the failure and its first line."""
+    """Return the kind of the failure and its first line."""
     cause = getattr(failure, "cause", None) or failure
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
 
 
 def everything(nodes: dict[str, str], again: bool, move_s: float) -> None:
-    """All nodes and all pairs once."""
+    """Test all nodes and all pairs once."""
     ids = ids_of(nodes)
     for name in sorted(set(nodes.values()) - set(ids)):
         say(step="task", again=again, target=name, seconds=0.0, error="Ray does not call it ALIVE")
@@ -148,11 +150,11 @@ def everything(nodes: dict[str, str], again: bool, move_s: float) -> None:
 
 
 def main() -> int:
-    """See the module's text."""
+    """Run the program; see the module's docstring."""
     import ray
 
     order = json.loads(sys.argv[1])
-    # Several Rays may be on this machine: RAY_ADDRESS in the environment says which is meant.
+    # This machine may run several Rays: RAY_ADDRESS in the environment selects one.
     ray.init("auto", log_to_driver=False, logging_level="ERROR")
     move_s = float(order.get("move_s", MOVE_S))
     everything(order["nodes"], again=False, move_s=move_s)

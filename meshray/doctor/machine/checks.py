@@ -1,4 +1,4 @@
-"""Checks of the machine beneath the mesh and Ray: clock, memory, files, limits, names (pure)."""
+"""Checks of the machine under the mesh and Ray: clock, memory, files, limits, names (pure)."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from meshray.wireguard.config import REJECT_AFTER_S
 
 _MB = 1024**2
 
-#: Half a second of it is the whole seconds of the coordinator's answer.
+#: Half a second of it comes from the coordinator's answer, which has whole seconds.
 CLOCK_WARN_S = 2.0
-#: A clock that is set back further leaves no key that is still good, and a handshake whose time is not newer than the
-#: last one's is refused (WireGuard's whitepaper, section 5.1).
+#: If a clock is set back further, no key remains valid, and a handshake whose time is not newer than the last one's is
+#: rejected (WireGuard's whitepaper, section 5.1).
 CLOCK_FAIL_S = REJECT_AFTER_S
-#: What Linux begins with (net.core.rmem_default): less than that loses bursts.
+#: Linux's default (net.core.rmem_default): a smaller buffer loses bursts.
 _LEAST_BUFFER = 212_992
 CONNTRACK_WARN, CONNTRACK_FAIL = 0.8, 0.95
-#: Longer than this for the own name, and each of Ray's processes starts so much later.
+#: If resolving the own name takes longer, each of Ray's processes starts that much later.
 _SLOW_NAME_S = 1.5
-#: Ray ends its start below this (OBJECT_STORE_MINIMUM_MEMORY_BYTES of ray_constants.py).
+#: Ray refuses to start with less (OBJECT_STORE_MINIMUM_MEMORY_BYTES of ray_constants.py).
 _LEAST_OBJECT_STORE = 75 * _MB
 #: Ray warns below this (scripts.py of ray: "File descriptor limit … is too low").
 _RAYS_FILES = 8192
-#: Coordinator or agent with a few dozen nodes; a relay needs two for each node that it carries.
+#: Enough for a coordinator or agent with a few dozen nodes; a relay needs two for each node that it carries.
 _LEAST_FILES = 256
 _FILES_IN_USE = 0.9
-#: Logs, the map, the store's journal.
+#: For logs, the map, the store's journal.
 _LEAST_STATE = 16 * _MB
-#: Ray takes no more work (local_fs_capacity_threshold of ray_config_def.h), and where it begins to matter.
+#: At this share Ray accepts no more work (local_fs_capacity_threshold of ray_config_def.h); and the share from which it
+#: matters.
 _RAY_DISK_FULL = 0.95
 _RAY_DISK_WARN = 1024 * _MB
 
 
 def install_trusted(facts: MachineFacts) -> Finding:
-    """What root runs."""
+    """Check that only root can change the program that root runs."""
     if not facts.runs_as_root:
         return Finding(SKIP, "meshray does not run as root here, or in a container of its own")
     if not facts.weak_part:
@@ -52,7 +53,7 @@ def install_trusted(facts: MachineFacts) -> Finding:
 
 
 def clock(facts: MachineFacts) -> Finding:
-    """Against the coordinator's."""
+    """Compare the clock with the coordinator's."""
     offset = facts.clock_offset_s
     if offset is None:
         return Finding(SKIP, facts.clock_unknown or "the coordinator's time is not known")
@@ -73,7 +74,7 @@ def clock(facts: MachineFacts) -> Finding:
 
 
 def socket_buffers(facts: MachineFacts) -> Finding:
-    """Bursts must fit into them."""
+    """Check that socket buffers can hold bursts."""
     sizes = {"net.core.rmem_max": facts.rmem_max, "net.core.wmem_max": facts.wmem_max}
     known = {name: size for name, size in sizes.items() if size is not None}
     if not known:
@@ -85,7 +86,7 @@ def socket_buffers(facts: MachineFacts) -> Finding:
 
 
 def conntrack_room(facts: MachineFacts) -> Finding:
-    """A full table drops every new connection without a word to its ends."""
+    """Check the connection table: a full one silently drops every new connection."""
     count, most = facts.conntrack_count, facts.conntrack_max
     if count is None or not most:
         return Finding(SKIP, "the kernel keeps no list of connections")
@@ -97,7 +98,7 @@ def conntrack_room(facts: MachineFacts) -> Finding:
 
 
 def proxy_variables(facts: MachineFacts) -> Finding:
-    """Ray's gRPC heeds proxies only where it is told to; dashboards, and HTTP clients in jobs, always do."""
+    """Check proxy variables. Ray's gRPC uses proxies only if enabled; dashboards, and HTTP clients in jobs, always."""
     caught = [one for one in facts.proxies if not one.excepted]
     told = "; ".join(f"{one.whose}: {', '.join(one.variables)}" for one in (caught or facts.proxies))
     broken = next((one for one in caught if one.grpc), None)
@@ -117,7 +118,7 @@ def proxy_variables(facts: MachineFacts) -> Finding:
 
 
 def hostname_resolves(facts: MachineFacts) -> Finding:
-    """Ray asks for it at its start, many times."""
+    """Check that the own name resolves: Ray resolves it many times at its start."""
     if facts.hostname_s is None:
         return Finding(SKIP, "it was not tried")
     fix = f"echo '127.0.1.1 {facts.hostname}' >> /etc/hosts"
@@ -131,7 +132,7 @@ def hostname_resolves(facts: MachineFacts) -> Finding:
 
 
 def shared_memory(facts: MachineFacts) -> Finding:
-    """Ray's object store lives in /dev/shm."""
+    """Check /dev/shm, which holds Ray's object store."""
     if not facts.with_ray:
         return Finding(SKIP, "no Ray is meant to run here")
     if facts.shm_total is None:
@@ -139,7 +140,7 @@ def shared_memory(facts: MachineFacts) -> Finding:
     store, total = facts.object_store or 0, facts.shm_total
     has = f"/dev/shm has {total // _MB} MB"  # noqa: S108 - it is where Ray's object store is
     if facts.shm_free is not None and facts.shm_free < total and all(one.name != RAY for one in facts.processes):
-        # Ray, once it runs, has taken its part itself.
+        # A running Ray has already taken its part.
         has, total = f"{has}, {facts.shm_free // _MB} MB of them free", facts.shm_free
     told = f"{has}, the object store wants {store // _MB} MB"
     fix = f"mount -o remount,size={max(2 * store, 512 * _MB) // _MB}m /dev/shm; in a container: --shm-size"
@@ -151,7 +152,7 @@ def shared_memory(facts: MachineFacts) -> Finding:
 
 
 def open_files(facts: MachineFacts) -> Finding:
-    """Every connection is a file."""
+    """Check the limit of open files: every connection is a file."""
     if not facts.processes:
         return Finding(SKIP, "neither agent nor Ray runs here")
     for one in facts.processes:
@@ -165,7 +166,7 @@ def open_files(facts: MachineFacts) -> Finding:
 
 
 def disk_space(facts: MachineFacts) -> Finding:
-    """State, sockets, and what Ray spills."""
+    """Check the disks of state, sockets, and spilled objects."""
     if not facts.folders:
         return Finding(SKIP, "the folders were not looked at")
     found = [finding for finding in map(_folder, facts.folders) if finding is not None]
@@ -206,7 +207,7 @@ def _room(one: Folder) -> str:
 
 
 _spec = partial(host_spec, lambda host: host.machine)
-#: What an agent needs: looked at first, and without an agent too.
+#: The requirements of an agent: checked first, and without an agent too.
 GROUND: tuple[Spec, ...] = (
     _spec("disk_space", "room in the folders", disk_space),
     _spec("install_trusted", "meshray's files, which root runs", install_trusted),
@@ -220,7 +221,8 @@ SPECS: tuple[Spec, ...] = (
     _spec("shared_memory", "shared memory for the object store", shared_memory),
     _spec("proxy_variables", "proxy variables", proxy_variables),
 )
-#: What costs next to nothing: looked at before each start of Ray and for each status, too, as far as it is known there.
+#: Checks that are almost free: they also run before each start of Ray and for each status, as far as their facts are
+#: known there.
 QUICK: tuple[Spec, ...] = tuple(
     spec
     for spec in (*GROUND, *SPECS)

@@ -1,10 +1,10 @@
-"""What one node finds out about the machine that it runs on."""
+"""The facts about the machine on which one node runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: How the process of `ray start` is called among `ProcessLimits`.
+#: The name of `ray start` among `ProcessLimits`.
 RAY = "Ray"
 
 
@@ -13,10 +13,10 @@ class Folder:
     """A folder and its file system.
 
     Attributes:
-        use: what it is for.
-        total: bytes, with ``free`` those that are left to this user.
-        inodes_free: None where the file system has no fixed number of them.
-        error: why it could not be looked at.
+        use: its purpose.
+        total: bytes; ``free``: bytes available to this user.
+        inodes_free: None if the file system has no fixed number of them.
+        error: why it could not be examined.
     """
 
     use: str = ""
@@ -43,13 +43,13 @@ class ProcessLimits:
 
 @dataclass(frozen=True)
 class ProxyEnvironment:
-    """Proxies in somebody's environment.
+    """Proxies in one environment.
 
     Attributes:
         whose: ``the agent``, ``Ray``, ``this shell``.
         variables: names of the proxy variables that are set; their values may hold passwords.
-        excepted: no_proxy keeps them away from the overlay.
-        grpc: RAY_grpc_enable_http_proxy is on, so that Ray heeds them.
+        excepted: no_proxy excludes the overlay.
+        grpc: RAY_grpc_enable_http_proxy is on, so Ray uses them.
     """
 
     whose: str = ""
@@ -60,22 +60,21 @@ class ProxyEnvironment:
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """Everything here is None or empty where it is not known.
+    """The machine facts of one node. Unknown values are None or empty.
 
     Attributes:
-        with_ray: Ray is meant to run here.
-        clock_offset_s: this machine's clock less the coordinator's.
-        clock_unknown: why that is not known.
-        rmem_max, wmem_max: net.core.rmem_max and wmem_max, bytes.
-        conntrack_count, conntrack_max: connections that the kernel keeps, and how many it can.
+        with_ray: Ray should run here.
+        clock_offset_s: this machine's clock minus the coordinator's, seconds.
+        clock_unknown: why that is not known. rmem_max, wmem_max: net.core.rmem_max and wmem_max, bytes.
+            conntrack_count, conntrack_max: connections that the kernel tracks, and their maximum.
         proxies: only environments with a proxy in them.
         overlay: the mesh's network, for no_proxy.
-        hostname_error: what the resolver said; ``hostname_s`` how long it took.
-        shm_total, shm_free: bytes of /dev/shm.
-        object_store: bytes that Ray has, or will take; ``object_store_asked``: a user said so.
-        runs_as_root: meshray does, on the machine itself.
-        installation: the environment from which it runs; ``weak_part``: what of it others than root can change;
-            ``weak_is_meant``: a user said so.
+        hostname_error: the resolver's error; ``hostname_s``: the seconds that it took. shm_total, shm_free: bytes of
+            /dev/shm.
+        object_store: bytes that Ray has, or will take; ``object_store_asked``: a user set them.
+        runs_as_root: meshray runs as root, on the machine itself.
+        installation: the environment from which it runs; ``weak_part``: the part of it that users other than root can
+            change; ``weak_is_meant``: a user allowed that.
         slow_storage: Ray may take a disk instead (RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE=1).
     """
 

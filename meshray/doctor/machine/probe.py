@@ -1,4 +1,4 @@
-"""Looks at clock, memory, limits, folders, names and proxies."""
+"""Examine clock, memory, limits, folders, names and proxies."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from meshray.runtime.privileged.boundary import is_container, weak_part_here
 
 _RAY_TEMP = "/tmp"  # noqa: S108 - it is where Ray works
 _SHARED = "/dev/shm"  # noqa: S108
-#: For the coordinator's answer, and for the own name; Ray has no such patience limit.
+#: The timeout for the coordinator's answer, and for the own name; Ray has no such limit.
 _CLOCK_S, _NAME_S = 2.5, 2.2
-#: A coordinator with many interfaces: the first addresses tell enough.
+#: For a coordinator with many interfaces, the first addresses are sufficient.
 _ADDRESSES = 6
 _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")
 _TRUE = frozenset({"1", "true"})
 
 
 async def look(context: Context) -> MachineFacts:
-    """The facts of this node."""
+    """Return the facts of this node."""
     (offset, unknown), facts = await asyncio.gather(_clock(context), _named(partial(_settled, context)))
     return replace(facts, clock_offset_s=offset, clock_unknown=unknown)
 
 
 async def look_before_ray(home: Home, environ: Mapping[str, str], ray_args: Sequence[str]) -> MachineFacts:
-    """Return what matters for Ray's start."""
+    """Return the facts that matter for Ray's start."""
     return await _named(partial(at_rest, home, environ, ray_args))
 
 
@@ -53,19 +53,19 @@ async def _named(look_at_rest: Callable[[], MachineFacts]) -> MachineFacts:
 
 
 async def _clock(context: Context) -> tuple[float | None, str]:
-    """(this clock less the coordinator's in seconds, why that is not known)."""
+    """Return (this clock minus the coordinator's in seconds, why that is not known)."""
     if context.hosts_coordinator:
         return None, "the coordinator runs on this machine: it is the mesh's clock"
     if not context.coordinators or not context.fingerprint:
         return None, "this machine is no node"
     answers = await asyncio.gather(*(_offset(item, context.fingerprint) for item in context.coordinators[:_ADDRESSES]))
     known = [answer for answer in answers if answer is not None]
-    # The quickest answer is the most exact one.
+    # The quickest answer is the most exact.
     return (min(known)[1], "") if known else (None, "the coordinator cannot be asked")
 
 
 async def _offset(coordinator: Endpoint, fingerprint: bytes) -> tuple[float, float] | None:
-    """(round trip, difference) in seconds, from the Date of an answer, which has whole seconds."""
+    """Return (round trip, difference) in seconds, from the Date of an answer, which has whole seconds."""
     import aiohttp
 
     before, began = time.time(), time.monotonic()
@@ -82,9 +82,9 @@ async def _offset(coordinator: Endpoint, fingerprint: bytes) -> tuple[float, flo
 
 
 async def _own_name() -> tuple[str, float | None]:
-    """(what the resolver said against it, seconds that it took)."""
+    """Return (the resolver's error, the seconds that it took)."""
     if overlay_netns.entered() is not None:
-        return "", 0.0  # it stands in the hosts file that Ray sees
+        return "", 0.0  # The name is in the hosts file that Ray reads.
     began: list[float] = []
 
     def resolve() -> float:
@@ -104,10 +104,10 @@ async def _own_name() -> tuple[str, float | None]:
 def at_rest(
     home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None, *, is_agent: bool = False
 ) -> MachineFacts:
-    """Return what is read from this machine within a millisecond: folders, limits, shared memory.
+    """Return the facts that can be read within a millisecond: folders, limits, shared memory.
 
     Args:
-        ray_args: for `ray start`; None: no Ray is to run here.
+        ray_args: the arguments of `ray start`; None: no Ray should run here.
         is_agent: this process is the node's agent.
     """
     store, asked = object_store(ray_args or (), _meminfo("MemAvailable") or 0)
@@ -125,7 +125,7 @@ def at_rest(
 
 
 def of_agent(home: Home, environ: Mapping[str, str], ray_args: Sequence[str] | None, *, trusted: bool) -> MachineFacts:
-    """Return the same for the node's agent, in which the installation may have been examined."""
+    """Return the same facts for the node's agent, which may have examined the installation."""
     return _installed(at_rest(home, environ, ray_args, is_agent=True), trusted=trusted, look=False)
 
 
@@ -140,7 +140,7 @@ def _installed(facts: MachineFacts, *, trusted: bool, look: bool) -> MachineFact
 
 
 def _settled(context: Context) -> MachineFacts:
-    """What is read from this machine alone."""
+    """Return the facts that come from this machine alone."""
     ray_args = context.ray_plan.extra_args if context.ray_plan is not None else None
     facts = at_rest(context.home, context.environ, ray_args, is_agent=context.status is not None)
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
@@ -194,9 +194,9 @@ def _environments(context: Context) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 
 def proxies_of(whose: str, environ: Mapping[str, str], overlay: str) -> ProxyEnvironment | None:
-    """What an environment says of proxies (pure); None where there is none in it.
+    """Return the proxies of an environment (pure); None if it has none.
 
-    gRPC knows networks in no_proxy, and takes no_grpc_proxy in its place (its default_http_proxy_mapper.md).
+    gRPC supports networks in no_proxy, and prefers no_grpc_proxy (its default_http_proxy_mapper.md).
 
     >>> proxies_of("Ray", {"https_proxy": "http://p:3128", "no_proxy": "10.99.0.0/16"}, "10.99.0.0/16").excepted
     True
@@ -236,7 +236,7 @@ def _limits(name: str, pid: int) -> Iterator[ProcessLimits]:
     try:
         found = re.search(r"^Max open files\s+(\d+)\s+(\d+)", (folder / "limits").read_text(), re.MULTILINE)
         used = sum(1 for _ in (folder / "fd").iterdir())
-    except OSError:  # it ended, or is somebody else's
+    except OSError:  # It ended, or belongs to another user.
         return
     if found:
         yield ProcessLimits(name, pid, int(found[1]), int(found[2]), used)
@@ -271,7 +271,7 @@ def _folder(use: str, path: Path, mounts: Mapping[str, str], *, for_ray: bool = 
 
 
 def _mounts() -> dict[str, str]:
-    """Mount point → kind of file system, the uppermost of several."""
+    """Return the kind of file system by mount point; of several, the uppermost."""
     try:
         lines = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
 """Checks of the paths to the hub and to the peers (pure).
 
 udp_in ─► udp_out ─► udp_data ─► transports        one node and its hubs
-nat_kind  mapping_lifetime             what its router does
-one_way ─► path_loss ─► path_mtu       each ordered pair;  path_kind tells how the packets travel
+nat_kind  mapping_lifetime             the behaviour of its router
+one_way ─► path_loss ─► path_mtu       each ordered pair;  path_kind shows how the packets travel
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from meshray.doctor.path.pairs import EATEN, RELAYED, SILENT, WORKS, Udp, each, 
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.path import PathKind, Transport
 
-#: So many changes of a mapping within `RECENT_S` are no accident.
+#: This many changes of a mapping within `RECENT_S` are not accidental.
 REBINDS = 2
 RECENT_S = 3 * 3600.0
 
@@ -147,7 +147,7 @@ def _nat_kind(facts: Facts) -> Iterable[Finding]:
 
 
 def _tells(endpoint: str) -> bool:
-    """What came through the relay comes from loopback, which says nothing of the node's own router."""
+    """Return whether the endpoint is significant: the relay's packets come from loopback, not from the router."""
     return bool(endpoint) and not endpoint.startswith(("127.", "[::1]"))
 
 
@@ -186,7 +186,7 @@ def _one_way(facts: Facts) -> Iterable[Finding]:
                 name,
                 peer,
             )
-        # What came while we asked in vain proves that the other side lives, and the way from there to here.
+        # Packets that arrived while our probes got no answer prove that the other side lives, and the path from there.
         elif seen.heard:
             yield Finding(
                 FAIL,
@@ -199,7 +199,7 @@ def _one_way(facts: Facts) -> Iterable[Finding]:
 
 
 def _silent_leg(facts: Facts, name: str, peer: str, seen: PeerFacts) -> str:
-    """The hub on the way, where it is what does not answer."""
+    """Return the hub on the path if it is what does not answer."""
     path = facts.nodes[name].path
     if seen.kind != PathKind.HUB or path is None:
         return ""
@@ -269,7 +269,7 @@ def _host(endpoint: str) -> str:
 
 
 def _some(names: list[str]) -> str:
-    """At most three by name."""
+    """Return at most three of them, by name."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

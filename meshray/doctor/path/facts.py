@@ -1,4 +1,4 @@
-"""What one node finds out about its paths to the others."""
+"""The facts about one node's paths to the others."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from dataclasses import dataclass, field
 
 from meshray.model.path import PathKind
 
-#: Share of a burst's probes from which on TCP slows down.
+#: The share of lost probes of a burst from which TCP slows down.
 SOME_LOSS = 0.05
-#: Share of lost probes from which on Ray's health checks suffer.
+#: The share of lost probes from which Ray's health checks suffer.
 BAD_LOSS = 0.2
-#: A handshake that came so much later than the last data shows that handshakes alone pass: before that, both may have
-#: ended together between two probes. Seconds; a hub is probed each 3 s.
+#: A handshake this much later than the last data shows that only handshakes pass: below that, both may have ended
+#: together between two probes. Seconds; a hub is probed every 3 s.
 _LATER_S = 6.0
 
 
 @dataclass(frozen=True)
 class PeerFacts:
-    """The way from one node to another, as the first one sees it.
+    """The path from one node to another, from the first one's point of view.
 
     Attributes:
         kind: with ``transport``, ``endpoint`` and ``reason`` as in `meshray.model.path.Path`; None: not known.
-        promised_mtu: what the peer's route lets through, bytes of an inner packet.
-        mtu_measured: whether ``promised_mtu`` was found out by trying.
-        sent: probes of a short burst, and how many were answered; 0: none were sent.
+        promised_mtu: the MTU of the peer's route, bytes of an inner packet.
+        mtu_measured: whether ``promised_mtu`` was measured.
+        sent: probes of a short burst, with the number of answers; 0: none were sent.
         rtt_ms: their median.
-        took_s: from the first probe to the last answer or its deadline.
-        heard_ago_s: since a probe of the peer arrived here; None: none did.
-        unanswered_s: since a probe was last answered before that burst, at most since the agent could send any.
-        machine_answers: whether the peer's machine refused a connection over the overlay, where no probe was answered.
-        sent_on: whether WireGuard sent as much to the peer meanwhile as the probes are; None: no tunnel of its own.
-        came_in: the same for what came from the peer.
+        took_s: seconds from the first probe to the last answer or its deadline.
+        heard_ago_s: seconds since a probe of the peer arrived here; None: none did.
+        unanswered_s: seconds since a probe was last answered before that burst, at most since the agent could send any.
+        machine_answers: whether the peer's machine refused a connection over the overlay although no probe was
+            answered.
+        sent_on: whether WireGuard sent at least the probes' bytes to the peer meanwhile; None: no tunnel of its own.
+        came_in: the same for bytes received from the peer.
         full_passes: whether packets of ``promised_mtu`` were answered; ``small_passes``: those of the smallest size.
     """
 
@@ -58,23 +59,22 @@ class PeerFacts:
 
     @property
     def loss(self) -> float:
-        """Share of the burst, 0 to 1."""
+        """The share of lost probes of the burst, 0 to 1."""
         return 1 - self.received / self.sent if self.sent else 0.0
 
     @property
     def answers(self) -> bool:
-        """Whether anything came back."""
+        """Whether any answer came."""
         return self.received > 0 or bool(self.machine_answers)
 
     @property
     def lost_inside(self) -> str:
-        """Where probes and answers get lost on this very machine: before or behind WireGuard; empty where they do not,
-        or nobody can know."""
+        """Where on this machine probes and answers get lost: before or after WireGuard; empty: elsewhere or unknown."""
         if not self.sent or self.received:
             return ""
         if self.sent_on is False:
             return "before WireGuard has them"
-        # The peer's own probes count as well, but those arrive.
+        # The peer's own probes are counted as well, but those do arrive.
         return "behind WireGuard, which had the answers" if self.came_in and not self.heard else ""
 
     @property
@@ -86,25 +86,25 @@ class PeerFacts:
 
     @property
     def heard(self) -> bool:
-        """Whether a probe of the peer came while it was asked."""
+        """Whether a probe of the peer came during the burst."""
         return self.heard_ago_s is not None and self.heard_ago_s <= self.took_s
 
 
 @dataclass(frozen=True)
 class PathFacts:
-    """Of one node.
+    """The path facts of one node.
 
     Attributes:
-        transport: as asked for: auto, udp or wss.
+        transport: the user's choice: auto, udp or wss.
         port: the mesh's UDP port on hubs.
-        addresses: of this machine, as the map has them.
-        seen: where this node's WireGuard sees the others, HOST:PORT by name.
-        seen_by_hubs: the same as the hubs told the coordinator; "" for a node that is seen nowhere by UDP.
-        dialled: where this node dials the hubs, by name.
-        rebinds: at a hub: seconds since each change of a node's mapping that was not the node's own, by name.
-        keepalive_s: how often a mapping is used at least.
-        only_handshakes: this node went to the relay because handshakes passed by UDP and data did not.
-        peers: by name.
+        addresses: this machine's addresses in the map.
+        seen: the endpoints of the others in this node's WireGuard, HOST:PORT by name.
+        seen_by_hubs: the same as the hubs reported to the coordinator; "" for a node without UDP to any hub.
+        dialled: the endpoints at which this node dials the hubs, by name.
+        rebinds: on a hub: seconds since each change of a node's NAT mapping that the node did not cause, by name.
+        keepalive_s: the longest interval between uses of a mapping, seconds.
+        only_handshakes: this node switched to the relay because handshakes passed by UDP and data did not.
+        peers: the peers' facts, by name.
     """
 
     transport: str = ""

@@ -1,4 +1,4 @@
-"""Who reaches whom, as the facts of all nodes show together (pure)."""
+"""Which node reaches which, from the facts of all nodes together (pure)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from meshray.doctor.path.facts import PathFacts, PeerFacts
 from meshray.model.node import STATIC
 from meshray.model.path import PathKind, Transport
 
-#: Of one node's UDP to one hub: answered; not answered, but the relay carries it; not answered; not answered, but
-#: what is lost gets lost on one of the two machines; handshakes pass and data does not.
+#: The result of one node's UDP to one hub: answered; not answered, but the relay carries it; not answered; not
+#: answered, but the loss is on one of the two machines; handshakes pass and data does not.
 WORKS, RELAYED, SILENT, INSIDE, EATEN = "works", "relayed", "silent", "inside", "eaten"
 
 
@@ -20,8 +20,8 @@ class Udp:
     """One node's UDP to one hub.
 
     Attributes:
-        own: as the node itself sees it, not the hub or the map.
-        seen: what the one that looked knows of the other.
+        own: observed by the node itself, not by the hub or from the map.
+        seen: the observer's facts about the other.
     """
 
     node: str
@@ -34,12 +34,12 @@ class Udp:
 
 
 def each(facts: Facts) -> Iterator[tuple[str, PathFacts]]:
-    """The nodes that looked."""
+    """Yield the nodes that reported facts."""
     return ((name, node.path) for name, node in facts.nodes.items() if node.path is not None)
 
 
 def pairs(facts: Facts) -> Iterator[tuple[str, str, PeerFacts]]:
-    """Every ordered pair of which the first one looked, and between which there is a way."""
+    """Yield every ordered pair whose first node reported facts, and which has a path."""
     for name, path in each(facts):
         for peer, seen in path.peers.items():
             if seen.kind not in (None, PathKind.NONE):
@@ -47,7 +47,7 @@ def pairs(facts: Facts) -> Iterator[tuple[str, str, PeerFacts]]:
 
 
 def udp_ways(facts: Facts) -> list[Udp]:
-    """Every node's UDP to every hub, as the node itself, else the hub, else the map tells."""
+    """Yield every node's UDP to every hub, from the node itself, else from the hub, else from the map."""
     if facts.status is None:
         return []
     online = {node.name for node in facts.status.nodes if node.online and node.role != STATIC}
@@ -64,14 +64,14 @@ def udp_ways(facts: Facts) -> list[Udp]:
 
 def _udp(facts: Facts, name: str, hub: str) -> Udp | None:
     own = _path(facts, name)
-    if own is not None and own.transport == Transport.WSS:  # nobody wants to know
+    if own is not None and own.transport == Transport.WSS:  # It does not matter.
         return None
     for teller, other in ((name, hub), (hub, name)):
         path = _path(facts, teller)
         if path is None or other not in path.peers or (teller == hub and not path.is_hub):
             continue
         peer = path.peers[other]
-        if peer.kind == PathKind.HUB:  # it is no hub for this node
+        if peer.kind == PathKind.HUB:  # It is not a hub for this node.
             return None
         state = _state(peer, [seen for one, to in ((name, hub), (hub, name)) if (seen := _seen(facts, one, to))])
         if teller == name and (peer.only_handshakes if state == SILENT else state == RELAYED and path.only_handshakes):
@@ -102,7 +102,7 @@ def _path(facts: Facts, name: str) -> PathFacts | None:
 
 
 def lossy_leg(facts: Facts, name: str, peer: str, from_loss: float) -> str:
-    """Where the way of a pair leads through a hub and one end's own way to a hub loses as much: that leg."""
+    """Return the lossy leg: one end's own path to a hub that loses as much as the pair's path through a hub."""
     path = facts.nodes[name].path
     if path is None or path.peers[peer].kind != PathKind.HUB:
         return ""
@@ -114,7 +114,7 @@ def lossy_leg(facts: Facts, name: str, peer: str, from_loss: float) -> str:
 
 
 def _legs(facts: Facts, end: str) -> Iterator[tuple[str, PeerFacts]]:
-    """The way of a node to the hubs, from both sides."""
+    """Return the path of a node to the hubs, from both sides."""
     for name, path in each(facts):
         if name == end:
             yield from ((hub, seen) for hub, seen in path.peers.items() if seen.is_hub)

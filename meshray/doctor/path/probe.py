@@ -1,4 +1,4 @@
-"""Looks at the ways to the hub and to the peers: a short burst of probes to each, then packets of full size."""
+"""Examine the paths to the hub and to the peers: a short burst of probes to each, then packets of full size."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from meshray.model.node import STATIC
 from meshray.model.path import PathKind
 from meshray.protocol.status import NodeStatus
 
-#: First so many probes; where one is lost so many more, by which chance and loss are told apart.
+#: The number of first probes; if one is lost, that many again, to distinguish chance from loss.
 _BURST, _MORE = 10, 20
 _APART_S = 0.05
 _MORE_APART_S = 0.03
-#: An answer later than this, beyond twice the usual round trip, counts as lost; a busy machine takes a second.
+#: An answer later than this, in addition to twice the usual round trip, counts as lost; a busy machine may take a
+#: second.
 _ANSWER_S = 1.5
 _SLOWEST_S = 2.0
-#: Packets of full size that are sent at once: one may be lost.
+#: The number of full-size packets sent at once: one may be lost.
 _FULL = 3
-#: A probe as WireGuard counts it has 80 bytes; half of them must be counted where none was lost.
+#: A probe as WireGuard counts it has 80 bytes; half of them must be counted if none was lost.
 _COUNTED_BYTES = 40
-#: A mesh may have many nodes: so many are looked at.
+#: A mesh may have many nodes: the maximum that is examined.
 _PEERS = 64
 
 
 async def look(context: Context) -> PathFacts:
-    """The facts of this node, within a few seconds; what could not be found out keeps its default."""
+    """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     if context.status is None or context.mesh_map is None:
         return PathFacts()
     nodes = context.mesh_map.nodes.values()
@@ -93,11 +94,11 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
     if not heard:
         counted = _grown(before, await context.counters(), node.name, _COUNTED_BYTES * len(answers))
         came_in, sent_on = counted if path.kind == PathKind.DIRECT else (None, None)
-        if is_hub:  # what came from there may be what others sent
+        if is_hub:  # Bytes from there may have been sent by others.
             came_in = None
         lives = await overlay_netns.machine_answers(ip, answer_s)
         return replace(facts, machine_answers=lives, sent_on=sent_on, came_in=came_in)
-    if path.mtu is None or facts.loss >= SOME_LOSS:  # what is lost says nothing of its size then
+    if path.mtu is None or facts.loss >= SOME_LOSS:  # In that case the loss says nothing about the size.
         return facts
     full, small = await asyncio.gather(*(_passes(context, ip, answer_s, size) for size in (path.mtu, LEAST_MTU)))
     return replace(facts, full_passes=full, small_passes=small, mtu_measured=context.mtu_measured(ip))
@@ -106,14 +107,14 @@ async def _peer(context: Context, node: NodeStatus, is_hub: bool, before: Mappin
 def _grown(
     before: Mapping[str, Counters], after: Mapping[str, Counters], name: str, by: int
 ) -> tuple[bool | None, bool | None]:
-    """Whether so much came from the peer, and was sent to it."""
+    """Return whether this much was received from the peer, and sent to it."""
     if name not in before or name not in after:
         return None, None
     return after[name].rx_bytes - before[name].rx_bytes >= by, after[name].tx_bytes - before[name].tx_bytes >= by
 
 
 async def _burst(context: Context, ip: IPv4Address, count: int, apart_s: float, answer_s: float) -> list[float | None]:
-    """So many probes, one after the other without waiting for answers."""
+    """Send this many probes without waiting for answers in between."""
 
     async def one(number: int) -> float | None:
         await asyncio.sleep(number * apart_s)
@@ -123,7 +124,7 @@ async def _burst(context: Context, ip: IPv4Address, count: int, apart_s: float, 
 
 
 async def _passes(context: Context, ip: IPv4Address, answer_s: float, size: int) -> bool:
-    """Whether one of some packets of this size came through."""
+    """Return whether one of several packets of this size passed."""
     if context.echo is None:
         return False
     answers = await asyncio.gather(*(context.echo(ip, answer_s, size) for _ in range(_FULL)))

@@ -1,10 +1,10 @@
-"""Checks of a node's Ray, and the others' Ray as it reaches them (pure).
+"""Checks of a node's Ray, and of its connections to the others' Ray (pure).
 
 own_address ─┐
 ray_installed ─► ray_versions ─► ray_running ─► ray_ports ─► ray_token, ray_advertised ─► ray_head_answers ─► ray_alive
 
-What would end a node half a minute after it has joined (somebody cannot dial its raylet) is seen here at once: every
-port that Ray needs is dialled from every node.
+A fault that would end a node half a minute after it joined (another node cannot dial its raylet) is detected here at
+once: every node dials every port that Ray needs.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from meshray.model.release import PATCH, RAY, TOKEN_RELEASE, ray_difference, rel
 
 _OK_STATUS, _REFUSED_STATUS = 200, (401, 403)
 _ANEW = "meshray down, then meshray up"
-#: Of `meshray.doctor.repairs.REPAIRS`: Ray is ended and started again.
+#: A key of `meshray.doctor.repairs.REPAIRS`: it stops Ray and starts it again.
 _REPAIR = "ray"
 
 
 def _nodes(facts: Facts) -> Iterator[tuple[str, RayFacts | Finding]]:
-    """Each node that was asked: its facts, or why there is nothing to look at."""
+    """Return each node that was asked: its facts, or why there is nothing to check."""
     for name, node in sorted(facts.nodes.items()):
         if node.ray is None:
             yield name, Finding(SKIP, "it could not tell in time", node=name)
@@ -148,7 +148,7 @@ def _running(name: str, ray: RayFacts) -> Finding:
 
 
 def _answering(name: str, ray: RayFacts, fix: str) -> Finding:
-    """Of a Ray whose raylet lives: whether those answer on whom the others depend."""
+    """Check, for a Ray whose raylet lives, whether the processes answer on which the others depend."""
     own = {port.what: port for port in ray.ports.get(name, ())}
     pids = {process.name: process.pid for process in ray.processes or ()}
     for what, process in (("GCS", GCS), ("node manager", RAYLET), ("object manager", RAYLET), ("dashboard", DASHBOARD)):
@@ -183,7 +183,7 @@ def _ray_ports(facts: Facts) -> Iterable[Finding]:
 
 
 def _without_ray(facts: Facts) -> frozenset[str]:
-    """The nodes on which Ray does not run as it should: that nothing listens there is no fault of the way."""
+    """Return the nodes on which Ray does not run as it should: a closed port there is not a fault of the path."""
     if facts.status is None:
         return frozenset()
     not_alive = {node.name for node in facts.status.nodes if not node.ray.alive}
@@ -240,7 +240,7 @@ def _ray_advertised(facts: Facts) -> Iterable[Finding]:
 
 
 def _place(row: TableRow, told: list[tuple[str, RayFacts]]) -> str:
-    """On which node a row of the table is that has no address of the mesh; empty: not known."""
+    """Return the node of a table row whose address is not in the mesh; empty: not known."""
     for name, ray in told:
         if any(own.here and own.ip == row.ip for own in ray.table or ()):
             return name

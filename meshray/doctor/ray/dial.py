@@ -1,7 +1,7 @@
-"""Dials TCP ports, and asks those that speak gRPC for a sign of life.
+"""Dial TCP ports, and ask those that speak gRPC for a sign of life.
 
-The kernel takes connections for a process that hangs or was stopped, so a connection alone proves little. A gRPC server
-must send its SETTINGS frame first thing on a connection (RFC 9113, section 3.4), before any authentication.
+The kernel accepts connections for a process that hangs or was stopped, so a connection alone proves little. A gRPC
+server must first send its SETTINGS frame on a connection (RFC 9113, section 3.4), before any authentication.
 
     >>> await dial("10.99.0.2", Target(20101, "node manager", greets=True), 2.0)
     PortSeen(port=20101, what='node manager', answer='open', ms=0.6)
@@ -28,7 +28,7 @@ _SETTINGS = 4
 
 @dataclass(frozen=True)
 class Target:
-    """A port. ``greets``: it speaks gRPC, so its server says something first."""
+    """A port. ``greets``: it speaks gRPC, so its server sends something first."""
 
     port: int
     what: str
@@ -36,7 +36,7 @@ class Target:
 
 
 def ray_targets(ports: RayPorts, *, head: bool, workers: bool = True) -> Iterator[Target]:
-    """The ports of a node that Ray dials from others. ``workers``: a sample of those of its workers as well."""
+    """Return the ports of a node that Ray dials from others. ``workers``: include a sample of its workers' ports."""
     if head:
         yield Target(ports.gcs, "GCS", greets=True)
         yield Target(ports.dashboard, "dashboard")
@@ -50,7 +50,7 @@ def ray_targets(ports: RayPorts, *, head: bool, workers: bool = True) -> Iterato
 
 
 async def dial(address: str, target: Target, timeout_s: float) -> PortSeen:
-    """How the port answers within the time; never raises for what a network does."""
+    """Return how the port answers within the time; never raises for network errors."""
     start = time.monotonic()
     try:
         answer = await asyncio.wait_for(_answer(address, target, start + timeout_s * 0.9), timeout_s)

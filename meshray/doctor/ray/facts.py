@@ -1,34 +1,34 @@
-"""What one node finds out about its Ray, and about the others' ports."""
+"""The facts about one node's Ray, and about the others' ports."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-#: The connection was made, and, where the port speaks gRPC, the server said its greeting.
+#: The connection was established and, if the port speaks gRPC, the server sent its greeting.
 OPEN = "open"
-#: A packet came back that says that nothing listens: the way is open, or a firewall rejects.
+#: A packet came back that refuses the connection: the path is open, or a firewall rejects.
 REFUSED = "refused"
-#: Nothing came back.
+#: No packet came back.
 DROPPED = "dropped"
-#: The connection was made, and then nothing came: the process hangs.
+#: The connection was established, and then nothing came: the process hangs.
 SILENT = "silent"
-#: What answered is not what Ray has on this port.
+#: The server that answered is not Ray's on this port.
 FOREIGN = "foreign"
-#: Of the range in which Ray's workers listen. Mostly nobody does on the ports that are tried: refused means reachable.
+#: A port in the range of Ray's workers. Usually no worker listens on the tested ports: refused means reachable.
 WORKERS = "workers"
-#: A node is of no use to Ray without these; the others belong to agents which not every installation of Ray has.
+#: Ray cannot use a node without these; the others belong to agents that not every installation of Ray has.
 ESSENTIAL = frozenset({"GCS", "dashboard", "node manager", "object manager"})
 
 
 @dataclass(frozen=True)
 class PortSeen:
-    """One port as another node sees it.
+    """One port from another node's point of view.
 
     Attributes:
         what: GCS, node manager, …, or `WORKERS`.
-        answer: `OPEN`, `REFUSED`, `DROPPED`, `SILENT`, `FOREIGN`, or the system's own words.
-        ms: until the answer, milliseconds.
+        answer: `OPEN`, `REFUSED`, `DROPPED`, `SILENT`, `FOREIGN`, or the system's own message.
+        ms: milliseconds until the answer.
     """
 
     port: int = 0
@@ -38,11 +38,11 @@ class PortSeen:
 
     @property
     def answers(self) -> bool:
-        """Whether Ray can use it, as far as can be told."""
+        """Whether Ray can use the port, as far as is known."""
         return self.answer == OPEN or (self.what not in ESSENTIAL and self.answer in (REFUSED, SILENT))
 
     def told(self, node: str) -> str:
-        """What was seen, for a user."""
+        """Return the result, for a user."""
         said = {
             REFUSED: "refuses the connection: nothing listens there, or a firewall rejects it",
             DROPPED: f"gave no answer in {self.ms / 1000:.1f} s: a firewall drops it",
@@ -54,20 +54,20 @@ class PortSeen:
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """Of one machine.
+    """The GPU facts of one machine.
 
     Attributes:
-        nvidia, amd: cards on the PCI bus, or device files where there are more of those. AMD's display chips count only
-            where ROCm is installed.
+        nvidia, amd: cards on the PCI bus, or device files if there are more of those. AMD's display chips count only if
+        ROCm is installed.
         driver: NVIDIA's kernel driver is loaded.
         devices: files /dev/nvidia0, /dev/nvidia1, …
         library: libnvidia-ml.so.1 was found.
-        kfd: /dev/kfd is there, by which ROCm reaches AMD's cards.
-        amdsmi: that package is in Ray's environment.
-        in_container: this node lives in a container.
-        hidden_by: the variable of Ray's environment that hides all cards; empty where none does.
-        asked: the value of ``--num-gpus``; empty where it was not given.
-        interpreter: of Ray's environment.
+        kfd: /dev/kfd exists, through which ROCm reaches AMD's cards.
+        amdsmi: Ray's environment contains that package.
+        in_container: this node runs in a container.
+        hidden_by: the variable of Ray's environment that hides all cards; empty if none does.
+        asked: the value of ``--num-gpus``; empty if not given.
+        interpreter: the interpreter of Ray's environment.
     """
 
     nvidia: int = 0
@@ -84,22 +84,22 @@ class GpuFacts:
 
     @property
     def cards(self) -> str:
-        """``2 NVIDIA GPUs``; empty where the machine has none."""
+        """``2 NVIDIA GPUs``; empty if the machine has none."""
         kinds = (("NVIDIA", self.nvidia), ("AMD", self.amd))
         return " and ".join(f"{count} {kind} GPU{'s' if count > 1 else ''}" for kind, count in kinds if count)
 
 
-#: What the supervisor says of itself; the same words as in `meshray.raynode.supervisor`.
+#: The supervisor's states, with the same names as in `meshray.raynode.supervisor`.
 STARTING, RUNNING, BACKOFF = "starting", "running", "backoff"
-#: What a token file is compared with.
+#: The result of comparing a token file.
 SAME, MISSING, OTHER = "same", "missing", "other"
-#: Who of Ray's own processes has ended, or cannot answer, is told by these names.
+#: The names by which Ray's own processes are reported when they have ended or cannot answer.
 RAYLET, GCS, DASHBOARD = "raylet", "gcs_server", "dashboard"
 
 
 @dataclass(frozen=True)
 class RayProcess:
-    """One of Ray's own processes. ``stopped``: a signal holds it (SIGSTOP, a debugger)."""
+    """One of Ray's own processes. ``stopped``: a signal stopped it (SIGSTOP, a debugger)."""
 
     name: str = ""
     pid: int = 0
@@ -108,10 +108,10 @@ class RayProcess:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A node that Ray's own table calls ALIVE.
+    """A node that is ALIVE in Ray's own table.
 
     Attributes:
-        here: the address is one of the machine that tells this.
+        here: the address belongs to the machine that reports this.
     """
 
     ip: str = ""
@@ -121,23 +121,22 @@ class TableRow:
 
 @dataclass(frozen=True)
 class RayFacts:
-    """Of one node.
+    """The Ray facts of one node.
 
     Attributes:
-        why_none: why no Ray is meant to run here; empty where one is.
-        address_error: why the node cannot reach its own overlay address; empty where it can. None: not tried.
-        install_error: what is wrong with the Ray of this node, with ``install_fix``; None: not known.
-        ray, python: what is installed now, of the interpreter ``interpreter``; empty: not known.
-        started: the Ray that the agent found when it began.
-        head_ray, head_python: of the head, by the map.
-        state: of the supervisor, without its reason; ``error`` is the reason.
-        deaths: how often in a row Ray ended soon after its start.
-        processes: of Ray that live; None: not looked.
+        why_none: why no Ray should run here; empty if one should.
+        address_error: why the node cannot reach its own overlay address; empty if it can; None: not tried.
+        install_error: the fault of this node's Ray installation, with ``install_fix``; None: not known. ray, python:
+            the versions installed now for ``interpreter``; empty: not known.
+        started: the Ray that the agent found at its start. head_ray, head_python: the head's versions, from the map.
+        state: the supervisor's state; ``error`` is its reason.
+        deaths: how many times in a row Ray ended soon after its start.
+        processes: Ray's living processes; None: not examined.
         ports: how the ports of each node (by name, this one included) answered to this node.
-        token_file: `SAME` as the mesh's token, `MISSING`, `OTHER`, or why it cannot be read; empty: not looked.
-        with_token, without_token: HTTP status of the head's dashboard; 0: no answer.
-        table: the nodes of Ray's table; None: it could not be asked.
-        gpus: what of GPUs the machine has; None: not looked.
+        token_file: `SAME` as the mesh's token, `MISSING`, `OTHER`, or why it cannot be read; empty: not examined.
+            with_token, without_token: HTTP status of the head's dashboard; 0: no answer.
+        table: the nodes of Ray's table; None: it could not be read.
+        gpus: the machine's GPUs; None: not examined.
     """
 
     why_none: str = ""

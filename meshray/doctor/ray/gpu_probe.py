@@ -1,4 +1,4 @@
-"""Looks for GPUs, and for what Ray needs to count them."""
+"""Find GPUs, and what Ray needs to count them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _NVIDIA, _AMD = "0x10de", "0x1002"
 #: PCI classes (the first four digits): VGA and 3D controllers, other displays, processing accelerators.
 _DISPLAY, _CARDS = "0x0300", ("0x0300", "0x0302", "0x0380", "0x1200")
 _HIDING_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
-#: Where the loader looks besides what /etc/ld.so.cache names; the last is WSL's.
+#: The folders that the loader searches in addition to those of /etc/ld.so.cache; the last is WSL's.
 _LIBRARIES = ("usr/lib/*-linux-gnu*", "usr/lib64", "usr/lib", "lib64", "usr/local/nvidia/lib64", "usr/lib/wsl/lib")
 _NVML = "libnvidia-ml.so.1"
 
 
 def look(ray: RayNow, root: Path = Path("/")) -> GpuFacts:
-    """Return the facts of this machine; reads some dozens of small files.
+    """Return the facts of this machine; reads several dozen small files.
 
     Args:
         root: the machine's file system.
@@ -46,8 +46,10 @@ def look(ray: RayNow, root: Path = Path("/")) -> GpuFacts:
 
 
 def _cards(root: Path) -> tuple[int, int]:
-    """How many of NVIDIA and of AMD are on the PCI bus. An AMD processor has a display chip that nobody computes with
-    unless ROCm is there."""
+    """Return the numbers of NVIDIA and AMD cards on the PCI bus.
+
+    An AMD processor has a display chip, which is not used for computing unless ROCm is installed.
+    """
     has_rocm = (root / "opt/rocm").exists()
     found = [(vendor, kind) for vendor, kind in _pci(root) if kind in _CARDS]
     nvidia = sum(vendor == _NVIDIA for vendor, _ in found)
@@ -55,7 +57,7 @@ def _cards(root: Path) -> tuple[int, int]:
 
 
 def _pci(root: Path) -> Iterator[tuple[str, str]]:
-    """Vendor and class of each device."""
+    """Yield vendor and class of each device."""
     for folder in (root / "sys/bus/pci/devices").glob("*"):
         try:
             yield (folder / "vendor").read_text().strip(), (folder / "class").read_text().strip()[:6]
@@ -64,7 +66,7 @@ def _pci(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _environment(ray: RayNow, root: Path) -> Mapping[str, str]:
-    """Of the Ray that runs; else what it would be started with."""
+    """Return the environment of the running Ray, else the one that it would be started with."""
     try:
         raw = (root / f"proc/{ray.pid}/environ").read_bytes()
     except OSError:

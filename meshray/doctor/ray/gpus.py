@@ -1,7 +1,7 @@
 """Why Ray counts no GPU on a machine that has one: the first cause that the facts show (pure).
 
-Ray asks NVIDIA's cards through libnvidia-ml.so.1 (NVML) and AMD's through the Python package amdsmi; where either does
-not answer, Ray starts all the same and offers no GPU.
+Ray queries NVIDIA's cards through libnvidia-ml.so.1 (NVML) and AMD's through the Python package amdsmi; if either does
+not answer, Ray starts nevertheless and offers no GPU.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from meshray.doctor.ray.facts import GpuFacts
 
 _AGAIN = "meshray down; meshray up"
-#: Ray takes these values to mean no card at all (nvidia_gpu.py and amd_gpu.py of ray._private.accelerators).
+#: Ray interprets these values as no card at all (nvidia_gpu.py and amd_gpu.py of ray._private.accelerators).
 HIDING = ("", "NoDevFiles")
 
 
 @dataclass(frozen=True)
 class Unseen:
-    """Why Ray counts no GPU, as one sentence, and the commands for it."""
+    """The reason why Ray counts no GPU, as one sentence, and the commands that fix it."""
 
     text: str
     fix: str
 
 
 def why_unseen(gpus: GpuFacts, counted: float) -> Unseen | None:
-    """Return why Ray counts no GPU; None where it counts some, the machine has none, or the user wants none.
+    """Return why Ray counts no GPU; None if it counts some, the machine has none, or the user wants none.
 
     Args:
         counted: the resource ``GPU`` that Ray offers on this node.

@@ -1,9 +1,10 @@
-"""How Ray's ports of one node answer to another, and whose fault it is where they do not (pure).
+"""Findings about Ray's ports of one node from another, and which node is at fault if they do not answer (pure).
 
     >>> [finding.node for finding in ports_findings({"a": {"c": dropped}, "b": {"c": dropped}})]
     ['c']
 
-What nobody reaches is the fault of the node itself; what one node reaches nowhere, of that one; else it is between two.
+If no node reaches it, the node itself is at fault; if one node reaches none, that one is; otherwise the fault is
+between two.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from meshray.doctor.report import FAIL, OK, SKIP, Finding
 def ports_findings(
     seen: Mapping[str, Mapping[str, tuple[PortSeen, ...]]], without_ray: frozenset[str] = frozenset()
 ) -> Iterator[Finding]:
-    """A finding for each node that nobody reaches, each that reaches nobody, each other pair, and what is in order.
+    """Return a finding for each node that none reaches, each that reaches none, each other pair, and for no fault.
 
     Args:
-        seen: from whom, to whom, the ports there.
-        without_ray: where nothing listening is no surprise; told elsewhere.
+        seen: the ports, by the node that dialled and the node that was dialled.
+        without_ray: nodes on which closed ports are expected; another check reports them.
     """
     bad = {
         (source, target): [port for port in ports if not _is_fine(port, target in without_ray)]

@@ -1,4 +1,4 @@
-"""Looks at this node's Ray, and the others' Ray as this node reaches it."""
+"""Examine this node's Ray, and the others' Ray from this node."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from meshray.raynode.state import LiveNode, ask_dashboard
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import inspect
 
-#: How long a port, the dashboard and Ray's interpreter may take. The kernel sends a lost SYN again after 1 s
-#: (RFC 6298), so one packet may be lost.
+#: The timeout for a port, the dashboard and Ray's interpreter. The kernel sends a lost SYN again after 1 s (RFC 6298),
+#: so one packet may be lost.
 PATIENCE_S = 3.0
 _OWN_ADDRESS_S = 2.0
 
 
 async def look(context: Context) -> RayFacts:
-    """The facts of this node, within a few seconds; what could not be found out keeps its default."""
+    """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     ray, mesh_map = context.ray, context.mesh_map
     if ray is None or mesh_map is None:
         return RayFacts(why_none=context.no_ray_because or "this machine is no node")
@@ -77,7 +77,7 @@ async def look(context: Context) -> RayFacts:
 
 
 async def _own_address(ip: IPv4Address) -> tuple[str, float]:
-    """Why a connection to a listener on the own address fails (empty: it does not), and the milliseconds it took."""
+    """Return why a connection to a listener on the own address fails (empty: it succeeds), and its milliseconds."""
     start = time.monotonic()
     try:
         server = await asyncio.start_server(lambda reader, writer: writer.close(), sock=overlay_netns.listener(ip, 0))
@@ -99,7 +99,7 @@ async def _own_address(ip: IPv4Address) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class _Installed:
-    """As in `RayFacts`."""
+    """The versions, as in `RayFacts`."""
 
     error: str | None = None
     fix: str = ""
@@ -124,7 +124,7 @@ async def _installed(ray: RayNow) -> _Installed:
 
 
 def _raylet(python: Path) -> Path | None:
-    """Where the raylet of this interpreter's environment should be; None where that cannot be told."""
+    """Return the path of the raylet in this interpreter's environment; None if it is not known."""
     folders = list(python.parent.parent.glob("lib/python3*/site-packages/ray"))
     return folders[0] / "core/src/ray/raylet/raylet" if len(folders) == 1 else None
 
@@ -139,7 +139,7 @@ def _processes(pid: int | None) -> tuple[RayProcess, ...]:
 
 
 def _known_name(name: str, pid: int) -> str:
-    """Of Ray's own processes; empty for workers and helpers, which a user may well have stopped."""
+    """Return the name of one of Ray's own processes; empty for workers and helpers, which a user may have stopped."""
     if name in VITAL:
         return name
     if name.startswith(("ray::Dashboard", "ray::RuntimeEnv")):
@@ -148,13 +148,13 @@ def _known_name(name: str, pid: int) -> str:
 
 
 def _is_stopped(pid: int) -> bool:
-    """State T or t of /proc/PID/stat (proc(5)): by a signal, or by a debugger."""
+    """Return whether a signal or a debugger stopped it: state T or t of /proc/PID/stat (proc(5))."""
     fields = procfs.read(pid, "stat").rpartition(b")")[2].split()
     return bool(fields) and fields[0] in (b"T", b"t")
 
 
 async def _ports(mesh_map: MeshMap, name: str) -> dict[str, tuple[PortSeen, ...]]:
-    """How the ports of every node with Ray answer, this one's included."""
+    """Return how the ports of every node with Ray answer, this node's included."""
     dialled = [node for node in mesh_map.nodes.values() if _has_ray(node)]
     answers = await asyncio.gather(
         *(_of_node(node, mesh_map.ports_of(node), own=node.name == name) for node in dialled)
@@ -190,7 +190,7 @@ def _rows(nodes: list[LiveNode] | None) -> tuple[TableRow, ...] | None:
 
 
 def _is_here(ip: IPv4Address) -> bool:
-    """Whether this machine has the address: else it may not be bound."""
+    """Return whether this machine has the address; otherwise it cannot be bound."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
         try:
             trial.bind((str(ip), 0))

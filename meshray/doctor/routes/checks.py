@@ -1,4 +1,4 @@
-"""Checks of where this machine sends what belongs to the overlay, and of other networks on it (pure)."""
+"""Checks of the routes to the overlay, and of other networks on this machine (pure)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from meshray.doctor.host import host_spec
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.doctor.routes.facts import MISSING, OWN, OtherNetwork, RoutingFacts, StolenRoute
 
-#: Where Tailscale's addresses are; its rule ts-input drops them from every interface but its own.
+#: Tailscale's addresses; its rule ts-input drops them on every interface but its own.
 _TAILSCALE = IPv4Network("100.64.0.0/10")
-#: rp_filter of the kernel's ip-sysctl.rst: 1 drops what would not be answered by the same interface.
+#: rp_filter of the kernel's ip-sysctl.rst: 1 drops packets whose answer would not leave by the same interface.
 _STRICT = 1
-#: So many are named, no more.
+#: The maximum number that are named.
 _NAMED = 3
 _LOCAL_TABLE = 255
-#: The priority of a policy rule that gives the overlay back, unless one that stands before it takes the packets.
+#: The priority of a policy rule that returns the overlay, unless an earlier one takes the packets.
 _BEFORE_OTHERS = 50
 _OR_ANOTHER_NETWORK = "or make the mesh anew with another network: meshray init --network 10.201.0.0/16"
 
 
 def other_vpns(facts: RoutingFacts) -> Finding:
-    """Other overlays and container networks are no harm while their addresses are others."""
+    """Check other overlays and container networks, which are harmless while their addresses differ."""
     if facts.unknown and not facts.others:
         return Finding(SKIP, facts.unknown)
     names = ", ".join(f"{other.owner} ({other.interface})" for other in facts.others)
@@ -38,7 +38,8 @@ def other_vpns(facts: RoutingFacts) -> Finding:
                 "make the mesh anew with another network: meshray init --network 10.201.0.0/16",
             )
         for network in map(IPv4Network, other.networks):
-            # Beside one of the same size the overlay's own route wins, and `overlay_route` tells where it does not.
+            # Beside a route of the same size the overlay's own route wins, and `overlay_route` reports where it does
+            # not.
             if overlay.overlaps(network) and network.prefixlen > overlay.prefixlen:
                 return Finding(
                     FAIL,
@@ -63,7 +64,7 @@ def _removal(other: OtherNetwork, network: IPv4Network) -> str:
 
 
 def overlay_route(facts: RoutingFacts) -> Finding:
-    """The kernel itself was asked by which interface it would send to each peer."""
+    """Check the interface that the kernel would use for each peer."""
     if facts.unknown:
         return Finding(SKIP, facts.unknown)
     if facts.own_route not in ("", OWN):
@@ -85,7 +86,7 @@ def _whereto(route: StolenRoute) -> str:
 
 
 def _own_route(facts: RoutingFacts) -> Finding:
-    """Nothing is deleted to mend it: the command makes the route, or replaces what has exactly its destination."""
+    """Return the command that creates the route, or replaces one with exactly its destination. Nothing is deleted."""
     own = f"the overlay's own route {facts.overlay} dev {facts.interface}"
     gone = (
         "is missing"
@@ -101,7 +102,7 @@ def _own_route(facts: RoutingFacts) -> Finding:
 
 
 def _giving_back(route: StolenRoute, facts: RoutingFacts) -> str:
-    """How the overlay gets the address back. Never by deleting what others made: that would cut off what needs it."""
+    """Return how the overlay gets the address back, without deleting routes of others, which would cut them off."""
     if route.rule or not route.network:
         priority = max(0, min(_BEFORE_OTHERS, facts.first_rule - 1 if facts.first_rule else _BEFORE_OTHERS))
         return (
@@ -119,7 +120,7 @@ def _giving_back(route: StolenRoute, facts: RoutingFacts) -> str:
 
 
 def rp_filter(facts: RoutingFacts) -> Finding:
-    """A strict filter is harmless while answers leave where the packets came in."""
+    """Check rp_filter: a strict filter is harmless while answers leave where the packets came in."""
     if facts.unknown:
         return Finding(SKIP, facts.unknown)
     if facts.overlay_rp_filter is None:

@@ -1,22 +1,22 @@
-"""What one node finds out about the routes to the overlay."""
+"""The facts about one node's routes to the overlay."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: What stands in the main table where the overlay's own route should be; else it is told where that leads.
+#: What is in the main table in place of the overlay's own route; otherwise the value is where that leads.
 OWN, MISSING = "own", "missing"
 
 
 @dataclass(frozen=True)
 class StolenRoute:
-    """An overlay address whose packets go elsewhere.
+    """An overlay address whose packets do not go to the overlay.
 
     Attributes:
-        address: of a peer.
-        node: its name.
-        interface: by which they leave; empty: they are refused, as ``refused`` says.
-        network: of the route that was chosen, with its ``table`` (number); empty: not known.
+        address: a peer's address.
+        node: the peer's name.
+        interface: the interface by which they leave; empty: they are refused, as in ``refused``.
+        network: the destination of the chosen route, with its ``table`` (number); empty: not known.
         rule: the policy rule that led there; empty: one of the kernel's own.
     """
 
@@ -31,11 +31,11 @@ class StolenRoute:
 
 @dataclass(frozen=True)
 class OtherNetwork:
-    """An interface of somebody else's network software.
+    """An interface of other network software.
 
     Attributes:
-        owner: whose it is: Tailscale, WireGuard, Docker…
-        networks: that are routed to it.
+        owner: the software: Tailscale, WireGuard, Docker…
+        networks: the networks that are routed to it.
     """
 
     interface: str = ""
@@ -48,18 +48,18 @@ class RoutingFacts:
     """Routes, policy rules, interfaces.
 
     Attributes:
-        overlay: the mesh's network; empty: none is known.
-        address: this node's own in it.
-        own_route: what has the overlay's destination in the main table: `OWN`, `MISSING`, or where it leads; empty: not
-            looked at.
-        contested: what the agent tells of programs that keep removing its routes, one sentence each.
+        overlay: the mesh's network; empty: not known.
+        address: this node's address in it.
+        own_route: the route to the overlay's network in the main table: `OWN`, `MISSING`, or where it leads; empty: not
+            examined.
+        contested: the agent's reports of programs that keep removing its routes, one sentence each.
         first_rule: the smallest priority of a policy rule that is not the kernel's; 0: there is none.
-        unknown: why the routes were not asked; empty where they were.
+        unknown: why the routes were not read; empty if they were.
         asked: how many addresses the kernel was asked about.
-        overlay_rp_filter: of the overlay interface, the larger of its own and of ``all``; None: not known.
-        uplinks: of a hub: every interface with an address that is published, and its rp_filter.
-        unanswered: of a hub: the interfaces among them on which a strict filter drops the peers' packets, with the
-            interface by which the answer would leave.
+        overlay_rp_filter: the overlay interface's rp_filter, the larger of its own and of ``all``; None: not known.
+        uplinks: on a hub: every interface with a published address, and its rp_filter.
+        unanswered: on a hub: those interfaces on which a strict filter drops the peers' packets, with the interface by
+            which the answer would leave.
     """
 
     overlay: str = ""

@@ -1,4 +1,4 @@
-"""Asks the kernel where it would send what belongs to the overlay."""
+"""Ask the kernel where it would send packets for the overlay."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 #: RTM_F_LOOKUP_TABLE and RTM_F_FIB_MATCH of linux/rtnetlink.h: answer with the route itself, and its table.
 _WITH_ROUTE = 0x1000 | 0x2000
-#: A lookup takes 0.3 ms; more peers than these lie in the same few routes.
+#: A lookup takes 0.3 ms; more peers than these use the same few routes.
 _MOST_ASKED = 200
 #: The kernel's own rules: local, main, default.
 _OWN_PRIORITIES = (0, 32766, 32767)
 _REFUSALS = {errno.EINVAL: "blackhole", errno.EACCES: "prohibit", errno.EHOSTUNREACH: "unreachable"}
 _STRICT = 1
-#: Whose an interface is, by its name; WireGuard's are told by their kind.
+#: The owner of an interface, by its name; WireGuard's are identified by their kind.
 _OWNERS = (
     (re.compile(r"tailscale\d"), "Tailscale"),
     (re.compile(r"zt\w{8}"), "ZeroTier"),
@@ -45,11 +45,11 @@ _OWNERS = (
 
 
 def look(context: Context) -> RoutingFacts:
-    """The facts of this node. Blocking."""
+    """Return the facts of this node. Blocking."""
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
     with open_iproute() as netlink:
         kinds = {link["index"]: _link(link) for link in netlink.get_links()}
-        # In a namespace of its own there is nothing but the way to the internet.
+        # The node's own namespace contains nothing but the path to the internet.
         others = tuple(_others(kinds.values(), context.interface, routes())) if overlay_netns.entered() is None else ()
         index = next((index for index, link in kinds.items() if link.name == context.interface), None)
         if context.mesh_map is None or context.ip is None or index is None:
@@ -103,7 +103,7 @@ def _others(found: Any, own: str, known: list[Route]) -> Iterator[OtherNetwork]:
 
 
 def owner_of(name: str, kind: str) -> str:
-    """Which network software makes interfaces like this; empty: none that is known.
+    """Return the network software that creates interfaces like this; empty: not known.
 
     >>> owner_of("br-0123456789ab", "bridge"), owner_of("office", "wireguard"), owner_of("eth0", "")
     ('Docker', 'WireGuard', '')
@@ -114,7 +114,7 @@ def owner_of(name: str, kind: str) -> str:
 
 
 def _targets(mesh_map: MeshMap, own: IPv4Address) -> Iterator[tuple[str, IPv4Address, IPv4Address]]:
-    """(node, its address, the own address that is used with it): overlay and probe address of every peer."""
+    """Return (node, its address, the source address to use): overlay and probe address of every peer."""
     network = mesh_map.mesh.network
     peers = [node for node in mesh_map.nodes.values() if node.ip != own][:_MOST_ASKED]
     for node in peers:
@@ -125,14 +125,14 @@ def _targets(mesh_map: MeshMap, own: IPv4Address) -> Iterator[tuple[str, IPv4Add
 def _ask(
     netlink: IPRoute, node: str, target: IPv4Address, source: IPv4Address, *, own_index: int, names: dict[int, str]
 ) -> StolenRoute | None:
-    """`ip route get TARGET from SOURCE`; None where it leaves by the overlay's interface."""
+    """Query `ip route get TARGET from SOURCE`; None if it leaves by the overlay's interface."""
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
         (answer,) = netlink.route("get", dst=str(target), src=str(source), flags=_WITH_ROUTE)
     except NetlinkError as error:
         if error.code == errno.EINVAL and not _has_address(netlink, source):
-            return None  # device_up tells of that
+            return None  # device_up reports that.
         refused = _REFUSALS.get(error.code, "unreachable")
         network, table = _refusing(netlink, target)
         return StolenRoute(str(target), node, "", refused, network, table)
@@ -149,7 +149,7 @@ def _has_address(netlink: IPRoute, address: IPv4Address) -> bool:
 
 
 def _refusing(netlink: IPRoute, target: IPv4Address) -> tuple[str, int]:
-    """The longest route over the address that is no way at all: (network, table), or nothing: then a rule refuses."""
+    """Return the longest matching route that refuses: (network, table), or nothing: then a rule refuses."""
     unicast_or_local = (1, 2, 3)
     found = []
     for message in netlink.get_routes(family=socket.AF_INET):
@@ -160,7 +160,7 @@ def _refusing(netlink: IPRoute, target: IPv4Address) -> tuple[str, int]:
 
 
 def _rule_to(netlink: IPRoute, table: int) -> str:
-    """The first rule of a user's that leads to this table, as `ip rule add` takes it."""
+    """Return the first rule of a user that leads to this table, as `ip rule add` accepts it."""
     for rule in netlink.get_rules(family=socket.AF_INET):
         priority = rule.get_attr("FRA_PRIORITY") or 0
         if priority not in _OWN_PRIORITIES and (rule.get_attr("FRA_TABLE") or rule["table"]) == table:
@@ -173,7 +173,7 @@ def _rule_to(netlink: IPRoute, table: int) -> str:
 
 
 def _rp_filter(interface: str) -> int | None:
-    """The kernel takes the larger of the two (ip-sysctl.rst)."""
+    """Return the effective rp_filter: the kernel uses the larger of the two (ip-sysctl.rst)."""
     try:
         values = [int(Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").read_text()) for name in ("all", interface)]
     except (OSError, ValueError):
@@ -182,7 +182,7 @@ def _rp_filter(interface: str) -> int | None:
 
 
 def _uplinks(netlink: IPRoute, context: Context, names: dict[int, str]) -> tuple[dict[str, int], dict[str, str]]:
-    """Of a hub: (interfaces with published addresses and their filter, those that drop what nodes send)."""
+    """Return a hub's interfaces with published addresses and their filter, and those that drop packets of nodes."""
     if not context.is_hub or context.mesh_map is None:
         return {}, {}
     me = next((node for node in context.mesh_map.nodes.values() if node.name == context.name), None)
