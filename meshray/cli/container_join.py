@@ -127,11 +127,11 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
     if warning:
         app.warn(warning)
     if engine.forbids_new_privileges:
-        app.warn("this Docker engine gives no new privileges: sudo does not work in the container; Ray needs none")
+        app.warn("this Docker daemon sets no-new-privileges: sudo does not work in the container; Ray needs none")
     if not choice.image and not head.ray:
         raise MeshrayError(
             "head_unknown",
-            "which image? The head of this mesh runs no Ray yet",
+            "no image can be chosen: the head of this mesh runs no Ray yet",
             hint="--image IMAGE, for example rayproject/ray:2.60.0-py312",
         )
     name = choice.image or image.matching(head.ray, head.python, str(engine.info.get("Architecture", "")), gpus)

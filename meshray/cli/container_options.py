@@ -53,7 +53,7 @@ class ContainerChoice:
         if not self.in_container and self != ContainerChoice():
             raise UsageError(
                 "no_container",
-                "--image, --bridge and --volume are about a container",
+                "--image, --bridge and --volume need --runtime docker",
                 hint="meshray join --runtime docker --image IMAGE TOKEN",
             )
 
@@ -66,14 +66,17 @@ def container_options(function: F) -> F:
         ),
         option("--bridge", default="", metavar="NETWORK", help="The Docker network of the container."),
         option(
-            "--image", default="", metavar="IMAGE", help="Of the container; default: the rayproject/ray of the head."
+            "--image",
+            default="",
+            metavar="IMAGE",
+            help="The container's image; default: the rayproject/ray of the head.",
         ),
         option(
             "--runtime",
             type=click.Choice(RUNTIMES),
             default=HOST,
             show_default=True,
-            help="Where the node lives: on this machine, or in a container of its own.",
+            help="Where the node runs: on this machine, or in its own container.",
         ),
     ):
         function = decorator(function)

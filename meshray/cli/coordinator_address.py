@@ -41,7 +41,7 @@ def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> No
         raise UsageError(
             "hosts_coordinator",
             "this machine runs the coordinator itself",
-            hint=f"to tell the others another address of it: meshray init --advertise {endpoint.host}",
+            hint=f"to give the other nodes another address: meshray init --advertise {endpoint.host}",
         )
     with app.progress() as progress:
         progress.stage("coordinator", "run", str(endpoint))
@@ -62,7 +62,7 @@ def wait_until_connected(app: App) -> None:
         if time.monotonic() > deadline:
             raise UnreachableError(
                 "coordinator_unreachable",
-                f"the coordinator answered, and the agent did not connect to it within {_CONNECTED_S:.0f} s",
+                f"the coordinator answered, but the agent did not connect to it within {_CONNECTED_S:.0f} s",
                 hint="meshray doctor",
             )
         time.sleep(_POLL_S)
@@ -78,7 +78,7 @@ def _require_own(enrolment: Enrolment, endpoint: Endpoint) -> None:
         raise UnreachableError(
             error.code,
             f"{error.message}; nothing was changed",
-            hint="on the head: meshray status. Is this its address now, and does its firewall let in TCP port "
+            hint="on the head: meshray status. Is this its address now, and does its firewall allow TCP port "
             f"{endpoint.port}?",
         ) from None
     except RefusedError as error:

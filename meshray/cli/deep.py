@@ -45,7 +45,7 @@ def _look(app: App, known: Sequence[Check], soak: bool) -> DeepFacts:
     try:
         found = app.control().ask(GetEnvironment())
     except MeshrayError as error:
-        return DeepFacts(soak, skipped=f"no Ray job can be begun here: {error.message}")
+        return DeepFacts(soak, skipped=f"no Ray job can be started here: {error.message}")
     nodes = {
         node.ip: node.name
         for node in app.control().ask(GetStatus()).nodes

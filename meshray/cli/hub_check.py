@@ -38,7 +38,7 @@ def require_reachable(app: App, endpoints: Sequence[Endpoint], port: int, ask: A
         raise MeshrayError(
             "hub_unreachable",
             f"the coordinator's UDP packets to {named} do not arrive here, so this machine cannot be a hub",
-            hint=own[0] if own else f"let UDP port {port} into its firewall (and the cloud's), or join without --hub",
+            hint=own[0] if own else f"open UDP port {port} in its firewall (and the cloud's), or join without --hub",
         )
     for endpoint in silent:
         app.warn(f"the coordinator's UDP packets to {endpoint} do not arrive here; the others will not use it")

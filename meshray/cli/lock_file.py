@@ -50,8 +50,8 @@ class LockFile:
         if path.absolute().resolve().is_relative_to(home.state.resolve()):
             raise UsageError(
                 "lock_in_state",
-                f"{path} is in the state folder: whoever takes over the coordinator would have it",
-                hint="a file elsewhere, best on a medium that you take away",
+                f"{path} is in the state folder: an attacker who takes over the coordinator would have it",
+                hint="a file elsewhere, best on a removable medium",
             )
         lock = cls(path, SigningKey.generate())
         try:
@@ -88,7 +88,9 @@ class LockFile:
             kept = decode(text, _File)
             return cls(path, SigningKey.parse(kept.key), kept.epoch)
         except (UsageError, WireError):
-            raise UsageError("lock_damaged", f"{path} is no lock of a mesh", hint="restore it from a backup") from None
+            raise UsageError(
+                "lock_damaged", f"{path} is not the lock of a mesh", hint="restore it from a backup"
+            ) from None
 
     def require_of(self, lock: VerifyKey | None) -> None:
         """Raise RefusedError ``lock_other`` unless it is the lock of this mesh."""
@@ -109,7 +111,8 @@ class LockFile:
                 "removals_hidden",
                 f"the coordinator shows the removals of epoch {epoch}, and this lock has signed those of {self.epoch}: "
                 "its database is an older copy, or it was taken over",
-                hint="restore a newer copy of coordinator.db; else take the machine for lost, and make a new mesh",
+                hint="restore a newer copy of coordinator.db; otherwise assume that the machine is compromised, "
+                "and make a new mesh",
             )
         names = {*(shown.identities if shown is not None else ()), name}
         return replace(self, epoch=epoch + 1), Removals.sign(self.key, mesh_id, epoch + 1, names)
@@ -166,5 +169,5 @@ def require_lock(token: Token, mesh: MeshInfo) -> None:
         raise RefusedError(
             "lock_other",
             "the coordinator shows another lock than the one that signed the token: it may have been taken over",
-            hint="ask whoever gave you the token",
+            hint="ask the user who made the token",
         )

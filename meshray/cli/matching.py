@@ -95,7 +95,7 @@ def match(app: App, progress: Progress, environment: Environment, user: User) ->
     since = time.monotonic()
     build = Build(environment, user, app.environ)
     matched = build.run(lambda words: progress.stage(_STAGE, "run", words))
-    took = f"built in {time.monotonic() - since:.0f} s" if matched.built else "it was there"
+    took = f"built in {time.monotonic() - since:.0f} s" if matched.built else "already built"
     progress.stage(_STAGE, "ok", f"{what}: {took}, {matched.folder}")
     return matched
 
@@ -104,6 +104,6 @@ def warn_of_patch(app: App, mine: Versions, head: Versions) -> None:
     """Tells of a difference that Ray takes."""
     if ray_difference(mine, head) == PATCH:
         app.warn(
-            f"this node has Python {mine.python}, the head {head.python}: Ray {head.ray} takes another patch level, "
-            "what is pickled may not"
+            f"this node has Python {mine.python}, the head {head.python}: Ray {head.ray} accepts another patch "
+            "level, but pickled objects may not load"
         )

@@ -51,21 +51,22 @@ def node_options(function: F) -> F:
         option(
             "--unguarded",
             is_flag=True,
-            help="Start Ray also where its ports cannot be closed to this machine's other networks.",
+            help="Start Ray even where its ports cannot be closed to this machine's other networks.",
         ),
         option(
             "--open",
             "open_to_members",
             multiple=True,
             metavar="PORT|all",
-            help="What else the mesh's members reach here, whatever this machine's firewall says. May be repeated.",
+            help="Other ports that the mesh's members can reach here, regardless of this machine's firewall. "
+            "May be repeated.",
         ),
         option("--no-ray", is_flag=True, help="Only the overlay; start no Ray."),
         option("--ray", metavar="PATH", help="The Ray to run: a program or a virtual environment."),
         option(
             "--trust-user-environment",
             is_flag=True,
-            help="Run meshray as root from an environment that others than root can change; status and doctor show it.",
+            help="Run meshray as root from an environment that other users can change; status and doctor show it.",
         ),
         option("--name", metavar="NAME", help="This node's name; default: the host name."),
     ):
@@ -78,7 +79,7 @@ def rootless_option(function: F) -> F:
     return option(
         "--rootless",
         is_flag=True,
-        help="In namespaces of its own, as an ordinary user; so by itself where you are not root.",
+        help="Run without root, in separate user and network namespaces (default for non-root users).",
     )(function)
 
 
@@ -93,7 +94,7 @@ def endpoint_option(function: F) -> F:
         "--endpoint",
         multiple=True,
         metavar="HOST:PORT",
-        help="Where the others reach this node's WireGuard (UDP), for example behind a port forward. May be repeated.",
+        help="Where other nodes reach this node's WireGuard (UDP), for example behind a port forward. May be repeated.",
     )(function)
 
 
@@ -176,7 +177,7 @@ def parse_duration(text: str) -> int:
         return int(found.group(1)) * _UNITS[found.group(2)]
     if text.strip() in ("0", "never"):
         return 0
-    raise UsageError("bad_duration", f"{text[:40]!r} is no duration", hint="for example 30m, 24h, 7d, or never")
+    raise UsageError("bad_duration", f"{text[:40]!r} is not a duration", hint="for example 30m, 24h, 7d, or never")
 
 
 def read_token(words: Sequence[str], app: App) -> Token:
@@ -230,7 +231,7 @@ def _not_empty(text: str) -> str:
     if not text.strip():
         raise UsageError(
             "not_a_token",
-            "there is no token in what was given",
+            "there is no token in the input",
             hint="meshray join -, with the token on standard input",
         )
     return text

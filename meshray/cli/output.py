@@ -106,7 +106,7 @@ def _one_line(value: str) -> str:
 @singledispatch
 def text(result: Result) -> str:
     """What a user reads."""
-    raise TypeError(f"nobody said how to show {type(result).__name__}")
+    raise TypeError(f"no text is defined for {type(result).__name__}")
 
 
 @text.register
@@ -139,7 +139,7 @@ def _(result: InitResult) -> str:
         f"    {result.join_line}",
         "",
         f"They must reach UDP and TCP port {result.port} here: {', '.join(result.endpoints)}",
-        "(in a cloud: let both into the security group).",
+        "(in a cloud: open both in the security group).",
     ]
     if result.open_commands:
         lines.append("This host's own firewall drops them until you run:")
@@ -207,7 +207,7 @@ def _(result: PingResult) -> str:
         median = times[len(times) // 2]
         line += f", round trip {times[0]:.1f} / {median:.1f} / {times[-1]:.1f} ms (least / median / most)"
     elif lost:
-        line += "; meshray doctor finds out why"
+        line += "; meshray doctor finds the cause"
     others = [tables.other_path_text(path) for path in result.others]
     return "\n".join([line, f"path: {tables.path_text(result.path)}", *others])
 

@@ -98,7 +98,7 @@ def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, r
     back = ("-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{forward}:127.0.0.1:{port}")
     answered = run(back, ["--via", f"127.0.0.1:{forward}"])
     if answered.exit_code == SSH_FAILED and _NO_FORWARD in answered.said:
-        app.note(f"{target.host}: ssh forwards no port there; it must reach the coordinator by itself")
+        app.note(f"{target.host}: ssh forwards no port there; it must reach the coordinator directly")
         answered = run((), [])
     return answered
 
@@ -129,7 +129,7 @@ def _failure(target: SshTarget, program: str, answered: Answered) -> MeshrayErro
         return MeshrayError(
             "no_meshray_there",
             f"{target.host} has no program {program}",
-            hint="install meshray there, or tell where it is: --meshray /path/to/meshray",
+            hint="install meshray there, or give its path: --meshray /path/to/meshray",
         )
     last = (answered.said.strip().splitlines() or [f"exit code {answered.exit_code}"])[-1].strip()
     if last.startswith("sudo:"):

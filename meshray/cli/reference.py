@@ -67,9 +67,9 @@ def reference() -> str:
 def _page() -> Iterator[str]:
     yield "# Command reference"
     yield ""
-    yield "Made from the commands themselves by `python -m meshray.cli.reference`; do not edit by hand."
+    yield "Generated from the commands by `python -m meshray.cli.reference`; do not edit by hand."
     yield ""
-    yield "Answers go to stdout, progress and warnings to stderr: live on a terminal, one line a stage elsewhere."
+    yield "Answers go to stdout, progress and warnings to stderr: live on a terminal, one line per stage elsewhere."
     yield ""
     yield from _table("Exit codes", ("code", "meaning"), [(str(code), text) for code, text in EXIT_CODES])
     yield from _table("Environment", ("variable", "meaning"), [(f"`{name}`", text) for name, text in VARIABLES])

@@ -50,7 +50,7 @@ SECTIONS: Mapping[str, Mapping[str, Command]] = {
     "Administration": {
         "token": Command("token", "Make, list and revoke the tokens with which nodes join.", INSIDE),
         "node": Command("node", "Add, list, remove, drain and rename nodes.", INSIDE),
-        "peer": Command("peer", "Let in a device that has only wg-quick.", INSIDE),
+        "peer": Command("peer", "Add a device that has only wg-quick.", INSIDE),
         "secrets": Command("secrets", "Change the secrets that all nodes share.", INSIDE),
     },
     "For other programs": {

@@ -60,7 +60,7 @@ def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
     if hung:
         service.stop(home, grace_s=_GRACE_S)
     start(app, home)
-    return "the agent hung, it was ended and started again" if hung else "the agent was started"
+    return "the agent hung: it was ended and started again" if hung else "the agent was started"
 
 
 def _answers(app: App) -> bool:
@@ -76,7 +76,7 @@ def _new_map(app: App, start: Callable[[App, Home], object]) -> str:
     aside = path.with_name(f"{path.name}.damaged")
     path.replace(aside)
     start(app, app.own_home)
-    return f"the damaged map lies in {aside} now, another one was fetched"
+    return f"the damaged map was moved to {aside}, and a new one was fetched"
 
 
 HERE: Mapping[str, Callable[[App, Callable[[App, Home], object]], str]] = {"agent": _start_agent, "map": _new_map}

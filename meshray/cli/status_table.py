@@ -51,7 +51,7 @@ def status_text(status: Status, *, now: float, wide: bool = False, clock: str = 
     lines += _chosen_at_join(status)
     problems = list(_problem_lines(status, paint))
     if problems:
-        lines += ["", *problems, "meshray doctor says more"]
+        lines += ["", *problems, "meshray doctor finds the cause"]
     return "\n".join(lines)
 
 

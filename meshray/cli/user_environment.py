@@ -44,7 +44,7 @@ def environment_options(function: F) -> F:
         option(
             "--env-file",
             metavar="FILE",
-            help="Environment variables for Ray, one NAME=VALUE a line.",
+            help="Environment variables for Ray, one NAME=VALUE per line.",
         ),
         option(
             "--env",

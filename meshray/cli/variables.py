@@ -106,7 +106,7 @@ class TakesVariables(click.Command):
                 import difflib
 
                 meant = next(iter(difflib.get_close_matches(name, known, 1)), "")
-                ctx.obj.warn(f"{name} is the variable of no option" + (f"; did you mean {meant}?" if meant else ""))
+                ctx.obj.warn(f"{name} belongs to no option" + (f"; did you mean {meant}?" if meant else ""))
 
 
 def environment(ctx: click.Context) -> Mapping[str, str]:

@@ -221,4 +221,4 @@ async def test_where_ssh_forwards_nothing_the_worker_tries_by_itself(tmp_path: P
         outcome = await add(mesh, programs, "no-forward")
     assert outcome.code == 0
     assert cast("list[str]", json.loads(outcome.out)["arguments"]) == ["join", "-", "--json"]
-    assert "must reach the coordinator by itself" in outcome.err
+    assert "must reach the coordinator directly" in outcome.err

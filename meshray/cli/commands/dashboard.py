@@ -29,9 +29,9 @@ def dashboard_command(app: App, no_open: bool) -> Result:
       meshray dashboard
       meshray dashboard --json
 
-    Everybody who has the token can run programs in the cluster. From a machine outside the mesh, use the ssh line, then
-    http://127.0.0.1:PORT with the dashboard's port, 8265 by default. Ports of the head's Ray that are not the default
-    are shown.
+    Anyone who has the token can run programs in the cluster. From a machine outside the mesh, use the ssh line, then
+    http://127.0.0.1:PORT with the dashboard's port, 8265 by default. Ports of the head's Ray are shown if they are not
+    the default.
     """
     from meshray.linux.user import User
     from meshray.protocol.control import GetEnvironment
@@ -64,7 +64,9 @@ def _token(path: str, app: App) -> str:
             "no_ray_token", "Ray has not started here yet: there is no token", hint="meshray status"
         ) from None
     except PermissionError:
-        raise MeshrayError("not_root", f"{path} is for the user who runs Ray", hint=app.sudo_line()) from None
+        raise MeshrayError(
+            "not_root", f"{path} can be read only by the user who runs Ray", hint=app.sudo_line()
+        ) from None
 
 
 def _has_browser(app: App) -> bool:

@@ -39,9 +39,11 @@ class Wishes:
             hint = "meshray doctor --deep --soak"
             raise UsageError("soak_without_deep", "--soak needs --deep", hint=hint)
         if self.yes and not self.fix:
-            raise UsageError("yes_without_fix", "--yes answers what --fix asks", hint="meshray doctor --fix --yes")
+            raise UsageError(
+                "yes_without_fix", "--yes answers the questions of --fix", hint="meshray doctor --fix --yes"
+            )
         if self.with_addresses and self.bundle is None:
-            raise UsageError("no_bundle", "--with-addresses is about the bundle", hint="meshray doctor --bundle FILE")
+            raise UsageError("no_bundle", "--with-addresses needs --bundle", hint="meshray doctor --bundle FILE")
         if self.fix:
             app.require_root()
         if self.bundle is not None:
@@ -52,19 +54,25 @@ class Wishes:
 
 @click.command("doctor")
 @click.argument("node", shell_complete=node_names, required=False)
-@click.option("--all", "show_all", is_flag=True, help="List the checks that are fine, too.")
-@click.option("--deep", is_flag=True, help="Run a task on every node and move 16 MiB between every two, with Ray.")
+@click.option("--all", "show_all", is_flag=True, help="Also list the checks that passed.")
 @click.option(
-    "--soak", is_flag=True, help="With --deep: look again after 80 s, when Ray has dropped whom it cannot dial."
+    "--deep", is_flag=True, help="Run a task on every node and move 16 MiB between every two nodes, with Ray."
 )
-@click.option("--fix", is_flag=True, help="Repair what meshray can on this machine; asks before each repair. Root.")
+@click.option(
+    "--soak",
+    is_flag=True,
+    help="With --deep: check again after 80 s, when Ray has dropped the nodes that it cannot dial.",
+)
+@click.option(
+    "--fix", is_flag=True, help="Repair what meshray can repair on this machine; asks before each repair. Needs root."
+)
 @click.option("--bundle", metavar="FILE", help="Write the report with logs and settings to a .tar.gz, without secrets.")
 @click.option("--with-addresses", is_flag=True, help="Leave public addresses in the bundle.")
 @yes_option
 @json_option
 @click.pass_obj
 def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any) -> Result:
-    """Find out what is wrong and how to mend it.
+    """Find out what is wrong and how to fix it.
 
     \b
     Examples:
@@ -74,9 +82,9 @@ def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any
       sudo meshray doctor --fix
       sudo meshray doctor --bundle report.tar.gz
 
-    Names the first cause; what only follows from it is left out. On the head it covers every node and every pair,
-    elsewhere this node and its way to all others; on a machine that is in no mesh, what a mesh would need. Exit
-    code 3 when a check failed.
+    Reports the root cause first and leaves out what only follows from it. On the head it covers every node and every
+    pair of nodes, on another node that node and its paths to all others, and on a machine outside any mesh what a mesh
+    would need. Exit code 3 when a check failed.
     """
     wishes = Wishes(**options)
     wishes.check(app)
@@ -157,4 +165,4 @@ def _why_no_agent(app: App, seen: Facts) -> Facts:
             repair = "map" if error.code == "cache_damaged" else ""
             return replace(seen, agent_error=error.message, agent_repair=repair)
     words = last_words(home)
-    return replace(seen, agent_error=seen.agent_error + (f"; its last words: {words}" if words else ""))
+    return replace(seen, agent_error=seen.agent_error + (f"; the last line of its log: {words}" if words else ""))

@@ -40,16 +40,16 @@ def env_command(ctx: click.Context) -> Result | None:
 @json_option
 @click.pass_obj
 def lock_command(app: App, file: str | None) -> Result:
-    """Record what belongs to the head's environment beside Ray.
+    """Record the packages of the head's environment besides Ray.
 
     \b
     Examples:
-      sudo meshray env lock                            all that is installed beside this node's Ray
+      sudo meshray env lock                            all packages installed beside this node's Ray
       sudo meshray env lock --from requirements.txt
-      sudo meshray env lock --from /dev/null           nothing beside Ray
+      sudo meshray env lock --from /dev/null           no packages besides Ray
 
-    `meshray join --env match` installs it on the nodes that join from now on; others take it with `meshray down` and
-    `meshray up`. Ray itself need not be named. Run it on the node that runs the coordinator.
+    `meshray join --env match` installs them on the nodes that join from now on; other nodes install them with `meshray
+    down` and `meshray up`. Ray itself need not be named. Run this command on the node that runs the coordinator.
     """
     from meshray.environment.requirements import sift
 
@@ -67,7 +67,7 @@ def lock_command(app: App, file: str | None) -> Result:
         raise UsageError(
             "requirements_too_long",
             f"the requirements have {len(sifted.text)} characters, and {LONGEST_REQUIREMENTS} can be recorded",
-            hint="leave out hashes, or what others require anyway",
+            hint="leave out hashes, or packages that others require anyway",
         )
     answer = app.api("PUT", "/v1/environment", {"requirements": sifted.text})
     return Locked(str(answer.get("ray", "")), str(answer.get("python", "")), sifted.lines, sifted.refused)
@@ -83,7 +83,7 @@ def _freeze(app: App) -> str:
     if not enrolment.ray:
         raise MeshrayError(
             "no_ray",
-            "this node runs no Ray beside which something could be installed",
+            "this node runs no Ray whose environment could be recorded",
             hint="meshray env lock --from FILE",
         )
     user = User.by_uid(enrolment.user_uid)

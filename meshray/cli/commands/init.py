@@ -99,14 +99,15 @@ class Found:
 @option(
     "--network",
     metavar="CIDR",
-    help=f"The overlay's addresses; default: {DEFAULT_NETWORK}, or another private network where this machine uses it.",
+    help=f"The overlay's addresses; default: {DEFAULT_NETWORK}, or another private network if this machine uses "
+    "that one.",
 )
 @option(
     "--advertise",
     multiple=True,
     metavar="HOST",
-    help="Where the others reach this machine (address, name, HOST:PORT); default: every address that it has, and "
-    "the public one that the cloud reports. May be repeated.",
+    help="Where other nodes reach this machine (address, name, HOST:PORT); default: all its addresses, and the "
+    "public one that the cloud reports. May be repeated.",
 )
 @option(
     "--port",
@@ -115,7 +116,7 @@ class Found:
     show_default=True,
     help="UDP for WireGuard and TCP for the coordinator.",
 )
-@option("--hub-only", is_flag=True, help="No Ray head here: another machine becomes it with `join --head`.")
+@option("--hub-only", is_flag=True, help="Run no Ray head here; another machine becomes the head with `join --head`.")
 @option(
     "--patience",
     type=click.IntRange(MIN_PATIENCE_S, MAX_PATIENCE_S),
@@ -124,7 +125,7 @@ class Found:
     metavar="SECONDS",
     help="How long Ray waits for a node that does not answer before it runs that node's tasks elsewhere.",
 )
-@lock_option("Let in only nodes whose token this key has signed. It is made where FILE does not exist.")
+@lock_option("Admit only nodes whose token was signed with the key in FILE, which is created if it does not exist.")
 @rootless_option
 @environment_options
 @json_option
@@ -168,14 +169,16 @@ def init_command(
     if hub_only and (ray is not None or _says_more_than_ports(ray_args())):
         raise UsageError(
             "hub_only_without_ray",
-            "--hub-only runs no Ray here, so nothing but the ports of the mesh's head can be said to it",
-            hint="say it to `meshray join --head` on the machine that runs the Ray head",
+            "--hub-only runs no Ray here, so it accepts only the ports of the mesh's head",
+            hint="pass the rest to `meshray join --head` on the machine that runs the Ray head",
         )
     require_no_words_to_ray(no_ray, ray)
     given = user_environment.read(app, env, env_file)
     if given.match:
         raise UsageError(
-            "env_match_at_head", "--env match follows a head's environment, and this is the head", hint="--ray PATH"
+            "env_match_at_head",
+            "--env match copies the head's environment, and this machine is the head",
+            hint="--ray PATH",
         )
     request = InitRequest(
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),

@@ -81,26 +81,26 @@ class Found:
 @node_options
 @option("--ephemeral", is_flag=True, help="Leave the mesh when the agent ends.")
 @option("--head", is_flag=True, help="Run the Ray head here, in a mesh made with `init --hub-only`.")
-@option("--hub", is_flag=True, help="Forward for others, too; needs --endpoint.")
+@option("--hub", is_flag=True, help="Also forward packets for other nodes; needs --endpoint.")
 @endpoint_option
 @option(
     "--port",
     type=click.IntRange(1, 65535),
     metavar="N",
-    help="UDP port of this node's WireGuard; default: that of the first --endpoint, else any.",
+    help="UDP port of this node's WireGuard; default: that of the first --endpoint, else any free port.",
 )
 @option(
     "--via",
     metavar="ssh://[USER@]HOST[:PORT]",
-    help="Enrol through ssh to the coordinator's machine, where its port is closed to this one. HOST:PORT: through "
-    "a forward that you have made.",
+    help="Enrol through ssh to the coordinator's machine if its port cannot be reached from here. HOST:PORT: "
+    "through a forward that you have set up.",
 )
 @option(
     "--transport",
     type=click.Choice(MODES),
     default="auto",
     show_default=True,
-    help="The tunnel to the hub: over UDP, or in a TLS WebSocket; auto takes the latter where UDP is blocked.",
+    help="The transport of the tunnel to the hub: UDP, or a TLS WebSocket (wss); auto uses wss where UDP is blocked.",
 )
 @rootless_option
 @environment_options
@@ -148,9 +148,9 @@ def join_command(
       sudo meshray join --hub --endpoint vm.example.org:51888 TOKEN
       sudo meshray join TOKEN -- --metrics-export-port=8500
 
-    A token on the command line can be seen by other people of this machine: - reads it from standard input, @FILE
-    from a file. Without one it is that of MESHRAY_TOKEN, else of the file that MESHRAY_TOKEN_FILE names. Returns
-    when Ray at the head counts this node as ALIVE. Arguments after -- are passed to `ray start`.
+    Other users of this machine can see a token on the command line: - reads it from standard input, @FILE from a file.
+    The default is MESHRAY_TOKEN, then the file that MESHRAY_TOKEN_FILE names. Returns when the Ray head counts this
+    node as ALIVE. Arguments after -- are passed to `ray start`.
     """
     from meshray.node.enrolment import parse_open
 
@@ -213,13 +213,13 @@ def _require_sense(asked: JoinRequest) -> None:
     if asked.env and other:
         raise UsageError(
             "env_with_other",
-            f"--env match runs Ray from an environment that matches the head's, and {other} says otherwise",
+            f"--env match runs Ray from an environment that matches the head's, which contradicts {other}",
             hint="leave out one of them",
         )
     if HUB in asked.roles and not asked.endpoints:
         raise UsageError(
             "hub_needs_endpoint",
-            "a hub is reached from outside: where?",
+            "a hub must be reachable from outside: at which endpoint?",
             hint="--hub --endpoint HOST:PORT, with this machine's public address and a UDP port that is open there",
         )
 

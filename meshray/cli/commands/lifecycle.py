@@ -34,7 +34,7 @@ _DRAIN_POLL_S = 0.5
 @click.option(
     "--coordinator",
     metavar="HOST:PORT",
-    help="The head has another address now: the coordinator is looked for there first, from now on.",
+    help="The new address of the head: from now on, this node looks for the coordinator there first.",
 )
 @json_option
 @click.pass_obj
@@ -205,7 +205,10 @@ def down_command(app: App) -> Result:
 @click.command("leave")
 @yes_option
 @click.option(
-    "--drain", default="0", metavar="TIME", help="First let running tasks end, for so long: 60s, 10m. Not on a head."
+    "--drain",
+    default="0",
+    metavar="TIME",
+    help="First wait up to TIME for running tasks to end: 60s, 10m. Not on a head.",
 )
 @click.option(
     "--local",
@@ -279,7 +282,7 @@ def _drain(app: App, patience_s: int) -> None:
     from meshray.protocol.control import GetStatus
 
     with app.progress() as progress:
-        progress.stage("drain", "run", "Ray gets no more work here")
+        progress.stage("drain", "run", "Ray gives this node no more tasks")
         deadline = time.monotonic() + patience_s
         try:
             # The name in the map, which may have changed since this node enrolled.
@@ -290,7 +293,9 @@ def _drain(app: App, patience_s: int) -> None:
         except MeshrayError as error:
             progress.stage("drain", "fail", error.message)
             return
-        progress.stage("drain", "ok", "" if time.monotonic() < deadline else f"tasks still ran after {patience_s} s")
+        progress.stage(
+            "drain", "ok", "" if time.monotonic() < deadline else f"tasks were still running after {patience_s} s"
+        )
 
 
 def idle_is_awaited(status: Status) -> bool:
@@ -308,13 +313,15 @@ def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
     except MeshrayError as error:
         if error.code != "state_damaged":
             raise
-        app.confirm(f"{error.message}. The coordinator cannot be notified, so it goes on listing this node.", yes)
+        app.confirm(f"{error.message}. The coordinator cannot be notified, so it keeps listing this node.", yes)
         return None
     if enrolment is None:
         if not home.state.is_dir() or not any(home.state.iterdir()):
             raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
         if not is_harmless(home):
-            app.confirm(f"{home.state} holds the remains of a node, perhaps a whole mesh. They will be removed.", yes)
+            app.confirm(
+                f"{home.state} holds the state of a former node, perhaps of a whole mesh. It will be removed.", yes
+            )
     return enrolment
 
 
@@ -370,6 +377,6 @@ def _tell_the_coordinator(app: App, enrolment: Enrolment) -> bool:
     try:
         unenrol(enrolment)
     except UnreachableError as error:
-        app.warn(f"{error}; it goes on listing this node (on the head: meshray node rm {enrolment.name})")
+        app.warn(f"{error}; it keeps listing this node (on the head: meshray node rm {enrolment.name})")
         return False
     return True

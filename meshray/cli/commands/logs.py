@@ -22,8 +22,15 @@ PARTS = ("agent", "coordinator", "engine", "ray", "cli")
 @click.command("logs")
 # Releases of click disagree on the brackets around an optional choice.
 @click.argument("part", type=click.Choice(PARTS), default="agent", metavar=f"[{'|'.join(PARTS)}]")
-@click.option("-n", "--lines", type=click.IntRange(0), default=100, show_default=True, help="How many, from the end.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="How many lines to show, from the end.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Keep showing new lines until Ctrl-C.")
 @json_option
 @click.pass_obj
 def logs_command(app: App, part: str, lines: int, follow: bool) -> Result | int:
@@ -34,13 +41,15 @@ def logs_command(app: App, part: str, lines: int, follow: bool) -> Result | int:
       sudo meshray logs
       sudo meshray logs ray -f
 
-    After an init or join that failed: the logs of that try.
+    After a failed init or join, it shows the logs of that attempt.
     """
     path = _path(app, part)
     if follow:
         tail = find_program("tail", app.environ)
         if tail is None:
-            raise MeshrayError("no_tail", "there is no program `tail` to follow with", hint=f"meshray logs {part}")
+            raise MeshrayError(
+                "no_tail", "--follow needs the program `tail`, which is not installed", hint=f"meshray logs {part}"
+            )
         return _follow(app, [str(tail), "-n", str(lines), "-F", str(path)])
     with path.open(errors="replace") as file:
         return FileText(part, "".join(deque(file, maxlen=lines)))

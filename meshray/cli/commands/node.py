@@ -43,7 +43,7 @@ def node_command() -> None:
 @click.option("--ephemeral", is_flag=True, help="The node leaves the mesh when its agent ends.")
 @endpoint_option
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray node. May be repeated.")
-@click.option("--meshray", "program", default="meshray", metavar="PATH", help="meshray on that machine.")
+@click.option("--meshray", "program", default="meshray", metavar="PATH", help="The path of meshray on that machine.")
 @lock_option("The lock file of `init --lock`: it signs the token for that machine, and stays here.")
 @json_option
 @click.pass_obj
@@ -67,9 +67,9 @@ def add(
       sudo meshray node add ssh://ana@gpu-1
       sudo meshray node add ssh://root@gpu-2:2222 --meshray /opt/ray/bin/meshray -- --num-gpus=1
 
-    meshray must be installed there, and sudo must ask for no password. ssh runs as whoever typed sudo here. The
-    enrolment comes back through ssh, everything after it goes over the tunnel: it is enough that one of the two
-    machines can reach the other's UDP port (there: 51888, or that of --endpoint).
+    meshray must be installed there, and sudo must work without a password. ssh runs as the user who typed sudo here.
+    The enrolment goes through ssh and everything after it over the tunnel: it is enough if one of the two machines can
+    reach the other's UDP port (there: 51888, or that of --endpoint).
     """
     from meshray.cli.push import add_node
     from meshray.raynode.command import check_extra_args, check_labels
@@ -90,7 +90,7 @@ def add(
 
 
 @node_command.command("list")
-@click.option("--wide", is_flag=True, help="Add what is ephemeral and drained, and the labels.")
+@click.option("--wide", is_flag=True, help="Also show which nodes are ephemeral or drained, and the labels.")
 @json_option
 @click.pass_obj
 def list_(app: App, wide: bool) -> Result:
@@ -103,12 +103,15 @@ def list_(app: App, wide: bool) -> Result:
 
 @node_command.command("rm")
 @click.argument("node", shell_complete=node_names)
-@lock_option("The lock file of `init --lock`: whoever takes over the coordinator cannot let the node in again.")
+@lock_option(
+    "The lock file of `init --lock`: it signs the removal, so that a compromised coordinator cannot admit the "
+    "node again."
+)
 @yes_option
 @json_option
 @click.pass_obj
 def remove(app: App, node: str, yes: bool, lock: str | None) -> Result:
-    """Remove a node from the mesh: its key and credential are worth nothing from then on.
+    """Remove a node from the mesh and invalidate its key and credential.
 
     \b
     Example:
@@ -125,7 +128,7 @@ def remove(app: App, node: str, yes: bool, lock: str | None) -> Result:
     if signer is None:
         answer = app.api("DELETE", path)
         if answer.get("locked"):
-            app.warn(f"a coordinator that is taken over could let {node} in again: --lock FILE prevents that")
+            app.warn(f"a compromised coordinator could admit {node} again: --lock FILE prevents that")
     else:
         answer = _remove_for_good(app, path, node, signer)
     return NodeRemoved(node, rotation_of(app, answer.get("secrets")))
@@ -163,8 +166,8 @@ def rotate_key(app: App, node: str) -> Result:
       sudo meshray node rotate-key
       sudo meshray node rotate-key gpu-2
 
-    Keys change by themselves after about 30 days. A hub with static peers (`meshray peer add`) keeps its key: their
-    files name it.
+    Keys also change automatically after about 30 days. A hub with static peers (`meshray peer add`) keeps its key
+    because their files contain it.
     """
     from meshray.protocol.control import RotateKey
 
@@ -186,20 +189,22 @@ def rename(app: App, node: str, new_name: str) -> Result:
 
 @node_command.command("drain")
 @click.argument("node", shell_complete=node_names)
-@click.option("--deadline", default="10m", show_default=True, metavar="TIME", help="What Ray is told to expect.")
-@click.option("--undo", is_flag=True, help="Let Ray come back to the node.")
+@click.option(
+    "--deadline", default="10m", show_default=True, metavar="TIME", help="How long running tasks may take to end."
+)
+@click.option("--undo", is_flag=True, help="Let Ray use the node again.")
 @json_option
 @click.pass_obj
 def drain(app: App, node: str, deadline: str, undo: bool) -> Result:
-    """Let Ray give a node no more work, and keep Ray away from it.
+    """Give a node no more Ray tasks, and stop its Ray once it is idle.
 
     \b
     Examples:
       sudo meshray node drain gpu-2 --deadline 5m
       sudo meshray node drain gpu-2 --undo
 
-    Running tasks go on, Ray gives the node no new ones and ends there once it is idle. It stays away, also over
-    restarts of the node, until --undo. The node keeps its place in the mesh.
+    Running tasks continue, and Ray schedules no new ones on the node. Its Ray stays stopped until --undo, even if the
+    node restarts. The node stays in the mesh.
     """
     from meshray.cli.ray_program import FoundRay
 

@@ -22,7 +22,7 @@ from meshray.protocol.codec import convert
 
 @group("peer")
 def peer_command() -> None:
-    """Let in a device that has only wg-quick (a phone, a router). On the head."""
+    """Add a device that has only wg-quick (a phone, a router). On the head."""
 
 
 @peer_command.command("add")
@@ -39,7 +39,7 @@ def add(app: App, name: str, config: str, lock: str | None) -> Result:
       sudo meshray peer add phone --config phone.conf
       sudo meshray peer add phone --config - | qrencode -t ansiutf8
 
-    The device's key is made by the coordinator and stored nowhere else: the file is its only copy.
+    The coordinator makes the device's key and does not store it: the file is its only copy.
     """
     node, signer = NodeName.parse(name), open_lock(lock)
     if config == "-":

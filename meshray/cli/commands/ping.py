@@ -19,7 +19,7 @@ _SILENCE_S = 10.0
 @json_option
 @click.pass_obj
 def ping_command(app: App, node: str, count: int) -> Result:
-    """Measure the way to one node over the overlay.
+    """Measure the path to one node over the overlay.
 
     \b
     Example:

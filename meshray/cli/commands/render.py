@@ -20,7 +20,7 @@ def render_command() -> None:
 
 @render_command.command("wireguard")
 @click.argument("node")
-@click.option("--secrets", is_flag=True, help="With the private key; only for this very node, as root.")
+@click.option("--secrets", is_flag=True, help="Include the private key; only for this node itself, as root.")
 @json_option
 @click.pass_obj
 def wireguard(app: App, node: str, secrets: bool) -> Result:
@@ -52,19 +52,28 @@ def systemd(app: App) -> Result:
 
 
 @render_command.command("slurm")
-@click.option("--nodes", type=click.IntRange(1, 100_000), default=2, show_default=True, help="Compute nodes.")
-@click.option("--time", default="1:00:00", show_default=True, metavar="TIME", help="As sbatch takes it: 2-12:00:00.")
-@click.option("--partition", default="", metavar="NAME", help="As sbatch takes it.")
+@click.option("--nodes", type=click.IntRange(1, 100_000), default=2, show_default=True, help="How many compute nodes.")
+@click.option(
+    "--time",
+    default="1:00:00",
+    show_default=True,
+    metavar="TIME",
+    help="The time limit, in sbatch's format: 2-12:00:00.",
+)
+@click.option("--partition", default="", metavar="NAME", help="The partition, by its name in SLURM.")
 @click.option("--gpus-per-node", type=click.IntRange(0, 1024), default=0, metavar="N", help="GPUs of each node.")
 @click.option(
     "--token-file",
     default="meshray.token",
     show_default=True,
     metavar="PATH",
-    help="Where the token lies, seen by all compute nodes; a relative path is taken from where sbatch is typed.",
+    help="The file with the token, visible to all compute nodes; a relative path starts at the directory in "
+    "which sbatch is run.",
 )
 @click.option("--head", is_flag=True, help="The Ray head is in the job, on its first node; no token is needed.")
-@click.option("--ray-arg", multiple=True, metavar="ARG", help="For `ray start` on every node. May be repeated.")
+@click.option(
+    "--ray-arg", multiple=True, metavar="ARG", help="An argument for `ray start` on every node. May be repeated."
+)
 @click.option(
     "--sbatch", multiple=True, metavar="OPTION", help="Any other option of sbatch: --sbatch=--mem=64G. May be repeated."
 )
@@ -86,7 +95,7 @@ def slurm(
     output: str | None,
     command: tuple[str, ...],
 ) -> Result:
-    """Print an sbatch script that makes SLURM's nodes nodes of a mesh.
+    """Print an sbatch script that joins SLURM's nodes to a mesh.
 
     \b
     Examples:
@@ -95,7 +104,7 @@ def slurm(
       sbatch job.sh
 
     Each node joins as you and without root, and leaves when the command has ended or the time is up. Without a
-    command the nodes stay until then. COMMAND runs on the first node, as behind `meshray run --`.
+    command the nodes stay until then. COMMAND runs on the first node, as with `meshray run --`.
     """
     from meshray.raynode.command import check_extra_args
     from meshray.render import Job, slurm_job

@@ -26,9 +26,9 @@ def rotate(app: App) -> Result:
     Example:
       sudo meshray secrets rotate
 
-    `meshray node rm` does the same by itself. Use it after a copy of a node's disk got about, or after a node left the
-    mesh that you no longer trust. A node that is away receives the new secrets when it connects. A device of `meshray
-    peer add` keeps the secret with which its file was made.
+    `meshray node rm` does this automatically. Use it after a copy of a node's disk leaked, or after a node that you no
+    longer trust left the mesh. A node that is away receives the new secrets when it connects. A device of `meshray peer
+    add` keeps the secret with which its file was made.
     """
     return SecretsRotated(rotation_of(app, app.api("POST", "/v1/secrets/rotate")))
 
@@ -40,7 +40,7 @@ def rotation_of(app: App, answer: object) -> Mapping[str, object]:
     rotation = {key: answer.get(key) for key in ("epoch", "started", "away", "static", "too_old")}
     if old := _names(rotation["too_old"]):
         app.warn(
-            f"no secret was changed: the meshray of {old} does not take over new ones, or has not connected since "
+            f"no secret was changed: the meshray of {old} cannot change its secrets, or has not connected since "
             "the upgrade; upgrade it, then: meshray secrets rotate"
         )
     elif rotation["started"]:

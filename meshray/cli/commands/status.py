@@ -21,9 +21,9 @@ _WATCH_S = 2.0
 @click.option(
     "--wide",
     is_flag=True,
-    help="Add loss, handshake, MTU, bytes and endpoint of each path, and the ports of Ray that were chosen.",
+    help="Also show loss, handshake, MTU, bytes and endpoint of each path, and the chosen ports of Ray.",
 )
-@click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh every two seconds, until Ctrl-C.")
 @json_option
 @click.pass_obj
 def status_command(app: App, wide: bool, watch: bool) -> Result | int:
@@ -34,7 +34,7 @@ def status_command(app: App, wide: bool, watch: bool) -> Result | int:
       meshray status
       meshray status --json | jq .totals
 
-    Exit code 3 when something is not as it should be; `meshray doctor` says more.
+    Exit code 3 when something is wrong; `meshray doctor` finds the cause.
     """
     if not watch:
         return _status(app, wide)

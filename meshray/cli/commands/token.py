@@ -25,10 +25,16 @@ def token_command() -> None:
 
 @token_command.command("create")
 @click.option(
-    "--uses", type=click.IntRange(0, 10**6), default=1, show_default=True, help="How many nodes; 0 is any number."
+    "--uses",
+    type=click.IntRange(0, 10**6),
+    default=1,
+    show_default=True,
+    help="How many nodes may join with it; 0 is any number.",
 )
-@click.option("--ttl", default="24h", show_default=True, metavar="TIME", help="30m, 24h, 7d, or never.")
-@click.option("--ephemeral", is_flag=True, help="Nodes that join with it are forgotten when they go away.")
+@click.option(
+    "--ttl", default="24h", show_default=True, metavar="TIME", help="How long it is valid: 30m, 24h, 7d, or never."
+)
+@click.option("--ephemeral", is_flag=True, help="Nodes that join with it are removed when they go away.")
 @click.option("--hub", is_flag=True, help="Nodes may join with it as hubs, which read what they forward.")
 @click.option("--head", is_flag=True, help="A node may join with it as the Ray head of a mesh that has none.")
 @click.option(
@@ -40,8 +46,8 @@ def token_command() -> None:
 @click.option(
     "--replace",
     is_flag=True,
-    help="With --name: the machine that joins replaces the node of that name. It gets name and address; the old node "
-    "is removed at that moment.",
+    help="With --name: the machine that joins replaces the node of that name. It takes over the name and "
+    "address; the old node is removed at that moment.",
 )
 @click.option("--line", is_flag=True, help="Print the whole command for the other machine.")
 @lock_option("The lock file of `init --lock`, which signs the token. It stays on this machine.")
@@ -60,7 +66,7 @@ def create(
     line: bool,
     lock: str | None,
 ) -> Result:
-    """Make a token, alone on its line.
+    """Make a token and print it on a line of its own.
 
     \b
     Examples:
@@ -116,6 +122,6 @@ def list_(app: App) -> Result:
 @json_option
 @click.pass_obj
 def revoke(app: App, token_id: str) -> Result:
-    """Make a token useless at once. Nodes that joined with it stay."""
+    """Revoke a token at once. Nodes that joined with it stay in the mesh."""
     app.api("DELETE", f"/v1/tokens/{app.word(token_id)}")
     return TokenRevoked(token_id)

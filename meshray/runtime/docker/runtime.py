@@ -80,7 +80,7 @@ class Docker:
             except MeshrayError as error:
                 if isinstance(error, UnreachableError) and error.code != "container_gone":
                     raise
-                question = f"{error.message}. The coordinator cannot be notified, so it goes on listing this node."
+                question = f"{error.message}. The coordinator cannot be notified, so it keeps listing this node."
                 console.confirm(question, yes)
             self._remove(record)
         return {"node": str(answer.get("node", record.name)), "unenrolled": answer.get("unenrolled") is True}

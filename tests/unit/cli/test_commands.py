@@ -366,7 +366,7 @@ def test_leave_is_told_a_wrong_time_before_anything_is_done(tmp_path: Path, monk
     monkeypatch.setenv("MESHRAY_HOME", str(tmp_path))
     outcome = type_in("leave", "--drain", "soon", agent=FakeAgent())
     assert (outcome.code, outcome.agent.asked) == (2, [])
-    assert "'soon' is no duration" in outcome.err
+    assert "'soon' is not a duration" in outcome.err
 
 
 def test_the_sbatch_script_goes_to_a_file_or_to_stdout(tmp_path: Path) -> None:

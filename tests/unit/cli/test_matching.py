@@ -83,7 +83,7 @@ def test_what_cannot_be_built_spends_no_token_and_leaves_nothing(machine: Machin
 def test_matching_and_something_else_is_refused(machine: Machine, head: Head, other: list[str]) -> None:
     outcome = machine.type_in("join", "--env", "match", *other, TOKEN.encode())
     assert (outcome.code, head.asked) == (2, [])
-    assert f"{other[0]} says otherwise" in outcome.err
+    assert f"which contradicts {other[0]}" in outcome.err
 
 
 def test_a_mismatch_passes_the_coordinators_hint_on(machine: Machine, head: Head) -> None:

@@ -92,7 +92,7 @@ def test_the_command_line_wins() -> None:
         ("MESHRAY_JOIN_TRANSPORT", "tcp", "tcp"),
         ("MESHRAY_JOIN_ENDPOINT", "vm", "is no HOST:PORT"),
         ("MESHRAY_JOIN_VIA", "head", "neither ssh"),
-        ("MESHRAY_JOIN_IMAGE", "img", "about a container"),
+        ("MESHRAY_JOIN_IMAGE", "img", "need --runtime docker"),
         ("MESHRAY_JOIN_ENV", "1=2", "not the name of a variable"),
     ],
 )
@@ -121,7 +121,7 @@ def test_an_error_about_something_else_names_no_variable() -> None:
 
 def test_a_mistyped_variable_is_warned_of() -> None:
     outcome = type_in("init", "--no-ray", "--ray", "x", environ=NOWHERE | {"MESHRAY_INIT_NAEM": "vm"})
-    assert "warning: MESHRAY_INIT_NAEM is the variable of no option; did you mean MESHRAY_INIT_NAME?" in outcome.err
+    assert "warning: MESHRAY_INIT_NAEM belongs to no option; did you mean MESHRAY_INIT_NAME?" in outcome.err
 
 
 def test_the_token_comes_from_the_word_else_the_variable_else_the_file(tmp_path: Path) -> None:
