@@ -1,6 +1,6 @@
 """The coordinator as a process: `python -m meshray.coordinator [--port N]`.
 
-Finds its mesh through MESHRAY_HOME, logs to stderr, ends cleanly on SIGTERM.
+It finds its mesh through MESHRAY_HOME, logs to stderr, and ends cleanly on SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from meshray.home import Home
 from meshray.model.printable import escaped
 from meshray.runtime.log_output import given_descriptor, start_logging
 
-#: Each agent holds one; the customary soft limit of 1024 would be the size of the mesh.
+#: Each agent holds one; the usual soft limit of 1024 would limit the size of the mesh.
 _OPEN_FILES = 65536
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT. Returns the exit code."""
+    """Serve until SIGTERM or SIGINT; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m meshray.coordinator", description="The coordinator of a mesh.")
     parser.add_argument("--port", type=int, help="TCP port; by default the one that the mesh was made with")
     parser.add_argument("--listen", action="append", metavar="ADDRESS", help="by default every address")
     options = parser.parse_args(arguments)
-    # It would write a traceback for every malformed request that a stranger sends.
+    # aiohttp would log a traceback for every malformed request of an unauthenticated client.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     _allow_many_connections()
     server = Server(Home.from_environment(), port=options.port, hosts=options.listen or EVERYWHERE)

@@ -1,4 +1,4 @@
-"""Who may come in, under which name and with which roles: the refusals of an enrolment. Pure.
+"""Admission of an enrolment: which machine may join, under which name and with which roles. Pure.
 
 >>> token = token_of(request, mesh, tokens, now=0.0)      # RefusedError token_expired, …
 >>> roles_of(request, token, known=None, head=None)
@@ -31,13 +31,13 @@ class UnknownError(UsageError):
 
 
 class ConflictError(UsageError):
-    """It cannot be done to this node."""
+    """This node does not allow the operation."""
 
 
 def token_of(
     request: EnrolRequest | ShownToken, mesh: MeshInfo, tokens: Mapping[str, TokenRecord], now: float
 ) -> TokenRecord:
-    """The token that was shown. Raises RefusedError where it is none of this mesh or may not be used any more."""
+    """Return the token of the request. Raises RefusedError if it is not one of this mesh or may no longer be used."""
     if request.mesh_id != mesh.id:
         raise RefusedError(
             "token_other_mesh", "the token belongs to another mesh than the one that answered", hint=_NEW_TOKEN
@@ -52,14 +52,14 @@ def token_of(
 
 
 def roles_of(request: EnrolRequest, token: TokenRecord, known: Member | None, head: Node | None) -> frozenset[str]:
-    """What the node will be.
+    """Return the roles of the node.
 
-    Hubs read what they forward, and workers dial the head: both roles are the token's to give. A node that is there
-    already gets none by enrolling again, whatever token it shows.
+    Hubs can read what they forward, and workers dial the head, so only a token grants these roles. An existing node
+    gets none by enrolling again, whatever token it uses.
 
     Args:
-        known: the member that has this key already.
-        head: the mesh's head of the moment.
+        known: the member that already has this key.
+        head: the mesh's current head.
 
     Raises:
         RefusedError: role_not_granted, head_exists. UsageError: hub_needs_endpoint.
@@ -101,11 +101,11 @@ def _require_granted(request: EnrolRequest, token: TokenRecord, known: Member | 
 
 
 def require_same(known: Member, token: TokenRecord) -> None:
-    """Raises RefusedError unless whoever shows this token may come back as this member.
+    """Raise RefusedError unless the holder of this token may come back as this member.
 
-    Public keys are no secret. Whoever holds any token could otherwise become the coordinator's node,
-    whose credential makes tokens; or get in once more with a spent token and another's key; or take its
-    role from the head or a hub, whose own killed `join` comes back with the same token.
+    Public keys are not secret. Otherwise the holder of any token could become the coordinator's node, whose credential
+    creates tokens; or join once more with a spent token and another node's key; or take the role of the head or a hub,
+    whose own killed `join` comes back with the same token.
     """
     is_others = known.node.roles & {HEAD, HUB} and known.token_id != token.id
     if known.node.roles & {COORDINATOR, STATIC} or is_others:
@@ -127,7 +127,7 @@ def enrolled_again(
     roles: frozenset[str],
     attestation: Attestation | None,
 ) -> Member:
-    """Return the member as it is after its machine enrolled once more. Raises as `labels_of` does."""
+    """Return the member after its machine enrolled once more. Raises as `labels_of` does."""
     node = replace(
         known.node,
         name=name,
@@ -142,7 +142,7 @@ def enrolled_again(
 
 
 def labels_of(request: EnrolRequest) -> dict[str, str]:
-    """Those that a user gave. Raises UsageError where they are too long: every node is sent them with each change."""
+    """Return a user's labels. Raises UsageError if they are too long: every node gets them with each change."""
     size = sum(len(key) + len(value) for key, value in request.labels.items())
     if size > LONGEST_LABELS:
         raise UsageError(
@@ -154,7 +154,7 @@ def labels_of(request: EnrolRequest) -> dict[str, str]:
 
 
 def endpoints_of(request: EnrolRequest) -> tuple[Endpoint, ...]:
-    """Those that a user gave, each once."""
+    """Return a user's endpoints, each once."""
     return tuple(dict.fromkeys(request.endpoints))[:MAX_ENDPOINTS]
 
 
@@ -167,12 +167,12 @@ def name_of(
 ) -> NodeName:
     """Return the name that the node will have.
 
-    A token that is bound to a name decides it. While such a token is valid, nobody else takes its name.
+    A token that is bound to a name decides it. While such a token is valid, no other node gets that name.
 
     Args:
-        known: the member that has this key already.
+        known: the member that already has this key.
         taken: the names of all members.
-        reserved: the names that valid tokens are bound to.
+        reserved: the names to which valid tokens are bound.
 
     Raises:
         RefusedError: ``name_taken``; ``token_other_name``: the token is bound to another name.
@@ -215,13 +215,13 @@ def _require_bound_name(request: EnrolRequest, token: TokenRecord, known: Member
 
 
 def free_name(wanted: NodeName, taken: Collection[str], *, exact: bool, option: str = "") -> NodeName:
-    """Return the wanted name, or one with a number where another node has it.
+    """Return the requested name, or one with a number if another node has it.
 
     Args:
-        option: of the command line, with which the name is given; empty: it is an argument.
+        option: the command line's option for the name; empty: it is an argument.
 
     Raises:
-        RefusedError: ``name_taken``, where it must be exactly this name.
+        RefusedError: ``name_taken``, if it must be exactly this name.
     """
     if wanted not in taken:
         return wanted

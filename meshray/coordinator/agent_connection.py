@@ -1,9 +1,9 @@
-"""One agent's WebSocket: the map and its changes out, reports in.
+"""One agent's WebSocket: it sends the map and its changes, and receives reports.
 
-The messages are `meshray.protocol.connection`'s. What is malformed ends the connection.
+`meshray.protocol.connection` defines the messages. A malformed message ends the connection.
 
-Of hello, ray, seen and silence the newest counts: while a node's budget (`meshray.coordinator.budgets`) is used up they
-wait and replace one another. Messages beyond their budget are read later, punch and left are dropped.
+Of hello, ray, seen and silence only the newest counts: while a node's budget (`meshray.coordinator.budgets`) is used up
+they wait and replace one another. Messages beyond the budget are read later; punch and left are dropped.
 """
 
 from __future__ import annotations
@@ -58,23 +58,23 @@ from meshray.protocol.connection import (
 )
 from meshray.protocol.fields import MAX_ENDPOINT, MAX_ITEMS
 
-#: Of every message but an answer.
+#: The limit of every message except an answer.
 MAX_MESSAGE_BYTES = 64 * 1024
-#: Each node of a map that was asked for must come within this, seconds.
+#: Each node of a requested map must arrive within this, seconds.
 RECALL_S = 5.0
-#: A mesh has no more nodes than the smallest prefix has addresses. 32 MiB hold a map of 40,000, as in the agent.
+#: A mesh has no more nodes than the smallest prefix has addresses. 32 MiB hold a map of 40,000 nodes, as in the agent.
 MAX_RECALLED, MAX_RECALLED_BYTES = 65536, 32 * 1024 * 1024
-#: The whole map must come within this, seconds: others wait for it.
+#: The whole map must arrive within this, seconds: other nodes wait for it.
 RECALL_ALL_S = 20.0
-#: So many other messages may come in between.
+#: This many other messages may come in between.
 MAX_EARLY = 100
-#: A ping this often, an answer within half of it: a silent agent is offline after 30 s.
+#: The interval of pings; an answer must come within half of it: a silent agent is offline after 30 s.
 HEARTBEAT_S = 20.0
-#: Within this the agent must have received something of what is sent to it; else it does not read.
+#: Within this time the agent must have received part of what is sent to it; otherwise it does not read.
 SEND_S = 20.0
-#: How long the other side gets for its half of the closing handshake.
+#: The time that the other side has for its half of the closing handshake.
 CLOSE_S = 2.0
-#: Where struct tcp_info has tcpi_bytes_acked, since Linux 4.1 (linux/tcp.h).
+#: The offset of tcpi_bytes_acked in struct tcp_info, since Linux 4.1 (linux/tcp.h).
 _TCP_INFO_BYTES, _BYTES_ACKED = 128, slice(120, 128)
 
 T = TypeVar("T")
@@ -85,12 +85,12 @@ _log = logging.getLogger(__name__)
 async def serve_agent(
     service: Service, request: web.Request, credential: str, admitted: Callable[[str], None]
 ) -> web.WebSocketResponse:
-    """Talks to one agent until either side ends it.
+    """Serve one agent until either side ends the connection.
 
     Args:
-        admitted: called with the node's id once it is clear that this is a member's agent.
+        admitted: called with the node's id once the agent is known to be a member's.
     """
-    # A map compresses to a quarter, but every connection's compressor would hold 300 KB.
+    # A map compresses to a quarter, but every connection's compressor would take 300 KB.
     websocket = web.WebSocketResponse(
         heartbeat=HEARTBEAT_S, max_msg_size=MAX_ANSWER_BYTES, compress=False, timeout=CLOSE_S
     )
@@ -122,8 +122,8 @@ async def serve_agent(
     try:
         await outbox.closed()
     finally:
-        # Before the closing handshake: aiohttp skips it while somebody still waits for a message,
-        # and an agent that is busy just then would not learn why it was closed.
+        # This precedes the closing handshake: aiohttp skips the handshake while a task still waits for a message, and
+        # an agent that is busy at that moment would not learn why the connection was closed.
         await both_ways.close()
         await service.disconnect(node_id, outbox, ended=link.has_ended)
     await link.close(outbox.close_code, outbox.close_reason)
@@ -139,13 +139,13 @@ class _Link:
         self._reports = Reports()
         self._seen: dict[str, Endpoint | None] = {}
         self._silence: dict[str, str] = {}
-        #: The agent's machine closed the connection, and the agent said nothing before: its process ended.
+        #: The agent's machine closed the connection without a goodbye: its process ended.
         self.has_ended = False
         shown = request.headers.get(INSTANCE_HEADER, "")
         self.instance = shown if shown.isalnum() and len(shown) <= LONGEST_INSTANCE else ""
 
     async def recall_in_time(self) -> list[Node]:
-        """The nodes of the agent's map. What it says of itself meanwhile is kept for `receive`."""
+        """Receive the nodes of the agent's map. Its reports meanwhile are kept for `receive`."""
         return await asyncio.wait_for(self._recall(), RECALL_ALL_S)
 
     async def _recall(self) -> list[Node]:
@@ -165,11 +165,11 @@ class _Link:
             elif message.node is UNSET:
                 return nodes
             elif len(nodes) < MAX_RECALLED and (size := size + len(frame.data)) < MAX_RECALLED_BYTES:
-                # What is wrong with it now, it will report again.
+                # It will report its current faults again.
                 nodes.append(replace(Node.of(message.node), faults={}))
 
     async def send(self, node_id: str, outbox: Outbox) -> None:
-        """Until the outbox is closed."""
+        """Send until the outbox is closed."""
         is_first = True
         try:
             while (message := await outbox.next()) is not None:
@@ -191,7 +191,7 @@ class _Link:
             outbox.close(CLOSE_ENDING, "")
 
     async def receive(self, node_id: str, outbox: Outbox) -> None:
-        """Until the socket is closed; then closes the outbox."""
+        """Receive until the socket is closed; then close the outbox."""
         with self._closing(node_id, outbox):
             for early in self._early:
                 await self._take(node_id, early)
@@ -211,7 +211,7 @@ class _Link:
                     await asyncio.sleep(wait_s)
 
     async def apply(self, node_id: str, outbox: Outbox) -> None:
-        """Applies what was received, as fast as the node's budget allows, until cancelled."""
+        """Apply the received reports as fast as the node's budget allows, until cancelled."""
         with self._closing(node_id, outbox):
             while True:
                 apply = await self._reports.next()
@@ -220,7 +220,7 @@ class _Link:
 
     @contextlib.contextmanager
     def _closing(self, node_id: str, outbox: Outbox) -> Iterator[None]:
-        """Closes the outbox when this ends, for the reason for which it ends."""
+        """Close the outbox when this ends, with the reason for the end."""
         try:
             yield
         except UnknownError:
@@ -236,7 +236,7 @@ class _Link:
             outbox.close(CLOSE_ENDING, "")
 
     async def _deliver(self, message: str) -> None:
-        """Returns when the message is on its way. Raises asyncio.TimeoutError where the agent does not read."""
+        """Return when the message is sent. Raises asyncio.TimeoutError if the agent does not read."""
         work = Tasks()
         sending = work.start(self._socket.send_str(message), "send")
         try:
@@ -251,9 +251,9 @@ class _Link:
             await work.close()
 
     async def close(self, code: int, reason: str) -> None:
-        """Politely if the other side answers soon, else at once."""
+        """Close with a handshake if the other side answers soon, else at once."""
         try:
-            # A close frame holds at most 125 bytes, two of them for the code.
+            # A close frame contains at most 125 bytes, two of them for the code.
             message = reason.encode()[:120]
             await asyncio.wait_for(self._socket.close(code=code, message=message), 2 * CLOSE_S)
         except (asyncio.TimeoutError, ConnectionError):
@@ -284,7 +284,7 @@ class _Link:
                 self._pass_on(node_id, message)
 
     def _pass_on(self, node_id: str, message: FromAgent) -> None:
-        """Pass on what concerns other agents, and changes nothing that is kept."""
+        """Forward what concerns other agents, and change no stored state."""
         match message:
             case PunchWanted(nodes):
                 self._service.punch(node_id, nodes)
@@ -294,7 +294,7 @@ class _Link:
                 self._service.answered(node_id, message)
 
     def _put_parts(self, kind: str, waiting: dict[str, T], apply: Callable[[dict[str, T]], Awaitable[None]]) -> None:
-        """Has these entries applied, so many at a time that nobody else waits for long."""
+        """Apply these entries in parts, so that no other node waits for long."""
 
         async def apply_part() -> None:
             part = {key: waiting.pop(key) for key in list(waiting)[:MAX_ITEMS]}
@@ -326,13 +326,15 @@ class _Link:
 
 
 def _closed_by_machine(error: BaseException | None) -> bool:
-    """Whether a connection that ended without a closing frame was closed by the other machine, and not given up here
-    because nothing came for too long (`HEARTBEAT_S`, or the kernel's own timeout)."""
+    """Return whether the other machine closed a connection that ended without a closing frame.
+
+    Otherwise it was given up here because nothing arrived for too long (`HEARTBEAT_S`, or the kernel's own timeout).
+    """
     return error is None or isinstance(error, ConnectionResetError)
 
 
 def received_bytes(transport: asyncio.BaseTransport | None) -> int:
-    """Return how many bytes the other machine has acknowledged on this TCP connection; 0 where that is not known."""
+    """Return the number of bytes that the other machine has acknowledged on this TCP connection; 0 if not known."""
     sock = transport.get_extra_info("socket") if transport is not None else None
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES) if sock is not None else b""

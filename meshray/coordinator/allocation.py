@@ -1,5 +1,6 @@
-"""Which overlay address a new node gets: the one that its name had, where it may; else the lowest that is free and was
-not in use lately.
+"""Allocate a new node's overlay address: the one that its name had, if allowed, else the lowest free one.
+
+An address that was in use recently is not free.
 
 >>> network = OverlayNetwork.parse("10.99.0.0/16")
 >>> allocate(network, taken={IPv4Address("10.99.0.1")}, freed={}, now=0.0)
@@ -16,24 +17,24 @@ from meshray.errors import MeshrayError
 from meshray.model.address import NodeName, OverlayNetwork
 from meshray.model.node import STATIC
 
-#: So long an address rests after its node went away, seconds: other nodes may still have it in a
-#: connection table, a cached map or a running Ray, and would take the new node for the old one.
+#: The time that an address rests after its node is removed, seconds: other nodes may still have it in a connection
+#: table, a cached map or a running Ray, and would take the new node for the old one.
 COOL_DOWN_S = 3600.0
 
 
 def cools_down(freed_at: float, now: float) -> bool:
-    """Whether an address that was freed then still rests.
+    """Return whether an address that was freed then still rests.
 
-    A clock that was set back makes the rest longer, never shorter.
+    Setting the clock back makes the rest longer, never shorter.
     """
     return now - freed_at < COOL_DOWN_S
 
 
 def left_by(member: Member, now: float, *, failed: bool) -> Freed | None:
-    """Return the rest of the address of a member that is removed now; None where it needs none and is free at once.
+    """Return the rest of a removed member's address; None if it needs none and is free at once.
 
-    A node whose agent never had the map, and with which no hub had a handshake, never used its address: nobody can take
-    its next owner for it. A static peer has no agent.
+    A node whose agent never had the map, and with which no hub had a handshake, never used its address: no node can
+    confuse it with the next owner. A static peer has no agent.
 
     Args:
         failed: its join failed.
@@ -47,10 +48,10 @@ def left_by(member: Member, now: float, *, failed: bool) -> Freed | None:
 def previous_address(
     freed: Mapping[IPv4Address, Freed], taken: Container[IPv4Address], name: NodeName, token: TokenRecord
 ) -> IPv4Address | None:
-    """Return the address that this name had last, if that still rests and this machine may have it; else None.
+    """Return the last address of this name, if it still rests and this machine may have it; else None.
 
-    A name that a machine chose is no proof that it is the machine of before. A token that is bound to the name is: its
-    maker decided. And after a join that failed nothing needs a proof, because nobody came to rely on that node.
+    A name that a machine chose does not prove that it is the previous machine. A token that is bound to the name does:
+    its creator decided. After a failed join no proof is needed, because no node relies on that node.
     """
     mine = [
         (left.at, address)
@@ -63,11 +64,11 @@ def previous_address(
 def allocate(
     network: OverlayNetwork, taken: Container[IPv4Address], freed: Mapping[IPv4Address, Freed], now: float
 ) -> IPv4Address:
-    """The address for a new node.
+    """Return the address for a new node.
 
     Args:
-        taken: addresses of the nodes that are enrolled.
-        freed: when each address that was once in use became free.
+        taken: addresses of the enrolled nodes.
+        freed: when each formerly used address became free.
         now: unix seconds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The coordinator's HTTP API: what answers each of `meshray.coordinator.routes`, and errors as JSON.
+"""The coordinator's HTTP API: the functions that answer `meshray.coordinator.routes`, and errors as JSON.
 
 An error is {"schema": 1, "error": {"code", "message", "hint"}, "exit_code": N}.
 """
@@ -37,13 +37,13 @@ from meshray.protocol.codec import WireError, convert, decode_object, optional, 
 from meshray.relay.server import Relay
 
 MAX_BODY_BYTES = 64 * 1024
-#: A body must be here within this, seconds.
+#: A body must be complete within this, seconds.
 BODY_S = 10.0
-#: More requests than this at once without a known credential, or of members, are told to come back: see
-#: `meshray.coordinator.request_limits`. WebSockets are counted by `meshray.coordinator.connection_limits` instead.
+#: More concurrent requests than this without a known credential, or of members, are asked to retry: see
+#: `meshray.coordinator.request_limits`. `meshray.coordinator.connection_limits` counts WebSockets instead.
 MAX_REQUESTS = 512
 
-#: Where the kind of error alone does not tell the HTTP status.
+#: The HTTP status where the kind of error alone does not determine it.
 _STATUS = {
     "credential_unknown": 401,
     "name_taken": 409,
@@ -72,7 +72,7 @@ _STATUS_OF_KIND: tuple[tuple[type[MeshrayError], int], ...] = (
     (WireError, 400),
 )
 
-#: Paths of WebSockets.
+#: The paths of WebSockets.
 _SOCKETS = frozenset(route.path for route in ROUTES if route.is_socket)
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(service: Service, door: ConnectionLimits, relay: Relay) -> web.Application:
-    """The application that answers for this service."""
+    """Return the application that answers for this service."""
     answers = _Api(service, door, relay)
     app = web.Application(middlewares=[_Answering(service, door).middleware], client_max_size=MAX_BODY_BYTES)
     app.add_routes([web.route(route.method, route.path, answers.answering(route)) for route in ROUTES])
@@ -89,7 +89,7 @@ def make_app(service: Service, door: ConnectionLimits, relay: Relay) -> web.Appl
 
 
 class _Answering:
-    """Turns errors into JSON and keeps a connection open only after a request that went well."""
+    """Turn errors into JSON, and keep a connection open only after a successful request."""
 
     def __init__(self, service: Service, door: ConnectionLimits) -> None:
         self._service = service
@@ -98,7 +98,7 @@ class _Answering:
 
     @property
     def middleware(self) -> Middleware:
-        """As aiohttp wants it."""
+        """Handle a request, as aiohttp's middleware."""
 
         @web.middleware
         async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -135,7 +135,7 @@ class _Answering:
                 answer.headers["Allow"] = error.headers["Allow"]  # RFC 9110, section 15.5.6
             return answer
         except Exception:
-            # The cause stays here: a stranger learns nothing from it.
+            # The cause is logged here: an unauthenticated client must not learn it.
             _log.exception("%s %s failed", request.method, request.rel_url.path[:200])
             hint = "on the head: meshray logs"
             return failure(MeshrayError("internal_error", "the coordinator failed at this request", hint=hint))
@@ -146,11 +146,11 @@ class _Api:
         self._service = service
         self._door = door
         self._relay = relay
-        # Anybody may ask for it as often as he likes.
+        # Every client may request it as often as it likes.
         self._description = json.dumps(describe()).encode()
 
     def answering(self, route: Route) -> _Handler:
-        """What answers this route: its function, called for those only who may call it."""
+        """Return the handler of this route: its function, called only for callers who may call it."""
         handler: _Handler = getattr(self, route.name)
 
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -163,7 +163,7 @@ class _Api:
     async def hello(self, request: web.Request) -> web.StreamResponse:
         told = self._service.hello()
         if "Authorization" in request.headers:
-            # Who shows a credential learns whether it is one, and the map's revision if so.
+            # A client with a credential learns whether it is valid, and the map's revision if so.
             member = self._service.member_with(_credential(request))
             revision = self._service.revision if member is not None else None
             told = msgspec.structs.replace(told, accepted=member is not None, revision=revision)
@@ -348,12 +348,12 @@ class _Api:
 
 
 def success(answer: msgspec.Struct) -> web.Response:
-    """200 with the answer in its envelope."""
+    """Return 200 with the answer in its envelope."""
     return web.json_response({"schema": 1, **to_json(answer)})
 
 
 def failure(error: MeshrayError, status: int | None = None) -> web.Response:
-    """The error in its envelope, with the HTTP status that fits it."""
+    """Return the error in its envelope, with the matching HTTP status."""
     if status is None:
         of_kind = (number for kind, number in _STATUS_OF_KIND if isinstance(error, kind))
         status = _STATUS.get(error.code) or next(of_kind, 500)
@@ -382,7 +382,7 @@ async def _body(request: web.Request) -> Mapping[str, object]:
 
 
 def _credential(request: web.Request) -> str:
-    """What the request shows in the form of a credential; whether it is a node's is another question."""
+    """Return the text in the form of a credential in the request; whether it is a node's is checked elsewhere."""
     credential = _shown(request)
     if not credential:
         raise _not_accepted()
@@ -390,7 +390,7 @@ def _credential(request: web.Request) -> str:
 
 
 def _shown(request: web.Request) -> str:
-    """The same; empty where nothing of that form is shown."""
+    """Return the same; empty if the request has none of that form."""
     scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
     return credential.strip() if scheme.lower() == "bearer" and credential.isascii() else ""
 

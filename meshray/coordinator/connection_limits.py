@@ -1,15 +1,14 @@
-"""Limits for connections: how many there may be and how long each may take, until it has shown whose it is.
+"""Limits for unauthenticated connections: their number, and the time that each may take.
 
-The HTTP library bounds each header and each body, but waits for ever for a header that comes byte by
-byte. So every connection, once its TLS handshake is done (`meshray.coordinator.listener`), passes this
-door, which watches the bytes that go through it:
+The HTTP library limits each header and each body, but waits for ever for a header that comes byte by byte. So every
+connection, once its TLS handshake is done (`meshray.coordinator.listener`), passes these limits, which watch its bytes:
 
     TLS done ──HEADER_S, MAX_HEADER_BYTES──► header complete ──REQUEST_S──► answered ──► next header, or closed
                                                              └─ hold(): a WebSocket, which stays
 
-Every connection is counted from its first byte to its last: as a stranger's until a request on it shows a known
-credential, then as that member's. Of too many strangers the source that has most connections loses one; a member that
-has too many loses its own oldest one. So neither can take a place from another member.
+Every connection is counted from its first byte to its last: as unauthenticated until a request on it has a known
+credential, then as that member's. With too many unauthenticated connections the source that has most loses one; a
+member that has too many loses its own oldest one. So neither can take a place from another member.
 
 >>> door = ConnectionLimits()
 >>> Listener(sockets, context, lambda: door.let_in(http_server())).start()
@@ -21,16 +20,17 @@ import asyncio
 
 from meshray.coordinator.fair_limit import FairLimit, source_of
 
-#: From the end of the TLS handshake, or of the last answer, to the end of the header, seconds.
+#: The limit from the end of the TLS handshake, or of the last answer, to the end of the header, seconds.
 HEADER_S = 10.0
-#: From the end of the header until the answer is on its way, seconds.
+#: The limit from the end of the header until the answer begins, seconds.
 REQUEST_S = 30.0
-#: From an answer that is the last one to the end of the connection, seconds.
+#: The limit from the last answer to the end of the connection, seconds.
 CLOSING_S = 5.0
 MAX_HEADER_BYTES = 32 * 1024
-#: So many connections may be open that have shown no credential of a member. Each holds a quarter of a megabyte.
+#: The number of open connections without a member's credential. Each takes a quarter of a megabyte.
 MAX_STRANGERS = 256
-#: So many connections may one member have for requests, and for each kind of WebSocket: one is in use, others close.
+#: The number of connections of one member for requests, and for each kind of WebSocket: one is in use, others are
+#: closing.
 MAX_OF_MEMBER, MAX_SOCKETS_OF_MEMBER = 128, 4
 
 _END_OF_HEADER = b"\r\n\r\n"
@@ -38,10 +38,10 @@ _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0
 
 
 class ConnectionLimits:
-    """Lets connections in to an HTTP protocol and watches them.
+    """Pass connections to an HTTP protocol and watch them.
 
     Args:
-        header_s, request_s, max_strangers: the bounds; smaller ones for tests.
+        header_s, request_s, max_strangers: the limits; smaller ones for tests.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class ConnectionLimits:
 
     @property
     def strangers(self) -> int:
-        """How many connections are open that have shown no credential of a member."""
+        """The number of open connections without a member's credential."""
         return len(self._strangers)
 
     def let_in(self, http: asyncio.Protocol) -> asyncio.Protocol:
-        """The protocol to give to the event loop in place of ``http``."""
+        """Return the protocol to give to the event loop in place of ``http``."""
         return _Guest(self, http)
 
     def recognise(self, http: asyncio.BaseProtocol, node_id: str) -> None:
-        """A request on this connection shows the credential of this member; empty: of none."""
+        """Count this connection for the member whose credential a request on it shows; empty: for none."""
         guest = self._guests.get(http)
         if guest is None:
             return
@@ -76,13 +76,13 @@ class ConnectionLimits:
             self._strangers.add(guest, guest.source)
 
     def trust(self, http: asyncio.BaseProtocol) -> None:
-        """A request on this connection shows a good token: no stranger takes its place until it is answered."""
+        """Keep this connection, whose request has a valid token, until it is answered."""
         guest = self._guests.get(http)
         if guest is not None:
             self._strangers.discard(guest)
 
     def hold(self, http: asyncio.BaseProtocol, node_id: str, kind: str) -> None:
-        """This connection is the member's WebSocket of this kind and stays: no bound on its time any more."""
+        """Keep this connection as the member's WebSocket of this kind, without a time limit."""
         guest = self._guests.get(http)
         if guest is not None:
             self._forget(guest)
@@ -90,26 +90,26 @@ class ConnectionLimits:
             guest.set_deadline(None)
 
     def expect_another(self, http: asyncio.BaseProtocol) -> None:
-        """This connection's request was answered; another header may come."""
+        """Expect another header on this connection, whose request was answered."""
         guest = self._guests.get(http)
         if guest is not None:
             self._count(guest)
             guest.expect_header()
 
     def expect_end(self, http: asyncio.BaseProtocol) -> None:
-        """This connection's last request was answered."""
+        """Expect the end of this connection, whose last request was answered."""
         guest = self._guests.get(http)
         if guest is not None:
             self._count(guest)
             guest.set_deadline(CLOSING_S)
 
     def entered(self, guest: _Guest) -> None:
-        """A new connection."""
+        """Count a new connection."""
         self._guests[guest.http] = guest
         self._strangers.add(guest, guest.source)
 
     def left(self, guest: _Guest) -> None:
-        """The connection is gone."""
+        """Remove a connection that has ended."""
         self._forget(guest)
         self._guests.pop(guest.http, None)
 
@@ -176,7 +176,7 @@ class _Guest(asyncio.Protocol):
             self._transport.abort()
 
     def _header_is_fine(self, data: bytes) -> bool:
-        # The end may be split over two reads.
+        # The end of the header may be split over two reads.
         window = self._tail + data
         end = window.find(_END_OF_HEADER)
         size = self._received + (len(data) if end < 0 else end + len(_END_OF_HEADER) - len(self._tail))

@@ -1,4 +1,4 @@
-"""A new mesh: store, certificate, the first node and a first token. All of it, or nothing.
+"""Create a mesh: store, certificate, the first node and a first token. All of it, or nothing.
 
 >>> answer, token = create_mesh(home, mesh_name="lab", network=network, node_name=name, public_key=key, port=51888,
 ...                             endpoints=endpoints, advertised=(), versions=versions, labels={}, now=time.time())
@@ -29,7 +29,7 @@ from meshray.model.node import COORDINATOR, HEAD, HUB, Node, Versions
 from meshray.model.token import Token, hash_secret, new_secret, new_token_id
 from meshray.protocol.fields import DEFAULT_PATIENCE_S, FIRST_EPOCH
 
-#: The token that `meshray init` prints enrols any number of nodes for a day, seconds.
+#: The token that `meshray init` prints enrols any number of nodes for one day, seconds.
 FIRST_TOKEN_TTL_S = 86400.0
 
 
@@ -52,22 +52,22 @@ def create_mesh(
     ray_ports: Mapping[str, int] | None = None,
     attest: Callable[[str], Attestation] | None = None,
 ) -> tuple[EnrolAnswer, Token]:
-    """Makes the mesh and enrols this machine as its coordinator, hub and head.
+    """Create the mesh and enrol this machine as its coordinator, hub and head.
 
     Args:
         port: UDP for WireGuard, TCP for the coordinator.
-        endpoints: where others may reach this machine; goes into the token and the map.
-        advertised: those of them that the user gave.
+        endpoints: the endpoints at which others may reach this machine, for the token and the map.
+        advertised: those of them that come from the user.
         now: unix seconds.
-        hub_only: this machine is no head; another one becomes it with ``join --head``.
-        patience_s: for how long Ray waits for a node that does not answer, seconds.
-        ray_ports: of the head's Ray, those that the user chose, by name.
-        lock: signs the first token; it is not stored here, only its public half.
+        hub_only: this machine is not the head; another one becomes the head with ``join --head``.
+        patience_s: how long Ray waits for a node that does not answer, seconds.
+        ray_ports: the ports of the head's Ray that the user chose, by name.
+        lock: signs the first token; only its public half is stored.
         attest: returns the signature of ``public_key`` by this machine's identity, given the mesh's id.
 
     Raises:
         MeshrayError: mesh_exists; nothing was changed.
-        OSError: the files cannot be written; nothing is left.
+        OSError: the files cannot be written; nothing remains.
     """
     if home.database.exists():
         raise MeshrayError(
@@ -83,7 +83,7 @@ def create_mesh(
     node = Node(
         id=secrets.token_hex(8),
         name=node_name,
-        ip=IPv4Address(0),  # the registry allocates it
+        ip=IPv4Address(0),  # The registry allocates the address.
         public_key=public_key,
         roles=frozenset({HUB, COORDINATOR} if hub_only else {HEAD, HUB, COORDINATOR}),
         endpoints=endpoints,
@@ -113,7 +113,7 @@ def create_mesh(
 
 
 def _write_store(path: Path, settings: Settings, rows: RowChanges) -> None:
-    # Under its own name only when it is complete: a store that exists is a mesh that exists.
+    # The store gets its name only when it is complete: a store that exists is a mesh that exists.
     unfinished = path.with_name(f"{path.name}.new")
     leftovers = [unfinished, *(unfinished.with_name(unfinished.name + end) for end in ("-wal", "-shm"))]
     for file in leftovers:

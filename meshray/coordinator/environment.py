@@ -1,12 +1,13 @@
-"""What nodes build that match the head: its versions, and the requirements that were recorded beside them; and the
-ports that nodes chose for their Ray (pure).
+"""The head's environment, for nodes that match it, and the ports that nodes chose for their Ray (pure).
+
+The environment consists of the head's versions and the recorded requirements.
 
 >>> registry, rows, _ = locked(registry, "numpy==2.1.0\\n")
 >>> environment_of(registry)
 Environment(ray='2.60.0', python='3.11.7', requirements='numpy==2.1.0\\n')
 
-It is asked for by a call of its own and does not travel with the map: a lock has tens of kilobytes, is read once for
-each node, and would be sent to all of them with each reconnection.
+A separate request returns it; the map does not contain it: a lock has tens of kilobytes, each node reads it once, and
+every reconnection would send it again.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from meshray.model.environment import Environment
 
 
 def locked(registry: Registry, requirements: str) -> Outcome[None]:
-    """These requirements belong to the head's environment from now on; empty: none do."""
+    """Return the registry with these requirements of the head's environment; empty: none."""
     if requirements == registry.requirements:
         return registry, (), None
     return replace(registry, requirements=requirements), (PutRequirements(requirements),), None
 
 
 def ports_chosen(registry: Registry, node_id: str, ports: Mapping[str, int]) -> Outcome[None]:
-    """The node has chosen these ports for its Ray, by name, and no others. Raises UnknownError."""
+    """Return the registry with exactly these ports of the node's Ray, by name. Raises UnknownError."""
     member = registry.member(node_id)
     if member.node.ray_ports == ports:
         return registry, (), None
@@ -36,7 +37,7 @@ def ports_chosen(registry: Registry, node_id: str, ports: Mapping[str, int]) -> 
 
 
 def environment_of(registry: Registry) -> Environment:
-    """What a node is to have that matches the head."""
+    """Return the environment that matches the head."""
     head = registry.map.head
     versions = head.versions if head is not None else None
     ray, python = (versions.ray, versions.python) if versions is not None else ("", "")

@@ -1,10 +1,10 @@
-"""Epochs of the secrets that all members share: when one starts, what each member is to hold, when one ends (pure).
+"""Epochs of the secrets that all members share: their beginning, their distribution and their end (pure).
 
     node rm, secrets rotate ──► a new epoch ──► every connected agent receives it ──► reports it ──► pairs use it
                                                                               all report it ──► the old one ends
 
-A node that is away receives the newest epoch when it connects, over TLS. Until then the others use the old one with
-it, for `KEEP_S` at most.
+A node that is away receives the newest epoch over TLS when it connects. Until then the others use the old one with it,
+for at most `KEEP_S`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from meshray.protocol.api import Rotation
 from meshray.protocol.fields import FIRST_EPOCH
 from meshray.raynode.tokens import epoch_of
 
-#: An epoch ends so long after the next one began, seconds, whoever is still away.
+#: An epoch ends this long after the next one began, seconds, whichever nodes are still away.
 KEEP_S = 86400.0
-#: Of epochs that only a node that is away may need, so many are kept at most.
+#: The maximum number of epochs that are kept only for nodes that are away.
 _MOST_KEPT = 32
 
 
 def newest(registry: Registry) -> SecretEpoch:
-    """The epoch whose secrets a node receives when it enrols."""
+    """Return the epoch whose secrets a node receives when it enrols."""
     if not registry.epochs:
         raise MeshrayError("store_corrupt", "the store holds no secrets of this mesh", hint="restore it from a backup")
     return registry.epochs[-1]
 
 
 def rotated(registry: Registry, fresh: SecretEpoch) -> Outcome[Rotation]:
-    """Starts a new epoch with the secrets of ``fresh``, whose number is not used.
+    """Start a new epoch with the secrets of ``fresh``, whose number is ignored.
 
     Raises:
         ConflictError: ``agents_too_old``.
@@ -63,12 +63,12 @@ Removal: TypeAlias = "Callable[[Registry, float], Outcome[Member]]"
 def rotated_without(
     registry: Registry, node_id: str, now: float, fresh: SecretEpoch, remove: Removal | None = None
 ) -> Outcome[tuple[Member, Rotation]]:
-    """Removes a node, and starts a new epoch that it does not learn.
+    """Remove a node, and start a new epoch that it does not learn.
 
-    A static peer never knew the secret. Where a remaining node could not take over a new epoch, none is started.
+    A static peer never knew the secret. If a remaining node cannot follow a new epoch, none is started.
 
     Args:
-        remove: removes it in a way of its own, say as the lock signed it.
+        remove: removes it in another way, for example as signed by the lock.
 
     Raises as `Registry.remove` does.
     """
@@ -82,8 +82,9 @@ def rotated_without(
 
 
 def above(registry: Registry, epoch: int, fresh: SecretEpoch) -> Outcome[bool]:
-    """Starts a new epoch if nodes were told one that this database does not know: it is an older copy, and the secrets
-    of that epoch are lost.
+    """Start a new epoch if nodes received one that this database does not know.
+
+    The database is then an older copy, and the secrets of that epoch are lost.
 
     Returns:
         Whether one was started.
@@ -95,7 +96,7 @@ def above(registry: Registry, epoch: int, fresh: SecretEpoch) -> Outcome[bool]:
 
 
 def reduced(registry: Registry, now: float) -> Outcome[bool]:
-    """Drops the epochs that nobody needs any more, and retires those that pairs do not; returns whether any changed."""
+    """Drop the epochs that no node needs, and retire those that no pair uses; return whether any changed."""
     oldest, others = _oldest(registry, now), _static(registry) | _ray_epochs(registry)
     kept: list[SecretEpoch] = []
     rows: list[RowChange] = []
@@ -111,7 +112,7 @@ def reduced(registry: Registry, now: float) -> Outcome[bool]:
 
 
 def shared_with(registry: Registry, member: Member, now: float) -> SharedSecrets:
-    """What this member is to hold now."""
+    """Return the secrets that this member should hold now."""
     oldest, ray = _oldest(registry, now), _ray_epochs(registry)
     static = _static(registry) if HUB in member.node.roles else frozenset[int]()
     return SharedSecrets(
@@ -122,13 +123,13 @@ def shared_with(registry: Registry, member: Member, now: float) -> SharedSecrets
 
 
 def enrolled(registry: Registry, member: Member, *, follows: bool) -> Outcome[Member]:
-    """The member has received the newest epoch.
+    """Record that the member has received the newest epoch.
 
     Args:
-        follows: its agent takes over further ones.
+        follows: its agent follows further epochs.
 
     Raises:
-        MeshrayError: ``meshray_too_old``: it does not, and this mesh has changed its secrets.
+        MeshrayError: ``meshray_too_old``: its agent does not, and this mesh has changed its secrets.
     """
     epoch = newest(registry).number
     if epoch > FIRST_EPOCH and not follows and STATIC not in member.node.roles:
@@ -141,13 +142,13 @@ def enrolled(registry: Registry, member: Member, *, follows: bool) -> Outcome[Me
 
 
 def reported(registry: Registry, node_id: str, epoch: int | None) -> Outcome[bool]:
-    """What an agent holds.
+    """Record the epoch that an agent holds.
 
     Args:
-        epoch: its newest; None: its meshray is too old to know of epochs.
+        epoch: its newest epoch; None: its meshray is too old for epochs.
 
     Returns:
-        Whether it lacks the newest epoch, or holds one that this database does not know.
+        Whether the agent lacks the newest epoch, or holds one that this database does not know.
     """
     member = registry.member(node_id)
     node = replace(member.node, secret_epoch=epoch or member.node.secret_epoch)
@@ -160,12 +161,12 @@ def reported(registry: Registry, node_id: str, epoch: int | None) -> Outcome[boo
 
 
 def static_key(registry: Registry, peer: PublicKey, hub: PublicKey) -> PresharedKey:
-    """The preshared key for the file of a static peer that was just added."""
+    """Return the preshared key for the file of a static peer that was just added."""
     return newest(registry).mesh_secret.preshared_key(peer, hub)
 
 
 def too_old(registry: Registry) -> tuple[str, ...]:
-    """Names of the nodes that cannot take over a new epoch, as far as is known."""
+    """Return the names of the nodes that cannot follow a new epoch, as far as is known."""
     return _names(member for member in _with_agents(registry) if not member.follows_epochs)
 
 
@@ -185,10 +186,10 @@ def _told(registry: Registry, *, started: bool) -> Rotation:
 
 
 def _oldest(registry: Registry, now: float) -> int:
-    """The oldest epoch that a pair of nodes with agents may use."""
+    """Return the oldest epoch that a pair of nodes with agents may use."""
     last = newest(registry).number
     if all(member.node.online and member.node.secret_epoch >= last for member in _with_agents(registry)):
-        # Each of them is told the map from which this follows.
+        # Each of them gets the map that determines this.
         return last
     kept = [epoch for epoch in registry.epochs if not epoch.retired][-_MOST_KEPT:]
     return next((each.number for each, following in pairwise(kept) if now < following.began + KEEP_S), last)
@@ -200,7 +201,7 @@ def _static(registry: Registry) -> frozenset[int]:
 
 
 def _ray_epochs(registry: Registry) -> frozenset[int]:
-    """The epochs of Ray's tokens that are in use, or will be with the next start of the head's Ray."""
+    """Return the epochs of Ray's tokens that are in use, or will be with the next start of the head's Ray."""
     last, head = newest(registry).number, registry.map.head
     if head is None or not head.versions.ray:
         return frozenset({last})
@@ -209,7 +210,7 @@ def _ray_epochs(registry: Registry) -> frozenset[int]:
         # Its Ray is down, or its agent has not reported it yet.
         return frozenset(numbers[-_MOST_KEPT:])
     running = epoch_of(head.ray_instance)
-    # A head that does not hold the newest epoch may just be starting Ray with the one before.
+    # A head that does not hold the newest epoch may be starting Ray with the previous one.
     following = numbers[-_MOST_KEPT:] if head.secret_epoch < last else [last]
     return frozenset({running, *(number for number in following if number > running)})
 

@@ -1,7 +1,7 @@
-"""A bound on how many connections are open, shared fairly between the addresses that they come from (pure).
+"""A limit for open connections that is shared fairly between their source addresses (pure).
 
-When there are too many, the source that has most of them loses its oldest one. So a crowd from one address, or from
-one network, costs that crowd its own connections and nobody else's.
+When there are too many, the source that has most of them loses its oldest one. So a flood from one address or network
+costs only the flood's own connections.
 
 >>> limit = FairLimit[str](2, on_evict=print)
 >>> limit.add("first", source_of("192.0.2.1"))
@@ -18,17 +18,17 @@ from ipaddress import ip_address
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
-#: A wide group, and what it is divided into: shares are equal between the wide groups first.
+#: A wide group, and a source in it: shares are equal between the wide groups first.
 Source = tuple[str, ...]
 
 
 class FairLimit(Generic[T]):
-    """Holds at most so many entries, each with its source.
+    """A limited set of entries, each with its source.
 
     Args:
-        most: how many in all; None: any number.
-        on_evict: called with the entry that must end; it is not held any more then.
-        most_of_source: how many of one source; None: no bound beside ``most``.
+        most: the maximum number of entries; None: any number.
+        on_evict: called with the entry that must end, after it was removed.
+        most_of_source: the maximum number per source; None: no limit beside ``most``.
     """
 
     def __init__(self, most: int | None, on_evict: Callable[[T], object], *, most_of_source: int | None = None) -> None:
@@ -36,7 +36,7 @@ class FairLimit(Generic[T]):
         self._on_evict = on_evict
         self._most_of_source = most_of_source
         self._entries: dict[T, Source] = {}
-        # A dict keeps the order in which its keys came: by wide group, then by source, the oldest first.
+        # A dict keeps insertion order: by wide group, then by source, the oldest first.
         self._groups: dict[str, dict[Source, dict[T, None]]] = {}
         self._sizes: dict[str, int] = {}
 
@@ -47,7 +47,7 @@ class FairLimit(Generic[T]):
         return entry in self._entries
 
     def add(self, entry: T, source: Source) -> None:
-        """Holds the entry, as the newest; evicts another one where there are too many now."""
+        """Add the entry as the newest; evict another one if there are now too many."""
         self.discard(entry)
         self._entries[entry] = source
         own = self._groups.setdefault(source[0], {}).setdefault(source, {})
@@ -59,7 +59,7 @@ class FairLimit(Generic[T]):
             self._evict(self._unfairest())
 
     def discard(self, entry: T) -> None:
-        """Does not hold this entry any more, if it did."""
+        """Remove the entry if it is held."""
         source = self._entries.pop(entry, None)
         if source is None:
             return
@@ -83,8 +83,10 @@ class FairLimit(Generic[T]):
 
 @lru_cache(4096)
 def source_of(address: str) -> Source:
-    """Return the networks that an address is counted with: of IPv4 its /24 and itself, of IPv6 its /48 and its /64,
-    which are what one user commonly has."""
+    """Return the networks with which an address is counted: what one user commonly has.
+
+    For IPv4 they are its /24 and the address itself, for IPv6 its /48 and its /64.
+    """
     try:
         ip = ip_address(address)
     except ValueError:

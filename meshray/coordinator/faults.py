@@ -1,7 +1,7 @@
-"""What is wrong with a node that others must know: noted in the registry, so that the map carries it.
+"""The faults of nodes that others must know: they are recorded in the registry, so that the map carries them.
 
-A node reports of itself only that it is a hub and cannot forward. That two machines use one identity, the coordinator
-sees itself (`meshray.coordinator.takeovers`).
+A node itself reports only that it is a hub and cannot forward. The coordinator itself detects that two machines use one
+identity (`meshray.coordinator.takeovers`).
 
 >>> faults = Faults(ledger, publisher, clock)
 >>> await faults.connected("n1", instance, "192.0.2.1")
@@ -29,7 +29,7 @@ class Faults:
     """The faults of one mesh's nodes.
 
     Args:
-        clock: seconds of a clock that is not set.
+        clock: seconds of a clock that is never set.
     """
 
     def __init__(self, ledger: Ledger, publisher: Publisher, clock: Callable[[], float]) -> None:
@@ -37,14 +37,14 @@ class Faults:
         self._publisher = publisher
         self._clock = clock
         self._takeovers = Takeovers()
-        # From where the agent connected that the node's newest one replaced, until the newest one was told.
+        # The address of the agent that the node's newest one replaced, until the newest one has received it.
         self._took_over: dict[str, str] = {}
 
     async def connected(self, node_id: str, instance: str, address: str, *, takes_over: bool) -> None:
-        """An agent of the node connected.
+        """Record that an agent of the node connected.
 
         Args:
-            instance: of its process; empty: it does not send one.
+            instance: the instance of its process; empty: it does not send one.
             takes_over: another connection of the node was open.
         """
         if takes_over and self._takeovers.is_other(node_id, instance):
@@ -55,18 +55,20 @@ class Faults:
             await self._note(node_id, ONE_IDENTITY, both)
 
     def tell_taken_over(self, node_id: str, instance: str) -> None:
-        """Tells an agent that just connected whose place it took, so that it waits whether that one comes back;
-        empty: nobody's."""
+        """Send an agent that just connected the address of the agent that it replaced; empty: it replaced none.
+
+        The agent then waits whether the other one comes back.
+        """
         if instance:
             self._publisher.tell(node_id, TookOver(self._took_over.pop(node_id, "")))
 
     async def given_up(self, node_id: str, instance: str) -> None:
-        """This agent gives up the node's identity, which is another machine's."""
+        """Record that this agent gives up the node's identity, which belongs to another machine."""
         if self._takeovers.dropped(node_id, instance):
             await self._note(node_id, ONE_IDENTITY, "")
 
     async def reported(self, node_id: str, faults: Mapping[str, str]) -> bool:
-        """What a node knows to be wrong with itself. Returns whether that is new. Raises UnknownError."""
+        """Record a node's faults; return whether they changed. Raises UnknownError."""
         node = self._ledger.registry.member(node_id).node
         detail = reported_detail(node, faults)
         is_new = node.faults.get(HUB_FORWARDS, "") != detail
@@ -75,12 +77,12 @@ class Faults:
         return is_new
 
     async def settle(self) -> None:
-        """Forgets conflicts that are over; to be called every few seconds."""
+        """Forget conflicts that are over; to be called every few seconds."""
         for node_id in self._takeovers.settled(self._clock()):
             await self._note(node_id, ONE_IDENTITY, "")
 
     def forget(self, node_id: str) -> None:
-        """The node was removed."""
+        """Forget a removed node."""
         self._takeovers.forget(node_id)
         self._took_over.pop(node_id, None)
 
@@ -89,7 +91,7 @@ class Faults:
 
 
 def noted(registry: Registry, node_id: str, code: str, detail: str) -> Outcome[None]:
-    """The registry with this fault of a node; an empty detail: the node has it no more (pure)."""
+    """Return the registry with this fault of a node; an empty detail removes the fault (pure)."""
     member = registry.members.get(node_id)
     if member is None:
         return registry, (), None
@@ -101,7 +103,7 @@ def noted(registry: Registry, node_id: str, code: str, detail: str) -> Outcome[N
 
 
 def reported_detail(node: Node, faults: Mapping[str, str]) -> str:
-    """What is taken of what a node reports of itself: of a hub, one short line of printable text (pure)."""
+    """Return the accepted part of a node's report: of a hub, one short line of printable text (pure)."""
     if HUB not in node.roles:
         return ""
     return printable(faults.get(HUB_FORWARDS, ""))[:LONGEST_DETAIL]

@@ -1,7 +1,7 @@
-"""How nodes recognise the coordinator: a self-signed certificate whose SHA-256 is in every token.
+"""The coordinator's identity: a self-signed certificate whose SHA-256 is in every token.
 
-Nobody else's signature counts, so the certificate names no host and does not expire; a joining
-machine whose clock is wrong by years can still enrol.
+No certificate authority is involved, so the certificate names no host and does not expire; a joining machine whose
+clock is wrong by years can still enrol.
 
 >>> certificate, key = make_certificate()
 >>> fingerprint(certificate).hex()
@@ -21,7 +21,7 @@ _ALWAYS = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 
 def make_certificate() -> tuple[str, str]:
-    """A new certificate and its private key, PEM. P-256: a handshake costs a tenth of RSA's."""
+    """Return a new certificate and its private key, PEM. P-256: a handshake costs a tenth of RSA's."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -48,15 +48,15 @@ def make_certificate() -> tuple[str, str]:
 
 
 def fingerprint(certificate: str) -> bytes:
-    """SHA-256 of the certificate's DER form: what a client compares."""
+    """Return the SHA-256 of the certificate's DER form, which clients compare."""
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).digest()
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.3 with this certificate. Raises OSError or ssl.SSLError where the files do not do."""
+    """Return a TLS 1.3 context with this certificate. Raises OSError or ssl.SSLError if the files are unusable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # Agents stay connected for days: tickets for resuming a session would cost more than they save.
+    # Agents stay connected for days: session tickets would cost more than they save.
     context.num_tickets = 0
     context.load_cert_chain(certificate, key)
     return context

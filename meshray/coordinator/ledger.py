@@ -1,7 +1,7 @@
-"""The registry as it is now: one change after another, on disk before anybody is answered.
+"""The current registry: one change after another, on disk before its request is answered.
 
-Changes that come while the disk is busy are written together with the next write, so a hundred
-simultaneous enrolments cost a few synced writes and not a hundred.
+Changes that arrive while the disk is busy are written together by the next write, so a hundred simultaneous enrolments
+take a few synced writes and not a hundred.
 
 >>> ledger = Ledger(store.load(), store.apply, on_change=publisher.changed)
 >>> member = await ledger.change(lambda registry: registry.enrol(request, …))
@@ -35,7 +35,7 @@ class Ledger:
     """The only writer of the registry.
 
     Args:
-        write: puts rows on disk, all or none; runs in a thread of the ledger's own.
+        write: writes rows to disk, all or none; it runs in the ledger's own thread.
         on_change: called after every change that other nodes can see.
     """
 
@@ -44,21 +44,21 @@ class Ledger:
         self._write = write
         self._on_change = on_change
         self._waiting: list[_Request[object]] = []
-        # What the registry has and the disk could not take.
+        # Rows of the registry that the disk did not accept.
         self._owed: dict[str, RowChange] = {}
         self._failing = False
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "store")
 
     async def change(self, step: Callable[[Registry], Outcome[T]], *, durable: bool = True) -> T:
-        """Takes one step from the registry as it is when the step's turn has come.
+        """Apply one step to the registry's state at the step's turn.
 
         Args:
-            durable: False for what agents say again whenever they connect: where the disk cannot be written it
-                counts all the same, and is written once it can. Such a step removes nobody.
+            durable: False for reports that agents repeat whenever they connect: they count even if the disk cannot be
+                written, and are written later. Such a step removes no node.
 
-        Returns when the step's rows are on disk. Raises what the step raises, or what the write does; then
-        nothing changed. A caller that is cancelled meanwhile leaves the step to be finished without him.
+        Returns when the step's rows are on disk. Raises the step's or the write's exception; then nothing changed. If
+        the caller is cancelled meanwhile, the step still finishes.
         """
         request = _Request(step, durable)
         self._waiting.append(cast("_Request[object]", request))
@@ -68,7 +68,7 @@ class Ledger:
         return cast("T", request.answer)
 
     async def close(self) -> None:
-        """Returns when the last write has ended."""
+        """Return when the last write has ended."""
         await self._flush()
         self._thread.shutdown()
 
@@ -93,7 +93,7 @@ class Ledger:
                 self._on_change()
 
     def _without_disk(self, batch: list[_Request[object]], error: Exception) -> Registry:
-        """The registry after those steps that need not be written; the others fail."""
+        """Return the registry after those steps that need not be written; the others fail."""
         (_log.debug if self._failing else _log.error)("%d changes were not written: %s", len(batch), error)
         self._failing = True
         for request in batch:
@@ -102,7 +102,7 @@ class Ledger:
         registry, rows = self._take([request for request in batch if not request.durable])
         for row in rows:
             key = row.member.node.id if isinstance(row, PutMember) else type(row).__name__
-            # The newest of each; it comes last, as it was made.
+            # The newest of each, at the end, in order of creation.
             self._owed.pop(key, None)
             self._owed[key] = row
         return registry
@@ -119,7 +119,7 @@ class Ledger:
             try:
                 registry, more, request.answer = request.step(registry)
             except Exception as error:
-                # Its own failure: those who are written together with it must not share it.
+                # A step's own failure: steps that are written together with it must not share it.
                 request.error = error
             else:
                 rows.extend(more)

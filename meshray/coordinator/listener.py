@@ -1,7 +1,7 @@
-"""Accepts TLS connections, and only so many whose handshake is not done yet.
+"""Accept TLS connections, with a limit for unfinished handshakes.
 
-asyncio's own server accepts without bound, and every connection costs a quarter of a megabyte before it
-has said a word. Here of too many unfinished handshakes the source that has most of them loses its oldest one.
+asyncio's own server accepts without limit, and every connection takes a quarter of a megabyte before it has sent
+anything. Here, with too many unfinished handshakes, the source that has most of them loses its oldest one.
 
 >>> listener = Listener(bound_sockets, context, lambda: door.let_in(http_server()))
 >>> listener.start()
@@ -19,22 +19,22 @@ from collections.abc import Callable, Sequence
 from meshray.coordinator.fair_limit import FairLimit, source_of
 from meshray.linux.tasks import Tasks
 
-#: So many connections may wait to be accepted: all nodes come at once after a restart.
+#: The number of connections that may wait to be accepted: after a restart all nodes come at once.
 BACKLOG = 1024
 HANDSHAKE_S = 10.0
 MAX_HANDSHAKES = 256
-#: No descriptor is left, or no memory: what runs must end first.
+#: No descriptor or no memory is left: existing connections must end first.
 _REST_S = 0.2
 
 _log = logging.getLogger(__name__)
 
 
 class Listener:
-    """Gives every connection whose handshake succeeds to a protocol.
+    """A listener that passes every connection with a successful handshake to a protocol.
 
     Args:
-        sockets: bound, not listening yet; closed with the listener.
-        max_handshakes: how many may be under way.
+        sockets: bound, but not listening yet; the listener closes them.
+        max_handshakes: the number of concurrent handshakes.
     """
 
     def __init__(
@@ -52,18 +52,18 @@ class Listener:
 
     @property
     def port(self) -> int:
-        """TCP."""
+        """The TCP port."""
         return int(self._sockets[0].getsockname()[1])
 
     def start(self) -> None:
-        """From now on connections are accepted."""
+        """Begin to accept connections."""
         for listening in self._sockets:
             listening.setblocking(False)
             listening.listen(BACKLOG)
             self._tasks.start(self._accept(listening), "accept")
 
     async def close(self) -> None:
-        """Accepts nothing further and gives up unfinished handshakes; what is established goes on."""
+        """Stop accepting and abort unfinished handshakes; established connections continue."""
         await self._tasks.close()
         for listening in self._sockets:
             listening.close()
@@ -80,7 +80,7 @@ class Listener:
             task = self._tasks.start(self._shake_hands(connection), "handshake")
             self._handshakes.add(task, source_of(str(address[0])))
             task.add_done_callback(self._handshakes.discard)
-            # sock_accept returns at once while connections wait: the handshakes would not go on meanwhile.
+            # sock_accept returns at once while connections wait: the handshakes would not progress meanwhile.
             await asyncio.sleep(0)
 
     async def _shake_hands(self, connection: socket.socket) -> None:
@@ -89,7 +89,7 @@ class Listener:
                 self._protocol, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
             )
         except OSError as error:
-            # Scanners and half-open connections are part of every day. SSLError is an OSError.
+            # Scanners and half-open connections are normal. SSLError is an OSError.
             _log.debug("a handshake failed: %s", error)
         except asyncio.CancelledError:
             connection.close()

@@ -1,7 +1,7 @@
-"""The identities of the members, and the lock of the mesh: what the coordinator takes of signatures (pure).
+"""The identities of the members, and the lock of the mesh: the signatures that the coordinator accepts (pure).
 
-The agents judge for themselves (`meshray.node.pins`). What is refused here would be refused by each of them, and
-whoever sent it learns why.
+The agents verify signatures themselves (`meshray.node.pins`). They would refuse what is refused here, but here the
+sender learns why.
 
 >>> require_attested(request, registry.mesh, known=None, removals=None)
 >>> registry, rows, member = attested(registry, "n2", attestation)
@@ -24,7 +24,7 @@ _LOCKED_TOKEN = "where the lock file is: meshray token create --lock FILE"  # no
 def require_attested(
     request: EnrolRequest, mesh: MeshInfo, known: Member | None, removals: Removals | None
 ) -> Attestation | None:
-    """Return the signature that the request brings; None where it brings none and none is needed.
+    """Return the signature of the request; None if it has none and needs none.
 
     Raises:
         RefusedError: ``token_not_signed``, ``attestation_wrong``, ``role_not_granted``, ``identity_removed``,
@@ -68,10 +68,10 @@ def require_attested(
 
 
 def require_lock(mesh: MeshInfo, shown: VerifyKey | None) -> None:
-    """Raise RefusedError ``lock_needed`` or ``lock_other`` unless what is made now will be signed by the mesh's lock.
+    """Raise RefusedError ``lock_needed`` or ``lock_other`` unless the mesh's lock will sign what is created.
 
     Args:
-        shown: the public half of the lock that will sign; None: none will.
+        shown: the public half of the lock that will sign; None: no lock will.
     """
     if shown is None and mesh.lock is not None:
         raise RefusedError(
@@ -86,5 +86,5 @@ def require_lock(mesh: MeshInfo, shown: VerifyKey | None) -> None:
 
 
 def _is_of_key(shown: Attestation, mesh: MeshInfo, key: PublicKey) -> bool:
-    """The address is not given yet, so none may be named."""
+    """Return whether the signature is the key's and names no address, because none is assigned yet."""
     return shown.ip is None and shown.covers(mesh.id, key, next(iter(mesh.network.node_addresses())))

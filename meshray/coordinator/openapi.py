@@ -2,7 +2,7 @@
 
     python -m meshray.coordinator.openapi > docs/openapi.json
 
-It is served to anybody at /v1/openapi.json: it holds nothing of any mesh.
+It is served to every client at /v1/openapi.json: it contains nothing about a mesh.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Schema = dict[str, Any]
 
 
 def describe(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
-    """The whole description, as JSON."""
+    """Return the whole description as JSON."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -101,7 +101,7 @@ def _json(schema: Schema) -> dict[str, Any]:
 
 
 def _enveloped(answer: type[Struct]) -> Schema:
-    """Return the schema of an answer: everything but this description carries the version of its form."""
+    """Return the schema of an answer: every answer but this description contains the version of its form."""
     if answer is api.Description:
         return _ref(answer)
     return {"allOf": [{"properties": {"schema": {"const": 1}}, "required": ["schema"]}, _ref(answer)]}
@@ -117,7 +117,7 @@ def _components(routes: Iterable[Route]) -> dict[str, Schema]:
     answers = [route.answer for route in routes if not route.is_socket]
     taken, known = _schemas(requests), _schemas([*requests, *answers, api.Error])
     for name in known.keys() - taken.keys():
-        # What is sent has every field but those that are left out, which have no default.
+        # An answer has every field except those that are omitted, which have no default.
         fields = known[name]["properties"].items()
         known[name]["required"] = [key for key, value in fields if key in known[name]["required"] or "default" in value]
         for _, value in fields:
@@ -130,7 +130,7 @@ def _schemas(forms: Iterable[type[Struct]]) -> dict[str, Schema]:
     _, found = msgspec.json.schema_components(list(forms), ref_template="#/components/schemas/{name}")
     schemas: dict[str, Schema] = json.loads(re.sub(r"(?<=[a-z])Form\"", '"', json.dumps(found)))
     for schema in schemas.values():
-        del schema["title"]  # its name again
+        del schema["title"]  # The schema's own name.
         schema["description"] = schema["description"].partition("\n\n")[0]
     return schemas
 

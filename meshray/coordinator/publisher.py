@@ -1,8 +1,8 @@
-"""The map to every connected agent: whole once, then as changes, each message serialised once for all.
+"""Publish the map to every connected agent: the whole map once, then changes, each message serialised once for all.
 
-Changes within a few milliseconds travel together. While many bytes go out, changes are gathered for longer, so that
-the entry of one node is sent once for many changes. An agent that reads slowly gets one change from the map that it
-has to the newest; the others never wait for it.
+Changes within a few milliseconds are sent together. While many bytes are being sent, changes are gathered for longer,
+so that a node's entry is sent once for many changes. An agent that reads slowly gets one change from its own map to the
+newest; the others never wait for it.
 
 >>> publisher = Publisher(registry.map, lambda: ledger.registry.map)
 >>> outbox = publisher.join("n2")
@@ -21,26 +21,26 @@ from meshray.model.meshmap import MeshMap, diff
 from meshray.protocol.codec import encode
 from meshray.protocol.connection import CLOSE_ENDING, CLOSE_REPLACED, Change, Message, WholeMap
 
-#: So long changes are gathered before they are published together, seconds.
+#: The time during which changes are gathered before they are published, seconds.
 GATHER_S = 0.02
-#: A change that comes while more than this is being sent to all agents together waits, but no longer than that.
+#: A change waits while more than this is being sent to all agents together, but not longer than that.
 BYTES_PER_S = 16 * 1024 * 1024
 MAX_GATHER_S = 0.5
-#: Agents that read slowly need changes from many maps. Each text may be as long as the map: so many are kept.
+#: Agents that read slowly need changes from many maps. Each text may be as long as the map: the number that is kept.
 MAX_TEXTS = 8
-#: So many notices of other agents may wait for one agent; then the oldest is dropped.
+#: The number of notices of other agents that may wait for one agent; beyond it the oldest is dropped.
 MAX_NOTICES = 64
 
 
 class Texts:
-    """What is sent, each text made once for all agents that need it at about the same time."""
+    """The texts of messages, each created once for all agents that need it at about the same time."""
 
     def __init__(self) -> None:
         self._target: MeshMap | None = None
         self._texts: dict[int | None, str] = {}
 
     def leading(self, base: MeshMap | None, target: MeshMap) -> str:
-        """The message that leads from one map to the other; from None: the whole map."""
+        """Return the message that leads from one map to the other; from None: the whole map."""
         if target is not self._target:
             self._target = target
             self._texts.clear()
@@ -54,11 +54,11 @@ class Texts:
 
 
 class Outbox:
-    """What waits to be sent to one agent: never more than one message of the map, and a few others.
+    """The messages that wait for one agent: never more than one of the map, and a few others.
 
     Attributes:
-        instance: of the agent's process; empty: it does not send one.
-        close_code, close_reason: with what the connection is to be closed once `next` gave None.
+        instance: the instance of the agent's process; empty: it does not send one. close_code, close_reason: for
+            closing the connection once `next` has returned None.
     """
 
     def __init__(self, texts: Texts | None = None, instance: str = "") -> None:
@@ -66,7 +66,7 @@ class Outbox:
         self.close_code = 0
         self.close_reason = ""
         self._texts = texts or Texts()
-        # The map that the agent has once it received what was taken, and the one that it is to have.
+        # The map that the agent has once it received the messages taken, and the map that it should have.
         self._sent: MeshMap | None = None
         self._target: MeshMap | None = None
         self._messages: dict[str, str] = {}
@@ -76,19 +76,19 @@ class Outbox:
 
     @property
     def has_map(self) -> bool:
-        """Whether the whole map was put in; before it nothing else is."""
+        """Whether the whole map was added; before that, no other message is."""
         return self._target is not None
 
     def publish(self, target: MeshMap) -> None:
-        """The agent is to have this map."""
+        """Bring the agent to this map."""
         self._target = target
         self._wake.set()
 
     def put(self, key: str, message: str, *, is_notice: bool = False) -> None:
-        """Adds a message in place of the one with this key that still waits; nothing where it is closed.
+        """Add a message, replacing a waiting one with this key; do nothing if the outbox is closed.
 
         Args:
-            is_notice: it may be lost: with too many of them the oldest is dropped.
+            is_notice: it may be lost: if there are too many, the oldest is dropped.
         """
         if self.close_code:
             return
@@ -99,18 +99,18 @@ class Outbox:
         self._wake.set()
 
     def close(self, code: int, reason: str) -> None:
-        """Nothing further is sent. The first reason stands."""
+        """Send nothing further. The first reason counts."""
         if not self.close_code:
             self.close_code, self.close_reason = code, reason
         self._wake.set()
         self._closed.set()
 
     async def closed(self) -> None:
-        """Returns once it is closed."""
+        """Return once the outbox is closed."""
         await self._closed.wait()
 
     async def next(self) -> str | None:
-        """The next message, when there is one; None once it is closed."""
+        """Return the next message when there is one; None once the outbox is closed."""
         while not self.close_code:
             if self._target is not None and (self._sent is None or self._sent.revision != self._target.revision):
                 message = self._texts.leading(self._sent, self._target)
@@ -125,12 +125,12 @@ class Outbox:
 
 
 class Publisher:
-    """Knows who is connected and what everybody was told last.
+    """The connected agents, and the map that each one received last.
 
     Args:
-        published: the map as it is now.
-        current: the map as it is whenever this is called.
-        gather_s: so long changes are gathered, seconds.
+        published: the current map.
+        current: returns the map at the time of the call.
+        gather_s: how long changes are gathered, seconds.
     """
 
     def __init__(self, published: MeshMap, current: Callable[[], MeshMap], gather_s: float = GATHER_S) -> None:
@@ -143,11 +143,11 @@ class Publisher:
         self._timer: asyncio.TimerHandle | None = None
 
     def join(self, node_id: str, instance: str = "") -> Outbox:
-        """The node's new connection; the whole map will be its first message. An older one is closed.
+        """Return the outbox of the node's new connection, whose first message is the whole map. An older one is closed.
 
         Args:
-            instance: of the agent; one that tries several addresses at once may be connected by two of them for a
-                moment, and has not been replaced by another machine.
+            instance: the agent's instance; an agent that tries several addresses at once may be connected through two
+                of them for a moment, and is then not replaced by another machine.
         """
         older = self._outboxes.get(node_id)
         if older is not None and instance and older.instance == instance:
@@ -159,7 +159,7 @@ class Publisher:
         return outbox
 
     def leave(self, node_id: str, outbox: Outbox) -> bool:
-        """The connection ended. Returns False where the node has a newer one."""
+        """Remove a connection that ended; return False if the node has a newer one."""
         outbox.close(CLOSE_ENDING, "")
         if self._outboxes.get(node_id) is not outbox:
             return False
@@ -167,31 +167,31 @@ class Publisher:
         return True
 
     def is_connected(self, node_id: str) -> bool:
-        """Whether the node has a connection that had its first map."""
+        """Return whether the node has a connection that has received its first map."""
         outbox = self._outboxes.get(node_id)
         return outbox is not None and outbox.has_map
 
     def tell(self, node_id: str, message: Message, *, is_notice: bool = False) -> None:
-        """Something for this node alone; nothing where it is not there. Arguments as of `Outbox.put`."""
+        """Send something to this node alone, if it is connected. Arguments as of `Outbox.put`."""
         if self.is_connected(node_id):
             key = " ".join((type(message).__name__, *(getattr(message, name, "") for name in ("id", "node"))))
             self._outboxes[node_id].put(key, encode(message), is_notice=is_notice)
 
     def kick(self, node_id: str, code: int, reason: str) -> None:
-        """Closes the node's connection, where it has one."""
+        """Close the node's connection, if it has one."""
         outbox = self._outboxes.get(node_id)
         if outbox is not None:
             outbox.close(code, reason)
 
     def close(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         if self._timer is not None:
             self._timer.cancel()
         for outbox in self._outboxes.values():
             outbox.close(CLOSE_ENDING, "the coordinator ends")
 
     def changed(self) -> None:
-        """There is something to publish, soon and together with what else comes until then."""
+        """Publish soon, together with further changes until then."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(max(loop.time() + self._gather_s, self._not_before), self._publish)

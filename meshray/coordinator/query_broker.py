@@ -1,4 +1,4 @@
-"""Questions to agents: sent to all at once, answers gathered until everybody has said something or the time is over.
+"""Questions to agents: sent to all at once; answers are gathered until all agents have answered or the time is over.
 
 >>> gathered = await asking.ask({"n2": "gpu-1", "n3": "gpu-2"}, "survey", timeout_s=10)
 >>> gathered.answers, gathered.silent
@@ -17,7 +17,7 @@ from meshray.coordinator.publisher import Publisher
 from meshray.errors import MeshrayError
 from meshray.protocol.connection import Answer, Ask
 
-#: So many questions may wait for answers at once: each holds up to an answer of every node in memory.
+#: The number of open questions: each holds up to an answer of every node in memory.
 MAX_OPEN = 4
 
 NOT_CONNECTED = "its agent is not connected to the coordinator"
@@ -26,24 +26,24 @@ _HUNG_UP = "its agent's connection ended while it was asked"
 
 @dataclass
 class Gathered:
-    """What came, by the node's name, and who said nothing, with the reason."""
+    """The answers by the node's name, and the nodes that did not answer, with the reason."""
 
     answers: dict[str, dict[str, object]] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
 
 
 class QueryBroker:
-    """The questions that wait for answers. Needs an event loop."""
+    """The open questions. Needs an event loop."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._open: dict[str, _Open] = {}
 
     async def ask(self, nodes: Mapping[str, str], op: str, timeout_s: float) -> Gathered:
-        """Asks these nodes (names by id) and waits for all of them, but no longer than ``timeout_s`` seconds.
+        """Ask these nodes (names by id) and wait for all of them, but at most ``timeout_s`` seconds.
 
         Raises:
-            MeshrayError: ``busy``: `MAX_OPEN` questions wait for answers already.
+            MeshrayError: ``busy``: `MAX_OPEN` questions are already open.
         """
         if len(self._open) >= MAX_OPEN:
             raise MeshrayError("busy", "the coordinator waits for answers to other questions", hint="try again")
@@ -62,19 +62,19 @@ class QueryBroker:
         return waiting.gathered
 
     def take(self, node_id: str, answer: Answer) -> None:
-        """One node's answer; nothing where it was not asked, or has answered."""
+        """Record one node's answer; ignore it if the node was not asked, or has answered."""
         waiting = self._open.get(answer.id)
         if waiting is not None:
             waiting.take(node_id, answer)
 
     def gone(self, node_id: str) -> None:
-        """The node's connection ended: nothing will come from there any more."""
+        """Record that the node's connection ended: no answer will come from there."""
         for question_id, waiting in self._open.items():
             waiting.take(node_id, Answer(question_id, error=_HUNG_UP))
 
 
 class _Open:
-    """One question: who still has to answer (names by id), and what came."""
+    """One question: the nodes that still have to answer (names by id), and the answers."""
 
     def __init__(self, missing: dict[str, str]) -> None:
         self.missing = missing

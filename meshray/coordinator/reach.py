@@ -1,7 +1,7 @@
-"""Whether a node is reached from outside: the coordinator sends to the endpoints with which the node enrolled.
+"""Test whether a node is reachable from outside: the coordinator sends to the node's endpoints of its enrolment.
 
-A node chooses its endpoints itself, so this must tell it nothing but what arrives there: where the packets go, what a
-name resolves to and whether there is a route makes no difference to the answer, nor to when it comes.
+A node chooses its endpoints itself, so this must reveal nothing but what arrives there: neither the answer nor its time
+depends on where the packets go, what a name resolves to, or whether there is a route.
 
 >>> reach = Reach(network)
 >>> await reach.knock(member, endpoint, word)
@@ -26,15 +26,15 @@ _log = logging.getLogger(__name__)
 
 Address = IPv4Address | IPv6Address
 
-#: Every answer comes after this; by then an address has had all its packets, seconds.
+#: Every answer comes after this time, seconds; by then an address has received all its packets.
 ANSWER_S = KNOCKS_S + 0.1
 
 
 class Reach:
-    """The packets of one coordinator.
+    """The test packets of one coordinator.
 
     Args:
-        network: the overlay, whose addresses are not knocked at.
+        network: the overlay, whose addresses are never tested.
     """
 
     def __init__(self, network: OverlayNetwork) -> None:
@@ -44,15 +44,16 @@ class Reach:
         self._tasks = Tasks()
 
     async def close(self) -> None:
-        """Sends no more."""
+        """Stop sending."""
         await self._tasks.close()
 
     async def knock(self, member: Member, endpoint: Endpoint, word: str) -> None:
-        """Sends a few packets to an endpoint of the node, which listens whether they arrive.
+        """Send a few packets to an endpoint of the node, which listens for them.
 
         Raises:
-            RefusedError: ``not_your_endpoint``: nobody makes the coordinator send packets to others.
-            MeshrayError: ``busy``: it knocks there now. ``endpoint_unusable``: the address cannot be another machine's.
+            RefusedError: ``not_your_endpoint``: no node can make the coordinator send packets to another.
+            MeshrayError: ``busy``: a test of it is running. ``endpoint_unusable``: the address cannot be another
+                machine's.
         """
         node_id = member.node.id
         if endpoint not in member.advertised:
@@ -71,7 +72,7 @@ class Reach:
             raise MeshrayError("busy", "the coordinator knocks at this node already", hint="try again in a second")
         self._answering.add(node_id)
         try:
-            # A name may still be looked up from the last time.
+            # The lookup of a name may still be running from the last time.
             if node_id not in self._knocking:
                 self._knocking.add(node_id)
                 self._tasks.start(self._send(node_id, endpoint, word), f"knock at {node_id}")
@@ -92,18 +93,20 @@ class Reach:
 
 
 def other_machine(ip: Address, network: OverlayNetwork) -> Address | None:
-    """Return the address in its plain form where it may be another machine's; see `reachable_ip`. None for those of
-    this machine's interfaces as well."""
+    """Return the address in its plain form if it may be another machine's; see `reachable_ip`.
+
+    None for the addresses of this machine's interfaces as well.
+    """
     plain = reachable_ip(ip, network)
     return None if plain is None or _is_own(plain) else plain
 
 
 def _is_own(ip: Address) -> bool:
-    """Whether the address is this machine's: the kernel sends to such an address from that same address."""
+    """Return whether the address is this machine's: the kernel uses such an address itself as the source."""
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as udp:
             udp.connect((str(ip), 9))
             return bool(udp.getsockname()[0] == str(ip))
-    except OSError:  # no route: nothing will be sent
+    except OSError:  # No route: nothing will be sent.
         return False

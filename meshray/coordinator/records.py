@@ -1,4 +1,4 @@
-"""What the registry is made of, and the row changes by which it tells the store what to write.
+"""The records of the registry, and the row changes that the store writes.
 
 >>> record = TokenRecord("3f9a01bc", "…hash…", uses=1, used=1, expires=None, ephemeral=False, created=0.0)
 >>> record.refusal(now=60.0), record.is_spent
@@ -27,16 +27,16 @@ _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line,
 
 @dataclass(frozen=True)
 class TokenRecord:
-    """What the coordinator keeps of a token.
+    """The coordinator's record of a token.
 
     Attributes:
-        secret_hash: of the secret; the secret itself is known only to who holds the token.
+        secret_hash: the hash of the secret, which only the token's holder knows.
         uses: how many nodes it may enrol; 0 means any number.
-        used: how many it did enrol.
+        used: how many it has enrolled.
         expires: unix seconds; None means never.
         ephemeral: nodes that enrol with it are ephemeral.
-        roles: what a node that enrols with it may be beyond a node: of `meshray.model.enrol.WISHES`.
-        name: the node name that it is bound to; None: the joining machine chooses its name.
+        roles: the additional roles that a node may get with it, from `meshray.model.enrol.WISHES`.
+        name: the node name to which it is bound; None: the joining machine chooses its name.
         replaces: the id of the node whose name and address the new node takes over; empty: it replaces none.
     """
 
@@ -58,7 +58,7 @@ class TokenRecord:
         return self.uses > 0 and self.used >= self.uses
 
     def refusal(self, now: float) -> RefusedError | None:
-        """Why nobody may use it any more, None where somebody may."""
+        """Return why it may no longer be used; None if it may."""
         if self.revoked:
             return RefusedError("token_revoked", f"token {self.id} was revoked", hint=_NEW_TOKEN)
         if self.expires is not None and now >= self.expires:
@@ -67,7 +67,7 @@ class TokenRecord:
         return None
 
     def spent(self) -> RefusedError:
-        """The refusal of a further node."""
+        """Return the refusal of a further node."""
         times = "once" if self.uses == 1 else f"{self.uses} times"
         return RefusedError("token_used_up", f"token {self.id} was good for {times} and is used up", hint=_NEW_TOKEN)
 
@@ -89,12 +89,12 @@ class TokenRecord:
 
 @dataclass(frozen=True)
 class Freed:
-    """When an overlay address became free, and who had it.
+    """When an overlay address became free, and the node that had it.
 
     Attributes:
         at: unix seconds.
-        name: of the node that had it; empty: not known.
-        failed: its join failed, so that nobody came to rely on it; the next join of that name gets the address.
+        name: the name of that node; empty: not known.
+        failed: its join failed, so no node relies on it; the next join of that name gets the address.
     """
 
     at: float
@@ -104,17 +104,17 @@ class Freed:
 
 @dataclass(frozen=True)
 class Member:
-    """What the coordinator keeps of a node, beyond what every node may know of it.
+    """The coordinator's record of a node: more than every node may know about it.
 
     Attributes:
-        credential_hash: of what the node shows with every call; empty for a static peer, which makes none.
-        token_id: the token by which it enrolled, empty for the first node and for static peers.
-        advertised: endpoints that a user gave; they come first, and only a user takes them back.
+        credential_hash: the hash of the credential in the node's calls; empty for a static peer, which makes none.
+        token_id: the token with which it enrolled; empty for the first node and for static peers.
+        advertised: endpoints from a user; they come first, and only a user removes them.
         reported: endpoints that its agent found.
-        reached: at which endpoint its agent is connected to the coordinator, where others may reach it there as well.
+        reached: the endpoint at which its agent reached the coordinator, if others may use it as well.
         enrolled: unix seconds.
-        had_map: whether the node's agent ever received a whole map over its connection: only then it came online.
-        follows_epochs: its agent takes over new epochs of the mesh's secrets; one of an older meshray does not.
+        had_map: whether the node's agent ever received a whole map over its connection: only then was it online.
+        follows_epochs: its agent follows new epochs of the mesh's secrets; an older meshray does not.
     """
 
     node: Node
@@ -132,10 +132,10 @@ class Member:
         return MemberForm(**structs.asdict(self.node.form()), enrolled=self.enrolled)
 
     def published(self, reached: Iterable[Endpoint] = ()) -> Member:
-        """Return the member with the endpoints that the map is to show.
+        """Return the member with the endpoints for the map.
 
         Args:
-            reached: where others reached this node; these come last.
+            reached: the endpoints at which others reached this node; these come last.
         """
         known = dict.fromkeys((*self.advertised, *self.reported, *reached))
         return replace(self, node=replace(self.node, endpoints=tuple(known)[:MAX_ENDPOINTS]))
@@ -143,12 +143,12 @@ class Member:
 
 @dataclass(frozen=True)
 class SecretEpoch:
-    """One epoch of what all members share.
+    """One epoch of the secrets that all members share.
 
     Attributes:
         number: counts from 1.
-        mesh_secret: from which pairs derive their preshared keys.
-        ray_token: Ray's, for every start of the head's Ray until the next epoch.
+        mesh_secret: the secret from which pairs derive their preshared keys.
+        ray_token: Ray's token, for every start of the head's Ray until the next epoch.
         began: unix seconds.
         retired: no pair of nodes with agents uses it; a static peer or the head's running Ray still does.
     """
@@ -161,7 +161,7 @@ class SecretEpoch:
 
     @classmethod
     def make(cls, number: int, began: float) -> SecretEpoch:
-        """An epoch with new random secrets."""
+        """Return an epoch with new random secrets."""
         return cls(number, MeshSecret.generate(), secrets.token_hex(32), began)
 
 
@@ -188,7 +188,7 @@ class PutToken:
 
 @dataclass(frozen=True)
 class PutFreed:
-    """Note when this address became free, and who had it."""
+    """Record when this address became free, and the node that had it."""
 
     address: IPv4Address
     freed: Freed
@@ -196,21 +196,21 @@ class PutFreed:
 
 @dataclass(frozen=True)
 class DropFreed:
-    """This address has rested long enough."""
+    """Delete the rest of this address, which is over."""
 
     address: IPv4Address
 
 
 @dataclass(frozen=True)
 class PutRevision:
-    """No revision up to this one may be given out again after a restart."""
+    """Reserve the revisions up to this one: none of them may be used again after a restart."""
 
     reserved: int
 
 
 @dataclass(frozen=True)
 class PutTimeline:
-    """This run of the coordinator has written up to this serial; see `meshray.coordinator.restore.lineage`."""
+    """Record that this run of the coordinator has written up to this serial; see `restore.lineage`."""
 
     timeline: str
     serial: int
@@ -218,21 +218,21 @@ class PutTimeline:
 
 @dataclass(frozen=True)
 class PutRestored:
-    """The database turned out to be an older copy."""
+    """Record that the database turned out to be an older copy."""
 
     restored: Restored
 
 
 @dataclass(frozen=True)
 class PutRemovals:
-    """What the lock has removed."""
+    """Write the removals signed by the lock."""
 
     removals: Removals
 
 
 @dataclass(frozen=True)
 class PutRequirements:
-    """What `meshray env lock` recorded."""
+    """Write the requirements that `meshray env lock` recorded."""
 
     requirements: str
 
@@ -246,7 +246,7 @@ class PutEpoch:
 
 @dataclass(frozen=True)
 class DropEpoch:
-    """Nobody needs this epoch any more."""
+    """Delete this epoch's row."""
 
     number: int
 

@@ -1,7 +1,7 @@
-"""Who is in the mesh, with which address, by which token: every rule, and no I/O.
+"""The members of the mesh, their addresses and tokens: all rules, and no I/O.
 
-A `Registry` never changes. Each method takes the time, and returns the next registry, the rows
-that the store must write before anybody is answered, and the answer; or it raises and nothing changed.
+A `Registry` is immutable. Each method takes the time, and returns the next registry, the rows that the store must write
+before the request is answered, and the answer; or it raises, and nothing changed.
 
 >>> registry, rows, member = registry.enrol(request, node_id="n2", credential_hash="…", compare=compare, now=0.0)
 >>> rows
@@ -54,23 +54,23 @@ from meshray.model.keys import PublicKey
 from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import COORDINATOR, GONE, HEAD, HUB, SILENT, STATIC, WORKER, Node, Versions
 
-#: An ephemeral node is removed so long after its agent's connection went away, seconds: within a minute, with what it
-#: takes to look. Longer than a network is away for a moment.
+#: An ephemeral node is removed this long after its agent's connection ended, seconds: within a minute, including the
+#: interval of the check. That is longer than a short network outage.
 EPHEMERAL_GRACE_S = 50.0
-#: After a restart of the coordinator they all have to find it again first.
+#: After a restart of the coordinator all agents must reconnect first.
 RESTART_GRACE_S = 120.0
-#: An ephemeral node that never came for its map may still be starting; after this it is a ghost.
+#: An ephemeral node that never requested its map may still be starting; after this time it is removed.
 NEVER_SEEN_GRACE_S = 3600.0
-#: A join that fails takes itself back within this time, seconds: Ray may start for minutes before it does.
+#: A failed join withdraws itself within this time, seconds: Ray may start for minutes before it fails.
 TAKE_BACK_S = 900.0
-#: Of the endpoints at which members reached the coordinator, so many are shown to others.
+#: The number of the coordinator's endpoints, as reached by members, that others get.
 MOST_REACHED = 4
-#: So many revisions are reserved with one write: presence changes the map often and is not stored.
+#: The number of revisions that one write reserves: presence changes the map often and is not stored.
 REVISION_BLOCK = 1000
 
 T = TypeVar("T")
 Outcome: TypeAlias = "tuple[Registry, RowChanges, T]"
-#: Raises where the first versions do not go together with the head's, the second.
+#: Raise if the first versions are incompatible with the head's, the second.
 CompareVersions = Callable[[Versions, Versions], None]
 
 
@@ -81,15 +81,15 @@ class Registry:
     Attributes:
         members: by node id.
         tokens: by token id.
-        freed: when an address that was in use became free, and who had it. An entry lasts for an hour, also where the
-            address went back to its name meanwhile: should that node never come online, the rest goes on.
-        deadlines: when an absent ephemeral node will be removed, unix seconds, by node id.
-        revision: of the map; one more with each change that other nodes can see.
-        reserved: no revision up to this one is given out again after a restart.
-        requirements: what `meshray env lock` recorded.
-        lineage: what was written before, by which a restored copy is recognised.
+        freed: when a used address became free, and which node had it. An entry lasts for an hour, even if the address
+            went back to its name meanwhile: if that node never comes online, the rest continues.
+        deadlines: when an absent ephemeral node is removed, unix seconds, by node id.
+        revision: the map's revision; it increases by one with each change that other nodes can see.
+        reserved: no revision up to this one is used again after a restart.
+        requirements: those that `meshray env lock` recorded.
+        lineage: the history of writes, which identifies a restored copy.
         epochs: the mesh's secrets, oldest first; see `meshray.coordinator.epochs`.
-        removals: what the lock has removed; None: nothing, or there is no lock.
+        removals: removals signed by the lock; None: none, or there is no lock.
     """
 
     mesh: MeshInfo
@@ -104,11 +104,11 @@ class Registry:
     epochs: tuple[SecretEpoch, ...] = ()
     removals: Removals | None = None
 
-    # What is so
+    # ---- queries
 
     @cached_property
     def map(self) -> MeshMap:
-        """What every node may know."""
+        """The map, which every node may know."""
         nodes = {key: member.node for key, member in self.members.items()}
         return MeshMap(self.mesh, self.revision, nodes, removals=self.removals)
 
@@ -118,18 +118,18 @@ class Registry:
         return {member.credential_hash: member for member in self.members.values() if member.credential_hash}
 
     def named(self, name: str) -> Member:
-        """Raises UnknownError, code ``node_unknown``."""
+        """Return the member with this name. Raises UnknownError, code ``node_unknown``."""
         for member in self.members.values():
             if member.node.name == name.lower():
                 return member
         raise UnknownError("node_unknown", f"there is no node {name[:63]!r} in this mesh", hint="meshray node list")
 
-    # Nodes come and go
+    # ---- enrolment and removal
 
     def found(
         self, node: Node, credential_hash: str, now: float, advertised: tuple[Endpoint, ...] = ()
     ) -> Outcome[Member]:
-        """The first node of a new mesh: head, hub and coordinator; its address is allocated here."""
+        """Enrol the first node of a new mesh: head, hub and coordinator; its address is allocated here."""
         first = replace(node, ip=self._address(now))
         return self.put(Member(first, credential_hash, "", advertised, now, follows_epochs=True))
 
@@ -144,13 +144,13 @@ class Registry:
         wall: float | None = None,
         address: IPv4Address | None = None,
     ) -> Outcome[Member]:
-        """A machine becomes a node, or, known by its key, becomes the same node again.
+        """Enrol a machine as a new node, or, if its key is known, as the same node again.
 
         Args:
             node_id: for a new node; random, never used before.
-            wall: unix seconds by which tokens expire, where that is another clock than ``now``.
-            address: of the node whose place a new one takes; nobody has it any more.
-            credential_hash: of what the node will show from now on.
+            wall: unix seconds by which tokens expire, if that is another clock than ``now``.
+            address: the address of the node that the new one replaces, which is free.
+            credential_hash: the hash of the node's new credential.
 
         Raises:
             RefusedError: token_other_mesh, token_unknown, token_revoked, token_expired, token_used_up,
@@ -193,19 +193,19 @@ class Registry:
         return registry._await_first_map(node, now), (*rows, PutToken(used)), registry.members[node_id]
 
     def add_static(self, name: NodeName, public_key: PublicKey, node_id: str, now: float) -> Outcome[Member]:
-        """A device without an agent. Raises RefusedError name_taken, MeshrayError network_full."""
+        """Add a device without an agent. Raises RefusedError name_taken, MeshrayError network_full."""
         node = Node(node_id, self._free_name(name, exact=True), self._address(now), public_key, frozenset({STATIC}))
         return self.put(Member(node, "", "", (), now))
 
     def remove(self, node_id: str, now: float, *, take_back: bool = False) -> Outcome[Member]:
-        """The node is no member any more. Its address rests for an hour, unless the node never came online.
+        """Remove the node. Its address rests for an hour, unless the node never came online.
 
         Args:
-            take_back: its join failed on its side: if that was just now, the token's use is given back, and the next
-                join of that name gets the address.
+            take_back: its join failed on its side: if that was just now, the token's use is returned, and the next join
+                of that name gets the address.
 
         Raises:
-            UnknownError: there is none.
+            UnknownError: there is no such node.
             ConflictError: the node that runs the coordinator cannot be removed.
         """
         member = self.member(node_id)
@@ -236,14 +236,14 @@ class Registry:
         return registry, rows, member
 
     def rename(self, name: str, new: NodeName) -> Outcome[Member]:
-        """Another name, the same node. Raises UnknownError, RefusedError name_taken."""
+        """Rename a node, which stays the same node. Raises UnknownError, RefusedError name_taken."""
         member = self.named(name)
         if member.node.name == new:
             return self, (), member
         return self.put(replace(member, node=replace(member.node, name=self._free_name(new, exact=True))))
 
     def drain(self, name: str, drained: bool) -> Outcome[Member]:
-        """Ray shall stay away from the node, or may come back. Raises UnknownError, ConflictError."""
+        """Set whether Ray stays away from the node. Raises UnknownError, ConflictError."""
         member = self.named(name)
         if WORKER not in member.node.roles:
             raise ConflictError(
@@ -252,12 +252,12 @@ class Registry:
         return self.put(replace(member, node=replace(member.node, drained=drained)))
 
     def put(self, member: Member) -> Outcome[Member]:
-        """The member as it was changed; who may change what is decided before."""
+        """Replace the member by a changed one; the caller has checked that the change is allowed."""
         registry, rows = self._put(member)
         return registry, rows, member
 
     def collect(self, now: float) -> Outcome[tuple[Member, ...]]:
-        """Removes the ephemeral nodes that stayed away, and forgets addresses that have rested."""
+        """Remove the ephemeral nodes that stayed away, and forget addresses that have rested."""
         rested = [address for address, left in self.freed.items() if not cools_down(left.at, now)]
         registry = replace(self, freed={key: left for key, left in self.freed.items() if key not in rested})
         rows: list[RowChange] = [DropFreed(address) for address in rested]
@@ -269,17 +269,17 @@ class Registry:
                 gone.append(member)
         return registry, tuple(rows), tuple(gone)
 
-    # What agents report
+    # ---- reports of agents
 
     def member(self, node_id: str) -> Member:
-        """Raises UnknownError, code ``node_unknown``."""
+        """Return the member with this id. Raises UnknownError, code ``node_unknown``."""
         member = self.members.get(node_id)
         if member is None:
             raise UnknownError("node_unknown", "this node is not in the mesh any more", hint="meshray leave")
         return member
 
     def restarted(self, now: float) -> Registry:
-        """After the coordinator started: nobody is connected yet, ephemeral nodes get time to come back."""
+        """Return the registry after the coordinator's start: no node is connected; ephemeral nodes get time to return."""
         return replace(
             self,
             deadlines={
@@ -290,7 +290,7 @@ class Registry:
         )
 
     def connected(self, node_id: str) -> Outcome[Member]:
-        """The node's agent is here. Raises UnknownError."""
+        """Record that the node's agent is connected. Raises UnknownError."""
         member = self.member(node_id)
         here = replace(member, node=replace(member.node, online=True, down=False, ended=False))
         registry, rows = self._put(here, stored=member.node.down)
@@ -298,12 +298,12 @@ class Registry:
         return registry, rows, member
 
     def taken_down(self, node_id: str) -> Outcome[Member]:
-        """A user takes the node down: it will be away and nothing is wrong with it. Raises UnknownError."""
+        """Record that a user takes the node down: its absence is not a fault. Raises UnknownError."""
         member = self.member(node_id)
         return self.put(replace(member, node=replace(member.node, down=True)))
 
     def disconnected(self, node_id: str, now: float, *, ended: bool = False) -> Outcome[None]:
-        """The node's agent went away; nothing happens where the node did too.
+        """Record that the node's agent disconnected; do nothing if the node was removed.
 
         Args:
             ended: its machine closed the connection without a goodbye.
@@ -321,7 +321,7 @@ class Registry:
         return registry, rows, None
 
     def got_map(self, node_id: str) -> Outcome[None]:
-        """The agent received a whole map: the node came online, and an ephemeral one may be collected from now on."""
+        """Record that the agent received a whole map: the node is online; if it is ephemeral, it may be removed later."""
         member = self.members.get(node_id)
         if member is None or member.had_map:
             return self, (), None
@@ -336,12 +336,12 @@ class Registry:
         hubs: tuple[str, ...] = (),
         reached: Endpoint | None = None,
     ) -> Outcome[None]:
-        """What an agent says of itself when it connects and when it changes. Raises UnknownError.
+        """Record an agent's report, sent when it connects and when it changes. Raises UnknownError.
 
         Args:
-            hubs: ids of the hubs that it can use; what is no hub's id is passed over.
-            reached: at which endpoint it reached the coordinator. Other nodes may need it as well: it is shown as the
-                coordinator's, as long as this node is connected there.
+            hubs: ids of the hubs that it can use; other ids are ignored.
+            reached: the endpoint at which it reached the coordinator. Other nodes may need it as well: the map shows it
+                for the coordinator while this node is connected there.
         """
         member = self.member(node_id)
         there = {hub.id for hub in self.map.hubs}
@@ -360,18 +360,20 @@ class Registry:
         return registry, (*rows, *more), None
 
     def advertise(self, node_id: str, endpoints: tuple[Endpoint, ...]) -> Outcome[Member]:
-        """A user says where others reach this node; these come before what was known. Raises UnknownError, UsageError
-        ``too_many_addresses``."""
+        """Add a user's endpoints for this node; they come before the known ones.
+
+        Raises UnknownError, UsageError ``too_many_addresses``.
+        """
         member = self.member(node_id)
         given = require_few((*endpoints, *member.advertised), "--advertise")
         registry, rows = self._publish(replace(member, advertised=given))
         return registry, rows, registry.members[node_id]
 
     def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> Outcome[None]:
-        """What a hub's WireGuard sees as the nodes' endpoints; None: not over UDP any more.
+        """Record the nodes' endpoints in a hub's WireGuard; None: no longer over UDP.
 
-        Ignored from any node but a hub; where several hubs see a node, the first one's word counts.
-        Raises UnknownError.
+        Ignored from any node but a hub; if several hubs observe a node, the first one's report counts. Raises
+        UnknownError.
         """
         hubs = [hub.id for hub in self.map.hubs]
         self.member(hub_id)
@@ -384,7 +386,7 @@ class Registry:
         return registry, (), None
 
     def fell_silent(self, reporter_id: str, silence: Mapping[str, str]) -> Outcome[None]:
-        """What the coordinator's own node finds of the others over the overlay: SILENT, GONE, or empty: it answers.
+        """Record the coordinator's node's results for the others over the overlay: SILENT, GONE, or empty: it answers.
 
         Ignored from any other node. Raises UnknownError.
         """
@@ -398,7 +400,7 @@ class Registry:
         return registry, (), None
 
     def ray_started(self, node_id: str, instance: str) -> Outcome[None]:
-        """Ray's head has another instance, empty while it is down. Ignored from any node but the head."""
+        """Record another instance of Ray's head, empty while it is down. Ignored from any node but the head."""
         member = self.member(node_id)
         if HEAD not in member.node.roles:
             return self, (), None
@@ -406,20 +408,20 @@ class Registry:
         registry, rows = self._put(replace(member, node=node), stored=False)
         return registry, rows, None
 
-    # Tokens
+    # ---- tokens
 
     def add_token(self, token: TokenRecord) -> Outcome[TokenRecord]:
-        """A new token; its id was never used before."""
+        """Add a new token, whose id was never used before."""
         return replace(self, tokens={**self.tokens, token.id: token}), (PutToken(token),), token
 
     def revoke_token(self, token_id: str) -> Outcome[TokenRecord]:
-        """Nobody enrols with it any more; nodes that did stay. Raises UnknownError."""
+        """Revoke a token; nodes that joined with it stay. Raises UnknownError."""
         token = self.tokens.get(token_id)
         if token is None:
             raise UnknownError("token_unknown", f"there is no token {token_id[:64]!r}", hint="meshray token list")
         return self.add_token(replace(token, revoked=True))
 
-    # Inside
+    # ---- implementation
 
     def _await_first_map(self, node: Node, now: float) -> Registry:
         if not node.ephemeral or node.online:
@@ -438,20 +440,22 @@ class Registry:
         return {member.node.name for member in self.members.values()}
 
     def _reserved(self, wall: float) -> set[NodeName]:
-        """The names of the tokens that a machine may still join with."""
+        """Return the names of the tokens with which a machine may still join."""
         valid = (token for token in self.tokens.values() if not token.is_spent and token.refusal(wall) is None)
         return {token.name for token in valid if token.name is not None}
 
     def with_key(self, key: PublicKey) -> Member | None:
-        """The member that has this key; None: nobody has it."""
+        """Return the member that has this key; None if there is none."""
         return next((member for member in self.members.values() if member.node.public_key == key), None)
 
     def _free_name(self, wanted: NodeName, *, exact: bool) -> NodeName:
         return free_name(wanted, self._names, exact=exact)
 
     def _publish(self, member: Member) -> tuple[Registry, RowChanges]:
-        """The member with the endpoints that follow from what is known of it. A hub's are stored: nodes that come back
-        while it is away need them."""
+        """Return the member with the endpoints that follow from what is known about it.
+
+        A hub's are stored: nodes that come back while it is away need them.
+        """
         old = self.members[member.node.id]
         new = member.published(self._reached() if COORDINATOR in member.node.roles else ())
         moved = HUB in new.node.roles and new.node.endpoints != old.node.endpoints
@@ -464,8 +468,11 @@ class Registry:
         return self._publish(self.members[own.id]) if own is not None else (self, ())
 
     def _reached(self) -> list[Endpoint]:
-        """Where members reached the coordinator, what most say first. A member may say what is not so: it costs the
-        others a try that fails, since only the right certificate and the right key are accepted."""
+        """Return the endpoints at which members reached the coordinator, the most frequent first.
+
+        A member may report a wrong one: it costs the others a failed attempt, since only the right certificate and the
+        right key are accepted.
+        """
         said = Counter(member.reached for member in self.members.values() if member.reached is not None)
         return [endpoint for endpoint, _ in said.most_common(MOST_REACHED)]
 
@@ -480,7 +487,7 @@ class Registry:
         return registry.next_revision(rows)
 
     def next_revision(self, rows: RowChanges) -> tuple[Registry, RowChanges]:
-        """The registry at the next revision of the map, with the rows that go with it."""
+        """Return the registry at the next revision of the map, with its rows."""
         revision = self.revision + 1
         if revision <= self.reserved:
             return replace(self, revision=revision), rows

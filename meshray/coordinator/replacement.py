@@ -1,11 +1,12 @@
-"""Tokens that are bound to a node name, and the node whose place the new one takes (pure).
+"""Tokens that are bound to a node name, and the node that the new one replaces (pure).
 
     token create --name N            the name is reserved for the machine that joins with the token
     token create --name N --replace  the token record has the id of the node that is called N now
     that machine enrols              that node is removed; name and address go to the machine, in one transaction
 
-Only the token says which node is replaced, and only the coordinator's own node makes tokens. A machine that joins says
-nothing of it. The token is bound to the id, so that it never replaces another node that has the name by then.
+Only the token determines which node is replaced, and only the coordinator's own node creates tokens. The joining
+machine has no influence. The token is bound to the id, so that it never replaces another node that has the name by
+then.
 
 >>> registry, rows, record = bound(registry, record, replace_node=True)
 >>> registry, rows, replaced = made_room(registry, request, fresh, now=now, wall=wall)
@@ -27,7 +28,7 @@ from meshray.protocol.api import Rotation
 
 @dataclass(frozen=True)
 class Replaced:
-    """The node that was removed, and what became of the secrets that it knew."""
+    """The removed node, and the result for the secrets that it knew."""
 
     member: Member
     rotation: Rotation
@@ -37,12 +38,12 @@ def bound(registry: Registry, record: TokenRecord, *, replace_node: bool) -> Out
     """Add a new token, which may be bound to a node name.
 
     Args:
-        replace_node: the node that has this name now is replaced by the one that enrols with the token.
+        replace_node: the node that enrols with the token replaces the one that has this name now.
 
     Raises:
         UsageError: ``name_with_uses``: one name is for one node; ``replace_without_name``.
         RefusedError: ``name_taken``; ``removal_not_signed``, see `_require_replaceable`.
-        UnknownError: ``node_unknown``: there is no node to replace.
+        UnknownError: ``node_unknown``: the node to replace does not exist.
         ConflictError: ``node_not_replaceable``.
     """
     name = record.name
@@ -74,10 +75,10 @@ def bound(registry: Registry, record: TokenRecord, *, replace_node: bool) -> Out
 def made_room(
     registry: Registry, request: EnrolRequest, fresh: SecretEpoch, *, now: float, wall: float
 ) -> Outcome[Replaced | None]:
-    """Remove the node whose place the one that enrols takes, as the token says; None where it takes nobody's.
+    """Remove the node that the enrolling one replaces according to its token; None if it replaces none.
 
-    The enrolment that follows in the same transaction finds the name free and gets the address. Where it is refused,
-    nothing happened. The removal is that of ``node rm``: the others get secrets that the old machine does not know.
+    The enrolment that follows in the same transaction finds the name free and gets the address. If it is refused,
+    nothing changes. The removal equals ``node rm``: the others get secrets that the old machine does not know.
 
     Args:
         fresh: the secrets of the next epoch.
@@ -85,14 +86,14 @@ def made_room(
 
     Raises:
         RefusedError: as `token_of` and `bound` do.
-        ConflictError: the node has become one that cannot be replaced since the token was made.
+        ConflictError: since the token was created, the node has become one that cannot be replaced.
     """
     token = token_of(request, registry.mesh, registry.tokens, wall)
     old = registry.members.get(token.replaces)
     if old is None or old.node.name != token.name or token.is_spent:
         return registry, (), None
     if registry.with_key(request.public_key) is not None:
-        # A member enrols once more: the node itself, which stays what it is, or another one, which is refused.
+        # A member enrols again: either the node itself, which does not change, or another one, which is refused.
         return registry, (), None
     if request.name_is_exact and request.name != token.name:
         return registry, (), None
@@ -102,10 +103,10 @@ def made_room(
 
 
 def _require_replaceable(registry: Registry, member: Member) -> None:
-    """Raise where no other machine may take this node's place.
+    """Raise if no other machine may replace this node.
 
-    Others dial the head, and hubs read what they forward: a token for a plain node must not make either. A lock signs
-    each removal, which nobody could do at the moment of the enrolment.
+    Others dial the head, and hubs can read what they forward: a token for a plain node must not create either. A lock
+    signs each removal, and it is not available during the enrolment.
     """
     name, roles = member.node.name, member.node.roles
     if COORDINATOR in roles:

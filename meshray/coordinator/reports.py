@@ -1,4 +1,4 @@
-"""What an agent reported and is not applied yet: the newest report of each kind, however many came.
+"""An agent's reports that are not applied yet: only the newest of each kind.
 
 >>> reports = Reports()
 >>> reports.put("hello", first); reports.put("hello", second)
@@ -10,24 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-#: Applies one report.
+#: A function that applies one report.
 Apply = Callable[[], Awaitable[None]]
 
 
 class Reports:
-    """See the module's text."""
+    """The pending reports; see the module's docstring."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, Apply] = {}
         self._wake = asyncio.Event()
 
     def put(self, kind: str, apply: Apply) -> None:
-        """Adds a report in place of the one of its kind that still waits."""
+        """Add a report, replacing a pending one of its kind."""
         self._waiting[kind] = apply
         self._wake.set()
 
     async def next(self) -> Apply:
-        """The report that has waited longest, when there is one."""
+        """Return the report that has waited longest, when there is one."""
         while not self._waiting:
             self._wake.clear()
             await self._wake.wait()

@@ -1,7 +1,7 @@
-"""How many requests are worked on at once: those without a credential, those of members, and the admin's apart.
+"""Limits for concurrent requests: separate ones without a credential, of members, and of the admin.
 
-Requests without a known credential can take the place of one another, and never that of a member's. The admin's own
-place is taken by nobody, so that the admin can act while the coordinator is flooded.
+Requests without a known credential compete with one another, and never with a member's. No other requests use the
+admin's share, so that the admin can act while the coordinator is flooded.
 
 >>> limits = RequestLimits(most=512)
 >>> with limits.taking(""):                 # RequestLimits.taking raises MeshrayError busy where there are too many
@@ -16,17 +16,17 @@ from collections.abc import Iterator
 
 from meshray.errors import MeshrayError
 
-#: Of one member, at once. Its agent and its user's commands need a handful.
+#: The concurrent requests of one member. Its agent and its user's commands need a handful.
 MAX_OF_MEMBER = 32
-#: Of the admin, who runs many commands at once in scripts.
+#: The concurrent requests of the admin, who runs many commands at once in scripts.
 MAX_OF_ADMIN = 128
 
 
 class RequestLimits:
-    """Counts the requests that are worked on.
+    """The counters of the requests in progress.
 
     Args:
-        most: how many of all without a known credential, and how many of all members but the admin.
+        most: the limit for all without a known credential, and for all members but the admin.
     """
 
     def __init__(self, most: int) -> None:
@@ -37,10 +37,10 @@ class RequestLimits:
 
     @contextlib.contextmanager
     def taking(self, node_id: str, *, is_admin: bool = False) -> Iterator[None]:
-        """Counts one request while it is worked on.
+        """Count one request while it is in progress.
 
         Args:
-            node_id: whose credential it shows; empty: no member's.
+            node_id: the member whose credential it has; empty: no member's.
 
         Raises:
             MeshrayError: ``busy``.

@@ -1,4 +1,4 @@
-"""A node gets another key and stays the same node (pure).
+"""The rotation of a node's key; the node stays the same (pure).
 
 >>> registry, rows, member = rotated(registry, "n2", key)
 """
@@ -18,16 +18,16 @@ from meshray.model.node import HUB, STATIC
 
 
 def rotated(registry: Registry, node_id: str, key: PublicKey, signature: Attestation | None = None) -> Outcome[Member]:
-    """The node has this key from now on; nothing happens where it has it already, so that it may be told again.
+    """Set the node's key; idempotent, so that the request may be repeated.
 
     Args:
-        signature: of the key, by the node's identity; None: it has none.
+        signature: the identity's signature of the key; None: the node has no identity.
 
     Raises:
         UnknownError: there is no such node.
         RefusedError: ``key_taken``: another node has this key. ``attestation_wrong``: its identity did not sign it.
-        ConflictError: ``has_static_peers``: a file that nobody but a user can change names a hub's key.
-            ``hub_away``: no hub would hear of the new key, and the node would be cut off.
+        ConflictError: ``has_static_peers``: a file that only a user can change contains a hub's key. ``hub_away``: no
+            hub would learn the new key, and the node would be cut off.
     """
     member = registry.member(node_id)
     if member.node.public_key == key:

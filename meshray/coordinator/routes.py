@@ -1,4 +1,4 @@
-"""Every operation of the coordinator's API, as data: the application is built from it, and so is its description.
+"""Every operation of the coordinator's API, as data for the application and for its description.
 
 >>> [route.path for route in ROUTES if route.caller is Caller.ANYBODY]
 ['/v1/hello', '/v1/openapi.json']
@@ -16,7 +16,7 @@ from meshray.protocol import api
 
 
 class Caller(Enum):
-    """Who may call; the value says it in the description."""
+    """The callers that an operation accepts; the value is their description."""
 
     ANYBODY = "anybody"
     TOKEN = "who has a token"  # noqa: S105 - words, not a secret
@@ -29,12 +29,12 @@ class Route:
     """One operation.
 
     Attributes:
-        name: of the operation, and of the function that answers it.
-        request: the form of the body; None where there is none.
+        name: the name of the operation, and of the function that answers it.
+        request: the form of the body; None if there is none.
         body_required: whether an absent body is an error.
-        answer: the form of a success; of a WebSocket there is none.
-        refusals: HTTP statuses with which it refuses, besides those that every operation has.
-        is_socket: it becomes a WebSocket (101), which stays.
+        answer: the form of a success; a WebSocket has none.
+        refusals: the HTTP statuses of its refusals, in addition to those of every operation.
+        is_socket: it becomes a WebSocket (101), which stays open.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Epochs of the mesh's secrets, applied: changes are written, and connected agents receive what they are to hold.
+"""Apply the epochs of the mesh's secrets: write changes, and send connected agents the secrets that they should hold.
 
 >>> keeper = SecretsKeeper(ledger, publisher, clock)
 >>> await keeper.rotate()
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class SecretsKeeper:
-    """Knows what was sent to everybody last.
+    """The secrets that each agent received last.
 
     Args:
         clock: unix seconds.
@@ -42,14 +42,14 @@ class SecretsKeeper:
         self._sent = self._state()
 
     async def rotate(self) -> Rotation:
-        """Starts a new epoch of the mesh secret and of Ray's token. Raises as `rotated` does."""
+        """Start a new epoch of the mesh secret and of Ray's token. Raises as `rotated` does."""
         fresh = self.fresh()
         rotation = await self._ledger.change(lambda registry: rotated(registry, fresh))
         self.announce(rotation)
         return rotation
 
     async def remove(self, node_id: str, remove: Removal | None = None) -> tuple[Member, Rotation]:
-        """Removes a node; the others get secrets that it does not know. Arguments as of `rotated_without`."""
+        """Remove a node; the others get secrets that it does not know. Arguments as of `rotated_without`."""
         fresh = self.fresh()
         member, rotation = await self._ledger.change(
             lambda registry: rotated_without(registry, node_id, self._clock(), fresh, remove)
@@ -59,19 +59,19 @@ class SecretsKeeper:
         return member, rotation
 
     async def settle(self) -> None:
-        """Drops or retires what is not needed any more; to be called every few seconds."""
+        """Drop or retire epochs that are no longer needed; to be called every few seconds."""
         if reduced(self._ledger.registry, self._clock())[2]:
             await self._ledger.change(lambda registry: reduced(registry, self._clock()), durable=False)
         if self._state() != self._sent:
             self._send_all()
 
     def send_first(self, node_id: str) -> None:
-        """Sends an agent that has just connected what it is to hold, where there was ever more than one epoch."""
+        """Send an agent that has just connected its secrets, if there was ever more than one epoch."""
         if newest(self._ledger.registry).number > FIRST_EPOCH:
             self.send(node_id)
 
     def send(self, node_id: str) -> None:
-        """Sends a connected agent what it is to hold."""
+        """Send a connected agent the secrets that it should hold."""
         registry = self._ledger.registry
         member = registry.members.get(node_id)
         if member is not None:
@@ -79,7 +79,7 @@ class SecretsKeeper:
             self._publisher.tell(node_id, shared.message())
 
     def announce(self, rotation: Rotation) -> None:
-        """Sends every connected agent what it is to hold after this rotation, which was written."""
+        """Send every connected agent its secrets after this rotation, which is written."""
         _log.info("epoch %d of the mesh's secrets began", rotation.epoch)
         self._send_all()
 

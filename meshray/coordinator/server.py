@@ -32,12 +32,12 @@ from meshray.relay.server import Relay
 
 #: All addresses of the machine.
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - nodes come from anywhere; the token is the gate
-#: How often absent ephemeral nodes are looked for, seconds.
+#: The interval at which absent ephemeral nodes are removed, seconds.
 COLLECT_EVERY_S = 5.0
-#: How long requests may still take once the server is to end, seconds.
+#: The time that running requests have when the server ends, seconds.
 SHUTDOWN_S = 3.0
-#: Bytes of a TCP segment, both ways: what passes IPv6's least MTU of 1280. The answer to an enrolment is the first
-#: large thing that a node is sent; on a path that is narrow and eats ICMP it would never arrive.
+#: The TCP segment size in both directions, bytes: it passes IPv6's minimum MTU of 1280. The answer to an enrolment is
+#: the first large message that a node gets; on a narrow path that drops ICMP it would never arrive.
 LARGEST_SEGMENT = 1220
 
 _log = logging.getLogger(__name__)
@@ -47,12 +47,12 @@ class Server:
     """The coordinator of the mesh in this home.
 
     Args:
-        port: TCP; None takes the one that the mesh was made with, 0 one that is free.
-        hosts: addresses to listen on.
-        clock: unix seconds; None: whoever sets the machine's clock lets tokens expire, and nothing else.
-        door: the bounds on strangers.
+        port: the TCP port; None: the one chosen when the mesh was created, 0: any free one.
+        hosts: the addresses to listen on.
+        clock: unix seconds; None: a clock for which setting the machine's clock only affects the expiry of tokens.
+        door: the limits for unauthenticated connections.
         settle_s: how long enrolments wait for the own machine's agent after the start.
-        relay: the way to the hub's WireGuard; None: to the mesh's port on this machine.
+        relay: the relay to the hub's WireGuard; None: to the mesh's port on this machine.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Server:
 
     @property
     def service(self) -> Service:
-        """What answers; only while the server runs."""
+        """The service that answers; only while the server runs."""
         if self._service is None:
             raise RuntimeError("the server was not started")
         return self._service
@@ -92,7 +92,7 @@ class Server:
         return self._listener.port
 
     async def start(self) -> None:
-        """Opens store and port.
+        """Open the store and the port.
 
         Raises:
             MeshrayError: no_mesh, store_corrupt, store_locked, store_too_new, certificate_unusable, port_in_use.
@@ -110,8 +110,8 @@ class Server:
         self._service = service
         self._runner = web.AppRunner(
             make_app(service, self._door, relay),
-            access_log=None,  # the request line is harmless, headers are not: none is written
-            auto_decompress=False,  # a small body must not become a large one
+            access_log=None,  # The request line is harmless, but headers are not: none is logged.
+            auto_decompress=False,  # A small body must not become a large one.
             keepalive_timeout=self._door.header_s,
             lingering_time=2.0,
             shutdown_timeout=SHUTDOWN_S,
@@ -125,7 +125,7 @@ class Server:
         _log.info("mesh %s, listening on port %d", service.settings.mesh.name, self.port)
 
     async def run_until(self, stop: asyncio.Event) -> None:
-        """Serves until told to stop, then ends cleanly."""
+        """Serve until this event is set, then end cleanly."""
         try:
             while not stop.is_set():
                 try:
@@ -136,7 +136,7 @@ class Server:
             await self.stop()
 
     async def stop(self) -> None:
-        """Tells every agent, finishes what was begun, closes the store."""
+        """Inform every agent, finish running requests, and close the store."""
         if self._listener is not None:
             await self._listener.close()
         if self._service is not None:
@@ -152,7 +152,7 @@ class Server:
         try:
             await self.service.collect()
         except MeshrayError as error:
-            # A full disk must not end the service: the map and its connections go on.
+            # A full disk must not end the service: the map and its connections continue.
             _log.error("absent nodes could not be removed: %s", error)
 
 
@@ -192,7 +192,7 @@ def _bind(host: str, port: int) -> socket.socket | None:
     try:
         bound = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_STREAM)
     except OSError:
-        # A machine without IPv6 is reached by IPv4 alone.
+        # A machine without IPv6 is reachable by IPv4 alone.
         if is_v6:
             return None
         raise

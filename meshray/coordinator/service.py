@@ -1,4 +1,4 @@
-"""What the coordinator does, whoever asks and by whatever protocol.
+"""The operations of the coordinator, independent of the client and its protocol.
 
 >>> service = Service(Store.open(home.database), fingerprint)
 >>> answer = await service.enrol(request)
@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StaticPeer:
-    """What a device needs that has only wg-quick. Its key is made here, told once and not kept."""
+    """The configuration of a device with wg-quick only. Its key is created here, shown once and not stored."""
 
     node: Node
     private_key: PrivateKey
@@ -65,9 +65,9 @@ class Service:
 
     Args:
         fingerprint: SHA-256 of the certificate, for new tokens.
-        seal: by which it knows its own tickets.
-        clock: unix seconds, by which addresses rest and absent nodes are waited for: it should not be set.
-        wall: unix seconds by which tokens expire; the same clock where none is given.
+        seal: identifies its own tickets.
+        clock: unix seconds for the rest of addresses and the deadlines of absent nodes; it should never be set.
+        wall: unix seconds by which tokens expire; the same clock if omitted.
         settle_s: see `meshray.coordinator.restore.recovery`.
     """
 
@@ -85,7 +85,7 @@ class Service:
         self._store = store
         self._clock, self._wall = clock, wall or clock
         self._told_restored = ""
-        #: With which nodes prove their keys; good as long as this process.
+        #: The key with which nodes prove their own; valid for the life of this process.
         self._proof_key = PrivateKey.generate()
         self._cut_off: list[Callable[[str], None]] = []
         registry = store.load().restarted(clock())
@@ -102,28 +102,28 @@ class Service:
         self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
 
     async def close(self) -> None:
-        """Ends every connection and closes the store, once nothing is being written any more."""
+        """End every connection, and close the store once all writes are done."""
         self._publisher.close()
         await self.reach.close()
         await self._ledger.close()
         self._store.close()
 
     def disconnect_all(self) -> None:
-        """Tells every agent that the coordinator ends."""
+        """Inform every agent that the coordinator ends."""
         self._publisher.close()
 
     def on_removed(self, cut_off: Callable[[str], None]) -> None:
-        """Has this called with the id of every node that is removed, before whoever removed it is answered."""
+        """Register a function that is called with the id of every removed node, before the removal is answered."""
         self._cut_off.append(cut_off)
 
     def hello(self) -> HelloForm:
-        """What anybody may know."""
+        """Return what every client may know."""
         mesh = self.settings.mesh
         proof_key = str(self._proof_key.public())
         return HelloForm(mesh.id, mesh.name, __version__, proof_key)
 
     def require_proof(self, key: PublicKey, path: str, body: Mapping[str, object]) -> None:
-        """Raises RefusedError unless the request proves that its sender has the private half of this key."""
+        """Raise RefusedError unless the request proves that its sender has the private half of this key."""
         if FIELD not in body:
             raise RefusedError(
                 "proof_missing",
@@ -139,19 +139,22 @@ class Service:
             )
 
     def member_with(self, credential: str) -> Member | None:
-        """Whose credential this is; None where nobody's."""
+        """Return the member with this credential; None if there is none."""
         return self._ledger.registry.by_credential.get(hash_secret(credential))
 
     def identify(self, credential: str, headers: Mapping[str, str]) -> str:
-        """Return the id of the node whose credential this is, as the database or the ticket in the headers of an
-        agent's request says; empty for a stranger. Whether the node is a member is another question."""
+        """Return the id of the node with this credential; empty for an unknown one.
+
+        It comes from the database, or from the ticket in the headers of an agent's request. Whether the node is a
+        member is checked elsewhere.
+        """
         member = self.member_with(credential)
         return member.node.id if member is not None else self.recovery.shown_id(credential, headers)
 
-    # Nodes
+    # ---- nodes
 
     async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
-        """A machine becomes a node, in the place of another one where its token says so.
+        """Enrol a machine as a node, replacing another one if its token requires it.
 
         Raises as `Registry.enrol` and `made_room` do, or MeshrayError version_mismatch, store_failed.
         """
@@ -196,7 +199,7 @@ class Service:
         )
 
     async def withdraw(self, shown: ShownToken, key: PublicKey) -> bool:
-        """Undoes the enrolment with this key, whose answer did not arrive. Returns whether there was one to undo.
+        """Undo the enrolment with this key, whose answer did not arrive; return whether there was one.
 
         Raises:
             RefusedError: the token is not accepted.
@@ -209,10 +212,10 @@ class Service:
         return member is not None
 
     def environment(self, shown: ShownToken | None = None) -> Environment:
-        """What a node is to have that matches the head.
+        """Return the environment that matches the head.
 
         Args:
-            shown: by a machine that is no node yet; it stays as good as it was.
+            shown: the token of a machine that is not a node yet; its uses do not change.
 
         Raises:
             RefusedError: the token is not accepted.
@@ -222,11 +225,11 @@ class Service:
         return environment_of(self._ledger.registry)
 
     async def lock(self, requirements: str) -> None:
-        """Records what belongs to the head's environment beside Ray."""
+        """Record the requirements of the head's environment beside Ray."""
         await self._ledger.change(lambda registry: locked(registry, requirements))
 
     async def remove(self, node_id: str, *, take_back: bool = False) -> Member:
-        """Takes the node out of the mesh and ends its connection. Arguments and errors as of `Registry.remove`."""
+        """Remove the node from the mesh and end its connection. Arguments and errors as of `Registry.remove`."""
         member = await self._ledger.change(
             lambda registry: registry.remove(node_id, self._clock(), take_back=take_back)
         )
@@ -234,10 +237,10 @@ class Service:
         return member
 
     async def remove_named(self, name: str, signed: tuple[int, bytes] | None = None) -> tuple[Member, Rotation]:
-        """Removes a node that the others no longer trust: they get new secrets. Raises as `Registry.remove` does.
+        """Remove a node that the others no longer trust: they get new secrets. Raises as `Registry.remove` does.
 
         Args:
-            signed: epoch and signature of the removal by the lock. Raises as `removed` does.
+            signed: the lock's epoch and signature of the removal. Raises as `removed` does.
         """
         node_id = self._ledger.registry.named(name).node.id
         if signed is None:
@@ -250,11 +253,11 @@ class Service:
         return member, rotation
 
     def removals(self) -> Removals | None:
-        """What the lock has removed."""
+        """Return the removals signed by the lock."""
         return self._ledger.registry.removals
 
     async def rotate(self, node_id: str, key: PublicKey, signature: Attestation | None = None) -> Member:
-        """The node has another key from now on. Arguments and errors as of `rotated`."""
+        """Set the node's key. Arguments and errors as of `rotated`."""
         if not self.budgets.may_rotate(node_id):
             raise MeshrayError("busy", "this node's key was changed too often", hint="try again in a minute")
         member = await self._ledger.change(lambda registry: rotated(registry, node_id, key, signature))
@@ -262,15 +265,15 @@ class Service:
         return member
 
     async def rename(self, name: str, new: NodeName) -> Member:
-        """Raises as `Registry.rename` does."""
+        """Rename a node. Raises as `Registry.rename` does."""
         return await self._ledger.change(lambda registry: registry.rename(name, new))
 
     async def drain(self, name: str, drained: bool) -> Member:
-        """Raises as `Registry.drain` does."""
+        """Drain a node, or end that. Raises as `Registry.drain` does."""
         return await self._ledger.change(lambda registry: registry.drain(name, drained))
 
     async def add_static(self, name: NodeName) -> StaticPeer:
-        """A device without an agent, behind the first hub. Raises as `Registry.add_static` does."""
+        """Add a device without an agent, behind the first hub. Raises as `Registry.add_static` does."""
         hub = next(iter(self._ledger.registry.map.hubs), None)
         if hub is None:
             raise MeshrayError("no_hub", "this mesh has no hub that a static peer could use", hint="meshray node list")
@@ -287,16 +290,16 @@ class Service:
         return StaticPeer(member.node, key, hub, preshared_key)
 
     def members(self) -> list[Member]:
-        """Everybody, in the order of their addresses."""
+        """Return all members, in the order of their addresses."""
         return sorted(self._ledger.registry.members.values(), key=lambda member: member.node.ip)
 
     @property
     def revision(self) -> int:
-        """Of the map, now."""
+        """Return the current revision of the map."""
         return self._ledger.registry.revision
 
     async def collect(self) -> None:
-        """Removes the ephemeral nodes that stayed away too long; to be called every few seconds."""
+        """Remove the ephemeral nodes that stayed away too long; to be called every few seconds."""
         self.tell_restored()
         await self.faults.settle()
         await self.secrets.settle()
@@ -311,20 +314,20 @@ class Service:
         for cut_off in self._cut_off:
             cut_off(member.node.id)
 
-    # Agents
+    # ---- agents
 
     def tell_ticket(self, node_id: str, shown: str = "") -> None:
-        """Gives a connected node the ticket that it is to keep, unless the one that it showed is as good."""
+        """Send a connected node its ticket, unless the one that it has is as good."""
         member = self._ledger.registry.members.get(node_id)
         ticket = self.recovery.news(member, shown) if member is not None else ""
         if ticket:
             self._publisher.tell(node_id, Ticket(ticket))
 
     def tell_restored(self, node_id: str = "") -> None:
-        """Tells the coordinator's own node what its status is to say of a restore, where that is new.
+        """Send the coordinator's own node the report of a restore for its status, if it changed.
 
         Args:
-            node_id: whose agent has just connected, and was told nothing yet.
+            node_id: the node whose agent has just connected, and has received nothing yet.
         """
         own, text = self._own_node().id, self.recovery.report()
         if text != ("" if node_id == own else self._told_restored):
@@ -332,10 +335,10 @@ class Service:
             self._told_restored = text
 
     async def connect(self, node_id: str, instance: str = "", address: str = "") -> Outbox:
-        """The node's agent is here; the newest connection wins. Raises UnknownError where the node is gone.
+        """Connect the node's agent; the newest connection wins. Raises UnknownError if the node was removed.
 
         Args:
-            instance, address: of the agent, see `meshray.coordinator.faults`.
+            instance, address: those of the agent, see `meshray.coordinator.faults`.
         """
         takes_over = self._publisher.is_connected(node_id)
         outbox = self._publisher.join(node_id, instance)
@@ -348,17 +351,17 @@ class Service:
         return outbox
 
     async def disconnect(self, node_id: str, outbox: Outbox, *, ended: bool = False) -> None:
-        """The connection ended; ``ended``: the agent's machine closed it without a goodbye."""
+        """Disconnect the agent; ``ended``: its machine closed the connection without a goodbye."""
         if self._publisher.leave(node_id, outbox):
             self._asking.gone(node_id)
             await self._report(node_id, lambda registry: registry.disconnected(node_id, self._clock(), ended=ended))
 
     async def taken_down(self, node_id: str) -> None:
-        """The agent will end because a user wants it. Raises UnknownError."""
+        """Record that the agent will end because a user requested it. Raises UnknownError."""
         await self._ledger.change(lambda registry: registry.taken_down(node_id), durable=False)
 
     async def map_arrived(self, node_id: str) -> None:
-        """The agent received the whole map."""
+        """Record that the agent received the whole map."""
         await self._ledger.change(lambda registry: registry.got_map(node_id), durable=False)
 
     async def reported(
@@ -369,59 +372,59 @@ class Service:
         hubs: tuple[str, ...] = (),
         reached: Endpoint | None = None,
     ) -> None:
-        """What the agent says of itself. Arguments and errors as of `Registry.reported`."""
+        """Record the agent's report about itself. Arguments and errors as of `Registry.reported`."""
         await self._report(node_id, lambda registry: registry.reported(node_id, versions, endpoints, hubs, reached))
 
     async def report_faults(self, node_id: str, faults: Mapping[str, str]) -> None:
-        """What the agent knows to be wrong with its node. Raises UnknownError."""
+        """Record the faults of the agent's node. Raises UnknownError."""
         if await self.faults.reported(node_id, faults):
             self._charge(node_id, 1)
 
     async def report_epoch(self, node_id: str, epoch: int | None) -> None:
-        """The newest epoch that the agent holds; None: its meshray knows of none. Raises UnknownError."""
+        """Record the newest epoch that the agent holds; None: its meshray does not know epochs. Raises UnknownError."""
         if await self._report(node_id, lambda registry: epochs.reported(registry, node_id, epoch)):
             self.secrets.send(node_id)
 
     async def report_ports(self, node_id: str, ports: Mapping[str, int]) -> None:
-        """The ports that the node chose for its Ray, by name. Raises UnknownError."""
+        """Record the ports that the node chose for its Ray, by name. Raises UnknownError."""
         await self._report(node_id, lambda registry: ports_chosen(registry, node_id, ports))
 
     def report_wait_s(self, node_id: str) -> float:
-        """So long the next report of this node has to wait, seconds."""
+        """Return the seconds that the next report of this node must wait."""
         return self.budgets.changes_wait_s(node_id, is_hub=self._is_hub(node_id))
 
     def knows(self, node_id: str) -> bool:
-        """Whether there is such a node."""
+        """Return whether there is such a node."""
         return node_id in self._ledger.registry.members
 
     async def attested(self, node_id: str, shown: Attestation) -> None:
-        """The agent shows its identity's signature of its key. Raises UnknownError."""
+        """Record the identity's signature of the node's key. Raises UnknownError."""
         await self._report(node_id, lambda registry: attested(registry, node_id, shown))
 
     async def learn(self, removals: Removals) -> None:
-        """A node knows removals that this coordinator has forgotten; they count where the lock signed them."""
+        """Record removals that a node knows and this coordinator has forgotten, if the lock signed them."""
         await self._ledger.change(lambda registry: learned(registry, removals), durable=False)
 
     async def sign_static(self, name: str, shown: Attestation) -> Member:
-        """The key of a static peer is signed. Raises as `signed_static` does."""
+        """Record the signature of a static peer's key. Raises as `signed_static` does."""
         return await self._ledger.change(lambda registry: signed_static(registry, name, shown))
 
     async def advertise(self, endpoints: tuple[Endpoint, ...]) -> Node:
-        """Adds addresses by which others reach this machine, and returns its node. Raises as `Registry.advertise`."""
+        """Add addresses at which others reach this machine; return its node. Raises as `Registry.advertise` does."""
         own = self._own_node().id
         member = await self._ledger.change(lambda registry: registry.advertise(own, endpoints))
         return member.node
 
     async def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> None:
-        """Where a hub's WireGuard sees the nodes. Raises UnknownError."""
+        """Record the nodes' endpoints observed by a hub. Raises UnknownError."""
         await self._report(hub_id, lambda registry: registry.saw(hub_id, seen))
 
     async def fell_silent(self, node_id: str, silence: Mapping[str, str]) -> None:
-        """What the coordinator's node finds of the others over the overlay. Raises UnknownError."""
+        """Record the coordinator's node's results for the others over the overlay. Raises UnknownError."""
         await self._report(node_id, lambda registry: registry.fell_silent(node_id, silence))
 
     def punch(self, node_id: str, others: Iterable[str]) -> None:
-        """Lets the node and each of the others try the direct way, at the same moment."""
+        """Let the node and each of the others try the direct path at the same moment."""
         for other in dict.fromkeys(others):
             here = self._publisher.is_connected(node_id) and self._publisher.is_connected(other)
             if here and other != node_id and self.budgets.may_notify(node_id):
@@ -429,15 +432,15 @@ class Service:
                 self._publisher.tell(other, Punch(node_id), is_notice=True)
 
     def left_direct(self, node_id: str, other: str) -> None:
-        """Tells the other that this node went back from the direct way to the hub."""
+        """Inform the other node that this node went back from the direct path to the hub."""
         if self._publisher.is_connected(other) and self.budgets.may_notify(node_id):
             self._publisher.tell(other, Left(node_id), is_notice=True)
 
     async def ask(self, asker: Member, names: Iterable[str], op: str, timeout_s: float) -> Gathered:
-        """Asks the agents of these nodes, or of all others where none is named.
+        """Ask the agents of these nodes, or of all others if none is named.
 
         Raises:
-            UnknownError: there is no node of one of these names.
+            UnknownError: one of these names is not a node.
             MeshrayError: as `QueryBroker.ask` does.
         """
         registry = self._ledger.registry
@@ -446,15 +449,15 @@ class Service:
         return await self._asking.ask({node.id: node.name for node in nodes if STATIC not in node.roles}, op, timeout_s)
 
     def answered(self, node_id: str, answer: Answer) -> None:
-        """What an agent says to a question."""
+        """Record an agent's answer to a question."""
         self._asking.take(node_id, answer)
 
     async def ray_started(self, node_id: str, instance: str) -> None:
-        """Ray's head has another instance. Raises UnknownError."""
+        """Record another instance of Ray's head. Raises UnknownError."""
         await self._report(node_id, lambda registry: registry.ray_started(node_id, instance))
 
     def require_admin(self, member: Member) -> None:
-        """Raises RefusedError not_admin unless this is the node that runs the coordinator."""
+        """Raise RefusedError not_admin unless this is the node that runs the coordinator."""
         if COORDINATOR not in member.node.roles:
             own = self._own_node()
             raise RefusedError(
@@ -462,12 +465,11 @@ class Service:
             )
 
     async def _report(self, node_id: str, step: Callable[[Registry], Outcome[T]]) -> T:
-        """Takes a step that follows from what a node does or says, and charges the node for what others are sent.
-        Returns the step's own answer."""
+        """Apply a step caused by a node, and charge the node for what others receive; return the step's answer."""
 
         def counted(registry: Registry) -> Outcome[tuple[int, T]]:
             changed, rows, answer = step(registry)
-            # One revision more for each entry of the map that changed.
+            # One revision for each entry of the map that changed.
             return changed, rows, (changed.revision - registry.revision, answer)
 
         changes, answer = await self._ledger.change(counted, durable=False)

@@ -14,7 +14,7 @@ from meshray.model.node import STATIC, Node
 
 
 def attested(registry: Registry, node_id: str, shown: Attestation) -> Outcome[Member]:
-    """The node's identity signs its present key and address. What says nothing new, or is wrong, changes nothing.
+    """Record the identity's signature of the node's current key and address. An old or wrong one changes nothing.
 
     Raises:
         UnknownError: there is no such node.
@@ -25,7 +25,7 @@ def attested(registry: Registry, node_id: str, shown: Attestation) -> Outcome[Me
         shown = replace(shown, chain=None)
     elif shown.chain is None or not shown.chain.leads(mesh.lock, mesh.id, shown.identity):
         return registry, (), member
-    # As often as it likes: all that a new signature of the same says is a higher counter, and every agent hears of it.
+    # This is limited: a new signature of the same content only has a higher counter, and every agent gets it.
     is_news = known is None or not known.covers(mesh.id, node.public_key, node.ip) or known.ip is None
     if not is_news or not _may_follow(shown, known) or not shown.covers(mesh.id, node.public_key, node.ip):
         return registry, (), member
@@ -33,7 +33,7 @@ def attested(registry: Registry, node_id: str, shown: Attestation) -> Outcome[Me
 
 
 def signature_of_next(registry: Registry, node: Node, key: PublicKey, shown: Attestation | None) -> Attestation | None:
-    """Return the signature that goes with a node's next key; None where it brings none and the mesh has no lock.
+    """Return the signature of a node's next key; None if the request has none and the mesh has no lock.
 
     Raises:
         RefusedError: ``attestation_wrong``.
@@ -51,7 +51,7 @@ def signature_of_next(registry: Registry, node: Node, key: PublicKey, shown: Att
 
 
 def signed_static(registry: Registry, name: str, shown: Attestation) -> Outcome[Member]:
-    """The coordinator's node, or the lock, signs the key of a static peer.
+    """Record the signature of a static peer's key by the coordinator's node or the lock.
 
     Raises:
         UnknownError: there is no such node.
@@ -67,11 +67,11 @@ def signed_static(registry: Registry, name: str, shown: Attestation) -> Outcome[
 
 
 def removed(registry: Registry, name: str, epoch: int, signature: bytes, now: float) -> Outcome[Member]:
-    """The node is removed, and the lock has signed that it does not come back.
+    """Remove the node; the lock has signed that it does not come back.
 
     Raises:
         UnknownError, ConflictError: as `Registry.remove` does.
-        RefusedError: ``removal_wrong``: there is no lock, or it did not sign this.
+        RefusedError: ``removal_wrong``: there is no lock, or it did not sign the removal.
     """
     member, lock = registry.named(name), registry.mesh.lock
     before = registry.removals.identities if registry.removals is not None else ()
@@ -86,7 +86,7 @@ def removed(registry: Registry, name: str, epoch: int, signature: bytes, now: fl
 
 
 def learned(registry: Registry, removals: Removals) -> Outcome[None]:
-    """Removals of a later epoch than those that are known here, where the lock signed them."""
+    """Record removals of a later epoch than the known ones, if the lock signed them."""
     known, mesh = registry.removals, registry.mesh
     is_later = removals.epoch > (known.epoch if known is not None else 0)
     if mesh.lock is None or not is_later or not removals.is_signed(mesh.lock, mesh.id):

@@ -50,11 +50,11 @@ from meshray.protocol.api import Restored
 from meshray.protocol.codec import convert, encode
 from meshray.protocol.fields import DEFAULT_PATIENCE_S
 
-#: One entry per schema version, applied in order; an entry never changes once it was released.
+#: One entry per schema version, applied in order; a released entry never changes.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-        # The registry keeps these unique; the constraints are there should it ever be wrong.
+        # The registry keeps these unique; the constraints guard against its errors.
         "CREATE TABLE node (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, ip TEXT NOT NULL UNIQUE,"
         " public_key TEXT NOT NULL UNIQUE, roles TEXT NOT NULL, advertised TEXT NOT NULL,"
         " ephemeral INTEGER NOT NULL, labels TEXT NOT NULL, versions TEXT NOT NULL, credential_hash TEXT NOT NULL,"
@@ -67,9 +67,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE node ADD COLUMN drained INTEGER NOT NULL DEFAULT 0",),
     ("CREATE TABLE timeline (id TEXT PRIMARY KEY, serial INTEGER NOT NULL)",),
     ("ALTER TABLE node ADD COLUMN down INTEGER NOT NULL DEFAULT 0",),
-    # What the map showed last; `advertised` holds only what a user gave.
+    # The endpoints that the map showed last; `advertised` contains only a user's.
     ("ALTER TABLE node ADD COLUMN endpoints TEXT NOT NULL DEFAULT '[]'",),
-    # The secrets that a mesh had until then are its first epoch. Whether an agent follows epochs it reports itself.
+    # The mesh's current secrets are its first epoch. The agent itself reports whether it follows epochs.
     (
         "CREATE TABLE secret_epoch (number INTEGER PRIMARY KEY, mesh_secret TEXT NOT NULL, ray_token TEXT NOT NULL,"
         " began REAL NOT NULL, retired INTEGER NOT NULL)",
@@ -79,12 +79,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE node ADD COLUMN secret_epoch INTEGER NOT NULL DEFAULT 1",
         "ALTER TABLE node ADD COLUMN follows_epochs INTEGER NOT NULL DEFAULT 0",
     ),
-    # What a node that enrols with the token may be. A token of an older release makes neither hubs nor heads.
+    # The roles that a token grants. A token of an older release grants neither hub nor head.
     ("ALTER TABLE token ADD COLUMN roles TEXT NOT NULL DEFAULT '[]'",),
-    # The signature of the node's key by its identity, JSON; empty: none.
+    # The identity's signature of the node's key, JSON; empty: none.
     ("ALTER TABLE node ADD COLUMN attestation TEXT NOT NULL DEFAULT ''",),
-    # Tokens that are bound to a name, and who had an address that is free. Until now `had_map` was kept of ephemeral
-    # nodes only: the others are taken for nodes that came online, whose addresses rest.
+    # Tokens that are bound to a name, and the nodes that had free addresses. Before, `had_map` was stored for ephemeral
+    # nodes only: the others count as nodes that came online, whose addresses rest.
     (
         "ALTER TABLE token ADD COLUMN name TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE token ADD COLUMN replaces TEXT NOT NULL DEFAULT ''",
@@ -93,13 +93,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "UPDATE node SET had_map = 1 WHERE ephemeral = 0",
     ),
 )
-#: A coordinator that is just ending still holds the file, milliseconds.
+#: A coordinator that is ending still holds the file, milliseconds.
 LOCK_WAIT_MS = 3000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `meshray init` decided once.
+    """The settings that `meshray init` chose once.
 
     Attributes:
         port: UDP for WireGuard, TCP for the coordinator.
@@ -110,7 +110,7 @@ class Settings:
 
 
 class Store:
-    """One open database. Not for two threads at the same time."""
+    """One open database. It must not be used by two threads at the same time."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
@@ -118,8 +118,8 @@ class Store:
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> Store:
-        """A new database that only its owner may read. Raises FileExistsError, MeshrayError store_unwritable."""
-        # SQLite gives the files of its write-ahead log the mode of the database.
+        """Create a database that only its owner may read. Raises FileExistsError, MeshrayError store_unwritable."""
+        # SQLite gives its write-ahead log files the mode of the database.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         store = cls._connect(path)
         store._migrate(0)
@@ -139,10 +139,10 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Store:
-        """An existing database, brought to the newest schema.
+        """Open an existing database, migrated to the newest schema.
 
         Raises:
-            MeshrayError: no_mesh, store_corrupt, store_locked, store_too_new. The file is left as it is.
+            MeshrayError: no_mesh, store_corrupt, store_locked, store_too_new. The file is unchanged.
         """
         if not path.exists():
             raise MeshrayError("no_mesh", f"there is no mesh here: {path} does not exist", hint="meshray init")
@@ -156,13 +156,13 @@ class Store:
 
     @classmethod
     def _connect(cls, path: Path) -> Store:
-        # The ledger uses the connection from a thread of its own, one call after another.
+        # The ledger uses the connection from its own thread, one call after another.
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         store = cls(connection, path)
         try:
             with store._reporting_damage():
                 connection.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
-                # Two coordinators on one file would hand out one address twice.
+                # Two coordinators on one file would assign one address twice.
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE")
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
@@ -195,7 +195,7 @@ class Store:
                 connection.execute(f"PRAGMA user_version = {number}")
 
     def settings(self) -> Settings:
-        """Raises MeshrayError store_corrupt."""
+        """Return the settings. Raises MeshrayError store_corrupt."""
         with self._reporting_damage():
             values = dict(self._connection.execute("SELECT name, value FROM setting").fetchall())
             network = OverlayNetwork.parse(values["network"])
@@ -213,7 +213,7 @@ class Store:
             )
 
     def load(self) -> Registry:
-        """Everything that was ever applied. Raises MeshrayError store_corrupt."""
+        """Return everything that was applied. Raises MeshrayError store_corrupt."""
         mesh = self.settings().mesh
         with self._reporting_damage():
             query = self._connection.execute
@@ -249,7 +249,7 @@ class Store:
         )
 
     def apply(self, changes: Sequence[RowChange]) -> None:
-        """All of them or none. Raises MeshrayError store_failed."""
+        """Apply all rows or none. Raises MeshrayError store_failed."""
         try:
             with self._transaction() as connection:
                 for change in changes:
@@ -262,7 +262,7 @@ class Store:
             ) from error
 
     def close(self) -> None:
-        """Folds the write-ahead log into the database."""
+        """Merge the write-ahead log into the database."""
         self._connection.close()
 
     @contextmanager
@@ -433,7 +433,7 @@ def _write_setting(
     if isinstance(change, PutRestored):
         connection.execute("REPLACE INTO setting VALUES ('restored', ?)", (encode(change.restored),))
     elif isinstance(change, PutRequirements):
-        # A setting and no table of its own: an older meshray passes it over and can still open the file.
+        # It is a setting and not a table: an older meshray ignores it and can still open the file.
         connection.execute("REPLACE INTO setting VALUES ('requirements', ?)", (change.requirements,))
     elif isinstance(change, PutRemovals):
         connection.execute("REPLACE INTO setting VALUES ('removals', ?)", (json.dumps(change.removals.to_json()),))

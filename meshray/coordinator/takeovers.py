@@ -1,10 +1,10 @@
-"""Recognises two machines with one identity (a cloned disk) by how their agents take the connection from each other.
+"""Detect two machines with one identity (a cloned disk): their agents take the connection from each other.
 
-An agent that restarts, or whose network changed, connects once more and its old connection is never heard of again.
-Two machines with one identity take turns: an agent that was replaced by another one comes back. Each agent process has
-a random instance id, which it sends when it connects.
+An agent that restarts, or whose network changed, connects once more and never uses its old connection again. Two
+machines with one identity take turns: an agent that was replaced by another one comes back. Each agent process has a
+random instance id, which it sends when it connects.
 
-    A ──► B            an agent that was started again
+    A ──► B            an agent that was restarted
     A ──► B ──► A      both live: the identity is in use on two machines
 
 >>> takeovers = Takeovers()
@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: An agent that was replaced longer ago than this and comes back proves nothing any more, seconds.
+#: An agent that was replaced longer ago than this and comes back proves nothing, seconds.
 MEMORY_S = 600.0
-#: The conflict is over when nobody took over for so long: longer than agents pause between two tries, seconds.
+#: The conflict is over when no agent took over for this long, seconds: longer than agents pause between attempts.
 QUIET_S = 25.0
-#: So many replaced agents of one node are remembered.
+#: The number of replaced agents that are kept per node.
 MOST_REPLACED = 8
 
 
 @dataclass
 class _Seen:
-    """One node's agents: the newest one and the earlier ones, with the time at which each was replaced."""
+    """One node's agents: the newest one, and the earlier ones with the time of each one's replacement."""
 
     instance: str
     address: str
@@ -35,28 +35,23 @@ class _Seen:
 
 
 class Takeovers:
-    """The agents of every node, as they connected."""
+    """The agents of every node, in the order of their connections."""
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
 
     def address(self, node_id: str) -> str:
-        """From where the node's newest agent connected; empty where none did."""
+        """Return the address of the node's newest agent; empty if there was none."""
         seen = self._seen.get(node_id)
         return seen.address if seen is not None else ""
 
     def is_other(self, node_id: str, instance: str) -> bool:
-        """Whether the node's newest agent is another one than this."""
+        """Return whether the node's newest agent is another one than this."""
         seen = self._seen.get(node_id)
         return seen is not None and bool(instance) and seen.instance != instance
 
     def connected(self, node_id: str, instance: str, address: str, now: float) -> str:
-        """An agent of the node connected. Returns both addresses where this proves that two machines take turns.
-
-        Args:
-            instance: of the agent's process; empty: it does not send one.
-            now: seconds of a clock that is not set.
-        """
+        """Record a connection of the node; return both addresses if it proves that two machines alternate."""
         if not instance:
             return ""
         seen = self._seen.get(node_id)
@@ -75,7 +70,7 @@ class Takeovers:
         return f"{seen.address} and {address}" if came_back else ""
 
     def settled(self, now: float) -> list[str]:
-        """The nodes whose conflict ended since this was asked last."""
+        """Return the nodes whose conflict ended since the last call."""
         over = [
             node_id
             for node_id, seen in self._seen.items()
@@ -86,18 +81,18 @@ class Takeovers:
         return over
 
     def dropped(self, node_id: str, instance: str) -> bool:
-        """This agent gives the identity up: it will not come back. Returns whether that ends a conflict."""
+        """Record that this agent gives up the identity and will not come back; return whether that ends a conflict."""
         seen = self._seen.get(node_id)
         if seen is None or instance not in (seen.instance, *seen.replaced):
             return False
         others = {one: at for one, at in seen.replaced.items() if one != instance}
         had_conflict, seen.conflict_at = seen.conflict_at is not None, None
-        # With two machines the other one is the only agent that is left: its return is no takeover.
+        # With two machines the other one is the only remaining agent: its return is not a takeover.
         seen.replaced = others if len(others) > 1 else {}
         if seen.instance == instance and len(others) == 1:
             seen.instance = next(iter(others))
         return had_conflict
 
     def forget(self, node_id: str) -> None:
-        """The node was removed."""
+        """Forget a removed node."""
         self._seen.pop(node_id, None)

@@ -1,4 +1,4 @@
-"""Makes, lists and revokes tokens, and says whether one that is shown is accepted.
+"""Create, list and revoke tokens, and check whether a given one is accepted.
 
 >>> tokens = TokenKeeper(ledger, mesh_id, fingerprint, endpoints, wall)
 >>> token, record = await tokens.create(uses=1, ttl_s=86400, ephemeral=False)
@@ -23,7 +23,7 @@ class TokenKeeper:
 
     Args:
         fingerprint: SHA-256 of the coordinator's certificate.
-        endpoints: where the coordinator is reached, at the time of the call.
+        endpoints: returns the current endpoints of the coordinator.
         wall: unix seconds by which tokens expire.
     """
 
@@ -43,7 +43,7 @@ class TokenKeeper:
         self._wall = wall
 
     def require(self, shown: EnrolRequest | ShownToken) -> None:
-        """Raises RefusedError unless the token is one of this mesh that may still be used, if only by its own node."""
+        """Raise RefusedError unless the token is one of this mesh that may still be used, if only by its own node."""
         registry = self._ledger.registry
         token_of(shown, registry.mesh, registry.tokens, self._wall())
 
@@ -57,14 +57,14 @@ class TokenKeeper:
         name: NodeName | None = None,
         replace_node: bool = False,
     ) -> tuple[Token, TokenRecord]:
-        """Makes a token. Raises as `bound` does.
+        """Create a token. Raises as `bound` does.
 
         Args:
             uses: 0: any number of nodes.
             ttl_s: seconds; 0: it never expires.
-            roles: that it grants.
-            name: of the node that will join with it; None: the joining machine chooses.
-            replace_node: the node that has this name now makes room for it.
+            roles: the roles that it grants.
+            name: the name of the node that will join with it; None: the joining machine chooses.
+            replace_node: it replaces the node that has this name now.
         """
         secret, now = new_secret(), self._wall()
         expires = now + ttl_s if ttl_s else None
@@ -75,9 +75,9 @@ class TokenKeeper:
         return Token(self._mesh_id, self._endpoints(), self._fingerprint, record.id, secret), record
 
     async def revoke(self, token_id: str) -> TokenRecord:
-        """Makes a token useless. Raises as `Registry.revoke_token` does."""
+        """Revoke a token. Raises as `Registry.revoke_token` does."""
         return await self._ledger.change(lambda registry: registry.revoke_token(token_id))
 
     def all(self) -> list[TokenRecord]:
-        """All that were ever made, oldest first."""
+        """Return all tokens ever created, the oldest first."""
         return sorted(self._ledger.registry.tokens.values(), key=lambda token: token.created)

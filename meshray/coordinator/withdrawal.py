@@ -1,6 +1,7 @@
-"""A join ended before it had the answer to its enrolment: the machine undoes what it cannot know (pure).
+"""The withdrawal of an enrolment whose answer did not reach the joining machine (pure).
 
-It has no credential. It proves that it has the private half of the key with which it asked, and shows the same token.
+The machine has no credential. It proves that it has the private half of the key of its request, and uses the same
+token.
 
 >>> registry, rows, member = withdrawn(registry, "3f9a01bc", key, now)
 """
@@ -15,10 +16,11 @@ from meshray.model.keys import PublicKey
 def withdrawn(registry: Registry, token_id: str, key: PublicKey, now: float) -> Outcome[Member | None]:
     """Remove the node that enrolled with this key and token, and give the token's use back.
 
-    Only a node that never came online: one whose agent had the map is in use, and leaves with its credential.
+    It removes only a node that never came online: one whose agent had the map is in use, and leaves with its
+    credential.
 
     Returns:
-        The node; None where there is none, or it is in use: nothing changed.
+        The node; None if there is none, or it is in use: nothing changed.
     """
     member = registry.with_key(key)
     if member is None or member.token_id != token_id or member.had_map or member.node.online:

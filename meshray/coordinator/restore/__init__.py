@@ -1,1 +1,1 @@
-"""A database that was put back from an older copy: recognised, and completed from what the nodes know."""
+"""Detection of a database that was restored from an older copy, and its completion from the nodes' knowledge."""

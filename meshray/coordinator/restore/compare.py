@@ -1,12 +1,12 @@
-"""After a restore from an older copy: what is believed of what nodes say, and what follows (pure).
+"""After a restore from an older copy: which reports of nodes are trusted, and their consequences (pure).
 
-    a mark that the past does not hold      the database is an older copy: say so, number above it
-    the whole map, from the own machine     nodes are put back and removed as they had been
-    the map of any other node               addresses that it names rest: its word is not enough for more
+    a mark that is not in the past          the database is an older copy: report it, number above it
+    the whole map, from the own machine     nodes are added and removed as they had been
+    the map of any other node               its addresses rest: it is not trusted for more
     a ticket                                the node itself is a member again, with its credential
 
-A ticket is no use to a node that was removed: the moment at which it was made is in the past of a database that
-was not restored, and there is no such member in it.
+A ticket is useless to a removed node: the moment of its creation is in the past of a database that was not restored,
+and that database has no such member.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ Verdict = Literal["member", "removed", "cannot tell"]
 
 @dataclass(frozen=True)
 class Shown:
-    """What somebody shows whose credential no member has.
+    """The proofs of a client whose credential belongs to no member.
 
     Attributes:
-        ticket, mark: None where there was none, or none of ours.
-        of_another_form: something was shown that could not be read.
+        ticket, mark: None if there was none, or none of this coordinator.
+        of_another_form: a proof could not be read.
     """
 
     ticket: Ticket | None = None
@@ -54,16 +54,16 @@ class Shown:
 
 
 def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
-    """Whether the node is a member again (see `come_back`), was removed, or this coordinator cannot know.
+    """Return whether the node is a member again (see `come_back`), was removed, or this coordinator cannot know.
 
-    "removed" is said only where the past of this coordinator holds the moment at which the node was a member:
-    on that word an agent takes itself down.
+    "removed" is returned only if this coordinator's past contains the moment at which the node was a member: the agent
+    then takes its node down.
     """
     ticket, holds = shown.ticket, registry.lineage.holds
     if ticket is not None and ticket.credential_hash == credential_hash:
         known = registry.members.get(ticket.node_id)
         if known is not None and not known.credential_hash and STATIC not in known.node.roles:
-            # Put back from the map without its credential, and here it is.
+            # It was restored from the map without its credential, and now it connects.
             return "member"
         if not holds(ticket.mark):
             return "member" if _may_come_back(registry, ticket) else "removed"
@@ -74,8 +74,10 @@ def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
 
 
 def _was_put_back_since(registry: Registry, told: Mark | None) -> bool:
-    """Whether the own machine's map, with which the past was put back, is at least as new as what a node was told: the
-    past has no more of that timeline than the copy had, and the map says who was removed since."""
+    """Return whether the own machine's map, which restored the past, is at least as new as the node's mark.
+
+    Then the past contains no more of that timeline than the copy did, and the map shows which nodes were removed since.
+    """
     restored = registry.lineage.restored
     return told is not None and restored is not None and restored.whole and told.serial <= restored.serial
 
@@ -85,15 +87,15 @@ def _may_come_back(registry: Registry, ticket: Ticket) -> bool:
     if known is not None:
         # Its credential was renewed after the copy was made.
         return not known.node.roles & {COORDINATOR, STATIC}
-    # Where its key is another member's, the same machine has enrolled once more.
+    # If another member has its key, the same machine has enrolled once more.
     return all(member.node.public_key != ticket.public_key for member in registry.members.values())
 
 
 def notice(registry: Registry, mark: Mark, now: float) -> Outcome[bool]:
-    """A node was told this moment. Where the past does not hold it, the database is an older copy.
+    """Record a node's mark. If the past does not contain it, the database is an older copy.
 
     Returns:
-        Whether that is new.
+        Whether that was not known before.
     """
     lineage = registry.lineage
     if lineage.noticed(mark):
@@ -101,20 +103,20 @@ def notice(registry: Registry, mark: Mark, now: float) -> Outcome[bool]:
     before = lineage.restored
     restored = Restored(now, mark.serial, whole=False, had=lineage.mark(0).serial, added=(), removed=())
     if before is not None and now - before.at < RESTART_GRACE_S:
-        # One restore, of which one node after another tells a little more.
+        # One restore, about which one node after another reports a little more.
         restored = structs.replace(before, serial=mark.serial, whole=False)
     registry, rows = _published(registry, mark.revision)
     return _noted(registry, restored), (*rows, PutRestored(restored)), True
 
 
 def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *, began: float) -> Outcome[Restored]:
-    """The coordinator's own machine still has the map of a lost moment: it is put back.
+    """Restore the map of a lost moment, which the coordinator's own machine still has.
 
-    Members without a credential come of it; each gets it back with its ticket.
+    The restored members have no credential; each gets it back with its ticket.
 
     Args:
-        mark: the moment of the map.
-        began: when this run of the coordinator began; who enrolled since is in no lost map.
+        mark: the map's moment.
+        began: when this run of the coordinator began; nodes that enrolled since are in no lost map.
     """
     told = {node.id: node for node in nodes}
     gone = [
@@ -130,7 +132,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
     rows: list[RowChange] = [DropMember(key) for key in lost]
     rows += [PutFreed(address, left) for address, left in freed_now.items()]
     added: list[str] = []
-    # Names and addresses may have moved from one node to another: all are taken off before any is put.
+    # Names and addresses may have moved from one node to another: all are removed before any is set.
     changed = [node for node in told.values() if _differs(node, members.get(node.id))]
     for node in changed:
         if members.pop(node.id, None) is not None:
@@ -156,7 +158,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
         removed=tuple(str(member.node.name) for member in gone),
     )
     registry = replace(registry, members=members, freed=freed, deadlines=deadlines)
-    # Its timeline is a part of the past now: who was a member in it and is not in the map had been removed.
+    # Its timeline is part of the past now: members of it that are not in the map had been removed.
     lineage = replace(registry.lineage, timelines={**registry.lineage.timelines, mark.timeline: mark.serial})
     registry, more = _published(replace(registry, lineage=lineage), mark.revision)
     return (
@@ -167,10 +169,10 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
 
 
 def let_rest(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:
-    """Another node's map names nodes that the copy does not know: their addresses rest until they come back.
+    """Let the addresses of nodes rest that another node's map contains and the copy does not, until they come back.
 
     Returns:
-        How many.
+        The number of addresses.
     """
     taken = {member.node.ip for member in registry.members.values()}
     network = registry.mesh.network
@@ -184,9 +186,9 @@ def let_rest(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[i
 
 
 def come_back(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]:
-    """The node of this ticket is a member again. Only where `verdict` says so.
+    """Restore the node of this ticket as a member, if `verdict` allows it.
 
-    It has its address again, unless that was given to another node since; then it gets a new one.
+    It gets its address again, unless another node has that now; then it gets a new one.
 
     Raises:
         MeshrayError: network_full.
@@ -229,7 +231,7 @@ def _noted(registry: Registry, restored: Restored) -> Registry:
 
 
 def _published(registry: Registry, told: int) -> tuple[Registry, tuple[RowChange, ...]]:
-    """The next revision, above every one that nodes were told."""
+    """Return the next revision, above every one that nodes have received."""
     revision = max(registry.revision, told) + 1
     reserved = max(registry.reserved, revision + REVISION_BLOCK)
     return replace(registry, revision=revision, reserved=reserved), (PutRevision(reserved),)
@@ -240,12 +242,12 @@ def _differs(node: Node, known: Member | None) -> bool:
 
 
 def _lasting(node: Node) -> Node:
-    """Without what is only so for the moment, and what agents say anew when they connect."""
+    """Return the member without transient values, and those that agents report whenever they connect."""
     return replace(node, endpoints=(), seen=None, hubs=(), online=False, versions=Versions(), ray_instance="")
 
 
 def _clashes(node: Node, members: Iterable[Member]) -> bool:
-    """Somebody who enrolled since the restore has its name, address or key."""
+    """Return whether a node that enrolled since the restore has its name, address or key."""
     return any(
         other.node.ip == node.ip or other.node.name == node.name or other.node.public_key == node.public_key
         for other in members

@@ -1,10 +1,10 @@
-"""Which past a coordinator's database has, so that one restored from an older copy is recognised.
+"""The past of a coordinator's database, which identifies a database restored from an older copy.
 
-Every write to the database has a serial number. The number alone would not tell: a coordinator that was put back
-to 7 counts 8, 9, 10 again, for other changes. So each run of the coordinator that writes begins a timeline with a
-random name, and a moment is named by both, its mark. (PostgreSQL does the same after a recovery to a point in time.)
+Every write to the database has a serial number. The number alone would not suffice: a coordinator that was restored to
+7 counts 8, 9, 10 again, for other changes. So each run of the coordinator that writes begins a timeline with a random
+name, and both together, its mark, identify a moment. (PostgreSQL does the same after point-in-time recovery.)
 
-    run a: 1 2 3 ──────► run b: 4 5 6 7 8      a node was told b8
+    run a: 1 2 3 ──────► run b: 4 5 6 7 8      a node received b8
                   └ copy, put back ─► run c: 4 …      b8 is not in the past of c: it was restored
 
 >>> lineage = Lineage("c", {"a": 3})
@@ -23,12 +23,12 @@ from meshray.protocol.fields import FIRST_EPOCH
 
 @dataclass(frozen=True)
 class Mark:
-    """A moment of a coordinator: everything up to this write.
+    """A moment of a coordinator: all writes up to this one.
 
     Attributes:
-        timeline: of the run that wrote.
-        serial: of the write; they only grow, over all timelines of one past.
-        revision: of the map at that time.
+        timeline: the timeline of the run that wrote.
+        serial: the serial of the write; serials only grow, over all timelines of one past.
+        revision: the revision of the map at that time.
         epoch: the newest epoch of the mesh's secrets at that time.
     """
 
@@ -45,7 +45,7 @@ class Lineage:
     Attributes:
         run: the timeline that this run's first write begins.
         timelines: the last serial of each run that wrote.
-        restored: None where it was never found to be an older copy.
+        restored: None if it was never found to be an older copy.
     """
 
     run: str = ""
@@ -54,22 +54,22 @@ class Lineage:
 
     @property
     def serial(self) -> int:
-        """The last one that was given out, here or in a future that is lost."""
+        """The last serial that was used, here or in a future that is lost."""
         return max((*self.timelines.values(), self.restored.serial if self.restored else 0), default=0)
 
     def mark(self, revision: int) -> Mark:
-        """The moment up to which everything is on disk."""
+        """Return the moment up to which all writes are on disk."""
         newest = max(self.timelines, key=lambda name: self.timelines[name], default="")
         return Mark(newest, self.timelines.get(newest, 0), revision)
 
     def holds(self, mark: Mark) -> bool:
-        """Whether this moment is in the past of the database; the beginning always is."""
+        """Return whether this moment is in the past of the database; the beginning always is."""
         return mark.serial == 0 or mark.serial <= self.timelines.get(mark.timeline, -1)
 
     def noticed(self, mark: Mark) -> bool:
-        """Whether it is known that nodes were told as much as this."""
+        """Return whether it is already known that nodes have received a moment at least this late."""
         return self.holds(mark) or (self.restored is not None and mark.serial <= self.restored.serial)
 
     def written(self) -> Lineage:
-        """After one more write."""
+        """Return the lineage after one more write."""
         return replace(self, timelines={**self.timelines, self.run: self.serial + 1})

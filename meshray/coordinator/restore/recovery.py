@@ -1,7 +1,7 @@
-"""What the coordinator does when a node knows more than its database: `meshray.coordinator.restore.compare`, applied.
+"""The coordinator's actions when a node knows more than its database: `meshray.coordinator.restore.compare`, applied.
 
-An enrolment waits for the agent of the coordinator's own machine, which comes first and has the whole map, so that
-no address is given to a newcomer that a node in that map has. The wait has a bound: that agent may be away for long.
+An enrolment waits for the agent of the coordinator's own machine, which comes first and has the whole map, so that a
+new node never gets the address of a node in that map. The wait is limited: that agent may be away for long.
 
 >>> recovery = Recovery(ledger, Seal.from_pem(pem), clock)
 >>> member = await recovery.admit(credential, headers, recall)         # RefusedError where it is nobody's
@@ -31,9 +31,9 @@ from meshray.model.node import COORDINATOR, STATIC, Node
 from meshray.model.token import hash_secret
 from meshray.protocol.api import Restored
 
-#: Nobody enrols before the own machine's agent came, or for so long after the start, seconds.
+#: No node enrols before the own machine's agent came, or for this long after the start, seconds.
 SETTLE_S = 3.0
-#: So long the status of the coordinator's node tells of a restore, seconds; `meshray node list` tells it always.
+#: The status of the coordinator's node reports a restore for this long, seconds; `meshray node list` always does.
 TELL_S = 600.0
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class CannotTell(MeshrayError):
 
 
 class Recovery:
-    """Compares what nodes know with what the database knows.
+    """Compare the nodes' knowledge with the database.
 
     Args:
         clock: unix seconds.
@@ -70,47 +70,47 @@ class Recovery:
         self._lock = asyncio.Lock()
 
     def sealed(self, mesh_map: MeshMap) -> MeshMap:
-        """The map as nodes are told it."""
+        """Return the map that nodes receive, with its sealed mark."""
         mark = self._mark(mesh_map.revision)
         return replace(mesh_map, mark=sealed_mark(self._seal, mark)) if mark.serial else mesh_map
 
     def ticket(self, member: Member) -> str:
-        """What the node is to keep; empty for the coordinator's own node, which is in every copy."""
+        """Return the node's ticket; empty for the coordinator's own node, which is in every copy."""
         if COORDINATOR in member.node.roles:
             return ""
         registry = self._ledger.registry
         return sealed_ticket(self._seal, Ticket.of(member, self._mark(registry.revision)))
 
     def news(self, member: Member, shown: str) -> str:
-        """The ticket that the node is to keep from now on; empty where the one that it showed is as good."""
+        """Return a new ticket for the node; empty if the one that it has is as good."""
         held = open_ticket(self._seal, shown) if shown else None
         mark = self._ledger.registry.lineage.mark(0)
-        # Of an earlier run it would do as long as there is one past only; a second restore may take another.
+        # A ticket of an earlier run is sufficient while there is only one past; a second restore may have another.
         is_good = held == Ticket.of(member, mark) and held.mark.timeline == mark.timeline
         return "" if is_good else self.ticket(member)
 
     def shown_id(self, credential: str, headers: Mapping[str, str]) -> str:
-        """Return the id of the node whose ticket this credential's holder shows; empty where it shows none of ours."""
+        """Return the id of the node whose valid ticket comes with this credential; empty if there is none."""
         text = headers.get(TICKET_HEADER, "")
         ticket = open_ticket(self._seal, text) if text else None
         return ticket.node_id if ticket is not None and ticket.credential_hash == hash_secret(credential) else ""
 
     async def settled(self) -> None:
-        """Returns when the own machine's agent has told what it knows, or has had the time to."""
+        """Return when the own machine's agent has reported what it knows, or the time for it is over."""
         left = self._settle_until - time.monotonic()
         if left > 0 and not self._settled.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._settled.wait(), left)
 
     async def admit(self, credential: str, headers: Mapping[str, str], ask: Recall) -> Member:
-        """The member whose agent connects, after what it knows was compared with the database.
+        """Return the member whose agent connects, after comparing its knowledge with the database.
 
         Args:
-            ask: gets the agent's whole map.
+            ask: requests the agent's whole map.
 
         Raises:
-            RefusedError: ``credential_unknown``, it is no member any more; this coordinator vouches for it.
-            CannotTell: it is none, and nobody can say whether it should be.
+            RefusedError: ``credential_unknown``: it is no longer a member, as this coordinator knows for certain.
+            CannotTell: it is not a member, and this coordinator cannot know whether it should be.
             MeshrayError: store_failed, network_full.
         """
         mark_text, text = headers.get(MARK_HEADER, ""), headers.get(TICKET_HEADER, "")
@@ -128,18 +128,18 @@ class Recovery:
                 self._settled.set()
         if member is not None and (mark is None or self._lineage_holds(mark)):
             return member
-        # The own machine's map comes first: it is believed in everything.
+        # The own machine's map comes first: it is trusted completely.
         await self.settled()
         member = self._member(credential_hash) or await self._returned(credential_hash, mark, mark_text, text)
         await self._compare(member, mark, ask)
         return member
 
     def restored(self) -> Restored | None:
-        """The last time that the database turned out to be an older copy."""
+        """Return the last time that the database turned out to be an older copy."""
         return self._ledger.registry.lineage.restored
 
     def report(self) -> str:
-        """One sentence on a restore of late, for the status of the coordinator's node; empty where there was none."""
+        """Return one sentence on a recent restore, for the status of the coordinator's node; empty without one."""
         restored, now = self.restored(), self._clock()
         if restored is None or not 0 <= now - restored.at < TELL_S:
             return ""
@@ -150,7 +150,7 @@ class Recovery:
         return replace(registry.lineage.mark(revision), epoch=newest(registry).number)
 
     async def _above(self, mark: Mark) -> None:
-        """Starts an epoch of the mesh's secrets above one that this database has lost."""
+        """Start an epoch of the mesh's secrets above one that this database has lost."""
         if mark.epoch > newest(self._ledger.registry).number:
             fresh = SecretEpoch.make(mark.epoch, self._clock())
             if await self._ledger.change(lambda registry: above(registry, mark.epoch, fresh)):
@@ -204,7 +204,7 @@ class Recovery:
 
 
 def describe(restored: Restored, registry: Registry) -> str:
-    """What a restore changed, and what is still missing, as one line."""
+    """Return, as one line, what a restore changed and what is still missing."""
     noticed = datetime.fromtimestamp(restored.at, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     parts = [f"the coordinator's database is an older copy (noticed {noticed})"]
     if restored.added:

@@ -1,7 +1,7 @@
-"""What nodes keep for the coordinator, so that it can believe them should it ever have forgotten: marks and tickets.
+"""Marks and tickets, which nodes keep for the coordinator: they prove to it what it may have lost.
 
-Both are sealed (HMAC-SHA256) with a key that comes from the certificate's key file, not from the database: whoever
-has the key file is the coordinator to every node anyway, and a database put back from a copy knows it still.
+Both are sealed (HMAC-SHA256) with a key derived from the certificate's key file, not from the database: the owner of
+the key file is the coordinator to every node anyway, and the file is still valid after a database restore.
 
 >>> seal = Seal.from_pem(home.certificate_key.read_text())
 >>> ticket = Ticket.of(member, mark)
@@ -34,19 +34,19 @@ from meshray.protocol.fields import FIRST_EPOCH, Address, Epoch, Items, Key, Own
 
 _LABEL = b"meshray seal v1"
 _MAC_BYTES = 32
-#: Characters; with more than these it would not fit into a header, and Ray has them from the node itself.
+#: The maximum number of characters; more would not fit into a header, and the node itself reports these labels of Ray.
 _LONGEST_LABELS = 2000
 
 
 class Seal:
-    """Tells what this coordinator wrote from what anybody else did. Holds a secret."""
+    """The seal that distinguishes this coordinator's texts from others. Contains a secret."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     @classmethod
     def from_pem(cls, certificate_key: str) -> Seal:
-        """The seal of the coordinator with this private key. Raises ValueError where the text is no PEM."""
+        """Return the seal of the coordinator with this private key. Raises ValueError if the text is not PEM."""
         lines = [line.strip() for line in certificate_key.strip().splitlines()]
         if len(lines) < 3 or not lines[0].startswith("-----BEGIN"):
             raise ValueError("not a PEM file")
@@ -54,12 +54,12 @@ class Seal:
         return cls(hmac.digest(_LABEL, base64.b64decode("".join(lines[1:-1])), "sha256"))
 
     def close(self, kind: str, value: Mapping[str, object]) -> str:
-        """The value as text that cannot be changed; it can be read."""
+        """Return the value as text that can be read but not changed."""
         payload = json.dumps({"kind": kind, **value}, separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(self._mac(payload) + payload).rstrip(b"=").decode()
 
     def open(self, kind: str, text: str) -> Mapping[str, object] | None:
-        """What was closed under this kind; None for anything else."""
+        """Return the value that was sealed under this kind; None for anything else."""
         try:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         except (binascii.Error, ValueError):
@@ -76,10 +76,10 @@ class Seal:
 
 @dataclass(frozen=True)
 class Ticket:
-    """That a node is enrolled, as it was at a moment.
+    """The proof that a node is enrolled, with its state at one moment.
 
     Attributes:
-        credential_hash: of what the node shows with every call: the ticket is of use to nobody else.
+        credential_hash: the hash of the node's credential: the ticket is useless without it.
     """
 
     node_id: str
@@ -94,7 +94,7 @@ class Ticket:
 
     @classmethod
     def of(cls, member: Member, mark: Mark) -> Ticket:
-        """The member's ticket now."""
+        """Return the member's current ticket."""
         node = member.node
         labels = node.labels if len(json.dumps(dict(node.labels))) <= _LONGEST_LABELS else {}
         return cls(
@@ -111,18 +111,18 @@ class Ticket:
 
 
 def sealed_mark(seal: Seal, mark: Mark) -> str:
-    """The text that travels with the map."""
+    """Return the sealed text that travels with the map."""
     return seal.close("mark", to_json(_mark_form(mark)))
 
 
 def open_mark(seal: Seal, text: str) -> Mark | None:
-    """The inverse; None for what this coordinator did not seal."""
+    """Return the mark in the text; None if this coordinator did not seal it."""
     value = seal.open("mark", text)
     return None if value is None else _mark(convert(value, _MarkForm))
 
 
 def sealed_ticket(seal: Seal, ticket: Ticket) -> str:
-    """The text that a node keeps."""
+    """Return the sealed text that a node keeps."""
     form = _TicketForm(
         node=ticket.node_id,
         name=ticket.name,
@@ -137,7 +137,7 @@ def sealed_ticket(seal: Seal, ticket: Ticket) -> str:
 
 
 def open_ticket(seal: Seal, text: str) -> Ticket | None:
-    """The inverse; None for what this coordinator did not seal."""
+    """Return the ticket in the text; None if this coordinator did not seal it."""
     value = seal.open("ticket", text)
     if value is None:
         return None
@@ -155,7 +155,7 @@ def open_ticket(seal: Seal, text: str) -> Ticket | None:
             mark=_mark(mark),
         )
     except MeshrayError:
-        # Sealed by another version of this program, whose form is not known here.
+        # It was sealed by another version of this program, whose form is unknown here.
         return None
 
 
