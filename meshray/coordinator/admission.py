@@ -44,7 +44,7 @@ def token_of(
         )
     token = tokens.get(request.token_id)
     if token is None or not hmac.compare_digest(token.secret_hash, hash_secret(request.secret)):
-        raise RefusedError("token_unknown", f"the mesh {mesh.name} knows no such token", hint=_NEW_TOKEN)
+        raise RefusedError("token_unknown", f"the mesh {mesh.name} does not know this token", hint=_NEW_TOKEN)
     refusal = token.refusal(now)
     if refusal is not None:
         raise refusal
@@ -66,16 +66,14 @@ def roles_of(request: EnrolRequest, token: TokenRecord, known: Member | None, he
     """
     _require_granted(request, token, known)
     if HEAD in request.roles and head is not None and (known is None or head.id != known.node.id):
-        other = (
-            "" if COORDINATOR in head.roles else f"; where {head.name} is gone for good: meshray node rm {head.name}"
-        )
+        other = "" if COORDINATOR in head.roles else f"; if {head.name} is gone for good: meshray node rm {head.name}"
         raise RefusedError(
             "head_exists", f"{head.name} is the Ray head of this mesh already", hint=f"join without --head{other}"
         )
     if HUB in request.roles and not request.endpoints:
         raise UsageError(
             "hub_needs_endpoint",
-            "a hub is reached from outside, and no endpoint was given",
+            "a hub must be reachable from outside, but no endpoint was given",
             hint="--endpoint HOST:PORT",
         )
     return request.roles | ({WORKER} if request.with_ray and HEAD not in request.roles else set())
@@ -90,7 +88,7 @@ def _require_granted(request: EnrolRequest, token: TokenRecord, known: Member | 
     if known is None:
         raise RefusedError(
             "role_not_granted",
-            f"the token {token.id} makes no node a {' or '.join(missing)}",
+            f"the token {token.id} does not let a node become a {' or '.join(missing)}",
             hint=f"on the head: meshray token create {options}; or join without {options}",
         )
     raise RefusedError(

@@ -112,7 +112,7 @@ async def serve_agent(
         await link.close(CLOSE_BAD_MESSAGE, error.message)
         return websocket
     except (MeshrayError, ConnectionError, asyncio.TimeoutError) as error:
-        _log.warning("an agent could not be let in: %s", error)
+        _log.warning("the connection of an agent could not be accepted: %s", error)
         await link.close(CLOSE_ENDING, "try again")
         return websocket
     both_ways = Tasks()
@@ -155,13 +155,13 @@ class _Link:
         while True:
             frame = await self._socket.receive(timeout=RECALL_S)
             if frame.type is not WSMsgType.TEXT:
-                raise ConnectionError("the agent went away while it told its map")
+                raise ConnectionError("the agent disconnected while it sent its map")
             message = read_agent(frame.data)
             if not isinstance(message, Recalled):
                 early += 1
                 self._early += [message] if message is not None else []
                 if early > MAX_EARLY or len(frame.data) > MAX_MESSAGE_BYTES:
-                    raise WireError("the map was asked for, and other messages came")
+                    raise WireError("the agent's map was requested, but other messages came")
             elif message.node is UNSET:
                 return nodes
             elif len(nodes) < MAX_RECALLED and (size := size + len(frame.data)) < MAX_RECALLED_BYTES:
@@ -231,7 +231,7 @@ class _Link:
         except ConnectionError:
             pass
         except Exception:
-            _log.exception("node %s: a report could not be taken", node_id)
+            _log.exception("node %s: a report could not be processed", node_id)
         finally:
             outbox.close(CLOSE_ENDING, "")
 

@@ -138,7 +138,7 @@ class _Answering:
             # The cause is logged here: an unauthenticated client must not learn it.
             _log.exception("%s %s failed", request.method, request.rel_url.path[:200])
             hint = "on the head: meshray logs"
-            return failure(MeshrayError("internal_error", "the coordinator failed at this request", hint=hint))
+            return failure(MeshrayError("internal_error", "the coordinator failed to process this request", hint=hint))
 
 
 class _Api:
@@ -377,7 +377,7 @@ async def _body(request: web.Request) -> Mapping[str, object]:
     except asyncio.TimeoutError:
         raise WireError(f"the body did not arrive within {BODY_S:.0f} s") from None
     except (web.RequestPayloadError, ConnectionError):
-        raise WireError("the body is not what its header says") from None
+        raise WireError("the body does not match its headers") from None
     return decode_object(content)
 
 
@@ -397,7 +397,7 @@ def _shown(request: web.Request) -> str:
 
 def _require_websocket(request: web.Request) -> None:
     if not web.WebSocketResponse().can_prepare(request):
-        raise UsageError("not_a_websocket", "this address speaks WebSocket only")
+        raise UsageError("not_a_websocket", "this address accepts only WebSocket connections")
 
 
 def _not_accepted() -> RefusedError:

@@ -48,7 +48,7 @@ def rotated(registry: Registry, fresh: SecretEpoch) -> Outcome[Rotation]:
     if old := too_old(registry):
         raise ConflictError(
             "agents_too_old",
-            f"{', '.join(old[:5])}: the meshray there does not take over new secrets, or has not connected since the "
+            f"{', '.join(old[:5])}: the meshray there cannot change its secrets, or has not connected since the "
             "upgrade; no secret was changed",
             hint=f"install meshray {__version__} or later there, then meshray up; or: meshray node rm {old[0]}",
         )

@@ -36,7 +36,7 @@ def require_attested(
         if mesh.lock is not None:
             raise RefusedError(
                 "token_not_signed",
-                f"the mesh {mesh.name} has a lock, and nothing that it signed came with the request: the token was "
+                f"the mesh {mesh.name} has a lock, but nothing in the request is signed by it: the token was "
                 "made without the lock, or that machine's meshray is too old",
                 hint=_LOCKED_TOKEN,
             )
@@ -62,7 +62,7 @@ def require_attested(
         )
     if removals is not None and shown.identity in removals.identities:
         raise RefusedError(
-            "identity_removed", "the lock has removed this machine", hint="start anew: meshray leave, then join again"
+            "identity_removed", "the lock has removed this machine", hint="start again: meshray leave, then join again"
         )
     return shown
 

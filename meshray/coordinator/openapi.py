@@ -21,19 +21,19 @@ from meshray.coordinator.routes import ROUTES, Caller, Route
 from meshray.protocol import api
 
 _DESCRIPTION = (
-    "How nodes enrol, learn of each other and are looked after. The certificate is known by the SHA-256 fingerprint in "
-    "the token. A body has at most 64 KiB, a header at most 32 KiB."
+    "How nodes enrol, learn about each other and are managed. Clients pin the certificate by the SHA-256 fingerprint "
+    "in the token. A body has at most 64 KiB, a header at most 32 KiB."
 )
 _REFUSALS = {
     400: "the request does not have this form",
     413: "the body is larger than 64 KiB",
-    429: "the coordinator has too much to do",
+    429: "the coordinator is overloaded",
 }
 _CALLER_REFUSALS = {
-    Caller.ANYBODY: {},
+    Caller.ANYONE: {},
     Caller.TOKEN: {},
-    Caller.NODE: {401: "the credential is none, or of no node"},
-    Caller.ADMIN: {401: "the credential is none, or of no node", 403: "the node does not run the coordinator"},
+    Caller.NODE: {401: "the credential is missing, or of no node"},
+    Caller.ADMIN: {401: "the credential is missing, or of no node", 403: "the node does not run the coordinator"},
 }
 
 
@@ -60,7 +60,7 @@ def describe(routes: Iterable[Route] = ROUTES) -> dict[str, Any]:
                 "credential": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "of a node; it was told once, in the answer to its enrolment",
+                    "description": "of a node; it is sent once, in the answer to its enrolment",
                 }
             },
         },
@@ -72,7 +72,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": route.name,
         "summary": route.summary,
         "description": f"Who may call: {route.caller.value}.",
-        "security": [] if route.caller in (Caller.ANYBODY, Caller.TOKEN) else [{"credential": []}],
+        "security": [] if route.caller in (Caller.ANYONE, Caller.TOKEN) else [{"credential": []}],
         "responses": _responses(route),
     }
     names = re.findall(r"\{(\w+)\}", route.path)

@@ -151,7 +151,7 @@ class Publisher:
         """
         older = self._outboxes.get(node_id)
         if older is not None and instance and older.instance == instance:
-            self.kick(node_id, CLOSE_ENDING, "the agent connected once more")
+            self.kick(node_id, CLOSE_ENDING, "the agent connected again")
         else:
             self.kick(node_id, CLOSE_REPLACED, "another connection of this node took over")
         outbox = self._outboxes[node_id] = Outbox(self._texts, instance)
@@ -188,7 +188,7 @@ class Publisher:
         if self._timer is not None:
             self._timer.cancel()
         for outbox in self._outboxes.values():
-            outbox.close(CLOSE_ENDING, "the coordinator ends")
+            outbox.close(CLOSE_ENDING, "the coordinator is shutting down")
 
     def changed(self) -> None:
         """Publish soon, together with further changes until then."""

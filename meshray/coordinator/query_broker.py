@@ -21,7 +21,7 @@ from meshray.protocol.connection import Answer, Ask
 MAX_OPEN = 4
 
 NOT_CONNECTED = "its agent is not connected to the coordinator"
-_HUNG_UP = "its agent's connection ended while it was asked"
+_HUNG_UP = "its agent's connection ended before it answered"
 
 
 @dataclass
@@ -46,7 +46,9 @@ class QueryBroker:
             MeshrayError: ``busy``: `MAX_OPEN` questions are already open.
         """
         if len(self._open) >= MAX_OPEN:
-            raise MeshrayError("busy", "the coordinator waits for answers to other questions", hint="try again")
+            raise MeshrayError(
+                "busy", "the coordinator is still waiting for answers to other questions", hint="try again"
+            )
         here = {node_id: name for node_id, name in nodes.items() if self._publisher.is_connected(node_id)}
         question = Ask(secrets.token_hex(8), op)
         waiting = self._open[question.id] = _Open(dict(here))

@@ -59,7 +59,7 @@ class Reach:
         if endpoint not in member.advertised:
             raise RefusedError(
                 "not_your_endpoint",
-                f"{endpoint} is no endpoint that {member.node.name} enrolled with",
+                f"{endpoint} is not an endpoint that {member.node.name} enrolled with",
                 hint="--endpoint",
             )
         if endpoint.ip is not None and other_machine(endpoint.ip, self._network) is None:
@@ -69,7 +69,7 @@ class Reach:
                 hint="--endpoint HOST:PORT with an address that the others can use",
             )
         if node_id in self._answering:
-            raise MeshrayError("busy", "the coordinator knocks at this node already", hint="try again in a second")
+            raise MeshrayError("busy", "the coordinator is checking this node already", hint="try again in a second")
         self._answering.add(node_id)
         try:
             # The lookup of a name may still be running from the last time.
@@ -87,7 +87,7 @@ class Reach:
             if usable is not None:
                 await knock(usable, endpoint.port, word)
         except OSError as error:
-            _log.info("node %s: %s is not reached: %s", node_id, endpoint, error.strerror or error)
+            _log.info("node %s: %s cannot be reached: %s", node_id, endpoint, error.strerror or error)
         finally:
             self._knocking.discard(node_id)
 

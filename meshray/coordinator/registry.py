@@ -275,7 +275,7 @@ class Registry:
         """Return the member with this id. Raises UnknownError, code ``node_unknown``."""
         member = self.members.get(node_id)
         if member is None:
-            raise UnknownError("node_unknown", "this node is not in the mesh any more", hint="meshray leave")
+            raise UnknownError("node_unknown", "this node is no longer in the mesh", hint="meshray leave")
         return member
 
     def restarted(self, now: float) -> Registry:

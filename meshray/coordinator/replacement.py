@@ -50,13 +50,15 @@ def bound(registry: Registry, record: TokenRecord, *, replace_node: bool) -> Out
     if name is None:
         if replace_node:
             raise UsageError(
-                "replace_without_name", "which node is replaced?", hint="meshray token create --name NODE --replace"
+                "replace_without_name",
+                "--replace needs the name of the node to replace",
+                hint="meshray token create --name NODE --replace",
             )
         return registry.add_token(record)
     if record.uses != 1:
         raise UsageError(
             "name_with_uses",
-            f"a token for the node {name} is for one node, and has one use",
+            f"a token for the node {name} has exactly one use",
             hint="leave out --uses, or --name",
         )
     if replace_node:
@@ -66,7 +68,7 @@ def bound(registry: Registry, record: TokenRecord, *, replace_node: bool) -> Out
     elif any(member.node.name == name for member in registry.members.values()):
         raise RefusedError(
             "name_taken",
-            f"a node is called {name} already",
+            f"a node with the name {name} exists already",
             hint=f"for a machine that takes its place: meshray token create --name {name} --replace",
         )
     return registry.add_token(record)

@@ -46,7 +46,7 @@ class RequestLimits:
             MeshrayError: ``busy``.
         """
         if not node_id:
-            _require(self._strangers < self.most, "the coordinator has too much to do")
+            _require(self._strangers < self.most, "the coordinator is overloaded")
             self._strangers += 1
             try:
                 yield
@@ -54,8 +54,8 @@ class RequestLimits:
                 self._strangers -= 1
             return
         most = MAX_OF_ADMIN if is_admin else MAX_OF_MEMBER
-        _require(self._of[node_id] < most, f"this node has {most} requests under way")
-        _require(is_admin or self._members < self.most, "the coordinator has too much to do")
+        _require(self._of[node_id] < most, f"this node has {most} requests in progress")
+        _require(is_admin or self._members < self.most, "the coordinator is overloaded")
         self._of[node_id] += 1
         self._members += not is_admin
         try:

@@ -41,13 +41,13 @@ def rotated(registry: Registry, node_id: str, key: PublicKey, signature: Attesta
             "has_static_peers",
             f"{member.node.name} is a hub, and the files of the static peers {', '.join(static[:5])} may name its key: "
             "they would be cut off",
-            hint=f"meshray node rm {static[0]}, rotate, then make its file anew: meshray peer add {static[0]}",
+            hint=f"meshray node rm {static[0]}, rotate, then make its file again: meshray peer add {static[0]}",
         )
     hubs = [hub for hub in registry.map.hubs if hub.id != node_id]
     if HUB not in member.node.roles and hubs and not any(hub.online for hub in hubs):
         raise ConflictError(
             "hub_away",
-            f"the hub {hubs[0].name} is not connected to the coordinator: it would not hear of the new key",
+            f"the hub {hubs[0].name} is not connected to the coordinator: it would not receive the new key",
             hint=f"try again when it is; on {hubs[0].name}: meshray status",
         )
     shown = signature_of_next(registry, member.node, key, signature)

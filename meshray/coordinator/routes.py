@@ -1,6 +1,6 @@
 """Every operation of the coordinator's API, as data for the application and for its description.
 
->>> [route.path for route in ROUTES if route.caller is Caller.ANYBODY]
+>>> [route.path for route in ROUTES if route.caller is Caller.ANYONE]
 ['/v1/hello', '/v1/openapi.json']
 """
 
@@ -18,7 +18,7 @@ from meshray.protocol import api
 class Caller(Enum):
     """The callers that an operation accepts; the value is their description."""
 
-    ANYBODY = "anybody"
+    ANYONE = "anyone"
     TOKEN = "who has a token"  # noqa: S105 - words, not a secret
     NODE = "nodes"
     ADMIN = "the node that runs the coordinator"
@@ -53,12 +53,12 @@ _NO_NODE = {404: "there is no such node"}
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        *("hello", "GET", "/v1/hello", Caller.ANYBODY, "Which mesh this is; whether the credential is a node's"),
+        *("hello", "GET", "/v1/hello", Caller.ANYONE, "Which mesh this is; whether the credential is a node's"),
         answer=api.HelloForm,
-        refusals={401: "what was shown has not the form of a credential"},
+        refusals={401: "the credential is malformed"},
     ),
     Route(
-        *("openapi", "GET", "/v1/openapi.json", Caller.ANYBODY, "This description"),
+        *("openapi", "GET", "/v1/openapi.json", Caller.ANYONE, "This description"),
         answer=api.Description,
     ),
     Route(
@@ -77,7 +77,7 @@ ROUTES: tuple[Route, ...] = (
         refusals={403: "the token is unknown, revoked, expired or of another mesh, or the key was not proven"},
     ),
     Route(
-        *("environment", "GET", "/v1/environment", Caller.NODE, "What a node is to have that matches the head"),
+        *("environment", "GET", "/v1/environment", Caller.NODE, "The environment that matches the head's"),
         answer=api.EnvironmentForm,
     ),
     Route(
@@ -87,7 +87,13 @@ ROUTES: tuple[Route, ...] = (
         refusals={403: "the token is unknown, revoked, expired or of another mesh"},
     ),
     Route(
-        *("lock_environment", "PUT", "/v1/environment", Caller.ADMIN, "What belongs to it beside Ray is recorded"),
+        *(
+            "lock_environment",
+            "PUT",
+            "/v1/environment",
+            Caller.ADMIN,
+            "The packages of that environment are recorded",
+        ),
         answer=api.EnvironmentForm,
         request=api.LockEnvironment,
     ),
@@ -106,13 +112,13 @@ ROUTES: tuple[Route, ...] = (
         refusals={409: "it runs the coordinator"},
     ),
     Route(
-        *("rotate", "POST", "/v1/rotate", Caller.NODE, "The calling node has another key from now on"),
+        *("rotate", "POST", "/v1/rotate", Caller.NODE, "The key of the calling node changes"),
         answer=api.KeyRotated,
         request=api.RotateKey,
         refusals={
             403: "the key was not proven",
-            409: "another node has this key, its identity did not sign it, it is a hub that static peers use, or no "
-            "hub would hear of it",
+            409: "another node has this key, its identity did not sign it, it is a hub that static peers use, "
+            "or no hub would receive it",
         },
     ),
     Route(
@@ -127,7 +133,7 @@ ROUTES: tuple[Route, ...] = (
         refusals={
             403: "it did not enrol with this endpoint",
             409: "the address cannot be another machine's",
-            429: "a packet is under way already",
+            429: "a check is in progress already",
         },
     ),
     Route(
@@ -144,7 +150,7 @@ ROUTES: tuple[Route, ...] = (
         answer=api.Tokens,
     ),
     Route(
-        *("revoke_token", "DELETE", "/v1/tokens/{id}", Caller.ADMIN, "Nobody enrols with it any more"),
+        *("revoke_token", "DELETE", "/v1/tokens/{id}", Caller.ADMIN, "A token is revoked"),
         answer=api.TokenForm,
         refusals={404: "there is no such token"},
     ),
@@ -162,16 +168,16 @@ ROUTES: tuple[Route, ...] = (
     Route(
         *("rotate_secrets", "POST", "/v1/secrets/rotate", Caller.ADMIN, "All members get new secrets"),
         answer=api.Rotation,
-        refusals={409: "a node could not take them over"},
+        refusals={409: "a node cannot change its secrets"},
     ),
     Route(
-        *("change_node", "PATCH", "/v1/nodes/{name}", Caller.ADMIN, "Another name, or Ray's tasks leave or come back"),
+        *("change_node", "PATCH", "/v1/nodes/{name}", Caller.ADMIN, "A node is renamed, drained or undrained"),
         answer=api.NodeChanged,
         request=api.ChangeNode,
         refusals={**_NO_NODE, 409: "the name is taken, or it runs no Ray worker"},
     ),
     Route(
-        *("add_peer", "POST", "/v1/peers", Caller.ADMIN, "A device without an agent; its key is told once"),
+        *("add_peer", "POST", "/v1/peers", Caller.ADMIN, "A device without an agent is added; its key is sent once"),
         answer=api.PeerAdded,
         request=api.AddPeer,
         refusals={409: "the name is taken, there is no hub, no address is left, or the lock must sign it"},
@@ -180,7 +186,7 @@ ROUTES: tuple[Route, ...] = (
         *("sign_peer", "PUT", "/v1/peers/{name}", Caller.ADMIN, "The key of such a device is signed"),
         answer=api.Named,
         request=api.SignPeer,
-        refusals={**_NO_NODE, 409: "the signature is wrong, or it is no such device"},
+        refusals={**_NO_NODE, 409: "the signature is wrong, or the node is not such a device"},
     ),
     Route(
         *(
@@ -188,7 +194,7 @@ ROUTES: tuple[Route, ...] = (
             "POST",
             "/v1/advertise",
             Caller.ADMIN,
-            "Others reach this machine there as well",
+            "Another address of this machine is recorded",
         ),
         answer=api.Endpoints,
         request=api.Endpoints,

@@ -165,7 +165,7 @@ def _tls(home: Home) -> tuple[ssl.SSLContext, bytes, Seal]:
         raise MeshrayError(
             "certificate_unusable",
             f"the coordinator's certificate in {home.state} cannot be used: {error}",
-            hint="restore coordinator.crt and coordinator.key from a backup: every node knows this certificate",
+            hint="restore coordinator.crt and coordinator.key from a backup: every node pins this certificate",
         ) from error
 
 

@@ -123,12 +123,12 @@ def allowed(route: Route, caller: Caller, status: int) -> bool:
     if route.is_socket:
         # None of these asks for a WebSocket, which is said before it is looked up whose credential it is.
         return status in (400, 401)
-    if route.caller in (Caller.NODE, Caller.ADMIN) and caller is Caller.ANYBODY:
+    if route.caller in (Caller.NODE, Caller.ADMIN) and caller is Caller.ANYONE:
         return status == 401
     if route.caller is Caller.ADMIN and caller is Caller.NODE:
         return status == 403
     # A credential that is none in form is refused even where none is needed.
-    return status != 401 or (route.name == "hello" and caller is Caller.ANYBODY)
+    return status != 401 or (route.name == "hello" and caller is Caller.ANYONE)
 
 
 def make_real(target: Target, route: Route, case: Any, number: int) -> None:
@@ -191,7 +191,7 @@ def try_operation(target: Target, schema: Any, route: Route, caller: Caller, mod
         real = next(turns) % 2 == 0
         if real and mode is GenerationMode.POSITIVE:
             make_real(target, route, case, number)
-        says = f"Bearer {target.credential(caller)}" if caller is not Caller.ANYBODY else WRONG[number % len(WRONG)]
+        says = f"Bearer {target.credential(caller)}" if caller is not Caller.ANYONE else WRONG[number % len(WRONG)]
         headers = {"Authorization": says} if says else {}
         answer = case.call(
             base_url=target.url, session=target.session, headers=headers, timeout=PATIENCE_S, verify=False
@@ -226,7 +226,7 @@ def without_security(description: dict[str, Any]) -> dict[str, Any]:
 def try_everything(target: Target) -> None:
     schema = schemathesis.openapi.from_dict(without_security(target.ask("GET", "/v1/openapi.json").json()))
     for route in ROUTES:
-        for caller in (Caller.ANYBODY, Caller.NODE, Caller.ADMIN):
+        for caller in (Caller.ANYONE, Caller.NODE, Caller.ADMIN):
             for mode in modes(schema[route.path][route.method]):
                 try_operation(target, schema, route, caller, mode)
         assert_consistent(target.nodes())

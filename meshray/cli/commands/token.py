@@ -97,12 +97,14 @@ def create(
 def _require_sense(uses: int, name: str | None, replace: bool) -> None:
     if name is None and replace:
         raise UsageError(
-            "replace_without_name", "which node is replaced?", hint="meshray token create --name NODE --replace"
+            "replace_without_name",
+            "--replace needs the name of the node to replace",
+            hint="meshray token create --name NODE --replace",
         )
     if name is not None and uses != 1:
         raise UsageError(
             "name_with_uses",
-            f"a token for the node {name} is for one node, and has one use",
+            f"a token for the node {name} has exactly one use",
             hint="leave out --uses, or --name",
         )
 

@@ -46,8 +46,8 @@ class CannotTell(MeshrayError):
     def __init__(self) -> None:
         super().__init__(
             "coordinator_behind",
-            "the coordinator does not know this node, but has lost a part of its past itself",
-            hint="the node goes on as it is; on the head: meshray node list, and: meshray token create",
+            "the coordinator was restored from an older copy and does not know this node",
+            hint="the node continues to work; on the head: meshray node list, and: meshray token create",
         )
 
 
