@@ -279,7 +279,7 @@ class Registry:
         return member
 
     def restarted(self, now: float) -> Registry:
-        """Return the registry after the coordinator's start: no node is connected; ephemeral nodes get time to return."""
+        """Return the registry after the coordinator's start: all nodes are away, and ephemeral ones may return."""
         return replace(
             self,
             deadlines={
@@ -321,7 +321,7 @@ class Registry:
         return registry, rows, None
 
     def got_map(self, node_id: str) -> Outcome[None]:
-        """Record that the agent received a whole map: the node is online; if it is ephemeral, it may be removed later."""
+        """Record that the agent received a whole map: the node is online, and an ephemeral one may be removed later."""
         member = self.members.get(node_id)
         if member is None or member.had_map:
             return self, (), None

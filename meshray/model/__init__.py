@@ -1,1 +1,1 @@
-"""Pure values that every part of meshray shares. Imports nothing else of meshray but the errors."""
+"""Pure values that all parts of meshray share. They import nothing else of meshray but the errors."""

@@ -1,4 +1,4 @@
-"""Names and addresses as types, parsed at the edge.
+"""Names and addresses as types, parsed at the boundary.
 
 >>> Endpoint.parse("head.example:51888")
 Endpoint(host='head.example', port=51888)
@@ -20,15 +20,15 @@ from meshray.errors import UsageError
 from meshray.protocol.codec import WireError
 
 DEFAULT_NETWORK = "10.99.0.0/16"
-#: 16 addresses: the lower half holds 7 nodes. Smaller makes no sense with a probing half.
+#: 16 addresses: the lower half holds 7 nodes. A smaller network is useless with a half for probes.
 LONGEST_PREFIX = 28
 #: A /8 is the largest private network there is.
 SHORTEST_PREFIX = 8
 
 _BRACKETED, _PORT = re.compile(r"\[([^\]]+)\](?::([0-9]{1,5}))?"), re.compile("[0-9]{1,5}")
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-#: The name or number of an interface behind an IPv6 address (RFC 4007): as Linux allows it, but ASCII. Python takes
-#: anything there, line breaks too.
+#: The name or number of an interface after an IPv6 address (RFC 4007): as Linux allows it, but ASCII only. Python
+#: accepts anything there, line breaks too.
 _SCOPE = re.compile(r"[^\x00-\x20\x7f-\U0010ffff%/\[\]]{1,15}")
 
 
@@ -39,7 +39,7 @@ class NodeName(str):
 
     @classmethod
     def parse(cls, text: str) -> NodeName:
-        """Raises UsageError where the text is no host-name label."""
+        """Parse a name. Raises UsageError if the text is not a host-name label."""
         lowered = text.strip().lower()
         if not _LABEL.fullmatch(lowered):
             raise UsageError(
@@ -52,15 +52,15 @@ class NodeName(str):
 
     @classmethod
     def from_hostname(cls, hostname: str) -> NodeName:
-        """The nearest valid name to a machine's own host name; ``node`` where nothing is left."""
+        """Return the nearest valid name to a machine's own host name; ``node`` if nothing is left."""
         label = re.sub(r"[^a-z0-9-]+", "-", hostname.split(".", maxsplit=1)[0].lower())[:63].strip("-")
         return cls(label or "node")
 
 
 def overlay_address(text: str) -> IPv4Address:
-    """Return the overlay address that a message names. Raises WireError."""
+    """Return the overlay address in a message. Raises WireError."""
     try:
-        # A tenth of the time that IPv4Address takes for a text.
+        # This takes a tenth of the time that IPv4Address takes for a text.
         return IPv4Address(socket.inet_pton(socket.AF_INET, text))
     except (OSError, ValueError):
         raise WireError(f"{text[:15]!r} is not an IPv4 address") from None
@@ -68,17 +68,17 @@ def overlay_address(text: str) -> IPv4Address:
 
 @dataclass(frozen=True, order=True)
 class Endpoint:
-    """Where something listens: an IP address or a DNS name, and a port (UDP and TCP alike)."""
+    """The address of a listener: an IP address or a DNS name, and a port (UDP and TCP alike)."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str, default_port: int | None = None) -> Endpoint:
-        """Reads ``host:port``, ``[v6]:port`` and, with a default port, a bare host.
+        """Parse ``host:port``, ``[v6]:port`` and, with a default port, a bare host.
 
         Raises:
-            UsageError: no host, no port, or neither an address nor a DNS name.
+            UsageError: the text has no host or no port, or is neither an address nor a DNS name.
         """
         host, port = text.strip(), default_port
         bracketed = _BRACKETED.fullmatch(host)
@@ -98,8 +98,7 @@ class Endpoint:
 
     @classmethod
     def parse_readable(cls, texts: Iterable[str]) -> tuple[Endpoint, ...]:
-        """Return the endpoints among these texts, without those that are invalid: one node's are no reason to refuse
-        the map of all."""
+        """Return the valid endpoints among these texts: one node's invalid ones must not make the whole map invalid."""
         found = []
         for text in texts:
             try:
@@ -110,14 +109,14 @@ class Endpoint:
 
     @property
     def ip(self) -> IPv4Address | IPv6Address | None:
-        """The host as an address, None where it is a DNS name."""
+        """The host as an address; None if it is a DNS name."""
         return _as_ip(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-# The same few hosts are asked about several times a second.
+# The same few hosts are tested several times per second.
 @lru_cache(4096)
 def _as_ip(host: str) -> IPv4Address | IPv6Address | None:
     _, percent, scope = host.partition("%")
@@ -133,7 +132,7 @@ def _is_host(host: str) -> bool:
     if _as_ip(host) is not None:
         return True
     labels = host.rstrip(".").lower().split(".")
-    # All-numeric names are mistyped IPv4 addresses (10.0.0.300), never DNS names.
+    # All-numeric names are mistyped IPv4 addresses (10.0.0.300) and never DNS names.
     return (
         host.isascii()
         and len(host) <= 253
@@ -144,13 +143,13 @@ def _is_host(host: str) -> bool:
 
 @dataclass(frozen=True)
 class OverlayNetwork:
-    """The overlay's addresses: the lower half for nodes, the upper half mirrors it for probes."""
+    """The overlay's addresses: the lower half is for nodes, and the upper half mirrors it for probes."""
 
     cidr: IPv4Network
 
     @classmethod
     def parse(cls, text: str) -> OverlayNetwork:
-        """Raises UsageError where the text is no private IPv4 network of a usable size."""
+        """Parse a network. Raises UsageError if the text is not a private IPv4 network of a usable size."""
         try:
             cidr = IPv4Network(text)
         except ValueError as error:
@@ -177,11 +176,11 @@ class OverlayNetwork:
         return next(self.cidr.subnets(prefixlen_diff=1))
 
     def node_addresses(self) -> Iterator[IPv4Address]:
-        """Every address that a node may get, lowest first."""
+        """Return every address that a node may get, lowest first."""
         return iter(self.node_half.hosts())
 
     def probe_address(self, node: IPv4Address) -> IPv4Address:
-        """The address of the upper half on which this node answers probes."""
+        """Return the address of the upper half on which this node answers probes."""
         return IPv4Address(int(node) + self.node_half.num_addresses)
 
     def __contains__(self, address: object) -> bool:

@@ -1,4 +1,4 @@
-"""Amounts of something, in words."""
+"""Amounts in words."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What a node's identity, a token and the lock of a mesh sign. The signatures travel with the node in the map.
+"""The signatures of a node's identity, of a token and of a mesh's lock. The map contains them with the node.
 
     lock key ──Grant──► token key ──Chain──► identity ──Attestation──► WireGuard key, overlay address
        │                                                                        ▲
        └────────────────────── or, for a device with only wg-quick ─────────────┘
 
 The identity is an Ed25519 key that never leaves its node, and the lock key never leaves the admin. So the coordinator
-knows neither and only passes the signatures on. `meshray.model.lock` judges what they prove.
+knows neither and only forwards the signatures. `meshray.model.lock` evaluates them.
 
 >>> identity, key = SigningKey.generate(), PrivateKey.generate().public()
 >>> signed = Attestation.sign(identity, "mesh", key, counter=1)
@@ -40,9 +40,9 @@ class Grant:
     """The lock lets the holder of a token's key endorse identities.
 
     Attributes:
-        key: of the token; its private half is in the token and is never sent to the coordinator.
-        roles: of `PRIVILEGED`, that these nodes may have.
-        epoch: of the removals when it was signed; whoever shows the grant must know removals of this epoch or later.
+        key: the token's key; its private half is in the token and is never sent to the coordinator.
+        roles: the roles of `PRIVILEGED` that these nodes may have.
+        epoch: the epoch of the removals when it was signed; a verifier must know removals of this epoch or later.
     """
 
     key: VerifyKey
@@ -57,7 +57,7 @@ class Grant:
         return cls(key, granted, epoch, lock.sign(_grant(mesh_id, key, granted, epoch)))
 
     def is_signed(self, lock: VerifyKey, mesh_id: str) -> bool:
-        """Return whether this lock made it for this mesh."""
+        """Return whether this lock signed the grant for this mesh."""
         return _verifies(lock, self.signature, _grant(mesh_id, self.key, self.roles, self.epoch))
 
     def form(self) -> GrantForm:
@@ -72,7 +72,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class Chain:
-    """From the lock to an identity: the token's key signed that the identity enrolled with it."""
+    """The chain from the lock to an identity: the token's key signed that the identity enrolled with it."""
 
     grant: Grant
     signature: bytes = field(repr=False)
@@ -83,7 +83,7 @@ class Chain:
         return cls(grant, token.sign(_endorsement(mesh_id, identity)))
 
     def leads(self, lock: VerifyKey, mesh_id: str, identity: VerifyKey) -> bool:
-        """Return whether it leads from this lock to this identity."""
+        """Return whether the chain leads from this lock to this identity."""
         return self.grant.is_signed(lock, mesh_id) and _verifies(
             self.grant.key, self.signature, _endorsement(mesh_id, identity)
         )
@@ -103,11 +103,11 @@ class Attestation:
     """A signature of a node's WireGuard key.
 
     Attributes:
-        identity: that signed. Of a static peer, which has none: the lock's key, or the identity of the coordinator's
-            node.
-        counter: rises with every signature of an identity; an older one is refused by whoever has seen a later one.
-        ip: the overlay address that it covers as well; None: signed before the node was told its address.
-        chain: how the identity was let in; None in a mesh without a lock.
+        identity: the identity that signed. For a static peer, which has none: the lock's key, or the identity of the
+            coordinator's node.
+        counter: increases with every signature of an identity; a node that knows a later one refuses older ones.
+        ip: the overlay address that it covers as well; None: signed before the node had an address.
+        chain: the proof that the identity was admitted; None in a mesh without a lock.
     """
 
     identity: VerifyKey
@@ -170,7 +170,7 @@ class Attestation:
 
 @dataclass(frozen=True)
 class Removals:
-    """The identities that the lock has removed for good. A later epoch replaces an earlier one."""
+    """The identities that the lock has removed permanently. A later epoch replaces an earlier one."""
 
     epoch: int
     identities: frozenset[VerifyKey]
@@ -183,7 +183,7 @@ class Removals:
         return cls(epoch, removed, lock.sign(_removals(mesh_id, epoch, removed)))
 
     def is_signed(self, lock: VerifyKey, mesh_id: str) -> bool:
-        """Return whether this lock made it for this mesh."""
+        """Return whether this lock signed the list for this mesh."""
         return _verifies(lock, self.signature, _removals(mesh_id, self.epoch, self.identities))
 
     def form(self) -> RemovalsForm:
@@ -205,7 +205,7 @@ class Removals:
         return cls.of(convert(value, RemovalsForm))
 
 
-# Every message begins with its own kind, so that a signature of one is none of another.
+# Every message begins with its own kind, so that a signature of one kind is never valid for another.
 
 
 def _grant(mesh_id: str, key: VerifyKey, roles: frozenset[str], epoch: int) -> bytes:
@@ -228,19 +228,19 @@ def _message(kind: str, *parts: object) -> bytes:
     return json.dumps(["meshray", 1, kind, *parts], separators=(",", ":")).encode()
 
 
-# A token's grant stands in every node that enrolled with it, and a map that was refused comes again.
+# A token's grant is in every node that enrolled with it, and a refused map comes again.
 @functools.lru_cache(1024)
 def _verifies(key: VerifyKey, signature: bytes, message: bytes) -> bool:
     return key.verifies(signature, message)
 
 
 def signature_text(signature: bytes) -> str:
-    """Return a signature as it is written in messages."""
+    """Return a signature in the form of messages."""
     return base64.b64encode(signature).decode("ascii")
 
 
 def parse_signature(text: str) -> bytes:
-    """Return the signature that is written so. Raises WireError."""
+    """Parse a signature in the form of messages. Raises WireError."""
     try:
         raw = base64.b64decode(text.encode(), validate=True)
     except binascii.Error:

@@ -1,4 +1,4 @@
-"""What a Ray node's labels tell of its link, so that tasks can ask for near nodes.
+"""The labels of a Ray node about its link, so that tasks can request near nodes.
 
 >>> link_labels(3.2, PathKind.DIRECT, Transport.UDP, "lab-2")
 {'meshray.io/rtt': 'lt10ms', 'meshray.io/path': 'direct', 'meshray.io/site': 'lab-2'}
@@ -16,31 +16,32 @@ from meshray.model.path import PathKind, Transport
 RTT_LABEL = "meshray.io/rtt"
 PATH_LABEL = "meshray.io/path"
 SITE_LABEL = "meshray.io/site"
-#: What a user gives: ``--label site=lab-2``.
+#: The label of a user: ``--label site=lab-2``.
 GIVEN_SITE = "site"
 
-#: Upper bounds in milliseconds, each with its class.
+#: Upper limits in milliseconds, each with its class.
 _RTT_CLASSES = ((1.0, "lt1ms"), (10.0, "lt10ms"), (50.0, "lt50ms"), (150.0, "lt150ms"))
 _SLOWEST = "ge150ms"
-#: Not `is_private`, which takes documentation and benchmark networks for private ones.
+#: Not `is_private`, which treats documentation and benchmark networks as private.
 _PRIVATE = tuple(IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
-#: Ray takes Kubernetes' syntax for a label's value.
+#: Ray uses Kubernetes' syntax for a label's value.
 _LONGEST_VALUE = 63
 _NOT_IN_VALUE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def rtt_class(rtt_ms: float) -> str:
-    """The class of a round trip in milliseconds: lt1ms, lt10ms, lt50ms, lt150ms or ge150ms."""
+    """Return the class of a round trip in milliseconds: lt1ms, lt10ms, lt50ms, lt150ms or ge150ms."""
     return next((name for bound, name in _RTT_CLASSES if rtt_ms < bound), _SLOWEST)
 
 
 def link_labels(rtt_ms: float | None, path_kind: PathKind, transport: Transport | None, site: str) -> dict[str, str]:
-    """The labels of a node.
+    """Return the labels of a node.
 
     Args:
         rtt_ms: round trip to the head, milliseconds; None: not measured, no label.
-        path_kind: to the head, see `meshray.model.path`; the head's own is SELF, which counts as direct.
-        transport: WSS where datagrams to the hub travel in a WebSocket.
+        path_kind: the kind of the path to the head, see `meshray.model.path`; the head's own is SELF, which counts as
+            direct.
+        transport: WSS if datagrams to the hub travel in a WebSocket.
         site: see `site_of`; empty: no label.
     """
     labels = {RTT_LABEL: rtt_class(rtt_ms)} if rtt_ms is not None else {}
@@ -53,13 +54,13 @@ def link_labels(rtt_ms: float | None, path_kind: PathKind, transport: Transport 
 
 
 def site_of(labels: Mapping[str, str], observed: Endpoint | None) -> str:
-    """Nodes of one site are near each other: the site that the user gave, else what the hub sees.
+    """Return the site, whose nodes are near each other: the user's, else one derived from the observed endpoint.
 
-    Machines behind one NAT have its public address in common; those that the hub sees by private or
-    IPv6 addresses have their network in common (/24, /64).
+    Machines behind one NAT share its public address; those that the hub observes with private or IPv6 addresses share
+    their network (/24, /64).
 
     Args:
-        observed: the node's endpoint as the hub's WireGuard sees it (or its own public one); None: not known.
+        observed: the node's endpoint in the hub's WireGuard (or its own public one); None: not known.
     """
     if given := labels.get(GIVEN_SITE):
         return _as_value(given)

@@ -1,7 +1,7 @@
-"""Which of a machine's addresses go into tokens and the map (pure).
+"""Choose the addresses of a machine for tokens and the map (pure).
 
-A token must fit into a line, and every reader of the map has its bounds: a head may have hundreds of addresses
-(containers, virtual networks), of which a few are enough to be found.
+A token must fit into a line, and every reader of the map has its limits: a head may have hundreds of addresses
+(containers, virtual networks), of which a few are sufficient to reach it.
 
 >>> choose_endpoints([], [Endpoint("192.168.1.5", 51888), Endpoint("203.0.113.7", 51888)])
 (Endpoint(host='203.0.113.7', port=51888), Endpoint(host='192.168.1.5', port=51888))
@@ -16,13 +16,13 @@ from itertools import chain, zip_longest
 from meshray.errors import UsageError
 from meshray.model.address import Endpoint, OverlayNetwork
 
-#: More endpoints of one node than this nobody tries.
+#: No node tries more endpoints of another than this.
 MAX_ENDPOINTS = 16
-#: RFC 1918, 6598 (carriers' NAT), 4193, and the old site local addresses. Two sites know nothing of each other's.
+#: RFC 1918, 6598 (carriers' NAT), 4193, and the deprecated site local addresses. Two sites assign them independently.
 _PRIVATE = tuple(
     map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "fec0::/10"))
 )
-#: "This host on this network" (RFC 6890); Linux takes 0.0.0.0 for the machine itself.
+#: "This host on this network" (RFC 6890); Linux uses 0.0.0.0 for the machine itself.
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _BROADCAST = IPv4Address("255.255.255.255")
 #: RFC 6052: the IPv4 address is in the last 32 bits.
@@ -30,13 +30,13 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 def choose_endpoints(given: Sequence[Endpoint], found: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-    """Return at most `MAX_ENDPOINTS`: those that the user gave, then public ones, then private ones.
+    """Return at most `MAX_ENDPOINTS`: the user's, then public ones, then private ones.
 
-    Where there are too many, each kind (IPv4 or IPv6, public or private) keeps its first ones in turn, so that no kind
-    is crowded out.
+    If there are too many, each kind (IPv4 or IPv6, public or private) keeps its first ones in turn, so that no kind is
+    lost.
 
     Raises:
-        UsageError: the user gave more than that.
+        UsageError: the user's alone are more than that.
     """
     own = require_few(given, "--advertise")
     kinds: list[list[Endpoint]] = [[], [], [], []]
@@ -49,7 +49,7 @@ def choose_endpoints(given: Sequence[Endpoint], found: Iterable[Endpoint]) -> tu
 
 
 def require_few(given: Sequence[Endpoint], option: str) -> tuple[Endpoint, ...]:
-    """Return what the user gave with this option, each once. Raises UsageError where that is more than others take."""
+    """Return the user's endpoints of this option, each once. Raises UsageError if there are too many."""
     own = tuple(dict.fromkeys(given))
     if len(own) > MAX_ENDPOINTS:
         raise UsageError(
@@ -63,14 +63,14 @@ def require_few(given: Sequence[Endpoint], option: str) -> tuple[Endpoint, ...]:
 def reachable_ip(
     ip: IPv4Address | IPv6Address, network: OverlayNetwork, *, loopback: bool = False
 ) -> IPv4Address | IPv6Address | None:
-    """Return the address in its plain form where it can be another machine's, None otherwise.
+    """Return the address in its plain form if it can be another machine's, None otherwise.
 
-    Not another machine's: link-local addresses (169.254.169.254 answers with a cloud's metadata, and an IPv6 one needs
-    the name of an interface here), multicast, broadcast and unspecified ones, those of the overlay itself, and those
-    of this machine. The same holds for IPv4 addresses inside of IPv6 ones.
+    These cannot be: link-local addresses (169.254.169.254 answers with a cloud's metadata, and an IPv6 one needs the
+    name of an interface here), multicast, broadcast and unspecified ones, those of the overlay itself, and those of
+    this machine. The same applies to IPv4 addresses inside IPv6 ones.
 
     Args:
-        loopback: whether addresses of this very machine count.
+        loopback: whether this machine's loopback addresses are allowed.
     """
     if isinstance(ip, IPv6Address):
         if ip.scope_id is not None:
@@ -88,8 +88,7 @@ def reachable_ip(
 
 
 def is_public(endpoint: Endpoint, network: OverlayNetwork) -> bool:
-    """Return whether others far away may reach it: a full name, or an address of no private network and not of the
-    overlay."""
+    """Return whether distant machines may reach it: a full name, or an address neither private nor of the overlay."""
     ip = endpoint.ip
     if ip is None:
         return "." in endpoint.host and not endpoint.host.endswith((".local", ".localhost", ".internal"))
@@ -98,7 +97,7 @@ def is_public(endpoint: Endpoint, network: OverlayNetwork) -> bool:
 
 
 def _kind(endpoint: Endpoint) -> int:
-    """Public before private, IPv4 before IPv6; a name counts as public."""
+    """Return the sort key: public before private, IPv4 before IPv6; a name counts as public."""
     ip = endpoint.ip
     if ip is None:
         return 0

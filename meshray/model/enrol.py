@@ -1,4 +1,4 @@
-"""What a machine says to become a node, and what it is told. POST /v1/enroll carries these two."""
+"""A machine's request to become a node, and its answer, as carried by POST /v1/enroll."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from meshray.protocol.api import WISHES, EnrolForm, EnrolledForm
 from meshray.protocol.codec import WireError, convert, optional
 from meshray.protocol.fields import FIRST_EPOCH
 
-#: With these an agent tells, when it connects, what it knows of the coordinator's past.
+#: The headers with which an agent, when it connects, reports what it knows of the coordinator's past.
 MARK_HEADER, TICKET_HEADER = "Meshray-Mark", "Meshray-Ticket"
-#: With this it sends a random word that is its process's own: two machines with one identity are told apart by it.
+#: The header with a random word of the agent's process, which distinguishes two machines with one identity.
 INSTANCE_HEADER = "Meshray-Instance"
 LONGEST_INSTANCE = 32
 
@@ -29,12 +29,12 @@ class EnrolRequest:
     """A machine asks to become a node.
 
     Attributes:
-        mesh_id: the mesh that the token names; another mesh's coordinator refuses.
-        name_is_exact: the user chose the name, so a taken one is refused; else it gets a number.
+        mesh_id: the token's mesh; the coordinator of another mesh refuses.
+        name_is_exact: the user chose the name, so a name in use is refused; otherwise it gets a number.
         with_ray: the node will run Ray; as a worker its versions must match the head's.
-        endpoints: where its WireGuard may be reached, given by a user; they are kept.
-        roles: what it wants to be beyond a node, of `WISHES`.
-        follows_epochs: its agent takes over new epochs of the mesh's secrets.
+        endpoints: a user's endpoints for its WireGuard, which are kept.
+        roles: the additional roles that it requests, from `WISHES`.
+        follows_epochs: its agent follows new epochs of the mesh's secrets.
         attestation: its identity's signature of the key; None: its meshray is of an earlier release.
     """
 
@@ -74,7 +74,7 @@ class EnrolRequest:
 
     @classmethod
     def from_json(cls, value: object) -> EnrolRequest:
-        """Return the request of its JSON form. Raises UsageError or WireError."""
+        """Return the request in this JSON form. Raises UsageError or WireError."""
         form = convert(value, EnrolForm)
         return cls(
             mesh_id=form.mesh_id,
@@ -96,16 +96,16 @@ class EnrolRequest:
 
 @dataclass(frozen=True)
 class EnrolAnswer:
-    """The machine is a node now.
+    """The answer: the machine is now a node.
 
     Attributes:
-        credential: what every later call carries; the coordinator stores only its hash.
-        mesh_secret: from which each pair of nodes derives its preshared key; of the newest epoch.
-        ray_token: Ray's own token of this mesh, of the newest epoch.
+        credential: sent with every later call; the coordinator stores only its hash.
+        mesh_secret: the newest epoch's secret, from which each pair of nodes derives its preshared key.
+        ray_token: the newest epoch's token of this mesh's Ray.
         map: the first map, so that the tunnel can be set up without another call.
-        ticket: what the node keeps and shows again, should the coordinator have forgotten it; empty: none.
-        observed: the address from which the request came, as the coordinator sees it; empty where it does not tell.
-        secret_epoch: the epoch of the two secrets. Older ones that are still in use come over the agent's connection.
+        ticket: the node keeps it and presents it if the coordinator has lost the node; empty: none.
+        observed: the source address of the request, as the coordinator observed it; empty if it does not report it.
+        secret_epoch: the epoch of the two secrets. Older ones still in use come through the agent's connection.
     """
 
     node_id: str
@@ -132,7 +132,7 @@ class EnrolAnswer:
 
     @classmethod
     def from_json(cls, value: object) -> EnrolAnswer:
-        """Return the answer of its JSON form. Raises UsageError or WireError."""
+        """Return the answer in this JSON form. Raises UsageError or WireError."""
         form = convert(value, EnrolledForm)
         return cls(
             form.node_id,
@@ -147,7 +147,7 @@ class EnrolAnswer:
 
 
 def parse_roles(names: Iterable[str]) -> frozenset[str]:
-    """Return the roles that a request names. Raises WireError where it has others than `WISHES`."""
+    """Return the roles in a request. Raises WireError if there are others than `WISHES`."""
     roles = frozenset(names)
     if not roles <= WISHES:
         raise WireError(f"roles: a node may ask for {' and '.join(sorted(WISHES))} only")

@@ -1,4 +1,4 @@
-"""What a node needs that shall run the same Ray as the head: what `join --env match` builds."""
+"""The head's environment, for nodes that run the same Ray: `join --env match` builds it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from meshray.protocol.codec import convert, optional, or_unset, to_json
 
 @dataclass(frozen=True)
 class Environment:
-    """The head's Ray, and what stands beside it.
+    """The head's Ray, and the requirements beside it.
 
     Attributes:
-        ray, python: of the head, for example ``2.60.0`` and ``3.11.7``; empty: it runs no Ray.
-        requirements: what `meshray env lock` recorded, one requirement (PEP 508) a line; empty: nothing.
+        ray, python: the head's versions, for example ``2.60.0`` and ``3.11.7``; empty: it runs no Ray.
+        requirements: those that `meshray env lock` recorded, one (PEP 508) per line; empty: none.
         ray_ports: the ports of the head's Ray that `meshray init` chose, by name; see `meshray.model.ray_ports`.
     """
 

@@ -28,11 +28,11 @@ _NUMBER = re.compile("[1-9][0-9]{0,9}")
 
 @dataclass(frozen=True)
 class SharedSecrets:
-    """What one member is to hold.
+    """The secrets that one member should hold.
 
     Attributes:
         mesh: mesh secrets by epoch; the newest is the epoch that the node reports.
-        ray: Ray's tokens by epoch: that of the head's running Ray, and the one for its next start.
+        ray: Ray's tokens by epoch: the token of the head's running Ray, and the one for its next start.
         oldest: pairs of nodes with an agent use no older epoch than this.
     """
 
@@ -59,13 +59,13 @@ class SharedSecrets:
 
     @classmethod
     def of(cls, message: Secrets) -> SharedSecrets:
-        """Return the secrets that a message carries. Raises UsageError or WireError."""
+        """Return the secrets in a message. Raises UsageError or WireError."""
         mesh = {epoch: MeshSecret.parse(text) for epoch, text in by_epoch(message.mesh).items()}
         return cls(mesh, by_epoch(message.ray), message.oldest)
 
 
 def by_epoch(texts: Mapping[str, str]) -> dict[int, str]:
-    """Return the texts of a JSON object by the epoch that each key names. Raises WireError."""
+    """Return the texts of a JSON object by the epoch in each key. Raises WireError."""
     for number in texts:
         if not _NUMBER.fullmatch(number) or int(number) > MAX_EPOCH:
             raise WireError("must be secrets by epoch")
@@ -77,8 +77,8 @@ def pair_epoch(one: int, other: int, held: Collection[int]) -> int:
 
     Args:
         one, other: the newest epochs that the two nodes hold, as the map shows them.
-        held: the epochs that the computing node holds; at least one. Where the lower of the two is not among them, it
-            was dropped, and the other node is about to report a newer one.
+        held: the epochs that the computing node holds, at least one. If the lower of the two is not among them, it was
+            dropped, and the other node is about to report a newer one.
     """
     lower = min(one, other)
     return max((epoch for epoch in held if epoch <= lower), default=min(held))

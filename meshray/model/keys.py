@@ -1,4 +1,4 @@
-"""Keys as types, WireGuard's and those that sign: 32 bytes, written as 44 characters of base64.
+"""Keys as types, for WireGuard and for signatures: 32 bytes, written as 44 characters of base64.
 
 >>> private = PrivateKey.generate()
 >>> PublicKey.parse(str(private.public())) == private.public()
@@ -32,7 +32,7 @@ class _Key:
 
     @classmethod
     def parse(cls: type[_K], text: str) -> _K:
-        """Reads the base64 form that ``wg`` prints.
+        """Parse the base64 form that ``wg`` prints.
 
         Raises:
             UsageError: the text is not base64 of 32 bytes.
@@ -44,7 +44,7 @@ class _Key:
 
     @classmethod
     def from_hex(cls: type[_K], text: str) -> _K:
-        """Reads the hexadecimal form of WireGuard's UAPI."""
+        """Parse the hexadecimal form of WireGuard's UAPI."""
         return cls(bytes.fromhex(text))
 
     @property
@@ -64,7 +64,7 @@ class _PublicKey(_Key):
 
 
 class PublicKey(_PublicKey):
-    """Names a WireGuard peer."""
+    """The name of a WireGuard peer."""
 
 
 class VerifyKey(_PublicKey):
@@ -83,7 +83,7 @@ class VerifyKey(_PublicKey):
 
 
 class _SecretKey(_Key):
-    """A key that no log line, error or repr may show; ``reveal`` says so at the place of use."""
+    """A key that no log line, error or repr may show; a call of ``reveal`` makes its use visible in the code."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"
@@ -91,30 +91,30 @@ class _SecretKey(_Key):
     __str__ = __repr__
 
     def reveal(self) -> str:
-        """The base64 form, for the device and for files of mode 0600."""
+        """Return the base64 form, for the device and for files of mode 0600."""
         return base64.b64encode(self.raw).decode("ascii")
 
 
 class PrivateKey(_SecretKey):
-    """The half that never leaves its node."""
+    """The half of a WireGuard key that never leaves its node."""
 
     @classmethod
     def generate(cls) -> PrivateKey:
-        """A new random key, clamped as Curve25519 asks (RFC 7748, section 5)."""
+        """Return a new random key, clamped as Curve25519 requires (RFC 7748, section 5)."""
         raw = bytearray(secrets.token_bytes(KEY_BYTES))
         raw[0] &= 248
         raw[31] = (raw[31] & 127) | 64
         return cls(bytes(raw))
 
     def public(self) -> PublicKey:
-        """The public half."""
-        # cryptography costs 40 ms to import and most commands never make a key.
+        """Return the public half."""
+        # Importing cryptography takes 40 ms, and most commands never create a key.
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
         return PublicKey(X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw())
 
     def shared_with(self, other: PublicKey) -> bytes:
-        """X25519's shared secret (RFC 7748). Raises ValueError where ``other`` is a point of low order."""
+        """Return X25519's shared secret (RFC 7748). Raises ValueError if ``other`` is a point of low order."""
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
         return X25519PrivateKey.from_private_bytes(self.raw).exchange(X25519PublicKey.from_public_bytes(other.raw))
@@ -146,16 +146,18 @@ class PresharedKey(_SecretKey):
 
 
 class MeshSecret(_SecretKey):
-    """Known to every member; each pair derives its preshared key from it."""
+    """The secret of all members, from which each pair derives its preshared key."""
 
     @classmethod
     def generate(cls) -> MeshSecret:
-        """A new random secret."""
+        """Return a new random secret."""
         return cls(secrets.token_bytes(KEY_BYTES))
 
     def preshared_key(self, one: PublicKey, other: PublicKey) -> PresharedKey:
-        """The pair's key: HKDF-SHA256 (RFC 5869) over this secret and both public keys, sorted,
-        so that both sides reach the same without a message."""
+        """Return the pair's key: HKDF-SHA256 (RFC 5869) over this secret and both public keys.
+
+        The keys are sorted, so that both sides compute the same key without a message.
+        """
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 

@@ -1,10 +1,10 @@
-"""Whether a node of the map may become a WireGuard peer, and with which roles (pure).
+"""Decide whether a node of the map may become a WireGuard peer, and with which roles (pure).
 
-    no identity                   accepted, where the mesh has no lock and none was known
+    no identity                   accepted, if the mesh has no lock and none was known
     an identity, first seen       pinned, as ssh does with a host's key; with a lock: only at the end of its chain
     the same key and address      as pinned: nothing to verify
     another key or address        the pinned identity must have signed it, with a higher counter; else the pin stays
-    a role that was not pinned    taken away: with a lock the chain names the roles, else the first sight does
+    a role that was not pinned    removed: with a lock the chain names the roles, else the first map does
 
 >>> judge(node, None, Rules("mesh")).roles == node.roles
 True
@@ -24,13 +24,13 @@ from meshray.protocol.forms import PinForm
 
 @dataclass(frozen=True)
 class Rules:
-    """What is known of the mesh.
+    """The mesh's keys and removals that the decision uses.
 
     Attributes:
-        lock: its key; None: the mesh has none.
+        lock: the lock's key; None: the mesh has none.
         removed: identities that the lock removed.
         epoch: of these removals.
-        coordinator: the identity of the coordinator's node, which signs static peers where there is no lock.
+        coordinator: the identity of the coordinator's node, which signs static peers in a mesh without a lock.
     """
 
     mesh_id: str
@@ -42,11 +42,11 @@ class Rules:
 
 @dataclass(frozen=True)
 class Pin:
-    """What was accepted of a node last, kept on disk.
+    """The last accepted state of a node, stored on disk.
 
     Attributes:
-        counter: the highest that was seen.
-        roles: of `PRIVILEGED`, that the node may have.
+        counter: the highest seen so far.
+        roles: the roles of `PRIVILEGED` that the node may have.
     """
 
     identity: VerifyKey
@@ -73,12 +73,12 @@ class Pin:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What becomes of a node.
+    """The decision about a node.
 
     Attributes:
-        roles: with which it is accepted; None: it is refused.
-        pin: to keep from now on; None: nothing. An accepted node has this key and address.
-        fault: what was refused of it; empty: nothing was.
+        roles: the roles with which it is accepted; None: it is refused.
+        pin: the pin to keep from now on; None: none. An accepted node has this key and address.
+        fault: what was refused; empty: nothing.
     """
 
     roles: frozenset[str] | None
@@ -86,7 +86,7 @@ class Judgement:
     fault: str = ""
 
     def applied(self, node: Node) -> Node | None:
-        """Return the node as it is accepted; None where it is refused."""
+        """Return the node in its accepted form; None if it is refused."""
         if self.roles is None:
             return None
         key, ip = (node.public_key, node.ip) if self.pin is None else (self.pin.key, self.pin.ip)
@@ -96,7 +96,7 @@ class Judgement:
 
 
 def removed_as(node: Node) -> VerifyKey:
-    """Return by what the lock removes a node: its identity; where it has none, its WireGuard key."""
+    """Return the key by which the lock removes a node: its identity, or without one, its WireGuard key."""
     if STATIC in node.roles or node.attestation is None:
         return VerifyKey(node.public_key.raw)
     return node.attestation.identity
@@ -106,7 +106,7 @@ def judge(node: Node, pin: Pin | None, rules: Rules) -> Judgement:
     """Judge one node.
 
     Args:
-        pin: of this node, from an earlier map; None: it is seen for the first time.
+        pin: the node's pin from an earlier map; None: the node is new.
     """
     shown = node.attestation
     if rules.removed & _names_of(node, pin):
@@ -130,13 +130,13 @@ def judge(node: Node, pin: Pin | None, rules: Rules) -> Judgement:
 
 
 def _names_of(node: Node, pin: Pin | None) -> set[VerifyKey]:
-    """Return by what the lock may have removed the node. A static peer has no identity: its WireGuard key."""
+    """Return the keys by which the lock may have removed the node. A static peer has only its WireGuard key."""
     known = (one.identity for one in (pin, node.attestation) if one is not None)
     return {VerifyKey(node.public_key.raw), *known}
 
 
 def _as_before(node: Node, pin: Pin | None, fault: str) -> Judgement:
-    """What the node was, it stays: who shows another key does not even cut it off."""
+    """Return the node as pinned: another key without a valid signature does not even disconnect it."""
     return Judgement(node.roles - (PRIVILEGED - pin.roles) if pin is not None else None, pin, fault)
 
 
@@ -145,7 +145,7 @@ def _is_as_pinned(node: Node, pin: Pin) -> bool:
 
 
 def _fault_of_identity(node: Node, pin: Pin | None, rules: Rules) -> str:
-    """Return why the node is not the one that is known, or may not be known; before any signature is verified."""
+    """Return why the node is not the known one, or may not be used; before any signature is verified."""
     shown = node.attestation
     if shown is not None:
         return "it has another identity than before" if pin is not None and shown.identity != pin.identity else ""
@@ -155,7 +155,7 @@ def _fault_of_identity(node: Node, pin: Pin | None, rules: Rules) -> str:
 
 
 def _fault_of_signature(node: Node, shown: Attestation, pin: Pin | None, rules: Rules) -> str:
-    """Return what is wrong with a signature that was not seen before."""
+    """Return the fault of a new signature."""
     if pin is not None and shown.counter <= pin.counter:
         return "an older key or address of it came back"
     if pin is not None and shown.ip is None and node.ip != pin.ip:
@@ -186,7 +186,7 @@ def _limited(node: Node, pin: Pin) -> Judgement:
 
 
 def _fault_of_static(node: Node, shown: Attestation, pin: Pin | None, rules: Rules) -> str:
-    """A device without an agent has no identity: the lock signs its key, or the coordinator's node does."""
+    """Check a device without an agent, which has no identity: the lock or the coordinator's node signs its key."""
     issuer = rules.lock or rules.coordinator
     if pin is not None:
         return "the key of a static peer never changes"

@@ -1,4 +1,4 @@
-"""The map: what every node knows of the others. Has a revision; travels whole once, then as changes.
+"""The map: what every node knows about the others. It has a revision; it is sent whole once, then as changes.
 
 coordinator: registry ──► MeshMap r7 ──(whole)──► agent
              registry ──► MeshMap r8 ──diff(r7, r8) = MapChange──► agent ──apply──► MeshMap r8
@@ -24,12 +24,12 @@ from meshray.protocol.forms import ChangeForm, MapForm, MeshForm
 
 @dataclass(frozen=True)
 class MeshInfo:
-    """What never changes while a mesh exists.
+    """The properties of a mesh that never change.
 
     Attributes:
-        patience_s: for how long Ray waits for a node that does not answer, seconds; see `meshray.raynode.patience`.
-        lock: the key that signs tokens (`init --lock`); None: whoever has a token may join.
-        ray_ports: those of the head's Ray that `init` chose, by name; see `meshray.model.ray_ports`.
+        patience_s: how long Ray waits for a node that does not answer, seconds; see `meshray.raynode.patience`.
+        lock: the key that signs tokens (`init --lock`); None: every holder of a token may join.
+        ray_ports: the ports of the head's Ray that `init` chose, by name; see `meshray.model.ray_ports`.
     """
 
     id: str
@@ -65,7 +65,7 @@ class MeshInfo:
 
 @dataclass(frozen=True)
 class MapChange:
-    """What leads from one revision to the next; None marks a node that is gone."""
+    """The change from one revision to another; None marks a removed node."""
 
     base: int
     revision: int
@@ -74,7 +74,7 @@ class MapChange:
     removals: Removals | None = None
 
     def form(self) -> ChangeForm:
-        """Return the form in messages; its size is in proportion to what changed."""
+        """Return the form in messages; its size is proportional to the change."""
         return ChangeForm(
             self.base,
             self.revision,
@@ -95,9 +95,9 @@ class MeshMap:
     """All nodes of the mesh at one revision, by node id.
 
     Attributes:
-        mark: the coordinator's own name for this moment; told back to it, it shows whether it has lost some of
-            its past. Means nothing to anybody else.
-        removals: what the lock has removed; None: nothing, or there is no lock.
+        mark: the coordinator's own name for this moment; when a node returns it, the coordinator detects whether it has
+            lost part of its past. It means nothing to others.
+        removals: the removals signed by the lock; None: none, or there is no lock.
     """
 
     mesh: MeshInfo
@@ -107,7 +107,7 @@ class MeshMap:
     removals: Removals | None = None
 
     def with_role(self, role: str) -> list[Node]:
-        """The nodes that have this role, in the order of their addresses."""
+        """Return the nodes with this role, in the order of their addresses."""
         return sorted((node for node in self.nodes.values() if role in node.roles), key=lambda node: node.ip)
 
     @cached_property
@@ -117,16 +117,16 @@ class MeshMap:
 
     @property
     def gcs(self) -> Endpoint | None:
-        """Where the GCS of the head's Ray is; None where there is no head."""
+        """The address of the GCS of the head's Ray; None without a head."""
         return Endpoint(str(self.head.ip), self.ports_of().gcs) if self.head is not None else None
 
     @property
     def dashboard(self) -> Endpoint | None:
-        """Where the dashboard of the head's Ray is; None where there is no head."""
+        """The address of the dashboard of the head's Ray; None without a head."""
         return Endpoint(str(self.head.ip), self.ports_of().dashboard) if self.head is not None else None
 
     def ports_of(self, node: Node | None = None) -> RayPorts:
-        """The ports of this node's Ray; without a node, those of one that chose none for itself."""
+        """Return the ports of this node's Ray; without a node, those of one that chose none."""
         return RayPorts.of({**(node.ray_ports if node is not None else {}), **self.mesh.ray_ports})
 
     @cached_property
@@ -140,17 +140,17 @@ class MeshMap:
         return self.with_role(HUB)
 
     def find(self, who: str) -> Node | None:
-        """The node with this name or overlay address."""
+        """Return the node with this name or overlay address."""
         for node in self.nodes.values():
             if node.name == who.lower() or str(node.ip) == who:
                 return node
         return None
 
     def apply(self, change: MapChange) -> MeshMap:
-        """The map after this change.
+        """Return the map after this change.
 
         Raises:
-            WireError: the change starts from another revision than this map's, or leads to a map that cannot be.
+            WireError: the change starts from another revision than this map's, or the result is an invalid map.
         """
         if change.base != self.revision:
             raise WireError(f"a change from revision {change.base} came to a map of revision {self.revision}")
@@ -171,14 +171,14 @@ class MeshMap:
 
     @classmethod
     def of(cls, form: MapForm) -> MeshMap:
-        """Return the value of this form. Raises UsageError or WireError where no map can be so."""
+        """Return the value of this form. Raises UsageError or WireError if the map is invalid."""
         nodes = {key: Node.of(node) for key, node in form.nodes.items()}
         removals = optional(Removals.of, form.removals)
         return _sound(cls(MeshInfo.of(form.mesh), form.revision, nodes, form.mark, removals))
 
 
 def diff(old: MeshMap, new: MeshMap) -> MapChange:
-    """The change that leads from ``old`` to ``new``."""
+    """Return the change from ``old`` to ``new``."""
     changed: dict[str, Node | None] = {key: None for key in old.nodes if key not in new.nodes}
     changed.update({key: node for key, node in new.nodes.items() if old.nodes.get(key) != node})
     removals = new.removals if new.removals != old.removals else None
@@ -186,8 +186,11 @@ def diff(old: MeshMap, new: MeshMap) -> MapChange:
 
 
 def _sound(mesh_map: MeshMap) -> MeshMap:
-    """The map, where it can be one: a node's address becomes a route and a WireGuard peer's allowed address on every
-    node, so none may lie outside of the overlay, and none may be two nodes' at once. Raises WireError."""
+    """Return the map if it is valid. Raises WireError.
+
+    A node's address becomes a route and a WireGuard peer's allowed address on every node, so no address may be outside
+    of the overlay or belong to two nodes.
+    """
     low, count = int(mesh_map.mesh.network.node_half[0]), mesh_map.mesh.network.node_half.num_addresses
     for key, node in mesh_map.nodes.items():
         if node.id != key:

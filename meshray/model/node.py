@@ -1,4 +1,4 @@
-"""A node as every other node knows it."""
+"""A node, as every other node knows it."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from meshray.protocol.forms import NodeForm, VersionsForm
 
 #: Runs the Ray head.
 HEAD = "head"
-#: Can be reached from outside and forwards for pairs that have no direct path.
+#: Is reachable from outside and forwards for pairs without a direct path.
 HUB = "hub"
 #: Runs the coordinator.
 COORDINATOR = "coordinator"
 #: Runs a Ray worker.
 WORKER = "worker"
-#: A device that has only wg-quick: no agent, no Ray.
+#: A device with wg-quick only: no agent, no Ray.
 STATIC = "static"
 ROLES = frozenset({HEAD, HUB, COORDINATOR, WORKER, STATIC})
-#: What the coordinator's node finds of a node over the overlay: it does not answer; it will not come back as it was.
+#: The state of a node over the overlay, from the coordinator's node: it does not answer; it will not come back as it
+#: was.
 SILENT, GONE = "silent", "gone"
-#: What can be wrong with a node that others must know. Two machines use its identity, as the coordinator sees it; the
-#: detail is the two addresses.
+#: The faults of a node that others must know. Two machines use its identity, as the coordinator detected; the detail is
+#: the two addresses.
 ONE_IDENTITY = "one_identity"
-#: The map says what the node's identity, or the lock of the mesh, did not sign (`meshray.model.lock`).
+#: The map contains values that neither the node's identity nor the lock of the mesh signed (`meshray.model.lock`).
 NODE_IDENTITY = "node_identity"
-#: It is a hub and does not forward between nodes, as it reports itself; the detail is why.
+#: It is a hub and does not forward between nodes, as it reports itself; the detail is the reason.
 HUB_FORWARDS = "hub_forwards"
-#: Characters of a fault's detail.
+#: The maximum number of characters of a fault's detail.
 LONGEST_DETAIL = 200
 
 
 @dataclass(frozen=True)
 class Versions:
-    """What a node runs. Empty text means: not there (``ray``), or not known."""
+    """The versions of a node's programs. An empty text means that there is none (``ray``), or that it is not known."""
 
     meshray: str = ""
     ray: str = ""
@@ -59,9 +60,9 @@ class Versions:
         return to_json(self.form())
 
     @classmethod
-    @functools.lru_cache(256)  # most nodes of a mesh run the same
+    @functools.lru_cache(256)  # Most nodes of a mesh run the same versions.
     def of(cls, form: VersionsForm) -> Versions:
-        """Return the value of this form; texts are cut at 64 characters and lose what is not printable."""
+        """Return the value of this form; texts are cut at 64 characters and lose non-printable characters."""
         return cls(*(printable(text)[:64] for text in (form.meshray, form.ray, form.python)))
 
     @classmethod
@@ -75,23 +76,23 @@ class Node:
     """One enrolled machine, container or job step.
 
     Attributes:
-        id: stable for as long as the node is enrolled, through renames and address changes.
-        endpoints: where its WireGuard may be reached: given by a user first, then those of its interfaces.
-        seen: where a hub's WireGuard sees it: the mapped address and port of the very socket that is used.
+        id: stable while the node is enrolled, through renames and address changes.
+        endpoints: the possible endpoints of its WireGuard: a user's first, then those of its interfaces.
+        seen: its endpoint in a hub's WireGuard: the mapped address and port of the socket in use.
         hubs: ids of the hubs that this node can use now.
         online: whether its agent is connected to the coordinator.
-        ephemeral: the coordinator removes it by itself some time after it went away.
-        drained: Ray's tasks have left it and shall not come back until a user says so: its agent starts no Ray.
-        down: a user took it down (`meshray down`): that it is not there is meant.
-        ended: its agent's connection was closed by its machine without a goodbye: the process was killed.
-        silence: SILENT or GONE where the node does not answer over the overlay, as the coordinator's node sees it.
-        labels: what the user gave with ``--label``; passed on to Ray.
-        ray_instance: changes with every start of this node's Ray head, empty while it is down.
-            A worker whose head has another instance than the one it joined starts its Ray again.
-        faults: what is wrong with it that others must know: detail by code (`ONE_IDENTITY`, `HUB_FORWARDS`).
-        secret_epoch: the newest epoch of the mesh secret that it holds; of a static peer, the epoch of its file.
+        ephemeral: the coordinator removes it some time after it disconnected.
+        drained: Ray's tasks have left it and must not come back until a user allows it: its agent starts no Ray.
+        down: a user took it down (`meshray down`), so its absence is intended.
+        ended: its machine closed the agent's connection without a goodbye: the process was killed.
+        silence: SILENT or GONE if the node does not answer the coordinator's node over the overlay.
+        labels: the user's ``--label`` options, which Ray gets as well.
+        ray_instance: changes with every start of this node's Ray head; empty while it is down. A worker whose head has
+            another instance than the one it joined starts its Ray again.
+        faults: its faults that others must know: detail by code (`ONE_IDENTITY`, `HUB_FORWARDS`).
+        secret_epoch: the newest epoch of the mesh secret that it holds; for a static peer, the epoch of its file.
         attestation: its identity's signature of its key; None: its meshray has none yet.
-        ray_ports: those of its Ray that it chose for itself, by name, as it reports them.
+        ray_ports: the ports of its Ray that it chose itself, by name, as it reports them.
     """
 
     id: str
@@ -118,7 +119,7 @@ class Node:
 
     @property
     def role(self) -> str:
-        """The one word for ``status``: what matters most to a user."""
+        """The role shown in ``status``: the one that matters most to a user."""
         return next((role for role in (HEAD, HUB, STATIC) if role in self.roles), WORKER)
 
     def form(self) -> NodeForm:

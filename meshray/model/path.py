@@ -1,4 +1,4 @@
-"""How packets to a peer can travel: kinds of paths, and transports."""
+"""The kinds of paths of packets to a peer, and their transports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from meshray.errors import UsageError
 
 
 class PathKind(str, Enum):
-    """Where packets to a node go first. The values are those of ``status --json``."""
+    """The first hop of packets to a node. The values are those of ``status --json``."""
 
     DIRECT = "direct"  #: to the peer's own endpoint
     HUB = "hub"  #: to a hub, which forwards
@@ -21,7 +21,7 @@ class PathKind(str, Enum):
 
 
 class Transport(str, Enum):
-    """What carries WireGuard's datagrams. The values are those of ``status --json``."""
+    """The transport of WireGuard's datagrams. The values are those of ``status --json``."""
 
     UDP = "udp"
     WSS = "wss"  #: to the hub, in a TLS WebSocket
@@ -30,13 +30,13 @@ class Transport(str, Enum):
         return self.value
 
 
-#: Which transports a node may use to its hub; auto: UDP, and WSS where UDP is blocked.
+#: The transports that a node may use to its hub; auto: UDP, and WSS where UDP is blocked.
 Mode = Literal["auto", "udp", "wss"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 def parse_mode(text: str) -> Mode:
-    """Return the mode that a text names. Raises UsageError where it names none."""
+    """Return the mode in a text. Raises UsageError if it is not a mode."""
     for mode in MODES:
         if mode == text:
             return mode

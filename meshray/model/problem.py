@@ -1,4 +1,4 @@
-"""What a part of a node could not do, or what is wrong with a node."""
+"""A failure of a part of a node, or a fault of a node."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be.
+    """A fault, as status reports it.
 
     Attributes:
-        code: of the doctor's check about it, where there is one.
+        code: the code of the doctor's check about it, if there is one.
         text: one sentence.
         node: the node that it concerns; None: the mesh.
-        fix: the next command, with the node on which to run it where that is another.
+        fix: the next command, with the node on which to run it if that is another.
     """
 
     code: str = ""

@@ -1,10 +1,10 @@
-"""The proof that who sends a request has the private half of the WireGuard key that it names.
+"""The proof that the sender of a request has the private half of the WireGuard key in it.
 
     node:         HMAC(HKDF(X25519(node's private key, coordinator's public key)), request)
     coordinator:  HMAC(HKDF(X25519(coordinator's private key, node's public key)), request)
 
-Public keys stand in the map for every member to read; whoever could enrol with another's would be given a credential
-of that node. The coordinator's key is made for this alone, at each of its starts, and told by GET /v1/hello.
+Every member can read public keys in the map; a machine that could enrol with another node's key would get that node's
+credential. The coordinator creates its key for this purpose alone, at each start, and publishes it by GET /v1/hello.
 
 >>> body = {"public_key": str(node.public())}
 >>> is_proven(coordinator, node.public(), "/v1/enroll", {**body, "proof": prove(node, asked, "/v1/enroll", body)})
@@ -19,29 +19,29 @@ from collections.abc import Mapping
 
 from meshray.model.keys import PrivateKey, PublicKey
 
-#: The field of the request that holds the proof; it covers all others.
+#: The field of the request with the proof, which covers all other fields.
 FIELD = "proof"
 
 
 def prove(own: PrivateKey, coordinator: PublicKey, path: str, body: Mapping[str, object]) -> str:
-    """The proof for this request, hexadecimal.
+    """Return the proof for this request, hexadecimal.
 
     Args:
-        own: the private half of the key that the request names.
-        coordinator: the key that `GET /v1/hello` told.
-        path: of the request, so that a proof for one is none for another.
+        own: the private half of the key in the request.
+        coordinator: the key from `GET /v1/hello`.
+        path: the path of the request, so that a proof is not valid for another one.
     """
     return _mac(own.shared_with(coordinator), path, body)
 
 
 def is_proven(coordinator: PrivateKey, claimed: PublicKey, path: str, body: Mapping[str, object]) -> bool:
-    """Whether the request's own proof shows that its sender has the private half of ``claimed``."""
+    """Return whether the request's proof shows that its sender has the private half of ``claimed``."""
     shown = body.get(FIELD)
     if not isinstance(shown, str) or not shown.isascii():
         return False
     try:
         shared = coordinator.shared_with(claimed)
-    except ValueError:  # a point of low order: everybody would reach the same secret (RFC 7748, section 6.1)
+    except ValueError:  # A point of low order: every key would give the same secret (RFC 7748, section 6.1).
         return False
     return hmac.compare_digest(_mac(shared, path, body), shown)
 

@@ -1,4 +1,4 @@
-"""Options of `ray start` that a user typed, and what follows from them (pure).
+"""A user's options of `ray start`, and their consequences (pure).
 
 >>> object_store(("--object-store-memory=1000000000",), memory=0)
 (1000000000, True)
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Ray takes 30 % of the memory for its object store (DEFAULT_OBJECT_STORE_MEMORY_PROPORTION of ray_constants.py) and at
+#: Ray uses 30 % of the memory for its object store (DEFAULT_OBJECT_STORE_MEMORY_PROPORTION of ray_constants.py), and at
 #: most 95 % of /dev/shm (ray._private.utils).
 STORE_OF_MEMORY = 0.3
 STORE_OF_SHM = 0.95
 
 
 def value_of(arguments: Sequence[str], name: str) -> str:
-    """Return the value of ``--name=value`` or ``--name value``, the last one given; empty where there is none."""
+    """Return the value of ``--name=value`` or ``--name value``, the last one given; empty if there is none."""
     found = ""
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
@@ -25,10 +25,10 @@ def value_of(arguments: Sequence[str], name: str) -> str:
 
 
 def object_store(arguments: Sequence[str], memory: int) -> tuple[int, bool]:
-    """Return the bytes of Ray's object store, and whether the user asked for them.
+    """Return the bytes of Ray's object store, and whether the user set them.
 
     Args:
-        memory: of which Ray takes its share where the user asked for nothing, bytes.
+        memory: the memory of which Ray uses its share without a user's value, bytes.
     """
     asked = value_of(arguments, "--object-store-memory")
     return (int(asked), True) if asked.isdecimal() else (int(memory * STORE_OF_MEMORY), False)

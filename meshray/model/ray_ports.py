@@ -19,10 +19,10 @@ from meshray.errors import UsageError
 from meshray.protocol.codec import WireError, convert
 from meshray.protocol.fields import HIGHEST_PORT, LOWEST_PORT
 
-#: The head's own, for the whole mesh.
+#: The head's own ports, for the whole mesh.
 MESH_WIDE = ("gcs", "dashboard", "ray_client_server")
 _WORKER_RANGE = ("min_worker", "max_worker")
-#: Bound on every interface, so they must be closed to all but the overlay; on each node, and on the head besides.
+#: Bound on every interface, so they must be closed to all but the overlay; on each node, and additionally on the head.
 _OPEN = ("node_manager", "object_manager", "dashboard_agent_grpc", "metrics_export")
 _HEAD_OPEN = ("gcs", *_OPEN)
 #: Bound on the node's overlay address.
@@ -31,12 +31,13 @@ _HEAD_OVERLAY = ("dashboard", "ray_client_server", *_OVERLAY)
 #: Bound on 127.0.0.1 as well.
 _LOOPBACK = ("dashboard_agent_listen",)
 _HEAD_LOOPBACK = ("ray_client_server", *_LOOPBACK)
-#: Of the dashboard's and the autoscaler's own metrics, on the head. `ray start` has no option for them.
+#: The ports of the dashboard's and the autoscaler's own metrics, on the head. `ray start` has no option for them.
 DASHBOARD_METRIC_PORT, AUTOSCALER_METRIC_PORT = 20107, 20108
-#: Ray Serve's HTTP and gRPC proxies unless an application says otherwise (ray.serve.config: HTTPOptions, gRPCOptions).
+#: The ports of Ray Serve's HTTP and gRPC proxies unless an application sets others (ray.serve.config: HTTPOptions,
+#: gRPCOptions).
 SERVE_PORTS = (8000, 9000)
 
-#: What each port is for, for people.
+#: The purpose of each port, for users.
 PURPOSES: Mapping[str, str] = {
     "gcs": "GCS",
     "dashboard": "dashboard",
@@ -50,7 +51,7 @@ PURPOSES: Mapping[str, str] = {
     "min_worker": "first worker port",
     "max_worker": "last worker port",
 }
-#: The first port that an error offers in place of one that cannot be had.
+#: The first port that an error suggests in place of an unavailable one.
 _OFFERED_FROM = 20200
 _RANGE_HINT = "-- --min-worker-port=30000 --max-worker-port=31999"
 _FIXED: Mapping[str, int] = {
@@ -70,14 +71,14 @@ def option_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class RayPorts:
-    """The ports of one node's Ray; a field is called after its option of `ray start`.
+    """The ports of one node's Ray; each field is named after its option of `ray start`.
 
-    The defaults from 20101 on are not Ray's own: another Ray on the machine has those. They are below 32768, where the
-    kernel takes ports for outgoing connections.
+    The defaults from 20101 on are not Ray's own, which another Ray on the machine may use. They are below 32768, from
+    where the kernel assigns ports to outgoing connections.
 
     Attributes:
-        gcs, dashboard, ray_client_server: of the mesh's head.
-        min_worker, max_worker: first and last port of the range for workers, drivers and actors.
+        gcs, dashboard, ray_client_server: ports of the mesh's head. min_worker, max_worker: first and last port of the
+        range for workers, drivers and actors.
     """
 
     gcs: int = 6379
@@ -94,10 +95,10 @@ class RayPorts:
 
     @classmethod
     def of(cls, chosen: Mapping[str, int]) -> RayPorts:
-        """Return the defaults with these ports in their place.
+        """Return the defaults, replaced by these ports.
 
-        Where the client server's port is chosen within the range of the workers, and the range is not chosen, it begins
-        behind that port, as it does with Ray's own defaults (10001, then 10002).
+        If the chosen port of the client server is within the range of the workers, and the range is not chosen, the
+        range begins after that port, as with Ray's own defaults (10001, then 10002).
 
         >>> RayPorts.of({"ray_client_server": 10101}).min_worker
         10102
@@ -113,11 +114,11 @@ class RayPorts:
 
     @property
     def worker_sample(self) -> tuple[int, int, int]:
-        """First, middle and last port of `workers`: a firewall's rule for a part of the range is rare."""
+        """First, middle and last port of `workers`: a firewall rule for part of the range is rare."""
         return self.min_worker, (self.min_worker + self.max_worker) // 2, self.max_worker
 
     def open_ports(self, *, head: bool) -> tuple[int, ...]:
-        """Ports that Ray binds on every interface, besides `workers`."""
+        """Ports that Ray binds on every interface, in addition to `workers`."""
         fixed = tuple(_FIXED.values()) if head else ()
         return (*self._values(_HEAD_OPEN if head else _OPEN), *fixed)
 
@@ -126,27 +127,27 @@ class RayPorts:
         return self._values(_HEAD_OVERLAY if head else _OVERLAY)
 
     def loopback_ports(self, *, head: bool) -> tuple[int, ...]:
-        """Those of `overlay_ports` that Ray binds on 127.0.0.1 as well."""
+        """Return those of `overlay_ports` that Ray binds on 127.0.0.1 as well."""
         return self._values(_HEAD_LOOPBACK if head else _LOOPBACK)
 
     def options(self, *, head: bool) -> list[str]:
-        """Return all of a node's ports as options of `ray start`; a worker is given none of the head's."""
+        """Return all of a node's ports as options of `ray start`; a worker gets none of the head's."""
         return [f"{option_of(name)}={port}" for name, port in self.to_json(head=head).items()]
 
     def purpose(self, port: int, *, head: bool) -> tuple[str, str]:
-        """Return what has this port on a node, and the option that chooses another one; ("", "") for a foreign port."""
+        """Return the purpose of this port on a node, and the option that changes it; ("", "") for a foreign port."""
         name = next((name for name, own in self.to_json(head=head).items() if own == port), "")
         if name:
             return PURPOSES[name], option_of(name)
         return next((words for words, own in _FIXED.items() if head and own == port), ""), ""
 
     def changed(self, *, head: bool) -> dict[str, int]:
-        """The ports of a node that are not the default, by name."""
+        """Return the ports of a node that are not the default, by name."""
         default = RayPorts().to_json(head=head)
         return {name: port for name, port in self.to_json(head=head).items() if port != default[name]}
 
     def to_json(self, *, head: bool) -> dict[str, int]:
-        """The ports that a node has, by name: those of `MESH_WIDE` on the head only."""
+        """Return the ports of a node, by name: those of `MESH_WIDE` on the head only."""
         return {field.name: getattr(self, field.name) for field in fields(self) if head or field.name not in MESH_WIDE}
 
     def _values(self, names: Iterable[str]) -> tuple[int, ...]:
@@ -156,10 +157,10 @@ class RayPorts:
 def take_ports(args: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Split arguments of `ray start` into the ports that they choose, by name, and the rest.
 
-    Where an option is repeated the last one counts, as in Ray.
+    If an option is repeated the last one counts, as in Ray.
 
     Raises:
-        UsageError: ``bad_port``: a value is no number from `LOWEST_PORT` to `HIGHEST_PORT`.
+        UsageError: ``bad_port``: a value is not a number from `LOWEST_PORT` to `HIGHEST_PORT`.
     """
     names = {option_of(field.name): field.name for field in fields(RayPorts)}
     chosen: dict[str, int] = {}
@@ -179,7 +180,7 @@ def check_ports(chosen: Mapping[str, int], *, head: bool, own: Collection[int] =
     """Refuse ports with which Ray or meshray could not run.
 
     Args:
-        chosen: as `take_ports` returns them, with those of the mesh where they are known.
+        chosen: as `take_ports` returns them, with those of the mesh if they are known.
         head: the node has the ports of `MESH_WIDE` as well.
         own: the ports of meshray itself.
 
@@ -201,7 +202,7 @@ def check_ports(chosen: Mapping[str, int], *, head: bool, own: Collection[int] =
         if port in ports.workers:
             within = f"the worker ports, {ports.min_worker} to {ports.max_worker}"
             raise _clash(f"{words} would have port {port}, which is one of {within}", option, ports, own)
-    # A mesh port within the default range is no fault of these options: Ray's workers pass over ports that are taken.
+    # A mesh port within the default range is not a fault of these options: Ray's workers skip ports in use.
     inside = next((port for port in own if port in ports.workers), None)
     if inside is not None and set(_WORKER_RANGE) & chosen.keys():
         raise UsageError(
@@ -212,7 +213,7 @@ def check_ports(chosen: Mapping[str, int], *, head: bool, own: Collection[int] =
 
 
 def choice_hint(option: str, ports: RayPorts, taken: Collection[int] = ()) -> str:
-    """Return arguments that choose another port with this option: one that neither these ports nor ``taken`` hold.
+    """Return arguments that choose another port with this option: one that neither these ports nor ``taken`` contain.
 
     >>> choice_hint("--metrics-export-port", RayPorts())
     '-- --metrics-export-port=20200'
@@ -224,22 +225,22 @@ def choice_hint(option: str, ports: RayPorts, taken: Collection[int] = ()) -> st
 
 
 def ports_of_mesh(chosen: Mapping[str, object]) -> dict[str, int]:
-    """Return those of the chosen ports in a message that the whole mesh has. Raises WireError where one is no port."""
+    """Return the chosen ports in a message that the whole mesh shares. Raises WireError if a value is not a port."""
     return _chosen(chosen, MESH_WIDE)
 
 
 def ports_of_node(chosen: Mapping[str, object]) -> dict[str, int]:
-    """Return those of the chosen ports in a message that a node has for itself. Raises WireError, as above."""
+    """Return the chosen ports in a message that one node has itself. Raises WireError if a value is not a port."""
     return _chosen(chosen, [field.name for field in fields(RayPorts) if field.name not in MESH_WIDE])
 
 
 def mesh_wide(chosen: Mapping[str, int]) -> dict[str, int]:
-    """Those of the chosen ports that the whole mesh has."""
+    """Return the chosen ports that the whole mesh shares."""
     return {name: port for name, port in chosen.items() if name in MESH_WIDE}
 
 
 def of_node(chosen: Mapping[str, int]) -> dict[str, int]:
-    """Those of the chosen ports that one node has for itself."""
+    """Return the chosen ports that one node has itself."""
     return {name: port for name, port in chosen.items() if name not in MESH_WIDE}
 
 
@@ -264,11 +265,11 @@ def _port(option: str, value: str) -> int:
 
 
 def _singles(ports: RayPorts, *, head: bool) -> Iterator[tuple[str, str, int]]:
-    """(what it is called in an error, its option, the port) of each port that is no part of the workers' range."""
+    """Yield (its name in an error, its option, the port) of each port outside the workers' range."""
     for words, port in _FIXED.items():
         if head:
             yield f"Ray's {words}", "", port
-    # Those that a user has chosen last: it is they whose option is at fault.
+    # The user's ports come last: the error then names their options.
     names = [name for name in ports.to_json(head=head) if name not in _WORKER_RANGE]
     changed = ports.changed(head=head)
     for name in sorted(names, key=lambda name: name in changed):

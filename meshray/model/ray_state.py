@@ -11,9 +11,9 @@ class RayState:
     """One node in Ray's own node table at the head.
 
     Attributes:
-        alive: Ray lists it as ALIVE.
-        resources: what the node offers, by Ray's own names; memory in bytes.
-        used: what tasks, actors and objects use of it now, CPU, GPU and memory only; None: not known.
+        alive: whether Ray lists it as ALIVE.
+        resources: the node's resources, by Ray's own names; memory in bytes.
+        used: the part of them in use by tasks, actors and objects, CPU, GPU and memory only; None: not known.
         started: when its raylet started, by that node's own clock, unix seconds; 0: not known.
     """
 

@@ -1,4 +1,4 @@
-"""What of a version matters to Ray (pure).
+"""The parts of versions that matter to Ray (pure).
 
 >>> release("2.60.0rc1")
 (2, 60, 0)
@@ -12,28 +12,30 @@ import re
 
 from meshray.model.node import Versions
 
-#: From here on Ray compares Python by its minor version if told so (RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL).
+#: From this version on Ray compares Python by its minor version if configured (RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL).
 MINOR_MATCH_RELEASE = (2, 52)
-#: From here on Ray knows token authentication.
+#: From this version on Ray supports token authentication.
 TOKEN_RELEASE = (2, 52)
 
 RAY, PYTHON, PATCH = "ray", "python", "patch"
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, for comparing: ``2.60.0rc1`` is (2, 60, 0)."""
+    """Return the leading numbers of a version, for comparison: ``2.60.0rc1`` is (2, 60, 0)."""
     numbers = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in numbers.group().split(".")) if numbers else ()
 
 
 def python_digits(ray: str) -> int:
-    """How many numbers of Python's version this Ray demands to be the same on all nodes, when told to be lenient."""
+    """Return how many numbers of Python's version this Ray requires to be equal on all nodes, in its lenient mode."""
     return 2 if release(ray) >= MINOR_MATCH_RELEASE else 3
 
 
 def ray_difference(mine: Versions, head: Versions) -> str:
-    """In what this node differs from the head, by weight: `RAY` and `PYTHON` are refused, `PATCH` (of Python) is
-    taken; empty: in nothing, or one of them is not known."""
+    """Return the most important difference between this node and the head; empty: none, or one is not known.
+
+    `RAY` and `PYTHON` are refused; `PATCH` (of Python) is accepted.
+    """
     if not head.ray:
         return ""
     if mine.ray != head.ray:

@@ -1,11 +1,11 @@
-"""The token: what a user pastes. Where the coordinator is, how to recognise it, the right to enrol.
+"""The token that a user pastes: the coordinator's addresses, its certificate, and the right to enrol.
 
     meshray1_<base64url of: checksum (4 bytes) + JSON [mesh id, [endpoints], certificate SHA-256, token id, secret]>
 
-In a mesh with a lock the list has one more item, which is never sent to the coordinator: {lock, key, grant}. With the
-token's key the machine that joins signs its own identity (`meshray.model.attestation`).
+In a mesh with a lock the list has one more item, which is never sent to the coordinator: {lock, key, grant}. The
+joining machine signs its own identity with the token's key (`meshray.model.attestation`).
 
-The checksum tells a token that was cut short or mistyped from one that is refused.
+The checksum distinguishes a truncated or mistyped token from one that is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from meshray.protocol.codec import WireError, convert, to_json
 from meshray.protocol.forms import EndorserForm
 
 PREFIX = "meshray1_"
-#: Far above any real token (a coordinator with 20 addresses makes 700 characters).
+#: Far above any real token (a coordinator with 20 addresses gives 700 characters).
 MAX_TOKEN_CHARACTERS = 8192
 _CHECKSUM_BYTES = 4
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
@@ -39,8 +39,8 @@ class Endorser:
     """The part of a token that the lock signed.
 
     Attributes:
-        lock: that signed.
-        key: of the token; whoever has it lets identities in.
+        lock: the lock that signed.
+        key: the token's key, whose holder admits identities.
     """
 
     lock: VerifyKey
@@ -48,7 +48,7 @@ class Endorser:
     grant: Grant
 
     def to_json(self) -> dict[str, object]:
-        """Return the JSON form; it holds a secret."""
+        """Return the JSON form; it contains a secret."""
         return to_json(EndorserForm(str(self.lock), self.key.reveal(), self.grant.form()))
 
     @classmethod
@@ -63,12 +63,12 @@ class Token:
     """The right to enrol in one mesh.
 
     Attributes:
-        mesh_id: which mesh; 16 hexadecimal digits.
-        coordinators: every address by which the coordinator may be reached; join tries all at once.
+        mesh_id: the mesh; 16 hexadecimal digits.
+        coordinators: every possible address of the coordinator; join tries all at once.
         fingerprint: SHA-256 of the coordinator's certificate; nothing else is trusted.
         token_id: public name of the token, for ``token list`` and ``token revoke``.
         secret: the right itself; the coordinator stores only its hash.
-        endorser: what the lock signed; None: the mesh has none, or the token was made without it.
+        endorser: the part signed by the lock; None: the mesh has none, or the token was created without it.
     """
 
     mesh_id: str
@@ -82,21 +82,21 @@ class Token:
         """Return the token signed by the lock.
 
         Args:
-            roles: that machines which join with it may have.
-            epoch: of the removals that the lock has signed so far.
+            roles: the roles that machines which join with it may have.
+            epoch: the epoch of the removals that the lock has signed so far.
         """
         key = SigningKey.generate()
         grant = Grant.sign(lock, self.mesh_id, key.public(), roles, epoch)
         return replace(self, endorser=Endorser(lock.public(), key, grant))
 
     def endorse(self, identity: VerifyKey) -> Chain:
-        """Return the chain from the lock to this identity. Raises ValueError where the lock did not sign the token."""
+        """Return the chain from the lock to this identity. Raises ValueError if the lock did not sign the token."""
         if self.endorser is None:
             raise ValueError("the token is not signed by a lock")
         return Chain.sign(self.endorser.key, self.endorser.grant, self.mesh_id, identity)
 
     def encode(self) -> str:
-        """The text that a user pastes."""
+        """Return the text that a user pastes."""
         value: list[object] = [
             self.mesh_id,
             [str(endpoint) for endpoint in self.coordinators],
@@ -110,12 +110,13 @@ class Token:
 
     @classmethod
     def parse(cls, text: str) -> Token:
-        """Reads a pasted token; forgiven are white space and line breaks in it, quotes and invisible characters, and
-        the command line around it.
+        """Parse a pasted token.
+
+        White space and line breaks in it, quotes, invisible characters, and the command line around it are ignored.
 
         Raises:
-            UsageError: the text is no token at all.
-            RefusedError: it was one, but it was cut short or changed.
+            UsageError: the text is not a token.
+            RefusedError: it is a truncated or changed token.
         """
         compact = _compact(text[: MAX_TOKEN_CHARACTERS * 2])
         if not compact.startswith(PREFIX) or len(compact) > MAX_TOKEN_CHARACTERS:
@@ -155,7 +156,7 @@ class Token:
 
 
 def _compact(text: str) -> str:
-    """The token in what was pasted. A mail program adds quotes, byte order marks and zero-width spaces."""
+    """Return the token in the pasted text. A mail program may add quotes, byte order marks and zero-width spaces."""
     shown = "".join(char for char in text if unicodedata.category(char) != "Cf" and char not in _QUOTES)
     before, prefix, rest = shown.partition(PREFIX)
     if not prefix or not before.strip():
@@ -165,17 +166,17 @@ def _compact(text: str) -> str:
 
 
 def new_token_id() -> str:
-    """A token's public name: 8 hexadecimal digits."""
+    """Return a token's public name: 8 hexadecimal digits."""
     return secrets.token_hex(4)
 
 
 def new_secret() -> str:
-    """192 random bits: beyond guessing, so that a plain hash protects it at rest."""
+    """Return 192 random bits: they cannot be guessed, so a plain hash protects them at rest."""
     return secrets.token_urlsafe(_SECRET_BYTES)
 
 
 def hash_secret(secret: str) -> str:
-    """What is stored in place of a secret. A fast hash is enough for 192 random bits."""
+    """Return what is stored in place of a secret. A fast hash is sufficient for 192 random bits."""
     return hashlib.sha256(b"meshray secret v1:" + secret.encode()).hexdigest()
 
 

@@ -1,1 +1,1 @@
-"""Everything that crosses a process boundary, as msgspec Structs: each message is described once, with its bounds."""
+"""All messages that cross a process boundary, as msgspec Structs: each is described once, with its limits."""

@@ -1,4 +1,4 @@
-"""What the commands answer with ``--json``, as docs/reference.md describes it. A field that may be absent is `UNSET`.
+"""The answers of the commands with ``--json``; docs/reference.md contains them. A field that may be absent is `UNSET`.
 
 The answers of `join`, `up`, `status` and the doctor's checks come from the agent: see `meshray.protocol.control`.
 """
@@ -32,8 +32,8 @@ class Join(Summary, frozen=True):
     """``join`` and ``node add``: the node is up.
 
     Attributes:
-        env: the environment from which Ray runs.
-        already: true where this machine was a node of the mesh before.
+        env: the environment of Ray.
+        already: true if this machine was a node of the mesh before.
     """
 
     env: MatchedEnvironment | UnsetType = UNSET
@@ -44,15 +44,15 @@ class Init(Struct, frozen=True, kw_only=True):
     """``init``: the mesh exists.
 
     Attributes:
-        token: with which other machines join; None where the mesh existed already.
+        token: the token with which other machines join; None if the mesh existed already.
         mesh: the name of the mesh.
         node: this node.
-        ray_address: of the head's Ray; None with ``--no-ray`` and ``--hub-only``.
+        ray_address: the address of the head's Ray; None with ``--no-ray`` and ``--hub-only``.
         dashboard: the address of Ray's dashboard; None with ``--no-ray`` and ``--hub-only``.
-        port: UDP and TCP; must be reachable from the other machines.
-        endpoints: the addresses that the token holds.
-        open_commands: what opens the port in this host's firewall; empty where nothing drops it.
-        already: the mesh existed already; no token was made.
+        port: the UDP and TCP port, which must be reachable from the other machines.
+        endpoints: the addresses in the token.
+        open_commands: the commands that open the port in this host's firewall; empty if nothing drops it.
+        already: the mesh existed already; no token was created.
         local: without root: addresses on this machine's loopback, by name.
     """
 
@@ -69,11 +69,11 @@ class Init(Struct, frozen=True, kw_only=True):
 
 
 class Down(Struct, frozen=True):
-    """``down``: nothing of the node runs any more; it stays enrolled.
+    """``down``: nothing of the node runs; it stays enrolled.
 
     Attributes:
         node: its name.
-        was_running: something of it ran.
+        was_running: part of it was running.
     """
 
     node: str
@@ -81,11 +81,11 @@ class Down(Struct, frozen=True):
 
 
 class Leave(Struct, frozen=True):
-    """``leave``: nothing of the node is kept on this machine.
+    """``leave``: the node's state on this machine is deleted.
 
     Attributes:
         node: its name.
-        unenrolled: the coordinator knows; false where it did not answer and still lists the node.
+        unenrolled: the coordinator has removed the node; false if it did not answer and still lists the node.
         local: true with ``--local``.
     """
 
@@ -99,9 +99,9 @@ class Doctor(Struct, frozen=True, kw_only=True):
 
     Attributes:
         healthy: no check failed.
-        node: this machine's name in the mesh; None where it has none, or it must not be known.
+        node: this machine's name in the mesh; None if it has none, or this user may not read it.
         checks: every check, after those that it depends on.
-        repaired: what ``--fix`` did, in sentences.
+        repaired: the repairs of ``--fix``, in sentences.
         bundle: with ``--bundle``: the file.
     """
 
@@ -116,11 +116,11 @@ class PingAnswer(Struct, frozen=True):
     """``ping``.
 
     Attributes:
-        node: that was asked for.
-        sent: probes.
-        received: probes that were answered.
+        node: the node that was asked for.
+        sent: the number of probes.
+        received: the number of answered probes.
         rtts_ms: the round trip of each probe in order, milliseconds; None: no answer.
-        path: how packets to the node travel.
+        path: the path of packets to the node.
         others: the paths that are not in use.
     """
 
@@ -136,12 +136,12 @@ class TokenCreate(Struct, frozen=True, kw_only=True):
     """``token create``.
 
     Attributes:
-        token: to paste; a secret.
-        id: of the token, for ``token revoke``.
+        token: the token to paste; a secret.
+        id: the token's id, for ``token revoke``.
         uses: how many nodes may join with it; 0 is any number.
         expires: unix seconds; None: never.
-        roles: what a node that joins with it may become besides a worker.
-        name: of the node that joins with it; None: it chooses its name.
+        roles: the roles besides worker that a node may get with it.
+        name: the name of the node that joins with it; None: the node chooses its name.
         replace: that node replaces the one of the same name.
         line: with ``--line``: the whole command for the other machine.
     """
@@ -160,15 +160,15 @@ class TokenEntry(Struct, frozen=True):
     """One token, never its secret.
 
     Attributes:
-        id: of the token.
+        id: the token's id.
         uses: how many nodes may join with it; 0 is any number.
-        used: how many have.
+        used: how many have joined.
         expires: unix seconds; None: never.
-        ephemeral: its nodes are removed when they go away.
+        ephemeral: its nodes are removed when they disconnect.
         created: unix seconds.
         revoked: it was revoked.
-        roles: what a node that joins with it may become besides a worker.
-        name: of the node that joins with it; None: it chooses its name.
+        roles: the roles besides worker that a node may get with it.
+        name: the name of the node that joins with it; None: the node chooses its name.
         replace: that node replaces the one of the same name.
     """
 
@@ -188,7 +188,7 @@ class TokenList(Struct, frozen=True):
     """``token list``.
 
     Attributes:
-        tokens: all that the coordinator keeps.
+        tokens: all tokens of the coordinator.
     """
 
     tokens: tuple[TokenEntry, ...]
@@ -198,7 +198,7 @@ class TokenRevoke(Struct, frozen=True):
     """``token revoke``.
 
     Attributes:
-        id: of the token.
+        id: the token's id.
         revoked: always true.
     """
 
@@ -211,8 +211,8 @@ class EntryVersions(Struct, frozen=True):
 
     Attributes:
         meshray: its version.
-        ray: of the Ray that the node runs; empty: none.
-        python: of that Ray's interpreter.
+        ray: the version of the node's Ray; empty: none.
+        python: the version of that Ray's interpreter.
     """
 
     meshray: str
@@ -221,29 +221,29 @@ class EntryVersions(Struct, frozen=True):
 
 
 class NodeEntry(Struct, frozen=True):
-    """One node, as the coordinator has it.
+    """One node, from the coordinator.
 
     Attributes:
-        id: of the node, for as long as it is enrolled.
-        name: in the mesh.
+        id: the node's id while it is enrolled.
+        name: its name in the mesh.
         ip: its overlay address.
-        public_key: of its WireGuard.
+        public_key: its WireGuard public key.
         roles: ``head``, ``hub``, ``coordinator``, ``worker`` or ``static``.
-        endpoints: where others reach its WireGuard.
-        seen: where a hub sees it; empty: not over UDP.
+        endpoints: the endpoints of its WireGuard.
+        seen: its endpoint as observed by a hub; empty: not over UDP.
         hubs: the ids of the hubs that it can use.
         online: its agent is connected.
-        ephemeral: it is removed when it goes away.
+        ephemeral: it is removed when it disconnects.
         drained: Ray must not run there now.
         down: it was taken down.
         ended: its agent was killed.
-        silence: whether it answers over the overlay, as the coordinator's node finds.
-        labels: of its Ray node.
-        versions: of its programs.
+        silence: whether it answers the coordinator's node over the overlay.
+        labels: the labels of its Ray node.
+        versions: the versions of its programs.
         ray_instance: which start of the head's Ray it belongs to; empty: none.
         enrolled: unix seconds.
         attestation: the identity's signature of the node's key, see `Attestation` in openapi.json.
-        faults: what is wrong with the node that others must know: detail by code.
+        faults: the node's faults that others must know: detail by code.
         ray_ports: the ports that the node chose for its Ray, by name.
         secret_epoch: the newest epoch of the mesh's secrets that it holds; absent: 1.
     """
@@ -277,7 +277,7 @@ class NodeList(Struct, frozen=True):
 
     Attributes:
         nodes: every enrolled node.
-        restored: what putting back a copy of the coordinator's database changed; None: none was put back.
+        restored: the changes from restoring an older copy of the coordinator's database; None: none was restored.
     """
 
     nodes: tuple[NodeEntry, ...]
@@ -290,7 +290,7 @@ class NodeRm(Struct, frozen=True):
     Attributes:
         node: its name.
         done: ``removed``.
-        secrets: the change of secrets that follows.
+        secrets: the rotation of the secrets that follows.
     """
 
     node: str
@@ -332,8 +332,8 @@ class NodeDrain(Struct, frozen=True):
     Attributes:
         node: its name.
         done: ``drained``, or with ``--undo`` ``undrained`` and no more fields.
-        ray_node_id: Ray's own id of the node; None where Ray does not list it as ALIVE.
-        deadline_s: how long running tasks have, seconds.
+        ray_node_id: Ray's own id of the node; None if Ray does not list it as ALIVE.
+        deadline_s: the time for running tasks, seconds.
     """
 
     node: str
@@ -346,7 +346,7 @@ class PeerAdd(Struct, frozen=True):
     """``peer add``.
 
     Attributes:
-        name: of the device in the mesh.
+        name: the device's name in the mesh.
         ip: its overlay address.
         config: the file that was written; ``-``: standard output.
         text: the file's text with ``--config -``; else empty.
@@ -374,10 +374,10 @@ class Dashboard(Struct, frozen=True):
     """``dashboard``.
 
     Attributes:
-        url: of Ray's dashboard.
-        token: that it asks for; empty where Ray asks for none.
+        url: the URL of Ray's dashboard.
+        token: the token that it requires; empty if Ray requires none.
         ssh: the command by which another machine reaches it through this one.
-        ports: of the head's Ray, by name.
+        ports: the ports of the head's Ray, by name.
     """
 
     url: str
@@ -387,13 +387,13 @@ class Dashboard(Struct, frozen=True):
 
 
 class EnvLock(Struct, frozen=True):
-    """``env lock``: what nodes that match the head install.
+    """``env lock``: the packages that nodes install to match the head.
 
     Attributes:
         ray: the head's version; empty: it runs no Ray.
         python: the version of the interpreter of the head's Ray.
-        requirements: one each, as recorded.
-        left_out: what was found and no other machine could install.
+        requirements: the recorded requirements, one each.
+        left_out: packages that no other machine could install.
     """
 
     ray: str
@@ -406,15 +406,15 @@ class FileText(Struct, frozen=True):
     """``render``, ``completion`` and ``logs``: text of a file.
 
     Attributes:
-        kind: what was asked for.
-        text: of the file.
+        kind: the requested kind.
+        text: the text of the file.
     """
 
     kind: str
     text: str
 
 
-#: Command, as typed behind `meshray` → what it answers.
+#: Command, as typed after `meshray` → its answer.
 BY_COMMAND: Mapping[str, type[Struct]] = {
     "init": Init,
     "join": Join,

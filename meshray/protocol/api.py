@@ -38,12 +38,12 @@ from meshray.protocol.fields import (
 )
 from meshray.protocol.forms import AttestationForm, MapForm, NodeForm, RemovalsForm, VersionsForm
 
-#: Characters of the recorded requirements: a few hundred packages. With its escapes it must fit a request's body.
+#: Characters of the recorded requirements: a few hundred packages. With its escapes the text must fit a request's body.
 LONGEST_REQUIREMENTS = 48 * 1024
-#: Ten years, in seconds; 0 is for ever.
+#: Ten years, in seconds; 0 means that it never expires.
 MAX_TTL_S = 10 * 366 * 86400
 MAX_USES = 1_000_000
-#: The roles that a machine may ask for; the others follow from what it is.
+#: The roles that a machine may request; the others follow from its enrolment.
 WISHES = frozenset({"head", "hub"})
 
 Password = Annotated[str, Meta(max_length=128, extra_json_schema={"format": "password"})]
@@ -63,7 +63,7 @@ BoundName = Annotated[
 ]
 Replaces = Annotated[bool, Meta(description="that node takes the place of the one that had this name")]
 Lock = Annotated[Key, Meta(description="the public half of the lock that will sign it, where the mesh has one")]
-#: Whatever it holds, it is a proof or none: see `meshray.model.proof`.
+#: Any value is a valid or invalid proof: see `meshray.model.proof`.
 Proof = Annotated[
     Any,
     Meta(
@@ -221,7 +221,7 @@ class Reach(Struct, frozen=True):
     """Where a few packets are to be sent, and what they carry."""
 
     endpoint: EndpointText
-    #: 128 random bits, so that nobody else's packet is taken for one of these.
+    #: 128 random bits, so that no packet of another sender is confused with these.
     word: Annotated[Word, Meta(pattern="^(?:[0-9a-f]{32})$")]
 
 

@@ -1,10 +1,10 @@
-"""JSON in, values out, and the other way round.
+"""Conversion between JSON and values.
 
 >>> decode(b'{"mesh_id": "m1", "token_id": "t1", "secret": "s"}', TokenForm).mesh_id
 'm1'
 
-Fields that a Struct does not have are ignored, so that an older side understands a newer one. Everything else that does
-not fit raises `WireError`, which a server answers with 400 and a client treats as a peer that speaks another language.
+Fields that a Struct does not have are ignored, so that an older side understands a newer one. Every other mismatch
+raises `WireError`, which a server answers with 400 and a client treats as an incompatible peer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ F = TypeVar("F")
 
 
 class WireError(MeshrayError):
-    """A message does not have the form that the protocol gives it."""
+    """A message does not have the form that the protocol defines."""
 
     def __init__(self, message: str) -> None:
         super().__init__("bad_message", message, hint="are both sides of the same meshray version?")
@@ -41,7 +41,7 @@ def decode_object(data: bytes | str) -> dict[str, object]:
 
 
 def convert(value: object, form: type[T]) -> T:
-    """Return the value in what `decode_object` returned, or a part of it. Raises WireError."""
+    """Return the value in a result of `decode_object`, or in a part of it. Raises WireError."""
     with _refusing():
         return msgspec.convert(value, form)
 
@@ -52,7 +52,7 @@ def encode(message: msgspec.Struct) -> str:
 
 
 def to_json(message: object) -> dict[str, object]:
-    """Return the message, or an object with messages in it, as a dictionary for `json.dumps`."""
+    """Return the message, or an object that contains messages, as a dictionary for `json.dumps`."""
     value: dict[str, object] = msgspec.to_builtins(message, enc_hook=_text)
     return value
 
@@ -65,20 +65,20 @@ def _text(value: object) -> str:
 
 
 def optional(make: Callable[[F], T], form: F | msgspec.UnsetType) -> T | None:
-    """Return the value of a field that may be left out; None where it was."""
+    """Return the value of an optional field; None if it is absent."""
     return None if isinstance(form, msgspec.UnsetType) else make(form)
 
 
 def or_unset(text: F) -> F | msgspec.UnsetType:
-    """Return what a field is to hold that is left out where it is empty."""
+    """Return the value of a field that is omitted if it is empty."""
     return text or msgspec.UNSET
 
 
 class Messages:
-    """Decodes the messages that one side of a connection sends, told apart by their ``type``.
+    """Decode the messages of one side of a connection, which their ``type`` distinguishes.
 
     Args:
-        union: of the Structs of all messages.
+        union: the union of the Structs of all messages.
     """
 
     def __init__(self, union: object) -> None:
@@ -86,7 +86,7 @@ class Messages:
         self._types = {form.__struct_config__.tag for form in get_args(union)}
 
     def decode(self, text: str) -> object:
-        """Return the message; None where its ``type`` is not known. Raises WireError."""
+        """Return the message; None if its ``type`` is not known. Raises WireError."""
         with _refusing():
             try:
                 return self._decoder.decode(text)

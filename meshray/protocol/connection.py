@@ -1,11 +1,11 @@
 """The messages of the agent's WebSocket, GET /v1/agent, in both directions, and the codes that close it.
 
-    recall ◄─► recalled     only where the agent knows what the coordinator has forgotten
-    map ──►  change ──► …   the map once, then whatever changed in it
-         ◄── hello …        what the node is, again after each change
+    recall ◄─► recalled     only if the agent knows what the coordinator has forgotten
+    map ──►  change ──► …   the map once, then its changes
+         ◄── hello …        the node's report, again after each change
 
 Each message is one JSON object in a text frame. Both sides ignore a ``type`` that they do not know, so that a newer
-peer may say more; a malformed message ends the connection. Of `Hello`, `RayInstance`, `Seen` and `Silence` only the
+peer may send more; a malformed message ends the connection. Of `Hello`, `RayInstance`, `Seen` and `Silence` only the
 newest counts. Examples are in docs/protocol.md.
 
 >>> encode(Punch("5d41402abc4b2a76"))
@@ -34,30 +34,30 @@ from meshray.protocol.fields import (
 )
 from meshray.protocol.forms import AttestationForm, ChangeForm, MapForm, NodeForm, RemovalsForm, VersionsForm
 
-#: Questions of `Ask`: what a node found out about itself and its peers; the node is to change its key.
+#: Questions of `Ask`: the node's findings about itself and its peers; a change of its key.
 SURVEY, ROTATE_KEY = "survey", "rotate_key"
-#: The longest answer of one node. A peer takes about 600 bytes of a survey, so this is enough for 400 of them.
+#: The longest answer of one node. A peer takes about 600 bytes of a survey, so this is sufficient for 400 of them.
 MAX_ANSWER_BYTES = 256 * 1024
-#: Nobody waits longer for an answer, seconds.
+#: The maximum time to wait for an answer, seconds.
 MAX_WAIT_S = 15
-#: A node holds at most so many epochs of the secrets.
+#: The maximum number of epochs of the secrets that a node holds.
 MOST_EPOCHS = 1024
 _ERROR_CHARACTERS = 300
 _LONGEST_REPORT = 4096
 
-#: The credential is not accepted: this node is not, or not any more, in the mesh.
+#: The credential is not accepted: this node is not, or no longer, in the mesh.
 CLOSE_NOT_ACCEPTED = 4401
-#: Another connection of the same node took over.
+#: Another connection of the same node replaced this one.
 CLOSE_REPLACED = 4409
-#: No member has this credential, and the coordinator has lost a part of its past: the node is to go on as it is.
+#: No member has this credential, and the coordinator has lost part of its past: the node should continue unchanged.
 CLOSE_CANNOT_TELL = 4425
 #: The coordinator ends (RFC 6455: going away).
 CLOSE_ENDING = 1001
-#: The agent sent what the protocol does not know (RFC 6455: policy violation).
+#: The agent sent a message that the protocol does not define (RFC 6455: policy violation).
 CLOSE_BAD_MESSAGE = 1008
-#: A message is longer than this protocol's are (RFC 6455: message too big).
+#: A message is longer than this protocol allows (RFC 6455: message too big).
 CLOSE_TOO_LONG = 1009
-#: The agent did not read what was sent to it (IANA: try again later).
+#: The agent did not read its messages (IANA: try again later).
 CLOSE_TOO_SLOW = 1013
 
 #: Ray's tokens by epoch.
@@ -69,15 +69,15 @@ class Message(Struct, frozen=True, tag_field="type"):
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """Agent: what this node is; first, and again after each change.
+    """Agent: this node's report; first, and again after each change.
 
     Attributes:
         hubs: ids of the hubs that this node can use now.
-        reached: where it reached the coordinator; empty: through the overlay.
+        reached: the endpoint at which it reached the coordinator; empty: through the overlay.
         secret_epoch: the newest epoch of the secrets that it holds; an agent of an older release does not send it.
-        attestation: of a node that has an identity.
-        removals: where the coordinator has an older list.
-        ray_ports: of a node that chose ports for its Ray.
+        attestation: the signature of a node that has an identity.
+        removals: sent if the coordinator has an older list.
+        ray_ports: sent by a node that chose ports for its Ray.
     """
 
     versions: VersionsForm = VersionsForm()
@@ -98,14 +98,16 @@ class RayInstance(Message, frozen=True, tag="ray"):
 
 
 class Seen(Message, frozen=True, tag="seen"):
-    """Agent of a hub: where it sees nodes, by their id; empty: not over UDP."""
+    """Agent of a hub: the observed endpoints of nodes, by their id; empty: not over UDP."""
 
     nodes: TextMap = {}
 
 
 class Silence(Message, frozen=True, tag="silence"):
-    """Agent of the coordinator's own node: which nodes do not answer over the overlay, by their id: ``silent``,
-    ``gone``, or empty for one that answers again."""
+    """Agent of the coordinator's own node: the nodes that do not answer over the overlay, by their id.
+
+    The values are ``silent``, ``gone``, or empty for a node that answers again.
+    """
 
     nodes: TextMap = {}
 
@@ -123,14 +125,14 @@ class Left(Message, frozen=True, tag="left"):
 
 
 class Answer(Message, frozen=True, tag="answer"):
-    """Agent: the answer to `Ask`, or why there is none."""
+    """Agent: the answer to `Ask`, or the error instead of it."""
 
     id: Word
     answer: dict[str, Any] = {}
     error: Annotated[str, Meta(max_length=_ERROR_CHARACTERS)] = ""
 
     def bounded(self) -> Answer:
-        """Return an answer that the coordinator takes: never longer than `MAX_ANSWER_BYTES`."""
+        """Return an answer that the coordinator accepts: never longer than `MAX_ANSWER_BYTES`."""
         answer = Answer(self.id, self.answer, self.error[:_ERROR_CHARACTERS])
         if len(encode(answer)) <= MAX_ANSWER_BYTES:
             return answer
@@ -148,7 +150,7 @@ class Recalled(Message, frozen=True, tag="recalled"):
 
 
 class Down(Message, frozen=True, tag="down"):
-    """Agent: it ends because a user said so."""
+    """Agent: it ends because a user requested it."""
 
 
 class GivenUp(Message, frozen=True, tag="given_up"):
@@ -156,7 +158,7 @@ class GivenUp(Message, frozen=True, tag="given_up"):
 
 
 class Recall(Message, frozen=True, tag="recall"):
-    """Coordinator: the agent is to send its map. Before anything else, and only where the agent knows a newer state."""
+    """Coordinator: the agent should send its map. It comes first, and only if the agent knows a newer state."""
 
 
 class WholeMap(Message, frozen=True, tag="map"):
@@ -166,13 +168,13 @@ class WholeMap(Message, frozen=True, tag="map"):
 
 
 class Change(Message, frozen=True, tag="change"):
-    """Coordinator: what changed in the map."""
+    """Coordinator: the changes of the map."""
 
     change: ChangeForm
 
 
 class Secrets(Message, frozen=True, tag="secrets"):
-    """Coordinator: the secrets that the agent is to hold, by epoch; those before ``oldest`` are forgotten."""
+    """Coordinator: the secrets that the agent should hold, by epoch; those before ``oldest`` are forgotten."""
 
     oldest: Epoch
     mesh: Annotated[dict[str, Key], Meta(max_length=MOST_EPOCHS)]
@@ -183,7 +185,7 @@ class Secrets(Message, frozen=True, tag="secrets"):
 
 
 class Ticket(Message, frozen=True, tag="ticket"):
-    """Coordinator: by this ticket a coordinator that was put back from an older copy knows the node again."""
+    """Coordinator: the ticket by which a coordinator that was restored from an older copy recognises the node."""
 
     ticket: Annotated[str, Meta(max_length=LONGEST_TICKET)]
 
@@ -192,13 +194,13 @@ class Ticket(Message, frozen=True, tag="ticket"):
 
 
 class Restored(Message, frozen=True, tag="restored"):
-    """Coordinator, to its own node: the database was an older copy; empty: it was not."""
+    """Coordinator, to its own node: the report that the database was an older copy; empty: it was not."""
 
     text: Annotated[str, Meta(max_length=_LONGEST_REPORT)]
 
 
 class TookOver(Message, frozen=True, tag="took_over"):
-    """Coordinator: the address from which another agent was connected as this node; empty: there was none."""
+    """Coordinator: the address of another agent that was connected as this node; empty: there was none."""
 
     address: Text64
 
@@ -224,10 +226,10 @@ _FROM_AGENT, _FROM_COORDINATOR = Messages(FromAgent), Messages(FromCoordinator)
 
 
 def read_agent(text: str) -> FromAgent | None:
-    """Return an agent's message; None where its type is not known. Raises WireError."""
+    """Return an agent's message; None if its type is not known. Raises WireError."""
     return cast("FromAgent | None", _FROM_AGENT.decode(text))
 
 
 def read_coordinator(text: str) -> FromCoordinator | None:
-    """Return the coordinator's message; None where its type is not known. Raises WireError."""
+    """Return the coordinator's message; None if its type is not known. Raises WireError."""
     return cast("FromCoordinator | None", _FROM_COORDINATOR.decode(text))

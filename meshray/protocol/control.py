@@ -1,6 +1,6 @@
-"""What the command line asks the agent of this machine on its control socket, and what the agent answers.
+"""The requests of the command line on the control socket of this machine's agent, and the answers.
 
-One JSON object a line. A request names its operation:
+Each line is one JSON object. A request names its operation:
 
     {"op": "status"}  ──►
                       ◄──  {"ok": {…}}                        the last line, or
@@ -26,7 +26,7 @@ from meshray.protocol.doctor import DoctorReport
 from meshray.protocol.fields import MAX_ENDPOINT
 from meshray.protocol.status import PathStatus, Status
 
-#: No request is longer.
+#: The maximum length of a request.
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_PINGS = 1000
 
@@ -38,7 +38,7 @@ NodeWord = Annotated[str, msgspec.Meta(max_length=63)]
 
 
 class Request(msgspec.Struct, Generic[A], frozen=True, tag_field="op"):
-    """A request that is answered with an A. Its class names the operation as its tag."""
+    """A request with the answer A. Its class names the operation as its tag."""
 
     @classmethod
     def operation(cls) -> str:
@@ -53,7 +53,7 @@ class Request(msgspec.Struct, Generic[A], frozen=True, tag_field="op"):
 
 
 class Watch(Request[A], Generic[E, A], frozen=True, tag_field="op"):
-    """A request that is answered with any number of events E before the answer."""
+    """A request with any number of events E before the answer."""
 
     @classmethod
     def event_type(cls) -> type[E]:
@@ -76,7 +76,7 @@ class StageEvent(msgspec.Struct, frozen=True):
     Attributes:
         stage: ``coordinator``, ``overlay``, ``firewall`` or ``ray``.
         state: ``run``, ``ok``, ``fail`` or ``skip``.
-        detail: a few words about it.
+        detail: a short description.
     """
 
     stage: str = ""
@@ -88,7 +88,7 @@ class SummaryNode(msgspec.Struct, frozen=True):
     """This node.
 
     Attributes:
-        name: in the mesh.
+        name: its name in the mesh.
         ip: its overlay address.
     """
 
@@ -100,8 +100,8 @@ class SummaryPath(msgspec.Struct, frozen=True):
     """The path to the head.
 
     Attributes:
-        kind: where packets go first.
-        transport: None where there is no path.
+        kind: the first hop of packets.
+        transport: None if there is no path.
     """
 
     kind: PathKind = PathKind.NONE
@@ -113,7 +113,7 @@ class SummaryRay(msgspec.Struct, frozen=True):
 
     Attributes:
         alive: this node is ALIVE in Ray.
-        nodes: how many nodes are.
+        nodes: how many nodes are ALIVE.
     """
 
     alive: bool = False
@@ -126,10 +126,10 @@ class Summary(msgspec.Struct, frozen=True):
     Attributes:
         mesh: the name of the mesh.
         node: this node.
-        path: to the head.
+        path: the path to the head.
         ray: the Ray of this node.
-        ray_address: of the head's Ray; None where none runs.
-        dashboard: the address of Ray's dashboard; None where none runs.
+        ray_address: the address of the head's Ray; None if none runs.
+        dashboard: the address of Ray's dashboard; None if none runs.
         local: without root: addresses on this machine's loopback, by name.
     """
 
@@ -151,16 +151,16 @@ class Up(msgspec.Struct, frozen=True):
 
 
 class DriverEnvironment(msgspec.Struct, frozen=True):
-    """What a driver needs to find the cluster.
+    """The environment with which a driver finds the cluster.
 
     Attributes:
         env: the variables by which Ray's programs find the cluster, and those of ``--env``.
-        user_uid: of the user who runs Ray here.
-        python: Ray's interpreter; empty where this node runs no Ray.
-        programs: the folder with `ray` and its `python`; empty where this node runs no Ray.
-        activation: what is set while Ray's environment is active.
-        ray_ports: of the head's Ray, by name.
-        dashboard_here: the dashboard on this machine's loopback, without root; else empty.
+        user_uid: the uid of the user who runs Ray here.
+        python: Ray's interpreter; empty if this node runs no Ray.
+        programs: the folder with `ray` and its `python`; empty if this node runs no Ray.
+        activation: the variables of an active Ray environment.
+        ray_ports: the ports of the head's Ray, by name.
+        dashboard_here: the dashboard on this machine's loopback, without root; otherwise empty.
     """
 
     env: Mapping[str, str] = {}
@@ -185,10 +185,10 @@ class Echo(msgspec.Struct, frozen=True):
 
 
 class OtherPath(msgspec.Struct, frozen=True):
-    """A path that packets could take, and do not.
+    """A path that packets could take, but do not.
 
     Attributes:
-        kind: where packets would go first.
+        kind: the first hop of packets.
         to: the hub that would forward them.
         rtt_ms: the round trip to the hub, milliseconds; None: no answer, or not measured.
         reason: why it is not in use.
@@ -217,7 +217,7 @@ class WireGuardFile(msgspec.Struct, frozen=True):
 
 
 class Repaired(msgspec.Struct, frozen=True):
-    """What the repair did, as a sentence."""
+    """The result of a repair, as a sentence."""
 
     done: str = ""
 
@@ -230,44 +230,44 @@ class KeyRotated(msgspec.Struct, frozen=True):
 
 
 class GetStatus(Request[Status], frozen=True, tag="status"):
-    """The mesh as this node sees it."""
+    """Request the mesh's status from this node."""
 
 
 class FollowProgress(Watch[StageEvent, Up], frozen=True, tag="progress"):
-    """The stages of this node's startup, past and to come, until it is up."""
+    """Request the stages of this node's startup, past and to come, until it is up."""
 
 
 class GetEnvironment(Request[DriverEnvironment], frozen=True, tag="env"):
-    """What a driver needs."""
+    """Request the environment of a driver."""
 
 
 class Ping(Watch[Echo, PingDone], frozen=True, tag="ping"):
-    """Round trips to a node over the overlay."""
+    """Request round trips to a node over the overlay."""
 
     node: NodeWord
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_PINGS)] = 4
 
 
 class RunDoctor(Request[DoctorReport], frozen=True, tag="doctor"):
-    """The checks of all nodes, or of one and of the mesh as a whole."""
+    """Request the checks of all nodes, or of one and of the mesh as a whole."""
 
     node: NodeWord = ""
 
 
 class GetWireGuard(Request[WireGuardFile], frozen=True, tag="wireguard"):
-    """The WireGuard configuration of a node, without secrets."""
+    """Request the WireGuard configuration of a node, without secrets."""
 
     node: NodeWord
 
 
 class GetWireGuardSecrets(Request[WireGuardFile], frozen=True, tag="wireguard_secrets"):
-    """The WireGuard configuration of this node, with its private key."""
+    """Request the WireGuard configuration of this node, with its private key."""
 
     node: NodeWord
 
 
 class CallCoordinator(Request[dict[str, Any]], frozen=True, tag="api"):
-    """A request to the coordinator's API, with this node's credential; its answer is passed on."""
+    """Send a request to the coordinator's API with this node's credential; its answer is returned."""
 
     method: Annotated[str, msgspec.Meta(max_length=8)]
     path: Annotated[str, msgspec.Meta(max_length=256)]
@@ -275,26 +275,26 @@ class CallCoordinator(Request[dict[str, Any]], frozen=True, tag="api"):
 
 
 class Repair(Request[Repaired], frozen=True, tag="repair"):
-    """A repair of `meshray.doctor.repairs.REPAIRS`, by its key."""
+    """Request a repair of `meshray.doctor.repairs.REPAIRS`, by its key."""
 
     key: Annotated[str, msgspec.Meta(max_length=40)]
 
 
 class RotateKey(Request[KeyRotated], frozen=True, tag="rotate_key"):
-    """A new WireGuard key for this node, or on the head for another one."""
+    """Request a new WireGuard key for this node, or on the head for another one."""
 
     node: NodeWord = ""
 
 
 class UseCoordinator(Request[Done], frozen=True, tag="coordinator"):
-    """The coordinator has another address."""
+    """Use another address of the coordinator."""
 
     endpoint: Annotated[str, msgspec.Meta(max_length=MAX_ENDPOINT)]
 
 
 class TakeDown(Request[Done], frozen=True, tag="down"):
-    """Take everything down and end."""
+    """Stop everything and end."""
 
 
 class GiveUp(Request[Done], frozen=True, tag="give_up"):
-    """End without a word to the coordinator: the node is another machine."""
+    """End without a message to the coordinator: the node is now another machine."""

@@ -1,4 +1,4 @@
-"""The fields of a message for documents: path, type, and the meaning that the docstring of its class gives.
+"""The fields of a message for documents: path, type, and the meaning from the docstring of its class.
 
 >>> [(field.path, field.kind) for field in described(Down)]
 [('node', 'text'), ('was_running', 'true or false')]
@@ -28,9 +28,9 @@ class Field:
     """One field.
 
     Attributes:
-        path: where it is: ``nodes[].path.kind``.
+        path: its position: ``nodes[].path.kind``.
         kind: its type in words.
-        meaning: what it says; empty where the class does not document it.
+        meaning: its meaning; empty if the class does not document it.
         is_optional: it may be absent.
     """
 
@@ -41,12 +41,12 @@ class Field:
 
 
 def described(form: type[Any]) -> Iterator[Field]:
-    """Yield each field of the Struct and of what it holds, in their order."""
+    """Yield each field of the Struct and of its nested Structs, in their order."""
     yield from _described(form, "", is_optional=False)
 
 
 def meanings(form: type[Any]) -> dict[str, str]:
-    """Return what the docstrings of a class and of its bases say of each of its attributes."""
+    """Return the descriptions of the attributes in the docstrings of a class and its bases."""
     sections = (inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2] for base in reversed(form.__mro__))
     found = ((name, " ".join(text.split())) for section in sections for name, text in _ATTRIBUTE.findall(section))
     return {name: text.replace("``", "`").removesuffix(".").replace("None", "null") for name, text in found}
@@ -83,7 +83,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _inner(kinds: tuple[Any, ...]) -> tuple[type[Any] | None, str]:
-    """Return the class whose fields are below a field, and what its path adds; (None, "") where there is none."""
+    """Return the class whose fields are below a field, and the suffix of its path; (None, "") if there is none."""
     for kind in kinds:
         if typing.get_origin(kind) is tuple:
             found, suffix = _inner(typing.get_args(kind)[:1])

@@ -1,4 +1,4 @@
-"""What the doctor found, as the agent answers it and ``doctor --json`` prints it."""
+"""The results of the doctor, as the agent answers them and ``doctor --json`` prints them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ class Check(msgspec.Struct, frozen=True):
 
     Attributes:
         code: a stable word for the check; docs/troubleshooting.md explains each.
-        title: what was checked.
+        title: the subject of the check.
         status: ``ok``, ``warn``, ``fail`` or ``skip`` (hidden by a failed check, or not applicable).
-        node: where it was found; None: the mesh as a whole.
-        peer: the other end, where the check is about the path from ``node`` to it.
-        evidence: what was seen, with numbers and names.
-        fix: the next command, with the node on which to run it where that is another.
+        node: the node that it concerns; None: the mesh as a whole.
+        peer: the other end, if the check concerns the path from ``node`` to it.
+        evidence: the observations, with numbers and names.
+        fix: the next command, with the node on which to run it if that is another.
         repair: the repair that ``doctor --fix`` makes on that node, by its key.
-        depends_on: the codes of the checks that must be fine before this one means anything.
+        depends_on: the codes of the checks that must succeed before this one is meaningful.
     """
 
     code: str = ""

@@ -17,6 +17,6 @@ class _Reported(Struct):
 
 
 def reported_error(answer: Mapping[str, object]) -> MeshrayError:
-    """Return the error that the answer holds, as an exception. Raises WireError where it has another form."""
+    """Return the error in the answer as an exception. Raises WireError if it has another form."""
     reported = convert(answer, _Reported)
     return error_from_json(reported.error, reported.exit_code)

@@ -1,6 +1,6 @@
-"""The fields of messages: each type has its bounds and, for the coordinator's description, what it means.
+"""The fields of messages: each type has its limits and, for the coordinator's description, its meaning.
 
-The bounds are checked when a message is decoded. A ``pattern`` only describes: the value's own type checks it and
+The limits are checked when a message is decoded. A ``pattern`` only describes: the value's own type checks it and
 raises an error with its own code.
 """
 
@@ -16,24 +16,24 @@ MAX_ITEMS = 64
 MAX_ITEM_CHARACTERS = 512
 #: The most characters of an endpoint.
 MAX_ENDPOINT = 300
-#: The largest revision that fits SQLite and JSON alike.
+#: The largest revision that fits both SQLite and JSON.
 MAX_REVISION = 2**53 - 1
-#: The largest counter or epoch that JSON holds everywhere.
+#: The largest counter or epoch that JSON represents exactly everywhere.
 MAX_COUNTER = 2**53 - 1
-#: The epoch of the secrets with which a mesh begins; nodes that report none hold this one.
+#: The first epoch of a mesh's secrets; nodes that report none hold this one.
 FIRST_EPOCH = 1
 MAX_EPOCH = 2**31 - 1
-#: Below, a busy machine would be called dead; above, nobody would wait for it.
+#: Below this, a busy machine would count as dead; above, users would not wait for it.
 MIN_PATIENCE_S, MAX_PATIENCE_S = 20, 3600
-#: Seconds for which a node may be silent before Ray calls it dead, unless ``init --patience`` says otherwise.
+#: The seconds that a node may be silent before Ray declares it dead, unless ``init --patience`` sets others.
 DEFAULT_PATIENCE_S = 120
-#: Nodes that the lock has removed; more than a mesh has addresses make no sense.
+#: Nodes that the lock has removed; more than a mesh has addresses are meaningless.
 MOST_REMOVED = 65536
 #: Characters of a mark, of a ticket (the labels are most of it), and of Ray's token.
 LONGEST_MARK, LONGEST_TICKET, LONGEST_RAY_TOKEN = 512, 6000, 256
 #: Characters of a signature in base64.
 SIGNATURE_CHARACTERS = 88
-#: Ray runs as a user, who may not open ports below; 0 would let Ray choose a port that nobody else knows.
+#: Ray runs as a user, who may not open lower ports; 0 would let Ray choose a port that no other node knows.
 LOWEST_PORT, HIGHEST_PORT = 1024, 65535
 #: Characters of all labels of a node together, keys and values, at enrolment.
 LONGEST_LABELS = 4096
@@ -43,7 +43,7 @@ _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _KEY = "^(?:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)$"
 _IPV4 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
 
-#: Names of things that the coordinator made: nodes, tokens, meshes; versions of programs.
+#: Names of things that the coordinator created: nodes, tokens, meshes; versions of programs.
 Text64 = Annotated[str, Meta(max_length=64)]
 #: A word of the protocol: an operation, a question's id.
 Word = Annotated[str, Meta(max_length=32)]
@@ -55,7 +55,7 @@ Labels = Annotated[
     Meta(description=f"at enrolment keys and values have {LONGEST_LABELS} characters together at most"),
 ]
 Faults = Annotated[TextMap, Meta(description="what is wrong with it that others must know: detail by code")]
-#: What a node's name may be when it comes in; it is made lower case.
+#: An incoming node name; it is converted to lower case.
 Name = Annotated[
     str,
     Meta(max_length=63, description="a host-name label (RFC 1123)", extra_json_schema={"pattern": f"^(?:{_LABEL})$"}),
@@ -81,7 +81,7 @@ Address = Annotated[
     str, Meta(max_length=15, description="IPv4, in the overlay", extra_json_schema={"pattern": f"^(?:{_IPV4})$"})
 ]
 Network = Annotated[str, Meta(max_length=18, extra_json_schema={"pattern": f"^(?:{_IPV4}/[0-9]{{1,2}})$"})]
-#: Where a server stands in the world.
+#: The location of a server.
 EndpointText = Annotated[
     str,
     Meta(
@@ -90,7 +90,7 @@ EndpointText = Annotated[
         extra_json_schema={"pattern": "^(?:.*:[0-9]{1,5})$"},
     ),
 ]
-#: Of a node in the map: those that are invalid are ignored.
+#: Endpoints of a node in the map; invalid ones are ignored.
 NodeEndpoints = Annotated[
     tuple[
         Annotated[
@@ -100,13 +100,13 @@ NodeEndpoints = Annotated[
     ],
     Meta(max_length=MAX_ITEMS),
 ]
-#: Roles that are not known are ignored.
+#: Unknown roles are ignored.
 NodeRoles = Annotated[
     tuple[Annotated[Item, Meta(extra_json_schema={"enum": ["coordinator", "head", "hub", "static", "worker"]})], ...],
     Meta(max_length=MAX_ITEMS),
 ]
 EndpointTexts = Annotated[tuple[EndpointText, ...], Meta(max_length=MAX_ITEMS)]
-#: Chosen ports by name; names that are not known are ignored, see `meshray.model.ray_ports`.
+#: Chosen ports by name; unknown names are ignored, see `meshray.model.ray_ports`.
 Ports = Annotated[
     dict[str, Any],
     Meta(

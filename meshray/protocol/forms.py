@@ -1,7 +1,7 @@
-"""What more than one message holds: a node, the map, signatures, tokens.
+"""The parts that several messages share: a node, the map, signatures, tokens.
 
 These are JSON's own types. `meshray.model` makes values of them: `Node.of(form)`, `node.form()`. A field that may be
-`UNSET` is left out where it says nothing: hardly any node has one of them, and the map of a large mesh is large enough.
+`UNSET` is omitted if it has no content: few nodes have one of them, and the map of a large mesh is large enough.
 """
 
 from __future__ import annotations

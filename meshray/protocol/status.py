@@ -1,4 +1,5 @@
-"""The mesh as one node sees it: the agent builds it, the control socket carries it, the command line shows it.
+"""The status of the mesh from one node: the agent builds it, the control socket carries it, the command line shows it.
+
 
 Each field has a default: after an upgrade the agent of the earlier release answers until it is restarted.
 
@@ -17,20 +18,20 @@ from meshray.model.problem import Problem
 
 
 class PathStatus(msgspec.Struct, frozen=True):
-    """How packets to one peer travel now. A number that was not measured yet is None.
+    """The current path to one peer. A number that was not measured yet is None.
 
     Attributes:
-        kind: where packets go first.
-        transport: None where there is no path.
-        endpoint: where the datagrams go: the peer's, or the hub's.
+        kind: the first hop of packets.
+        transport: None if there is no path.
+        endpoint: the destination of the datagrams: the peer's endpoint, or the hub's.
         rtt_ms: median of the last probes' round trips over the overlay, milliseconds.
         loss: share of the last probes that were not answered, 0 to 1.
-        mtu: of the path, bytes.
-        handshake_age_s: since the last handshake with the peer or hub, seconds.
-        rx_bytes: received from the peer or hub since the interface was created.
-        tx_bytes: sent to the peer or hub since the interface was created.
+        mtu: the path's MTU, bytes.
+        handshake_age_s: seconds since the last handshake with the peer or hub.
+        rx_bytes: bytes received from the peer or hub since the interface was created.
+        tx_bytes: bytes sent to the peer or hub since the interface was created.
         throughput_mbit_s: always None; nodes of earlier versions report an estimate here.
-        reason: why the path is not direct; empty where it is, or is being tried.
+        reason: why the path is not direct; empty if it is, or is being tried.
     """
 
     kind: PathKind = PathKind.NONE
@@ -50,12 +51,12 @@ class RayStatus(msgspec.Struct, frozen=True):
     """The Ray of one node, as Ray's own node table at the head lists it.
 
     Attributes:
-        alive: Ray lists it as ALIVE; None where the head's Ray could not be asked.
-        resources: what the node offers, by Ray's own names; memory in bytes.
-        used: what tasks, actors and objects use of it now, CPU, GPU and memory only; None: not known.
-        last_known: what a node that does not answer offered when Ray last listed it; None: it answers, or it was never
-            listed.
-        ports: of its Ray, by name (`meshray.model.ray_ports.RayPorts`); empty: it runs none.
+        alive: whether Ray lists it as ALIVE; None if the head's Ray did not answer.
+        resources: the node's resources, by Ray's own names; memory in bytes.
+        used: the part of them in use by tasks, actors and objects, CPU, GPU and memory only; None: not known.
+        last_known: for a node that does not answer, its resources when Ray last listed it; None: it answers, or it was
+            never listed.
+        ports: the ports of its Ray, by name (`meshray.model.ray_ports.RayPorts`); empty: it runs none.
     """
 
     alive: bool | None = None
@@ -66,19 +67,19 @@ class RayStatus(msgspec.Struct, frozen=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """One node as the asked node sees it.
+    """One node, from the point of view of the asked node.
 
     Attributes:
-        name: of the node in the mesh.
+        name: its name in the mesh.
         ip: its overlay address.
         role: ``head``, ``hub``, ``worker`` or ``static``.
         online: its agent is connected to the coordinator.
-        path: how packets from the asked node to it travel.
+        path: the path of packets from the asked node to it.
         ray: its Ray.
         drained: Ray must not run there now.
         down: nothing must run there now: it was taken down.
         silent: it does not answer over the overlay, and was not taken down.
-        since: when it became so, unix seconds; None: before the asked node looked.
+        since: when its current state began, unix seconds; None: before the asked node's agent started.
     """
 
     name: str = ""
@@ -94,7 +95,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
 
 
 class CoordinatorStatus(msgspec.Struct, frozen=True):
-    """The coordinator, as the asked node sees it.
+    """The coordinator, from the point of view of the asked node.
 
     Attributes:
         reachable: the asked node is connected to it.
@@ -104,13 +105,13 @@ class CoordinatorStatus(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """What the nodes that Ray lists as ALIVE and that answer offer together; None where Ray could not be asked.
+    """The resources of all nodes that Ray lists as ALIVE and that answer; None if Ray did not answer.
 
     Attributes:
         cpu: CPUs.
         gpu: GPUs.
-        memory: bytes.
-        object_store_memory: bytes.
+        memory: memory in bytes.
+        object_store_memory: object store memory in bytes.
     """
 
     cpu: float | None = msgspec.field(default=None, name="CPU")
@@ -120,21 +121,21 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """The mesh as one node sees it.
+    """The status of the mesh from one node.
 
     Attributes:
         mesh: the name of the mesh.
-        revision: of the map that the asked node has.
+        revision: the revision of the asked node's map.
         node: the name of the node that was asked.
-        coordinator: whether it can be reached.
+        coordinator: whether it is reachable.
         nodes: every node of the map, by address.
-        totals: what the cluster offers.
+        totals: the resources of the cluster.
         problems: the sentences of ``health``, in its order.
-        health: what is not as it should be; empty when healthy.
-        notices: what the user may want to know and is not a fault, as sentences.
-        open: what the mesh's members reach on the asked node besides Ray (``--open``).
+        health: the problems; empty if the mesh is healthy.
+        notices: information for the user that is not a fault, as sentences.
+        open: the ports that members reach on the asked node besides Ray's (``--open``).
         unguarded: Ray runs on the asked node even where its ports cannot be closed to other networks.
-        environment: the names of the variables that its Ray has besides the session's (``--env``).
+        environment: the names of the additional variables of its Ray (``--env``).
     """
 
     mesh: str = ""
