@@ -20,9 +20,10 @@ from meshray.coordinator.admission import ConflictError, token_of
 from meshray.coordinator.epochs import rotated_without
 from meshray.coordinator.records import Member, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Outcome, Registry
-from meshray.errors import RefusedError, UsageError
+from meshray.errors import RefusedError
 from meshray.model.enrol import EnrolRequest
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC
+from meshray.model.token import require_one_node
 from meshray.protocol.api import Rotation
 
 
@@ -41,26 +42,15 @@ def bound(registry: Registry, record: TokenRecord, *, replace_node: bool) -> Out
         replace_node: the node that enrols with the token replaces the one that has this name now.
 
     Raises:
-        UsageError: ``name_with_uses``: one name is for one node; ``replace_without_name``.
+        UsageError: see `require_one_node`.
         RefusedError: ``name_taken``; ``removal_not_signed``, see `_require_replaceable`.
         UnknownError: ``node_unknown``: the node to replace does not exist.
         ConflictError: ``node_not_replaceable``.
     """
+    require_one_node(record.name, uses=record.uses, replaces=replace_node)
     name = record.name
     if name is None:
-        if replace_node:
-            raise UsageError(
-                "replace_without_name",
-                "--replace needs the name of the node to replace",
-                hint="meshray token create --name NODE --replace",
-            )
         return registry.add_token(record)
-    if record.uses != 1:
-        raise UsageError(
-            "name_with_uses",
-            f"a token for the node {name} has exactly one use",
-            hint="leave out --uses, or --name",
-        )
     if replace_node:
         member = registry.named(name)
         _require_replaceable(registry, member)

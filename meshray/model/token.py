@@ -182,3 +182,23 @@ def hash_secret(secret: str) -> str:
 
 def _checksum(payload: bytes) -> bytes:
     return hashlib.sha256(payload).digest()[:_CHECKSUM_BYTES]
+
+
+def require_one_node(name: str | None, *, uses: int, replaces: bool) -> None:
+    """Require that a token which is bound to a node's name is for one node.
+
+    Raises:
+        UsageError: ``name_with_uses``: it has another number of uses; ``replace_without_name``.
+    """
+    if name is None and replaces:
+        raise UsageError(
+            "replace_without_name",
+            "--replace needs the name of the node to replace",
+            hint="meshray token create --name NODE --replace",
+        )
+    if name is not None and uses != 1:
+        raise UsageError(
+            "name_with_uses",
+            f"a token for the node {name} has exactly one use",
+            hint="leave out --uses, or --name",
+        )

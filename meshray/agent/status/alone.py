@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
-from meshray.agent.status.survey import GROUP_S
+from meshray.agent.status.survey import GROUP_S, context_of
 from meshray.doctor import host_probe as host
 from meshray.doctor.context import Context
 from meshray.doctor.control import probe as control
@@ -37,26 +38,7 @@ def alone(home: Home, environ: Mapping[str, str]) -> Context:
         enrolment = Enrolment.load(home)
     except MeshrayError:
         return Context(home, environ)
-    mesh_map = _last_map(home)
-    me = mesh_map.nodes.get(enrolment.node_id) if mesh_map is not None else None
-    return Context(
-        home,
-        environ,
-        name=enrolment.name,
-        ip=me.ip if me is not None else None,
-        mesh_port=enrolment.mesh_port,
-        listen_port=enrolment.listen_port,
-        hosts_coordinator=enrolment.hosts_coordinator,
-        coordinators=enrolment.coordinators,
-        trusts_user_environment=enrolment.trust_user_environment,
-        fingerprint=bytes.fromhex(enrolment.fingerprint),
-        credential=enrolment.credential,
-        transport=enrolment.transport,
-        open_ports=enrolment.open_ports,
-        open_all=enrolment.open_all,
-        unguarded=enrolment.unguarded,
-        mesh_map=mesh_map,
-    )
+    return replace(context_of(home, enrolment, _last_map(home)), environ=environ)
 
 
 def _last_map(home: Home) -> MeshMap | None:

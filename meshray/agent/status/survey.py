@@ -29,10 +29,13 @@ from meshray.doctor.facts import Facts, NodeFacts, decode
 from meshray.doctor.path import probe as path
 from meshray.doctor.ray import probe as ray
 from meshray.errors import MeshrayError
+from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.model.keys import PublicKey
+from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC
 from meshray.model.ray_state import RayState
+from meshray.node.enrolment import Enrolment
 from meshray.protocol.api import Gathered
 from meshray.protocol.codec import convert
 from meshray.protocol.connection import SURVEY
@@ -134,9 +137,31 @@ async def _asked(prober: Prober, ip: IPv4Address) -> Measured:
     return Measured((rtt_ms,) if rtt_ms is not None else others)
 
 
+def context_of(home: Home, enrolment: Enrolment, mesh_map: MeshMap | None) -> Context:
+    """Return what the probes need of a node's files, without what its agent knows."""
+    me = mesh_map.nodes.get(enrolment.node_id) if mesh_map is not None else None
+    return Context(
+        home,
+        name=me.name if me is not None else enrolment.name,
+        ip=me.ip if me is not None else None,
+        mesh_port=enrolment.mesh_port,
+        listen_port=enrolment.listen_port,
+        hosts_coordinator=enrolment.hosts_coordinator,
+        coordinators=enrolment.coordinators,
+        trusts_user_environment=enrolment.trust_user_environment,
+        fingerprint=bytes.fromhex(enrolment.fingerprint),
+        credential=enrolment.credential,
+        transport=enrolment.transport,
+        open_ports=enrolment.open_ports,
+        open_all=enrolment.open_all,
+        unguarded=enrolment.unguarded,
+        mesh_map=mesh_map,
+    )
+
+
 def _context(sources: Sources, status: Status) -> Context:
     state, parts, paths = sources.state, sources.parts, sources.paths
-    enrolment, device, mesh_map = state.enrolment, state.device, state.map
+    device, mesh_map = state.device, state.map
     of_key = {node.public_key: str(node.name) for node in mesh_map.nodes.values()}
     seen = {
         of_key[key]: str(peer.config.endpoint)
@@ -147,25 +172,12 @@ def _context(sources: Sources, status: Status) -> Context:
     ray = parts.ray.now if parts.ray is not None else None
     dials = ((hub.name, paths.hubs.dialled(hub.id)) for hub in mesh_map.hubs)
     dialled = {str(name): str(endpoint) for name, endpoint in dials if endpoint is not None}
-    return Context(
-        home=state.home,
+    return replace(
+        context_of(state.home, state.enrolment, mesh_map),
         interface=parts.device.name,
-        name=state.me.name,
-        ip=state.me.ip,
-        mesh_port=enrolment.mesh_port,
         listen_port=device.listen_port if device else 0,
         is_hub=state.is_hub,
-        hosts_coordinator=enrolment.hosts_coordinator,
-        coordinators=enrolment.coordinators,
-        trusts_user_environment=enrolment.trust_user_environment,
-        fingerprint=bytes.fromhex(enrolment.fingerprint),
-        credential=enrolment.credential,
-        transport=enrolment.transport,
-        open_ports=enrolment.open_ports,
-        open_all=enrolment.open_all,
-        unguarded=enrolment.unguarded,
         foreign_ports=parts.firewall.foreign if parts.firewall is not None else frozenset(),
-        mesh_map=mesh_map,
         map_of=lambda revision, patience_s: _map_of(state, revision, patience_s),
         status=status,
         device=device,

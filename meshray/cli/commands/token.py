@@ -12,9 +12,9 @@ from meshray.cli.join_line import join_line
 from meshray.cli.lock_file import create_token, open_lock
 from meshray.cli.options import group, json_option, lock_option, parse_duration
 from meshray.cli.results import Result, TokenCreated, TokenList, TokenRevoked
-from meshray.errors import UsageError
 from meshray.model.address import NodeName
 from meshray.model.node import HEAD, HUB
+from meshray.model.token import require_one_node
 from meshray.protocol.codec import convert
 
 
@@ -76,7 +76,7 @@ def create(
       sudo meshray token create --hub
       sudo meshray token create --name gpu-1 --replace
     """
-    _require_sense(uses, name, replace)
+    require_one_node(name, uses=uses, replaces=replace)
     roles = sorted(role for role, is_said in ((HUB, hub), (HEAD, head)) if is_said)
     body: dict[str, object] = {"uses": uses, "ttl_s": parse_duration(ttl), "ephemeral": ephemeral, "roles": roles}
     if name is not None:
@@ -92,21 +92,6 @@ def create(
         replace=made.replace,
         line=join_line(app, made.token) if line else "",
     )
-
-
-def _require_sense(uses: int, name: str | None, replace: bool) -> None:
-    if name is None and replace:
-        raise UsageError(
-            "replace_without_name",
-            "--replace needs the name of the node to replace",
-            hint="meshray token create --name NODE --replace",
-        )
-    if name is not None and uses != 1:
-        raise UsageError(
-            "name_with_uses",
-            f"a token for the node {name} has exactly one use",
-            hint="leave out --uses, or --name",
-        )
 
 
 @token_command.command("list")
