@@ -26,7 +26,7 @@ async def carry_out(key: str, parts: Dependencies, reconciler: Reconciler) -> st
     """
     repair = REPAIRS.get(key)
     if repair is None:
-        raise UsageError("bad_repair", f"the agent knows no repair {key[:40]!r}", hint="meshray doctor")
+        raise UsageError("bad_repair", f"the agent does not know the repair {key[:40]!r}", hint="meshray doctor")
     return await repair(parts, reconciler)
 
 
@@ -46,8 +46,8 @@ async def _firewall(parts: Dependencies, reconciler: Reconciler) -> str:
 async def _device(parts: Dependencies, reconciler: Reconciler) -> str:
     name = parts.device.name
     await reconciler.remove_device()
-    await _until(lambda: reconciler.is_in_order, _DEVICE_S, f"{name} was made anew, but the hub is not heard")
-    return f"{name} was made anew"
+    await _until(lambda: reconciler.is_in_order, _DEVICE_S, f"{name} was created again, but the hub does not answer")
+    return f"{name} was created again"
 
 
 async def _routes(parts: Dependencies, reconciler: Reconciler) -> str:

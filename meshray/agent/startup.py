@@ -122,7 +122,7 @@ class Startup:
             error = MeshrayError(
                 "no_handshake",
                 f"the hub does not answer WireGuard's handshake (tried UDP {tried})",
-                hint=f"on the hub: does its firewall (and the cloud's) let in UDP port {port}? "
+                hint=f"on the hub: does its firewall (and the cloud's) allow UDP port {port}? "
                 "Where it has another address now, here: meshray up --coordinator HOST:PORT",
             )
             log.error("%s", error)
@@ -184,7 +184,7 @@ class Startup:
             is_late = time.monotonic() > deadline
             cause = ray.failure or ("Ray did not become ALIVE in time" if is_late else "")
             if cause and not failed and _may_succeed_again(ray.now) and not is_late:
-                self._progress.set("ray", "run", "its start took too long, and is tried once more")
+                self._progress.set("ray", "run", "its start took too long and is tried again")
             elif cause and not failed:
                 failed = True
                 self._progress.fail("ray", MeshrayError("ray_failed", cause, hint="meshray logs ray"))

@@ -91,7 +91,7 @@ class Endpoint:
         if port is None or not 0 < port < 65536 or not _is_host(host):
             raise UsageError(
                 "bad_endpoint",
-                f"{text[:120]!r} is no HOST:PORT",
+                f"{text[:120]!r} is not HOST:PORT",
                 hint="for example 203.0.113.7:51888, [2001:db8::7]:51888 or head.example.org:51888",
             )
         return cls(host, port)
@@ -154,7 +154,7 @@ class OverlayNetwork:
             cidr = IPv4Network(text)
         except ValueError as error:
             raise UsageError(
-                "bad_network", f"{text[:80]!r} is no IPv4 network: {error}", hint=f"--network {DEFAULT_NETWORK}"
+                "bad_network", f"{text[:80]!r} is not an IPv4 network: {error}", hint=f"--network {DEFAULT_NETWORK}"
             ) from None
         if not SHORTEST_PREFIX <= cidr.prefixlen <= LONGEST_PREFIX:
             raise UsageError(

@@ -196,7 +196,7 @@ def _sound(mesh_map: MeshMap) -> MeshMap:
         if node.id != key:
             raise WireError(f"nodes: {key[:64]!r} has another id inside")
         if not low <= int(node.ip) < low + count:
-            raise WireError(f"nodes: {node.name} has {node.ip}, which is no node's address in {mesh_map.mesh.network}")
+            raise WireError(f"nodes: {node.name} has {node.ip}, which is not a node address in {mesh_map.mesh.network}")
     nodes = mesh_map.nodes.values()
     for what, values in (
         ("name", {node.name for node in nodes}),

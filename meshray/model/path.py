@@ -40,4 +40,4 @@ def parse_mode(text: str) -> Mode:
     for mode in MODES:
         if mode == text:
             return mode
-    raise UsageError("bad_transport", f"{text[:40]!r} is no transport", hint="--transport auto, udp or wss")
+    raise UsageError("bad_transport", f"{text[:40]!r} is not a transport", hint="--transport auto, udp or wss")

@@ -69,7 +69,7 @@ class Net:
     def switches(self) -> int:
         """How often the node went to the relay."""
         log = self.node.path("/var/lib/meshray/log/agent.log").read_text()
-        return log.count("goes through the relay") and log.count("by UDP again")
+        return log.count("goes through the relay") and log.count("over UDP again")
 
 
 @pytest.fixture(scope="module")

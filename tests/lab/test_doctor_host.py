@@ -54,7 +54,7 @@ def test_fix_puts_the_guard_back(stage: HostStage) -> None:
 def test_fix_makes_an_interface_anew_whose_engine_hangs(stage: HostStage) -> None:
     stage.worker.shell(f"kill -STOP {process_id('engine')}")
     mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
-    assert mended.report["repaired"] == ["meshray0 was made anew"]
+    assert mended.report["repaired"] == ["meshray0 was created again"]
     until_well([stage.head, stage.worker])
 
 

@@ -161,10 +161,10 @@ async def test_what_an_agent_cannot_answer_it_says(tmp_path: Path) -> None:
         answer = await ask(mesh)
         assert answer["silent"] == {
             "a": "its answer is longer than 256 KiB",
-            "b": "its agent failed at this question; its log tells why",
+            "b": "its agent failed to answer this question; its log shows why",
         }
         answer = await ask(mesh, op="unheard-of", nodes=["b"])
-        assert answer["silent"] == {"b": "its agent knows no question 'unheard-of'"}
+        assert answer["silent"] == {"b": "its agent does not know the question 'unheard-of'"}
         assert all(member.agent.connection.is_open for member in mesh.members.values())
 
 

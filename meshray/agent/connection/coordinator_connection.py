@@ -115,13 +115,13 @@ class CoordinatorConnection:
                 if self.outside is not None:
                     self._membership.reached(self.outside)
                 outside = Tasks()
-                outside.start(self._leave_the_overlay(self._link), "a way outside of the overlay")
+                outside.start(self._leave_the_overlay(self._link), "a path outside of the overlay")
                 try:
                     await self._use(self._link)
                 finally:
                     await outside.close()
                 log.warning(
-                    "the link to the coordinator ended; going on with map revision %d", self._current().revision
+                    "the connection to the coordinator ended; continuing with map revision %d", self._current().revision
                 )
             except CoordinatorBehind as error:
                 log.error("%s (%s)", error, error.hint)
@@ -137,11 +137,11 @@ class CoordinatorConnection:
             except (UnreachableError, RefusedError) as error:
                 # Another certificate: another server answers in the coordinator's place, which may well return.
                 if attempt == 0:
-                    log.warning("%s; going on with map revision %d", error, self._current().revision)
+                    log.warning("%s; continuing with map revision %d", error, self._current().revision)
                 if time.monotonic() - since > _AWAY_AFTER_S:
                     self._progress.set("coordinator", "ok", f"away; map revision {self._current().revision} is used")
             except (OSError, WireError, UsageError) as error:
-                log.warning("the link to the coordinator broke: %s", error)
+                log.warning("the connection to the coordinator broke: %s", error)
             finally:
                 await self._close()
             self._membership.answered.set()
@@ -158,7 +158,7 @@ class CoordinatorConnection:
         """
         self._hurry.set()
         if self._link is not None and not self._link.leaves_from(addresses):
-            log.info("the link to the coordinator went with its address")
+            log.info("the connection to the coordinator ended because its address was removed")
             await self._link.close_socket()
 
     async def move_to(self, endpoint: Endpoint) -> None:
@@ -220,10 +220,10 @@ class CoordinatorConnection:
 
     async def _take_map(self, mesh_map: MeshMap) -> None:
         if mesh_map.mesh != self._current().mesh:
-            raise WireError(f"the map of another mesh came, {mesh_map.mesh.name}")
+            raise WireError(f"received the map of another mesh, {mesh_map.mesh.name}")
         if self._membership.enrolment.node_id not in mesh_map.nodes:
             # A removed node learns of its removal from the close code.
-            raise WireError("the map does not hold this node")
+            raise WireError("this node is not in the map")
         out_of_date = self._membership.must_ask(self._current(), mesh_map)
         self._on_map(mesh_map)
         if out_of_date:
@@ -232,7 +232,7 @@ class CoordinatorConnection:
     async def _tell_map(self, link: Link) -> None:
         """Report to the coordinator the part of this node's map that the coordinator has lost."""
         mesh_map = self._current()
-        log.warning("the coordinator has lost what came before revision %d; telling it this map", mesh_map.revision)
+        log.warning("the coordinator has lost what came before revision %d; sending it this map", mesh_map.revision)
         for node in mesh_map.nodes.values():
             await link.send(Recalled(node.form()))
         await link.send(Recalled())

@@ -43,11 +43,11 @@ class Questions:
     async def _answer(self, question: Ask) -> Answer:
         operation = self._operations.get(question.op)
         if operation is None:
-            return Answer(question.id, error=f"its agent knows no question {question.op!r}")
+            return Answer(question.id, error=f"its agent does not know the question {question.op!r}")
         try:
             return Answer(question.id, dict(await operation()))
         except MeshrayError as error:
             return Answer(question.id, error=error.message)
         except Exception:  # A question must not end the agent.
             log.exception("the question %r could not be answered", question.op)
-            return Answer(question.id, error="its agent failed at this question; its log tells why")
+            return Answer(question.id, error="its agent failed to answer this question; its log shows why")

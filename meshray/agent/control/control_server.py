@@ -100,14 +100,14 @@ class ControlServer:
                 raise
             except Exception:
                 log.exception("an operation failed")
-                await send(_failure("agent_failed", "the agent failed at this request; its log tells why"))
+                await send(_failure("agent_failed", "the agent failed to process this request; its log shows why"))
         writer.close()
 
     async def _line(self, reader: asyncio.StreamReader) -> bytes:
         try:
             return await asyncio.wait_for(reader.readline(), self._request_s)
         except asyncio.TimeoutError:
-            raise WireError(f"no whole request came within {self._request_s:g} s") from None
+            raise WireError(f"no complete request arrived within {self._request_s:g} s") from None
         except ValueError:
             raise WireError(f"the request is too long: more than {MAX_REQUEST_BYTES // 1024} KiB") from None
 
@@ -115,7 +115,7 @@ class ControlServer:
         if op in self._operations:
             return self._operations[op]
         if op not in self._owner_operations:
-            raise UsageError("bad_operation", f"the agent knows no operation {op!r}")
+            raise UsageError("bad_operation", f"the agent does not know the operation {op!r}")
         if uid not in (0, os.geteuid()):
             raise MeshrayError("not_root", "this needs root", hint="run it with sudo")
         return self._owner_operations[op]

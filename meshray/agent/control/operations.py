@@ -174,7 +174,7 @@ class Operations:
         answer = gathered.answers.get(node.name)
         if answer is not None:
             return convert({"node": str(node.name), **answer}, KeyRotated)
-        why = gathered.silent.get(node.name, "it has no agent: its file names its key")
+        why = gathered.silent.get(node.name, "it has no agent: its file contains its key")
         raise MeshrayError(
             "key_not_changed", f"the key of {node.name} was not changed: {why}", hint=f"on {node.name}: meshray status"
         )

@@ -91,9 +91,7 @@ def own_node(enrolment: Enrolment, mesh_map: MeshMap) -> Node:
     """Return this node's own entry. Raises MeshrayError if the map does not contain it."""
     node = mesh_map.nodes.get(enrolment.node_id)
     if node is None:
-        raise MeshrayError(
-            "not_in_map", f"the map of the mesh does not hold this node ({enrolment.name})", hint="meshray leave"
-        )
+        raise MeshrayError("not_in_map", f"this node ({enrolment.name}) is not in the mesh map", hint="meshray leave")
     return node
 
 

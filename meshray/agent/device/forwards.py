@@ -94,7 +94,7 @@ def _free_listener(preferred: int) -> socket.socket | None:
         with contextlib.suppress(OSError):
             listener = socket.create_server((str(_LOOPBACK), port))
             if port != preferred:
-                log.warning("port %d of 127.0.0.1 is taken: %d is used in its place", preferred, port)
+                log.warning("port %d of 127.0.0.1 is taken: %d is used instead", preferred, port)
             return listener
     log.error("no port of 127.0.0.1 from %d on is free: it is not forwarded", preferred)
     return None

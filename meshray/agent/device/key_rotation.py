@@ -47,8 +47,8 @@ class Step(Enum):
 
     WAIT = "wait"
     MAKE = "make a new one"
-    TELL_PENDING = "tell the coordinator the pending one"
-    TELL_OWN = "tell the coordinator the one in use"
+    TELL_PENDING = "send the coordinator the pending one"
+    TELL_OWN = "send the coordinator the one in use"
     SWITCH = "use the pending one"
 
 

@@ -129,7 +129,7 @@ class Carrier:
         return client.udp_alive.is_set()
 
     async def _enter_relay(self, hub: Node) -> None:
-        why = "handshakes pass by UDP and data does not" if self._only_handshakes else "no answer by UDP"
+        why = "handshakes pass over UDP, but data does not" if self._only_handshakes else "no answer over UDP"
         log.warning("%s: the tunnel to the hub goes through the relay", why)
         client = RelayClient(
             self._coordinator,
@@ -146,7 +146,7 @@ class Carrier:
         client, running, self._client, self._running = self._client, self._running, None, None
         if client is None:
             return
-        log.info("the tunnel to the hub goes by UDP again")
+        log.info("the tunnel to the hub goes over UDP again")
         hub = self._hub()
         if hub is not None:
             self._hubs.go_through(hub.id, None)

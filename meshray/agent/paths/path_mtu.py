@@ -136,7 +136,7 @@ class PathMtu:
         elif passed or size == SIZES[-1]:
             self._silent.pop(way, None)
         else:
-            log.warning("packets to %s: those of %d bytes do not pass any more", ip, size)
+            log.warning("packets to %s: those of %d bytes no longer pass", ip, size)
             self._found[ip] = SIZES[-1]
             self._changed()
             await self._measure(way, MtuSearch().result(size, passed=False))

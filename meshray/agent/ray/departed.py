@@ -55,7 +55,9 @@ def _judged(row: LiveNode, node: Node | None, newest: LiveNode) -> Departed | No
         return Departed(row.id, f"{node.name} was taken down", at_once=False)
     if node.silence == GONE:
         return Departed(
-            row.id, f"{node.name} does not answer, and its processes ended or the patience did", at_once=True
+            row.id,
+            f"{node.name} does not answer, and its processes ended or the patience of the mesh ran out",
+            at_once=True,
         )
     if row != newest:
         return Departed(row.id, f"another raylet of {node.name} took its place", at_once=True)

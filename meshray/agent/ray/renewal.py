@@ -78,7 +78,7 @@ class Renewal:
         except UnreachableError as error:
             raise MeshrayError(
                 "environment_unknown",
-                f"the head has Ray {head.ray} now, and the coordinator does not tell what belongs to it: {error}",
+                f"the head has Ray {head.ray} now, and the coordinator does not report what belongs to it: {error}",
                 hint="meshray doctor",
             ) from None
         build = Build(environment, user, self._environ)

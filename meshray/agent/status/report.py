@@ -222,7 +222,7 @@ def _lost(snapshot: Snapshot, node: Node) -> Problem:
     fix = f"on {node.name}: meshray up; if it is gone for good: meshray node rm {node.name}"
     if not _is_silent(snapshot, node):
         return Problem(
-            "node_answers", f"{named}: its agent is not connected any more; its machine answers", node.name, fix
+            "node_answers", f"{named}: its agent is no longer connected, but its machine answers", node.name, fix
         )
     quiet_s = snapshot.silent_s(node)
     since = f", for {quiet_s:.0f} s" if quiet_s is not None else ""

@@ -90,7 +90,7 @@ def test_the_command_line_wins() -> None:
         ("MESHRAY_JOIN_HUB", "perhaps", "perhaps"),
         ("MESHRAY_JOIN_PORT", "many", "many"),
         ("MESHRAY_JOIN_TRANSPORT", "tcp", "tcp"),
-        ("MESHRAY_JOIN_ENDPOINT", "vm", "is no HOST:PORT"),
+        ("MESHRAY_JOIN_ENDPOINT", "vm", "is not HOST:PORT"),
         ("MESHRAY_JOIN_VIA", "head", "neither ssh"),
         ("MESHRAY_JOIN_IMAGE", "img", "need --runtime docker"),
         ("MESHRAY_JOIN_ENV", "1=2", "not the name of a variable"),

@@ -85,7 +85,7 @@ def test_what_a_user_chose_stays(mode: Mode) -> None:
 
 def test_modes_are_parsed() -> None:
     assert tuple(parse_mode(mode) for mode in MODES) == MODES
-    with pytest.raises(UsageError, match="no transport"):
+    with pytest.raises(UsageError, match="not a transport"):
         parse_mode("quic")
 
 

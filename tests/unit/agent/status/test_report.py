@@ -162,7 +162,7 @@ def test_a_node_that_was_taken_down_is_not_missed() -> None:
 def test_an_agent_that_was_killed_is_told_from_a_silent_machine() -> None:
     killed = replace(MAP, nodes={**MAP.nodes, WORKER_B.id: replace(WORKER_B, online=False, ended=True)})
     (problem,) = build_status(replace(snapshot(HEAD_NODE), mesh_map=killed)).health
-    assert "its agent is not connected any more; its machine answers" in problem.text
+    assert "its agent is no longer connected, but its machine answers" in problem.text
 
 
 def test_a_node_that_is_cut_off_names_the_coordinators_node_alone() -> None:
