@@ -1,4 +1,4 @@
-"""What a user types. Commands ask, act and return frozen results; `output` shows them.
+"""The command line. Commands query, act and return frozen results; `output` shows them.
 
-main ──► commands/… ──► results ──► output (for people) or envelope (for scripts)
+main ──► commands/… ──► results ──► output (for users) or envelope (for scripts)
 """

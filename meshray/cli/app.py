@@ -1,4 +1,4 @@
-"""What every command gets: how it was called, where the state is, and how to speak to the user.
+"""The context of every command: its call, the location of the state, and output to the user.
 
 @click.pass_obj
 def status(app: App) -> StatusResult:
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from meshray.client.agent import ControlClient
     from meshray.runtime.base import Progress
 
-#: Where root's mesh lives. People who are not root look there when they have no mesh of their own.
+#: The state of root's mesh. Users other than root use it if they have no mesh of their own.
 SYSTEM_HOME = Home(Path("/var/lib/meshray"), Path("/run/meshray"))
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
-#: The coordinator may be tried at several addresses.
+#: The timeout covers several addresses of the coordinator.
 _API_TIMEOUT_S = 30.0
-#: What sudo drops although a meshray command may need it.
+#: Variables that sudo drops although a meshray command may need them.
 _KEPT_VARIABLES = (
     "MESHRAY_HOME",
     "MESHRAY_RUN",
@@ -46,11 +46,11 @@ _KEPT_VARIABLES = (
 
 @dataclass(frozen=True)
 class App:
-    """How this program was called.
+    """The call of this program.
 
     Attributes:
-        arguments: what the user typed behind the program's name.
-        as_json: the answer goes to a script.
+        arguments: the arguments after the program's name.
+        as_json: the answer is for a script.
         euid: the effective user id; 0 is root.
     """
 
@@ -64,12 +64,12 @@ class App:
 
     @property
     def own_home(self) -> Home:
-        """Where this user's (or root's) own state is or would be."""
+        """The location of this user's (or root's) own state, which may not exist."""
         return Home.from_environment(self.environ)
 
     @property
     def home(self) -> Home:
-        """The mesh that a question is about: the user's own, else the one that root set up."""
+        """The mesh that a query concerns: the user's own, else the one that root set up."""
         own = self.own_home
         chosen = self.environ.get("MESHRAY_HOME") or self.environ.get("MESHRAY_RUN") or _exists(own.enrolment)
         chosen = chosen or _exists(own.container)
@@ -77,17 +77,17 @@ class App:
 
     @property
     def may_be_enrolled(self) -> bool:
-        """False where this machine is certainly in no mesh; root's state may be closed to this user."""
+        """False if this machine is certainly in no mesh; this user may not read root's state."""
         return _exists(self.home.enrolment) or (self.euid != 0 and _exists(SYSTEM_HOME.state))
 
     def control(self) -> ControlClient:
-        """The agent of that mesh."""
+        """Return a client of that mesh's agent."""
         from meshray.client.agent import ControlClient
 
         return ControlClient(self.home.control_socket)
 
     def api(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Mapping[str, object]:
-        """The coordinator's answer to this node, through the agent, which knows where it is."""
+        """Return the coordinator's answer to this node, through the agent, which knows its endpoint."""
         from meshray.protocol.control import CallCoordinator
 
         request = CallCoordinator(method, path, dict(body) if body is not None else None)
@@ -95,7 +95,7 @@ class App:
 
     @staticmethod
     def word(text: str) -> str:
-        """A name or an id as one part of a path of the API. Raises UsageError for anything else."""
+        """Return a name or an id as one part of a path of the API. Raises UsageError for anything else."""
         if not _WORD.fullmatch(text):
             raise UsageError(
                 "bad_name", f"{text[:80]!r} is not a name or id", hint="meshray node list; meshray token list"
@@ -103,48 +103,47 @@ class App:
         return text
 
     def run_from_copy(self) -> None:
-        """As root: does not return where others can change this meshray (`meshray.cli.privileged`)."""
+        """As root, do not return if others can change this meshray: continue in a copy (`meshray.cli.privileged`)."""
         if self.euid == 0:
             from meshray.cli.privileged import run_from_copy
 
             run_from_copy(self.arguments, self.progress, (self.stdout, self.stderr))
 
     def progress(self) -> Progress:
-        """Shows stages on stderr, live where that is a terminal."""
+        """Show stages on stderr, live if that is a terminal."""
         from meshray.cli.progress import open_progress
 
         return open_progress(self.stderr, self.environ)
 
     def warn(self, text: str) -> None:
-        """One line that does not stop anything."""
+        """Print a warning, as one line."""
         print(f"warning: {escaped(text)}", file=self.stderr)
 
     def note(self, text: str) -> None:
-        """One line of progress."""
+        """Print one line of progress."""
         print(escaped(text), file=self.stderr, flush=True)
 
     def require_root(self, reason: str = "a WireGuard interface, routes and firewall rules need it") -> None:
-        """Raises MeshrayError with the exact sudo line where the user is not root and this node is not theirs."""
+        """Raise MeshrayError with the exact sudo line if the user is not root and this node is not theirs."""
         if self.euid != 0 and not self._has_own_node:
             raise MeshrayError("not_root", f"not root: {reason}", hint=self.sudo_line())
 
     def require_root_of_node(self) -> None:
-        """Raise as `require_root` does, but MeshrayError ``not_enrolled`` where root has no node either."""
+        """Raise as `require_root` does, but MeshrayError ``not_enrolled`` if root has no node either."""
         if self.euid != 0 and not self.may_be_enrolled and not self._has_own_node:
             raise MeshrayError("not_enrolled", "this machine is in no mesh", hint="meshray init, or meshray join TOKEN")
         self.require_root()
 
     @property
     def _has_own_node(self) -> bool:
-        """Whether this user has a node without root, or what is left of one."""
+        """Return whether this user has a node without root, or its leftovers."""
         try:
             return self.own_home.state.stat().st_uid == self.euid
         except OSError:
             return False
 
     def sudo_line(self) -> str:
-        """This very call with sudo, to paste. Tokens are left out: an error never shows a secret, so what may hold one
-        is kept by its name."""
+        """Return this call with sudo, to paste. Values that may be secrets become names: an error never shows one."""
         from meshray.cli.variables import names_for
 
         named = names_for(self.arguments[0], self.environ) if self.arguments else []
@@ -153,7 +152,7 @@ class App:
         return shlex.join([*sudo, *self._words()])
 
     def line_with_another_home(self) -> str:
-        """This very call, to paste, with a state folder that is free: that of this call holds files of others."""
+        """Return this call, to paste, with a state folder that is free: that of this call contains files of others."""
         from meshray.node.state_folder import free_folder
 
         unset = {name: value for name, value in self.environ.items() if name != "MESHRAY_HOME"}
@@ -171,11 +170,11 @@ class App:
         return [*program(), *("TOKEN" if PREFIX in argument else argument for argument in self.arguments)]
 
     def confirm(self, question: str, yes: bool) -> None:
-        """Asks before something that cannot be undone.
+        """Ask before an action that cannot be undone.
 
         Raises:
-            UsageError: there is no terminal to ask on and ``--yes`` was not given.
-            MeshrayError: the user said no.
+            UsageError: there is no terminal, and ``--yes`` was not given.
+            MeshrayError: the user declined.
         """
         if yes:
             return
@@ -194,5 +193,5 @@ class App:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a folder on the way is closed to this user
+    except OSError:  # This user may not enter a folder of the path.
         return False

@@ -1,4 +1,4 @@
-"""The last step of init, join and up: starts the agent, and follows it until the node is up.
+"""The last step of init, join and up: start the agent, and follow it until the node is up.
 
 start ──► progress of the agent, stage by stage ──► summary {mesh, node, path, ray, …}
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Longer than the agent's own time limit for any stage, seconds (Ray on a slow machine takes half a minute).
 _SILENCE_S = 180.0
 _POLL_S = 0.05
-#: Time limit for the coordinator, seconds. It starts slowly on a slow machine, and again if it ended.
+#: The time limit for the coordinator, seconds. It starts slowly on a slow machine, and again if it ended.
 _COORDINATOR_S = 90.0
 
 
@@ -34,7 +34,7 @@ def start_and_follow(app: App, home: Home) -> Summary:
     """Start the agent as a service, and return its summary when the node is up.
 
     Raises:
-        MeshrayError: the agent did not start, or a stage failed; the agent is left as it is.
+        MeshrayError: the agent did not start, or a stage failed; the agent keeps its state.
     """
     with app.progress() as progress:
         progress.stage("agent", "run", "starting")
@@ -56,7 +56,7 @@ def follow(home: Home, stage: Callable[[str, str, str], None]) -> Summary:
 
 
 def _wait_for_own_coordinator(home: Home, stage: Callable[[str, str, str], None]) -> None:
-    """On the head, wait until nodes can join. The agent goes on without its coordinator; a new mesh cannot.
+    """On the head, wait until nodes can join. The agent can work without its coordinator; a new mesh cannot.
 
     Raises:
         MeshrayError: ``coordinator_failed`` with the last line that it wrote.
@@ -99,7 +99,7 @@ def run_here(app: App, home: Home, on_up: Callable[[Summary], None]) -> int:
 
     if app.environ is os.environ:
         for name in os.environ.keys() - without_variables(os.environ).keys():
-            del os.environ[name]  # what this process starts does not inherit it
+            del os.environ[name]  # Processes that this one starts do not inherit it.
     enrolment = Enrolment.load(home)
     agent_runtime(home, app.environ, enrolment.rootless).enter(enrolment.listen_port)
     watcher = _Watcher(app, home, on_up)
@@ -132,7 +132,7 @@ def with_last_words(error: MeshrayError, home: Home) -> MeshrayError:
 
 
 class _Watcher(threading.Thread):
-    """Follows the agent of this very process from another thread."""
+    """The follower of this process's own agent, in another thread."""
 
     def __init__(self, app: App, home: Home, on_up: Callable[[Summary], None]) -> None:
         super().__init__(name="progress", daemon=True)

@@ -1,8 +1,8 @@
-"""`meshray doctor --bundle FILE`: an archive of all that helps somebody else to find out what is wrong here.
+"""`meshray doctor --bundle FILE`: an archive of everything that helps others to find a fault of this machine.
 
     report.json status.json map.json versions.json    log/     commands/     sysctl.txt     ray/     unread.txt
 
-Every text passes `meshray.doctor.redact` on its way in; nothing is sent anywhere.
+Every text passes `meshray.doctor.redact` first; nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from meshray.node.state_folder import failed_logs
 from meshray.protocol.control import GetStatus
 from meshray.raynode.temp_folder import used_folder
 
-#: Lines of each log, from its end.
+#: The number of lines of each log, from its end.
 _LINES = 2000
 _RAY_LINES = 400
 _RAY_FILES = ("raylet.out", "raylet.err", "gcs_server.out", "gcs_server.err", "dashboard*.log", "monitor*.log")
-#: No command is waited for longer, seconds.
+#: The timeout of each command, seconds.
 _COMMAND_S = 5.0
-#: What the machine's network is like; `wg show` hides private and preshared keys by itself.
+#: The state of the machine's network; `wg show` itself hides private and preshared keys.
 _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "ip-address": ("ip", "-details", "address"),
     "ip-route": ("ip", "route", "show", "table", "all"),
@@ -73,14 +73,14 @@ _SYSCTLS = (
     "net/netfilter/nf_conntrack_max",
 )
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-#: In a node.json that is no JSON any more: any long text may have been a secret.
+#: In a damaged node.json any long text may have been a secret.
 _LONG_TEXT = re.compile(r"\"([^\"\s]{16,})\"")
 
 Add = Callable[[str, str], None]
 
 
 def require_free(path: Path) -> None:
-    """Raises UsageError where something is at this path, or no file can be made there."""
+    """Raise UsageError if something exists at this path, or no file can be created there."""
     if path.exists() or path.is_symlink():
         raise UsageError("file_exists", f"{path} exists already", hint="choose another name for --bundle")
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
@@ -88,14 +88,14 @@ def require_free(path: Path) -> None:
 
 
 def write_bundle(app: App, path: Path, report: Mapping[str, object], *, with_addresses: bool) -> None:
-    """Writes the archive, mode 0600; a half one is removed.
+    """Write the archive, mode 0600; an incomplete one is removed.
 
     Args:
-        report: what the doctor found, as ``--json`` shows it.
+        report: the doctor's report, as ``--json`` shows it.
 
     Raises:
         UsageError: ``file_exists``.
-        MeshrayError: ``bundle_failed``: the disk is full, say.
+        MeshrayError: ``bundle_failed``, for example because the disk is full.
     """
     redactor = redactor_for(app.home, app.environ, with_addresses=with_addresses)
     try:
@@ -106,7 +106,7 @@ def write_bundle(app: App, path: Path, report: Mapping[str, object], *, with_add
 
 
 def redactor_for(home: Home, environ: Mapping[str, str], *, with_addresses: bool) -> Redactor:
-    """Knows every secret that the files of this home and the environment hold."""
+    """Return a redactor that knows every secret in the files of this home and in the environment."""
     return Redactor(
         secrets_of(home, environ),
         public_keys=_public_keys(home),
@@ -116,7 +116,7 @@ def redactor_for(home: Home, environ: Mapping[str, str], *, with_addresses: bool
 
 
 def secrets_of(home: Home, environ: Mapping[str, str]) -> set[str]:
-    """What is written in this node's files or its environment and must never be shown."""
+    """Return the secrets in this node's files and its environment."""
     files = (home.private_key, home.pending_key, home.identity_key, home.certificate_key, home.ray_token)
     found = {_read(path) for path in files}
     text = _read(home.enrolment)
@@ -141,7 +141,7 @@ def _public_keys(home: Home) -> Iterator[str]:
 
 
 def _host_names(home: Home, environ: Mapping[str, str]) -> Iterator[str]:
-    """Names of the coordinator's and the proxy's hosts. Addresses are recognised by themselves."""
+    """Return the host names of the coordinator and the proxy. Addresses are recognised without that."""
     with contextlib.suppress(ValueError, AttributeError, TypeError):
         for endpoint in json.loads(_read(home.enrolment) or "{}").get("coordinators", []):
             yield from _name(str(endpoint).rpartition(":")[0])
@@ -166,7 +166,7 @@ def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
         unread.append(f"status: {error.message}")
     for folder, name in ((home.logs, "log"), (failed_logs(home), "log.failed")):
         _add_logs(add, folder, name, ("*.log", "*.log.1"), lines=_LINES, unread=unread)
-    # Ray's folders are its user's, who may put links there: they are read with that user's rights.
+    # Ray's folders belong to its user, who may put links there: they are read with that user's permissions.
     user = _ray_user(home, app.environ)
     with user.acting():
         _add_logs(add, _ray_logs(app.environ, user), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
@@ -195,7 +195,7 @@ def _add_logs(add: Add, folder: Path, name: str, patterns: Iterable[str], *, lin
 
 
 def _ray_logs(environ: Mapping[str, str], user: User) -> Path:
-    """Of the Ray that this user started last on this machine."""
+    """Return the logs of the Ray that this user started last on this machine."""
     return used_folder(environ, user) / "session_latest" / "logs"
 
 

@@ -1,4 +1,4 @@
-"""What a shell's completion offers besides commands and options."""
+"""The shell completions besides commands and options."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import click
 from meshray.cli.app import App
 from meshray.errors import MeshrayError
 
-#: A shell waits for it at each Tab.
+#: The shell waits for it at each Tab.
 _PATIENCE_S = 1.0
 
 
 def node_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the names of the mesh's nodes that begin so; none where no agent answers."""
+    """Return the names of the mesh's nodes that begin with this text; none if no agent answers."""
     from meshray.protocol.control import GetStatus
 
     app = context.find_object(App) or App(())

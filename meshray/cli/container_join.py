@@ -2,7 +2,7 @@
 
 head's Ray and Python ──► image ──► container ──► in it: meshray join -, the token on standard input
 
-In the container a node works and answers as anywhere else.
+A node in the container works and answers like any other.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
 
 def _join_words(request: JoinRequest) -> list[str]:
     """Return the command line of the join in the container. The node's name is the host name there."""
-    # The container is the boundary: images' environments belong to the user as whom Ray runs there.
+    # The container is the boundary: environments of images belong to the user who runs Ray there.
     words = ["join", "-", "--json", "--transport", request.transport, "--trust-user-environment"]
     words += ["--name", str(request.name)] if request.name_is_exact else []
     words += ["--ray", request.ray] if request.ray is not None else []

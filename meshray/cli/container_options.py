@@ -1,4 +1,4 @@
-"""The options of `join` about a container.
+"""The options of `join` for a container.
 
 @container_options
 def join_command(…, runtime: str, image: str, bridge: str, volume: tuple[str, ...]) -> Result | int: ...
@@ -26,9 +26,9 @@ class ContainerChoice:
 
     Attributes:
         runtime: HOST or DOCKER.
-        image: replaces the one that matches the head.
+        image: used instead of the one that matches the head.
         bridge: the Docker network of the container; empty: the engine's default.
-        volumes: ``FOLDER:PLACE``, folders of this machine for the jobs.
+        volumes: ``FOLDER:PLACE``: folders of this machine for the jobs.
     """
 
     runtime: str = HOST
@@ -38,7 +38,7 @@ class ContainerChoice:
 
     @property
     def in_container(self) -> bool:
-        """Whether the node is to live in a container."""
+        """Whether the node should run in a container."""
         return self.runtime == DOCKER
 
     def require_sense(self, *, rootless: bool, env: bool) -> None:

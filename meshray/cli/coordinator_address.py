@@ -1,8 +1,8 @@
 """`meshray up --coordinator HOST:PORT`: the coordinator of this node's mesh has another address.
 
-HOST:PORT ──► the pinned certificate answers there? ──► kept in node.json; an agent that runs moves there at once
+HOST:PORT ──► the pinned certificate answers there? ──► stored in node.json; a running agent moves there at once
 
-Nothing is changed where another certificate answers, or nobody.
+Nothing changes if another certificate answers, or no server.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from meshray.model.address import Endpoint
     from meshray.node.enrolment import Enrolment
 
-#: An agent that runs connects within this, seconds: its own pause between tries is cut short.
+#: A running agent connects within this, seconds: its own pause between attempts is shortened.
 _CONNECTED_S, _POLL_S = 15.0, 0.2
 
 
 def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> None:
-    """Makes this node look for its coordinator at this address first.
+    """Make this node try this address of its coordinator first.
 
     Raises:
-        UsageError: this is no address, or this machine runs the coordinator itself.
+        UsageError: this is not an address, or this machine itself runs the coordinator.
         RefusedError: another mesh's coordinator answers there.
-        UnreachableError: nobody answers there.
+        UnreachableError: no server answers there.
     """
     from meshray.client.agent import ControlClient
     from meshray.model.address import Endpoint
@@ -54,7 +54,7 @@ def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> No
 
 
 def wait_until_connected(app: App) -> None:
-    """Waits until the agent is connected to its coordinator. Raises UnreachableError where that takes too long."""
+    """Wait until the agent is connected to its coordinator. Raises UnreachableError if that takes too long."""
     from meshray.protocol.control import GetStatus
 
     deadline = time.monotonic() + _CONNECTED_S

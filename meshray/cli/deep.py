@@ -1,4 +1,4 @@
-"""``doctor --deep``: this node's Ray is given a job that goes over all nodes, as the user as whom Ray runs."""
+"""``doctor --deep``: run a job on all nodes with this node's Ray, as the user who runs Ray."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from meshray.doctor.job.facts import DeepFacts
     from meshray.protocol.doctor import Check
 
-#: Without these no job can begin.
+#: The checks that must succeed for a job to begin.
 _NEEDED = ("agent_running", "ray_head_answers")
 
 
@@ -22,8 +22,8 @@ def deep_checks(app: App, known: Sequence[Check], node: str | None, *, soak: boo
     """Return the checks of ``--deep``.
 
     Args:
-        known: what the agent's checks found; what follows from that is not reported again.
-        node: only what concerns this node.
+        known: the findings of the agent's checks; their consequences are not reported again.
+        node: report only what concerns this node.
     """
     from meshray.doctor.examine import examine
     from meshray.doctor.facts import Facts
@@ -49,7 +49,7 @@ def _look(app: App, known: Sequence[Check], soak: bool) -> DeepFacts:
     nodes = {
         node.ip: node.name
         for node in app.control().ask(GetStatus()).nodes
-        if node.ray.alive  # ray_alive reports the others
+        if node.ray.alive  # ray_alive reports the others.
     }
     environ = {**app.environ, **found.env}
     user = User.by_uid(found.user_uid) if app.euid == 0 and found.user_uid else None

@@ -1,4 +1,4 @@
-"""The doctor's report for people: failures first, then warnings, then a verdict. Pure.
+"""The doctor's report for users: failures first, then warnings, then a verdict. Pure.
 
 FAIL  answer of the node's agent [gpu-2]: its agent is gone, the machine and its tunnel live (last handshake 12 s ago)
       fix: on gpu-2: meshray up; meshray logs agent
@@ -22,7 +22,7 @@ from meshray.model.amounts import counted
 if TYPE_CHECKING:
     from meshray.protocol.doctor import Check
 
-#: What a hidden check's evidence begins with, see `meshray.doctor.report`.
+#: The beginning of a hidden check's evidence, see `meshray.doctor.report`.
 _FOLLOWS = "follows from: "
 _MARKS = {
     "ok": ("ok  ", "green"),
@@ -30,12 +30,12 @@ _MARKS = {
     "fail": ("FAIL", "red"),
     "skip": ("--  ", "bright_black"),
 }
-#: A long list says no more than its length.
+#: Of a long list only the first items are useful.
 _NAMES = 3
 
 
 def doctor_text(result: DoctorResult, paint: Paint = plain) -> str:
-    """What was repaired, what is wrong, and the verdict; what a failed check hides is only counted."""
+    """Return the repairs, the faults, and the verdict; checks hidden by a failed one are only counted."""
     by_status: dict[str, list[Check]] = {}
     for check in result.checks:
         by_status.setdefault(check.status, []).append(check)
@@ -70,7 +70,7 @@ def _verdict(result: DoctorResult, paint: Paint) -> str:
 
 
 def _all(result: DoctorResult) -> str:
-    """Who was looked at, with the verb."""
+    """Return the nodes that were checked, with the verb."""
     nodes = {check.node for check in result.checks if check.node}
     pairs = {(check.node, check.peer) for check in result.checks if check.peer}
     nodes |= {peer for _, peer in pairs if peer}
@@ -93,7 +93,7 @@ def _where(check: Check) -> str:
 
 
 def _healthy(checks: Sequence[Check], paint: Paint) -> list[str]:
-    """One line for each check; where it was made of many nodes or pairs, only how many."""
+    """Return one line per check; of a check of many nodes or pairs only their number."""
     by_code: dict[str, list[Check]] = {}
     for check in checks:
         by_code.setdefault(check.code, []).append(check)

@@ -1,4 +1,4 @@
-"""The environment of a driver: how it finds the cluster, and Ray's own programs.
+"""The environment of a driver, with which it finds the cluster and Ray's own programs.
 
 >>> Driver.of(app).apply(os.environ)["RAY_ADDRESS"]
 '10.99.0.1:6379'
@@ -18,13 +18,13 @@ _ACTIVE = ("VIRTUAL_ENV", "CONDA_PREFIX")
 
 @dataclass(frozen=True)
 class Driver:
-    """What the agent answers.
+    """The agent's answer.
 
     Attributes:
-        variables: by which Ray's programs find the cluster, and those of ``--env``.
+        variables: those by which Ray's programs find the cluster, and those of ``--env``.
         programs: the folder with `ray` and its `python`; empty: the agent does not know one.
-        activation: what is set while Ray's environment is active.
-        uid: of the user who runs Ray here.
+        activation: the variables of an active Ray environment.
+        uid: the uid of the user who runs Ray here.
     """
 
     variables: Mapping[str, str]
@@ -41,12 +41,12 @@ class Driver:
         return cls(found.env, found.programs, found.activation, found.user_uid or 0)
 
     def leads(self, environ: Mapping[str, str]) -> bool:
-        """Whether Ray's programs come first on PATH: not where an active environment has its own Ray."""
+        """Return whether Ray's programs come first on PATH: not if an active environment has its own Ray."""
         active = [environ[name] for name in _ACTIVE if environ.get(name)]
         return bool(self.programs) and not any(Path(folder, "bin/ray").exists() for folder in active)
 
     def apply(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return this environment as that of a driver."""
+        """Return this environment, changed for a driver."""
         path = environ.get("PATH", os.defpath)
         if not self.leads(environ):
             folders = [path, self.programs] if self.programs else [path]

@@ -24,7 +24,7 @@ def require_stranger(home: Home, mesh_id: str = "") -> None:
     """Raise MeshrayError ``already_enrolled`` if this machine is a node.
 
     Args:
-        mesh_id: the mesh that it is asked to join; empty for `init`.
+        mesh_id: the mesh to join; empty for `init`.
     """
     if home.container.exists():
         raise MeshrayError(
@@ -68,7 +68,7 @@ def find_enrolment(home: Home) -> Enrolment | None:
 
 
 def warn_of_missing_engine(app: App, wireguard: str) -> None:
-    """Warn where a node with root will use the distribution's slower engine because meshray came without its own.
+    """Warn if a node with root will use the distribution's slower engine, because meshray's own is not installed.
 
     Args:
         wireguard: as `meshray.runtime.preflight.check_wireguard` returned it.
@@ -81,8 +81,7 @@ def warn_of_missing_engine(app: App, wireguard: str) -> None:
 
 @contextlib.contextmanager
 def naming_rootless_node(app: App) -> Iterator[None]:
-    """Within the block, a port in use is explained where it is the user's own node that has it: `init` was typed
-    without sudo before."""
+    """Within the block, explain a port in use if the user's own node has it: `init` was typed without sudo before."""
     from meshray.linux.user import User
 
     try:
@@ -105,11 +104,11 @@ def look_for_ray(
     """Return the Ray that this node will run.
 
     Args:
-        args: what it will be started with, as typed.
+        args: the arguments with which it will be started, as typed.
 
     Raises:
-        MeshrayError: there is none that can be used.
-        UsageError: it does not have such an option.
+        MeshrayError: there is no usable Ray.
+        UsageError: Ray does not have such an option.
     """
     from meshray.doctor.quick import before_ray
     from meshray.linux.user import User
@@ -130,7 +129,7 @@ def look_for_ray(
 
 
 def answers_directly(enrolment: Enrolment) -> bool:
-    """Return whether the coordinator answers at an address that needs no tunnel."""
+    """Return whether the coordinator answers at an address outside the tunnel."""
     from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint))
@@ -156,5 +155,5 @@ def unenrol(enrolment: Enrolment, *, take_back: bool = False) -> None:
     try:
         asyncio.run(coordinator.call("POST", "/v1/leave", {"take_back": True} if take_back else None))
     except RefusedError as error:
-        if error.code == "token_other_mesh":  # another certificate answered: that is not our coordinator
+        if error.code == "token_other_mesh":  # Another certificate answered: that server is not our coordinator.
             raise

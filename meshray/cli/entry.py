@@ -1,7 +1,7 @@
-"""Where the program begins: before anything is imported that takes time.
+"""The entry point of the program, before any import that takes time.
 
-A Ctrl-C in the tenth of a second in which Python reads the program ends it in one line, as it does later. As the
-first process of a container it looks after orphans.
+A Ctrl-C while Python loads the program (a tenth of a second) ends it with one line, as it does later. As the first
+process of a container it also reaps orphans.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def main() -> int:
-    """Runs `meshray.cli.main`; returns the exit code."""
+    """Run `meshray.cli.main`; return the exit code."""
     try:
         if os.getpid() == 1:
             from meshray.runtime.pid1 import run_as_first

@@ -1,4 +1,4 @@
-"""The one form of everything that ``--json`` prints.
+"""The envelope of everything that ``--json`` prints.
 
 >>> print(dumps(answer({"token": "meshray1_…"})))
 {"schema": 1, "token": "meshray1_…"}
@@ -14,24 +14,25 @@ from collections.abc import Mapping
 
 from meshray.errors import MeshrayError
 
-#: Goes up when a field changes its meaning or goes away; new fields do not change it.
+#: It increases when a field changes its meaning or is removed; new fields do not change it.
 SCHEMA = 1
-#: JSON itself escapes only the first 32 characters; terminals act on more of them, and on some that turn text around.
+#: JSON itself escapes only the first 32 characters; terminals interpret more of them, and some that change the text
+#: direction.
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
 def answer(fields: Mapping[str, object]) -> dict[str, object]:
-    """What a command answers, in its envelope."""
+    """Return a command's answer in its envelope."""
     return {"schema": SCHEMA, **{key: value for key, value in fields.items() if key != "schema"}}
 
 
 def failure(error: MeshrayError) -> dict[str, object]:
-    """Why a command failed, in its envelope."""
+    """Return a command's error in its envelope."""
     return {"schema": SCHEMA, "error": error.to_json()}
 
 
 def dumps(value: Mapping[str, object]) -> str:
-    """One line of JSON, so that a stream of answers (``--watch``) can be read line by line."""
+    """Return one line of JSON, so that a stream of answers (``--watch``) can be read line by line."""
     return _UNPRINTABLE.sub(_as_json, json.dumps(value, ensure_ascii=False))
 
 

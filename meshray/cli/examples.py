@@ -1,4 +1,4 @@
-"""One example of what each command answers, for the reference; the tests hold the fields of ``--json`` to them.
+"""One example of each command's answer, for the reference; tests compare the fields of ``--json`` with them.
 
 >>> BY_COMMAND["token revoke"].to_json()
 {'id': '1f2e3d4c', 'revoked': True}
@@ -186,7 +186,7 @@ _RESTORED: Mapping[str, object] = {
 
 _ROTATION: Mapping[str, object] = {"epoch": 2, "started": True, "away": ["gpu-3"], "static": [], "too_old": []}
 
-#: Command, as typed behind `meshray` → what it answers.
+#: Command, as typed after `meshray` → its answer.
 BY_COMMAND: Mapping[str, Result] = {
     "init": InitResult(
         token="meshray1_…",  # noqa: S106 - no token

@@ -46,7 +46,7 @@ def forward(app: App) -> int | None:
 
 
 def _is_forwarded(arguments: Sequence[str]) -> bool:
-    """Help and errors of usage are answered here. After `run` follows the command line of another program."""
+    """Return whether to forward. Help and usage errors are answered here; after `run` comes another command."""
     command = find(arguments[0]) if arguments else None
     if command is None or command.runs != INSIDE:
         return False
@@ -77,7 +77,7 @@ def _run_inside(app: App, container: Container) -> int:
 
 
 def with_bundle_inside(arguments: Sequence[str], inside: str) -> tuple[list[str], str, Path | None]:
-    """Return the arguments with which a bundle is written inside, and which file it is to be outside (pure).
+    """Return the arguments that write a bundle inside, its path there, and its path outside (pure).
 
     >>> with_bundle_inside(["doctor", "--bundle=report.tar.gz"], "/tmp/1.tar.gz")
     (['doctor', '--bundle', '/tmp/1.tar.gz'], '/tmp/1.tar.gz', PosixPath('report.tar.gz'))

@@ -1,4 +1,4 @@
-"""Before a machine becomes a hub: can it be reached from outside? The coordinator knocks, this side listens.
+"""The check of a new hub: is it reachable from outside? The coordinator sends packets, and this side listens.
 
 enrolled ──► listen on the WireGuard port ──► POST /v1/reach for each endpoint ──► heard, or refused with the reason
 """
@@ -15,19 +15,19 @@ from meshray.model.address import Endpoint
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: After the coordinator has said that it knocked; a packet around the world takes half of that.
+#: The time after the coordinator's report that it has sent; a packet around the world takes half of that.
 _LISTEN_S = 1.0
-#: The same where the coordinator has to look up a name; its answer does not wait for that.
+#: The time if the coordinator must resolve a name; its answer does not wait for that.
 _LISTEN_NAME_S = 4.0
-#: One request to the coordinator with this node's credential: path and body.
+#: A request to the coordinator with this node's credential: path and body.
 Ask = Callable[[str, Mapping[str, object]], object]
 
 
 def require_reachable(app: App, endpoints: Sequence[Endpoint], port: int, ask: Ask) -> None:
-    """Warns of endpoints at which nobody gets through.
+    """Warn of endpoints that are not reachable.
 
     Raises:
-        MeshrayError: ``hub_unreachable``, where that is so at all of them.
+        MeshrayError: ``hub_unreachable``: none of them is reachable.
     """
     from meshray.firewall import open_port_commands
 

@@ -1,4 +1,4 @@
-"""The command that another machine types to join."""
+"""The command with which another machine joins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def join_line(app: App, token: str, *options: str) -> str:
-    """Return it for a machine on which meshray was installed as it was here."""
+    """Return the command for a machine on which meshray was installed as on this one."""
     import sys
     from pathlib import Path
 

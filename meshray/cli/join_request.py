@@ -1,4 +1,4 @@
-"""What a user asked of `meshray join`, parsed."""
+"""The parsed request of `meshray join`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class JoinRequest:
     """The options and arguments of one `meshray join`.
 
     Attributes:
-        name_is_exact: given by the user, not guessed.
-        roles: beyond that of a node: head, hub.
-        endpoints: where this node's WireGuard is reached.
-        port: of this node's WireGuard; 0 leaves the choice to the machine.
-        via: how the enrolment travels; None: straight to the coordinator.
-        transport: how the tunnel to the hub may travel.
-        env: ``match``: Ray runs from an environment that is built to match the head's; empty: from one that is there.
-        environment: what Ray is started with besides what meshray sets.
+        name_is_exact: the user gave the name; it is not derived.
+        roles: the additional roles: head, hub.
+        endpoints: the endpoints of this node's WireGuard.
+        port: this node's WireGuard port; 0 leaves the choice to the machine.
+        via: the route of the enrolment; None: directly to the coordinator.
+        transport: the allowed transports of the tunnel to the hub.
+        env: ``match``: Ray runs from an environment that is built to match the head's; empty: from an existing one.
+        environment: Ray's additional variables beside those that meshray sets.
     """
 
     token: Token

@@ -2,7 +2,7 @@
 
     {"key": "<Ed25519, base64>", "epoch": 0}
 
-The epoch is that of the last removal that this file signed: a coordinator that shows an older list is found out.
+The epoch is that of the last removal that this file signed: it exposes a coordinator that shows an older list.
 
 >>> lock, is_new = LockFile.load_or_make(Path("/root/mesh.lock"), home)
 """
@@ -34,7 +34,7 @@ _LARGEST = 4096
 
 @dataclass(frozen=True)
 class LockFile:
-    """The key and what it has signed."""
+    """The key, and the epoch of its last signature."""
 
     path: Path
     key: SigningKey
@@ -42,7 +42,7 @@ class LockFile:
 
     @classmethod
     def load_or_make(cls, path: Path, home: Home) -> tuple[LockFile, bool]:
-        """Return the lock and whether it was made just now.
+        """Return the lock, and whether it was just created.
 
         Raises:
             UsageError: ``lock_in_state``, ``lock_open``, ``lock_damaged``, ``lock_unwritable``.
@@ -93,14 +93,14 @@ class LockFile:
             ) from None
 
     def require_of(self, lock: VerifyKey | None) -> None:
-        """Raise RefusedError ``lock_other`` unless it is the lock of this mesh."""
+        """Raise RefusedError ``lock_other`` unless this is the lock of that mesh."""
         if lock is None:
             raise UsageError("no_lock", "this mesh has no lock", hint="leave out --lock: meshray init --lock makes one")
         if lock != self.key.public():
             raise RefusedError("lock_other", f"{self.path} is the lock of another mesh", hint="--lock FILE")
 
     def removing(self, mesh_id: str, shown: Removals | None, name: VerifyKey) -> tuple[LockFile, Removals]:
-        """Return the file after it signed one more removal, not yet written, and what it signed.
+        """Return the file after signing one more removal, not yet written, and the signed removals.
 
         Raises:
             RefusedError: ``removals_hidden``: the coordinator shows fewer removals than this file has signed.
@@ -136,19 +136,19 @@ class _File(Struct):
 
 
 def open_lock(path: str | None) -> LockFile | None:
-    """Return the lock in this file; None where none was named. Raises as `LockFile.load` does."""
+    """Return the lock in this file; None if no file was given. Raises as `LockFile.load` does."""
     return LockFile.load(Path(path)) if path is not None else None
 
 
 def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) -> MadeToken:
-    """Return the coordinator's answer to a request for a token, with the token signed where there is a lock.
+    """Return the coordinator's answer to a request for a token; with a lock, the token is signed.
 
     Args:
-        body: of POST /v1/tokens.
+        body: the body of POST /v1/tokens.
 
     Raises:
-        MeshrayError: what the coordinator answers.
-        WireError: the answer holds no token.
+        MeshrayError: the coordinator's error.
+        WireError: the answer contains no token.
     """
     if lock is None:
         return convert(app.api("POST", "/v1/tokens", body), MadeToken)
@@ -158,13 +158,12 @@ def create_token(app: App, body: Mapping[str, object], lock: LockFile | None) ->
 
 
 def lock_of(answer: Mapping[str, object]) -> VerifyKey | None:
-    """Return the lock that the coordinator's list of nodes names. Raises UsageError or WireError."""
+    """Return the lock in the coordinator's list of nodes. Raises UsageError or WireError."""
     return VerifyKey.parse(convert(answer["lock"], str)) if "lock" in answer else None
 
 
 def require_lock(token: Token, mesh: MeshInfo) -> None:
-    """Raise RefusedError ``lock_other`` where the mesh that answered has another lock than the one that signed the
-    token."""
+    """Raise RefusedError ``lock_other`` if the mesh that answered has another lock than the token's."""
     if token.endorser is not None and token.endorser.lock != mesh.lock:
         raise RefusedError(
             "lock_other",

@@ -1,9 +1,9 @@
-"""The program: finds the command, runs it, shows its result or its error. The one place that catches everything.
+"""The program: find the command, run it, show its result or its error. Only this module catches all exceptions.
 
     $ meshray status --json
     {"schema": 1, "mesh": "lab", …}
 
-Only the module of the command that was asked for is imported, so that ``--help`` and ``status`` start at once.
+Only the module of the requested command is imported, so that ``--help`` and ``status`` start at once.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 class Program(click.Group):
-    """Imports a command's module when the command is asked for, and lists commands by section."""
+    """The root command, which imports a command's module on demand and lists commands by section."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, in the order of the help text."""
+        """Return every command, in the order of the help text."""
         return [name for section in SECTIONS.values() for name in section]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name, imported now."""
+        """Return the command of this name, imported on demand."""
         known = find(cmd_name)
         if known is None:
             return None
@@ -52,7 +52,7 @@ class Program(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; for a name that is none, say which one was meant."""
+        """Find the command; for an unknown name, suggest the one that was meant."""
         if args[0] and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             from meshray.cli.mistyped import unknown
 
@@ -60,7 +60,7 @@ class Program(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the sections without importing anything, their columns below each other."""
+        """Write the sections without importing anything, with aligned columns."""
         width = max(map(len, self.list_commands(ctx)))
         for title, section in SECTIONS.items():
             with formatter.section(title):
@@ -98,14 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _interrupt_on_signals()
     try:
         return run(app)
-    except BrokenPipeError:  # the reader (`| head`) went away
+    except BrokenPipeError:  # The reader (`| head`) is gone.
         _give_up_stdout()
         return 1
 
 
 def app_for(arguments: Sequence[str]) -> App:
-    """What the command gets: these arguments, and this process's environment and streams."""
-    # Arguments after `--`, and after `run`, belong to another program. This is parsed here and not by click, because
+    """Return the context of the command: these arguments, and this process's environment and streams."""
+    # Arguments after `--`, and after `run`, belong to another program. They are parsed here and not by click, because
     # click's own errors must be JSON as well.
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return App(tuple(arguments), as_json="--json" in own and own[0] != "run")
@@ -153,7 +153,7 @@ def _show(app: App, result: Result) -> None:
 
 
 def _give_up_stdout() -> None:
-    # Python would complain once more when it flushes stdout at exit.
+    # Otherwise Python would report it again when it flushes stdout at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -165,7 +165,7 @@ def _open_closed_streams() -> None:
 
 
 def as_error(caught: BaseException, app: App) -> MeshrayError:
-    """Any exception as one of ours: subject, cause, next step."""
+    """Return any exception as a MeshrayError: subject, cause, next step."""
     if isinstance(caught, MeshrayError):
         return _with_better_hint(caught, app)
     if isinstance(caught, (click.Abort, KeyboardInterrupt)):
@@ -173,13 +173,13 @@ def as_error(caught: BaseException, app: App) -> MeshrayError:
     if isinstance(caught, click.ClickException):
         return _from_click(caught)
     if isinstance(caught, OSError) and (caught.filename is not None or caught.errno in DISK_ERRORS):
-        # Python does not say which file it was that could not be written: the state folder's disk.
+        # Python does not report which file could not be written: it is on the state folder's disk.
         return _from_system(caught, app)
     return _unexpected(caught, app)
 
 
 def _with_better_hint(error: MeshrayError, app: App) -> MeshrayError:
-    """Add to the hint how the program was called, and whether there is a node at all."""
+    """Improve the hint by the program's name, and by whether there is a node at all."""
     if error.code == "not_root" and app.euid != 0:
         error.hint = app.sudo_line()
     if error.code == "state_foreign":
@@ -201,7 +201,7 @@ def _was_removed(app: App) -> bool:
     try:
         enrolment = find_enrolment(app.home)
     except MeshrayError:
-        return False  # root's state is closed to this user, or damaged, which `meshray up` reports
+        return False  # This user may not read root's state, or it is damaged, which `meshray up` reports.
     return enrolment is not None and enrolment.taken_out
 
 
@@ -232,7 +232,7 @@ def _unexpected(caught: BaseException, app: App) -> MeshrayError:
 
 
 def _log_traceback(caught: BaseException, app: App) -> str:
-    """The log's path; empty where none can be written (no state yet, or not ours)."""
+    """Return the log's path; empty if none can be written (no state yet, or not ours)."""
     import time
     import traceback
 
@@ -250,13 +250,13 @@ def _log_traceback(caught: BaseException, app: App) -> str:
 
 
 def _interrupt_on_signals() -> None:
-    """SIGTERM and a lost terminal end a command as Ctrl-C does: what it began is rolled back.
+    """Let SIGTERM and a lost terminal end a command as Ctrl-C does, with a rollback.
 
-    KeyboardInterrupt and not an error of ours, because asyncio swallows every other exception that a
-    signal handler raises inside a callback.
+    It raises KeyboardInterrupt and not a MeshrayError, because asyncio swallows every other exception that a signal
+    handler raises inside a callback.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP and means it
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP on purpose.
             signal.signal(number, _interrupt)
 
 

@@ -1,4 +1,4 @@
-"""The man pages, made from the commands themselves: `meshray(1)`, and one page for each command.
+"""Generate the man pages from the commands: `meshray(1)`, and one page for each command.
 
 $ python -m meshray.cli.manual man      # writes man/meshray.1, man/meshray-init.1, …
 """
@@ -19,11 +19,11 @@ from meshray.cli.main import cli
 from meshray.cli.reference import EXIT_CODES, VARIABLES
 from meshray.cli.registry import SECTIONS
 
-#: What begins a paragraph of a command's help that keeps its lines (click).
+#: The mark of a paragraph in a command's help that keeps its lines (click).
 _VERBATIM = "\b\n"
 _LONGEST_LINE = 80
 _DATE = re.compile(r'^(\.TH \S+ 1) "([0-9-]*)"', re.MULTILINE)
-#: A help text is asked for at this width, so that nothing of it is folded.
+#: The width for which help texts are requested, so that no line is folded.
 _WIDTH = 10_000
 
 
@@ -80,7 +80,7 @@ def _command_page(command: click.Command, name: str, summary: str, parent: click
 
 
 def _verb(command: click.Command, context: click.Context) -> Iterator[str]:
-    """A command of a group, as a section of the group's page."""
+    """Yield a command of a group, as a section of the group's page."""
     yield f".SH MESHRAY {_text(context.command_path.removeprefix('meshray ').upper())}"
     yield _synopsis(command, context)
     yield from _paragraphs(_help(command))
@@ -90,7 +90,7 @@ def _verb(command: click.Command, context: click.Context) -> Iterator[str]:
 def _head(name: str, summary: str) -> Iterator[str]:
     yield '.\\" Made by python -m meshray.cli.manual; do not edit by hand.'
     yield f'.TH "{_text(name.upper())}" 1 "" "meshray {__version__}" "meshray manual"'
-    # No hyphenation, and a ragged right margin: commands are to be found and copied.
+    # No hyphenation, and a ragged right margin: users find and copy commands.
     yield ".nh"
     yield ".ad l"
     yield ".SH NAME"
@@ -148,7 +148,7 @@ def _item(term: str, meaning: str) -> Iterator[str]:
 
 
 def _folded(text: str) -> Iterator[str]:
-    """The lines of a text that roff fills, as long as editors and linters like them."""
+    """Yield the lines of a text that roff fills, at a length that suits editors and linters."""
     words, line = text.split(), ""
     for word in map(_text, words):
         if line and len(line) + 1 + len(word) > _LONGEST_LINE:
@@ -159,7 +159,7 @@ def _folded(text: str) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Return the text as roff has it: what would be a command, an escape or a typographic character is not one."""
+    """Return the text escaped for roff, so that nothing in it is a command, an escape or a typographic character."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace("'", "\\(aq")
     escaped = re.sub(r"[^\x00-\x7f]", lambda found: f"\\[u{ord(found[0]):04X}]", escaped)
     return f"\\&{escaped}" if escaped.startswith(".") else escaped
@@ -171,8 +171,10 @@ def undated(text: str) -> str:
 
 
 def main(folder: str) -> None:
-    """Write the pages into the folder, and remove those of commands that are gone. A page's date is the day on which
-    its text last changed."""
+    """Write the pages into the folder, and remove those of removed commands.
+
+    A page's date is the day on which its text last changed.
+    """
     place, current = Path(folder), pages()
     place.mkdir(exist_ok=True)
     for old in place.glob("meshray*.1"):

@@ -1,4 +1,4 @@
-"""`--env match` for the command line: asks what the head runs, builds it, and tells how it goes.
+"""`--env match` for the command line: request the head's environment, build it, and report progress.
 
 >>> matched = match_with_token(app, progress, token, via=None)
 >>> matched.ray
@@ -35,7 +35,7 @@ _PATH = "/v1/environment"
 
 
 def match_with_token(app: App, progress: Progress, token: Token, via: Via | None) -> Matched:
-    """The environment for a machine that is no node yet; the token's use is not spent.
+    """Return the environment for a machine that is not a node yet; this does not use up the token.
 
     Raises:
         UnreachableError: the coordinator does not answer. RefusedError: it does not accept the token.
@@ -47,10 +47,10 @@ def match_with_token(app: App, progress: Progress, token: Token, via: Via | None
 
 
 def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
-    """Before a node that joined with ``--env match`` starts: it takes what the head has now, and what was recorded.
+    """Match the head's current versions and recorded packages again, before a node with ``--env match`` starts.
 
-    Where the coordinator does not answer yet, or nothing can be built, it starts with what it has; its agent
-    builds what it must before Ray starts, or says why it cannot.
+    If the coordinator does not answer yet, or the build fails, the node starts with its existing environment; its agent
+    builds what is required before Ray starts, or reports why it cannot.
     """
     from meshray.client.coordinator import Coordinator
     from meshray.linux.user import User
@@ -70,7 +70,7 @@ def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
 
 
 def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
-    """What the head runs. Raises as `match_with_token` does."""
+    """Return the head's environment. Raises as `match_with_token` does."""
     from meshray.client.coordinator import Coordinator
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
@@ -83,10 +83,10 @@ def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
 
 
 def match(app: App, progress: Progress, environment: Environment, user: User) -> Matched:
-    """The environment in this user's cache, built where it is not there.
+    """Return the environment in this user's cache, which is built if it does not exist.
 
     Raises:
-        MeshrayError: why it cannot be built; nothing is left of it.
+        MeshrayError: why it cannot be built; nothing remains of it.
     """
     from meshray.environment.matched import Build
 
@@ -101,7 +101,7 @@ def match(app: App, progress: Progress, environment: Environment, user: User) ->
 
 
 def warn_of_patch(app: App, mine: Versions, head: Versions) -> None:
-    """Tells of a difference that Ray takes."""
+    """Warn of a difference that Ray accepts."""
     if ray_difference(mine, head) == PATCH:
         app.warn(
             f"this node has Python {mine.python}, the head {head.python}: Ray {head.ray} accepts another patch "

@@ -1,4 +1,4 @@
-"""Names the command that was meant where somebody typed one that does not exist. Pure.
+"""Suggest the command that was meant for one that does not exist. Pure.
 
 >>> unknown("nodes", ["init", "node"])
 "there is no command 'nodes'; did you mean: meshray node list"
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-#: What people type who know other programs, or leave out the noun.
+#: Words of users who know other programs, or omit the noun.
 _MEANT: Mapping[str, str] = {
     **dict.fromkeys(("nodes", "ls", "list"), "node list"),
     **dict.fromkeys(("rm", "remove", "delete"), "node rm"),
@@ -25,7 +25,7 @@ _MEANT: Mapping[str, str] = {
     "help": "--help",
     "version": "--version",
 }
-#: Other words for verbs; a group has some of these.
+#: Synonyms of verbs; a group has some of these.
 _VERBS: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("remove", "delete", "del", "rm"), ("rm", "revoke")),
     **dict.fromkeys(("ls", "show"), ("list",)),
@@ -39,7 +39,7 @@ def unknown(name: str, commands: Sequence[str], group: str = "") -> str:
     """Return the message about a command that does not exist.
 
     Args:
-        commands: those that exist.
+        commands: the existing commands.
         group: the words before it.
     """
     import difflib

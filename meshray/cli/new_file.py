@@ -3,8 +3,8 @@
     with new_file(Path("phone.conf"), "--config", os.environ) as file:
         file.write(text)
 
-Behind sudo it is made with that user's rights, where they suffice: root's are not to write where the user could not,
-whatever the path leads to by then. It is written through the descriptor with which it was made.
+With sudo it is created with that user's permissions, if they suffice: root's must not write where the user could not,
+whatever the path leads to by then. It is written through the descriptor that created it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from meshray.linux.user import User
 
 @contextlib.contextmanager
 def new_file(path: Path, option: str, environ: Mapping[str, str]) -> Iterator[IO[bytes]]:
-    """Make the file, empty and for its owner alone (0600), for the block to write; it is removed where that fails.
+    """Create the file, empty and for its owner alone (0600), for the block to write; it is removed if that fails.
 
     Raises:
-        UsageError: ``file_exists``, or ``file_closed`` where it cannot be made.
+        UsageError: ``file_exists``, or ``file_closed`` if it cannot be created.
     """
     user = User.invoking(environ)
     folder = _open_folder(path, option, user)
@@ -62,7 +62,7 @@ def _open_folder(path: Path, option: str, user: User) -> int:
 
 @contextlib.contextmanager
 def _as(user: User, folder: int, path: Path) -> Iterator[None]:
-    """With the user's rights; with root's where only root can write there, and only root could lead the path there."""
+    """Use the user's permissions, or root's if only root can write there and change the path."""
     is_roots = bool(user.identity) and weak_link(path.absolute().parent) is None
     with user.acting():
         if not is_roots or os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):

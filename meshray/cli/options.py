@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-#: Ten years; whoever needs longer means never.
+#: Ten years; longer than that means never.
 _LONGEST_S = 10 * 365 * 86400
-#: Shown for a group whose command may be left out. Releases of click disagree on the brackets.
+#: Shown for a group whose command is optional. Releases of click differ in the brackets.
 SUBCOMMAND = "[COMMAND] [ARGS]..."
-#: No token is longer.
+#: The maximum length of a token.
 _MAX_TOKEN_BYTES = 64 * 1024
 
 
 def json_option(function: F) -> F:
-    """``--json``. Its value is not passed on: `main` has looked for it before click did, for errors' sake."""
+    """Add ``--json``. Its value is not passed on: `main` has looked for it before click did, for the sake of errors."""
     return click.option("--json", "as_json", is_flag=True, expose_value=False, help="Answer as one JSON object.")(
         function
     )
 
 
 def yes_option(function: F) -> F:
-    """``--yes``."""
+    """Add ``--yes``."""
     return click.option("--yes", is_flag=True, help="Do not ask.")(function)
 
 
 def node_options(function: F) -> F:
-    """What `init` and `join` have in common."""
+    """Add the options that `init` and `join` share."""
     for decorator in (
         option("--block", is_flag=True, help="Stay in the foreground until SIGTERM, then go down."),
         option(
@@ -75,7 +75,7 @@ def node_options(function: F) -> F:
 
 
 def rootless_option(function: F) -> F:
-    """``--rootless``."""
+    """Add ``--rootless``."""
     return option(
         "--rootless",
         is_flag=True,
@@ -84,12 +84,12 @@ def rootless_option(function: F) -> F:
 
 
 def lock_option(text: str) -> Callable[[F], F]:
-    """``--lock``, with this help."""
+    """Add ``--lock``, with this help."""
     return option("--lock", metavar="FILE", help=text)
 
 
 def endpoint_option(function: F) -> F:
-    """``--endpoint``."""
+    """Add ``--endpoint``."""
     return option(
         "--endpoint",
         multiple=True,
@@ -99,7 +99,7 @@ def endpoint_option(function: F) -> F:
 
 
 class _Verbs(click.Group):
-    """Answers a verb that does not exist with the one that was meant."""
+    """A group that suggests the intended verb for an unknown one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -113,7 +113,7 @@ class _Verbs(click.Group):
 
 
 def group(name: str) -> Callable[[Callable[..., None]], click.Group]:
-    """A noun whose commands are verbs; alone (`meshray token`) it prints its help."""
+    """Return a decorator for a noun whose commands are verbs; alone (`meshray token`) it prints its help."""
 
     def make(function: Callable[..., None]) -> click.Group:
         def alone() -> None:
@@ -129,38 +129,38 @@ def group(name: str) -> Callable[[Callable[..., None]], click.Group]:
 
 
 class PassesOnToRay(click.Command):
-    """A command behind whose ``--`` stand options of `ray start`; they arrive as ``ctx.meta["ray_args"]``."""
+    """A command with options of `ray start` after ``--``; they arrive as ``ctx.meta["ray_args"]``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Takes Ray's part away before click looks."""
+        """Remove Ray's part before click parses the rest."""
         end = args.index("--") if "--" in args else len(args)
         ctx.meta["ray_args"] = tuple(args[end + 1 :])
         return super().parse_args(ctx, args[:end])
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Shows that part in the usage line."""
+        """Show Ray's part in the usage line."""
         return [*super().collect_usage_pieces(ctx), "[-- RAY START ARGS]"]
 
 
 class NodeCommand(TakesVariables, PassesOnToRay):
-    """`init` and `join`: options from the command line or from variables, and Ray's behind ``--``."""
+    """`init` and `join`: options from the command line or from variables, and Ray's after ``--``."""
 
 
 def ray_args() -> tuple[str, ...]:
-    """What stood behind ``--``."""
+    """Return the arguments after ``--``."""
     found: tuple[str, ...] = click.get_current_context().meta["ray_args"]
     return found
 
 
 def require_no_words_to_ray(no_ray: bool, ray: str | None) -> None:
-    """Raises UsageError where Ray is not to run and something is said to it all the same."""
+    """Raise UsageError if there are arguments for Ray although it should not run."""
     if no_ray and (ray is not None or ray_args()):
         said = "--ray has" if ray is not None else "arguments after -- have"
         raise UsageError("no_ray_with_ray", f"{said} no effect with --no-ray", hint="leave one of them out")
 
 
 def parse_labels(items: Sequence[str]) -> dict[str, str]:
-    """``("zone=lab",)`` → ``{"zone": "lab"}``. Raises UsageError."""
+    """Parse ``("zone=lab",)`` into ``{"zone": "lab"}``. Raises UsageError."""
     labels = {}
     for item in items:
         key, equals, value = item.partition("=")
@@ -171,7 +171,7 @@ def parse_labels(items: Sequence[str]) -> dict[str, str]:
 
 
 def parse_duration(text: str) -> int:
-    """Seconds of ``90s``, ``30m``, ``24h``, ``7d``; ``0`` and ``never`` are 0. Raises UsageError."""
+    """Return the seconds of ``90s``, ``30m``, ``24h``, ``7d``; ``0`` and ``never`` are 0. Raises UsageError."""
     found = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip())
     if found and int(found.group(1)) * _UNITS[found.group(2)] <= _LONGEST_S:
         return int(found.group(1)) * _UNITS[found.group(2)]
@@ -181,14 +181,15 @@ def parse_duration(text: str) -> int:
 
 
 def read_token(words: Sequence[str], app: App) -> Token:
-    """The token: what was typed; of ``-`` that of stdin, of ``@FILE`` that of the file; without a word, that of
-    MESHRAY_TOKEN, else of the file that MESHRAY_TOKEN_FILE names.
+    """Return the token: from the argument, for ``-`` from stdin, for ``@FILE`` from the file.
+
+    Without an argument it comes from MESHRAY_TOKEN, else from the file in MESHRAY_TOKEN_FILE.
 
     Args:
-        words: what was typed or pasted: also a token in pieces, and the whole command around one.
+        words: the typed or pasted arguments: also a token in pieces, or the whole command around one.
 
     Raises:
-        UsageError: there is no token at all, the file cannot be read, or there is no token in it.
+        UsageError: there is no token, the file cannot be read, or it contains no token.
         RefusedError: it is damaged.
     """
     from meshray.model.token import Token

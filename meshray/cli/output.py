@@ -1,4 +1,4 @@
-"""Shows results and errors: to people as text, to scripts in the envelope. Commands never print.
+"""Show results and errors: to users as text, to scripts in the envelope. Commands never print.
 
 >>> text(Stopped("gpu-1", was_running=True))
 'gpu-1 is down; it stays enrolled (meshray up starts it again)'
@@ -45,7 +45,7 @@ __all__ = ["Result", "show", "show_error", "text"]
 
 
 def show(app: App, result: Result) -> None:
-    """Writes the answer to stdout."""
+    """Write the answer to stdout."""
     if app.as_json:
         shown = envelope.dumps(envelope.answer(result.to_json()))
     elif isinstance(result, (DoctorResult, StatusResult)) and app.stdout.isatty() and not app.environ.get("NO_COLOR"):
@@ -66,7 +66,7 @@ def _in_colour(result: DoctorResult | StatusResult) -> str:
 
 
 def show_error(app: App, error: MeshrayError) -> None:
-    """Writes ``error:`` and ``hint:`` to stderr, and the envelope to stdout where a script reads it."""
+    """Write ``error:`` and ``hint:`` to stderr, and for a script the envelope to stdout."""
     app.stderr.write(f"error: {escaped(_one_line(error.message))}\n")
     if error.hint:
         app.stderr.write(f"hint: {escaped(_one_line(error.hint))}\n")
@@ -80,10 +80,10 @@ R = TypeVar("R", bound=Result)
 
 
 def harmless(result: R) -> R:
-    """Return the result with all that a terminal would act on escaped, and each text of it within one line.
+    """Return the result with everything escaped that a terminal would interpret, and each text on one line.
 
-    What other nodes say of themselves reaches a terminal through here alone. A file's text keeps its lines; what `env`
-    prints is quoted for the shell and stays as it is.
+    Reports of other nodes reach a terminal only through this function. A file's text keeps its lines; the output of
+    `env` is quoted for the shell and not changed.
     """
     if isinstance(result, EnvResult):
         return result
@@ -93,7 +93,7 @@ def harmless(result: R) -> R:
 
 
 def coloured(word: str, colour: str) -> str:
-    """The word as a terminal shows it in this colour."""
+    """Return the word in this colour for a terminal."""
     import click
 
     return click.style(word, fg=colour)
@@ -105,7 +105,7 @@ def _one_line(value: str) -> str:
 
 @singledispatch
 def text(result: Result) -> str:
-    """What a user reads."""
+    """Return the result as text for a user."""
     raise TypeError(f"no text is defined for {type(result).__name__}")
 
 

@@ -9,18 +9,19 @@ from typing import TextIO
 from meshray.linux.trust import is_root
 from meshray.runtime.base import Progress
 
-#: What could make another user's code part of root's processes.
+#: Variables that could make another user's code part of root's processes.
 _DANGEROUS, _DANGEROUS_NAMES = ("LD_", "PYTHON"), frozenset({"BASH_ENV", "ENV", "IFS", "CDPATH", "PERL5LIB"})
 
 
 def run_from_copy(arguments: Sequence[str], progress: Callable[[], Progress], streams: Sequence[TextIO]) -> None:
-    """Does not return where others than root can change this installation: it is copied to where they cannot, if it is
-    not there yet, and the same command runs from there.
+    """Run this command from a copy that only root can change, and do not return, if others can change this one.
+
+    The copy is created if it does not exist yet.
 
     Args:
-        arguments: of the command line, without the program.
-        progress: begins to show what is done.
-        streams: are flushed before this process becomes the other one.
+        arguments: the command line without the program.
+        progress: opens the progress display.
+        streams: flushed before the copy replaces this process.
 
     Raises:
         MeshrayError: as `meshray.runtime.privileged.install.place` does.
@@ -42,7 +43,7 @@ def run_from_copy(arguments: Sequence[str], progress: Callable[[], Progress], st
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what could load another user's code (pure)."""
+    """Return the environment without variables that could load another user's code (pure)."""
     return {
         name: value
         for name, value in environ.items()

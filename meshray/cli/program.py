@@ -1,4 +1,4 @@
-"""How this program is called, so that every command that is printed works when it is pasted.
+"""The name by which this program is called, so that printed commands work when they are pasted.
 
 >>> pasteable("meshray up", environ)                    # not on PATH
 '/home/ada/ray/bin/meshray up'
@@ -19,15 +19,15 @@ from pathlib import Path
 from meshray.defaults import PROGRAM_LINK
 
 NAME = "meshray"
-#: Where sudo looks (secure_path of Debian, Ubuntu and Fedora).
+#: The folders that sudo searches (secure_path of Debian, Ubuntu and Fedora).
 _SUDO_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: A command at the beginning of a hint, behind a separator or a backtick; not one for another machine.
+#: A command at the beginning of a hint, after a separator or a backtick; not one for another machine.
 _COMMAND = re.compile(rf"(?P<before>^|; |, |: |or |then |`|\()(?P<sudo>sudo )?{NAME}(?= [a-z-])")
 _ELSEWHERE = re.compile(r"(?i)\bon (the )?[\w.-]+: ")
 
 
 def program(argv: Sequence[str] | None = None) -> list[str]:
-    """How to start this very program from anywhere: absolute, since sudo drops PATH."""
+    """Return the command that starts this program from anywhere: absolute, since sudo drops PATH."""
     name = (sys.argv if argv is None else argv)[0]
     script = Path(name)
     if script.name == "__main__.py" or not script.name:
@@ -37,7 +37,7 @@ def program(argv: Sequence[str] | None = None) -> list[str]:
 
 
 def pasteable(text: str, environ: Mapping[str, str], argv: Sequence[str] | None = None) -> str:
-    """Return a hint whose `meshray` commands name the program by a path where the name alone would not find it."""
+    """Return a hint whose `meshray` commands use a path if the name alone would not find the program."""
     words = program(argv)
     typed = Path((sys.argv if argv is None else argv)[0])
     is_ours = typed.name == NAME or any(typed.match(f"{NAME}/{name}") for name in ("__main__.py", "cli/__main__.py"))
@@ -54,11 +54,11 @@ def pasteable(text: str, environ: Mapping[str, str], argv: Sequence[str] | None 
 
 
 def on_other_machine(origin: Path | None, home: Path, argv: Sequence[str] | None = None) -> str:
-    """Return what is typed on a machine that was set up as this one was, behind sudo.
+    """Return the command for use with sudo on a machine that was set up like this one.
 
     Args:
-        origin: the folder of programs of the environment from which root's copy was made; None: not a copy.
-        home: of the user, whose folders are likely to have the same names there.
+        origin: the programs folder of the environment from which root's copy was created; None: not a copy.
+        home: the user's home, whose folders probably have the same names there.
     """
     words = program(argv)
     path = origin / NAME if origin is not None else Path(words[0])

@@ -1,4 +1,4 @@
-"""Progress by stage on stderr: live on a terminal, one plain line a stage elsewhere.
+"""Progress by stage on stderr: live on a terminal, one plain line per stage elsewhere.
 
 with app.progress() as progress:
     progress.stage("overlay", "run", "starting the tunnel")
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
     from meshray.runtime.base import Progress
 
-#: state → (what a user sees, colour of it). The word alone carries the meaning.
+#: state → (the text for users, its colour). The word alone carries the meaning.
 _WORDS = {"run": ("…", "cyan"), "ok": ("ok", "green"), "fail": ("FAILED", "red"), "skip": ("skipped", "dim")}
 
 
-#: Columns of the mark and of a stage's name: the blocks of one command stand below each other.
+#: The columns of the mark and of a stage's name: the blocks of one command are aligned.
 _MARK_WIDTH, _NAME_WIDTH = 3, 13
-#: Shorter is not shown, seconds.
+#: Shorter times are not shown, seconds.
 _SHORTEST_S = 0.1
 
 
 class _Times:
-    """How long each stage took: from its own begin, else from the end of the one before."""
+    """The duration of each stage: from its own beginning, else from the end of the previous one."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -53,7 +53,7 @@ class _Times:
 
 
 class PlainProgress:
-    """One line when a stage begins and one when it ends; repeated news is not repeated."""
+    """Print one line when a stage begins and one when it ends; repeated states are printed once."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -69,20 +69,20 @@ class PlainProgress:
         return None
 
     def stage(self, name: str, state: str, detail: str = "") -> None:
-        """Writes a line where there is news."""
+        """Write a line if the state is new."""
         name, detail = escaped(name), escaped(detail)
         if self._last.get(name) == (state, detail):
             return
         self._last[name] = (state, detail)
         word, took = _WORDS.get(state, (state, ""))[0], self._times.look(name, state)
-        # Whoever stopped reading (`2>&1 | head`) still wants the work done.
+        # A user who stopped reading (`2>&1 | head`) still wants the work to finish.
         with contextlib.suppress(OSError):
             self._stream.write(f"{name}: {word}{' ' + detail if detail else ''}{f' ({took})' if took else ''}\n")
             self._stream.flush()
 
 
 class LiveProgress:
-    """A growing list of stages with a spinner at the one that is at work."""
+    """A growing list of stages, with a spinner at the one in progress."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
@@ -100,7 +100,7 @@ class LiveProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:  # what was at work when it ended is where it ended
+        if kind is not None:  # The stage in progress is where it ended.
             self._stages.update(
                 {name: ("fail", detail, "") for name, (state, detail, _) in self._stages.items() if state == "run"}
             )
@@ -108,7 +108,7 @@ class LiveProgress:
         self._live.stop()
 
     def stage(self, name: str, state: str, detail: str = "") -> None:
-        """Shown at the next refresh."""
+        """Update a stage, which is shown at the next refresh."""
         self._stages[escaped(name)] = (state, escaped(detail), self._times.look(name, state))
 
     def _render(self) -> RenderableType:
@@ -116,14 +116,14 @@ class LiveProgress:
         from rich.table import Table
         from rich.text import Text
 
-        # The spaces are part of the texts: releases of rich disagree whether a minimum width includes the padding.
+        # The spaces are part of the texts: releases of rich differ in whether a minimum width includes the padding.
         table = Table.grid()
         for width in (_MARK_WIDTH, _NAME_WIDTH, None):
             table.add_column(min_width=width)
         for name, (state, detail, took) in list(self._stages.items()):
             word, colour = _WORDS.get(state, (state, ""))
             mark: RenderableType = Text(f"{word} ", style=colour)
-            if state == "run":  # kept, so that it goes on turning where it was
+            if state == "run":  # The spinner is kept, so that it continues from its position.
                 mark = self._spinners.setdefault(name, Spinner("dots", style=colour))
             after = "  " if detail and took else ""
             table.add_row(mark, Text(f"{name} "), Text(f"{detail}{after}{took}", style="dim"))
@@ -131,7 +131,7 @@ class LiveProgress:
 
 
 def open_progress(stream: TextIO, environ: Mapping[str, str]) -> Progress:
-    """Live where the stream is a terminal that can move its cursor."""
+    """Return a live display if the stream is a terminal that can move its cursor."""
     if stream.isatty() and environ.get("TERM", "dumb") != "dumb":
         return LiveProgress(stream)
     return PlainProgress(stream)

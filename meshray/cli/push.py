@@ -1,8 +1,8 @@
-"""A node that the head adds from its side: `meshray join` runs on the other machine, started through ssh.
+"""`meshray node add`: the head runs `meshray join` on the other machine through ssh.
 
 token (one use) ──► ssh worker, with a forward back to the coordinator ──► sudo meshray join - --via forward
 
-The token travels on standard input, so nobody there or here sees it among the processes.
+The token is sent on standard input, so no user sees it in a process list.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from meshray.protocol.api import MadeToken
 if TYPE_CHECKING:
     from meshray.runtime.ssh import Answered, SshTarget
 
-#: The other side joins at once or not at all; Ray there may take minutes to be ALIVE, but the token is used before.
+#: The other side joins at once or not at all; Ray there may take minutes to be ALIVE, but the token is used before
+#: that.
 _TOKEN_TTL_S = 3600
-#: The other side's end of the forward: an ordinary port that is hardly in use.
+#: The other side's end of the forward: a port that is rarely in use.
 _FORWARD_PORTS = range(20000, 32000)
-#: What sshd says where it lets nobody forward, or the port is in use.
+#: sshd's messages if it forbids forwards, or the port is in use.
 _NO_FORWARD = "remote port forwarding failed"
 _NOT_THERE = 127
-#: $1 is the program. sudo drops PATH, so it gets the program's whole path.
+#: $1 is the program. sudo drops PATH, so it needs the program's absolute path.
 _SCRIPT = (
     'p=$(command -v "$1" || command -v "$HOME/.local/bin/$1") || exit 127; shift; '
     'if [ "$(id -u)" = 0 ]; then exec "$p" "$@"; else exec sudo -n -- "$p" "$@"; fi'
@@ -47,17 +48,17 @@ def add_node(
     *,
     lock: LockFile | None = None,
 ) -> JoinResult:
-    """Joins the machine and returns what its `join` answered.
+    """Let the machine join; return the answer of its `join`.
 
     Args:
-        program: meshray on the other machine, a name or a path.
-        options: of `meshray join` there.
-        ray: what stands behind ``--`` there.
-        lock: signs the token, where the mesh has one.
+        program: the name or path of meshray on the other machine.
+        options: the options of `meshray join` there.
+        ray: the arguments after ``--`` there.
+        lock: signs the token, if the mesh has one.
 
     Raises:
-        UnreachableError: ``ssh_failed``, with ssh's own words.
-        MeshrayError: what `join` reported there; no_meshray_there, no_sudo_there, push_failed.
+        UnreachableError: ``ssh_failed``, with ssh's own message.
+        MeshrayError: the error of `join` there; no_meshray_there, no_sudo_there, push_failed.
     """
     made = create_token(app, {"uses": 1, "ttl_s": _TOKEN_TTL_S, "ephemeral": False}, lock)
     rest = [*options, *(["--", *ray] if ray else [])]
@@ -104,7 +105,7 @@ def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, r
 
 
 def there(program: str, arguments: Sequence[str]) -> str:
-    """The command for the login shell of the other machine, whichever that is. Pure."""
+    """Return the command for the login shell of the other machine, whichever that is. Pure."""
     return shlex.join(["sh", "-c", _SCRIPT, "sh", program, *arguments])
 
 

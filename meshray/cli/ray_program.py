@@ -1,4 +1,4 @@
-"""The `ray` program of this node, asked for what only it can do.
+"""The `ray` program of this node, for what only it can do.
 
 >>> ray = FoundRay.of(app, "gpu-2")
 >>> ray.node_id, ray.drain(deadline_s=600)
@@ -20,18 +20,18 @@ from meshray.model.node import HEAD
 from meshray.protocol.control import GetEnvironment, GetStatus
 from meshray.runtime.select import agent_runtime
 
-#: Ray imports for seconds on a slow machine.
+#: Importing Ray takes seconds on a slow machine.
 _TIMEOUT_S = 60
-#: The one reason that Ray 2.44 to 2.60 always accepts; the other (IDLE_TERMINATION) it refuses for busy nodes.
+#: The one reason that Ray 2.44 to 2.60 always accepts; it refuses the other (IDLE_TERMINATION) for busy nodes.
 _REASON = "DRAIN_NODE_REASON_PREEMPTION"
 
 
 @dataclass(frozen=True)
 class FoundRay:
-    """One node's Ray, as the `ray` program of this node sees it.
+    """One node's Ray, according to the `ray` program of this node.
 
     Attributes:
-        node_id: Ray's own id of the node; None where Ray does not count it as ALIVE.
+        node_id: Ray's own id of the node; None if Ray does not count it as ALIVE.
     """
 
     program: tuple[str, ...]
@@ -41,7 +41,7 @@ class FoundRay:
 
     @classmethod
     def of(cls, app: App, node: str) -> FoundRay:
-        """Raises MeshrayError ``unknown_node``, ``head_stays``, or ``ray_failed`` with what Ray said."""
+        """Find the node. Raises MeshrayError ``unknown_node``, ``head_stays``, or ``ray_failed`` with Ray's message."""
         app.require_root("only root drains a node")
         program = tuple(agent_runtime(app.home, app.environ).inside([_own_ray(app)]))
         ip = _overlay_address(app, node)
@@ -52,7 +52,7 @@ class FoundRay:
         return cls(program, environ, user, find_ray_node(_run(command, environ, user), ip))
 
     def drain(self, deadline_s: int) -> None:
-        """Tells Ray that the node will end soon. Raises MeshrayError ``ray_failed`` with what Ray said."""
+        """Notify Ray that the node will end soon. Raises MeshrayError ``ray_failed`` with Ray's message."""
         if self.node_id is None:
             return
         command = [*self.program, "drain-node", "--address", self.environ.get("RAY_ADDRESS", "")]
@@ -70,8 +70,10 @@ def _own_ray(app: App) -> str:
 
 
 def find_ray_node(listing: str, ip: str) -> str | None:
-    """Ray's id of the living node at this address, from `ray list nodes --format json`; the newest where several
-    are listed. Pure."""
+    """Return Ray's id of the living node at this address, from `ray list nodes --format json`. Pure.
+
+    If several are listed, it is the newest.
+    """
     start = listing.find("[")
     try:
         nodes = json.loads(listing[start:]) if start >= 0 else []
@@ -94,7 +96,7 @@ def _overlay_address(app: App, node: str) -> str:
 
 
 def _run(command: Sequence[str], environ: Mapping[str, str], user: User) -> str:
-    """Ray's program belongs to the user as whom Ray runs: it runs as that user, and never as root."""
+    """Run Ray's program as the user who runs Ray, and never as root."""
     own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name} if user.identity else {}
     try:
         done: subprocess.CompletedProcess[str] = subprocess.run(

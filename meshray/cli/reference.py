@@ -1,4 +1,4 @@
-"""The command reference, made from the commands themselves.
+"""Generate the command reference from the commands.
 
 $ python -m meshray.cli.reference > docs/reference.md
 """
@@ -60,7 +60,7 @@ VARIABLES = (
 
 
 def reference() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return "\n".join(_page()).rstrip() + "\n"
 
 
@@ -74,7 +74,7 @@ def _page() -> Iterator[str]:
     yield from _table("Exit codes", ("code", "meaning"), [(str(code), text) for code, text in EXIT_CODES])
     yield from _table("Environment", ("variable", "meaning"), [(f"`{name}`", text) for name, text in VARIABLES])
     yield from _json_section()
-    # A width of its own: the page must not depend on the terminal of whoever makes it.
+    # The width is fixed: the page must not depend on the terminal in which it is generated.
     context = click.Context(cli, info_name="meshray", **{**cli.context_settings, "terminal_width": _WIDTH})
     for title, section in SECTIONS.items():
         yield f"## {title}"
@@ -124,7 +124,7 @@ def _command(command: click.Command, name: str, parent: click.Context) -> Iterat
 
 
 def _usage(command: click.Command, context: click.Context) -> Iterator[str]:
-    """How it is called, and what it answers a script."""
+    """Yield a command's usage, and its answer to a script."""
     yield "```"
     yield context.get_help()
     yield "```"
@@ -139,7 +139,7 @@ def _usage(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def _fields(form: type[msgspec.Struct]) -> Iterator[str]:
-    """What each field of an answer means."""
+    """Yield the meaning of each field of an answer."""
     found = list(described(form))
     sometimes = [f"- `{field.path}`: {field.meaning}" for field in found if field.is_optional]
     if sometimes:

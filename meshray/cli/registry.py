@@ -19,7 +19,7 @@ class Command(NamedTuple):
     """One command.
 
     Attributes:
-        module: in `meshray.cli.commands`.
+        module: the module in `meshray.cli.commands`.
         summary: what it does, in one line of the help.
         runs: INSIDE or HERE.
     """

@@ -1,4 +1,4 @@
-"""`meshray doctor --fix`: asks before each repair, has it made, and says what was done."""
+"""`meshray doctor --fix`: ask before each repair, make it, and report the result."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.protocol.control import GetStatus, Repair
 
-#: Ray takes the longest, see `meshray.agent.repairs`.
+#: A repair of Ray takes the longest, see `meshray.agent.repairs`.
 _AGENT_S = 120.0
-#: How long the agent may take to say anything before it counts as hung.
+#: The time in which the agent must answer; otherwise it counts as hung.
 _ANSWER_S = 5.0
-#: An agent that hangs is killed after this; what it supervises goes on and is adopted.
+#: An agent that hangs is killed after this; the processes that it supervises continue and are adopted.
 _GRACE_S = 3.0
 
 
 def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Home], object]) -> list[str]:
-    """Makes these repairs, each after the user agreed, and returns what was done.
+    """Make these repairs, each after the user agreed; return what was done.
 
     Args:
-        start: starts this node as `meshray up` does.
+        start: starts this node, like `meshray up`.
 
     Raises:
-        UsageError: ``needs_yes``: there is no terminal to ask on, and nothing was done.
-        MeshrayError: a repair failed; those before it stay.
+        UsageError: ``needs_yes``: there is no terminal to ask on; nothing was done.
+        MeshrayError: a repair failed; earlier ones remain.
     """
     done = []
     for key in keys:
@@ -35,7 +35,7 @@ def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Ho
             app.confirm(_question(repair), yes)
         except UsageError:
             raise
-        except MeshrayError:  # the user said no: the next one may be welcome
+        except MeshrayError:  # The user declined this one, and may agree to the next.
             continue
         app.note(f"{repair.what} …")
         if repair.by == repairs.AGENT:
@@ -54,7 +54,7 @@ def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
     from meshray.runtime import service
 
     home = app.own_home
-    if _answers(app):  # so it is what the agent keeps that is not there
+    if _answers(app):  # So the agent's own state is what is missing.
         return app.control().ask(Repair("device"), timeout_s=_AGENT_S).done
     hung = service.is_running(home)
     if hung:

@@ -1,4 +1,4 @@
-"""What commands return: frozen values that `output` shows to people and `envelope` to scripts.
+"""The results of commands: frozen values that `output` shows to users and `envelope` to scripts.
 
 >>> TokenCreated("meshray1_…", "1f2e3d4c", uses=1, expires=None).to_json()["id"]
 '1f2e3d4c'
@@ -26,11 +26,11 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """0 unless the answer itself says that something is wrong."""
+        """0, unless the answer itself reports a fault."""
         return 0
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``--json``, without the envelope."""
+        """Return the fields of ``--json``, without the envelope."""
         raise NotImplementedError
 
 
@@ -40,13 +40,13 @@ class InitResult(Result):
 
     Attributes:
         ray_address, dashboard: None with ``--no-ray`` and ``--hub-only``.
-        port: UDP and TCP; must be reachable from the other machines.
-        endpoints: the addresses that the token holds.
+        port: the UDP and TCP port, which must be reachable from the other machines.
+        endpoints: the addresses in the token.
         local: without root: the dashboard and Ray Client on this machine's loopback.
-        open_commands: what opens the port in this host's firewall; empty where nothing drops it.
-        already: the mesh was there; no token was made.
-        join_line, head_line: the commands for other machines, and for that of the Ray head; empty without a token.
-        rootless: the node lives without root, as this user.
+        open_commands: the commands that open the port in this host's firewall; empty if nothing drops it.
+        already: the mesh existed already; no token was created. join_line, head_line: the commands for other machines,
+            and for that of the Ray head; empty without a token.
+        rootless: the node runs without root, as this user.
     """
 
     token: str | None
@@ -66,7 +66,7 @@ class InitResult(Result):
     rootless: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``init --json``."""
+        """Return the fields of ``init --json``."""
         return {
             **({"local": dict(self.local)} if self.local else {}),
             "token": self.token,
@@ -86,9 +86,9 @@ class JoinResult(Result):
     """``join`` and ``up``: the node is up.
 
     Attributes:
-        summary: what the agent reports of a node that is up, with what the command itself did.
-        answer: the same as it came, which a newer meshray may have given more fields.
-        udp_port: that does not answer at the head, where the tunnel goes over TCP although UDP was allowed; 0: it does.
+        summary: the agent's report of a node that is up, with the command's own results.
+        answer: the same as received; a newer meshray may have added fields.
+        udp_port: the head's UDP port, if it does not answer and the tunnel uses TCP although UDP was allowed; else 0.
     """
 
     summary: Join
@@ -105,28 +105,28 @@ class JoinResult(Result):
         return cls(convert(answer, Join), answer, fresh, udp_port)
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``join --json``."""
+        """Return the fields of ``join --json``."""
         return dict(self.answer)
 
 
 @dataclass(frozen=True)
 class Stopped(Result):
-    """``down``: nothing of the node runs any more; it stays enrolled."""
+    """``down``: nothing of the node runs; it stays enrolled."""
 
     node: str
     was_running: bool
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``down --json``."""
+        """Return the fields of ``down --json``."""
         return {"node": self.node, "was_running": self.was_running}
 
 
 @dataclass(frozen=True)
 class Left(Result):
-    """``leave``: this machine is a stranger again.
+    """``leave``: the node's state on this machine is deleted.
 
     Attributes:
-        unenrolled: the coordinator knows; False where it did not answer and still lists the node.
+        unenrolled: the coordinator has removed the node; False if it did not answer and still lists the node.
         local: only this machine's state was removed; the node is another machine and stays in the mesh.
     """
 
@@ -135,18 +135,18 @@ class Left(Result):
     local: bool = False
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``leave --json``."""
+        """Return the fields of ``leave --json``."""
         return {"node": self.node, "unenrolled": self.unenrolled, **({"local": True} if self.local else {})}
 
 
 @dataclass(frozen=True)
 class StatusResult(Result):
-    """``status``: the mesh as the agent of this machine sees it.
+    """``status``: the mesh, according to this machine's agent.
 
     Attributes:
-        answer: the agent's own, which a newer agent may have given more fields.
-        wide: people see what WireGuard knows of each path, too.
-        clock: the time of day, for people who watch it.
+        answer: the agent's own; a newer agent may have added fields.
+        wide: users also see WireGuard's data on each path.
+        clock: the time of day, for users who watch it.
     """
 
     status: Status
@@ -156,11 +156,11 @@ class StatusResult(Result):
 
     @property
     def exit_code(self) -> int:
-        """3 when the agent names a problem or the coordinator is away."""
+        """3 if the agent reports a problem or the coordinator is away."""
         return 0 if self.status.coordinator.reachable and not self.status.problems else UNHEALTHY
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``status --json``."""
+        """Return the fields of ``status --json``."""
         return dict(self.answer)
 
 
@@ -169,10 +169,10 @@ class DoctorResult(Result):
     """``doctor``: every check.
 
     Attributes:
-        node: this machine's name in the mesh; empty where it has none, or it may not be known.
-        repaired: what ``--fix`` did, in sentences.
-        bundle: the archive that ``--bundle`` wrote; None: none was asked for.
-        show_all: people see the checks that are fine, too.
+        node: this machine's name in the mesh; empty if it has none, or this user may not read it.
+        repaired: the repairs of ``--fix``, in sentences.
+        bundle: the archive that ``--bundle`` wrote; None: not requested.
+        show_all: users also see the checks that are fine.
     """
 
     checks: tuple[Check, ...]
@@ -183,16 +183,16 @@ class DoctorResult(Result):
 
     @property
     def healthy(self) -> bool:
-        """No check failed."""
+        """Whether no check failed."""
         return all(check.status != "fail" for check in self.checks)
 
     @property
     def exit_code(self) -> int:
-        """3 when a check failed."""
+        """3 if a check failed."""
         return 0 if self.healthy else UNHEALTHY
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``doctor --json``."""
+        """Return the fields of ``doctor --json``."""
         answer: dict[str, object] = {
             "healthy": self.healthy,
             "self": self.node or None,
@@ -204,10 +204,10 @@ class DoctorResult(Result):
 
 @dataclass(frozen=True)
 class PingResult(Result):
-    """``ping``: what came back.
+    """``ping``: the round trips.
 
     Attributes:
-        rtts_ms: one entry for each probe in order, None where no answer came.
+        rtts_ms: one entry for each probe in order; None if no answer came.
         path: the path object of ``status``.
         others: the paths that are not in use.
     """
@@ -219,16 +219,16 @@ class PingResult(Result):
 
     @property
     def received(self) -> int:
-        """Probes that were answered."""
+        """The number of answered probes."""
         return sum(rtt is not None for rtt in self.rtts_ms)
 
     @property
     def exit_code(self) -> int:
-        """3 when nothing came back."""
+        """3 if no answer came."""
         return 0 if self.received else UNHEALTHY
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``ping --json``."""
+        """Return the fields of ``ping --json``."""
         return {
             "node": self.node,
             "sent": len(self.rtts_ms),
@@ -244,8 +244,8 @@ class TokenCreated(Result):
     """``token create``: ``uses`` 0 is unlimited, ``expires`` is unix time, None is never.
 
     Attributes:
-        name: of the node that will join with it; empty: it chooses its name.
-        replace: it takes the place of the node that has this name.
+        name: the name of the node that will join with it; empty: the node chooses its name.
+        replace: it replaces the node that has this name.
         line: with ``--line``: the whole command for the other machine.
     """
 
@@ -259,7 +259,7 @@ class TokenCreated(Result):
     line: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``token create --json``."""
+        """Return the fields of ``token create --json``."""
         return {
             **({"line": self.line} if self.line else {}),
             "token": self.token,
@@ -280,7 +280,7 @@ class TokenList(Result):
     now: float = 0.0
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``token list --json``."""
+        """Return the fields of ``token list --json``."""
         from meshray.protocol.codec import to_json
 
         return {"tokens": [to_json(token) for token in self.tokens]}
@@ -293,7 +293,7 @@ class TokenRevoked(Result):
     id: str
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``token revoke --json``."""
+        """Return the fields of ``token revoke --json``."""
         return {"id": self.id, "revoked": True}
 
 
@@ -306,8 +306,7 @@ class NodeList(Result):
     wide: bool = False
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``node list --json``; ``restored``: the last time that the coordinator's database turned
-        out to be an older copy, and what that changed."""
+        """Return the fields of ``node list --json``; ``restored`` describes the last restore of an older database."""
         from meshray.protocol.codec import to_json
 
         restored = None if self.restored is None else to_json(self.restored)
@@ -316,25 +315,25 @@ class NodeList(Result):
 
 @dataclass(frozen=True)
 class NodeChanged(Result):
-    """``node rename``, ``node drain``, ``node rotate-key``: what was done to which node, in a past participle."""
+    """``node rename``, ``node drain``, ``node rotate-key``: the node, and what was done, as a past participle."""
 
     node: str
     done: str
     details: Mapping[str, object]
 
     def to_json(self) -> dict[str, object]:
-        """The fields of these commands with ``--json``."""
+        """Return the fields of these commands with ``--json``."""
         return {"node": self.node, "done": self.done, **self.details}
 
 
 @dataclass(frozen=True)
 class SecretsRotated(Result):
-    """``secrets rotate``: what the coordinator says of the mesh's secrets."""
+    """``secrets rotate``: the coordinator's report on the mesh's secrets."""
 
     rotation: Mapping[str, object]
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``secrets rotate --json``; no secret is among them."""
+        """Return the fields of ``secrets rotate --json``; it contains no secret."""
         return dict(self.rotation)
 
 
@@ -343,20 +342,20 @@ class NodeRemoved(Result):
     """``node rm``.
 
     Attributes:
-        rotation: as of ``secrets rotate``; empty from a coordinator of an older meshray.
+        rotation: as in ``secrets rotate``; empty from a coordinator of an older meshray.
     """
 
     node: str
     rotation: Mapping[str, object]
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``node rm --json``."""
+        """Return the fields of ``node rm --json``."""
         return {"node": self.node, "done": "removed", "secrets": dict(self.rotation)}
 
 
 @dataclass(frozen=True)
 class PeerAdded(Result):
-    """``peer add``: the device's file. ``text`` is set only where it goes to stdout."""
+    """``peer add``: the device's file. ``text`` is set only if it goes to stdout."""
 
     name: str
     ip: str
@@ -364,17 +363,17 @@ class PeerAdded(Result):
     text: str = ""
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``peer add --json``."""
+        """Return the fields of ``peer add --json``."""
         return {"name": self.name, "ip": self.ip, "config": self.config, "text": self.text}
 
 
 @dataclass(frozen=True)
 class EnvResult(Result):
-    """``env``: what a driver needs to find the cluster.
+    """``env``: the environment with which a driver finds the cluster.
 
     Attributes:
         programs: the folder with `ray` and its `python`, for PATH; empty: not known.
-        leads: it comes first on PATH.
+        leads: that folder comes first on PATH.
     """
 
     env: Mapping[str, str]
@@ -382,7 +381,7 @@ class EnvResult(Result):
     leads: bool = False
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``env --json``."""
+        """Return the fields of ``env --json``."""
         return {"env": dict(self.env), "programs": self.programs}
 
 
@@ -391,9 +390,9 @@ class Dashboard(Result):
     """``dashboard``.
 
     Attributes:
-        token: that it asks for; empty where Ray asks for none.
+        token: the token that it requires; empty if Ray requires none.
         ssh: the command by which another machine reaches it through this one.
-        ports: of the head's Ray, by name; see `meshray.model.ray_ports.RayPorts`.
+        ports: the ports of the head's Ray, by name; see `meshray.model.ray_ports.RayPorts`.
     """
 
     url: str
@@ -402,18 +401,18 @@ class Dashboard(Result):
     ports: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``dashboard --json``."""
+        """Return the fields of ``dashboard --json``."""
         return {"url": self.url, "token": self.token, "ssh": self.ssh, "ports": dict(self.ports)}
 
 
 @dataclass(frozen=True)
 class Locked(Result):
-    """``env lock``: what nodes that match the head install.
+    """``env lock``: the packages that nodes install to match the head.
 
     Attributes:
-        ray, python: of the head; empty: it runs no Ray.
-        requirements: one each, as recorded.
-        left_out: what was found and no other machine could install.
+        ray, python: the head's versions; empty: it runs no Ray.
+        requirements: the recorded requirements, one each.
+        left_out: packages that no other machine could install.
     """
 
     ray: str
@@ -422,7 +421,7 @@ class Locked(Result):
     left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``env lock --json``."""
+        """Return the fields of ``env lock --json``."""
         return {
             "ray": self.ray,
             "python": self.python,
@@ -433,18 +432,18 @@ class Locked(Result):
 
 @dataclass(frozen=True)
 class FileText(Result):
-    """``render`` and ``logs``: text as it stands in a file."""
+    """``render`` and ``logs``: the text of a file."""
 
     kind: str
     text: str
 
     def to_json(self) -> dict[str, object]:
-        """The fields of ``render --json`` and ``logs --json``."""
+        """Return the fields of ``render --json`` and ``logs --json``."""
         return {"kind": self.kind, "text": self.text}
 
 
 def _json(message: object) -> dict[str, object]:
-    """Return a message of the agent as JSON. Its codec is loaded only where there is one."""
+    """Return a message of the agent as JSON. Its codec is imported only if there is one."""
     from meshray.protocol.codec import to_json
 
     return to_json(message)

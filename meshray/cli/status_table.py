@@ -1,11 +1,11 @@
-"""`meshray status` for people: one row a node that fits into 80 columns, and what is wrong below. Pure.
+"""`meshray status` for users: one row per node that fits into 80 columns, and the problems below. Pure.
 
 NODE       STATUS      IP         PATH        RTT  CPU  GPU  MEMORY    SINCE
 vm (this)  ready head  10.99.0.1  -           -    1/4  0/0  3/16 GiB  2 h
 laptop     no answer   10.99.0.2  was direct  -    2?   1?   -         24 s
 
-A question mark: what a node that does not answer offered last.
-`--wide` adds what WireGuard knows of each path, and the ports of Ray that were chosen.
+A question mark marks the last known resources of a node that does not answer. `--wide` adds WireGuard's data on each
+path, and the chosen ports of Ray.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from meshray.protocol.answers import NodeEntry
     from meshray.protocol.status import NodeStatus, PathStatus, RayStatus, Status, Totals
 
-#: Of a terminal's lines, and what a name keeps of it at least.
+#: The width of a terminal's lines, and the minimum width of a name.
 _WIDTH, _SHORTEST_NAME = 80, 10
-#: What is shown of the use, and whether since when a node is as it is: from the most to what fits.
+#: The levels of detail of resource use and of the SINCE column, from the most to what fits.
 _FORMS = (
     (frozenset({"CPU", "GPU", "memory"}), True),
     (frozenset({"CPU", "GPU"}), True),
@@ -34,10 +34,10 @@ _COLOURS = {"ready": "green", "up": "green", "no answer": "red", "offline": "red
 
 
 def status_text(status: Status, *, now: float, wide: bool = False, clock: str = "", paint: Paint = plain) -> str:
-    """The mesh, every node, what the cluster offers, and what is wrong.
+    """Return the mesh, every node, the resources of the cluster, and the problems.
 
     Args:
-        now: unix seconds, for how long each node has been as it is.
+        now: unix seconds, for the duration of each node's state.
     """
     reachable = status.coordinator.reachable
     link = "coordinator reachable" if reachable else paint("coordinator UNREACHABLE, using the cached map", "red")
@@ -125,12 +125,12 @@ def _path_cells(path: PathStatus) -> list[str]:
 
 
 def _ports(node: NodeStatus) -> str:
-    """The ports of a node's Ray that are not the default."""
+    """Return the ports of a node's Ray that differ from the defaults."""
     return chosen_ports(node.ray.ports) or ("default" if node.ray.ports else "-")
 
 
 def status_word(node: NodeStatus) -> tuple[str, str]:
-    """Return how a node is, in one or two words, and the colour for it."""
+    """Return a node's state in one or two words, and its colour."""
     alive = node.ray.alive
     if node.down:
         word = "down"
@@ -188,7 +188,7 @@ def _chosen_at_join(status: Status) -> Iterator[str]:
 
 
 def _problem_lines(status: Status, paint: Paint) -> Iterator[str]:
-    """Each problem, and below it the command that fixes it. An older agent sends sentences only."""
+    """Yield each problem, and below it the command that fixes it. An older agent sends sentences only."""
     mark = paint("problem:", "red")
     if not status.health:
         yield from (f"{mark} {text}" for text in status.problems)
@@ -199,7 +199,7 @@ def _problem_lines(status: Status, paint: Paint) -> Iterator[str]:
 
 
 def nodes_text(nodes: Iterable[NodeEntry], *, wide: bool = False) -> str:
-    """One line a node, as the coordinator has it."""
+    """Return one line per node, from the coordinator's list."""
     more = ("EPHEMERAL", "DRAINED", "LABELS") if wide else ()
     rows = [["NODE", "IP", "ROLES", "ONLINE", "RAY", "PYTHON", *more]]
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Answers as aligned text. Pure; plain characters, so that it reads the same in a log, a mail and a terminal.
+"""Answers as aligned text. Pure; plain characters, so that it looks the same in a log, a mail and a terminal.
 
 >>> print(columns([("NODE", "IP"), ("gpu-1", "10.99.0.2")]))
 NODE   IP
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from meshray.protocol.status import PathStatus
 
 Object = Mapping[str, object]
-#: Gives a text a colour.
+#: A function that colours a text.
 Paint = Callable[[str, str], str]
 
 
 def plain(text: str, colour: str) -> str:
-    """No colour: for files, scripts and pipes."""
+    """Return the text without colour: for files, scripts and pipes."""
     return text
 
 
 def columns(
     rows: Sequence[Sequence[str]], colour: Callable[[int, int], str] = lambda row, column: "", paint: Paint = plain
 ) -> str:
-    """Rows with their columns aligned, two blanks between them.
+    """Return the rows with aligned columns and two blanks between them.
 
     Args:
-        colour: names the colour of the cell in this row and column; empty: none.
+        colour: returns the colour of the cell in this row and column; empty: none.
     """
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
@@ -48,7 +48,7 @@ def _path_kind(path: PathStatus) -> str:
 
 
 def other_path_text(path: OtherPath) -> str:
-    """A path that packets could take, and do not."""
+    """Return the text of a path that packets could take, but do not."""
     line = f"not in use: {path.kind}"
     if path.to:
         answer = f"{path.rtt_ms:.1f} ms to there" if path.rtt_ms is not None else "which does not answer"
@@ -57,7 +57,7 @@ def other_path_text(path: OtherPath) -> str:
 
 
 def path_text(path: PathStatus) -> str:
-    """One path in a line."""
+    """Return one path as a line."""
     endpoint = f" to {path.endpoint}" if path.endpoint else ""
     mtu = f", mtu {path.mtu}" if path.mtu is not None else ""
     handshake = f", handshake {path.handshake_age_s:.0f} s ago" if path.handshake_age_s is not None else ""
@@ -65,7 +65,7 @@ def path_text(path: PathStatus) -> str:
 
 
 def tokens_text(tokens: Iterable[TokenEntry], now: float) -> str:
-    """One line a token; never a secret."""
+    """Return one line per token; never a secret."""
     rows = [("TOKEN", "USED", "EXPIRES", "EPHEMERAL", "ROLES", "NODE", "STATE")]
     for token in tokens:
         rows.append(
@@ -83,7 +83,7 @@ def tokens_text(tokens: Iterable[TokenEntry], now: float) -> str:
 
 
 def _token_node(token: TokenEntry) -> str:
-    """The name of the node that joins with the token, and whether it replaces one."""
+    """Return the name of the node that joins with the token, and whether it replaces one."""
     return f"{token.name} (replaces it)" if token.name and token.replace else token.name or "-"
 
 
@@ -102,7 +102,7 @@ def age(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the largest unit of which it holds two.
+    """Return a duration in the largest unit of which it contains at least two.
 
     >>> duration(24.4), duration(150), duration(86400 * 3)
     ('24 s', '2 min', '3 d')
@@ -114,19 +114,19 @@ def duration(seconds: float) -> str:
 
 
 def number(value: object, form: str) -> str:
-    """A number in this form; ``-`` where it was not measured."""
+    """Return a number in this format; ``-`` if it was not measured."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return form.format(value)
     return "-"
 
 
 def gib(value: object, decimals: int = 1) -> str:
-    """Bytes as GiB."""
+    """Return bytes as GiB."""
     return f"{value / 2**30:.{decimals}f} GiB" if isinstance(value, (int, float)) else "-"
 
 
 def chosen_ports(ports: Object) -> str:
-    """The ports of Ray that are not the default, with their purposes; empty: all are the default.
+    """Return the ports of Ray that differ from the defaults, with their purposes; empty if none does.
 
     >>> chosen_ports({"gcs": 6379, "metrics_export": 8500})
     'metrics export 8500'
@@ -139,12 +139,12 @@ def chosen_ports(ports: Object) -> str:
 
 
 def child(value: Object, key: str) -> Object:
-    """The object under this key; an empty one where there is none."""
+    """Return the object under this key; an empty one if there is none."""
     item = value.get(key)
     return item if isinstance(item, Mapping) else {}
 
 
 def children(value: Object, key: str) -> list[Object]:
-    """The objects of the list under this key."""
+    """Return the objects of the list under this key."""
     items = value.get(key)
     return [item for item in items if isinstance(item, Mapping)] if isinstance(items, (list, tuple)) else []

@@ -1,4 +1,4 @@
-"""Rolling back what a command had begun when it fails or is interrupted.
+"""Roll back what a command has begun if it fails or is interrupted.
 
 with Undo(app) as undo:
     make_key()
@@ -19,7 +19,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Undo:
-    """A stack of steps back, taken in reverse where the block does not end well."""
+    """A stack of rollback steps, which are taken in reverse order if the block fails."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -30,7 +30,7 @@ class Undo:
         return self
 
     def add(self, what: str, step: Callable[[], object]) -> Callable[[], None]:
-        """``what`` names in a warning what could not be undone. Returns what drops the step again."""
+        """Add a step. ``what`` names it in the warning if it fails. Returns a function that drops the step again."""
         entry = (what, step)
         self._steps.append(entry)
 
@@ -40,11 +40,11 @@ class Undo:
         return drop
 
     def has_failed(self, what: str) -> bool:
-        """Whether a step of this name could not be undone."""
+        """Return whether a step of this name has failed."""
         return what in self._failed
 
     def keep(self) -> None:
-        """From here on nothing is undone."""
+        """Keep everything: from here on nothing is rolled back."""
         self._steps.clear()
 
     def __exit__(
@@ -52,13 +52,13 @@ class Undo:
     ) -> None:
         if kind is None or not self._steps:
             return
-        # Every step is bounded in time. A second Ctrl-C must not leave half of it behind.
+        # Every step has a time limit. A second Ctrl-C must not leave the rollback incomplete.
         before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
         try:
             for what, step in reversed(self._steps):
                 try:
                     step()
-                except Exception as failure:  # the first error is the one that matters
+                except Exception as failure:  # The first error is the one that matters.
                     self._failed.add(what)
                     self._app.warn(f"{what} could not be undone: {failure}")
         finally:

@@ -1,4 +1,4 @@
-"""``--env`` and ``--env-file``, and the environment of the session in which meshray was typed.
+"""``--env`` and ``--env-file``, and the environment of the session in which meshray was called.
 
 >>> given = read(app, ("match", "EPOCHS=3"), file=None)
 >>> given.match, given.environment.chosen
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from meshray.node.enrolment import Enrolment
     from meshray.raynode.user_environment import UserEnvironment
 
-#: A file of variables is not larger.
+#: The maximum size of a file of variables.
 _LONGEST_FILE = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the command line and the session say.
+    """The values from the command line and the session.
 
     Attributes:
         match: ``--env match``: Ray runs from an environment that is built to match the head's.
@@ -39,7 +39,7 @@ class Given:
 
 
 def environment_options(function: F) -> F:
-    """``--env`` and ``--env-file``."""
+    """Add ``--env`` and ``--env-file``."""
     for decorator in (
         option(
             "--env-file",
@@ -76,8 +76,9 @@ def read(app: App, items: tuple[str, ...], file: str | None) -> Given:
 
 
 def record_session(app: App, home: Home, enrolment: Enrolment) -> Enrolment:
-    """Record what this session has, if it is one of the user who runs Ray, and return the enrolment with it: `up`
-    follows what has changed since.
+    """Record this session's environment if it is a session of the user who runs Ray; return the changed enrolment.
+
+    `up` thus follows changes of the session.
     """
     from dataclasses import replace
 

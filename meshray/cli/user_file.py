@@ -1,4 +1,4 @@
-"""Files that a user names on a command line that root runs."""
+"""Files that a user names on a command line of root."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 
 def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
-    """Return the beginning of a text file, opened with the user's rights unless only root can change the way to it: a
-    task of the user's may have made the file a link to what is root's.
+    """Return the beginning of a text file, opened with the user's permissions unless only root can change its path.
+
+    A task of the user may have made the file a link to a file of root.
 
     Args:
-        environ: of this call, which says on whose behalf root acts.
+        environ: the environment of this call, which identifies the user for whom root acts.
         limit: the most characters that are read.
 
     Raises:
@@ -23,7 +24,7 @@ def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
     from meshray.linux.user import User
 
     user = User.invoking(environ)
-    # Behind @ or = a shell leaves ~ as it is, and below sudo HOME is mostly root's.
+    # After @ or = a shell does not expand ~, and under sudo HOME is usually root's.
     is_users = file.startswith("~/") and user.uid != os.geteuid()
     path = (user.home / file[2:] if is_users else Path(file).expanduser()).absolute()
     if weak_link(path) is None:

@@ -1,8 +1,8 @@
-"""Options that an environment variable can give as well: MESHRAY_INIT_… and MESHRAY_JOIN_…, and the token's variables.
+"""Options that environment variables can set as well: MESHRAY_INIT_… and MESHRAY_JOIN_…, and the token's variables.
 
 $ MESHRAY_JOIN_LABEL='zone=lab disk=ssd' MESHRAY_JOIN_NO_RAY=1 MESHRAY_TOKEN_FILE=/run/secrets/token meshray join
 
-A word on the command line wins over its variable. An empty variable is an error: whoever sets one means something.
+The command line takes precedence over a variable. An empty variable is an error, because it was set on purpose.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from click.core import ParameterSource
 from meshray.errors import UsageError
 
 TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
-#: What is meant for one call of `init` or `join`, and for no process that it starts. Values may be secrets.
+#: Variables for one call of `init` or `join`, and not for processes that it starts. Values may be secrets.
 _FOR_ONE_CALL = re.compile(r"MESHRAY_(TOKEN|TOKEN_FILE|(INIT|JOIN)_\w+)")
 
 
 class VariableOption(click.Option):
-    """An option that has a variable where its command is one of `TakesVariables`."""
+    """An option that has a variable if its command is one of `TakesVariables`."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """Return the variable's value, None where it is not set.
+        """Return the variable's value; None if it is not set.
 
         Raises:
             click.BadParameter: the variable is empty.
@@ -41,7 +41,7 @@ class VariableOption(click.Option):
         return value
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
-        """Return the variable's value; of an option that may be repeated, its words, quoted as in a shell.
+        """Return the variable's value; for an option that may be repeated, its words, quoted as in a shell.
 
         Raises:
             click.BadParameter: a quotation mark is not closed.
@@ -55,7 +55,7 @@ class VariableOption(click.Option):
             raise click.BadParameter("a quotation mark is not closed.", ctx, self) from None
 
     def words(self, ctx: click.Context) -> list[str]:
-        """Return the values by which an error may speak of this option: not those of a flag, nor single characters."""
+        """Return the values by which an error may mention this option: not those of a flag, nor single characters."""
         value = None if self.is_flag else self.value_from_envvar(ctx)
         return [word for word in (value if isinstance(value, tuple) else (value,)) if word and len(word) > 1]
 
@@ -64,7 +64,7 @@ option = partial(click.option, cls=VariableOption)
 
 
 class TakesVariables(click.Command):
-    """A command each of whose `VariableOption` has the variable MESHRAY_<COMMAND>_<OPTION>."""
+    """A command whose every `VariableOption` has the variable MESHRAY_<COMMAND>_<OPTION>."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
@@ -74,7 +74,7 @@ class TakesVariables(click.Command):
             given.show_envvar = True
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. What is refused names the variables that said it."""
+        """Run the command. An error names the variables from which the refused values came."""
         self._warn_of_unknown(ctx)
         try:
             return super().invoke(ctx)
@@ -90,7 +90,7 @@ class TakesVariables(click.Command):
         return [given for given in self.params if isinstance(given, VariableOption)]
 
     def _named(self, ctx: click.Context, error: UsageError) -> list[str]:
-        """The variables of which the error speaks: by their options, or by what they hold."""
+        """Return the variables that an error concerns: by their options, or by their values."""
         options = set(re.findall(r"--[a-z-]+", f"{error.message} {error.hint}"))
         return [
             str(given.envvar)
@@ -110,13 +110,13 @@ class TakesVariables(click.Command):
 
 
 def environment(ctx: click.Context) -> Mapping[str, str]:
-    """Return the environment of this call; where no command is run (help, references) that of the process."""
+    """Return the environment of this call; if no command is running (help, references), that of the process."""
     found: Mapping[str, str] = getattr(ctx.obj, "environ", os.environ)
     return found
 
 
 def names_for(command: str, environ: Mapping[str, str]) -> list[str]:
-    """Return the variables that are set for this command: what sudo has to keep. Pure."""
+    """Return the variables that are set for this command, which sudo must keep. Pure."""
     names = {"init": "MESHRAY_INIT_", "join": "MESHRAY_JOIN_"}
     prefix = names.get(command)
     tokens = (TOKEN, TOKEN_FILE) if command == "join" else ()
@@ -124,7 +124,7 @@ def names_for(command: str, environ: Mapping[str, str]) -> list[str]:
 
 
 def without_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for what outlives this call: a token there could be read as long as a process runs. Pure.
+    """Return the environment for processes that outlive this call: a token in it would stay readable. Pure.
 
     >>> without_variables({"MESHRAY_TOKEN": "secret", "MESHRAY_HOME": "/srv/mesh"})
     {'MESHRAY_HOME': '/srv/mesh'}

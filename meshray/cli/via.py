@@ -1,4 +1,4 @@
-"""How an enrolment travels where the coordinator's port is closed to this machine. Nothing else goes that way.
+"""The route of an enrolment if this machine cannot reach the coordinator's port. Nothing else uses it.
 
 >>> str(parse_via("ssh://ana@head"))
 'ssh://ana@head'
@@ -36,8 +36,8 @@ class PostRequest:
     """One POST to the coordinator.
 
     Attributes:
-        prove_with: the private key that the request proves to have; None: none.
-        on_sent: is called right before the request leaves this machine.
+        prove_with: the private key whose possession the request proves; None: none.
+        on_sent: called immediately before the request leaves this machine.
     """
 
     coordinator: Coordinator
@@ -77,7 +77,7 @@ class ThroughSsh:
 
 @dataclass(frozen=True)
 class ThroughForward:
-    """Through a port that leads to the coordinator's, made by somebody else."""
+    """The route through an existing port that leads to the coordinator's."""
 
     endpoint: Endpoint
 
@@ -110,7 +110,7 @@ def enrol_via(
     *,
     on_sent: Callable[[], None] = lambda: None,
 ) -> EnrolAnswer:
-    """Becomes a node; raises as `Via.call` does. Arguments as of `meshray.client.coordinator.enrol`."""
+    """Enrol through this route; raises as `Via.call` does. Arguments as of `meshray.client.coordinator.enrol`."""
     from meshray.client.coordinator import Coordinator
     from meshray.model.enrol import EnrolAnswer
 
@@ -120,7 +120,7 @@ def enrol_via(
 
 
 def withdraw_via(app: App, via: Via, token: Token, key: PrivateKey) -> None:
-    """Undoes an enrolment whose answer did not arrive; raises as `Via.call` does."""
+    """Undo an enrolment whose answer did not arrive; raises as `Via.call` does."""
     from meshray.client.coordinator import WITHDRAW, Coordinator, withdrawal
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
@@ -128,7 +128,7 @@ def withdraw_via(app: App, via: Via, token: Token, key: PrivateKey) -> None:
 
 
 def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:
-    """The join failed here: the coordinator forgets the node, and its use of the token does not count."""
+    """Undo the enrolment of a failed join: the coordinator forgets the node, and the token's use does not count."""
     from meshray.client.coordinator import Coordinator
 
     coordinator = Coordinator(enrolment.coordinators, bytes.fromhex(enrolment.fingerprint), enrolment.credential)
@@ -136,7 +136,7 @@ def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:
 
 
 def parse_via(text: str) -> Via:
-    """Raises UsageError where it is neither ``ssh://…`` nor HOST:PORT."""
+    """Parse the option. Raises UsageError if it is neither ``ssh://…`` nor HOST:PORT."""
     from meshray.runtime.ssh import SshTarget
 
     if "//" in text:

@@ -1,10 +1,10 @@
-"""What a join that fails undoes at the coordinator: its enrolment, also where the answer did not arrive.
+"""The withdrawal of a failed join's enrolment at the coordinator, even if the answer did not arrive.
 
 request leaves ──► answer              the node exists, and leaves with its credential
                ──► refusal             there is no node
                ──► Ctrl-C, no answer   the node may exist: it is withdrawn with the key that it would have
 
-Where the coordinator cannot be reached either, this machine keeps its key: its next join becomes that node.
+If the coordinator cannot be reached either, this machine keeps its key: its next join becomes that node.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meshray.model.keys import PrivateKey
     from meshray.model.token import Token
 
-#: The step of `Undo` that takes an enrolment back.
+#: The step of `Undo` that withdraws an enrolment.
 ENROLMENT = "the enrolment"
 
 
@@ -31,8 +31,8 @@ class Withdrawal:
     """The step of `Undo` that withdraws an enrolment, in place from the request until its outcome is known.
 
     Args:
-        key: whose public half the request names.
-        via: how the enrolment travels; None: straight to the coordinator.
+        key: the key whose public half is in the request.
+        via: the route of the enrolment; None: directly to the coordinator.
     """
 
     def __init__(self, app: App, undo: Undo, token: Token, key: PrivateKey, via: Via | None) -> None:
@@ -44,18 +44,18 @@ class Withdrawal:
         self._drop: Callable[[], None] | None = None
 
     def sent(self) -> None:
-        """The request is about to leave: the node may exist from now on."""
+        """Record that the request is about to leave: the node may exist from now on."""
         self._drop = self._undo.add(ENROLMENT, lambda: taken_back(self._withdraw))
 
     def settled(self) -> None:
-        """There is nothing to withdraw: the coordinator refused, or another step takes the enrolment back."""
+        """Record that nothing is left to withdraw: the coordinator refused, or another step withdraws the enrolment."""
         if self._drop is not None:
             self._drop()
             self._drop = None
 
     @contextlib.contextmanager
     def unless_refused(self) -> Iterator[None]:
-        """Within the block the coordinator is asked; its refusal settles the matter, and no answer does not."""
+        """Within the block the coordinator is asked; its refusal settles the withdrawal, a missing answer does not."""
         try:
             yield
         except (UnreachableError, WireError):
@@ -77,10 +77,10 @@ class Withdrawal:
 
 
 def taken_back(step: Callable[[], object]) -> None:
-    """Take an enrolment back.
+    """Withdraw an enrolment.
 
     Raises:
-        MeshrayError: what the step raises; where the coordinator cannot be reached, with what becomes of the node.
+        MeshrayError: the step's error; if the coordinator cannot be reached, with the consequence for the node.
     """
     try:
         step()

@@ -1,1 +1,1 @@
-"""One module for each family of commands; `meshray.cli.main` imports only the one that was asked for."""
+"""One module per family of commands; `meshray.cli.main` imports only the requested one."""

@@ -1,4 +1,4 @@
-"""`meshray completion`: the script that teaches a shell to complete meshray's commands, options and node names."""
+"""`meshray completion`: the script with which a shell completes meshray's commands, options and node names."""
 
 from __future__ import annotations
 

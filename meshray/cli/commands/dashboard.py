@@ -1,4 +1,4 @@
-"""`meshray dashboard`: where Ray's dashboard is, the token that it asks for, and how to see it from another machine."""
+"""`meshray dashboard`: the address of Ray's dashboard, its token, and how to open it from another machine."""
 
 from __future__ import annotations
 
@@ -70,6 +70,6 @@ def _token(path: str, app: App) -> str:
 
 
 def _has_browser(app: App) -> bool:
-    """A user's own, on a screen; never root's."""
+    """Return whether the user has a browser on a screen; root never does."""
     shown = app.environ.get("DISPLAY") or app.environ.get("WAYLAND_DISPLAY")
     return bool(shown) and app.euid != 0 and app.stdout.isatty()

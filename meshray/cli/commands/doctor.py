@@ -1,4 +1,4 @@
-"""`meshray doctor`: the agent's checks, and where there is no agent to ask, what can be said without it."""
+"""`meshray doctor`: the agent's checks, and without an agent those that are possible without it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Wishes:
-    """The options, as a user may combine them."""
+    """The options, which the user may combine."""
 
     deep: bool
     soak: bool
@@ -34,7 +34,7 @@ class Wishes:
     yes: bool
 
     def check(self, app: App) -> None:
-        """Raises UsageError where one needs another, or FILE is taken; MeshrayError where it needs root."""
+        """Raise UsageError if options contradict each other, or FILE exists; MeshrayError if they need root."""
         if self.soak and not self.deep:
             hint = "meshray doctor --deep --soak"
             raise UsageError("soak_without_deep", "--soak needs --deep", hint=hint)
@@ -105,7 +105,7 @@ def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any
 
 
 def _mended(app: App, found: DoctorResult, node: str, yes: bool) -> DoctorResult:
-    """What is to be said after what could be mended was mended, and looked at again."""
+    """Return the report after the possible repairs were made, from new checks."""
     from meshray.cli.commands.lifecycle import start_node
     from meshray.cli.repairs import carry_out
     from meshray.doctor.repairs import planned

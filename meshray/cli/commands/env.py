@@ -1,4 +1,4 @@
-"""`meshray env`: the environment of drivers, and what nodes that match the head install."""
+"""`meshray env`: the environment of drivers, and the packages that nodes install to match the head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meshray.cli.results import EnvResult, Locked, Result
 from meshray.errors import MeshrayError, UsageError
 from meshray.protocol.api import LONGEST_REQUIREMENTS
 
-#: A requirements file that is larger than this is none.
+#: A larger file is not a requirements file.
 _LONGEST_FILE = 1024 * 1024
 
 

@@ -1,8 +1,8 @@
-"""`meshray init`: a new mesh, with this machine as coordinator, hub and (but for --hub-only) Ray head.
+"""`meshray init`: create a mesh, with this machine as coordinator, hub and (without --hub-only) Ray head.
 
 preflight ──► Ray found ──► key, coordinator's store, first token ──► agent up ──► join line
 
-Nothing is changed before the preflight is through, and all of it is taken back when a later stage fails.
+Nothing changes before the preflight has succeeded, and all changes are rolled back if a later stage fails.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InitRequest:
-    """What the user asked for, parsed.
+    """The parsed request of the user.
 
     Attributes:
-        network: None: one that this machine does not use.
+        network: None: any that this machine does not use.
     """
 
     name: NodeName
@@ -81,11 +81,11 @@ class InitRequest:
 
 @dataclass(frozen=True)
 class Found:
-    """What the look at the machine found.
+    """The result of examining the machine.
 
     Attributes:
-        advertised: where the user says that others reach it.
-        endpoints: all addresses for the token and the map, those of the user first.
+        advertised: the endpoints given by the user.
+        endpoints: all endpoints for the token and the map, the user's first.
     """
 
     network: OverlayNetwork
@@ -204,13 +204,13 @@ def init_command(
 
 
 def _says_more_than_ports(args: tuple[str, ...]) -> bool:
-    """Whether the arguments for Ray concern more than the ports that the whole mesh has."""
+    """Return whether the arguments for Ray concern more than the ports that the whole mesh shares."""
     chosen, rest = take_ports(args)
     return bool(rest or of_node(chosen))
 
 
 def _is_another(app: App, known: Enrolment, request: InitRequest, context: click.Context) -> bool:
-    """Whether the command line asks for another mesh than the one of which this machine is the head."""
+    """Return whether the command line describes another mesh than the one of which this machine is the head."""
     from meshray.node.map_cache import load_map
 
     def is_said(name: str) -> bool:
@@ -224,13 +224,13 @@ def _is_another(app: App, known: Enrolment, request: InitRequest, context: click
         or (is_said("network") and request.network != mesh.network)
         or (request.hub_only and own is not None and HEAD in own.roles)
         or RayPorts.of({**mesh.ray_ports, **mesh_wide(take_ports(request.ray_args)[0])}) != mesh_map.ports_of()
-        # Who asks for a lock must not believe that there is one.
+        # A user who asks for a lock must not assume that the mesh has one.
         or (request.lock is not None and mesh.lock is None)
     )
 
 
 def _own_mesh(app: App) -> Enrolment | None:
-    """Who this node is where it runs the coordinator of a mesh."""
+    """Return who this node is if it runs the coordinator of a mesh."""
     from meshray.cli.enrolled import find_enrolment
 
     enrolment = find_enrolment(app.own_home)
@@ -238,10 +238,10 @@ def _own_mesh(app: App) -> Enrolment | None:
 
 
 def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) -> Result | int:
-    """The mesh is there: its node is up afterwards, and reached at these addresses as well.
+    """Bring up the node of the existing mesh, and advertise these addresses as well.
 
     Args:
-        hosts: of ``--advertise``.
+        hosts: the values of ``--advertise``.
     """
     from meshray.cli.commands.lifecycle import start_again
     from meshray.model.endpoints import require_few
@@ -289,7 +289,7 @@ def _init(app: App, request: InitRequest, block: bool) -> Result | int:
 
 
 def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -> Found:
-    """Looks at the machine and changes nothing."""
+    """Examine the machine, without changing anything."""
     from meshray.cli.enrolled import look_for_ray, naming_rootless_node, warn_of_missing_engine
     from meshray.model.endpoints import choose_endpoints
     from meshray.raynode.preflight import require_free
@@ -314,7 +314,7 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
             look_for_ray(app, progress, request.ray, request.ray_args, head=True) if request.with_ray else None
         )
         progress.stage("addresses", "run")
-        # As the agent will report them, so that the first token holds what later ones hold.
+        # As the agent will report them, so that the first token contains the same endpoints as later ones.
         endpoints = choose_endpoints(advertised, asyncio.run(find_endpoints(request.port)))
         if not endpoints:
             raise MeshrayError(
@@ -376,7 +376,7 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
         node_id=answer.node_id,
         name=request.name,
         credential=answer.credential,
-        # The agent runs beside the coordinator: the loopback is always right.
+        # The agent runs beside the coordinator: the loopback address is always right.
         coordinators=(Endpoint("127.0.0.1", request.port),),
         fingerprint=token.fingerprint.hex(),
         mesh_secret=answer.mesh_secret,
@@ -452,7 +452,7 @@ def _open_commands(port: int) -> list[str]:
 
 
 def _or_nothing(ask: Callable[[], list[str]]) -> list[str]:
-    # Advice only: the mesh is up, whatever the host's firewall programs answer.
+    # This is only advice: the mesh is up, whatever the host's firewall programs answer.
     try:
         return ask()
     except (MeshrayError, OSError):

@@ -1,9 +1,9 @@
-"""`meshray join`: this machine becomes a node of the mesh that a token names.
+"""`meshray join`: this machine becomes a node of the token's mesh.
 
 token ──► preflight ──► Ray found ──► key ──► enrolment ──► agent up ──► summary
                      (or built, --env match)   (through ssh with --via)
 
-What was begun is taken back when a later stage fails: the agent, the enrolment, the files.
+If a later stage fails, the agent, the enrolment and the files are rolled back.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """What the machine offers.
+    """The result of examining the machine.
 
     Attributes:
-        port: of WireGuard, 0 where the kernel may choose.
-        matched: the environment of ``installation``, where it was to match the head's.
+        port: WireGuard's port; 0 if the kernel may choose it.
+        matched: the environment of ``installation``, if it should match the head's.
     """
 
     installation: RayInstallation | None
@@ -190,7 +190,7 @@ def join_command(
 
 
 def _again(app: App, asked: JoinRequest, block: bool) -> Result | int | None:
-    """Brings the node up where this machine is in the token's mesh already; None where it is not."""
+    """Bring the node up if this machine is in the token's mesh already; return None if it is not."""
     from meshray.cli.commands.lifecycle import start_again
     from meshray.cli.enrolled import find_enrolment
 
@@ -257,13 +257,13 @@ def _join(app: App, asked: JoinRequest, block: bool) -> Result | int:
 
 
 def _silent_udp(summary: Summary, asked: JoinRequest) -> int:
-    """The head's UDP port, where the tunnel had to do without it; else 0."""
+    """Return the head's UDP port if the tunnel works only without it; else 0."""
     is_relayed = summary.path.transport == Transport.WSS and asked.transport == "auto"
     return asked.token.coordinators[0].port if is_relayed else 0
 
 
 def _prepare(app: App, asked: JoinRequest) -> Found:
-    """Looks at the machine and changes nothing."""
+    """Examine the machine, without changing anything."""
     from meshray.cli.enrolled import look_for_ray, warn_of_missing_engine
     from meshray.runtime.select import agent_runtime
 
@@ -277,7 +277,7 @@ def _prepare(app: App, asked: JoinRequest) -> Found:
         head = HEAD in asked.roles
         if asked.with_ray:
             _require_ports(app, asked, runtime)
-        # While Ray's own interpreter answers, this one has time.
+        # Ray's interpreter takes a while to answer, in which this one does other work.
         threading.Thread(target=_import_for_enrolment).start()
         matched = match_with_token(app, progress, asked.token, asked.via) if asked.env else None
         ray = str(matched.ray) if matched is not None else asked.ray
@@ -286,10 +286,10 @@ def _prepare(app: App, asked: JoinRequest) -> Found:
 
 
 def _require_ports(app: App, asked: JoinRequest, runtime: AgentRuntime) -> None:
-    """Check that Ray can have its ports here. A head asks which ones the mesh has; the token's use is not spent.
+    """Check that Ray's ports are free. A head requests the mesh's ports, which does not use up the token.
 
     Raises:
-        UsageError: two of them clash. MeshrayError: ``port_in_use``.
+        UsageError: two of them are equal. MeshrayError: ``port_in_use``.
     """
     from meshray.model.ray_ports import RayPorts, check_ports, take_ports
     from meshray.raynode.preflight import require_free
@@ -304,7 +304,7 @@ def _require_ports(app: App, asked: JoinRequest, runtime: AgentRuntime) -> None:
 
 
 def _import_for_enrolment() -> None:
-    """A tenth of a second that would have to be waited for later."""
+    """Import now what would take a tenth of a second later."""
     import aiohttp  # noqa: F401
     from cryptography.hazmat.primitives.asymmetric import x25519  # noqa: F401
 
@@ -316,7 +316,7 @@ def _listen_port(asked: JoinRequest) -> int:
     if chosen:
         ports.require_free(chosen, ("udp",))
         return chosen
-    # A node that cannot reach the coordinator must be reachable itself: at a port that is known in advance.
+    # A node that cannot reach the coordinator must itself be reachable, at a port that is known in advance.
     return ports.free_udp_port(DEFAULT_PORT) if asked.via is not None else 0
 
 
@@ -402,7 +402,7 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
         warn_of_patch(app, installation.versions, answer.map.head.versions)
     if HUB in asked.roles:
         _require_reachable(app, asked, enrolment)
-    enrolment.save(home)  # first: who is killed after it is a node whose map can be had again
+    enrolment.save(home)  # This comes first: a join killed after it leaves a node whose map can be requested again.
     save_map(home, answer.map)
     undo.add("the unit", lambda: service.uninstall(home))
     undo.add("the agent", lambda: service.stop(home))
@@ -426,11 +426,11 @@ def _require_reachable(app: App, asked: JoinRequest, enrolment: Enrolment) -> No
 def _ask(
     app: App, asked: JoinRequest, request: EnrolRequest, key: PrivateKey, *, on_sent: Callable[[], None]
 ) -> tuple[EnrolAnswer, tuple[Endpoint, ...]]:
-    """The coordinator's answer, and where it is tried from now on."""
+    """Return the coordinator's answer, and the endpoints to try from now on."""
     from meshray.client import coordinator as client
 
     if asked.via is not None:
-        app.note(f"enrol: through {asked.via}")  # no live display: ssh may ask for a password
+        app.note(f"enrol: through {asked.via}")  # No live display: ssh may ask for a password.
         return enrol_via(app, asked.via, asked.token, request, key, on_sent=on_sent), asked.token.coordinators
     with app.progress() as progress:
         progress.stage("enrol", "run", ", ".join(map(str, asked.token.coordinators)))
@@ -440,7 +440,7 @@ def _ask(
 
 
 def _key(home: Home, undo: Undo) -> PrivateKey:
-    """A new key; or the one of a join that was killed, with which the coordinator gives the same node again."""
+    """Return a new key, or that of a killed join, for which the coordinator returns the same node."""
     from meshray.model.keys import PrivateKey
     from meshray.node.enrolment import load_private_key, save_private_key
     from meshray.node.state_folder import forget

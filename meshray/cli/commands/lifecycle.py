@@ -1,4 +1,4 @@
-"""`meshray up`, `down` and `leave`: a node's life after it was enrolled."""
+"""`meshray up`, `down` and `leave`: the life of an enrolled node."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from meshray.protocol.control import Summary
     from meshray.protocol.status import Status
 
-#: The coordinator may be tried at several addresses, seconds.
+#: The timeout covers several addresses of the coordinator, seconds.
 _API_S = 30.0
-#: How often is looked whether Ray has ended, seconds.
+#: The interval at which the end of Ray is checked, seconds.
 _DRAIN_POLL_S = 0.5
 
 
@@ -64,10 +64,10 @@ def start_node(app: App, home: Home, coordinator: str | None = None) -> Summary:
     """Start the agent unless it runs, and return its summary when the node is up.
 
     Args:
-        coordinator: where the coordinator is now, HOST:PORT; None: where it was.
+        coordinator: the coordinator's new endpoint, HOST:PORT; None: unchanged.
 
     Raises:
-        MeshrayError: what keeps it from coming up.
+        MeshrayError: the reason why it cannot come up.
     """
     from meshray.cli.coordinator_address import use_coordinator, wait_until_connected
     from meshray.cli.matching import match_again
@@ -304,7 +304,7 @@ def idle_is_awaited(status: Status) -> bool:
 
 
 def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
-    """Return who this node is; None if only leftovers exist, which the user agrees to remove."""
+    """Return who this node is; None if there are only leftovers, whose removal the user confirmed."""
     from meshray.cli.enrolled import find_enrolment
     from meshray.node.state_folder import is_harmless
 
@@ -330,7 +330,7 @@ def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -
 
     try:
         others = [node.name for node in load_map(home).nodes.values() if node.id != enrolment.node_id]
-    except MeshrayError:  # the cached map is damaged: nobody knows
+    except MeshrayError:  # The cached map is damaged, so it is unknown.
         app.confirm("This is the head of a mesh, and leaving ends it.", yes)
         return
     if others:
@@ -339,7 +339,7 @@ def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -
 
 
 def _take_down(app: App, home: Home) -> bool:
-    """Stop the agent, which takes everything down; clean up what a killed agent left running."""
+    """Stop the agent, which stops everything; clean up what a killed agent left running."""
     from meshray.node.cleanup import clear
     from meshray.runtime import service
 

@@ -1,4 +1,4 @@
-"""`meshray logs`: what the parts of this node wrote."""
+"""`meshray logs`: the logs of this node's parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTS = ("agent", "coordinator", "engine", "ray", "cli")
 
 
 @click.command("logs")
-# Releases of click disagree on the brackets around an optional choice.
+# Releases of click differ in the brackets around an optional choice.
 @click.argument("part", type=click.Choice(PARTS), default="agent", metavar=f"[{'|'.join(PARTS)}]")
 @click.option(
     "-n",
@@ -56,8 +56,10 @@ def logs_command(app: App, part: str, lines: int, follow: bool) -> Result | int:
 
 
 def _follow(app: App, command: list[str]) -> int:
-    """Shows what tail reads until it ends or Ctrl-C; returns its exit code. What Ray's jobs and other nodes wrote must
-    not reach the terminal as it is."""
+    """Show the output of tail until it ends or Ctrl-C; return its exit code.
+
+    Ray's jobs and other nodes write into logs, so their text is escaped for the terminal.
+    """
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as tail:
         try:
             for line in tail.stdout or ():

@@ -1,4 +1,4 @@
-"""`meshray node …`: what the head may do with other nodes."""
+"""`meshray node …`: the head's operations on other nodes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.protocol.codec import convert
 
-#: All addresses of the coordinator, and the other node's agent with its own call, seconds.
+#: The timeout covers all addresses of the coordinator, and the other node's agent with its own call, seconds.
 _ROTATE_S = 40.0
 
 
@@ -148,7 +148,7 @@ def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[
     mesh_id = convert(answer["mesh"], str)
     removals_before = Removals.from_json(answer["removals"]) if "removals" in answer else None
     after, removals = lock.removing(mesh_id, removals_before, removed_as(Node.from_json(found)))
-    # The file first: an epoch that was signed once is never signed again.
+    # The file comes first: an epoch that was signed once is never signed again.
     after.save()
     signed = {"epoch": removals.epoch, "signature": signature_text(removals.signature)}
     return app.api("DELETE", path, {"removal": signed})
@@ -216,7 +216,7 @@ def drain(app: App, node: str, deadline: str, undo: bool) -> Result:
     if seconds == 0:
         raise UsageError("bad_duration", "a drain needs a deadline", hint="--deadline 10m")
     ray = FoundRay.of(app, node)
-    # First the agent's part: it would start Ray again as soon as it has ended.
+    # The agent's part comes first: it would otherwise start Ray again as soon as it has ended.
     app.api("PATCH", path, {"drained": True})
     try:
         ray.drain(seconds)

@@ -1,4 +1,4 @@
-"""`meshray peer add`: a device that has only wg-quick gets a key, an address and a file."""
+"""`meshray peer add`: a device with wg-quick only gets a key, an address and a file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add(app: App, name: str, config: str, lock: str | None) -> Result:
     if config == "-":
         answer, text = _add(app, node, signer)
         return PeerAdded(str(node), answer.ip, config, text)
-    # The file is there, empty and closed to others, before the key exists of which it will be the only copy.
+    # The file exists, empty and closed to other users, before the key of which it will be the only copy.
     with new_file(Path(config), "--config", app.environ) as file:
         answer, text = _add(app, node, signer)
         file.write(text.encode())
@@ -60,7 +60,7 @@ def _add(app: App, node: NodeName, signer: LockFile | None) -> tuple[api.PeerAdd
 
 
 def _sign(app: App, added: api.PeerAdded, lock: LockFile | None) -> None:
-    """Sign the device's key, with the lock or with this node's identity; take the device back where that fails."""
+    """Sign the device's key with the lock or with this node's identity; remove the device if that fails."""
     from meshray.model.attestation import Attestation
     from meshray.node.identity import Identity
 
@@ -79,7 +79,7 @@ def _sign(app: App, added: api.PeerAdded, lock: LockFile | None) -> None:
 
 
 def wg_quick(added: api.PeerAdded) -> str:
-    """The wg-quick file out of the coordinator's answer."""
+    """Return the wg-quick file for the coordinator's answer."""
     from meshray.wireguard.conf import render
     from meshray.wireguard.config import DeviceConfig, PeerConfig
 
@@ -103,7 +103,7 @@ def wg_quick(added: api.PeerAdded) -> str:
 
 
 def best_endpoint(endpoints: list[Endpoint]) -> Endpoint:
-    """What a device reaches most likely from anywhere: a name, a public address, then any.
+    """Return the endpoint that a device most likely reaches from anywhere: a name, a public address, then any.
 
     Raises:
         MeshrayError: ``no_address``.

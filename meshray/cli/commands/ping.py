@@ -9,7 +9,7 @@ from meshray.cli.complete import node_names
 from meshray.cli.options import json_option
 from meshray.cli.results import PingResult, Result
 
-#: Longer than the agent waits for one echo.
+#: Longer than the agent's timeout for one echo.
 _SILENCE_S = 10.0
 
 

@@ -1,4 +1,4 @@
-"""`meshray render …`: configuration files for other programs, printed."""
+"""`meshray render …`: print configuration files for other programs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def slurm(
     from meshray.raynode.command import check_extra_args
     from meshray.render import Job, slurm_job
 
-    check_extra_args(ray_arg)  # now, and not when the job has come up in the queue
+    check_extra_args(ray_arg)  # The token is read now, and not when the job starts after waiting in the queue.
     wish = Job(
         nodes=nodes,
         time=time,

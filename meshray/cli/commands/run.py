@@ -1,4 +1,4 @@
-"""`meshray run`: drivers that find the Ray cluster."""
+"""`meshray run`: run drivers that find the Ray cluster."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def run_command(app: App, command: tuple[str, ...]) -> None:
         environ.update(_become(User.by_uid(driver.uid)))
     direct = [program, *command[1:]]
     words = agent_runtime(app.home, app.environ).inside(direct)
-    # A command that need not enter anything keeps the name by which the user called it.
+    # A command that enters no namespace keeps the name by which the user called it.
     os.execve(words[0], command if words == direct else words, environ)  # noqa: S606 - replacing this process is what `run` is for
 
 
 def _become(user: User) -> dict[str, str]:
-    """Become the user, and return the variables for that.
+    """Switch to the user, and return the variables for that.
 
-    A driver with root creates folders in Ray's session in which the user's workers cannot write, and the workers end at
-    once. So no program runs as root on a node whose Ray does not.
+    A driver of root creates folders in Ray's session that the user's workers cannot write, and the workers end at once.
+    So no program runs as root on a node whose Ray does not.
     """
     user.become()
     return {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}

@@ -1,4 +1,4 @@
-"""`meshray secrets …`: what all nodes of the mesh share. On the head."""
+"""`meshray secrets …`: the secrets that all nodes of the mesh share. On the head."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rotate(app: App) -> Result:
 
 
 def rotation_of(app: App, answer: object) -> Mapping[str, object]:
-    """The coordinator's words on a rotation, after the user was warned of what keeps an old secret."""
+    """Return the coordinator's result of a rotation; warn the user of nodes and devices that keep an old secret."""
     if not isinstance(answer, dict):
         return {}
     rotation = {key: answer.get(key) for key in ("epoch", "started", "away", "static", "too_old")}

@@ -1,4 +1,4 @@
-"""`meshray status`: every node with its path and its Ray, once or again and again."""
+"""`meshray status`: show every node with its path and its Ray, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meshray.cli.options import json_option
 from meshray.cli.results import Result, StatusResult
 from meshray.errors import InterruptedByUser
 
-#: The status costs one question to Ray's head.
+#: The status takes one request to Ray's head.
 _WATCH_S = 2.0
 
 

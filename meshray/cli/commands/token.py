@@ -1,4 +1,4 @@
-"""`meshray token …`: the right to join, made and taken back at the head."""
+"""`meshray token …`: create and revoke the right to join, at the head."""
 
 from __future__ import annotations
 
