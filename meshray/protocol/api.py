@@ -78,11 +78,11 @@ MeshPorts = Annotated[
 
 
 class Done(Struct, frozen=True):
-    """It is done."""
+    """The operation is done."""
 
 
 class ErrorDetail(Struct, frozen=True):
-    """Why not; ``hint`` is the next command or step, and may be empty."""
+    """The reason for a failure; ``hint`` is the next command or step, and may be empty."""
 
     code: Annotated[str, Meta(max_length=64, pattern="^(?:[a-z][a-z0-9_]*)$")]
     message: Annotated[str, Meta(max_length=4096)]
@@ -98,7 +98,7 @@ class Error(Struct, frozen=True):
 
 
 class HelloForm(Struct, frozen=True):
-    """Which mesh this is."""
+    """The mesh, and the key for proofs."""
 
     mesh: Text64
     name: MeshName
@@ -123,7 +123,7 @@ class Description(Struct, frozen=True):
 
 
 class ShownToken(Struct, frozen=True):
-    """What a machine that is no node yet shows of its token, which stays as good as it was."""
+    """The token of a machine that is not a node yet; its uses do not change."""
 
     mesh_id: Text64
     token_id: Text64
@@ -134,7 +134,7 @@ class ShownToken(Struct, frozen=True):
 
 
 class WithdrawForm(ShownToken, frozen=True):
-    """An enrolment whose answer did not arrive is to be undone."""
+    """Undo an enrolment whose answer did not arrive."""
 
     public_key: Key
     proof: Proof | UnsetType = UNSET
@@ -147,7 +147,7 @@ class Withdrawn(Struct, frozen=True):
 
 
 class EnrolForm(ShownToken, frozen=True):
-    """A machine asks to become a node."""
+    """A machine's request to become a node."""
 
     name: Name
     public_key: Key
@@ -164,7 +164,7 @@ class EnrolForm(ShownToken, frozen=True):
 
 
 class EnrolledForm(Struct, frozen=True):
-    """The machine is a node now."""
+    """The machine is now a node."""
 
     node_id: Text64
     credential: Password
@@ -182,7 +182,7 @@ class EnrolledForm(Struct, frozen=True):
 
 
 class EnvironmentForm(Struct, frozen=True):
-    """What a node needs that shall run the same Ray as the head."""
+    """The environment of a node that runs the same Ray as the head."""
 
     ray: Text64 = ""
     python: Text64 = ""
@@ -191,7 +191,7 @@ class EnvironmentForm(Struct, frozen=True):
 
 
 class LockEnvironment(Struct, frozen=True):
-    """What belongs to the environment beside Ray."""
+    """The packages of the environment beside Ray."""
 
     requirements: Requirements
 
@@ -203,7 +203,7 @@ class Leave(Struct, frozen=True):
 
 
 class RotateKey(Struct, frozen=True):
-    """The calling node's next key."""
+    """Set the calling node's next key."""
 
     public_key: Key
     attestation: AttestationForm | UnsetType = UNSET
@@ -218,7 +218,7 @@ class KeyRotated(Struct, frozen=True):
 
 
 class Reach(Struct, frozen=True):
-    """Where a few packets are to be sent, and what they carry."""
+    """The destination of a few packets, and their content."""
 
     endpoint: EndpointText
     #: 128 random bits, so that no packet of another sender is confused with these.
@@ -226,7 +226,7 @@ class Reach(Struct, frozen=True):
 
 
 class NewToken(Struct, frozen=True):
-    """What a token is to allow."""
+    """The permissions of a new token."""
 
     uses: Uses = 1
     ttl_s: Annotated[int, Meta(ge=0, le=MAX_TTL_S)] = 86400
@@ -240,7 +240,7 @@ class NewToken(Struct, frozen=True):
 
 
 class MadeToken(Struct, frozen=True):
-    """A new token; its text is told only now."""
+    """A new token; only this answer contains its text."""
 
     token: Annotated[str, Meta(min_length=1, max_length=8192, extra_json_schema={"format": "password"})]
     id: Text64
@@ -277,12 +277,12 @@ class Restored(Struct, frozen=True):
     """The last time that the database turned out to be an older copy.
 
     Attributes:
-        at: when that was noticed, unix seconds.
-        serial: of the last write that a node knows.
+        at: when that was detected, unix seconds.
+        serial: the serial of the last write that a node knows.
         had: the serial of the last write that the copy had.
-        whole: the coordinator's own machine still had the map of that serial, and it was put back.
-        added: names of the nodes that the copy did not know and that are members again.
-        removed: names of the nodes that the copy still had and that had been removed.
+        whole: the coordinator's own machine still had the map of that serial, which was restored.
+        added: names of the nodes that were missing in the copy and are members again.
+        removed: names of the nodes in the copy that had been removed.
     """
 
     at: Time
@@ -294,7 +294,7 @@ class Restored(Struct, frozen=True):
 
 
 class MemberForm(NodeForm, frozen=True, kw_only=True):
-    """A node, and since when it is one."""
+    """A node, and the time of its enrolment."""
 
     enrolled: Time
 
@@ -318,20 +318,20 @@ class RemovalSignature(Struct, frozen=True):
 
 
 class RemoveNode(Struct, frozen=True):
-    """The node is to be removed."""
+    """Remove a node."""
 
     removal: RemovalSignature | UnsetType = UNSET
 
 
 class Rotation(Struct, frozen=True):
-    """What a rotation of the secrets did, or why there was none.
+    """The result of a rotation of the secrets, or the reason why there was none.
 
     Attributes:
-        epoch: the newest one now.
-        started: whether it is a new one.
-        away: names of the nodes that are not connected; they receive it when they are.
+        epoch: the newest epoch now.
+        started: whether it is new.
+        away: names of the nodes that are not connected; they receive it when they connect.
         static: names of the static peers, which keep the epoch of their file.
-        too_old: names of the nodes that cannot take over a new epoch; because of them none was started.
+        too_old: names of the nodes that cannot follow a new epoch; because of them none was started.
     """
 
     epoch: Epoch
@@ -356,14 +356,14 @@ class NodeRemoved(Named, frozen=True):
 
 
 class ChangeNode(Struct, frozen=True):
-    """Exactly one of the two."""
+    """A change of a node: exactly one of the two."""
 
     name: Name | UnsetType = UNSET
     drained: bool | UnsetType = UNSET
 
 
 class NodeChanged(Named, frozen=True):
-    """The node as it is now."""
+    """The node after the change."""
 
     drained: bool
 
@@ -384,7 +384,7 @@ class PeerHub(Named, frozen=True):
 
 
 class PeerAdded(Named, frozen=True):
-    """What the device's configuration is made of; its key is told only now."""
+    """The parts of the device's configuration; only this answer contains its key."""
 
     mesh: Text64
     private_key: SecretKey
@@ -400,7 +400,7 @@ class SignPeer(Struct, frozen=True):
 
 
 class Endpoints(Struct, frozen=True):
-    """Where others reach this machine as well; in the answer, all endpoints of it."""
+    """Further endpoints at which others reach this machine; in the answer, all of its endpoints."""
 
     endpoints: EndpointTexts
 

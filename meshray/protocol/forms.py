@@ -48,7 +48,7 @@ class GrantForm(Struct, frozen=True):
 
 
 class ChainForm(Struct, frozen=True):
-    """How the lock let an identity in."""
+    """The proof that the lock admitted an identity."""
 
     grant: GrantForm
     signature: Signature
@@ -63,7 +63,7 @@ class EndorserForm(Struct, frozen=True):
 
 
 class AttestationForm(Struct, frozen=True):
-    """A node's identity signs its WireGuard key; the chain says how the lock let the identity in."""
+    """A signature of a node's WireGuard key by its identity; the chain proves that the lock admitted the identity."""
 
     identity: Key
     counter: Counter
@@ -73,7 +73,7 @@ class AttestationForm(Struct, frozen=True):
 
 
 class RemovalsForm(Struct, frozen=True):
-    """The identities that the lock removed for good."""
+    """The identities that the lock removed permanently."""
 
     epoch: Counter
     identities: Annotated[tuple[Key, ...], Meta(max_length=MOST_REMOVED)]
@@ -81,7 +81,7 @@ class RemovalsForm(Struct, frozen=True):
 
 
 class PinForm(Struct, frozen=True):
-    """What one node keeps of another node's identity."""
+    """The accepted identity of another node, as stored by a node."""
 
     identity: Key
     key: Key
@@ -91,7 +91,7 @@ class PinForm(Struct, frozen=True):
 
 
 class VersionsForm(Struct, frozen=True):
-    """What a node runs; empty: not there, or not known; cut at 64 characters."""
+    """The versions of a node's programs; empty: none, or not known; cut at 64 characters."""
 
     meshray: Item = ""
     ray: Item = ""
@@ -99,7 +99,7 @@ class VersionsForm(Struct, frozen=True):
 
 
 class NodeForm(Struct, frozen=True):
-    """A node as every other node knows it."""
+    """A node, as every other node knows it."""
 
     id: Text64
     name: OwnName
@@ -136,7 +136,7 @@ class NodeForm(Struct, frozen=True):
 
 
 class MeshForm(Struct, frozen=True):
-    """What never changes while a mesh exists."""
+    """The properties of a mesh that never change."""
 
     id: Text64
     name: MeshName
@@ -160,7 +160,7 @@ class MeshForm(Struct, frozen=True):
 
 
 class MapForm(Struct, frozen=True):
-    """What every node knows of the others, by node id."""
+    """What every node knows about the others, by node id."""
 
     mesh: MeshForm
     revision: Revision
@@ -170,7 +170,7 @@ class MapForm(Struct, frozen=True):
 
 
 class ChangeForm(Struct, frozen=True):
-    """What leads from one revision of the map to another; null: the node is gone."""
+    """The change from one revision of the map to another; null: the node was removed."""
 
     base: Revision
     revision: Revision
