@@ -3,7 +3,7 @@
     meshray init              on the head
     meshray join <token>      on every worker
 
-The way of the data, in the order of the folders that it passes:
+The flow of data through the folders:
 token → coordinator (enrol, registry, map) → agent (desired device) → wireguard (plan, apply) →
 firewall → raynode → doctor and status.
 """
