@@ -1,7 +1,7 @@
 """The doctor's report for users: failures first, then warnings, then a verdict. Pure.
 
-FAIL  answer of the node's agent [gpu-2]: its agent is gone, the machine and its tunnel live (last handshake 12 s ago)
-      fix: on gpu-2: meshray up; meshray logs agent
+FAIL  answer of the node's agent [w2]: its agent is gone, but the machine and its tunnel work (last handshake 12 s ago)
+      fix: on w2: meshray up; meshray logs agent
 --    7 checks only follow from that
 
 1 check failed (43 are fine, 14 not applicable).

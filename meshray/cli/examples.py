@@ -139,7 +139,7 @@ _CHECK: Mapping[str, object] = {
     "node": "head",
     "peer": "gpu-1",
     "evidence": "there was none",
-    "fix": "on head: meshray status; between here and there: is the mesh's UDP port let in?",
+    "fix": "on head: meshray status; between here and there: is the mesh's UDP port open?",
     "repair": None,
     "depends_on": ["agent_running"],
 }

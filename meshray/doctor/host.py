@@ -25,7 +25,7 @@ def host_spec(
         here = facts.status.node if facts.status else ""
         for name, node in facts.nodes.items():
             found = area(node.host) if node.host is not None else None
-            finding = Finding(SKIP, "it was not found out in time") if found is None else judge(found)
+            finding = Finding(SKIP, "it was not determined in time") if found is None else judge(found)
             if finding.fix and here and name != here:
                 finding = replace(finding, fix=f"on {name}: {finding.fix}")
             yield replace(finding, node=name)

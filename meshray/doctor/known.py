@@ -111,7 +111,7 @@ def _of_hub(facts: Facts, hub: str) -> Iterator[Finding]:
     elif passing:
         yield Finding(OK, f"{passing} pairs pass through it", node=hub)
     elif firewall is None:
-        yield Finding(SKIP, "it was not found out in time", node=hub)
+        yield Finding(SKIP, "it was not determined in time", node=hub)
     else:
         yield Finding(OK, "the switch is on, and no pair needs it now", node=hub)
 

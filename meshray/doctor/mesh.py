@@ -45,7 +45,7 @@ def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:
         yield Finding(
             FAIL,
             f"no connection; the node goes on with the map of revision {status.revision}",
-            "on the head: meshray up; else let the mesh's TCP port into its firewall",
+            "on the head: meshray up; or open the mesh's TCP port in its firewall",
             status.node,
         )
 
@@ -56,7 +56,7 @@ def _node_answers(facts: Facts) -> Iterable[Finding]:
         return
     for node in _others(facts):
         if node.name in facts.nodes:
-            yield Finding(OK, "it told what it found", node=node.name)
+            yield Finding(OK, "it reported what it found", node=node.name)
         elif node.name in facts.silent:
             yield _silent(node, facts.silent[node.name], node.name in facts.heard)
 
@@ -71,9 +71,9 @@ def _silent(node: NodeStatus, reason: str, machine_lives: bool) -> Finding:
         return Finding(FAIL, f"the node is connected, but {reason}", fix, node.name)
     if machine_lives:
         fix = f"on {node.name}: meshray up; meshray logs agent"
-        return Finding(FAIL, f"its agent is gone, the machine and its tunnel live ({handshake})", fix, node.name)
+        return Finding(FAIL, f"its agent is gone, but the machine and its tunnel work ({handshake})", fix, node.name)
     fix = f"on {node.name}: is it on, and in its network? then: meshray up; gone for good: meshray node rm {node.name}"
-    return Finding(FAIL, f"nothing is heard of the node ({handshake}): {reason}", fix, node.name)
+    return Finding(FAIL, f"nothing is heard from the node ({handshake}): {reason}", fix, node.name)
 
 
 def _handshake_fresh(facts: Facts) -> Iterable[Finding]:
@@ -89,11 +89,11 @@ def _handshake(node: NodeStatus, hub_is_silent: bool) -> Finding:
     if node.path.kind != PathKind.NONE:
         return Finding(OK, f"{node.path.handshake_age_s or 0.0:.0f} s ago", node=node.name)
     if not _is_hub(node) and (hub_is_silent or not node.online):
-        return Finding(SKIP, "offline" if not node.online else "its way leads through the silent hub", node=node.name)
+        return Finding(SKIP, "offline" if not node.online else "its path leads through the silent hub", node=node.name)
     return Finding(
         FAIL,
         "there was none",
-        f"on {node.name}: meshray status; between here and there: is the mesh's UDP port let in?",
+        f"on {node.name}: meshray status; between here and there: is the mesh's UDP port open?",
         node.name,
     )
 
@@ -116,7 +116,7 @@ def _answer(node: NodeStatus) -> Finding:
     if not node.online:
         return Finding(WARN, "its agent is not connected to the coordinator", f"on {node.name}: meshray up", node.name)
     if path.kind == PathKind.NONE or path.loss is None:  # handshake_fresh reports why there is no path.
-        why = "there is no way to it" if path.kind == PathKind.NONE else "not measured yet"
+        why = "there is no path to it" if path.kind == PathKind.NONE else "not measured yet"
         return Finding(SKIP, why, node=node.name)
     fix = f"meshray ping {node.name}; on {node.name}: meshray doctor"
     if path.rtt_ms is None or path.loss == 1.0:
@@ -149,7 +149,7 @@ def _ray_alive(facts: Facts) -> Iterable[Finding]:
     for node in _status(facts).nodes:
         if node.name in facts.ray_nodes:
             starting = _ray_starts(facts, node.name)
-            yield _ray_node(node, starting) if can_tell else Finding(SKIP, "the Ray head cannot tell", node=node.name)
+            yield _ray_node(node, starting) if can_tell else Finding(SKIP, "the Ray head does not know", node=node.name)
 
 
 def _ray_starts(facts: Facts, name: str) -> bool:

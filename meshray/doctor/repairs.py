@@ -35,7 +35,7 @@ class Repair:
 REPAIRS: Mapping[str, Repair] = {
     "agent": Repair("start the agent (one that does not answer is ended first)", COMMAND_LINE),
     "map": Repair("put the damaged map aside, so that it is fetched again, and start the agent", COMMAND_LINE),
-    "device": Repair("make the overlay's interface anew", AGENT, "the overlay, for a few seconds"),
+    "device": Repair("create the overlay's interface again", AGENT, "the overlay, for a few seconds"),
     "routes": Repair("put the overlay's routes in place again", AGENT),
     "firewall": Repair("put the firewall rules of meshray in place again", AGENT),
     "ray": Repair("start this node's Ray again", AGENT, "what Ray runs on this node"),

@@ -136,7 +136,7 @@ def test_objects_move_between_all_and_the_doctor_finds_nothing(site: Site) -> No
     own = site.ada("doctor", "--json", check=False).json()
     assert [check for check in own["checks"] if check["status"] in ("fail", "warn")] == []
     (guard,) = [check for check in own["checks"] if check["code"] == "guard" and check["node"] == "n0"]
-    assert guard["evidence"] == "a network namespace of its own: nothing but the overlay leads in"
+    assert guard["evidence"] == "a separate network namespace: only the overlay leads in"
 
 
 def test_run_enters_and_is_no_more_than_the_user(site: Site) -> None:

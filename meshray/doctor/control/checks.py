@@ -74,7 +74,7 @@ def _captive_portal(facts: Facts) -> Iterable[Finding]:
             evidence = f"{portal.url} answers {portal.status}{_to(portal)}: is it a login page of this network?"
             yield Finding(WARN, evidence, fix, name)
         elif control.right is not None:
-            yield Finding(OK, f"nobody answers in the place of {seen.endpoint}", node=name)
+            yield Finding(OK, f"nothing else answers in place of {seen.endpoint}", node=name)
 
 
 def _to(portal: PortalSeen) -> str:
@@ -96,9 +96,9 @@ def _certificate_pin(facts: Facts) -> Iterable[Finding]:
             else:
                 yield Finding(
                     FAIL,
-                    f"{shown}, issued by {seen.issuer or 'nobody'}: TLS is intercepted on the way "
+                    f"{shown}, issued by {seen.issuer or 'nobody'}: TLS is intercepted on the path "
                     f"(expected: {control.expected[:16]}…)",
-                    f"let TLS to {seen.endpoint} pass uninspected, or take another network for {name}",
+                    f"allow TLS to {seen.endpoint} without inspection, or use another network for {name}",
                     name,
                 )
         elif seen.state in (RIGHT, ODD):
@@ -107,20 +107,20 @@ def _certificate_pin(facts: Facts) -> Iterable[Finding]:
 
 #: The fault and its fix, by the state of the address.
 _TCP: Mapping[str, tuple[str, str]] = {
-    UNRESOLVED: ("the name does not resolve", "{at}mend its name server (/etc/resolv.conf), or use another network"),
-    REFUSED: ("the connection is refused: nobody listens", "on the coordinator's machine: meshray up"),
+    UNRESOLVED: ("the name does not resolve", "{at}fix its name server (/etc/resolv.conf), or use another network"),
+    REFUSED: ("the connection is refused: nothing listens there", "on the coordinator's machine: meshray up"),
     NO_ANSWER: (
         "no answer to TCP",
-        "let TCP port {port} into the coordinator's machine: its firewall, its cloud's rules; where that machine has "
-        "another address now: {at}meshray up --coordinator HOST:PORT",
+        "open TCP port {port} on the coordinator's machine, in its firewall and its cloud's rules; if that "
+        "machine has another address now: {at}meshray up --coordinator HOST:PORT",
     ),
     NO_ROUTE: (
-        "there is no way to it",
-        "{at}ip route get {host}; has it a network at all? Where the coordinator's machine has another address now: "
+        "there is no route to it",
+        "{at}ip route get {host}; does it have a network at all? If the coordinator's machine has another address now: "
         "{at}meshray up --coordinator HOST:PORT",
     ),
     SILENT: (
-        "it accepts the connection and says nothing",
+        "it accepts the connection but sends nothing",
         "on the coordinator's machine: meshray logs coordinator; meshray down; meshray up",
     ),
     CLOSED: ("it closes the connection at once", "on the coordinator's machine: meshray logs coordinator"),
@@ -128,7 +128,7 @@ _TCP: Mapping[str, tuple[str, str]] = {
         "what answers does not speak TLS",
         "what listens at {endpoint}? On the coordinator's machine: meshray up",
     ),
-    ODD: ("its answer is no coordinator's", "on the coordinator's machine: meshray logs coordinator"),
+    ODD: ("its answer is not a coordinator's", "on the coordinator's machine: meshray logs coordinator"),
 }
 
 
@@ -156,7 +156,7 @@ def _websocket_upgrade(facts: Facts) -> Iterable[Finding]:
         elif control.upgrade == "":
             yield Finding(OK, f"{seen.endpoint} upgrades to WebSocket", node=name)
         else:
-            through = f"the proxy {seen.proxy}" if seen.proxy else "a gateway on the way"
+            through = f"the proxy {seen.proxy}" if seen.proxy else "a gateway on the path"
             yield Finding(
                 FAIL,
                 f"{seen.endpoint} does not upgrade to WebSocket: {control.upgrade}",
@@ -189,7 +189,8 @@ def _map_current(facts: Facts) -> Iterable[Finding]:
         elif mine < theirs:
             yield Finding(
                 FAIL,
-                f"it has revision {mine} of the map, the coordinator {theirs}: none came in {control.lag_s or 0:.1f} s",
+                f"it has revision {mine} of the map, the coordinator {theirs}: no update arrived in "
+                f"{control.lag_s or 0:.1f} s",
                 f"{_at(name)}meshray logs agent; meshray down; meshray up",
                 name,
             )
@@ -203,10 +204,10 @@ def _join_tokens(facts: Facts) -> Iterable[Finding]:
             continue
         lasting = [token for token in control.tokens if token.left_s is None or token.left_s > ENDS_SOON_S]
         if lasting:
-            yield Finding(OK, f"{len(lasting)} tokens let a node in", node=name)
+            yield Finding(OK, f"{len(lasting)} tokens can enrol a node", node=name)
             continue
         soon = max((token.left_s or 0.0 for token in control.tokens), default=None)
-        evidence = "no token lets a node in" if soon is None else f"the last token ends in {soon / 60:.0f} minutes"
+        evidence = "no token can enrol a node" if soon is None else f"the last token expires in {soon / 60:.0f} minutes"
         yield Finding(WARN, evidence, f"{_at(name)}meshray token create", name)
 
 

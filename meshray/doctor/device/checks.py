@@ -31,7 +31,9 @@ def _engine(facts: DeviceFacts) -> Finding:
         return Finding(OK, f"{facts.engine}, an engine in user space; {OWN} has several times its throughput")
     if not facts.carrier:
         return Finding(
-            FAIL, f"{facts.engine} is where nothing leads out: its packets reach nobody by UDP", "apt-get install passt"
+            FAIL,
+            f"{facts.engine} has no network outside its namespace: its UDP packets do not reach other machines",
+            "apt-get install passt",
         )
     lost = "most of the throughput; direct paths to nodes of this same machine, which go through the hub"
     return Finding(WARN, f"{facts.engine} runs inside {facts.carrier}. Lost by that: {lost}", facts.engine_fix)
@@ -51,7 +53,7 @@ def tun_device(facts: DeviceFacts) -> Finding:
 def privileges(facts: DeviceFacts) -> Finding:
     """Check the agent's permissions on the network."""
     if facts.net_admin is None:
-        return Finding(SKIP, "the kernel does not tell the capabilities of this process")
+        return Finding(SKIP, "the kernel does not report the capabilities of this process")
     if facts.net_admin:
         return Finding(OK, f"user {facts.uid} with CAP_NET_ADMIN")
     if not facts.is_agent and facts.uid != 0:
@@ -96,7 +98,7 @@ def device_up(facts: DeviceFacts) -> Finding:
     if facts.state in wrong:
         return Finding(FAIL, *wrong[facts.state], repair="" if facts.state == FOREIGN else "device")
     if facts.state != UP:
-        return Finding(SKIP, facts.state_detail or f"{name} was not looked at")
+        return Finding(SKIP, facts.state_detail or f"{name} was not examined")
     if facts.expected not in facts.addresses:
         has = ", ".join(facts.addresses) or "no address"
         return Finding(FAIL, f"{name} has {has}, not {facts.expected}", again, repair="device")

@@ -11,7 +11,7 @@ from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 
 def udp_port_open(facts: FirewallFacts) -> Finding:
     """Check the UDP port at which hubs are dialled."""
-    return _port(facts, facts.udp, "UDP", "this node is no hub: it only dials out")
+    return _port(facts, facts.udp, "UDP", "this node is not a hub: it only dials out")
 
 
 def tcp_port_open(facts: FirewallFacts) -> Finding:
@@ -61,9 +61,9 @@ def guard(facts: FirewallFacts) -> Finding:
         return Finding(OK, facts.guard)
     if facts.unknown and not facts.may_read:
         return Finding(SKIP, facts.unknown)
-    because = facts.guard_error or facts.unknown or "its rules do not stand"
+    because = facts.guard_error or facts.unknown or "its rules are not in place"
     if facts.unguarded:
-        because = f"{because} (Ray runs all the same: --unguarded)"
+        because = f"{because} (Ray runs nevertheless: --unguarded)"
         if facts.ports_open:
             return Finding(WARN, because, "apt-get install nftables")
     return Finding(FAIL, because, "meshray down; meshray up", repair="firewall")

@@ -29,7 +29,7 @@ def look(context: Context) -> FirewallFacts:
     opening = _opening(context)
     uplink = _uplink(context)
     if overlay_netns.entered() is not None:
-        guard, guard_error = "a network namespace of its own: nothing but the overlay leads in", ""
+        guard, guard_error = "a separate network namespace: only the overlay leads in", ""
     else:
         guard, guard_error = _guard(view, opening, with_ray=context.ray_plan is not None) if opening else ("", "")
     return FirewallFacts(
@@ -136,5 +136,5 @@ def _unguarded_forwarding(view: HostView, opening: Opening, state: GuardState) -
     if view.listing is not None and state.how != "iptables" and not by_iptables:
         return [f"the nft table inet {nft.OWN_TABLE} is missing"]
     if opening.forwards and not by_iptables:
-        return ["the rules of iptables that keep forwarding inside the overlay do not stand"]
+        return ["the rules of iptables that keep forwarding inside the overlay are not in place"]
     return []

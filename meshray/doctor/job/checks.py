@@ -23,7 +23,7 @@ def _ray_soak(facts: Facts) -> Iterable[Finding]:
     if deep is None:
         return
     if not any(step.again for step in deep.steps) and any(step.error for step in deep.steps):
-        yield Finding(SKIP, "it does not work to begin with")
+        yield Finding(SKIP, "it does not work in the first place")
     else:
         yield from _round(deep, again=True)
 
@@ -37,7 +37,7 @@ def _round(deep: DeepFacts, *, again: bool) -> Iterator[Finding]:
         yield _moved(step, again) if step.source else _ran(step, again)
     if deep.error and (again or not any(step.again for step in deep.steps)):
         after = f" after {len(steps)} steps" if steps else ""
-        yield Finding(FAIL, f"the job did not come to its end{after}: {deep.error}", "meshray logs ray")
+        yield Finding(FAIL, f"the job did not finish{after}: {deep.error}", "meshray logs ray")
 
 
 def _ran(step: Step, again: bool) -> Finding:

@@ -129,4 +129,4 @@ def _tell(event: Mapping[str, object], say: Callable[[str], None]) -> None:
 def _last_words(words: IO[bytes], deadline_s: float) -> str:
     words.seek(0)
     lines = [line for line in words.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else f"it said nothing for {deadline_s:.0f} s, or was killed"
+    return lines[-1].strip()[:300] if lines else f"it printed nothing for {deadline_s:.0f} s, or was killed"

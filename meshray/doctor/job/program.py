@@ -143,7 +143,7 @@ def everything(nodes: dict[str, str], again: bool, move_s: float) -> None:
     """Test all nodes and all pairs once."""
     ids = ids_of(nodes)
     for name in sorted(set(nodes.values()) - set(ids)):
-        say(step="task", again=again, target=name, seconds=0.0, error="Ray does not call it ALIVE")
+        say(step="task", again=again, target=name, seconds=0.0, error="Ray does not list it as ALIVE")
     worked = run_tasks(ids, {name: ip for ip, name in nodes.items()}, again)
     for pairs in turns(sorted(worked)):
         move(pairs, ids, again, move_s)

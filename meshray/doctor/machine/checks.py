@@ -39,10 +39,10 @@ _RAY_DISK_WARN = 1024 * _MB
 def install_trusted(facts: MachineFacts) -> Finding:
     """Check that only root can change the program that root runs."""
     if not facts.runs_as_root:
-        return Finding(SKIP, "meshray does not run as root here, or in a container of its own")
+        return Finding(SKIP, "meshray does not run as root here, or runs in its own container")
     if not facts.weak_part:
         return Finding(OK, f"only root can change {facts.installation}")
-    evidence = f"meshray runs as root from {facts.installation}, and others than root can change {facts.weak_part}"
+    evidence = f"meshray runs as root from {facts.installation}, and other users can change {facts.weak_part}"
     if facts.weak_is_meant:
         return Finding(
             WARN,
@@ -61,11 +61,11 @@ def clock(facts: MachineFacts) -> Finding:
     fix = "timedatectl set-ntp true (or: chronyc makestep)"
     if abs(offset) >= CLOCK_FAIL_S:
         hurts = (
-            "once it is set right, WireGuard's peers refuse this node's handshakes for so long, and certificates and "
+            "once it is set right, WireGuard's peers refuse this node's handshakes for that long, and certificates and "
             "tokens seem expired here"
             if offset > 0
-            else "certificates are not yet valid here, and if it was set back, WireGuard's peers refuse this node's "
-            "handshakes for so long"
+            else "certificates are not yet valid here, and if it was set back, WireGuard's peers refuse this "
+            "node's handshakes for that long"
         )
         return Finding(FAIL, f"{told}: {hurts}", fix)
     if abs(offset) > CLOCK_WARN_S:
@@ -78,7 +78,7 @@ def socket_buffers(facts: MachineFacts) -> Finding:
     sizes = {"net.core.rmem_max": facts.rmem_max, "net.core.wmem_max": facts.wmem_max}
     known = {name: size for name, size in sizes.items() if size is not None}
     if not known:
-        return Finding(SKIP, "this network namespace does not tell net.core.rmem_max")
+        return Finding(SKIP, "this network namespace does not show net.core.rmem_max")
     told = ", ".join(f"{name} {size}" for name, size in known.items())
     if min(known.values()) < _LEAST_BUFFER:
         return Finding(WARN, f"{told}: bursts are lost", "sysctl net.core.rmem_max=7500000 net.core.wmem_max=7500000")
@@ -114,7 +114,7 @@ def proxy_variables(facts: MachineFacts) -> Finding:
             f"HTTP to overlay addresses goes to a proxy ({told})",
             f"export no_proxy=$no_proxy,{facts.overlay}, or: meshray run -- COMMAND",
         )
-    return Finding(OK, f"the overlay is excepted ({told})" if told else "no proxy is set")
+    return Finding(OK, f"the overlay is excluded ({told})" if told else "no proxy is set")
 
 
 def hostname_resolves(facts: MachineFacts) -> Finding:
@@ -142,7 +142,7 @@ def shared_memory(facts: MachineFacts) -> Finding:
     if facts.shm_free is not None and facts.shm_free < total and all(one.name != RAY for one in facts.processes):
         # A running Ray has already taken its part.
         has, total = f"{has}, {facts.shm_free // _MB} MB of them free", facts.shm_free
-    told = f"{has}, the object store wants {store // _MB} MB"
+    told = f"{has}, the object store needs {store // _MB} MB"
     fix = f"mount -o remount,size={max(2 * store, 512 * _MB) // _MB}m /dev/shm; in a container: --shm-size"
     if total < _LEAST_OBJECT_STORE or (store > total and facts.object_store_asked and not facts.slow_storage):
         return Finding(FAIL, f"{told}: Ray does not start", fix)
@@ -161,14 +161,14 @@ def open_files(facts: MachineFacts) -> Finding:
         if one.soft < _LEAST_FILES or one.used >= one.soft * _FILES_IN_USE:
             return Finding(FAIL, told, fix)
         if facts.with_ray and one.hard < _RAYS_FILES:
-            return Finding(WARN, f"{told}: Ray wants {_RAYS_FILES}", fix)
+            return Finding(WARN, f"{told}: Ray needs {_RAYS_FILES}", fix)
     return Finding(OK, ", ".join(f"{one.name}: {one.used} of {one.soft}" for one in facts.processes))
 
 
 def disk_space(facts: MachineFacts) -> Finding:
     """Check the disks of state, sockets, and spilled objects."""
     if not facts.folders:
-        return Finding(SKIP, "the folders were not looked at")
+        return Finding(SKIP, "the folders were not examined")
     found = [finding for finding in map(_folder, facts.folders) if finding is not None]
     order = (FAIL, WARN, SKIP)
     told = ", ".join(f"{one.path} {one.free // _MB} MB free" for one in facts.folders)
@@ -194,7 +194,7 @@ def _state_folder(one: Folder, what: str) -> Finding | None:
 
 def _ray_folder(one: Folder, what: str) -> Finding | None:
     if one.free < one.total * (1 - _RAY_DISK_FULL):
-        return Finding(FAIL, f"{what} is {1 - one.free / one.total:.0%} full: Ray takes no more work", _room(one))
+        return Finding(FAIL, f"{what} is {1 - one.free / one.total:.0%} full: Ray accepts no more work", _room(one))
     if one.free < _RAY_DISK_WARN:
         return Finding(WARN, f"{what} has only {one.free // _MB} MB free", _room(one))
     if one.kind.startswith("nfs"):
@@ -209,14 +209,14 @@ def _room(one: Folder) -> str:
 _spec = partial(host_spec, lambda host: host.machine)
 #: The requirements of an agent: checked first, and without an agent too.
 GROUND: tuple[Spec, ...] = (
-    _spec("disk_space", "room in the folders", disk_space),
+    _spec("disk_space", "free space in the folders", disk_space),
     _spec("install_trusted", "meshray's files, which root runs", install_trusted),
     _spec("open_files", "limit of open files", open_files),
 )
 SPECS: tuple[Spec, ...] = (
     _spec("clock", "the clock, against the coordinator's", clock),
     _spec("socket_buffers", "socket buffers", socket_buffers),
-    _spec("conntrack_room", "room in the list of connections", conntrack_room),
+    _spec("conntrack_room", "free entries in the list of connections", conntrack_room),
     _spec("hostname_resolves", "the machine's own name", hostname_resolves),
     _spec("shared_memory", "shared memory for the object store", shared_memory),
     _spec("proxy_variables", "proxy variables", proxy_variables),

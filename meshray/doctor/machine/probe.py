@@ -57,7 +57,7 @@ async def _clock(context: Context) -> tuple[float | None, str]:
     if context.hosts_coordinator:
         return None, "the coordinator runs on this machine: it is the mesh's clock"
     if not context.coordinators or not context.fingerprint:
-        return None, "this machine is no node"
+        return None, "this machine is not a node"
     answers = await asyncio.gather(*(_offset(item, context.fingerprint) for item in context.coordinators[:_ADDRESSES]))
     known = [answer for answer in answers if answer is not None]
     # The quickest answer is the most exact.

@@ -32,13 +32,13 @@ def _udp_in(facts: Facts) -> Iterable[Finding]:
             by = "; the relay carries them all" if carried else ""
             yield Finding(
                 WARN if carried else FAIL,
-                f"nobody's UDP arrives at port {port}: not that of {_some(lost)}{by}",
-                f"let UDP port {port} into {hub}: its firewall, its router's forwarding, its cloud's security group "
+                f"no node's UDP arrives at port {port}: not that of {_some(lost)}{by}",
+                f"open UDP port {port} on {hub}: in its firewall, its router's forwarding, its cloud's security group "
                 "(UDP and TCP have a rule each)",
                 hub,
             )
         elif lost:
-            yield Finding(SKIP, f"only {lost[0]} could tell, whose own network may be the cause", node=hub)
+            yield Finding(SKIP, f"only {lost[0]} could report this, and its own network may be the cause", node=hub)
 
 
 def _by_hub(facts: Facts) -> Iterable[tuple[str, int, list[Udp]]]:
@@ -57,10 +57,10 @@ def _udp_out(facts: Facts) -> Iterable[Finding]:
         if path.transport == Transport.WSS:
             yield Finding(SKIP, "--transport wss was asked for", node=name)
         elif any(way.state == WORKS for way in mine):
-            yield Finding(OK, f"{_some([way.hub for way in mine if way.state == WORKS])} answers by UDP", node=name)
+            yield Finding(OK, f"{_some([way.hub for way in mine if way.state == WORKS])} answers over UDP", node=name)
         elif any(way.state == EATEN for way in mine):
             hubs = _some([way.hub for way in mine if way.state == EATEN])
-            yield Finding(OK, f"{hubs} answers handshakes by UDP", node=name)
+            yield Finding(OK, f"{hubs} answers handshakes over UDP", node=name)
         elif any(way.state in (SILENT, RELAYED) for way in mine):
             lost = next(way for way in mine if way.state in (SILENT, RELAYED))
             yield _no_udp(lost, [way for way in ways if way.hub == lost.hub and way.node != name])
@@ -69,10 +69,10 @@ def _udp_out(facts: Facts) -> Iterable[Finding]:
 def _no_udp(lost: Udp, others: list[Udp]) -> Finding:
     fine = [way.node for way in others if way.state == WORKS]
     if not fine and any(way.state in (SILENT, RELAYED) for way in others):
-        return Finding(SKIP, f"nobody's UDP arrives at {lost.hub}", node=lost.node)
-    told = f"that of {_some(fine)} is" if fine else f"it, or {lost.hub}'s firewall: no other node is there to tell"
+        return Finding(SKIP, f"no node's UDP arrives at {lost.hub}", node=lost.node)
+    told = f"that of {_some(fine)} is" if fine else f"it, or {lost.hub}'s firewall: no other node can be compared"
     evidence = f"UDP to {lost.hub} ({lost.endpoint}) is not answered; {told}"
-    fix = f"let {lost.node}'s network send UDP to port {lost.port}, and let the answers in"
+    fix = f"let {lost.node}'s network send UDP to port {lost.port}, and allow the answers"
     if lost.state == RELAYED:
         return Finding(WARN, f"{evidence}; the relay carries the tunnel (wss)", fix, lost.node)
     return Finding(FAIL, evidence, f"{fix}; or meshray leave there and join with --transport auto", lost.node)
@@ -84,7 +84,7 @@ def _udp_data(facts: Facts) -> Iterable[Finding]:
         mine = [way for way in ways if way.node == name]
         works, eaten = ([way for way in mine if way.state == state] for state in (WORKS, EATEN))
         if works:
-            yield Finding(OK, f"data passes by UDP to and from {_some([way.hub for way in works])}", node=name)
+            yield Finding(OK, f"data passes over UDP to and from {_some([way.hub for way in works])}", node=name)
         elif eaten:
             yield _eaten(eaten[0])
 
@@ -94,7 +94,7 @@ def _eaten(way: Udp) -> Finding:
         f"something between {way.node} and {way.hub} lets WireGuard's handshakes pass and drops its data "
         "(DDoS scrubbing, deep packet inspection, a firewall that counts packets)"
     )
-    fix = f"ask who runs that network to let all UDP between {way.node} and {way.endpoint} pass"
+    fix = f"ask the operator of that network to allow all UDP between {way.node} and {way.endpoint}"
     if way.seen.transport == Transport.WSS:
         return Finding(WARN, f"{cause}; the relay carries the tunnel (wss)", fix, way.node)
     age_s, silent_s = way.seen.handshake_age_s or 0.0, way.seen.unanswered_s or 0.0
@@ -131,7 +131,7 @@ def _nat_kind(facts: Facts) -> Iterable[Finding]:
         }
         outside = {other: at for other, at in seen.items() if at.rpartition(":")[0] not in path.addresses}
         if not seen:
-            yield Finding(SKIP, "nobody sees it by UDP", node=name)
+            yield Finding(SKIP, "no node sees it over UDP", node=name)
         elif not outside:
             yield Finding(OK, f"no NAT: {_some(list(seen))} sees it at its own address", node=name)
         elif len(outside) == 1:
@@ -177,7 +177,7 @@ def _one_way(facts: Facts) -> Iterable[Finding]:
         if seen.received:
             yield Finding(OK, "probes come back", node=name, peer=peer)
         elif leg:
-            yield Finding(SKIP, f"its way leads through {leg}, which does not answer either", node=name, peer=peer)
+            yield Finding(SKIP, f"its path leads through {leg}, which does not answer either", node=name, peer=peer)
         elif seen.lost_inside:
             yield Finding(
                 FAIL,
@@ -216,13 +216,14 @@ def _path_loss(facts: Facts) -> Iterable[Finding]:
             evidence = f"{seen.received} of {seen.sent} probes answered, {seen.rtt_ms or 0.0:.1f} ms"
             yield Finding(OK, evidence, node=name, peer=peer)
         elif leg:
-            evidence = f"{seen.loss:.0%} are lost; its way leads through {leg}"
+            evidence = f"{seen.loss:.0%} are lost; its path leads through {leg}"
             yield Finding(SKIP, evidence, node=name, peer=peer)
         else:
             yield Finding(
                 FAIL if seen.loss >= BAD_LOSS else WARN,
                 f"{seen.sent - seen.received} of {seen.sent} probes were lost ({seen.loss:.0%}) over {_way(seen)}",
-                f"on both: a wireless link, a full line? meshray ping --count 50 {peer}; mtr -u {_host(seen.endpoint)}",
+                f"on both: a wireless link, a saturated line? meshray ping --count 50 {peer}; mtr -u "
+                f"{_host(seen.endpoint)}",
                 name,
                 peer,
             )
@@ -236,14 +237,14 @@ def _path_mtu(facts: Facts) -> Iterable[Finding]:
             yield Finding(OK, f"packets of {seen.promised_mtu} bytes pass over {_way(seen)}", node=name, peer=peer)
             continue
         if seen.small_passes and not seen.mtu_measured:
-            yield Finding(SKIP, "the largest size is still being looked for", node=name, peer=peer)
+            yield Finding(SKIP, "the largest size is still being measured", node=name, peer=peer)
             continue
         least = f"those of {LEAST_MTU} do" if seen.small_passes else f"not even those of {LEAST_MTU}"
         yield Finding(
             FAIL,
             f"packets of {seen.promised_mtu} bytes, as the route promises, do not pass over {_way(seen)}; {least}",
             f'a router between {name} and {peer} drops them: let ICMP "fragmentation needed" through, or raise '
-            f"the link's MTU; then on {name}: meshray down; meshray up measures anew",
+            f"the link's MTU; then on {name}: meshray down; meshray up measures again",
             name,
             peer,
         )

@@ -43,7 +43,7 @@ def _nodes(facts: Facts) -> Iterator[tuple[str, RayFacts | Finding]]:
     """Return each node that was asked: its facts, or why there is nothing to check."""
     for name, node in sorted(facts.nodes.items()):
         if node.ray is None:
-            yield name, Finding(SKIP, "it could not tell in time", node=name)
+            yield name, Finding(SKIP, "it did not report in time", node=name)
         elif node.ray.why_none:
             yield name, Finding(SKIP, f"no Ray here: {node.ray.why_none}", node=name)
         else:
@@ -108,12 +108,12 @@ def _difference(name: str, ray: RayFacts, head: Versions) -> Finding:
     if not difference:
         return Finding(OK, f"{seen}, as the head", node=name)
     if difference == PATCH:
-        return Finding(OK, f"{seen}; {theirs}: Ray takes another patch level", node=name)
+        return Finding(OK, f"{seen}; {theirs}: Ray accepts another patch level", node=name)
     if difference == RAY:
         fix = f"on {name}: {ray.interpreter} -m pip install 'ray[default]=={head.ray}'; {_ANEW}"
-        return Finding(FAIL, f"{seen}; {theirs}: Ray demands the same Ray on every node", fix, name)
+        return Finding(FAIL, f"{seen}; {theirs}: Ray requires the same version on every node", fix, name)
     fix = f"on {name}: meshray leave, then sudo meshray join --env match TOKEN (on the head: meshray token create)"
-    return Finding(FAIL, f"{seen}; {theirs}: Ray {head.ray} demands the same Python", fix, name)
+    return Finding(FAIL, f"{seen}; {theirs}: Ray {head.ray} requires the same Python", fix, name)
 
 
 def _head_versions(facts: Facts) -> Versions | None:
@@ -137,7 +137,7 @@ def _running(name: str, ray: RayFacts) -> Finding:
         told = f"held by a signal, so it answers nobody: {held}"
         return Finding(FAIL, told, f"on {name}: kill -CONT {pids}", name, repair=_REPAIR)
     if ray.state == BACKOFF or (ray.state == STARTING and ray.deaths):
-        return Finding(FAIL, f"Ray ended {_times(ray.deaths)} and is tried again: {ray.error}", fix, name)
+        return Finding(FAIL, f"Ray ended {_times(ray.deaths)} and is started again: {ray.error}", fix, name)
     if ray.state not in (STARTING, RUNNING) or ray.processes is None:
         return Finding(SKIP, ray.error or f"its supervisor says: {ray.state or 'nothing'}", node=name)
     if any(process.name == RAYLET for process in ray.processes):
@@ -201,7 +201,7 @@ def _token(name: str, ray: RayFacts) -> Finding:
     if release(ray.ray or ray.head_ray) < TOKEN_RELEASE:
         return Finding(SKIP, f"Ray {ray.ray or ray.head_ray} has no tokens", node=name)
     if ray.token_file and ray.token_file != SAME and ray.state in (STARTING, RUNNING):
-        what = {MISSING: "is not there", OTHER: "holds another token than the mesh's"}
+        what = {MISSING: "does not exist", OTHER: "contains another token than the mesh's"}
         told = f"the token file {ray.token_path} {what.get(ray.token_file, ray.token_file)}"
         return Finding(FAIL, f"{told}: what Ray starts from now on is refused", fix, name, repair=_REPAIR)
     if ray.with_token in _REFUSED_STATUS:
@@ -212,7 +212,8 @@ def _token(name: str, ray: RayFacts) -> Finding:
         return Finding(FAIL, told, f"on the head: {_ANEW}; is a Ray running there that meshray did not start?", name)
     if ray.with_token != _OK_STATUS or ray.without_token not in _REFUSED_STATUS:
         told = (
-            f"the head's dashboard told nothing (HTTP {ray.with_token or '-'} with, {ray.without_token or '-'} without)"
+            f"the head's dashboard gave no clear answer (HTTP {ray.with_token or '-'} with, "
+            f"{ray.without_token or '-'} without)"
         )
         return Finding(SKIP, told, node=name)
     return Finding(OK, f"the dashboard answers 200 with the mesh's token, {ray.without_token} without", node=name)
@@ -249,7 +250,8 @@ def _place(row: TableRow, told: list[tuple[str, RayFacts]]) -> str:
 
 def _stranger(name: str, rows: list[TableRow], ip: str) -> Finding:
     addresses = ", ".join(row.ip for row in rows)
-    told = f"Ray counts a node at {addresses}, which is no address of this mesh" + (f" but of {name}" if name else "")
+    owner = f" but of {name}" if name else ""
+    told = f"Ray counts a node at {addresses}, which is not an address of this mesh{owner}"
     fix = f"on {name or 'that machine'}: a second Ray was started by hand: ps -ef | grep raylet, and end it"
     return Finding(FAIL, told + (f" ({ip} is the overlay's)" if ip else ""), fix, name)
 

@@ -46,7 +46,7 @@ class PortSeen:
         said = {
             REFUSED: "refuses the connection: nothing listens there, or a firewall rejects it",
             DROPPED: f"gave no answer in {self.ms / 1000:.1f} s: a firewall drops it",
-            SILENT: f"takes the connection but says nothing in {self.ms / 1000:.1f} s",
+            SILENT: f"accepts the connection but sends nothing for {self.ms / 1000:.1f} s",
             FOREIGN: "answers, but not as Ray does: another program has the port",
         }
         return f"{self.what} of {node} (TCP {self.port}) {said.get(self.answer, f'cannot be reached: {self.answer}')}"

@@ -81,4 +81,6 @@ def _fix(target: str, ports: list[PortSeen]) -> str:
         return f"on {target}: its Ray hangs: meshray doctor; meshray logs ray"
     if ports[0].answer == FOREIGN:
         return f"on {target}: ss -ltnp 'sport = :{ports[0].port}' names the program that has the port"
-    return f"on {target}: let in what comes by the overlay: nft list ruleset | grep -nE 'drop|reject'; meshray status"
+    return (
+        f"on {target}: allow what arrives over the overlay: nft list ruleset | grep -nE 'drop|reject'; meshray status"
+    )

@@ -35,7 +35,7 @@ async def look(context: Context) -> RayFacts:
     """Return the facts of this node within a few seconds; unknown values keep their defaults."""
     ray, mesh_map = context.ray, context.mesh_map
     if ray is None or mesh_map is None:
-        return RayFacts(why_none=context.no_ray_because or "this machine is no node")
+        return RayFacts(why_none=context.no_ray_because or "this machine is not a node")
     me = mesh_map.find(context.name)
     if me is not None and me.drained:
         return RayFacts(why_none="the node is drained (meshray node drain --undo brings it back)")
@@ -119,7 +119,7 @@ async def _installed(ray: RayNow) -> _Installed:
     raylet = _raylet(found.python)
     if raylet is not None and not os.access(raylet, os.X_OK):
         again = f"{found.python} -m pip install --force-reinstall 'ray[default]=={versions.ray}'"
-        return _Installed(f"{raylet} is not there or may not be run", again, versions.ray, versions.python)
+        return _Installed(f"{raylet} does not exist or cannot be run", again, versions.ray, versions.python)
     return _Installed("", "", versions.ray, versions.python)
 
 

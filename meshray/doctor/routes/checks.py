@@ -18,7 +18,7 @@ _NAMED = 3
 _LOCAL_TABLE = 255
 #: The priority of a policy rule that returns the overlay, unless an earlier one takes the packets.
 _BEFORE_OTHERS = 50
-_OR_ANOTHER_NETWORK = "or make the mesh anew with another network: meshray init --network 10.201.0.0/16"
+_OR_ANOTHER_NETWORK = "or create the mesh again with another network: meshray init --network 10.201.0.0/16"
 
 
 def other_vpns(facts: RoutingFacts) -> Finding:
@@ -35,7 +35,7 @@ def other_vpns(facts: RoutingFacts) -> Finding:
             return Finding(
                 FAIL,
                 f"Tailscale drops {_TAILSCALE} from all interfaces but {other.interface}, and the overlay is {overlay}",
-                "make the mesh anew with another network: meshray init --network 10.201.0.0/16",
+                "create the mesh again with another network: meshray init --network 10.201.0.0/16",
             )
         for network in map(IPv4Network, other.networks):
             # Beside a route of the same size the overlay's own route wins, and `overlay_route` reports where it does
@@ -52,14 +52,14 @@ def other_vpns(facts: RoutingFacts) -> Finding:
         return Finding(
             WARN,
             f"the overlay {overlay} hides a part of {hidden[0]}",
-            "if that part is needed, make the mesh anew: meshray init --network 10.201.0.0/16",
+            "if that part is needed, create the mesh again: meshray init --network 10.201.0.0/16",
         )
     return Finding(OK, names or "none")
 
 
 def _removal(other: OtherNetwork, network: IPv4Network) -> str:
     if other.owner == "Docker":
-        return f"docker network ls; make the one with {network} anew with another --subnet, {_OR_ANOTHER_NETWORK}"
+        return f"docker network ls; recreate the one with {network} with another --subnet, {_OR_ANOTHER_NETWORK}"
     return f"give {other.owner} other addresses than {network} on {other.interface}, {_OR_ANOTHER_NETWORK}"
 
 
@@ -97,7 +97,7 @@ def _own_route(facts: RoutingFacts) -> Finding:
     lost = f"; {_told(facts.stolen)}" if facts.stolen else ""
     source = f" src {facts.address}" if facts.address else ""
     command = f"ip route replace {facts.overlay} dev {facts.interface} proto kernel scope link{source}"
-    settle = f"tell that program to leave {facts.interface} alone, then: " if facts.contested else ""
+    settle = f"configure that program to leave {facts.interface} alone, then: " if facts.contested else ""
     return Finding(FAIL, f"{own} {gone}{who}{lost}", settle + command, repair="routes")
 
 
@@ -114,7 +114,8 @@ def _giving_back(route: StolenRoute, facts: RoutingFacts) -> str:
             f"ip address show to {route.address}; this machine has an address that is {route.node}'s: give it another"
         )
     return (
-        f"ip -details route show table all {route.network} tells who made that route: have it take other addresses, "
+        f"ip -details route show table all {route.network} shows what made that route: give that program other "
+        "addresses, "
         f"{_OR_ANOTHER_NETWORK}"
     )
 
@@ -124,7 +125,7 @@ def rp_filter(facts: RoutingFacts) -> Finding:
     if facts.unknown:
         return Finding(SKIP, facts.unknown)
     if facts.overlay_rp_filter is None:
-        return Finding(SKIP, "the kernel does not tell it")
+        return Finding(SKIP, "the kernel does not report it")
     if facts.overlay_rp_filter == _STRICT and facts.stolen:
         return Finding(
             FAIL,

@@ -53,7 +53,8 @@ def look(context: Context) -> RoutingFacts:
         others = tuple(_others(kinds.values(), context.interface, routes())) if overlay_netns.entered() is None else ()
         index = next((index for index, link in kinds.items() if link.name == context.interface), None)
         if context.mesh_map is None or context.ip is None or index is None:
-            unknown = "this machine is no node" if context.ip is None else f"there is no interface {context.interface}"
+            missing = f"there is no interface {context.interface}"
+            unknown = "this machine is not a node" if context.ip is None else missing
             return RoutingFacts(str(overlay or ""), context.interface, unknown=unknown, others=others)
         network = context.mesh_map.mesh.network.cidr
         targets = list(_targets(context.mesh_map, context.ip))

@@ -82,15 +82,15 @@ def test_a_coordinator_that_answers_is_fine_in_every_respect() -> None:
         (EndpointSeen(AT, UNRESOLVED), "coordinator_tcp", "does not resolve", "resolv.conf"),
         (EndpointSeen(AT, REFUSED), "coordinator_tcp", "refused", "meshray up"),
         (EndpointSeen(AT, NO_ANSWER), "coordinator_tcp", "no answer to TCP", "TCP port 51888"),
-        (EndpointSeen(AT, NO_ROUTE), "coordinator_tcp", "no way", "ip route get 203.0.113.10"),
-        (EndpointSeen(AT, SILENT), "coordinator_tcp", "says nothing", "meshray logs coordinator"),
+        (EndpointSeen(AT, NO_ROUTE), "coordinator_tcp", "no route", "ip route get 203.0.113.10"),
+        (EndpointSeen(AT, SILENT), "coordinator_tcp", "sends nothing", "meshray logs coordinator"),
         (EndpointSeen(AT, CLOSED), "coordinator_tcp", "closes", "meshray logs coordinator"),
         (EndpointSeen(AT, NOT_TLS), "coordinator_tcp", "TLS", "listens"),
         (EndpointSeen(AT, ODD, detail="HTTP 502"), "coordinator_tcp", "HTTP 502", "meshray logs coordinator"),
         (EndpointSeen(AT, PLAIN_HTTP, detail="302, to http://in.example/"), "captive_portal", "in.example", "log in"),
         (
             EndpointSeen(AT, OTHER_CERTIFICATE, subject="CN=box", issuer="CN=Corp CA", fingerprint="cd" * 32),
-            "certificate_pin", "intercepted", "uninspected",
+            "certificate_pin", "intercepted", "without inspection",
         ),
         (
             EndpointSeen(AT, OTHER_CERTIFICATE, subject="CN=meshray coordinator", fingerprint="cd" * 32),

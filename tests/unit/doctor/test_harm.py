@@ -79,7 +79,7 @@ def test_harm_is_seen(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "ip route get 10.99.0.7; has it a network at all?",
+        "ip route get 10.99.0.7; does it have a network at all?",
         "ip -details route show table all 10.99.7.0/24",
         "ip route replace 10.99.0.0/16 dev meshray0 proto kernel scope link src 10.99.0.2",
         "ip rule add to 10.99.0.0/16 lookup main priority 50; see ip rule and ip route get 10.99.0.1",

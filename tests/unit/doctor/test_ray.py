@@ -139,7 +139,7 @@ def test_facts_survive_the_way_to_another_node() -> None:
         ({"state": "backoff", "deaths": 3, "error": "port 20101 … redis (pid 8)"}, "ray_running", "redis (pid 8)"),
         ({"state": "starting", "deaths": 1, "error": "its words"}, "ray_running", "Ray ended once"),
         ({"token_file": "other"}, "ray_token", "another token"),
-        ({"token_file": "missing"}, "ray_token", "is not there"),
+        ({"token_file": "missing"}, "ray_token", "does not exist"),
         ({"with_token": 401}, "ray_token", "answers 401"),
         ({"without_token": 200}, "ray_token", "without a token"),
     ],
