@@ -48,7 +48,7 @@ async def test_a_new_machine_takes_the_place_of_an_old_one(tmp_path: Path) -> No
         await until(mesh.whole, "whole")
         place, old_key = old.agent.state.me.ip, str(old.agent.state.me.public_key)
         assert allowed(mesh.head, place) == [old_key]
-        with pytest.raises(RefusedError, match="gpu-1 already"):
+        with pytest.raises(RefusedError, match="gpu-1 exists already"):
             await token_for(mesh, name="gpu-1")
         token = await token_for(mesh, name="gpu-1", replace=True)
         await asyncio.sleep(0.1)
