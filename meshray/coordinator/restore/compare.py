@@ -36,7 +36,7 @@ from meshray.coordinator.restore.ticket import Ticket
 from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
 from meshray.protocol.api import Restored
 
-Verdict = Literal["member", "removed", "cannot tell"]
+Verdict = Literal["member", "removed", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
         if _was_put_back_since(registry, shown.mark):
             return "removed"
     vouched = not shown.of_another_form and (shown.mark is None or holds(shown.mark))
-    return "removed" if vouched else "cannot tell"
+    return "removed" if vouched else "unknown"
 
 
 def _was_put_back_since(registry: Registry, told: Mark | None) -> bool:

@@ -242,9 +242,9 @@ def test_a_ticket_is_of_use_only_with_its_credential() -> None:
     registry = replace(new_mesh(), lineage=Lineage("c", {"a": 3}))
     ticket = replace(Ticket.of(next(iter(registry.members.values())), Mark("b", 9, 9)), node_id="n", public_key=key(5))
     assert verdict(registry, Shown(ticket, ticket.mark), ticket.credential_hash) == "member"
-    assert verdict(registry, Shown(ticket, ticket.mark), "stolen") == "cannot tell"
+    assert verdict(registry, Shown(ticket, ticket.mark), "stolen") == "unknown"
     assert verdict(registry, Shown(None, Mark("a", 2, 2)), "c") == "removed"
-    assert verdict(registry, Shown(None, None, of_another_form=True), "c") == "cannot tell"
+    assert verdict(registry, Shown(None, None, of_another_form=True), "c") == "unknown"
 
 
 @pytest.mark.parametrize("damage", [lambda v: v.pop("added"), lambda v: v.update(serial="x")])
@@ -272,4 +272,4 @@ def test_who_was_removed_after_the_copy_is_told_so_although_it_knows_more_than_t
     assert removed.credential not in registry.by_credential
     assert verdict(registry, Shown(removed.ticket, removed.mark), removed.credential) == "removed"
     stranger = replace(removed.mark, serial=removed.mark.serial + 100)
-    assert verdict(registry, Shown(removed.ticket, stranger), removed.credential) == "cannot tell"
+    assert verdict(registry, Shown(removed.ticket, stranger), removed.credential) == "unknown"
