@@ -33,45 +33,18 @@ UNUSUAL = {
     r"without a word": "silently",
 }
 _PATTERNS = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): usual for pattern, usual in UNUSUAL.items()}
-#: Parts of meshray whose messages have been revised as well as their docstrings and comments.
-REVISED = (
-    "agent",
-    "cli",
-    "client",
-    "defaults",
-    "environment",
-    "errors",
-    "firewall",
-    "home",
-    "installation",
-    "linux",
-    "model",
-    "node",
-    "protocol",
-    "raynode",
-    "relay",
-    "render",
-    "runtime",
-    "wireguard",
-)
 MODULES = sorted((REPOSITORY / "meshray").rglob("*.py"))
 
 
 def sentences(module: Path) -> Iterator[str]:
-    """Return the docstrings and comments of a module; if its part is in REVISED, also its messages.
-
-    An f-string yields its fixed parts.
-    """
+    """Return the comments and the texts of a module: docstrings, messages, and the fixed parts of f-strings."""
     text = module.read_text()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.string
-    is_revised = module.relative_to(REPOSITORY / "meshray").parts[0].removesuffix(".py") in REVISED
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield re.sub(r">>> .*", "", ast.get_docstring(node) or "")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and is_revised:
-            yield node.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.sub(r">>> .*", "", node.value)
 
 
 def unusual(text: str) -> list[str]:
