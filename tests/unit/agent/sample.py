@@ -1,4 +1,4 @@
-"""A small mesh to look at: a head that is the hub, and two workers."""
+"""A small mesh for tests: a head that is the hub, and two workers."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address

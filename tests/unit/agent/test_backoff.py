@@ -1,4 +1,4 @@
-"""Waiting times."""
+"""Delays between retries."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Damaged files and hostile packets: a loud error that keeps the file, an answer, or nothing."""
+"""Damaged files and hostile packets cause an error that keeps the file, an answer, or nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_pins_and_identity_are_read_or_damaged_and_kept(home: Home, data: st.DataObject) -> None:
-    """A file that was damaged does not let another identity in, or make this node sign anew."""
+    """A damaged file neither admits another identity nor makes this node sign again."""
     for path in (home.pins, home.identity, home.identity_key):
         path.unlink(missing_ok=True)
     identity = Identity.load_or_make(home, "m1")
@@ -80,7 +80,7 @@ def test_node_json_is_read_or_damaged_and_kept(home: Home, data: st.DataObject) 
         assert home.enrolment.read_bytes() == content
         assert mentions_no_secret(error, valid, content)
         return
-    # What the agent makes of it at its start works.
+    # The agent's use of it at its start works.
     Coordinator(mine.coordinators, bytes.fromhex(mine.fingerprint), mine.credential)
     mine.save(home)
     assert Enrolment.load(home) == mine
@@ -102,14 +102,14 @@ def as_bytes(value: object) -> bytes:
 
 
 def mentions_no_secret(error: MeshrayError, valid: Mapping[str, str], content: bytes) -> bool:
-    """A secret is not told, unless the mutation wrote it into a place that holds none."""
+    """Return whether no secret is shown, unless the mutation wrote it into a place for public values."""
     secrets = [valid[name] for name in ("credential", "mesh_secret", "ray_token")]
     shown = f"{error.message} {error.hint}"
     return not any(secret in shown for secret in secrets if content.count(secret.encode()) < 2)
 
 
 class Hostile:
-    """A coordinator's link that says what it likes."""
+    """A coordinator's connection that sends anything."""
 
     endpoint = "203.0.113.10:51888"
 
@@ -129,7 +129,7 @@ class Hostile:
 
 
 class Ended(Exception):
-    """The keeper opens the link again: it lived."""
+    """The keeper opens the connection again: it survived."""
 
 
 class Opened:
@@ -169,7 +169,7 @@ def test_a_hostile_coordinator_ends_no_agent(home: Home, messages: list[Any]) ->
     )
 
     async def run() -> None:
-        # No time is to be lost between two links.
+        # No time passes between two connections.
         keeper._hurry.set()
         with pytest.raises(Ended):
             await keeper.run()

@@ -1,5 +1,7 @@
-"""Whatever one node says of itself, the devices of the others differ in that node's peer only, and what is written for
-WireGuard holds nothing but that peer's settings."""
+"""Whatever one node reports about itself, other nodes' devices differ only in that node's peer.
+
+What is written for WireGuard contains nothing but that peer's settings.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ HOSTS = [
     "vm.example.org",
     "VM.example.org.",
     "a" * 63 + ".example",
-    "K.example",  # the sign of Kelvin, which becomes a k in lower case
+    "K.example",  # The Kelvin sign, which becomes a k in lower case.
     "192.0.2.7",
     "10.0.0.7",
     "127.0.0.1",
@@ -68,7 +70,7 @@ ENDPOINTS = st.lists(
 RESOLVED = st.lists(
     st.sampled_from([ip_address(h.strip("[]")) for h in HOSTS if re.fullmatch(r"[\[\]0-9a-fA-F:.]+", h)])
 )
-#: What uapi lines and wg-quick lines of a peer may be.
+#: The allowed uapi lines and wg-quick lines of a peer.
 UAPI_LINE = re.compile(
     r"set=1|remove=true|update_only=true|replace_allowed_ips=true|(private|public|preshared)_key=[0-9a-f]{64}"
     r"|listen_port=\d+|persistent_keepalive_interval=\d+|allowed_ip=[0-9./]+"
@@ -85,7 +87,7 @@ CONF_LINE = re.compile(
 
 @st.composite
 def liars(draw: st.DrawFn) -> Node:
-    """Worker b, as it says that it is."""
+    """Worker b, with false reports about itself."""
     said = {
         **to_json(WORKER_B.form()),
         "endpoints": draw(ENDPOINTS),
@@ -122,12 +124,12 @@ def device_of(me: Node, liar: Node, path: PairPath, dial: dict[str, Endpoint], n
 
 
 async def devices_over_time(me: Node, liar: Node, names: Names) -> list[DeviceConfig]:
-    """This node's device through every round of an attempt at the liar."""
+    """Yield this node's device in every round of an attempt at the liar."""
     if me == HEAD_NODE:
         return [await dialled(me, liar, names, round_) for round_ in range(0, 20)]
     devices, path = [], PairPath().punch(candidates(me, liar), 0.0)
     for round_ in range(1, 24):
-        device_of(me, liar, path, {HEAD_NODE.id: HUB_ENDPOINT}, names)  # a name is asked for, the next look knows it
+        device_of(me, liar, path, {HEAD_NODE.id: HUB_ENDPOINT}, names)  # A name is looked up; the next look knows it.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         devices.append(device_of(me, liar, path, {HEAD_NODE.id: HUB_ENDPOINT}, names))
@@ -147,7 +149,7 @@ async def dialled(me: Node, liar: Node, names: Names, round_: int) -> DeviceConf
 
 
 def others(device: DeviceConfig) -> tuple[object, ...]:
-    """All of a device but the liar's peer."""
+    """Return all of a device but the liar's peer."""
     peers = {key: peer for key, peer in device.peers.items() if key != WORKER_B.public_key}
     return device.private_key, device.listen_port, device.addresses, device.mtu, device.routes, peers
 
@@ -157,7 +159,7 @@ def assert_encoded(device: DeviceConfig) -> None:
         if isinstance(step, (SetPrivateKey, AddPeer, UpdatePeer, RemovePeer)):
             text = uapi.request(step)
             text.encode("ascii")
-            # Whatever a reader takes for the end of a line.
+            # All characters that a reader may treat as the end of a line.
             for line in text.splitlines():
                 assert UAPI_LINE.fullmatch(line), line
             assert set_arguments(step)

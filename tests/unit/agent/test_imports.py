@@ -1,4 +1,4 @@
-"""What an agent keeps out of its memory: in a process of its own, since what is imported once stays."""
+"""Modules that an agent does not load, tested in separate processes, since an imported module stays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 
-#: Each costs an agent half a megabyte or more, for nothing that it needs on a node with an engine.
+#: Each costs an agent half a megabyte or more, although a node with an engine does not need it.
 HEAVY = {"click", "jinja2", "multiprocessing", "pyroute2", "rich", "statistics", "unittest", "yaml"}
 SCRIPT = """
 import sys

@@ -1,4 +1,4 @@
-"""When a key is changed, what its change asks of the peers, and clocks that people set."""
+"""The time of a key rotation, its requirements on peers, and clocks that users set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THERE = Endpoint("192.0.2.7", 4000)
 
 
 def device(**handshakes: float | None) -> DeviceState:
-    """Peers `own` (dialled), `other` (not) with these handshakes."""
+    """Return a device with the peers `own` (dialled) and `other` (not) with these handshakes."""
     keys = {"own": OWN, "next": NEXT, "other": OTHER}
     peers = {
         keys[name]: PeerState(

@@ -1,4 +1,4 @@
-"""Ray gives its own start up after half a minute; a cold disk is no reason for `join` to fail."""
+"""Ray gives up its own start after half a minute; `join` must not fail because of a cold disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FELL = RayNow(RAY, WORKER, ADA, "backoff", "it ended", deaths=1, pid=None, token
     ("now", "again"),
     [
         (FELL, True),
-        (replace(FELL, lived_s=3.0), False),  # a wrong option, a taken port
+        (replace(FELL, lived_s=3.0), False),  # A wrong option, a port in use.
         (replace(FELL, deaths=2), False),
         (replace(FELL, deaths=0, lived_s=0.0), False),
     ],

@@ -1,4 +1,4 @@
-"""A command line whose agent is a table of answers, and which remembers what was asked."""
+"""A command line whose agent is a table of answers, and which records its requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Answer = Mapping[str, object] | MeshrayError | list[Mapping[str, object]]
 
 @dataclass
 class FakeAgent:
-    """Answers operations from a table; no entry means that it does not run."""
+    """Answer operations from a table; an operation without an entry finds no agent."""
 
     answers: dict[str, Answer] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, object]]] = field(default_factory=list)
@@ -51,7 +51,7 @@ class FakeAgent:
 
 
 class FakeApp(App):
-    """The command line in front of a fake agent, with its streams kept."""
+    """The command line in front of a fake agent, with its output recorded."""
 
     agent: FakeAgent
 
@@ -59,7 +59,7 @@ class FakeApp(App):
         return self.agent
 
     def run_from_copy(self) -> None:
-        """The tests go on in this process, whosever environment it is."""
+        """Continue in this process, whichever user's environment it is."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ def type_in(
     euid: int = 0,
     stdin: io.StringIO | None = None,
 ) -> Outcome:
-    """Runs one command line."""
+    """Run one command line."""
     plain = main.app_for(arguments)
     app = FakeApp(
         tuple(arguments),

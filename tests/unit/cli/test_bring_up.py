@@ -1,4 +1,4 @@
-"""init and join from end to end, with real state on disk and stand-ins for what touches the machine."""
+"""init and join from end to end, with real state on disk and fakes for what acts on the machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SUMMARY = Summary("lab", SummaryNode("lab", "10.99.0.1"), SummaryPath(PathKind.S
 
 
 class Machine:
-    """What the commands do to this machine, remembered; each part can be told to fail."""
+    """The recorded actions of commands on this machine; each part can be made to fail."""
 
     def __init__(self, home: Path) -> None:
         self.home = Home(home, home.with_name("run"))
@@ -218,7 +218,7 @@ def test_a_late_failure_takes_everything_back_but_the_logs(
     assert machine.left() - {"log"} == {"log.failed"}
     assert machine.type_in("logs").out == "what happened\n"
     machine.failure = None
-    assert command(machine).code == 0  # and nothing of it is in the way of another try
+    assert command(machine).code == 0  # Nothing of it blocks another attempt.
 
 
 @pytest.mark.parametrize("problem", ["network", "port", "wireguard"])

@@ -79,7 +79,7 @@ def test_status_shows_what_is_in_use_and_for_how_long_a_node_is_as_it_is() -> No
     assert table[0].split()[-4:] == ["CPU", "GPU", "MEMORY", "SINCE"]
     assert table[1].split()[-6:] == ["2.5/8", "1/1", "4/32", "GiB", "2", "h"]
     assert table[2].rstrip().endswith("32 GiB    24 s")
-    # Where it does not fit, the use is left out first, then the time.
+    # If it does not fit, the use is omitted first, then the time.
     wide = {
         **worker,
         "name": "n" * 40,
@@ -98,7 +98,7 @@ def test_status_shows_what_a_silent_node_offered_last_with_a_question_mark() -> 
     silent = {**worker, "silent": True, "ray": ray, "since": 1000.0}
     row = status_text({**STATUS, "nodes": [head, silent]}, now=1024.0).splitlines()[4]
     assert row.split()[-6:] == ["-", "2?", "1?", "-", "24", "s"]
-    # One of an agent of an older version.
+    # An agent of an older version.
     row = status_text({**STATUS, "nodes": [head, {**silent, "ray": {**ray, "last_known": None}}]}, now=1024.0)
     assert row.splitlines()[4].split()[-6:] == ["-", "-", "-", "-", "24", "s"]
 
@@ -186,7 +186,7 @@ def test_a_token_grants_the_roles_that_are_asked_for() -> None:
     assert json.loads(outcome.out)["roles"] == ["head", "hub"]
 
 
-#: As the coordinator lists a token that was not used yet.
+#: A token that was not used yet, in the coordinator's list.
 LISTED_TOKEN: dict[str, object] = {
     "id": "1f",
     "uses": 1,

@@ -1,4 +1,4 @@
-"""What is added to the command line is decided about for nodes in containers: each option of join, each command."""
+"""Every addition to the command line needs a decision about containers: each option of join, each command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from meshray.cli.results import JoinResult, Result
 from tests.unit.cli.fakes import Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN
 
-#: Option of `join` → what is typed, and the words of it that the join in the container gets.
+#: Option of `join` → its words on the command line, and those of the join in the container.
 REACH_THE_CONTAINER: dict[str, tuple[list[str], list[str]]] = {
     "--name": (["--name", "red"], ["--name", "red"]),
     "--ray": (["--ray", "/opt/ray"], ["--ray", "/opt/ray"]),
@@ -33,7 +33,7 @@ REACH_THE_CONTAINER: dict[str, tuple[list[str], list[str]]] = {
     "--env": (["--env", "COLOUR=red"], ["--env", "COLOUR"]),
     "--label": (["--label", "zone=a"], ["--label", "zone=a"]),
 }
-#: Option of `join` → what is typed. The refusal names the option.
+#: Option of `join` → its words on the command line. The refusal names the option.
 REFUSED: dict[str, list[str]] = {
     "--hub": ["--hub", "--endpoint", "192.0.2.9:4000"],
     "--via": ["--via", "ssh://ana@head"],
@@ -50,7 +50,7 @@ KEPT_HERE: dict[str, str] = {
     "--trust-user-environment": "is always said: the container is the boundary",
     "--env-file": "its variables arrive as --env, see the test",
 }
-#: Command → why it is not run in the container of this machine's node.
+#: Command → why it does not run in the container of this machine's node.
 ANSWERED_HERE: dict[str, str] = {
     "init": "makes a mesh on this machine",
     "join": "makes the container, or brings it up",
@@ -62,7 +62,7 @@ ANSWERED_HERE: dict[str, str] = {
 
 
 class Joined(Exception):
-    """The container would be made now, in which this is said."""
+    """The container would be created now, with these arguments."""
 
     def __init__(self, words: list[str], environ: dict[str, str]) -> None:
         super().__init__(words)
@@ -71,7 +71,7 @@ class Joined(Exception):
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[Joined]:
-    """What was said in containers, in place of making them."""
+    """Return the commands for containers, which are not created."""
     found: list[Joined] = []
 
     def stand_in(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> Result:

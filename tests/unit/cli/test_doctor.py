@@ -1,4 +1,4 @@
-"""`meshray doctor`: how it shows what was found, what it mends, what it lets out of the machine."""
+"""`meshray doctor`: the display of its report, its repairs, and the data that may leave the machine."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_fix_asks_and_the_agent_mends() -> None:
     assert [op for op, _ in agent.asked] == ["doctor", "repair", "doctor"]
     assert agent.asked[1][1] == {"key": "firewall"}
     assert json.loads(outcome.out)["repaired"] == ["nft: table inet meshray in place"]
-    assert outcome.code == 3  # this fake agent is as broken as before
+    assert outcome.code == 3  # This fake agent is as broken as before.
 
 
 def test_fix_without_a_terminal_changes_nothing() -> None:
@@ -202,7 +202,7 @@ def test_who_says_no_to_a_repair_changes_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def unpacked(path: Path) -> dict[str, str]:
-    """The texts of an archive by name, without its one folder."""
+    """Return the texts of an archive by name, without its one folder."""
     with tarfile.open(path) as archive:
         return {
             member.name.partition("/")[2]: file.read().decode()

@@ -1,4 +1,4 @@
-"""Before the program is there: Ctrl-C while Python imports it, and the work of a container's first process."""
+"""Before the program is loaded: Ctrl-C while Python imports it, and the work of a container's first process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-#: Stands in for a slow import: it is interrupted in the middle.
+#: A slow import, which is interrupted in the middle.
 INTERRUPTED = """
 import builtins, os, signal
 real = builtins.__import__
@@ -22,7 +22,7 @@ builtins.__import__ = slow
 from meshray.cli.entry import main
 raise SystemExit(main())
 """
-#: Makes an orphan that ends at once, and looks whether it stays a zombie.
+#: Create an orphan that ends at once, and check whether it remains a zombie.
 ORPHAN = """
 import os, sys, time
 from meshray.runtime.pid1 import run_as_first

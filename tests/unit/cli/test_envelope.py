@@ -1,4 +1,4 @@
-"""What scripts rely on: the fields of every answer."""
+"""The fields of every answer, on which scripts rely."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshray.cli.results import DoctorResult, Result
 from meshray.errors import MeshrayError
 from meshray.protocol.codec import to_json
 
-#: Fields may be added; one that changes or goes away needs a new schema number.
+#: New fields are allowed; a changed or removed one needs a new schema number.
 FIELDS = {
     "init": {"token", "mesh", "node", "ray_address", "dashboard", "port", "endpoints", "open_commands", "already"},
     "join": {"mesh", "node", "path", "ray", "ray_address", "dashboard"},
@@ -55,7 +55,7 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.
         assert command is not None
         if isinstance(command, click.Group):
             yield from commands(command, f"{name} ")
-        # `meshray env` answers by itself, too.
+        # `meshray env` also answers without an agent.
         if not isinstance(command, click.Group) or command.params:
             yield prefix + name, command
 

@@ -1,4 +1,4 @@
-"""Commands that run in a node's container: which ones, with which words, and where their output goes."""
+"""Commands that run in a node's container: which ones, with which arguments, and where their output goes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Replaced(Exception):
 
 @dataclass
 class FakeContainer:
-    """Prints the words that it gets, and keeps a file and a log."""
+    """Print the received arguments, and hold a file and a log."""
 
     runs: bool = True
     name: str = "meshray-red"

@@ -1,4 +1,4 @@
-"""Nothing that another node says of itself reaches a terminal as a command."""
+"""No report of another node reaches a terminal as a command."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from tests.unit.agent.sample import WORKER_A
 
 from .fakes import FakeAgent, Terminal, type_in
 
-#: Clears the screen, sets the title, answers in place of the user, begins a forged line, turns text around; and CSI as
-#: one character.
+#: Clears the screen, sets the title, answers in place of the user, begins a forged line, changes the text direction;
+#: and CSI as one character.
 EVIL = "\x1b[2J\x1b]0;t\x07\x1bP$q\x1b\\\r\nproblem: forged\x9b1A\x7f\u202e\u2028x\x00"
 CLI = Path(output.__file__).parent
 
 
 def poisoned(value: Any) -> Any:
-    """The value with EVIL at the end of each of its texts."""
+    """Return the value with EVIL at the end of each of its texts."""
     if isinstance(value, str):
         return value if isinstance(value, Enum) else value + EVIL
     if isinstance(value, msgspec.Struct):
@@ -62,7 +62,7 @@ def keys_of(value: Any) -> set[str]:
     return set()
 
 
-#: Names of fields; those of labels and the like are other nodes' choice.
+#: Names of fields; those of labels and the like are chosen by other nodes.
 KEYS = {key for result in BY_COMMAND.values() for key in keys_of(dataclasses.asdict(result))}  # type: ignore[call-overload]
 
 
@@ -166,7 +166,7 @@ def test_what_is_escaped() -> None:
     assert printable("a\x1b[2Jb") == "a[2Jb"
 
 
-#: Each of them writes to the terminal through `meshray.model.printable`, or only what click or meshray itself made.
+#: Each of them writes to the terminal through `meshray.model.printable`, or only text of click or meshray itself.
 WRITERS = {"app.py", "entry.py", "main.py", "options.py", "output.py", "progress.py", "reference.py", "logs.py"}
 
 

@@ -1,4 +1,4 @@
-"""What join and init ask the coordinator for: heads, hubs, endpoints, and the way of the enrolment."""
+"""The requests of join and init to the coordinator: heads, hubs, endpoints, and the route of the enrolment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["machine"]
 
 
 class Way:
-    """Stands in for ssh: enrolments through it reach the machine's stand-in of the coordinator."""
+    """A fake of ssh: enrolments through it reach the machine's fake coordinator."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine

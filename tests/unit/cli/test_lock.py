@@ -100,7 +100,7 @@ def test_a_removal_raises_the_epoch_in_the_file(lock: LockFile) -> None:
     removals = Removals(1, frozenset({removed_as(node)}), parse_signature(body["removal"]["signature"]))
     assert removals.is_signed(lock.key.public(), MESH)
     assert LockFile.load(lock.path).epoch == 1
-    # A coordinator that shows an older list than the one that was signed last.
+    # A coordinator that shows an older list than the last signed one.
     assert refusal(lock, shown) == "removals_hidden"
     other = SigningKey.generate()
     forged = {**shown, "removals": Removals.sign(other, MESH, 5, []).to_json()}

@@ -1,4 +1,4 @@
-"""One place catches everything: one line, a hint, the right exit code, JSON where it was asked for."""
+"""One place catches all errors: one line, a hint, the right exit code, JSON if requested."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_sudo_line_keeps_settings_and_hides_the_token(monkeypatch: pytest.Mo
     monkeypatch.setattr(app_module, "program", lambda: ["/opt/bin/meshray"])
     environ = {"MESHRAY_HOME": "/srv/mesh", "RAY_ADDRESS": "x"}
     outcome = type_in("join", "--no-ray", "meshray1_c2VjcmV0", environ=environ, euid=1000)
-    assert outcome.code == 4  # a damaged token is noticed before root is asked for
+    assert outcome.code == 4  # A damaged token is detected before root is required.
     app = App(("join", "--no-ray", "meshray1_c2VjcmV0"), environ=environ, euid=1000)
     assert app.sudo_line() == "sudo env MESHRAY_HOME=/srv/mesh /opt/bin/meshray join --no-ray TOKEN"
     with pytest.raises(MeshrayError, match="not root"):
@@ -147,7 +147,7 @@ def test_a_state_folder_with_files_of_others_is_answered_with_another_one(
     assert hint() == "hint: env -u MESHRAY_HOME /opt/bin/meshray init --no-ray"
     assert hint(SUDO_UID="1000") == "hint: sudo /opt/bin/meshray init --no-ray"
     (data / "meshray").mkdir(parents=True)
-    (data / "meshray" / "node.json").touch()  # the customary folder has a node
+    (data / "meshray" / "node.json").touch()  # The default folder has a node.
     assert hint() == f"hint: env MESHRAY_HOME={taken}/meshray /opt/bin/meshray init --no-ray"
     (data / "meshray" / "node.json").rename(data / "meshray" / "photo.jpg")
     del environ["MESHRAY_HOME"]
@@ -155,7 +155,7 @@ def test_a_state_folder_with_files_of_others_is_answered_with_another_one(
 
 
 def test_commands_that_change_the_machine_ask_for_root_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Which node it is, an ordinary user cannot read; that there may be one, by the folder.
+    # An ordinary user cannot read which node it is; the folder shows that there may be one.
     for folder, said in ((tmp_path, "hint: sudo "), (tmp_path / "none", "in no mesh\nhint: ")):
         monkeypatch.setattr("meshray.cli.app.SYSTEM_HOME", Home(folder, tmp_path / "run"))
         for command in ("up", "down", "leave"):

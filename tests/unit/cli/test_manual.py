@@ -1,4 +1,4 @@
-"""The committed man pages are what the commands say today, and formatters have nothing to complain of."""
+"""The committed man pages match the commands, and formatters report no fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`join --env match`, and what is said where versions differ."""
+"""`join --env match`, and the messages about different versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEAD = Environment("2.60.0", "3.11.7", "numpy==2.1.0\n")
 
 
 class Head:
-    """What the coordinator tells of the head, and what was asked of it."""
+    """The coordinator's answers about the head, and the requests to it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.asked: list[object] = []
@@ -94,7 +94,7 @@ def test_a_mismatch_passes_the_coordinators_hint_on(machine: Machine, head: Head
 
 
 class Keeper:
-    """An agent whose coordinator records what it is told."""
+    """An agent whose coordinator records its reports."""
 
     def __init__(self) -> None:
         self.agent = FakeAgent({"api": {"schema": 1, **HEAD.to_json()}})

@@ -1,5 +1,7 @@
-"""The pages for users: each command in them is one that meshray understands, each link leads somewhere, and README
-leads to each page."""
+"""The pages for users: meshray understands each command in them, and each link leads somewhere.
+
+README.md links to each page.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,20 @@ from meshray.cli.variables import names_for
 REPOSITORY = Path(__file__).resolve().parents[3]
 HOW_TO = sorted((REPOSITORY / "docs/how-to").glob("*.md"))
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "docs/slurm.md", REPOSITORY / "containers/README.md", *HOW_TO]
-#: A command in a block of a page: behind variables, sudo, ssh or docker, by its name, a path or `which`.
+#: A command in a block of a page: after variables, sudo, ssh or docker, by its name, a path or `which`.
 COMMAND = re.compile(r"(?:^|[\s;(])(?:\"\$\(which meshray\)\"|[\w~/.]*/?meshray)(?= [a-z-])(?P<words>[^|;)]*)")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 
 
 def commands(page: Path) -> Iterator[str]:
-    """The words behind `meshray` of each line of the page's blocks."""
+    """Yield the arguments after `meshray` in each line of the page's blocks."""
     for line in page.read_text().splitlines():
         if line.startswith("    ") and not line.lstrip().startswith(("#", "-", "*")):
             yield from (found["words"] for found in COMMAND.finditer(re.sub(r"\s#.*| {3,}.*", "", line[4:])))
 
 
 def understood(words: list[str]) -> None:
-    """Raises what click complains about."""
+    """Raise click's error about the command, if any."""
     command: click.Command = cli
     parent, name = click.Context(cli, obj=App(tuple(words), environ={}), **cli.context_settings), "meshray"
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):

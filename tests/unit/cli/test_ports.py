@@ -1,4 +1,4 @@
-"""Ports of Ray behind `--`: checked before anything is enrolled, kept by the mesh or by the node, and shown."""
+"""Ray's ports after `--`: checked before any enrolment, stored by the mesh or by the node, and shown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that this process has."""
+    """Return a port that this process uses."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -165,7 +165,7 @@ def test_wide_status_shows_what_is_not_the_default() -> None:
     assert any(row.endswith("RAY PORTS") for row in rows)
     assert any(row.startswith("head") and row.endswith("default") for row in rows)
     assert any(row.startswith("gpu-1") and row.endswith("metrics export 8500") for row in rows)
-    # An agent of an older release tells none, a newer one may tell more.
+    # An agent of an older release reports none, a newer one may report more.
     status = {**shown.answer, "nodes": [{"name": "a", "ray": {}}, {"name": "b", "ray": {"ports": {"later": 1}}}]}
     assert text(replace(shown, status=convert(status, Status), wide=True))
 

@@ -1,4 +1,4 @@
-"""What is printed works when it is pasted."""
+"""Printed commands work when they are pasted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOME = Path("/home/ada")
 
 @pytest.fixture
 def typed(tmp_path: Path) -> Path:
-    """A program in a virtual environment that is on no PATH."""
+    """Return a program in a virtual environment that is not on PATH."""
     path = tmp_path / "ray/bin/meshray"
     path.parent.mkdir(parents=True)
     path.touch(mode=0o755)
@@ -30,7 +30,7 @@ def test_a_hint_names_the_program_by_its_path_where_its_name_would_not_be_found(
     assert said("meshray init, or meshray join TOKEN") == f"{typed} init, or {typed} join TOKEN"
     assert said("sudo meshray token create --line") == f"sudo {typed} token create --line"
     assert said("meshray up", str(typed.parent)) == "meshray up"
-    # What is for another machine, and what is no command, stays.
+    # Commands for another machine, and other words, do not change.
     assert said("on gpu-1: meshray up") == "on gpu-1: meshray up"
     assert said("give meshray room") == "give meshray room"
     assert said("install meshray there") == "install meshray there"

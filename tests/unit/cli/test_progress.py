@@ -1,4 +1,4 @@
-"""Plain lines where nobody watches, a live list on a terminal, no colour with NO_COLOR."""
+"""Plain lines without a terminal, a live list on a terminal, no colour with NO_COLOR."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_live_on_a_terminal(monkeypatch: pytest.MonkeyPatch, no_colour: bool) ->
         raise ZeroDivisionError
     shown = stream.getvalue()
     assert "10.99.0.2" in shown
-    assert "FAILED" in shown  # what was at work when it ended
+    assert "FAILED" in shown  # The stage in progress when it ended.
     assert ("\x1b[32m" in shown) != no_colour
 
 

@@ -1,4 +1,4 @@
-"""The committed reference is what the commands say today."""
+"""The committed reference matches the commands."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Words that cannot be meant are refused before anything is begun; what fails leaves its last words."""
+"""Wrong arguments are refused before any change; a failing process leaves its last log lines."""
 
 from __future__ import annotations
 

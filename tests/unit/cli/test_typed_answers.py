@@ -1,4 +1,4 @@
-"""What the agent answers is typed up to the rendered line, and what only shows help loads none of it."""
+"""The agent's answer is typed up to the rendered line, and help loads none of its modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a user names on a command line that root runs."""
+"""Files that a user names on a command line of root."""
 
 import os
 from pathlib import Path

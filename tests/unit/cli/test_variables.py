@@ -1,4 +1,4 @@
-"""Each option of `init` and `join` can be given by a variable, and an error then names it."""
+"""Each option of `init` and `join` can be set by a variable, and an error then names it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from meshray.model.address import Endpoint
 from meshray.model.token import Token
 from tests.unit.cli.fakes import type_in
 
-#: As of the whole command line: click keeps the help option that a command had first.
+#: As for the whole command line: click keeps the help option that a command had first.
 SETTINGS: dict[str, Any] = cli.context_settings  # type: ignore[assignment]
 COMMANDS = [("init", init.init_command), ("join", join.join_command)]
 
@@ -35,7 +35,7 @@ NOWHERE = {"MESHRAY_HOME": "/nonexistent/meshray"}
 
 
 def parsed(command: str, variables: dict[str, str], *words: str) -> dict[str, Any]:
-    """What the command would be called with."""
+    """Return the arguments with which the command would be called."""
     found = cli.get_command(click.Context(cli), command)
     assert found is not None
     context = found.make_context(
@@ -97,7 +97,7 @@ def test_the_command_line_wins() -> None:
     ],
 )
 def test_a_wrong_value_is_the_options_own_error_and_names_the_variable(variable: str, value: str, said: str) -> None:
-    # A good token, so that what is wrong with the options is reached.
+    # A valid token, so that the faulty options are reached.
     outcome = type_in("join", TOKEN, environ={**NOWHERE, variable: value})
     assert outcome.code == 2
     error, *_ = outcome.err.splitlines()

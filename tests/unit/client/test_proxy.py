@@ -1,4 +1,4 @@
-"""Proxies as people write them."""
+"""Proxies in the forms that users write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small mesh and machines that want to join it."""
+"""A small mesh, and machines that join it."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def request(
 
 
 def online(registry: Registry, node_id: str) -> Registry:
-    """The node's agent is connected and has the map."""
+    """Return the registry in which the node's agent is connected and has the map."""
     registry, _, _ = registry.connected(node_id)
     return registry.got_map(node_id)[0]
 
 
 def accept_all(mine: Versions, head: Versions) -> None:
-    """Takes every pair of versions."""
+    """Accept every pair of versions."""
 
 
 def enrol(registry: Registry, asked: EnrolRequest, now: float = NOW) -> Registry:

@@ -1,4 +1,4 @@
-"""Which joins take an address for good, and which give it back."""
+"""Joins that take an address permanently, and joins that return it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_an_address_that_never_came_online_is_free_at_once(take_back: bool) -> N
     for number in range(1, 6):
         registry = enrol(registry, request(number))
         assert address(registry, f"id-{number}") == FIRST_FREE
-        registry, _, _ = registry.connected(f"id-{number}")  # … and ended before the map arrived
+        registry, _, _ = registry.connected(f"id-{number}")  # … and ended before the map arrived.
         registry, _, _ = registry.disconnected(f"id-{number}", NOW)
         registry, _, _ = registry.remove(f"id-{number}", NOW, take_back=take_back)
 
@@ -74,7 +74,7 @@ def test_a_token_for_a_name_brings_back_the_address_that_the_name_had() -> None:
 def test_the_address_of_a_name_is_never_taken_from_a_node_that_has_it_by_now() -> None:
     registry = online(enrol(new_mesh(), request(1, name="gpu-1")), "id-1")
     registry, _, _ = registry.remove("id-1", NOW)
-    # It has rested, nobody collected it yet, and another node got it.
+    # It has rested, it was not collected yet, and another node got it.
     registry = enrol(registry, request(2, name="other"), NOW + COOL_DOWN_S)
     assert address(registry, "id-2") == FIRST_FREE
     registry, _, _ = bound(registry, token("mine", uses=1, name="gpu-1"), replace_node=False)

@@ -1,4 +1,4 @@
-"""What one member may cause, by a clock that the test moves."""
+"""The budgets of one member, by a clock that the test advances."""
 
 from __future__ import annotations
 

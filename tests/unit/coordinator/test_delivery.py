@@ -15,7 +15,7 @@ from meshray.coordinator.service import Service
 
 
 class SlowSocket:
-    """Takes a message after so many seconds."""
+    """A socket that accepts a message after this many seconds."""
 
     def __init__(self, takes_s: float) -> None:
         self.takes_s = takes_s

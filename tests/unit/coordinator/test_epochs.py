@@ -1,4 +1,4 @@
-"""When an epoch of the mesh's secrets starts and ends, and that pairs agree whatever gets lost in between."""
+"""The start and end of an epoch of the mesh's secrets; pairs agree even if messages are lost in between."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fresh(now: float = NOW) -> SecretEpoch:
 
 
 def mesh_of(count: int) -> Registry:
-    """A head and so many workers, all connected and up to date."""
+    """Return a head and this many workers, all connected and up to date."""
     registry = replace(new_mesh(), epochs=(FIRST_EPOCH,))
     for number in range(1, count + 1):
         registry = enrol(registry, request(number, name=f"w{number}"))
@@ -230,11 +230,11 @@ def test_epochs_are_stored_and_those_of_an_older_store_are_the_first(
 
 @dataclass
 class FakeAgent:
-    """What an agent knows: what it holds, and the last map that it received."""
+    """An agent's knowledge: the epochs that it holds, and the last map that it received."""
 
     enrolment: Enrolment
     map: MeshMap
-    #: The coordinator's messages that are on their way, in order.
+    #: The coordinator's messages in transit, in order.
     inbox: list[object]
 
     def epoch_with(self, node_id: str) -> int:
@@ -331,7 +331,7 @@ class Rotations(RuleBasedStateMachine):
 
     @rule()
     def all_is_quiet(self) -> None:
-        """Once nothing is on its way any more, every pair uses the newest epoch, and nobody holds another one."""
+        """When nothing is in transit, every pair uses the newest epoch, and no node holds another one."""
         for node_id in self.agents:
             self.an_agent_connects(node_id)
         self._settle()
@@ -354,7 +354,7 @@ class Rotations(RuleBasedStateMachine):
             for node_id, agent in self.agents.items():
                 if agent.inbox:
                     self.deliver(node_id)
-        # Where all have the same map, both ends of every pair chose alike.
+        # If all have the same map, both ends of every pair chose alike.
         for node_id, agent in self.agents.items():
             for other in self.agents:
                 if other != node_id and self.is_online(other) and self.is_online(node_id):

@@ -1,4 +1,4 @@
-"""Who must go when there are too many."""
+"""The entry that must end when there are too many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshray.errors import MeshrayError
 
 
 def evicted_by(most: int | None, addresses: list[str], most_of_source: int | None = None) -> list[int]:
-    """Which entries go, as numbers of the addresses, in this order."""
+    """Return the evicted entries, as numbers of the addresses, in order."""
     gone: list[int] = []
     limit = FairLimit[int](most, gone.append, most_of_source=most_of_source)
     for number, address in enumerate(addresses):
@@ -32,7 +32,7 @@ def test_a_crowd_may_come_from_a_whole_network() -> None:
     network = [f"2001:db8:0:{number:x}::1" for number in range(8)]
     assert evicted_by(4, ["2001:db9::1", *network]) == [1, 2, 3, 4, 5]
     assert evicted_by(4, ["198.51.100.1", *(f"192.0.2.{number}" for number in range(8))]) == [1, 2, 3, 4, 5]
-    # Inside of the network as well: the address that has two goes first.
+    # Within the network as well: the address that has two loses first.
     assert evicted_by(3, ["192.0.2.1", "192.0.2.2", "192.0.2.2", "192.0.2.3"]) == [1]
 
 

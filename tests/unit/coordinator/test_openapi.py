@@ -1,4 +1,4 @@
-"""The description of the API is the API: the same routes, and what it holds may be told to anybody."""
+"""The description of the API matches the API: the same routes. Its content is public."""
 
 from __future__ import annotations
 

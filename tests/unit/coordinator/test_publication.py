@@ -1,4 +1,4 @@
-"""Ledger and publisher: the order of things, without network and without waiting."""
+"""Ledger and publisher: the order of events, without network and without waiting."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .people import accept_all, enrol, new_mesh, request, token
 
 
 class Disk:
-    """Notes what is written; may be told to fail, and to wait."""
+    """Record the writes; it can be made to fail, and to wait."""
 
     def __init__(self) -> None:
         self.writes: list[RowChanges] = []

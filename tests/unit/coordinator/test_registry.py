@@ -397,7 +397,7 @@ def test_who_was_taken_down_is_so_until_it_is_back() -> None:
     registry = enrol(new_mesh(token(uses=1)), request(1))
     node_id = registry.named("worker").node.id
     registry, rows, _ = registry.taken_down(node_id)
-    assert rows  # it is known after a restart of the coordinator, too
+    assert rows  # It is also known after a restart of the coordinator.
     registry, _, _ = registry.disconnected(node_id, NOW)
     assert registry.named("worker").node.down
     registry, rows, _ = registry.connected(node_id)

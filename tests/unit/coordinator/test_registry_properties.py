@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, what the registry promises holds."""
+"""The invariants of the registry hold for all operations in any order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class MeshLife(RuleBasedStateMachine):
         )
         self.stored: dict[str, Node] = {key: member.node for key, member in self.registry.members.items()}
         self.agent: MeshMap = self.registry.map
-        #: Of the nodes that came online: when their addresses were freed, under which name, whether the join failed.
+        #: Of the nodes that came online: when their addresses were freed, under which name, and whether the join
+        #: failed.
         self.released: dict[IPv4Address, tuple[float, str, bool]] = {}
         self.is_taken_back = False
         self.came_online: set[str] = set()

@@ -1,4 +1,4 @@
-"""Tokens that are bound to a name, and nodes whose place another machine takes."""
+"""Tokens that are bound to a name, and nodes that another machine replaces."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def asking(number: int, name: str = "some-host", *, token_id: str = "bound", exa
 
 
 def join(registry: Registry, asked: EnrolRequest, now: float = NOW) -> tuple[Registry, RowChanges, Replaced | None]:
-    """What the coordinator does in one step."""
+    """Join as the coordinator does in one step."""
     registry, gone, replaced = made_room(registry, asked, SecretEpoch.make(1, now), now=now, wall=now)
     number = int.from_bytes(asked.public_key.raw, "big")
     registry, rows, _ = registry.enrol(
@@ -109,7 +109,7 @@ def test_a_killed_join_comes_back_with_its_bound_token_under_the_name_that_it_ha
 @pytest.mark.parametrize("was_online", [True, False])
 def test_a_replacement_gets_name_and_address_and_the_old_node_is_gone(was_online: bool) -> None:
     registry = two_workers()
-    # 10.99.0.2 is free and lower: it must be the address of the node, not any that is free.
+    # 10.99.0.2 is free and lower: it must be the node's address, not any free one.
     registry, _, _ = registry.remove("id-1", NOW)
     registry = replace(registry, freed={})
     member = registry.members["id-2"]
@@ -125,13 +125,13 @@ def test_a_replacement_gets_name_and_address_and_the_old_node_is_gone(was_online
     assert after.tokens["bound"].is_spent
     kinds = [type(row) for row in rows]
     assert kinds.index(DropMember) < kinds.index(PutMember), "name and address are unique in the store"
-    # An agent that follows the map sees both in one change.
+    # An agent that follows the map receives both in one change.
     assert before.apply(diff(before, after.map)) == after.map
 
 
 def test_a_replacement_gets_the_address_of_that_node_and_not_an_earlier_one_of_its_name() -> None:
     registry = two_workers()
-    # 10.99.0.3 was gpu-1's as well, and by a clock that was set back since even later.
+    # 10.99.0.3 was gpu-1's as well, and, by a clock that was set back since, even later.
     registry, _, _ = registry.rename("gpu-1", NodeName("kept"))
     registry, _, _ = registry.rename("gpu-2", NodeName("gpu-1"))
     registry, _, _ = registry.remove("id-2", NOW + 60)

@@ -1,4 +1,4 @@
-"""Marks, tickets, and what follows from them, over random histories with restores in the middle."""
+"""Marks, tickets, and their consequences, over random histories with restores."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SEAL = Seal.from_pem(make_certificate()[1])
 
 
 def written(registry: Registry, rows: RowChanges) -> Registry:
-    """As the ledger does it."""
+    """Write as the ledger does."""
     return replace(registry, lineage=registry.lineage.written()) if rows else registry
 
 
 class Node:
-    """One machine, with what its agent keeps."""
+    """One machine, with its agent's stored state."""
 
     def __init__(self, number: int, member: Member, ticket: Ticket, told: MeshMap, mark: Mark) -> None:
         self.number = number
@@ -46,7 +46,7 @@ class Node:
 
 
 class Histories(RuleBasedStateMachine):
-    """A coordinator, its copies and its nodes. The head's map is always the newest, unless it was put back as well."""
+    """A coordinator, its copies and its nodes. The head's map is always the newest, unless it was restored as well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Histories(RuleBasedStateMachine):
                 self.registry, self.head_map.nodes.values(), self.head_mark, self.now, began=began
             )
             self.commit(registry, rows)
-        # Every other node finds the coordinator again before anybody new enrols.
+        # Every other node finds the coordinator again before a new node enrols.
         for node in data.draw(st.permutations(self.nodes)):
             self.connects(node)
         self.tell_head()
@@ -152,7 +152,7 @@ class Histories(RuleBasedStateMachine):
                 node.removed = False
             else:
                 assert found == "removed", "with a ticket the coordinator can always tell"
-                # Where one copy forgot the removal, a later one, put back in turn, may know it again.
+                # If one copy forgot the removal, a later copy that is restored may know it again.
                 assert node.was_removed, f"{node.node_id} was never removed and is refused"
                 node.removed = True
                 return

@@ -1,4 +1,4 @@
-"""Heads and hubs that join, and endpoints that people give."""
+"""Heads and hubs that join, and endpoints of users."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def any_role(token_id: str = "t1", *, uses: int = 0) -> TokenRecord:
 
 
 def without_head() -> Registry:
-    """What `init --hub-only` makes."""
+    """Return the result of `init --hub-only`."""
     registry = new_mesh(any_role(), any_role("once", uses=1), token("other"))
     first = registry.named("head")
     node = replace(first.node, roles=first.node.roles - {HEAD}, versions=Versions("0.1.0"))

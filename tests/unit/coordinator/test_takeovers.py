@@ -1,4 +1,4 @@
-"""Two machines with one identity are told from an agent that was started again."""
+"""Two machines with one identity are distinguished from a restarted agent."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_who_gives_the_identity_up_ends_the_conflict() -> None:
         for now, who in enumerate("abab"[: 3 if last == "a" else 4]):
             takeovers.connected("n1", who, f"192.0.2.{who}", float(now))
         assert takeovers.dropped("n1", "b")
-        # The original comes back, or is connected already.
+        # The original returns, or is already connected.
         assert takeovers.connected("n1", "a", "192.0.2.a", 10.0) == ""
         assert takeovers.settled(1000.0) == []
     assert not takeovers.dropped("n9", "a")

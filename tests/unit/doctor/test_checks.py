@@ -1,4 +1,4 @@
-"""The doctor names the cause, and only the cause."""
+"""The doctor reports the cause, and only the cause."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a node sees where its coordinator should be, and what the doctor calls it."""
+"""A node's observations at the coordinator's addresses, and the doctor's findings."""
 
 from __future__ import annotations
 

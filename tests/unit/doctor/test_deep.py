@@ -1,4 +1,4 @@
-"""What the job of ``--deep`` told becomes findings; what was known before it is not told again."""
+"""The results of the job of ``--deep`` become findings; known faults are not reported again."""
 
 from __future__ import annotations
 

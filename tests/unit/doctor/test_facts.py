@@ -1,4 +1,4 @@
-"""Facts travel as JSON; what comes from elsewhere may be anything."""
+"""Facts travel as JSON; those of other nodes may contain anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JSON = st.recursive(
 
 
 def shaped(kind: type) -> st.SearchStrategy[object]:
-    """JSON with the names of this kind's fields, and anything in them: it comes deeper than any JSON would."""
+    """Return JSON with the names of this type's fields and any values, nested deeper than any real facts."""
     hints = typing.get_type_hints(kind)
     fields: dict[str, st.SearchStrategy[object]] = {}
     for item in dataclasses.fields(kind):
@@ -35,7 +35,7 @@ def shaped(kind: type) -> st.SearchStrategy[object]:
 def test_any_json_becomes_facts(value: object) -> None:
     facts = decode(NodeFacts, value)
     assert isinstance(facts, NodeFacts)
-    # What was read is facts as good as any: it is written and read again.
+    # What was read is as good as any facts: it can be written and read again.
     assert decode(NodeFacts, json.loads(json.dumps(encode(facts)))).name == facts.name
 
 

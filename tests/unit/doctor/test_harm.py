@@ -1,4 +1,4 @@
-"""No fix and no hint harms the machine, whatever routes, rules, firewalls and VPNs the doctor meets there."""
+"""No fix and no hint harms the machine, whatever routes, rules, firewalls and VPNs the doctor finds there."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_what_is_harmless_is_let_pass(text: str) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A route of some machine. ``interface`` empty: a blackhole."""
+    """A route of some machine. An empty ``interface`` means a blackhole."""
 
     network: IPv4Network
     interface: str
@@ -112,7 +112,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rule:
-    """Sends what goes to ``to`` to a table."""
+    """A rule that sends packets for ``to`` to a table."""
 
     priority: int
     to: IPv4Network
@@ -144,14 +144,14 @@ OWN_ENTRY = Entry(OVERLAY, "meshray0")
 def machines(draw: st.DrawFn) -> tuple[list[Entry], list[Rule]]:
     entries = draw(st.lists(ENTRIES, max_size=8))
     if draw(st.booleans()):
-        # Made by the kernel; another one with the same key can only have replaced it.
+        # The kernel created it; another one with the same key can only have replaced it.
         entries = [entry for entry in entries if (entry.network, entry.metric, entry.table) != (OVERLAY, 0, 254)]
         entries.append(OWN_ENTRY)
     return entries, draw(st.lists(RULES, max_size=3))
 
 
 def routing_of(entries: list[Entry], rules: list[Rule]) -> RoutingFacts:
-    """What the probe tells of such a machine: the lookup is the kernel's, in short."""
+    """Return the probe's facts about such a machine, with a simplified version of the kernel's lookup."""
     stolen = lookup(entries, rules, PEER)
     own = min((entry for entry in entries if (entry.network, entry.table) == (OVERLAY, 254)), key=metric, default=None)
     if own is None or own.metric:
@@ -180,7 +180,7 @@ def metric(entry: Entry) -> int:
 
 
 def lookup(entries: list[Entry], rules: list[Rule], target: IPv4Address) -> StolenRoute | None:
-    """None where the packet leaves by the overlay's interface."""
+    """Return None if the packet leaves by the overlay's interface."""
     own_rules = [Rule(0, NETWORKS[0], 255), Rule(32766, NETWORKS[0], 254)]
     for rule in sorted([*own_rules, *rules], key=lambda rule: rule.priority):
         if target not in rule.to:
@@ -220,7 +220,7 @@ def test_no_fix_for_a_route_harms(machine: tuple[list[Entry], list[Rule]]) -> No
     if vpns.status == FAIL:
         return
     if facts.own_route != OWN:
-        # The cause is the overlay's own route, and the command makes that one.
+        # The cause is the overlay's own route, and the command creates it.
         assert route.status == FAIL
         assert "the overlay's own route 10.99.0.0/16 dev meshray0" in route.evidence
         assert f"ip route replace {OVERLAY} dev meshray0 proto kernel scope link src {OWN_ADDRESS}" in route.fix
@@ -249,7 +249,7 @@ def test_the_command_for_a_missing_route_gives_the_overlay_back(machine: tuple[l
 
 
 def held_tables() -> Iterator[HeldTable]:
-    """A table of each program that changes it, and of each that manages it."""
+    """Yield a table of each program that changes it, and of each that manages it."""
     for family, table, chain in (("inet", "filter", "input"), ("netdev", "early", "c")):
         yield HeldTable(Table(family, table, (Chain(chain, "input", "drop", ()),)), Nft(run_program))
     for program in ("iptables", "iptables-legacy", "iptables-nft"):
@@ -312,9 +312,9 @@ def test_an_interface_of_others_is_not_to_be_deleted(alias: str) -> None:
     assert harms(foreign_interface(Link("meshray0", 7, "tun", alias, 1420, up=True)).hint, OVERLAY) == []
 
 
-# All that is printed.
+# All printed commands.
 
-#: Not printed: what meshray does itself, to what it made, or in a container image that it builds.
+#: Not printed: meshray's own actions, on what it created, or in a container image that it builds.
 NOT_FOR_USERS = {
     "firewall/backends/firewalld.py",
     "firewall/backends/nft.py",
@@ -324,7 +324,7 @@ NOT_FOR_USERS = {
     "runtime/docker/image.py",
     "wireguard/plan.py",
 }
-#: `docker rm` of a container that meshray made and marked; the forwarding switch of the overlay's own interface.
+#: `docker rm` of a container that meshray created and marked; the forwarding switch of the overlay's own interface.
 OURS = {
     "docker ps --all --filter label=io.meshray; docker rm --force its name; meshray leave --yes",
     "mount -o remount,bind,rw /proc/sys && sysctl -w X (in a container: start it again with "

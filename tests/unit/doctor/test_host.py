@@ -1,4 +1,4 @@
-"""The machine's checks: a healthy one fails none; a broken one fails its own, with what was seen and what to do."""
+"""The machine's checks: a healthy one fails none; a broken one fails its own, with evidence and a fix."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ STOLEN = StolenRoute("10.99.0.9", "gpu-9", "tun0", network="10.99.0.0/24", table
 
 
 def report(facts: HostFacts | None) -> dict[str, Check]:
-    # Codes of other groups, on which some depend, are not looked at here.
+    # Codes of other groups, on which some depend, are not checked here.
     return {check.code: check for check in examine(Facts(nodes={"gpu-1": NodeFacts("gpu-1", facts)}), specs=SPECS)}
 
 
@@ -226,7 +226,7 @@ def test_a_guard_that_root_cannot_find_is_a_failure() -> None:
     assert guard(opened).status == FAIL
     allowed = guard(replace(opened, unguarded=True))
     assert (allowed.status, "--unguarded" in allowed.evidence) == (WARN, True)
-    # What else is missing is no matter of that option.
+    # That option does not affect what else is missing.
     assert guard(replace(opened, unguarded=True, ports_open=False)).status == FAIL
 
 

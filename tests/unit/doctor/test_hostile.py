@@ -1,4 +1,4 @@
-"""What nodes tell the doctor of themselves is read as far as it can be, whoever sent it."""
+"""The reports of nodes to the doctor are read as far as possible, whichever node sent them."""
 
 from __future__ import annotations
 

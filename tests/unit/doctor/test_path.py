@@ -1,4 +1,4 @@
-"""Who reaches whom, and what the doctor makes of it."""
+"""Which node reaches which, and the doctor's findings."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_handshakes_that_pass_without_data_are_named_and_no_port_is_blamed() -> 
     assert failing(report) == [("udp_data", "gpu-1", "")]
     assert "4 s ago" in of("udp_data", report).evidence
     assert "--transport auto" in of("udp_data", report).fix
-    # Of all nodes it is the same: it is not the hub's port.
+    # It is the same for all nodes: the hub's port is not the cause.
     both = (HEAD, with_peer(ONE, "head", **eaten), with_peer(TWO, "head", **eaten))
     report = examine(facts(*both))
     assert failing(report) == [("udp_data", "gpu-1", ""), ("udp_data", "gpu-2", "")]

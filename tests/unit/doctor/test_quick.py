@@ -1,4 +1,4 @@
-"""What warns before Ray starts, what status lists and what the doctor reports is the same."""
+"""The warnings before Ray starts, the problems in status and the doctor's report agree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.unit.raynode.test_command import WORKER
 MB = 1024**2
 GB = 1024 * MB
 STATUS = Status("lab", 7, "gpu-1")
-#: Of 10 GB Ray takes 3 for its object store.
+#: Of 10 GB Ray uses 3 for its object store.
 MEMORY = 10 * GB
 
 
@@ -123,7 +123,7 @@ async def test_status_and_doctor_say_the_same_of_a_weak_installation(
 def test_other_programs_take_shared_memory_from_a_ray_that_is_to_start() -> None:
     full = MachineFacts(with_ray=True, shm_total=8 * GB, shm_free=10 * MB, object_store=GB)
     assert [(check.code, check.status) for check in judge(full)] == [("shared_memory", FAIL)]
-    # What is taken here is Ray's own object store.
+    # The used part belongs to Ray's own object store.
     running = replace(full, processes=(ProcessLimits("Ray", 9, 1024, 8192, 60),))
     assert judge(running) == []
 

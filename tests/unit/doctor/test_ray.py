@@ -1,4 +1,4 @@
-"""What a node's Ray tells of itself, and whose fault it is where it does not answer to others."""
+"""The facts about a node's Ray, and the node at fault if it does not answer to others."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def answering(port: int, answer: str, of: str = "gpu-1") -> tuple[PortSeen, ...]
 
 
 def dialled(broken: Mapping[tuple[str, str], tuple[PortSeen, ...]]) -> Facts:
-    """The whole mesh, where these (from, to) answered so."""
+    """Return the whole mesh, in which these (from, to) answered so."""
     nodes = {}
     for name in NAMES:
         own = {to: ports for (source, to), ports in broken.items() if source == name}

@@ -1,4 +1,4 @@
-"""Nothing that is secret passes the redactor, whatever stands around it."""
+"""No secret passes the redactor, whatever surrounds it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plainly_public(ip: IPv4Address | IPv6Address) -> bool:
 
 GLOBAL_IPV4 = st.ip_addresses(v=4).filter(plainly_public)
 GLOBAL_IPV6 = st.ip_addresses(v=6).filter(plainly_public)
-#: What addresses stand between in logs: an interface's name, brackets, ports, words with a colon.
+#: The surroundings of addresses in logs: an interface's name, brackets, ports, words with a colon.
 BEFORE = st.sampled_from(["", " ", "udp:", "from ", "[", "src=", "endpoint: ", "ab:", "(", "51888:", "//"])
 AFTER = st.sampled_from(["", " ", "]:51888", ":51888", "/64", "%eth0", ",", ")", ".", ": up"])
 

@@ -1,4 +1,4 @@
-"""The hiding rule, with checks of its own: what fails hides what follows from it, and nothing else."""
+"""The hiding rule, with checks of its own: a failure hides its consequences, and nothing else."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_failure_is_never_lost_and_the_first_one_never_hidden(
     )
     report = examine(FACTS, specs=specs)
     failed = [check for check in report if check.status == FAIL]
-    # Where something failed, something is told; and all that is hidden names a cause that is told.
+    # A failure is always reported; and every hidden check names a cause that is reported.
     assert bool(failed) == any(finding.status == FAIL for found, _ in groups for finding in found)
     causes = {check.title for check in failed}
     for check in report:

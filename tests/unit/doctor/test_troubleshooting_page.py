@@ -12,7 +12,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "troubleshooting.md"
 
 
 def rows() -> set[str]:
-    """Return what the first cells of the page's tables have in backticks."""
+    """Return the texts in backticks in the first cells of the page's tables."""
     cells = [line.split("|")[1] for line in PAGE.read_text().splitlines() if line.startswith("|")]
     return {word for cell in cells for word in re.findall(r"`([a-z0-9_]+)`", cell)}
 

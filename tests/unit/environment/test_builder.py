@@ -61,7 +61,7 @@ def uv(tmp_path: Path) -> FakeUv:
 
 
 def quiet(words: str) -> None:
-    """Nobody listens."""
+    """Ignore all progress."""
 
 
 def test_it_is_built_once(uv: FakeUv) -> None:

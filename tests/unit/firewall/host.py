@@ -1,4 +1,4 @@
-"""A host's firewall programs, with state: rules go in by `nft -f -`, `iptables -I` and `firewall-cmd`, and are listed.
+"""A host's firewall programs, with state: `nft -f -`, `iptables -I` and `firewall-cmd` add rules, which can be listed.
 
 >>> host = FakeHost(programs={"nft"})
 >>> host.nft("inet", "filter", "input", policy="drop")
@@ -39,9 +39,9 @@ class FakeHost:
         self.iptables: dict[str, dict[str, tuple[str, list[str]]]] = {}
         self.zones: dict[str, str] = {}
         self.permanent: set[str] = set()
-        #: tables that only their owner may change (firewalld from version 2.1 on)
+        #: Tables that only their owner may change (firewalld from version 2.1 on).
         self.owned: set[str] = set()
-        #: programs that tell their version and fail at all else: the kernel lacks what they drive
+        #: Programs that print their version and fail at everything else: the kernel lacks what they drive.
         self.broken: set[str] = set()
         self._root = root
         self._old_nft = old_nft
@@ -50,7 +50,7 @@ class FakeHost:
     def nft(
         self, family: str, table: str, chain: str, *rules: str, hook: str = "input", policy: str = "accept"
     ) -> None:
-        """Adds a base chain, or with hook="" a chain to jump to."""
+        """Add a base chain, or with hook="" a chain to jump to."""
         header = f"type filter hook {hook} priority filter; policy {policy};" if hook else ""
         made = self.tables.setdefault((family, table), {})[chain] = FakeChain(header)
         made.rules = [(self._next(), rule) for rule in rules]
@@ -133,13 +133,13 @@ class FakeHost:
         return Answer(0, "\n".join([*lines, "COMMIT", ""]), "") if chains else OK
 
     def _restore(self, program: str, words: Sequence[str], script: str) -> Answer:
-        """As iptables-restore does it: all lines or none."""
+        """Restore as iptables-restore does: all lines or none."""
         assert words == ["-w", "5", "--noflush"]
         chains = {name: (policy, list(rules)) for name, (policy, rules) in self.iptables.get(program, {}).items()}
         for name in ("INPUT", "FORWARD", "OUTPUT"):
             chains.setdefault(name, ("ACCEPT", []))
         for line in script.splitlines():
-            # It knows double quotes only.
+            # It understands double quotes only.
             words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line)]
             if line.startswith(":"):
                 chains[words[0][1:]] = ("-", [])

@@ -1,4 +1,4 @@
-"""Which ports are closed: Ray's, whatever they are; nobody else's, down to the address and the family."""
+"""The closed ports: all of Ray's, and none of other programs, down to the address and the family."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADDRESSES = st.sampled_from(
 )
 SOCKETS = st.lists(st.builds(Listening, PORTS, ADDRESSES, st.sampled_from([True, False, None]), st.booleans()))
 NETWORK = IPv4Network("10.99.0.0/16")
-#: Where a stranger knocks: each address that the node has.
+#: The addresses at which another machine tries: each address of the node.
 KNOCKS = ("192.168.1.1", "10.99.0.1", "fe80::1", "fe80::2")
 
 
@@ -31,14 +31,14 @@ def named(found: Scoped, address: str, port: int) -> bool:
 
 
 def is_closed(closed: Closed, address: str, port: int) -> bool:
-    """As the rules do it, in their order."""
+    """Decide as the rules do, in their order."""
     if named(closed.heard, address, port):
         return True
     return not named(closed.spared, address, port) and port in members(closed.always)
 
 
 def answers(socket: Listening, address: str) -> bool:
-    """What the kernel does: whether this socket gets a connection to this address."""
+    """Decide as the kernel does: whether this socket gets a connection to this address."""
     version = ip_address(address).version
     if socket.address == "::":
         return version == 6 or not socket.only_ipv6
@@ -81,8 +81,8 @@ def test_a_web_server_of_another_program_stays() -> None:
     closed = decide([8000], [web], ())
     assert not is_closed(closed, "192.168.1.1", 8000)
     assert closed.foreign == {8000}
-    assert is_closed(closed, "fe80::1", 8000)  # Ray Serve might still get it there
-    # On the loopback it serves nobody outside.
+    assert is_closed(closed, "fe80::1", 8000)  # Ray Serve might still get it there.
+    # On the loopback it serves only this machine.
     assert decide([8000], [Listening(8000, "127.0.0.1", of_ray=False)], ()).spared == ()
     # Both have it, on different addresses.
     both = [Listening(8000, "192.168.1.1", of_ray=False), Listening(8000, "192.168.2.1", of_ray=True)]

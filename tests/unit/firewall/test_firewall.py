@@ -1,4 +1,4 @@
-"""apply, apply again, remove: on hosts with one program or another, with rights and without."""
+"""apply, apply again, remove: on hosts with one program or another, with and without permissions."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_legacy_beside_nft(proc: Path) -> None:
     firewall.apply()
     chains = host.iptables["iptables-legacy"]
     assert chains["INPUT"][1][0].endswith("-j ACCEPT")
-    assert len(chains["FORWARD"][1]) == 1  # Docker's own chain for this has it
+    assert len(chains["FORWARD"][1]) == 1  # Docker's own chain for this has it.
     assert "-i meshray0 -o meshray0" in chains["DOCKER-USER"][1][0]
     assert firewall.apply() == []
     firewall.remove()
@@ -163,7 +163,7 @@ def test_legacy_alone_guards_the_hub(proc: Path) -> None:
     assert forward.index("-i eth0 -j ACCEPT") == 3
     del forward[3]
 
-    # No longer a hub: the guard goes with the forwarding.
+    # It is no longer a hub: the guard is removed with the forwarding.
     Firewall(NODE, run=host, proc=proc).apply()
     assert "guard" not in repr(host.iptables["iptables-legacy"]["FORWARD"])
     assert forwarding(proc) == "0"

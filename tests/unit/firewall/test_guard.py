@@ -1,4 +1,4 @@
-"""Ray's ports are closed by the table of our own, by iptables, or it is said that they are not."""
+"""Ray's ports are closed by our own table, by iptables, or reported as open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOSED = Closed(
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
-    """IPv6 is there; the interface is not yet."""
+    """IPv6 exists; the interface does not yet."""
     (tmp_path / "net").mkdir()
     for name in ("ip_tables_names", "if_inet6"):
         (tmp_path / "net" / name).write_text("")
@@ -62,7 +62,7 @@ def test_other_ports_replace_the_table(proc: Path) -> None:
     assert "7000" in listing
     assert "6379" not in listing
     assert firewall.apply() == []
-    # The agent that comes next knows nothing of them, and puts its own in place.
+    # The next agent knows nothing of them, and adds its own.
     assert Firewall(NODE, run=host, proc=proc).apply() == ["nft: table inet meshray in place"]
     assert "7000" not in host.listing()
 
@@ -96,7 +96,7 @@ def test_iptables_alone(proc: Path, variant: str) -> None:
     assert guard_state("meshray0", run=host, proc=proc) == GuardState("iptables", "")
     assert firewall.apply() == []
 
-    # Others, then somebody comes first, then somebody empties the chain.
+    # Other rules first, then another program inserts a rule before ours, then one empties the chain.
     assert len(firewall.close(Closed(((7000, 7000),)))) == 2
     rules = host.iptables[f"iptables-{variant}"]
     assert [rule for rule in rules["INPUT"][1] if "MESHRAY" in rule] == rules["INPUT"][1][:1]
@@ -154,7 +154,7 @@ def test_nft_that_refuses_leaves_it_to_iptables(proc: Path) -> None:
     firewall = Firewall(NODE, run=host, proc=proc)
     in_place = ["iptables-nft MESHRAY-INPUT: in place", "ip6tables-nft MESHRAY-INPUT: in place"]
     assert firewall.close(CLOSED) == in_place
-    # What is looked at again is done in the same way.
+    # A repeated check acts in the same way.
     host.iptables.clear()
     assert firewall.apply() == in_place
     assert firewall.unguarded == ""
@@ -172,7 +172,7 @@ def test_a_hub_whose_nft_refuses_stays_guarded_by_iptables(proc: Path) -> None:
 
 
 def test_what_exists_and_cannot_work_is_passed_over(proc: Path) -> None:
-    """A kernel without nf_tables: nft and iptables-nft tell their versions and fail, iptables-legacy works."""
+    """A kernel without nf_tables: nft and iptables-nft print their versions and fail, iptables-legacy works."""
     host = FakeHost({"nft", "iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"})
     host.broken = {"nft", "iptables-nft", "ip6tables-nft"}
     firewall = Firewall(NODE, run=host, proc=proc)

@@ -1,4 +1,4 @@
-"""Whatever drops a port or the overlay is named, in tables too that meshray leaves alone."""
+"""Every rule that drops a port or the overlay is reported, also in tables that meshray does not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table that the agent owns, as bytes. What the kernel makes of them is looked at in the lab."""
+"""The table that the agent owns, as bytes. The lab tests what the kernel makes of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_batch_is_whole_and_asks_for_one_answer() -> None:
     assert (found[0][0], found[-1][0]) == (0x10, 0x11)
     assert [number for _, _, number, _ in found] == [0, *range(1, last + 1), last + 1]
     assert [number for _, flags, number, _ in found if flags & 4] == [last]
-    assert attributes(found[1][3])[2] == struct.pack("!I", 2)  # the owner flag
+    assert attributes(found[1][3])[2] == struct.pack("!I", 2)  # The owner flag.
     comments = [attributes(body)[7][2:-1].decode() for kind, _, _, body in found if kind == 10 << 8 | 6]
     wanted = [
         rule.comment for rules in own_rules(OPENING, CLOSED).values() for rule in rules for _ in rule.ports or [None]

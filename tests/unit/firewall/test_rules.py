@@ -1,4 +1,4 @@
-"""Which chains hold the overlay back: rulesets as people and programs write them."""
+"""The chains that drop the overlay: rulesets as users and programs write them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_jump_goto_and_return() -> None:
     assert holds_back(chain_of('iifname vmap { "lo" : accept, "meshray0" : jump w }', more=closed))
     assert not holds_back(chain_of('iifname vmap { "lo" : accept, "eth0" : jump w }', more=closed))
     assert not holds_back(chain_of("jump w\naccept", policy="drop", more=quiet))
-    # goto does not come back: the policy decides.
+    # goto does not return: the policy decides.
     assert holds_back(chain_of("goto w\naccept", policy="drop", more=quiet))
     assert not holds_back(chain_of("jump nowhere\naccept", policy="drop"))
 
@@ -269,7 +269,7 @@ def test_a_listing_that_was_changed_is_survived_and_judged(listing: str, changes
         holds_back(table, HUB)
         for chain in table.chains:
             for rule in chain.rules:
-                # Whatever rule is to go: its removal can be written.
+                # The removal of any rule can be written.
                 assert nft.delete_command(table, chain, rule)
                 assert iptables.delete_arguments(rule) or table.family != "iptables"
     nft.own_table_comments(listing)

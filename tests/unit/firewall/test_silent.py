@@ -28,7 +28,7 @@ def test_the_rules_are_written_once_for_each_change() -> None:
         return Answer(0, "", "")
 
     nodes = SilentNodes("meshray0", run=run)
-    # The first time always: an agent that was killed may have left some.
+    # Always the first time: an agent that was killed may have left some.
     for silent in ([], [], [A], [A], [A, B], []):
         assert nodes.hold(silent) == ""
     assert scripts == [hold_script("meshray0", silent) for silent in ([], [A], [A, B], [])]
@@ -38,7 +38,7 @@ def test_without_nft_the_cause_is_named_and_it_is_tried_again() -> None:
     missing = Answer(127, "", "nft: not found")
     answers = [missing, missing, Answer(0, "", "")]
     nodes = SilentNodes("meshray0", run=lambda argv, stdin: answers.pop(0))
-    # Nobody is silent: nothing to do, and nothing to say.
+    # No node is silent: there is nothing to do, and nothing to report.
     assert nodes.hold([]) == nodes.hold([]) == ""
     assert nodes.hold([A]) == "nft: not found"
     assert nodes.hold([A]) == ""

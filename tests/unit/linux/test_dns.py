@@ -43,7 +43,7 @@ async def test_slow_names_keep_no_thread_from_other_work(monkeypatch: pytest.Mon
     waiting = [loop.create_task(lookup.addresses(f"n{number}.example")) for number in range(lookup.MOST_AT_ONCE + 8)]
     try:
         await asyncio.sleep(0.1)
-        # Those beyond the bound have failed, the others wait.
+        # Those beyond the limit have failed, the others wait.
         assert sum(task.done() for task in waiting) == 8
         assert await asyncio.wait_for(asyncio.to_thread(lambda: 7), 5) == 7
     finally:

@@ -1,4 +1,4 @@
-"""Requests to this kernel that need no right: reading."""
+"""Requests to this kernel that need no permission: reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's messages, as they look on the wire, and what they mean for this machine's network."""
+"""The kernel's messages as bytes, and their meaning for this machine's network."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_another_wlan(state: NetworkState) -> None:
 def test_what_is_said_again_is_no_news(state: NetworkState) -> None:
     again = (address(ETH, "192.168.1.20"), route(ETH, "192.168.1.1"), link(ETH, "eth0"), address(ETH, "2001:db8::7"))
     assert state.feed(b"".join(again)) == ["new address 2001:db8::7 on eth0"]
-    # A router's announcement renews the address's lifetime, over and over.
+    # A router advertisement renews the address's lifetime again and again.
     assert state.feed(b"".join(again)) == []
 
 

@@ -1,4 +1,4 @@
-"""Whether a machine answers at an address, tried on this machine's own."""
+"""Whether a machine answers at an address, tested on this machine's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOPBACK = IPv4Address("127.0.0.1")
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A TCP port on which nothing listens, in place of that of the probes."""
+    """Yield a TCP port on which nothing listens, in place of the probes' port."""
     with socket.socket() as holder:
         holder.bind((str(LOOPBACK), 0))
         monkeypatch.setattr(overlay_netns, "PROBE_PORT", holder.getsockname()[1])
@@ -47,7 +47,7 @@ async def test_a_machine_that_says_nothing_in_time_does_not_answer(monkeypatch: 
     with socket.socket() as server, socket.socket() as first, socket.socket() as second:
         server.bind((str(LOOPBACK), 0))
         server.listen(0)
-        # The queue takes one connection; the kernel drops what comes next.
+        # The queue accepts one connection; the kernel drops the next.
         for stream in (first, second):
             stream.setblocking(False)
             stream.connect_ex(server.getsockname())

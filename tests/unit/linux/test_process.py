@@ -13,7 +13,7 @@ import pytest
 from meshray.linux.process import ManagedProcess
 from tests.lab.waiting import wait_until
 
-#: Far less than a process that has to be killed is given.
+#: Much less than the time before a process is killed.
 AT_ONCE_S = 2.0
 
 
@@ -41,7 +41,7 @@ def test_a_child_that_another_object_started_ends_at_once(sleeper: ManagedProces
 def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
     deaf = ManagedProcess(tmp_path / "deaf.pid")
     deaf.spawn(
-        # In a loop: else it may end by itself when its child was killed a moment before.
+        # In a loop: otherwise it may end because its child was killed a moment before.
         ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 60 & wait; done"],
         env={"PATH": "/usr/bin:/bin"},
         log=tmp_path / "log",

@@ -1,4 +1,4 @@
-"""Each in a process of its own: what is imported once stays."""
+"""Each test runs in a separate process, because an imported module stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's answer about sockets, as bytes and as text, means the same."""
+"""The kernel's answers about sockets as bytes and as text mean the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TABLE = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when re
 
 
 def kernels(address: str) -> str:
-    """An address as /proc/net/tcp has it."""
+    """Return an address as /proc/net/tcp contains it."""
     return f"{struct.unpack('=I', socket.inet_aton(address))[0]:08X}"
 
 
@@ -68,8 +68,8 @@ def connection(timer: int, retransmits: int, remote: str) -> bytes:
 def test_connections_whose_data_is_sent_again_in_vain() -> None:
     entries = (
         connection(1, 2, "10.99.0.2"),
-        connection(1, 1, "10.99.0.3"),  # sent again once: a lost packet
-        connection(4, 9, "10.99.0.4"),  # its peer does not read
+        connection(1, 1, "10.99.0.3"),  # Sent again once: a lost packet.
+        connection(4, 9, "10.99.0.4"),  # Its peer does not read.
         connection(0, 0, "10.99.0.5"),
     )
     assert [parse(entry).remote for entry in entries if is_stalled(entry, 2)] == ["10.99.0.2"]
@@ -82,7 +82,7 @@ def test_the_counter_of_timeouts() -> None:
 
 
 def test_data_that_nobody_acknowledges_is_seen_by_the_kernel() -> None:
-    # Only that the kernel answers in the form that is read; the lab has the stalls.
+    # Only that the kernel's answer has the expected form; the lab tests stalls.
     assert unacknowledged(200) == set()
 
 

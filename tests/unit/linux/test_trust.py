@@ -1,4 +1,4 @@
-"""Nothing that root executes, imports or opens by path is writable by somebody else."""
+"""Nothing that root executes, imports or opens by path is writable by another user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ME = os.getuid()
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that can be trusted, wherever the tests' own folder lies: what is above it does not count."""
+    """Return a trusted folder, wherever the tests' own folder is: the folders above it do not count."""
     top = tmp_path / "top"
     top.mkdir(mode=0o755)
     above = frozenset(top.parents)
@@ -48,7 +48,7 @@ def test_a_folder_on_the_way_that_everybody_can_change(folder: Path) -> None:
     tool = program(folder / "a/b/tool")
     (folder / "a").chmod(0o777)
     assert weak_link(tool, ME) == folder / "a"
-    # With the sticky bit nobody takes away what is not theirs.
+    # With the sticky bit no user can remove another's files.
     (folder / "a").chmod(0o1777)
     assert weak_link(tool, ME) is None
 

@@ -1,4 +1,4 @@
-"""Names and addresses are parsed at the edge."""
+"""Names and addresses are parsed at the boundary."""
 
 import contextlib
 from ipaddress import IPv4Address

@@ -16,7 +16,7 @@ ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(lambda ip:
 
 
 def many(count: int) -> list[Endpoint]:
-    """Private ones of IPv4 first, as the interfaces of a host of containers tell them."""
+    """Return private IPv4 addresses first, as the interfaces of a host with containers have them."""
     private = [Endpoint(str(IPv4Address("10.1.0.1") + number), PORT) for number in range(count)]
     public = [Endpoint(str(IPv6Address("2a00:1450::1") + number), PORT) for number in range(count)]
     return [*private, *public, Endpoint("8.8.4.4", PORT)]

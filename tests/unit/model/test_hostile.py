@@ -1,4 +1,4 @@
-"""What comes from outside is read, or refused with an error of ours: never anything else."""
+"""External input is read, or refused with a MeshrayError: there is never any other exception."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LATER = MeshMap(MESH, 8, {**MAP.nodes, "n1": node(1, online=True), "n3": node(3)
 
 
 def sealed(payload: bytes) -> str:
-    """A token whose checksum is right, whatever it holds."""
+    """Return a token with a correct checksum, whatever it contains."""
     checksum = hashlib.sha256(payload).digest()[:4]
     return PREFIX + base64.urlsafe_b64encode(checksum + payload).rstrip(b"=").decode()
 
@@ -94,7 +94,7 @@ def test_a_change_leads_to_a_sound_map_or_nowhere(value: Any) -> None:
 
 
 def assert_sound(mesh_map: MeshMap) -> None:
-    """What an agent makes of a map works for every node in it."""
+    """Check that an agent's use of the map works for every node in it."""
     nodes = list(mesh_map.nodes.values())
     for one in nodes:
         assert one.ip in mesh_map.mesh.network.node_half

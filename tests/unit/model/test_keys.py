@@ -1,4 +1,4 @@
-"""Keys: both sides reach the same preshared key, and no secret shows itself."""
+"""Keys: both sides compute the same preshared key, and no secret is shown."""
 
 import pytest
 

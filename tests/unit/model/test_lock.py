@@ -1,4 +1,4 @@
-"""What a coordinator that was taken over can make agents accept: nothing that was not signed."""
+"""A compromised coordinator can make agents accept nothing that was not signed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def roles_of(judgement: Judgement) -> set[str]:
 
 
 def refused(judgement: Judgement) -> bool:
-    """Nothing that was shown is used: the node is none, or stays what it was."""
+    """Check that the values are not used: the node is refused, or does not change."""
     as_it_was = judgement.applied(node(None, KEYS[3], IPv4Address("10.99.0.99")))
     pin = judgement.pin
     return bool(judgement.fault) and (
@@ -88,17 +88,17 @@ def test_a_rotated_key_needs_the_identity_and_a_rising_counter(rules: Rules) -> 
     assert rotated.pin is not None
     assert (rotated.pin.key, rotated.pin.counter) == (KEYS[1], 2)
     for swapped in (
-        node(None, KEYS[2]),  # the signature was taken away
-        node(signed(KEYS[2], 9, by=EVE), KEYS[2]),  # another identity
-        node(signed(KEYS[1], 2), KEYS[2]),  # a signature of another key
-        node(signed(KEYS[0], 1), KEYS[0]),  # rolled back
-        node(signed(KEYS[2], 2), KEYS[2]),  # two keys under one counter
+        node(None, KEYS[2]),  # The signature was removed.
+        node(signed(KEYS[2], 9, by=EVE), KEYS[2]),  # Another identity.
+        node(signed(KEYS[1], 2), KEYS[2]),  # A signature of another key.
+        node(signed(KEYS[0], 1), KEYS[0]),  # Rolled back.
+        node(signed(KEYS[2], 2), KEYS[2]),  # Two keys under one counter.
         node(signed(KEYS[2], 9, mesh="another"), KEYS[2]),
         node(signed(KEYS[2], 9, static=True), KEYS[2]),
-        node(signed(KEYS[1], 2), KEYS[1], IPS[1]),  # the address of another node
+        node(signed(KEYS[1], 2), KEYS[1], IPS[1]),  # The address of another node.
         node(signed(KEYS[2], 9), KEYS[2], IPS[1]),
         node(signed(KEYS[2], 9, ip=IPS[0]), KEYS[2], IPS[1]),
-        node(None, KEYS[2], roles=(STATIC,)),  # called a static peer
+        node(None, KEYS[2], roles=(STATIC,)),  # Declared a static peer.
         node(signed(KEYS[2], 0, by=HEAD_IDENTITY, static=True), KEYS[2], roles=(STATIC,)),
         node(signed(KEYS[2], 0, by=LOCK, static=True), KEYS[2], roles=(STATIC,)),
     ):
@@ -228,7 +228,7 @@ _MAPS = st.lists(
 @given(_MAPS, st.booleans())
 def test_whatever_a_coordinator_shows_only_what_was_signed_is_accepted(maps: list[Node], locked: bool) -> None:
     rules = LOCKED if locked else OPEN
-    # Without a lock the first sight is what is trusted.
+    # Without a lock the first map is trusted.
     pin = None if locked else pinned(node(_HONEST[0]))
     highest = pin.counter if pin is not None else 0
     for shown in maps:

@@ -1,4 +1,4 @@
-"""The map travels whole once, then as changes."""
+"""The map is sent whole once, then as changes."""
 
 from dataclasses import replace
 from ipaddress import IPv4Address

@@ -1,4 +1,4 @@
-"""Who names a key must have its private half."""
+"""The sender of a key must have its private half."""
 
 from __future__ import annotations
 

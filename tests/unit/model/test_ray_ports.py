@@ -1,4 +1,4 @@
-"""Which ports a user may choose for Ray, and what cannot be."""
+"""The ports that a user may choose for Ray, and those that are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_no_default_is_used_twice_or_by_the_kernel() -> None:
     single = [*DEFAULT.open_ports(head=True), *DEFAULT.overlay_ports(head=True)]
     assert len(set(single)) == len(single)
     assert not set(single) & set(DEFAULT.workers)
-    # The kernel takes ports for outgoing connections from there on.
+    # The kernel assigns ports to outgoing connections from there on.
     assert max(single) < 32768
     check_ports({}, head=True, own=(51888,))
 
@@ -79,7 +79,7 @@ def test_ports_that_clash_are_named_and_others_offered(chosen: Mapping[str, int]
         check_ports(chosen, head=True, own=(51888,))
     assert caught.value.code == "ports_clash"
     assert told in caught.value.message
-    # What is offered works in the place of what was chosen.
+    # A suggested port works in place of the chosen one.
     offered, rest = take_ports(caught.value.hint.removeprefix("-- ").split())
     assert rest == ()
     check_ports({**({} if "min_worker" in offered else chosen), **offered}, head=True, own=(51888,))
@@ -100,7 +100,7 @@ def test_the_worker_ports_begin_behind_the_client_server_unless_they_are_chosen(
     assert RayPorts.of({"ray_client_server": 10101}).workers == range(10102, 20000)
     assert RayPorts.of({"ray_client_server": 9001}).workers == range(10002, 20000)
     assert RayPorts.of({"ray_client_server": 10101, "min_worker": 11000}).workers == range(11000, 20000)
-    # A worker's own choice holds, whatever the mesh has: it has no client server.
+    # A worker's own choice counts, whatever the mesh has: it has no client server.
     assert RayPorts.of({"ray_client_server": 10101, "max_worker": 10050}).workers == range(10002, 10051)
 
 

@@ -1,4 +1,4 @@
-"""The token: every way in which a paste goes wrong has its own answer."""
+"""The token: every kind of faulty paste has its own answer."""
 
 import pytest
 from hypothesis import given
@@ -40,7 +40,7 @@ def test_a_mistyped_character_is_noticed(place: int, character: str) -> None:
     changed = text[:place] + character + text[place + 1 :]
     if changed == text:
         return
-    # The last character of base64 holds bits that mean nothing; then the token is the same one.
+    # The last character of base64 has unused bits; a change of those gives the same token.
     try:
         assert Token.parse(changed) == TOKEN
     except RefusedError as error:

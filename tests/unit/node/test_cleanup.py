@@ -1,4 +1,4 @@
-"""What is cleared where nothing of a node is left."""
+"""Leftovers are removed if nothing of a node is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State on disk: whole, private, and loud where it is damaged."""
+"""State on disk: complete, private, and with a clear error if it is damaged."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A disk that cannot be written: the node goes on with what it has in memory, and says so."""
+"""A disk that cannot be written: the node continues with its state in memory, and reports it."""
 
 from __future__ import annotations
 

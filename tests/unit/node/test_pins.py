@@ -1,4 +1,4 @@
-"""What a node keeps of the others: on a full disk, over time, and where a forged node meets the pinned one."""
+"""A node's pins of the others: on a full disk, over time, and with a forged node in place of the pinned one."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_hubs_of_the_first_map_are_no_news_and_later_ones_are_for_a_day(home: Ho
     wall = Wall()
     pins = Pins(home, "n1", StateWriter(home), wall)
     pins.admit(MAP)
-    pins.admit(SIGNED)  # an upgrade: they have identities now
+    pins.admit(SIGNED)  # An upgrade: they have identities now.
     assert list(pins.notices()) == []
     hub = signed(replace(WORKER_B, id="n3", name=NodeName("relay"), roles=frozenset({HUB})), by=SigningKey.generate())
     pins.admit(map_of(SIGNED.nodes["n0"], SIGNED.nodes["n1"], hub))

@@ -49,7 +49,7 @@ def shape_of(form: type[msgspec.Struct]) -> Shape:
 
 
 def differences(documented: Shape, real: Shape, path: str = "") -> Iterator[str]:
-    """Yield the keys that only one of them has; what the page describes elsewhere is passed over."""
+    """Yield the keys that only one of them has; keys that the page describes elsewhere are skipped."""
     if documented.is_opaque or real.is_opaque:
         return
     yield from (joined(path, key) for key in documented.fields.keys() ^ real.fields.keys())

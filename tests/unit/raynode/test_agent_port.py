@@ -1,4 +1,4 @@
-"""A raylet that is starting finds its dashboard agent's port where it looks, written whole and by its user."""
+"""A raylet that is starting finds its dashboard agent's port in its file, written completely and by its user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ME = User.by_uid(os.geteuid())
 
 @contextmanager
 def ray_start(folder: Path, *options: str) -> Iterator[Family]:
-    """A process with a child that is called raylet and has these options."""
+    """A process with a child named raylet that has these options."""
     raylet = folder / "raylet"
     raylet.write_text("#!/bin/sh\necho up\nread line\n")
     raylet.chmod(0o755)

@@ -49,7 +49,7 @@ def test_a_head_listens_on_its_overlay_address() -> None:
 def test_a_worker_joins_its_head_and_gets_no_option_of_a_head() -> None:
     command = start_command(RAY, WORKER)
     assert {"--address=10.99.0.1:6379", "--node-ip-address=10.99.0.2", "--node-name=gpu-1"} <= set(command)
-    # `ray start` ends with an error where a worker is given one of these.
+    # `ray start` ends with an error if a worker gets one of these.
     assert not [word for word in command if word.split("=")[0] in {"--head", "--port", "--include-dashboard"}]
 
 
@@ -185,7 +185,7 @@ def test_rays_own_environment_is_active_and_the_users_variables_are_there(tmp_pa
     assert environment["VIRTUAL_ENV"] == str(tmp_path / "ray")
     assert environment["HF_HOME"] == "/scratch/hf"
     assert environment["EPOCHS"] == "3"
-    # Drivers have a session of their own.
+    # Drivers have their own session.
     assert client_environment(plan)["EPOCHS"] == "3"
     assert "PATH" not in client_environment(plan)
 
@@ -208,7 +208,7 @@ def test_a_client_finds_the_head_with_every_tool() -> None:
 
 
 def test_without_a_token_authentication_is_off_by_name() -> None:
-    # A head of Ray 2.59 turns it on by itself where it finds a token in the user's home; workers do not.
+    # A head of Ray 2.59 enables it automatically if it finds a token in the user's home; workers do not.
     environment = client_environment(replace(WORKER, token_path=None))
     assert environment["RAY_AUTH_MODE"] == "disabled"
     assert "RAY_AUTH_TOKEN_PATH" not in environment

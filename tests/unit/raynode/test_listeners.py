@@ -1,4 +1,4 @@
-"""Whose a listening socket is, out of /proc: Ray's, somebody else's, or the kernel's."""
+"""The owner of a listening socket, from /proc: Ray, another program, or the kernel."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from meshray.raynode.listeners import AGAIN_S, Listeners, ListeningSocket
 
 GCS = Endpoint("10.99.0.1", 6379)
 RAY, WEB, DRIVER, STRANGER = 100, 200, 300, 400
-#: As whom this mesh's Ray runs; another user of the machine.
+#: The user who runs this mesh's Ray; another user of the machine.
 ADA, MALLORY = 1000, 1001
 RAYLET = "/home/x/venv/lib/python3.12/site-packages/ray/core/src/ray/raylet/raylet"
 
 
 class Machine:
-    """Sockets and processes, as files and as what the kernel answers."""
+    """Sockets and processes, as files and as the kernel's answers."""
 
     def __init__(self, root: Path, home: Home) -> None:
         self.root = root
         self.sockets: dict[int, list[Socket]] = {LISTEN: [], ESTABLISHED: []}
         self.looks = 0
-        #: To which port a connection goes where that is not 6379, by its inode.
+        #: The port to which a connection goes if that is not 6379, by its inode.
         self.remote_ports: dict[str, int] = {}
         self.token = f"RAY_AUTH_TOKEN_PATH={home.ray_token}\0"
         self.process(RAY, f"PATH=/bin\0RAY_AUTH_TOKEN_PATH={home.ray_token}\0", "1", "2")
@@ -39,7 +39,7 @@ class Machine:
             self.listen(port, str(inode))
         self.sockets[ESTABLISHED] = [
             Socket(50000, "10.99.0.2", "10.99.0.1", "40"),
-            Socket(50001, "192.168.1.2", "192.168.1.1", "50"),  # another cluster's GCS
+            Socket(50001, "192.168.1.2", "192.168.1.1", "50"),  # Another cluster's GCS.
         ]
 
     def process(
@@ -81,7 +81,7 @@ def machine(tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> Mach
 
 @pytest.fixture
 def look(home: Home, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[int, bool | None]]:
-    """Whose the port is, by a look that knows nothing of earlier ones."""
+    """Return the owner of the port, without knowledge from earlier calls."""
     parents = {501: 500, 502: 501}
     monkeypatch.setattr(listeners, "parents", lambda: parents)
     return lambda: {heard.port: heard.of_ray for heard in Listeners(home, ADA, lambda: GCS)()}
@@ -91,10 +91,10 @@ Look = Callable[[], dict[int, bool | None]]
 
 
 def test_another_users_claim_counts_for_nothing(machine: Machine, look: Look) -> None:
-    """The attack: the environment of Ray, or a connection to the mesh's GCS, in a process of anybody's."""
+    """The attack: another user's process has the environment of Ray, or a connection to the mesh's GCS."""
     machine.process(500, machine.token, "70", uid=MALLORY)
     machine.process(510, "", "71", "72", uid=MALLORY)
-    machine.process(520, machine.token, "73", uid=MALLORY, effective=ADA)  # a program of Ada's with her rights
+    machine.process(520, machine.token, "73", uid=MALLORY, effective=ADA)  # A program of Ada's with her permissions.
     for port, inode in ((5000, "70"), (5001, "71"), (5002, "73")):
         machine.listen(port, inode)
     machine.sockets[ESTABLISHED].append(Socket(50003, "10.99.0.2", "10.99.0.1", "72"))
@@ -117,11 +117,11 @@ def test_a_ray_that_somebody_started_by_hand(machine: Machine, look: Look) -> No
     machine.process(500, "", "70", uid=MALLORY, program=RAYLET)
     (machine.root / "500/cmdline").write_bytes(b"raylet\0--gcs-address=192.168.1.5:6380\0--x=1\0")
     machine.process(501, "", uid=MALLORY)
-    machine.process(502, "", "71", uid=MALLORY)  # a worker's child
+    machine.process(502, "", "71", uid=MALLORY)  # A worker's child.
     machine.process(600, "", "72", uid=MALLORY, program=RAYLET.replace("raylet/raylet", "gcs/gcs_server"))
-    machine.process(610, "", "73", "80", uid=MALLORY)  # its dashboard
-    machine.process(620, "", "74", "81", uid=1002)  # somebody else who calls that GCS
-    machine.process(630, "", "75", uid=MALLORY)  # its user's other program
+    machine.process(610, "", "73", "80", uid=MALLORY)  # Its dashboard.
+    machine.process(620, "", "74", "81", uid=1002)  # Another user who calls that GCS.
+    machine.process(630, "", "75", uid=MALLORY)  # Its user's other program.
     machine.process(640, "", "76", uid=MALLORY, program="/tmp/gcs_server")
     for port, inode in enumerate(("70", "71", "72", "73", "74", "75", "76"), start=5000):
         machine.listen(port, inode)

@@ -23,7 +23,7 @@ NOBODY = User("nobody", 65534, 65534, (65534,), Path("/"))
 
 
 def table(*sockets: tuple[str, int, str]) -> Iterator[Socket]:
-    """A /proc/net/tcp of (address, port, state)."""
+    """Return a /proc/net/tcp of (address, port, state)."""
     lines = (f"   0: {ip}:{port:04X} 00000000:0000 {state} {REST} 77 1\n" for ip, port, state in sockets)
     return parse_table(HEADER + "".join(lines), LISTEN)
 

@@ -11,7 +11,7 @@ INIT = Process(1, 0, 0, 1)
 LEADER = Process(100, 50, 1, 100)
 RAYLET = Process(101, 60, 100, 100)
 WORKER = Process(102, 70, 101, 100)
-#: A job's driver: a session of its own.
+#: A job's driver, with its own session.
 DRIVER = Process(103, 80, 102, 103)
 FOREIGN = Process(200, 55, 1, 200)
 

@@ -9,7 +9,7 @@ from meshray.raynode.state import LiveNode, parse_nodes, parse_usage
 
 
 def answer(*rows: object) -> bytes:
-    """As Ray 2.44 to 2.60 answer /api/v0/nodes."""
+    """Return an answer of Ray 2.44 to 2.60 to /api/v0/nodes."""
     return json.dumps({"result": True, "msg": "", "data": {"result": {"total": len(rows), "result": rows}}}).encode()
 
 

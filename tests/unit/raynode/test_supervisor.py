@@ -28,7 +28,7 @@ HEAD_IP, WORKER_IP = IPv4Address("10.99.0.1"), IPv4Address("10.99.0.2")
 
 @dataclass
 class FakeMachine:
-    """One machine with its Ray, and the head's Ray on another: what the supervisor sees of both."""
+    """One machine with its Ray, and the head's Ray on another, from the supervisor's point of view."""
 
     pid: int | None = None
     mark: str = ""
@@ -92,7 +92,7 @@ class FakeMachine:
 
 
 class NoFamily:
-    """There are no real processes here."""
+    """No real processes exist here."""
 
     def __init__(self, machine: FakeMachine, leader: int) -> None:
         self._machine = machine

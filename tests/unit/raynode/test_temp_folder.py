@@ -1,4 +1,4 @@
-"""Ray works in its usual folder, and in one that is its user's own where that is somebody else's."""
+"""Ray works in its usual folder, or in one of its user if that belongs to another user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADA, BOB = (User(name, uid, uid, (uid,), Path("/")) for name, uid in (("ada", 61
 
 @pytest.fixture
 def tmp(tmp_path: Path) -> Path:
-    """As /tmp is."""
+    """Return a folder like /tmp."""
     for folder in (tmp_path, *tmp_path.parents[:-2]):
         folder.chmod(folder.stat().st_mode | 0o011)
     tmp_path.chmod(0o1777)
@@ -53,7 +53,7 @@ def test_another_users_folder_is_left_alone_and_an_own_one_made_once(tmp: Path) 
     own = tmp / "ray-61234"
     assert find_temp_folder(environ(tmp), ADA) == own
     assert (own.stat().st_uid, own.stat().st_mode & 0o777) == (ADA.uid, 0o755)
-    own.chmod(0o777)  # as Ray does
+    own.chmod(0o777)  # As Ray does.
     assert find_temp_folder(environ(tmp), ADA) == own
 
 

@@ -19,10 +19,10 @@ from meshray.raynode.user_environment import (
 )
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True)
-#: What a shell's line can hold.
+#: The text that a line of a shell can hold.
 VALUES = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Zl", "Zp")), max_size=60)
 
-#: The six of the trial, and more of the same kinds.
+#: The six of the trial, and more of these kinds.
 CONCERN_RAY = (
     "PATH",
     "LD_LIBRARY_PATH",

@@ -1,4 +1,4 @@
-"""The token where Ray looks on its own: put there for the user, replaced and removed only where meshray put it."""
+"""The token where Ray itself looks for it: written for the user, replaced and removed only if meshray wrote it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_another_clusters_token_is_never_replaced_or_removed(user: User, record:
     assert "another cluster" in user_token.offer("mine", user, record)
     user_token.take_back(user, record)
     assert there(user) == "of another cluster\n"
-    # Also where it took the place of the one that was put there.
+    # Also if it replaced the one that was written there.
     (user.home / ".ray/auth_token").unlink()
     assert user_token.offer("mine", user, record) == ""
     (user.home / ".ray/auth_token").write_text("of another cluster")

@@ -67,7 +67,7 @@ def fake_ray(folder: Path, shebang: str, name: str = "ray") -> Path:
 
 
 def fake_python(path: Path, answer: str, status: int = 0) -> Path:
-    """An interpreter that answers to the probe what the test wants."""
+    """Return an interpreter that gives the probe the test's answer."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\necho '{answer}'\necho 'library not readable' >&2\nexit {status}\n")
     path.chmod(0o755)
@@ -139,6 +139,6 @@ def test_a_mistyped_option_of_ray_start_is_refused_with_the_one_that_was_meant()
     with pytest.raises(UsageError) as caught:
         check_options(found, ["--num-gpus=1", "--num-cpu=2"])
     assert (caught.value.code, caught.value.hint) == ("unknown_ray_option", "it has --num-cpus")
-    # Not said by its source, and as Ray takes it, and where the source could not be read.
+    # Not given by its source, and as Ray reads it, and if the source could not be read.
     check_options(found, ["--log-color=false", "--num_cpus=2", '--resources={"--num-cpu": 1}', "-v"])
     check_options(replace(found, options=()), ["--num-cpu=2"])

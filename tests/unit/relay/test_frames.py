@@ -1,4 +1,4 @@
-"""Many datagrams in one message, and what does not fit."""
+"""Many datagrams in one message, and those that do not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UDP is tried often at first, then seldom, and each time briefly."""
+"""UDP is tried often at first, then rarely, and each time briefly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from meshray.relay.trial import TRIAL_DATAGRAMS, TRIAL_S, Trial
 
 
 def trials(trial: Trial, until_s: float, step_s: float = 0.5) -> list[float]:
-    """At which times something was allowed, where a trial begins as soon as it may."""
+    """Return the times at which something was allowed, if a trial begins as soon as it may."""
     allowed = []
     for number in range(int(until_s / step_s)):
         now = number * step_s

@@ -1,4 +1,4 @@
-"""The Apptainer definition, as far as it can be looked at without Apptainer: its header, its sections, its shell."""
+"""The Apptainer definition, as far as it can be tested without Apptainer: its header, its sections, its shell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFINITION = Path(__file__).resolve().parents[3] / "containers/meshray.def"
 
 
 def sections() -> dict[str, str]:
-    """Name → text; the header is that of the empty name."""
+    """Return name → text; the header has an empty name."""
     parts = re.split(r"^%(\w+)\n", DEFINITION.read_text(), flags=re.MULTILINE)
     return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
 

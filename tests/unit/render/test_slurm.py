@@ -1,4 +1,4 @@
-"""The sbatch script: what SLURM reads of it, which names it makes, and what shellcheck says."""
+"""The sbatch script: the options that SLURM reads, the names that it creates, and shellcheck's report."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FULL = Job(
 
 
 def options(script: str) -> list[str]:
-    """What sbatch reads: its lines before the first command."""
+    """Return what sbatch reads: the lines before the first command."""
     before, _, _ = script.partition("\numask")
     return [line.removeprefix("#SBATCH ") for line in before.splitlines() if line.startswith("#SBATCH ")]
 
 
 def run_piece(script: str, code: str, **environ: str) -> str:
-    """What a piece of bash prints that knows the script's settings and functions."""
+    """Return the output of a piece of bash that knows the script's settings and functions."""
     known, _, _ = script.partition('\nmkdir -m 700 "$folder"')
     environ = {"PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": "/nowhere", "SLURM_JOB_ID": "7", **environ}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""The systemd unit: what must be in it, how odd paths are written, and what systemd itself says of it."""
+"""The systemd unit: its required content, unusual paths, and systemd's own verification."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PYTHON = Path("/opt/meshray/.venv/bin/python")
 
 
 def settings(text: str) -> dict[str, list[str]]:
-    """Name → values of a unit file, comments left out."""
+    """Return name → values of a unit file, without comments."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if "=" in line and not line.startswith("#"):
@@ -75,7 +75,7 @@ def test_a_run_folder_elsewhere_is_left_to_the_agent() -> None:
         ("100%", '"100%%"'),
         ('a"b', r'"a\"b"'),
         (r"a\b", r'"a\\b"'),
-        ("${HOME}", '"${HOME}"'),  # the ':' before the program turns expansion off
+        ("${HOME}", '"${HOME}"'),  # The ':' before the program disables expansion.
         ("Grüße", '"Grüße"'),
     ],
 )
@@ -102,7 +102,7 @@ def test_systemd_accepts_it(tmp_path: Path, name: str) -> None:
     python.symlink_to(sys.executable)
     unit = tmp_path / "meshray.service"
     unit.write_text(systemd_unit(Home(tmp_path / f'{name} "home\\', Path("/run/meshray")), python))
-    # What it asks for the boot of (network-online.target and so on) need not be complete on the machine of a test.
+    # Its requirements on the boot (network-online.target and so on) may be missing on a test machine.
     verify = ["systemd-analyze", "verify", "--recursive-errors=no", "--man=no", str(unit)]
     done = subprocess.run(verify, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

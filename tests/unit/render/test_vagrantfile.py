@@ -1,4 +1,4 @@
-"""The Vagrantfile is one that Vagrant accepts, and its machines run what they say."""
+"""Vagrant accepts the Vagrantfile, and its machines run their scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEREDOC = re.compile(r"^(\w+) = <<~SHELL\n(.*?)^SHELL$", re.MULTILINE | re.DOTAL
 
 
 def scripts() -> dict[str, str]:
-    """Name → text of the provisioning scripts, their addresses filled in."""
+    """Return name → text of the provisioning scripts, with their addresses filled in."""
     text = (REPOSITORY / "Vagrantfile").read_text()
     constants = dict(re.findall(r'^(\w+) = "([\d.]+)"$', text, re.MULTILINE))
     return {

@@ -1,4 +1,4 @@
-"""Levels and forms of log lines, and where they go besides the file."""
+"""Levels and formats of log lines, and their destinations besides the file."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_the_coordinator_logs_where_its_agent_does(monkeypatch: pytest.MonkeyPat
     assert isinstance(environ, dict)
     assert (environ["MESHRAY_LOG_FD"], started[0]["keep"]) == (str(writing), (writing,))
     with pytest.raises(OSError, match="Bad file"):
-        os.fstat(writing)  # the agent keeps no end of it
+        os.fstat(writing)  # The agent keeps no end of it.
     os.close(reading)
     assert given_descriptor({"MESHRAY_LOG_FD": "987654"}) is None
     assert given_descriptor({"MESHRAY_LOG_FD": "-1"}) is None

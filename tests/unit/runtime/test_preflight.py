@@ -1,4 +1,4 @@
-"""What is looked at before anything is changed."""
+"""The examination before any change."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_equal_or_narrower_route_clashes(network: str) -> None:
 def test_a_wider_route_does_not(network: str) -> None:
     """10.0.0.0/8 of an office's VPN, 10.96.0.0/12 of minikube."""
     assert clash(OVERLAY.cidr, routes(network)) is None
-    # A VPN's own table is asked before the main one.
+    # A VPN's own table has precedence over the main one.
     assert clash(OVERLAY.cidr, [Route(IPv4Network(network), "tun0", is_main=False)]) == (
         Route(IPv4Network(network), "tun0", is_main=False) if network != "192.168.0.0/16" else None
     )

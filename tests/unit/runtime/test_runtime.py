@@ -1,4 +1,4 @@
-"""Which runtime a node has, and what a container adds to a command: it is started before, stopped or removed after."""
+"""The runtime of a node, and the additional steps of a container: it is started before, stopped or removed after."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ERROR = {"schema": 1, "error": {"code": "busy", "message": "another command", "h
 
 @dataclass
 class FakeContainer:
-    """Answers from a list, and remembers what was done with it."""
+    """Answer from a list, and record the calls."""
 
     answers: list[Mapping[str, object]]
     runs: bool = True
@@ -55,7 +55,7 @@ class FakeContainer:
 
 
 class FakeConsole:
-    """Shows nothing, and remembers what it asked."""
+    """Show nothing, and record the questions."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -127,7 +127,7 @@ def test_a_node_that_runs_without_root_is_found_by_its_namespaces(home: Home) ->
     assert type(runtime_of(home, {})) is Host
     (home.run / "namespace.json").write_text("{}")
     assert type(runtime_of(home, {})) is Rootless
-    assert agent_runtime(home, {}).inside(["ray", "status"]) == ["ray", "status"]  # nobody holds them
+    assert agent_runtime(home, {}).inside(["ray", "status"]) == ["ray", "status"]  # Nothing holds them.
 
 
 def test_on_a_host_a_command_runs_here(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""Behind sudo the session's environment is that with which sudo was started."""
+"""With sudo the session's environment is the one with which sudo was started."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from meshray.runtime.session import session_environment
 
-#: What sudo gives to its command, with one variable that was named on sudo's command line.
+#: The variables that sudo gives to its command, with one that was named on sudo's command line.
 GIVEN = {
     "SUDO_UID": "1000",
     "SUDO_USER": "ada",

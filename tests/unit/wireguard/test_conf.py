@@ -1,4 +1,4 @@
-"""wg-quick files, judged by wgconfig's reader here and by wg-quick and wg in the lab."""
+"""wg-quick files, verified by wgconfig's reader here and by wg-quick and wg in the lab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the engine of a node is whose overlay is in a namespace of its own."""
+"""The engine of a node whose overlay is in its own network namespace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meshray.wireguard.engines import find_engine_of_namespace, udp_port_inside
 
 @pytest.fixture
 def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """Both engines are there; ours is taken unless the other is asked for."""
+    """Both engines exist; ours is used unless the other is requested."""
     for name in ("meshray-engine", "wireguard-go"):
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setattr(engines, "BUNDLED", tmp_path / "meshray-engine")

@@ -1,4 +1,4 @@
-"""What an engine or a firewall prints, changed at will, is read or refused; whoever asked is not broken by it."""
+"""The output of an engine or a firewall, changed at will, is read or refused; it never breaks the reader."""
 
 from __future__ import annotations
 

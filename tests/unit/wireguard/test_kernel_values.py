@@ -22,7 +22,7 @@ PEER = PeerConfig(
 
 
 class Attributes:
-    """As much of pyroute2's message as is read."""
+    """The part of pyroute2's message that is read."""
 
     def __init__(self, **values: Any) -> None:
         self._values = values
@@ -93,7 +93,7 @@ def test_steps_become_arguments() -> None:
 
 
 def test_an_update_sends_all_allowed_ips_but_only_the_named_fields() -> None:
-    # pyroute2 up to 0.9.1 replaces them at every update, whatever it is told.
+    # pyroute2 up to 0.9.1 replaces them at every update, whatever the flags are.
     assert set_arguments(UpdatePeer(PEER, ("keepalive_s",)))["peer"] == {
         "public_key": str(PEER.public_key),
         "update_only": True,

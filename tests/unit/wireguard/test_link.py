@@ -1,4 +1,4 @@
-"""What went wrong with an interface, in words that a user can act on."""
+"""Errors about an interface, in words that help a user."""
 
 from __future__ import annotations
 

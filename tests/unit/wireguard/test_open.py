@@ -1,4 +1,4 @@
-"""Which device is picked, as far as it can be told without trying one."""
+"""The choice of the device, as far as it is decided without a test run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The diff, proved against the fake: any state, any desired config, one plan, and then nothing to do."""
+"""The plan, proved with the fake: for any state and any desired configuration, one plan, and then nothing to do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NETWORKS = [
 ]
 ENDPOINTS = [Endpoint("203.0.113.7", 51888), Endpoint("2001:db8::7", 51888)]
 ADDRESSES = [IPv4Interface(text) for text in ("10.99.0.1/16", "10.99.0.9/16", "10.99.128.1/32", "10.98.0.1/24")]
-#: The first is of a network that is an address's own.
+#: The first is an address's own network.
 ROUTED = [IPv4Network("10.99.0.0/16"), IPv4Network("10.99.0.2/32"), IPv4Network("10.99.0.3/32")]
 OWN = IPv4Address("10.99.0.1")
 ONE, TWO, THREE = KEYS[:3]
@@ -70,7 +70,7 @@ def routes_wanted(draw: st.DrawFn) -> tuple[Route, ...]:
     return (*overlay, *(Route(network, OWN, mtu, MESHRAY_PROTOCOL) for network, mtu in sorted(narrow.items())))
 
 
-#: Whatever others may have made of a route.
+#: Any state of a route that others may have created.
 FOUND = st.builds(
     RouteState,
     st.builds(

@@ -1,4 +1,4 @@
-"""Routes as the kernel's messages tell them."""
+"""Routes in the kernel's messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's text: requests as the protocol wants them, answers as wireguard-go gives them."""
+"""The engine's text: requests as the protocol requires them, answers as wireguard-go gives them."""
 
 from __future__ import annotations
 

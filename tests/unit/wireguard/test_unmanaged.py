@@ -1,4 +1,4 @@
-"""What NetworkManager and systemd-networkd are told, in a file system of our own."""
+"""The configuration of NetworkManager and systemd-networkd, in a test folder."""
 
 from __future__ import annotations
 

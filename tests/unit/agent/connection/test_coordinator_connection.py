@@ -1,4 +1,4 @@
-"""The link to the coordinator: one that leads through the overlay is a stopgap."""
+"""The connection to the coordinator: one through the overlay is only temporary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSIDE = Endpoint("10.99.0.1", 51888)
 
 
 class Open:
-    """A link that says nothing and lasts until it is closed."""
+    """A connection that sends nothing and lasts until it is closed."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -49,7 +49,7 @@ class Open:
 
 @dataclass
 class Place:
-    """A coordinator: at which address a link comes about, how often it does not answer outside; what was asked."""
+    """A coordinator: its address, the number of unanswered attempts outside, and its requests."""
 
     endpoints: tuple[Endpoint, ...]
     answers: list[Endpoint]
@@ -78,7 +78,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def opened(home: Home, place: Place) -> list[Endpoint]:
-    """Where the keeper's links were, until one lasts."""
+    """Return the endpoints of the keeper's connections, until one lasts."""
     keeper = CoordinatorConnection(
         lambda: cast(Coordinator, place),
         lambda: MAP,

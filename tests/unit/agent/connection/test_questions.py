@@ -1,4 +1,4 @@
-"""What an agent is asked by others, without a network."""
+"""Questions of other nodes to an agent, without a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent ends while somebody is still being answered: nothing of it is an error in the log."""
+"""An agent that ends while it is answering a client logs no error."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def test_an_end_in_the_middle_of_an_answer_is_no_error(tmp_path: Path, caplog: p
         await writer.wait_closed()
 
     with caplog.at_level(logging.ERROR):
-        asyncio.run(agent())  # cancels what is left, as the agent's own end does
+        asyncio.run(agent())  # Cancel what is left, as the agent's own end does.
     assert caplog.records == []

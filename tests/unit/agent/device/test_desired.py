@@ -1,4 +1,4 @@
-"""The device out of the map."""
+"""The device that follows from the map."""
 
 from ipaddress import IPv4Interface, IPv4Network
 
@@ -70,5 +70,5 @@ def test_a_peer_that_is_made_anew_is_dialled_although_it_was_heard() -> None:
         )
         return device.peers[WORKER_B.public_key].endpoint
 
-    assert endpoint(WORKER_B.public_key) is None  # WireGuard knows better
+    assert endpoint(WORKER_B.public_key) is None  # WireGuard knows better.
     assert endpoint() == where

@@ -1,4 +1,4 @@
-"""Which of the kernel's messages are about the overlay's interface, addresses and routes."""
+"""The kernel's messages that concern the overlay's interface, addresses and routes."""
 
 from __future__ import annotations
 

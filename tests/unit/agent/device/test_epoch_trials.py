@@ -31,7 +31,7 @@ def test_two_ends_with_different_maps_meet(of_one: set[int], more: set[int], slo
             now = (slot + 1) * SLOT_S + tenth
             one.look(WORKER_A, [HEAD_NODE], device(HEAD_NODE, None), BootSeconds(now), held=of_one)
             other.look(HEAD_NODE, [WORKER_A], device(WORKER_A, None), BootSeconds(now + shift_s), held=of_other)
-            # Who holds one epoch uses it.
+            # A node that holds one epoch uses it.
             met += one.tried.get(HEAD_NODE.id, max(of_one)) == other.tried.get(WORKER_A.id, max(of_other))
         assert met >= SLOT_S / 2
 

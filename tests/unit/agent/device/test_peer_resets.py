@@ -1,4 +1,4 @@
-"""Peers that must shake hands at once are made anew; those in the middle of a handshake are left alone."""
+"""Peers that need a handshake at once are added again; peers in the middle of a handshake are left alone."""
 
 from __future__ import annotations
 

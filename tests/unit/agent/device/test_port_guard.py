@@ -1,4 +1,4 @@
-"""Ray's ports are closed anew when what listens has changed, and only then."""
+"""Ray's ports are closed again when the listening sockets change, and only then."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def test_closed_anew_only_when_something_changed() -> None:
     async def go() -> None:
         await guard.close()
         machine.heard = [ListeningSocket(10010, "0.0.0.0", True), ListeningSocket(MESH_PORT, "::", False)]
-        await guard.close()  # a worker's port: closed already
+        await guard.close()  # A worker's port, which is already closed.
         assert [closed.always for closed in firewall.closed] == [STANDING]
         assert firewall.closed[0].members == (*STANDING, (40000, 40002))
         machine.heard += [ListeningSocket(50000, "0.0.0.0", True)]
         await guard.close()
         assert firewall.closed[1].heard == (("ip", ((50000, 50000),)),)
         assert firewall.closed[1].members == (*STANDING, (40000, 40002), (50000, 50000))
-        # Another program's port is not open to members although the kernel chose it.
+        # Another program's port is not open to members, although the kernel chose it.
         machine.heard[-1] = ListeningSocket(40001, "0.0.0.0", False)
         await guard.close()
         assert firewall.closed[2].heard == ()

@@ -1,4 +1,4 @@
-"""How often the device is looked at after a change of the map."""
+"""The interval of the device's checks after a change of the map."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEW = replace(WORKER_B, id="n9")
 
 
 class Clock:
-    """Monotonic seconds that pass when a test says so."""
+    """Monotonic seconds that pass only when a test advances them."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -41,7 +41,7 @@ def with_node(node: Node) -> MeshMap:
 
 
 def in_steady_state(folder: Path, me: Node, clock: Clock) -> Agent:
-    """An agent that has its first map of the coordinator, long ago."""
+    """Return an agent that received its first map from the coordinator long ago."""
     home = Home(folder, folder)
     agent = Agent(NodeState(home, enrolment(me), MAP), KEYS[int(me.id[1:])], Dependencies(FakeDevice()))
     agent.state.overlay_up.set()

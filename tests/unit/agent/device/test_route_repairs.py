@@ -1,4 +1,4 @@
-"""A route that another program takes away is put back at once, and then ever less often."""
+"""A route that another program removes is restored at once, and then less and less often."""
 
 from __future__ import annotations
 

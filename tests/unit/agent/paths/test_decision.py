@@ -1,4 +1,4 @@
-"""The direct way to one peer: whatever the probes do, both sides end on the same way, soon."""
+"""The direct path to one peer: whatever the probes do, both sides soon agree on one path."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_late_answers_of_an_attempt_given_up_mean_nothing() -> None:
     assert path.answered(peer_hears=True, now=2.0) == path.pinged(peer_hears=True, now=2.0) == path
 
 
-# ---- two machines and a way between them that may break in either direction
+# ---- two machines and a path between them that may break in either direction
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Side:
 
 
 def run(a: Side, b: Side, steps: int, now: float, a_to_b: bool, b_to_a: bool) -> float:
-    """Time goes on; answers need both directions. Messages arrive at once: the order is what is tested."""
+    """Advance the time; answers need both directions. Messages arrive at once: the test is about their order."""
     for _ in range(steps):
         now = round(now + STEP_S, 3)
         for me, other, out, back in ((a, b, a_to_b, b_to_a), (b, a, b_to_a, a_to_b)):
@@ -173,7 +173,7 @@ def test_from_any_history_both_sides_end_on_the_same_way(
             a.punch(now)
             b.punch(now)
         now = run(a, b, steps, now, there, back)
-    # The way stays as it is now; the coordinator lets both try once more.
+    # The path does not change from here on; the coordinator lets both try once more.
     now = run(a, b, int((DEAD_AFTER * PROBE_ACTIVE_S + PROBE_TIMEOUT_S + LINGER_S + 1) / STEP_S), now, a_to_b, b_to_a)
     a.punch(now)
     b.punch(now)

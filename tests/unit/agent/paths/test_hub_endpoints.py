@@ -1,4 +1,4 @@
-"""A hub's endpoints follow what the cloud and the interfaces say."""
+"""A hub's endpoints follow those of the cloud and the interfaces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KNOWN = (Endpoint("203.0.113.9", 51888),)
 
 
 class Cloud:
-    """Answers in turn, each time when the test lets it."""
+    """Answer requests in turn, each when the test allows it."""
 
     def __init__(self, *answers: Sequence[IPv4Address]) -> None:
         self.answers = list(answers)
@@ -35,7 +35,7 @@ class Cloud:
 
 
 async def told(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The hosts at first, and after each change."""
+    """Return the hosts at first, and after each change."""
     monkeypatch.setattr(hub_endpoints, "AGAIN_S", 0.0)
     monkeypatch.setattr(hub_endpoints, "LONGEST_PAUSE_S", 0.0)
     endpoints, changed, tasks = HubEndpoints(KNOWN, cloud, lambda: OWN), asyncio.Event(), Tasks()

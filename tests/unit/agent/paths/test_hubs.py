@@ -1,4 +1,4 @@
-"""Which of the hub's addresses is dialled."""
+"""The choice of the hub's address that is dialled."""
 
 from dataclasses import replace
 

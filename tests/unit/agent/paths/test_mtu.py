@@ -8,7 +8,7 @@ from meshray.agent.paths.mtu import SIZES, TRIES, MtuSearch, find_mtu, largest_i
 
 
 class Underlay:
-    """A way on which no packet above `carries` passes, which loses the first probes, and may report its size."""
+    """A path that passes no packet above `carries`, loses the first probes, and may report its size."""
 
     def __init__(self, carries: int, loses: int = 0, reports: bool = False, fragments: bool = False) -> None:
         self.carries = carries

@@ -1,4 +1,4 @@
-"""Names in endpoints: nobody waits for them, and one node's cost the others nothing."""
+"""Names in endpoints: nothing waits for them, and those of one node do not delay others."""
 
 from __future__ import annotations
 

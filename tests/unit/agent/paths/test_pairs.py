@@ -1,4 +1,4 @@
-"""What probes of a direct path say of it once it is in use."""
+"""The effect of probes on a direct path in use."""
 
 from __future__ import annotations
 

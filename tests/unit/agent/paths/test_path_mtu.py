@@ -1,4 +1,4 @@
-"""A path that becomes narrower is noticed by TCP that does not get through, and measured again at once."""
+"""A path that becomes narrower is detected by stalled TCP, and measured again at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshray.agent.paths.samples import Measured
 from meshray.model.address import Endpoint
 
 HERE, THERE = IPv4Address("10.99.0.2"), IPv4Address("10.99.0.3")
-#: Paths of two peers whose endpoints are not known: nobody is asked about the underlay.
+#: Paths of two peers whose endpoints are unknown: the underlay is not asked.
 WAYS: list[Way] = [(HERE, None), (THERE, None)]
 
 
@@ -37,7 +37,7 @@ class Paths(Prober):
 
 
 class Kernel:
-    """The routes that were made, one after the other, and the TCP that stalls."""
+    """The routes that were set, in order, and the stalled TCP."""
 
     def __init__(self) -> None:
         self.routes: list[dict[IPv4Address, int]] = []
@@ -79,7 +79,7 @@ async def test_stalled_tcp_lets_the_path_be_measured_and_go_on_with_the_smallest
     await until(lambda: keeper.mtu(HERE) == 1300)
     assert kernel.routes == [{HERE: 1200}, {HERE: 1300}]
     assert keeper.mtu(THERE) == 1420
-    # It goes on to shrink, and what cannot shrink any more is left alone.
+    # It continues to shrink; a path that cannot shrink further is left alone.
     paths.carries[HERE] = 1240
     await until(lambda: keeper.mtu(HERE) == 1240)
     paths.carries[HERE] = 0
@@ -111,7 +111,7 @@ async def test_a_path_that_is_fine_or_silent_costs_a_few_packets_however_long_tc
 
 async def test_what_is_found_of_a_way_that_was_left_meanwhile_does_not_count(kernel: Kernel) -> None:
     class Slow(Paths):
-        """The way through the hub answers late; its last answers would be the direct way's."""
+        """The path through the hub answers late; its last answers would count for the direct path."""
 
         async def round_trip(self, peer: IPv4Address, timeout_s: float, *, size: int = 0) -> float | None:
             if direct:

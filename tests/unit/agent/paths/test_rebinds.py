@@ -1,4 +1,4 @@
-"""A mapping that changes by itself is told from a node that changes."""
+"""A mapping that changes alone is distinguished from a node that changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What probes say of a path is true now: outages that are over, slow first probes and old numbers are not shown."""
+"""The measurements of a path are current: past outages, slow first probes and old numbers are not shown."""
 
 from __future__ import annotations
 
@@ -110,6 +110,6 @@ def test_what_is_shown_is_of_the_last_seconds(steps: list[tuple[float, float | N
         fresh = [rtt_ms for at, rtt_ms in answered if now - at <= LATEST_S]
         assert min(fresh) - 0.001 <= measured.rtt_ms <= max(fresh) + 0.001
     if not measured.silent and answered and measured.loss:
-        # Loss beside answers is younger than the window.
+        # The losses beside answers are younger than the window.
         assert any(rtt_ms is None and now - at <= WINDOW_S for at, rtt_ms in sent)
     assert path.pause_s(now) <= INTERVAL_S

@@ -11,7 +11,7 @@ PATIENCE_S = 120.0
 
 
 def after(contact: Contact, seconds: float, *, asked: bool = True) -> Contact:
-    """Time passes without a sign of life; the machine is asked as often as it should be."""
+    """Let time pass without a sign of life; the machine is asked as often as required."""
     now, last = contact.heard, -1e9
     while now < contact.heard + seconds:
         now += 0.25
@@ -29,7 +29,7 @@ def test_a_node_is_silent_within_five_seconds() -> None:
 
 
 def test_this_nodes_own_lag_is_nobodys_silence() -> None:
-    # Nobody was asked meanwhile: this node itself did not run.
+    # No machine was asked meanwhile: this node itself did not run.
     assert not after(Contact(0.0, known=True), 100, asked=False).silent
 
 
@@ -60,7 +60,7 @@ def test_a_sign_of_life_takes_all_back() -> None:
     gone = after(Contact(0.0, known=True).closed(1.0), 130)
     assert gone.seen(131.0) == Contact(131.0, known=True)
     assert gone.seen(-1.0) == gone
-    # The same sign, whose age was told a moment later.
+    # The same sign, whose age is reported a moment later.
     assert gone.seen(0.001) == gone
 
 

@@ -1,4 +1,4 @@
-"""UDP first, the relay where it is dead, and back."""
+"""UDP first, the relay if UDP fails, and back."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def test_a_fresh_handshake_does_not_save_a_path_on_which_no_data_passes() -> Non
 
 
 def relapsed(times: int) -> HubTransport:
-    """UDP that died so often, each time soon after it had come back; a relay that worked meanwhile."""
+    """Return a transport whose UDP failed this many times, each time soon after its return.
+
+    A relay worked meanwhile.
+    """
     transport, now = HubTransport.start("auto", 0.0).step(BootSeconds(0.0), False, BootSeconds(1.0), dead=True), 1.0
     for _ in range(times):
         now = max(now, transport.hold_until) + 1
@@ -132,7 +135,7 @@ def test_it_does_not_go_to_and_fro_where_the_first_packets_pass(passes_s: int, m
         if after.kind != transport.kind:
             switches, liveness = switches + 1, Liveness()
         transport = after
-    # To UDP and back: at once, after 1, 2, 4 … 32 minutes, then each hour.
+    # Back to UDP and from it again: at once, after 1, 2, 4 … 32 minutes, then each hour.
     assert switches <= 1 + 2 * (8 + minutes // 60)
 
 

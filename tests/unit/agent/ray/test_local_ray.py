@@ -1,4 +1,4 @@
-"""What this node's Ray shall be: the mesh's ports from the map, the node's own from its enrolment."""
+"""The plan of this node's Ray: the mesh's ports come from the map, the node's own from its enrolment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_node_starts_ray_with_the_ports_of_the_mesh_and_its_own() -> None:
     assert plan.extra_args == ("--num-cpus=2",)
     assert (plan.ports.gcs, plan.ports.metrics_export, plan.ports.node_manager) == (6380, 8500, 20101)
     assert start_command(RAY, plan).count("--metrics-export-port=8500") == 1
-    # What the head was told at init stays in its enrolment; the map decides.
+    # The ports that the head chose at init remain in its enrolment; the map decides.
     assert plan_of(HEAD_NODE, "--port=7000", "--num-cpus=2").ports.gcs == 6380
 
 

@@ -32,7 +32,7 @@ def head(ray: str, python: str = "3.11.7") -> Node:
 
 
 class Place:
-    """What the agent would ask, and what it kept."""
+    """The agent's surroundings: its requests, and what it stored."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, after: RayInstallation) -> None:
         self.built: list[Environment] = []

@@ -1,4 +1,4 @@
-"""How often Ray's node table is read, and what happens while the dashboard does not answer."""
+"""The interval at which Ray's node table is read, and the behaviour while the dashboard does not answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITHOUT_A = replace(MAP, nodes={key: node for key, node in MAP.nodes.items() if 
 
 
 class Ray:
-    """A dashboard that answers from a moment on."""
+    """A dashboard that answers from some moment on."""
 
     def __init__(self) -> None:
         self.answers_from = 0.0

@@ -1,4 +1,4 @@
-"""Progress: who comes late is told all of it, until the node is up."""
+"""Progress: a follower that comes late receives all of it, until the node is up."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ async def test_late_and_early_followers_hear_the_same() -> None:
     assert await early == await late == Up("up", "ok", Summary(mesh="lab"))
     assert heard[0] == heard[1]
     assert [to_json(event)["state"] for event in heard[0]] == ["run", "ok", "skip"]
-    # The node is up: only how each stage is.
+    # The node is up: only the last state of each stage.
     assert await follow(heard[2]) == await early
     assert heard[2] == heard[0][1:]
 

@@ -1,4 +1,4 @@
-"""The picture of the mesh: paths, Ray, totals and problems."""
+"""The status of the mesh: paths, Ray, totals and problems."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -118,7 +118,7 @@ def test_a_node_that_does_not_answer_is_a_problem_and_offers_nothing() -> None:
     (problem,) = status.health
     assert (problem.code, problem.node) == ("node_answers", WORKER_B.name)
     node = status.nodes[2]
-    # Ray still lists it: what it is, nobody knows.
+    # Ray still lists it, but its real state is unknown.
     assert (node.silent, node.ray.alive, dict(node.ray.resources)) == (True, None, {})
     assert status.totals.cpu == 8.0
     assert to_json(node)["ray"] == {
@@ -225,5 +225,5 @@ def test_what_status_reports_the_doctor_does_not_call_ok(
     fine = {(check.code, check.node) for check in checks if check.status == OK}
     assert not fine & {(problem.code, problem.node) for problem in status.health}
     failed = {check.code for check in checks if check.status == FAIL} & JUDGED_BY_BOTH
-    # Behind a silent hub status names the paths alone.
+    # Behind a silent hub status reports the paths alone.
     assert failed <= {problem.code for problem in status.health} | ({"ray_alive"} if handshake_s > 180 else set())

@@ -1,4 +1,4 @@
-"""Since when a node is as it is: what the map said, and when it last said something else."""
+"""The time since which a node is in its current state, from the map's changes."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ GIB = 1024**3
 
 @pytest.mark.parametrize("words", [("--object-store-memory=2000000000",), ("--object-store-memory", "2000000000")])
 def test_shared_memory_holds_the_object_store_that_was_asked_for(words: tuple[str, ...]) -> None:
-    # Ray takes at most 95 % of /dev/shm.
+    # Ray uses at most 95 % of /dev/shm.
     assert shm_bytes(words, 64 * GIB) * 0.95 > 2_000_000_000
     assert shm_bytes(words, 64 * GIB) < 3_000_000_000
 

@@ -1,4 +1,4 @@
-"""What could not be looked at is not accused."""
+"""A part that could not be examined is not reported as weak."""
 
 from __future__ import annotations
 
