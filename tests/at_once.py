@@ -1,4 +1,4 @@
-"""Which tests one process runs where pytest-xdist runs some beside each other: those that share their ground."""
+"""The tests that one process runs under pytest-xdist: those that share an environment."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import PurePath
 
 from xdist.scheduler import LoadScopeScheduling
 
-#: The modules that go on with the one cluster, in this order, in one process: a second cluster would cost its time
+#: The modules that continue with the one cluster, in this order, in one process: a second cluster would take its time
 #: again. They come after the rest of the lab; the last module ends the cluster.
 OF_ONE_CLUSTER = ("test_main_job", "test_guard", "test_doctor_ray", "test_reliability", "test_ways_out")
 
 
 class ByGround(LoadScopeScheduling):  # type: ignore[misc]
-    """A module at a time, as its tests share fixtures; those of the one cluster are one, and those of the guest."""
+    """Schedule a module at a time, since its tests share fixtures; modules with a common ground count as one."""
 
     def _split_scope(self, nodeid: str) -> str:
         module = PurePath(nodeid.partition("::")[0])

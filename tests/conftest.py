@@ -1,5 +1,6 @@
-"""Sorts tests into tiers (see `tests.tiers`), skips what this machine cannot run, and says so in a closing table, with
-how often the doctor was right and by which seed the chaos went.
+"""Sort tests into tiers (see `tests.tiers`), skip what this machine cannot run, and print a closing table.
+
+The table includes how often the doctor was right, and the seed of the chaos.
 
 A tier whose capability is missing is skipped; with CI=true or --require-all that makes the whole run fail.
 """
@@ -31,16 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-#: How long an example takes says something about the machine, and nothing about meshray.
+#: The duration of an example depends on the machine, not on meshray.
 hypothesis.settings.register_profile("untimed", deadline=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("untimed")
-    # A shell starts what it puts into the background with Ctrl-C ignored, and so would be all that is tested here.
+    # A shell starts background processes with Ctrl-C ignored, and all tested processes would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Before pytest-xdist starts its processes, which all go by the same seed.
+    # This precedes the processes of pytest-xdist, which all use the same seed.
     os.environ.setdefault(chaos.SEED, str(secrets.randbelow(100_000)))
     for tier in TIERS:
         config.addinivalue_line("markers", f"{tier.name}: a test of this tier, by its folder (see tests/tiers.py)")
@@ -66,7 +67,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 @dataclass
 class TierResult:
-    """How one tier went. `missing` names the capability that the machine lacks for it."""
+    """The result of one tier. `missing` names the capability that the machine lacks for it."""
 
     missing: str
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -78,7 +79,7 @@ class TierResult:
 
 
 class TierPlugin:
-    """Marks, orders, skips and counts the tests by tier."""
+    """Mark, order, skip and count the tests by tier."""
 
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
@@ -99,14 +100,14 @@ class TierPlugin:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         if session.config.option.collectonly:
             return
-        # Only tiers of which something is left after -k, -m and the like are looked into: that takes a moment.
+        # Only tiers with tests left after -k, -m and the like are examined, which takes a moment.
         for item in session.items:
             tier = tier_of(item.path)
             if tier is not None and (missing := self._result(tier).missing):
                 item.add_marker(pytest.mark.skip(reason=f"missing: {missing}"))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        # Where several processes run the tests, this one only hears how they went.
+        # If several processes run the tests, this one only receives their results.
         tier = tier_of(REPOSITORY / report.nodeid.partition("::")[0])
         if tier is None:
             return

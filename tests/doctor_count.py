@@ -1,36 +1,30 @@
-"""How right the doctor was in this run: tests note what they broke and what it said, the closing table has the sum.
-
->>> count = DoctorCount()
->>> count.note([(BROKEN, "host/disk-full"), (NAMED, "host/disk-full"), (HEALTHY, "two hubs"), (WELL, "two hubs")])
->>> print(count)
-1 of 1 faults named by the first failing check (host 1); no failing check on 1 healthy mesh
-"""
+"""The accuracy of the doctor in this run: tests record their faults and its findings, which are summed up here."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-#: Names of the properties that tests record (pytest's `record_property`): a fault was put in, as group/name; …
+#: The names of the properties that tests record (pytest's `record_property`): a fault was injected, as group/name; …
 BROKEN = "doctor: broken"
-#: … the first failing check was about it; …
+#: … the first failing check reported it; …
 NAMED = "doctor: named"
-#: … a healthy mesh of this shape was looked at; …
+#: … a healthy mesh of this shape was checked; …
 HEALTHY = "doctor: healthy"
-#: … and nothing failed there, at no node that was asked.
+#: … and nothing failed there, at any node that was asked.
 WELL = "doctor: well"
-#: How long an answer took, in words.
+#: The duration of an answer, in words.
 TOOK = "doctor: took"
 
 
 class DoctorCount:
-    """Sums up what the tests recorded."""
+    """The sum of the tests' records."""
 
     def __init__(self) -> None:
         self._noted: dict[str, set[str]] = defaultdict(set)
 
     def note(self, properties: Iterable[tuple[str, object]]) -> None:
-        """Of one test that has ended; what others record is passed over."""
+        """Count one test that has ended; other properties are ignored."""
         for name, value in properties:
             if name in (BROKEN, NAMED, HEALTHY, WELL, TOOK):
                 self._noted[name].add(str(value))
@@ -40,7 +34,7 @@ class DoctorCount:
 
     @property
     def missed(self) -> set[str]:
-        """Faults that were not named, and healthy meshes at which something failed."""
+        """Return the faults that were not reported, and the healthy meshes at which a check failed."""
         return (self._noted[BROKEN] - self._noted[NAMED]) | (self._noted[HEALTHY] - self._noted[WELL])
 
     def __str__(self) -> str:

@@ -1,11 +1,11 @@
-"""Which commands in a text for users would harm the machine: every fix and hint is held against this one rule.
+"""Find the commands in a text for users that would harm the machine: every fix and hint must satisfy this rule.
 
     harms("ip route del 0.0.0.0/0 dev eth0", overlay)
     ['ip route del 0.0.0.0/0: not a route of the overlay', …]
 
-Nothing may be deleted or replaced that is wider than the overlay, or that meshray did not make: routes must lie in the
-overlay and lead to its interface, interfaces and tables must be meshray's own. It is read strictly: a command that is
-not understood and deletes something is harm.
+A command must not delete or replace anything that is wider than the overlay, or that meshray did not create: routes
+must be in the overlay and lead to its interface; interfaces and tables must be meshray's own. The rule is strict: an
+unknown command that deletes something is harmful.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 INTERFACE = "meshray0"
-#: Words before the destination of a route.
+#: The words before the destination of a route.
 _KINDS = {
     "blackhole",
     "unreachable",
@@ -31,7 +31,7 @@ _KINDS = {
 }
 _DELETES = {"del", "delete", "d", "flush", "f"}
 _REPLACES = {"replace", "change", "chg", "r", "append", "prepend", "add", "a"}
-#: Programs whose words delete, stop or weaken something of others', whatever comes after.
+#: Programs whose words delete, stop or weaken something of others', whatever follows.
 _NEVER = re.compile(
     r"""\b(
         (docker|podman)\ (network|volume|image|container|system)\ (rm|remove|prune)
@@ -51,7 +51,7 @@ _NEVER = re.compile(
     )""",
     re.VERBOSE,
 )
-#: The forwarding switch of the overlay's own interface, and of a container that is to be a hub.
+#: The forwarding switch of the overlay's own interface, and of a container that becomes a hub.
 _OWN_SWITCHES = ("sysctl -w net.ipv4.conf.{interface}.forwarding=1", "--sysctl net.ipv4.ip_forward=1")
 #: Deletion in prose, which a user would have to carry out.
 _PROSE = re.compile(
@@ -61,7 +61,7 @@ _PROSE = re.compile(
 
 
 def harms(text: str, overlay: IPv4Network, interface: str = INTERFACE) -> list[str]:
-    """What in this text would harm, one sentence for each command; empty where all is harmless."""
+    """Return one sentence per harmful command in this text; empty if all are harmless."""
     for harmless in _OWN_SWITCHES:
         text = text.replace(harmless.format(interface=interface), "")
     return [*_words_that_never_may(text), *_ip_commands(text, overlay, interface), *_nft_commands(text)]

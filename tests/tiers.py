@@ -1,4 +1,4 @@
-"""The tiers of tests, a folder each, fast ones first, and what a machine needs for each.
+"""The tiers of tests, one folder each, fast ones first, and the requirements of each.
 
     unit       pure: no sockets, no waiting
     mesh       a real coordinator and many real agents in one process, on fake devices
@@ -29,8 +29,8 @@ class Tier:
     """A folder of tests.
 
     Attributes:
-        timeout_s: what no test of it may take longer than, its fixtures included, unless it is marked otherwise.
-        missing: names the capability that this machine lacks for it, empty if it lacks none.
+        timeout_s: the timeout of each test, its fixtures included, unless it is marked otherwise.
+        missing: returns the capability that this machine lacks for it; empty if it lacks none.
     """
 
     name: str
@@ -39,19 +39,19 @@ class Tier:
 
 
 def _install_misses() -> str:
-    """Empty environments are filled from a package index, and Go's modules come from their proxy."""
+    """Return what this machine lacks to fill empty environments: a package index, and the proxy of Go's modules."""
     return "git (apt-get install git)" if not _program("git") else index_misses()
 
 
 def index_misses() -> str:
-    """Name the package index where it cannot be reached; empty if it can."""
+    """Return the package index if it cannot be reached; empty if it can."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "hatchling"]
         return "" if _works(pip) else "a package index (pip download hatchling)"
 
 
 def lab_misses() -> str:
-    """The capability for namespaces with real WireGuard and Ray in them that this machine lacks; empty if none."""
+    """Return what this machine lacks for namespaces with real WireGuard and Ray; empty if nothing."""
     if os.geteuid() != 0:
         return "root"
     programs = {
@@ -94,7 +94,7 @@ def _vm_misses() -> str:
 
 
 def _container_misses() -> str:
-    """The tests run a Docker engine of their own in a host of the lab; one that the machine has is left alone."""
+    """Return what is missing for a Docker engine in a host of the lab; the machine's own engine is not used."""
     if not all(map(_program, ("dockerd", "containerd", "runc", "docker"))):
         return lab_misses() or "Docker's engine (apt-get install docker.io)"
     if importlib.util.find_spec("docker") is None:
@@ -114,7 +114,7 @@ TIERS = (
 
 
 def tier_of(path: Path) -> Tier | None:
-    """The tier of a test file, by its folder under tests/."""
+    """Return the tier of a test file, by its folder under tests/."""
     here = Path(__file__).parent
     folder = path.relative_to(here).parts[0] if here in path.parents else ""
     return next((tier for tier in TIERS if tier.name == folder), None)

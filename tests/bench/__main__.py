@@ -1,4 +1,4 @@
-"""`python -m tests.bench [NAME…]`: measures, prints, and says whether the targets were met.
+"""`python -m tests.bench [NAME…]`: measure, print, and report whether the targets were met.
 
 Exit status: 0 all targets met, 1 one was missed or something could not be measured, 130 interrupted.
 """
@@ -37,14 +37,14 @@ BENCHMARKS = (
 )
 DOCUMENT = REPOSITORY / "docs/benchmarks.md"
 _SHOWN = DOCUMENT.relative_to(REPOSITORY)
-#: A failed benchmark shows the host's logs on standard error; the result has the first words.
+#: A failed benchmark shows the host's logs on standard error; the result has the beginning of the error.
 _FAILURE_CHARACTERS = 500
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """See the module's text."""
+    """Run the benchmarks; see the module's docstring."""
     options = _parser().parse_args(arguments)
     missing = lab_misses()
     if missing:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.name or BENCHMARKS:
             outcomes.append(run_one(name))
             report.show(console, outcomes[-1])
-            if options.markdown and options.name:  # what was measured stays, also when the next one is interrupted
+            if options.markdown and options.name:  # The results remain, even if the next benchmark is interrupted.
                 one = report.Run(date, facts, outcomes[-1:])
                 DOCUMENT.write_text(report.updated(DOCUMENT.read_text(), one))
     except KeyboardInterrupt:
@@ -74,14 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_one(name: str) -> Outcome:
-    """Runs one benchmark; whatever stops it is its result."""
+    """Run one benchmark; any exception becomes its result."""
     benchmark = importlib.import_module(f"tests.bench.{name}")
     console.print(f"[bold]{name}[/]: {benchmark.TITLE}")
     load, start = os.getloadavg()[0], time.monotonic()
     measured, failure = None, ""
     try:
         measured = benchmark.measure(lambda line: console.print(f"  {line}", style="dim", markup=False))
-    except Exception as error:  # the others are still worth measuring
+    except Exception as error:  # The others are still useful.
         failure = f"{type(error).__name__}: {error}"[:_FAILURE_CHARACTERS]
     return Outcome(name, benchmark.TITLE, benchmark.HOW, measured, failure, load, time.monotonic() - start)
 

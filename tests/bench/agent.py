@@ -1,4 +1,4 @@
-"""What an agent costs while nothing happens."""
+"""The cost of an agent while nothing happens."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ separately. Processor time includes the programs that the process ran (/proc/PID
 enough for all periodic work of the agent. Memory is VmRSS; Pss counts shared pages only in part.
 """
 WINDOWS = 2
-#: The firewall is looked at every 60 s, all else more often.
+#: The firewall is checked every 60 s, everything else more often.
 WINDOW_S = 61.0
-#: From the last change until the first window: what came last must have been dealt with.
+#: The time from the last change until the first window: everything must have been processed.
 SETTLE_S = 15.0
-#: The same for nodes that can be dialled: ways to each of them are tried, less and less often where that is in vain.
+#: The time for nodes that can be dialled: direct paths to them are tried, less and less often after failures.
 SETTLE_WAYS_S = 120.0
 MAX_RSS_MB = 60.0
 MAX_CPU_PERCENT = 1.0
@@ -58,24 +58,24 @@ class Agent:
 
     @classmethod
     def of(cls, host: Host) -> Agent:
-        """The one that runs on this host."""
+        """Return the agent that runs on this host."""
         pid = json.loads(host.path("/run/meshray/agent.pid").read_text())["pid"]
         return cls(host.name, host.path(f"/proc/{pid}"))
 
     def cpu_s(self) -> float:
-        """Processor time so far: user and system, its own and of its ended children."""
+        """Return the processor time so far: user and system, its own and that of its ended children."""
         fields = (self.folder / "stat").read_text().rpartition(")")[2].split()
         return sum(int(ticks) for ticks in fields[11:15]) / _TICKS
 
     def megabytes(self, file: str, name: str) -> float:
-        """A value that the kernel gives in kB."""
+        """Return a value that the kernel gives in kB."""
         found = re.search(rf"^{name}:\s+(\d+) kB", (self.folder / file).read_text(), re.MULTILINE)
         assert found, f"{self.folder / file} has no {name}"
         return int(found[1]) * 1024 / 1e6
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """Silent peers, then peers that answer."""
+    """Measure with silent peers, then with peers that answer."""
     with World("bench-agent") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
@@ -113,19 +113,19 @@ def measure(say: Callable[[str], None]) -> Measured:
 
 
 def per_minute(packets: int) -> float:
-    """From all windows of one `rest`."""
+    """Return the rate per minute from all windows of one `rest`."""
     return packets / (WINDOWS * WINDOW_S) * 60
 
 
 def processor(agent: Agent, seconds: float) -> float:
-    """What the agent uses from now on for so long, percent of a core."""
+    """Return the agent's processor use over this time, percent of a core."""
     before = agent.cpu_s()
     time.sleep(seconds)
     return 100 * (agent.cpu_s() - before) / seconds
 
 
 def rest(agents: list[Agent], peers: str, say: Callable[[str], None]) -> list[Figure]:
-    """Figures of all agents at once, over some windows."""
+    """Return the figures of all agents at once, over several windows."""
     say(f"peers {peers}: {WINDOWS} windows of {WINDOW_S:.0f} s")
     cpu: dict[Agent, list[float]] = {agent: [] for agent in agents}
     rss: dict[Agent, list[float]] = {agent: [] for agent in agents}
@@ -149,22 +149,22 @@ def rest(agents: list[Agent], peers: str, say: Callable[[str], None]) -> list[Fi
 
 
 def online(cluster: Cluster, host: Host) -> int:
-    """How many nodes are online, as this host's agent knows."""
+    """Return the number of online nodes, according to this host's agent."""
     return sum(bool(node["online"]) for node in cluster.meshray(host, "status", check=False)["nodes"])
 
 
 def answering(cluster: Cluster, host: Host) -> int:
-    """How many of the peers answer this host's probes."""
+    """Return the number of peers that answer this host's probes."""
     nodes = cluster.meshray(host, "status", check=False)["nodes"]
     return sum(node["name"].startswith("peer-") and node["path"]["rtt_ms"] is not None for node in nodes)
 
 
 def count_probes(host: Host) -> None:
-    """Counts the probes (and answers) that leave this host."""
+    """Count the probes (and answers) that leave this host."""
     host.run(["nft", "-f", "-"], stdin=_COUNTER)
 
 
 def probes(host: Host) -> int:
-    """So far."""
+    """Return the number so far."""
     listed = host.run(["nft", "--json", "list", "counter", "inet", "bench", "probes"]).json()
     return next(int(item["counter"]["packets"]) for item in listed["nftables"] if "counter" in item)

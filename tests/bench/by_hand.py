@@ -1,4 +1,4 @@
-"""Runs the best engine of this machine on an interface, as a user would run wireguard-go.
+"""Run the best engine of this machine on an interface, as a user would run wireguard-go.
 
 python -m tests.bench.by_hand byhand0
 """
@@ -12,7 +12,7 @@ from meshray.wireguard.engines import find_engine, open_tun
 
 
 def main() -> None:
-    """Becomes the engine."""
+    """Replace this process by the engine."""
     (name,) = sys.argv[1:]
     engine = find_engine(os.environ)
     program = str(engine.program)

@@ -1,9 +1,9 @@
-"""Many machines that enrol at once, each over connections of its own, from a few processes.
+"""Many machines that enrol at once, each over its own connections, from a few processes.
 
     TOKEN=meshray1_… python -m tests.bench.crowd --processes 4 --each 25
 
-Does what `meshray join` does towards the coordinator, with the same code, and nothing else. Prints one line of JSON:
-for each machine its name, its address and the seconds it took from the common start, or its error.
+It sends the requests of `meshray join` to the coordinator, with the same code, and does nothing else. It prints one
+line of JSON: for each machine its name, its address and the seconds from the common start, or its error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Before the start, as all of a client's own work should be: it is the coordinator that is measured.
+# This precedes the start, as all of a client's own work should: the coordinator is measured.
 import aiohttp  # noqa: F401
 
 from meshray import __version__
@@ -30,14 +30,14 @@ from meshray.model.keys import PrivateKey
 from meshray.model.node import Versions
 from meshray.model.token import Token
 
-#: Until all processes are ready to start, and until all have answered, seconds.
+#: The time until all processes are ready to start, and until all have answered, seconds.
 PATIENCE_S = 60.0
 Row = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One that wants in, without Ray."""
+    """A machine that joins, without Ray."""
 
     name: NodeName
     key: PrivateKey
@@ -45,7 +45,7 @@ class Machine:
 
     @classmethod
     def named(cls, name: str, token: Token) -> Machine:
-        """With a new key."""
+        """Return a machine with a new key."""
         key, node_name = PrivateKey.generate(), NodeName(name)
         request = EnrolRequest(
             mesh_id=token.mesh_id,
@@ -60,13 +60,13 @@ class Machine:
         return cls(node_name, key, request)
 
     async def enrol(self, token: Token) -> EnrolAnswer:
-        """Becomes a node; raises as `meshray.client.coordinator.enrol` does."""
+        """Enrol; raises as `meshray.client.coordinator.enrol` does."""
         answer, _ = await enrol(token, self.request, self.key)
         return answer
 
 
 async def enrol_all(machines: list[Machine], token: Token, start: float) -> list[Row]:
-    """All at once; one row for each."""
+    """Enrol all at once; return one row for each."""
 
     async def one(machine: Machine) -> Row:
         try:
@@ -85,7 +85,7 @@ def one_process(
     together: multiprocessing.synchronize.Barrier,
     told: multiprocessing.Queue[list[Row]],
 ) -> None:
-    """Enrols its share when all processes are ready."""
+    """Enrol this process's share when all processes are ready."""
     token = Token.parse(os.environ["TOKEN"])
     machines = [Machine.named(f"crowd-{number}-{place}", token) for place in range(count)]
     together.wait(PATIENCE_S)
@@ -93,7 +93,7 @@ def one_process(
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the program; see the module's docstring."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--each", type=int, required=True)

@@ -1,4 +1,4 @@
-"""How long the doctor takes for a whole mesh."""
+"""The duration of the doctor for a whole mesh."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT_S = 5.0
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """Ten nodes, and one command again and again."""
+    """Measure ten nodes, with one command repeated."""
     with World("bench-doctor") as world:
         say("starting ten nodes")
         head, *workers = ten(world)

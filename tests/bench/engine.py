@@ -1,4 +1,4 @@
-"""The engine beside what people use today: wireguard-go of the distribution, ssh -L, nebula, and no tunnel at all."""
+"""The engine compared with other solutions: the distribution's wireguard-go, ssh -L, nebula, and no tunnel at all."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _STOCK_DEVICE, _STOCK_IPS = "stock0", ("10.78.0.1", "10.78.0.2")
 
 @dataclass(frozen=True)
 class Path:
-    """One way from the worker to the head's iperf3."""
+    """One path from the worker to the head's iperf3."""
 
     name: str
     way: Way
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """Rounds over all ways."""
+    """Measure rounds over all paths."""
     missing = [name for name in ("iperf3", "wireguard-go", "sshd", "nebula") if not shutil.which(name)]
     if missing:
         raise RuntimeError(f"missing: apt-get install iperf3 wireguard-go openssh-server nebula ({', '.join(missing)})")
@@ -79,14 +79,14 @@ def _figures(rates: dict[tuple[str, int], list[float]]) -> list[Figure]:
         ours = rates[OURS, count]
         for name in (STOCK, NEBULA, SSH, PLAIN):
             ratios = tuple(mine / theirs for mine, theirs in zip(ours, rates[name, count], strict=True))
-            # The goal is to be faster than what people glue together today.
+            # The goal is to be faster than the usual combinations of other tools.
             target = Target(1.0, at_least=True) if name == SSH else None
             figures.append(Figure(f"{OURS} / {name}, {count} {plural}", "", ratios, target))
     return figures
 
 
 def start_nebula(head: Host, worker: Host) -> None:
-    """The head is the lighthouse, the worker knows where it is."""
+    """Start nebula: the head is the lighthouse, and the worker knows its address."""
     head.run(["nebula-cert", "ca", "-name", "bench"], cwd="/tmp")
     for host, ip in zip((head, worker), _NEBULA_IPS, strict=True):
         head.run(["nebula-cert", "sign", "-name", host.name, "-ip", f"{ip}/24"], cwd="/tmp")
@@ -106,7 +106,7 @@ def start_nebula(head: Host, worker: Host) -> None:
 
 
 def start_ssh(head: Host, worker: Host) -> None:
-    """`ssh -L` from the worker to the head's iperf3."""
+    """Start `ssh -L` from the worker to the head's iperf3."""
     worker.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/id"])
     head.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/host"])
     head.path("/root/authorized_keys").write_bytes(worker.path("/root/id.pub").read_bytes())

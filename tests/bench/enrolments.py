@@ -26,7 +26,7 @@ mesh. The clients' work (mostly TLS) uses the same cores.
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """Some rounds, each with a new head."""
+    """Measure several rounds, each with a new head."""
     slowest, middle, with_address = [], [], []
     with World("bench-enrolments") as world:
         wan = world.switch("wan", "203.0.113.0/24")
@@ -50,7 +50,7 @@ def measure(say: Callable[[str], None]) -> Measured:
 
 
 def enrol(head: Host, crowd: Host) -> list[dict[str, Any]]:
-    """What became of each client. Raises AssertionError where the head does not count as many nodes as were told so."""
+    """Return each client's result. Raises AssertionError if the head counts other nodes than the clients report."""
     cluster = Cluster(head, ())
     told = cluster.meshray(head, "init", "--no-ray")
     program = [sys.executable, "-m", "tests.bench.crowd", "--processes", str(PROCESSES), "--each", str(EACH)]

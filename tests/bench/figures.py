@@ -1,4 +1,4 @@
-"""What was measured, and whether it is good enough. Pure.
+"""Measurements, and whether they meet their targets. Pure.
 
 >>> figure = Figure("--help", "s", (0.12, 0.10, 0.11), Target(0.25))
 >>> figure.verdict
@@ -15,12 +15,12 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Target:
-    """How good is good enough.
+    """The target of a figure.
 
     Attributes:
-        limit: in the figure's unit.
-        at_least: the limit is a lower one.
-        of: which value of the samples it is for: ``median``, ``min`` or ``max``.
+        limit: the limit, in the figure's unit.
+        at_least: it is a lower limit.
+        of: the value of the samples to which it applies: ``median``, ``min`` or ``max``.
     """
 
     limit: float
@@ -28,16 +28,16 @@ class Target:
     of: str = "median"
 
     def text(self, unit: str) -> str:
-        """For the table."""
+        """Return the text for the table."""
         return f"{self.of} {'≥' if self.at_least else '≤'} {self.limit:g} {unit}".rstrip()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing that was measured several times; at least once.
+    """One quantity that was measured at least once.
 
     Attributes:
-        target: None where the figure is there to be compared with others.
+        target: None if the figure only serves for comparison.
     """
 
     what: str
@@ -47,17 +47,17 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median sample."""
         return median(self.samples)
 
     @property
     def min(self) -> float:
-        """The smallest one."""
+        """The smallest sample."""
         return min(self.samples)
 
     @property
     def max(self) -> float:
-        """The largest one."""
+        """The largest sample."""
         return max(self.samples)
 
     @property
@@ -68,7 +68,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is good enough; None where there is no target."""
+        """Whether the target is met; None without a target."""
         if self.target is None:
             return None
         return self.verdict >= self.target.limit if self.target.at_least else self.verdict <= self.target.limit
@@ -76,7 +76,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a benchmark's `measure` returns.
+    """The result of a benchmark's `measure`.
 
     Attributes:
         notes: sentences that a reader needs to judge the figures.
@@ -91,10 +91,10 @@ class Outcome:
     """One benchmark of one run.
 
     Attributes:
-        measured: None where it failed.
-        failure: why.
+        measured: None if it failed.
+        failure: the reason.
         load: the machine's load average (1 minute) before it began: other work makes everything slower.
-        seconds: how long it took.
+        seconds: its duration.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From the command to ALIVE: `meshray join` against a bare `ray start`."""
+"""The time from the command to ALIVE: `meshray join` compared with a bare `ray start`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ The difference is that of each pair. `meshray join` includes enrolment, key, tun
 """
 PAIRS = 5
 LIMIT_S = 1.0
-#: What a Ray that has just ended may still do is not part of the next measurement, seconds.
+#: The time in which a Ray that has just ended finishes, outside of the next measurement, seconds.
 PAUSE_S = 3.0
 _GCS_PORT = 6379
 
@@ -38,19 +38,19 @@ class Head:
     watcher: HostProcess
 
     def alive_since(self, start: float) -> float | None:
-        """When the first node that came after ``start`` was ALIVE; None: not yet."""
+        """Return when the first node that came after ``start`` was ALIVE; None: not yet."""
         rows = [json.loads(line) for line in self.watcher.output.splitlines() if line.startswith("{")]
         return next((float(row["at"]) for row in rows if row["at"] > start), None)
 
     def wait_for_newcomer(self, start: float) -> float:
-        """Seconds from ``start`` until a new node was ALIVE."""
+        """Return the seconds from ``start`` until a new node was ALIVE."""
         at = wait_until(lambda: self.alive_since(start), UP_DEADLINE_S, "the new node", evidence=self.host.logs)
         assert at
         return at - start
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """Pairs of starts; the first pair only makes the cache warm."""
+    """Measure pairs of starts; the first pair only warms the cache."""
     with World("bench-join") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         worker = world.host("worker", wan, "203.0.113.20")
@@ -79,7 +79,7 @@ def measure(say: Callable[[str], None]) -> Measured:
 
 
 def watched(host: Host, ip: str, through: list[str]) -> Head:
-    """The head, from when its own Ray is ALIVE in its table."""
+    """Return the head, once its own Ray is ALIVE in its table."""
     program = [*through, sys.executable, "-m", "tests.bench.node_table", f"{ip}:{_GCS_PORT}"]
     head = Head(host, ip, host.popen(program, name="node_table", cwd=REPOSITORY))
     head.wait_for_newcomer(0)
@@ -87,14 +87,14 @@ def watched(host: Host, ip: str, through: list[str]) -> Head:
 
 
 def bare_head(host: Host) -> Head:
-    """`ray start --head` by hand."""
+    """Start `ray start --head` by hand."""
     ip = str(host.address)
     host.run(["ray", "start", "--head", f"--node-ip-address={ip}", *RAY_ARGS], deadline_s=UP_DEADLINE_S)
     return watched(host, ip, [])
 
 
 def meshray_join(worker: Host, head: Head, token: str) -> tuple[float, float]:
-    """Seconds until ALIVE, and until the command returned; the node has left again."""
+    """Return the seconds until ALIVE, and until the command returned; the node has left again."""
     start = time.monotonic()
     command = worker.popen(["meshray", "join", token, "--", *RAY_ARGS], name="join")
     status = command.wait(UP_DEADLINE_S)
@@ -107,12 +107,12 @@ def meshray_join(worker: Host, head: Head, token: str) -> tuple[float, float]:
 
 
 def ray_start(worker: Host, head: Head) -> float:
-    """Seconds until ALIVE; the Ray has ended again."""
+    """Return the seconds until ALIVE; the Ray has ended again."""
     start = time.monotonic()
     options = [f"--address={head.ip}:{_GCS_PORT}", f"--node-ip-address={worker.address}", "--block", *RAY_ARGS]
     ray = worker.popen(["ray", "start", *options], name="ray")
     alive = head.wait_for_newcomer(start)
-    # It may swallow a signal that comes while it still starts its last process.
+    # It may miss a signal that comes while it still starts its last process.
     worker.wait_until(lambda: "Ray runtime started" in ray.output, UP_DEADLINE_S, "ray start")
     ray.stop(30)
     wait_until_ray_is_gone(worker)
@@ -120,15 +120,15 @@ def ray_start(worker: Host, head: Head) -> float:
 
 
 def wait_until_ray_is_gone(worker: Host) -> None:
-    """Until no process of it is left, and a moment more."""
+    """Wait until no process of it is left, and a moment more."""
     worker.wait_until(lambda: not ray_runs(worker), 30, "the end of Ray")
     time.sleep(PAUSE_S)
 
 
 def ray_runs(host: Host) -> bool:
-    """Whether a process of Ray's is there."""
+    """Return whether a process of Ray exists."""
     for folder in host.path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # It has just ended.
             if b"/ray/" in (folder / "cmdline").read_bytes():
                 return True
     return False

@@ -1,4 +1,4 @@
-"""On what it was measured.
+"""The machine of the measurements.
 
 >>> describe()["cores"]
 '2'
@@ -20,7 +20,7 @@ from meshray.wireguard.engines import find_engine
 
 
 def describe() -> Mapping[str, str]:
-    """The machine and the versions of what was measured, for people."""
+    """Return the machine and the versions of the measured programs, for users."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
@@ -44,7 +44,7 @@ def _processor() -> str:
 
 
 def _revision() -> str:
-    """The commit, with a + where files differ from it; empty outside of a checkout."""
+    """Return the commit, with a + if files differ from it; empty outside of a checkout."""
     commit = _output(["git", "rev-parse", "--short", "HEAD"]).strip()
     return f"({commit}{'+' if _output(['git', 'status', '--porcelain', '--', 'meshray']) else ''})" if commit else ""
 

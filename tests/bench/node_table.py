@@ -1,9 +1,9 @@
-"""Watches the node table of a Ray head and says when a node becomes ALIVE in it.
+"""Watch the node table of a Ray head and report when a node becomes ALIVE in it.
 
     python -m tests.bench.node_table 10.99.0.1:6379
 
-Prints a line of JSON for every node that is new and ALIVE: {"ip", "at"}, by the monotonic clock of the machine. Asks
-the GCS itself, which costs a millisecond: the dashboard would keep a core busy.
+It prints a line of JSON for every node that is new and ALIVE: {"ip", "at"}, by the monotonic clock of the machine. It
+asks the GCS itself, which takes a millisecond: the dashboard would keep a core busy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POLL_S = 0.02
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the program; see the module's docstring."""
     gcs = GcsClient(address=sys.argv[1])
     seen: set[object] = set()
     while True:

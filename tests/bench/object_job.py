@@ -1,4 +1,4 @@
-"""Moves one large object from the head to the node where this runs, and prints the seconds it took.
+"""Move one large object from the head to the node where this runs, and print the seconds that it took.
 
 python -m tests.bench.object_job HEAD_IP:PORT
 """
@@ -19,13 +19,13 @@ _DEADLINE_S = 120
 
 @ray.remote(max_retries=0, num_cpus=0)
 def make() -> bytes:
-    """The object; what it holds is encrypted all the same."""
+    """Return the object; its content does not matter, since it is encrypted."""
     return bytes(BYTES)
 
 
 @ray.remote(max_retries=0, num_cpus=0)
 def fetch(held: list[ray.ObjectRef[bytes]]) -> float:
-    """Seconds until the object lies in this node's store."""
+    """Return the seconds until the object is in this node's store."""
     start = time.monotonic()
     ready, _ = ray.wait(held, timeout=_DEADLINE_S, fetch_local=True)
     if not ready:
@@ -34,7 +34,7 @@ def fetch(held: list[ray.ObjectRef[bytes]]) -> float:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the program; see the module's docstring."""
     ray.init(sys.argv[1], log_to_driver=False, logging_level="WARNING")
     here = ray.get_runtime_context().get_node_id()
     (head,) = (node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here)

@@ -1,4 +1,4 @@
-"""A large Ray object over the overlay, against what iperf3 gets there."""
+"""A large Ray object over the overlay, compared with iperf3 there."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ and the engines of both ends share the cores, which are the limit without the li
 ROUNDS = 5
 SECONDS = 4
 LOWEST_RATIO = 0.9
-#: What a line between two machines carries; then their cores have time left.
+#: The rate of a link between two machines; their cores then have time left.
 LINE_MBIT = 500
 _RAY_ARGS = ("--num-cpus=1", f"--object-store-memory={int(1.5 * BYTES)}")
 _GCS_PORT = 6379
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """Rounds of an object and a stream, over the overlay and without it."""
+    """Measure rounds of an object and a stream, over the overlay and without it."""
     require_iperf3()
     with World("bench-objects") as world:
         wan = world.switch("wan", "203.0.113.0/24")
@@ -65,7 +65,7 @@ def measure(say: Callable[[str], None]) -> Measured:
 def measured(
     say: Callable[[str], None], what: str, through: list[str], worker: Host, way: Way
 ) -> tuple[list[float], list[float]]:
-    """Rates of the objects and of the streams, Gbit/s. The first round makes the object stores' memory warm."""
+    """Return the rates of the objects and of the streams, Gbit/s. The first round warms the object stores' memory."""
     objects, streams = [], []
     for number in range(ROUNDS + 1):
         say(f"{what}, round {number} of {ROUNDS}")
@@ -77,7 +77,7 @@ def measured(
 
 
 def figures(where: str, objects: list[float], streams: list[float], target: Target | None = None) -> list[Figure]:
-    """Both rates and their ratio."""
+    """Return both rates and their ratio."""
     ratios = tuple(ours / theirs for ours, theirs in zip(objects, streams, strict=True))
     return [
         Figure(f"object, {where}", "Gbit/s", tuple(objects)),
@@ -87,7 +87,7 @@ def figures(where: str, objects: list[float], streams: list[float], target: Targ
 
 
 def start_by_hand(head: Host, worker: Host) -> None:
-    """Two Rays without a mesh."""
+    """Start two Rays without a mesh."""
     head.run(["ray", "start", "--head", f"--node-ip-address={head.address}", *_RAY_ARGS], deadline_s=UP_DEADLINE_S)
     options = [f"--address={head.address}:{_GCS_PORT}", f"--node-ip-address={worker.address}", *_RAY_ARGS]
     worker.run(["ray", "start", *options], deadline_s=UP_DEADLINE_S)

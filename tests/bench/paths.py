@@ -1,4 +1,4 @@
-"""How long pairs take to a direct path, and to leave a dead one, and the traffic of an idle one."""
+"""The time in which pairs get a direct path and leave a dead one, and the traffic of an idle one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STAMP = "%Y-%m-%d %H:%M:%S,%f"
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """The three of them."""
+    """Measure all three."""
     with World("bench-paths") as world:
         wan = world.switch("wan", "192.88.99.0/24")
         hub = world.host("hub", wan, "192.88.99.10")
@@ -63,7 +63,7 @@ def measure(say: Callable[[str], None]) -> Measured:
 
 
 def joined_anew(cluster: Cluster, here: Host, there: Host) -> float:
-    """Seconds from the enrolment of ``there`` to the direct path."""
+    """Return the seconds from the enrolment of ``there`` to the direct path."""
     cluster.meshray(there, "leave", "--yes")
     token = cluster.answers[cluster.head.name]["token"]
     cluster.answers[there.name] = cluster.meshray(there, "join", token, "--no-ray")
@@ -73,21 +73,21 @@ def joined_anew(cluster: Cluster, here: Host, there: Host) -> float:
 
 
 def outage(cluster: Cluster, here: Host, there: Host, near: Host, far: Host, talk: Conversation) -> float:
-    """Seconds from the death of the direct path to the moment at which both sides have left it."""
+    """Return the seconds from the failure of the direct path to the moment at which both sides have left it."""
     addresses = [str(near.address), str(far.address)]
     dead = time.time()
     with silenced(near, addresses[1]), silenced(far, addresses[0]):
         left = [until_said(host, f"{other.name}: back", dead) for host, other in ((here, there), (there, here))]
         talk.wait_until_it_goes_on(PATIENCE_S)
     healed = time.time()
-    # Attempts come at growing pauses; another address of one's own would make the next one come at once.
+    # Attempts come at growing pauses; a change of the own address would cause the next one at once.
     for host, other in ((here, there), (there, here)):
         until_said(host, f"{other.name}: direct", healed, 120)
     return max(left) - dead
 
 
 def idle_bytes_s() -> float:
-    """Bytes per second of one of many nodes that all have direct paths, for 50 peers."""
+    """Return the bytes per second of one of many nodes that all have direct paths, for 50 peers."""
     with World("bench-idle") as world:
         wan = world.switch("wan", "192.88.99.0/24")
         hub = world.host("hub", wan, "192.88.99.10")
@@ -106,32 +106,32 @@ def idle_bytes_s() -> float:
 
 
 def is_settled(cluster: Cluster, host: Host) -> bool:
-    """All peers are direct."""
+    """Return whether all peers are direct."""
     paths = [node["path"] for node in cluster.meshray(host, "status", check=False)["nodes"]]
     return all(path["kind"] in ("self", "direct") for path in paths)
 
 
 def bytes_s(host: Host) -> float:
-    """What an idle host's underlay interface carries in a second."""
+    """Return the bytes per second on an idle host's underlay interface."""
     before = carried(host)
     time.sleep(IDLE_S)
     return (carried(host) - before) / IDLE_S
 
 
 def carried(host: Host) -> int:
-    """Bytes in and out of the underlay interface."""
+    """Return the bytes in and out of the underlay interface."""
     (link,) = host.run(["ip", "-json", "-s", "link", "show", "eth0"]).json()
     return int(link["stats64"]["rx"]["bytes"]) + int(link["stats64"]["tx"]["bytes"])
 
 
 def stamp(host: Host, log: str, words: str) -> float:
-    """When the last line with these words was written, unix seconds."""
+    """Return when the last line with these words was written, unix seconds."""
     lines = host.path(f"/var/lib/meshray/log/{log}.log").read_text().splitlines()
     line = next((line for line in reversed(lines) if words in line), "")
     return datetime.strptime(line[:23], _STAMP).timestamp() if line else 0.0
 
 
 def until_said(host: Host, words: str, since: float, deadline_s: float = PATIENCE_S) -> float:
-    """When the agent said this after ``since``."""
+    """Return when the agent logged this after ``since``."""
     host.wait_until(lambda: stamp(host, "agent", words) >= since, deadline_s, f"{host.name} to say {words!r}")
     return stamp(host, "agent", words)

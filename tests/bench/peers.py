@@ -2,8 +2,8 @@
 
     TOKEN=meshray1_… python -m tests.bench.peers --count 50
 
-Prints ``online`` when every node's link to the coordinator is open, and ``answering`` when every node has a device of
-its own, with a fresh handshake with the hub, and answers probes on it. Ends with SIGTERM or with its host.
+It prints ``online`` when every node's connection to the coordinator is open, and ``answering`` when every node has its
+own device, with a fresh handshake with the hub, and answers probes on it. It ends with SIGTERM or with its host.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from meshray.wireguard.plan import plan
 from meshray.wireguard.userspace import UserspaceDevice
 from tests.bench.crowd import Machine
 
-#: Until all handshakes are there, seconds.
+#: The time until all handshakes are complete, seconds.
 PATIENCE_S = 30.0
 
 
 @dataclass
 class Peer:
-    """One node. Its number names its device and its routing table."""
+    """One node. Its number determines its device's name and its routing table."""
 
     number: int
     machine: Machine
@@ -47,7 +47,7 @@ class Peer:
 
     @classmethod
     async def enter(cls, number: int, token: Token) -> Peer:
-        """Enrols and goes online."""
+        """Enrol and go online."""
         machine = Machine.named(f"peer-{number}", token)
         answer = await machine.enrol(token)
         link = await Coordinator(token.coordinators, token.fingerprint, answer.credential).open_link()
@@ -55,17 +55,17 @@ class Peer:
         return cls(number, machine, answer, link)
 
     async def follow(self) -> None:
-        """Reads what the coordinator sends, as an agent does."""
+        """Read the coordinator's messages, like an agent."""
         async for _ in self.link.messages():
             pass
 
     @property
     def interface(self) -> str:
-        """Its device."""
+        """The name of its device."""
         return f"peer{self.number}"
 
     def make_device(self) -> None:
-        """A device like a real node's, for its one peer, the hub."""
+        """Create a device like a real node's, for its one peer, the hub."""
         mesh_map = self.answer.map
         me, hub = mesh_map.nodes[self.answer.node_id], mesh_map.hubs[0]
         keys = PairKeys({1: self.answer.mesh_secret}, me.public_key)
@@ -82,7 +82,7 @@ class Peer:
         device.apply(plan(device.read(), desired))
 
     def routing(self) -> str:
-        """For `ip -batch`: what has this node's address leaves through this node's device."""
+        """Return the commands for `ip -batch` that route packets from this node's address through its device."""
         mesh_map, table = self.answer.map, 1000 + self.number
         ip = mesh_map.nodes[self.answer.node_id].ip
         return (
@@ -91,7 +91,7 @@ class Peer:
         )
 
     async def answer_probes(self) -> None:
-        """Listens, and asks the hub until it answers."""
+        """Listen, and probe the hub until it answers."""
         mesh_map, prober = self.answer.map, Prober()
         ip = mesh_map.nodes[self.answer.node_id].ip
         await prober.open(ip, mesh_map.mesh.network.probe_address(ip))
@@ -100,7 +100,7 @@ class Peer:
 
 
 async def main() -> None:
-    """See the module's text."""
+    """Run the program; see the module's docstring."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, required=True)
     count = parser.parse_args().count

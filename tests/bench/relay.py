@@ -1,4 +1,4 @@
-"""One TCP stream through the relay, against the same WireGuard devices over UDP."""
+"""One TCP stream through the relay, compared with the same WireGuard devices over UDP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PINGS = 200
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """Pairs of streams, pairs of round trips."""
+    """Measure pairs of streams, and pairs of round trips."""
     with World("bench-relay") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head, worker = world.host("head", wan, "203.0.113.10"), world.host("worker", wan, "203.0.113.20")
@@ -61,7 +61,7 @@ def measure(say: Callable[[str], None]) -> Measured:
 
 
 def start_relay(head: Host, worker: Host) -> str:
-    """Both ends; returns the endpoint for the worker's WireGuard."""
+    """Start both ends; return the endpoint for the worker's WireGuard."""
     program = [sys.executable, "-m", "tests.bench.relay_ends"]
     where = f"{head.address}:{_PORT}"
     server = head.popen([*program, "server", "/tmp/relay", where], cwd=REPOSITORY)
@@ -73,13 +73,13 @@ def start_relay(head: Host, worker: Host) -> str:
 
 
 def use(worker: Host, endpoint: str) -> None:
-    """From now on the tunnel goes there; until it does."""
+    """Use this endpoint for the tunnel; return when it is in use."""
     peer = worker.run(["wg", "show", _DEVICE, "peers"]).stdout.strip()
     worker.run(["wg", "set", _DEVICE, "peer", peer, "endpoint", endpoint])
     worker.wait_until(lambda: worker.can_reach(_HEAD_IP), 20, f"the tunnel over {endpoint}")
 
 
 def round_trip(worker: Host) -> float:
-    """Median, milliseconds."""
+    """Return the median, milliseconds."""
     shown = worker.run(["ping", "-c", str(_PINGS), "-i", "0.01", _HEAD_IP]).stdout
     return median(float(time) for time in re.findall(r"time=([0-9.]+)", shown))

@@ -1,4 +1,4 @@
-"""The relay's two ends, each in a host of its own: the coordinator's server, and the client that an agent runs.
+"""The relay's two ends, each in its own host: the coordinator's server, and the client that an agent runs.
 
     python -m tests.bench.relay_ends server FOLDER 203.0.113.10:51888      prints what the client needs, as JSON
     python -m tests.bench.relay_ends client FILE                           that JSON in a file; prints 127.0.0.1:PORT
@@ -28,7 +28,7 @@ from meshray.relay.client import RelayClient
 
 
 async def serve(folder: Path, where: Endpoint) -> None:
-    """A coordinator whose relay leads to the WireGuard on the same port."""
+    """Run a coordinator whose relay leads to the WireGuard on the same port."""
     home = Home(folder / "state", folder / "run")
     answer, token = create_mesh(
         home,
@@ -51,7 +51,7 @@ async def serve(folder: Path, where: Endpoint) -> None:
 
 
 async def carry(told: Mapping[str, str]) -> None:
-    """What an agent does where UDP is blocked."""
+    """Run the relay's client like an agent whose UDP is blocked."""
     hub = Endpoint.parse(told["endpoint"])
     coordinator = Coordinator((hub,), bytes.fromhex(told["fingerprint"]), told["credential"])
     client = RelayClient(lambda: coordinator, lambda: hub, pause_s=backoff_s, tries_udp=False)

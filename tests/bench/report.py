@@ -16,7 +16,7 @@ _COLUMNS = ("median", "min", "max", "n", "target", "met")
 
 @dataclass(frozen=True)
 class Run:
-    """All that one call measured.
+    """The measurements of one run.
 
     Attributes:
         date: UTC, as in 2026-01-31 12:00.
@@ -34,7 +34,7 @@ class Run:
 
 
 def show(console: Console, outcome: Outcome) -> None:
-    """Prints one benchmark."""
+    """Print one benchmark."""
     if outcome.measured is None:
         console.print(f"[bold red]{outcome.name} failed[/]: {escape(outcome.failure)}")
         return
@@ -52,7 +52,7 @@ def show(console: Console, outcome: Outcome) -> None:
 
 
 def to_json(run: Run) -> dict[str, object]:
-    """For scripts."""
+    """Return the JSON form, for scripts."""
     return {
         "schema": 1,
         "date": run.date,
@@ -63,7 +63,7 @@ def to_json(run: Run) -> dict[str, object]:
 
 
 def to_markdown(run: Run) -> str:
-    """docs/benchmarks.md."""
+    """Return the text of docs/benchmarks.md."""
     return "\n".join(_markdown(run)) + "\n"
 
 
@@ -86,7 +86,7 @@ def _head(run: Run) -> Iterator[str]:
 
 
 def updated(document: str, run: Run) -> str:
-    """The document with the sections of this run's benchmarks in place of the older ones; new ones at the end."""
+    """Return the document with this run's benchmarks replacing older sections; new ones come at the end."""
     _, *sections = document.rstrip("\n").split("\n## ")
     texts = {section.partition("\n")[0]: section for section in sections}
     for outcome in run.outcomes:
@@ -123,7 +123,7 @@ def _cells(figure: Figure) -> tuple[str, ...]:
 
 
 def _number(value: float) -> str:
-    """Three digits that say something, without an exponent."""
+    """Return a number with three significant digits, without an exponent."""
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:.{decimals}f}" if value != int(value) else str(int(value))
 

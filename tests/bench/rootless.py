@@ -1,4 +1,4 @@
-"""A node without root beside one with: what the namespaces cost."""
+"""A node without root beside one with root: the cost of the namespaces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOWEST_RATIO = 0.9
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """Rounds over both workers and both ways."""
+    """Measure rounds over both workers and both directions."""
     require_iperf3()
     with World("bench-rootless") as world:
         wan = world.switch("wan", "203.0.113.0/24")
@@ -35,7 +35,7 @@ def measure(say: Callable[[str], None]) -> Measured:
         cluster = Cluster.without_ray(head, [worker])
         token = cluster.answers["head"]["token"]
         for host in (login, stock):
-            host.shell("ip route add default via 203.0.113.10")  # without one pasta has nothing to offer
+            host.shell("ip route add default via 203.0.113.10")  # Without one, pasta has nothing to offer.
             give_tun(host)
             env = {"MESHRAY_ENGINE": STOCK} if host is stock else {}
             host.run(["meshray", "join", "--no-ray", token], user=USER, env=env, deadline_s=UP_DEADLINE_S)
@@ -66,11 +66,11 @@ def measure(say: Callable[[str], None]) -> Measured:
 
 
 def ratio(mine: list[float], theirs: list[float]) -> tuple[float, ...]:
-    """Of each round."""
+    """Return the ratio of each round."""
     return tuple(one / other for one, other in zip(mine, theirs, strict=True))
 
 
 def entered(host: Host) -> list[str]:
-    """What runs a command inside the namespaces of the user's node on this host."""
+    """Return the prefix that runs a command inside the namespaces of the user's node on this host."""
     namespace = json.loads(host.path(f"/home/{USER}/.local/share/meshray/run/namespace.json").read_text())
     return ["python", "-I", "-m", "meshray.runtime.rootless.enter", str(namespace["first"]), "--"]

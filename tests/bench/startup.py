@@ -1,4 +1,4 @@
-"""How long the command line takes."""
+"""The duration of the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT_S = 0.25
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """A head with Ray, and commands on it."""
+    """Measure a head with Ray, and commands on it."""
     with World("bench-startup") as world:
         head = world.host("head", world.switch("wan", "203.0.113.0/24"), "203.0.113.10")
         say("starting a head with Ray")

@@ -1,4 +1,4 @@
-"""One TCP stream through the tunnel, against the same engine configured by hand."""
+"""One TCP stream through the tunnel, compared with the same engine configured by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _IPERF_PORT = 5201
 
 @dataclass(frozen=True)
 class Way:
-    """One way to the head: its address there."""
+    """One path to the head: its address there."""
 
     interface: str
     head_ip: str
@@ -40,7 +40,7 @@ class Way:
 
 
 def measure(say: Callable[[str], None]) -> Measured:
-    """Pairs of streams."""
+    """Measure pairs of streams."""
     require_iperf3()
     with World("bench-stream") as world:
         wan = world.switch("wan", "203.0.113.0/24")
@@ -72,13 +72,13 @@ def measure(say: Callable[[str], None]) -> Measured:
 
 
 def require_iperf3() -> None:
-    """Raises RuntimeError where it is not installed."""
+    """Raise RuntimeError if it is not installed."""
     if not shutil.which("iperf3"):
         raise RuntimeError("iperf3 is missing: apt-get install iperf3")
 
 
 def engine_of(host: Host) -> str:
-    """What meshray chose here."""
+    """Return the engine that meshray chose here."""
     (link,) = host.run(["ip", "-json", "-details", "link", "show", MESHRAY]).json()
     return "kernel" if link.get("linkinfo", {}).get("info_kind") == "wireguard" else find_engine(os.environ).name
 
@@ -92,7 +92,7 @@ def configure_by_hand(
     ips: tuple[str, str] = _BY_HAND_IPS,
     port: int = _BY_HAND_PORT,
 ) -> None:
-    """What a user would type."""
+    """Configure the tunnel as a user would."""
     hosts, keys, public = (head, worker), [], []
     for host in hosts:
         if engine == "kernel":
@@ -114,7 +114,7 @@ def configure_by_hand(
 
 
 def listen(head: Host, way: Way) -> None:
-    """An iperf3 server at the head's end of this tunnel."""
+    """Start an iperf3 server at the head's end of this tunnel."""
     head.popen(["iperf3", "--server", "--bind", way.head_ip, "--port", str(_IPERF_PORT)])
     listening = ["ss", "-Htln", "src", f"{way.head_ip}:{_IPERF_PORT}"]
     head.wait_until(lambda: head.run(listening).stdout, 10, "iperf3")
@@ -123,11 +123,11 @@ def listen(head: Host, way: Way) -> None:
 def stream(
     worker: Host, way: Way, seconds: int, *, streams: int = 1, from_head: bool = False, inside: Sequence[str] = ()
 ) -> float:
-    """What arrived, Gbit/s. The first second (slow start) is not counted.
+    """Return the received rate, Gbit/s. The first second (slow start) is not counted.
 
     Args:
         from_head: the head sends, and the worker receives.
-        inside: what enters the namespaces of the worker's node, where root made none of it.
+        inside: the prefix that enters the namespaces of the worker's node without root.
     """
     command = ["iperf3", "--client", way.head_ip, "--port", str(way.port), "--time", str(seconds), "--omit", "1"]
     command += ["--parallel", str(streams), "--json", *(["--reverse"] if from_head else [])]

@@ -1,8 +1,8 @@
-"""How long commands take, from their start to their end; they are run in turn: a b c a b c …
+"""The duration of commands, from start to end; they run in turn: a b c a b c …
 
     python -m tests.bench.wall_time 15 "meshray --help" "meshray status"
 
-Prints one list of seconds for each command, as JSON. One round before the first makes the cache warm.
+It prints one list of seconds for each command, as JSON. One round before the first warms the cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEADLINE_S = 30
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the program; see the module's docstring."""
     rounds, commands = int(sys.argv[1]), [shlex.split(text) for text in sys.argv[2:]]
     taken: list[list[float]] = [[] for _ in commands]
     for _ in range(rounds + 1):
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def wall_time(command: list[str]) -> float:
-    """Of one run, seconds. Raises CalledProcessError where it fails."""
+    """Return the duration of one run, seconds. Raises CalledProcessError if it fails."""
     start = time.perf_counter()
     subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True, timeout=DEADLINE_S)
     return time.perf_counter() - start

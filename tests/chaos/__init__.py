@@ -1,5 +1,5 @@
-"""Chaos: seeded trouble, several kinds at a time, and after each group of them oracles that are not our code.
+"""Chaos: seeded trouble, several kinds at a time, and after each group checks by oracles that are not our code.
 
-`make test` runs each kind once, in an order and with victims that the seed gives; MESHRAY_CHAOS_SEED=N repeats a run,
-MESHRAY_CHAOS_S=600 goes on for ten minutes.
+`make test` runs each kind once, with order and victims from the seed; MESHRAY_CHAOS_SEED=N repeats a run, and
+MESHRAY_CHAOS_S=600 continues for ten minutes.
 """

@@ -30,12 +30,12 @@ from tests.lab.world import Router, World
 
 OPEN, NESTED = 14, 6
 STATE = "/var/lib/meshray"
-#: After trouble all is well again within this time without a user, seconds; half of it is Python starting.
+#: After trouble the mesh recovers within this time without a user, seconds; half of it is Python's start.
 WHOLE_S = 150
-#: An ephemeral node that was killed is removed within a minute; and what the questions take on two slow cores.
+#: An ephemeral node that was killed is removed within a minute, plus the time of the queries on two slow cores.
 REMOVED_S = 70
-#: What the doctor measures against the clock: with all nodes of a mesh on two cores it measures those. Every pair is
-#: asked by `ping` besides.
+#: Checks of the doctor that measure time: with all nodes of a mesh on two cores they measure those. `ping` tests every
+#: pair as well.
 OF_LOAD = {
     "path_loss", "path_mtu", "one_way", "udp_in", "udp_out", "nat_kind", "mapping_lifetime", "transports",
     "peer_answers", "coordinator_tcp", "websocket_upgrade", "proxy_works", "node_answers",
@@ -45,14 +45,14 @@ COORDINATOR = {"-m meshray.coordinator": 1}
 
 
 def meshray(host: Host, *words: str) -> dict[str, Any]:
-    """What a command answers; raises CommandError where it fails."""
+    """Return a command's answer; raise CommandError if it fails."""
     answer = host.run(["meshray", *words, "--json"], deadline_s=UP_DEADLINE_S).json()
     assert isinstance(answer, dict)
     return answer
 
 
 def refused(host: Host, *words: str) -> str:
-    """The error's code, of a command that must fail."""
+    """Return the error's code of a command that must fail."""
     done = host.run(["meshray", *words, "--json"], check=False, deadline_s=UP_DEADLINE_S)
     assert done.returncode != 0, f"{words} on {host.name} must fail: {done.stdout}"
     assert "Traceback" not in done.stderr
@@ -60,7 +60,7 @@ def refused(host: Host, *words: str) -> str:
 
 
 def pid_of(host: Host, part: str) -> int:
-    """The process that runs as this part of the node, 0 where there is none."""
+    """Return the process that runs as this part of the node; 0 if there is none."""
     try:
         pid = int(json.loads(host.path(f"/run/meshray/{part}.pid").read_text())["pid"])
     except (FileNotFoundError, json.JSONDecodeError):
@@ -69,27 +69,27 @@ def pid_of(host: Host, part: str) -> int:
 
 
 def kill(host: Host, part: str) -> None:
-    """SIGKILL to a part of the node that runs."""
+    """Send SIGKILL to a running part of the node."""
     pid = wait_until(lambda: pid_of(host, part), 30, f"a process of {part} on {host.name}", evidence=host.logs)
     host.run(["kill", f"-{int(signal.SIGKILL)}", str(pid)])
 
 
 def listen_port(host: Host) -> int:
-    """Of its WireGuard; 0 where its engine was killed a moment ago."""
+    """Return its WireGuard port; 0 if its engine was just killed."""
     shown = host.run(["wg", "show", "meshray0", "listen-port"], check=False)
     return int(shown.stdout) if shown.returncode == 0 else 0
 
 
 @dataclass
 class Crowd:
-    """The hosts, and what they were told.
+    """The hosts, and their addresses.
 
     Attributes:
-        members: the address that each enrolled host was told.
-        ephemeral: those of them that leave when their agent ends.
-        vanishing: names of ephemeral nodes whose agent was killed, that the coordinator removes in a minute.
+        members: the address that each enrolled host was assigned.
+        ephemeral: the members that leave when their agent ends.
+        vanishing: names of ephemeral nodes whose agent was killed, which the coordinator removes in a minute.
         fresh: hosts that have not joined yet, in the order in which they will.
-        restored: whether the coordinator's database was put back.
+        restored: whether the coordinator's database was restored.
     """
 
     world: World
@@ -106,7 +106,7 @@ class Crowd:
 
     @classmethod
     def build(cls, world: World, plan: Plan) -> Crowd:
-        """The head is a mesh of one; its state lies on a disk of its own."""
+        """Create a mesh of the head alone, whose state is on a separate disk."""
         wan = world.switch("wan", "192.88.99.0/24")
         head = world.host("head", wan, "192.88.99.10")
         nat = world.router("nat", wan, "192.88.99.30", lan="192.168.1.0/24")
@@ -114,7 +114,7 @@ class Crowd:
         places += [(nat.lan, f"192.168.1.{10 + n}") for n in range(NESTED)]
         nodes = tuple(world.host(f"node-{n:02}", *place) for n, place in enumerate(places, 1))
         for host in (head, *nodes):
-            # A file system with files open for writing cannot be made read-only: the logs lie on one of their own.
+            # A file system with files open for writing cannot be made read-only, so the logs are on another one.
             host.shell(
                 f"mkdir -p {STATE} && mount -t tmpfs -o size=64m,mode=700 tmpfs {STATE} && mkdir -m 700 {STATE}/log"
             )
@@ -122,29 +122,29 @@ class Crowd:
         return cls(world, plan, head, nodes, nat, fresh=plan.random.sample(nodes, len(nodes)))
 
     def begin(self) -> None:
-        """`meshray init`."""
+        """Run `meshray init`."""
         made = meshray(self.head, "init", "--no-ray")
         self.token, self.members = made["token"], {self.head: made["node"]["ip"]}
 
     def newcomers(self, number: int) -> list[Host]:
-        """Hosts that will join: those that never did come first."""
+        """Return hosts that will join: those that never did come first."""
         hosts = [host for host in self.nodes if host not in self.members and host not in self.vanishing]
         again = self._shuffled(host for host in hosts if host not in self.fresh)
         chosen, self.fresh = [*self.fresh, *again][:number], self.fresh[number:]
         return chosen
 
     def living(self) -> list[Host]:
-        """Nodes but the head, in an order that the seed gives."""
+        """Return the nodes except the head, in an order from the seed."""
         return self._shuffled(host for host in self.members if host is not self.head)
 
     def _shuffled(self, hosts: Iterable[Host]) -> list[Host]:
         several = list(hosts)
         return self.plan.random.sample(several, len(several))
 
-    # ---- what people do
+    # ---- users' actions
 
     def join(self, hosts: Sequence[Host], *, ephemeral: Iterable[Host] = ()) -> None:
-        """`meshray join` on each, several at a time; who was told an address is a member from then on."""
+        """Run `meshray join` on each, several at a time; a host that got an address is a member from then on."""
         chosen = set(ephemeral)
 
         def one(host: Host) -> str:
@@ -156,7 +156,7 @@ class Crowd:
         self.ephemeral |= chosen
 
     def leave(self, hosts: Sequence[Host]) -> None:
-        """`meshray leave` on each."""
+        """Run `meshray leave` on each."""
         with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
             list(pool.map(lambda host: meshray(host, "leave", "--yes"), hosts))
         for host in hosts:
@@ -164,29 +164,29 @@ class Crowd:
             self.ephemeral.discard(host)
 
     def again(self, hosts: Sequence[Host]) -> None:
-        """What systemd does where an agent was killed: it starts another one."""
+        """Start another agent where one was killed, as systemd does."""
         with ThreadPoolExecutor(JOINS_AT_ONCE) as pool:
             list(pool.map(lambda host: meshray(host, "up"), hosts))
 
     def answering(self, *hosts: Host) -> None:
-        """Waits until the coordinator and these agents answer."""
+        """Wait until the coordinator and these agents answer."""
         for host, words in (self.head, ["node", "list"]), *((host, ["status"]) for host in hosts):
             asks = partial(host.run, ["meshray", *words, "--json"], check=False)
             what = f"an answer to meshray {' '.join(words)} on {host.name}"
-            # That there are complaints is no error.
+            # Reported problems are not an error here.
             wait_until(lambda asks=asks: "error" not in asks().json(), WHOLE_S, what, evidence=host.logs)  # type: ignore[misc]
 
     def vanish(self, host: Host) -> None:
-        """An ephemeral node's agent is killed, and nothing starts it again."""
+        """Kill an ephemeral node's agent, which nothing starts again."""
         kill(host, "agent")
         self.vanishing[host] = time.monotonic()
         del self.members[host]
         self.ephemeral.discard(host)
 
-    # ---- what is true
+    # ---- checks
 
     def wrong(self) -> list[str]:
-        """Whatever is not as it must be, the cheap questions first; empty where the mesh is whole."""
+        """Return everything that is wrong, the cheap checks first; empty if the mesh is whole."""
         members = self.members
         return (
             self._wrong_list()
@@ -199,13 +199,13 @@ class Crowd:
         )
 
     def whole(self, what: str) -> float:
-        """Waits until the mesh is whole and the doctor says so; the seconds that took."""
+        """Wait until the mesh is whole and the doctor agrees; return the seconds that it took."""
         begun, seen = time.monotonic(), list[str]()
 
         def look() -> bool:
             try:
                 seen[:] = self.wrong() or self.unhealthy()
-            except CommandError as error:  # an agent that has just been killed
+            except CommandError as error:  # An agent that was just killed.
                 seen[:] = [str(error)]
             self.plan.note(seen)
             return not seen
@@ -219,7 +219,7 @@ class Crowd:
         return time.monotonic() - begun
 
     def unhealthy(self) -> list[str]:
-        """What the doctor, asked on the head, calls failed."""
+        """Return the failed checks of the doctor, on the head."""
         answer = self.head.run(["meshray", "doctor", "--json"], check=False, deadline_s=UP_DEADLINE_S).json()
         return [
             f"{check['code']} {check['node']} {check.get('peer')}: {check['evidence']}"
@@ -228,7 +228,7 @@ class Crowd:
         ]
 
     def listed(self) -> dict[str, str]:
-        """The coordinator's own list: address by name."""
+        """Return the coordinator's own list: address by name."""
         return {node["name"]: node["ip"] for node in meshray(self.head, "node", "list")["nodes"]}
 
     def _wrong_list(self) -> list[str]:
@@ -244,7 +244,7 @@ class Crowd:
         return lost + many + other
 
     def vanished(self) -> bool:
-        """Whether every ephemeral node whose agent was killed is removed; the hosts of those that are, are cleaned."""
+        """Return whether every ephemeral node whose agent was killed is removed; clean up the hosts of those."""
         listed = self.listed()
         for host in [host for host in self.vanishing if host.name not in listed]:
             meshray(host, "leave", "--yes")

@@ -1,4 +1,4 @@
-"""What is true of a mesh, asked from `ip`, `wg`, `ping`, `nft` and /proc; and what a host must look like afterwards.
+"""The state of a mesh according to `ip`, `wg`, `ping`, `nft` and /proc; and the state of a host afterwards.
 
 >>> unreachable({head: "10.99.0.1", worker: "10.99.0.2"})
 []
@@ -16,29 +16,29 @@ from tests.lab.host import PRIVATE_FOLDERS, Host
 T = TypeVar("T")
 
 INTERFACE = "meshray0"
-#: Commands in so many hosts at a time.
+#: The number of hosts in which commands run at a time.
 AT_ONCE = 8
-#: Ray's own sessions and logs are Ray's, and so is what its killed processes kept in folders of Python's
-#: multiprocessing; where every WireGuard has its sockets an empty folder stays.
+#: Ray's own sessions and logs belong to Ray, and so do its killed processes' files in Python's multiprocessing folders;
+#: where every WireGuard has its sockets an empty folder remains.
 NOT_OURS = ("/tmp/ray", "/tmp/pymp-", "/run/wireguard ", "faketime_")
 
 
 def on_each(hosts: Iterable[Host], ask: Callable[[Host], T]) -> dict[Host, T]:
-    """What each host answers; they are asked beside each other."""
+    """Return each host's answer; they are asked concurrently."""
     hosts = list(hosts)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return dict(zip(hosts, pool.map(ask, hosts), strict=True))
 
 
 def own_address(host: Host) -> str:
-    """The overlay address that the kernel holds, empty where there is no device."""
+    """Return the overlay address in the kernel; empty if there is no device."""
     done = host.run(["ip", "-json", "-4", "address", "show", INTERFACE], check=False)
     found = done.json() if done.returncode == 0 else []
     return next((entry["local"] for link in found for entry in link["addr_info"] if entry["prefixlen"] < 32), "")
 
 
 def unreachable(addresses: Mapping[Host, str]) -> list[str]:
-    """The ordered pairs between which no ping comes back."""
+    """Return the ordered pairs between which no ping comes back."""
     several = " ".join(addresses.values())
     ping = f"for a in {several}; do (ping -n -c 3 -i 0.3 -W 1 $a | grep -q 'bytes from' || echo $a) & done; wait"
     lost = on_each(addresses, lambda host: host.shell(ping).stdout.split())
@@ -46,7 +46,7 @@ def unreachable(addresses: Mapping[Host, str]) -> list[str]:
 
 
 def wrong_addresses(addresses: Mapping[Host, str]) -> list[str]:
-    """Nodes whose device has another address than they were told, or one that another node has."""
+    """Return nodes whose device has another address than assigned, or one that another node has."""
     seen = on_each(addresses, own_address)
     wrong = [
         f"{host.name} has {seen[host]} and was told {told}" for host, told in addresses.items() if seen[host] != told
@@ -56,7 +56,7 @@ def wrong_addresses(addresses: Mapping[Host, str]) -> list[str]:
 
 
 def wrong_peers(hub: Host, members: Iterable[Host]) -> list[str]:
-    """Keys that the hub's WireGuard has too many or too few."""
+    """Return the superfluous and missing keys of the hub's WireGuard."""
     keys = on_each(members, lambda host: host.run(["wg", "show", INTERFACE, "public-key"]).stdout.strip())
     peers = set(hub.run(["wg", "show", INTERFACE, "peers"]).stdout.split())
     names = {key: host.name for host, key in keys.items()}
@@ -65,10 +65,10 @@ def wrong_peers(hub: Host, members: Iterable[Host]) -> list[str]:
 
 
 def commands(host: Host) -> list[str]:
-    """The command lines of all processes of a host but its first, read from outside."""
+    """Return the command lines of all processes of a host except its first, read from outside."""
     found = []
     for folder in host.path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # It has just ended.
             words = (folder / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
             if words and folder.name != "1":
                 found.append(words)
@@ -76,14 +76,14 @@ def commands(host: Host) -> list[str]:
 
 
 def wrong_processes(host: Host, expected: Mapping[str, int]) -> list[str]:
-    """Words of command lines with how many processes must have them."""
+    """Return words of command lines, with the number of processes that must have them."""
     running = commands(host)
     counts = {word: sum(word in line for line in running) for word in expected}
     return [f"{host.name}: {counts[word]} × {word}" for word, number in expected.items() if counts[word] != number]
 
 
 def traces(host: Host) -> dict[str, Any]:
-    """Everything that a node could leave on its machine: interfaces, routes, rules, processes, files."""
+    """Return everything that a node could leave on its machine: interfaces, routes, rules, processes, files."""
     folders = " ".join(("/etc", *PRIVATE_FOLDERS))
     files = host.shell(f"find {folders} -xdev ! -type s -printf '%p %m %U\\n'").stdout.splitlines()
     return {
@@ -103,7 +103,7 @@ def traces(host: Host) -> dict[str, Any]:
 
 
 def left_over(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What is there now and was not, or is not and was."""
+    """Return what exists now and did not before, and the reverse."""
     return [
         f"{kind}: {sign} {line}"
         for kind in before

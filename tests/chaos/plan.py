@@ -1,4 +1,4 @@
-"""What happens in which order: all of it follows from one number.
+"""The events and their order: one number determines all of them.
 
 >>> plan = Plan.of({"MESHRAY_CHAOS_SEED": "7"}, "demo")
 >>> list(plan.rounds(["kill", "freeze", "reboot"], at_once=2))
@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-#: The environment's variables: which run, and for how many seconds.
+#: The environment variables for the seed, and for the duration in seconds.
 SEED, SECONDS = "MESHRAY_CHAOS_SEED", "MESHRAY_CHAOS_S"
 #: The property of a test's report that the closing table shows.
 SUMMARY = "chaos"
-#: One pass over all kinds of trouble, with all that stands before and behind it, on two slow cores beside other tests.
+#: One pass over all kinds of trouble, including setup and teardown, on two slow cores beside other tests.
 ONE_PASS_S = 600
 
 
 def longest_s(environ: Mapping[str, str]) -> float:
-    """What a test may take at most, seconds."""
+    """Return the maximum duration of a test, seconds."""
     return ONE_PASS_S + float(environ.get(SECONDS, "0"))
 
 
@@ -30,9 +30,9 @@ class Plan:
     """The choices of one world.
 
     Attributes:
-        seconds: rounds begin for so long; the first pass over all kinds is made in any case.
-        random: where every choice comes from.
-        told: one line for each round, for people.
+        seconds: rounds begin during this time; the first pass over all kinds is always made.
+        random: the source of every choice.
+        told: one line for each round, for users.
     """
 
     seed: int
@@ -42,12 +42,12 @@ class Plan:
 
     @classmethod
     def of(cls, environ: Mapping[str, str], world: str) -> Plan:
-        """The plan that the environment asks for; worlds of one seed have different ones."""
+        """Return the plan that the environment requests; worlds of one seed have different ones."""
         seed = int(environ[SEED])
         return cls(seed, float(environ.get(SECONDS, "0")), Random(f"{seed} {world}"))
 
     def rounds(self, kinds: Sequence[str], *, at_once: int) -> Iterator[list[str]]:
-        """Groups of one to ``at_once`` kinds: every kind once, and that again until the time is over."""
+        """Yield groups of one to ``at_once`` kinds: every kind once, and again until the time is over."""
         begun = time.monotonic()
         while True:
             left = self.random.sample(kinds, len(kinds))
@@ -61,12 +61,12 @@ class Plan:
                 return
 
     def tell(self, line: str) -> None:
-        """Notes a line, and prints it for whoever watches."""
+        """Record a line, and print it."""
         self.told.append(line)
         print(line, flush=True)
 
     def note(self, wrong: Sequence[str]) -> None:
-        """Tells what is wrong now, where that is news."""
+        """Report what is wrong now, if that is new."""
         line = f"    {time.strftime('%H:%M:%S')} {wrong[0][:200] if wrong else 'whole'}"
         if not self.told or self.told[-1].split()[1:] != line.split()[1:]:
             self.tell(line)

@@ -22,15 +22,15 @@ from tests.lab.world import World
 
 pytestmark = pytest.mark.timeout(longest_s(os.environ))
 
-#: Nodes before the first trouble; those that are beyond the most leave again. Each is a process with 50 MB.
+#: Nodes before the first trouble; nodes beyond the maximum leave again. Each is a process with 50 MB.
 FIRST, MOST = 6, 9
-#: A killed join was somewhere between its first import and its last line.
+#: A killed join was anywhere between its first import and its last line.
 JOIN_S = (0.2, 3.0)
 CLOCK_FILE, SLEEP = "/var/lib/clock", "/var/lib/sleep"
-#: Of the package faketime. Python sees it, the engine (Go) does not: for that see tests/vm.
+#: The library of the package faketime. It affects Python, but not the engine (Go): for that see tests/vm.
 CLOCK = {"FAKETIME_TIMESTAMP_FILE": CLOCK_FILE, "FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
-#: Beneath that library time.sleep fails, and with it every `subprocess.run` that has a time limit.
+#: Under that library time.sleep fails, and with it every `subprocess.run` with a timeout.
 SLEEPS = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds) and None\n"
 
 
@@ -51,9 +51,9 @@ def joins_killed(crowd: Crowd) -> None:
     for host in hosts:
         after_s = crowd.plan.random.uniform(*JOIN_S)
         joining = host.popen(["meshray", "join", "--no-ray", crowd.token], name="join to be killed")
-        with contextlib.suppress(CommandError):  # it is still at work
+        with contextlib.suppress(CommandError):  # It is still at work.
             joining.wait(after_s)
-        # All that the command has started dies with it, as when the machine loses its power.
+        # All processes that the command has started die with it, as when the machine loses its power.
         host.shell(
             "kill -9 $(ps -e -o pid=,args= | awk '/meshray|wireguard/ && !/awk/ && !/init.py/ {print $1}')", check=False
         )
@@ -121,13 +121,13 @@ def clock_jumps(crowd: Crowd) -> None:
         host.path(f"{SLEEP}/sitecustomize.py").write_text(SLEEPS)
         clock = {**CLOCK, "LD_PRELOAD": library, "PYTHONPATH": SLEEP}
         host.popen(["python", "-m", "meshray.agent"], env=clock, name="agent on a clock")
-    # The clock is to jump under an agent that runs, not under one that starts.
+    # The clock should jump under a running agent, not under one that starts.
     crowd.answering(*hosts)
     for moment in (jump, "+0"):
         chosen = crowd.plan.random.choice([hosts, hosts[:1], hosts[1:]])
         for host in chosen:
             host.path(CLOCK_FILE).write_text(f"{moment}\n")
-        # What the agent says of handshakes is not asked: it has another clock than its engine, as nowhere else.
+        # The agent's handshake times are not checked: only here does it have another clock than its engine.
         what = f"data while the clocks of {[host.name for host in chosen]} stand at {moment}"
         wait_until(lambda: not unreachable(crowd.members), WHOLE_S, what, evidence=crowd.world.logs)
     # From here on with the machine's own clock.
@@ -140,7 +140,7 @@ def clock_jumps(crowd: Crowd) -> None:
 
 def restore(crowd: Crowd) -> None:
     head = crowd.head
-    # As `cp` would: the database and its log as they are now.
+    # Like `cp`: the database and its log in their current state.
     head.shell(f"rm -rf /root/copy; mkdir /root/copy; cp {STATE}/coordinator.db* /root/copy/")
     since = crowd.newcomers(2)
     crowd.join(since)
@@ -149,7 +149,7 @@ def restore(crowd: Crowd) -> None:
     head.shell(f"rm {STATE}/coordinator.db*; cp /root/copy/* {STATE}/")
     crowd.again([head])
     crowd.restored = True
-    # At once: nobody's address may be given to the newcomer.
+    # At once: the new node must not get another node's address.
     crowd.join(crowd.newcomers(1))
     told = meshray(head, "node", "list")["restored"]
     assert set(told["added"]) >= {host.name for host in since}

@@ -1,4 +1,4 @@
-"""Kills under a Ray cluster at work, several at a time: the cluster comes back, the job ends or says why not.
+"""Kills in a working Ray cluster, several at a time: the cluster recovers, and the job ends or reports why not.
 
                switch wan 203.0.113.0/24
         ┌─────────────┼──────────────┐
@@ -8,7 +8,7 @@
                 inbound            nested
                                 192.168.7.10
 
-What is true is asked from Ray's own node table, `wg`, `ip`, `ping`, `nft` and /proc.
+The oracles are Ray's own node table, `wg`, `ip`, `ping`, `nft` and /proc.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from tests.lab.world import Router, World
 
 pytestmark = pytest.mark.timeout(longest_s(os.environ))
 
-#: Ray on two slow cores: a start takes up to half a minute, and a worker follows its head's.
+#: Ray on two slow cores: a start takes up to half a minute, and a worker's follows its head's.
 WHOLE_S = 150
-#: After its GCS is gone for so long a driver gives up; a minute unless it is told otherwise.
+#: A driver gives up when its GCS is gone for this long; a minute unless configured.
 GIVES_UP_S = 15
 JOB_S = 120
-#: Works for a few seconds on every node, on results of others.
+#: Works for a few seconds on every node, with results of others.
 JOB = """
 import time, ray
 ray.init("auto", log_to_driver=False)
@@ -54,7 +54,7 @@ print("started", flush=True)
 total = sum(ray.get([add.remote(n, block) for n in range(60)], timeout=90))
 print("total", total - 60 * 2**20)
 """
-#: Ray's own words for why a job cannot go on.
+#: Ray's own messages for why a job cannot continue.
 RAY_S_ERROR = re.compile(
     r"ray\.exceptions\.\w+|gcs_client|gcs_rpc_client|Failed to connect to GCS|raylet|ConnectionError: .*Ray"
     r"|_worker\.cc|task_manager\.cc"
@@ -71,19 +71,19 @@ class Stage:
 
     @property
     def addresses(self) -> dict[Host, str]:
-        """What each host was told when it was enrolled."""
+        """Return the address that each host was assigned at its enrolment."""
         return {host: self.cluster.ip(host) for host in self.cluster.hosts}
 
     def one(self) -> Host:
-        """Any of the hosts."""
+        """Return any of the hosts."""
         return self.plan.random.choice(self.cluster.hosts)
 
     def worker(self) -> Host:
-        """Any worker."""
+        """Return any worker."""
         return self.plan.random.choice(self.cluster.workers)
 
     def wrong(self) -> list[str]:
-        """Whatever is not as it must be, the cheap questions first."""
+        """Return everything that is wrong, the cheap checks first."""
         cluster = self.cluster
         return (
             wrong_addresses(self.addresses)
@@ -131,13 +131,13 @@ class Stage:
         return [f"{c['code']} {c['node']}: {c['evidence']}" for c in answer["checks"] if c["status"] == "fail"]
 
     def whole(self, what: str) -> float:
-        """Waits until all is well; returns the seconds that took."""
+        """Wait until everything is well; return the seconds that it took."""
         begun, seen = time.monotonic(), list[str]()
 
         def look() -> bool:
             try:
                 seen[:] = self.wrong()
-            except CommandError as error:  # an engine or an agent that has just been killed
+            except CommandError as error:  # An engine or an agent that was just killed.
                 seen[:] = [str(error)]
             self.plan.note(seen)
             return not seen

@@ -1,7 +1,7 @@
 """An image for tests without a registry: this machine's own Python, Ray and a few programs, as a tar.
 
-It has what rayproject/ray has as far as a node is concerned: Python with pip, Ray, sh, nft; and none of what meshray
-needs beside that. In /wheelhouse lie the wheels that a build without a network needs.
+It contains the parts of rayproject/ray that concern a node: Python with pip, Ray, sh, nft; and none of meshray's other
+dependencies. /wheelhouse contains the wheels for a build without a network.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from packaging.requirements import Requirement
 
 from meshray.runtime.docker.wheels import collect
 
-#: Programs of the machine that are in every image that one would take.
+#: Programs of the machine that are in every usual image.
 PROGRAMS = ("sh", "cat", "chmod", "cp", "env", "id", "ip", "ls", "mkdir", "nft", "ping", "rm", "sleep", "tail", "uname")
-#: What builds a wheel, and pip itself, which other packages do not ask for.
+#: The packages that build a wheel, and pip itself, on which other packages do not depend.
 BUILDERS = ("pip", "hatchling")
-#: Of the standard library and of Ray: large, and no node needs it.
+#: Parts of the standard library and of Ray: large, and no node needs them.
 LEFT_OUT = re.compile(
     r"/(test|tests|idlelib|tkinter|turtledemo|site-packages|dist-packages|config-[^/]*)/|/ray/(jars|rllib|cpp)/"
 )
@@ -42,7 +42,7 @@ MERGED = ("bin", "sbin", "lib", "lib64")
 
 
 class _Archive(tarfile.TarFile):
-    """Docker takes no file twice, and two packages may bring the same one (opencensus)."""
+    """Docker accepts no file twice, and two packages may contain the same one (opencensus)."""
 
     def addfile(self, tarinfo: tarfile.TarInfo, fileobj: Any = None) -> None:
         names: set[str] = self.__dict__.setdefault("names_so_far", set())
@@ -52,7 +52,7 @@ class _Archive(tarfile.TarFile):
 
 
 def write_base(target: Path) -> None:
-    """Writes the tar."""
+    """Write the tar."""
     python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     with _Archive.open(target, "w") as tar:
         _furnish(tar)
@@ -102,7 +102,7 @@ def _add(tar: tarfile.TarFile, path: Path, place: Path) -> set[Path]:
 
 
 def _add_compiled(tar: tarfile.TarFile, path: Path, place: Path) -> None:
-    """What Python made of it here: else each container would compile the whole of Ray while it starts."""
+    """Add the files that Python compiled here: otherwise each container would compile the whole of Ray at its start."""
     if path.suffix == ".py":
         compiled, target = (Path(importlib.util.cache_from_source(str(one))) for one in (path, place))
         if compiled.is_file():
@@ -116,7 +116,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _wanted() -> list[Distribution]:
-    """What ray[default] and the builders are made of, as far as it is installed here."""
+    """Return the parts of ray[default] and of the builders, as far as they are installed here."""
     found: dict[str, Distribution] = {}
     asked = [("ray", "default"), *((name, "") for name in BUILDERS)]
     while asked:
@@ -137,14 +137,14 @@ def _site_packages(python: Path) -> Path:
 
 
 def _libraries(binaries: set[Path]) -> dict[Path, Path]:
-    """What the loader would load for these, the loader included, by its place in the image."""
+    """Return what the loader would load for these, the loader included, by its place in the image."""
     done = subprocess.run(["ldd", *sorted(binaries)], capture_output=True, text=True, check=False)
     paths = re.findall(r"(?:=> |^\s+)(/\S+) \(0x", done.stdout, re.MULTILINE)
     return {_merged(Path(path)): Path(path).resolve() for path in paths if not Path(path).is_relative_to(sys.prefix)}
 
 
 def _merged(path: Path) -> Path:
-    """/lib and /usr/lib are the same place in the image."""
+    """Return the path in the image, where /lib and /usr/lib are the same folder."""
     return Path("/usr") / path.relative_to("/") if path.parts[1] in MERGED else path
 
 

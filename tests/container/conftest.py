@@ -32,10 +32,10 @@ OFFLINE = ("PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheelhouse", "PIP_NO_BUILD_ISOLATI
 
 @dataclass(frozen=True)
 class Dock:
-    """The ground that stands for all tests.
+    """The environment that all tests share.
 
     Attributes:
-        token: for nodes that join.
+        token: the token for nodes that join.
     """
 
     world: World
@@ -46,11 +46,11 @@ class Dock:
 
     @property
     def token(self) -> str:
-        """Good for any number of nodes."""
+        """Return a token for any number of nodes."""
         return str(self.cluster.answers[self.head.name]["token"])
 
     def meshray(self, home: str, *words: str, check: bool = True, stdin: str = "") -> Result:
-        """A command of the user whose node lives in a container."""
+        """Run a command of the user whose node is in a container."""
         return self.host.run(
             ["meshray", *words], env={"MESHRAY_HOME": f"/root/{home}"}, check=check, stdin=stdin, deadline_s=150
         )
@@ -58,7 +58,7 @@ class Dock:
 
 @pytest.fixture(scope="session")
 def dock() -> Iterator[Dock]:
-    """Head and engine, the base image, and the worker's image made of it."""
+    """Create head and engine, the base image, and the worker's image."""
     with World("dock") as world:
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")
@@ -78,7 +78,7 @@ def dock() -> Iterator[Dock]:
 
 @pytest.fixture(scope="session")
 def worker_image(dock: Dock) -> str:
-    """containers/Dockerfile.worker, made of the local base."""
+    """Build containers/Dockerfile.worker from the local base."""
     arguments = ["BASE=base", "GO=base", "RAY_UID=0", *OFFLINE]
     words = [word for argument in arguments for word in ("--build-arg", argument)]
     file = REPOSITORY / "containers/Dockerfile.worker"
@@ -88,7 +88,7 @@ def worker_image(dock: Dock) -> str:
 
 @pytest.fixture(scope="session")
 def bad_images(dock: Dock) -> None:
-    """``shell``: nothing but a shell; ``plain``: the base without its Ray."""
+    """Build ``shell``: only a shell; ``plain``: the base without its Ray."""
     dock.host.shell("mkdir -p /tmp/shell/usr && cd /tmp/shell && ln -s usr/bin bin && tar cf /tmp/shell.tar .")
     dock.engine.docker("import", "/tmp/shell.tar", "shell")
     file = "FROM base\nRUN python -m pip uninstall --quiet --yes --break-system-packages ray\n"

@@ -12,9 +12,9 @@ from typing import Any
 
 from tests.lab.host import Host, HostProcess, Result
 
-#: The engine has started.
+#: The time until the engine has started.
 UP_S = 60
-#: Where control groups lie: of version 1 one folder for each controller.
+#: The folders of control groups: in version 1 one for each controller.
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -28,8 +28,8 @@ class DockerEngine:
 
     @classmethod
     def start(cls, host: Host, name: str, *options: str) -> DockerEngine:
-        """Returns when it answers. Its files lie in the host's own memory file system."""
-        # Docker would keep its control groups under /docker, together with the machine's own engine, if it has one.
+        """Start the engine; return when it answers. Its files are in the host's own memory file system."""
+        # Docker would keep its control groups under /docker, together with those of the machine's own engine.
         group = f"/{name}"
         words = ["dockerd", "--host=unix:///run/docker.sock", f"--cgroup-parent={group}", "--pidfile=/run/docker.pid"]
         engine = cls(host, host.popen([*words, *options], name="dockerd"), group)
@@ -42,15 +42,15 @@ class DockerEngine:
         return self.host.run(["docker", "version"], check=False).returncode == 0
 
     def docker(self, *words: str | Path, check: bool = True, deadline_s: float = 120) -> Result:
-        """The docker program."""
+        """Run the docker program."""
         return self.host.run(["docker", *words], check=check, deadline_s=deadline_s)
 
     def inspect(self, *words: str) -> Any:
-        """What `docker … inspect` says of one thing."""
+        """Return the output of `docker … inspect`."""
         return self.docker(*words).json()[0]
 
     def left(self) -> dict[str, Sequence[str]]:
-        """What is in it beside images: containers, volumes, networks that it did not begin with."""
+        """Return what is in it beside images: containers, volumes, networks that it did not begin with."""
         listed = {
             "containers": ("ps", "--all", "--format={{.Names}}"),
             "volumes": ("volume", "ls", "--format={{.Name}}"),
@@ -59,7 +59,7 @@ class DockerEngine:
         return {kind: sorted(self.docker(*words).stdout.split()) for kind, words in listed.items()}
 
     def stop(self) -> None:
-        """Ends it with all of its containers, and removes the control groups, which belong to the whole machine."""
+        """End it with all of its containers, and remove the control groups, which belong to the whole machine."""
         for container in self.docker("ps", "--quiet", check=False).stdout.split():
             self.docker("kill", container, check=False)
         self._process.stop(30)

@@ -1,4 +1,4 @@
-"""What keeps a node out of a container is one message with the fix, and nothing is left of the try."""
+"""A node that cannot run in a container causes one message with the fix, and nothing remains of the attempt."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What pip makes of this repository, in empty environments and with a real index."""
+"""The results of pip for this repository, in empty environments and with a real index."""

@@ -1,4 +1,4 @@
-"""Wheels that pip builds of the sdist and of a git URL bring the WireGuard engine, with and without a Go on PATH."""
+"""Wheels that pip builds from the sdist and a git URL contain the WireGuard engine, with and without a Go on PATH."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Environment:
     """An empty virtual environment.
 
     Attributes:
-        programs: the folder that is its whole PATH.
+        programs: the folder that is its entire PATH.
     """
 
     python: Path
@@ -55,7 +55,7 @@ class Environment:
         return run([self.python, "-m", "pip", *words], env={**inherited, "PATH": str(self.programs), **settings})
 
     def wheel(self, source: str | Path, folder: Path, **settings: str) -> tuple[Path, str]:
-        """Return the wheel that pip builds of this, and what pip said."""
+        """Return the wheel that pip builds of this source, and pip's output."""
         said = self.pip(
             *("wheel", "--verbose", "--no-cache-dir", "--no-deps", "--wheel-dir", folder, source), **settings
         )
@@ -63,7 +63,7 @@ class Environment:
         return wheel, said
 
     def installed_engine(self, wheel: Path) -> Path:
-        """Return the engine that is there after this wheel was installed."""
+        """Return the engine that exists after this wheel was installed."""
         self.pip("install", "--no-deps", wheel)
         where = "import sysconfig; print(sysconfig.get_path('platlib'))"
         return Path(run([self.python, "-I", "-c", where]).strip()) / ENGINE
@@ -104,7 +104,7 @@ def test_the_sdist_brings_the_engine_where_there_is_no_go(sdist: Path, tmp_path:
 
 
 def test_a_git_url_brings_the_engine(sdist: Path, tmp_path: Path) -> None:
-    # Of the sdist's files: this clone may belong to another user, whose repositories git does not read.
+    # From the sdist's files: this clone may belong to another user, whose repositories git does not read.
     clone = tmp_path / "clone"
     clone.mkdir()
     run(["tar", "-xzf", sdist, "-C", clone, "--strip-components=1"])

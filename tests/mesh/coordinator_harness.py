@@ -34,13 +34,13 @@ from meshray.relay.server import Relay
 VERSIONS = Versions("0.1.0", "2.60.0", "3.11.7")
 #: Nothing on loopback takes this long; a test that waits longer has failed.
 PATIENCE_S = 15.0
-#: Of the node that runs the coordinator.
+#: The credential of the node that runs the coordinator.
 HEAD_IDENTITY = SigningKey.generate()
 Json = Mapping[str, object]
 
 
 class Clock:
-    """Wall time that a test moves."""
+    """Wall time that a test sets."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -68,19 +68,19 @@ def make_mesh(folder: Path) -> tuple[Home, EnrolAnswer, Token]:
     return home, answer, token
 
 
-#: The private halves of the keys in requests that `enrol_request` made, by the public ones.
+#: The private halves of the keys in requests of `enrol_request`, by their public halves.
 KEYS: dict[str, PrivateKey] = {}
 
 
 def new_key() -> str:
-    """A public key whose private half `with_proof` knows."""
+    """Return a public key whose private half `with_proof` knows."""
     key = PrivateKey.generate()
     KEYS[str(key.public())] = key
     return str(key.public())
 
 
 def with_proof(hello: Json, path: str, body: Json) -> Json:
-    """The body with the proof of the key that it names, where that is one of `new_key`."""
+    """Return the body with the proof of its key, if that is one of `new_key`."""
     key = KEYS.get(str(body.get("public_key")))
     return body if key is None else proven(hello, path, body, key)
 
@@ -115,14 +115,14 @@ class Reply:
 
 @dataclass
 class Agent:
-    """The agent's side of one WebSocket: follows the map as a real one does."""
+    """The agent's side of one WebSocket, which follows the map like a real one."""
 
     socket: aiohttp.ClientWebSocketResponse[bool]
     map: MeshMap | None = None
     texts: list[str] = field(default_factory=list)
 
     async def receive(self) -> str:
-        """One message of the map; returns its type, or ``closed``."""
+        """Receive one message of the map; return its type, or ``closed``."""
         kind = "ticket"
         while kind in ("ticket", "restored", "secrets"):
             message = await self.socket.receive(PATIENCE_S)
@@ -140,26 +140,26 @@ class Agent:
         return kind
 
     async def until(self, names: set[str]) -> MeshMap:
-        """Follows until exactly these nodes are in the map."""
+        """Follow until exactly these nodes are in the map."""
         while self.map is None or {node.name for node in self.map.nodes.values()} != names:
             assert await self.receive() != "closed"
         return self.map
 
     async def until_online(self, name: str, online: bool) -> MeshMap:
-        """Follows until this node is online, or is not."""
+        """Follow until this node is online, or is not."""
         while self.map is None or (node := self.map.find(name)) is None or node.online is not online:
             assert await self.receive() != "closed"
         return self.map
 
     async def until_closed(self) -> int | None:
-        """Follows until the coordinator closes; returns its code."""
+        """Follow until the coordinator closes; return its code."""
         while await self.receive() != "closed":
             pass
         return self.socket.close_code
 
 
 class Client:
-    """Speaks HTTPS to a coordinator on loopback."""
+    """An HTTPS client of a coordinator on loopback."""
 
     def __init__(self, session: aiohttp.ClientSession, port: int, fingerprint: bytes) -> None:
         self.session = session
@@ -178,7 +178,7 @@ class Client:
             return Reply(response.status, decode_object(await response.read()))
 
     async def hello(self) -> Json:
-        """What the coordinator answers to anybody, asked once."""
+        """Return the coordinator's answer to every client, requested once."""
         if self._hello is None:
             self._hello = (await self.call("GET", "/v1/hello")).body
         return self._hello
@@ -194,7 +194,7 @@ class Client:
         return Agent(await self.session.ws_connect(url, headers=headers, ssl=self.pin, max_msg_size=1 << 25))
 
     async def raw(self, receive_buffer: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A TLS connection on which a test says what it likes; a small buffer (bytes) fills soon."""
+        """Open a TLS connection on which a test sends anything; a small buffer (bytes) fills soon."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         plain = socket.socket()
@@ -230,7 +230,7 @@ async def client_of(port: int, fingerprint: bytes) -> AsyncIterator[Client]:
 async def running_mesh(
     folder: Path, door: ConnectionLimits | None = None, relay: Relay | None = None
 ) -> AsyncIterator[Running]:
-    """A new mesh and its coordinator, in this process."""
+    """Run a new mesh and its coordinator, in this process."""
     home, head, token = make_mesh(folder)
     async with running_server(home, head, token, door, relay) as running:
         yield running
@@ -240,7 +240,7 @@ async def running_mesh(
 async def running_server(
     home: Home, head: EnrolAnswer, token: Token, door: ConnectionLimits | None = None, relay: Relay | None = None
 ) -> AsyncIterator[Running]:
-    """The coordinator of a mesh that exists."""
+    """Run the coordinator of an existing mesh."""
     clock = Clock()
     server = Server(home, port=0, hosts=("127.0.0.1",), clock=clock, door=door, relay=relay, settle_s=0)
     await server.start()

@@ -1,4 +1,4 @@
-"""Records what is really emitted: answers of the coordinator, messages of the agents, answers of control sockets.
+"""Record what is really emitted: answers of the coordinator, messages of the agents, answers of control sockets.
 
 init ──► join ──► every command with --json, on real agents with fake devices and a real coordinator
 """
@@ -54,13 +54,13 @@ DEADLINE_S = 20.0
 
 
 class Recorder:
-    """What was emitted, by what emitted it: ``GET /v1/nodes``, ``agent hello``, ``control status``, ``cli status``."""
+    """The emitted values, by their emitter: ``GET /v1/nodes``, ``agent hello``, ``control status``, ``cli status``."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[Json]] = defaultdict(list)
 
     def note(self, emitter: str, value: Json) -> None:
-        """Keep the value as it travels: as JSON."""
+        """Record the value as it travels: as JSON."""
         self.values[emitter].append(json.loads(json.dumps(value)))
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ class QuietApp(App):
     """The command line in this process."""
 
     def run_from_copy(self) -> None:
-        """It goes on here, whosever files these are."""
+        """Continue in this process, whichever user's files these are."""
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Node:
 
 @dataclass
 class Machines:
-    """Machines in this process: each has a folder and a command line; what a service would run runs here."""
+    """Machines in this process: each has a folder and a command line; the work of a service also runs here."""
 
     folder: Path
     port: int
@@ -155,7 +155,7 @@ class Machines:
         return Home(self.folder / machine, self.folder / machine / "run")
 
     async def type(self, machine: str, *words: str, fails: bool = False) -> Json:
-        """Type a command with --json on this machine; its answer is recorded."""
+        """Run a command with --json on this machine; its answer is recorded."""
         answer = await asyncio.to_thread(self._type, machine, words)
         assert ("error" in answer) == fails, (words, answer)
         return answer
@@ -174,12 +174,12 @@ class Machines:
         return answer
 
     async def start(self, home: Home) -> None:
-        """What the service does: the agent, on the head beside its coordinator."""
+        """Start what the service runs: the agent, on the head beside its coordinator."""
         enrolment = Enrolment.load(home)
         if enrolment.hosts_coordinator and self.server is None:
             await self.start_server(home)
         if home.state.name.startswith("gpu-2"):
-            # Chosen behind `--`, on a node that runs Ray.
+            # Chosen after `--`, on a node that runs Ray.
             enrolment = replace(enrolment, ray_args=("--metrics-export-port=8500",))
         device = FakeDevice()
         address = Endpoint(f"192.0.2.{len(self.nodes) + 10}", enrolment.listen_port or 51888)
@@ -221,13 +221,13 @@ class Machines:
         return True
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        """Stand in for the service and for what looks at this machine."""
+        """Replace the service and the examination of this machine."""
 
         async def found(port: int) -> tuple[Endpoint, ...]:
             return (Endpoint("127.0.0.1", port),)
 
         patch.setattr(bring_up, "start_and_follow", self.start_and_follow)
-        patch.setattr("meshray.cli.undo._SIGNALS", ())  # handled in the main thread, which runs the agents
+        patch.setattr("meshray.cli.undo._SIGNALS", ())  # It is handled in the main thread, which runs the agents.
         patch.setattr(service, "is_running", lambda home: service.answers(home.control_socket))
         patch.setattr(service, "runs_from", lambda home: None)
         patch.setattr(service, "stop", self.stop)
@@ -241,7 +241,7 @@ class Machines:
         patch.setattr("meshray.firewall.open_port_commands", lambda port: [f"ufw allow {port}/udp"])
 
     async def shake_hands(self) -> None:
-        """WireGuard's part: two devices that have each other as peers hear each other, until cancelled."""
+        """Simulate WireGuard: two devices that have each other as peers perform handshakes, until cancelled."""
         while True:
             by_key = {node.agent.state.me.public_key: node for node in self.nodes.values() if not node.task.done()}
             for key, node in by_key.items():

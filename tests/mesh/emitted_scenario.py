@@ -1,4 +1,4 @@
-"""What happens in a mesh, so that everything is emitted that can be: see `tests.mesh.emitted`."""
+"""The events in a mesh that make it emit everything that it can: see `tests.mesh.emitted`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .test_restore import backup, put_back
 
 
 async def record(folder: Path) -> Recorder:
-    """Return what was emitted while all of it happened."""
+    """Return everything that was emitted during all these events."""
     with pytest.MonkeyPatch.context() as patch:
         recorder = Recorder()
         recorder.install(patch)
@@ -98,7 +98,7 @@ def is_direct(node: Node, other: Node) -> bool:
 
 
 async def look(mesh: Machines) -> None:
-    """What changes nothing."""
+    """Run all commands that change nothing."""
     await mesh.type("head", "status")
     await mesh.type("gpu-1", "status")
     await mesh.type("head", "doctor", "--bundle", str(mesh.folder / "report.tar.gz"))
@@ -116,7 +116,7 @@ async def look(mesh: Machines) -> None:
 
 
 async def administer(mesh: Machines, lock: str) -> None:
-    """What an admin does on the head."""
+    """Run an admin's commands on the head."""
     made = await mesh.type("head", "token", "create", "--lock", lock, "--line")
     await mesh.type("head", "token", "create", "--lock", lock, "--name", "gpu-9", "--uses", "1")
     await mesh.type("head", "token", "list")
@@ -135,7 +135,7 @@ async def administer(mesh: Machines, lock: str) -> None:
 
 
 async def call_the_rest(mesh: Machines, token: Token) -> None:
-    """Operations of the coordinator that no command above calls."""
+    """Call the operations of the coordinator that no command above calls."""
     agent = mesh.nodes["gpu-2"].agent
     await agent.state.coordinator.call("GET", "/v1/openapi.json")
     with pytest.raises(RefusedError):
@@ -145,7 +145,7 @@ async def call_the_rest(mesh: Machines, token: Token) -> None:
 
 
 async def environments(coordinator: Coordinator, token: Token) -> None:
-    """Ask for what a node must have that matches the head: as a node, with a token, and after it was changed."""
+    """Request the head's environment: as a node, with a token, and after a change."""
     await coordinator.call("GET", "/v1/environment")
     shown = {"mesh_id": token.mesh_id, "token_id": token.token_id, "secret": token.secret}
     await Coordinator(token.coordinators, token.fingerprint, "").call("POST", "/v1/environment", shown)
@@ -153,7 +153,7 @@ async def environments(coordinator: Coordinator, token: Token) -> None:
 
 
 async def lose_paths(mesh: Machines) -> None:
-    """A direct path ends, and the head finds a node silent."""
+    """Let a direct path end, and let the head find a node silent."""
     head, one, two = (mesh.nodes[name] for name in ("head", "gpu-1", "gpu-2"))
     assert one.agent.paths.pairs is not None and head.agent.paths._silence is not None
     other = one.agent.state.map.nodes[two.agent.state.enrolment.node_id]
@@ -165,7 +165,7 @@ async def lose_paths(mesh: Machines) -> None:
 
 
 async def clone(mesh: Machines, name: str) -> None:
-    """Two machines use one identity; the copy gives it up."""
+    """Let two machines use one identity, until the copy gives it up."""
     copy = mesh.home(f"{name}-copy")
     shutil.copytree(mesh.home(name).state, copy.state, ignore=shutil.ignore_patterns("run"))
     original = mesh.nodes[name]
@@ -185,7 +185,7 @@ async def clone(mesh: Machines, name: str) -> None:
 
 
 async def restore(mesh: Machines, token: str) -> None:
-    """The coordinator's database is put back from before a node enrolled."""
+    """Restore the coordinator's database from before a node enrolled."""
     home: Home = mesh.home("head")
     assert mesh.server is not None
     head = mesh.nodes["head"].agent
@@ -203,7 +203,7 @@ async def restore(mesh: Machines, token: str) -> None:
 
 
 async def forget_removals(mesh: Machines) -> None:
-    """The coordinator loses the list of what the lock removed; an agent has it."""
+    """Let the coordinator lose the list of the lock's removals, which an agent has."""
     assert mesh.server is not None
     agent = mesh.nodes["head"].agent
     await until(lambda: agent.state.published_map.removals is not None, "the head has the list")
@@ -214,7 +214,7 @@ async def forget_removals(mesh: Machines) -> None:
     service = mesh.server.service
 
     def is_back() -> bool:
-        agent.state.wake()  # it compares what it would say with what it said
+        agent.state.wake()  # It compares its next report with the last one.
         return service.removals() is not None
 
     assert service.removals() is None
@@ -222,7 +222,7 @@ async def forget_removals(mesh: Machines) -> None:
 
 
 async def _hub_only(mesh: Machines) -> None:
-    """A mesh whose head comes later: the ports of its Ray are chosen already."""
+    """Return a mesh whose head comes later; the ports of its Ray are already chosen."""
     where = ("--port", str(mesh.port), "--advertise", "127.0.0.1")
     await mesh.type(
         "hub", "init", "--hub-only", "--name", "hub", "--network", str(mesh.network), *where, "--", "--port=6380"

@@ -58,7 +58,7 @@ class Member:
         await asyncio.wait_for(self.task, DEADLINE_S)
 
     async def kill(self) -> None:
-        """What kill -9 leaves: nothing is taken down."""
+        """Leave what kill -9 leaves: nothing is stopped."""
         assert self.task is not None
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
@@ -81,7 +81,7 @@ class Mesh:
     async def join(
         self, name: str, *, ephemeral: bool = False, token: Token | None = None, machine: str = ""
     ) -> Member:
-        """A machine becomes the node of this name; ``machine`` names its folder, where that is not the node's name."""
+        """Let a machine become the node of this name; ``machine`` names its folder, if that is not the node's name."""
         key, request_token = PrivateKey.generate(), token or self.token
         home = self.home(machine or name)
         identity = Identity.load_or_make(home, request_token.mesh_id)
@@ -144,7 +144,7 @@ class Mesh:
         return member
 
     def reborn(self, name: str, **changes: str) -> Member:
-        """The agent of a node that was killed, from what is on its disk; not yet started."""
+        """Return the agent of a killed node, from the state on its disk; it is not started yet."""
         home = self.members[name].home
         enrolment = replace(Enrolment.load(home), **changes)  # type: ignore[arg-type]
         device = FakeDevice()
@@ -163,7 +163,7 @@ class Mesh:
         return self.head.home
 
     def shake_hands(self) -> None:
-        """WireGuard's part: two devices that have each other as peers, with one preshared key, hear each other."""
+        """Simulate WireGuard: two devices that are peers with one preshared key perform handshakes."""
         by_key = {member.agent.state.me.public_key: member.device for member in self.members.values()}
         for key, device in by_key.items():
             for peer in list(device.state.peers) if device.state else []:
@@ -180,7 +180,7 @@ class Mesh:
                     device.hear(peer, now=unix_s())
 
     def whole(self) -> bool:
-        """Every member sees every other one online, and the hub has exactly the others as peers."""
+        """Return whether every member sees every other one online, and the hub has exactly the others as peers."""
         self.shake_hands()
         names = set(self.members)
         for member in self.members.values():
@@ -194,7 +194,7 @@ class Mesh:
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    """Waits on a condition with a deadline."""
+    """Wait for a condition with a deadline."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"not in {DEADLINE_S:.0f} s: {what}"
@@ -203,7 +203,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 @contextlib.asynccontextmanager
 async def running_mesh(folder: Path, lock: SigningKey | None = None) -> AsyncIterator[Mesh]:
-    """A mesh of its head alone, with this lock; all of it ends with the block."""
+    """Run a mesh of its head alone, with this lock; everything ends with the block."""
     port = _free_port()
     home, key = Home(folder / "head", folder / "head" / "run"), PrivateKey.generate()
     here = Endpoint("127.0.0.1", port)

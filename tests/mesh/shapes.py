@@ -1,4 +1,4 @@
-"""The keys that a document names, and how what is emitted differs from them.
+"""The keys in a document, and the differences between them and what is emitted.
 
 >>> shape = Shape.of_example({"nodes": [{"name": "head", "labels": {"zone": "lab"}}]}, data={"nodes[].labels"})
 >>> drift = Drift(shape)
@@ -20,9 +20,9 @@ class Shape:
     """The keys of a JSON value.
 
     Attributes:
-        fields: of an object, by key.
-        values: of an object whose keys are data, as names of nodes are.
-        items: of a list.
+        fields: the fields of an object, by key.
+        values: the values of an object whose keys are data, such as names of nodes.
+        items: the items of a list.
         is_opaque: an object that is documented elsewhere.
     """
 
@@ -54,7 +54,7 @@ class Shape:
 
     @classmethod
     def of_schema(cls, schema: Mapping[str, Any], components: Mapping[str, Any]) -> Shape:
-        """Return the keys of a JSON Schema as the coordinator's description has them."""
+        """Return the keys of a JSON Schema in the coordinator's description."""
         if "$ref" in schema:
             return cls.of_schema(components[schema["$ref"].rpartition("/")[2]], components)
         shape = cls()
@@ -73,7 +73,7 @@ class Shape:
         """Add the key at this path: ``nodes[].faults``.
 
         Args:
-            is_opaque: what is below it is documented elsewhere.
+            is_opaque: its content is documented elsewhere.
         """
         shape, parts = self, re.findall(r"[a-z_]+|\[\]", path)
         for part in parts:
@@ -111,10 +111,10 @@ def joined(path: str, key: str) -> str:
 
 
 class Drift:
-    """Compares what is emitted with what is documented.
+    """Compare the emitted keys with the documented ones.
 
     Attributes:
-        undocumented: paths that were emitted only.
+        undocumented: paths that were emitted but not documented.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -123,12 +123,12 @@ class Drift:
         self._seen: set[str] = set()
 
     def take(self, value: object) -> None:
-        """Something was emitted."""
+        """Record an emitted value."""
         self._walk(value, self._shape, "")
 
     @property
     def missing(self) -> set[str]:
-        """The paths that are documented, and were not emitted. What is below a missing key is not repeated."""
+        """The documented paths that were not emitted. The content of a missing key is not repeated."""
         missing = set(self._shape.paths()) - self._seen
         return {path for path in missing if not any(path.startswith((f"{other}.", f"{other}[")) for other in missing)}
 

@@ -1,4 +1,4 @@
-"""Questions of the coordinator's node to all other agents, over the real coordinator."""
+"""Questions from the coordinator's node to all other agents, over the real coordinator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.mesh.mesh import Mesh, running_mesh, until
 
 
 async def doctor(mesh: Mesh, name: str = "head") -> list[Mapping[str, object]]:
-    """What `meshray doctor --json` lists on this node."""
+    """Return the list of `meshray doctor --json` on this node."""
     operations = Operations(mesh.members[name].agent, dict).for_everybody()
 
     async def nowhere(event: msgspec.Struct) -> None:
@@ -38,7 +38,7 @@ async def doctor(mesh: Mesh, name: str = "head") -> list[Mapping[str, object]]:
 
 
 def of(checks: list[Mapping[str, object]], code: str, status: str = "") -> dict[object, object]:
-    """The evidence by node."""
+    """Return the evidence by node."""
     return {
         check["node"]: check["evidence"]
         for check in checks
@@ -87,7 +87,7 @@ async def test_every_node_tells_the_head_what_it_found(tmp_path: Path) -> None:
         began = time.monotonic()
         checks = await doctor(mesh)
         print(f"a doctor of 10 nodes: {time.monotonic() - began:.2f} s")
-        assert time.monotonic() - began < 15  # promised are 5 s; other tests share the cores
+        assert time.monotonic() - began < 15  # 5 s are promised; other tests share the cores.
         assert of(checks, "node_answers", OK).keys() == set(names)
 
 
@@ -109,7 +109,7 @@ async def test_one_dead_and_one_silent_agent_are_one_failure_each(tmp_path: Path
         assert list(answer["answers"]) == ["well"]  # type: ignore[call-overload]
 
         checks = await doctor(mesh)
-        # What the head says of itself is not asked here: its device is a fake. Nor is what this machine lacks, as root.
+        # The head's own facts are not tested here: its device is a fake. Nor is what this machine lacks, as root.
         of_machine = {spec.code for spec in GROUND}
         failed = [
             (check["code"], check["node"])

@@ -1,4 +1,4 @@
-"""Public addresses from stand-ins for the clouds' metadata services."""
+"""Public addresses from fakes of the clouds' metadata services."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def azure(request: web.Request) -> web.StreamResponse:
 
 
 async def azure_standard(request: web.Request) -> web.StreamResponse:
-    """The newer kind of public address is told as a load balancer's."""
+    """Answer with the newer kind of public address, which is reported as a load balancer's."""
     if request.headers.get("Metadata") != "true":
         return web.Response(status=400)
     if request.path == "/metadata/loadbalancer":
@@ -121,7 +121,7 @@ async def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyP
         await release.wait()
         return web.Response()
 
-    # Proxies would tell their own machine's address.
+    # Proxies would report their own machine's address.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     async with service(slow_but_openstack) as base:
         started = time.monotonic()

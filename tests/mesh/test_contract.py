@@ -1,4 +1,4 @@
-"""The keys that a mesh really emits are those that the documents name, and the other way round.
+"""The keys that a mesh really emits are exactly those in the documents.
 
 real coordinator, real agents on fake devices ──► recorder ──► docs/reference.md, docs/openapi.json, docs/protocol.md
 """
@@ -22,10 +22,10 @@ DATA = {
     *("nodes[].labels", "nodes[].ray.resources", "nodes[].ray.used", "nodes[].ray.ports"),
     *("env", "ports"),
 }
-#: Described in another document: `Attestation` in openapi.json, maps from names.
+#: Described in another document: `Attestation` in openapi.json, maps by name.
 OPAQUE = {"nodes[].attestation", "nodes[].faults", "nodes[].ray_ports", "local"}
 
-#: What is documented and not emitted here → why. An entry that is emitted after all fails, too.
+#: Documented, but not emitted here → why. An entry that is emitted after all fails, too.
 NOT_EMITTED: dict[str, dict[str, str]] = {
     "cli init": {"local": "only without root, in namespaces of its own: tests/lab"},
     "cli join": {
@@ -43,7 +43,7 @@ NOT_TYPED = {
 
 
 def documented() -> dict[str, Shape]:
-    """Return the keys of everything that is documented, by what emits it."""
+    """Return the keys of everything that is documented, by its emitter."""
     return {**of_reference(), **of_openapi(), **of_protocol()}
 
 

@@ -1,4 +1,4 @@
-"""Whatever comes to the control socket: an answer that says what was wrong, in bounded time, and the agent goes on."""
+"""Any input on the control socket gets an error in bounded time, and the agent continues."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def accept(request: Request[Any], emit: Emit) -> Heard:
     return Heard(request.operation())
 
 
-#: Every request that the agent takes.
+#: Every request that the agent accepts.
 OPERATIONS = [
     getattr(protocol, name)
     for name in vars(protocol)
@@ -68,7 +68,7 @@ async def control(folder: Path) -> AsyncIterator[Path]:
     await server.open(folder / "agent.sock")
     try:
         yield folder / "agent.sock"
-        # It lives, whatever came.
+        # It is alive, whatever the input was.
         answer = await asyncio.to_thread(ControlClient(folder / "agent.sock").ask, EchoWord("still here"))
         assert answer == Heard("still here")
     finally:
@@ -76,7 +76,7 @@ async def control(folder: Path) -> AsyncIterator[Path]:
 
 
 async def said(path: Path, *parts: bytes, end: bool = False) -> Mapping[str, object]:
-    """The last line that is answered to these bytes."""
+    """Return the last line of the answer to these bytes."""
     answer = json.loads(await asyncio.to_thread(say, path, parts, end))
     assert isinstance(answer, dict)
     return answer
@@ -156,7 +156,7 @@ async def test_a_request_that_is_too_long_is_told_to_the_command_line(tmp_path: 
         assert caught.value.code == "bad_message"
 
 
-#: Values of which no field takes all.
+#: Values that no field accepts completely.
 VALUES: tuple[object, ...] = (
     *(None, True, 0, -1, 2**70, 1.5, "", "gpu-1", "x" * 5_000, "\x00", [], ["a"], {}, {"op": "down"}),
 )

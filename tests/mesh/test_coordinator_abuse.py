@@ -1,4 +1,4 @@
-"""What strangers may do to the coordinator: be refused, in bounded time and memory."""
+"""Unauthenticated clients are refused by the coordinator in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .coordinator_harness import PATIENCE_S, Client, Running, client_of, enrol_r
 from .mesh import until
 from .test_coordinator_process import coordinator
 
-#: More connections than strangers may have.
+#: More connections than unauthenticated clients may have.
 CROWD = MAX_STRANGERS + 50
 
 
@@ -34,9 +34,9 @@ def resident_mib() -> float:
 
 @contextlib.asynccontextmanager
 async def admin_is_served(client: Client, head: EnrolAnswer) -> AsyncIterator[None]:
-    """Calls as the admin does, on a new connection each time, from before this block until after it.
+    """Call like the admin, on a new connection each time, from before this block until after it.
 
-    Every call succeeds.
+    Every call must succeed.
     """
     stop, begun = asyncio.Event(), asyncio.Event()
 
@@ -65,13 +65,13 @@ async def admin_is_served(client: Client, head: EnrolAnswer) -> AsyncIterator[No
 
 @contextlib.asynccontextmanager
 async def attacked_mesh(folder: Path, door: ConnectionLimits | None = None) -> AsyncIterator[Running]:
-    """A mesh whose admin must be served, whatever is done to its coordinator."""
+    """Run a mesh whose admin must be served, whatever happens to its coordinator."""
     async with running_mesh(folder, door) as mesh, admin_is_served(mesh.client, mesh.head):
         yield mesh
 
 
 async def crowd_of(client: Client, request: bytes, count: int = CROWD) -> list[asyncio.StreamWriter]:
-    """So many connections that sent this request, or the beginning of one, and read nothing."""
+    """Open this many connections that sent this request, or the beginning of one, and read nothing."""
 
     async def one() -> asyncio.StreamWriter | None:
         try:
@@ -88,7 +88,7 @@ async def crowd_of(client: Client, request: bytes, count: int = CROWD) -> list[a
 
 
 async def answer_to(mesh: Running, *parts: bytes) -> bytes:
-    """What comes back for these bytes until the coordinator closes."""
+    """Return the answer to these bytes until the coordinator closes."""
     reader, writer = await mesh.client.raw()
     try:
         for part in parts:
@@ -221,7 +221,7 @@ async def test_connections_are_used_again(tmp_path: Path) -> None:
             assert head.startswith(b"HTTP/1.1 200")
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
-        # And then the next header is awaited no longer than the first was.
+        # The next header is then awaited no longer than the first was.
         assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
         writer.transport.abort()
 
@@ -304,7 +304,7 @@ async def test_who_guesses_tokens_keeps_nobody_out(tmp_path: Path) -> None:
 
 
 async def flood(mesh: Running, opening: bytes, piece: bytes, total: int) -> None:
-    """Sends without ever reading, until the coordinator stops taking it, throws it out, or has had this much."""
+    """Send without ever reading, until the coordinator stops reading, disconnects, or has received this much."""
     _, writer = await mesh.client.raw(receive_buffer=8192)
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     try:

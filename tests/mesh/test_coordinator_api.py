@@ -118,7 +118,7 @@ async def test_tokens_are_listed_without_secrets(tmp_path: Path) -> None:
 
 
 async def test_a_hub_needs_a_token_that_makes_one(tmp_path: Path) -> None:
-    """The attack: whoever holds any token joins as a hub, and reads what others send through it."""
+    """The attack: the holder of any token joins as a hub, and reads what others send through it."""
     hub = {"roles": ["hub"], "endpoints": ["192.0.2.66:51888"]}
     async with running_mesh(tmp_path) as mesh:
         refused = await mesh.client.call("POST", "/v1/enroll", enrol_request(mesh.token, "eve", **hub))
@@ -266,7 +266,7 @@ async def test_a_token_and_anothers_public_key_are_not_enough(tmp_path: Path) ->
         for attempt, code in attempts:
             reply = await mesh.client.call("POST", "/v1/enroll", json.dumps(attempt).encode())
             assert (reply.status, reply.code, reply.exit_code) == (403, code, 4)
-        # Nor to withdraw the enrolment of another machine that is just starting.
+        # Nor may it withdraw the enrolment of another machine that is just starting.
         shown = {name: body[name] for name in ("mesh_id", "token_id", "secret", "public_key")}
         for attempt, code in (
             (shown, "proof_missing"),

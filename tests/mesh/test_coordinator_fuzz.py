@@ -1,7 +1,7 @@
 """The coordinator against everything that its own description allows, and much that it does not.
 
-A real process, real TLS, every operation, as a stranger, as a worker and as the node that runs the coordinator. The
-cases are made by schemathesis from the description that the coordinator serves; the same ones in every run.
+A real process, real TLS, every operation: without a credential, as a worker and as the node that runs the coordinator.
+schemathesis generates the cases from the description that the coordinator serves; they are the same in every run.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from .test_coordinator_process import coordinator
 
 #: Cases of each operation, caller and mode.
 EXAMPLES = 7
-#: Slow machines are slow; what hangs takes longer.
+#: Slow machines take a while; a call that hangs takes longer than this.
 ONE_CALL_S = 5.0
 MAX_GROWTH_MIB = 40
-#: For documentation: the coordinator's knock goes nowhere.
+#: A documentation address: the coordinator's packets go nowhere.
 ENDPOINT = "192.0.2.9:9"
-#: What a stranger shows.
+#: The credential of an unauthenticated client.
 WRONG = ("", "Bearer", "Bearer ", "Bearer x", "bearer " + "y" * 4000, "Basic eDp5", "\u00ff", "Bearer \u00e9 \u00ff")
 SAME_EVERY_TIME = settings(
     max_examples=EXAMPLES,
@@ -64,7 +64,7 @@ REFUSED = CHECKS.get_one("negative_data_rejection")
 
 
 class Pinned(HTTPAdapter):  # type: ignore[misc]  # its types are not installed
-    """Trusts one certificate, as nodes do."""
+    """A client that trusts one certificate, as nodes do."""
 
     def __init__(self, fingerprint: bytes) -> None:
         self._fingerprint = fingerprint.hex()
@@ -76,12 +76,12 @@ class Pinned(HTTPAdapter):  # type: ignore[misc]  # its types are not installed
         )
 
     def cert_verify(self, *_: Any) -> None:
-        """The fingerprint is enough."""
+        """Accept the fingerprint alone."""
 
 
 @dataclass
 class Target:
-    """The coordinator under test, as three callers see it."""
+    """The coordinator under test, from the point of view of three callers."""
 
     url: str
     session: requests.Session
@@ -98,7 +98,7 @@ class Target:
         )
 
     def enrolled(self) -> str:
-        """A credential of a worker that exists."""
+        """Return the credential of an existing worker."""
         if not self.worker:
             body = enrol_request(self.token, "victim", endpoints=[ENDPOINT])
             self.worker = self.ask("POST", "/v1/enroll", body=self.proven("/v1/enroll", body)).json()["credential"]
@@ -106,7 +106,7 @@ class Target:
         return self.worker
 
     def proven(self, path: str, body: Mapping[str, object]) -> Mapping[str, object]:
-        """The request with the proof of its key, where the test has the private half."""
+        """Return the request with the proof of its key, if the test has the private half."""
         return with_proof(self.ask("GET", "/v1/hello").json(), path, body)
 
     def credential(self, caller: Caller) -> str:
@@ -119,23 +119,23 @@ class Target:
 
 
 def allowed(route: Route, caller: Caller, status: int) -> bool:
-    """Whether who calls is told what the description says of who may call."""
+    """Return whether the caller gets the refusals that the description promises."""
     if route.is_socket:
-        # None of these asks for a WebSocket, which is said before it is looked up whose credential it is.
+        # None of these asks for a WebSocket, which is checked before the credential.
         return status in (400, 401)
     if route.caller in (Caller.NODE, Caller.ADMIN) and caller is Caller.ANYONE:
         return status == 401
     if route.caller is Caller.ADMIN and caller is Caller.NODE:
         return status == 403
-    # A credential that is none in form is refused even where none is needed.
+    # A malformed credential is refused even where none is needed.
     return status != 401 or (route.name == "hello" and caller is Caller.ANYONE)
 
 
 def make_real(target: Target, route: Route, case: Any, number: int) -> None:
-    """Puts things that exist in the place of invented ones: what is behind the first refusal is tried too."""
+    """Replace invented values by existing ones: this also tests what comes after the first refusal."""
     nodes = target.nodes()
     if "name" in case.path_parameters:
-        # The head too: it must refuse to be removed.
+        # The head as well: it must refuse to be removed.
         case.path_parameters["name"] = nodes[number % len(nodes)]["name"]
     if "id" in case.path_parameters:
         tokens = target.ask("GET", "/v1/tokens", target.admin).json()["tokens"]
@@ -154,13 +154,13 @@ def make_real(target: Target, route: Route, case: Any, number: int) -> None:
             "name": [f"fuzzed-{number}", nodes[-1]["name"]][number % 2],
             "endpoints": [ENDPOINT],
             "roles": [],
-            # One that does not would keep the secrets from being rotated.
+            # One that does not follow would prevent rotations of the secrets.
             "follows_epochs": True,
         }
         if number % 5:
             case.body = dict(target.proven(route.path, case.body))
     if route.name in ("rotate", "withdraw"):
-        # Its own key again, or another: which is refused here, where no hub's agent would hear of it.
+        # Its own key again, or another, which is refused here, because no hub's agent would learn it.
         case.body |= {"public_key": target.worker_key if number % 4 else new_key()}
         case.body = dict(target.proven(route.path, case.body))
     if route.name == "reach":
@@ -169,7 +169,7 @@ def make_real(target: Target, route: Route, case: Any, number: int) -> None:
 
 
 def make_signed(target: Target, route: Route, case: Any, nodes: list[dict[str, Any]], number: int) -> None:
-    """Signatures that are made up are refused."""
+    """Make signatures real: invented ones are refused."""
     if route.name == "remove_node" and number % 2:
         case.body.pop("removal", None)
     static = [node for node in nodes if "static" in node["roles"]]
@@ -187,7 +187,7 @@ def try_operation(target: Target, schema: Any, route: Route, caller: Caller, mod
     @SAME_EVERY_TIME
     @given(case=operation.as_strategy(generation_mode=mode), number=st.integers(0, 9))
     def try_one(case: Any, number: int) -> None:
-        # By turns and not by chance: what is the same in every run could be all invented in every run.
+        # By turns and not at random: a choice that is the same in every run could be invented in every run.
         real = next(turns) % 2 == 0
         if real and mode is GenerationMode.POSITIVE:
             make_real(target, route, case, number)
@@ -197,11 +197,11 @@ def try_operation(target: Target, schema: Any, route: Route, caller: Caller, mod
             base_url=target.url, session=target.session, headers=headers, timeout=PATIENCE_S, verify=False
         )
         if answer.status_code == 200 and route.name in ("enrol", "withdraw", "leave", "remove_node"):
-            target.worker = ""  # it may be gone, or another's by its key
+            target.worker = ""  # It may be removed, or another node may have its key.
         target.statuses.setdefault(route.name, set()).add(answer.status_code)
         assert answer.elapsed < ONE_CALL_S
         assert "Traceback" not in answer.text
-        # Too large a body is refused as well, which that check does not know.
+        # Too large a body is also refused, which that check does not know.
         case.validate_response(answer, checks=AS_DESCRIBED if answer.status_code == 413 else [*AS_DESCRIBED, REFUSED])
         assert allowed(route, caller, answer.status_code), (route.name, caller, answer.status_code, answer.text)
 
@@ -209,14 +209,14 @@ def try_operation(target: Target, schema: Any, route: Route, caller: Caller, mod
 
 
 def modes(operation: Any) -> Iterable[GenerationMode]:
-    """What takes no input cannot be given a wrong one."""
+    """Return the modes: an operation without input cannot get a wrong one."""
     yield GenerationMode.POSITIVE
     if operation.body:
         yield GenerationMode.NEGATIVE
 
 
 def without_security(description: dict[str, Any]) -> dict[str, Any]:
-    """The credentials are the callers' of this test: no others are made up."""
+    """Return the description without credentials: this test uses those of its callers."""
     for operations in description["paths"].values():
         for operation in operations.values():
             operation["security"] = []
@@ -246,12 +246,12 @@ def resident_mib(pid: int) -> float:
 
 
 def unlimited(target: Target) -> None:
-    """The token of the test enrols any number, and is not among those that the fuzzing revokes."""
+    """Return a token that enrols any number of nodes, and that the fuzzing does not revoke."""
     made = target.ask("POST", "/v1/tokens", target.admin, {"uses": 0, "ttl_s": 0})
     target.token = Token.parse(made.json()["token"])
 
 
-# Half a minute by itself; the others of three that run at a time take their share of two cores.
+# Half a minute alone; the others of three that run at a time share two cores.
 @pytest.mark.timeout(240)
 async def test_whatever_is_asked_is_answered_as_described(tmp_path: Path) -> None:
     home, head, token = make_mesh(tmp_path)
@@ -270,10 +270,10 @@ async def test_whatever_is_asked_is_answered_as_described(tmp_path: Path) -> Non
     written = log.read_text()
     assert "Traceback" not in written
     assert not [secret for secret in (token.secret, target.token.secret, head.credential) if secret in written]
-    # Every operation was seen to succeed but the WebSockets, which were asked for without an upgrade.
+    # Every operation succeeded at least once, except the WebSockets, which were requested without an upgrade.
     succeeded = {name for name, statuses in target.statuses.items() if 200 in statuses}
     assert succeeded == {route.name for route in ROUTES if not route.is_socket}
-    # What was answered is what was stored.
+    # The answer matches what was stored.
     store = Store.open(home.database)
     stored = store.load().members
     store.close()

@@ -202,7 +202,7 @@ async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(
         )
         assert b"101" in await reader.readline()
         seen = await head.until_online("deaf", True)
-        # From here on nobody reads; what is sent must first fill the buffers on the way, some megabytes.
+        # From here on nothing is read; messages must first fill the buffers in between, some megabytes.
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         for number in range(1, 5000):
             endpoint = Endpoint("198.51.100.7", number)

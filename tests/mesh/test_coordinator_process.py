@@ -1,4 +1,4 @@
-"""The coordinator as a process of its own: killed at any moment, it loses nobody whom it answered."""
+"""The coordinator as a separate process: killed at any moment, it loses no node that got its answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .coordinator_harness import PATIENCE_S, Client, client_of, enrol_request, m
 
 @contextlib.asynccontextmanager
 async def coordinator(home: Home, log: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """A real process; gives its port, and kills it at the end if it still runs."""
+    """Run a real process; yield its port, and kill it at the end if it still runs."""
     environment = {**os.environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run)}
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
@@ -85,11 +85,10 @@ async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
         ):
             # Enrolments wait for the agent of the coordinator's own machine.
             await still_known(client, head)
-            # Who was answered before is still known, by his credential and at his address.
-            # Not all at once: of more than 256 handshakes under way the oldest are given up.
+            # Not all at once: of more than 256 concurrent handshakes the oldest are aborted.
             for start in range(0, len(acknowledged), 100):
                 await asyncio.gather(*(still_known(client, one) for one in acknowledged[start : start + 100]))
-            # From then on there is something to lose, however slow the machine is.
+            # From then on there is state to lose, however slow the machine is.
             acknowledged += await enrol_until_it_dies(
                 client, ["first"], {"first": enrol_request(token, f"first{turn}")}
             )

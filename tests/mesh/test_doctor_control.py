@@ -1,4 +1,4 @@
-"""What the doctor's probe of the coordinator finds at real ports of the loopback."""
+"""The results of the doctor's probe of the coordinator at real ports on loopback."""
 
 from __future__ import annotations
 

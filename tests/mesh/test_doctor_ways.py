@@ -1,4 +1,4 @@
-"""What the doctor's probe of the ways makes of answers that come, are lost, or are too large."""
+"""The results of the doctor's path probe for answers that arrive, are lost, or are too large."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UP = PathStatus(PathKind.DIRECT, Transport.UDP, str(HUB_ENDPOINT), rtt_ms=1.0, l
 
 
 async def seen(tmp_path: Path, way: PathStatus, answers: list[float | None], *, largest: int = 1420) -> PeerFacts:
-    """The hub as gpu-a sees it, where probes are answered in this rhythm."""
+    """Return gpu-a's facts about the hub if probes are answered in this rhythm."""
     turns, sent = count(), 0
 
     async def echo(ip: IPv4Address, timeout_s: float, size: int) -> float | None:
@@ -74,7 +74,7 @@ async def test_silence_is_told_from_a_machine_without_an_agent(tmp_path: Path) -
     # Loopback refuses the connection at once, as the machine of a frozen agent does.
     hub = await seen(tmp_path, UP, [None])
     assert (hub.sent, hub.received, hub.machine_answers, hub.sent_on) == (10, 0, True, True)
-    # What came from a hub may be what others sent.
+    # Bytes from a hub may have been sent by others.
     assert hub.came_in is None
 
 

@@ -1,4 +1,4 @@
-"""What one member may make the coordinator send to all the others: little, however much it says."""
+"""What one member can make the coordinator send to all the others: little, however much it sends."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .coordinator_harness import PATIENCE_S, Agent, Running, enrol_request, new_
 from .test_coordinator_abuse import admin_is_served, upgrade
 
 AGENTS = 20
-#: So long each attack lasts, seconds, and so often it is repeated in a second.
+#: The duration of each attack, seconds, and its repetitions per second.
 ATTACK_S, PER_S = 3.0, 50
-#: More than this is not sent to one agent meanwhile: a burst, of entries of the largest size that there are.
+#: The limit of what one agent is sent meanwhile: a burst of entries of the largest possible size.
 MOST_BYTES = 450_000
 
 Say = Callable[[dict[str, object]], Awaitable[None]]
 
 
 class Readers:
-    """Agents that follow the map and count what they were sent."""
+    """Agents that follow the map and count what they receive."""
 
     def __init__(self, agents: list[Agent]) -> None:
         self.agents = agents
@@ -40,7 +40,7 @@ class Readers:
         self.tasks = Tasks()
 
     def follow(self, *agents: Agent) -> None:
-        """Reads what these are sent, from now on."""
+        """Read what these are sent, from now on."""
         for agent in agents:
             self.tasks.start(self._read(agent), "reader")
 
@@ -49,7 +49,7 @@ class Readers:
             self.changed.set()
 
     def sent(self) -> int:
-        """Characters to the one that was sent most."""
+        """Return the characters sent to the agent that received most."""
         return max(sum(map(len, agent.texts)) for agent in self.agents)
 
     async def until(self, holds: Callable[[Agent], bool]) -> None:
@@ -89,7 +89,7 @@ async def attack(say: Callable[[int], Awaitable[None]]) -> None:
 
 
 def node_is(node_id: str, holds: Callable[[Node], bool]) -> Callable[[Agent], bool]:
-    """Whether an agent's map has this node, and what is asked of it holds."""
+    """Return whether an agent's map has this node, and whether the condition on it holds."""
 
     def is_so(agent: Agent) -> bool:
         node = agent.map.nodes.get(node_id) if agent.map is not None else None
@@ -245,7 +245,7 @@ async def test_a_member_that_changes_its_key_again_and_again_is_refused(tmp_path
 
 @contextlib.asynccontextmanager
 async def slow_agent(mesh: Running, readers: Readers) -> AsyncIterator[tuple[str, asyncio.StreamReader]]:
-    """An agent that is connected and has read nothing yet: its node's id and what comes for it."""
+    """Return an agent that is connected and has read nothing yet: its node's id and its messages."""
     answer = await mesh.client.enrol(mesh.token, "slow")
     reader, writer = await mesh.client.raw(receive_buffer=8192)
     writer.write(upgrade(answer.credential))
@@ -256,7 +256,7 @@ async def slow_agent(mesh: Running, readers: Readers) -> AsyncIterator[tuple[str
 
 
 async def enrol_wide(mesh: Running, count: int) -> None:
-    """Enrols w0, w1, …, each with an entry of 4 KB."""
+    """Enrol w0, w1, …, each with an entry of 4 KB."""
     labels = {f"label-{number:0100}": "x" * 500 for number in range(6)}
     await asyncio.gather(*(mesh.client.enrol(mesh.token, f"w{number}", labels=labels) for number in range(count)))
 

@@ -19,7 +19,7 @@ def test_both_directions_are_carried_and_a_taken_port_yields_the_next() -> None:
         made = Forwards(lambda: IPv4Address("127.0.0.1"), ports=RayPorts.of({"dashboard": port}))
         tasks = Tasks()
         tasks.start(made.run(), "forwards")
-        await asyncio.sleep(0)  # its first step binds the ports
+        await asyncio.sleep(0)  # Its first step binds the ports.
         reader, writer = await asyncio.open_connection("127.0.0.1", made.dashboard)
         writer.write(b"hello")
         writer.write_eof()
@@ -41,7 +41,7 @@ def test_without_a_head_a_connection_ends_at_once() -> None:
         made = Forwards(lambda: None)
         tasks = Tasks()
         tasks.start(made.run(), "forwards")
-        await asyncio.sleep(0)  # its first step binds the ports
+        await asyncio.sleep(0)  # Its first step binds the ports.
         reader, writer = await asyncio.open_connection("127.0.0.1", made.dashboard)
         said = await asyncio.wait_for(reader.read(), 5)
         writer.close()

@@ -1,4 +1,4 @@
-"""What one member says of itself keeps nobody's device from following the map."""
+"""One member's reports never prevent another node's device from following the map."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .mesh import Member, Mesh, running_mesh, until
 
 #: Longer than anything that the test waits for.
 SLOW_S = 8.0
-#: `meshray node rm` has a key out of every device within this, seconds.
+#: `meshray node rm` removes a key from every device within this, seconds.
 REMOVED_S = 2.0
 
 
 @pytest.fixture
 def slow_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of slow.example take a while and then fail. The list has those that were looked up."""
+    """Let names of slow.example take a while and then fail. The list has the names that were looked up."""
     asked: list[str] = []
     real = socket.getaddrinfo
 
@@ -38,12 +38,12 @@ def slow_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def claim(liar: Member, *endpoints: str) -> None:
-    """The member reports these endpoints as its own."""
+    """Let the member report these endpoints as its own."""
     await liar.agent.connection.say(Hello(endpoints=endpoints))
 
 
 async def remove(mesh: Mesh, name: str) -> float:
-    """Removes the member and returns the seconds until its key was out of the hub's device."""
+    """Remove the member; return the seconds until its key was removed from the hub's device."""
     key, hub = mesh.members[name].agent.state.me.public_key, mesh.head.device
     since = time.monotonic()
     try:
@@ -61,7 +61,7 @@ async def test_names_that_do_not_resolve_keep_no_removed_key_in_a_hubs_device(
         liar, _ = await mesh.join("liar"), await mesh.join("victim")
         await until(lambda: liar.agent.connection.is_open, "the liar is connected")
         await claim(liar, *(f"n{number}.slow.example:1" for number in range(8)))
-        # The hub hears nothing of it, so it dials.
+        # The hub gets no answer from it, so it dials.
         await until(lambda: bool(slow_names), "a name is looked up")
         assert await remove(mesh, "victim") < REMOVED_S
 

@@ -1,4 +1,4 @@
-"""A node's key changes and the node stays the same: real coordinator, real agents, devices in memory.
+"""A node's key changes, and the node stays the same: real coordinator, real agents, devices in memory.
 
 head (hub, coordinator) ── a
                         └─ b
@@ -32,7 +32,7 @@ def device_key(member: Member) -> PrivateKey | None:
 
 
 def all_know(mesh: Mesh, name: str) -> bool:
-    """Every other device that talks to the node has its present key, and no old one."""
+    """Return whether every other device that communicates with the node has its current key, and no old one."""
     mesh.shake_hands()
     member = mesh.members[name]
     key = member.agent.keys.private
@@ -129,7 +129,7 @@ async def test_a_coordinator_with_an_older_state_is_told_the_key(tmp_path: Path)
         await until(mesh.whole, "whole")
         await a.agent.keys.rotate()
         await until(lambda: all_know(mesh, "a"), "rotated")
-        # What an older copy of the database would show.
+        # The key that an older copy of the database would show.
         older = PrivateKey.generate().public()
         a.agent.keys._not_before = 0.0
         member = next(one for one in mesh.server.service.members() if one.node.name == "a")

@@ -1,4 +1,4 @@
-"""Whether a hub is reached from outside: the real coordinator knocks at real ports of the loopback."""
+"""Whether a hub is reachable from outside: the real coordinator sends to real ports on loopback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WORD = "0" * 32
 
 @pytest.fixture
 def knocks_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nodes of these tests are on the coordinator's own machine."""
+    """Allow the nodes of these tests to be on the coordinator's own machine."""
     monkeypatch.setattr(reach, "other_machine", lambda ip, network: ip)
 
 
@@ -44,7 +44,7 @@ async def node_at(mesh: Running, *endpoints: str) -> Coordinator:
 
 
 async def check(node: Coordinator, endpoints: list[Endpoint], port: int) -> str:
-    """What a user is told; the check blocks, as a command may."""
+    """Return the messages for the user; the check blocks, as a command may."""
 
     def ask(path: str, body: Mapping[str, object]) -> object:
         return asyncio.run(node.call("POST", path, body))
@@ -105,7 +105,7 @@ SPECIAL = [
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """To where the coordinator sent."""
+    """Return the destinations of the coordinator's packets."""
     found: list[str] = []
 
     async def knock(ip: object, port: int, word: str) -> None:

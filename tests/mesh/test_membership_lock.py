@@ -1,4 +1,4 @@
-"""A coordinator that was taken over: what it writes into the map, and what the agents' devices make of it.
+"""A compromised coordinator: its changes of the map, and the reaction of the agents' devices.
 
 The attacker has the coordinator's database and process; the agents, their devices and their files are their own.
 """
@@ -35,7 +35,7 @@ WITH_AND_WITHOUT = pytest.mark.parametrize("lock", [None, LOCK], ids=["first sig
 
 
 async def write(mesh: Mesh, change: Callable[[Registry], Registry]) -> int:
-    """The attacker writes what they like; returns the map's revision from then on."""
+    """Write anything, as the attacker; return the map's revision from then on."""
 
     def step(registry: Registry) -> tuple[Registry, tuple[()], None]:
         changed = change(registry)
@@ -60,7 +60,7 @@ async def add_node(mesh: Mesh, node: Node) -> int:
 
 
 async def heard(mesh: Mesh, revision: int, *names: str) -> None:
-    """The agents have that map, and their devices are as they want them."""
+    """Return whether the agents have that map, and their devices match it."""
     members = [mesh.members[name] for name in names or mesh.members]
 
     def all_have() -> bool:
@@ -85,13 +85,13 @@ def own_key(member: Member) -> PublicKey:
 
 
 def faults(member: Member) -> dict[str, str]:
-    """What status reports of the nodes' identities, by node."""
+    """Return the faults of the nodes' identities in status, by node."""
     found = snapshot_of(member.agent.sources, None).complaints
     return {problem.node or "": problem.text for problem in found if problem.code == NODE_IDENTITY}
 
 
 def all_signed(mesh: Mesh) -> bool:
-    """Every agent has seen the signature of every node's key and address."""
+    """Return whether every agent has the signature of every node's key and address."""
     if not mesh.whole():
         return False
     nodes = [node for member in mesh.members.values() for node in member.agent.state.published_map.nodes.values()]
@@ -137,7 +137,7 @@ async def test_a_swapped_key_reaches_no_device(tmp_path: Path, lock: SigningKey 
                 seen = member.agent.state.map.find("victim")
                 assert seen is not None
                 assert seen.public_key == own_key(victim)
-        # Not after a restart of an agent either: the pin is on disk, and the map in the cache is the forged one.
+        # Not after a restart of an agent either: the pin is on disk, and the cached map is the forged one.
         await mesh.members["other"].kill()
         other = mesh.reborn("other")
         assert list(faults_of_start(other)) == ["victim"]
@@ -220,7 +220,7 @@ async def test_with_a_lock_a_node_that_it_did_not_let_in_reaches_no_device(tmp_p
         eve, mesh_id = SigningKey.generate(), mesh.token.mesh_id
         own, theirs = Attestation.sign(eve, mesh_id, EVIL, counter=1), other.agent.state.me.attestation
         assert theirs is not None
-        # A token that the attacker made, signed by a lock of theirs.
+        # A token of the attacker, signed by their own lock.
         forged = Token(mesh_id, mesh.token.coordinators, mesh.token.fingerprint, "t", "s").signed(eve, (HUB,), 0)
         for shown in (
             stranger(None),
@@ -299,7 +299,7 @@ async def test_what_the_lock_removed_does_not_come_back(tmp_path: Path, monkeypa
             await gone.ended()
         del mesh.members["gone"]
         await heard(mesh, service.revision)
-        # The attacker brings it back, and hides that it was removed.
+        # The attacker adds it again, and hides that it was removed.
         monkeypatch.setattr("meshray.coordinator.service.learned", lambda registry, removals: (registry, (), None))
         revision = await add_node(mesh, replace(node, online=True))
         await write(mesh, lambda registry: replace(registry, removals=None))
@@ -328,7 +328,7 @@ async def test_nodes_of_an_earlier_release_form_a_mesh_and_get_an_identity_at_th
     async with running_mesh(tmp_path) as mesh:
         a = await mesh.join("a")
         await until(lambda: all_signed(mesh), "signed")
-        # As an earlier release enrols, and as its agent is.
+        # As an earlier release enrols, and as its agent reports.
         monkeypatch.setattr("meshray.node.identity.Identity.of_node", lambda home, mesh_id: None)
         older = await mesh.join("older")
         await older.kill()

@@ -24,7 +24,7 @@ from .mesh import Member, Mesh, running_mesh, until
 
 
 def clone(mesh: Mesh, name: str) -> Member:
-    """A machine with a copy of the node's disk; not yet started."""
+    """Return a machine with a copy of the node's disk; it is not started yet."""
     home = mesh.members[name].home
     copy = Home(home.state.with_name(f"{name}-copy"), home.state.with_name(f"{name}-copy") / "run")
     shutil.copytree(home.state, copy.state, ignore=shutil.ignore_patterns("run"))
@@ -37,7 +37,7 @@ def clone(mesh: Mesh, name: str) -> Member:
 
 
 def faults(member: Member) -> list[str]:
-    """The health codes that this node's status has about w1's identity."""
+    """Return the health codes about w1's identity in this node's status."""
     status = build_status(snapshot_of(member.agent.sources, None))
     return [problem.code for problem in status.health if problem.code == ONE_IDENTITY and problem.node == "w1"]
 
@@ -51,7 +51,7 @@ async def test_both_machines_and_the_head_say_so_and_leaving_the_copy_ends_it(tm
         try:
             members = (mesh.head, original, copy)
             await until(lambda: all(faults(member) == [ONE_IDENTITY] for member in members), "all three know")
-            # Whoever asks for the node's start is refused, on both.
+            # The node's start is refused, on both.
             for member in (original, copy):
                 error = await member.agent.state.membership.rival(lambda member=member: member.agent.state.map)  # type: ignore[misc]
                 assert isinstance(error, TakenOver)
@@ -114,7 +114,7 @@ async def test_only_a_hub_reports_that_it_does_not_forward(tmp_path: Path) -> No
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses of `meshray.agent.connection.coordinator_connection` are for people."""
+    """Shorten the pauses of `meshray.agent.connection.coordinator_connection`."""
     monkeypatch.setattr("meshray.agent.connection.coordinator_connection._TAKEN_OVER_FIRST_S", 0.3)
     monkeypatch.setattr("meshray.agent.connection.coordinator_connection._TAKEN_OVER_S", 1.0)
     monkeypatch.setattr("meshray.coordinator.takeovers.QUIET_S", 2.0)

@@ -1,4 +1,4 @@
-"""Nodes that take another's place, and joins that end half way: names, addresses and keys afterwards."""
+"""Nodes that replace others, and joins that end half way: names, addresses and keys afterwards."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def asking(token: Token, key: PrivateKey, name: str = "worker", *, exact: bool =
 
 
 def allowed(member: Member, address: IPv4Address) -> list[str]:
-    """The keys to which this device sends what is for the address, the hub apart."""
+    """Return the keys to which this device sends packets for the address, without the hub."""
     peers = member.device.state.peers if member.device.state is not None else {}
     return [str(key) for key, peer in peers.items() if IPv4Network(address) in peer.config.allowed_ips]
 
@@ -69,7 +69,7 @@ async def test_a_new_machine_takes_the_place_of_an_old_one(tmp_path: Path) -> No
             assert (node.ip, node.public_key) == (place, new.agent.state.me.public_key)
         assert allowed(mesh.head, place) == [str(new.agent.state.me.public_key)]
         assert old_key not in {str(key) for member in (mesh.head, other) for key in member.device.state.peers}  # type: ignore[union-attr]
-        # What the old machine knows is worth nothing to it: the others have other secrets.
+        # The old machine's knowledge is useless: the others have other secrets.
         for member in (mesh.head, other, new):
             home = member.home
             await until(lambda home=home: Enrolment.load(home).secret_epoch == 2, "the next epoch")  # type: ignore[misc]
@@ -150,7 +150,7 @@ async def test_joins_that_fail_or_are_interrupted_burn_no_address(tmp_path: Path
                 await shown.call("POST", "/v1/leave", {"take_back": True})
             assert used(mesh, token) == 0
         for _ in range(3):
-            # Its agent was up: Ray, say, did not start.
+            # Its agent was up; Ray, for example, did not start.
             member = await mesh.join("worker", token=token)
             await until(mesh.whole, "whole")
             addresses.add(member.agent.state.me.ip)
@@ -159,7 +159,7 @@ async def test_joins_that_fail_or_are_interrupted_burn_no_address(tmp_path: Path
                 await member.ended()
             del mesh.members["worker"]
         assert addresses == {IPv4Address("10.99.0.2")}
-        # … which still rests for everybody else.
+        # … which still rests for all other nodes.
         assert (await mesh.join("another")).agent.state.me.ip == IPv4Address("10.99.0.3")
 
 
@@ -198,7 +198,7 @@ async def test_an_enrolment_that_is_cancelled_is_withdrawn(tmp_path: Path) -> No
         member = await mesh.join("worker", token=token)
         assert member.agent.state.me.ip == IPv4Address("10.99.0.2")
         await until(mesh.whole, "whole")
-        # What is online is not withdrawn, and nobody withdraws what is another's.
+        # An online node is not withdrawn, and no machine withdraws another's.
         await withdraw(token, load_private_key(member.home))
         assert mesh.whole()
 

@@ -1,4 +1,4 @@
-"""The relay with real WebSockets and real UDP on loopback; WireGuard is played by plain UDP sockets."""
+"""The relay with real WebSockets and real UDP on loopback; plain UDP sockets play WireGuard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from meshray.relay.server import Relay
 from .coordinator_harness import PATIENCE_S, Running, running_mesh
 
 LOOPBACK = "127.0.0.1"
-#: WireGuard's data messages begin so.
+#: The beginning of WireGuard's data messages.
 DATA = b"\x04\x00\x00\x00"
 
 
@@ -36,7 +36,7 @@ def datagram(number: int, size: int = 148) -> bytes:
 
 
 class Wire(asyncio.DatagramProtocol):
-    """A UDP socket that keeps what it hears, and may echo it."""
+    """A UDP socket that records what it receives, and may echo it."""
 
     def __init__(self, *, echoes: bool) -> None:
         self._echoes = echoes
@@ -95,7 +95,7 @@ class Lane:
         self.wireguard.send(data, self.endpoint)
 
     async def echo(self, number: int) -> None:
-        """One datagram to the hub and back."""
+        """Send one datagram to the hub and wait for its echo."""
         self.send(datagram(number))
         assert await self.wireguard.hear() == datagram(number)
 
@@ -107,7 +107,7 @@ def known(mesh: Running, credential: str = "") -> Coordinator:
 
 @contextlib.asynccontextmanager
 async def lane(coordinator: Coordinator, hub: Endpoint | None = None) -> AsyncIterator[Lane]:
-    """Without ``hub``: UDP is not tried."""
+    """Open a lane. Without ``hub`` UDP is not tried."""
     client = RelayClient(lambda: coordinator, lambda: hub, pause_s=lambda attempt: 0.01, tries_udp=hub is not None)
     tasks = Tasks()
     async with wire() as wireguard:
@@ -130,7 +130,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 @contextlib.asynccontextmanager
 async def relayed_mesh(folder: Path) -> AsyncIterator[tuple[Running, Wire, Relay]]:
-    """A mesh whose hub's WireGuard answers everything."""
+    """Run a mesh whose hub's WireGuard answers everything."""
     async with wire(echoes=True) as hub:
         relay = Relay(hub.address[1])
         async with running_mesh(folder, relay=relay) as mesh:
@@ -151,7 +151,7 @@ async def closed(socket: aiohttp.ClientWebSocketResponse[bool]) -> int | None:
 
 async def test_datagrams_go_both_ways_whole_and_in_order(tmp_path: Path) -> None:
     async with relayed_mesh(tmp_path) as (mesh, hub, _), lane(known(mesh)) as node:
-        # What WireGuard says before the connection stands must not be lost: a handshake comes only every 5 s.
+        # WireGuard's packets before the connection is up must not be lost: a handshake comes only every 5 s.
         await node.echo(0)
         # Bursts that the plain sockets of this test can hold.
         for first in range(0, 200, 40):
@@ -282,7 +282,7 @@ async def test_a_hub_whose_wireguard_is_down_is_waited_for(tmp_path: Path) -> No
 
 
 async def test_udp_that_works_again_is_noticed(tmp_path: Path) -> None:
-    # `outside` plays the hub's port as it is reached without the relay.
+    # `outside` plays the hub's port as reached without the relay.
     async with (
         relayed_mesh(tmp_path) as (mesh, _, _),
         wire(echoes=True) as outside,
@@ -329,7 +329,7 @@ async def test_a_handshake_by_udp_is_no_proof_that_data_passes(tmp_path: Path) -
         heard = [await node.wireguard.hear() for _ in range(2)]
         assert sorted(heard) == sorted([response, datagram(1, LARGE_BYTES)])
         assert not node.client.udp_alive.is_set()
-        # Data that comes long after a trial does not answer it.
+        # Data that arrives long after a trial does not answer it.
         node.client._tried_at = float("-inf")
         outside.send(datagram(2), outside.sources[0])
         assert await node.wireguard.hear() == datagram(2)
@@ -365,7 +365,7 @@ async def test_udp_that_does_not_answer_costs_nothing(tmp_path: Path) -> None:
 async def proxy(
     monkeypatch: pytest.MonkeyPatch, answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 ) -> AsyncIterator[int]:
-    """HTTPS_PROXY leads to a server that answers like this."""
+    """HTTPS_PROXY points to a server that answers like this."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -387,7 +387,7 @@ async def proxy(
 
 
 async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A proxy that wants name and password, and knows CONNECT."""
+    """Answer like a proxy that requires name and password, and supports CONNECT."""
     header = (await reader.readuntil(b"\r\n\r\n")).decode()
     if f"Proxy-Authorization: Basic {base64.b64encode(b'ada:lovelace').decode()}" not in header:
         writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")

@@ -1,4 +1,4 @@
-"""The coordinator killed and started on an older copy of its database, as a process, under real agents.
+"""The coordinator is killed and started on an older copy of its database, as a process, with real agents.
 
 copy ──► three more enrol ──► kill -9 ──► the copy is put back ──► start
 """
@@ -28,7 +28,7 @@ BEFORE, AFTER = ("a", "b"), ("c", "d", "e")
 
 @dataclass
 class Coordinator:
-    """The real coordinator of a mesh as a process of its own, on the mesh's port."""
+    """The real coordinator of a mesh as a separate process, on the mesh's port."""
 
     home: Home
     port: int
@@ -71,7 +71,7 @@ async def mesh_with_process(folder: Path) -> AsyncIterator[tuple[Mesh, Coordinat
 
 
 def backup(home: Home, to: Path) -> None:
-    """As sqlite3's backup does it, from the files as they are: the coordinator holds the database for itself."""
+    """Copy the database like sqlite3's backup, from the files: the coordinator has it open exclusively."""
     copies = to.with_suffix(".files")
     copies.mkdir()
     for file in home.state.glob("coordinator.db*"):
@@ -84,7 +84,7 @@ def backup(home: Home, to: Path) -> None:
 
 
 def plain_copy(home: Home, to: Path) -> None:
-    """``cp coordinator.db`` alone: what only the write-ahead log holds is not in it."""
+    """Copy ``coordinator.db`` alone, without the content of the write-ahead log."""
     shutil.copy(home.database, to)
 
 
@@ -109,7 +109,7 @@ async def test_nodes_that_the_copy_does_not_know_stay(tmp_path: Path, copy: Call
             await mesh.join(name)
         await until(mesh.whole, "two nodes")
         if copy is plain_copy:
-            # The log is folded into the database when the coordinator ends.
+            # The log is merged into the database when the coordinator ends.
             assert coordinator.process is not None
             coordinator.process.terminate()
             await coordinator.process.wait()
@@ -124,7 +124,7 @@ async def test_nodes_that_the_copy_does_not_know_stay(tmp_path: Path, copy: Call
         await coordinator.kill()
         put_back(mesh.server_home, tmp_path / "copy.db")
         await coordinator.start()
-        # At once: the newcomer must not get an address that one of the five has.
+        # At once: the new node must not get an address of one of the five.
         late = await mesh.join("late")
         await members_online(mesh)
 
@@ -172,7 +172,7 @@ async def test_who_was_removed_stays_removed(tmp_path: Path) -> None:
         await until(lambda: stays.agent.state.map.find("gone") is None, "the node is gone from the map")
         await until(lambda: mesh.head.agent.state.map.find("gone") is None, "the head knows it")
 
-        # A coordinator that was not restored: the ticket is worth nothing.
+        # A coordinator that was not restored: the ticket is worthless.
         assert gone.agent.state.enrolment.ticket
         with pytest.raises(RemovedFromMesh):
             await first_message(gone)
@@ -181,7 +181,7 @@ async def test_who_was_removed_stays_removed(tmp_path: Path) -> None:
         put_back(mesh.server_home, tmp_path / "copy.db")
         await coordinator.start()
         await until(lambda: "removed again: gone" in coordinator.log(), "the head's map tells who was removed")
-        # The copy still knew it; the head's map does not.
+        # The copy still had it; the head's map does not.
         with pytest.raises(RemovedFromMesh):
             await first_message(gone)
         del mesh.members["gone"]
@@ -207,7 +207,7 @@ async def test_a_node_without_a_ticket_goes_on_and_says_so(tmp_path: Path) -> No
 
 
 async def first_message(member: Member) -> None:
-    """Opens a link as this node; raises what its end means."""
+    """Open a connection as this node; raise the meaning of its end."""
     link = await member.agent.state.coordinator.open_link()
     try:
         async for _ in link.messages():

@@ -1,4 +1,4 @@
-"""What all nodes share changes when one is removed: real coordinator, real agents, devices in memory.
+"""The secrets of all nodes change when one is removed: real coordinator, real agents, devices in memory.
 
 head (hub, coordinator) ── a
                         ├─ b
@@ -30,20 +30,20 @@ from .test_restore import backup, mesh_with_process, put_back
 
 
 def keys_in_use(mesh: Mesh, *names: str) -> set[PresharedKey]:
-    """All preshared keys in the devices of these nodes."""
+    """Return all preshared keys in the devices of these nodes."""
     devices = [mesh.members[name].device.state for name in names]
     found = [peer.config.preshared_key for state in devices if state is not None for peer in state.peers.values()]
     return {key for key in found if key is not None}
 
 
 def derived_from(secret: MeshSecret, mesh: Mesh) -> set[PresharedKey]:
-    """What who holds this secret can derive for any pair: the public keys are known to every member."""
+    """Return the keys of any pair that can be derived from this secret: every member knows the public keys."""
     keys = [node.public_key for node in mesh.head.agent.state.map.nodes.values()]
     return {secret.preshared_key(one, other) for one in keys for other in keys}
 
 
 def hold(mesh: Mesh, epoch: int, *names: str) -> bool:
-    """These nodes hold this epoch and no other, and know it of each other."""
+    """Return whether these nodes hold this epoch and no other, and know that of each other."""
     mesh.shake_hands()
     agents = [mesh.members[name].agent for name in names]
     ids = [agent.state.enrolment.node_id for agent in agents]
@@ -55,7 +55,7 @@ def hold(mesh: Mesh, epoch: int, *names: str) -> bool:
 
 
 def use(mesh: Mesh, epoch: int, *names: str) -> bool:
-    """These nodes hold this epoch, and each pair of hub and node has its preshared key of it."""
+    """Return whether these nodes hold this epoch, and each pair of hub and node uses its preshared key."""
     agents = [mesh.members[name].agent for name in names]
     if any(agent.state.enrolment.secret_epoch != epoch for agent in agents):
         return False
@@ -126,7 +126,7 @@ async def test_a_node_that_was_away_is_reached_and_gets_the_new_secret_when_it_c
     async with running_mesh(tmp_path) as mesh:
         a, _ = await mesh.join("a"), await mesh.join("b")
         await until(mesh.whole, "whole")
-        # Its device goes on, as the kernel's does when an agent is killed.
+        # Its device continues, as the kernel's does when an agent is killed.
         await a.kill()
         await until(lambda: not mesh.head.agent.state.map.nodes[a.agent.state.enrolment.node_id].online, "away")
         rotation = await rotate(mesh)

@@ -1,4 +1,4 @@
-"""Enrolments and joins through a stand-in of ssh, to a real coordinator; sshd itself is in the lab tier."""
+"""Enrolments and joins through a fake ssh, to a real coordinator; the lab tier tests sshd itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 
 from .coordinator_harness import KEYS, Running, enrol_request, running_mesh
 
-#: Knows the two uses that meshray makes of ssh, -W and -R with a command, and fails as ssh does.
+#: Supports the two uses that meshray makes of ssh, -W and -R with a command, and fails like ssh.
 SSH = """\
     import os, socket, subprocess, sys, threading
     arguments = sys.argv[1:]
@@ -68,7 +68,7 @@ SSH = """\
         threading.Thread(target=forward, daemon=True).start()
     sys.exit(subprocess.run(["sh", "-c", arguments[-1]]).returncode)
     """
-#: Stands in for meshray on the other machine: says how it was called, and whether the forward leads somewhere.
+#: A fake meshray on the other machine: reports its arguments, and whether the forward leads somewhere.
 MESHRAY = """\
     import json, os, socket, sys
     print("preflight: ok", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Every test in this folder runs under a kernel that has WireGuard, as root, and is written like any other test.
 
-Where the running kernel has it, pytest simply goes on. Else the first test boots a guest (see machine.py) in which a
-second pytest runs the same tests; it hands its reports over line by line, and they are reported here as if the test
-had run here. One boot serves all.
+If the running kernel has it, pytest simply continues. Otherwise the first test boots a guest (see machine.py) in which
+a second pytest runs the same tests; it sends its reports line by line, and they are reported as if the test had run
+here. One boot serves all tests.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ import pytest
 
 from . import machine
 
-#: In the guest: the file descriptor on which reports are written.
+#: The file descriptor in the guest on which reports are written.
 REPORTS_FD = "MESHRAY_VM_REPORTS_FD"
-#: From the start of QEMU to the last report, without KVM and beside other tests.
+#: The time from the start of QEMU to the last report, without KVM and beside other tests.
 DEADLINE_S = 1500.0
 HERE = Path(__file__).parent
 _GUEST = pytest.StashKey["Guest | None"]()
 
 
 class GuestLostError(Exception):
-    """The guest ended or fell silent before it reported all tests."""
+    """The guest ended or stopped responding before it reported all tests."""
 
 
 class Guest:
-    """One boot: a pytest inside that runs the given tests, read here report by report."""
+    """One boot: a pytest inside that runs the given tests, whose reports are read here one by one."""
 
     def __init__(self, kernel: machine.Kernel, node_ids: list[str]) -> None:
         self._deadline = time.monotonic() + DEADLINE_S
@@ -44,16 +44,16 @@ class Guest:
         self._last = node_ids[-1]
         self._finished = False
         pytest_line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *node_ids]
-        # Reports go out on a descriptor of their own, all that pytest prints goes to the console.
+        # Reports have their own descriptor; pytest's output goes to the console.
         script = f'exec env {REPORTS_FD}=3 "$@" 3>&1 1>&2'
         self._process = kernel.start(["sh", "-c", script, "pytest", *pytest_line], stderr=self._console)
         self._lines = self._read_lines()
 
     def reports(self, node_id: str) -> Iterator[dict[str, object]]:
-        """The reports of one test, the last one is of its teardown.
+        """Yield the reports of one test; the last one is of its teardown.
 
         Raises:
-            GuestLostError: with the end of what the guest said on its console.
+            GuestLostError: with the end of the guest's console output.
         """
         for line in self._lines:
             data = json.loads(line)
@@ -65,7 +65,7 @@ class Guest:
         raise GuestLostError(f"the guest ended without a report of {node_id}:\n{self._console_end()}")
 
     def close(self) -> None:
-        """Lets a guest that has reported all tests power down; ends any other at once: it has nothing to lose."""
+        """Let a guest that has reported all tests power down; end any other at once: it has no state to lose."""
         try:
             self._process.wait(60 if self._finished else 0)
         except subprocess.TimeoutExpired:
@@ -95,7 +95,7 @@ class Guest:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Lets the guest run this test, unless this machine (or we are the guest) can."""
+    """Let the guest run this test, unless this machine can, or is the guest."""
     if HERE not in item.path.parents or REPORTS_FD in os.environ or item.get_closest_marker("skip"):
         return None
     guest = _guest(item.session)
@@ -119,7 +119,7 @@ def _outcomes(guest: Guest, item: pytest.Item) -> Iterator[pytest.TestReport]:
 
 
 def _guest(session: pytest.Session) -> Guest | None:
-    """The guest of this session, booted for its first test; None: run here."""
+    """Return the guest of this session, booted for its first test; None: run here."""
     if _GUEST not in session.stash:
         kernel = machine.find()
         ours = [item.nodeid for item in session.items if HERE in item.path.parents]
@@ -129,7 +129,7 @@ def _guest(session: pytest.Session) -> Guest | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In the guest: hands the report to the machine outside."""
+    """In the guest, send the report to the machine outside."""
     report = yield
     if REPORTS_FD in os.environ:
         data = item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
@@ -138,7 +138,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Ends the guest that this session booted."""
+    """End the guest that this session booted."""
     guest = session.stash.get(_GUEST, None)
     if guest:
         guest.close()

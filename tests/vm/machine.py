@@ -23,7 +23,7 @@ from typing import IO
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-#: What the guest needs, by the program or file that shows it is there, with the Debian package that has it.
+#: The requirements of the guest, by the program or file that shows their presence, with their Debian packages.
 PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
@@ -33,30 +33,30 @@ PACKAGES = {
 
 
 class MissingError(Exception):
-    """No kernel with WireGuard can be had here; the message names what is missing."""
+    """No kernel with WireGuard is available here; the message names what is missing."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Where commands find WireGuard in the kernel.
+    """A kernel with WireGuard.
 
     Attributes:
-        image: what QEMU boots; None: the kernel that runs here has WireGuard.
+        image: the image that QEMU boots; None: the running kernel has WireGuard.
     """
 
     image: Path | None
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """The command line here that runs argv as root under that kernel, in the repository's folder."""
+        """Return the command line that runs argv as root under that kernel, in the repository's folder."""
         if self.image is None:
             return list(argv)
         vng = shutil.which("vng", path=_path()) or "vng"
-        # One processor: without KVM two of them wait for each other's locks, and all takes twice as long.
+        # One processor: without KVM two of them wait for each other's locks, and everything takes twice as long.
         options = ["--disable-kvm", "--memory", "2G", "--cpus", "1", "--user", "root", "--name", "meshray-vm"]
         return [vng, "--run", str(self.image), *options, "--", shlex.join(argv)]
 
     def start(self, argv: Sequence[str], *, stderr: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
-        """Runs argv there, in a session of its own. Its standard output is a pipe: QEMU truncates a file."""
+        """Run argv there, in a separate session. Its standard output is a pipe: QEMU truncates a file."""
         return subprocess.Popen(
             self.command(argv),
             stdin=subprocess.DEVNULL,
@@ -69,21 +69,21 @@ class Kernel:
 
 
 def _path() -> str:
-    """PATH with this environment's programs first (vng calls virtme-run by name)."""
+    """Return PATH with this environment's programs first (vng calls virtme-run by name)."""
     return f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
 def has_wireguard_here() -> bool:
-    """Whether the running kernel makes a WireGuard device, tried in a network namespace that is gone afterwards."""
+    """Return whether the running kernel can create a WireGuard device, tested in a temporary network namespace."""
     probe = ["unshare", "--net", "ip", "link", "add", "meshray-probe", "type", "wireguard"]
     return subprocess.run(probe, capture_output=True, check=False, timeout=30).returncode == 0
 
 
 def find() -> Kernel:
-    """The kernel to run on.
+    """Return the kernel to run on.
 
     Raises:
-        MissingError: neither this machine's kernel nor one for QEMU will do.
+        MissingError: neither this machine's kernel nor one for QEMU is suitable.
     """
     if os.geteuid() != 0:
         raise MissingError("root")
@@ -103,7 +103,7 @@ def find() -> Kernel:
 
 
 def _newest_image(boot: Path) -> Path | None:
-    """A kernel of Debian's plain flavour whose modules are installed."""
+    """Return a kernel of Debian's plain flavour whose modules are installed."""
     images = [
         image
         for image in boot.glob("vmlinuz-*-amd64")

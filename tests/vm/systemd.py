@@ -1,10 +1,10 @@
-"""A host whose first process is a real systemd, with units of its own and nothing else to start.
+"""A host whose first process is a real systemd, with its own units and nothing else to start.
 
     with systemd_on(host) as inside:
         inside.run(["systemctl", "start", "meshray"])
 
-It stands in a control group of its own, which its cgroup namespace takes for the root: a systemd moves every process
-that it finds in its root, so it must never see the machine's.
+It is in its own control group, which is the root of its cgroup namespace: a systemd moves every process that it finds
+in its root, so it must never see the machine's.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tests.lab.waiting import wait_until
 
 CGROUPS = Path("/sys/fs/cgroup")
 UNITS = "/etc/systemd/system"
-#: What units depend on unless they say otherwise, and what ours names; here all of it is there at once.
+#: The dependencies of units by default, and those of ours; here all of them are active at once.
 TARGETS = ("sysinit", "basic", "multi-user", "network-online", "shutdown", "rescue", "emergency")
-#: In the control group that was made for it; the namespace is entered by a process that is inside already.
+#: In the control group that was created for it; a process that is already inside enters the namespace.
 BOOT = """
 set -eu
 echo $$ > "$1/cgroup.procs"
@@ -44,18 +44,18 @@ class Systemd:
         self._pid = pid
 
     def run(self, argv: Sequence[str | Path], **options: Any) -> Result:
-        """`Host.run`, in systemd's namespaces."""
+        """Run a command in systemd's namespaces, like `Host.run`."""
         return self._host.run(
             ["nsenter", f"--target={self._pid}", "--pid", "--mount", "--cgroup", "--", *argv], **options
         )
 
     def property(self, unit: str, name: str) -> str:
-        """A property of a unit."""
+        """Return a property of a unit."""
         return self.run(["systemctl", "show", "--property", name, "--value", unit]).stdout.strip()
 
 
 def can_run() -> bool:
-    """Whether a control group can be made for it: the unified hierarchy stands at its usual place."""
+    """Return whether a control group can be created for it: the unified hierarchy is at its usual place."""
     kind = subprocess.run(
         ["stat", "--file-system", "--format=%T", CGROUPS], capture_output=True, text=True, check=False
     )
@@ -63,13 +63,13 @@ def can_run() -> bool:
 
 
 def _pid(host: Host) -> str:
-    """systemd's process id in the host; empty while there is none."""
+    """Return systemd's process id in the host; empty while there is none."""
     return host.run(["pgrep", "--exact", "systemd"], check=False).stdout.strip()
 
 
 @contextmanager
 def systemd_on(host: Host) -> Iterator[Systemd]:
-    """Boots systemd in a host; it ends with the block, and its control groups are gone."""
+    """Boot systemd in a host; it ends with the block, and its control groups are removed."""
     group = CGROUPS / f"meshray-test-{uuid.uuid4().hex[:8]}"
     group.mkdir()
     host.shell(f"rm -rf {UNITS} && mkdir -p {UNITS} /run/systemd/system")
@@ -85,7 +85,7 @@ def systemd_on(host: Host) -> Iterator[Systemd]:
     finally:
         (group / "cgroup.kill").write_text("1")
         process.wait(30)
-        # What was killed leaves its group only when it was reaped, a moment later.
+        # A killed process leaves its group only when it is reaped, a moment later.
         wait_until(lambda: "populated 0" in (group / "cgroup.events").read_text(), 30, "the group to be empty")
         for folder, _, _ in os.walk(group, topdown=False):
             Path(folder).rmdir()

@@ -1,4 +1,4 @@
-"""The kernel that the other tests of this folder count on: WireGuard by its own tools, without meshray."""
+"""The kernel on which the other tests of this folder rely: WireGuard by its own tools, without meshray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def wg(namespace: str, *arguments: str, stdin: str = "") -> str:
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[str, str]]:
-    """Two network namespaces with one cable between them: 192.0.2.1 and 192.0.2.2."""
+    """Create two network namespaces with one cable between them: 192.0.2.1 and 192.0.2.2."""
     names = ("vm-left", "vm-right")
     for name in names:
         ip("netns", "add", name)

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass
 class Host:
-    """One namespace, the device in it, its key and the thread that lives there."""
+    """One namespace, the device in it, its key and its thread."""
 
     namespace: str
     key: PrivateKey
@@ -169,7 +169,7 @@ def test_changes_of_everything_converge(hosts: tuple[Host, Host]) -> None:
     device, peer = one.dump()
     assert (device[0], int(device[2])) == (other.private_key.reveal(), PORT + 1)
     assert (peer[1], peer[3], peer[7]) == ("(none)", "(none)", "off")
-    # What was the primary goes, and would take its secondary along.
+    # The primary is removed, and would take its secondary along.
     fewer = replace(other, addresses=ten[1:], peers={})
     one.apply(fewer)
     assert one.apply(fewer) == ()
@@ -179,7 +179,7 @@ def test_changes_of_everything_converge(hosts: tuple[Host, Host]) -> None:
 def test_many_peers_and_many_allowed_ips_come_back_whole(hosts: tuple[Host, Host]) -> None:
     one, two = hosts
     ranges = iter(IPv4Network("10.64.0.0/10").subnets(new_prefix=28))
-    # More than one netlink message holds, in peers and in the allowed ips of one peer.
+    # More than one netlink message can hold, in peers and in the allowed IPs of one peer.
     sizes = [1000, *[3] * 120]
     keys = [PublicKey(os.urandom(32)) for _ in sizes]
     peers = {
@@ -189,7 +189,7 @@ def test_many_peers_and_many_allowed_ips_come_back_whole(hosts: tuple[Host, Host
     many = replace(config(one, two), addresses=(), peers=peers)
     one.apply(many)
     assert one.apply(many) == ()
-    # A change of something else leaves every address range where it is.
+    # Another change leaves every address range unchanged.
     slower = {key: replace(peers[key], keepalive_s=25) for key in keys[:5]}
     changed = replace(many, peers={**peers, **slower})
     assert len(one.apply(changed)) == len(slower)
@@ -215,7 +215,7 @@ def test_remove_leaves_nothing_and_foreign_is_left_alone(hosts: tuple[Host, Host
     assert one.read() is None
     assert {link["ifname"] for link in json.loads(one.run("ip", "-json", "link"))} == {"lo", "wan"}
 
-    # Made by hand, or by a meshray of another home: the same to us.
+    # Created by hand, or by a meshray of another home: that makes no difference.
     one.run("ip", "link", "add", NAME, "type", "wireguard")
     device = one.device()
     with pytest.raises(MeshrayError) as refused:

@@ -1,6 +1,4 @@
-"""init, join, a ping and a clock set back over kernel WireGuard between two hosts made of namespaces; then down, which
-leaves nothing.
-"""
+"""init, join, a ping and a clock set back, over kernel WireGuard between two namespaces; then down."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ def meshray(host: Host, *words: str) -> Any:
 
 
 def traces(host: Host) -> dict[str, str]:
-    """What meshray might leave behind: interfaces, routes, firewall rules, processes."""
+    """Return what meshray might leave behind: interfaces, routes, firewall rules, processes."""
     return {
         "links": host.shell("ip -brief link | sort").stdout,
         "routes": host.shell("ip -4 route show table all | sort").stdout,
@@ -39,7 +37,7 @@ def traces(host: Host) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Two nodes, the address that each was told, and how their hosts looked before."""
+    """Two nodes, the address that each was assigned, and the state of their hosts before."""
 
     head: Host
     worker: Host
@@ -85,7 +83,7 @@ def test_a_clock_that_is_set_back_an_hour_leaves_no_dead_tunnel(mesh: Mesh) -> N
         return [host.run(["wg", "show", "meshray0", "latest-handshakes"]).stdout.split() for host in mesh.hosts]
 
     def is_whole() -> bool:
-        now, seen = keys(), handshakes()  # a device has no peer for a moment
+        now, seen = keys(), handshakes()  # A device has no peer for a moment.
         return (
             not set(now) & set(before)
             and [line[:1] for line in seen] == [[key] for key in now[::-1]]
@@ -95,7 +93,7 @@ def test_a_clock_that_is_set_back_an_hour_leaves_no_dead_tunnel(mesh: Mesh) -> N
         )
 
     before, begun, since = keys(), time.time(), time.monotonic()
-    # One clock for the whole guest.
+    # The whole guest has one clock.
     mesh.head.run(["date", "--set", f"@{begun - 3600:.0f}"])
     try:
         wait_until(is_whole, WHOLE_S, "new keys and handshakes by them", evidence=lambda: f"{keys()} {handshakes()}")

@@ -1,4 +1,4 @@
-"""The unit under a real systemd: it starts the node, starts a killed agent again, and lets go at down."""
+"""The unit under a real systemd: it starts the node, restarts a killed agent, and ends with down."""
 
 from __future__ import annotations
 
