@@ -47,7 +47,7 @@ class ContainerChoice:
             raise UsageError(
                 "container_with_other",
                 f"in a container the node has {'root' if rootless else 'the Ray of the image'}, and "
-                f"{'--rootless' if rootless else '--env'} says otherwise",
+                f"{'--rootless' if rootless else '--env'} contradicts that",
                 hint="leave out one of them" + ("" if rootless else "; --image chooses the Ray"),
             )
         if not self.in_container and self != ContainerChoice():

@@ -44,7 +44,7 @@ def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:
     else:
         yield Finding(
             FAIL,
-            f"no connection; the node goes on with the map of revision {status.revision}",
+            f"no connection; the node continues with the map of revision {status.revision}",
             "on the head: meshray up; or open the mesh's TCP port in its firewall",
             status.node,
         )

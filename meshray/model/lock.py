@@ -167,7 +167,7 @@ def _fault_of_signature(node: Node, shown: Attestation, pin: Pin | None, rules: 
 
 def _fault_of_chain(shown: Attestation, lock: VerifyKey, rules: Rules) -> str:
     if shown.chain is None or not shown.chain.leads(lock, rules.mesh_id, shown.identity):
-        return "no token that the lock signed let it in"
+        return "it did not enrol with a token that the lock signed"
     if shown.chain.grant.epoch > rules.epoch:
         return "its token is newer than the list of removed nodes that the coordinator shows"
     return ""

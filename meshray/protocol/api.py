@@ -157,7 +157,7 @@ class EnrolForm(ShownToken, frozen=True):
     ephemeral: bool = False
     labels: Labels = {}
     endpoints: EndpointTexts = ()
-    roles: Annotated[Roles, Meta(description="what it wants to be beyond a node")] = ()
+    roles: Annotated[Roles, Meta(description="the roles that it asks for")] = ()
     follows_epochs: Annotated[bool, Meta(description="its agent takes over new epochs of the secrets")] = False
     attestation: AttestationForm | UnsetType = UNSET
     proof: Proof | UnsetType = UNSET
