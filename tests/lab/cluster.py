@@ -1,4 +1,4 @@
-"""The commands that a user types on each machine to get a cluster, for tests and benchmarks.
+"""The commands with which a user creates a cluster, for tests and benchmarks.
 
 with World("mine") as world:
     hosts = one_of_each(world)
@@ -17,13 +17,13 @@ from typing import Any
 
 from tests.lab.host import REPOSITORY, USER, USER_UID, Host, Result
 
-#: What keeps three Rays small enough for one machine.
+#: Options that keep three Rays small enough for one machine.
 RAY_ARGS = ("--num-cpus=1", f"--object-store-memory={300 * 2**20}")
-#: From the command to a node that works, on two slow cores, seconds.
+#: The time from the command to a working node, on two slow cores, seconds.
 UP_DEADLINE_S = 120
 #: Without Ray, joining waits more than it computes.
 JOINS_AT_ONCE = 4
-#: What sudo tells of whom it was called by.
+#: The variables with which sudo reports its caller.
 BY_USER = {"SUDO_USER": USER, "SUDO_UID": str(USER_UID), "SUDO_GID": str(USER_UID)}
 
 
@@ -32,8 +32,8 @@ class Cluster:
     """A head and its workers.
 
     Attributes:
-        answers: what `init --json` and `join --json` said, by host name.
-        users: as whom Ray runs where that is not root, by host name.
+        answers: the answers of `init --json` and `join --json`, by host name.
+        users: the users who run Ray, if not root, by host name.
         complete_since: when the last worker was up, by the monotonic clock.
     """
 
@@ -52,10 +52,10 @@ class Cluster:
         ray_args: Sequence[str] = RAY_ARGS,
         through_sudo: Sequence[Host] = (),
     ) -> Cluster:
-        """`meshray init` on the head, `meshray join` on one worker after the other.
+        """Run `meshray init` on the head, and `meshray join` on one worker after the other.
 
         Args:
-            through_sudo: where an ordinary user says `sudo meshray …`.
+            through_sudo: the hosts on which an ordinary user runs `sudo meshray …`.
         """
         cluster = cls(head, tuple(workers), users={host.name: USER for host in through_sudo})
         of_host = {host.name: BY_USER for host in through_sudo}
@@ -71,10 +71,10 @@ class Cluster:
     def without_ray(
         cls, head: Host, workers: Sequence[Host], *, init: Sequence[str] = (), join: Sequence[str] = ()
     ) -> Cluster:
-        """A mesh and nothing on it, the workers joined a few at a time.
+        """Return a mesh without Ray, whose workers join a few at a time.
 
         Args:
-            init: more options of `meshray init`, and of each `meshray join`.
+            init: further options of `meshray init`, and of each `meshray join`.
         """
         cluster = cls(head, tuple(workers))
         cluster.answers[head.name] = cluster.meshray(head, "init", "--no-ray", *init)
@@ -87,24 +87,24 @@ class Cluster:
 
     @property
     def hosts(self) -> tuple[Host, ...]:
-        """The head first."""
+        """The hosts, the head first."""
         return (self.head, *self.workers)
 
     def ip(self, host: Host) -> str:
-        """The overlay address that the host was given."""
+        """Return the overlay address of the host."""
         return str(self.answers[host.name]["node"]["ip"])
 
     def meshray(
         self, host: Host, command: str, *arguments: str, env: Mapping[str, str] | None = None, check: bool = True
     ) -> dict[str, Any]:
-        """What `meshray COMMAND --json …` answers."""
+        """Return the answer of `meshray COMMAND --json …`."""
         done = host.run(["meshray", command, "--json", *arguments], env=env, check=check, deadline_s=UP_DEADLINE_S)
         answer = json.loads(done.stdout)
         assert isinstance(answer, dict)
         return answer
 
     def job(self, *argv: str, host: Host | None = None, deadline_s: float = 300) -> Result:
-        """`meshray run -- …` on the head, or on another node, as whom Ray runs there; in the folder of this checkout.
+        """Run `meshray run -- …` on the head or another node, as the user who runs Ray there, in this checkout.
 
         A driver of another user would leave folders in Ray's session in which Ray's own workers cannot write.
         """
@@ -117,12 +117,12 @@ class Cluster:
         )
 
     def python(self, code: str, *, host: Host | None = None) -> Any:
-        """What a piece of Python, run by `job`, prints in one line, read as JSON."""
+        """Return the one line that a piece of Python, run by `job`, prints, read as JSON."""
         return self.job("python", "-c", code, host=host).last_json()
 
 
 def enrolment(host: Host) -> dict[str, Any]:
-    """What the node on this host keeps of its membership."""
+    """Return the stored enrolment of the node on this host."""
     value = json.loads(host.path("/var/lib/meshray/node.json").read_text())
     assert isinstance(value, dict)
     return value

@@ -1,4 +1,4 @@
-"""One TCP connection on which something is said ten times a second: whatever happens to the network, it must live on.
+"""One TCP connection with ten messages per second, which must survive whatever happens to the network.
 
 talk = Conversation(server=office, client=home, address="10.99.0.3")
 talk.wait_until_it_goes_on(10)
@@ -26,7 +26,7 @@ server.close()
 while said := caller.recv(100):
     caller.sendall(said)
 """
-#: Prints the moment of every answer.
+#: Prints the time of every answer.
 _TALK = """
 import socket, sys, time
 call = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)
@@ -42,7 +42,7 @@ while True:
 
 
 class Conversation:
-    """Between a client and a server that listens on this address; there is never a second connection."""
+    """The connection of a client and a server that listens on this address; there is never a second one."""
 
     def __init__(self, server: Host, client: Host, address: str, port: int = PORT) -> None:
         self.name = f"{client.name} → {server.name}"
@@ -59,7 +59,7 @@ class Conversation:
         return self._server.returncode is not None or self._talk.returncode is not None
 
     def wait_until_it_goes_on(self, deadline_s: float) -> None:
-        """Until an answer comes to what is said from now on.
+        """Wait for an answer to a message from now on.
 
         Raises:
             DeadlineError: none came in time.
@@ -71,15 +71,15 @@ class Conversation:
         assert not self.is_over, f"{self.name}: the connection has broken: {self._talk.output[-200:]}"
 
     def longest_silence_s(self, since: float) -> float:
-        """The longest time without an answer from then to now, by the monotonic clock."""
+        """Return the longest time without an answer from then to now, by the monotonic clock."""
         moments = [since, *(moment for moment in self._answers() if moment > since), time.monotonic()]
         return max(later - earlier for earlier, later in itertools.pairwise(moments))
 
     def end(self) -> None:
-        """Hangs up."""
+        """End the connection."""
         self._talk.stop()
         self._server.stop()
 
     def _answers(self) -> list[float]:
-        # The last line may be half written.
+        # The last line may be incomplete.
         return [float(line) for line in self._talk.output.split("\n")[:-1] if line[:1].isdigit()]

@@ -1,7 +1,9 @@
-"""Root's copy of meshray, made once for all hosts where these tests run from an environment that others can change: a
-clone in somebody's home folder, tested with sudo.
+"""Root's copy of meshray, created once for all hosts.
 
-Each host would make its own otherwise, which takes seconds.
+It is needed if these tests run from an environment that users other than root can change: a clone in a user's home
+folder, tested with sudo.
+
+Otherwise each host would create its own, which takes seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _BOUND_S = 120
 
 @lru_cache(1)
 def below_usr_local() -> tuple[str, ...]:
-    """The folders to lay between the machine's /usr/local and a host's own: one with the copy, or none."""
+    """Return the folders to mount between the machine's /usr/local and a host's own: one with the copy, or none."""
     if weak_part() is None:
         return ()
     folder = Path(tempfile.mkdtemp(prefix="meshray-lab-copy-", dir="/run"))

@@ -1,7 +1,7 @@
-"""What `make demo` shows: three machines that cannot reach each other become one Ray cluster, on this one machine.
+"""`make demo`: three machines that cannot reach each other become one Ray cluster, on this one machine.
 
 The machines are namespaces, as in the lab tests; the commands, the tunnels and Ray are the real ones. Everything is
-torn down at the end, and with Ctrl-C at any time.
+removed at the end, and after Ctrl-C at any time.
 
     sudo .venv/bin/python -m tests.lab.demo
 """
@@ -33,14 +33,14 @@ PICTURE = """
                                    192.168.7.10
 """
 JOB = "tests/lab/pairs.py"
-#: For one command of the demo, seconds.
+#: The timeout of one command of the demo, seconds.
 DEADLINE_S = 240
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def main() -> int:
-    """The demo; its exit status."""
+    """Run the demo; return its exit status."""
     missing = lab_misses()
     if missing:
         hint = "Say: sudo make demo" if missing == "root" else "make demo installs what it needs on Debian and Ubuntu"
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def show(hosts: OneOfEach) -> None:
-    """The story, told in real commands."""
+    """Show the demo in real commands."""
     step("Three machines, each with a network, processes and files of its own. Who reaches whom?")
     for source in hosts.nodes:
         for target in hosts.nodes:
@@ -91,15 +91,15 @@ def show(hosts: OneOfEach) -> None:
 
 
 def step(text: str) -> None:
-    """A heading."""
+    """Print a heading."""
     console.print(f"\n[bold]{text}[/]")
 
 
 def command(host: Host, argv: list[str]) -> str:
-    """Shows a command and runs it, its output as it comes; its standard output.
+    """Show a command and run it with live output; return its standard output.
 
     Raises:
-        CommandError: it failed or was not done in time.
+        CommandError: it failed or timed out.
     """
     shown = re.sub(r"(meshray1_.{8})\S+", r"\1…", shlex.join(argv))
     console.print(f"  [bold cyan]{host.name}#[/] {escape(shown)}")

@@ -1,9 +1,9 @@
-"""Asks the doctor, and judges it: that it names what was broken, and that it finds nothing where nothing is.
+"""Run the doctor and verify its report: it names the injected fault, and finds nothing on a healthy mesh.
 
     doctor.passes("two hubs", head, second)
     doctor.names(fault, stage, stage.cluster.hosts)
 
-What it was right about is counted in the closing table of the run (see `tests.doctor_count`).
+The closing table of the run counts its correct answers (see `tests.doctor_count`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from tests.lab.host import Host
 from tests.lab.waiting import wait_until
 
 OVERLAY = IPv4Network("10.99.0.0/16")
-#: What a fault cut must be found again: ways and their sizes, a coordinator that was away.
+#: The time until everything that a fault interrupted is found again: paths and their sizes, a coordinator that was
+#: away.
 WHOLE_AGAIN_S = 60
-#: How often a healthy mesh is asked before it counts as slow.
+#: The number of answers of a healthy mesh, of which one must be quick.
 TRIES = 3
 
 Check = dict[str, Any]
@@ -33,10 +34,10 @@ Check = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """What `meshray doctor --json` said on one host.
+    """The answer of `meshray doctor --json` on one host.
 
     Attributes:
-        seconds: from the command to its end.
+        seconds: the duration of the command.
     """
 
     report: dict[str, Any]
@@ -44,21 +45,21 @@ class Answer:
 
     @property
     def checks(self) -> list[Check]:
-        """All of them, in the doctor's order."""
+        """All checks, in the doctor's order."""
         return list(self.report["checks"])
 
     @property
     def failing(self) -> list[Check]:
-        """The first is the cause."""
+        """The failed checks; the first is the cause."""
         return [check for check in self.checks if check["status"] == "fail"]
 
     def __str__(self) -> str:
-        """For a failed assertion: what is not in order."""
+        """Return the problems, for a failed assertion."""
         return json.dumps([check for check in self.checks if check["status"] in ("fail", "warn")], indent=1)
 
 
 def ask(host: Host, *options: str, deadline_s: float = 60) -> Answer:
-    """`meshray doctor --json …` there."""
+    """Run `meshray doctor --json …` there."""
     began = time.monotonic()
     done = host.run(["meshray", "doctor", "--json", *options], check=False, deadline_s=deadline_s)
     answer = Answer(json.loads(done.stdout), time.monotonic() - began)
@@ -71,15 +72,15 @@ def ask(host: Host, *options: str, deadline_s: float = 60) -> Answer:
 
 @dataclass(frozen=True)
 class Doctor:
-    """See the module's text. ``record``: pytest's `record_property`."""
+    """The doctor; see the module's docstring. ``record``: pytest's `record_property`."""
 
     record: Callable[[str, object], None]
 
     def passes(self, shape: str, *hosts: Host) -> None:
-        """No check fails on this healthy mesh, whichever of the hosts is asked,.
+        """Assert that no check fails on this healthy mesh, on any of the hosts.
 
         Args:
-            shape: of the mesh, for the closing table.
+            shape: the shape of the mesh, for the closing table.
         """
         self.record(HEALTHY, shape)
         slowest = 0.0
@@ -91,7 +92,7 @@ class Doctor:
         self.record(WELL, shape)
 
     def answers(self, shape: str, host: Host, within_s: float) -> None:
-        """The answer comes in time. Other tests run beside this one: one of three tries must be quick enough."""
+        """Assert that the answer comes in time. Other tests run beside this one: one of three must be quick."""
         tries: list[float] = []
         while len(tries) < TRIES and (not tries or tries[-1] >= within_s):
             tries.append(ask(host).seconds)
@@ -106,12 +107,12 @@ class Doctor:
         whole: Callable[[Answer], bool] | None = None,
         whole_again_s: float = WHOLE_AGAIN_S,
     ) -> None:
-        """The first check that fails while this is broken is about it; after that, all is well again.
+        """Assert that the first failing check reports this fault, and that all is well after its repair.
 
         Args:
-            hosts: of the mesh, the head first: it is asked in the end as well.
-            whole: what else must be true of the head's answer then.
-            whole_again_s: until which it must be.
+            hosts: the hosts of the mesh, the head first: it is also asked at the end.
+            whole: an additional condition on the head's answer then.
+            whole_again_s: the time until it must be true.
         """
         asked = next(host for host in hosts if host.name == (fault.asked or fault.node))
         name = f"{fault.group}/{fault.name}"
@@ -125,7 +126,7 @@ class Doctor:
         assert answer.failing, [check for check in answer.checks if check["code"] == fault.code]
         first = answer.failing[0]
         assert first["code"] == fault.code, answer
-        # Without an agent, what is found is about the machine on which it was asked.
+        # Without an agent, the findings concern the machine that was asked.
         assert fault.node in (first["node"] or asked.name, first["peer"]), answer
         assert first["evidence"], first
         assert first["fix"], first
@@ -135,12 +136,12 @@ class Doctor:
 def until_well(
     hosts: Sequence[Host], whole: Callable[[Answer], bool] | None = None, deadline_s: float = WHOLE_AGAIN_S
 ) -> None:
-    """Until no check fails on any of these hosts; ``whole`` is asked of the first one's answer."""
+    """Wait until no check fails on any of these hosts; ``whole`` is applied to the first one's answer."""
     hosts = list(dict.fromkeys(hosts))
     answers: list[Answer] = []
 
     def well() -> bool:
-        # At the same time: an agent that is asked twice looks once.
+        # At the same time: an agent that is asked twice surveys once.
         with ThreadPoolExecutor() as pool:
             answers[:] = pool.map(ask, hosts)
         return not any(answer.failing for answer in answers) and (whole is None or whole(answers[0]))

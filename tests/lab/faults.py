@@ -1,4 +1,4 @@
-"""Faults as data: what is broken, how, how it is mended, and what the doctor must call it.
+"""Faults as data: what is broken, how, how it is repaired, and how the doctor must report it.
 
 >>> Fault("udp-out", "path", inject, heal, code="udp_out", node="gpu-1")
 """
@@ -9,21 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-#: Where it happens: the hosts, routers and mesh that a group's faults need.
+#: The place of a group's faults: the hosts, routers and mesh that they need.
 Stage = TypeVar("Stage")
 
 
 @dataclass(frozen=True)
 class Fault(Generic[Stage]):
-    """One thing that breaks.
+    """One fault.
 
     Attributes:
-        group: of the doctor's checks: host, control, path or ray.
-        inject: breaks it.
-        heal: takes that back; also where `inject` got half way only.
-        code: of the first check that must fail.
-        node: that this check must name.
-        asked: on which host `meshray doctor` is given; empty: on ``node``.
+        group: the group of the doctor's checks: host, control, path or ray.
+        inject: causes the fault.
+        heal: removes it, even if `inject` only got half way.
+        code: the code of the first check that must fail.
+        node: the node that this check must name.
+        asked: the host on which `meshray doctor` runs; empty: ``node``.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Faults of the machine beneath a node, on a head with the coordinator and a worker, without Ray.
+"""Faults of a node's machine, on a head with the coordinator and a worker, without Ray.
 
     switch wan 203.0.113.0/24
      ┌──────────┴──────────┐
@@ -6,7 +6,7 @@
 203.0.113.10          203.0.113.20
 
   for fault in FAULTS:
-      fault.inject(stage)         # now `meshray doctor` on fault.node says fault.code first
+      fault.inject(stage)         # now `meshray doctor` on fault.node reports fault.code first
       fault.heal(stage)
 """
 
@@ -34,27 +34,27 @@ class HostStage:
 
     @classmethod
     def build(cls, world: World) -> HostStage:
-        """Two nodes."""
+        """Create a mesh of two nodes."""
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")
         worker = world.host("worker", wan, "203.0.113.20")
         return cls(Cluster.without_ray(head, [worker]), head, worker)
 
     def start_agent(self, env: dict[str, str]) -> None:
-        """The worker's agent is killed and started with more environment."""
+        """Kill the worker's agent and start it with additional environment variables."""
         worker = self.worker
         worker.shell(f"kill -KILL {process_id('agent')}")
         worker.popen([sys.executable, "-m", "meshray.agent"], env=env)
 
         def has_a_path() -> bool:
-            # Under another clock than its engine's it may have complaints, and it changes its key.
+            # Under another clock than its engine's it may report faults, and it changes its key.
             nodes = worker.run(["meshray", "status", "--json"], check=False).json().get("nodes", [])
             return any(node["name"] == "head" and node["path"]["rtt_ms"] is not None for node in nodes)
 
         worker.wait_until(has_a_path, 60, "an agent with a path to the head")
 
     def host(self, name: str) -> Host:
-        """The host of this name."""
+        """Return the host with this name."""
         return {"head": self.head, "worker": self.worker}[name]
 
     @property
@@ -67,7 +67,7 @@ Do = Callable[[HostStage], None]
 
 
 def _shell(node: str, text: str) -> Do:
-    """A piece of shell on that host; {head} is the head's overlay address, {worker} the worker's."""
+    """Return a piece of shell on that host; {head} is the head's overlay address, {worker} the worker's."""
 
     def do(stage: HostStage) -> None:
         head, worker = stage.head_ip, stage.cluster.ip(stage.worker)
@@ -81,7 +81,7 @@ def _fault(name: str, code: str, node: str, inject: str, heal: str) -> Fault[Hos
 
 
 def _clock(name: str, shift: str) -> Fault[HostStage]:
-    """The agent's clock alone; and only meanwhile, as time.sleep fails beneath this library."""
+    """Set the agent's clock alone, and only temporarily, as time.sleep fails under this library."""
 
     def inject(stage: HostStage) -> None:
         stage.start_agent({"LD_PRELOAD": _faketime(), "FAKETIME": shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
@@ -90,23 +90,23 @@ def _clock(name: str, shift: str) -> Fault[HostStage]:
 
 
 def _instead(path: str, text: str) -> tuple[str, str]:
-    """Another content for a file of the kernel's, for this host alone: (inject, heal)."""
+    """Replace the content of a kernel file, for this host alone: (inject, heal)."""
     return f"printf '{text}' > /tmp/instead; mount --bind /tmp/instead {path}", f"umount {path}"
 
 
 def _table(family: str, name: str, chain: str, rules: str) -> tuple[str, str]:
-    """A table of somebody else's: (inject, heal)."""
+    """Add another program's table: (inject, heal)."""
     text = f"table {family} {name} {{ chain c {{\ntype filter hook {chain}; policy accept;\n{rules}\n}}; }}"
     return f"nft -f - <<'RULES'\n{text}\nRULES", f"nft delete table {family} {name}"
 
 
 def process_id(part: str) -> str:
-    """Shell words for the process id of a part of meshray's."""
+    """Return shell words for the process id of a part of meshray."""
     return f"$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/' /run/meshray/{part}.pid)"
 
 
 def _faketime() -> str:
-    """The library of the package faketime."""
+    """Return the library of the package faketime."""
     return str(next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")))
 
 
@@ -114,7 +114,7 @@ _OTHER_LAN = "ip link add lan7 type bridge; ip address add 192.168.77.1/24 dev l
 _END_OTHER_LAN = "ip link delete lan7"
 _DOCKER = "br-0123456789ab"
 _STATE = "/var/lib/meshray"
-#: A port of the mesh, taken as soon as it is free; until it is.
+#: Waits for a port of the mesh to be free and takes it.
 _GRAB = """cat > /tmp/grabber.py <<'CODE'
 import socket, time
 grabber = socket.socket()
@@ -138,9 +138,9 @@ for try in $(seq 100); do
 done"""
 #: Shell words for the program nft.
 NFT = "$(readlink -f $(command -v nft))"
-#: All that could close a port.
+#: All programs that could close a port.
 FIREWALLS = f"{NFT} $(for name in iptables iptables-legacy; do readlink -f $(command -v $name); done | sort -u)"
-#: They list at most and change nothing; the real nft is /tmp/nft meanwhile.
+#: They only list and change nothing; meanwhile the real nft is /tmp/nft.
 _NO_FIREWALL = f"""cat > /tmp/refuses <<'CODE'
 #!/bin/sh
 case "$0 $*" in *nft*list*) exec /tmp/nft "$@";; *-save*) exit 0;; esac
@@ -152,7 +152,7 @@ cp {NFT} /tmp/nft
 for program in {FIREWALLS}; do mount --bind /tmp/refuses $program; done
 /tmp/nft delete table inet meshray"""
 #: Answers to the worker leave by a second card on the same network, with the first card's address: the filter of the
-#: first one drops what the worker sends.
+#: first one drops the worker's packets.
 _SECOND_CARD = r"""ip link add link eth0 name card2 type macvlan mode bridge
 echo 1 > /proc/sys/net/ipv4/conf/card2/arp_ignore
 ip link set card2 up
@@ -164,7 +164,7 @@ ip route flush cache"""
 _STRICT = "echo {} > /proc/sys/net/ipv4/conf/eth0/rp_filter"
 _ENGINES = f"for file in {BUNDLED} /usr/bin/{STOCK}; do [ ! -e $file ] || {{}} $file; done"
 
-#: Does it again and again, until `_END_AGAIN`.
+#: Repeats it until `_END_AGAIN`.
 _AGAIN = """while :; do {}; sleep 0.02; done > /dev/null 2>&1 &
 echo $! > /tmp/again.pid
 sleep 1"""
@@ -220,7 +220,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "ip rule add to 10.99.0.0/16 prohibit priority 90",
         "ip rule delete priority 90",
     ),
-    # The agent puts its routes back; only where it cannot, or is not let, there is something to find.
+    # The agent restores its routes; only if it cannot, or may not, is there a fault to find.
     _fault(
         "route-removed-again-and-again",
         "overlay_route",
@@ -360,7 +360,7 @@ FAULTS: tuple[Fault[HostStage], ...] = (
         "guard",
         "worker",
         _NO_FIREWALL,
-        # The agent looks again where the rules change.
+        # The agent checks again when the rules change.
         f"for program in {FIREWALLS}; do umount $program; done; nft add table ip look; nft delete table ip look",
     ),
     _fault(

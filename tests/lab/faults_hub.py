@@ -1,4 +1,4 @@
-"""What one part knows and another one suffers from: a hub that does not forward, and a disk that was cloned.
+"""Faults that one part knows and another suffers from: a hub that does not forward, and a cloned disk.
 
                  switch wan 203.0.113.0/24
      ┌──────────────┬────────┴──────┬──────────────┐
@@ -6,7 +6,7 @@
 203.0.113.10        │ .30           │ .40      203.0.113.50
 coordinator, hub   w1              w2
 
-Both NATs are symmetric: all between w1 and w2 passes the hub.
+Both NATs are symmetric: all traffic between w1 and w2 passes through the hub.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tests.lab.faults import Fault
 from tests.lab.host import Host, Result
 from tests.lab.world import World
 
-#: Until every node's status knows.
+#: The time until every node's status knows, seconds.
 KNOWN_S = 40
 
 
 @dataclass(frozen=True)
 class HubStage:
-    """The mesh, without Ray, and a machine that is no node."""
+    """The mesh, without Ray, and a machine that is not a node."""
 
     cluster: Cluster
     head: Host
@@ -39,7 +39,7 @@ class HubStage:
 
     @classmethod
     def build(cls, world: World) -> HubStage:
-        """See the module's text."""
+        """Build the mesh; see the module's docstring."""
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")
         one = world.router("nat-1", wan, "203.0.113.30", lan="192.168.7.0/24", kind="symmetric")
@@ -49,23 +49,23 @@ class HubStage:
         return cls(Cluster.without_ray(head, [w1, w2]), head, w1, w2, copy)
 
     def health(self, host: Host) -> list[dict[str, Any]]:
-        """What `meshray status --json` on that host is not content with."""
+        """Return the problems of `meshray status --json` on that host."""
         answer = host.run(["meshray", "status", "--json"], check=False).json()
         return list(answer.get("health", []))
 
     def codes(self, host: Host) -> set[tuple[str, str]]:
-        """Code and node of each."""
+        """Return code and node of each."""
         return {(entry["code"], entry["node"]) for entry in self.health(host)}
 
     def clone(self) -> Result:
-        """w1's disk, in another machine that is then started."""
+        """Start another machine with w1's disk."""
         self.w1.shell("tar -C /var/lib -cf /tmp/disk.tar --exclude=meshray/log meshray")
         shutil.copy(self.w1.path("/tmp/disk.tar"), self.copy.path("/tmp/disk.tar"))
         self.copy.shell("tar -C /var/lib -xf /tmp/disk.tar")
         return self.copy.run(["meshray", "up", "--json"], check=False, deadline_s=60)
 
     def give_up_the_copy(self) -> None:
-        """What the fix says, but for the token."""
+        """Follow the fix, except for the token."""
         self.copy.run(["meshray", "leave", "--local", "--yes"], check=False)
 
 
@@ -79,9 +79,9 @@ def _clone(stage: HubStage) -> None:
 
 
 def _read_only(stage: HubStage) -> None:
-    """As in a container: the switch is off and /proc/sys cannot be written."""
-    # Off only when nothing can write any more: the agent hears of the change and turns it on again at once. The file is
-    # opened below the mount that is read-only afterwards.
+    """Make it read-only as in a container: the switch is off and /proc/sys cannot be written."""
+    # The switch is turned off only when nothing can write any more: the agent is notified of the change and turns it on
+    # again at once. The file is opened below the mount that is read-only afterwards.
     stage.head.shell(
         "exec 9>/proc/sys/net/ipv4/conf/meshray0/forwarding;"
         "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; echo 0 >&9;" + _POKE
@@ -91,14 +91,14 @@ def _read_only(stage: HubStage) -> None:
 
 
 def _writable(stage: HubStage) -> None:
-    """The command that status prints."""
+    """Run the command that status prints."""
     fix = next((entry["fix"] for entry in stage.health(stage.head) if entry["code"] == HUB_FORWARDS), "")
     stage.head.shell(f"{fix.partition(' (')[0]}; umount /proc/sys; {_POKE}", check=False)
 
 
-#: The agent looks at the rules when they change.
+#: The agent checks the rules when they change.
 _POKE = "nft add table ip poke; nft delete table ip poke"
-#: Forwarded packets have one hop less; nothing that reads the rules can know whether it matches.
+#: Forwarded packets have one hop less; no reader of the rules can know whether it matches.
 _UNREADABLE = (
     "table ip other { chain c { type filter hook forward priority -300; policy accept;\n"
     'iifname "meshray0" oifname "meshray0" ip ttl < 64 drop\n}; }'
@@ -125,5 +125,5 @@ FAULTS: tuple[Fault[HubStage], ...] = (
 
 
 def told(checks: list[dict[str, Any]]) -> str:
-    """For a failed assertion."""
+    """Return the state, for a failed assertion."""
     return json.dumps(checks, indent=1, ensure_ascii=False)

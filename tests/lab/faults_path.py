@@ -1,4 +1,4 @@
-"""What breaks between a node and the coordinator, and between nodes; and the place where it does.
+"""Faults between a node and the coordinator, and between nodes, with their networks.
 
                     switch wan 203.0.113.0/24
          ┌───────────────────┬───────────────────┐
@@ -7,7 +7,7 @@
        head (.14)          near                far             both with --transport udp
        coordinator, hub                        HTTPS_PROXY: tinyproxy on far-nat
 
-Nearly all faults are made on the routers, as a provider or a company would; none in the nodes' own firewalls.
+Nearly all faults are on the routers, like those of a provider or a company; none is in the nodes' own firewalls.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tests.lab.host import Host, HostProcess
 from tests.lab.proxy import Proxy
 from tests.lab.world import Router, World
 
-#: Web servers with TLS only: what the proxy lets its customers call.
+#: Web servers with TLS only: the destinations that the proxy allows.
 PORT = 443
 _TRAP_PORT = 8443
 _STATE = "/var/lib/meshray"
 
-#: Whoever connects gets TLS with a certificate of "Inspection Box".
+#: Every client gets TLS with a certificate of "Inspection Box".
 _INTERCEPT = """
 import datetime, pathlib, socket, ssl, sys
 from cryptography import x509
@@ -56,7 +56,7 @@ while True:
         pass
     caller.close()
 """
-#: Answers everything with one text.
+#: Answers every request with one text.
 _ANSWER = """
 import socket, sys
 server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
@@ -76,7 +76,7 @@ _SSH = "SSH-2.0-OpenSSH_9.2\r\n"
 
 @dataclass
 class Stage:
-    """See the module's text. ``running``: what a fault has started, by name."""
+    """The networks and the mesh; see the module's docstring. ``running``: servers started by a fault, by name."""
 
     world: World
     cluster: Cluster
@@ -88,7 +88,7 @@ class Stage:
 
     @classmethod
     def build(cls, world: World) -> Stage:
-        """The networks and a mesh without Ray."""
+        """Create the networks and a mesh without Ray."""
         wan = world.switch("wan", "203.0.113.0/24")
         line = world.line("isp", wan, "203.0.113.9", inside="203.0.113.12/30", mtu=1500)
         head = world.host("head", line, "203.0.113.14")
@@ -107,20 +107,20 @@ class Stage:
         return cls(world, cluster, world.hosts["isp"], near_nat, far_nat, proxy)
 
     def doctor(self, host: str) -> dict[str, Any]:
-        """What `meshray doctor --json` says there."""
+        """Return the answer of `meshray doctor --json` there."""
         return self.cluster.meshray(self.world.hosts[host], "doctor", check=False)
 
     def first_fail(self, host: str) -> dict[str, Any]:
-        """The first failed check there; empty where none is."""
+        """Return the first failed check there; empty if none failed."""
         return next((check for check in self.doctor(host)["checks"] if check["status"] == "fail"), {})
 
     def start(self, host: Host, name: str, code: str, *arguments: str) -> None:
-        """A small server in Python, until it listens on the port that is its first argument."""
+        """Start a small server in Python; return when it listens on the port that is its first argument."""
         self.running[name] = host.popen([sys.executable, "-c", code, *arguments], name=name)
         host.wait_until(lambda: f":{arguments[0]} " in host.run(["ss", "-tln"]).stdout, 10, name)
 
     def stop(self, name: str) -> None:
-        """Ends it, if it was started."""
+        """Stop it, if it was started."""
         process = self.running.pop(name, None)
         if process is not None:
             process.stop()
@@ -135,7 +135,7 @@ def _table(host: Host, chain: str, rule: str) -> None:
 
 
 def _drops(where: Callable[[Stage], Host], rule: str) -> tuple[Act, Act]:
-    """A router that drops what it should forward."""
+    """Make a router drop what it should forward."""
     return _ruled(where, "filter hook forward priority -10", f"{rule} drop")
 
 
@@ -150,7 +150,7 @@ def _ruled(where: Callable[[Stage], Host], chain: str, rule: str) -> tuple[Act, 
 
 
 def _trapped(code: str, *arguments: str) -> tuple[Act, Act]:
-    """The router near has something else answer for the coordinator."""
+    """Make the router near let another server answer for the coordinator."""
     inject_rule, heal_rule = _ruled(
         _near, "nat hook prerouting priority dstnat", f'iifname "lan" tcp dport {PORT} redirect to :{_TRAP_PORT}'
     )
@@ -202,7 +202,7 @@ def _other_certificate(stage: Stage) -> None:
 def _first_certificate(stage: Stage) -> None:
     stage.cluster.head.shell(f"cd {_STATE} && mv kept.crt coordinator.crt && mv kept.key coordinator.key")
     _restart_coordinator(stage)
-    # Whoever found it by the overlay first goes on by the internet: the next faults are about that.
+    # A node that first found it through the overlay continues through the internet: the next faults need that.
     near, own = stage.world.hosts["near"], f"{stage.cluster.head.address}:{PORT}"
     near.wait_until(lambda: own in near.run(["ss", "-tnH", "state", "established"]).stdout, 30, "the link outside")
 
@@ -259,7 +259,7 @@ def _join_far_again(stage: Stage) -> None:
 
 
 def _inner_one_way() -> tuple[Act, Act]:
-    """What the head sends to near by the overlay is lost; the other direction is not."""
+    """Lose the head's packets to near through the overlay, but not those in the other direction."""
 
     def inject(stage: Stage) -> None:
         status = stage.cluster.meshray(stage.cluster.head, "status", check=False)
@@ -307,5 +307,5 @@ FAULTS: tuple[Fault[Stage], ...] = (
 
 
 def told(check: dict[str, Any]) -> str:
-    """For a failed assertion."""
+    """Return the state, for a failed assertion."""
     return json.dumps(check, indent=1, ensure_ascii=False)

@@ -1,6 +1,6 @@
-"""What can break about Ray, on a cluster of a head, `walled` and `nested` (`tests.lab.topologies.one_of_each`).
+"""Faults of Ray, on a cluster of a head, `walled` and `nested` (`tests.lab.topologies.one_of_each`).
 
-All of them are asked about on the head, which hears every node.
+The doctor runs on the head, which every node answers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tests.lab.faults import Fault
 from tests.lab.host import Host
 
 INTERFACE = "meshray0"
-#: A table of the fault's own: whatever else the host has stays as it is.
+#: A table of the fault: the host's other tables do not change.
 TABLE = "broken"
 GCS, NODE_MANAGER, OBJECT_MANAGER = 6379, 20101, 20102
-#: From a killed Ray to what its supervisor says of it.
+#: The time from a killed Ray to its supervisor's report.
 NOTICED_S = 60
 TOKEN = "/run/meshray/ray_token"
 #: Takes the port as soon as it is free, and keeps it.
@@ -44,10 +44,10 @@ def host_of(cluster: Cluster, name: str) -> Host:
 
 
 def pids(host: Host, word: str) -> list[int]:
-    """Of the processes whose command line has this word, read from outside."""
+    """Return the processes whose command line has this word, read from outside."""
     found = []
     for folder in host.path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # It has just ended.
             if word.encode() in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
@@ -63,9 +63,9 @@ def signalled(name: str, word: str, signal: str) -> Callable[[Cluster], None]:
 
 
 def dropped(name: str, rule: str) -> Callable[[Cluster], None]:
-    """What the rule matches is lost without a word on its way into the host.
+    """Silently drop the packets that the rule matches on their way into the host.
 
-    Packets without a mark are all of them, but not for who reads the rule: the agent overrules a plain drop.
+    All packets are without a mark, but a reader of the rule cannot know that: the agent overrules a plain drop.
     """
 
     def drop(cluster: Cluster) -> None:
@@ -108,7 +108,7 @@ def _show_ray(cluster: Cluster) -> None:
 
 
 def _record(host: Host) -> Path:
-    """Ray's own record of its version."""
+    """Return Ray's own record of its version."""
     (record,) = [folder / "METADATA" for folder in _site_packages(host).glob("ray-*.dist-info")]
     return record
 

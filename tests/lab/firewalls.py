@@ -1,16 +1,16 @@
-"""Rules of NAT routers and of hosts that let nothing in, as text for `nft -f -` and as commands."""
+"""Rules of NAT routers and of hosts that drop inbound packets, as text for `nft -f -` and as commands."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-#: easy: the mapping keeps the source port, so whoever learnt it from one peer can use it for another.
-#: symmetric: another port for every destination.
+#: easy: the mapping keeps the source port, so a node that learned it from one peer can use it for another. symmetric:
+#: another port for every destination.
 NatKind = Literal["easy", "symmetric"]
-#: What a router lets its LAN call: everything; everything but UDP; web servers with TLS only; nothing but itself (where
-#: a proxy may run).
+#: The destinations that a router allows its LAN: all; all but UDP; web servers with TLS only; only itself (where a
+#: proxy may run).
 Outbound = Literal["all", "no-udp", "tcp-443", "nothing"]
-#: Which tool a host's firewall is made with.
+#: The tools for a host's firewall.
 FirewallKind = Literal["nft", "iptables", "ufw"]
 
 _MASQUERADE = {"easy": "masquerade", "symmetric": "masquerade random,fully-random"}
@@ -23,10 +23,11 @@ _ACCEPTED = {
 
 
 def nat_rules(kind: NatKind, outbound: Outbound = "all", *, wan: str = "wan", lan: str = "lan") -> str:
-    """A home router: the LAN may call out, nothing new comes in.
+    """Return the rules of a home router: the LAN may open connections, nothing new comes in.
 
     New packets on the WAN side are dropped, not rejected: a rejected packet leaves a conntrack entry behind which makes
-    the next outgoing mapping take another port, unlike home routers do. What the LAN may not call is dropped too.
+    the next outgoing mapping take another port, unlike home routers do. Destinations that are not allowed for the LAN
+    are dropped too.
     """
     return f"""
 table inet router {{
@@ -49,7 +50,7 @@ table ip router_nat {{
 """
 
 
-#: A router that tells nobody when a packet was too large for its next link.
+#: A router that sends no report when a packet was too large for its next link.
 EAT_ICMP = """
 table ip eats_icmp {
     chain output {
@@ -74,13 +75,13 @@ for tables in iptables ip6tables; do
     $tables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
     $tables -P INPUT DROP
 done"""
-# The machine's own ufw configuration came along with /etc: start from what the package ships.
+# The machine's own ufw configuration was copied with /etc: start with the package's.
 _UFW_DROP_INBOUND = """set -e
 ufw --force reset
 ufw default deny incoming
 ufw --force enable"""
 
-#: Shell text that makes a host drop whatever comes in by itself (ping included, except with ufw, which lets ping in).
+#: Shell text that makes a host drop unsolicited packets (ping included, except with ufw, which accepts ping).
 DROP_INBOUND: dict[FirewallKind, str] = {
     "nft": _NFT_DROP_INBOUND,
     "iptables": _IPTABLES_DROP_INBOUND,

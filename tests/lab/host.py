@@ -1,8 +1,8 @@
-"""One host of a world: a machine of its own as far as network, processes, names and changeable files go.
+"""One host of a world: a separate machine in its network, processes, names and writable files.
 
 It shares the programs of the real machine, read from the same disk. /etc is a copy of its own, and /tmp, /run,
-/dev/shm, /home, /root, /var/lib and /var/log are empty ones that end with it. What a command in it writes elsewhere
-lands on the real machine.
+/dev/shm, /home, /root, /var/lib and /var/log are empty ones that end with it. Anything that a command writes elsewhere
+goes to the real machine.
 
     head.run(["ip", "-br", "address"]).stdout
     agent = head.popen(["meshray", "init", "--block"])
@@ -32,22 +32,22 @@ from tests.lab.waiting import wait_until
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-#: An ordinary user that every host knows, for `run(..., user=USER)`.
+#: An ordinary user that exists on every host, for `run(..., user=USER)`.
 USER = "ada"
 USER_UID = 61234
-#: What a host has of its own, beside /etc.
+#: The host's own folders, in addition to /etc.
 PRIVATE_FOLDERS = ("/tmp", "/var/tmp", "/run", "/dev/shm", "/home", "/root", "/var/lib", "/var/log")
-#: What it has of its own above the machine's: root's copy of meshray may be placed there.
+#: The host's own folders above the machine's: root's copy of meshray may be placed there.
 LAYERED_FOLDERS = ("/usr/local",)
-#: Where meshray and Ray write what one wants to read after a failure.
+#: Files of meshray and Ray that are useful after a failure.
 LOG_GLOBS = (
     *("/var/lib/meshray/log/*.log", "/var/lib/meshray/log.failed/*.log"),
     *("/tmp/ray/session_*/logs/raylet.err", "/tmp/ray/session_*/logs/raylet.out", "/tmp/ray/*/logs/gcs_server.err"),
     *("/tmp/ray/session_*/logs/dashboard_agent.log", "/tmp/ray/session_*/logs/runtime_env_agent.log"),
 )
-#: How much of each log is shown.
+#: The length of each log that is shown.
 LOG_TAIL_BYTES = 4000
-#: How long a command may take unless it is told otherwise, seconds.
+#: The timeout of a command unless another is given, seconds.
 COMMAND_DEADLINE_S = 60
 
 
@@ -57,18 +57,18 @@ class CommandError(AssertionError):
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended."""
+    """The result of a command."""
 
     returncode: int
     stdout: str
     stderr: str
 
     def json(self) -> Any:
-        """Standard output, read as JSON."""
+        """Return standard output, read as JSON."""
         return json.loads(self.stdout)
 
     def last_json(self) -> Any:
-        """The last line of standard output that is JSON: Ray prints warnings of its own around a driver's answer.
+        """Return the last line of standard output that is JSON: Ray prints its own warnings around a driver's answer.
 
         Raises:
             AssertionError: no line is.
@@ -88,33 +88,33 @@ class HostProcess:
 
     @property
     def output(self) -> str:
-        """What it has printed so far, both streams."""
+        """Its output so far, both streams."""
         return self._log.read_text(errors="replace")
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs, -N when signal N ended it."""
+        """None while it runs, -N if signal N ended it."""
         return self._entered.poll()
 
     def send_signal(self, number: int) -> None:
-        """To the command itself; nothing where it has already ended."""
+        """Send a signal to the command itself; do nothing if it has already ended."""
         for pid in _children(self._entered.pid):
             os.kill(pid, number)
 
     def resume(self) -> None:
-        """Lets nsenter go on, which stops itself when its command is stopped and does not go on with it."""
+        """Resume nsenter, which stops itself when its command is stopped and does not resume with it."""
         if self._entered.poll() is None:
             self._entered.send_signal(signal.SIGCONT)
 
     def wait(self, deadline_s: float) -> int:
-        """Until it has ended; its exit status."""
+        """Wait until it has ended; return its exit status."""
         try:
             return self._entered.wait(deadline_s)
         except subprocess.TimeoutExpired:
             raise CommandError(f"{self._log.name}: still runs after {deadline_s:g} s\n{self.output}") from None
 
     def stop(self, deadline_s: float = 10) -> int:
-        """SIGTERM, and SIGKILL when that did not help in time; its exit status."""
+        """Send SIGTERM, and SIGKILL if that did not help in time; return its exit status."""
         self.send_signal(signal.SIGTERM)
         try:
             return self._entered.wait(deadline_s)
@@ -124,11 +124,11 @@ class HostProcess:
 
 
 class Host:
-    """See the module's text. Made by `World.host` and `World.router`."""
+    """A host; see the module's docstring. Created by `World.host` and `World.router`."""
 
     def __init__(self, name: str, run_id: str, folder: Path, keep: Sequence[Path] = ()) -> None:
         self.name = name
-        #: Its address on the first network it was connected to.
+        #: Its address on the first network to which it was connected.
         self.address = IPv4Address("0.0.0.0")
         #: Added to the environment of every command in this host.
         self.environment: dict[str, str] = {}
@@ -150,13 +150,13 @@ class Host:
         env: Mapping[str, str] | None = None,
         cwd: str | Path = "/",
     ) -> Result:
-        """Runs a command to its end.
+        """Run a command to its end.
 
         Args:
             check: whether a non-zero exit status is an error.
 
         Raises:
-            CommandError: it failed (with `check`), or was not done in time and was killed.
+            CommandError: it failed (with `check`), or timed out and was killed.
         """
         words = [str(word) for word in argv]
         process = subprocess.Popen(
@@ -172,7 +172,7 @@ class Host:
         try:
             stdout, stderr = process.communicate(stdin, timeout=deadline_s)
         except BaseException as error:
-            # Out of time, or Ctrl-C: the command must not outlive its caller.
+            # On timeout or Ctrl-C: the command must not outlive its caller.
             os.killpg(process.pid, signal.SIGKILL)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
@@ -184,7 +184,7 @@ class Host:
         return Result(process.returncode, stdout, stderr)
 
     def shell(self, text: str, **options: Any) -> Result:
-        """`run` of a piece of shell."""
+        """Run a piece of shell with `run`."""
         return self.run(["sh", "-c", text], **options)
 
     def popen(
@@ -196,7 +196,7 @@ class Host:
         env: Mapping[str, str] | None = None,
         cwd: str | Path = "/",
     ) -> HostProcess:
-        """Starts a command and goes on; its output goes to a file that `logs` shows under this name."""
+        """Start a command without waiting; its output goes to a file that `logs` shows under this name."""
         words = [str(word) for word in argv]
         log = self._folder / f"{len(self._processes) + 1:02}-{name or Path(words[0]).name}.log"
         with log.open("wb") as file:
@@ -220,10 +220,10 @@ class Host:
         env: Mapping[str, str] | None = None,
         cwd: str | Path = "/",
     ) -> str:
-        """Runs a command for somebody who watches: standard error goes where ours goes, every line of output to `show`.
+        """Run a command with live output: standard error goes where ours goes, every line of output to `show`.
 
         Raises:
-            CommandError: it failed, or was not done in time.
+            CommandError: it failed or timed out.
         """
         words = [str(word) for word in argv]
         process = subprocess.Popen(
@@ -251,33 +251,33 @@ class Host:
         return "".join(lines)
 
     def path(self, path: str | Path) -> Path:
-        """A file of this host, seen from here; no part of it may be a link to an absolute path (/var/run is one)."""
+        """Return a file of this host, seen from here; no part may be a link to an absolute path (/var/run is one)."""
         return Path(f"/proc/{self.pid}/root") / str(path).lstrip("/")
 
     def logs(self) -> str:
-        """The ends of what its commands printed, and of meshray's and Ray's logs."""
+        """Return the ends of its commands' output, and of meshray's and Ray's logs."""
         files = sorted(self._folder.glob("*.log"))
         for pattern in LOG_GLOBS:
             files += sorted(self.path("/").glob(pattern.lstrip("/")))
         return "\n".join(f"--- {self.name}: {file}\n{_tail(file)}" for file in files)
 
     def wait_until(self, condition: Callable[[], T], deadline_s: float, what: str) -> T:
-        """`waiting.wait_until` that shows this host's logs when it was in vain."""
+        """Call `waiting.wait_until`, and show this host's logs on failure."""
         return wait_until(condition, deadline_s, f"{what} on {self.name}", evidence=self.logs)
 
     def can_reach(self, address: str | IPv4Address, deadline_s: float = 1) -> bool:
-        """Whether one of two pings comes back."""
+        """Return whether one of two pings comes back."""
         ping = ["ping", "-n", "-c", "2", "-i", "0.2", "-W", f"{deadline_s:g}", str(address)]
         return self.run(ping, check=False).returncode == 0
 
     def drop_inbound(self, kind: FirewallKind = "nft") -> None:
-        """Lets nothing in that this host did not ask for."""
+        """Drop all packets that this host did not request."""
         self.shell(DROP_INBOUND[kind])
 
     def end(self) -> None:
-        """Like pulling the plug: every process of the host is killed, its network and files are gone."""
+        """End the host as if it were unplugged: all processes are killed, its network and files are removed."""
         for process in self._processes:
-            process.resume()  # or the host waits for it to take note of its command's end
+            process.resume()  # Otherwise the host waits for it to notice its command's end.
         stdin, stdout = self._init.stdin, self._init.stdout
         assert stdin
         assert stdout
@@ -306,7 +306,7 @@ class Host:
             "LOGNAME": user,
             "LANG": "C.UTF-8",
             "TERM": "dumb",
-            # There is nobody to report to in here, and Ray would wait for the answer.
+            # No report can be sent from here, and Ray would wait for the answer.
             "RAY_USAGE_STATS_ENABLED": "0",
             **self.environment,
             **(more or {}),
@@ -325,7 +325,7 @@ def _start_first_process(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Ctrl-C in a terminal reaches the whole foreground group: the world ends its hosts itself.
+        # Ctrl-C in a terminal reaches the whole foreground group: the world itself ends its hosts.
         start_new_session=True,
     )
     assert process.stdin
@@ -341,19 +341,19 @@ def _start_first_process(
 
 
 def _furniture(name: str, stage: Path, keep: Sequence[Path]) -> dict[str, Any]:
-    """What `tests.lab.init` reads."""
+    """Return the input of `tests.lab.init`."""
     return {
         "hostname": name,
         "stage": str(stage),
         "private": PRIVATE_FOLDERS,
         "layered": {folder: [*below_usr_local(), folder] for folder in LAYERED_FOLDERS},
-        # Seen through the private folders: this checkout, its environment, the interpreter.
+        # Visible through the private folders: this checkout, its environment, the interpreter.
         "keep": sorted({str(REPOSITORY), sys.prefix, sys.base_prefix, *map(str, keep)}),
         "files": {
             "hostname": f"{name}\n",
-            # Ray takes tens of seconds longer to start where a machine's own name does not resolve…
+            # Ray takes tens of seconds longer to start if a machine's own name does not resolve…
             "hosts": f"127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost\n",
-            # …or where a name server does not answer: this one refuses at once.
+            # …or if a name server does not answer: this one refuses at once.
             "resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
         },
         "more_lines": {

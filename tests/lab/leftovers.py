@@ -1,8 +1,8 @@
-"""Names by which a run's things are recognised, and the removal of what dead runs left.
+"""The names that identify a run's resources, and the removal of leftovers of dead runs.
 
-Every host of a run dies with the run: its first process ends when the pipe from the run closes, and the kernel ends
-the rest. What a killed run can leave is its folder of logs; the sweep removes it, and any process that outlived it all
-the same.
+Every host of a run dies with the run: its first process ends when the pipe from the run closes, and the kernel ends the
+rest. A killed run can leave its folder of logs; the sweep removes it, and any process that nevertheless outlived the
+run.
 
 >>> RunId.parse("meshray-lab-4711-99-two-nats")
 RunId(pid=4711, started=99)
@@ -29,7 +29,7 @@ class RunId:
 
     Attributes:
         pid: its process id.
-        started: when it started, in clock ticks since boot, because process ids are used again.
+        started: when it started, in clock ticks since boot, because process ids are reused.
     """
 
     pid: int
@@ -37,12 +37,12 @@ class RunId:
 
     @classmethod
     def mine(cls) -> RunId:
-        """This process."""
+        """Return the id of this process."""
         return cls(os.getpid(), _start_ticks(os.getpid()) or 0)
 
     @classmethod
     def parse(cls, name: str) -> RunId | None:
-        """From a name that begins with a run id; None for any other."""
+        """Return the id at the beginning of a name; None for any other name."""
         found = _PATTERN.match(name)
         return cls(int(found[1]), int(found[2])) if found else None
 
@@ -56,7 +56,7 @@ class RunId:
 
 
 def sweep() -> list[str]:
-    """Ends the processes and removes the folders of dead runs; says what it found."""
+    """End the processes and remove the folders of dead runs; return what was found."""
     found = []
     for pid, name in _first_processes():
         if _is_dead(name):
@@ -75,7 +75,7 @@ def _is_dead(name: str) -> bool:
 
 
 def _first_processes() -> Iterator[tuple[int, str]]:
-    """First processes of hosts: (pid, the name that `tests.lab.host` gave as the last argument)."""
+    """Yield the first processes of hosts: (pid, the name that `tests.lab.host` gave as the last argument)."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
@@ -90,5 +90,5 @@ def _start_ticks(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    # The second field is the program's name in parentheses and may hold anything; starttime is field 22.
+    # The second field is the program's name in parentheses and may contain anything; starttime is field 22.
     return int(stat.rpartition(")")[2].split()[19])

@@ -1,4 +1,4 @@
-"""Those who are near a node and not in its mesh: somebody on its network, a container on its Docker bridge."""
+"""Machines that are near a node and not in its mesh: one on its network, a container on its Docker bridge."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _DOCKER_CONTAINER = "172.17.0.2"
 
 
 def container(world: World, node: Host) -> Host:
-    """A host whose only link is a bridge ``docker0`` on the node, as Docker makes it; its way out is the node."""
+    """Create a host whose only link is a bridge ``docker0`` on the node, as Docker does; the node is its gateway."""
     wire = world.switch(f"docker-{node.name}", DOCKER_NETWORK, gateway=DOCKER_HOST)
     inside = world.host(f"container-{node.name}", wire, _DOCKER_CONTAINER)
     node.run(["ip", "link", "add", "docker0", "type", "bridge"])
-    # The node is the gateway and takes none.
+    # The node is the gateway and has none.
     world.connect(node, replace(wire, gateway=None), DOCKER_HOST, interface="veth0")
     node.shell(
         "set -e; ip address flush dev veth0; ip link set veth0 master docker0\n"
@@ -28,13 +28,13 @@ def container(world: World, node: Host) -> Host:
 
 
 def remove_container(world: World, node: Host) -> None:
-    """Undoes `container`."""
+    """Undo `container`."""
     world.hosts.pop(f"container-{node.name}").end()
     node.shell("ip link delete veth0; ip link delete docker0")
 
 
 def link_local(node: Host, interface: str, seen_from: str) -> str:
-    """The node's IPv6 address on this interface, as somebody writes it whose own interface is ``seen_from``."""
+    """Return the node's IPv6 address on this interface, as used by a machine whose own interface is ``seen_from``."""
 
     def usable() -> str:
         shown = node.run(["ip", "-json", "-6", "address", "show", "dev", interface, "scope", "link"]).json()

@@ -1,10 +1,10 @@
 """One Ray job over all nodes of a cluster: tasks, actors, and an object between every ordered pair of nodes.
 
-Runs as any Ray program does, and knows nothing of meshray:
+It runs like any Ray program, and knows nothing about meshray:
 
     meshray run -- python tests/lab/pairs.py --nodes 3 --mebibytes 50
 
-Prints a line per step, and with --json only one object that holds all of it. Exit status 1 where a result is wrong.
+It prints a line per step, and with --json only one object with all of them. Exit status 1 if a result is wrong.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-#: How long any single answer may take, seconds.
+#: The timeout of any single answer, seconds.
 DEADLINE_S = 90
 
 
 def nodes_of_cluster(count: int) -> dict[str, str]:
-    """Ray's node id by host name, as soon as so many nodes are alive."""
+    """Return Ray's node id by host name, as soon as this many nodes are alive."""
     end = time.monotonic() + DEADLINE_S
     while True:
         alive = [node for node in ray.nodes() if node["Alive"]]
@@ -37,57 +37,57 @@ def nodes_of_cluster(count: int) -> dict[str, str]:
 
 
 def only_on(node_id: str) -> dict[str, Any]:
-    """Options for a task or actor that must run there, and must not be tried elsewhere when that fails."""
+    """Return the options of a task or actor that must run on that node, and nowhere else when that fails."""
     return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
 
 
 @ray.remote(max_retries=0)
 def where_am_i() -> str:
-    """The name of the host that runs this."""
+    """Return the name of the host that runs this."""
     return socket.gethostname()
 
 
 @ray.remote(max_retries=0, num_returns=2)
 def make(size: int) -> tuple[bytes, str]:
-    """So many random bytes, and their hash."""
+    """Return this many random bytes, and their hash."""
     data = os.urandom(size)
     return data, hashlib.sha256(data).hexdigest()
 
 
 @ray.remote(max_retries=0)
 def digest(data: bytes) -> str:
-    """The hash of what arrived."""
+    """Return the hash of the received bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 class Postman:
-    """Knows who called, and calls others."""
+    """An actor that records its callers, and calls others."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
 
     def hear(self, sender: str) -> str:
-        """Notes who called; answers with the own host's name."""
+        """Record the caller; answer with the own host's name."""
         self.heard.append(sender)
         return socket.gethostname()
 
     def call(self, others: list[Any]) -> list[str]:
-        """Calls the others; their names."""
+        """Call the others; return their names."""
         return list(ray.get([other.hear.remote(socket.gethostname()) for other in others], timeout=DEADLINE_S))
 
     def callers(self) -> list[str]:
-        """Who called."""
+        """Return the callers."""
         return sorted(self.heard)
 
 
 def run_tasks(nodes: dict[str, str]) -> dict[str, str]:
-    """Where a task meant for each node ran."""
+    """Return where a task meant for each node ran."""
     asked = {name: where_am_i.options(**only_on(node)).remote() for name, node in nodes.items()}
     return {name: ray.get(answer, timeout=DEADLINE_S) for name, answer in asked.items()}
 
 
 def run_actors(nodes: dict[str, str]) -> dict[str, list[str]]:
-    """Who called the actor of each node, when every actor calls all others."""
+    """Return the callers of each node's actor, when every actor calls all others."""
     remote_postman: Any = ray.remote(Postman)
     # Each waits for the others while they call it: one thread per actor would be a deadlock.
     threads = len(nodes)
@@ -100,7 +100,7 @@ def run_actors(nodes: dict[str, str]) -> dict[str, list[str]]:
 
 
 def carry_object(source: str, target: str, size: int) -> tuple[bool, float]:
-    """Whether an object made on one node arrives unharmed on another, and in how many seconds."""
+    """Return whether an object of one node arrives undamaged on another, and in how many seconds."""
     data, expected = make.options(**only_on(source)).remote(size)
     expected = ray.get(expected, timeout=DEADLINE_S)
     start = time.monotonic()
@@ -109,7 +109,7 @@ def carry_object(source: str, target: str, size: int) -> tuple[bool, float]:
 
 
 def main() -> int:
-    """See the module's text."""
+    """Run the program; see the module's docstring."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--mebibytes", type=int, default=16)

@@ -1,4 +1,4 @@
-"""Where nodes stand: every kind of network that a user may sit in, and which pairs of them can talk directly.
+"""The places of nodes: every kind of network of a user, and which pairs of them can communicate directly.
 
     public      an address of its own, nothing in the way
     easy        behind a home router whose mapping of a port is the same for every destination
@@ -18,8 +18,8 @@
                               easy-1     mate       │                │           proxied-1
                                                  double-1         narrow-1
 
-Two of each kind, and a second host in the LAN of the first easy one. Every home has the same LAN, 192.168.1.0/24, as
-homes do, and every node in it the same address: an address that one node tells another may well be the other's own.
+Two of each kind, and a second host in the LAN of the first easy one. Every home has the same LAN, 192.168.1.0/24, as is
+common, and every node in it the same address: an address that one node reports may well be another's own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Kind = Literal["public", "easy", "symmetric", "dropping", "double", "narrow", "n
 KINDS: tuple[Kind, ...] = (
     "public", "easy", "symmetric", "dropping", "double", "narrow", "no-udp", "only-443", "proxied",
 )  # fmt: skip
-#: Belongs to nobody any more, and yet counts as a public address, which those for documentation do not.
+#: It is no longer assigned, and yet counts as a public address, unlike those for documentation.
 WAN = "192.88.99.0/24"
 HOME_LAN = "192.168.1.0/24"
 NARROW_MTU = 1280
@@ -52,12 +52,12 @@ Transport = Literal["udp", "wss"]
 
 @dataclass(frozen=True)
 class Place:
-    """One host and what stands between it and the others.
+    """One host and the routers between it and the others.
 
     Attributes:
-        outside: the address by which the wan knows it.
-        site: the same for those who share a LAN.
-        routers: on its way out, the nearest first.
+        outside: its address in the wan.
+        site: equal for hosts that share a LAN.
+        routers: those on its path to the wan, the nearest first.
     """
 
     kind: Kind
@@ -68,7 +68,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The host's."""
+        """The host's name."""
         return self.host.name
 
     @property
@@ -78,12 +78,12 @@ class Place:
 
     @property
     def transport(self) -> Transport:
-        """How its tunnel reaches the hub."""
+        """The transport of its tunnel to the hub."""
         return "udp" if self.has_udp else "wss"
 
     @property
     def is_open(self) -> bool:
-        """Whether it hears those whom it has not called."""
+        """Whether it receives packets from hosts to which it has sent none."""
         return self.kind == "public"
 
 
@@ -97,14 +97,14 @@ class Internet:
 
 @dataclass(frozen=True)
 class Expected:
-    """What theory says of a pair, and why."""
+    """The expected result for a pair, and the reason."""
 
     way: Way
     reason: str
 
 
 def expected(one: Place, other: Place) -> Expected:
-    """How two places can talk; the same from both sides."""
+    """Return how two places can communicate; the same from both sides."""
     kinds = {one.kind, other.kind}
     if one.site == other.site:
         return Expected("direct", "they share a LAN")
@@ -122,12 +122,12 @@ def expected(one: Place, other: Place) -> Expected:
 
 
 def dialled(me: Place, other: Place) -> str:
-    """The address by which one place reaches another directly."""
+    """Return the address at which one place reaches another directly."""
     return str(other.host.address) if me.site == other.site else other.outside
 
 
 def every_place(world: World) -> Internet:
-    """See the module's text: 20 hosts and 18 routers."""
+    """Create all places: 20 hosts and 18 routers; see the module's docstring."""
     wan = world.switch("wan", WAN)
     hub = world.host("hub", wan, "192.88.99.10")
     places = {}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.lab.host import REPOSITORY, Host
 
-#: The last commit before messages and answers were described once, by the Structs of `meshray.protocol`.
+#: The last commit before the Structs of `meshray.protocol` described messages and answers.
 PREVIOUS = "6d220a4"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENGINE = "meshray/wireguard/engine/meshray-engine"
@@ -44,7 +44,8 @@ def install_previous(folder: Path, commit: str = PREVIOUS) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
     names = {"base": str(environment), "platbase": str(environment)}
     packages = Path(sysconfig.get_path("purelib", "venv", names))
-    # Plain folders in a .pth file are searched after this environment's own, the editable installation's finder is not.
+    # Plain folders in a .pth file are searched after this environment's own; the finder of an editable installation is
+    # not.
     (packages / "previous.pth").write_text(f"{source}\n{sysconfig.get_path('purelib')}\n")
     metadata = packages / "meshray-0.1.0.dist-info"
     metadata.mkdir()

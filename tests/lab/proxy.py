@@ -1,4 +1,4 @@
-"""A real HTTP proxy on one host, with a password, as companies have one: tinyproxy, which knows CONNECT.
+"""A real HTTP proxy with a password on one host, as in companies: tinyproxy, which supports CONNECT.
 
 proxy = Proxy(gateway, "192.168.1.1")
 proxy.start()
@@ -11,7 +11,7 @@ from tests.lab.host import Host, HostProcess
 
 PORT = 8888
 USER, PASSWORD = "ada", "lovelace"
-#: Web servers with TLS only, as proxies are usually set up.
+#: Web servers with TLS only, as proxies are usually configured.
 _CONFIGURATION = f"""
 Port {PORT}
 Listen {{address}}
@@ -25,10 +25,10 @@ PidFile "/run/tinyproxy.pid"
 
 
 class Proxy:
-    """Runs on a host until the host ends, or is stopped; it can be started again.
+    """A proxy that runs on a host until the host ends, or it is stopped; it can be started again.
 
     Attributes:
-        environment: what programs of its customers find it by.
+        environment: the variables with which clients find it.
     """
 
     def __init__(self, host: Host, address: str) -> None:
@@ -39,7 +39,7 @@ class Proxy:
         self.environment = {"HTTPS_PROXY": url, "https_proxy": url}
 
     def start(self, password: str = PASSWORD) -> None:
-        """Until it answers."""
+        """Start the proxy; return when it answers."""
         text = _CONFIGURATION.format(address=self._address, password=password)
         self._host.path("/etc/proxy.conf").write_text(text)
         self._process = self._host.popen(["tinyproxy", "-d", "-c", "/etc/proxy.conf"])
@@ -48,7 +48,7 @@ class Proxy:
         )
 
     def stop(self) -> None:
-        """Its customers' connections end."""
+        """Stop the proxy; its clients' connections end."""
         assert self._process
         self._process.stop()
         self._process = None

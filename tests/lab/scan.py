@@ -1,11 +1,11 @@
-"""Which of a host's TCP ports answer, all 65535 of them, in a second: a program that runs inside of a host.
+"""Scan all 65535 TCP ports of a host in a second: a program that runs inside of a host.
 
     python -m tests.lab.scan 203.0.113.10 fe80::1%eth0
     {"203.0.113.10": {"open": [51888], "silent": 10006}, …}
     python -m tests.lab.scan --ports=80,443 203.0.113.10
 
-It sends the first packet of a connection to each port and listens for what comes back: a port that somebody listens on
-answers SYN ACK, another RST, and one that is guarded nothing. Who was silent is asked again: packets get lost.
+It sends the first packet of a connection to each port and waits for the answer: a listening port answers SYN ACK,
+another one RST, and a guarded one nothing. Silent ports are tried again: packets get lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 from tests.lab.host import REPOSITORY, Host
 
 _SYN, _RST, _ACK = 2, 4, 16
-#: How long after the last packet the answers are waited for, seconds: the kernel of one machine answers itself.
+#: The time to wait for answers after the last packet, seconds: the kernel of one machine answers at once.
 _PATIENCE_S = 0.3
 _ROUNDS = 2
 _ADDRESS_S = 5.0
@@ -32,19 +32,19 @@ _BUFFER = 32 * 2**20
 #: The kernel fills in the checksum at this place of the header (RFC 3542).
 _IPV6_CHECKSUM = 7
 _AT_ONCE = 256
-#: Of asm-generic/socket.h; Python does not name it.
+#: From asm-generic/socket.h; Python has no name for it.
 _SO_RCVBUFFORCE = 33
 
 
 def open_ports(host: Host, *addresses: str, ports: Sequence[int] = ()) -> list[set[int]]:
-    """The ports of each address that answer this host; of all ports, or of these."""
+    """Return the ports of each address that answer this host; of all ports, or of these."""
     some = [f"--ports={','.join(map(str, ports))}"] if ports else []
     done = host.run([sys.executable, "-m", "tests.lab.scan", *some, *addresses], cwd=REPOSITORY)
     return [set(done.json()[address]["open"]) for address in addresses]
 
 
 def scan(address: str, ports: Iterable[int]) -> tuple[set[int], set[int]]:
-    """The ports that answered SYN ACK, and those that did not answer."""
+    """Return the ports that answered SYN ACK, and those that did not answer."""
     family, _, _, _, target = socket.getaddrinfo(address, None)[0]
     with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
         raw.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
@@ -61,7 +61,7 @@ def scan(address: str, ports: Iterable[int]) -> tuple[set[int], set[int]]:
 
 
 def _connect(raw: socket.socket, target: Any) -> None:
-    """An own IPv6 address that is new cannot be used for a second (RFC 4862, duplicate address detection)."""
+    """Connect the socket. A new IPv6 address cannot be used for a second (RFC 4862, duplicate address detection)."""
     end = time.monotonic() + _ADDRESS_S
     while True:
         try:
@@ -89,7 +89,7 @@ def _hear(raw: socket.socket, own: int, silent: set[int], found: set[int], patie
     until = time.monotonic() + patience_s
     while select.select([raw], [], [], max(0.0, until - time.monotonic()))[0]:
         packet = raw.recv(200)
-        # An IPv4 socket shows the network's header as well.
+        # An IPv4 socket includes the network's header.
         start = (packet[0] & 15) * 4 if raw.family == socket.AF_INET else 0
         port, to = struct.unpack_from("!HH", packet, start)
         flags = packet[start + 13]
@@ -101,7 +101,7 @@ def _hear(raw: socket.socket, own: int, silent: set[int], found: set[int], patie
 
 
 def _base_sum(source: str, target: str, own: int) -> int:
-    """All of the checksum (RFC 793) but the target port."""
+    """Return the checksum (RFC 793) of everything but the target port."""
     header = (
         socket.inet_aton(source) + socket.inet_aton(target) + struct.pack("!HHHHH", 6, 20, own, 5 << 12 | _SYN, 64240)
     )

@@ -1,7 +1,7 @@
-"""A SLURM of its own in one host: munged, slurmctld, and a slurmd for each compute node, as Debian packages them.
+"""A separate SLURM in one host: munged, slurmctld, and a slurmd for each compute node, as packaged by Debian.
 
-The compute nodes are names of the one machine, on ports of their own. Nothing here needs cgroups: processes are
-followed by their parents, as SLURM can do it everywhere.
+The compute nodes are names of one machine, on separate ports. Nothing here needs cgroups: SLURM tracks processes by
+their parents, as it can do everywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tests.lab.host import USER, Host
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
-#: Where the lab's SLURM has everything; all of it ends with the host.
+#: The folder of the lab's SLURM, which ends with the host.
 _CONFIG = """\
 ClusterName=lab
 SlurmctldHost={name}
@@ -43,7 +43,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def is_installed() -> bool:
-    """Whether Debian's slurmctld, slurmd, slurm-client and munge are here."""
+    """Return whether Debian's slurmctld, slurmd, slurm-client and munge are installed."""
     return all(shutil.which(program) for program in PROGRAMS)
 
 
@@ -56,7 +56,7 @@ class Slurm:
 
     @classmethod
     def start(cls, host: Host, nodes: tuple[str, ...]) -> Slurm:
-        """Starts all of it; returns when every node is idle."""
+        """Start everything; return when every node is idle."""
         lines = [
             f"NodeName={node} NodeHostname={host.name} NodeAddr=127.0.0.1 Port={7001 + number} CPUs=1 State=UNKNOWN"
             for number, node in enumerate(nodes)
@@ -78,19 +78,19 @@ class Slurm:
         return slurm
 
     def idle(self) -> int:
-        """How many compute nodes wait for work."""
+        """Return the number of idle compute nodes."""
         seen = self.host.run(["sinfo", "--noheader", "--Node", "--format=%t"], check=False)
         return seen.stdout.split().count("idle")
 
     def submit(self, script: str, cwd: str) -> int:
-        """`sbatch` as the ordinary user; the job's number."""
+        """Run `sbatch` as the ordinary user; return the job's number."""
         told = self.host.run(["sbatch", "--parsable", script], user=USER, cwd=cwd)
         return int(told.stdout)
 
     def jobs(self) -> list[int]:
-        """The numbers of those that wait or run."""
+        """Return the numbers of waiting and running jobs."""
         return [int(word) for word in self.host.run(["squeue", "--noheader", "--format=%A"]).stdout.split()]
 
     def scancel(self, *words: str) -> None:
-        """As the user whose job it is."""
+        """Cancel the job as its user."""
         self.host.run(["scancel", *words], user=USER)

@@ -1,4 +1,4 @@
-"""A TCP connection on which one side sends all the time: whatever happens to the path, the data must go on.
+"""A TCP connection on which one side sends all the time: the data must continue, whatever happens to the path.
 
 stream = Stream(sender=a, receiver=b, address="10.99.0.3")
 mark = time.monotonic()
@@ -25,7 +25,7 @@ while True:
     call.sendall(bytes(32768))
     time.sleep(0.05)
 """
-#: Prints moments at which data came.
+#: Prints the times at which data arrived.
 _RECEIVE = """
 import socket, sys, time
 server = socket.create_server((sys.argv[1], int(sys.argv[2])))
@@ -40,7 +40,7 @@ while caller.recv(65536):
 
 
 class Stream:
-    """From a sender to a receiver that listens on this address; there is never a second connection."""
+    """The connection from a sender to a receiver that listens on this address; there is never a second one."""
 
     def __init__(self, sender: Host, receiver: Host, address: str, port: int = PORT) -> None:
         self.name = f"{sender.name} → {receiver.name}"
@@ -52,7 +52,7 @@ class Stream:
         self.wait_until_it_goes_on(10)
 
     def wait_until_it_goes_on(self, deadline_s: float) -> None:
-        """Until data arrives that was sent from now on, or a little before.
+        """Wait until data arrives that was sent from now on, or shortly before.
 
         Raises:
             DeadlineError: none came in time.
@@ -61,15 +61,15 @@ class Stream:
         self._to.wait_until(lambda: self._moments()[-1:] > [now + 0.2], deadline_s, f"data of {self.name}")
 
     def longest_silence_s(self, since: float) -> float:
-        """The longest time without data from then to now."""
+        """Return the longest time without data from then to now."""
         moments = [since, *(moment for moment in self._moments() if moment > since), time.monotonic()]
         return max(later - earlier for earlier, later in itertools.pairwise(moments))
 
     def end(self) -> None:
-        """Hangs up."""
+        """End the connection."""
         self._sender.stop()
         self._receiver.stop()
 
     def _moments(self) -> list[float]:
-        # The last line may be half written.
+        # The last line may be incomplete.
         return [float(line) for line in self._receiver.output.split("\n")[:-1] if line[:1].isdigit()]

@@ -1,4 +1,4 @@
-"""Wrong input and unfit machines: one line that says what is wrong, one that says what to do, and nothing changed.
+"""Wrong input and unsuitable machines: one line with the error, one with the fix, and no change.
 
             switch wan 203.0.113.0/24
     ┌───────────┬───────────┬───────────┬───────────┐
@@ -6,7 +6,7 @@
   a mesh      another     a mesh      in no mesh  drops all
               mesh        with Ray                inbound
 
-Every test asks the real command in a real host, and looks at that host before and after.
+Every test runs the real command in a real host, and compares that host before and after.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from meshray.wireguard.engines import BUNDLED
 from tests.lab.host import USER, Host, HostProcess
 from tests.lab.world import World
 
-#: Everything that a command could leave on a machine. Sizes and times of logs are no change of the node.
+#: Everything that a command could leave on a machine. Sizes and times of logs are not part of it.
 LOOK = """
 find /var/lib/meshray /run/meshray ! -name '*.log' ! -type d -exec stat -c '%n %a %U %s %Y' {} + 2>/dev/null | sort
 find /var/lib/meshray /run/meshray ! -name '*.log' -type f -exec sha256sum {} + 2>/dev/null | sort
@@ -35,7 +35,7 @@ ip -br address | sort; ip route show table all | sort; nft list ruleset 2>/dev/n
 ps -eo pid,args | grep -E 'meshray|wireguard-go|ray' | grep -vE 'grep|init.py|sh -c|ps -eo|privileged.look'
 true
 """
-#: A Ray that says of itself only which version it is, and that runs until it is stopped.
+#: A Ray that only reports its version, and that runs until it is stopped.
 FAKE_RAY = """
 mkdir -p {folder}/bin {folder}/site/ray-{version}.dist-info
 printf 'Metadata-Version: 2.1\\nName: ray\\nVersion: {version}\\n' > {folder}/site/ray-{version}.dist-info/METADATA
@@ -46,7 +46,7 @@ chmod +x {folder}/bin/python {folder}/bin/ray
 
 
 class Place:
-    """The hosts, and what one knows of them."""
+    """The hosts, and their known state."""
 
     def __init__(self, world: World) -> None:
         wan = world.switch("wan", "203.0.113.0/24")
@@ -62,7 +62,7 @@ class Place:
         return str(up(self.head, "token", "create", *options)["token"])
 
     def mesh(self) -> Any:
-        """Tokens and nodes as the coordinator lists them."""
+        """Return tokens and nodes in the coordinator's lists."""
         nodes = up(self.head, "node", "list")["nodes"]
         return up(self.head, "token", "list")["tokens"], [(node["name"], node["ip"]) for node in nodes]
 
@@ -78,7 +78,7 @@ def look(host: Host) -> str:
 
 
 def refused(host: Host, words: Sequence[str], exit_code: int, code: str, *parts: str, **options: Any) -> str:
-    """Asks for something that must be refused; returns what was said. `parts` stand in error or hint."""
+    """Run a command that must be refused; return its output. `parts` are in error or hint."""
     before = look(host)
     program = options.pop("program", "meshray")
     done = host.run([program, *words, "--json"], check=False, deadline_s=90, **options)
@@ -144,14 +144,14 @@ def test_a_network_that_overlaps_a_route(place: Place) -> None:
         refused(stranger, chosen, 1, "network_overlap", "10.99.5.0/24 on eth0", "--network 10.201.0.0/16")
         assert up(stranger, "init", "--no-ray")["node"]["ip"] == "10.201.0.1"
         up(stranger, "leave", "--yes")
-        # Only the coordinator knows the network: this was a node for a moment, and gives the token's use back.
+        # Only the coordinator knows the network: this machine was a node for a moment, and returns the token's use.
         refused(
             stranger, ["join", "--no-ray", token], 1, "network_overlap", "10.99.5.0/24 on eth0", "make the mesh again"
         )
         assert place.mesh() == before
     finally:
         stranger.run(["ip", "route", "delete", "10.99.5.0/24"])
-    # A wider one, of an office's VPN, goes on beside the overlay.
+    # A wider one, of an office's VPN, remains beside the overlay.
     stranger.run(["ip", "route", "add", "10.0.0.0/8", "via", str(place.head.address)])
     up(stranger, "join", "--no-ray", token)
     assert stranger.can_reach("10.99.0.1", deadline_s=10)
@@ -166,7 +166,7 @@ def test_a_port_in_use(place: Place, kind: str) -> None:
         refused(
             place.stranger, ["init", "--no-ray"], 1, "port_in_use", f"{kind.upper()} port 51888", "python", "--port"
         )
-        # A worker takes any port.
+        # A worker accepts any port.
         up(place.stranger, "join", "--no-ray", place.token)
         up(place.stranger, "leave")
     finally:
@@ -198,7 +198,7 @@ def test_not_root(place: Place) -> None:
     meshray = stranger.shell("command -v meshray").stdout.strip()
     for command in ("up", "down", "leave"):
         refused(stranger, [command], 1, "not_enrolled", "in no mesh", user=USER)
-    # A node of root's, perhaps: the user cannot look.
+    # It may be a node of root, which the user cannot read.
     stranger.shell("install -d -m 700 /var/lib/meshray")
     for command in ("up", "down", "leave"):
         said = refused(stranger, [command], 1, "not_root", user=USER)

@@ -1,4 +1,4 @@
-"""What a real host reports as its endpoints."""
+"""The endpoints that a real host reports."""
 
 from __future__ import annotations
 

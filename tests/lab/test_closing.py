@@ -1,4 +1,4 @@
-"""Ray's ports are closed to all but the overlay: by nftables, by iptables alone, and said aloud where neither is there.
+"""Ray's ports are closed to all but the overlay: by nftables, by iptables alone, or with a report if neither exists.
 
         member 10.99.0.2
               │ overlay, meshray0 10.99.0.1
@@ -6,8 +6,8 @@
               │ eth0 192.168.1.1
               └── lan ── outsider 192.168.1.9
 
-A plain veth stands for the WireGuard device, one program for Ray and all others that listen. IPv6 is asked by way of
-the link-local addresses. The oracle is packets: a connection's first one to each port, and what comes back.
+A plain veth replaces the WireGuard device, and one program replaces Ray and all other listeners. IPv6 is tested with
+link-local addresses. The oracle is packets: a connection's first one to each port, and its answer.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ else:
     firewall.remove()
     print(json.dumps([problem.text for problem in firewall.problems()]))
 """
-#: A connection from a port that is closed to others, to port 8000 of the host that is named.
+#: A connection from a port that is closed to others, to port 8000 of the named host.
 CALL_OUT = """
 import socket, sys
 end = socket.socket()
@@ -87,7 +87,7 @@ end.settimeout(5)
 end.connect((sys.argv[1], 8000))
 """
 
-#: Tries port 6379 again and again for so many seconds: how often, and how often it got in.
+#: Tries port 6379 repeatedly for this many seconds: prints the number of attempts, and of successful ones.
 KNOCK = """
 import json, socket, sys, time
 until, knocked, entered = time.monotonic() + float(sys.argv[2]), 0, 0
@@ -119,20 +119,20 @@ class Lab:
     container: Host
 
     def firewall(self, action: str) -> list[object]:
-        """Runs one action of meshray's firewall on the node."""
+        """Run one action of meshray's firewall on the node."""
         answer = self.node.run([sys.executable, "-c", DRIVER, action], cwd=REPOSITORY).json()
         assert isinstance(answer, list)
         return answer
 
     def seen_by_outsiders(self) -> list[set[int]]:
-        """The ports that answer: the container by IPv4 and IPv6, the LAN by both."""
+        """Return the ports that answer: the container by IPv4 and IPv6, the LAN by both."""
         with ThreadPoolExecutor(2) as pool:
             lan = pool.submit(open_ports, self.outsider, LAN, link_local(self.node, "eth0", "eth0"), ports=PORTS)
             bridge = link_local(self.node, "docker0", "eth0")
             return [*open_ports(self.container, DOCKER_HOST, bridge, ports=PORTS), *lan.result()]
 
     def rules(self) -> str:
-        """All rules of the node, of each kind that is in use, without counters and dates."""
+        """Return all rules of the node, of each kind that is in use, without counters and dates."""
         programs = ["nft list ruleset"]
         for version in ("", "6"):
             if "filter" in self.node.run(["cat", f"/proc/net/ip{version}_tables_names"]).stdout:
@@ -164,13 +164,13 @@ def listen(host: Host) -> HostProcess:
     return listener
 
 
-#: A program that exists, tells its version and fails at all else, as on a kernel without nf_tables.
+#: A program that exists, prints its version and fails at everything else, as on a kernel without nf_tables.
 BROKEN = """#!/bin/sh
 case "$*" in *--version*) exec /root/sbin/{program} "$@";; esac
 echo "{program}: cache initialization failed: Invalid argument" >&2
 exit 1
 """
-#: What is hidden from meshray, and how a user's reload of the firewall takes all rules away.
+#: The programs hidden from meshray, and how a user's reload of the firewall removes all rules.
 HOSTS = {
     "nft": ("", "nft flush ruleset"),
     "iptables-nft": ("nft iptables-legacy* ip6tables-legacy*", "nft flush ruleset"),
@@ -189,7 +189,7 @@ def hide(node: Host, programs: str) -> None:
 @pytest.mark.parametrize("kind", HOSTS)
 def test_only_the_overlay_reaches_rays_ports(lab: Lab, kind: str) -> None:
     hidden, reload = HOSTS[kind]
-    if kind != "nft":  # what iptables makes on first use stays: chains that are empty and accept
+    if kind != "nft":  # What iptables creates on first use remains: chains that are empty and accept.
         lab.node.shell(f"{kind} -L; {kind.replace('ip', 'ip6')} -L")
     hide(lab.node, hidden)
     before = lab.rules()
@@ -216,7 +216,7 @@ def test_only_the_overlay_reaches_rays_ports(lab: Lab, kind: str) -> None:
 
     assert lab.firewall("remove") == []
     assert lab.seen_by_outsiders() == [set(PORTS)] * 4
-    if kind != "iptables-nft":  # whose empty chains the reload took away
+    if kind != "iptables-nft":  # The reload removed its empty chains.
         assert lab.rules() == before
     assert "MESHRAY" not in lab.rules().upper()
 
@@ -237,7 +237,7 @@ def test_a_kernel_without_nf_tables_is_guarded_by_the_other_iptables(lab: Lab) -
     log, problems, _ = lab.firewall("close")
     assert "iptables-legacy MESHRAY-INPUT: in place" in json.dumps(log)
     assert problems == []
-    # What the agent owned has ended with that process: these are the rules of iptables-legacy alone.
+    # The agent's own table has ended with that process: these are the rules of iptables-legacy alone.
     assert lab.seen_by_outsiders() == [set(OTHERS)] * 4
     assert lab.firewall("state") == ["iptables", ""]
 
@@ -255,7 +255,7 @@ def test_no_connection_gets_in_while_others_change_the_rules(lab: Lab) -> None:
     knocked, entered = json.loads(knocker.output)
     assert knocked > 100
     assert entered == 0
-    # Nor does it stay: the plain table, which outlives the agent, is back as well.
+    # Nor does that last: the plain table, which outlives the agent, is restored as well.
     lab.node.wait_until(lambda: "table inet meshray {" in lab.rules(), 10, "the plain table")
     refused = lab.node.shell("nft delete table inet meshray_owned", check=False)
     assert "not permitted" in refused.stderr

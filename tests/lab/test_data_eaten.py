@@ -1,4 +1,4 @@
-"""Handshakes pass and data does not, as scrubbing and inspection do it: the tunnel goes through the relay, and back.
+"""Handshakes pass and data does not, as with scrubbing and inspection: the tunnel switches to the relay, and back.
 
            switch wan 203.0.113.0/24
      ┌──────────────┴──────────────┐
@@ -24,13 +24,13 @@ from tests.lab.doctoring import ask
 from tests.lab.host import Host
 from tests.lab.world import World
 
-#: From the moment at which data is eaten to pings that pass through the relay.
+#: The time from the first dropped data to pings that pass through the relay.
 RELAYED_S = 10
-#: The same where only large data is eaten: a large probe is sent every 10 s.
+#: The time if only large data is dropped: a large probe is sent every 10 s.
 RELAYED_LARGE_S = 25
 #: UDP is tried again after pauses that grow up to a minute.
 BACK_S = 75
-#: No more than this it goes to and fro while the first packets of each connection pass.
+#: The maximum number of switches while the first packets of each connection pass.
 STAYS_S = 25
 
 #: The first byte of the payload is WireGuard's message type.
@@ -63,11 +63,11 @@ class Net:
         return str(next(node["path"]["transport"] for node in nodes if node["name"] == "head"))
 
     def passes(self) -> bool:
-        """Whether pings pass in both directions."""
+        """Return whether pings pass in both directions."""
         return self.node.can_reach(self.cluster.ip(self.head)) and self.head.can_reach(self.cluster.ip(self.node))
 
     def switches(self) -> int:
-        """How often the node went to the relay."""
+        """Return how often the node switched to the relay."""
         log = self.node.path("/var/lib/meshray/log/agent.log").read_text()
         return log.count("goes through the relay") and log.count("over UDP again")
 
@@ -84,7 +84,7 @@ def net() -> Iterator[Net]:
 
 @contextmanager
 def eats(router: Host, *rules: str) -> Iterator[None]:
-    """The router drops what matches one of these rules."""
+    """Make the router drop what matches one of these rules."""
     drops = "".join(f"{rule} drop; " for rule in rules)
     chain = f"chain eaten {{ type filter hook forward priority -10; policy accept; {drops}}}"
     router.run(["nft", "-f", "-"], stdin=f"table ip eaten {{ {chain}; }}")
@@ -102,7 +102,7 @@ def test_data_that_is_eaten_from_the_start(net: Net, rule: str) -> None:
         net.world.wait_until(net.passes, RELAYED_S, "pings to pass")
         print(f"{rule}: passed {time.monotonic() - joined:.1f} s after join returned")
         assert net.transport() == "wss"
-        # It goes on that way as long as data is eaten.
+        # It uses the relay as long as data is dropped.
         end = time.monotonic() + STAYS_S
         while time.monotonic() < end:
             assert net.transport() == "wss"
@@ -137,7 +137,7 @@ def test_data_that_is_eaten_after_a_while(net: Net, rule: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_the_first_packets_of_each_connection_pass(net: Net) -> None:
-    # Before the connection begins: only then its packets are counted.
+    # This precedes the connection: only then are its packets counted.
     net.scrub.shell("echo 1 > /proc/sys/net/netfilter/nf_conntrack_acct")
     net.join()
     net.world.wait_until(lambda: net.transport() == "udp" and net.passes(), 20, "UDP")

@@ -1,4 +1,4 @@
-"""Nodes that die, leave, are removed or come back: their work goes on elsewhere, and Ray never counts a ghost.
+"""Nodes that die, leave, are removed or come back: their work continues elsewhere, and Ray never counts a dead one.
 
                switch wan 203.0.113.0/24
         ┌─────────────┼──────────────┐
@@ -8,7 +8,7 @@
                 inbound            nested
                                 192.168.7.10
 
-What Ray counts is read from its own node table five times a second, by a program of the tests on the head.
+A program of the tests on the head reads Ray's own node table five times per second.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from tests.lab.topologies import OneOfEach, one_of_each
 from tests.lab.trouble import silenced
 from tests.lab.world import World
 
-#: From the moment of the cut, seconds.
+#: The limit from the moment of the cut, seconds.
 NOTICED_S, JOB_DONE_S, FORGOTTEN_S = 5, 60, 5
-#: What a command and a reading of the table take on two busy cores.
+#: The time for a command and a reading of the table on two busy cores.
 SLACK_S = 2
-#: The same for what goes through Ray's dashboard, which may stand still for seconds there. Ray itself forgets a node
-#: after its patience of 120 s.
+#: The time through Ray's dashboard, which may hang for seconds there. Ray itself removes a node after its patience of
+#: 120 s.
 RAY_SLACK_S = 10
 
 _WATCH = """
@@ -81,21 +81,21 @@ class Stage:
     watcher: HostProcess
 
     def table(self) -> list[tuple[str, str]]:
-        """Address and id of each node that Ray calls ALIVE now."""
+        """Return address and id of each node that is ALIVE in Ray now."""
         return self.tables()[-1][1]
 
     def tables(self, since: float = 0.0) -> list[tuple[float, list[tuple[str, str]]]]:
-        """All that was seen since that time (unix), oldest first."""
+        """Return everything observed since that time (unix), oldest first."""
         lines = [json.loads(line) for line in self.watcher.output.splitlines() if line.endswith("]")]
         return [(at, [(ip, key) for ip, key in rows]) for at, rows in lines if at >= since and isinstance(rows, list)]
 
     def gone_after_s(self, ip: str, since: float) -> float:
-        """How long after that time Ray's table had no entry of this address."""
+        """Return the seconds after that time until Ray's table had no entry of this address."""
         self.world.wait_until(lambda: ip not in dict(self.table()), 60, f"Ray forgets {ip}")
         return next(at for at, rows in self.tables(since) if ip not in dict(rows)) - since
 
     def doubles(self, since: float) -> list[str]:
-        """Addresses that Ray counted twice at some moment since then."""
+        """Return addresses that Ray counted twice at some moment since then."""
         counts = [Counter(ip for ip, _ in rows) for _, rows in self.tables(since)]
         return sorted({ip for count in counts for ip, number in count.items() if number > 1})
 
@@ -103,7 +103,7 @@ class Stage:
         self.world.wait_until(lambda: is_whole(self.cluster), BACK_DEADLINE_S, what)
 
     def status(self, host: Host, name: str) -> dict[str, object]:
-        """That node's entry in `meshray status --json` on this host, with exit code and problems."""
+        """Return that node's entry in `meshray status --json` on this host, with exit code and problems."""
         done = host.run(["meshray", "status", "--json"], check=False)
         status = json.loads(done.stdout)
         (node,) = [node for node in status["nodes"] if node["name"] == name]
@@ -129,9 +129,9 @@ def _whole(stage: Stage) -> Iterator[None]:
 
 
 def cut_power(host: Host) -> float:
-    """Every process of the host is killed at once, without a goodbye; the unix time of it."""
+    """Kill every process of the host at once, without a goodbye; return the unix time."""
     host.shell("kill -KILL -1", check=False)
-    # With the power the kernel's memory is gone: interface, rules, /run.
+    # Without power the kernel's memory is lost: interface, rules, /run.
     host.shell("ip link delete meshray0; nft flush ruleset; rm -rf /run/meshray /tmp/ray /dev/shm/*", check=False)
     return time.time()
 
@@ -177,7 +177,7 @@ def test_a_node_that_is_back_before_anybody_gave_it_up_is_counted_once(stage: St
     before = dict(stage.table())[stage.cluster.ip(nested)]
     cut = cut_power(nested)
     answer = stage.cluster.meshray(nested, "up")
-    # ALIVE is said of the new raylet, not read from the entry of the dead one.
+    # ALIVE is reported for the new raylet, not read from the entry of the dead one.
     assert answer["ray"]["alive"] is True
     assert nested.run(["pgrep", "-f", "raylet/raylet"]).stdout
     stage.world.wait_until(
@@ -217,7 +217,7 @@ def test_who_goes_down_or_leaves_is_forgotten_at_once(stage: Stage, transport: s
     took = time.time() - begun
     assert took < FORGOTTEN_S + SLACK_S, f"down took {took:.1f} s"
     assert stage.gone_after_s(ip, begun) < took + FORGOTTEN_S + RAY_SLACK_S
-    # Down is meant: nobody misses it.
+    # It is down on purpose: no node reports it as missing.
     assert stage.status(stage.hosts.head, "walled")["problems"] == []
     begun = time.time()
     stage.cluster.meshray(walled, "up")

@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, under the coordinator and under an agent: small tmpfs mounts as state folders.
+"""Full or read-only disks of the coordinator and of an agent: small tmpfs mounts as state folders.
 
         switch lan 192.168.1.0/24
  ┌──────────┬──────────┬──────────┐
@@ -69,7 +69,7 @@ def place() -> Iterator[Place]:
         )
         for host in (head, worker):
             host.shell(f"mkdir -p {STATE} && mount -t tmpfs -o size=32m,mode=700 tmpfs {STATE}")
-        # A file system with files open for writing cannot be made read-only: the logs lie on one of their own.
+        # A file system with files open for writing cannot be made read-only, so the logs are on another one.
         worker.shell(f"mkdir {STATE}/log && mount -t tmpfs -o mode=700 tmpfs {STATE}/log")
         yield Place(Cluster.without_ray(head, [worker]), worker, late, later)
 
@@ -82,7 +82,7 @@ def test_a_coordinator_without_room_refuses_newcomers_and_serves_the_others(plac
         assert (code, answer["error"]["code"]) == (1, "store_failed"), answer
         assert "full" in answer["error"]["message"]
         assert late.shell(f"ls -A {STATE} 2>/dev/null", check=False).stdout in ("", "log.failed\n")
-        # Presence needs no disk: the worker goes and comes, and everybody is told.
+        # Presence needs no disk: the worker disconnects and reconnects, and every node is notified.
         worker.run(["meshray", "down"])
         head.wait_until(lambda: online(head) == {"head"}, BACK_S, "the head sees that the worker is gone")
         worker.run(["meshray", "up"], deadline_s=UP_DEADLINE_S)

@@ -1,4 +1,4 @@
-"""The doctor names what is wrong with a machine: one fault at a time on a mesh without Ray (see `faults_host.py`).
+"""The doctor reports a machine's fault: one at a time on a mesh without Ray (see `faults_host.py`).
 
     switch wan 203.0.113.0/24
      ┌──────────┴──────────┐
@@ -19,7 +19,7 @@ from tests.lab.faults_host import FAULTS, FIREWALLS, HostStage, process_id
 from tests.lab.waiting import wait_until
 from tests.lab.world import World
 
-#: A repair waits until the hub is heard again, on two slow cores, seconds.
+#: A repair waits until the hub answers again, on two slow cores, seconds.
 MEND_S = 60
 
 
@@ -42,11 +42,12 @@ def test_fix_puts_the_guard_back(stage: HostStage) -> None:
         wait_until(lambda: [check["code"] for check in ask(stage.worker).failing] == ["guard"], 20, "no guard")
     finally:
         stage.worker.shell(f"for program in {FIREWALLS}; do umount $program; done")
-    # A doctor that looks lets the agent try again what it could not do: then there is nothing left to repair.
+    # The doctor lets the agent retry what it could not do: then nothing is left to repair.
     mended = ask(stage.worker, "--fix", "--yes", deadline_s=MEND_S)
     assert all("table inet meshray in place" in done for done in mended.report["repaired"])
     assert not mended.failing, mended
-    # An agent that was at work while the programs came back may have used iptables: it returns to nft at its next look.
+    # An agent that was working while the programs came back may have used iptables: it returns to nft at its next
+    # check.
     table = ["nft", "list", "table", "inet", "meshray"]
     wait_until(lambda: "drop" in stage.worker.run(table, check=False).stdout, LOOK_S + 15, "the table of nft")
 
@@ -66,7 +67,7 @@ def test_fix_puts_the_overlays_route_back_and_touches_no_other(stage: HostStage)
         lines = worker.shell("ip -N -details route show table all").stdout.splitlines()
         return [line for line in lines if "10.99." not in line]
 
-    # As on a machine with a VPN that takes everything: nothing of it may go.
+    # As on a machine with a VPN that takes all traffic: none of it may be removed.
     worker.shell("ip route add 0.0.0.0/1 dev eth0; ip route add 128.0.0.0/1 dev eth0")
     try:
         before = others()

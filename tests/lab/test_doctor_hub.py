@@ -13,7 +13,7 @@ from tests.lab.faults import Fault
 from tests.lab.faults_hub import FAULTS, HubStage, told
 from tests.lab.world import World
 
-#: After the copy is gone the original has its connection again, and nobody complains any more.
+#: After the copy is gone the original gets its connection back, and no node reports a fault.
 OVER_S = 60
 
 
@@ -38,7 +38,7 @@ def test_a_hub_that_may_not_forward_is_named_with_the_command(stage: HubStage) -
             entry = next(entry for entry in stage.health(host) if entry["code"] == HUB_FORWARDS)
             assert "sysctl -w net.ipv4.conf.meshray0.forwarding=1" in entry["fix"]
             assert entry["fix"].startswith("on head: ") == (host is stage.w1)
-        # What only follows is not shown: on w1 nothing else fails.
+        # Consequences are not shown: on w1 nothing else fails.
         failing = ask(stage.w1).failing
         assert {check["code"] for check in failing} == {HUB_FORWARDS}, told(failing)
     finally:
@@ -50,7 +50,7 @@ def test_a_hub_that_may_not_forward_is_named_with_the_command(stage: HubStage) -
 def test_a_cloned_disk_is_named_on_all_three_and_the_fix_mends_it(stage: HubStage) -> None:
     up = stage.clone()
     try:
-        # A copy that is up before the two have met once is told by its status instead.
+        # A copy that is up before the two have met is reported by its status instead.
         if up.returncode:
             assert (up.returncode, up.json()["error"]["code"]) == (4, "identity_taken_over")
             assert "meshray leave --local" in up.json()["error"]["hint"]
@@ -68,14 +68,14 @@ def test_a_cloned_disk_is_named_on_all_three_and_the_fix_mends_it(stage: HubStag
             first = ask(host).failing[0]
             assert (first["code"], first["node"]) == (ONE_IDENTITY, "w1"), told([first])
         assert stage.w1.run(["meshray", "up"], check=False).returncode == 4
-        # Others are not disturbed.
+        # Other nodes are not affected.
         assert ONE_IDENTITY not in {code for code, _ in stage.codes(stage.w2)}
     finally:
         left = stage.copy.run(["meshray", "leave", "--local", "--yes", "--json"], check=False)
     assert left.json() == {"schema": 1, "node": "w1", "unenrolled": False, "local": True}
     until_well(stage.cluster.hosts, deadline_s=OVER_S)
     print(f"well again {time.monotonic() - began:.1f} s after up")
-    # The copy becomes a node of its own; the original kept its address.
+    # The copy becomes a separate node; the original kept its address.
     joined = stage.cluster.meshray(stage.copy, "join", stage.cluster.answers["head"]["token"], "--no-ray")
     assert joined["node"]["ip"] != stage.cluster.ip(stage.w1)
     stage.copy.run(["meshray", "leave", "--yes"])

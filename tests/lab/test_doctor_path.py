@@ -1,4 +1,4 @@
-"""The doctor names what is broken between nodes and coordinator; the place and the faults are in `faults_path`.
+"""The doctor reports faults between nodes and coordinator; the networks and the faults are in `faults_path`.
 
       wan
  ┌─────┼──────────┐

@@ -8,7 +8,7 @@
                 inbound            nested
                                 192.168.7.10
 
-The tests go on with the session's cluster; each begins and ends with it whole.
+The tests use the session's cluster; each begins and ends with it whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BACK_DEADLINE_S = 150
 
 
 def with_ray(answer: Answer) -> bool:
-    """A node that is being started is only warned of, and one that is skipped tells nothing."""
+    """Return whether Ray was checked and is ok: a starting node causes a warning, a skipped one reports nothing."""
     alive = [check for check in answer.checks if check["code"] == "ray_alive"]
     return bool(alive) and all(check["status"] == "ok" for check in alive)
 
@@ -95,7 +95,7 @@ def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Clu
         let_in("walled")(cluster)
         wait_until_healthy(cluster)
     assert [(check["code"], check["node"], check["peer"]) for check in found] == [("ray_ports", "nested", "walled")]
-    steps = [json.loads(line) for line in told.splitlines() if line.startswith("{")]  # Ray may say something too
+    steps = [json.loads(line) for line in told.splitlines() if line.startswith("{")]  # Ray may print something too.
     assert [step for step in steps if step["step"] == "task" and step["error"]] == []
     moves = {(step["source"], step["target"]): step["error"] for step in steps if step["step"] == "move"}
     assert len(moves) == 6

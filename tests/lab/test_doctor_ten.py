@@ -1,4 +1,4 @@
-"""The doctor on ten nodes, from the head and from two others: nothing is wrong, and it says so soon.
+"""The doctor on ten nodes, from the head and from two others: it soon reports a healthy mesh.
 
 The picture is that of `topologies.ten`.
 """
@@ -10,8 +10,8 @@ from tests.lab.doctoring import Doctor, until_well
 from tests.lab.topologies import ten
 from tests.lab.world import World
 
-#: Promised are 5 s on ten machines; here ten nodes and other tests share two cores. The closing table has the number,
-#: and `python -m tests.bench doctor` measures it with nothing beside.
+#: 5 s are promised on ten machines; here ten nodes and other tests share two cores. The closing table has the number,
+#: and `python -m tests.bench doctor` measures it without other load.
 WITHIN_S = 10.0
 
 

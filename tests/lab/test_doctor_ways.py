@@ -1,4 +1,4 @@
-"""The doctor from the head, from a worker, from a machine in no mesh; and what it mends and bundles.
+"""The doctor on the head, on a worker, on a machine in no mesh; and its repairs and bundles.
 
              switch wan 203.0.113.0/24
       ┌─────────────┼─────────────┐
@@ -21,7 +21,7 @@ from tests.lab.host import Host
 from tests.lab.waiting import wait_until
 from tests.lab.world import World
 
-#: Until an agent that was started is heard by the hub, on two slow cores, seconds.
+#: The time until a started agent has a handshake with the hub, on two slow cores, seconds.
 MEND_S = 60
 
 
@@ -91,7 +91,7 @@ def test_a_machine_in_no_mesh_learns_what_a_mesh_would_need(place: tuple[Cluster
 def test_a_bundle_holds_no_secret_of_the_mesh(place: tuple[Cluster, Host]) -> None:
     cluster, _ = place
     head = cluster.head
-    head.run(["meshray", "token", "create"])  # its secret passes through the agent
+    head.run(["meshray", "token", "create"])  # Its secret passes through the agent.
     assert ask(head, "--bundle", "/root/report.tar.gz").report["bundle"] == "/root/report.tar.gz"
     with tarfile.open(head.path("/root/report.tar.gz")) as archive:
         members = archive.getmembers()

@@ -1,5 +1,4 @@
-"""Environments that match the head, built by a real uv without internet: from its cache, filled before from the
-package index."""
+"""Environments that match the head, built by a real uv without internet, from a cache filled before."""
 
 from __future__ import annotations
 
@@ -27,21 +26,22 @@ from tests.lab.host import REPOSITORY
 
 UV = Path(sys.executable).parent / "uv"
 OWN = ".".join(map(str, sys.version_info[:3]))
-#: Tried in this order for the other Python.
+#: The candidates for the other Python, in this order.
 OTHERS = [f"3.{minor}" for minor in (12, 11, 13, 10) if minor != sys.version_info[1]]
-#: Small, without dependencies of its own, and nothing that Ray brings.
+#: Small, without dependencies, and not brought by Ray.
 BESIDE = "iniconfig==2.0.0"
 FILL_S = 300
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What uv needs where there is no internet.
+    """The requirements of uv without internet.
 
     Attributes:
-        folder: seen from every host, unlike /tmp and the home folders.
+        folder: visible in every host, unlike /tmp and the home folders.
         meshray: the program, on the other Python.
-        copied: from where the other Python was copied to ``folder / "python"``; None: a host sees it where it is.
+        copied: the source of the copy of the other Python at ``folder / "python"``; None: hosts see it in its own
+            place.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Ground:
 
     @property
     def environ(self) -> dict[str, str]:
-        """Of a user who has the head's Python on PATH, and no internet."""
+        """Return the environment of a user who has the head's Python on PATH, and no internet."""
         return {
             "PATH": f"{self.meshray.parent}:{sys.base_prefix}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "UV_OFFLINE": "1",
@@ -60,7 +60,7 @@ class Ground:
 
     @property
     def environment(self) -> Environment:
-        """What the head has."""
+        """Return the head's environment."""
         return Environment(version("ray"), OWN, f"{BESIDE}\n")
 
     def build(self, cache: Path) -> Build:
@@ -81,7 +81,7 @@ def uv(*words: str | Path, cache: Path) -> None:
 
 
 def other_python(folder: Path) -> tuple[Path, Path | None]:
-    """Another Python that every host sees, and from where it was copied. Skips the test where there is none."""
+    """Return another Python that every host sees, and the source of its copy. Skips the test if there is none."""
     for minor in OTHERS:
         for program in (Path("/usr/bin") / f"python{minor}", Path("/usr/local/bin") / f"python{minor}"):
             if program.exists():
@@ -109,7 +109,7 @@ def ground() -> Iterator[Ground]:
         try:
             python = folder / "other/bin/python"
             uv("pip", "install", "--python", python, "-e", REPOSITORY, ray, "uv", cache=cache)
-            # The wheels of the head's own Python, too.
+            # The wheels of the head's own Python as well.
             uv("venv", "--python", sys.executable, folder / "filled", cache=cache)
             uv("pip", "install", "--python", folder / "filled/bin/python", ray, BESIDE, cache=cache)
         except MeshrayError as error:

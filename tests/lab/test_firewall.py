@@ -1,4 +1,4 @@
-"""The real ufw, nftables, both iptables and firewalld let the overlay in, nothing else; a hub forwards inside it only.
+"""The real ufw, nftables, both iptables and firewalld accept the overlay and nothing else; a hub forwards only inside.
 
            a 10.99.0.2      b 10.99.0.3
                  └──── overlay ────┘         every packet between a and b goes through the node
@@ -7,7 +7,7 @@
                           │ eth0 192.168.1.1
                           └── lan ── outsider 192.168.1.9
 
-A plain veth stands for the WireGuard device. The oracle is packets, `nft list ruleset`, `iptables-save` and /proc.
+A plain veth replaces the WireGuard device. The oracles are packets, `nft list ruleset`, `iptables-save` and /proc.
 """
 
 from __future__ import annotations
@@ -84,25 +84,25 @@ class Lab:
     processes: list[HostProcess] = field(default_factory=list)
 
     def start(self, host: Host, *argv: str) -> HostProcess:
-        """A command that ends with the test at the latest."""
+        """Start a command that ends with the test at the latest."""
         self.processes.append(host.popen(argv, cwd=REPOSITORY))
         return self.processes[-1]
 
     def firewall(self, action: str, *words: str, complaint: str = "") -> list[str]:
-        """Runs one action of meshray's firewall on the node; what it says it changed."""
+        """Run one action of meshray's firewall on the node; return its reported changes."""
         done = self.node.run([sys.executable, "-c", DRIVER, action, *words], cwd=REPOSITORY)
         assert complaint in done.stderr
         assert complaint or not done.stderr.strip()
         return done.stdout.split("\n")[:-1] if done.stdout.strip() else []
 
     def keep(self, *words: str) -> HostProcess:
-        """Runs what the agent runs: apply, and again at every change."""
+        """Run the agent's part: apply, and again at every change."""
         keeper = self.start(self.node, sys.executable, "-c", DRIVER, "keep", *words)
         self.node.wait_until(lambda: "kept" in keeper.output, 20, "the first apply")
         return keeper
 
     def ruleset(self) -> str:
-        """All rules of the node, without counters, which change by themselves, and without dates."""
+        """Return all rules of the node, without dates, and without counters, which change all the time."""
         text = self.node.run(["nft", "list", "ruleset"]).stdout + self.node.shell("iptables-nft-save").stdout
         if "filter" in self.node.run(["cat", "/proc/net/ip_tables_names"]).stdout:
             text += self.node.run(["iptables-legacy-save"]).stdout
@@ -110,13 +110,13 @@ class Lab:
 
 
 def reaches(host: Host, address: str) -> bool:
-    """Whether TCP and UDP port 6379 of this address answer the host."""
+    """Return whether TCP and UDP port 6379 of this address answer the host."""
     return host.run([sys.executable, "-c", REACH, address], check=False).returncode == 0
 
 
 @dataclass
 class Around:
-    """What all tests share: the networks and everybody but the node."""
+    """The networks and hosts that all tests share, without the node."""
 
     world: World
     overlay: Switch
@@ -134,7 +134,7 @@ def around() -> Iterator[Around]:
         a = world.host("a", overlay, "10.99.0.2")
         b = world.host("b", overlay, "10.99.0.3")
         outsider = world.host("outsider", lan, "192.168.1.9")
-        # Routes over the node: as with WireGuard, no member sees another's wire.
+        # Routes through the node: as with WireGuard, no member sees another's link.
         for member, other in ((a, "10.99.0.3"), (b, "10.99.0.2")):
             member.run(["ip", "route", "add", other, "via", OVERLAY])
             member.run(["ip", "route", "add", "192.168.1.0/24", "via", OVERLAY])
@@ -149,7 +149,7 @@ def around() -> Iterator[Around]:
 
 @pytest.fixture
 def lab(around: Around, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """A node that nobody has touched yet."""
+    """Return a node that is still unchanged."""
     world = around.world
     name = f"node{request.session.items.index(request.node)}"
     node = world.host(name, around.lan, LAN)
@@ -214,7 +214,7 @@ IPT -P FORWARD DROP
 UFW = "ufw --force reset >/dev/null; ufw default deny incoming; ufw allow 22/tcp; ufw --force enable"
 FLUSH_NFT = "nft flush ruleset\n" + NFT
 FLUSH_IPTABLES = "IPT -F; IPT -X\n" + IPTABLES
-#: (how the host's firewall is made, how a user reloads it)
+#: (how the host's firewall is created, how a user reloads it)
 HOSTS = {
     "nft": (NFT, FLUSH_NFT),
     "iptables-nft": (IPTABLES.replace("IPT", "iptables-nft"), FLUSH_IPTABLES.replace("IPT", "iptables-nft")),
@@ -229,7 +229,7 @@ HOSTS = {
 
 
 def use_legacy(host: Host) -> None:
-    """As on a host whose administrator chose iptables-legacy in Debian's alternatives (/etc is the host's own)."""
+    """Make iptables-legacy the host's iptables by Debian's alternatives (/etc is the host's own)."""
     for program in ("iptables", "ip6tables"):
         for suffix in ("", "-save", "-restore"):
             host.shell(f"ln -sf /usr/sbin/{program}-legacy{suffix} /etc/alternatives/{program}{suffix}")
@@ -256,7 +256,7 @@ def test_overlay_is_let_in_and_nothing_else(lab: Lab, kind: str) -> None:
     lab.node.shell(reload)
     lab.node.wait_until(lambda: reaches(lab.a, OVERLAY), 20, "the overlay being let in again")
     assert not reaches(lab.outsider, LAN)
-    # What it does itself is a change too, but not one that keeps it busy.
+    # Its own change is a change too, but does not keep it busy.
     assert 1 <= keeper.output.count("look") < 20
     assert keeper.returncode is None
     keeper.stop()
@@ -313,7 +313,7 @@ def test_firewalld(lab: Lab, backend: str) -> None:
     assert lab.firewall("remove", "hub")
     assert not reaches(lab.a, OVERLAY)
     assert "meshray" not in lab.ruleset()
-    # firewalld keeps the chains of a zone that was once in use until it reloads.
+    # firewalld keeps the chains of a used zone until it reloads.
     lab.node.run(["firewall-cmd", "--reload"])
     after = lab.ruleset()
     lab.node.run(["firewall-cmd", "--reload"])
@@ -334,7 +334,7 @@ def test_firewalld_zone_of_a_user_stays(lab: Lab) -> None:
 
 
 def test_rules_that_firewalld_left_behind_are_opened_too(lab: Lab) -> None:
-    """firewalld was killed: its rules stand, and nobody answers."""
+    """firewalld was killed: its rules remain, and it does not answer."""
     need("firewalld")
     need("dbus-daemon")
     start_firewalld(lab, "nftables")
@@ -362,7 +362,7 @@ IPT -P FORWARD DROP
 @pytest.mark.parametrize("program", ["iptables-nft", "iptables-legacy"])
 def test_hub_beside_docker_forwards_inside_the_overlay_only(lab: Lab, program: str) -> None:
     lab.node.shell("set -e" + DOCKER.replace("IPT", program))
-    # Docker switches forwarding on for all interfaces: only rules keep the networks apart.
+    # Docker enables forwarding for all interfaces: only rules separate the networks.
     lab.node.shell("echo 1 > /proc/sys/net/ipv4/ip_forward")
     before = lab.ruleset()
     assert not reaches(lab.a, "10.99.0.3")
@@ -395,7 +395,7 @@ def test_hub_without_any_firewall(lab: Lab, global_forwarding: str) -> None:
     expected = before[1] | {"meshray0": "1"}
     assert forwarding(lab.node) == expected
 
-    lab.firewall("apply")  # the same node, no longer a hub
+    lab.firewall("apply")  # The same node, no longer a hub.
     assert not reaches(lab.a, "10.99.0.3")
     lab.firewall("remove")
     assert (lab.ruleset(), forwarding(lab.node)) == before
@@ -443,7 +443,7 @@ def test_hub_sends_no_redirects(lab: Lab) -> None:
     assert "packets 0" not in redirects()
     lab.firewall("apply", "hub")
     lab.a.shell("nft flush table ip count; nft add rule ip count in icmp type redirect counter; ip route flush cache")
-    # Were they still sent, they would come again after the kernel's pause for a host that does not heed them.
+    # If they were still sent, they would come again after the kernel's pause for a host that ignores them.
     assert "packets 0" in redirects()
     lab.a.run(["nft", "delete", "table", "ip", "count"])
 
@@ -465,14 +465,14 @@ def test_hub_without_nft(lab: Lab, program: str) -> None:
     assert not reaches(lab.a, "192.168.1.9")
     assert not reaches(lab.outsider, "10.99.0.3")
     assert lab.firewall("apply", "hub") == []
-    # Docker starts again, and what it lets pass comes first again.
+    # Docker starts again, and its accepts come first again.
     lab.node.shell(f"{program} -I FORWARD -i eth0 -j ACCEPT")
     assert lab.firewall("apply", "hub")
     assert not reaches(lab.outsider, "10.99.0.3")
     lab.node.shell(f"{program} -D FORWARD -i eth0 -j ACCEPT")
 
     lab.firewall("remove", "hub")
-    # In iptables' own words: iptables-nft makes chains on first use that stay, empty, and that it always shows.
+    # In iptables' own form: iptables-nft creates chains on first use that remain, empty, and that it always shows.
     assert re.sub(r"\[.*?\]|^#.*$", "", lab.node.run([f"{program}-save"]).stdout, flags=re.MULTILINE) == save
 
 

@@ -1,4 +1,4 @@
-"""The first hour of a user with sudo and a virtual environment in the home folder, on lines as they are typed.
+"""The first hour of a user with sudo and a virtual environment in the home folder, with commands as typed.
 
 switch wan 203.0.113.0/24
      ┌──────┴──────┐
@@ -24,7 +24,7 @@ from tests.lab.world import World
 
 BRING_UP_S = 150
 JOB_S = 180
-#: What a session has that sudo and a reboot lose, and what jobs of the user need.
+#: Variables of a session that sudo and a reboot lose, and that the user's jobs need.
 SESSION = {
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HOME": "/home/ada/hf",
@@ -67,7 +67,7 @@ class Net:
     laptop: Host
 
     def type(self, host: Host, line: str, *, check: bool = True, deadline_s: float = BRING_UP_S) -> Result:
-        """A line in the user's login shell, with the session's variables."""
+        """Run a line in the user's login shell, with the session's variables."""
         exports = "; ".join(f"export {name}={value!r}" for name, value in SESSION.items())
         login = (f"HOME=/home/{USER}", f"USER={USER}", "PATH=/usr/local/bin:/usr/bin:/bin", "TERM=xterm")
         return host.run(
@@ -86,12 +86,12 @@ def net() -> Iterator[Net]:
         for host in (vm, laptop):
             user_environment.make(host, with_ray=True)
             user_environment.allow_sudo(host)
-        # Somebody else had a Ray on the laptop first.
+        # Another user had a Ray on the laptop first.
         laptop.shell("install -d -m 755 -o nobody /tmp/ray")
         net = Net(vm, laptop)
         init = net.type(vm, f"sudo ~/ray/bin/meshray init --env EPOCHS=3 -- {' '.join(RAY_ARGS)}").stdout
         (line,) = [line.strip() for line in init.splitlines() if " join meshray1_" in line]
-        # As it is printed, on the other machine.
+        # As printed, on the other machine.
         net.type(laptop, f"SECRET=hunter2; export SECRET; {line} --env SECRET -- {' '.join(RAY_ARGS)}")
         yield net
 
@@ -124,7 +124,7 @@ def test_jobs_have_the_users_environment_and_rays_python(net: Net) -> None:
     found = json.loads(next(line for line in job.splitlines() if line.startswith('{"python"')))
     assert found["python"] == f"/home/{USER}/ray/bin/python"
     assert found["VIRTUAL_ENV"] == f"/home/{USER}/ray"
-    # The job runs on the head, which was told EPOCHS.
+    # The job runs on the head, which was given EPOCHS.
     assert {name: found[name] for name in SESSION} == SESSION
     assert found["EPOCHS"] == "3"
 
@@ -162,7 +162,7 @@ def test_an_application_of_ray_serve_answers_on_every_node_and_nobody_else(net: 
                 60,
                 f"an answer of {url}",
             )
-    # The same port by the machine's own address, from the same network.
+    # The same port at the machine's own address, from the same network.
     outside = net.type(net.laptop, "curl -s -m 3 http://203.0.113.10:8350/?name=x", check=False)
     assert outside.returncode != 0
     end = "import ray; from ray import serve; ray.init(log_to_driver=False); serve.shutdown()"
@@ -182,7 +182,7 @@ def test_a_shell_and_an_unprepared_program_find_the_cluster(net: Net) -> None:
     listed = net.type(net.laptop, 'eval "$(meshray env)"; ray status').stdout
     assert re.search(r"2\.0 CPU", listed)
     code = "import ray; ray.init(log_to_driver=False); print('nodes', len(ray.nodes()))"
-    # On the laptop Ray itself looks for a cluster where another user's Ray was first.
+    # On the laptop Ray itself finds the cluster where another user's Ray was first.
     for host, python in ((net.vm, "~/ray/bin/python"), (net.laptop, "meshray run -- python")):
         assert "nodes 2" in net.type(host, f"{python} -c {code!r}", deadline_s=JOB_S).stdout
 
@@ -214,7 +214,7 @@ def test_a_laptop_that_only_submits_work(net: Net) -> None:
     line = f"meshray run -- python -c {code!r}"
     done = net.type(net.laptop, line, check=False, deadline_s=JOB_S)
     if "Starting Ray client server failed" in done.stderr:
-        # Ray's own, now and then at the first client after a job: its server is not up within Ray's half minute.
+        # A fault of Ray, sometimes at the first client after a job: its server is not up within Ray's half minute.
         done = net.type(net.laptop, line, deadline_s=JOB_S)
     assert "sum 6" in done.stdout
     assert net.type(net.laptop, "meshray dashboard --json").stdout
@@ -224,7 +224,7 @@ def test_a_laptop_that_only_submits_work(net: Net) -> None:
 def test_a_machine_that_is_no_node_submits_over_ssh(net: Net) -> None:
     let_in(net.vm, net.laptop)
     shown = json.loads(net.type(net.vm, "meshray dashboard --json").stdout)
-    # As it is printed, but for the name, which nothing resolves here.
+    # As printed, except for the name, which does not resolve here.
     line = shown["ssh"].replace("@vm", "@203.0.113.10")
     forward = net.laptop.popen(line.split(), name="ssh")
     net.laptop.wait_until(lambda: listens(net.laptop, 8265), 20, "the forwarded port")

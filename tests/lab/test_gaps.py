@@ -1,16 +1,16 @@
-"""A gap of the network loses nothing, whatever was under way; a longer one than the patience ends in Ray's own error.
+"""A network outage loses no work in progress; an outage longer than the patience ends in Ray's own error.
 
                switch wan 203.0.113.0/24
           ┌───────────┴───────────┐
-        head                     nat     loses everything during the gap, without a word
+        head                     nat     silently loses everything during the gap
    203.0.113.10             203.0.113.30
                                   │ switch nat-lan 192.168.7.0/24
                                 nested
                              192.168.7.10
 
 Five programs are at work over the path when it breaks: tasks, an actor's calls, the transfer of a large object, a
-driver on the far side, and a job that was submitted from there. Each was started through `meshray run` and goes on
-until the path is back; then it says how many of its calls came to nothing.
+driver on the far side, and a job that was submitted from there. Each was started through `meshray run` and continues
+until the path is back; then it reports the number of its failed calls.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.lab.world import Router, World
 
 #: Seconds. The longest is just below the default patience of 120 s.
 GAPS = (5, 30, 60, 110)
-#: Until all programs have ended when the path is back; the longest waits for Ray to ask for the object again.
+#: The time until all programs have ended after the path is back; the longest waits for Ray to request the object again.
 AFTER_S = 90
 STARTED_S = 120
 RAY_ARGS = ("--num-cpus=3", f"--object-store-memory={1200 * 2**20}")
@@ -131,7 +131,7 @@ class Stage:
     nested: Host
 
     def start(self) -> dict[str, HostProcess]:
-        """All five programs, until each has made its first call over the path; the transfer waits for its sign."""
+        """Start all five programs; return when each has made its first call. The transfer waits for its sign."""
         for host in (self.head, self.nested):
             host.shell(f"rm -f /tmp/*.json {GO_ON}* {ON_ITS_WAY}*")
         self.head.path("/tmp/job.py").write_text(JOB)
@@ -149,18 +149,18 @@ class Stage:
         return programs
 
     def told(self, name: str) -> dict[str, object]:
-        """What the program says of its calls."""
+        """Return the program's report on its calls."""
         place = self.nested if name == "far" else self.head
         told = json.loads(place.path(f"/tmp/{name}.json").read_text())
         assert isinstance(told, dict)
         return told
 
     def received(self) -> int:
-        """Bytes that came to the head over the overlay."""
+        """Return the bytes that the head received over the overlay."""
         return int(self.head.path("/sys/class/net/meshray0/statistics/rx_bytes").read_text())
 
     def raylets(self) -> list[str]:
-        """The pids of the raylets, which live through whatever the path does."""
+        """Return the pids of the raylets, which survive whatever happens to the path."""
         return [host.run(["pgrep", "-f", "raylet/raylet"], check=False).stdout for host in (self.head, self.nested)]
 
 
@@ -174,7 +174,7 @@ def stage() -> Iterator[Stage]:
 
 
 def is_whole(stage: Stage) -> bool:
-    """Nobody has a complaint, and Ray counts both."""
+    """Return whether no node reports a fault, and Ray counts both."""
     status = stage.cluster.meshray(stage.head, "status", check=False)
     return status.get("problems") == [] and [node["ray"]["alive"] for node in status["nodes"]] == [True, True]
 

@@ -1,4 +1,4 @@
-"""Nobody outside of the overlay reaches a port of Ray's, whatever Ray listens on; from the overlay all of them answer.
+"""No machine outside of the overlay reaches a port of Ray, whatever Ray listens on; the overlay reaches all of them.
 
                switch wan 203.0.113.0/24
         ┌─────────────┼──────────────┬───────────┐
@@ -34,12 +34,12 @@ from tests.lab.topologies import OneOfEach
 from tests.lab.world import World
 
 MESH_PORT = 51888
-#: Serve's; here somebody else's web server on one node, and an actor's on the others.
+#: Serve's; here another user's web server on one node, and an actor's on the others.
 WEB, SERVE = 9000, 8000
-#: What a node and the head need to be asked for by the others (docs.ray.io, "Configuring Ray": ports).
+#: The ports of a node and the head that the others need (docs.ray.io, "Configuring Ray": ports).
 NODES_PORTS = (20101, 20102, 20103, 20104, 20105, 20106)
 HEADS_PORTS = (6379, 8265, 10001, *NODES_PORTS)
-#: An actor on each node, that outlives its driver, listens on 8000 and on two ports that the kernel chooses.
+#: An actor on each node, which outlives its driver, listens on 8000 and on two ports that the kernel chooses.
 LISTENERS = """
 import json, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -110,7 +110,7 @@ class Scene:
     actors: dict[str, list[int]]
 
     def seen(self, ports: tuple[int, ...] = ()) -> dict[str, list[set[int]]]:
-        """What answers each stranger at the node next to it: IPv4, IPv6. Of all ports, or of these."""
+        """Return the ports (all, or these) that answer each outside machine at the node next to it: IPv4, IPv6."""
         of_head, of_nested = self.containers
         views = {
             "outsider": (self.outsider, str(self.head.address), link_local(self.head, "eth0", "eth0")),
@@ -123,7 +123,7 @@ class Scene:
             return {name: view.result() for name, view in found.items()}
 
 
-#: What each of them may see: the coordinator, and a web server that is nobody's of Ray.
+#: The ports that each of them may see: the coordinator, and a web server that does not belong to Ray.
 ALLOWED = {
     "outsider": [{MESH_PORT}] * 2,
     "neighbour": [{WEB}] * 2,

@@ -1,4 +1,4 @@
-"""What strangers and other users of a node try at its guard: it closes what is Ray's, nothing else, or no Ray starts.
+"""Attacks of outside machines and other users on a node's guard: it closes Ray's ports only, or no Ray starts.
 
          switch wan 203.0.113.0/24
   ┌─────────────┴────────────┐
@@ -44,12 +44,12 @@ class Lab:
     outsider: Host
 
     def seen(self, *ports: int) -> list[set[int]]:
-        """Those of the node's ports that answer the outsider, by IPv4 and IPv6."""
+        """Return the node's ports that answer the outsider, by IPv4 and IPv6."""
         local = link_local(self.node, "eth0", "eth0")
         return open_ports(self.outsider, str(self.node.address), local, ports=ports)
 
     def listen(self, family: int, port: int, *, user: str = "root", environment: str = "") -> HostProcess:
-        """A server of this user on the node."""
+        """Start a server of this user on the node."""
         code = [*(["env", environment] if environment else []), sys.executable, "-c", LISTEN, str(family), str(port)]
         process = self.node.popen(code, user=user)
         self.node.wait_until(lambda: "ready" in process.output, 20, "the listener")
@@ -70,7 +70,7 @@ def test_who_claims_to_be_ray_closes_nobodys_port(lab: Lab) -> None:
     lab.listen(2, DATABASE)
     claim = "RAY_AUTH_TOKEN_PATH=/run/meshray/ray_token"
     lab.listen(10, DATABASE, user=USER, environment=claim)
-    lab.listen(10, 8443, user="root", environment=claim)  # as Ray's own user does: its own port, and no other
+    lab.listen(10, 8443, user="root", environment=claim)  # As Ray's own user does: its own port, and no other.
     lab.listen(2, 8443)
     lab.node.wait_until(lambda: lab.seen(8443)[1] == set(), 20, "the port of Ray's user being closed")
     assert lab.seen(DATABASE, 8443) == [{DATABASE, 8443}, {DATABASE}]
@@ -117,7 +117,7 @@ def test_no_ray_starts_unguarded(lab: Lab) -> None:
     assert "--unguarded" in lab.node.run(["meshray", "status"], check=False).stdout
     doctor = lab.node.run(["meshray", "doctor", "--json"], check=False, deadline_s=UP_S).json()
     guard = next(check for check in doctor["checks"] if check["code"] == "guard")
-    # Forwarding, which the head as a hub cannot guard either, is no matter of that option.
+    # That option does not affect forwarding, which the head as a hub cannot guard either.
     assert (guard["status"], "--unguarded" in guard["evidence"]) == ("fail", True)
     lab.node.run(["meshray", "leave", "--yes"], check=False, deadline_s=UP_S)
 
@@ -132,7 +132,7 @@ def test_where_only_iptables_legacy_works_ray_is_guarded(lab: Lab) -> None:
     doctor = lab.node.run(["meshray", "doctor", "--json"], check=False, deadline_s=UP_S).json()
     guard = next(check for check in doctor["checks"] if check["code"] == "guard")
     assert guard["status"] == "ok", guard
-    # What the agent owns ends with it; the rules of iptables stand.
+    # The agent's own table ends with it; the rules of iptables remain.
     lab.node.shell("kill -9 $(cat /run/meshray/agent.pid | grep -o '[0-9]*' | head -1)")
     assert lab.seen(*RAYS)[0] == set()
     lab.node.run(["meshray", "leave", "--yes"], check=False, deadline_s=UP_S)

@@ -1,4 +1,4 @@
-"""The head gets another public address, as a cloud gives one to a machine that is stopped and started.
+"""The head gets another public address, like a machine in a cloud that is stopped and started.
 
                 switch wan 203.0.113.0/24
      ┌─────────────────┬┴───────────────┬──────────────────┐
@@ -8,7 +8,7 @@
      │ 10.0.0.0/24                    inner
    head 10.0.0.5                  192.168.7.10
 
-The cloud's router maps its address to the head, which does not see it; at 169.254.169.254 the cloud tells it.
+The cloud's router maps its address to the head, which does not see it; the cloud reports it at 169.254.169.254.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from tests.lab.world import Router, World
 
 PORT = 51888
 OLD, NEW, NEWER = "203.0.113.50", "203.0.113.60", "203.0.113.61"
-#: From the change to tokens that say so: the cloud is asked every 30 s.
+#: The time from the change to tokens with the new address: the cloud is asked every 30 s.
 NOTICED_S = 40
-#: Until a running worker has followed: its link is found dead within 15 s, the head's map follows within 30.
+#: The time until a running worker has followed: its connection is found dead within 15 s, and the head's map follows
+#: within 30.
 FOLLOWED_S = 90
 
 ONE_TO_ONE = f"""
@@ -67,7 +68,7 @@ class Net:
     cluster: Cluster = field(init=False)
 
     def move(self, address: str, *, told: bool = True) -> None:
-        """The cloud gives the head this address in place of the one that it had; ``told``: metadata say so."""
+        """Replace the head's address in the cloud; ``told``: the metadata report it."""
         if told:
             self.tell(address)
         lines = ["address flush dev wan", f"address add {address}/24 dev wan"]
@@ -78,7 +79,7 @@ class Net:
         self.head.path("/tmp/public-ipv4").write_text(address)
 
     def token(self) -> tuple[str, list[str]]:
-        """A new token, and the hosts that it names."""
+        """Return a new token, and the hosts in it."""
         text = self.head.run(["meshray", "token", "create"]).stdout.strip()
         return text, [endpoint.host for endpoint in Token.parse(text).coordinators]
 
@@ -90,7 +91,7 @@ class Net:
         return bool(status["coordinator"]["reachable"]) and host.can_reach(self.cluster.ip(self.head))
 
     def known(self, host: Host) -> list[str]:
-        """Where the node looks for the coordinator."""
+        """Return the node's endpoints of the coordinator."""
         return [str(item) for item in enrolment(host)["coordinators"]]
 
 
@@ -136,7 +137,7 @@ def test_a_new_address_in_the_cloud_is_followed(net: Net) -> None:
     token, _ = net.token()
     net.cluster.answers["late"] = net.cluster.meshray(late, "join", token, "--no-ray")
     assert late.can_reach(net.cluster.ip(net.head), deadline_s=5)
-    # The head reaches this one, so it hears of the new address through the tunnel.
+    # The head reaches this one, so it learns the new address through the tunnel.
     net.world.wait_until(
         lambda: net.is_connected(running) and net.known(running)[0] == f"{NEW}:{PORT}", FOLLOWED_S, "the worker"
     )
@@ -149,7 +150,7 @@ def test_a_new_address_in_the_cloud_is_followed(net: Net) -> None:
 
 
 def test_an_address_that_no_cloud_tells_is_learnt_from_a_worker(net: Net) -> None:
-    """The worker runs, behind a NAT that lets nobody in: it is told by its user, and the head by it."""
+    """The worker runs behind a NAT that drops new connections. Its user gives it the address, it informs the head."""
     net.move(NEWER, told=False)
     inner, late = net.world.hosts["inner"], net.world.hosts["late"]
     refused = net.cluster.meshray(inner, "up", "--coordinator", "203.0.113.99:51888", check=False)

@@ -1,4 +1,4 @@
-"""What `status` shows of a path is true now, and the doctor has nothing to say of what is over.
+"""`status` shows current values of a path, and the doctor does not report past faults.
 
            switch wan 203.0.113.0/24
      ┌──────────────┼──────────────┐
@@ -24,11 +24,11 @@ from tests.lab.trouble import away
 from tests.lab.world import Router, World
 
 GAP_S, GAPS = 20, 3
-#: After a gap, until status and doctor have nothing to say of it.
+#: The time after a gap until status and doctor report nothing about it.
 FEW_SECONDS = 15
 #: Nothing in this lab takes longer, however busy the machine is.
 SLOWEST_MS = 250
-#: Checks that look at packets.
+#: Checks that count packets.
 _OF_PACKETS = {"udp_in", "udp_out", "one_way", "path_loss", "path_mtu", "handshake_fresh", "peer_answers"}
 
 NO_UDP = "table ip late { chain late { type filter hook forward priority -10; meta l4proto udp drop; }; }"
@@ -44,7 +44,7 @@ class Net:
         return self.world.hosts[name]
 
     def wrong(self, *hosts: Host) -> list[str]:
-        """What `status` on these hosts says of paths that is not true of this healthy mesh."""
+        """Return the wrong statements of `status` on these hosts about the paths of this healthy mesh."""
         found = []
         for host in hosts:
             status = self.cluster.meshray(host, "status", check=False)
@@ -53,19 +53,19 @@ class Net:
         return found
 
     def online(self) -> set[str]:
-        """The names of the nodes that are online for the head."""
+        """Return the names of the nodes that are online for the head."""
         nodes = self.cluster.meshray(self.cluster.head, "status", check=False)["nodes"]
         return {node["name"] for node in nodes if node["online"]}
 
     def lost(self, *hosts: Host) -> list[str]:
-        """The paths on which `status` shows loss."""
+        """Return the paths on which `status` shows loss."""
         shown = {host.name: self.cluster.meshray(host, "status", check=False)["nodes"] for host in hosts}
         return [
             f"{me} → {to['name']}: {to['path']}" for me, nodes in shown.items() for to in nodes if to["path"]["loss"]
         ]
 
     def wrong_after_a_gap(self, *hosts: Host) -> list[str]:
-        """What is still not true when a gap has been over for some seconds, or is not true any more soon after."""
+        """Return what is still wrong when a gap has been over for some seconds, or is wrong again soon after."""
         end = time.monotonic() + FEW_SECONDS
         while (wrong := self.wrong(*hosts)) and time.monotonic() < end:
             time.sleep(0.3)
@@ -77,7 +77,7 @@ class Net:
         return self.wrong(*hosts)
 
     def warnings(self, *hosts: Host) -> list[dict[str, Any]]:
-        """What the doctor says of packets on these hosts, that is not fine."""
+        """Return the doctor's findings about packets on these hosts that are not ok."""
         return [
             check
             for host in hosts

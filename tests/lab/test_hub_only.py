@@ -1,4 +1,4 @@
-"""A head that nobody can reach: a public machine is coordinator and hub, and runs no Ray.
+"""A head that is not reachable: a public machine is coordinator and hub, and runs no Ray.
 
              switch wan 203.0.113.0/24
       ┌─────────────┼──────────────┐
@@ -106,6 +106,6 @@ def test_a_hub_is_what_can_be_reached(place: Place) -> None:
 
 
 def test_the_doctor_finds_nothing_wrong(place: Place, doctor: Doctor) -> None:
-    # The node that has just left was a hub of nobody's yet: its successor's ways are still found.
+    # The node that has just left was not yet a hub of any node: its successor's paths are still found.
     until_well([place.hub])
     doctor.passes("a hub without Ray, a second hub behind a firewall, Ray's head behind a home router", *place.nodes)

@@ -1,4 +1,4 @@
-"""Two hubs: a pair without a direct path goes by one of them, and by the other when that one dies.
+"""Two hubs: a pair without a direct path uses one of them, and the other when that one dies.
 
             switch wan 192.88.99.0/24
   ┌────────────┬─────────────┼──────────────┐
@@ -20,7 +20,7 @@ from tests.lab.doctoring import Doctor, until_well
 from tests.lab.host import Host
 from tests.lab.world import World
 
-#: Three lost probes, two seconds apart, and the word of it to the other side.
+#: Three lost probes, two seconds apart, and the report of it to the other side.
 TAKES_OVER_S = 30
 DEAF = "table ip dead { chain input { type filter hook input priority raw; udp dport 51888 drop; }; }"
 NO_IPV4 = "table ip no_v4 {{ chain input {{ type filter hook input priority raw; ip saddr {} drop; }}; }}"
@@ -47,7 +47,7 @@ def mesh() -> Iterator[Cluster]:
 
 
 def hub_of(host: Host, ip: str) -> str:
-    """The underlay address to which the host's WireGuard sends packets for this overlay address."""
+    """Return the underlay address to which the host's WireGuard sends packets for this overlay address."""
     peers = [line.split("\t") for line in host.run(["wg", "show", "meshray0", "dump"]).stdout.splitlines()[1:]]
     endpoints = {network: peer[2] for peer in peers for network in peer[3].split(",")}
     return endpoints.get(f"{ip}/32", endpoints.get("10.99.0.0/16", "")).rpartition(":")[0]
@@ -85,7 +85,7 @@ def test_the_other_hub_takes_over(mesh: Cluster) -> None:
 
 
 def test_the_doctor_finds_nothing_wrong(mesh: Cluster, doctor: Doctor) -> None:
-    until_well(mesh.hosts)  # a hub was dead a moment ago
+    until_well(mesh.hosts)  # A hub was dead a moment ago.
     doctor.passes("two hubs, symmetric routers", *mesh.hosts)
 
 

@@ -5,8 +5,8 @@
    head       a         b         walled     drops what comes in over UDP: its tunnel is a WebSocket (wss)
    (hub)      └─ direct ┘
 
-A TCP connection a → b over the direct path and one walled → head over the hub path outlast every change of a key. Then
-a is removed while its agent is dead, so that only what the others do cuts it off, then walled with all of it alive.
+A TCP connection a → b over the direct path and one walled → head over the hub path survive every change of a key. Then
+a is removed while its agent is dead, so that only the others cut it off, then walled with all of it alive.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tests.lab.test_main_job import INTERFACE, wireguard_peers
 from tests.lab.test_reliability import kill
 from tests.lab.world import World
 
-#: A connection may be silent for so long while a key changes: TCP's own retransmission, twice.
+#: The time that a connection may be silent while a key changes: TCP's own retransmission, twice.
 SILENCE_S = 4.0
-#: A node that was removed is cut off everywhere within this time of the command's return.
+#: A removed node is cut off everywhere within this time after the command returned.
 CUT_OFF_S = 2.0
 
 
@@ -42,7 +42,7 @@ class Net:
         return self.world.hosts[name]
 
     def path(self, me: str, other: str) -> tuple[str, str]:
-        """Kind and transport, as `status` on ``me`` says."""
+        """Return kind and transport of the path in `status` on ``me``."""
         nodes = self.cluster.meshray(self.host(me), "status", check=False)["nodes"]
         path = next(node["path"] for node in nodes if node["name"] == other)
         return path["kind"], path["transport"]
@@ -57,7 +57,7 @@ class Net:
         return {peer["public_key"] for peer in wireguard_peers(self.host(me))}
 
 
-#: Sends ten echoes a second to each address and prints when the last answer of any came, by the monotonic clock.
+#: Sends ten echoes per second to each address and prints when the last answer of any came, by the monotonic clock.
 _KNOCK = """
 import re, subprocess, sys, time
 pings = [subprocess.Popen(["ping", "-n", "-i0.1", "-W1", ip], stdout=subprocess.PIPE, text=True) for ip in sys.argv[1:]]
@@ -112,7 +112,7 @@ def test_connections_outlast_the_change_of_every_key(net: Net) -> None:
 
 
 def last_answers(output: str) -> dict[str, float]:
-    """When each address answered last, by the monotonic clock."""
+    """Return when each address answered last, by the monotonic clock."""
     lines = [line.split() for line in output.split("\n")[:-1]]
     return {address: float(moment) for address, moment in lines}
 
@@ -125,7 +125,7 @@ def test_a_removed_node_is_cut_off_everywhere_although_its_own_machine_does_noth
     assert key in net.peers("head")
     knocks = a.popen([sys.executable, "-c", _KNOCK, *others], name="knock")
     a.wait_until(lambda: set(last_answers(knocks.output)) == set(others), 10, "answers of all")
-    # Its agent is dead and its tunnel is not: nothing there takes anything down.
+    # Its agent is dead and its tunnel is not: nothing there stops anything.
     kill(a, "agent")
     head.run(["meshray", "node", "rm", "a", "--yes", "--json"])
     removed = time.monotonic()
@@ -133,8 +133,8 @@ def test_a_removed_node_is_cut_off_everywhere_although_its_own_machine_does_noth
     late = {address: at - removed for address, at in last_answers(knocks.output).items() if at > removed + CUT_OFF_S}
     assert late == {}
     knocks.stop()
-    # The device still has the key and every peer, and sends handshakes: nobody answers.
-    # As a stranger would: the hub's peer made anew by hand, so that its first handshake goes out at once.
+    # The device still has the key and every peer, and sends handshakes: no node answers. As an attacker would: the
+    # hub's peer is added again by hand, so that its first handshake goes out at once.
     hub = next(peer for peer in wireguard_peers(a) if peer["endpoint"].startswith(str(head.address)))
     a.shell(
         f"wg set {INTERFACE} peer '{hub['public_key']}' remove; umask 077; echo '{hub['psk']}' > /tmp/psk;"
@@ -163,7 +163,7 @@ def test_a_removed_node_loses_its_websocket_and_its_token_and_its_address_rest(n
     net.world.wait_until(lambda: time.monotonic() > removed + CUT_OFF_S + 1, 10, "the time to be cut off")
     assert last_answers(knocks.output)[own] <= removed + CUT_OFF_S
     knocks.stop()
-    for command in ("status", "up"):  # neither says that its agent only has to be started
+    for command in ("status", "up"):  # Neither reports that its agent only has to be started.
         told = net.cluster.meshray(walled, command, check=False)
         assert told["error"]["code"] == "node_removed", told
     made = head.run(["meshray", "token", "create", "--json"]).json()

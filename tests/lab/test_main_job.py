@@ -1,4 +1,4 @@
-"""A head and two workers that nobody can reach become one real Ray cluster.
+"""A head and two unreachable workers become one real Ray cluster.
 
                switch wan 203.0.113.0/24
         ┌─────────────┼──────────────┐
@@ -8,8 +8,8 @@
                 inbound            nested
                                 192.168.7.10
 
-Real WireGuard, real Ray; what is true is asked from `wg`, `ip -json`, /proc and Ray itself. The tests go on with one
-cluster, in this order.
+Real WireGuard, real Ray; the oracles are `wg`, `ip -json`, /proc and Ray itself. The tests share one cluster, in this
+order.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tests.lab.host import REPOSITORY, USER_UID, Host, HostProcess
 
 INTERFACE = "meshray0"
 PAIRS = "tests/lab/pairs.py"
-#: Older than what a node lives that looks joined but cannot be dialled: the head's health checks end it after 30-60 s.
-#: The tests before take about as long.
+#: Longer than the life of a node that looks joined but cannot be dialled: the head's health checks end it after 30-60
+#: s. The tests before take about as long.
 SETTLED_S = 75
 #: Two rounds over all pairs and the pause between them, beside other jobs.
 SOAKED_S = 240
@@ -43,17 +43,17 @@ print(json.dumps([{name: node[name] for name in keep} for node in ray.nodes()]))
 
 
 def wireguard_peers(host: Host) -> list[dict[str, Any]]:
-    """What `wg` says of the host's peers; none where its engine does not answer, as one that has just been started."""
+    """Return `wg`'s output for the host's peers; none if its engine does not answer, such as one just started."""
     lines = host.run(["wg", "show", INTERFACE, "dump"], check=False).stdout.splitlines()[1:]
     names = ("public_key", "psk", "endpoint", "allowed_ips", "handshake", "rx", "tx", "keepalive")
     return [dict(zip(names, line.split("\t"), strict=True)) for line in lines]
 
 
 def processes(host: Host, word: str) -> list[tuple[int, int]]:
-    """(pid, uid) of those whose command line has this word, read from outside: no command of ours is among them."""
+    """Return (pid, uid) of other processes whose command line has this word, read from outside."""
     found = []
     for folder in host.path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # It has just ended.
             if word.encode() in (folder / "cmdline").read_bytes():
                 found.append((int(folder.name), folder.stat().st_uid))
     return found
@@ -123,7 +123,7 @@ def test_ray_nodes_carry_the_class_of_their_link(cluster: Cluster) -> None:
     classes = {"lt1ms", "lt10ms", "lt50ms", "lt150ms", "ge150ms"}
     assert [label["meshray.io/path"] for label in labels] == ["direct"] * 3
     assert {label["meshray.io/rtt"] for label in labels if "meshray.io/rtt" in label} <= classes
-    assert sum("meshray.io/rtt" in label for label in labels) == 2  # the head has none to itself
+    assert sum("meshray.io/rtt" in label for label in labels) == 2  # The head has no path to itself.
     assert all("meshray.io/site" in label for label in labels if "meshray.io/rtt" in label)
 
 
@@ -172,14 +172,14 @@ def test_no_secret_is_in_a_command_line(cluster: Cluster) -> None:
 
 @pytest.fixture(scope="module")
 def soak(cluster: Cluster) -> Iterator[HostProcess]:
-    """Looks at Ray in depth, waits for longer than a node lives that cannot be dialled, and looks again."""
+    """Run deep checks of Ray, wait for longer than a node lives that cannot be dialled, and check again."""
     command = "exec meshray doctor --deep --soak --json > /root/soak.json"
     process = cluster.head.popen(["sh", "-c", command], name="doctor --soak")
     yield process
     process.stop()
 
 
-@pytest.mark.usefixtures("soak")  # which pauses meanwhile
+@pytest.mark.usefixtures("soak")  # It pauses meanwhile.
 @pytest.mark.parametrize("example", sorted((REPOSITORY / "docs/examples").glob("*.py")), ids=lambda path: path.stem)
 def test_the_examples_run(cluster: Cluster, example: Path) -> None:
     assert cluster.job(sys.executable, str(example), deadline_s=200).stdout

@@ -1,11 +1,11 @@
-"""A worker whose own Python is another than the head's runs Ray from an environment that matches the head's.
+"""A worker with another Python than the head's runs Ray from an environment that matches the head's.
 
         switch wan 192.88.99.0/24
       ┌────────┴────────┐
      head             other     meshray on another Python, with a Ray of its own there
     (hub)
 
-uv is real. A host has no internet: what uv installs there comes from its cache; see `test_environments`.
+uv is real. A host has no internet: uv installs from its cache there; see `test_environments`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.lab.world import World
 
 __all__ = ["ground"]
 
-#: What a task on a node finds: its Python, the package that was recorded, and where its Ray lies.
+#: The findings of a task on a node: its Python, the recorded package, and the location of its Ray.
 SEEN = """
 import json, ray
 ray.init("auto", log_to_driver=False)
@@ -41,7 +41,7 @@ def test_a_worker_of_another_python_matches_the_head(ground: Ground) -> None:
         wan = world.switch("wan", "192.88.99.0/24")
         head, other = world.host("head", wan, "192.88.99.10"), world.host("other", wan, "192.88.99.20")
         if ground.copied is not None:
-            # It looks for its library where it was copied from.
+            # It searches its library where it was copied from.
             other.run(["mkdir", "-p", ground.copied.parent])
             other.run(["ln", "-s", ground.folder / "python", ground.copied])
         cluster = Cluster.start(head, [])
@@ -64,7 +64,7 @@ def test_a_worker_of_another_python_matches_the_head(ground: Ground) -> None:
 
 
 def seen(cluster: Cluster, folder: Path) -> str:
-    """The Python of a task on the worker, whose Ray must lie in the environment."""
+    """Return the Python of a task on the worker, whose Ray must be in the environment."""
     python, ray = cluster.python(SEEN)
     assert Path(ray).is_relative_to(folder)
     return str(python)

@@ -1,12 +1,12 @@
-"""Members of the mesh reach what the mesh needs on a node, and what its user opened; not the whole machine.
+"""Members reach the ports of a node that the mesh needs or its user opened, and not the whole machine.
 
         member 10.99.0.2
               │ overlay, meshray0 10.99.0.1
             node ── docker0 172.17.0.1
               │ eth0 192.168.1.1
 
-The node's own firewall drops what nobody allowed: a database on 5432, one that listens in the range of ports that the
-kernel chooses, all of UDP. A plain veth stands for the WireGuard device. The oracle is packets.
+The node's own firewall drops what was not allowed: a database on 5432, one in the range of ephemeral ports, all of UDP.
+A plain veth replaces the WireGuard device. The oracle is packets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.lab.test_firewall import IPTABLES
 from tests.lab.world import World
 
 OVERLAY, DOCKER, LAN = "10.99.0.1", "172.17.0.1", "192.168.1.1"
-#: Of Ray: a fixed port, a worker's, one of an actor's own choice, one that the kernel chose.
+#: Of Ray: a fixed port, a worker's, one that an actor chose, one that the kernel chose.
 RAYS = {6379, 10500, 29500, 40000}
 #: Of others: ssh (which the node's firewall allows), a database, one on a port that the kernel chose.
 SSH, DATABASE, FOREIGN = 22, 5432, 40001
@@ -79,11 +79,11 @@ class Lab:
     member: Host
 
     def reached(self, address: str = OVERLAY) -> set[int]:
-        """The ports that answer the member."""
+        """Return the ports that answer the member."""
         return open_ports(self.member, address, ports=PORTS)[0]
 
     def firewall(self, *words: str) -> None:
-        """Lets meshray's firewall do something; fails where it complains."""
+        """Run an action of meshray's firewall; fail if it reports a problem."""
         assert self.node.run([sys.executable, "-c", DRIVER, *words], cwd=REPOSITORY).stdout == ""
 
 
@@ -156,7 +156,7 @@ def test_firewalld_opens_no_more(lab: Lab, backend: str) -> None:
     assert "meshray0" in lab.node.run(["firewall-cmd", "--zone=trusted", "--list-interfaces"]).stdout
     assert lab.reached() == RAYS
     assert lab.member.can_reach(OVERLAY)
-    # What the node itself calls over the overlay is answered.
+    # Answers to the node's own connections over the overlay arrive.
     caller = start(lab.member, LISTEN, "ready")
     assert open_ports(lab.node, "10.99.0.2", ports=[DATABASE]) == [{DATABASE}]
     caller.stop()

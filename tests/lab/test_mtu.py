@@ -1,4 +1,4 @@
-"""Underlays that carry less than they should, with plain wireguard-go; the oracle is TCP, `ip` and /proc/net/snmp.
+"""Underlays that carry less than they should, with plain wireguard-go; the oracles are TCP, `ip` and /proc/net/snmp.
 
 one ─── left ═══ 1280 bytes ═══ right ─── two
 192.0.2.0/24  198.51.100.0/24   203.0.113.0/24
@@ -17,7 +17,7 @@ from tests.lab.host import REPOSITORY, Host, HostProcess
 from tests.lab.waiting import wait_until
 from tests.lab.world import World
 
-#: Answers small to whatever comes, and takes TCP until it is told that all was sent.
+#: Answers small packets to any request, and reads TCP until the end of the data.
 FAR = """
 import asyncio, socket
 class Echo(asyncio.DatagramProtocol):
@@ -173,11 +173,11 @@ def test_an_underlay_of_1280_that_eats_icmp(underlay: Narrow) -> None:
     first = "route 10.99.0.2/32 to the device, packets of at most 1200 bytes"
     assert json.loads(underlay.python(ROUTE, "1200")) == [first]
     (route,) = underlay.one.run(["ip", "-json", "route", "show", "10.99.0.2/32"]).json()
-    # Not the probe address, although it was there first.
+    # Not the probe address, although it existed first.
     assert (route["dev"], route["prefsrc"], route["metrics"]) == ("wg0", "10.99.0.1", [{"mtu": 1200}])
     assert underlay.transfer_works()
 
-    # Found again with the route in place; the same once more changes nothing; and back.
+    # Found again with the route in place; a repetition changes nothing; and back.
     assert underlay.python(SEARCH, "203.0.113.10:51888") == "1200"
     assert json.loads(underlay.python(ROUTE, "1200")) == []
     assert json.loads(underlay.python(ROUTE, "1280")) == [first.replace("1200", "1280")]

@@ -1,4 +1,4 @@
-"""A node that says by name where it is reached: `join --endpoint vm.example.org:51888`.
+"""A node that gives its endpoint by name: `join --endpoint vm.example.org:51888`.
 
              switch wan 203.0.113.0/24
       ┌─────────────┼──────────────┐
@@ -23,11 +23,11 @@ from tests.lab.waiting import wait_until
 from tests.lab.world import World
 
 NAME, BEHIND = "vm.example.org", "203.0.113.30"
-#: From the join to a direct way.
+#: The time from the join to a direct path.
 DIRECT_S = 60
-#: A removed node is in nobody's device after this.
+#: A removed node is in no device after this.
 REMOVED_S = 5
-#: Every port behind this NAT changes with the destination, but for the one that is forwarded.
+#: Every port behind this NAT changes with the destination, except for the forwarded one.
 FORWARD = """
 table ip forwarded {
     chain prerouting {

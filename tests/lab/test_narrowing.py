@@ -1,4 +1,4 @@
-"""A path becomes narrower while TCP runs over it, and nobody says so: the connection goes on within seconds.
+"""A path becomes narrower while TCP runs over it, without any report: the connection continues within seconds.
 
                   switch wan 192.88.99.0/24
   ┌──────────┬──────────┬──────────┬──────────┐
@@ -22,8 +22,8 @@ from tests.lab.host import Host
 from tests.lab.stream import Stream
 from tests.lab.world import Router, World
 
-#: From the moment at which the path became narrow to data that passes again: noticed, measured, and sent again by TCP,
-#: which doubles its pauses.
+#: The time from the narrowing to data that passes again: detected, measured, and retransmitted by TCP, which doubles
+#: its pauses.
 GOES_ON_S = 25
 SETTLED_S = 60
 NARROW_MTU = 1280
@@ -36,7 +36,7 @@ class Net:
     routers: dict[str, Router]
 
     def kind(self, me: str, other: str) -> str:
-        """How the path is told by `meshray status`."""
+        """Return the kind of the path in `meshray status`."""
         nodes = self.cluster.meshray(self.world.hosts[me], "status", check=False)["nodes"]
         return str(next(node["path"]["kind"] for node in nodes if node["name"] == other))
 
@@ -61,7 +61,7 @@ def net() -> Iterator[Net]:
 
 @contextmanager
 def narrow(router: Host) -> Iterator[None]:
-    """The router's line carries less from now on: what is larger is lost, and nobody says so."""
+    """Make the router's link carry less from now on: larger packets are lost without any report."""
     rules = (
         f"table ip narrow {{ chain f {{ type filter hook forward priority -10; meta length > {NARROW_MTU} drop; }}; }}"
     )
@@ -92,16 +92,16 @@ def test_a_stream_goes_on_when_the_path_becomes_narrower(
     try:
         mark = time.monotonic()
         with narrow(net.routers[at].host):
-            time.sleep(1)  # what was under way has arrived
+            time.sleep(1)  # The data in flight has arrived.
             stream.wait_until_it_goes_on(GOES_ON_S)
-            # From here on all is measured: nothing stops any more.
+            # From here on everything is measured: nothing stops any more.
             stream.wait_until_it_goes_on(2)
             silent_s = stream.longest_silence_s(since=mark)
             print(f"{sender} → {receiver} ({kind}): data went on after {silent_s:.1f} s")
             assert silent_s < GOES_ON_S
             assert net.kind(sender, receiver) == kind
             (route,) = hosts[sender].run(["ip", "-json", "route", "get", net.ip(receiver)]).json()
-            # A receiver that had found its own direction narrow before asked for small segments from the start.
+            # A receiver that had found its own direction narrow before requested small segments from the start.
             if silent_s > 1:
                 assert 1000 < int(route["metrics"][0]["mtu"]) <= NARROW_MTU - 60
     finally:

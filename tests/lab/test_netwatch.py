@@ -1,4 +1,4 @@
-"""A real kernel's news about a host's network, while a laptop moves."""
+"""A real kernel's notifications about a host's network, while a laptop moves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def laptop() -> Iterator[Host]:
 @pytest.fixture
 def watch(laptop: Host) -> Iterator[HostProcess]:
     process = laptop.popen(["python", "-c", WATCH], env={"PYTHONPATH": str(REPOSITORY)}, name="watch")
-    # It listens once it has told of something.
+    # It listens once it has reported a change.
     toggle = "ip address add 192.0.2.1/32 dev eth0 || ip address delete 192.0.2.1/32 dev eth0"
     wait_until(lambda: laptop.shell(toggle) and process.output, 10, "the watch to listen")
     laptop.shell("ip address add 192.0.2.2/32 dev eth0")

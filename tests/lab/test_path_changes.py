@@ -1,4 +1,4 @@
-"""Networks change while a cluster runs: connections over the overlay and Ray live through all of it.
+"""Networks change while a cluster runs: connections over the overlay and Ray survive all changes.
 
                          switch wan 192.88.99.0/24
        ┌─────────────┬──────────┴───┬──────────────┐
@@ -7,9 +7,8 @@
                      │              │              │
                     home          office         laptop
 
-Two TCP connections over the overlay, home → office and laptop → office, are made once and must outlast every test; so
-must the three's Rays. What carries is asked from `wg`. The tests go on with one cluster, the laptop's journey comes
-last.
+Two TCP connections over the overlay, home → office and laptop → office, are opened once and must survive every test; so
+must the Rays of the three. `wg` shows the paths. The tests share one cluster; the laptop's journey comes last.
 """
 
 from __future__ import annotations
@@ -28,11 +27,12 @@ from tests.lab.test_main_job import INTERFACE, processes, wireguard_peers
 from tests.lab.trouble import away, readdress, rebind, reboot, silenced
 from tests.lab.world import Router, World
 
-#: A dead direct way is left within this time, seconds.
+#: A dead direct path is left within this time, seconds.
 FALL_BACK_S = 5
-#: A direct way is found again: after failed attempts with growing pauses, and at once after a change of the network.
+#: The time until a direct path is found again: after failed attempts with growing pauses, and at once after a change of
+#: the network.
 TRIED_AGAIN_S, AT_ONCE_S = 60, 15
-#: TCP doubles its waits between attempts: after a time away it may stay silent for as long again.
+#: TCP doubles its pauses between attempts: after an outage it may be silent for as long again.
 TCP_NOTICES = 1.2
 AWAY_S = 45
 
@@ -48,17 +48,17 @@ class Net:
         return self.world.hosts[name]
 
     def dialled(self, me: str, other: str) -> str:
-        """Where one node sends what is for the other, by `wg`; empty where it goes through the hub."""
+        """Return the endpoint to which one node sends for the other, by `wg`; empty if through the hub."""
         route = f"{self.cluster.ip(self.host(other))}/32"
         peers = wireguard_peers(self.host(me))
         return next((peer["endpoint"] for peer in peers if route in peer["allowed_ips"].split(",")), "")
 
     def is_direct(self, one: str, other: str) -> bool:
-        """Whether both send directly."""
+        """Return whether both send directly."""
         return bool(self.dialled(one, other) and self.dialled(other, one))
 
     def left(self, one: str, other: str) -> bool:
-        """Whether both send through the hub."""
+        """Return whether both send through the hub."""
         return not self.dialled(one, other) and not self.dialled(other, one)
 
     def wait_until_direct(self, one: str, other: str, deadline_s: float) -> None:
@@ -68,7 +68,7 @@ class Net:
         return {host.name: [pid for pid, _ in processes(host, "raylet/raylet")] for host in self.cluster.hosts}
 
     def is_whole(self) -> bool:
-        """The head's Ray says of every node that it is alive."""
+        """Return whether the head's Ray reports every node as alive."""
         nodes = self.cluster.meshray(self.cluster.head, "status", check=False)["nodes"]
         return all(node["online"] and node["ray"]["alive"] for node in nodes)
 
@@ -94,7 +94,7 @@ def net() -> Iterator[Net]:
 
 @pytest.fixture(autouse=True)
 def everything_outlasts_it(net: Net) -> Iterator[None]:
-    """Before and after each test the ways are direct and all nodes alive; connections and Rays are the same."""
+    """Check before and after each test that paths are direct and nodes alive; connections and Rays remain the same."""
     for other in ("home", "laptop"):
         net.wait_until_direct(other, "office", TRIED_AGAIN_S)
     net.world.wait_until(net.is_whole, 60, "every Ray to be alive before the test")
@@ -118,7 +118,7 @@ def test_a_dead_direct_way_is_left_within_seconds_and_found_again(net: Net, both
         assert net.conversations[0].longest_silence_s(since=mark) < 2 * FALL_BACK_S
         assert net.is_direct("laptop", "office"), "nothing happened to this way"
     net.wait_until_direct("home", "office", TRIED_AGAIN_S)
-    # Back on the direct way nothing was lost: TCP would have waited.
+    # Back on the direct path nothing was lost: TCP would have waited.
     net.conversations[0].wait_until_it_goes_on(2)
 
 

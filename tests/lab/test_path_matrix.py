@@ -1,7 +1,7 @@
-"""Nodes in every kind of network (see `places.py`), and each pair takes the way that theory says.
+"""Nodes in every kind of network (see `places.py`): each pair takes the path that theory predicts.
 
-One mesh of a hub and 19 nodes, all pairs at once. What is true is asked from `wg` (who is dialled where, for which
-addresses), from `ip`, and from counters of what the hub forwards; `meshray status` must say the same.
+One mesh of a hub and 19 nodes, all pairs at once. The oracles are `wg` (endpoints and allowed addresses of peers),
+`ip`, and counters of the hub's forwarded packets; `meshray status` must agree.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.lab.world import World
 
 T = TypeVar("T")
 
-#: From the last join to the last direct way: 100 pairs that can, and 20 that try in vain, on two slow cores.
+#: The time from the last join to the last direct path: 100 possible pairs, and 20 that fail, on two slow cores.
 SETTLED_DEADLINE_S = 240
-#: Until the width of every path is known.
+#: The time until the MTU of every path is known.
 MEASURED_S = 60
 #: IPv4 and UDP headers, and WireGuard's own.
 WIREGUARD_BYTES = 60
-#: As many hosts are asked at once as does not make them wait for each other.
+#: The number of hosts that can be asked at once without delaying each other.
 AT_ONCE = 4
 #: Counts, by sender and receiver, the pings that the hub forwards from node to node.
 WITNESS = f"""
@@ -47,7 +47,7 @@ table inet witness {{
     }}
 }}
 """
-#: Two programs: one sends as many bytes to whoever calls, one counts them.
+#: Two programs: one sends this many bytes to every client, one counts them.
 SEND = """
 import socket, sys
 server = socket.create_server((sys.argv[1], 7000))
@@ -72,7 +72,7 @@ SOME_BYTES = 300_000
 
 @dataclass(frozen=True)
 class Mesh:
-    """The mesh and the places of its nodes; the hub is no place."""
+    """The mesh and the places of its nodes; the hub has no place."""
 
     world: World
     internet: Internet
@@ -93,7 +93,7 @@ class Mesh:
         return self.hub if name == self.hub.name else self.places[name].host
 
     def on_each(self, ask: Callable[[str], T]) -> dict[str, T]:
-        """The answers of all nodes, the hub included."""
+        """Return the answers of all nodes, the hub included."""
         names = [self.hub.name, *self.places]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return dict(zip(names, pool.map(ask, names), strict=True))
@@ -111,7 +111,7 @@ def test_every_pair_can_talk_as_soon_as_it_is_enrolled(mesh: Mesh) -> None:
     def all_silent() -> list[str]:
         return [pair for pairs in mesh.on_each(partial(unanswered, mesh)).values() for pair in pairs]
 
-    # Twenty agents on two cores that all have just begun: some seconds are the machine's.
+    # Twenty agents that have just started on two cores: some seconds are the machine's.
     silent = all_silent()
     assert not silent or not all_silent(), silent
 
@@ -136,7 +136,7 @@ def test_status_says_what_is_true(mesh: Mesh) -> None:
         theory = {pair: way_and_transport(mesh, *pair) for pair in permutations(told, 2)}
         return [f"{pair}: {shown.get(pair)}, not {theory[pair]}" for pair in theory if shown.get(pair) != theory[pair]]
 
-    # A picture of 380 pairs takes seconds, in which a busy machine may lose a probe: it must be right once.
+    # A survey of 380 pairs takes seconds, in which a busy machine may lose a probe: it must be right once.
     try:
         mesh.world.wait_until(lambda: not wrong(), 30, "status to say what is true")
     except DeadlineError:
@@ -186,7 +186,7 @@ def test_large_transfers_pass_a_narrow_line_on_every_kind_of_path(mesh: Mesh, na
 def test_the_route_to_a_node_on_a_narrow_line_has_its_mtu(mesh: Mesh, name: str) -> None:
     for other in ("hub", "public-1", "easy-2"):
         for source, target in ((name, other), (other, name)):
-            # A path by the hub may have been measured before: its second leg carries larger packets in pieces.
+            # A path through the hub may have been measured before: its second leg carries larger packets in fragments.
             fits = partial(has_mtu_for, mesh, source, target, NARROW_MTU - WIREGUARD_BYTES)
             mesh.world.wait_until(fits, MEASURED_S, f"the mtu of the route {source} → {target}")
 
@@ -196,13 +196,13 @@ def has_mtu_for(mesh: Mesh, source: str, target: str, largest: int) -> bool:
 
 
 def route_mtu(mesh: Mesh, source: str, target: str) -> int:
-    """0 where the route has none of its own."""
+    """Return the route's MTU; 0 if it has none of its own."""
     (route,) = mesh.host(source).run(["ip", "-json", "route", "get", mesh.ip(target)]).json()
     return next((int(metric["mtu"]) for metric in route.get("metrics", []) if "mtu" in metric), 0)
 
 
 def way_and_transport(mesh: Mesh, me: str, other: str) -> tuple[str, str]:
-    """What `status` of one node must say of its path to another: the transport is that of its own first leg."""
+    """Return what `status` of one node must report for its path to another, with its own first leg's transport."""
     if mesh.hub.name in (me, other):
         return "direct", mesh.places[other if me == mesh.hub.name else me].transport
     theory = expected(mesh.places[me], mesh.places[other])
@@ -210,7 +210,7 @@ def way_and_transport(mesh: Mesh, me: str, other: str) -> tuple[str, str]:
 
 
 def deviations(mesh: Mesh) -> list[str]:
-    """Pairs that do not travel as theory says, by what `wg` tells of each node."""
+    """Return the pairs that deviate from theory, by each node's `wg`."""
     peers = mesh.on_each(lambda name: wireguard_peers(mesh.host(name)))
     keys = mesh.on_each(lambda name: mesh.host(name).run(["wg", "show", INTERFACE, "public-key"]).stdout.strip())
     wrong = []
@@ -233,12 +233,12 @@ def deviations(mesh: Mesh) -> list[str]:
 
 
 def unanswered(mesh: Mesh, name: str) -> list[str]:
-    """Whom of the others the node pings in vain, three times over."""
+    """Return the others that do not answer the node's pings, three times over."""
     others = [other for other in (mesh.hub.name, *mesh.places) if other != name]
     pings = [f"(ping -nq -c3 -i0.4 -W3 {mesh.ip(other)} >/dev/null || echo {other}) &" for other in others]
     return [f"{name} → {other}" for other in mesh.host(name).shell("\n".join([*pings, "wait"])).stdout.split()]
 
 
 def fetched(mesh: Mesh, receiver: str, sender: str) -> int:
-    """How many bytes come before the connection ends, or hangs."""
+    """Return how many bytes come before the connection ends, or hangs."""
     return int(mesh.host(receiver).run([sys.executable, "-c", FETCH, mesh.ip(sender)]).stdout)

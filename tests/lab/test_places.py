@@ -1,6 +1,6 @@
-"""Every kind of place (see `places.py`) lets through what its name says, proved with plain sockets.
+"""Every kind of place (see `places.py`) passes exactly what its name implies, proved with plain sockets.
 
-The last test is the theory's own: every pair of places calls each other at the same moment, as WireGuard would do.
+The last test verifies the theory: every pair of places sends to each other at the same moment, as WireGuard does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.lab.places import NARROW_MTU, Internet, Place, dialled, every_place, 
 from tests.lab.proxy import PASSWORD, PORT, USER
 from tests.lab.world import World
 
-#: Tells every sender of a datagram what its address looks like from here; sends as many bytes as a caller asks for.
+#: Reports to every sender of a datagram its address as seen from here; sends as many bytes as a client requests.
 HUB = """
 import socket, threading
 def datagrams():
@@ -40,7 +40,7 @@ def calls(port, largest_segment=None):
 for target, arguments in ((datagrams, []), (calls, [443]), (calls, [7000]), (calls, [7001, 1200])):
     threading.Thread(target=target, args=arguments).start()
 """
-#: Prints how many of the bytes that it asked for arrived within a time; through a proxy where credentials are given.
+#: Prints how many of the requested bytes arrived within a time; through a proxy if credentials are given.
 FETCH = """
 import base64, socket, sys, time
 address, port, size, patience, proxy, user = sys.argv[1:]
@@ -69,9 +69,9 @@ except OSError as error:
     print(error, file=sys.stderr)
 print(received)
 """
-#: One socket for all, as WireGuard has it: asks the hub what it looks like, waits for the list of whom to call and the
-#: moment, then calls them all for some seconds, answers whoever calls, calls back to where that came from from then on,
-#: and prints whose answers came.
+#: One socket for all, as in WireGuard: asks the hub for its own address, waits for the list of peers and the moment,
+#: then sends to them all for some seconds, answers every sender, sends back to the source from then on, and prints
+#: which answers came.
 CALL_ALL = """
 import json, pathlib, socket, sys, time
 name, hub = sys.argv[1:]
@@ -126,7 +126,7 @@ def internet() -> Iterator[Internet]:
 
 
 def fetched(internet: Internet, name: str, port: int, *, size: int = 5, proxy: str = "", user: str = "") -> int:
-    """How many bytes the place gets from the hub within a time."""
+    """Return how many bytes the place gets from the hub within a time."""
     words = [internet.hub.address, str(port), str(size), "2", proxy, user]
     return int(internet.places[name].host.run([sys.executable, "-c", FETCH, *map(str, words)]).stdout)
 
@@ -175,7 +175,7 @@ def test_large_transfers_pass_a_narrow_line_only_where_icmp_tells(internet: Inte
     assert fetched(internet, "narrow-1", 7000, size=SOME_BYTES) == SOME_BYTES
     assert fetched(internet, "narrow-2", 7000, size=1000) == 1000
     assert fetched(internet, "narrow-2", 7000, size=SOME_BYTES) < SOME_BYTES
-    # The other remedy: a server that keeps its segments small by itself.
+    # The other remedy: a server that itself keeps its segments small.
     assert fetched(internet, "narrow-2", 7001, size=SOME_BYTES) == SOME_BYTES
 
 
@@ -207,7 +207,7 @@ def test_those_who_can_call_each_other_are_those_that_theory_names(internet: Int
 
 
 def _line(place: Place, caller: HostProcess, number: int) -> Any:
-    """What the place's program printed on this line."""
+    """Return what the place's program printed on this line."""
     place.host.wait_until(lambda: caller.output.count("\n") > number, 20, f"line {number} of the program")
     return json.loads(caller.output.splitlines()[number])
 

@@ -1,4 +1,4 @@
-"""Ray on ports that the user has chosen: found by every node and tool, closed to everybody else.
+"""Ray on ports that the user has chosen: every node and tool finds them, and they are closed to all others.
 
           switch wan 203.0.113.0/24
       ┌───────────┬───────────┐

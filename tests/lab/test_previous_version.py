@@ -2,7 +2,7 @@
 
            switch wan 192.88.99.0/24
  ┌────────────┬────────────┐
-head         same        other        the versions of the workers, as seen from the head's
+head         same        other        the versions of the workers, relative to the head's
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def programs() -> Iterator[dict[str, Path]]:
 
 @pytest.fixture(scope="module", params=["previous", "this"])
 def mesh(request: pytest.FixtureRequest, programs: dict[str, Path]) -> Iterator[Cluster]:
-    """A cluster whose head and first worker run the version of this name, the second worker the other one."""
+    """Yield a cluster whose head and first worker run the version of this name, the second worker the other one."""
     same = request.param
     other = next(version for version in programs if version != same)
     with World("previous") as world:
@@ -82,7 +82,7 @@ def test_new_secrets_reach_all(mesh: Cluster) -> None:
 
 def test_an_upgraded_node_keeps_its_place(mesh: Cluster, programs: dict[str, Path]) -> None:
     """What the previous version left on disk is read by this one: address and key stay, the others reach it again."""
-    for host in reversed(mesh.hosts):  # the workers first
+    for host in reversed(mesh.hosts):  # The workers first.
         runs = Path(host.run(["which", "meshray"]).stdout.strip()).parent
         if programs["this"].samefile(runs):
             continue

@@ -1,11 +1,11 @@
-"""Ray under supervision, without the rest of meshray: a switch stands for the overlay, a file for the map.
+"""Ray under supervision, without the rest of meshray: a switch replaces the overlay, a file the map.
 
     switch overlay 10.99.0.0/16
       ┌────────────┴───────────┐
      head                    worker      a foreign Ray of root's runs here too
   10.99.0.1                10.99.0.2
 
-The supervisors run as root and Ray as an ordinary user, as behind sudo. The tests build on each other, in this order.
+The supervisors run as root and Ray as an ordinary user, as with sudo. The tests build on each other, in this order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKEN = "f" * 32
 #: A bare head took 6 to 12 s on two slow cores, a worker 4 to 8 s; both may wait for a backoff and for each other.
 UP_S = 120
 
-#: What both scripts below start from. Arguments: role, own address, head's address, token, uid of the user.
+#: The common beginning of both scripts below. Arguments: role, own address, head's address, token, uid of the user.
 PLAN = """
 import asyncio, os, signal, sys
 from ipaddress import IPv4Address
@@ -47,7 +47,7 @@ plan = RayPlan(head, IPv4Address(ip), IPv4Address(head_ip), f"node-{ip[-1]}", {"
                "eth0", home.ray_token, OverlayNetwork.parse("10.99.0.0/16"))
 """
 
-#: Supervises until SIGTERM (which leaves Ray running) or SIGUSR1 (which ends Ray). Prints what changes.
+#: Supervises until SIGTERM (which leaves Ray running) or SIGUSR1 (which ends Ray). Prints changes.
 SUPERVISOR = (
     PLAN
     + """
@@ -77,7 +77,7 @@ asyncio.run(main())
 """
 )
 
-#: Our own view of Ray's node table, as JSON: address → resources.
+#: meshray's result for Ray's node table, as JSON: address → resources.
 TABLE = """
 import asyncio, json, sys
 from meshray.model.address import Endpoint
@@ -124,13 +124,13 @@ class Node:
         self.supervisor = self.host.popen(argv, name=f"{self.role}-supervisor", env=env)
 
     def leave(self, number: int = signal.SIGTERM) -> None:
-        """Ends the supervisor by this signal."""
+        """End the supervisor with this signal."""
         assert self.supervisor
         self.supervisor.send_signal(number)
         assert self.supervisor.wait(30) == 0, self.supervisor.output
 
     def said(self, word: str) -> list[str]:
-        """What the present supervisor said under this word."""
+        """Return what the current supervisor printed under this word."""
         assert self.supervisor
         lines = self.supervisor.output.splitlines()
         return [line.removeprefix(f"{word} ") for line in lines if line.startswith(f"{word} ")]
@@ -140,7 +140,7 @@ class Node:
 
     @property
     def ray_pid(self) -> int:
-        """Of `ray start`, as the host's own pid namespace counts; 0 while there is none."""
+        """Return the pid of `ray start` in the host's own pid namespace; 0 while there is none."""
         try:
             return int(json.loads(self.host.path("/run/meshray/ray.pid").read_text())["pid"])
         except FileNotFoundError:
@@ -162,7 +162,7 @@ class Cluster:
         return self.worker.host.run(["python", "-c", TABLE, str(HEAD_IP), TOKEN]).json() or {}
 
     def publish_instance(self) -> str:
-        """What the coordinator does: the head's last report goes to the worker."""
+        """Act like the coordinator: pass the head's last report to the worker."""
         instance = (self.head.said("instance") or [""])[-1]
         self.worker.host.path("/run/head_instance").write_text(instance)
         return instance

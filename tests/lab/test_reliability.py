@@ -1,4 +1,4 @@
-"""Parts die one at a time, and the cluster goes on or comes back without a user.
+"""Parts die one at a time, and the cluster continues or recovers without a user.
 
                switch wan 203.0.113.0/24
         ┌─────────────┼──────────────┐
@@ -8,7 +8,7 @@
                 inbound            nested
                                 192.168.7.10
 
-The tests go on with one cluster; each begins and ends with it whole.
+The tests share one cluster; each begins and ends with it whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.lab.cluster import Cluster
 from tests.lab.host import Host
 from tests.lab.test_main_job import INTERFACE, processes, wireguard_peers
 
-#: Ray on two slow cores: a start takes up to half a minute, and a worker follows its head's.
+#: Ray on two slow cores: a start takes up to half a minute, and a worker's follows its head's.
 BACK_DEADLINE_S = 150
 SQUARES = """
 import ray
@@ -35,9 +35,10 @@ print(sum(ray.get([square.remote(n) for n in range(30)])))
 """
 
 
-#: How long a drained node is watched: the supervisor's first tries to start Ray again would come after 1, 2, 4 and 8 s.
+#: The time for which a drained node is watched: the supervisor's first attempts to start Ray again would come after 1,
+#: 2, 4 and 8 s.
 STAYS_OUT_S = 15
-#: Runs on the other worker for as long as the drained node is looked at.
+#: Runs on the other worker while the drained node is watched.
 LONG_TASK = """
 import ray, time
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -53,7 +54,7 @@ print(ray.get(work.remote(40)))
 
 
 def pid_of(host: Host, name: str) -> int:
-    """What meshray wrote down when it started the process; 0 where it is between two."""
+    """Return the pid that meshray recorded for the process; 0 if it is between two."""
     try:
         return int(json.loads(host.path(f"/run/meshray/{name}.pid").read_text())["pid"])
     except FileNotFoundError:
@@ -67,7 +68,7 @@ def kill(host: Host, name: str, number: signal.Signals = signal.SIGKILL) -> int:
 
 
 def is_whole(cluster: Cluster) -> bool:
-    """The head counts three living nodes and nobody has a complaint."""
+    """Return whether the head counts three living nodes and no node reports a fault."""
     status = cluster.meshray(cluster.head, "status", check=False)
     nodes = status.get("nodes", [])
     return len(nodes) == 3 and all(node["online"] and node["ray"]["alive"] for node in nodes) and not status["problems"]
@@ -85,7 +86,7 @@ def keys_and_addresses(cluster: Cluster) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def whole(cluster: Cluster) -> Iterator[Callable[[str], None]]:
-    """Waits until the cluster is whole; nobody's key or address may have changed over the test."""
+    """Wait until the cluster is whole; no node's key or address may have changed during the test."""
 
     def wait(what: str) -> None:
         cluster.head.wait_until(lambda: is_whole(cluster), BACK_DEADLINE_S, what)
@@ -200,7 +201,7 @@ def test_a_drained_worker_stays_out_of_ray_until_it_may_come_back(
 
 
 def ray_alive(cluster: Cluster, name: str) -> bool | None:
-    """What the head says of one node."""
+    """Return the head's report on one node."""
     nodes = cluster.meshray(cluster.head, "status", check=False)["nodes"]
     return next(node["ray"]["alive"] for node in nodes if node["name"] == name)  # type: ignore[no-any-return]
 

@@ -1,5 +1,7 @@
-"""A Ray task is a program of the user's, and must not become root: not through the environment in which the user
-installed meshray, not through the current folder, links, or files that root writes.
+"""A Ray task is a program of the user and must not become root.
+
+The attacks use the environment in which the user installed meshray, the current folder, links, and files that root
+writes.
 
 switch wan 203.0.113.0/24
      ┌──────┴──────┐
@@ -26,7 +28,7 @@ from tests.lab.world import World
 
 COPIES = "/usr/local/lib/meshray/"
 LINK = "/usr/local/bin/meshray"
-#: What the attacker wants to have.
+#: The attacker's goal.
 PROOF = "/root/owned"
 ATTACK = f"\nimport os as _os\nif _os.geteuid() == 0: open({PROOF!r}, 'a').write(__name__)\n"
 
@@ -38,19 +40,19 @@ class Net:
     laptop: Host
 
     def sudo(self, *words: str, check: bool = True) -> dict[str, object]:
-        """`sudo ~/ray/bin/meshray … --json` on the laptop."""
+        """Run `sudo ~/ray/bin/meshray … --json` on the laptop."""
         done = self.laptop.run([PROGRAM, *words, "--json"], env=BY_USER, check=check, deadline_s=120)
         answer = json.loads(done.stdout)
         assert isinstance(answer, dict)
         return answer
 
     def agent(self) -> list[str]:
-        """The command line of the laptop's agent."""
+        """Return the command line of the laptop's agent."""
         pid = json.loads(self.laptop.path("/run/meshray/agent.pid").read_text())["pid"]
         return self.laptop.run(["cat", f"/proc/{pid}/cmdline"]).stdout.split("\0")
 
     def owned(self) -> str:
-        """What ran as root that should not; empty: nothing."""
+        """Return what ran as root that should not have; empty: nothing."""
         path = self.laptop.path(PROOF)
         return path.read_text() if path.exists() else ""
 
@@ -72,7 +74,7 @@ def joined(net: Net) -> Net:
 
 
 def infect(laptop: Host) -> None:
-    """A task changes every module of the user's meshray, and of the package that a user may install beside it."""
+    """Change, in a task, every module of the user's meshray, and of the package that a user may install beside it."""
     laptop.shell(
         f"find {PACKAGES}/meshray -name '*.py' -exec sh -c 'cat >> \"$1\" < /tmp/attack' _ {{}} \\;", user=USER
     )
@@ -100,7 +102,7 @@ def test_a_task_that_edits_the_users_environment_does_not_become_root(joined: Ne
     laptop = joined.laptop
     laptop.shell("cat > /tmp/attack", user=USER, stdin=ATTACK)
     infect(laptop)
-    # What the agent imports late, asked for by the user whom its control socket lets in.
+    # The agent's late imports, triggered by the user whom its control socket admits.
     laptop.run([LINK, "doctor", "--json"], user=USER, check=False)
     laptop.run([LINK, "render", "wireguard"], user=USER, check=False)
     laptop.run([LINK, "down"])
@@ -173,7 +175,7 @@ def test_a_users_path_leads_root_nowhere_else(joined: Net) -> None:
     head.run(["meshray", "peer", "add", "phone", "--config", f"/home/{USER}/phone.conf"], env=BY_USER)
     about = head.path(f"/home/{USER}/phone.conf").stat()
     assert (about.st_uid, about.st_mode & 0o777) == (USER_UID, 0o600)
-    # Where only root writes, root's rights are used.
+    # Where only root writes, root's permissions are used.
     head.run(["meshray", "peer", "add", "router", "--config", "/etc/wireguard-router.conf"], env=BY_USER)
     assert head.path("/etc/wireguard-router.conf").stat().st_uid == 0
 

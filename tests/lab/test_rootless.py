@@ -1,4 +1,4 @@
-"""Nodes of an ordinary user, in namespaces of their own: two on one machine, beside a head that root runs.
+"""Nodes of an ordinary user, in separate namespaces: two on one machine, beside a head that root runs.
 
                switch wan 203.0.113.0/24
         ┌─────────────┴──────────────┐
@@ -6,7 +6,7 @@
   203.0.113.10                  203.0.113.20     first (her home)  second (MESHRAY_HOME)
                                 drops all inbound
 
-The tests build on each other, in this order; the last one takes the two nodes away.
+The tests build on each other, in this order; the last one removes the two nodes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tests.lab.unprivileged import give_tun, traces
 from tests.lab.world import World
 
 SECOND = {"MESHRAY_HOME": f"/home/{USER}/second"}
-#: Of a node in her home.
+#: The folder of a node in her home.
 RUN = f"/home/{USER}/.local/share/meshray/run"
-#: Who runs, in which pid and network namespace, with which capabilities, and what it sees.
+#: Prints the user, the pid and network namespaces, the capabilities, and what it sees.
 LOOK = """
 import json, os, socket
 from pathlib import Path
@@ -37,7 +37,7 @@ print(json.dumps({"uid": os.getuid(), "capabilities": int(status["CapEff"], 16),
     "interfaces": interfaces, "name": socket.gethostbyname(socket.gethostname())}))
 """
 
-#: How a gRPC server on this machine's loopback answers.
+#: Prints the answer of a gRPC server on this machine's loopback.
 GREETED = """
 import asyncio, sys
 from meshray.doctor.ray.dial import Target, dial
@@ -47,7 +47,7 @@ print(asyncio.run(dial("127.0.0.1", Target(int(sys.argv[1]), "server", greets=Tr
 
 @dataclass
 class Site:
-    """The machines of the picture, and what the commands on them said."""
+    """The machines of the picture, and the answers of the commands on them."""
 
     cluster: Cluster
     login: Host
@@ -57,7 +57,7 @@ class Site:
     def ada(
         self, *words: str, second: bool = False, check: bool = True, env: Mapping[str, str] | None = None
     ) -> Result:
-        """``meshray WORDS`` as ada, about her first node or about the second."""
+        """Run ``meshray WORDS`` as ada, for her first node or for the second."""
         environ = {**(SECOND if second else {}), **(env or {})}
         return self.login.run(
             ["meshray", *words], user=USER, env=environ, check=check, deadline_s=UP_DEADLINE_S, cwd=f"/home/{USER}"
@@ -71,14 +71,14 @@ def site() -> Iterator[Site]:
         head = world.host("head", wan, "203.0.113.10")
         login = world.host("login", wan, "203.0.113.20")
         login.drop_inbound()
-        login.shell("ip route add default via 203.0.113.10")  # without one pasta has nothing to offer
+        login.shell("ip route add default via 203.0.113.10")  # Without one, pasta has nothing to offer.
         login.run(["mkdir", "-p", f"/home/{USER}/.local/share"], user=USER)
         give_tun(login)
         yield Site(Cluster.start(head, []), login, before=traces(login))
 
 
 def pid_of(site: Site, name: str) -> int:
-    """Of a process of ada's first node, as her machine counts."""
+    """Return the pid of a process of ada's first node, in her machine's namespace."""
     return int(json.loads(site.login.path(f"{RUN}/{name}.pid").read_text())["pid"])
 
 
@@ -91,7 +91,7 @@ def pid_of(site: Site, name: str) -> int:
     ],
 )
 def test_what_is_missing_is_named_and_nothing_stays(site: Site, limit: str, code: str, named: str) -> None:
-    """The limits hold in a user namespace in which somebody set them; in there ada is called root."""
+    """The limits apply in a user namespace in which they were set; in it ada is called root."""
     login, token = site.login, site.cluster.answers["head"]["token"]
     words = ["meshray", "join", "--rootless", "--json", token]
     forbid = f'echo 0 > /proc/sys/user/{limit} && exec "$@"'
@@ -122,17 +122,17 @@ def test_two_nodes_of_one_user_join_beside_each_other(site: Site) -> None:
             "ray_client": f"ray://127.0.0.1:{10001 + port}",
         }
     assert "raylet" in site.login.run(["ps", "-u", USER, "-o", "args"]).stdout
-    # Nothing of it is in the machine's own network, and the engines' sockets are.
+    # None of it is in the machine's own network, but the engines' sockets are.
     assert "meshray0" not in site.login.run(["ip", "-o", "link"]).stdout
     sockets = site.login.run(["ss", "-Hlunp"]).stdout
-    assert sockets.count('"meshray-engine"') == 4, sockets  # IPv4 and IPv6
+    assert sockets.count('"meshray-engine"') == 4, sockets  # IPv4 and IPv6.
 
 
 def test_objects_move_between_all_and_the_doctor_finds_nothing(site: Site) -> None:
     checks = site.cluster.head.run(["meshray", "doctor", "--deep", "--json"], check=False, deadline_s=200).json()
     assert [check for check in checks["checks"] if check["status"] == "fail"] == []
     deep = [check for check in checks["checks"] if check["code"] == "ray_deep"]
-    assert [check["status"] for check in deep] == ["ok"] * 9  # data from each to each, and to itself
+    assert [check["status"] for check in deep] == ["ok"] * 9  # Data from each to each, and to itself.
     own = site.ada("doctor", "--json", check=False).json()
     assert [check for check in own["checks"] if check["status"] in ("fail", "warn")] == []
     (guard,) = [check for check in own["checks"] if check["code"] == "guard" and check["node"] == "n0"]
@@ -145,7 +145,7 @@ def test_run_enters_and_is_no_more_than_the_user(site: Site) -> None:
     assert {"lo", "meshray0"} < set(seen["interfaces"])
     assert seen["name"].startswith("127.")
     assert site.ada("run", "--", "sh", "-c", "exit 7", check=False).returncode == 7
-    # Another node's processes are not to be seen.
+    # Another node's processes must not be visible.
     listed = [site.ada("run", "--", "ps", "ax", "-o", "args=", second=second).stdout for second in (False, True)]
     assert [text.count("raylet/raylet") for text in listed] == [1, 1]
     assert site.ada("run", "--", "getent", "ahostsv4", "login").stdout.startswith("127.")
@@ -155,7 +155,7 @@ def test_the_head_is_reached_from_outside_by_the_loopback(site: Site) -> None:
     login = site.login
     page = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8266').read().decode())"
     assert "<html" in login.run(["python", "-c", page]).stdout
-    # Ray Client's server speaks gRPC: it greets.
+    # Ray Client's server speaks gRPC: it sends a greeting.
     assert login.run(["python", "-c", GREETED, "10001"]).stdout.strip() == "open"
 
 

@@ -29,9 +29,9 @@ from tests.lab.world import World
 STOCK = {"MESHRAY_ENGINE": "wireguard-go"}
 RUN = f"/home/{USER}/.local/share/meshray/run"
 NO_UDP_OUT = "table inet udpless {\nchain out {\ntype filter hook output priority 0;\nmeta l4proto udp drop\n}\n}\n"
-#: A direct path that is possible is found soon, seconds.
+#: A possible direct path is found soon, seconds.
 DIRECT_S = 60
-#: UDP that went silent is noticed after 25 s at most, and is back when the next trial passes.
+#: UDP that failed is detected after 25 s at most, and is back when the next trial passes.
 OTHER_WAY_S = 60
 
 
@@ -43,26 +43,26 @@ class Site:
     before: str
 
     def ada(self, *words: str, host: Host | None = None, check: bool = True) -> Result:
-        """``meshray WORDS`` as ada."""
+        """Run ``meshray WORDS`` as ada."""
         return (host or self.login).run(
             ["meshray", *words], user=USER, env=STOCK, check=check, deadline_s=UP_DEADLINE_S, cwd=f"/home/{USER}"
         )
 
     def pid(self, name: str) -> int:
-        """Of a process of ada's node."""
+        """Return the pid of a process of ada's node."""
         return int(json.loads(self.login.path(f"{RUN}/{name}.pid").read_text())["pid"])
 
     def nodes(self, *, host: Host | None = None) -> dict[str, Any]:
-        """What ada's node knows of all nodes."""
+        """Return ada's node's status of all nodes."""
         return {one["name"]: one for one in self.ada("status", "--json", host=host, check=False).json()["nodes"]}
 
     def way(self, node: str) -> dict[str, str]:
-        """How ada's node reaches another one."""
+        """Return the path of ada's node to another one."""
         found: dict[str, str] = self.nodes()[node]["path"]
         return found
 
     def is_reached(self) -> bool:
-        """Whether the head reaches ada's node."""
+        """Return whether the head reaches ada's node."""
         return self.cluster.head.can_reach(self.nodes()["login"]["ip"])
 
 
@@ -76,7 +76,7 @@ def site() -> Iterator[Site]:
         box = world.host("box", nat.lan, "192.168.9.5")
         login.drop_inbound()
         for host in (login, desk):
-            host.shell("ip route add default via 203.0.113.10")  # without one pasta has nothing to offer
+            host.shell("ip route add default via 203.0.113.10")  # Without one, pasta has nothing to offer.
             give_tun(host)
             host.run(["mkdir", "-p", f"/home/{USER}/.local/share"], user=USER)
         cluster = Cluster.start(head, [])
@@ -101,9 +101,9 @@ def test_it_joins_and_pasta_carries_its_packets(site: Site) -> None:
     assert "wireguard-go runs inside pasta" in done.stderr
     assert "meshray0" not in site.login.run(["ip", "-o", "link"]).stdout
     sockets = site.login.run(["ss", "-Hlunp"]).stdout
-    assert '"passt' in sockets, sockets  # what pasta calls itself when it runs
+    assert '"passt' in sockets, sockets  # pasta's own name while it runs.
     assert "wireguard-go" not in sockets
-    # What it may: make an interface in there, and nothing else.
+    # Its permissions: create an interface in there, and nothing else.
     status = site.login.path(f"/proc/{site.pid('engine')}/status").read_text()
     assert f"CapEff:\t{1 << 12:016x}\n" in status
 

@@ -1,4 +1,4 @@
-"""Other programs remove, replace and hide the overlay's routes; the agent puts them back, and touches no other route.
+"""Other programs remove, replace and hide the overlay's routes; the agent restores them, and changes no other route.
 
     switch wan 203.0.113.0/24, packets of 1280 bytes
      ┌──────────┴──────────┐
@@ -33,7 +33,7 @@ class Mesh:
     worker: Host
 
     def peer(self, host: Host) -> str:
-        """The overlay address of the other node."""
+        """Return the overlay address of the other node."""
         return self.cluster.ip(self.worker if host is self.head else self.head)
 
 
@@ -53,13 +53,13 @@ def routes(host: Host, destination: str, *more: str) -> list[dict[str, Any]]:
 
 
 def is_ours(host: Host, destination: str = OVERLAY) -> bool:
-    """Whether the first route of this destination is the overlay's own."""
+    """Return whether the first route of this destination is the overlay's own."""
     first = next(iter(routes(host, destination)), {})
     return first.get("dev") == "meshray0" and not {"gateway", "type"} & first.keys() and not first.get("metrics")
 
 
 def break_and_wait(mesh: Mesh, host: Host, command: str, *, destination: str = OVERLAY) -> float:
-    """Runs the command; the seconds until the route is the overlay's own again and pings pass."""
+    """Run the command; return the seconds until the route is the overlay's own again and pings pass."""
     host.shell(command)
     began = time.monotonic()
     wait_until(

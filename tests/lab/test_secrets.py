@@ -1,11 +1,11 @@
-"""What all nodes share changes while connections run, and who was removed can do nothing with what it knew.
+"""The shared secrets change while connections run, and a removed node's knowledge is useless.
 
         switch wan 192.88.98.0/24
     ┌─────────┬──────┴──┬──────────┐
    head       a         b         gone
    (hub)      └─ direct ┘
 
-A TCP connection and a ping a → b over the direct path, and a connection b → head, outlast `node rm gone`, then `secrets
+A TCP connection and a ping a → b over the direct path, and a connection b → head, survive `node rm gone`, then `secrets
 rotate`, and the handshakes that WireGuard makes with the new keys.
 """
 
@@ -27,9 +27,9 @@ from tests.lab.host import Host
 from tests.lab.test_main_job import wireguard_peers
 from tests.lab.world import World
 
-#: TCP's own retransmission, once: nothing is made anew when a preshared key changes.
+#: TCP's own retransmission, once: no peer is added again when a preshared key changes.
 SILENCE_S = 1.5
-#: From the command until every device has the new keys.
+#: The time from the command until every device has the new keys.
 CHANGED_S = 5
 #: WireGuard renews the keys of a session after 120 s.
 RENEWED_S = 150
@@ -41,7 +41,7 @@ class Net:
     world: World
     cluster: Cluster
     talks: list[Conversation] = field(default_factory=list)
-    #: What the removed node knew.
+    #: The removed node's knowledge.
     known: dict[str, Any] = field(default_factory=dict)
 
     def host(self, name: str) -> Host:
@@ -171,7 +171,7 @@ def alive(net: Net) -> int:
 
 
 def answer_to(head: Host, cluster: Cluster, token: str) -> int:
-    """The HTTP status of the head's dashboard to this token."""
+    """Return the HTTP status of the head's dashboard for this token."""
     url = f"http://{cluster.ip(head)}:8265/api/v0/nodes"
     words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "@-", url]
     return int(head.run(words, stdin=f"Authorization: Bearer {token}\n", check=False).stdout)

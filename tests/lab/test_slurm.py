@@ -1,4 +1,4 @@
-"""Jobs of a real SLURM whose nodes join without root: two steps as two nodes, beside a head outside of the allocation.
+"""Jobs of a real SLURM whose nodes join without root: two steps as two nodes, and a head outside of the allocation.
 
                switch wan 203.0.113.0/24
         ┌─────────────┴──────────────┐
@@ -27,7 +27,7 @@ from tests.lab.world import World
 pytestmark = pytest.mark.skipif(not is_installed(), reason="slurmctld, slurmd, slurm-client or munge is not installed")
 
 HOME = f"/home/{USER}"
-#: Runs a task on each node, tells on which they ran, and stays.
+#: Runs a task on each node, prints where they ran, and stays.
 JOB = """
 import json, ray, sys, time
 from pathlib import Path
@@ -78,21 +78,21 @@ class Site:
 
     @property
     def login(self) -> Host:
-        """Where ada is."""
+        """ada's host."""
         return self.slurm.host
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        """What the head lists, by name, without itself."""
+        """Return the head's list of nodes by name, without itself."""
         listed = self.cluster.head.run(["meshray", "node", "list", "--json"]).json()["nodes"]
         return {node["name"]: node for node in listed if node["name"] != "head"}
 
     def render(self, *words: str) -> None:
-        """ada's ``job.sh``."""
+        """Render ada's ``job.sh``."""
         ray = [f"--ray-arg={word}" for word in RAY_ARGS if "num-cpus" not in word]
         self.login.run(["meshray", "render", "slurm", "-o", "job.sh", *ray, *words], user=USER, cwd=HOME)
 
     def wait_for(self, condition: Any, deadline_s: float, what: str) -> Any:
-        """With the job's own words where it was in vain."""
+        """Wait; on failure show the job's output."""
 
         def words() -> str:
             told = self.login.shell(f"tail -n 40 {HOME}/*.out /var/log/slurm*.log", check=False).stdout
@@ -140,7 +140,7 @@ def test_the_signal_before_the_end_drains_both_and_they_leave(site: Site) -> Non
     (job,) = site.slurm.jobs()
     driver = site.cluster.head.popen(["meshray", "run", "--", "python", "-u", "-c", OTHER_DRIVER], cwd=REPOSITORY)
     site.wait_for(lambda: "started 2" in driver.output, UP_DEADLINE_S, f"tasks: {driver.output}")
-    # What --signal=B:TERM@120 sends two minutes before the time is up.
+    # --signal=B:TERM@120 sends this two minutes before the time is up.
     site.slurm.scancel("--batch", "--signal=TERM", str(job))
     site.wait_for(lambda: not site.slurm.jobs(), UP_DEADLINE_S, "the job's end")
     assert driver.wait(30) == 0, driver.output
@@ -159,7 +159,7 @@ def test_the_head_may_be_in_the_job(site: Site) -> None:
     site.wait_for(lambda: ran.exists() or not site.slurm.jobs(), UP_DEADLINE_S, "tasks, or the job's early end")
     assert ran.exists(), said(site, job)
     assert json.loads(ran.read_text()) == ["10.99.0.1", "10.99.0.2"]
-    assert site.nodes() == {}  # of the other mesh
+    assert site.nodes() == {}  # Of the other mesh.
     site.slurm.scancel(str(job))
     site.wait_for(lambda: not site.slurm.jobs(), UP_DEADLINE_S, "the job's end")
     site.wait_for(lambda: leftovers(site) == "", 30, "an end without leftovers")
@@ -170,8 +170,8 @@ def test_a_killed_job_is_offline_at_once_and_ephemeral(site: Site) -> None:
     site.render("--nodes", "2")
     site.slurm.submit("job.sh", HOME)
     site.wait_for(lambda: [node["online"] for node in site.nodes().values()] == [True] * 2, UP_DEADLINE_S, "two nodes")
-    # As a machine that is reset, or one without memory: SLURM's own SIGKILL comes after a SIGTERM, which it also sends
-    # to whoever still lives when the first has ended. Nobody can act on that who is held.
+    # Like a machine that is reset, or one without memory: SLURM's own SIGKILL comes after a SIGTERM, which it also
+    # sends to processes that are alive when the first has ended. A stopped process cannot react to that.
     for number in ("-STOP", "-KILL"):
         site.login.run(["pkill", number, "-u", USER])
     site.wait_for(lambda: [node["online"] for node in site.nodes().values()] == [False] * 2, 30, "nodes that are gone")
@@ -182,11 +182,11 @@ def test_a_killed_job_is_offline_at_once_and_ephemeral(site: Site) -> None:
 
 
 def leftovers(site: Site) -> str:
-    """Files and processes of ada's nodes."""
+    """Return files and processes of ada's nodes."""
     return site.login.shell(f"ls -d /tmp/meshray* {HOME}/meshray-*; ps -u {USER} -o args=", check=False).stdout
 
 
 def said(site: Site, job: int) -> str:
-    """What the job's script wrote."""
+    """Return the output of the job's script."""
     log = site.login.path(f"{HOME}/slurm-{job}.out")
     return log.read_text(errors="replace") if log.exists() else ""

@@ -1,4 +1,4 @@
-"""Enrolments through a real sshd, where the coordinator's TCP port is closed.
+"""Enrolments through a real sshd, while the coordinator's TCP port is closed.
 
            switch wan 203.0.113.0/24
      ┌──────────────────┴─────────────────┐
@@ -22,7 +22,7 @@ from meshray.model.token import Token
 from tests.lab.host import USER, Host
 from tests.lab.world import World
 
-#: Where meshray is in every host; sshd's own PATH does not lead there.
+#: The folder of meshray in every host, which is not on sshd's own PATH.
 MESHRAY = str(Path(sys.prefix) / "bin/meshray")
 ONLY = """nft -f - <<'RULES'
 table inet host_firewall {{
@@ -35,7 +35,7 @@ table inet host_firewall {{
     }}
 }}
 RULES"""
-#: Keys and configuration of a machine that lets these people in by key, and itself goes anywhere without asking.
+#: Keys and configuration of a machine that admits these users by key, and itself connects anywhere without asking.
 SSHD = """
 set -e
 mkdir -p /run/sshd /root/.ssh
@@ -62,7 +62,7 @@ cat /root/.ssh/id_ed25519.pub
 
 
 def let_in(server: Host, client: Host) -> None:
-    """The server's sshd runs and knows the client's key."""
+    """Start the server's sshd, which knows the client's key."""
     key = client.shell(CLIENT).stdout.strip()
     server.shell(SSHD)
     server.shell(f"echo {shlex.quote(key)} > /etc/authorized_key")
@@ -116,7 +116,7 @@ def nodes(place: Place) -> set[str]:
 
 
 def check_tunnel(place: Place) -> None:
-    """The tunnel stands, and what goes to the coordinator goes through it."""
+    """Check that the tunnel is up, and that traffic to the coordinator goes through it."""
     handshakes = place.worker.run(["wg", "show", "meshray0", "latest-handshakes"]).stdout.split()
     assert int(handshakes[1]) > 0
     assert place.worker.can_reach("10.99.0.1")
@@ -212,7 +212,7 @@ def test_a_head_that_nobody_reaches_dials_the_worker_that_it_added() -> None:
         worker.wait_until(lambda: sees_coordinator(worker), 20, "the coordinator through the tunnel")
         assert head.can_reach(added["node"]["ip"])
         assert not worker.can_reach(head.address)
-        # And again after the head has forgotten what its WireGuard had learnt.
+        # And again after the head has forgotten what its WireGuard had learned.
         answer(head, "down")
         answer(head, "up")
         head.wait_until(lambda: head.can_reach(added["node"]["ip"]), 30, "the worker again")

@@ -18,9 +18,9 @@ from tests.lab import torch_wheel
 from tests.lab.cluster import Cluster
 from tests.lab.world import World
 
-#: Floats that are summed up: 8 MB.
+#: The number of floats to sum up: 8 MB.
 COUNT = 2_000_000
-#: One process a node, started by Ray; nothing in it knows of the overlay.
+#: One process per node, started by Ray; nothing in it knows about the overlay.
 JOB = f"""
 import json, time, ray
 from datetime import timedelta
@@ -74,7 +74,7 @@ def cluster(torch: Path) -> Iterator[Cluster]:
         yield Cluster.start(head, workers)
 
 
-@pytest.mark.timeout(900)  # the first time torch is downloaded
+@pytest.mark.timeout(900)  # The first time, torch is downloaded.
 def test_an_all_reduce_between_two_nats(cluster: Cluster, torch: Path) -> None:
     ranks = cluster.python(JOB.replace("FOLDER", repr(str(torch))))
     print(ranks)

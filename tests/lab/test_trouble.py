@@ -1,4 +1,4 @@
-"""Trouble (see `trouble.py`) is what it says, proved with plain sockets and no overlay.
+"""Trouble (see `trouble.py`) has the described effect, proved with plain sockets and no overlay.
 
              switch wan 192.88.99.0/24
     ┌──────────────┼───────────────┐

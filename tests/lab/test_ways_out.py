@@ -1,4 +1,4 @@
-"""What a node leaves behind when it leaves or goes down: nothing. The last tests of the one cluster, as they end it."""
+"""A node that leaves or goes down leaves nothing behind. These tests end the one cluster, so they come last."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Two real engines, wireguard-go and meshray's own, in two network namespaces; the oracles: `wg`, `ip`, `ping`, /proc.
 
-Each host is one `unshare --net --mount` with a /run of its own. Everything that meshray does runs in a process
-of its own inside such a host (``python test_wireguard_device.py ACTION``), so each action also proves that the
-engine outlives who started it and is found again.
+Each host is one `unshare --net --mount` with its own /run. Every action of meshray runs in a separate process inside
+such a host (``python test_wireguard_device.py ACTION``), so each action also proves that the engine outlives its
+starter and is found again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PORT = 51888
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# What runs inside a host.
+# ---- what runs inside a host
 
 
 def _config(spec: dict[str, Any]) -> DeviceConfig:
@@ -105,7 +105,7 @@ def main() -> None:
     print(json.dumps(answer))
 
 
-# The hosts.
+# ---- the hosts
 
 
 @dataclass
@@ -146,7 +146,7 @@ class Host:
 def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host]]:
     if shutil.which("wireguard-go") is None:
         pytest.skip("needs wireguard-go")
-    # The other tests of this tier run with meshray's own engine: here it is the other end, the stock one is looked at.
+    # The other tests of this tier run with meshray's own engine: here it is the other end, and the stock one is tested.
     programs = {"one": "wireguard-go", "two": str(BUNDLED) if BUNDLED.exists() else "wireguard-go"}
     holders = [_holder() for _ in range(2)]
     one, two = (
@@ -239,7 +239,7 @@ def _address_facts(host: Host) -> tuple[set[str], dict[str, Any]]:
 def test_two_engines_talk_and_every_tool_agrees(hosts: tuple[Host, Host]) -> None:
     one, two = hosts
     assert one.act("read") is None
-    # The process that made the first device is killed right after; the engine goes on.
+    # The process that made the first device is killed right after; the engine continues.
     steps = one.act("apply-and-die", _spec(0, 1))
     assert steps[0] == "create the device"
     assert not any(KEYS[0].reveal() in step or PSK in step for step in steps)
@@ -285,7 +285,7 @@ def test_moving_allowed_ips_between_peers(hosts: tuple[Host, Host]) -> None:
     assert one.act("apply", direct) == [f"update peer {PUBLIC[1]}: allowed 10.99.0.2/32 10.99.128.2/32"]
     assert _ping(one, "10.99.0.2")
 
-    # And from one peer to the other in one step: the hub gets what the direct peer had.
+    # And from one peer to the other in one step: the hub gets the direct peer's addresses.
     hub["allowed"] = ["10.99.0.0/16", "10.99.0.2/32"]
     direct["peers"][0]["allowed"] = ["10.99.128.2/32"]
     assert len(one.act("apply", direct)) == 1
@@ -305,7 +305,7 @@ def test_changes_of_everything_converge(hosts: tuple[Host, Host]) -> None:
     assert int(device[2]) == PORT + 1
     assert peer[:2] == [PUBLIC[2], "(none)"]
     assert _address_facts(one)[0] == set(other["addresses"])
-    # What was the primary goes, and would take its secondary along.
+    # The primary is removed, and would take its secondary along.
     other["addresses"] = ["10.99.0.9/16"]
     one.act("apply", other)
     assert one.act("apply", other) == []
@@ -331,7 +331,7 @@ def test_a_peer_moves_to_ipv6_and_the_engine_to_another_address(hosts: tuple[Hos
     two.act("apply", _spec(1, 0, endpoint=f"[2001:db8::1]:{PORT}"))
     assert _ping(two, "10.99.0.1")
     assert _until(lambda: one.act("read")["peers"][PUBLIC[1]]["endpoint"] == f"[2001:db8::2]:{PORT}")
-    # Packets came to this address, and answers go out from where packets came to; until it is taken away.
+    # Packets came to this address, and answers leave from the address to which packets came; until it is removed.
     for gone, new in (("2001:db8::2/64", "2001:db8::3/64"), ("192.0.2.2/24", "192.0.2.3/24")):
         two.run("ip", "address", "add", new, "dev", "wan", *(["nodad"] if ":" in new else []))
         two.run("ip", "address", "delete", gone, "dev", "wan")
@@ -444,7 +444,7 @@ def test_wg_quick_and_wg_accept_what_is_rendered(hosts: tuple[Host, Host], tmp_p
     stripped = one.run("wg-quick", "strip", str(file))
     assert "Address" not in stripped
     assert "MTU" not in stripped
-    # `wg` speaks to any engine; this one is meshray's, of another identity and without peers.
+    # `wg` works with any engine; this one is meshray's, of another identity and without peers.
     one.act("apply", {"key": PrivateKey.generate().reveal(), "port": PORT + 1, "addresses": [], "peers": []})
     one.run("wg", "setconf", NAME, "/dev/stdin", stdin=stripped)
     device, *peers = _dump(one)

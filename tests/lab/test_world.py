@@ -1,4 +1,4 @@
-"""The harness keeps what it promises: networks behave as their names say, and nothing is left behind.
+"""The harness works as described: networks behave as their names imply, and nothing is left behind.
 
               switch wan 203.0.113.0/24
      ┌──────────────┬───────────────┬──────────────┐
@@ -29,7 +29,7 @@ from tests.lab.leftovers import RunId, sweep
 from tests.lab.waiting import DeadlineError, wait_until
 from tests.lab.world import World
 
-#: Says which address and port each packet came from; ends after as many packets as the argument says.
+#: Prints the source address and port of each packet; ends after as many packets as the argument says.
 WHO_SENT = """
 import socket, sys
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -77,7 +77,7 @@ def wan(world: World) -> Iterator[dict[str, Host]]:
 
 
 def senders_seen(by: list[Host], sender: Host) -> list[str]:
-    """Where each of the hosts sees the sender's packets come from, as "address port"."""
+    """Return the source of the sender's packets at each of the hosts, as "address port"."""
     servers = [host.popen([sys.executable, "-c", WHO_SENT, "1"]) for host in by]
     for host, server in zip(by, servers, strict=True):
         host.wait_until(lambda server=server: "ready" in server.output, 10, "the server")  # type: ignore[misc]
@@ -191,7 +191,7 @@ def test_waiting_in_vain_shows_the_logs(wan: dict[str, Host]) -> None:
         wan["left"].wait_until(lambda: False, 0.1, "pigs that fly")
 
 
-#: A world with something in it, for as long as it is let live.
+#: A world with some content, for as long as it is kept alive.
 KEEPER = """
 import signal, sys, time
 from tests.lab.world import World
@@ -248,7 +248,7 @@ def test_a_dead_runs_processes_are_swept_and_a_living_ones_are_not() -> None:
 
 
 def test_a_world_stands_quickly(wan: dict[str, Host]) -> None:
-    # Measured: 0.4 s for four hosts and 4 ms for a command; ten times that means that something is broken.
+    # Measured: 0.4 s for four hosts and 4 ms for a command; ten times that means a fault.
     assert wan["left"].run(["true"], deadline_s=1).returncode == 0
 
 

@@ -1,6 +1,6 @@
 """The networks that several tests share.
 
-one_of_each: what `make demo` shows.
+one_of_each: the network of `make demo`.
 
                switch wan 203.0.113.0/24
         ┌─────────────┼──────────────┐
@@ -14,7 +14,7 @@ one_of_each: what `make demo` shows.
         cluster = one_of_each(world)
         cluster.head.run(["meshray", "init"])
 
-ten: what the doctor is timed on.
+ten: the network on which the doctor's time is measured.
 
             switch wan 203.0.113.0/24
   ┌─────────┬──────┴─┬─────────────┬────────────┐
@@ -35,7 +35,7 @@ from tests.lab.world import Switch, World
 
 @dataclass(frozen=True)
 class OneOfEach:
-    """A head that can be reached, a worker whose firewall lets nothing in, a worker behind a NAT.
+    """A reachable head, a worker whose firewall drops inbound packets, and a worker behind a NAT.
 
     Attributes:
         wan, lan: the switches of the picture.
@@ -49,17 +49,17 @@ class OneOfEach:
 
     @property
     def workers(self) -> tuple[Host, Host]:
-        """All but the head."""
+        """All hosts but the head."""
         return (self.walled, self.nested)
 
     @property
     def nodes(self) -> tuple[Host, Host, Host]:
-        """The head first."""
+        """The hosts, the head first."""
         return (self.head, *self.workers)
 
 
 def one_of_each(world: World, *, firewall: FirewallKind = "nft", nat: NatKind = "easy") -> OneOfEach:
-    """See the module's text."""
+    """Create this network; see the module's docstring."""
     wan = world.switch("wan", "203.0.113.0/24")
     head = world.host("head", wan, "203.0.113.10")
     walled = world.host("walled", wan, "203.0.113.20")
@@ -70,7 +70,7 @@ def one_of_each(world: World, *, firewall: FirewallKind = "nft", nat: NatKind = 
 
 
 def ten(world: World) -> tuple[Host, ...]:
-    """The head and nine workers, n1 first; see the module's text."""
+    """Create the head and nine workers, n1 first; see the module's docstring."""
     wan = world.switch("wan", "203.0.113.0/24")
     hosts = [world.host("head", wan, "203.0.113.10")]
     hosts += [world.host(f"n{number}", wan, f"203.0.113.2{number}") for number in range(1, 5)]

@@ -1,8 +1,8 @@
 """A real torch for tests, without the CUDA libraries that its wheel would bring along.
 
-On x86_64 the package index has torch for CUDA only: half a gigabyte, and two gigabytes of libraries from NVIDIA that
-a machine without a GPU never calls, yet which must be there for torch to be loaded. Here empty functions of the same
-names take their place. The rest is the wheel as published: torch on the CPU, and gloo.
+On x86_64 the package index has torch for CUDA only: half a gigabyte, and two gigabytes of libraries from NVIDIA that a
+machine without a GPU never calls, although torch does not load without them. Here empty functions of the same names
+replace them. The rest is the wheel as published: torch on the CPU, and gloo.
 
     PYTHONPATH=$(folder()) python -c 'import torch.distributed'
 
@@ -27,10 +27,10 @@ from tests.tiers import index_misses
 
 RELEASE = "torch==2.15.0"
 _TOOLS = {"cc": "gcc", "readelf": "binutils"}
-#: Libraries and functions of CUDA, by how their names begin.
+#: Libraries and functions of CUDA, by the beginning of their names.
 _LIBRARY = re.compile(r"lib(?:cu|nv|nccl)")
 _FUNCTION = re.compile(r"cu|nv|nccl|__cu|__nv")
-#: What these answer is "no device"; everything else answers "fine".
+#: These answer "no device"; all others report success.
 _DEVICES, _NO_DEVICE = re.compile(r"cuInit|cuda\w*GetDevice"), 100
 
 
@@ -87,7 +87,7 @@ def stand_in(libraries: Path) -> None:
         if version in of_version:
             wanted[of_version[version]].add(name)
         elif not version and _FUNCTION.match(name):
-            # Of one of those without versions; which one is not said.
+            # It belongs to one of those without versions; which one is not recorded.
             for library in wanted.keys() - versions.keys():
                 wanted[library].add(name)
     for library in wanted.keys() - {path.name for path in present}:

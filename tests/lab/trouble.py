@@ -1,7 +1,7 @@
-"""What happens to networks while they are in use.
+"""Faults of networks in use.
 
 with silenced(router.host, "192.88.99.31"):
-    ...                            # nothing from there comes in, what goes there goes on
+    ...                            # packets from there are dropped, those to there pass
 reboot(router, 10)
 rebind(router, home, port, "40001")
 """
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from tests.lab.host import Host
 from tests.lab.world import Router
 
-#: What `conntrack --flush` does, which not every machine has.
+#: The effect of `conntrack --flush`, a program that not every machine has.
 _FORGET = """
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 with NFCTSocket() as kernel:
@@ -26,7 +26,7 @@ with NFCTSocket() as kernel:
 
 @contextmanager
 def silenced(host: Host, source: str = "0.0.0.0/0") -> Iterator[None]:
-    """Whatever comes from there is lost without a word, as long as the block lasts."""
+    """Silently drop all packets from there during the block."""
     rules = f"""
     table ip silence {{
         chain prerouting {{
@@ -43,19 +43,19 @@ def silenced(host: Host, source: str = "0.0.0.0/0") -> Iterator[None]:
 
 
 def forget(router: Router) -> None:
-    """The router loses its memory of who called whom."""
+    """Make the router forget its connections."""
     router.host.run([sys.executable, "-c", _FORGET])
 
 
 def rebind(router: Router, host: Host, port: int, outer_port: int) -> None:
-    """From now on the router maps this UDP port of this host to another one than before, for every destination."""
+    """Make the router map this UDP port of this host to another one than before, for every destination."""
     rule = f"ip saddr {host.address} udp sport {port} snat to {router.host.address}:{outer_port}"
     router.host.run(["nft", "insert", "rule", "ip", "router_nat", "postrouting", "oifname", "wan", *rule.split()])
     forget(router)
 
 
 def reboot(router: Router, seconds: float) -> None:
-    """The router is away, and has forgotten everything when it comes back."""
+    """Take the router away; it has forgotten everything when it comes back."""
     (default,) = router.host.run(["ip", "-json", "route", "show", "default"]).json() or [None]
     router.host.shell("ip link set wan down; ip link set lan down")
     forget(router)
@@ -66,13 +66,13 @@ def reboot(router: Router, seconds: float) -> None:
 
 
 def away(router: Router, seconds: float) -> None:
-    """The network behind the router is cut off for so long; nobody's link goes down."""
+    """Cut off the network behind the router for this long; no interface goes down."""
     with silenced(router.host):
         time.sleep(seconds)
 
 
 def readdress(host: Host, router: Router, address: str) -> None:
-    """The host gets another address in the LAN of this router, as from a DHCP server."""
+    """Give the host another address in the LAN of this router, like a DHCP server."""
     network = router.lan.network
     lines = [
         "address flush dev eth0 scope global",

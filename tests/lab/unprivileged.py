@@ -1,4 +1,4 @@
-"""A host on which an ordinary user may have a node, and what of hers is there."""
+"""A host on which an ordinary user may run a node, and the user's traces on it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from tests.lab.host import USER, Host
 
 
 def give_tun(host: Host) -> None:
-    """A /dev/net/tun of its own that everybody may open, as udev makes it; its mode is nobody else's matter."""
+    """Create a separate /dev/net/tun that everyone may open, like udev; its mode affects no other host."""
     host.shell("mount -t tmpfs tmpfs /dev/net && mknod -m 0666 /dev/net/tun c 10 200")
 
 
 def traces(host: Host) -> str:
-    """What of hers a machine has: processes, files, interfaces, mounts."""
+    """Return the user's processes, files, interfaces and mounts on a machine."""
     return host.shell(
         f"ps -u {USER} -o args=; find /home/{USER} /tmp -user {USER}; ip -o link; cat /proc/mounts; ss -Hltun",
         check=False,

@@ -1,6 +1,6 @@
-"""A virtual environment in a user's home folder with meshray in it, as the README's lines make it, without a network.
+"""A virtual environment with meshray in a user's home folder, like that of the README, created without a network.
 
-meshray itself is a copy of the user's own; what it needs is taken from the environment of these tests.
+meshray itself is a copy of the user's own; its dependencies come from the environment of these tests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RAY = f"#!{ENVIRONMENT}/bin/python\nimport sys\nfrom ray.scripts.scripts import 
 
 
 def make(host: Host, *, with_ray: bool = False) -> None:
-    """Makes it; all of it belongs to the user."""
+    """Create the environment, which belongs to the user."""
     base = Path(sys._base_executable)  # type: ignore[attr-defined]
     host.run([base, "-m", "venv", "--without-pip", ENVIRONMENT], user=USER)
     host.run(["cp", "-r", "--preserve=timestamps", REPOSITORY / "meshray", PACKAGES], user=USER)
@@ -37,8 +37,8 @@ def make(host: Host, *, with_ray: bool = False) -> None:
 
 
 def allow_sudo(host: Host) -> None:
-    """Lets the user become root without a password, by the real sudo."""
+    """Let the user become root without a password, by the real sudo."""
     rule = f"{USER} ALL=(ALL) NOPASSWD: ALL\n"
     host.shell("mkdir -p /etc/sudoers.d && cat > /etc/sudoers.d/lab && chmod 440 /etc/sudoers.d/lab", stdin=rule)
-    # PAM takes an account without this line for a locked one.
+    # PAM treats an account without this line as locked.
     host.shell(f"grep -q '^{USER}:' /etc/shadow || echo '{USER}:*:19000:0:99999:7:::' >> /etc/shadow")

@@ -1,4 +1,4 @@
-"""Waiting is for a condition, with a deadline, and says on failure what was waited for.
+"""Wait for a condition, with a deadline; on failure the error names the condition.
 
 >>> wait_until(lambda: 42, 1, "the answer")
 42
@@ -12,13 +12,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: The first and, where nothing else is said, the longest pause between two looks, seconds.
+#: The first and, unless another is given, the longest pause between two checks, seconds.
 FIRST_PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.25
 
 
 class DeadlineError(AssertionError):
-    """What was waited for did not come."""
+    """The awaited condition was not met."""
 
 
 def wait_until(
@@ -29,14 +29,14 @@ def wait_until(
     evidence: Callable[[], str] = lambda: "",
     longest_pause_s: float = LONGEST_PAUSE_S,
 ) -> T:
-    """The first truthy answer of the condition.
+    """Return the first truthy answer of the condition.
 
     Args:
-        condition: looked at again and again; an exception from it ends the wait at once.
-        deadline_s: how long, in seconds.
-        what: ends the sentence "waited in vain for …".
-        evidence: what to show when it did not come (logs).
-        longest_pause_s: between two looks; longer ones for a look that costs much.
+        condition: called repeatedly; an exception from it ends the wait at once.
+        deadline_s: the timeout, seconds.
+        what: the end of the sentence "waited in vain for …".
+        evidence: returns what to show on failure (logs).
+        longest_pause_s: the longest pause between two checks; use longer ones for expensive checks.
 
     Raises:
         DeadlineError: the condition was not met in time.

@@ -1,4 +1,4 @@
-"""A small internet on one machine: hosts, switches and NAT routers, made of namespaces and gone without a trace.
+"""A small internet on one machine: hosts, switches and NAT routers, made of namespaces and removed without a trace.
 
                switch wan 203.0.113.0/24
           ┌───────────┴──────────┐
@@ -16,8 +16,8 @@
         assert b.can_reach(head.address)
         assert not head.can_reach(b.address)
 
-All bridges stand in one namespace, nothing is ever made in the machine's own network, and there is no way out. Needs
-root.
+All bridges are in one namespace, nothing is ever created in the machine's own network, and there is no connection to
+the outside. Needs root.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Switch:
     """One Ethernet segment.
 
     Attributes:
-        bridge: the interface that it is.
-        gateway: what hosts on it take for their default route; None: there is nothing beyond.
-        mtu: of everything that is plugged into it, bytes.
-        eats_icmp: routers at it drop what is too large for it without a word.
+        bridge: the name of its interface.
+        gateway: the default gateway of hosts on it; None: there is none.
+        mtu: the MTU of all connected interfaces, bytes.
+        eats_icmp: its routers silently drop packets that are too large for it.
     """
 
     name: str
@@ -72,16 +72,16 @@ class Router:
 
 
 class World:
-    """Makes hosts and what is between them; all of it ends with the `with` block, however that ends.
+    """Create hosts and the networks between them; everything ends with the `with` block, however that ends.
 
     Attributes:
         hosts: by name, routers included.
 
     Args:
-        keep: further folders of the machine that the hosts see where they have private ones.
+        keep: further folders of the machine that hosts see inside their private ones.
     """
 
-    #: Those that stand now, for whoever wants to show their logs.
+    #: The running worlds, so that their logs can be shown.
     standing: ClassVar[list[World]] = []
 
     def __init__(self, name: str, *, keep: Sequence[Path] = ()) -> None:
@@ -110,26 +110,26 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # With Ctrl-C nobody wants to read logs; a DeadlineError has them in its text.
+        # After Ctrl-C the logs are not needed; the text of a DeadlineError contains them.
         if isinstance(error, Exception):
             print(self.logs(), file=sys.stderr)
         self.end()
 
     def switch(self, name: str, network: str, *, gateway: str = "") -> Switch:
-        """A new switch; hosts on it have a default route if a gateway is given."""
+        """Create a switch; hosts on it have a default route if a gateway is given."""
         self._switches += 1
-        bridge = f"switch{self._switches}"  # the kernel allows 15 characters
+        bridge = f"switch{self._switches}"  # The kernel allows 15 characters.
         self._cable(f"link add {bridge} type bridge\nlink set {bridge} up\n")
         return Switch(name, IPv4Network(network), bridge, IPv4Address(gateway) if gateway else None)
 
     def host(self, name: str, switch: Switch, address: str) -> Host:
-        """A new host with this address on this switch (interface eth0)."""
+        """Create a host with this address on this switch (interface eth0)."""
         host = self._add_host(name)
         self.connect(host, switch, address, interface="eth0")
         return host
 
     def connect(self, host: Host, switch: Switch, address: str, *, interface: str) -> None:
-        """Plugs a host into a (further) switch."""
+        """Connect a host to a (further) switch."""
         own = IPv4Interface(f"{address}/{switch.network.prefixlen}")
         self._ports += 1
         port = f"port{self._ports}"
@@ -145,13 +145,13 @@ class World:
             host.address = own.ip
 
     def unplug(self, host: Host, interface: str) -> None:
-        """Takes a host off a switch for good: the interface is gone, as a network card that was pulled out."""
+        """Disconnect a host from a switch permanently: the interface is gone, like a removed network card."""
         host.run(["ip", "link", "delete", interface])
 
     def line(self, name: str, wan: Switch, address: str, *, inside: str, mtu: int, eats_icmp: bool = False) -> Switch:
-        """A part of the wan's own addresses that lies behind a narrower link, and the provider's router before it.
+        """Create a part of the wan's own addresses behind a narrower link, and the provider's router before it.
 
-        The hosts of the wan need not know: the provider's router answers for the addresses behind it.
+        The hosts of the wan need no route: the provider's router answers for the addresses behind it.
         """
         host = self._add_host(name)
         behind = replace(self.switch(f"{name}-line", inside), mtu=mtu, eats_icmp=eats_icmp)
@@ -173,28 +173,28 @@ class World:
         kind: NatKind = "easy",
         outbound: Outbound = "all",
     ) -> Router:
-        """A new router (interfaces wan and lan) with a new switch behind it, on which it has the first address."""
+        """Create a router (interfaces wan and lan) with a new switch behind it, on which it has the first address."""
         host = self._add_host(name)
         inside = IPv4Network(lan)
         gateway = str(inside[1])
         behind = self.switch(f"{name}-lan", lan, gateway=gateway)
         self.connect(host, wan, address, interface="wan")
-        # The router itself is no customer of its own gateway.
+        # The router itself does not use its own gateway.
         self.connect(host, replace(behind, gateway=None), gateway, interface="lan")
         host.shell("echo 1 > /proc/sys/net/ipv4/ip_forward")
         host.run(["nft", "-f", "-"], stdin=nat_rules(kind, outbound) + (EAT_ICMP if wan.eats_icmp else ""))
         return Router(host, behind, kind)
 
     def wait_until(self, condition: Callable[[], T], deadline_s: float, what: str) -> T:
-        """`waiting.wait_until` that shows every host's logs when it was in vain."""
+        """Call `waiting.wait_until`, and show every host's logs on failure."""
         return wait_until(condition, deadline_s, what, evidence=self.logs)
 
     def logs(self) -> str:
-        """The logs of all hosts."""
+        """Return the logs of all hosts."""
         return "\n".join(filter(None, (host.logs() for host in self.hosts.values())))
 
     def end(self) -> None:
-        """Ends all hosts and removes their folders. Idempotent."""
+        """End all hosts and remove their folders. Idempotent."""
         for host in [*self.hosts.values(), *filter(None, [self._cables])]:
             host.end()
         self.hosts.clear()
@@ -223,7 +223,7 @@ class World:
 
     def _cable(self, lines: str) -> None:
         assert self._cables
-        # Only the network is entered: `netns PID` is then read as a process id of this machine.
+        # Only the network namespace is entered: `netns PID` is then read as a process id of this machine.
         command = ["nsenter", f"--target={self._cables.pid}", "--net", "--", "ip", "-batch", "-"]
         done = subprocess.run(command, input=lines, text=True, capture_output=True, check=False, timeout=30)
         if done.returncode:
