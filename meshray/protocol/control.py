@@ -67,7 +67,7 @@ def _parameters(request: type[Request[Any]]) -> tuple[Any, ...]:
 
 
 class Done(msgspec.Struct, frozen=True):
-    """It is done, and there is nothing to say."""
+    """The operation is done; there is no result."""
 
 
 class StageEvent(msgspec.Struct, frozen=True):

@@ -60,7 +60,7 @@ def require_free(ports: RayPorts, *, head: bool, node_ip: IPv4Address | None = N
 
 
 def check_head(installation: RayInstallation) -> None:
-    """Raises MeshrayError ``ray_incomplete`` where the dashboard could not start, without which a head is of no use."""
+    """Raise MeshrayError ``ray_incomplete`` if the dashboard could not start, without which a head is unusable."""
     if installation.missing:
         raise MeshrayError(
             "ray_incomplete",
@@ -70,7 +70,7 @@ def check_head(installation: RayInstallation) -> None:
 
 
 def check_readable(path: Path, user: User) -> None:
-    """Raises MeshrayError ``not_readable`` naming what keeps this user from the file."""
+    """Raise MeshrayError ``not_readable``, with the cause, if this user cannot read the file."""
     for part, needed in [(folder, stat.S_IXOTH) for folder in reversed(path.parents)] + [(path, stat.S_IROTH)]:
         if not user.may(part.stat(), needed):
             raise MeshrayError(

@@ -1,12 +1,12 @@
-"""Keeps this node's Ray as it should be: starts it, adopts it, starts it again with backoff, ends it.
+"""Supervise this node's Ray: start it, adopt it, restart it with backoff, stop it.
 
     node = RayNode(installation, plan, home, user, tokens=RayTokens({1: token}), on_instance=report)
     await node.run()        # until cancelled, which leaves Ray running
     await node.stop()       # ends Ray and everything under it, and nothing else
 
 Each start of a head's Ray has an instance, a random id, which travels over the map and names the token with which that
-Ray was started (`meshray.raynode.tokens`). A worker remembers with its process which instance that process joined, also
-over a restart of the agent.
+Ray was started (`meshray.raynode.tokens`). A worker records with its process which instance that process joined, also
+across a restart of the agent.
 """
 
 from __future__ import annotations
@@ -56,36 +56,36 @@ DRAINED = "drained"
 BACKOFF = "backoff"
 
 _log = logging.getLogger(__name__)
-#: How often a starting head is asked whether it answers.
+#: The interval at which a starting head is asked whether it answers, seconds.
 _STARTING_POLL_S = 0.1
-#: The same where nobody waits for the answer: it costs the head's dashboard time in which Ray would start.
+#: The interval when nothing waits for the answer: a request takes the head's dashboard time in which Ray would start.
 _LISTED_POLL_S = 0.5
-#: How often a starting Ray's raylet is looked for: each look reads all of /proc.
+#: The interval at which a starting Ray's raylet is searched: each search reads all of /proc.
 _RAYLET_POLL_S = 0.2
-#: How often it is written down which processes belong to Ray; a look at all of /proc.
+#: The interval at which Ray's processes are recorded; each time reads all of /proc.
 _FAMILY_POLL_S = 30.0
-#: The same while Ray starts and its processes are still being made.
+#: The interval while Ray starts and still creates its processes.
 _YOUNG_FAMILY_POLL_S = 2.0
-#: A `ray start` this old has made its raylet, also on a slow machine, seconds.
+#: A `ray start` this old has created its raylet, also on a slow machine, seconds.
 _STARTED_S = 60.0
-#: The start of a raylet may seem to lie before that of its parent where the clock is being set.
+#: A raylet may seem to have started before its parent while the clock is being set.
 _CLOCK_SLACK_S = 1.0
-#: Ray's own processes end within some seconds of SIGTERM; what a task holds up is killed then.
+#: Ray's own processes end within some seconds of SIGTERM; processes that a task holds up are then killed.
 _STOP_GRACE_S = 10.0
-#: `ray start --block` looks every second whether one of its processes ended, says which, and ends.
+#: `ray start --block` checks every second whether one of its processes ended, reports which, and ends.
 _LAST_WORDS_S = 4.0
 
 
 @dataclass(frozen=True)
 class RayNow:
-    """A supervised Ray at this moment.
+    """The current state of a supervised Ray.
 
     Attributes:
         state: as `RayNode.state`, without the reason.
         error: why Ray does not run, or why it is slow.
-        deaths: how often in a row it ended soon after its start.
-        lived_s: for how long the last one that ended had run, seconds.
-        pid: of its `ray start`; None: it does not run.
+        deaths: how many times in a row it ended soon after its start.
+        lived_s: how long the last one that ended had run, seconds.
+        pid: the pid of its `ray start`; None: it does not run.
     """
 
     installation: RayInstallation
@@ -108,10 +108,10 @@ class RayNode:
 
     Args:
         on_instance: called with the instance of this head's Ray; empty: it is down.
-        renew: before each start returns the Ray that is to run; raises MeshrayError where there is none.
-        check_start: raises MeshrayError where Ray must not be started now.
-        examine_machine: before each start returns what makes Ray slow on this machine, given the arguments of
-            `ray start`; empty: nothing.
+        renew: returns the Ray to run before each start; raises MeshrayError if there is none.
+        check_start: raises MeshrayError if Ray must not be started now.
+        examine_machine: returns, before each start and for the arguments of `ray start`, what makes Ray slow on this
+            machine; empty: nothing.
 
     Attributes:
         last_error: why Ray is not running, or why it is slow; empty when all is well.
@@ -148,16 +148,16 @@ class RayNode:
         self._family: Family | None = None
         self._family_seen = 0.0
         self._log_start = 0
-        #: Since when Ray's own processes are gone, monotonic; 0 while they are not.
+        #: When Ray's own processes ended, monotonic; 0 while they exist.
         self._hollow_since = 0.0
         #: When Ray was started, monotonic and unix time; None for an adopted one.
         self._spawned: tuple[float, float] | None = None
         self._is_told = False
-        #: When its raylet is looked for again, monotonic.
+        #: When its raylet is searched again, monotonic.
         self._next_raylet_look = 0.0
         self._state = STARTING
         self._changed = asyncio.Event()
-        self.look = self._changed.set  # at once: another part has seen more of Ray
+        self.look = self._changed.set  # Check at once: another part has observed a newer state of Ray.
         self.last_error = ""
         self._renew = renew
         self._check_start = check_start
@@ -181,7 +181,7 @@ class RayNode:
 
     @property
     def token(self) -> str | None:
-        """Of the Ray that runs here; else of the head's. None: it has not been received, or Ray uses none."""
+        """The token of the Ray that runs here; else of the head's. None: it has not been received, or Ray uses none."""
         return self._tokens.of(self._process.mark or self._instance) if self._plan.token_path else None
 
     @property
@@ -191,15 +191,15 @@ class RayNode:
 
     @property
     def failure(self) -> str:
-        """Why Ray does not run although it should; empty while nothing is wrong."""
+        """The reason why Ray does not run although it should; empty without a fault."""
         return self._table.refused or (self.last_error if self._state.startswith(BACKOFF) else "")
 
     async def live_nodes(self) -> list[LiveNode] | None:
-        """Return the living nodes of Ray's table, several of one address included; None where it cannot be read."""
+        """Return the living nodes in Ray's table, several per address included; None if it cannot be read."""
         return await self._table.live_nodes()
 
     async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
-        """Return Ray's node table, on request with what is in use; None where it cannot be read."""
+        """Return Ray's node table, on request with the resources in use; None if it cannot be read."""
         return await self._table.states(with_use=with_use)
 
     async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
@@ -207,28 +207,28 @@ class RayNode:
         return await self._table.unregister(self._installation, nodes, reason)
 
     def hold_tokens(self, tokens: Mapping[int, str]) -> None:
-        """This node holds these tokens now, by epoch. The head's next start uses the newest."""
+        """Hold these tokens now, by epoch. The head's next start uses the newest."""
         self._tokens.replace(tokens)
         self._changed.set()
 
     def head_instance(self, instance: str) -> None:
-        """What the map says of the head's Ray now; empty while it is down. Only workers listen."""
+        """Use the map's instance of the head's Ray; empty while it is down. Only workers react."""
         if instance != self._instance:
             self._instance = instance
             self._changed.set()
 
     def label(self, labels: Mapping[str, str]) -> None:
-        """Further labels for the next start of Ray; those that the user gave stay."""
+        """Add labels for the next start of Ray; the user's labels remain."""
         self._plan = replace(self._plan, labels={**labels, **self._given_labels})
 
     def drained(self, drained: bool) -> None:
-        """Whether Ray, once it has ended, stays away from this node."""
+        """Set whether Ray, once it has ended, stays away from this node."""
         if drained != self._drained:
             self._drained = drained
             self._changed.set()
 
     async def run(self) -> None:
-        """Supervises until cancelled. Nothing that Ray does makes it end."""
+        """Supervise until cancelled. Nothing that Ray does ends it."""
         while True:
             self._changed.clear()
             delay = await self.step()
@@ -236,7 +236,7 @@ class RayNode:
                 await asyncio.wait_for(self._changed.wait(), delay)
 
     async def stop(self) -> None:
-        """Ends Ray with all that runs under it: SIGTERM to its process group, SIGKILL to what is left."""
+        """Stop Ray with all its processes: SIGTERM to its process group, then SIGKILL to those left."""
         await self._end()
         self._spawned = None
         self._report("")
@@ -251,7 +251,7 @@ class RayNode:
         await self._clear()
 
     async def step(self) -> float:
-        """Does the next thing; returns after how many seconds to look again."""
+        """Take the next step; return the seconds until the next check."""
         try:
             return await self._act()
         except (MeshrayError, OSError) as error:
@@ -320,8 +320,8 @@ class RayNode:
         _log.info("Ray was started as %s (pid %s)", self._user.name, pid)
 
     def _with_temp_folder(self, environment: Mapping[str, str]) -> RayPlan:
-        """The plan with a folder for Ray of its own, where another user's Ray has the usual one."""
-        # Without root the usual one is this node's own.
+        """Return the plan with a separate folder for Ray, if another user's Ray has the usual one."""
+        # Without root the usual folder is this node's own.
         is_chosen = any(argument.partition("=")[0] == temp_folder.OPTION for argument in self._plan.extra_args)
         folder = None
         if not is_chosen and overlay_netns.entered() is None:
@@ -346,7 +346,7 @@ class RayNode:
     def _offer_token(self, token: str) -> None:
         try:
             refused = user_token.offer(token, self._user, self._home.offered_token)
-        except OSError as error:  # a convenience: Ray runs without it
+        except OSError as error:  # This is only a convenience: Ray runs without it.
             refused = str(error)
         if refused:
             _log.info("programs outside of meshray run need RAY_AUTH_TOKEN_PATH: %s", refused)
@@ -356,7 +356,7 @@ class RayNode:
         if family.is_broken() or self._is_hollow(family):
             return await self._end_hollow()
         if not await self._tell_agent_port(family) and not self._plan.head:
-            return _RAYLET_POLL_S  # there is no raylet that the head could list
+            return _RAYLET_POLL_S  # There is no raylet that the head could list.
         if self._plan.head and self._reported != self._process.mark and await gcs_answers(self._plan.gcs):
             self._report(self._process.mark)
         if self._state == RUNNING:
@@ -374,10 +374,10 @@ class RayNode:
         return STEADY_S
 
     async def _tell_agent_port(self, family: Family) -> bool:
-        """Lets the raylet go on without its dashboard agent; False while there is no raylet and one may come."""
+        """Let the raylet continue without its dashboard agent; False while there is no raylet and one may appear."""
         now = time.monotonic()
         is_starting = self._spawned is not None and now < self._spawned[0] + _STARTED_S
-        # A head comes here more often, to see its GCS answer.
+        # A head comes here more often, to check its GCS.
         if is_starting and not self._is_told and now >= self._next_raylet_look:
             self._next_raylet_look = now + _RAYLET_POLL_S
             port = self._plan.ports.dashboard_agent_listen
@@ -385,22 +385,23 @@ class RayNode:
         return self._is_told or not is_starting
 
     async def _end_hollow(self) -> float:
-        # `ray start --block` stays where its raylet ended in peace: drained, or by SIGTERM. Else it says why and ends.
+        # `ray start --block` keeps running if its raylet ended regularly: drained, or by SIGTERM. Otherwise it reports
+        # why and ends.
         now = time.monotonic()
         self._hollow_since = self._hollow_since or now
         if now < self._hollow_since + _LAST_WORDS_S:
             return _STARTING_POLL_S
-        # An adopted one wrote its log before this agent knew where to look.
+        # An adopted one wrote its log before this agent knew the path.
         error = last_error(self._log_tail()) if self._spawned is not None else ""
         await self._end()
         self._fell("Ray's own processes ended, and left ray start behind" + (f": {error}" if error else ""))
         return 0
 
     def _is_hollow(self, family: Family) -> bool:
-        """Whether an adopted `ray start` has no raylet any more: that ended while there was no agent to see it."""
+        """Return whether an adopted `ray start` has no raylet, because that ended while no agent ran."""
         if self._spawned is not None or not family.lacks_raylet():
             return False
-        # One that is starting has none yet.
+        # A starting one has none yet.
         age_s = family.age_s()
         return age_s is not None and age_s > _STARTED_S
 
@@ -440,7 +441,7 @@ class RayNode:
         self._fall_back(reason)
 
     def _failed(self, reason: str) -> float:
-        """Something kept Ray from being started, or the head's table from being read."""
+        """Handle a failure to start Ray, or to read the head's table."""
         if self._process.pid is not None:
             self.last_error = reason
             return STEADY_S
@@ -458,7 +459,7 @@ class RayNode:
         _log.warning("Ray does not run: %s; next start in %.0f s", reason, max(0.0, delay))
 
     async def _clear(self) -> None:
-        """Ends what is left of a Ray whose `ray start` is gone."""
+        """End the remaining processes of a Ray whose `ray start` is gone."""
         family, self._family = self._family, None
         self._hollow_since = 0.0
         for _ in range(50):

@@ -134,7 +134,7 @@ def parse_file(text: str, file: str) -> dict[str, str]:
 
 
 def _words(line: str) -> tuple[str, list[str]]:
-    """The name before the first "=", and the words of the line; an empty name where it is not an assignment."""
+    """Return the name before the first "=", and the words of the line; an empty name where it is not an assignment."""
     try:
         words: Sequence[str] = shlex.split(line, comments=True)
     except ValueError:  # a quote is not closed

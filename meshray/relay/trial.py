@@ -31,7 +31,7 @@ class Trial:
         self._pause_s = FIRST_PAUSE_S
 
     def is_due(self, now: float) -> bool:
-        """Whether the next trial may begin."""
+        """Return whether the next trial may begin."""
         return now >= self._next_at
 
     def begin(self, now: float) -> None:

@@ -78,7 +78,7 @@ class Container(Protocol):
         """Whether commands can be run in it."""
 
     def require_running(self) -> None:
-        """Raises UnreachableError if it is stopped."""
+        """Raise UnreachableError if it is stopped."""
 
     def meshray(
         self,

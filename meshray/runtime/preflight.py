@@ -90,11 +90,7 @@ def choose_network(routes: Sequence[Route]) -> tuple[OverlayNetwork, Route | Non
 
 
 def require_no_clash(network: OverlayNetwork, routes: Sequence[Route], *, chosen_here: bool = True) -> None:
-    """Raises MeshrayError ``network_overlap`` where a route of this machine clashes with the overlay.
-
-    Args:
-        chosen_here: the user can still choose another network (``init``).
-    """
+    """Raise MeshrayError ``network_overlap`` if a route of this machine conflicts with the overlay."""
     found = clash(network.cidr, routes)
     if found is None:
         return
@@ -110,7 +106,7 @@ def require_no_clash(network: OverlayNetwork, routes: Sequence[Route], *, chosen
 
 
 def routes() -> list[Route]:
-    """Every IPv4 route of this network namespace, in every routing table (VPN programs have their own)."""
+    """Return every IPv4 route of this network namespace, in every routing table (VPN programs have their own)."""
     with open_iproute() as netlink:
         names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in netlink.get_links()}
         found = []
