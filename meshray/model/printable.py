@@ -46,7 +46,7 @@ def escaped_all(value: Any) -> Any:
         return type(value)(escaped_all(item) for item in value)
     # Structs of msgspec, which is not imported for --help, and dataclasses.
     names = getattr(value, "__struct_fields__", ()) or getattr(value, "__match_args__", ())
-    return type(value)(*(escaped_all(getattr(value, name)) for name in names)) if names else value
+    return type(value)(**{name: escaped_all(getattr(value, name)) for name in names}) if names else value
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from meshray.protocol.api import Restored, Rotation
+from meshray.protocol.api import MemberForm, Restored, Rotation, TokenForm
 from meshray.protocol.control import OtherPath, Summary, SummaryNode
 from meshray.protocol.doctor import Check
 from meshray.protocol.status import PathStatus, Status
@@ -156,7 +156,7 @@ class TokenCreate(Struct, frozen=True, kw_only=True):
     replace: bool
 
 
-class TokenEntry(Struct, frozen=True):
+class TokenEntry(TokenForm, frozen=True):
     """One token, never its secret.
 
     Attributes:
@@ -171,17 +171,6 @@ class TokenEntry(Struct, frozen=True):
         name: the name of the node that joins with it; None: the node chooses its name.
         replace: that node replaces the one of the same name.
     """
-
-    id: str
-    uses: int
-    used: int
-    expires: float | None
-    ephemeral: bool
-    created: float
-    revoked: bool
-    roles: tuple[str, ...]
-    name: str | None
-    replace: bool
 
 
 class TokenList(Struct, frozen=True):
@@ -206,21 +195,7 @@ class TokenRevoke(Struct, frozen=True):
     revoked: bool
 
 
-class EntryVersions(Struct, frozen=True):
-    """The programs of a node.
-
-    Attributes:
-        meshray: its version.
-        ray: the version of the node's Ray; empty: none.
-        python: the version of that Ray's interpreter.
-    """
-
-    meshray: str
-    ray: str
-    python: str
-
-
-class NodeEntry(Struct, frozen=True):
+class NodeEntry(MemberForm, frozen=True, kw_only=True):
     """One node, from the coordinator.
 
     Attributes:
@@ -248,28 +223,7 @@ class NodeEntry(Struct, frozen=True):
         secret_epoch: the newest epoch of the mesh's secrets that it holds; absent: 1.
     """
 
-    id: str
-    name: str
-    ip: str
-    public_key: str
-    roles: tuple[str, ...]
-    endpoints: tuple[str, ...]
-    seen: str
-    hubs: tuple[str, ...]
-    online: bool
-    ephemeral: bool
-    drained: bool
-    down: bool
-    ended: bool
-    silence: str
-    labels: Mapping[str, str]
-    versions: EntryVersions
-    ray_instance: str
-    enrolled: float
-    attestation: Mapping[str, object] | UnsetType = UNSET
-    faults: Mapping[str, str] | UnsetType = UNSET
-    ray_ports: Mapping[str, int] | UnsetType = UNSET
-    secret_epoch: int | UnsetType = UNSET
+    attestation: Mapping[str, object] | UnsetType = UNSET  # type: ignore[assignment]
 
 
 class NodeList(Struct, frozen=True):
@@ -281,7 +235,7 @@ class NodeList(Struct, frozen=True):
     """
 
     nodes: tuple[NodeEntry, ...]
-    restored: Restored | None
+    restored: Restored | None = None
 
 
 class NodeRm(Struct, frozen=True):

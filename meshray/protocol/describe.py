@@ -78,7 +78,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
     if typing.get_origin(kind) is typing.Annotated:
         return _alternatives(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return typing.get_args(kind)
+        return tuple(plain for one in typing.get_args(kind) for plain in _alternatives(one))
     return (kind,)
 
 
@@ -100,7 +100,7 @@ def _words(kind: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(str(value).lower() for value in arguments)
     if origin is not None and issubclass(origin, Mapping):
-        return f"object of {_words(arguments[1])} by name"
+        return f"object of {' or '.join(map(_words, _alternatives(arguments[1])))} by name"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return ", ".join(f"`{one.value}`" for one in kind)
     return _PLAIN.get(kind, "object")

@@ -91,7 +91,13 @@ class PinForm(Struct, frozen=True):
 
 
 class VersionsForm(Struct, frozen=True):
-    """The versions of a node's programs; empty: none, or not known; cut at 64 characters."""
+    """The versions of a node's programs; empty: none, or not known; cut at 64 characters.
+
+    Attributes:
+        meshray: its version.
+        ray: the version of the node's Ray; empty: none.
+        python: the version of that Ray's interpreter.
+    """
 
     meshray: Item = ""
     ray: Item = ""

@@ -254,6 +254,16 @@ def test_the_list_of_nodes_says_which_do_not_answer(change: dict[str, object], w
     assert f"worker  {word}" in listed
 
 
+def test_lists_of_an_older_coordinator_are_shown() -> None:
+    """It goes on after an upgrade until it is restarted, and lacks the fields that came later."""
+    token = {key: value for key, value in LISTED_TOKEN.items() if key not in ("roles", "name", "replace")}
+    assert "valid" in type_in("token", "list", agent=FakeAgent({"api": {"tokens": [token]}})).out
+    node: dict[str, object] = BY_COMMAND["node list"].to_json()["nodes"][0]  # type: ignore[index]
+    node = {key: value for key, value in node.items() if key not in ("silence", "ended", "seen", "hubs")}
+    answer: dict[str, object] = {"nodes": [node]}
+    assert "worker  yes" in type_in("node", "list", agent=FakeAgent({"api": answer})).out
+
+
 def test_removing_a_node_needs_a_yes() -> None:
     outcome = type_in("node", "rm", "gpu-1", agent=FakeAgent({"api": {}}))
     assert outcome.code == 2

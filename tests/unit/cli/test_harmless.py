@@ -44,7 +44,7 @@ def poisoned(value: Any) -> Any:
     if isinstance(value, str):
         return value if isinstance(value, Enum) else value + EVIL
     if isinstance(value, msgspec.Struct):
-        return type(value)(*(poisoned(getattr(value, name)) for name in value.__struct_fields__))
+        return type(value)(**{name: poisoned(getattr(value, name)) for name in value.__struct_fields__})
     if isinstance(value, Problem):
         return Problem(*(poisoned(getattr(value, item.name)) for item in dataclasses.fields(value)))
     if isinstance(value, Mapping):
