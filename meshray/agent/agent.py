@@ -23,14 +23,14 @@ from meshray.agent.device.port_guard import log_firewall
 from meshray.agent.device.reconciler import Reconciler
 from meshray.agent.device.rekeying import Rekeying
 from meshray.agent.paths.paths import Paths
-from meshray.agent.ray.offers import Offers
+from meshray.agent.ray.last_resources import Offers
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.startup import Startup
 from meshray.agent.state import NodeState
 from meshray.agent.status.installation import look_at_installation
-from meshray.agent.status.progress import Progress
 from meshray.agent.status.snapshot import Sources
+from meshray.agent.status.startup_progress import Progress
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint

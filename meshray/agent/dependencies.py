@@ -17,8 +17,8 @@ from meshray.model.meshmap import MeshMap
 from meshray.model.node import Versions
 from meshray.model.problem import Problem
 from meshray.model.ray_state import RayState
+from meshray.raynode.dashboard_client import LiveNode
 from meshray.raynode.listeners import ListeningSocket
-from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNow
 from meshray.wireguard.device import Device
 

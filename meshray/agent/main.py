@@ -30,8 +30,8 @@ from meshray.agent.dependencies import Dependencies
 from meshray.agent.device.device_monitor import device_changes
 from meshray.agent.device.forwards import Forwards
 from meshray.agent.device.port_guard import require_guarded
-from meshray.agent.paths.candidates import read_endpoints
 from meshray.agent.paths.hub_endpoints import HubEndpoints
+from meshray.agent.paths.local_endpoints import read_endpoints
 from meshray.agent.paths.prober import Prober
 from meshray.agent.ray.local_ray import LocalRay, find_local_ray, ray_plan
 from meshray.agent.ray.renewal import renewal_of
@@ -55,9 +55,9 @@ from meshray.node.map_cache import load_or_fetch_map
 from meshray.node.state_folder import forget
 from meshray.raynode import user_token
 from meshray.raynode.command import client_environment
+from meshray.raynode.dashboard_client import node_table
 from meshray.raynode.listeners import Listeners
 from meshray.raynode.node_table import TABLE_TIMEOUT_S
-from meshray.raynode.state import node_table
 from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens
 from meshray.runtime.base import AgentRuntime
@@ -157,7 +157,7 @@ async def _slow_because(home: Home, environ: Mapping[str, str], ray_args: Sequen
 
 def _forwards(state: NodeState) -> Forwards:
     """Return the forwarded ports of a node whose overlay is in its own network namespace."""
-    from meshray.wireguard.forwarding import forward_within
+    from meshray.wireguard.hub_forwarding import forward_within
 
     enrolment = state.enrolment
     if state.is_hub:

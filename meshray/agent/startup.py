@@ -17,9 +17,9 @@ from ipaddress import IPv4Address
 from meshray.agent.dependencies import FirewallPart, RayPart
 from meshray.agent.device.port_guard import LOOK_S, PortGuard, log_firewall, require_guarded
 from meshray.agent.ray.table_keeper import TableKeeper
-from meshray.agent.status.progress import Progress
-from meshray.agent.status.report import path_to
 from meshray.agent.status.snapshot import Sources, snapshot_of, summary_of
+from meshray.agent.status.startup_progress import Progress
+from meshray.agent.status.status_builder import path_to
 from meshray.errors import MeshrayError
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint

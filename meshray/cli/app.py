@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from meshray.cli.program import program
+from meshray.cli.program_name import program
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.model.printable import escaped

@@ -18,7 +18,7 @@ from meshray.cli.app import App
 from meshray.cli.variables import without_variables
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError
 from meshray.home import Home
-from meshray.runtime import service
+from meshray.runtime import agent_service
 
 if TYPE_CHECKING:
     from meshray.protocol.control import Summary
@@ -38,8 +38,8 @@ def start_and_follow(app: App, home: Home) -> Summary:
     """
     with app.progress() as progress:
         progress.stage("agent", "run", "starting")
-        kind = service.start(home, without_variables(app.environ))
-        progress.stage("agent", "ok", "systemd unit" if kind == service.SYSTEMD else "in the background")
+        kind = agent_service.start(home, without_variables(app.environ))
+        progress.stage("agent", "ok", "systemd unit" if kind == agent_service.SYSTEMD else "in the background")
         return follow(home, progress.stage)
 
 
@@ -68,7 +68,7 @@ def _wait_for_own_coordinator(home: Home, stage: Callable[[str, str, str], None]
     deadline = time.monotonic() + _COORDINATOR_S
     while not _coordinator_answers(home):
         if time.monotonic() > deadline:
-            words = service.last_line(home.logs / "coordinator.log")
+            words = agent_service.last_line(home.logs / "coordinator.log")
             stage("coordinator", "fail", words)
             raise MeshrayError(
                 "coordinator_failed", f"the coordinator does not start: {words}", hint="meshray logs coordinator"
@@ -126,7 +126,7 @@ def with_last_words(error: MeshrayError, home: Home) -> MeshrayError:
     except MeshrayError:
         return error
     logs = [home.logs / f"{name}.log" for name in ("agent", "ray")]
-    words = [f"{log.name}: {service.last_line(log)}" for log in logs if log.exists()]
+    words = [f"{log.name}: {agent_service.last_line(log)}" for log in logs if log.exists()]
     error.hint = "; ".join([*([error.hint] if error.hint else []), *words])
     return error
 
@@ -144,7 +144,7 @@ class _Watcher(threading.Thread):
         self.error: MeshrayError | None = None
 
     def run(self) -> None:
-        while not self.ended.is_set() and not service.answers(self._home.control_socket):
+        while not self.ended.is_set() and not agent_service.answers(self._home.control_socket):
             time.sleep(_POLL_S)
         if self.ended.is_set():
             return

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from meshray.cli.container_options import ContainerChoice
     from meshray.cli.join_request import JoinRequest
     from meshray.model.token import Token
+    from meshray.runtime.docker.container_plan import Plan
     from meshray.runtime.docker.engine import Engine
-    from meshray.runtime.docker.node import NodeContainer
-    from meshray.runtime.docker.plan import Plan
+    from meshray.runtime.docker.node_container import NodeContainer
 
 #: The folder with the logs of a failed join, in the container: see `meshray.node.state_folder.failed_logs`.
 _FAILED = "log.failed"
@@ -36,14 +36,14 @@ _FAILED = "log.failed"
 
 def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> Result | int:
     """Run `meshray join --runtime docker`. What it creates is removed if a later step fails."""
-    from meshray.cli.enrolled import require_stranger
+    from meshray.cli.membership_checks import require_stranger
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime import log_format
-    from meshray.runtime.docker import record as records
+    from meshray.runtime.container_commands import ask
+    from meshray.runtime.docker import record
     from meshray.runtime.docker.engine import open_engine
-    from meshray.runtime.docker.node import make
-    from meshray.runtime.inside import ask
+    from meshray.runtime.docker.node_container import make
 
     home = app.own_home
     _require_sense(request)
@@ -66,7 +66,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
         undo.add("its logs", lambda: _keep_logs(container, home))
         chosen = request.environment.chosen
         answer = ask(container, _join_words(request), app, stdin=request.token.encode().encode(), environ=chosen)
-        records.save(home, container.record)
+        record.save(home, container.record)
         undo.keep()
         result = JoinResult.read(answer)
         if not block:
@@ -120,7 +120,8 @@ def _volumes(engine: Engine, said: Sequence[str]) -> dict[str, str]:
 
 def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoice, head: Versions) -> Plan:
     from meshray.runtime import log_format
-    from meshray.runtime.docker import image, plan
+    from meshray.runtime.docker import container_plan as plan
+    from meshray.runtime.docker import image
     from meshray.runtime.docker.engine import cards_here
 
     gpus, warning = plan.gpus(cards_here(), engine.info.get("Runtimes") or {})
@@ -183,7 +184,7 @@ def _keep_logs(container: NodeContainer, home: Home) -> None:
     """Keep the logs of a failed join, so that `meshray logs` shows them."""
     from meshray.linux.files import make_folder, write_atomically
     from meshray.node.state_folder import failed_logs
-    from meshray.runtime.docker.plan import STATE
+    from meshray.runtime.docker.container_plan import STATE
 
     for part in ("agent", "ray"):
         text = container.read(f"{STATE}/{_FAILED}/{part}.log")

@@ -34,7 +34,7 @@ def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> No
     from meshray.client.agent import ControlClient
     from meshray.model.address import Endpoint
     from meshray.protocol.control import UseCoordinator
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     endpoint = Endpoint.parse(text, enrolment.mesh_port)
     if enrolment.hosts_coordinator:
@@ -47,7 +47,7 @@ def use_coordinator(app: App, home: Home, enrolment: Enrolment, text: str) -> No
         progress.stage("coordinator", "run", str(endpoint))
         _require_own(enrolment, endpoint)
         progress.stage("coordinator", "ok", f"{endpoint} is this mesh's")
-    if service.answers(home.control_socket):
+    if agent_service.answers(home.control_socket):
         ControlClient(home.control_socket).ask(UseCoordinator(str(endpoint)))
     else:
         enrolment.preferring(endpoint).save(home)

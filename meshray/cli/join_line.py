@@ -13,7 +13,7 @@ def join_line(app: App, token: str, *options: str) -> str:
     import sys
     from pathlib import Path
 
-    from meshray.cli.program import on_other_machine
+    from meshray.cli.program_name import on_other_machine
     from meshray.installation.programs import origin_of
     from meshray.linux.user import User
 

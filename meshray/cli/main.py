@@ -21,8 +21,8 @@ import click
 
 from meshray import __version__
 from meshray.cli.app import App
-from meshray.cli.program import pasteable
-from meshray.cli.registry import SECTIONS, find
+from meshray.cli.command_registry import SECTIONS, find
+from meshray.cli.program_name import pasteable
 from meshray.errors import InterruptedByUser, MeshrayError, UnreachableError, UsageError
 from meshray.linux.files import DISK_ERRORS
 from meshray.model.printable import escaped_lines
@@ -114,7 +114,7 @@ def app_for(arguments: Sequence[str]) -> App:
 def run(app: App) -> int:
     """Run the command that was typed; return its exit code."""
     from meshray.cli import output
-    from meshray.cli.forwarding import forward
+    from meshray.cli.command_forwarding import forward
 
     try:
         code = forward(app)
@@ -196,7 +196,7 @@ def _with_better_hint(error: MeshrayError, app: App) -> MeshrayError:
 
 
 def _was_removed(app: App) -> bool:
-    from meshray.cli.enrolled import find_enrolment
+    from meshray.cli.membership_checks import find_enrolment
 
     try:
         enrolment = find_enrolment(app.home)

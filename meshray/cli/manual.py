@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 
 from meshray import __version__
+from meshray.cli.command_registry import SECTIONS
 from meshray.cli.main import cli
 from meshray.cli.reference import EXIT_CODES, VARIABLES
-from meshray.cli.registry import SECTIONS
 
 #: The mark of a paragraph in a command's help that keeps its lines (click).
 _VERBATIM = "\b\n"

@@ -14,8 +14,8 @@ import click
 import msgspec
 
 from meshray.cli import envelope, examples
+from meshray.cli.command_registry import SECTIONS
 from meshray.cli.main import cli
-from meshray.cli.registry import SECTIONS
 from meshray.errors import MeshrayError
 from meshray.protocol import answers
 from meshray.protocol.describe import described

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from meshray.coordinator.identity import fingerprint, make_certificate
+from meshray.coordinator.certificate import fingerprint, make_certificate
 from meshray.coordinator.records import PutEpoch, RowChanges, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.store import Settings, Store

@@ -88,7 +88,7 @@ class Registry:
         reserved: no revision up to this one is used again after a restart.
         requirements: those that `meshray env lock` recorded.
         lineage: the history of writes, which identifies a restored copy.
-        epochs: the mesh's secrets, oldest first; see `meshray.coordinator.epochs`.
+        epochs: the mesh's secrets, oldest first; see `meshray.coordinator.secret_epochs`.
         removals: removals signed by the lock; None: none, or there is no lock.
     """
 

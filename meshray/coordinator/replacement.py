@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from meshray.coordinator.admission import ConflictError, token_of
-from meshray.coordinator.epochs import rotated_without
 from meshray.coordinator.records import Member, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Outcome, Registry
+from meshray.coordinator.secret_epochs import rotated_without
 from meshray.errors import RefusedError
 from meshray.model.enrol import EnrolRequest
 from meshray.model.node import COORDINATOR, HEAD, HUB, STATIC

@@ -10,17 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from meshray.coordinator.epochs import (
-    Removal,
-    newest,
-    reduced,
-    rotated,
-    rotated_without,
-    shared_with,
-)
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import Publisher
 from meshray.coordinator.records import Member, SecretEpoch
+from meshray.coordinator.secret_epochs import Removal, newest, reduced, rotated, rotated_without, shared_with
 from meshray.model.node import STATIC
 from meshray.protocol.api import Rotation
 from meshray.protocol.fields import FIRST_EPOCH

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from meshray.coordinator.api import make_app
+from meshray.coordinator.certificate import fingerprint, server_context
 from meshray.coordinator.connection_limits import ConnectionLimits
-from meshray.coordinator.identity import fingerprint, server_context
+from meshray.coordinator.handlers import make_app
 from meshray.coordinator.listener import Listener
 from meshray.coordinator.restore.recovery import SETTLE_S
 from meshray.coordinator.restore.ticket import Seal

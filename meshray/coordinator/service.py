@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from meshray import __version__
-from meshray.coordinator import epochs
+from meshray.coordinator import secret_epochs
 from meshray.coordinator.budgets import Budgets
-from meshray.coordinator.environment import environment_of, locked, ports_chosen
 from meshray.coordinator.faults import Faults
+from meshray.coordinator.head_environment import environment_of, locked, ports_chosen
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import Outbox, Publisher
 from meshray.coordinator.query_broker import Gathered, QueryBroker
@@ -179,8 +179,8 @@ class Service:
                 wall=wall,
                 address=replaced.member.node.ip if replaced is not None else None,
             )
-            registry, more, member = epochs.enrolled(registry, member, follows=request.follows_epochs)
-            return registry, (*gone, *rows, *more), (member, epochs.newest(registry), replaced)
+            registry, more, member = secret_epochs.enrolled(registry, member, follows=request.follows_epochs)
+            return registry, (*gone, *rows, *more), (member, secret_epochs.newest(registry), replaced)
 
         member, epoch, replaced = await self._ledger.change(step)
         if replaced is not None:
@@ -283,8 +283,8 @@ class Service:
 
         def step(registry: Registry) -> Outcome[tuple[Member, PresharedKey]]:
             registry, rows, member = registry.add_static(name, public, node_id, self._clock())
-            registry, more, member = epochs.enrolled(registry, member, follows=False)
-            return registry, (*rows, *more), (member, epochs.static_key(registry, public, hub.public_key))
+            registry, more, member = secret_epochs.enrolled(registry, member, follows=False)
+            return registry, (*rows, *more), (member, secret_epochs.static_key(registry, public, hub.public_key))
 
         member, preshared_key = await self._ledger.change(step)
         return StaticPeer(member.node, key, hub, preshared_key)
@@ -382,7 +382,7 @@ class Service:
 
     async def report_epoch(self, node_id: str, epoch: int | None) -> None:
         """Record the newest epoch that the agent holds; None: its meshray does not know epochs. Raises UnknownError."""
-        if await self._report(node_id, lambda registry: epochs.reported(registry, node_id, epoch)):
+        if await self._report(node_id, lambda registry: secret_epochs.reported(registry, node_id, epoch)):
             self.secrets.send(node_id)
 
     async def report_ports(self, node_id: str, ports: Mapping[str, int]) -> None:

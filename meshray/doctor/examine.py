@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from meshray.doctor.facts import Facts
-from meshray.doctor.known import take_over
+from meshray.doctor.known_faults import take_over
 from meshray.doctor.report import FAIL, SKIP, WARN, Finding, Root, Spec
 from meshray.doctor.specs import SPECS
 from meshray.errors import MeshrayError

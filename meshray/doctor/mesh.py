@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from meshray.doctor.facts import Facts
-from meshray.doctor.known import problems_with
+from meshray.doctor.known_faults import problems_with
 from meshray.doctor.path.facts import BAD_LOSS
 from meshray.doctor.ray.facts import STARTING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec

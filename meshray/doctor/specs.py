@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from meshray.doctor import known, mesh
+from meshray.doctor import known_faults, mesh
 from meshray.doctor.control import checks as control
 from meshray.doctor.device import checks as device
 from meshray.doctor.firewall import checks as firewall
@@ -33,15 +33,15 @@ _ALL_BUT_REPORTED: tuple[Spec, ...] = (
     control.CREDENTIAL,
     *GROUND,
     mesh.AGENT_RUNNING,
-    known.IDENTITY,
-    known.NODES,
+    known_faults.IDENTITY,
+    known_faults.NODES,
     *HOST,
-    *_behind(known.IDENTITY, control.SPECS),
-    *_behind(known.IDENTITY, mesh.CONTROL),
-    known.FORWARDS,
-    *_behind(known.IDENTITY, path.SPECS),
-    *_behind(known.IDENTITY, mesh.PATH),
-    *_behind(known.IDENTITY, ray.SPECS),
-    *_behind(known.IDENTITY, mesh.RAY),
+    *_behind(known_faults.IDENTITY, control.SPECS),
+    *_behind(known_faults.IDENTITY, mesh.CONTROL),
+    known_faults.FORWARDS,
+    *_behind(known_faults.IDENTITY, path.SPECS),
+    *_behind(known_faults.IDENTITY, mesh.PATH),
+    *_behind(known_faults.IDENTITY, ray.SPECS),
+    *_behind(known_faults.IDENTITY, mesh.RAY),
 )
-SPECS: tuple[Spec, ...] = (*_ALL_BUT_REPORTED, known.reported(spec.code for spec in _ALL_BUT_REPORTED))
+SPECS: tuple[Spec, ...] = (*_ALL_BUT_REPORTED, known_faults.reported(spec.code for spec in _ALL_BUT_REPORTED))

@@ -26,7 +26,7 @@ from types import FrameType
 
 from msgspec import Struct
 
-from meshray.environment import plan
+from meshray.environment import build_commands
 from meshray.errors import InterruptedByUser, MeshrayError
 from meshray.linux.files import DISK_ERRORS
 from meshray.linux.user import User
@@ -99,7 +99,7 @@ def build(order: Order, report: Report) -> bool:
 
 def is_complete(folder: Path, environment: Environment) -> bool:
     """Return whether an environment is complete: it has a record, and its Ray reports the right versions."""
-    if not (folder / plan.RECORD).is_file():
+    if not (folder / build_commands.RECORD).is_file():
         return False
     with contextlib.suppress(MeshrayError):
         _ask(folder, environment)
@@ -109,7 +109,7 @@ def is_complete(folder: Path, environment: Environment) -> bool:
 
 def _ask(folder: Path, environment: Environment) -> RayInstallation:
     found = inspect(folder / "bin/ray", User.by_uid(os.geteuid()))
-    plan.require_match(found.versions, environment)
+    build_commands.require_match(found.versions, environment)
     return found
 
 
@@ -139,28 +139,32 @@ def _make(order: Order, unfinished: Path, report: Report) -> None:
     report(f"Ray {environment.ray} for Python {python}")
     requirements = unfinished / "requirements.txt"
     requirements.write_text(environment.requirements)
-    command = plan.fill_command(order.uv, unfinished, environment, requirements)
+    command = build_commands.fill_command(order.uv, unfinished, environment, requirements)
     done = _run(order, command)
     if done.returncode != 0:
-        raise plan.no_room(order.folder.parent) if plan.is_full(done.words) else plan.not_filled(command, done.words)
+        raise (
+            build_commands.no_room(order.folder.parent)
+            if build_commands.is_full(done.words)
+            else build_commands.not_filled(command, done.words)
+        )
     found = _ask(unfinished, environment)
     record = {**environment.to_json(), "built_on": found.versions.python}
-    (unfinished / plan.RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    (unfinished / build_commands.RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _make_empty(order: Order, unfinished: Path, report: Report) -> str:
     """Create an empty environment with the best available Python, and return that Python."""
     words = ""
-    for python in plan.pythons(order.environment):
+    for python in build_commands.pythons(order.environment):
         report(f"looking for Python {python}")
-        done = _run(order, plan.make_command(order.uv, unfinished, python))
+        done = _run(order, build_commands.make_command(order.uv, unfinished, python))
         if done.returncode == 0:
             return python
-        if plan.is_full(done.words):
-            raise plan.no_room(order.folder.parent)
+        if build_commands.is_full(done.words):
+            raise build_commands.no_room(order.folder.parent)
         shutil.rmtree(unfinished, ignore_errors=True)
         words = words or done.words
-    raise plan.no_python(order.environment, words)
+    raise build_commands.no_python(order.environment, words)
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ def main() -> int:
 
 def _from_system(caught: OSError, folder: Path) -> MeshrayError:
     if caught.errno in DISK_ERRORS:
-        return plan.no_room(folder)
+        return build_commands.no_room(folder)
     return MeshrayError(
         "environment_failed",
         f"{caught.filename or folder}: {caught.strerror}",

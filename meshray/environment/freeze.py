@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from meshray.environment import plan
+from meshray.environment import build_commands
 from meshray.environment.matched import find_uv
 from meshray.errors import MeshrayError
 from meshray.linux.user import User
@@ -31,7 +31,7 @@ def freeze(python: Path, user: User, environ: Mapping[str, str]) -> str:
         MeshrayError: ``freeze_failed``, if neither uv nor pip answers.
     """
     own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
-    settings = plan.uv_environment(environ, own, is_other=os.geteuid() != user.uid)
+    settings = build_commands.uv_environment(environ, own, is_other=os.geteuid() != user.uid)
     commands = [[str(python), "-m", "pip", "--disable-pip-version-check", "freeze"]]
     with contextlib.suppress(MeshrayError):
         commands.insert(0, [find_uv(environ, user), "pip", "freeze", "--python", str(python)])
@@ -44,7 +44,7 @@ def freeze(python: Path, user: User, environ: Mapping[str, str]) -> str:
             continue
         if done.returncode == 0:
             return done.stdout
-        complaint = plan.main_lines(done.stderr)
+        complaint = build_commands.main_lines(done.stderr)
     raise MeshrayError(
         "freeze_failed",
         f"neither uv nor pip lists what is installed beside {python}: {complaint}",

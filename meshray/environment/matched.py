@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.environment import plan
+from meshray.environment import build_commands
 from meshray.environment.builder import Order
 from meshray.errors import InterruptedByUser, MeshrayError
 from meshray.installation.programs import folders, user_python
@@ -69,13 +69,13 @@ class Build:
                 hint="on the head: meshray status; or join without --env match",
             )
         own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name}
-        settings = plan.uv_environment(environ, own, is_other=os.geteuid() != user.uid)
+        settings = build_commands.uv_environment(environ, own, is_other=os.geteuid() != user.uid)
         settings["PATH"] = os.pathsep.join([settings.get("PATH", os.defpath), *_own_pythons()])
-        name = plan.key(environment, f"{sys.platform}-{platform.machine()}-{'-'.join(platform.libc_ver())}")
+        name = build_commands.key(environment, f"{sys.platform}-{platform.machine()}-{'-'.join(platform.libc_ver())}")
         self._order = Order(
             environment,
             find_uv(environ, user),
-            plan.folder_of_all(environ, user.home) / name,
+            build_commands.folder_of_all(environ, user.home) / name,
             user.uid,
             settings,
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from meshray.firewall import rules
-from meshray.firewall.host import Host
-from meshray.firewall.programs import Proc, Run, run_program
+from meshray.firewall.host_access import Proc, Run, run_program
+from meshray.firewall.host_firewalls import Host
 from meshray.firewall.ruleset import Chain, Table
 
 

@@ -26,10 +26,10 @@ from meshray.firewall.backends.base import Change, HeldTable
 from meshray.firewall.backends.iptables import guard_comments
 from meshray.firewall.closing import Closed
 from meshray.firewall.guard import GUARD, Guard
-from meshray.firewall.host import Host
+from meshray.firewall.host_access import Proc, Run, run_program
+from meshray.firewall.host_firewalls import Host
 from meshray.firewall.opening import Opening
 from meshray.firewall.owned_table import OwnedTable
-from meshray.firewall.programs import Proc, Run, run_program
 from meshray.firewall.silent import SilentNodes
 from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem

@@ -18,11 +18,11 @@ from pathlib import Path
 from meshray.firewall.backends import iptables, nft
 from meshray.firewall.backends.base import HeldTable
 from meshray.firewall.closing import Closed, described
-from meshray.firewall.host import Host, tables_of_iptables
+from meshray.firewall.host_access import Proc, Run, run_program
+from meshray.firewall.host_firewalls import Host, tables_of_iptables
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import CLOSED
 from meshray.firewall.owned_table import OwnedTable
-from meshray.firewall.programs import Proc, Run, run_program
 from meshray.firewall.ruleset import Table
 from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem

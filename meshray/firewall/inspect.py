@@ -18,9 +18,9 @@ from meshray.firewall import rules
 from meshray.firewall.backends.base import HeldTable
 from meshray.firewall.backends.iptables import guard_in_place
 from meshray.firewall.closing import Ranges
-from meshray.firewall.host import Host, tables_of_iptables
+from meshray.firewall.host_access import Proc, Run, run_program
+from meshray.firewall.host_firewalls import Host, tables_of_iptables
 from meshray.firewall.opening import Opening, Way, way_of_hook
-from meshray.firewall.programs import Proc, Run, run_program
 from meshray.firewall.ruleset import Chain, Packet, decider, fate
 
 #: The hooks that a packet for this host passes, in this order.

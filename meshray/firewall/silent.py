@@ -14,7 +14,7 @@ from collections.abc import Collection
 from ipaddress import IPv4Address
 
 from meshray.firewall.backends.nft import OWN_TABLE
-from meshray.firewall.programs import Run, run_program
+from meshray.firewall.host_access import Run, run_program
 
 
 def hold_script(interface: str, silent: Collection[IPv4Address]) -> str:

@@ -1,6 +1,6 @@
 """Ray's node table for one node's supervisor: read with the token of the head's Ray, and cleared of dead raylets.
 
-The questions to the head's dashboard themselves are in `meshray.raynode.state`.
+The questions to the head's dashboard themselves are in `meshray.raynode.dashboard_client`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from meshray.home import Home
 from meshray.linux.user import User
 from meshray.model.ray_state import RayState
 from meshray.raynode.command import RayPlan
-from meshray.raynode.state import LiveNode, live_nodes, node_table
+from meshray.raynode.dashboard_client import LiveNode, live_nodes, node_table
 from meshray.raynode.unregister import Unregister
 from meshray.raynode.versions import RayInstallation
 

@@ -30,6 +30,7 @@ from meshray.linux.user import User
 from meshray.model.ray_state import RayState
 from meshray.raynode import agent_port, preflight, temp_folder, user_token
 from meshray.raynode.command import RayPlan, ray_environment, start_command
+from meshray.raynode.dashboard_client import LiveNode, gcs_answers
 from meshray.raynode.decide import (
     SOUND_LIFE_S,
     STEADY_S,
@@ -42,10 +43,9 @@ from meshray.raynode.decide import (
     Wait,
     decide,
 )
-from meshray.raynode.explain import TAIL_BYTES, cause, last_error
+from meshray.raynode.failure_cause import TAIL_BYTES, cause, last_error
 from meshray.raynode.node_table import NodeTable
 from meshray.raynode.processes import Family, end_lonely_leader
-from meshray.raynode.state import LiveNode, gcs_answers
 from meshray.raynode.tokens import RayTokens, new_instance
 from meshray.raynode.versions import RayInstallation
 

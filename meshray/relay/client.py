@@ -28,8 +28,8 @@ from meshray.model.address import Endpoint
 from meshray.protocol.codec import WireError
 from meshray.relay.frames import MIN_DATAGRAM_BYTES, FrameError, unpack
 from meshray.relay.pump import Pump, keep_unsent_small
-from meshray.relay.trial import Trial
 from meshray.relay.udp import LOOPBACK, Address, Sender, open_loopback, receive
+from meshray.relay.udp_trial import Trial
 
 if TYPE_CHECKING:
     import aiohttp

@@ -1,4 +1,4 @@
-"""A node with root, directly on this machine, as a service (`meshray.runtime.service`)."""
+"""A node with root, directly on this machine, as a service (`meshray.runtime.agent_service`)."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def _signal_coordinator(number: int) -> Act:
 def _other_certificate(stage: Stage) -> None:
     head = stage.cluster.head
     code = (
-        "import pathlib, sys; from meshray.coordinator.identity import make_certificate; "
+        "import pathlib, sys; from meshray.coordinator.certificate import make_certificate; "
         f"home = pathlib.Path('{_STATE}'); certificate, key = make_certificate(); "
         "(home / 'coordinator.crt').write_text(certificate); (home / 'coordinator.key').write_text(key)"
     )

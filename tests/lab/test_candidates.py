@@ -9,7 +9,7 @@ from tests.lab.world import World
 
 READ = """
 import asyncio, json
-from meshray.agent.paths.candidates import read_endpoints
+from meshray.agent.paths.local_endpoints import read_endpoints
 from meshray.model.address import OverlayNetwork
 print(json.dumps([str(e) for e in asyncio.run(read_endpoints(51888, OverlayNetwork.parse("10.99.0.0/16")))]))
 """

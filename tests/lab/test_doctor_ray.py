@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.doctor.job import program as deep_job
+from meshray.doctor.job import transfer_program
 from tests.lab.cluster import Cluster
 from tests.lab.doctoring import Answer, Doctor, ask, until_well
 from tests.lab.faults import Fault
@@ -89,7 +89,9 @@ def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Clu
         dropped("walled", rule)(cluster)
         found = ask(cluster.head).failing
         told = cluster.head.run(
-            ["meshray", "run", "--", "python", "-", order], stdin=Path(deep_job.__file__).read_text(), deadline_s=120
+            ["meshray", "run", "--", "python", "-", order],
+            stdin=Path(transfer_program.__file__).read_text(),
+            deadline_s=120,
         ).stdout
     finally:
         let_in("walled")(cluster)

@@ -81,7 +81,7 @@ asyncio.run(main())
 TABLE = """
 import asyncio, json, sys
 from meshray.model.address import Endpoint
-from meshray.raynode.state import node_table
+from meshray.raynode.dashboard_client import node_table
 table = asyncio.run(node_table(Endpoint(sys.argv[1], 8265), sys.argv[2], 5))
 print(json.dumps(table and {str(ip): dict(state.resources) for ip, state in table.items() if state.alive}))
 """

@@ -28,25 +28,25 @@ from meshray.agent.control.operations import Operations
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.paths.prober import Prober
 from meshray.agent.state import NodeState
-from meshray.agent.status.progress import Emit
+from meshray.agent.status.startup_progress import Emit
 from meshray.cli import bring_up, main
 from meshray.cli.app import App
 from meshray.cli.examples import BY_COMMAND
 from meshray.client.agent import ControlClient
 from meshray.client.coordinator import Link
-from meshray.coordinator import api
+from meshray.coordinator import handlers
 from meshray.coordinator.server import Server
 from meshray.home import Home
 from meshray.linux import ports
 from meshray.linux.clock import unix_s
 from meshray.model.address import Endpoint, OverlayNetwork
-from meshray.node import cleanup as remains
+from meshray.node import cleanup
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_map
 from meshray.protocol.codec import to_json
 from meshray.protocol.connection import Message
 from meshray.protocol.control import Request, Summary, TakeDown
-from meshray.runtime import own_endpoints, preflight, service
+from meshray.runtime import agent_service, own_endpoints, preflight
 from tests.fake_device import FakeDevice
 
 Json = Mapping[str, object]
@@ -65,11 +65,11 @@ class Recorder:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Wrap the emitters."""
-        answer, send, send_str = api._Answering._answer, Link.send, web.WebSocketResponse.send_str
+        answer, send, send_str = handlers._Answering._answer, Link.send, web.WebSocketResponse.send_str
         open_server = ControlServer.__init__
 
         async def answer_noted(
-            self: api._Answering,
+            self: handlers._Answering,
             request: web.Request,
             handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
         ) -> web.StreamResponse:
@@ -100,7 +100,7 @@ class Recorder:
             open_server(self, recorder._wrapped(operations), recorder._wrapped(owner_operations), user_uid)
 
         recorder = self
-        patch.setattr(api._Answering, "_answer", answer_noted)
+        patch.setattr(handlers._Answering, "_answer", answer_noted)
         patch.setattr(Link, "send", send_noted)
         patch.setattr(web.WebSocketResponse, "send_str", send_str_noted)
         patch.setattr(ControlServer, "__init__", open_server_noted)
@@ -228,11 +228,11 @@ class Machines:
 
         patch.setattr(bring_up, "start_and_follow", self.start_and_follow)
         patch.setattr("meshray.cli.undo._SIGNALS", ())  # It is handled in the main thread, which runs the agents.
-        patch.setattr(service, "is_running", lambda home: service.answers(home.control_socket))
-        patch.setattr(service, "runs_from", lambda home: None)
-        patch.setattr(service, "stop", self.stop)
-        patch.setattr(service, "uninstall", lambda home: None)
-        patch.setattr(remains, "clear", lambda home: [])
+        patch.setattr(agent_service, "is_running", lambda home: agent_service.answers(home.control_socket))
+        patch.setattr(agent_service, "runs_from", lambda home: None)
+        patch.setattr(agent_service, "stop", self.stop)
+        patch.setattr(agent_service, "uninstall", lambda home: None)
+        patch.setattr(cleanup, "clear", lambda home: [])
         patch.setattr(own_endpoints, "find_endpoints", found)
         patch.setattr(preflight, "check_wireguard", lambda environ: "kernel WireGuard")
         patch.setattr(preflight, "check_place", lambda network, port: None)

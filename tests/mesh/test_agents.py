@@ -12,7 +12,7 @@ from meshray.agent.agent import Agent
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.state import NodeState
 from meshray.client.coordinator import RemovedFromMesh
-from meshray.coordinator.identity import make_certificate
+from meshray.coordinator.certificate import make_certificate
 from meshray.errors import MeshrayError
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_map

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from meshray.agent.control.control_server import ControlServer
-from meshray.agent.status.progress import Emit
+from meshray.agent.status.startup_progress import Emit
 from meshray.client.agent import ControlClient
 from meshray.errors import MeshrayError
 from meshray.protocol import control as protocol

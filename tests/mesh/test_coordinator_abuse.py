@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.coordinator import api
+from meshray.coordinator import handlers
 from meshray.coordinator.connection_limits import MAX_OF_MEMBER, MAX_STRANGERS, ConnectionLimits
 from meshray.coordinator.fair_limit import FairLimit
 from meshray.coordinator.listener import MAX_HANDSHAKES
@@ -241,7 +241,7 @@ async def test_random_json_never_makes_the_coordinator_fail(tmp_path: Path) -> N
 
 
 async def test_too_many_requests_at_once_are_told_to_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "MAX_REQUESTS", 0)
+    monkeypatch.setattr(handlers, "MAX_REQUESTS", 0)
     async with attacked_mesh(tmp_path) as mesh:
         reply = await mesh.client.call("GET", "/v1/hello")
         assert (reply.status, reply.code) == (429, "busy")
@@ -249,7 +249,7 @@ async def test_too_many_requests_at_once_are_told_to_come_back(tmp_path: Path, m
 
 async def test_requests_without_their_body_keep_nobody_out(tmp_path: Path) -> None:
     async with attacked_mesh(tmp_path) as mesh:
-        crowd = await crowd_of(mesh.client, post(b"", length=10), api.MAX_REQUESTS + 50)
+        crowd = await crowd_of(mesh.client, post(b"", length=10), handlers.MAX_REQUESTS + 50)
         assert len(mesh.server._door._guests) <= MAX_STRANGERS + 10
         assert (await mesh.client.enrol(mesh.token)).credential
         for writer in crowd:

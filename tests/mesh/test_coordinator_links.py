@@ -9,8 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshray.coordinator import agent_connection as link
-from meshray.coordinator import publisher
+from meshray.coordinator import agent_connection, publisher
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer
 from meshray.protocol import connection
@@ -187,7 +186,7 @@ async def test_a_frame_that_is_too_large_or_binary_ends_that_connection(tmp_path
 async def test_an_agent_that_does_not_read_is_closed_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "SEND_S", 0.5)
+    monkeypatch.setattr(agent_connection, "SEND_S", 0.5)
     async with running_mesh(tmp_path) as mesh:
         head = await mesh.client.agent(mesh.head.credential)
         monkeypatch.setattr(mesh.server.service.budgets, "changes_wait_s", lambda *_, **__: 0.0)

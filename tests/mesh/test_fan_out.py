@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshray.coordinator import agent_connection as link
+from meshray.coordinator import agent_connection
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolAnswer
@@ -280,7 +280,7 @@ async def test_an_agent_that_did_not_read_for_a_while_catches_up(tmp_path: Path)
 
 
 async def test_an_agent_that_reads_slowly_keeps_its_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "SEND_S", 0.4)
+    monkeypatch.setattr(agent_connection, "SEND_S", 0.4)
     async with mesh_with_readers(tmp_path, 2) as (mesh, readers):
         await enrol_wide(mesh, 50)
         async with slow_agent(mesh, readers) as (node_id, reader):
@@ -299,7 +299,7 @@ async def test_an_agent_that_reads_slowly_keeps_its_connection(tmp_path: Path, m
             await until_revision(reader, mesh.server.service.revision, 0.03)
             await reading.until(changing)
             await until_revision(reader, mesh.server.service.revision, 0.03)
-            assert time.monotonic() - began > 2 * link.SEND_S
+            assert time.monotonic() - began > 2 * agent_connection.SEND_S
             assert mesh.server.service._ledger.registry.members[node_id].node.online
 
 

@@ -11,8 +11,8 @@ import pytest
 from meshray.agent.agent import Agent
 from meshray.agent.dependencies import Dependencies
 from meshray.agent.state import NodeState
-from meshray.agent.status.report import build_status
 from meshray.agent.status.snapshot import snapshot_of
+from meshray.agent.status.status_builder import build_status
 from meshray.client.coordinator import TakenOver
 from meshray.home import Home
 from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY

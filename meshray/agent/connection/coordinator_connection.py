@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from meshray.agent.backoff import backoff_s
-from meshray.agent.status.progress import Progress
+from meshray.agent.status.startup_progress import Progress
 from meshray.client.coordinator import Coordinator, CoordinatorBehind, Link, RemovedFromMesh, TakenOver
 from meshray.errors import MeshrayError, RefusedError, UnreachableError, UsageError
 from meshray.linux.tasks import Tasks

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from meshray.agent.status.progress import Emit
+from meshray.agent.status.startup_progress import Emit
 from meshray.errors import MeshrayError, UsageError
 from meshray.protocol.codec import WireError, decode, to_json
 from meshray.protocol.control import MAX_REQUEST_BYTES, Request

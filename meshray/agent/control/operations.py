@@ -14,9 +14,9 @@ from ipaddress import IPv4Address
 from meshray.agent.agent import Agent
 from meshray.agent.control.control_server import Operations as ByRequest
 from meshray.agent.device.desired import PairKeys, desired_device
-from meshray.agent.status.progress import Emit
-from meshray.agent.status.report import build_status, path_to
 from meshray.agent.status.snapshot import snapshot_of, summary_of, with_machine
+from meshray.agent.status.startup_progress import Emit
+from meshray.agent.status.status_builder import build_status, path_to
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
@@ -160,7 +160,7 @@ class Operations:
         return await self._state.coordinator.call(request.method, request.path, request.body)
 
     async def _repair(self, request: Repair, emit: Emit) -> Repaired:
-        from meshray.agent.repairs import carry_out
+        from meshray.agent.repair_actions import carry_out
 
         return Repaired(await carry_out(request.key, self._agent.parts, self._agent.reconciler))
 

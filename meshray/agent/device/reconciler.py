@@ -24,7 +24,7 @@ from meshray.agent.device.rekeying import Rekeying, new_keys
 from meshray.agent.device.route_repairs import RouteRepairs
 from meshray.agent.paths.paths import Paths
 from meshray.agent.state import NodeState
-from meshray.agent.status.progress import Progress
+from meshray.agent.status.startup_progress import Progress
 from meshray.errors import MeshrayError
 from meshray.linux.clock import boot_s, unix_s
 from meshray.model.address import Endpoint, OverlayNetwork

@@ -13,7 +13,7 @@ from dataclasses import replace
 from meshray.agent.paths.hubs import HubChoice, ranked
 from meshray.agent.paths.liveness import PAUSE_S, SEVERAL_PAUSE_S, TIMEOUT_S, Liveness
 from meshray.agent.paths.mtu import SIZES
-from meshray.agent.paths.names import Names
+from meshray.agent.paths.name_resolution import Names
 from meshray.agent.paths.prober import Prober
 from meshray.linux import overlay_netns
 from meshray.linux.clock import BootSeconds, boot_s

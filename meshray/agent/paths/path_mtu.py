@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 
 from meshray.agent.paths.mtu import SIZES, MtuSearch, asking_underlay, find_mtu, passes
 from meshray.agent.paths.prober import Prober
-from meshray.agent.paths.stalls import Stalls
+from meshray.agent.paths.tcp_stalls import Stalls
 from meshray.defaults import DEFAULT_MTU
 from meshray.linux import overlay_netns
 from meshray.linux.tasks import Tasks

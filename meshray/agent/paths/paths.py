@@ -21,9 +21,9 @@ from meshray.agent.paths.decision import PairPath
 from meshray.agent.paths.hub_dialback import HubDialback
 from meshray.agent.paths.hub_monitor import HubMonitor
 from meshray.agent.paths.live_peer import live_peer_towards
-from meshray.agent.paths.names import Address, Names
+from meshray.agent.paths.name_resolution import Address, Names
 from meshray.agent.paths.observed_endpoints import ObservedEndpoints
-from meshray.agent.paths.pairs import Pairs
+from meshray.agent.paths.pair_paths import Pairs
 from meshray.agent.paths.path_mtu import PathMtu, Way
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.rebinds import Rebinds

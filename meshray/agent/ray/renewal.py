@@ -30,7 +30,7 @@ class Renewal:
         head: returns the head in the current map.
         enrolment: returns the current enrolment.
         ask: requests the head's current environment from the coordinator.
-        environ: the agent's environment; see `meshray.environment.plan.uv_environment`.
+        environ: the agent's environment; see `meshray.environment.build_commands.uv_environment`.
         renewed: called with a Ray that differs from the previous one.
     """
 

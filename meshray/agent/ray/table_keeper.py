@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 from meshray.agent.dependencies import RayPart
-from meshray.agent.ray.departed import Departed, departed
-from meshray.agent.ray.offers import Offers
+from meshray.agent.ray.dead_entries import Departed, departed
+from meshray.agent.ray.last_resources import Offers
 from meshray.model.meshmap import MeshMap
 
 #: After a change the table is read at this interval, for this long; a raylet that ends needs a second to unregister.

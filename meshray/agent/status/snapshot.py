@@ -1,4 +1,4 @@
-"""The snapshot of an agent's knowledge at one moment, for `meshray.agent.status.report`."""
+"""The snapshot of an agent's knowledge at one moment, for `meshray.agent.status.status_builder`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from meshray.agent.dependencies import Dependencies
 from meshray.agent.device.reconciler import Reconciler
 from meshray.agent.paths.paths import Paths
 from meshray.agent.paths.samples import Measured
-from meshray.agent.ray.gpus import GpuNotice
-from meshray.agent.ray.offers import Offers
+from meshray.agent.ray.gpu_problem import GpuNotice
+from meshray.agent.ray.last_resources import Offers
 from meshray.agent.state import NodeState
-from meshray.agent.status.report import Snapshot, path_to
-from meshray.agent.status.standing import Standing
+from meshray.agent.status.state_times import Standing
+from meshray.agent.status.status_builder import Snapshot, path_to
 from meshray.linux.clock import boot_s
 from meshray.model.problem import Problem
 from meshray.model.ray_state import RayState

@@ -19,9 +19,9 @@ from ipaddress import IPv4Address
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
 from meshray.agent.state import NodeState
-from meshray.agent.status.report import build_status
 from meshray.agent.status.snapshot import Sources, complaints_of, ray_nodes, snapshot_of
-from meshray.doctor import host_probe as host
+from meshray.agent.status.status_builder import build_status
+from meshray.doctor import host_probe
 from meshray.doctor.context import Context, Counters
 from meshray.doctor.control import probe as control
 from meshray.doctor.deadlines import in_time
@@ -101,7 +101,7 @@ async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None)
     status = build_status(snapshot)
     context = _context(sources, status)
     groups = await asyncio.gather(
-        in_time(host.look(context), GROUP_S),
+        in_time(host_probe.look(context), GROUP_S),
         in_time(path.look(context), GROUP_S),
         in_time(control.look(context), GROUP_S),
         in_time(ray.look(context), GROUP_S),

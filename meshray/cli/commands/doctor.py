@@ -92,7 +92,7 @@ def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any
     if wishes.fix:
         result = _mended(app, result, node or "", wishes.yes)
     if wishes.deep:
-        from meshray.cli.deep import deep_checks
+        from meshray.cli.deep_job import deep_checks
 
         deep = deep_checks(app, result.checks, node, soak=wishes.soak)
         result = replace(result, checks=(*result.checks, *deep))
@@ -107,7 +107,7 @@ def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any
 def _mended(app: App, found: DoctorResult, node: str, yes: bool) -> DoctorResult:
     """Return the report after the possible repairs were made, from new checks."""
     from meshray.cli.commands.lifecycle import start_node
-    from meshray.cli.repairs import carry_out
+    from meshray.cli.doctor_fix import carry_out
     from meshray.doctor.repairs import planned
 
     keys = planned(found.checks, found.node)
@@ -137,7 +137,7 @@ def _alone(app: App, error: MeshrayError) -> DoctorResult:
 
 
 def _without_agent(app: App, error: MeshrayError) -> Facts:
-    from meshray.agent.status.alone import look_alone
+    from meshray.agent.status.without_agent import look_alone
     from meshray.doctor.facts import Facts
 
     found = asyncio.run(look_alone(app.home, app.environ))
@@ -148,9 +148,9 @@ def _without_agent(app: App, error: MeshrayError) -> Facts:
 
 
 def _why_no_agent(app: App, seen: Facts) -> Facts:
-    from meshray.cli.enrolled import find_enrolment
+    from meshray.cli.membership_checks import find_enrolment
     from meshray.node.map_cache import load_map
-    from meshray.runtime.service import last_words
+    from meshray.runtime.agent_service import last_words
 
     home = app.home
     try:

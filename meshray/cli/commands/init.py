@@ -20,8 +20,9 @@ import click
 from click.core import ParameterSource
 
 from meshray import __version__
-from meshray.cli import bring_up, output, user_environment
+from meshray.cli import bring_up, env_options, output
 from meshray.cli.app import App
+from meshray.cli.env_options import environment_options
 from meshray.cli.options import (
     NodeCommand,
     json_option,
@@ -33,7 +34,6 @@ from meshray.cli.options import (
 )
 from meshray.cli.results import InitResult, Result
 from meshray.cli.undo import Undo
-from meshray.cli.user_environment import environment_options
 from meshray.cli.variables import option
 from meshray.defaults import DEFAULT_PORT, own_ports
 from meshray.errors import MeshrayError, UsageError
@@ -173,7 +173,7 @@ def init_command(
             hint="pass the rest to `meshray join --head` on the machine that runs the Ray head",
         )
     require_no_words_to_ray(no_ray, ray)
-    given = user_environment.read(app, env, env_file)
+    given = env_options.read(app, env, env_file)
     if given.match:
         raise UsageError(
             "env_match_at_head",
@@ -231,7 +231,7 @@ def _is_another(app: App, known: Enrolment, request: InitRequest, context: click
 
 def _own_mesh(app: App) -> Enrolment | None:
     """Return who this node is if it runs the coordinator of a mesh."""
-    from meshray.cli.enrolled import find_enrolment
+    from meshray.cli.membership_checks import find_enrolment
 
     enrolment = find_enrolment(app.own_home)
     return enrolment if enrolment is not None and enrolment.hosts_coordinator and not enrolment.taken_out else None
@@ -260,16 +260,16 @@ def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) 
 
 
 def _init(app: App, request: InitRequest, block: bool) -> Result | int:
-    from meshray.cli.enrolled import require_stranger
+    from meshray.cli.membership_checks import require_stranger
     from meshray.model.endpoints import require_few
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     home = app.own_home
     check_extra_args(request.ray_args, own=own_ports(request.port), makes_mesh=True)
     advertised = require_few([Endpoint.parse(item, request.port) for item in request.advertise], "--advertise")
-    service.require_valid(app.environ)
+    agent_service.require_valid(app.environ)
     require_stranger(home)
     if not request.trust_user_environment:
         app.run_from_copy()
@@ -290,7 +290,7 @@ def _init(app: App, request: InitRequest, block: bool) -> Result | int:
 
 def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -> Found:
     """Examine the machine, without changing anything."""
-    from meshray.cli.enrolled import look_for_ray, naming_rootless_node, warn_of_missing_engine
+    from meshray.cli.membership_checks import look_for_ray, naming_rootless_node, warn_of_missing_engine
     from meshray.model.endpoints import choose_endpoints
     from meshray.raynode.preflight import require_free
     from meshray.runtime.own_endpoints import find_endpoints
@@ -336,7 +336,7 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
     from meshray.node.identity import Identity
     from meshray.node.map_cache import save_map
     from meshray.node.state_folder import forget
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     undo.add("the state folder", lambda: forget(home, keep_logs=True))
     key, installation = PrivateKey.generate(), found.installation
@@ -396,8 +396,8 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
         environment=request.environment,
     )
     enrolment.save(home)
-    undo.add("the unit", lambda: service.uninstall(home))
-    undo.add("the agent", lambda: service.stop(home))
+    undo.add("the unit", lambda: agent_service.uninstall(home))
+    undo.add("the agent", lambda: agent_service.stop(home))
     return token, enrolment
 
 

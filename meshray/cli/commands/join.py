@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 import click
 
 from meshray import __version__
-from meshray.cli import bring_up, output, user_environment
+from meshray.cli import bring_up, env_options, output
 from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options
+from meshray.cli.enrolment_rollback import ENROLMENT, Withdrawal, taken_back
+from meshray.cli.env_options import environment_options
 from meshray.cli.join_request import JoinRequest
 from meshray.cli.matching import ask_with_token, match_with_token, warn_of_patch
 from meshray.cli.options import (
@@ -36,10 +38,8 @@ from meshray.cli.options import (
 )
 from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
-from meshray.cli.user_environment import environment_options
 from meshray.cli.variables import option
 from meshray.cli.via import PostRequest, enrol_via, parse_via, unenrol_via
-from meshray.cli.withdrawal import ENROLMENT, Withdrawal, taken_back
 from meshray.defaults import DEFAULT_PORT, own_ports
 from meshray.errors import UsageError
 from meshray.home import Home
@@ -154,7 +154,7 @@ def join_command(
     """
     from meshray.node.enrolment import parse_open
 
-    given = user_environment.read(app, env, env_file)
+    given = env_options.read(app, env, env_file)
     asked = JoinRequest(
         token=read_token(token, app),
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
@@ -192,7 +192,7 @@ def join_command(
 def _again(app: App, asked: JoinRequest, block: bool) -> Result | int | None:
     """Bring the node up if this machine is in the token's mesh already; return None if it is not."""
     from meshray.cli.commands.lifecycle import start_again
-    from meshray.cli.enrolled import find_enrolment
+    from meshray.cli.membership_checks import find_enrolment
 
     home = app.own_home
     if home.container.exists():
@@ -225,16 +225,16 @@ def _require_sense(asked: JoinRequest) -> None:
 
 
 def _join(app: App, asked: JoinRequest, block: bool) -> Result | int:
-    from meshray.cli.enrolled import require_stranger
+    from meshray.cli.membership_checks import require_stranger
     from meshray.model.endpoints import require_few
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     home = app.own_home
     check_extra_args(asked.ray_args, own=own_ports(asked.token.coordinators[0].port))
     require_few(asked.endpoints, "--endpoint")
-    service.require_valid(app.environ)
+    agent_service.require_valid(app.environ)
     check_labels(asked.labels)
     require_stranger(home, asked.token.mesh_id)
     if not asked.trust_user_environment:
@@ -264,7 +264,7 @@ def _silent_udp(summary: Summary, asked: JoinRequest) -> int:
 
 def _prepare(app: App, asked: JoinRequest) -> Found:
     """Examine the machine, without changing anything."""
-    from meshray.cli.enrolled import look_for_ray, warn_of_missing_engine
+    from meshray.cli.membership_checks import look_for_ray, warn_of_missing_engine
     from meshray.runtime.select import agent_runtime
 
     with app.progress() as progress:
@@ -327,14 +327,14 @@ def _endpoints(asked: JoinRequest, port: int) -> tuple[Endpoint, ...]:
 
 
 def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -> None:
-    from meshray.cli.enrolled import unenrol
     from meshray.cli.lock_file import require_lock
+    from meshray.cli.membership_checks import unenrol
     from meshray.linux.user import User
     from meshray.model.enrol import EnrolRequest
     from meshray.node.enrolment import Enrolment
     from meshray.node.identity import Identity
     from meshray.node.map_cache import save_map
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
     from meshray.runtime.preflight import require_no_clash, routes
 
     key, installation = _key(home, undo), found.installation
@@ -404,8 +404,8 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
         _require_reachable(app, asked, enrolment)
     enrolment.save(home)  # This comes first: a join killed after it leaves a node whose map can be requested again.
     save_map(home, answer.map)
-    undo.add("the unit", lambda: service.uninstall(home))
-    undo.add("the agent", lambda: service.stop(home))
+    undo.add("the unit", lambda: agent_service.uninstall(home))
+    undo.add("the agent", lambda: agent_service.stop(home))
 
 
 def _require_reachable(app: App, asked: JoinRequest, enrolment: Enrolment) -> None:

@@ -70,12 +70,12 @@ def start_node(app: App, home: Home, coordinator: str | None = None) -> Summary:
         MeshrayError: the reason why it cannot come up.
     """
     from meshray.cli.coordinator_address import use_coordinator, wait_until_connected
+    from meshray.cli.env_options import record_session
     from meshray.cli.matching import match_again
-    from meshray.cli.user_environment import record_session
     from meshray.client.coordinator import RemovedFromMesh
     from meshray.node.enrolment import MATCH, Enrolment, load_private_key
     from meshray.node.state_folder import claimed
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     enrolment = Enrolment.load(home)
     if enrolment.taken_out:
@@ -90,7 +90,7 @@ def start_node(app: App, home: Home, coordinator: str | None = None) -> Summary:
         if coordinator is not None:
             use_coordinator(app, home, enrolment, coordinator)
             enrolment = Enrolment.load(home)
-        if ran := service.is_running(home):
+        if ran := agent_service.is_running(home):
             with app.progress() as progress:
                 summary = bring_up.follow(home, progress.stage)
         else:
@@ -112,19 +112,19 @@ def start_again(app: App, block: bool, result: Callable[[Summary], Result]) -> R
     Args:
         result: the command's answer, once the node is up.
     """
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     home = app.own_home
-    if block and not service.is_running(home):
+    if block and not agent_service.is_running(home):
         return bring_up.run_here(app, home, lambda summary: output.show(app, result(summary)))
     return result(start_node(app, home))
 
 
 def _warn_of_other_copy(app: App, home: Home) -> None:
     """Warn if the agent still runs the meshray with which it was started."""
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
-    running = service.runs_from(home)
+    running = agent_service.runs_from(home)
     if running is not None and running != Path(sys.prefix):
         app.warn(f"the agent still runs from {running}: meshray down, then meshray up, starts it from {sys.prefix}")
 
@@ -237,11 +237,11 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
 
 
 def _leave(app: App, home: Home, *, yes: bool, patience_s: int, local: bool) -> Answer:
-    from meshray.cli.enrolled import find_enrolment
+    from meshray.cli.membership_checks import find_enrolment
     from meshray.linux.user import User
     from meshray.node.state_folder import claimed, forget
     from meshray.raynode.user_token import take_back
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     app.require_root_of_node()
     enrolment = _enrolment_or_ask(app, home, yes)
@@ -258,7 +258,7 @@ def _leave(app: App, home: Home, *, yes: bool, patience_s: int, local: bool) -> 
         unenrolled = told or enrolment is None or _tell_the_coordinator(app, enrolment)
         if enrolment is not None:
             take_back(User.by_uid(enrolment.user_uid), home.offered_token)
-        service.uninstall(home)
+        agent_service.uninstall(home)
         forget(home)
     return {"node": enrolment.name if enrolment else "this machine", "unenrolled": unenrolled and not local}
 
@@ -267,9 +267,9 @@ def _give_up(home: Home) -> None:
     """Let a running agent stop without notifying the coordinator: the node is another machine."""
     from meshray.client.agent import ControlClient
     from meshray.protocol.control import GiveUp
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
-    if service.answers(home.control_socket):
+    if agent_service.answers(home.control_socket):
         ControlClient(home.control_socket).ask(GiveUp(), timeout_s=_API_S)
 
 
@@ -305,7 +305,7 @@ def idle_is_awaited(status: Status) -> bool:
 
 def _enrolment_or_ask(app: App, home: Home, yes: bool) -> Enrolment | None:
     """Return who this node is; None if there are only leftovers, whose removal the user confirmed."""
-    from meshray.cli.enrolled import find_enrolment
+    from meshray.cli.membership_checks import find_enrolment
     from meshray.node.state_folder import is_harmless
 
     try:
@@ -341,11 +341,11 @@ def _ask_for_the_others(app: App, home: Home, enrolment: Enrolment, yes: bool) -
 def _take_down(app: App, home: Home) -> bool:
     """Stop the agent, which stops everything; clean up what a killed agent left running."""
     from meshray.node.cleanup import clear
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     with app.progress() as progress:
         progress.stage("stop", "run", "Ray, tunnel, firewall")
-        was_running = service.stop(home)
+        was_running = agent_service.stop(home)
         found = clear(home)
         progress.stage("stop", "ok", ", ".join(found))
     return was_running or bool(found)
@@ -353,12 +353,12 @@ def _take_down(app: App, home: Home) -> bool:
 
 def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
     """Notify the coordinator while the tunnel exists, if the coordinator cannot be reached without it."""
-    from meshray.cli.enrolled import answers_directly
+    from meshray.cli.membership_checks import answers_directly
     from meshray.client.agent import ControlClient
     from meshray.protocol.control import CallCoordinator
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
-    if enrolment.hosts_coordinator or enrolment.taken_out or not service.answers(home.control_socket):
+    if enrolment.hosts_coordinator or enrolment.taken_out or not agent_service.answers(home.control_socket):
         return False
     if answers_directly(enrolment):
         return False
@@ -370,7 +370,7 @@ def _tell_through_the_tunnel(home: Home, enrolment: Enrolment) -> bool:
 
 
 def _tell_the_coordinator(app: App, enrolment: Enrolment) -> bool:
-    from meshray.cli.enrolled import unenrol
+    from meshray.cli.membership_checks import unenrol
 
     if enrolment.hosts_coordinator or enrolment.taken_out:
         return True

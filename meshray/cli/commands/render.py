@@ -46,7 +46,7 @@ def systemd(app: App) -> Result:
     Example:
       meshray render systemd > /etc/systemd/system/meshray.service
     """
-    from meshray.runtime.service import unit_text
+    from meshray.runtime.agent_service import unit_text
 
     return FileText("systemd", unit_text(app.own_home, app.environ))
 

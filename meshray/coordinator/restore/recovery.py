@@ -17,13 +17,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 
-from meshray.coordinator.epochs import above, newest
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.records import Member, SecretEpoch
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict
 from meshray.coordinator.restore.lineage import Mark
 from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
+from meshray.coordinator.secret_epochs import above, newest
 from meshray.errors import MeshrayError, RefusedError
 from meshray.model.enrol import MARK_HEADER, TICKET_HEADER
 from meshray.model.meshmap import MeshMap

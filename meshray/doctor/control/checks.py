@@ -34,7 +34,7 @@ from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 
 #: A token that ends sooner is useless for a user who plans to join a machine, seconds.
 ENDS_SOON_S = 3600.0
-#: A certificate created by meshray has this subject (`meshray.coordinator.identity`).
+#: A certificate created by meshray has this subject (`meshray.coordinator.certificate`).
 _OWN_SUBJECT = "CN=meshray coordinator"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from meshray.doctor.device.facts import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, DeviceFacts
-from meshray.doctor.host import host_spec
+from meshray.doctor.host_specs import host_spec
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.wireguard.engines import OWN
 

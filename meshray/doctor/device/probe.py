@@ -71,7 +71,7 @@ def _net_admin() -> bool | None:
 
 def _namespaces_error() -> str:
     """Try to create namespaces: distributions forbid them in ways that no single setting shows."""
-    from meshray.runtime.rootless.trial import INTERFACE, find_missing
+    from meshray.runtime.rootless.permission_probe import INTERFACE, find_missing
 
     if overlay_netns.entered() is not None:  # This process itself is in them.
         return ""

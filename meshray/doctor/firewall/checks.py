@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
-from meshray.doctor.host import host_spec
+from meshray.doctor.host_specs import host_spec
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 
 

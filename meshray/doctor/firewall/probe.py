@@ -10,10 +10,10 @@ from meshray.doctor.firewall.facts import Drop, FirewallFacts, PortFacts
 from meshray.firewall.backends import nft
 from meshray.firewall.closing import Closed, Ranges, ranges, without
 from meshray.firewall.guard import GuardState, guard_state
+from meshray.firewall.host_access import Proc
 from meshray.firewall.inspect import HostView, Obstacle, read_host
 from meshray.firewall.opening import Opening
 from meshray.firewall.own_rules import own_rules
-from meshray.firewall.programs import Proc
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.linux.pyroute2_lazy import open_iproute

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from meshray.doctor.facts import decode
-from meshray.doctor.job import program as deep_job
+from meshray.doctor.job import transfer_program
 from meshray.doctor.job.facts import SOAK_S, DeepFacts, Step
 from meshray.linux.user import User
 
@@ -51,7 +51,11 @@ def move_between_all(
     pause_s = SOAK_S if soak else 0
     order = {"nodes": dict(nodes), "again_after_s": pause_s}
     command = wrap([str(python), "-", json.dumps(order)])
-    rounds = deep_job.NOTICED_S + deep_job.TASK_S + len(nodes) * (deep_job.MOVE_S + deep_job.ANSWER_S)
+    rounds = (
+        transfer_program.NOTICED_S
+        + transfer_program.TASK_S
+        + len(nodes) * (transfer_program.MOVE_S + transfer_program.ANSWER_S)
+    )
     deadline_s = _START_S + rounds * (2 if soak else 1) + pause_s
     steps: list[Step] = []
     done = False
@@ -78,7 +82,7 @@ def _running(
     command: Sequence[str], environ: Mapping[str, str], user: User | None, words: IO[bytes], deadline_s: float
 ) -> Iterator[subprocess.Popen[bytes]]:
     identity = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": list(user.groups)}
-    with Path(deep_job.__file__).open("rb") as program:
+    with Path(transfer_program.__file__).open("rb") as program:
         process = subprocess.Popen(
             list(command),
             cwd="/",

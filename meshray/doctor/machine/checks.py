@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from meshray.doctor.host import host_spec
+from meshray.doctor.host_specs import host_spec
 from meshray.doctor.machine.facts import RAY, Folder, MachineFacts
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.wireguard.config import REJECT_AFTER_S

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from meshray.defaults import LEAST_MTU
 from meshray.doctor.facts import Facts
 from meshray.doctor.path.facts import BAD_LOSS, SOME_LOSS, PeerFacts
-from meshray.doctor.path.pairs import EATEN, RELAYED, SILENT, WORKS, Udp, each, lossy_leg, pairs, udp_ways
+from meshray.doctor.path.pair_facts import EATEN, RELAYED, SILENT, WORKS, Udp, each, lossy_leg, pairs, udp_ways
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.path import PathKind, Transport
 

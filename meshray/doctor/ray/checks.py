@@ -28,7 +28,7 @@ from meshray.doctor.ray.facts import (
     TableRow,
 )
 from meshray.doctor.ray.gpus import why_unseen
-from meshray.doctor.ray.ports import ports_findings
+from meshray.doctor.ray.port_findings import ports_findings
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import Versions
 from meshray.model.release import PATCH, RAY, TOKEN_RELEASE, ray_difference, release

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.doctor.context import Context
-from meshray.doctor.ray import gpu_probe as gpus
+from meshray.doctor.ray import gpu_probe
 from meshray.doctor.ray.dial import dial, ray_targets
 from meshray.doctor.ray.facts import DASHBOARD, MISSING, OTHER, SAME, PortSeen, RayFacts, RayProcess, TableRow
 from meshray.errors import MeshrayError
@@ -20,8 +20,8 @@ from meshray.linux import overlay_netns, procfs
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, STATIC, Node
 from meshray.model.ray_ports import RayPorts
+from meshray.raynode.dashboard_client import LiveNode, ask_dashboard
 from meshray.raynode.processes import VITAL, Family
-from meshray.raynode.state import LiveNode, ask_dashboard
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import inspect
 
@@ -72,7 +72,7 @@ async def look(context: Context) -> RayFacts:
         with_token=with_token,
         without_token=without_token,
         table=_rows(table),
-        gpus=await asyncio.to_thread(gpus.look, ray),
+        gpus=await asyncio.to_thread(gpu_probe.look, ray),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from ipaddress import IPv4Network
 
-from meshray.doctor.host import host_spec
+from meshray.doctor.host_specs import host_spec
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.doctor.routes.facts import MISSING, OWN, OtherNetwork, RoutingFacts, StolenRoute
 

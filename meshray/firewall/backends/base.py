@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from meshray.firewall.closing import Closed, Ranges
+from meshray.firewall.host_access import Answer
 from meshray.firewall.opening import Opening, Way
-from meshray.firewall.programs import Answer
 from meshray.firewall.ruleset import Chain, Rule, Table
 from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem

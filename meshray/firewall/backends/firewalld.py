@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from meshray.firewall.backends.base import Manager
-from meshray.firewall.programs import Answer, Run
+from meshray.firewall.host_access import Answer, Run
 from meshray.firewall.ruleset import Table
 
 _TABLE = "firewalld"

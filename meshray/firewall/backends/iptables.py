@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 from meshray.firewall.backends.base import Change, HeldTable, Outcome
 from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, digest, family_of
+from meshray.firewall.host_access import Answer, Run
 from meshray.firewall.opening import Opening, Way
 from meshray.firewall.own_rules import ACCEPT, OwnRule, admission_comment, admitted, lets_all_in, own_rules
-from meshray.firewall.programs import Answer, Run
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
 #: Docker's chain for rules of other programs; it survives a restart of Docker, and Docker calls it first.

@@ -19,9 +19,9 @@ from collections.abc import Collection, Iterator, Sequence
 
 from meshray.firewall.backends.base import Change, HeldTable, Outcome
 from meshray.firewall.closing import IPV4, IPV6, Closed, Ranges, described, family_of
+from meshray.firewall.host_access import Answer, Run
 from meshray.firewall.opening import Opening, Way
 from meshray.firewall.own_rules import OwnRule, admitted, own_rules
-from meshray.firewall.programs import Answer, Run
 from meshray.firewall.ruleset import Chain, Condition, Rule, Table
 
 #: Our own table: it is replaced atomically and removed as a whole. New chains of meshray belong here too.

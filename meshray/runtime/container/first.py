@@ -22,7 +22,7 @@ from pathlib import Path
 
 from meshray.home import Home
 from meshray.node.state_folder import is_claimed
-from meshray.runtime import service
+from meshray.runtime import agent_service
 from meshray.runtime.pid1 import shell_code
 
 TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
@@ -110,10 +110,10 @@ def _look_after(home: Home, beginning: int | None) -> int:
             if pid == beginning:
                 beginning = None
                 # A user outside may have started the same command first: then it is running.
-                if code and not (service.is_running(home) or is_claimed(home) or _is_taken_out(home)):
+                if code and not (agent_service.is_running(home) or is_claimed(home) or _is_taken_out(home)):
                     return code
             elif code and pid == _agent(home) and not _is_taken_out(home):
-                sys.stderr.write(f"the agent ended with exit code {code}: {service.last_words(home)}\n")
+                sys.stderr.write(f"the agent ended with exit code {code}: {agent_service.last_words(home)}\n")
                 return 1
 
 

@@ -24,8 +24,8 @@ from meshray import __version__
 from meshray.errors import MeshrayError
 from meshray.model.node import Versions
 from meshray.model.release import PYTHON, RAY, ray_difference, release
+from meshray.runtime.docker.container_plan import LABEL
 from meshray.runtime.docker.engine import Engine, explained
-from meshray.runtime.docker.plan import LABEL
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

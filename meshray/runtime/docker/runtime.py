@@ -8,10 +8,10 @@ from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
 from meshray.node.state_folder import claimed, forget
 from meshray.runtime.base import Answer, Command, Console
+from meshray.runtime.container_commands import ask, parse, retry_while_busy
 from meshray.runtime.docker.engine import open_engine
-from meshray.runtime.docker.node import NodeContainer, remove_remains
+from meshray.runtime.docker.node_container import NodeContainer, remove_remains
 from meshray.runtime.docker.record import Record, load
-from meshray.runtime.inside import ask, parse, retry_while_busy
 
 
 class Docker:

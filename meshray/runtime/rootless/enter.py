@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from meshray.runtime.pid1 import shell_code
-from meshray.runtime.rootless import kernel
+from meshray.runtime.rootless import syscalls
 
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -34,17 +34,17 @@ def main(arguments: list[str]) -> int:
         return _become(command, cwd)
     child = os.fork()
     if child == 0:
-        kernel.die_with_parent(signal.SIGKILL)
+        syscalls.die_with_parent(signal.SIGKILL)
         os._exit(_become(command, cwd))
     return _wait(child)
 
 
 def enter(pid: int) -> None:
     """Enter all namespaces of the process ``pid`` in which this one is not. Raises OSError."""
-    others = {name: kind for name, kind in kernel.FILES.items() if not _is_in(pid, name)}
+    others = {name: kind for name, kind in syscalls.FILES.items() if not _is_in(pid, name)}
     opened = {kind: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name, kind in others.items()}
     for kind, descriptor in opened.items():
-        kernel.setns(descriptor, kind)
+        syscalls.setns(descriptor, kind)
         os.close(descriptor)
 
 
@@ -57,13 +57,13 @@ def _become(command: list[str], cwd: str) -> int:
         os.chdir(cwd)
     except OSError:
         os.chdir("/")
-    kernel.drop_all()
+    syscalls.drop_all()
     return execute(command)
 
 
 def execute(command: list[str]) -> int:
     """Replace this process by the command; return the exit code if that fails."""
-    kernel.restore_signals()
+    syscalls.restore_signals()
     try:
         os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
     except OSError as error:

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from meshray.runtime.rootless import kernel
+from meshray.runtime.rootless import syscalls
 from meshray.runtime.rootless.enter import enter, execute
 
 #: The engine uses /var/run, which is a link to it.
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         enter(pid)
         _show(sockets)
         os.chdir("/")
-        kernel.drop_all(but=kernel.NET_ADMIN)
+        syscalls.drop_all(but=syscalls.NET_ADMIN)
     except OSError as error:
         sys.stderr.write(f"error: the namespaces of this node: {error.strerror}: {error.filename or ''}\n")
         return 126
@@ -36,13 +36,13 @@ def main(arguments: list[str]) -> int:
 
 def _show(sockets: Path) -> None:
     """Mount the folder on /run/wireguard, for this process only."""
-    kernel.unshare(kernel.NEWNS)
+    syscalls.unshare(syscalls.NEWNS)
     # Held open, because it may be below /run itself.
     folder = os.open(sockets, os.O_PATH | os.O_DIRECTORY)
-    kernel.mount("tmpfs", str(_RUN), "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
+    syscalls.mount("tmpfs", str(_RUN), "tmpfs", syscalls.NOSUID | syscalls.NODEV, "mode=0755")
     shown = _RUN / "wireguard"
     shown.mkdir()
-    kernel.mount(f"/proc/self/fd/{folder}", str(shown), "", kernel.BIND)
+    syscalls.mount(f"/proc/self/fd/{folder}", str(shown), "", syscalls.BIND)
     os.close(folder)
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshray.runtime.rootless import kernel
+from meshray.runtime.rootless import syscalls
 from meshray.runtime.rootless.internet import Helper, find_helper
 
 #: Ray's folder on every machine: a worker uses the path of its head.
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     folders = Folders(*map(Path, arguments[:2]))
     udp_port = int(arguments[2]) if len(arguments) > 2 else None
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-    kernel.adopt_orphans()
+    syscalls.adopt_orphans()
     helper = find_helper(os.environ)
     lifeline, alive = os.pipe()
     told, tell = os.pipe()
@@ -99,8 +99,8 @@ def _hold(first: int, helper: Helper | None, udp_port: int) -> None:
 
 def _help(helper: Helper, first: int, udp_port: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
-    kernel.restore_signals()
-    kernel.die_with_parent(signal.SIGKILL)
+    syscalls.restore_signals()
+    syscalls.die_with_parent(signal.SIGKILL)
     os.execv(helper.program, helper.command(first, udp_port))  # noqa: S606 - no shell is wanted
 
 
@@ -129,9 +129,9 @@ def _make_namespaces(
     """Create the namespaces and the first process, and end: the holder adopts that."""
     for descriptor in of_holder:
         os.close(descriptor)
-    kernel.unshare_user()
-    kernel.unshare(kernel.NEWNET | kernel.NEWNS | kernel.NEWIPC | kernel.NEWPID)
-    kernel.bring_up("lo")
+    syscalls.unshare_user()
+    syscalls.unshare(syscalls.NEWNET | syscalls.NEWNS | syscalls.NEWIPC | syscalls.NEWPID)
+    syscalls.bring_up("lo")
     pid = _fork(lambda: _first_process(folders, helper, lifeline, tell))
     os.write(tell, f"{pid}\n".encode())
 
@@ -149,15 +149,15 @@ def _first_process(folders: Folders, helper: Helper | None, lifeline: int, tell:
 
 
 def _mount_all(folders: Folders, helper: Helper | None) -> None:
-    kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.SLAVE)
-    kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
-    kernel.mount("tmpfs", "/dev/shm", "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=1777")  # noqa: S108
+    syscalls.mount("none", "/", "", syscalls.RECURSIVE | syscalls.SLAVE)
+    syscalls.mount("proc", "/proc", "proc", syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC)
+    syscalls.mount("tmpfs", "/dev/shm", "tmpfs", syscalls.NOSUID | syscalls.NODEV, "mode=1777")  # noqa: S108
     own = folders.scratch / "ray"
     own.mkdir(mode=0o700, exist_ok=True)
     with contextlib.suppress(FileExistsError):  # another node of this machine may be as fast
         RAY_FOLDER.mkdir()
         RAY_FOLDER.chmod(0o1777)  # Ray of other users can use it
-    kernel.mount(str(own), str(RAY_FOLDER), "", kernel.BIND)
+    syscalls.mount(str(own), str(RAY_FOLDER), "", syscalls.BIND)
     _replace(Path("/etc/resolv.conf"), folders.run / "resolv.conf", resolver_text(helper))
     hosts = Path("/etc/hosts")
     if hosts.is_file():
@@ -181,7 +181,7 @@ def hosts_text(hosts: str, name: str) -> str:
 def _replace(target: Path, own: Path, text: str) -> None:
     if target.exists():
         own.write_text(text)
-        kernel.mount(str(own), str(target.resolve()), "", kernel.BIND)
+        syscalls.mount(str(own), str(target.resolve()), "", syscalls.BIND)
 
 
 def _fork(run: Callable[[], None]) -> int:

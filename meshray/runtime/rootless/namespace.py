@@ -26,7 +26,7 @@ from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
-from meshray.runtime.rootless import kernel
+from meshray.runtime.rootless import syscalls
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Namespace:
         self.held = found
         # Kept open while this process lives: the first process may end, and its pid be reused.
         self._files = {
-            name: os.open(f"/proc/{found.first}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in kernel.FILES
+            name: os.open(f"/proc/{found.first}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in syscalls.FILES
         }
         self._outside = ThreadPoolExecutor(1, "outside")
         self._inside = ThreadPoolExecutor(1, "inside", self._enter_network)
@@ -133,7 +133,7 @@ class Namespace:
             MeshrayError: ``no_namespace``.
         """
         try:
-            kernel.setns(self._files["user"], kernel.NEWUSER)
+            syscalls.setns(self._files["user"], syscalls.NEWUSER)
             # A thread starts in the namespaces of its creator: this one must exist before the others.
             self.run_outside(lambda: None)
             overlay_netns.enter(self)
@@ -165,14 +165,14 @@ class Namespace:
         return enter_command(self.held.first, argv, sockets)
 
     def _enter_network(self) -> None:
-        kernel.setns(self._files["net"], kernel.NEWNET)
+        syscalls.setns(self._files["net"], syscalls.NEWNET)
 
     def _become_parent(self) -> None:
         """Enter what a thread can enter; its child processes enter the rest."""
         self._enter_network()
-        kernel.setns(self._files["pid"], kernel.NEWPID)
+        syscalls.setns(self._files["pid"], syscalls.NEWPID)
         # Looking at the first process, which has all capabilities inside, takes SYS_PTRACE.
-        kernel.pass_on(kernel.SYS_ADMIN, kernel.SYS_CHROOT, kernel.SYS_PTRACE, kernel.NET_ADMIN)
+        syscalls.pass_on(syscalls.SYS_ADMIN, syscalls.SYS_CHROOT, syscalls.SYS_PTRACE, syscalls.NET_ADMIN)
 
 
 def enter_once(home: Home, udp_port: int | None = None) -> None:

@@ -25,7 +25,7 @@ class Rootless(Host):
             MeshrayError: ``no_namespaces``, ``no_tun`` or ``no_engine``: what is missing, and whom to ask.
         """
         from meshray.runtime.rootless.internet import PASTA, find_helper
-        from meshray.runtime.rootless.trial import require_namespaces
+        from meshray.runtime.rootless.permission_probe import require_namespaces
         from meshray.wireguard.engines import OWN, find_engine, install_command
 
         engine = find_engine(self._environ)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.paths.prober import Echo
-from meshray.agent.status.progress import Progress
+from meshray.agent.status.startup_progress import Progress
 from meshray.client.coordinator import Coordinator
 from meshray.errors import MeshrayError
 from meshray.home import Home

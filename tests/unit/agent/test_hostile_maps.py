@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.paths.decision import TRIAL_S, PairPath, candidates
 from meshray.agent.paths.hub_dialback import DIAL_AFTER_S, HubDialback
-from meshray.agent.paths.names import Names
+from meshray.agent.paths.name_resolution import Names
 from meshray.linux.clock import BootSeconds
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint

@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from meshray.cli import bring_up, enrolled
+from meshray.cli import bring_up, membership_checks
 from meshray.cli.app import App
 from meshray.cli.undo import Undo
-from meshray.client import coordinator as client
+from meshray.client import coordinator
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.home import Home
 from meshray.linux import ports
@@ -27,11 +27,11 @@ from meshray.model.meshmap import MeshInfo, MeshMap
 from meshray.model.node import Node
 from meshray.model.path import PathKind, Transport
 from meshray.model.token import Token
-from meshray.node import cleanup as remains
+from meshray.node import cleanup
 from meshray.node.enrolment import Enrolment
 from meshray.protocol.codec import WireError, to_json
 from meshray.protocol.control import Summary, SummaryNode, SummaryPath, Up
-from meshray.runtime import own_endpoints, preflight, service
+from meshray.runtime import agent_service, own_endpoints, preflight
 from meshray.runtime.preflight import Route
 from meshray.wireguard import engines
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
@@ -108,12 +108,12 @@ class Machine:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(tmp_path / "state")
     monkeypatch.setattr(bring_up, "start_and_follow", machine.start_and_follow)
-    monkeypatch.setattr(service, "stop", machine.stop)
-    monkeypatch.setattr(service, "uninstall", lambda home: None)
-    monkeypatch.setattr(remains, "clear", lambda home: [])
-    monkeypatch.setattr(enrolled, "unenrol", machine.unenrol)
-    monkeypatch.setattr(client, "enrol", machine.enrol)
-    monkeypatch.setattr(client, "withdraw", machine.withdraw)
+    monkeypatch.setattr(agent_service, "stop", machine.stop)
+    monkeypatch.setattr(agent_service, "uninstall", lambda home: None)
+    monkeypatch.setattr(cleanup, "clear", lambda home: [])
+    monkeypatch.setattr(membership_checks, "unenrol", machine.unenrol)
+    monkeypatch.setattr(coordinator, "enrol", machine.enrol)
+    monkeypatch.setattr(coordinator, "withdraw", machine.withdraw)
     monkeypatch.setattr(preflight, "check_wireguard", lambda environ: "kernel WireGuard")
     monkeypatch.setattr(preflight, "routes", lambda: machine.routes)
     monkeypatch.setattr(preflight, "require_free", lambda port: None)
@@ -486,7 +486,7 @@ def test_leave_goes_on_where_the_coordinator_is_away(machine: Machine, monkeypat
         raise UnreachableError("coordinator_unreachable", "nobody answers")
 
     join(machine)
-    monkeypatch.setattr(enrolled, "unenrol", away)
+    monkeypatch.setattr(membership_checks, "unenrol", away)
     outcome = machine.type_in("leave", "--json")
     assert (outcome.code, json.loads(outcome.out)["unenrolled"]) == (0, False)
     assert "meshray node rm gpu-1" in outcome.err
@@ -512,7 +512,7 @@ def test_the_head_with_other_nodes_leaves_only_with_a_yes(machine: Machine) -> N
 def test_down_and_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     join(machine)
     assert json.loads(machine.type_in("down", "--json").out) == {"schema": 1, "node": "gpu-1", "was_running": True}
-    monkeypatch.setattr(service, "is_running", lambda home: False)
+    monkeypatch.setattr(agent_service, "is_running", lambda home: False)
     (machine.home.logs / "agent.log").unlink()
     machine.home.logs.rmdir()
     assert machine.type_in("up").code == 0
@@ -545,12 +545,12 @@ def test_undoing_goes_on_after_a_step_that_fails(capsys: pytest.CaptureFixture[s
 def test_up_with_another_address_of_the_coordinator(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Endpoint] = []
 
-    async def call(self: client.Coordinator, method: str, path: str) -> Mapping[str, object]:
+    async def call(self: coordinator.Coordinator, method: str, path: str) -> Mapping[str, object]:
         asked.extend(self.endpoints)
         return {}
 
-    monkeypatch.setattr(client.Coordinator, "call", call)
-    monkeypatch.setattr(service, "is_running", lambda home: False)
+    monkeypatch.setattr(coordinator.Coordinator, "call", call)
+    monkeypatch.setattr(agent_service, "is_running", lambda home: False)
     join(machine)
     machine.type_in("down")
     before = Enrolment.load(machine.home)
@@ -565,10 +565,10 @@ def test_up_with_another_address_of_the_coordinator(machine: Machine, monkeypatc
 def test_up_with_an_address_at_which_another_coordinator_answers(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def call(self: client.Coordinator, method: str, path: str) -> Mapping[str, object]:
+    async def call(self: coordinator.Coordinator, method: str, path: str) -> Mapping[str, object]:
         raise RefusedError("token_other_mesh", "another certificate answered")
 
-    monkeypatch.setattr(client.Coordinator, "call", call)
+    monkeypatch.setattr(coordinator.Coordinator, "call", call)
     join(machine)
     before = Enrolment.load(machine.home)
     outcome = machine.type_in("up", "--coordinator", "192.0.2.9", "--json")

@@ -10,10 +10,10 @@ import pytest
 
 from meshray.cli import container_join
 from meshray.cli.app import App
+from meshray.cli.command_registry import INSIDE, SECTIONS
 from meshray.cli.commands.join import join_command
 from meshray.cli.container_options import ContainerChoice
 from meshray.cli.join_request import JoinRequest
-from meshray.cli.registry import INSIDE, SECTIONS
 from meshray.cli.results import JoinResult, Result
 from tests.unit.cli.fakes import Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN

@@ -129,8 +129,8 @@ def test_options_that_need_another_say_which(arguments: tuple[str, ...]) -> None
 
 
 def test_every_repair_has_somebody_who_makes_it() -> None:
-    from meshray.agent.repairs import REPAIRS as OF_THE_AGENT
-    from meshray.cli.repairs import HERE
+    from meshray.agent.repair_actions import REPAIRS as OF_THE_AGENT
+    from meshray.cli.doctor_fix import HERE
 
     assert {key for key, repair in REPAIRS.items() if repair.by == AGENT} == set(OF_THE_AGENT)
     assert {key for key, repair in REPAIRS.items() if repair.by != AGENT} == set(HERE)

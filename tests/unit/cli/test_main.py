@@ -17,7 +17,7 @@ import pytest
 from meshray.cli import app as app_module
 from meshray.cli import main
 from meshray.cli.app import App
-from meshray.cli.registry import SECTIONS
+from meshray.cli.command_registry import SECTIONS
 from meshray.errors import MeshrayError, RefusedError
 from meshray.home import Home
 from meshray.protocol.control import Request

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from meshray.cli.command_registry import SECTIONS
 from meshray.cli.manual import main, pages, undated
-from meshray.cli.registry import SECTIONS
 
 FOLDER = Path(__file__).resolve().parents[3] / "man"
 PAGES = sorted(FOLDER.glob("*.1"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.cli import enrolled
+from meshray.cli import membership_checks
 from meshray.client.coordinator import Coordinator
 from meshray.environment.matched import Build, Matched
 from meshray.errors import MeshrayError, RefusedError
@@ -47,7 +47,7 @@ class Head:
         monkeypatch.setattr(Coordinator, "call", call)
         monkeypatch.setattr(Build, "__init__", begin)
         monkeypatch.setattr(Build, "run", run)
-        monkeypatch.setattr(enrolled, "look_for_ray", self.look)
+        monkeypatch.setattr(membership_checks, "look_for_ray", self.look)
 
     def look(self, app: object, progress: object, explicit: str | None, args: object, *, head: bool) -> RayInstallation:
         assert explicit

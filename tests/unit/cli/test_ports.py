@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from meshray.cli import enrolled
+from meshray.cli import membership_checks
 from meshray.cli.commands import join as join_module
 from meshray.cli.examples import BY_COMMAND
 from meshray.cli.output import text
@@ -32,7 +32,7 @@ __all__ = ["machine"]
 
 @pytest.fixture(autouse=True)
 def with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enrolled, "look_for_ray", lambda *_, **__: RAY)
+    monkeypatch.setattr(membership_checks, "look_for_ray", lambda *_, **__: RAY)
 
 
 @pytest.fixture

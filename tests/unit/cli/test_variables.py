@@ -162,15 +162,15 @@ def test_the_sudo_line_keeps_variables_by_name_and_never_shows_a_value(monkeypat
 def test_what_is_started_does_not_inherit_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from meshray.cli import bring_up
     from meshray.home import Home
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     started: list[dict[str, str]] = []
 
     def start(home: Home, environ: dict[str, str]) -> str:
         started.append(environ)
-        return service.BACKGROUND
+        return agent_service.BACKGROUND
 
-    monkeypatch.setattr(service, "start", start)
+    monkeypatch.setattr(agent_service, "start", start)
     monkeypatch.setattr(bring_up, "follow", lambda home, stage: {})
     secret = {"MESHRAY_TOKEN": "s", "MESHRAY_TOKEN_FILE": "f", "MESHRAY_JOIN_ENV": "K=s", "MESHRAY_INIT_ENV": "K=s"}
     app = App((), environ={**os.environ, **secret, "MESHRAY_WIREGUARD": "kernel"})

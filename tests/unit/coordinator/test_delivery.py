@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from meshray.coordinator import agent_connection as link
+from meshray.coordinator import agent_connection
 from meshray.coordinator.service import Service
 
 
@@ -28,20 +28,22 @@ class SlowSocket:
 
 async def deliver(slow: SlowSocket) -> None:
     request = cast("web.Request", SimpleNamespace(headers={}, transport=None))
-    await link._Link(cast("Service", None), cast("web.WebSocketResponse", slow), request)._deliver("message")
+    await agent_connection._Link(cast("Service", None), cast("web.WebSocketResponse", slow), request)._deliver(
+        "message"
+    )
 
 
 async def test_who_acknowledges_bytes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     acknowledged = iter(range(1000))
-    monkeypatch.setattr(link, "SEND_S", 0.05)
-    monkeypatch.setattr(link, "received_bytes", lambda _: next(acknowledged))
+    monkeypatch.setattr(agent_connection, "SEND_S", 0.05)
+    monkeypatch.setattr(agent_connection, "received_bytes", lambda _: next(acknowledged))
     slow = SlowSocket(0.3)
     await deliver(slow)
     assert slow.taken == ["message"]
 
 
 async def test_who_acknowledges_none_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "SEND_S", 0.05)
+    monkeypatch.setattr(agent_connection, "SEND_S", 0.05)
     deaf = SlowSocket(60)
     with pytest.raises(asyncio.TimeoutError):
         await deliver(deaf)
@@ -54,15 +56,15 @@ async def test_acknowledged_bytes_grow_while_the_other_side_reads() -> None:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
     _, writer = await asyncio.open_connection(sock=accepted)
-    before = link.received_bytes(writer.transport)
+    before = agent_connection.received_bytes(writer.transport)
     writer.write(b"x" * 1000)
     client.setblocking(False)
     assert len(await loop.sock_recv(client, 1000)) == 1000
     for _ in range(100):
-        if link.received_bytes(writer.transport) >= before + 1000:
+        if agent_connection.received_bytes(writer.transport) >= before + 1000:
             break
         await asyncio.sleep(0.01)
-    assert link.received_bytes(writer.transport) == before + 1000
-    assert link.received_bytes(None) == 0
+    assert agent_connection.received_bytes(writer.transport) == before + 1000
+    assert agent_connection.received_bytes(None) == 0
     writer.close()
     client.close()

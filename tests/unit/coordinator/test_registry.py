@@ -7,7 +7,7 @@ import pytest
 
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.allocation import COOL_DOWN_S, allocate
-from meshray.coordinator.environment import environment_of, ports_chosen
+from meshray.coordinator.head_environment import environment_of, ports_chosen
 from meshray.coordinator.records import DropFreed, Freed, PutFreed, PutMember, PutRevision, PutToken
 from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,

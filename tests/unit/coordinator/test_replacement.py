@@ -8,10 +8,10 @@ from ipaddress import IPv4Address
 import pytest
 
 from meshray.coordinator.admission import ConflictError, UnknownError
-from meshray.coordinator.epochs import enrolled
 from meshray.coordinator.records import DropMember, PutMember, RowChanges, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.replacement import Replaced, bound, made_room
+from meshray.coordinator.secret_epochs import enrolled
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.enrol import EnrolRequest

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from meshray.coordinator.identity import make_certificate
+from meshray.coordinator.certificate import make_certificate
 from meshray.coordinator.records import Member, RowChanges
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict

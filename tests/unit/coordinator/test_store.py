@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from meshray.coordinator import store
+from meshray.coordinator.certificate import fingerprint
 from meshray.coordinator.create import create_mesh
-from meshray.coordinator.environment import environment_of, locked
-from meshray.coordinator.identity import fingerprint
+from meshray.coordinator.head_environment import environment_of, locked
 from meshray.coordinator.records import Freed, PutFreed, PutMember, PutRevision, PutToken, RowChanges
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.replacement import bound

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from meshray.agent.ray.gpus import GpuNotice
+from meshray.agent.ray.gpu_problem import GpuNotice
 from meshray.doctor.examine import examine
-from meshray.doctor.ray import gpu_probe as gpus
+from meshray.doctor.ray import gpu_probe
 from meshray.doctor.ray.checks import SPECS
 from meshray.doctor.ray.facts import GpuFacts
 from meshray.doctor.ray.gpus import why_unseen
@@ -87,7 +87,7 @@ def test_each_cause_of_an_nvidia_card(
     card(tmp_path, NVIDIA, "0x0302")
     card(tmp_path, INTEL, "0x0300", 1)
     touch(tmp_path, *files)
-    unseen = why_unseen(gpus.look(ray(tmp_path, environ=environ), tmp_path), 0)
+    unseen = why_unseen(gpu_probe.look(ray(tmp_path, environ=environ), tmp_path), 0)
     assert unseen is not None
     assert unseen.text.startswith("the machine has 1 NVIDIA GPU, and Ray counts none: ")
     assert cause in unseen.text
@@ -109,7 +109,7 @@ def test_each_cause_of_an_amd_card(tmp_path: Path, files: tuple[str, ...], envir
     card(tmp_path, AMD, "0x1200")
     card(tmp_path, AMD, "0x0380", 1)
     touch(tmp_path, *files)
-    unseen = why_unseen(gpus.look(ray(tmp_path, environ=environ), tmp_path), 0)
+    unseen = why_unseen(gpu_probe.look(ray(tmp_path, environ=environ), tmp_path), 0)
     assert unseen is not None
     assert "2 AMD GPUs" in unseen.text
     assert cause in unseen.text
@@ -121,28 +121,28 @@ def test_a_display_chip_is_no_card_to_compute_with(tmp_path: Path) -> None:
     card(tmp_path, AMD, "0x0300")
     card(tmp_path, INTEL, "0x0300", 1)
     card(tmp_path, NVIDIA, "0x0403", 2)  # the sound of an NVIDIA card
-    assert gpus.look(ray(tmp_path), tmp_path).cards == ""
+    assert gpu_probe.look(ray(tmp_path), tmp_path).cards == ""
     touch(tmp_path, "opt/rocm/bin/rocminfo")
-    assert gpus.look(ray(tmp_path), tmp_path).cards == "1 AMD GPU"
+    assert gpu_probe.look(ray(tmp_path), tmp_path).cards == "1 AMD GPU"
 
 
 @pytest.mark.parametrize("arguments", [("--num-gpus=0",), ("--num-gpus", "0"), ("--num_gpus=0",)])
 def test_who_wants_no_gpu_is_not_told(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     card(tmp_path, NVIDIA, "0x0302")
-    assert why_unseen(gpus.look(ray(tmp_path, *arguments), tmp_path), 0) is None
+    assert why_unseen(gpu_probe.look(ray(tmp_path, *arguments), tmp_path), 0) is None
 
 
 def test_a_card_of_wsl_is_known_by_its_files(tmp_path: Path) -> None:
     touch(tmp_path, "dev/nvidia0", "dev/nvidia1", "dev/nvidia-uvm")
-    assert gpus.look(ray(tmp_path), tmp_path).nvidia == 2
+    assert gpu_probe.look(ray(tmp_path), tmp_path).nvidia == 2
 
 
 def test_without_a_running_ray_its_recorded_environment_counts(tmp_path: Path) -> None:
     card(tmp_path, NVIDIA, "0x0302")
     now = ray(tmp_path, environ=None)
-    assert gpus.look(now, tmp_path).hidden_by == ""
+    assert gpu_probe.look(now, tmp_path).hidden_by == ""
     recorded = replace(now.plan, environment=UserEnvironment(session={"CUDA_VISIBLE_DEVICES": ""}))
-    assert gpus.look(replace(now, plan=recorded), tmp_path).hidden_by == "CUDA_VISIBLE_DEVICES"
+    assert gpu_probe.look(replace(now, plan=recorded), tmp_path).hidden_by == "CUDA_VISIBLE_DEVICES"
 
 
 def test_the_check_warns_and_a_machine_without_cards_is_fine() -> None:

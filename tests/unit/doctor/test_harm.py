@@ -27,7 +27,7 @@ from meshray.firewall.backends.firewalld import Firewalld
 from meshray.firewall.backends.iptables import Iptables
 from meshray.firewall.backends.nft import Nft
 from meshray.firewall.backends.ufw import Ufw
-from meshray.firewall.programs import run_program
+from meshray.firewall.host_access import run_program
 from meshray.firewall.ruleset import Chain, Table
 from meshray.model.address import OverlayNetwork
 from meshray.protocol.doctor import Check

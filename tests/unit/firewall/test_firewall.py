@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshray.firewall import Firewall, Opening, open_port_commands
-from meshray.firewall.programs import Answer, Proc, run_program
-from tests.unit.firewall.host import FakeHost
+from meshray.firewall.host_access import Answer, Proc, run_program
+from tests.unit.firewall.fake_host import FakeHost
 
 NETWORK = IPv4Network("10.99.0.0/16")
 HUB = Opening("meshray0", NETWORK, forwards=True)

@@ -9,8 +9,8 @@ import pytest
 
 from meshray.firewall import Closed, Firewall, GuardState, Opening, guard_state
 from meshray.firewall.closing import IPV4, IPV6
-from meshray.firewall.programs import Answer
-from tests.unit.firewall.host import FakeHost
+from meshray.firewall.host_access import Answer
+from tests.unit.firewall.fake_host import FakeHost
 
 NODE = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
 HUB = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from meshray.firewall.inspect import read_host
 from meshray.firewall.opening import Opening
-from tests.unit.firewall.host import FakeHost
+from tests.unit.firewall.fake_host import FakeHost
 
 OPENING = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
 

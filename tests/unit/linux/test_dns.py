@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshray.linux import dns as lookup
+from meshray.linux import dns
 
 
 async def test_addresses_come_in_the_resolvers_order_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +18,7 @@ async def test_addresses_come_in_the_resolvers_order_each_once(monkeypatch: pyte
         return [(0, 0, 0, "", (ip, 0)) for ip in ("2001:db8::7", "192.0.2.7", "192.0.2.7")]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    assert await lookup.addresses("vm.example.org") == (ip_address("2001:db8::7"), ip_address("192.0.2.7"))
+    assert await dns.addresses("vm.example.org") == (ip_address("2001:db8::7"), ip_address("192.0.2.7"))
 
 
 @pytest.mark.parametrize("error", [socket.gaierror(socket.EAI_NONAME, "no such name"), UnicodeError("label too long")])
@@ -28,7 +28,7 @@ async def test_what_does_not_resolve_is_an_os_error(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with pytest.raises(OSError, match=r"name"):
-        await lookup.addresses("vm.example.org")
+        await dns.addresses("vm.example.org")
 
 
 async def test_slow_names_keep_no_thread_from_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ async def test_slow_names_keep_no_thread_from_other_work(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     loop = asyncio.get_running_loop()
-    waiting = [loop.create_task(lookup.addresses(f"n{number}.example")) for number in range(lookup.MOST_AT_ONCE + 8)]
+    waiting = [loop.create_task(dns.addresses(f"n{number}.example")) for number in range(dns.MOST_AT_ONCE + 8)]
     try:
         await asyncio.sleep(0.1)
         # Those beyond the limit have failed, the others wait.
@@ -49,4 +49,4 @@ async def test_slow_names_keep_no_thread_from_other_work(monkeypatch: pytest.Mon
     finally:
         answering.set()
     results = await asyncio.gather(*waiting, return_exceptions=True)
-    assert sum(result == () for result in results) == lookup.MOST_AT_ONCE
+    assert sum(result == () for result in results) == dns.MOST_AT_ONCE

@@ -16,8 +16,8 @@ from meshray.linux.user import User
 from meshray.model.address import Endpoint
 from meshray.model.ray_ports import RayPorts
 from meshray.raynode import agent_port, node_table, preflight, supervisor, temp_folder
+from meshray.raynode.dashboard_client import LiveNode
 from meshray.raynode.processes import Process
-from meshray.raynode.state import LiveNode
 from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens, epoch_of, new_instance
 from tests.unit.raynode.test_command import HEAD, RAY, WORKER

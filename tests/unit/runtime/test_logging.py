@@ -19,7 +19,7 @@ import pytest
 from meshray.agent.connection.coordinator_process import CoordinatorProcess
 from meshray.errors import UsageError
 from meshray.home import Home
-from meshray.runtime import log_format, log_output, service
+from meshray.runtime import agent_service, log_format, log_output
 from meshray.runtime.log_output import DescriptorHandler, find_listener, given_descriptor
 
 EVIL = "\x1b[2J\r\nforged\u202e"
@@ -81,12 +81,12 @@ def test_debug_is_for_meshray_alone(levels: None, said: str, ours: int, others: 
 def test_another_word_is_refused_before_anything_is_begun(environ: dict[str, str]) -> None:
     ((name, value),) = environ.items()
     with pytest.raises(UsageError, match=f"{name} is '{value}'"):
-        service.require_valid(environ)
+        agent_service.require_valid(environ)
 
 
 def test_the_settings_go_into_the_unit() -> None:
     environ = {"MESHRAY_LOG": "debug", "MESHRAY_LOG_FORMAT": "json"}
-    assert service.passed_on(environ) == environ
+    assert agent_service.passed_on(environ) == environ
 
 
 def test_the_last_error_is_found_in_either_form(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_the_last_error_is_found_in_either_form(tmp_path: Path) -> None:
     home.logs.mkdir()
     lines = [log_format.formatter(JSON).format(entry) for entry in (record("full"), record("y", logging.INFO))]
     (home.logs / "agent.log").write_text("\n".join(lines) + "\n")
-    assert service.last_words(home) == "node full"
+    assert agent_service.last_words(home) == "node full"
     (home.logs / "agent.log").write_text(log_format.formatter({}).format(record("full")) + "\n{not json\n")
-    assert service.last_words(home).endswith("ERROR node full")
+    assert agent_service.last_words(home).endswith("ERROR node full")
 
 
 def listener_of(stderr: int, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> int | None:

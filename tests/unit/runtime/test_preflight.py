@@ -11,8 +11,8 @@ from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.model.address import OverlayNetwork
+from meshray.runtime.agent_service import BACKGROUND, SYSTEMD, choose, last_words, passed_on
 from meshray.runtime.preflight import Route, choose_network, clash, overlap, require_no_clash
-from meshray.runtime.service import BACKGROUND, SYSTEMD, choose, last_words, passed_on
 
 OVERLAY = OverlayNetwork.parse("10.99.0.0/16")
 

@@ -8,7 +8,7 @@ import pytest
 from meshray.runtime.rootless import holder
 from meshray.runtime.rootless.holder import hosts_text, resolver_text
 from meshray.runtime.rootless.internet import Helper, find_helper
-from meshray.runtime.rootless.trial import INTERFACE, MOUNTS, NETWORK, USER, Missing, refusal
+from meshray.runtime.rootless.permission_probe import INTERFACE, MOUNTS, NETWORK, USER, Missing, refusal
 
 WITH_ROOT = "sudo /opt/meshray join TOKEN"
 PASTA = Helper("/usr/bin/pasta", "169.254.1.1")

@@ -103,7 +103,7 @@ def contained(
     monkeypatch.setattr(docker, "open_engine", lambda environ, address: None)
     monkeypatch.setattr(docker, "NodeContainer", SimpleNamespace(of=of))
     monkeypatch.setattr(docker, "remove_remains", lambda engine, record: None)
-    monkeypatch.setattr("meshray.runtime.inside._BUSY_POLL_S", 0)
+    monkeypatch.setattr("meshray.runtime.container_commands._BUSY_POLL_S", 0)
     runtime = runtime_of(home, {})
     assert isinstance(runtime, Docker)
     return runtime

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from meshray.agent.connection import coordinator_connection as link_module
+from meshray.agent.connection import coordinator_connection
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
-from meshray.agent.status.progress import Progress
+from meshray.agent.status.startup_progress import Progress
 from meshray.client.coordinator import Coordinator
 from meshray.errors import UnreachableError
 from meshray.home import Home
@@ -74,7 +74,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "backoff_s", lambda attempt, **limits: 0.0)
+    monkeypatch.setattr(coordinator_connection, "backoff_s", lambda attempt, **limits: 0.0)
 
 
 async def opened(home: Home, place: Place) -> list[Endpoint]:

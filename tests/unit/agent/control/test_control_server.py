@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshray.agent.control.control_server import ControlServer
-from meshray.agent.status.progress import Emit
+from meshray.agent.status.startup_progress import Emit
 from meshray.protocol.control import Done, FollowProgress
 
 

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from meshray.agent.device import port_guard as portguard
+from meshray.agent.device import port_guard
 from meshray.agent.device.port_guard import AGAIN_S, PortGuard, require_guarded
 from meshray.errors import MeshrayError
 from meshray.firewall import Closed
@@ -53,7 +53,7 @@ STANDING = ((8000, 8000), (10002, 10499), (10501, 19999))
 
 @pytest.fixture(autouse=True)
 def local_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portguard, "_local_ports", lambda: range(40000, 40003))
+    monkeypatch.setattr(port_guard, "_local_ports", lambda: range(40000, 40003))
 
 
 def guard_of(firewall: FakeFirewall, machine: Machine, ray: FakeRay | None) -> PortGuard:

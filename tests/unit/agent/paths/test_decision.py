@@ -128,7 +128,7 @@ def test_late_answers_of_an_attempt_given_up_mean_nothing() -> None:
 
 @dataclass
 class Side:
-    """One machine with its probes, as `meshray.agent.paths.pairs` runs it."""
+    """One machine with its probes, as `meshray.agent.paths.pair_paths` runs it."""
 
     path: PairPath = field(default_factory=PairPath)
     next_probe: float = 0.0

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.agent.paths import path_mtu as mtukeeper
+from meshray.agent.paths import path_mtu
 from meshray.agent.paths.path_mtu import PathMtu, Way
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
@@ -54,9 +54,9 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
-    monkeypatch.setattr(mtukeeper, "Stalls", lambda: kernel)
-    monkeypatch.setattr(mtukeeper, "_LOOK_S", 0.005)
-    monkeypatch.setattr(mtukeeper, "_DOUBT_S", 0.01)
+    monkeypatch.setattr(path_mtu, "Stalls", lambda: kernel)
+    monkeypatch.setattr(path_mtu, "_LOOK_S", 0.005)
+    monkeypatch.setattr(path_mtu, "_DOUBT_S", 0.01)
     return kernel
 
 
@@ -93,8 +93,8 @@ async def test_stalled_tcp_lets_the_path_be_measured_and_go_on_with_the_smallest
 async def test_a_path_that_is_fine_or_silent_costs_a_few_packets_however_long_tcp_stalls(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mtukeeper, "_DOUBT_S", 60.0)
-    monkeypatch.setattr(mtukeeper, "_LONGEST_DOUBT_S", 60.0)
+    monkeypatch.setattr(path_mtu, "_DOUBT_S", 60.0)
+    monkeypatch.setattr(path_mtu, "_LONGEST_DOUBT_S", 60.0)
     paths = Paths()
     keeper = kernel.keeper(paths)
     running = asyncio.get_running_loop().create_task(keeper.run(lambda: WAYS))

@@ -18,7 +18,7 @@ from meshray.linux.user import User
 from meshray.model.node import HEAD, Node
 from meshray.model.ray_state import RayState
 from meshray.raynode.command import RayPlan, start_command
-from meshray.raynode.state import LiveNode
+from meshray.raynode.dashboard_client import LiveNode
 from meshray.raynode.supervisor import RayNode
 from meshray.raynode.tokens import RayTokens, new_instance
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B, enrolment

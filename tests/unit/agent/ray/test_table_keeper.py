@@ -12,12 +12,12 @@ import pytest
 
 from meshray.agent.dependencies import RayPart
 from meshray.agent.ray import table_keeper
-from meshray.agent.ray.offers import Offers
+from meshray.agent.ray.last_resources import Offers
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.linux.tasks import Tasks
 from meshray.model.meshmap import MeshMap
-from meshray.raynode.state import LiveNode
-from tests.unit.agent.ray.test_departed import ALL, row
+from meshray.raynode.dashboard_client import LiveNode
+from tests.unit.agent.ray.test_dead_entries import ALL, row
 from tests.unit.agent.sample import MAP, WORKER_A
 
 WITHOUT_A = replace(MAP, nodes={key: node for key, node in MAP.nodes.items() if key != WORKER_A.id})

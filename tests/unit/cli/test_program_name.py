@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.cli.program import on_other_machine, pasteable
+from meshray.cli.program_name import on_other_machine, pasteable
 
 HOME = Path("/home/ada")
 

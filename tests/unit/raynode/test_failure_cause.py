@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshray.raynode.explain import cause
+from meshray.raynode.failure_cause import cause
 
 TRACEBACK = """\x1b[37mLocal node IP\x1b[39m: \x1b[1m10.99.0.2\x1b[22m
 Traceback (most recent call last):

@@ -13,7 +13,7 @@ from meshray.firewall.backends.base import Backend, HeldTable, Manager
 from meshray.firewall.backends.firewalld import Firewalld
 from meshray.firewall.backends.iptables import Iptables
 from meshray.firewall.backends.ufw import Ufw
-from meshray.firewall.programs import Proc, Run
+from meshray.firewall.host_access import Proc, Run
 from meshray.firewall.ruleset import Table
 
 

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from meshray.agent.status.progress import Progress
+from meshray.agent.status.startup_progress import Progress
 from meshray.errors import MeshrayError
 from meshray.protocol.codec import to_json
 from meshray.protocol.control import Summary, Up

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from meshray.cli import forwarding
+from meshray.cli import command_forwarding
 from meshray.cli.app import App
-from meshray.cli.forwarding import forward
+from meshray.cli.command_forwarding import forward
 from meshray.errors import MeshrayError, UnreachableError
 from tests.unit.cli.fakes import Terminal
 
@@ -68,7 +68,9 @@ class FakeContainer:
 @pytest.fixture
 def container(monkeypatch: pytest.MonkeyPatch) -> FakeContainer:
     found = FakeContainer()
-    monkeypatch.setattr(forwarding, "runtime_of", lambda home, environ: SimpleNamespace(container=lambda: found))
+    monkeypatch.setattr(
+        command_forwarding, "runtime_of", lambda home, environ: SimpleNamespace(container=lambda: found)
+    )
     return found
 
 
@@ -92,7 +94,7 @@ def test_what_runs_here_does_not_look_for_a_container(monkeypatch: pytest.Monkey
     def look(home: object, environ: object) -> None:
         raise AssertionError("it looked")
 
-    monkeypatch.setattr(forwarding, "runtime_of", look)
+    monkeypatch.setattr(command_forwarding, "runtime_of", look)
     assert forward(app(*typed)) is None
 
 
@@ -102,7 +104,7 @@ def test_help_of_another_program_is_its_own(container: FakeContainer) -> None:
 
 
 def test_a_node_without_a_container_is_asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forwarding, "runtime_of", lambda home, environ: SimpleNamespace(container=lambda: None))
+    monkeypatch.setattr(command_forwarding, "runtime_of", lambda home, environ: SimpleNamespace(container=lambda: None))
     assert forward(app("status")) is None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from meshray.agent.status.survey import GROUP_S, context_of
-from meshray.doctor import host_probe as host
+from meshray.doctor import host_probe
 from meshray.doctor.context import Context
 from meshray.doctor.control import probe as control
 from meshray.doctor.deadlines import in_time
@@ -28,7 +28,7 @@ from meshray.node.map_cache import load_map
 async def look_alone(home: Home, environ: Mapping[str, str] = os.environ) -> NodeFacts:
     """Examine the machine and, once it is enrolled, the path to the coordinator, with this user's permissions."""
     context = alone(home, environ)
-    found = await asyncio.gather(in_time(host.look(context), GROUP_S), in_time(control.look(context), GROUP_S))
+    found = await asyncio.gather(in_time(host_probe.look(context), GROUP_S), in_time(control.look(context), GROUP_S))
     return NodeFacts(context.name, host=found[0], control=found[1])
 
 

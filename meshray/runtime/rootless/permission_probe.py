@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.errors import MeshrayError
-from meshray.runtime.rootless import kernel
+from meshray.runtime.rootless import syscalls
 
 #: Time limit, seconds; it usually takes a tenth of a second.
 _TRIAL_S = 15.0
@@ -129,10 +129,10 @@ def _try() -> list[tuple[str, int]]:
     missing = []
     what = USER
     try:
-        kernel.unshare_user()
+        syscalls.unshare_user()
         what = NETWORK
-        kernel.unshare(kernel.NEWNET)
-        kernel.bring_up("lo")
+        syscalls.unshare(syscalls.NEWNET)
+        syscalls.bring_up("lo")
         what = MOUNTS
         _try_mounts()
     except OSError as error:
@@ -148,8 +148,8 @@ def _try() -> list[tuple[str, int]]:
 
 
 def _try_mounts() -> None:
-    kernel.unshare(kernel.NEWNS | kernel.NEWIPC | kernel.NEWPID)
-    kernel.mount("none", "/", "", kernel.RECURSIVE | kernel.SLAVE)
+    syscalls.unshare(syscalls.NEWNS | syscalls.NEWIPC | syscalls.NEWPID)
+    syscalls.mount("none", "/", "", syscalls.RECURSIVE | syscalls.SLAVE)
     told, tell = os.pipe()
     pid = os.fork()  # only children are in the new pid namespace
     if pid == 0:
@@ -165,8 +165,8 @@ def _try_mounts() -> None:
 
 def _mount_error() -> int:
     try:
-        kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
-        kernel.mount("tmpfs", "/dev/shm", "tmpfs", kernel.NOSUID | kernel.NODEV)  # noqa: S108
+        syscalls.mount("proc", "/proc", "proc", syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC)
+        syscalls.mount("tmpfs", "/dev/shm", "tmpfs", syscalls.NOSUID | syscalls.NODEV)  # noqa: S108
     except OSError as error:
         return error.errno or errno.EPERM
     return 0

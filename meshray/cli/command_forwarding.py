@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
-from meshray.cli.registry import INSIDE, find
+from meshray.cli.command_registry import INSIDE, find
 from meshray.errors import MeshrayError
 from meshray.runtime.select import runtime_of
 

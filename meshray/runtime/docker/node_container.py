@@ -21,8 +21,8 @@ from meshray import __version__
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.linux.trust import find_program
 from meshray.runtime.base import Sink
+from meshray.runtime.docker.container_plan import LABEL, STATE, Plan
 from meshray.runtime.docker.engine import Engine, explained
-from meshray.runtime.docker.plan import LABEL, STATE, Plan
 from meshray.runtime.docker.record import Record
 
 if TYPE_CHECKING:

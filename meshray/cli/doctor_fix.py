@@ -10,7 +10,7 @@ from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
 from meshray.protocol.control import GetStatus, Repair
 
-#: A repair of Ray takes the longest, see `meshray.agent.repairs`.
+#: A repair of Ray takes the longest, see `meshray.agent.repair_actions`.
 _AGENT_S = 120.0
 #: The time in which the agent must answer; otherwise it counts as hung.
 _ANSWER_S = 5.0
@@ -51,14 +51,14 @@ def _question(repair: repairs.Repair) -> str:
 
 
 def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
-    from meshray.runtime import service
+    from meshray.runtime import agent_service
 
     home = app.own_home
     if _answers(app):  # So the agent's own state is what is missing.
         return app.control().ask(Repair("device"), timeout_s=_AGENT_S).done
-    hung = service.is_running(home)
+    hung = agent_service.is_running(home)
     if hung:
-        service.stop(home, grace_s=_GRACE_S)
+        agent_service.stop(home, grace_s=_GRACE_S)
     start(app, home)
     return "the agent hung: it was ended and started again" if hung else "the agent was started"
 

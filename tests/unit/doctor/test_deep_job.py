@@ -9,7 +9,7 @@ import pytest
 
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts
-from meshray.doctor.job import program as deep_job
+from meshray.doctor.job import transfer_program
 from meshray.doctor.job.checks import SPECS
 from meshray.doctor.job.facts import DeepFacts, Step
 from meshray.doctor.job.probe import move_between_all
@@ -75,7 +75,7 @@ def test_what_follows_from_an_earlier_failure_is_hidden() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_turns_hold_every_ordered_pair_once_and_no_node_twice(count: int) -> None:
     names = [f"n{i}" for i in range(count)]
-    turns = deep_job.turns(names)
+    turns = transfer_program.turns(names)
     pairs = [pair for turn in turns for pair in turn]
     assert sorted(pairs) == sorted((a, b) for a in names for b in names if a != b)
     for turn in turns:
@@ -87,7 +87,7 @@ def test_the_words_of_a_job_that_cannot_run_are_kept(tmp_path: Path, monkeypatch
     job.write_text(
         "import json, sys; print(json.dumps({'step': 'task', 'target': 'a'})); raise SystemExit('no cluster')"
     )
-    monkeypatch.setattr(deep_job, "__file__", str(job))
+    monkeypatch.setattr(transfer_program, "__file__", str(job))
     said: list[str] = []
     found = move_between_all(Path(sys.executable), {}, None, {"10.99.0.1": "a"}, soak=False, say=said.append)
     assert found == DeepFacts(error="no cluster", steps=(Step(target="a"),))

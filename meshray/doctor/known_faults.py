@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from meshray.doctor.facts import Facts
 from meshray.doctor.path.facts import PeerFacts
-from meshray.doctor.path.pairs import each, pairs
+from meshray.doctor.path.pair_facts import each, pairs
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
 from meshray.model.node import HUB_FORWARDS, NODE_IDENTITY, ONE_IDENTITY
 from meshray.model.path import PathKind

@@ -3,7 +3,7 @@
 It runs in the interpreter of this node's Ray, which may be another environment than meshray's: the only package that it
 imports is Ray.
 
-    meshray run -- python - '{"nodes": {"10.99.0.1": "head", "10.99.0.2": "gpu-1"}}' < program.py
+    meshray run -- python - '{"nodes": {"10.99.0.1": "head", "10.99.0.2": "gpu-1"}}' < transfer_program.py
 
 It is read from standard input, because this folder contains another package named `ray`.
 

@@ -13,7 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from meshray.coordinator import store
 from meshray.coordinator.admission import ConflictError
-from meshray.coordinator.epochs import (
+from meshray.coordinator.records import DropEpoch, PutEpoch, SecretEpoch
+from meshray.coordinator.registry import Registry
+from meshray.coordinator.secret_epochs import (
     KEEP_S,
     above,
     enrolled,
@@ -24,8 +26,6 @@ from meshray.coordinator.epochs import (
     rotated_without,
     shared_with,
 )
-from meshray.coordinator.records import DropEpoch, PutEpoch, SecretEpoch
-from meshray.coordinator.registry import Registry
 from meshray.coordinator.store import Settings, Store
 from meshray.errors import MeshrayError
 from meshray.model.address import NodeName

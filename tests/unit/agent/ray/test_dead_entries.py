@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from meshray.agent.ray.departed import departed
+from meshray.agent.ray.dead_entries import departed
 from meshray.model.node import GONE, SILENT, Node
-from meshray.raynode.state import LiveNode
+from meshray.raynode.dashboard_client import LiveNode
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B
 
 

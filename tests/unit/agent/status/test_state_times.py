@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from meshray.agent.status.report import build_status
-from meshray.agent.status.standing import Standing
+from meshray.agent.status.state_times import Standing
+from meshray.agent.status.status_builder import build_status
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import SILENT, Node
 from meshray.model.ray_state import RayState
 from meshray.protocol.codec import to_json
 from tests.unit.agent.sample import HEAD_NODE, MAP, WORKER_A, WORKER_B
-from tests.unit.agent.status.test_report import RAY, snapshot
+from tests.unit.agent.status.test_status_builder import RAY, snapshot
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""The coordinator's HTTP API: the functions that answer `meshray.coordinator.routes`, and errors as JSON.
+"""The coordinator's HTTP API: the functions that answer `meshray.coordinator.http_routes`, and errors as JSON.
 
 An error is {"schema": 1, "error": {"code", "message", "hint"}, "exit_code": N}.
 """
@@ -20,11 +20,11 @@ from msgspec import UNSET
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.agent_connection import serve_agent
 from meshray.coordinator.connection_limits import ConnectionLimits
+from meshray.coordinator.http_routes import ROUTES, Caller, Route
 from meshray.coordinator.locking import require_lock
 from meshray.coordinator.openapi import describe
 from meshray.coordinator.records import Member
 from meshray.coordinator.request_limits import RequestLimits
-from meshray.coordinator.routes import ROUTES, Caller, Route
 from meshray.coordinator.service import Service
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-from meshray.agent.paths.names import Names
-from meshray.agent.paths.pairs import Pairs
+from meshray.agent.paths.name_resolution import Names
+from meshray.agent.paths.pair_paths import Pairs
 from meshray.agent.paths.prober import Answer, Prober
 from meshray.agent.state import NodeState
 from meshray.home import Home

@@ -10,8 +10,8 @@ import pytest
 
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
-from meshray.agent.ray.offers import Offers
-from meshray.agent.status.report import Snapshot, build_status
+from meshray.agent.ray.last_resources import Offers
+from meshray.agent.status.status_builder import Snapshot, build_status
 from meshray.doctor.examine import examine
 from meshray.doctor.facts import Facts
 from meshray.doctor.report import FAIL, OK

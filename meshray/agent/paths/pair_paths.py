@@ -25,7 +25,7 @@ from meshray.agent.paths.decision import (
     why_not_direct,
 )
 from meshray.agent.paths.mtu import SIZES
-from meshray.agent.paths.names import Names
+from meshray.agent.paths.name_resolution import Names
 from meshray.agent.paths.prober import Prober
 from meshray.agent.state import NodeState
 from meshray.linux.tasks import Tasks

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from meshray.agent.paths.candidates import MOST_PER_FAMILY, own_endpoints
+from meshray.agent.paths.local_endpoints import MOST_PER_FAMILY, own_endpoints
 from meshray.model.address import OverlayNetwork
 
 NETWORK = OverlayNetwork.parse("10.99.0.0/16")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from meshray.doctor.ray import gpu_probe as gpus
+from meshray.doctor.ray import gpu_probe
 from meshray.doctor.ray.facts import GpuFacts
 from meshray.doctor.ray.gpus import why_unseen
 from meshray.model.ray_state import RayState
@@ -19,7 +19,7 @@ class GpuNotice:
     """The notice about this machine's GPUs."""
 
     def __init__(
-        self, look: Callable[[RayNow], GpuFacts] = gpus.look, clock: Callable[[], float] = time.monotonic
+        self, look: Callable[[RayNow], GpuFacts] = gpu_probe.look, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._look = look
         self._clock = clock

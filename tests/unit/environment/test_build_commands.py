@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.environment import plan
+from meshray.environment import build_commands
 from meshray.errors import MeshrayError
 from meshray.model.environment import Environment
 from meshray.model.node import Versions
@@ -14,14 +14,14 @@ WANTED = Environment("2.60.0", "3.11.7", "numpy==2.1.0\n")
 
 def test_whatever_differs_has_a_folder_of_its_own() -> None:
     others = [
-        plan.key(Environment("2.60.1", "3.11.7", "numpy==2.1.0\n"), "linux"),
-        plan.key(Environment("2.60.0", "3.11.8", "numpy==2.1.0\n"), "linux"),
-        plan.key(Environment("2.60.0", "3.11.7", "numpy==2.1.1\n"), "linux"),
-        plan.key(WANTED, "linux-aarch64"),
-        plan.key(WANTED, "linux"),
+        build_commands.key(Environment("2.60.1", "3.11.7", "numpy==2.1.0\n"), "linux"),
+        build_commands.key(Environment("2.60.0", "3.11.8", "numpy==2.1.0\n"), "linux"),
+        build_commands.key(Environment("2.60.0", "3.11.7", "numpy==2.1.1\n"), "linux"),
+        build_commands.key(WANTED, "linux-aarch64"),
+        build_commands.key(WANTED, "linux"),
     ]
     assert len(set(others)) == len(others)
-    assert plan.key(WANTED, "linux") == plan.key(Environment.from_json(WANTED.to_json()), "linux")
+    assert build_commands.key(WANTED, "linux") == build_commands.key(Environment.from_json(WANTED.to_json()), "linux")
 
 
 @pytest.mark.parametrize(
@@ -33,23 +33,23 @@ def test_whatever_differs_has_a_folder_of_its_own() -> None:
     ],
 )
 def test_where_environments_lie(environ: dict[str, str], folder: str) -> None:
-    assert str(plan.folder_of_all(environ, Path("/home/ada"))) == folder
+    assert str(build_commands.folder_of_all(environ, Path("/home/ada"))) == folder
 
 
 def test_another_patch_level_is_asked_for_only_where_ray_takes_it() -> None:
-    assert plan.pythons(WANTED) == ("3.11.7", "3.11")
-    assert plan.pythons(Environment("2.51.0", "3.11.7")) == ("3.11.7",)
+    assert build_commands.pythons(WANTED) == ("3.11.7", "3.11")
+    assert build_commands.pythons(Environment("2.51.0", "3.11.7")) == ("3.11.7",)
 
 
 def test_the_commands_of_uv() -> None:
     folder = Path("/c/key.new-1")
-    assert plan.make_command("uv", folder, "3.11.7")[-3:] == ["--python", "3.11.7", "/c/key.new-1"]
-    fill = plan.fill_command("uv", folder, WANTED, folder / "requirements.txt")
+    assert build_commands.make_command("uv", folder, "3.11.7")[-3:] == ["--python", "3.11.7", "/c/key.new-1"]
+    fill = build_commands.fill_command("uv", folder, WANTED, folder / "requirements.txt")
     assert fill[3:] == [
         *("--python", "/c/key.new-1/bin/python", "ray[default,serve]==2.60.0"),
         *("--requirements", "/c/key.new-1/requirements.txt"),
     ]
-    assert "--requirements" not in plan.fill_command("uv", folder, Environment("2.60.0", "3.11.7"), folder)
+    assert "--requirements" not in build_commands.fill_command("uv", folder, Environment("2.60.0", "3.11.7"), folder)
 
 
 def test_the_users_settings_of_uv_count_and_nothing_diverts_it() -> None:
@@ -64,31 +64,31 @@ def test_the_users_settings_of_uv_count_and_nothing_diverts_it() -> None:
         "HOME": "/root",
     }
     own = {"HOME": "/home/ada"}
-    through_sudo = plan.uv_environment(environ, own, is_other=True)
+    through_sudo = build_commands.uv_environment(environ, own, is_other=True)
     assert {name for name in through_sudo if not name.startswith(("UV_NO", "NO_"))} == {
         *("UV_DEFAULT_INDEX", "https_proxy", "HOME")
     }
     assert through_sudo["HOME"] == "/home/ada"
-    alone = plan.uv_environment(environ, own, is_other=False)
+    alone = build_commands.uv_environment(environ, own, is_other=False)
     assert "EDITOR" in alone
     assert not {"MESHRAY_TOKEN", "UV_SYSTEM_PYTHON", "VIRTUAL_ENV", "PYTHONPATH"} & set(alone)
 
 
 def test_an_environment_that_is_not_what_was_wanted_is_refused() -> None:
-    plan.require_match(Versions(ray="2.60.0", python="3.11.9"), WANTED)
+    build_commands.require_match(Versions(ray="2.60.0", python="3.11.9"), WANTED)
     for other in (Versions(ray="2.59.0", python="3.11.7"), Versions(ray="2.60.0", python="3.12.7")):
         with pytest.raises(MeshrayError, match="instead of"):
-            plan.require_match(other, WANTED)
+            build_commands.require_match(other, WANTED)
 
 
 def test_what_uv_says_is_told_without_passwords() -> None:
     words = "Using CPython\nerror: Failed to fetch\n  cause: https://ada:hunter2@index.example/simple/ray/: 401.\n"
-    assert plan.main_lines(words) == "error: Failed to fetch; cause: https://index.example/simple/ray/: 401"
-    assert plan.main_lines("odd\nwords") == "odd; words"
-    assert plan.is_full("error: failed to write: No space left on device (os error 28)")
+    assert build_commands.main_lines(words) == "error: Failed to fetch; cause: https://index.example/simple/ray/: 401"
+    assert build_commands.main_lines("odd\nwords") == "odd; words"
+    assert build_commands.is_full("error: failed to write: No space left on device (os error 28)")
 
 
 def test_a_missing_python_names_it_and_the_command() -> None:
-    error = plan.no_python(WANTED, "error: No interpreter found for Python 3.11.7")
+    error = build_commands.no_python(WANTED, "error: No interpreter found for Python 3.11.7")
     assert "3.11.7" in error.message
     assert error.hint.startswith("uv python install 3.11.7")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from meshray.runtime import log_format
-from meshray.runtime.docker.plan import Plan, free_name, gpus, shm_bytes
+from meshray.runtime.docker.container_plan import Plan, free_name, gpus, shm_bytes
 
 GIB = 1024**3
 

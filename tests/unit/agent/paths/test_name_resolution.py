@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from meshray.agent.paths.names import (
+from meshray.agent.paths.name_resolution import (
     FIRST_PAUSE_S,
     FRESH_S,
     LONGEST_PAUSE_S,

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import GONE, Node
-from meshray.raynode.state import LiveNode
+from meshray.raynode.dashboard_client import LiveNode
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshray.relay.trial import TRIAL_DATAGRAMS, TRIAL_S, Trial
+from meshray.relay.udp_trial import TRIAL_DATAGRAMS, TRIAL_S, Trial
 
 
 def trials(trial: Trial, until_s: float, step_s: float = 0.5) -> list[float]:

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from meshray.raynode.state import LiveNode, parse_nodes, parse_usage
+from meshray.raynode.dashboard_client import LiveNode, parse_nodes, parse_usage
 
 
 def answer(*rows: object) -> bytes:

@@ -68,12 +68,12 @@ class Withdrawal:
         import asyncio
 
         from meshray.cli.via import withdraw_via
-        from meshray.client import coordinator as client
+        from meshray.client import coordinator
 
         if self._via is not None:
             withdraw_via(self._app, self._via, self._token, self._key)
         else:
-            asyncio.run(client.withdraw(self._token, self._key))
+            asyncio.run(coordinator.withdraw(self._token, self._key))
 
 
 def taken_back(step: Callable[[], object]) -> None:
