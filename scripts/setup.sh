@@ -70,7 +70,8 @@ wanted_packages() {
 # Programs for single tests, if the distribution has them; a test without its program is skipped with a message.
 optional_packages() {
     case $goal in test)
-        echo dbus docker-cli firewalld iperf3 munge shellcheck slurm-client slurmctld slurmd systemd ufw vagrant
+        echo chromium dbus docker-cli firewalld iperf3 munge prometheus prometheus-alertmanager shellcheck \
+            slurm-client slurmctld slurmd systemd ufw vagrant
     esac
 }
 
@@ -100,7 +101,8 @@ install_packages() {
     # The tests start these services inside their hosts. Installing them must not change this machine's firewall or open
     # a port on it.
     for service in docker.io:docker.socket docker.io:docker docker.io:containerd firewalld:firewalld munge:munge \
-        openssh-server:ssh slurmctld:slurmctld slurmd:slurmd; do
+        openssh-server:ssh prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager slurmctld:slurmctld \
+        slurmd:slurmd; do
         case " $missing " in *" ${service%:*} "*)
             if [ -d /run/systemd/system ]; then
                 say "${service%:*} is installed for the tests and masked; to use it: systemctl unmask ${service#*:}"

@@ -6,6 +6,7 @@
     lab        namespaces as hosts, real WireGuard, real Ray
     chaos      the same, with several kinds of trouble at a time, by a seed
     vm         kernel WireGuard under a real kernel
+    web        the page, its proxies and the metrics: real browser, Prometheus and Alertmanager, in namespaces as well
     container  a real Docker engine, in namespaces as well
 
 `conftest.py` marks every test with its tier, skips a tier whose capability is missing, and prints the table of tiers.
@@ -83,6 +84,13 @@ def _lab_tests_miss() -> str:
     return lab_misses() or (f"programs (apt-get install {' '.join(packages)})" if packages else "")
 
 
+def _web_misses() -> str:
+    """Return what is missing for a browser and for Prometheus in hosts of the lab."""
+    wanted = {"prometheus": "prometheus", "prometheus-alertmanager": "prometheus-alertmanager", "chromium": "chromium"}
+    packages = [package for program, package in wanted.items() if not _program(program)]
+    return _lab_tests_miss() or (f"programs (apt-get install {' '.join(packages)})" if packages else "")
+
+
 def _vm_misses() -> str:
     from tests.vm import machine
 
@@ -107,6 +115,7 @@ TIERS = (
     Tier("mesh", 120, str),
     Tier("install", 400, _install_misses),
     Tier("lab", 400, _lab_tests_miss),
+    Tier("web", 400, _web_misses),
     Tier("chaos", 600, _lab_tests_miss),
     Tier("vm", 900, _vm_misses),
     Tier("container", 600, _container_misses),
