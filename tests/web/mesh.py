@@ -13,6 +13,8 @@ The path home - office is direct.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.lab.cluster import Cluster
-from tests.lab.host import Host, HostProcess
+from tests.lab.host import REPOSITORY, Host, HostProcess
 from tests.lab.trouble import silenced
 from tests.lab.world import Router, World
 
@@ -29,6 +31,8 @@ PORT, METRICS_PORT = 51888, 20190
 #: The ports of the two programs on the head's loopback.
 PROMETHEUS_PORT, ALERTMANAGER_PORT = 9090, 9093
 _READY_S = 30
+#: The packages that a job of the tests installs, for hosts that reach no index.
+PACKAGES = REPOSITORY / ".cache/packages"
 
 
 @dataclass
@@ -99,10 +103,19 @@ class WebMesh:
         return self.get(host, f"http://{self.cluster.ip(host)}:{METRICS_PORT}/metrics")
 
 
+def fetch_packages() -> None:
+    """Download what the example's job installs."""
+    wanted = REPOSITORY / "docs/examples/requests/requirements.txt"
+    PACKAGES.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(PACKAGES), "--requirement", str(wanted)]
+    subprocess.run(pip, check=True, timeout=120)
+
+
 @contextmanager
 def web_mesh(name: str = "web") -> Iterator[WebMesh]:
     """Create the mesh; it ends with the block."""
-    with World(name) as world:
+    fetch_packages()
+    with World(name, keep=[PACKAGES]) as world:
         wan = world.switch("wan", "192.88.99.0/24")
         head = world.host("head", wan, "192.88.99.10")
         routers, hosts = {}, []
@@ -110,6 +123,8 @@ def web_mesh(name: str = "web") -> Iterator[WebMesh]:
             lan = f"192.168.{number}.0/24"
             routers[host] = world.router(f"{host}-nat", wan, f"192.88.99.{30 + number}", lan=lan)
             hosts.append(world.host(host, routers[host].lan, f"192.168.{number}.10"))
+        for node in (head, *hosts):
+            node.environment.update(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(PACKAGES))
         mesh = WebMesh(world, Cluster.start(head, hosts[:2]), routers)
         mesh.wait_until_direct()
         yield mesh
