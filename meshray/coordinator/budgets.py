@@ -48,6 +48,11 @@ class Bucket:
         self._spent += cost
         return True
 
+    def left(self, rate: Rate, now: float) -> float:
+        """Return the amount that can be spent without a debt; negative while there is one."""
+        self._restore(rate, now)
+        return rate.burst - self._spent
+
     def debt_s(self, rate: Rate, now: float) -> float:
         """Return the seconds until there is no debt; 0 without one."""
         self._restore(rate, now)

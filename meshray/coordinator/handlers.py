@@ -31,6 +31,7 @@ from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Attestation, parse_signature
 from meshray.model.enrol import EnrolRequest, parse_roles
 from meshray.model.keys import PublicKey, VerifyKey
+from meshray.model.level import Level
 from meshray.model.node import COORDINATOR, Node
 from meshray.protocol import api
 from meshray.protocol.codec import WireError, convert, decode_object, optional, to_json
@@ -72,6 +73,8 @@ _STATUS_OF_KIND: tuple[tuple[type[MeshrayError], int], ...] = (
     (WireError, 400),
 )
 
+#: Everything below is the API's; all other paths are the page's.
+API_PATH = "/v1/"
 #: The paths of WebSockets.
 _SOCKETS = frozenset(route.path for route in ROUTES if route.is_socket)
 
@@ -102,6 +105,9 @@ class _Answering:
 
         @web.middleware
         async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
+            if not request.path.startswith(API_PATH):
+                # The page has errors, limits and connections of its own: `meshray.web.site`.
+                return await handler(request)
             response = await self._answer(request, handler)
             if isinstance(response, web.WebSocketResponse):
                 self._door.expect_end(request.protocol)
@@ -335,6 +341,20 @@ class _Api:
         node = await self._service.advertise(given)
         return success(api.Endpoints(tuple(map(str, node.endpoints))))
 
+    async def create_pass(self, request: web.Request) -> web.StreamResponse:
+        asked, passes = await _asked(request, api.NewPass), self._service.passes
+        secret, made = await passes.create(asked.name, Level.of(asked.level), asked.ttl_s)
+        return success(passes.form_of(secret, made))
+
+    async def list_passes(self, request: web.Request) -> web.StreamResponse:
+        return success(api.Passes(tuple(made.form() for made in self._service.passes.all())))
+
+    async def revoke_pass(self, request: web.Request) -> web.StreamResponse:
+        return success((await self._service.passes.revoke(request.match_info["name"])).form())
+
+    async def open_session(self, request: web.Request) -> web.StreamResponse:
+        return success(self._service.passes.link_of(self._member(request).node))
+
     async def ask(self, request: web.Request) -> web.StreamResponse:
         member, asked = self._member(request), await _asked(request, api.AskForm)
         gathered = await self._service.ask(member, asked.nodes, asked.op, asked.timeout_s)
@@ -352,11 +372,15 @@ def success(answer: msgspec.Struct) -> web.Response:
     return web.json_response({"schema": 1, **to_json(answer)})
 
 
+def status_of(error: MeshrayError) -> int:
+    """Return the HTTP status that matches the error."""
+    of_kind = (number for kind, number in _STATUS_OF_KIND if isinstance(error, kind))
+    return _STATUS.get(error.code) or next(of_kind, 500)
+
+
 def failure(error: MeshrayError, status: int | None = None) -> web.Response:
     """Return the error in its envelope, with the matching HTTP status."""
-    if status is None:
-        of_kind = (number for kind, number in _STATUS_OF_KIND if isinstance(error, kind))
-        status = _STATUS.get(error.code) or next(of_kind, 500)
+    status = status_of(error) if status is None else status
     shown = api.ErrorDetail(error.code, error.message, error.hint or "")
     return web.json_response(to_json(api.Error(shown, error.exit_code, 1)), status=status)
 

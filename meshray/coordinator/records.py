@@ -18,9 +18,10 @@ from meshray.errors import RefusedError
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.attestation import Removals
 from meshray.model.endpoints import MAX_ENDPOINTS
-from meshray.model.keys import MeshSecret
+from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey
+from meshray.model.level import Level
 from meshray.model.node import Node
-from meshray.protocol.api import MemberForm, Restored, TokenForm
+from meshray.protocol.api import MemberForm, PassForm, Restored, TokenForm
 
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
 
@@ -88,6 +89,48 @@ class TokenRecord:
 
 
 @dataclass(frozen=True)
+class PassRecord:
+    """The coordinator's record of a pass: the right of one browser to open the coordinator's page.
+
+    Attributes:
+        name: chosen by the administrator; unique among the passes that still work.
+        secret_hash: the hash of the secret in the pass's URL.
+        created, expires: unix seconds; the session of the pass ends with it.
+        used: when a browser exchanged the pass for a session, unix seconds; None: not yet.
+        session_hash: the hash of the secret in that browser's cookie; empty before.
+        revoked: unix seconds; None: not revoked.
+    """
+
+    id: str
+    name: str
+    secret_hash: str = field(repr=False)
+    level: Level
+    created: float
+    expires: float
+    used: float | None = None
+    session_hash: str = field(default="", repr=False)
+    revoked: float | None = None
+
+    def ended(self, now: float) -> float | None:
+        """Return since when neither the pass nor its session works, unix seconds; None while one of them does."""
+        if self.revoked is not None:
+            return min(self.revoked, self.expires)
+        return self.expires if now >= self.expires else None
+
+    def form(self) -> PassForm:
+        """Return one entry of the answer to GET /v1/web/passes."""
+        return PassForm(
+            id=self.id,
+            name=self.name,
+            level=self.level.word,
+            created=self.created,
+            expires=self.expires,
+            used=self.used,
+            revoked=self.revoked is not None,
+        )
+
+
+@dataclass(frozen=True)
 class Freed:
     """When an overlay address became free, and the node that had it.
 
@@ -142,6 +185,16 @@ class Member:
 
 
 @dataclass(frozen=True)
+class StaticPeer:
+    """The configuration of a device with wg-quick only. Its key is shown once and not stored."""
+
+    node: Node
+    private_key: PrivateKey
+    hub: Node
+    preshared_key: PresharedKey
+
+
+@dataclass(frozen=True)
 class SecretEpoch:
     """One epoch of the secrets that all members share.
 
@@ -184,6 +237,20 @@ class PutToken:
     """Write this token's row."""
 
     token: TokenRecord
+
+
+@dataclass(frozen=True)
+class PutPass:
+    """Write this pass's row."""
+
+    made: PassRecord
+
+
+@dataclass(frozen=True)
+class DropPass:
+    """Delete this pass's row."""
+
+    pass_id: str
 
 
 @dataclass(frozen=True)
@@ -255,6 +322,8 @@ RowChange = (
     PutMember
     | DropMember
     | PutToken
+    | PutPass
+    | DropPass
     | PutFreed
     | DropFreed
     | PutRevision

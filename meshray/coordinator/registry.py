@@ -36,6 +36,7 @@ from meshray.coordinator.records import (
     DropMember,
     Freed,
     Member,
+    PassRecord,
     PutFreed,
     PutMember,
     PutRevision,
@@ -90,6 +91,7 @@ class Registry:
         lineage: the history of writes, which identifies a restored copy.
         epochs: the mesh's secrets, oldest first; see `meshray.coordinator.secret_epochs`.
         removals: removals signed by the lock; None: none, or there is no lock.
+        passes: those of the coordinator's page, by their ids; see `meshray.coordinator.passes`.
     """
 
     mesh: MeshInfo
@@ -103,6 +105,7 @@ class Registry:
     lineage: Lineage = field(default=Lineage(), compare=False)
     epochs: tuple[SecretEpoch, ...] = ()
     removals: Removals | None = None
+    passes: Mapping[str, PassRecord] = field(default_factory=dict)
 
     # ---- queries
 
@@ -194,7 +197,9 @@ class Registry:
 
     def add_static(self, name: NodeName, public_key: PublicKey, node_id: str, now: float) -> Outcome[Member]:
         """Add a device without an agent. Raises RefusedError name_taken, MeshrayError network_full."""
-        node = Node(node_id, self._free_name(name, exact=True), self._address(now), public_key, frozenset({STATIC}))
+        node = Node(
+            node_id, free_name(name, self._names, exact=True), self._address(now), public_key, frozenset({STATIC})
+        )
         return self.put(Member(node, "", "", (), now))
 
     def remove(self, node_id: str, now: float, *, take_back: bool = False) -> Outcome[Member]:
@@ -240,7 +245,7 @@ class Registry:
         member = self.named(name)
         if member.node.name == new:
             return self, (), member
-        return self.put(replace(member, node=replace(member.node, name=self._free_name(new, exact=True))))
+        return self.put(replace(member, node=replace(member.node, name=free_name(new, self._names, exact=True))))
 
     def drain(self, name: str, drained: bool) -> Outcome[Member]:
         """Set whether Ray stays away from the node. Raises UnknownError, ConflictError."""
@@ -253,8 +258,7 @@ class Registry:
 
     def put(self, member: Member) -> Outcome[Member]:
         """Replace the member by a changed one; the caller has checked that the change is allowed."""
-        registry, rows = self._put(member)
-        return registry, rows, member
+        return *self._put(member), member
 
     def collect(self, now: float) -> Outcome[tuple[Member, ...]]:
         """Remove the ephemeral nodes that stayed away, and forget addresses that have rested."""
@@ -325,8 +329,7 @@ class Registry:
         member = self.members.get(node_id)
         if member is None or member.had_map:
             return self, (), None
-        registry, rows = self._put(replace(member, had_map=True))
-        return registry, rows, None
+        return *self._put(replace(member, had_map=True)), None
 
     def reported(
         self,
@@ -405,8 +408,7 @@ class Registry:
         if HEAD not in member.node.roles:
             return self, (), None
         node = replace(member.node, ray_instance=instance)
-        registry, rows = self._put(replace(member, node=node), stored=False)
-        return registry, rows, None
+        return *self._put(replace(member, node=node), stored=False), None
 
     # ---- tokens
 
@@ -447,9 +449,6 @@ class Registry:
     def with_key(self, key: PublicKey) -> Member | None:
         """Return the member that has this key; None if there is none."""
         return next((member for member in self.members.values() if member.node.public_key == key), None)
-
-    def _free_name(self, wanted: NodeName, *, exact: bool) -> NodeName:
-        return free_name(wanted, self._names, exact=exact)
 
     def _publish(self, member: Member) -> tuple[Registry, RowChanges]:
         """Return the member with the endpoints that follow from what is known about it.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 from meshray import __version__
@@ -19,10 +18,11 @@ from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.faults import Faults
 from meshray.coordinator.head_environment import environment_of, locked, ports_chosen
 from meshray.coordinator.ledger import Ledger
+from meshray.coordinator.passes import PassKeeper
 from meshray.coordinator.publisher import Outbox, Publisher
 from meshray.coordinator.query_broker import Gathered, QueryBroker
 from meshray.coordinator.reach import Reach
-from meshray.coordinator.records import Member, SecretEpoch
+from meshray.coordinator.records import Member, SecretEpoch, StaticPeer
 from meshray.coordinator.registry import Outcome, Registry
 from meshray.coordinator.replacement import Replaced, made_room
 from meshray.coordinator.restore.recovery import SETTLE_S, Recovery
@@ -48,16 +48,6 @@ from meshray.protocol.connection import CLOSE_NOT_ACCEPTED, Answer, Left, Punch,
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StaticPeer:
-    """The configuration of a device with wg-quick only. Its key is created here, shown once and not stored."""
-
-    node: Node
-    private_key: PrivateKey
-    hub: Node
-    preshared_key: PresharedKey
 
 
 class Service:
@@ -98,6 +88,7 @@ class Service:
         self.tokens = TokenKeeper(
             self._ledger, self.settings.mesh.id, fingerprint, endpoints=self._endpoints, wall=self._wall
         )
+        self.passes = PassKeeper(self._ledger, self._wall, fingerprint, self._endpoints)
         self.reach = Reach(self.settings.mesh.network)
         self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
 
@@ -310,6 +301,7 @@ class Service:
     def _say_goodbye(self, member: Member) -> None:
         _log.info("%s (%s) was removed", member.node.name, member.node.ip)
         self.faults.forget(member.node.id)
+        self.passes.forget_node(member.node.id)
         self._publisher.kick(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         for cut_off in self._cut_off:
             cut_off(member.node.id)
@@ -329,7 +321,7 @@ class Service:
         Args:
             node_id: the node whose agent has just connected, and has received nothing yet.
         """
-        own, text = self._own_node().id, self.recovery.report()
+        own, text = self.own_node().id, self.recovery.report()
         if text != ("" if node_id == own else self._told_restored):
             self._publisher.tell(own, Restored(text))
             self._told_restored = text
@@ -411,7 +403,7 @@ class Service:
 
     async def advertise(self, endpoints: tuple[Endpoint, ...]) -> Node:
         """Add addresses at which others reach this machine; return its node. Raises as `Registry.advertise` does."""
-        own = self._own_node().id
+        own = self.own_node().id
         member = await self._ledger.change(lambda registry: registry.advertise(own, endpoints))
         return member.node
 
@@ -459,7 +451,7 @@ class Service:
     def require_admin(self, member: Member) -> None:
         """Raise RefusedError not_admin unless this is the node that runs the coordinator."""
         if COORDINATOR not in member.node.roles:
-            own = self._own_node()
+            own = self.own_node()
             raise RefusedError(
                 "not_admin", f"only {own.name}, which runs the coordinator, may do this", hint=f"run it on {own.name}"
             )
@@ -487,11 +479,12 @@ class Service:
     def _map(self) -> MeshMap:
         return self.recovery.sealed(self._ledger.registry.map)
 
-    def _own_node(self) -> Node:
+    def own_node(self) -> Node:
+        """Return the node that runs the coordinator. Raises MeshrayError store_corrupt."""
         own = self._ledger.registry.map.coordinator
         if own is None:
             raise MeshrayError("store_corrupt", "the store names no node that runs the coordinator")
         return own
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
-        return self._own_node().endpoints
+        return self.own_node().endpoints

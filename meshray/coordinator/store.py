@@ -22,11 +22,14 @@ from meshray.coordinator.records import (
     DropEpoch,
     DropFreed,
     DropMember,
+    DropPass,
     Freed,
     Member,
+    PassRecord,
     PutEpoch,
     PutFreed,
     PutMember,
+    PutPass,
     PutRemovals,
     PutRequirements,
     PutRestored,
@@ -43,6 +46,7 @@ from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint, NodeName, OverlayNetwork
 from meshray.model.attestation import Attestation, Removals
 from meshray.model.keys import MeshSecret, PublicKey, VerifyKey
+from meshray.model.level import Level
 from meshray.model.meshmap import MeshInfo
 from meshray.model.node import Node, Versions
 from meshray.model.ray_ports import ports_of_mesh
@@ -91,6 +95,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE freed ADD COLUMN name TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE freed ADD COLUMN failed INTEGER NOT NULL DEFAULT 0",
         "UPDATE node SET had_map = 1 WHERE ephemeral = 0",
+    ),
+    # The passes of the coordinator's page.
+    (
+        "CREATE TABLE pass (id TEXT PRIMARY KEY, name TEXT NOT NULL, secret_hash TEXT NOT NULL, level INTEGER NOT NULL,"
+        " created REAL NOT NULL, expires REAL NOT NULL, used REAL, session_hash TEXT NOT NULL, revoked REAL)",
     ),
 )
 #: A coordinator that is ending still holds the file, milliseconds.
@@ -232,6 +241,7 @@ class Store:
                 for number, secret, token, began, retired in query("SELECT * FROM secret_epoch ORDER BY number")
             )
             removals = query("SELECT value FROM setting WHERE name = 'removals'").fetchone()
+            passes = [_pass(row) for row in query("SELECT * FROM pass ORDER BY created")]
             lineage = Lineage(
                 secrets.token_hex(8), timelines, convert(json.loads(restored[0]), Restored) if restored else None
             )
@@ -246,6 +256,7 @@ class Store:
             lineage=lineage,
             epochs=epochs,
             removals=Removals.from_json(json.loads(removals[0])) if removals else None,
+            passes={made.id: made for made in passes},
         )
 
     def apply(self, changes: Sequence[RowChange]) -> None:
@@ -352,6 +363,21 @@ def _token(row: tuple[object, ...]) -> TokenRecord:
     )
 
 
+def _pass(row: tuple[object, ...]) -> PassRecord:
+    pass_id, name, secret_hash, level, created, expires, used, session_hash, revoked = row
+    return PassRecord(
+        str(pass_id),
+        str(name),
+        str(secret_hash),
+        Level(int(str(level))),
+        float(str(created)),
+        float(str(expires)),
+        None if used is None else float(str(used)),
+        str(session_hash),
+        None if revoked is None else float(str(revoked)),
+    )
+
+
 def _put_member(connection: sqlite3.Connection, change: PutMember) -> None:
     member, node = change.member, change.member.node
     values = (
@@ -397,6 +423,18 @@ def _put_token(connection: sqlite3.Connection, change: PutToken) -> None:
     connection.execute(f"REPLACE INTO token VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608 - only marks
 
 
+def _write_pass(connection: sqlite3.Connection, change: PutPass | DropPass) -> None:
+    if isinstance(change, DropPass):
+        connection.execute("DELETE FROM pass WHERE id = ?", (change.pass_id,))
+        return
+    made = change.made
+    values = (
+        *(made.id, made.name, made.secret_hash, int(made.level), made.created, made.expires),
+        *(made.used, made.session_hash, made.revoked),
+    )
+    connection.execute("REPLACE INTO pass VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+
 def _write(connection: sqlite3.Connection, change: RowChange) -> None:
     if isinstance(change, PutMember):
         _put_member(connection, change)
@@ -414,6 +452,8 @@ def _write(connection: sqlite3.Connection, change: RowChange) -> None:
         connection.execute("REPLACE INTO timeline VALUES (?, ?)", (change.timeline, change.serial))
     elif isinstance(change, (PutEpoch, DropEpoch)):
         _write_epoch(connection, change)
+    elif isinstance(change, (PutPass, DropPass)):
+        _write_pass(connection, change)
     else:
         _write_setting(connection, change)
 

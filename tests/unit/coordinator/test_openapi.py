@@ -50,7 +50,14 @@ def test_only_the_coordinators_own_node_administers() -> None:
     open_to_others = {route.name for route in ROUTES if route.caller is not Caller.ADMIN}
     asking = {"environment", "show_environment"}
     joining = {"enrol", "withdraw"}
-    assert open_to_others == {"hello", "openapi", "agent", "relay", "leave", "reach", "rotate"} | asking | joining
+    assert (
+        open_to_others
+        == {
+            *("hello", "openapi", "agent", "relay", "leave", "reach", "rotate", "open_session"),
+        }
+        | asking
+        | joining
+    )
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -1,0 +1,327 @@
+"""Passes and sessions of the coordinator's page: who may open it, for how long, and what ends a session.
+
+A pass is made by the administrator and stored with the hash of its secret. The first browser that shows the secret gets
+a session, whose hash is stored in the pass: the secret is worthless from then on, and the session lasts as long as the
+pass. A member's node gets a link instead: a secret for one browser of that machine, kept in memory only.
+
+>>> passes = PassKeeper(ledger, wall, fingerprint, endpoints)
+>>> secret, record = await passes.create("ana", Level.READ, ttl_s=8 * 3600)
+>>> cookie = await passes.exchange(secret)
+>>> passes.holder(cookie.secret)
+Holder(key='pass:3f9a01bc', name='ana', …)
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from meshray.coordinator.admission import ConflictError, UnknownError
+from meshray.coordinator.ledger import Ledger
+from meshray.coordinator.records import DropPass, PassRecord, PutPass, RowChange
+from meshray.coordinator.registry import Outcome, Registry
+from meshray.model.address import Endpoint
+from meshray.model.level import Level
+from meshray.model.node import COORDINATOR, Node
+from meshray.model.token import hash_secret
+from meshray.protocol import api
+
+#: The number of passes that work at the same time, and of all that are stored.
+MAX_PASSES, MAX_STORED = 256, 512
+#: A pass that ended is listed for a week, seconds.
+KEPT_S = 7 * 86400
+#: A link must be opened within this time, seconds; it travels from a terminal to a browser of the same machine.
+LINK_S = 120.0
+#: The session of a link, seconds.
+LINK_SESSION_S = 12 * 3600.0
+#: The links that wait and the sessions of one node; another one replaces the oldest.
+MAX_LINKS_OF_NODE, MAX_SESSIONS_OF_NODE = 4, 16
+#: 256 random bits.
+_SECRET_BYTES = 32
+
+_log = logging.getLogger(__name__)
+H = TypeVar("H", bound="PassRecord | _Link")
+
+
+@dataclass(frozen=True)
+class Cookie:
+    """A new session.
+
+    Attributes:
+        secret: the cookie's value.
+        expires: unix seconds.
+    """
+
+    secret: str = field(repr=False)
+    expires: float
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The pass or node to which a session belongs.
+
+    Attributes:
+        key: identifies the pass or the node's session; every session with this key ends at the same time.
+        name: the name of the pass, or of the node.
+        pass_id, node_id: one of the two is empty.
+        expires: unix seconds.
+    """
+
+    key: str
+    name: str
+    level: Level
+    expires: float
+    pass_id: str = ""
+    node_id: str = ""
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A link of a node, or the session that a browser got for it."""
+
+    id: str
+    node_id: str
+    secret_hash: str = field(repr=False)
+    level: Level
+    expires: float
+
+
+class PassKeeper:
+    """The passes of one mesh, and the sessions of its members.
+
+    Args:
+        wall: unix seconds.
+        fingerprint: SHA-256 of the coordinator's certificate.
+        endpoints: returns the current endpoints of the coordinator.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        wall: Callable[[], float],
+        fingerprint: bytes,
+        endpoints: Callable[[], tuple[Endpoint, ...]],
+    ) -> None:
+        self._ledger = ledger
+        self._wall = wall
+        self._fingerprint = fingerprint
+        self._endpoints = endpoints
+        self._links: dict[str, _Link] = {}
+        self._sessions: dict[str, _Link] = {}
+        self._on_ended: list[Callable[[str], object]] = []
+
+    def on_ended(self, ended: Callable[[str], object]) -> None:
+        """Register a function that is called with the key of every holder whose sessions have ended."""
+        self._on_ended.append(ended)
+
+    def now(self) -> float:
+        """Return the time by which passes and sessions expire, unix seconds."""
+        return self._wall()
+
+    # ---- passes
+
+    async def create(self, name: str, level: Level, ttl_s: float) -> tuple[str, PassRecord]:
+        """Create a pass; return its secret, which is not stored, and its record. Raises as `added` does."""
+        secret, now = secrets.token_urlsafe(_SECRET_BYTES), self._wall()
+        made = PassRecord(secrets.token_hex(4), name, hash_secret(secret), level, now, now + ttl_s)
+        await self._ledger.change(lambda registry: added(registry, made, now))
+        _log.info("pass %s was made: %s may %s", made.id, made.name, level.word)
+        return secret, made
+
+    async def revoke(self, name_or_id: str) -> PassRecord:
+        """Revoke a pass; its session ends before this returns. Raises as `revoked` does."""
+        made = await self._ledger.change(lambda registry: revoked(registry, name_or_id, self._wall()))
+        _log.info("pass %s of %s was revoked", made.id, made.name)
+        self._end(f"pass:{made.id}")
+        return made
+
+    def all(self) -> list[PassRecord]:
+        """Return the passes that work and those that ended in the last days, the oldest first."""
+        now = self._wall()
+        return sorted(
+            (made for made in self._ledger.registry.passes.values() if _is_listed(made, now)),
+            key=lambda made: made.created,
+        )
+
+    # ---- links of members
+
+    def offer(self, node: Node) -> tuple[str, Level, float]:
+        """Return the secret of a link for a browser of this node, its level, and until when it works."""
+        secret, now = secrets.token_urlsafe(_SECRET_BYTES), self._wall()
+        level = Level.ADMIN if COORDINATOR in node.roles else Level.USE
+        link = _Link(secrets.token_hex(8), node.id, hash_secret(secret), level, now + LINK_S)
+        self._put(self._links, link, MAX_LINKS_OF_NODE)
+        return secret, level, link.expires
+
+    def forget_node(self, node_id: str) -> None:
+        """End the sessions of a node that was removed."""
+        for known in (self._links, self._sessions):
+            for link in [link for link in known.values() if link.node_id == node_id]:
+                del known[link.id]
+        self._end(f"node:{node_id}")
+
+    # ---- sessions
+
+    async def exchange(self, secret: str) -> Cookie | None:
+        """Return a new session for the secret of a pass or a link.
+
+        Returns:
+            None if there is none of this secret, or it expired, was revoked or was exchanged before; the caller must
+            not reveal which.
+
+        Raises:
+            MeshrayError: ``store_failed``.
+        """
+        digest, session, now = hash_secret(secret), secrets.token_urlsafe(_SECRET_BYTES), self._wall()
+        found = _with_hash(self._ledger.registry.passes, digest, lambda made: made.secret_hash)
+        if found is not None:
+            bound_until = await self._ledger.change(
+                lambda registry: bound(registry, found.id, hash_secret(session), self._wall())
+            )
+            if bound_until is None:
+                return None
+            _log.info("pass %s of %s was used: its session has begun", found.id, found.name)
+            return Cookie(session, bound_until)
+        link = _with_hash(self._links, digest, lambda link: link.secret_hash)
+        if link is None:
+            return None
+        del self._links[link.id]
+        if now >= link.expires or link.node_id not in self._ledger.registry.members:
+            return None
+        begun = replace(link, secret_hash=hash_secret(session), expires=now + LINK_SESSION_S)
+        self._put(self._sessions, begun, MAX_SESSIONS_OF_NODE)
+        return Cookie(session, begun.expires)
+
+    def holder(self, secret: str) -> Holder | None:
+        """Return whose session this cookie is; None if it is none, or has ended."""
+        digest, now, registry = hash_secret(secret), self._wall(), self._ledger.registry
+        made = _with_hash(registry.passes, digest, lambda made: made.session_hash)
+        if made is not None:
+            if made.ended(now) is not None:
+                return None
+            return Holder(f"pass:{made.id}", made.name, made.level, made.expires, pass_id=made.id)
+        session = _with_hash(self._sessions, digest, lambda link: link.secret_hash)
+        member = registry.members.get(session.node_id) if session is not None else None
+        if session is None or member is None or now >= session.expires:
+            return None
+        node = member.node
+        level = session.level if COORDINATOR in node.roles else min(session.level, Level.USE)
+        return Holder(f"node:{node.id}", str(node.name), level, session.expires, node_id=node.id)
+
+    async def end(self, secret: str) -> None:
+        """End the session of this cookie, as its browser asked; a pass ends with it."""
+        made = _with_hash(self._ledger.registry.passes, hash_secret(secret), lambda made: made.session_hash)
+        if made is not None:
+            if made.revoked is None:
+                await self.revoke(made.id)
+            return
+        session = _with_hash(self._sessions, hash_secret(secret), lambda link: link.secret_hash)
+        if session is not None:
+            del self._sessions[session.id]
+
+    def form_of(self, secret: str, made: PassRecord) -> api.MadePass:
+        """Return the answer to POST /v1/web/passes."""
+        return api.MadePass(
+            secret=secret,
+            id=made.id,
+            name=made.name,
+            level=made.level.word,
+            expires=made.expires,
+            endpoints=tuple(map(str, self._endpoints())),
+            fingerprint=self._fingerprint.hex(),
+        )
+
+    def link_of(self, node: Node) -> api.MadeLink:
+        """Return the answer to POST /v1/web/session."""
+        secret, level, expires = self.offer(node)
+        return api.MadeLink(secret=secret, level=level.word, expires=expires, fingerprint=self._fingerprint.hex())
+
+    def _put(self, known: dict[str, _Link], link: _Link, most: int) -> None:
+        now = self._wall()
+        for old in [old for old in known.values() if old.expires <= now]:
+            del known[old.id]
+        of_node = [old.id for old in known.values() if old.node_id == link.node_id]
+        for old_id in of_node[: max(0, len(of_node) - most + 1)]:
+            del known[old_id]
+        known[link.id] = link
+
+    def _end(self, key: str) -> None:
+        for ended in self._on_ended:
+            ended(key)
+
+
+# ---- steps of the registry (pure)
+
+
+def added(registry: Registry, made: PassRecord, now: float) -> Outcome[PassRecord]:
+    """Add a new pass, and forget those that ended long ago.
+
+    Raises:
+        ConflictError: ``pass_name_taken``, ``too_many_passes``.
+    """
+    working = [other for other in registry.passes.values() if other.ended(now) is None]
+    if any(other.name == made.name for other in working):
+        raise ConflictError(
+            "pass_name_taken",
+            f"{made.name} has a pass that still works",
+            hint=f"meshray web revoke {made.name}; or choose another name",
+        )
+    if len(working) >= MAX_PASSES:
+        raise ConflictError(
+            "too_many_passes", f"{MAX_PASSES} passes work already", hint="meshray web list; meshray web revoke NAME"
+        )
+    over = sorted(
+        (other for other in registry.passes.values() if other not in working), key=lambda other: other.expires
+    )
+    old = [other.id for other in over if not _is_listed(other, now)]
+    old += [other.id for other in over[: max(0, len(registry.passes) - MAX_STORED + 1)] if other.id not in old]
+    kept = {key: other for key, other in registry.passes.items() if key not in old}
+    rows: list[RowChange] = [DropPass(key) for key in old]
+    return replace(registry, passes={**kept, made.id: made}), (*rows, PutPass(made)), made
+
+
+def revoked(registry: Registry, name_or_id: str, now: float) -> Outcome[PassRecord]:
+    """Revoke the pass with this id, or the one with this name that still works.
+
+    Raises:
+        UnknownError: ``pass_unknown``.
+    """
+    named = [made for made in registry.passes.values() if made.name == name_or_id]
+    working = [made for made in named if made.ended(now) is None]
+    made = registry.passes.get(name_or_id) or next(iter(working or named[-1:]), None)
+    if made is None:
+        raise UnknownError("pass_unknown", f"there is no pass {name_or_id[:64]!r}", hint="meshray web list")
+    if made.revoked is not None:
+        return registry, (), made
+    return _put(registry, replace(made, revoked=now))
+
+
+def bound(registry: Registry, pass_id: str, session_hash: str, now: float) -> Outcome[float | None]:
+    """Bind a pass to the session of the first browser; return until when it lasts, None if the pass cannot be used."""
+    made = registry.passes.get(pass_id)
+    if made is None or made.session_hash or made.ended(now) is not None:
+        return registry, (), None
+    registry, rows, _ = _put(registry, replace(made, session_hash=session_hash, used=now))
+    return registry, rows, made.expires
+
+
+def _put(registry: Registry, made: PassRecord) -> Outcome[PassRecord]:
+    return replace(registry, passes={**registry.passes, made.id: made}), (PutPass(made),), made
+
+
+def _is_listed(made: PassRecord, now: float) -> bool:
+    ended = made.ended(now)
+    return ended is None or now - ended < KEPT_S
+
+
+def _with_hash(known: Mapping[str, H], digest: str, hash_of: Callable[[H], str]) -> H | None:
+    """Return the entry with this hash. Every entry is compared, each in constant time."""
+    found = None
+    for entry in known.values():
+        if hmac.compare_digest(hash_of(entry).encode(), digest.encode()):
+            found = entry
+    return found
