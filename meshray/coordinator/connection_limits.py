@@ -32,6 +32,8 @@ MAX_STRANGERS = 256
 #: The number of connections of one member for requests, and for each kind of WebSocket: one is in use, others are
 #: closing.
 MAX_OF_MEMBER, MAX_SOCKETS_OF_MEMBER = 128, 4
+#: The number of streams and WebSockets of the page and of proxied programs: of one session, and of all.
+MAX_STREAMS_OF_SESSION, MAX_STREAMS = 64, 512
 
 _END_OF_HEADER = b"\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -53,6 +55,7 @@ class ConnectionLimits:
         self._strangers = FairLimit[_Guest](max_strangers, _Guest.throw_out)
         self._members = FairLimit[_Guest](None, _Guest.throw_out, most_of_source=MAX_OF_MEMBER)
         self._sockets = FairLimit[_Guest](None, _Guest.throw_out, most_of_source=MAX_SOCKETS_OF_MEMBER)
+        self._streams = FairLimit[_Guest](MAX_STREAMS, _Guest.throw_out, most_of_source=MAX_STREAMS_OF_SESSION)
 
     @property
     def strangers(self) -> int:
@@ -64,10 +67,14 @@ class ConnectionLimits:
         return _Guest(self, http)
 
     def recognise(self, http: asyncio.BaseProtocol, node_id: str) -> None:
-        """Count this connection for the member whose credential a request on it shows; empty: for none."""
+        """Count this connection for the member whose credential a request on it shows; empty: for none.
+
+        A session of the page counts as a member: its key takes the place of the node's id.
+        """
         guest = self._guests.get(http)
         if guest is None:
             return
+        self._streams.discard(guest)
         if node_id:
             self._strangers.discard(guest)
             self._members.add(guest, (node_id,))
@@ -87,6 +94,17 @@ class ConnectionLimits:
         if guest is not None:
             self._forget(guest)
             self._sockets.add(guest, (node_id, kind))
+            guest.set_deadline(None)
+
+    def hold_stream(self, http: asyncio.BaseProtocol, session: str) -> None:
+        """Keep this connection for a stream or a WebSocket of this session, without a time limit until it is answered.
+
+        Beyond its share, the session's oldest stream ends.
+        """
+        guest = self._guests.get(http)
+        if guest is not None:
+            self._forget(guest)
+            self._streams.add(guest, (session,))
             guest.set_deadline(None)
 
     def expect_another(self, http: asyncio.BaseProtocol) -> None:
@@ -114,11 +132,12 @@ class ConnectionLimits:
         self._guests.pop(guest.http, None)
 
     def _count(self, guest: _Guest) -> None:
-        if guest not in self._members and guest not in self._sockets and guest not in self._strangers:
+        counted = (self._members, self._sockets, self._streams, self._strangers)
+        if not any(guest in limit for limit in counted):
             self._strangers.add(guest, guest.source)
 
     def _forget(self, guest: _Guest) -> None:
-        for limit in (self._strangers, self._members, self._sockets):
+        for limit in (self._strangers, self._members, self._sockets, self._streams):
             limit.discard(guest)
 
 

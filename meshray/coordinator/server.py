@@ -29,6 +29,8 @@ from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux.clock import SteadyClock
 from meshray.relay.server import Relay
+from meshray.web.frame import Site
+from meshray.web.site import add_site
 
 #: All addresses of the machine.
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - nodes come from anywhere; the token is the gate
@@ -76,6 +78,7 @@ class Server:
         self._listener: Listener | None = None
         self._service: Service | None = None
         self._runner: web.AppRunner | None = None
+        self._site: Site | None = None
 
     @property
     def service(self) -> Service:
@@ -83,6 +86,13 @@ class Server:
         if self._service is None:
             raise RuntimeError("the server was not started")
         return self._service
+
+    @property
+    def site(self) -> Site:
+        """The page; only while the server runs."""
+        if self._site is None:
+            raise RuntimeError("the server was not started")
+        return self._site
 
     @property
     def port(self) -> int:
@@ -108,8 +118,10 @@ class Server:
             store.close()
             raise
         self._service = service
+        app = make_app(service, self._door, relay)
+        self._site = add_site(app, service, self._door)
         self._runner = web.AppRunner(
-            make_app(service, self._door, relay),
+            app,
             access_log=None,  # The request line is harmless, but headers are not: none is logged.
             auto_decompress=False,  # A small body must not become a large one.
             keepalive_timeout=self._door.header_s,

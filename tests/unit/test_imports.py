@@ -54,7 +54,9 @@ ALLOWED: dict[str, set[str]] = {
         "raynode",
     },
     # The coordinator must run without the parts that a node needs.
-    "coordinator": {"linux", "model", "protocol", "runtime", "raynode", "relay"},
+    "coordinator": {"linux", "model", "protocol", "runtime", "raynode", "relay", "web"},
+    # The coordinator's page, in the coordinator's process.
+    "web": {"linux", "model", "protocol", "coordinator"},
     # Both ends are used by others: the server by the coordinator, the client by the agent.
     "relay": {"linux", "model", "protocol"},
     # Its probes examine all parts of a node; the checks themselves are pure, see below.

@@ -1,0 +1,291 @@
+"""The frame of the page: its routes with their levels, its errors as HTML, and its headers.
+
+Every request outside of the API passes `Site`, which answers 401 without a session and 403 without the route's level,
+before a handler runs. So a handler sees only requests that may be answered:
+
+    request ──► session? ──► same origin? ──► level? ──► CSRF token? ──► handler, until its session ends
+                  401            403            403          403
+
+>>> site = Site(app, service, door)
+>>> site.add("GET", "/matrix", matrix)
+>>> site.add("POST", "/tokens", create_token, read=Level.ADMIN)
+>>> site.add("*", "/serve/{node}/{port}/{path:.*}", proxy, write=Level.USE, is_program=True)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from meshray.coordinator.connection_limits import ConnectionLimits
+from meshray.coordinator.handlers import API_PATH, BODY_S, status_of
+from meshray.coordinator.service import Service
+from meshray.errors import MeshrayError, RefusedError
+from meshray.web.access import (
+    COOKIE,
+    CSRF_FIELD,
+    CSRF_HEADER,
+    Access,
+    Level,
+    Session,
+    SessionEnded,
+    forget_cookie,
+    same_csrf,
+)
+from meshray.web.static_files import StaticFiles
+
+_FOLDER = Path(__file__).parent
+_READS = frozenset({"GET", "HEAD"})
+#: A host that can be part of a content security policy, which knows no addresses in brackets.
+_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?")
+#: Headers of every answer. A handler that sets one of them itself is not overruled: the proxy has stricter ones.
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+_log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Begun:
+    """Marks a request whose answer has begun."""
+
+
+_BEGUN = web.RequestKey("meshray_begun", _Begun)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The sessions that a route accepts.
+
+    Attributes:
+        read: the level for GET and HEAD.
+        write: the level for every other method, and for WebSockets.
+        needs_cookie: a member's address is not enough: the route has permissions that other accounts of that machine
+            must not get.
+        is_program: the route leads to a program of the cluster, which does not know the page's CSRF token. Requests of
+            other origins are refused all the same.
+        is_public: it needs no session.
+    """
+
+    read: Level = Level.READ
+    write: Level = Level.ADMIN
+    needs_cookie: bool = False
+    is_program: bool = False
+    is_public: bool = False
+
+
+#: Of a path that does not exist.
+_UNKNOWN = Rule(write=Level.READ)
+
+
+class Site:
+    """The routes of the page and what is common to their answers."""
+
+    def __init__(self, app: web.Application, service: Service, door: ConnectionLimits) -> None:
+        self.service = service
+        self.access = Access(service, door)
+        self.files = StaticFiles(_FOLDER / "static")
+        self._door = door
+        self._app = app
+        self._rules: dict[object, Rule] = {}
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals["static"] = self.files.url
+        app.middlewares.append(self._middleware())
+        app.on_response_prepare.append(self._complete_headers)
+        self.add("GET", "/static/{version}/{name}", self.files.serve, is_public=True)
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        handler: Handler,
+        *,
+        read: Level = Level.READ,
+        write: Level = Level.ADMIN,
+        needs_cookie: bool = False,
+        is_program: bool = False,
+        is_public: bool = False,
+    ) -> None:
+        """Add a route. Arguments as of `Rule`; the handler may rely on them.
+
+        Args:
+            method: ``*`` for every method; GET includes HEAD.
+        """
+        rule = Rule(read, max(read, write), needs_cookie, is_program, is_public)
+        for each in ("GET", "HEAD") if method == "GET" else (method,):
+            self._rules[self._app.router.add_route(each, path, handler)] = rule
+
+    def page(self, request: web.Request, template: str, status: int = 200, **values: object) -> web.Response:
+        """Return a page.
+
+        Args:
+            template: a file of the folder ``templates``, which also gets ``session`` (or None) and ``static``.
+        """
+        text = self._templates.get_template(template).render(session=self.access.session(request), **values)
+        return web.Response(text=text, status=status, content_type="text/html")
+
+    def failure(self, request: web.Request, error: MeshrayError, status: int | None = None) -> web.Response:
+        """Return the page for this error, with the matching HTTP status."""
+        status = status_of(error) if status is None else status
+        return self.page(request, "failure.html", status, message=error.message, hint=error.hint or "")
+
+    def unauthorized(self, request: web.Request, *, is_member: bool = False) -> web.Response:
+        """Return the page that explains how to get a pass.
+
+        Args:
+            is_member: the request comes from a member's machine, whose address is not enough for this route.
+        """
+        template = self._templates.get_template("unauthorized.html")
+        text = template.render(session=None, is_member=is_member)
+        response = web.Response(text=text, status=401, content_type="text/html")
+        response.headers["WWW-Authenticate"] = "Pass"
+        if COOKIE in request.cookies:
+            forget_cookie(response)
+        return response
+
+    def _middleware(self) -> Middleware:
+        """Return aiohttp's middleware that answers requests outside of the API."""
+
+        @web.middleware
+        async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path.startswith(API_PATH):
+                return await handler(request)
+            response = await self._answer(request, handler)
+            if isinstance(response, web.WebSocketResponse):
+                self._door.expect_end(request.protocol)
+            elif response.status < 400 or self.access.session(request) is not None:
+                self._door.expect_another(request.protocol)
+            else:
+                response.force_close()
+                self._door.expect_end(request.protocol)
+            return response
+
+        return answer
+
+    async def _complete_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Add the headers of every answer, immediately before it is sent: aiohttp's signal on_response_prepare."""
+        if request.path.startswith(API_PATH):
+            return
+        request[_BEGUN] = _Begun()
+        # Without this it names the HTTP library and its version.
+        response.headers["Server"] = "meshray"
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        response.headers.setdefault("Content-Security-Policy", _policy(request))
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await self.access.run(request, lambda request: self._serve(request, handler))
+        except SessionEnded:
+            if _BEGUN in request and request.transport is not None:
+                request.transport.abort()
+            return self.unauthorized(request)
+        except MeshrayError as error:
+            return self.failure(request, error)
+        except web.HTTPException as error:
+            return error if error.status < 400 else self._http_failure(request, error)
+        except (ConnectionError, asyncio.TimeoutError) as error:
+            _log.debug("%s %s: %s", request.method, request.path[:200], error)
+            return self.failure(request, MeshrayError("connection_lost", "the connection was lost"), 502)
+        except Exception:
+            _log.exception("%s %s failed", request.method, request.path[:200])
+            cause = MeshrayError("internal_error", "the coordinator failed to process this request")
+            return self.failure(request, cause, 500)
+
+    async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        rule = self._rules.get(request.match_info.route, _UNKNOWN)
+        session, is_write = self.access.session(request), _is_write(request)
+        if not rule.is_public:
+            if session is None or (rule.needs_cookie and not session.has_cookie):
+                return self.unauthorized(request, is_member=session is not None)
+            _require_same_site(request)
+        if is_write:
+            _require_own_origin(request)
+        if not rule.is_public:
+            session = self.access.require(request, rule.write if is_write else rule.read)
+            if is_write and not rule.is_program:
+                await _require_csrf(request, session)
+        return await handler(request)
+
+    def _http_failure(self, request: web.Request, error: web.HTTPException) -> web.Response:
+        if self.access.session(request) is None:
+            # What exists does not concern a client without a session.
+            return self.unauthorized(request)
+        what = {404: "There is no such page", 405: "This page does not accept that method"}.get(
+            error.status, error.reason
+        )
+        response = self.failure(request, MeshrayError("page_failed", what), error.status)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+
+
+async def form_of(request: web.Request) -> dict[str, str]:
+    """Return the fields of a form. Raises RefusedError ``form_unreadable``."""
+    unreadable = RefusedError("form_unreadable", "the form could not be read", hint="load the page again")
+    try:
+        fields = await asyncio.wait_for(request.post(), BODY_S)
+    except (asyncio.TimeoutError, ValueError, web.RequestPayloadError):
+        raise unreadable from None
+    if not all(isinstance(value, str) for value in fields.values()):
+        raise unreadable
+    return {name: str(value) for name, value in fields.items()}
+
+
+def _is_write(request: web.Request) -> bool:
+    return request.method not in _READS or "Upgrade" in request.headers
+
+
+def _require_same_site(request: web.Request) -> None:
+    """Refuse what another page requests with this browser's cookie; a link in another page may be followed."""
+    source, mode = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Sec-Fetch-Mode", "")
+    if source not in ("none", "same-origin") and not (mode == "navigate" and request.method in _READS):
+        raise _foreign()
+
+
+def _require_own_origin(request: web.Request) -> None:
+    """Refuse a request that changes something unless it says that it comes from a page of this host."""
+    origin = request.headers.get("Origin", "")
+    if not request.host or origin.lower() != f"https://{request.host}".lower():
+        raise _foreign()
+
+
+def _foreign() -> RefusedError:
+    return RefusedError("origin_foreign", "this request does not come from a page of this coordinator")
+
+
+async def _require_csrf(request: web.Request, session: Session) -> None:
+    shown: object = request.headers.get(CSRF_HEADER)
+    if shown is None and request.content_type in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        shown = (await form_of(request)).get(CSRF_FIELD)
+    if not same_csrf(session, shown):
+        raise RefusedError("csrf_wrong", "this form is too old, or not from this page", hint="load the page again")
+
+
+def _policy(request: web.Request) -> str:
+    # Programs of the cluster have the same origin: a page's scripts and styles come from its own folder only.
+    own = f"https://{request.host}/static/" if _HOST.fullmatch(request.host) else "'self'"
+    return (
+        f"default-src 'none'; script-src {own}; style-src {own}; img-src {own} data:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )

@@ -1,0 +1,21 @@
+"""The page of the coordinator: every part that adds routes to its frame.
+
+>>> app = make_app(service, door, relay)
+>>> add_site(app, service, door)
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from meshray.coordinator.connection_limits import ConnectionLimits
+from meshray.coordinator.service import Service
+from meshray.web import enter
+from meshray.web.frame import Site
+
+
+def add_site(app: web.Application, service: Service, door: ConnectionLimits) -> Site:
+    """Add the page to the application of the API; return its frame."""
+    site = Site(app, service, door)
+    enter.add(site)
+    return site
