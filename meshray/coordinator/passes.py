@@ -40,6 +40,8 @@ LINK_S = 120.0
 LINK_SESSION_S = 12 * 3600.0
 #: The links that wait and the sessions of one node; another one replaces the oldest.
 MAX_LINKS_OF_NODE, MAX_SESSIONS_OF_NODE = 4, 16
+#: For this time after a revocation its sessions are looked for, seconds.
+SWEPT_S = 60.0
 #: 256 random bits.
 _SECRET_BYTES = 32
 
@@ -161,7 +163,7 @@ class PassKeeper:
         """End the sessions of a node that was removed."""
         for known in (self._links, self._sessions):
             for link in [link for link in known.values() if link.node_id == node_id]:
-                del known[link.id]
+                self._drop(known, link)
         self._end(f"node:{node_id}")
 
     # ---- sessions
@@ -210,7 +212,7 @@ class PassKeeper:
             return None
         node = member.node
         level = session.level if COORDINATOR in node.roles else min(session.level, Level.USE)
-        return Holder(f"node:{node.id}", str(node.name), level, session.expires, node_id=node.id)
+        return Holder(f"link:{session.id}", str(node.name), level, session.expires, node_id=node.id)
 
     async def end(self, secret: str) -> None:
         """End the session of this cookie, as its browser asked; a pass ends with it."""
@@ -221,7 +223,14 @@ class PassKeeper:
             return
         session = _with_hash(self._sessions, hash_secret(secret), lambda link: link.secret_hash)
         if session is not None:
-            del self._sessions[session.id]
+            self._drop(self._sessions, session)
+
+    def sweep(self) -> None:
+        """End the sessions of passes that a restore revoked; to be called every few seconds."""
+        now = self._wall()
+        for made in self._ledger.registry.passes.values():
+            if made.revoked is not None and now - made.revoked < SWEPT_S:
+                self._end(f"pass:{made.id}")
 
     def form_of(self, secret: str, made: PassRecord) -> api.MadePass:
         """Return the answer to POST /v1/web/passes."""
@@ -243,11 +252,15 @@ class PassKeeper:
     def _put(self, known: dict[str, _Link], link: _Link, most: int) -> None:
         now = self._wall()
         for old in [old for old in known.values() if old.expires <= now]:
-            del known[old.id]
-        of_node = [old.id for old in known.values() if old.node_id == link.node_id]
-        for old_id in of_node[: max(0, len(of_node) - most + 1)]:
-            del known[old_id]
+            self._drop(known, old)
+        of_node = [old for old in known.values() if old.node_id == link.node_id]
+        for old in of_node[: max(0, len(of_node) - most + 1)]:
+            self._drop(known, old)
         known[link.id] = link
+
+    def _drop(self, known: dict[str, _Link], link: _Link) -> None:
+        del known[link.id]
+        self._end(f"link:{link.id}")
 
     def _end(self, key: str) -> None:
         for ended in self._on_ended:
@@ -307,6 +320,13 @@ def bound(registry: Registry, pass_id: str, session_hash: str, now: float) -> Ou
         return registry, (), None
     registry, rows, _ = _put(registry, replace(made, session_hash=session_hash, used=now))
     return registry, rows, made.expires
+
+
+def all_revoked(registry: Registry, now: float) -> Outcome[None]:
+    """Revoke all passes: the database is an older copy, in which used ones and revoked ones would work again."""
+    gone = [replace(made, revoked=now) for made in registry.passes.values() if made.revoked is None]
+    passes = {**registry.passes, **{made.id: made for made in gone}}
+    return replace(registry, passes=passes), tuple(PutPass(made) for made in gone), None
 
 
 def _put(registry: Registry, made: PassRecord) -> Outcome[PassRecord]:

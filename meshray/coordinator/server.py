@@ -153,6 +153,8 @@ class Server:
             await self._listener.close()
         if self._service is not None:
             self._service.disconnect_all()
+        if self._site is not None:
+            self._site.access.close()
         if self._relay is not None:
             self._relay.close()
         if self._runner is not None:

@@ -243,6 +243,10 @@ class Service:
         self._say_goodbye(member)
         return member, rotation
 
+    def member_named(self, name: str) -> Member:
+        """Return the member with this name. Raises UnknownError, code ``node_unknown``."""
+        return self._ledger.registry.named(name)
+
     def removals(self) -> Removals | None:
         """Return the removals signed by the lock."""
         return self._ledger.registry.removals
@@ -292,6 +296,7 @@ class Service:
     async def collect(self) -> None:
         """Remove the ephemeral nodes that stayed away too long; to be called every few seconds."""
         self.tell_restored()
+        self.passes.sweep()
         await self.faults.settle()
         await self.secrets.settle()
         self.budgets.retain(self._ledger.registry.members, self._ledger.registry.tokens)

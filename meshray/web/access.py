@@ -79,13 +79,17 @@ class _Running:
     Attributes:
         slot: its place among the requests in progress; closed once it is held as a stream.
         is_cut: its session ended meanwhile.
+        is_leaving: it ends its session on its own, and is answered as usual.
     """
 
     slot: contextlib.ExitStack
     task: asyncio.Task[None] | None = None
     is_cut: bool = False
+    is_leaving: bool = False
 
     def cut(self) -> None:
+        if self.is_leaving:
+            return
         self.is_cut = True
         if self.task is not None:
             self.task.cancel()
@@ -149,6 +153,11 @@ class Access:
             running.slot.close()
             self._door.hold_stream(request.protocol, session.key)
 
+    def close(self) -> None:
+        """End everything: the coordinator ends."""
+        for key in list(self._running):
+            self.end(key)
+
     def end(self, key: str) -> None:
         """End all requests, streams and WebSockets of the sessions with this key, at once."""
         for running in list(self._running.get(key, ())):
@@ -210,7 +219,9 @@ class Access:
         return made
 
     async def sign_out(self, request: web.Request) -> None:
-        """End the session of this request's cookie."""
+        """End the session of this request's cookie, with all its other requests."""
+        if _RUNNING in request:
+            request[_RUNNING].is_leaving = True
         await self._service.passes.end(_cookie(request))
 
     def _by_cookie(self, request: web.Request) -> Session | None:

@@ -213,7 +213,7 @@ class Site:
             return self.failure(request, cause, 500)
 
     async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        rule = self._rules.get(request.match_info.route, _UNKNOWN)
+        rule = self._rule(request)
         session, is_write = self.access.session(request), _is_write(request)
         if not rule.is_public:
             if session is None or (rule.needs_cookie and not session.has_cookie):
@@ -227,8 +227,11 @@ class Site:
                 await _require_csrf(request, session)
         return await handler(request)
 
+    def _rule(self, request: web.Request) -> Rule:
+        return self._rules.get(request.match_info.route, _UNKNOWN)
+
     def _http_failure(self, request: web.Request, error: web.HTTPException) -> web.Response:
-        if self.access.session(request) is None:
+        if self.access.session(request) is None and not self._rule(request).is_public:
             # What exists does not concern a client without a session.
             return self.unauthorized(request)
         what = {404: "There is no such page", 405: "This page does not accept that method"}.get(

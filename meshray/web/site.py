@@ -10,7 +10,7 @@ from aiohttp import web
 
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.service import Service
-from meshray.web import enter
+from meshray.web import administration, enter
 from meshray.web.frame import Site
 
 
@@ -18,4 +18,5 @@ def add_site(app: web.Application, service: Service, door: ConnectionLimits) -> 
     """Add the page to the application of the API; return its frame."""
     site = Site(app, service, door)
     enter.add(site)
+    administration.add(site)
     return site

@@ -3,6 +3,7 @@
     a mark that is not in the past          the database is an older copy: report it, number above it
     the whole map, from the own machine     nodes are added and removed as they had been
     the map of any other node               its addresses rest: it is not trusted for more
+    an older copy, in any report            the page's passes are revoked: used and revoked ones would work again
     a ticket                                the node itself is a member again, with its credential
 
 A ticket is useless to a removed node: the moment of its creation is in the past of a database that was not restored,
@@ -19,6 +20,7 @@ from msgspec import structs
 
 from meshray.coordinator.admission import free_name
 from meshray.coordinator.allocation import allocate
+from meshray.coordinator.passes import all_revoked
 from meshray.coordinator.records import (
     DropMember,
     Freed,
@@ -29,6 +31,7 @@ from meshray.coordinator.records import (
     PutRevision,
     PutTimeline,
     RowChange,
+    RowChanges,
 )
 from meshray.coordinator.registry import NEVER_SEEN_GRACE_S, RESTART_GRACE_S, REVISION_BLOCK, Outcome, Registry
 from meshray.coordinator.restore.lineage import Mark
@@ -101,12 +104,15 @@ def notice(registry: Registry, mark: Mark, now: float) -> Outcome[bool]:
     if lineage.noticed(mark):
         return registry, (), False
     before = lineage.restored
+    gone: RowChanges = ()
     restored = Restored(now, mark.serial, whole=False, had=lineage.mark(0).serial, added=(), removed=())
     if before is not None and now - before.at < RESTART_GRACE_S:
         # One restore, about which one node after another reports a little more.
         restored = structs.replace(before, serial=mark.serial, whole=False)
+    else:
+        registry, gone, _ = all_revoked(registry, now)
     registry, rows = _published(registry, mark.revision)
-    return _noted(registry, restored), (*rows, PutRestored(restored)), True
+    return _noted(registry, restored), (*gone, *rows, PutRestored(restored)), True
 
 
 def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *, began: float) -> Outcome[Restored]:
@@ -161,9 +167,10 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
     # Its timeline is part of the past now: members of it that are not in the map had been removed.
     lineage = replace(registry.lineage, timelines={**registry.lineage.timelines, mark.timeline: mark.serial})
     registry, more = _published(replace(registry, lineage=lineage), mark.revision)
+    registry, passes, _ = all_revoked(registry, now)
     return (
         _noted(registry, restored),
-        (*rows, *more, PutTimeline(mark.timeline, mark.serial), PutRestored(restored)),
+        (*rows, *more, *passes, PutTimeline(mark.timeline, mark.serial), PutRestored(restored)),
         restored,
     )
 

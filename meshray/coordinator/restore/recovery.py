@@ -219,4 +219,5 @@ def describe(restored: Restored, registry: Registry) -> str:
     if awaited:
         parts.append(f"not yet back: {', '.join(awaited)}")
     parts.append("tokens made since that copy are lost, and those spent or revoked since then work again")
+    parts.append("passes for the page from before were revoked")
     return "; ".join(parts)
