@@ -51,6 +51,7 @@ SECTIONS: Mapping[str, Mapping[str, Command]] = {
         "token": Command("token", "Make, list and revoke the tokens with which nodes join.", INSIDE),
         "node": Command("node", "Add, list, remove, drain and rename nodes.", INSIDE),
         "peer": Command("peer", "Add a device that has only wg-quick.", INSIDE),
+        "web": Command("web", "Open the mesh's page in a browser, and invite others to it.", INSIDE),
         "secrets": Command("secrets", "Change the secrets that all nodes share.", INSIDE),
     },
     "For other programs": {

@@ -30,6 +30,7 @@ from meshray.cli.results import (
     TokenList,
     TokenRevoked,
 )
+from meshray.cli.web_results import PageAddress, PassList, PassRevoked
 from meshray.model.ray_ports import RayPorts
 from meshray.protocol.answers import NodeEntry, TokenEntry
 from meshray.protocol.api import Restored
@@ -37,6 +38,7 @@ from meshray.protocol.codec import convert
 from meshray.protocol.control import OtherPath
 from meshray.protocol.doctor import Check
 from meshray.protocol.status import PathStatus, Status
+from meshray.protocol.web_answers import PassEntry
 
 _PATH: Mapping[str, object] = {
     "kind": "direct",
@@ -155,6 +157,15 @@ _TOKEN: Mapping[str, object] = {
     "name": "gpu-1",
     "replace": True,
 }
+_PASS: Mapping[str, object] = {
+    "id": "5d0c9e1b",
+    "name": "ana",
+    "level": "read",
+    "created": 1767225600.0,
+    "expires": 1767254400.0,
+    "used": 1767225660.0,
+    "revoked": False,
+}
 _NODE: Mapping[str, object] = {
     "id": "5d41402abc4b2a76",
     "name": "gpu-1",
@@ -209,6 +220,12 @@ BY_COMMAND: Mapping[str, Result] = {
     "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0, name="gpu-1", replace=True),
     "token list": TokenList((convert(_TOKEN, TokenEntry),)),
     "token revoke": TokenRevoked("1f2e3d4c"),
+    "web invite": PageAddress(
+        "https://203.0.113.7:51888/enter#…", "read", 1767254400.0, "8F:3A:…", "5d0c9e1b", "ana", 51888
+    ),
+    "web list": PassList((convert(_PASS, PassEntry),)),
+    "web revoke": PassRevoked("5d0c9e1b", "ana"),
+    "web open": PageAddress("https://203.0.113.7:51888/enter#…", "use", 1767225720.0, "8F:3A:…"),
     "node add": JoinResult.read(_SUMMARY),
     "node list": NodeList((convert(_NODE, NodeEntry),), convert(_RESTORED, Restored)),
     "node rm": NodeRemoved("gpu-1", _ROTATION),

@@ -36,6 +36,7 @@ from meshray.cli.results import (
     TokenList,
     TokenRevoked,
 )
+from meshray.cli.web_results import PageAddress, PassList, PassRevoked
 from meshray.errors import MeshrayError
 from meshray.model.amounts import counted
 from meshray.model.path import PathKind
@@ -226,6 +227,22 @@ def _(result: TokenList) -> str:
 @text.register
 def _(result: TokenRevoked) -> str:
     return f"token {result.id} is revoked; nodes that joined with it stay"
+
+
+@text.register
+def _(result: PageAddress) -> str:
+    # Alone on its line, so that it can be copied or piped; `meshray.cli.page_address.explain` writes to stderr.
+    return result.url
+
+
+@text.register
+def _(result: PassList) -> str:
+    return tables.passes_text(result.passes, result.now or time.time())
+
+
+@text.register
+def _(result: PassRevoked) -> str:
+    return f"the pass {result.id} of {result.name} is revoked; its session has ended"
 
 
 @text.register

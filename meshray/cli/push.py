@@ -63,7 +63,7 @@ def add_node(
     made = create_token(app, {"uses": 1, "ttl_s": _TOKEN_TTL_S, "ephemeral": False}, lock)
     rest = [*options, *(["--", *ray] if ray else [])]
     try:
-        answer = _answer_of(target, program, _push(app, target, program, token=made.token, port=made.port, rest=rest))
+        answer = answer_of(target, program, _push(app, target, program, token=made.token, port=made.port, rest=rest))
         result = JoinResult.read(answer)
         already = result.summary.already is True
         result = replace(result, fresh=not already)
@@ -109,7 +109,13 @@ def there(program: str, arguments: Sequence[str]) -> str:
     return shlex.join(["sh", "-c", _SCRIPT, "sh", program, *arguments])
 
 
-def _answer_of(target: SshTarget, program: str, answered: Answered) -> Mapping[str, object]:
+def answer_of(target: SshTarget, program: str, answered: Answered) -> Mapping[str, object]:
+    """Return the answer of a meshray command on the other machine, without its envelope.
+
+    Raises:
+        UnreachableError: ``ssh_failed``, with ssh's own message.
+        MeshrayError: the error of the command there; no_meshray_there, no_sudo_there, push_failed.
+    """
     from meshray.runtime.ssh import SSH_FAILED
 
     answer = _json(answered.out)

@@ -33,7 +33,7 @@ from meshray.model.enrol import EnrolRequest, parse_roles
 from meshray.model.keys import PublicKey, VerifyKey
 from meshray.model.level import Level
 from meshray.model.node import COORDINATOR, Node
-from meshray.protocol import api
+from meshray.protocol import api, passes
 from meshray.protocol.codec import WireError, convert, decode_object, optional, to_json
 from meshray.relay.server import Relay
 
@@ -342,23 +342,29 @@ class _Api:
         return success(api.Endpoints(tuple(map(str, node.endpoints))))
 
     async def create_pass(self, request: web.Request) -> web.StreamResponse:
-        asked, passes = await _asked(request, api.NewPass), self._service.passes
-        secret, made = await passes.create(asked.name, Level.of(asked.level), asked.ttl_s)
-        return success(passes.form_of(secret, made))
+        asked = await _asked(request, passes.NewPass)
+        secret, made = await self._service.passes.create(asked.name, Level.of(asked.level), asked.ttl_s)
+        where = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
+        return success(passes.MadePass(secret, made.id, made.name, made.level.word, made.expires, *where))
 
     async def list_passes(self, request: web.Request) -> web.StreamResponse:
-        return success(api.Passes(tuple(made.form() for made in self._service.passes.all())))
+        return success(passes.Passes(tuple(made.form() for made in self._service.passes.all())))
 
     async def revoke_pass(self, request: web.Request) -> web.StreamResponse:
-        return success((await self._service.passes.revoke(request.match_info["name"])).form())
+        return success((await self._service.passes.revoke(request.match_info["pass"])).form())
 
     async def open_session(self, request: web.Request) -> web.StreamResponse:
-        return success(self._service.passes.link_of(self._member(request).node))
+        secret, level, expires = self._service.passes.offer(self._member(request).node)
+        where = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
+        return success(passes.MadeLink(secret, level.word, expires, *where))
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
         member, asked = self._member(request), await _asked(request, api.AskForm)
         gathered = await self._service.ask(member, asked.nodes, asked.op, asked.timeout_s)
         return success(api.Gathered(gathered.answers, gathered.silent))
+
+    def _endpoints(self) -> tuple[str, ...]:
+        return tuple(map(str, self._service.own_node().endpoints))
 
     def _member(self, request: web.Request) -> Member:
         member = self._service.member_with(_credential(request))

@@ -12,7 +12,7 @@ from enum import Enum
 
 from msgspec import Struct
 
-from meshray.protocol import api
+from meshray.protocol import api, passes
 
 
 class Caller(Enum):
@@ -201,22 +201,22 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         *("create_pass", "POST", "/v1/web/passes", Caller.ADMIN, "A new pass for the coordinator's page"),
-        answer=api.MadePass,
-        request=api.NewPass,
+        answer=passes.MadePass,
+        request=passes.NewPass,
         refusals={409: "the name has a pass that works, or there are too many"},
     ),
     Route(
         *("list_passes", "GET", "/v1/web/passes", Caller.ADMIN, "All passes, without their secrets"),
-        answer=api.Passes,
+        answer=passes.Passes,
     ),
     Route(
-        *("revoke_pass", "DELETE", "/v1/web/passes/{name}", Caller.ADMIN, "A pass is revoked; its session ends"),
-        answer=api.PassForm,
+        *("revoke_pass", "DELETE", "/v1/web/passes/{pass}", Caller.ADMIN, "A pass is revoked; its session ends"),
+        answer=passes.PassForm,
         refusals={404: "there is no such pass"},
     ),
     Route(
         *("open_session", "POST", "/v1/web/session", Caller.NODE, "One browser of the node may open the page"),
-        answer=api.MadeLink,
+        answer=passes.MadeLink,
     ),
     Route(
         *(

@@ -4,7 +4,7 @@ A pass is made by the administrator and stored with the hash of its secret. The 
 a session, whose hash is stored in the pass: the secret is worthless from then on, and the session lasts as long as the
 pass. A member's node gets a link instead: a secret for one browser of that machine, kept in memory only.
 
->>> passes = PassKeeper(ledger, wall, fingerprint, endpoints)
+>>> passes = PassKeeper(ledger, wall)
 >>> secret, record = await passes.create("ana", Level.READ, ttl_s=8 * 3600)
 >>> cookie = await passes.exchange(secret)
 >>> passes.holder(cookie.secret)
@@ -24,11 +24,9 @@ from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.records import DropPass, PassRecord, PutPass, RowChange
 from meshray.coordinator.registry import Outcome, Registry
-from meshray.model.address import Endpoint
 from meshray.model.level import Level
 from meshray.model.node import COORDINATOR, Node
 from meshray.model.token import hash_secret
-from meshray.protocol import api
 
 #: The number of passes that work at the same time, and of all that are stored.
 MAX_PASSES, MAX_STORED = 256, 512
@@ -97,21 +95,11 @@ class PassKeeper:
 
     Args:
         wall: unix seconds.
-        fingerprint: SHA-256 of the coordinator's certificate.
-        endpoints: returns the current endpoints of the coordinator.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        wall: Callable[[], float],
-        fingerprint: bytes,
-        endpoints: Callable[[], tuple[Endpoint, ...]],
-    ) -> None:
+    def __init__(self, ledger: Ledger, wall: Callable[[], float]) -> None:
         self._ledger = ledger
         self._wall = wall
-        self._fingerprint = fingerprint
-        self._endpoints = endpoints
         self._links: dict[str, _Link] = {}
         self._sessions: dict[str, _Link] = {}
         self._on_ended: list[Callable[[str], object]] = []
@@ -231,23 +219,6 @@ class PassKeeper:
         for made in self._ledger.registry.passes.values():
             if made.revoked is not None and now - made.revoked < SWEPT_S:
                 self._end(f"pass:{made.id}")
-
-    def form_of(self, secret: str, made: PassRecord) -> api.MadePass:
-        """Return the answer to POST /v1/web/passes."""
-        return api.MadePass(
-            secret=secret,
-            id=made.id,
-            name=made.name,
-            level=made.level.word,
-            expires=made.expires,
-            endpoints=tuple(map(str, self._endpoints())),
-            fingerprint=self._fingerprint.hex(),
-        )
-
-    def link_of(self, node: Node) -> api.MadeLink:
-        """Return the answer to POST /v1/web/session."""
-        secret, level, expires = self.offer(node)
-        return api.MadeLink(secret=secret, level=level.word, expires=expires, fingerprint=self._fingerprint.hex())
 
     def _put(self, known: dict[str, _Link], link: _Link, most: int) -> None:
         now = self._wall()

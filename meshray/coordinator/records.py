@@ -21,7 +21,8 @@ from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey
 from meshray.model.level import Level
 from meshray.model.node import Node
-from meshray.protocol.api import MemberForm, PassForm, Restored, TokenForm
+from meshray.protocol.api import MemberForm, Restored, TokenForm
+from meshray.protocol.passes import PassForm
 
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
 

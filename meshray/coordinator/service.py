@@ -72,6 +72,7 @@ class Service:
         settle_s: float = SETTLE_S,
     ) -> None:
         self.settings = store.settings()
+        self.fingerprint = fingerprint
         self._store = store
         self._clock, self._wall = clock, wall or clock
         self._told_restored = ""
@@ -88,7 +89,7 @@ class Service:
         self.tokens = TokenKeeper(
             self._ledger, self.settings.mesh.id, fingerprint, endpoints=self._endpoints, wall=self._wall
         )
-        self.passes = PassKeeper(self._ledger, self._wall, fingerprint, self._endpoints)
+        self.passes = PassKeeper(self._ledger, self._wall)
         self.reach = Reach(self.settings.mesh.network)
         self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
 

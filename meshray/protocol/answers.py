@@ -14,6 +14,7 @@ from meshray.protocol.api import MemberForm, Restored, Rotation, TokenForm
 from meshray.protocol.control import OtherPath, Summary, SummaryNode
 from meshray.protocol.doctor import Check
 from meshray.protocol.status import PathStatus, Status
+from meshray.protocol.web_answers import WebInvite, WebList, WebOpen, WebRevoke
 
 
 class MatchedEnvironment(Struct, frozen=True):
@@ -381,6 +382,10 @@ BY_COMMAND: Mapping[str, type[Struct]] = {
     "token create": TokenCreate,
     "token list": TokenList,
     "token revoke": TokenRevoke,
+    "web invite": WebInvite,
+    "web list": WebList,
+    "web revoke": WebRevoke,
+    "web open": WebOpen,
     "node add": Join,
     "node list": NodeList,
     "node rm": NodeRm,

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,64 @@ class SshStream:
         self.socket.close()
         _end(self._process)
         self._said.close()
+
+
+class SshForward:
+    """A port of this machine's loopback that leads to a TCP port on the other machine's loopback. A context manager.
+
+    Attributes:
+        port: the port here, which was free.
+    """
+
+    def __init__(self, target: SshTarget, port: int, user: User, environ: Mapping[str, str] = os.environ) -> None:
+        self._target = target
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        forward = f"127.0.0.1:{self.port}:127.0.0.1:{port}"
+        try:
+            self._process = _popen(
+                target.argv("-N", "-o", "ExitOnForwardFailure=yes", "-L", forward),
+                user,
+                environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+            )
+        except BaseException:
+            self._said.close()
+            raise
+
+    def __enter__(self) -> SshForward:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _end(self._process)
+        self._said.close()
+
+    def wait_open(self, timeout_s: float = 60.0) -> None:
+        """Wait until the port here accepts connections; ssh may ask its user for a password meanwhile.
+
+        Raises:
+            UnreachableError: ``ssh_failed``.
+        """
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+                return
+            time.sleep(0.05)
+        if self._process.poll() is None:
+            raise self._target.failure(f"no connection within {timeout_s:.0f} s", SSH_FAILED)
+        raise self.ended()
+
+    def ended(self) -> UnreachableError:
+        """Wait until ssh has ended, and return why, in its own words."""
+        code = self._process.wait()
+        self._said.seek(0)
+        return self._target.failure(self._said.read(_MAX_SAID).decode(errors="replace"), code)
 
 
 @dataclass(frozen=True)

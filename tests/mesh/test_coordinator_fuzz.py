@@ -134,13 +134,7 @@ def allowed(route: Route, caller: Caller, status: int) -> bool:
 def make_real(target: Target, route: Route, case: Any, number: int) -> None:
     """Replace invented values by existing ones: this also tests what comes after the first refusal."""
     nodes = target.nodes()
-    if "name" in case.path_parameters:
-        # The head as well: it must refuse to be removed.
-        case.path_parameters["name"] = nodes[number % len(nodes)]["name"]
-    if "id" in case.path_parameters:
-        tokens = target.ask("GET", "/v1/tokens", target.admin).json()["tokens"]
-        spare = [token["id"] for token in tokens if token["id"] != target.token.token_id]
-        case.path_parameters["id"] = (spare or ["none"])[number % max(1, len(spare))]
+    make_path_real(target, case, nodes, number)
     if not isinstance(case.body, dict):
         return
     if route.caller is Caller.TOKEN:
@@ -166,6 +160,20 @@ def make_real(target: Target, route: Route, case: Any, number: int) -> None:
     if route.name == "reach":
         case.body |= {"endpoint": ENDPOINT}
     make_signed(target, route, case, nodes, number)
+
+
+def make_path_real(target: Target, case: Any, nodes: list[dict[str, Any]], number: int) -> None:
+    """Replace the invented names and ids in the path."""
+    if "name" in case.path_parameters:
+        # The head as well: it must refuse to be removed.
+        case.path_parameters["name"] = nodes[number % len(nodes)]["name"]
+    if "id" in case.path_parameters:
+        tokens = target.ask("GET", "/v1/tokens", target.admin).json()["tokens"]
+        spare = [token["id"] for token in tokens if token["id"] != target.token.token_id]
+        case.path_parameters["id"] = (spare or ["none"])[number % max(1, len(spare))]
+    if "pass" in case.path_parameters:
+        passes = target.ask("GET", "/v1/web/passes", target.admin).json()["passes"]
+        case.path_parameters["pass"] = passes[number % len(passes)]["name" if number % 2 else "id"]
 
 
 def make_signed(target: Target, route: Route, case: Any, nodes: list[dict[str, Any]], number: int) -> None:

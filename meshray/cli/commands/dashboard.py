@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshray.cli.browser import has_browser
 from meshray.cli.options import json_option
 from meshray.cli.results import Dashboard, Result
 from meshray.errors import MeshrayError
@@ -47,7 +48,7 @@ def dashboard_command(app: App, no_open: bool) -> Result:
         # An older agent does not report them, a newer one may report more.
         ports={name: port for name, port in found.ray_ports.items() if name in PURPOSES},
     )
-    if not (no_open or app.as_json) and _has_browser(app):
+    if not (no_open or app.as_json) and has_browser(app):
         import webbrowser
 
         webbrowser.open(url)
@@ -67,9 +68,3 @@ def _token(path: str, app: App) -> str:
         raise MeshrayError(
             "not_root", f"{path} can be read only by the user who runs Ray", hint=app.sudo_line()
         ) from None
-
-
-def _has_browser(app: App) -> bool:
-    """Return whether the user has a browser on a screen; root never does."""
-    shown = app.environ.get("DISPLAY") or app.environ.get("WAYLAND_DISPLAY")
-    return bool(shown) and app.euid != 0 and app.stdout.isatty()
