@@ -213,6 +213,8 @@ class Access:
         """
         address = request.remote or ""
         self._attempts.require(address)
+        # Just after the start it is unknown whether the database is an older copy, in which used passes work again.
+        await self._service.recovery.settled()
         made = await self._service.passes.exchange(secret) if 0 < len(secret) <= _LONGEST_SECRET else None
         if made is None:
             self._attempts.failed(address)

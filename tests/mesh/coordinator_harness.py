@@ -49,12 +49,12 @@ class Clock:
         return time.time() + self.ahead
 
 
-def make_mesh(folder: Path) -> tuple[Home, EnrolAnswer, Token]:
+def make_mesh(folder: Path, network: str = "10.99.0.0/16") -> tuple[Home, EnrolAnswer, Token]:
     home, key = Home(folder / "state", folder / "run"), PrivateKey.generate().public()
     answer, token = create_mesh(
         home,
         mesh_name="lab",
-        network=OverlayNetwork.parse("10.99.0.0/16"),
+        network=OverlayNetwork.parse(network),
         node_name=NodeName("head"),
         public_key=key,
         port=51888,

@@ -21,7 +21,9 @@ import pytest
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.home import Home
 
+from .coordinator_harness import client_of
 from .mesh import Member, Mesh, running_mesh, until
+from .page_client import Browser
 
 BEFORE, AFTER = ("a", "b"), ("c", "d", "e")
 
@@ -137,6 +139,37 @@ async def test_nodes_that_the_copy_does_not_know_stay(tmp_path: Path, copy: Call
         listed = await mesh.head.agent.state.coordinator.call("GET", "/v1/nodes")
         restored = listed["restored"]
         assert isinstance(restored, dict) and restored["added"] == list(AFTER)
+
+
+async def test_passes_from_before_the_restore_are_revoked(tmp_path: Path) -> None:
+    async with mesh_with_process(tmp_path) as (mesh, coordinator):
+        head = mesh.head.agent.state.coordinator
+
+        async def invite(name: str) -> str:
+            body = {"name": name, "ttl_s": 3600, "level": "admin"}
+            return str((await head.call("POST", "/v1/web/passes", body))["secret"])
+
+        async with client_of(mesh.port, head.fingerprint) as client:
+            browser = Browser(client)
+            await browser.enter(await invite("ana"))
+            later, revoked = await invite("bob"), await invite("eve")
+            backup(mesh.server_home, tmp_path / "copy.db")
+            await head.call("DELETE", "/v1/web/passes/eve")
+            assert (await Browser(client).enter(later)).status == 303
+            await mesh.join("a")
+            await until(mesh.whole, "one node")
+
+            await coordinator.kill()
+            put_back(mesh.server_home, tmp_path / "copy.db")
+            await coordinator.start()
+            # At once: the pass that was used meanwhile must not work until the head's agent has connected.
+            assert (await Browser(client).enter(later)).status == 403
+            await until(lambda: "passes for the page from before were revoked" in coordinator.log(), "a restore")
+            await members_online(mesh)
+            assert (await browser.call("GET", "/tokens")).status == 401
+            for secret in (later, revoked):
+                assert (await Browser(client).enter(secret)).status == 403
+            assert (await Browser(client).enter(await invite("ana"))).status == 303
 
 
 async def test_a_head_that_was_put_back_as_well_believes_the_tickets(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -16,12 +18,13 @@ from aiohttp import web
 from meshray.coordinator import server as server_module
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.handlers import API_PATH
+from meshray.coordinator.server import Server
 from meshray.coordinator.service import Service
 from meshray.web.access import COOKIE, Level
 from meshray.web.frame import Site
 from meshray.web.site import add_site
 
-from .coordinator_harness import PATIENCE_S, Running, running_mesh, running_server
+from .coordinator_harness import PATIENCE_S, Running, client_of, make_mesh, running_mesh, running_server
 from .page_client import Browser, Page, browser_of, invite
 
 #: Paths below which a client without a session gets more than 401.
@@ -488,6 +491,64 @@ async def test_the_coordinators_node_administers_with_its_link(tmp_path: Path) -
         browser = Browser(mesh.client)
         await browser.enter(str(link.body["secret"]))
         assert (link.body["level"], (await browser.call("GET", "/tokens")).status) == ("admin", 200)
+
+
+# ---- members over the overlay
+
+
+async def test_a_members_address_reads_without_a_pass(tmp_path: Path) -> None:
+    # Loopback addresses take the place of the overlay's: the kernel lets a client choose its own.
+    home, head, token = make_mesh(tmp_path, f"127.{100 + os.getpid() % 100}.0.0/16")
+    own = str(head.map.nodes[head.node_id].ip)
+    server = Server(home, port=0, hosts=(own, "127.0.0.1"), settle_s=0)
+    await server.start()
+    try:
+        async with client_of(server.port, token.fingerprint) as client:
+            gpu = await client.enrol(token, "gpu")
+            ip = str(gpu.map.nodes[gpu.node_id].ip)
+            member = OverlayClient(ip, own, server.port, token.fingerprint)
+            assert await member.status("/nothing") == 404
+            for path in ("/tokens", "/nodes/gpu/remove"):
+                assert await member.status(path) == 403
+            assert await member.status("/nothing", method="POST", headers={"Origin": f"https://{own}"}) == 403
+            # It has no cookie, so other accounts of that machine must not get a session's permissions.
+            assert await member.status("/test/cookie") == 401
+            # A name of another site that leads there is not the coordinator's address.
+            assert await member.status("/nothing", headers={"Host": "elsewhere.example"}) == 401
+            # Another address of the overlay, and the member at another address of the coordinator.
+            assert await OverlayClient(ip[:-1] + "99", own, server.port, token.fingerprint).status("/nothing") == 401
+            assert await OverlayClient(ip, "127.0.0.1", server.port, token.fingerprint).status("/nothing") == 401
+            response = asyncio.get_running_loop().create_task(member.status("/test/stream"))
+            await asyncio.sleep(0.3)
+            assert not response.done()
+            reply = await client.call("DELETE", "/v1/nodes/gpu", credential=head.credential)
+            assert reply.status == 200
+            with pytest.raises(aiohttp.ClientError):
+                await asyncio.wait_for(response, 1)
+            assert await member.status("/nothing") == 401
+    finally:
+        await server.stop()
+
+
+@dataclass
+class OverlayClient:
+    """A client with an address of the overlay."""
+
+    ip: str
+    coordinator: str
+    port: int
+    fingerprint: bytes
+
+    async def status(self, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> int:
+        """Return the status of the answer, which is read to its end."""
+        connector = aiohttp.TCPConnector(local_addr=(self.ip, 0))
+        url = f"https://{self.coordinator}:{self.port}{path}"
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, url, headers=headers, ssl=aiohttp.Fingerprint(self.fingerprint)) as response,
+        ):
+            await response.read()
+            return response.status
 
 
 # ---- faults

@@ -12,7 +12,17 @@ from meshray.coordinator import store
 from meshray.coordinator.certificate import fingerprint
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.head_environment import environment_of, locked
-from meshray.coordinator.records import Freed, PutFreed, PutMember, PutRevision, PutToken, RowChanges
+from meshray.coordinator.records import (
+    DropPass,
+    Freed,
+    PassRecord,
+    PutFreed,
+    PutMember,
+    PutPass,
+    PutRevision,
+    PutToken,
+    RowChanges,
+)
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.replacement import bound
 from meshray.coordinator.store import Settings, Store
@@ -22,6 +32,7 @@ from meshray.model.address import NodeName, OverlayNetwork
 from meshray.model.enrol import EnrolAnswer
 from meshray.model.environment import Environment
 from meshray.model.keys import PrivateKey
+from meshray.model.level import Level
 from meshray.model.token import Token
 
 from .people import ENDPOINT, MESH, NOW, VERSIONS, accept_all, enrol, key, new_mesh, online, request, token
@@ -54,6 +65,22 @@ def test_what_was_applied_is_loaded_again(tmp_path: Path) -> None:
     assert loaded.tokens == registry.tokens
     assert loaded.freed == registry.freed
     assert loaded.revision >= registry.revision
+
+
+def test_passes_are_loaded_again(tmp_path: Path) -> None:
+    fresh = PassRecord("p1", "ana", "hash", Level.USE, NOW, NOW + 60)
+    used = replace(fresh, id="p2", used=NOW + 1.5, session_hash="session", revoked=NOW + 2.5)
+    file = Store.create(tmp_path / "db", SETTINGS)
+    file.apply(
+        (*everything(new_mesh()), PutPass(fresh), PutPass(fresh), PutPass(used), PutPass(replace(used, id="p3")))
+    )
+    file.apply((DropPass("p3"),))
+    file.close()
+    file = Store.open(tmp_path / "db")
+    loaded = file.load().passes
+    file.close()
+    assert loaded == {"p1": fresh, "p2": used}
+    assert "hash" not in repr(fresh) and "session" not in repr(used)
 
 
 def test_the_rows_of_each_step_rebuild_the_registry(tmp_path: Path) -> None:
