@@ -15,6 +15,8 @@ LEAST_MTU = 1200
 KEEPALIVE_S = 20
 #: UDP on the overlay address, for the agents' round-trip probes.
 PROBE_PORT = 51889
+#: TCP on the overlay address, for the agents' metrics.
+METRICS_PORT = 20190
 
 
 def own_ports(mesh_port: int) -> tuple[int, ...]:

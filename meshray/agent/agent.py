@@ -28,9 +28,12 @@ from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.roaming import follow_device, follow_network
 from meshray.agent.startup import Startup
 from meshray.agent.state import NodeState
+from meshray.agent.status.current import current_status
 from meshray.agent.status.installation import look_at_installation
+from meshray.agent.status.path_report import PathReporter
 from meshray.agent.status.snapshot import Sources
 from meshray.agent.status.startup_progress import Progress
+from meshray.agent.status.used_paths import UsedPaths
 from meshray.client.coordinator import RemovedFromMesh
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint
@@ -38,7 +41,8 @@ from meshray.model.amounts import counted
 from meshray.model.epochs import SharedSecrets
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
-from meshray.protocol.connection import ROTATE_KEY, SURVEY, Ask, FromCoordinator, Hello, Left, Punch, Secrets
+from meshray.protocol.codec import to_json
+from meshray.protocol.connection import ROTATE_KEY, STATUS, SURVEY, Ask, FromCoordinator, Hello, Left, Punch, Secrets
 from meshray.raynode.versions import RayInstallation
 
 log = logging.getLogger(__name__)
@@ -91,7 +95,9 @@ class Agent:
         )
         self.sources = Sources(state, parts, self.connection, self.paths, self.reconciler, offers)
         self._startup = Startup(self.sources, self.progress, self.tasks, self._ray_table)
-        self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self.keys.rotate})
+        self.used_paths = UsedPaths()
+        self._reporter = PathReporter(self.sources, self.used_paths, lambda: self.keys.since, self._startup.heard)
+        self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self.keys.rotate, STATUS: self._status})
 
     def stop(self) -> None:
         """Make `run` stop all parts and return."""
@@ -134,6 +140,7 @@ class Agent:
         tasks.start(look_at_installation(state.overlay_up, trusted=trusted), "installation")
         tasks.start(state.files.run(), "state files")
         tasks.start(self._startup.run(), "startup")
+        tasks.start(self._reporter.run(), "path reports")
         if parts.network_changes is not None:
             changes = parts.network_changes()
             follow = follow_network(
@@ -213,6 +220,9 @@ class Agent:
 
         _, facts = await survey(self.sources, None)
         return encode(facts)
+
+    async def _status(self) -> Mapping[str, object]:
+        return to_json(await current_status(self.sources))
 
     # ---- reports to the coordinator
 

@@ -11,21 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address
 
 from meshray.agent.dependencies import FirewallPart, RayPart
 from meshray.agent.device.port_guard import LOOK_S, PortGuard, log_firewall, require_guarded
 from meshray.agent.ray.table_keeper import TableKeeper
+from meshray.agent.status.node_site import site_of_node
 from meshray.agent.status.snapshot import Sources, snapshot_of, summary_of
 from meshray.agent.status.startup_progress import Progress
 from meshray.agent.status.status_builder import path_to
 from meshray.errors import MeshrayError
 from meshray.linux.tasks import Tasks
-from meshray.model.address import Endpoint
 from meshray.model.amounts import counted
-from meshray.model.classes import link_labels, site_of
+from meshray.model.classes import link_labels
 from meshray.model.ray_state import RayState
+from meshray.raynode.listeners import ListeningSocket
 from meshray.raynode.supervisor import RUNNING, RayNow
 
 log = logging.getLogger(__name__)
@@ -60,14 +61,19 @@ class Startup:
         self._progress = progress
         self._tasks = tasks
         self._ray_table = ray_table
+        self._guard = self._port_guard()
         self._let_in = asyncio.Event()
         self._looked = asyncio.Event()
         self._closed = asyncio.Event()
 
+    def heard(self) -> Sequence[ListeningSocket] | None:
+        """Return the listening sockets that the port guard saw last; None: there is no guard on this node."""
+        return self._guard.heard if self._guard is not None else None
+
     async def run(self) -> None:
         """Run all stages, then return; the parts that it started continue as the agent's tasks."""
         parts = self._parts
-        guard = self._port_guard()
+        guard = self._guard
         if guard is not None:
             # This runs beside the handshake, which takes longer; only Ray's start waits for it.
             self._tasks.start(self._guard_ports(guard), "port guard")
@@ -152,16 +158,7 @@ class Startup:
         ray.head_instance(head.ray_instance)
         path = path_to(snapshot_of(self._sources, None), head)
         rtt_ms = await prober.round_trip(head.ip, _LABEL_PROBE_S) if prober is not None and head != state.me else None
-        # The hub observes the endpoint a moment after the first handshake; the address of the enrolment is known
-        # already.
-        seen = state.me.seen or self._enrolled_from()
-        ray.label(link_labels(rtt_ms, path.kind, path.transport, site_of(state.enrolment.labels, seen)))
-
-    def _enrolled_from(self) -> Endpoint | None:
-        observed = self._state.enrolment.observed
-        endpoint = Endpoint(observed, self._state.enrolment.mesh_port)
-        # Through ssh the enrolment came from the coordinator's own machine.
-        return endpoint if endpoint.ip is not None and not endpoint.ip.is_loopback else None
+        ray.label(link_labels(rtt_ms, path.kind, path.transport, site_of_node(state)))
 
     async def _wait_for_ray(self, ray: RayPart) -> RayTable | None:
         """Wait until the head's Ray reports ALIVE for this node and counts its resources; None if it is drained."""

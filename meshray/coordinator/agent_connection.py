@@ -47,6 +47,7 @@ from meshray.protocol.connection import (
     GivenUp,
     Hello,
     Left,
+    PathReport,
     PunchWanted,
     RayInstance,
     Recall,
@@ -280,6 +281,9 @@ class _Link:
             case Silence(nodes):
                 self._silence.update({key: text for key, text in nodes.items() if self._service.knows(key)})
                 self._put_parts("silence", self._silence, lambda part: self._service.fell_silent(node_id, part))
+            case PathReport():
+                # It changes no map: reading it is all that it costs, and the budget of messages limits that.
+                self._service.observations.take(node_id, message)
             case _:
                 self._pass_on(node_id, message)
 

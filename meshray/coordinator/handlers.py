@@ -23,6 +23,7 @@ from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.http_routes import ROUTES, Caller, Route
 from meshray.coordinator.locking import require_lock
 from meshray.coordinator.openapi import describe
+from meshray.coordinator.own_agent import require_askable
 from meshray.coordinator.records import Member
 from meshray.coordinator.request_limits import RequestLimits
 from meshray.coordinator.service import Service
@@ -360,6 +361,7 @@ class _Api:
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
         member, asked = self._member(request), await _asked(request, api.AskForm)
+        require_askable(asked.op)
         gathered = await self._service.ask(member, asked.nodes, asked.op, asked.timeout_s)
         return success(api.Gathered(gathered.answers, gathered.silent))
 

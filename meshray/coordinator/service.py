@@ -18,6 +18,8 @@ from meshray.coordinator.budgets import Budgets
 from meshray.coordinator.faults import Faults
 from meshray.coordinator.head_environment import environment_of, locked, ports_chosen
 from meshray.coordinator.ledger import Ledger
+from meshray.coordinator.observations import Observations
+from meshray.coordinator.own_agent import OwnAgent
 from meshray.coordinator.passes import PassKeeper
 from meshray.coordinator.publisher import Outbox, Publisher
 from meshray.coordinator.query_broker import Gathered, QueryBroker
@@ -86,11 +88,12 @@ class Service:
         self.recovery = Recovery(self._ledger, seal, clock, settle_s=settle_s)
         self.faults = Faults(self._ledger, self._publisher, clock)
         self.secrets = SecretsKeeper(self._ledger, self._publisher, clock)
-        self.tokens = TokenKeeper(
-            self._ledger, self.settings.mesh.id, fingerprint, endpoints=self._endpoints, wall=self._wall
-        )
+        mesh_id, endpoints = self.settings.mesh.id, lambda: self.own_node().endpoints
+        self.tokens = TokenKeeper(self._ledger, mesh_id, fingerprint, endpoints=endpoints, wall=self._wall)
         self.passes = PassKeeper(self._ledger, self._wall)
         self.reach = Reach(self.settings.mesh.network)
+        self.observations = Observations(self.knows, self._wall)
+        self.own_agent = OwnAgent(self._asking, self.own_node)
         self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
 
     async def close(self) -> None:
@@ -308,6 +311,7 @@ class Service:
         _log.info("%s (%s) was removed", member.node.name, member.node.ip)
         self.faults.forget(member.node.id)
         self.passes.forget_node(member.node.id)
+        self.observations.forget(member.node.id)
         self._publisher.kick(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         for cut_off in self._cut_off:
             cut_off(member.node.id)
@@ -491,6 +495,3 @@ class Service:
         if own is None:
             raise MeshrayError("store_corrupt", "the store names no node that runs the coordinator")
         return own
-
-    def _endpoints(self) -> tuple[Endpoint, ...]:
-        return self.own_node().endpoints

@@ -5,8 +5,8 @@
          ◄── hello …        the node's report, again after each change
 
 Each message is one JSON object in a text frame. Both sides ignore a ``type`` that they do not know, so that a newer
-peer may send more; a malformed message ends the connection. Of `Hello`, `RayInstance`, `Seen` and `Silence` only the
-newest counts. Examples are in docs/protocol.md.
+peer may send more; a malformed message ends the connection. Of `Hello`, `RayInstance`, `Seen`, `Silence` and
+`PathReport` only the newest counts. Examples are in docs/protocol.md.
 
 >>> encode(Punch("5d41402abc4b2a76"))
 '{"type": "punch", "node": "5d41402abc4b2a76"}'
@@ -18,30 +18,40 @@ from typing import Annotated, Any, cast
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from meshray.model.path import PathKind, Transport
 from meshray.protocol.codec import Messages, encode
 from meshray.protocol.fields import (
     LONGEST_RAY_TOKEN,
     LONGEST_TICKET,
     MAX_ENDPOINT,
+    MAX_ITEMS,
+    Counter,
     EndpointTexts,
     Epoch,
     Items,
     Key,
+    Port,
     Ports,
+    Seconds,
     Text64,
     TextMap,
     Word,
 )
 from meshray.protocol.forms import AttestationForm, ChangeForm, MapForm, NodeForm, RemovalsForm, VersionsForm
 
-#: Questions of `Ask`: the node's findings about itself and its peers; a change of its key.
-SURVEY, ROTATE_KEY = "survey", "rotate_key"
+#: Questions of `Ask`: the node's findings about itself and its peers; a change of its key; its status, which only the
+#: coordinator asks for.
+SURVEY, ROTATE_KEY, STATUS = "survey", "rotate_key", "status"
 #: The longest answer of one node. A peer takes about 600 bytes of a survey, so this is sufficient for 400 of them.
 MAX_ANSWER_BYTES = 256 * 1024
 #: The maximum time to wait for an answer, seconds.
 MAX_WAIT_S = 15
 #: The maximum number of epochs of the secrets that a node holds.
 MOST_EPOCHS = 1024
+#: The maximum number of paths in a `PathReport`: 256 take about 30 KiB.
+MOST_PATHS = 256
+#: The longest reason of a path in a `PathReport`, characters.
+LONGEST_REASON = 200
 _ERROR_CHARACTERS = 300
 _LONGEST_REPORT = 4096
 
@@ -110,6 +120,42 @@ class Silence(Message, frozen=True, tag="silence"):
     """
 
     nodes: TextMap = {}
+
+
+class ReportedPath(Struct, frozen=True):
+    """A path in use, from the reporting node to another; a number that was not measured yet is None.
+
+    The fields are those of `meshray.protocol.status.PathStatus`.
+    """
+
+    kind: PathKind = PathKind.NONE
+    transport: Transport | None = None
+    rtt_ms: Annotated[float, Meta(ge=0)] | None = None
+    loss: Annotated[float, Meta(ge=0, le=1)] | None = None
+    mtu: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    reason: Annotated[str, Meta(max_length=LONGEST_REASON)] = ""
+
+
+class PathReport(Message, frozen=True, tag="paths"):
+    """Agent: the paths that this node uses now, for the coordinator's page and metrics.
+
+    It is sent after a change of a path, and at intervals otherwise; see `meshray.agent.status.path_report`.
+
+    Attributes:
+        site: the node's site, see `meshray.model.classes.site_of`; empty: not known.
+        key_since: when the node's WireGuard key was created, unix seconds; None: not known.
+        listens: TCP ports on which programs of this node's Ray accept connections from the overlay.
+        rx_bytes: bytes received by the overlay's interface since it was created.
+        tx_bytes: bytes sent by it.
+        paths: by the id of the other node. Relayed pairs are not all in it.
+    """
+
+    site: Text64 = ""
+    key_since: Seconds | None = None
+    listens: Annotated[tuple[Port, ...], Meta(max_length=MAX_ITEMS)] = ()
+    rx_bytes: Counter = 0
+    tx_bytes: Counter = 0
+    paths: Annotated[dict[Text64, ReportedPath], Meta(max_length=MOST_PATHS)] = {}
 
 
 class PunchWanted(Message, frozen=True, tag="punch"):
@@ -219,7 +265,18 @@ class Ask(Message, frozen=True, tag="ask"):
 
 
 FromAgent = (
-    Hello | RayInstance | Seen | Silence | PunchWanted | Left | Answer | TicketWanted | Recalled | Down | GivenUp
+    Hello
+    | RayInstance
+    | Seen
+    | Silence
+    | PathReport
+    | PunchWanted
+    | Left
+    | Answer
+    | TicketWanted
+    | Recalled
+    | Down
+    | GivenUp
 )
 FromCoordinator = Recall | WholeMap | Change | Secrets | Ticket | Restored | TookOver | Punch | Left | Ask
 _FROM_AGENT, _FROM_COORDINATOR = Messages(FromAgent), Messages(FromCoordinator)

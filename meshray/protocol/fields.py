@@ -113,6 +113,8 @@ Ports = Annotated[
         extra_json_schema={"additionalProperties": {"type": "integer", "minimum": LOWEST_PORT, "maximum": HIGHEST_PORT}}
     ),
 ]
+#: A TCP port.
+Port = Annotated[int, Meta(ge=1, le=HIGHEST_PORT)]
 Mark = Annotated[
     str,
     Meta(max_length=LONGEST_MARK, description="this moment, by the coordinator's own name; shown to it again"),

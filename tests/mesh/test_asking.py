@@ -14,9 +14,10 @@ import pytest
 from meshray.agent.agent import Agent
 from meshray.agent.connection.questions import Questions
 from meshray.agent.control.operations import Operations
+from meshray.agent.status.snapshot import Sources
 from meshray.doctor.report import FAIL, OK
 from meshray.doctor.specs import GROUND
-from meshray.errors import MeshrayError
+from meshray.errors import MeshrayError, RefusedError
 from meshray.model.ray_state import RayState
 from meshray.protocol.codec import to_json
 from meshray.protocol.connection import MAX_ANSWER_BYTES
@@ -64,7 +65,7 @@ async def test_a_node_that_was_up_before_counts_rays_nodes_again(
         await until(lambda: agent.progress.up, "the node is up")
         follow = Operations(agent, dict).for_everybody()[FollowProgress]
 
-        async def ray_table(self: Operations) -> Mapping[IPv4Address, RayState]:
+        async def ray_table(sources: Sources) -> Mapping[IPv4Address, RayState]:
             return {node.ip: RayState(alive=True) for node in agent.state.map.nodes.values()}
 
         async def ignore(event: msgspec.Struct) -> None: ...
@@ -75,7 +76,7 @@ async def test_a_node_that_was_up_before_counts_rays_nodes_again(
             return to_json(up.summary.ray)
 
         assert await ray_of() == {"alive": False, "nodes": 0}
-        monkeypatch.setattr(Operations, "_ray_table", ray_table)
+        monkeypatch.setattr("meshray.agent.control.operations.ray_table", ray_table)
         assert await ray_of() == {"alive": True, "nodes": 2}
 
 
@@ -179,6 +180,21 @@ async def test_only_the_head_asks(tmp_path: Path) -> None:
             await ask(mesh, nodes=["nobody"])
         checks = await doctor(mesh, "a")
         assert of(checks, "node_answers", "skip") == {None: "only the node that runs the coordinator asks the others"}
+
+
+async def test_only_the_coordinator_asks_for_a_status(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        await mesh.join("a")
+        await until(mesh.whole, "all see all")
+        with pytest.raises(RefusedError) as refused:
+            await ask(mesh, op="status")
+        assert refused.value.code == "not_askable"
+        own_agent = mesh.server.service.own_agent
+        one, two = await asyncio.gather(own_agent.status(), own_agent.status())
+        assert one is not None and one is two
+        assert (one.node, sorted(node.name for node in one.nodes)) == ("head", ["a", "head"])
+        await mesh.head.kill()
+        assert await own_agent.status() is None
 
 
 async def test_the_head_examines_what_it_sees_while_the_coordinator_is_away(tmp_path: Path) -> None:

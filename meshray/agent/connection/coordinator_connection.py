@@ -88,6 +88,8 @@ class CoordinatorConnection:
         # A restored coordinator waits for the agent beside it before it enrols any node.
         self._longest_pause_s = _OWN_PAUSE_S if membership.enrolment.hosts_coordinator else _PAUSE_S
         self._link: Link | None = None
+        #: How often the connection was opened.
+        self.opened = 0
         self._ray_instance = ""
         self._hurry = asyncio.Event()
 
@@ -111,6 +113,7 @@ class CoordinatorConnection:
             try:
                 self._link = await self._coordinator().open_link()
                 attempt, opened = 0, time.monotonic()
+                self.opened += 1
                 log.info("connected to the coordinator at %s", self._link.endpoint)
                 if self.outside is not None:
                     self._membership.reached(self.outside)

@@ -7,21 +7,19 @@ root:                              api  coordinator  down  give_up  repair  rota
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address
 
 from meshray.agent.agent import Agent
 from meshray.agent.control.control_server import Operations as ByRequest
 from meshray.agent.device.desired import PairKeys, desired_device
-from meshray.agent.status.snapshot import snapshot_of, summary_of, with_machine
+from meshray.agent.status.current import current_status, ray_table
+from meshray.agent.status.snapshot import snapshot_of, summary_of
 from meshray.agent.status.startup_progress import Emit
-from meshray.agent.status.status_builder import build_status, path_to
+from meshray.agent.status.status_builder import path_to
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
 from meshray.model.path import PathKind
-from meshray.model.ray_state import RayState
 from meshray.protocol.api import Gathered
 from meshray.protocol.codec import convert
 from meshray.protocol.connection import MAX_WAIT_S, ROTATE_KEY
@@ -94,13 +92,12 @@ class Operations:
         }
 
     async def _status(self, request: GetStatus, emit: Emit) -> Status:
-        sources = self._agent.sources
-        return build_status(await with_machine(sources, snapshot_of(sources, await self._ray_table())))
+        return await current_status(self._agent.sources)
 
     async def _progress(self, request: FollowProgress, emit: Emit) -> Up:
         was_up = self._agent.progress.up
         answer = await self._agent.progress.follow(emit)
-        table = await self._ray_table() if was_up else None
+        table = await ray_table(self._agent.sources) if was_up else None
         # The node may have come up days ago, with fewer nodes.
         return Up(summary=summary_of(self._agent.sources, table)) if table is not None else answer
 
@@ -147,7 +144,7 @@ class Operations:
         from meshray.agent.status.survey import whole_mesh
         from meshray.doctor.examine import examine
 
-        facts = await whole_mesh(self._agent.sources, await self._ray_table())
+        facts = await whole_mesh(self._agent.sources, await ray_table(self._agent.sources))
         return DoctorReport(str(self._state.me.name), examine(facts, request.node or None))
 
     async def _wireguard(self, request: GetWireGuard, emit: Emit) -> WireGuardFile:
@@ -190,17 +187,6 @@ class Operations:
     async def _give_up(self, request: GiveUp, emit: Emit) -> Done:
         self._state.membership.given_up = True
         return Done()
-
-    async def _ray_table(self) -> Mapping[IPv4Address, RayState] | None:
-        parts, mesh_map = self._agent.parts, self._state.map
-        head, dashboard = mesh_map.head, mesh_map.dashboard
-        if parts.ray is not None:
-            return await parts.ray.node_table(with_use=True)
-        if parts.ray_table is None or head is None or dashboard is None or not head.versions.ray:
-            return None
-        with contextlib.suppress(MeshrayError):
-            return await parts.ray_table(dashboard)
-        return None
 
     def _find(self, who: str) -> Node:
         """Return the node with this name or overlay address. Raises UsageError if there is none."""

@@ -116,6 +116,14 @@ class KeyRotation:
         """The private key that the device should have now."""
         return self._pending if self._trial and self._pending is not None else self._own
 
+    @property
+    def since(self) -> float | None:
+        """When the key in use was created, unix seconds; None: not known."""
+        try:
+            return self._home.private_key.stat().st_mtime
+        except OSError:
+            return None
+
     def share(self, mesh_secrets: Mapping[int, MeshSecret]) -> None:
         """Hold these mesh secrets, by epoch."""
         self._secrets = mesh_secrets
@@ -167,11 +175,8 @@ class KeyRotation:
                     log.warning("the key was not changed: %s", error)
 
     def _is_due(self) -> bool:
-        try:
-            made = self._home.private_key.stat().st_mtime
-        except OSError:
-            return False
-        return self._wanted or is_old(self._own.public(), time.time() - made)
+        made = self.since
+        return made is not None and (self._wanted or is_old(self._own.public(), time.time() - made))
 
     def _make(self) -> None:
         self._pending = PrivateKey.generate()

@@ -109,6 +109,11 @@ class PortGuard:
         self._failed_at = 0.0
         self._one_at_a_time = asyncio.Lock()
 
+    @property
+    def heard(self) -> Sequence[ListeningSocket]:
+        """The listening sockets of this machine at the last look."""
+        return self._seen[1] if self._seen is not None else ()
+
     async def close(self) -> None:
         """Read the ports, and close those that are open. Returns when that is done, or has failed."""
         async with self._one_at_a_time:

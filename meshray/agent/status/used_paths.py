@@ -1,0 +1,47 @@
+"""The paths that this node uses now: those to its WireGuard peers, and some of the relayed ones.
+
+A relayed pair is of interest if its direct path was lost, or if its nodes exchange probes. All nodes without a direct
+path are probed, so their number is limited: the reports and metrics of a mesh grow with the number of its peers, not
+with the square of its nodes.
+
+>>> [(str(node.name), path.kind) for node, path in UsedPaths().look(snapshot)]
+[('head', <PathKind.DIRECT: 'direct'>), ('gpu-2', <PathKind.HUB: 'hub'>)]
+"""
+
+from __future__ import annotations
+
+from meshray.agent.status.status_builder import Snapshot, path_to
+from meshray.model.node import STATIC, Node
+from meshray.model.path import PathKind
+from meshray.protocol.status import PathStatus
+
+#: The most relayed pairs of one node that count as used.
+MOST_RELAYED = 32
+
+UsedPath = tuple[Node, PathStatus]
+
+
+class UsedPaths:
+    """The used paths of one node. It remembers which pairs had a direct path, because their loss is news."""
+
+    def __init__(self) -> None:
+        self._were_direct: set[str] = set()
+
+    def look(self, snapshot: Snapshot) -> list[UsedPath]:
+        """Return the used paths: the direct ones by address, then the relayed ones, lost direct paths first."""
+        others = sorted(
+            (node for node in snapshot.mesh_map.nodes.values() if node.id != snapshot.me.id), key=lambda node: node.ip
+        )
+        peers = snapshot.device.peers if snapshot.device is not None else {}
+        # Only a node that is a peer itself can have a direct path.
+        tried = [(node, path_to(snapshot, node)) for node in others if node.public_key in peers]
+        used = [(node, path) for node, path in tried if path.kind == PathKind.DIRECT]
+        direct_ids = {node.id for node, _ in used}
+        self._were_direct = (self._were_direct | direct_ids) & snapshot.mesh_map.nodes.keys()
+        rest = [node for node in others if node.id not in direct_ids and node.online and STATIC not in node.roles]
+        rest.sort(key=lambda node: node.id not in self._were_direct)
+        for node in rest[:MOST_RELAYED]:
+            path = path_to(snapshot, node)
+            if path.kind == PathKind.HUB:
+                used.append((node, path))
+        return used
