@@ -104,7 +104,7 @@ def headers_are_strict(page: Page) -> bool:
     expected = {
         "Cache-Control": "no-store",
         "Cross-Origin-Opener-Policy": "same-origin",
-        "Referrer-Policy": "no-referrer",
+        "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "Server": "meshray",
     }
