@@ -101,6 +101,11 @@ class Home:
         return self.run / "agent.sock"
 
     @property
+    def overlay_socket(self) -> Path:
+        """Where the agent passes sockets of the overlay, if that is in its own network namespace."""
+        return self.run / "overlay.sock"
+
+    @property
     def ray_token(self) -> Path:
         """Ray's token, readable by the user who runs Ray."""
         return self.run / "ray_token"

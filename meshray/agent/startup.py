@@ -22,6 +22,7 @@ from meshray.agent.status.snapshot import Sources, snapshot_of, summary_of
 from meshray.agent.status.startup_progress import Progress
 from meshray.agent.status.status_builder import path_to
 from meshray.errors import MeshrayError
+from meshray.linux.overlay_sockets import SocketServer
 from meshray.linux.tasks import Tasks
 from meshray.model.amounts import counted
 from meshray.model.classes import link_labels
@@ -88,6 +89,7 @@ class Startup:
             self._let_in.set()
         if parts.forwards is not None:
             self._tasks.start(parts.forwards.run(), "forwards")
+            self._tasks.start(SocketServer(self._state.home.overlay_socket).run(), "sockets of the overlay")
         await self._paths.open()
         self._paths.start()
         if parts.ray is None:

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from meshray.coordinator.server import EVERYWHERE, Server
 from meshray.errors import MeshrayError
@@ -29,11 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m meshray.coordinator", description="The coordinator of a mesh.")
     parser.add_argument("--port", type=int, help="TCP port; by default the one that the mesh was made with")
     parser.add_argument("--listen", action="append", metavar="ADDRESS", help="by default every address")
+    parser.add_argument(
+        "--overlay-sockets", type=Path, metavar="SOCKET", help="where the agent passes sockets of the overlay"
+    )
     options = parser.parse_args(arguments)
     # aiohttp would log a traceback for every malformed request of an unauthenticated client.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     _allow_many_connections()
-    server = Server(Home.from_environment(), port=options.port, hosts=options.listen or EVERYWHERE)
+    server = Server(
+        Home.from_environment(),
+        port=options.port,
+        hosts=options.listen or EVERYWHERE,
+        overlay_sockets=options.overlay_sockets,
+    )
     try:
         start_logging(logging.StreamHandler(sys.stderr), os.environ, given_descriptor(os.environ))
         asyncio.run(_serve(server))

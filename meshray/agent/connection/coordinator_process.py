@@ -10,6 +10,7 @@ import time
 
 from meshray.agent.backoff import backoff_s
 from meshray.home import Home
+from meshray.linux import overlay_netns
 from meshray.linux.process import ManagedProcess
 from meshray.runtime.log_output import DESCRIPTOR, find_listener
 
@@ -46,8 +47,11 @@ class CoordinatorProcess:
         listener = find_listener(os.environ)
         keep = () if listener is None else (listener,)
         try:
+            # Without root the overlay is in another network namespace than the coordinator.
+            inside = overlay_netns.entered() is not None
+            sockets = ["--overlay-sockets", str(self._home.overlay_socket)] if inside else []
             self._process.spawn(
-                [sys.executable, "-I", "-m", "meshray.coordinator", "--port", str(self._port)],
+                [sys.executable, "-I", "-m", "meshray.coordinator", "--port", str(self._port), *sockets],
                 env={**os.environ, **places, **({} if listener is None else {DESCRIPTOR: str(listener)})},
                 log=self._home.logs / "coordinator.log",
                 keep=keep,
