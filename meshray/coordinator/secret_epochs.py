@@ -165,6 +165,13 @@ def static_key(registry: Registry, peer: PublicKey, hub: PublicKey) -> Preshared
     return newest(registry).mesh_secret.preshared_key(peer, hub)
 
 
+def ray_token(registry: Registry) -> str:
+    """Return the token of the head's running Ray; while that is down, the token of its next start."""
+    head, last = registry.map.head, newest(registry)
+    running = epoch_of(head.ray_instance) if head is not None and head.ray_instance else last.number
+    return next((epoch.ray_token for epoch in registry.epochs if epoch.number == running), last.ray_token)
+
+
 def too_old(registry: Registry) -> tuple[str, ...]:
     """Return the names of the nodes that cannot follow a new epoch, as far as is known."""
     return _names(member for member in _with_agents(registry) if not member.follows_epochs)

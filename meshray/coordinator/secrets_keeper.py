@@ -13,7 +13,7 @@ from collections.abc import Callable
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.publisher import Publisher
 from meshray.coordinator.records import Member, SecretEpoch
-from meshray.coordinator.secret_epochs import Removal, newest, reduced, rotated, rotated_without, shared_with
+from meshray.coordinator.secret_epochs import Removal, newest, ray_token, reduced, rotated, rotated_without, shared_with
 from meshray.model.node import STATIC
 from meshray.protocol.api import Rotation
 from meshray.protocol.fields import FIRST_EPOCH
@@ -75,6 +75,10 @@ class SecretsKeeper:
         """Send every connected agent its secrets after this rotation, which is written."""
         _log.info("epoch %d of the mesh's secrets began", rotation.epoch)
         self._send_all()
+
+    def ray_token(self) -> str:
+        """Return the token of the head's running Ray; while that is down, the token of its next start."""
+        return ray_token(self._ledger.registry)
 
     def _send_all(self) -> None:
         self._sent = self._state()

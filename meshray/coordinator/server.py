@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from aiohttp import web
 
@@ -28,7 +29,9 @@ from meshray.coordinator.store import Store
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux.clock import SteadyClock
+from meshray.linux.overlay_dialer import OverlayDialer
 from meshray.relay.server import Relay
+from meshray.web import programs
 from meshray.web.frame import Site
 from meshray.web.site import add_site
 
@@ -55,6 +58,7 @@ class Server:
         door: the limits for unauthenticated connections.
         settle_s: how long enrolments wait for the own machine's agent after the start.
         relay: the relay to the hub's WireGuard; None: to the mesh's port on this machine.
+        overlay_sockets: as of `meshray.linux.overlay_dialer.OverlayDialer`.
     """
 
     def __init__(
@@ -67,8 +71,10 @@ class Server:
         door: ConnectionLimits | None = None,
         relay: Relay | None = None,
         settle_s: float = SETTLE_S,
+        overlay_sockets: Path | None = None,
     ) -> None:
         self._home = home
+        self._overlay_sockets = overlay_sockets
         self._port = port
         self._hosts = hosts
         self._clock, self._wall = (SteadyClock(), time.time) if clock is None else (clock, clock)
@@ -120,6 +126,8 @@ class Server:
         self._service = service
         app = make_app(service, self._door, relay)
         self._site = add_site(app, service, self._door)
+        dial = programs.dial_from(service, OverlayDialer(self._overlay_sockets))
+        programs.add(app, self._site, dial, programs.listens_of(service))
         self._runner = web.AppRunner(
             app,
             access_log=None,  # The request line is harmless, but headers are not: none is logged.

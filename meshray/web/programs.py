@@ -53,8 +53,7 @@ def listens_of(service: Service) -> Listens:
     """Return the ports of Ray's programs, as the nodes report them."""
 
     def listens(node_id: str) -> frozenset[int] | None:
-        observations = getattr(service, "observations", None)
-        report = observations.report(node_id) if observations is not None else None
+        report = service.observations.report(node_id)
         return frozenset(report.listens) if report is not None else None
 
     return listens
