@@ -566,6 +566,23 @@ async def test_a_huge_form_is_refused(tmp_path: Path) -> None:
         assert page.status == 413
 
 
+async def test_requests_of_one_session_are_limited_and_streams_do_not_count(tmp_path: Path) -> None:
+    async with running_mesh(tmp_path) as mesh:
+        browser, other = await browser_of(mesh, "ana"), await browser_of(mesh, "bob")
+        streams = [await browser.stream("/test/stream") for _ in range(3)]
+        loop = asyncio.get_running_loop()
+        slow = [loop.create_task(browser.call("GET", "/test/slow")) for _ in range(32)]
+        await asyncio.sleep(0.5)
+        page = await browser.call("GET", "/nothing")
+        assert (page.status, "32 requests" in page.text) == (429, True)
+        assert (await other.call("GET", "/nothing")).status == 404
+        assert (await mesh.admin("GET", "/v1/nodes")).status == 200
+        await mesh.admin("DELETE", "/v1/web/passes/ana")
+        assert {(await task).status for task in slow} == {401}
+        for response in streams:
+            await ends(response)
+
+
 async def test_streams_of_one_session_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("meshray.coordinator.connection_limits.MAX_STREAMS_OF_SESSION", 3)
     async with running_mesh(tmp_path) as mesh:

@@ -134,8 +134,7 @@ def open_(
 
     \b
     Examples:
-      meshray web open
-      meshray web open --no-open
+      sudo meshray web open
       meshray web open --via ssh://ana@head --use
 
     With --via it makes a pass there, forwards the page to this machine's loopback until Ctrl-C, and then revokes the
