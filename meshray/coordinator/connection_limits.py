@@ -36,7 +36,10 @@ MAX_OF_MEMBER, MAX_SOCKETS_OF_MEMBER = 128, 4
 MAX_STREAMS_OF_SESSION, MAX_STREAMS = 64, 512
 
 _END_OF_HEADER = b"\r\n\r\n"
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Security-Policy: default-src 'none'\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
 
 
 class ConnectionLimits:

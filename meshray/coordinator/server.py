@@ -15,6 +15,7 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -32,7 +33,7 @@ from meshray.linux.clock import SteadyClock
 from meshray.linux.overlay_dialer import OverlayDialer
 from meshray.relay.server import Relay
 from meshray.web import programs
-from meshray.web.frame import Site
+from meshray.web.frame import NO_SCRIPTS, Site
 from meshray.web.site import add_site
 
 #: All addresses of the machine.
@@ -140,7 +141,14 @@ class Server:
         http = self._runner.server
         if http is None:
             raise RuntimeError("aiohttp made no server")
-        self._listener = Listener(sockets, context, lambda: self._door.let_in(http()))
+
+        def protocol() -> asyncio.BaseProtocol:
+            handler = http()
+            # aiohttp answers malformed requests itself: no middleware and no signal sees these answers.
+            handler.__class__ = _Protocol
+            return self._door.let_in(handler)
+
+        self._listener = Listener(sockets, context, protocol)
         self._listener.start()
         _log.info("mesh %s, listening on port %d", service.settings.mesh.name, self.port)
 
@@ -176,6 +184,17 @@ class Server:
         except MeshrayError as error:
             # A full disk must not end the service: the map and its connections continue.
             _log.error("absent nodes could not be removed: %s", error)
+
+
+class _Protocol(web.RequestHandler):
+    """aiohttp's protocol, whose own answers run no scripts either."""
+
+    __slots__ = ()
+
+    def handle_error(self, *arguments: Any, **options: Any) -> web.StreamResponse:
+        response = super().handle_error(*arguments, **options)
+        response.headers.update(NO_SCRIPTS)
+        return response
 
 
 def _tls(home: Home) -> tuple[ssl.SSLContext, bytes, Seal]:

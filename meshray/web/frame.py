@@ -57,6 +57,14 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
+#: Of answers that are not pages. A window that shows one has the page's origin: without these headers a script of a
+#: program of the cluster could open such a window and act in it with the viewer's session.
+NO_SCRIPTS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
 _log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -174,9 +182,10 @@ class Site:
             response = await self._answer(request, handler)
             if isinstance(response, web.WebSocketResponse):
                 self._door.expect_end(request.protocol)
-            elif response.status < 400 or self.access.session(request) is not None:
+            elif request.content.at_eof() and (response.status < 400 or self.access.session(request) is not None):
                 self._door.expect_another(request.protocol)
             else:
+                # The rest of an unread body would be taken for the next header.
                 response.force_close()
                 self._door.expect_end(request.protocol)
             return response
@@ -186,6 +195,7 @@ class Site:
     async def _complete_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Add the headers of every answer, immediately before it is sent: aiohttp's signal on_response_prepare."""
         if request.path.startswith(API_PATH):
+            response.headers.update(NO_SCRIPTS)
             return
         request[_BEGUN] = _Begun()
         # Without this it names the HTTP library and its version.

@@ -252,6 +252,17 @@ async def test_the_prefix_without_a_slash_leads_to_the_one_with_it(tmp_path: Pat
         assert (status, headers["Location"]) == (308, SERVE + "/?x=1")
 
 
+@pytest.mark.parametrize("path", ["/v1/hello", "/v1/nothing", "/" + "a" * 9000, "/" + "a" * 40_000, "/a b"])
+async def test_no_answer_gives_a_program_a_window_without_a_policy(tmp_path: Path, overlay: Overlay, path: str) -> None:
+    async with lab(tmp_path, overlay, mirror) as page:
+        reader, writer = await page.browser.client.raw()
+        cookie = page.browser.headers("GET")["Cookie"]
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\n\r\n".encode())
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert b"content-security-policy: default-src 'none'" in head.lower(), head
+        writer.close()
+
+
 # ---- levels and origins
 
 
@@ -516,7 +527,8 @@ async def test_a_huge_upload_is_refused(tmp_path: Path, overlay: Overlay, chunke
             assert (status, headers[proxy.ERROR_HEADER]) == (413, "request_too_large")
         assert arrived <= 1 << 20
         before = arrived
-        assert (await page.call("POST", SERVE + "/", data=b"x" * 1000))[2] == str(before + 1000).encode()
+        status, headers, text = await page.call("POST", SERVE + "/", data=b"x" * 1000)
+        assert (status, text) == (200, str(before + 1000).encode()), headers
 
 
 @pytest.mark.usefixtures("small")
