@@ -178,7 +178,8 @@ def policy(place: Place, *, strict: bool) -> str:
     A script of the program can contact the prefix and nothing else, so it cannot use the viewer's session elsewhere.
 
     Args:
-        strict: scripts, styles, images and fonts come from the prefix only as well, as in an admin's session.
+        strict: scripts, styles, images and fonts come from the prefix only as well, and the program opens no windows,
+            as in an admin's session.
     """
     https = f"{place.page}{place.prefix}/"
     own = f"{https} {https.replace('https:', 'wss:', 1)}"
@@ -200,6 +201,8 @@ def policy(place: Place, *, strict: bool) -> str:
             f"font-src {own} data:",
             f"media-src {own} blob: data:",
             f"default-src {own}",
+            # Without allow-popups: a window of the same origin would be open to the program's scripts, forms included.
+            "sandbox allow-scripts allow-same-origin allow-forms allow-downloads allow-modals",
         ]
     return "; ".join(rules)
 
