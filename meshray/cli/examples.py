@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from meshray.cli.forward_results import Forwarded
 from meshray.cli.results import (
     Dashboard,
     DoctorResult,
@@ -220,6 +221,7 @@ BY_COMMAND: Mapping[str, Result] = {
     "token create": TokenCreated("meshray1_…", "1f2e3d4c", 1, 1767225600.0, name="gpu-1", replace=True),
     "token list": TokenList((convert(_TOKEN, TokenEntry),)),
     "token revoke": TokenRevoked("1f2e3d4c"),
+    "forward": Forwarded("127.0.0.1", 8350, "gpu-1", 8350),
     "web invite": PageAddress(
         "https://203.0.113.7:51888/enter#…", "read", 1767254400.0, "8F:3A:…", "5d0c9e1b", "ana", 51888
     ),

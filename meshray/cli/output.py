@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from meshray.cli import diagnosis, envelope, status_table, tables
 from meshray.cli.app import App
+from meshray.cli.forward_results import Forwarded
 from meshray.cli.results import (
     Dashboard,
     DoctorResult,
@@ -243,6 +244,11 @@ def _(result: PassList) -> str:
 @text.register
 def _(result: PassRevoked) -> str:
     return f"the pass {result.id} of {result.name} is revoked; its session has ended"
+
+
+@text.register
+def _(result: Forwarded) -> str:
+    return f"{result.host}:{result.port} leads to port {result.node_port} of {result.node}; Ctrl-C ends it"
 
 
 @text.register

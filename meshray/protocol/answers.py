@@ -325,6 +325,24 @@ class Environment(Struct, frozen=True):
     programs: str
 
 
+class ForwardAnswer(Struct, frozen=True):
+    """``forward``, printed once connections are accepted; the command then runs until it is interrupted.
+
+    Attributes:
+        address: HOST:PORT on this machine.
+        host: always 127.0.0.1.
+        port: the port on this machine.
+        node: the node that it leads to; ``head``: the one that runs the Ray head.
+        node_port: the port of that node.
+    """
+
+    address: str
+    host: str
+    port: int
+    node: str
+    node_port: int
+
+
 class Dashboard(Struct, frozen=True):
     """``dashboard``.
 
@@ -379,6 +397,7 @@ BY_COMMAND: Mapping[str, type[Struct]] = {
     "status": Status,
     "doctor": Doctor,
     "ping": PingAnswer,
+    "forward": ForwardAnswer,
     "token create": TokenCreate,
     "token list": TokenList,
     "token revoke": TokenRevoke,

@@ -23,6 +23,7 @@ from aiohttp import WSMsgType, web
 from meshray.coordinator.service import Service
 from meshray.linux.tasks import Tasks
 from meshray.model.meshmap import MeshMap
+from meshray.protocol.tunnel import ERROR_HEADER
 from meshray.web import proxy_headers
 from meshray.web.access import Level, Session
 from meshray.web.frame import Site
@@ -32,8 +33,6 @@ from meshray.web.proxy_targets import Listens, ProxyError, Target, ray_target, r
 from meshray.web.proxy_upstream import CLOSE_S, MAX_MESSAGE_BYTES, Call, Upstream
 
 RAY, SERVE = "/ray", "/serve"
-#: Names the error of a proxy for clients other than browsers.
-ERROR_HEADER = "Meshray-Error"
 #: A host that a content security policy can contain.
 _HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?")
 #: A node's name or address, or `any`: the prefix of a program contains it as it was written.

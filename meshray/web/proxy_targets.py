@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from meshray.errors import MeshrayError
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import COORDINATOR, HEAD, STATIC, Node
+from meshray.protocol import tunnel
 from meshray.protocol.fields import HIGHEST_PORT
 
 #: In place of a node's name: every node whose Ray processes listen on the port.
@@ -138,7 +139,7 @@ def tunnel_target(mesh_map: MeshMap, who: str, port: str) -> Target:
         ProxyError: ``bad_port``, ``node_unknown``, ``node_offline``, ``no_ray_head``.
     """
     number = parse_port(port)
-    if who.lower() == HEAD and mesh_map.find(HEAD) is None:
+    if who.lower() == tunnel.HEAD and mesh_map.find(tunnel.HEAD) is None:
         head = ray_target(mesh_map)
         return Target(head.ip, number, head.node)
     node = find_online(mesh_map, who)

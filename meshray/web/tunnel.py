@@ -1,10 +1,7 @@
 """TCP over WebSocket: `/tcp/<node>/<port>` leads to any TCP port of a node's overlay address.
 
-    binary message   bytes, in order; how they are divided means nothing
-    text "eof"       no more bytes follow in this direction (TCP's FIN); the other direction goes on
-    close            both directions have ended (1000), or the connection broke off (1011)
-
-Each direction reads only what the other side has taken, so a side that does not read stops the other one.
+The messages are described in `meshray.protocol.tunnel`. The coordinator's own
+process connects over the overlay.
 """
 
 from __future__ import annotations
@@ -15,6 +12,7 @@ import contextlib
 from aiohttp import WSMsgType, web
 
 from meshray.linux.tasks import Tasks
+from meshray.protocol.tunnel import EOF, MAX_MESSAGE_BYTES, READ_BYTES
 from meshray.web.access import Level
 from meshray.web.frame import Site
 from meshray.web.proxy import failed, is_websocket, map_of
@@ -22,10 +20,7 @@ from meshray.web.proxy_limits import ProxyLimits
 from meshray.web.proxy_targets import ProxyError, tunnel_target
 from meshray.web.proxy_upstream import CLOSE_S, Upstream
 
-#: The message that ends one direction.
-EOF = "eof"
-#: The largest message, bytes, and the bytes that are read at once.
-MAX_MESSAGE_BYTES, _READ_BYTES = 1024 * 1024, 64 * 1024
+#: Close codes of WebSockets.
 _DONE, _BROKEN = 1000, 1011
 
 
@@ -64,7 +59,7 @@ class Tunnel:
             with self._limits.taking(session.key):
                 self._site.access.hold(request)
                 stream = await self._upstream.connect(target)
-                reader, writer = await asyncio.open_connection(sock=stream, limit=_READ_BYTES)
+                reader, writer = await asyncio.open_connection(sock=stream, limit=READ_BYTES)
                 return await _Connection(reader, writer).run(request)
         except ProxyError as error:
             return failed(self._site, request, error)
@@ -115,7 +110,7 @@ class _Connection:
 
     async def _to_client(self) -> None:
         try:
-            while data := await self._reader.read(_READ_BYTES):
+            while data := await self._reader.read(READ_BYTES):
                 await self._client.send_bytes(data)
             await self._client.send_str(EOF)
             self._end_direction()

@@ -25,7 +25,8 @@ from meshray.coordinator.records import SecretEpoch
 from meshray.coordinator.secret_epochs import newest, ray_token
 from meshray.coordinator.service import Service
 from meshray.linux.overlay_dialer import OverlayDialer
-from meshray.web import programs, proxy, tunnel
+from meshray.protocol.tunnel import EOF, ERROR_HEADER
+from meshray.web import programs, proxy
 from meshray.web.access import COOKIE
 from meshray.web.proxy_limits import ProxyLimits
 
@@ -317,7 +318,7 @@ async def test_ray_never_asks_the_browser_for_a_token(tmp_path: Path, overlay: O
 
     async with lab(tmp_path, overlay, refuse) as page:
         status, headers, body = await page.call("GET", "/ray/api/v0/nodes")
-        assert (status, headers[proxy.ERROR_HEADER]) == (502, "ray_token_refused")
+        assert (status, headers[ERROR_HEADER]) == (502, "ray_token_refused")
         assert b"does not accept the mesh" in body
         assert (await page.call("POST", "/ray/api/authenticate"))[0] == 404
 
@@ -387,7 +388,7 @@ async def test_the_token_is_that_of_the_running_ray_after_a_rotation(tmp_path: P
 async def test_a_wrong_place_is_explained(tmp_path: Path, overlay: Overlay, path: str, status: int, code: str) -> None:
     async with lab(tmp_path, overlay, mirror) as page:
         found, headers, body = await page.call("GET", path)
-        assert (found, headers[proxy.ERROR_HEADER]) == (status, code), body
+        assert (found, headers[ERROR_HEADER]) == (status, code), body
         assert headers["Content-Type"].startswith("text/html")
         assert b"<script>" not in body
         assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -396,11 +397,11 @@ async def test_a_wrong_place_is_explained(tmp_path: Path, overlay: Overlay, path
 async def test_a_node_that_is_offline_or_reports_no_ports_is_explained(tmp_path: Path, overlay: Overlay) -> None:
     async with lab(tmp_path, overlay, mirror) as page:
         del overlay.listens["gpu"]
-        assert (await page.call("GET", SERVE + "/"))[1][proxy.ERROR_HEADER] == "ports_unknown"
+        assert (await page.call("GET", SERVE + "/"))[1][ERROR_HEADER] == "ports_unknown"
         await page.agents["gpu"].socket.close()
         await page.agents["head"].until_online("gpu", False)
         status, headers, body = await page.call("GET", SERVE + "/")
-        assert (status, headers[proxy.ERROR_HEADER]) == (503, "node_offline")
+        assert (status, headers[ERROR_HEADER]) == (503, "node_offline")
         assert b"meshray up" in body
 
 
@@ -459,7 +460,7 @@ async def test_a_program_that_speaks_no_http_is_explained(tmp_path: Path, overla
     async with lab(tmp_path, overlay, mirror) as page:
         overlay.ports["10.99.0.2", PORT] = server.sockets[0].getsockname()[1]
         status, headers, _ = await page.call("GET", SERVE + "/")
-        assert (status, headers[proxy.ERROR_HEADER]) == (502, "bad_answer")
+        assert (status, headers[ERROR_HEADER]) == (502, "bad_answer")
     server.close()
 
 
@@ -497,7 +498,7 @@ async def test_a_program_that_hangs_is_given_up_and_stalls_nothing_else(tmp_path
         assert (await other.call("GET", SERVE + "/ok")).text == "ok"
         assert time.monotonic() - began < QUICK_S
         for status, headers, _ in await asyncio.gather(*stuck):
-            assert (status, headers[proxy.ERROR_HEADER]) == (504, "timed_out")
+            assert (status, headers[ERROR_HEADER]) == (504, "timed_out")
         assert (await page.call("GET", SERVE + "/ok"))[2] == b"ok"
 
 
@@ -524,7 +525,7 @@ async def test_a_huge_upload_is_refused(tmp_path: Path, overlay: Overlay, chunke
             # The rest of the body met a closed connection; the limit held all the same.
             assert chunked
         else:
-            assert (status, headers[proxy.ERROR_HEADER]) == (413, "request_too_large")
+            assert (status, headers[ERROR_HEADER]) == (413, "request_too_large")
         assert arrived <= 1 << 20
         before = arrived
         status, headers, text = await page.call("POST", SERVE + "/", data=b"x" * 1000)
@@ -600,7 +601,7 @@ async def test_a_websocket_to_what_is_none_is_explained(tmp_path: Path, overlay:
             await page.socket(SERVE + "/ws")
         assert refused.value.status == 502
         assert refused.value.headers is not None
-        assert refused.value.headers[proxy.ERROR_HEADER] == "bad_answer"
+        assert refused.value.headers[ERROR_HEADER] == "bad_answer"
 
 
 async def test_a_tunnel_carries_tcp_with_its_half_closed_end(tmp_path: Path, overlay: Overlay) -> None:
@@ -615,12 +616,12 @@ async def test_a_tunnel_carries_tcp_with_its_half_closed_end(tmp_path: Path, ove
         socket = await page.socket("/tcp/gpu/22")
         for _ in range(20):
             await socket.send_bytes(b"ab" * 100_000)
-        await socket.send_str(tunnel.EOF)
+        await socket.send_str(EOF)
         received = b""
         while (message := await socket.receive(5)).type is aiohttp.WSMsgType.BINARY:
             received += message.data
         assert received == b"ba" * 2_000_000
-        assert (message.type, message.data) == (aiohttp.WSMsgType.TEXT, tunnel.EOF)
+        assert (message.type, message.data) == (aiohttp.WSMsgType.TEXT, EOF)
         assert (await socket.receive(5)).type is aiohttp.WSMsgType.CLOSE
         assert socket.close_code == 1000
     server.close()

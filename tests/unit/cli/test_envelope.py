@@ -26,6 +26,7 @@ FIELDS = {
     | {"open", "unguarded", "environment", "notices"},
     "doctor": {"healthy", "self", "checks", "repaired"},
     "ping": {"node", "sent", "received", "rtts_ms", "path", "others"},
+    "forward": {"address", "host", "port", "node", "node_port"},
     "token create": {"token", "id", "uses", "expires", "roles", "name", "replace"},
     "token list": {"tokens"},
     "token revoke": {"id", "revoked"},
