@@ -20,6 +20,7 @@ from msgspec import UNSET
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.agent_connection import serve_agent
 from meshray.coordinator.connection_limits import ConnectionLimits
+from meshray.coordinator.figures import OTHER, Figures, coordinator_text
 from meshray.coordinator.http_routes import ROUTES, Caller, Route
 from meshray.coordinator.locking import require_lock
 from meshray.coordinator.openapi import describe
@@ -86,8 +87,9 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def make_app(service: Service, door: ConnectionLimits, relay: Relay) -> web.Application:
     """Return the application that answers for this service."""
-    answers = _Api(service, door, relay)
-    app = web.Application(middlewares=[_Answering(service, door).middleware], client_max_size=MAX_BODY_BYTES)
+    figures = Figures()
+    answers = _Api(service, door, relay, figures)
+    app = web.Application(middlewares=[_Answering(service, door, figures).middleware], client_max_size=MAX_BODY_BYTES)
     app.add_routes([web.route(route.method, route.path, answers.answering(route)) for route in ROUTES])
     return app
 
@@ -95,9 +97,10 @@ def make_app(service: Service, door: ConnectionLimits, relay: Relay) -> web.Appl
 class _Answering:
     """Turn errors into JSON, and keep a connection open only after a successful request."""
 
-    def __init__(self, service: Service, door: ConnectionLimits) -> None:
+    def __init__(self, service: Service, door: ConnectionLimits, figures: Figures) -> None:
         self._service = service
         self._door = door
+        self._figures = figures
         self._limits = RequestLimits(MAX_REQUESTS)
 
     @property
@@ -127,15 +130,18 @@ class _Answering:
             if request.path in _SOCKETS:
                 return await handler(request)
             node_id, is_admin = (member.node.id, COORDINATOR in member.node.roles) if member else ("", False)
-            with self._limits.taking(node_id, is_admin=is_admin):
+            with self._limits.taking(node_id, is_admin=is_admin), self._figures.timed(request.method, _route(request)):
                 self._door.recognise(request.protocol, node_id)
                 return await handler(request)
         except MeshrayError as error:
+            self._figures.refused(error.code)
             return failure(error)
         except web.HTTPRequestEntityTooLarge:
+            self._figures.refused("request_too_large")
             return failure(_too_large())
         except web.HTTPException as error:
             code = (error.reason or "failed").lower().replace(" ", "_")
+            self._figures.refused(code)
             message = f"{request.method} {request.path[:200]!r}: {error.reason}"
             answer = failure(UsageError(code, message), error.status)
             if "Allow" in error.headers:
@@ -149,10 +155,11 @@ class _Answering:
 
 
 class _Api:
-    def __init__(self, service: Service, door: ConnectionLimits, relay: Relay) -> None:
+    def __init__(self, service: Service, door: ConnectionLimits, relay: Relay, figures: Figures) -> None:
         self._service = service
         self._door = door
         self._relay = relay
+        self._figures = figures
         # Every client may request it as often as it likes.
         self._description = json.dumps(describe()).encode()
 
@@ -186,6 +193,7 @@ class _Api:
         self._door.trust(request.protocol)
         self._service.require_proof(asked.public_key, "/v1/enroll", body)
         answer = await self._service.enrol(asked)
+        self._figures.enrolments += 1
         return success(replace(answer, observed=request.remote or "").form())
 
     async def withdraw(self, request: web.Request) -> web.StreamResponse:
@@ -368,6 +376,17 @@ class _Api:
     def _endpoints(self) -> tuple[str, ...]:
         return tuple(map(str, self._service.own_node().endpoints))
 
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        nodes = [member.node for member in self._service.members()]
+        text = coordinator_text(
+            self._figures,
+            mesh=str(self._service.settings.mesh.name),
+            connected=sum(node.online for node in nodes),
+            nodes=len(nodes),
+            revision=self._service.revision,
+        )
+        return success(api.MetricsText(text))
+
     def _member(self, request: web.Request) -> Member:
         member = self._service.member_with(_credential(request))
         if member is None:
@@ -395,6 +414,12 @@ def failure(error: MeshrayError, status: int | None = None) -> web.Response:
 
 async def _asked(request: web.Request, form: type[F]) -> F:
     return convert(await _body(request), form)
+
+
+def _route(request: web.Request) -> str:
+    """Return the path of the route, as `ROUTES` has it; a path that no route has is not kept."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else OTHER
 
 
 def _named(node: Node) -> tuple[str, str]:

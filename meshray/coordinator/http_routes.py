@@ -219,6 +219,10 @@ ROUTES: tuple[Route, ...] = (
         answer=passes.MadeLink,
     ),
     Route(
+        *("metrics", "GET", "/v1/metrics", Caller.ADMIN, "What the coordinator counts about itself, for Prometheus"),
+        answer=api.MetricsText,
+    ),
+    Route(
         *(
             "ask",
             "POST",

@@ -413,6 +413,16 @@ class AskForm(Struct, frozen=True):
     timeout_s: Annotated[int, Meta(ge=1, le=MAX_WAIT_S)] = 10
 
 
+class MetricsText(Struct, frozen=True):
+    """The coordinator's series.
+
+    Attributes:
+        text: in Prometheus' text format 0.0.4.
+    """
+
+    text: str
+
+
 class Gathered(Struct, frozen=True):
     """The answers."""
 

@@ -142,6 +142,7 @@ async def call_the_rest(mesh: Machines, token: Token) -> None:
     """Call the operations of the coordinator that no command above calls."""
     agent = mesh.nodes["gpu-2"].agent
     await agent.state.coordinator.call("GET", "/v1/openapi.json")
+    await mesh.nodes["head"].agent.state.coordinator.call("GET", "/v1/metrics")
     with pytest.raises(RefusedError):
         await agent.state.coordinator.call("GET", "/v1/tokens")
     await withdraw(token, load_private_key(agent.state.home))

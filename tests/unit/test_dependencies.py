@@ -16,7 +16,11 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = (REPOSITORY / "pyproject.toml").read_text()
 #: Packages that are imported under another name than the one they are installed by.
-IMPORT_NAMES = {"axe-playwright-python": "axe_playwright_python", "pytest-xdist": "xdist"}
+IMPORT_NAMES = {
+    "axe-playwright-python": "axe_playwright_python",
+    "prometheus-client": "prometheus_client",
+    "pytest-xdist": "xdist",
+}
 #: Declared, but never imported: programs, plugins and parts of the build.
 NOT_IMPORTED = {
     "editables": "hatchling uses it for an editable install",
