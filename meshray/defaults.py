@@ -20,8 +20,8 @@ METRICS_PORT = 20190
 
 
 def own_ports(mesh_port: int) -> tuple[int, ...]:
-    """Return the ports that meshray uses on every node: the mesh's and the probes'."""
-    return mesh_port, PROBE_PORT
+    """Return the ports that meshray uses on every node: the mesh's, the probes' and the metrics'."""
+    return mesh_port, PROBE_PORT, METRICS_PORT
 
 
 #: Root's copies of meshray, and the link through which users run the current one.

@@ -22,6 +22,7 @@ from meshray.agent.device.key_rotation import KeyRotation
 from meshray.agent.device.port_guard import log_firewall
 from meshray.agent.device.reconciler import Reconciler
 from meshray.agent.device.rekeying import Rekeying
+from meshray.agent.metrics.metrics_server import MetricsServer
 from meshray.agent.paths.paths import Paths
 from meshray.agent.ray.last_resources import Offers
 from meshray.agent.ray.table_keeper import TableKeeper
@@ -95,8 +96,8 @@ class Agent:
         )
         self.sources = Sources(state, parts, self.connection, self.paths, self.reconciler, offers)
         self._startup = Startup(self.sources, self.progress, self.tasks, self._ray_table)
-        self.used_paths = UsedPaths()
-        self._reporter = PathReporter(self.sources, self.used_paths, lambda: self.keys.since, self._startup.heard)
+        self._reporter = PathReporter(self.sources, UsedPaths(), lambda: self.keys.since, self._startup.heard)
+        self._metrics = MetricsServer(self.sources, UsedPaths())
         self._questions = Questions({SURVEY: self._survey, ROTATE_KEY: self.keys.rotate, STATUS: self._status})
 
     def stop(self) -> None:
@@ -141,6 +142,7 @@ class Agent:
         tasks.start(state.files.run(), "state files")
         tasks.start(self._startup.run(), "startup")
         tasks.start(self._reporter.run(), "path reports")
+        tasks.start(self._metrics.run(), "metrics")
         if parts.network_changes is not None:
             changes = parts.network_changes()
             follow = follow_network(

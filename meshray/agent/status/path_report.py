@@ -20,7 +20,7 @@ from meshray.agent.status.snapshot import Sources, snapshot_of
 from meshray.agent.status.used_paths import UsedPath, UsedPaths
 from meshray.defaults import METRICS_PORT
 from meshray.linux import overlay_netns
-from meshray.linux.interface_counters import byte_counters
+from meshray.linux.interface_counters import interface_counters
 from meshray.model.meshmap import MeshMap
 from meshray.protocol.connection import LONGEST_REASON, MOST_PATHS, PathReport, ReportedPath
 from meshray.protocol.fields import MAX_ITEMS
@@ -184,9 +184,9 @@ class PathReporter:
 
 def device_bytes(sources: Sources, device: DeviceState | None) -> tuple[int, int]:
     """Return the bytes that the overlay's interface received and sent."""
-    counters = overlay_netns.run(byte_counters, sources.parts.device.name)
+    counters = overlay_netns.run(interface_counters, sources.parts.device.name)
     if counters is not None:
-        return counters
+        return counters.received_bytes, counters.sent_bytes
     peers = device.peers.values() if device is not None else ()
     return sum(peer.rx_bytes for peer in peers), sum(peer.tx_bytes for peer in peers)
 

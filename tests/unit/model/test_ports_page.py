@@ -19,7 +19,5 @@ def test_the_page_has_a_row_for_each_port() -> None:
 
 
 def test_the_page_has_meshrays_own_ports() -> None:
-    first, *others = own_ports(51888)
     text = PAGE.read_text()
-    assert f"| {first} |" in text
-    assert f"| {', '.join(map(str, others))} |" in text
+    assert [port for port in own_ports(51888) if f"| {port} |" not in text] == []

@@ -11,7 +11,6 @@ import pytest
 from meshray.agent.status.path_report import AT_LEAST_S, LOOK_S, Sent, is_due, ports_from_overlay, report_of, sent_now
 from meshray.agent.status.used_paths import MOST_RELAYED, UsedPaths
 from meshray.defaults import METRICS_PORT
-from meshray.linux.interface_counters import parse_counters
 from meshray.model.keys import PrivateKey
 from meshray.model.path import PathKind, Transport
 from meshray.protocol.connection import PathReport, ReportedPath
@@ -125,14 +124,3 @@ def test_the_report_has_ids_and_no_endpoints() -> None:
     assert (report.site, report.key_since, report.listens, report.rx_bytes, report.tx_bytes) == (
         "lab", 1.0, (8000,), 7, 8,
     )  # fmt: skip
-
-
-def test_counters_of_the_interface() -> None:
-    table = (
-        "Inter-|   Receive                                                |  Transmit\n"
-        " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls\n"
-        "    lo: 100       1    0    0    0     0          0         0      100       1    0    0    0     0\n"
-        "meshray0:81234   12    0    0    0     0          0         0     4096      10    0    0    0     0\n"
-    )
-    assert parse_counters(table, "meshray0") == (81234, 4096)
-    assert parse_counters(table, "meshray") is None

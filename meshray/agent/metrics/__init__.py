@@ -1,0 +1,1 @@
+"""The agent's metrics for Prometheus, at the node's overlay address."""

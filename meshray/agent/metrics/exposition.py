@@ -1,0 +1,154 @@
+"""The text of one scrape, in Prometheus' format 0.0.4 (pure).
+
+Series of a pair have the names of both nodes, so that a rule can name them. They exist only for paths in use: their
+number grows with a node's peers, not with the mesh.
+
+This module imports prometheus_client, so it is imported at the first scrape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from meshray.agent.metrics.figures import Figures, PeerFigures
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_NODE = ("mesh", "node")
+_PAIR = (*_NODE, "peer")
+
+
+def metrics_text(figures: Figures) -> str:
+    """Return the text of all series of a node."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Found([*_of_node(figures), *_of_peers(figures), *_of_engine(figures)]))
+    return generate_latest(registry).decode()
+
+
+class _Found(Collector):
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _of_node(figures: Figures) -> Iterator[Metric]:
+    here = (figures.mesh, figures.node)
+    names = (*_NODE, "ip", "roles", "version", "site")
+    info = GaugeMetricFamily("meshray_node_info", "This node; always 1.", labels=names)
+    info.add_metric((*here, figures.ip, ",".join(figures.roles), figures.version, figures.site), 1)
+    yield info
+    if figures.ray_alive is not None:
+        yield _gauge("meshray_ray_alive", "Whether the head's Ray lists this node as ALIVE.", here, figures.ray_alive)
+    yield _gauge(
+        "meshray_coordinator_reachable",
+        "Whether this node is connected to the coordinator.",
+        here,
+        figures.coordinator_reachable,
+    )
+    yield _counter(
+        "meshray_coordinator_connects",
+        "How often this node's agent connected to the coordinator since it was started.",
+        here,
+        figures.connections,
+    )
+    yield _gauge("meshray_map_revision", "The revision of this node's map of the mesh.", here, figures.map_revision)
+    if (usage := figures.agent_usage) is not None:
+        memory, time = "Resident memory of the agent's process.", "Processor time of the agent's process."
+        yield _gauge("meshray_agent_resident_memory_bytes", memory, here, usage.resident_bytes)
+        yield _counter("meshray_agent_cpu_seconds", time, here, usage.cpu_seconds)
+
+
+def _of_peers(figures: Figures) -> Iterator[Metric]:
+    here, peers = (figures.mesh, figures.node), figures.peers
+    path = GaugeMetricFamily(
+        "meshray_peer_path_info",
+        "The path to the peer, always 1; kind is direct or hub, transport udp or wss.",
+        labels=(*_PAIR, "kind", "transport"),
+    )
+    for peer in peers:
+        path.add_metric((*here, peer.peer, str(peer.kind), str(peer.transport or "")), 1)
+    yield path
+    rtt, loss = "Median round trip to the peer over the overlay.", "Share of the last probes without an answer, 0 to 1."
+    yield _pairs(GaugeMetricFamily, "meshray_peer_rtt_seconds", rtt, here, ((one, one.rtt_s) for one in peers))
+    yield _pairs(GaugeMetricFamily, "meshray_peer_loss_ratio", loss, here, ((one, one.loss) for one in peers))
+    yield _pairs(
+        CounterMetricFamily,
+        "meshray_peer_receive_bytes",
+        "Bytes received from the WireGuard peer; those of relayed pairs count for the hub.",
+        here,
+        ((one, one.receive_bytes) for one in peers),
+    )
+    yield _pairs(
+        CounterMetricFamily,
+        "meshray_peer_transmit_bytes",
+        "Bytes sent to the WireGuard peer; those of relayed pairs count for the hub.",
+        here,
+        ((one, one.transmit_bytes) for one in peers),
+    )
+    yield _pairs(
+        GaugeMetricFamily,
+        "meshray_peer_last_handshake_seconds",
+        "When the last handshake with the WireGuard peer was, in unix time.",
+        here,
+        ((one, one.last_handshake) for one in peers),
+    )
+
+
+def _of_engine(figures: Figures) -> Iterator[Metric]:
+    here, names = (figures.mesh, figures.node, figures.engine), (*_NODE, "engine")
+    if (usage := figures.engine_usage) is not None:
+        memory, time = "Resident memory of the WireGuard engine.", "Processor time of the WireGuard engine."
+        yield _gauge("meshray_engine_resident_memory_bytes", memory, here, usage.resident_bytes, names)
+        yield _counter("meshray_engine_cpu_seconds", time, here, usage.cpu_seconds, names)
+    if (udp := figures.udp) is not None:
+        waiting = "Bytes of datagrams that wait for WireGuard in its UDP socket."
+        lost = "Datagrams that the kernel dropped because WireGuard's UDP socket was full."
+        yield _gauge("meshray_engine_udp_receive_queue_bytes", waiting, here, udp.received_bytes, names)
+        yield _counter("meshray_engine_udp_receive_drops", lost, here, udp.dropped, names)
+    if (interface := figures.interface) is not None:
+        for name, words, value in (
+            ("receive_bytes", "Bytes that the overlay's interface received.", interface.received_bytes),
+            ("transmit_bytes", "Bytes that the overlay's interface sent.", interface.sent_bytes),
+            ("receive_errors", "Packets with errors that the overlay's interface received.", interface.receive_errors),
+            ("transmit_errors", "Packets that the overlay's interface failed to send.", interface.send_errors),
+            ("receive_drops", "Received packets that the overlay's interface dropped.", interface.receive_drops),
+            (
+                "transmit_drops",
+                "Packets to send that the overlay's interface dropped.",
+                interface.send_drops,
+            ),
+        ):
+            yield _counter(f"meshray_engine_interface_{name}", words, here, value, names)
+
+
+def _gauge(name: str, words: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Metric:
+    family = GaugeMetricFamily(name, words, labels=names)
+    family.add_metric(labels, float(value))
+    return family
+
+
+def _counter(name: str, words: str, labels: Sequence[str], value: float, names: Sequence[str] = _NODE) -> Metric:
+    family = CounterMetricFamily(name, words, labels=names)
+    family.add_metric(labels, float(value))
+    return family
+
+
+def _pairs(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    words: str,
+    here: Sequence[str],
+    values: Iterable[tuple[PeerFigures, float | None]],
+) -> Metric:
+    """Return a family with one series for each peer whose value is known."""
+    family = kind(name, words, labels=_PAIR)
+    for peer, value in values:
+        if value is not None:
+            family.add_metric((*here, peer.peer), float(value))
+    return family
