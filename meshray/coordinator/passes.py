@@ -166,20 +166,23 @@ class PassKeeper:
         Raises:
             MeshrayError: ``store_failed``.
         """
-        digest, session, now = hash_secret(secret), secrets.token_urlsafe(_SECRET_BYTES), self._wall()
-        found = _with_hash(self._ledger.registry.passes, digest, lambda made: made.secret_hash)
-        if found is not None:
-            bound_until = await self._ledger.change(
-                lambda registry: bound(registry, found.id, hash_secret(session), self._wall())
-            )
-            if bound_until is None:
-                return None
-            _log.info("pass %s of %s was used: its session has begun", found.id, found.name)
-            return Cookie(session, bound_until)
+        digest, session = hash_secret(secret), secrets.token_urlsafe(_SECRET_BYTES)
         link = _with_hash(self._links, digest, lambda link: link.secret_hash)
-        if link is None:
+        if link is not None:
+            return self._begin(link, session)
+        made = _with_hash(self._ledger.registry.passes, digest, lambda made: made.secret_hash)
+        # An unknown secret takes the same steps, so that the time of the answer does not reveal the reason either.
+        pass_id, session_hash = made.id if made is not None else "", hash_secret(session)
+        expires = await self._ledger.change(lambda registry: bound(registry, pass_id, session_hash, self._wall()))
+        if made is None or expires is None:
             return None
+        _log.info("pass %s of %s was used: its session has begun", made.id, made.name)
+        return Cookie(session, expires)
+
+    def _begin(self, link: _Link, session: str) -> Cookie | None:
+        """Return the session of a link, which is spent; None if it expired or its node was removed."""
         del self._links[link.id]
+        now = self._wall()
         if now >= link.expires or link.node_id not in self._ledger.registry.members:
             return None
         begun = replace(link, secret_hash=hash_secret(session), expires=now + LINK_SESSION_S)
