@@ -90,29 +90,38 @@ def _totals(nodes: Iterable[NodeStatus]) -> Totals:
     )
 
 
-def path_to(snapshot: Snapshot, node: Node) -> PathStatus:
-    """Return the current path to this node."""
-    if node.id == snapshot.me.id:
-        return PathStatus(PathKind.SELF, mtu=snapshot.device.mtu if snapshot.device else None)
-    peer, kind = live_peer_towards(snapshot.device, node, snapshot.now)
-    if snapshot.device is None or peer is None:
+def path_to(
+    node: Node,
+    *,
+    me: Node,
+    device: DeviceState | None,
+    measured: Callable[[IPv4Address], Measured],
+    mtu: Callable[[IPv4Address], int],
+    why_not_direct: Callable[[Node], str],
+    now: BootSeconds,
+) -> PathStatus:
+    """Return the current path to this node. The arguments are as in `Snapshot`."""
+    if node.id == me.id:
+        return PathStatus(PathKind.SELF, mtu=device.mtu if device else None)
+    peer, kind = live_peer_towards(device, node, now)
+    if device is None or peer is None:
         return PathStatus(PathKind.NONE)
-    seen = snapshot.measured(node.ip)
+    seen = measured(node.ip)
     return PathStatus(
         kind=kind,
-        transport=Transport.WSS if _is_relayed(snapshot, peer) else Transport.UDP,
+        transport=Transport.WSS if _is_relayed(peer) else Transport.UDP,
         endpoint=str(peer.config.endpoint) if peer.config.endpoint else None,
         rtt_ms=seen.rtt_ms,
         loss=seen.loss,
-        mtu=min(snapshot.device.mtu, snapshot.mtu(node.ip)),
-        handshake_age_s=round(max(0.0, snapshot.now - (peer.heard or 0.0)), 1),
+        mtu=min(device.mtu, mtu(node.ip)),
+        handshake_age_s=round(max(0.0, now - (peer.heard or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
-        reason=snapshot.why_not_direct(node) if kind == PathKind.HUB else "",
+        reason=why_not_direct(node) if kind == PathKind.HUB else "",
     )
 
 
-def _is_relayed(snapshot: Snapshot, peer: PeerState) -> bool:
+def _is_relayed(peer: PeerState) -> bool:
     """Return whether the peer is relayed: a node dials its relay's end on loopback, as the relay at the hub does."""
     endpoint = peer.config.endpoint
     return endpoint is not None and endpoint.ip is not None and endpoint.ip.is_loopback
@@ -130,7 +139,15 @@ def _node_status(snapshot: Snapshot, node: Node) -> NodeStatus:
         ip=str(node.ip),
         role=node.role,
         online=node.online,
-        path=path_to(snapshot, node),
+        path=path_to(
+            node,
+            me=snapshot.me,
+            device=snapshot.device,
+            measured=snapshot.measured,
+            mtu=snapshot.mtu,
+            why_not_direct=snapshot.why_not_direct,
+            now=snapshot.now,
+        ),
         ray=_ray_status(snapshot, node, ray, silent=silent) if _runs_ray(snapshot, node) else RayStatus(),
         drained=node.drained,
         down=node.down,
