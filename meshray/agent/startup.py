@@ -18,9 +18,8 @@ from meshray.agent.dependencies import FirewallPart, RayPart
 from meshray.agent.device.port_guard import LOOK_S, PortGuard, log_firewall, require_guarded
 from meshray.agent.ray.table_keeper import TableKeeper
 from meshray.agent.status.node_site import site_of_node
-from meshray.agent.status.snapshot import Sources, snapshot_of, summary_of
+from meshray.agent.status.snapshot import Sources, current_path, summary_of
 from meshray.agent.status.startup_progress import Progress
-from meshray.agent.status.status_builder import path_to
 from meshray.errors import MeshrayError
 from meshray.linux.overlay_sockets import SocketServer
 from meshray.linux.tasks import Tasks
@@ -158,7 +157,7 @@ class Startup:
         if head is None:
             return
         ray.head_instance(head.ray_instance)
-        path = path_to(snapshot_of(self._sources, None), head)
+        path = current_path(self._sources, head)
         rtt_ms = await prober.round_trip(head.ip, _LABEL_PROBE_S) if prober is not None and head != state.me else None
         ray.label(link_labels(rtt_ms, path.kind, path.transport, site_of_node(state)))
 

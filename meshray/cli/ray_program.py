@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from meshray.cli.app import App
 from meshray.errors import MeshrayError
+from meshray.linux.capture import run_captured
 from meshray.linux.user import User
 from meshray.model.node import HEAD
 from meshray.protocol.control import GetEnvironment, GetStatus
@@ -99,17 +100,7 @@ def _run(command: Sequence[str], environ: Mapping[str, str], user: User) -> str:
     """Run Ray's program as the user who runs Ray, and never as root."""
     own = {"HOME": str(user.home), "USER": user.name, "LOGNAME": user.name} if user.identity else {}
     try:
-        done: subprocess.CompletedProcess[str] = subprocess.run(
-            command,
-            cwd="/",
-            env={**os.environ, **own, **environ},
-            **user.identity,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
+        done = run_captured(command, env={**os.environ, **own, **environ}, timeout_s=_TIMEOUT_S, user=user)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MeshrayError("ray_failed", f"ray {_verb(command)}: {error}", hint="meshray doctor") from None
     if done.returncode != 0:

@@ -126,17 +126,20 @@ def enrolled_again(
     attestation: Attestation | None,
 ) -> Member:
     """Return the member after its machine enrolled once more. Raises as `labels_of` does."""
-    node = replace(
-        known.node,
-        name=name,
-        roles=roles,
+    node = as_requested(replace(known.node, name=name, roles=roles), request, token, attestation)
+    return replace(known, node=node, advertised=node.endpoints)
+
+
+def as_requested(node: Node, request: EnrolRequest, token: TokenRecord, attestation: Attestation | None) -> Node:
+    """Return the node with what its machine requested. Raises as `labels_of` does."""
+    return replace(
+        node,
         endpoints=endpoints_of(request),
         ephemeral=request.ephemeral or token.ephemeral,
         labels=labels_of(request),
         versions=request.versions,
         attestation=attestation,
     )
-    return replace(known, node=node, advertised=node.endpoints)
 
 
 def labels_of(request: EnrolRequest) -> dict[str, str]:

@@ -20,10 +20,9 @@ from typing import TypeAlias, TypeVar
 from meshray.coordinator.admission import (
     ConflictError,
     UnknownError,
-    endpoints_of,
+    as_requested,
     enrolled_again,
     free_name,
-    labels_of,
     name_of,
     require_same,
     roles_of,
@@ -178,18 +177,8 @@ class Registry:
             member = enrolled_again(known, request, token, name=name, roles=roles, attestation=attestation)
             registry, rows = self._put(replace(member, credential_hash=credential_hash))
             return registry._await_first_map(member.node, now), rows, registry.members[member.node.id]
-        node = Node(
-            id=node_id,
-            name=name,
-            ip=address or previous_address(self.freed, self._addresses, name, token) or self._address(now),
-            public_key=request.public_key,
-            roles=roles,
-            endpoints=endpoints_of(request),
-            ephemeral=request.ephemeral or token.ephemeral,
-            labels=labels_of(request),
-            versions=request.versions,
-            attestation=attestation,
-        )
+        ip = address or previous_address(self.freed, self._addresses, name, token) or self._address(now)
+        node = as_requested(Node(node_id, name, ip, request.public_key, roles), request, token, attestation)
         used = replace(token, used=token.used + 1)
         registry, rows = self._put(Member(node, credential_hash, token.id, node.endpoints, now))
         registry = replace(registry, tokens={**self.tokens, token.id: used})

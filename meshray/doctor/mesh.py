@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from meshray.doctor import verdicts
 from meshray.doctor.facts import Facts
 from meshray.doctor.known_faults import problems_with
-from meshray.doctor.path.facts import BAD_LOSS
 from meshray.doctor.ray.facts import STARTING
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
+from meshray.doctor.verdicts import Presence
 from meshray.model.node import HEAD, HUB, HUB_FORWARDS, STATIC
 from meshray.model.path import PathKind
 from meshray.protocol.status import NodeStatus, Status
@@ -39,7 +40,7 @@ def _agent_running(facts: Facts) -> Iterable[Finding]:
 
 def _coordinator_reachable(facts: Facts) -> Iterable[Finding]:
     status = _status(facts)
-    if status.coordinator.reachable:
+    if verdicts.coordinator_reachable(status):
         yield Finding(OK, f"connected, map revision {status.revision}", node=status.node)
     else:
         yield Finding(
@@ -55,21 +56,23 @@ def _node_answers(facts: Facts) -> Iterable[Finding]:
         yield Finding(SKIP, facts.not_asked)
         return
     for node in _others(facts):
-        if node.name in facts.nodes:
-            yield Finding(OK, "it reported what it found", node=node.name)
-        elif node.name in facts.silent:
-            yield _silent(node, facts.silent[node.name], node.name in facts.heard)
+        if node.name in facts.nodes or node.name in facts.silent:
+            yield _answer_of_agent(facts, node)
 
 
-def _silent(node: NodeStatus, reason: str, machine_lives: bool) -> Finding:
-    age = node.path.handshake_age_s
-    handshake = "no handshake" if age is None else f"last handshake {age:.0f} s ago"
-    if node.down:
+def _answer_of_agent(facts: Facts, node: NodeStatus) -> Finding:
+    machine_answers = None if node.online else node.name in facts.heard
+    present = verdicts.presence(replies=node.name in facts.nodes, down=node.down, machine_answers=machine_answers)
+    if present is Presence.ANSWERS:
+        return Finding(OK, "it reported what it found", node=node.name)
+    if present is Presence.DOWN:
         return Finding(SKIP, "it was taken down (meshray down)", node=node.name)
-    if node.online:
+    reason, age = facts.silent[node.name], node.path.handshake_age_s
+    handshake = "no handshake" if age is None else f"last handshake {age:.0f} s ago"
+    if present is Presence.MUTE:
         fix = f"on {node.name}: meshray logs agent; is its meshray older than this one?"
         return Finding(FAIL, f"the node is connected, but {reason}", fix, node.name)
-    if machine_lives:
+    if present is Presence.AGENT_GONE:
         fix = f"on {node.name}: meshray up; meshray logs agent"
         return Finding(FAIL, f"its agent is gone, but the machine and its tunnel work ({handshake})", fix, node.name)
     fix = f"on {node.name}: is it on, and in its network? then: meshray up; gone for good: meshray node rm {node.name}"
@@ -78,18 +81,19 @@ def _silent(node: NodeStatus, reason: str, machine_lives: bool) -> Finding:
 
 def _handshake_fresh(facts: Facts) -> Iterable[Finding]:
     others = list(_others(facts))
-    hub_is_silent = any(_is_hub(node) and node.path.kind == PathKind.NONE for node in others)
+    hub_is_silent = any(_is_hub(node) and not verdicts.handshake_is_fresh(node.path) for node in others)
     for node in others:
         # A pair's finding concerns the packets from that node to this one.
         yield replace(_handshake(node, hub_is_silent), peer=_status(facts).node)
 
 
 def _handshake(node: NodeStatus, hub_is_silent: bool) -> Finding:
-    # A path with a stale handshake does not work, see `meshray.wireguard.config.is_fresh`.
-    if node.path.kind != PathKind.NONE:
+    if verdicts.handshake_is_fresh(node.path):
         return Finding(OK, f"{node.path.handshake_age_s or 0.0:.0f} s ago", node=node.name)
-    if not _is_hub(node) and (hub_is_silent or not node.online):
-        return Finding(SKIP, "offline" if not node.online else "its path leads through the silent hub", node=node.name)
+    if not verdicts.should_have_path(node, is_hub=_is_hub(node)):
+        return Finding(SKIP, "offline", node=node.name)
+    if hub_is_silent and not _is_hub(node):
+        return Finding(SKIP, "its path leads through the silent hub", node=node.name)
     return Finding(
         FAIL,
         "there was none",
@@ -108,18 +112,18 @@ def _peer_answers(facts: Facts) -> Iterable[Finding]:
 
 
 def _answer(node: NodeStatus) -> Finding:
-    path = node.path
-    if path.rtt_ms is not None and (path.loss or 0.0) < BAD_LOSS:
-        return Finding(OK, f"{path.rtt_ms:.1f} ms over the {_way(path.kind)}", node=node.name)
+    path, status = node.path, verdicts.answer(node.path)
+    if status == OK:
+        return Finding(OK, f"{path.rtt_ms or 0.0:.1f} ms over the {_way(path.kind)}", node=node.name)
     if node.down:
         return Finding(SKIP, "it was taken down", node=node.name)
     if not node.online:
         return Finding(WARN, "its agent is not connected to the coordinator", f"on {node.name}: meshray up", node.name)
-    if path.kind == PathKind.NONE or path.loss is None:  # handshake_fresh reports why there is no path.
-        why = "there is no path to it" if path.kind == PathKind.NONE else "not measured yet"
+    if status == SKIP:  # handshake_fresh reports why there is no path.
+        why = "not measured yet" if verdicts.handshake_is_fresh(path) else "there is no path to it"
         return Finding(SKIP, why, node=node.name)
     fix = f"meshray ping {node.name}; on {node.name}: meshray doctor"
-    if path.rtt_ms is None or path.loss == 1.0:
+    if status == FAIL:
         return Finding(FAIL, f"no probe came back over the {_way(path.kind)}", fix, node.name)
     return Finding(WARN, f"{path.loss or 0.0:.0%} of the probes are lost", fix, node.name)
 
@@ -129,7 +133,7 @@ def _ray_head_answers(facts: Facts) -> Iterable[Finding]:
     if not heads:
         yield Finding(SKIP, "this mesh has no Ray head")
     for head in heads:
-        if head.ray.alive:
+        if verdicts.ray_listed(head.ray, head_answers=True) == OK:
             yield Finding(OK, f"it lists its nodes at {head.ip}", node=head.name)
         else:
             yield Finding(
@@ -148,8 +152,7 @@ def _ray_alive(facts: Facts) -> Iterable[Finding]:
     can_tell = any(head.ray.alive for head in _ray_heads(facts))
     for node in _status(facts).nodes:
         if node.name in facts.ray_nodes:
-            starting = _ray_starts(facts, node.name)
-            yield _ray_node(node, starting) if can_tell else Finding(SKIP, "the Ray head does not know", node=node.name)
+            yield _ray_node(node, verdicts.ray_listed(node.ray, head_answers=can_tell), _ray_starts(facts, node.name))
 
 
 def _ray_starts(facts: Facts, name: str) -> bool:
@@ -158,13 +161,15 @@ def _ray_starts(facts: Facts, name: str) -> bool:
     return asked is not None and asked.ray is not None and asked.ray.state == STARTING and not asked.ray.deaths
 
 
-def _ray_node(node: NodeStatus, starting: bool) -> Finding:
-    if not node.online and not node.ray.alive:
+def _ray_node(node: NodeStatus, listed: str, starting: bool) -> Finding:
+    if listed == SKIP:
+        return Finding(SKIP, "the Ray head does not know", node=node.name)
+    if listed == FAIL and not node.online:
         return Finding(SKIP, "offline", node=node.name)
     fix = f"on {node.name}: meshray logs ray"
-    if not node.ray.alive and starting:
+    if listed == FAIL and starting:
         return Finding(WARN, "it is being started; the head does not count it yet", fix, node.name)
-    if not node.ray.alive:
+    if listed == FAIL:
         return Finding(FAIL, "the head does not count it as ALIVE", fix, node.name)
     offered = {name: amount for name, amount in node.ray.resources.items() if ":" not in name and amount > 0}
     if not offered:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from meshray.environment import build_commands
 from meshray.environment.matched import find_uv
 from meshray.errors import MeshrayError
+from meshray.linux.capture import run_captured
 from meshray.linux.user import User
 
 #: Enough for a cold disk and hundreds of packages.
@@ -38,7 +39,7 @@ def freeze(python: Path, user: User, environ: Mapping[str, str]) -> str:
     complaint = ""
     for command in commands:
         try:
-            done = _run(command, user, settings)
+            done = run_captured(command, env=settings, timeout_s=_TIMEOUT_S, user=user, errors="replace")
         except (OSError, subprocess.TimeoutExpired) as error:
             complaint = str(error)
             continue
@@ -50,19 +51,3 @@ def freeze(python: Path, user: User, environ: Mapping[str, str]) -> str:
         f"neither uv nor pip lists what is installed beside {python}: {complaint}",
         hint="meshray env lock --from requirements.txt records a file",
     )
-
-
-def _run(command: Sequence[str], user: User, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    done: subprocess.CompletedProcess[str] = subprocess.run(
-        command,
-        cwd="/",
-        env=dict(environ),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=_TIMEOUT_S,
-        check=False,
-        **user.identity,
-    )
-    return done

@@ -24,18 +24,5 @@ def open_port_commands(port: int, *, run: Run = run_program, proc: Path = Path("
     return list(dict.fromkeys(commands))
 
 
-#: How the sentence begins that the switch cannot be set.
-SWITCH = "forwarding on "
-
-
-def forwarding_fix(interface: str, value: str) -> str:
-    """Return the command that sets the interface's forwarding switch, for a container whose /proc/sys is read-only."""
-    switch = f"net.ipv4.conf.{interface}.forwarding={value}"
-    return (
-        f"mount -o remount,bind,rw /proc/sys && sysctl -w {switch} "
-        "(in a container: start it again with --sysctl net.ipv4.ip_forward=1)"
-    )
-
-
 def _input_chain(table: Table) -> Chain:
     return next((chain for chain in table.chains if chain.hook == "input"), Chain("input", "input", "", ()))

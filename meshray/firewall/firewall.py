@@ -21,7 +21,6 @@ from pathlib import Path
 from threading import Lock
 
 from meshray.firewall import rules
-from meshray.firewall.advice import SWITCH, forwarding_fix
 from meshray.firewall.backends.base import Change, HeldTable
 from meshray.firewall.backends.iptables import guard_comments
 from meshray.firewall.closing import Closed
@@ -31,6 +30,7 @@ from meshray.firewall.host_firewalls import Host
 from meshray.firewall.opening import Opening
 from meshray.firewall.owned_table import OwnedTable
 from meshray.firewall.silent import SilentNodes
+from meshray.model.forwarding_switch import SWITCH, forwarding_fix
 from meshray.model.node import HUB_FORWARDS
 from meshray.model.problem import Problem
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -156,40 +156,18 @@ class Enrolment:
         try:
             kept = decode(text, _File)
             take_ports(kept.ray_args)  # later readers rely on this check
-            return cls(
-                mesh_id=kept.mesh_id,
-                node_id=kept.node_id,
-                name=kept.name,
-                credential=kept.credential,
-                coordinators=tuple(map(Endpoint.parse, kept.coordinators)),
-                fingerprint=kept.fingerprint,
-                mesh_secret=MeshSecret.parse(kept.mesh_secret),
-                ray_token=kept.ray_token,
-                mesh_port=kept.mesh_port,
-                listen_port=kept.listen_port,
-                user_uid=kept.person_uid,
-                hosts_coordinator=kept.hosts_coordinator,
-                ephemeral=kept.ephemeral,
-                with_ray=kept.with_ray,
-                ray=kept.ray,
-                ray_args=kept.ray_args,
-                labels=kept.labels,
-                taken_out=kept.taken_out,
-                transport=parse_mode(kept.transport),
-                observed=kept.observed,
-                ticket=kept.ticket,
-                rootless=kept.rootless,
-                env=kept.env,
-                trust_user_environment=kept.trust_user_environment,
-                secret_epoch=kept.secret_epoch,
-                older_mesh_secrets={
+            values = structs.asdict(kept) | {
+                "coordinators": tuple(map(Endpoint.parse, kept.coordinators)),
+                "mesh_secret": MeshSecret.parse(kept.mesh_secret),
+                "transport": parse_mode(kept.transport),
+                "older_mesh_secrets": {
                     epoch: MeshSecret.parse(secret) for epoch, secret in by_epoch(kept.older_mesh_secrets).items()
                 },
-                older_ray_tokens=by_epoch(kept.older_ray_tokens),
-                open=parse_open(kept.open),
-                unguarded=kept.unguarded,
-                environment=UserEnvironment.of(kept),
-            )
+                "older_ray_tokens": by_epoch(kept.older_ray_tokens),
+                "open": parse_open(kept.open),
+                "environment": UserEnvironment.of(kept),
+            }
+            return cls(**{item.name: values[item.name] for item in fields(cls)})
         except (WireError, UsageError) as error:
             raise damaged(home.enrolment, error) from None
 
@@ -243,43 +221,20 @@ class Enrolment:
     def save(self, home: Home) -> None:
         """Write node.json atomically with mode 0600."""
         make_folder(home.state)
-        kept = _File(
-            mesh_id=self.mesh_id,
-            node_id=self.node_id,
-            name=self.name,
-            credential=self.credential,
-            coordinators=tuple(map(str, self.coordinators)),
-            fingerprint=self.fingerprint,
-            mesh_secret=self.mesh_secret.reveal(),
-            ray_token=self.ray_token,
-            mesh_port=self.mesh_port,
-            listen_port=self.listen_port,
-            person_uid=self.user_uid,
-            hosts_coordinator=self.hosts_coordinator,
-            ephemeral=self.ephemeral,
-            with_ray=self.with_ray,
-            ray=self.ray,
-            ray_args=self.ray_args,
-            labels=dict(self.labels),
-            taken_out=self.taken_out,
-            transport=self.transport,
-            observed=self.observed,
-            ticket=self.ticket,
-            rootless=self.rootless,
-            env=self.env,
-            trust_user_environment=self.trust_user_environment,
-            secret_epoch=self.secret_epoch,
-            older_mesh_secrets={str(key): secret.reveal() for key, secret in self.older_mesh_secrets.items()},
-            older_ray_tokens={str(key): token for key, token in self.older_ray_tokens.items()},
-            open=self.open,
-            unguarded=self.unguarded,
+        values = vars(self) | {
+            "coordinators": tuple(map(str, self.coordinators)),
+            "mesh_secret": self.mesh_secret.reveal(),
+            "labels": dict(self.labels),
+            "older_mesh_secrets": {str(key): secret.reveal() for key, secret in self.older_mesh_secrets.items()},
+            "older_ray_tokens": {str(key): token for key, token in self.older_ray_tokens.items()},
             **structs.asdict(self.environment.form()),
-        )
+        }
+        kept = _File(**values)
         write_atomically(home.enrolment, json.dumps(to_json(kept), indent=1))
 
 
 class _File(UserEnvironmentForm, kw_only=True):
-    """The form of node.json. It contains secrets."""
+    """The form of node.json, with the names of `Enrolment`. It contains secrets."""
 
     mesh_id: Text64
     node_id: Text64
@@ -291,7 +246,7 @@ class _File(UserEnvironmentForm, kw_only=True):
     ray_token: Annotated[str, Meta(max_length=LONGEST_RAY_TOKEN)]
     mesh_port: Annotated[int, Meta(ge=1, le=65535)]
     listen_port: Annotated[int, Meta(ge=0, le=65535)]
-    person_uid: Annotated[int, Meta(ge=0, le=2**32)]
+    user_uid: Annotated[int, Meta(ge=0, le=2**32)] = msgspec.field(name="person_uid")
     hosts_coordinator: bool = False
     ephemeral: bool = False
     with_ray: bool = False

@@ -21,6 +21,7 @@ from pathlib import Path
 from meshray import __version__
 from meshray.errors import MeshrayError, UsageError
 from meshray.installation.programs import folders, user_python
+from meshray.linux.capture import run_captured
 from meshray.linux.user import User
 from meshray.model.node import Versions
 from meshray.model.release import PYTHON, RAY, python_digits, ray_difference, release
@@ -228,17 +229,7 @@ def _ask(program: Path, python: Path, user: User) -> str:
     environ = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     environ["HOME"] = str(user.home)
     try:
-        answer = subprocess.run(
-            [str(python), "-c", _PROBE],
-            cwd="/",
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=False,
-            **user.identity,
-        )
+        answer = run_captured([str(python), "-c", _PROBE], env=environ, timeout_s=_PROBE_TIMEOUT_S, user=user)
     except PermissionError:
         raise _not_executable(program, user, f"{python} may not be executed") from None
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -31,13 +31,15 @@ SPAWNS: dict[tuple[str, str], str] = {
     ("cli/ray_program.py", "_run"): USER,
     ("doctor/job/probe.py", "_running"): USER,
     ("environment/builder.py", "_run"): USER,
-    ("environment/freeze.py", "_run"): USER,
+    ("environment/freeze.py", "freeze"): USER,
     ("environment/matched.py", "_start"): OWN,
     ("firewall/host_access.py", "run_program"): SYSTEM,
     ("raynode/supervisor.py", "_start"): USER,
     ("raynode/unregister.py", "_call"): USER,
     ("raynode/versions.py", "_ask"): USER,
     ("linux/as_user.py", "run_as_user"): USER,
+    #: Its callers are in this table, too.
+    ("linux/capture.py", "run_captured"): USER,
     ("runtime/docker/engine.py", "cards_here"): SYSTEM,
     ("runtime/docker/node_container.py", "replace_process"): SYSTEM,
     ("runtime/container/first.py", "_spawn"): OWN,
@@ -72,12 +74,16 @@ def spawns() -> Iterator[tuple[str, str, ast.Call, str]]:
             if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 continue
             for call in ast.walk(function):
-                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and _starts(call.func):
+                if isinstance(call, ast.Call) and _starts(call.func):
                     text = ast.get_source_segment(source, function) or ""
                     yield str(file.relative_to(PACKAGE)), function.name, call, text
 
 
-def _starts(called: ast.Attribute) -> bool:
+def _starts(called: ast.expr) -> bool:
+    if isinstance(called, ast.Name):
+        return called.id == "run_captured"
+    if not isinstance(called, ast.Attribute):
+        return False
     owner = called.value.id if isinstance(called.value, ast.Name) else ""
     if owner == "subprocess":
         return called.attr in ("run", "Popen", "call", "check_call", "check_output")

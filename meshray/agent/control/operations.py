@@ -13,9 +13,8 @@ from meshray.agent.agent import Agent
 from meshray.agent.control.control_server import Operations as ByRequest
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.status.current import current_status, ray_table
-from meshray.agent.status.snapshot import snapshot_of, summary_of
+from meshray.agent.status.snapshot import current_path, summary_of
 from meshray.agent.status.startup_progress import Emit
-from meshray.agent.status.status_builder import path_to
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint
 from meshray.model.node import Node
@@ -125,7 +124,7 @@ class Operations:
             await emit(Echo(seq, rtt_ms))
             if seq < request.count:
                 await asyncio.sleep(PING_INTERVAL_S)
-        path = path_to(snapshot_of(self._agent.sources, None), node)
+        path = current_path(self._agent.sources, node)
         return PingDone(
             sent=request.count, received=received, path=path, others=tuple(await self._other_paths(node, path))
         )

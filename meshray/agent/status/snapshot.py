@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
@@ -21,9 +21,11 @@ from meshray.agent.state import NodeState
 from meshray.agent.status.state_times import Standing
 from meshray.agent.status.status_builder import Snapshot, path_to
 from meshray.linux.clock import boot_s
+from meshray.model.node import Node
 from meshray.model.problem import Problem
 from meshray.model.ray_state import RayState
 from meshray.protocol.control import Summary, SummaryNode, SummaryPath, SummaryRay
+from meshray.protocol.status import PathStatus
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ class Sources:
 
 def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Snapshot:
     """Return everything that this node knows now. ``table`` is Ray's node table, which the caller has read."""
-    state, paths, prober, ray = sources.state, sources.paths, sources.parts.prober, sources.parts.ray
+    state, paths, ray = sources.state, sources.paths, sources.parts.ray
     if table is not None:
         sources.offers.look({ip: row.resources for ip, row in table.items() if row.alive}, state.map)
     return Snapshot(
         me=state.me,
         mesh_map=state.map,
         device=state.device,
-        measured=prober.measured if prober is not None else lambda peer: Measured(),
+        measured=measured_by(sources),
         ray=table,
         expects_ray=expects_ray(sources),
         coordinator_reachable=sources.connection.is_open,
@@ -76,6 +78,25 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
     )
 
 
+def measured_by(sources: Sources) -> Callable[[IPv4Address], Measured]:
+    """Return the function that returns the last measurements of the path to an overlay address."""
+    prober = sources.parts.prober
+    return prober.measured if prober is not None else lambda peer: Measured()
+
+
+def current_path(sources: Sources, node: Node) -> PathStatus:
+    """Return the current path to this node."""
+    return path_to(
+        node,
+        me=sources.state.me,
+        device=sources.state.device,
+        measured=measured_by(sources),
+        mtu=sources.paths.mtu,
+        why_not_direct=sources.paths.why_not_direct,
+        now=boot_s(),
+    )
+
+
 async def with_machine(sources: Sources, snapshot: Snapshot) -> Snapshot:
     """Return the snapshot with the results of the doctor's quick checks on this machine."""
     from meshray.doctor.quick import of_machine
@@ -91,7 +112,7 @@ def summary_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -
     """Return the report of ``init --json`` and ``join --json`` for a node that is up; ``table`` is Ray's node table."""
     me, mesh_map, forwards = sources.state.me, sources.state.map, sources.parts.forwards
     head = mesh_map.head
-    path = path_to(snapshot_of(sources, None), head or mesh_map.hubs[0])
+    path = current_path(sources, head or mesh_map.hubs[0])
     return Summary(
         mesh=str(mesh_map.mesh.name),
         node=SummaryNode(str(me.name), str(me.ip)),

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address
 from meshray.agent.paths.prober import Prober
 from meshray.agent.paths.samples import Measured
 from meshray.agent.state import NodeState
-from meshray.agent.status.snapshot import Sources, complaints_of, ray_nodes, snapshot_of
+from meshray.agent.status.snapshot import Sources, measured_by, ray_nodes, snapshot_of
 from meshray.agent.status.status_builder import build_status
 from meshray.doctor import host_probe
 from meshray.doctor.context import Context, Counters
@@ -90,15 +90,10 @@ async def _heard(sources: Sources) -> frozenset[str]:
 async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> tuple[Status, NodeFacts]:
     """Return this node's status of the mesh and the results of its probes; ``table`` is Ray's node table."""
     await _firewall_again(sources)
+    # Only fresh answers count: losses before the request are not faults of this moment.
+    fresh, known = await _probed(sources), measured_by(sources)
     snapshot = snapshot_of(sources, table)
-    prober = sources.parts.prober
-    if prober is not None:
-        # Only fresh answers count: losses before the request are not faults of this moment.
-        peers = sources.paths.peers_online()
-        fresh = dict(zip(peers, await asyncio.gather(*(_asked(prober, ip) for ip in peers)), strict=True))
-        known = snapshot.measured
-        snapshot = replace(snapshot_of(sources, table), measured=lambda ip: fresh[ip] if ip in fresh else known(ip))
-    status = build_status(snapshot)
+    status = build_status(replace(snapshot, measured=lambda ip: fresh[ip] if ip in fresh else known(ip)))
     context = _context(sources, status)
     groups = await asyncio.gather(
         in_time(host_probe.look(context), GROUP_S),
@@ -106,7 +101,7 @@ async def survey(sources: Sources, table: Mapping[IPv4Address, RayState] | None)
         in_time(control.look(context), GROUP_S),
         in_time(ray.look(context), GROUP_S),
     )
-    return status, NodeFacts(sources.state.me.name, *groups, complaints=tuple(complaints_of(sources)))
+    return status, NodeFacts(sources.state.me.name, *groups, complaints=snapshot.complaints)
 
 
 async def _firewall_again(sources: Sources) -> None:
@@ -115,6 +110,14 @@ async def _firewall_again(sources: Sources) -> None:
     if firewall is not None and firewall.problems():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(firewall.apply), PING_S)
+
+
+async def _probed(sources: Sources) -> Mapping[IPv4Address, Measured]:
+    """Probe every connected peer now."""
+    prober, peers = sources.parts.prober, sources.paths.peers_online()
+    if prober is None:
+        return {}
+    return dict(zip(peers, await asyncio.gather(*(_asked(prober, ip) for ip in peers)), strict=True))
 
 
 async def _asked(prober: Prober, ip: IPv4Address) -> Measured:

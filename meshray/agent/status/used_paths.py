@@ -10,7 +10,7 @@ with the square of its nodes.
 
 from __future__ import annotations
 
-from meshray.agent.status.status_builder import Snapshot, path_to
+from meshray.agent.status.status_builder import Snapshot, path_in
 from meshray.model.node import STATIC, Node
 from meshray.model.path import PathKind
 from meshray.protocol.status import PathStatus
@@ -34,14 +34,14 @@ class UsedPaths:
         )
         peers = snapshot.device.peers if snapshot.device is not None else {}
         # Only a node that is a peer itself can have a direct path.
-        tried = [(node, path_to(snapshot, node)) for node in others if node.public_key in peers]
+        tried = [(node, path_in(snapshot, node)) for node in others if node.public_key in peers]
         used = [(node, path) for node, path in tried if path.kind == PathKind.DIRECT]
         direct_ids = {node.id for node, _ in used}
         self._were_direct = (self._were_direct | direct_ids) & snapshot.mesh_map.nodes.keys()
         rest = [node for node in others if node.id not in direct_ids and node.online and STATIC not in node.roles]
         rest.sort(key=lambda node: node.id not in self._were_direct)
         for node in rest[:MOST_RELAYED]:
-            path = path_to(snapshot, node)
+            path = path_in(snapshot, node)
             if path.kind == PathKind.HUB:
                 used.append((node, path))
         return used

@@ -7,6 +7,7 @@ from functools import partial
 from meshray.doctor.device.facts import DOWN, FOREIGN, KERNEL, MISSING, SILENT, UP, DeviceFacts
 from meshray.doctor.host_specs import host_spec
 from meshray.doctor.report import FAIL, OK, SKIP, WARN, Finding, Spec
+from meshray.doctor.verdicts import device_is_faulty
 from meshray.wireguard.engines import OWN
 
 _CONTAINER = "in a container: --device /dev/net/tun --cap-add NET_ADMIN"
@@ -95,7 +96,7 @@ def device_up(facts: DeviceFacts) -> Finding:
         SILENT: (f"the engine of {name} does not answer: {facts.state_detail}", again),
         DOWN: (f"{name} is down", f"ip link set {name} up"),
     }
-    if facts.state in wrong:
+    if device_is_faulty(facts.state):
         return Finding(FAIL, *wrong[facts.state], repair="" if facts.state == FOREIGN else "device")
     if facts.state != UP:
         return Finding(SKIP, facts.state_detail or f"{name} was not examined")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from meshray.linux.capture import run_captured
 from meshray.linux.trust import SYSTEM_FOLDERS, is_root
 
 _log = logging.getLogger(__name__)
@@ -31,16 +32,8 @@ def weak_part_here(*, look: bool = True) -> str:
         return ""
     if not _found and look:
         try:
-            done = subprocess.run(
-                [sys.executable, "-I", "-m", "meshray.runtime.privileged.look"],
-                cwd="/",
-                env={"PATH": SYSTEM_FOLDERS},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_LOOK_S,
-                check=False,
-            )
+            command = [sys.executable, "-I", "-m", "meshray.runtime.privileged.look"]
+            done = run_captured(command, env={"PATH": SYSTEM_FOLDERS}, timeout_s=_LOOK_S)
         except (OSError, subprocess.TimeoutExpired) as error:
             _log.warning("the installation could not be looked at: %s", error)
             return ""

@@ -29,6 +29,7 @@ from meshray.defaults import INSTALL_FOLDER, PROGRAM_LINK
 from meshray.errors import MeshrayError
 from meshray.installation.distributions import needed, own_files
 from meshray.installation.programs import ORIGIN, origin_of
+from meshray.linux.capture import run_captured
 from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
 from meshray.linux.user import User
 from meshray.render.templates import folder as templates_folder
@@ -293,16 +294,9 @@ def unpack(stream: IO[bytes], folder: Path) -> None:
 
 
 def _require_works(staging: Path) -> None:
-    done = subprocess.run(
-        [str(staging / "bin/python"), "-I", "-c", "import meshray.cli.entry, aiohttp, cryptography, pyroute2"],
-        cwd="/",
-        env={"PATH": SYSTEM_FOLDERS},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_PACK_S,
-        check=False,
-    )
+    imports = "import meshray.cli.entry, aiohttp, cryptography, pyroute2"
+    command = [str(staging / "bin/python"), "-I", "-c", imports]
+    done = run_captured(command, env={"PATH": SYSTEM_FOLDERS}, timeout_s=_PACK_S)
     if done.returncode != 0:
         words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise MeshrayError("install_failed", f"the copy of {sys.prefix} does not start: {words[-1][:300]}")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshray.linux.capture import run_captured
 from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
 from meshray.linux.user import User
 
@@ -83,16 +84,8 @@ def why_not(python: Path) -> str:
     if (weak := weak_link(python)) is not None:
         return f"{weak} can be changed by others than root"
     try:
-        done = subprocess.run(
-            [str(python), "-I", "-S", "-c", _PROBE],
-            cwd="/",
-            env={"PATH": SYSTEM_FOLDERS},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_S,
-            check=False,
-        )
+        command = [str(python), "-I", "-S", "-c", _PROBE]
+        done = run_captured(command, env={"PATH": SYSTEM_FOLDERS}, timeout_s=_PROBE_S)
         found = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return "it does not start, or lacks a module that meshray needs"
@@ -116,15 +109,10 @@ def _by_uv(root: Path) -> Path | str:
         return "uv, which could install one, is not in this environment"
     folder = root / "python"
     try:
-        done = subprocess.run(
+        done = run_captured(
             [str(uv), "python", "install", "--no-bin", "--no-config", "--install-dir", str(folder), version],
-            cwd="/",
             env={"PATH": SYSTEM_FOLDERS, "HOME": "/root", **_proxies()},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_UV_S,
-            check=False,
+            timeout_s=_UV_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"uv python install: {error}"

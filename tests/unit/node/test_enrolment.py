@@ -1,16 +1,18 @@
 """State on disk: complete, private, and with a clear error if it is damaged."""
 
-from dataclasses import replace
+import json
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
 
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
-from meshray.model.keys import PrivateKey
-from meshray.node.enrolment import Enrolment, load_private_key, parse_open, save_private_key
+from meshray.model.keys import MeshSecret, PrivateKey
+from meshray.node.enrolment import MATCH, Enrolment, load_private_key, parse_open, save_private_key
 from meshray.node.map_cache import load_map, save_map
 from meshray.node.state_folder import forget
+from meshray.raynode.user_environment import UserEnvironment
 from tests.unit.agent.sample import MAP, WORKER_A, enrolment
 
 
@@ -25,6 +27,38 @@ def test_what_is_saved_is_loaded(home: Home) -> None:
     save_private_key(home, key)
     save_map(home, MAP)
     assert (Enrolment.load(home), load_private_key(home), load_map(home)) == (mine, key, MAP)
+
+
+def test_every_field_has_its_place_in_the_file(home: Home) -> None:
+    mine = replace(
+        enrolment(WORKER_A),
+        hosts_coordinator=True,
+        ephemeral=True,
+        with_ray=False,
+        ray="/opt/ray/bin/ray",
+        ray_args=("--num-cpus=2",),
+        labels={"site": "cellar"},
+        taken_out=True,
+        transport="wss",
+        observed="192.0.2.1",
+        ticket="ticket",
+        rootless=True,
+        env=MATCH,
+        trust_user_environment=True,
+        secret_epoch=5,
+        older_mesh_secrets={4: MeshSecret.generate()},
+        older_ray_tokens={4: "older"},
+        open=("22", "all"),
+        unguarded=True,
+        environment=UserEnvironment({"LANG": "C"}, {"EPOCHS": "3"}),
+    )
+    for item in fields(Enrolment):
+        assert item.default is MISSING or getattr(mine, item.name) != item.default, f"{item.name}: not tested"
+    mine.save(home)
+    assert Enrolment.load(home) == mine
+    kept = json.loads(home.enrolment.read_text())
+    renamed = {"user_uid": "person_uid"}
+    assert set(kept) == {renamed.get(item.name, item.name) for item in fields(Enrolment)} | {"session_environment"}
 
 
 @pytest.mark.parametrize("item", ["0", "65536", "-1", "22/tcp", "ALL", "", "٢٢", "000000022"])

@@ -1,5 +1,6 @@
 """The status of the mesh: paths, Ray, totals and problems."""
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,11 +13,14 @@ from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.paths.samples import Measured
 from meshray.agent.ray.last_resources import Offers
 from meshray.agent.status.status_builder import Snapshot, build_status
+from meshray.doctor import verdicts
+from meshray.doctor.device.facts import MISSING, UP, DeviceFacts
 from meshray.doctor.examine import examine
-from meshray.doctor.facts import Facts
+from meshray.doctor.facts import Facts, HostFacts, NodeFacts
 from meshray.doctor.report import FAIL, OK
 from meshray.linux.clock import BootSeconds
-from meshray.model.node import Node
+from meshray.model.meshmap import MeshMap
+from meshray.model.node import HUB_FORWARDS, ONE_IDENTITY, Node
 from meshray.model.ray_state import RayState
 from meshray.protocol.codec import to_json
 from meshray.wireguard.config import DeviceState, PeerState
@@ -227,3 +231,91 @@ def test_what_status_reports_the_doctor_does_not_call_ok(
     failed = {check.code for check in checks if check.status == FAIL} & JUDGED_BY_BOTH
     # Behind a silent hub status reports the paths alone.
     assert failed <= {problem.code for problem in status.health} | ({"ray_alive"} if handshake_s > 180 else set())
+
+
+def with_node(node: Node) -> MeshMap:
+    return replace(MAP, nodes={**MAP.nodes, node.id: node})
+
+
+#: One fault in each mesh: the code under which both report it, and what the agent knows.
+FAULTS: Mapping[str, tuple[str, Snapshot]] = {
+    "no coordinator": ("coordinator_reachable", snapshot(WORKER_A, reachable=False)),
+    "no tunnel": ("device_up", replace(snapshot(WORKER_A), device=None)),
+    "no handshake": ("handshake_fresh", snapshot(WORKER_A, handshake=NOW - 200)),
+    "no answer": ("peer_answers", snapshot(WORKER_A, samples=(None, None))),
+    "silent": (
+        "node_answers",
+        replace(snapshot(HEAD_NODE), mesh_map=with_node(replace(WORKER_B, online=False, silence="silent"))),
+    ),
+    "killed": (
+        "node_answers",
+        replace(snapshot(HEAD_NODE), mesh_map=with_node(replace(WORKER_B, online=False, ended=True))),
+    ),
+    "no head": ("ray_head_answers", snapshot(WORKER_A, ray=None)),
+    "head not listed": ("ray_head_answers", snapshot(WORKER_A, ray={**RAY, HEAD_NODE.ip: RayState(False)})),
+    "worker not listed": ("ray_alive", snapshot(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)})),
+    "clone": (
+        ONE_IDENTITY,
+        replace(snapshot(HEAD_NODE), mesh_map=with_node(replace(WORKER_B, faults={ONE_IDENTITY: "a and b"}))),
+    ),
+    "hub": (
+        HUB_FORWARDS,
+        replace(snapshot(WORKER_A), mesh_map=with_node(replace(HEAD_NODE, faults={HUB_FORWARDS: "it cannot"}))),
+    ),
+    "healthy": ("", snapshot(WORKER_A)),
+    "down": (
+        "",
+        replace(snapshot(HEAD_NODE), mesh_map=with_node(replace(WORKER_B, online=False, down=True, silence="gone"))),
+    ),
+    "drained": (
+        "",
+        replace(
+            snapshot(HEAD_NODE, ray={**RAY, WORKER_B.ip: RayState(False)}),
+            mesh_map=with_node(replace(WORKER_B, drained=True)),
+        ),
+    ),
+}
+
+
+def doctors_facts(seen: Snapshot) -> Facts:
+    """Return the facts of a survey at the same moment: only the agents that are connected report."""
+    ip = str(seen.me.ip)
+    device = DeviceFacts(
+        state=MISSING if seen.device is None else UP, interface="meshray0", addresses=(ip,), expected=ip
+    )
+    away = [node for node in seen.mesh_map.nodes.values() if not node.online]
+    nodes = {
+        str(node.name): NodeFacts(str(node.name), HostFacts(device) if node.id == seen.me.id else None)
+        for node in seen.mesh_map.nodes.values()
+        if node.online
+    }
+    return Facts(
+        status=build_status(seen),
+        ray_nodes=frozenset(
+            str(node.name) for node in seen.mesh_map.nodes.values() if node.online and not node.drained
+        ),
+        nodes=nodes,
+        silent={str(node.name): "not connected" for node in away},
+        heard=frozenset(str(node.name) for node in away if not node.silence),
+    )
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_status_and_doctor_judge_each_code_alike(fault: str) -> None:
+    code, seen = FAULTS[fault]
+    facts = doctors_facts(seen)
+    assert facts.status is not None
+    assert {problem.code for problem in facts.status.health} == {code} - {""}
+    failed = {check.code for check in examine(facts) if check.status == FAIL}
+    # Without a tunnel status reports nothing about the paths.
+    beyond = {"handshake_fresh"} if code == "device_up" else set()
+    assert (failed & judged_by_both()) - beyond == {code} - {""}
+
+
+def judged_by_both() -> set[str]:
+    return set(re.findall(r"^    ([a-z]+_[a-z_]+)  ", verdicts.__doc__ or "", re.MULTILINE))
+
+
+def test_each_code_of_status_is_compared_with_the_doctor() -> None:
+    assert {code for code, _ in FAULTS.values()} - {""} == judged_by_both()
+    assert judged_by_both() >= JUDGED_BY_BOTH
