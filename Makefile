@@ -69,8 +69,9 @@ lock:  ## update the locked versions of the packages for tests, checks and relea
 	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --output-file requirements/dist.txt requirements/dist.in
 
-docs:  ## generate the references of the commands and of the coordinator's API, and the man pages
+docs:  ## generate the references of the commands and of the coordinator's API, the man pages and the dashboard
 	@scripts/setup.sh check
 	$(PYTHON) -m meshray.cli.reference > docs/reference.md
 	$(PYTHON) -m meshray.coordinator.openapi > docs/openapi.json
 	$(PYTHON) -m meshray.cli.manual man
+	$(PYTHON) scripts/grafana_dashboard.py > .cache/dashboard.json && mv .cache/dashboard.json templates/monitoring/

@@ -56,7 +56,7 @@ SECTIONS: Mapping[str, Mapping[str, Command]] = {
         "secrets": Command("secrets", "Change the secrets that all nodes share.", INSIDE),
     },
     "For other programs": {
-        "render": Command("render", "Print a configuration file: wireguard, systemd, slurm.", INSIDE),
+        "render": Command("render", "Print a configuration file: prometheus, grafana, slurm …", INSIDE),
         "completion": Command("completion", "Print the completion script for a shell.", HERE),
     },
 }

@@ -248,5 +248,8 @@ BY_COMMAND: Mapping[str, Result] = {
     "render wireguard": FileText("wireguard", "# Made by meshray.\n[Interface]\n…"),
     "render systemd": FileText("systemd", "[Unit]\n…"),
     "render slurm": FileText("slurm", "#!/bin/bash\n…"),
+    "render prometheus": FileText("prometheus", "global:\n…"),
+    "render alerts": FileText("alerts", "groups:\n…"),
+    "render grafana": FileText("grafana", "{\n…"),
     "logs": FileText("agent", "2026-01-01 12:00:00,000 INFO connected to the coordinator\n"),
 }

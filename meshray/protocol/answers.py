@@ -420,5 +420,8 @@ BY_COMMAND: Mapping[str, type[Struct]] = {
     "render wireguard": FileText,
     "render systemd": FileText,
     "render slurm": FileText,
+    "render prometheus": FileText,
+    "render alerts": FileText,
+    "render grafana": FileText,
     "logs": FileText,
 }

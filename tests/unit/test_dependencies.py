@@ -18,6 +18,7 @@ PROJECT = (REPOSITORY / "pyproject.toml").read_text()
 #: Packages that are imported under another name than the one they are installed by.
 IMPORT_NAMES = {
     "axe-playwright-python": "axe_playwright_python",
+    "grafana-foundation-sdk": "grafana_foundation_sdk",
     "prometheus-client": "prometheus_client",
     "pytest-xdist": "xdist",
 }
@@ -33,7 +34,14 @@ NOT_IMPORTED = {
 }
 #: Imported, but declared only by the package that depends on them.
 #: Ray installs humanize for the job in docs/examples/requests, whose requirements.txt names it.
-BROUGHT_BY = {"requests": "docker", "numpy": "ray", "fastapi": "ray", "humanize": "ray", "_pytest": "pytest"}
+BROUGHT_BY = {
+    "requests": "docker",
+    "numpy": "ray",
+    "fastapi": "ray",
+    "humanize": "ray",
+    "yaml": "ray",
+    "_pytest": "pytest",
+}
 #: Packages of this repository.
 OWN = {"meshray", "tests", "hatch_build"}
 
@@ -82,8 +90,9 @@ def python_files(*folders: str) -> list[Path]:
         (python_files("meshray"), ["dependencies", "ray", "docker"]),
         (python_files("docs"), ["ray", "examples"]),
         ([*python_files("tests"), REPOSITORY / "hatch_build.py"], ["dependencies", "ray", "docker", "dev"]),
+        (python_files("scripts"), ["dev"]),
     ],
-    ids=["meshray", "docs", "tests"],
+    ids=["meshray", "docs", "tests", "scripts"],
 )
 def test_every_imported_package_is_declared(files: list[Path], lists: list[str]) -> None:
     found = imported(files)
@@ -100,6 +109,6 @@ def test_every_dependency_is_imported_by_meshray() -> None:
 
 def test_every_other_package_is_imported_or_a_program() -> None:
     packages = declared("ray", "env", "examples", "dev")
-    found = imported([*python_files("meshray", "tests", "docs"), REPOSITORY / "hatch_build.py"])
+    found = imported([*python_files("meshray", "tests", "docs", "scripts"), REPOSITORY / "hatch_build.py"])
     unused = {name for name in packages if IMPORT_NAMES.get(name, name) not in found}
     assert unused == set(NOT_IMPORTED)

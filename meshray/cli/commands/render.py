@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from meshray.cli.app import App
+from meshray.cli.commands import render_monitoring
 from meshray.cli.options import group, json_option
 from meshray.cli.results import FileText, Result
 from meshray.errors import MeshrayError
@@ -16,6 +17,11 @@ from meshray.errors import MeshrayError
 @group("render")
 def render_command() -> None:
     """Print a configuration file."""
+
+
+render_command.add_command(render_monitoring.prometheus_command)
+render_command.add_command(render_monitoring.alerts_command)
+render_command.add_command(render_monitoring.grafana_command)
 
 
 @render_command.command("wireguard")

@@ -49,6 +49,9 @@ FIELDS = {
     "render wireguard": {"kind", "text"},
     "render systemd": {"kind", "text"},
     "render slurm": {"kind", "text"},
+    "render prometheus": {"kind", "text"},
+    "render alerts": {"kind", "text"},
+    "render grafana": {"kind", "text"},
     "logs": {"kind", "text"},
 }
 
