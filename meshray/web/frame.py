@@ -111,14 +111,14 @@ class Site:
         self._door = door
         self._app = app
         self._rules: dict[object, Rule] = {}
-        self._templates = jinja2.Environment(
+        self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals["static"] = self.files.url
+        self.templates.globals["static"] = self.files.url
         app.middlewares.append(self._middleware())
         app.on_response_prepare.append(self._complete_headers)
         self.add("GET", "/static/{version}/{name}", self.files.serve, is_public=True)
@@ -144,13 +144,21 @@ class Site:
         for each in ("GET", "HEAD") if method == "GET" else (method,):
             self._rules[self._app.router.add_route(each, path, handler)] = rule
 
+    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Register a function that is awaited when the coordinator ends."""
+
+        async def end(_: web.Application) -> None:
+            await close()
+
+        self._app.on_cleanup.append(end)
+
     def page(self, request: web.Request, template: str, status: int = 200, **values: object) -> web.Response:
         """Return a page.
 
         Args:
             template: a file of the folder ``templates``, which also gets ``session`` (or None) and ``static``.
         """
-        text = self._templates.get_template(template).render(session=self.access.session(request), **values)
+        text = self.templates.get_template(template).render(session=self.access.session(request), **values)
         return web.Response(text=text, status=status, content_type="text/html")
 
     def failure(self, request: web.Request, error: MeshrayError, status: int | None = None) -> web.Response:
@@ -164,7 +172,7 @@ class Site:
         Args:
             is_member: the request comes from a member's machine, whose address is not enough for this route.
         """
-        template = self._templates.get_template("unauthorized.html")
+        template = self.templates.get_template("unauthorized.html")
         text = template.render(session=None, is_member=is_member)
         response = web.Response(text=text, status=401, content_type="text/html")
         response.headers["WWW-Authenticate"] = "Pass"

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from meshray.coordinator.connection_limits import ConnectionLimits
 from meshray.coordinator.service import Service
-from meshray.web import administration, enter
+from meshray.web import administration, enter, pages
 from meshray.web.frame import Site
 
 
@@ -19,4 +19,5 @@ def add_site(app: web.Application, service: Service, door: ConnectionLimits) -> 
     site = Site(app, service, door)
     enter.add(site)
     administration.add(site)
+    pages.add(site)
     return site

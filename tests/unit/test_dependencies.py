@@ -40,6 +40,7 @@ BROUGHT_BY = {
     "fastapi": "ray",
     "humanize": "ray",
     "yaml": "ray",
+    "markupsafe": "jinja2",
     "_pytest": "pytest",
 }
 #: Packages of this repository.
