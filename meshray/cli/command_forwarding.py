@@ -20,7 +20,8 @@ from meshray.runtime.select import runtime_of
 if TYPE_CHECKING:
     from meshray.runtime.base import Container, Sink
 
-_BUNDLE = "--bundle"
+#: Command → its options that name a file to write; the last is passed into the container.
+_FILES = {"doctor": ("--bundle",), "render": ("-o", "--output")}
 _READ_BYTES = 65536
 #: `meshray logs` of a stopped container, lines.
 _OLD_LINES = 100
@@ -55,8 +56,9 @@ def _is_forwarded(arguments: Sequence[str]) -> bool:
 
 
 def _run_inside(app: App, container: Container) -> int:
-    words, inside, outside = with_bundle_inside(app.arguments, f"/tmp/{secrets.token_hex(8)}.tar.gz")  # noqa: S108
-    if outside is not None:
+    words, inside, outside = with_file_inside(app.arguments, f"/tmp/{secrets.token_hex(8)}.tar.gz")  # noqa: S108
+    is_bundle = app.arguments[0] == "doctor"
+    if outside is not None and is_bundle:
         from meshray.cli.bundle import require_free
 
         require_free(outside)
@@ -72,34 +74,42 @@ def _run_inside(app: App, container: Container) -> int:
     plain = app.environ.get("NO_COLOR") or not app.stdout.isatty()
     code = container.meshray(words, out=to(1), err=to(2), stdin=stdin, environ={"NO_COLOR": "1"} if plain else {})
     if outside is not None:
-        _move_out(container, inside, outside)
+        _move_out(container, inside, outside, secret=is_bundle)
     return code
 
 
-def with_bundle_inside(arguments: Sequence[str], inside: str) -> tuple[list[str], str, Path | None]:
-    """Return the arguments that write a bundle inside, its path there, and its path outside (pure).
+def with_file_inside(arguments: Sequence[str], inside: str) -> tuple[list[str], str, Path | None]:
+    """Return the arguments that write a file inside, its path there, and its path outside (pure).
 
-    >>> with_bundle_inside(["doctor", "--bundle=report.tar.gz"], "/tmp/1.tar.gz")
+    >>> with_file_inside(["doctor", "--bundle=report.tar.gz"], "/tmp/1.tar.gz")
     (['doctor', '--bundle', '/tmp/1.tar.gz'], '/tmp/1.tar.gz', PosixPath('report.tar.gz'))
     """
     words = list(arguments)
-    if words[0] != "doctor":
-        return words, inside, None
+    options = _FILES.get(words[0], ())
     for place, word in enumerate(words):
+        if word == "--":  # What follows is another program's.
+            break
         name, equals, value = word.partition("=")
-        if name == _BUNDLE and (equals or place + 1 < len(words)):
+        if name in options and (equals or place + 1 < len(words)):
             outside = value if equals else words[place + 1]
-            words[place : place + (1 if equals else 2)] = [_BUNDLE, inside]
+            words[place : place + (1 if equals else 2)] = [options[-1], inside]
             return words, inside, Path(outside)
     return words, inside, None
 
 
-def _move_out(container: Container, inside: str, outside: Path) -> None:
+def _move_out(container: Container, inside: str, outside: Path, *, secret: bool) -> None:
+    """Move the written file to this machine: a new one for its owner alone, or one that may replace another."""
     content = container.read(inside)
     if content is None:
         return
     container.unlink(inside)
-    descriptor = os.open(outside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    flags, mode = (os.O_EXCL, 0o600) if secret else (os.O_TRUNC, 0o666)
+    try:
+        descriptor = os.open(outside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, mode)
+    except OSError as error:
+        raise MeshrayError(
+            "file_closed", f"{outside} cannot be written: {error.strerror}", hint="another file"
+        ) from None
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
 

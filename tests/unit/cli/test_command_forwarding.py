@@ -46,7 +46,7 @@ class FakeContainer:
         environ: object,
     ) -> int:
         self.words, self.environ = list(words), environ
-        if "--bundle" in words:
+        if {"--bundle", "--output"}.intersection(words):
             self.files[words[-1]] = b"archive"
         out(" ".join(words).encode())
         err(b"progress")
@@ -123,6 +123,21 @@ def test_a_bundle_comes_out_of_the_container(
     assert capfd.readouterr().out == f"doctor --bundle {target}"
     with pytest.raises(MeshrayError, match="exists already"):
         forward(app("doctor", "--bundle", str(target)))
+
+
+@pytest.mark.parametrize("option", ["-o", "--output"])
+def test_a_rendered_file_comes_out_of_the_container(
+    container: FakeContainer, tmp_path: Path, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
+    target = tmp_path / "prometheus.yml"
+    target.write_text("older")
+    assert forward(app("render", "prometheus", option, str(target))) == 3
+    assert (target.read_bytes(), container.files) == (b"archive", {})
+    assert capfd.readouterr().out == f"render prometheus --output {target}"
+    with pytest.raises(MeshrayError, match="cannot be written"):
+        forward(app("render", "prometheus", option, str(tmp_path)))
+    forward(app("render", "slurm", "--", "python", "train.py", "-o", "model"))
+    assert container.words == ["render", "slurm", "--", "python", "train.py", "-o", "model"]
 
 
 def test_logs_of_a_stopped_container_can_be_read(container: FakeContainer, capfd: pytest.CaptureFixture[str]) -> None:
