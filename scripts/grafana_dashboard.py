@@ -357,12 +357,50 @@ def ray_row() -> Iterator[Any]:
 
 
 def agent_row() -> Iterator[Any]:
-    """Yield the panels about meshray itself."""
+    """Yield the panels about meshray itself: agents, WireGuard's interface, coordinator."""
     yield graph(
         "Memory of the agents",
         "The resident memory of each node's agent.",
         "bytes",
-        query(f"max {BY_NODE} (process_resident_memory_bytes{{{OURS}}})"),
+        query(f"max {BY_NODE} (meshray_agent_resident_memory_bytes{{{OURS}}})"),
+    )
+    yield graph(
+        "Processor time of the agents",
+        "The share of one processor that each node's agent uses.",
+        "percentunit",
+        query(f"max {BY_NODE} (rate(meshray_agent_cpu_seconds_total{{{OURS}}}[$__rate_interval]))"),
+    )
+    lost = " + ".join(
+        f"sum {BY_NODE} (rate(meshray_engine_interface_{what}_total{{{OURS}}}[$__rate_interval]))"
+        for what in ("receive_errors", "transmit_errors", "receive_drops", "transmit_drops")
+    )
+    yield graph("Lost packets", "Packets that each overlay interface dropped or failed to send.", "pps", query(lost))
+    yield graph(
+        "Coordinator: nodes",
+        "Members of the mesh, and those whose agents are connected.",
+        "short",
+        query(f"max {BY_NODE} (meshray_coordinator_nodes{{{OURS}}})", "members", "A"),
+        query(f"max {BY_NODE} (meshray_coordinator_links{{{OURS}}})", "connected", "B"),
+        query(f"max {BY_NODE} (meshray_coordinator_enrolments_total{{{OURS}}})", "enrolments", "C"),
+    )
+    buckets = f"rate(meshray_coordinator_request_duration_seconds_bucket{{{OURS}}}[$__rate_interval])"
+    yield graph(
+        "Coordinator: requests",
+        "The time in which 95 % and half of the requests are answered.",
+        "s",
+        *(
+            query(f"histogram_quantile({share}, sum by (mesh, node, le) ({buckets}))", legend, ref)
+            for ref, share, legend in (("A", 0.95, "95 %"), ("B", 0.5, "median"))
+        ),
+    )
+    refused = f"sum {BY_NODE} (rate(meshray_coordinator_refused_requests_total{{{OURS}}}[$__rate_interval]))"
+    changes = f"max {BY_NODE} (rate(meshray_coordinator_map_revision{{{OURS}}}[$__rate_interval]))"
+    yield graph(
+        "Coordinator: changes and refusals",
+        "Changes of the map, and requests that were answered with an error, per second.",
+        "short",
+        query(changes, "changes of the map", "A"),
+        query(f"{refused} or 0 * max {BY_NODE} (meshray_coordinator_links{{{OURS}}})", "refused requests", "B"),
     )
 
 
