@@ -71,10 +71,11 @@ def _task_failures() -> str:
     """Return the failed tasks per second of each node; 0 for a node whose Ray reports none.
 
     `rate` ignores the first value of a series, and a new function that fails 1000 times at once has only that one. So
-    a series that is younger than the window counts with its whole value.
+    a series that is younger than the window counts with its whole value, unless the node is as new to Prometheus.
     """
     failed = 'ray_tasks{job="ray", State="FAILED"}'
-    recent = f"({failed} unless {failed} offset {_WINDOW}) / {_WINDOW_S} or rate({failed}[{_WINDOW}])"
+    first = f'{failed} unless {failed} offset {_WINDOW} and on (mesh, node) up{{job="ray"}} offset {_WINDOW}'
+    recent = f"({first}) / {_WINDOW_S} or rate({failed}[{_WINDOW}])"
     return f'(sum by (mesh, node) ({recent}) or 0 * max by (mesh, node) (up{{job="ray"}}))'
 
 
