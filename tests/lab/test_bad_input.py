@@ -285,6 +285,9 @@ def test_init_and_join_on_a_machine_that_is_a_node_already(place: Place) -> None
         place.head, ["join", "--no-ray", place.other_token], 1, "already_enrolled", "head of a mesh", "meshray leave"
     )
     up(place.stranger, "join", "--no-ray", place.token)
+    # The guard closes the agent's port for metrics within a second after it listens.
+    rules = ["nft", "list", "ruleset"]
+    place.stranger.wait_until(lambda: "dport 20190" in place.stranger.run(rules).stdout, 10, "the guard's rule")
     node = up(place.stranger, "status")["nodes"][-1]
     again = up(place.stranger, "join", "--no-ray", place.token)
     assert (again["already"], again["node"]) == (True, {"name": "stranger", "ip": node["ip"]})
