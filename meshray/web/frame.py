@@ -20,6 +20,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import jinja2
 from aiohttp import web
@@ -67,6 +68,16 @@ NO_SCRIPTS = {
 
 _log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Closes(Protocol):
+    """A part of the page with tasks of its own."""
+
+    async def close(self) -> None:
+        """End the tasks."""
+
+
+Part = TypeVar("Part", bound=Closes)
 
 
 class _Begun:
@@ -144,11 +155,12 @@ class Site:
         for each in ("GET", "HEAD") if method == "GET" else (method,):
             self._rules[self._app.router.add_route(each, path, handler)] = rule
 
-    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Register a function that is awaited when the coordinator ends."""
+    def own(self, key: web.AppKey[Part], part: Part) -> None:
+        """Keep a part in the application; it is closed when the coordinator ends."""
+        self._app[key] = part
 
         async def end(_: web.Application) -> None:
-            await close()
+            await part.close()
 
         self._app.on_cleanup.append(end)
 

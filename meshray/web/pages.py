@@ -39,6 +39,9 @@ LOOK_S = 1.0
 #: Longer names are names of nothing.
 _LONGEST_NAME = 253
 
+#: What keeps the pages of an application current.
+LIVE = web.AppKey("live", Live)
+
 _log = logging.getLogger(__name__)
 
 
@@ -189,7 +192,7 @@ def add(site: Site) -> Live:
     """Add these pages to the site; return what keeps them current."""
     release = site.files.url("live.js").split("/")[2]
     live = Live(ServiceSource(site.service), site.templates, release)
-    site.on_close(live.close)
+    site.own(LIVE, live)
     pages = Pages(live, site.access)
     site.add("GET", "/", pages.map)
     site.add("GET", "/matrix", pages.matrix)

@@ -34,6 +34,7 @@ BENCHMARKS = (
     "agent",
     "relay",
     "paths",
+    "web",
 )
 DOCUMENT = REPOSITORY / "docs/benchmarks.md"
 _SHOWN = DOCUMENT.relative_to(REPOSITORY)
