@@ -45,15 +45,18 @@ def test_a_lost_direct_path_is_shown_without_a_reload(mesh: WebMesh, page: Page)
     page.goto(f"{mesh.url}/")
     expect(page.locator("#summary")).to_contain_text("3 direct", timeout=20_000)
     page.evaluate("document.body.dataset.loaded = 'once'")
+    # A path with traffic is probed twice a second, an idle one every 20 s.
+    traffic = mesh.host("home").popen(["ping", "-i", "0.05", "-s", "500", mesh.cluster.ip(mesh.host("office"))])
     with mesh.without_direct_path():
         expect(page.locator("#map .edge.hub")).to_have_count(1, timeout=CHANGED_MS)
         expect(page.locator("#summary")).to_contain_text("1 hub")
+    traffic.stop()
     mesh.wait_until_direct()
     expect(page.locator("#map .edge.hub")).to_have_count(0, timeout=CHANGED_MS)
     assert page.evaluate("document.body.dataset.loaded") == "once"
 
 
-@pytest.mark.parametrize(("size", "path"), itertools.product(SIZES, ("/", "/matrix", "/nodes/home")))
+@pytest.mark.parametrize(("size", "path"), [*itertools.product(SIZES, ("/", "/matrix", "/nodes/home"))])
 def test_a_page_fits_and_is_accessible(mesh: WebMesh, page: Page, size: tuple[int, int], path: str) -> None:
     page.set_viewport_size({"width": size[0], "height": size[1]})
     page.goto(mesh.url + path)
