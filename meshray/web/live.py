@@ -35,7 +35,7 @@ from meshray.web.fragments import Difference, Fragments, Renderer, Topic, differ
 from meshray.web.view import MeshView, Observations, build
 
 #: The time between two looks for changes while a page is open, seconds.
-TICK_S = 0.25
+TICK_S = 0.3
 #: The own agent is asked at most once in this time, seconds.
 STATUS_EVERY_S = 1.0
 #: A page waits at most this long for the first status, seconds.

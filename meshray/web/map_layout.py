@@ -16,6 +16,7 @@ Spot(x=120.0, y=80.0)
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -145,7 +146,13 @@ def _drawn(view: MeshView, selected: str, is_dense: bool) -> tuple[list[Edge], i
         return edges, 0
     own = list(view.paths.get(selected, {}).values())
     # A relayed path works; the lines between sites have the number of those.
-    others = [edge for edge in view.edges() if edge.severity >= Severity.LOSSY and selected not in (edge.a, edge.b)]
+    ends = [node.id for node in view.nodes.values() if node.paths.none or node.paths.lossy]
+    others = [
+        edge
+        for node_id in ends
+        for edge in view.paths.get(node_id, {}).values()
+        if edge.a == node_id and edge.severity >= Severity.LOSSY and selected not in (edge.a, edge.b)
+    ]
     others.sort(key=lambda edge: (-edge.severity, edge.a, edge.b))
     room = 0 if selected else MAX_LINES
     return [*reversed(others[:room]), *sorted(own, key=lambda edge: edge.severity)], len(others[room:])
@@ -338,11 +345,13 @@ def _on_curve(line: Line, part: float) -> Spot:
 def _bundles(view: MeshView, groups: Sequence[Group]) -> tuple[tuple[Bundle, ...], int]:
     """Return the connections between groups that are drawn, the most important ones last; and the number of others."""
     group_of = {node: index for index, group in enumerate(groups) for node in group.nodes}
-    paths: dict[tuple[int, int], list[Edge]] = {}
-    for edge in view.edges():
-        one, other = sorted((group_of[edge.a], group_of[edge.b]))
-        if one != other:
-            paths.setdefault((one, other), []).append(edge)
+    paths: defaultdict[tuple[int, int], list[Edge]] = defaultdict(list)
+    for node_id, edges in view.paths.items():
+        one = group_of[node_id]
+        for peer, edge in edges.items():
+            other = group_of[peer]
+            if one < other:  # The other end has it once more.
+                paths[one, other].append(edge)
     counted = {pair: PathCounts.of(edges) for pair, edges in paths.items()}
     order = sorted(counted, key=lambda pair: (counted[pair].none + counted[pair].lossy, counted[pair].total, pair))
     drawn = order[-MAX_BUNDLES:]
