@@ -94,6 +94,7 @@ class Service:
         self.reach = Reach(self.settings.mesh.network)
         self.observations = Observations(self.knows, self._wall)
         self.own_agent = OwnAgent(self._asking, self.own_node)
+        self._cut_off += [self.faults.forget, self.passes.forget_node, self.observations.forget]
         self.budgets = Budgets(clock, lambda: len(self._ledger.registry.members))
 
     async def close(self) -> None:
@@ -273,7 +274,7 @@ class Service:
 
     async def add_static(self, name: NodeName) -> StaticPeer:
         """Add a device without an agent, behind the first hub. Raises as `Registry.add_static` does."""
-        hub = next(iter(self._ledger.registry.map.hubs), None)
+        hub = next(iter(self.map.hubs), None)
         if hub is None:
             raise MeshrayError("no_hub", "this mesh has no hub that a static peer could use", hint="meshray node list")
         await self.recovery.settled()
@@ -293,6 +294,11 @@ class Service:
         return sorted(self._ledger.registry.members.values(), key=lambda member: member.node.ip)
 
     @property
+    def map(self) -> MeshMap:
+        """Return the current map, made once for each state of the registry."""
+        return self._ledger.registry.map
+
+    @property
     def revision(self) -> int:
         """Return the current revision of the map."""
         return self._ledger.registry.revision
@@ -309,9 +315,6 @@ class Service:
 
     def _say_goodbye(self, member: Member) -> None:
         _log.info("%s (%s) was removed", member.node.name, member.node.ip)
-        self.faults.forget(member.node.id)
-        self.passes.forget_node(member.node.id)
-        self.observations.forget(member.node.id)
         self._publisher.kick(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         for cut_off in self._cut_off:
             cut_off(member.node.id)
@@ -487,11 +490,11 @@ class Service:
         return member is not None and bool(member.node.roles & {HUB, COORDINATOR})
 
     def _map(self) -> MeshMap:
-        return self.recovery.sealed(self._ledger.registry.map)
+        return self.recovery.sealed(self.map)
 
     def own_node(self) -> Node:
         """Return the node that runs the coordinator. Raises MeshrayError store_corrupt."""
-        own = self._ledger.registry.map.coordinator
+        own = self.map.coordinator
         if own is None:
             raise MeshrayError("store_corrupt", "the store names no node that runs the coordinator")
         return own

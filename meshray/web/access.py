@@ -252,11 +252,8 @@ class Access:
         local, peer = _address(request, "sockname"), _address(request, "peername")
         if local != own.ip or peer is None or _host(request) != str(own.ip):
             return None
-        for member in self._service.members():
-            if member.node.ip == peer:
-                node = member.node
-                return Session(f"node:{node.id}", Level.READ, str(node.name), "", node_id=node.id)
-        return None
+        node = next((node for node in self._service.map.nodes.values() if node.ip == peer), None)
+        return Session(f"node:{node.id}", Level.READ, str(node.name), "", node_id=node.id) if node is not None else None
 
 
 def set_cookie(response: web.StreamResponse, cookie: Cookie, now: float) -> None:

@@ -29,7 +29,6 @@ from meshray.web.filters import node_address
 from meshray.web.fragments import Topic
 from meshray.web.frame import Site
 from meshray.web.live import Live
-from meshray.web.proxy import map_of
 from meshray.web.view import MeshView
 
 #: A browser that has not read an event within this time is disconnected, seconds.
@@ -50,14 +49,11 @@ class ServiceSource:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._map: MeshMap | None = None
 
     @property
     def map(self) -> MeshMap:
-        """The current map, made once for each revision."""
-        if self._map is None or self._map.revision != self._service.revision:
-            self._map = map_of(self._service)
-        return self._map
+        """The current map."""
+        return self._service.map
 
     @property
     def observations(self) -> Observations:

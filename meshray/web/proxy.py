@@ -20,9 +20,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import WSMsgType, web
 
-from meshray.coordinator.service import Service
 from meshray.linux.tasks import Tasks
-from meshray.model.meshmap import MeshMap
 from meshray.protocol.tunnel import ERROR_HEADER
 from meshray.web import proxy_headers
 from meshray.web.access import Level, Session
@@ -101,7 +99,7 @@ class Proxy:
             if path.strip("/") == "api/authenticate":
                 # The answer would contain the token.
                 raise ProxyError(404, "no_dialog_needed", "The coordinator sends Ray's token itself: none is needed.")
-            target = ray_target(map_of(service))
+            target = ray_target(service.map)
             own = {"authorization": f"Bearer {service.secrets.ray_token()}"}
             return await self._pass_on(Exchange(request, session, _place(request, RAY, target), [target], tail, own))
         except ProxyError as error:
@@ -115,7 +113,7 @@ class Proxy:
         try:
             if not _WHO.fullmatch(who):
                 raise ProxyError(404, "node_unknown", f"{who[:63]!r} is not a node's name.", hint="meshray status")
-            targets = serve_targets(map_of(service), self._listens, who, port)
+            targets = serve_targets(service.map, self._listens, who, port)
             _, tail = _tail(request, prefix)
             return await self._pass_on(Exchange(request, session, _place(request, prefix, targets[0]), targets, tail))
         except ProxyError as error:
@@ -229,12 +227,6 @@ class Proxy:
             f"The request's body is larger than {limit}, which is the most that the coordinator passes on.",
             hint="from a terminal, without this limit: meshray forward PORT NODE",
         )
-
-
-def map_of(service: Service) -> MeshMap:
-    """Return the coordinator's map."""
-    nodes = {member.node.id: member.node for member in service.members()}
-    return MeshMap(service.settings.mesh, service.revision, nodes)
 
 
 def failed(site: Site, request: web.Request, error: ProxyError) -> web.Response:

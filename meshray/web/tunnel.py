@@ -15,7 +15,7 @@ from meshray.linux.tasks import Tasks
 from meshray.protocol.tunnel import EOF, MAX_MESSAGE_BYTES, READ_BYTES
 from meshray.web.access import Level
 from meshray.web.frame import Site
-from meshray.web.proxy import failed, is_websocket, map_of
+from meshray.web.proxy import failed, is_websocket
 from meshray.web.proxy_limits import ProxyLimits
 from meshray.web.proxy_targets import ProxyError, tunnel_target
 from meshray.web.proxy_upstream import CLOSE_S, Upstream
@@ -55,7 +55,7 @@ class Tunnel:
                     "This address is for meshray forward, which opens WebSockets.",
                     hint="meshray forward --help",
                 )
-            target = tunnel_target(map_of(self._site.service), request.match_info["node"], request.match_info["port"])
+            target = tunnel_target(self._site.service.map, request.match_info["node"], request.match_info["port"])
             with self._limits.taking(session.key):
                 self._site.access.hold(request)
                 stream = await self._upstream.connect(target)
