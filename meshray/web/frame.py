@@ -46,7 +46,7 @@ from meshray.web.static_files import StaticFiles
 _FOLDER = Path(__file__).parent
 _READS = frozenset({"GET", "HEAD"})
 #: A host that can be part of a content security policy, which knows no addresses in brackets.
-_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?")
+POLICY_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?")
 #: Headers of every answer. A handler that sets one of them itself is not overruled: the proxy has stricter ones.
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -228,8 +228,8 @@ class Site:
         try:
             return await self.access.run(request, lambda request: self._serve(request, handler))
         except SessionEnded:
-            if _BEGUN in request and request.transport is not None:
-                request.transport.abort()
+            if _BEGUN in request:
+                hang_up(request)
             return self.unauthorized(request)
         except MeshrayError as error:
             return self.failure(request, error)
@@ -272,6 +272,17 @@ class Site:
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
+
+
+def is_gone(request: web.Request) -> bool:
+    """Return whether the browser has closed the connection."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def hang_up(request: web.Request) -> None:
+    """End the connection at once: only that shows that an answer which has begun is not complete."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def form_of(request: web.Request) -> dict[str, str]:
@@ -318,7 +329,7 @@ async def _require_csrf(request: web.Request, session: Session) -> None:
 
 def _policy(request: web.Request) -> str:
     # Programs of the cluster have the same origin: a page's scripts and styles come from its own folder only.
-    own = f"https://{request.host}/static/" if _HOST.fullmatch(request.host) else "'self'"
+    own = f"https://{request.host}/static/" if POLICY_HOST.fullmatch(request.host) else "'self'"
     return (
         f"default-src 'none'; script-src {own}; style-src {own}; img-src {own} data:; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -27,7 +27,7 @@ from meshray.protocol.status import Status
 from meshray.web.access import Access, Level, Session
 from meshray.web.filters import node_address
 from meshray.web.fragments import Topic
-from meshray.web.frame import Site
+from meshray.web.frame import Site, hang_up, is_gone
 from meshray.web.live import Live
 from meshray.web.view import MeshView
 
@@ -105,7 +105,7 @@ class Pages:
         ):
             await response.prepare(request)
             await _write(request, response.write(b"retry: 2000\n\n"))
-            while _is_open(request):
+            while not is_gone(request):
                 event = await viewer.next(LOOK_S)
                 if event:
                     await _write(request, response.write(event))
@@ -169,18 +169,13 @@ def _name(text: str) -> str:
     return text.lower() if len(text) <= _LONGEST_NAME else ""
 
 
-def _is_open(request: web.Request) -> bool:
-    return request.transport is not None and not request.transport.is_closing()
-
-
 async def _write(request: web.Request, writing: Awaitable[None]) -> None:
     """Write to the browser; one that does not read is disconnected."""
     try:
         await asyncio.wait_for(writing, WRITE_S)
     except asyncio.TimeoutError:
         _log.info("a browser at %s did not read its events and was disconnected", request.remote)
-        if request.transport is not None:
-            request.transport.abort()
+        hang_up(request)
         raise ConnectionResetError("the browser does not read") from None
 
 

@@ -24,15 +24,13 @@ from meshray.linux.tasks import Tasks
 from meshray.protocol.tunnel import ERROR_HEADER
 from meshray.web import proxy_headers
 from meshray.web.access import Level, Session
-from meshray.web.frame import Site
+from meshray.web.frame import POLICY_HOST, Site, hang_up, is_gone
 from meshray.web.proxy_headers import Place
 from meshray.web.proxy_limits import FIRST_BYTE_S, IDLE_S, MAX_UPLOAD_BYTES, ProxyLimits, Watch
 from meshray.web.proxy_targets import Listens, ProxyError, Target, ray_target, require_readable, serve_targets
 from meshray.web.proxy_upstream import CLOSE_S, MAX_MESSAGE_BYTES, Call, Upstream
 
 RAY, SERVE = "/ray", "/serve"
-#: A host that a content security policy can contain.
-_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?")
 #: A node's name or address, or `any`: the prefix of a program contains it as it was written.
 _WHO = re.compile(r"[A-Za-z0-9.-]{1,63}")
 #: The program that is tried next may accept the connection.
@@ -49,6 +47,7 @@ class Exchange:
     """One request and where it goes.
 
     Attributes:
+        page, prefix: as of `Place`.
         targets: a later one only if an earlier one accepts no connection.
         tail: the path in the program, with the query.
         own: headers that the proxy sets itself, in lower case.
@@ -56,7 +55,8 @@ class Exchange:
 
     request: web.Request
     session: Session
-    place: Place
+    page: str
+    prefix: str
     targets: Sequence[Target]
     tail: str
     own: dict[str, str] = field(default_factory=dict, repr=False)
@@ -101,7 +101,7 @@ class Proxy:
                 raise ProxyError(404, "no_dialog_needed", "The coordinator sends Ray's token itself: none is needed.")
             target = ray_target(service.map)
             own = {"authorization": f"Bearer {service.secrets.ray_token()}"}
-            return await self._pass_on(Exchange(request, session, _place(request, RAY, target), [target], tail, own))
+            return await self._pass_on(Exchange(request, session, _page(request), RAY, [target], tail, own))
         except ProxyError as error:
             return failed(self._site, request, error)
 
@@ -115,7 +115,7 @@ class Proxy:
                 raise ProxyError(404, "node_unknown", f"{who[:63]!r} is not a node's name.", hint="meshray status")
             targets = serve_targets(service.map, self._listens, who, port)
             _, tail = _tail(request, prefix)
-            return await self._pass_on(Exchange(request, session, _place(request, prefix, targets[0]), targets, tail))
+            return await self._pass_on(Exchange(request, session, _page(request), prefix, targets, tail))
         except ProxyError as error:
             return failed(self._site, request, error)
 
@@ -167,7 +167,7 @@ class Proxy:
         response = web.StreamResponse(status=answer.status)
         for name, value in proxy_headers.to_browser(
             answer.headers.items(),
-            _at(exchange.place, target),
+            _place(exchange, target),
             strict=exchange.session.level is Level.ADMIN,
             at=request.rel_url.raw_path,
         ):
@@ -187,9 +187,8 @@ class Proxy:
         try:
             await watch.run(copy())
         except (aiohttp.ClientError, ConnectionError, TimeoutError, asyncio.TimeoutError) as error:
-            # The answer has begun: only the end of the connection shows that it is not complete.
             _log.debug("an answer of %s ended early: %r", target, error)
-            _hang_up(request)
+            hang_up(request)
         return response
 
     async def _websocket(self, exchange: Exchange, target: Target) -> web.StreamResponse:
@@ -216,7 +215,7 @@ class Proxy:
         finally:
             await program.close()
         if not browser.closed:
-            _hang_up(request)
+            hang_up(request)
         return browser
 
     def _too_large(self) -> ProxyError:
@@ -314,25 +313,26 @@ async def _join(browser: web.WebSocketResponse, program: aiohttp.ClientWebSocket
     await asyncio.gather(browser.close(code=code), program.close(code=code), return_exceptions=True)
 
 
-def _place(request: web.Request, prefix: str, target: Target) -> Place:
-    if not _HOST.fullmatch(request.host):
+def _page(request: web.Request) -> str:
+    """Return the origin of the page. Raises ProxyError ``host_unusable``."""
+    if not POLICY_HOST.fullmatch(request.host):
         raise ProxyError(
             400,
             "host_unusable",
             "Programs are shown under a name or an IPv4 address of the coordinator only: a content security policy "
             "cannot contain an IPv6 address.",
         )
-    return _at(Place(f"https://{request.host}", prefix, ""), target)
+    return f"https://{request.host}"
 
 
-def _at(place: Place, target: Target) -> Place:
-    return Place(place.page, place.prefix, f"http://{target.ip}:{target.port}")
+def _place(exchange: Exchange, target: Target) -> Place:
+    return Place(exchange.page, exchange.prefix, f"http://{target.ip}:{target.port}")
 
 
 def _to_program(exchange: Exchange, target: Target) -> proxy_headers.Headers:
     return proxy_headers.to_program(
         exchange.request.headers.items(),
-        _at(exchange.place, target),
+        _place(exchange, target),
         exchange.request.remote or "",
         own=exchange.own,
     )
@@ -348,16 +348,6 @@ def _tail(request: web.Request, prefix: str) -> tuple[str, str]:
 def is_websocket(request: web.Request) -> bool:
     """Return whether the request opens a WebSocket."""
     return request.headers.get("Upgrade", "").lower() == "websocket" and request.method == "GET"
-
-
-def is_gone(request: web.Request) -> bool:
-    """Return whether the browser has closed the connection."""
-    return request.transport is None or request.transport.is_closing()
-
-
-def _hang_up(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()
 
 
 def _token_refused(target: Target) -> ProxyError:
