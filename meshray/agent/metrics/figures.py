@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 from meshray import __version__
 from meshray.agent.status.node_site import site_of_node
-from meshray.agent.status.snapshot import Sources, snapshot_of
+from meshray.agent.status.snapshot import Sources, current_path
 from meshray.agent.status.used_paths import UsedPaths
 from meshray.home import Home
 from meshray.linux import overlay_netns
@@ -74,7 +75,7 @@ def read_figures(sources: Sources, used: UsedPaths) -> Figures:
     state, parts = sources.state, sources.parts
     device, me = state.device, state.me
     peers = []
-    for node, path in used.look(snapshot_of(sources, None)):
+    for node, path in used.look(me, state.map, device, partial(current_path, sources)):
         own = device.peers.get(node.public_key) if device is not None and path.kind == PathKind.DIRECT else None
         peers.append(
             PeerFigures(

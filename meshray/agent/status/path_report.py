@@ -13,10 +13,11 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address
 
 from meshray.agent.status.node_site import site_of_node
-from meshray.agent.status.snapshot import Sources, snapshot_of
+from meshray.agent.status.snapshot import Sources, current_path
 from meshray.agent.status.used_paths import UsedPath, UsedPaths
 from meshray.defaults import METRICS_PORT
 from meshray.linux import overlay_netns
@@ -172,13 +173,13 @@ class PathReporter:
             await connection.say(report)
 
     def _report(self, listens: tuple[int, ...]) -> PathReport:
-        snapshot = snapshot_of(self._sources, None)
+        state = self._sources.state
         return report_of(
-            self._used.look(snapshot),
-            site=site_of_node(self._sources.state),
+            self._used.look(state.me, state.map, state.device, partial(current_path, self._sources)),
+            site=site_of_node(state),
             key_since=self._key_since(),
             listens=listens,
-            counters=device_bytes(self._sources, snapshot.device),
+            counters=device_bytes(self._sources, state.device),
         )
 
 

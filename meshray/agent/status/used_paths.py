@@ -4,16 +4,20 @@ A relayed pair is of interest if its direct path was lost, or if its nodes excha
 path are probed, so their number is limited: the reports and metrics of a mesh grow with the number of its peers, not
 with the square of its nodes.
 
->>> [(str(node.name), path.kind) for node, path in UsedPaths().look(snapshot)]
+>>> used = UsedPaths().look(state.me, state.map, state.device, partial(current_path, sources))
+>>> [(str(node.name), path.kind) for node, path in used]
 [('head', <PathKind.DIRECT: 'direct'>), ('gpu-2', <PathKind.HUB: 'hub'>)]
 """
 
 from __future__ import annotations
 
-from meshray.agent.status.status_builder import Snapshot, path_in
+from collections.abc import Callable
+
+from meshray.model.meshmap import MeshMap
 from meshray.model.node import STATIC, Node
 from meshray.model.path import PathKind
 from meshray.protocol.status import PathStatus
+from meshray.wireguard.config import DeviceState
 
 #: The most relayed pairs of one node that count as used.
 MOST_RELAYED = 32
@@ -27,21 +31,25 @@ class UsedPaths:
     def __init__(self) -> None:
         self._were_direct: set[str] = set()
 
-    def look(self, snapshot: Snapshot) -> list[UsedPath]:
-        """Return the used paths: the direct ones by address, then the relayed ones, lost direct paths first."""
-        others = sorted(
-            (node for node in snapshot.mesh_map.nodes.values() if node.id != snapshot.me.id), key=lambda node: node.ip
-        )
-        peers = snapshot.device.peers if snapshot.device is not None else {}
+    def look(
+        self, me: Node, mesh_map: MeshMap, device: DeviceState | None, path_to: Callable[[Node], PathStatus]
+    ) -> list[UsedPath]:
+        """Return the used paths: the direct ones by address, then the relayed ones, lost direct paths first.
+
+        Args:
+            path_to: returns the current path to a node.
+        """
+        others = sorted((node for node in mesh_map.nodes.values() if node.id != me.id), key=lambda node: node.ip)
+        peers = device.peers if device is not None else {}
         # Only a node that is a peer itself can have a direct path.
-        tried = [(node, path_in(snapshot, node)) for node in others if node.public_key in peers]
+        tried = [(node, path_to(node)) for node in others if node.public_key in peers]
         used = [(node, path) for node, path in tried if path.kind == PathKind.DIRECT]
         direct_ids = {node.id for node, _ in used}
-        self._were_direct = (self._were_direct | direct_ids) & snapshot.mesh_map.nodes.keys()
+        self._were_direct = (self._were_direct | direct_ids) & mesh_map.nodes.keys()
         rest = [node for node in others if node.id not in direct_ids and node.online and STATIC not in node.roles]
         rest.sort(key=lambda node: node.id not in self._were_direct)
         for node in rest[:MOST_RELAYED]:
-            path = path_in(snapshot, node)
+            path = path_to(node)
             if path.kind == PathKind.HUB:
                 used.append((node, path))
         return used

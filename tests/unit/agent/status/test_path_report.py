@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 
 import msgspec
 import pytest
 
 from meshray.agent.status.path_report import AT_LEAST_S, LOOK_S, Sent, is_due, ports_from_overlay, report_of, sent_now
-from meshray.agent.status.used_paths import MOST_RELAYED, UsedPaths
+from meshray.agent.status.status_builder import Snapshot, path_in
+from meshray.agent.status.used_paths import MOST_RELAYED, UsedPath, UsedPaths
 from meshray.defaults import METRICS_PORT
 from meshray.model.keys import PrivateKey
 from meshray.model.path import PathKind, Transport
@@ -20,6 +22,10 @@ from tests.unit.agent.status.test_status_builder import snapshot
 
 DIRECT = ReportedPath(PathKind.DIRECT, Transport.UDP, 10.0, 0.0, 1420)
 LAST = Sent(PathReport(paths={"n0": DIRECT}), at=100.0)
+
+
+def look(used: UsedPaths, now: Snapshot) -> list[UsedPath]:
+    return used.look(now.me, now.mesh_map, now.device, partial(path_in, now))
 
 
 def changed(**changes: object) -> PathReport:
@@ -85,11 +91,11 @@ def test_ports_are_those_that_members_reach() -> None:
 
 
 def test_used_paths_are_the_peers_and_some_relayed_ones() -> None:
-    used = UsedPaths().look(snapshot(WORKER_A))
+    used = look(UsedPaths(), snapshot(WORKER_A))
     assert [(other.name, path.kind) for other, path in used] == [("head", "direct"), ("gpu-b", "hub")]
-    used = UsedPaths().look(snapshot(WORKER_A, handshake=None))
+    used = look(UsedPaths(), snapshot(WORKER_A, handshake=None))
     assert used == []
-    used = UsedPaths().look(snapshot(HEAD_NODE))
+    used = look(UsedPaths(), snapshot(HEAD_NODE))
     assert {(other.name, path.kind) for other, path in used} == {("gpu-a", "direct"), ("gpu-b", "direct")}
 
 
@@ -106,19 +112,19 @@ def test_relayed_pairs_are_limited_and_lost_direct_paths_come_first() -> None:
     now = snapshot(WORKER_A)
     now = replace(now, mesh_map=replace(MAP, nodes={**MAP.nodes, **others}))
     used = UsedPaths()
-    assert len(used.look(now)) == 1 + MOST_RELAYED
-    assert "gpu-b" in [other.name for other, _ in used.look(now)]
+    assert len(look(used, now)) == 1 + MOST_RELAYED
+    assert "gpu-b" in [other.name for other, _ in look(used, now)]
     last = list(others.values())[-1]
-    assert last.name not in [other.name for other, _ in used.look(now)]
+    assert last.name not in [other.name for other, _ in look(used, now)]
     used._were_direct.add(last.id)
-    assert used.look(now)[1][0].name == last.name
+    assert look(used, now)[1][0].name == last.name
     # A removed node is forgotten.
-    used.look(snapshot(WORKER_A))
+    look(used, snapshot(WORKER_A))
     assert last.id not in used._were_direct
 
 
 def test_the_report_has_ids_and_no_endpoints() -> None:
-    used = UsedPaths().look(snapshot(WORKER_A))
+    used = look(UsedPaths(), snapshot(WORKER_A))
     report = report_of(used, site="lab", key_since=1.0, listens=(8000,), counters=(7, 8))
     assert report.paths.keys() == {HEAD_NODE.id, WORKER_B.id}
     assert (report.site, report.key_since, report.listens, report.rx_bytes, report.tx_bytes) == (
