@@ -10,8 +10,8 @@ import click
 from meshray.cli.app import App
 from meshray.cli.commands import render_monitoring
 from meshray.cli.options import group, json_option
+from meshray.cli.output_file import output_option, written
 from meshray.cli.results import FileText, Result
-from meshray.errors import MeshrayError
 
 
 @group("render")
@@ -83,7 +83,7 @@ def systemd(app: App) -> Result:
 @click.option(
     "--sbatch", multiple=True, metavar="OPTION", help="Any other option of sbatch: --sbatch=--mem=64G. May be repeated."
 )
-@click.option("-o", "--output", metavar="FILE", help="Write it to this file instead of standard output.")
+@output_option
 @click.argument("command", nargs=-1, metavar="[-- COMMAND...]")
 @json_option
 @click.pass_obj
@@ -128,13 +128,4 @@ def slurm(
         sbatch=sbatch,
     )
     script = slurm_job(wish, Path(sys.executable).with_name("meshray"))
-    if output is None:
-        return FileText("slurm", script)
-    try:
-        Path(output).write_text(script)
-    except OSError as error:
-        raise MeshrayError(
-            "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file behind -o"
-        ) from None
-    app.note(f"{output} is written; next: sbatch {output}")
-    return FileText("slurm", script if app.as_json else "")
+    return written(app, "slurm", script, output, "sbatch {}")

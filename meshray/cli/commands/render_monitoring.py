@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from meshray.cli.options import json_option
-from meshray.cli.results import FileText, Result
+from meshray.cli.output_file import output_option, written
+from meshray.cli.results import Result
 from meshray.errors import MeshrayError
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
     from meshray.protocol.status import Status
     from meshray.render.monitoring import Monitored
-
-_output_option = click.option(
-    "-o", "--output", metavar="FILE", help="Write it to this file instead of standard output."
-)
 
 
 @click.command("prometheus")
@@ -51,7 +47,7 @@ _output_option = click.option(
     metavar="TIME",
     help="The time between two scrapes of a node: 15s, 1m.",
 )
-@_output_option
+@output_option
 @json_option
 @click.pass_obj
 def prometheus_command(
@@ -78,11 +74,11 @@ def prometheus_command(
         interval=interval,
         token_file=token_file,
     )
-    return _written(app, "prometheus", text, output, "promtool check config {}")
+    return written(app, "prometheus", text, output, "promtool check config {}")
 
 
 @click.command("alerts")
-@_output_option
+@output_option
 @json_option
 @click.pass_obj
 def alerts_command(app: App, output: str | None) -> Result:
@@ -98,11 +94,11 @@ def alerts_command(app: App, output: str | None) -> Result:
     """
     from meshray.render.monitoring import alert_rules
 
-    return _written(app, "alerts", alert_rules(), output, "promtool check rules {}")
+    return written(app, "alerts", alert_rules(), output, "promtool check rules {}")
 
 
 @click.command("grafana")
-@_output_option
+@output_option
 @json_option
 @click.pass_obj
 def grafana_command(app: App, output: str | None) -> Result:
@@ -118,7 +114,7 @@ def grafana_command(app: App, output: str | None) -> Result:
     """
     from meshray.render.monitoring import dashboard
 
-    return _written(app, "grafana", dashboard(), output, "import {} in Grafana")
+    return written(app, "grafana", dashboard(), output, "import {} in Grafana")
 
 
 def _monitored(status: Status) -> Monitored:
@@ -139,17 +135,3 @@ def _monitored(status: Status) -> Monitored:
         dashboard_port=head.ray.ports.get("dashboard", RayPorts().dashboard),
         members=tuple(Member(node.name, node.ip, node.role) for node in status.nodes),
     )
-
-
-def _written(app: App, kind: str, text: str, output: str | None, following: str) -> Result:
-    """Write the file if one is named, and return what to print."""
-    if output is None:
-        return FileText(kind, text)
-    try:
-        Path(output).write_text(text)
-    except OSError as error:
-        raise MeshrayError(
-            "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file behind -o"
-        ) from None
-    app.note(f"{output} is written; next: {following.format(output)}")
-    return FileText(kind, text if app.as_json else "")
