@@ -110,9 +110,7 @@ def used_of(name: str, used: float, whole: float) -> str:
     """Return how much of a resource is in use."""
     if name not in numbers.MEMORY:
         return f"{numbers.amount(used)} / {numbers.amount(whole)}"
-    amount, unit = numbers.size(whole).split(" ")
-    factor = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}[unit]
-    return f"{used / factor:.1f}".removesuffix(".0") + f" / {amount} {unit}"
+    return numbers.used_size(used, whole)
 
 
 def state_counts(nodes: Iterable[NodeView]) -> tuple[tuple[str, str, int], ...]:

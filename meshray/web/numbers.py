@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 UNKNOWN = "–"
+_KIB = 1024
+_BINARY_UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20))
 _STEPS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -40,10 +42,18 @@ def size(value: float | None) -> str:
     """Return an amount of memory in binary units, as Ray's memory is given."""
     if value is None:
         return UNKNOWN
-    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
-        if value >= factor:
-            return f"{_short(value / factor)} {unit}"
-    return f"{value / 1024:.0f} KiB"
+    unit, factor = _binary_unit(value)
+    return f"{value / factor:.0f} {unit}" if factor == _KIB else f"{_short(value / factor)} {unit}"
+
+
+def used_size(used: float, whole: float) -> str:
+    """Return how much of an amount of memory is in use, both in the unit of the whole.
+
+    >>> used_size(2**29, 4 * 2**30)
+    '0.5 / 4 GiB'
+    """
+    _, factor = _binary_unit(whole)
+    return f"{used / factor:.1f}".removesuffix(".0") + f" / {size(whole)}"
 
 
 def volume(value: float | None) -> str:
@@ -55,6 +65,11 @@ def volume(value: float | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def _binary_unit(value: float) -> tuple[str, int]:
+    """Return the largest unit that the value fills, and its bytes."""
+    return next((unit for unit in _BINARY_UNITS if value >= unit[1]), ("KiB", _KIB))
 
 
 def _short(value: float) -> str:
