@@ -90,7 +90,6 @@ class _Bandwidth:
 @dataclass
 class _Observed:
     report: PathReport
-    at: float
     bandwidth: _Bandwidth
 
 
@@ -117,11 +116,11 @@ class Observations:
         if not self._knows(node_id):
             return
         paths = {other: path for other, path in report.paths.items() if other != node_id and self._knows(other)}
-        report, now = msgspec.structs.replace(report, paths=paths), self._clock()
+        report = msgspec.structs.replace(report, paths=paths)
         known = self._nodes.get(node_id)
         bandwidth = known.bandwidth if known is not None else _Bandwidth()
-        bandwidth.add(now, report.rx_bytes, report.tx_bytes)
-        self._nodes[node_id] = _Observed(report, now, bandwidth)
+        bandwidth.add(self._clock(), report.rx_bytes, report.tx_bytes)
+        self._nodes[node_id] = _Observed(report, bandwidth)
         self._wake()
 
     def forget(self, node_id: str) -> None:
@@ -133,11 +132,6 @@ class Observations:
         """Return the last report of a node; None if it sent none: its agent may be of an earlier version."""
         observed = self._nodes.get(node_id)
         return observed.report if observed is not None else None
-
-    def reported_at(self, node_id: str) -> float | None:
-        """Return when the last report arrived, unix seconds."""
-        observed = self._nodes.get(node_id)
-        return observed.at if observed is not None else None
 
     def rates(self, node_id: str) -> Sequence[Rate]:
         """Return the node's bandwidth during the last hour, oldest first; times without a report have no point."""
