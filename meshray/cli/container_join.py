@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from meshray.cli import output
 from meshray.cli.app import App
+from meshray.cli.join_result import JoinResult
 from meshray.cli.matching import ask_with_token
-from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
 from meshray.defaults import own_ports
 from meshray.errors import MeshrayError, UsageError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _FAILED = "log.failed"
 
 
-def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> Result | int:
+def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult | int:
     """Run `meshray join --runtime docker`. What it creates is removed if a later step fails."""
     from meshray.cli.membership_checks import require_stranger
     from meshray.node.state_folder import claimed, require_clean
@@ -76,7 +76,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
         return _stay(app, home, container)
 
 
-def join_again(app: App, token: Token) -> Result:
+def join_again(app: App, token: Token) -> JoinResult:
     """Run `join` if the node is in a container already: the meshray in it knows whether it is the same mesh."""
     from meshray.runtime.docker.runtime import Docker
 

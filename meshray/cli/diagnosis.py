@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from meshray.cli.results import DoctorResult
 from meshray.cli.tables import Paint, plain
 from meshray.model.amounts import counted
 
 if TYPE_CHECKING:
+    from meshray.protocol.answers import Doctor
     from meshray.protocol.doctor import Check
 
 #: The beginning of a hidden check's evidence, see `meshray.doctor.report`.
@@ -34,45 +34,45 @@ _MARKS = {
 _NAMES = 3
 
 
-def doctor_text(result: DoctorResult, paint: Paint = plain) -> str:
+def doctor_text(answer: Doctor, *, show_all: bool = False, paint: Paint = plain) -> str:
     """Return the repairs, the faults, and the verdict; checks hidden by a failed one are only counted."""
     by_status: dict[str, list[Check]] = {}
-    for check in result.checks:
+    for check in answer.checks:
         by_status.setdefault(check.status, []).append(check)
     skipped = by_status.get("skip", [])
     followers = [check for check in skipped if check.evidence.startswith(_FOLLOWS)]
     closed = [check for check in skipped if check.fix]
-    lines = [f"{paint('done', 'green')}  {what}" for what in result.repaired]
+    lines = [f"{paint('done', 'green')}  {what}" for what in answer.repaired]
     for check in (*by_status.get("fail", []), *by_status.get("warn", []), *closed):
         lines += _in_full(check, paint)
     if followers:
         follow = "check only follows" if len(followers) == 1 else "checks only follow"
         lines.append(f"{_mark('skip', paint)}  {len(followers)} {follow} from that (--json lists them)")
-    if result.show_all:
+    if show_all:
         lines += _healthy(by_status.get("ok", []), paint)
-    lines += [*([""] if lines else []), _verdict(result, paint)]
-    if result.bundle is not None:
+    lines += [*([""] if lines else []), _verdict(answer, paint)]
+    if answer.bundle:
         lines.append(
-            f"{paint('done', 'green')}  {result.bundle} holds this report with logs and settings, for others to read"
+            f"{paint('done', 'green')}  {answer.bundle} holds this report with logs and settings, for others to read"
         )
     return "\n".join(lines)
 
 
-def _verdict(result: DoctorResult, paint: Paint) -> str:
-    count = Counter(check.status for check in result.checks)
+def _verdict(answer: Doctor, paint: Paint) -> str:
+    count = Counter(check.status for check in answer.checks)
     fine, wrong, doubts, others = count["ok"], count["fail"], count["warn"], f"{count['skip']} not applicable"
     if not (wrong or doubts):
-        return paint(f"{_all(result)} healthy", "green") + f" ({counted(fine, 'check')}, {others})."
+        return paint(f"{_all(answer)} healthy", "green") + f" ({counted(fine, 'check')}, {others})."
     failed = f"{counted(wrong, 'check')} failed" if wrong else "No check failed"
     warned = f", {counted(doubts, 'warning')}" if doubts else ""
     verb = "is" if fine == 1 else "are"
     return paint(failed + warned, "red" if wrong else "yellow") + f" ({fine} {verb} fine, {others})."
 
 
-def _all(result: DoctorResult) -> str:
+def _all(answer: Doctor) -> str:
     """Return the nodes that were checked, with the verb."""
-    nodes = {check.node for check in result.checks if check.node}
-    pairs = {(check.node, check.peer) for check in result.checks if check.peer}
+    nodes = {check.node for check in answer.checks if check.node}
+    pairs = {(check.node, check.peer) for check in answer.checks if check.peer}
     nodes |= {peer for _, peer in pairs if peer}
     if len(nodes) <= 1:
         return f"{next(iter(nodes), 'This machine')} is"

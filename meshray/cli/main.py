@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,7 +28,7 @@ from meshray.linux.files import DISK_ERRORS
 from meshray.model.printable import escaped_lines
 
 if TYPE_CHECKING:
-    from meshray.cli.output import Result
+    from meshray.cli.result import Result
 
 
 class Program(click.Group):
@@ -115,13 +115,14 @@ def run(app: App) -> int:
     """Run the command that was typed; return its exit code."""
     from meshray.cli import output
     from meshray.cli.command_forwarding import forward
+    from meshray.cli.result import Result
 
     try:
         code = forward(app)
         if code is not None:
             return code
         result = cli.main(list(app.arguments), prog_name="meshray", standalone_mode=False, obj=app)
-        if isinstance(result, output.Result):
+        if isinstance(result, Result):
             _show(app, result)
             return result.exit_code
         return result if isinstance(result, int) else 0
@@ -138,7 +139,7 @@ def run(app: App) -> int:
         return error.exit_code
 
 
-def _show(app: App, result: Result) -> None:
+def _show(app: App, result: Result[Any]) -> None:
     from meshray.cli import output
 
     try:

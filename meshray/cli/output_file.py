@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshray.cli.results import FileText
+from meshray.cli.file_result import FileResult
 from meshray.errors import MeshrayError
+from meshray.protocol.answers import FileText
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 output_option = click.option("-o", "--output", metavar="FILE", help="Write it to this file instead of standard output.")
 
 
-def written(app: App, kind: str, text: str, output: str | None, following: str) -> FileText:
+def written(app: App, kind: str, text: str, output: str | None, following: str) -> FileResult:
     """Write the file if one is named, and return what to print.
 
     Args:
         following: what to do with the file next; ``{}`` is its name.
     """
     if output is None:
-        return FileText(kind, text)
+        return FileResult(FileText(kind, text))
     try:
         Path(output).write_text(text)
     except OSError as error:
@@ -31,4 +32,4 @@ def written(app: App, kind: str, text: str, output: str | None, following: str) 
             "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file behind -o"
         ) from None
     app.note(f"{output} is written; next: {following.format(output)}")
-    return FileText(kind, text if app.as_json else "")
+    return FileResult(FileText(kind, text if app.as_json else ""))

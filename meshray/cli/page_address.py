@@ -15,9 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshray.cli.web_results import PageAddress
+from meshray.cli.result import Result
+from meshray.cli.tables import Paint, plain
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.model.address import Endpoint
+from meshray.protocol.codec import convert
+from meshray.protocol.web_answers import WebInvite, WebOpen
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
@@ -43,15 +46,27 @@ class ViaRequest:
     ttl_s: int
 
 
-def address_of(made: MadePass | MadeLink, endpoint: Endpoint) -> PageAddress:
-    """Return the address of the page at this endpoint, with the secret."""
-    from meshray.protocol.passes import MadeLink
+@dataclass(frozen=True)
+class InviteResult(Result[WebInvite]):
+    """``web invite``."""
 
-    url = f"https://{endpoint}/enter#{made.secret}.{made.fingerprint}"
-    shown = as_browsers_show(made.fingerprint)
-    if isinstance(made, MadeLink):
-        return PageAddress(url, made.level, made.expires, shown)
-    return PageAddress(url, made.level, made.expires, shown, id=made.id, name=made.name, port=made.port)
+    def text(self, paint: Paint = plain) -> str:
+        """Return the URL alone on its line, so that it can be copied or piped; `explain` writes to stderr."""
+        return self.answer.url
+
+
+@dataclass(frozen=True)
+class OpenResult(Result[WebOpen]):
+    """``web open``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the URL alone on its line, as for ``web invite``."""
+        return self.answer.url
+
+
+def url_of(made: MadePass | MadeLink, endpoint: Endpoint) -> str:
+    """Return the address of the page at this endpoint, with the secret."""
+    return f"https://{endpoint}/enter#{made.secret}.{made.fingerprint}"
 
 
 def as_browsers_show(fingerprint: str) -> str:
@@ -63,20 +78,19 @@ def as_browsers_show(fingerprint: str) -> str:
     return ":".join(fingerprint[n : n + 2] for n in range(0, len(fingerprint), 2)).upper()
 
 
-def explain(app: App, result: PageAddress) -> None:
+def explain(app: App, fingerprint: str) -> None:
     """Explain the browser's warning on stderr, in two lines, so that stdout has the URL alone."""
     app.note("The browser warns once, because the coordinator signs its certificate itself. Continue only if the")
-    app.note(f"certificate's SHA-256 fingerprint is {result.fingerprint}")
+    app.note(f"certificate's SHA-256 fingerprint is {fingerprint}")
 
 
-def open_here(app: App, *, no_open: bool) -> PageAddress:
+def open_here(app: App, *, no_open: bool) -> OpenResult:
     """Return the address with a link for a browser of this node's user, and open it if there is a browser.
 
     Raises:
         UnreachableError: the coordinator cannot be reached.
     """
     from meshray.cli.browser import has_browser, open_secretly
-    from meshray.protocol.codec import convert
     from meshray.protocol.passes import MadeLink
 
     made = convert(app.api("POST", "/v1/web/session"), MadeLink)
@@ -84,12 +98,13 @@ def open_here(app: App, *, no_open: bool) -> PageAddress:
     if made.level == "admin":
         endpoints.append(Endpoint("127.0.0.1", made.port))
     endpoint = asyncio.run(_answering(endpoints, bytes.fromhex(made.fingerprint)))
-    result = address_of(made, endpoint)
-    explain(app, result)
+    fingerprint = as_browsers_show(made.fingerprint)
+    answer = WebOpen(url=url_of(made, endpoint), level=made.level, expires=made.expires, fingerprint=fingerprint)
+    explain(app, fingerprint)
     if not (no_open or app.as_json) and has_browser(app):
         # The file stays: the browser may read it late, and its secret works once, for two minutes.
-        open_secretly(app, result.url)
-    return result
+        open_secretly(app, answer.url)
+    return OpenResult(answer)
 
 
 def open_via(app: App, request: ViaRequest, *, no_open: bool) -> int:
@@ -102,26 +117,20 @@ def open_via(app: App, request: ViaRequest, *, no_open: bool) -> int:
     from meshray.cli import output
     from meshray.cli.browser import has_browser, open_secretly
     from meshray.linux.user import User
-    from meshray.protocol.codec import convert
     from meshray.runtime.ssh import SshForward
 
     invited = _invite_there(app, request)
     try:
-        port = convert(invited["port"], int)
-        with SshForward(request.target, port, User.invoking(app.environ), app.environ) as forward:
+        with SshForward(request.target, invited.port, User.invoking(app.environ), app.environ) as forward:
             forward.wait_open()
-            fragment = convert(invited["url"], str).rpartition("#")[2]
+            fragment = invited.url.rpartition("#")[2]
             here = Endpoint("127.0.0.1", forward.port)
             asyncio.run(_answering([here], bytes.fromhex(fragment.rpartition(".")[2])))
-            result = PageAddress(
-                f"https://{here}/enter#{fragment}",
-                convert(invited["level"], str),
-                convert(invited["expires"], float),
-                convert(invited["fingerprint"], str),
-            )
-            explain(app, result)
-            output.show(app, result)
-            file = None if no_open or app.as_json or not has_browser(app) else open_secretly(app, result.url)
+            url = f"https://{here}/enter#{fragment}"
+            answer = WebOpen(url=url, level=invited.level, expires=invited.expires, fingerprint=invited.fingerprint)
+            explain(app, answer.fingerprint)
+            output.show(app, OpenResult(answer))
+            file = None if no_open or app.as_json or not has_browser(app) else open_secretly(app, url)
             try:
                 raise forward.ended()
             finally:
@@ -129,14 +138,15 @@ def open_via(app: App, request: ViaRequest, *, no_open: bool) -> int:
                     file.unlink(missing_ok=True)
     finally:
         with contextlib.suppress(MeshrayError):
-            _run_there(app, request, ["web", "revoke", convert(invited["id"], str), "--json"])
+            _run_there(app, request, ["web", "revoke", invited.id, "--json"])
 
 
-def _invite_there(app: App, request: ViaRequest) -> Mapping[str, object]:
+def _invite_there(app: App, request: ViaRequest) -> WebInvite:
     """Return the answer of `meshray web invite` on the other machine."""
     name = f"ssh-{secrets.token_hex(4)}"
     flag = [] if request.level == "read" else [f"--{request.level}"]
-    return _run_there(app, request, ["web", "invite", name, "--ttl", f"{request.ttl_s}s", *flag, "--json"])
+    words = ["web", "invite", name, "--ttl", f"{request.ttl_s}s", *flag, "--json"]
+    return convert(_run_there(app, request, words), WebInvite)
 
 
 def _run_there(app: App, request: ViaRequest, arguments: Sequence[str]) -> Mapping[str, object]:

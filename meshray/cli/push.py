@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshray.cli.app import App
+from meshray.cli.join_result import JoinResult
 from meshray.cli.lock_file import LockFile, create_token
-from meshray.cli.results import JoinResult
 from meshray.errors import MeshrayError, error_from_json
 from meshray.protocol.api import MadeToken
 
@@ -65,7 +65,7 @@ def add_node(
     try:
         answer = answer_of(target, program, _push(app, target, program, token=made.token, port=made.port, rest=rest))
         result = JoinResult.read(answer)
-        already = result.summary.already is True
+        already = result.answer.already is True
         result = replace(result, fresh=not already)
     except BaseException:
         _revoke(app, made)

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 import click
 import msgspec
 
-from meshray.cli import envelope, examples
+from meshray.cli import envelope
 from meshray.cli.command_registry import SECTIONS
 from meshray.cli.main import cli
 from meshray.errors import MeshrayError
-from meshray.protocol import answers
+from meshray.protocol.answers import EXAMPLES
+from meshray.protocol.codec import to_json
 from meshray.protocol.describe import described
 
 _WIDTH = 100
@@ -130,12 +131,12 @@ def _usage(command: click.Command, context: click.Context) -> Iterator[str]:
     yield "```"
     yield ""
     name = context.command_path.removeprefix("meshray ")
-    example, form = examples.BY_COMMAND.get(name), answers.BY_COMMAND.get(name)
-    if example is not None and form is not None:
+    example = EXAMPLES.get(name)
+    if example is not None:
         yield f"`{context.command_path} --json` answers:"
         yield ""
-        yield from _json_block(envelope.answer(example.to_json()))
-        yield from _fields(form)
+        yield from _json_block(envelope.answer(to_json(example)))
+        yield from _fields(type(example))
 
 
 def _fields(form: type[msgspec.Struct]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from meshray.cli.tables import Paint, chosen_ports, columns, duration, gib, numb
 from meshray.model.path import PathKind, Transport
 
 if TYPE_CHECKING:
-    from meshray.protocol.answers import NodeEntry
+    from meshray.protocol.node_answers import NodeEntry
     from meshray.protocol.status import NodeStatus, PathStatus, RayStatus, Status, Totals
 
 #: The width of a terminal's lines, and the minimum width of a name.

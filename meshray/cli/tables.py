@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from meshray.protocol.answers import TokenEntry
     from meshray.protocol.control import OtherPath
     from meshray.protocol.status import PathStatus
-    from meshray.protocol.web_answers import PassEntry
 
 Object = Mapping[str, object]
 #: A function that colours a text.
@@ -94,16 +93,6 @@ def _token_state(token: TokenEntry, now: float) -> str:
     if token.expires is not None and token.expires <= now:
         return "expired"
     return "used up" if 0 < token.uses <= token.used else "valid"
-
-
-def passes_text(passes: Iterable[PassEntry], now: float) -> str:
-    """Return one line per pass; never a secret."""
-    rows = [("PASS", "NAME", "LEVEL", "USED", "EXPIRES", "STATE")]
-    for entry in passes:
-        used = "no" if entry.used is None else age(entry.used - now)
-        state = "revoked" if entry.revoked else "expired" if entry.expires <= now else "valid"
-        rows.append((entry.id, entry.name, entry.level, used, age(entry.expires - now), state))
-    return columns(rows)
 
 
 def age(seconds: float) -> str:

@@ -10,11 +10,14 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from meshray.protocol.api import MemberForm, Restored, Rotation, TokenForm
-from meshray.protocol.control import OtherPath, Summary, SummaryNode
-from meshray.protocol.doctor import Check
-from meshray.protocol.status import PathStatus, Status
-from meshray.protocol.web_answers import WebInvite, WebList, WebOpen, WebRevoke
+from meshray.model.path import PathKind, Transport
+from meshray.model.ray_ports import RayPorts
+from meshray.protocol.api import TokenForm
+from meshray.protocol.control import OtherPath, Summary, SummaryNode, SummaryPath, SummaryRay
+from meshray.protocol.doctor import CHECK_EXAMPLE, Check
+from meshray.protocol.node_answers import NODE_EXAMPLES, ROTATION_EXAMPLE
+from meshray.protocol.status import PATH_EXAMPLE, STATUS_EXAMPLE, PathStatus
+from meshray.protocol.web_answers import WEB_EXAMPLES
 
 
 class MatchedEnvironment(Struct, frozen=True):
@@ -196,107 +199,6 @@ class TokenRevoke(Struct, frozen=True):
     revoked: bool
 
 
-class NodeEntry(MemberForm, frozen=True, kw_only=True):
-    """One node, from the coordinator.
-
-    Attributes:
-        id: the node's id while it is enrolled.
-        name: its name in the mesh.
-        ip: its overlay address.
-        public_key: its WireGuard public key.
-        roles: ``head``, ``hub``, ``coordinator``, ``worker`` or ``static``.
-        endpoints: the endpoints of its WireGuard.
-        seen: its endpoint as observed by a hub; empty: not over UDP.
-        hubs: the ids of the hubs that it can use.
-        online: its agent is connected.
-        ephemeral: it is removed when it disconnects.
-        drained: Ray must not run there now.
-        down: it was taken down.
-        ended: its agent was killed.
-        silence: whether it answers the coordinator's node over the overlay.
-        labels: the labels of its Ray node.
-        versions: the versions of its programs.
-        ray_instance: which start of the head's Ray it belongs to; empty: none.
-        enrolled: unix seconds.
-        attestation: the identity's signature of the node's key, see `Attestation` in openapi.json.
-        faults: the node's faults that others must know: detail by code.
-        ray_ports: the ports that the node chose for its Ray, by name.
-        secret_epoch: the newest epoch of the mesh's secrets that it holds; absent: 1.
-    """
-
-    attestation: Mapping[str, object] | UnsetType = UNSET  # type: ignore[assignment]
-
-
-class NodeList(Struct, frozen=True):
-    """``node list``.
-
-    Attributes:
-        nodes: every enrolled node.
-        restored: the changes from restoring an older copy of the coordinator's database; None: none was restored.
-    """
-
-    nodes: tuple[NodeEntry, ...]
-    restored: Restored | None = None
-
-
-class NodeRm(Struct, frozen=True):
-    """``node rm``.
-
-    Attributes:
-        node: its name.
-        done: ``removed``.
-        secrets: the rotation of the secrets that follows.
-    """
-
-    node: str
-    done: str
-    secrets: Rotation
-
-
-class NodeRotateKey(Struct, frozen=True):
-    """``node rotate-key``.
-
-    Attributes:
-        node: its name.
-        done: ``rotated``.
-        public_key: the new one.
-    """
-
-    node: str
-    done: str
-    public_key: str
-
-
-class NodeRename(Struct, frozen=True):
-    """``node rename``.
-
-    Attributes:
-        node: its name before.
-        done: ``renamed``.
-        name: its name now.
-    """
-
-    node: str
-    done: str
-    name: str
-
-
-class NodeDrain(Struct, frozen=True):
-    """``node drain``.
-
-    Attributes:
-        node: its name.
-        done: ``drained``, or with ``--undo`` ``undrained`` and no more fields.
-        ray_node_id: Ray's own id of the node; None if Ray does not list it as ALIVE.
-        deadline_s: the time for running tasks, seconds.
-    """
-
-    node: str
-    done: str
-    ray_node_id: str | None
-    deadline_s: int
-
-
 class PeerAdd(Struct, frozen=True):
     """``peer add``.
 
@@ -387,41 +289,79 @@ class FileText(Struct, frozen=True):
     text: str
 
 
-#: Command, as typed after `meshray` → its answer.
-BY_COMMAND: Mapping[str, type[Struct]] = {
-    "init": Init,
-    "join": Join,
-    "up": Summary,
-    "down": Down,
-    "leave": Leave,
-    "status": Status,
-    "doctor": Doctor,
-    "ping": PingAnswer,
-    "forward": ForwardAnswer,
-    "token create": TokenCreate,
-    "token list": TokenList,
-    "token revoke": TokenRevoke,
-    "web invite": WebInvite,
-    "web list": WebList,
-    "web revoke": WebRevoke,
-    "web open": WebOpen,
-    "node add": Join,
-    "node list": NodeList,
-    "node rm": NodeRm,
-    "node rotate-key": NodeRotateKey,
-    "node rename": NodeRename,
-    "node drain": NodeDrain,
-    "secrets rotate": Rotation,
-    "peer add": PeerAdd,
-    "env": Environment,
-    "env lock": EnvLock,
-    "dashboard": Dashboard,
-    "completion": FileText,
-    "render wireguard": FileText,
-    "render systemd": FileText,
-    "render slurm": FileText,
-    "render prometheus": FileText,
-    "render alerts": FileText,
-    "render grafana": FileText,
-    "logs": FileText,
+_JOIN = Join(
+    mesh="lab",
+    node=SummaryNode("gpu-1", "10.99.0.2"),
+    path=SummaryPath(PathKind.DIRECT, Transport.UDP),
+    ray=SummaryRay(alive=True, nodes=2),
+    ray_address="10.99.0.1:6379",
+    dashboard="http://10.99.0.1:8265",
+)
+
+#: Command, as typed after `meshray` → an example of its answer, whose type describes the answer.
+EXAMPLES: Mapping[str, Struct] = {
+    **NODE_EXAMPLES,
+    **WEB_EXAMPLES,
+    "init": Init(
+        token="meshray1_…",  # noqa: S106 - no token
+        mesh="lab",
+        node=SummaryNode("lab", "10.99.0.1"),
+        ray_address="10.99.0.1:6379",
+        dashboard="http://10.99.0.1:8265",
+        port=51888,
+        endpoints=("203.0.113.7:51888",),
+        open_commands=("ufw allow 51888/udp", "ufw allow 51888/tcp"),
+        already=False,
+    ),
+    "join": _JOIN,
+    "up": Summary(_JOIN.mesh, _JOIN.node, _JOIN.path, _JOIN.ray, _JOIN.ray_address, _JOIN.dashboard),
+    "down": Down("gpu-1", was_running=True),
+    "leave": Leave("gpu-1", unenrolled=True),
+    "status": STATUS_EXAMPLE,
+    "doctor": Doctor(healthy=False, node=None, checks=(CHECK_EXAMPLE,), repaired=()),
+    "ping": PingAnswer(
+        "head", 3, 2, (12.6, None, 12.4), PATH_EXAMPLE, (OtherPath(PathKind.HUB, to="hub-1", rtt_ms=18.9),)
+    ),
+    "forward": ForwardAnswer("127.0.0.1:8350", "127.0.0.1", 8350, "gpu-1", 8350),
+    "token create": TokenCreate(
+        token="meshray1_…",  # noqa: S106 - no token
+        id="1f2e3d4c",
+        uses=1,
+        expires=1767225600.0,
+        roles=(),
+        name="gpu-1",
+        replace=True,
+    ),
+    "token list": TokenList(
+        (
+            TokenEntry(
+                "1f2e3d4c",
+                uses=1,
+                used=0,
+                expires=1767225600.0,
+                ephemeral=False,
+                created=1767139200.0,
+                revoked=False,
+                name="gpu-1",
+                replace=True,
+            ),
+        )
+    ),
+    "token revoke": TokenRevoke("1f2e3d4c", revoked=True),
+    "node add": _JOIN,
+    "secrets rotate": ROTATION_EXAMPLE,
+    "peer add": PeerAdd("phone", "10.99.0.9", "phone.conf", ""),
+    "env": Environment({"RAY_ADDRESS": "10.99.0.1:6379", "RAY_AUTH_MODE": "token"}, "/home/ada/ray/bin"),
+    "env lock": EnvLock("2.60.0", "3.11.7", ("numpy==2.1.0", "torch==2.9.1"), ("-e /home/ada/models",)),
+    "dashboard": Dashboard(
+        "http://10.99.0.1:8265", "0f2c…", "ssh -N -L 8265:10.99.0.1:8265 ada@gpu-1", RayPorts().to_json(head=True)
+    ),
+    "completion": FileText("completion bash", "…"),
+    "render wireguard": FileText("wireguard", "# Made by meshray.\n[Interface]\n…"),
+    "render systemd": FileText("systemd", "[Unit]\n…"),
+    "render slurm": FileText("slurm", "#!/bin/bash\n…"),
+    "render prometheus": FileText("prometheus", "global:\n…"),
+    "render alerts": FileText("alerts", "groups:\n…"),
+    "render grafana": FileText("grafana", "{\n…"),
+    "logs": FileText("agent", "2026-01-01 12:00:00,000 INFO connected to the coordinator\n"),
 }

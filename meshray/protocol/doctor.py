@@ -41,3 +41,15 @@ class DoctorReport(msgspec.Struct, frozen=True):
 
     node: str = msgspec.field(default="", name="self")
     checks: tuple[Check, ...] = ()
+
+
+CHECK_EXAMPLE = Check(
+    code="handshake_fresh",
+    title="the last WireGuard handshake is fresh",
+    status="fail",
+    node="head",
+    peer="gpu-1",
+    evidence="there was none",
+    fix="on head: meshray status; between here and there: is the mesh's UDP port open?",
+    depends_on=("agent_running",),
+)

@@ -1,6 +1,5 @@
 """The status of the mesh from one node: the agent builds it, the control socket carries it, the command line shows it.
 
-
 Each field has a default: after an upgrade the agent of the earlier release answers until it is restarted.
 
 >>> Status(mesh="lab", nodes=(NodeStatus("gpu-1", "10.99.0.2"),)).nodes[0].path.kind
@@ -15,6 +14,7 @@ import msgspec
 
 from meshray.model.path import PathKind, Transport
 from meshray.model.problem import Problem
+from meshray.model.ray_ports import RayPorts
 
 
 class PathStatus(msgspec.Struct, frozen=True):
@@ -150,3 +150,56 @@ class Status(msgspec.Struct, frozen=True):
     open: tuple[str, ...] = ()
     unguarded: bool = False
     environment: tuple[str, ...] = ()
+
+
+PATH_EXAMPLE = PathStatus(
+    kind=PathKind.DIRECT,
+    transport=Transport.UDP,
+    endpoint="203.0.113.7:51888",
+    rtt_ms=12.4,
+    loss=0.0,
+    mtu=1420,
+    handshake_age_s=31.0,
+    rx_bytes=184302,
+    tx_bytes=90210,
+)
+_RESOURCES = {"CPU": 8.0, "GPU": 1.0, "memory": 34359738368.0, "object_store_memory": 10737418240.0}
+_USED = {"CPU": 2.0, "GPU": 0.0, "memory": 0.0}
+_OPEN = "Ray's ports are open to every network that this machine is in: nft: Operation not permitted"
+STATUS_EXAMPLE = Status(
+    mesh="lab",
+    revision=7,
+    node="gpu-1",
+    coordinator=CoordinatorStatus(reachable=True),
+    nodes=(
+        NodeStatus(
+            name="head",
+            ip="10.99.0.1",
+            role="head",
+            online=True,
+            path=PATH_EXAMPLE,
+            ray=RayStatus(alive=True, resources=_RESOURCES, used=_USED, ports=RayPorts().to_json(head=True)),
+            since=1767225600.0,
+        ),
+        NodeStatus(
+            name="gpu-1",
+            ip="10.99.0.2",
+            role="worker",
+            online=True,
+            path=PathStatus(PathKind.SELF, mtu=1420),
+            ray=RayStatus(
+                alive=True,
+                resources=_RESOURCES,
+                used=_USED,
+                ports=RayPorts.of({"metrics_export": 8500}).to_json(head=False),
+            ),
+            since=1767225600.0,
+        ),
+    ),
+    totals=Totals(cpu=16.0, gpu=2.0, memory=68719476736.0, object_store_memory=21474836480.0),
+    problems=(_OPEN,),
+    health=(Problem("guard", _OPEN, "gpu-1", "meshray doctor"),),
+    notices=("new hubs, which read what they forward: gpu-2 (10.99.0.3) since 2026-01-01 12:00",),
+    unguarded=True,
+    environment=("HF_TOKEN",),
+)

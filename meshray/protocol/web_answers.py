@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from meshray.protocol.passes import PassForm
@@ -81,3 +83,33 @@ class WebRevoke(Struct, frozen=True):
     id: str
     name: str
     revoked: bool
+
+
+WEB_EXAMPLES: Mapping[str, Struct] = {
+    "web invite": WebInvite(
+        id="5d0c9e1b",
+        name="ana",
+        url="https://203.0.113.7:51888/enter#…",
+        level="read",
+        expires=1767254400.0,
+        fingerprint="8F:3A:…",
+        port=51888,
+    ),
+    "web list": WebList(
+        (
+            PassEntry(
+                id="5d0c9e1b",
+                name="ana",
+                level="read",
+                created=1767225600.0,
+                expires=1767254400.0,
+                used=1767225660.0,
+                revoked=False,
+            ),
+        )
+    ),
+    "web revoke": WebRevoke("5d0c9e1b", "ana", revoked=True),
+    "web open": WebOpen(
+        url="https://203.0.113.7:51888/enter#…", level="use", expires=1767225720.0, fingerprint="8F:3A:…"
+    ),
+}

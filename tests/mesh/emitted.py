@@ -31,7 +31,6 @@ from meshray.agent.state import NodeState
 from meshray.agent.status.startup_progress import Emit
 from meshray.cli import bring_up, main
 from meshray.cli.app import App
-from meshray.cli.examples import BY_COMMAND
 from meshray.client.agent import ControlClient
 from meshray.client.coordinator import Link
 from meshray.coordinator import handlers
@@ -43,6 +42,7 @@ from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.node import cleanup
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_map
+from meshray.protocol.answers import EXAMPLES
 from meshray.protocol.codec import to_json
 from meshray.protocol.connection import Message
 from meshray.protocol.control import Request, Summary, TakeDown
@@ -169,7 +169,7 @@ class Machines:
         code = main.run(app)
         answer: Json = json.loads(out.getvalue())
         assert ("error" in answer) == (code not in (0, 3))
-        name = next(name for name in (" ".join(words[:2]), words[0]) if name in BY_COMMAND)
+        name = next(name for name in (" ".join(words[:2]), words[0]) if name in EXAMPLES)
         self.recorder.note("cli error" if "error" in answer else f"cli {name}", answer)
         return answer
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
+from meshray.cli.file_result import FileResult
 from meshray.cli.options import json_option
-from meshray.cli.results import FileText, Result
+from meshray.protocol.answers import FileText
 
 
 @click.command("completion")
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 @json_option
-def completion_command(shell: str) -> Result:
+def completion_command(shell: str) -> FileResult:
     """Print the script with which a shell completes commands, options and node names.
 
     \b
@@ -27,4 +28,4 @@ def completion_command(shell: str) -> Result:
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"this click knows no completion for {shell}")
-    return FileText(f"completion {shell}", kind(cli, {}, "meshray", "_MESHRAY_COMPLETE").source())
+    return FileResult(FileText(f"completion {shell}", kind(cli, {}, "meshray", "_MESHRAY_COMPLETE").source()))

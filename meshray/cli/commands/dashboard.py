@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,19 +11,33 @@ import click
 
 from meshray.cli.browser import has_browser
 from meshray.cli.options import json_option
-from meshray.cli.results import Dashboard, Result
+from meshray.cli.result import Result
+from meshray.cli.tables import Paint, chosen_ports, plain
 from meshray.errors import MeshrayError
 from meshray.model.ray_ports import PURPOSES
+from meshray.protocol.answers import Dashboard
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
+
+
+@dataclass(frozen=True)
+class DashboardResult(Result[Dashboard]):
+    """``dashboard``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the dashboard, its token, and the ports that differ from the defaults."""
+        token = [f"token      {self.answer.token}"] if self.answer.token else []
+        chosen = chosen_ports(self.answer.ports)
+        ports = [f"ports      {chosen}"] if chosen else []
+        return "\n".join([f"dashboard  {self.answer.url}", *token, f"elsewhere  {self.answer.ssh}", *ports])
 
 
 @click.command("dashboard")
 @click.option("--no-open", is_flag=True, help="Do not open a browser.")
 @json_option
 @click.pass_obj
-def dashboard_command(app: App, no_open: bool) -> Result:
+def dashboard_command(app: App, no_open: bool) -> DashboardResult:
     """Show where Ray's dashboard is and the token that it asks for; open it where there is a browser.
 
     \b
@@ -41,7 +56,7 @@ def dashboard_command(app: App, no_open: bool) -> Result:
     url = found.dashboard_here or found.env.get("RAY_API_SERVER_ADDRESS", "")
     host, _, port = url.rpartition("/")[2].partition(":")
     user = User.by_uid(found.user_uid or 0).name
-    result = Dashboard(
+    answer = Dashboard(
         url=url,
         token=_token(found.env.get("RAY_AUTH_TOKEN_PATH", ""), app),
         ssh=f"ssh -N -L {port}:{host}:{port} {user}@{socket.gethostname()}",
@@ -52,7 +67,7 @@ def dashboard_command(app: App, no_open: bool) -> Result:
         import webbrowser
 
         webbrowser.open(url)
-    return result
+    return DashboardResult(answer)
 
 
 def _token(path: str, app: App) -> str:

@@ -8,18 +8,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from meshray.cli.app import App
 from meshray.cli.complete import node_names
+from meshray.cli.diagnosis import doctor_text
 from meshray.cli.options import json_option, yes_option
-from meshray.cli.results import DoctorResult, Result
+from meshray.cli.result import UNHEALTHY, Result
+from meshray.cli.tables import Paint, plain
 from meshray.errors import MeshrayError, UnreachableError, UsageError
+from meshray.protocol.answers import Doctor
+from meshray.protocol.codec import to_json
+from meshray.protocol.doctor import DoctorReport
 
 if TYPE_CHECKING:
     from meshray.doctor.facts import Facts
 
 #: All agents are asked, and each peer once more, before the agent answers.
 _TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class DoctorResult(Result[Doctor]):
+    """``doctor``: every check.
+
+    Attributes:
+        show_all: users also see the checks that are fine.
+    """
+
+    show_all: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """3 if a check failed."""
+        return 0 if self.answer.healthy else UNHEALTHY
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the faults and a verdict."""
+        return doctor_text(self.answer, show_all=self.show_all, paint=paint)
 
 
 @dataclass(frozen=True)
@@ -71,7 +97,7 @@ class Wishes:
 @yes_option
 @json_option
 @click.pass_obj
-def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any) -> Result:
+def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any) -> DoctorResult:
     """Find out what is wrong and how to fix it.
 
     \b
@@ -88,52 +114,53 @@ def doctor_command(app: App, /, node: str | None, show_all: bool, **options: Any
     """
     wishes = Wishes(**options)
     wishes.check(app)
-    result = _examine(app, node or "")
+    report, repaired = _examine(app, node or ""), list[str]()
     if wishes.fix:
-        result = _mended(app, result, node or "", wishes.yes)
+        report, repaired = _repair(app, report, node or "", wishes.yes)
+    checks = report.checks
     if wishes.deep:
         from meshray.cli.deep_job import deep_checks
 
-        deep = deep_checks(app, result.checks, node, soak=wishes.soak)
-        result = replace(result, checks=(*result.checks, *deep))
+        checks = (*checks, *deep_checks(app, checks, node, soak=wishes.soak))
+    is_healthy = all(check.status != "fail" for check in checks)
+    answer = Doctor(healthy=is_healthy, node=report.node or None, checks=checks, repaired=tuple(repaired))
     if wishes.bundle is not None:
         from meshray.cli.bundle import write_bundle
 
-        write_bundle(app, Path(wishes.bundle), result.to_json(), with_addresses=wishes.with_addresses)
-        result = replace(result, bundle=wishes.bundle)
-    return replace(result, show_all=show_all)
+        write_bundle(app, Path(wishes.bundle), to_json(answer), with_addresses=wishes.with_addresses)
+        answer = msgspec.structs.replace(answer, bundle=wishes.bundle)
+    return DoctorResult(answer, show_all)
 
 
-def _mended(app: App, found: DoctorResult, node: str, yes: bool) -> DoctorResult:
-    """Return the report after the possible repairs were made, from new checks."""
+def _repair(app: App, found: DoctorReport, node: str, yes: bool) -> tuple[DoctorReport, list[str]]:
+    """Return the report after the possible repairs were made, from new checks, and the repairs in sentences."""
     from meshray.cli.commands.lifecycle import start_node
     from meshray.cli.doctor_fix import carry_out
     from meshray.doctor.repairs import planned
 
     keys = planned(found.checks, found.node)
     done = carry_out(app, keys, yes, start_node)
-    return replace(_examine(app, node), repaired=tuple(done)) if done else found
+    return (_examine(app, node) if done else found), done
 
 
-def _examine(app: App, node: str) -> DoctorResult:
+def _examine(app: App, node: str) -> DoctorReport:
     from meshray.protocol.control import RunDoctor
 
     try:
-        report = app.control().ask(RunDoctor(node), timeout_s=_TIMEOUT_S)
+        return app.control().ask(RunDoctor(node), timeout_s=_TIMEOUT_S)
     except UnreachableError as error:
         return _alone(app, error)
     except MeshrayError as error:
         if error.code != "not_root":
             raise
         return _alone(app, error)
-    return DoctorResult(report.checks, report.node)
 
 
-def _alone(app: App, error: MeshrayError) -> DoctorResult:
+def _alone(app: App, error: MeshrayError) -> DoctorReport:
     from meshray.doctor.examine import examine
 
     facts = _without_agent(app, error)
-    return DoctorResult(examine(facts), next(iter(facts.nodes), ""))
+    return DoctorReport(next(iter(facts.nodes), ""), tuple(examine(facts)))
 
 
 def _without_agent(app: App, error: MeshrayError) -> Facts:

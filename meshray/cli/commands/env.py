@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -9,18 +11,56 @@ import click
 from meshray.cli.app import App
 from meshray.cli.driver import Driver
 from meshray.cli.options import SUBCOMMAND, json_option
-from meshray.cli.results import EnvResult, Locked, Result
+from meshray.cli.result import Result
+from meshray.cli.tables import Paint, plain
 from meshray.errors import MeshrayError, UsageError
+from meshray.model.amounts import counted
+from meshray.protocol.answers import Environment, EnvLock
 from meshray.protocol.api import LONGEST_REQUIREMENTS
 
 #: A larger file is not a requirements file.
 _LONGEST_FILE = 1024 * 1024
 
 
+@dataclass(frozen=True)
+class EnvResult(Result[Environment]):
+    """``env``.
+
+    Attributes:
+        leads: the folder of the programs comes first on PATH.
+    """
+
+    leads: bool = False
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the shell's exports."""
+        lines = [f"export {name}={_quoted(value)}" for name, value in self.answer.env.items()]
+        if self.answer.programs:
+            ours = _quoted(self.answer.programs)
+            lines.append(f'export PATH={ours}:"$PATH"' if self.leads else f'export PATH="$PATH":{ours}')
+        return "\n".join(lines)
+
+    def harmless(self) -> EnvResult:
+        """Return the result unchanged: its text is quoted for the shell."""
+        return self
+
+
+@dataclass(frozen=True)
+class LockResult(Result[EnvLock]):
+    """``env lock``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the number of packages."""
+        count = len(self.answer.requirements)
+        head = f" with Ray {self.answer.ray} on Python {self.answer.python}" if self.answer.ray else ""
+        them = "it" if count == 1 else "them"
+        return f"recorded {counted(count, 'requirement')}: `meshray join --env match` installs {them}{head}"
+
+
 @click.group("env", invoke_without_command=True, subcommand_metavar=SUBCOMMAND)
 @json_option
 @click.pass_context
-def env_command(ctx: click.Context) -> Result | None:
+def env_command(ctx: click.Context) -> EnvResult | None:
     """Print the environment of `meshray run` as shell exports.
 
     \b
@@ -32,14 +72,15 @@ def env_command(ctx: click.Context) -> Result | None:
     app: App = ctx.obj
     driver = Driver.of(app)
     leads = driver.leads(app.environ)
-    return EnvResult({**driver.variables, **(driver.activation if leads else {})}, driver.programs, leads)
+    variables = {**driver.variables, **(driver.activation if leads else {})}
+    return EnvResult(Environment(variables, driver.programs), leads)
 
 
 @env_command.command("lock")
 @click.option("--from", "file", metavar="FILE", help="A requirements file; - reads it from standard input.")
 @json_option
 @click.pass_obj
-def lock_command(app: App, file: str | None) -> Result:
+def lock_command(app: App, file: str | None) -> LockResult:
     """Record the packages of the head's environment besides Ray.
 
     \b
@@ -70,7 +111,8 @@ def lock_command(app: App, file: str | None) -> Result:
             hint="leave out hashes, or packages that others require anyway",
         )
     answer = app.api("PUT", "/v1/environment", {"requirements": sifted.text})
-    return Locked(str(answer.get("ray", "")), str(answer.get("python", "")), sifted.lines, sifted.refused)
+    versions = str(answer.get("ray", "")), str(answer.get("python", ""))
+    return LockResult(EnvLock(*versions, sifted.lines, sifted.refused))
 
 
 def _freeze(app: App) -> str:
@@ -101,3 +143,8 @@ def _read(app: App, file: str) -> str:
         raise UsageError(
             "no_requirements", f"{file} cannot be read: {reason}", hint="meshray env lock --from FILE"
         ) from None
+
+
+def _quoted(value: str) -> str:
+    quoted = shlex.quote(value)
+    return quoted if quoted.startswith("'") else f"'{quoted}'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ import click
 
 from meshray.cli.complete import node_names
 from meshray.cli.options import json_option
+from meshray.cli.result import Result
+from meshray.cli.tables import Paint, plain
 from meshray.errors import MeshrayError, RefusedError, UsageError
+from meshray.protocol.answers import ForwardAnswer
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
@@ -21,6 +25,16 @@ _PORTS = re.compile(r"([0-9]{1,5})(?::([0-9]{1,5}))?")
 _NODE = re.compile(r"[A-Za-z0-9.-]{1,63}")
 _HIGHEST_PORT = 65535
 _MAX_PASS_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class ForwardResult(Result[ForwardAnswer]):
+    """``forward``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return both ends."""
+        answer = self.answer
+        return f"{answer.address} leads to port {answer.node_port} of {answer.node}; Ctrl-C ends it"
 
 
 @click.command("forward")
@@ -54,7 +68,6 @@ def forward_command(app: App, ports: str, node: str, shown: str | None) -> int:
     users of this machine see its arguments: use @FILE or - there.
     """
     from meshray.cli import output
-    from meshray.cli.forward_results import Forwarded
     from meshray.cli.local_forward import bind, serve
 
     remote, local = _parse(ports)
@@ -67,7 +80,7 @@ def forward_command(app: App, ports: str, node: str, shown: str | None) -> int:
         async def run() -> None:
             # A port that nobody can reach is reported now, and not at the first connection.
             await (await dial()).close()
-            output.show(app, Forwarded("127.0.0.1", here, name, remote))
+            output.show(app, ForwardResult(ForwardAnswer(f"127.0.0.1:{here}", "127.0.0.1", here, name, remote)))
             await serve(listening, dial, lambda error: app.warn(error.message))
 
         asyncio.run(run())

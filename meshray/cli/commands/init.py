@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
+from msgspec import UNSET
 
 from meshray import __version__
 from meshray.cli import bring_up, env_options, output
 from meshray.cli.app import App
 from meshray.cli.env_options import environment_options
+from meshray.cli.init_result import InitResult
 from meshray.cli.options import (
     NodeCommand,
     json_option,
@@ -32,7 +34,6 @@ from meshray.cli.options import (
     require_no_words_to_ray,
     rootless_option,
 )
-from meshray.cli.results import InitResult, Result
 from meshray.cli.undo import Undo
 from meshray.cli.variables import option
 from meshray.defaults import DEFAULT_PORT, own_ports
@@ -42,6 +43,7 @@ from meshray.model.address import DEFAULT_NETWORK, Endpoint, NodeName, OverlayNe
 from meshray.model.node import HEAD, Versions
 from meshray.model.ray_ports import RayPorts, mesh_wide, of_node, take_ports
 from meshray.model.token import Token
+from meshray.protocol.answers import Init
 from meshray.protocol.api import Endpoints
 from meshray.protocol.codec import convert
 from meshray.protocol.fields import DEFAULT_PATIENCE_S, MAX_PATIENCE_S, MIN_PATIENCE_S
@@ -149,7 +151,7 @@ def init_command(
     trust_user_environment: bool,
     env: tuple[str, ...],
     env_file: str | None,
-) -> Result | int:
+) -> InitResult | int:
     """Make a mesh here: coordinator, overlay and Ray head.
 
     \b
@@ -237,7 +239,7 @@ def _own_mesh(app: App) -> Enrolment | None:
     return enrolment if enrolment is not None and enrolment.hosts_coordinator and not enrolment.taken_out else None
 
 
-def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) -> Result | int:
+def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) -> InitResult | int:
     """Bring up the node of the existing mesh, and advertise these addresses as well.
 
     Args:
@@ -259,7 +261,7 @@ def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) 
     return start_again(app, block, result)
 
 
-def _init(app: App, request: InitRequest, block: bool) -> Result | int:
+def _init(app: App, request: InitRequest, block: bool) -> InitResult | int:
     from meshray.cli.membership_checks import require_stranger
     from meshray.model.endpoints import require_few
     from meshray.node.state_folder import claimed, require_clean
@@ -426,22 +428,23 @@ def _result(
     from meshray.linux.user import User
 
     port, text = enrolment.mesh_port, token.encode() if token is not None else ""
-    return InitResult(
+    answer = Init(
         token=text or None,
         mesh=summary.mesh,
-        name=summary.node.name,
-        ip=summary.node.ip,
+        node=summary.node,
         ray_address=summary.ray_address,
         dashboard=summary.dashboard,
         port=port,
         endpoints=tuple(map(str, endpoints)),
-        hub_only=hub_only,
         already=already,
-        join_line=join_line(app, text) if text else "",
-        head_line=join_line(app, text, "--head") if text else "",
-        rootless=User.by_uid(enrolment.user_uid).name if enrolment.rootless and not already else "",
-        local=summary.local or {},
+        local=summary.local or UNSET,
         open_commands=tuple(_or_nothing(lambda: _open_commands(port))),
+    )
+    return InitResult(
+        answer,
+        join_line=join_line(app, text) if text else "",
+        head_line=join_line(app, text, "--head") if text and hub_only else "",
+        rootless=User.by_uid(enrolment.user_uid).name if enrolment.rootless and not already else "",
     )
 
 

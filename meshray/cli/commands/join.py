@@ -24,6 +24,7 @@ from meshray.cli.container_options import ContainerChoice, container_options
 from meshray.cli.enrolment_rollback import ENROLMENT, Withdrawal, taken_back
 from meshray.cli.env_options import environment_options
 from meshray.cli.join_request import JoinRequest
+from meshray.cli.join_result import JoinResult
 from meshray.cli.matching import ask_with_token, match_with_token, warn_of_patch
 from meshray.cli.options import (
     NodeCommand,
@@ -36,7 +37,6 @@ from meshray.cli.options import (
     require_no_words_to_ray,
     rootless_option,
 )
-from meshray.cli.results import JoinResult, Result
 from meshray.cli.undo import Undo
 from meshray.cli.variables import option
 from meshray.cli.via import PostRequest, enrol_via, parse_via, unenrol_via
@@ -134,7 +134,7 @@ def join_command(
     image: str,
     bridge: str,
     volume: tuple[str, ...],
-) -> Result | int:
+) -> JoinResult | int:
     """Join the mesh that a token names, with a Ray worker.
 
     \b
@@ -189,7 +189,7 @@ def join_command(
     return _join(app, asked, block)
 
 
-def _again(app: App, asked: JoinRequest, block: bool) -> Result | int | None:
+def _again(app: App, asked: JoinRequest, block: bool) -> JoinResult | int | None:
     """Bring the node up if this machine is in the token's mesh already; return None if it is not."""
     from meshray.cli.commands.lifecycle import start_again
     from meshray.cli.membership_checks import find_enrolment
@@ -224,7 +224,7 @@ def _require_sense(asked: JoinRequest) -> None:
         )
 
 
-def _join(app: App, asked: JoinRequest, block: bool) -> Result | int:
+def _join(app: App, asked: JoinRequest, block: bool) -> JoinResult | int:
     from meshray.cli.membership_checks import require_stranger
     from meshray.model.endpoints import require_few
     from meshray.node.state_folder import claimed, require_clean

@@ -5,17 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from msgspec import UNSET
 
 from meshray.cli import bring_up, output
 from meshray.cli.app import App
+from meshray.cli.join_result import JoinResult
 from meshray.cli.options import json_option, parse_duration, yes_option
-from meshray.cli.results import JoinResult, Left, Result, Stopped
+from meshray.cli.result import Result
+from meshray.cli.tables import Paint, plain
 from meshray.errors import MeshrayError, UnreachableError
 from meshray.home import Home
+from meshray.protocol.answers import Down, Leave
 from meshray.runtime.base import Answer, Command
 from meshray.runtime.select import runtime_of
 
@@ -29,6 +34,31 @@ _API_S = 30.0
 #: The interval at which the end of Ray is checked, seconds.
 _DRAIN_POLL_S = 0.5
 
+R = TypeVar("R", bound=Result[Any])
+
+
+@dataclass(frozen=True)
+class DownResult(Result[Down]):
+    """``down``: nothing of the node runs; it stays enrolled."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return whether anything ran."""
+        if not self.answer.was_running:
+            return f"{self.answer.node} was down already"
+        return f"{self.answer.node} is down; it stays enrolled (meshray up starts it again)"
+
+
+@dataclass(frozen=True)
+class LeaveResult(Result[Leave]):
+    """``leave``: the node's state on this machine is deleted."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return what remains of the node."""
+        node = self.answer.node
+        if self.answer.local:
+            return f"nothing of {node} is kept on this machine; the mesh still has that node (meshray join TOKEN)"
+        return f"{node} has left the mesh; nothing of it is kept on this machine"
+
 
 @click.command("up")
 @click.option(
@@ -38,7 +68,7 @@ _DRAIN_POLL_S = 0.5
 )
 @json_option
 @click.pass_obj
-def up_command(app: App, coordinator: str | None) -> Result:
+def up_command(app: App, coordinator: str | None) -> JoinResult:
     """Start this node again.
 
     \b
@@ -106,7 +136,7 @@ def start_node(app: App, home: Home, coordinator: str | None = None) -> Summary:
     return summary
 
 
-def start_again(app: App, block: bool, result: Callable[[Summary], Result]) -> Result | int:
+def start_again(app: App, block: bool, result: Callable[[Summary], R]) -> R | int:
     """Bring up the node that `init` or `join` found here; with ``block`` in the foreground, unless it runs.
 
     Args:
@@ -177,7 +207,7 @@ def _check_map(home: Home, enrolment: Enrolment) -> None:
 @click.command("down")
 @json_option
 @click.pass_obj
-def down_command(app: App) -> Result:
+def down_command(app: App) -> DownResult:
     """Stop this node; it stays enrolled.
 
     \b
@@ -199,7 +229,7 @@ def down_command(app: App) -> Result:
             return {"node": enrolment.name, "was_running": _take_down(app, home)}
 
     answer = runtime_of(home, app.environ).down(Command(["down", "--json"], stop), app)
-    return Stopped(str(answer["node"]), answer["was_running"] is True)
+    return DownResult(Down(str(answer["node"]), answer["was_running"] is True))
 
 
 @click.command("leave")
@@ -217,7 +247,7 @@ def down_command(app: App) -> Result:
 )
 @json_option
 @click.pass_obj
-def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
+def leave_command(app: App, yes: bool, drain: str, local: bool) -> LeaveResult:
     """Un-enrol this node and remove all its state.
 
     \b
@@ -233,7 +263,8 @@ def leave_command(app: App, yes: bool, drain: str, local: bool) -> Result:
     words = ["leave", "--yes", "--json", "--drain", drain, *(["--local"] if local else [])]
     command = Command(words, lambda: _leave(app, home, yes=yes, patience_s=patience_s, local=local))
     answer = runtime_of(home, app.environ).leave(command, app, yes=yes)
-    return Left(str(answer["node"]), answer["unenrolled"] is True, local)
+    left = Leave(str(answer["node"]), answer["unenrolled"] is True, True if local else UNSET)
+    return LeaveResult(left)
 
 
 def _leave(app: App, home: Home, *, yes: bool, patience_s: int, local: bool) -> Answer:

@@ -10,11 +10,12 @@ from pathlib import Path
 import click
 
 from meshray.cli.app import App
+from meshray.cli.file_result import FileResult
 from meshray.cli.options import json_option
-from meshray.cli.results import FileText, Result
 from meshray.errors import MeshrayError
 from meshray.linux.trust import find_program
 from meshray.model.printable import escaped_lines
+from meshray.protocol.answers import FileText
 
 PARTS = ("agent", "coordinator", "engine", "ray", "cli")
 
@@ -33,7 +34,7 @@ PARTS = ("agent", "coordinator", "engine", "ray", "cli")
 @click.option("-f", "--follow", is_flag=True, help="Keep showing new lines until Ctrl-C.")
 @json_option
 @click.pass_obj
-def logs_command(app: App, part: str, lines: int, follow: bool) -> Result | int:
+def logs_command(app: App, part: str, lines: int, follow: bool) -> FileResult | int:
     """Show what agent, coordinator, engine and Ray wrote.
 
     \b
@@ -52,7 +53,7 @@ def logs_command(app: App, part: str, lines: int, follow: bool) -> Result | int:
             )
         return _follow(app, [str(tail), "-n", str(lines), "-F", str(path)])
     with path.open(errors="replace") as file:
-        return FileText(part, "".join(deque(file, maxlen=lines)))
+        return FileResult(FileText(part, "".join(deque(file, maxlen=lines))))
 
 
 def _follow(app: App, command: list[str]) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import click
+from msgspec import UnsetType
 
 from meshray.cli.app import App
 from meshray.cli.complete import node_names
+from meshray.cli.join_result import JoinResult
 from meshray.cli.lock_file import LockFile, open_lock
 from meshray.cli.options import (
     PassesOnToRay,
@@ -20,14 +23,75 @@ from meshray.cli.options import (
     ray_args,
     yes_option,
 )
-from meshray.cli.results import NodeChanged, NodeList, NodeRemoved, Result
-from meshray.cli.tables import children
+from meshray.cli.result import Result
+from meshray.cli.status_table import nodes_text
+from meshray.cli.tables import Paint, children, duration, plain
 from meshray.errors import MeshrayError, UsageError
 from meshray.model.address import Endpoint, NodeName
 from meshray.protocol.codec import convert
+from meshray.protocol.node_answers import NodeDrain, NodeList, NodeRename, NodeRm, NodeRotateKey
 
 #: The timeout covers all addresses of the coordinator, and the other node's agent with its own call, seconds.
 _ROTATE_S = 40.0
+
+
+@dataclass(frozen=True)
+class NodeListResult(Result[NodeList]):
+    """``node list``.
+
+    Attributes:
+        wide: users also see which nodes are ephemeral or drained, and the labels.
+    """
+
+    wide: bool = False
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return one line per node."""
+        return nodes_text(self.answer.nodes, wide=self.wide)
+
+
+@dataclass(frozen=True)
+class RemovedResult(Result[NodeRm]):
+    """``node rm``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the node, and whether the secrets changed."""
+        secrets = self.answer.secrets
+        renewed = f"; the other nodes use new secrets (epoch {secrets.epoch})" if secrets.started else ""
+        return f"{self.answer.node} is removed{renewed}"
+
+
+@dataclass(frozen=True)
+class KeyResult(Result[NodeRotateKey]):
+    """``node rotate-key``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the new key."""
+        return f"{self.answer.node} is rotated (public key {self.answer.public_key})"
+
+
+@dataclass(frozen=True)
+class RenamedResult(Result[NodeRename]):
+    """``node rename``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return both names."""
+        return f"{self.answer.node} is renamed (name {self.answer.name})"
+
+
+@dataclass(frozen=True)
+class DrainResult(Result[NodeDrain]):
+    """``node drain``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return what happens to the node's tasks."""
+        node, deadline_s = self.answer.node, self.answer.deadline_s
+        if isinstance(deadline_s, UnsetType):
+            return f"{node} takes tasks again as soon as its Ray has started"
+        if self.answer.ray_node_id is None:
+            return f"{node} runs no Ray, and starts none until: meshray node drain {node} --undo"
+        deadline = duration(deadline_s)
+        return f"{node} gets no new tasks; those that run have up to {deadline} to end (meshray status)"
 
 
 @group("node")
@@ -59,7 +123,7 @@ def add(
     label: tuple[str, ...],
     program: str,
     lock: str | None,
-) -> Result:
+) -> JoinResult:
     """Let another machine join, through ssh from here: `meshray join` runs there.
 
     \b
@@ -93,12 +157,9 @@ def add(
 @click.option("--wide", is_flag=True, help="Also show which nodes are ephemeral or drained, and the labels.")
 @json_option
 @click.pass_obj
-def list_(app: App, wide: bool) -> Result:
+def list_(app: App, wide: bool) -> NodeListResult:
     """List every enrolled node with its versions and labels."""
-    from meshray.protocol import answers
-
-    answer = convert(app.api("GET", "/v1/nodes"), answers.NodeList)
-    return NodeList(answer.nodes, answer.restored, wide)
+    return NodeListResult(convert(app.api("GET", "/v1/nodes"), NodeList), wide)
 
 
 @node_command.command("rm")
@@ -110,7 +171,7 @@ def list_(app: App, wide: bool) -> Result:
 @yes_option
 @json_option
 @click.pass_obj
-def remove(app: App, node: str, yes: bool, lock: str | None) -> Result:
+def remove(app: App, node: str, yes: bool, lock: str | None) -> RemovedResult:
     """Remove a node from the mesh and invalidate its key and credential.
 
     \b
@@ -131,7 +192,7 @@ def remove(app: App, node: str, yes: bool, lock: str | None) -> Result:
             app.warn(f"a compromised coordinator could admit {node} again: --lock FILE prevents that")
     else:
         answer = _remove_for_good(app, path, node, signer)
-    return NodeRemoved(node, rotation_of(app, answer.get("secrets")))
+    return RemovedResult(NodeRm(node, "removed", rotation_of(app, answer.get("secrets"))))
 
 
 def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[str, object]:
@@ -158,7 +219,7 @@ def _remove_for_good(app: App, path: str, name: str, lock: LockFile) -> Mapping[
 @click.argument("node", shell_complete=node_names, required=False, default="")
 @json_option
 @click.pass_obj
-def rotate_key(app: App, node: str) -> Result:
+def rotate_key(app: App, node: str) -> KeyResult:
     """Give this node, or on the head another one, a new WireGuard key. No connection ends.
 
     \b
@@ -172,7 +233,7 @@ def rotate_key(app: App, node: str) -> Result:
     from meshray.protocol.control import RotateKey
 
     rotated = app.control().ask(RotateKey(node and app.word(node)), timeout_s=_ROTATE_S)
-    return NodeChanged(rotated.node, "rotated", {"public_key": rotated.public_key})
+    return KeyResult(NodeRotateKey(rotated.node, "rotated", rotated.public_key))
 
 
 @node_command.command("rename")
@@ -180,11 +241,11 @@ def rotate_key(app: App, node: str) -> Result:
 @click.argument("new_name", metavar="NEW")
 @json_option
 @click.pass_obj
-def rename(app: App, node: str, new_name: str) -> Result:
+def rename(app: App, node: str, new_name: str) -> RenamedResult:
     """Give a node another name; its address stays. Ray shows the new name after the node's next start."""
     name = NodeName.parse(new_name)
     app.api("PATCH", f"/v1/nodes/{app.word(node)}", {"name": str(name)})
-    return NodeChanged(node, "renamed", {"name": str(name)})
+    return RenamedResult(NodeRename(node, "renamed", str(name)))
 
 
 @node_command.command("drain")
@@ -195,7 +256,7 @@ def rename(app: App, node: str, new_name: str) -> Result:
 @click.option("--undo", is_flag=True, help="Let Ray use the node again.")
 @json_option
 @click.pass_obj
-def drain(app: App, node: str, deadline: str, undo: bool) -> Result:
+def drain(app: App, node: str, deadline: str, undo: bool) -> DrainResult:
     """Give a node no more Ray tasks, and stop its Ray once it is idle.
 
     \b
@@ -211,7 +272,7 @@ def drain(app: App, node: str, deadline: str, undo: bool) -> Result:
     path = f"/v1/nodes/{app.word(node)}"
     if undo:
         app.api("PATCH", path, {"drained": False})
-        return NodeChanged(node, "undrained", {})
+        return DrainResult(NodeDrain(node, "undrained"))
     seconds = parse_duration(deadline)
     if seconds == 0:
         raise UsageError("bad_duration", "a drain needs a deadline", hint="--deadline 10m")
@@ -223,4 +284,4 @@ def drain(app: App, node: str, deadline: str, undo: bool) -> Result:
     except MeshrayError:
         app.api("PATCH", path, {"drained": False})
         raise
-    return NodeChanged(node, "drained", {"ray_node_id": ray.node_id, "deadline_s": seconds})
+    return DrainResult(NodeDrain(node, "drained", ray.node_id, seconds))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
+from typing import ClassVar
 
 import click
 
@@ -11,13 +13,27 @@ from meshray.cli.app import App
 from meshray.cli.lock_file import LockFile, open_lock
 from meshray.cli.new_file import new_file
 from meshray.cli.options import group, json_option, lock_option
-from meshray.cli.results import PeerAdded, Result
+from meshray.cli.result import Result
+from meshray.cli.tables import Paint, plain
 from meshray.defaults import DEFAULT_MTU, KEEPALIVE_S
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint, NodeName, overlay_address
 from meshray.model.keys import PresharedKey, PrivateKey, PublicKey
 from meshray.protocol import api
+from meshray.protocol.answers import PeerAdd
 from meshray.protocol.codec import convert
+
+
+@dataclass(frozen=True)
+class PeerResult(Result[PeerAdd]):
+    """``peer add``."""
+
+    keeps_lines: ClassVar[bool] = True
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the device's file if it goes to standard output, else its path."""
+        answer = self.answer
+        return answer.text or f"{answer.name} is {answer.ip}; its file {answer.config} holds its only copy of the key"
 
 
 @group("peer")
@@ -31,7 +47,7 @@ def peer_command() -> None:
 @lock_option("The lock file of `init --lock`: it signs the device's key.")
 @json_option
 @click.pass_obj
-def add(app: App, name: str, config: str, lock: str | None) -> Result:
+def add(app: App, name: str, config: str, lock: str | None) -> PeerResult:
     """Add a device and write its wg-quick file.
 
     \b
@@ -44,12 +60,12 @@ def add(app: App, name: str, config: str, lock: str | None) -> Result:
     node, signer = NodeName.parse(name), open_lock(lock)
     if config == "-":
         answer, text = _add(app, node, signer)
-        return PeerAdded(str(node), answer.ip, config, text)
+        return PeerResult(PeerAdd(str(node), answer.ip, config, text))
     # The file exists, empty and closed to other users, before the key of which it will be the only copy.
     with new_file(Path(config), "--config", app.environ) as file:
         answer, text = _add(app, node, signer)
         file.write(text.encode())
-    return PeerAdded(str(node), answer.ip, config, "")
+    return PeerResult(PeerAdd(str(node), answer.ip, config, ""))
 
 
 def _add(app: App, node: NodeName, signer: LockFile | None) -> tuple[api.PeerAdded, str]:

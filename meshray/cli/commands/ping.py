@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import click
 
 from meshray.cli.app import App
 from meshray.cli.complete import node_names
 from meshray.cli.options import json_option
-from meshray.cli.results import PingResult, Result
+from meshray.cli.result import UNHEALTHY, Result
+from meshray.cli.tables import Paint, other_path_text, path_text, plain
+from meshray.protocol.answers import PingAnswer
 
 #: Longer than the agent's timeout for one echo.
 _SILENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class PingResult(Result[PingAnswer]):
+    """``ping``."""
+
+    @property
+    def exit_code(self) -> int:
+        """3 if no answer came."""
+        return 0 if self.answer.received else UNHEALTHY
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the round trips and the path."""
+        answer = self.answer
+        times = sorted(rtt for rtt in answer.rtts_ms if rtt is not None)
+        line = f"{answer.node}: {answer.received} of {answer.sent} answered"
+        if times:
+            median = times[len(times) // 2]
+            line += f", round trip {times[0]:.1f} / {median:.1f} / {times[-1]:.1f} ms (least / median / most)"
+        elif answer.sent:
+            line += "; meshray doctor finds the cause"
+        return "\n".join([line, f"path: {path_text(answer.path)}", *map(other_path_text, answer.others)])
 
 
 @click.command("ping")
@@ -18,7 +44,7 @@ _SILENCE_S = 10.0
 @click.option("-c", "--count", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many probes.")
 @json_option
 @click.pass_obj
-def ping_command(app: App, node: str, count: int) -> Result:
+def ping_command(app: App, node: str, count: int) -> PingResult:
     """Measure the path to one node over the overlay.
 
     \b
@@ -36,4 +62,5 @@ def ping_command(app: App, node: str, count: int) -> Result:
         app.note(f"{node} {echo.seq}: " + (f"{echo.rtt_ms:.1f} ms" if echo.rtt_ms is not None else "no answer"))
 
     done = app.control().watch(Ping(node, count), show, timeout_s=_SILENCE_S)
-    return PingResult(node, tuple(rtts), done.path, done.others)
+    received = sum(rtt is not None for rtt in rtts)
+    return PingResult(PingAnswer(node, len(rtts), received, tuple(rtts), done.path, done.others))

@@ -9,9 +9,10 @@ import click
 
 from meshray.cli.app import App
 from meshray.cli.commands import render_monitoring
+from meshray.cli.file_result import FileResult
 from meshray.cli.options import group, json_option
 from meshray.cli.output_file import output_option, written
-from meshray.cli.results import FileText, Result
+from meshray.protocol.answers import FileText
 
 
 @group("render")
@@ -29,7 +30,7 @@ render_command.add_command(render_monitoring.grafana_command)
 @click.option("--secrets", is_flag=True, help="Include the private key; only for this node itself, as root.")
 @json_option
 @click.pass_obj
-def wireguard(app: App, node: str, secrets: bool) -> Result:
+def wireguard(app: App, node: str, secrets: bool) -> FileResult:
     """Print a node's tunnel as a wg-quick file.
 
     \b
@@ -39,13 +40,13 @@ def wireguard(app: App, node: str, secrets: bool) -> Result:
     from meshray.protocol.control import GetWireGuard, GetWireGuardSecrets
 
     answer = app.control().ask(GetWireGuardSecrets(node) if secrets else GetWireGuard(node))
-    return FileText("wireguard", answer.text)
+    return FileResult(FileText("wireguard", answer.text))
 
 
 @render_command.command("systemd")
 @json_option
 @click.pass_obj
-def systemd(app: App) -> Result:
+def systemd(app: App) -> FileResult:
     """Print the unit under which systemd runs this node's agent.
 
     \b
@@ -54,7 +55,7 @@ def systemd(app: App) -> Result:
     """
     from meshray.runtime.agent_service import unit_text
 
-    return FileText("systemd", unit_text(app.own_home, app.environ))
+    return FileResult(FileText("systemd", unit_text(app.own_home, app.environ)))
 
 
 @render_command.command("slurm")
@@ -100,7 +101,7 @@ def slurm(
     sbatch: tuple[str, ...],
     output: str | None,
     command: tuple[str, ...],
-) -> Result:
+) -> FileResult:
     """Print an sbatch script that joins SLURM's nodes to a mesh.
 
     \b

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshray.cli.file_result import FileResult
 from meshray.cli.options import json_option
 from meshray.cli.output_file import output_option, written
-from meshray.cli.results import Result
 from meshray.errors import MeshrayError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def prometheus_command(
     app: App, *, token_file: str, rules: str, alertmanager: tuple[str, ...], interval: str, output: str | None
-) -> Result:
+) -> FileResult:
     """Print the configuration of a Prometheus on a node of the mesh.
 
     \b
@@ -81,7 +81,7 @@ def prometheus_command(
 @output_option
 @json_option
 @click.pass_obj
-def alerts_command(app: App, output: str | None) -> Result:
+def alerts_command(app: App, output: str | None) -> FileResult:
     """Print alert rules for Prometheus: nodes, paths and Ray.
 
     \b
@@ -101,7 +101,7 @@ def alerts_command(app: App, output: str | None) -> Result:
 @output_option
 @json_option
 @click.pass_obj
-def grafana_command(app: App, output: str | None) -> Result:
+def grafana_command(app: App, output: str | None) -> FileResult:
     """Print a dashboard for Grafana: nodes, paths, bandwidth, Ray's resources.
 
     \b

@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import click
 
 from meshray.cli import output
 from meshray.cli.app import App
 from meshray.cli.options import json_option
-from meshray.cli.results import Result, StatusResult
+from meshray.cli.result import UNHEALTHY, Result
+from meshray.cli.status_table import status_text
+from meshray.cli.tables import Paint, plain
 from meshray.errors import InterruptedByUser
+from meshray.protocol.codec import convert
+from meshray.protocol.control import GetStatus
+from meshray.protocol.status import Status
 
 #: The status takes one request to Ray's head.
 _WATCH_S = 2.0
+
+
+@dataclass(frozen=True)
+class StatusResult(Result[Status]):
+    """``status``: the mesh, according to this machine's agent.
+
+    Attributes:
+        wide: users also see WireGuard's data on each path.
+        clock: the time of day, for users who watch it.
+    """
+
+    wide: bool = False
+    clock: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """3 if the agent reports a problem or the coordinator is away."""
+        return 0 if self.answer.coordinator.reachable and not self.answer.problems else UNHEALTHY
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the mesh and every node."""
+        return status_text(self.answer, now=time.time(), wide=self.wide, clock=self.clock, paint=paint)
 
 
 @click.command("status")
@@ -26,7 +53,7 @@ _WATCH_S = 2.0
 @click.option("--watch", is_flag=True, help="Refresh every two seconds, until Ctrl-C.")
 @json_option
 @click.pass_obj
-def status_command(app: App, wide: bool, watch: bool) -> Result | int:
+def status_command(app: App, wide: bool, watch: bool) -> StatusResult | int:
     """Show every node, its path and what the cluster offers.
 
     \b
@@ -47,12 +74,8 @@ def status_command(app: App, wide: bool, watch: bool) -> Result | int:
 
 
 def _status(app: App, wide: bool) -> StatusResult:
-    from meshray.protocol.codec import convert
-    from meshray.protocol.control import GetStatus
-    from meshray.protocol.status import Status
-
     answer = app.control().ask_for_json(GetStatus())
-    return StatusResult(convert(answer, Status), answer, wide)
+    return StatusResult(convert(answer, Status), wide, received=answer)
 
 
 def _redraw(app: App, result: StatusResult) -> None:

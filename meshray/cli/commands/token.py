@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import click
 
@@ -11,11 +12,40 @@ from meshray.cli.complete import node_names
 from meshray.cli.join_line import join_line
 from meshray.cli.lock_file import create_token, open_lock
 from meshray.cli.options import group, json_option, lock_option, parse_duration
-from meshray.cli.results import Result, TokenCreated, TokenList, TokenRevoked
+from meshray.cli.result import Result
+from meshray.cli.tables import Paint, plain, tokens_text
 from meshray.model.address import NodeName
 from meshray.model.node import HEAD, HUB
 from meshray.model.token import require_one_node
-from meshray.protocol.codec import convert
+from meshray.protocol.answers import TokenCreate, TokenList, TokenRevoke
+from meshray.protocol.codec import convert, or_unset
+
+
+@dataclass(frozen=True)
+class TokenResult(Result[TokenCreate]):
+    """``token create``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return the token alone on its line, for `meshray token create | ssh gpu-1 sudo meshray join -`."""
+        return self.answer.line or self.answer.token
+
+
+@dataclass(frozen=True)
+class TokenListResult(Result[TokenList]):
+    """``token list``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return one line per token."""
+        return tokens_text(self.answer.tokens, time.time())
+
+
+@dataclass(frozen=True)
+class RevokedResult(Result[TokenRevoke]):
+    """``token revoke``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return that the token is revoked."""
+        return f"token {self.answer.id} is revoked; nodes that joined with it stay"
 
 
 @group("token")
@@ -65,7 +95,7 @@ def create(
     replace: bool,
     line: bool,
     lock: str | None,
-) -> Result:
+) -> TokenResult:
     """Make a token and print it on a line of its own.
 
     \b
@@ -82,33 +112,32 @@ def create(
     if name is not None:
         body |= {"name": NodeName.parse(name), "replace": replace}
     made = create_token(app, body, open_lock(lock))
-    return TokenCreated(
+    answer = TokenCreate(
         token=made.token,
         id=made.id,
         uses=made.uses,
         expires=made.expires,
         roles=made.roles,
-        name=made.name or "",
+        name=made.name or None,
         replace=made.replace,
-        line=join_line(app, made.token) if line else "",
+        line=or_unset(join_line(app, made.token) if line else ""),
     )
+    return TokenResult(answer)
 
 
 @token_command.command("list")
 @json_option
 @click.pass_obj
-def list_(app: App) -> Result:
+def list_(app: App) -> TokenListResult:
     """List the tokens, never their secrets."""
-    from meshray.protocol import answers
-
-    return TokenList(convert(app.api("GET", "/v1/tokens"), answers.TokenList).tokens, now=time.time())
+    return TokenListResult(convert(app.api("GET", "/v1/tokens"), TokenList))
 
 
 @token_command.command("revoke")
 @click.argument("token_id", metavar="ID")
 @json_option
 @click.pass_obj
-def revoke(app: App, token_id: str) -> Result:
+def revoke(app: App, token_id: str) -> RevokedResult:
     """Revoke a token at once. Nodes that joined with it stay in the mesh."""
     app.api("DELETE", f"/v1/tokens/{app.word(token_id)}")
-    return TokenRevoked(token_id)
+    return RevokedResult(TokenRevoke(token_id, revoked=True))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from meshray.cli.options import group, json_option, parse_duration
-from meshray.cli.results import Result
-from meshray.cli.web_results import PassList, PassRevoked
+from meshray.cli.page_address import InviteResult, OpenResult
+from meshray.cli.result import Result
+from meshray.cli.tables import Paint, age, columns, plain
 from meshray.defaults import DEFAULT_PORT
 from meshray.errors import UsageError
 from meshray.protocol.codec import convert
+from meshray.protocol.web_answers import PassEntry, WebInvite, WebList, WebRevoke
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
@@ -35,6 +39,24 @@ _use_option = click.option(
 _admin_option = click.option("--admin", is_flag=True, help="Also allow tokens and the removal of nodes.")
 
 
+@dataclass(frozen=True)
+class PassListResult(Result[WebList]):
+    """``web list``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return one line per pass."""
+        return _passes_text(self.answer.passes, time.time())
+
+
+@dataclass(frozen=True)
+class PassRevokedResult(Result[WebRevoke]):
+    """``web revoke``."""
+
+    def text(self, paint: Paint = plain) -> str:
+        """Return that the pass is revoked."""
+        return f"the pass {self.answer.id} of {self.answer.name} is revoked; its session has ended"
+
+
 @group("web")
 def web_command() -> None:
     """Open the page of the mesh in a browser, and invite others to it."""
@@ -48,7 +70,7 @@ def web_command() -> None:
 @click.option("--host", metavar="HOST[:PORT]", help="The coordinator's address in the URL; default: its first one.")
 @json_option
 @click.pass_obj
-def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str | None) -> Result:
+def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str | None) -> InviteResult:
     """Make a pass for the page and print its URL on a line of its own. On the head.
 
     \b
@@ -60,7 +82,7 @@ def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str |
     The first browser that opens the URL gets the session; afterwards the URL is worthless. Send it only to the person
     who gets it. Without --use and --admin the session only reads.
     """
-    from meshray.cli.page_address import address_of, explain
+    from meshray.cli.page_address import as_browsers_show, explain, url_of
     from meshray.model.address import Endpoint
     from meshray.protocol.passes import MadePass
 
@@ -76,33 +98,39 @@ def invite(app: App, *, name: str, ttl: str, use: bool, admin: bool, host: str |
     body = {"name": name, "ttl_s": _seconds(ttl), "level": _level(use, admin)}
     made = convert(app.api("POST", "/v1/web/passes", body), MadePass)
     endpoint = Endpoint.parse(host, made.port) if host else Endpoint.parse(made.endpoints[0])
-    result = address_of(made, endpoint)
-    explain(app, result)
-    return result
+    answer = WebInvite(
+        id=made.id,
+        name=made.name,
+        url=url_of(made, endpoint),
+        level=made.level,
+        expires=made.expires,
+        fingerprint=as_browsers_show(made.fingerprint),
+        port=made.port,
+    )
+    explain(app, answer.fingerprint)
+    return InviteResult(answer)
 
 
 @web_command.command("list")
 @json_option
 @click.pass_obj
-def list_(app: App) -> Result:
+def list_(app: App) -> PassListResult:
     """List the passes that work and those that ended in the last week, never their secrets. On the head."""
-    from meshray.protocol.web_answers import WebList
-
-    return PassList(convert(app.api("GET", "/v1/web/passes"), WebList).passes, now=time.time())
+    return PassListResult(convert(app.api("GET", "/v1/web/passes"), WebList))
 
 
 @web_command.command("revoke")
 @click.argument("name", metavar="NAME|ID")
 @json_option
 @click.pass_obj
-def revoke(app: App, name: str) -> Result:
+def revoke(app: App, name: str) -> PassRevokedResult:
     """Revoke a pass; its session, streams and connections end at once. On the head."""
     from meshray.protocol.passes import PassForm
 
     if not _NAME.fullmatch(name):
         raise UsageError("bad_pass_name", f"{name[:80]!r} is not the name or id of a pass", hint="meshray web list")
     revoked = convert(app.api("DELETE", f"/v1/web/passes/{name}"), PassForm)
-    return PassRevoked(revoked.id, revoked.name)
+    return PassRevokedResult(WebRevoke(revoked.id, revoked.name, revoked=True))
 
 
 @web_command.command("open")
@@ -129,7 +157,7 @@ def open_(
     use: bool,
     admin: bool,
     program: str,
-) -> Result | int:
+) -> OpenResult | int:
     """Open the page: on a node with a link for this browser, elsewhere through ssh to the head.
 
     \b
@@ -170,3 +198,13 @@ def _seconds(ttl: str) -> int:
     if not 60 <= seconds <= _LONGEST_S:
         raise UsageError("bad_duration", f"{ttl[:40]!r} is not between one minute and a year", hint="--ttl 8h")
     return seconds
+
+
+def _passes_text(passes: Iterable[PassEntry], now: float) -> str:
+    """Return one line per pass; never a secret."""
+    rows = [("PASS", "NAME", "LEVEL", "USED", "EXPIRES", "STATE")]
+    for entry in passes:
+        used = "no" if entry.used is None else age(entry.used - now)
+        state = "revoked" if entry.revoked else "expired" if entry.expires <= now else "valid"
+        rows.append((entry.id, entry.name, entry.level, used, age(entry.expires - now), state))
+    return columns(rows)

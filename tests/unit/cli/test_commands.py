@@ -18,9 +18,8 @@ import pytest
 from meshray.cli import ray_program, status_table
 from meshray.cli.commands.lifecycle import idle_is_awaited
 from meshray.cli.commands.peer import best_endpoint, wg_quick
-from meshray.cli.examples import BY_COMMAND
+from meshray.cli.commands.status import StatusResult
 from meshray.cli.ray_program import find_ray_node
-from meshray.cli.results import StatusResult
 from meshray.cli.tables import Paint, children, plain
 from meshray.errors import MeshrayError
 from meshray.model.address import Endpoint
@@ -28,9 +27,10 @@ from meshray.model.keys import PresharedKey, PrivateKey
 from meshray.protocol.api import PeerAdded
 from meshray.protocol.codec import convert
 from meshray.protocol.status import Status
+from tests.unit.cli.examples import BY_COMMAND
 from tests.unit.cli.fakes import FakeAgent, Terminal, type_in
 
-STATUS = {**BY_COMMAND["status"].to_json(), "problems": [], "health": []}
+STATUS = {**json.loads(json.dumps(BY_COMMAND["status"].to_json())), "problems": [], "health": []}
 
 
 def status_text(status: Mapping[str, object], *, now: float, paint: Paint = plain) -> str:
@@ -119,7 +119,7 @@ def test_status_passes_on_what_the_agent_says() -> None:
 def test_an_unhealthy_status_is_exit_code_3(change: dict[str, object]) -> None:
     outcome = type_in("status", agent=FakeAgent({"status": {**STATUS, **change}}))
     assert outcome.code == 3
-    assert StatusResult(Status(), {}).exit_code == 3
+    assert StatusResult(Status()).exit_code == 3
 
 
 def test_status_shows_the_fix_below_each_problem() -> None:

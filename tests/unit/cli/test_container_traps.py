@@ -14,7 +14,7 @@ from meshray.cli.command_registry import INSIDE, SECTIONS
 from meshray.cli.commands.join import join_command
 from meshray.cli.container_options import ContainerChoice
 from meshray.cli.join_request import JoinRequest
-from meshray.cli.results import JoinResult, Result
+from meshray.cli.join_result import JoinResult
 from tests.unit.cli.fakes import Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN
 
@@ -75,7 +75,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Joined]:
     """Return the commands for containers, which are not created."""
     found: list[Joined] = []
 
-    def stand_in(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> Result:
+    def stand_in(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult:
         container_join._require_sense(request)
         found.append(Joined(container_join._join_words(request), dict(request.environment.chosen)))
         return JoinResult.read({})

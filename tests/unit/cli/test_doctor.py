@@ -10,9 +10,9 @@ import pytest
 
 from meshray.cli.diagnosis import doctor_text
 from meshray.cli.output import coloured
-from meshray.cli.results import DoctorResult
 from meshray.doctor.repairs import AGENT, REPAIRS, planned
 from meshray.errors import MeshrayError
+from meshray.protocol.answers import Doctor
 from meshray.protocol.codec import to_json
 from meshray.protocol.doctor import Check, DoctorReport
 from tests.unit.cli.fakes import FakeAgent, FakeApp, type_in
@@ -21,6 +21,10 @@ from tests.unit.cli.fakes import FakeAgent, FakeApp, type_in
 def check(code: str, status: str, node: str | None = None, **more: str) -> Check:
     fields = {"evidence": f"{code} seen", **more}
     return Check(code, f"the {code}", status, node, **fields)  # type: ignore[arg-type]
+
+
+def answer(*checks: Check) -> Doctor:
+    return Doctor(healthy=True, node=None, checks=checks, repaired=())
 
 
 def test_causes_come_first_and_healthy_nodes_are_one_line() -> None:
@@ -35,7 +39,7 @@ def test_causes_come_first_and_healthy_nodes_are_one_line() -> None:
         check("phone", "skip", "phone", evidence="offline"),
         check("firewall", "skip", fix="sudo meshray doctor", evidence="only root may look"),
     )
-    assert doctor_text(DoctorResult(checks, show_all=True)).splitlines() == [
+    assert doctor_text(answer(*checks), show_all=True).splitlines() == [
         "FAIL  the answers [gpu-3]: answers seen",
         "      fix: meshray up",
         "WARN  the token [head]: token seen",
@@ -49,7 +53,7 @@ def test_causes_come_first_and_healthy_nodes_are_one_line() -> None:
         "",
         "1 check failed, 1 warning (13 are fine, 3 not applicable).",
     ]
-    assert not any(line.startswith("ok") for line in doctor_text(DoctorResult(checks)).splitlines())
+    assert not any(line.startswith("ok") for line in doctor_text(answer(*checks)).splitlines())
 
 
 def test_a_healthy_mesh_is_one_line() -> None:
@@ -57,20 +61,20 @@ def test_a_healthy_mesh_is_one_line() -> None:
     pairs = [
         check("handshake", "ok", one, peer=two) for one in ("vm", "gpu-1") for two in ("vm", "gpu-2") if one != two
     ]
-    said = doctor_text(DoctorResult((*nodes, *pairs, check("nat", "skip", "vm"))))
+    said = doctor_text(answer(*nodes, *pairs, check("nat", "skip", "vm")))
     assert said == "All 3 nodes and 3 pairs are healthy (6 checks, 1 not applicable)."
-    assert doctor_text(DoctorResult((check("agent", "ok", "vm"),))) == "vm is healthy (1 check, 0 not applicable)."
+    assert doctor_text(answer(check("agent", "ok", "vm"))) == "vm is healthy (1 check, 0 not applicable)."
     only_doubts = (check("agent", "ok"), check("token", "warn"))
-    assert doctor_text(DoctorResult(only_doubts)).splitlines()[-1] == (
+    assert doctor_text(answer(*only_doubts)).splitlines()[-1] == (
         "No check failed, 1 warning (1 is fine, 0 not applicable)."
     )
 
 
 def test_colours_change_no_word() -> None:
-    result = DoctorResult((check("agent", "ok"), check("answers", "fail", "gpu-3")))
-    shown = doctor_text(result, coloured)
+    report = answer(check("agent", "ok"), check("answers", "fail", "gpu-3"))
+    shown = doctor_text(report, paint=coloured)
     assert "\x1b[31mFAIL\x1b[0m" in shown
-    assert "\x1b" not in doctor_text(result)
+    assert "\x1b" not in doctor_text(report)
 
 
 def test_only_repairs_of_this_machine_are_planned_each_once_the_cause_first() -> None:

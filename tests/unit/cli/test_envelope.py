@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import pytest
 
-from meshray.cli import envelope, output
-from meshray.cli.examples import BY_COMMAND
+from meshray.cli import envelope
 from meshray.cli.main import cli
-from meshray.cli.results import DoctorResult, Result
+from meshray.cli.result import Result
 from meshray.errors import MeshrayError
+from meshray.protocol.answers import EXAMPLES, Doctor
 from meshray.protocol.codec import to_json
+
+from .examples import BY_COMMAND
 
 #: New fields are allowed; a changed or removed one needs a new schema number.
 FIELDS = {
@@ -75,15 +78,15 @@ def test_the_envelope() -> None:
 
 
 @pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
-def test_every_answer_keeps_its_fields(command: str, result: Result) -> None:
+def test_every_answer_keeps_its_fields(command: str, result: Result[Any]) -> None:
     line = envelope.dumps(envelope.answer(result.to_json()))
     assert "\n" not in line
     assert json.loads(line).keys() == FIELDS[command] | {"schema"}
 
 
 @pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
-def test_every_answer_can_be_read_by_people(command: str, result: Result) -> None:
-    assert output.text(result).strip()
+def test_every_answer_can_be_read_by_people(command: str, result: Result[Any]) -> None:
+    assert result.text().strip()
 
 
 def test_every_command_that_answers_has_json_and_an_example() -> None:
@@ -103,6 +106,6 @@ def test_nested_fields_of_the_design() -> None:
     assert init["node"] == {"name": "lab", "ip": "10.99.0.1"}
     status = BY_COMMAND["status"].to_json()
     assert status["coordinator"] == {"reachable": True}
-    doctor = BY_COMMAND["doctor"]
-    assert isinstance(doctor, DoctorResult)
+    doctor = EXAMPLES["doctor"]
+    assert isinstance(doctor, Doctor)
     assert {"code", "title", "status", "node", "evidence", "fix"} <= to_json(doctor.checks[0]).keys()

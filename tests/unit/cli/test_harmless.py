@@ -17,9 +17,11 @@ import pytest
 
 from meshray.cli import envelope, output
 from meshray.cli.app import App
-from meshray.cli.examples import BY_COMMAND
+from meshray.cli.commands.env import EnvResult
+from meshray.cli.commands.peer import PeerResult
+from meshray.cli.file_result import FileResult
 from meshray.cli.progress import LiveProgress, PlainProgress
-from meshray.cli.results import EnvResult, FileText, PeerAdded, Result
+from meshray.cli.result import Result
 from meshray.coordinator.faults import reported_detail
 from meshray.errors import MeshrayError
 from meshray.model.enrol import EnrolRequest
@@ -31,6 +33,7 @@ from meshray.protocol.codec import to_json
 from meshray.runtime.log_format import LogFormatter
 from tests.unit.agent.sample import WORKER_A
 
+from .examples import BY_COMMAND
 from .fakes import FakeAgent, Terminal, type_in
 
 #: Clears the screen, sets the title, answers in place of the user, begins a forged line, changes the text direction;
@@ -55,15 +58,18 @@ def poisoned(value: Any) -> Any:
 
 
 def keys_of(value: Any) -> set[str]:
-    if isinstance(value, Mapping):
-        return set(value) | {key for item in value.values() for key in keys_of(item)}
+    if isinstance(value, msgspec.Struct):
+        own = set(value.__struct_encode_fields__)
+        return own | {key for name in value.__struct_fields__ for key in keys_of(getattr(value, name))}
+    if isinstance(value, Problem):
+        return {item.name for item in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
         return {key for item in value for key in keys_of(item)}
     return set()
 
 
 #: Names of fields; those of labels and the like are chosen by other nodes.
-KEYS = {key for result in BY_COMMAND.values() for key in keys_of(dataclasses.asdict(result))}  # type: ignore[call-overload]
+KEYS = {key for result in BY_COMMAND.values() for key in keys_of(result.answer)}
 
 
 def evil_in(shown: str) -> set[str]:
@@ -72,22 +78,22 @@ def evil_in(shown: str) -> set[str]:
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
-def test_no_answer_moves_a_cursor_or_forges_a_line(command: str, result: Result, terminal: bool) -> None:
+def test_no_answer_moves_a_cursor_or_forges_a_line(command: str, result: Result[Any], terminal: bool) -> None:
     if isinstance(result, EnvResult):
         pytest.skip("quoted for the shell, and of this node only")
     evil = dataclasses.replace(
-        result,  # type: ignore[type-var]
-        **{field.name: poisoned(getattr(result, field.name)) for field in dataclasses.fields(result)},  # type: ignore[arg-type]
+        result,
+        **{field.name: poisoned(getattr(result, field.name)) for field in dataclasses.fields(result)},
     )
     out = Terminal() if terminal else io.StringIO()
     output.show(App((command,), stdout=out, environ={"NO_COLOR": "1"}), evil)
     assert evil_in(out.getvalue()) <= {"\t"}
-    if not isinstance(result, (FileText, PeerAdded)):
+    if not isinstance(result, (FileResult, PeerResult)):
         assert not [line for line in out.getvalue().splitlines() if line.startswith("problem: forged")]
 
 
 @pytest.mark.parametrize(("command", "result"), BY_COMMAND.items())
-def test_json_is_harmless_and_says_the_same(command: str, result: Result) -> None:
+def test_json_is_harmless_and_says_the_same(command: str, result: Result[Any]) -> None:
     value = {"schema": 1, **poisoned(result.to_json())}
     line = envelope.dumps(value)
     assert evil_in(line) == set()

@@ -11,18 +11,19 @@ import pytest
 
 from meshray.cli import membership_checks
 from meshray.cli.commands import join as join_module
-from meshray.cli.examples import BY_COMMAND
-from meshray.cli.output import text
-from meshray.cli.results import Dashboard, StatusResult
+from meshray.cli.commands.dashboard import DashboardResult
+from meshray.cli.commands.status import StatusResult
 from meshray.coordinator.store import Store
 from meshray.errors import MeshrayError
 from meshray.model.environment import Environment
 from meshray.model.ray_ports import RayPorts
 from meshray.node.enrolment import Enrolment
 from meshray.node.map_cache import load_map
+from meshray.protocol.answers import Dashboard
 from meshray.protocol.codec import convert
 from meshray.protocol.status import Status
 from meshray.runtime.rootless.runtime import Rootless
+from tests.unit.cli.examples import BY_COMMAND
 from tests.unit.cli.fakes import FakeAgent, Outcome, type_in
 from tests.unit.cli.test_bring_up import TOKEN, Machine, machine
 from tests.unit.raynode.test_command import RAY
@@ -161,13 +162,13 @@ def test_ports_in_a_damaged_node_json_are_told_as_such(machine: Machine) -> None
 def test_wide_status_shows_what_is_not_the_default() -> None:
     shown = BY_COMMAND["status"]
     assert isinstance(shown, StatusResult)
-    rows = text(replace(shown, wide=True)).splitlines()
+    rows = replace(shown, wide=True).text().splitlines()
     assert any(row.endswith("RAY PORTS") for row in rows)
     assert any(row.startswith("head") and row.endswith("default") for row in rows)
     assert any(row.startswith("gpu-1") and row.endswith("metrics export 8500") for row in rows)
     # An agent of an older release reports none, a newer one may report more.
-    status = {**shown.answer, "nodes": [{"name": "a", "ray": {}}, {"name": "b", "ray": {"ports": {"later": 1}}}]}
-    assert text(replace(shown, status=convert(status, Status), wide=True))
+    status = {**shown.to_json(), "nodes": [{"name": "a", "ray": {}}, {"name": "b", "ray": {"ports": {"later": 1}}}]}
+    assert replace(shown, answer=convert(status, Status), wide=True).text()
 
 
 def test_dashboard_shows_the_ports_that_were_chosen() -> None:
@@ -179,4 +180,5 @@ def test_dashboard_shows_the_ports_that_were_chosen() -> None:
     assert "ssh -N -L 8266:10.99.0.1:8266" in shown
     assert shown.splitlines()[-1] == "ports      GCS 6380, dashboard 8266"
     assert json.loads(type_in("dashboard", "--json", agent=agent).out)["ports"] == ports
-    assert "ports" not in text(Dashboard("http://10.99.0.1:8265", "", "ssh", RayPorts().to_json(head=True)))
+    answer = Dashboard("http://10.99.0.1:8265", "", "ssh", RayPorts().to_json(head=True))
+    assert "ports" not in DashboardResult(answer).text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meshray.cli.examples import BY_COMMAND
+from tests.unit.cli.examples import BY_COMMAND
 from tests.unit.cli.fakes import FakeAgent, type_in
 
 STATUS: Mapping[str, object] = BY_COMMAND["status"].to_json()

@@ -1,0 +1,140 @@
+"""The answers of `meshray node …` with ``--json``, as in `meshray.protocol.answers`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import UNSET, Struct, UnsetType
+
+from meshray.protocol.api import MemberForm, Restored, Rotation
+from meshray.protocol.forms import VersionsForm
+
+
+class NodeEntry(MemberForm, frozen=True, kw_only=True):
+    """One node, from the coordinator.
+
+    Attributes:
+        id: the node's id while it is enrolled.
+        name: its name in the mesh.
+        ip: its overlay address.
+        public_key: its WireGuard public key.
+        roles: ``head``, ``hub``, ``coordinator``, ``worker`` or ``static``.
+        endpoints: the endpoints of its WireGuard.
+        seen: its endpoint as observed by a hub; empty: not over UDP.
+        hubs: the ids of the hubs that it can use.
+        online: its agent is connected.
+        ephemeral: it is removed when it disconnects.
+        drained: Ray must not run there now.
+        down: it was taken down.
+        ended: its agent was killed.
+        silence: whether it answers the coordinator's node over the overlay.
+        labels: the labels of its Ray node.
+        versions: the versions of its programs.
+        ray_instance: which start of the head's Ray it belongs to; empty: none.
+        enrolled: unix seconds.
+        attestation: the identity's signature of the node's key, see `Attestation` in openapi.json.
+        faults: the node's faults that others must know: detail by code.
+        ray_ports: the ports that the node chose for its Ray, by name.
+        secret_epoch: the newest epoch of the mesh's secrets that it holds; absent: 1.
+    """
+
+    attestation: Mapping[str, object] | UnsetType = UNSET  # type: ignore[assignment]
+
+
+class NodeList(Struct, frozen=True):
+    """``node list``.
+
+    Attributes:
+        nodes: every enrolled node.
+        restored: the changes from restoring an older copy of the coordinator's database; None: none was restored.
+    """
+
+    nodes: tuple[NodeEntry, ...]
+    restored: Restored | None = None
+
+
+class NodeRm(Struct, frozen=True):
+    """``node rm``.
+
+    Attributes:
+        node: its name.
+        done: ``removed``.
+        secrets: the rotation of the secrets that follows.
+    """
+
+    node: str
+    done: str
+    secrets: Rotation
+
+
+class NodeRotateKey(Struct, frozen=True):
+    """``node rotate-key``.
+
+    Attributes:
+        node: its name.
+        done: ``rotated``.
+        public_key: the new one.
+    """
+
+    node: str
+    done: str
+    public_key: str
+
+
+class NodeRename(Struct, frozen=True):
+    """``node rename``.
+
+    Attributes:
+        node: its name before.
+        done: ``renamed``.
+        name: its name now.
+    """
+
+    node: str
+    done: str
+    name: str
+
+
+class NodeDrain(Struct, frozen=True):
+    """``node drain``.
+
+    Attributes:
+        node: its name.
+        done: ``drained``, or with ``--undo`` ``undrained`` and no more fields.
+        ray_node_id: Ray's own id of the node; None if Ray does not list it as ALIVE.
+        deadline_s: the time for running tasks, seconds.
+    """
+
+    node: str
+    done: str
+    ray_node_id: str | UnsetType | None = UNSET
+    deadline_s: int | UnsetType = UNSET
+
+
+ROTATION_EXAMPLE = Rotation(epoch=2, started=True, away=("gpu-3",))
+NODE_EXAMPLES: Mapping[str, Struct] = {
+    "node list": NodeList(
+        (
+            NodeEntry(
+                id="5d41402abc4b2a76",
+                name="gpu-1",
+                ip="10.99.0.2",
+                public_key="gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=",
+                roles=("worker",),
+                endpoints=("192.0.2.7:40000",),
+                seen="198.51.100.7:40000",
+                hubs=("0cc175b9c0f1b6a8",),
+                online=True,
+                ray_instance="",
+                labels={"zone": "lab-2"},
+                versions=VersionsForm("0.1.0", "2.60.0", "3.11.7"),
+                enrolled=1767139200.0,
+            ),
+        ),
+        Restored(at=1767225600.0, serial=41, whole=True, had=37, added=("gpu-1",), removed=()),
+    ),
+    "node rm": NodeRm("gpu-1", "removed", ROTATION_EXAMPLE),
+    "node rotate-key": NodeRotateKey("gpu-1", "rotated", "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA="),
+    "node rename": NodeRename("gpu-1", "renamed", "gpu-7"),
+    "node drain": NodeDrain("gpu-1", "drained", "3f5c…", 600),
+}
