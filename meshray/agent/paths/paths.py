@@ -39,6 +39,7 @@ from meshray.model.endpoints import reachable_ip
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HUB, STATIC, Node
 from meshray.protocol.connection import Message
+from meshray.protocol.status import PathStatus
 from meshray.wireguard.config import DeviceState, PeerConfig
 from meshray.wireguard.plan import Step
 
@@ -193,9 +194,10 @@ class Paths:
         """Whether a direct path carries data to any node."""
         return self.pairs is not None and self.pairs.any_direct
 
-    def why_not_direct(self, node: Node) -> str:
-        """Return why packets to this node go through the hub; empty if they do not."""
-        return self.pairs.why_not_direct(node) if self.pairs is not None else ""
+    def known(self, node: Node) -> PathStatus:
+        """Return the values of the path to this node that neither the device nor the prober has."""
+        reason = self.pairs.why_not_direct(node) if self.pairs is not None else ""
+        return PathStatus(mtu=self.mtu(node.ip), reason=reason)
 
     def silent_s(self, node: Node) -> float | None:
         """Return for how long this node has not answered over the overlay, seconds; None if it answers."""

@@ -72,9 +72,8 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         wall_clock=time.time(),
         changed=sources.standing.since,
         silent_s=paths.silent_s,
-        mtu=paths.mtu,
         last_offer=sources.offers.last,
-        why_not_direct=paths.why_not_direct,
+        known=paths.known,
     )
 
 
@@ -91,8 +90,7 @@ def current_path(sources: Sources, node: Node) -> PathStatus:
         me=sources.state.me,
         device=sources.state.device,
         measured=measured_by(sources),
-        mtu=sources.paths.mtu,
-        why_not_direct=sources.paths.why_not_direct,
+        known=sources.paths.known,
         now=boot_s(),
     )
 

@@ -28,8 +28,7 @@ class Snapshot:
     Attributes:
         device: None if the tunnel is down.
         ray: Ray's node table by overlay address; None if the head's Ray did not answer.
-        why_not_direct: returns why packets to a node go through the hub.
-        mtu: returns the MTU of the path to a node, bytes.
+        known: returns what the parts that manage the paths know of the path to a node.
         expects_ray: whether the mesh runs Ray.
         complaints: failures of other parts (firewall, Ray's supervisor, this node's files).
         silent_s: returns for how long a node has not answered over the overlay, by this node's own probes, seconds;
@@ -56,9 +55,8 @@ class Snapshot:
     open: tuple[str, ...] = ()
     unguarded: bool = False
     environment: tuple[str, ...] = ()
-    why_not_direct: Callable[[Node], str] = lambda node: ""
+    known: Callable[[Node], PathStatus] = lambda node: PathStatus(mtu=DEFAULT_MTU)
     silent_s: Callable[[Node], float | None] = lambda node: None
-    mtu: Callable[[IPv4Address], int] = lambda ip: DEFAULT_MTU
     last_offer: Callable[[Node], Mapping[str, float] | None] = lambda node: None
 
 
@@ -111,8 +109,7 @@ def path_to(
     me: Node,
     device: DeviceState | None,
     measured: Callable[[IPv4Address], Measured],
-    mtu: Callable[[IPv4Address], int],
-    why_not_direct: Callable[[Node], str],
+    known: Callable[[Node], PathStatus],
     now: BootSeconds,
 ) -> PathStatus:
     """Return the current path to this node. The arguments are as in `Snapshot`."""
@@ -121,18 +118,19 @@ def path_to(
     peer, kind = live_peer_towards(device, node, now)
     if device is None or peer is None:
         return PathStatus(PathKind.NONE)
-    seen = measured(node.ip)
-    return PathStatus(
+    seen, path = measured(node.ip), known(node)
+    return structs.replace(
+        path,
         kind=kind,
         transport=Transport.WSS if _is_relayed(peer) else Transport.UDP,
         endpoint=str(peer.config.endpoint) if peer.config.endpoint else None,
         rtt_ms=seen.rtt_ms,
         loss=seen.loss,
-        mtu=min(device.mtu, mtu(node.ip)),
+        mtu=device.mtu if path.mtu is None else min(device.mtu, path.mtu),
         handshake_age_s=round(max(0.0, now - (peer.heard or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
-        reason=why_not_direct(node) if kind == PathKind.HUB else "",
+        reason=path.reason if kind == PathKind.HUB else "",
     )
 
 
@@ -143,8 +141,7 @@ def path_in(snapshot: Snapshot, node: Node) -> PathStatus:
         me=snapshot.me,
         device=snapshot.device,
         measured=snapshot.measured,
-        mtu=snapshot.mtu,
-        why_not_direct=snapshot.why_not_direct,
+        known=snapshot.known,
         now=snapshot.now,
     )
 
