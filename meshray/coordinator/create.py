@@ -14,9 +14,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from meshray.coordinator.certificate import fingerprint, make_certificate
-from meshray.coordinator.records import PutEpoch, RowChanges, SecretEpoch, TokenRecord
+from meshray.coordinator.records import PutEpoch, SecretEpoch, Settings, TokenRecord
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.store import Settings, Store
+from meshray.coordinator.store import create_store
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux.files import make_folder, write_atomically
@@ -104,27 +104,13 @@ def create_mesh(
     with _nothing_left(home.certificate, home.certificate_key):
         write_atomically(home.certificate_key, key)
         write_atomically(home.certificate, certificate)
-        _write_store(home.database, settings, (PutEpoch(epoch), *node_rows, *token_rows))
+        # The store comes last: a store that exists is a mesh that exists.
+        create_store(home, settings, (PutEpoch(epoch), *node_rows, *token_rows))
     token = Token(settings.mesh.id, endpoints, fingerprint(certificate), record.id, secret)
     if lock is not None:
         token = token.signed(lock, roles, epoch=0)
     answer = EnrolAnswer(node.id, credential, epoch.mesh_secret, epoch.ray_token, registry.map)
     return answer, token
-
-
-def _write_store(path: Path, settings: Settings, rows: RowChanges) -> None:
-    # The store gets its name only when it is complete: a store that exists is a mesh that exists.
-    unfinished = path.with_name(f"{path.name}.new")
-    leftovers = [unfinished, *(unfinished.with_name(unfinished.name + end) for end in ("-wal", "-shm"))]
-    for file in leftovers:
-        file.unlink(missing_ok=True)
-    with _nothing_left(*leftovers):
-        store = Store.create(unfinished, settings)
-        try:
-            store.apply(rows)
-        finally:
-            store.close()
-        unfinished.rename(path)
 
 
 @contextlib.contextmanager

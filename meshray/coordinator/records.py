@@ -20,11 +20,24 @@ from meshray.model.attestation import Removals
 from meshray.model.endpoints import MAX_ENDPOINTS
 from meshray.model.keys import MeshSecret, PresharedKey, PrivateKey
 from meshray.model.level import Level
+from meshray.model.meshmap import MeshInfo
 from meshray.model.node import Node
 from meshray.protocol.api import MemberForm, Restored, TokenForm
 from meshray.protocol.passes import PassForm
 
 _NEW_TOKEN = "on the head: meshray token create"  # noqa: S105 - a command line, not a secret
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that `meshray init` chose once.
+
+    Attributes:
+        port: UDP for WireGuard, TCP for the coordinator.
+    """
+
+    mesh: MeshInfo
+    port: int
 
 
 @dataclass(frozen=True)

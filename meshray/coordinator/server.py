@@ -26,7 +26,7 @@ from meshray.coordinator.listener import Listener
 from meshray.coordinator.restore.recovery import SETTLE_S
 from meshray.coordinator.restore.ticket import Seal
 from meshray.coordinator.service import Service
-from meshray.coordinator.store import Store
+from meshray.coordinator.store import open_store
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux.clock import SteadyClock
@@ -114,7 +114,7 @@ class Server:
         Raises:
             MeshrayError: no_mesh, store_corrupt, store_locked, store_too_new, certificate_unusable, port_in_use.
         """
-        store = Store.open(self._home.database)
+        store = open_store(self._home)
         try:
             context, own_fingerprint, seal = _tls(self._home)
             service = Service(store, own_fingerprint, seal, self._clock, self._wall, settle_s=self._settle_s)

@@ -1,6 +1,6 @@
 """The operations of the coordinator, independent of the client and its protocol.
 
->>> service = Service(Store.open(home.database), fingerprint)
+>>> service = Service(open_store(home), fingerprint)
 >>> answer = await service.enrol(request)
 >>> member = service.member_with(answer.credential)
 """

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from meshray.client.coordinator import proven
+from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import error_from_json
 from meshray.model.keys import PrivateKey, PublicKey
 from meshray.model.token import Token
@@ -217,6 +218,7 @@ async def test_the_last_uses_are_not_spent_twice_by_simultaneous_joins(tmp_path:
 async def test_an_enrolment_that_cannot_be_written_is_refused_and_forgotten(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         store = mesh.server.service._store
+        assert isinstance(store, SqliteStore)
         store._connection.execute("PRAGMA max_page_count = 1")
         padding = {f"label-{number}": "x" * 500 for number in range(7)}
         reply = await mesh.client.call("POST", "/v1/enroll", enrol_request(mesh.token, labels=padding))

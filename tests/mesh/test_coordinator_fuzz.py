@@ -24,7 +24,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from meshray.coordinator.http_routes import ROUTES, Caller, Route
-from meshray.coordinator.store import Store
+from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.model.attestation import Attestation
 from meshray.model.keys import PublicKey
 from meshray.model.token import Token
@@ -282,7 +282,7 @@ async def test_whatever_is_asked_is_answered_as_described(tmp_path: Path) -> Non
     succeeded = {name for name, statuses in target.statuses.items() if 200 in statuses}
     assert succeeded == {route.name for route in ROUTES if not route.is_socket}
     # The answer matches what was stored.
-    store = Store.open(home.database)
+    store = SqliteStore.open(home.database)
     stored = store.load().members
     store.close()
     assert {key: str(member.node.ip) for key, member in stored.items()} == {node["id"]: node["ip"] for node in nodes}

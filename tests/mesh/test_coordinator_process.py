@@ -14,7 +14,7 @@ from pathlib import Path
 
 import aiohttp
 
-from meshray.coordinator.store import Store
+from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.home import Home
 from meshray.model.enrol import EnrolAnswer
 
@@ -99,7 +99,7 @@ async def test_kill_9_loses_no_acknowledged_enrolment(tmp_path: Path) -> None:
             process.send_signal(signal.SIGKILL)
             new = [answer for answers in await work for answer in answers]
             acknowledged.extend(new)
-    store = Store.open(home.database)
+    store = SqliteStore.open(home.database)
     registry = store.load()
     store.close()
     assert len(acknowledged) > 6

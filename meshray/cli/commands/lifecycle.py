@@ -173,10 +173,10 @@ def _require_sole(app: App) -> None:
 
 def _check_store(home: Home) -> None:
     """Raise MeshrayError if the coordinator cannot start with its store. A locked store is in use, so it is fine."""
-    from meshray.coordinator.store import Store
+    from meshray.coordinator.store import open_store
 
     try:
-        Store.open(home.database).close()
+        open_store(home).close()
     except MeshrayError as error:
         if error.code != "store_locked":
             raise
@@ -195,9 +195,9 @@ def _check_map(home: Home, enrolment: Enrolment) -> None:
         if error.code != "no_map":
             raise
         if enrolment.hosts_coordinator:
-            from meshray.coordinator.store import Store
+            from meshray.coordinator.store import open_store
 
-            store = Store.open(home.database)
+            store = open_store(home)
             try:
                 save_map(home, store.load().map)
             finally:

@@ -12,7 +12,7 @@ import pytest
 from meshray.cli.app import App
 from meshray.cli.commands import join as join_module
 from meshray.cli.via import ThroughForward, ThroughSsh, Via, parse_via
-from meshray.coordinator.store import Store
+from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.linux import ports
 from meshray.model.address import Endpoint
@@ -82,7 +82,7 @@ def test_the_first_token_of_a_mesh_with_a_head_grants_no_role(machine: Machine) 
 
 
 def first_token_roles(machine: Machine) -> frozenset[str]:
-    with contextlib.closing(Store.open(machine.home.database)) as store:
+    with contextlib.closing(SqliteStore.open(machine.home.database)) as store:
         (token,) = store.load().tokens.values()
     return token.roles
 

@@ -13,7 +13,7 @@ from meshray.cli import membership_checks
 from meshray.cli.commands import join as join_module
 from meshray.cli.commands.dashboard import DashboardResult
 from meshray.cli.commands.status import StatusResult
-from meshray.coordinator.store import Store
+from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import MeshrayError
 from meshray.model.environment import Environment
 from meshray.model.ray_ports import RayPorts
@@ -58,7 +58,7 @@ def error_of(outcome: Outcome) -> str:
 def test_init_keeps_the_meshs_ports_with_the_mesh_and_its_own_with_the_node(machine: Machine) -> None:
     words = ("--port=6380", "--dashboard-port=8266", "--ray-client-server-port=10101", "--metrics-export-port=8500")
     assert init(machine, "--", *words, "--num-cpus=2").code == 0
-    store = Store.open(machine.home.database)
+    store = SqliteStore.open(machine.home.database)
     chosen = {"gcs": 6380, "dashboard": 8266, "ray_client_server": 10101}
     assert store.settings().mesh.ray_ports == chosen
     assert store.load().map.mesh.ray_ports == chosen

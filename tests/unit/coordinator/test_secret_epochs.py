@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from meshray.coordinator import store
+from meshray.coordinator import sqlite_store
 from meshray.coordinator.admission import ConflictError
-from meshray.coordinator.records import DropEpoch, PutEpoch, SecretEpoch
+from meshray.coordinator.records import DropEpoch, PutEpoch, SecretEpoch, Settings
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.secret_epochs import (
     KEEP_S,
@@ -26,7 +26,7 @@ from meshray.coordinator.secret_epochs import (
     rotated_without,
     shared_with,
 )
-from meshray.coordinator.store import Settings, Store
+from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import MeshrayError
 from meshray.model.address import NodeName
 from meshray.model.epochs import pair_epoch
@@ -202,15 +202,15 @@ def test_epochs_are_stored_and_those_of_an_older_store_are_the_first(
 ) -> None:
     path, secret = tmp_path / "db", MeshSecret(bytes(32))
     with monkeypatch.context() as patch:
-        patch.setattr(store, "MIGRATIONS", store.MIGRATIONS[:5])
-        Store.create(path, Settings(MESH, 51888)).close()
+        patch.setattr(sqlite_store, "MIGRATIONS", sqlite_store.MIGRATIONS[:5])
+        SqliteStore.create(path, Settings(MESH, 51888)).close()
     with sqlite3.connect(path) as raw:
         raw.execute("INSERT INTO setting VALUES ('mesh_secret', ?)", (secret.reveal(),))
         raw.execute("INSERT INTO setting VALUES ('ray_token', 'ray')")
         row = ("id-1", "w", "10.99.0.2", str(key(1)), '["worker"]', "[]", 0, "{}", "{}", "c", "t1", 1.0, 0, 0, 0, "[]")
         raw.execute(f"INSERT INTO node VALUES ({', '.join('?' * len(row))})", row)
     raw.close()
-    file = Store.open(path)
+    file = SqliteStore.open(path)
     registry = file.load()
     assert registry.epochs == (SecretEpoch(1, secret, "ray", 0.0),)
     assert registry.named("w").node.secret_epoch == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.coordinator import store
+from meshray.coordinator import sqlite_store
 from meshray.coordinator.certificate import fingerprint
 from meshray.coordinator.create import create_mesh
 from meshray.coordinator.head_environment import environment_of, locked
@@ -22,10 +22,11 @@ from meshray.coordinator.records import (
     PutRevision,
     PutToken,
     RowChanges,
+    Settings,
 )
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.replacement import bound
-from meshray.coordinator.store import Settings, Store
+from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.model.address import NodeName, OverlayNetwork
@@ -54,10 +55,10 @@ def test_what_was_applied_is_loaded_again(tmp_path: Path) -> None:
     registry, _, _ = bound(registry, token("mine", uses=1, name="worker"), replace_node=True)
     registry, _, _ = online(registry, "id-2").remove("id-2", NOW + 0.125, take_back=True)
     assert registry.freed and registry.tokens["mine"].replaces == "id-1"
-    file = Store.create(tmp_path / "db", SETTINGS)
+    file = SqliteStore.create(tmp_path / "db", SETTINGS)
     file.apply(everything(registry))
     file.close()
-    file = Store.open(tmp_path / "db")
+    file = SqliteStore.open(tmp_path / "db")
     assert file.settings() == SETTINGS
     loaded = file.load()
     file.close()
@@ -70,13 +71,13 @@ def test_what_was_applied_is_loaded_again(tmp_path: Path) -> None:
 def test_passes_are_loaded_again(tmp_path: Path) -> None:
     fresh = PassRecord("p1", "ana", "hash", Level.USE, NOW, NOW + 60)
     used = replace(fresh, id="p2", used=NOW + 1.5, session_hash="session", revoked=NOW + 2.5)
-    file = Store.create(tmp_path / "db", SETTINGS)
+    file = SqliteStore.create(tmp_path / "db", SETTINGS)
     file.apply(
         (*everything(new_mesh()), PutPass(fresh), PutPass(fresh), PutPass(used), PutPass(replace(used, id="p3")))
     )
     file.apply((DropPass("p3"),))
     file.close()
-    file = Store.open(tmp_path / "db")
+    file = SqliteStore.open(tmp_path / "db")
     loaded = file.load().passes
     file.close()
     assert loaded == {"p1": fresh, "p2": used}
@@ -85,7 +86,7 @@ def test_passes_are_loaded_again(tmp_path: Path) -> None:
 
 def test_the_rows_of_each_step_rebuild_the_registry(tmp_path: Path) -> None:
     registry = new_mesh()
-    file = Store.create(tmp_path / "db", SETTINGS)
+    file = SqliteStore.create(tmp_path / "db", SETTINGS)
     file.apply(everything(registry))
     for number in range(1, 5):
         registry, rows, _ = registry.enrol(
@@ -108,7 +109,7 @@ def test_the_rows_of_each_step_rebuild_the_registry(tmp_path: Path) -> None:
 def test_all_rows_or_none(tmp_path: Path) -> None:
     registry = new_mesh()
     head = registry.named("head")
-    file = Store.create(tmp_path / "db", SETTINGS)
+    file = SqliteStore.create(tmp_path / "db", SETTINGS)
     twin = replace(head, node=replace(head.node, id="twin", name=NodeName("twin")))
     with pytest.raises(MeshrayError) as caught:
         file.apply((PutMember(head), PutMember(twin)))
@@ -119,7 +120,7 @@ def test_all_rows_or_none(tmp_path: Path) -> None:
 
 def broken(path: Path) -> str:
     with pytest.raises(MeshrayError) as caught:
-        file = Store.open(path)
+        file = SqliteStore.open(path)
         try:
             file.load()
         finally:
@@ -139,7 +140,7 @@ def test_a_file_that_is_no_store_is_kept(tmp_path: Path, content: bytes) -> None
 
 def test_damage_inside_is_found(tmp_path: Path) -> None:
     path = tmp_path / "db"
-    file = Store.create(path, SETTINGS)
+    file = SqliteStore.create(path, SETTINGS)
     file.apply(everything(new_mesh()))
     file.close()
     with sqlite3.connect(path) as raw:
@@ -155,7 +156,7 @@ def test_a_store_of_a_newer_meshray_and_none(tmp_path: Path) -> None:
     path = tmp_path / "db"
     assert broken(path) == "no_mesh"
     assert not path.exists()
-    Store.create(path, SETTINGS).close()
+    SqliteStore.create(path, SETTINGS).close()
     raw = sqlite3.connect(path)
     raw.execute("PRAGMA user_version = 99")
     raw.close()
@@ -164,10 +165,10 @@ def test_a_store_of_a_newer_meshray_and_none(tmp_path: Path) -> None:
 
 def test_an_older_store_is_brought_forward_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "db"
-    Store.create(path, SETTINGS).close()
-    monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, ("CREATE TABLE later (x)",)))
+    SqliteStore.create(path, SETTINGS).close()
+    monkeypatch.setattr(sqlite_store, "MIGRATIONS", (*sqlite_store.MIGRATIONS, ("CREATE TABLE later (x)",)))
     for _ in range(2):
-        file = Store.open(path)
+        file = SqliteStore.open(path)
         assert file.settings() == SETTINGS
         file.close()
 
@@ -175,13 +176,13 @@ def test_an_older_store_is_brought_forward_once(tmp_path: Path, monkeypatch: pyt
 def test_a_store_from_before_drain_has_no_drained_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "db"
     with monkeypatch.context() as patch:
-        patch.setattr(store, "MIGRATIONS", store.MIGRATIONS[:1])
-        Store.create(path, SETTINGS).close()
+        patch.setattr(sqlite_store, "MIGRATIONS", sqlite_store.MIGRATIONS[:1])
+        SqliteStore.create(path, SETTINGS).close()
     with sqlite3.connect(path) as raw:
         row = ("id-1", "worker", "10.99.0.2", str(key(1)), '["worker"]', "[]", 0, "{}", "{}", "c", "t1", 1.0, 0)
         raw.execute(f"INSERT INTO node VALUES ({', '.join('?' * len(row))})", row)
     raw.close()
-    file = Store.open(path)
+    file = SqliteStore.open(path)
     assert not file.load().named("worker").node.drained
     file.close()
 
@@ -191,8 +192,8 @@ def test_the_nodes_of_an_older_store_count_as_online_once_so_that_their_addresse
 ) -> None:
     path = tmp_path / "db"
     with monkeypatch.context() as patch:
-        patch.setattr(store, "MIGRATIONS", store.MIGRATIONS[:8])
-        Store.create(path, SETTINGS).close()
+        patch.setattr(sqlite_store, "MIGRATIONS", sqlite_store.MIGRATIONS[:8])
+        SqliteStore.create(path, SETTINGS).close()
     with sqlite3.connect(path) as raw:
         for number, ephemeral in ((1, 0), (2, 1)):
             columns = "id, name, ip, public_key, roles, advertised, ephemeral, labels, versions, credential_hash"
@@ -206,7 +207,7 @@ def test_the_nodes_of_an_older_store_count_as_online_once_so_that_their_addresse
         raw.execute("INSERT INTO token VALUES ('t1', 'hash', 0, 2, NULL, 0, 1.0, 0, '[]')")
         raw.execute("INSERT INTO freed VALUES ('10.99.0.9', 5.0)")
     raw.close()
-    file = Store.open(path)
+    file = SqliteStore.open(path)
     loaded = file.load()
     file.close()
     assert {key: member.had_map for key, member in loaded.members.items()} == {"id-1": True, "id-2": False}
@@ -217,7 +218,7 @@ def test_the_nodes_of_an_older_store_count_as_online_once_so_that_their_addresse
 def test_what_was_recorded_for_matching_nodes_is_loaded_again(tmp_path: Path) -> None:
     registry = new_mesh()
     assert environment_of(registry) == Environment(VERSIONS.ray, VERSIONS.python, "")
-    file = Store.create(tmp_path / "db", SETTINGS)
+    file = SqliteStore.create(tmp_path / "db", SETTINGS)
     file.apply(everything(registry))
     for requirements in ("numpy==2.1.0\n", "torch==2.9.1\n"):
         registry, rows, _ = locked(registry, requirements)
@@ -229,12 +230,12 @@ def test_what_was_recorded_for_matching_nodes_is_loaded_again(tmp_path: Path) ->
 
 
 def test_one_coordinator_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LOCK_WAIT_MS", 1)
+    monkeypatch.setattr(sqlite_store, "LOCK_WAIT_MS", 1)
     path = tmp_path / "db"
-    first = Store.create(path, SETTINGS)
+    first = SqliteStore.create(path, SETTINGS)
     assert broken(path) == "store_locked"
     first.close()
-    Store.open(path).close()
+    SqliteStore.open(path).close()
 
 
 def make(home: Home) -> tuple[EnrolAnswer, Token]:
@@ -264,7 +265,7 @@ def test_a_new_mesh(tmp_path: Path) -> None:
     files = sorted(home.state.iterdir())
     assert [file.name for file in files] == ["coordinator.crt", "coordinator.db", "coordinator.key"]
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in files)
-    file = Store.open(home.database)
+    file = SqliteStore.open(home.database)
     assert file.settings().port == 51999
     record = file.load().tokens[token.token_id]
     file.close()
@@ -283,7 +284,7 @@ def test_a_mesh_that_could_not_be_made_leaves_nothing(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "apply", full)
+        patch.setattr(SqliteStore, "apply", full)
         with pytest.raises(OSError, match="No space"):
             make(home)
     assert list(home.state.iterdir()) == []
