@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 #: Command → its options that name a file to write; the last is passed into the container.
 _FILES = {"doctor": ("--bundle",), "render": ("-o", "--output")}
 _READ_BYTES = 65536
-#: `meshray logs` of a stopped container, lines.
-_OLD_LINES = 100
 
 
 def forward(app: App) -> int | None:
@@ -116,11 +114,14 @@ def _move_out(container: Container, inside: str, outside: Path, *, secret: bool)
 
 def _show_old_logs(app: App, container: Container) -> int:
     """Show a log of a stopped container."""
-    part = next((word for word in app.arguments[1:] if not word.startswith("-") and not word.isdecimal()), "agent")
+    from meshray.cli.commands.logs import logs_command
+
+    chosen = logs_command.make_context("logs", list(app.arguments[1:])).params
+    part = chosen["part"]
     text = container.read_log(part)
     if text is None:
         raise MeshrayError("no_log", f"{part} has not written anything in {container.name}", hint="meshray up")
-    _write(1, b"".join(deque(text.splitlines(keepends=True), maxlen=_OLD_LINES)))
+    _write(1, b"".join(deque(text.splitlines(keepends=True), maxlen=chosen["lines"])))
     return 0
 
 

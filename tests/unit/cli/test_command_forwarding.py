@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 
 from meshray.cli import command_forwarding
@@ -144,7 +145,11 @@ def test_logs_of_a_stopped_container_can_be_read(container: FakeContainer, capfd
     container.runs, container.logs["ray"] = False, b"".join(b"%d\n" % number for number in range(150))
     assert forward(app("logs", "ray")) == 0
     assert capfd.readouterr().out.split() == [str(number) for number in range(50, 150)]
+    assert forward(app("logs", "-n", "2", "ray")) == 0
+    assert capfd.readouterr().out.split() == ["148", "149"]
     with pytest.raises(MeshrayError, match="meshray-red"):
         forward(app("logs"))
+    with pytest.raises(click.UsageError):
+        forward(app("logs", "-n", "two"))
     with pytest.raises(UnreachableError):
         forward(app("status"))
