@@ -8,7 +8,6 @@ The token is sent on standard input, so no user sees it in a process list.
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from meshray.cli.join_result import JoinResult
 from meshray.cli.lock_file import LockFile, create_token
 from meshray.errors import MeshrayError, error_from_json
 from meshray.protocol.api import MadeToken
+from meshray.protocol.codec import WireError, decode_object
 
 if TYPE_CHECKING:
     from meshray.runtime.ssh import Answered, SshTarget
@@ -118,7 +118,9 @@ def answer_of(target: SshTarget, program: str, answered: Answered) -> Mapping[st
     """
     from meshray.runtime.ssh import SSH_FAILED
 
-    answer = _json(answered.out)
+    answer: Mapping[str, object] = {}
+    with contextlib.suppress(WireError):  # A program that is missing, or ends early, prints no answer.
+        answer = decode_object(answered.out)
     error = answer.get("error")
     if isinstance(error, dict):
         reported = error_from_json(error, answered.exit_code)
@@ -146,11 +148,3 @@ def _failure(target: SshTarget, program: str, answered: Answered) -> MeshrayErro
             hint=f"log in as root (ssh://root@{target.host}), or allow sudo without a password there",
         )
     return MeshrayError("push_failed", f"on {target.host}: {last}", hint=f"there: meshray logs; {target.typed}")
-
-
-def _json(text: str) -> Mapping[str, object]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

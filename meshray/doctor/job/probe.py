@@ -17,13 +17,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from meshray.doctor.facts import decode
+import msgspec
+
 from meshray.doctor.job import transfer_program
 from meshray.doctor.job.facts import SOAK_S, DeepFacts, Step
 from meshray.linux.user import User
+from meshray.protocol.codec import WireError, decode
 
 #: The time until the program is in the cluster, seconds: it imports Ray and asks the GCS.
 _START_S = 60.0
+
+
+class _Event(msgspec.Struct):
+    """One line of the program: ``task``, ``move``, ``wait`` or ``done``; empty: a line of Ray."""
+
+    step: str = ""
+    again: bool = False
+    source: str = ""
+    target: str = ""
+    seconds: int | float = 0.0
+    error: str = ""
 
 
 def move_between_all(
@@ -64,11 +77,11 @@ def move_between_all(
             with _running(command, environ, user, words, deadline_s) as process:
                 for line in process.stdout or ():
                     event = _event(line)
-                    done = done or event.get("step") == "done"
+                    done = done or event.step == "done"
                     _tell(event, say)
-                    if event.get("step") in ("task", "move"):
-                        steps.append(decode(Step, event))
-                    if event.get("step") == "wait" and any(step.error for step in steps):
+                    if event.step in ("task", "move"):
+                        steps.append(Step(event.again, event.source, event.target, event.seconds, event.error))
+                    if event.step == "wait" and any(step.error for step in steps):
                         # What fails now needs no second round.
                         done = True
                         break
@@ -112,22 +125,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _event(line: bytes) -> Mapping[str, object]:
+def _event(line: bytes) -> _Event:
     try:
-        event = json.loads(line)
-    except ValueError:  # Ray writes its own messages to standard output.
-        return {}
-    return event if isinstance(event, dict) else {}
+        return decode(line, _Event)
+    except WireError:  # Ray writes its own messages to standard output.
+        return _Event()
 
 
-def _tell(event: Mapping[str, object], say: Callable[[str], None]) -> None:
-    what = event.get("error") or "ok"
-    if event.get("step") == "task":
-        say(f"task on {event.get('target')}: {what}")
-    elif event.get("step") == "move":
-        say(f"data from {event.get('source')} to {event.get('target')}: {what} ({event.get('seconds')} s)")
-    elif event.get("step") == "wait":
-        say(f"again in {event.get('seconds')} s")
+def _tell(event: _Event, say: Callable[[str], None]) -> None:
+    what = event.error or "ok"
+    if event.step == "task":
+        say(f"task on {event.target}: {what}")
+    elif event.step == "move":
+        say(f"data from {event.source} to {event.target}: {what} ({event.seconds} s)")
+    elif event.step == "wait":
+        say(f"again in {event.seconds} s")
 
 
 def _last_words(words: IO[bytes], deadline_s: float) -> str:
