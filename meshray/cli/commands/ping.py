@@ -10,8 +10,10 @@ from meshray.cli.app import App
 from meshray.cli.complete import node_names
 from meshray.cli.options import json_option
 from meshray.cli.result import UNHEALTHY, Result
-from meshray.cli.tables import Paint, other_path_text, path_text, plain
+from meshray.cli.tables import Paint, plain
 from meshray.protocol.answers import PingAnswer
+from meshray.protocol.control import Echo, OtherPath, Ping
+from meshray.protocol.status import PathStatus
 
 #: Longer than the agent's timeout for one echo.
 _SILENCE_S = 10.0
@@ -36,7 +38,7 @@ class PingResult(Result[PingAnswer]):
             line += f", round trip {times[0]:.1f} / {median:.1f} / {times[-1]:.1f} ms (least / median / most)"
         elif answer.sent:
             line += "; meshray doctor finds the cause"
-        return "\n".join([line, f"path: {path_text(answer.path)}", *map(other_path_text, answer.others)])
+        return "\n".join([line, f"path: {_path_text(answer.path)}", *map(_other_path_text, answer.others)])
 
 
 @click.command("ping")
@@ -53,8 +55,6 @@ def ping_command(app: App, node: str, count: int) -> PingResult:
 
     NODE is a name or an overlay address. Exit code 3 when nothing comes back.
     """
-    from meshray.protocol.control import Echo, Ping
-
     rtts: list[float | None] = []
 
     def show(echo: Echo) -> None:
@@ -64,3 +64,24 @@ def ping_command(app: App, node: str, count: int) -> PingResult:
     done = app.control().watch(Ping(node, count), show, timeout_s=_SILENCE_S)
     received = sum(rtt is not None for rtt in rtts)
     return PingResult(PingAnswer(node, len(rtts), received, tuple(rtts), done.path, done.others))
+
+
+def _other_path_text(path: OtherPath) -> str:
+    """Return the text of a path that packets could take, but do not."""
+    line = f"not in use: {path.kind}"
+    if path.to:
+        answer = f"{path.rtt_ms:.1f} ms to there" if path.rtt_ms is not None else "which does not answer"
+        line += f" by {path.to}, {answer}"
+    return f"{line}: {path.reason}" if path.reason else line
+
+
+def _path_text(path: PathStatus) -> str:
+    """Return one path as a line."""
+    endpoint = f" to {path.endpoint}" if path.endpoint else ""
+    mtu = f", mtu {path.mtu}" if path.mtu is not None else ""
+    handshake = f", handshake {path.handshake_age_s:.0f} s ago" if path.handshake_age_s is not None else ""
+    return _path_kind(path) + endpoint + mtu + handshake
+
+
+def _path_kind(path: PathStatus) -> str:
+    return f"{path.kind}/{path.transport}" if path.transport else str(path.kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import click
@@ -13,11 +14,11 @@ from meshray.cli.join_line import join_line
 from meshray.cli.lock_file import create_token, open_lock
 from meshray.cli.options import group, json_option, lock_option, parse_duration
 from meshray.cli.result import Result
-from meshray.cli.tables import Paint, plain, tokens_text
+from meshray.cli.tables import Paint, age, columns, plain
 from meshray.model.address import NodeName
 from meshray.model.node import HEAD, HUB
 from meshray.model.token import require_one_node
-from meshray.protocol.answers import TokenCreate, TokenList, TokenRevoke
+from meshray.protocol.answers import TokenCreate, TokenEntry, TokenList, TokenRevoke
 from meshray.protocol.codec import convert, or_unset
 
 
@@ -36,7 +37,7 @@ class TokenListResult(Result[TokenList]):
 
     def text(self, paint: Paint = plain) -> str:
         """Return one line per token."""
-        return tokens_text(self.answer.tokens, time.time())
+        return _tokens_text(self.answer.tokens, time.time())
 
 
 @dataclass(frozen=True)
@@ -141,3 +142,34 @@ def revoke(app: App, token_id: str) -> RevokedResult:
     """Revoke a token at once. Nodes that joined with it stay in the mesh."""
     app.api("DELETE", f"/v1/tokens/{app.word(token_id)}")
     return RevokedResult(TokenRevoke(token_id, revoked=True))
+
+
+def _tokens_text(tokens: Iterable[TokenEntry], now: float) -> str:
+    """Return one line per token; never a secret."""
+    rows = [("TOKEN", "USED", "EXPIRES", "EPHEMERAL", "ROLES", "NODE", "STATE")]
+    for token in tokens:
+        rows.append(
+            (
+                token.id,
+                f"{token.used} of {token.uses or 'any number'}",
+                "never" if token.expires is None else age(token.expires - now),
+                "yes" if token.ephemeral else "no",
+                ", ".join(token.roles) or "-",
+                _token_node(token),
+                _token_state(token, now),
+            )
+        )
+    return columns(rows)
+
+
+def _token_node(token: TokenEntry) -> str:
+    """Return the name of the node that joins with the token, and whether it replaces one."""
+    return f"{token.name} (replaces it)" if token.name and token.replace else token.name or "-"
+
+
+def _token_state(token: TokenEntry, now: float) -> str:
+    if token.revoked:
+        return "revoked"
+    if token.expires is not None and token.expires <= now:
+        return "expired"
+    return "used up" if 0 < token.uses <= token.used else "valid"
