@@ -246,6 +246,8 @@ class Host:
         finally:
             out_of_time.cancel()
             _kill_with_children(process)
+            if process.stdout:
+                process.stdout.close()
         if process.returncode:
             raise CommandError(_told(self.name, words, f"exit status {process.returncode}", "".join(lines), ""))
         return "".join(lines)

@@ -53,12 +53,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    try:
-        assert process.stdout is not None
-        yield Mesh(process, process.stdout.readline().strip())
-    finally:
-        process.terminate()
-        process.wait(10)
+    with process:  # It also closes both pipes.
+        try:
+            assert process.stdout is not None
+            yield Mesh(process, process.stdout.readline().strip())
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
