@@ -8,13 +8,26 @@ from typing import TYPE_CHECKING
 import click
 
 from meshray.cli.file_result import FileResult
-from meshray.errors import MeshrayError
+from meshray.errors import MeshrayError, UsageError
 from meshray.protocol.answers import FileText
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
 
 output_option = click.option("-o", "--output", metavar="FILE", help="Write it to this file instead of standard output.")
+
+
+def packed(app: App, kind: str, content: bytes, output: str | None, following: str) -> FileResult:
+    """Write a binary file, and return what to print. A name is required.
+
+    Args:
+        following: what to do with the file next; ``{}`` is its name.
+    """
+    if output is None:
+        raise UsageError("output_missing", "this file is an archive, which a terminal cannot show", hint="-o FILE.tgz")
+    _write(output, content)
+    app.note(f"{output} is written; next: {following.format(output)}")
+    return FileResult(FileText(kind, ""))
 
 
 def written(app: App, kind: str, text: str, output: str | None, following: str) -> FileResult:
@@ -25,11 +38,15 @@ def written(app: App, kind: str, text: str, output: str | None, following: str) 
     """
     if output is None:
         return FileResult(FileText(kind, text))
+    _write(output, text.encode())
+    app.note(f"{output} is written; next: {following.format(output)}")
+    return FileResult(FileText(kind, text if app.as_json else ""))
+
+
+def _write(output: str, content: bytes) -> None:
     try:
-        Path(output).write_text(text)
+        Path(output).write_bytes(content)
     except OSError as error:
         raise MeshrayError(
             "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file behind -o"
         ) from None
-    app.note(f"{output} is written; next: {following.format(output)}")
-    return FileResult(FileText(kind, text if app.as_json else ""))

@@ -363,5 +363,6 @@ EXAMPLES: Mapping[str, Struct] = {
     "render prometheus": FileText("prometheus", "global:\n…"),
     "render alerts": FileText("alerts", "groups:\n…"),
     "render grafana": FileText("grafana", "{\n…"),
+    "render kubernetes": FileText("kubernetes", "# Ray workers of a meshray mesh, …"),
     "logs": FileText("agent", "2026-01-01 12:00:00,000 INFO connected to the coordinator\n"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from meshray.cli.app import App
-from meshray.cli.commands import render_monitoring
+from meshray.cli.commands import render_kubernetes, render_monitoring
 from meshray.cli.file_result import FileResult
 from meshray.cli.options import group, json_option
 from meshray.cli.output_file import output_option, written
@@ -23,6 +23,7 @@ def render_command() -> None:
 render_command.add_command(render_monitoring.prometheus_command)
 render_command.add_command(render_monitoring.alerts_command)
 render_command.add_command(render_monitoring.grafana_command)
+render_command.add_command(render_kubernetes.kubernetes_command)
 
 
 @render_command.command("wireguard")

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from meshray.defaults import METRICS_PORT
 from meshray.errors import UsageError
-from meshray.render.monitoring.yaml_scalars import FILTERS
 from meshray.render.templates import render
+from meshray.render.yaml_scalars import FILTERS
 
 TEMPLATE = "monitoring/prometheus.yml.j2"
 RULE_FILE = "alerts.yml"

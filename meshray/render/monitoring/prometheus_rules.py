@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshray.render.monitoring.yaml_scalars import FILTERS
 from meshray.render.templates import render
+from meshray.render.yaml_scalars import FILTERS
 
 TEMPLATE = "monitoring/alerts.yml.j2"
 #: As in the doctor's `path_loss`.

@@ -7,7 +7,8 @@
 
 SIGTERM (`docker stop`) takes the node down. If the agent dies, the container ends, so that the engine's restart policy
 applies. The container goes on after `meshray down` in it, and after the node was removed from its mesh, because the
-engine would restart it for ever. As pid 1 this process reaps orphans.
+engine would restart it for ever. An ephemeral node is removed when it was away too long: its container ends, and joins
+with its token when it starts again. This process reaps orphans, also where it is not pid 1.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from meshray.errors import RefusedError
 from meshray.home import Home
 from meshray.node.state_folder import is_claimed
 from meshray.runtime import agent_service
 from meshray.runtime.pid1 import shell_code
+from meshray.runtime.rootless.syscalls import adopt_orphans
 
 TOKEN, TOKEN_FILE = "MESHRAY_TOKEN", "MESHRAY_TOKEN_FILE"
+#: Set in every container of a pod.
+IN_KUBERNETES = "KUBERNETES_SERVICE_HOST"
 #: Far more than a token has, and less than a pipe's buffer.
 _MOST_TOKEN_CHARACTERS = 4096
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -38,11 +43,18 @@ def main(words: Sequence[str]) -> int:
     if token:
         _start_over_without(token)
     home = Home.from_environment()
+    # Pid 1 adopts orphans anyway; in a pod whose containers share processes, another process is pid 1.
+    adopt_orphans()
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    if words[:1] == ["join"] and _is_dropped(home):
+        os.waitpid(_spawn(["leave", "--local", "--yes"]), 0)
     command = first_command(words, enrolled=home.enrolment.exists())
     if file and command[:2] == ["join", "-"] and not _give_token_of(file):
         return 2
-    return _look_after(home, _spawn(command) if command else None)
+    code = _look_after(home, _spawn(command) if command else None)
+    if code == RefusedError.exit_code and file:
+        sys.stderr.write(new_token_hint(file, os.environ))
+    return code
 
 
 def first_command(words: Sequence[str], *, enrolled: bool) -> list[str]:
@@ -79,8 +91,27 @@ def _give_token_of(file: str) -> bool:
             _give(opened.read(_MOST_TOKEN_CHARACTERS))
     except OSError as error:
         sys.stderr.write(f"error: {TOKEN_FILE}: {file!r} cannot be read: {error.strerror}\n")
+        sys.stderr.write(new_token_hint(file, os.environ))
         return False
     return True
+
+
+def new_token_hint(file: str, environ: Mapping[str, str]) -> str:
+    """Return how a new token comes into this file, with a line break; empty outside of Kubernetes (pure).
+
+    The folder and the file are named after the Secret and its key, as `meshray render kubernetes` mounts them.
+
+    >>> new_token_hint("/run/secrets/meshray-token/token", {})
+    ''
+    """
+    if IN_KUBERNETES not in environ:
+        return ""
+    secret, key = Path(file).parent.name, Path(file).name
+    return (
+        f"hint: the Secret {secret} needs a token of the mesh under the key {key}. On the machine of the coordinator: "
+        f"meshray token create --uses 0 --ephemeral > {key}; then: kubectl create secret generic {secret} "
+        f"--from-file={key} --dry-run=client --output=yaml | kubectl apply --filename=-\n"
+    )
 
 
 def _give(token: str) -> None:
@@ -112,9 +143,13 @@ def _look_after(home: Home, beginning: int | None) -> int:
                 # A user outside may have started the same command first: then it is running.
                 if code and not (agent_service.is_running(home) or is_claimed(home) or _is_taken_out(home)):
                     return code
-            elif code and pid == _agent(home) and not _is_taken_out(home):
-                sys.stderr.write(f"the agent ended with exit code {code}: {agent_service.last_words(home)}\n")
-                return 1
+            elif code and pid == _agent(home):
+                if _is_dropped(home):
+                    sys.stderr.write("this node was away, and the mesh removed it; it joins again after a restart\n")
+                    return 1
+                if not _is_taken_out(home):
+                    sys.stderr.write(f"the agent ended with exit code {code}: {agent_service.last_words(home)}\n")
+                    return 1
 
 
 def _ended() -> list[tuple[int, int]]:
@@ -136,8 +171,17 @@ def _agent(home: Home) -> int:
 
 def _is_taken_out(home: Home) -> bool:
     """Return whether the coordinator removed this node, as the agent has recorded."""
+    return _recorded(home, "taken_out")
+
+
+def _is_dropped(home: Home) -> bool:
+    """Return whether the coordinator removed this node, and may have done so because an ephemeral node was away."""
+    return _is_taken_out(home) and _recorded(home, "ephemeral")
+
+
+def _recorded(home: Home, name: str) -> bool:
     try:
-        return json.loads(home.enrolment.read_text())["taken_out"] is True
+        return json.loads(home.enrolment.read_text())[name] is True
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -55,6 +55,7 @@ FIELDS = {
     "render prometheus": {"kind", "text"},
     "render alerts": {"kind", "text"},
     "render grafana": {"kind", "text"},
+    "render kubernetes": {"kind", "text"},
     "logs": {"kind", "text"},
 }
 

@@ -19,7 +19,7 @@ import yaml
 
 from meshray.errors import UsageError
 from meshray.render.monitoring import RULES, Member, Monitored, alert_rules, dashboard, queries, scrape_configuration
-from meshray.render.monitoring.yaml_scalars import literal, quoted
+from meshray.render.yaml_scalars import literal, quoted
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPT = REPOSITORY / "scripts" / "grafana_dashboard.py"

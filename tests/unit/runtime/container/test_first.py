@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from meshray.home import Home
+from meshray.model.address import Endpoint
+from meshray.model.keys import MeshSecret
+from meshray.node.enrolment import Enrolment
 from meshray.runtime.container.first import first_command
 
 
@@ -61,3 +65,52 @@ def test_the_token_of_a_file_is_taken_too(tmp_path: Path, there: bool) -> None:
     )
     said = "this is not a meshray token" if there else f"MESHRAY_TOKEN_FILE: '{file}' cannot be read: No such file"
     assert (done.returncode, said in done.stderr) == (2, True)
+
+
+def test_in_kubernetes_a_missing_token_is_explained_with_the_secret(tmp_path: Path) -> None:
+    file = tmp_path / "meshray-token" / "token"
+    environ = {**os.environ, "MESHRAY_HOME": str(tmp_path / "home"), "MESHRAY_TOKEN_FILE": str(file)}
+    done = subprocess.run(
+        [sys.executable, "-m", "meshray.runtime.container.first", "join"],
+        env={**environ, "KUBERNETES_SERVICE_HOST": "10.96.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=15,
+    )
+    assert done.returncode == 2
+    assert "the Secret meshray-token needs a token of the mesh under the key token" in done.stderr
+    assert "kubectl create secret generic meshray-token --from-file=token" in done.stderr
+
+
+def test_an_ephemeral_node_that_was_removed_joins_again(tmp_path: Path) -> None:
+    """The new join fails without a token; what counts is that the old enrolment is gone before it."""
+    home = Home(tmp_path / "home", tmp_path / "run")
+    home.state.mkdir(mode=0o700)
+    Enrolment(
+        mesh_id="ab",
+        node_id="n1",
+        name="one",
+        credential="c",
+        coordinators=(Endpoint("127.0.0.1", 1),),
+        fingerprint="00" * 32,
+        mesh_secret=MeshSecret.generate(),
+        ray_token="t",
+        mesh_port=51888,
+        listen_port=0,
+        user_uid=os.geteuid(),
+        ephemeral=True,
+        taken_out=True,
+    ).save(home)
+    environ = {**os.environ, "MESHRAY_HOME": str(home.state), "MESHRAY_RUN": str(home.run), "MESHRAY_TOKEN": "none"}
+    done = subprocess.run(
+        [sys.executable, "-m", "meshray.runtime.container.first", "join"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "this is not a meshray token" in done.stderr
+    assert not home.enrolment.exists()

@@ -1,0 +1,110 @@
+"""Values of Kubernetes' objects: names and quantities, as users type them.
+
+>>> memory("8Gi"), cpus("1500m")
+(8589934592, 2)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+
+from meshray.errors import UsageError
+from meshray.model.ray_options import STORE_OF_SHM
+
+#: The device /dev/net/tun comes from the machine, or is not needed; any other word is a device plugin's resource.
+TUN_OF_HOST, NO_TUN = "host", "none"
+
+_QUANTITY = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(m|[kMGT]|[KMGT]i|)")
+_SCALES = {
+    "": Fraction(1),
+    "m": Fraction(1, 1000),
+    **{unit: Fraction(1000**power) for power, unit in enumerate(("k", "M", "G", "T"), 1)},
+    **{unit: Fraction(1024**power) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
+}
+_LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+_SECRET = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_RESOURCE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,510}")
+#: For other small objects of Ray, and for libraries that use /dev/shm, bytes.
+SHM_SPARE = 256 * 1024**2
+#: How much of /dev/shm Ray's object store uses at most, per cent.
+STORE_PERCENT = round(STORE_OF_SHM * 100)
+
+
+def shm_size(object_store: int) -> int:
+    """Return how large /dev/shm must be for an object store, bytes."""
+    return SHM_SPARE + object_store * 100 // STORE_PERCENT
+
+
+def memory(text: str, option: str = "--memory") -> int:
+    """Return a quantity of memory, bytes. Raises UsageError ``kubernetes_value``."""
+    found = _quantity(text)
+    if found is None or found[1] == "m" or found[0] < 1:
+        raise _wrong(option, text, "8Gi, or 512Mi")
+    return int(found[0])
+
+
+def cpus(text: str, option: str = "--cpu") -> int:
+    """Return how many CPUs Ray counts for a limit of CPU time. Raises UsageError ``kubernetes_value``."""
+    found = _quantity(text)
+    if found is None or found[1] not in ("", "m") or not found[0]:
+        raise _wrong(option, text, "2, or 1500m")
+    return math.ceil(found[0])
+
+
+def require_label(text: str, option: str, longest: int) -> None:
+    """Check a name that is part of host names. Raises UsageError ``kubernetes_value``."""
+    if len(text) > longest or not _LABEL.fullmatch(text):
+        raise _wrong(option, text, f"ray-gpu (a letter, then a-z, 0-9 and inner hyphens, at most {longest})")
+
+
+def require_secret(text: str, option: str) -> None:
+    """Check the name of a Secret. Raises UsageError ``kubernetes_value``."""
+    if not _SECRET.fullmatch(text):
+        raise _wrong(option, text, "meshray-token")
+
+
+def require_image(text: str, option: str = "--image") -> None:
+    """Check the name of an image. Raises UsageError ``kubernetes_value``."""
+    if not _IMAGE.fullmatch(text):
+        raise _wrong(option, text, "registry.example.org/ray/worker:1")
+
+
+def require_resource(text: str, option: str) -> None:
+    """Check the name of a device plugin's resource. Raises UsageError ``kubernetes_value``."""
+    if not _RESOURCE.fullmatch(text):
+        raise _wrong(option, text, "nvidia.com/gpu")
+
+
+def require_tun(text: str, option: str = "--tun", *, rootless: bool = False) -> None:
+    """Check where /dev/net/tun comes from. Raises UsageError ``kubernetes_value``."""
+    if rootless and text in (TUN_OF_HOST, NO_TUN):
+        raise UsageError(
+            "kubernetes_value",
+            "a pod without root needs /dev/net/tun from a device plugin",
+            hint=f"install a device plugin for it, and use its resource: {option} squat.ai/tun",
+        )
+    if text not in (TUN_OF_HOST, NO_TUN) and not _RESOURCE.fullmatch(text):
+        raise _wrong(option, text, f"{TUN_OF_HOST}, {NO_TUN}, or a device plugin's resource, as in squat.ai/tun")
+
+
+def require_printable(words: Iterable[str], option: str) -> None:
+    """Check words of a command line. Raises UsageError ``kubernetes_value``."""
+    for word in words:
+        if not word.isprintable():
+            raise _wrong(option, word, "… without control characters")
+
+
+def _quantity(text: str) -> tuple[Fraction, str] | None:
+    """Return the number that the text means, and its unit."""
+    found = _QUANTITY.fullmatch(text)
+    return (Fraction(found[1]) * _SCALES[found[2]], found[2]) if found else None
+
+
+def _wrong(option: str, text: str, example: str) -> UsageError:
+    return UsageError(
+        "kubernetes_value", f"{option} {text[:80]!r} is not valid in Kubernetes", hint=f"{option} {example}"
+    )

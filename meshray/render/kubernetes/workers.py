@@ -1,0 +1,182 @@
+"""Ray workers as pods: a Deployment of ephemeral nodes, as plain files or as a Helm chart.
+
+                      ┌─ Plain ─► manifests: kubectl apply -f
+    workers.yaml.j2 ──┤
+                      └─ Chart ─► templates/workers.yaml of the chart, with values.yaml: helm install
+
+>>> [line for line in manifests(Workers(replicas=3)).splitlines() if line.startswith("  replicas:")]
+['  replicas: 3']
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from meshray.errors import UsageError
+from meshray.render.kubernetes import values
+from meshray.render.kubernetes.archive import packed
+from meshray.render.kubernetes.dialect import Chart, Dialect, Plain
+from meshray.render.templates import render
+from meshray.render.yaml_scalars import FILTERS
+
+_TEMPLATE = "kubernetes/workers.yaml.j2"
+CHART_NAME = "meshray-workers"
+#: A pod's name, which is the node's, has 17 more characters than its Deployment's and at most 63.
+_LONGEST_NAME = 46
+#: After the drain, for the end of Ray's processes and the tunnel, seconds.
+_LEAVE_S = 45
+#: Whether Ray counts this node as ALIVE.
+_READY_PROGRAM = (
+    "import json, subprocess, sys; "
+    "status = json.loads(subprocess.run(['meshray', 'status', '--json'], capture_output=True).stdout); "
+    "sys.exit(not any(node['name'] == status['self'] and node['ray']['alive'] for node in status['nodes']))"
+)
+_READY = json.dumps(["python", "-c", _READY_PROGRAM])
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The pods of one Deployment.
+
+    Attributes:
+        name: of the Deployment; the nodes' names begin with it.
+        namespace: empty: that of kubectl's context.
+        cpu: the limit of CPU time, as Kubernetes writes it; Ray counts whole CPUs.
+        memory: the limit of memory, which includes the object store.
+        gpus: of each pod; 0 requests none.
+        gpu_resource: the resource of the GPUs' device plugin.
+        object_store: of Ray, bytes.
+        token_secret: the Secret whose key ``token`` is the token.
+        pull_secret: the Secret for the registry of the image; empty: none.
+        tun: the source of /dev/net/tun: ``host``, a device plugin's resource, or ``none`` (WireGuard in each kernel).
+        drain_s: how long running tasks may take to end, seconds.
+        labels: K=V of the Ray nodes.
+        ray_args: more options of `ray start`.
+        log_format: ``json``, or empty for text.
+        rootless: without root and NET_ADMIN, in a pod with its own user namespace.
+    """
+
+    name: str = "meshray-worker"
+    namespace: str = ""
+    image: str = "meshray-worker"
+    replicas: int = 2
+    cpu: str = "2"
+    memory: str = "8Gi"
+    gpus: int = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    object_store: int = 2 * 1024**3
+    token_secret: str = "meshray-token"  # noqa: S105 - a Secret's name
+    pull_secret: str = ""
+    tun: str = values.TUN_OF_HOST
+    drain_s: int = 60
+    labels: tuple[str, ...] = ()
+    ray_args: tuple[str, ...] = ()
+    log_format: str = ""
+    rootless: bool = False
+
+    @property
+    def shm(self) -> int:
+        """The size of /dev/shm, bytes."""
+        return values.shm_size(self.object_store)
+
+
+#: The values of the chart that are not in `Workers` under the same name: an expression of Go's templates for each name
+#: in the template. Numbers in YAML are floats in Helm.
+_EXPRESSIONS = {
+    "name": ".Release.Name",
+    "namespace": ".Release.Namespace",
+    "pull_policy": ".Values.pullPolicy",
+    "pull_secret": ".Values.pullSecret",
+    "cpus": '(include "meshray.cpus" .)',
+    "cpu_request": "(default .Values.cpu .Values.cpuRequest)",
+    "memory_request": "(default .Values.memory .Values.memoryRequest)",
+    "gpu_resource": ".Values.gpuResource",
+    "object_store": "(int64 .Values.objectStoreMemory)",
+    "shm": f"(add {values.SHM_SPARE} (div (mul (int64 .Values.objectStoreMemory) 100) {values.STORE_PERCENT}))",
+    "token_secret": ".Values.tokenSecret",
+    "tun_is_host": f'(eq .Values.tun "{values.TUN_OF_HOST}")',
+    "tun_is_resource": f'(not (has .Values.tun (list "{values.TUN_OF_HOST}" "{values.NO_TUN}")))',
+    "drain": '(printf "%ds" (int64 .Values.drainSeconds))',
+    "grace_s": f"(add (int64 .Values.drainSeconds) {_LEAVE_S})",
+    "ray_args": ".Values.rayArgs",
+    "log_format": ".Values.logFormat",
+    "read_only": ".Values.readOnlyRootFilesystem",
+    **dict.fromkeys(("image", "replicas", "cpu", "memory", "gpus", "tun", "labels", "rootless"), ""),
+}
+
+
+def manifests(workers: Workers) -> str:
+    """Return the objects for `kubectl apply`.
+
+    Raises:
+        UsageError: ``kubernetes_value``, if Kubernetes would refuse a value.
+        MeshrayError: templates_missing.
+    """
+    return _filled_in(workers, Plain(_plain(workers)), plain=True)
+
+
+def chart(workers: Workers, version: str) -> bytes:
+    """Return a Helm chart, packed, whose default values are these workers.
+
+    Args:
+        version: of meshray.
+
+    Raises:
+        UsageError: ``kubernetes_value``, if Kubernetes would refuse a value.
+        MeshrayError: templates_missing.
+    """
+    objects = _filled_in(workers, Chart(_EXPRESSIONS), plain=False)
+    known = {"workers": workers, "plain": _plain(workers), "version": version, "chart": CHART_NAME}
+    files = {
+        name: render(f"kubernetes/chart/{name}.j2", known, FILTERS)
+        for name in ("Chart.yaml", "values.yaml", "templates/NOTES.txt", "templates/_helpers.tpl")
+    }
+    return packed(CHART_NAME, {**files, "templates/workers.yaml": objects})
+
+
+def _filled_in(workers: Workers, dialect: Dialect, *, plain: bool) -> str:
+    known = {
+        **dialect.names,
+        "plain": plain,
+        "ready": _READY,
+        "image": workers.image,
+        "token_secret": workers.token_secret,
+    }
+    # A value that adds no line leaves an empty one.
+    return "".join(line for line in render(_TEMPLATE, known, FILTERS).splitlines(keepends=True) if line.strip())
+
+
+def _plain(workers: Workers) -> dict[str, object]:
+    """Return the values of the template. Raises UsageError ``kubernetes_value``."""
+    values.require_label(workers.name, "--name", _LONGEST_NAME)
+    if workers.namespace:
+        values.require_label(workers.namespace, "--namespace", 63)
+    values.require_image(workers.image)
+    values.require_resource(workers.gpu_resource, "--gpu-resource")
+    values.require_secret(workers.token_secret, "--token-secret")
+    if workers.pull_secret:
+        values.require_secret(workers.pull_secret, "--pull-secret")
+    values.require_tun(workers.tun, rootless=workers.rootless)
+    for option, words in (("--label", workers.labels), ("--ray-arg", workers.ray_args)):
+        values.require_printable(words, option)
+    if workers.shm >= values.memory(workers.memory):
+        raise UsageError(
+            "kubernetes_value",
+            f"the object store needs {workers.shm // 1024**2} MiB of shared memory, which count as memory of the pod, "
+            f"and --memory is {workers.memory}",
+            hint="a larger --memory, or a smaller --object-store",
+        )
+    return {
+        **vars(workers),
+        "pull_policy": "IfNotPresent",
+        "cpus": values.cpus(workers.cpu),
+        "cpu_request": workers.cpu,
+        "memory_request": workers.memory,
+        "shm": workers.shm,
+        "tun_is_host": workers.tun == values.TUN_OF_HOST,
+        "tun_is_resource": workers.tun not in (values.TUN_OF_HOST, values.NO_TUN),
+        "drain": f"{workers.drain_s}s",
+        "grace_s": workers.drain_s + _LEAVE_S,
+        "read_only": True,
+    }

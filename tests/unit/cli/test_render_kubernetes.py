@@ -1,0 +1,54 @@
+"""`meshray render kubernetes`: its options, its files and its errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.unit.cli.fakes import type_in
+
+
+def test_the_manifests_go_to_stdout_to_a_file_and_into_json(tmp_path: Path) -> None:
+    words = ("render", "kubernetes", "--replicas=3", "--object-store=1Gi", "--json-logs", "--drain=2m")
+    shown = type_in(*words)
+    deployment = next(one for one in yaml.safe_load_all(shown.out) if one and one["kind"] == "Deployment")
+    assert deployment["spec"]["replicas"] == 3
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert f"--object-store-memory={1024**3}" in container["args"]
+    assert {"name": "MESHRAY_LOG_FORMAT", "value": "json"} in container["env"]
+    assert "--drain=120s" in container["lifecycle"]["preStop"]["exec"]["command"]
+    file = tmp_path / "workers.yaml"
+    written = type_in(*words, "-o", str(file))
+    assert (written.code, written.out, file.read_text()) == (0, "", shown.out)
+    assert f"kubectl apply -f {file}" in written.err
+    assert json.loads(type_in(*words, "--json").out)["text"] == shown.out
+
+
+def test_a_chart_is_a_file_and_needs_a_name(tmp_path: Path) -> None:
+    refused = type_in("render", "kubernetes", "--chart")
+    assert (refused.code, "-o FILE.tgz" in refused.err) == (2, True)
+    file = tmp_path / "chart.tgz"
+    written = type_in("render", "kubernetes", "--chart", "-o", str(file), "--json")
+    assert json.loads(written.out)["text"] == ""
+    assert file.read_bytes().startswith(b"\x1f\x8b")
+    assert type_in("render", "kubernetes", "--chart", "-o", str(tmp_path)).code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--memory", "2Gi"), "a larger --memory"),
+        (("--cpu", "many"), "--cpu 2"),
+        (("--object-store", "-1"), "--object-store 8Gi"),
+        (("--ray-arg=--worker-port-list=10010",), "--min-worker-port"),
+        (("--drain", "soon"), "30m"),
+        (("--rootless",), "--tun squat.ai/tun"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_an_example(words: tuple[str, ...], hint: str) -> None:
+    outcome = type_in("render", "kubernetes", *words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert hint in outcome.err
