@@ -111,6 +111,11 @@ class Home:
         return self.run / "ray_token"
 
     @property
+    def ray_environment(self) -> Path:
+        """What another program needs to start Ray here (``--ray external``): see `meshray.raynode.environment_file`."""
+        return self.run / "env"
+
+    @property
     def offered_token(self) -> Path:
         """The digest of the token that was written to Ray's default place: see `meshray.raynode.user_token`."""
         return self.state / "offered_token"

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
+from meshray import __version__
 from meshray.agent.connection.coordinator_connection import CoordinatorConnection
 from meshray.agent.connection.hello import hello_of
 from meshray.agent.connection.questions import Questions
@@ -42,6 +44,7 @@ from meshray.model.amounts import counted
 from meshray.model.epochs import SharedSecrets
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
+from meshray.model.node import Versions
 from meshray.protocol.codec import to_json
 from meshray.protocol.connection import ROTATE_KEY, STATUS, SURVEY, Ask, FromCoordinator, Hello, Left, Punch, Secrets
 from meshray.raynode.versions import RayInstallation
@@ -247,8 +250,12 @@ class Agent:
 
     def use_ray(self, found: RayInstallation) -> None:
         """Use another Ray installation for this node from now on, and report its versions to the others."""
-        self.parts.versions = found.versions
         self.state.membership.ray_moved(str(found.ray))
+        self.use_versions(found.versions)
+
+    def use_versions(self, found: Versions) -> None:
+        """Report to the others that this node's Ray has these versions."""
+        self.parts.versions = replace(found, meshray=__version__)
         self._say_hello()
 
     async def use_coordinator(self, endpoint: Endpoint) -> None:

@@ -49,6 +49,7 @@ from meshray.linux.process import ManagedProcess
 from meshray.linux.user import User
 from meshray.model.keys import PrivateKey
 from meshray.model.meshmap import MeshMap
+from meshray.model.node import HEAD, Node, Versions
 from meshray.model.ray_ports import RayPorts
 from meshray.node.enrolment import Enrolment, load_private_key
 from meshray.node.map_cache import load_or_fetch_map
@@ -56,6 +57,7 @@ from meshray.node.state_folder import forget
 from meshray.raynode import user_token
 from meshray.raynode.command import client_environment
 from meshray.raynode.dashboard_client import node_table
+from meshray.raynode.external import ExternalOptions, ExternalRay
 from meshray.raynode.listeners import Listeners
 from meshray.raynode.node_table import TABLE_TIMEOUT_S
 from meshray.raynode.supervisor import RayNode
@@ -126,9 +128,23 @@ def _compose(
     parts = _parts(state, ray, device)
     agent = Agent(state, key, parts)
 
-    def part(found: LocalRay | str) -> RayNode | None:
+    def part(found: LocalRay | str) -> RayNode | ExternalRay | None:
         if isinstance(found, str):
             return None
+        if found.external or found.installation is None:
+            return ExternalRay(
+                found.installation,
+                found.plan,
+                home,
+                found.user,
+                tokens=RayTokens(state.enrolment.ray_tokens),
+                options=ExternalOptions(
+                    on_instance=agent.tell_ray_instance,
+                    on_versions=agent.use_versions,
+                    head_versions=lambda: state.map.head.versions if state.map.head is not None else Versions(),
+                    check_start=lambda: require_guarded(parts.firewall, unguarded=enrolment.unguarded),
+                ),
+            )
         return RayNode(
             found.installation,
             found.plan,
@@ -195,9 +211,17 @@ def _parts(state: NodeState, ray: LocalRay | str, device: Device) -> Dependencie
         firewall=None if enrolment.rootless else Firewall(_opening(state)),
         coordinator=CoordinatorProcess(home, enrolment.mesh_port) if enrolment.hosts_coordinator else None,
         # Without a head this node's Ray was not detected; the map has the versions from its enrolment.
-        versions=replace(ray.installation.versions if isinstance(ray, LocalRay) else me.versions, meshray=__version__),
+        versions=replace(_own_versions(enrolment, me, ray), meshray=__version__),
         no_ray_because=ray if isinstance(ray, str) else "",
     )
+
+
+def _own_versions(enrolment: Enrolment, me: Node, ray: LocalRay | str) -> Versions:
+    """Return what this node runs. A Ray that another program starts is known once it is ALIVE; others expect a node
+    with a Ray to answer, so until then it has none."""
+    if enrolment.external:
+        return me.versions if HEAD in me.roles else replace(me.versions, ray="")
+    return ray.installation.versions if isinstance(ray, LocalRay) and ray.installation is not None else me.versions
 
 
 def _token_of_head(state: NodeState) -> str | None:

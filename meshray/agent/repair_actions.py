@@ -59,6 +59,12 @@ async def _ray(parts: Dependencies, reconciler: Reconciler) -> str:
     ray = parts.ray
     if ray is None:
         raise MeshrayError("no_ray", f"this node runs no Ray: {parts.no_ray_because}", hint="meshray status")
+    if ray.now.external:
+        raise MeshrayError(
+            "no_ray",
+            "another program starts Ray on this node (--ray external)",
+            hint="start it again with that program: meshray doctor shows the command",
+        )
     await ray.stop()
     await _until(lambda: ray.now.state == "running", _RAY_S, "Ray was started again, but the head does not count it")
     return "Ray was started again"

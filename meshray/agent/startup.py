@@ -26,6 +26,8 @@ from meshray.linux.tasks import Tasks
 from meshray.model.amounts import counted
 from meshray.model.classes import link_labels
 from meshray.model.ray_state import RayState
+from meshray.raynode.environment_file import start_line
+from meshray.raynode.external import OFFERED
 from meshray.raynode.listeners import ListeningSocket
 from meshray.raynode.supervisor import RUNNING, RayNow
 
@@ -104,7 +106,10 @@ class Startup:
         if guard is not None:
             await self._closed.wait()
         self._start_ray(parts.ray)
-        table = await self._wait_for_ray(parts.ray)
+        if parts.ray.now.external:
+            table = await self._wait_for_offer(parts.ray)
+        else:
+            table = await self._wait_for_ray(parts.ray)
         await self._let_in.wait()
         await self._finish(table)
 
@@ -187,6 +192,25 @@ class Startup:
                 failed = True
                 self._progress.fail("ray", MeshrayError("ray_failed", cause, hint="meshray logs ray"))
             await asyncio.sleep(RAY_POLL_S)
+
+    async def _wait_for_offer(self, ray: RayPart) -> RayTable | None:
+        """Wait until another program may start Ray here. The node is up then, also if Ray is never started."""
+        deadline = time.monotonic() + RAY_PATIENCE_S
+        file = self._state.home.ray_environment
+        failed = ""
+        while ray.now.state not in (OFFERED, RUNNING) and not self._state.me.drained:
+            if ray.failure and ray.failure != failed:
+                failed = ray.failure
+                self._progress.fail("ray", MeshrayError("ray_failed", ray.failure, hint="meshray doctor"))
+            if time.monotonic() > deadline:
+                self._progress.set("ray", "skip", f"the head's Ray is down; {file} will exist when it runs")
+                return None
+            await asyncio.sleep(RAY_POLL_S)
+        if ray.now.state == RUNNING:
+            self._progress.set("ray", "ok", "ALIVE; another program started it")
+            return await ray.node_table()
+        self._progress.set("ray", "skip", f"another program starts it: {start_line(file)}")
+        return None
 
     def _port_guard(self) -> PortGuard | None:
         parts, firewall = self._parts, self._parts.firewall

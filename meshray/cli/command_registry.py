@@ -45,6 +45,7 @@ SECTIONS: Mapping[str, Mapping[str, Command]] = {
         "leave": Command("lifecycle", "Un-enrol this node and remove all its state.", HERE),
         "logs": Command("logs", "Show what agent, coordinator, engine and Ray wrote.", INSIDE),
         "forward": Command("forward", "Bring a port of a node to this machine's 127.0.0.1.", HERE),
+        "ready": Command("ready", "Succeed once this node's Ray is ALIVE; for probes and scripts.", INSIDE),
         "ping": Command("ping", "Measure the path to one node over the overlay.", INSIDE),
         "env": Command("env", "Print the environment of `meshray run` as shell exports.", INSIDE),
     },

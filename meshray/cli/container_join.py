@@ -92,6 +92,12 @@ def _require_sense(request: JoinRequest) -> None:
             "a hub forwards packets in the kernel, which a container may not set up",
             hint="--hub without --runtime docker, on the machine itself",
         )
+    if request.external is not None:
+        raise UsageError(
+            "external_in_container",
+            "--ray external and --ray-user are for a Ray in this network namespace, and the container has its own",
+            hint="run meshray in the pod or container of that Ray, without --runtime docker",
+        )
     if request.via is not None:
         raise UsageError(
             "via_in_container",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec import UnsetType
 
 from meshray.cli.result import Result
 from meshray.cli.tables import Paint, plain
 from meshray.protocol.answers import Init
+from meshray.raynode.environment_file import start_line
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class InitResult(Result[Init]):
         if answer.ray_address:
             lines.append(f"Ray        {answer.ray_address}   (meshray run -- python job.py)")
             lines.append(f"dashboard  {(answer.local or {}).get('dashboard', answer.dashboard)}")
+        if not isinstance(answer.env_file, UnsetType):
+            lines.append(f"another program starts Ray here: {start_line(Path(answer.env_file))}")
         if self.head_line:
             lines += ["", "On the machine that runs the Ray head:", "", f"    {self.head_line}"]
         lines += [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from meshray.cli.external_ray import External
 from meshray.cli.via import Via
 from meshray.model.address import Endpoint, NodeName
 from meshray.model.path import Mode
@@ -24,6 +25,7 @@ class JoinRequest:
         via: the route of the enrolment; None: directly to the coordinator.
         transport: the allowed transports of the tunnel to the hub.
         env: ``match``: Ray runs from an environment that is built to match the head's; empty: from an existing one.
+        external: another program starts Ray (``ray`` is None then); None: meshray does.
         environment: Ray's additional variables beside those that meshray sets.
     """
 
@@ -46,3 +48,4 @@ class JoinRequest:
     transport: Mode = "auto"
     env: str = ""
     environment: UserEnvironment = field(default_factory=UserEnvironment)
+    external: External | None = None

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec import UnsetType
 
 from meshray.cli.result import Result
 from meshray.cli.tables import Paint, plain
@@ -15,6 +18,7 @@ from meshray.model.amounts import counted
 from meshray.model.path import PathKind
 from meshray.protocol.answers import Join
 from meshray.protocol.codec import convert
+from meshray.raynode.environment_file import start_line
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class JoinResult(Result[Join]):
         if ray.alive:
             line += f"; Ray is ALIVE, {counted(ray.nodes, 'node')}"
         line += f"; dashboard at {local['dashboard']}" if "dashboard" in local and ray.alive else ""
+        if not isinstance(self.answer.env_file, UnsetType) and not ray.alive:
+            line += f"\nNext, where Ray is started: {start_line(Path(self.answer.env_file))}"
         if self.udp_port:
             line += (
                 f"\nThe tunnel goes over TCP (wss), which costs throughput: UDP port {self.udp_port} of the head does"

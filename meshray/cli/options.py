@@ -62,7 +62,17 @@ def node_options(function: F) -> F:
             "May be repeated.",
         ),
         option("--no-ray", is_flag=True, help="Only the overlay; start no Ray."),
-        option("--ray", metavar="PATH", help="The Ray to run: a program or a virtual environment."),
+        option(
+            "--ray-user",
+            metavar="USER",
+            help="With --ray external: the user who runs Ray, a name or a uid; default: the user who calls sudo.",
+        ),
+        option(
+            "--ray",
+            metavar="PATH|external",
+            help="The Ray to run: a program or a virtual environment. external: another program starts Ray, with what "
+            "the file env in MESHRAY_RUN contains; meshray watches it, and closes its ports to all but the overlay.",
+        ),
         option(
             "--trust-user-environment",
             is_flag=True,

@@ -152,7 +152,8 @@ def _ray_alive(facts: Facts) -> Iterable[Finding]:
     can_tell = any(head.ray.alive for head in _ray_heads(facts))
     for node in _status(facts).nodes:
         if node.name in facts.ray_nodes:
-            yield _ray_node(node, verdicts.ray_listed(node.ray, head_answers=can_tell), _ray_starts(facts, node.name))
+            listed = verdicts.ray_listed(node.ray, head_answers=can_tell)
+            yield _ray_node(node, listed, _ray_starts(facts, node.name), _ray_fix(facts, node.name))
 
 
 def _ray_starts(facts: Facts, name: str) -> bool:
@@ -161,12 +162,19 @@ def _ray_starts(facts: Facts, name: str) -> bool:
     return asked is not None and asked.ray is not None and asked.ray.state == STARTING and not asked.ray.deaths
 
 
-def _ray_node(node: NodeStatus, listed: str, starting: bool) -> Finding:
+def _ray_fix(facts: Facts, name: str) -> str:
+    """Return what to do where the head does not count a node's Ray."""
+    asked = facts.nodes.get(name)
+    if asked is not None and asked.ray is not None and asked.ray.external:
+        return f"on {name}, start Ray again: {asked.ray.start_line}"
+    return f"on {name}: meshray logs ray"
+
+
+def _ray_node(node: NodeStatus, listed: str, starting: bool, fix: str) -> Finding:
     if listed == SKIP:
         return Finding(SKIP, "the Ray head does not know", node=node.name)
     if listed == FAIL and not node.online:
         return Finding(SKIP, "offline", node=node.name)
-    fix = f"on {node.name}: meshray logs ray"
     if listed == FAIL and starting:
         return Finding(WARN, "it is being started; the head does not count it yet", fix, node.name)
     if listed == FAIL:

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meshray.errors import UsageError
+
+#: The digits of the highest uid.
+_LONGEST_UID = 9
+
 
 @dataclass(frozen=True)
 class User:
@@ -37,6 +42,20 @@ class User:
             return cls(str(uid), uid, uid, (uid,), Path("/"))
         groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
         return cls(entry.pw_name, uid, entry.pw_gid, groups, Path(entry.pw_dir))
+
+    @classmethod
+    def named(cls, text: str) -> User:
+        """Return the user with this name, or with this id, which needs no entry in the user database.
+
+        Raises:
+            UsageError: there is no user of this name.
+        """
+        if text.isascii() and text.isdecimal() and len(text) <= _LONGEST_UID:
+            return cls.by_uid(int(text))
+        try:
+            return cls.by_uid(pwd.getpwnam(text).pw_uid)
+        except (KeyError, ValueError):
+            raise UsageError("no_such_user", f"this machine has no user {text[:40]!r}", hint="use a uid") from None
 
     @property
     def identity(self) -> dict[str, Any]:

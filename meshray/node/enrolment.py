@@ -79,7 +79,8 @@ class Enrolment:
         listen_port: UDP port of this node's WireGuard; 0 lets the kernel choose.
         mesh_port: port of hub and coordinator.
         with_ray: Ray runs on this node.
-        ray: the path of the `ray` program at the enrolment; empty without Ray.
+        external: another program starts this node's Ray (``--ray external``); ``with_ray`` is set as well.
+        ray: the path of the `ray` program at the enrolment; empty without Ray, and if another program starts it.
         env: `MATCH`, or empty if Ray runs from the installed environment.
         ray_args: the arguments after ``--``.
         user_uid: the user who runs Ray.
@@ -127,6 +128,7 @@ class Enrolment:
     open: tuple[str, ...] = ()
     unguarded: bool = False
     environment: UserEnvironment = field(default_factory=UserEnvironment)
+    external: bool = False
 
     @property
     def ray_ports(self) -> Mapping[str, int]:
@@ -265,6 +267,7 @@ class _File(UserEnvironmentForm, kw_only=True):
     older_ray_tokens: RayTokens = msgspec.field(default_factory=dict)
     open: Items = ()
     unguarded: bool = False
+    external: bool = False
 
 
 def load_private_key(home: Home) -> PrivateKey:

@@ -157,6 +157,7 @@ def _remove_files(home: Home, *, keep_keys: bool) -> None:
         home.run / "agent.lock",
         home.control_socket,
         home.ray_token,
+        home.ray_environment,
         *(home.run / name for name in NAMESPACE_FILES),
     ]
     for file in files:

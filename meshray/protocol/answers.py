@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from meshray.model.path import PathKind, Transport
 from meshray.model.ray_ports import RayPorts
 from meshray.protocol.api import TokenForm
-from meshray.protocol.control import OtherPath, Summary, SummaryNode, SummaryPath, SummaryRay
+from meshray.protocol.control import OtherPath, Readiness, Summary, SummaryNode, SummaryPath, SummaryRay
 from meshray.protocol.doctor import CHECK_EXAMPLE, Check
 from meshray.protocol.node_answers import NODE_EXAMPLES, ROTATION_EXAMPLE
 from meshray.protocol.status import PATH_EXAMPLE, STATUS_EXAMPLE, PathStatus
@@ -58,9 +58,11 @@ class Init(Struct, frozen=True, kw_only=True):
         open_commands: the commands that open the port in this host's firewall; empty if nothing drops it.
         already: the mesh existed already; no token was created.
         local: without root: addresses on this machine's loopback, by name.
+        env_file: with ``--ray external``: the file that the program which starts Ray reads.
     """
 
     local: Mapping[str, str] | UnsetType = UNSET
+    env_file: str | UnsetType = UNSET
     token: str | None
     mesh: str
     node: SummaryNode
@@ -318,6 +320,7 @@ EXAMPLES: Mapping[str, Struct] = {
     "down": Down("gpu-1", was_running=True),
     "leave": Leave("gpu-1", unenrolled=True),
     "status": STATUS_EXAMPLE,
+    "ready": Readiness(ready=False, reason="Ray is not ALIVE: starting"),
     "doctor": Doctor(healthy=False, node=None, checks=(CHECK_EXAMPLE,), repaired=()),
     "ping": PingAnswer(
         "head", 3, 2, (12.6, None, 12.4), PATH_EXAMPLE, (OtherPath(PathKind.HUB, to="hub-1", rtt_ms=18.9),)

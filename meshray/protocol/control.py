@@ -131,6 +131,7 @@ class Summary(msgspec.Struct, frozen=True):
         ray_address: the address of the head's Ray; None if none runs.
         dashboard: the address of Ray's dashboard; None if none runs.
         local: without root: addresses on this machine's loopback, by name.
+        env_file: with ``--ray external``: the file that the program which starts Ray reads.
     """
 
     mesh: str = ""
@@ -140,6 +141,7 @@ class Summary(msgspec.Struct, frozen=True):
     ray_address: str | None = None
     dashboard: str | None = None
     local: Mapping[str, str] | msgspec.UnsetType = msgspec.UNSET
+    env_file: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Up(msgspec.Struct, frozen=True):
@@ -229,8 +231,24 @@ class KeyRotated(msgspec.Struct, frozen=True):
     public_key: str = ""
 
 
+class Readiness(msgspec.Struct, frozen=True):
+    """``ready``: whether this node can do its work.
+
+    Attributes:
+        ready: its Ray is ALIVE; on a node without Ray, the overlay works.
+        reason: what works, or what is missing.
+    """
+
+    ready: bool = False
+    reason: str = ""
+
+
 class GetStatus(Request[Status], frozen=True, tag="status"):
     """Request the mesh's status from this node."""
+
+
+class GetReadiness(Request[Readiness], frozen=True, tag="ready"):
+    """Request whether this node can do its work, which takes the agent no time."""
 
 
 class FollowProgress(Watch[StageEvent, Up], frozen=True, tag="progress"):

@@ -177,24 +177,29 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 def start_command(ray: RayInstallation, plan: RayPlan) -> list[str]:
     """Return the complete `ray start` command, with the user's options last."""
-    command = [str(ray.ray), "start"]
+    return [str(ray.ray), "start", *start_options(plan, ray.versions.ray, blocks=True)]
+
+
+def start_options(plan: RayPlan, ray: str, *, blocks: bool) -> list[str]:
+    """Return the options of `ray start`, with the user's last.
+
+    Args:
+        ray: the version of Ray; empty: not known.
+        blocks: `ray start` stays in the foreground.
+    """
     if plan.head:
-        command += [
-            "--head",
-            "--include-dashboard=true",
-            f"--dashboard-host={plan.node_ip}",
-        ]
+        options = ["--head", "--include-dashboard=true", f"--dashboard-host={plan.node_ip}"]
     else:
-        command.append(f"--address={plan.gcs}")
-    command += [
+        options = [f"--address={plan.gcs}"]
+    options += [
         f"--node-ip-address={plan.node_ip}",
         f"--node-name={plan.node_name}",
         *plan.ports.options(head=plan.head),
-        "--block",
+        *(["--block"] if blocks else []),
     ]
     if plan.labels:
-        command.append(f"--labels={_label_argument(ray, plan.labels)}")
-    return [*command, *plan.extra_args]
+        options.append(f"--labels={_label_argument(ray, plan.labels)}")
+    return [*options, *plan.extra_args]
 
 
 def ray_environment(
@@ -214,14 +219,44 @@ def ray_environment(
     if user is not None:
         kept.update(HOME=str(user.home), USER=user.name, LOGNAME=user.name)
     return {
+        **tuning(plan),
+        **_activated(ray, kept),
+        **_shared_environment(plan, kept),
+    }
+
+
+def tuning(plan: RayPlan) -> dict[str, str]:
+    """Return the variables of Ray's processes whose values a user may replace."""
+    return {
         **ray_timeouts(plan.patience_s),
         **_NO_DRAIN_AT_THE_END,
         **(_NO_FORK_HANDLERS if plan.head else {}),
         "DASHBOARD_METRIC_PORT": str(DASHBOARD_METRIC_PORT),
         "AUTOSCALER_METRIC_PORT": str(AUTOSCALER_METRIC_PORT),
-        **_activated(ray, kept),
-        **_shared_environment(plan, kept),
     }
+
+
+def network_choice(plan: RayPlan) -> dict[str, str]:
+    """Return the variables with which libraries choose the overlay, whose values a user may replace."""
+    return {
+        **dict.fromkeys(_INTERFACE_VARIABLES, plan.interface),
+        **dict.fromkeys(_ADDRESS_VARIABLES, str(plan.node_ip)),
+    }
+
+
+def authentication(plan: RayPlan) -> dict[str, str]:
+    """Return the variables by which Ray's processes accept each other."""
+    return {
+        # Since Ray 2.59 a head enables authentication by default and workers do not, so the mode is always set.
+        "RAY_AUTH_MODE": "token" if plan.token_path else "disabled",
+        "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
+        **({"RAY_AUTH_TOKEN_PATH": str(plan.token_path)} if plan.token_path else {}),
+    }
+
+
+def unproxied(plan: RayPlan) -> tuple[str, ...]:
+    """Return the items of no_proxy. Some libraries accept networks and others only addresses, so both are included."""
+    return (str(plan.network), str(plan.head_ip), str(plan.node_ip), "127.0.0.1", "localhost")
 
 
 def client_environment(
@@ -252,30 +287,22 @@ def _activated(ray: RayInstallation, environ: Mapping[str, str]) -> dict[str, st
 
 def _shared_environment(plan: RayPlan, base: Mapping[str, str]) -> dict[str, str]:
     no_proxy = _no_proxy(plan, base)
-    shared = {
-        # Since Ray 2.59 a head enables authentication by default and workers do not, so the mode is always set.
-        "RAY_AUTH_MODE": "token" if plan.token_path else "disabled",
-        "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
-        **{name: base.get(name, plan.interface) for name in _INTERFACE_VARIABLES},
-        **{name: base.get(name, str(plan.node_ip)) for name in _ADDRESS_VARIABLES},
+    return {
+        **authentication(plan),
+        **{name: base.get(name, value) for name, value in network_choice(plan).items()},
         "no_proxy": no_proxy,
         "NO_PROXY": no_proxy,
     }
-    if plan.token_path:
-        shared["RAY_AUTH_TOKEN_PATH"] = str(plan.token_path)
-    return shared
 
 
 def _no_proxy(plan: RayPlan, base: Mapping[str, str]) -> str:
-    """Extend no_proxy. Some libraries accept networks and others only addresses, so both are included."""
     present = base.get("no_proxy") or base.get("NO_PROXY") or ""
-    ours = (str(plan.network), str(plan.head_ip), str(plan.node_ip), "127.0.0.1", "localhost")
     items = [item.strip() for item in present.split(",") if item.strip()]
-    return ",".join(dict.fromkeys([*items, *ours]))
+    return ",".join(dict.fromkeys([*items, *unproxied(plan)]))
 
 
-def _label_argument(ray: RayInstallation, labels: Mapping[str, str]) -> str:
-    if release(ray.versions.ray) < _LABEL_LIST_RELEASE:
+def _label_argument(ray: str, labels: Mapping[str, str]) -> str:
+    if ray and release(ray) < _LABEL_LIST_RELEASE:
         return json.dumps(dict(labels), separators=(",", ":"))
     return ",".join(f"{key}={value}" for key, value in labels.items())
 

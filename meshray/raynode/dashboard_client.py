@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from meshray.errors import RefusedError
 from meshray.linux import overlay_netns
 from meshray.model.address import Endpoint
+from meshray.model.node import Versions
 from meshray.model.ray_state import RayState
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Far larger than a table of some thousand nodes.
 _LONGEST_ANSWER = 16 * 1024 * 1024
+#: As in the map (`meshray.protocol.fields`).
+_LONGEST_VERSION = 64
 #: Resource names that the dashboard's JSON does not change, and that mean the same on every node.
 _USED = ("CPU", "GPU", "memory")
 #: Only living nodes are requested, because a cluster with unstable workers remembers a thousand dead ones.
@@ -100,6 +103,12 @@ async def ask_dashboard(dashboard: Endpoint, token: str | None, timeout_s: float
     return status, parse_nodes(body) if body else None
 
 
+async def ray_versions(dashboard: Endpoint, token: str | None, timeout_s: float) -> Versions:
+    """Return the versions of Ray and Python of the head's Ray; empty ones if the dashboard does not answer."""
+    _, body = await _get(dashboard, "/api/v0/cluster_metadata", token, timeout_s)
+    return parse_versions(body)
+
+
 async def used_by_node(dashboard: Endpoint, token: str | None, timeout_s: float) -> dict[str, dict[str, float]]:
     """Return the used CPUs, GPUs and memory of each node, by Ray's id; empty if unknown.
 
@@ -138,6 +147,18 @@ def parse_nodes(body: bytes) -> list[LiveNode] | None:
     if not isinstance(rows, list):
         return None
     return [node for node in map(_live_node, rows) if node is not None]
+
+
+def parse_versions(body: bytes) -> Versions:
+    """Return the versions in an answer; empty ones if it is not an answer with versions."""
+    try:
+        data = json.loads(body).get("data")
+    except (ValueError, AttributeError, RecursionError):
+        data = None
+    ray, python = (data.get("rayVersion"), data.get("pythonVersion")) if isinstance(data, dict) else ("", "")
+    if not isinstance(ray, str) or not isinstance(python, str):
+        return Versions("")
+    return Versions("", ray[:_LONGEST_VERSION], python[:_LONGEST_VERSION])
 
 
 def parse_usage(body: bytes) -> dict[str, dict[str, float]]:

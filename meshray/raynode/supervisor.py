@@ -84,11 +84,12 @@ class RayNow:
         state: as `RayNode.state`, without the reason.
         error: why Ray does not run, or why it is slow.
         deaths: how many times in a row it ended soon after its start.
+        external: another program starts it (`meshray.raynode.external`); ``installation`` may be None then.
         lived_s: how long the last one that ended had run, seconds.
         pid: the pid of its `ray start`; None: it does not run.
     """
 
-    installation: RayInstallation
+    installation: RayInstallation | None
     plan: RayPlan
     user: User
     state: str
@@ -97,6 +98,7 @@ class RayNow:
     pid: int | None
     token: str | None = field(repr=False)
     lived_s: float = 0.0
+    external: bool = False
 
 
 async def _find_nothing(ray_args: Sequence[str]) -> str:

@@ -24,6 +24,11 @@ def new_instance(epoch: int) -> str:
     return secrets.token_hex(8) + (f"-{epoch}" if epoch != FIRST_EPOCH else "")
 
 
+def instance_of(node_id: str, epoch: int) -> str:
+    """Return the id of a start of the head's Ray that another program made, from Ray's own id of the head's node."""
+    return node_id[:16].ljust(16, "0") + (f"-{epoch}" if epoch != FIRST_EPOCH else "")
+
+
 def epoch_of(instance: str) -> int:
     """Return the epoch of the token of this instance."""
     found = _EPOCH.fullmatch(instance[16:])
@@ -47,6 +52,14 @@ class RayTokens:
     def newest(self) -> int:
         """The epoch of the token for the next start of the head's Ray."""
         return max(self._tokens)
+
+    def of_epoch(self, epoch: int) -> str | None:
+        """Return the token of this epoch, or None if it was not received yet."""
+        return self._tokens.get(epoch)
+
+    def epoch_with(self, token: str) -> tuple[int, str] | None:
+        """Return the epoch that has this token, with the token; None if none has it."""
+        return next(((epoch, held) for epoch, held in self._tokens.items() if held == token), None)
 
     def of(self, instance: str) -> str | None:
         """Return the token of this instance, the newest if the instance is empty, or None if it was not received

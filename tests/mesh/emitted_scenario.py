@@ -37,7 +37,7 @@ async def record(folder: Path) -> Recorder:
         patch.setattr("meshray.agent.connection.coordinator_connection._TAKEN_OVER_FIRST_S", 0.2)
         patch.setattr("meshray.agent.connection.coordinator_connection._TAKEN_OVER_S", 0.5)
         patch.setattr("meshray.coordinator.takeovers.QUIET_S", 1.0)
-        for name, happen in (("a", _mesh_with_lock), ("b", _hub_only)):
+        for name, happen in (("a", _mesh_with_lock), ("b", _hub_only), ("c", _external)):
             (folder / name).mkdir()
             async with machines(folder / name, recorder, patch) as mesh:
                 await happen(mesh)
@@ -102,6 +102,7 @@ async def look(mesh: Machines) -> None:
     await mesh.type("head", "status")
     await mesh.type("gpu-1", "status")
     await mesh.type("head", "doctor", "--bundle", str(mesh.folder / "report.tar.gz"))
+    await mesh.type("gpu-1", "ready")
     await mesh.type("gpu-1", "ping", "gpu-2", "--count", "1")
     await mesh.type("gpu-1", "ping", "nobody", fails=True)
     for words in (("dashboard",), ("env",), ("completion", "bash"), ("render", "systemd"), ("render", "slurm")):
@@ -226,6 +227,17 @@ async def forget_removals(mesh: Machines) -> None:
 
     assert service.removals() is None
     await until(is_back, "the list is back")
+
+
+async def _external(mesh: Machines) -> None:
+    """Let a head and a worker join whose Ray another program would start."""
+    where = ("--port", str(mesh.port), "--advertise", "127.0.0.1")
+    ray = ("--ray", "external", "--ray-user", "0")
+    made = await mesh.type("head", "init", *ray, "--name", "head", "--network", str(mesh.network), *where)
+    await mesh.type("gpu-1", "join", *ray, "--name", "gpu-1", str(made["token"]))
+    await mesh.type("gpu-1", "ready")
+    await mesh.type("gpu-1", "down")
+    await mesh.type("gpu-1", "up")
 
 
 async def _hub_only(mesh: Machines) -> None:

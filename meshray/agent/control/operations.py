@@ -1,6 +1,6 @@
 """The operations of the agent for the command line; `meshray.protocol.control` has the requests and answers.
 
-everyone who may open the socket:  status  progress  env  ping  doctor  wireguard (without secrets)
+everyone who may open the socket:  status  ready  progress  env  ping  doctor  wireguard (without secrets)
 root:                              api  coordinator  down  give_up  repair  rotate_key  wireguard (with secrets)
 """
 
@@ -13,6 +13,7 @@ from meshray.agent.agent import Agent
 from meshray.agent.control.control_server import Operations as ByRequest
 from meshray.agent.device.desired import PairKeys, desired_device
 from meshray.agent.status.current import current_status, ray_table
+from meshray.agent.status.readiness import readiness
 from meshray.agent.status.snapshot import current_path, summary_of
 from meshray.agent.status.startup_progress import Emit
 from meshray.errors import MeshrayError, UsageError
@@ -29,6 +30,7 @@ from meshray.protocol.control import (
     Echo,
     FollowProgress,
     GetEnvironment,
+    GetReadiness,
     GetStatus,
     GetWireGuard,
     GetWireGuardSecrets,
@@ -37,6 +39,7 @@ from meshray.protocol.control import (
     OtherPath,
     Ping,
     PingDone,
+    Readiness,
     Repair,
     Repaired,
     RotateKey,
@@ -71,6 +74,7 @@ class Operations:
         """Return the operations that answer questions and change nothing."""
         return {
             GetStatus: self._status,
+            GetReadiness: self._ready,
             FollowProgress: self._progress,
             GetEnvironment: self._environment,
             Ping: self._ping,
@@ -92,6 +96,9 @@ class Operations:
 
     async def _status(self, request: GetStatus, emit: Emit) -> Status:
         return await current_status(self._agent.sources)
+
+    async def _ready(self, request: GetReadiness, emit: Emit) -> Readiness:
+        return readiness(self._agent.sources, is_up=self._agent.progress.up)
 
     async def _progress(self, request: FollowProgress, emit: Emit) -> Up:
         was_up = self._agent.progress.up

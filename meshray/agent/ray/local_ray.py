@@ -21,11 +21,17 @@ from meshray.raynode.versions import MATCH_AGAIN, RayInstallation, compare, find
 
 @dataclass(frozen=True)
 class LocalRay:
-    """The Ray that this node should run."""
+    """The Ray that this node should run.
 
-    installation: RayInstallation
+    Attributes:
+        installation: None: there is none beside meshray, and another program starts Ray.
+        external: another program starts it.
+    """
+
+    installation: RayInstallation | None
     plan: RayPlan
     user: User
+    external: bool = False
 
 
 def find_local_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ: Mapping[str, str]) -> LocalRay | str:
@@ -33,10 +39,13 @@ def find_local_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ:
     head = mesh_map.head
     if not enrolment.with_ray:
         return "not asked for (--no-ray)"
-    if head is None or not head.versions.ray:
-        return "this mesh has no Ray head yet" if head is None else "the head of this mesh runs no Ray"
     user = User.by_uid(enrolment.user_uid)
     me = own_node(enrolment, mesh_map)
+    if head is None or (not head.versions.ray and not (enrolment.external and head.id == me.id)):
+        return "this mesh has no Ray head yet" if head is None else "the head of this mesh runs no Ray"
+    if enrolment.external:
+        plan = ray_plan(enrolment, me, head, mesh_map, home)
+        return LocalRay(_ray_beside(environ, user), plan, user, external=True)
     try:
         installation = find_ray(enrolment.ray or None, environ, user)
         if head.id != enrolment.node_id:
@@ -48,6 +57,14 @@ def find_local_ray(home: Home, enrolment: Enrolment, mesh_map: MeshMap, environ:
         # Ray's start is preceded by another check; see `meshray.agent.ray.renewal`.
         installation = RayInstallation(Path(enrolment.ray), Path(enrolment.ray).with_name("python"), me.versions)
     return LocalRay(installation, ray_plan(enrolment, me, head, mesh_map, home), user)
+
+
+def _ray_beside(environ: Mapping[str, str], user: User) -> RayInstallation | None:
+    """Return a Ray that meshray finds, which only unregisters dead nodes; None if there is none."""
+    try:
+        return find_ray(None, environ, user)
+    except MeshrayError:
+        return None
 
 
 def ray_plan(enrolment: Enrolment, me: Node, head: Node, mesh_map: MeshMap, home: Home) -> RayPlan:

@@ -26,6 +26,9 @@ from meshray.model.problem import Problem
 from meshray.model.ray_state import RayState
 from meshray.protocol.control import Summary, SummaryNode, SummaryPath, SummaryRay
 from meshray.protocol.status import PathStatus
+from meshray.raynode.environment_file import start_line
+from meshray.raynode.external import OFFERED
+from meshray.raynode.supervisor import WAITING
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Sources:
 
 def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Snapshot:
     """Return everything that this node knows now. ``table`` is Ray's node table, which the caller has read."""
-    state, paths, ray = sources.state, sources.paths, sources.parts.ray
+    state, paths = sources.state, sources.paths
     if table is not None:
         sources.offers.look({ip: row.resources for ip, row in table.items() if row.alive}, state.map)
     return Snapshot(
@@ -63,7 +66,8 @@ def snapshot_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) 
         complaints=tuple(complaints_of(sources)),
         notices=(
             *state.pins.notices(),
-            *(sources.gpus.notices(ray.now, table.get(state.me.ip)) if ray is not None and table is not None else ()),
+            *_gpu_notices(sources, table),
+            *external_notices(sources),
         ),
         open=state.enrolment.open,
         unguarded=state.enrolment.unguarded,
@@ -109,7 +113,7 @@ async def with_machine(sources: Sources, snapshot: Snapshot) -> Snapshot:
 def summary_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Summary:
     """Return the report of ``init --json`` and ``join --json`` for a node that is up; ``table`` is Ray's node table."""
     me, mesh_map, forwards = sources.state.me, sources.state.map, sources.parts.forwards
-    head = mesh_map.head
+    head, is_external = mesh_map.head, sources.state.enrolment.external
     path = current_path(sources, head or mesh_map.hubs[0])
     return Summary(
         mesh=str(mesh_map.mesh.name),
@@ -119,10 +123,29 @@ def summary_of(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -
             alive=bool(table and me.ip in table and table[me.ip].alive),
             nodes=sum(1 for node in table.values() if node.alive) if table else 0,
         ),
-        ray_address=str(mesh_map.gcs) if head and table else None,
-        dashboard=f"http://{mesh_map.dashboard}" if head and table else None,
+        ray_address=str(mesh_map.gcs) if head and (table or is_external) else None,
+        dashboard=f"http://{mesh_map.dashboard}" if head and (table or is_external) else None,
         local=forwards.urls() if forwards is not None else msgspec.UNSET,
+        env_file=str(sources.state.home.ray_environment) if is_external else msgspec.UNSET,
     )
+
+
+def _gpu_notices(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> tuple[str, ...]:
+    ray = sources.parts.ray
+    if ray is None or table is None or ray.now.external:
+        return ()
+    return sources.gpus.notices(ray.now, table.get(sources.state.me.ip))
+
+
+def external_notices(sources: Sources) -> Iterator[str]:
+    """Return what a user must know about a Ray that another program starts here and that is not ALIVE."""
+    ray, file = sources.parts.ray, sources.state.home.ray_environment
+    if ray is None or not ray.now.external:
+        return
+    if ray.now.state == OFFERED:
+        yield f"Ray is not ALIVE here yet; another program starts it: {start_line(file)}"
+    elif ray.now.state == WAITING and not ray.failure:
+        yield f"the head's Ray is down, so none can be started here: {file} will exist when it runs"
 
 
 def complaints_of(sources: Sources) -> Iterator[Problem]:

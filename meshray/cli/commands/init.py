@@ -21,9 +21,10 @@ from click.core import ParameterSource
 from msgspec import UNSET
 
 from meshray import __version__
-from meshray.cli import bring_up, env_options, output
+from meshray.cli import bring_up, env_options, external_ray, output
 from meshray.cli.app import App
 from meshray.cli.env_options import environment_options
+from meshray.cli.external_ray import External
 from meshray.cli.init_result import InitResult
 from meshray.cli.options import (
     NodeCommand,
@@ -62,6 +63,7 @@ class InitRequest:
 
     Attributes:
         network: None: any that this machine does not use.
+        external: another program starts Ray (``ray`` is None then); None: meshray does.
     """
 
     name: NodeName
@@ -79,6 +81,7 @@ class InitRequest:
     unguarded: bool = False
     lock: str | None = None
     environment: UserEnvironment = field(default_factory=UserEnvironment)
+    external: External | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def init_command(
     *,
     name: str | None,
     ray: str | None,
+    ray_user: str | None,
     no_ray: bool,
     open_to_members: tuple[str, ...],
     unguarded: bool,
@@ -182,22 +186,26 @@ def init_command(
             "--env match copies the head's environment, and this machine is the head",
             hint="--ray PATH",
         )
+    rootless = rootless or app.euid != 0
+    variables = bool(given.environment.chosen)
+    external = external_ray.read(app, ray, ray_user, ray_args(), rootless=rootless, with_environment=variables)
     request = InitRequest(
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
         network=OverlayNetwork.parse(network) if network is not None else None,
         port=port,
         advertise=advertise,
         with_ray=not (no_ray or hub_only),
-        ray=ray,
+        ray=ray if external is None else None,
         ray_args=ray_args(),
         hub_only=hub_only,
         patience_s=patience,
-        rootless=rootless or app.euid != 0,
+        rootless=rootless,
         trust_user_environment=trust_user_environment,
         open=parse_open(open_to_members),
         unguarded=unguarded,
         environment=given.environment,
         lock=lock,
+        external=external,
     )
     known = _own_mesh(app)
     if known is not None and not _is_another(app, known, request, context):
@@ -306,15 +314,14 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
         with naming_rootless_node(app):
             check_place(network, request.port)
             wireguard = runtime.preflight(app)
-        if request.with_ray and not runtime.has_own_network:
+        has_own = request.with_ray and request.external is None
+        if has_own and not runtime.has_own_network:
             require_free(RayPorts.of(take_ports(request.ray_args)[0]), head=True)
         progress.stage("preflight", "ok", wireguard)
         warn_of_missing_engine(app, wireguard)
         if taken is not None:
             progress.stage("network", "ok", f"{network}, since this machine has {taken}")
-        installation = (
-            look_for_ray(app, progress, request.ray, request.ray_args, head=True) if request.with_ray else None
-        )
+        installation = look_for_ray(app, progress, request.ray, request.ray_args, head=True) if has_own else None
         progress.stage("addresses", "run")
         # As the agent will report them, so that the first token contains the same endpoints as later ones.
         endpoints = choose_endpoints(advertised, asyncio.run(find_endpoints(request.port)))
@@ -386,7 +393,8 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
         secret_epoch=answer.secret_epoch,
         mesh_port=request.port,
         listen_port=request.port,
-        user_uid=User.invoking().uid,
+        user_uid=(request.external.user if request.external else User.invoking()).uid,
+        external=request.external is not None,
         hosts_coordinator=True,
         with_ray=request.with_ray,
         ray=str(installation.ray) if installation else "",
@@ -438,6 +446,7 @@ def _result(
         endpoints=tuple(map(str, endpoints)),
         already=already,
         local=summary.local or UNSET,
+        env_file=summary.env_file,
         open_commands=tuple(_or_nothing(lambda: _open_commands(port))),
     )
     return InitResult(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshray import __version__
-from meshray.cli import bring_up, env_options, output
+from meshray.cli import bring_up, env_options, external_ray, output
 from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options
 from meshray.cli.enrolment_rollback import ENROLMENT, Withdrawal, taken_back
@@ -73,6 +73,7 @@ class Found:
     installation: RayInstallation | None
     port: int
     endpoints: tuple[Endpoint, ...]
+    versions: Versions
     matched: Matched | None = None
 
 
@@ -114,6 +115,7 @@ def join_command(
     token: tuple[str, ...],
     name: str | None,
     ray: str | None,
+    ray_user: str | None,
     no_ray: bool,
     open_to_members: tuple[str, ...],
     unguarded: bool,
@@ -147,6 +149,7 @@ def join_command(
       meshray join --runtime docker TOKEN
       sudo meshray join --hub --endpoint vm.example.org:51888 TOKEN
       sudo meshray join TOKEN -- --metrics-export-port=8500
+      sudo meshray join --ray external TOKEN && . /run/meshray/env && ray start $MESHRAY_RAY_START
 
     Other users of this machine can see a token on the command line: - reads it from standard input, @FILE from a file.
     The default is MESHRAY_TOKEN, then the file that MESHRAY_TOKEN_FILE names. Returns when the Ray head counts this
@@ -155,6 +158,9 @@ def join_command(
     from meshray.node.enrolment import parse_open
 
     given = env_options.read(app, env, env_file)
+    rootless = rootless or app.euid != 0
+    variables = bool(given.environment.chosen)
+    external = external_ray.read(app, ray, ray_user, ray_args(), rootless=rootless, with_environment=variables)
     asked = JoinRequest(
         token=read_token(token, app),
         name=NodeName.parse(name) if name is not None else NodeName.from_hostname(socket.gethostname()),
@@ -162,19 +168,20 @@ def join_command(
         ephemeral=ephemeral,
         labels=parse_labels(label),
         with_ray=not no_ray,
-        ray=ray,
+        ray=ray if external is None else None,
         ray_args=ray_args(),
         roles=frozenset(({HEAD} if head else set()) | ({HUB} if hub else set())),
         endpoints=tuple(Endpoint.parse(item, port) for item in endpoint),
         port=port or 0,
         via=parse_via(via) if via is not None else None,
         transport=transport,
-        rootless=rootless or app.euid != 0,
+        rootless=rootless,
         trust_user_environment=trust_user_environment,
         open=parse_open(open_to_members),
         unguarded=unguarded,
         env=MATCH if given.match else "",
         environment=given.environment,
+        external=external,
     )
     _require_sense(asked)
     require_no_words_to_ray(no_ray, ray)
@@ -208,7 +215,11 @@ def _again(app: App, asked: JoinRequest, block: bool) -> JoinResult | int | None
 def _require_sense(asked: JoinRequest) -> None:
     if HEAD in asked.roles and not asked.with_ray:
         raise UsageError("head_without_ray", "--head runs Ray, and --no-ray does not", hint="leave out one of them")
-    said = (("--no-ray", not asked.with_ray), ("--ray", asked.ray is not None), ("--head", HEAD in asked.roles))
+    said = (
+        ("--no-ray", not asked.with_ray),
+        ("--ray", asked.ray is not None or asked.external is not None),
+        ("--head", HEAD in asked.roles),
+    )
     other = next((option for option, is_said in said if is_said), "")
     if asked.env and other:
         raise UsageError(
@@ -275,14 +286,25 @@ def _prepare(app: App, asked: JoinRequest) -> Found:
         progress.stage("preflight", "ok", wireguard + (f", UDP port {port}" if port else ""))
         warn_of_missing_engine(app, wireguard)
         head = HEAD in asked.roles
-        if asked.with_ray:
+        has_own = asked.with_ray and asked.external is None
+        if has_own:
             _require_ports(app, asked, runtime)
         # Ray's interpreter takes a while to answer, in which this one does other work.
         threading.Thread(target=_import_for_enrolment).start()
         matched = match_with_token(app, progress, asked.token, asked.via) if asked.env else None
         ray = str(matched.ray) if matched is not None else asked.ray
-        installation = look_for_ray(app, progress, ray, asked.ray_args, head=head) if asked.with_ray else None
-    return Found(installation, port, asked.endpoints or _endpoints(asked, port), matched)
+        installation = look_for_ray(app, progress, ray, asked.ray_args, head=head) if has_own else None
+        versions = installation.versions if installation is not None else _versions(app, asked)
+    return Found(installation, port, asked.endpoints or _endpoints(asked, port), versions, matched)
+
+
+def _versions(app: App, asked: JoinRequest) -> Versions:
+    """Return what a node without a Ray of its own reports. A worker's Ray that another program starts is the head's,
+    because Ray itself requires that."""
+    if asked.external is not None and HEAD not in asked.roles:
+        told = ask_with_token(app, asked.token, asked.via)
+        return Versions(__version__, told.ray, told.python)
+    return Versions(__version__, "", platform.python_version())
 
 
 def _require_ports(app: App, asked: JoinRequest, runtime: AgentRuntime) -> None:
@@ -347,7 +369,7 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
         name=asked.name,
         name_is_exact=asked.name_is_exact,
         public_key=key.public(),
-        versions=installation.versions if installation else Versions(__version__, "", platform.python_version()),
+        versions=found.versions,
         with_ray=asked.with_ray,
         ephemeral=asked.ephemeral,
         labels=asked.labels,
@@ -375,7 +397,8 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
             mesh_port=coordinators[0].port,
             listen_port=found.port,
             transport=asked.transport,
-            user_uid=User.invoking(app.environ).uid,
+            user_uid=(asked.external.user if asked.external else User.invoking(app.environ)).uid,
+            external=asked.external is not None,
             ephemeral=me.ephemeral,
             with_ray=asked.with_ray,
             ray=str(installation.ray) if installation else "",

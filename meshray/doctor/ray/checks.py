@@ -35,6 +35,8 @@ from meshray.model.release import PATCH, RAY, TOKEN_RELEASE, ray_difference, rel
 
 _OK_STATUS, _REFUSED_STATUS = 200, (401, 403)
 _ANEW = "meshray down, then meshray up"
+#: The ports that others depend on, and the processes that have them.
+_PROCESS_OF = {"GCS": GCS, "node manager": RAYLET, "object manager": RAYLET, "dashboard": DASHBOARD}
 #: A key of `meshray.doctor.repairs.REPAIRS`: it stops Ray and starts it again.
 _REPAIR = "ray"
 
@@ -71,6 +73,8 @@ def _ray_installed(facts: Facts) -> Iterable[Finding]:
     for name, ray in _nodes(facts):
         if isinstance(ray, Finding):
             yield ray
+        elif ray.external:
+            yield Finding(SKIP, "another program starts it (--ray external)", node=name)
         elif ray.install_error is None:
             yield Finding(SKIP, "its Python did not answer in time", node=name)
         elif ray.install_error:
@@ -125,7 +129,7 @@ def _head_versions(facts: Facts) -> Versions | None:
 
 def _ray_running(facts: Facts) -> Iterable[Finding]:
     for name, ray in _nodes(facts):
-        yield ray if isinstance(ray, Finding) else _running(name, ray)
+        yield ray if isinstance(ray, Finding) else _external(name, ray) if ray.external else _running(name, ray)
 
 
 def _running(name: str, ray: RayFacts) -> Finding:
@@ -147,11 +151,25 @@ def _running(name: str, ray: RayFacts) -> Finding:
     return Finding(WARN, "Ray is being started" + (f": {ray.error}" if ray.error else ""), fix, name)
 
 
+def _external(name: str, ray: RayFacts) -> Finding:
+    """Check a Ray that another program started, and that was ALIVE when the agent looked."""
+    own = {port.what: port for port in ray.ports.get(name, ())}
+    closed = next((own[what] for what in _PROCESS_OF if what in own and not own[what].answers), None)
+    if closed is not None:
+        return Finding(FAIL, f"its {closed.what} is gone: {closed.told(name)}", _start_again(name, ray), name)
+    return Finding(OK, "another program started it, and its ports answer", node=name)
+
+
+def _start_again(name: str, ray: RayFacts) -> str:
+    """Return how Ray is started again on the node."""
+    return f"on {name}, start Ray again: {ray.start_line}" if ray.external else f"on {name}: {_ANEW}"
+
+
 def _answering(name: str, ray: RayFacts, fix: str) -> Finding:
     """Check, for a Ray whose raylet lives, whether the processes answer on which the others depend."""
     own = {port.what: port for port in ray.ports.get(name, ())}
     pids = {process.name: process.pid for process in ray.processes or ()}
-    for what, process in (("GCS", GCS), ("node manager", RAYLET), ("object manager", RAYLET), ("dashboard", DASHBOARD)):
+    for what, process in _PROCESS_OF.items():
         port = own.get(what)
         if port is None or port.answers or ray.state == STARTING:
             continue
@@ -197,13 +215,14 @@ def _ray_token(facts: Facts) -> Iterable[Finding]:
 
 
 def _token(name: str, ray: RayFacts) -> Finding:
-    fix = f"on {name}: {_ANEW}"
+    fix = _start_again(name, ray)
     if release(ray.ray or ray.head_ray) < TOKEN_RELEASE:
         return Finding(SKIP, f"Ray {ray.ray or ray.head_ray} has no tokens", node=name)
     if ray.token_file and ray.token_file != SAME and ray.state in (STARTING, RUNNING):
         what = {MISSING: "does not exist", OTHER: "contains another token than the mesh's"}
         told = f"the token file {ray.token_path} {what.get(ray.token_file, ray.token_file)}"
-        return Finding(FAIL, f"{told}: what Ray starts from now on is refused", fix, name, repair=_REPAIR)
+        repair = "" if ray.external else _REPAIR
+        return Finding(FAIL, f"{told}: what Ray starts from now on is refused", fix, name, repair=repair)
     if ray.with_token in _REFUSED_STATUS:
         told = f"the head's dashboard answers {ray.with_token} to the mesh's Ray token"
         return Finding(FAIL, told, f"on the head: {_ANEW}; is a Ray running there that meshray did not start?", name)

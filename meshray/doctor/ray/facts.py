@@ -137,6 +137,8 @@ class RayFacts:
             with_token, without_token: HTTP status of the head's dashboard; 0: no answer.
         table: the nodes of Ray's table; None: it could not be read.
         gpus: the machine's GPUs; None: not examined.
+        external: another program starts Ray (``--ray external``); its processes and packages are not examined.
+        start_line: then, the command that starts it.
     """
 
     why_none: str = ""
@@ -163,3 +165,5 @@ class RayFacts:
     without_token: int = 0
     table: tuple[TableRow, ...] | None = None
     gpus: GpuFacts | None = None
+    external: bool = False
+    start_line: str = ""

@@ -37,11 +37,11 @@ def look(ray: RayNow, root: Path = Path("/")) -> GpuFacts:
         devices=devices,
         library=_has_nvml(root, environ),
         kfd=(root / "dev/kfd").exists(),
-        amdsmi=_has_amdsmi(ray.installation.python),
+        amdsmi=ray.installation is not None and _has_amdsmi(ray.installation.python),
         in_container=is_container() or (root / ".dockerenv").exists(),
         hidden_by=next((name for name in _HIDING_VARIABLES if environ.get(name) in HIDING), ""),
         asked=_asked(ray.plan.extra_args),
-        interpreter=str(ray.installation.python),
+        interpreter=str(ray.installation.python) if ray.installation is not None else "",
     )
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from meshray.doctor.context import Context
 from meshray.doctor.ray import gpu_probe
 from meshray.doctor.ray.dial import dial, ray_targets
-from meshray.doctor.ray.facts import DASHBOARD, MISSING, OTHER, SAME, PortSeen, RayFacts, RayProcess, TableRow
+from meshray.doctor.ray.facts import DASHBOARD, MISSING, OTHER, RUNNING, SAME, PortSeen, RayFacts, RayProcess, TableRow
 from meshray.errors import MeshrayError
 from meshray.linux import overlay_netns, procfs
 from meshray.model.meshmap import MeshMap
 from meshray.model.node import HEAD, STATIC, Node
 from meshray.model.ray_ports import RayPorts
 from meshray.raynode.dashboard_client import LiveNode, ask_dashboard
+from meshray.raynode.environment_file import start_line
 from meshray.raynode.processes import VITAL, Family
 from meshray.raynode.supervisor import RayNow
 from meshray.raynode.versions import inspect
@@ -39,6 +40,13 @@ async def look(context: Context) -> RayFacts:
     me = mesh_map.find(context.name)
     if me is not None and me.drained:
         return RayFacts(why_none="the node is drained (meshray node drain --undo brings it back)")
+    start = start_line(context.home.ray_environment) if ray.external else ""
+    if ray.external and ray.state != RUNNING:
+        return RayFacts(
+            why_none=f"another program starts it (--ray external), and it is not ALIVE: {start}",
+            external=True,
+            start_line=start,
+        )
     head = mesh_map.head
     plan = ray.plan
     (address_error, address_ms), installed, ports, (with_token, table), (without_token, _) = await asyncio.gather(
@@ -58,8 +66,8 @@ async def look(context: Context) -> RayFacts:
         install_fix=installed.fix,
         ray=installed.ray,
         python=installed.python,
-        interpreter=str(ray.installation.python),
-        started=ray.installation.versions.ray,
+        interpreter=str(ray.installation.python) if ray.installation is not None else "",
+        started=ray.installation.versions.ray if ray.installation is not None and not ray.external else "",
         head_ray=head.versions.ray if head else "",
         head_python=head.versions.python if head else "",
         state=ray.state,
@@ -72,7 +80,9 @@ async def look(context: Context) -> RayFacts:
         with_token=with_token,
         without_token=without_token,
         table=_rows(table),
-        gpus=await asyncio.to_thread(gpu_probe.look, ray),
+        gpus=None if ray.external else await asyncio.to_thread(gpu_probe.look, ray),
+        external=ray.external,
+        start_line=start,
     )
 
 
@@ -108,6 +118,8 @@ class _Installed:
 
 
 async def _installed(ray: RayNow) -> _Installed:
+    if ray.external or ray.installation is None:
+        return _Installed()
     looking = asyncio.to_thread(inspect, ray.installation.ray, ray.user)
     try:
         found = await asyncio.wait_for(looking, PATIENCE_S)

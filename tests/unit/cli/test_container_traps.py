@@ -36,6 +36,7 @@ REACH_THE_CONTAINER: dict[str, tuple[list[str], list[str]]] = {
 #: Option of `join` → its words on the command line. The refusal names the option.
 REFUSED: dict[str, list[str]] = {
     "--hub": ["--hub", "--endpoint", "192.0.2.9:4000"],
+    "--ray-user": ["--ray", "external", "--ray-user", "0"],
     "--via": ["--via", "ssh://ana@head"],
     "--rootless": ["--rootless"],
 }
@@ -121,6 +122,12 @@ def test_an_option_that_a_container_cannot_have_is_refused_by_name(
 
 def test_an_environment_that_matches_is_refused_in_a_container(tmp_path: Path, said: list[Joined]) -> None:
     assert "--env" in json.loads(join(tmp_path, "--env", "match").out)["error"]["message"]
+    assert not said
+
+
+def test_a_ray_that_another_program_starts_is_refused_in_a_container(tmp_path: Path, said: list[Joined]) -> None:
+    outcome = join(tmp_path, "--ray", "external")
+    assert (outcome.code, json.loads(outcome.out)["error"]["code"]) == (2, "external_in_container")
     assert not said
 
 

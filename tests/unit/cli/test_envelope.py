@@ -27,6 +27,7 @@ FIELDS = {
     "leave": {"node", "unenrolled"},
     "status": {"mesh", "revision", "self", "coordinator", "nodes", "totals", "problems", "health"}
     | {"open", "unguarded", "environment", "notices"},
+    "ready": {"ready", "reason"},
     "doctor": {"healthy", "self", "checks", "repaired"},
     "ping": {"node", "sent", "received", "rtts_ms", "path", "others"},
     "forward": {"address", "host", "port", "node", "node_port"},

@@ -31,4 +31,4 @@ def test_every_field_has_a_meaning(form: type[msgspec.Struct]) -> None:
 
 def test_a_field_that_may_be_absent_is_described_by_what_it_holds() -> None:
     optional = [field.path for field in described(Join) if field.is_optional]
-    assert optional == ["local", "env.path", "env.built", "already"]
+    assert optional == ["local", "env_file", "env.path", "env.built", "already"]

@@ -1,0 +1,316 @@
+"""Watch a Ray that another program starts on this node (``--ray external``), and provide what that program needs.
+
+    overlay up, ports closed, token there ──► MESHRAY_RUN/env ──► another program: ray start
+                                                                        │
+    instance of a head's Ray, ALIVE ◄──── node manager, node table ◄────┘
+
+meshray neither starts nor stops this Ray. The file exists while Ray may be started here. On a head, the instance is
+derived from Ray's own id of the head's node, so it stays the same while that Ray runs, whatever happens to the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+from meshray.errors import MeshrayError
+from meshray.home import Home
+from meshray.linux import overlay_netns
+from meshray.linux.files import PASSABLE_FOLDER, make_folder, write_atomically
+from meshray.linux.user import User
+from meshray.model.node import Versions
+from meshray.model.ray_state import RayState
+from meshray.raynode.command import RayPlan
+from meshray.raynode.dashboard_client import LiveNode, gcs_answers, ray_versions
+from meshray.raynode.decide import STEADY_S
+from meshray.raynode.environment_file import environment_file
+from meshray.raynode.node_table import TABLE_TIMEOUT_S, NodeTable
+from meshray.raynode.supervisor import DRAINED, RUNNING, WAITING, RayNow
+from meshray.raynode.tokens import RayTokens, instance_of
+from meshray.raynode.user_token import write_token
+from meshray.raynode.versions import RayInstallation
+
+#: The file exists, and Ray is not ALIVE.
+OFFERED = "offered"
+
+_log = logging.getLogger(__name__)
+#: The interval at which a Ray that is not ALIVE is looked for, seconds. The head's dashboard answers each look.
+_LOOK_S = 0.5
+_DIAL_S = 2.0
+#: A raylet may seem to have started before its port was closed while the clock is being set.
+_CLOCK_SLACK_S = 1.0
+_ENV_MODE = 0o644
+
+
+@dataclass(frozen=True)
+class ExternalOptions:
+    """The agent's part of an external Ray.
+
+    Attributes:
+        on_instance: called with the instance of this head's Ray; empty: it is down.
+        on_versions: called with the versions of the Ray that runs here, once it is ALIVE.
+        head_versions: returns the versions of the head's Ray in the map.
+        check_start: raises MeshrayError if Ray must not be started now.
+    """
+
+    on_instance: Callable[[str], None]
+    on_versions: Callable[[Versions], None]
+    head_versions: Callable[[], Versions]
+    check_start: Callable[[], None]
+
+
+class ExternalRay:
+    """One node's Ray that another program starts; see the module's docstring.
+
+    Args:
+        installation: a Ray beside meshray, whose Python unregisters dead nodes; None: there is none.
+
+    Attributes:
+        last_error: why Ray may not be started here; empty when all is well.
+    """
+
+    def __init__(
+        self,
+        installation: RayInstallation | None,
+        plan: RayPlan,
+        home: Home,
+        user: User,
+        *,
+        tokens: RayTokens,
+        options: ExternalOptions,
+    ) -> None:
+        self._installation = installation
+        self._plan = plan
+        self._given_labels = plan.labels
+        self._home = home
+        self._user = user
+        self._tokens = tokens
+        self._options = options
+        self._instance = ""
+        self._drained = False
+        self._reported: str | None = None
+        self._versions = Versions("")
+        #: The token of the file, which a running head's Ray uses, and its epoch.
+        self._in_use: tuple[int, str] | None = None
+        self._offered = ""
+        #: When the node manager's port was last found closed, unix seconds: raylets of the table from before are gone.
+        self._closed_at = 0.0
+        self._state = WAITING
+        self._changed = asyncio.Event()
+        self.look = self._changed.set
+        self.last_error = ""
+        self._table = NodeTable(home, plan, user, lambda: self.token)
+
+    @property
+    def now(self) -> RayNow:
+        """Return the state of Ray, for diagnosis."""
+        return RayNow(
+            self._installation,
+            self._plan,
+            self._user,
+            self._state,
+            self.last_error,
+            deaths=0,
+            pid=None,
+            token=self.token,
+            external=True,
+        )
+
+    @property
+    def token(self) -> str | None:
+        """The token of the head's Ray; None: it has not been received."""
+        if self._plan.head:
+            return self._in_use[1] if self._in_use is not None else None
+        return self._tokens.of(self._instance)
+
+    @property
+    def ports(self) -> Sequence[int | range]:
+        """The TCP ports that Ray uses here, or may choose to use."""
+        return self._plan.used_ports
+
+    @property
+    def failure(self) -> str:
+        """The reason why Ray may not be started although it should; empty without a fault."""
+        return self._table.refused or (self.last_error if self._state == WAITING else "")
+
+    async def live_nodes(self) -> list[LiveNode] | None:
+        """Return the living nodes in Ray's table, several per address included; None if it cannot be read."""
+        return await self._table.live_nodes()
+
+    async def node_table(self, *, with_use: bool = False) -> Mapping[IPv4Address, RayState] | None:
+        """Return Ray's node table, on request with the resources in use; None if it cannot be read."""
+        return await self._table.states(with_use=with_use)
+
+    async def unregister(self, nodes: Sequence[str], reason: str) -> bool:
+        """Mark the nodes with these ids as dead in Ray, and return whether GCS accepted it."""
+        return self._installation is not None and await self._table.unregister(self._installation, nodes, reason)
+
+    def hold_tokens(self, tokens: Mapping[int, str]) -> None:
+        """Hold these tokens now, by epoch. The head's next start uses the newest."""
+        self._tokens.replace(tokens)
+        self._changed.set()
+
+    def head_instance(self, instance: str) -> None:
+        """Use the map's instance of the head's Ray; empty while it is down. Only workers react."""
+        if instance != self._instance:
+            self._instance = instance
+            self._changed.set()
+
+    def label(self, labels: Mapping[str, str]) -> None:
+        """Add labels for the next start of Ray; the user's labels remain."""
+        self._plan = replace(self._plan, labels={**labels, **self._given_labels})
+
+    def drained(self, drained: bool) -> None:
+        """Set whether Ray must not be started here."""
+        if drained != self._drained:
+            self._drained = drained
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            self._changed.clear()
+            delay = await self.step()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), delay)
+
+    async def stop(self) -> None:
+        """Withdraw the file: without the overlay, Ray must not be started. A running Ray is left alone."""
+        self._withdraw()
+        self._report("")
+        self._state = WAITING
+
+    async def step(self) -> float:
+        """Take the next step; return the seconds until the next one."""
+        try:
+            await self._prepare()
+            return await self._watch()
+        except (MeshrayError, OSError) as error:
+            self._fail(str(error))
+            return STEADY_S
+
+    # ---- what the other program needs
+
+    async def _prepare(self) -> None:
+        """Write the file if Ray may be started here now, else withdraw it."""
+        reason = "this node is drained" if self._drained else await self._take_token()
+        if reason:
+            self._withdraw()
+            if self._state != RUNNING:
+                self._state, self.last_error = (DRAINED, "") if self._drained else (WAITING, "")
+            return
+        self._options.check_start()
+        text = environment_file(self._plan, self._options.head_versions().ray, self._home.ray_environment)
+        if text != self._offered or not self._home.ray_environment.exists():
+            make_folder(self._home.run, PASSABLE_FOLDER)
+            write_atomically(self._home.ray_environment, text, _ENV_MODE)
+            self._offered = text
+            _log.info("another program may start Ray now: %s", self._home.ray_environment)
+        if self._state != RUNNING:
+            self._state = OFFERED
+        self.last_error = ""
+
+    async def _take_token(self) -> str:
+        """Write the token of the head's Ray; return why there is none yet, or ``""``."""
+        if self._plan.head:
+            await self._take_own_token()
+            return ""
+        if not self._instance:
+            return "the head's Ray is down"
+        token = self._tokens.of(self._instance)
+        if token is None:
+            return "the coordinator has not sent the token of the head's Ray yet"
+        if self._in_use is None or self._in_use[1] != token:
+            self._write(0, token)
+        return ""
+
+    async def _take_own_token(self) -> None:
+        """Write the newest token for the next start of this head's Ray, but not while a Ray runs with another one."""
+        if self._in_use is None:
+            self._in_use = self._found()
+        newest = self._tokens.newest
+        if self._in_use is not None and (self._in_use[0] == newest or await self._is_here()):
+            return
+        token = self._tokens.of_epoch(newest)
+        if token is not None:
+            self._write(newest, token)
+
+    def _found(self) -> tuple[int, str] | None:
+        """Return the token that an earlier agent wrote, with its epoch."""
+        try:
+            return self._tokens.epoch_with(self._home.ray_token.read_text().strip())
+        except (OSError, ValueError):
+            return None
+
+    async def _is_here(self) -> bool:
+        return await gcs_answers(self._plan.gcs) or await self._listens() is not False
+
+    def _write(self, epoch: int, token: str) -> None:
+        write_token(self._home.ray_token, token, self._user)
+        self._in_use = (epoch, token)
+
+    def _withdraw(self) -> None:
+        self._offered = ""
+        self._home.ray_environment.unlink(missing_ok=True)
+
+    # ---- what the other program started
+
+    async def _watch(self) -> float:
+        listens = await self._listens()
+        if listens is False:
+            self._closed_at = time.time()
+            if self._state == RUNNING:
+                _log.warning("the Ray that another program started here has ended")
+                self._report("")
+                self._state = OFFERED if self._offered else WAITING
+            return _LOOK_S
+        if listens is None or self._state == RUNNING:
+            return STEADY_S
+        rows = [row for row in await self._table.own_rows() if row.started >= self._closed_at - _CLOCK_SLACK_S]
+        if not rows:
+            return _LOOK_S
+        await self._found_alive(max(rows, key=lambda row: row.started))
+        return STEADY_S
+
+    async def _found_alive(self, row: LiveNode) -> None:
+        if self._plan.head and self._in_use is not None:
+            versions = await ray_versions(self._plan.dashboard, self.token, TABLE_TIMEOUT_S)
+            self._report(instance_of(row.id, self._in_use[0]))
+        else:
+            versions = self._options.head_versions()
+        self._state = RUNNING
+        _log.info("the head lists this node as ALIVE")
+        if versions.ray and versions != self._versions:
+            self._versions = versions
+            self._options.on_versions(versions)
+
+    async def _listens(self) -> bool | None:
+        """Return whether this node's node manager accepts connections; None: it did not answer in time."""
+        port = self._plan.ports.node_manager
+        try:
+            _, writer = await asyncio.wait_for(overlay_netns.open_connection(self._plan.node_ip, port), _DIAL_S)
+        except asyncio.TimeoutError:
+            return None
+        except OSError as error:
+            return False if error.errno == errno.ECONNREFUSED else None
+        writer.close()
+        return True
+
+    def _fail(self, reason: str) -> None:
+        if reason != self.last_error:
+            _log.warning("Ray may not be started here: %s", reason)
+        self.last_error = reason
+        if self._state != RUNNING:
+            self._withdraw()
+            self._state = WAITING
+
+    def _report(self, instance: str) -> None:
+        if self._plan.head and instance != self._reported:
+            self._reported = instance
+            self._options.on_instance(instance)
