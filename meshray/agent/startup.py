@@ -216,8 +216,9 @@ class Startup:
         parts, firewall = self._parts, self._parts.firewall
         if firewall is None:
             return None
-        never, network = {self._state.enrolment.mesh_port}, self._state.map.mesh.network.cidr
-        return PortGuard(firewall, lambda: parts.ray, parts.listening, never, network)
+        enrolment, network = self._state.enrolment, self._state.map.mesh.network.cidr
+        never = {enrolment.mesh_port}
+        return PortGuard(firewall, lambda: parts.ray, parts.listening, never, network, exposed=enrolment.exposed)
 
     async def _guard_ports(self, guard: PortGuard) -> None:
         while True:

@@ -175,6 +175,8 @@ def _join_words(request: JoinRequest) -> list[str]:
     words += [flag for flag, said in flags if said]
     for item in request.open:
         words += ["--open", item]
+    for port in request.exposed:
+        words += ["--expose", str(port)]
     for name in request.environment.chosen:
         words += ["--env", name]
     words += ["--head"] if HEAD in request.roles else []

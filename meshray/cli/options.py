@@ -61,6 +61,14 @@ def node_options(function: F) -> F:
             help="Other ports that the mesh's members can reach here, regardless of this machine's firewall. "
             "May be repeated.",
         ),
+        option(
+            "--expose",
+            multiple=True,
+            type=click.IntRange(1, 65535),
+            metavar="PORT",
+            help="A port of Ray that this node's other networks may reach, too; only Ray's token protects it. May be "
+            "repeated.",
+        ),
         option("--no-ray", is_flag=True, help="Only the overlay; start no Ray."),
         option(
             "--ray-user",
@@ -82,6 +90,17 @@ def node_options(function: F) -> F:
     ):
         function = decorator(function)
     return function
+
+
+def parse_exposed(ports: Sequence[int], *, rootless: bool) -> tuple[int, ...]:
+    """Return the values of ``--expose`` without duplicates. Raises UsageError if no other network leads to them."""
+    if ports and rootless:
+        raise UsageError(
+            "expose_rootless",
+            "--expose opens ports on this machine's networks, and without root Ray is in a network of its own",
+            hint="run it with root, or use: meshray forward PORT",
+        )
+    return tuple(dict.fromkeys(ports))
 
 
 def rootless_option(function: F) -> F:

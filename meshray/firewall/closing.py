@@ -102,6 +102,7 @@ def decide(
     *,
     network: IPv4Network | None = None,
     chosen: range = range(0),
+    exposed: Collection[int] = (),
 ) -> Closed:
     """Return the ports to close, and those of them that members reach.
 
@@ -116,6 +117,7 @@ def decide(
         network: the overlay's addresses; None: what members reach is not decided.
         chosen: the kernel's ephemeral ports, which Ray's processes may open at any time: members reach those that no
             other program uses.
+        exposed: ports of Ray that a user leaves open to all.
     """
     outward = [socket for socket in listening if not socket.is_local]
     wanted = without(ranges(always), never)
@@ -124,9 +126,9 @@ def decide(
     others = {(scope, socket.port) for socket in outward if socket.of_ray is False for scope in socket.scopes}
     spared = {(scope, port) for scope, port in others if contains(wanted, port) and not _overlaps(scope, port, rays)}
     return Closed(
-        wanted,
-        _scoped((scope, port) for scope, port in rays if not contains(wanted, port)),
-        _scoped(spared),
+        without(wanted, exposed),
+        _scoped((scope, port) for scope, port in rays if not contains(wanted, port) and port not in exposed),
+        _scoped((scope, port) for scope, port in spared if port not in exposed),
         _members(outward, rays, network, (wanted, _scoped(spared)), chosen) if network is not None else None,
     )
 

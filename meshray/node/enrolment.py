@@ -90,6 +90,7 @@ class Enrolment:
         rootless: whether the node runs in its own namespaces (`meshray.runtime.rootless`).
         trust_user_environment: whether root may run meshray from files that others can change.
         open: the values of ``--open``: more ports of this machine that members may reach, or ``all``.
+        exposed: the values of ``--expose``: ports of Ray that are open to this machine's other networks.
         unguarded: whether Ray may start although its ports cannot be closed to others.
         environment: the user's environment variables for Ray.
         taken_out: the coordinator removed this node; the agent must not start again.
@@ -126,6 +127,7 @@ class Enrolment:
     older_mesh_secrets: Mapping[int, MeshSecret] = field(default_factory=dict, repr=False)
     older_ray_tokens: Mapping[int, str] = field(default_factory=dict, repr=False)
     open: tuple[str, ...] = ()
+    exposed: tuple[int, ...] = ()
     unguarded: bool = False
     environment: UserEnvironment = field(default_factory=UserEnvironment)
     external: bool = False
@@ -266,6 +268,7 @@ class _File(UserEnvironmentForm, kw_only=True):
     older_mesh_secrets: Annotated[dict[str, Key], Meta(max_length=MOST_EPOCHS)] = msgspec.field(default_factory=dict)
     older_ray_tokens: RayTokens = msgspec.field(default_factory=dict)
     open: Items = ()
+    exposed: tuple[Annotated[int, Meta(ge=1, le=65535)], ...] = ()
     unguarded: bool = False
     external: bool = False
 

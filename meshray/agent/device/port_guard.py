@@ -87,6 +87,7 @@ class PortGuard:
         listening: returns all listening sockets of this machine. Blocks.
         never: the mesh's own ports, which stay open.
         network: the overlay's addresses.
+        exposed: ports of Ray that a user leaves open to all.
     """
 
     def __init__(
@@ -96,12 +97,15 @@ class PortGuard:
         listening: Callable[[], list[ListeningSocket]],
         never: Collection[int],
         network: IPv4Network,
+        *,
+        exposed: Collection[int] = (),
     ) -> None:
         self._firewall = firewall
         self._ray = ray
         self._listening = listening
         self._never = never
         self._network = network
+        self._exposed = exposed
         self._closed = Closed()
         # Usually nothing changed since two seconds ago, and deciding costs more than reading.
         self._seen: tuple[Sequence[int | range], list[ListeningSocket]] | None = None
@@ -135,7 +139,7 @@ class PortGuard:
             return []
         listening = [Listening(heard.port, heard.address, heard.of_ray, heard.only_ipv6) for heard in seen[1]]
         chosen = _local_ports() if ray is not None else range(0)
-        closed = decide(ports, listening, self._never, network=self._network, chosen=chosen)
+        closed = decide(ports, listening, self._never, network=self._network, chosen=chosen, exposed=self._exposed)
         self._seen = seen
         if closed == self._closed and not again:
             return []

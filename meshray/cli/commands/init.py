@@ -31,6 +31,7 @@ from meshray.cli.options import (
     json_option,
     lock_option,
     node_options,
+    parse_exposed,
     ray_args,
     require_no_words_to_ray,
     rootless_option,
@@ -79,6 +80,7 @@ class InitRequest:
     trust_user_environment: bool = False
     open: tuple[str, ...] = ()
     unguarded: bool = False
+    exposed: tuple[int, ...] = ()
     lock: str | None = None
     environment: UserEnvironment = field(default_factory=UserEnvironment)
     external: External | None = None
@@ -144,6 +146,7 @@ def init_command(
     no_ray: bool,
     open_to_members: tuple[str, ...],
     unguarded: bool,
+    expose: tuple[int, ...],
     block: bool,
     network: str | None,
     advertise: tuple[str, ...],
@@ -203,6 +206,7 @@ def init_command(
         trust_user_environment=trust_user_environment,
         open=parse_open(open_to_members),
         unguarded=unguarded,
+        exposed=parse_exposed(expose, rootless=rootless),
         environment=given.environment,
         lock=lock,
         external=external,
@@ -403,6 +407,7 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
         trust_user_environment=request.trust_user_environment,
         open=request.open,
         unguarded=request.unguarded,
+        exposed=request.exposed,
         environment=request.environment,
     )
     enrolment.save(home)

@@ -31,6 +31,7 @@ from meshray.cli.options import (
     endpoint_option,
     json_option,
     node_options,
+    parse_exposed,
     parse_labels,
     ray_args,
     read_token,
@@ -119,6 +120,7 @@ def join_command(
     no_ray: bool,
     open_to_members: tuple[str, ...],
     unguarded: bool,
+    expose: tuple[int, ...],
     block: bool,
     ephemeral: bool,
     label: tuple[str, ...],
@@ -179,6 +181,7 @@ def join_command(
         trust_user_environment=trust_user_environment,
         open=parse_open(open_to_members),
         unguarded=unguarded,
+        exposed=parse_exposed(expose, rootless=rootless),
         env=MATCH if given.match else "",
         environment=given.environment,
         external=external,
@@ -410,6 +413,7 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
             environment=asked.environment,
             open=asked.open,
             unguarded=asked.unguarded,
+            exposed=asked.exposed,
         )
         via = asked.via
 

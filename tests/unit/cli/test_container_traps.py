@@ -25,6 +25,7 @@ REACH_THE_CONTAINER: dict[str, tuple[list[str], list[str]]] = {
     "--no-ray": (["--no-ray"], ["--no-ray"]),
     "--open": (["--open", "8000", "--open", "9000"], ["--open", "8000", "--open", "9000"]),
     "--unguarded": (["--unguarded"], ["--unguarded"]),
+    "--expose": (["--expose", "8265", "--expose", "6379"], ["--expose", "8265", "--expose", "6379"]),
     "--ephemeral": (["--ephemeral"], ["--ephemeral"]),
     "--head": (["--head"], ["--head"]),
     "--endpoint": (["--endpoint", "192.0.2.9:4000"], ["--endpoint", "192.0.2.9:4000"]),

@@ -14,6 +14,7 @@ from meshray.model.address import Endpoint
 from meshray.model.keys import MeshSecret
 from meshray.node.enrolment import Enrolment
 from tests.unit.cli.fakes import type_in
+from tests.unit.cli.test_bring_up import TOKEN
 
 
 @pytest.mark.parametrize("words", [("--ray", "/opt/ray"), ("--", "--num-cpus=2")])
@@ -53,3 +54,11 @@ def test_an_ephemeral_node_that_fails_says_what_its_logs_said(tmp_path: Path) ->
     assert told.hint == "meshray logs ray; ray.log: no room for the object store"
     replace(enrolment, ephemeral=False).save(home)
     assert with_last_words(MeshrayError("x", "y", hint="z"), home).hint == "z"
+
+
+@pytest.mark.parametrize("command", ["init", "join"])
+def test_ports_of_a_node_without_root_cannot_be_exposed(tmp_path: Path, command: str) -> None:
+    words = (command, *([TOKEN.encode()] if command == "join" else []), "--rootless", "--expose=8265")
+    outcome = type_in(*words, environ={"MESHRAY_HOME": str(tmp_path / "state")})
+    assert (outcome.code, "--expose opens ports" in outcome.err) == (2, True)
+    assert not (tmp_path / "state").exists()

@@ -113,6 +113,17 @@ def test_what_members_reach() -> None:
     assert decide([6379], listening, ()).members is None
 
 
+def test_an_exposed_port_stays_open_and_members_reach_it() -> None:
+    """Whether it is one of Ray's configured ports, one on which Ray listens, or one that another program has."""
+    listening = [Listening(8265, "0.0.0.0", of_ray=True), Listening(8001, "0.0.0.0", of_ray=True)]
+    closed = decide([6379, 8265], listening, (), network=NETWORK, exposed=(8265, 8001))
+    assert (closed.always, closed.heard, closed.spared) == (((6379, 6379),), (), ())
+    assert closed.members is not None
+    assert {port for pair in closed.members for port in pair} == {6379, 8001, 8265}
+    web = [Listening(8000, "0.0.0.0", of_ray=False)]
+    assert decide([8000], web, (), exposed=(8000,)).spared == ()
+
+
 def test_the_kernels_own_port_stays() -> None:
     """An NFS server has no process; in Ray's range it is closed as long as nobody is known to have it."""
     nfs = Listening(2049, "0.0.0.0", of_ray=None)

@@ -49,6 +49,7 @@ def test_every_field_has_its_place_in_the_file(home: Home) -> None:
         older_mesh_secrets={4: MeshSecret.generate()},
         older_ray_tokens={4: "older"},
         open=("22", "all"),
+        exposed=(8265,),
         unguarded=True,
         environment=UserEnvironment({"LANG": "C"}, {"EPOCHS": "3"}),
         external=True,
