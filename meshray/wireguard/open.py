@@ -73,7 +73,7 @@ def _kernel_has_wireguard() -> bool:
         try:
             table.create(name, LINK_KIND)
         except PermissionError:
-            raise _not_root("make a network interface") from None
+            raise _not_permitted("make a network interface") from None
         except OSError:
             return False
         made = table.find(name)
@@ -97,18 +97,31 @@ def _try_tun() -> None:
     try:
         os.close(open_tun("mray%d", offload=False))
     except FileNotFoundError:
-        raise _no_tun("is missing", "modprobe tun; in a container: --device /dev/net/tun --cap-add NET_ADMIN") from None
+        raise _no_tun("is missing") from None
     except PermissionError:
-        raise _not_root(f"make an interface with {TUN}") from None
+        if fault := tun_fault():
+            raise _no_tun(fault) from None
+        raise _not_permitted(f"make an interface with {TUN}") from None
     except OSError as error:
-        raise _no_tun(f"makes no interface: {error.strerror}", "modprobe tun") from None
+        raise _no_tun(f"makes no interface: {error.strerror}") from None
 
 
-def _no_tun(what: str, hint: str) -> MeshrayError:
-    return MeshrayError("no_tun", f"no WireGuard in this kernel, and {TUN} {what}", hint=hint)
-
-
-def _not_root(what: str) -> MeshrayError:
+def _no_tun(what: str) -> MeshrayError:
     return MeshrayError(
-        "not_root", f"only root may {what}", hint="run meshray with sudo; in a container: --cap-add NET_ADMIN"
+        "no_tun",
+        f"no WireGuard in this kernel, and {TUN} {what}",
+        hint="modprobe tun; in a container: --device /dev/net/tun --cap-add NET_ADMIN; in a pod: render it with --tun",
+    )
+
+
+def _not_permitted(what: str) -> MeshrayError:
+    """Return the error for a user without the right, or for root in a container without it."""
+    if os.geteuid() != 0:
+        return MeshrayError(
+            "not_root", f"only root may {what}", hint="run meshray with sudo; in a container: --cap-add NET_ADMIN"
+        )
+    return MeshrayError(
+        "not_root",
+        f"root lacks the capability NET_ADMIN here, so it may not {what}",
+        hint="in a container: --cap-add NET_ADMIN; in a pod: securityContext.capabilities.add: [NET_ADMIN]",
     )

@@ -112,7 +112,10 @@ def _explained(item: Missing, setting: Callable[[str], str]) -> tuple[str, str]:
             return f"{name} is {forbidden}", f"sysctl -w {name}={good}"
     if item.number in (errno.ENOSPC, errno.EUSERS):
         return "no more of them are allowed here", f"more {item.what}"
-    return said, f"{item.what} for ordinary users; in a container its seccomp profile forbids them"
+    return said, (
+        f"{item.what} for ordinary users; in a container its seccomp profile forbids them, and in a pod only a user "
+        "namespace allows them (hostUsers: false)"
+    )
 
 
 def _setting(name: str) -> str:

@@ -40,3 +40,29 @@ def test_the_engine_that_came_with_meshray_is_preferred(monkeypatch: pytest.Monk
 def test_a_chosen_engine_that_is_no_program_is_an_error() -> None:
     with pytest.raises(MeshrayError, match="MESHRAY_ENGINE=nothing is not a program"):
         engines.find_engine({"MESHRAY_ENGINE": "nothing", "PATH": "/nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("euid", "fault", "code", "said", "hint"),
+    [
+        (0, "", "not_root", "root lacks the capability NET_ADMIN", "capabilities.add: [NET_ADMIN]"),
+        (1000, "", "not_root", "only root may", "run meshray with sudo"),
+        (0, "does not open: Operation not permitted", "no_tun", "Operation not permitted", "in a pod: render it with"),
+    ],
+)
+def test_a_refusal_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, euid: int, fault: str, code: str, said: str, hint: str
+) -> None:
+    def refuse(name: str, *, offload: bool) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / "meshray-engine").touch(mode=0o755)
+    monkeypatch.setattr(engines, "BUNDLED", tmp_path / "meshray-engine")
+    monkeypatch.setattr("meshray.wireguard.open.open_tun", refuse)
+    monkeypatch.setattr("meshray.wireguard.open.tun_fault", lambda: fault)
+    monkeypatch.setattr("os.geteuid", lambda: euid)
+    with pytest.raises(MeshrayError) as raised:
+        check_available({"MESHRAY_WIREGUARD": "userspace"})
+    assert raised.value.code == code
+    assert said in raised.value.message
+    assert hint in raised.value.hint
