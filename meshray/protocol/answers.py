@@ -367,5 +367,6 @@ EXAMPLES: Mapping[str, Struct] = {
     "render alerts": FileText("alerts", "groups:\n…"),
     "render grafana": FileText("grafana", "{\n…"),
     "render kubernetes": FileText("kubernetes", "# Ray workers of a meshray mesh, …"),
+    "render kuberay": FileText("kuberay", "# A RayCluster of KubeRay …"),
     "logs": FileText("agent", "2026-01-01 12:00:00,000 INFO connected to the coordinator\n"),
 }

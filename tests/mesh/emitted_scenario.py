@@ -107,7 +107,7 @@ async def look(mesh: Machines) -> None:
     await mesh.type("gpu-1", "ping", "nobody", fails=True)
     for words in (("dashboard",), ("env",), ("completion", "bash"), ("render", "systemd"), ("render", "slurm")):
         await mesh.type("gpu-1", *words)
-    for kind in ("prometheus", "alerts", "grafana", "kubernetes"):
+    for kind in ("prometheus", "alerts", "grafana", "kubernetes", "kuberay"):
         await mesh.type("gpu-1", "render", kind)
     await mesh.type("gpu-1", "render", "wireguard", "gpu-1")
     await mesh.type("gpu-1", "render", "wireguard", "gpu-1", "--secrets")

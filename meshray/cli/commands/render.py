@@ -24,6 +24,7 @@ render_command.add_command(render_monitoring.prometheus_command)
 render_command.add_command(render_monitoring.alerts_command)
 render_command.add_command(render_monitoring.grafana_command)
 render_command.add_command(render_kubernetes.kubernetes_command)
+render_command.add_command(render_kubernetes.kuberay_command)
 
 
 @render_command.command("wireguard")

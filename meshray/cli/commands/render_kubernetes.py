@@ -1,8 +1,9 @@
-"""`meshray render kubernetes`: pods that are nodes of the mesh."""
+"""`meshray render kubernetes` and `meshray render kuberay`: pods that are nodes of the mesh."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,73 +14,94 @@ if TYPE_CHECKING:
     from meshray.cli.app import App
     from meshray.cli.file_result import FileResult
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def pod_options(function: F) -> F:
+    """Add the options that all pods share."""
+    for decorator in reversed(
+        (
+            click.option(
+                "--namespace", default="", metavar="NAME", help="The namespace; default: that of kubectl's context."
+            ),
+            click.option(
+                "--image",
+                default="meshray-worker",
+                show_default=True,
+                metavar="IMAGE",
+                help="The image, built from containers/Dockerfile.worker, with the Ray and Python of the mesh.",
+            ),
+            click.option("--pull-secret", default="", metavar="NAME", help="The Secret for the image's registry."),
+            click.option("--cpu", default="2", show_default=True, metavar="QUANTITY", help="The CPUs of each worker."),
+            click.option(
+                "--memory",
+                default="8Gi",
+                show_default=True,
+                metavar="QUANTITY",
+                help="The memory of each worker, which includes the object store.",
+            ),
+            click.option(
+                "--gpus", type=click.IntRange(0, 1024), default=0, metavar="N", help="The GPUs of each worker."
+            ),
+            click.option(
+                "--gpu-resource",
+                default="nvidia.com/gpu",
+                show_default=True,
+                metavar="RESOURCE",
+                help="The resource of the GPUs' device plugin.",
+            ),
+            click.option(
+                "--object-store",
+                default="2Gi",
+                show_default=True,
+                metavar="QUANTITY",
+                help="The object store of each worker.",
+            ),
+            click.option(
+                "--token-secret",
+                default="meshray-token",
+                show_default=True,
+                metavar="NAME",
+                help="The Secret whose key `token` is a token of the mesh.",
+            ),
+            click.option(
+                "--tun",
+                default="host",
+                show_default=True,
+                metavar="host|none|RESOURCE",
+                help="/dev/net/tun, for machines whose kernel has no WireGuard: the machine's own, none, or the "
+                "resource of a device plugin, as in squat.ai/tun.",
+            ),
+            click.option(
+                "--drain",
+                default="60s",
+                show_default=True,
+                metavar="TIME",
+                help="How long running tasks may take to end when a pod ends: 60s, 10m.",
+            ),
+            click.option("--json-logs", is_flag=True, help="Log one JSON object per line."),
+            output_option,
+            json_option,
+        )
+    ):
+        function = decorator(function)
+    return function
+
 
 @click.command("kubernetes")
 @click.option("--name", default="meshray-worker", show_default=True, metavar="NAME", help="The Deployment's name.")
-@click.option("--namespace", default="", metavar="NAME", help="The namespace; default: that of kubectl's context.")
 @click.option("--replicas", type=click.IntRange(0, 10_000), default=2, show_default=True, help="How many pods.")
-@click.option(
-    "--image",
-    default="meshray-worker",
-    show_default=True,
-    metavar="IMAGE",
-    help="The image, built from containers/Dockerfile.worker, with the head's Ray and Python.",
-)
-@click.option("--pull-secret", default="", metavar="NAME", help="The Secret for the image's registry.")
-@click.option("--cpu", default="2", show_default=True, metavar="QUANTITY", help="The CPUs of each pod.")
-@click.option(
-    "--memory",
-    default="8Gi",
-    show_default=True,
-    metavar="QUANTITY",
-    help="The memory of each pod, which includes the object store.",
-)
-@click.option("--gpus", type=click.IntRange(0, 1024), default=0, metavar="N", help="The GPUs of each pod.")
-@click.option(
-    "--gpu-resource",
-    default="nvidia.com/gpu",
-    show_default=True,
-    metavar="RESOURCE",
-    help="The resource of the GPUs' device plugin.",
-)
-@click.option(
-    "--object-store", default="2Gi", show_default=True, metavar="QUANTITY", help="Ray's object store, in /dev/shm."
-)
-@click.option(
-    "--token-secret",
-    default="meshray-token",
-    show_default=True,
-    metavar="NAME",
-    help="The Secret whose key `token` is a token of the mesh.",
-)
-@click.option(
-    "--tun",
-    default="host",
-    show_default=True,
-    metavar="host|none|RESOURCE",
-    help="/dev/net/tun, for machines whose kernel has no WireGuard: the machine's own, none, or the resource of a "
-    "device plugin, as in squat.ai/tun.",
-)
-@click.option(
-    "--drain",
-    default="60s",
-    show_default=True,
-    metavar="TIME",
-    help="How long running tasks may take to end when a pod ends: 60s, 10m.",
-)
+@pod_options
 @click.option("--label", multiple=True, metavar="K=V", help="A label of the Ray nodes. May be repeated.")
 @click.option(
     "--ray-arg", multiple=True, metavar="ARG", help="An argument for `ray start` in every pod. May be repeated."
 )
-@click.option("--json-logs", is_flag=True, help="Log one JSON object per line.")
 @click.option(
     "--rootless",
     is_flag=True,
     help="Without root and NET_ADMIN, in pods with their own user namespace. Needs --tun RESOURCE.",
 )
 @click.option("--chart", is_flag=True, help="Write a Helm chart with these values instead; needs -o FILE.tgz.")
-@output_option
-@json_option
 @click.pass_obj
 def kubernetes_command(
     app: App,
@@ -143,3 +165,100 @@ def kubernetes_command(
         following = "helm install NAME {}"
         return packed(app, "kubernetes", kubernetes.chart(workers, __version__), output, following)
     return written(app, "kubernetes", kubernetes.manifests(workers), output, "kubectl apply -f {}")
+
+
+@click.command("kuberay")
+@click.option("--name", default="ray", show_default=True, metavar="NAME", help="The RayCluster's name.")
+@click.option("--ray-version", default="2.60.0", show_default=True, metavar="X.Y.Z", help="The Ray in the image.")
+@click.option("--workers", type=click.IntRange(0, 10_000), default=2, show_default=True, help="Worker pods at first.")
+@click.option("--min-workers", type=click.IntRange(0, 10_000), default=0, show_default=True, help="The fewest of them.")
+@click.option("--max-workers", type=click.IntRange(0, 10_000), default=10, show_default=True, help="The most of them.")
+@click.option("--head-cpu", default="2", show_default=True, metavar="QUANTITY", help="The CPUs of the head.")
+@click.option("--head-memory", default="8Gi", show_default=True, metavar="QUANTITY", help="The memory of the head.")
+@click.option(
+    "--head-token-secret",
+    default="meshray-head-token",
+    show_default=True,
+    metavar="NAME",
+    help="The Secret whose key `token` is a token of `meshray token create --head`.",
+)
+@pod_options
+@click.option(
+    "--serve", is_flag=True, help="Programs in the namespace may reach Ray Serve (port 8000), for RayService."
+)
+@click.option(
+    "--operator-token",
+    is_flag=True,
+    help="The operator sends Ray's token, for RayJob and RayService. Needs KubeRay 1.5.1.",
+)
+@click.option("--values", is_flag=True, help="Print values for KubeRay's chart ray-cluster instead.")
+@click.pass_obj
+def kuberay_command(
+    app: App,
+    *,
+    name: str,
+    namespace: str,
+    ray_version: str,
+    workers: int,
+    min_workers: int,
+    max_workers: int,
+    head_cpu: str,
+    head_memory: str,
+    head_token_secret: str,
+    image: str,
+    pull_secret: str,
+    cpu: str,
+    memory: str,
+    gpus: int,
+    gpu_resource: str,
+    object_store: str,
+    token_secret: str,
+    tun: str,
+    drain: str,
+    json_logs: bool,
+    serve: bool,
+    operator_token: bool,
+    values: bool,
+    output: str | None,
+) -> FileResult:
+    """Print a RayCluster of KubeRay whose pods are nodes of a mesh.
+
+    \b
+    Examples:
+      meshray render kuberay --image registry.example.org/worker:1 -o raycluster.yaml
+      meshray render kuberay --gpus 1 --max-workers 8 --values -o values.yaml
+
+    Machines outside the cluster join the same mesh with `meshray join TOKEN`. The mesh is made on a machine that all
+    can reach, with `meshray init --hub-only`. The comments at the top of the file say what to do before
+    `kubectl apply`.
+    """
+    from meshray.render import kubernetes
+
+    cluster = kubernetes.Cluster(
+        name=name,
+        namespace=namespace,
+        image=image,
+        ray_version=ray_version,
+        workers=workers,
+        min_workers=min_workers,
+        max_workers=max_workers,
+        head_cpu=head_cpu,
+        head_memory=head_memory,
+        cpu=cpu,
+        memory=memory,
+        gpus=gpus,
+        gpu_resource=gpu_resource,
+        object_store=kubernetes.memory(object_store, "--object-store"),
+        head_secret=head_token_secret,
+        token_secret=token_secret,
+        pull_secret=pull_secret,
+        tun=tun,
+        drain_s=parse_duration(drain),
+        serve=serve,
+        operator_token=operator_token,
+        log_format="json" if json_logs else "",
+    )
+    if values:
+        following = f"helm install {name} kuberay/ray-cluster --values {{}}"
+        return written(app, "kuberay", kubernetes.ray_cluster_values(cluster), output, following)
+    return written(app, "kuberay", kubernetes.ray_cluster(cluster), output, "kubectl apply -f {}")

@@ -27,6 +27,7 @@ _SCALES = {
 _LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 _SECRET = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _RESOURCE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+[A-Za-z0-9.+-]{0,40}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,510}")
 #: For other small objects of Ray, and for libraries that use /dev/shm, bytes.
 SHM_SPARE = 256 * 1024**2
@@ -89,6 +90,24 @@ def require_tun(text: str, option: str = "--tun", *, rootless: bool = False) -> 
         )
     if text not in (TUN_OF_HOST, NO_TUN) and not _RESOURCE.fullmatch(text):
         raise _wrong(option, text, f"{TUN_OF_HOST}, {NO_TUN}, or a device plugin's resource, as in squat.ai/tun")
+
+
+def require_version(text: str, option: str) -> None:
+    """Check a version. Raises UsageError ``kubernetes_value``."""
+    if not _VERSION.fullmatch(text):
+        raise _wrong(option, text, "2.60.0")
+
+
+def require_room(object_store: int, limit: str) -> None:
+    """Check that the object store fits into the memory of the pod. Raises UsageError ``kubernetes_value``."""
+    needed = shm_size(object_store)
+    if needed >= memory(limit):
+        raise UsageError(
+            "kubernetes_value",
+            f"the object store needs {needed // 1024**2} MiB of shared memory, which count as memory of the pod, and "
+            f"--memory is {limit}",
+            hint="a larger --memory, or a smaller --object-store",
+        )
 
 
 def require_printable(words: Iterable[str], option: str) -> None:

@@ -10,10 +10,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
-from meshray.errors import UsageError
 from meshray.render.kubernetes import values
 from meshray.render.kubernetes.archive import packed
 from meshray.render.kubernetes.dialect import Chart, Dialect, Plain
@@ -26,13 +24,6 @@ CHART_NAME = "meshray-workers"
 _LONGEST_NAME = 46
 #: After the drain, for the end of Ray's processes and the tunnel, seconds.
 _LEAVE_S = 45
-#: Whether Ray counts this node as ALIVE.
-_READY_PROGRAM = (
-    "import json, subprocess, sys; "
-    "status = json.loads(subprocess.run(['meshray', 'status', '--json'], capture_output=True).stdout); "
-    "sys.exit(not any(node['name'] == status['self'] and node['ray']['alive'] for node in status['nodes']))"
-)
-_READY = json.dumps(["python", "-c", _READY_PROGRAM])
 
 
 @dataclass(frozen=True)
@@ -139,7 +130,6 @@ def _filled_in(workers: Workers, dialect: Dialect, *, plain: bool) -> str:
     known = {
         **dialect.names,
         "plain": plain,
-        "ready": _READY,
         "image": workers.image,
         "token_secret": workers.token_secret,
     }
@@ -160,13 +150,7 @@ def _plain(workers: Workers) -> dict[str, object]:
     values.require_tun(workers.tun, rootless=workers.rootless)
     for option, words in (("--label", workers.labels), ("--ray-arg", workers.ray_args)):
         values.require_printable(words, option)
-    if workers.shm >= values.memory(workers.memory):
-        raise UsageError(
-            "kubernetes_value",
-            f"the object store needs {workers.shm // 1024**2} MiB of shared memory, which count as memory of the pod, "
-            f"and --memory is {workers.memory}",
-            hint="a larger --memory, or a smaller --object-store",
-        )
+    values.require_room(workers.object_store, workers.memory)
     return {
         **vars(workers),
         "pull_policy": "IfNotPresent",

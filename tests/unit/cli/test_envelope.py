@@ -57,6 +57,7 @@ FIELDS = {
     "render alerts": {"kind", "text"},
     "render grafana": {"kind", "text"},
     "render kubernetes": {"kind", "text"},
+    "render kuberay": {"kind", "text"},
     "logs": {"kind", "text"},
 }
 

@@ -52,3 +52,19 @@ def test_a_wrong_value_is_refused_with_an_example(words: tuple[str, ...], hint: 
     outcome = type_in("render", "kubernetes", *words)
     assert (outcome.code, outcome.out) == (2, "")
     assert hint in outcome.err
+
+
+def test_a_ray_cluster_and_the_values_of_kuberays_chart(tmp_path: Path) -> None:
+    words = ("render", "kuberay", "--workers=3", "--max-workers=5", "--serve", "--operator-token")
+    shown = type_in(*words)
+    cluster = next(one for one in yaml.safe_load_all(shown.out) if one and one["kind"] == "RayCluster")
+    (group,) = cluster["spec"]["workerGroupSpecs"]
+    assert (group["replicas"], group["maxReplicas"]) == (3, 5)
+    assert cluster["spec"]["authOptions"] == {"mode": "token"}
+    values = yaml.safe_load(type_in(*words, "--values").out)
+    assert values["worker"]["replicas"] == 3
+    file = tmp_path / "values.yaml"
+    written = type_in(*words, "--values", "-o", str(file))
+    assert f"helm install ray kuberay/ray-cluster --values {file}" in written.err
+    refused = type_in("render", "kuberay", "--workers=11")
+    assert (refused.code, "--max-workers" in refused.err) == (2, True)

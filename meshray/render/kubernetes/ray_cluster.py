@@ -1,0 +1,159 @@
+"""A RayCluster of KubeRay in which every pod is a node of the mesh.
+
+    pod ──┬─ sidecar  meshray join --ray external ──► /run/meshray/env ─┐
+          └─ ray      ray start, by KubeRay  ◄──────────────────────────┘
+
+>>> [line for line in ray_cluster(Cluster(workers=3)).splitlines() if line.startswith("      replicas:")]
+['      replicas: 3']
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from meshray.errors import UsageError
+from meshray.render.kubernetes import values
+from meshray.render.templates import render
+from meshray.render.yaml_scalars import FILTERS
+
+#: A pod's name is RAYCLUSTER-GROUP-worker-XXXXX; KubeRay itself refuses longer ones.
+_LONGEST_NAME = 35
+#: KubeRay's chart has no value for the time that a pod has for its end, and Kubernetes' default is 30 seconds.
+_CHART_DRAIN_S = 15
+#: The ports of the head that KubeRay's own programs reach at the pod's address: GCS and dashboard.
+HEAD_PORTS = (6379, 8265)
+#: The port of Ray Serve's HTTP proxy, on every pod.
+SERVE_PORT = 8000
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A RayCluster with one group of workers.
+
+    Attributes:
+        name: of the RayCluster.
+        namespace: empty: that of kubectl's context.
+        image: for Ray and for the sidecar.
+        ray_version: the Ray in the image.
+        workers: how many worker pods there are at first.
+        min_workers, max_workers: the bounds of the autoscaler.
+        head_cpu, head_memory: the limits of the head's Ray.
+        cpu, memory, gpus, gpu_resource: the limits of each worker's Ray.
+        object_store: of each worker, bytes.
+        head_secret: the Secret whose key ``token`` is a token for the head.
+        token_secret: the Secret whose key ``token`` is a token for workers.
+        pull_secret: the Secret for the registry of the image; empty: none.
+        tun: as in `meshray.render.kubernetes.workers.Workers`.
+        drain_s: how long running tasks may take to end, seconds.
+        serve: programs of the namespace may reach Ray Serve.
+        operator_token: the operator sends Ray's token to the dashboard.
+        log_format: ``json``, or empty for text.
+    """
+
+    name: str = "ray"
+    namespace: str = ""
+    image: str = "meshray-worker"
+    ray_version: str = "2.60.0"
+    workers: int = 2
+    min_workers: int = 0
+    max_workers: int = 10
+    head_cpu: str = "2"
+    head_memory: str = "8Gi"
+    cpu: str = "2"
+    memory: str = "8Gi"
+    gpus: int = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    object_store: int = 2 * 1024**3
+    head_secret: str = "meshray-head-token"  # noqa: S105 - a Secret's name
+    token_secret: str = "meshray-token"  # noqa: S105 - a Secret's name
+    pull_secret: str = ""
+    tun: str = values.TUN_OF_HOST
+    drain_s: int = 60
+    serve: bool = False
+    operator_token: bool = False
+    log_format: str = ""
+
+    @property
+    def cpus(self) -> int:
+        """The CPUs that Ray counts on a worker."""
+        return values.cpus(self.cpu)
+
+    @property
+    def head_cpus(self) -> int:
+        """The CPUs that Ray counts on the head."""
+        return values.cpus(self.head_cpu, "--head-cpu")
+
+    @property
+    def tun_resource(self) -> str:
+        """The device plugin's resource; empty: none is used."""
+        return "" if self.tun in (values.TUN_OF_HOST, values.NO_TUN) else self.tun
+
+    @property
+    def repository(self) -> str:
+        """The image without its tag."""
+        return self.image.removesuffix(f":{self.tag}")
+
+    @property
+    def tag(self) -> str:
+        """The image's tag."""
+        _, separator, tag = self.image.rpartition(":")
+        return tag if separator and "/" not in tag else "latest"
+
+    def secret(self, head: bool) -> str:
+        """Return the Secret with the token of the head, or of workers."""
+        return self.head_secret if head else self.token_secret
+
+    def exposed(self, head: bool) -> tuple[int, ...]:
+        """Return the ports that stay open in the pods' own network."""
+        return (*(HEAD_PORTS if head else ()), *((SERVE_PORT,) if self.serve else ()))
+
+
+def ray_cluster(cluster: Cluster) -> str:
+    """Return the objects for `kubectl apply`.
+
+    Raises:
+        UsageError: ``kubernetes_value``, if Kubernetes or KubeRay would refuse a value.
+        MeshrayError: templates_missing.
+    """
+    return _rendered("raycluster", cluster)
+
+
+def ray_cluster_values(cluster: Cluster) -> str:
+    """Return values for KubeRay's chart ray-cluster.
+
+    Raises:
+        UsageError: ``kubernetes_value``, if Kubernetes or KubeRay would refuse a value.
+        MeshrayError: templates_missing.
+    """
+    return _rendered("ray_cluster_values", replace(cluster, drain_s=min(cluster.drain_s, _CHART_DRAIN_S)))
+
+
+def _rendered(template: str, cluster: Cluster) -> str:
+    _check(cluster)
+    text = render(f"kubernetes/{template}.yaml.j2", {"cluster": cluster}, FILTERS)
+    # A macro ends with a line break of its own.
+    return "".join(line for line in text.splitlines(keepends=True) if line.strip())
+
+
+def _check(cluster: Cluster) -> None:
+    values.require_label(cluster.name, "--name", _LONGEST_NAME)
+    if cluster.namespace:
+        values.require_label(cluster.namespace, "--namespace", 63)
+    values.require_image(cluster.image)
+    values.require_version(cluster.ray_version, "--ray-version")
+    values.require_resource(cluster.gpu_resource, "--gpu-resource")
+    values.require_secret(cluster.token_secret, "--token-secret")
+    values.require_secret(cluster.head_secret, "--head-token-secret")
+    if cluster.pull_secret:
+        values.require_secret(cluster.pull_secret, "--pull-secret")
+    values.require_tun(cluster.tun)
+    values.cpus(cluster.cpu)
+    values.cpus(cluster.head_cpu, "--head-cpu")
+    values.memory(cluster.head_memory, "--head-memory")
+    values.require_room(cluster.object_store, cluster.memory)
+    if not cluster.min_workers <= cluster.workers <= cluster.max_workers:
+        raise UsageError(
+            "kubernetes_value",
+            f"{cluster.workers} workers are not between {cluster.min_workers} and {cluster.max_workers}",
+            hint="--min-workers and --max-workers are the bounds of --workers",
+        )

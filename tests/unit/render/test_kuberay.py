@@ -1,0 +1,183 @@
+"""A RayCluster whose pods are nodes of the mesh: what its pods contain, as an object and as values of KubeRay's chart.
+
+KubeRay's own definition of RayCluster checks the same file in tests/web.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from meshray.errors import UsageError
+from meshray.render.kubernetes import Cluster, memory, ray_cluster, ray_cluster_values
+
+FULL = Cluster(
+    name="lab",
+    namespace="ray",
+    image="registry.example.org:5000/ray/worker:7",
+    gpus=2,
+    object_store=memory("4Gi"),
+    head_secret="head-secret",
+    token_secret="worker-secret",
+    pull_secret="registry",
+    tun="squat.ai/tun",
+    drain_s=300,
+    serve=True,
+    operator_token=True,
+    log_format="json",
+)
+
+
+def objects(cluster: Cluster) -> list[dict[str, Any]]:
+    return [found for found in yaml.safe_load_all(ray_cluster(cluster)) if found]
+
+
+def specification(cluster: Cluster) -> dict[str, Any]:
+    """Return the specification of the RayCluster."""
+    (found,) = [one for one in objects(cluster) if one["kind"] == "RayCluster"]
+    specification: dict[str, Any] = found["spec"]
+    return specification
+
+
+def groups(cluster: Cluster) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the groups of the head and of the workers."""
+    found = specification(cluster)
+    (workers,) = found["workerGroupSpecs"]
+    return found["headGroupSpec"], workers
+
+
+def pods(cluster: Cluster) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the pods of the head and of the workers."""
+    head, workers = groups(cluster)
+    return head["template"]["spec"], workers["template"]["spec"]
+
+
+@pytest.mark.parametrize("cluster", [Cluster(), FULL], ids=["default", "full"])
+def test_every_pod_has_the_node_as_a_native_sidecar(cluster: Cluster) -> None:
+    for pod, secret in zip(pods(cluster), (cluster.head_secret, cluster.token_secret), strict=True):
+        (sidecar,) = pod["initContainers"]
+        assert sidecar["restartPolicy"] == "Always"
+        assert sidecar["startupProbe"]["exec"]["command"][-1] == "test -s /run/meshray/env"
+        assert sidecar["readinessProbe"]["exec"]["command"] == ["meshray", "ready"]
+        assert {"--ray=external", "--ephemeral"} < set(sidecar["args"])
+        assert sidecar["env"][0]["value"] == f"/run/secrets/{secret}/token"
+        assert sidecar["securityContext"]["capabilities"]["drop"] == ["ALL"]
+        assert {"NET_ADMIN", "SYS_PTRACE"} < set(sidecar["securityContext"]["capabilities"]["add"])
+        names = {volume["name"] for volume in pod["volumes"]}
+        assert {mount["name"] for mount in sidecar["volumeMounts"]} == names
+        assert pod["shareProcessNamespace"] is True
+    head, worker = (pod["initContainers"][0] for pod in pods(cluster))
+    assert "--head" in head["args"]
+    assert "--head" not in worker["args"]
+    assert worker["lifecycle"]["preStop"]["exec"]["command"][:3] == ["meshray", "leave", "--yes"]
+
+
+@pytest.mark.parametrize("cluster", [Cluster(), FULL], ids=["default", "full"])
+def test_ray_runs_without_rights_with_what_the_sidecar_offers(cluster: Cluster) -> None:
+    for group, pod in zip(groups(cluster), pods(cluster), strict=True):
+        assert group["template"]["metadata"]["annotations"] == {"ray.io/overwrite-container-cmd": "true"}
+        (ray,) = pod["containers"]
+        assert ray["command"] == ["/bin/bash", "-c", "--"]
+        (script,) = ray["args"]
+        assert "\n" not in script.strip()
+        assert ". /run/meshray/env && eval" in script
+        assert script.index("$KUBERAY_GEN_RAY_START_CMD") < script.index("$MESHRAY_RAY_START")
+        assert ray["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert ray["securityContext"]["runAsNonRoot"] is True
+        assert ray["volumeMounts"] == [{"name": "meshray-run", "mountPath": "/run/meshray", "readOnly": True}]
+        assert {"name": "RAY_AUTH_MODE", "value": "token"} in ray["env"]
+
+
+def test_the_autoscaler_finds_nodes_by_their_instance_and_not_by_address() -> None:
+    found = specification(Cluster(workers=3, min_workers=1, max_workers=9))
+    assert found["enableInTreeAutoscaling"] is True
+    assert found["autoscalerOptions"]["version"] == "v2"
+    (workers,) = found["workerGroupSpecs"]
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (3, 1, 9)
+
+
+def test_only_what_kuberay_needs_stays_open_in_the_cluster() -> None:
+    def exposed(cluster: Cluster) -> list[list[str]]:
+        return [
+            [word.removeprefix("--expose=") for word in pod["initContainers"][0]["args"] if word.startswith("--expose")]
+            for pod in pods(cluster)
+        ]
+
+    assert exposed(Cluster()) == [["6379", "8265"], []]
+    assert exposed(FULL) == [["6379", "8265", "8000"], ["8000"]]
+    everywhere, head = (one["spec"] for one in objects(Cluster()) if one["kind"] == "NetworkPolicy")
+    assert everywhere["ingress"] == [{"ports": [{"protocol": "UDP"}]}]
+    assert [rule["ports"][0]["port"] for rule in head["ingress"]] == [6379, 8265]
+    assert all(rule["from"] for rule in head["ingress"])
+
+
+def test_the_options_reach_the_pods() -> None:
+    assert {one["metadata"]["namespace"] for one in objects(FULL)} == {"ray"}
+    found = specification(FULL)
+    assert found["authOptions"] == {"mode": "token"}
+    assert "authOptions" not in specification(Cluster())
+    _, workers = groups(FULL)
+    assert workers["rayStartParams"]["object-store-memory"] == str(4 * 1024**3)
+    head_pod, worker_pod = pods(FULL)
+    assert worker_pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert "nvidia.com/gpu" not in head_pod["containers"][0]["resources"]["limits"]
+    assert worker_pod["terminationGracePeriodSeconds"] > 300
+    for pod in (head_pod, worker_pod):
+        assert pod["initContainers"][0]["resources"]["limits"]["squat.ai/tun"] == 1
+        assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+        assert pod["imagePullSecrets"] == [{"name": "registry"}]
+
+
+def test_the_values_for_kuberays_chart_describe_the_same_pods() -> None:
+    values = yaml.safe_load(ray_cluster_values(FULL))
+    assert values["image"] == {
+        "repository": "registry.example.org:5000/ray/worker",
+        "tag": "7",
+        "pullPolicy": "IfNotPresent",
+    }
+    assert yaml.safe_load(ray_cluster_values(Cluster()))["image"]["tag"] == "latest"
+    for part, group, pod in zip(("head", "worker"), groups(FULL), pods(FULL), strict=True):
+        (ray,) = pod["containers"]
+        found = values[part]
+        assert found["volumes"] == pod["volumes"]
+        assert found["annotations"] == group["template"]["metadata"]["annotations"]
+        assert found["rayStartParams"] == group["rayStartParams"]
+        same = ("command", "args", "volumeMounts", "securityContext", "resources")
+        assert {name: found[name] for name in same} == {name: ray[name] for name in same}
+        assert found["containerEnv"] == ray["env"]
+    head, worker = (values[part]["initContainers"][0] for part in ("head", "worker"))
+    assert head == pods(FULL)[0]["initContainers"][0]
+    # The chart leaves 30 s for the end of a pod.
+    assert worker["lifecycle"]["preStop"]["exec"]["command"][-1] == "--drain=15s"
+    assert values["head"]["autoscalerOptions"] == specification(FULL)["autoscalerOptions"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "x" * 36},
+        {"name": "Ray"},
+        {"namespace": "_"},
+        {"image": "a b"},
+        {"ray_version": "2"},
+        {"ray_version": '2.60.0"\n'},
+        {"head_cpu": "x"},
+        {"head_memory": "x"},
+        {"cpu": "x"},
+        {"memory": "1Gi"},
+        {"head_secret": "/"},
+        {"token_secret": "/"},
+        {"pull_secret": "/"},
+        {"tun": "x"},
+        {"gpu_resource": "x"},
+        {"workers": 11},
+        {"min_workers": 3},
+    ],
+)
+def test_values_that_kuberay_would_refuse_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        ray_cluster(Cluster(**wrong))
+    with pytest.raises(UsageError):
+        ray_cluster_values(Cluster(**wrong))
