@@ -19,6 +19,7 @@ PROJECT = (REPOSITORY / "pyproject.toml").read_text()
 IMPORT_NAMES = {
     "axe-playwright-python": "axe_playwright_python",
     "grafana-foundation-sdk": "grafana_foundation_sdk",
+    "kubernetes-validate": "kubernetes_validate",
     "prometheus-client": "prometheus_client",
     "pytest-xdist": "xdist",
 }
@@ -40,6 +41,7 @@ BROUGHT_BY = {
     "fastapi": "ray",
     "humanize": "ray",
     "yaml": "ray",
+    "jsonschema": "kubernetes-validate",
     "markupsafe": "jinja2",
     "_pytest": "pytest",
 }

@@ -1,12 +1,13 @@
 """A RayCluster whose pods are nodes of the mesh: what its pods contain, as an object and as values of KubeRay's chart.
 
-KubeRay's own definition of RayCluster checks the same file in tests/web.
+KubeRay's own definition of RayCluster checks the same file in tests/kube.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -72,6 +73,14 @@ def test_every_pod_has_the_node_as_a_native_sidecar(cluster: Cluster) -> None:
     assert "--head" in head["args"]
     assert "--head" not in worker["args"]
     assert worker["lifecycle"]["preStop"]["exec"]["command"][:3] == ["meshray", "leave", "--yes"]
+
+
+@pytest.mark.parametrize("cluster", [Cluster(), FULL], ids=["default", "full"])
+def test_the_pods_fit_kubernetes_schemas(cluster: Cluster) -> None:
+    described = [one for one in objects(cluster) if one["kind"] != "RayCluster"]
+    described += [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod} for pod in pods(cluster)]
+    for found in described:
+        kubernetes_validate.validate(found, "1.29", strict=True)
 
 
 @pytest.mark.parametrize("cluster", [Cluster(), FULL], ids=["default", "full"])

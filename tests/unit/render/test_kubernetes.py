@@ -1,6 +1,6 @@
 """Worker pods: what the manifests contain, and that the values of users stay in their places.
 
-Helm, Kubernetes' schemas and a real API server check the same files in tests/web and tests/kube.
+Helm and a real API server check the same files in tests/kube.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import tarfile
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -89,6 +90,26 @@ def test_without_root_a_pod_has_no_capability_and_needs_a_device_plugin() -> Non
     for tun in ("host", "none"):
         with pytest.raises(UsageError, match="device plugin"):
             manifests(Workers(rootless=True, tun=tun))
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.34"])
+@pytest.mark.parametrize(
+    "workers",
+    [
+        Workers(),
+        Workers(namespace="ray", gpus=1, tun="none", pull_secret="registry", log_format="json", labels=("a=b",)),
+        Workers(tun="squat.ai/tun"),
+    ],
+    ids=["default", "options", "device plugin"],
+)
+def test_the_objects_fit_kubernetes_schemas(workers: Workers, version: str) -> None:
+    for found in objects(workers).values():
+        kubernetes_validate.validate(found, version, strict=True)
+
+
+def test_the_objects_without_root_fit_the_schemas_since_they_know_the_fields() -> None:
+    for found in objects(Workers(rootless=True, tun="squat.ai/tun")).values():
+        kubernetes_validate.validate(found, "1.33", strict=True)
 
 
 def test_what_the_options_say_reaches_the_pods() -> None:
