@@ -184,12 +184,12 @@ def kubernetes_command(
 )
 @pod_options
 @click.option(
-    "--serve", is_flag=True, help="Programs in the namespace may reach Ray Serve (port 8000), for RayService."
+    "--serve", is_flag=True, help="Pods of the namespace reach Ray Serve (port 8000), for RayService; includes --jobs."
 )
 @click.option(
-    "--operator-token",
+    "--jobs",
     is_flag=True,
-    help="The operator sends Ray's token, for RayJob and RayService. Needs KubeRay 1.5.1.",
+    help="The operator and pods of the namespace reach the dashboard without Ray's token, for RayJob and RayService.",
 )
 @click.option("--values", is_flag=True, help="Print values for KubeRay's chart ray-cluster instead.")
 @click.pass_obj
@@ -216,8 +216,8 @@ def kuberay_command(
     tun: str,
     drain: str,
     json_logs: bool,
+    jobs: bool,
     serve: bool,
-    operator_token: bool,
     values: bool,
     output: str | None,
 ) -> FileResult:
@@ -255,7 +255,7 @@ def kuberay_command(
         tun=tun,
         drain_s=parse_duration(drain),
         serve=serve,
-        operator_token=operator_token,
+        with_jobs=jobs,
         log_format="json" if json_logs else "",
     )
     if values:

@@ -20,8 +20,8 @@ from meshray.render.yaml_scalars import FILTERS
 _LONGEST_NAME = 35
 #: KubeRay's chart has no value for the time that a pod has for its end, and Kubernetes' default is 30 seconds.
 _CHART_DRAIN_S = 15
-#: The ports of the head that KubeRay's own programs reach at the pod's address: GCS and dashboard.
-HEAD_PORTS = (6379, 8265)
+#: The ports of the head that KubeRay's own programs reach at the pod's address.
+GCS_PORT, DASHBOARD_PORT = 6379, 8265
 #: The port of Ray Serve's HTTP proxy, on every pod.
 SERVE_PORT = 8000
 
@@ -45,8 +45,8 @@ class Cluster:
         pull_secret: the Secret for the registry of the image; empty: none.
         tun: as in `meshray.render.kubernetes.workers.Workers`.
         drain_s: how long running tasks may take to end, seconds.
+        with_jobs: the operator and pods of the namespace reach the dashboard without Ray's token.
         serve: programs of the namespace may reach Ray Serve.
-        operator_token: the operator sends Ray's token to the dashboard.
         log_format: ``json``, or empty for text.
     """
 
@@ -69,8 +69,8 @@ class Cluster:
     pull_secret: str = ""
     tun: str = values.TUN_OF_HOST
     drain_s: int = 60
+    with_jobs: bool = False
     serve: bool = False
-    operator_token: bool = False
     log_format: str = ""
 
     @property
@@ -99,13 +99,19 @@ class Cluster:
         _, separator, tag = self.image.rpartition(":")
         return tag if separator and "/" not in tag else "latest"
 
+    @property
+    def jobs(self) -> bool:
+        """Whether the operator reaches the dashboard, which a RayService needs as well as a RayJob."""
+        return self.with_jobs or self.serve
+
     def secret(self, head: bool) -> str:
         """Return the Secret with the token of the head, or of workers."""
         return self.head_secret if head else self.token_secret
 
     def exposed(self, head: bool) -> tuple[int, ...]:
         """Return the ports that stay open in the pods' own network."""
-        return (*(HEAD_PORTS if head else ()), *((SERVE_PORT,) if self.serve else ()))
+        of_head = (GCS_PORT, *((DASHBOARD_PORT,) if self.jobs else ())) if head else ()
+        return (*of_head, *((SERVE_PORT,) if self.serve else ()))
 
 
 def ray_cluster(cluster: Cluster) -> str:

@@ -55,12 +55,13 @@ def test_a_wrong_value_is_refused_with_an_example(words: tuple[str, ...], hint: 
 
 
 def test_a_ray_cluster_and_the_values_of_kuberays_chart(tmp_path: Path) -> None:
-    words = ("render", "kuberay", "--workers=3", "--max-workers=5", "--serve", "--operator-token")
+    words = ("render", "kuberay", "--workers=3", "--max-workers=5", "--jobs")
     shown = type_in(*words)
     cluster = next(one for one in yaml.safe_load_all(shown.out) if one and one["kind"] == "RayCluster")
     (group,) = cluster["spec"]["workerGroupSpecs"]
     assert (group["replicas"], group["maxReplicas"]) == (3, 5)
-    assert cluster["spec"]["authOptions"] == {"mode": "token"}
+    sidecars = cluster["spec"]["headGroupSpec"]["template"]["spec"]["initContainers"]
+    assert [sidecar["name"] for sidecar in sidecars] == ["meshray", "dashboard"]
     values = yaml.safe_load(type_in(*words, "--values").out)
     assert values["worker"]["replicas"] == 3
     file = tmp_path / "values.yaml"

@@ -26,7 +26,7 @@ FULL = Cluster(
     tun="squat.ai/tun",
     drain_s=300,
     serve=True,
-    operator_token=True,
+    with_jobs=True,
     log_format="json",
 )
 
@@ -58,7 +58,8 @@ def pods(cluster: Cluster) -> tuple[dict[str, Any], dict[str, Any]]:
 @pytest.mark.parametrize("cluster", [Cluster(), FULL], ids=["default", "full"])
 def test_every_pod_has_the_node_as_a_native_sidecar(cluster: Cluster) -> None:
     for pod, secret in zip(pods(cluster), (cluster.head_secret, cluster.token_secret), strict=True):
-        (sidecar,) = pod["initContainers"]
+        sidecar, *others = pod["initContainers"]
+        assert [other["name"] for other in others] in ([], ["dashboard"])
         assert sidecar["restartPolicy"] == "Always"
         assert sidecar["startupProbe"]["exec"]["command"][-1] == "test -s /run/meshray/env"
         assert sidecar["readinessProbe"]["exec"]["command"] == ["meshray", "ready"]
@@ -114,19 +115,36 @@ def test_only_what_kuberay_needs_stays_open_in_the_cluster() -> None:
             for pod in pods(cluster)
         ]
 
-    assert exposed(Cluster()) == [["6379", "8265"], []]
-    assert exposed(FULL) == [["6379", "8265", "8000"], ["8000"]]
-    everywhere, head = (one["spec"] for one in objects(Cluster()) if one["kind"] == "NetworkPolicy")
-    assert everywhere["ingress"] == [{"ports": [{"protocol": "UDP"}]}]
-    assert [rule["ports"][0]["port"] for rule in head["ingress"]] == [6379, 8265]
-    assert all(rule["from"] for rule in head["ingress"])
+    def admitted(cluster: Cluster) -> list[int]:
+        everywhere, head = (one["spec"] for one in objects(cluster) if one["kind"] == "NetworkPolicy")
+        assert everywhere["ingress"][0] == {"ports": [{"protocol": "UDP"}]}
+        assert all(rule["from"] for rule in head["ingress"])
+        return [rule["ports"][0]["port"] for rule in (*everywhere["ingress"][1:], *head["ingress"])]
+
+    jobs = Cluster(with_jobs=True)
+    assert (exposed(Cluster()), admitted(Cluster())) == ([["6379"], []], [6379])
+    assert (exposed(jobs), admitted(jobs)) == ([["6379", "8265"], []], [6379, 8265])
+    assert (exposed(FULL), admitted(FULL)) == ([["6379", "8265", "8000"], ["8000"]], [8000, 6379, 8265])
+
+
+def test_for_jobs_a_proxy_has_the_dashboards_port_and_no_rights() -> None:
+    def script(cluster: Cluster) -> str:
+        return str(pods(cluster)[0]["containers"][0]["args"][0])
+
+    head, worker = pods(Cluster(with_jobs=True))
+    _, proxy = head["initContainers"]
+    assert len(worker["initContainers"]) == 1
+    assert proxy["restartPolicy"] == "Always"
+    assert '8265 127.0.0.1 "$POD_IP"' in proxy["args"][0]
+    assert proxy["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert proxy["securityContext"]["runAsNonRoot"] is True
+    # The dashboard itself listens on the overlay address then.
+    assert "--dashboard-host" not in script(Cluster(with_jobs=True))
+    assert "--dashboard-host=0.0.0.0" in script(Cluster())
 
 
 def test_the_options_reach_the_pods() -> None:
     assert {one["metadata"]["namespace"] for one in objects(FULL)} == {"ray"}
-    found = specification(FULL)
-    assert found["authOptions"] == {"mode": "token"}
-    assert "authOptions" not in specification(Cluster())
     _, workers = groups(FULL)
     assert workers["rayStartParams"]["object-store-memory"] == str(4 * 1024**3)
     head_pod, worker_pod = pods(FULL)
