@@ -9,6 +9,7 @@ import click
 
 from meshray.cli.options import json_option, parse_duration
 from meshray.cli.output_file import output_option, packed, written
+from meshray.errors import UsageError
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
@@ -191,6 +192,12 @@ def kubernetes_command(
     is_flag=True,
     help="The operator and pods of the namespace reach the dashboard without Ray's token, for RayJob and RayService.",
 )
+@click.option(
+    "--operator-token",
+    is_flag=True,
+    help="As --jobs, with Ray's token: KubeRay (1.5.1 or later) reads it from the Secret with the RayCluster's name, "
+    "key auth_token. Not with --values.",
+)
 @click.option("--values", is_flag=True, help="Print values for KubeRay's chart ray-cluster instead.")
 @click.pass_obj
 def kuberay_command(
@@ -217,6 +224,7 @@ def kuberay_command(
     drain: str,
     json_logs: bool,
     jobs: bool,
+    operator_token: bool,
     serve: bool,
     values: bool,
     output: str | None,
@@ -256,9 +264,16 @@ def kuberay_command(
         drain_s=parse_duration(drain),
         serve=serve,
         with_jobs=jobs,
+        operator_token=operator_token,
         log_format="json" if json_logs else "",
     )
     if values:
+        if operator_token:
+            raise UsageError(
+                "operator_token_with_values",
+                "KubeRay's chart has no value for --operator-token",
+                hint="--jobs --values",
+            )
         following = f"helm install {name} kuberay/ray-cluster --values {{}}"
         return written(app, "kuberay", kubernetes.ray_cluster_values(cluster), output, following)
     return written(app, "kuberay", kubernetes.ray_cluster(cluster), output, "kubectl apply -f {}")

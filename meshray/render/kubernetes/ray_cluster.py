@@ -45,7 +45,9 @@ class Cluster:
         pull_secret: the Secret for the registry of the image; empty: none.
         tun: as in `meshray.render.kubernetes.workers.Workers`.
         drain_s: how long running tasks may take to end, seconds.
-        with_jobs: the operator and pods of the namespace reach the dashboard without Ray's token.
+        with_jobs: the operator and pods of the namespace reach the dashboard.
+        operator_token: they send Ray's token, which KubeRay reads from the Secret with the cluster's name. Otherwise a
+            proxy adds it.
         serve: programs of the namespace may reach Ray Serve.
         log_format: ``json``, or empty for text.
     """
@@ -70,6 +72,7 @@ class Cluster:
     tun: str = values.TUN_OF_HOST
     drain_s: int = 60
     with_jobs: bool = False
+    operator_token: bool = False
     serve: bool = False
     log_format: str = ""
 
@@ -102,7 +105,12 @@ class Cluster:
     @property
     def jobs(self) -> bool:
         """Whether the operator reaches the dashboard, which a RayService needs as well as a RayJob."""
-        return self.with_jobs or self.serve
+        return self.with_jobs or self.operator_token or self.serve
+
+    @property
+    def proxy(self) -> bool:
+        """Whether a proxy adds Ray's token to the requests to the dashboard."""
+        return self.jobs and not self.operator_token
 
     def secret(self, head: bool) -> str:
         """Return the Secret with the token of the head, or of workers."""

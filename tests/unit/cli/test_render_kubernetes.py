@@ -67,5 +67,7 @@ def test_a_ray_cluster_and_the_values_of_kuberays_chart(tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
     written = type_in(*words, "--values", "-o", str(file))
     assert f"helm install ray kuberay/ray-cluster --values {file}" in written.err
+    refused = type_in("render", "kuberay", "--values", "--operator-token")
+    assert (refused.code, "--jobs --values" in refused.err) == (2, True)
     refused = type_in("render", "kuberay", "--workers=11")
     assert (refused.code, "--max-workers" in refused.err) == (2, True)

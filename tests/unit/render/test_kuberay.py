@@ -127,6 +127,16 @@ def test_only_what_kuberay_needs_stays_open_in_the_cluster() -> None:
     assert (exposed(FULL), admitted(FULL)) == ([["6379", "8265", "8000"], ["8000"]], [8000, 6379, 8265])
 
 
+def test_an_operator_that_sends_the_token_needs_no_proxy() -> None:
+    cluster = Cluster(operator_token=True)
+    assert specification(cluster)["authOptions"] == {"mode": "token"}
+    assert "authOptions" not in specification(Cluster(with_jobs=True))
+    head, _ = pods(cluster)
+    (sidecar,) = head["initContainers"]
+    assert "--expose=8265" in sidecar["args"]
+    assert "--dashboard-host=0.0.0.0" in head["containers"][0]["args"][0]
+
+
 def test_for_jobs_a_proxy_has_the_dashboards_port_and_no_rights() -> None:
     def script(cluster: Cluster) -> str:
         return str(pods(cluster)[0]["containers"][0]["args"][0])
