@@ -194,7 +194,7 @@ def test_only_the_overlay_reaches_rays_ports(lab: Lab, kind: str) -> None:
     hide(lab.node, hidden)
     before = lab.rules()
     assert lab.seen_by_outsiders() == [set(PORTS)] * 4
-    assert lab.firewall("state") == ["", "no rule of meshray's closes them"]
+    assert lab.firewall("state") == ["", "no rule of meshray closes them"]
 
     log, problems, again = lab.firewall("close")
     assert log
@@ -268,7 +268,7 @@ def test_where_nothing_can_close_them_it_is_said(lab: Lab) -> None:
     log, problems, _ = lab.firewall("close")
     assert log == []
     assert len(problems) == 1  # type: ignore[arg-type]
-    assert "neither nft nor iptables is there (apt-get install nftables)" in json.dumps(problems)
+    assert "neither nft nor iptables is installed (apt-get install nftables)" in json.dumps(problems)
     assert lab.firewall("state")[0] == ""
     assert "neither nft nor iptables" in str(lab.firewall("state")[1])
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshray.firewall.firewall import LOOK_S
+from meshray.firewall.firewall import CHECK_INTERVAL_S
 from tests.lab.doctoring import Doctor, ask, until_well
 from tests.lab.faults import Fault
 from tests.lab.faults_host import FAULTS, FIREWALLS, HostStage, process_id
@@ -49,7 +49,7 @@ def test_fix_puts_the_guard_back(stage: HostStage) -> None:
     # An agent that was working while the programs came back may have used iptables: it returns to nft at its next
     # check.
     table = ["nft", "list", "table", "inet", "meshray"]
-    wait_until(lambda: "drop" in stage.worker.run(table, check=False).stdout, LOOK_S + 15, "the table of nft")
+    wait_until(lambda: "drop" in stage.worker.run(table, check=False).stdout, CHECK_INTERVAL_S + 15, "the table of nft")
 
 
 def test_fix_makes_an_interface_anew_whose_engine_hangs(stage: HostStage) -> None:

@@ -33,7 +33,7 @@ SPAWNS: dict[tuple[str, str], str] = {
     ("environment/builder.py", "_run"): USER,
     ("environment/freeze.py", "freeze"): USER,
     ("environment/matched.py", "_start"): OWN,
-    ("firewall/host_access.py", "run_program"): SYSTEM,
+    ("firewall/host_programs.py", "run_program"): SYSTEM,
     ("raynode/supervisor.py", "_start"): USER,
     ("raynode/unregister.py", "_call"): USER,
     ("raynode/versions.py", "_ask"): USER,

@@ -22,12 +22,12 @@ from meshray.doctor.routes.facts import MISSING as MISSING_ROUTE
 from meshray.doctor.routes.facts import OWN, OtherNetwork, RoutingFacts, StolenRoute
 from meshray.doctor.specs import GROUND, HOST
 from meshray.errors import MeshrayError
-from meshray.firewall.backends.base import HeldTable
+from meshray.firewall.backends.base import HostTable
 from meshray.firewall.backends.firewalld import Firewalld
 from meshray.firewall.backends.iptables import Iptables
 from meshray.firewall.backends.nft import Nft
 from meshray.firewall.backends.ufw import Ufw
-from meshray.firewall.host_access import run_program
+from meshray.firewall.host_programs import run_program
 from meshray.firewall.ruleset import Chain, Table
 from meshray.model.address import OverlayNetwork
 from meshray.protocol.doctor import Check
@@ -248,16 +248,16 @@ def test_the_command_for_a_missing_route_gives_the_overlay_back(machine: tuple[l
     assert again.own_route == OWN
 
 
-def held_tables() -> Iterator[HeldTable]:
+def held_tables() -> Iterator[HostTable]:
     """Yield a table of each program that changes it, and of each that manages it."""
     for family, table, chain in (("inet", "filter", "input"), ("netdev", "early", "c")):
-        yield HeldTable(Table(family, table, (Chain(chain, "input", "drop", ()),)), Nft(run_program))
+        yield HostTable(Table(family, table, (Chain(chain, "input", "drop", ()),)), Nft(run_program))
     for program in ("iptables", "iptables-legacy", "iptables-nft"):
         for table, chain in (("filter", "INPUT"), ("raw", "PREROUTING"), ("mangle", "INPUT")):
             held = Table("iptables", table, (Chain(chain, "input", "drop", ()),))
-            yield HeldTable(held, Iptables(program, run_program))
+            yield HostTable(held, Iptables(program, run_program))
     for manager in (Ufw(), Firewalld(run_program)):
-        yield HeldTable(Table("inet", "filter", (Chain("input", "input", "drop", ()),)), Nft(run_program), manager)
+        yield HostTable(Table("inet", "filter", (Chain("input", "input", "drop", ()),)), Nft(run_program), manager)
 
 
 @given(

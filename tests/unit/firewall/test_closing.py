@@ -32,9 +32,9 @@ def named(found: Scoped, address: str, port: int) -> bool:
 
 def is_closed(closed: Closed, address: str, port: int) -> bool:
     """Decide as the rules do, in their order."""
-    if named(closed.heard, address, port):
+    if named(closed.in_use, address, port):
         return True
-    return not named(closed.spared, address, port) and port in members(closed.always)
+    return not named(closed.exempt, address, port) and port in members(closed.always)
 
 
 def answers(socket: Listening, address: str) -> bool:
@@ -83,7 +83,7 @@ def test_a_web_server_of_another_program_stays() -> None:
     assert closed.foreign == {8000}
     assert is_closed(closed, "fe80::1", 8000)  # Ray Serve might still get it there.
     # On the loopback it serves only this machine.
-    assert decide([8000], [Listening(8000, "127.0.0.1", of_ray=False)], ()).spared == ()
+    assert decide([8000], [Listening(8000, "127.0.0.1", of_ray=False)], ()).exempt == ()
     # Both have it, on different addresses.
     both = [Listening(8000, "192.168.1.1", of_ray=False), Listening(8000, "192.168.2.1", of_ray=True)]
     for ports in ([8000], []):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshray.firewall import Firewall, Opening, open_port_commands
-from meshray.firewall.host_access import Answer, Proc, run_program
+from meshray.firewall.host_programs import Answer, run_program
+from meshray.firewall.kernel_state import KernelState
 from tests.unit.firewall.fake_host import FakeHost
 
 NETWORK = IPv4Network("10.99.0.0/16")
@@ -173,15 +174,15 @@ def test_legacy_alone_guards_the_hub(proc: Path) -> None:
 
 def test_legacy_is_not_asked_where_it_has_no_table(proc: Path) -> None:
     """QueryBroker would make one."""
-    asked = []
+    ack = []
     host = FakeHost({"nft", "iptables-legacy"})
 
     def run(argv: list[str], stdin: str) -> Answer:
-        asked.append(argv)
+        ack.append(argv)
         return host(argv, stdin)
 
     Firewall(HUB, run=run, proc=proc).apply()  # type: ignore[arg-type]
-    assert not [argv for argv in asked if "legacy" in argv[0] and "--version" not in argv]
+    assert not [argv for argv in ack if "legacy" in argv[0] and "--version" not in argv]
 
 
 def test_tables_of_iptables_nft_are_changed_through_it(proc: Path) -> None:
@@ -273,10 +274,10 @@ def test_a_kernel_without_nftables_is_a_host_without_nft(proc: Path) -> None:
 
 
 def test_a_switch_that_cannot_be_set_is_told(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Proc, interface: str, value: str) -> None:
+    def refuse(self: KernelState, interface: str, value: str) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Proc, "set_forwarding", refuse)
+    monkeypatch.setattr(KernelState, "set_forwarding", refuse)
     firewall = Firewall(HUB, run=FakeHost({"nft"}), proc=proc)
     assert firewall.apply() == ["nft: table inet meshray in place"]
     assert texts(firewall) == ["forwarding on meshray0 cannot be switched on: Read-only file system"]

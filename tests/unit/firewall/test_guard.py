@@ -9,7 +9,7 @@ import pytest
 
 from meshray.firewall import Closed, Firewall, GuardState, Opening, guard_state
 from meshray.firewall.closing import IPV4, IPV6
-from meshray.firewall.host_access import Answer
+from meshray.firewall.host_programs import Answer
 from tests.unit.firewall.fake_host import FakeHost
 
 NODE = Opening("meshray0", IPv4Network("10.99.0.0/16"), forwards=False)
@@ -70,7 +70,7 @@ def test_other_ports_replace_the_table(proc: Path) -> None:
 def test_nothing_to_close_is_no_guard(proc: Path) -> None:
     host = FakeHost({"nft"})
     Firewall(NODE, run=host, proc=proc).apply()
-    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", "no rule of meshray's closes them")
+    assert guard_state("meshray0", run=host, proc=proc) == GuardState("", "no rule of meshray closes them")
 
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
@@ -120,7 +120,7 @@ def test_without_any_program_it_is_said(proc: Path) -> None:
     assert firewall.close(CLOSED) == []
     said = (
         "Ray's ports are open to every network that this machine is in: "
-        "neither nft nor iptables is there (apt-get install nftables)"
+        "neither nft nor iptables is installed (apt-get install nftables)"
     )
     assert [problem.text for problem in firewall.problems()] == [said]
     assert firewall.apply() == []

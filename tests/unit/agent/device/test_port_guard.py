@@ -42,10 +42,10 @@ class FakeRay:
 
 class Machine:
     def __init__(self) -> None:
-        self.heard: list[ListeningSocket] = []
+        self.in_use: list[ListeningSocket] = []
 
     def listening(self) -> list[ListeningSocket]:
-        return list(self.heard)
+        return list(self.in_use)
 
 
 STANDING = ((8000, 8000), (10002, 10499), (10501, 19999))
@@ -66,18 +66,18 @@ def test_closed_anew_only_when_something_changed() -> None:
 
     async def go() -> None:
         await guard.close()
-        machine.heard = [ListeningSocket(10010, "0.0.0.0", True), ListeningSocket(MESH_PORT, "::", False)]
+        machine.in_use = [ListeningSocket(10010, "0.0.0.0", True), ListeningSocket(MESH_PORT, "::", False)]
         await guard.close()  # A worker's port, which is already closed.
         assert [closed.always for closed in firewall.closed] == [STANDING]
         assert firewall.closed[0].members == (*STANDING, (40000, 40002))
-        machine.heard += [ListeningSocket(50000, "0.0.0.0", True)]
+        machine.in_use += [ListeningSocket(50000, "0.0.0.0", True)]
         await guard.close()
-        assert firewall.closed[1].heard == (("ip", ((50000, 50000),)),)
+        assert firewall.closed[1].in_use == (("ip", ((50000, 50000),)),)
         assert firewall.closed[1].members == (*STANDING, (40000, 40002), (50000, 50000))
         # Another program's port is not open to members, although the kernel chose it.
-        machine.heard[-1] = ListeningSocket(40001, "0.0.0.0", False)
+        machine.in_use[-1] = ListeningSocket(40001, "0.0.0.0", False)
         await guard.close()
-        assert firewall.closed[2].heard == ()
+        assert firewall.closed[2].in_use == ()
         assert firewall.closed[2].members == (*STANDING, (40000, 40000), (40002, 40002))
 
     asyncio.run(go())
@@ -100,7 +100,7 @@ def test_without_a_ray_of_the_mesh_another_ray_is_closed() -> None:
     async def go() -> None:
         await guard.close()
         assert not any(firewall.closed)
-        machine.heard = [ListeningSocket(6379, "::", True), ListeningSocket(8000, "0.0.0.0", False)]
+        machine.in_use = [ListeningSocket(6379, "::", True), ListeningSocket(8000, "0.0.0.0", False)]
         await guard.close()
 
     asyncio.run(go())
