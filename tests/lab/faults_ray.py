@@ -84,7 +84,7 @@ def dropped(name: str, rule: str) -> Callable[[Cluster], None]:
     return drop
 
 
-def let_in(name: str) -> Callable[[Cluster], None]:
+def accepted(name: str) -> Callable[[Cluster], None]:
     def heal(cluster: Cluster) -> None:
         host_of(cluster, name).run(["nft", "delete", "table", "inet", TABLE], check=False)
 
@@ -164,7 +164,7 @@ def _stopped(name: str, node: str, word: str) -> Fault[Cluster]:
 
 
 def _closed(name: str, node: str, rule: str, code: str = "ray_ports") -> Fault[Cluster]:
-    return _of_ray(name, node, code, dropped(node, rule), let_in(node))
+    return _of_ray(name, node, code, dropped(node, rule), accepted(node))
 
 
 FAULTS: tuple[Fault[Cluster], ...] = (

@@ -23,7 +23,7 @@ from meshray.doctor.job import transfer_program
 from tests.lab.cluster import Cluster
 from tests.lab.doctoring import Answer, Doctor, ask, until_well
 from tests.lab.faults import Fault
-from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, dropped, host_of, let_in
+from tests.lab.faults_ray import FAULTS, OBJECT_MANAGER, accepted, dropped, host_of
 
 #: Long enough for 16 MiB here.
 MOVE_S = 8
@@ -94,7 +94,7 @@ def test_the_deep_look_names_the_pair_that_cannot_hand_objects_over(cluster: Clu
             deadline_s=120,
         ).stdout
     finally:
-        let_in("walled")(cluster)
+        accepted("walled")(cluster)
         wait_until_healthy(cluster)
     assert [(check["code"], check["node"], check["peer"]) for check in found] == [("ray_ports", "nested", "walled")]
     steps = [json.loads(line) for line in told.splitlines() if line.startswith("{")]  # Ray may print something too.

@@ -19,7 +19,7 @@ import pytest
 from tests.lab import user_environment
 from tests.lab.cluster import RAY_ARGS
 from tests.lab.host import USER, USER_UID, Host, Result
-from tests.lab.test_ssh import let_in, listens
+from tests.lab.test_ssh import authorise, listens
 from tests.lab.world import World
 
 BRING_UP_S = 150
@@ -222,7 +222,7 @@ def test_a_laptop_that_only_submits_work(net: Net) -> None:
 
 
 def test_a_machine_that_is_no_node_submits_over_ssh(net: Net) -> None:
-    let_in(net.vm, net.laptop)
+    authorise(net.vm, net.laptop)
     shown = json.loads(net.type(net.vm, "meshray dashboard --json").stdout)
     # As printed, except for the name, which does not resolve here.
     line = shown["ssh"].replace("@vm", "@203.0.113.10")

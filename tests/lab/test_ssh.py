@@ -61,7 +61,7 @@ cat /root/.ssh/id_ed25519.pub
 """
 
 
-def let_in(server: Host, client: Host) -> None:
+def authorise(server: Host, client: Host) -> None:
     """Start the server's sshd, which knows the client's key."""
     key = client.shell(CLIENT).stdout.strip()
     server.shell(SSHD)
@@ -80,8 +80,8 @@ class Place:
     def __init__(self, world: World) -> None:
         wan = world.switch("wan", "203.0.113.0/24")
         self.head, self.worker = (world.host(name, wan, f"203.0.113.{n}") for name, n in (("head", 10), ("worker", 20)))
-        let_in(self.head, self.worker)
-        let_in(self.worker, self.head)
+        authorise(self.head, self.worker)
+        authorise(self.worker, self.head)
         self.head.shell(ONLY.format(udp="51888"))
         self.worker.shell(ONLY.format(udp="7"))
         self.token = answer(self.head, "init", "--no-ray")["token"]
@@ -203,7 +203,7 @@ def test_a_head_that_nobody_reaches_dials_the_worker_that_it_added() -> None:
         wan = world.switch("wan", "203.0.113.0/24")
         head = world.host("head", wan, "203.0.113.10")
         worker = world.host("worker", wan, "203.0.113.20")
-        let_in(worker, head)
+        authorise(worker, head)
         head.drop_inbound()
         worker.shell(ONLY.format(udp="51888"))
         answer(head, "init", "--no-ray")
