@@ -26,7 +26,7 @@ from meshray.model.token import Token
 from meshray.protocol.api import ShownToken
 from meshray.protocol.codec import convert, decode_object, encode, to_json
 from meshray.protocol.connection import (
-    CLOSE_CANNOT_TELL,
+    CLOSE_MEMBERSHIP_UNKNOWN,
     CLOSE_NOT_ACCEPTED,
     CLOSE_REPLACED,
     FromCoordinator,
@@ -340,7 +340,7 @@ class Link:
                 yield known
         if self._socket.close_code == CLOSE_NOT_ACCEPTED:
             raise RemovedFromMesh
-        if self._socket.close_code == CLOSE_CANNOT_TELL:
+        if self._socket.close_code == CLOSE_MEMBERSHIP_UNKNOWN:
             raise CoordinatorBehind
         if self._socket.close_code == CLOSE_REPLACED:
             raise TakenOver

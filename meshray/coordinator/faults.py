@@ -54,13 +54,13 @@ class Faults:
             _log.error("two machines use the identity of node %s: %s", node_id, both)
             await self._note(node_id, ONE_IDENTITY, both)
 
-    def tell_taken_over(self, node_id: str, instance: str) -> None:
+    def notify_taken_over(self, node_id: str, instance: str) -> None:
         """Send an agent that just connected the address of the agent that it replaced; empty: it replaced none.
 
         The agent then waits whether the other one comes back.
         """
         if instance:
-            self._publisher.tell(node_id, TookOver(self._took_over.pop(node_id, "")))
+            self._publisher.notify(node_id, TookOver(self._took_over.pop(node_id, "")))
 
     async def given_up(self, node_id: str, instance: str) -> None:
         """Record that this agent gives up the node's identity, which belongs to another machine."""

@@ -3,7 +3,7 @@
 asyncio's own server accepts without limit, and every connection takes a quarter of a megabyte before it has sent
 anything. Here, with too many unfinished handshakes, the source that has most of them loses its oldest one.
 
->>> listener = Listener(bound_sockets, context, lambda: door.let_in(http_server()))
+>>> listener = Listener(bound_sockets, context, lambda: limits.wrap(http_server()))
 >>> listener.start()
 >>> await listener.close()
 """

@@ -36,8 +36,8 @@ class OwnAgent:
         own: returns the coordinator's node.
     """
 
-    def __init__(self, asking: QueryBroker, own: Callable[[], Node]) -> None:
-        self._asking = asking
+    def __init__(self, queries: QueryBroker, own: Callable[[], Node]) -> None:
+        self._queries = queries
         self._own = own
         self._question: asyncio.Task[Status | None] | None = None
 
@@ -50,7 +50,7 @@ class OwnAgent:
     async def _ask(self) -> Status | None:
         own = self._own()
         try:
-            gathered = await self._asking.ask({own.id: str(own.name)}, STATUS, _ANSWER_S)
+            gathered = await self._queries.ask({own.id: str(own.name)}, STATUS, _ANSWER_S)
             answer = gathered.answers.get(str(own.name))
             return convert(answer, Status) if answer is not None else None
         except MeshrayError as error:

@@ -171,7 +171,7 @@ class Publisher:
         outbox = self._outboxes.get(node_id)
         return outbox is not None and outbox.has_map
 
-    def tell(self, node_id: str, message: Message, *, is_notice: bool = False) -> None:
+    def notify(self, node_id: str, message: Message, *, is_notice: bool = False) -> None:
         """Send something to this node alone, if it is connected. Arguments as of `Outbox.put`."""
         if self.is_connected(node_id):
             key = " ".join((type(message).__name__, *(getattr(message, name, "") for name in ("id", "node"))))

@@ -49,13 +49,13 @@ class QueryBroker:
             raise MeshrayError(
                 "busy", "the coordinator is still waiting for answers to other questions", hint="try again"
             )
-        here = {node_id: name for node_id, name in nodes.items() if self._publisher.is_connected(node_id)}
+        connected = {node_id: name for node_id, name in nodes.items() if self._publisher.is_connected(node_id)}
         question = Ask(secrets.token_hex(8), op)
-        waiting = self._open[question.id] = _Open(dict(here))
-        waiting.gathered.silent.update({name: NOT_CONNECTED for key, name in nodes.items() if key not in here})
+        waiting = self._open[question.id] = _Open(dict(connected))
+        waiting.gathered.silent.update({name: NOT_CONNECTED for key, name in nodes.items() if key not in connected})
         try:
-            for node_id in here:
-                self._publisher.tell(node_id, question)
+            for node_id in connected:
+                self._publisher.notify(node_id, question)
             await waiting.until_all(timeout_s)
         finally:
             del self._open[question.id]
@@ -69,7 +69,7 @@ class QueryBroker:
         if waiting is not None:
             waiting.take(node_id, answer)
 
-    def gone(self, node_id: str) -> None:
+    def disconnected(self, node_id: str) -> None:
         """Record that the node's connection ended: no answer will come from there."""
         for question_id, waiting in self._open.items():
             waiting.take(node_id, Answer(question_id, error=_HUNG_UP))

@@ -254,13 +254,13 @@ class Registry:
         rested = [address for address, left in self.freed.items() if not cools_down(left.at, now)]
         registry = replace(self, freed={key: left for key, left in self.freed.items() if key not in rested})
         rows: list[RowChange] = [DropFreed(address) for address in rested]
-        gone: list[Member] = []
+        expired: list[Member] = []
         for node_id, deadline in self.deadlines.items():
             if now >= deadline:
                 registry, dropped, member = registry.remove(node_id, now)
                 rows.extend(dropped)
-                gone.append(member)
-        return registry, tuple(rows), tuple(gone)
+                expired.append(member)
+        return registry, tuple(rows), tuple(expired)
 
     # ---- reports of agents
 
@@ -285,8 +285,8 @@ class Registry:
     def connected(self, node_id: str) -> Outcome[Member]:
         """Record that the node's agent is connected. Raises UnknownError."""
         member = self.member(node_id)
-        here = replace(member, node=replace(member.node, online=True, down=False, ended=False))
-        registry, rows = self._put(here, stored=member.node.down)
+        online = replace(member, node=replace(member.node, online=True, down=False, ended=False))
+        registry, rows = self._put(online, stored=member.node.down)
         registry = replace(registry, deadlines=_without(self.deadlines, node_id))
         return registry, rows, member
 
@@ -336,17 +336,17 @@ class Registry:
                 for the coordinator while this node is connected there.
         """
         member = self.member(node_id)
-        there = {hub.id for hub in self.map.hubs}
-        usable = tuple(dict.fromkeys(hub for hub in hubs if hub in there))
+        known_hubs = {hub.id for hub in self.map.hubs}
+        usable = tuple(dict.fromkeys(hub for hub in hubs if hub in known_hubs))
         node, is_useful = replace(member.node, versions=versions, hubs=usable), COORDINATOR not in member.node.roles
-        said = replace(
+        updated = replace(
             member,
             node=node,
             reported=endpoints[:MAX_ENDPOINTS],
             reached=reached if is_useful and reached and is_public(reached, self.mesh.network) else None,
         )
-        registry, rows = self._publish(said)
-        if said.reached == member.reached:
+        registry, rows = self._publish(updated)
+        if updated.reached == member.reached:
             return registry, rows, None
         registry, more = registry._publish_coordinator()
         return registry, (*rows, *more), None
@@ -357,11 +357,11 @@ class Registry:
         Raises UnknownError, UsageError ``too_many_addresses``.
         """
         member = self.member(node_id)
-        given = require_few((*endpoints, *member.advertised), "--advertise")
-        registry, rows = self._publish(replace(member, advertised=given))
+        advertised = require_few((*endpoints, *member.advertised), "--advertise")
+        registry, rows = self._publish(replace(member, advertised=advertised))
         return registry, rows, registry.members[node_id]
 
-    def saw(self, hub_id: str, seen: Mapping[str, Endpoint | None]) -> Outcome[None]:
+    def saw(self, hub_id: str, observed: Mapping[str, Endpoint | None]) -> Outcome[None]:
         """Record the nodes' endpoints in a hub's WireGuard; None: no longer over UDP.
 
         Ignored from any node but a hub; if several hubs observe a node, the first one's report counts. Raises
@@ -370,7 +370,7 @@ class Registry:
         hubs = [hub.id for hub in self.map.hubs]
         self.member(hub_id)
         registry = self
-        for node_id, endpoint in seen.items():
+        for node_id, endpoint in observed.items():
             member = registry.members.get(node_id)
             if member is None or hub_id not in hubs or (member.node.seen is not None and hub_id != hubs[0]):
                 continue
@@ -461,8 +461,8 @@ class Registry:
         A member may report a wrong one: it costs the others a failed attempt, since only the right certificate and the
         right key are accepted.
         """
-        said = Counter(member.reached for member in self.members.values() if member.reached is not None)
-        return [endpoint for endpoint, _ in said.most_common(MOST_REACHED)]
+        counts = Counter(member.reached for member in self.members.values() if member.reached is not None)
+        return [endpoint for endpoint, _ in counts.most_common(MOST_REACHED)]
 
     def _put(self, member: Member, *, stored: bool = True) -> tuple[Registry, RowChanges]:
         old = self.members.get(member.node.id)

@@ -42,10 +42,10 @@ class TokenKeeper:
         self._endpoints = endpoints
         self._wall = wall
 
-    def require(self, shown: EnrolRequest | ShownToken) -> None:
+    def require(self, request: EnrolRequest | ShownToken) -> None:
         """Raise RefusedError unless the token is one of this mesh that may still be used, if only by its own node."""
         registry = self._ledger.registry
-        token_of(shown, registry.mesh, registry.tokens, self._wall())
+        token_of(request, registry.mesh, registry.tokens, self._wall())
 
     async def create(
         self,

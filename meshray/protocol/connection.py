@@ -60,7 +60,7 @@ CLOSE_NOT_ACCEPTED = 4401
 #: Another connection of the same node replaced this one.
 CLOSE_REPLACED = 4409
 #: No member has this credential, and the coordinator has lost part of its past: the node should continue unchanged.
-CLOSE_CANNOT_TELL = 4425
+CLOSE_MEMBERSHIP_UNKNOWN = 4425
 #: The coordinator ends (RFC 6455: going away).
 CLOSE_ENDING = 1001
 #: The agent sent a message that the protocol does not define (RFC 6455: policy violation).

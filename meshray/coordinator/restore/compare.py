@@ -43,7 +43,7 @@ Verdict = Literal["member", "removed", "unknown"]
 
 
 @dataclass(frozen=True)
-class Shown:
+class Evidence:
     """The proofs of a client whose credential belongs to no member.
 
     Attributes:
@@ -56,36 +56,36 @@ class Shown:
     of_another_form: bool = False
 
 
-def verdict(registry: Registry, shown: Shown, credential_hash: str) -> Verdict:
-    """Return whether the node is a member again (see `come_back`), was removed, or this coordinator cannot know.
+def verdict(registry: Registry, evidence: Evidence, credential_hash: str) -> Verdict:
+    """Return whether the node is a member again (see `readmitted`), was removed, or this coordinator cannot know.
 
     "removed" is returned only if this coordinator's past contains the moment at which the node was a member: the agent
     then takes its node down.
     """
-    ticket, holds = shown.ticket, registry.lineage.holds
+    ticket, holds = evidence.ticket, registry.lineage.holds
     if ticket is not None and ticket.credential_hash == credential_hash:
         known = registry.members.get(ticket.node_id)
         if known is not None and not known.credential_hash and STATIC not in known.node.roles:
             # It was restored from the map without its credential, and now it connects.
             return "member"
         if not holds(ticket.mark):
-            return "member" if _may_come_back(registry, ticket) else "removed"
-        if _was_put_back_since(registry, shown.mark):
+            return "member" if _may_return(registry, ticket) else "removed"
+        if _was_restored_since(registry, evidence.mark):
             return "removed"
-    vouched = not shown.of_another_form and (shown.mark is None or holds(shown.mark))
+    vouched = not evidence.of_another_form and (evidence.mark is None or holds(evidence.mark))
     return "removed" if vouched else "unknown"
 
 
-def _was_put_back_since(registry: Registry, told: Mark | None) -> bool:
+def _was_restored_since(registry: Registry, received: Mark | None) -> bool:
     """Return whether the own machine's map, which restored the past, is at least as new as the node's mark.
 
     Then the past contains no more of that timeline than the copy did, and the map shows which nodes were removed since.
     """
     restored = registry.lineage.restored
-    return told is not None and restored is not None and restored.whole and told.serial <= restored.serial
+    return received is not None and restored is not None and restored.whole and received.serial <= restored.serial
 
 
-def _may_come_back(registry: Registry, ticket: Ticket) -> bool:
+def _may_return(registry: Registry, ticket: Ticket) -> bool:
     known = registry.members.get(ticket.node_id)
     if known is not None:
         # Its credential was renewed after the copy was made.
@@ -124,22 +124,22 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
         mark: the map's moment.
         began: when this run of the coordinator began; nodes that enrolled since are in no lost map.
     """
-    told = {node.id: node for node in nodes}
-    gone = [
+    received = {node.id: node for node in nodes}
+    removed = [
         member
         for member in registry.members.values()
-        if member.node.id not in told and member.enrolled < began and COORDINATOR not in member.node.roles
+        if member.node.id not in received and member.enrolled < began and COORDINATOR not in member.node.roles
     ]
-    lost = {member.node.id for member in gone}
+    lost = {member.node.id for member in removed}
     members = {key: member for key, member in registry.members.items() if key not in lost}
-    freed_now = {member.node.ip: Freed(now, str(member.node.name)) for member in gone}
+    freed_now = {member.node.ip: Freed(now, str(member.node.name)) for member in removed}
     freed = {**registry.freed, **freed_now}
     deadlines = {key: at for key, at in registry.deadlines.items() if key not in lost}
     rows: list[RowChange] = [DropMember(key) for key in lost]
     rows += [PutFreed(address, left) for address, left in freed_now.items()]
     added: list[str] = []
     # Names and addresses may have moved from one node to another: all are removed before any is set.
-    changed = [node for node in told.values() if _differs(node, members.get(node.id))]
+    changed = [node for node in received.values() if _differs(node, members.get(node.id))]
     for node in changed:
         if members.pop(node.id, None) is not None:
             rows.append(DropMember(node.id))
@@ -161,7 +161,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
         whole=True,
         had=registry.lineage.mark(0).serial,
         added=tuple(added),
-        removed=tuple(str(member.node.name) for member in gone),
+        removed=tuple(str(member.node.name) for member in removed),
     )
     registry = replace(registry, members=members, freed=freed, deadlines=deadlines)
     # Its timeline is part of the past now: members of it that are not in the map had been removed.
@@ -175,7 +175,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
     )
 
 
-def let_rest(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:
+def rest_addresses(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:
     """Let the addresses of nodes rest that another node's map contains and the copy does not, until they come back.
 
     Returns:
@@ -192,7 +192,7 @@ def let_rest(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[i
     return replace(registry, freed={**registry.freed, **resting}), rows, len(resting)
 
 
-def come_back(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]:
+def readmitted(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]:
     """Restore the node of this ticket as a member, if `verdict` allows it.
 
     It gets its address again, unless another node has that now; then it gets a new one.
@@ -237,9 +237,9 @@ def _noted(registry: Registry, restored: Restored) -> Registry:
     return replace(registry, lineage=replace(registry.lineage, restored=restored))
 
 
-def _published(registry: Registry, told: int) -> tuple[Registry, tuple[RowChange, ...]]:
+def _published(registry: Registry, received: int) -> tuple[Registry, tuple[RowChange, ...]]:
     """Return the next revision, above every one that nodes have received."""
-    revision = max(registry.revision, told) + 1
+    revision = max(registry.revision, received) + 1
     reserved = max(registry.reserved, revision + REVISION_BLOCK)
     return replace(registry, revision=revision, reserved=reserved), (PutRevision(reserved),)
 

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from meshray.coordinator.ledger import Ledger
 from meshray.coordinator.records import Member, SecretEpoch
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict
+from meshray.coordinator.restore.compare import Evidence, notice, readmitted, recall, rest_addresses, verdict
 from meshray.coordinator.restore.lineage import Mark
 from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
 from meshray.coordinator.secret_epochs import above, newest
@@ -34,13 +34,13 @@ from meshray.protocol.api import Restored
 #: No node enrols before the own machine's agent came, or for this long after the start, seconds.
 SETTLE_S = 3.0
 #: The status of the coordinator's node reports a restore for this long, seconds; `meshray node list` always does.
-TELL_S = 600.0
+REPORT_S = 600.0
 
 _log = logging.getLogger(__name__)
 Recall = Callable[[], Awaitable[list[Node]]]
 
 
-class CannotTell(MeshrayError):
+class MembershipUnknown(MeshrayError):
     """This coordinator does not know the node, and cannot know whether it should."""
 
     def __init__(self) -> None:
@@ -81,15 +81,15 @@ class Recovery:
         registry = self._ledger.registry
         return sealed_ticket(self._seal, Ticket.of(member, self._mark(registry.revision)))
 
-    def news(self, member: Member, shown: str) -> str:
+    def news(self, member: Member, ticket_text: str) -> str:
         """Return a new ticket for the node; empty if the one that it has is as good."""
-        held = open_ticket(self._seal, shown) if shown else None
+        held = open_ticket(self._seal, ticket_text) if ticket_text else None
         mark = self._ledger.registry.lineage.mark(0)
         # A ticket of an earlier run is sufficient while there is only one past; a second restore may have another.
         is_good = held == Ticket.of(member, mark) and held.mark.timeline == mark.timeline
         return "" if is_good else self.ticket(member)
 
-    def shown_id(self, credential: str, headers: Mapping[str, str]) -> str:
+    def ticket_holder(self, credential: str, headers: Mapping[str, str]) -> str:
         """Return the id of the node whose valid ticket comes with this credential; empty if there is none."""
         text = headers.get(TICKET_HEADER, "")
         ticket = open_ticket(self._seal, text) if text else None
@@ -110,7 +110,7 @@ class Recovery:
 
         Raises:
             RefusedError: ``credential_unknown``: it is no longer a member, as this coordinator knows for certain.
-            CannotTell: it is not a member, and this coordinator cannot know whether it should be.
+            MembershipUnknown: it is not a member, and this coordinator cannot know whether it should be.
             MeshrayError: store_failed, network_full.
         """
         mark_text, text = headers.get(MARK_HEADER, ""), headers.get(TICKET_HEADER, "")
@@ -141,7 +141,7 @@ class Recovery:
     def report(self) -> str:
         """Return one sentence on a recent restore, for the status of the coordinator's node; empty without one."""
         restored, now = self.restored(), self._clock()
-        if restored is None or not 0 <= now - restored.at < TELL_S:
+        if restored is None or not 0 <= now - restored.at < REPORT_S:
             return ""
         return describe(restored, self._ledger.registry)
 
@@ -165,14 +165,14 @@ class Recovery:
     async def _returned(self, credential_hash: str, mark: Mark | None, mark_text: str, text: str) -> Member:
         ticket = open_ticket(self._seal, text) if text else None
         unread = bool((text and ticket is None) or (mark_text and mark is None))
-        found = verdict(self._ledger.registry, Shown(ticket, mark, unread), credential_hash)
+        found = verdict(self._ledger.registry, Evidence(ticket, mark, unread), credential_hash)
         if found == "removed":
             raise RefusedError("credential_unknown", "this node was removed from the mesh", hint="meshray leave")
         if found != "member" or ticket is None:
             if mark is not None and mark_text:
                 await self._notice(mark)
-            raise CannotTell
-        member = await self._ledger.change(lambda registry: come_back(registry, ticket, self._clock()))
+            raise MembershipUnknown
+        member = await self._ledger.change(lambda registry: readmitted(registry, ticket, self._clock()))
         _log.warning("%s (%s) is a member again, by its ticket", member.node.name, member.node.ip)
         if member.node.ip != ticket.ip:
             _log.error("%s had %s, which is another node's now", member.node.name, ticket.ip)
@@ -194,7 +194,7 @@ class Recovery:
             await self._notice(mark)
             known = set(self._ledger.registry.members)
             unknown = [node for node in nodes if node.id not in known]
-            await self._ledger.change(lambda registry: let_rest(registry, unknown, self._clock()))
+            await self._ledger.change(lambda registry: rest_addresses(registry, unknown, self._clock()))
 
     async def _notice(self, mark: Mark) -> None:
         if await self._ledger.change(lambda registry: notice(registry, mark, self._clock())):

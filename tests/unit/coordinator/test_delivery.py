@@ -28,9 +28,9 @@ class SlowSocket:
 
 async def deliver(slow: SlowSocket) -> None:
     request = cast("web.Request", SimpleNamespace(headers={}, transport=None))
-    await agent_connection._Link(cast("Service", None), cast("web.WebSocketResponse", slow), request)._deliver(
-        "message"
-    )
+    await agent_connection._AgentConnection(
+        cast("Service", None), cast("web.WebSocketResponse", slow), request
+    )._deliver("message")
 
 
 async def test_who_acknowledges_bytes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,7 +214,7 @@ async def test_who_has_not_read_its_map_yet_gets_the_newest() -> None:
         await asyncio.sleep(0.001)
     whole = MeshMap.of(convert(json.loads(str(await slow.next()))["map"], MapForm))
     assert whole.nodes == world.registry.map.nodes
-    world.publisher.tell("slow", Ticket("t"))
+    world.publisher.notify("slow", Ticket("t"))
     assert kind(await slow.next()) == "ticket"
 
 
@@ -222,9 +222,9 @@ async def test_of_notices_the_newest_wait_and_of_equal_ones_one() -> None:
     world = World()
     slow = world.publisher.join("slow")
     assert kind(await slow.next()) == "map"
-    world.publisher.tell("slow", Ask("q", "survey"))
+    world.publisher.notify("slow", Ask("q", "survey"))
     for number in range(1000):
-        world.publisher.tell("slow", Punch(f"n{number % 500}"), is_notice=True)
+        world.publisher.notify("slow", Punch(f"n{number % 500}"), is_notice=True)
     assert kind(await slow.next()) == "ask"
     nodes = [json.loads(str(await slow.next()))["node"] for _ in range(MAX_NOTICES)]
     assert nodes == [f"n{number}" for number in range(500 - MAX_NOTICES, 500)]

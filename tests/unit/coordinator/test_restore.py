@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshray.coordinator.certificate import make_certificate
 from meshray.coordinator.records import Member, RowChanges
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.restore.compare import Shown, come_back, let_rest, notice, recall, verdict
+from meshray.coordinator.restore.compare import Evidence, notice, readmitted, recall, rest_addresses, verdict
 from meshray.coordinator.restore.lineage import Lineage, Mark
 from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
 from meshray.errors import MeshrayError
@@ -145,9 +145,9 @@ class Histories(RuleBasedStateMachine):
         self.now += 1
         member = self.registry.by_credential.get(node.credential)
         if member is None:
-            found = verdict(self.registry, Shown(node.ticket, node.mark), node.credential)
+            found = verdict(self.registry, Evidence(node.ticket, node.mark), node.credential)
             if found == "member":
-                registry, rows, _ = come_back(self.registry, node.ticket, self.now)
+                registry, rows, _ = readmitted(self.registry, node.ticket, self.now)
                 self.commit(registry, rows)
                 node.removed = False
             else:
@@ -167,7 +167,7 @@ class Histories(RuleBasedStateMachine):
         node = data.draw(st.sampled_from([node for node in self.nodes if node.removed]))
         if node.credential in self.registry.by_credential:
             return
-        found = verdict(self.registry, Shown(node.ticket, node.mark), node.credential)
+        found = verdict(self.registry, Evidence(node.ticket, node.mark), node.credential)
         assert found == "removed" or self.restores, "a ticket worked without a restore"
 
     @invariant()
@@ -217,7 +217,7 @@ def test_addresses_that_another_node_names_rest() -> None:
         other, _, _ = other.enrol(
             request(number), node_id=f"x{number}", credential_hash="", compare=accept_all, now=NOW
         )
-    registry, rows, count = let_rest(registry, other.map.nodes.values(), NOW)
+    registry, rows, count = rest_addresses(registry, other.map.nodes.values(), NOW)
     assert count == 2 == len(rows)
     _, _, member = registry.enrol(request(9), node_id="new", credential_hash="c", compare=accept_all, now=NOW + 1)
     assert str(member.node.ip) == "10.99.0.4"
@@ -241,10 +241,10 @@ def test_what_was_changed_is_no_ticket() -> None:
 def test_a_ticket_is_of_use_only_with_its_credential() -> None:
     registry = replace(new_mesh(), lineage=Lineage("c", {"a": 3}))
     ticket = replace(Ticket.of(next(iter(registry.members.values())), Mark("b", 9, 9)), node_id="n", public_key=key(5))
-    assert verdict(registry, Shown(ticket, ticket.mark), ticket.credential_hash) == "member"
-    assert verdict(registry, Shown(ticket, ticket.mark), "stolen") == "unknown"
-    assert verdict(registry, Shown(None, Mark("a", 2, 2)), "c") == "removed"
-    assert verdict(registry, Shown(None, None, of_another_form=True), "c") == "unknown"
+    assert verdict(registry, Evidence(ticket, ticket.mark), ticket.credential_hash) == "member"
+    assert verdict(registry, Evidence(ticket, ticket.mark), "stolen") == "unknown"
+    assert verdict(registry, Evidence(None, Mark("a", 2, 2)), "c") == "removed"
+    assert verdict(registry, Evidence(None, None, of_another_form=True), "c") == "unknown"
 
 
 @pytest.mark.parametrize("damage", [lambda v: v.pop("added"), lambda v: v.update(serial="x")])
@@ -270,6 +270,6 @@ def test_who_was_removed_after_the_copy_is_told_so_although_it_knows_more_than_t
     put_back = replace(copy, lineage=past.new_run(copy.lineage), revision=copy.reserved)
     registry, _, _ = recall(put_back, past.head_map.nodes.values(), past.head_mark, NOW, began=past.now + 1)
     assert removed.credential not in registry.by_credential
-    assert verdict(registry, Shown(removed.ticket, removed.mark), removed.credential) == "removed"
+    assert verdict(registry, Evidence(removed.ticket, removed.mark), removed.credential) == "removed"
     stranger = replace(removed.mark, serial=removed.mark.serial + 100)
-    assert verdict(registry, Shown(removed.ticket, stranger), removed.credential) == "unknown"
+    assert verdict(registry, Evidence(removed.ticket, stranger), removed.credential) == "unknown"

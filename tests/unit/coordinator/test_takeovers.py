@@ -52,6 +52,6 @@ def test_what_is_remembered_is_bounded() -> None:
     takeovers = Takeovers()
     for number in range(1000):
         takeovers.connected("n1", f"i{number}", "192.0.2.1", float(number) / 100)
-    assert len(takeovers._seen["n1"].replaced) <= MOST_REPLACED
+    assert len(takeovers._newest["n1"].replaced) <= MOST_REPLACED
     takeovers.forget("n1")
-    assert not takeovers._seen
+    assert not takeovers._newest
