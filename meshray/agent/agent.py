@@ -66,7 +66,7 @@ class Agent:
             lambda: state.coordinator,
             lambda: state.published_map,
             on_map=self._take_map,
-            on_message=self._told,
+            on_message=self._handle_message,
             hello=self._hello,
             progress=self.progress,
             membership=state.membership,
@@ -114,7 +114,7 @@ class Agent:
         try:
             await self.tasks.until(self._stopping)
             # Other nodes must not look for a fault of this node.
-            await self.connection.say(self.state.membership.goodbye)
+            await self.connection.send(self.state.membership.goodbye)
         except RemovedFromMesh:
             self.state.membership.taken_out()
             await self._take_down()
@@ -186,7 +186,7 @@ class Agent:
             ray.head_instance(mesh_map.head.ray_instance)
         self.progress.set("coordinator", "ok", f"mesh {mesh_map.mesh.name}, {counted(len(mesh_map.nodes), 'node')}")
 
-    def _told(self, message: FromCoordinator) -> None:
+    def _handle_message(self, message: FromCoordinator) -> None:
         pairs = self.paths.pairs
         match message:
             case Punch(node) if pairs is not None:
@@ -209,11 +209,11 @@ class Agent:
         self.keys.share(self.state.enrolment.mesh_secrets)
         if self.parts.ray is not None:
             self.parts.ray.hold_tokens(self.state.enrolment.ray_tokens)
-        self._say_hello()
+        self._send_hello()
         self.state.wake()
 
     async def _answer(self, question: Ask) -> None:
-        await self.connection.say((await self._questions.answer(question)).bounded())
+        await self.connection.send((await self._questions.answer(question)).bounded())
 
     async def _survey(self) -> Mapping[str, object]:
         # This import waits for the first question: the checks are large, and most nodes are never asked.
@@ -238,18 +238,18 @@ class Agent:
             problems=self.parts.firewall.problems() if self.parts.firewall is not None else (),
         )
 
-    def _say_hello(self) -> None:
-        self.tasks.start(self.connection.say_hello(), "hello")
+    def _send_hello(self) -> None:
+        self.tasks.start(self.connection.send_hello(), "hello")
 
-    def tell_ray_instance(self, instance: str) -> None:
+    def report_ray_instance(self, instance: str) -> None:
         """Report to the other nodes that this node's Ray head has another instance; empty: it is down."""
-        self.tasks.start(self.connection.tell_ray_instance(instance), "ray instance")
+        self.tasks.start(self.connection.report_ray_instance(instance), "ray instance")
 
     def use_ray(self, found: RayInstallation) -> None:
         """Use another Ray installation for this node from now on, and report its versions to the others."""
         self.parts.versions = found.versions
         self.state.membership.ray_moved(str(found.ray))
-        self._say_hello()
+        self._send_hello()
 
     async def use_coordinator(self, endpoint: Endpoint) -> None:
         """Use this endpoint for the coordinator, because a user gave it; it is tried first."""

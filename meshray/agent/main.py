@@ -135,7 +135,7 @@ def _compose(
             home,
             found.user,
             tokens=RayTokens(state.enrolment.ray_tokens),
-            on_instance=agent.tell_ray_instance,
+            on_instance=agent.report_ray_instance,
             renew=renewal_of(state, environ, agent.use_ray),
             check_start=lambda: require_guarded(parts.firewall, unguarded=enrolment.unguarded),
             examine_machine=partial(_slow_because, home, environ),

@@ -62,7 +62,7 @@ class Startup:
         self._tasks = tasks
         self._ray_table = ray_table
         self._guard = self._port_guard()
-        self._let_in = asyncio.Event()
+        self._is_admitted = asyncio.Event()
         self._looked = asyncio.Event()
         self._closed = asyncio.Event()
 
@@ -85,7 +85,7 @@ class Startup:
             # takes longer.
             self._tasks.start(self._keep_firewall(parts.firewall), "firewall")
         else:
-            self._let_in.set()
+            self._is_admitted.set()
         if parts.forwards is not None:
             self._tasks.start(parts.forwards.run(), "forwards")
             self._tasks.start(SocketServer(self._state.home.overlay_socket).run(), "sockets of the overlay")
@@ -93,7 +93,7 @@ class Startup:
         self._paths.start()
         if parts.ray is None:
             self._progress.set("ray", "skip", parts.no_ray_because)
-            await self._let_in.wait()
+            await self._is_admitted.wait()
             await self._finish(None)
             parts.ray = await self._wait_for_a_head()
             if guard is not None:
@@ -105,7 +105,7 @@ class Startup:
             await self._closed.wait()
         self._start_ray(parts.ray)
         table = await self._wait_for_ray(parts.ray)
-        await self._let_in.wait()
+        await self._is_admitted.wait()
         await self._finish(table)
 
     async def _finish(self, table: RayTable | None) -> None:
@@ -220,7 +220,7 @@ class Startup:
         # This follows the closing of ports: ports of an earlier agent's Ray must not open even for a moment.
         await self._looked.wait()
         await self._apply_firewall(firewall)
-        self._let_in.set()
+        self._is_admitted.set()
         async for _ in firewall.changes():
             await self._apply_firewall(firewall)
 

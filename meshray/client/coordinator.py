@@ -3,7 +3,7 @@
 >>> answer, endpoint = await enrol(token, request, key)
 >>> coordinator = Coordinator(endpoints, fingerprint, credential)
 >>> await coordinator.call("POST", "/v1/leave")
->>> async for message in (await coordinator.open_link()).messages(): ...
+>>> async for message in (await coordinator.open_connection()).messages(): ...
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class Coordinator:
             on_sent()
             return await self.request(session, method, path, body)
 
-    async def open_link(self) -> Link:
+    async def open_connection(self) -> Connection:
         """Open the agent's WebSocket to the first address that answers.
 
         Raises:
@@ -239,20 +239,20 @@ class Coordinator:
         """
         return await self._open("/v1/agent", MAX_MESSAGE_BYTES)
 
-    async def open_relay(self) -> Link:
-        """Open a WebSocket for WireGuard's datagrams (`meshray.relay.client`). Raises like `open_link`."""
+    async def open_relay(self) -> Connection:
+        """Open a WebSocket for WireGuard's datagrams (`meshray.relay.client`). Raises like `open_connection`."""
         from meshray.relay.frames import MAX_MESSAGE_BYTES as MAX_RELAY_BYTES
 
         return await self._open("/v1/relay", MAX_RELAY_BYTES)
 
-    async def _open(self, path: str, max_message_bytes: int) -> Link:
+    async def _open(self, path: str, max_message_bytes: int) -> Connection:
         session = _session()
         try:
             return await race(
                 self.endpoints,
                 lambda endpoint: self._connect(session, endpoint, path, max_message_bytes),
                 stagger_s=0.3,
-                discard=Link.close_socket,
+                discard=Connection.close_socket,
             )
         except BaseException:
             await session.close()
@@ -260,7 +260,7 @@ class Coordinator:
 
     async def _connect(
         self, session: aiohttp.ClientSession, endpoint: Endpoint, path: str, max_message_bytes: int
-    ) -> Link:
+    ) -> Connection:
         import aiohttp
 
         try:
@@ -276,7 +276,7 @@ class Coordinator:
                 # The coordinator reports only on the agent's WebSocket whether it can vouch for its database.
                 raise RefusedError("credential_unknown", "the coordinator does not know this node") from None
             raise
-        return Link(session, socket, endpoint)
+        return Connection(session, socket, endpoint)
 
     async def _exchange(
         self,
@@ -309,7 +309,7 @@ class Coordinator:
         return {"Authorization": f"Bearer {self.credential}"} if self.credential else {}
 
 
-class Link:
+class Connection:
     """An agent's WebSocket: it receives the map and sends small reports."""
 
     def __init__(

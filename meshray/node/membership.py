@@ -60,7 +60,7 @@ class Membership:
         self._restored = ""
         self._behind: MeshrayError | None = None
 
-    def told(self, message: Ticket | Restored | TookOver) -> None:
+    def handle(self, message: Ticket | Restored | TookOver) -> None:
         """Handle a ticket, a restore, or the replacement of another agent."""
         match message:
             case Ticket(ticket):

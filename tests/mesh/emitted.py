@@ -32,7 +32,7 @@ from meshray.agent.status.startup_progress import Emit
 from meshray.cli import bring_up, main
 from meshray.cli.app import App
 from meshray.client.agent import ControlClient
-from meshray.client.coordinator import Link
+from meshray.client.coordinator import Connection
 from meshray.coordinator import handlers
 from meshray.coordinator.server import Server
 from meshray.home import Home
@@ -65,7 +65,7 @@ class Recorder:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Wrap the emitters."""
-        answer, send, send_str = handlers._Answering._answer, Link.send, web.WebSocketResponse.send_str
+        answer, send, send_str = handlers._Answering._answer, Connection.send, web.WebSocketResponse.send_str
         open_server = ControlServer.__init__
 
         async def answer_noted(
@@ -81,7 +81,7 @@ class Recorder:
                 recorder.note("error" if error else f"{request.method} {path}", json.loads(response.body))
             return response
 
-        async def send_noted(self: Link, message: Message) -> None:
+        async def send_noted(self: Connection, message: Message) -> None:
             value = to_json(message)
             recorder.note(f"agent {value['type']}", value)
             await send(self, message)
@@ -101,7 +101,7 @@ class Recorder:
 
         recorder = self
         patch.setattr(handlers._Answering, "_answer", answer_noted)
-        patch.setattr(Link, "send", send_noted)
+        patch.setattr(Connection, "send", send_noted)
         patch.setattr(web.WebSocketResponse, "send_str", send_str_noted)
         patch.setattr(ControlServer, "__init__", open_server_noted)
 

@@ -193,7 +193,7 @@ async def test_the_head_tells_its_ray_instance_to_all(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         worker = await mesh.join("a")
         await until(mesh.whole, "all see all")
-        mesh.head.agent.tell_ray_instance("first-life")
+        mesh.head.agent.report_ray_instance("first-life")
 
         def told() -> bool:
             head = worker.agent.state.map.head

@@ -39,7 +39,7 @@ def slow_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def claim(liar: Member, *endpoints: str) -> None:
     """Let the member report these endpoints as its own."""
-    await liar.agent.connection.say(Hello(endpoints=endpoints))
+    await liar.agent.connection.send(Hello(endpoints=endpoints))
 
 
 async def remove(mesh: Mesh, name: str) -> float:

@@ -59,7 +59,7 @@ async def test_a_probe_that_was_lost_on_the_old_path_says_nothing_of_the_new_one
 
     async def change() -> None:
         await asyncio.sleep(0.05)
-        here.way_changed(NOBODY)
+        here.path_changed(NOBODY)
 
     lost, _ = await asyncio.gather(here.probe(NOBODY, timeout_s=0.3), change())
     assert lost is None

@@ -421,7 +421,7 @@ async def test_another_certificate_is_refused_through_a_proxy_too(
 ) -> None:
     async with relayed_mesh(tmp_path) as (mesh, _, _), proxy(monkeypatch, connect):
         other = Coordinator((Endpoint(LOOPBACK, mesh.client.port),), b"\x01" * 32, mesh.head.credential)
-        for attempt in (other.open_relay, other.open_link):
+        for attempt in (other.open_relay, other.open_connection):
             with pytest.raises(RefusedError) as caught:
                 await attempt()
             assert caught.value.code == "token_other_mesh"

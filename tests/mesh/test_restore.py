@@ -241,7 +241,7 @@ async def test_a_node_without_a_ticket_goes_on_and_says_so(tmp_path: Path) -> No
 
 async def first_message(member: Member) -> None:
     """Open a connection as this node; raise the meaning of its end."""
-    link = await member.agent.state.coordinator.open_link()
+    link = await member.agent.state.coordinator.open_connection()
     try:
         async for _ in link.messages():
             return

@@ -151,7 +151,7 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
     async with running_mesh(tmp_path) as mesh:
         _, old = await mesh.join("gone"), await mesh.join("old")
         await until(mesh.whole, "whole")
-        hello = CoordinatorConnection.say_hello
+        hello = CoordinatorConnection.send_hello
 
         async def without_epochs(keeper: CoordinatorConnection) -> None:
             if keeper is old.agent.connection:
@@ -166,8 +166,8 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
                 return
             await hello(keeper)
 
-        monkeypatch.setattr(CoordinatorConnection, "say_hello", without_epochs)
-        await old.agent.connection.say_hello()
+        monkeypatch.setattr(CoordinatorConnection, "send_hello", without_epochs)
+        await old.agent.connection.send_hello()
         service = mesh.server.service
         await until(lambda: not all(member.follows_epochs for member in service.members()), "it is known as old")
         with pytest.raises(MeshrayError, match="old") as caught:
@@ -177,8 +177,8 @@ async def test_an_agent_that_knows_no_epochs_is_named_and_keeps_its_place(
         assert (rotation["started"], rotation["too_old"]) == (False, ["old"])
         del mesh.members["gone"]
         await until(mesh.whole, "the old one works")
-        monkeypatch.setattr(CoordinatorConnection, "say_hello", hello)
-        await old.agent.connection.say_hello()
+        monkeypatch.setattr(CoordinatorConnection, "send_hello", hello)
+        await old.agent.connection.send_hello()
         await until(lambda: all(member.follows_epochs for member in service.members()), "it was upgraded")
         assert (await rotate(mesh))["epoch"] == 2
         await until(lambda: mesh.whole() and use(mesh, 2, "head", "old"), "rotated")

@@ -54,9 +54,9 @@ class EpochTrials:
         """
         before = dict(self.tried)
         unsure = {node.id: node for node in others if STATIC not in node.roles and len(held) > 1}
-        for gone in [key for key in (*self.tried, *self._since) if key not in unsure]:
-            self.tried.pop(gone, None)
-            self._since.pop(gone, None)
+        for key in [key for key in (*self.tried, *self._since) if key not in unsure]:
+            self.tried.pop(key, None)
+            self._since.pop(key, None)
         for key, node in unsure.items():
             peer = device.peers.get(node.public_key)
             if peer is None:

@@ -38,7 +38,7 @@ _JITTER = 0.1
 #: The interval at which the clocks and the map are checked, seconds.
 LOOK_S = 2.0
 #: The request to the coordinator is repeated after this; a refusal (a hub with static peers) is valid for an hour.
-TELL_AGAIN_S = 10.0
+RESEND_S = 10.0
 REFUSED_S = 3600.0
 
 
@@ -47,28 +47,30 @@ class Step(Enum):
 
     WAIT = "wait"
     MAKE = "make a new one"
-    TELL_PENDING = "send the coordinator the pending one"
-    TELL_OWN = "send the coordinator the one in use"
+    SEND_PENDING = "send the coordinator the pending one"
+    SEND_OWN = "send the coordinator the one in use"
     SWITCH = "use the pending one"
 
 
-def next_step(own: PublicKey, pending: PublicKey | None, shown: PublicKey | None, *, due: bool, may_tell: bool) -> Step:
+def next_step(
+    own: PublicKey, pending: PublicKey | None, published: PublicKey | None, *, due: bool, may_send: bool
+) -> Step:
     """Return the next step of a rotation.
 
     Args:
         own: the key in use.
-        shown: the key in the map; None if this node is not in the map.
+        published: the key in the map; None if this node is not in the map.
         due: a rotation is due.
-        may_tell: the last request to the coordinator is long enough ago.
+        may_send: the last request to the coordinator is long enough ago.
     """
-    if pending is not None and shown == pending:
+    if pending is not None and published == pending:
         return Step.SWITCH
-    if not may_tell or shown is None:
+    if not may_send or published is None:
         return Step.WAIT
     if pending is not None:
-        return Step.TELL_PENDING
-    if shown != own:  # The coordinator came back with an older state.
-        return Step.TELL_OWN
+        return Step.SEND_PENDING
+    if published != own:  # The coordinator came back with an older state.
+        return Step.SEND_OWN
     return Step.MAKE if due else Step.WAIT
 
 
@@ -151,7 +153,7 @@ class KeyRotation:
         async with self._changing:
             if self._pending is None:
                 self._make()
-            await self._tell(pending=True)
+            await self._send(pending=True)
         return {"public_key": str(self._own.public())}
 
     async def _step(self) -> None:
@@ -162,7 +164,7 @@ class KeyRotation:
                 self._pending.public() if self._pending is not None else None,
                 me.public_key if me is not None else None,
                 due=me is not None and may_change_by_itself(me, self._state.map) and self._is_due(),
-                may_tell=boot_s() >= self._not_before,
+                may_send=boot_s() >= self._not_before,
             )
             if step is Step.SWITCH:
                 self._switch()
@@ -170,7 +172,7 @@ class KeyRotation:
                 if step is Step.MAKE:
                     self._make()
                 try:
-                    await self._tell(pending=step is not Step.TELL_OWN)
+                    await self._send(pending=step is not Step.SEND_OWN)
                 except MeshrayError as error:
                     log.warning("the key was not changed: %s", error)
 
@@ -182,9 +184,9 @@ class KeyRotation:
         self._pending = PrivateKey.generate()
         save_private_key(self._home, self._pending, pending=True)
 
-    async def _tell(self, *, pending: bool) -> None:
+    async def _send(self, *, pending: bool) -> None:
         key = self._pending if pending and self._pending is not None else self._own
-        self._not_before = boot_s() + TELL_AGAIN_S
+        self._not_before = boot_s() + RESEND_S
         try:
             body = {"public_key": str(key.public()), **self._signature_of(key.public())}
             await self._state.coordinator.call("POST", "/v1/rotate", body, prove_with=key)

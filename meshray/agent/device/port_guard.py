@@ -104,15 +104,15 @@ class PortGuard:
         self._network = network
         self._closed = Closed()
         # Usually nothing changed since two seconds ago, and deciding costs more than reading.
-        self._seen: tuple[Sequence[int | range], list[ListeningSocket]] | None = None
-        self._told: list[Problem] = []
+        self._last_input: tuple[Sequence[int | range], list[ListeningSocket]] | None = None
+        self._reported: list[Problem] = []
         self._failed_at = 0.0
         self._one_at_a_time = asyncio.Lock()
 
     @property
     def heard(self) -> Sequence[ListeningSocket]:
         """The listening sockets of this machine at the last look."""
-        return self._seen[1] if self._seen is not None else ()
+        return self._last_input[1] if self._last_input is not None else ()
 
     async def close(self) -> None:
         """Read the ports, and close those that are open. Returns when that is done, or has failed."""
@@ -122,21 +122,21 @@ class PortGuard:
             log.info("firewall: %s", line)
         problems = self._firewall.problems()
         for problem in problems:
-            if problem not in self._told:
+            if problem not in self._reported:
                 log.error("firewall: %s", problem.text)
-        self._told = problems
+        self._reported = problems
 
     def _close(self, ray: HasPorts | None) -> list[str]:
         ports = ray.ports if ray is not None else ()
-        seen = ports, self._listening()
+        current = ports, self._listening()
         failed = bool(self._firewall.unguarded)
         again = failed and time.monotonic() > self._failed_at + AGAIN_S
-        if seen == self._seen and not again:
+        if current == self._last_input and not again:
             return []
-        listening = [Listening(heard.port, heard.address, heard.of_ray, heard.only_ipv6) for heard in seen[1]]
+        listening = [Listening(heard.port, heard.address, heard.of_ray, heard.only_ipv6) for heard in current[1]]
         chosen = _local_ports() if ray is not None else range(0)
         closed = decide(ports, listening, self._never, network=self._network, chosen=chosen)
-        self._seen = seen
+        self._last_input = current
         if closed == self._closed and not again:
             return []
         self._closed = closed

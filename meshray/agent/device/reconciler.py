@@ -128,7 +128,7 @@ class Reconciler:
         Args:
             culprit: that program, as far as the kernel knows.
         """
-        self._route_repairs.seen(culprit)
+        self._route_repairs.blame(culprit)
         self._state.wake()
 
     # ---- queries
@@ -221,7 +221,7 @@ class Reconciler:
         if self._read_endpoints is not None and observed.listen_port != self._endpoints_of_port:
             self._state.endpoints = await self._read_endpoints(observed.listen_port, self._state.map.mesh.network)
             self._endpoints_of_port = observed.listen_port
-        await self._connection.say_hello()
+        await self._connection.send_hello()
         is_connected = self._connection.is_open
         unsure = [node for node in self._state.map.nodes.values() if not (node.online and is_connected)]
         held = self._state.enrolment.mesh_secrets

@@ -93,7 +93,7 @@ class RouteRepairs:
         """Restore the missing routes at once."""
         self._routes.clear()
 
-    def seen(self, culprit: str) -> None:
+    def blame(self, culprit: str) -> None:
         """Record which program changed a route of the overlay, as far as the kernel knows."""
         self._culprit = culprit or self._culprit
 

@@ -94,7 +94,7 @@ class PairPath:
         """Return whether to ask the coordinator to let both sides try now."""
         return self.phase == HUB and now >= self.next_try
 
-    def asked(self, now: float) -> PairPath:
+    def requested(self, now: float) -> PairPath:
         """Return the path after a request to the coordinator; the request is not repeated at once without an answer."""
         return replace(self, next_try=now + self._retry_s())
 
@@ -103,7 +103,7 @@ class PairPath:
         if self.hears or (self.phase == TRYING and candidates == self.candidates and now - self.since < SAME_PUNCH_S):
             return self
         if not candidates:
-            return self._gave_up(now)
+            return self._back_to_hub(now)
         return replace(
             self, phase=TRYING, candidates=candidates, index=0, attempt=self.attempt + 1, since=now, again=False,
             heard=None, peer_hears=False, lost=0,
@@ -127,7 +127,7 @@ class PairPath:
             return self
         return replace(self, lost=self.lost + 1)._decided(now)
 
-    def told_off(self, now: float) -> PairPath:
+    def peer_left(self, now: float) -> PairPath:
         """Record the peer's message, through the coordinator, that it has left the direct path."""
         return replace(self, peer_hears=False)._decided(now) if self.phase == DIRECT else self
 
@@ -136,12 +136,12 @@ class PairPath:
         if self.phase != TRYING or self.hears:
             return self
         if self.heard is not None:  # It worked, and fell silent.
-            return self if now - self.since < LINGER_S else self._gave_up(now)
+            return self if now - self.since < LINGER_S else self._back_to_hub(now)
         if now - self.since < TRIAL_S:
             return replace(self, again=True) if now - self.since >= AGAIN_S else self
         if self.index + 1 < len(self.candidates):
             return replace(self, index=self.index + 1, attempt=self.attempt + 1, since=now, again=False, lost=0)
-        return self._gave_up(now)
+        return self._back_to_hub(now)
 
     def network_changed(self, now: float) -> PairPath:
         """Record another address or router: what failed before may work now, and a silent path may be another one."""
@@ -149,7 +149,7 @@ class PairPath:
             return replace(self, failures=0, next_try=now)
         if self.heard is None or self.hears:
             return self
-        return replace(self._gave_up(now), failures=0, next_try=now)
+        return replace(self._back_to_hub(now), failures=0, next_try=now)
 
     def probe_interval_s(self, active: bool) -> float:
         """Return the interval of the direct path's probes, seconds.
@@ -169,7 +169,7 @@ class PairPath:
             return replace(self, phase=TRYING, since=now)
         return self
 
-    def _gave_up(self, now: float) -> PairPath:
+    def _back_to_hub(self, now: float) -> PairPath:
         failed = replace(self, phase=HUB, heard=None, peer_hears=False, lost=0, failures=self.failures + 1, since=now)
         return replace(failed, next_try=now + failed._retry_s())
 

@@ -43,7 +43,7 @@ _FINE_S, _COARSE_S = 0.05, 0.5
 _AFTER_YOU_S = 2.0
 #: A hub reports within half a second where it observes a new node; a node that is not observed for longer has no UDP to
 #: any hub.
-_SEEN_S = 2.0
+_OBSERVED_S = 2.0
 #: The number of pairs that are tried at once: each costs a WireGuard handshake.
 _AT_ONCE = 8
 #: More bytes per second to a peer than a handshake (148 or 92) with keepalives (32) mean that data flows, and may still
@@ -65,7 +65,7 @@ class Pairs:
     """The paths from this node to all others.
 
     Args:
-        say: sends to the coordinator, if it is connected.
+        send: sends to the coordinator, if it is connected.
         clock: monotonic seconds.
     """
 
@@ -74,11 +74,11 @@ class Pairs:
         state: NodeState,
         prober: Prober,
         names: Names,
-        say: Callable[[Message], None],
+        send: Callable[[Message], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
-        self._say = say
+        self._send = send
         self._prober = prober
         self._names = names
         self._clock = clock
@@ -144,7 +144,7 @@ class Pairs:
         """Advance the paths and send what is due, until cancelled."""
         try:
             while True:
-                self._forget_gone()
+                self._forget_removed()
                 self._ask()
                 for node in self._others():
                     self._set(node, self.path(node).tick(self._clock()))
@@ -169,7 +169,7 @@ class Pairs:
         """Handle the coordinator's message that the other side went back to the hub."""
         node = self._state.map.nodes.get(node_id)
         if node is not None:
-            self._set(node, self.path(node).told_off(self._clock()))
+            self._set(node, self.path(node).peer_left(self._clock()))
 
     def network_changed(self) -> None:
         """Handle other addresses or another router: retry what failed, check what worked."""
@@ -209,9 +209,9 @@ class Pairs:
         me = self._state.me
         return node.id != me.id and not {HUB, STATIC} & node.roles and HUB not in me.roles
 
-    def _forget_gone(self) -> None:
-        there = self._state.map.nodes
-        for node_id in [node_id for node_id in self._paths if node_id not in there]:
+    def _forget_removed(self) -> None:
+        nodes = self._state.map.nodes
+        for node_id in [node_id for node_id in self._paths if node_id not in nodes]:
             del self._paths[node_id]
             self._online.pop(node_id, None)
             self._probed.pop(node_id, None)
@@ -222,20 +222,20 @@ class Pairs:
         wanted = []
         for node in self._others():
             due = now if me.id < node.id else now - _AFTER_YOU_S
-            if node.online and self.path(node).wants_punch(due) and self._is_told(node) and candidates(me, node):
+            if node.online and self.path(node).wants_punch(due) and self._is_observed(node) and candidates(me, node):
                 wanted.append(node)
         chosen = wanted[: max(0, _AT_ONCE - trying)]
         for node in chosen:
             self._names.prepare(node.id, node.endpoints)
-            self._paths[node.id] = self.path(node).asked(now)
+            self._paths[node.id] = self.path(node).requested(now)
         if chosen:
-            self._say(PunchWanted(tuple(node.id for node in chosen)))
+            self._send(PunchWanted(tuple(node.id for node in chosen)))
 
-    def _is_told(self, node: Node) -> bool:
+    def _is_observed(self, node: Node) -> bool:
         """Return whether the hubs have reported all they can about both nodes; an earlier attempt would fail."""
         if node.seen is not None and self._state.me.seen is not None:
             return True
-        return self._clock() - self._online.setdefault(node.id, self._clock()) > _SEEN_S
+        return self._clock() - self._online.setdefault(node.id, self._clock()) > _OBSERVED_S
 
     def _probe_if_due(self, node: Node) -> None:
         path, now = self.path(node), self._clock()
@@ -303,15 +303,15 @@ class Pairs:
             # The other side should learn of it at once, not with the next probe.
             self._probed.pop(node.id, None)
         if old.carries and not new.carries:
-            self._say(Left(node.id))
+            self._send(Left(node.id))
         if new.carries != old.carries:
             log.info("%s: %s", node.name, f"direct, {new.endpoint}" if new.carries else "back through the hub")
-            self._prober.way_changed(node.ip)
-        if _shown(new) != _shown(old):
+            self._prober.path_changed(node.ip)
+        if _device_part(new) != _device_part(old):
             self._state.wake()
 
 
-def _shown(path: PairPath) -> tuple[object, ...]:
+def _device_part(path: PairPath) -> tuple[object, ...]:
     """Return the part of a path that the device must follow at once."""
     return path.endpoint, path.carries, path.attempt, path.again
 

@@ -178,7 +178,7 @@ class Prober:
         """Add one probe of the data path; None: it did not come back."""
         self._histories.setdefault(peer, History()).add(rtt_ms, self._clock())
 
-    def way_changed(self, peer: IPv4Address) -> None:
+    def path_changed(self, peer: IPv4Address) -> None:
         """Discard the measurements of this peer, whose data path changed."""
         self._histories.pop(peer, None)
         self._due.pop(peer, None)
@@ -228,9 +228,9 @@ class Prober:
     async def run(self, peers: Callable[[], Iterable[IPv4Address]]) -> None:
         """Probe every current peer: often while its path is new, lossy or back, rarely while it is idle."""
         while True:
-            now, there = self._clock(), set(peers())
-            self._due = {peer: due for peer, due in self._due.items() if peer in there}
-            ready = [peer for peer in there if self._due.get(peer, now) <= now]
+            now, current = self._clock(), set(peers())
+            self._due = {peer: due for peer, due in self._due.items() if peer in current}
+            ready = [peer for peer in current if self._due.get(peer, now) <= now]
             self._due.update(dict.fromkeys(ready, math.inf))
             await asyncio.gather(asyncio.sleep(_LOOK_S), *(self.probe(peer) for peer in ready))
             for peer in ready:

@@ -64,7 +64,7 @@ class Contact:
         """Suspect a node that others report as silent: its machine is asked at once."""
         return cls(now - SUSPECT_S, known=True)
 
-    def seen(self, at: float) -> Contact:
+    def answered(self, at: float) -> Contact:
         """Record a sign of life at that time; one that is not newer than the last changes nothing.
 
         The last sign of ended processes may be reported after their end; it does not undo that.

@@ -54,7 +54,7 @@ class SilenceWatch:
         self._changed = changed
         self._clock = clock
         self._contacts: dict[str, Contact] = {}
-        self._asked: dict[str, float] = {}
+        self._last_question: dict[str, float] = {}
         self._beat_answered: float | None = None
         self._tasks = Tasks()
 
@@ -107,13 +107,13 @@ class SilenceWatch:
         patience_s = float(self._state.map.mesh.patience_s)
         watched = self._watched()
         self._contacts = {
-            node.id: self._heard(node, before.get(node.id) or self._first(node, now), now).step(now, patience_s)
+            node.id: self._updated(node, before.get(node.id) or self._first(node, now), now).step(now, patience_s)
             for node in watched
         }
         for node in watched:
             contact = self._contacts[node.id]
-            if contact.is_suspect(now) and now - self._asked.get(node.id, 0.0) >= contact.ask_pause_s:
-                self._asked[node.id] = now
+            if contact.is_suspect(now) and now - self._last_question.get(node.id, 0.0) >= contact.ask_pause_s:
+                self._last_question[node.id] = now
                 self._tasks.start(self._ask(node), f"question to {node.name}")
             self._log(node, before.get(node.id), contact)
         if _verdicts(before) != _verdicts(self._contacts):
@@ -141,20 +141,20 @@ class SilenceWatch:
         cut_off = any(contact is not None and contact.silent for contact in mine)
         return [node for node in others if COORDINATOR in node.roles or cut_off or node.silence]
 
-    def _heard(self, node: Node, contact: Contact, now: float) -> Contact:
+    def _updated(self, node: Node, contact: Contact, now: float) -> Contact:
         ago_s = self._prober.heard_ago_s(node.ip)
         if ago_s is not None:
-            contact = contact.seen(now - ago_s)
+            contact = contact.answered(now - ago_s)
         if self._beat_answered is not None and COORDINATOR in node.roles:
-            contact = contact.seen(self._beat_answered)
+            contact = contact.answered(self._beat_answered)
         return contact
 
     async def _ask(self, node: Node) -> None:
-        asked = self._clock()
+        began = self._clock()
         answers = await machine_answers(node.ip, ASK_TIMEOUT_S)
         contact = self._contacts.get(node.id)
         if contact is not None:
-            self._contacts[node.id] = contact.seen(asked) if answers else contact.unanswered()
+            self._contacts[node.id] = contact.answered(began) if answers else contact.unanswered()
 
 
 def _verdicts(contacts: Mapping[str, Contact]) -> dict[str, str]:

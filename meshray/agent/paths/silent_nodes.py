@@ -52,7 +52,7 @@ class SilentNodes:
         self._firewall = firewall
         self._state = state
         self._changed = asyncio.Event()
-        self._told: Mapping[str, str] = {}
+        self._reported: Mapping[str, str] = {}
         self._not_held = ""
         self._gone: dict[IPv4Address, float] = {}
         self._closed: set[IPv4Address] = set()
@@ -66,7 +66,7 @@ class SilentNodes:
         while True:
             self._changed.clear()
             await self._report()
-            await self._hold()
+            await self._hold_connections()
             await self._close()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _LOOK_S)
@@ -77,17 +77,19 @@ class SilentNodes:
         if me is None or COORDINATOR not in me.roles:
             return
         if not self._connection.is_open:
-            self._told = {}  # The next coordinator process knows nothing of it.
+            self._reported = {}  # The next coordinator process knows nothing of it.
             return
         found = self._watch.verdicts()
         # Entries that the map still has and no node confirms count as well: they may come from an earlier agent.
-        said = {**{node.id: node.silence for node in nodes.values() if node.silence}, **self._told}
-        news = {key: found.get(key, "") for key in said.keys() | found.keys() if said.get(key) != found.get(key, "")}
+        reported = {**{node.id: node.silence for node in nodes.values() if node.silence}, **self._reported}
+        news = {
+            key: found.get(key, "") for key in reported.keys() | found.keys() if reported.get(key) != found.get(key, "")
+        }
         for part in _parts(news):
-            await self._connection.say(Silence(part))
-        self._told = {key: found.get(key, "") for key in said.keys() | found.keys() if key in nodes}
+            await self._connection.send(Silence(part))
+        self._reported = {key: found.get(key, "") for key in reported.keys() | found.keys() if key in nodes}
 
-    async def _hold(self) -> None:
+    async def _hold_connections(self) -> None:
         if self._firewall is None:
             return
         silent = [node.ip for node in self._state.others if self._watch.is_silent(node)]

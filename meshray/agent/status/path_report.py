@@ -170,7 +170,7 @@ class PathReporter:
         report = self._report(listens)
         if is_due(report, self._sent, now, workers):
             self._sent = sent_now(report, self._sent, now)
-            await connection.say(report)
+            await connection.send(report)
 
     def _report(self, listens: tuple[int, ...]) -> PathReport:
         state = self._sources.state

@@ -55,7 +55,9 @@ ASK_S = 10
 
 async def whole_mesh(sources: Sources, table: Mapping[IPv4Address, RayState] | None) -> Facts:
     """Return everything that this node can find out; ``table`` is Ray's node table."""
-    (status, mine), others, heard = await asyncio.gather(survey(sources, table), _others(sources), _heard(sources))
+    (status, mine), others, heard = await asyncio.gather(
+        survey(sources, table), _others(sources), _recently_heard(sources)
+    )
     return Facts(
         status=status,
         ray_nodes=frozenset(ray_nodes(sources)),
@@ -78,7 +80,7 @@ async def _others(sources: Sources) -> Facts:
     return Facts(nodes=nodes, silent=gathered.silent, not_asked="")
 
 
-async def _heard(sources: Sources) -> frozenset[str]:
+async def _recently_heard(sources: Sources) -> frozenset[str]:
     """Return the nodes without a connected agent whose machines answer over the overlay."""
     if sources.parts.prober is None:
         return frozenset()
@@ -117,10 +119,10 @@ async def _probed(sources: Sources) -> Mapping[IPv4Address, Measured]:
     prober, peers = sources.parts.prober, sources.paths.peers_online()
     if prober is None:
         return {}
-    return dict(zip(peers, await asyncio.gather(*(_asked(prober, ip) for ip in peers)), strict=True))
+    return dict(zip(peers, await asyncio.gather(*(_probe_once(prober, ip) for ip in peers)), strict=True))
 
 
-async def _asked(prober: Prober, ip: IPv4Address) -> Measured:
+async def _probe_once(prober: Prober, ip: IPv4Address) -> Measured:
     """Probe a peer now: once if it answers soon, else twice more, since a packet may be lost."""
     answered = asyncio.Event()
 
@@ -166,7 +168,7 @@ def _context(sources: Sources, status: Status) -> Context:
     state, parts, paths = sources.state, sources.parts, sources.paths
     device, mesh_map = state.device, state.map
     of_key = {node.public_key: str(node.name) for node in mesh_map.nodes.values()}
-    seen = {
+    endpoints = {
         of_key[key]: str(peer.config.endpoint)
         for key, peer in (device.peers if device else {}).items()
         if key in of_key and peer.config.endpoint is not None
@@ -185,7 +187,7 @@ def _context(sources: Sources, status: Status) -> Context:
         status=status,
         device=device,
         read_device=parts.device.read,
-        endpoints_seen=seen,
+        endpoints_seen=endpoints,
         ray_plan=ray.plan if ray else None,
         ray=ray,
         no_ray_because="" if ray else parts.no_ray_because,

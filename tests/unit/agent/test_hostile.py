@@ -136,7 +136,7 @@ class Opened:
     def __init__(self, messages: list[Any]) -> None:
         self.links: list[Any] = [Hostile(messages)]
 
-    async def open_link(self) -> Any:
+    async def open_connection(self) -> Any:
         if not self.links:
             raise Ended
         return self.links.pop()

@@ -31,19 +31,19 @@ def device(**handshakes: float | None) -> DeviceState:
     return DeviceState(None, 1, (), 1420, True, peers)
 
 
-def step(pending: PublicKey | None, shown: PublicKey | None, *, due: bool = False, may_tell: bool = True) -> Step:
-    return next_step(OWN, pending, shown, due=due, may_tell=may_tell)
+def step(pending: PublicKey | None, shown: PublicKey | None, *, due: bool = False, may_send: bool = True) -> Step:
+    return next_step(OWN, pending, shown, due=due, may_send=may_send)
 
 
 def test_the_map_decides_which_key_is_used() -> None:
-    assert step(NEXT, NEXT, may_tell=False) is Step.SWITCH
-    assert step(NEXT, OWN) is Step.TELL_PENDING
-    assert step(NEXT, OTHER) is Step.TELL_PENDING
-    assert step(None, OTHER) is Step.TELL_OWN
+    assert step(NEXT, NEXT, may_send=False) is Step.SWITCH
+    assert step(NEXT, OWN) is Step.SEND_PENDING
+    assert step(NEXT, OTHER) is Step.SEND_PENDING
+    assert step(None, OTHER) is Step.SEND_OWN
     assert step(None, OWN) is Step.WAIT
     assert step(None, OWN, due=True) is Step.MAKE
     assert step(None, None, due=True) is Step.WAIT, "a node that was removed needs no new key"
-    assert step(NEXT, OWN, due=True, may_tell=False) is Step.WAIT
+    assert step(NEXT, OWN, due=True, may_send=False) is Step.WAIT
 
 
 def test_keys_live_for_27_to_30_days_and_not_all_equally_long() -> None:

@@ -93,9 +93,9 @@ def test_a_ticket_is_kept_in_memory_where_the_disk_is_full(tmp_path: Path, monke
     mine = membership(tmp_path, files)
     with monkeypatch.context() as patched:
         patched.setattr(enrolment_module, "write_atomically", no_room)
-        mine.told(Ticket("abc"))
+        mine.handle(Ticket("abc"))
         assert mine.enrolment.ticket == "abc" and len(files.problems()) == 1
-    mine.told(Ticket("def"))
+    mine.handle(Ticket("def"))
     assert Enrolment.load(Home(tmp_path, tmp_path)).ticket == "def" and files.problems() == ()
 
 
@@ -109,7 +109,7 @@ def test_a_ticket_is_asked_for_when_it_says_something_old(tmp_path: Path) -> Non
 
 def test_what_the_coordinator_says_of_a_restore_is_said_until_it_says_otherwise(tmp_path: Path) -> None:
     mine = membership(tmp_path)
-    mine.told(Restored("an older copy"))
+    mine.handle(Restored("an older copy"))
     assert [complaint.text for complaint in mine.complaints()] == ["an older copy"]
     mine.behind(None)
     assert mine.complaints() == ()

@@ -23,13 +23,13 @@ HEARD = replace(DEVICE, peers={**DEVICE.peers, SPEAKS: replace(DEVICE.peers[SPEA
 
 def test_a_peer_is_made_anew_once_whatever_came_from_it() -> None:
     nudges = PeerResets()
-    nudges.make_anew([SPEAKS])
+    nudges.reset([SPEAKS])
     assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SPEAKS)]
     assert nudges.take(HEARD, may_change_port=False) == []
 
 
 def test_a_second_time_only_where_nothing_came() -> None:
     nudges = PeerResets()
-    nudges.make_silent_anew([SILENT, SPEAKS])
+    nudges.reset_silent([SILENT, SPEAKS])
     assert nudges.take(HEARD, may_change_port=False) == [RemovePeer(SILENT)]
     assert nudges.take(HEARD, may_change_port=False) == []

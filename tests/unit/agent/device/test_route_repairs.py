@@ -34,7 +34,7 @@ def test_then_the_pauses_grow_and_a_user_is_told_until_it_is_calm() -> None:
     assert taken[-1] - taken[-2] >= LONGEST_PAUSE_S
     (told,) = repairs.complaints(now)
     assert told.startswith("another program keeps removing the route 10.99.0.0/16 of the overlay")
-    repairs.seen("systemd-networkd")
+    repairs.blame("systemd-networkd")
     repairs.due([SetRoute(ROUTE, "dev eth0")], now)
     (told,) = repairs.complaints(now)
     assert told.startswith("systemd-networkd keeps replacing (by dev eth0) the route 10.99.0.0/16 of the overlay")

@@ -98,7 +98,7 @@ def test_on_another_network_a_silent_way_is_not_waited_for() -> None:
 def test_the_other_side_does_not_hear_us_and_we_go_back_at_once() -> None:
     path = trying().answered(peer_hears=True, now=0.1)
     assert not path.pinged(peer_hears=False, now=0.2).carries
-    assert not path.told_off(0.2).carries
+    assert not path.peer_left(0.2).carries
 
 
 def test_probes_lost_before_the_last_answer_are_no_news() -> None:

@@ -38,7 +38,7 @@ class Probes:
     def remember(self, peer: IPv4Address, rtt_ms: float | None) -> None:
         self.remembered.append(rtt_ms)
 
-    def way_changed(self, peer: IPv4Address) -> None:
+    def path_changed(self, peer: IPv4Address) -> None:
         self.remembered.clear()
 
 

@@ -14,8 +14,8 @@ INNER = (Endpoint("192.168.7.10", 51888),)
 AT_HOME = replace(WORKER_A, endpoints=INNER)
 
 
-def device(*seen: str) -> DeviceState:
-    peers = [PeerConfig(KEYS[1].public(), frozenset(), endpoint=Endpoint.parse(at)) for at in seen]
+def device(*observed: str) -> DeviceState:
+    peers = [PeerConfig(KEYS[1].public(), frozenset(), endpoint=Endpoint.parse(at)) for at in observed]
     return DeviceState(None, 51888, (), 1420, True, {peer.public_key: PeerState(peer) for peer in peers})
 
 

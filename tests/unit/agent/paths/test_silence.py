@@ -58,16 +58,16 @@ def test_a_connection_that_a_router_gives_up_later_proves_nothing() -> None:
 
 def test_a_sign_of_life_takes_all_back() -> None:
     gone = after(Contact(0.0, known=True).closed(1.0), 130)
-    assert gone.seen(131.0) == Contact(131.0, known=True)
-    assert gone.seen(-1.0) == gone
+    assert gone.answered(131.0) == Contact(131.0, known=True)
+    assert gone.answered(-1.0) == gone
     # The same sign, whose age is reported a moment later.
-    assert gone.seen(0.001) == gone
+    assert gone.answered(0.001) == gone
 
 
 def test_the_last_sign_of_processes_that_ended_may_be_told_after_their_end() -> None:
     ended = Contact(0.0, known=True).closed(1.5)
-    assert after(ended.seen(1.4), 22).gone
-    assert not after(ended.seen(1.6), 60).gone
+    assert after(ended.answered(1.4), 22).gone
+    assert not after(ended.answered(1.6), 60).gone
 
 
 Events = st.lists(st.sampled_from(["heard", "miss", "closed", "tick"]), max_size=60)
@@ -79,7 +79,7 @@ def test_whoever_is_gone_is_silent_and_was_not_heard_for_long(events: Iterable[s
     for event in events:
         now += 1.0
         if event == "heard":
-            contact = contact.seen(now)
+            contact = contact.answered(now)
         elif event == "miss":
             contact = contact.unanswered()
         elif event == "closed":
