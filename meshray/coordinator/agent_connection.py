@@ -181,7 +181,7 @@ class _AgentConnection:
                     self._service.secrets.send_first(node_id)
                     self._service.publish_restored(node_id)
                     self._service.faults.notify_taken_over(node_id, self.instance)
-                    await self._service.map_arrived(node_id)
+                    await self._service.map_received(node_id)
         except asyncio.TimeoutError:
             outbox.close(CLOSE_TOO_SLOW, "the agent does not read")
         except ConnectionError:
@@ -277,10 +277,10 @@ class _AgentConnection:
                 self._observed.update(
                     {key: _endpoint(text) if text else None for key, text in nodes.items() if self._service.knows(key)}
                 )
-                self._put_parts("seen", self._observed, lambda part: self._service.saw(node_id, part))
+                self._put_parts("seen", self._observed, lambda part: self._service.endpoints_observed(node_id, part))
             case Silence(nodes):
                 self._silence.update({key: text for key, text in nodes.items() if self._service.knows(key)})
-                self._put_parts("silence", self._silence, lambda part: self._service.fell_silent(node_id, part))
+                self._put_parts("silence", self._silence, lambda part: self._service.silence_reported(node_id, part))
             case PathReport():
                 # It changes no map: reading it is all that it costs, and the budget of messages limits that.
                 self._service.observations.take(node_id, message)

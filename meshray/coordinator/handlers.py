@@ -88,15 +88,15 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def make_app(service: Service, connection_limits: ConnectionLimits, relay: Relay) -> web.Application:
     """Return the application that answers for this service."""
     figures = Figures()
-    answers = _Api(service, connection_limits, relay, figures)
+    handlers = _Api(service, connection_limits, relay, figures)
     app = web.Application(
-        middlewares=[_Answering(service, connection_limits, figures).middleware], client_max_size=MAX_BODY_BYTES
+        middlewares=[_ApiMiddleware(service, connection_limits, figures).middleware], client_max_size=MAX_BODY_BYTES
     )
-    app.add_routes([web.route(route.method, route.path, answers.answering(route)) for route in ROUTES])
+    app.add_routes([web.route(route.method, route.path, handlers.answering(route)) for route in ROUTES])
     return app
 
 
-class _Answering:
+class _ApiMiddleware:
     """Turn errors into JSON, and keep a connection open only after a successful request."""
 
     def __init__(self, service: Service, connection_limits: ConnectionLimits, figures: Figures) -> None:
@@ -253,7 +253,7 @@ class _Api:
 
     async def reach(self, request: web.Request) -> web.StreamResponse:
         member, form = self._member(request), await _read_form(request, api.Reach)
-        await self._service.reach.knock(member, Endpoint.parse(form.endpoint), form.word)
+        await self._service.reach.probe(member, Endpoint.parse(form.endpoint), form.word)
         return success(api.Done())
 
     async def create_token(self, request: web.Request) -> web.StreamResponse:
@@ -354,20 +354,20 @@ class _Api:
 
     async def create_pass(self, request: web.Request) -> web.StreamResponse:
         form = await _read_form(request, passes.NewPass)
-        secret, made = await self._service.passes.create(form.name, Level.of(form.level), form.ttl_s)
-        where = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
-        return success(passes.MadePass(secret, made.id, made.name, made.level.word, made.expires, *where))
+        secret, record = await self._service.passes.create(form.name, Level.of(form.level), form.ttl_s)
+        location = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
+        return success(passes.MadePass(secret, record.id, record.name, record.level.word, record.expires, *location))
 
     async def list_passes(self, request: web.Request) -> web.StreamResponse:
-        return success(passes.Passes(tuple(made.form() for made in self._service.passes.all())))
+        return success(passes.Passes(tuple(record.form() for record in self._service.passes.all())))
 
     async def revoke_pass(self, request: web.Request) -> web.StreamResponse:
         return success((await self._service.passes.revoke(request.match_info["pass"])).form())
 
     async def open_session(self, request: web.Request) -> web.StreamResponse:
-        secret, level, expires = self._service.passes.offer(self._member(request).node)
-        where = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
-        return success(passes.MadeLink(secret, level.word, expires, *where))
+        secret, level, expires = self._service.passes.create_link(self._member(request).node)
+        location = (self._endpoints(), self._service.settings.port, self._service.fingerprint.hex())
+        return success(passes.MadeLink(secret, level.word, expires, *location))
 
     async def ask(self, request: web.Request) -> web.StreamResponse:
         member, form = self._member(request), await _read_form(request, api.AskForm)
@@ -419,7 +419,7 @@ async def _read_form(request: web.Request, form: type[F]) -> F:
 
 
 def _route(request: web.Request) -> str:
-    """Return the path of the route, as `ROUTES` has it; a path that no route has is not kept."""
+    """Return the path of the route, as in `ROUTES`; `OTHER` for an unknown path."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else OTHER
 
@@ -441,7 +441,7 @@ async def _body(request: web.Request) -> Mapping[str, object]:
 
 
 def _credential(request: web.Request) -> str:
-    """Return the text in the form of a credential in the request; whether it is a node's is checked elsewhere."""
+    """Return the credential in the request, which may be no node's. Raises RefusedError if there is none."""
     credential = _bearer_credential(request)
     if not credential:
         raise _not_accepted()

@@ -72,8 +72,8 @@ class _Bandwidth:
         """Return the points, oldest first."""
         points = self._points
         return [
-            Rate(points[place], points[place + 2] / points[place + 1], points[place + 3] / points[place + 1])
-            for place in range(0, len(points), _STRIDE)
+            Rate(points[index], points[index + 2] / points[index + 1], points[index + 3] / points[index + 1])
+            for index in range(0, len(points), _STRIDE)
         ]
 
     def _spread(self, start: float, seconds: float, rx_bytes_s: float, tx_bytes_s: float) -> None:

@@ -1,6 +1,6 @@
 """Questions to agents: sent to all at once; answers are gathered until all agents have answered or the time is over.
 
->>> gathered = await asking.ask({"n2": "gpu-1", "n3": "gpu-2"}, "survey", timeout_s=10)
+>>> gathered = await queries.ask({"n2": "gpu-1", "n3": "gpu-2"}, "survey", timeout_s=10)
 >>> gathered.answers, gathered.silent
 ({'gpu-1': {…}}, {'gpu-2': 'its agent is not connected to the coordinator'})
 """
@@ -21,7 +21,7 @@ from meshray.protocol.connection import Answer, Ask
 MAX_OPEN = 4
 
 NOT_CONNECTED = "its agent is not connected to the coordinator"
-_HUNG_UP = "its agent's connection ended before it answered"
+_DISCONNECTED = "its agent's connection ended before it answered"
 
 
 @dataclass
@@ -72,7 +72,7 @@ class QueryBroker:
     def disconnected(self, node_id: str) -> None:
         """Record that the node's connection ended: no answer will come from there."""
         for question_id, waiting in self._open.items():
-            waiting.take(node_id, Answer(question_id, error=_HUNG_UP))
+            waiting.take(node_id, Answer(question_id, error=_DISCONNECTED))
 
 
 class _Open:

@@ -257,7 +257,7 @@ class PutToken:
 class PutPass:
     """Write this pass's row."""
 
-    made: PassRecord
+    record: PassRecord
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ class PutFreed:
 
 @dataclass(frozen=True)
 class DropFreed:
-    """Delete the rest of this address, which is over."""
+    """Delete the record of this address, whose cool-down is over."""
 
     address: IPv4Address
 

@@ -9,7 +9,7 @@ machine has no influence. The token is bound to the id, so that it never replace
 then.
 
 >>> registry, rows, record = bound(registry, record, replace_node=True)
->>> registry, rows, replaced = made_room(registry, request, fresh, now=now, wall=wall)
+>>> registry, rows, replaced = without_replaced(registry, request, fresh, now=now, wall=wall)
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def bound(registry: Registry, record: TokenRecord, *, replace_node: bool) -> Out
     return registry.add_token(record)
 
 
-def made_room(
+def without_replaced(
     registry: Registry, request: EnrolRequest, fresh: SecretEpoch, *, now: float, wall: float
 ) -> Outcome[Replaced | None]:
     """Remove the node that the enrolling one replaces according to its token; None if it replaces none.

@@ -81,7 +81,7 @@ def rotated_without(
     return registry, (*rows, *more), (member, _rotation(registry, started=True))
 
 
-def above(registry: Registry, epoch: int, fresh: SecretEpoch) -> Outcome[bool]:
+def superseded(registry: Registry, epoch: int, fresh: SecretEpoch) -> Outcome[bool]:
     """Start a new epoch if nodes received one that this database does not know.
 
     The database is then an older copy, and the secrets of that epoch are lost.

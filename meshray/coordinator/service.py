@@ -26,7 +26,7 @@ from meshray.coordinator.query_broker import Gathered, QueryBroker
 from meshray.coordinator.reach import Reach
 from meshray.coordinator.records import Member, SecretEpoch, StaticPeer
 from meshray.coordinator.registry import Outcome, Registry
-from meshray.coordinator.replacement import Replaced, made_room
+from meshray.coordinator.replacement import Replaced, without_replaced
 from meshray.coordinator.restore.recovery import SETTLE_S, Recovery
 from meshray.coordinator.restore.ticket import Seal
 from meshray.coordinator.rotation import rotated
@@ -58,7 +58,7 @@ class Service:
     Args:
         fingerprint: SHA-256 of the certificate, for new tokens.
         seal: identifies its own tickets.
-        clock: unix seconds for the rest of addresses and the deadlines of absent nodes; it should never be set.
+        clock: unix seconds for the cool-down of addresses and the deadlines of absent nodes; it should never be set.
         wall: unix seconds by which tokens expire; the same clock if omitted.
         settle_s: see `meshray.coordinator.restore.recovery`.
     """
@@ -151,7 +151,7 @@ class Service:
     async def enrol(self, request: EnrolRequest) -> EnrolAnswer:
         """Enrol a machine as a node, replacing another one if its token requires it.
 
-        Raises as `Registry.enrol` and `made_room` do, or MeshrayError version_mismatch, store_failed.
+        Raises as `Registry.enrol` and `without_replaced` do, or MeshrayError version_mismatch, store_failed.
         """
         from meshray.raynode.versions import compare
 
@@ -164,7 +164,7 @@ class Service:
 
         def step(registry: Registry) -> Outcome[tuple[Member, SecretEpoch, Replaced | None]]:
             now, wall = self._clock(), self._wall()
-            registry, room_rows, replaced = made_room(registry, request, fresh, now=now, wall=wall)
+            registry, removal_rows, replaced = without_replaced(registry, request, fresh, now=now, wall=wall)
             registry, rows, member = registry.enrol(
                 request,
                 node_id=node_id,
@@ -175,7 +175,7 @@ class Service:
                 address=replaced.member.node.ip if replaced is not None else None,
             )
             registry, more, member = secret_epochs.enrolled(registry, member, follows=request.follows_epochs)
-            return registry, (*room_rows, *rows, *more), (member, secret_epochs.newest(registry), replaced)
+            return registry, (*removal_rows, *rows, *more), (member, secret_epochs.newest(registry), replaced)
 
         member, epoch, replaced = await self._ledger.change(step)
         if replaced is not None:
@@ -314,7 +314,7 @@ class Service:
 
     def _end_connections(self, member: Member) -> None:
         _log.info("%s (%s) was removed", member.node.name, member.node.ip)
-        self._publisher.kick(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
+        self._publisher.disconnect(member.node.id, CLOSE_NOT_ACCEPTED, "this node was removed from the mesh")
         for cut_off in self._on_removed:
             cut_off(member.node.id)
 
@@ -323,7 +323,7 @@ class Service:
     def send_ticket(self, node_id: str, held: str = "") -> None:
         """Send a connected node its ticket, unless the one that it has is as good."""
         member = self._ledger.registry.members.get(node_id)
-        ticket = self.recovery.news(member, held) if member is not None else ""
+        ticket = self.recovery.ticket_update(member, held) if member is not None else ""
         if ticket:
             self._publisher.notify(node_id, Ticket(ticket))
 
@@ -364,9 +364,9 @@ class Service:
         """Record that the agent will end because a user requested it. Raises UnknownError."""
         await self._ledger.change(lambda registry: registry.taken_down(node_id), durable=False)
 
-    async def map_arrived(self, node_id: str) -> None:
+    async def map_received(self, node_id: str) -> None:
         """Record that the agent received the whole map."""
-        await self._ledger.change(lambda registry: registry.got_map(node_id), durable=False)
+        await self._ledger.change(lambda registry: registry.map_received(node_id), durable=False)
 
     async def reported(
         self,
@@ -419,13 +419,13 @@ class Service:
         member = await self._ledger.change(lambda registry: registry.advertise(own, endpoints))
         return member.node
 
-    async def saw(self, hub_id: str, observed: Mapping[str, Endpoint | None]) -> None:
+    async def endpoints_observed(self, hub_id: str, observed: Mapping[str, Endpoint | None]) -> None:
         """Record the nodes' endpoints observed by a hub. Raises UnknownError."""
-        await self._report(hub_id, lambda registry: registry.saw(hub_id, observed))
+        await self._report(hub_id, lambda registry: registry.endpoints_observed(hub_id, observed))
 
-    async def fell_silent(self, node_id: str, silence: Mapping[str, str]) -> None:
+    async def silence_reported(self, node_id: str, silence: Mapping[str, str]) -> None:
         """Record the coordinator's node's results for the others over the overlay. Raises UnknownError."""
-        await self._report(node_id, lambda registry: registry.fell_silent(node_id, silence))
+        await self._report(node_id, lambda registry: registry.silence_reported(node_id, silence))
 
     def punch(self, node_id: str, others: Iterable[str]) -> None:
         """Let the node and each of the others try the direct path at the same moment."""

@@ -26,8 +26,8 @@ def attested(registry: Registry, node_id: str, attestation: Attestation) -> Outc
     elif attestation.chain is None or not attestation.chain.leads(mesh.lock, mesh.id, attestation.identity):
         return registry, (), member
     # This is limited: a new signature of the same content only has a higher counter, and every agent gets it.
-    is_news = known is None or not known.covers(mesh.id, node.public_key, node.ip) or known.ip is None
-    if not is_news or not _may_follow(attestation, known) or not attestation.covers(mesh.id, node.public_key, node.ip):
+    is_new = known is None or not known.covers(mesh.id, node.public_key, node.ip) or known.ip is None
+    if not is_new or not _may_follow(attestation, known) or not attestation.covers(mesh.id, node.public_key, node.ip):
         return registry, (), member
     return registry.put(replace(member, node=replace(node, attestation=attestation)))
 
@@ -62,8 +62,8 @@ def signed_static(registry: Registry, name: str, attestation: Attestation) -> Ou
     member, mesh = registry.named(name), registry.mesh
     node, own = member.node, registry.map.coordinator
     issuer = mesh.lock or (own.attestation.identity if own is not None and own.attestation is not None else None)
-    good = STATIC in node.roles and attestation.identity == issuer
-    if not good or not attestation.covers(mesh.id, node.public_key, node.ip, static=True):
+    is_valid = STATIC in node.roles and attestation.identity == issuer
+    if not is_valid or not attestation.covers(mesh.id, node.public_key, node.ip, static=True):
         raise RefusedError("attestation_wrong", f"the signature of the key of {node.name} is wrong")
     return registry.put(replace(member, node=replace(node, attestation=replace(attestation, chain=None))))
 

@@ -8,7 +8,7 @@ random instance id, which it sends when it connects.
     A ──► B ──► A      both live: the identity is in use on two machines
 
 >>> takeovers = Takeovers()
->>> [takeovers.connected("n1", who, f"192.0.2.{n}", now=float(n)) for n, who in enumerate("aba", 1)]
+>>> [takeovers.connected("n1", instance, f"192.0.2.{n}", now=float(n)) for n, instance in enumerate("aba", 1)]
 ['', '', '192.0.2.2 and 192.0.2.3']
 """
 
@@ -45,8 +45,8 @@ class Takeovers:
         newest = self._newest.get(node_id)
         return newest.address if newest is not None else ""
 
-    def is_other(self, node_id: str, instance: str) -> bool:
-        """Return whether the node's newest agent is another one than this."""
+    def is_different(self, node_id: str, instance: str) -> bool:
+        """Return whether the node's newest agent differs from this one."""
         newest = self._newest.get(node_id)
         return newest is not None and bool(instance) and newest.instance != instance
 
@@ -61,15 +61,15 @@ class Takeovers:
             self._newest[node_id] = known
             return ""
         replaced = {one: at for one, at in newest.replaced.items() if now - at < MEMORY_S}
-        came_back = replaced.pop(instance, None) is not None
+        has_returned = replaced.pop(instance, None) is not None
         replaced[newest.instance] = now
         for oldest in list(replaced)[:-MOST_REPLACED]:
             del replaced[oldest]
-        conflict_at = now if came_back else newest.conflict_at
+        conflict_at = now if has_returned else newest.conflict_at
         self._newest[node_id] = _Connected(instance, address, replaced, conflict_at)
-        return f"{newest.address} and {address}" if came_back else ""
+        return f"{newest.address} and {address}" if has_returned else ""
 
-    def settled(self, now: float) -> list[str]:
+    def resolved(self, now: float) -> list[str]:
         """Return the nodes whose conflict ended since the last call."""
         over = [
             node_id
@@ -80,7 +80,7 @@ class Takeovers:
             self._newest[node_id].conflict_at = None
         return over
 
-    def dropped(self, node_id: str, instance: str) -> bool:
+    def given_up(self, node_id: str, instance: str) -> bool:
         """Record that this agent gives up the identity and will not come back; return whether that ends a conflict."""
         newest = self._newest.get(node_id)
         if newest is None or instance not in (newest.instance, *newest.replaced):

@@ -68,10 +68,10 @@ class TokenKeeper:
         """
         secret, now = new_secret(), self._wall()
         expires = now + ttl_s if ttl_s else None
-        made = TokenRecord(
+        new_record = TokenRecord(
             new_token_id(), hash_secret(secret), uses, 0, expires, ephemeral, now, roles=roles, name=name
         )
-        record = await self._ledger.change(lambda registry: bound(registry, made, replace_node=replace_node))
+        record = await self._ledger.change(lambda registry: bound(registry, new_record, replace_node=replace_node))
         return Token(self._mesh_id, self._endpoints(), self._fingerprint, record.id, secret), record
 
     async def revoke(self, token_id: str) -> TokenRecord:

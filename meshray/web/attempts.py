@@ -39,7 +39,7 @@ class Attempts:
         now = self._clock()
         for key, rate in _keys(address):
             bucket = self._buckets.get(key)
-            if bucket is not None and bucket.left(rate, now) < 1:
+            if bucket is not None and bucket.remaining(rate, now) < 1:
                 raise MeshrayError("busy", "too many wrong passes came from this network", hint="try again in a minute")
 
     def failed(self, address: str) -> None:

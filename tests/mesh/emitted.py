@@ -65,11 +65,11 @@ class Recorder:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Wrap the emitters."""
-        answer, send, send_str = handlers._Answering._answer, Connection.send, web.WebSocketResponse.send_str
+        answer, send, send_str = handlers._ApiMiddleware._answer, Connection.send, web.WebSocketResponse.send_str
         open_server = ControlServer.__init__
 
         async def answer_noted(
-            self: handlers._Answering,
+            self: handlers._ApiMiddleware,
             request: web.Request,
             handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
         ) -> web.StreamResponse:
@@ -100,7 +100,7 @@ class Recorder:
             open_server(self, recorder._wrapped(operations), recorder._wrapped(owner_operations), user_uid)
 
         recorder = self
-        patch.setattr(handlers._Answering, "_answer", answer_noted)
+        patch.setattr(handlers._ApiMiddleware, "_answer", answer_noted)
         patch.setattr(Connection, "send", send_noted)
         patch.setattr(web.WebSocketResponse, "send_str", send_str_noted)
         patch.setattr(ControlServer, "__init__", open_server_noted)

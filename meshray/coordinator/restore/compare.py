@@ -2,7 +2,7 @@
 
     a mark that is not in the past          the database is an older copy: report it, number above it
     the whole map, from the own machine     nodes are added and removed as they had been
-    the map of any other node               its addresses rest: it is not trusted for more
+    the map of any other node               its addresses are held back: it is not trusted for more
     an older copy, in any report            the page's passes are revoked: used and revoked ones would work again
     a ticket                                the node itself is a member again, with its credential
 
@@ -33,7 +33,7 @@ from meshray.coordinator.records import (
     RowChange,
     RowChanges,
 )
-from meshray.coordinator.registry import NEVER_SEEN_GRACE_S, RESTART_GRACE_S, REVISION_BLOCK, Outcome, Registry
+from meshray.coordinator.registry import NEVER_ONLINE_GRACE_S, RESTART_GRACE_S, REVISION_BLOCK, Outcome, Registry
 from meshray.coordinator.restore.lineage import Mark
 from meshray.coordinator.restore.ticket import Ticket
 from meshray.model.node import COORDINATOR, HEAD, STATIC, WORKER, Node, Versions
@@ -62,17 +62,17 @@ def verdict(registry: Registry, evidence: Evidence, credential_hash: str) -> Ver
     "removed" is returned only if this coordinator's past contains the moment at which the node was a member: the agent
     then takes its node down.
     """
-    ticket, holds = evidence.ticket, registry.lineage.holds
+    ticket, contains = evidence.ticket, registry.lineage.contains
     if ticket is not None and ticket.credential_hash == credential_hash:
         known = registry.members.get(ticket.node_id)
         if known is not None and not known.credential_hash and STATIC not in known.node.roles:
             # It was restored from the map without its credential, and now it connects.
             return "member"
-        if not holds(ticket.mark):
+        if not contains(ticket.mark):
             return "member" if _may_return(registry, ticket) else "removed"
         if _was_restored_since(registry, evidence.mark):
             return "removed"
-    vouched = not evidence.of_another_form and (evidence.mark is None or holds(evidence.mark))
+    vouched = not evidence.of_another_form and (evidence.mark is None or contains(evidence.mark))
     return "removed" if vouched else "unknown"
 
 
@@ -94,25 +94,25 @@ def _may_return(registry: Registry, ticket: Ticket) -> bool:
     return all(member.node.public_key != ticket.public_key for member in registry.members.values())
 
 
-def notice(registry: Registry, mark: Mark, now: float) -> Outcome[bool]:
+def record_mark(registry: Registry, mark: Mark, now: float) -> Outcome[bool]:
     """Record a node's mark. If the past does not contain it, the database is an older copy.
 
     Returns:
         Whether that was not known before.
     """
     lineage = registry.lineage
-    if lineage.noticed(mark):
+    if lineage.is_known(mark):
         return registry, (), False
     before = lineage.restored
-    gone: RowChanges = ()
+    pass_rows: RowChanges = ()
     restored = Restored(now, mark.serial, whole=False, had=lineage.mark(0).serial, added=(), removed=())
     if before is not None and now - before.at < RESTART_GRACE_S:
         # One restore, about which one node after another reports a little more.
         restored = structs.replace(before, serial=mark.serial, whole=False)
     else:
-        registry, gone, _ = all_revoked(registry, now)
+        registry, pass_rows, _ = all_revoked(registry, now)
     registry, rows = _published(registry, mark.revision)
-    return _noted(registry, restored), (*gone, *rows, PutRestored(restored)), True
+    return _noted(registry, restored), (*pass_rows, *rows, PutRestored(restored)), True
 
 
 def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *, began: float) -> Outcome[Restored]:
@@ -136,7 +136,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
     freed = {**registry.freed, **freed_now}
     deadlines = {key: at for key, at in registry.deadlines.items() if key not in lost}
     rows: list[RowChange] = [DropMember(key) for key in lost]
-    rows += [PutFreed(address, left) for address, left in freed_now.items()]
+    rows += [PutFreed(address, entry) for address, entry in freed_now.items()]
     added: list[str] = []
     # Names and addresses may have moved from one node to another: all are removed before any is set.
     changed = [node for node in received.values() if _differs(node, members.get(node.id))]
@@ -147,7 +147,7 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
         known = registry.members.get(node.id)
         if _clashes(node, members.values()):
             continue
-        member = _remembered(node, known, now)
+        member = _from_map(node, known, now)
         members[node.id] = member
         rows.append(PutMember(member))
         if known is None:
@@ -175,21 +175,21 @@ def recall(registry: Registry, nodes: Iterable[Node], mark: Mark, now: float, *,
     )
 
 
-def rest_addresses(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:
-    """Let the addresses of nodes rest that another node's map contains and the copy does not, until they come back.
+def hold_addresses(registry: Registry, nodes: Iterable[Node], now: float) -> Outcome[int]:
+    """Hold back the addresses that another node's map contains and the copy does not, until their nodes come back.
 
     Returns:
         The number of addresses.
     """
     taken = {member.node.ip for member in registry.members.values()}
     network = registry.mesh.network
-    resting = {
+    held = {
         node.ip: Freed(now)
         for node in nodes
         if node.ip in network.cidr and node.ip not in taken and node.ip not in registry.freed
     }
-    rows = tuple(PutFreed(ip, left) for ip, left in resting.items())
-    return replace(registry, freed={**registry.freed, **resting}), rows, len(resting)
+    rows = tuple(PutFreed(ip, entry) for ip, entry in held.items())
+    return replace(registry, freed={**registry.freed, **held}), rows, len(held)
 
 
 def readmitted(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member]:
@@ -200,7 +200,7 @@ def readmitted(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member
     Raises:
         MeshrayError: network_full.
     """
-    registry, rows, _ = notice(registry, ticket.mark, now)
+    registry, rows, _ = record_mark(registry, ticket.mark, now)
     known = registry.members.get(ticket.node_id)
     if known is not None:
         member = replace(known, credential_hash=ticket.credential_hash)
@@ -227,7 +227,7 @@ def readmitted(registry: Registry, ticket: Ticket, now: float) -> Outcome[Member
         registry, rows = _noted(registry, restored), (*rows, PutRestored(restored))
     deadlines = dict(registry.deadlines)
     if node.ephemeral:
-        deadlines[node.id] = now + NEVER_SEEN_GRACE_S
+        deadlines[node.id] = now + NEVER_ONLINE_GRACE_S
     registry = replace(registry, members={**registry.members, node.id: member}, deadlines=deadlines)
     registry, more = _published(registry, ticket.mark.revision)
     return registry, (*rows, PutMember(member), *more), member
@@ -245,10 +245,10 @@ def _published(registry: Registry, received: int) -> tuple[Registry, tuple[RowCh
 
 
 def _differs(node: Node, known: Member | None) -> bool:
-    return known is None or _lasting(node) != _lasting(known.node)
+    return known is None or _persistent(node) != _persistent(known.node)
 
 
-def _lasting(node: Node) -> Node:
+def _persistent(node: Node) -> Node:
     """Return the member without transient values, and those that agents report whenever they connect."""
     return replace(node, endpoints=(), seen=None, hubs=(), online=False, versions=Versions(), ray_instance="")
 
@@ -261,8 +261,8 @@ def _clashes(node: Node, members: Iterable[Member]) -> bool:
     )
 
 
-def _remembered(node: Node, known: Member | None, now: float) -> Member:
-    stays = replace(node, seen=None, hubs=(), online=known.node.online if known else False, ray_instance="")
+def _from_map(node: Node, known: Member | None, now: float) -> Member:
+    persistent = replace(node, seen=None, hubs=(), online=known.node.online if known else False, ray_instance="")
     if known is None:
-        return Member(stays, "", "", node.endpoints if STATIC in node.roles else (), now, had_map=True)
-    return replace(known, node=replace(stays, endpoints=known.node.endpoints))
+        return Member(persistent, "", "", node.endpoints if STATIC in node.roles else (), now, had_map=True)
+    return replace(known, node=replace(persistent, endpoints=known.node.endpoints))

@@ -12,9 +12,9 @@ from meshray.coordinator.records import DropFreed, Freed, PutFreed, PutMember, P
 from meshray.coordinator.registry import (
     EPHEMERAL_GRACE_S,
     MOST_REACHED,
-    NEVER_SEEN_GRACE_S,
+    NEVER_ONLINE_GRACE_S,
     RESTART_GRACE_S,
-    TAKE_BACK_S,
+    WITHDRAWAL_S,
     Registry,
 )
 from meshray.errors import MeshrayError, RefusedError, UsageError
@@ -169,10 +169,10 @@ def test_a_join_that_failed_gives_its_use_of_the_token_back_for_a_while() -> Non
     registry = enrol(new_mesh(), request(1))
     used = registry.members["id-1"].token_id
     assert registry.tokens[used].used == 1
-    taken_back, rows, _ = registry.remove("id-1", NOW + TAKE_BACK_S, take_back=True)
+    taken_back, rows, _ = registry.remove("id-1", NOW + WITHDRAWAL_S, take_back=True)
     assert taken_back.tokens[used].used == 0
     assert PutToken(taken_back.tokens[used]) in rows
-    assert registry.remove("id-1", NOW + TAKE_BACK_S + 1, take_back=True)[0].tokens[used].used == 1
+    assert registry.remove("id-1", NOW + WITHDRAWAL_S + 1, take_back=True)[0].tokens[used].used == 1
     assert registry.remove("id-1", NOW)[0].tokens[used].used == 1
 
 
@@ -327,7 +327,7 @@ def ephemeral_node(*, had_map: bool) -> Registry:
     registry = enrol(new_mesh(), request(1, ephemeral=True))
     registry, _, _ = registry.connected("id-1")
     if had_map:
-        registry, rows, _ = registry.got_map("id-1")
+        registry, rows, _ = registry.map_received("id-1")
         assert len(rows) == 1
     return registry
 
@@ -349,8 +349,8 @@ def test_an_ephemeral_node_is_collected_a_minute_after_it_went_away() -> None:
 def test_an_ephemeral_node_without_a_map_gets_time_to_start() -> None:
     registry, _, _ = ephemeral_node(had_map=False).disconnected("id-1", NOW)
     assert not collected(registry, NOW + EPHEMERAL_GRACE_S)
-    assert collected(registry, NOW + NEVER_SEEN_GRACE_S)
-    assert collected(enrol(new_mesh(), request(1, ephemeral=True)), NOW + NEVER_SEEN_GRACE_S)
+    assert collected(registry, NOW + NEVER_ONLINE_GRACE_S)
+    assert collected(enrol(new_mesh(), request(1, ephemeral=True)), NOW + NEVER_ONLINE_GRACE_S)
 
 
 def test_after_a_restart_ephemeral_nodes_get_time_to_come_back() -> None:
@@ -363,7 +363,7 @@ def test_a_node_that_was_collected_and_its_late_disconnect() -> None:
     registry, _, _ = ephemeral_node(had_map=True).disconnected("id-1", NOW)
     registry, _, _ = registry.collect(NOW + EPHEMERAL_GRACE_S)
     assert registry.disconnected("id-1", NOW)[0] is registry
-    assert registry.got_map("id-1")[0] is registry
+    assert registry.map_received("id-1")[0] is registry
 
 
 def test_an_ephemeral_token_makes_ephemeral_nodes() -> None:
@@ -387,10 +387,10 @@ def test_only_a_hub_s_word_counts_of_where_a_node_is_seen() -> None:
     registry = enrol(new_mesh(), request(1))
     worker = registry.members["id-1"].node
     where = Endpoint("198.51.100.9", 40001)
-    seen, rows, _ = registry.saw("head-id", {worker.id: where, "nobody": where})
+    seen, rows, _ = registry.endpoints_observed("head-id", {worker.id: where, "nobody": where})
     assert (seen.member(worker.id).node.seen, rows) == (where, ())
-    assert seen.saw("head-id", {worker.id: None})[0].member(worker.id).node.seen is None
-    assert registry.saw(worker.id, {"head-id": where})[0].member("head-id").node.seen is None
+    assert seen.endpoints_observed("head-id", {worker.id: None})[0].member(worker.id).node.seen is None
+    assert registry.endpoints_observed(worker.id, {"head-id": where})[0].member("head-id").node.seen is None
 
 
 def test_who_was_taken_down_is_so_until_it_is_back() -> None:

@@ -10,7 +10,7 @@ import pytest
 from meshray.coordinator.admission import ConflictError, UnknownError
 from meshray.coordinator.records import DropMember, PutMember, RowChanges, SecretEpoch, TokenRecord
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.replacement import Replaced, bound, made_room
+from meshray.coordinator.replacement import Replaced, bound, without_replaced
 from meshray.coordinator.secret_epochs import enrolled
 from meshray.errors import MeshrayError, RefusedError, UsageError
 from meshray.model.address import Endpoint, NodeName
@@ -46,7 +46,7 @@ def asking(number: int, name: str = "some-host", *, token_id: str = "bound", exa
 
 def join(registry: Registry, asked: EnrolRequest, now: float = NOW) -> tuple[Registry, RowChanges, Replaced | None]:
     """Join as the coordinator does in one step."""
-    registry, gone, replaced = made_room(registry, asked, SecretEpoch.make(1, now), now=now, wall=now)
+    registry, gone, replaced = without_replaced(registry, asked, SecretEpoch.make(1, now), now=now, wall=now)
     number = int.from_bytes(asked.public_key.raw, "big")
     registry, rows, _ = registry.enrol(
         asked,
@@ -195,14 +195,14 @@ def test_a_refused_enrolment_replaces_nobody() -> None:
         raise MeshrayError("version_mismatch", "they differ", hint="-")
 
     registry = with_token(two_workers(), replace_node=True)
-    room, _, _ = made_room(registry, asking(7), SecretEpoch.make(1, NOW), now=NOW, wall=NOW)
+    room, _, _ = without_replaced(registry, asking(7), SecretEpoch.make(1, NOW), now=NOW, wall=NOW)
     with pytest.raises(MeshrayError, match="differ"):
         room.enrol(asking(7), node_id="n", credential_hash="c", compare=refuse, now=NOW)
     assert "id-1" in registry.members
     revoked, _, _ = registry.revoke_token("bound")
     assert code_of(revoked, asking(7)) == "token_revoked"
     with pytest.raises(RefusedError) as caught:
-        made_room(registry, replace(asking(7), secret="no"), SecretEpoch.make(1, NOW), now=NOW, wall=NOW)
+        without_replaced(registry, replace(asking(7), secret="no"), SecretEpoch.make(1, NOW), now=NOW, wall=NOW)
     assert caught.value.code == "token_unknown"
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from meshray.coordinator.certificate import make_certificate
 from meshray.coordinator.records import Member, RowChanges
 from meshray.coordinator.registry import Registry
-from meshray.coordinator.restore.compare import Evidence, notice, readmitted, recall, rest_addresses, verdict
+from meshray.coordinator.restore.compare import Evidence, hold_addresses, readmitted, recall, record_mark, verdict
 from meshray.coordinator.restore.lineage import Lineage, Mark
 from meshray.coordinator.restore.ticket import Seal, Ticket, open_mark, open_ticket, sealed_mark, sealed_ticket
 from meshray.errors import MeshrayError
@@ -131,7 +131,7 @@ class Histories(RuleBasedStateMachine):
         if head_too:
             self.head_map, self.head_mark = self.registry.map, self.registry.lineage.mark(0)
         # The agent of the coordinator's own machine comes first.
-        if not self.registry.lineage.holds(self.head_mark):
+        if not self.registry.lineage.contains(self.head_mark):
             registry, rows, _ = recall(
                 self.registry, self.head_map.nodes.values(), self.head_mark, self.now, began=began
             )
@@ -156,7 +156,7 @@ class Histories(RuleBasedStateMachine):
                 assert node.was_removed, f"{node.node_id} was never removed and is refused"
                 node.removed = True
                 return
-        registry, rows, _ = notice(self.registry, node.mark, self.now)
+        registry, rows, _ = record_mark(self.registry, node.mark, self.now)
         self.commit(registry, rows)
         node.removed = False
         self.tell(node)
@@ -195,18 +195,18 @@ def test_a_moment_of_another_future_is_not_in_the_past() -> None:
     lost = replace(copy, run="b").written().written()
     here = replace(copy, run="c").written().written()
     assert lost.mark(0) == Mark("b", 5, 0) and here.mark(0) == Mark("c", 5, 0)
-    assert not here.holds(lost.mark(0)) and not lost.holds(here.mark(0))
-    assert here.holds(Mark("a", 3, 9)) and not here.holds(Mark("a", 4, 9))
-    assert here.holds(Mark("", 0, 0))
+    assert not here.contains(lost.mark(0)) and not lost.contains(here.mark(0))
+    assert here.contains(Mark("a", 3, 9)) and not here.contains(Mark("a", 4, 9))
+    assert here.contains(Mark("", 0, 0))
 
 
 def test_after_a_restore_numbers_go_on_above_what_was_told() -> None:
     registry = replace(new_mesh(), lineage=Lineage("c", {"a": 3}))
-    registry, rows, is_new = notice(registry, Mark("b", 40, 5000), NOW)
+    registry, rows, is_new = record_mark(registry, Mark("b", 40, 5000), NOW)
     registry = written(registry, rows)
     assert is_new and registry.revision == 5001 and registry.reserved > 5001
     assert registry.lineage.mark(0).serial == 41
-    again, rows, is_new = notice(registry, Mark("b", 39, 4999), NOW)
+    again, rows, is_new = record_mark(registry, Mark("b", 39, 4999), NOW)
     assert not is_new and rows == () and again is registry
 
 
@@ -217,7 +217,7 @@ def test_addresses_that_another_node_names_rest() -> None:
         other, _, _ = other.enrol(
             request(number), node_id=f"x{number}", credential_hash="", compare=accept_all, now=NOW
         )
-    registry, rows, count = rest_addresses(registry, other.map.nodes.values(), NOW)
+    registry, rows, count = hold_addresses(registry, other.map.nodes.values(), NOW)
     assert count == 2 == len(rows)
     _, _, member = registry.enrol(request(9), node_id="new", credential_hash="c", compare=accept_all, now=NOW + 1)
     assert str(member.node.ip) == "10.99.0.4"

@@ -17,7 +17,6 @@ from meshray.coordinator.records import DropEpoch, PutEpoch, SecretEpoch, Settin
 from meshray.coordinator.registry import Registry
 from meshray.coordinator.secret_epochs import (
     KEEP_S,
-    above,
     enrolled,
     newest,
     reduced,
@@ -25,6 +24,7 @@ from meshray.coordinator.secret_epochs import (
     rotated,
     rotated_without,
     shared_with,
+    superseded,
 )
 from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import MeshrayError
@@ -179,8 +179,8 @@ def test_a_machine_that_cannot_follow_enrols_only_in_the_first_epoch() -> None:
 
 def test_a_copy_that_lost_an_epoch_starts_one_above_it() -> None:
     registry = mesh_of(1)
-    assert above(registry, 1, fresh())[2] is False
-    registry, rows, started = above(registry, 5, fresh())
+    assert superseded(registry, 1, fresh())[2] is False
+    registry, rows, started = superseded(registry, 5, fresh())
     assert started and rows == (PutEpoch(newest(registry)),)
     assert numbers(registry) == [1, 6]
     registry, _, differs = reported(registry, "id-1", 5)
