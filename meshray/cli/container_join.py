@@ -16,7 +16,7 @@ from meshray.cli import output
 from meshray.cli.app import App
 from meshray.cli.join_result import JoinResult
 from meshray.cli.matching import ask_with_token
-from meshray.cli.undo import Undo
+from meshray.cli.rollback import Rollback
 from meshray.defaults import own_ports
 from meshray.errors import MeshrayError, UsageError
 from meshray.home import Home
@@ -51,7 +51,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
     check_labels(request.labels)
     log_format.require_valid(app.environ)
     require_stranger(home, request.token.mesh_id)
-    with claimed(home) as release, Undo(app) as undo:
+    with claimed(home) as release, Rollback(app) as rollback:
         require_clean(home)
         engine = open_engine(app.environ)
         volumes = _volumes(engine, choice.volumes)
@@ -62,12 +62,12 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
             progress.stage("head", "ok", f"Ray {head.ray or '-'}, Python {head.python or '-'}")
         plan = _plan(app, engine, request, choice, head)
         container = make(engine, replace(plan, volumes=volumes))
-        undo.add("the container", container.remove)
-        undo.add("its logs", lambda: _keep_logs(container, home))
+        rollback.add("the container", container.remove)
+        rollback.add("its logs", lambda: _keep_logs(container, home))
         chosen = request.environment.chosen
         answer = ask(container, _join_words(request), app, stdin=request.token.encode().encode(), environ=chosen)
         record.save(home, container.record)
-        undo.keep()
+        rollback.keep()
         result = JoinResult.read(answer)
         if not block:
             return result

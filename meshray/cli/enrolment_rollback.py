@@ -18,26 +18,26 @@ from meshray.protocol.codec import WireError
 
 if TYPE_CHECKING:
     from meshray.cli.app import App
-    from meshray.cli.undo import Undo
-    from meshray.cli.via import Via
+    from meshray.cli.enrolment_route import EnrolmentRoute
+    from meshray.cli.rollback import Rollback
     from meshray.model.keys import PrivateKey
     from meshray.model.token import Token
 
-#: The step of `Undo` that withdraws an enrolment.
+#: The step of `Rollback` that withdraws an enrolment.
 ENROLMENT = "the enrolment"
 
 
 class Withdrawal:
-    """The step of `Undo` that withdraws an enrolment, in place from the request until its outcome is known.
+    """The step of `Rollback` that withdraws an enrolment, in place from the request until its outcome is known.
 
     Args:
         key: the key whose public half is in the request.
         via: the route of the enrolment; None: directly to the coordinator.
     """
 
-    def __init__(self, app: App, undo: Undo, token: Token, key: PrivateKey, via: Via | None) -> None:
+    def __init__(self, app: App, rollback: Rollback, token: Token, key: PrivateKey, via: EnrolmentRoute | None) -> None:
         self._app = app
-        self._undo = undo
+        self._rollback = rollback
         self._token = token
         self._key = key
         self._via = via
@@ -45,7 +45,7 @@ class Withdrawal:
 
     def sent(self) -> None:
         """Record that the request is about to leave: the node may exist from now on."""
-        self._drop = self._undo.add(ENROLMENT, lambda: taken_back(self._withdraw))
+        self._drop = self._rollback.add(ENROLMENT, lambda: taken_back(self._withdraw))
 
     def settled(self) -> None:
         """Record that nothing is left to withdraw: the coordinator refused, or another step withdraws the enrolment."""
@@ -67,7 +67,7 @@ class Withdrawal:
     def _withdraw(self) -> None:
         import asyncio
 
-        from meshray.cli.via import withdraw_via
+        from meshray.cli.enrolment_route import withdraw_via
         from meshray.client import coordinator
 
         if self._via is not None:

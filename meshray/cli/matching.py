@@ -23,7 +23,7 @@ from meshray.protocol.api import ShownToken
 from meshray.protocol.codec import to_json
 
 if TYPE_CHECKING:
-    from meshray.cli.via import Via
+    from meshray.cli.enrolment_route import EnrolmentRoute
     from meshray.environment.matched import Matched
     from meshray.linux.user import User
     from meshray.model.token import Token
@@ -34,7 +34,7 @@ _STAGE = "environment"
 _PATH = "/v1/environment"
 
 
-def match_with_token(app: App, progress: Progress, token: Token, via: Via | None) -> Matched:
+def match_with_token(app: App, progress: Progress, token: Token, via: EnrolmentRoute | None) -> Matched:
     """Return the environment for a machine that is not a node yet; this does not use up the token.
 
     Raises:
@@ -69,14 +69,14 @@ def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
         replace(enrolment, ray=str(matched.ray)).save(home)
 
 
-def ask_with_token(app: App, token: Token, via: Via | None) -> Environment:
+def ask_with_token(app: App, token: Token, via: EnrolmentRoute | None) -> Environment:
     """Return the head's environment. Raises as `match_with_token` does."""
     from meshray.client.coordinator import Coordinator
 
     stranger = Coordinator(token.coordinators, token.fingerprint)
     body: Mapping[str, object] = to_json(ShownToken(token.mesh_id, token.token_id, token.secret))
     if via is not None:
-        from meshray.cli.via import PostRequest
+        from meshray.cli.enrolment_route import PostRequest
 
         return Environment.from_json(via.call(app, PostRequest(stranger, _PATH, body)))
     return Environment.from_json(asyncio.run(stranger.call("POST", _PATH, body)))

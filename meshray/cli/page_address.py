@@ -153,17 +153,17 @@ def _run_there(app: App, request: ViaRequest, arguments: Sequence[str]) -> Mappi
     """Run meshray there as the user of ssh, and if that user may not ask the agent, with sudo."""
     import shlex
 
-    from meshray.cli.push import answer_of, there
+    from meshray.cli.remote_join import read_answer, remote_command
 
     plain = shlex.join(["sh", "-c", _SCRIPT, "sh", request.program, *arguments])
     try:
-        return answer_of(request.target, request.program, _ssh(app, request.target, plain))
+        return read_answer(request.target, request.program, _ssh(app, request.target, plain))
     except UnreachableError:
         raise
     except MeshrayError as error:
         try:
-            with_sudo = _ssh(app, request.target, there(request.program, arguments))
-            return answer_of(request.target, request.program, with_sudo)
+            with_sudo = _ssh(app, request.target, remote_command(request.program, arguments))
+            return read_answer(request.target, request.program, with_sudo)
         except MeshrayError:
             raise error from None
 

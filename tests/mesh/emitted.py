@@ -227,7 +227,7 @@ class Machines:
             return (Endpoint("127.0.0.1", port),)
 
         patch.setattr(bring_up, "start_and_follow", self.start_and_follow)
-        patch.setattr("meshray.cli.undo._SIGNALS", ())  # It is handled in the main thread, which runs the agents.
+        patch.setattr("meshray.cli.rollback._SIGNALS", ())  # It is handled in the main thread, which runs the agents.
         patch.setattr(agent_service, "is_running", lambda home: agent_service.answers(home.control_socket))
         patch.setattr(agent_service, "runs_from", lambda home: None)
         patch.setattr(agent_service, "stop", self.stop)

@@ -34,7 +34,7 @@ from meshray.cli.options import (
     require_no_words_to_ray,
     rootless_option,
 )
-from meshray.cli.undo import Undo
+from meshray.cli.rollback import Rollback
 from meshray.cli.variables import option
 from meshray.defaults import DEFAULT_PORT, own_ports
 from meshray.errors import MeshrayError, UsageError
@@ -275,13 +275,13 @@ def _init(app: App, request: InitRequest, block: bool) -> InitResult | int:
     require_stranger(home)
     if not request.trust_user_environment:
         app.run_from_copy()
-    with claimed(home) as release, Undo(app) as undo:
+    with claimed(home) as release, Rollback(app) as rollback:
         require_clean(home)
         found = _prepare(app, request, advertised)
-        token, enrolment = _create(home, request, found, undo)
+        token, enrolment = _create(home, request, found, rollback)
 
         def result(summary: Summary) -> InitResult:
-            undo.keep()
+            rollback.keep()
             return _result(app, summary, token, enrolment, found.endpoints, hub_only=request.hub_only)
 
         if block:
@@ -328,7 +328,7 @@ def _prepare(app: App, request: InitRequest, advertised: tuple[Endpoint, ...]) -
     return Found(network, installation, advertised, endpoints)
 
 
-def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple[Token, Enrolment]:
+def _create(home: Home, request: InitRequest, found: Found, rollback: Rollback) -> tuple[Token, Enrolment]:
     from meshray.coordinator.create import create_mesh
     from meshray.linux.user import User
     from meshray.model.attestation import Attestation, Chain, Grant
@@ -340,10 +340,10 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
     from meshray.node.state_folder import forget
     from meshray.runtime import agent_service
 
-    undo.add("the state folder", lambda: forget(home, keep_logs=True))
+    rollback.add("the state folder", lambda: forget(home, keep_logs=True))
     key, installation = PrivateKey.generate(), found.installation
     save_private_key(home, key)
-    lock = _lock(home, request.lock, undo)
+    lock = _lock(home, request.lock, rollback)
     roles = frozenset({HUB, COORDINATOR} if request.hub_only else {HEAD, HUB, COORDINATOR})
 
     def attest(mesh_id: str) -> Attestation:
@@ -398,19 +398,19 @@ def _create(home: Home, request: InitRequest, found: Found, undo: Undo) -> tuple
         environment=request.environment,
     )
     enrolment.save(home)
-    undo.add("the unit", lambda: agent_service.uninstall(home))
-    undo.add("the agent", lambda: agent_service.stop(home))
+    rollback.add("the unit", lambda: agent_service.uninstall(home))
+    rollback.add("the agent", lambda: agent_service.stop(home))
     return token, enrolment
 
 
-def _lock(home: Home, path: str | None, undo: Undo) -> LockFile | None:
+def _lock(home: Home, path: str | None, rollback: Rollback) -> LockFile | None:
     if path is None:
         return None
     from meshray.cli.lock_file import LockFile
 
     lock, is_new = LockFile.load_or_make(Path(path), home)
     if is_new:
-        undo.add("the lock file", Path(path).unlink)
+        rollback.add("the lock file", Path(path).unlink)
     return lock
 
 

@@ -22,6 +22,7 @@ from meshray.cli import bring_up, env_options, output
 from meshray.cli.app import App
 from meshray.cli.container_options import ContainerChoice, container_options
 from meshray.cli.enrolment_rollback import ENROLMENT, Withdrawal, taken_back
+from meshray.cli.enrolment_route import PostRequest, enrol_via, parse_via, unenrol_via
 from meshray.cli.env_options import environment_options
 from meshray.cli.join_request import JoinRequest
 from meshray.cli.join_result import JoinResult
@@ -37,9 +38,8 @@ from meshray.cli.options import (
     require_no_words_to_ray,
     rootless_option,
 )
-from meshray.cli.undo import Undo
+from meshray.cli.rollback import Rollback
 from meshray.cli.variables import option
-from meshray.cli.via import PostRequest, enrol_via, parse_via, unenrol_via
 from meshray.defaults import DEFAULT_PORT, own_ports
 from meshray.errors import UsageError
 from meshray.home import Home
@@ -239,13 +239,13 @@ def _join(app: App, asked: JoinRequest, block: bool) -> JoinResult | int:
     require_stranger(home, asked.token.mesh_id)
     if not asked.trust_user_environment:
         app.run_from_copy()
-    with claimed(home) as release, Undo(app) as undo:
+    with claimed(home) as release, Rollback(app) as rollback:
         require_clean(home)
         found = _prepare(app, asked)
-        _enrol(app, home, asked, found, undo)
+        _enrol(app, home, asked, found, rollback)
 
         def result(summary: Summary) -> JoinResult:
-            undo.keep()
+            rollback.keep()
             matched = found.matched
             env = {"env": {"path": str(matched.folder), "built": matched.built}} if matched is not None else {}
             return JoinResult.read({**to_json(summary), **env}, udp_port=_silent_udp(summary, asked))
@@ -326,7 +326,7 @@ def _endpoints(asked: JoinRequest, port: int) -> tuple[Endpoint, ...]:
     return asyncio.run(find_endpoints(port)) if asked.via is not None else ()
 
 
-def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -> None:
+def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, rollback: Rollback) -> None:
     from meshray.cli.lock_file import require_lock
     from meshray.cli.membership_checks import unenrol
     from meshray.linux.user import User
@@ -337,7 +337,7 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
     from meshray.runtime import agent_service
     from meshray.runtime.preflight import require_no_clash, routes
 
-    key, installation = _key(home, undo), found.installation
+    key, installation = _key(home, rollback), found.installation
     identity = Identity.load_or_make(home, asked.token.mesh_id)
     identity.endorsed(asked.token.endorse if asked.token.endorser is not None else None)
     request = EnrolRequest(
@@ -355,7 +355,7 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
         roles=asked.roles,
         attestation=identity.sign(key.public()),
     )
-    withdrawal = Withdrawal(app, undo, asked.token, key, asked.via)
+    withdrawal = Withdrawal(app, rollback, asked.token, key, asked.via)
     with withdrawal.unless_refused():
         answer, coordinators = _ask(app, asked, request, key, on_sent=withdrawal.sent)
     with app.progress() as progress:
@@ -393,7 +393,7 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
         def take_back() -> None:
             unenrol_via(app, via, enrolment) if via is not None else unenrol(enrolment, take_back=True)
 
-        undo.add(ENROLMENT, lambda: taken_back(take_back))
+        rollback.add(ENROLMENT, lambda: taken_back(take_back))
         withdrawal.settled()
         require_lock(asked.token, answer.map.mesh)
         require_no_clash(answer.map.mesh.network, routes(), chosen_here=False)
@@ -404,8 +404,8 @@ def _enrol(app: App, home: Home, asked: JoinRequest, found: Found, undo: Undo) -
         _require_reachable(app, asked, enrolment)
     enrolment.save(home)  # This comes first: a join killed after it leaves a node whose map can be requested again.
     save_map(home, answer.map)
-    undo.add("the unit", lambda: agent_service.uninstall(home))
-    undo.add("the agent", lambda: agent_service.stop(home))
+    rollback.add("the unit", lambda: agent_service.uninstall(home))
+    rollback.add("the agent", lambda: agent_service.stop(home))
 
 
 def _require_reachable(app: App, asked: JoinRequest, enrolment: Enrolment) -> None:
@@ -439,13 +439,13 @@ def _ask(
     return answer, (endpoint, *(other for other in asked.token.coordinators if other != endpoint))
 
 
-def _key(home: Home, undo: Undo) -> PrivateKey:
+def _key(home: Home, rollback: Rollback) -> PrivateKey:
     """Return a new key, or that of a killed join, for which the coordinator returns the same node."""
     from meshray.model.keys import PrivateKey
     from meshray.node.enrolment import load_private_key, save_private_key
     from meshray.node.state_folder import forget
 
-    undo.add("the state folder", lambda: forget(home, keep_logs=True, keep_keys=undo.has_failed(ENROLMENT)))
+    rollback.add("the state folder", lambda: forget(home, keep_logs=True, keep_keys=rollback.has_failed(ENROLMENT)))
     if home.private_key.exists():
         return load_private_key(home)
     key = PrivateKey.generate()

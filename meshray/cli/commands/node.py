@@ -135,7 +135,7 @@ def add(
     The enrolment goes through ssh and everything after it over the tunnel: it is enough if one of the two machines can
     reach the other's UDP port (there: 51888, or that of --endpoint).
     """
-    from meshray.cli.push import add_node
+    from meshray.cli.remote_join import add_node
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime.ssh import SshTarget
 

@@ -15,7 +15,7 @@ import pytest
 
 from meshray.cli import bring_up, membership_checks
 from meshray.cli.app import App
-from meshray.cli.undo import Undo
+from meshray.cli.rollback import Rollback
 from meshray.client import coordinator
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.home import Home
@@ -533,10 +533,10 @@ def test_undoing_goes_on_after_a_step_that_fails(capsys: pytest.CaptureFixture[s
     def broken() -> None:
         raise OSError("no")
 
-    with pytest.raises(ZeroDivisionError), Undo(App(())) as undo:
-        undo.add("first", lambda: done.append("first"))
-        undo.add("second", broken)
-        undo.add("third", lambda: done.append("third"))
+    with pytest.raises(ZeroDivisionError), Rollback(App(())) as rollback:
+        rollback.add("first", lambda: done.append("first"))
+        rollback.add("second", broken)
+        rollback.add("third", lambda: done.append("third"))
         raise ZeroDivisionError
     assert done == ["third", "first"]
     assert "second could not be undone" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 
 from meshray.cli.app import App
 from meshray.cli.commands import join as join_module
-from meshray.cli.via import ThroughForward, ThroughSsh, Via, parse_via
+from meshray.cli.enrolment_route import EnrolmentRoute, ForwardRoute, SshRoute, parse_via
 from meshray.coordinator.sqlite_store import SqliteStore
 from meshray.errors import MeshrayError, UnreachableError, UsageError
 from meshray.linux import ports
@@ -39,7 +39,7 @@ class Way:
     def enrol(
         self,
         app: App,
-        via: Via,
+        via: EnrolmentRoute,
         token: Token,
         request: EnrolRequest,
         key: PrivateKey,
@@ -49,7 +49,7 @@ class Way:
         self.asked.append((str(via), request))
         return asyncio.run(self.machine.enrol(token, request, key, on_sent=on_sent))[0]
 
-    def unenrol(self, app: App, via: Via, enrolment: Enrolment) -> None:
+    def unenrol(self, app: App, via: EnrolmentRoute, enrolment: Enrolment) -> None:
         self.taken_back.append(str(via))
 
 
@@ -159,8 +159,8 @@ def test_a_late_failure_is_taken_back_by_the_same_way(machine: Machine, way: Way
 
 
 def test_via_is_ssh_or_a_forward() -> None:
-    assert parse_via("ssh://head") == ThroughSsh(SshTarget("head"))
-    assert parse_via("127.0.0.1:4000") == ThroughForward(Endpoint("127.0.0.1", 4000))
+    assert parse_via("ssh://head") == SshRoute(SshTarget("head"))
+    assert parse_via("127.0.0.1:4000") == ForwardRoute(Endpoint("127.0.0.1", 4000))
 
 
 def test_init_without_more_is_as_before(machine: Machine) -> None:

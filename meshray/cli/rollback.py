@@ -1,10 +1,10 @@
 """Roll back what a command has begun if it fails or is interrupted.
 
-with Undo(app) as undo:
+with Rollback(app) as rollback:
     make_key()
-    undo.add("the key", forget_key)
+    rollback.add("the key", forget_key)
     enrol()                 # fails: the key is forgotten again
-    undo.keep()             # all went well: nothing is undone
+    rollback.keep()             # all went well: nothing is undone
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from meshray.cli.app import App
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Undo:
+class Rollback:
     """A stack of rollback steps, which are taken in reverse order if the block fails."""
 
     def __init__(self, app: App) -> None:
@@ -26,7 +26,7 @@ class Undo:
         self._steps: list[tuple[str, Callable[[], object]]] = []
         self._failed: set[str] = set()
 
-    def __enter__(self) -> Undo:
+    def __enter__(self) -> Rollback:
         return self
 
     def add(self, what: str, step: Callable[[], object]) -> Callable[[], None]:

@@ -1,8 +1,8 @@
-"""The route of an enrolment if this machine cannot reach the coordinator's port. Nothing else uses it.
+"""Enrolment over another route, for a machine that cannot reach the coordinator's port.
 
 >>> str(parse_via("ssh://ana@head"))
 'ssh://ana@head'
->>> str(parse_via("127.0.0.1:40000"))      # a forward that is there already
+>>> str(parse_via("127.0.0.1:40000"))      # an existing forward
 '127.0.0.1:40000'
 """
 
@@ -36,7 +36,7 @@ class PostRequest:
     """One POST to the coordinator.
 
     Attributes:
-        prove_with: the private key whose possession the request proves; None: none.
+        prove_with: the private key whose possession the request proves; None if it proves none.
         on_sent: called immediately before the request leaves this machine.
     """
 
@@ -47,15 +47,15 @@ class PostRequest:
     on_sent: Callable[[], None] = lambda: None
 
     async def send(self, stream: socket.socket) -> Json:
-        """Send it over a byte stream that leads to the coordinator's port, and return the answer."""
+        """Send the request over a byte stream to the coordinator's port, and return the answer."""
         return await self.coordinator.call_through(
             stream, "POST", self.path, self.body, self.prove_with, on_sent=self.on_sent
         )
 
 
 @dataclass(frozen=True)
-class ThroughSsh:
-    """Through this machine's own ssh client, to the machine on which the coordinator runs."""
+class SshRoute:
+    """The route through this machine's ssh client to the machine of the coordinator."""
 
     target: SshTarget
 
@@ -76,8 +76,8 @@ class ThroughSsh:
 
 
 @dataclass(frozen=True)
-class ThroughForward:
-    """The route through an existing port that leads to the coordinator's."""
+class ForwardRoute:
+    """The route through an existing forward to the coordinator's port."""
 
     endpoint: Endpoint
 
@@ -98,36 +98,40 @@ class ThroughForward:
         return str(self.endpoint)
 
 
-Via = ThroughSsh | ThroughForward
+EnrolmentRoute = SshRoute | ForwardRoute
 
 
 def enrol_via(
     app: App,
-    via: Via,
+    via: EnrolmentRoute,
     token: Token,
     request: EnrolRequest,
     key: PrivateKey,
     *,
     on_sent: Callable[[], None] = lambda: None,
 ) -> EnrolAnswer:
-    """Enrol through this route; raises as `Via.call` does. Arguments as of `meshray.client.coordinator.enrol`."""
+    """Enrol through this route. The arguments are those of `meshray.client.coordinator.enrol`.
+
+    Raises:
+        MeshrayError: as `call` of the route does.
+    """
     from meshray.client.coordinator import Coordinator
     from meshray.model.enrol import EnrolAnswer
 
-    stranger = Coordinator(token.coordinators, token.fingerprint)
-    post = PostRequest(stranger, "/v1/enroll", to_json(request.form()), key, on_sent)
+    coordinator = Coordinator(token.coordinators, token.fingerprint)
+    post = PostRequest(coordinator, "/v1/enroll", to_json(request.form()), key, on_sent)
     return EnrolAnswer.from_json(via.call(app, post))
 
 
-def withdraw_via(app: App, via: Via, token: Token, key: PrivateKey) -> None:
-    """Undo an enrolment whose answer did not arrive; raises as `Via.call` does."""
+def withdraw_via(app: App, via: EnrolmentRoute, token: Token, key: PrivateKey) -> None:
+    """Undo an enrolment whose answer did not arrive; raises as `call` of the route does."""
     from meshray.client.coordinator import WITHDRAW, Coordinator, withdrawal
 
-    stranger = Coordinator(token.coordinators, token.fingerprint)
-    via.call(app, PostRequest(stranger, WITHDRAW, withdrawal(token, key), key))
+    coordinator = Coordinator(token.coordinators, token.fingerprint)
+    via.call(app, PostRequest(coordinator, WITHDRAW, withdrawal(token, key), key))
 
 
-def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:
+def unenrol_via(app: App, via: EnrolmentRoute, enrolment: Enrolment) -> None:
     """Undo the enrolment of a failed join: the coordinator forgets the node, and the token's use does not count."""
     from meshray.client.coordinator import Coordinator
 
@@ -135,14 +139,14 @@ def unenrol_via(app: App, via: Via, enrolment: Enrolment) -> None:
     via.call(app, PostRequest(coordinator, "/v1/leave", {"take_back": True}))
 
 
-def parse_via(text: str) -> Via:
+def parse_via(text: str) -> EnrolmentRoute:
     """Parse the option. Raises UsageError if it is neither ``ssh://…`` nor HOST:PORT."""
     from meshray.runtime.ssh import SshTarget
 
     if "//" in text:
-        return ThroughSsh(SshTarget.parse(text))
+        return SshRoute(SshTarget.parse(text))
     try:
-        return ThroughForward(Endpoint.parse(text))
+        return ForwardRoute(Endpoint.parse(text))
     except UsageError:
         raise UsageError(
             "bad_via", f"{text[:80]!r} is neither ssh://[USER@]HOST[:PORT] nor HOST:PORT", hint="--via ssh://ana@head"

@@ -1,4 +1,4 @@
-"""`meshray node add`: the head runs `meshray join` on the other machine through ssh.
+"""`meshray node add`: run `meshray join` on another machine through ssh.
 
 token (one use) ──► ssh worker, with a forward back to the coordinator ──► sudo meshray join - --via forward
 
@@ -24,14 +24,13 @@ from meshray.protocol.codec import WireError, decode_object
 if TYPE_CHECKING:
     from meshray.runtime.ssh import Answered, SshTarget
 
-#: The other side joins at once or not at all; Ray there may take minutes to be ALIVE, but the token is used before
-#: that.
+#: The token is used at the start of the join; only Ray may take minutes until it is ALIVE.
 _TOKEN_TTL_S = 3600
 #: The other side's end of the forward: a port that is rarely in use.
 _FORWARD_PORTS = range(20000, 32000)
 #: sshd's messages if it forbids forwards, or the port is in use.
 _NO_FORWARD = "remote port forwarding failed"
-_NOT_THERE = 127
+_COMMAND_NOT_FOUND = 127
 #: $1 is the program. sudo drops PATH, so it needs the program's absolute path.
 _SCRIPT = (
     'p=$(command -v "$1" || command -v "$HOME/.local/bin/$1") || exit 127; shift; '
@@ -48,7 +47,7 @@ def add_node(
     *,
     lock: LockFile | None = None,
 ) -> JoinResult:
-    """Let the machine join; return the answer of its `join`.
+    """Run `meshray join` on the machine, and return its answer.
 
     Args:
         program: the name or path of meshray on the other machine.
@@ -63,7 +62,9 @@ def add_node(
     made = create_token(app, {"uses": 1, "ttl_s": _TOKEN_TTL_S, "ephemeral": False}, lock)
     rest = [*options, *(["--", *ray] if ray else [])]
     try:
-        answer = answer_of(target, program, _push(app, target, program, token=made.token, port=made.port, rest=rest))
+        answer = read_answer(
+            target, program, _join_there(app, target, program, token=made.token, port=made.port, rest=rest)
+        )
         result = JoinResult.read(answer)
         already = result.answer.already is True
         result = replace(result, fresh=not already)
@@ -80,14 +81,14 @@ def _revoke(app: App, made: MadeToken) -> None:
         app.api("DELETE", f"/v1/tokens/{app.word(made.id)}")
 
 
-def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]) -> Answered:
+def _join_there(app: App, target: SshTarget, program: str, *, token: str, port: int, rest: Sequence[str]) -> Answered:
     from meshray.linux.user import User
     from meshray.runtime.ssh import SSH_FAILED, run_there
 
     def run(ssh_options: Sequence[str], join_options: Sequence[str]) -> Answered:
         return run_there(
             target,
-            there(program, ["join", "-", "--json", *join_options, *rest]),
+            remote_command(program, ["join", "-", "--json", *join_options, *rest]),
             options=ssh_options,
             stdin=token + "\n",
             user=User.invoking(app.environ),
@@ -99,17 +100,17 @@ def _push(app: App, target: SshTarget, program: str, *, token: str, port: int, r
     back = ("-o", "ExitOnForwardFailure=yes", "-R", f"127.0.0.1:{forward}:127.0.0.1:{port}")
     answered = run(back, ["--via", f"127.0.0.1:{forward}"])
     if answered.exit_code == SSH_FAILED and _NO_FORWARD in answered.said:
-        app.note(f"{target.host}: ssh forwards no port there; it must reach the coordinator directly")
+        app.note(f"{target.host}: sshd there forbids forwarding; the node must reach the coordinator directly")
         answered = run((), [])
     return answered
 
 
-def there(program: str, arguments: Sequence[str]) -> str:
-    """Return the command for the login shell of the other machine, whichever that is. Pure."""
+def remote_command(program: str, arguments: Sequence[str]) -> str:
+    """Return the command line for the other machine, quoted for any login shell. Pure."""
     return shlex.join(["sh", "-c", _SCRIPT, "sh", program, *arguments])
 
 
-def answer_of(target: SshTarget, program: str, answered: Answered) -> Mapping[str, object]:
+def read_answer(target: SshTarget, program: str, answered: Answered) -> Mapping[str, object]:
     """Return the answer of a meshray command on the other machine, without its envelope.
 
     Raises:
@@ -134,10 +135,10 @@ def answer_of(target: SshTarget, program: str, answered: Answered) -> Mapping[st
 
 
 def _failure(target: SshTarget, program: str, answered: Answered) -> MeshrayError:
-    if answered.exit_code == _NOT_THERE:
+    if answered.exit_code == _COMMAND_NOT_FOUND:
         return MeshrayError(
             "no_meshray_there",
-            f"{target.host} has no program {program}",
+            f"{target.host} has no program named {program}",
             hint="install meshray there, or give its path: --meshray /path/to/meshray",
         )
     last = (answered.said.strip().splitlines() or [f"exit code {answered.exit_code}"])[-1].strip()

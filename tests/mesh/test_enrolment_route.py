@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 
 from meshray.cli.app import App
-from meshray.cli.via import ThroughForward, ThroughSsh, enrol_via, withdraw_via
+from meshray.cli.enrolment_route import ForwardRoute, SshRoute, enrol_via, withdraw_via
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 from meshray.model.enrol import EnrolRequest
@@ -110,7 +110,7 @@ def asked(token: Token, **changes: str) -> tuple[EnrolRequest, PrivateKey]:
 async def test_an_enrolment_through_ssh(tmp_path: Path, programs: dict[str, str]) -> None:
     async with running_mesh(tmp_path) as mesh:
         app = app_with({**programs, "TEST_PORT": str(mesh.client.port)})
-        way = ThroughSsh(SshTarget("head", "ana", 2222))
+        way = SshRoute(SshTarget("head", "ana", 2222))
         answer = await asyncio.to_thread(enrol_via, app, way, mesh.token, *asked(mesh.token))
         assert answer.map.nodes[answer.node_id].name == "worker"
         assert mesh.server is not None
@@ -123,7 +123,7 @@ async def test_an_enrolment_through_ssh(tmp_path: Path, programs: dict[str, str]
 async def test_an_enrolment_through_ssh_is_withdrawn_through_ssh(tmp_path: Path, programs: dict[str, str]) -> None:
     async with running_mesh(tmp_path) as mesh:
         app = app_with({**programs, "TEST_PORT": str(mesh.client.port)})
-        way = ThroughSsh(SshTarget("head", "ana", 2222))
+        way = SshRoute(SshTarget("head", "ana", 2222))
         request, key = asked(mesh.token)
         sent: list[str] = []
         enrol = functools.partial(enrol_via, on_sent=lambda: sent.append("now"))
@@ -133,7 +133,7 @@ async def test_an_enrolment_through_ssh_is_withdrawn_through_ssh(tmp_path: Path,
         await asyncio.to_thread(withdraw_via, app, way, mesh.token, key)
         assert len(mesh.server.service.members()) == 1
         with pytest.raises(UnreachableError):
-            await asyncio.to_thread(enrol, app, ThroughSsh(SshTarget("nobody")), mesh.token, request, key)
+            await asyncio.to_thread(enrol, app, SshRoute(SshTarget("nobody")), mesh.token, request, key)
         assert sent == ["now"], "the request never left this machine"
 
 
@@ -145,7 +145,7 @@ async def test_ssh_that_fails_is_quoted(tmp_path: Path, programs: dict[str, str]
         ):
             app = app_with({**programs, "TEST_PORT": str(port)})
             with pytest.raises(UnreachableError) as caught:
-                await asyncio.to_thread(enrol_via, app, ThroughSsh(target), mesh.token, *asked(mesh.token))
+                await asyncio.to_thread(enrol_via, app, SshRoute(target), mesh.token, *asked(mesh.token))
             assert caught.value.code == "ssh_failed"
             assert words in caught.value.message
             assert target.typed in caught.value.hint
@@ -155,13 +155,13 @@ async def test_a_machine_without_ssh(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
         app = app_with({"PATH": str(tmp_path)})
         with pytest.raises(MeshrayError) as caught:
-            enrol_via(app, ThroughSsh(SshTarget("head")), mesh.token, *asked(mesh.token))
+            enrol_via(app, SshRoute(SshTarget("head")), mesh.token, *asked(mesh.token))
         assert caught.value.code == "no_ssh"
 
 
 async def test_an_enrolment_through_a_forward(tmp_path: Path) -> None:
     async with running_mesh(tmp_path) as mesh:
-        way = ThroughForward(Endpoint("127.0.0.1", mesh.client.port))
+        way = ForwardRoute(Endpoint("127.0.0.1", mesh.client.port))
         app = app_with({})
         answer = await asyncio.to_thread(enrol_via, app, way, mesh.token, *asked(mesh.token))
         assert answer.map.nodes[answer.node_id].name == "worker"
