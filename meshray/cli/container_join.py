@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from meshray.cli import output
 from meshray.cli.app import App
 from meshray.cli.join_result import JoinResult
-from meshray.cli.matching import ask_with_token
+from meshray.cli.matching import request_environment
 from meshray.cli.rollback import Rollback
 from meshray.defaults import own_ports
 from meshray.errors import MeshrayError, UsageError
@@ -36,7 +36,7 @@ _FAILED = "log.failed"
 
 def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult | int:
     """Run `meshray join --runtime docker`. What it creates is removed if a later step fails."""
-    from meshray.cli.membership_checks import require_stranger
+    from meshray.cli.membership_checks import require_not_enrolled
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args, check_labels
     from meshray.runtime import log_format
@@ -50,22 +50,22 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
     check_extra_args(request.ray_args, own=own_ports(request.token.coordinators[0].port))
     check_labels(request.labels)
     log_format.require_valid(app.environ)
-    require_stranger(home, request.token.mesh_id)
+    require_not_enrolled(home, request.token.mesh_id)
     with claimed(home) as release, Rollback(app) as rollback:
         require_clean(home)
         engine = open_engine(app.environ)
         volumes = _volumes(engine, choice.volumes)
         with app.progress() as progress:
             progress.stage("head", "run", ", ".join(map(str, request.token.coordinators)))
-            told = ask_with_token(app, request.token, None)
-            head = Versions("", told.ray, told.python)
+            environment = request_environment(app, request.token, None)
+            head = Versions("", environment.ray, environment.python)
             progress.stage("head", "ok", f"Ray {head.ray or '-'}, Python {head.python or '-'}")
         plan = _plan(app, engine, request, choice, head)
         container = make(engine, replace(plan, volumes=volumes))
         rollback.add("the container", container.remove)
         rollback.add("its logs", lambda: _keep_logs(container, home))
         chosen = request.environment.chosen
-        answer = ask(container, _join_words(request), app, stdin=request.token.encode().encode(), environ=chosen)
+        answer = ask(container, _join_arguments(request), app, stdin=request.token.encode().encode(), environ=chosen)
         record.save(home, container.record)
         rollback.keep()
         result = JoinResult.read(answer)
@@ -77,7 +77,7 @@ def join_in_container(app: App, request: JoinRequest, choice: ContainerChoice, b
 
 
 def join_again(app: App, token: Token) -> JoinResult:
-    """Run `join` if the node is in a container already: the meshray in it knows whether it is the same mesh."""
+    """Run `join` for a node that is in a container already, where meshray compares the meshes."""
     from meshray.runtime.docker.runtime import Docker
 
     words = ["join", "-", "--json", "--trust-user-environment"]
@@ -100,14 +100,14 @@ def _require_sense(request: JoinRequest) -> None:
         )
 
 
-def _volumes(engine: Engine, said: Sequence[str]) -> dict[str, str]:
+def _volumes(engine: Engine, volumes: Sequence[str]) -> dict[str, str]:
     found = {}
-    for item in said:
+    for item in volumes:
         folder, colon, place = item.rpartition(":")
         if not colon or not Path(folder).is_absolute() or not place.startswith("/"):
             raise UsageError("bad_volume", f"{item[:80]!r} is not a volume", hint="--volume /home/ana/data:/data")
         if not Path(folder).is_dir():
-            raise UsageError("bad_volume", f"there is no folder {folder}", hint="--volume /home/ana/data:/data")
+            raise UsageError("bad_volume", f"the folder {folder} does not exist", hint="--volume /home/ana/data:/data")
         if engine.confined and Path("/home") not in Path(folder).resolve().parents:
             raise UsageError(
                 "docker_confined",
@@ -155,7 +155,7 @@ def _plan(app: App, engine: Engine, request: JoinRequest, choice: ContainerChoic
     )
 
 
-def _join_words(request: JoinRequest) -> list[str]:
+def _join_arguments(request: JoinRequest) -> list[str]:
     """Return the command line of the join in the container. The node's name is the host name there."""
     # The container is the boundary: environments of images belong to the user who runs Ray there.
     words = ["join", "-", "--json", "--transport", request.transport, "--trust-user-environment"]
@@ -166,7 +166,7 @@ def _join_words(request: JoinRequest) -> list[str]:
         ("--no-ray", not request.with_ray),
         ("--unguarded", request.unguarded),
     )
-    words += [flag for flag, said in flags if said]
+    words += [flag for flag, is_set in flags if is_set]
     for item in request.open:
         words += ["--open", item]
     for name in request.environment.chosen:

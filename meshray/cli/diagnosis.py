@@ -53,7 +53,7 @@ def doctor_text(answer: Doctor, *, show_all: bool = False, paint: Paint = plain)
     lines += [*([""] if lines else []), _verdict(answer, paint)]
     if answer.bundle:
         lines.append(
-            f"{paint('done', 'green')}  {answer.bundle} holds this report with logs and settings, for others to read"
+            f"{paint('done', 'green')}  {answer.bundle} contains this report, logs and settings, to share with others"
         )
     return "\n".join(lines)
 

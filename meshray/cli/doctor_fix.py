@@ -25,8 +25,8 @@ def carry_out(app: App, keys: Sequence[str], yes: bool, start: Callable[[App, Ho
         start: starts this node, like `meshray up`.
 
     Raises:
-        UsageError: ``needs_yes``: there is no terminal to ask on; nothing was done.
-        MeshrayError: a repair failed; earlier ones remain.
+        UsageError: ``needs_yes``: there is no terminal on which to confirm; nothing was done.
+        MeshrayError: a repair failed; earlier ones stay in effect.
     """
     done = []
     for key in keys:
@@ -54,7 +54,7 @@ def _start_agent(app: App, start: Callable[[App, Home], object]) -> str:
     from meshray.runtime import agent_service
 
     home = app.own_home
-    if _answers(app):  # So the agent's own state is what is missing.
+    if _answers(app):  # The agent runs, so only its device is missing.
         return app.control().ask(Repair("device"), timeout_s=_AGENT_S).done
     hung = agent_service.is_running(home)
     if hung:

@@ -18,7 +18,7 @@ _ACTIVE = ("VIRTUAL_ENV", "CONDA_PREFIX")
 
 @dataclass(frozen=True)
 class Driver:
-    """The agent's answer.
+    """The environment that the agent reports.
 
     Attributes:
         variables: those by which Ray's programs find the cluster, and those of ``--env``.

@@ -1,6 +1,6 @@
 """The withdrawal of a failed join's enrolment at the coordinator, even if the answer did not arrive.
 
-request leaves ──► answer              the node exists, and leaves with its credential
+request sent ──► answer              the node exists, and leaves with its credential
                ──► refusal             there is no node
                ──► Ctrl-C, no answer   the node may exist: it is withdrawn with the key that it would have
 
@@ -45,7 +45,7 @@ class Withdrawal:
 
     def sent(self) -> None:
         """Record that the request is about to leave: the node may exist from now on."""
-        self._drop = self._rollback.add(ENROLMENT, lambda: taken_back(self._withdraw))
+        self._drop = self._rollback.add(ENROLMENT, lambda: withdraw_enrolment(self._withdraw))
 
     def settled(self) -> None:
         """Record that nothing is left to withdraw: the coordinator refused, or another step withdraws the enrolment."""
@@ -55,7 +55,7 @@ class Withdrawal:
 
     @contextlib.contextmanager
     def unless_refused(self) -> Iterator[None]:
-        """Within the block the coordinator is asked; its refusal settles the withdrawal, a missing answer does not."""
+        """In the block, send the request: a refusal settles the withdrawal, a missing answer does not."""
         try:
             yield
         except (UnreachableError, WireError):
@@ -76,7 +76,7 @@ class Withdrawal:
             asyncio.run(coordinator.withdraw(self._token, self._key))
 
 
-def taken_back(step: Callable[[], object]) -> None:
+def withdraw_enrolment(step: Callable[[], object]) -> None:
     """Withdraw an enrolment.
 
     Raises:
@@ -87,7 +87,7 @@ def taken_back(step: Callable[[], object]) -> None:
     except UnreachableError as error:
         raise MeshrayError(
             error.code,
-            f"{error.message}; the next join of this machine becomes the same node; to give it up, on the head: "
+            f"{error.message}; the next join of this machine becomes the same node; to remove that node, on the head: "
             "meshray node rm NODE",
             hint=error.hint,
         ) from None

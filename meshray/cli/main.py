@@ -81,7 +81,7 @@ def cli(ctx: click.Context) -> None:
     Examples:
       sudo meshray init            on the head; prints the command for the others
       sudo meshray join TOKEN      on every other machine
-      meshray status               every node, and what the cluster offers
+      meshray status               every node, and the resources of the cluster
       meshray run -- python job.py ray.init("auto") finds the cluster
 
     Answers go to stdout, progress and warnings to stderr. Exit codes: 0 fine, 1 failed, 2 usage, 3 works but
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _interrupt_on_signals()
     try:
         return run(app)
-    except BrokenPipeError:  # The reader (`| head`) is gone.
+    except BrokenPipeError:  # The reader (`| head`) has ended.
         _give_up_stdout()
         return 1
 
@@ -215,7 +215,7 @@ def _from_click(caught: click.ClickException) -> MeshrayError:
 
 def _from_system(caught: OSError, app: App) -> MeshrayError:
     if isinstance(caught, PermissionError) and app.euid != 0:
-        return MeshrayError("not_root", f"not root: {caught.filename} is closed to you", hint=app.sudo_line())
+        return MeshrayError("not_root", f"not root: you may not access {caught.filename}", hint=app.sudo_line())
     hint = ""
     if caught.errno in DISK_ERRORS:
         hint = "make room there, or MESHRAY_HOME=FOLDER keeps the state elsewhere"

@@ -43,7 +43,7 @@ def match_with_token(app: App, progress: Progress, token: Token, via: EnrolmentR
     """
     from meshray.linux.user import User
 
-    return match(app, progress, ask_with_token(app, token, via), User.invoking(app.environ))
+    return match(app, progress, request_environment(app, token, via), User.invoking(app.environ))
 
 
 def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
@@ -69,17 +69,17 @@ def match_again(app: App, home: Home, enrolment: Enrolment) -> None:
         replace(enrolment, ray=str(matched.ray)).save(home)
 
 
-def ask_with_token(app: App, token: Token, via: EnrolmentRoute | None) -> Environment:
+def request_environment(app: App, token: Token, via: EnrolmentRoute | None) -> Environment:
     """Return the head's environment. Raises as `match_with_token` does."""
     from meshray.client.coordinator import Coordinator
 
-    stranger = Coordinator(token.coordinators, token.fingerprint)
+    coordinator = Coordinator(token.coordinators, token.fingerprint)
     body: Mapping[str, object] = to_json(ShownToken(token.mesh_id, token.token_id, token.secret))
     if via is not None:
         from meshray.cli.enrolment_route import PostRequest
 
-        return Environment.from_json(via.call(app, PostRequest(stranger, _PATH, body)))
-    return Environment.from_json(asyncio.run(stranger.call("POST", _PATH, body)))
+        return Environment.from_json(via.call(app, PostRequest(coordinator, _PATH, body)))
+    return Environment.from_json(asyncio.run(coordinator.call("POST", _PATH, body)))
 
 
 def match(app: App, progress: Progress, environment: Environment, user: User) -> Matched:

@@ -3,8 +3,8 @@
     with new_file(Path("phone.conf"), "--config", os.environ) as file:
         file.write(text)
 
-With sudo it is created with that user's permissions, if they suffice: root's must not write where the user could not,
-whatever the path leads to by then. It is written through the descriptor that created it.
+With sudo it is created with that user's permissions, if they suffice: root must not write where the user could not,
+even if the path changes meanwhile. It is written through the descriptor that created it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ output_option = click.option("-o", "--output", metavar="FILE", help="Write it to
 
 
 def written(app: App, kind: str, text: str, output: str | None, following: str) -> FileResult:
-    """Write the file if one is named, and return what to print.
+    """Write the file if one is named, and return the text to print.
 
     Args:
         following: what to do with the file next; ``{}`` is its name.
@@ -29,7 +29,7 @@ def written(app: App, kind: str, text: str, output: str | None, following: str) 
         Path(output).write_text(text)
     except OSError as error:
         raise MeshrayError(
-            "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file behind -o"
+            "file_closed", f"{output} cannot be written: {error.strerror}", hint="another file after -o"
         ) from None
     app.note(f"{output} is written; next: {following.format(output)}")
     return FileResult(FileText(kind, text if app.as_json else ""))

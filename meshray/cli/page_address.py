@@ -32,12 +32,12 @@ _SCRIPT = 'p=$(command -v "$1" || command -v "$HOME/.local/bin/$1") || exit 127;
 
 
 @dataclass(frozen=True)
-class ViaRequest:
-    """The wish to open the page through ssh.
+class RemotePageRequest:
+    """A request to open the page through ssh.
 
     Attributes:
         program: the name or path of meshray on the other machine.
-        level, ttl_s: those of the pass.
+        level, ttl_s: the level and lifetime of the pass.
     """
 
     target: SshTarget
@@ -90,7 +90,7 @@ def open_here(app: App, *, no_open: bool) -> OpenResult:
     Raises:
         UnreachableError: the coordinator cannot be reached.
     """
-    from meshray.cli.browser import has_browser, open_secretly
+    from meshray.cli.browser import has_browser, open_with_secret
     from meshray.protocol.passes import MadeLink
 
     made = convert(app.api("POST", "/v1/web/session"), MadeLink)
@@ -103,23 +103,23 @@ def open_here(app: App, *, no_open: bool) -> OpenResult:
     explain(app, fingerprint)
     if not (no_open or app.as_json) and has_browser(app):
         # The file stays: the browser may read it late, and its secret works once, for two minutes.
-        open_secretly(app, answer.url)
+        open_with_secret(app, answer.url)
     return OpenResult(answer)
 
 
-def open_via(app: App, request: ViaRequest, *, no_open: bool) -> int:
-    """Forward the page from the head to this machine's loopback until the user interrupts, with a pass made there.
+def open_via(app: App, request: RemotePageRequest, *, no_open: bool) -> int:
+    """Create a pass on the head, and forward the page to this machine's loopback until the user interrupts.
 
     Raises:
         UnreachableError: ``ssh_failed``, with ssh's own message.
         MeshrayError: the error of `meshray web invite` there; no_meshray_there.
     """
     from meshray.cli import output
-    from meshray.cli.browser import has_browser, open_secretly
+    from meshray.cli.browser import has_browser, open_with_secret
     from meshray.linux.user import User
     from meshray.runtime.ssh import SshForward
 
-    invited = _invite_there(app, request)
+    invited = _invite_remotely(app, request)
     try:
         with SshForward(request.target, invited.port, User.invoking(app.environ), app.environ) as forward:
             forward.wait_open()
@@ -130,7 +130,7 @@ def open_via(app: App, request: ViaRequest, *, no_open: bool) -> int:
             answer = WebOpen(url=url, level=invited.level, expires=invited.expires, fingerprint=invited.fingerprint)
             explain(app, answer.fingerprint)
             output.show(app, OpenResult(answer))
-            file = None if no_open or app.as_json or not has_browser(app) else open_secretly(app, url)
+            file = None if no_open or app.as_json or not has_browser(app) else open_with_secret(app, url)
             try:
                 raise forward.ended()
             finally:
@@ -138,19 +138,19 @@ def open_via(app: App, request: ViaRequest, *, no_open: bool) -> int:
                     file.unlink(missing_ok=True)
     finally:
         with contextlib.suppress(MeshrayError):
-            _run_there(app, request, ["web", "revoke", invited.id, "--json"])
+            _run_remotely(app, request, ["web", "revoke", invited.id, "--json"])
 
 
-def _invite_there(app: App, request: ViaRequest) -> WebInvite:
+def _invite_remotely(app: App, request: RemotePageRequest) -> WebInvite:
     """Return the answer of `meshray web invite` on the other machine."""
     name = f"ssh-{secrets.token_hex(4)}"
     flag = [] if request.level == "read" else [f"--{request.level}"]
     words = ["web", "invite", name, "--ttl", f"{request.ttl_s}s", *flag, "--json"]
-    return convert(_run_there(app, request, words), WebInvite)
+    return convert(_run_remotely(app, request, words), WebInvite)
 
 
-def _run_there(app: App, request: ViaRequest, arguments: Sequence[str]) -> Mapping[str, object]:
-    """Run meshray there as the user of ssh, and if that user may not ask the agent, with sudo."""
+def _run_remotely(app: App, request: RemotePageRequest, arguments: Sequence[str]) -> Mapping[str, object]:
+    """Run meshray on the other machine as the user of ssh, and with sudo if that user may not use the agent."""
     import shlex
 
     from meshray.cli.remote_join import read_answer, remote_command

@@ -1,4 +1,4 @@
-"""The `ray` program of this node, for what only it can do.
+"""The `ray` program of this node, for operations that only it offers.
 
 >>> ray = FoundRay.of(app, "gpu-2")
 >>> ray.node_id, ray.drain(deadline_s=600)

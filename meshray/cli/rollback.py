@@ -1,10 +1,10 @@
-"""Roll back what a command has begun if it fails or is interrupted.
+"""Roll back the changes of a command that fails or is interrupted.
 
 with Rollback(app) as rollback:
     make_key()
     rollback.add("the key", forget_key)
-    enrol()                 # fails: the key is forgotten again
-    rollback.keep()             # all went well: nothing is undone
+    enrol()             # if this fails, the key is deleted again
+    rollback.keep()     # success: nothing is rolled back
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Rollback:
-    """A stack of rollback steps, which are taken in reverse order if the block fails."""
+    """A stack of rollback steps, which run in reverse order if the block fails."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -44,7 +44,7 @@ class Rollback:
         return what in self._failed
 
     def keep(self) -> None:
-        """Keep everything: from here on nothing is rolled back."""
+        """Keep all changes: from now on nothing is rolled back."""
         self._steps.clear()
 
     def __exit__(

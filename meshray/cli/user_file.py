@@ -14,7 +14,7 @@ def read_as_user(file: str, environ: Mapping[str, str], limit: int) -> str:
 
     Args:
         environ: the environment of this call, which identifies the user for whom root acts.
-        limit: the most characters that are read.
+        limit: the maximum number of characters to read.
 
     Raises:
         OSError: the file cannot be read.

@@ -14,7 +14,7 @@ from textwrap import dedent
 
 import pytest
 
-from meshray.cli.browser import open_secretly
+from meshray.cli.browser import open_with_secret
 from meshray.errors import RefusedError
 from tests.unit.cli.fakes import FakeAgent, FakeApp, type_in
 
@@ -192,7 +192,7 @@ def test_a_browser_gets_a_file_and_no_secret_in_its_arguments(tmp_path: Path, mo
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     app = FakeApp((), environ={"XDG_RUNTIME_DIR": str(tmp_path)})
-    file = open_secretly(app, 'https://head:1/enter#secret."><script>')
+    file = open_with_secret(app, 'https://head:1/enter#secret."><script>')
     with contextlib.closing(file.open()) as content:
         text = content.read()
     assert opened == [file.as_uri()]

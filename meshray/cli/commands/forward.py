@@ -44,13 +44,13 @@ class ForwardResult(Result[ForwardAnswer]):
     "--pass",
     "shown",
     metavar="URL|@FILE|-",
-    help="On a machine outside the mesh: the URL of `meshray web invite NAME --use`, a file that has it, or - for "
+    help="On a machine outside the mesh: the URL of `meshray web invite NAME --use`, a file with it, or - for "
     "standard input.",
 )
 @json_option
 @click.pass_obj
 def forward_command(app: App, ports: str, node: str, shown: str | None) -> int:
-    """Bring a TCP port of a node to this machine's 127.0.0.1, until Ctrl-C.
+    """Forward a TCP port of a node to this machine's 127.0.0.1, until Ctrl-C.
 
     \b
     Examples:
@@ -59,8 +59,8 @@ def forward_command(app: App, ports: str, node: str, shown: str | None) -> int:
       meshray forward 22:2222 gpu-1
       meshray forward 8265 --pass @invitation
 
-    NODE is a name or an overlay address; without it, the node that runs the Ray head. LOCAL is the port here; without
-    it, the same number; 0: any free one.
+    NODE is a name or an overlay address; without it, the node that runs the Ray head. LOCAL is the port here:
+    by default the same number, and with 0 any free one.
 
     On a node the connections go over the overlay directly. Elsewhere they go through the coordinator's port with a
     pass: `meshray web invite NAME --use` on the head prints its URL. The first use exchanges the pass for a session,
@@ -78,7 +78,7 @@ def forward_command(app: App, ports: str, node: str, shown: str | None) -> int:
         here = int(listening.getsockname()[1])
 
         async def run() -> None:
-            # A port that nobody can reach is reported now, and not at the first connection.
+            # An unreachable port is reported now, and not at the first connection.
             await (await dial()).close()
             output.show(app, ForwardResult(ForwardAnswer(f"127.0.0.1:{here}", "127.0.0.1", here, name, remote)))
             await serve(listening, dial, lambda error: app.warn(error.message))

@@ -31,7 +31,7 @@ from meshray.cli.options import (
     lock_option,
     node_options,
     ray_args,
-    require_no_words_to_ray,
+    require_no_ray_args,
     rootless_option,
 )
 from meshray.cli.rollback import Rollback
@@ -152,7 +152,7 @@ def init_command(
     env: tuple[str, ...],
     env_file: str | None,
 ) -> InitResult | int:
-    """Make a mesh here: coordinator, overlay and Ray head.
+    """Create a mesh here: coordinator, overlay and Ray head.
 
     \b
     Examples:
@@ -168,13 +168,13 @@ def init_command(
     from meshray.node.enrolment import parse_open
 
     app: App = context.obj
-    if hub_only and (ray is not None or _says_more_than_ports(ray_args())):
+    if hub_only and (ray is not None or _has_args_besides_ports(ray_args())):
         raise UsageError(
             "hub_only_without_ray",
             "--hub-only runs no Ray here, so it accepts only the ports of the mesh's head",
             hint="pass the rest to `meshray join --head` on the machine that runs the Ray head",
         )
-    require_no_words_to_ray(no_ray, ray)
+    require_no_ray_args(no_ray, ray)
     given = env_options.read(app, env, env_file)
     if given.match:
         raise UsageError(
@@ -205,7 +205,7 @@ def init_command(
     return _init(app, request, block)
 
 
-def _says_more_than_ports(args: tuple[str, ...]) -> bool:
+def _has_args_besides_ports(args: tuple[str, ...]) -> bool:
     """Return whether the arguments for Ray concern more than the ports that the whole mesh shares."""
     chosen, rest = take_ports(args)
     return bool(rest or of_node(chosen))
@@ -215,15 +215,15 @@ def _is_another(app: App, known: Enrolment, request: InitRequest, context: click
     """Return whether the command line describes another mesh than the one of which this machine is the head."""
     from meshray.node.map_cache import load_map
 
-    def is_said(name: str) -> bool:
+    def is_given(name: str) -> bool:
         return context.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
     mesh_map = load_map(app.own_home)
     mesh, own = mesh_map.mesh, mesh_map.nodes.get(known.node_id)
     return (
-        (is_said("name") and str(request.name) != known.name)
-        or (is_said("port") and request.port != known.mesh_port)
-        or (is_said("network") and request.network != mesh.network)
+        (is_given("name") and str(request.name) != known.name)
+        or (is_given("port") and request.port != known.mesh_port)
+        or (is_given("network") and request.network != mesh.network)
         or (request.hub_only and own is not None and HEAD in own.roles)
         or RayPorts.of({**mesh.ray_ports, **mesh_wide(take_ports(request.ray_args)[0])}) != mesh_map.ports_of()
         # A user who asks for a lock must not assume that the mesh has one.
@@ -232,7 +232,7 @@ def _is_another(app: App, known: Enrolment, request: InitRequest, context: click
 
 
 def _own_mesh(app: App) -> Enrolment | None:
-    """Return who this node is if it runs the coordinator of a mesh."""
+    """Return this node's enrolment if it runs the coordinator of a mesh."""
     from meshray.cli.membership_checks import find_enrolment
 
     enrolment = find_enrolment(app.own_home)
@@ -262,7 +262,7 @@ def _again(app: App, enrolment: Enrolment, hosts: tuple[str, ...], block: bool) 
 
 
 def _init(app: App, request: InitRequest, block: bool) -> InitResult | int:
-    from meshray.cli.membership_checks import require_stranger
+    from meshray.cli.membership_checks import require_not_enrolled
     from meshray.model.endpoints import require_few
     from meshray.node.state_folder import claimed, require_clean
     from meshray.raynode.command import check_extra_args
@@ -272,7 +272,7 @@ def _init(app: App, request: InitRequest, block: bool) -> InitResult | int:
     check_extra_args(request.ray_args, own=own_ports(request.port), makes_mesh=True)
     advertised = require_few([Endpoint.parse(item, request.port) for item in request.advertise], "--advertise")
     agent_service.require_valid(app.environ)
-    require_stranger(home)
+    require_not_enrolled(home)
     if not request.trust_user_environment:
         app.run_from_copy()
     with claimed(home) as release, Rollback(app) as rollback:
@@ -438,7 +438,7 @@ def _result(
         endpoints=tuple(map(str, endpoints)),
         already=already,
         local=summary.local or UNSET,
-        open_commands=tuple(_or_nothing(lambda: _open_commands(port))),
+        open_commands=tuple(_or_empty(lambda: _open_commands(port))),
     )
     return InitResult(
         answer,
@@ -454,9 +454,9 @@ def _open_commands(port: int) -> list[str]:
     return open_port_commands(port)
 
 
-def _or_nothing(ask: Callable[[], list[str]]) -> list[str]:
+def _or_empty(find: Callable[[], list[str]]) -> list[str]:
     # This is only advice: the mesh is up, whatever the host's firewall programs answer.
     try:
-        return ask()
+        return find()
     except (MeshrayError, OSError):
         return []

@@ -91,7 +91,7 @@ class DrainResult(Result[NodeDrain]):
         if self.answer.ray_node_id is None:
             return f"{node} runs no Ray, and starts none until: meshray node drain {node} --undo"
         deadline = duration(deadline_s)
-        return f"{node} gets no new tasks; those that run have up to {deadline} to end (meshray status)"
+        return f"{node} gets no new tasks; running tasks have up to {deadline} to finish (meshray status)"
 
 
 @group("node")
@@ -124,7 +124,7 @@ def add(
     program: str,
     lock: str | None,
 ) -> JoinResult:
-    """Let another machine join, through ssh from here: `meshray join` runs there.
+    """Run `meshray join` on another machine, through ssh.
 
     \b
     Examples:

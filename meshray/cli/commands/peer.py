@@ -55,13 +55,13 @@ def add(app: App, name: str, config: str, lock: str | None) -> PeerResult:
       sudo meshray peer add phone --config phone.conf
       sudo meshray peer add phone --config - | qrencode -t ansiutf8
 
-    The coordinator makes the device's key and does not store it: the file is its only copy.
+    The coordinator generates the device's key and does not store it: the file is its only copy.
     """
     node, signer = NodeName.parse(name), open_lock(lock)
     if config == "-":
         answer, text = _add(app, node, signer)
         return PeerResult(PeerAdd(str(node), answer.ip, config, text))
-    # The file exists, empty and closed to other users, before the key of which it will be the only copy.
+    # The file is created first, empty and private, because it will hold the only copy of the key.
     with new_file(Path(config), "--config", app.environ) as file:
         answer, text = _add(app, node, signer)
         file.write(text.encode())

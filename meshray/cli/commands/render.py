@@ -117,7 +117,7 @@ def slurm(
     from meshray.render import Job, slurm_job
 
     check_extra_args(ray_arg)  # The token is read now, and not when the job starts after waiting in the queue.
-    wish = Job(
+    job = Job(
         nodes=nodes,
         time=time,
         partition=partition,
@@ -128,5 +128,5 @@ def slurm(
         ray_args=ray_arg,
         sbatch=sbatch,
     )
-    script = slurm_job(wish, Path(sys.executable).with_name("meshray"))
+    script = slurm_job(job, Path(sys.executable).with_name("meshray"))
     return written(app, "slurm", script, output, "sbatch {}")

@@ -54,7 +54,7 @@ class StatusResult(Result[Status]):
 @json_option
 @click.pass_obj
 def status_command(app: App, wide: bool, watch: bool) -> StatusResult | int:
-    """Show every node, its path and what the cluster offers.
+    """Show every node, its path and the resources of the cluster.
 
     \b
     Examples:

@@ -77,7 +77,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[Joined]:
 
     def stand_in(app: App, request: JoinRequest, choice: ContainerChoice, block: bool) -> JoinResult:
         container_join._require_sense(request)
-        found.append(Joined(container_join._join_words(request), dict(request.environment.chosen)))
+        found.append(Joined(container_join._join_arguments(request), dict(request.environment.chosen)))
         return JoinResult.read({})
 
     monkeypatch.setattr(container_join, "join_in_container", stand_in)
@@ -96,7 +96,7 @@ def options() -> set[str]:
 
 def test_every_option_of_join_is_decided_about() -> None:
     decided = [*REACH_THE_CONTAINER, *REFUSED, *KEPT_HERE]
-    assert sorted(decided) == sorted(options()), "does it reach a join in a container? See container_join._join_words"
+    assert sorted(decided) == sorted(options()), "does it reach a join in a container? See _join_arguments"
 
 
 @pytest.mark.parametrize(("typed", "expected"), REACH_THE_CONTAINER.values(), ids=REACH_THE_CONTAINER)

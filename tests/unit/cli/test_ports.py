@@ -133,7 +133,7 @@ def test_without_root_the_machines_own_ports_are_in_nobodys_way(
 def test_a_head_that_comes_later_asks_which_ports_the_mesh_has(
     machine: Machine, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join_module, "ask_with_token", lambda *_: Environment(ray_ports={"gcs": taken}))
+    monkeypatch.setattr(join_module, "request_environment", lambda *_: Environment(ray_ports={"gcs": taken}))
     outcome = join(machine, "--head")
     assert outcome.code == 1
     assert f"Ray's GCS needs TCP port {taken}" in outcome.err

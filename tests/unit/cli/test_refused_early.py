@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshray.cli.bring_up import with_last_words
+from meshray.cli.bring_up import with_last_log_lines
 from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.model.address import Endpoint
@@ -49,7 +49,7 @@ def test_an_ephemeral_node_that_fails_says_what_its_logs_said(tmp_path: Path) ->
         ephemeral=True,
     )
     enrolment.save(home)
-    told = with_last_words(MeshrayError("ray_failed", "Ray does not start", hint="meshray logs ray"), home)
+    told = with_last_log_lines(MeshrayError("ray_failed", "Ray does not start", hint="meshray logs ray"), home)
     assert told.hint == "meshray logs ray; ray.log: no room for the object store"
     replace(enrolment, ephemeral=False).save(home)
-    assert with_last_words(MeshrayError("x", "y", hint="z"), home).hint == "z"
+    assert with_last_log_lines(MeshrayError("x", "y", hint="z"), home).hint == "z"
