@@ -37,7 +37,7 @@ from meshray.agent.ray.local_ray import LocalRay, find_local_ray, ray_plan
 from meshray.agent.ray.renewal import renewal_of
 from meshray.agent.state import NodeState
 from meshray.client.coordinator import RemovedFromMesh
-from meshray.client.proxy import settle
+from meshray.client.https_proxy import settle
 from meshray.defaults import INTERFACE
 from meshray.errors import MeshrayError
 from meshray.firewall import Firewall, Opening

@@ -61,7 +61,7 @@ def environment_options(function: F) -> F:
 
 def read(app: App, items: tuple[str, ...], file: str | None) -> Given:
     """Read the options and the session, and use the session's proxy in this process. Raises UsageError."""
-    from meshray.client.proxy import settle
+    from meshray.client.https_proxy import settle
     from meshray.node.enrolment import MATCH
     from meshray.raynode.user_environment import UserEnvironment, parse_assignments, parse_file, select_session
     from meshray.runtime.session import session_environment

@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-from meshray.client.proxy import fault, proxy_for, refusal, unusable
+from meshray.client.https_proxy import fault, proxy_for, refusal, unusable
 from meshray.errors import MeshrayError, RefusedError, UnreachableError
 from meshray.model.address import Endpoint
 

@@ -32,7 +32,7 @@ from meshray.home import Home
 from meshray.linux.clock import SteadyClock
 from meshray.linux.overlay_dialer import OverlayDialer
 from meshray.relay.server import Relay
-from meshray.web import programs
+from meshray.web import program_routes
 from meshray.web.frame import NO_SCRIPTS, Site
 from meshray.web.site import add_site
 
@@ -127,8 +127,8 @@ class Server:
         self._service = service
         app = make_app(service, self._connection_limits, relay)
         self._site = add_site(app, service, self._connection_limits)
-        dial = programs.dial_from(service, OverlayDialer(self._overlay_sockets))
-        programs.add(app, self._site, dial, programs.listens_of(service))
+        dial = program_routes.dial_from(service, OverlayDialer(self._overlay_sockets))
+        program_routes.add(app, self._site, dial, program_routes.listens_of(service))
         self._runner = web.AppRunner(
             app,
             access_log=None,  # The request line is harmless, but headers are not: none is logged.

@@ -1,8 +1,8 @@
-"""How a browser gets its session: /enter with the pass in the address's fragment, which no server sees; and /signout.
+"""Sign-in and sign-out: /enter takes the pass in the URL's fragment, which browsers do not send; /signout ends it.
 
     https://HEAD:51888/enter#PASS.FINGERPRINT ──script──► POST /enter (pass=PASS) ──► cookie, then /
 
-Without scripts, a field takes the pass.
+Without JavaScript, the user pastes the pass into a form.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from meshray.web.access import Level, forget_cookie, set_cookie
 from meshray.web.frame import Site, form_of
 
 
-class _Enter:
+class _SignIn:
     def __init__(self, site: Site) -> None:
         self._site = site
 
@@ -39,7 +39,7 @@ class _Enter:
 
 def add(site: Site) -> None:
     """Add these pages to the site."""
-    pages = _Enter(site)
+    pages = _SignIn(site)
     site.add("GET", "/enter", pages.show, is_public=True)
     site.add("POST", "/enter", pages.enter, is_public=True)
     site.add("POST", "/signout", pages.sign_out, write=Level.READ, needs_cookie=True)

@@ -1,4 +1,4 @@
-"""The words of the page: filters of its templates (pure). The templates escape what these return."""
+"""The texts of the page: filters of its templates (pure). The templates escape the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meshray.web.view import Edge, NodeView, PathCounts, Severity
 
 #: At most this many of the ports on which Ray's processes listen are shown.
 _MOST_PORTS = 40
-#: A round trip is shown on the map if it was measured; loss from this share on.
+#: The map shows loss from this share on, and otherwise the round trip if it was measured.
 _SHOWN_LOSS = 0.005
 
 
@@ -41,8 +41,8 @@ def path_name(edge: Edge) -> str:
     return f"hub, {edge.transport.upper()}" if edge.transport is not None else "hub"
 
 
-def path_words(edge: Edge) -> str:
-    """Return all that is known of a path, as one line."""
+def path_text(edge: Edge) -> str:
+    """Return the measurements of a path, as one line."""
     words = [path_name(edge)]
     if edge.kind is not PathKind.NONE:
         words += [f"RTT {numbers.milliseconds(edge.rtt_ms)}", f"loss {numbers.share(edge.loss)}"]
@@ -91,7 +91,7 @@ def group_name(group: Group) -> str:
     return "sites of one node" if group.is_mixed else escaped(group.name) or "site unknown"
 
 
-def count_words(counts: PathCounts) -> str:
+def counts_text(counts: PathCounts) -> str:
     """Return the numbers of paths as text."""
     words = [
         f"{number} {word}"
@@ -159,10 +159,10 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "clean": escaped,
     "short": short,
     "node_address": node_address,
-    "path_words": path_name,
+    "path_name": path_name,
     "edge_class": edge_class,
     "bundle_class": bundle_class,
     "bundle_width": bundle_width,
     "group_name": group_name,
-    "count_words": count_words,
+    "counts_text": counts_text,
 }

@@ -21,7 +21,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from meshray.web.chart import chart
-from meshray.web.filters import FILTERS, edge_label, path_words, ports_of, state_counts, used_by_all
+from meshray.web.filters import FILTERS, edge_label, path_text, ports_of, state_counts, used_by_all
 from meshray.web.map_layout import Plan, plan
 from meshray.web.matrix import Matrix, MatrixBuilder
 from meshray.web.view import Edge, MeshView, NodeView
@@ -37,7 +37,7 @@ _RAY_WORDS = {True: "Ray runs here.", False: "Ray does not run here.", None: "Ra
 
 @dataclass(frozen=True)
 class Topic:
-    """What one open page shows: the map with a selected node, the matrix, or one node. Nodes are given by name."""
+    """The content of one open page: the map with a selected node, the matrix, or one node. Nodes are given by name."""
 
     page: Literal["map", "matrix", "node"]
     node: str = ""
@@ -67,7 +67,7 @@ Fragments = Mapping[str, Fragment | Matrix]
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs: elements by id, and cells of the matrix as (row, column, class, text)."""
+    """The changes: elements by id, and cells of the matrix as (row, column, class, text)."""
 
     elements: Mapping[str, str]
     cells: tuple[tuple[int, int, str, str], ...] = ()
@@ -77,7 +77,7 @@ class Difference:
 
 
 def difference(old: Fragments, new: Fragments) -> Difference:
-    """Return what changes a page with the old fragments into one with the new ones."""
+    """Return the changes that turn a page with the old fragments into one with the new ones."""
     elements: dict[str, str] = {}
     cells: list[tuple[int, int, str, str]] = []
     for key, after in new.items():
@@ -141,7 +141,7 @@ class Renderer:
         return self._environment.get_template(template).render(dict(values))
 
     def _keep(self, key: tuple[object, ...], state: object, make: Callable[..., object], *arguments: object) -> str:
-        """Return the part that was made from an equal state, else make it."""
+        """Return the cached part for an equal state, or render it."""
         kept = self._kept.get(key)
         if kept is None or kept[0] != state:
             kept = self._kept[key] = state, str(make(*arguments))
@@ -190,7 +190,7 @@ class Renderer:
             # The plan is of an earlier view if only numbers changed since.
             edge = view.edge(line.edge.a, line.edge.b) or line.edge
             current = replace(line, edge=edge)
-            words = f"{nodes[edge.a].name} – {nodes[edge.b].name}: {path_words(edge)}"
+            words = f"{nodes[edge.a].name} – {nodes[edge.b].name}: {path_text(edge)}"
             is_selected = selected in (edge.a, edge.b)
             children[f"e-{edge.a}-{edge.b}"] = self._keep(
                 ("edge", selected, edge.a, edge.b),

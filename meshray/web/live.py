@@ -4,7 +4,7 @@
     own agent ────┴──► view ──► fragments of each topic ──► bytes ┼─► viewer
                        once      once                       once  └─► viewer
 
-Only open pages cost something: without a viewer nothing is computed, and the own agent is not asked.
+Only open pages cost anything: without a viewer nothing is computed, and the own agent is not queried.
 
 >>> live = Live(source, templates, release)
 >>> view = await live.view()
@@ -34,15 +34,15 @@ from meshray.protocol.status import Status
 from meshray.web.fragments import Difference, Fragments, Renderer, Topic, difference, whole
 from meshray.web.view import MeshView, Observations, build
 
-#: The time between two looks for changes while a page is open, seconds.
+#: The interval of checks for changes while a page is open, seconds.
 TICK_S = 0.3
-#: The own agent is asked at most once in this time, seconds.
+#: The minimum interval of queries to the own agent, seconds.
 STATUS_EVERY_S = 1.0
 #: A page waits at most this long for the first status, seconds.
 FIRST_STATUS_S = 0.6
 #: A status is shown for this long after the agent has stopped answering, seconds.
 STATUS_LASTS_S = 10.0
-#: Viewers get a sign of life after this time, seconds; the page reconnects after 25 s of silence.
+#: Viewers get a heartbeat at this interval, seconds; the page reconnects after 25 s of silence.
 BEAT_S = 10.0
 #: The number of open pages. Each holds a connection.
 MAX_VIEWERS = 128
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """Where the view comes from: the coordinator's service."""
+    """The source of the view: the coordinator's service."""
 
     @property
     def map(self) -> MeshMap:
@@ -81,7 +81,7 @@ class Viewer:
     def __init__(self) -> None:
         self.is_behind = False
         self._pending: deque[bytes] = deque()
-        self._some = asyncio.Event()
+        self._has_events = asyncio.Event()
         self._whole: Callable[[], bytes] = bytes
 
     def follow(self, current: Callable[[], bytes]) -> None:
@@ -92,22 +92,22 @@ class Viewer:
         """Send the whole state next, instead of what waits."""
         self._pending.clear()
         self.is_behind = True
-        self._some.set()
+        self._has_events.set()
 
     def put(self, event: bytes) -> None:
-        """Send this event; one too many means that the browser reads slowly."""
+        """Queue this event. A viewer whose queue is full gets the whole state instead, because its browser is slow."""
         if self.is_behind:
             return
         if len(self._pending) >= MAX_PENDING:
             self.fall_behind()
             return
         self._pending.append(event)
-        self._some.set()
+        self._has_events.set()
 
     async def next(self, timeout_s: float) -> bytes:
         """Return the next event; empty if there is none within this time."""
         try:
-            await asyncio.wait_for(self._some.wait(), timeout_s)
+            await asyncio.wait_for(self._has_events.wait(), timeout_s)
         except asyncio.TimeoutError:
             return b""
         if self.is_behind:
@@ -116,7 +116,7 @@ class Viewer:
         else:
             event = self._pending.popleft()
         if not self._pending:
-            self._some.clear()
+            self._has_events.clear()
         return event
 
 
@@ -167,8 +167,8 @@ class Live:
         self._tasks = Tasks()
         self._is_following = False
         self._status: Status | None = None
-        self._status_at = self._asked_at = float("-inf")
-        self._asking: asyncio.Task[None] | None = None
+        self._status_at = self._queried_at = float("-inf")
+        self._query: asyncio.Task[None] | None = None
         self._view: MeshView | None = None
         self._built_from: tuple[object, ...] = ()
         #: Distinguishes the states of this process from those of earlier ones.
@@ -198,9 +198,9 @@ class Live:
 
     async def view(self) -> MeshView:
         """Return the view of this moment; its Ray is at most a second old if the own agent answers quickly."""
-        asking = self._ask()
-        if asking is not None and self._status is None:
-            await asyncio.wait([asking], timeout=FIRST_STATUS_S)
+        query = self._query_agent()
+        if query is not None and self._status is None:
+            await asyncio.wait([query], timeout=FIRST_STATUS_S)
         return self._refresh()
 
     @contextlib.contextmanager
@@ -246,10 +246,10 @@ class Live:
             while self._channels:
                 await asyncio.sleep(TICK_S)
                 try:
-                    self._ask()
+                    self._query_agent()
                     self._refresh()
                 except Exception:
-                    # A fault of the page must not end the coordinator, nor the page for good.
+                    # An error of the page must not stop the coordinator, nor the page for ever.
                     _log.exception("the page could not be updated")
                     await asyncio.sleep(1)
                 if time.monotonic() - last_beat >= BEAT_S:
@@ -259,18 +259,18 @@ class Live:
         finally:
             self._is_following = False
 
-    def _ask(self) -> asyncio.Task[None] | None:
-        """Ask the own agent if the last question is old enough; return the question that is open."""
+    def _query_agent(self) -> asyncio.Task[None] | None:
+        """Query the own agent if the last query is old enough; return the query in progress."""
         now = time.monotonic()
-        if self._asking is not None and not self._asking.done():
-            return self._asking
-        if now - self._asked_at < STATUS_EVERY_S:
+        if self._query is not None and not self._query.done():
+            return self._query
+        if now - self._queried_at < STATUS_EVERY_S:
             return None
-        self._asked_at = now
-        self._asking = self._tasks.start(self._take_status(), "status of the own agent")
-        return self._asking
+        self._queried_at = now
+        self._query = self._tasks.start(self._update_status(), "status of the own agent")
+        return self._query
 
-    async def _take_status(self) -> None:
+    async def _update_status(self) -> None:
         status = await self._source.own_status()
         now = time.monotonic()
         if status is not None:

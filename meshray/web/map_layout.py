@@ -1,4 +1,4 @@
-"""Where the map draws sites, nodes and paths (pure). The unit is one CSS pixel of an unscaled map.
+"""The layout of the map: where sites, nodes and paths are drawn (pure). The unit is one CSS pixel of an unscaled map.
 
 A small mesh shows every path as a line of its own:
 

@@ -5,7 +5,7 @@
     GET /nodes/<name>    one node
     GET /events          server-sent events for one of these pages
 
-Whether a request may see them is decided before, in `meshray.web.frame`.
+`meshray.web.frame` authorizes each request before its handler runs.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from meshray.web.view import MeshView
 
 #: A browser that has not read an event within this time is disconnected, seconds.
 WRITE_S = 15.0
-#: A browser that went away is noticed within this time, seconds.
+#: A closed browser is noticed within this time, seconds.
 LOOK_S = 1.0
-#: Longer names are names of nothing.
+#: The maximum length of a name; no node has a longer one.
 _LONGEST_NAME = 253
 
-#: What keeps the pages of an application current.
+#: The updater of an application's pages.
 LIVE = web.AppKey("live", Live)
 
 _log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ async def _write(request: web.Request, writing: Awaitable[None]) -> None:
 
 
 def add(site: Site) -> Live:
-    """Add these pages to the site; return what keeps them current."""
+    """Add these pages to the site; return their updater."""
     release = site.files.url("live.js").split("/")[2]
     live = Live(ServiceSource(site.service), site.templates, release)
     site.own(LIVE, live)

@@ -1,6 +1,6 @@
-"""What leads from the page to the programs of the mesh: the proxies and the tunnels, with their common limits.
+"""The routes from the page to programs of the mesh: the proxies and the tunnels, with common limits.
 
->>> programs.add(site, dial, listens)
+>>> program_routes.add(site, dial, listens)
 """
 
 from __future__ import annotations

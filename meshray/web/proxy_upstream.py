@@ -1,4 +1,4 @@
-"""The proxies' end towards the programs: HTTP and WebSockets over connections to the overlay.
+"""The proxies' upstream side: HTTP and WebSockets to programs on the overlay.
 
 >>> upstream = Upstream(dialer.connect)
 >>> async with upstream.request(target, Call("GET", "/output", headers), watch) as answer:
@@ -203,7 +203,7 @@ def _bad_answer(target: Target, error: Exception) -> ProxyError:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         because = "closed the connection without an answer"
     elif isinstance(error, aiohttp.ClientOSError):
-        because = "broke the connection off"
+        because = "reset the connection"
     else:
         because = "did not answer with HTTP"
     return ProxyError(502, "bad_answer", f"{target} {because}.")

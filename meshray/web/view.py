@@ -2,7 +2,7 @@
 
     map, reports of the agents, status of the coordinator's own agent ──build──► MeshView
 
-A view keeps what it was built from, so that the next one recomputes only the paths of nodes with a new report.
+A view keeps its source data, so that the next one recomputes only the paths of nodes with a new report.
 
 >>> view = build(mesh_map, observations, status)
 >>> view.edge("n1", "n2").kind
@@ -83,7 +83,7 @@ class Edge(NamedTuple):
 
     @property
     def category(self) -> tuple[PathKind, Transport | None, bool]:
-        """What decides where and in which colour the path is drawn."""
+        """The properties that determine where and in which colour the path is drawn."""
         return self.kind, self.transport, (self.loss or 0.0) >= SOME_LOSS
 
     def other(self, node_id: str) -> str:
@@ -236,7 +236,7 @@ class MeshView:
 
 @dataclass(frozen=True)
 class _Source:
-    """What a view was built from."""
+    """The data from which a view was built."""
 
     nodes: Mapping[str, Node]
     reports: Mapping[str, PathReport]
@@ -370,7 +370,7 @@ def _touched(
 
 
 def _is_shown(path: ReportedPath, edge: Edge | None) -> bool:
-    """Return whether an edge shows this path of one of its ends; a round trip that differs little is not worth it."""
+    """Return whether an edge already shows this path of one end. Small changes of the round trip do not count."""
     if edge is None or path.kind is not edge.kind or path.transport is not edge.transport:
         return False
     if path.loss != edge.loss or path.mtu != edge.mtu or path.reason != edge.reason:
@@ -391,8 +391,8 @@ def _edge(one: str, other: str, reports: Mapping[str, PathReport]) -> Edge | Non
     here = near.paths.get(other) if near is not None else None
     there = far.paths.get(one) if far is not None else None
     if here is None or there is None:
-        seen = here or there
-        return _as_edge(one, other, seen) if seen is not None else None
+        path = here or there
+        return _as_edge(one, other, path) if path is not None else None
     if here.kind is not there.kind:
         return _as_edge(one, other, here if _ORDER[here.kind] > _ORDER[there.kind] else there)
     transports = here.transport, there.transport
@@ -408,10 +408,10 @@ def _edge(one: str, other: str, reports: Mapping[str, PathReport]) -> Edge | Non
     )
 
 
-def _as_edge(one: str, other: str, seen: ReportedPath) -> Edge:
-    # No path of a pair leads to the node itself.
-    kind = seen.kind if seen.kind is not PathKind.SELF else PathKind.NONE
-    return Edge(one, other, kind, seen.transport, seen.rtt_ms, seen.loss, seen.mtu, seen.reason)
+def _as_edge(one: str, other: str, path: ReportedPath) -> Edge:
+    # A pair has no path of kind SELF.
+    kind = path.kind if path.kind is not PathKind.SELF else PathKind.NONE
+    return Edge(one, other, kind, path.transport, path.rtt_ms, path.loss, path.mtu, path.reason)
 
 
 def _larger(one: float | None, other: float | None) -> float | None:

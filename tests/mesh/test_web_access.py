@@ -69,8 +69,8 @@ async def failing(request: web.Request) -> web.StreamResponse:
 def more_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add routes that take long, or fail."""
 
-    def add(app: web.Application, service: Service, door: ConnectionLimits) -> Site:
-        site = add_site(app, service, door)
+    def add(app: web.Application, service: Service, connection_limits: ConnectionLimits) -> Site:
+        site = add_site(app, service, connection_limits)
         app[SITE] = site
         site.add("GET", "/test/stream", stream)
         site.add("*", "/test/socket", echo, write=Level.USE, is_program=True)

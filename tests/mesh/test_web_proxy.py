@@ -26,7 +26,7 @@ from meshray.coordinator.secret_epochs import newest, ray_token
 from meshray.coordinator.service import Service
 from meshray.linux.overlay_dialer import OverlayDialer
 from meshray.protocol.tunnel import EOF, ERROR_HEADER
-from meshray.web import programs, proxy
+from meshray.web import program_routes, proxy
 from meshray.web.access import COOKIE
 from meshray.web.proxy_limits import ProxyLimits
 
@@ -66,8 +66,8 @@ def overlay(monkeypatch: pytest.MonkeyPatch) -> Overlay:
 
         return listens
 
-    monkeypatch.setattr(programs, "dial_from", lambda service, dialer: found.dial)
-    monkeypatch.setattr(programs, "listens_of", listens_of)
+    monkeypatch.setattr(program_routes, "dial_from", lambda service, dialer: found.dial)
+    monkeypatch.setattr(program_routes, "listens_of", listens_of)
     return found
 
 
@@ -472,8 +472,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     def smaller(*arguments: Any, **options: Any) -> proxy.Proxy:
         return real(*arguments, **options, first_byte_s=1.0, idle_s=1.5, upload_bytes=1 << 20)
 
-    monkeypatch.setattr(programs, "Proxy", smaller)
-    monkeypatch.setattr(programs, "ProxyLimits", lambda: ProxyLimits(per_viewer=4, total=6))
+    monkeypatch.setattr(program_routes, "Proxy", smaller)
+    monkeypatch.setattr(program_routes, "ProxyLimits", lambda: ProxyLimits(per_viewer=4, total=6))
 
 
 async def hang(request: web.Request) -> web.StreamResponse:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from meshray.client.proxy import fault, proxy_for
+from meshray.client.https_proxy import fault, proxy_for
 from meshray.doctor.context import Context
 from meshray.doctor.control.facts import (
     CLOSED,

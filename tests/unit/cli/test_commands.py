@@ -348,7 +348,7 @@ def test_a_drain_is_told_to_the_coordinator_first_and_taken_back_where_ray_refus
 
     monkeypatch.setattr(ray_program, "_run", run)
     drained = type_in("node", "drain", "gpu-1", agent=agent)
-    assert (drained.code, "have up to 10 min to end" in drained.out) == (0, True)
+    assert (drained.code, "have up to 10 min to finish" in drained.out) == (0, True)
     assert [command[1] for command in ran] == ["list", "drain-node"]
     assert type_in("node", "drain", "gpu-1", agent=agent).code == 1
     told = [fields["body"] for op, fields in agent.asked if op == "api"]

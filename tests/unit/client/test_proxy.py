@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from meshray.client.proxy import settle, unusable, written
+from meshray.client.https_proxy import settle, unusable, written
 
 
 @pytest.mark.parametrize(
