@@ -34,7 +34,7 @@ class Way:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.asked: list[tuple[str, EnrolRequest]] = []
-        self.withdraw_enrolment: list[str] = []
+        self.withdrawn: list[str] = []
 
     def enrol(
         self,
@@ -50,7 +50,7 @@ class Way:
         return asyncio.run(self.machine.enrol(token, request, key, on_sent=on_sent))[0]
 
     def unenrol(self, app: App, via: EnrolmentRoute, enrolment: Enrolment) -> None:
-        self.withdraw_enrolment.append(str(via))
+        self.withdrawn.append(str(via))
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_only_the_enrolment_goes_through_ssh(machine: Machine, way: Way) -> None
 def test_a_late_failure_is_taken_back_by_the_same_way(machine: Machine, way: Way) -> None:
     machine.failure = UnreachableError("no_handshake", "nobody answers")
     assert join(machine, "--via", "127.0.0.1:4000").code == 5
-    assert way.withdraw_enrolment == ["127.0.0.1:4000"]
+    assert way.withdrawn == ["127.0.0.1:4000"]
     assert "unenrol" not in machine.done
 
 
