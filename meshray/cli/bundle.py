@@ -168,7 +168,7 @@ def _fill(app: App, report: Mapping[str, object], add: Add) -> None:
         _add_logs(add, folder, name, ("*.log", "*.log.1"), lines=_LINES, unread=unread)
     # Ray's folders belong to its user, who may put symbolic links there: they are read with that user's permissions.
     user = _ray_user(home, app.environ)
-    with user.acting():
+    with user.impersonated():
         _add_logs(add, _ray_logs(app.environ, user), "ray", _RAY_FILES, lines=_RAY_LINES, unread=unread)
     for name, command in _COMMANDS.items():
         add(f"commands/{name}.txt", _output(command))

@@ -48,5 +48,5 @@ def _is_reachable(endpoint: Endpoint, port: int, post: Post) -> bool:
     from meshray.linux.reachability import Listener
 
     with Listener(port) as listener:
-        post("/v1/reach", {"endpoint": str(endpoint), "word": listener.word})
-        return listener.heard(_LISTEN_S if endpoint.ip is not None else _LISTEN_NAME_S)
+        post("/v1/reach", {"endpoint": str(endpoint), "word": listener.token})
+        return listener.wait(_LISTEN_S if endpoint.ip is not None else _LISTEN_NAME_S)

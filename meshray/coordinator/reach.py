@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address
 from meshray.coordinator.records import Member
 from meshray.errors import MeshrayError, RefusedError
 from meshray.linux.dns import addresses
-from meshray.linux.reachability import KNOCKS_S, knock
+from meshray.linux.reachability import PROBES_S, send_probes
 from meshray.linux.tasks import Tasks
 from meshray.model.address import Endpoint, OverlayNetwork
 from meshray.model.endpoints import reachable_ip
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 Address = IPv4Address | IPv6Address
 
 #: Every answer comes after this time, seconds; by then an address has received all its packets.
-ANSWER_S = KNOCKS_S + 0.1
+ANSWER_S = PROBES_S + 0.1
 
 
 class Reach:
@@ -85,7 +85,7 @@ class Reach:
             found = [endpoint.ip] if endpoint.ip is not None else await addresses(endpoint.host)
             usable = next((ip for ip in (other_machine(ip, self._network) for ip in found) if ip is not None), None)
             if usable is not None:
-                await knock(usable, endpoint.port, word)
+                await send_probes(usable, endpoint.port, word)
         except OSError as error:
             _log.info("node %s: %s cannot be reached: %s", node_id, endpoint, error.strerror or error)
         finally:

@@ -72,7 +72,7 @@ def check_head(installation: RayInstallation) -> None:
 def check_readable(path: Path, user: User) -> None:
     """Raise MeshrayError ``not_readable``, with the cause, if this user cannot read the file."""
     for part, needed in [(folder, stat.S_IXOTH) for folder in reversed(path.parents)] + [(path, stat.S_IROTH)]:
-        if not user.may(part.stat(), needed):
+        if not user.has_access(part.stat(), needed):
             raise MeshrayError(
                 "not_readable",
                 f"Ray runs as {user.name}, who may not read {path}: {part} keeps others out",

@@ -70,20 +70,20 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from meshray.model.keys import PrivateKey
 from meshray.wireguard.config import MESHRAY_PROTOCOL, DeviceConfig, DeviceState, Route
-from meshray.wireguard.link import links
+from meshray.wireguard.interface import open_interfaces
 from meshray.wireguard.plan import plan
 mtu, own, peer = int(sys.argv[1]), IPv4Address("10.99.0.1"), IPv4Network("10.99.0.2/32")
 key = PrivateKey(bytes([1]) * 32)
-with links() as table:
-    link = table.find("wg0")
-    addresses = table.addresses(link)
-    state = DeviceState(key, 51888, addresses, link.mtu, True, {}, table.routes(link, addresses))
+with open_interfaces() as interfaces:
+    interface = interfaces.find("wg0")
+    addresses = interfaces.addresses(interface)
+    state = DeviceState(key, 51888, addresses, interface.mtu, True, {}, interfaces.routes(interface, addresses))
     narrow = (Route(peer, own, mtu, MESHRAY_PROTOCOL),) if mtu else ()
-    wanted = DeviceConfig(key, 51888, addresses, link.mtu, {}, (Route(IPv4Network("10.99.0.0/16"), own), *narrow))
+    wanted = DeviceConfig(key, 51888, addresses, interface.mtu, {}, (Route(IPv4Network("10.99.0.0/16"), own), *narrow))
     steps = plan(state, wanted)
     for step in steps:
-        table.take(link, step)
-    state = replace(state, routes=table.routes(link, addresses))
+        interfaces.apply(interface, step)
+    state = replace(state, routes=interfaces.routes(interface, addresses))
     assert plan(state, wanted) == ()
 print(json.dumps([str(step) for step in steps]))
 """

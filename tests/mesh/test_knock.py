@@ -108,10 +108,10 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the destinations of the coordinator's packets."""
     found: list[str] = []
 
-    async def knock(ip: object, port: int, word: str) -> None:
+    async def send_probes(ip: object, port: int, token: str) -> None:
         found.append(f"{ip} {port}")
 
-    monkeypatch.setattr(reach, "knock", knock)
+    monkeypatch.setattr(reach, "send_probes", send_probes)
     return found
 
 
@@ -168,6 +168,6 @@ def test_another_packet_is_no_knock() -> None:
     port = free_udp_port(51888)
     with Listener(port) as listener, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.sendto(b"meshray knock " + WORD.encode(), ("127.0.0.1", port))
-        assert not listener.heard(0.2)
-        sender.sendto(b"meshray knock " + listener.word.encode(), ("127.0.0.1", port))
-        assert listener.heard(2)
+        assert not listener.wait(0.2)
+        sender.sendto(b"meshray knock " + listener.token.encode(), ("127.0.0.1", port))
+        assert listener.wait(2)

@@ -330,7 +330,7 @@ async def test_a_handshake_by_udp_is_no_proof_that_data_passes(tmp_path: Path) -
         assert sorted(heard) == sorted([response, datagram(1, LARGE_BYTES)])
         assert not node.client.udp_alive.is_set()
         # Data that arrives long after a trial does not answer it.
-        node.client._tried_at = float("-inf")
+        node.client._trial_sent_at = float("-inf")
         outside.send(datagram(2), outside.sources[0])
         assert await node.wireguard.hear() == datagram(2)
         assert not node.client.udp_alive.is_set()

@@ -60,7 +60,7 @@ SPAWNS: dict[tuple[str, str], str] = {
     ("runtime/agent_service.py", "start"): OWN,
     ("runtime/ssh.py", "_popen"): USER,
     ("wireguard/engines.py", "start"): SYSTEM,
-    ("wireguard/unmanaged.py", "_tell"): SYSTEM,
+    ("wireguard/unmanaged.py", "_reload"): SYSTEM,
 }
 _NAMES = {"Popen", "execv", "execve", "execvp", "execvpe", "posix_spawn", "posix_spawnp", "system", "popen"}
 

@@ -61,7 +61,7 @@ class EpochTrials:
             peer = device.peers.get(node.public_key)
             if peer is None:
                 continue
-            if peer.heard is not None and now - peer.heard < STALE_S:
+            if peer.handshake_at is not None and now - peer.handshake_at < STALE_S:
                 self._since.pop(key, None)
                 continue
             waited_s = now - self._since.setdefault(key, now)

@@ -4,7 +4,7 @@ WireGuard reports a peer's last handshake by the wall clock. Setting that clock 
 in the future, so each one is recorded by the boot clock when it is first seen.
 
 >>> timed = Handshakes().timed(device.read(), wall_s=1000.0, boot_s=70.0)     # a handshake at 998 by the wall clock
->>> timed.peers[key].heard
+>>> timed.peers[key].handshake_at
 68.0
 """
 
@@ -47,6 +47,7 @@ class Handshakes:
             recorded[key] = known
         self._recorded, self._looked = recorded, boot_s
         peers = {
-            key: replace(peer, heard=recorded[key][1] if key in recorded else None) for key, peer in state.peers.items()
+            key: replace(peer, handshake_at=recorded[key][1] if key in recorded else None)
+            for key, peer in state.peers.items()
         }
         return replace(state, peers=peers)

@@ -76,7 +76,7 @@ class Rekeying:
                 continue
             peer = observed.peers.get(key)
             # A node that is not dialled dials itself: there is nothing to repeat.
-            if tries == TRIES or peer is None or peer.heard is not None or not peer.config.keepalive_s:
+            if tries == TRIES or peer is None or peer.handshake_at is not None or not peer.config.keepalive_s:
                 del self._waiting[key]
                 continue
             self._waiting[key] = (tries + 1, now + FIRST_S * 2 ** (tries + 1))

@@ -76,7 +76,7 @@ class RouteRepairs:
             return True
         if history.is_calm(now):
             history.times = 0
-        history.missing_at, history.found = now, step.instead_of
+        history.missing_at, history.found = now, step.replaces
         if now < history.due_at:
             self._withheld_until = min(history.due_at, self._withheld_until or history.due_at)
             return False

@@ -86,7 +86,7 @@ class HubDialback:
         """Return the same for the device's state, with addresses in place of names."""
         peers = observed.peers if observed is not None else {}
         handshakes = {
-            node.id: peers[node.public_key].heard for node in mesh_map.nodes.values() if node.public_key in peers
+            node.id: peers[node.public_key].handshake_at for node in mesh_map.nodes.values() if node.public_key in peers
         }
         wanted = self.step(mesh_map, own_id, handshakes, boot_s())
         found = {node_id: resolve(node_id, endpoint) for node_id, endpoint in wanted.items()}

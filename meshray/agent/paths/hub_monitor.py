@@ -73,7 +73,7 @@ class HubMonitor:
         """Return the time of the last handshake with this hub, seconds of the boot clock."""
         hub = self._hubs.get(hub_id)
         peer = observed.peers.get(hub.public_key) if observed is not None and hub is not None else None
-        return peer.heard if peer is not None else None
+        return peer.handshake_at if peer is not None else None
 
     def liveness(self, hub_id: str) -> Liveness:
         """Return the probes' result for the path to this hub."""

@@ -127,7 +127,7 @@ def path_to(
         rtt_ms=seen.rtt_ms,
         loss=seen.loss,
         mtu=device.mtu if path.mtu is None else min(device.mtu, path.mtu),
-        handshake_age_s=round(max(0.0, now - (peer.heard or 0.0)), 1),
+        handshake_age_s=round(max(0.0, now - (peer.handshake_at or 0.0)), 1),
         rx_bytes=peer.rx_bytes,
         tx_bytes=peer.tx_bytes,
         reason=path.reason if kind == PathKind.HUB else "",

@@ -88,11 +88,11 @@ def _engine(context: Context) -> Engine | None:
 
 def _interface_kind(name: str) -> str:
     """Return the kind of the existing overlay interface; empty: none."""
-    from meshray.wireguard.link import links
+    from meshray.wireguard.interface import open_interfaces
 
-    with links() as table:
-        link = table.find(name)
-    return (link.kind or "other") if link else ""
+    with open_interfaces() as interfaces:
+        interface = interfaces.find(name)
+    return (interface.kind or "other") if interface else ""
 
 
 def _wireguard(context: Context, interface_kind: str) -> tuple[str, str, str]:

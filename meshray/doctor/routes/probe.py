@@ -17,7 +17,7 @@ from meshray.linux.pyroute2_lazy import open_iproute
 from meshray.model.meshmap import MeshMap
 from meshray.runtime.preflight import Route, routes
 from meshray.wireguard.config import RouteState
-from meshray.wireguard.link import Link
+from meshray.wireguard.interface import Interface
 from meshray.wireguard.routes import read_routes
 
 if TYPE_CHECKING:
@@ -48,17 +48,17 @@ def look(context: Context) -> RoutingFacts:
     """Return the facts of this node. Blocking."""
     overlay = context.mesh_map.mesh.network.cidr if context.mesh_map else None
     with open_iproute() as netlink:
-        kinds = {link["index"]: _link(link) for link in netlink.get_links()}
+        kinds = {interface["index"]: _interface(interface) for interface in netlink.get_links()}
         # The node's own namespace contains nothing but the path to the internet.
         others = tuple(_others(kinds.values(), context.interface, routes())) if overlay_netns.entered() is None else ()
-        index = next((index for index, link in kinds.items() if link.name == context.interface), None)
+        index = next((index for index, interface in kinds.items() if interface.name == context.interface), None)
         if context.mesh_map is None or context.ip is None or index is None:
             missing = f"there is no interface {context.interface}"
             unknown = "this machine is not a node" if context.ip is None else missing
             return RoutingFacts(str(overlay or ""), context.interface, unknown=unknown, others=others)
         network = context.mesh_map.mesh.network.cidr
         targets = list(_targets(context.mesh_map, context.ip))
-        names = {index: link.name for index, link in kinds.items()}
+        names = {index: interface.name for index, interface in kinds.items()}
         asked = [_ask(netlink, *target, own_index=index, names=names) for target in targets]
         uplinks, unanswered = _uplinks(netlink, context, names)
         own_route = _own_route(read_routes(index, [network]), network)
@@ -89,18 +89,20 @@ def _foreign_priorities(netlink: IPRoute) -> list[int]:
     return [priority for priority in priorities if priority not in _OWN_PRIORITIES]
 
 
-def _link(message: Any) -> Link:
+def _interface(message: Any) -> Interface:
     info = message.get_attr("IFLA_LINKINFO")
     kind = (info.get_attr("IFLA_INFO_KIND") if info is not None else None) or ""
-    return Link(str(message.get_attr("IFLA_IFNAME")), message["index"], kind, "", 0, up=True)
+    return Interface(str(message.get_attr("IFLA_IFNAME")), message["index"], kind, "", 0, up=True)
 
 
 def _others(found: Any, own: str, known: list[Route]) -> Iterator[OtherNetwork]:
-    for link in found:
-        owner = "" if link.name == own else owner_of(link.name, link.kind)
+    for interface in found:
+        owner = "" if interface.name == own else owner_of(interface.name, interface.kind)
         if owner:
-            networks = [str(route.network) for route in known if route.interface == link.name]
-            yield OtherNetwork(link.name, owner, tuple(dict.fromkeys(item for item in networks if item != "0.0.0.0/0")))
+            networks = [str(route.network) for route in known if route.interface == interface.name]
+            yield OtherNetwork(
+                interface.name, owner, tuple(dict.fromkeys(item for item in networks if item != "0.0.0.0/0"))
+            )
 
 
 def owner_of(name: str, kind: str) -> str:

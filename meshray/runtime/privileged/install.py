@@ -30,7 +30,7 @@ from meshray.errors import MeshrayError
 from meshray.installation.distributions import needed, own_files
 from meshray.installation.programs import ORIGIN, origin_of
 from meshray.linux.capture import run_captured
-from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
+from meshray.linux.trust import SYSTEM_FOLDERS, first_untrusted
 from meshray.linux.user import User
 from meshray.render.templates import folder as templates_folder
 from meshray.runtime.privileged import interpreter
@@ -76,7 +76,7 @@ def weak_part() -> Path | None:
     if own.is_relative_to(site.getusersitepackages()):
         return own
     for path in (Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix), *_search_path()):
-        if (weak := weak_link(path)) is not None:
+        if (weak := first_untrusted(path)) is not None:
             return weak
     return _weak_file()
 
@@ -93,7 +93,7 @@ def _search_path() -> Iterator[Path]:
 def _weak_file() -> Path | None:
     """Return the first file of meshray, or of its dependencies, that others can change; it is one of thousands."""
     for top in _tops():
-        if (weak := weak_link(top)) is not None:
+        if (weak := first_untrusted(top)) is not None:
             return weak
         for folder, _, _ in os.walk(top):
             with os.scandir(folder) as entries:
@@ -101,7 +101,7 @@ def _weak_file() -> Path | None:
                     about = entry.stat(follow_symlinks=False)
                     # Only a link or an unusual file needs the slow check.
                     is_unusual = about.st_uid != 0 or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-                    if (is_unusual or entry.is_symlink()) and (weak := weak_link(Path(entry.path))) is not None:
+                    if (is_unusual or entry.is_symlink()) and (weak := first_untrusted(Path(entry.path))) is not None:
                         return weak
     return None
 
@@ -144,7 +144,7 @@ def _folder() -> Path:
 
 def _read(folder: Path) -> Copy | None:
     origin = origin_of(folder)
-    return Copy(folder, origin) if origin is not None and weak_link(folder / ORIGIN) is None else None
+    return Copy(folder, origin) if origin is not None and first_untrusted(folder / ORIGIN) is None else None
 
 
 def place() -> Copy:
@@ -157,7 +157,7 @@ def place() -> Copy:
     owner = _owner()
     try:
         ROOT.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if (weak := weak_link(ROOT)) is not None:
+        if (weak := first_untrusted(ROOT)) is not None:
             raise MeshrayError(
                 "untrusted",
                 f"{ROOT} is for root's programs, and {weak} can be changed by others",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshray.linux.capture import run_captured
-from meshray.linux.trust import SYSTEM_FOLDERS, weak_link
+from meshray.linux.trust import SYSTEM_FOLDERS, first_untrusted
 from meshray.linux.user import User
 
 _PROBE_S = 20.0
@@ -81,7 +81,7 @@ def _is_open(path: Path) -> bool:
 
 def why_not(python: Path) -> str:
     """Return why root must not run meshray with this interpreter; empty: it may."""
-    if (weak := weak_link(python)) is not None:
+    if (weak := first_untrusted(python)) is not None:
         return f"{weak} can be changed by others than root"
     try:
         command = [str(python), "-I", "-S", "-c", _PROBE]
@@ -91,7 +91,7 @@ def why_not(python: Path) -> str:
         return "it does not start, or lacks a module that meshray needs"
     if found["tag"] != sys.implementation.cache_tag or found["suffix"] != _own_suffix():
         return "the packages of this environment were built for another one"
-    weak_parts = (weak for path in found["paths"] if (weak := weak_link(Path(path))) is not None)
+    weak_parts = (weak for path in found["paths"] if (weak := first_untrusted(Path(path))) is not None)
     return next((f"it loads {weak}, which others than root can change" for weak in weak_parts), "")
 
 

@@ -12,10 +12,10 @@ SCRIPT = """
 import sys
 import aiohttp, meshray.agent.main, meshray.client.tunnelled
 from meshray.linux.addresses import interface_addresses
-from meshray.wireguard.link import links
+from meshray.wireguard.interface import open_interfaces
 interface_addresses()
-with links() as table:
-    table.addresses(table.find("lo"))
+with open_interfaces() as interfaces:
+    interfaces.addresses(interfaces.find("lo"))
 print(sorted({name.split(".")[0] for name in sys.modules}))
 """
 

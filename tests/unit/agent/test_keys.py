@@ -24,7 +24,7 @@ def device(**handshakes: float | None) -> DeviceState:
         keys[name]: PeerState(
             PeerConfig(keys[name], frozenset(), endpoint=THERE, keepalive_s=0 if name == "other" else 20),
             last_handshake=UnixSeconds(at) if at is not None else None,
-            heard=BootSeconds(at) if at is not None else None,
+            handshake_at=BootSeconds(at) if at is not None else None,
         )
         for name, at in handshakes.items()
     }
@@ -86,7 +86,7 @@ def test_a_key_that_changes_while_the_tunnel_is_down_costs_nothing() -> None:
 def last(handshakes: Handshakes, at: float | None, wall: float, boot: float) -> float | None:
     timed = handshakes.timed(device(own=at), UnixSeconds(wall), BootSeconds(boot))
     assert timed is not None
-    return timed.peers[OWN].heard
+    return timed.peers[OWN].handshake_at
 
 
 def test_handshakes_do_not_age_by_the_wall_clock() -> None:
@@ -117,5 +117,5 @@ def test_what_is_timed_is_otherwise_as_it_was() -> None:
     state = device(own=998.0, other=None)
     timed = Handshakes().timed(state, UnixSeconds(1000.0), BootSeconds(70.0))
     assert timed is not None
-    peers = {key: replace(peer, heard=state.peers[key].heard) for key, peer in timed.peers.items()}
+    peers = {key: replace(peer, handshake_at=state.peers[key].handshake_at) for key, peer in timed.peers.items()}
     assert replace(timed, peers=peers) == state

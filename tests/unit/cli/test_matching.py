@@ -71,7 +71,7 @@ def test_the_node_runs_ray_from_the_environment_that_was_built(machine: Machine,
 
 
 def test_what_cannot_be_built_spends_no_token_and_leaves_nothing(machine: Machine, head: Head) -> None:
-    head.failure = MeshrayError("python_not_found", "uv finds no Python 3.11.7", hint="uv python install 3.11.7")
+    head.failure = MeshrayError("python_not_found", "uv did not find Python 3.11.7", hint="uv python install 3.11.7")
     outcome = machine.type_in("join", "--env", "match", TOKEN.encode())
     assert outcome.code == 1
     assert "hint: uv python install 3.11.7" in outcome.err

@@ -32,7 +32,7 @@ from meshray.firewall.ruleset import Chain, Table
 from meshray.model.address import OverlayNetwork
 from meshray.protocol.doctor import Check
 from meshray.runtime.preflight import Route, require_no_clash
-from meshray.wireguard.link import Link, foreign_interface
+from meshray.wireguard.interface import Interface, foreign_interface
 from tests.harm import harms
 
 OVERLAY = IPv4Network("10.99.0.0/16")
@@ -291,7 +291,7 @@ def test_no_fix_for_an_interface_harms(state: str) -> None:
         tun_error="is missing",
         interface="meshray0",
         state=state,
-        state_detail="meshray0 is a dummy interface not made by meshray",
+        state_detail="meshray0 is a dummy interface not created by meshray",
         expected=str(OWN_ADDRESS),
     )
     assert_harmless(checks_of(HostFacts(device=facts)))
@@ -309,7 +309,7 @@ def test_no_refusal_of_an_overlap_asks_for_a_deletion(network: IPv4Network, inte
 
 @pytest.mark.parametrize("alias", ["", "meshray /other/state", "somebody's"])
 def test_an_interface_of_others_is_not_to_be_deleted(alias: str) -> None:
-    assert harms(foreign_interface(Link("meshray0", 7, "tun", alias, 1420, up=True)).hint, OVERLAY) == []
+    assert harms(foreign_interface(Interface("meshray0", 7, "tun", alias, 1420, up=True)).hint, OVERLAY) == []
 
 
 # All printed commands.

@@ -231,7 +231,7 @@ def test_a_guard_that_root_cannot_find_is_a_failure() -> None:
 
 
 def test_an_ordinary_user_learns_what_cannot_be_told() -> None:
-    facts = device(is_agent=False, uid=1000, net_admin=False, tun_error="does not open: Permission denied")
+    facts = device(is_agent=False, uid=1000, net_admin=False, tun_error="cannot be opened: Permission denied")
     found = report(replace(facts, firewall=FirewallFacts(is_node=True, udp=PORT, unknown="nft: not permitted")))
     assert not [check for check in found.values() if check.status == FAIL]
     assert "user 1000" in found["privileges"].evidence

@@ -159,5 +159,5 @@ def test_a_cancelled_build_does_not_begin(uv: FakeUv) -> None:
 
 
 def test_a_full_disk_below_python_itself(uv: FakeUv) -> None:
-    error = builder._from_system(OSError(28, "No space left on device", "/c"), Path("/c"))
+    error = builder._os_error(OSError(28, "No space left on device", "/c"), Path("/c"))
     assert error.code == "environment_no_room"

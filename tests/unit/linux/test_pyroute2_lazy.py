@@ -7,7 +7,7 @@ import sys
 
 
 def run(code: str) -> str:
-    lean = "import sys; from meshray.linux.pyroute2_lazy import lean_pyroute2; lean_pyroute2(); "
+    lean = "import sys; from meshray.linux.pyroute2_lazy import allow_submodule_imports; allow_submodule_imports(); "
     return subprocess.run(
         [sys.executable, "-c", lean + code], capture_output=True, text=True, check=True, timeout=60
     ).stdout.strip()

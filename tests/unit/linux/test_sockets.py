@@ -20,7 +20,7 @@ from meshray.linux.sockets import (
     is_stalled,
     parse,
     parse_table,
-    question,
+    request_body,
     timeouts,
     unacknowledged,
 )
@@ -87,7 +87,7 @@ def test_data_that_nobody_acknowledges_is_seen_by_the_kernel() -> None:
 
 
 def test_the_question_names_state_and_port() -> None:
-    asked = question(socket.AF_INET6, 1 << ESTABLISHED, 6379)
+    asked = request_body(socket.AF_INET6, 1 << ESTABLISHED, 6379)
     assert len(asked) == 56
     assert asked[:2] == bytes([socket.AF_INET6, socket.IPPROTO_TCP])
     assert struct.unpack_from("=I", asked, 4)[0] == 1 << ESTABLISHED

@@ -61,7 +61,7 @@ def test_what_is_set_is_read_back(route: Route) -> None:
         (body(oif=INDEX, more=attribute(RTA_GATEWAY, bytes([192, 0, 2, 1]))), "via 192.0.2.1 "),
         (body(oif=0, kind=6), "blackhole"),
         (body(oif=1, kind=7), "unreachable"),
-        (body(oif=0, more=attribute(9, bytes(8))), "several ways"),
+        (body(oif=0, more=attribute(9, bytes(8))), "several next hops"),
     ],
 )
 def test_where_else_a_route_leads(message: bytes, elsewhere: str) -> None:

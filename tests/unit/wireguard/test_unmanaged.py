@@ -13,7 +13,7 @@ from meshray.wireguard.unmanaged import keep_unmanaged, release
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     commands: list[str] = []
-    monkeypatch.setattr(unmanaged, "_tell", lambda manager: commands.append(" ".join(manager.reload)))
+    monkeypatch.setattr(unmanaged, "_reload", lambda manager: commands.append(" ".join(manager.reload)))
     return commands
 
 

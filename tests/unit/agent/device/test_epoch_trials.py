@@ -12,9 +12,9 @@ from meshray.wireguard.config import DeviceState, PeerConfig, PeerState
 from tests.unit.agent.sample import HEAD_NODE, WORKER_A
 
 
-def device(other: Node, heard: float | None) -> DeviceState:
-    at = BootSeconds(heard) if heard is not None else None
-    peer = PeerState(PeerConfig(other.public_key, frozenset()), heard=at)
+def device(other: Node, handshake_at: float | None) -> DeviceState:
+    at = BootSeconds(handshake_at) if handshake_at is not None else None
+    peer = PeerState(PeerConfig(other.public_key, frozenset()), handshake_at=at)
     return DeviceState(None, 51888, (), 1420, True, {other.public_key: peer})
 
 
@@ -49,8 +49,8 @@ def test_what_works_stays_and_what_the_map_says_comes_back() -> None:
     assert trials.look(WORKER_A, [HEAD_NODE], stale, BootSeconds(1000.0 + STALE_S + SLOT_S), held={1, 2})
     chosen = dict(trials.tried)
     for later in range(0, 120, 10):
-        heard = device(HEAD_NODE, 1160.0 + later)
-        assert not trials.look(WORKER_A, [HEAD_NODE], heard, BootSeconds(1160.0 + later), held={1, 2})
+        handshake_at = device(HEAD_NODE, 1160.0 + later)
+        assert not trials.look(WORKER_A, [HEAD_NODE], handshake_at, BootSeconds(1160.0 + later), held={1, 2})
         assert trials.tried == chosen
     assert trials.look(WORKER_A, [], device(HEAD_NODE, 1150.0), BootSeconds(1300.0), held={1, 2})
     assert trials.tried == {}

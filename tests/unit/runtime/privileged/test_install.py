@@ -140,7 +140,7 @@ def test_an_interpreter_of_another_version_is_not_taken(tmp_path: Path, monkeypa
     fake = tmp_path / "python"
     fake.write_text('#!/bin/sh\necho \'{"tag": "cpython-27", "suffix": ".so", "paths": []}\'\n')
     fake.chmod(0o755)
-    monkeypatch.setattr(interpreter, "weak_link", lambda path: None)
+    monkeypatch.setattr(interpreter, "first_untrusted", lambda path: None)
     assert "built for another" in interpreter.why_not(fake)
     fake.write_text("#!/bin/sh\nexit 1\n")
     assert "does not start" in interpreter.why_not(fake)

@@ -14,7 +14,15 @@ from meshray.errors import MeshrayError
 from meshray.home import Home
 from meshray.linux.netlink import attribute
 from meshray.linux.rtnetlink import ADDRESS, LINK
-from meshray.wireguard.link import Link, explained, foreign_interface, links, mark_of, parse_address, parse_link
+from meshray.wireguard.interface import (
+    Interface,
+    device_errors,
+    foreign_interface,
+    mark_of,
+    open_interfaces,
+    parse_address,
+    parse_interface,
+)
 from meshray.wireguard.plan import SetListenPort
 
 
@@ -34,16 +42,16 @@ from meshray.wireguard.plan import SetListenPort
     ],
 )
 def test_a_failure_names_interface_step_and_cause(error: Exception, code: str, message: str) -> None:
-    with pytest.raises(MeshrayError) as raised, explained("meshray0", SetListenPort(51888)):
+    with pytest.raises(MeshrayError) as raised, device_errors("meshray0", SetListenPort(51888)):
         raise error
     assert (raised.value.code, raised.value.message) == (code, message)
 
 
 def test_a_foreign_interface_is_named_by_kind_and_owner() -> None:
-    by_hand = Link("meshray0", 7, "tun", "", 1420, up=True)
-    assert "meshray0 is a tun interface not made by meshray" in foreign_interface(by_hand).message
+    by_hand = Interface("meshray0", 7, "tun", "", 1420, up=True)
+    assert "meshray0 is a tun interface not created by meshray" in foreign_interface(by_hand).message
     alias = mark_of(Home(Path("/other"), Path("/run/other")))
-    assert "of /other" in foreign_interface(Link("meshray0", 7, "", alias, 1420, up=True)).message
+    assert "of /other" in foreign_interface(Interface("meshray0", 7, "", alias, 1420, up=True)).message
 
 
 def test_a_mark_fits_into_an_alias() -> None:
@@ -54,9 +62,9 @@ def test_a_mark_fits_into_an_alias() -> None:
 def test_a_link_as_the_kernel_tells_it() -> None:
     info = attribute(18, attribute(1, b"wireguard\0"))
     body = LINK.pack(0, 0, 7, 0x1 | 0x10, 0) + attribute(3, b"meshray0\0") + attribute(4, 1420) + info
-    assert parse_link(body) == Link("meshray0", 7, "wireguard", "", 1420, up=True)
+    assert parse_interface(body) == Interface("meshray0", 7, "wireguard", "", 1420, up=True)
     marked = LINK.pack(0, 0, 7, 0, 0) + attribute(3, b"meshray0\0") + attribute(20, b"meshray /var/lib\0")
-    assert parse_link(marked) == Link("meshray0", 7, "", "meshray /var/lib", 0, up=False)
+    assert parse_interface(marked) == Interface("meshray0", 7, "", "meshray /var/lib", 0, up=False)
 
 
 def test_the_own_address_of_a_point_to_point_link_is_the_local_one() -> None:
@@ -67,9 +75,9 @@ def test_the_own_address_of_a_point_to_point_link_is_the_local_one() -> None:
 
 
 def test_an_interface_that_does_not_exist_is_not_found() -> None:
-    with links() as table:
-        assert table.find("no-such-link") is None
-        loopback = table.find("lo")
+    with open_interfaces() as interfaces:
+        assert interfaces.find("no-such-link") is None
+        loopback = interfaces.find("lo")
         assert loopback is not None
         assert loopback.index == socket.if_nametoindex("lo")
-        assert all(address.is_loopback for address in table.addresses(loopback))
+        assert all(address.is_loopback for address in interfaces.addresses(loopback))

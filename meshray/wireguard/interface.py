@@ -1,8 +1,8 @@
 """The network interface of both real devices: addresses, routes, MTU, up; through rtnetlink.
 
-    with links() as table:
-        link = table.find("meshray0")
-        table.add_address(link, IPv4Interface("10.99.0.7/16"))
+    with open_interfaces() as interfaces:
+        interface = interfaces.find("meshray0")
+        interfaces.add_address(interface, IPv4Interface("10.99.0.7/16"))
 
 An interface that meshray created has a mark in its alias (``ip link show`` prints it), which also identifies its
 MESHRAY_HOME. meshray never changes an interface without that mark.
@@ -45,7 +45,7 @@ def mark_of(home: Home) -> str:
 
 
 @dataclass(frozen=True)
-class Link:
+class Interface:
     """An interface as the kernel shows it. ``kind`` is its type (``wireguard``, ``tun``) and may be empty."""
 
     name: str
@@ -56,105 +56,108 @@ class Link:
     up: bool
 
 
-class LinkTable:
+class InterfaceTable:
     """The interfaces of this network namespace. The methods raise OSError if the kernel refuses."""
 
     def __init__(self, kernel: rtnetlink.RouteSocket) -> None:
         self._kernel = kernel
 
-    def find(self, name: str) -> Link | None:
+    def find(self, name: str) -> Interface | None:
         """Return the interface; None if it does not exist."""
         try:
             body = self._kernel.get(
-                rtnetlink.RTM_GETLINK, _link_body() + netlink.attribute(rtnetlink.IFLA_IFNAME, _zero_ended(name))
+                rtnetlink.RTM_GETLINK,
+                _interface_body() + netlink.attribute(rtnetlink.IFLA_IFNAME, _zero_terminated(name)),
             )
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
             raise
-        return parse_link(body)
+        return parse_interface(body)
 
     def create(self, name: str, kind: str) -> None:
         """Create an interface, down and without addresses."""
         info = netlink.attribute(rtnetlink.IFLA_INFO_KIND, kind.encode())
         self._kernel.change(
             rtnetlink.RTM_NEWLINK,
-            _link_body()
-            + netlink.attribute(rtnetlink.IFLA_IFNAME, _zero_ended(name))
+            _interface_body()
+            + netlink.attribute(rtnetlink.IFLA_IFNAME, _zero_terminated(name))
             + netlink.attribute(rtnetlink.IFLA_LINKINFO, info),
             rtnetlink.CREATE | rtnetlink.EXCLUSIVE,
         )
 
-    def delete(self, link: Link) -> None:
+    def delete(self, interface: Interface) -> None:
         """Delete the interface; idempotent."""
-        with _accepting(errno.ENODEV):
-            self._kernel.change(rtnetlink.RTM_DELLINK, _link_body(link.index))
+        with _ignoring(errno.ENODEV):
+            self._kernel.change(rtnetlink.RTM_DELLINK, _interface_body(interface.index))
 
-    def set_alias(self, link: Link, alias: str) -> None:
+    def set_alias(self, interface: Interface, alias: str) -> None:
         """Set the interface's alias."""
-        self._set(link, netlink.attribute(rtnetlink.IFLA_IFALIAS, alias.encode()))
+        self._set(interface, netlink.attribute(rtnetlink.IFLA_IFALIAS, alias.encode()))
 
-    def set_mtu(self, link: Link, mtu: int) -> None:
+    def set_mtu(self, interface: Interface, mtu: int) -> None:
         """Set the MTU, in bytes of an inner packet."""
-        self._set(link, netlink.attribute(rtnetlink.IFLA_MTU, mtu))
+        self._set(interface, netlink.attribute(rtnetlink.IFLA_MTU, mtu))
 
-    def set_up(self, link: Link) -> None:
+    def set_up(self, interface: Interface) -> None:
         """Bring the interface up."""
-        self._kernel.change(rtnetlink.RTM_NEWLINK, _link_body(link.index, _IFF_UP))
+        self._kernel.change(rtnetlink.RTM_NEWLINK, _interface_body(interface.index, _IFF_UP))
 
-    def addresses(self, link: Link) -> tuple[IPv4Interface, ...]:
+    def addresses(self, interface: Interface) -> tuple[IPv4Interface, ...]:
         """Return the interface's IPv4 addresses, primary ones before their secondaries."""
-        bodies = self._kernel.dump(rtnetlink.RTM_GETADDR, rtnetlink.ADDRESS.pack(socket.AF_INET, 0, 0, 0, link.index))
+        bodies = self._kernel.dump(
+            rtnetlink.RTM_GETADDR, rtnetlink.ADDRESS.pack(socket.AF_INET, 0, 0, 0, interface.index)
+        )
         # An older kernel lists the addresses of all interfaces.
         found = (parse_address(body) for body in bodies)
-        return tuple(address for index, address in found if index == link.index)
+        return tuple(address for index, address in found if index == interface.index)
 
-    def routes(self, link: Link, addresses: Iterable[IPv4Interface]) -> dict[IPv4Network, RouteState]:
+    def routes(self, interface: Interface, addresses: Iterable[IPv4Interface]) -> dict[IPv4Network, RouteState]:
         """Return the routes to the networks of these addresses of the interface; see `read_routes`."""
         networks = {address.network for address in addresses if address.network.prefixlen < 32}
-        return read_routes(link.index, networks) if networks else {}
+        return read_routes(interface.index, networks) if networks else {}
 
-    def take(self, link: Link, step: InterfaceStep) -> None:
-        """Take a step that concerns the interface, not WireGuard."""
+    def apply(self, interface: Interface, step: InterfaceStep) -> None:
+        """Apply a step that concerns the interface, not WireGuard."""
         match step:
             case SetMtu(mtu):
-                self.set_mtu(link, mtu)
+                self.set_mtu(interface, mtu)
             case AddAddress(address):
-                self.add_address(link, address)
+                self.add_address(interface, address)
             case RemoveAddress(address):
-                self.remove_address(link, address)
+                self.remove_address(interface, address)
             case SetUp():
-                self.set_up(link)
+                self.set_up(interface)
             case SetRoute(route):
-                set_route(self._kernel, link.index, route)
+                set_route(self._kernel, interface.index, route)
             case RemoveRoute(destination):
-                remove_route(self._kernel, link.index, destination)
+                remove_route(self._kernel, interface.index, destination)
 
-    def add_address(self, link: Link, address: IPv4Interface) -> None:
+    def add_address(self, interface: Interface, address: IPv4Interface) -> None:
         """Add the address; idempotent."""
         flags = rtnetlink.CREATE | rtnetlink.EXCLUSIVE
-        with _accepting(errno.EEXIST):
-            self._kernel.change(rtnetlink.RTM_NEWADDR, _address_body(link, address), flags)
+        with _ignoring(errno.EEXIST):
+            self._kernel.change(rtnetlink.RTM_NEWADDR, _address_body(interface, address), flags)
 
-    def remove_address(self, link: Link, address: IPv4Interface) -> None:
+    def remove_address(self, interface: Interface, address: IPv4Interface) -> None:
         """Remove the address; idempotent."""
-        with _accepting(errno.EADDRNOTAVAIL):
-            self._kernel.change(rtnetlink.RTM_DELADDR, _address_body(link, address))
+        with _ignoring(errno.EADDRNOTAVAIL):
+            self._kernel.change(rtnetlink.RTM_DELADDR, _address_body(interface, address))
 
-    def _set(self, link: Link, attributes: bytes) -> None:
-        self._kernel.change(rtnetlink.RTM_NEWLINK, _link_body(link.index) + attributes)
+    def _set(self, interface: Interface, attributes: bytes) -> None:
+        self._kernel.change(rtnetlink.RTM_NEWLINK, _interface_body(interface.index) + attributes)
 
 
 @contextlib.contextmanager
-def links() -> Iterator[LinkTable]:
-    """Open the netlink socket for one reading or one series of steps."""
+def open_interfaces() -> Iterator[InterfaceTable]:
+    """Open a netlink socket for one read or one series of steps."""
     with rtnetlink.RouteSocket() as kernel:
-        yield LinkTable(kernel)
+        yield InterfaceTable(kernel)
 
 
 @contextlib.contextmanager
-def _accepting(number: int) -> Iterator[None]:
-    """Ignore this errno, which means that nothing was left to do."""
+def _ignoring(number: int) -> Iterator[None]:
+    """Ignore this errno, which means that there was nothing to do."""
     try:
         yield
     except OSError as error:
@@ -162,19 +165,23 @@ def _accepting(number: int) -> Iterator[None]:
             raise
 
 
-def foreign_interface(link: Link) -> MeshrayError:
+def foreign_interface(interface: Interface) -> MeshrayError:
     """Return the error that refuses to change an interface that meshray did not create."""
-    what = f"a {link.kind} interface" if link.kind else "an interface"
-    whose = f"of {link.alias.removeprefix('meshray ')}" if link.alias.startswith("meshray ") else "not made by meshray"
+    what = f"a {interface.kind} interface" if interface.kind else "an interface"
+    origin = (
+        f"of {interface.alias.removeprefix('meshray ')}"
+        if interface.alias.startswith("meshray ")
+        else "not created by meshray"
+    )
     return MeshrayError(
         "foreign_interface",
-        f"{link.name} is {what} {whose}, so it is left alone",
-        hint=f"ip -details link show {link.name}; meshray needs this name: rename that interface",
+        f"{interface.name} is {what} {origin}; meshray does not change it",
+        hint=f"ip -details link show {interface.name}; meshray needs this name: rename that interface",
     )
 
 
 @contextlib.contextmanager
-def explained(name: str, step: object) -> Iterator[None]:
+def device_errors(name: str, step: object) -> Iterator[None]:
     """Turn any failure of the step on this interface into a MeshrayError that names both."""
     try:
         yield
@@ -200,16 +207,16 @@ def _port_in_use(step: str) -> MeshrayError:
     """Return whether another socket holds the UDP port of the step ``listen on UDP port N``."""
     port = step.rpartition(" ")[2]
     return MeshrayError(
-        "port_in_use", f"UDP port {port} is in use by another program", hint=f"who it is: ss -lunp 'sport = :{port}'"
+        "port_in_use", f"UDP port {port} is in use by another program", hint=f"find it with: ss -lunp 'sport = :{port}'"
     )
 
 
-def parse_link(body: bytes) -> Link:
+def parse_interface(body: bytes) -> Interface:
     """Return the interface of a message RTM_NEWLINK (pure)."""
     _, _, index, flags, _ = rtnetlink.LINK.unpack_from(body)
     found = netlink.attributes(body[rtnetlink.LINK.size :])
     info = netlink.attributes(found.get(rtnetlink.IFLA_LINKINFO, b""))
-    return Link(
+    return Interface(
         name=netlink.text(found, rtnetlink.IFLA_IFNAME),
         index=index,
         kind=netlink.text(info, rtnetlink.IFLA_INFO_KIND),
@@ -227,18 +234,18 @@ def parse_address(body: bytes) -> tuple[int, IPv4Interface]:
     return index, IPv4Interface((found.get(rtnetlink.IFA_LOCAL) or found[rtnetlink.IFA_ADDRESS], length))
 
 
-def _link_body(index: int = 0, flags: int = 0) -> bytes:
+def _interface_body(index: int = 0, flags: int = 0) -> bytes:
     """Return the fixed part. ``flags`` are those to set; all others are unchanged."""
     return rtnetlink.LINK.pack(socket.AF_UNSPEC, 0, index, flags, flags)
 
 
-def _address_body(link: Link, address: IPv4Interface) -> bytes:
+def _address_body(interface: Interface, address: IPv4Interface) -> bytes:
     return (
-        rtnetlink.ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, link.index)
+        rtnetlink.ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, interface.index)
         + netlink.attribute(rtnetlink.IFA_LOCAL, address.ip.packed)
         + netlink.attribute(rtnetlink.IFA_ADDRESS, address.ip.packed)
     )
 
 
-def _zero_ended(name: str) -> bytes:
+def _zero_terminated(name: str) -> bytes:
     return name.encode() + b"\0"
